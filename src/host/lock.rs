@@ -1,0 +1,120 @@
+//! Advisory locks between smidr processes: flock(2) on a file that names its holder.
+//!
+//! The kernel drops a lock when its holder dies, however it dies, so there are no stale locks. The text in the file only
+//! tells people whom they wait for.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read as _, Seek as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::files::FileError;
+
+/// A held lock. Dropping it lets go.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// How a lock is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Together with other readers.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// What came of trying.
+#[derive(Debug)]
+pub enum Attempt {
+    /// Held now.
+    Held(Lock),
+    /// Somebody else holds it, and said this about himself.
+    Busy(String),
+}
+
+/// Takes a lock if nobody stands in the way.
+///
+/// # Errors
+///
+/// When the lock file cannot be opened.
+pub fn try_lock(path: &Path, mode: Mode, holder: &str) -> Result<Attempt, FileError> {
+    let mut file = open(path)?;
+    let tried = match mode {
+        Mode::Shared => file.try_lock_shared(),
+        Mode::Exclusive => file.try_lock(),
+    };
+    match tried {
+        Ok(()) => Ok(Attempt::Held(sign(file, holder))),
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let known = file.read_to_string(&mut text).is_ok() && !text.trim().is_empty();
+            Ok(Attempt::Busy(if known { text.trim().into() } else { "another smidr".into() }))
+        }
+        Err(TryLockError::Error(error)) => Err(FileError::new("lock", path)(error)),
+    }
+}
+
+/// Takes a lock, waiting for as long as it needs. `on_wait` hears once who is in the way, before the waiting begins.
+///
+/// # Errors
+///
+/// When the lock file cannot be opened.
+pub fn lock(path: &Path, mode: Mode, holder: &str, on_wait: impl FnOnce(&str)) -> Result<Lock, FileError> {
+    match try_lock(path, mode, holder)? {
+        Attempt::Held(lock) => return Ok(lock),
+        Attempt::Busy(other) => on_wait(&other),
+    }
+    let file = open(path)?;
+    let waited = match mode {
+        Mode::Shared => file.lock_shared(),
+        Mode::Exclusive => file.lock(),
+    };
+    waited.map_err(FileError::new("lock", path))?;
+    Ok(sign(file, holder))
+}
+
+/// The path of a lock file, made from a name that is safe as a file name.
+pub fn path_in(locks: &Path, name: &str) -> PathBuf {
+    locks.join(format!("{name}.lock"))
+}
+
+fn open(path: &Path) -> Result<File, FileError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(FileError::new("open the lock file", path))
+}
+
+// The name is a courtesy: on a full disk the lock is held all the same.
+fn sign(mut file: File, holder: &str) -> Lock {
+    let text = format!("{holder} (process {})\n", std::process::id());
+    let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
+    Lock { _file: file }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_hears_who_was_first() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = path_in(folder.path(), "store");
+        let first = try_lock(&path, Mode::Exclusive, "image build debian-12").expect("lock");
+        assert!(matches!(first, Attempt::Held(_)));
+        match try_lock(&path, Mode::Shared, "build").expect("try") {
+            Attempt::Busy(holder) => assert!(holder.starts_with("image build debian-12"), "{holder}"),
+            Attempt::Held(_) => panic!("two exclusive holders"),
+        }
+        drop(first);
+        assert!(matches!(try_lock(&path, Mode::Shared, "build").expect("try"), Attempt::Held(_)));
+    }
+}

@@ -1,0 +1,5 @@
+//! This machine: paths, processes, signals, locks and files. Knows nothing about builds.
+
+pub mod files;
+pub mod lock;
+pub mod rooted;

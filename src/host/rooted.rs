@@ -1,0 +1,1 @@
+//! The one place that resolves a path inside an untrusted root.

@@ -1,0 +1,1 @@
+//! Build-host images.

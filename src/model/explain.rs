@@ -1,0 +1,45 @@
+//! What every error of smidr can say about itself.
+
+/// Who has to act on an error. Decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The build itself failed (exit code 1).
+    Build,
+    /// The request is wrong: usage, config, a name that does not exist (2).
+    Request,
+    /// This host cannot: kernel, permissions, disk (3).
+    Host,
+    /// Something outside failed: network, registry, mirror (4).
+    Outside,
+    /// Somebody stopped it (130).
+    Cancelled,
+}
+
+impl Kind {
+    /// The exit code of the process.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Build => 1,
+            Self::Request => 2,
+            Self::Host => 3,
+            Self::Outside => 4,
+            Self::Cancelled => 130,
+        }
+    }
+
+    /// An I/O error is the host's fault: a full disk, a missing permission. This is the one place that says so.
+    pub fn of_io(_: &std::io::Error) -> Self {
+        Self::Host
+    }
+}
+
+/// An error that knows who must act, and what to type.
+pub trait Explain: std::error::Error {
+    /// Decides the exit code.
+    fn kind(&self) -> Kind;
+
+    /// What to do next, something to type where there is such a thing.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+}

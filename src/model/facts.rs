@@ -1,0 +1,32 @@
+//! What the plan needs to know of this machine.
+
+use serde::{Deserialize, Serialize};
+
+/// Facts about the host and the caller, gathered once by `host::facts`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// The caller's effective uid.
+    pub uid: u32,
+    /// The caller's effective gid.
+    pub gid: u32,
+    /// Processors that this process may run on.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Environment variables that fetchers read and that are set: proxies and the like.
+    pub fetch_env: Vec<(String, String)>,
+    /// The host's bundle of CA certificates.
+    pub ca_bundle: Option<std::path::PathBuf>,
+    /// Content of the host's `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// The time zone as a tz name, such as `Europe/Berlin`; `UTC` where it cannot be told.
+    pub time_zone: String,
+}
+
+impl HostFacts {
+    /// The uid and gid that the build has inside its sandbox: the caller's own, and 1000 for root, because BitBake refuses uid 0.
+    pub fn inner_ids(&self) -> (u32, u32) {
+        let own = |id| if id == 0 { 1000 } else { id };
+        (own(self.uid), own(self.gid))
+    }
+}

@@ -1,0 +1,23 @@
+//! The nouns of smidr: values that every other module may hold.
+//!
+//! In goes nothing but text and numbers, out come validated types. No I/O, no clock, no async, no environment.
+
+mod artifact;
+mod build_id;
+mod digest;
+mod event;
+mod explain;
+mod facts;
+mod outcome;
+mod paths;
+mod request;
+
+pub use artifact::Artifact;
+pub use build_id::{BuildId, InvalidName};
+pub use digest::{Digest, InvalidDigest};
+pub use event::{Activity, Event, Level, Record, Stage, TaskName, Unit};
+pub use explain::{Explain, Kind};
+pub use facts::HostFacts;
+pub use outcome::{FailedTask, Outcome, State};
+pub use paths::Paths;
+pub use request::BuildRequest;

@@ -1,0 +1,94 @@
+//! How builds stand and end.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::TaskName;
+
+/// Where a build is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum State {
+    /// Waits for its turn.
+    Queued,
+    /// Image, layers and conf are made ready.
+    Preparing,
+    /// BitBake runs.
+    Building,
+    /// Artifacts are gathered.
+    ExtractingArtifacts,
+    /// All that was asked for is there.
+    Completed,
+    /// It ended without.
+    Failed,
+    /// Somebody stopped it.
+    Cancelled,
+}
+
+const NAMES: [(State, &str); 7] = [
+    (State::Queued, "QUEUED"),
+    (State::Preparing, "PREPARING"),
+    (State::Building, "BUILDING"),
+    (State::ExtractingArtifacts, "EXTRACTING_ARTIFACTS"),
+    (State::Completed, "COMPLETED"),
+    (State::Failed, "FAILED"),
+    (State::Cancelled, "CANCELLED"),
+];
+
+impl State {
+    /// Whether the build is over.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = NAMES.iter().find(|(state, _)| state == self).map_or("", |(_, name)| name);
+        f.pad(name)
+    }
+}
+
+impl FromStr for State {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        NAMES
+            .iter()
+            .find(|(_, name)| *name == text)
+            .map(|(state, _)| *state)
+            .ok_or_else(|| format!("`{text}` is no state of a build"))
+    }
+}
+
+/// A task that failed, and its log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedTask {
+    /// Which.
+    #[serde(flatten)]
+    pub name: TaskName,
+    /// Its log, at the host's own path.
+    pub log: Option<PathBuf>,
+}
+
+/// How a build ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// One of the final states.
+    pub state: State,
+    /// BitBake's own exit status, where it ran to its end. 128 and the signal's number where a signal ended it.
+    pub bitbake_exit: Option<i32>,
+    /// Tasks that failed.
+    #[serde(default)]
+    pub failed: Vec<FailedTask>,
+    /// Why it failed, where no task did: an error and its causes.
+    #[serde(default)]
+    pub reasons: Vec<String>,
+    /// Number of files kept.
+    pub artifacts: u64,
+    /// Their size in bytes.
+    pub artifact_bytes: u64,
+    /// Whole duration in milliseconds.
+    pub duration_ms: u64,
+}

@@ -1,0 +1,83 @@
+//! Where things stand under `SMIDR_HOME`. Pure: knows names, touches nothing.
+
+use std::path::{Path, PathBuf};
+
+use super::BuildId;
+
+/// The folders that all builds of one user share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    home: PathBuf,
+}
+
+impl Paths {
+    /// Takes an absolute path, usually `~/.smidr`.
+    pub fn new(home: PathBuf) -> Self {
+        Self { home }
+    }
+
+    /// `SMIDR_HOME` itself.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The image store.
+    pub fn images(&self) -> PathBuf {
+        self.home.join("images")
+    }
+
+    /// Layer mirrors and checkouts.
+    pub fn layers(&self) -> PathBuf {
+        self.home.join("layers")
+    }
+
+    /// BitBake's DL_DIR, shared.
+    pub fn downloads(&self) -> PathBuf {
+        self.home.join("downloads")
+    }
+
+    /// BitBake's SSTATE_DIR, shared.
+    pub fn sstate(&self) -> PathBuf {
+        self.home.join("sstate-cache")
+    }
+
+    /// The user's own rootfs recipes.
+    pub fn recipes(&self) -> PathBuf {
+        self.home.join("recipes")
+    }
+
+    /// Folders that survive from one build of a project to its next.
+    pub fn workspaces(&self) -> PathBuf {
+        self.home.join("workspaces")
+    }
+
+    /// All builds' own folders.
+    pub fn builds(&self) -> PathBuf {
+        self.home.join("builds")
+    }
+
+    /// One build's own folder: artifacts, conf as it was, logs of failed tasks.
+    pub fn build(&self, id: &BuildId) -> PathBuf {
+        self.builds().join(id.as_str())
+    }
+
+    /// Lock files. They hold no data but the name of their holder.
+    pub fn locks(&self) -> PathBuf {
+        self.home.join("locks")
+    }
+
+    /// Half-made things, on the same file system as what they become.
+    pub fn tmp(&self) -> PathBuf {
+        self.home.join("tmp")
+    }
+
+    /// The record of builds, events and artifacts.
+    pub fn history(&self) -> PathBuf {
+        self.home.join("history.db")
+    }
+
+    /// The layout's version.
+    pub fn version(&self) -> PathBuf {
+        self.home.join("version")
+    }
+}

@@ -1,0 +1,20 @@
+//! What a user asks of a build. Self-contained: it could travel to another machine.
+
+use serde::{Deserialize, Serialize};
+
+/// What `smidr build` was asked for, beyond the config.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildRequest {
+    /// Instead of `build.image`.
+    pub targets: Vec<String>,
+    /// Instead of `build.machine`.
+    pub machine: Option<String>,
+    /// A named overlay of the config.
+    pub variant: Option<String>,
+    /// Fetch all sources and stop.
+    pub fetch_only: bool,
+    /// Remove TMPDIR first; downloads and sstate stay.
+    pub clean: bool,
+    /// Handed to BitBake as they are.
+    pub bitbake_args: Vec<String>,
+}
