@@ -5,4 +5,6 @@ pub mod model;
 pub mod events;
 pub mod host;
 
+pub mod config;
+
 pub mod image;
