@@ -7,4 +7,8 @@ pub mod host;
 
 pub mod config;
 
+pub mod lock;
+pub mod plan;
+
 pub mod image;
+pub mod sandbox;

@@ -2,4 +2,5 @@
 
 pub mod files;
 pub mod lock;
+pub mod process;
 pub mod rooted;
