@@ -10,5 +10,8 @@ pub mod config;
 pub mod lock;
 pub mod plan;
 
+pub mod artifacts;
+pub mod bitbake;
 pub mod image;
+pub mod layers;
 pub mod sandbox;

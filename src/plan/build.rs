@@ -47,6 +47,8 @@ pub struct Plan {
     pub conf: Vec<(String, String)>,
     /// Appended to `local.conf`.
     pub conf_tail: String,
+    /// Variables of the config's `env`, which recipes see too.
+    pub exports: Vec<(String, String)>,
     /// Environment of BitBake.
     pub env: Vec<(String, String)>,
     /// Devices of this machine.
@@ -229,6 +231,7 @@ pub fn make(
         bitbake: config.bitbake.as_ref().map(source),
         conf: super::conf::variables(config, facts, &folders, &machine),
         conf_tail: config.local_conf.clone(),
+        exports: config.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect(),
         env: super::conf::environment(config, facts, &folders),
         devices: config.host.devices.iter().map(|device| device.path().into()).collect(),
         own_network: config.host.network == Network::None,

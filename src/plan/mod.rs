@@ -2,8 +2,10 @@
 
 mod build;
 mod conf;
+mod rooms;
 mod sandbox;
 
 pub use build::{Folders, Plan, PlanError, PlannedHost, PlannedLayer, PlannedSource, make};
 pub use conf::CA_BUNDLE;
+pub use rooms::Placed;
 pub use sandbox::{Ids, MountOp, Payload, Root, SandboxSpec};
