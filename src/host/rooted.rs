@@ -1,1 +1,413 @@
 //! The one place that resolves a path inside an untrusted root.
+//!
+//! In go a root folder and paths that somebody else chose: an image's layer, an image's symbolic link, a mount point
+//! inside an image. Out come file descriptors that are guaranteed to lie below the root, whatever links the tree holds: an
+//! absolute link starts again at the root and `..` stops at it, as in a chroot. It never follows the last component where
+//! something is made, and never looks a path up a second time.
+
+use std::{
+    collections::VecDeque,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Read as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::{
+    fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
+
+use crate::model::{Explain, Kind};
+
+/// As many symbolic links as the kernel follows in one path (`path_resolution(7)`).
+const MAX_LINKS: usize = 40;
+
+const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// A folder whose content is not trusted.
+#[derive(Debug)]
+pub struct Rooted {
+    root: OwnedFd,
+}
+
+/// Why a path inside a root cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RootedError {
+    /// The kernel refused.
+    #[error("cannot {call} `{path}`")]
+    Call {
+        /// What was tried.
+        call: &'static str,
+        /// Inside the root.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Something else stands where a file or folder is needed.
+    #[error("`{path}` is not a {wanted}")]
+    WrongType {
+        /// Inside the root.
+        path: PathBuf,
+        /// What it should have been.
+        wanted: &'static str,
+    },
+    /// The path has no last component that could be made: it is empty, `/`, or ends in `..`.
+    #[error("`{0}` names no entry of a folder")]
+    NoName(PathBuf),
+    /// A file is larger than its reader accepts.
+    #[error("`{path}` is larger than {limit} bytes")]
+    TooLarge {
+        /// Inside the root.
+        path: PathBuf,
+        /// In bytes.
+        limit: u64,
+    },
+    /// A file is no UTF-8.
+    #[error("`{0}` is not text in UTF-8")]
+    NotText(PathBuf),
+}
+
+impl RootedError {
+    fn call(call: &'static str, path: &Path) -> impl FnOnce(Errno) -> Self {
+        let path = path.to_path_buf();
+        move |errno| Self::Call { call, path, source: errno.into() }
+    }
+
+    /// Whether there is nothing at that path.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Call { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+impl Explain for RootedError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Call { source, .. } => Kind::of_io(source),
+            _ => Kind::Request,
+        }
+    }
+}
+
+/// What to do about folders that are missing on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Say so.
+    Fail,
+    /// Make them with this mode.
+    Make(u32),
+    /// Make them with this mode, and put a folder in the place of whatever else stands in the way, as a later entry of an
+    /// archive does with an earlier one.
+    Replace(u32),
+}
+
+/// A folder that was found or made.
+#[derive(Debug)]
+pub struct Walked {
+    /// `O_PATH` on the folder.
+    pub dir: OwnedFd,
+    /// Where it really is: relative to the root, without symbolic links.
+    pub path: PathBuf,
+    /// Folders that were made, likewise, parents first.
+    pub made: Vec<PathBuf>,
+    /// Whether something was removed to make room.
+    pub replaced: bool,
+}
+
+impl Rooted {
+    /// Takes the folder at `root`, which the caller trusts.
+    ///
+    /// # Errors
+    ///
+    /// When it is no folder or cannot be opened.
+    pub fn open(root: &Path) -> Result<Self, RootedError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = fs::open(root, flags, Mode::empty()).map_err(RootedError::call("open the folder", root))?;
+        Ok(Self { root })
+    }
+
+    /// Takes a folder that is open already.
+    pub fn from_fd(root: OwnedFd) -> Self {
+        Self { root }
+    }
+
+    /// The root itself.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Finds whatever is at `path`, following links inside the root. The descriptor is `O_PATH`.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing, or the kernel refuses.
+    pub fn resolve(&self, path: &Path) -> Result<OwnedFd, RootedError> {
+        self.openat2(path, OFlags::PATH, ResolveFlags::empty()).map_err(RootedError::call("find", path))
+    }
+
+    /// Opens the regular file at `path` for reading, following links inside the root. Reading it with a limit is the
+    /// caller's task, since its size is whatever the root's author chose.
+    ///
+    /// # Errors
+    ///
+    /// When it is missing or no regular file.
+    pub fn open_file(&self, path: &Path) -> Result<File, RootedError> {
+        // Without O_NONBLOCK, opening a FIFO would wait for somebody to write to it.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = self.openat2(path, flags, ResolveFlags::empty()).map_err(RootedError::call("open", path))?;
+        require(&fd, FileType::RegularFile, path, "regular file")?;
+        Ok(File::from(fd))
+    }
+
+    /// Reads the text file at `path`, following links inside the root.
+    ///
+    /// # Errors
+    ///
+    /// When it is missing, no regular file, larger than `limit` bytes or no UTF-8.
+    pub fn read_text(&self, path: &Path, limit: u64) -> Result<String, RootedError> {
+        let mut bytes = Vec::new();
+        let read = self.open_file(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes);
+        let count = read.map_err(|source| RootedError::Call { call: "read", path: path.into(), source })?;
+        if count as u64 > limit {
+            return Err(RootedError::TooLarge { path: path.into(), limit });
+        }
+        String::from_utf8(bytes).map_err(|_| RootedError::NotText(path.into()))
+    }
+
+    /// Finds the folder that holds, or would hold, the last component of `path`, which itself is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// When the folder is missing, or `path` ends in nothing that could be made.
+    pub fn parent(&self, path: &Path) -> Result<(OwnedFd, OsString), RootedError> {
+        let (parent, name) = split(path)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let dir =
+            self.openat2(parent, flags, ResolveFlags::empty()).map_err(RootedError::call("find the folder", parent))?;
+        Ok((dir, name.to_owned()))
+    }
+
+    /// Finds the folder at `path`, making it and its parents inside the root where they are missing, and gives an
+    /// `O_PATH` descriptor. `mode` is subject to the umask.
+    ///
+    /// # Errors
+    ///
+    /// When something that is no folder stands in the way, or the kernel refuses.
+    pub fn make_dirs(&self, path: &Path, mode: u32) -> Result<OwnedFd, RootedError> {
+        self.walk(path, Missing::Make(mode)).map(|walked| walked.dir)
+    }
+
+    /// Makes an empty regular file to mount something on; the folder that holds it must exist. One that is there already is
+    /// left as it is. The descriptor is `O_PATH`.
+    ///
+    /// # Errors
+    ///
+    /// When something else stands there, a symbolic link included, or the kernel refuses.
+    pub fn make_file(&self, path: &Path) -> Result<OwnedFd, RootedError> {
+        let (dir, name) = self.parent(path)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        match fs::openat(&dir, name.as_os_str(), flags, Mode::from(0o644)) {
+            Ok(_) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(RootedError::call("make the file", path)(errno)),
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat(&dir, name.as_os_str(), flags, Mode::empty()).map_err(RootedError::call("open", path))?;
+        require(&fd, FileType::RegularFile, path, "regular file")?;
+        Ok(fd)
+    }
+
+    /// Finds the folder at `path`, component by component, and says where it really is.
+    ///
+    /// # Errors
+    ///
+    /// When something that is no folder stands in the way and may not be replaced, or the kernel refuses.
+    pub fn walk(&self, path: &Path, missing: Missing) -> Result<Walked, RootedError> {
+        if let Some(plain) = plain(path)
+            && let Ok(dir) = self.openat2(&plain, OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
+        {
+            return Ok(Walked { dir, path: plain, made: Vec::new(), replaced: false });
+        }
+        let mut walk = Walk { rooted: self, path, stack: Vec::new(), made: Vec::new(), replaced: false, links: 0 };
+        walk.run(missing)?;
+        let place = walk.place();
+        let dir = match walk.stack.pop() {
+            Some((_, dir)) => dir,
+            None => self.root.try_clone().map_err(|error| io_call("open", path, error))?,
+        };
+        Ok(Walked { dir, path: place, made: walk.made, replaced: walk.replaced })
+    }
+
+    /// Opens what is at `path` only if no symbolic link leads there; otherwise the kernel says ELOOP.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn open_plain(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        self.openat2(path, flags | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS)
+    }
+
+    fn openat2(&self, path: &Path, flags: OFlags, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let mut tries = 0;
+        loop {
+            // openat2(2): EAGAIN means that a rename somewhere raced with `..`; trying again is what it is for.
+            match fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) if tries < 100 => tries += 1,
+                result => return result,
+            }
+        }
+    }
+}
+
+/// Removes whatever is at `name` in `dir`, a whole tree if need be, and never follows a link.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
+    match fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        result => return result,
+    }
+    let folder = fs::openat(dir, name, DIR, Mode::empty())?;
+    let reading = fs::openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in fs::Dir::new(reading)? {
+        let entry = entry?;
+        let entry = OsStr::from_bytes(entry.file_name().to_bytes());
+        if entry != "." && entry != ".." {
+            remove_at(folder.as_fd(), entry)?;
+        }
+    }
+    fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// One walk through a tree. The stack of open folders is what makes it safe: `..` goes back to a folder that was entered,
+/// never to whatever is above.
+struct Walk<'a> {
+    rooted: &'a Rooted,
+    path: &'a Path,
+    stack: Vec<(OsString, OwnedFd)>,
+    made: Vec<PathBuf>,
+    replaced: bool,
+    links: usize,
+}
+
+impl Walk<'_> {
+    fn run(&mut self, missing: Missing) -> Result<(), RootedError> {
+        let mut todo: VecDeque<OsString> = names(self.path).collect();
+        while let Some(name) = todo.pop_front() {
+            if name == ".." {
+                self.stack.pop();
+                continue;
+            }
+            match self.kind(&name)? {
+                Some(FileType::Directory) => self.enter(name)?,
+                Some(FileType::Symlink) => self.follow(&name, &mut todo)?,
+                Some(_) => self.replace(name, missing)?,
+                None => self.make(name, missing)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn here(&self) -> BorrowedFd<'_> {
+        self.stack.last().map_or(self.rooted.root.as_fd(), |(_, dir)| dir.as_fd())
+    }
+
+    fn place(&self) -> PathBuf {
+        self.stack.iter().map(|(name, _)| name).collect()
+    }
+
+    fn kind(&self, name: &OsStr) -> Result<Option<FileType>, RootedError> {
+        match fs::statat(self.here(), name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(RootedError::call("find", self.path)(errno)),
+        }
+    }
+
+    fn enter(&mut self, name: OsString) -> Result<(), RootedError> {
+        let dir = fs::openat(self.here(), name.as_os_str(), DIR, Mode::empty())
+            .map_err(RootedError::call("open", self.path))?;
+        self.stack.push((name, dir));
+        Ok(())
+    }
+
+    fn follow(&mut self, name: &OsStr, todo: &mut VecDeque<OsString>) -> Result<(), RootedError> {
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(RootedError::call("follow the links of", self.path)(Errno::LOOP));
+        }
+        let target = fs::readlinkat(self.here(), name, Vec::new())
+            .map_err(RootedError::call("read a link of", self.path))?
+            .into_bytes();
+        let target = PathBuf::from(OsString::from_vec(target));
+        if target.has_root() {
+            self.stack.clear();
+        }
+        for name in names(&target).collect::<Vec<_>>().into_iter().rev() {
+            todo.push_front(name);
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, name: OsString, missing: Missing) -> Result<(), RootedError> {
+        if !matches!(missing, Missing::Replace(_)) {
+            return Err(RootedError::WrongType { path: self.place().join(name), wanted: "folder" });
+        }
+        remove_at(self.here(), &name).map_err(RootedError::call("replace a part of", self.path))?;
+        self.replaced = true;
+        self.make(name, missing)
+    }
+
+    fn make(&mut self, name: OsString, missing: Missing) -> Result<(), RootedError> {
+        let mode = match missing {
+            Missing::Fail => return Err(RootedError::call("find", self.path)(Errno::NOENT)),
+            Missing::Make(mode) | Missing::Replace(mode) => Mode::from(mode),
+        };
+        fs::mkdirat(self.here(), name.as_os_str(), mode).map_err(RootedError::call("make", self.path))?;
+        self.enter(name)?;
+        self.made.push(self.place());
+        Ok(())
+    }
+}
+
+fn io_call(call: &'static str, path: &Path, source: io::Error) -> RootedError {
+    RootedError::Call { call, path: path.into(), source }
+}
+
+fn require(fd: &OwnedFd, kind: FileType, path: &Path, wanted: &'static str) -> Result<(), RootedError> {
+    let stat = fs::fstat(fd).map_err(RootedError::call("look at", path))?;
+    if FileType::from_raw_mode(stat.st_mode) == kind {
+        Ok(())
+    } else {
+        Err(RootedError::WrongType { path: path.into(), wanted })
+    }
+}
+
+fn split(path: &Path) -> Result<(&Path, &OsStr), RootedError> {
+    let name = path.file_name().ok_or_else(|| RootedError::NoName(path.into()))?;
+    Ok((path.parent().unwrap_or(Path::new("")), name))
+}
+
+// The components that matter: no root, no `.`.
+fn names(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        _ => None,
+    })
+}
+
+// The path without `.` and root, if it climbs nowhere.
+fn plain(path: &Path) -> Option<PathBuf> {
+    path.components()
+        .filter(|part| !matches!(part, Component::RootDir | Component::CurDir | Component::Prefix(_)))
+        .map(|part| if let Component::Normal(name) = part { Some(name) } else { None })
+        .collect()
+}
