@@ -1,0 +1,169 @@
+//! Bytes on their way: counted, hashed, compressed, read ahead by another thread. Knows nothing of archives.
+
+use std::{
+    io::{self, BufRead, Read, Write},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::model::Digest;
+
+/// How a layer is compressed, told from its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, possibly several members.
+    Gzip,
+    /// zstd, possibly several frames.
+    Zstd,
+}
+
+/// A compression that smidr does not read; holds its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsupported(pub &'static str);
+
+const MAGICS: [(&[u8], Result<Compression, Unsupported>); 6] = [
+    (&[0x1f, 0x8b], Ok(Compression::Gzip)),
+    (&[0x28, 0xb5, 0x2f, 0xfd], Ok(Compression::Zstd)),
+    (&[0xfd, b'7', b'z', b'X', b'Z', 0], Err(Unsupported("xz"))),
+    (b"BZh", Err(Unsupported("bzip2"))),
+    (&[0x04, 0x22, 0x4d, 0x18], Err(Unsupported("lz4"))),
+    (&[0x5d, 0, 0], Err(Unsupported("lzma"))),
+];
+
+impl Compression {
+    /// Looks at the first bytes of a stream. A zstd stream may begin with a skippable frame.
+    ///
+    /// # Errors
+    ///
+    /// When it is a compression that smidr does not read.
+    pub fn sniff(start: &[u8]) -> Result<Self, Unsupported> {
+        if start.len() >= 4 && (0x50..=0x5f).contains(&start[0]) && start[1..4] == [0x2a, 0x4d, 0x18] {
+            return Ok(Self::Zstd);
+        }
+        MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map_or(Ok(Self::None), |(_, found)| *found)
+    }
+
+    /// Undoes the compression. Every member and frame is read, to the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// When the decoder cannot be made.
+    pub fn decode<'a>(self, input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+        Ok(match self {
+            Self::None => Box::new(input),
+            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+            Self::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
+        })
+    }
+}
+
+/// Hashes and counts what passes, reading or writing.
+pub struct Hashed<T> {
+    inner: T,
+    hasher: Sha256,
+    count: u64,
+}
+
+impl<T> Hashed<T> {
+    /// Begins with nothing.
+    pub fn new(inner: T) -> Self {
+        Self { inner, hasher: Sha256::new(), count: 0 }
+    }
+
+    /// What passed: its digest and number of bytes.
+    pub fn finish(self) -> (T, Digest, u64) {
+        (self.inner, Digest::from_sha256(self.hasher.finalize().into()), self.count)
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.count += count as u64;
+        Ok(count)
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.count += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// The digest of some bytes.
+pub fn digest(bytes: &[u8]) -> Digest {
+    Digest::from_sha256(Sha256::digest(bytes).into())
+}
+
+const CHUNK: usize = 256 << 10;
+const AHEAD: usize = 8;
+
+/// Lets another thread read, inflate and hash while this one uses what has been read. Gives what `consume` gave.
+pub fn read_ahead<T>(mut input: impl Read + Send, consume: impl FnOnce(&mut Ahead) -> T) -> T {
+    let (full_in, full_out) = sync_channel(AHEAD);
+    let (empty_in, empty_out) = sync_channel(AHEAD + 2);
+    thread::scope(|scope| {
+        scope.spawn(move || feed(&mut input, &full_in, &empty_out));
+        // Dropped before the scope ends, so that the reader does not wait for room that nobody makes.
+        let mut ahead = Ahead { full: full_out, empty: empty_in, chunk: Vec::new(), at: 0 };
+        consume(&mut ahead)
+    })
+}
+
+fn feed(input: &mut impl Read, full: &SyncSender<io::Result<Vec<u8>>>, empty: &Receiver<Vec<u8>>) {
+    loop {
+        let mut chunk = empty.try_recv().unwrap_or_default();
+        chunk.clear();
+        let read = input.take(CHUNK as u64).read_to_end(&mut chunk);
+        let last = !matches!(read, Ok(count) if count > 0);
+        // What was read before an error still counts: the error may only be in the padding.
+        if (!chunk.is_empty() && full.send(Ok(chunk)).is_err())
+            || read.is_err_and(|error| full.send(Err(error)).is_err())
+        {
+            return;
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+/// The reading end of [`read_ahead`].
+pub struct Ahead {
+    full: Receiver<io::Result<Vec<u8>>>,
+    empty: SyncSender<Vec<u8>>,
+    chunk: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Ahead {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.chunk.len() {
+            match self.full.recv() {
+                // The other side has gone: the end.
+                Err(_) => return Ok(0),
+                Ok(next) => {
+                    let old = std::mem::replace(&mut self.chunk, next?);
+                    let _ = self.empty.try_send(old);
+                    self.at = 0;
+                }
+            }
+        }
+        let count = buffer.len().min(self.chunk.len() - self.at);
+        buffer[..count].copy_from_slice(&self.chunk[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}

@@ -1,0 +1,306 @@
+//! The OCI documents: index, manifest, configuration. In goes JSON that nobody vouches for, out come values whose digests,
+//! sizes and media types have been checked, and back. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use oci_spec::image as oci;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{error::ImageError, limits::Limits};
+use crate::model::Digest;
+
+/// Media types that smidr writes.
+pub mod media {
+    /// Of a manifest.
+    pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    /// Of an index.
+    pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    /// Of a configuration.
+    pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    /// Of a layer; a suffix tells its compression.
+    pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+}
+
+/// The annotation that holds an image's name in an index.
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// A blob that a document speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// What it is said to be.
+    pub media_type: String,
+    /// Of its bytes.
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+}
+
+impl Descriptor {
+    /// As it stands in a document.
+    pub fn to_json(&self) -> Value {
+        json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.size })
+    }
+
+    fn checked(what: &str, descriptor: &oci::Descriptor) -> Result<Self, ImageError> {
+        let text = descriptor.digest().to_string();
+        let digest = text.parse().map_err(|error| {
+            refuse(what, format!("speaks of something by a digest that smidr cannot check: {error}"))
+        })?;
+        Ok(Self { media_type: descriptor.media_type().to_string(), digest, size: descriptor.size() })
+    }
+}
+
+/// A manifest: one image for one platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Its configuration.
+    pub config: Descriptor,
+    /// Its layers, lowest first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// The parts of an image's configuration that smidr uses. User, working folder and command mean nothing to a build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// When it was made, if it says so.
+    pub created: Option<Timestamp>,
+    /// In Go's words: `amd64`, `arm64`.
+    pub architecture: String,
+    /// Environment, in its order.
+    pub env: Vec<(String, String)>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Digests of the uncompressed layers, lowest first.
+    pub diff_ids: Vec<Digest>,
+}
+
+/// One choice that an index offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// A manifest or another index.
+    pub descriptor: Descriptor,
+    /// `os/architecture`, where it says.
+    pub platform: Option<(String, String)>,
+    /// Its name, where it has one.
+    pub name: Option<String>,
+}
+
+/// A document that a digest led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// An image.
+    Manifest(Manifest),
+    /// A choice of images.
+    Index(Vec<Choice>),
+}
+
+impl Document {
+    /// Reads a manifest or an index, whichever it is; a document that could be both is refused (CVE-2021-41190).
+    ///
+    /// # Errors
+    ///
+    /// When it is neither, or speaks of something that smidr cannot use.
+    pub fn parse(what: &str, bytes: &[u8], limits: &Limits) -> Result<Self, ImageError> {
+        let value: Value = json_of(what, bytes)?;
+        match (value.get("manifests").is_some(), value.get("layers").is_some() || value.get("config").is_some()) {
+            (true, false) => Ok(Self::Index(choices(what, bytes)?)),
+            (false, true) => Ok(Self::Manifest(manifest(what, bytes, limits)?)),
+            (true, true) => Err(refuse(what, "claims to be an index and a manifest at once")),
+            (false, false) if value.get("fsLayers").is_some() => {
+                Err(refuse(what, "is in Docker's oldest format, schema 1: convert it with skopeo copy --format oci"))
+            }
+            (false, false) => Err(refuse(what, "is neither an index nor a manifest")),
+        }
+    }
+}
+
+fn manifest(what: &str, bytes: &[u8], limits: &Limits) -> Result<Manifest, ImageError> {
+    let parsed: oci::ImageManifest = json_of(what, bytes)?;
+    let said = parsed.media_type().as_ref().map(ToString::to_string);
+    if said.is_some_and(|said| !said.contains("manifest.v")) {
+        return Err(refuse(what, "has the media type of something else than a manifest"));
+    }
+    let layers: Vec<_> =
+        parsed.layers().iter().map(|layer| Descriptor::checked(what, layer)).collect::<Result<_, _>>()?;
+    if layers.len() > limits.layers {
+        return Err(refuse(what, format!("exceeds the limit of {} layers", limits.layers)));
+    }
+    if let Some(odd) = layers.iter().find(|layer| !is_layer(&layer.media_type)) {
+        return Err(refuse(what, format!("has a layer of the type `{}`, which smidr does not unpack", odd.media_type)));
+    }
+    Ok(Manifest { config: Descriptor::checked(what, parsed.config())?, layers })
+}
+
+fn is_layer(media_type: &str) -> bool {
+    let base =
+        media_type.strip_suffix("+gzip").or(media_type.strip_suffix("+zstd")).or(media_type.strip_suffix(".gzip"));
+    let base = base.or(media_type.strip_suffix(".zstd")).unwrap_or(media_type);
+    matches!(base, media::LAYER | "application/vnd.docker.image.rootfs.diff.tar")
+}
+
+fn choices(what: &str, bytes: &[u8]) -> Result<Vec<Choice>, ImageError> {
+    let parsed: oci::ImageIndex = json_of(what, bytes)?;
+    let choice = |entry: &oci::Descriptor| {
+        let platform = entry.platform().as_ref().map(|on| (on.os().to_string(), on.architecture().to_string()));
+        let name = entry.annotations().as_ref().and_then(|notes| notes.get(REF_NAME).cloned());
+        Ok(Choice { descriptor: Descriptor::checked(what, entry)?, platform, name })
+    };
+    parsed.manifests().iter().map(choice).collect()
+}
+
+/// Chooses from an index: by name if there is one of that name, else by platform.
+///
+/// # Errors
+///
+/// When none fits, or several do.
+pub fn choose(what: &str, choices: Vec<Choice>, name: &str, architecture: &str) -> Result<Descriptor, ImageError> {
+    let fits = |choice: &Choice| {
+        choice.platform.as_ref().is_none_or(|(os, arch)| os == "linux" && (arch == architecture || arch.is_empty()))
+    };
+    let offered = choices.len();
+    let mut fitting: Vec<_> = choices.into_iter().filter(fits).collect();
+    if fitting.len() > 1 && fitting.iter().any(|choice| choice.name.as_deref() == Some(name)) {
+        fitting.retain(|choice| choice.name.as_deref() == Some(name));
+    }
+    fitting.dedup_by(|a, b| a.descriptor.digest == b.descriptor.digest);
+    match fitting.len() {
+        1 => Ok(fitting.remove(0).descriptor),
+        0 => Err(refuse(what, format!("offers {offered} images, none of them for linux/{architecture}"))),
+        _ => {
+            let names: Vec<_> = fitting.iter().map(|choice| choice.name.as_deref().unwrap_or("(no name)")).collect();
+            Err(refuse(what, format!("offers several images: {}; export the one you want", names.join(", "))))
+        }
+    }
+}
+
+impl ImageConfig {
+    /// Reads a configuration, OCI's or Docker's.
+    ///
+    /// # Errors
+    ///
+    /// When it is none, or for another system than Linux.
+    pub fn parse(what: &str, bytes: &[u8]) -> Result<Self, ImageError> {
+        let parsed: oci::ImageConfiguration = json_of(what, bytes)?;
+        let os = parsed.os().to_string();
+        if os != "linux" {
+            return Err(refuse(what, format!("is for `{os}`, not for linux")));
+        }
+        let bad_id = |error| refuse(what, format!("names a layer by {error}"));
+        let diff_ids =
+            parsed.rootfs().diff_ids().iter().map(|id| id.parse().map_err(bad_id)).collect::<Result<_, _>>()?;
+        let inner = parsed.config().as_ref();
+        let env = inner.and_then(|inner| inner.env().as_ref()).into_iter().flatten();
+        let labels = inner.and_then(|inner| inner.labels().as_ref()).into_iter().flatten();
+        Ok(Self {
+            created: parsed.created().as_ref().and_then(|created| created.parse().ok()),
+            architecture: parsed.architecture().to_string(),
+            env: env.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect(),
+            labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            diff_ids,
+        })
+    }
+}
+
+/// This machine's architecture in Go's words, which OCI documents use.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        "loongarch64" => "loong64",
+        other => other,
+    }
+}
+
+/// A manifest's text. Equal values give equal bytes: serde_json sorts the keys.
+pub fn manifest_text(manifest: &Manifest) -> String {
+    let layers: Vec<_> = manifest.layers.iter().map(Descriptor::to_json).collect();
+    json!({
+        "schemaVersion": 2,
+        "mediaType": media::MANIFEST,
+        "config": manifest.config.to_json(),
+        "layers": layers,
+    })
+    .to_string()
+}
+
+/// A new layer on an image's configuration.
+#[derive(Debug)]
+pub struct Addition<'a> {
+    /// Digest of the uncompressed layer.
+    pub diff_id: &'a Digest,
+    /// When the image is said to be made.
+    pub created: Option<Timestamp>,
+    /// What made it, for the history.
+    pub created_by: &'a str,
+    /// Environment to set.
+    pub env: &'a [(String, String)],
+    /// Labels to set.
+    pub labels: &'a BTreeMap<String, String>,
+}
+
+/// A configuration's text: a base's (all of it, known or not) with one layer more, or a new one.
+///
+/// # Errors
+///
+/// When the base is no configuration.
+pub fn config_text(what: &str, base: Option<&[u8]>, new: &Addition<'_>) -> Result<String, ImageError> {
+    let fresh = || {
+        json!({
+            "architecture": architecture(), "os": "linux", "config": {},
+            "rootfs": { "type": "layers", "diff_ids": [] }, "history": [],
+        })
+    };
+    let mut value: Value = base.map_or_else(|| Ok(fresh()), |bytes| json_of(what, bytes))?;
+    let mut history = json!({ "created_by": new.created_by });
+    if let Some(created) = new.created {
+        value["created"] = json!(created);
+        history["created"] = json!(created);
+    }
+    let env = merged_env(&value["config"]["Env"], new.env);
+    for (at, item) in [("/rootfs/diff_ids", json!(new.diff_id)), ("/history", history)] {
+        match value.pointer_mut(at) {
+            Some(Value::Array(list)) => list.push(item),
+            _ if at == "/history" => value["history"] = json!([item]),
+            _ => return Err(refuse(what, "has no list of layers")),
+        }
+    }
+    if value["config"].is_null() {
+        value["config"] = json!({});
+    }
+    let Some(inner) = value["config"].as_object_mut() else { return Err(refuse(what, "has no proper `config`")) };
+    inner.insert("Env".into(), env);
+    let labels = inner.entry("Labels").or_insert_with(|| json!({}));
+    if !labels.is_object() {
+        *labels = json!({});
+    }
+    for (key, text) in new.labels {
+        labels[key] = json!(text);
+    }
+    Ok(value.to_string())
+}
+
+fn merged_env(base: &Value, new: &[(String, String)]) -> Value {
+    let set = |line: &&str| !new.iter().any(|(key, _)| line.split_once('=').is_some_and(|(known, _)| known == key));
+    let old = base.as_array().into_iter().flatten().filter_map(Value::as_str).filter(set).map(String::from);
+    old.chain(new.iter().map(|(key, value)| format!("{key}={value}"))).collect::<Vec<_>>().into()
+}
+
+/// The text of an index with one image.
+pub fn index_text(manifest: &Descriptor, name: &str) -> String {
+    let mut entry = manifest.to_json();
+    entry["annotations"] = json!({ REF_NAME: name });
+    json!({ "schemaVersion": 2, "mediaType": media::INDEX, "manifests": [entry] }).to_string()
+}
+
+/// Reads JSON.
+pub fn json_of<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, ImageError> {
+    serde_json::from_slice(bytes).map_err(|source| ImageError::Json { what: what.into(), source })
+}
+
+fn refuse(what: &str, why: impl Into<String>) -> ImageError {
+    ImageError::Document { what: what.into(), why: why.into() }
+}

@@ -1,0 +1,125 @@
+//! What can be wrong with a layer.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use rustix::io::Errno;
+
+use crate::{
+    host::rooted::RootedError,
+    model::{Explain, Kind},
+};
+
+/// Why a tar stream could not become a tree, or a tree a tar stream.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The stream could not be read: a damaged compression, or a disk.
+    #[error("cannot read the archive after {at} bytes of its content")]
+    Read {
+        /// Uncompressed bytes read before.
+        at: u64,
+        /// What the reader said.
+        source: io::Error,
+    },
+    /// The stream ends too early.
+    #[error("the archive is truncated: it ends after {0} bytes of its content")]
+    Truncated(u64),
+    /// The archive is not what it should be.
+    #[error("the archive is damaged at byte {at} of its content: {why}")]
+    Malformed {
+        /// Uncompressed bytes before the damage.
+        at: u64,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// An entry is not acceptable.
+    #[error("the archive's entry `{entry}` {why}")]
+    Entry {
+        /// Its path.
+        entry: Name,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// A limit is reached.
+    #[error("the archive's entry `{entry}` exceeds the limit for {what} ({limit})")]
+    Limit {
+        /// The entry's path.
+        entry: Name,
+        /// What is limited.
+        what: &'static str,
+        /// How much is allowed.
+        limit: u64,
+    },
+    /// The file system refused.
+    #[error("cannot {call} `{path}`")]
+    File {
+        /// What was tried.
+        call: &'static str,
+        /// In the tree.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A path could not be resolved inside the tree.
+    #[error("cannot place the archive's entry `{entry}`")]
+    Place {
+        /// The entry's path.
+        entry: Name,
+        /// Why.
+        source: RootedError,
+    },
+}
+
+/// The bytes of a name, shown so that a terminal is safe from them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Name(Vec<u8>);
+
+impl From<&[u8]> for Name {
+    fn from(bytes: &[u8]) -> Self {
+        Self(bytes.iter().take(200).copied().collect())
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in self.0.utf8_chunks() {
+            for c in part.valid().chars() {
+                if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
+            }
+            for byte in part.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{self}`")
+    }
+}
+
+impl LayerError {
+    pub(super) fn file(call: &'static str, path: &Path) -> impl FnOnce(Errno) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |errno| Self::File { call, path, source: errno.into() }
+    }
+
+    pub(super) fn io(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| Self::File { call, path, source }
+    }
+}
+
+impl Explain for LayerError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::File { source, .. } => Kind::of_io(source),
+            Self::Place { source, .. } => source.kind(),
+            _ => Kind::Request,
+        }
+    }
+}

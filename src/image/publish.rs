@@ -1,0 +1,162 @@
+//! A tree becomes an image of the store.
+//!
+//! In goes a folder that a rootfs recipe filled, out comes an image with one layer more than its base. The same tree, base,
+//! environment, labels and epoch give the same digest on every machine.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::BufWriter,
+    path::Path,
+};
+
+use jiff::Timestamp;
+
+use super::{
+    checkout::Meta,
+    codec::Hashed,
+    documents::{Addition, Descriptor, Manifest, config_text, manifest_text, media},
+    error::ImageError,
+    layer_error::LayerError,
+    lowers::Lowers,
+    name::ImageName,
+    normalise::normalise,
+    pack::pack,
+    progress::Progress,
+    scratch::Scratch,
+    store::{ImageStore, StoredImage},
+};
+use crate::{
+    events::Emitter,
+    host::{files::FileError, lock::Mode},
+    model::{Activity, Digest},
+};
+
+/// zstd's own default: smaller than gzip -6, and several times faster to write and to read.
+const LEVEL: i32 = 3;
+
+/// The output does not depend on their number, but on there being any.
+const THREADS: u32 = 2;
+
+/// An image to be.
+#[derive(Debug)]
+pub struct NewImage {
+    /// What it will be called. An image of that name is replaced.
+    pub name: ImageName,
+    /// What its layer stands on, if on anything.
+    pub base: Option<StoredImage>,
+    /// From [`ImageStore::scratch`]. Its folder is a whole root or, with a base, an overlayfs upper folder in `userxattr` form.
+    pub tree: Scratch,
+    /// Environment to add to the base's.
+    pub env: Vec<(String, String)>,
+    /// Labels to add to the base's.
+    pub labels: BTreeMap<String, String>,
+    /// What made it, for people.
+    pub created_by: String,
+    /// SOURCE_DATE_EPOCH: when the image is said to be made. No file in the layer is younger.
+    pub epoch: i64,
+}
+
+struct Packed {
+    blob: Descriptor,
+    diff_id: Digest,
+    meta: Meta,
+}
+
+impl ImageStore {
+    /// Makes an image of a tree. The tree itself becomes the unpacked layer, so that a checkout has nothing left to do.
+    ///
+    /// # Errors
+    ///
+    /// When the tree holds what no layer can, the base is not in the store any more, or the file system refuses.
+    pub fn publish(&self, new: NewImage, on: &Emitter) -> Result<StoredImage, ImageError> {
+        let name = new.name.clone();
+        let store = self.share(&format!("image build {name}"), on)?;
+        let image = self.publish_shared(new, on);
+        drop(store);
+        // What the name meant before, or what a failure left.
+        self.sweep_if_free()?;
+        image
+    }
+
+    fn publish_shared(&self, new: NewImage, on: &Emitter) -> Result<StoredImage, ImageError> {
+        let holder = format!("image build {}", new.name);
+        let (below, _locks) = match &new.base {
+            Some(base) => self.make_diffs(base, &holder, on)?,
+            None => Default::default(),
+        };
+        let failed = |source| ImageError::Pack { name: new.name.clone(), source };
+        let lowers = Lowers::open(&below).map_err(failed)?;
+        let census = normalise(new.tree.path(), &lowers, new.epoch, self.limits).map_err(failed)?;
+        if census.removed > 0 {
+            on.warn(format!("{} devices and sockets of `{}` were left out", census.removed, new.name));
+        }
+        let meta = Meta { version: 1, bytes: census.bytes, entries: census.entries, devices: 0, implied: Vec::new() };
+        let packed = self.pack_tree(&new, meta, on)?;
+        let diff_lock = format!("diff-{}", packed.diff_id.hex());
+        let what = format!("the layer {}", packed.diff_id.short());
+        let manifest = self.add_documents(&new, &packed)?;
+        let NewImage { name, tree, created_by, .. } = new;
+        {
+            let _alone = self.lock(&diff_lock, Mode::Exclusive, &holder, &what, on)?;
+            if !self.has_diff(&packed.diff_id) {
+                self.place_diff(tree, &packed.diff_id, &packed.meta)?;
+            }
+        }
+        self.set_name(&name, &manifest, &created_by)
+    }
+
+    fn pack_tree(&self, new: &NewImage, meta: Meta, on: &Emitter) -> Result<Packed, ImageError> {
+        let path = new.tree.outer().join("blob");
+        let mut progress = Progress::new(on, Activity::Pack, new.name.as_str(), Some(meta.bytes));
+        let written = write_layer(new.tree.path(), &path, &mut |bytes| progress.add(bytes));
+        let (diff_id, digest, size) = written.map_err(|source| ImageError::Pack { name: new.name.clone(), source })?;
+        progress.finish();
+        let to = self.blob(&digest);
+        fs::rename(&path, &to).map_err(FileError::new("put in its place", &to))?;
+        let media_type = format!("{}+zstd", media::LAYER);
+        Ok(Packed { blob: Descriptor { media_type, digest, size }, diff_id, meta })
+    }
+
+    fn add_documents(&self, new: &NewImage, packed: &Packed) -> Result<Digest, ImageError> {
+        let what = format!("the configuration of the base of `{}`", new.name);
+        let base = match &new.base {
+            Some(base) => Some(self.document(&what, &base.documents.config.digest, self.limits.config)?),
+            None => None,
+        };
+        let addition = Addition {
+            diff_id: &packed.diff_id,
+            created: Timestamp::from_second(new.epoch).ok(),
+            created_by: &new.created_by,
+            env: &new.env,
+            labels: &new.labels,
+        };
+        let config = config_text(&what, base.as_deref(), &addition)?;
+        let digest = self.add_document(config.as_bytes())?;
+        let config = Descriptor { media_type: media::CONFIG.into(), digest, size: config.len() as u64 };
+        let mut layers = new.base.as_ref().map(|base| base.documents.layers.clone()).unwrap_or_default();
+        layers.push(packed.blob.clone());
+        self.add_document(manifest_text(&Manifest { config, layers }).as_bytes())
+    }
+}
+
+// One pass: read, hash, compress, hash, write.
+fn write_layer(tree: &Path, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<(Digest, Digest, u64), LayerError> {
+    let failed = |call| LayerError::io(call, to);
+    let file = File::create_new(to).map_err(failed("make"))?;
+    let compressed = Hashed::new(BufWriter::with_capacity(256 << 10, file));
+    let encoder = || {
+        let mut encoder = zstd::stream::write::Encoder::new(compressed, LEVEL)?;
+        encoder.multithread(THREADS)?;
+        encoder.include_checksum(true)?;
+        Ok(encoder)
+    };
+    let plain = Hashed::new(encoder().map_err(failed("compress"))?);
+    let plain = pack(tree, BufWriter::with_capacity(256 << 10, plain), progress)?;
+    let plain = plain.into_inner().map_err(|error| failed("write")(error.into_error()))?;
+    let (encoder, diff_id, _) = plain.finish();
+    let (out, digest, size) = encoder.finish().map_err(failed("write"))?.finish();
+    let file = out.into_inner().map_err(|error| failed("write")(error.into_error()))?;
+    file.sync_data().map_err(failed("write out"))?;
+    Ok((diff_id, digest, size))
+}

@@ -1,0 +1,74 @@
+//! Half-made things: a folder of the store that vanishes unless it becomes something.
+
+use std::{
+    fs::{self, File, TryLockError},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use crate::host::files::{self, FileError};
+
+/// A private folder, in the file system of the store, with an empty folder for a tree in it. Removed when dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    outer: PathBuf,
+    tree: PathBuf,
+    // flock(2) on the folder itself says that its maker lives.
+    _alive: File,
+}
+
+impl Scratch {
+    pub(super) fn make(tmp: &Path) -> Result<Self, FileError> {
+        let make = || -> std::io::Result<Self> {
+            let folder = tempfile::Builder::new().prefix("s-").tempdir_in(tmp)?;
+            let alive = File::open(folder.path())?;
+            alive.lock()?;
+            let outer = folder.keep();
+            let tree = outer.join("fs");
+            let scratch = Self { tree, outer, _alive: alive };
+            fs::create_dir(&scratch.tree)?;
+            // It is the root of an image one day, whatever the umask.
+            fs::set_permissions(&scratch.tree, fs::Permissions::from_mode(0o755))?;
+            Ok(scratch)
+        };
+        make().map_err(FileError::new("make a temporary folder in", tmp))
+    }
+
+    /// The folder for the tree.
+    pub fn path(&self) -> &Path {
+        &self.tree
+    }
+
+    /// The folder that holds the tree's.
+    pub(super) fn outer(&self) -> &Path {
+        &self.outer
+    }
+
+    /// Lets the whole folder become `to`. False when there is something at `to` already.
+    pub(super) fn become_whole(self, to: &Path) -> Result<bool, FileError> {
+        match fs::rename(&self.outer, to) {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::DirectoryNotEmpty) => Ok(false),
+            Err(error) => Err(FileError::new("put in its place", to)(error)),
+        }
+    }
+
+    /// Removes what processes left that were killed. Nobody may be making a scratch meanwhile.
+    pub(super) fn remove_stale(tmp: &Path) -> Result<(), FileError> {
+        for entry in fs::read_dir(tmp).map_err(FileError::new("list", tmp))?.flatten() {
+            let path = entry.path();
+            let Ok(folder) = File::open(&path) else { continue };
+            if !matches!(folder.try_lock(), Err(TryLockError::WouldBlock)) {
+                files::remove_tree(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed when the store is opened next. A folder that became something is gone.
+        let _ = files::remove_tree(&self.outer);
+    }
+}

@@ -1,0 +1,436 @@
+//! The store: images by name, blobs and unpacked layers by digest.
+//!
+//! ```text
+//! blobs/sha256/<digest>       as in an OCI layout: manifests, configurations, compressed layers
+//! diffs/<diffID>/fs           a layer as overlayfs takes it; complete, or not there at all
+//! diffs/<diffID>/meta.json    what unpacking it found
+//! names/<name>.json           which manifest a name means
+//! tmp/                        half-made things, each locked by its maker
+//! ```
+//!
+//! Everything appears by rename. Whoever adds or reads holds `images.lock` together with others; only removal holds it
+//! alone, for as long as it takes to unlink. A build holds a lock on its image and on each layer, so that they stay.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    codec,
+    documents::{Descriptor, Document, ImageConfig, Manifest, json_of},
+    error::ImageError,
+    limits::Limits,
+    name::ImageName,
+    scratch::Scratch,
+};
+use crate::{
+    events::Emitter,
+    host::{
+        files::{self, FileError},
+        lock::{self, Attempt, Lock, Mode},
+    },
+    model::{Digest, Event, Paths},
+};
+
+/// The images of one user.
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    root: PathBuf,
+    locks: PathBuf,
+    pub(super) limits: Limits,
+}
+
+/// An image that is in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredImage {
+    /// Its name.
+    pub name: ImageName,
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// When it says it was made; when it was stored, if it does not say.
+    pub created: Timestamp,
+    /// Where it came from, in words.
+    pub source: String,
+    /// Bytes of all its blobs.
+    pub size: u64,
+    /// How many of them other names in the store need as well; known from [`ImageStore::list`] only.
+    pub shared: u64,
+    /// Number of layers.
+    pub layers: usize,
+    /// Its configuration: environment, architecture, labels.
+    pub config: ImageConfig,
+    pub(super) documents: Manifest,
+}
+
+/// What a name's file holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NameRecord {
+    version: u32,
+    name: ImageName,
+    manifest: Digest,
+    stored: Timestamp,
+    source: String,
+}
+
+impl NameRecord {
+    fn new(name: &ImageName, manifest: &Digest, source: &str) -> Self {
+        let stored = Timestamp::now();
+        Self { version: 1, name: name.clone(), manifest: manifest.clone(), stored, source: source.into() }
+    }
+}
+
+const STORE_LOCK: &str = "images";
+
+impl ImageStore {
+    /// Opens the store, making its folders where they are missing and removing what killed processes left half-made.
+    ///
+    /// # Errors
+    ///
+    /// When it belongs to somebody else, or the file system refuses.
+    pub fn open(paths: &Paths) -> Result<Self, ImageError> {
+        let store = Self { root: paths.images(), locks: paths.locks(), limits: Limits::default() };
+        store.check_owner()?;
+        for folder in [store.blobs(), store.diffs(), store.names(), store.tmp(), store.locks.clone()] {
+            files::make_private_dir(&folder)?;
+        }
+        store.check_owner()?;
+        if let Attempt::Held(_alone) = lock::try_lock(&store.lock_path(STORE_LOCK), Mode::Exclusive, "smidr")? {
+            Scratch::remove_stale(&store.tmp())?;
+        }
+        Ok(store)
+    }
+
+    /// The same store with other limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    fn check_owner(&self) -> Result<(), ImageError> {
+        let me = rustix::process::geteuid().as_raw();
+        match fs::metadata(&self.root) {
+            Ok(found) if found.uid() != me => {
+                Err(ImageError::Foreign { path: self.root.clone(), owner: found.uid(), me })
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(FileError::new("look at", &self.root)(error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All images, sorted by name.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read, or an image in it is damaged.
+    pub fn list(&self) -> Result<Vec<StoredImage>, ImageError> {
+        let mut images: Vec<_> =
+            self.records()?.into_iter().map(|record| self.load(record)).collect::<Result<_, _>>()?;
+        images.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut users: BTreeMap<Digest, usize> = BTreeMap::new();
+        for image in &images {
+            image.blobs().into_iter().for_each(|(digest, _)| *users.entry(digest).or_default() += 1);
+        }
+        for image in &mut images {
+            let shared =
+                image.blobs().into_iter().filter(|(digest, _)| users.get(digest).is_some_and(|count| *count > 1));
+            image.shared = shared.map(|(_, size)| size).sum();
+        }
+        Ok(images)
+    }
+
+    /// The image of that name, or with that manifest digest: whole, or its first hexadecimal digits, eight at least.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read, or the image is damaged.
+    pub fn find(&self, name_or_digest: &str) -> Result<Option<StoredImage>, ImageError> {
+        if let Ok(name) = name_or_digest.parse::<ImageName>()
+            && let Some(record) = self.record(&name)?
+        {
+            return self.load(record).map(Some);
+        }
+        let digits = name_or_digest.strip_prefix("sha256:").unwrap_or(name_or_digest);
+        if digits.len() < 8 {
+            return Ok(None);
+        }
+        let mut records = self.records()?;
+        records.retain(|record| record.manifest.hex().starts_with(digits));
+        records.sort_by(|a, b| a.name.cmp(&b.name));
+        // Digits that several manifests begin with name none of them.
+        match records.first().cloned() {
+            Some(first) if records.iter().all(|record| record.manifest == first.manifest) => self.load(first).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Forgets a name, then removes blobs and unpacked layers that no name refers to and no build uses.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such name, or a build uses the image and no other name keeps it.
+    pub fn remove(&self, name: &ImageName, on: &Emitter) -> Result<(), ImageError> {
+        let _alone = self.lock(STORE_LOCK, Mode::Exclusive, "image rm", "the image store", on)?;
+        let record = self.record(name)?.ok_or_else(|| ImageError::Unknown(name.to_string()))?;
+        let others = self.records()?.into_iter().any(|other| other.name != *name && other.manifest == record.manifest);
+        if !others
+            && let Attempt::Busy(holder) =
+                lock::try_lock(&self.image_lock(&record.manifest), Mode::Exclusive, "image rm")?
+        {
+            return Err(ImageError::InUse { name: name.clone(), holder });
+        }
+        let path = self.name_path(name);
+        fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
+        self.sweep()
+    }
+
+    /// A private folder in the store's file system, for a tree that may be published. It is removed when dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn scratch(&self) -> Result<Scratch, ImageError> {
+        // Nobody can be clearing up between the folder's making and its locking.
+        let _shared = lock::lock(&self.lock_path(STORE_LOCK), Mode::Shared, "smidr", |_| ())?;
+        Ok(Scratch::make(&self.tmp())?)
+    }
+
+    /// Removes what nothing refers to, unless somebody is using the store just now.
+    pub(super) fn sweep_if_free(&self) -> Result<(), ImageError> {
+        match lock::try_lock(&self.lock_path(STORE_LOCK), Mode::Exclusive, "clearing up the image store")? {
+            Attempt::Held(_alone) => self.sweep(),
+            Attempt::Busy(_) => Ok(()),
+        }
+    }
+
+    // Only with the store's lock held alone.
+    fn sweep(&self) -> Result<(), ImageError> {
+        let mut kept = BTreeSet::new();
+        for record in self.records()? {
+            match self.load(record.clone()) {
+                Ok(image) => kept.extend(image.references()),
+                // Nothing can be made of a damaged image but its remains.
+                Err(ImageError::Store(error)) if error.io().kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.into());
+                }
+                Err(_) => kept.extend([record.manifest]),
+            }
+        }
+        for (hex, path) in entries(&self.blobs())? {
+            if !is_kept(&hex, &kept) {
+                fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
+            }
+        }
+        for (hex, path) in entries(&self.diffs())? {
+            if !is_kept(&hex, &kept) {
+                self.discard_diff(&hex, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    // Moved away first: half a layer must never stand where a whole one would.
+    fn discard_diff(&self, hex: &str, path: &Path) -> Result<(), ImageError> {
+        let lock_path = self.lock_path(&format!("diff-{hex}"));
+        let Attempt::Held(_lock) = lock::try_lock(&lock_path, Mode::Exclusive, "clearing up the image store")? else {
+            return Ok(());
+        };
+        let scratch = Scratch::make(&self.tmp())?;
+        let away = scratch.outer().join("diff");
+        fs::rename(path, &away).map_err(FileError::new("move away", path))?;
+        // The store's lock keeps everybody from opening it, and its holder is us.
+        fs::remove_file(&lock_path).map_err(FileError::new("remove", &lock_path))?;
+        Ok(())
+    }
+
+    pub(super) fn share(&self, holder: &str, on: &Emitter) -> Result<Lock, ImageError> {
+        self.lock(STORE_LOCK, Mode::Shared, holder, "the image store", on)
+    }
+
+    pub(super) fn lock(
+        &self,
+        name: &str,
+        mode: Mode,
+        holder: &str,
+        what: &str,
+        on: &Emitter,
+    ) -> Result<Lock, ImageError> {
+        let waiting = |other: &str| on.emit(Event::Waiting { resource: what.into(), holder: other.into() });
+        Ok(lock::lock(&self.lock_path(name), mode, holder, waiting)?)
+    }
+
+    fn lock_path(&self, name: &str) -> PathBuf {
+        lock::path_in(&self.locks, name)
+    }
+
+    fn image_lock(&self, manifest: &Digest) -> PathBuf {
+        self.lock_path(&image_lock_name(manifest))
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    fn diffs(&self) -> PathBuf {
+        self.root.join("diffs")
+    }
+
+    fn names(&self) -> PathBuf {
+        self.root.join("names")
+    }
+
+    pub(super) fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Where a blob is, or would be.
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.blob_path())
+    }
+
+    /// Where an unpacked layer is, or would be.
+    pub(super) fn diff(&self, diff_id: &Digest) -> PathBuf {
+        self.diffs().join(diff_id.hex())
+    }
+
+    fn name_path(&self, name: &ImageName) -> PathBuf {
+        self.names().join(format!("{name}.json"))
+    }
+
+    /// Puts a small document where blobs are.
+    pub(super) fn add_document(&self, bytes: &[u8]) -> Result<Digest, ImageError> {
+        let digest = codec::digest(bytes);
+        files::write_atomically(&self.blob(&digest), bytes, 0o600)?;
+        Ok(digest)
+    }
+
+    /// Reads a small blob, and checks it.
+    pub(super) fn document(&self, what: &str, digest: &Digest, limit: u64) -> Result<Vec<u8>, ImageError> {
+        let path = self.blob(digest);
+        let size = fs::metadata(&path).map_err(FileError::new("find", &path))?.len();
+        if size > limit {
+            return Err(ImageError::TooLarge { what: what.into(), size, limit });
+        }
+        let bytes = fs::read(&path).map_err(FileError::new("read", &path))?;
+        let found = codec::digest(&bytes);
+        if found != *digest {
+            return Err(ImageError::Digest { what: what.into(), wanted: digest.clone(), found });
+        }
+        Ok(bytes)
+    }
+
+    /// An image that has no name yet. With the store's lock shared.
+    pub(super) fn image_of(
+        &self,
+        name: &ImageName,
+        manifest: &Digest,
+        source: &str,
+    ) -> Result<StoredImage, ImageError> {
+        self.load(NameRecord::new(name, manifest, source))
+    }
+
+    /// Lets a name mean a manifest, whose blobs are all there. With the store's lock shared.
+    pub(super) fn set_name(
+        &self,
+        name: &ImageName,
+        manifest: &Digest,
+        source: &str,
+    ) -> Result<StoredImage, ImageError> {
+        let record = NameRecord::new(name, manifest, source);
+        let image = self.load(record.clone())?;
+        let text = serde_json::to_vec(&record).map_err(|source| ImageError::Json { what: "a name".into(), source })?;
+        files::write_atomically(&self.name_path(name), &text, 0o600)?;
+        Ok(image)
+    }
+
+    fn records(&self) -> Result<Vec<NameRecord>, ImageError> {
+        let names = entries(&self.names())?;
+        let names = names.iter().filter_map(|(file, _)| file.strip_suffix(".json")?.parse::<ImageName>().ok());
+        // A name that goes while it is read was never there.
+        names.filter_map(|name| self.record(&name).transpose()).collect()
+    }
+
+    fn record(&self, name: &ImageName) -> Result<Option<NameRecord>, ImageError> {
+        let path = self.name_path(name);
+        match fs::read(&path) {
+            Ok(bytes) => json_of(&path.display().to_string(), &bytes).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(FileError::new("read", &path)(error).into()),
+        }
+    }
+
+    fn load(&self, record: NameRecord) -> Result<StoredImage, ImageError> {
+        let what = format!("the manifest of the image `{}`", record.name);
+        let bytes = self.document(&what, &record.manifest, self.limits.manifest)?;
+        let Document::Manifest(documents) = Document::parse(&what, &bytes, &self.limits)? else {
+            return Err(ImageError::Document { what, why: "is an index".into() });
+        };
+        let what = format!("the configuration of the image `{}`", record.name);
+        let config = ImageConfig::parse(&what, &self.document(&what, &documents.config.digest, self.limits.config)?)?;
+        if config.diff_ids.len() != documents.layers.len() {
+            let (said, are) = (config.diff_ids.len(), documents.layers.len());
+            return Err(ImageError::Document { what, why: format!("names {said} layers, but its manifest {are}") });
+        }
+        let layers: u64 = documents.layers.iter().map(|layer| layer.size).sum();
+        Ok(StoredImage {
+            created: config.created.unwrap_or(record.stored),
+            size: bytes.len() as u64 + documents.config.size + layers,
+            shared: 0,
+            layers: documents.layers.len(),
+            name: record.name,
+            manifest: record.manifest,
+            source: record.source,
+            config,
+            documents,
+        })
+    }
+}
+
+impl StoredImage {
+    fn blobs(&self) -> BTreeMap<Digest, u64> {
+        self.documents
+            .layers
+            .iter()
+            .chain([&self.documents.config])
+            .map(|blob| (blob.digest.clone(), blob.size))
+            .collect()
+    }
+
+    fn references(&self) -> impl Iterator<Item = Digest> {
+        self.blobs().into_keys().chain(self.config.diff_ids.clone()).chain([self.manifest.clone()])
+    }
+
+    /// Each layer's blob and the digest of its content, lowest first.
+    pub(super) fn layer_list(&self) -> impl Iterator<Item = (&Descriptor, &Digest)> {
+        self.documents.layers.iter().zip(&self.config.diff_ids)
+    }
+}
+
+/// The name of the lock that a build holds on its image.
+pub(super) fn image_lock_name(manifest: &Digest) -> String {
+    format!("image-{}", manifest.hex())
+}
+
+fn is_kept(hex: &str, kept: &BTreeSet<Digest>) -> bool {
+    format!("sha256:{hex}").parse::<Digest>().is_ok_and(|digest| kept.contains(&digest))
+}
+
+fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, FileError> {
+    let failed = || FileError::new("list", folder);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        if let Ok(name) = entry.file_name().into_string() {
+            found.push((name, entry.path()));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}

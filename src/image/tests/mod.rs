@@ -1,0 +1,3 @@
+//! Tests of the store as its users see it, and of what hostile archives do to it.
+
+mod publishing;

@@ -1,0 +1,173 @@
+//! What an unpacked layer, a `Diff`, looks like on disk: overlayfs's own form, with everything owned by the caller.
+//!
+//! A whiteout is a character device 0:0, which any user may make; an opaque folder carries `user.overlay.opaque`
+//! (overlayfs.rst, "userxattr"). Modes are those of the archive without setuid and setgid, and always readable and writable
+//! by the owner, because there is only one: an image's 0000 `/etc/shadow` or 0555 folders would be in its own way.
+
+use std::{
+    ffi::OsStr,
+    io::Read,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use rustix::{
+    fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags},
+    io::Errno,
+};
+
+use super::layer_error::LayerError;
+
+/// Marks a folder that hides what lower layers have at its place.
+pub const OPAQUE: &str = "user.overlay.opaque";
+
+/// What a whiteout's file name begins with in an archive.
+pub const WHITEOUT: &[u8] = b".wh.";
+
+/// The name of the file that makes its folder opaque in an archive.
+pub const OPAQUE_FILE: &[u8] = b".wh..wh..opq";
+
+/// What the name of a file of aufs's own begins with.
+pub const AUFS: &[u8] = b".wh..wh.";
+
+/// Permission bits of a file as a diff has them.
+pub fn file_mode(mode: u32) -> u32 {
+    mode & 0o777 | 0o600
+}
+
+/// Permission bits of a folder as a diff has them.
+pub fn folder_mode(mode: u32) -> u32 {
+    mode & 0o1777 | 0o700
+}
+
+/// Whether a diff keeps an extended attribute: users' own, but none of those that overlayfs, podman and others obey, which
+/// an image could forge.
+pub fn keeps_xattr(name: &[u8]) -> bool {
+    const OBEYED: [&[u8]; 3] = [b"user.overlay.", b"user.containers.", b"user.rootlesscontainers"];
+    name.starts_with(b"user.") && !OBEYED.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// A modification time. The time of the last access is set to it as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Time {
+    /// Since the epoch.
+    pub seconds: i64,
+    /// Of a second.
+    pub nanos: u32,
+}
+
+impl Time {
+    /// Of something that exists.
+    pub fn of(stat: &Stat) -> Self {
+        let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+        #[expect(clippy::useless_conversion, reason = "32 bits wide on some architectures")]
+        Self { seconds: i64::from(stat.st_mtime), nanos }
+    }
+
+    fn timestamps(self) -> Timestamps {
+        let time = Timespec { tv_sec: self.seconds, tv_nsec: self.nanos.into() };
+        Timestamps { last_access: time, last_modification: time }
+    }
+}
+
+/// Sets a file's or folder's mode and time, in this order, through a descriptor that is open for reading or writing.
+pub fn finish(fd: impl AsFd, mode: u32, time: Time) -> rustix::io::Result<()> {
+    fs::fchmod(&fd, Mode::from(mode))?;
+    fs::futimens(&fd, &time.timestamps())
+}
+
+/// Sets the time of a link, named pipe or anything else that is not opened.
+pub fn set_time_at(dir: BorrowedFd<'_>, name: &OsStr, time: Time) -> rustix::io::Result<()> {
+    fs::utimensat(dir, name, &time.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Puts a whiteout, without a time of its own.
+pub fn make_whiteout(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
+    fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?;
+    set_time_at(dir, name, Time::default())
+}
+
+/// Whether it is a whiteout.
+pub fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// Makes a folder, open for reading, opaque.
+pub fn set_opaque(folder: impl AsFd) -> rustix::io::Result<()> {
+    fs::fsetxattr(folder, OPAQUE, b"y", XattrFlags::empty())
+}
+
+/// Whether a folder, open for reading, is opaque.
+pub fn is_opaque(folder: impl AsFd) -> bool {
+    let mut value = [0_u8; 4];
+    fs::fgetxattr(folder, OPAQUE, &mut value[..]).is_ok_and(|length| value[..length] == *b"y")
+}
+
+/// Opens a folder below `dir` for reading, never through a link.
+pub fn open_folder(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::openat(dir, name, flags, Mode::empty())
+}
+
+/// The names in a folder that is open for reading, sorted by their bytes.
+pub fn names(folder: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for entry in fs::Dir::read_from(folder)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The extended attributes of an open file, sorted; none where the file system has none.
+pub fn xattrs(fd: impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    // 64 KiB are what the kernel allows for the list and for a value (xattr(7)).
+    let mut list = Vec::with_capacity(1 << 16);
+    match fs::flistxattr(&fd, rustix::buffer::spare_capacity(&mut list)) {
+        Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        result => result?,
+    };
+    let mut found = Vec::new();
+    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let mut value = Vec::with_capacity(1 << 16);
+        match fs::fgetxattr(&fd, OsStr::from_bytes(name), rustix::buffer::spare_capacity(&mut value)) {
+            // A security module may hide a value whose name it shows.
+            Err(Errno::NODATA | Errno::ACCESS | Errno::PERM) => continue,
+            result => result?,
+        };
+        found.push((name.to_vec(), value));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Copies exactly `size` bytes into a new file.
+pub fn fill(
+    file: &mut std::fs::File,
+    content: &mut impl Read,
+    size: u64,
+    buffer: &mut [u8],
+    path: &Path,
+    at: u64,
+) -> Result<(), LayerError> {
+    use std::io::Write as _;
+    let mut left = size;
+    while left > 0 {
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = match content.read(&mut buffer[..most]) {
+            Ok(0) => return Err(LayerError::Truncated(at)),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(super::archive::read_error(error, at)),
+        };
+        file.write_all(&buffer[..count]).map_err(LayerError::io("write", path))?;
+        left -= count as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,452 @@
+//! An archive's entries become a tree: one layer, in a folder of its own.
+//!
+//! In goes a tar stream and an empty folder, out comes the layer in overlayfs's form. Every path is resolved inside the
+//! folder by `host::rooted`, and the last component is never followed. Works as any user: no chown, no namespace. Whiteouts
+//! concern the layers below and not the order of the archive, so they are applied after everything else.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs::File,
+    io::Read,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use rustix::{
+    fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags},
+    io::Errno,
+};
+
+use super::{
+    archive::{Archive, Entry, Kind},
+    layer_error::LayerError,
+    limits::Limits,
+    lowers::Lowers,
+    tree::{self, Time},
+};
+use crate::host::rooted::{Missing, Rooted, RootedError, Walked, remove_at};
+
+/// What came out of a layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Of all files.
+    pub bytes: u64,
+    /// Files, folders, links.
+    pub entries: u64,
+    /// Device nodes, which no ordinary user can make, and which were left out.
+    pub devices: u64,
+    /// Folders that the archive does not name but needs.
+    pub implied: Vec<PathBuf>,
+}
+
+/// Unpacks a whole archive into an empty folder. `room` is the most that its files may hold together.
+///
+/// # Errors
+///
+/// When the archive is damaged, tries something that no layer may, or asks for more than the limits; and when the file
+/// system refuses. The folder is then of no use.
+pub fn unpack<R: Read>(
+    archive: &mut Archive<R>,
+    tree: &Rooted,
+    lowers: &Lowers,
+    limits: Limits,
+    room: u64,
+) -> Result<Unpacked, LayerError> {
+    let mut unpacker = Unpacker::new(tree, lowers, limits, room);
+    while let Some(entry) = archive.next_entry()? {
+        unpacker.add(&entry, archive)?;
+    }
+    unpacker.finish()
+}
+
+struct Folder {
+    path: PathBuf,
+    mode: u32,
+    time: Time,
+}
+
+// A folder that holds the entry in hand, and where it really is.
+#[derive(Clone)]
+struct Place {
+    dir: Rc<OwnedFd>,
+    path: PathBuf,
+}
+
+struct Unpacker<'a> {
+    tree: &'a Rooted,
+    lowers: &'a Lowers,
+    limits: Limits,
+    room: u64,
+    done: Unpacked,
+    implied: BTreeSet<PathBuf>,
+    folders: Vec<Folder>,
+    opaque: Vec<PathBuf>,
+    whiteouts: BTreeSet<PathBuf>,
+    // Archives go folder by folder. Forgotten whenever something is removed, since the way to it may be gone.
+    last: Option<(PathBuf, Place)>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Unpacker<'a> {
+    fn new(tree: &'a Rooted, lowers: &'a Lowers, limits: Limits, room: u64) -> Self {
+        Self {
+            tree,
+            lowers,
+            limits,
+            room,
+            done: Unpacked::default(),
+            implied: BTreeSet::from([PathBuf::new()]),
+            folders: Vec::new(),
+            opaque: Vec::new(),
+            whiteouts: BTreeSet::new(),
+            last: None,
+            buffer: vec![0; 128 << 10],
+        }
+    }
+
+    fn add(&mut self, entry: &Entry, content: &mut impl Read) -> Result<(), LayerError> {
+        self.count(entry)?;
+        if entry.path.is_empty() {
+            return Ok(());
+        }
+        let path = clean(&entry.path, &entry.path, &self.limits)?;
+        let Some(name) = path.file_name() else { return self.add_root(entry) };
+        let parent = path.parent().unwrap_or(Path::new(""));
+        if reserved(parent) || (reserved(Path::new(name)) && entry.kind == Kind::Folder) {
+            return Err(refuse(entry, "has a folder with a name that only whiteouts may have"));
+        }
+        if name.as_bytes().starts_with(tree::WHITEOUT) {
+            return self.note_whiteout(entry, parent, name);
+        }
+        if entry.kind == Kind::Device {
+            self.done.devices += 1;
+            return Ok(());
+        }
+        let place = self.place(entry, parent)?;
+        match entry.kind {
+            Kind::File => self.add_file(entry, &place, name, content),
+            Kind::HardLink => self.add_hard_link(entry, &place, name),
+            Kind::Symlink => self.add_symlink(entry, &place, name),
+            Kind::Folder => self.add_folder(entry, &place, name),
+            Kind::Fifo => self.add_fifo(entry, &place, name),
+            Kind::Device => Ok(()),
+        }
+    }
+
+    fn count(&mut self, entry: &Entry) -> Result<(), LayerError> {
+        self.done.entries += 1;
+        if self.done.entries + self.implied.len() as u64 > self.limits.entries {
+            return Err(limit(&entry.path, "files and folders of a layer", self.limits.entries));
+        }
+        if entry.size > self.limits.file_bytes {
+            return Err(limit(&entry.path, "bytes of one file", self.limits.file_bytes));
+        }
+        self.done.bytes = self.done.bytes.saturating_add(entry.size);
+        if self.done.bytes > self.room {
+            return Err(limit(&entry.path, "bytes of an unpacked layer", self.room));
+        }
+        Ok(())
+    }
+
+    fn add_root(&mut self, entry: &Entry) -> Result<(), LayerError> {
+        if entry.kind != Kind::Folder {
+            return Err(refuse(entry, "would put something else in the place of the root folder"));
+        }
+        self.note_folder(PathBuf::new(), entry)?;
+        self.set_xattrs(entry, &self.tree.open_plain(Path::new(""), OFlags::RDONLY).map_err(file_error("open", entry))?)
+    }
+
+    fn note_folder(&mut self, path: PathBuf, entry: &Entry) -> Result<(), LayerError> {
+        self.implied.remove(&path);
+        self.folders.push(Folder { path, mode: tree::folder_mode(entry.mode), time: time(entry) });
+        Ok(())
+    }
+
+    fn note_whiteout(&mut self, entry: &Entry, parent: &Path, name: &OsStr) -> Result<(), LayerError> {
+        let name = name.as_bytes();
+        if name == tree::OPAQUE_FILE {
+            self.opaque.push(parent.into());
+        } else if !name.starts_with(tree::AUFS) {
+            let hidden = &name[tree::WHITEOUT.len()..];
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(refuse(entry, "is a whiteout of nothing"));
+            }
+            self.whiteouts.insert(parent.join(OsStr::from_bytes(hidden)));
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, entry: &Entry, parent: &Path) -> Result<Place, LayerError> {
+        if let Some((path, place)) = &self.last
+            && path == parent
+        {
+            return Ok(place.clone());
+        }
+        let walked = self.tree.walk(parent, Missing::Replace(0o755)).map_err(misplaced(&entry.path))?;
+        let place = self.entered(walked);
+        self.last = Some((parent.into(), place.clone()));
+        Ok(place)
+    }
+
+    fn entered(&mut self, walked: Walked) -> Place {
+        if walked.replaced {
+            self.last = None;
+        }
+        self.implied.extend(walked.made);
+        Place { dir: Rc::new(walked.dir), path: walked.path }
+    }
+
+    // Something is in the way of the entry in hand; later entries win.
+    fn clear(&mut self, entry: &Entry, place: &Place, name: &OsStr) -> Result<(), LayerError> {
+        self.last = None;
+        let path = place.path.join(name);
+        self.implied.retain(|implied| !implied.starts_with(&path));
+        remove_at(place.dir.as_fd(), name).map_err(file_error("replace", entry))
+    }
+
+    // Makes something that must be new, clearing its place when it is not.
+    fn make<T>(
+        &mut self,
+        entry: &Entry,
+        place: &Place,
+        name: &OsStr,
+        call: &'static str,
+        make: impl Fn() -> rustix::io::Result<T>,
+    ) -> Result<T, LayerError> {
+        match make() {
+            Err(Errno::EXIST) => {
+                self.clear(entry, place, name)?;
+                make().map_err(file_error(call, entry))
+            }
+            result => result.map_err(file_error(call, entry)),
+        }
+    }
+
+    fn create(&mut self, entry: &Entry, place: &Place, name: &OsStr) -> Result<File, LayerError> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        let create = || fs::openat(&place.dir, name, flags, Mode::from(0o600));
+        self.make(entry, place, name, "create", create).map(File::from)
+    }
+
+    fn add_file(
+        &mut self,
+        entry: &Entry,
+        place: &Place,
+        name: &OsStr,
+        content: &mut impl Read,
+    ) -> Result<(), LayerError> {
+        let mut file = self.create(entry, place, name)?;
+        tree::fill(&mut file, content, entry.size, &mut self.buffer, &shown(entry), entry.offset)?;
+        self.set_xattrs(entry, &file)?;
+        tree::finish(&file, tree::file_mode(entry.mode), time(entry)).map_err(file_error("set mode and time of", entry))
+    }
+
+    fn add_hard_link(&mut self, entry: &Entry, place: &Place, name: &OsStr) -> Result<(), LayerError> {
+        let target = clean(&entry.link, &entry.path, &self.limits)?;
+        let Some(target_name) = target.file_name() else { return Err(refuse(entry, "is a hard link to the root")) };
+        let parent = target.parent().unwrap_or(Path::new(""));
+        let source = match self.tree.walk(parent, Missing::Fail) {
+            Ok(walked) => walked,
+            Err(_) => return self.copy_from_below(entry, place, name, &target),
+        };
+        if source.path == place.path && target_name == name {
+            return Ok(());
+        }
+        let link = || fs::linkat(&source.dir, target_name, &place.dir, name, AtFlags::empty());
+        match fs::statat(&source.dir, target_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(_) => self.copy_from_below(entry, place, name, &source.path.join(target_name)),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                Err(refuse(entry, "is a hard link to a folder"))
+            }
+            Ok(_) => self.make(entry, place, name, "link", link),
+        }
+    }
+
+    // The specification lets a hard link to a file of a lower layer fail; kaniko and others write them, so it is copied.
+    fn copy_from_below(&mut self, entry: &Entry, place: &Place, name: &OsStr, target: &Path) -> Result<(), LayerError> {
+        let Some((mut content, stat)) = self.lowers.file(target) else {
+            return Err(refuse(entry, "is a hard link to a file that is not in the archive"));
+        };
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        self.count(&Entry { size, ..entry.clone() })?;
+        self.done.entries -= 1;
+        let mut file = self.create(entry, place, name)?;
+        tree::fill(&mut file, &mut content, size, &mut self.buffer, &shown(entry), entry.offset)?;
+        tree::finish(&file, tree::file_mode(stat.st_mode), Time::of(&stat)).map_err(file_error("set mode of", entry))
+    }
+
+    fn add_symlink(&mut self, entry: &Entry, place: &Place, name: &OsStr) -> Result<(), LayerError> {
+        if entry.link.is_empty() {
+            return Err(refuse(entry, "is a symbolic link to nothing"));
+        }
+        if entry.link.len() > self.limits.link {
+            return Err(limit(&entry.path, "bytes of a link's target", self.limits.link as u64));
+        }
+        let make = || fs::symlinkat(OsStr::from_bytes(&entry.link), &place.dir, name);
+        self.make(entry, place, name, "link", make)?;
+        tree::set_time_at(place.dir.as_fd(), name, time(entry)).map_err(file_error("set the time of", entry))
+    }
+
+    fn add_folder(&mut self, entry: &Entry, place: &Place, name: &OsStr) -> Result<(), LayerError> {
+        let make = || fs::mkdirat(&place.dir, name, Mode::from(0o700));
+        match make() {
+            Err(Errno::EXIST) => {
+                let stat =
+                    fs::statat(&place.dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(file_error("find", entry))?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    self.clear(entry, place, name)?;
+                    make().map_err(file_error("make", entry))?;
+                }
+            }
+            result => result.map_err(file_error("make", entry))?,
+        }
+        self.note_folder(place.path.join(name), entry)?;
+        if entry.xattrs.is_empty() {
+            return Ok(());
+        }
+        self.set_xattrs(entry, &tree::open_folder(place.dir.as_fd(), name).map_err(file_error("open", entry))?)
+    }
+
+    fn add_fifo(&mut self, entry: &Entry, place: &Place, name: &OsStr) -> Result<(), LayerError> {
+        let make = || fs::mknodat(&place.dir, name, FileType::Fifo, Mode::from(0o600), 0);
+        self.make(entry, place, name, "make", make)?;
+        // Just made, so no link can be followed.
+        fs::chmodat(&place.dir, name, Mode::from(tree::file_mode(entry.mode)), AtFlags::empty())
+            .map_err(file_error("set the mode of", entry))?;
+        tree::set_time_at(place.dir.as_fd(), name, time(entry)).map_err(file_error("set the time of", entry))
+    }
+
+    fn set_xattrs(&self, entry: &Entry, fd: &impl AsFd) -> Result<(), LayerError> {
+        for (name, value) in entry.xattrs.iter().filter(|(name, _)| tree::keeps_xattr(name)) {
+            match fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty()) {
+                // A file system without attributes, or with less room for them: nothing that a build needs is lost.
+                Ok(()) | Err(Errno::NOTSUP | Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) => {}
+                Err(errno) => return Err(file_error("set an attribute of", entry)(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Unpacked, LayerError> {
+        let mut opaque = BTreeSet::new();
+        for path in std::mem::take(&mut self.opaque) {
+            let walked =
+                self.tree.walk(&path, Missing::Replace(0o755)).map_err(misplaced(path.as_os_str().as_bytes()))?;
+            let place = self.entered(walked);
+            self.make_opaque(&place.path)?;
+            opaque.insert(place.path);
+        }
+        for path in std::mem::take(&mut self.whiteouts) {
+            self.apply_whiteout(&path, &mut opaque)?;
+        }
+        self.finish_folders(&opaque)?;
+        self.done.implied = self.implied.into_iter().collect();
+        Ok(self.done)
+    }
+
+    fn make_opaque(&self, path: &Path) -> Result<(), LayerError> {
+        let folder = self.tree.open_plain(path, OFlags::RDONLY | OFlags::DIRECTORY);
+        folder.and_then(tree::set_opaque).map_err(LayerError::file("make opaque", path))
+    }
+
+    fn apply_whiteout(&mut self, path: &Path, opaque: &mut BTreeSet<PathBuf>) -> Result<(), LayerError> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        // A file or whiteout on the way hides what is below already.
+        let Ok(walked) = self.tree.walk(parent, Missing::Make(0o755)) else { return Ok(()) };
+        let place = self.entered(walked);
+        // In an opaque folder there is nothing to hide, and a whiteout would be seen as a device.
+        if place.path.ancestors().any(|folder| opaque.contains(folder)) {
+            return Ok(());
+        }
+        match fs::statat(&place.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(_) => tree::make_whiteout(place.dir.as_fd(), name).map_err(LayerError::file("white out", path)),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                let path = place.path.join(name);
+                self.make_opaque(&path)?;
+                opaque.insert(path);
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    // Modes and times come last, since every entry changes the time of the folder that holds it.
+    fn finish_folders(&self, opaque: &BTreeSet<PathBuf>) -> Result<(), LayerError> {
+        let implied = self.implied.iter().map(|path| self.implied_folder(path, opaque));
+        let explicit = self.folders.iter().map(|folder| Folder { path: folder.path.clone(), ..*folder });
+        for folder in implied.chain(explicit) {
+            match self.tree.open_plain(&folder.path, OFlags::RDONLY | OFlags::DIRECTORY) {
+                // A later entry has taken its place.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                opened => opened.and_then(|fd| tree::finish(fd, folder.mode, folder.time)),
+            }
+            .map_err(LayerError::file("set mode and time of", &folder.path))?;
+        }
+        Ok(())
+    }
+
+    // overlayfs shows the uppermost layer's mode: without this, a 1777 /tmp would become 0755.
+    fn implied_folder(&self, path: &Path, opaque: &BTreeSet<PathBuf>) -> Folder {
+        let hidden = path.ancestors().skip(1).any(|folder| opaque.contains(folder));
+        let below = if hidden { None } else { self.lowers.folder(path) };
+        let (mode, time) = below.map_or((0o755, Time::default()), |stat| (stat.st_mode, Time::of(&stat)));
+        Folder { path: path.into(), mode: tree::folder_mode(mode), time }
+    }
+}
+
+/// A path of an archive as one relative to the root, without `.`; an absolute one starts at the root.
+///
+/// # Errors
+///
+/// When it holds `..`, or is deeper or longer than the limits.
+pub fn clean(path: &[u8], entry: &[u8], limits: &Limits) -> Result<PathBuf, LayerError> {
+    if path.len() > limits.path {
+        return Err(limit(entry, "bytes of a path", limits.path as u64));
+    }
+    let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+    let mut clean = PathBuf::new();
+    for (depth, part) in parts.enumerate() {
+        if part == b".." {
+            return Err(LayerError::Entry { entry: entry.into(), why: "has `..` in its path" });
+        }
+        if depth >= limits.depth {
+            return Err(limit(entry, "components of a path", limits.depth as u64));
+        }
+        clean.push(OsStr::from_bytes(part));
+    }
+    Ok(clean)
+}
+
+fn reserved(path: &Path) -> bool {
+    path.iter().any(|part| part.as_bytes().starts_with(tree::WHITEOUT))
+}
+
+fn time(entry: &Entry) -> Time {
+    Time { seconds: entry.mtime, nanos: entry.mtime_nsec }
+}
+
+fn shown(entry: &Entry) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(&entry.path))
+}
+
+fn refuse(entry: &Entry, why: &'static str) -> LayerError {
+    LayerError::Entry { entry: entry.path[..].into(), why }
+}
+
+fn limit(path: &[u8], what: &'static str, limit: u64) -> LayerError {
+    LayerError::Limit { entry: path.into(), what, limit }
+}
+
+fn misplaced(entry: &[u8]) -> impl FnOnce(RootedError) -> LayerError + use<> {
+    let entry = entry.into();
+    move |source| LayerError::Place { entry, source }
+}
+
+fn file_error(call: &'static str, entry: &Entry) -> impl FnOnce(Errno) -> LayerError + use<> {
+    LayerError::file(call, &shown(entry))
+}
