@@ -15,3 +15,7 @@ pub mod bitbake;
 pub mod image;
 pub mod layers;
 pub mod sandbox;
+
+pub mod engine;
+
+pub mod history;

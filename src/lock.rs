@@ -26,6 +26,9 @@ pub struct HostLock {
     pub name: String,
     /// The digest of its manifest.
     pub image: Digest,
+    /// The digest of the rootfs recipe that it was made from, with the files that it copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<Digest>,
     /// The packages that it was made from, by name: version and sha256. Empty for images that were not made here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub packages: BTreeMap<String, PackageLock>,
@@ -109,7 +112,8 @@ mod tests {
         let digest: Digest = format!("sha256:{}", "ab".repeat(32)).parse().expect("a digest");
         let package = PackageLock { version: "1:2.3-4~deb12u1".into(), sha256: digest.clone() };
         let packages = [("libc6".to_owned(), package)].into();
-        let lock = Lock::new(HostLock { name: "debian-12".into(), image: digest, packages });
+        let lock =
+            Lock::new(HostLock { name: "debian-12".into(), image: digest.clone(), recipe: Some(digest), packages });
         let text = lock.to_text().expect("text");
         assert_eq!(Lock::parse(&text).expect("parses"), lock);
         insta::assert_snapshot!(text);

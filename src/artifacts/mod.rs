@@ -2,17 +2,16 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     events::Emitter,
-    host::files::{FileError, make_private_dir, remove_tree, write_atomically},
-    model::{Activity, Artifact, Digest, Event, Explain, Kind, Unit},
+    host::files::{FileError, make_private_dir, remove_tree, sha256_of, write_atomically},
+    model::{Activity, Artifact, Event, Explain, Kind, Unit},
 };
 
 /// The name of the manifest, beside the folder of artifacts.
@@ -122,7 +121,7 @@ fn keep(deploy: &Path, path: &Path, target: &Path) -> Result<Artifact, FileError
     }
     // A hard link would change together with the next build's file.
     copy(&from, &to).map_err(FileError::new("copy", &from))?;
-    let (sha256, size) = digest(&to).map_err(FileError::new("read", &to))?;
+    let (sha256, size) = sha256_of(&to)?;
     Ok(Artifact { path: path.into(), size, sha256: Some(sha256), link: None })
 }
 
@@ -136,22 +135,6 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let metadata = source.metadata()?;
     target.set_permissions(metadata.permissions())?;
     target.set_modified(metadata.modified()?)
-}
-
-fn digest(path: &Path) -> io::Result<(Digest, u64)> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    let mut size = 0;
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((Digest::from_sha256(hash.finalize().into()), size)),
-            read => {
-                hash.update(&buffer[..read]);
-                size += read as u64;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{self, BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
     process::Stdio,
@@ -15,11 +14,11 @@ use super::recipe::Suite;
 use crate::{
     events::Emitter,
     host::{
-        files::{FileError, make_private_dir, write_atomically},
+        files::{FileError, make_private_dir, sha256_of, write_atomically},
         process::Spawner,
     },
     lock::PackageLock,
-    model::{Activity, Digest, Explain, Kind, Unit},
+    model::{Activity, Explain, Kind, Unit},
 };
 
 /// Packages that apt resolved, verified and downloaded.
@@ -163,8 +162,7 @@ impl<'a> Apt<'a> {
         let mut lock = BTreeMap::new();
         for package in packages {
             let path = self.archive(package);
-            let file = fs::File::open(&path).map_err(FileError::new("read the package", &path))?;
-            let sha256 = super::codec::digest_of(file).map_err(FileError::new("read the package", &path))?;
+            let (sha256, _) = sha256_of(&path)?;
             lock.insert(package.name.clone(), PackageLock { version: package.version.clone(), sha256 });
         }
         Ok(lock)
@@ -201,7 +199,10 @@ impl<'a> Apt<'a> {
         if let Some(mirror) = &suite.mirror {
             let pockets = ["", "-updates", "-security"];
             let pockets = if *suite.distribution == *"ubuntu" { &pockets[..] } else { &pockets[..1] };
-            return Ok(pockets.iter().map(|pocket| line(mirror, &format!("{}{pocket}", suite.suite), keyring)).collect());
+            return Ok(pockets
+                .iter()
+                .map(|pocket| line(mirror, &format!("{}{pocket}", suite.suite), keyring))
+                .collect());
         }
         let known = self.host_targets()?;
         let mirror = known
@@ -269,7 +270,8 @@ impl<'a> Apt<'a> {
             }
             text
         });
-        for line in child.stdout.take().into_iter().flat_map(|pipe| BufReader::new(pipe).lines()).map_while(Result::ok) {
+        for line in child.stdout.take().into_iter().flat_map(|pipe| BufReader::new(pipe).lines()).map_while(Result::ok)
+        {
             // dlstatus:<item>:<percent>:<text>, apt's README.progress-reporting
             let percent = line.strip_prefix("dlstatus:").and_then(|rest| rest.split(':').nth(1));
             if let Some(percent) = percent.and_then(|percent| percent.parse::<f64>().ok()) {
@@ -297,7 +299,8 @@ impl<'a> Apt<'a> {
         command.args(args).envs(env.iter().copied()).env("LC_ALL", "C.UTF-8");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let run = |source| AptError::Run { program: program.into(), source };
-        let output = self.spawner.spawn(command, Vec::new()).and_then(std::process::Child::wait_with_output).map_err(run)?;
+        let output =
+            self.spawner.spawn(command, Vec::new()).and_then(std::process::Child::wait_with_output).map_err(run)?;
         if !output.status.success() {
             let said = words(&String::from_utf8_lossy(&output.stderr));
             return Err(AptError::Failed { step: step.into(), said });
@@ -308,7 +311,8 @@ impl<'a> Apt<'a> {
 
 /// What apt complains about, without its decoration.
 fn words(stderr: &str) -> String {
-    let errors: Vec<&str> = stderr.lines().filter_map(|line| line.strip_prefix("E: ").or(line.strip_prefix("W: "))).collect();
+    let errors: Vec<&str> =
+        stderr.lines().filter_map(|line| line.strip_prefix("E: ").or(line.strip_prefix("W: "))).collect();
     if errors.is_empty() { stderr.trim().to_owned() } else { errors.join("; ") }
 }
 
@@ -351,9 +355,14 @@ mod tests {
     #[test]
     fn what_apt_says() {
         let parse = |line| Package::parse(line, "amd64");
-        let libc = parse("Inst libc6 (2.36-9+deb12u10 Debian:12.11/oldstable, Debian-Security:12/oldstable-security [amd64]) []");
+        let libc = parse(
+            "Inst libc6 (2.36-9+deb12u10 Debian:12.11/oldstable, Debian-Security:12/oldstable-security [amd64]) []",
+        );
         let libc = libc.expect("a package");
-        assert_eq!((libc.name.as_str(), libc.version.as_str(), libc.architecture.as_str()), ("libc6", "2.36-9+deb12u10", "amd64"));
+        assert_eq!(
+            (libc.name.as_str(), libc.version.as_str(), libc.architecture.as_str()),
+            ("libc6", "2.36-9+deb12u10", "amd64")
+        );
         assert_eq!(parse("Inst tzdata (2025b-0 Debian:12/stable [all])").map(|p| p.architecture), Some("all".into()));
         assert_eq!(parse("Conf libc6 (2.36-9 Debian:12 [amd64])"), None);
         assert_eq!(words("W: careful\nE: no\n"), "careful; no");

@@ -113,7 +113,10 @@ fn base(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Base {
     let known = ["debian", "ubuntu"];
     if !suite.distribution.is_empty() && !known.contains(&&*suite.distribution) {
         let title = format!("base.distribution must be debian or ubuntu, not `{}`", suite.distribution);
-        d.problem(Problem::new(suite.distribution.span.clone(), title).hint("begin with an image of another one:  image: NAME"));
+        d.problem(
+            Problem::new(suite.distribution.span.clone(), title)
+                .hint("begin with an image of another one:  image: NAME"),
+        );
     }
     let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-./_".contains(c));
     for text in suite.components.iter().map(String::as_str).chain([&*suite.suite]) {
@@ -133,7 +136,10 @@ fn pip(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Pip> {
     for line in &pip.requirements {
         if !line.contains("--hash=sha256:") || !line.contains("==") {
             let title = format!("pip.requirements: `{line}` is not pinned");
-            d.problem(Problem::new(line.span.clone(), title).hint("write  NAME==VERSION --hash=sha256:…  (pip hash prints it)"));
+            d.problem(
+                Problem::new(line.span.clone(), title)
+                    .hint("write  NAME==VERSION --hash=sha256:…  (pip hash prints it)"),
+            );
         }
     }
     Some(pip)

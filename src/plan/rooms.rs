@@ -44,6 +44,7 @@ impl Plan {
             hostname: "smidr".into(),
             own_network: self.own_network,
             root_emulation: false,
+            probe_tasks: false,
             root: Root::Layers(lower),
             mounts,
             payload,

@@ -17,6 +17,8 @@ pub struct SandboxSpec {
     pub own_network: bool,
     /// Whether package managers may believe that they are root; only for rootfs recipes.
     pub root_emulation: bool,
+    /// Whether to find out first if BitBake could cut its tasks off from the network; BitBake itself would not say.
+    pub probe_tasks: bool,
     /// The root filesystem.
     pub root: Root,
     /// Mounts on top of it, in their order.
@@ -89,7 +91,8 @@ pub enum MountOp {
 /// The program that runs in the sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payload {
-    /// The program and its arguments. A name without a slash is looked for in the PATH of `env`, inside.
+    /// The program and its arguments. A name without a slash is looked for in the PATH of `env`, inside. Empty: nothing runs, and
+    /// the sandbox ends as soon as it is ready.
     pub argv: Vec<String>,
     /// Its whole environment.
     pub env: Vec<(String, String)>,

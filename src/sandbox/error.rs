@@ -28,7 +28,10 @@ impl StepFailure {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// Everything is mounted; the payload runs.
-    Ready,
+    Ready {
+        /// Whether tasks can be cut off from the network, where that was asked.
+        tasks_cut: Option<bool>,
+    },
     /// A step failed.
     Failed(StepFailure),
     /// The payload ended: its exit status, or 128 and the number of the signal that ended it.

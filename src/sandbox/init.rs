@@ -198,6 +198,12 @@ fn init(
         sys::loopback_up().map_err(StepFailure::at("switch its loopback on"))?;
     }
     let signals = pid1::Signals::block().map_err(StepFailure::at("block signals"))?;
+    let tasks_cut = if spec.probe_tasks { Some(can_cut_tasks(spec)?) } else { None };
+    if spec.payload.argv.is_empty() {
+        report(status, &Report::Ready { tasks_cut });
+        report(status, &Report::Exited(0));
+        return Ok(0);
+    }
     let payload = match sys::fork_single_threaded().map_err(StepFailure::at("fork"))? {
         ForkResult::Child => {
             let failure = payload(spec, events.as_ref());
@@ -209,10 +215,29 @@ fn init(
     // From here on the payload, which has the same uid, must not be able to touch PID 1 (CVE-2019-5736).
     prctl::set_dumpable(false).map_err(StepFailure::at("become undumpable"))?;
     lockdown::lock_down(&SandboxSpec { root_emulation: false, ..spec.clone() })?;
-    report(status, &Report::Ready);
+    report(status, &Report::Ready { tasks_cut });
     let code = pid1::run(payload, &signals, control);
     report(status, &Report::Exited(code));
     Ok(code)
+}
+
+/// Does what BitBake does before each task that has no business on the network (bb.utils.disable_network), and says whether it
+/// worked.
+fn can_cut_tasks(spec: &SandboxSpec) -> Result<bool, StepFailure> {
+    match sys::fork_single_threaded().map_err(StepFailure::at("fork"))? {
+        ForkResult::Parent { child } => Ok(wait_for(child) == 0),
+        ForkResult::Child => {
+            let Ids { uid, gid, .. } = spec.ids;
+            let nested = Ids { outer_uid: uid, outer_gid: gid, uid, gid };
+            let cut = lockdown::lock_down(spec)
+                .and_then(|()| {
+                    let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET;
+                    unshare(flags).map_err(StepFailure::at("enter nested namespaces"))
+                })
+                .and_then(|()| write_maps(&nested));
+            std::process::exit(i32::from(cut.is_err()))
+        }
+    }
 }
 
 /// Turns into the program; returns only with the reason why not.

@@ -34,6 +34,7 @@ pub struct Sandbox {
     child: Child,
     reports: BufReader<PipeReader>,
     control: Control,
+    tasks_cut: Option<bool>,
 }
 
 /// Sends signals to a sandbox. When the last one is gone, the sandbox is killed.
@@ -69,9 +70,13 @@ pub fn launch(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<San
     command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
     let path = command.get_program().display().to_string();
     let child = spawner.spawn(command, inherit).map_err(|source| SandboxError::Spawn { path, source })?;
-    let mut sandbox = Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)) };
+    let mut sandbox =
+        Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)), tasks_cut: None };
     match sandbox.next_report()? {
-        Report::Ready => Ok(sandbox),
+        Report::Ready { tasks_cut } => {
+            sandbox.tasks_cut = tasks_cut;
+            Ok(sandbox)
+        }
         Report::Failed(failure) => Err(failure.into()),
         Report::Exited(code) => Err(SandboxError::Silent(format!("exit status {code}"))),
     }
@@ -83,6 +88,11 @@ impl Sandbox {
         self.control.clone()
     }
 
+    /// Whether BitBake can cut its tasks off from the network in here; none where the spec did not ask.
+    pub fn tasks_cut(&self) -> Option<bool> {
+        self.tasks_cut
+    }
+
     /// Waits for the payload, and for everything else in the sandbox, to end.
     ///
     /// # Errors
@@ -92,7 +102,7 @@ impl Sandbox {
         let exit = match self.next_report()? {
             Report::Exited(code) => Ok(Exit(code)),
             Report::Failed(failure) => Err(failure.into()),
-            Report::Ready => Err(SandboxError::Silent("two beginnings".into())),
+            Report::Ready { .. } => Err(SandboxError::Silent("two beginnings".into())),
         };
         let _ = self.child.wait();
         exit

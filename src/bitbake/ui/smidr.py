@@ -138,22 +138,24 @@ class Ui:
                 self.exit_code = 1
         except (OSError, EOFError, bb.server.process.ProcessTimeout) as problem:
             self.fail("lost the BitBake server: %s" % problem)
-        except bb.BBHandledException:
-            self.drain()
+        except bb.BBHandledException:  # the server has sent the reason, as a log record
+            while (event := self.events.waitEvent(0.1)) is not None:
+                self.handle(event)
             self.exit_code = 1
         self.finish()
         return self.exit_code
 
     def set_up(self):
+        quiet = self.params.options.quiet
+        open_console(self.level, quiet, None)
         if not self.params.observe_only:
             self.params.updateToServer(self.server, os.environ.copy())
         self.include_logs = bb.utils.to_boolean(self.variable("BBINCLUDELOGS") or "no")
         self.log_lines = int(self.variable("BBINCLUDELOGS_LINES") or 0)
         command = "getVariable" if self.params.observe_only else "getSetVariable"
         file = self.variable("BB_CONSOLELOG", command)
-        options = self.params.options
-        file = None if options.show_environment or options.show_versions else file
-        bb.msg.setLoggingConfig(logging_config(self.level, options.quiet, file), self.variable("BB_LOGCONFIG", command))
+        if file and not self.params.options.show_environment and not self.params.options.show_versions:
+            open_console(self.level, quiet, file)
         mask = [*HANDLERS, "logging.LogRecord"]
         self.ask("setEventMask", self.server.getEventHandle(), self.level, self.domains, mask)
 
@@ -186,10 +188,6 @@ class Ui:
             elif now > heard + PING_AFTER:
                 self.ask("ping")
                 heard = now
-
-    def drain(self):
-        while (event := self.events.waitEvent(0.1)) is not None:
-            self.handle(event)
 
     def finish(self):
         for key, task in list(self.tasks.items()):  # cut off before the server could say how they ended
@@ -467,30 +465,24 @@ HANDLERS = {
 }
 
 
-def logging_config(level, quiet, file):
-    """Errors on stderr, the rest on stdout; everything in the file of BB_CONSOLELOG, where that is set."""
-    def handler(**more):
-        return {"class": "logging.StreamHandler", "formatter": "plain", "level": level, **more}
+def open_console(level, quiet, file):
+    """Errors on stderr, the rest on stdout; everything in the file of BB_CONSOLELOG, where that is set.
 
-    console_level = level if quiet == 0 else Levels.ERROR if quiet > 2 else Levels.WARNING
-    handlers = {
-        "stdout": handler(stream="ext://sys.stdout", level=console_level, filters=["talk"]),
-        "stderr": handler(stream="ext://sys.stderr", filters=["errors"]),
-    }
+    The handlers take what comes: the server sends no record that the levels and domains of the command line exclude.
+    """
+    talk, errors = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    talk.setLevel(logging.NOTSET if quiet == 0 else Levels.WARNING)
+    talk.addFilter(lambda record: record.levelno < Levels.ERROR)
+    errors.setLevel(Levels.ERROR)
+    handlers = [talk, errors]
     if file:
         bb.utils.mkdirhier(os.path.dirname(file))
-        handlers["file"] = handler(**{"class": "logging.FileHandler"}, filename=file)
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"plain": {"()": "bb.msg.BBLogFormatter", "format": "%(levelname)s: %(message)s"}},
-        "filters": {
-            "talk": {"()": "bb.msg.LogFilterLTLevel", "level": "ERROR"},
-            "errors": {"()": "bb.msg.LogFilterGEQLevel", "level": "ERROR"},
-        },
-        "handlers": handlers,
-        "loggers": {"BitBake": {"level": level, "handlers": list(handlers)}},
-    }
+        handlers.append(logging.FileHandler(file))
+    for handler in handlers:
+        handler.setFormatter(bb.msg.BBLogFormatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("BitBake")
+    logger.handlers, logger.propagate = handlers, False
+    logger.setLevel(level)
 
 
 def main(server, eventHandler, params):
