@@ -40,6 +40,9 @@ const LOG_BYTES: u64 = 64 * 1024;
 /// BitBake's own messages may hold the whole output of a program, in bytes.
 const MESSAGE_LIMIT: u64 = 4 * 1024 * 1024;
 
+/// What every program says when it cannot write any more (strerror(3), ENOSPC).
+const DISK_FULL: &str = "No space left on device";
+
 /// What came of it.
 #[derive(Debug)]
 pub struct Finished {
@@ -51,6 +54,8 @@ pub struct Finished {
     pub failed: Vec<FailedTask>,
     /// Errors in BitBake's words, where no task failed.
     pub errors: Vec<String>,
+    /// Whether a disk was full.
+    pub disk_full: bool,
     /// Whether somebody stopped it.
     pub stopped: bool,
     /// Whether the config's time was up.
@@ -154,6 +159,7 @@ struct Course<'a> {
     verdict: Option<i32>,
     failed: Vec<FailedTask>,
     errors: Vec<String>,
+    disk_full: bool,
     stopped: bool,
     timed_out: bool,
 }
@@ -168,6 +174,7 @@ impl<'a> Course<'a> {
             verdict: None,
             failed: Vec::new(),
             errors: Vec::new(),
+            disk_full: false,
             stopped: false,
             timed_out: false,
         }
@@ -191,6 +198,7 @@ impl<'a> Course<'a> {
                 if let Some((name, log)) = failed
                     && let Some(tail) = tail(&log)
                 {
+                    self.disk_full |= tail.iter().any(|line| line.contains(DISK_FULL));
                     self.on.emit(Event::TaskLog { name, log, tail });
                 }
             }
@@ -202,7 +210,10 @@ impl<'a> Course<'a> {
             Event::TaskEnded { name, ok: false, log, .. } => {
                 self.failed.push(FailedTask { name: name.clone(), log: log.clone() });
             }
-            Event::Message { level, text, .. } if *level >= Level::Error => self.errors.push(text.clone()),
+            Event::Message { level, text, .. } if *level >= Level::Error => {
+                self.disk_full |= text.contains(DISK_FULL);
+                self.errors.push(text.clone());
+            }
             Event::NoProvider { item, close_matches, .. } => {
                 let mut text = format!("nothing provides `{item}`");
                 if !close_matches.is_empty() {
@@ -247,6 +258,7 @@ impl<'a> Course<'a> {
             verdict: self.verdict,
             failed: self.failed,
             errors: self.errors,
+            disk_full: self.disk_full,
             stopped: self.stopped,
             timed_out: self.timed_out,
         }

@@ -283,15 +283,8 @@ fn not_built(finished: &Finished, failed: Vec<FailedTask>) -> Option<Outcome> {
             Some(verdict) => format!("BitBake says {verdict} and names no task"),
         });
     }
-    Some(Outcome {
-        state,
-        bitbake_exit: Some(finished.exit),
-        failed,
-        reasons,
-        artifacts: 0,
-        artifact_bytes: 0,
-        duration_ms: 0,
-    })
+    let host_at_fault = finished.disk_full;
+    Some(Outcome { bitbake_exit: Some(finished.exit), failed, reasons, host_at_fault, ..Outcome::new(state) })
 }
 
 fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
@@ -303,13 +296,10 @@ fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'
         artifacts::collect(&plan.folders.deploy, &plan.artifacts, build, tools.on)?
     };
     Ok(Outcome {
-        state: State::Completed,
         bitbake_exit: Some(finished.exit),
-        failed: Vec::new(),
-        reasons: Vec::new(),
         artifacts: kept.len() as u64,
         artifact_bytes: kept.iter().map(|artifact| artifact.size).sum(),
-        duration_ms: 0,
+        ..Outcome::new(State::Completed)
     })
 }
 
@@ -335,5 +325,5 @@ fn failed_outcome(error: &EngineError) -> Outcome {
         cause = error.source();
     }
     let state = if error.kind() == Kind::Cancelled { State::Cancelled } else { State::Failed };
-    Outcome { state, bitbake_exit: None, failed: Vec::new(), reasons, artifacts: 0, artifact_bytes: 0, duration_ms: 0 }
+    Outcome { reasons, host_at_fault: error.kind() == Kind::Host, ..Outcome::new(state) }
 }

@@ -20,7 +20,7 @@ const VERSION: i64 = 1;
 const TABLES: &str = "
 CREATE TABLE builds (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, machine TEXT NOT NULL, targets TEXT NOT NULL, state TEXT NOT NULL,
-  workspace TEXT NOT NULL, started TEXT NOT NULL, ended TEXT, outcome TEXT
+  started TEXT NOT NULL, ended TEXT, outcome TEXT
 ) STRICT;
 CREATE TABLE events (
   build TEXT NOT NULL REFERENCES builds(id) ON DELETE CASCADE, seq INTEGER NOT NULL, record TEXT NOT NULL,
@@ -46,9 +46,6 @@ pub struct BuildRecord {
     pub targets: Vec<String>,
     /// Where it is, or how it ended.
     pub state: State,
-    /// The name of the workspace that it used.
-    #[serde(skip)]
-    pub workspace: String,
     /// When it began.
     pub started: Timestamp,
     /// When it ended.
@@ -166,8 +163,7 @@ impl History {
     }
 
     fn query(&self, rest: &str, args: impl rusqlite::Params) -> Result<Vec<BuildRecord>, HistoryError> {
-        let sql =
-            format!("SELECT id, name, machine, targets, state, workspace, started, ended, outcome FROM builds {rest}");
+        let sql = format!("SELECT id, name, machine, targets, state, started, ended, outcome FROM builds {rest}");
         let mut statement = self.db.prepare(&sql).map_err(failed("read"))?;
         let mut rows = statement.query(args).map_err(failed("read"))?;
         let mut builds = Vec::new();
@@ -187,7 +183,7 @@ impl History {
             .db
             .prepare_cached("SELECT record FROM events WHERE build = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")
             .map_err(failed("read"))?;
-        let rows = statement.query_map(params![id.as_str(), after, limit], |row| row.get::<_, String>(0));
+        let rows = statement.query_map(params![id.as_str(), after.cast_signed(), limit], |row| row.get::<_, String>(0));
         let texts = rows.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(failed("read"))?;
         texts.iter().map(|text| parse(text, "an event")).collect()
     }
@@ -211,15 +207,8 @@ impl History {
     ///
     /// When the record cannot be written.
     pub fn bury(&self, build: &BuildRecord) -> Result<BuildRecord, HistoryError> {
-        let outcome = Outcome {
-            state: State::Failed,
-            bitbake_exit: None,
-            failed: Vec::new(),
-            reasons: vec!["smidr was killed, or the machine went down, while it ran".into()],
-            artifacts: 0,
-            artifact_bytes: 0,
-            duration_ms: 0,
-        };
+        let reasons = vec!["smidr was killed, or the machine went down, while it ran".into()];
+        let outcome = Outcome { reasons, ..Outcome::new(State::Failed) };
         let ended: Option<String> = self
             .db
             .query_row(
@@ -234,10 +223,10 @@ impl History {
         Ok(BuildRecord { state: outcome.state, ended: Some(ended), outcome: Some(outcome), ..build.clone() })
     }
 
-    /// A sink for the journal of one build, which uses `workspace`.
-    pub fn into_sink(self, workspace: String) -> (HistorySink, Failure) {
+    /// A sink for the journal of one build.
+    pub fn into_sink(self) -> (HistorySink, Failure) {
         let failure = Failure::default();
-        (HistorySink { db: self.db, workspace, failure: failure.clone() }, failure)
+        (HistorySink { db: self.db, failure: failure.clone() }, failure)
     }
 }
 
@@ -258,16 +247,15 @@ fn build_of(row: &rusqlite::Row<'_>) -> Result<BuildRecord, HistoryError> {
     let text = |column: usize| row.get::<_, String>(column).map_err(failed("read"));
     let maybe = |column: usize| row.get::<_, Option<String>>(column).map_err(failed("read"));
     let damaged = |what: &str| HistoryError::Damaged(what.into());
-    let outcome = maybe(8)?.map(|json| parse(&json, "an outcome")).transpose()?;
+    let outcome = maybe(7)?.map(|json| parse(&json, "an outcome")).transpose()?;
     Ok(BuildRecord {
         id: text(0)?.parse().map_err(|_| damaged("an id"))?,
         name: text(1)?,
         machine: text(2)?,
         targets: parse(&text(3)?, "targets")?,
         state: text(4)?.parse().map_err(|_| damaged("a state"))?,
-        workspace: text(5)?,
-        started: text(6)?.parse().map_err(|_| damaged("a time"))?,
-        ended: maybe(7)?.and_then(|time| time.parse().ok()),
+        started: text(5)?.parse().map_err(|_| damaged("a time"))?,
+        ended: maybe(6)?.and_then(|time| time.parse().ok()),
         outcome,
     })
 }
@@ -279,7 +267,6 @@ fn parse<T: serde::de::DeserializeOwned>(json: &str, what: &str) -> Result<T, Hi
 /// Writes every event down before anybody sees it.
 pub struct HistorySink {
     db: Connection,
-    workspace: String,
     failure: Failure,
 }
 
@@ -314,16 +301,8 @@ impl HistorySink {
         match &record.event {
             Event::BuildStarted { name, targets, machine } => {
                 let targets = serde_json::to_string(targets).unwrap_or_default();
-                let values = params![
-                    id,
-                    name,
-                    machine,
-                    targets,
-                    State::Queued.to_string(),
-                    self.workspace,
-                    record.at.to_string()
-                ];
-                let sql = "INSERT INTO builds (id, name, machine, targets, state, workspace, started) VALUES (?1,?2,?3,?4,?5,?6,?7)";
+                let values = params![id, name, machine, targets, State::Queued.to_string(), record.at.to_string()];
+                let sql = "INSERT INTO builds (id, name, machine, targets, state, started) VALUES (?1,?2,?3,?4,?5,?6)";
                 transaction.execute(sql, values)?;
             }
             Event::StageStarted { stage } => {
@@ -343,7 +322,11 @@ impl HistorySink {
             _ => {}
         }
         let json = serde_json::to_string(record).unwrap_or_default();
-        transaction.prepare_cached("INSERT INTO events VALUES (?1,?2,?3)")?.execute(params![id, record.seq, json])?;
+        transaction.prepare_cached("INSERT INTO events VALUES (?1,?2,?3)")?.execute(params![
+            id,
+            record.seq.cast_signed(),
+            json
+        ])?;
         transaction.commit()
     }
 }
@@ -368,7 +351,7 @@ mod tests {
         let path = folder.path().join("history.db");
         assert!(History::open_existing(&path).expect("nothing yet").is_none());
         let id = BuildId::new("hello", 7).expect("an id");
-        let (sink, failure) = History::open(&path).expect("made").into_sink("hello-1".into());
+        let (sink, failure) = History::open(&path).expect("made").into_sink();
         let on = Emitter::new(id.clone(), vec![Box::new(sink)]);
         on.emit(Event::BuildStarted { name: "hello".into(), targets: vec!["image".into()], machine: "m".into() });
         on.emit(Event::StageStarted { stage: Stage::Run });
