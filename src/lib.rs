@@ -19,3 +19,7 @@ pub mod sandbox;
 pub mod engine;
 
 pub mod history;
+
+pub mod service;
+
+pub mod cli;

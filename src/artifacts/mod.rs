@@ -84,6 +84,27 @@ pub fn collect(deploy: &Path, patterns: &[String], build: &Path, on: &Emitter) -
     Ok(kept)
 }
 
+/// Copies kept artifacts into a folder of the user's.
+///
+/// # Errors
+///
+/// When the file system refuses, or a file is there already.
+pub fn copy_all(from: &Path, artifacts: &[Artifact], dest: &Path) -> Result<(), ArtifactError> {
+    for artifact in artifacts {
+        let (source, target) = (from.join(&artifact.path), dest.join(&artifact.path));
+        if let Some(folder) = target.parent() {
+            fs::create_dir_all(folder).map_err(FileError::new("make the folder", folder))?;
+        }
+        match &artifact.link {
+            Some(link) => {
+                std::os::unix::fs::symlink(link, &target).map_err(FileError::new("make the link", &target))?
+            }
+            None => copy(&source, &target).map_err(FileError::new("copy to", &target))?,
+        }
+    }
+    Ok(())
+}
+
 fn matcher(patterns: &[String]) -> Result<GlobSet, ArtifactError> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {

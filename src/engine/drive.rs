@@ -13,8 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
-
 use super::{
     EngineError,
     steps::{LINE_LIMIT, lines},
@@ -231,7 +229,7 @@ impl<'a> Course<'a> {
         if times > 1 {
             self.control.kill();
         } else {
-            self.control.signal(Signal::SIGINT);
+            self.control.interrupt();
             self.grace = Some(Instant::now() + GRACE);
         }
     }
@@ -247,7 +245,7 @@ impl<'a> Course<'a> {
             self.timeout = None;
             self.on.warn("the build's time is up (advanced.build_timeout)");
             self.on.emit(Event::Stopping { force: false });
-            self.control.signal(Signal::SIGINT);
+            self.control.interrupt();
             self.grace = Some(Instant::now() + GRACE);
         }
     }

@@ -22,7 +22,7 @@ pub struct FileError {
 
 impl FileError {
     /// Names the operation and the path of an I/O error; made for `map_err`.
-    pub fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.display().to_string();
         move |source| Self { action, path, source }
     }

@@ -141,6 +141,11 @@ impl Control {
         self.send(signal as u8);
     }
 
+    /// What Ctrl-C does.
+    pub fn interrupt(&self) {
+        self.signal(Signal::SIGINT);
+    }
+
     /// Ends the sandbox with everything in it.
     pub fn kill(&self) {
         self.send(KILL);
