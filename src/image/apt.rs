@@ -340,7 +340,8 @@ impl Package {
     fn parse(line: &str, native: &str) -> Option<Self> {
         let rest = line.strip_prefix("Inst ")?;
         let (name, rest) = rest.split_once(' ')?;
-        let inside = rest.split_once('(')?.1;
+        // What follows the closing parenthesis, such as `[]`, is apt's own bookkeeping.
+        let inside = rest.split_once('(')?.1.split(')').next()?;
         let version = inside.split_whitespace().next()?;
         let architecture = inside.rsplit_once('[').and_then(|(_, end)| end.split(']').next()).unwrap_or(native);
         let name = name.split(':').next()?;
