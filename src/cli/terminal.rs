@@ -75,6 +75,7 @@ impl Terminal {
         let verb = verb(activity);
         let count = |n| if unit == Unit::Bytes { bytes(n) } else { n.to_string() };
         let mut text = match total {
+            _ if unit == Unit::Percent => format!("{subject}  {done} %"),
             Some(total) => format!("{subject}  {}/{}", count(done), count(total)),
             None => format!("{subject}  {}", count(done)),
         };

@@ -238,7 +238,8 @@ impl<'a> Apt<'a> {
              Dir::Etc::preferences \"/dev/null\";\nDir::Etc::preferencesparts \"/dev/null\";\n\
              APT::Architecture \"{arch}\";\nAPT::Architectures {{ \"{arch}\"; }};\n\
              APT::Install-Recommends \"false\";\nAPT::Get::Assume-Yes \"true\";\nAPT::Sandbox::User \"\";\n\
-             Acquire::Languages \"none\";\nAcquire::Retries \"3\";\nAPT::Keep-Downloaded-Packages \"true\";\n",
+             Acquire::Languages \"none\";\nAcquire::Retries \"3\";\nAPT::Keep-Downloaded-Packages \"true\";\n\
+             pkgCacheGen::ForceEssential \",\";\n",
             arch = self.architecture,
         );
         // Of the host's configuration only how the network is reached counts; its hooks would act on the host.
@@ -275,7 +276,7 @@ impl<'a> Apt<'a> {
             // dlstatus:<item>:<percent>:<text>, apt's README.progress-reporting
             let percent = line.strip_prefix("dlstatus:").and_then(|rest| rest.split(':').nth(1));
             if let Some(percent) = percent.and_then(|percent| percent.parse::<f64>().ok()) {
-                self.on.progress(Activity::Download, step, percent as u64, Some(100), Unit::Items);
+                self.on.progress(Activity::Download, step, percent as u64, Some(100), Unit::Percent);
             }
         }
         let status = child.wait().map_err(run)?;
