@@ -293,7 +293,10 @@ fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'
     let kept = if plan.fetch_only || !plan.bitbake_args.is_empty() && !plan.folders.deploy.is_dir() {
         Vec::new()
     } else {
-        artifacts::collect(&plan.folders.deploy, &plan.artifacts, build, tools.on)?
+        match artifacts::collect(&plan.folders.deploy, &plan.artifacts, build, tools.on) {
+            Err(ArtifactError::Nothing { .. }) if !plan.artifacts_required => Vec::new(),
+            collected => collected?,
+        }
     };
     Ok(Outcome {
         bitbake_exit: Some(finished.exit),

@@ -196,20 +196,22 @@ impl<'a> Apt<'a> {
             None => usual.exists().then(|| usual.display().to_string()),
         };
         let keyring = keyring.as_deref();
-        if let Some(mirror) = &suite.mirror {
-            let pockets = ["", "-updates", "-security"];
-            let pockets = if *suite.distribution == *"ubuntu" { &pockets[..] } else { &pockets[..1] };
-            return Ok(pockets
-                .iter()
-                .map(|pocket| line(mirror, &format!("{}{pocket}", suite.suite), keyring))
-                .collect());
-        }
         let known = self.host_targets()?;
-        let mirror = known
+        let own = known
             .iter()
             .find(|target| target.suite == *suite.suite && target.is_of(&suite.distribution))
-            .or_else(|| known.iter().find(|target| target.is_of(&suite.distribution) && !target.suite.contains('-')))
-            .ok_or_else(|| AptError::NoMirror { distribution: suite.distribution.text.clone() })?;
+            .or_else(|| known.iter().find(|target| target.is_of(&suite.distribution) && !target.suite.contains('-')));
+        // The host's own mirror comes first: it is near, and may be the only one that can be reached.
+        let mirror = match (own, &suite.mirror) {
+            (Some(own), _) => own,
+            (None, Some(mirror)) => {
+                let pockets: &[&str] =
+                    if *suite.distribution == *"ubuntu" { &["", "-updates", "-security"] } else { &[""] };
+                let lines = pockets.iter().map(|pocket| line(mirror, &format!("{}{pocket}", suite.suite), keyring));
+                return Ok(lines.collect());
+            }
+            (None, None) => return Err(AptError::NoMirror { distribution: suite.distribution.text.clone() }),
+        };
         let mut text = line(&mirror.uri, &suite.suite, keyring);
         for pocket in ["-updates", "-security"] {
             let name = format!("{}{pocket}", suite.suite);

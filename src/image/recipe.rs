@@ -43,7 +43,7 @@ pub struct Suite {
     pub distribution: Text,
     /// `main` unless said otherwise.
     pub components: Vec<String>,
-    /// Where packages come from; the host's own mirror of that distribution unless said otherwise.
+    /// Where packages come from on a host whose own apt knows no mirror of that distribution.
     pub mirror: Option<Text>,
     /// The keyring that signs the suite; the host's own unless said otherwise.
     pub signed_by: Option<Text>,

@@ -65,6 +65,8 @@ pub struct Plan {
     pub timeout: Option<Duration>,
     /// What to keep, relative to `folders.deploy`.
     pub artifacts: Vec<String>,
+    /// Whether the config asks for these: then it is an error when there are none. A recipe that is no image deploys nothing.
+    pub artifacts_required: bool,
     /// What the config asks for and smidr does not do.
     pub warnings: Vec<String>,
 }
@@ -238,6 +240,7 @@ pub fn make(
         cpus: config.host.cpus,
         ids: Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid },
         timeout: config.advanced.build_timeout,
+        artifacts_required: !config.artifacts.is_empty(),
         artifacts: match config.artifacts.as_slice() {
             [] => vec![format!("images/{machine}/**")],
             patterns => patterns.iter().map(|text| text.text.clone()).collect(),
@@ -348,11 +351,14 @@ fn warnings(config: &Config) -> Vec<String> {
     if config.host.memory.is_some() {
         warnings.push("host.memory is not enforced: no cgroup is set up yet".into());
     }
-    if let Some(provider) = &config.base.provider {
-        if config.layers.is_empty() {
-            warnings
-                .push(format!("base.provider `{provider}` brings no layers of its own yet: list them under `layers:`"));
-        }
+    if let Some(provider) = config.base.provider.as_ref().filter(|_| config.layers.is_empty()) {
+        warnings.push(format!("base.provider `{provider}` brings no layers of its own yet: list them under `layers:`"));
+    }
+    if config.base.version.is_some() {
+        warnings.push("base.version has no effect yet: name branches under `layers:`".into());
+    }
+    if config.directories.layers.is_some() {
+        warnings.push("directories.layers has no effect yet: only layers from git would be kept there".into());
     }
     if config.layers.iter().any(|layer| !layer.patches.is_empty()) {
         warnings.push("layers[].patches are applied to git layers only, which are not built yet".into());
