@@ -232,6 +232,7 @@ fn package_base(
     own_steps(w, found, &steps, tree)?;
     steps.finish()?;
     clean(tree)?;
+    settle_folders(tree, epoch)?;
     Ok(Packages { lock: resolved.lock, epoch })
 }
 
@@ -468,18 +469,23 @@ fn configure(
     Ok(steps.run("dpkg --audit", &["/bin/sh", "-c", "dpkg --audit; test -z \"$(dpkg --audit)\""], |_| {})?)
 }
 
+/// What `pip install` runs as. pip itself would compile in a folder with a random name, which it writes into what it compiles;
+/// and as files get the time of the recipe's packages in the end, compiled files must not depend on it.
+const PIP_INSTALL: &str = r#"
+printf '%s\n' "$1" > /tmp/requirements.txt
+target=${2:-}
+# Recent Debian keeps its Python to itself unless told otherwise; older pips ignore the variable.
+export PIP_BREAK_SYSTEM_PACKAGES=1
+python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-compile --no-deps --require-hashes \
+    --root-user-action=ignore --requirement /tmp/requirements.txt ${target:+--target "$target"}
+python3 -m compileall -q --invalidation-mode unchecked-hash "${target:-/usr/local/lib}"
+"#;
+
 fn install_pip(steps: &Steps<'_>, pip: &Pip) -> Result<(), StepError> {
     let lines: Vec<&str> = pip.requirements.iter().map(|text| text.text.as_str()).collect();
-    // Recent Debian keeps its Python to itself unless told otherwise; older pips do not know the option, but ignore the variable.
-    let script = "export PIP_BREAK_SYSTEM_PACKAGES=1; printf '%s\\n' \"$1\" > /tmp/requirements.txt; shift; \
-                  exec python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps --require-hashes \
-                  --root-user-action=ignore --requirement /tmp/requirements.txt \"$@\"";
     let joined = lines.join("\n");
-    let mut argv = vec!["/bin/sh", "-ec", script, "pip", &joined];
-    if let Some(target) = &pip.target {
-        argv.extend(["--target", target]);
-    }
-    steps.run("pip install", &argv, |_| {})
+    let target = pip.target.as_ref().map_or("", |target| &target.text);
+    steps.run("pip install", &["/bin/sh", "-ec", PIP_INSTALL, "pip", &joined, target], |_| {})
 }
 
 fn place_files(found: &FoundRecipe, copy: &FileCopy, tree: &Path) -> Result<(), ImageBuildError> {
@@ -501,6 +507,19 @@ fn place_files(found: &FoundRecipe, copy: &FileCopy, tree: &Path) -> Result<(), 
             Ok(out.set_permissions(fs::Permissions::from_mode(mode)).map_err(FileError::new("write", &dest))?)
         };
         write()?;
+    }
+    Ok(())
+}
+
+/// Gives all folders one time: theirs says only which of the packages that were unpacked at once came last.
+fn settle_folders(tree: &Path, epoch: i64) -> Result<(), FileError> {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(epoch.unsigned_abs());
+    for entry in walkdir::WalkDir::new(tree) {
+        let entry = entry.map_err(|error| FileError::new("read", tree)(error.into()))?;
+        if entry.file_type().is_dir() {
+            let set = || fs::File::open(entry.path())?.set_modified(time);
+            set().map_err(FileError::new("set the time of", entry.path()))?;
+        }
     }
     Ok(())
 }
