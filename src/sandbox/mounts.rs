@@ -134,7 +134,7 @@ fn apply(root: &Rooted, op: &MountOp, source: &Source, devices: &[(&'static str,
     match (op, source) {
         (MountOp::Bind { dest, writable, .. }, Source::Tree(tree)) => {
             restrict(tree.as_fd(), NOSUID | NODEV | if *writable { 0 } else { RDONLY }, dest)?;
-            attach(tree.as_fd(), find(root, dest)?.as_fd(), dest)
+            attach(tree.as_fd(), find_or_make(root, dest)?.as_fd(), dest)
         }
         (MountOp::Device { path }, Source::Tree(tree)) => {
             // /dev is a tmpfs of ours by now; only /dev/net may be missing.
@@ -213,6 +213,14 @@ fn device(root: &Rooted, path: &Path, tree: &OwnedFd) -> Step<()> {
 
 fn find(root: &Rooted, dest: &Path) -> Step<OwnedFd> {
     root.resolve(dest).map_err(rooted("find the mount point", dest))
+}
+
+/// The skeleton has every mount point, but a tmpfs of ours hides those below it, as when SMIDR_HOME is in /tmp.
+fn find_or_make(root: &Rooted, dest: &Path) -> Step<OwnedFd> {
+    match root.resolve(dest) {
+        Err(error) if error.is_missing() => root.make_dirs(dest, 0o755).map_err(rooted("make the mount point", dest)),
+        found => found.map_err(rooted("find the mount point", dest)),
+    }
 }
 
 fn rooted(verb: &'static str, path: &Path) -> impl FnOnce(RootedError) -> StepFailure {
