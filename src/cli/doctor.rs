@@ -111,7 +111,7 @@ fn sandbox(facts: &HostFacts, paths: &Paths, spawner: &Spawner) -> Result<Vec<Fi
             MountOp::Tmpfs { dest: "/tmp".into(), mode: 0o1777 },
             MountOp::Bind { source: below, dest: "/workspace".into(), writable: true },
         ],
-        payload: Payload { argv: vec![], env: vec![], cwd: "/".into(), terminal: false, cpus: None },
+        payload: Payload { argv: vec![], env: vec![], cwd: "/".into(), terminal: false, linger: false, cpus: None },
     };
     let null = std::process::Stdio::null;
     let stdio = sandbox::Stdio { stdin: null(), stdout: null(), stderr: null(), events: None };

@@ -63,6 +63,8 @@ pub struct Finished {
 enum Message {
     Console(String),
     Interface(String),
+    /// A pipe has come to its end.
+    Closed,
     Stop(u32),
     Ended(Result<Exit, SandboxError>),
 }
@@ -89,6 +91,8 @@ pub fn drive(
         let _ = inbox.send(Message::Stop(times));
     });
     let mut course = Course::new(control, timeout, on);
+    // Console and interface.
+    let mut open = 2;
     loop {
         let message = match course.deadline() {
             None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -97,15 +101,18 @@ pub fn drive(
         match message {
             Ok(Message::Console(line)) => on.emit(Event::Console { line }),
             Ok(Message::Interface(line)) => course.heard(&line),
+            Ok(Message::Closed) => open -= 1,
             Ok(Message::Stop(times)) => course.stop(times),
             Ok(Message::Ended(exit)) => {
                 let exit = exit?;
-                // What was written before the end is still in the pipes; their readers end with it.
-                while let Ok(message) = messages.recv_timeout(Duration::from_millis(200)) {
-                    match message {
-                        Message::Console(line) => on.emit(Event::Console { line }),
-                        Message::Interface(line) => course.heard(&line),
-                        Message::Stop(_) | Message::Ended(_) => {}
+                // What was written before the end may still be on its way. Every writer is dead, so both pipes do end.
+                while open > 0 {
+                    match messages.recv() {
+                        Ok(Message::Console(line)) => on.emit(Event::Console { line }),
+                        Ok(Message::Interface(line)) => course.heard(&line),
+                        Ok(Message::Closed) => open -= 1,
+                        Ok(Message::Stop(_) | Message::Ended(_)) => {}
+                        Err(_) => break,
                     }
                 }
                 return Ok(course.finish(exit));
@@ -144,7 +151,10 @@ fn start(
     for (pipe, wrap, limit) in [(console, console_message, LINE_LIMIT), (interface, Message::Interface, MESSAGE_LIMIT)]
     {
         let inbox = inbox.clone();
-        thread::spawn(move || lines(pipe, limit).try_for_each(|line| inbox.send(wrap(line))));
+        thread::spawn(move || {
+            let _ = lines(pipe, limit).try_for_each(|line| inbox.send(wrap(line)));
+            let _ = inbox.send(Message::Closed);
+        });
     }
     Ok((running, control))
 }

@@ -198,7 +198,8 @@ impl Prepared {
             repositories: self.checkouts.roots.clone(),
             edit,
         };
-        let payload = Payload { argv, env, cwd: self.plan.folders.top.clone(), terminal, cpus: self.plan.cpus };
+        let payload =
+            Payload { argv, env, cwd: self.plan.folders.top.clone(), terminal, linger: edit, cpus: self.plan.cpus };
         self.plan.sandbox(&placed, payload)
     }
 }

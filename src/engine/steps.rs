@@ -180,6 +180,7 @@ impl<'a> Steps<'a> {
                 env: self.env.clone(),
                 cwd: "/".into(),
                 terminal: false,
+                linger: false,
                 cpus: None,
             },
         }

@@ -103,12 +103,19 @@ impl Workspace {
         Ok(())
     }
 
-    /// Makes the skeleton anew.
+    /// Makes the skeleton anew, unless it would be the same.
     ///
     /// # Errors
     ///
     /// When the file system refuses.
     pub fn write_skeleton(&self, plan: &Plan, facts: &HostFacts, repositories: &[PathBuf]) -> Result<(), FileError> {
+        let bundle =
+            facts.ca_bundle.as_ref().map(|path| (path, fs::metadata(path).and_then(|data| data.modified()).ok()));
+        let content = format!("{:?}", (plan.mount_points(repositories), generated_files(plan, facts), bundle));
+        let seal = self.skeleton.with_extension("seal");
+        if fs::read_to_string(&seal).is_ok_and(|sealed| sealed == content) {
+            return Ok(());
+        }
         remove_tree(&self.skeleton)?;
         let inside = |path: &Path| self.skeleton.join(path.strip_prefix("/").unwrap_or(path));
         for point in plan.mount_points(repositories) {
@@ -135,7 +142,8 @@ impl Workspace {
                 copy().map_err(FileError::new("copy the CA certificates to", &place))?;
             }
         }
-        Ok(())
+        // Last: a skeleton that was not finished has no seal, or that of another one.
+        write_atomically(&seal, content.as_bytes(), 0o600)
     }
 }
 

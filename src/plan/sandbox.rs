@@ -100,6 +100,8 @@ pub struct Payload {
     pub cwd: PathBuf,
     /// Whether its standard input is a terminal of its own.
     pub terminal: bool,
+    /// Whether BitBake's server may end by itself after the program, rather than with it: it may still write its caches.
+    pub linger: bool,
     /// Processors that it may use; none: all.
     pub cpus: Option<u32>,
 }

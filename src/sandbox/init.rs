@@ -214,9 +214,9 @@ fn init(
     };
     // From here on the payload, which has the same uid, must not be able to touch PID 1 (CVE-2019-5736).
     prctl::set_dumpable(false).map_err(StepFailure::at("become undumpable"))?;
-    lockdown::lock_down(&SandboxSpec { root_emulation: false, ..spec.clone() })?;
+    lockdown::disarm()?;
     report(status, &Report::Ready { tasks_cut });
-    let code = pid1::run(payload, &signals, control);
+    let code = pid1::run(payload, spec.payload.linger, &signals, control);
     report(status, &Report::Exited(code));
     Ok(code)
 }

@@ -159,7 +159,7 @@ impl Control {
 
 fn spec_file(spec: &SandboxSpec) -> std::io::Result<OwnedFd> {
     let mut file = std::fs::File::from(rustix::fs::memfd_create("smidr-sandbox", rustix::fs::MemfdFlags::CLOEXEC)?);
-    serde_json::to_writer(&mut file, spec)?;
+    file.write_all(&serde_json::to_vec(spec)?)?;
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
     Ok(file.into())
 }

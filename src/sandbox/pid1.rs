@@ -41,7 +41,7 @@ impl Signals {
 
 /// Serves until the payload, and what it leaves behind for a short while, has ended. Returns the payload's exit status; what is
 /// left then is killed by the kernel together with PID 1.
-pub fn run(payload: Pid, signals: &Signals, control: &OwnedFd) -> i32 {
+pub fn run(payload: Pid, linger: bool, signals: &Signals, control: &OwnedFd) -> i32 {
     let mut ended: Option<(i32, Instant)> = None;
     loop {
         let (status, left) = reap(payload);
@@ -49,7 +49,7 @@ pub fn run(payload: Pid, signals: &Signals, control: &OwnedFd) -> i32 {
             ended = Some((status, Instant::now() + LINGER));
         }
         if let Some((status, until)) = ended
-            && (!left || Instant::now() >= until || !server_left())
+            && (!linger || !left || Instant::now() >= until || !server_left())
         {
             return status;
         }

@@ -199,6 +199,16 @@ class Ui:
                                ", see %s" % task["log"] if task["log"] else "")
         if self.stopping and self.signals:
             self.exit_code = self.exit_code or 1
+        if not self.params.observe_only:
+            self.wait_for_caches()
+
+    def wait_for_caches(self):
+        """The server writes the parse cache in a thread of its own, and this command waits for it. smidr ends the server together
+        with this process, without the second that the server would take to notice."""
+        try:
+            self.server.runCommand(["stateShutdown"])
+        except (OSError, EOFError, bb.server.process.ProcessTimeout):
+            pass  # it has ended already
 
     def handle(self, event):
         if isinstance(event, logging.LogRecord):
