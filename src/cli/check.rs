@@ -8,7 +8,11 @@ use super::{
     output::talk,
     report::{Done, report},
 };
-use crate::{engine::recipes, host::paths, layers};
+use crate::{
+    engine::recipes,
+    host::paths,
+    layers::{self, LayerError},
+};
 
 /// Runs the command.
 pub fn check(file: &Path, args: &Check) -> Done {
@@ -24,13 +28,14 @@ pub fn check(file: &Path, args: &Check) -> Done {
     }
     // What only this machine knows: each layer by itself, so that one missing folder does not hide the next.
     let mut code = ExitCode::SUCCESS;
-    for layer in &plan.layers {
-        if let Err(error) = layers::resolve(std::slice::from_ref(layer), None) {
-            code = report(&error.into());
+    let each = plan.layers.iter().map(|layer| layers::resolve(std::slice::from_ref(layer), None));
+    for found in each.chain([layers::resolve(&[], plan.bitbake.as_ref())]) {
+        match found {
+            Ok(_) => {}
+            // The config is right; it is smidr that cannot build it yet.
+            Err(error @ LayerError::Git { .. }) => talk(format!("warning: {error}")),
+            Err(error) => code = report(&error.into()),
         }
-    }
-    if let Err(error) = layers::resolve(&[], plan.bitbake.as_ref()) {
-        code = report(&error.into());
     }
     if plan.host.recipe
         && let Err(error) = recipes::find(&plan.host.name, &plan.project, &shared)

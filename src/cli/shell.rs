@@ -77,6 +77,8 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
         spec.describe().iter().for_each(say);
         return Ok(ExitCode::SUCCESS);
     }
+    // What showed how far the preparation was must not draw into the program's output.
+    drop(on);
     let exit =
         if terminal { with_terminal(&spec, &spawner, &stop)? } else { without_terminal(&spec, &spawner, &stop)? };
     Ok(ExitCode::from(u8::try_from(exit.0).unwrap_or(OWN_FAILURE)))

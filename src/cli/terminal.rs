@@ -40,9 +40,9 @@ impl Terminal {
     /// Chooses by what standard error is.
     pub fn new() -> Self {
         let bar = watched().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+            // Not drawn before there is something to show.
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
             bar.set_style(style("{prefix:<10} {wide_msg}"));
-            bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });
         Self {
@@ -82,9 +82,7 @@ impl Terminal {
         if activity == Activity::LoadCache {
             text = subject.into();
         }
-        if let Some(bar) = &self.bar {
-            bar.set_prefix(verb);
-            bar.set_message(text);
+        if self.show(verb, text.clone()) {
             return;
         }
         let due = self.last_progress.is_none_or(|(last, at)| last != activity || at.elapsed() >= PLAIN_PERIOD);
@@ -95,7 +93,9 @@ impl Terminal {
     }
 
     fn tasks(&self) {
-        let Some(bar) = &self.bar else { return };
+        if self.bar.is_none() {
+            return;
+        }
         let mut text = format!("{}  {}  {}/{}", self.version, self.targets, self.ended + self.skipped, self.total);
         let mut running: Vec<_> = self.running.values().collect();
         running.sort_by_key(|(_, since, _)| *since);
@@ -108,8 +108,19 @@ impl Terminal {
         if running.len() > TASKS_SHOWN {
             let _ = write!(text, "  +{}", running.len() - TASKS_SHOWN);
         }
-        bar.set_prefix("bitbake");
+        self.show("bitbake", text);
+    }
+
+    /// Shows what happens now, where somebody watches.
+    fn show(&self, subject: &'static str, text: String) -> bool {
+        let Some(bar) = &self.bar else { return false };
+        if bar.is_hidden() {
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+            bar.enable_steady_tick(Duration::from_millis(250));
+        }
+        bar.set_prefix(subject);
         bar.set_message(text);
+        true
     }
 
     fn message(&self, level: Level, text: &str, task: Option<&TaskName>) {
@@ -165,6 +176,14 @@ impl Terminal {
     }
 }
 
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 impl Default for Terminal {
     fn default() -> Self {
         Self::new()
@@ -194,10 +213,7 @@ impl EventSink for Terminal {
                 self.progress(*activity, subject, *done, *total, *unit);
             }
             Event::RecipeStep { recipe, step } => {
-                if let Some(bar) = &self.bar {
-                    bar.set_prefix("image");
-                    bar.set_message(format!("{recipe}: {step}"));
-                }
+                self.show("image", format!("{recipe}: {step}"));
                 self.line(format!("image      {recipe}: {step}"));
             }
             Event::Console { line } if self.bar.is_none() || !self.connected => self.line(line),

@@ -36,6 +36,8 @@ pub enum LayerError {
         name: String,
         /// Its address.
         url: String,
+        /// Branch, tag or commit, as `git checkout` takes it.
+        revision: String,
     },
     /// No such folder.
     #[error("the layer `{name}` is not there: {path} does not exist")]
@@ -68,9 +70,10 @@ impl Explain for LayerError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Git { name, url } => Some(format!(
-                "clone it yourself, and write `path: layers/{name}` instead of `git:`\n  git clone {} layers/{name}",
-                shlex::try_quote(url).unwrap_or_default()
+            Self::Git { name, url, revision } => Some(format!(
+                "clone it yourself, and write `path: layers/{name}` instead of `git:`\n  git clone {} layers/{name} && git -C layers/{name} checkout {}",
+                shlex::try_quote(url).unwrap_or_default(),
+                shlex::try_quote(revision).unwrap_or_default(),
             )),
             Self::Missing { .. } => Some("paths are relative to smidr.yaml".into()),
             Self::NoLayer { .. } => {
@@ -117,7 +120,9 @@ pub fn resolve(planned: &[PlannedLayer], bitbake: Option<&PlannedSource>) -> Res
 
 fn local<'a>(name: &str, source: &'a PlannedSource) -> Result<&'a Path, LayerError> {
     match source {
-        PlannedSource::Git { url, .. } => Err(LayerError::Git { name: name.into(), url: url.clone() }),
+        PlannedSource::Git { url, revision } => {
+            Err(LayerError::Git { name: name.into(), url: url.clone(), revision: revision.clone() })
+        }
         PlannedSource::Path(path) if path.is_dir() => Ok(path),
         PlannedSource::Path(path) => Err(LayerError::Missing { name: name.into(), path: path.clone() }),
     }
@@ -160,7 +165,7 @@ fn repository(path: &Path) -> PathBuf {
 
 fn outermost(mut roots: Vec<PathBuf>) -> Vec<PathBuf> {
     roots.sort();
-    roots.dedup_by(|inner, outer| inner.starts_with(&outer));
+    roots.dedup_by(|inner, outer| inner.starts_with(outer));
     roots
 }
 

@@ -102,7 +102,7 @@ pub struct PlannedLayer {
 pub enum PlannedSource {
     /// An absolute path on this machine.
     Path(PathBuf),
-    /// A git repository and what is wanted of it, for people.
+    /// A git repository and what is wanted of it.
     Git {
         /// Its address.
         url: String,
@@ -321,9 +321,8 @@ fn check_word(word: &str) -> Result<(), PlanError> {
 }
 
 fn revision(git: &GitSource) -> String {
-    let named = [("commit", &git.commit), ("tag", &git.tag), ("branch", &git.branch)];
-    let found = named.into_iter().find_map(|(kind, text)| Some(format!("{kind} {}", text.as_ref()?)));
-    found.unwrap_or_default()
+    let named = [&git.commit, &git.tag, &git.branch].into_iter().flatten();
+    named.map(|text| text.text.clone()).next().unwrap_or_default()
 }
 
 /// Makes a path absolute: relative ones against the config's folder, `~/` against the caller's home. `.` and `..` go.
