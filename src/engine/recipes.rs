@@ -214,3 +214,35 @@ fn on_disk(root: &Path) -> Result<Vec<SourceFile>, RecipeError> {
     }
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_that_ships_is_good() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let paths = Paths::new(folder.path().join("home"));
+        let names = known(folder.path(), &paths);
+        assert_eq!(names, ["debian-12", "hello", "ubuntu-22.04", "ubuntu-24.04"]);
+        let found: Vec<_> =
+            names.iter().map(|name| find(name, folder.path(), &paths).expect("a good recipe")).collect();
+        assert!(found.iter().all(|one| found.iter().filter(|other| one.digest == other.digest).count() == 1));
+        assert!(matches!(find("debian-13", folder.path(), &paths), Err(RecipeError::Unknown { .. })));
+    }
+
+    #[test]
+    fn a_recipe_beside_the_config_comes_first_and_its_files_count() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let paths = Paths::new(folder.path().join("home"));
+        let text = "base: {image: debian-12}\nfiles: [{source: tool, dest: /opt/tool}]\n";
+        fs::write(folder.path().join("hello.yaml"), text).expect("a recipe");
+        assert!(matches!(find("hello", folder.path(), &paths), Err(RecipeError::NoFile { .. })));
+        fs::create_dir(folder.path().join("tool")).expect("a folder");
+        fs::write(folder.path().join("tool/a"), "1").expect("a file");
+        let before = find("hello", folder.path(), &paths).expect("found").digest;
+        fs::write(folder.path().join("tool/a"), "2").expect("a file");
+        let after = find("./hello.yaml", folder.path(), &paths).expect("found by path").digest;
+        assert_ne!(before, after);
+    }
+}
