@@ -5,4 +5,21 @@ pub mod model;
 pub mod events;
 pub mod host;
 
+pub mod config;
+
+pub mod lock;
+pub mod plan;
+
+pub mod artifacts;
+pub mod bitbake;
 pub mod image;
+pub mod layers;
+pub mod sandbox;
+
+pub mod engine;
+
+pub mod history;
+
+pub mod service;
+
+pub mod cli;

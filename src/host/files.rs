@@ -2,12 +2,14 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::Path,
 };
 
-use crate::model::{Explain, Kind};
+use sha2::{Digest as _, Sha256};
+
+use crate::model::{Digest, Explain, Kind};
 
 /// What failed, on which path.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +22,7 @@ pub struct FileError {
 
 impl FileError {
     /// Names the operation and the path of an I/O error; made for `map_err`.
-    pub fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.display().to_string();
         move |source| Self { action, path, source }
     }
@@ -82,6 +84,29 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<(), Fi
 /// When it cannot be read or is no UTF-8.
 pub fn read_text(path: &Path) -> Result<String, FileError> {
     fs::read_to_string(path).map_err(FileError::new("read", path))
+}
+
+/// The digest of a file's content, and its size in bytes.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn sha256_of(path: &Path) -> Result<(Digest, u64), FileError> {
+    let read = || -> io::Result<(Digest, u64)> {
+        let mut file = fs::File::open(path)?;
+        let (mut hash, mut size) = (Sha256::new(), 0);
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok((Digest::from_sha256(hash.finalize().into()), size)),
+                read => {
+                    hash.update(&buffer[..read]);
+                    size += read as u64;
+                }
+            }
+        }
+    };
+    read().map_err(FileError::new("read", path))
 }
 
 /// Removes a whole tree that smidr made, even where it holds folders without write permission. A tree that is not there is fine.

@@ -1,5 +1,9 @@
 //! This machine: paths, processes, signals, locks and files. Knows nothing about builds.
 
+pub mod facts;
 pub mod files;
 pub mod lock;
+pub mod paths;
+pub mod process;
 pub mod rooted;
+pub mod stop;

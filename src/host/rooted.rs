@@ -220,6 +220,23 @@ impl Rooted {
         Ok(fd)
     }
 
+    /// Makes a new regular file, in the place of whatever file or link was there; the folder that holds it must exist.
+    ///
+    /// # Errors
+    ///
+    /// When a folder stands there, or the kernel refuses.
+    pub fn create_file(&self, path: &Path) -> Result<File, RootedError> {
+        let (dir, name) = self.parent(path)?;
+        match fs::unlinkat(&dir, name.as_os_str(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(RootedError::call("replace", path)(errno)),
+        }
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        let fd = fs::openat(&dir, name.as_os_str(), flags, Mode::from(0o644))
+            .map_err(RootedError::call("make the file", path))?;
+        Ok(File::from(fd))
+    }
+
     /// Finds the folder at `path`, component by component, and says where it really is.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! come folders, one per layer, for a sandbox to stack. Nothing here needs root, a user namespace or another program, and
 //! no image, however hostile, changes anything outside its own folder. It never runs anything of an image.
 
+pub mod apt;
 mod archive;
 mod checkout;
 mod codec;
@@ -20,6 +21,7 @@ mod normalise;
 mod pack;
 mod progress;
 mod publish;
+pub mod recipe;
 mod scratch;
 mod source;
 mod store;

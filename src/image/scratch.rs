@@ -8,6 +8,9 @@ use std::{
 
 use crate::host::files::{self, FileError};
 
+/// Holds what [`Scratch::side`] gave out.
+const SIDE: &str = "side";
+
 /// A private folder, in the file system of the store, with an empty folder for a tree in it. Removed when dropped.
 #[derive(Debug)]
 pub struct Scratch {
@@ -39,6 +42,17 @@ impl Scratch {
         &self.tree
     }
 
+    /// A further folder, for what making the tree needs and the tree must not hold.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn side(&self, name: &str) -> Result<PathBuf, FileError> {
+        let folder = self.outer.join(SIDE).join(name);
+        files::make_private_dir(&folder)?;
+        Ok(folder)
+    }
+
     /// The folder that holds the tree's.
     pub(super) fn outer(&self) -> &Path {
         &self.outer
@@ -46,6 +60,7 @@ impl Scratch {
 
     /// Lets the whole folder become `to`. False when there is something at `to` already.
     pub(super) fn become_whole(self, to: &Path) -> Result<bool, FileError> {
+        files::remove_tree(&self.outer.join(SIDE))?;
         match fs::rename(&self.outer, to) {
             Ok(()) => Ok(true),
             Err(error) if matches!(error.kind(), std::io::ErrorKind::DirectoryNotEmpty) => Ok(false),

@@ -48,6 +48,12 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
 }
 
+impl super::Explain for InvalidName {
+    fn kind(&self) -> super::Kind {
+        super::Kind::Request
+    }
+}
+
 impl FromStr for BuildId {
     type Err = InvalidName;
 

@@ -98,6 +98,8 @@ pub enum Unit {
     Bytes,
     /// Files, packages, recipes: whatever the activity handles.
     Items,
+    /// Hundredths of the whole.
+    Percent,
 }
 
 /// Something that happened in a build, or in making an image.

@@ -1,14 +1,18 @@
 //! What the plan needs to know of this machine.
 
-use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Facts about the host and the caller, gathered once by `host::facts`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
     /// The caller's effective uid.
     pub uid: u32,
     /// The caller's effective gid.
     pub gid: u32,
+    /// The caller's home.
+    pub home: PathBuf,
+    /// The caller's whole environment. Only what a config asks for by name goes any further.
+    pub environment: Vec<(String, String)>,
     /// Processors that this process may run on.
     pub cpus: u32,
     /// Memory in bytes.
@@ -16,7 +20,7 @@ pub struct HostFacts {
     /// Environment variables that fetchers read and that are set: proxies and the like.
     pub fetch_env: Vec<(String, String)>,
     /// The host's bundle of CA certificates.
-    pub ca_bundle: Option<std::path::PathBuf>,
+    pub ca_bundle: Option<PathBuf>,
     /// Content of the host's `/etc/resolv.conf`.
     pub resolv_conf: String,
     /// The time zone as a tz name, such as `Europe/Berlin`; `UTC` where it cannot be told.

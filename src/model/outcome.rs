@@ -85,10 +85,29 @@ pub struct Outcome {
     /// Why it failed, where no task did: an error and its causes.
     #[serde(default)]
     pub reasons: Vec<String>,
+    /// Whether this machine is to blame, as with a full disk.
+    #[serde(default)]
+    pub host_at_fault: bool,
     /// Number of files kept.
     pub artifacts: u64,
     /// Their size in bytes.
     pub artifact_bytes: u64,
     /// Whole duration in milliseconds.
     pub duration_ms: u64,
+}
+
+impl Outcome {
+    /// An outcome in a final state, of which nothing else is known yet.
+    pub fn new(state: State) -> Self {
+        Self {
+            state,
+            bitbake_exit: None,
+            failed: Vec::new(),
+            reasons: Vec::new(),
+            host_at_fault: false,
+            artifacts: 0,
+            artifact_bytes: 0,
+            duration_ms: 0,
+        }
+    }
 }

@@ -1,0 +1,54 @@
+//! The text of `local.conf` and `bblayers.conf`.
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use crate::plan::Plan;
+
+/// Written at the top, for those who open the file to change it.
+const NOTICE: &str = "# Written by smidr before each build: change smidr.yaml instead (local_conf: takes any line).\n";
+
+/// The text of `local.conf`.
+pub fn local_conf(plan: &Plan) -> String {
+    let mut text = String::from(NOTICE);
+    for (name, value) in &plan.conf {
+        let _ = writeln!(text, "{name} = {}", quote(value));
+    }
+    for (name, value) in &plan.exports {
+        let _ = writeln!(text, "export {name} = {}", quote(value));
+    }
+    if !plan.conf_tail.is_empty() {
+        let _ = write!(text, "\n# local_conf of smidr.yaml\n{}\n", plan.conf_tail);
+    }
+    text
+}
+
+/// The text of `bblayers.conf`.
+pub fn bblayers_conf(layers: &[PathBuf]) -> String {
+    let mut text = format!("{NOTICE}BBPATH = \"${{TOPDIR}}\"\nBBFILES ?= \"\"\nBBLAYERS = \" \\\n");
+    for layer in layers {
+        let _ = writeln!(text, "  {} \\", layer.display());
+    }
+    text.push_str("\"\n");
+    text
+}
+
+/// A value as BitBake reads it back: between quotes, on one line. BitBake takes everything up to the last quote of the line
+/// (bb.parse.parse_py.ConfHandler), so that quotes inside need nothing.
+fn quote(value: &str) -> String {
+    let line = value.replace("\\\n", " ").replace(['\n', '\r'], " ");
+    // A backslash at the end would join the next line.
+    format!("\"{}\"", line.trim_end_matches('\\'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_and_values() {
+        insta::assert_snapshot!(bblayers_conf(&["/a/meta".into(), "/b/meta-own".into()]));
+        assert_eq!(quote("a\nb"), "\"a b\"");
+        assert_eq!(quote("x\\"), "\"x\"");
+        assert_eq!(quote("-j 2"), "\"-j 2\"");
+    }
+}

@@ -1,0 +1,46 @@
+//! BitBake: what it is told (conf, arguments) and what it says (events). Starts nothing and reads no files.
+
+mod conf;
+mod says;
+
+use std::path::Path;
+
+pub use conf::{bblayers_conf, local_conf};
+pub use says::{Heard, hear};
+
+use crate::plan::{Folders, Plan};
+
+/// Where smidr's own files stand in the sandbox. A folder that no distribution has.
+pub const OWN_FOLDER: &str = "/.smidr";
+
+/// smidr's user interface for BitBake, as files under [`OWN_FOLDER`]. They are GPL-2.0-only, since they import BitBake.
+pub const OWN_FILES: [(&str, &str); 2] =
+    [("launch.py", include_str!("ui/launch.py")), ("smidr.py", include_str!("ui/smidr.py"))];
+
+/// The command that runs BitBake with smidr's user interface.
+pub fn command(plan: &Plan) -> Vec<String> {
+    // -I would ignore PYTHON* variables, which a config may set on purpose; -B because nothing here can be written.
+    let mut argv: Vec<String> =
+        ["python3", "-B", "/.smidr/launch.py", "-u", "smidr"].into_iter().map(Into::into).collect();
+    if plan.fetch_only {
+        // `-c fetch` on an image fetches nothing: its own fetch task is empty.
+        argv.push("--runall=fetch".into());
+    }
+    argv.extend(plan.bitbake_args.iter().cloned());
+    argv.extend(plan.targets.iter().cloned());
+    argv
+}
+
+/// PATH inside: BitBake's own folder first, then what the image says.
+pub fn search_path(bitbake: Option<&Path>, image: Option<&str>) -> String {
+    let image = image.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    match bitbake {
+        Some(folder) => format!("{}:{image}", folder.join("bin").display()),
+        None => image.into(),
+    }
+}
+
+/// What `bitbake -c clean` would be for a whole build: TMPDIR goes, downloads and sstate stay.
+pub fn disposable(folders: &Folders) -> [&Path; 2] {
+    [&folders.tmp, &folders.deploy]
+}

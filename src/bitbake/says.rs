@@ -1,0 +1,163 @@
+//! What smidr's user interface for BitBake writes, line by line, as events. See `ui/smidr.py` for the other side.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::model::{Activity, Event, Level, TaskName, Unit};
+
+/// What a line meant.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Heard {
+    /// Something happened.
+    Event(Event),
+    /// The user interface is done; BitBake's verdict.
+    Done {
+        /// 0: all targets were built.
+        exit: i32,
+    },
+    /// Nothing of interest, or nothing that this smidr understands.
+    Nothing,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "e", rename_all = "snake_case")]
+enum Line {
+    Hello {
+        version: String,
+    },
+    Log {
+        level: Level,
+        text: String,
+        recipe: Option<String>,
+        task: Option<String>,
+    },
+    Cache {
+        done: u64,
+        total: u64,
+    },
+    Parse {
+        done: u64,
+        total: u64,
+    },
+    Parsed {
+        recipes: u64,
+        cached: u64,
+        errors: u64,
+    },
+    Tasks {
+        total: u64,
+        setscene: u64,
+    },
+    TaskStarted {
+        recipe: String,
+        task: String,
+        pid: u32,
+        index: u64,
+        total: u64,
+        #[serde(default)]
+        setscene: bool,
+        log: Option<PathBuf>,
+    },
+    TaskProgress {
+        pid: u32,
+        percent: Option<u8>,
+    },
+    TaskEnded {
+        recipe: String,
+        task: String,
+        pid: Option<u32>,
+        ok: bool,
+        log: Option<PathBuf>,
+    },
+    TaskSkipped {
+        recipe: String,
+        task: String,
+    },
+    NoProvider {
+        item: String,
+        #[serde(default)]
+        dependees: Vec<String>,
+        #[serde(default)]
+        reasons: Vec<String>,
+        #[serde(default)]
+        close_matches: Vec<String>,
+    },
+    DiskFull {
+        dir: String,
+        kind: String,
+    },
+    Done {
+        exit: i32,
+    },
+    #[serde(other)]
+    Other,
+}
+
+/// Reads one line. A line that is damaged, or newer than this smidr, means nothing.
+pub fn hear(line: &str) -> Heard {
+    let Ok(line) = serde_json::from_str::<Line>(line) else { return Heard::Nothing };
+    let progress = |activity, done, total| Event::Progress {
+        activity,
+        subject: "recipes".into(),
+        done,
+        total: Some(total),
+        unit: Unit::Items,
+    };
+    Heard::Event(match line {
+        Line::Done { exit } => return Heard::Done { exit },
+        Line::Other | Line::TaskProgress { percent: None, .. } => return Heard::Nothing,
+        Line::Hello { version } => Event::BitbakeReady { version },
+        Line::Log { level, text, recipe, task } => {
+            let task = recipe.zip(task).map(|(recipe, task)| TaskName { recipe, task });
+            Event::Message { level, text, task }
+        }
+        Line::Cache { done, total } => progress(Activity::LoadCache, done, total),
+        Line::Parse { done, total } => progress(Activity::Parse, done, total),
+        Line::Parsed { recipes, cached, errors } => Event::Parsed { recipes, cached, errors },
+        Line::Tasks { total, setscene } => Event::TasksPlanned { total, setscene },
+        Line::TaskStarted { recipe, task, pid, index, total, setscene, log } => {
+            Event::TaskStarted { name: TaskName { recipe, task }, pid, index, total, setscene, log }
+        }
+        Line::TaskProgress { pid, percent } => {
+            Event::TaskProgress { pid, percent: percent.unwrap_or_default().min(100) }
+        }
+        Line::TaskEnded { recipe, task, pid, ok, log } => {
+            Event::TaskEnded { name: TaskName { recipe, task }, pid: pid.unwrap_or_default(), ok, log }
+        }
+        Line::TaskSkipped { recipe, task } => Event::TaskSkipped { name: TaskName { recipe, task } },
+        Line::NoProvider { item, dependees, reasons, close_matches } => {
+            Event::NoProvider { item, dependees, reasons, close_matches }
+        }
+        Line::DiskFull { dir, kind } => {
+            Event::Message { level: Level::Critical, text: format!("{dir} has no room left ({kind})"), task: None }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_events() {
+        let started = r#"{"e":"task_started","recipe":"hello","version":"1.0","task":"do_compile","pid":7,"index":3,"total":9,"setscene":false,"log":"/w/log.do_compile.7"}"#;
+        match hear(started) {
+            Heard::Event(Event::TaskStarted { name, index: 3, total: 9, .. }) => {
+                assert_eq!(name.to_string(), "hello:do_compile")
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(hear(r#"{"e":"done","exit":1}"#), Heard::Done { exit: 1 });
+        for strange in [
+            "",
+            "{",
+            "[]",
+            r#"{"e":"from_the_future","x":1}"#,
+            r#"{"e":"done"}"#,
+            r#"{"e":"task_progress","pid":1,"percent":null}"#,
+        ] {
+            assert_eq!(hear(strange), Heard::Nothing, "{strange}");
+        }
+    }
+}

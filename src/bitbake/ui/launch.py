@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Starts BitBake with smidr's user interface: `python3 launch.py BITBAKE-ARGS`.
+
+BitBake looks for user interfaces in its own bb.ui package, which stands in a checkout or image that nobody may write to. So
+the folder of this file is added to that package's path, and BitBake's own launcher is run as it is.
+"""
+
+import os
+import runpy
+import shutil
+import sys
+
+here = os.path.dirname(os.path.realpath(__file__))
+bitbake = shutil.which("bitbake")
+if not bitbake:
+    sys.exit("smidr: there is no bitbake in PATH (%s); add `bitbake:` or a layer repository that carries it" % os.environ.get("PATH"))
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(bitbake))), "lib"))
+import bb.ui  # noqa: E402
+
+bb.ui.__path__.append(here)
+sys.argv[0] = bitbake
+runpy.run_path(bitbake, run_name="__main__")

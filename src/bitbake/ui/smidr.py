@@ -1,0 +1,498 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""BitBake UI for smidr: `bitbake -u smidr TARGET…`.
+
+Comes in: the server's events. Goes out: one JSON object per line, on the descriptor named by SMIDR_EVENT_FD, and a
+readable log on stdout and stderr. It never asks anything, and never draws. For BitBake 2.8 and newer.
+"""
+
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+
+import bb
+import bb.cooker
+import bb.msg
+import bb.utils
+
+Levels = bb.msg.BBLogFormatter
+featureSet = [bb.cooker.CookerFeatures.SEND_SANITYEVENTS, bb.cooker.CookerFeatures.BASEDATASTORE_TRACKING]
+
+PERIOD = 0.1  # seconds between two lines of the same progress
+PING_AFTER = 60  # seconds without an event
+CLOSE_TIMEOUT = 10  # seconds for the reader to take the last lines
+LEVEL_NAMES = {
+    Levels.VERBOSE: "verbose", Levels.NOTE: "note", Levels.PLAIN: "plain", Levels.VERBNOTE: "note",
+    Levels.WARNONCE: "warning", Levels.WARNING: "warning", Levels.ERRORONCE: "error", Levels.ERROR: "error",
+    Levels.CRITICAL: "critical",
+}
+
+
+def claim_event_fd():
+    """The descriptor; closed in whatever this process executes, so that neither server nor worker holds it open."""
+    value = os.environ.pop("SMIDR_EVENT_FD", None)
+    if value is None:
+        sys.exit("bitbake -u smidr: SMIDR_EVENT_FD is not set; smidr build sets it")
+    try:
+        fd = int(value)
+        os.set_inheritable(fd, False)
+        os.set_blocking(fd, True)
+        return fd
+    except (ValueError, OSError) as problem:
+        sys.exit("bitbake -u smidr: SMIDR_EVENT_FD is %r, which is no open descriptor: %s" % (value, problem))
+
+
+# Read at import: BitBake cleans the environment soon after.
+EVENT_FD = claim_event_fd()
+
+
+class Lines:
+    """Writes lines from a thread of its own: a slow reader holds up neither BitBake nor Ctrl-C."""
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.waiting = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._write_all, daemon=True)
+        self.thread.start()
+
+    def emit(self, kind, **fields):
+        self.waiting.put(json.dumps({"e": kind, **fields}, default=str).encode() + b"\n")
+
+    def close(self):
+        self.waiting.put(None)
+        self.thread.join(CLOSE_TIMEOUT)
+
+    def _write_all(self):
+        while (line := self.waiting.get()) is not None:
+            view = memoryview(line)
+            try:
+                while view:
+                    view = view[os.write(self.fd, view):]
+            except OSError:
+                return  # the reader is gone; the build goes on, the log on stdout says how
+
+
+class Task:
+    """One task that runqueue started, until it has ended."""
+
+    def __init__(self, event, setscene):
+        name, version = recipe_of(event.taskfile)
+        self.recipe, self.version, self.setscene = name, version, setscene
+        self.task = event.taskname.split("_setscene")[0]
+        self.noexec = getattr(event, "noexec", False)
+        self.pid = self.log = None
+        self.announced = False
+        self.ok = False
+        stats = event.stats
+        if setscene:
+            done = stats.setscene_covered + stats.setscene_active + stats.setscene_notcovered
+            self.index, self.total = done + 1, stats.setscene_total
+        else:
+            self.index, self.total = stats.completed + stats.active + stats.failed + 1, stats.total
+
+    def names(self):
+        return {"recipe": self.recipe, "task": self.task}
+
+
+def recipe_of(path):
+    """Name and version as the file name has them, for tasks of which no process tells more."""
+    *prefix, file = path.rsplit(":", 1)
+    name, _, version = os.path.splitext(os.path.basename(file))[0].partition("_")
+    variant = prefix[0].rsplit("virtual:", 1)[1] if prefix and "virtual:" in prefix[0] else ""
+    for word in filter(None, variant.split(":")):
+        name = {"native": name + "-native"}.get(word, "%s-%s" % (word, name))
+    return name, version
+
+
+class Ui:
+    def __init__(self, server, events, params, lines):
+        self.server, self.events, self.params, self.emit = server, events, params, lines.emit
+        self.log = logging.getLogger("BitBake")
+        self.level, self.domains = bb.msg.constructLogOptions()
+        self.exit_code = 0
+        self.running = True
+        self.stopping = self.signals = 0
+        self.universe = False
+        self.tasks, self.by_pid, self.failed = {}, {}, []
+        self.totals = None
+        self.sent, self.once = {}, set()
+        self.include_logs, self.log_lines = False, 0
+        signal.signal(signal.SIGINT, self.on_sigint)
+
+    # ---- the flow of control
+
+    def run(self):
+        """What main returns."""
+        try:
+            self.set_up()
+            if self.params.options.remote_server and self.params.options.kill_server:
+                self.server.terminateServer()
+                return 0
+            if self.params.observe_only or self.start_command():
+                self.loop()
+            else:
+                self.exit_code = 1
+        except (OSError, EOFError, bb.server.process.ProcessTimeout) as problem:
+            self.fail("lost the BitBake server: %s" % problem)
+        except bb.BBHandledException:  # the server has sent the reason, as a log record
+            while (event := self.events.waitEvent(0.1)) is not None:
+                self.handle(event)
+            self.exit_code = 1
+        self.finish()
+        return self.exit_code
+
+    def set_up(self):
+        quiet = self.params.options.quiet
+        open_console(self.level, quiet, None)
+        if not self.params.observe_only:
+            self.params.updateToServer(self.server, os.environ.copy())
+        self.include_logs = bb.utils.to_boolean(self.variable("BBINCLUDELOGS") or "no")
+        self.log_lines = int(self.variable("BBINCLUDELOGS_LINES") or 0)
+        command = "getVariable" if self.params.observe_only else "getSetVariable"
+        file = self.variable("BB_CONSOLELOG", command)
+        if file and not self.params.options.show_environment and not self.params.options.show_versions:
+            open_console(self.level, quiet, file)
+        mask = [*HANDLERS, "logging.LogRecord"]
+        self.ask("setEventMask", self.server.getEventHandle(), self.level, self.domains, mask)
+
+    def start_command(self):
+        """False where there is nothing to do, or the server refuses it."""
+        self.params.updateFromServer(self.server)
+        wanted = self.params.parseActions()
+        if not wanted:
+            return self.fail("Nothing to do: name a target, such as an image")
+        if wanted.get("msg"):
+            return self.fail(wanted["msg"])
+        action = wanted["action"]
+        self.universe = action[0] == "buildTargets" and "universe" in action[1]
+        answer, error = self.server.runCommand(action)
+        if error or not answer:
+            return self.fail("Command '%s' failed: %s" % (action[0], error or "returned %s" % answer))
+        return True
+
+    def loop(self):
+        heard = time.monotonic()
+        while self.running:
+            self.heed_signals()
+            event = self.events.waitEvent(0.25)
+            now = time.monotonic()
+            if event is not None:
+                heard = now
+                self.handle(event)
+            elif not getattr(self.events, "t", threading.current_thread()).is_alive():
+                raise EOFError("it ended")  # the thread that reads its events met the end of the pipe
+            elif now > heard + PING_AFTER:
+                self.ask("ping")
+                heard = now
+
+    def finish(self):
+        for key, task in list(self.tasks.items()):  # cut off before the server could say how they ended
+            self.end_task(key, task.ok, 0 if task.ok else None, cancelled=True)
+        if self.failed:
+            self.emit("failed", tasks=self.failed)
+            for task in self.failed:
+                self.log.error("Failed: %s:%s%s", task["recipe"], task["task"],
+                               ", see %s" % task["log"] if task["log"] else "")
+        if self.stopping and self.signals:
+            self.exit_code = self.exit_code or 1
+
+    def handle(self, event):
+        if isinstance(event, logging.LogRecord):
+            return self.on_record(event)
+        handler = HANDLERS.get("%s.%s" % (type(event).__module__, type(event).__qualname__))
+        if handler:
+            handler(self, event)
+
+    # ---- talking
+
+    def ask(self, *command):
+        answer, error = self.server.runCommand(list(command))
+        if error:
+            self.fail("Command '%s' failed: %s" % (command[0], error))
+        return answer
+
+    def variable(self, name, command="getVariable"):
+        return self.ask(command, name)
+
+    def fail(self, text):
+        """An error of the UI's own. Always False."""
+        self.emit("log", level="error", text=text)
+        self.log.error(text)
+        self.exit_code = 1
+        return False
+
+    def progress(self, kind, done, total):
+        if self.due(kind, done == total):
+            self.emit(kind, done=done, total=total)
+
+    def due(self, key, always=False):
+        now = time.monotonic()
+        if always or now >= self.sent.get(key, 0) + PERIOD:
+            self.sent[key] = now
+            return True
+        return False
+
+    # ---- Ctrl-C
+
+    def on_sigint(self, _number, _frame):
+        self.signals += 1  # only noted here, so that no command to the server is cut in two
+
+    def heed_signals(self):
+        if self.signals and self.params.observe_only:
+            self.running = False
+        while self.running and self.stopping < self.signals:
+            self.stopping += 1
+            if self.stopping > 2:
+                self.running = False
+                return
+            force = self.stopping == 2
+            self.emit("stopping", force=force)
+            self.log.info("Interrupted, %s", "ending running tasks" if force else "waiting for running tasks")
+            self.ask("stateForceShutdown" if force else "stateShutdown")
+
+    # ---- log records
+
+    def on_record(self, record):
+        if record.levelno >= Levels.ERRORONCE:
+            self.exit_code = 1
+        pid = getattr(record, "taskpid", 0)
+        if pid and record.levelno <= Levels.NOTE and not self.wants_task_notes(record.levelno):
+            return
+        once = record.levelno in (Levels.WARNONCE, Levels.ERRORONCE)
+        if once and (record.levelno, record.getMessage()) in self.once:
+            return
+        text = record.getMessage() + "".join("\n" + line for line in getattr(record, "bb_exc_formatted", []))
+        task = self.tasks.get(self.by_pid.get(pid))
+        level = LEVEL_NAMES.get(record.levelno, "debug" if record.levelno <= Levels.DEBUG else "note")
+        self.emit("log", level=level, text=text, **(task.names() if task else {}))
+        if once:
+            self.once.add((record.levelno, record.getMessage()))
+        elif task and record.levelno != Levels.PLAIN:
+            record.msg = "%s %s: %s" % (task.recipe, task.task, record.msg)
+        if hasattr(record, "fn") and not once:
+            record.msg = "%s: %s" % (record.fn, record.msg)
+        logging.getLogger(record.name).handle(record)
+
+    def wants_task_notes(self, level):
+        """What tasks note goes to their own logs, and here only under -v or -D."""
+        return level >= self.level and (level != Levels.NOTE or self.level <= Levels.VERBOSE)
+
+    # ---- parsing and providers
+
+    def on_cache(self, event):
+        self.progress("cache", event.current, event.total)
+
+    def on_parse(self, event):
+        self.progress("parse", event.current, event.total)
+
+    def on_parsed(self, event):
+        self.emit("parsed", recipes=event.total, cached=event.cached, parsed=event.parsed,
+                  skipped=event.skipped, errors=event.errors)
+        self.log.info("Parsed %d recipes: %d from the cache, %d anew, %d skipped, %d errors",
+                      event.total, event.cached, event.parsed, event.skipped, event.errors)
+
+    def on_parse_error(self, event):
+        self.exit_code = 1
+        self.emit("parse_error", text=str(getattr(event, "_msg", event)))
+
+    def on_no_provider(self, event):
+        self.emit("no_provider", item=event._item, runtime=bool(event._runtime),
+                  dependees=list(event._dependees or []), reasons=list(event._reasons or []),
+                  close_matches=sorted(set(event._close_matches or [])))
+        if self.universe:
+            return self.log.warning("%s", event)
+        self.exit_code = 1
+        self.log.error("%s", event)
+
+    def on_multiple_providers(self, event):
+        self.emit("multiple_providers", item=event._item, runtime=bool(event._is_runtime),
+                  candidates=list(event._candidates))
+        self.log.info("%s", event)
+
+    def on_disk_full(self, event):
+        self.emit("disk_full", dir=event._mountpoint, kind=event._type)
+
+    def on_exec_tty(self, event):
+        self.log.warning("%s", event.msg)  # menuconfig and the like: no terminal here
+
+    # ---- tasks, as runqueue sees them
+
+    def on_queued(self, event):
+        self.start(event, setscene=False)
+
+    def on_setscene_queued(self, event):
+        self.start(event, setscene=True)
+
+    def start(self, event, setscene):
+        self.count(event.stats)
+        task = self.tasks[event.taskstring] = Task(event, setscene)
+        if task.noexec:
+            self.announce(task)  # no process will say that it started
+
+    def count(self, stats):
+        totals = {"total": stats.total, "setscene": stats.setscene_total}
+        if totals != self.totals:
+            self.totals = totals
+            self.emit("tasks", **totals)
+
+    def announce(self, task):
+        if task.announced:
+            return
+        task.announced = True
+        extra = {"noexec": True} if task.noexec else {}
+        self.emit("task_started", **task.names(), version=task.version, pid=task.pid, index=task.index,
+                  total=task.total, setscene=task.setscene, log=task.log, **extra)
+        kind = "noexec task" if task.noexec else "setscene task" if task.setscene else "task"
+        self.log.info("Running %s %d of %d (%s:%s)", kind, task.index, task.total, task.recipe, task.task)
+
+    def on_completed(self, event):
+        self.end_task(event.taskstring, True, 0)
+
+    def on_failed(self, event):
+        self.exit_code = 1
+        self.end_task(event.taskstring, False, event.exitcode)
+        self.log.error("%s", event)
+
+    def on_setscene_failed(self, event):
+        self.end_task(event.taskstring, False, event.exitcode)
+        self.log.warning("%s", event)
+
+    def end_task(self, key, ok, code, cancelled=False):
+        task = self.tasks.pop(key, None)
+        if task is None:
+            return
+        self.announce(task)  # it ended before it could start: a dry run, or a recipe that no longer parses
+        if self.by_pid.get(task.pid) == key:
+            del self.by_pid[task.pid]
+        code = code if isinstance(code, int) else None
+        self.emit("task_ended", **task.names(), pid=task.pid, ok=ok, log=task.log, setscene=task.setscene, exit=code)
+        if not ok and not task.setscene and not cancelled:
+            self.failed.append({**task.names(), "log": task.log})
+
+    def on_skipped(self, event):
+        self.count(event.stats)
+        self.emit("task_skipped", recipe=recipe_of(event.taskfile)[0], task=event.taskname, reason=event.reason)
+
+    def on_exit_wait(self, _event):
+        """The server is stopping of its own accord; the next Ctrl-C is a second one."""
+        if not self.stopping:
+            self.stopping, self.signals = 1, self.signals + 1
+            self.exit_code = self.exit_code or 1
+
+    # ---- tasks, as their own processes see them
+
+    def on_started(self, event):
+        key = "%s:%s" % (event._fn, event._task)
+        task = self.tasks.get(key)
+        if task is None:
+            return
+        task.recipe, task.pid, task.log = event.pn, event.pid, event.logfile
+        task.version = event._package[len(event.pn) + 1:]
+        self.by_pid[event.pid] = key
+        self.announce(task)
+
+    def on_succeeded(self, event):
+        task = self.tasks.get("%s:%s" % (event._fn, event._task))
+        if task:
+            task.ok = True
+            # BitBake removes a log in which nothing was written.
+            task.log = event.logfile if os.path.exists(event.logfile) else None
+
+    def on_task_failed(self, event):
+        self.exit_code = 1
+        if not event.logfile or not os.path.exists(event.logfile):
+            return
+        self.log.error("Logfile of failure stored in: %s", event.logfile)
+        if self.include_logs and not event.errprinted:
+            with open(event.logfile, errors="replace") as file:
+                print("\n".join("| " + line.rstrip() for line in file.readlines()[-self.log_lines:]), flush=True)
+
+    def on_failed_silently(self, event):
+        self.log.warning("Logfile for failed setscene task is %s", event.logfile)
+
+    def on_progress(self, event):
+        if event.pid in self.by_pid and self.due(event.pid, event.progress == 100):
+            self.emit("task_progress", pid=event.pid, percent=event.progress if event.progress >= 0 else None,
+                      rate=event.rate)
+
+    # ---- the end of the command
+
+    def on_command_failed(self, event):
+        self.exit_code = event.exitcode
+        if event.error:
+            self.fail(str(event))
+        self.running = False
+
+    def on_command_exit(self, event):
+        self.exit_code = self.exit_code or event.exitcode
+        self.running = False
+
+    def on_over(self, _event):
+        self.running = False
+
+
+# By class name, which is also what the server's event mask wants: a class that this BitBake lacks costs nothing.
+HANDLERS = {
+    "bb.event.CacheLoadProgress": Ui.on_cache,
+    "bb.event.ParseProgress": Ui.on_parse,
+    "bb.event.ParseCompleted": Ui.on_parsed,
+    "bb.event.ParseError": Ui.on_parse_error,
+    "bb.event.NoProvider": Ui.on_no_provider,
+    "bb.event.MultipleProviders": Ui.on_multiple_providers,
+    "bb.event.DiskFull": Ui.on_disk_full,
+    "bb.event.LogExecTTY": Ui.on_exec_tty,
+    "bb.runqueue.runQueueTaskStarted": Ui.on_queued,
+    "bb.runqueue.sceneQueueTaskStarted": Ui.on_setscene_queued,
+    "bb.runqueue.runQueueTaskCompleted": Ui.on_completed,
+    "bb.runqueue.sceneQueueTaskCompleted": Ui.on_completed,
+    "bb.runqueue.runQueueTaskFailed": Ui.on_failed,
+    "bb.runqueue.sceneQueueTaskFailed": Ui.on_setscene_failed,
+    "bb.runqueue.runQueueTaskSkipped": Ui.on_skipped,
+    "bb.runqueue.runQueueExitWait": Ui.on_exit_wait,
+    "bb.build.TaskStarted": Ui.on_started,
+    "bb.build.TaskSucceeded": Ui.on_succeeded,
+    "bb.build.TaskFailed": Ui.on_task_failed,
+    "bb.build.TaskFailedSilent": Ui.on_failed_silently,
+    "bb.build.TaskProgress": Ui.on_progress,
+    "bb.command.CommandFailed": Ui.on_command_failed,
+    "bb.command.CommandExit": Ui.on_command_exit,
+    "bb.command.CommandCompleted": Ui.on_over,
+    "bb.cooker.CookerExit": Ui.on_over,
+}
+
+
+def open_console(level, quiet, file):
+    """Errors on stderr, the rest on stdout; everything in the file of BB_CONSOLELOG, where that is set.
+
+    The handlers take what comes: the server sends no record that the levels and domains of the command line exclude.
+    """
+    talk, errors = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    talk.setLevel(logging.NOTSET if quiet == 0 else Levels.WARNING)
+    talk.addFilter(lambda record: record.levelno < Levels.ERROR)
+    errors.setLevel(Levels.ERROR)
+    handlers = [talk, errors]
+    if file:
+        bb.utils.mkdirhier(os.path.dirname(file))
+        handlers.append(logging.FileHandler(file))
+    for handler in handlers:
+        handler.setFormatter(bb.msg.BBLogFormatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("BitBake")
+    logger.handlers, logger.propagate = handlers, False
+    logger.setLevel(level)
+
+
+def main(server, eventHandler, params):
+    bb.utils.set_process_name("smidr UI")
+    lines, code = Lines(EVENT_FD), 1
+    lines.emit("hello", version=bb.__version__)
+    try:
+        code = Ui(server, eventHandler, params, lines).run()
+    finally:
+        lines.emit("done", exit=code)
+        lines.close()
+        logging.shutdown()
+    return code

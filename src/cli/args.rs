@@ -1,0 +1,259 @@
+//! The command line's words. What is said here is what `--help` shows.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Build embedded Linux (Yocto, BitBake) without Docker and without root
+#[derive(Parser)]
+#[command(name = "smidr", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// The project's config
+    #[arg(short, long, global = true, default_value = "smidr.yaml", value_name = "FILE")]
+    pub config: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 the build failed; 2 the request is wrong; 3 this host cannot;
+4 something outside failed (network, mirror); 130 cancelled.
+SMIDR_HOME (default ~/.smidr) holds everything that builds share.";
+
+/// The commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Write a project that builds as it is
+    Init(Init),
+    /// Show every problem of the config at once
+    Check(Check),
+    /// Show what a build would do; touches nothing
+    Plan(Plan),
+    /// Build the project
+    Build(Build),
+    /// Run a command in the build's own sandbox
+    Run(Run),
+    /// Open a shell in the build's own sandbox
+    Shell(Shell),
+    /// Show builds, or one of them
+    Status(Status),
+    /// Show what a build said
+    Logs(Logs),
+    /// Look at and copy what builds left behind
+    #[command(subcommand)]
+    Artifacts(Artifacts),
+    /// Make, bring and remove build-host images
+    #[command(subcommand)]
+    Image(Image),
+    /// Find out whether this machine can build, and what to do if not
+    Doctor(Doctor),
+    /// Print a script that completes commands in your shell
+    Completions(Completions),
+}
+
+/// `smidr init`
+#[derive(Args)]
+pub struct Init {
+    /// Name of the project and of its new folder
+    pub name: String,
+    /// What to begin with
+    #[arg(long, default_value = "poky")]
+    pub template: Template,
+}
+
+/// What `init` can write.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Template {
+    /// The Yocto Project's reference distribution for qemux86-64 (needs git hosts)
+    Poky,
+    /// A small system of its own (needs a Debian mirror and the Python registry only)
+    Hello,
+}
+
+/// `smidr check`
+#[derive(Args)]
+pub struct Check {
+    /// Check the config with this overlay
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
+}
+
+/// What is built, for `build` and `plan`.
+#[derive(Args, Clone)]
+pub struct Wanted {
+    /// Build this instead of build.image; may be repeated
+    #[arg(long = "target", value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// Build with this overlay of the config
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
+    /// Build for this machine instead of the config's
+    #[arg(long, value_name = "MACHINE")]
+    pub machine: Option<String>,
+    /// Remove TMPDIR first; downloads and sstate stay
+    #[arg(long)]
+    pub clean: bool,
+    /// Fetch all sources and stop
+    #[arg(long)]
+    pub fetch_only: bool,
+    /// Handed to BitBake as they are, such as -k, or -c TASK -f
+    #[arg(last = true, value_name = "BITBAKE-ARGS", allow_hyphen_values = true)]
+    pub bitbake_args: Vec<String>,
+}
+
+/// `smidr plan`
+#[derive(Args)]
+pub struct Plan {
+    /// What to plan for
+    #[command(flatten)]
+    pub wanted: Wanted,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `smidr build`
+#[derive(Args)]
+pub struct Build {
+    /// What to build
+    #[command(flatten)]
+    pub wanted: Wanted,
+    /// Print events to standard output in this form
+    #[arg(long, value_name = "FORM")]
+    pub events: Option<EventForm>,
+}
+
+/// How events are printed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum EventForm {
+    /// A JSON object per line
+    Json,
+}
+
+/// `smidr run`
+#[derive(Args)]
+pub struct Run {
+    /// Use this overlay of the config
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
+    /// Print what the sandbox does, one operation per line, instead of running anything
+    #[arg(long)]
+    pub explain: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `smidr shell`
+#[derive(Args)]
+pub struct Shell {
+    /// A build of this project; its workspace is the project's own
+    pub id: Option<String>,
+    /// Use this overlay of the config
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
+    /// Print what the sandbox does, one operation per line, instead of running anything
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// `smidr status`
+#[derive(Args)]
+pub struct Status {
+    /// The build; all builds if left out
+    pub id: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `smidr logs`
+#[derive(Args)]
+pub struct Logs {
+    /// The build; the newest if left out
+    pub id: Option<String>,
+    /// Go on until the build ends
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only this task's own log
+    #[arg(long, value_name = "RECIPE:TASK", conflicts_with = "follow")]
+    pub task: Option<String>,
+}
+
+/// `smidr artifacts`
+#[derive(Subcommand)]
+pub enum Artifacts {
+    /// List what a build left behind
+    List(Listing),
+    /// Copy everything that a build left behind into a folder
+    Copy {
+        /// The build
+        id: String,
+        /// The folder; made if it is missing
+        dest: PathBuf,
+    },
+    /// Show where a build's artifacts are, with their digests
+    Show(Listing),
+}
+
+/// A build whose artifacts are listed.
+#[derive(Args)]
+pub struct Listing {
+    /// The build; the newest if left out
+    pub id: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `smidr image`
+#[derive(Subcommand)]
+pub enum Image {
+    /// List images
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make an image from a rootfs recipe
+    Build {
+        /// Name or path of the rootfs recipe
+        recipe: String,
+    },
+    /// Take an OCI layout or archive, a docker archive, or an archive of a root filesystem
+    Import {
+        /// The file or folder
+        source: PathBuf,
+        /// What to call it
+        #[arg(long)]
+        name: String,
+    },
+    /// Write an image as an OCI layout, or as an archive if the name ends in .tar
+    Export {
+        /// The image's name or digest
+        name: String,
+        /// The new folder or file
+        dest: PathBuf,
+    },
+    /// Remove an image's name, and what no other image needs
+    Rm {
+        /// The image's name
+        name: String,
+    },
+}
+
+/// `smidr doctor`
+#[derive(Args)]
+pub struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `smidr completions`
+#[derive(Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}

@@ -1,0 +1,56 @@
+//! `smidr build`: the whole way.
+
+use std::{path::Path, process::ExitCode};
+
+use super::{
+    args::{Build, EventForm},
+    context::{self, Project},
+    report::{Done, Failure},
+    terminal::{JsonLines, Terminal},
+};
+use crate::{
+    events::EventSink,
+    host::{files::FileError, process::Spawner, stop::Stop},
+    model::{Kind, Outcome, State},
+    service::{LocalService, Means},
+};
+
+/// Runs the command.
+pub fn build(file: &Path, args: Build) -> Done {
+    // Before any thread: threads inherit what is blocked.
+    let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let spawner = start_spawner()?;
+    let facts = context::gather();
+    let project = match Project::read(file, args.wanted.variant.as_deref(), &facts) {
+        Ok(project) => project,
+        Err(no_project) => return no_project.report(),
+    };
+    let paths = context::open_paths(&facts)?;
+    let plan = project.plan(&args.wanted, &facts, &paths)?;
+    let service = LocalService::new(&paths);
+    let begun = service.begin(&plan, |_| {
+        let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(Terminal::new())];
+        if let Some(EventForm::Json) = args.events {
+            sinks.push(Box::new(JsonLines));
+        }
+        sinks
+    })?;
+    let means = Means { facts: &facts, spawner: &spawner, stop: &stop };
+    let outcome = service.run(begun, plan, project.host_lock(), &means, |host| project.pin(host))?;
+    Ok(exit_code(&outcome))
+}
+
+/// Starts what starts processes.
+pub fn start_spawner() -> Result<Spawner, Failure> {
+    Ok(Spawner::start().map_err(FileError::new("start", Path::new("/proc/self/exe")))?)
+}
+
+fn exit_code(outcome: &Outcome) -> ExitCode {
+    let kind = match outcome.state {
+        State::Completed => return ExitCode::SUCCESS,
+        State::Cancelled => Kind::Cancelled,
+        _ if outcome.host_at_fault => Kind::Host,
+        _ => Kind::Build,
+    };
+    ExitCode::from(kind.exit_code())
+}

@@ -1,0 +1,63 @@
+//! `smidr init`: a project that builds as it is. Writes a new folder, whole or not at all.
+
+use std::{fs, path::Path, process::ExitCode};
+
+use include_dir::{Dir, include_dir};
+
+use super::{
+    args::{Init, Template},
+    output::{say, talk},
+    report::{Done, Refused},
+};
+use crate::{
+    host::files::{FileError, remove_tree},
+    model::{BuildId, InvalidName},
+};
+
+static HELLO: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/templates/hello");
+static POKY: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/templates/poky");
+
+/// Runs the command.
+pub fn init(args: &Init) -> Done {
+    if !BuildId::is_valid_name(&args.name) {
+        return Err(InvalidName(args.name.clone()).into());
+    }
+    let target = Path::new(&args.name);
+    if target.symlink_metadata().is_ok() {
+        let what = format!("`{}` exists already, and is left as it is", target.display());
+        return Err(Refused::new(what, Some("choose another name, or remove it yourself".into())).into());
+    }
+    let template = match args.template {
+        Template::Hello => &HELLO,
+        Template::Poky => &POKY,
+    };
+    let half = Path::new(".").join(format!(".smidr-init-{}", std::process::id()));
+    let written = write(template, &half, &args.name)
+        .and_then(|()| fs::rename(&half, target).map_err(FileError::new("make visible", target)));
+    if let Err(error) = written {
+        let _ = remove_tree(&half);
+        return Err(error.into());
+    }
+    say(target.display().to_string());
+    talk(format!("next:  cd {} && smidr build", target.display()));
+    if matches!(args.template, Template::Poky) {
+        talk(
+            "note: this project's layers come from git, which this smidr cannot fetch yet: clone them, and write `path:` for `git:`",
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(dir: &Dir<'_>, root: &Path, name: &str) -> Result<(), FileError> {
+    let folder = root.join(dir.path());
+    fs::create_dir_all(&folder).map_err(FileError::new("make the folder", &folder))?;
+    for file in dir.files() {
+        let path = root.join(file.path());
+        let content = match file.contents_utf8() {
+            Some(text) if path.ends_with("smidr.yaml") => text.replace("@NAME@", name).into_bytes(),
+            _ => file.contents().to_vec(),
+        };
+        fs::write(&path, content).map_err(FileError::new("write", &path))?;
+    }
+    dir.dirs().try_for_each(|dir| write(dir, root, name))
+}

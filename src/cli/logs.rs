@@ -1,0 +1,81 @@
+//! `smidr logs`: what a build said, from its beginning; with `--follow`, until its end.
+
+use std::{fs::File, io, path::PathBuf, process::ExitCode};
+
+use super::{
+    args::Logs,
+    context,
+    output::say,
+    report::{Done, Failure, Refused},
+};
+use crate::{
+    config::nearest,
+    history::BuildRecord,
+    host::{files::FileError, paths},
+    model::{Event, TaskName},
+    service::LocalService,
+};
+
+/// Runs the command.
+pub fn logs(args: &Logs) -> Done {
+    let facts = context::gather();
+    let paths = paths::find(&facts.environment)?;
+    let service = LocalService::new(&paths);
+    let build = service.show(args.id.as_deref())?;
+    if let Some(task) = &args.task {
+        let path = task_log(&service, &build, task)?;
+        let mut file = File::open(&path).map_err(FileError::new("read the log", &path))?;
+        // Bytes as they are: a compiler's output need not be UTF-8.
+        return match io::copy(&mut file, &mut io::stdout().lock()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(FileError::new("print", &path)(error).into())
+            }
+            _ => Ok(ExitCode::SUCCESS),
+        };
+    }
+    service.watch(&build.id, args.follow, |record| {
+        match record.event {
+            Event::Console { line } => say(line),
+            Event::RecipeStep { recipe, step } => say(format!("image: {recipe}: {step}")),
+            Event::Warning { text } => say(format!("WARNING: {text}")),
+            Event::TaskLog { name, tail, .. } => {
+                say(format!("--- {name}"));
+                tail.iter().for_each(|line| say(format!("| {line}")));
+            }
+            Event::Finished { outcome } => {
+                outcome.reasons.iter().for_each(|reason| say(format!("caused by: {reason}")));
+                say(format!("{} {}", record.build, outcome.state));
+            }
+            _ => {}
+        }
+        true
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn task_log(service: &LocalService<'_>, build: &BuildRecord, wanted: &str) -> Result<PathBuf, Failure> {
+    // A failed task's log was kept with the build; the others are where BitBake wrote them, until the next build.
+    let kept = build.outcome.iter().flat_map(|outcome| &outcome.failed).find(|task| task.name.to_string() == wanted);
+    if let Some(log) = kept.and_then(|task| task.log.clone()) {
+        return Ok(log);
+    }
+    let mut known: Vec<(TaskName, PathBuf)> = Vec::new();
+    service.watch(&build.id, false, |record| {
+        if let Event::TaskStarted { name, log: Some(log), .. } = record.event {
+            known.push((name, log));
+        }
+        true
+    })?;
+    match known.iter().rev().find(|(name, _)| name.to_string() == wanted) {
+        Some((_, log)) if log.exists() => Ok(log.clone()),
+        Some((_, log)) => {
+            let what = format!("the log of {wanted} is gone: {} was replaced by a later build", log.display());
+            Err(Refused::new(what, None).into())
+        }
+        None => {
+            let names: Vec<String> = known.iter().map(|(name, _)| name.to_string()).collect();
+            let hint = nearest(wanted, names.iter().map(String::as_str)).map(|near| format!("did you mean {near}?"));
+            Err(Refused::new(format!("{} ran no task {wanted}", build.id), hint).into())
+        }
+    }
+}

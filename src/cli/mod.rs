@@ -1,0 +1,53 @@
+//! The command line: one file per command, the only place that prints and reads the environment.
+
+mod args;
+mod artifacts;
+mod build;
+mod check;
+mod completions;
+mod context;
+mod doctor;
+mod image;
+mod init;
+mod logs;
+mod output;
+mod plan;
+mod pty;
+mod report;
+mod shell;
+mod status;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, Command};
+
+/// Parses the command line, runs the command, and reports how it ended.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            // clap says 2 for a wrong request and 0 for --help, as our table does.
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let config = cli.config;
+    let done = match cli.command {
+        Command::Init(args) => init::init(&args),
+        Command::Check(args) => check::check(&config, &args),
+        Command::Plan(args) => plan::plan(&config, &args),
+        Command::Build(args) => build::build(&config, args),
+        Command::Run(args) => return shell::run(&config, args),
+        Command::Shell(args) => return shell::shell(&config, args),
+        Command::Status(args) => status::status(&args),
+        Command::Logs(args) => logs::logs(&args),
+        Command::Artifacts(command) => artifacts::artifacts(&command),
+        Command::Image(command) => image::image(&config, &command),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Completions(args) => completions::completions(&args),
+    };
+    done.unwrap_or_else(|failure| report::report(&failure))
+}

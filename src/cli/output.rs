@@ -1,0 +1,56 @@
+//! Standard output is data, standard error is talk. Neither fails a command when nobody listens any more.
+
+use std::io::{self, IsTerminal as _};
+
+use serde::Serialize;
+
+/// Prints a line of data.
+pub fn say(line: impl AsRef<str>) {
+    write(&mut anstream::stdout().lock(), line.as_ref());
+}
+
+/// Prints a line of talk.
+pub fn talk(line: impl AsRef<str>) {
+    write(&mut anstream::stderr().lock(), line.as_ref());
+}
+
+/// Prints a document for scripts.
+pub fn say_json(document: &impl Serialize) {
+    say(serde_json::to_string_pretty(document).unwrap_or_default());
+}
+
+fn write(stream: &mut impl io::Write, line: &str) {
+    if let Err(error) = writeln!(stream, "{line}")
+        && error.kind() == io::ErrorKind::BrokenPipe
+    {
+        // `smidr logs | head` has seen enough. 128 and the number of SIGPIPE is what a shell would report.
+        std::process::exit(141);
+    }
+}
+
+/// Whether people watch standard error.
+pub fn watched() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// A number of bytes for people.
+pub fn bytes(size: u64) -> String {
+    match size {
+        0..1_000 => format!("{size} B"),
+        1_000..1_000_000 => format!("{:.0} kB", size as f64 / 1e3),
+        1_000_000..10_000_000 => format!("{:.1} MB", size as f64 / 1e6),
+        10_000_000..1_000_000_000 => format!("{:.0} MB", size as f64 / 1e6),
+        _ => format!("{:.1} GB", size as f64 / 1e9),
+    }
+}
+
+/// A duration for people.
+pub fn duration(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    match seconds {
+        0..10 => format!("{:.1} s", milliseconds as f64 / 1e3),
+        10..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}

@@ -1,0 +1,60 @@
+//! `smidr plan`: what a build would do. Touches nothing and reaches no network.
+
+use std::{path::Path, process::ExitCode};
+
+use super::{
+    args::Plan,
+    context::{self, Project},
+    output::{say, say_json},
+    report::Done,
+};
+use crate::{
+    host::paths,
+    plan::{self, PlannedSource},
+};
+
+/// Runs the command.
+pub fn plan(file: &Path, args: &Plan) -> Done {
+    let facts = context::gather();
+    let project = match Project::read(file, args.wanted.variant.as_deref(), &facts) {
+        Ok(project) => project,
+        Err(no_project) => return no_project.report(),
+    };
+    let plan = project.plan(&args.wanted, &facts, &paths::find(&facts.environment)?)?;
+    if args.json {
+        say_json(&serde_json::json!({ "version": 1, "plan": plan }));
+    } else {
+        summary(&plan);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(plan: &plan::Plan) {
+    let line = |subject: &str, text: &str| say(format!("{subject:<10} {text}"));
+    line("project", &format!("{} in {}", plan.name, plan.project.display()));
+    line("target", &format!("{} for {}", plan.targets.join(" "), plan.machine));
+    let kind = if plan.host.recipe { "rootfs recipe" } else { "image" };
+    let pinned = plan.host.pinned.as_ref().map_or_else(|| "unresolved".into(), ToString::to_string);
+    line("host", &format!("{kind} {}, {pinned}", plan.host.name));
+    for layer in &plan.layers {
+        line("layer", &format!("{}  {}", layer.name, source(&layer.source)));
+    }
+    if let Some(bitbake) = &plan.bitbake {
+        line("bitbake", &source(bitbake));
+    }
+    line("workspace", &plan.folders.workspace.display().to_string());
+    for (name, value) in &plan.conf {
+        line("conf", &format!("{name} = \"{value}\""));
+    }
+    line("artifacts", &format!("{} in {}", plan.artifacts.join(" "), plan.folders.deploy.display()));
+    for warning in &plan.warnings {
+        line("warning", warning);
+    }
+}
+
+fn source(source: &PlannedSource) -> String {
+    match source {
+        PlannedSource::Path(path) => path.display().to_string(),
+        PlannedSource::Git { url, revision } => format!("{url} {revision}, unresolved"),
+    }
+}

@@ -1,0 +1,116 @@
+//! `smidr run` and `smidr shell`: a program in the build's own sandbox. Its exit status is passed on; 125 means that smidr itself
+//! failed, as with other tools that run something in something.
+
+use std::{
+    io::{self, IsTerminal as _},
+    path::Path,
+    process::{ExitCode, Stdio},
+};
+
+use super::{
+    args::{Run, Shell},
+    build::start_spawner,
+    context::{self, NoProject, Project, default_wanted},
+    output::say,
+    pty::Pty,
+    report::{Failure, report},
+    terminal::Terminal,
+};
+use crate::{
+    engine::{self, Tools},
+    events::Emitter,
+    host::{files::FileError, stop::Stop},
+    image::ImageStore,
+    model::{BuildId, Kind},
+    sandbox,
+    service::random,
+};
+
+/// smidr's own failures, in the habit of env(1), timeout(1) and docker run.
+const OWN_FAILURE: u8 = 125;
+
+/// Runs the command `run`.
+pub fn run(file: &Path, args: Run) -> ExitCode {
+    finish(inside(file, args.variant, args.command, args.explain))
+}
+
+/// Runs the command `shell`.
+pub fn shell(file: &Path, args: Shell) -> ExitCode {
+    // The id is a courtesy to those who paste it from a failed build: the workspace is the project's in any case.
+    let _ = args.id;
+    let command = ["/bin/sh", "-c", "exec \"$(command -v bash || echo sh)\""].map(String::from).to_vec();
+    finish(inside(file, args.variant, command, args.explain))
+}
+
+fn finish(done: Result<ExitCode, NoProject>) -> ExitCode {
+    let failure = match done.or_else(NoProject::report) {
+        Ok(code) => return code,
+        Err(failure) => failure,
+    };
+    let cancelled = failure.kind() == Kind::Cancelled;
+    let code = report(&failure);
+    if cancelled { code } else { ExitCode::from(OWN_FAILURE) }
+}
+
+fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: bool) -> Result<ExitCode, NoProject> {
+    let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let spawner = start_spawner()?;
+    let facts = context::gather();
+    let project = match Project::read(file, variant.as_deref(), &facts) {
+        Err(NoProject::Problems(problems)) => {
+            NoProject::Problems(problems).report()?;
+            return Ok(ExitCode::from(OWN_FAILURE));
+        }
+        other => other?,
+    };
+    let paths = context::open_paths(&facts)?;
+    let plan = project.plan(&default_wanted(variant), &facts, &paths)?;
+    let store = ImageStore::open(&paths)?;
+    let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
+    let tools = Tools { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
+    let prepared = engine::prepare(plan, project.host_lock(), tools)?;
+    project.pin(&prepared.host)?;
+    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
+    let spec = prepared.sandbox(command, true, terminal, &[("TERM", &term)]);
+    if explain {
+        spec.describe().iter().for_each(say);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let exit =
+        if terminal { with_terminal(&spec, &spawner, &stop)? } else { without_terminal(&spec, &spawner, &stop)? };
+    Ok(ExitCode::from(u8::try_from(exit.0).unwrap_or(OWN_FAILURE)))
+}
+
+fn without_terminal(
+    spec: &crate::plan::SandboxSpec,
+    spawner: &crate::host::process::Spawner,
+    stop: &Stop,
+) -> Result<sandbox::Exit, Failure> {
+    let stdio =
+        sandbox::Stdio { stdin: Stdio::inherit(), stdout: Stdio::inherit(), stderr: Stdio::inherit(), events: None };
+    let running = sandbox::launch(spec, stdio, spawner)?;
+    let control = running.control();
+    let _listening = stop.listen(move |times| if times > 1 { control.kill() } else { control.interrupt() });
+    Ok(running.wait()?)
+}
+
+fn with_terminal(
+    spec: &crate::plan::SandboxSpec,
+    spawner: &crate::host::process::Spawner,
+    stop: &Stop,
+) -> Result<sandbox::Exit, Failure> {
+    let failed = FileError::new("open a terminal", Path::new("/dev/ptmx"));
+    let (pty, slave) = Pty::open().map_err(failed)?;
+    let copy = || slave.try_clone().map_err(FileError::new("open a terminal", Path::new("/dev/ptmx")));
+    let stdio = sandbox::Stdio { stdin: copy()?.into(), stdout: copy()?.into(), stderr: copy()?.into(), events: None };
+    drop(slave);
+    let running = sandbox::launch(spec, stdio, spawner)?;
+    let control = running.control();
+    // Ctrl-C is a byte for the program; what arrives as a signal comes from outside.
+    let _listening = stop.listen(move |_| control.kill());
+    let relay = pty.relay().map_err(FileError::new("use the terminal", Path::new("/dev/tty")))?;
+    let exit = running.wait();
+    relay.finish();
+    Ok(exit?)
+}

@@ -1,0 +1,71 @@
+//! `smidr status`: builds, or one of them.
+
+use std::process::ExitCode;
+
+use super::{
+    args::Status,
+    context,
+    output::{bytes, duration, say, say_json, talk},
+    report::Done,
+};
+use crate::{history::BuildRecord, host::paths, service::LocalService};
+
+/// How many builds a list shows.
+const LIMIT: u32 = 50;
+
+/// Runs the command.
+pub fn status(args: &Status) -> Done {
+    let facts = context::gather();
+    let paths = paths::find(&facts.environment)?;
+    let service = LocalService::new(&paths);
+    match &args.id {
+        Some(id) => {
+            let build = service.show(Some(id))?;
+            if args.json {
+                say_json(&serde_json::json!({ "version": 1, "build": build }));
+            } else {
+                one(&build);
+            }
+        }
+        None => {
+            let builds = service.list(LIMIT)?;
+            if args.json {
+                say_json(&serde_json::json!({ "version": 1, "builds": builds }));
+            } else if builds.is_empty() {
+                talk("nothing has been built yet");
+            } else {
+                builds.iter().for_each(row);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(build: &BuildRecord) {
+    let took = build.outcome.as_ref().map(|outcome| duration(outcome.duration_ms)).unwrap_or_default();
+    let started = build.started.strftime("%Y-%m-%d %H:%M");
+    say(format!("{:<32} {:<21} {started}  {took:>8}  {}", build.id, build.state, build.targets.join(" ")));
+}
+
+fn one(build: &BuildRecord) {
+    let line = |subject: &str, text: &str| say(format!("{subject:<10} {text}"));
+    line("build", build.id.as_str());
+    line("state", &build.state.to_string());
+    line("target", &format!("{} for {}", build.targets.join(" "), build.machine));
+    line("started", &build.started.to_string());
+    let Some(outcome) = &build.outcome else { return };
+    if let Some(ended) = build.ended {
+        line("ended", &format!("{ended}, after {}", duration(outcome.duration_ms)));
+    }
+    if let Some(exit) = outcome.bitbake_exit {
+        line("bitbake", &format!("exit status {exit}"));
+    }
+    for task in &outcome.failed {
+        let log = task.log.as_ref().map(|log| log.display().to_string()).unwrap_or_default();
+        line("failed", &format!("{}  {log}", task.name));
+    }
+    outcome.reasons.iter().for_each(|reason| line("because", reason));
+    if outcome.artifacts > 0 {
+        line("artifacts", &format!("{} files, {}", outcome.artifacts, bytes(outcome.artifact_bytes)));
+    }
+}

@@ -1,0 +1,295 @@
+//! Shows a build to people: on a terminal with progress, elsewhere line by line.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
+
+use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::output::{bytes, duration, talk, watched};
+use crate::{
+    events::EventSink,
+    model::{Activity, Event, Level, Outcome, Record, State, TaskName, Unit},
+};
+
+/// Without a terminal, progress of the same work is told this often.
+const PLAIN_PERIOD: Duration = Duration::from_secs(10);
+
+/// How many running tasks are named.
+const TASKS_SHOWN: usize = 4;
+
+/// The sink.
+pub struct Terminal {
+    bar: Option<ProgressBar>,
+    targets: String,
+    version: String,
+    // BitBake's own log is shown as it is where nobody watches; where somebody does, only what matters of it.
+    connected: bool,
+    total: u64,
+    ended: u64,
+    skipped: u64,
+    running: BTreeMap<u32, (TaskName, Instant, Option<u8>)>,
+    kept: (u64, u64),
+    last_progress: Option<(Activity, Instant)>,
+}
+
+impl Terminal {
+    /// Chooses by what standard error is.
+    pub fn new() -> Self {
+        let bar = watched().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+            bar.set_style(style("{prefix:<10} {wide_msg}"));
+            bar.enable_steady_tick(Duration::from_millis(250));
+            bar
+        });
+        Self {
+            bar,
+            targets: String::new(),
+            version: String::new(),
+            connected: false,
+            total: 0,
+            ended: 0,
+            skipped: 0,
+            running: BTreeMap::new(),
+            kept: (0, 0),
+            last_progress: None,
+        }
+    }
+
+    fn line(&self, line: impl AsRef<str>) {
+        match &self.bar {
+            // The bar steps aside for what people print.
+            Some(bar) => bar.suspend(|| talk(line)),
+            None => talk(line),
+        }
+    }
+
+    fn fact(&self, subject: &str, text: &str, state: &str) {
+        self.line(format!("{subject:<10} {text:<48} {state}").trim_end());
+    }
+
+    fn progress(&mut self, activity: Activity, subject: &str, done: u64, total: Option<u64>, unit: Unit) {
+        let verb = verb(activity);
+        let count = |n| if unit == Unit::Bytes { bytes(n) } else { n.to_string() };
+        let mut text = match total {
+            _ if unit == Unit::Percent => format!("{subject}  {done} %"),
+            Some(total) => format!("{subject}  {}/{}", count(done), count(total)),
+            None => format!("{subject}  {}", count(done)),
+        };
+        if activity == Activity::LoadCache {
+            text = subject.into();
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(verb);
+            bar.set_message(text);
+            return;
+        }
+        let due = self.last_progress.is_none_or(|(last, at)| last != activity || at.elapsed() >= PLAIN_PERIOD);
+        if due && !matches!(activity, Activity::LoadCache | Activity::Collect) {
+            self.last_progress = Some((activity, Instant::now()));
+            self.line(format!("{verb:<10} {text}"));
+        }
+    }
+
+    fn tasks(&self) {
+        let Some(bar) = &self.bar else { return };
+        let mut text = format!("{}  {}  {}/{}", self.version, self.targets, self.ended + self.skipped, self.total);
+        let mut running: Vec<_> = self.running.values().collect();
+        running.sort_by_key(|(_, since, _)| *since);
+        for (name, since, percent) in running.iter().take(TASKS_SHOWN) {
+            let _ = write!(text, "  {name} {}", clock(since.elapsed()));
+            if let Some(percent) = percent {
+                let _ = write!(text, " {percent} %");
+            }
+        }
+        if running.len() > TASKS_SHOWN {
+            let _ = write!(text, "  +{}", running.len() - TASKS_SHOWN);
+        }
+        bar.set_prefix("bitbake");
+        bar.set_message(text);
+    }
+
+    fn message(&self, level: Level, text: &str, task: Option<&TaskName>) {
+        // Where nobody watches, the console has it.
+        if self.bar.is_none() && self.connected {
+            return;
+        }
+        let word = match level {
+            Level::Warning => paint(AnsiColor::Yellow, "warning:"),
+            Level::Error | Level::Critical => paint(AnsiColor::Red, "error:"),
+            Level::Plain => String::new(),
+            Level::Debug | Level::Verbose | Level::Note => return,
+        };
+        let origin = task.map(|task| format!(" {task}:")).unwrap_or_default();
+        self.line(format!("{word}{origin} {text}").trim_start());
+    }
+
+    fn finished(&self, record: &Record, outcome: &Outcome) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let (id, took) = (&record.build, duration(outcome.duration_ms));
+        match outcome.state {
+            State::Completed => {
+                if outcome.artifacts > 0 {
+                    self.fact("artifacts", &format!("{} files, {}", self.kept.0, bytes(self.kept.1)), "");
+                }
+                self.line(format!("{id} {} in {took}", paint(AnsiColor::Green, "completed")));
+            }
+            State::Cancelled => self.line(format!("{id} {} after {took}", paint(AnsiColor::Yellow, "CANCELLED"))),
+            // An error that kept BitBake from running is reported as every command's errors are.
+            _ if outcome.bitbake_exit.is_none() => {}
+            _ => self.failure(record, outcome, &took),
+        }
+    }
+
+    fn failure(&self, record: &Record, outcome: &Outcome, took: &str) {
+        let id = &record.build;
+        let error = paint(AnsiColor::Red, "error:");
+        if outcome.failed.is_empty() {
+            self.line(format!("{error} {id} failed after {took}"));
+        }
+        for task in &outcome.failed {
+            self.line(format!("{error} {id} failed in {} (after {took})", task.name));
+            self.line(format!("log: smidr logs {id} --task {}      shell: smidr shell", task.name));
+        }
+        for reason in &outcome.reasons {
+            self.line(format!("{} {reason}", paint(AnsiColor::Red, "caused by:")));
+        }
+        if outcome.host_at_fault {
+            self.line(format!("{} free some space:  df -h", paint(AnsiColor::Cyan, "hint:")));
+        }
+    }
+}
+
+impl Default for Terminal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl EventSink for Terminal {
+    fn accept(&mut self, record: &Record) {
+        match &record.event {
+            Event::BuildStarted { targets, .. } => self.targets = targets.join(" "),
+            Event::StageStarted { .. } | Event::TaskSkipped { .. } if self.bar.is_none() => {}
+            Event::StageStarted { .. } => {}
+            Event::Waiting { resource, holder } => self.line(format!("waiting    for {resource}, held by {holder}")),
+            Event::Warning { text } => self.line(format!("{} {text}", paint(AnsiColor::Yellow, "warning:"))),
+            Event::HostReady { name, digest } => {
+                self.fact("host", &format!("{name}  sha256:{}…", digest.short()), "ready");
+            }
+            Event::LayersReady { layers } => {
+                let names: Vec<String> = layers.iter().map(|(name, pin)| format!("{name} ({pin})")).collect();
+                self.fact("layers", &names.join("  "), "ready");
+            }
+            Event::SandboxReady { isolation, task_network_cut } => {
+                let network = if *task_network_cut { "task network cut" } else { "tasks share the network" };
+                self.fact("sandbox", &format!("{isolation}, {network}"), "verified");
+            }
+            Event::Progress { activity, subject, done, total, unit } => {
+                self.progress(*activity, subject, *done, *total, *unit);
+            }
+            Event::RecipeStep { recipe, step } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_prefix("image");
+                    bar.set_message(format!("{recipe}: {step}"));
+                }
+                self.line(format!("image      {recipe}: {step}"));
+            }
+            Event::Console { line } if self.bar.is_none() || !self.connected => self.line(line),
+            Event::Console { .. } => {}
+            Event::BitbakeReady { version } => {
+                self.connected = true;
+                self.version.clone_from(version);
+                if self.bar.is_none() {
+                    self.fact("bitbake", &format!("{version}  {}", self.targets), "");
+                }
+            }
+            Event::Parsed { recipes, errors, .. } if *errors > 0 => {
+                self.line(format!("bitbake    {errors} of {recipes} recipes cannot be parsed"));
+            }
+            Event::Parsed { .. } => {}
+            Event::TasksPlanned { total, .. } => {
+                self.total = *total;
+                self.tasks();
+            }
+            Event::TaskStarted { name, pid, total, setscene, .. } => {
+                if !setscene {
+                    self.total = *total;
+                }
+                self.running.insert(*pid, (name.clone(), Instant::now(), None));
+                self.tasks();
+            }
+            Event::TaskProgress { pid, percent } => {
+                if let Some(task) = self.running.get_mut(pid) {
+                    task.2 = Some(*percent);
+                }
+                self.tasks();
+            }
+            Event::TaskEnded { pid, .. } => {
+                self.running.remove(pid);
+                self.ended += 1;
+                self.tasks();
+            }
+            Event::TaskSkipped { .. } => {
+                self.skipped += 1;
+                self.tasks();
+            }
+            Event::Message { level, text, task } => self.message(*level, text, task.as_ref()),
+            Event::NoProvider { item, .. } if self.bar.is_some() => {
+                self.line(format!("{} nothing provides `{item}`", paint(AnsiColor::Red, "error:")));
+            }
+            Event::NoProvider { .. } => {}
+            Event::TaskLog { name, log, tail } => {
+                self.line(format!("--- {name}, the end of {}", log.display()));
+                tail.iter().for_each(|line| self.line(format!("| {line}")));
+            }
+            Event::Stopping { force: false } => {
+                self.line("stopping   BitBake finishes the tasks that run (at most 30 s; Ctrl-C again kills them)");
+            }
+            Event::Stopping { force: true } => self.line("stopping   everything is killed"),
+            Event::ArtifactKept { artifact } => {
+                self.kept = (self.kept.0 + 1, self.kept.1 + artifact.size);
+            }
+            Event::Finished { outcome } => self.finished(record, outcome),
+        }
+    }
+}
+
+fn verb(activity: Activity) -> &'static str {
+    match activity {
+        Activity::Download => "download",
+        Activity::Unpack => "unpack",
+        Activity::Configure => "configure",
+        Activity::Pack => "pack",
+        Activity::Export => "export",
+        Activity::Collect => "collect",
+        Activity::LoadCache | Activity::Parse => "parse",
+    }
+}
+
+fn clock(elapsed: Duration) -> String {
+    format!("{}:{:02}", elapsed.as_secs() / 60, elapsed.as_secs() % 60)
+}
+
+fn paint(colour: AnsiColor, text: &str) -> String {
+    let style: Style = colour.on_default().bold();
+    format!("{style}{text}{style:#}")
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+/// Events as lines of JSON on standard output, for scripts.
+pub struct JsonLines;
+
+impl EventSink for JsonLines {
+    fn accept(&mut self, record: &Record) {
+        super::output::say(serde_json::to_string(record).unwrap_or_default());
+    }
+}

@@ -1,0 +1,199 @@
+//! From a tree of nodes to typed values, collecting every problem on the way instead of stopping at the first.
+//!
+//! A reader takes the keys that it knows from [`Fields`] and calls [`Fields::finish`], which reports the others with the nearest
+//! known key. Values that are wrong become `None` and a problem, so that reading goes on.
+
+use super::{
+    node::{Node, Span, Text, Value},
+    problem::{Problem, nearest},
+    substitute::substitute,
+};
+
+/// Looks up an environment variable. The config itself never reads the environment.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Collects problems, and knows what `${VAR}` stands for.
+pub struct Decoder<'a> {
+    lookup: Lookup<'a>,
+    /// What has been found wrong so far.
+    pub problems: Vec<Problem>,
+}
+
+/// The keys of one mapping that nobody has asked for yet.
+pub struct Fields<'n> {
+    /// Where the mapping stands.
+    pub span: Span,
+    path: String,
+    left: Vec<(&'n Text, &'n Node)>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Decoder<'a> {
+    /// Starts without problems.
+    pub fn new(lookup: Lookup<'a>) -> Self {
+        Self { lookup, problems: Vec::new() }
+    }
+
+    /// Notes a problem.
+    pub fn problem(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    /// The keys of a mapping; of nothing, when it is something else, which is a problem.
+    pub fn fields<'n>(&mut self, node: &'n Node, path: &str) -> Fields<'n> {
+        let left = match &node.value {
+            Value::Map(entries) => entries.iter().map(|(key, node)| (key, node)).collect(),
+            Value::Null => Vec::new(),
+            _ => {
+                let what = if path.is_empty() { "the document" } else { path };
+                self.problem(Problem::new(node.span.clone(), format!("{what} must be a mapping of keys to values")));
+                Vec::new()
+            }
+        };
+        Fields { span: node.span.clone(), path: path.into(), left, known: Vec::new() }
+    }
+
+    /// A scalar with its variables substituted.
+    pub fn text(&mut self, node: &Node, path: &str) -> Option<Text> {
+        match &node.value {
+            Value::Scalar(text) => match substitute(text, self.lookup) {
+                Ok(text) => Some(Text { span: node.span.clone(), text }),
+                Err(reason) => {
+                    self.problem(Problem::new(node.span.clone(), format!("{path}: {reason}")));
+                    None
+                }
+            },
+            Value::Null => None,
+            Value::List(_) => self.wrong(node, path, "a single value, not a list"),
+            Value::Map(_) => self.wrong(node, path, "a single value, not a mapping"),
+        }
+    }
+
+    /// A list of scalars; one scalar counts as a list of one.
+    pub fn texts(&mut self, node: &Node, path: &str) -> Vec<Text> {
+        match &node.value {
+            Value::List(items) => {
+                items.iter().enumerate().filter_map(|(i, item)| self.text(item, &format!("{path}[{i}]"))).collect()
+            }
+            _ => self.text(node, path).into_iter().collect(),
+        }
+    }
+
+    /// Parses a scalar that has been read; `expected` says what it should have been.
+    pub fn parse<T: std::str::FromStr>(&mut self, text: Text, path: &str, expected: &str) -> Option<T> {
+        let parsed = text.text.parse().ok();
+        if parsed.is_none() {
+            self.problem(Problem::new(text.span, format!("{path} must be {expected}, not `{}`", text.text)));
+        }
+        parsed
+    }
+
+    fn wrong<T>(&mut self, node: &Node, path: &str, expected: &str) -> Option<T> {
+        self.problem(Problem::new(node.span.clone(), format!("{path} must be {expected}")));
+        None
+    }
+}
+
+impl<'n> Fields<'n> {
+    /// The name of a key with those of all mappings around it.
+    pub fn path(&self, key: &str) -> String {
+        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Takes a key as it is.
+    pub fn node(&mut self, key: &'static str) -> Option<&'n Node> {
+        self.known.push(key);
+        let at = self.left.iter().position(|(name, _)| name.text == key)?;
+        Some(self.left.swap_remove(at).1)
+    }
+
+    /// Takes a mapping; an absent one has no keys.
+    pub fn fields(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Fields<'n> {
+        let path = self.path(key);
+        match self.node(key) {
+            Some(node) => d.fields(node, &path),
+            None => Fields { span: self.span.clone(), path, left: Vec::new(), known: Vec::new() },
+        }
+    }
+
+    /// Takes a scalar.
+    pub fn text(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Option<Text> {
+        let path = self.path(key);
+        self.node(key).and_then(|node| d.text(node, &path))
+    }
+
+    /// Takes a scalar that has to be there.
+    pub fn required(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Text {
+        let before = d.problems.len();
+        let text = self.text(d, key);
+        if text.is_none() && d.problems.len() == before {
+            d.problem(Problem::new(first_line(&self.span), format!("{} is missing", self.path(key))));
+        }
+        text.unwrap_or_default()
+    }
+
+    /// Takes a list of scalars.
+    pub fn texts(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Vec<Text> {
+        let path = self.path(key);
+        self.node(key).map(|node| d.texts(node, &path)).unwrap_or_default()
+    }
+
+    /// Takes a list of anything.
+    pub fn list(&mut self, d: &mut Decoder<'_>, key: &'static str) -> &'n [Node] {
+        let path = self.path(key);
+        match self.node(key) {
+            Some(Node { value: Value::List(items), .. }) => items,
+            None | Some(Node { value: Value::Null, .. }) => &[],
+            Some(node) => {
+                d.problem(Problem::new(node.span.clone(), format!("{path} must be a list")));
+                &[]
+            }
+        }
+    }
+
+    /// Takes a number of at least one.
+    pub fn count(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Option<u32> {
+        let path = self.path(key);
+        let text = self.text(d, key)?;
+        d.parse::<std::num::NonZeroU32>(text, &path, "a whole number above 0").map(Into::into)
+    }
+
+    /// Takes a truth value.
+    pub fn flag(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Option<bool> {
+        let path = self.path(key);
+        let text = self.text(d, key)?;
+        match text.text.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Some(true),
+            "false" | "no" | "off" | "0" => Some(false),
+            _ => {
+                d.problem(Problem::new(text.span, format!("{path} must be true or false, not `{}`", text.text)));
+                None
+            }
+        }
+    }
+
+    /// Takes what is left as names and scalars.
+    pub fn into_pairs(mut self, d: &mut Decoder<'_>) -> Vec<(Text, Text)> {
+        let path = self.path.clone();
+        std::mem::take(&mut self.left)
+            .into_iter()
+            .filter_map(|(key, node)| Some((key.clone(), d.text(node, &format!("{path}.{}", key.text))?)))
+            .collect()
+    }
+
+    /// Reports every key that nobody took.
+    pub fn finish(self, d: &mut Decoder<'_>) {
+        for (key, _) in &self.left {
+            let problem = Problem::new(key.span.clone(), format!("unknown key `{}`", self.path(&key.text)));
+            d.problem(match nearest(&key.text, self.known.iter().copied()) {
+                Some(near) => problem.hint(format!("did you mean `{near}`?")),
+                None if self.known.is_empty() => problem,
+                None => problem.hint(format!("known here: {}", self.known.join(", "))),
+            });
+        }
+    }
+}
+
+fn first_line(span: &Span) -> Span {
+    span.start..span.start
+}

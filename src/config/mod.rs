@@ -1,0 +1,18 @@
+//! The user's `smidr.yaml`: text in, a checked [`Config`] or every problem at once out.
+//!
+//! Pure: reads no file and no environment; variables come through a lookup that the caller gives. What depends on this machine,
+//! such as a layer folder that is missing, is found by whoever needs it.
+
+pub mod decode;
+pub mod node;
+pub mod problem;
+mod read;
+mod schema;
+mod substitute;
+mod values;
+
+pub use node::Text;
+pub use problem::{Problem, Problems, nearest};
+pub use read::read;
+pub use schema::*;
+pub use values::Size;

@@ -1,0 +1,253 @@
+//! YAML as a tree that remembers where everything stood. In goes text, out comes a [`Node`] or the parser's complaint.
+
+use std::{fmt, ops::Range};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_yaml::Spanned;
+
+use super::problem::Problem;
+
+/// A place in the text, in bytes.
+pub type Span = Range<usize>;
+
+/// A value with its place.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Where it stands.
+    pub span: Span,
+    /// What it is.
+    pub value: Value,
+}
+
+/// What YAML can say.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// Nothing after the colon, or `null`.
+    Null,
+    /// Text, number or truth value, as it was written: `5.0` stays `5.0`.
+    Scalar(String),
+    /// A list.
+    List(Vec<Node>),
+    /// Keys and values in the order of the text.
+    Map(Vec<(Text, Node)>),
+}
+
+/// A piece of text with its place.
+#[derive(Clone, Debug, Default)]
+pub struct Text {
+    /// Where it stands; for values that were not written, the place that made them necessary.
+    pub span: Span,
+    /// What it says.
+    pub text: String,
+}
+
+impl std::ops::Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Node {
+    /// Parses one YAML document.
+    ///
+    /// # Errors
+    ///
+    /// The first place that is not YAML, or that has a key twice.
+    pub fn parse(text: &str) -> Result<Self, Problem> {
+        match serde_yaml::from_str::<Raw>(text) {
+            Ok(raw) => Ok(raw.into_node(text)),
+            Err(error) => {
+                let span = error.location().map_or(0..0, |location| byte_span(text, location));
+                Err(Problem::new(span, error.without_snippet().to_string()))
+            }
+        }
+    }
+
+    /// The value of a key of a mapping.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().find(|(name, _)| name.text == key).map(|(_, node)| node),
+            _ => None,
+        }
+    }
+
+    /// Lays `over` on top: mappings are merged key by key, everything else is replaced.
+    pub fn overlay(&mut self, over: &Node) {
+        match (&mut self.value, &over.value) {
+            (Value::Map(below), Value::Map(above)) => {
+                for (key, node) in above {
+                    match below.iter_mut().find(|(name, _)| name.text == key.text) {
+                        Some((_, existing)) => existing.overlay(node),
+                        None => below.push((key.clone(), node.clone())),
+                    }
+                }
+            }
+            _ => *self = over.clone(),
+        }
+    }
+}
+
+// What serde sees: every node is spanned, which the parser fills in.
+#[derive(Deserialize)]
+struct Raw(Spanned<RawValue>);
+
+enum RawValue {
+    Null,
+    Plain,
+    Text(String),
+    List(Vec<Raw>),
+    Map(Vec<(Spanned<String>, Raw)>),
+}
+
+impl Raw {
+    fn into_node(self, text: &str) -> Node {
+        let span = byte_span(text, self.0.referenced);
+        let value = match self.0.value {
+            RawValue::Null => Value::Null,
+            // Numbers and truth values are taken as they were written.
+            RawValue::Plain => Value::Scalar(text.get(span.clone()).unwrap_or_default().trim().to_owned()),
+            RawValue::Text(text) => Value::Scalar(text),
+            RawValue::List(items) => Value::List(items.into_iter().map(|raw| raw.into_node(text)).collect()),
+            RawValue::Map(entries) => Value::Map(
+                entries
+                    .into_iter()
+                    .map(|(key, raw)| {
+                        let key = Text { span: byte_span(text, key.referenced), text: key.value };
+                        (key, raw.into_node(text))
+                    })
+                    .collect(),
+            ),
+        };
+        Node { span, value }
+    }
+}
+
+fn byte_span(text: &str, location: serde_yaml::Location) -> Span {
+    let span = location.span();
+    match (span.byte_offset(), span.byte_len()) {
+        (Some(offset), Some(len)) => {
+            let start = (offset as usize).min(text.len());
+            start..(start + len as usize).min(text.len())
+        }
+        _ => {
+            let line = usize::try_from(location.line()).unwrap_or(1).saturating_sub(1);
+            let start: usize = text.split_inclusive('\n').take(line).map(str::len).sum();
+            start..start
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RawValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = RawValue;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<RawValue, E> {
+        Ok(RawValue::Plain)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<RawValue, E> {
+        Ok(RawValue::Text(text.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<RawValue, E> {
+        Ok(RawValue::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<RawValue, E> {
+        Ok(RawValue::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<RawValue, D::Error> {
+        RawValue::deserialize(deserializer)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawValue, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(RawValue::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawValue, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(RawValue::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalars_stay_as_written_and_know_their_place() {
+        let text = "a: 5.0\nb: [yes, 0755, 'x y']\nc:\n  d: |\n    one\n    two\n";
+        let node = Node::parse(text).expect("good YAML");
+        let scalar = |node: &Node| match &node.value {
+            Value::Scalar(text) => text.clone(),
+            other => panic!("{other:?}"),
+        };
+        let a = node.get("a").expect("a");
+        assert_eq!((scalar(a).as_str(), &text[a.span.clone()]), ("5.0", "5.0"));
+        match &node.get("b").expect("b").value {
+            Value::List(items) => {
+                assert_eq!(items.iter().map(scalar).collect::<Vec<_>>(), ["yes", "0755", "x y"]);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(scalar(node.get("c").and_then(|c| c.get("d")).expect("d")), "one\ntwo\n");
+    }
+
+    #[test]
+    fn what_is_not_yaml_says_where() {
+        let problem = Node::parse("a: 1\nb: [1,\n").expect_err("not YAML");
+        assert!(problem.span.start >= 5, "{problem:?}");
+        let twice = Node::parse("a: 1\na: 2\n").expect_err("a key twice");
+        assert!(twice.title.contains("duplicate"), "{twice:?}");
+    }
+}

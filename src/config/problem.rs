@@ -1,0 +1,91 @@
+//! What is wrong with a document, drawn the way rustc draws it.
+
+use std::fmt;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use super::node::Span;
+use crate::model::{Explain, Kind};
+
+/// One thing that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The place, in bytes.
+    pub span: Span,
+    /// What is wrong.
+    pub title: String,
+    /// What to write instead, where that is known.
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// A problem without a hint.
+    pub fn new(span: Span, title: impl Into<String>) -> Self {
+        Self { span, title: title.into(), hint: None }
+    }
+
+    /// The same problem with what to write instead.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Everything that is wrong with one document, all at once.
+#[derive(Clone, Debug)]
+pub struct Problems {
+    /// Name of the file, for people.
+    pub file: String,
+    /// The whole document.
+    pub text: String,
+    /// At least one, in the order of the text.
+    pub list: Vec<Problem>,
+}
+
+impl Problems {
+    /// All problems with line and caret; `colour` for terminals.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let mut list: Vec<&Problem> = self.list.iter().collect();
+        list.sort_by_key(|problem| problem.span.start);
+        list.iter().map(|problem| renderer.render(&self.report(problem))).collect::<Vec<_>>().join("\n")
+    }
+
+    fn report<'a>(&'a self, problem: &'a Problem) -> Vec<Group<'a>> {
+        let end = problem.span.end.min(self.text.len());
+        let start = problem.span.start.min(end);
+        // A value of several lines is pointed at by its first.
+        let end = self.text[start..end].find('\n').map_or(end, |newline| start + newline);
+        let snippet = Snippet::source(&self.text).path(&self.file).annotation(AnnotationKind::Primary.span(start..end));
+        let mut groups = vec![Level::ERROR.primary_title(problem.title.as_str()).element(snippet)];
+        if let Some(hint) = &problem.hint {
+            groups.push(Group::with_title(Level::HELP.with_name("hint").secondary_title(hint.as_str())));
+        }
+        groups
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.list.len();
+        write!(f, "{} has {count} problem{}", self.file, if count == 1 { "" } else { "s" })
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Explain for Problems {
+    fn kind(&self) -> Kind {
+        Kind::Request
+    }
+}
+
+/// The known name that is nearest to a misspelt one, if any is near enough to be meant.
+pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
+        .filter(|(distance, name)| *distance <= (name.len().max(wrong.len()) / 3).max(1))
+        .min()
+        .map(|(_, name)| name)
+}

@@ -1,0 +1,442 @@
+//! The schema as code: which keys there are, and what each must look like.
+
+use super::{
+    decode::{Decoder, Fields, Lookup},
+    node::{Node, Text, Value},
+    problem::{Problem, Problems, nearest},
+    schema::*,
+    values::Minutes,
+};
+use crate::model::BuildId;
+
+/// Reads a config. `file` is its name for people, `variant` an overlay of the same file, `lookup` knows the environment.
+///
+/// # Errors
+///
+/// Every problem that the text has, at once.
+pub fn read(file: &str, text: &str, variant: Option<&str>, lookup: Lookup<'_>) -> Result<Config, Problems> {
+    let problems = |list| Problems { file: file.into(), text: text.into(), list };
+    let mut root = Node::parse(text).map_err(|problem| problems(vec![problem]))?;
+    let mut d = Decoder::new(lookup);
+    if let Some(variant) = variant {
+        overlay_variant(&mut d, &mut root, variant);
+    }
+    let config = config(&mut d, &root);
+    if d.problems.is_empty() { Ok(config) } else { Err(problems(d.problems)) }
+}
+
+fn overlay_variant(d: &mut Decoder<'_>, root: &mut Node, variant: &str) {
+    let known = match root.get("variants").map(|node| &node.value) {
+        Some(Value::Map(entries)) => entries.clone(),
+        _ => Vec::new(),
+    };
+    match known.iter().find(|(name, _)| name.text == variant) {
+        Some((_, over)) => root.overlay(over),
+        None => {
+            let problem = Problem::new(root.span.start..root.span.start, format!("there is no variant `{variant}`"));
+            let names: Vec<&str> = known.iter().map(|(name, _)| name.text.as_str()).collect();
+            d.problem(match (nearest(variant, names.iter().copied()), names.is_empty()) {
+                (Some(near), _) => problem.hint(format!("did you mean `{near}`?")),
+                (None, false) => problem.hint(format!("variants here: {}", names.join(", "))),
+                (None, true) => problem.hint("write it under `variants:`"),
+            });
+        }
+    }
+}
+
+fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
+    let mut f = d.fields(root, "");
+    let name = f.required(d, "name");
+    if !name.is_empty() && !BuildId::is_valid_name(&name) {
+        let title = format!("`{name}` cannot name a project");
+        d.problem(
+            Problem::new(name.span.clone(), title)
+                .hint("use up to 64 letters, digits, dots, underscores and dashes, beginning with a letter or digit"),
+        );
+    }
+    let yocto_series = f.text(d, "yocto_series");
+    let mut features = f.fields(d, "features");
+    let mut build_fields = f.fields(d, "build");
+    let mut image_features = build_fields.texts(d, "extra_image_features");
+    image_features.extend(features.texts(d, "extra_image_features"));
+    let build = build(d, build_fields);
+    let base = base(d, &mut f);
+    if base.machine.is_none() && build.machine.is_none() {
+        d.problem(Problem::new(0..0, "neither base.machine nor build.machine says what to build for"));
+    }
+    let mut packages = f.fields(d, "packages");
+    let config = Config {
+        name,
+        description: f.text(d, "description"),
+        base,
+        layers: layers(d, &mut f, yocto_series.as_ref()),
+        bitbake: f.node("bitbake").and_then(|node| {
+            let mut inner = d.fields(node, "bitbake");
+            let source = source(d, &mut inner, None);
+            inner.finish(d);
+            source
+        }),
+        yocto_series,
+        build,
+        directories: directories(d, &mut f),
+        host: host(d, &mut f),
+        package_classes: packages.texts(d, "classes"),
+        image_features,
+        user_classes: features.texts(d, "user_classes"),
+        inherit_classes: features.texts(d, "inherit_classes"),
+        advanced: advanced(d, &mut f),
+        artifacts: artifacts(d, &mut f),
+        local_conf: local_conf(d, f.node("local_conf")),
+        env: f.fields(d, "env").into_pairs(d),
+    };
+    variants(d, f.node("variants"));
+    packages.finish(d);
+    features.finish(d);
+    f.finish(d);
+    for (name, _) in &config.env {
+        let valid = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !valid || name.starts_with(|c: char| c.is_ascii_digit()) || name.is_empty() {
+            d.problem(Problem::new(name.span.clone(), format!("env: `{name}` cannot name a variable")));
+        }
+    }
+    config
+}
+
+fn base(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Base {
+    let mut f = f.fields(d, "base");
+    let base = Base {
+        provider: f.text(d, "provider"),
+        machine: f.text(d, "machine").and_then(|text| word(d, text, "base.machine")),
+        distro: f.text(d, "distro").and_then(|text| word(d, text, "base.distro")),
+        version: f.text(d, "version"),
+    };
+    f.finish(d);
+    base
+}
+
+fn build(d: &mut Decoder<'_>, mut f: Fields<'_>) -> Build {
+    let build = Build {
+        image: f.required(d, "image"),
+        machine: f.text(d, "machine").and_then(|text| word(d, text, "build.machine")),
+        threads: f.count(d, "bb_number_threads"),
+        parallel_make: f.count(d, "parallel_make"),
+        extra_packages: words(d, &mut f, "extra_packages"),
+    };
+    if !build.image.is_empty() {
+        word(d, build.image.clone(), "build.image");
+    }
+    f.finish(d);
+    build
+}
+
+fn layers(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Text>) -> Vec<Layer> {
+    let mut layers: Vec<Layer> = Vec::new();
+    for (i, node) in f.list(d, "layers").iter().enumerate() {
+        let mut f = d.fields(node, &format!("layers[{i}]"));
+        let name = f.required(d, "name");
+        if let Some(twin) = layers.iter().find(|layer| layer.name.text == name.text && !name.is_empty()) {
+            let title = format!("two layers are called `{}`", twin.name);
+            d.problem(Problem::new(name.span.clone(), title));
+        }
+        let source = source(d, &mut f, series);
+        let mut sublayers = f.fields(d, "sublayers");
+        let (include, exclude) = (sublayers.texts(d, "include"), sublayers.texts(d, "exclude"));
+        sublayers.finish(d);
+        let patches = f.texts(d, "patches");
+        f.finish(d);
+        if let Some(source) = source {
+            layers.push(Layer { name, source, include, exclude, patches });
+        }
+    }
+    layers
+}
+
+fn source(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Text>) -> Option<Source> {
+    let (path, url) = (f.text(d, "path"), f.text(d, "git"));
+    let (branch, tag, commit) = (f.text(d, "branch"), f.text(d, "tag"), f.text(d, "commit"));
+    let mirrors = f.texts(d, "mirrors");
+    let place = f.span.clone();
+    match (path, url) {
+        (Some(path), None) => {
+            for (key, text) in [("branch", &branch), ("tag", &tag), ("commit", &commit)] {
+                if let Some(text) = text {
+                    let title = format!("{} belongs to git layers, and this one is a path", f.path(key));
+                    d.problem(Problem::new(text.span.clone(), title));
+                }
+            }
+            Some(Source::Path(path))
+        }
+        (None, Some(url)) => {
+            let named = branch.is_some() || tag.is_some() || commit.is_some();
+            let branch = if named { branch } else { series.cloned() };
+            if branch.is_none() && !named {
+                let title = format!("{} names no branch, tag or commit", f.path("git"));
+                d.problem(
+                    Problem::new(url.span.clone(), title).hint("add `branch:`, or `yocto_series:` for all layers"),
+                );
+            }
+            Some(Source::Git(GitSource { url, branch, tag, commit, mirrors }))
+        }
+        (Some(path), Some(_)) => {
+            d.problem(Problem::new(path.span, format!("{} and git exclude each other", f.path("path"))));
+            None
+        }
+        (None, None) => {
+            let title = format!("{} is missing: where does it come from?", f.path("git"));
+            d.problem(Problem::new(place.start..place.start, title).hint("write `git: URL` or `path: FOLDER`"));
+            None
+        }
+    }
+}
+
+fn directories(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Directories {
+    let mut f = f.fields(d, "directories");
+    let directories = Directories {
+        layers: f.text(d, "layers"),
+        downloads: f.text(d, "downloads"),
+        sstate: f.text(d, "sstate"),
+        tmp: f.text(d, "tmp"),
+        deploy: f.text(d, "deploy"),
+        build: f.text(d, "build"),
+    };
+    f.finish(d);
+    directories
+}
+
+fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
+    let mut container = f.fields(d, "container");
+    let base_image = container.text(d, "base_image");
+    let container_memory = size(d, &mut container, "memory");
+    let container_cpus = container.count(d, "cpu_count");
+    container.finish(d);
+    let mut f = f.fields(d, "host");
+    let (recipe, image) = (f.text(d, "recipe"), f.text(d, "image").or(base_image));
+    let image = match (recipe, image) {
+        (Some(recipe), Some(image)) => {
+            d.problem(Problem::new(image.span, "host.recipe and host.image exclude each other"));
+            HostImage::Recipe(recipe)
+        }
+        (None, Some(image)) => HostImage::Image(image),
+        (Some(recipe), None) => HostImage::Recipe(recipe),
+        (None, None) => HostImage::Recipe(Text { span: f.span.clone(), text: DEFAULT_RECIPE.into() }),
+    };
+    let host = Host {
+        image,
+        network: network(d, &mut f),
+        devices: devices(d, &mut f),
+        env: f.texts(d, "env"),
+        memory: size(d, &mut f, "memory").or(container_memory),
+        cpus: f.count(d, "cpus").or(container_cpus),
+    };
+    f.finish(d);
+    host
+}
+
+/// The build host of configs that name none.
+pub const DEFAULT_RECIPE: &str = "debian-12";
+
+fn network(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Network {
+    let Some(text) = f.text(d, "network") else { return Network::Full };
+    match text.text.as_str() {
+        "full" => Network::Full,
+        "none" => Network::None,
+        other => {
+            let title = format!("host.network must be full or none, not `{other}`");
+            d.problem(Problem::new(text.span, title).hint("BitBake's tasks are cut off from the network in both"));
+            Network::Full
+        }
+    }
+}
+
+fn devices(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Device> {
+    let mut devices = Vec::new();
+    for text in f.texts(d, "devices") {
+        match text.text.as_str() {
+            "kvm" => devices.push(Device::Kvm),
+            "tun" => devices.push(Device::Tun),
+            "fuse" => devices.push(Device::Fuse),
+            other => {
+                let title = format!("host.devices: `{other}` is none of kvm, tun, fuse");
+                d.problem(Problem::new(text.span, title));
+            }
+        }
+    }
+    devices
+}
+
+fn size(d: &mut Decoder<'_>, f: &mut Fields<'_>, key: &'static str) -> Option<super::Size> {
+    let path = f.path(key);
+    let text = f.text(d, key)?;
+    d.parse(text, &path, "a size such as 8g or 512m")
+}
+
+fn advanced(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Advanced {
+    let mut f = f.fields(d, "advanced");
+    let build_timeout = f.text(d, "build_timeout").and_then(|text| {
+        d.parse::<Minutes>(
+            text,
+            "advanced.build_timeout",
+            "a time such as 90m or 2h30m (a plain number counts minutes)",
+        )
+    });
+    let advanced = Advanced {
+        sstate_mirrors: f.texts(d, "sstate_mirrors"),
+        premirrors: f.texts(d, "premirrors"),
+        no_network: f.flag(d, "bb_no_network"),
+        premirror_only: f.flag(d, "bb_fetch_premirroronly"),
+        accept_fsl_eula: f.flag(d, "accept_fsl_eula"),
+        build_timeout: build_timeout.map(|minutes| minutes.0),
+        hashserve: f.text(d, "bb_hashserve"),
+        signature_handler: f.text(d, "bb_signature_handler"),
+        license_flags: words(d, &mut f, "license_flags"),
+        disk_monitoring: f.text(d, "disk_monitoring"),
+    };
+    f.finish(d);
+    advanced
+}
+
+fn artifacts(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Text> {
+    let patterns = f.texts(d, "artifacts");
+    for pattern in &patterns {
+        let leaves = pattern.split('/').any(|part| part == "..");
+        if pattern.starts_with('/') || leaves {
+            let title = format!("artifacts: `{pattern}` must stay inside the build's deploy folder");
+            d.problem(
+                Problem::new(pattern.span.clone(), title)
+                    .hint("patterns are relative to deploy/, such as images/*/*.wic"),
+            );
+        } else if let Err(error) = globset::Glob::new(pattern) {
+            d.problem(Problem::new(pattern.span.clone(), format!("artifacts: {error}")));
+        }
+    }
+    patterns
+}
+
+// BitBake's own variables are meant by `${…}` here, so nothing is substituted.
+fn local_conf(d: &mut Decoder<'_>, node: Option<&Node>) -> String {
+    let lines = |node: &Node| match &node.value {
+        Value::Scalar(text) => Some(text.trim_end().to_owned()),
+        Value::Null => Some(String::new()),
+        _ => None,
+    };
+    match node {
+        None => String::new(),
+        Some(Node { value: Value::List(items), .. }) => items.iter().filter_map(lines).collect::<Vec<_>>().join("\n"),
+        Some(node) => lines(node).unwrap_or_else(|| {
+            d.problem(Problem::new(node.span.clone(), "local_conf must be text, or a list of lines"));
+            String::new()
+        }),
+    }
+}
+
+// An overlay that is not asked for is still checked as far as it can be by itself: it must be a mapping.
+fn variants(d: &mut Decoder<'_>, node: Option<&Node>) {
+    let Some(Node { value: Value::Map(entries), .. }) = node else {
+        if let Some(node) = node.filter(|node| !matches!(node.value, Value::Null)) {
+            d.problem(Problem::new(node.span.clone(), "variants must be a mapping of names to overlays"));
+        }
+        return;
+    };
+    for (name, over) in entries {
+        if !BuildId::is_valid_name(name) {
+            d.problem(Problem::new(name.span.clone(), format!("`{name}` cannot name a variant")));
+        }
+        if !matches!(over.value, Value::Map(_)) {
+            d.problem(Problem::new(over.span.clone(), format!("variants.{name} must be a mapping")));
+        }
+    }
+}
+
+/// A value that becomes one word of a conf file or command line.
+fn word(d: &mut Decoder<'_>, text: Text, path: &str) -> Option<Text> {
+    let fits = !text.is_empty()
+        && !text.starts_with('-')
+        && text.chars().all(|c| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\'' | '\\' | '$' | '`'));
+    if !fits {
+        let title = format!("{path}: `{}` is not one plain word", text.text);
+        d.problem(
+            Problem::new(text.span.clone(), title).hint("spaces, quotes, `$` and a leading dash are not possible here"),
+        );
+    }
+    fits.then_some(text)
+}
+
+fn words(d: &mut Decoder<'_>, f: &mut Fields<'_>, key: &'static str) -> Vec<Text> {
+    let path = f.path(key);
+    f.texts(d, key).into_iter().filter_map(|text| word(d, text, &path)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "\
+name: my-image
+base: {machine: qemux86-64, distro: poky}
+layers:
+  - name: meta-own
+    path: ./layers/meta-own
+build:
+  image: core-image-minimal
+  bb_number_threads: 8
+variants:
+  dev:
+    build: {image: dev-image}
+local_conf: |
+  FOO = \"${TOPDIR}/x\"
+";
+
+    fn problems(text: &str) -> String {
+        match read("smidr.yaml", text, None, &|_| None) {
+            Ok(_) => panic!("no problem was found"),
+            Err(problems) => problems.render(false),
+        }
+    }
+
+    #[test]
+    fn a_good_config_and_its_variant() {
+        let config = read("smidr.yaml", GOOD, None, &|_| None).expect("good");
+        assert_eq!(config.build.image.text, "core-image-minimal");
+        assert_eq!(config.local_conf, "FOO = \"${TOPDIR}/x\"");
+        let dev = read("smidr.yaml", GOOD, Some("dev"), &|_| None).expect("good");
+        assert_eq!((dev.build.image.text.as_str(), dev.build.threads), ("dev-image", Some(8)));
+        assert!(read("smidr.yaml", GOOD, Some("deb"), &|_| None).is_err());
+    }
+
+    #[test]
+    fn every_problem_at_once() {
+        insta::assert_snapshot!(problems(
+            "\
+nmae: x
+base:
+  machine: [a, b]
+layers:
+  - name: a
+    gti: https://example.org/a
+  - name: a
+    path: ./x
+    branch: main
+build:
+  image: core image
+  bb_number_threads: none
+host:
+  recipe: debian-12
+  image: docker.io/debian
+  network: half
+artifacts:
+  - ../../etc/passwd
+env:
+  A-B: x
+advanced:
+  build_timeout: soon
+directories:
+  downloads: ${NOWHERE}/dl
+"
+        ));
+    }
+
+    #[test]
+    fn what_is_not_yaml() {
+        insta::assert_snapshot!(problems("name: x\n\tbuild: y\n"));
+    }
+}

@@ -1,0 +1,210 @@
+//! What a config can say, after it has been checked.
+
+use std::time::Duration;
+
+use super::{node::Text, values::Size};
+
+/// A project: one `smidr.yaml`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Names the project, its builds and its workspace.
+    pub name: Text,
+    /// For people.
+    pub description: Option<Text>,
+    /// The Yocto series: the branch of git layers that name no other, and what path layers must be compatible with.
+    pub yocto_series: Option<Text>,
+    /// The board.
+    pub base: Base,
+    /// Yocto layers, in the order of `bblayers.conf`.
+    pub layers: Vec<Layer>,
+    /// Where BitBake comes from, when neither a layer's repository nor the image carries it.
+    pub bitbake: Option<Source>,
+    /// What to build.
+    pub build: Build,
+    /// Shared folders that stand elsewhere than under `SMIDR_HOME`.
+    pub directories: Directories,
+    /// The build host.
+    pub host: Host,
+    /// `PACKAGE_CLASSES`.
+    pub package_classes: Vec<Text>,
+    /// `EXTRA_IMAGE_FEATURES`, together with `build.extra_image_features`.
+    pub image_features: Vec<Text>,
+    /// `USER_CLASSES`.
+    pub user_classes: Vec<Text>,
+    /// `INHERIT`.
+    pub inherit_classes: Vec<Text>,
+    /// Seldom needed.
+    pub advanced: Advanced,
+    /// What to keep; empty: everything in `deploy/images/MACHINE`.
+    pub artifacts: Vec<Text>,
+    /// Appended to `local.conf` as it is.
+    pub local_conf: String,
+    /// Environment of BitBake, and visible to recipes.
+    pub env: Vec<(Text, Text)>,
+}
+
+/// The board that is built for.
+#[derive(Clone, Debug, Default)]
+pub struct Base {
+    /// Who supports the board.
+    pub provider: Option<Text>,
+    /// MACHINE, unless `build.machine` says otherwise.
+    pub machine: Option<Text>,
+    /// DISTRO.
+    pub distro: Option<Text>,
+    /// The provider's release.
+    pub version: Option<Text>,
+}
+
+/// A repository with one or more Yocto layers.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// For people and for `smidr layers`.
+    pub name: Text,
+    /// Where it comes from.
+    pub source: Source,
+    /// The layers inside it to use; empty: the repository's own root.
+    pub include: Vec<Text>,
+    /// The layers inside it to leave out.
+    pub exclude: Vec<Text>,
+    /// Patches put on top, relative to the config.
+    pub patches: Vec<Text>,
+}
+
+/// Where a repository comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A folder on this machine, relative to the config.
+    Path(Text),
+    /// A git repository.
+    Git(GitSource),
+}
+
+/// What to take from a git repository.
+#[derive(Clone, Debug)]
+pub struct GitSource {
+    /// https, ssh, file or scp-like.
+    pub url: Text,
+    /// The branch to follow.
+    pub branch: Option<Text>,
+    /// Or the tag.
+    pub tag: Option<Text>,
+    /// Or the very commit.
+    pub commit: Option<Text>,
+    /// Other places with the same commits, tried in order.
+    pub mirrors: Vec<Text>,
+}
+
+/// What BitBake is asked for, and how.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// The target.
+    pub image: Text,
+    /// MACHINE, instead of `base.machine`.
+    pub machine: Option<Text>,
+    /// BB_NUMBER_THREADS.
+    pub threads: Option<u32>,
+    /// PARALLEL_MAKE, the number behind `-j`.
+    pub parallel_make: Option<u32>,
+    /// Added to IMAGE_INSTALL.
+    pub extra_packages: Vec<Text>,
+}
+
+/// Folders that stand elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Directories {
+    /// Layer mirrors and checkouts.
+    pub layers: Option<Text>,
+    /// DL_DIR.
+    pub downloads: Option<Text>,
+    /// SSTATE_DIR.
+    pub sstate: Option<Text>,
+    /// TMPDIR.
+    pub tmp: Option<Text>,
+    /// DEPLOY_DIR.
+    pub deploy: Option<Text>,
+    /// The workspace: TOPDIR is `build` in it.
+    pub build: Option<Text>,
+}
+
+/// The build host: which image, and what it may use of this machine.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The image.
+    pub image: HostImage,
+    /// Whether the build shares this machine's network.
+    pub network: Network,
+    /// Devices of this machine: kvm, tun, fuse.
+    pub devices: Vec<Device>,
+    /// Environment variables of this machine that the build sees.
+    pub env: Vec<Text>,
+    /// Memory limit.
+    pub memory: Option<Size>,
+    /// Number of processors to use.
+    pub cpus: Option<u32>,
+}
+
+/// Which image a build runs in.
+#[derive(Clone, Debug)]
+pub enum HostImage {
+    /// Made from a rootfs recipe, by name or path.
+    Recipe(Text),
+    /// Taken from the store or a registry.
+    Image(Text),
+}
+
+/// What of the network a build sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// This machine's.
+    Full,
+    /// Only a loopback of its own.
+    None,
+}
+
+/// A device node that can be passed into the sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// `/dev/kvm`
+    Kvm,
+    /// `/dev/net/tun`
+    Tun,
+    /// `/dev/fuse`
+    Fuse,
+}
+
+impl Device {
+    /// Its place, on the host and inside.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Kvm => "/dev/kvm",
+            Self::Tun => "/dev/net/tun",
+            Self::Fuse => "/dev/fuse",
+        }
+    }
+}
+
+/// Seldom needed, each named after the variable that it sets.
+#[derive(Clone, Debug, Default)]
+pub struct Advanced {
+    /// SSTATE_MIRRORS
+    pub sstate_mirrors: Vec<Text>,
+    /// PREMIRRORS
+    pub premirrors: Vec<Text>,
+    /// BB_NO_NETWORK
+    pub no_network: Option<bool>,
+    /// BB_FETCH_PREMIRRORONLY
+    pub premirror_only: Option<bool>,
+    /// ACCEPT_FSL_EULA
+    pub accept_fsl_eula: Option<bool>,
+    /// After this long the build is stopped as if by Ctrl-C.
+    pub build_timeout: Option<Duration>,
+    /// BB_HASHSERVE
+    pub hashserve: Option<Text>,
+    /// BB_SIGNATURE_HANDLER
+    pub signature_handler: Option<Text>,
+    /// LICENSE_FLAGS_ACCEPTED
+    pub license_flags: Vec<Text>,
+    /// BB_DISKMON_DIRS, of which `true` and `false` mean a sensible default and none.
+    pub disk_monitoring: Option<Text>,
+}

@@ -1,0 +1,67 @@
+//! Values with units.
+
+use std::str::FromStr;
+
+/// A size in bytes, written `8g`, `512m`, `2048k` or as a plain number. Units are powers of 1024, upper or lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let lower = text.trim().to_ascii_lowercase();
+        let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match lower[digits.len()..].trim_end_matches("ib").trim_end_matches('b') {
+            "" => 0,
+            "k" => 10,
+            "m" => 20,
+            "g" => 30,
+            "t" => 40,
+            _ => return Err(()),
+        };
+        let number: u64 = digits.trim().parse().map_err(|_| ())?;
+        number.checked_mul(1 << shift).filter(|size| *size > 0).map(Self).ok_or(())
+    }
+}
+
+/// A time span, written `90m`, `2h`, `2h30m` or `45s`; a plain number counts minutes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Minutes(pub std::time::Duration);
+
+impl FromStr for Minutes {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let seconds = match text.trim().parse::<u64>() {
+            Ok(minutes) => minutes.checked_mul(60).ok_or(())?,
+            Err(_) => {
+                let span: jiff::SignedDuration = text.trim().parse().map_err(|_| ())?;
+                u64::try_from(span.as_secs()).map_err(|_| ())?
+            }
+        };
+        if seconds == 0 { Err(()) } else { Ok(Self(std::time::Duration::from_secs(seconds))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!("8g".parse(), Ok(Size(8 << 30)));
+        assert_eq!("512MiB".parse(), Ok(Size(512 << 20)));
+        assert_eq!("1024".parse(), Ok(Size(1024)));
+        for wrong in ["", "g", "-1g", "8x", "0", "99999999999t"] {
+            assert!(wrong.parse::<Size>().is_err(), "{wrong}");
+        }
+        let seconds = |text: &str| text.parse::<Minutes>().map(|m| m.0.as_secs());
+        assert_eq!(seconds("90"), Ok(5400));
+        assert_eq!(seconds("2h30m"), Ok(9000));
+        assert_eq!(seconds("45s"), Ok(45));
+        for wrong in ["", "0", "soon", "-5m"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Runs BitBake in its sandbox and listens: to its user interface, to its console, to whoever wants it to stop, to the clock.
+//!
+//! One loop takes messages from all of them, in one order; this is where a build's course is decided.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
+    path::Path,
+    process,
+    sync::mpsc::{self, RecvTimeoutError, Sender},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    EngineError,
+    steps::{LINE_LIMIT, lines},
+};
+use crate::{
+    bitbake::{Heard, hear},
+    events::Emitter,
+    host::{process::Spawner, stop::Stop},
+    model::{Event, FailedTask, Level},
+    plan::SandboxSpec,
+    sandbox::{self, Control, Exit, SandboxError},
+};
+
+/// How long BitBake may take to end what runs, after it was asked to stop.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How much of a failed task's log is shown.
+const LOG_LINES: usize = 60;
+
+/// How much of the end of a log is looked at, in bytes.
+const LOG_BYTES: u64 = 64 * 1024;
+
+/// BitBake's own messages may hold the whole output of a program, in bytes.
+const MESSAGE_LIMIT: u64 = 4 * 1024 * 1024;
+
+/// What every program says when it cannot write any more (strerror(3), ENOSPC).
+const DISK_FULL: &str = "No space left on device";
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Finished {
+    /// BitBake's exit status, or 128 and the number of the signal that ended it.
+    pub exit: i32,
+    /// What its user interface said; none: it did not come that far.
+    pub verdict: Option<i32>,
+    /// Tasks that failed.
+    pub failed: Vec<FailedTask>,
+    /// Errors in BitBake's words, where no task failed.
+    pub errors: Vec<String>,
+    /// Whether a disk was full.
+    pub disk_full: bool,
+    /// Whether somebody stopped it.
+    pub stopped: bool,
+    /// Whether the config's time was up.
+    pub timed_out: bool,
+}
+
+enum Message {
+    Console(String),
+    Interface(String),
+    Stop(u32),
+    Ended(Result<Exit, SandboxError>),
+}
+
+/// Runs the payload of `spec` as BitBake.
+///
+/// # Errors
+///
+/// When the sandbox cannot be had, or the program is not there.
+pub fn drive(
+    spec: &SandboxSpec,
+    timeout: Option<Duration>,
+    spawner: &Spawner,
+    stop: &Stop,
+    on: &Emitter,
+) -> Result<Finished, EngineError> {
+    let (inbox, messages) = mpsc::channel();
+    let (running, control) = start(spec, spawner, &inbox, on)?;
+    thread::spawn({
+        let inbox = inbox.clone();
+        move || inbox.send(Message::Ended(running.wait()))
+    });
+    let _listening = stop.listen(move |times| {
+        let _ = inbox.send(Message::Stop(times));
+    });
+    let mut course = Course::new(control, timeout, on);
+    loop {
+        let message = match course.deadline() {
+            None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(deadline) => messages.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+        };
+        match message {
+            Ok(Message::Console(line)) => on.emit(Event::Console { line }),
+            Ok(Message::Interface(line)) => course.heard(&line),
+            Ok(Message::Stop(times)) => course.stop(times),
+            Ok(Message::Ended(exit)) => {
+                let exit = exit?;
+                // What was written before the end is still in the pipes; their readers end with it.
+                while let Ok(message) = messages.recv_timeout(Duration::from_millis(200)) {
+                    match message {
+                        Message::Console(line) => on.emit(Event::Console { line }),
+                        Message::Interface(line) => course.heard(&line),
+                        Message::Stop(_) | Message::Ended(_) => {}
+                    }
+                }
+                return Ok(course.finish(exit));
+            }
+            Err(RecvTimeoutError::Timeout) => course.time_is_up(),
+            Err(RecvTimeoutError::Disconnected) => return Err(EngineError::Lost),
+        }
+    }
+}
+
+fn start(
+    spec: &SandboxSpec,
+    spawner: &Spawner,
+    inbox: &Sender<Message>,
+    on: &Emitter,
+) -> Result<(sandbox::Sandbox, Control), EngineError> {
+    let pipe = || std::io::pipe().map_err(|source| SandboxError::Prepare { what: "a pipe", source });
+    let (console, out) = pipe()?;
+    let (interface, events) = pipe()?;
+    let err = out.try_clone().map_err(|source| SandboxError::Prepare { what: "a pipe", source })?;
+    let stdio = sandbox::Stdio {
+        stdin: process::Stdio::null(),
+        stdout: out.into(),
+        stderr: err.into(),
+        events: Some(events.into()),
+    };
+    let running = sandbox::launch(spec, stdio, spawner)?;
+    let control = running.control();
+    let tasks_cut = running.tasks_cut().unwrap_or(false);
+    if !tasks_cut {
+        on.warn("BitBake cannot cut its tasks off from the network here: nested user namespaces do not work");
+    }
+    let isolation = if spec.own_network { "full isolation, no network" } else { "full isolation" };
+    on.emit(Event::SandboxReady { isolation: isolation.into(), task_network_cut: tasks_cut });
+    let console_message: fn(String) -> Message = Message::Console;
+    for (pipe, wrap, limit) in [(console, console_message, LINE_LIMIT), (interface, Message::Interface, MESSAGE_LIMIT)]
+    {
+        let inbox = inbox.clone();
+        thread::spawn(move || lines(pipe, limit).try_for_each(|line| inbox.send(wrap(line))));
+    }
+    Ok((running, control))
+}
+
+struct Course<'a> {
+    control: Control,
+    on: &'a Emitter,
+    timeout: Option<Instant>,
+    grace: Option<Instant>,
+    verdict: Option<i32>,
+    failed: Vec<FailedTask>,
+    errors: Vec<String>,
+    disk_full: bool,
+    stopped: bool,
+    timed_out: bool,
+}
+
+impl<'a> Course<'a> {
+    fn new(control: Control, timeout: Option<Duration>, on: &'a Emitter) -> Self {
+        Self {
+            control,
+            on,
+            timeout: timeout.map(|timeout| Instant::now() + timeout),
+            grace: None,
+            verdict: None,
+            failed: Vec::new(),
+            errors: Vec::new(),
+            disk_full: false,
+            stopped: false,
+            timed_out: false,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.grace.or(self.timeout)
+    }
+
+    fn heard(&mut self, line: &str) {
+        match hear(line) {
+            Heard::Nothing => {}
+            Heard::Done { exit } => self.verdict = Some(exit),
+            Heard::Event(event) => {
+                self.note(&event);
+                let failed = match &event {
+                    Event::TaskEnded { name, ok: false, log: Some(log), .. } => Some((name.clone(), log.clone())),
+                    _ => None,
+                };
+                self.on.emit(event);
+                if let Some((name, log)) = failed
+                    && let Some(tail) = tail(&log)
+                {
+                    self.disk_full |= tail.iter().any(|line| line.contains(DISK_FULL));
+                    self.on.emit(Event::TaskLog { name, log, tail });
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::TaskEnded { name, ok: false, log, .. } => {
+                self.failed.push(FailedTask { name: name.clone(), log: log.clone() });
+            }
+            Event::Message { level, text, .. } if *level >= Level::Error => {
+                self.disk_full |= text.contains(DISK_FULL);
+                self.errors.push(text.clone());
+            }
+            Event::NoProvider { item, close_matches, .. } => {
+                let mut text = format!("nothing provides `{item}`");
+                if !close_matches.is_empty() {
+                    text.push_str(&format!("; near: {}", close_matches.join(", ")));
+                }
+                self.errors.push(text);
+            }
+            _ => {}
+        }
+    }
+
+    fn stop(&mut self, times: u32) {
+        self.stopped = true;
+        self.on.emit(Event::Stopping { force: times > 1 });
+        if times > 1 {
+            self.control.kill();
+        } else {
+            self.control.interrupt();
+            self.grace = Some(Instant::now() + GRACE);
+        }
+    }
+
+    fn time_is_up(&mut self) {
+        if self.grace.is_some() {
+            self.on.emit(Event::Stopping { force: true });
+            self.control.kill();
+            // Killed once; what remains is to hear of the end.
+            (self.grace, self.timeout) = (None, None);
+        } else {
+            self.timed_out = true;
+            self.timeout = None;
+            self.on.warn("the build's time is up (advanced.build_timeout)");
+            self.on.emit(Event::Stopping { force: false });
+            self.control.interrupt();
+            self.grace = Some(Instant::now() + GRACE);
+        }
+    }
+
+    fn finish(self, Exit(exit): Exit) -> Finished {
+        Finished {
+            exit,
+            verdict: self.verdict,
+            failed: self.failed,
+            errors: self.errors,
+            disk_full: self.disk_full,
+            stopped: self.stopped,
+            timed_out: self.timed_out,
+        }
+    }
+}
+
+/// The last lines of a log, which stands at the same path here as in the sandbox.
+fn tail(log: &Path) -> Option<Vec<String>> {
+    let mut file = File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut bytes).ok()?;
+    let mut last = VecDeque::new();
+    for line in BufReader::new(bytes.as_slice()).split(b'\n').map_while(Result::ok) {
+        if last.len() == LOG_LINES {
+            last.pop_front();
+        }
+        last.push_back(String::from_utf8_lossy(&line).into_owned());
+    }
+    Some(last.into())
+}

@@ -1,0 +1,101 @@
+//! Which image a build runs in: the one that the lock pins, the one that the store has, or one that is made now.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::{
+    EngineError,
+    image_build::{self, ImageBuildError, PACKAGES_LABEL, RECIPE_LABEL, Workshop},
+    recipes::{self, FoundRecipe},
+};
+use crate::{
+    host::lock::{self, Mode},
+    image::{RootFs, StoredImage},
+    lock::{HostLock, PackageLock},
+    model::Event,
+    plan::PlannedHost,
+};
+
+/// Finds or makes the image of a build host, and opens it.
+///
+/// # Errors
+///
+/// When there is none, it cannot be made, or what was made is not what the lock pins.
+pub fn resolve_host(
+    w: &Workshop<'_>,
+    planned: &PlannedHost,
+    project: &Path,
+    lock: Option<&HostLock>,
+) -> Result<(HostLock, RootFs), EngineError> {
+    let image = if planned.recipe { from_recipe(w, planned, project, lock)? } else { from_store(w, planned, lock)? };
+    let root = w.store.checkout(&image, w.on)?;
+    Ok((host_lock(&planned.name, &image), root))
+}
+
+/// What a lock says of an image.
+pub fn host_lock(name: &str, image: &StoredImage) -> HostLock {
+    HostLock {
+        name: name.into(),
+        image: image.manifest.clone(),
+        recipe: image.config.labels.get(RECIPE_LABEL).and_then(|digest| digest.parse().ok()),
+        packages: packages(image),
+    }
+}
+
+fn packages(image: &StoredImage) -> BTreeMap<String, PackageLock> {
+    image.config.labels.get(PACKAGES_LABEL).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
+fn from_store(w: &Workshop<'_>, planned: &PlannedHost, lock: Option<&HostLock>) -> Result<StoredImage, EngineError> {
+    let wanted = lock.map_or_else(|| planned.name.clone(), |lock| lock.image.to_string());
+    w.store.find(&wanted)?.ok_or_else(|| EngineError::NoImage(planned.name.clone()))
+}
+
+fn from_recipe(
+    w: &Workshop<'_>,
+    planned: &PlannedHost,
+    project: &Path,
+    lock: Option<&HostLock>,
+) -> Result<StoredImage, EngineError> {
+    let found = recipes::find(&planned.name, project, w.paths).map_err(ImageBuildError::from)?;
+    // A recipe that was edited is meant to change the image: the lock follows it.
+    let lock = lock.filter(|lock| {
+        let same = lock.recipe.as_ref() == Some(&found.digest);
+        if !same {
+            w.on.warn(format!(
+                "the rootfs recipe `{}` has changed since smidr.lock was written; it is made anew",
+                found.name
+            ));
+        }
+        same
+    });
+    if let Some(image) = present(w, &found, lock)? {
+        return Ok(image);
+    }
+    // Two builds that miss the same image make it once.
+    let path = lock::path_in(&w.paths.locks(), &format!("recipe-{}", found.name));
+    let waiting = |holder: &str| {
+        w.on.emit(Event::Waiting { resource: format!("the image of `{}`", found.name), holder: holder.into() });
+    };
+    let _alone = lock::lock(&path, Mode::Exclusive, &format!("image build {}", found.name), waiting)?;
+    if let Some(image) = present(w, &found, lock)? {
+        return Ok(image);
+    }
+    let image = image_build::build(w, &found, &lock.map(|lock| lock.packages.clone()).unwrap_or_default())?;
+    match lock {
+        Some(lock) if lock.image != image.manifest => Err(EngineError::Digest {
+            name: found.name,
+            wanted: lock.image.to_string(),
+            found: image.manifest.to_string(),
+        }),
+        _ => Ok(image),
+    }
+}
+
+/// The image that is wanted, if the store has it.
+fn present(w: &Workshop<'_>, found: &FoundRecipe, lock: Option<&HostLock>) -> Result<Option<StoredImage>, EngineError> {
+    if let Some(lock) = lock {
+        return Ok(w.store.find(&lock.image.to_string())?);
+    }
+    let image = w.store.find(&found.name)?;
+    Ok(image.filter(|image| image.config.labels.get(RECIPE_LABEL) == Some(&found.digest.to_string())))
+}

@@ -1,0 +1,332 @@
+//! The pipeline: prepare, run, collect. The only module that combines the capabilities, and only here is the course of a
+//! build decided. Prints nothing.
+
+mod drive;
+mod host;
+pub mod image_build;
+pub mod recipes;
+mod steps;
+mod workspace;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+pub use drive::Finished;
+pub use host::resolve_host;
+
+use crate::{
+    artifacts::{self, ArtifactError},
+    bitbake,
+    events::Emitter,
+    host::{
+        files::{FileError, make_private_dir, remove_tree},
+        process::Spawner,
+        stop::Stop,
+    },
+    image::{ImageError, ImageStore, RootFs},
+    layers::{self, Checkouts, LayerError},
+    lock::HostLock,
+    model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State},
+    plan::{Payload, Placed, Plan, SandboxSpec},
+    sandbox::SandboxError,
+};
+use image_build::{ImageBuildError, Workshop};
+use workspace::{Workspace, WorkspaceError};
+
+/// What every stage needs.
+#[derive(Clone, Copy)]
+pub struct Tools<'a> {
+    /// Shared folders.
+    pub paths: &'a Paths,
+    /// This machine.
+    pub facts: &'a HostFacts,
+    /// Images.
+    pub store: &'a ImageStore,
+    /// Starts processes.
+    pub spawner: &'a Spawner,
+    /// Whether somebody wants it to stop.
+    pub stop: &'a Stop,
+    /// Hears how it goes.
+    pub on: &'a Emitter,
+}
+
+/// A plan whose image, layers and workspace are there.
+#[derive(Debug)]
+pub struct Prepared {
+    plan: Plan,
+    /// What the project is pinned to from now on.
+    pub host: HostLock,
+    root: RootFs,
+    checkouts: Checkouts,
+    workspace: Workspace,
+}
+
+/// Why a build could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Layers.
+    #[error(transparent)]
+    Layers(#[from] LayerError),
+    /// The image, made from a rootfs recipe.
+    #[error(transparent)]
+    ImageBuild(#[from] ImageBuildError),
+    /// The store.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An image that is neither here nor can be made.
+    #[error("the image `{0}` is not in the store, and this smidr cannot pull from registries yet")]
+    NoImage(String),
+    /// The lock's image cannot be had again.
+    #[error("smidr.lock pins the image {wanted} of `{name}`, but making it again gave {found}")]
+    Digest {
+        /// The build host.
+        name: String,
+        /// The lock's.
+        wanted: String,
+        /// What was made.
+        found: String,
+    },
+    /// The workspace.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// Artifacts.
+    #[error(transparent)]
+    Artifacts(#[from] ArtifactError),
+    /// Files.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Every listener is gone, which cannot happen while BitBake runs.
+    #[error("lost track of BitBake")]
+    Lost,
+    /// Somebody asked to stop before BitBake ran.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl Explain for EngineError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Layers(error) => error.kind(),
+            Self::ImageBuild(error) => error.kind(),
+            Self::Image(error) => error.kind(),
+            Self::NoImage(_) => Kind::Request,
+            Self::Digest { .. } => Kind::Outside,
+            Self::Workspace(error) => error.kind(),
+            Self::Sandbox(error) => error.kind(),
+            Self::Artifacts(error) => error.kind(),
+            Self::File(error) => error.kind(),
+            Self::Lost => Kind::Host,
+            Self::Stopped => Kind::Cancelled,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Layers(error) => error.hint(),
+            Self::ImageBuild(error) => error.hint(),
+            Self::Image(error) => error.hint(),
+            Self::NoImage(name) => Some(format!("bring it:  smidr image import FILE --name {name}")),
+            Self::Digest { .. } => Some("to take the new image:  rm smidr.lock".into()),
+            Self::Workspace(error) => error.hint(),
+            Self::Sandbox(error) => error.hint(),
+            Self::Artifacts(error) => error.hint(),
+            Self::File(error) => error.hint(),
+            Self::Lost | Self::Stopped => None,
+        }
+    }
+}
+
+/// Makes image, layers and workspace ready. `edit` lets the layers be written to, for `shell` and `run`.
+///
+/// # Errors
+///
+/// The first thing that is not there.
+pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
+    let checkouts = layers::resolve(&plan.layers, plan.bitbake.as_ref())?;
+    let holder = format!("build {}", tools.on.build());
+    let workspace = workspace::open(&plan, tools.paths, &holder)?;
+    let workshop = Workshop {
+        paths: tools.paths,
+        facts: tools.facts,
+        store: tools.store,
+        spawner: tools.spawner,
+        stop: tools.stop,
+        on: tools.on,
+    };
+    let (host, root) = resolve_host(&workshop, &plan.host, &plan.project, lock)?;
+    if plan.clean {
+        bitbake::disposable(&plan.folders).into_iter().try_for_each(remove_tree)?;
+        plan.folders.writable().into_iter().try_for_each(make_private_dir)?;
+    }
+    workspace.write_conf(&plan, &checkouts)?;
+    workspace.write_skeleton(&plan, tools.facts, &checkouts.roots)?;
+    if tools.stop.asked() > 0 {
+        return Err(EngineError::Stopped);
+    }
+    Ok(Prepared { plan, host, root, checkouts, workspace })
+}
+
+impl Prepared {
+    /// The plan that was made ready.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Layers, for people: names and what they are pinned to.
+    pub fn layers(&self) -> &[(String, String)] {
+        &self.checkouts.names
+    }
+
+    /// The sandbox of this build with a program in it.
+    pub fn sandbox(&self, argv: Vec<String>, edit: bool, terminal: bool, extra_env: &[(&str, &str)]) -> SandboxSpec {
+        let image = self.root.env();
+        let image_path = image.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());
+        let mut env: Vec<(String, String)> =
+            vec![("PATH".into(), bitbake::search_path(self.checkouts.bitbake.as_deref(), image_path))];
+        env.extend(image.iter().filter(|(name, _)| name != "PATH").cloned());
+        env.extend(self.plan.env.iter().cloned());
+        env.extend(extra_env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let placed = Placed {
+            diffs: self.root.diffs().to_vec(),
+            skeleton: self.workspace.skeleton.clone(),
+            repositories: self.checkouts.roots.clone(),
+            edit,
+        };
+        let payload = Payload { argv, env, cwd: self.plan.folders.top.clone(), terminal, cpus: self.plan.cpus };
+        self.plan.sandbox(&placed, payload)
+    }
+}
+
+/// Builds: prepare, run, collect. Every build ends with [`Event::Finished`], whatever happens.
+///
+/// `pin` hears what the project is pinned to, once that is known, and writes the lock.
+///
+/// # Errors
+///
+/// What kept BitBake from running to its end. A build that BitBake failed is an outcome, not an error.
+pub fn build(
+    plan: Plan,
+    lock: Option<&HostLock>,
+    tools: Tools<'_>,
+    pin: impl FnOnce(&HostLock) -> Result<(), FileError>,
+) -> Result<Outcome, EngineError> {
+    let begun = Instant::now();
+    let id = tools.on.build();
+    tools.on.emit(Event::BuildStarted {
+        name: plan.name.clone(),
+        targets: plan.targets.clone(),
+        machine: plan.machine.clone(),
+    });
+    let result = stages(plan, lock, tools, &id, pin);
+    let mut outcome = match &result {
+        Ok(outcome) => outcome.clone(),
+        Err(error) => failed_outcome(error),
+    };
+    outcome.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tools.on.emit(Event::Finished { outcome: outcome.clone() });
+    result.map(|_| outcome)
+}
+
+fn stages(
+    plan: Plan,
+    lock: Option<&HostLock>,
+    tools: Tools<'_>,
+    id: &BuildId,
+    pin: impl FnOnce(&HostLock) -> Result<(), FileError>,
+) -> Result<Outcome, EngineError> {
+    tools.on.emit(Event::StageStarted { stage: Stage::Prepare });
+    plan.warnings.iter().for_each(|warning| tools.on.warn(warning.clone()));
+    let prepared = prepare(plan, lock, tools)?;
+    pin(&prepared.host)?;
+    tools.on.emit(Event::HostReady { name: prepared.host.name.clone(), digest: prepared.host.image.clone() });
+    tools.on.emit(Event::LayersReady { layers: prepared.layers().to_vec() });
+    tools.on.emit(Event::StageStarted { stage: Stage::Run });
+    let finished = run(&prepared, tools)?;
+    let build = tools.paths.build(id);
+    make_private_dir(&build)?;
+    let failed = keep_logs(&finished.failed, &build);
+    if let Some(outcome) = not_built(&finished, failed) {
+        return Ok(outcome);
+    }
+    tools.on.emit(Event::StageStarted { stage: Stage::Collect });
+    collect(prepared, &finished, &build, tools)
+}
+
+fn run(prepared: &Prepared, tools: Tools<'_>) -> Result<Finished, EngineError> {
+    let mut spec = prepared.sandbox(bitbake::command(&prepared.plan), false, false, &[("BB_SERVER_TIMEOUT", "0")]);
+    spec.probe_tasks = true;
+    drive::drive(&spec, prepared.plan.timeout, tools.spawner, tools.stop, tools.on)
+}
+
+/// The outcome of a build that left nothing to collect, if this is one.
+fn not_built(finished: &Finished, failed: Vec<FailedTask>) -> Option<Outcome> {
+    let good = finished.exit == 0 && finished.verdict == Some(0) && failed.is_empty();
+    let state = if finished.stopped {
+        State::Cancelled
+    } else if good && !finished.timed_out {
+        return None;
+    } else {
+        State::Failed
+    };
+    let mut reasons = if failed.is_empty() && state == State::Failed { finished.errors.clone() } else { Vec::new() };
+    if finished.timed_out {
+        reasons.insert(0, "the build's time was up (advanced.build_timeout)".into());
+    } else if reasons.is_empty() && failed.is_empty() && state == State::Failed {
+        reasons.push(match finished.verdict {
+            None => format!("BitBake ended with exit status {} before it was done", finished.exit),
+            Some(verdict) => format!("BitBake says {verdict} and names no task"),
+        });
+    }
+    let host_at_fault = finished.disk_full;
+    Some(Outcome { bitbake_exit: Some(finished.exit), failed, reasons, host_at_fault, ..Outcome::new(state) })
+}
+
+fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
+    let plan = &prepared.plan;
+    // `--fetch-only` and tasks chosen by hand deploy nothing.
+    let kept = if plan.fetch_only || !plan.bitbake_args.is_empty() && !plan.folders.deploy.is_dir() {
+        Vec::new()
+    } else {
+        match artifacts::collect(&plan.folders.deploy, &plan.artifacts, build, tools.on) {
+            Err(ArtifactError::Nothing { .. }) if !plan.artifacts_required => Vec::new(),
+            collected => collected?,
+        }
+    };
+    Ok(Outcome {
+        bitbake_exit: Some(finished.exit),
+        artifacts: kept.len() as u64,
+        artifact_bytes: kept.iter().map(|artifact| artifact.size).sum(),
+        ..Outcome::new(State::Completed)
+    })
+}
+
+/// Copies the logs of failed tasks out of the workspace, where the next build replaces them.
+fn keep_logs(failed: &[FailedTask], build: &Path) -> Vec<FailedTask> {
+    let keep = |task: &FailedTask| -> Option<PathBuf> {
+        let folder = build.join("logs");
+        make_private_dir(&folder).ok()?;
+        let to = folder.join(format!("{}.{}", task.name.recipe.replace('/', "_"), task.name.task.replace('/', "_")));
+        fs::copy(task.log.as_ref()?, &to).ok().map(|_| to)
+    };
+    failed
+        .iter()
+        .map(|task| FailedTask { name: task.name.clone(), log: keep(task).or_else(|| task.log.clone()) })
+        .collect()
+}
+
+fn failed_outcome(error: &EngineError) -> Outcome {
+    let mut reasons = vec![error.to_string()];
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        reasons.push(error.to_string());
+        cause = error.source();
+    }
+    let state = if error.kind() == Kind::Cancelled { State::Cancelled } else { State::Failed };
+    Outcome { reasons, host_at_fault: error.kind() == Kind::Host, ..Outcome::new(state) }
+}

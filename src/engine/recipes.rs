@@ -1,0 +1,216 @@
+//! Where rootfs recipes are found: beside the config, in `SMIDR_HOME/recipes`, in this binary. A name with a slash is a path.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use include_dir::{Dir, DirEntry, include_dir};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    config::{Problems, nearest},
+    host::files::{FileError, read_text},
+    image::recipe::Recipe,
+    model::{Digest, Explain, Kind, Paths},
+};
+
+static EMBEDDED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/rootfs-recipes");
+
+/// A rootfs recipe that was found, with the files that it copies.
+#[derive(Debug)]
+pub struct FoundRecipe {
+    /// Names the image that it makes.
+    pub name: String,
+    /// What it says.
+    pub recipe: Recipe,
+    /// Of the text and all files: two recipes with the same digest make the same image of the same packages.
+    pub digest: Digest,
+    files: Files,
+}
+
+/// A file that a recipe copies: where to (below the copy's destination), content, and whether it is executable.
+pub struct SourceFile {
+    /// Below the destination; empty: the destination itself.
+    pub path: PathBuf,
+    /// What it holds.
+    pub content: Vec<u8>,
+    /// Whether its owner may execute it.
+    pub executable: bool,
+}
+
+#[derive(Debug)]
+enum Files {
+    Embedded,
+    Beside(PathBuf),
+}
+
+/// Why there is no recipe.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// Nowhere.
+    #[error("there is no rootfs recipe `{name}`")]
+    Unknown {
+        /// The name that was looked for.
+        name: String,
+        /// All that there are.
+        known: Vec<String>,
+    },
+    /// Found, but wrong.
+    #[error(transparent)]
+    Wrong(Box<Problems>),
+    /// It copies a file that is not there.
+    #[error("the rootfs recipe `{recipe}` copies `{source_name}`, which does not stand beside it")]
+    NoFile {
+        /// The recipe.
+        recipe: String,
+        /// The file.
+        source_name: String,
+    },
+    /// Files.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Explain for RecipeError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::File(error) => error.kind(),
+            _ => Kind::Request,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unknown { name, known } => Some(match nearest(name, known.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there are: {}", known.join(", ")),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// Finds a recipe by name or path. `project` is the folder of the config.
+///
+/// # Errors
+///
+/// When there is none, or it is wrong.
+pub fn find(name: &str, project: &Path, paths: &Paths) -> Result<FoundRecipe, RecipeError> {
+    if name.contains('/') {
+        let path = project.join(name);
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        return beside(&stem, &path);
+    }
+    let file = format!("{name}.yaml");
+    for folder in [project.to_path_buf(), paths.recipes()] {
+        let path = folder.join(&file);
+        // A config may be called like a recipe; only a recipe has a base.
+        if path.is_file() && name != "smidr" {
+            return beside(name, &path);
+        }
+    }
+    match EMBEDDED.get_file(&file).and_then(|file| file.contents_utf8()) {
+        Some(text) => FoundRecipe::new(name, &file, text, Files::Embedded),
+        None => Err(RecipeError::Unknown { name: name.into(), known: known(project, paths) }),
+    }
+}
+
+/// The names of all recipes that can be found.
+pub fn known(project: &Path, paths: &Paths) -> Vec<String> {
+    let stem =
+        |path: &Path| (path.extension()? == "yaml").then(|| path.file_stem()?.to_str().map(String::from)).flatten();
+    let mut names: Vec<String> = EMBEDDED.files().filter_map(|file| stem(file.path())).collect();
+    for folder in [paths.recipes(), project.to_path_buf()] {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        names.extend(entries.filter_map(|entry| stem(&entry.path())).filter(|name| name != "smidr"));
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn beside(name: &str, path: &Path) -> Result<FoundRecipe, RecipeError> {
+    let folder = path.parent().unwrap_or(Path::new(".")).to_path_buf();
+    FoundRecipe::new(name, &path.display().to_string(), &read_text(path)?, Files::Beside(folder))
+}
+
+impl FoundRecipe {
+    fn new(name: &str, file: &str, text: &str, files: Files) -> Result<Self, RecipeError> {
+        let recipe = Recipe::read(file, text).map_err(|problems| RecipeError::Wrong(Box::new(problems)))?;
+        let mut found = Self { name: name.into(), recipe, digest: Digest::from_sha256([0; 32]), files };
+        let mut hash = Sha256::new_with_prefix(text);
+        for copy in found.recipe.files.clone() {
+            for file in found.sources(&copy.source)? {
+                hash.update(file.path.as_os_str().as_encoded_bytes());
+                hash.update([0, u8::from(file.executable)]);
+                hash.update((file.content.len() as u64).to_le_bytes());
+                hash.update(&file.content);
+            }
+        }
+        found.digest = Digest::from_sha256(hash.finalize().into());
+        Ok(found)
+    }
+
+    /// The files behind a `source:`, in a stable order.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file or folder.
+    pub fn sources(&self, source: &str) -> Result<Vec<SourceFile>, RecipeError> {
+        let missing = || RecipeError::NoFile { recipe: self.name.clone(), source_name: source.into() };
+        match &self.files {
+            Files::Embedded => embedded(source).ok_or_else(missing),
+            Files::Beside(folder) => {
+                let root = folder.join(source);
+                if !root.exists() {
+                    return Err(missing());
+                }
+                on_disk(&root)
+            }
+        }
+    }
+}
+
+fn embedded(source: &str) -> Option<Vec<SourceFile>> {
+    fn below<'a>(entries: &'a [DirEntry<'a>], out: &mut Vec<&'a include_dir::File<'a>>) {
+        for entry in entries {
+            match entry {
+                DirEntry::Dir(dir) => below(dir.entries(), out),
+                DirEntry::File(file) => out.push(file),
+            }
+        }
+    }
+    let mut files = Vec::new();
+    match EMBEDDED.get_entry(source)? {
+        DirEntry::Dir(dir) => below(dir.entries(), &mut files),
+        DirEntry::File(file) => files.push(file),
+    }
+    files.sort_by_key(|file| file.path());
+    let relative = |path: &Path| path.strip_prefix(source).unwrap_or(path).to_path_buf();
+    let source_file = |file: &&include_dir::File<'_>| SourceFile {
+        path: relative(file.path()),
+        content: file.contents().to_vec(),
+        // The binary keeps no permissions: a script says by its first line that it is a program.
+        executable: file.contents().starts_with(b"#!"),
+    };
+    Some(files.iter().map(source_file).collect())
+}
+
+fn on_disk(root: &Path) -> Result<Vec<SourceFile>, RecipeError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut files = Vec::new();
+    for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
+        let entry = entry.map_err(|error| FileError::new("read", root)(error.into()))?;
+        if !entry.file_type().is_file() {
+            continue;
+        }
+        let path = entry.path();
+        let content = fs::read(path).map_err(FileError::new("read", path))?;
+        let mode =
+            entry.metadata().map_err(|error| FileError::new("look at", path)(error.into()))?.permissions().mode();
+        let relative = path.strip_prefix(root).unwrap_or(path).to_path_buf();
+        files.push(SourceFile { path: relative, content, executable: mode & 0o100 != 0 });
+    }
+    Ok(files)
+}

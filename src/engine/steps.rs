@@ -1,0 +1,250 @@
+//! Steps of making an image: programs that run in the half-made root, with root emulation and this machine's network.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    io::{self, BufRead as _, BufReader, PipeReader},
+    path::{Path, PathBuf},
+    process,
+};
+
+use crate::{
+    host::{
+        files::{FileError, remove_tree},
+        process::Spawner,
+        rooted::{Rooted, RootedError},
+        stop::Stop,
+    },
+    model::{Explain, HostFacts, Kind},
+    plan::{Ids, MountOp, Payload, Root, SandboxSpec},
+    sandbox::{self, SandboxError},
+};
+
+/// Where the steps find what belongs to the host, inside. Gone when the image is done.
+pub const HOST_FOLDER: &str = "/.smidr";
+
+/// How many lines of a step are kept, to be shown when it fails.
+const TAIL: usize = 60;
+
+/// Why a step did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The program said no.
+    #[error("{step} ended with exit status {exit}:\n{tail}")]
+    Failed {
+        /// What it was.
+        step: String,
+        /// Its exit status.
+        exit: i32,
+        /// Its last words.
+        tail: String,
+    },
+    /// No sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// A mount point could not be made in the image.
+    #[error("cannot prepare the image's root")]
+    Root(#[from] RootedError),
+    /// Files.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Somebody asked to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl Explain for StepError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Failed { .. } => Kind::Build,
+            Self::Sandbox(error) => error.kind(),
+            Self::Root(error) => error.kind(),
+            Self::File(error) => error.kind(),
+            Self::Stopped => Kind::Cancelled,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Sandbox(error) => error.hint(),
+            Self::File(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// A root in the making.
+pub struct Steps<'a> {
+    root: Root,
+    ids: Ids,
+    env: Vec<(String, String)>,
+    binds: Vec<(PathBuf, PathBuf)>,
+    // Files and folders that exist for the mounts only.
+    placeholders: Vec<PathBuf>,
+    tree: PathBuf,
+    spawner: &'a Spawner,
+    stop: &'a Stop,
+}
+
+impl<'a> Steps<'a> {
+    /// Prepares a root for steps. `tree` takes the changes; `own` holds files of the caller that are to be seen inside.
+    ///
+    /// # Errors
+    ///
+    /// When a mount point cannot be made.
+    pub fn new(
+        root: Root,
+        tree: &Path,
+        facts: &HostFacts,
+        binds: Vec<(PathBuf, PathBuf)>,
+        spawner: &'a Spawner,
+        stop: &'a Stop,
+    ) -> Result<Self, StepError> {
+        let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid: 0, gid: 0 };
+        let mut steps =
+            Self { root, ids, env: Vec::new(), binds, placeholders: Vec::new(), tree: tree.into(), spawner, stop };
+        // A root that stands on an image has the mount points in a folder of their own, below the image.
+        if let Root::Folder(_) = steps.root {
+            let points = steps.mount_points();
+            steps.placeholders = make_points(tree, &points)?;
+        }
+        Ok(steps)
+    }
+
+    /// Sets a variable for all further steps.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.into(), value.into()));
+    }
+
+    /// Every mount point, and whether it is a file.
+    pub fn mount_points(&self) -> Vec<(PathBuf, bool)> {
+        let fixed = ["/proc", "/sys", "/dev", "/tmp", "/run"].map(|path| (PathBuf::from(path), false));
+        fixed.into_iter().chain(self.binds.iter().map(|(source, dest)| (dest.clone(), source.is_file()))).collect()
+    }
+
+    /// Runs a program, handing each line that it prints to `line`.
+    ///
+    /// # Errors
+    ///
+    /// When it ends with anything but 0.
+    pub fn run(&self, step: &str, argv: &[&str], mut line: impl FnMut(&str)) -> Result<(), StepError> {
+        if self.stop.asked() > 0 {
+            return Err(StepError::Stopped);
+        }
+        let failed = |what| move |source: io::Error| StepError::Sandbox(SandboxError::Prepare { what, source });
+        let (output, out) = io::pipe().map_err(failed("a pipe"))?;
+        let err = out.try_clone().map_err(failed("a pipe"))?;
+        let stdio =
+            sandbox::Stdio { stdin: process::Stdio::null(), stdout: out.into(), stderr: err.into(), events: None };
+        let running = sandbox::launch(&self.spec(argv), stdio, self.spawner)?;
+        let control = running.control();
+        let _listening = self.stop.listen(move |_| control.kill());
+        let mut tail = VecDeque::new();
+        for text in lines(output, LINE_LIMIT) {
+            line(&text);
+            if tail.len() == TAIL {
+                tail.pop_front();
+            }
+            tail.push_back(text);
+        }
+        let exit = running.wait()?;
+        match exit.0 {
+            0 => Ok(()),
+            _ if self.stop.asked() > 0 => Err(StepError::Stopped),
+            exit => {
+                let tail = tail.into_iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
+                Err(StepError::Failed { step: step.into(), exit, tail })
+            }
+        }
+    }
+
+    fn spec(&self, argv: &[&str]) -> SandboxSpec {
+        let mut mounts = vec![MountOp::Proc, MountOp::Dev];
+        mounts.extend(["/tmp", "/run"].map(|dest| MountOp::Tmpfs { dest: dest.into(), mode: 0o1777 }));
+        mounts.extend(self.binds.iter().map(|(source, dest)| MountOp::Bind {
+            source: source.clone(),
+            dest: dest.clone(),
+            writable: false,
+        }));
+        SandboxSpec {
+            ids: self.ids,
+            hostname: "smidr".into(),
+            own_network: false,
+            root_emulation: true,
+            probe_tasks: false,
+            root: self.root.clone(),
+            mounts,
+            payload: Payload {
+                argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+                env: self.env.clone(),
+                cwd: "/".into(),
+                terminal: false,
+                cpus: None,
+            },
+        }
+    }
+
+    /// Removes what existed for the mounts only.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn finish(self) -> Result<(), StepError> {
+        for path in self.placeholders.iter().rev() {
+            let place = self.tree.join(path.strip_prefix("/").unwrap_or(path));
+            match fs::symlink_metadata(&place) {
+                // A step may have put something of its own there, which stays.
+                Ok(found) if found.is_file() && found.len() == 0 => {
+                    fs::remove_file(&place).map_err(FileError::new("remove", &place))?;
+                }
+                Ok(found) if found.is_dir() => {
+                    let _ = fs::remove_dir(&place);
+                }
+                _ => {}
+            }
+        }
+        Ok(remove_tree(&self.tree.join(HOST_FOLDER.trim_start_matches('/')))?)
+    }
+}
+
+/// Makes mount points, and returns those that were not there.
+pub fn make_points(tree: &Path, points: &[(PathBuf, bool)]) -> Result<Vec<PathBuf>, RootedError> {
+    let root = Rooted::open(tree)?;
+    let mut made = Vec::new();
+    for (path, file) in points {
+        match root.resolve(path) {
+            Ok(_) => continue,
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+        made.push(path.clone());
+        if *file {
+            if let Some(folder) = path.parent() {
+                root.make_dirs(folder, 0o755)?;
+            }
+            root.make_file(path)?;
+        } else {
+            root.make_dirs(path, 0o755)?;
+        }
+    }
+    Ok(made)
+}
+
+/// Longer lines of a console are cut into pieces, in bytes.
+pub const LINE_LIMIT: u64 = 64 * 1024;
+
+/// The lines that come through a pipe, of at most `limit` bytes, with anything that is no UTF-8 replaced.
+pub fn lines(pipe: PipeReader, limit: u64) -> impl Iterator<Item = String> {
+    let mut reader = BufReader::new(pipe);
+    std::iter::from_fn(move || {
+        let mut bytes = Vec::new();
+        match io::Read::take(&mut reader, limit).read_until(b'\n', &mut bytes) {
+            Ok(0) | Err(_) => None,
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&bytes);
+                Some(text.trim_end_matches(['\n', '\r']).to_owned())
+            }
+        }
+    })
+}

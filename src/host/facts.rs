@@ -1,0 +1,75 @@
+//! Gathers [`HostFacts`].
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Gid, Uid};
+
+use crate::model::HostFacts;
+
+/// What BitBake's fetchers read (bb.fetch2, FETCH_EXPORT_VARS), as far as it says how the network is reached. Credentials are not
+/// among them: a config names those that it needs.
+const FETCH_VARIABLES: [&str; 10] = [
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "GIT_PROXY_COMMAND",
+];
+
+/// Where distributions keep their bundle of CA certificates.
+const CA_BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Looks at this machine. `environment` is the caller's.
+pub fn gather(environment: Vec<(String, String)>) -> HostFacts {
+    let get = |name: &str| {
+        environment.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.clone())
+    };
+    let fetch_env = FETCH_VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), get(name)?))).collect();
+    let ca_bundle = get("SSL_CERT_FILE")
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(CA_BUNDLES.map(PathBuf::from))
+        .find(|path| path.is_file());
+    HostFacts {
+        uid: Uid::effective().as_raw(),
+        gid: Gid::effective().as_raw(),
+        home: get("HOME").map_or_else(|| "/".into(), PathBuf::from),
+        cpus: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
+        memory: memory().unwrap_or(0),
+        fetch_env,
+        ca_bundle,
+        // Content, not a path: it is usually a link into /run, and replaced by rename when the network changes.
+        resolv_conf: fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        time_zone: time_zone(get("TZ")),
+        environment,
+    }
+}
+
+fn memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let kib =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim().parse::<u64>();
+    kib.ok().map(|kib| kib * 1024)
+}
+
+fn time_zone(variable: Option<String>) -> String {
+    let plain = |name: &str| !name.is_empty() && !name.starts_with([':', '/']) && !name.contains("..");
+    let link = || {
+        let target = fs::canonicalize("/etc/localtime").ok()?;
+        Some(target.strip_prefix(Path::new("/usr/share/zoneinfo")).ok()?.display().to_string())
+    };
+    variable.filter(|name| plain(name)).or_else(link).filter(|name| plain(name)).unwrap_or_else(|| "UTC".into())
+}

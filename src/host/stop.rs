@@ -1,0 +1,77 @@
+//! Being asked to stop: Ctrl-C, SIGTERM, SIGHUP. The first is a wish, the second an order.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
+
+use nix::sys::signal::{SigSet, Signal};
+
+/// Knows how often somebody asked. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    asked: AtomicU32,
+    listener: Mutex<Option<Listener>>,
+}
+
+type Listener = Box<dyn Fn(u32) + Send>;
+
+/// Hears of requests for as long as it lives.
+pub struct Listening(Stop);
+
+impl Stop {
+    /// Takes over the signals of this process. Must come before any other thread is started, since these inherit what is blocked.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn on_signals() -> io::Result<Self> {
+        let stop = Self::default();
+        let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+        signals.thread_block()?;
+        let asked = stop.clone();
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            while signals.wait().is_ok() {
+                asked.ask();
+            }
+        })?;
+        Ok(stop)
+    }
+
+    /// Asks once more.
+    pub fn ask(&self) {
+        let times = self.0.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        if let Some(listener) = &*self.0.listener.lock().unwrap_or_else(PoisonError::into_inner) {
+            listener(times);
+        }
+    }
+
+    /// How often somebody asked.
+    pub fn asked(&self) -> u32 {
+        self.0.asked.load(Ordering::SeqCst)
+    }
+
+    /// Calls `listener` with the number of requests, at each further one, and at once if there was one already.
+    pub fn listen(&self, listener: impl Fn(u32) + Send + 'static) -> Listening {
+        let mut place = self.0.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.asked() {
+            0 => {}
+            times => listener(times),
+        }
+        *place = Some(Box::new(listener));
+        Listening(self.clone())
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        *self.0.0.listener.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}

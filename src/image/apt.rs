@@ -1,0 +1,376 @@
+//! The host's own apt, as a resolver and verifier of packages: without root, and without touching the host.
+//!
+//! apt runs with folders and a configuration of its own, so that no hook and no preference of the host takes part; what of the
+//! host does count are its mirror, its keyrings and its proxies. Signatures and hashes are apt's own business (apt-secure(8)).
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use super::recipe::Suite;
+use crate::{
+    events::Emitter,
+    host::{
+        files::{FileError, make_private_dir, sha256_of, write_atomically},
+        process::Spawner,
+    },
+    lock::PackageLock,
+    model::{Activity, Explain, Kind, Unit},
+};
+
+/// Packages that apt resolved, verified and downloaded.
+#[derive(Debug)]
+pub struct Resolved {
+    /// The files of all packages, in apt's own order.
+    pub all: Vec<PathBuf>,
+    /// Those without which nothing can be configured.
+    pub essential: Vec<PathBuf>,
+    /// Exactly what they are.
+    pub lock: BTreeMap<String, PackageLock>,
+    /// As dpkg calls it: `amd64`.
+    pub architecture: String,
+}
+
+/// Why packages cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum AptError {
+    /// The host has no apt.
+    #[error("this host has no {0}, which resolves and verifies packages")]
+    Missing(&'static str),
+    /// The host knows no mirror of that distribution.
+    #[error("this host's apt knows no mirror of {distribution}, and the recipe names none")]
+    NoMirror {
+        /// The distribution.
+        distribution: String,
+    },
+    /// The keyring is not there.
+    #[error("the keyring {0} that signs the suite is not on this host")]
+    NoKeyring(PathBuf),
+    /// apt said no.
+    #[error("{step} failed: {said}")]
+    Failed {
+        /// What was tried.
+        step: String,
+        /// apt's own words.
+        said: String,
+    },
+    /// apt could not be run.
+    #[error("cannot run {program}")]
+    Run {
+        /// Which program.
+        program: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Files.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Explain for AptError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Missing(_) | Self::NoKeyring(_) | Self::Run { .. } => Kind::Host,
+            Self::NoMirror { .. } => Kind::Request,
+            Self::Failed { .. } => Kind::Outside,
+            Self::File(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing(_) => Some("begin the rootfs recipe with an image instead:  base: {image: NAME}".into()),
+            Self::NoMirror { distribution } => Some(format!(
+                "add to the recipe's base:  mirror: URL  and  signed_by: /usr/share/keyrings/{distribution}-archive-keyring.gpg"
+            )),
+            Self::NoKeyring(path) if path.to_string_lossy().contains("ubuntu") => {
+                Some("as administrator:  apt-get install ubuntu-keyring".into())
+            }
+            Self::NoKeyring(_) => Some("as administrator:  apt-get install debian-archive-keyring".into()),
+            Self::Failed { said, .. } if said.contains("Unable to locate package") => {
+                Some("is it the name of a package in that suite?".into())
+            }
+            Self::File(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// apt with folders of its own.
+pub struct Apt<'a> {
+    folder: PathBuf,
+    architecture: String,
+    spawner: &'a Spawner,
+    on: &'a Emitter,
+}
+
+impl<'a> Apt<'a> {
+    /// Sets apt up for a suite, in a folder that is kept: what is downloaded once is not downloaded again.
+    ///
+    /// # Errors
+    ///
+    /// When the host has no apt, or no mirror or keyring for the suite.
+    pub fn new(folder: &Path, suite: &Suite, spawner: &'a Spawner, on: &'a Emitter) -> Result<Self, AptError> {
+        let mut apt = Self { folder: folder.into(), architecture: String::new(), spawner, on };
+        for tool in ["apt-get", "apt-config", "dpkg", "dpkg-deb"] {
+            apt.ask(tool, &["--version"]).map_err(|_| AptError::Missing(tool))?;
+        }
+        apt.architecture = apt.ask("dpkg", &["--print-architecture"])?.trim().into();
+        for name in ["state/lists/partial", "archives/partial", "etc", "log"] {
+            make_private_dir(&folder.join(name))?;
+        }
+        let sources = apt.sources(suite)?;
+        write_atomically(&folder.join("etc/sources.list"), sources.as_bytes(), 0o600)?;
+        write_atomically(&folder.join("etc/status"), b"", 0o600)?;
+        write_atomically(&folder.join("etc/apt.conf"), apt.configuration()?.as_bytes(), 0o600)?;
+        Ok(apt)
+    }
+
+    /// Resolves, verifies and downloads packages. With `pinned`, exactly those versions.
+    ///
+    /// # Errors
+    ///
+    /// When the mirror cannot be reached, a signature is wrong, a package does not exist, or the mirror has it no more.
+    pub fn resolve(&self, packages: &[String], pinned: &BTreeMap<String, PackageLock>) -> Result<Resolved, AptError> {
+        self.get("reading the package lists", &["update"])?;
+        let mut wanted = vec!["?essential".to_owned()];
+        if pinned.is_empty() {
+            wanted.extend(packages.iter().cloned());
+        } else {
+            wanted = pinned.iter().map(|(name, lock)| format!("{name}={}", lock.version)).collect();
+        }
+        let mut install = vec!["install", "--download-only"];
+        install.extend(wanted.iter().map(String::as_str));
+        self.get("downloading packages", &install)?;
+        let all = self.simulate(&wanted)?;
+        let essential = self.simulate(&["?essential".into()])?;
+        let lock = self.lock(&all)?;
+        for (name, expected) in pinned {
+            if lock.get(name).is_some_and(|found| found.sha256 != expected.sha256) {
+                let step = format!("checking {name} {}", expected.version);
+                return Err(AptError::Failed { step, said: "the mirror's file is not the one in smidr.lock".into() });
+            }
+        }
+        let paths = |list: Vec<Package>| list.into_iter().map(|package| self.archive(&package)).collect();
+        Ok(Resolved { essential: paths(essential), all: paths(all), lock, architecture: self.architecture.clone() })
+    }
+
+    fn lock(&self, packages: &[Package]) -> Result<BTreeMap<String, PackageLock>, AptError> {
+        let mut lock = BTreeMap::new();
+        for package in packages {
+            let path = self.archive(package);
+            let (sha256, _) = sha256_of(&path)?;
+            lock.insert(package.name.clone(), PackageLock { version: package.version.clone(), sha256 });
+        }
+        Ok(lock)
+    }
+
+    fn archive(&self, package: &Package) -> PathBuf {
+        let version = package.version.replace(':', "%3a");
+        self.folder.join("archives").join(format!("{}_{version}_{}.deb", package.name, package.architecture))
+    }
+
+    /// What an installation would install, in its order.
+    fn simulate(&self, wanted: &[String]) -> Result<Vec<Package>, AptError> {
+        let mut args = vec!["install", "--simulate", "-qq"];
+        args.extend(wanted.iter().map(String::as_str));
+        let said = self.ask_own("resolving packages", &args)?;
+        Ok(said.lines().filter_map(|line| Package::parse(line, &self.architecture)).collect())
+    }
+
+    /// The suite and its updates, as the host's own mirror has them.
+    fn sources(&self, suite: &Suite) -> Result<String, AptError> {
+        let components = suite.components.join(" ");
+        let line = |uri: &str, suite: &str, keyring: Option<&str>| {
+            let option = keyring.map(|path| format!(" [signed-by={path}]")).unwrap_or_default();
+            format!("deb{option} {uri} {suite} {components}\n")
+        };
+        // The distribution's own keyring, where it stands in its usual place; else what apt trusts anyhow.
+        let usual = PathBuf::from(format!("/usr/share/keyrings/{}-archive-keyring.gpg", suite.distribution));
+        let keyring = match &suite.signed_by {
+            Some(path) if !Path::new(&path.text).exists() => return Err(AptError::NoKeyring(path.text.clone().into())),
+            Some(path) => Some(path.text.clone()),
+            None => usual.exists().then(|| usual.display().to_string()),
+        };
+        let keyring = keyring.as_deref();
+        let known = self.host_targets()?;
+        let own = known
+            .iter()
+            .find(|target| target.suite == *suite.suite && target.is_of(&suite.distribution))
+            .or_else(|| known.iter().find(|target| target.is_of(&suite.distribution) && !target.suite.contains('-')));
+        // The host's own mirror comes first: it is near, and may be the only one that can be reached.
+        let mirror = match (own, &suite.mirror) {
+            (Some(own), _) => own,
+            (None, Some(mirror)) => {
+                let pockets: &[&str] =
+                    if *suite.distribution == *"ubuntu" { &["", "-updates", "-security"] } else { &[""] };
+                let lines = pockets.iter().map(|pocket| line(mirror, &format!("{}{pocket}", suite.suite), keyring));
+                return Ok(lines.collect());
+            }
+            (None, None) => return Err(AptError::NoMirror { distribution: suite.distribution.text.clone() }),
+        };
+        let mut text = line(&mirror.uri, &suite.suite, keyring);
+        for pocket in ["-updates", "-security"] {
+            let name = format!("{}{pocket}", suite.suite);
+            if let Some(target) = known.iter().find(|target| target.suite == name) {
+                text.push_str(&line(&target.uri, &name, keyring));
+            }
+        }
+        Ok(text)
+    }
+
+    /// What the host's own sources are, as apt reads them.
+    fn host_targets(&self) -> Result<Vec<Target>, AptError> {
+        let format = "$(REPO_URI)|$(RELEASE)";
+        let said = self.ask("apt-get", &["indextargets", "--format", format, "Created-By: Packages"])?;
+        let target = |(uri, suite): (&str, &str)| Target { uri: uri.into(), suite: suite.into() };
+        Ok(said.lines().filter_map(|line| line.split_once('|').map(target)).collect())
+    }
+
+    fn configuration(&self) -> Result<String, AptError> {
+        let folder = self.folder.display();
+        let mut text = format!(
+            "Dir::State \"{folder}/state\";\nDir::State::lists \"{folder}/state/lists\";\nDir::State::status \"{folder}/etc/status\";\n\
+             Dir::Cache \"{folder}\";\nDir::Cache::archives \"{folder}/archives\";\nDir::Log \"{folder}/log\";\n\
+             Dir::Etc::sourcelist \"{folder}/etc/sources.list\";\nDir::Etc::sourceparts \"/dev/null\";\n\
+             Dir::Etc::main \"/dev/null\";\nDir::Etc::parts \"/dev/null\";\n\
+             Dir::Etc::preferences \"/dev/null\";\nDir::Etc::preferencesparts \"/dev/null\";\n\
+             APT::Architecture \"{arch}\";\nAPT::Architectures {{ \"{arch}\"; }};\n\
+             APT::Install-Recommends \"false\";\nAPT::Get::Assume-Yes \"true\";\nAPT::Sandbox::User \"\";\n\
+             Acquire::Languages \"none\";\nAcquire::Retries \"3\";\nAPT::Keep-Downloaded-Packages \"true\";\n\
+             pkgCacheGen::ForceEssential \",\";\n",
+            arch = self.architecture,
+        );
+        // Of the host's configuration only how the network is reached counts; its hooks would act on the host.
+        for line in self.ask("apt-config", &["dump"])?.lines() {
+            let name = line.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+            let network = name.starts_with("acquire::http") || name.starts_with("acquire::ftp");
+            if network && (name.contains("proxy") || name.contains("::ca") || name.contains("verify")) {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        Ok(text)
+    }
+
+    /// Runs apt-get, showing how far it is.
+    fn get(&self, step: &str, args: &[&str]) -> Result<(), AptError> {
+        let mut command = self.spawner.command("apt-get");
+        command.args(["-q", "-o", "APT::Status-Fd=1"]).args(args);
+        command.env("APT_CONFIG", self.folder.join("etc/apt.conf")).env("LC_ALL", "C.UTF-8");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let run = |source| AptError::Run { program: "apt-get".into(), source };
+        let mut child = self.spawner.spawn(command, Vec::new()).map_err(run)?;
+        let stderr = child.stderr.take();
+        // Both pipes are read at once, or a full one would hold apt up.
+        let errors = std::thread::spawn(move || {
+            let mut text = String::new();
+            if let Some(mut pipe) = stderr {
+                let _ = pipe.read_to_string(&mut text);
+            }
+            text
+        });
+        for line in child.stdout.take().into_iter().flat_map(|pipe| BufReader::new(pipe).lines()).map_while(Result::ok)
+        {
+            // dlstatus:<item>:<percent>:<text>, apt's README.progress-reporting
+            let percent = line.strip_prefix("dlstatus:").and_then(|rest| rest.split(':').nth(1));
+            if let Some(percent) = percent.and_then(|percent| percent.parse::<f64>().ok()) {
+                self.on.progress(Activity::Download, step, percent as u64, Some(100), Unit::Percent);
+            }
+        }
+        let status = child.wait().map_err(run)?;
+        let said = errors.join().unwrap_or_default();
+        // An update that could not reach the mirror ends with 0 and a warning, and old lists.
+        let failed = !status.success() || args.contains(&"update") && said.contains("Failed to fetch");
+        if failed { Err(AptError::Failed { step: step.into(), said: words(&said) }) } else { Ok(()) }
+    }
+
+    fn ask_own(&self, step: &str, args: &[&str]) -> Result<String, AptError> {
+        let config = self.folder.join("etc/apt.conf");
+        self.output(step, "apt-get", args, &[("APT_CONFIG", &config)])
+    }
+
+    fn ask(&self, program: &str, args: &[&str]) -> Result<String, AptError> {
+        self.output(&format!("{program} {}", args.join(" ")), program, args, &[])
+    }
+
+    fn output(&self, step: &str, program: &str, args: &[&str], env: &[(&str, &Path)]) -> Result<String, AptError> {
+        let mut command = self.spawner.command(program);
+        command.args(args).envs(env.iter().copied()).env("LC_ALL", "C.UTF-8");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let run = |source| AptError::Run { program: program.into(), source };
+        let output =
+            self.spawner.spawn(command, Vec::new()).and_then(std::process::Child::wait_with_output).map_err(run)?;
+        if !output.status.success() {
+            let said = words(&String::from_utf8_lossy(&output.stderr));
+            return Err(AptError::Failed { step: step.into(), said });
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// What apt complains about, without its decoration.
+fn words(stderr: &str) -> String {
+    let errors: Vec<&str> =
+        stderr.lines().filter_map(|line| line.strip_prefix("E: ").or(line.strip_prefix("W: "))).collect();
+    if errors.is_empty() { stderr.trim().to_owned() } else { errors.join("; ") }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Target {
+    uri: String,
+    suite: String,
+}
+
+impl Target {
+    fn is_of(&self, distribution: &str) -> bool {
+        self.uri.trim_end_matches('/').ends_with(&format!("/{distribution}"))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Package {
+    name: String,
+    version: String,
+    architecture: String,
+}
+
+impl Package {
+    /// Reads a line of a simulation: `Inst libc6 (2.36-9 Debian:12.1/stable [amd64])`.
+    fn parse(line: &str, native: &str) -> Option<Self> {
+        let rest = line.strip_prefix("Inst ")?;
+        let (name, rest) = rest.split_once(' ')?;
+        // What follows the closing parenthesis, such as `[]`, is apt's own bookkeeping.
+        let inside = rest.split_once('(')?.1.split(')').next()?;
+        let version = inside.split_whitespace().next()?;
+        let architecture = inside.rsplit_once('[').and_then(|(_, end)| end.split(']').next()).unwrap_or(native);
+        let name = name.split(':').next()?;
+        Some(Self { name: name.into(), version: version.into(), architecture: architecture.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_apt_says() {
+        let parse = |line| Package::parse(line, "amd64");
+        let libc = parse(
+            "Inst libc6 (2.36-9+deb12u10 Debian:12.11/oldstable, Debian-Security:12/oldstable-security [amd64]) []",
+        );
+        let libc = libc.expect("a package");
+        assert_eq!(
+            (libc.name.as_str(), libc.version.as_str(), libc.architecture.as_str()),
+            ("libc6", "2.36-9+deb12u10", "amd64")
+        );
+        assert_eq!(parse("Inst tzdata (2025b-0 Debian:12/stable [all])").map(|p| p.architecture), Some("all".into()));
+        assert_eq!(parse("Conf libc6 (2.36-9 Debian:12 [amd64])"), None);
+        assert_eq!(words("W: careful\nE: no\n"), "careful; no");
+        let debian = Target { uri: "http://mirror.example.org/debian/".into(), suite: "bookworm".into() };
+        assert!(debian.is_of("debian") && !debian.is_of("ubuntu"));
+    }
+}

@@ -1,0 +1,235 @@
+//! Rootfs recipes: how a build-host image is made. In goes YAML, out comes a checked [`Recipe`].
+
+use crate::config::{
+    Problem, Problems, Text,
+    decode::{Decoder, Fields},
+    node::Node,
+};
+
+/// A build-host image to be made.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// For people.
+    pub description: Option<Text>,
+    /// What it begins with.
+    pub base: Base,
+    /// Packages of the base's distribution.
+    pub packages: Vec<Text>,
+    /// Python packages.
+    pub pip: Option<Pip>,
+    /// Files that stand beside the recipe.
+    pub files: Vec<FileCopy>,
+    /// Shell commands that run in the image, as its root.
+    pub commands: Vec<Text>,
+    /// Environment of everything that runs in the image later.
+    pub env: Vec<(Text, Text)>,
+}
+
+/// What an image begins with.
+#[derive(Clone, Debug)]
+pub enum Base {
+    /// Another image of the store.
+    Image(Text),
+    /// Packages of a distribution.
+    Packages(Suite),
+}
+
+/// A distribution's suite.
+#[derive(Clone, Debug)]
+pub struct Suite {
+    /// `bookworm`, `noble`.
+    pub suite: Text,
+    /// `debian` or `ubuntu`.
+    pub distribution: Text,
+    /// `main` unless said otherwise.
+    pub components: Vec<String>,
+    /// Where packages come from on a host whose own apt knows no mirror of that distribution.
+    pub mirror: Option<Text>,
+    /// The keyring that signs the suite; the host's own unless said otherwise.
+    pub signed_by: Option<Text>,
+}
+
+/// Python packages, exactly.
+#[derive(Clone, Debug)]
+pub struct Pip {
+    /// Where they go; the interpreter's own place unless said otherwise.
+    pub target: Option<Text>,
+    /// Lines of a requirements file, each with at least one `--hash`.
+    pub requirements: Vec<Text>,
+}
+
+/// A file or folder to copy.
+#[derive(Clone, Debug)]
+pub struct FileCopy {
+    /// Relative to the recipe.
+    pub source: Text,
+    /// Absolute, in the image.
+    pub dest: Text,
+    /// Permissions; 0644 unless said otherwise, and 0755 for what the source lets its owner execute.
+    pub mode: Option<u32>,
+}
+
+impl Recipe {
+    /// Reads a recipe. `file` is its name for people.
+    ///
+    /// # Errors
+    ///
+    /// Every problem that the text has, at once.
+    pub fn read(file: &str, text: &str) -> Result<Self, Problems> {
+        let problems = |list| Problems { file: file.into(), text: text.into(), list };
+        let root = Node::parse(text).map_err(|problem| problems(vec![problem]))?;
+        // A recipe gives the same image whoever builds it: nothing of the environment goes in.
+        let mut d = Decoder::new(&|_| None);
+        let mut f = d.fields(&root, "");
+        let recipe = Self {
+            description: f.text(&mut d, "description"),
+            base: base(&mut d, &mut f),
+            packages: f.texts(&mut d, "packages"),
+            pip: pip(&mut d, &mut f),
+            files: files(&mut d, &mut f),
+            commands: commands(&mut d, &mut f),
+            env: f.fields(&mut d, "env").into_pairs(&mut d),
+        };
+        f.finish(&mut d);
+        recipe.packages.iter().for_each(|package| check_package(&mut d, package));
+        if d.problems.is_empty() { Ok(recipe) } else { Err(problems(d.problems)) }
+    }
+}
+
+fn base(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Base {
+    let mut f = f.fields(d, "base");
+    if let Some(image) = f.text(d, "image") {
+        f.finish(d);
+        return Base::Image(image);
+    }
+    let suite = Suite {
+        suite: f.required(d, "suite"),
+        distribution: f.required(d, "distribution"),
+        components: f.texts(d, "components").into_iter().map(|text| text.text).collect(),
+        mirror: f.text(d, "mirror"),
+        signed_by: f.text(d, "signed_by"),
+    };
+    f.finish(d);
+    let known = ["debian", "ubuntu"];
+    if !suite.distribution.is_empty() && !known.contains(&&*suite.distribution) {
+        let title = format!("base.distribution must be debian or ubuntu, not `{}`", suite.distribution);
+        d.problem(
+            Problem::new(suite.distribution.span.clone(), title)
+                .hint("begin with an image of another one:  image: NAME"),
+        );
+    }
+    let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-./_".contains(c));
+    for text in suite.components.iter().map(String::as_str).chain([&*suite.suite]) {
+        if !plain(text) {
+            d.problem(Problem::new(suite.suite.span.clone(), format!("base: `{text}` is no suite or component")));
+        }
+    }
+    let components = if suite.components.is_empty() { vec!["main".into()] } else { suite.components };
+    Base::Packages(Suite { components, ..suite })
+}
+
+fn pip(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Pip> {
+    let node = f.node("pip")?;
+    let mut f = d.fields(node, "pip");
+    let pip = Pip { target: f.text(d, "target"), requirements: f.texts(d, "requirements") };
+    f.finish(d);
+    for line in &pip.requirements {
+        if !line.contains("--hash=sha256:") || !line.contains("==") {
+            let title = format!("pip.requirements: `{line}` is not pinned");
+            d.problem(
+                Problem::new(line.span.clone(), title)
+                    .hint("write  NAME==VERSION --hash=sha256:…  (pip hash prints it)"),
+            );
+        }
+    }
+    Some(pip)
+}
+
+fn files(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<FileCopy> {
+    let mut files = Vec::new();
+    for (i, node) in f.list(d, "files").iter().enumerate() {
+        let mut f = d.fields(node, &format!("files[{i}]"));
+        let (source, dest) = (f.required(d, "source"), f.required(d, "dest"));
+        let mode = f.text(d, "mode").and_then(|text| {
+            let mode = u32::from_str_radix(text.trim_start_matches("0o"), 8).ok().filter(|mode| *mode <= 0o777);
+            if mode.is_none() {
+                d.problem(Problem::new(text.span, format!("files[{i}].mode must be octal, such as 0755")));
+            }
+            mode
+        });
+        f.finish(d);
+        if source.starts_with('/') || source.split('/').any(|part| part == "..") {
+            d.problem(Problem::new(source.span.clone(), format!("files[{i}].source must stand beside the recipe")));
+        }
+        if !dest.starts_with('/') && !dest.is_empty() {
+            d.problem(Problem::new(dest.span.clone(), format!("files[{i}].dest must be absolute")));
+        }
+        files.push(FileCopy { source, dest, mode });
+    }
+    files
+}
+
+// Commands are shell: `${…}` in them is the shell's.
+fn commands(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Text> {
+    use crate::config::node::Value;
+    f.list(d, "commands")
+        .iter()
+        .filter_map(|node| match &node.value {
+            Value::Scalar(text) => Some(Text { span: node.span.clone(), text: text.clone() }),
+            _ => {
+                d.problem(Problem::new(node.span.clone(), "commands must be a list of shell commands"));
+                None
+            }
+        })
+        .collect()
+}
+
+/// Names go to apt as arguments, where `-` begins an option and a suffix of `-` means removal.
+fn check_package(d: &mut Decoder<'_>, package: &Text) {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.:".contains(c);
+    let good = package.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && package.chars().all(plain)
+        && !package.ends_with(['-', '+'])
+        || package.ends_with("++");
+    if !good {
+        d.problem(Problem::new(package.span.clone(), format!("packages: `{package}` is no package name")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_that_ships_is_good() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("rootfs-recipes");
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).expect("rootfs-recipes").flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|end| end == "yaml") {
+                let text = std::fs::read_to_string(&path).expect("text");
+                if let Err(problems) = Recipe::read(&path.display().to_string(), &text) {
+                    panic!("{}", problems.render(false));
+                }
+                count += 1;
+            }
+        }
+        assert!(count >= 4, "only {count} recipes");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_recipe() {
+        let text = "\
+base: {distribution: fedora, suite: \"40; rm\"}
+packages: [gcc, -y, g++, 'foo-']
+pip: {requirements: [bitbake-setup==2.19.0]}
+files:
+  - {source: ../../etc/shadow, dest: etc/x, mode: 0999}
+comands: [true]
+";
+        match Recipe::read("x.yaml", text) {
+            Ok(_) => panic!("no problem was found"),
+            Err(problems) => insta::assert_snapshot!(problems.render(false)),
+        }
+    }
+}

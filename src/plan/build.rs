@@ -1,0 +1,408 @@
+//! From config, lock, facts and paths to a [`Plan`].
+
+use std::{
+    fmt::Write as _,
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::sandbox::Ids;
+use crate::{
+    config::{Config, GitSource, HostImage, Network, Source},
+    lock::Lock,
+    model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Paths},
+};
+
+/// What a build will do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The project's name.
+    pub name: String,
+    /// The overlay of the config that is built.
+    pub variant: Option<String>,
+    /// Where the config stands.
+    pub project: PathBuf,
+    /// What BitBake is asked for.
+    pub targets: Vec<String>,
+    /// Fetch all sources and stop.
+    pub fetch_only: bool,
+    /// Remove TMPDIR first.
+    pub clean: bool,
+    /// Handed to BitBake as they are.
+    pub bitbake_args: Vec<String>,
+    /// MACHINE.
+    pub machine: String,
+    /// The build host.
+    pub host: PlannedHost,
+    /// Yocto layers, in order.
+    pub layers: Vec<PlannedLayer>,
+    /// Where BitBake comes from, unless a layer's repository or the image has it.
+    pub bitbake: Option<PlannedSource>,
+    /// Folders.
+    pub folders: Folders,
+    /// Variables of `local.conf` with their values, in order; an operator such as `:append` belongs to the name.
+    pub conf: Vec<(String, String)>,
+    /// Appended to `local.conf`.
+    pub conf_tail: String,
+    /// Variables of the config's `env`, which recipes see too.
+    pub exports: Vec<(String, String)>,
+    /// Environment of BitBake.
+    pub env: Vec<(String, String)>,
+    /// Devices of this machine.
+    pub devices: Vec<PathBuf>,
+    /// Whether the build is cut off from this machine's network.
+    pub own_network: bool,
+    /// Processors.
+    pub cpus: Option<u32>,
+    /// Who the build is.
+    #[serde(skip)]
+    pub ids: Ids,
+    /// After this long the build is stopped, in seconds.
+    #[serde(serialize_with = "seconds")]
+    pub timeout: Option<Duration>,
+    /// What to keep, relative to `folders.deploy`.
+    pub artifacts: Vec<String>,
+    /// Whether the config asks for these: then it is an error when there are none. A recipe that is no image deploys nothing.
+    pub artifacts_required: bool,
+    /// What the config asks for and smidr does not do.
+    pub warnings: Vec<String>,
+}
+
+/// The build host of a plan.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedHost {
+    /// The rootfs recipe's name or path, or the image's name.
+    pub name: String,
+    /// Whether `name` is a rootfs recipe.
+    pub recipe: bool,
+    /// What the lock pins it to; none: not resolved yet.
+    pub pinned: Option<Digest>,
+}
+
+/// A layer repository of a plan.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedLayer {
+    /// As the config calls it.
+    pub name: String,
+    /// Where it comes from.
+    #[serde(flatten)]
+    pub source: PlannedSource,
+    /// The layers in it to use, relative to its root; empty: the root itself.
+    pub include: Vec<String>,
+    /// The layers in it to leave out.
+    pub exclude: Vec<String>,
+}
+
+/// Where a repository comes from.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlannedSource {
+    /// An absolute path on this machine.
+    Path(PathBuf),
+    /// A git repository and what is wanted of it, for people.
+    Git {
+        /// Its address.
+        url: String,
+        /// Branch, tag or commit.
+        revision: String,
+    },
+}
+
+/// Folders of a build. All stand at the same path inside and outside the sandbox.
+#[derive(Clone, Debug, Serialize)]
+pub struct Folders {
+    /// Belongs to this project alone, and is kept between its builds.
+    pub workspace: PathBuf,
+    /// BitBake's TOPDIR.
+    pub top: PathBuf,
+    /// TMPDIR.
+    pub tmp: PathBuf,
+    /// DEPLOY_DIR.
+    pub deploy: PathBuf,
+    /// DL_DIR.
+    pub downloads: PathBuf,
+    /// SSTATE_DIR.
+    pub sstate: PathBuf,
+    /// HOME inside.
+    pub home: PathBuf,
+}
+
+impl Folders {
+    /// The folders that the build may write to.
+    pub fn writable(&self) -> Vec<&Path> {
+        let mut folders = vec![self.workspace.as_path()];
+        for folder in [&self.top, &self.tmp, &self.deploy, &self.downloads, &self.sstate] {
+            if !folders.iter().any(|known| folder.starts_with(known)) {
+                folders.push(folder);
+            }
+        }
+        folders
+    }
+}
+
+/// Why there can be no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// BitBake refuses such paths, or breaks on them later.
+    #[error("BitBake cannot build in `{path}`: the path {why}")]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A name given on the command line.
+    #[error("`{0}` cannot be a target or machine")]
+    Word(String),
+    /// The lock belongs to another build host.
+    #[error("smidr.lock pins the build host `{locked}`, and smidr.yaml asks for `{wanted}`")]
+    Lock {
+        /// In the lock.
+        locked: String,
+        /// In the config.
+        wanted: String,
+    },
+}
+
+impl Explain for PlanError {
+    fn kind(&self) -> Kind {
+        Kind::Request
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Path { .. } => Some("choose another place:  export SMIDR_HOME=/some/plain/path".into()),
+            Self::Word(_) => None,
+            Self::Lock { .. } => Some("to take the new one:  rm smidr.lock".into()),
+        }
+    }
+}
+
+/// Makes the plan of a build. `project` is the absolute folder of the config.
+///
+/// # Errors
+///
+/// When what is asked for cannot be built anywhere.
+pub fn make(
+    config: &Config,
+    lock: Option<&Lock>,
+    facts: &HostFacts,
+    paths: &Paths,
+    project: &Path,
+    request: &BuildRequest,
+) -> Result<Plan, PlanError> {
+    let place = |text: &str| absolute(project, &facts.home, text);
+    let folders = folders(config, paths, project, request.variant.as_deref(), &place)?;
+    let machine = request
+        .machine
+        .clone()
+        .or_else(|| config.build.machine.as_ref().or(config.base.machine.as_ref()).map(|text| text.text.clone()))
+        .unwrap_or_default();
+    let targets =
+        if request.targets.is_empty() { vec![config.build.image.text.clone()] } else { request.targets.clone() };
+    for word in targets.iter().chain([&machine]) {
+        check_word(word)?;
+    }
+    let host = host(config, lock)?;
+    let (uid, gid) = facts.inner_ids();
+    let source = |source: &Source| match source {
+        Source::Path(path) => PlannedSource::Path(place(path)),
+        Source::Git(git) => PlannedSource::Git { url: git.url.text.clone(), revision: revision(git) },
+    };
+    Ok(Plan {
+        name: config.name.text.clone(),
+        variant: request.variant.clone(),
+        project: project.to_path_buf(),
+        fetch_only: request.fetch_only,
+        clean: request.clean,
+        bitbake_args: request.bitbake_args.clone(),
+        host,
+        layers: config
+            .layers
+            .iter()
+            .map(|layer| PlannedLayer {
+                name: layer.name.text.clone(),
+                source: source(&layer.source),
+                include: layer.include.iter().map(|text| text.text.clone()).collect(),
+                exclude: layer.exclude.iter().map(|text| text.text.clone()).collect(),
+            })
+            .collect(),
+        bitbake: config.bitbake.as_ref().map(source),
+        conf: super::conf::variables(config, facts, &folders, &machine),
+        conf_tail: config.local_conf.clone(),
+        exports: config.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect(),
+        env: super::conf::environment(config, facts, &folders),
+        devices: config.host.devices.iter().map(|device| device.path().into()).collect(),
+        own_network: config.host.network == Network::None,
+        cpus: config.host.cpus,
+        ids: Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid },
+        timeout: config.advanced.build_timeout,
+        artifacts_required: !config.artifacts.is_empty(),
+        artifacts: match config.artifacts.as_slice() {
+            [] => vec![format!("images/{machine}/**")],
+            patterns => patterns.iter().map(|text| text.text.clone()).collect(),
+        },
+        warnings: warnings(config),
+        targets,
+        machine,
+        folders,
+    })
+}
+
+fn host(config: &Config, lock: Option<&Lock>) -> Result<PlannedHost, PlanError> {
+    let (name, recipe) = match &config.host.image {
+        HostImage::Recipe(name) => (name.text.clone(), true),
+        HostImage::Image(name) => (name.text.clone(), false),
+    };
+    match lock {
+        Some(lock) if lock.host.name != name => Err(PlanError::Lock { locked: lock.host.name.clone(), wanted: name }),
+        lock => Ok(PlannedHost { name, recipe, pinned: lock.map(|lock| lock.host.image.clone()) }),
+    }
+}
+
+fn folders(
+    config: &Config,
+    paths: &Paths,
+    project: &Path,
+    variant: Option<&str>,
+    place: &dyn Fn(&str) -> PathBuf,
+) -> Result<Folders, PlanError> {
+    let or = |text: &Option<crate::config::Text>, default: PathBuf| text.as_ref().map_or(default, |text| place(text));
+    let workspace = paths.workspaces().join(workspace_name(&config.name, project, variant));
+    let top = or(&config.directories.build, workspace.join("build"));
+    let tmp = or(&config.directories.tmp, top.join("tmp"));
+    let folders = Folders {
+        deploy: or(&config.directories.deploy, tmp.join("deploy")),
+        downloads: or(&config.directories.downloads, paths.downloads()),
+        sstate: or(&config.directories.sstate, paths.sstate()),
+        home: workspace.join("home"),
+        workspace,
+        top,
+        tmp,
+    };
+    for folder in folders.writable() {
+        check_path(folder)?;
+    }
+    Ok(folders)
+}
+
+/// `<name>-<hash8>[-variant]`: two projects of the same name do not meet.
+fn workspace_name(name: &str, project: &Path, variant: Option<&str>) -> String {
+    let hash = Sha256::digest(project.as_os_str().as_encoded_bytes());
+    let mut text = format!("{name}-{}", hex::encode(&hash[..4]));
+    if let Some(variant) = variant {
+        let _ = write!(text, "-{variant}");
+    }
+    text
+}
+
+/// Characters and lengths that OpenEmbedded-Core's sanity check refuses, or that break recipes (sanity.bbclass).
+fn check_path(path: &Path) -> Result<(), PlanError> {
+    let wrong = |why| Err(PlanError::Path { path: path.to_path_buf(), why });
+    let Some(text) = path.to_str() else { return wrong("is no UTF-8") };
+    if text.chars().any(char::is_whitespace) {
+        return wrong("holds a space");
+    }
+    if text.contains(['+', '@', '%', '"', '\'', '\\', '$', '`', ':', '#']) {
+        return wrong("holds one of + @ % : # or a quote");
+    }
+    if text.len() > 400 { wrong("is longer than 400 characters") } else { Ok(()) }
+}
+
+fn check_word(word: &str) -> Result<(), PlanError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+:@/~".contains(c);
+    if word.is_empty() || word.starts_with('-') || !word.chars().all(plain) {
+        return Err(PlanError::Word(word.into()));
+    }
+    Ok(())
+}
+
+fn revision(git: &GitSource) -> String {
+    let named = [("commit", &git.commit), ("tag", &git.tag), ("branch", &git.branch)];
+    let found = named.into_iter().find_map(|(kind, text)| Some(format!("{kind} {}", text.as_ref()?)));
+    found.unwrap_or_default()
+}
+
+/// Makes a path absolute: relative ones against the config's folder, `~/` against the caller's home. `.` and `..` go.
+fn absolute(project: &Path, home: &Path, text: &str) -> PathBuf {
+    let path = match text.strip_prefix("~/") {
+        Some(rest) => home.join(rest),
+        None if text == "~" => home.to_path_buf(),
+        None => project.join(text),
+    };
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
+fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.host.memory.is_some() {
+        warnings.push("host.memory is not enforced: no cgroup is set up yet".into());
+    }
+    if let Some(provider) = config.base.provider.as_ref().filter(|_| config.layers.is_empty()) {
+        warnings.push(format!("base.provider `{provider}` brings no layers of its own yet: list them under `layers:`"));
+    }
+    if config.base.version.is_some() {
+        warnings.push("base.version has no effect yet: name branches under `layers:`".into());
+    }
+    if config.directories.layers.is_some() {
+        warnings.push("directories.layers has no effect yet: only layers from git would be kept there".into());
+    }
+    if config.layers.iter().any(|layer| !layer.patches.is_empty()) {
+        warnings.push("layers[].patches are applied to git layers only, which are not built yet".into());
+    }
+    warnings
+}
+
+fn seconds<S: serde::Serializer>(timeout: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    timeout.map(|timeout| timeout.as_secs()).serialize(serializer)
+}
+
+impl Plan {
+    /// A new id for a build of this plan. `random` is drawn by the caller.
+    ///
+    /// # Errors
+    ///
+    /// Never for names that the config accepted.
+    pub fn build_id(&self, random: u32) -> Result<BuildId, crate::model::InvalidName> {
+        BuildId::new(&self.name, random)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_taken_from_the_config() {
+        let place = |text| absolute(Path::new("/p/x"), Path::new("/home/u"), text);
+        assert_eq!(place("./a/../b"), Path::new("/p/x/b"));
+        assert_eq!(place("~/dl"), Path::new("/home/u/dl"));
+        assert_eq!(place("/abs"), Path::new("/abs"));
+        assert_eq!(place("../../.."), Path::new("/"));
+    }
+
+    #[test]
+    fn what_bitbake_cannot_take() {
+        for bad in ["/home/a b/x", "/srv/c++", "/x@y", "/a%b", &format!("/{}", "l".repeat(401))] {
+            assert!(check_path(Path::new(bad)).is_err(), "{bad}");
+        }
+        assert!(check_path(Path::new("/home/user/.smidr/workspaces/a-1.2_x")).is_ok());
+        for bad in ["", "-k", "a b", "x;y", "$(x)"] {
+            assert!(check_word(bad).is_err(), "{bad}");
+        }
+        assert!(check_word("mc:other:core-image-minimal").is_ok());
+    }
+}

@@ -1,0 +1,121 @@
+//! What `local.conf` and BitBake's environment say, as names and values.
+
+use super::build::Folders;
+use crate::{
+    config::{Config, Text},
+    model::HostFacts,
+};
+
+/// BitBake stops before a disk is quite full, rather than in the middle of writing.
+const DISK_MONITOR: &str = "STOPTASKS,${TMPDIR},1G,100K STOPTASKS,${DL_DIR},1G,100K STOPTASKS,${SSTATE_DIR},1G,100K HALT,${TMPDIR},100M,1K HALT,${DL_DIR},100M,1K HALT,${SSTATE_DIR},100M,1K";
+
+/// The variables of `local.conf` in their order.
+pub fn variables(config: &Config, facts: &HostFacts, folders: &Folders, machine: &str) -> Vec<(String, String)> {
+    let mut out: Vec<(String, String)> = Vec::new();
+    let mut set = |name: &str, value: String| out.push((name.into(), value));
+    set("MACHINE", machine.into());
+    if let Some(distro) = &config.base.distro {
+        set("DISTRO", distro.text.clone());
+    }
+    set("TMPDIR", path(&folders.tmp));
+    set("DL_DIR", path(&folders.downloads));
+    set("SSTATE_DIR", path(&folders.sstate));
+    set("DEPLOY_DIR", path(&folders.deploy));
+    // Beside the sstate that it tells about, or builds could not use each other's (BitBake says so itself).
+    set("BB_HASHSERVE_DB_DIR", path(&folders.sstate));
+    let cpus = config.host.cpus.map_or(facts.cpus, |limit| limit.min(facts.cpus)).max(1);
+    set("BB_NUMBER_THREADS", config.build.threads.unwrap_or(cpus).to_string());
+    set("PARALLEL_MAKE", format!("-j {}", config.build.parallel_make.unwrap_or(cpus)));
+    let mut list = |name: &str, values: &[Text], append: bool| {
+        if !values.is_empty() {
+            let joined = values.iter().map(|text| text.text.as_str()).collect::<Vec<_>>().join(" ");
+            set(name, if append { format!(" {joined}") } else { joined });
+        }
+    };
+    list("PACKAGE_CLASSES", &config.package_classes, false);
+    list("EXTRA_IMAGE_FEATURES", &config.image_features, false);
+    list("USER_CLASSES", &config.user_classes, false);
+    list("INHERIT:append", &config.inherit_classes, true);
+    list("IMAGE_INSTALL:append", &config.build.extra_packages, true);
+    let advanced = &config.advanced;
+    list("SSTATE_MIRRORS", &advanced.sstate_mirrors, false);
+    list("PREMIRRORS", &advanced.premirrors, false);
+    list("LICENSE_FLAGS_ACCEPTED", &advanced.license_flags, false);
+    let switches = [
+        ("BB_NO_NETWORK", advanced.no_network),
+        ("BB_FETCH_PREMIRRORONLY", advanced.premirror_only),
+        ("ACCEPT_FSL_EULA", advanced.accept_fsl_eula),
+    ];
+    for (name, value) in switches {
+        if let Some(value) = value {
+            set(name, if value { "1" } else { "0" }.into());
+        }
+    }
+    let texts = [("BB_HASHSERVE", &advanced.hashserve), ("BB_SIGNATURE_HANDLER", &advanced.signature_handler)];
+    for (name, value) in texts {
+        if let Some(value) = value {
+            set(name, value.text.clone());
+        }
+    }
+    match advanced.disk_monitoring.as_ref().map(|text| text.text.as_str()) {
+        None | Some("true" | "yes" | "on") => set("BB_DISKMON_DIRS", DISK_MONITOR.into()),
+        Some("false" | "no" | "off") => {}
+        Some(dirs) => set("BB_DISKMON_DIRS", dirs.into()),
+    }
+    out
+}
+
+/// BitBake's environment, except for PATH, which depends on where BitBake is.
+pub fn environment(config: &Config, facts: &HostFacts, folders: &Folders) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let fixed = [
+        ("HOME", path(&folders.home)),
+        ("USER", "builder".into()),
+        ("LOGNAME", "builder".into()),
+        ("SHELL", "/bin/sh".into()),
+        // BitBake insists on it (oe.sanity, bb.utils.check_system_locale).
+        ("LANG", "en_US.UTF-8".into()),
+        ("LC_ALL", "en_US.UTF-8".into()),
+        ("TZ", facts.time_zone.clone()),
+    ];
+    env.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
+    env.extend(facts.fetch_env.iter().cloned());
+    if facts.ca_bundle.is_some() {
+        env.extend(CA_VARIABLES.map(|name| (name.to_owned(), CA_BUNDLE.to_owned())));
+    }
+    for (name, value) in &config.env {
+        put(&mut env, name, value.text.clone());
+    }
+    for name in &config.host.env {
+        if let Some((_, value)) = facts.environment.iter().find(|(known, _)| *known == name.text) {
+            put(&mut env, name, value.clone());
+        }
+    }
+    // BitBake drops what it does not know.
+    let passed: Vec<&str> = facts
+        .fetch_env
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .chain(CA_VARIABLES)
+        .chain(config.env.iter().map(|(name, _)| name.text.as_str()))
+        .chain(config.host.env.iter().map(|name| name.text.as_str()))
+        .collect();
+    put(&mut env, "BB_ENV_PASSTHROUGH_ADDITIONS", passed.join(" "));
+    env
+}
+
+/// Where the host's CA certificates stand inside, as Debian's tools expect.
+pub const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// What curl, git, OpenSSL, Python's requests and Node.js read.
+const CA_VARIABLES: [&str; 5] =
+    ["SSL_CERT_FILE", "GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"];
+
+fn put(env: &mut Vec<(String, String)>, name: &str, value: String) {
+    env.retain(|(known, _)| known != name);
+    env.push((name.into(), value));
+}
+
+fn path(path: &std::path::Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,316 @@
+//! The sandbox's helper and its PID 1. One thread, no tokio, nothing that outlives the sandbox.
+
+use std::{
+    convert::Infallible,
+    ffi::CString,
+    fs,
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, process::parent_id},
+    },
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use nix::{
+    sched::{CloneFlags, CpuSet, sched_setaffinity, unshare},
+    sys::{prctl, signal::Signal},
+    unistd::{ForkResult, Pid},
+};
+
+use super::{
+    error::{Report, StepFailure},
+    lockdown, mounts, pid1, sys,
+};
+use crate::plan::{Ids, SandboxSpec};
+
+/// The hidden first argument that makes our binary the helper.
+pub const HELPER: &str = "__sandbox-init";
+
+/// Tells the payload the number of its event pipe.
+pub const EVENT_FD: &str = "SMIDR_EVENT_FD";
+
+/// What the helper inherits, by number, as its arguments say: our process id, so that the helper can tell whether we are still
+/// there; the spec as JSON; a pipe for reports, a JSON line each; a pipe of signals to forward, a byte each, whose end means that
+/// smidr is gone; and, where there is one, the payload's event pipe.
+pub struct HelperArgs {
+    /// Process id of smidr.
+    pub parent: u32,
+    /// Where the spec is read from.
+    pub spec: i32,
+    /// Where reports go.
+    pub status: i32,
+    /// Where signals come from.
+    pub control: i32,
+    /// Handed on to the payload.
+    pub events: Option<i32>,
+}
+
+impl HelperArgs {
+    /// As arguments of the helper.
+    pub fn to_args(&self) -> Vec<String> {
+        let mut args = vec![HELPER.into(), self.parent.to_string()];
+        args.extend([self.spec, self.status, self.control].map(|fd| fd.to_string()));
+        args.extend(self.events.map(|fd| fd.to_string()));
+        args
+    }
+
+    fn parse(args: &[String]) -> Option<Self> {
+        let number = |at: usize| args.get(at)?.parse().ok();
+        Some(Self {
+            parent: args.first()?.parse().ok()?,
+            spec: number(1)?,
+            status: number(2)?,
+            control: number(3)?,
+            events: number(4),
+        })
+    }
+}
+
+/// Becomes the helper if this process was started as one. Must be the first thing that `main` does: before any thread.
+pub fn helper_main() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next()?.to_str() != Some(HELPER) {
+        return None;
+    }
+    let args: Vec<String> = args.filter_map(|arg| arg.into_string().ok()).collect();
+    let done = HelperArgs::parse(&args)
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+        .and_then(|args| helper(&args));
+    Some(match done {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            // Only reached when there is no status pipe to report on, as when a person types this.
+            let _ = writeln!(io::stderr(), "smidr: {HELPER} is not for people: {error}");
+            ExitCode::from(2)
+        }
+    })
+}
+
+struct Inherited {
+    status: fs::File,
+    control: OwnedFd,
+    events: Option<OwnedFd>,
+}
+
+fn helper(args: &HelperArgs) -> io::Result<u8> {
+    let mut text = String::new();
+    fs::File::from(sys::inherited_fd(args.spec)?).read_to_string(&mut text)?;
+    let inherited = Inherited {
+        status: sys::inherited_fd(args.status)?.into(),
+        control: sys::inherited_fd(args.control)?,
+        events: args.events.map(sys::inherited_fd).transpose()?,
+    };
+    sys::cloexec_from(3)?;
+    let spec: SandboxSpec = serde_json::from_str(&text)?;
+    let mut status = inherited.status.try_clone()?;
+    match isolate(&spec, Some(args.parent)).and_then(|()| become_parent_of_init(&spec, inherited)) {
+        Ok(code) => Ok(code),
+        Err(failure) => {
+            report(&mut status, &Report::Failed(failure));
+            Ok(125)
+        }
+    }
+}
+
+fn isolate(spec: &SandboxSpec, parent: Option<u32>) -> Result<(), StepFailure> {
+    die_with_parent(parent)?;
+    // A process that cannot be dumped has id maps that belong to root, which it then cannot write (proc_pid_uid_map(5)).
+    prctl::set_dumpable(true).map_err(StepFailure::at("become dumpable"))?;
+    let mut flags = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
+    if spec.own_network {
+        flags |= CloneFlags::CLONE_NEWNET;
+    }
+    unshare(flags).map_err(StepFailure::at("enter new namespaces (unshare)"))?;
+    write_maps(&spec.ids)
+}
+
+/// Maps one uid and one gid, which needs no privilege when they are one's own (user_namespaces(7)).
+fn write_maps(ids: &Ids) -> Result<(), StepFailure> {
+    let maps = [
+        ("setgroups", "deny".to_owned()),
+        ("gid_map", format!("{} {} 1", ids.gid, ids.outer_gid)),
+        ("uid_map", format!("{} {} 1", ids.uid, ids.outer_uid)),
+    ];
+    for (name, content) in maps {
+        let path = Path::new("/proc/self").join(name);
+        fs::write(&path, content)
+            .map_err(StepFailure::at(format!("write {} of its user namespace", path.display())))?;
+    }
+    Ok(())
+}
+
+fn die_with_parent(parent: Option<u32>) -> Result<(), StepFailure> {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(StepFailure::at("ask to die with smidr"))?;
+    // The parent may have died before the call, and then nobody sends the signal.
+    match parent {
+        Some(parent) if parent_id() != parent => Err(StepFailure::at("find its parent alive")(nix::Error::ESRCH)),
+        _ => Ok(()),
+    }
+}
+
+fn become_parent_of_init(spec: &SandboxSpec, inherited: Inherited) -> Result<u8, StepFailure> {
+    match sys::fork_single_threaded().map_err(StepFailure::at("fork"))? {
+        ForkResult::Parent { child } => {
+            drop(inherited);
+            Ok(wait_for(child))
+        }
+        ForkResult::Child => {
+            let Inherited { mut status, control, events } = inherited;
+            let code = init(spec, &mut status, &control, events).unwrap_or_else(|failure| {
+                report(&mut status, &Report::Failed(failure));
+                125
+            });
+            std::process::exit(code)
+        }
+    }
+}
+
+fn wait_for(child: Pid) -> u8 {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    loop {
+        match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, code)) => return code as u8,
+            Ok(WaitStatus::Signaled(_, signal, _)) => return 128 + signal as u8,
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(_) => return 125,
+        }
+    }
+}
+
+/// PID 1 of the new PID namespace. No exec may come before the mounts: it would cost the capabilities (capabilities(7)).
+fn init(
+    spec: &SandboxSpec,
+    status: &mut fs::File,
+    control: &OwnedFd,
+    events: Option<OwnedFd>,
+) -> Result<i32, StepFailure> {
+    die_with_parent(None)?;
+    mounts::enter(mounts::open_sources(&spec.root, &spec.mounts)?)?;
+    nix::unistd::sethostname(&spec.hostname).map_err(StepFailure::at("set the host name"))?;
+    if spec.own_network {
+        sys::loopback_up().map_err(StepFailure::at("switch its loopback on"))?;
+    }
+    let signals = pid1::Signals::block().map_err(StepFailure::at("block signals"))?;
+    let tasks_cut = if spec.probe_tasks { Some(can_cut_tasks(spec)?) } else { None };
+    if spec.payload.argv.is_empty() {
+        report(status, &Report::Ready { tasks_cut });
+        report(status, &Report::Exited(0));
+        return Ok(0);
+    }
+    let payload = match sys::fork_single_threaded().map_err(StepFailure::at("fork"))? {
+        ForkResult::Child => {
+            let failure = payload(spec, events.as_ref());
+            report(status, &Report::Failed(failure));
+            std::process::exit(125)
+        }
+        ForkResult::Parent { child } => child,
+    };
+    // From here on the payload, which has the same uid, must not be able to touch PID 1 (CVE-2019-5736).
+    prctl::set_dumpable(false).map_err(StepFailure::at("become undumpable"))?;
+    lockdown::lock_down(&SandboxSpec { root_emulation: false, ..spec.clone() })?;
+    report(status, &Report::Ready { tasks_cut });
+    let code = pid1::run(payload, &signals, control);
+    report(status, &Report::Exited(code));
+    Ok(code)
+}
+
+/// Does what BitBake does before each task that has no business on the network (bb.utils.disable_network), and says whether it
+/// worked.
+fn can_cut_tasks(spec: &SandboxSpec) -> Result<bool, StepFailure> {
+    match sys::fork_single_threaded().map_err(StepFailure::at("fork"))? {
+        ForkResult::Parent { child } => Ok(wait_for(child) == 0),
+        ForkResult::Child => {
+            let Ids { uid, gid, .. } = spec.ids;
+            let nested = Ids { outer_uid: uid, outer_gid: gid, uid, gid };
+            let cut = lockdown::lock_down(spec)
+                .and_then(|()| {
+                    let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET;
+                    unshare(flags).map_err(StepFailure::at("enter nested namespaces"))
+                })
+                .and_then(|()| write_maps(&nested));
+            std::process::exit(i32::from(cut.is_err()))
+        }
+    }
+}
+
+/// Turns into the program; returns only with the reason why not.
+fn payload(spec: &SandboxSpec, events: Option<&OwnedFd>) -> StepFailure {
+    match prepare_payload(spec, events).and_then(|()| exec(spec, events)) {
+        Err(failure) => failure,
+        Ok(never) => match never {},
+    }
+}
+
+fn prepare_payload(spec: &SandboxSpec, events: Option<&OwnedFd>) -> Result<(), StepFailure> {
+    // A session of its own: no terminal of the caller's to push characters into (CVE-2017-5226, CVE-2023-28100).
+    nix::unistd::setsid().map_err(StepFailure::at("begin a session"))?;
+    if spec.payload.terminal {
+        rustix::process::ioctl_tiocsctty(io::stdin().as_fd()).map_err(StepFailure::at("take its terminal"))?;
+    }
+    pid1::Signals::unblock().map_err(StepFailure::at("unblock signals"))?;
+    if let Some(events) = events {
+        rustix::io::fcntl_setfd(events, rustix::io::FdFlags::empty())
+            .map_err(StepFailure::at("hand over the event pipe"))?;
+    }
+    limit_processors(spec.payload.cpus)?;
+    let cwd = &spec.payload.cwd;
+    nix::unistd::chdir(cwd).map_err(StepFailure::at(format!("enter {}", cwd.display())))?;
+    lockdown::lock_down(spec)
+}
+
+fn limit_processors(wanted: Option<u32>) -> Result<(), StepFailure> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let failed = || StepFailure::at("limit its processors");
+    let allowed = nix::sched::sched_getaffinity(Pid::from_raw(0)).map_err(failed())?;
+    let mut chosen = CpuSet::new();
+    let usable = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    for cpu in usable.take(wanted as usize) {
+        chosen.set(cpu).map_err(failed())?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &chosen).map_err(failed())
+}
+
+fn exec(spec: &SandboxSpec, events: Option<&OwnedFd>) -> Result<Infallible, StepFailure> {
+    let payload = &spec.payload;
+    let program = payload.argv.first().map(String::as_str).unwrap_or_default();
+    let failed = |errno: nix::Error| StepFailure { step: program.into(), errno: errno as i32, payload: true };
+    let c_string = |text: &str| CString::new(text).map_err(|_| failed(nix::Error::EINVAL));
+    let argv = payload.argv.iter().map(|arg| c_string(arg)).collect::<Result<Vec<_>, _>>()?;
+    let mut env =
+        payload.env.iter().map(|(name, value)| c_string(&format!("{name}={value}"))).collect::<Result<Vec<_>, _>>()?;
+    if let Some(events) = events {
+        env.push(c_string(&format!("{EVENT_FD}={}", events.as_raw_fd()))?);
+    }
+    let mut last = nix::Error::ENOENT;
+    for candidate in candidates(program, &payload.env) {
+        let path = CString::new(candidate.as_os_str().as_bytes()).map_err(|_| failed(nix::Error::EINVAL))?;
+        let Err(errno) = nix::unistd::execve(&path, &argv, &env);
+        if errno != nix::Error::ENOENT && errno != nix::Error::ENOTDIR {
+            last = errno;
+        }
+    }
+    Err(failed(last))
+}
+
+fn candidates(program: &str, env: &[(String, String)]) -> Vec<PathBuf> {
+    if program.contains('/') {
+        return vec![program.into()];
+    }
+    let path = env.iter().find(|(name, _)| name == "PATH").map_or("/usr/bin:/bin", |(_, value)| value.as_str());
+    path.split(':').filter(|folder| !folder.is_empty()).map(|folder| Path::new(folder).join(program)).collect()
+}
+
+fn report(status: &mut fs::File, report: &Report) {
+    // Nobody is left to tell when this fails: the pipe's end is the message.
+    if let Ok(mut line) = serde_json::to_vec(report) {
+        line.push(b'\n');
+        let _ = status.write_all(&line);
+    }
+}

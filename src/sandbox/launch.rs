@@ -1,0 +1,165 @@
+//! The parent's side: start the helper, hear from it, send it signals.
+
+use std::{
+    io::{BufRead as _, BufReader, PipeReader, PipeWriter, Write as _},
+    os::fd::{AsRawFd as _, OwnedFd},
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    process::{self, Child},
+    sync::Arc,
+};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    error::{Report, SandboxError},
+    init::HelperArgs,
+    pid1::KILL,
+};
+use crate::{host::process::Spawner, plan::SandboxSpec};
+
+/// Where the payload's streams go.
+pub struct Stdio {
+    /// Standard input.
+    pub stdin: process::Stdio,
+    /// Standard output.
+    pub stdout: process::Stdio,
+    /// Standard error.
+    pub stderr: process::Stdio,
+    /// The write end of the payload's event pipe.
+    pub events: Option<OwnedFd>,
+}
+
+/// A running sandbox. Dropping it kills everything in it.
+pub struct Sandbox {
+    child: Child,
+    reports: BufReader<PipeReader>,
+    control: Control,
+    tasks_cut: Option<bool>,
+}
+
+/// Sends signals to a sandbox. When the last one is gone, the sandbox is killed.
+#[derive(Clone)]
+pub struct Control(Arc<PipeWriter>);
+
+/// How the payload ended: its exit status, or 128 and the number of the signal that ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit(pub i32);
+
+/// Starts a sandbox and waits until everything is mounted and the payload is about to run.
+///
+/// # Errors
+///
+/// The first step that failed, in words, with what to do about it.
+pub fn launch(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox, SandboxError> {
+    let prepare = |what| move |source| SandboxError::Prepare { what, source };
+    let spec_fd = spec_file(spec).map_err(prepare("the description of the sandbox"))?;
+    let (reports, status) = std::io::pipe().map_err(prepare("a pipe"))?;
+    let (control_read, control) = std::io::pipe().map_err(prepare("a pipe"))?;
+    let mut inherit: Vec<OwnedFd> = vec![spec_fd, status.into(), control_read.into()];
+    inherit.extend(stdio.events);
+    let args = HelperArgs {
+        parent: process::id(),
+        spec: inherit[0].as_raw_fd(),
+        status: inherit[1].as_raw_fd(),
+        control: inherit[2].as_raw_fd(),
+        events: inherit.get(3).map(std::os::fd::AsRawFd::as_raw_fd),
+    };
+    let mut command = spawner.own_command();
+    // A group of its own: Ctrl-C in the terminal is for smidr alone, which passes on what it decides.
+    command.args(args.to_args()).process_group(0).env_clear();
+    command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
+    let path = command.get_program().display().to_string();
+    let child = spawner.spawn(command, inherit).map_err(|source| SandboxError::Spawn { path, source })?;
+    let mut sandbox =
+        Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)), tasks_cut: None };
+    match sandbox.next_report()? {
+        Report::Ready { tasks_cut } => {
+            sandbox.tasks_cut = tasks_cut;
+            Ok(sandbox)
+        }
+        Report::Failed(failure) => Err(failure.into()),
+        Report::Exited(code) => Err(SandboxError::Silent(format!("exit status {code}"))),
+    }
+}
+
+impl Sandbox {
+    /// A handle for signals, which other threads may hold.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Whether BitBake can cut its tasks off from the network in here; none where the spec did not ask.
+    pub fn tasks_cut(&self) -> Option<bool> {
+        self.tasks_cut
+    }
+
+    /// Waits for the payload, and for everything else in the sandbox, to end.
+    ///
+    /// # Errors
+    ///
+    /// When the program could not be executed at all.
+    pub fn wait(mut self) -> Result<Exit, SandboxError> {
+        let exit = match self.next_report()? {
+            Report::Exited(code) => Ok(Exit(code)),
+            Report::Failed(failure) => Err(failure.into()),
+            Report::Ready { .. } => Err(SandboxError::Silent("two beginnings".into())),
+        };
+        let _ = self.child.wait();
+        exit
+    }
+
+    // The payload reports its failure to exec on the same pipe, possibly before init reports that it is ready.
+    fn next_report(&mut self) -> Result<Report, SandboxError> {
+        let mut line = String::new();
+        let read = self.reports.read_line(&mut line);
+        match (read, serde_json::from_str(&line)) {
+            (Ok(1..), Ok(report)) => Ok(report),
+            _ => {
+                let ended = self.child.wait().map_or_else(
+                    |error| error.to_string(),
+                    |status| match status.signal() {
+                        Some(signal) => format!("signal {signal}"),
+                        None => format!("exit status {}", status.code().unwrap_or_default()),
+                    },
+                );
+                Err(SandboxError::Silent(ended))
+            }
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.control.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Control {
+    /// Passes a signal on to the payload's process group.
+    pub fn signal(&self, signal: Signal) {
+        self.send(signal as u8);
+    }
+
+    /// What Ctrl-C does.
+    pub fn interrupt(&self) {
+        self.signal(Signal::SIGINT);
+    }
+
+    /// Ends the sandbox with everything in it.
+    pub fn kill(&self) {
+        self.send(KILL);
+    }
+
+    // A pipe that nobody reads any more means that there is nobody left to signal.
+    fn send(&self, byte: u8) {
+        let _ = (&*self.0).write_all(&[byte]);
+    }
+}
+
+fn spec_file(spec: &SandboxSpec) -> std::io::Result<OwnedFd> {
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("smidr-sandbox", rustix::fs::MemfdFlags::CLOEXEC)?);
+    serde_json::to_writer(&mut file, spec)?;
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
+    Ok(file.into())
+}

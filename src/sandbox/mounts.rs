@@ -1,0 +1,274 @@
+//! The sandbox's file system: sources opened before anything is hidden, destinations resolved inside the new root only.
+//!
+//! A destination is never a path string for the kernel. What an image says about `/dev` or a mount point is resolved by
+//! [`Rooted`], which cannot leave the root; path strings here are what CVE-2026-87766 (bubblewrap) and CVE-2026-41579 (runc) are about.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{self, CWD, Mode, OFlags},
+    mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags},
+};
+
+use super::{
+    error::StepFailure,
+    sys::{MountAttr, mount_setattr},
+};
+use crate::{
+    host::rooted::{Rooted, RootedError},
+    plan::{MountOp, Root},
+};
+
+const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+
+/// The harmless devices that every sandbox has.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+type Step<T> = Result<T, StepFailure>;
+
+/// Mounts whose sources are open: from here on nothing of the host is looked up by name any more.
+pub struct Opened<'a> {
+    root: OpenedRoot,
+    mounts: Vec<(&'a MountOp, Source)>,
+    devices: Vec<(&'static str, OwnedFd)>,
+}
+
+enum OpenedRoot {
+    Overlay { lower: Vec<OwnedFd>, upper: Option<(OwnedFd, OwnedFd)> },
+    Folder(OwnedFd),
+}
+
+enum Source {
+    Tree(OwnedFd),
+    Nothing,
+}
+
+/// Opens every source, as this machine names them.
+pub fn open_sources<'a>(root: &Root, mounts: &'a [MountOp]) -> Step<Opened<'a>> {
+    let root = match root {
+        Root::Layers(lower) => OpenedRoot::Overlay { lower: open_folders(lower)?, upper: None },
+        Root::Writable { lower, upper, work } => {
+            OpenedRoot::Overlay { lower: open_folders(lower)?, upper: Some((open_folder(upper)?, open_folder(work)?)) }
+        }
+        Root::Folder(path) => OpenedRoot::Folder(clone_tree(path)?),
+    };
+    let mounts = mounts
+        .iter()
+        .map(|op| {
+            let source = match op {
+                MountOp::Bind { source, .. } => Source::Tree(clone_tree(source)?),
+                MountOp::Device { path } => Source::Tree(clone_tree(path)?),
+                MountOp::Tmpfs { .. } | MountOp::Proc | MountOp::Dev => Source::Nothing,
+            };
+            Ok((op, source))
+        })
+        .collect::<Step<_>>()?;
+    let devices =
+        DEVICES.iter().map(|name| Ok((*name, clone_tree(&Path::new("/dev").join(name))?))).collect::<Step<_>>()?;
+    Ok(Opened { root, mounts, devices })
+}
+
+/// Builds the new root on top of `/tmp` of the old one and makes it the root.
+pub fn enter(opened: Opened<'_>) -> Step<()> {
+    // Nothing that happens here may reach the host, but what the host mounts later may be seen here.
+    mount::mount_change("/", mount::MountPropagationFlags::DOWNSTREAM | mount::MountPropagationFlags::REC)
+        .map_err(StepFailure::at("detach its mounts from the host's"))?;
+    mount::mount("tmpfs", "/tmp", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None)
+        .map_err(StepFailure::at("mount a tmpfs"))?;
+    fs::mkdir("/tmp/root", Mode::RWXU).map_err(StepFailure::at("make the new root's folder"))?;
+    mount_root(&opened.root)?;
+    let root = fs::open("/tmp/root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(StepFailure::at("open the new root"))?;
+    let rooted = Rooted::from_fd(root);
+    for (op, source) in &opened.mounts {
+        apply(&rooted, op, source, &opened.devices)?;
+    }
+    pivot(rooted.root())
+}
+
+fn pivot(root: BorrowedFd<'_>) -> Step<()> {
+    rustix::process::fchdir(root).map_err(StepFailure::at("enter the new root"))?;
+    rustix::process::pivot_root(".", ".").map_err(StepFailure::at("change the root (pivot_root)"))?;
+    // Both roots now stand at `.`, the old one on top (pivot_root(2), "pivot_root(".", ".")").
+    mount::unmount(".", UnmountFlags::DETACH).map_err(StepFailure::at("unmount the old root"))?;
+    rustix::process::chdir("/").map_err(StepFailure::at("enter the new root"))
+}
+
+fn mount_root(root: &OpenedRoot) -> Step<()> {
+    match root {
+        OpenedRoot::Folder(tree) => {
+            restrict(tree.as_fd(), NOSUID | NODEV, Path::new("/"))?;
+            let at = fs::open("/tmp/root", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .map_err(StepFailure::at("open the new root"))?;
+            attach(tree.as_fd(), at.as_fd(), Path::new("/"))
+        }
+        OpenedRoot::Overlay { lower, upper } => overlay(lower, upper.as_ref()),
+    }
+}
+
+/// Lays folders on top of each other. They are named by descriptor: short, and nothing in a name needs escaping.
+fn overlay(lower: &[OwnedFd], upper: Option<&(OwnedFd, OwnedFd)>) -> Step<()> {
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let lower: Vec<String> = lower.iter().map(name).collect();
+    // Distributions change the defaults of these options, so each is given; an unprivileged mount must have `userxattr`
+    // (overlayfs.rst, "User xattr").
+    let mut options = format!("userxattr,index=off,metacopy=off,lowerdir={}", lower.join(":"));
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    match upper {
+        Some((upper, work)) => options.push_str(&format!(",upperdir={},workdir={}", name(upper), name(work))),
+        None => flags |= MountFlags::RDONLY,
+    }
+    let options = std::ffi::CString::new(options).map_err(StepFailure::at("lay folders on top of each other"))?;
+    mount::mount("overlay", "/tmp/root", "overlay", flags, Some(options.as_c_str()))
+        .map_err(StepFailure::at("lay the image's layers on top of each other (overlay)"))
+}
+
+fn apply(root: &Rooted, op: &MountOp, source: &Source, devices: &[(&'static str, OwnedFd)]) -> Step<()> {
+    match (op, source) {
+        (MountOp::Bind { dest, writable, .. }, Source::Tree(tree)) => {
+            restrict(tree.as_fd(), NOSUID | NODEV | if *writable { 0 } else { RDONLY }, dest)?;
+            attach(tree.as_fd(), find_or_make(root, dest)?.as_fd(), dest)
+        }
+        (MountOp::Device { path }, Source::Tree(tree)) => {
+            // /dev is a tmpfs of ours by now; only /dev/net may be missing.
+            if let Some(folder) = path.parent() {
+                root.make_dirs(folder, 0o755).map_err(rooted("make", folder))?;
+            }
+            device(root, path, tree)
+        }
+        (MountOp::Tmpfs { dest, mode }, _) => tmpfs(root, dest, *mode),
+        (MountOp::Proc, _) => proc(root),
+        (MountOp::Dev, _) => dev(root, devices),
+        (op, _) => Err(StepFailure::at::<io::Error>(op.to_string())(io::Error::from_raw_os_error(libc::EINVAL))),
+    }
+}
+
+fn tmpfs(root: &Rooted, dest: &Path, mode: u32) -> Step<()> {
+    let what = || format!("mount a tmpfs at {}", dest.display());
+    let tree = filesystem("tmpfs", &[("mode", &format!("{mode:o}"))], MountAttrFlags::MOUNT_ATTR_NODEV)
+        .map_err(StepFailure::at(what()))?;
+    attach(tree.as_fd(), find(root, dest)?.as_fd(), dest)
+}
+
+fn proc(root: &Rooted) -> Step<()> {
+    let dest = Path::new("/proc");
+    let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let tree = filesystem("proc", &[], flags).map_err(StepFailure::at("mount /proc of its PID namespace"))?;
+    attach(tree.as_fd(), find(root, dest)?.as_fd(), dest)?;
+    // Writes there would reach the whole machine. User namespaces need /proc/PID only, which stays writable.
+    for name in ["sys", "sysrq-trigger", "irq", "bus"] {
+        let path = dest.join(name);
+        let Ok(found) = root.resolve(&path) else { continue };
+        let copy = clone_fd(found.as_fd()).map_err(StepFailure::at(format!("make {} read-only", path.display())))?;
+        restrict(copy.as_fd(), RDONLY, &path)?;
+        attach(copy.as_fd(), found.as_fd(), &path)?;
+    }
+    Ok(())
+}
+
+fn dev(root: &Rooted, devices: &[(&'static str, OwnedFd)]) -> Step<()> {
+    let dest = Path::new("/dev");
+    // Not 1777: with the sysctl fs.protected_regular, `> /dev/null` would be refused in a sticky folder (proc_sys_fs(5)).
+    let tree =
+        filesystem("tmpfs", &[("mode", "755")], MountAttrFlags::empty()).map_err(StepFailure::at("mount /dev"))?;
+    attach(tree.as_fd(), find(root, dest)?.as_fd(), dest)?;
+    for (name, tree) in devices {
+        device(root, &dest.join(name), tree)?;
+    }
+    for folder in ["/dev/pts", "/dev/shm"] {
+        root.make_dirs(Path::new(folder), 0o755).map_err(rooted("make", Path::new(folder)))?;
+    }
+    // Never gid=5: that group is not mapped here, and devpts refuses ids that are not (mount(8), devpts).
+    let options = [("ptmxmode", "0666"), ("mode", "620")];
+    let pts =
+        filesystem("devpts", &options, MountAttrFlags::MOUNT_ATTR_NOEXEC).map_err(StepFailure::at("mount /dev/pts"))?;
+    attach(pts.as_fd(), find(root, Path::new("/dev/pts"))?.as_fd(), Path::new("/dev/pts"))?;
+    tmpfs(root, Path::new("/dev/shm"), 0o1777)?;
+    let folder = find(root, dest)?;
+    let links = [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ];
+    for (name, target) in links {
+        fs::symlinkat(target, &folder, name).map_err(StepFailure::at(format!("make the link /dev/{name}")))?;
+    }
+    Ok(())
+}
+
+fn device(root: &Rooted, path: &Path, tree: &OwnedFd) -> Step<()> {
+    let at = root.make_file(path).map_err(rooted("make", path))?;
+    restrict(tree.as_fd(), NOSUID, path)?;
+    attach(tree.as_fd(), at.as_fd(), path)
+}
+
+fn find(root: &Rooted, dest: &Path) -> Step<OwnedFd> {
+    root.resolve(dest).map_err(rooted("find the mount point", dest))
+}
+
+/// The skeleton has every mount point, but a tmpfs of ours hides those below it, as when SMIDR_HOME is in /tmp.
+fn find_or_make(root: &Rooted, dest: &Path) -> Step<OwnedFd> {
+    match root.resolve(dest) {
+        Err(error) if error.is_missing() => root.make_dirs(dest, 0o755).map_err(rooted("make the mount point", dest)),
+        found => found.map_err(rooted("find the mount point", dest)),
+    }
+}
+
+fn rooted(verb: &'static str, path: &Path) -> impl FnOnce(RootedError) -> StepFailure {
+    let step = format!("{verb} {} in its root", path.display());
+    move |error| match error {
+        RootedError::Call { source, .. } => StepFailure::at(step)(source),
+        _ => StepFailure::at(step)(io::Error::from_raw_os_error(libc::ENOTDIR)),
+    }
+}
+
+fn filesystem(kind: &str, options: &[(&str, &str)], flags: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+    let context = mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        mount::fsconfig_set_string(context.as_fd(), *key, *value)?;
+    }
+    mount::fsconfig_create(context.as_fd())?;
+    mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags | MountAttrFlags::MOUNT_ATTR_NOSUID)
+}
+
+fn clone_tree(path: &Path) -> Step<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    mount::open_tree(CWD, path, flags).map_err(StepFailure::at(format!("open {} to show it inside", path.display())))
+}
+
+fn clone_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    mount::open_tree(fd, "", flags)
+}
+
+fn restrict(tree: BorrowedFd<'_>, flags: u64, dest: &Path) -> Step<()> {
+    mount_setattr(tree, MountAttr(flags)).map_err(StepFailure::at(format!("restrict the mount at {}", dest.display())))
+}
+
+fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>, dest: &Path) -> Step<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    mount::move_mount(tree, "", at, "", flags).map_err(StepFailure::at(format!("mount at {}", dest.display())))
+}
+
+fn open_folder(path: &Path) -> Step<OwnedFd> {
+    File::open(path).map(OwnedFd::from).map_err(StepFailure::at(format!("open {}", path.display())))
+}
+
+fn open_folders(paths: &[PathBuf]) -> Step<Vec<OwnedFd>> {
+    paths.iter().map(|path| open_folder(path)).collect()
+}

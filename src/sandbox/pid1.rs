@@ -1,0 +1,117 @@
+//! What PID 1 does while the payload runs: reap everything, forward signals, and end in time.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask},
+        signalfd::{SfdFlags, SignalFd},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Pid, read},
+};
+
+/// How long a daemon of the payload may take to end after the payload: BitBake's server writes its caches then.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// On the control pipe: end at once.
+pub const KILL: u8 = 0;
+
+/// The signals of PID 1, blocked so that they wait to be read: PID 1 ignores what it does not handle (pid_namespaces(7)).
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks all signals.
+    pub fn block() -> io::Result<Self> {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+        Ok(Self(SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
+    }
+
+    /// For the payload: nothing is blocked, whatever smidr itself was started with.
+    pub fn unblock() -> io::Result<()> {
+        Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
+    }
+}
+
+/// Serves until the payload, and what it leaves behind for a short while, has ended. Returns the payload's exit status; what is
+/// left then is killed by the kernel together with PID 1.
+pub fn run(payload: Pid, signals: &Signals, control: &OwnedFd) -> i32 {
+    let mut ended: Option<(i32, Instant)> = None;
+    loop {
+        let (status, left) = reap(payload);
+        if let (Some(status), None) = (status, ended) {
+            ended = Some((status, Instant::now() + LINGER));
+        }
+        if let Some((status, until)) = ended
+            && (!left || Instant::now() >= until || !server_left())
+        {
+            return status;
+        }
+        match wait(signals, control, ended.is_some()) {
+            Wake::Again => {}
+            Wake::Forward(signal) => {
+                // The payload leads its own process group. It may be gone already.
+                let _ = killpg(payload, signal).or_else(|_| kill(payload, signal));
+            }
+            Wake::End => return ended.map_or(128 + Signal::SIGKILL as i32, |(status, _)| status),
+        }
+    }
+}
+
+enum Wake {
+    Again,
+    Forward(Signal),
+    End,
+}
+
+fn wait(signals: &Signals, control: &OwnedFd, lingering: bool) -> Wake {
+    let mut fds = [PollFd::new(signals.0.as_fd(), PollFlags::POLLIN), PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+    let timeout = if lingering { PollTimeout::from(20u8) } else { PollTimeout::NONE };
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(_) => return Wake::End,
+    }
+    while let Ok(Some(_)) = signals.0.read_signal() {}
+    if fds[1].any().unwrap_or(true) {
+        let mut byte = [KILL];
+        return match read(control, &mut byte) {
+            Ok(1) => Signal::try_from(i32::from(byte[0])).map_or(Wake::End, Wake::Forward),
+            Err(Errno::EINTR | Errno::EAGAIN) => Wake::Again,
+            // The end of the pipe: smidr is gone.
+            _ => Wake::End,
+        };
+    }
+    Wake::Again
+}
+
+/// Reaps what has ended. Says how the payload ended, if it was among them, and whether any process is left.
+fn reap(payload: Pid) -> (Option<i32>, bool) {
+    let mut status = None;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == payload => status = Some(code),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == payload => status = Some(128 + signal as i32),
+            Ok(WaitStatus::StillAlive) => return (status, true),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return (status, false),
+        }
+    }
+}
+
+/// Whether BitBake's server still runs. It daemonises, and writes its caches after its user interface has gone; anything else
+/// that is left, such as pseudo's server, has nothing more to do.
+fn server_left() -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+    processes.flatten().any(|entry| {
+        let name = entry.file_name();
+        name.to_str().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()))
+            && std::fs::read(entry.path().join("cmdline"))
+                .is_ok_and(|line| line.windows(14).any(|window| window == b"bitbake-server"))
+    })
+}
