@@ -3,3 +3,4 @@
 mod hostile;
 mod layers;
 mod publishing;
+mod storing;
