@@ -428,3 +428,128 @@ fn plain(path: &Path) -> Option<PathBuf> {
         .map(|part| if let Component::Normal(name) = part { Some(name) } else { None })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{create_dir, create_dir_all, read_to_string, write},
+        os::unix::fs::{MetadataExt as _, symlink},
+    };
+
+    use super::*;
+
+    // A root with links in every direction, and a folder beside it that they would like to reach.
+    fn yard() -> (tempfile::TempDir, Rooted) {
+        let yard = tempfile::tempdir().expect("a temporary folder");
+        let root = yard.path().join("root");
+        create_dir_all(root.join("usr/lib")).expect("folders");
+        create_dir(yard.path().join("victim")).expect("a folder");
+        write(yard.path().join("victim/file"), "outside").expect("a file");
+        write(root.join("usr/lib/file"), "inside").expect("a file");
+        for (link, target) in [
+            ("lib", "usr/lib"),
+            ("abs", "/usr/lib"),
+            ("up", "../victim"),
+            ("far", "../../../../../../../../../victim"),
+            ("out", yard.path().join("victim").to_str().expect("text")),
+            ("loop", "loop"),
+            ("hop", "usr/../lib/../../../lib"),
+            ("new", "/made/by/a/link"),
+        ] {
+            symlink(target, root.join(link)).expect("a link");
+        }
+        let rooted = Rooted::open(&root).expect("a root");
+        (yard, rooted)
+    }
+
+    #[test]
+    fn links_lead_to_places_inside() {
+        let (_yard, root) = yard();
+        for path in [
+            "usr/lib/file",
+            "/usr/lib/file",
+            "lib/file",
+            "abs/file",
+            "hop/file",
+            "../../usr/lib/file",
+            "lib/../lib/file",
+        ] {
+            assert_eq!(root.read_text(Path::new(path), 100).expect(path), "inside", "{path}");
+        }
+        for path in ["up/file", "far/file", "out/file", "../victim/file", "loop/file", "usr/lib/../../../victim/file"] {
+            assert!(root.open_file(Path::new(path)).is_err(), "{path}");
+            assert!(root.walk(Path::new(path), Missing::Fail).is_err(), "{path}");
+        }
+        assert!(root.resolve(Path::new("up")).expect_err("nothing there").is_missing());
+        assert_eq!(root.walk(Path::new("hop/."), Missing::Fail).expect("a folder").path, Path::new("usr/lib"));
+        assert_eq!(root.walk(Path::new("/"), Missing::Fail).expect("the root").path, Path::new(""));
+    }
+
+    #[test]
+    fn folders_are_made_inside_wherever_links_point() {
+        let (yard, root) = yard();
+        let at = |path: &str| yard.path().join("root").join(path);
+        for (path, place) in [
+            ("plain/deep/er", "plain/deep/er"),
+            ("/absolute", "absolute"),
+            ("lib/more", "usr/lib/more"),
+            ("new/below", "made/by/a/link/below"),
+            ("up/a", "victim/a"),
+            ("far/b", "victim/b"),
+            ("../../c", "c"),
+        ] {
+            root.make_dirs(Path::new(path), 0o755).expect(path);
+            assert!(at(place).is_dir(), "{path}");
+        }
+        root.make_dirs(Path::new("out/x"), 0o755).expect("inside");
+        let victim = yard.path().join("victim");
+        assert_eq!(std::fs::read_dir(&victim).expect("a folder").count(), 1);
+        assert_eq!(read_to_string(victim.join("file")).expect("a file"), "outside");
+        assert!(root.make_dirs(Path::new("loop/x"), 0o755).is_err());
+        let blocked = root.make_dirs(Path::new("lib/file/x"), 0o755).expect_err("a file is in the way");
+        assert!(matches!(blocked, RootedError::WrongType { wanted: "folder", .. }), "{blocked}");
+        let walked = root.walk(Path::new("lib/file/x"), Missing::Replace(0o755)).expect("replaced");
+        assert!(walked.replaced && walked.made == ["usr/lib/file", "usr/lib/file/x"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn mount_points_are_files_and_never_links() {
+        let (yard, root) = yard();
+        root.make_file(Path::new("lib/new")).expect("a file");
+        root.make_file(Path::new("abs/file")).expect("a file that is there");
+        assert_eq!(read_to_string(yard.path().join("root/usr/lib/file")).expect("a file"), "inside");
+        for path in ["up", "out", "lib", "usr/lib", "/", "", "usr/.."] {
+            assert!(root.make_file(Path::new(path)).is_err(), "{path}");
+        }
+        symlink("../victim/new", yard.path().join("root/dangling")).expect("a link");
+        assert!(root.make_file(Path::new("dangling")).is_err());
+        assert!(!yard.path().join("victim/new").exists());
+    }
+
+    #[test]
+    fn only_regular_files_of_bearable_size_are_read() {
+        let (yard, root) = yard();
+        let pipe = yard.path().join("root/pipe");
+        fs::mknodat(fs::CWD, &pipe, FileType::Fifo, Mode::from(0o600), 0).expect("a named pipe");
+        for path in ["pipe", "usr"] {
+            let error = root.read_text(Path::new(path), 100).expect_err(path);
+            assert!(matches!(error, RootedError::WrongType { .. }), "{error}");
+        }
+        let error = root.read_text(Path::new("lib/file"), 5).expect_err("too large");
+        assert!(matches!(error, RootedError::TooLarge { limit: 5, .. }), "{error}");
+        assert_eq!(root.read_text(Path::new("lib/file"), 6).expect("just right"), "inside");
+        write(yard.path().join("root/binary"), [0xff]).expect("a file");
+        assert!(matches!(root.read_text(Path::new("binary"), 5), Err(RootedError::NotText(_))));
+    }
+
+    #[test]
+    fn removal_takes_a_tree_and_never_what_links_lead_to() {
+        let (yard, root) = yard();
+        let inode = yard.path().join("victim/file").metadata().expect("a file").ino();
+        for name in ["usr", "up", "out", "lib"] {
+            remove_at(root.root(), OsStr::new(name)).expect(name);
+            assert!(yard.path().join("root").join(name).symlink_metadata().is_err(), "{name}");
+        }
+        assert_eq!(yard.path().join("victim/file").metadata().expect("a file").ino(), inode);
+    }
+}

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    archive::{Archive, read_error},
+    archive::Archive,
     codec::{Ahead, Compression, Hashed, read_ahead},
     documents::Descriptor,
     error::ImageError,
@@ -81,6 +81,18 @@ impl Meta {
     }
 }
 
+/// A layer's tree that is not in its place yet.
+pub(super) struct UnpackedBlob {
+    /// Complete.
+    pub tree: Scratch,
+    /// What unpacking it found.
+    pub meta: Meta,
+    /// Of the content, padding and all.
+    pub diff_id: Digest,
+    /// Whether the archive had its end mark.
+    pub has_end: bool,
+}
+
 impl ImageStore {
     /// Makes an image's layers ready for a sandbox.
     ///
@@ -90,11 +102,11 @@ impl ImageStore {
     pub fn checkout(&self, image: &StoredImage, on: &Emitter) -> Result<RootFs, ImageError> {
         let holder = format!("build {}", on.build());
         let _store = self.share(&holder, on)?;
-        let name = image_lock_name(&image.manifest);
-        let own = self.lock(&name, Mode::Shared, &holder, &format!("the image {}", image.name), on)?;
         if !self.blob(&image.manifest).exists() {
             return Err(ImageError::Unknown(image.name.to_string()));
         }
+        let name = image_lock_name(&image.manifest);
+        let own = self.lock(&name, Mode::Shared, &holder, &format!("the image {}", image.name), on)?;
         let (diffs, mut locks) = self.make_diffs(image, &holder, on)?;
         locks.push(own);
         Ok(RootFs { diffs, env: image.config.env.clone(), manifest: image.manifest.clone(), _locks: locks })
@@ -115,7 +127,8 @@ impl ImageStore {
         Ok((diffs, locks))
     }
 
-    // Looked at with the lock shared, made with the lock held alone, so that two smidr never do the same work.
+    // The lock for making is another one than that for using, which a build may hold for hours: nobody who wants to make a
+    // layer shall wait for somebody who has it already.
     fn make_diff(
         &self,
         layer: &Descriptor,
@@ -124,18 +137,25 @@ impl ImageStore {
         holder: &str,
         on: &Emitter,
     ) -> Result<Lock, ImageError> {
-        let (name, what) = (format!("diff-{}", diff_id.hex()), format!("the layer {}", diff_id.short()));
-        loop {
-            let shared = self.lock(&name, Mode::Shared, holder, &what, on)?;
-            if self.has_diff(diff_id) {
-                return Ok(shared);
-            }
-            drop(shared);
-            let _alone = self.lock(&name, Mode::Exclusive, holder, &what, on)?;
+        let used = self.use_diff(diff_id, holder, on)?;
+        if !self.has_diff(diff_id) {
+            let _making = self.lock_making(diff_id, holder, on)?;
             if !self.has_diff(diff_id) {
                 self.unpack_layer(layer, diff_id, below, on)?;
             }
         }
+        Ok(used)
+    }
+
+    fn use_diff(&self, diff_id: &Digest, holder: &str, on: &Emitter) -> Result<Lock, ImageError> {
+        let what = format!("the layer {}", diff_id.short());
+        self.lock(&diff_lock_name(&diff_id.hex()), Mode::Shared, holder, &what, on)
+    }
+
+    /// Held by whoever makes a layer's folder, so that two smidr never do the same work.
+    pub(super) fn lock_making(&self, diff_id: &Digest, holder: &str, on: &Emitter) -> Result<Lock, ImageError> {
+        let what = format!("the layer {}", diff_id.short());
+        self.lock(&making_lock_name(&diff_id.hex()), Mode::Exclusive, holder, &what, on)
     }
 
     pub(super) fn has_diff(&self, diff_id: &Digest) -> bool {
@@ -149,35 +169,52 @@ impl ImageStore {
         below: &[PathBuf],
         on: &Emitter,
     ) -> Result<(), ImageError> {
-        let damaged = |source| ImageError::Layer { blob: layer.digest.clone(), source };
-        let scratch = Scratch::make(&self.tmp())?;
-        let room = self.limits.unpacked(layer.size);
-        let lowers = Lowers::open(below).map_err(damaged)?;
-        let tree = Rooted::open(scratch.path())
-            .map_err(|source| damaged(LayerError::Place { entry: b"."[..].into(), source }))?;
-        let subject = format!("layer {}", diff_id.short());
-        let mut progress = Progress::new(on, Activity::Unpack, subject, Some(layer.size));
-        let path = self.blob(&layer.digest);
-        let content = decoded(&path, &mut progress)?;
-        let mut hashed = Hashed::new(content);
-        let found = read_ahead(&mut hashed, |ahead: &mut Ahead| {
-            let mut archive = Archive::new(ahead, self.limits);
-            let found = unpack(&mut archive, &tree, &lowers, self.limits, room)?;
-            // Headers and padding come on top of the files' bytes.
-            archive.drain(room.saturating_mul(2).saturating_add(1 << 30))?;
-            Ok(found)
-        })
-        .map_err(damaged)?;
-        let (_, digest, _) = hashed.finish();
-        progress.finish();
-        if digest != *diff_id {
+        let unpacked = self.unpack_blob(layer, below, on)?;
+        if unpacked.diff_id != *diff_id {
             let what = format!("the content of the layer {}", layer.digest);
-            return Err(ImageError::Digest { what, wanted: diff_id.clone(), found: digest });
+            return Err(ImageError::Digest { what, wanted: diff_id.clone(), found: unpacked.diff_id });
         }
+        self.place_diff(unpacked.tree, diff_id, &unpacked.meta)
+    }
+
+    /// Unpacks a blob of the store, hashing its content.
+    pub(super) fn unpack_blob(
+        &self,
+        layer: &Descriptor,
+        below: &[PathBuf],
+        on: &Emitter,
+    ) -> Result<UnpackedBlob, ImageError> {
+        let scratch = Scratch::make(&self.tmp())?;
+        let mut progress =
+            Progress::new(on, Activity::Unpack, format!("layer {}", layer.digest.short()), Some(layer.size));
+        let path = self.blob(&layer.digest);
+        let mut hashed = Hashed::new(decoded(&path, &mut progress)?);
+        let unpacked = read_ahead(&mut hashed, |ahead| self.unpack_stream(ahead, layer.size, below, scratch.path()));
+        let (found, has_end) = unpacked.map_err(|source| ImageError::Layer { blob: layer.digest.clone(), source })?;
+        let (_, diff_id, _) = hashed.finish();
+        progress.finish();
         if found.devices > 0 {
-            on.warn(format!("{} device nodes of layer {} were left out", found.devices, diff_id.short()));
+            on.warn(format!("{} device nodes of layer {} were left out", found.devices, layer.digest.short()));
         }
-        self.place_diff(scratch, diff_id, &Meta::of(found))
+        Ok(UnpackedBlob { tree: scratch, meta: Meta::of(found), diff_id, has_end })
+    }
+
+    fn unpack_stream(
+        &self,
+        content: &mut Ahead,
+        blob_size: u64,
+        below: &[PathBuf],
+        to: &Path,
+    ) -> Result<(Unpacked, bool), LayerError> {
+        let room = self.limits.unpacked(blob_size);
+        let lowers = Lowers::open(below)?;
+        let tree = Rooted::open(to).map_err(|source| LayerError::Place { entry: b"."[..].into(), source })?;
+        let mut archive = Archive::new(content, self.limits);
+        let found = unpack(&mut archive, &tree, &lowers, self.limits, room)?;
+        let has_end = archive.has_end();
+        // Headers and padding come on top of the files' bytes.
+        archive.drain(room.saturating_mul(2).saturating_add(1 << 30))?;
+        Ok((found, has_end))
     }
 
     /// Lets a complete tree become a layer's folder. With the layer's lock held alone.
@@ -231,7 +268,12 @@ pub(super) fn sniff(file: &File) -> std::io::Result<Result<Compression, super::c
     Ok(Compression::sniff(&start[..filled]))
 }
 
-/// For code that reads a stream to its end.
-pub(super) fn at_end(read: std::io::Result<u64>) -> Result<u64, LayerError> {
-    read.map_err(|source| read_error(source, 0))
+/// The name of the lock that whoever uses an unpacked layer shares.
+pub(super) fn diff_lock_name(hex: &str) -> String {
+    format!("diff-{hex}")
+}
+
+/// The name of the lock that whoever makes an unpacked layer holds alone.
+pub(super) fn making_lock_name(hex: &str) -> String {
+    format!("making-{hex}")
 }

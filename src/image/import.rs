@@ -6,21 +6,20 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{BufReader, BufWriter, Read, Write as _},
+    io::{BufWriter, Read, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
 use super::{
-    archive::Archive,
-    checkout::at_end,
     codec::{Compression, Hashed},
     documents::{
         Addition, Descriptor, Document, ImageConfig, Manifest, architecture, choose, config_text, json_of,
         manifest_text, media,
     },
     error::ImageError,
+    layer_error::LayerError,
     name::ImageName,
     progress::{Progress, Watched},
     scratch::Scratch,
@@ -66,7 +65,7 @@ impl ImageStore {
         let manifest = match Source::open(source, &scratch, self.limits)? {
             Source::Layout(files) => import.layout(&files)?,
             Source::Docker(files) => import.docker(&files)?,
-            Source::RootFs(file, compression) => import.root_fs(&file, compression)?,
+            Source::RootFs(file, compression) => import.root_fs(file, compression)?,
         };
         let text = format!("import of {}", source.display());
         let image = self.image_of(name, &manifest, &text)?;
@@ -199,48 +198,36 @@ impl Import<'_> {
         Ok(Descriptor { media_type: layer_type(compression), digest, size })
     }
 
-    fn root_fs(&self, file: &File, compression: Compression) -> Result<Digest, ImageError> {
-        let diff_id = self.whole_archive(file, compression)?;
-        let (digest, size) = self.blob(file_from_start(self.source, file)?, None)?;
-        let addition = Addition {
-            diff_id: &diff_id,
-            created: None,
-            created_by: "smidr image import",
-            env: &[],
-            labels: &BTreeMap::new(),
-        };
-        let config = config_text("the configuration", None, &addition)?;
-        let digest_of_config = self.store.add_document(config.as_bytes())?;
-        let config =
-            Descriptor { media_type: media::CONFIG.into(), digest: digest_of_config, size: config.len() as u64 };
-        let layers = vec![Descriptor { media_type: layer_type(compression), digest, size }];
-        self.store.add_document(manifest_text(&Manifest { config, layers }).as_bytes())
-    }
-
-    // Nobody vouches for the content of such an archive, so its own end mark must be there.
-    fn whole_archive(&self, file: &File, compression: Compression) -> Result<Digest, ImageError> {
+    fn root_fs(&self, mut file: File, compression: Compression) -> Result<Digest, ImageError> {
         let failed = |source| ImageError::Source { path: self.source.into(), source };
-        let damaged = |source| ImageError::Archive { path: self.source.into(), source };
-        let size = file.metadata().map_err(failed)?.len();
-        let mut progress = Progress::new(self.on, Activity::Unpack, "reading", Some(size));
-        let input = Watched::new(file_from_start(self.source, file)?, &mut progress);
-        let mut input = Hashed::new(compression.decode(BufReader::with_capacity(256 << 10, input)).map_err(failed)?);
-        let room = self.store.limits.unpacked(size);
-        let mut archive = Archive::new((&mut input).take(room.saturating_mul(2)), self.store.limits);
-        while archive.next_entry().map_err(damaged)?.is_some() {}
-        if !archive.has_end() {
-            return Err(damaged(super::layer_error::LayerError::Truncated(archive.position())));
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let (digest, size) = self.blob(file, None)?;
+        let layer = Descriptor { media_type: layer_type(compression), digest, size };
+        let unpacked = self.store.unpack_blob(&layer, &[], self.on)?;
+        if !unpacked.has_end {
+            // Nobody vouches for the content of such an archive, so its own end mark must be there.
+            let source = LayerError::Truncated(unpacked.meta.bytes);
+            return Err(ImageError::Archive { path: self.source.into(), source });
         }
-        archive.drain(u64::MAX).map_err(damaged)?;
-        at_end(std::io::copy(&mut input, &mut std::io::sink())).map_err(damaged)?;
-        Ok(input.finish().1)
+        let diff_id = unpacked.diff_id;
+        {
+            let _making = self.store.lock_making(&diff_id, &format!("image import {}", self.name), self.on)?;
+            if !self.store.has_diff(&diff_id) {
+                self.store.place_diff(unpacked.tree, &diff_id, &unpacked.meta)?;
+            }
+        }
+        self.root_fs_documents(layer, &diff_id)
     }
-}
 
-fn file_from_start<'a>(path: &Path, mut file: &'a File) -> Result<&'a File, ImageError> {
-    use std::io::{Seek as _, SeekFrom};
-    file.seek(SeekFrom::Start(0)).map_err(|source| ImageError::Source { path: path.into(), source })?;
-    Ok(file)
+    fn root_fs_documents(&self, layer: Descriptor, diff_id: &Digest) -> Result<Digest, ImageError> {
+        // The same archive gives the same digest, so nothing here may come from the clock.
+        let labels = BTreeMap::new();
+        let addition = Addition { diff_id, created: None, created_by: "smidr image import", env: &[], labels: &labels };
+        let config = config_text("the configuration", None, &addition)?;
+        let digest = self.store.add_document(config.as_bytes())?;
+        let config = Descriptor { media_type: media::CONFIG.into(), digest, size: config.len() as u64 };
+        self.store.add_document(manifest_text(&Manifest { config, layers: vec![layer] }).as_bytes())
+    }
 }
 
 fn blob_name(digest: &Digest) -> PathBuf {

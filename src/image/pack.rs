@@ -136,7 +136,7 @@ fn member<'a>(path: &'a [u8], kind: EntryType, stat: &Stat) -> Member<'a> {
     Member { path, kind, mode: stat.st_mode & 0o7777, mtime, size: 0, link: b"", xattrs: &[] }
 }
 
-fn kept_xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, LayerError> {
+fn kept_xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<tree::Xattrs, LayerError> {
     let mut xattrs = tree::xattrs(fd).map_err(LayerError::file("list the attributes of", as_path(path)))?;
     xattrs.retain(|(name, _)| tree::keeps_xattr(name));
     Ok(xattrs)

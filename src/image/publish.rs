@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{files::FileError, lock::Mode},
+    host::files::FileError,
     model::{Activity, Digest},
 };
 
@@ -93,12 +93,10 @@ impl ImageStore {
         }
         let meta = Meta { version: 1, bytes: census.bytes, entries: census.entries, devices: 0, implied: Vec::new() };
         let packed = self.pack_tree(&new, meta, on)?;
-        let diff_lock = format!("diff-{}", packed.diff_id.hex());
-        let what = format!("the layer {}", packed.diff_id.short());
         let manifest = self.add_documents(&new, &packed)?;
         let NewImage { name, tree, created_by, .. } = new;
         {
-            let _alone = self.lock(&diff_lock, Mode::Exclusive, &holder, &what, on)?;
+            let _making = self.lock_making(&packed.diff_id, &holder, on)?;
             if !self.has_diff(&packed.diff_id) {
                 self.place_diff(tree, &packed.diff_id, &packed.meta)?;
             }

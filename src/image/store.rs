@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    checkout::{diff_lock_name, making_lock_name},
     codec,
     documents::{Descriptor, Document, ImageConfig, Manifest, json_of},
     error::ImageError,
@@ -100,7 +101,10 @@ impl ImageStore {
             files::make_private_dir(&folder)?;
         }
         store.check_owner()?;
-        if let Attempt::Held(_alone) = lock::try_lock(&store.lock_path(STORE_LOCK), Mode::Exclusive, "smidr")? {
+        let left_over = !entries(&store.tmp())?.is_empty();
+        if left_over
+            && let Attempt::Held(_alone) = lock::try_lock(&store.lock_path(STORE_LOCK), Mode::Exclusive, "smidr")?
+        {
             Scratch::remove_stale(&store.tmp())?;
         }
         Ok(store)
@@ -225,7 +229,15 @@ impl ImageStore {
         }
         for (hex, path) in entries(&self.blobs())? {
             if !is_kept(&hex, &kept) {
-                fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
+                remove_if_there(&path)?;
+                // If it was a manifest that a build still uses, that build is kept by the locks on its layers.
+                remove_if_there(&self.lock_path(&image_lock_name_of(&hex)))?;
+            }
+        }
+        for (file, path) in entries(&self.names())? {
+            // What a killed process was writing.
+            if file.starts_with('.') {
+                remove_if_there(&path)?;
             }
         }
         for (hex, path) in entries(&self.diffs())? {
@@ -238,15 +250,17 @@ impl ImageStore {
 
     // Moved away first: half a layer must never stand where a whole one would.
     fn discard_diff(&self, hex: &str, path: &Path) -> Result<(), ImageError> {
-        let lock_path = self.lock_path(&format!("diff-{hex}"));
+        let lock_path = self.lock_path(&diff_lock_name(hex));
         let Attempt::Held(_lock) = lock::try_lock(&lock_path, Mode::Exclusive, "clearing up the image store")? else {
             return Ok(());
         };
         let scratch = Scratch::make(&self.tmp())?;
         let away = scratch.outer().join("diff");
         fs::rename(path, &away).map_err(FileError::new("move away", path))?;
-        // The store's lock keeps everybody from opening it, and its holder is us.
-        fs::remove_file(&lock_path).map_err(FileError::new("remove", &lock_path))?;
+        // The store's lock keeps everybody from opening these, so nobody can hold one that is gone.
+        for lock in [lock_path, self.lock_path(&making_lock_name(hex))] {
+            remove_if_there(&lock)?;
+        }
         Ok(())
     }
 
@@ -415,7 +429,18 @@ impl StoredImage {
 
 /// The name of the lock that a build holds on its image.
 pub(super) fn image_lock_name(manifest: &Digest) -> String {
-    format!("image-{}", manifest.hex())
+    image_lock_name_of(&manifest.hex())
+}
+
+fn image_lock_name_of(hex: &str) -> String {
+    format!("image-{hex}")
+}
+
+fn remove_if_there(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(FileError::new("remove", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn is_kept(hex: &str, kept: &BTreeSet<Digest>) -> bool {

@@ -43,6 +43,9 @@ pub fn folder_mode(mode: u32) -> u32 {
     mode & 0o1777 | 0o700
 }
 
+/// Extended attributes: names and values.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Whether a diff keeps an extended attribute: users' own, but none of those that overlayfs, podman and others obey, which
 /// an image could forge.
 pub fn keeps_xattr(name: &[u8]) -> bool {
@@ -126,7 +129,7 @@ pub fn names(folder: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
 }
 
 /// The extended attributes of an open file, sorted; none where the file system has none.
-pub fn xattrs(fd: impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub fn xattrs(fd: impl AsFd) -> rustix::io::Result<Xattrs> {
     // 64 KiB are what the kernel allows for the list and for a value (xattr(7)).
     let mut list = Vec::with_capacity(1 << 16);
     match fs::flistxattr(&fd, rustix::buffer::spare_capacity(&mut list)) {

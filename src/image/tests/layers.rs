@@ -1,0 +1,160 @@
+//! What a well-meant archive becomes: whiteouts in any order, folders that are only implied, odd modes and times.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{AtFlags, CWD, statat};
+use tar::EntryType;
+
+use super::super::{
+    Limits,
+    archive::Archive,
+    lowers::Lowers,
+    testing::{Tar, chmod, picture, record},
+    tree,
+    unpack::{Unpacked, unpack},
+};
+use crate::host::rooted::Rooted;
+
+fn layer(archive: &[u8], below: &[PathBuf]) -> (tempfile::TempDir, Unpacked) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = Rooted::open(folder.path()).expect("a root");
+    let lowers = Lowers::open(below).expect("lowers");
+    let limits = Limits::default();
+    let mut archive = Archive::new(archive, limits);
+    let done = unpack(&mut archive, &root, &lowers, limits, limits.layer_bytes).expect("a good archive");
+    (folder, done)
+}
+
+fn is_whiteout(path: &Path) -> bool {
+    statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| tree::is_whiteout(&stat))
+}
+
+fn is_opaque(path: &Path) -> bool {
+    fs::File::open(path).is_ok_and(tree::is_opaque)
+}
+
+fn mode(path: &Path) -> u32 {
+    path.symlink_metadata().expect("a file").mode() & 0o7777
+}
+
+#[test]
+fn whiteouts_concern_the_layers_below_whatever_the_order() {
+    let members: [&dyn Fn(Tar) -> Tar; 4] = [
+        &|tar| tar.file("dir/.wh.gone", ""),
+        &|tar| tar.file(".wh.again", ""),
+        &|tar| tar.file("again/kept", "new"),
+        &|tar| tar.file("dir/kept", "new").file("dir/.wh.kept", ""),
+    ];
+    let forward = members.iter().fold(Tar::default(), |tar, add| add(tar)).end();
+    let backward = members.iter().rev().fold(Tar::default(), |tar, add| add(tar)).end();
+    let (one, _) = layer(&forward, &[]);
+    let (other, _) = layer(&backward, &[]);
+    assert_eq!(picture(one.path()), picture(other.path()));
+    let at = |path: &str| one.path().join(path);
+    assert!(is_whiteout(&at("dir/gone")));
+    assert!(is_opaque(&at("again")) && at("again/kept").is_file(), "what is put back hides what was there");
+    assert!(at("dir/kept").is_file() && !is_opaque(&at("dir")));
+}
+
+#[test]
+fn an_opaque_folder_holds_no_whiteouts() {
+    let (root, _) =
+        layer(&Tar::default().file("d/.wh.x", "").file("d/sub/.wh.y", "").file("d/.wh..wh..opq", "").end(), &[]);
+    assert!(is_opaque(&root.path().join("d")));
+    assert!(root.path().join("d/x").symlink_metadata().is_err());
+    assert!(root.path().join("d/sub/y").symlink_metadata().is_err());
+    let (root, _) = layer(&Tar::default().file("a/.wh.b", "").file(".wh.a", "").end(), &[]);
+    assert!(is_whiteout(&root.path().join("a")), "a whiteout below a whiteout has nothing to hide");
+}
+
+#[test]
+fn implied_folders_look_like_those_below() {
+    let (bottom, done) =
+        layer(&Tar::default().folder("./", 0o751).folder("tmp/", 0o1777).folder("a/b/", 0o700).end(), &[]);
+    assert_eq!(done.implied, [Path::new("a")]);
+    let (middle, _) = layer(&Tar::default().file(".wh.a", "").end(), &[bottom.path().into()]);
+    let below = [bottom.path().to_path_buf(), middle.path().to_path_buf()];
+    let (top, done) = layer(&Tar::default().file("tmp/x", "").file("a/b/x", "").end(), &below);
+    assert_eq!(done.implied, ["", "a", "a/b", "tmp"].map(PathBuf::from));
+    assert_eq!((mode(top.path()), mode(&top.path().join("tmp"))), (0o751, 0o1777));
+    assert_eq!(mode(&top.path().join("a/b")), 0o755, "a whiteout between hides the folder below");
+    let time = |path: &Path| path.metadata().expect("a folder").mtime();
+    assert_eq!(time(&top.path().join("tmp")), 1_000_000_000);
+}
+
+#[test]
+fn a_hard_link_to_a_file_of_a_lower_layer_is_a_copy() {
+    let (bottom, _) = layer(&Tar::default().entry("bin/tool", EntryType::Regular, 0o755, "", b"elf").end(), &[]);
+    let (top, _) = layer(&Tar::default().hard_link("bin/also", "/bin/tool").end(), &[bottom.path().into()]);
+    assert_eq!(fs::read(top.path().join("bin/also")).expect("a file"), b"elf");
+    assert_eq!(mode(&top.path().join("bin/also")), 0o755);
+}
+
+#[test]
+fn modes_times_and_attributes_are_kept_where_that_is_safe() {
+    let records = [
+        record("mtime", "1234567890.5"),
+        record("SCHILY.xattr.user.colour", "green"),
+        record("SCHILY.xattr.user.overlay.opaque", "y"),
+        record("SCHILY.xattr.user.overlay.redirect", "/etc"),
+        record("SCHILY.xattr.trusted.overlay.opaque", "y"),
+        record("SCHILY.xattr.security.capability", "x"),
+        record("unknown.key", "value"),
+    ];
+    let archive = Tar::default()
+        .entry("setuid", EntryType::Regular, 0o6755, "", b"x")
+        .entry("shadow", EntryType::Regular, 0o000, "", b"x")
+        .folder("closed/", 0o2555)
+        .file("closed/inside", "x")
+        .pax(&records.concat())
+        .folder("noted/", 0o755)
+        .pax(&record("mtime", "-5"))
+        .file("early", "")
+        .pax(&record("mtime", "99999999999999"))
+        .file("late", "")
+        .end();
+    let (root, _) = layer(&archive, &[]);
+    let at = |path: &str| root.path().join(path);
+    assert_eq!((mode(&at("setuid")), mode(&at("shadow")), mode(&at("closed"))), (0o755, 0o600, 0o755));
+    let time = |path: &str| at(path).metadata().map(|meta| (meta.mtime(), meta.mtime_nsec())).expect("a file");
+    assert_eq!(time("noted"), (1_234_567_890, 500_000_000));
+    assert_eq!((time("early"), time("late").0), ((0, 0), (1 << 33) - 1));
+    assert_eq!(time("closed").0, 1_000_000_000, "filling a folder does not change its time");
+    let kept = tree::xattrs(fs::File::open(at("noted")).expect("a folder")).expect("attributes");
+    assert_eq!(kept, [(b"user.colour".to_vec(), b"green".to_vec())]);
+    let me = rustix::process::geteuid().as_raw();
+    assert!(picture(root.path()).values().all(|seen| seen.owner == me));
+}
+
+#[test]
+fn long_and_odd_names_survive() {
+    let long = "n".repeat(200);
+    let mut old_folder = tar::Header::new_old();
+    old_folder.set_path("old-folder/").expect("a short name");
+    old_folder.as_mut_bytes()[156] = 0;
+    old_folder.set_size(0);
+    old_folder.set_mode(0o755);
+    old_folder.set_cksum();
+    let archive = Tar::default()
+        .entry("L", EntryType::GNULongName, 0, "", format!("{long}\0").as_bytes())
+        .entry("K", EntryType::GNULongLink, 0, "", format!("{long}-target\0").as_bytes())
+        .symlink("short", "short")
+        .file("with\nnewline", "x")
+        .raw(old_folder.as_bytes())
+        .end();
+    let (root, _) = layer(&archive, &[]);
+    let link = fs::read_link(root.path().join(&long)).expect("a link");
+    assert_eq!(link.to_string_lossy(), format!("{long}-target"));
+    assert!(root.path().join("with\nnewline").is_file() && root.path().join("old-folder").is_dir());
+}
+
+#[test]
+fn an_inaccessible_tree_can_be_removed() {
+    let (root, _) = layer(&Tar::default().folder("a/b/", 0o000).file("a/b/c", "").end(), &[]);
+    assert_eq!(mode(&root.path().join("a/b")), 0o700);
+    chmod(&root.path().join("a"), 0o700);
+}
