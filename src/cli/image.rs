@@ -16,10 +16,7 @@ use super::{
 };
 use crate::{
     config::nearest,
-    engine::{
-        image_build::{self, Workshop},
-        recipes,
-    },
+    engine::{Tools, image_build, recipes},
     events::Emitter,
     host::{files::FileError, stop::Stop},
     image::{ImageName, ImageStore, StoredImage},
@@ -41,9 +38,8 @@ pub fn image(config: &Path, command: &Image) -> Done {
             let project = config.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let project = std::path::absolute(project).map_err(FileError::new("find", project))?;
             let found = recipes::find(recipe, &project, &paths)?;
-            let workshop =
-                Workshop { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
-            tell(&image_build::build(&workshop, &found, &BTreeMap::new())?);
+            let tools = Tools { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
+            tell(&image_build::build(tools, &found, &BTreeMap::new())?);
         }
         Image::Import { source, name } => {
             let source: PathBuf = source.clone();

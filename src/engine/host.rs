@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    EngineError,
-    image_build::{self, ImageBuildError, PACKAGES_LABEL, RECIPE_LABEL, Workshop},
+    EngineError, Tools,
+    image_build::{self, ImageBuildError, PACKAGES_LABEL, RECIPE_LABEL},
     recipes::{self, FoundRecipe},
 };
 use crate::{
@@ -21,13 +21,14 @@ use crate::{
 ///
 /// When there is none, it cannot be made, or what was made is not what the lock pins.
 pub fn resolve_host(
-    w: &Workshop<'_>,
+    tools: Tools<'_>,
     planned: &PlannedHost,
     project: &Path,
     lock: Option<&HostLock>,
 ) -> Result<(HostLock, RootFs), EngineError> {
-    let image = if planned.recipe { from_recipe(w, planned, project, lock)? } else { from_store(w, planned, lock)? };
-    let root = w.store.checkout(&image, w.on)?;
+    let image =
+        if planned.recipe { from_recipe(tools, planned, project, lock)? } else { from_store(tools, planned, lock)? };
+    let root = tools.store.checkout(&image, tools.on)?;
     Ok((host_lock(&planned.name, &image), root))
 }
 
@@ -45,42 +46,42 @@ fn packages(image: &StoredImage) -> BTreeMap<String, PackageLock> {
     image.config.labels.get(PACKAGES_LABEL).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
 }
 
-fn from_store(w: &Workshop<'_>, planned: &PlannedHost, lock: Option<&HostLock>) -> Result<StoredImage, EngineError> {
+fn from_store(tools: Tools<'_>, planned: &PlannedHost, lock: Option<&HostLock>) -> Result<StoredImage, EngineError> {
     let wanted = lock.map_or_else(|| planned.name.clone(), |lock| lock.image.to_string());
-    w.store.find(&wanted)?.ok_or_else(|| EngineError::NoImage(planned.name.clone()))
+    tools.store.find(&wanted)?.ok_or_else(|| EngineError::NoImage(planned.name.clone()))
 }
 
 fn from_recipe(
-    w: &Workshop<'_>,
+    tools: Tools<'_>,
     planned: &PlannedHost,
     project: &Path,
     lock: Option<&HostLock>,
 ) -> Result<StoredImage, EngineError> {
-    let found = recipes::find(&planned.name, project, w.paths).map_err(ImageBuildError::from)?;
+    let found = recipes::find(&planned.name, project, tools.paths).map_err(ImageBuildError::from)?;
     // A recipe that was edited is meant to change the image: the lock follows it.
     let lock = lock.filter(|lock| {
         let same = lock.recipe.as_ref() == Some(&found.digest);
         if !same {
-            w.on.warn(format!(
+            tools.on.warn(format!(
                 "the rootfs recipe `{}` has changed since smidr.lock was written; it is made anew",
                 found.name
             ));
         }
         same
     });
-    if let Some(image) = present(w, &found, lock)? {
+    if let Some(image) = present(tools, &found, lock)? {
         return Ok(image);
     }
     // Two builds that miss the same image make it once.
-    let path = lock::path_in(&w.paths.locks(), &format!("recipe-{}", found.name));
+    let path = lock::path_in(&tools.paths.locks(), &format!("recipe-{}", found.name));
     let waiting = |holder: &str| {
-        w.on.emit(Event::Waiting { resource: format!("the image of `{}`", found.name), holder: holder.into() });
+        tools.on.emit(Event::Waiting { resource: format!("the image of `{}`", found.name), holder: holder.into() });
     };
     let _alone = lock::lock(&path, Mode::Exclusive, &format!("image build {}", found.name), waiting)?;
-    if let Some(image) = present(w, &found, lock)? {
+    if let Some(image) = present(tools, &found, lock)? {
         return Ok(image);
     }
-    let image = image_build::build(w, &found, &lock.map(|lock| lock.packages.clone()).unwrap_or_default())?;
+    let image = image_build::build(tools, &found, &lock.map(|lock| lock.packages.clone()).unwrap_or_default())?;
     match lock {
         Some(lock) if lock.image != image.manifest => Err(EngineError::Digest {
             name: found.name,
@@ -92,10 +93,10 @@ fn from_recipe(
 }
 
 /// The image that is wanted, if the store has it.
-fn present(w: &Workshop<'_>, found: &FoundRecipe, lock: Option<&HostLock>) -> Result<Option<StoredImage>, EngineError> {
+fn present(tools: Tools<'_>, found: &FoundRecipe, lock: Option<&HostLock>) -> Result<Option<StoredImage>, EngineError> {
     if let Some(lock) = lock {
-        return Ok(w.store.find(&lock.image.to_string())?);
+        return Ok(tools.store.find(&lock.image.to_string())?);
     }
-    let image = w.store.find(&found.name)?;
+    let image = tools.store.find(&found.name)?;
     Ok(image.filter(|image| image.config.labels.get(RECIPE_LABEL) == Some(&found.digest.to_string())))
 }

@@ -6,36 +6,26 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
 };
 
 use super::{
+    Tools,
+    packages::{self, PackageError},
     recipes::{FoundRecipe, RecipeError},
     steps::{HOST_FOLDER, StepError, Steps, make_points},
 };
 use crate::{
-    events::Emitter,
     host::{
         files::{FileError, remove_tree, write_atomically},
-        lock::{self, Mode},
-        process::Spawner,
         rooted::{Rooted, RootedError},
-        stop::Stop,
     },
     image::{
-        ImageError, ImageName, ImageStore, NewImage, RootFs, Scratch, StoredImage,
-        apt::{Apt, AptError, Resolved},
+        ImageError, ImageName, NewImage, RootFs, Scratch, StoredImage,
         recipe::{Base, FileCopy, Pip, Suite},
     },
     lock::PackageLock,
-    model::{Activity, Event, Explain, HostFacts, InvalidName, Kind, Paths, Unit},
+    model::{Event, Explain, HostFacts, InvalidName, Kind},
     plan::Root,
 };
 
@@ -43,16 +33,6 @@ use crate::{
 pub const RECIPE_LABEL: &str = "org.smidr.recipe";
 /// See [`RECIPE_LABEL`].
 pub const PACKAGES_LABEL: &str = "org.smidr.packages";
-
-/// What nobody reads on a build host, and what takes a third of the time to unpack. Copyright files stay.
-const LEFT_OUT: &str = "# Written by smidr: what nobody reads on a build host.
-path-exclude=/usr/share/doc/*
-path-include=/usr/share/doc/*/copyright
-path-exclude=/usr/share/man/*
-path-exclude=/usr/share/info/*
-path-exclude=/usr/share/lintian/*
-path-exclude=/usr/share/locale/*
-";
 
 /// What differs from one run to the next, or belongs to the machine that it was made on.
 const LEFTOVERS: [&str; 16] = [
@@ -96,15 +76,7 @@ pub enum ImageBuildError {
     },
     /// Packages.
     #[error(transparent)]
-    Apt(#[from] AptError),
-    /// A package could not be unpacked.
-    #[error("cannot unpack {package}: {said}")]
-    Unpack {
-        /// Its file.
-        package: PathBuf,
-        /// What dpkg-deb or tar said.
-        said: String,
-    },
+    Packages(#[from] PackageError),
     /// A step in the image.
     #[error(transparent)]
     Step(#[from] StepError),
@@ -124,8 +96,7 @@ impl Explain for ImageBuildError {
         match self {
             Self::Recipe(error) => error.kind(),
             Self::Name(_) | Self::NoBase { .. } => Kind::Request,
-            Self::Apt(error) => error.kind(),
-            Self::Unpack { .. } => Kind::Host,
+            Self::Packages(error) => error.kind(),
             Self::Step(error) => error.kind(),
             Self::Place(error) => error.kind(),
             Self::Store(error) => error.kind(),
@@ -137,7 +108,7 @@ impl Explain for ImageBuildError {
         match self {
             Self::Recipe(error) => error.hint(),
             Self::NoBase { base, .. } => Some(format!("bring it:  smidr image import FILE --name {base}")),
-            Self::Apt(error) => error.hint(),
+            Self::Packages(error) => error.hint(),
             Self::Step(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::File(error) => error.hint(),
@@ -146,98 +117,69 @@ impl Explain for ImageBuildError {
     }
 }
 
-/// What making images needs.
-pub struct Workshop<'a> {
-    /// Shared folders.
-    pub paths: &'a Paths,
-    /// This machine.
-    pub facts: &'a HostFacts,
-    /// Where images go.
-    pub store: &'a ImageStore,
-    /// Starts processes.
-    pub spawner: &'a Spawner,
-    /// Whether somebody wants it to stop.
-    pub stop: &'a Stop,
-    /// Hears how it goes.
-    pub on: &'a Emitter,
-}
-
 /// Makes the image of a recipe. With `pinned`, of exactly those packages.
 ///
 /// # Errors
 ///
 /// Whatever step failed first; nothing is left behind but downloaded packages.
 pub fn build(
-    w: &Workshop<'_>,
+    tools: Tools<'_>,
     found: &FoundRecipe,
     pinned: &BTreeMap<String, PackageLock>,
 ) -> Result<StoredImage, ImageBuildError> {
     let name: ImageName = found.name.parse()?;
-    let scratch = w.store.scratch()?;
+    let scratch = tools.store.scratch()?;
     let mut labels = BTreeMap::from([(RECIPE_LABEL.to_owned(), found.digest.to_string())]);
     let (base, epoch) = match &found.recipe.base {
         Base::Packages(suite) => {
-            let packages = package_base(w, found, suite, &scratch, pinned)?;
-            labels.insert(PACKAGES_LABEL.into(), serde_json::to_string(&packages.lock).unwrap_or_default());
-            (None, packages.epoch)
+            let (lock, epoch) = package_base(tools, found, suite, &scratch, pinned)?;
+            labels.insert(PACKAGES_LABEL.into(), serde_json::to_string(&lock).unwrap_or_default());
+            (None, epoch)
         }
         Base::Image(base) => {
-            let image = w.store.find(base)?;
+            let image = tools.store.find(base)?;
             let image =
                 image.ok_or_else(|| ImageBuildError::NoBase { recipe: found.name.clone(), base: base.text.clone() })?;
-            let root = w.store.checkout(&image, w.on)?;
+            let root = tools.store.checkout(&image, tools.on)?;
             let epoch = image.created.as_second();
-            image_base(w, found, &scratch, &root, epoch)?;
+            image_base(tools, found, &scratch, &root, epoch)?;
             (Some(image), epoch)
         }
     };
-    w.on.emit(Event::RecipeStep { recipe: found.name.clone(), step: "pack the layer".into() });
+    tools.on.emit(Event::RecipeStep { recipe: found.name.clone(), step: "pack the layer".into() });
     let env = found.recipe.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect();
     let created_by = format!("smidr image build {}", found.name);
-    Ok(w.store.publish(NewImage { name, base, tree: scratch, env, labels, created_by, epoch }, w.on)?)
-}
-
-struct Packages {
-    lock: BTreeMap<String, PackageLock>,
-    epoch: i64,
+    Ok(tools.store.publish(NewImage { name, base, tree: scratch, env, labels, created_by, epoch }, tools.on)?)
 }
 
 fn package_base(
-    w: &Workshop<'_>,
+    tools: Tools<'_>,
     found: &FoundRecipe,
     suite: &Suite,
     scratch: &Scratch,
     pinned: &BTreeMap<String, PackageLock>,
-) -> Result<Packages, ImageBuildError> {
-    let cache = w.paths.images().join("packages").join(format!("{}-{}", suite.distribution, suite.suite));
-    let lock_path = lock::path_in(&w.paths.locks(), &format!("packages-{}-{}", suite.distribution, suite.suite));
-    let holder = format!("image build {}", found.name);
-    let waiting = |other: &str| {
-        w.on.emit(Event::Waiting { resource: "the package cache".into(), holder: other.into() });
-    };
-    let _cache_lock = lock::lock(&lock_path, Mode::Exclusive, &holder, waiting)?;
-    w.step(found, "resolve and download packages");
-    let wanted: Vec<String> = found.recipe.packages.iter().map(|text| text.text.clone()).collect();
-    let resolved = Apt::new(&cache, suite, w.spawner, w.on)?.resolve(&wanted, pinned)?;
-    let epoch = newest(&resolved.all)?;
+) -> Result<(BTreeMap<String, PackageLock>, i64), ImageBuildError> {
     let tree = scratch.path();
-    w.step(found, "unpack the essential packages");
-    lay_foundation(tree, &resolved.architecture)?;
-    unpack_all(w, &resolved.essential, tree)?;
-    let mut binds = host_files(w, scratch)?;
-    binds.push((cache.join("archives"), Path::new(HOST_FOLDER).join("packages")));
-    let mut steps = Steps::new(Root::Folder(tree.into()), tree, w.facts, binds, w.spawner, w.stop)?;
-    prepare_env(w, found, &mut steps, epoch);
-    configure(w, found, &steps, &resolved)?;
-    own_steps(w, found, &steps, tree)?;
+    tools.step(found, "resolve and download packages");
+    let wanted: Vec<String> = found.recipe.packages.iter().map(|text| text.text.clone()).collect();
+    let packages = packages::fetch(tools, suite, &wanted, pinned, &format!("image build {}", found.name))?;
+    tools.step(found, "unpack the essential packages");
+    packages::unpack_essential(tools, &packages, tree)?;
+    let mut binds = host_files(tools, scratch)?;
+    binds.push((packages.archives.clone(), Path::new(HOST_FOLDER).join("packages")));
+    let mut steps = Steps::new(Root::Folder(tree.into()), tree, tools.facts, binds, tools.spawner, tools.stop)?;
+    prepare_env(tools, found, &mut steps, packages.epoch);
+    tools.step(found, "configure packages");
+    packages::configure(tools, &steps, &packages)?;
+    own_steps(tools, found, &steps, tree)?;
     steps.finish()?;
     clean(tree)?;
-    settle_folders(tree, epoch)?;
-    Ok(Packages { lock: resolved.lock, epoch })
+    packages::settle_folders(tree, packages.epoch)?;
+    Ok((packages.resolved.lock, packages.epoch))
 }
 
 fn image_base(
-    w: &Workshop<'_>,
+    tools: Tools<'_>,
     found: &FoundRecipe,
     scratch: &Scratch,
     base: &RootFs,
@@ -248,140 +190,59 @@ fn image_base(
     let work = scratch.side("work")?;
     let lower = base.diffs().iter().rev().cloned().chain([skeleton.clone()]).collect();
     let root = Root::Writable { lower, upper: scratch.path().into(), work };
-    let binds = host_files(w, scratch)?;
-    let mut steps = Steps::new(root, scratch.path(), w.facts, binds, w.spawner, w.stop)?;
+    let binds = host_files(tools, scratch)?;
+    let mut steps = Steps::new(root, scratch.path(), tools.facts, binds, tools.spawner, tools.stop)?;
     make_points(&skeleton, &steps.mount_points())?;
     for (name, value) in base.env() {
         steps.set(name, value.clone());
     }
-    prepare_env(w, found, &mut steps, epoch);
+    prepare_env(tools, found, &mut steps, epoch);
     if !found.recipe.packages.is_empty() {
-        w.step(found, "install packages with the image's own apt");
+        tools.step(found, "install packages with the image's own apt");
         let mut install =
             vec!["apt-get", "-q", "-y", "-o", "APT::Sandbox::User=root", "--no-install-recommends", "install"];
         install.extend(found.recipe.packages.iter().map(|text| text.text.as_str()));
         steps.run("apt-get update", &["apt-get", "-q", "-o", "APT::Sandbox::User=root", "update"], |_| {})?;
         steps.run("apt-get install", &install, |_| {})?;
     }
-    own_steps(w, found, &steps, scratch.path())?;
+    own_steps(tools, found, &steps, scratch.path())?;
     steps.finish()?;
     clean(scratch.path())
 }
 
 /// What a recipe does after its packages are there.
-fn own_steps(w: &Workshop<'_>, found: &FoundRecipe, steps: &Steps<'_>, tree: &Path) -> Result<(), ImageBuildError> {
+fn own_steps(tools: Tools<'_>, found: &FoundRecipe, steps: &Steps<'_>, tree: &Path) -> Result<(), ImageBuildError> {
     if let Some(pip) = &found.recipe.pip {
-        w.step(found, "install Python packages");
+        tools.step(found, "install Python packages");
         install_pip(steps, pip)?;
     }
     for copy in &found.recipe.files {
         place_files(found, copy, tree)?;
     }
     for command in &found.recipe.commands {
-        w.step(found, command);
+        tools.step(found, command);
         steps.run(&format!("the command `{command}`"), &["/bin/sh", "-ec", command], |_| {})?;
     }
     Ok(())
 }
 
-impl Workshop<'_> {
-    fn step(&self, found: &FoundRecipe, step: &str) {
+impl Tools<'_> {
+    fn step(self, found: &FoundRecipe, step: &str) {
         self.on.emit(Event::RecipeStep { recipe: found.name.clone(), step: step.into() });
     }
 }
 
-/// When the newest package was built, from the headers of the archives: the same packages, the same time.
-fn newest(packages: &[PathBuf]) -> Result<i64, FileError> {
-    use std::io::Read as _;
-    // deb(5): `!<arch>\n`, then a member header of which bytes 16 to 28 are the time in decimal.
-    let mut newest = 0;
-    for path in packages {
-        let mut header = [0; 36];
-        let mut file = fs::File::open(path).map_err(FileError::new("read the package", path))?;
-        file.read_exact(&mut header).map_err(FileError::new("read the package", path))?;
-        let time = String::from_utf8_lossy(&header[24..36]).trim().parse().unwrap_or(0);
-        newest = newest.max(time);
-    }
-    Ok(newest)
-}
-
-/// What has to be there before the first package: dpkg's database, and /usr as the home of /bin, /lib and /sbin.
-fn lay_foundation(tree: &Path, architecture: &str) -> Result<(), FileError> {
-    let make = |path: &str| {
-        let path = tree.join(path);
-        fs::create_dir_all(&path).map_err(FileError::new("make the folder", &path))
-    };
-    for folder in ["etc/dpkg/dpkg.cfg.d", "var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers"] {
-        make(folder)?;
-    }
-    // Debian since 12 and Ubuntu since 23.10 expect a merged /usr, and their packages cannot make the links themselves.
-    let wide: &[&str] = if architecture == "amd64" { &["lib64"] } else { &[] };
-    for name in ["bin", "sbin", "lib"].iter().chain(wide) {
-        make(&format!("usr/{name}"))?;
-        let link = tree.join(name);
-        symlink(format!("usr/{name}"), &link).map_err(FileError::new("make the link", &link))?;
-    }
-    for file in ["status", "available"] {
-        write_atomically(&tree.join("var/lib/dpkg").join(file), b"", 0o644)?;
-    }
-    write_atomically(&tree.join("etc/dpkg/dpkg.cfg.d/smidr"), LEFT_OUT.as_bytes(), 0o644)
-}
-
-/// Unpacks packages as the caller, several at once: owners are dropped, as everything is by decree root's later.
-fn unpack_all(w: &Workshop<'_>, packages: &[PathBuf], tree: &Path) -> Result<(), ImageBuildError> {
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
-    let worker = || {
-        while let Some(package) = packages.get(next.fetch_add(1, Ordering::SeqCst)) {
-            if let Err(error) = unpack(w, package, tree) {
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                next.store(packages.len(), Ordering::SeqCst);
-            }
-            let done = next.load(Ordering::SeqCst).min(packages.len()) as u64;
-            w.on.progress(Activity::Unpack, "essential packages", done, Some(packages.len() as u64), Unit::Items);
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..w.facts.cpus.clamp(1, 4) {
-            scope.spawn(worker);
-        }
-    });
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
-}
-
-fn unpack(w: &Workshop<'_>, package: &Path, tree: &Path) -> Result<(), ImageBuildError> {
-    let failed = |said: String| ImageBuildError::Unpack { package: package.into(), said };
-    let io = |error: std::io::Error| failed(error.to_string());
-    let mut source = w.spawner.command("dpkg-deb");
-    source.arg("--fsys-tarfile").arg(package).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut source = w.spawner.spawn(source, Vec::new()).map_err(io)?;
-    let mut sink: Command = w.spawner.command("tar");
-    // Folders that are links already, as /bin is, stay links.
-    sink.args(["--extract", "--keep-directory-symlink", "--no-same-owner", "--same-permissions", "--directory"])
-        .arg(tree);
-    sink.stdin(source.stdout.take().map_or_else(Stdio::null, Stdio::from)).stdout(Stdio::null()).stderr(Stdio::piped());
-    let sink = w.spawner.spawn(sink, Vec::new()).map_err(io)?;
-    let outputs = [sink.wait_with_output().map_err(io)?, source.wait_with_output().map_err(io)?];
-    match outputs.iter().find(|output| !output.status.success()) {
-        Some(output) => Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
-        None => Ok(()),
-    }
-}
-
 /// Files of the host that steps need: how names are resolved, whom to trust, how pip reaches its registry.
-fn host_files(w: &Workshop<'_>, scratch: &Scratch) -> Result<Vec<(PathBuf, PathBuf)>, ImageBuildError> {
+fn host_files(tools: Tools<'_>, scratch: &Scratch) -> Result<Vec<(PathBuf, PathBuf)>, ImageBuildError> {
     let side = scratch.side("host")?;
     let resolv_conf = side.join("resolv.conf");
-    write_atomically(&resolv_conf, w.facts.resolv_conf.as_bytes(), 0o644)?;
+    write_atomically(&resolv_conf, tools.facts.resolv_conf.as_bytes(), 0o644)?;
     let inside = |name: &str| Path::new(HOST_FOLDER).join(name);
     let mut files = vec![(resolv_conf, "/etc/resolv.conf".into())];
-    if let Some(bundle) = &w.facts.ca_bundle {
+    if let Some(bundle) = &tools.facts.ca_bundle {
         files.push((fs::canonicalize(bundle).unwrap_or_else(|_| bundle.clone()), inside("ca.crt")));
     }
-    if let Some(config) = pip_config(w.facts) {
+    if let Some(config) = pip_config(tools.facts) {
         files.push((config, inside("pip.conf")));
     }
     Ok(files)
@@ -396,7 +257,7 @@ fn pip_config(facts: &HostFacts) -> Option<PathBuf> {
     fs::canonicalize(found).ok()
 }
 
-fn prepare_env(w: &Workshop<'_>, found: &FoundRecipe, steps: &mut Steps<'_>, epoch: i64) {
+fn prepare_env(tools: Tools<'_>, found: &FoundRecipe, steps: &mut Steps<'_>, epoch: i64) {
     steps.set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     for (name, value) in [
         ("HOME", "/root"),
@@ -409,18 +270,18 @@ fn prepare_env(w: &Workshop<'_>, found: &FoundRecipe, steps: &mut Steps<'_>, epo
         steps.set(name, value);
     }
     steps.set("SOURCE_DATE_EPOCH", epoch.to_string());
-    for (name, value) in &w.facts.fetch_env {
+    for (name, value) in &tools.facts.fetch_env {
         steps.set(name, value.clone());
     }
-    for (name, value) in w.facts.environment.iter().filter(|(name, _)| is_pip_network(name)) {
+    for (name, value) in tools.facts.environment.iter().filter(|(name, _)| is_pip_network(name)) {
         steps.set(name, value.clone());
     }
-    if w.facts.ca_bundle.is_some() {
+    if tools.facts.ca_bundle.is_some() {
         for name in ["SSL_CERT_FILE", "PIP_CERT", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO"] {
             steps.set(name, format!("{HOST_FOLDER}/ca.crt"));
         }
     }
-    if pip_config(w.facts).is_some() {
+    if pip_config(tools.facts).is_some() {
         steps.set("PIP_CONFIG_FILE", format!("{HOST_FOLDER}/pip.conf"));
     }
     for (name, value) in &found.recipe.env {
@@ -440,33 +301,6 @@ fn is_pip_network(name: &str) -> bool {
         "PIP_RETRIES",
     ];
     KNOWN.contains(&name)
-}
-
-/// Lets dpkg install everything in one go: it finds the order itself.
-fn configure(
-    w: &Workshop<'_>,
-    found: &FoundRecipe,
-    steps: &Steps<'_>,
-    resolved: &Resolved,
-) -> Result<(), ImageBuildError> {
-    w.step(found, "configure packages");
-    let files: Vec<String> = resolved
-        .all
-        .iter()
-        .filter_map(|path| Some(format!("{HOST_FOLDER}/packages/{}", path.file_name()?.to_str()?)))
-        .collect();
-    let mut argv = vec!["dpkg", "--force-depends", "--force-unsafe-io", "--install"];
-    argv.extend(files.iter().map(String::as_str));
-    let total = 2 * files.len() as u64;
-    let mut done = 0;
-    steps.run("dpkg --install", &argv, |line| {
-        if line.starts_with("Unpacking ") || line.starts_with("Setting up ") {
-            done += 1;
-            w.on.progress(Activity::Configure, "packages", done.min(total), Some(total), Unit::Items);
-        }
-    })?;
-    // --force-depends would let a package through that lacks another one.
-    Ok(steps.run("dpkg --audit", &["/bin/sh", "-c", "dpkg --audit; test -z \"$(dpkg --audit)\""], |_| {})?)
 }
 
 /// What `pip install` runs as. pip itself would compile in a folder with a random name, which it writes into what it compiles;
@@ -507,19 +341,6 @@ fn place_files(found: &FoundRecipe, copy: &FileCopy, tree: &Path) -> Result<(), 
             Ok(out.set_permissions(fs::Permissions::from_mode(mode)).map_err(FileError::new("write", &dest))?)
         };
         write()?;
-    }
-    Ok(())
-}
-
-/// Gives all folders one time: theirs says only which of the packages that were unpacked at once came last.
-fn settle_folders(tree: &Path, epoch: i64) -> Result<(), FileError> {
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(epoch.unsigned_abs());
-    for entry in walkdir::WalkDir::new(tree) {
-        let entry = entry.map_err(|error| FileError::new("read", tree)(error.into()))?;
-        if entry.file_type().is_dir() {
-            let set = || fs::File::open(entry.path())?.set_modified(time);
-            set().map_err(FileError::new("set the time of", entry.path()))?;
-        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod drive;
 mod host;
 pub mod image_build;
+mod packages;
 pub mod recipes;
 mod steps;
 mod workspace;
@@ -15,7 +16,7 @@ use std::{
 };
 
 pub use drive::Finished;
-pub use host::resolve_host;
+use host::resolve_host;
 
 use crate::{
     artifacts::{self, ArtifactError},
@@ -33,7 +34,7 @@ use crate::{
     plan::{Payload, Placed, Plan, SandboxSpec},
     sandbox::SandboxError,
 };
-use image_build::{ImageBuildError, Workshop};
+use image_build::ImageBuildError;
 use workspace::{Workspace, WorkspaceError};
 
 /// What every stage needs.
@@ -151,15 +152,7 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     let checkouts = layers::resolve(&plan.layers, plan.bitbake.as_ref())?;
     let holder = format!("build {}", tools.on.build());
     let workspace = workspace::open(&plan, tools.paths, &holder)?;
-    let workshop = Workshop {
-        paths: tools.paths,
-        facts: tools.facts,
-        store: tools.store,
-        spawner: tools.spawner,
-        stop: tools.stop,
-        on: tools.on,
-    };
-    let (host, root) = resolve_host(&workshop, &plan.host, &plan.project, lock)?;
+    let (host, root) = resolve_host(tools, &plan.host, &plan.project, lock)?;
     if plan.clean {
         bitbake::disposable(&plan.folders).into_iter().try_for_each(remove_tree)?;
         plan.folders.writable().into_iter().try_for_each(make_private_dir)?;

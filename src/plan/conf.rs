@@ -1,6 +1,6 @@
 //! What `local.conf` and BitBake's environment say, as names and values.
 
-use super::build::Folders;
+use super::folders::Folders;
 use crate::{
     config::{Config, Text},
     model::HostFacts,

@@ -2,10 +2,12 @@
 
 mod build;
 mod conf;
+mod folders;
 mod rooms;
 mod sandbox;
 
-pub use build::{Folders, Plan, PlanError, PlannedHost, PlannedLayer, PlannedSource, make};
+pub use build::{Plan, PlanError, PlannedHost, PlannedLayer, PlannedSource, make};
 pub use conf::CA_BUNDLE;
+pub use folders::Folders;
 pub use rooms::Placed;
 pub use sandbox::{Ids, MountOp, Payload, Root, SandboxSpec};

@@ -1,0 +1,37 @@
+//! The folders of a build.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+/// Folders of a build. All stand at the same path inside and outside the sandbox.
+#[derive(Clone, Debug, Serialize)]
+pub struct Folders {
+    /// Belongs to this project alone, and is kept between its builds.
+    pub workspace: PathBuf,
+    /// BitBake's TOPDIR.
+    pub top: PathBuf,
+    /// TMPDIR.
+    pub tmp: PathBuf,
+    /// DEPLOY_DIR.
+    pub deploy: PathBuf,
+    /// DL_DIR.
+    pub downloads: PathBuf,
+    /// SSTATE_DIR.
+    pub sstate: PathBuf,
+    /// HOME inside.
+    pub home: PathBuf,
+}
+
+impl Folders {
+    /// The folders that the build may write to.
+    pub fn writable(&self) -> Vec<&Path> {
+        let mut folders = vec![self.workspace.as_path()];
+        for folder in [&self.top, &self.tmp, &self.deploy, &self.downloads, &self.sstate] {
+            if !folders.iter().any(|known| folder.starts_with(known)) {
+                folders.push(folder);
+            }
+        }
+        folders
+    }
+}
