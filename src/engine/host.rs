@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, path::Path};
 use super::{
     EngineError, Tools,
     image_build::{self, ImageBuildError, PACKAGES_LABEL, RECIPE_LABEL},
-    recipes::{self, FoundRecipe},
+    recipes,
 };
 use crate::{
     host::lock::{self, Mode},
     image::{RootFs, StoredImage},
     lock::{HostLock, PackageLock},
-    model::Event,
+    model::{Digest, Event},
     plan::PlannedHost,
 };
 
@@ -58,9 +58,10 @@ fn from_recipe(
     lock: Option<&HostLock>,
 ) -> Result<StoredImage, EngineError> {
     let found = recipes::find(&planned.name, project, tools.paths).map_err(ImageBuildError::from)?;
+    let identity = image_build::identity(tools, &found)?;
     // A recipe that was edited is meant to change the image: the lock follows it.
     let lock = lock.filter(|lock| {
-        let same = lock.recipe.as_ref() == Some(&found.digest);
+        let same = lock.recipe.as_ref() == Some(&identity);
         if !same {
             tools.on.warn(format!(
                 "the rootfs recipe `{}` has changed since smidr.lock was written; it is made anew",
@@ -69,7 +70,7 @@ fn from_recipe(
         }
         same
     });
-    if let Some(image) = present(tools, &found, lock)? {
+    if let Some(image) = present(tools, &found.name, &identity, lock)? {
         return Ok(image);
     }
     // Two builds that miss the same image make it once.
@@ -78,7 +79,7 @@ fn from_recipe(
         tools.on.emit(Event::Waiting { resource: format!("the image of `{}`", found.name), holder: holder.into() });
     };
     let _alone = lock::lock(&path, Mode::Exclusive, &format!("image build {}", found.name), waiting)?;
-    if let Some(image) = present(tools, &found, lock)? {
+    if let Some(image) = present(tools, &found.name, &identity, lock)? {
         return Ok(image);
     }
     let image = image_build::build(tools, &found, &lock.map(|lock| lock.packages.clone()).unwrap_or_default())?;
@@ -93,10 +94,15 @@ fn from_recipe(
 }
 
 /// The image that is wanted, if the store has it.
-fn present(tools: Tools<'_>, found: &FoundRecipe, lock: Option<&HostLock>) -> Result<Option<StoredImage>, EngineError> {
+fn present(
+    tools: Tools<'_>,
+    name: &str,
+    identity: &Digest,
+    lock: Option<&HostLock>,
+) -> Result<Option<StoredImage>, EngineError> {
     if let Some(lock) = lock {
         return Ok(tools.store.find(&lock.image.to_string())?);
     }
-    let image = tools.store.find(&found.name)?;
-    Ok(image.filter(|image| image.config.labels.get(RECIPE_LABEL) == Some(&found.digest.to_string())))
+    let image = tools.store.find(name)?;
+    Ok(image.filter(|image| image.config.labels.get(RECIPE_LABEL) == Some(&identity.to_string())))
 }

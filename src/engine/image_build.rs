@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use sha2::{Digest as _, Sha256};
+
 use super::{
     Tools,
     packages::{self, PackageError},
@@ -25,7 +27,7 @@ use crate::{
         recipe::{Base, FileCopy, Pip, Suite},
     },
     lock::PackageLock,
-    model::{Event, Explain, HostFacts, InvalidName, Kind},
+    model::{Digest, Event, Explain, HostFacts, InvalidName, Kind},
     plan::Root,
 };
 
@@ -117,6 +119,26 @@ impl Explain for ImageBuildError {
     }
 }
 
+/// What an image of this recipe is made from: the recipe itself, and the image that it begins with, as the store has it now.
+///
+/// # Errors
+///
+/// When the store does not have that image.
+pub fn identity(tools: Tools<'_>, found: &FoundRecipe) -> Result<Digest, ImageBuildError> {
+    match &found.recipe.base {
+        Base::Packages(_) => Ok(found.digest.clone()),
+        Base::Image(name) => {
+            let text = format!("{} on {}", found.digest, base_image(tools, found, name)?.manifest);
+            Ok(Digest::from_sha256(Sha256::digest(text).into()))
+        }
+    }
+}
+
+fn base_image(tools: Tools<'_>, found: &FoundRecipe, name: &str) -> Result<StoredImage, ImageBuildError> {
+    let image = tools.store.find(name)?;
+    image.ok_or_else(|| ImageBuildError::NoBase { recipe: found.name.clone(), base: name.into() })
+}
+
 /// Makes the image of a recipe. With `pinned`, of exactly those packages.
 ///
 /// # Errors
@@ -129,7 +151,7 @@ pub fn build(
 ) -> Result<StoredImage, ImageBuildError> {
     let name: ImageName = found.name.parse()?;
     let scratch = tools.store.scratch()?;
-    let mut labels = BTreeMap::from([(RECIPE_LABEL.to_owned(), found.digest.to_string())]);
+    let mut labels = BTreeMap::from([(RECIPE_LABEL.to_owned(), identity(tools, found)?.to_string())]);
     let (base, epoch) = match &found.recipe.base {
         Base::Packages(suite) => {
             let (lock, epoch) = package_base(tools, found, suite, &scratch, pinned)?;
@@ -137,9 +159,7 @@ pub fn build(
             (None, epoch)
         }
         Base::Image(base) => {
-            let image = tools.store.find(base)?;
-            let image =
-                image.ok_or_else(|| ImageBuildError::NoBase { recipe: found.name.clone(), base: base.text.clone() })?;
+            let image = base_image(tools, found, base)?;
             let root = tools.store.checkout(&image, tools.on)?;
             let epoch = image.created.as_second();
             image_base(tools, found, &scratch, &root, epoch)?;
