@@ -1,1 +1,30 @@
+//! smidr as its users meet it: the compiled program, on the real kernel, with a real BitBake.
+//!
+//! One binary, so that what is expensive, the build host of `hello`, is made once and used by all. `scripts/test` runs it as root
+//! and again as a user whom this machine does not know. A test that cannot run here says `SKIP` and why, aloud.
 
+#[path = "all/support.rs"]
+mod support;
+
+#[path = "all/config.rs"]
+mod config;
+#[path = "all/doctor.rs"]
+mod doctor;
+#[path = "all/help.rs"]
+mod help;
+#[path = "all/hostile.rs"]
+mod hostile;
+#[path = "all/house.rs"]
+mod house;
+#[path = "all/images.rs"]
+mod images;
+#[path = "all/project.rs"]
+mod project;
+#[path = "all/sandbox.rs"]
+mod sandbox;
+#[path = "all/stopping.rs"]
+mod stopping;
+#[path = "all/trouble.rs"]
+mod trouble;
+#[path = "all/whole.rs"]
+mod whole;

@@ -1,0 +1,99 @@
+//! What the program says about itself.
+
+use std::path::Path;
+
+use super::support::{World, skip};
+
+const COMMANDS: [&[&str]; 21] = [
+    &[],
+    &["init"],
+    &["check"],
+    &["plan"],
+    &["build"],
+    &["run"],
+    &["shell"],
+    &["status"],
+    &["logs"],
+    &["artifacts"],
+    &["artifacts", "list"],
+    &["artifacts", "copy"],
+    &["artifacts", "show"],
+    &["image"],
+    &["image", "ls"],
+    &["image", "build"],
+    &["image", "import"],
+    &["image", "export"],
+    &["image", "rm"],
+    &["doctor"],
+    &["completions"],
+];
+
+#[test]
+fn help_of_every_command() {
+    // insta compares with a file of the source tree.
+    if !Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/all").is_dir() {
+        return skip("help::help_of_every_command", "the source tree cannot be read");
+    }
+    let world = World::new();
+    let mut all = String::new();
+    for command in COMMANDS {
+        let done = world.smidr().args(command).arg("--help").run();
+        done.expect_code(0);
+        assert_eq!(done.err, "");
+        all.push_str(&format!("$ smidr {} --help\n{}\n", command.join(" "), done.out).replace("smidr  --", "smidr --"));
+    }
+    assert!(!world.smidr.exists(), "--help touches nothing");
+    let lines: Vec<&str> = all.lines().map(str::trim_end).collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn every_command_of_the_help_is_looked_at() {
+    let world = World::new();
+    for parent in [&[][..], &["artifacts"], &["image"]] {
+        let help = world.smidr().args(parent).arg("--help").run().out;
+        let list =
+            help.split("Commands:\n").nth(1).expect("a list of commands").split("\n\n").next().expect("its lines");
+        for name in list.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+            let path: Vec<&str> = parent.iter().copied().chain([name]).collect();
+            assert!(COMMANDS.contains(&path.as_slice()), "{path:?} is in no test");
+        }
+    }
+}
+
+#[test]
+fn completions_for_shells() {
+    let world = World::new();
+    for (shell, marks) in [
+        ("bash", ["complete -F", "artifacts"]),
+        ("zsh", ["#compdef smidr", "artifacts"]),
+        ("fish", ["complete -c smidr", "artifacts"]),
+    ] {
+        let done = world.smidr().args(["completions", shell]).run();
+        done.expect_code(0).expect_out(marks[0]).expect_out(marks[1]);
+    }
+    world.smidr().args(["completions", "cmd.exe"]).run().expect_code(2);
+}
+
+#[test]
+fn wrong_usage_is_a_wrong_request() {
+    let world = World::new();
+    let rows: [(&[&str], &str); 8] = [
+        (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
+        (&["biuld"], "'build'"),
+        (&["build", "--frob"], "--frob"),
+        (&["run"], "<COMMAND>"),
+        (&["init"], "<NAME>"),
+        (&["init", "x", "--template", "gentoo"], "hello"),
+        (&["image", "import", "x"], "--name"),
+        (&["logs", "--follow", "--task", "x:do_y"], "cannot be used with"),
+    ];
+    for (args, expected) in rows {
+        let done = world.smidr().args(args).run();
+        done.expect_code(2).expect_err(expected);
+        assert_eq!(done.out, "", "talk goes to standard error: {args:?}");
+    }
+    let version = world.smidr().arg("--version").run();
+    version.expect_code(0).expect_out(concat!("smidr ", env!("CARGO_PKG_VERSION")));
+    assert!(!world.smidr.exists());
+}
