@@ -1,1 +1,272 @@
-//! Soon.
+//! The sandbox from the inside: what a program in `smidr run` is, sees and may.
+
+use std::{fs, process::Command, time::Duration};
+
+use nix::sys::signal::Signal;
+
+use super::support::{Done, LONG, World, is_root, processes_with, skip, smidr_bin, tool, wait_for};
+
+fn inside(world: &World, script: &str) -> Done {
+    world.smidr().args(["run", "--", "sh", "-c", script]).run()
+}
+
+/// The trimmed output of a script that must succeed.
+#[track_caller]
+fn says(world: &World, script: &str) -> String {
+    inside(world, script).expect_code(0).out.trim().to_owned()
+}
+
+#[test]
+fn who_it_is_and_what_it_may() {
+    let Some(world) = World::with_project("sandbox::who_it_is_and_what_it_may") else { return };
+    let own = nix::unistd::geteuid().as_raw();
+    let expected = if own == 0 { 1000 } else { own };
+    assert_eq!(says(&world, "id -u; id -g; id -un; echo $USER"), format!("{expected}\n{expected}\nbuilder\nbuilder"));
+    let status = says(&world, "cat /proc/self/status");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(status.contains(&format!("{set}:\t0000000000000000\n")), "{set} in\n{status}");
+    }
+    assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+    // One id is mapped, and the caller's own.
+    assert_eq!(says(&world, "awk '{print $1, $2, $3}' /proc/self/uid_map"), format!("{expected} {own} 1"));
+    assert_eq!(says(&world, "cat /proc/self/setgroups"), "deny");
+    assert_eq!(says(&world, "unshare -Urn true && echo works"), "works");
+}
+
+#[test]
+fn what_it_cannot_do() {
+    let Some(world) = World::with_project("sandbox::what_it_cannot_do") else { return };
+    let rows = [
+        ("echo x > /usr/x", "Read-only file system"),
+        ("echo x > /etc/passwd", "Read-only file system"),
+        ("mkdir /new", "Read-only file system"),
+        ("rm /bin/sh", "Read-only file system"),
+        ("echo x > /proc/sys/kernel/hostname", "Read-only file system"),
+        ("echo b > /proc/sysrq-trigger", ""),
+        ("mount -t tmpfs none /mnt", ""),
+        ("mknod /tmp/null c 1 3", "not permitted"),
+        ("chown 0:0 /tmp", ""),
+        ("hostname other", ""),
+        ("kill -0 2 && kill -STOP 1 && cat /proc/1/environ", ""),
+        ("cat /proc/1/mem", ""),
+        ("chroot / true || exit 9", "not permitted"),
+    ];
+    for (script, reason) in rows {
+        let done = inside(&world, script);
+        assert!(!matches!(done.code, Some(0 | 125)), "{script}: {done:?}");
+        assert!(done.err.contains(reason), "{script}: {done:?}");
+    }
+}
+
+#[test]
+fn what_it_sees() {
+    let Some(world) = World::with_project("sandbox::what_it_sees") else { return };
+    fs::write(world.home.join("secret"), "mine").expect("a file");
+    let project = world.project();
+    let places = format!(
+        "for p in {home} {home}/secret {project}/smidr.yaml {smidr}/history.db {smidr}/images {exe} /root/secret; do \
+         test -e $p && echo $p; done; test -d {project}/layers/meta-hello && echo layer",
+        home = world.home.display(),
+        project = project.display(),
+        smidr = world.smidr.display(),
+        exe = smidr_bin().display(),
+    );
+    assert_eq!(says(&world, &places), "layer", "of the host only the layer is there");
+    let workspace = World::names(&world.smidr.join("workspaces"));
+    let top = world.smidr.join("workspaces").join(&workspace[0]);
+    assert_eq!(says(&world, "pwd"), top.join("build").display().to_string());
+    assert_eq!(says(&world, "echo $HOME"), top.join("home").display().to_string());
+    assert_eq!(says(&world, "touch ~/kept && hostname"), "smidr");
+    assert!(top.join("home/kept").is_file(), "HOME is the workspace's");
+    assert_eq!(says(&world, "cat /etc/hostname"), "smidr");
+    // /tmp is empty but for mount points, open to all, and gone afterwards.
+    assert_eq!(says(&world, "stat -c %a /tmp /var/tmp; echo x > /tmp/left; cat /tmp/left"), "1777\n1777\nx");
+    assert_eq!(says(&world, "find /tmp /var/tmp /run -type f -name left | wc -l"), "0");
+    assert!(!std::env::temp_dir().join("left").exists());
+    // Processes: PID 1 is smidr's, and besides it there is only this shell with its children.
+    let processes = says(&world, "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done");
+    assert!(processes.lines().count() <= 3, "{processes}");
+    assert!(processes.lines().next().is_some_and(|line| line.contains("__sandbox-init")), "{processes}");
+    let devices = says(&world, "ls /dev");
+    let devices: Vec<&str> = devices.lines().collect();
+    let expected =
+        ["fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"];
+    assert_eq!(devices, expected);
+    assert_eq!(says(&world, "echo x > /dev/null; head -c 3 /dev/zero | wc -c"), "3");
+}
+
+#[test]
+fn layers_are_writable_where_people_develop() {
+    let Some(world) = World::with_project("sandbox::layers_are_writable_where_people_develop") else { return };
+    let layer = world.project().join("layers/meta-hello");
+    assert_eq!(says(&world, &format!("echo x > {}/new && echo ok", layer.display())), "ok");
+    assert_eq!(fs::read_to_string(layer.join("new")).expect("the file"), "x\n");
+}
+
+#[test]
+fn nothing_of_the_caller_leaks() {
+    let Some(world) = World::with_project("sandbox::nothing_of_the_caller_leaks") else { return };
+    world.append("  env: [GREETING]\n");
+    let dump = "env; cat /proc/[0-9]*/environ | tr '\\0' '\\n'; cat /proc/*/cmdline | tr '\\0' ' '";
+    let run = world.smidr().args(["run", "sh", "-c", dump]).env("GREETING", "named by the config");
+    let done = run.env("AWS_SECRET_ACCESS_KEY", "hunter2").env("SSH_AUTH_SOCK", "/hunter2").run();
+    done.expect_out("GREETING=named by the config");
+    assert!(!done.out.contains("hunter2"), "{}", done.out);
+    assert!(!done.out.contains(&world.home.display().to_string()), "{}", done.out);
+    // A descriptor that smidr happens to inherit ends with smidr.
+    let mut command = Command::new("sh");
+    world.surround(&mut command);
+    command.current_dir(world.project()).args(["-c", "exec 7</etc/passwd; exec \"$0\" run -- sh -c 'ls /proc/$$/fd'"]);
+    let done = Done::new(command.arg(smidr_bin()).output().expect("sh starts"));
+    assert_eq!(done.expect_code(0).out, "0\n1\n2\n");
+}
+
+#[test]
+fn how_it_ends_is_passed_on() {
+    let Some(world) = World::with_project("sandbox::how_it_ends_is_passed_on") else { return };
+    let rows = [("exit 0", 0), ("exit 3", 3), ("exit 127", 127), ("exit 255", 255), ("kill -SEGV $$", 139), ("kill -KILL $$", 137)];
+    for (script, code) in rows {
+        let done = inside(&world, script);
+        assert_eq!(done.code, Some(code), "{script}: {done:?}");
+        assert_eq!(done.out, "", "{script}");
+    }
+    let missing = world.smidr().args(["run", "no-such-program"]).run();
+    missing.expect_code(125).expect_one_error().expect_err("cannot run no-such-program in the sandbox");
+    let folder = world.smidr().args(["run", "/usr"]).run();
+    folder.expect_code(125).expect_one_error().expect_err("Permission denied");
+    // What it leaves running does not keep it.
+    assert_eq!(says(&world, "(setsid sleep 1000 >/dev/null 2>&1 &); echo done"), "done");
+}
+
+#[test]
+fn streams_pass_through() {
+    let Some(world) = World::with_project("sandbox::streams_pass_through") else { return };
+    let input: String = (0..20_000).map(|n| format!("line {n}\n")).collect();
+    let done = world.smidr().args(["run", "cat"]).run_with(&input);
+    assert_eq!(done.expect_code(0).out, input);
+    let done = inside(&world, "echo data; echo talk >&2");
+    assert_eq!((done.out.as_str(), done.err.as_str()), ("data\n", "talk\n"));
+    // Arguments arrive as they are.
+    let odd = ["a b", "", "--help", "$HOME", "*", "ü"];
+    let done = world.smidr().args(["run", "--", "printf", "[%s]"]).args(odd).run();
+    assert_eq!(done.out, "[a b][][--help][$HOME][*][ü]");
+}
+
+#[test]
+fn explain_runs_nothing() {
+    let Some(world) = World::with_project("sandbox::explain_runs_nothing") else { return };
+    let mark = world.project().join("layers/meta-hello/mark");
+    let done = world.smidr().args(["run", "--explain", "touch"]).arg(&mark).run();
+    done.expect_code(0).expect_out("enter new user, mount, PID, IPC, UTS and cgroup namespaces");
+    done.expect_out("drop every capability, set no_new_privs").expect_out("run touch ").expect_out("pivot_root");
+    assert!(!mark.exists());
+    let plain = world.smidr().args(["shell", "--explain"]).run();
+    plain.expect_code(0).expect_out("show /");
+    assert!(!plain.out.contains(&world.home.display().to_string()), "{}", plain.out);
+}
+
+#[test]
+fn a_network_of_its_own_on_request() {
+    let Some(world) = World::with_project("sandbox::a_network_of_its_own_on_request") else { return };
+    let interfaces = "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | sort | tr '\\n' ' '; readlink /proc/self/ns/net";
+    let host = fs::read_link("/proc/self/ns/net").expect("a link").display().to_string();
+    assert!(says(&world, interfaces).ends_with(&host), "by default, the fetchers have this machine's network");
+    world.append("  network: none\n");
+    let own = says(&world, interfaces);
+    assert!(!own.ends_with(&host), "{own}");
+    assert!(own.split_whitespace().next() == Some("lo"), "{own}");
+    assert_eq!(says(&world, "nproc | grep -c ."), "1");
+}
+
+#[test]
+fn processors_are_limited_on_request() {
+    let Some(world) = World::with_project("sandbox::processors_are_limited_on_request") else { return };
+    world.append("  cpus: 1\n");
+    assert_eq!(says(&world, "nproc"), "1");
+}
+
+#[test]
+fn signals_end_it() {
+    let Some(world) = World::with_project("sandbox::signals_end_it") else { return };
+    let rows = [
+        ("trap 'exit 7' INT; echo ready; while :; do sleep 0.02; done", Signal::SIGINT, 7),
+        ("echo ready; sleep 1000; true", Signal::SIGINT, 130),
+        ("echo ready; sleep 1000; true", Signal::SIGTERM, 130),
+        ("echo ready; sleep 1000; true", Signal::SIGHUP, 130),
+    ];
+    for (script, signal, code) in rows {
+        let mut running = world.smidr().args(["run", "sh", "-c", script]).start();
+        running.until_says("ready");
+        running.signal(signal);
+        let done = running.wait();
+        assert_eq!(done.code, Some(code), "{script} after {signal}: {done:?}");
+    }
+    // Who does not listen is killed by the second.
+    let mut running = world.smidr().args(["run", "sh", "-c", "trap '' INT TERM; echo ready; while :; do sleep 1; done"]).start();
+    running.until_says("ready");
+    running.signal(Signal::SIGTERM);
+    // Two equal signals at once would be one.
+    running.signal(Signal::SIGINT);
+    assert_eq!(running.wait().code, Some(137));
+    let marker = world.smidr.join("workspaces").display().to_string();
+    wait_for("the processes to be gone", LONG, || processes_with(&marker).is_empty());
+}
+
+#[test]
+fn sigkill_leaves_nothing() {
+    let Some(world) = World::with_project("sandbox::sigkill_leaves_nothing") else { return };
+    let script = "trap '' HUP INT TERM; (setsid sleep 1000 &); unshare -Ur sleep 1000 & sleep 1000 & echo ready; wait";
+    let mut running = world.smidr().args(["run", "sh", "-c", script]).start();
+    running.until_says("ready");
+    let marker = world.smidr.join("workspaces").display().to_string();
+    let helper = format!("__sandbox-init\0{}\0", running.pid());
+    wait_for("four processes of the sandbox", LONG, || processes_with(&marker).len() >= 4);
+    assert_eq!(processes_with(&helper).len(), 2, "the helper and its PID 1");
+    running.signal(Signal::SIGKILL);
+    let _ = running.child.wait();
+    let left = || [processes_with(&marker), processes_with(&helper)].concat();
+    wait_for("every process of the sandbox to be gone", Duration::from_secs(1), || left().is_empty());
+}
+
+#[test]
+fn a_terminal_is_handed_through() {
+    let name = "sandbox::a_terminal_is_handed_through";
+    let Some(script) = tool("script") else { return skip(name, "there is no script(1) to give it a terminal") };
+    let Some(world) = World::with_project(name) else { return };
+    let mut command = Command::new(script);
+    world.surround(&mut command);
+    let line = format!("{} run -- sh -c 'test -t 0 && test -t 1 && stty -a && echo a terminal > /dev/tty'", smidr_bin().display());
+    command.current_dir(world.project()).args(["-qefc", &line, "/dev/null"]);
+    let done = Done::new(command.output().expect("script starts"));
+    done.expect_code(0).expect_out("isig").expect_out("a terminal");
+}
+
+#[test]
+fn what_belongs_to_others_is_refused() {
+    let Some(world) = World::with_project("sandbox::what_belongs_to_others_is_refused") else { return };
+    // Root gives its own away; anybody else has only to look at root's.
+    let (config, home) = if is_root() {
+        let project = world.init("theirs");
+        let home = world.work.join("their-home");
+        fs::create_dir(&home).expect("a folder");
+        for path in [&project, &home] {
+            std::os::unix::fs::chown(path, Some(4242), Some(4242)).expect("chown");
+        }
+        (project.join("smidr.yaml"), home)
+    } else {
+        ("/etc/passwd".into(), "/usr".into())
+    };
+    let owner = if is_root() { "uid 4242" } else { "root" };
+    for (command, code) in [(&["build"][..], 3), (&["check"], 3), (&["plan"], 3), (&["run", "true"], 125)] {
+        let done = world.smidr().arg("--config").arg(&config).args(command).run();
+        done.expect_code(code).expect_one_error().expect_err(&format!("belongs to {owner}"));
+        done.expect_err("hint: run smidr as").expect_err("chown -R $(id -u):$(id -g) ");
+    }
+    for (command, code) in [(&["build"][..], 3), (&["image", "ls"], 3), (&["run", "true"], 125), (&["doctor"], 3)] {
+        let done = world.smidr().args(command).env("SMIDR_HOME", &home).run();
+        done.expect_code(code).expect_one_error().expect_err(&format!("belongs to {owner}")).expect_err("hint: ");
+    }
+    if is_root() {
+        assert_eq!(World::names(&home), Vec::<String>::new());
+    }
+}

@@ -192,15 +192,27 @@ impl Smidr {
         self.run_with("")
     }
 
-    /// Runs it to its end, with this on standard input.
+    /// Runs it to its end, with this on standard input. Killed when it takes for ever.
     pub fn run_with(mut self, input: &str) -> Done {
         self.0.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.0.spawn().expect("smidr starts");
         let mut stdin = child.stdin.take().expect("a pipe");
-        // Nobody need read it.
-        let _ = stdin.write_all(input.as_bytes());
-        drop(stdin);
-        Done::new(child.wait_with_output().expect("smidr ends"))
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+        let (ended, watch) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // Nobody need read it.
+                let _ = stdin.write_all(input.as_bytes());
+            });
+            scope.spawn(move || {
+                if watch.recv_timeout(2 * LONG) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                }
+            });
+            let output = child.wait_with_output().expect("smidr ends");
+            drop(ended);
+            Done::new(output)
+        })
     }
 
     /// Starts it; standard output and standard error go to a file each.
