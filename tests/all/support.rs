@@ -125,6 +125,16 @@ impl World {
         fs::write(&path, text.replace(old, new)).expect("write the file");
     }
 
+    /// Lets the project `p` run in an image of the store.
+    pub fn edit_host(&self, image: &str) {
+        let path = self.project().join("smidr.yaml");
+        let text = fs::read_to_string(&path).expect("a config");
+        let above = text.split("\nhost:").next().expect("what is above");
+        fs::write(&path, format!("{above}\nhost:\n  image: {image}\n")).expect("write the config");
+        // An image of the same name may be another one by now.
+        let _ = fs::remove_file(self.project().join("smidr.lock"));
+    }
+
     /// Writes a file of the project `p`, and its folders.
     pub fn write(&self, file: &str, text: &str) {
         let path = self.project().join(file);
