@@ -57,7 +57,7 @@ pub enum RecipeError {
         known: Vec<String>,
     },
     /// Found, but wrong.
-    #[error("{0}:\n{}", .0.render(false))]
+    #[error("{}:\n{}", .0, .0.render(false))]
     Wrong(Box<Problems>),
     /// It copies a file that is not there.
     #[error("the rootfs recipe `{recipe}` copies `{source_name}`, which does not stand beside it")]
