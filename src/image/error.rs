@@ -105,6 +105,9 @@ pub enum ImageError {
         /// As read, or one more than wanted where reading stopped.
         found: u64,
     },
+    /// A document of an image is not in the store any more.
+    #[error("{0} is missing from the store")]
+    Missing(String),
     /// A document is larger than it may be.
     #[error("{what} has {size} bytes, which exceeds the limit of {limit} for such a document")]
     TooLarge {
@@ -173,6 +176,7 @@ impl Explain for ImageError {
             | Self::Layer { source: LayerError::Truncated(_), .. } => {
                 Some("the file is incomplete: copy or download it again".into())
             }
+            Self::Missing(_) => Some("remove the image and bring it in again:  smidr image rm NAME".into()),
             Self::Digest { .. } | Self::Size { .. } => Some("copy or download the image again".into()),
             _ => None,
         }

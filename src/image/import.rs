@@ -55,7 +55,7 @@ impl ImageStore {
         let image = self.import_shared(source, name, on);
         drop(store);
         // What a failure left, or what the name meant before.
-        self.sweep_if_free()?;
+        self.sweep_if_free(on);
         image
     }
 

@@ -75,7 +75,7 @@ impl ImageStore {
         let image = self.publish_shared(new, on);
         drop(store);
         // What the name meant before, or what a failure left.
-        self.sweep_if_free()?;
+        self.sweep_if_free(on);
         image
     }
 

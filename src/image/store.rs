@@ -207,10 +207,16 @@ impl ImageStore {
     }
 
     /// Removes what nothing refers to, unless somebody is using the store just now.
-    pub(super) fn sweep_if_free(&self) -> Result<(), ImageError> {
-        match lock::try_lock(&self.lock_path(STORE_LOCK), Mode::Exclusive, "clearing up the image store")? {
-            Attempt::Held(_alone) => self.sweep(),
-            Attempt::Busy(_) => Ok(()),
+    ///
+    /// What it cannot remove costs space and nothing else, so it only warns.
+    pub(super) fn sweep_if_free(&self, on: &Emitter) {
+        let sweep =
+            || match lock::try_lock(&self.lock_path(STORE_LOCK), Mode::Exclusive, "clearing up the image store")? {
+                Attempt::Held(_alone) => self.sweep(),
+                Attempt::Busy(_) => Ok(()),
+            };
+        if let Err(error) = sweep() {
+            on.warn(format!("the image store could not be cleared up: {error}"));
         }
     }
 
@@ -221,9 +227,7 @@ impl ImageStore {
             match self.load(record.clone()) {
                 Ok(image) => kept.extend(image.references()),
                 // Nothing can be made of a damaged image but its remains.
-                Err(ImageError::Store(error)) if error.io().kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error.into());
-                }
+                Err(error @ ImageError::Store(_)) => return Err(error),
                 Err(_) => kept.extend([record.manifest]),
             }
         }
@@ -328,7 +332,10 @@ impl ImageStore {
     /// Reads a small blob, and checks it.
     pub(super) fn document(&self, what: &str, digest: &Digest, limit: u64) -> Result<Vec<u8>, ImageError> {
         let path = self.blob(digest);
-        let size = fs::metadata(&path).map_err(FileError::new("find", &path))?.len();
+        let size = match fs::metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(ImageError::Missing(what.into())),
+            found => found.map_err(FileError::new("find", &path))?.len(),
+        };
         if size > limit {
             return Err(ImageError::TooLarge { what: what.into(), size, limit });
         }

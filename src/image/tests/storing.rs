@@ -390,6 +390,26 @@ fn waiting_says_for_whom() {
 }
 
 #[test]
+fn a_damaged_store_is_named_and_can_be_mended() {
+    let test = TestStore::new();
+    let (on, _) = emitter();
+    let (one, two) = (import(&test, "one", "1"), import(&test, "two", "2"));
+    fs::write(test.store.blob(&one.documents.layers[0].digest), "damaged").expect("a file");
+    fs::remove_dir_all(test.store.diff(&one.config.diff_ids[0])).expect("removed");
+    let error = test.store.checkout(&one, &on).expect_err("damaged");
+    assert!(matches!(error, ImageError::Layer { .. }), "{error}");
+    let error = test.store.export(&one, &test.home.path().join("out"), &on).expect_err("damaged");
+    assert!(matches!(error, ImageError::Size { .. }), "{error}");
+    assert!(!test.home.path().join("out").exists());
+    fs::remove_file(test.store.blob(&one.manifest)).expect("removed");
+    let error = test.store.find("one").expect_err("damaged");
+    assert!(error.to_string().contains("`one` is missing") && error.hint().is_some(), "{error}");
+    test.store.remove(&one.name, &on).expect("removed");
+    assert_eq!(test.store.list().expect("a list"), [two]);
+    assert_eq!(test.counts(), [3, 1, 1, 0]);
+}
+
+#[test]
 fn a_store_of_somebody_else_is_refused() {
     let test = TestStore::new();
     if !rustix::process::geteuid().is_root() {
