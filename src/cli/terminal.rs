@@ -143,6 +143,10 @@ impl Terminal {
             bar.finish_and_clear();
         }
         let (id, took) = (&record.build, duration(outcome.duration_ms));
+        if self.bar.is_some() && self.connected {
+            let tasks = format!("{} tasks, {} run", self.total, self.ended);
+            self.fact("bitbake", &format!("{}  {}", self.version, self.targets), &tasks);
+        }
         match outcome.state {
             State::Completed => {
                 if outcome.artifacts > 0 {

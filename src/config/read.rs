@@ -439,4 +439,24 @@ directories:
     fn what_is_not_yaml() {
         insta::assert_snapshot!(problems("name: x\n\tbuild: y\n"));
     }
+
+    proptest::proptest! {
+        // Whatever somebody sends as a config: an answer, and every problem can be drawn.
+        #[test]
+        fn no_text_is_too_strange(text in "[ \\-\\[\\]{}:,&*!|>'\"%@`#?a-z0-9\n\tä€]{0,80}") {
+            if let Err(problems) = read("smidr.yaml", &text, None, &|_| None) {
+                proptest::prop_assert!(!problems.render(false).is_empty());
+            }
+        }
+
+        // One character of a good config replaced, anywhere.
+        #[test]
+        fn no_typo_is_too_strange(at in 0..GOOD.len(), typo in proptest::char::any()) {
+            let mut text = GOOD.to_owned();
+            text.replace_range(at..=at, &typo.to_string());
+            if let Err(problems) = read("smidr.yaml", &text, Some("dev"), &|_| None) {
+                proptest::prop_assert!(!problems.render(false).is_empty());
+            }
+        }
+    }
 }

@@ -93,9 +93,9 @@ impl Explain for AptError {
             Self::Failed { said, .. } if said.contains("Unable to locate package") => {
                 Some("is it the name of a package in that suite?".into())
             }
-            Self::Failed { said, .. } if said.contains("was not found") && said.contains("Version") => {
-                Some("the mirror has moved on since smidr.lock was written; to take what it has now:  rm smidr.lock".into())
-            }
+            Self::Failed { said, .. } if said.contains("was not found") && said.contains("Version") => Some(
+                "the mirror has moved on since smidr.lock was written; to take what it has now:  rm smidr.lock".into(),
+            ),
             Self::File(error) => error.hint(),
             _ => None,
         }
