@@ -57,7 +57,7 @@ pub enum RecipeError {
         known: Vec<String>,
     },
     /// Found, but wrong.
-    #[error(transparent)]
+    #[error("{problems}:\n{}", .0.render(false), problems = .0)]
     Wrong(Box<Problems>),
     /// It copies a file that is not there.
     #[error("the rootfs recipe `{recipe}` copies `{source_name}`, which does not stand beside it")]
