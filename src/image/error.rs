@@ -173,6 +173,7 @@ impl Explain for ImageError {
             | Self::Layer { source: LayerError::Truncated(_), .. } => {
                 Some("the file is incomplete: copy or download it again".into())
             }
+            Self::Archive { source, .. } | Self::Layer { source, .. } | Self::Pack { source, .. } => source.hint(),
             Self::Digest { .. } | Self::Size { .. } => Some("copy or download the image again".into()),
             _ => None,
         }
