@@ -11,7 +11,10 @@ fn a_machine_that_can() {
     }
     let world = World::new();
     let done = world.smidr().arg("doctor").run();
-    done.expect_code(0).expect_out("sandbox       good").expect_out("task network  good").expect_err("this machine can build");
+    done.expect_code(0)
+        .expect_out("sandbox       good")
+        .expect_out("task network  good")
+        .expect_err("this machine can build");
     let json = world.smidr().args(["doctor", "--json"]).run().expect_code(0).json();
     assert_eq!((&json["version"], &json["can_build"]), (&1.into(), &true.into()));
     let findings = json["findings"].as_array().expect("a list");

@@ -112,7 +112,8 @@ fn mount_points_that_are_links() {
     let before = picture(&canary);
     let mut ran = 0;
     let mut attempt = |what: &str, links: &[Entry<'_>]| {
-        let mut entries = vec![Entry::Folder("bin"), Entry::File("bin/mark", &program, 0o755), Entry::Link("loop", "loop")];
+        let mut entries =
+            vec![Entry::Folder("bin"), Entry::File("bin/mark", &program, 0o755), Entry::Link("loop", "loop")];
         if links.iter().any(|link| matches!(link, Entry::Link("var/tmp", _))) {
             entries.push(Entry::Folder("var"));
         }
@@ -168,8 +169,14 @@ fn archives_that_write_beside_the_root() {
         ("absolute", vec![Entry::File(&inside, b"x", 0o644)]),
         ("through a link", vec![Entry::Link("out", &absolute), Entry::File("out/mark", b"x", 0o644)]),
         ("onto a link", vec![Entry::Link("out", &passwd), Entry::File("out", b"x", 0o600)]),
-        ("a folder for a link", vec![Entry::Link("out", &absolute), Entry::Folder("out"), Entry::File("out/mark", b"x", 0o644)]),
-        ("links of links", vec![Entry::Link("a", "b/.."), Entry::Link("b", &absolute), Entry::File("a/canary/mark", b"x", 0o644)]),
+        (
+            "a folder for a link",
+            vec![Entry::Link("out", &absolute), Entry::Folder("out"), Entry::File("out/mark", b"x", 0o644)],
+        ),
+        (
+            "links of links",
+            vec![Entry::Link("a", "b/.."), Entry::Link("b", &absolute), Entry::File("a/canary/mark", b"x", 0o644)],
+        ),
     ];
     for (what, entries) in rows {
         let tar = world.work.join("image.tar");

@@ -162,7 +162,10 @@ fn a_recipe_on_an_image_gives_the_same_digest_twice() {
     let config = world.project().join("smidr.yaml");
     let text = fs::read_to_string(&config).expect("a config").replace("recipe: hello", &format!("image: {name}"));
     fs::write(config, text).expect("a config");
-    let done = world.smidr().args(["run", "sh", "-c", "cat /opt/extra /opt/one; echo $EXTRA; ls /tmp/now; python3 --version"]).run();
+    let done = world
+        .smidr()
+        .args(["run", "sh", "-c", "cat /opt/extra /opt/one; echo $EXTRA; ls /tmp/now; python3 --version"])
+        .run();
     done.expect_code(0).expect_out("x\n1\nyes\nPython 3");
     world.smidr().args(["image", "rm", &name]).run().expect_code(0);
 }

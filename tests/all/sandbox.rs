@@ -124,7 +124,14 @@ fn nothing_of_the_caller_leaks() {
 #[test]
 fn how_it_ends_is_passed_on() {
     let Some(world) = World::with_project("sandbox::how_it_ends_is_passed_on") else { return };
-    let rows = [("exit 0", 0), ("exit 3", 3), ("exit 127", 127), ("exit 255", 255), ("kill -SEGV $$", 139), ("kill -KILL $$", 137)];
+    let rows = [
+        ("exit 0", 0),
+        ("exit 3", 3),
+        ("exit 127", 127),
+        ("exit 255", 255),
+        ("kill -SEGV $$", 139),
+        ("kill -KILL $$", 137),
+    ];
     for (script, code) in rows {
         let done = inside(&world, script);
         assert_eq!(done.code, Some(code), "{script}: {done:?}");
@@ -168,7 +175,8 @@ fn explain_runs_nothing() {
 #[test]
 fn a_network_of_its_own_on_request() {
     let Some(world) = World::with_project("sandbox::a_network_of_its_own_on_request") else { return };
-    let interfaces = "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | sort | tr '\\n' ' '; readlink /proc/self/ns/net";
+    let interfaces =
+        "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | sort | tr '\\n' ' '; readlink /proc/self/ns/net";
     let host = fs::read_link("/proc/self/ns/net").expect("a link").display().to_string();
     assert!(says(&world, interfaces).ends_with(&host), "by default, the fetchers have this machine's network");
     world.append("  network: none\n");
@@ -202,7 +210,8 @@ fn signals_end_it() {
         assert_eq!(done.code, Some(code), "{script} after {signal}: {done:?}");
     }
     // Who does not listen is killed by the second.
-    let mut running = world.smidr().args(["run", "sh", "-c", "trap '' INT TERM; echo ready; while :; do sleep 1; done"]).start();
+    let mut running =
+        world.smidr().args(["run", "sh", "-c", "trap '' INT TERM; echo ready; while :; do sleep 1; done"]).start();
     running.until_says("ready");
     running.signal(Signal::SIGTERM);
     // Two equal signals at once would be one.
@@ -235,7 +244,10 @@ fn a_terminal_is_handed_through() {
     let Some(world) = World::with_project(name) else { return };
     let mut command = Command::new(script);
     world.surround(&mut command);
-    let line = format!("{} run -- sh -c 'test -t 0 && test -t 1 && stty -a && echo a terminal > /dev/tty'", smidr_bin().display());
+    let line = format!(
+        "{} run -- sh -c 'test -t 0 && test -t 1 && stty -a && echo a terminal > /dev/tty'",
+        smidr_bin().display()
+    );
     command.current_dir(world.project()).args(["-qefc", &line, "/dev/null"]);
     let done = Done::new(command.output().expect("script starts"));
     done.expect_code(0).expect_out("isig").expect_out("a terminal");

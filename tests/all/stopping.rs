@@ -62,7 +62,8 @@ fn twice_is_an_order() {
 #[test]
 fn killed_in_mid_build() {
     let Some(world) = World::with_project("stopping::killed_in_mid_build") else { return };
-    let mut running = sleeping(&world, "    trap '' INT TERM HUP\n    setsid sleep 1000 &\n    while true; do sleep 1; done");
+    let mut running =
+        sleeping(&world, "    trap '' INT TERM HUP\n    setsid sleep 1000 &\n    while true; do sleep 1; done");
     let (marker, helper) = (marker(&world), format!("__sandbox-init\0{}\0", running.pid()));
     assert!(processes_with(&marker).len() >= 4, "BitBake, its server, its worker, the task");
     assert_eq!(processes_with(&helper).len(), 2, "the helper and its PID 1");
@@ -80,10 +81,16 @@ fn killed_in_mid_build() {
 fn the_same_build_twice_at_once() {
     let Some(world) = World::with_project("stopping::the_same_build_twice_at_once") else { return };
     let running = sleeping(&world, "    sleep 1000");
-    let first = world.smidr().args(["status", "--json"]).run().json()["builds"][0]["id"].as_str().expect("an id").to_owned();
+    let first =
+        world.smidr().args(["status", "--json"]).run().json()["builds"][0]["id"].as_str().expect("an id").to_owned();
     for (command, code) in [(&["build"][..], 2), (&["run", "true"], 125)] {
         let second = world.smidr().args(command).run();
-        second.expect_code(code).expect_one_error().expect_err("is in use by").expect_err(&first).expect_err("smidr status");
+        second
+            .expect_code(code)
+            .expect_one_error()
+            .expect_err("is in use by")
+            .expect_err(&first)
+            .expect_err("smidr status");
     }
     // Another project of the same name is another project.
     std::fs::create_dir(world.work.join("q")).expect("a folder");

@@ -17,7 +17,10 @@ fn a_compiler_that_complains() {
     let Some(world) = World::with_project("trouble::a_compiler_that_complains") else { return };
     world.edit("layers/meta-hello/recipes-hello/hello/files/hello.c", "greet(text, sizeof", "greet(txt, sizeof");
     let done = world.smidr().args(["build", "--target", "hello"]).run();
-    done.expect_code(1).expect_err("hello.c:11:15: error: ").expect_err("undeclared").expect_err("failed in hello:do_compile");
+    done.expect_code(1)
+        .expect_err("hello.c:11:15: error: ")
+        .expect_err("undeclared")
+        .expect_err("failed in hello:do_compile");
     let id = done.build_id();
     let log = world.smidr().args(["logs", &id, "--task", "hello:do_compile"]).run();
     log.expect_code(0).expect_out("undeclared (first use in this function)");

@@ -203,11 +203,15 @@ fn again(world: &World, first: &str) {
     assert_eq!(ran, Vec::<String>::new());
     assert_ne!(second, first);
     assert_eq!(fs::read(world.project().join("smidr.lock")).expect("a lock"), lock);
-    let image = |id: &str| fs::read(world.smidr.join("builds").join(id).join("artifacts").join(EXT4)).expect("an image");
+    let image =
+        |id: &str| fs::read(world.smidr.join("builds").join(id).join("artifacts").join(EXT4)).expect("an image");
     assert!(image(&second) == image(first));
     world.edit("layers/meta-hello/recipes-hello/libgreet/files/greet.c", "Hello, %s!", "Good day, %s!");
     let (third, ran) = build(world);
-    assert!(ran.iter().any(|task| task == "libgreet:do_compile") && ran.iter().any(|task| task == "hello-image:do_image"), "{ran:?}");
+    assert!(
+        ran.iter().any(|task| task == "libgreet:do_compile") && ran.iter().any(|task| task == "hello-image:do_image"),
+        "{ran:?}"
+    );
     assert!(!ran.iter().any(|task| task.starts_with("host-libc:")), "{ran:?}");
     assert!(image(&third) != image(first), "what was kept of the first build stays as it was");
 }
@@ -237,7 +241,8 @@ do_look() {{
         ),
     );
     world.append("env: {GREETING: \"good day\", OWN: \"from env\"}\nlocal_conf: |\n  FROM_TAIL = \"tail\"\n  BB_NUMBER_THREADS = \"1\"\n");
-    let build = |args: &[&str]| world.smidr().args(["build", "--target", "looker"]).args(args).env("HUNTER", "hunter2").run();
+    let build =
+        |args: &[&str]| world.smidr().args(["build", "--target", "looker"]).args(args).env("HUNTER", "hunter2").run();
     build(&[]).expect_code(0);
     let log = world.smidr().args(["logs", "--task", "looker:do_look"]).run();
     let expected = if super::support::is_root() { 1000 } else { nix::unistd::geteuid().as_raw() };
