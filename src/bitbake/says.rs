@@ -52,7 +52,8 @@ enum Line {
     TaskStarted {
         recipe: String,
         task: String,
-        pid: u32,
+        // A task without a body has no process.
+        pid: Option<u32>,
         index: u64,
         total: u64,
         #[serde(default)]
@@ -117,7 +118,8 @@ pub fn hear(line: &str) -> Heard {
         Line::Parsed { recipes, cached, errors } => Event::Parsed { recipes, cached, errors },
         Line::Tasks { total, setscene } => Event::TasksPlanned { total, setscene },
         Line::TaskStarted { recipe, task, pid, index, total, setscene, log } => {
-            Event::TaskStarted { name: TaskName { recipe, task }, pid, index, total, setscene, log }
+            let name = TaskName { recipe, task };
+            Event::TaskStarted { name, pid: pid.unwrap_or_default(), index, total, setscene, log }
         }
         Line::TaskProgress { pid, percent } => {
             Event::TaskProgress { pid, percent: percent.unwrap_or_default().min(100) }
@@ -148,6 +150,8 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+        let without_body = started.replace(r#""pid":7"#, r#""pid":null"#);
+        assert!(matches!(hear(&without_body), Heard::Event(Event::TaskStarted { pid: 0, .. })));
         assert_eq!(hear(r#"{"e":"done","exit":1}"#), Heard::Done { exit: 1 });
         for strange in [
             "",

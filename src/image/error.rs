@@ -177,6 +177,7 @@ impl Explain for ImageError {
                 Some("the file is incomplete: copy or download it again".into())
             }
             Self::Missing(_) => Some("remove the image and bring it in again:  smidr image rm NAME".into()),
+            Self::Archive { source, .. } | Self::Layer { source, .. } | Self::Pack { source, .. } => source.hint(),
             Self::Digest { .. } | Self::Size { .. } => Some("copy or download the image again".into()),
             _ => None,
         }

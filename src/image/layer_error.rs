@@ -122,4 +122,14 @@ impl Explain for LayerError {
             _ => Kind::Request,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        match self {
+            Self::File { source, .. } if full.contains(&source.kind()) => {
+                Some("free some space where SMIDR_HOME is:  df -h".into())
+            }
+            _ => None,
+        }
+    }
 }

@@ -1,1 +1,108 @@
-//! Soon.
+//! Builds that are stopped: politely, firmly, by force; and a project that is built twice at once.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    support::{LONG, Running, World, processes_with, wait_for},
+    trouble::recipe,
+};
+
+/// A build whose task sleeps, up to the point where it does.
+fn sleeping(world: &World, script: &str) -> Running {
+    recipe(world, "slow", script);
+    let mut running = world.smidr().args(["build", "--target", "slow", "--events", "json"]).start();
+    running.until_says(r#""task":"do_act""#);
+    let marker = marker(world);
+    wait_for("the task to run", LONG, || processes_with(&marker).iter().any(|line| line.contains("run.do_act")));
+    running
+}
+
+/// What BitBake and all its tasks have in their environment or command line.
+fn marker(world: &World) -> String {
+    world.smidr.join("workspaces").display().to_string()
+}
+
+fn state(world: &World) -> String {
+    let status = world.smidr().args(["status", "--json"]).run().json();
+    status["builds"][0]["state"].as_str().expect("a state").to_owned()
+}
+
+#[test]
+fn once_is_a_wish() {
+    let Some(world) = World::with_project("stopping::once_is_a_wish") else { return };
+    let running = sleeping(&world, "    sleep 3; echo over > ${TMPDIR}/over");
+    running.signal(Signal::SIGINT);
+    let done = running.wait();
+    done.expect_code(130).expect_err("stopping   BitBake finishes the tasks that run").expect_err("CANCELLED");
+    assert_eq!(processes_with(&marker(&world)), Vec::<String>::new());
+    assert_eq!(state(&world), "CANCELLED");
+    assert!(done.out.lines().last().is_some_and(|line| line.contains(r#""state":"CANCELLED""#)), "{}", done.out);
+    // The workspace is free again, and what was cancelled goes on where it was.
+    recipe(&world, "slow", "    true");
+    world.smidr().args(["build", "--target", "slow"]).run().expect_code(0);
+}
+
+#[test]
+fn twice_is_an_order() {
+    let Some(world) = World::with_project("stopping::twice_is_an_order") else { return };
+    let mut running = sleeping(&world, "    trap '' INT TERM HUP\n    while true; do sleep 1; done");
+    running.signal(Signal::SIGINT);
+    running.until_says("stopping   BitBake finishes");
+    let begun = Instant::now();
+    running.signal(Signal::SIGTERM);
+    let done = running.wait();
+    assert!(begun.elapsed() < Duration::from_secs(5), "at once, not after {:?}", begun.elapsed());
+    done.expect_code(130).expect_err("everything is killed").expect_err("CANCELLED");
+    wait_for("the processes to be gone", Duration::from_secs(1), || processes_with(&marker(&world)).is_empty());
+    assert_eq!(state(&world), "CANCELLED");
+}
+
+#[test]
+fn killed_in_mid_build() {
+    let Some(world) = World::with_project("stopping::killed_in_mid_build") else { return };
+    let mut running =
+        sleeping(&world, "    trap '' INT TERM HUP\n    setsid sleep 1000 &\n    while true; do sleep 1; done");
+    let (marker, helper) = (marker(&world), format!("__sandbox-init\0{}\0", running.pid()));
+    assert!(processes_with(&marker).len() >= 4, "BitBake, its server, its worker, the task");
+    assert_eq!(processes_with(&helper).len(), 2, "the helper and its PID 1");
+    assert_eq!(state(&world), "BUILDING");
+    running.signal(Signal::SIGKILL);
+    let _ = running.child.wait();
+    let left = || [processes_with(&marker), processes_with(&helper)].concat();
+    wait_for("every process of the build to be gone", Duration::from_secs(1), || left().is_empty());
+    assert_eq!(state(&world), "FAILED");
+    recipe(&world, "slow", "    true");
+    world.smidr().args(["build", "--target", "slow"]).run().expect_code(0);
+}
+
+#[test]
+fn the_same_build_twice_at_once() {
+    let Some(world) = World::with_project("stopping::the_same_build_twice_at_once") else { return };
+    let running = sleeping(&world, "    sleep 1000");
+    let first =
+        world.smidr().args(["status", "--json"]).run().json()["builds"][0]["id"].as_str().expect("an id").to_owned();
+    for (command, code) in [(&["build"][..], 2), (&["run", "true"], 125)] {
+        let second = world.smidr().args(command).run();
+        second
+            .expect_code(code)
+            .expect_one_error()
+            .expect_err("is in use by")
+            .expect_err(&first)
+            .expect_err("smidr status");
+    }
+    // Another project of the same name is another project.
+    std::fs::create_dir(world.work.join("q")).expect("a folder");
+    let other = world.smidr().current_dir(&world.work.join("q")).args(["init", "p", "--template", "hello"]).run();
+    other.expect_code(0);
+    let other = world.smidr().current_dir(&world.work.join("q/p")).args(["run", "true"]).run();
+    other.expect_code(0);
+    // Whoever follows the log sees the end.
+    let mut follower = world.smidr().args(["logs", "--follow", &first]).start();
+    follower.until_says("Running task");
+    running.signal(Signal::SIGTERM);
+    running.signal(Signal::SIGINT);
+    running.wait().expect_code(130);
+    follower.wait().expect_code(0).expect_out(&format!("{first} CANCELLED"));
+}

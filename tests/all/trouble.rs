@@ -1,1 +1,130 @@
-//! Soon.
+//! Builds that go wrong, each in its own way: one clear reason, the fitting exit code, and nothing lost.
+
+use std::{fs, process::Command};
+
+use super::support::{Done, World, is_root, skip, smidr_bin, tool};
+
+/// A recipe with one task that runs a script.
+pub fn recipe(world: &World, name: &str, script: &str) {
+    let text = format!(
+        "LICENSE = \"MIT\"\ninherit nobuild\naddtask act after do_patch before do_build\ndo_act() {{\n{script}\n}}\n"
+    );
+    world.write(&format!("layers/meta-hello/recipes-test/{name}/{name}.bb"), &text);
+}
+
+#[test]
+fn a_compiler_that_complains() {
+    let Some(world) = World::with_project("trouble::a_compiler_that_complains") else { return };
+    world.edit("layers/meta-hello/recipes-hello/hello/files/hello.c", "greet(text, sizeof", "greet(txt, sizeof");
+    let done = world.smidr().args(["build", "--target", "hello"]).run();
+    done.expect_code(1)
+        .expect_err("hello.c:11:15: error: ")
+        .expect_err("undeclared")
+        .expect_err("failed in hello:do_compile");
+    let id = done.build_id();
+    let log = world.smidr().args(["logs", &id, "--task", "hello:do_compile"]).run();
+    log.expect_code(0).expect_out("undeclared (first use in this function)");
+    let status = world.smidr().args(["status", &id, "--json"]).run().json();
+    let outcome = &status["build"]["outcome"];
+    assert_eq!((&status["build"]["state"], &outcome["bitbake_exit"]), (&"FAILED".into(), &1.into()));
+    assert_eq!(outcome["failed"][0]["recipe"], "hello");
+    let kept = outcome["failed"][0]["log"].as_str().expect("a log").to_owned();
+    assert!(kept.starts_with(&world.smidr.join("builds").join(&id).display().to_string()), "{kept}");
+    world.smidr().args(["artifacts", "list", &id]).run().expect_code(0).expect_err("left nothing behind");
+    // Repaired, it builds; the old log is still the old one.
+    world.edit("layers/meta-hello/recipes-hello/hello/files/hello.c", "greet(txt, sizeof", "greet(text, sizeof");
+    world.smidr().args(["build", "--target", "hello"]).run().expect_code(0);
+    assert!(fs::read_to_string(kept).expect("the log").contains("undeclared (first use in this function)"));
+}
+
+#[test]
+fn targets_and_recipes_that_cannot_be() {
+    let Some(world) = World::with_project("trouble::targets_and_recipes_that_cannot_be") else { return };
+    let near = world.smidr().args(["build", "--target", "hello-imag"]).run();
+    assert!(matches!(near.code, Some(1 | 2)), "{near:?}");
+    near.expect_err("hello-imag").expect_err("hello-image");
+    world.smidr().args(["build", "--target", "a b"]).run().expect_code(2).expect_one_error();
+    let machine = world.smidr().args(["build", "--machine", "other"]).run();
+    assert!(matches!(machine.code, Some(1 | 2)), "{machine:?}");
+    machine.expect_err("conf/machine/other.conf");
+    world.write("layers/meta-hello/recipes-test/broken/broken.bb", "LICENSE = \"MIT\"\nthis is no recipe\n");
+    let parse = world.smidr().arg("build").run();
+    parse.expect_code(1).expect_err("broken.bb:2").expect_err("this is no recipe");
+    let states = world.smidr().args(["status", "--json"]).run().json();
+    let builds = states["builds"].as_array().expect("a list");
+    assert!(builds.len() >= 3 && builds.iter().all(|build| build["state"] == "FAILED"), "{states}");
+}
+
+#[test]
+fn time_is_up() {
+    let Some(world) = World::with_project("trouble::time_is_up") else { return };
+    recipe(&world, "slow", "    exec sleep 1000");
+    world.append("advanced: {build_timeout: 6s}\n");
+    let done = world.smidr().args(["build", "--target", "slow"]).run();
+    done.expect_code(1).expect_err("advanced.build_timeout");
+    let status = world.smidr().args(["status", &done.build_id()]).run();
+    status.expect_code(0).expect_out("FAILED").expect_out("advanced.build_timeout");
+}
+
+#[test]
+fn a_full_disk() {
+    let name = "trouble::a_full_disk";
+    if !is_root() {
+        return skip(name, "only root can mount a small file system");
+    }
+    let Some(unshare) = tool("unshare") else { return skip(name, "there is no unshare(1)") };
+    let Some(world) = World::with_project(name) else { return };
+    recipe(&world, "fat", "    dd if=/dev/zero of=fat bs=1M count=200");
+    // In a mount namespace of its own: the workspaces are 60 MiB, and full of it after the first task.
+    let workspaces = world.smidr.join("workspaces");
+    fs::create_dir_all(&workspaces).expect("a folder");
+    let small = |script: &str, args: &[&str]| {
+        let mut command = Command::new(&unshare);
+        world.surround(&mut command);
+        command.current_dir(world.project());
+        let script = format!("mount -t tmpfs -o size=60m,mode=700 small \"$W\" || exit 99; {script}");
+        command.env("W", &workspaces).env("H", &world.smidr);
+        command.args(["-m", "--propagation", "private", "sh", "-c", &script, "sh"]).arg(smidr_bin()).args(args);
+        Done::new(command.output().expect("unshare starts"))
+    };
+    let done = small("exec \"$@\"", &["build", "--target", "fat"]);
+    if done.code == Some(99) {
+        return skip(name, "nothing can be mounted here");
+    }
+    done.expect_code(3).expect_err("No space left on device").expect_err("df -h");
+    let full = small("dd if=/dev/zero of=\"$W/fill\" bs=1M 2>/dev/null; exec \"$@\"", &["build"]);
+    full.expect_code(3).expect_one_error().expect_err("No space left on device").expect_err("df -h");
+    // With room again, nothing is damaged.
+    world.smidr().args(["build", "--target", "libgreet"]).run().expect_code(0);
+    let import = small("exec \"$@\"", &["status"]);
+    import.expect_code(0).expect_out("FAILED").expect_out("COMPLETED");
+}
+
+#[test]
+fn a_store_on_a_full_disk() {
+    let name = "trouble::a_store_on_a_full_disk";
+    if !is_root() {
+        return skip(name, "only root can mount a small file system");
+    }
+    let Some(unshare) = tool("unshare") else { return skip(name, "there is no unshare(1)") };
+    let world = World::new();
+    fs::create_dir(&world.smidr).expect("a folder");
+    let tar = world.work.join("big.tar");
+    let mut builder = tar::Builder::new(fs::File::create(&tar).expect("a file"));
+    let mut header = tar::Header::new_gnu();
+    header.set_size(30 << 20);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, "big", std::io::Read::take(std::io::repeat(7), 30 << 20)).expect("an entry");
+    builder.finish().expect("the end");
+    let mut command = Command::new(unshare);
+    world.surround(&mut command);
+    let script = "mount -t tmpfs -o size=40m,mode=700 small \"$SMIDR_HOME\" || exit 99; \"$1\" image import \"$2\" --name big; \
+                  code=$?; find \"$SMIDR_HOME/images\" -type f; exit $code";
+    command.args(["-m", "--propagation", "private", "sh", "-c", script, "sh"]).arg(smidr_bin()).arg(&tar);
+    let done = Done::new(command.output().expect("unshare starts"));
+    if done.code == Some(99) {
+        return skip(name, "nothing can be mounted here");
+    }
+    done.expect_code(3).expect_one_error().expect_err("No space left on device").expect_err("df -h");
+    assert_eq!(done.out, "", "nothing is left in the store");
+}
