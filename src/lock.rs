@@ -50,6 +50,9 @@ pub enum LockError {
     /// Not what `smidr` writes.
     #[error("smidr.lock is damaged")]
     Damaged(#[source] Box<serde_yaml::Error>),
+    /// A package whose name or version could not be one.
+    #[error("smidr.lock names the package `{0}`, which cannot be one")]
+    Package(String),
     /// Written by a newer smidr.
     #[error("smidr.lock has version {0}, and this smidr knows up to {VERSION}")]
     TooNew(u32),
@@ -62,7 +65,9 @@ impl Explain for LockError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Damaged(_) => "take it from version control again:  git checkout smidr.lock".into(),
+            Self::Damaged(_) | Self::Package(_) => {
+                "take it from version control again:  git checkout smidr.lock".into()
+            }
             Self::TooNew(_) => "update smidr".into(),
         })
     }
@@ -89,7 +94,12 @@ impl Lock {
         if version > VERSION {
             return Err(LockError::TooNew(version));
         }
-        serde_yaml::from_str(text).map_err(damaged)
+        let lock: Self = serde_yaml::from_str(text).map_err(damaged)?;
+        // These become arguments of the host's apt, and a lock may come from a stranger.
+        match lock.host.packages.iter().find(|(name, package)| !is_package(name, &package.version)) {
+            Some((name, package)) => Err(LockError::Package(format!("{name}={}", package.version))),
+            None => Ok(lock),
+        }
     }
 
     /// The text of the lock: the same lock gives the same text.
@@ -101,6 +111,15 @@ impl Lock {
         let body = serde_yaml::to_string(self)?;
         Ok(format!("# Written by smidr. Commit it: it pins what this project is built with.\n{body}"))
     }
+}
+
+/// Debian's rules for names and versions (Debian Policy, 5.6.7 and 5.6.12).
+fn is_package(name: &str, version: &str) -> bool {
+    let begins = |text: &str| text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    begins(name)
+        && begins(version)
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
+        && version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-:~".contains(c))
 }
 
 #[cfg(test)]
@@ -117,6 +136,22 @@ mod tests {
         let text = lock.to_text().expect("text");
         assert_eq!(Lock::parse(&text).expect("parses"), lock);
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_package_is_never_an_option_of_apt() {
+        assert!(is_package("libstdc++6", "12.2.0-14+deb12u1") && is_package("g++", "4:12.2.0-3"));
+        for (name, version) in [
+            ("-oAcquire::http::Proxy-Auto-Detect", "./evil"),
+            ("a", "-x"),
+            ("a", "./evil"),
+            ("a", "1 b"),
+            ("", "1"),
+            ("a", ""),
+            ("A", "1"),
+        ] {
+            assert!(!is_package(name, version), "{name}={version}");
+        }
     }
 
     #[test]

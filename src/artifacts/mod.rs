@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -122,7 +123,9 @@ fn find(deploy: &Path, wanted: &GlobSet) -> Result<Vec<PathBuf>, FileError> {
     for entry in walkdir::WalkDir::new(deploy).sort_by_file_name() {
         let entry = entry.map_err(|error| FileError::new("read", deploy)(error.into()))?;
         let Ok(path) = entry.path().strip_prefix(deploy) else { continue };
-        if !entry.file_type().is_dir() && wanted.is_match(path) {
+        // Pipes, sockets and devices are no artifacts, and opening one could wait forever.
+        let kind = entry.file_type();
+        if (kind.is_file() || kind.is_symlink()) && wanted.is_match(path) {
             found.push(path.to_path_buf());
         }
     }
@@ -148,7 +151,12 @@ fn keep(deploy: &Path, path: &Path, target: &Path) -> Result<Artifact, FileError
 
 /// Shares the blocks where the file system can (btrfs, xfs), copies where it cannot. Keeps permissions and the time of the last change.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let source = File::open(from)?;
+    // What was a file a moment ago may be something else by now.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let source = fs::OpenOptions::new().read(true).custom_flags(flags).open(from)?;
+    if !source.metadata()?.is_file() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     let target = File::create_new(to)?;
     if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
         io::copy(&mut &source, &mut &target)?;

@@ -70,6 +70,8 @@ enum Line {
         pid: Option<u32>,
         ok: bool,
         log: Option<PathBuf>,
+        #[serde(default)]
+        setscene: bool,
     },
     TaskSkipped {
         recipe: String,
@@ -124,8 +126,8 @@ pub fn hear(line: &str) -> Heard {
         Line::TaskProgress { pid, percent } => {
             Event::TaskProgress { pid, percent: percent.unwrap_or_default().min(100) }
         }
-        Line::TaskEnded { recipe, task, pid, ok, log } => {
-            Event::TaskEnded { name: TaskName { recipe, task }, pid: pid.unwrap_or_default(), ok, log }
+        Line::TaskEnded { recipe, task, pid, ok, log, setscene } => {
+            Event::TaskEnded { name: TaskName { recipe, task }, pid: pid.unwrap_or_default(), ok, log, setscene }
         }
         Line::TaskSkipped { recipe, task } => Event::TaskSkipped { name: TaskName { recipe, task } },
         Line::NoProvider { item, dependees, reasons, close_matches } => {

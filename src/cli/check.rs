@@ -28,8 +28,8 @@ pub fn check(file: &Path, args: &Check) -> Done {
     }
     // What only this machine knows: each layer by itself, so that one missing folder does not hide the next.
     let mut code = ExitCode::SUCCESS;
-    let each = plan.layers.iter().map(|layer| layers::resolve(std::slice::from_ref(layer), None));
-    for found in each.chain([layers::resolve(&[], plan.bitbake.as_ref())]) {
+    let each = plan.layers.iter().map(|layer| layers::resolve(std::slice::from_ref(layer), None, &facts.home));
+    for found in each.chain([layers::resolve(&[], plan.bitbake.as_ref(), &facts.home)]) {
         match found {
             Ok(_) => {}
             // The config is right; it is smidr that cannot build it yet.

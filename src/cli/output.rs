@@ -1,31 +1,34 @@
-//! Standard output is data, standard error is talk. Neither fails a command when nobody listens any more.
+//! Standard output is data, standard error is talk.
+//!
+//! A build does not end because nobody listens any more; a command that only shows something does.
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
 /// Prints a line of data.
 pub fn say(line: impl AsRef<str>) {
-    write(&mut anstream::stdout().lock(), line.as_ref());
-}
-
-/// Prints a line of talk.
-pub fn talk(line: impl AsRef<str>) {
-    write(&mut anstream::stderr().lock(), line.as_ref());
-}
-
-/// Prints a document for scripts.
-pub fn say_json(document: &impl Serialize) {
-    say(serde_json::to_string_pretty(document).unwrap_or_default());
-}
-
-fn write(stream: &mut impl io::Write, line: &str) {
-    if let Err(error) = writeln!(stream, "{line}")
+    if let Err(error) = writeln!(anstream::stdout().lock(), "{}", line.as_ref())
         && error.kind() == io::ErrorKind::BrokenPipe
     {
         // `smidr logs | head` has seen enough. 128 and the number of SIGPIPE is what a shell would report.
         std::process::exit(141);
     }
+}
+
+/// Prints a line of data that nobody need read.
+pub fn offer(line: impl AsRef<str>) {
+    let _ = writeln!(anstream::stdout().lock(), "{}", line.as_ref());
+}
+
+/// Prints a line of talk.
+pub fn talk(line: impl AsRef<str>) {
+    let _ = writeln!(anstream::stderr().lock(), "{}", line.as_ref());
+}
+
+/// Prints a document for scripts.
+pub fn say_json(document: &impl Serialize) {
+    say(serde_json::to_string_pretty(document).unwrap_or_default());
 }
 
 /// Whether people watch standard error.

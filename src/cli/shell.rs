@@ -93,7 +93,7 @@ fn without_terminal(
         sandbox::Stdio { stdin: Stdio::inherit(), stdout: Stdio::inherit(), stderr: Stdio::inherit(), events: None };
     let running = sandbox::launch(spec, stdio, spawner)?;
     let control = running.control();
-    let _listening = stop.listen(move |times| if times > 1 { control.kill() } else { control.interrupt() });
+    let _listening = stop.listen(move |times, signal| if times > 1 { control.kill() } else { control.signal(signal) });
     Ok(running.wait()?)
 }
 
@@ -110,7 +110,7 @@ fn with_terminal(
     let running = sandbox::launch(spec, stdio, spawner)?;
     let control = running.control();
     // Ctrl-C is a byte for the program; what arrives as a signal comes from outside.
-    let _listening = stop.listen(move |_| control.kill());
+    let _listening = stop.listen(move |_, _| control.kill());
     let relay = pty.relay().map_err(FileError::new("use the terminal", Path::new("/dev/tty")))?;
     let exit = running.wait();
     relay.finish();

@@ -198,7 +198,6 @@ impl EventSink for Terminal {
     fn accept(&mut self, record: &Record) {
         match &record.event {
             Event::BuildStarted { targets, .. } => self.targets = targets.join(" "),
-            Event::StageStarted { .. } | Event::TaskSkipped { .. } if self.bar.is_none() => {}
             Event::StageStarted { .. } => {}
             Event::Waiting { resource, holder } => self.line(format!("waiting    for {resource}, held by {holder}")),
             Event::Warning { text } => self.line(format!("{} {text}", paint(AnsiColor::Yellow, "warning:"))),
@@ -310,6 +309,6 @@ pub struct JsonLines;
 
 impl EventSink for JsonLines {
     fn accept(&mut self, record: &Record) {
-        super::output::say(serde_json::to_string(record).unwrap_or_default());
+        super::output::offer(serde_json::to_string(record).unwrap_or_default());
     }
 }

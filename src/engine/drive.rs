@@ -8,7 +8,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     path::Path,
     process,
-    sync::mpsc::{self, RecvTimeoutError, Sender},
+    sync::mpsc::{self, RecvTimeoutError, SyncSender},
     thread,
     time::{Duration, Instant},
 };
@@ -40,6 +40,12 @@ const MESSAGE_LIMIT: u64 = 4 * 1024 * 1024;
 
 /// What every program says when it cannot write any more (strerror(3), ENOSPC).
 const DISK_FULL: &str = "No space left on device";
+
+/// How many of BitBake's own errors are told at the end, where no task failed.
+const ERRORS_KEPT: usize = 20;
+
+/// Messages that may wait for the loop: a build that talks faster than its record can be written waits, and memory does not grow.
+const WAITING: usize = 1024;
 
 /// What came of it.
 #[derive(Debug)]
@@ -81,14 +87,21 @@ pub fn drive(
     stop: &Stop,
     on: &Emitter,
 ) -> Result<Finished, EngineError> {
-    let (inbox, messages) = mpsc::channel();
+    let (inbox, messages) = mpsc::sync_channel(WAITING);
     let (running, control) = start(spec, spawner, &inbox, on)?;
     thread::spawn({
         let inbox = inbox.clone();
         move || inbox.send(Message::Ended(running.wait()))
     });
-    let _listening = stop.listen(move |times| {
-        let _ = inbox.send(Message::Stop(times));
+    let _listening = stop.listen({
+        let control = control.clone();
+        move |times, _| {
+            // Not left to the loop, which somebody who reads our output slowly may hold up.
+            if times > 1 {
+                control.kill();
+            }
+            let _ = inbox.try_send(Message::Stop(times));
+        }
     });
     let mut course = Course::new(control, timeout, on);
     // Console and interface.
@@ -126,7 +139,7 @@ pub fn drive(
 fn start(
     spec: &SandboxSpec,
     spawner: &Spawner,
-    inbox: &Sender<Message>,
+    inbox: &SyncSender<Message>,
     on: &Emitter,
 ) -> Result<(sandbox::Sandbox, Control), EngineError> {
     let pipe = || std::io::pipe().map_err(|source| SandboxError::Prepare { what: "a pipe", source });
@@ -199,7 +212,9 @@ impl<'a> Course<'a> {
             Heard::Event(event) => {
                 self.note(&event);
                 let failed = match &event {
-                    Event::TaskEnded { name, ok: false, log: Some(log), .. } => Some((name.clone(), log.clone())),
+                    Event::TaskEnded { name, ok: false, setscene: false, log: Some(log), .. } => {
+                        Some((name.clone(), log.clone()))
+                    }
                     _ => None,
                 };
                 self.on.emit(event);
@@ -215,12 +230,14 @@ impl<'a> Course<'a> {
 
     fn note(&mut self, event: &Event) {
         match event {
-            Event::TaskEnded { name, ok: false, log, .. } => {
+            Event::TaskEnded { name, ok: false, setscene: false, log, .. } => {
                 self.failed.push(FailedTask { name: name.clone(), log: log.clone() });
             }
             Event::Message { level, text, .. } if *level >= Level::Error => {
                 self.disk_full |= text.contains(DISK_FULL);
-                self.errors.push(text.clone());
+                if self.errors.len() < ERRORS_KEPT {
+                    self.errors.push(text.clone());
+                }
             }
             Event::NoProvider { item, close_matches, .. } => {
                 let mut text = format!("nothing provides `{item}`");

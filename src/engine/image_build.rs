@@ -220,7 +220,7 @@ fn image_base(
     if !found.recipe.packages.is_empty() {
         tools.step(found, "install packages with the image's own apt");
         let mut install =
-            vec!["apt-get", "-q", "-y", "-o", "APT::Sandbox::User=root", "--no-install-recommends", "install"];
+            vec!["apt-get", "-q", "-y", "-o", "APT::Sandbox::User=root", "--no-install-recommends", "install", "--"];
         install.extend(found.recipe.packages.iter().map(|text| text.text.as_str()));
         steps.run("apt-get update", &["apt-get", "-q", "-o", "APT::Sandbox::User=root", "update"], |_| {})?;
         steps.run("apt-get install", &install, |_| {})?;

@@ -149,7 +149,7 @@ impl Explain for EngineError {
 ///
 /// The first thing that is not there.
 pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
-    let checkouts = layers::resolve(&plan.layers, plan.bitbake.as_ref())?;
+    let checkouts = layers::resolve(&plan.layers, plan.bitbake.as_ref(), &tools.facts.home)?;
     let holder = format!("build {}", tools.on.build());
     let workspace = workspace::open(&plan, tools.paths, &holder)?;
     let (host, root) = resolve_host(tools, &plan.host, &plan.project, lock)?;

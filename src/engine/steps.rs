@@ -139,7 +139,7 @@ impl<'a> Steps<'a> {
             sandbox::Stdio { stdin: process::Stdio::null(), stdout: out.into(), stderr: err.into(), events: None };
         let running = sandbox::launch(&self.spec(argv), stdio, self.spawner)?;
         let control = running.control();
-        let _listening = self.stop.listen(move |_| control.kill());
+        let _listening = self.stop.listen(move |_, _| control.kill());
         let mut tail = VecDeque::new();
         for text in lines(output, LINE_LIMIT) {
             line(&text);

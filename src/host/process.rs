@@ -92,6 +92,8 @@ pub fn wrapper_main() -> Option<ExitCode> {
     if asked.is_err() || std::os::unix::process::parent_id() != parent {
         return Some(ExitCode::from(125));
     }
+    // smidr blocks the signals that it waits for; a program of the host must hear them. exec() resets SIGPIPE by itself.
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
     let error = Command::new(&program).args(args).exec();
     // 126 and 127 are what a shell says (POSIX, "Exit Status for Commands").
     Some(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }))

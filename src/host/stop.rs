@@ -21,7 +21,7 @@ struct Inner {
     listener: Mutex<Option<Listener>>,
 }
 
-type Listener = Box<dyn Fn(u32) + Send>;
+type Listener = Box<dyn Fn(u32, Signal) + Send>;
 
 /// Hears of requests for as long as it lives.
 pub struct Listening(Stop);
@@ -36,20 +36,26 @@ impl Stop {
         let stop = Self::default();
         let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
         signals.thread_block()?;
+        // For the thread that passes on the size of a terminal: in any other thread the signal would be lost.
+        SigSet::from(Signal::SIGWINCH).thread_block()?;
         let asked = stop.clone();
         thread::Builder::new().name("signals".into()).spawn(move || {
-            while signals.wait().is_ok() {
-                asked.ask();
+            while let Ok(signal) = signals.wait() {
+                asked.ask(signal);
             }
         })?;
         Ok(stop)
     }
 
-    /// Asks once more.
-    pub fn ask(&self) {
+    /// Asks once more. Who asks twice while nobody listens does not wait any longer: everything that smidr does survives its being
+    /// killed.
+    fn ask(&self, signal: Signal) {
+        let listener = self.0.listener.lock().unwrap_or_else(PoisonError::into_inner);
         let times = self.0.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        if let Some(listener) = &*self.0.listener.lock().unwrap_or_else(PoisonError::into_inner) {
-            listener(times);
+        match &*listener {
+            Some(listener) => listener(times, signal),
+            None if times > 1 => std::process::exit(130),
+            None => {}
         }
     }
 
@@ -58,12 +64,12 @@ impl Stop {
         self.0.asked.load(Ordering::SeqCst)
     }
 
-    /// Calls `listener` with the number of requests, at each further one, and at once if there was one already.
-    pub fn listen(&self, listener: impl Fn(u32) + Send + 'static) -> Listening {
+    /// Calls `listener` with the number of requests and the signal, at each further one, and at once if there was one already.
+    pub fn listen(&self, listener: impl Fn(u32, Signal) + Send + 'static) -> Listening {
         let mut place = self.0.listener.lock().unwrap_or_else(PoisonError::into_inner);
         match self.asked() {
             0 => {}
-            times => listener(times),
+            times => listener(times, Signal::SIGINT),
         }
         *place = Some(Box::new(listener));
         Listening(self.clone())

@@ -145,14 +145,14 @@ impl<'a> Apt<'a> {
         } else {
             wanted = pinned.iter().map(|(name, lock)| format!("{name}={}", lock.version)).collect();
         }
-        let mut install = vec!["install", "--download-only"];
+        let mut install = vec!["install", "--download-only", "--"];
         install.extend(wanted.iter().map(String::as_str));
         self.get("downloading packages", &install)?;
         let all = self.simulate(&wanted)?;
         let essential = self.simulate(&["?essential".into()])?;
         let lock = self.lock(&all)?;
         for (name, expected) in pinned {
-            if lock.get(name).is_some_and(|found| found.sha256 != expected.sha256) {
+            if lock.get(name).is_none_or(|found| found.sha256 != expected.sha256) {
                 let step = format!("checking {name} {}", expected.version);
                 return Err(AptError::Failed { step, said: "the mirror's file is not the one in smidr.lock".into() });
             }
@@ -178,7 +178,7 @@ impl<'a> Apt<'a> {
 
     /// What an installation would install, in its order.
     fn simulate(&self, wanted: &[String]) -> Result<Vec<Package>, AptError> {
-        let mut args = vec!["install", "--simulate", "-qq"];
+        let mut args = vec!["install", "--simulate", "-qq", "--"];
         args.extend(wanted.iter().map(String::as_str));
         let said = self.ask_own("resolving packages", &args)?;
         Ok(said.lines().filter_map(|line| Package::parse(line, &self.architecture)).collect())

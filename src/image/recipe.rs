@@ -118,7 +118,23 @@ fn base(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Base {
                 .hint("begin with an image of another one:  image: NAME"),
         );
     }
-    let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-./_".contains(c));
+    // All of these become words of apt's sources.list, where a space or bracket would begin something else.
+    if let Some(mirror) = &suite.mirror {
+        let web = mirror.starts_with("http://") || mirror.starts_with("https://");
+        if !web || mirror.contains(|c: char| c.is_whitespace() || c.is_control() || "[]#".contains(c)) {
+            d.problem(Problem::new(
+                mirror.span.clone(),
+                format!("base.mirror: `{mirror}` is no http or https address"),
+            ));
+        }
+    }
+    if let Some(keyring) = &suite.signed_by {
+        let path = |c: char| c.is_ascii_alphanumeric() || "/-._+".contains(c);
+        if !keyring.starts_with('/') || !keyring.chars().all(path) {
+            d.problem(Problem::new(keyring.span.clone(), format!("base.signed_by: `{keyring}` is no absolute path")));
+        }
+    }
+    let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
     for text in suite.components.iter().map(String::as_str).chain([&*suite.suite]) {
         if !plain(text) {
             d.problem(Problem::new(suite.suite.span.clone(), format!("base: `{text}` is no suite or component")));
@@ -189,8 +205,7 @@ fn check_package(d: &mut Decoder<'_>, package: &Text) {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.:".contains(c);
     let good = package.starts_with(|c: char| c.is_ascii_alphanumeric())
         && package.chars().all(plain)
-        && !package.ends_with(['-', '+'])
-        || package.ends_with("++");
+        && (!package.ends_with(['-', '+']) || package.ends_with("++"));
     if !good {
         d.problem(Problem::new(package.span.clone(), format!("packages: `{package}` is no package name")));
     }

@@ -84,12 +84,16 @@ impl Explain for LayerError {
     }
 }
 
-/// Finds every layer, and BitBake.
+/// Finds every layer, and BitBake. `home` is the caller's.
 ///
 /// # Errors
 ///
 /// The first layer that is not there.
-pub fn resolve(planned: &[PlannedLayer], bitbake: Option<&PlannedSource>) -> Result<Checkouts, LayerError> {
+pub fn resolve(
+    planned: &[PlannedLayer],
+    bitbake: Option<&PlannedSource>,
+    home: &Path,
+) -> Result<Checkouts, LayerError> {
     let mut checkouts = Checkouts::default();
     for layer in planned {
         let root = local(&layer.name, &layer.source)?;
@@ -97,7 +101,7 @@ pub fn resolve(planned: &[PlannedLayer], bitbake: Option<&PlannedSource>) -> Res
         if found.is_empty() {
             return Err(LayerError::NoLayer { name: layer.name.clone(), path: root.into() });
         }
-        let repository = repository(root);
+        let repository = repository(root, home);
         let carried = repository.join("bitbake");
         if has_bitbake(&carried) {
             checkouts.bitbake.get_or_insert(carried);
@@ -111,7 +115,7 @@ pub fn resolve(planned: &[PlannedLayer], bitbake: Option<&PlannedSource>) -> Res
         if !has_bitbake(root) {
             return Err(LayerError::NoBitbake(root.into()));
         }
-        checkouts.roots.push(repository(root));
+        checkouts.roots.push(repository(root, home));
         checkouts.bitbake = Some(root.into());
     }
     checkouts.roots = outermost(checkouts.roots);
@@ -158,9 +162,11 @@ fn has_bitbake(path: &Path) -> bool {
     path.join("bin/bitbake").is_file() && path.join("lib/bb").is_dir()
 }
 
-/// The git repository that a folder belongs to, or the folder itself.
-fn repository(path: &Path) -> PathBuf {
-    path.ancestors().find(|folder| folder.join(".git").exists()).unwrap_or(path).into()
+/// The git repository that a folder belongs to, or the folder itself. Those who keep their whole home in git do not mean to show
+/// it to a build.
+fn repository(path: &Path, home: &Path) -> PathBuf {
+    let below_home = path.ancestors().take_while(|folder| !home.starts_with(folder));
+    below_home.into_iter().find(|folder| folder.join(".git").exists()).unwrap_or(path).into()
 }
 
 fn outermost(mut roots: Vec<PathBuf>) -> Vec<PathBuf> {
@@ -194,14 +200,17 @@ mod tests {
         ] {
             fs::write(repository.join(path), "").expect("a file");
         }
-        let all = resolve(&[layer("poky", &repository)], None).expect("layers");
+        let all = resolve(&[layer("poky", &repository)], None, Path::new("/")).expect("layers");
         assert_eq!(all.layers, [repository.join("meta"), repository.join("meta-poky")]);
         assert_eq!((all.roots, all.bitbake), (vec![repository.clone()], Some(repository.join("bitbake"))));
-        let one = resolve(&[layer("meta", &repository.join("meta"))], None).expect("a layer");
+        let one = resolve(&[layer("meta", &repository.join("meta"))], None, Path::new("/")).expect("a layer");
         assert_eq!((one.layers, one.roots), (vec![repository.join("meta")], vec![repository.clone()]));
-        let none = resolve(&[layer("x", &repository.join("bitbake"))], None);
+        // A home under git is no repository of layers.
+        let at_home = resolve(&[layer("meta", &repository.join("meta"))], None, &repository).expect("a layer");
+        assert_eq!(at_home.roots, [repository.join("meta")]);
+        let none = resolve(&[layer("x", &repository.join("bitbake"))], None, Path::new("/"));
         assert!(matches!(none, Err(LayerError::NoLayer { .. })));
-        let missing = resolve(&[layer("x", &repository.join("nowhere"))], None);
+        let missing = resolve(&[layer("x", &repository.join("nowhere"))], None, Path::new("/"));
         assert!(matches!(missing, Err(LayerError::Missing { .. })));
     }
 }

@@ -229,6 +229,9 @@ pub enum Event {
         pid: u32,
         /// Whether it succeeded.
         ok: bool,
+        /// Whether it was to take its result from sstate. If that fails, BitBake runs the real task.
+        #[serde(default)]
+        setscene: bool,
         /// Its log, at the host's own path.
         log: Option<PathBuf>,
     },

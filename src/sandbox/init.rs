@@ -70,6 +70,8 @@ impl HelperArgs {
 
 /// Becomes the helper if this process was started as one. Must be the first thing that `main` does: before any thread.
 pub fn helper_main() -> Option<ExitCode> {
+    // For smidr itself too: with an inherited, ignored SIGCHLD no child could be waited for.
+    sys::default_child_signal();
     let mut args = std::env::args_os().skip(1);
     if args.next()?.to_str() != Some(HELPER) {
         return None;
@@ -254,6 +256,7 @@ fn prepare_payload(spec: &SandboxSpec, events: Option<&OwnedFd>) -> Result<(), S
     if spec.payload.terminal {
         rustix::process::ioctl_tiocsctty(io::stdin().as_fd()).map_err(StepFailure::at("take its terminal"))?;
     }
+    sys::default_signals();
     pid1::Signals::unblock().map_err(StepFailure::at("unblock signals"))?;
     if let Some(events) = events {
         rustix::io::fcntl_setfd(events, rustix::io::FdFlags::empty())

@@ -53,6 +53,10 @@ pub fn run(payload: Pid, linger: bool, signals: &Signals, control: &OwnedFd) -> 
         {
             return status;
         }
+        if !left && ended.is_none() {
+            // Cannot be, unless the kernel lost the payload.
+            return 125;
+        }
         match wait(signals, control, ended.is_some()) {
             Wake::Again => {}
             Wake::Forward(signal) => {

@@ -83,3 +83,20 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Lets every signal do what it does by default, whatever this process was started with or Rust has set: an ignored SIGPIPE or
+/// SIGCHLD would be inherited by every program that we start (`execve(2)`).
+pub fn default_signals() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    for each in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: the default action runs no code of ours.
+        let _ = unsafe { signal(each, SigHandler::SigDfl) };
+    }
+}
+
+/// Lets the end of a child be waited for, even if this process was started with SIGCHLD ignored (`wait(2)`, NOTES).
+pub fn default_child_signal() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: the default action runs no code of ours.
+    let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+}
