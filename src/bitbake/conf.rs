@@ -32,12 +32,13 @@ pub fn bblayers_conf(layers: &[PathBuf]) -> String {
     text
 }
 
-/// A value as BitBake reads it back: between quotes, on one line. BitBake takes everything up to the last quote of the line
-/// (bb.parse.parse_py.ConfHandler), so that quotes inside need nothing.
+/// A value as BitBake reads it back: on one line, between quotes that do not occur in it; bb.parse.parse_py.ConfHandler knows no
+/// escape. The config refuses values with both kinds of quotes.
 fn quote(value: &str) -> String {
     let line = value.replace("\\\n", " ").replace(['\n', '\r'], " ");
+    let mark = if line.contains('"') { '\'' } else { '"' };
     // A backslash at the end would join the next line.
-    format!("\"{}\"", line.trim_end_matches('\\'))
+    format!("{mark}{}{mark}", line.trim_end_matches('\\'))
 }
 
 #[cfg(test)]
@@ -50,5 +51,6 @@ mod tests {
         assert_eq!(quote("a\nb"), "\"a b\"");
         assert_eq!(quote("x\\"), "\"x\"");
         assert_eq!(quote("-j 2"), "\"-j 2\"");
+        assert_eq!(quote("5\" disk"), "'5\" disk'");
     }
 }

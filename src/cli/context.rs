@@ -42,7 +42,9 @@ pub fn gather() -> HostFacts {
 
 /// A project: its config with everything that belongs to it.
 pub struct Project {
-    /// The config's own folder, absolute.
+    /// The config, absolute.
+    pub file: PathBuf,
+    /// Its folder.
     pub folder: PathBuf,
     /// The config.
     pub config: Config,
@@ -106,7 +108,7 @@ impl Project {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(FileError::new("read", &lock_path(&folder))(error).into()),
         };
-        Ok(Self { folder, config, lock })
+        Ok(Self { file, folder, config, lock })
     }
 
     /// The plan for what is wanted.
@@ -119,7 +121,7 @@ impl Project {
             clean: wanted.clean,
             bitbake_args: wanted.bitbake_args.clone(),
         };
-        Ok(plan::make(&self.config, self.lock.as_ref(), facts, paths, &self.folder, &request)?)
+        Ok(plan::make(&self.config, self.lock.as_ref(), facts, paths, &self.file, &request)?)
     }
 
     /// What the project is pinned to, as far as the build host goes.

@@ -93,6 +93,12 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     packages.finish(d);
     features.finish(d);
     f.finish(d);
+    for (_, value) in config.env.iter().filter(|(_, value)| value.contains('"') && value.contains('\'')) {
+        d.problem(Problem::new(
+            value.span.clone(),
+            "env: a value cannot hold both kinds of quotes, since BitBake knows no escape",
+        ));
+    }
     for (name, _) in &config.env {
         let valid = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !valid || name.starts_with(|c: char| c.is_ascii_digit()) || name.is_empty() {

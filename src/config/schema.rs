@@ -123,7 +123,7 @@ pub struct Directories {
     pub tmp: Option<Text>,
     /// DEPLOY_DIR.
     pub deploy: Option<Text>,
-    /// The workspace: TOPDIR is `build` in it.
+    /// TOPDIR.
     pub build: Option<Text>,
 }
 

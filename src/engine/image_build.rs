@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     host::{
-        files::{FileError, remove_tree, write_atomically},
+        files::{FileError, write_atomically},
         rooted::{Rooted, RootedError},
     },
     image::{
         ImageError, ImageName, NewImage, RootFs, Scratch, StoredImage,
-        recipe::{Base, FileCopy, Pip, Suite},
+        recipe::{Base, Pip, Suite},
     },
     lock::PackageLock,
     model::{Digest, Event, Explain, HostFacts, InvalidName, Kind},
@@ -185,13 +185,13 @@ fn package_base(
     let packages = packages::fetch(tools, suite, &wanted, pinned, &format!("image build {}", found.name))?;
     tools.step(found, "unpack the essential packages");
     packages::unpack_essential(tools, &packages, tree)?;
-    let mut binds = host_files(tools, scratch)?;
+    let mut binds = host_files(tools, found, scratch)?;
     binds.push((packages.archives.clone(), Path::new(HOST_FOLDER).join("packages")));
     let mut steps = Steps::new(Root::Folder(tree.into()), tree, tools.facts, binds, tools.spawner, tools.stop)?;
     prepare_env(tools, found, &mut steps, packages.epoch);
     tools.step(found, "configure packages");
     packages::configure(tools, &steps, &packages)?;
-    own_steps(tools, found, &steps, tree)?;
+    own_steps(tools, found, &steps)?;
     steps.finish()?;
     clean(tree)?;
     packages::settle_folders(tree, packages.epoch)?;
@@ -210,7 +210,7 @@ fn image_base(
     let work = scratch.side("work")?;
     let lower = base.diffs().iter().rev().cloned().chain([skeleton.clone()]).collect();
     let root = Root::Writable { lower, upper: scratch.path().into(), work };
-    let binds = host_files(tools, scratch)?;
+    let binds = host_files(tools, found, scratch)?;
     let mut steps = Steps::new(root, scratch.path(), tools.facts, binds, tools.spawner, tools.stop)?;
     make_points(&skeleton, &steps.mount_points())?;
     for (name, value) in base.env() {
@@ -225,19 +225,20 @@ fn image_base(
         steps.run("apt-get update", &["apt-get", "-q", "-o", "APT::Sandbox::User=root", "update"], |_| {})?;
         steps.run("apt-get install", &install, |_| {})?;
     }
-    own_steps(tools, found, &steps, scratch.path())?;
+    own_steps(tools, found, &steps)?;
     steps.finish()?;
-    clean(scratch.path())
+    Ok(clean(scratch.path())?)
 }
 
 /// What a recipe does after its packages are there.
-fn own_steps(tools: Tools<'_>, found: &FoundRecipe, steps: &Steps<'_>, tree: &Path) -> Result<(), ImageBuildError> {
+fn own_steps(tools: Tools<'_>, found: &FoundRecipe, steps: &Steps<'_>) -> Result<(), ImageBuildError> {
     if let Some(pip) = &found.recipe.pip {
         tools.step(found, "install Python packages");
         install_pip(steps, pip)?;
     }
-    for copy in &found.recipe.files {
-        place_files(found, copy, tree)?;
+    for (number, copy) in found.recipe.files.iter().enumerate() {
+        let source = format!("{HOST_FOLDER}/files/{number}");
+        steps.run(&format!("copy {}", copy.source), &["/bin/sh", "-ec", COPY, "copy", &source, &copy.dest], |_| {})?;
     }
     for command in &found.recipe.commands {
         tools.step(found, command);
@@ -253,12 +254,18 @@ impl Tools<'_> {
 }
 
 /// Files of the host that steps need: how names are resolved, whom to trust, how pip reaches its registry.
-fn host_files(tools: Tools<'_>, scratch: &Scratch) -> Result<Vec<(PathBuf, PathBuf)>, ImageBuildError> {
+fn host_files(
+    tools: Tools<'_>,
+    found: &FoundRecipe,
+    scratch: &Scratch,
+) -> Result<Vec<(PathBuf, PathBuf)>, ImageBuildError> {
     let side = scratch.side("host")?;
     let resolv_conf = side.join("resolv.conf");
     write_atomically(&resolv_conf, tools.facts.resolv_conf.as_bytes(), 0o644)?;
     let inside = |name: &str| Path::new(HOST_FOLDER).join(name);
-    let mut files = vec![(resolv_conf, "/etc/resolv.conf".into())];
+    let own = scratch.side("files")?;
+    lay_out_files(found, &own)?;
+    let mut files = vec![(resolv_conf, "/etc/resolv.conf".into()), (own, inside("files"))];
     if let Some(bundle) = &tools.facts.ca_bundle {
         files.push((fs::canonicalize(bundle).unwrap_or_else(|_| bundle.clone()), inside("ca.crt")));
     }
@@ -342,42 +349,35 @@ fn install_pip(steps: &Steps<'_>, pip: &Pip) -> Result<(), StepError> {
     steps.run("pip install", &["/bin/sh", "-ec", PIP_INSTALL, "pip", &joined, target], |_| {})
 }
 
-fn place_files(found: &FoundRecipe, copy: &FileCopy, tree: &Path) -> Result<(), ImageBuildError> {
-    use std::{io::Write as _, os::unix::fs::PermissionsExt as _};
-    let root = Rooted::open(tree)?;
-    for file in found.sources(&copy.source)? {
-        let dest = if file.path.as_os_str().is_empty() {
-            copy.dest.text.clone().into()
-        } else {
-            Path::new(&*copy.dest).join(&file.path)
-        };
-        if let Some(folder) = dest.parent() {
-            root.make_dirs(folder, 0o755)?;
+/// Copies as a program in the image would: folders that are links, or stand in a layer below, are what they are there.
+const COPY: &str = r#"
+if [ -d "$1" ]; then mkdir -p "$2"; cp -Rp "$1/." "$2/"; else mkdir -p "$(dirname "$2")"; cp -p "$1" "$2"; fi
+"#;
+
+/// Lays out what the recipe copies, one folder or file per copy, with its permissions.
+fn lay_out_files(found: &FoundRecipe, folder: &Path) -> Result<(), ImageBuildError> {
+    for (number, copy) in found.recipe.files.iter().enumerate() {
+        let root = folder.join(number.to_string());
+        for file in found.sources(&copy.source)? {
+            let path = if file.path.as_os_str().is_empty() { root.clone() } else { root.join(&file.path) };
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder).map_err(FileError::new("make the folder", folder))?;
+            }
+            let mode = copy.mode.unwrap_or(if file.executable { 0o755 } else { 0o644 });
+            write_atomically(&path, &file.content, mode)?;
         }
-        let mode = copy.mode.unwrap_or(if file.executable { 0o755 } else { 0o644 });
-        let write = || -> Result<(), ImageBuildError> {
-            let mut out = root.create_file(&dest)?;
-            out.write_all(&file.content).map_err(FileError::new("write", &dest))?;
-            Ok(out.set_permissions(fs::Permissions::from_mode(mode)).map_err(FileError::new("write", &dest))?)
-        };
-        write()?;
     }
     Ok(())
 }
 
-fn clean(tree: &Path) -> Result<(), ImageBuildError> {
-    for path in LEFTOVERS {
-        let path = tree.join(path);
-        match fs::symlink_metadata(&path) {
-            Ok(found) if found.is_dir() => remove_tree(&path)?,
-            Ok(_) => fs::remove_file(&path).map_err(FileError::new("remove", &path))?,
-            Err(_) => {}
-        }
-    }
-    for path in EXPECTED {
-        let path = tree.join(path);
-        if path.parent().is_some_and(Path::is_dir) {
-            fs::create_dir_all(&path).map_err(FileError::new("make the folder", &path))?;
+fn clean(tree: &Path) -> Result<(), RootedError> {
+    // A step may have put a link in the place of any folder: nothing is looked up but inside the tree.
+    let root = Rooted::open(tree)?;
+    LEFTOVERS.iter().try_for_each(|path| root.remove(Path::new(path)))?;
+    for path in EXPECTED.map(Path::new) {
+        // Only where the folder around it is this layer's own.
+        if path.parent().is_some_and(|folder| root.resolve(folder).is_ok()) {
+            root.make_dirs(path, 0o755)?;
         }
     }
     Ok(())

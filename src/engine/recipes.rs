@@ -67,6 +67,9 @@ pub enum RecipeError {
         /// The file.
         source_name: String,
     },
+    /// It copies something that would not be the same for everybody.
+    #[error("a rootfs recipe copies files and folders, and {0} is neither")]
+    NotAFile(PathBuf),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -162,11 +165,13 @@ impl FoundRecipe {
         match &self.files {
             Files::Embedded => embedded(source).ok_or_else(missing),
             Files::Beside(folder) => {
-                let root = folder.join(source);
-                if !root.exists() {
+                // A link may lead to another file beside the recipe, but not away from it.
+                let canonical = |path: &Path| fs::canonicalize(path).map_err(|_| missing());
+                let (home, root) = (canonical(folder)?, canonical(&folder.join(source))?);
+                if !root.starts_with(&home) {
                     return Err(missing());
                 }
-                on_disk(&root)
+                on_disk(&root).and_then(|files| if files.is_empty() { Err(missing()) } else { Ok(files) })
             }
         }
     }
@@ -202,10 +207,13 @@ fn on_disk(root: &Path) -> Result<Vec<SourceFile>, RecipeError> {
     let mut files = Vec::new();
     for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
         let entry = entry.map_err(|error| FileError::new("read", root)(error.into()))?;
-        if !entry.file_type().is_file() {
+        let path = entry.path();
+        if entry.file_type().is_dir() {
             continue;
         }
-        let path = entry.path();
+        if !entry.file_type().is_file() {
+            return Err(RecipeError::NotAFile(path.into()));
+        }
         let content = fs::read(path).map_err(FileError::new("read", path))?;
         let mode =
             entry.metadata().map_err(|error| FileError::new("look at", path)(error.into()))?.permissions().mode();

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    fs,
     io::{self, BufRead as _, BufReader, PipeReader},
     path::{Path, PathBuf},
     process,
@@ -10,7 +9,7 @@ use std::{
 
 use crate::{
     host::{
-        files::{FileError, remove_tree},
+        files::FileError,
         process::Spawner,
         rooted::{Rooted, RootedError},
         stop::Stop,
@@ -192,20 +191,12 @@ impl<'a> Steps<'a> {
     ///
     /// When the file system refuses.
     pub fn finish(self) -> Result<(), StepError> {
+        // The steps may have put links anywhere: nothing is looked up but inside the root.
+        let root = Rooted::open(&self.tree)?;
         for path in self.placeholders.iter().rev() {
-            let place = self.tree.join(path.strip_prefix("/").unwrap_or(path));
-            match fs::symlink_metadata(&place) {
-                // A step may have put something of its own there, which stays.
-                Ok(found) if found.is_file() && found.len() == 0 => {
-                    fs::remove_file(&place).map_err(FileError::new("remove", &place))?;
-                }
-                Ok(found) if found.is_dir() => {
-                    let _ = fs::remove_dir(&place);
-                }
-                _ => {}
-            }
+            root.remove_if_empty(path)?;
         }
-        Ok(remove_tree(&self.tree.join(HOST_FOLDER.trim_start_matches('/')))?)
+        Ok(root.remove(Path::new(HOST_FOLDER))?)
     }
 }
 

@@ -237,6 +237,44 @@ impl Rooted {
         Ok(File::from(fd))
     }
 
+    /// Removes an empty file or an empty folder; anything else stays.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn remove_if_empty(&self, path: &Path) -> Result<(), RootedError> {
+        let (dir, name) = match self.parent(path) {
+            Err(error) if error.is_missing() => return Ok(()),
+            found => found?,
+        };
+        let Ok(found) = fs::statat(&dir, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW) else { return Ok(()) };
+        let removed = match FileType::from_raw_mode(found.st_mode) {
+            FileType::RegularFile if found.st_size == 0 => fs::unlinkat(&dir, name.as_os_str(), AtFlags::empty()),
+            FileType::Directory => fs::unlinkat(&dir, name.as_os_str(), AtFlags::REMOVEDIR),
+            _ => Ok(()),
+        };
+        match removed {
+            Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(()),
+            Err(errno) => Err(RootedError::call("remove", path)(errno)),
+        }
+    }
+
+    /// Removes what is at `path`, a whole tree if need be. What is not there is fine; a link is removed, not followed.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn remove(&self, path: &Path) -> Result<(), RootedError> {
+        let (dir, name) = match self.parent(path) {
+            Err(error) if error.is_missing() => return Ok(()),
+            found => found?,
+        };
+        match remove_at(dir.as_fd(), &name) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(RootedError::call("remove", path)(errno)),
+        }
+    }
+
     /// Finds the folder at `path`, component by component, and says where it really is.
     ///
     /// # Errors

@@ -122,6 +122,14 @@ pub enum PlanError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A folder that a build may write to holds what it must not touch.
+    #[error("{path} cannot be a folder of the build: it holds {what}")]
+    Holds {
+        /// The folder.
+        path: PathBuf,
+        /// What is in it.
+        what: &'static str,
+    },
     /// A name given on the command line.
     #[error("`{0}` cannot be a target or machine")]
     Word(String),
@@ -143,13 +151,14 @@ impl Explain for PlanError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Path { .. } => Some("choose another place:  export SMIDR_HOME=/some/plain/path".into()),
+            Self::Holds { .. } => Some("name a folder of its own under `directories:`".into()),
             Self::Word(_) => None,
             Self::Lock { .. } => Some("to take the new one:  rm smidr.lock".into()),
         }
     }
 }
 
-/// Makes the plan of a build. `project` is the absolute folder of the config.
+/// Makes the plan of a build. `file` is the absolute path of the config.
 ///
 /// # Errors
 ///
@@ -159,11 +168,12 @@ pub fn make(
     lock: Option<&Lock>,
     facts: &HostFacts,
     paths: &Paths,
-    project: &Path,
+    file: &Path,
     request: &BuildRequest,
 ) -> Result<Plan, PlanError> {
+    let project = file.parent().unwrap_or(file);
     let place = |text: &str| absolute(project, &facts.home, text);
-    let folders = folders(config, paths, project, request.variant.as_deref(), &place)?;
+    let folders = folders(config, paths, file, &facts.home, request.variant.as_deref(), &place)?;
     let machine = request
         .machine
         .clone()
@@ -180,6 +190,10 @@ pub fn make(
         Source::Path(path) => PlannedSource::Path(place(path)),
         Source::Git(git) => PlannedSource::Git { url: git.url.text.clone(), revision: revision(git) },
     };
+    let sources = config.layers.iter().map(|layer| &layer.source).chain(&config.bitbake);
+    for path in sources.filter_map(|source| if let Source::Path(path) = source { Some(place(path)) } else { None }) {
+        check_path(&path)?;
+    }
     Ok(Plan {
         name: config.name.text.clone(),
         variant: request.variant.clone(),
@@ -234,12 +248,14 @@ fn host(config: &Config, lock: Option<&Lock>) -> Result<PlannedHost, PlanError> 
 fn folders(
     config: &Config,
     paths: &Paths,
-    project: &Path,
+    file: &Path,
+    home: &Path,
     variant: Option<&str>,
     place: &dyn Fn(&str) -> PathBuf,
 ) -> Result<Folders, PlanError> {
+    let project = file.parent().unwrap_or(file);
     let or = |text: &Option<crate::config::Text>, default: PathBuf| text.as_ref().map_or(default, |text| place(text));
-    let workspace = paths.workspaces().join(workspace_name(&config.name, project, variant));
+    let workspace = paths.workspaces().join(workspace_name(&config.name, file, variant));
     let top = or(&config.directories.build, workspace.join("build"));
     let tmp = or(&config.directories.tmp, top.join("tmp"));
     let folders = Folders {
@@ -253,13 +269,18 @@ fn folders(
     };
     for folder in folders.writable() {
         check_path(folder)?;
+        // `--clean` removes what is in them, and the build may change it.
+        let held = [(project, "your project"), (home, "your home"), (paths.home(), "SMIDR_HOME")];
+        if let Some((_, what)) = held.iter().find(|(path, _)| path.starts_with(folder)) {
+            return Err(PlanError::Holds { path: folder.into(), what });
+        }
     }
     Ok(folders)
 }
 
 /// `<name>-<hash8>[-variant]`: two projects of the same name do not meet.
-fn workspace_name(name: &str, project: &Path, variant: Option<&str>) -> String {
-    let hash = Sha256::digest(project.as_os_str().as_encoded_bytes());
+fn workspace_name(name: &str, file: &Path, variant: Option<&str>) -> String {
+    let hash = Sha256::digest(file.as_os_str().as_encoded_bytes());
     let mut text = format!("{name}-{}", hex::encode(&hash[..4]));
     if let Some(variant) = variant {
         let _ = write!(text, "-{variant}");

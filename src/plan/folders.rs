@@ -34,4 +34,9 @@ impl Folders {
         }
         folders
     }
+
+    /// The writable folder that holds `path`, and the path from there. A build can put links anywhere in such a folder.
+    pub fn inside<'a>(&'a self, path: &'a Path) -> Option<(&'a Path, &'a Path)> {
+        self.writable().into_iter().find_map(|root| Some((root, path.strip_prefix(root).ok()?)))
+    }
 }

@@ -117,11 +117,11 @@ impl<'a> LocalService<'a> {
         make_sinks: impl FnOnce(&BuildId) -> Vec<Box<dyn EventSink>>,
     ) -> Result<Begun, ServiceError> {
         let id = plan.build_id(random())?;
-        let alive = lock::lock(&self.alive_path(&id), Mode::Exclusive, &format!("build {id}"), |_| {})?;
+        let store = ImageStore::open(self.paths)?;
         let (history, failure) = History::open(&self.paths.history())?.into_sink();
         let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(history)];
         sinks.extend(make_sinks(&id));
-        let store = ImageStore::open(self.paths)?;
+        let alive = lock::lock(&self.alive_path(&id), Mode::Exclusive, &format!("build {id}"), |_| {})?;
         Ok(Begun { on: Emitter::new(id.clone(), sinks), id, store, failure, _alive: alive })
     }
 
