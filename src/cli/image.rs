@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::nearest,
-    engine::{Tools, image_build, recipes},
+    engine::{EngineError, Tools, image_build, recipes},
     events::Emitter,
     host::{files::FileError, stop::Stop},
     image::{ImageName, ImageStore, StoredImage},
@@ -39,7 +39,10 @@ pub fn image(config: &Path, command: &Image) -> Done {
             let project = std::path::absolute(project).map_err(FileError::new("find", project))?;
             let found = recipes::find(recipe, &project, &paths)?;
             let tools = Tools { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
-            tell(&image_build::build(tools, &found, &BTreeMap::new())?);
+            match image_build::build(tools, &found, &BTreeMap::new()) {
+                Err(_) if stop.asked() > 0 => return Err(EngineError::Stopped.into()),
+                made => tell(&made?),
+            }
         }
         Image::Import { source, name } => {
             let source: PathBuf = source.clone();

@@ -14,13 +14,13 @@ use std::{
 };
 
 use super::{
-    EngineError,
+    EngineError, Tools,
     steps::{LINE_LIMIT, lines},
 };
 use crate::{
     bitbake::{Heard, hear},
     events::Emitter,
-    host::{process::Spawner, stop::Stop},
+    host::process::Spawner,
     model::{Event, FailedTask, Level},
     plan::SandboxSpec,
     sandbox::{self, Control, Exit, SandboxError},
@@ -75,7 +75,7 @@ enum Message {
     Ended(Result<Exit, SandboxError>),
 }
 
-/// Runs the payload of `spec` as BitBake.
+/// Runs the payload of `spec` as BitBake. `open_log` opens the logs that it names.
 ///
 /// # Errors
 ///
@@ -83,17 +83,17 @@ enum Message {
 pub fn drive(
     spec: &SandboxSpec,
     timeout: Option<Duration>,
-    spawner: &Spawner,
-    stop: &Stop,
-    on: &Emitter,
+    tools: Tools<'_>,
+    open_log: &dyn Fn(&Path) -> Option<File>,
 ) -> Result<Finished, EngineError> {
+    let on = tools.on;
     let (inbox, messages) = mpsc::sync_channel(WAITING);
-    let (running, control) = start(spec, spawner, &inbox, on)?;
+    let (running, control) = start(spec, tools.spawner, &inbox, on)?;
     thread::spawn({
         let inbox = inbox.clone();
         move || inbox.send(Message::Ended(running.wait()))
     });
-    let _listening = stop.listen({
+    let _listening = tools.stop.listen({
         let control = control.clone();
         move |times, _| {
             // Not left to the loop, which somebody who reads our output slowly may hold up.
@@ -103,7 +103,7 @@ pub fn drive(
             let _ = inbox.try_send(Message::Stop(times));
         }
     });
-    let mut course = Course::new(control, timeout, on);
+    let mut course = Course::new(control, timeout, on, open_log);
     // Console and interface.
     let mut open = 2;
     loop {
@@ -175,6 +175,7 @@ fn start(
 struct Course<'a> {
     control: Control,
     on: &'a Emitter,
+    open_log: &'a dyn Fn(&Path) -> Option<File>,
     timeout: Option<Instant>,
     grace: Option<Instant>,
     verdict: Option<i32>,
@@ -186,10 +187,16 @@ struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    fn new(control: Control, timeout: Option<Duration>, on: &'a Emitter) -> Self {
+    fn new(
+        control: Control,
+        timeout: Option<Duration>,
+        on: &'a Emitter,
+        open_log: &'a dyn Fn(&Path) -> Option<File>,
+    ) -> Self {
         Self {
             control,
             on,
+            open_log,
             timeout: timeout.map(|timeout| Instant::now() + timeout),
             grace: None,
             verdict: None,
@@ -219,7 +226,7 @@ impl<'a> Course<'a> {
                 };
                 self.on.emit(event);
                 if let Some((name, log)) = failed
-                    && let Some(tail) = tail(&log)
+                    && let Some(tail) = (self.open_log)(&log).and_then(tail)
                 {
                     self.disk_full |= tail.iter().any(|line| line.contains(DISK_FULL));
                     self.on.emit(Event::TaskLog { name, log, tail });
@@ -290,9 +297,8 @@ impl<'a> Course<'a> {
     }
 }
 
-/// The last lines of a log, which stands at the same path here as in the sandbox.
-fn tail(log: &Path) -> Option<Vec<String>> {
-    let mut file = File::open(log).ok()?;
+/// The last lines of a log.
+fn tail(mut file: File) -> Option<Vec<String>> {
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES))).ok()?;
     let mut bytes = Vec::new();

@@ -11,6 +11,7 @@ mod workspace;
 
 use std::{
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -23,19 +24,23 @@ use crate::{
     bitbake,
     events::Emitter,
     host::{
-        files::{FileError, make_private_dir, remove_tree},
+        files::{FileError, make_private_dir},
         process::Spawner,
+        rooted::Rooted,
         stop::Stop,
     },
     image::{ImageError, ImageStore, RootFs},
     layers::{self, Checkouts, LayerError},
     lock::HostLock,
     model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State},
-    plan::{Payload, Placed, Plan, SandboxSpec},
+    plan::{Folders, MountOp, Payload, Placed, Plan, SandboxSpec},
     sandbox::SandboxError,
 };
 use image_build::ImageBuildError;
 use workspace::{Workspace, WorkspaceError};
+
+/// Of a log that is kept, in bytes.
+const LOG_KEPT: u64 = 64 << 20;
 
 /// What every stage needs.
 #[derive(Clone, Copy)]
@@ -143,7 +148,7 @@ impl Explain for EngineError {
     }
 }
 
-/// Makes image, layers and workspace ready. `edit` lets the layers be written to, for `shell` and `run`.
+/// Makes image, layers and workspace ready.
 ///
 /// # Errors
 ///
@@ -154,8 +159,7 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     let workspace = workspace::open(&plan, tools.paths, &holder)?;
     let (host, root) = resolve_host(tools, &plan.host, &plan.project, lock)?;
     if plan.clean {
-        bitbake::disposable(&plan.folders).into_iter().try_for_each(remove_tree)?;
-        plan.folders.writable().into_iter().try_for_each(make_private_dir)?;
+        workspace.clean(&plan)?;
     }
     workspace.write_conf(&plan, &checkouts)?;
     workspace.write_skeleton(&plan, tools.facts, &checkouts.roots)?;
@@ -193,7 +197,16 @@ impl Prepared {
         };
         let payload =
             Payload { argv, env, cwd: self.plan.folders.top.clone(), terminal, linger: edit, cpus: self.plan.cpus };
-        self.plan.sandbox(&placed, payload)
+        let mut spec = self.plan.sandbox(&placed, payload);
+        // A folder of the host may be named by a link; inside it stands where the name says.
+        for op in &mut spec.mounts {
+            if let MountOp::Bind { source, .. } = op
+                && let Ok(real) = fs::canonicalize(&*source)
+            {
+                *source = real;
+            }
+        }
+        spec
     }
 }
 
@@ -217,7 +230,11 @@ pub fn build(
         targets: plan.targets.clone(),
         machine: plan.machine.clone(),
     });
-    let result = stages(plan, lock, tools, &id, pin);
+    // Whatever went wrong after somebody asked to stop went wrong because of it: children of ours hear Ctrl-C too.
+    let result = stages(plan, lock, tools, &id, pin).map_err(|error| match tools.stop.asked() {
+        0 => error,
+        _ => EngineError::Stopped,
+    });
     let mut outcome = match &result {
         Ok(outcome) => outcome.clone(),
         Err(error) => failed_outcome(error),
@@ -244,7 +261,7 @@ fn stages(
     let finished = run(&prepared, tools)?;
     let build = tools.paths.build(id);
     make_private_dir(&build)?;
-    let failed = keep_logs(&finished.failed, &build);
+    let failed = keep_logs(&finished.failed, &prepared.plan.folders, &build);
     if let Some(outcome) = not_built(&finished, failed) {
         return Ok(outcome);
     }
@@ -255,7 +272,8 @@ fn stages(
 fn run(prepared: &Prepared, tools: Tools<'_>) -> Result<Finished, EngineError> {
     let mut spec = prepared.sandbox(bitbake::command(&prepared.plan), false, false, &[("BB_SERVER_TIMEOUT", "0")]);
     spec.probe_tasks = true;
-    drive::drive(&spec, prepared.plan.timeout, tools.spawner, tools.stop, tools.on)
+    let folders = &prepared.plan.folders;
+    drive::drive(&spec, prepared.plan.timeout, tools, &|log| open_log(folders, log))
 }
 
 /// The outcome of a build that left nothing to collect, if this is one.
@@ -301,17 +319,25 @@ fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'
 }
 
 /// Copies the logs of failed tasks out of the workspace, where the next build replaces them.
-fn keep_logs(failed: &[FailedTask], build: &Path) -> Vec<FailedTask> {
+fn keep_logs(failed: &[FailedTask], folders: &Folders, build: &Path) -> Vec<FailedTask> {
     let keep = |task: &FailedTask| -> Option<PathBuf> {
         let folder = build.join("logs");
         make_private_dir(&folder).ok()?;
         let to = folder.join(format!("{}.{}", task.name.recipe.replace('/', "_"), task.name.task.replace('/', "_")));
-        fs::copy(task.log.as_ref()?, &to).ok().map(|_| to)
+        let mut from = open_log(folders, task.log.as_ref()?)?.take(LOG_KEPT);
+        std::io::copy(&mut from, &mut fs::File::create(&to).ok()?).ok().map(|_| to)
     };
     failed
         .iter()
         .map(|task| FailedTask { name: task.name.clone(), log: keep(task).or_else(|| task.log.clone()) })
         .collect()
+}
+
+/// Opens a log that a build names. A recipe can put anything in the place of its log: a link to a file of the host, a pipe that
+/// nobody writes to. Only regular files inside the build's own folders are opened.
+fn open_log(folders: &Folders, log: &Path) -> Option<fs::File> {
+    let (root, rest) = folders.inside(log)?;
+    Rooted::open(root).ok()?.open_file(rest).ok()
 }
 
 fn failed_outcome(error: &EngineError) -> Outcome {

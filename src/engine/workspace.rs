@@ -1,18 +1,22 @@
 //! A build's workspace: kept between the builds of one project, used by one at a time.
 //!
-//! Besides BitBake's own folders it holds the *skeleton*, the topmost folder of the sandbox's root: mount points and the files of
-//! `/etc` that must not be the image's. Since it lies on top, nothing that an image puts in those places counts.
+//! Beside it stands the *skeleton*, the topmost folder of the sandbox's root: mount points and the files of `/etc` that must not
+//! be the image's. Since it lies on top, nothing that an image puts in those places counts.
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
 };
+
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     bitbake,
     host::{
         files::{FileError, make_private_dir, remove_tree, write_atomically},
         lock::{self, Attempt, Lock, Mode},
+        rooted::{Rooted, RootedError},
     },
     layers::Checkouts,
     model::{Explain, HostFacts, Kind, Paths},
@@ -22,12 +26,16 @@ use crate::{
 /// Where other distributions' tools look for CA certificates.
 const CA_BUNDLE_ELSEWHERE: &str = "/etc/pki/tls/certs/ca-bundle.crt";
 
+/// More than any conf of ours has, in bytes.
+const CONF_LIMIT: u64 = 4 << 20;
+
 /// A workspace that belongs to this process.
 #[derive(Debug)]
 pub struct Workspace {
-    /// The topmost folder of the sandbox's root.
+    /// The topmost folder of the sandbox's root. It stands outside of everything that a build may write to: one build could
+    /// otherwise prepare what the next one believes.
     pub skeleton: PathBuf,
-    _lock: Lock,
+    _locks: Vec<Lock>,
 }
 
 /// Why there is no workspace.
@@ -41,6 +49,14 @@ pub enum WorkspaceError {
         /// Who uses it.
         holder: String,
     },
+    /// The last build left something strange.
+    #[error("cannot use what an earlier build left in {folder}")]
+    Left {
+        /// Where.
+        folder: PathBuf,
+        /// What.
+        source: RootedError,
+    },
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -50,6 +66,7 @@ impl Explain for WorkspaceError {
     fn kind(&self) -> Kind {
         match self {
             Self::Busy { .. } => Kind::Request,
+            Self::Left { source, .. } => source.kind(),
             Self::File(error) => error.kind(),
         }
     }
@@ -57,6 +74,7 @@ impl Explain for WorkspaceError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Busy { .. } => Some("wait for it, or see what it does:  smidr status".into()),
+            Self::Left { folder, .. } => Some(format!("begin anew:  rm -r {}", folder.display())),
             Self::File(error) => error.hint(),
         }
     }
@@ -68,37 +86,82 @@ impl Explain for WorkspaceError {
 ///
 /// When another smidr uses it, or the file system refuses.
 pub fn open(plan: &Plan, paths: &Paths, holder: &str) -> Result<Workspace, WorkspaceError> {
-    let name = plan.folders.workspace.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let lock =
-        match lock::try_lock(&lock::path_in(&paths.locks(), &format!("workspace-{name}")), Mode::Exclusive, holder)? {
-            Attempt::Held(lock) => lock,
-            Attempt::Busy(holder) => return Err(WorkspaceError::Busy { project: plan.name.clone(), holder }),
-        };
     let folders = &plan.folders;
-    for folder in folders.writable().into_iter().chain([folders.home.as_path()]) {
-        make_private_dir(folder)?;
+    let name = folders.workspace.file_name().unwrap_or_default();
+    // Two projects may share a TOPDIR or TMPDIR that stands elsewhere, but not at the same time: the second BitBake would talk to
+    // the server of the first.
+    let own = [&folders.workspace, &folders.top, &folders.tmp, &folders.deploy];
+    let mut elsewhere: Vec<&PathBuf> = own.into_iter().filter(|path| !path.starts_with(&folders.workspace)).collect();
+    elsewhere.insert(0, &folders.workspace);
+    elsewhere.dedup();
+    let mut locks = Vec::new();
+    for folder in elsewhere {
+        let hash = hex::encode(&Sha256::digest(folder.as_os_str().as_encoded_bytes())[..8]);
+        let path = lock::path_in(&paths.locks(), &format!("workspace-{hash}"));
+        match lock::try_lock(&path, Mode::Exclusive, holder)? {
+            Attempt::Held(lock) => locks.push(lock),
+            Attempt::Busy(holder) => return Err(WorkspaceError::Busy { project: plan.name.clone(), holder }),
+        }
     }
-    make_private_dir(&folders.top.join("conf"))?;
-    Ok(Workspace { skeleton: folders.workspace.join("root"), _lock: lock })
+    folders.writable().into_iter().try_for_each(make_private_dir)?;
+    for folder in [&folders.top, &folders.tmp, &folders.home] {
+        within(plan, folder, |root, path| root.make_dirs(path, 0o700).map(drop))?;
+    }
+    let roots = paths.workspaces().join(".roots");
+    make_private_dir(&roots)?;
+    Ok(Workspace { skeleton: roots.join(name), _locks: locks })
+}
+
+/// Works on a path that a build may write to, without following a link that leads out of there.
+fn within<T>(
+    plan: &Plan,
+    path: &Path,
+    work: impl FnOnce(&Rooted, &Path) -> Result<T, RootedError>,
+) -> Result<T, WorkspaceError> {
+    let (folder, rest) = plan.folders.inside(path).unwrap_or((path, Path::new("")));
+    let failed = |source| WorkspaceError::Left { folder: folder.into(), source };
+    work(&Rooted::open(folder).map_err(failed)?, rest).map_err(failed)
 }
 
 impl Workspace {
+    /// Removes what a clean build does not begin with.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn clean(&self, plan: &Plan) -> Result<(), WorkspaceError> {
+        for folder in bitbake::disposable(&plan.folders) {
+            match plan.folders.inside(folder) {
+                // A whole mount of its own: its folder stays.
+                Some((root, rest)) if rest.as_os_str().is_empty() => {
+                    remove_tree(root)?;
+                    make_private_dir(root)?;
+                }
+                _ => within(plan, folder, Rooted::remove)?,
+            }
+        }
+        within(plan, &plan.folders.tmp, |root, path| root.make_dirs(path, 0o700).map(drop))
+    }
+
     /// Writes the conf of the next build.
     ///
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn write_conf(&self, plan: &Plan, checkouts: &Checkouts) -> Result<(), FileError> {
+    pub fn write_conf(&self, plan: &Plan, checkouts: &Checkouts) -> Result<(), WorkspaceError> {
         let conf = plan.folders.top.join("conf");
+        within(plan, &conf, |root, path| root.make_dirs(path, 0o755).map(drop))?;
         let files =
             [("local.conf", bitbake::local_conf(plan)), ("bblayers.conf", bitbake::bblayers_conf(&checkouts.layers))];
         for (name, text) in files {
-            // An unchanged file keeps its time: BitBake parses everything anew when a conf file changes.
             let path = conf.join(name);
-            if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            // An unchanged file keeps its time: BitBake parses everything anew when a conf file changes.
+            let old = within(plan, &path, |root, path| root.read_text(path, CONF_LIMIT));
+            if old.is_ok_and(|old| old == text) {
                 continue;
             }
-            write_atomically(&path, text.as_bytes(), 0o644)?;
+            let mut file = within(plan, &path, Rooted::create_file)?;
+            file.write_all(text.as_bytes()).map_err(FileError::new("write", &path))?;
         }
         Ok(())
     }
