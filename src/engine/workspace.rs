@@ -107,7 +107,7 @@ pub fn open(plan: &Plan, paths: &Paths, holder: &str) -> Result<Workspace, Works
     for folder in [&folders.top, &folders.tmp, &folders.home] {
         within(plan, folder, |root, path| root.make_dirs(path, 0o700).map(drop))?;
     }
-    let roots = paths.workspaces().join(".roots");
+    let roots = paths.tmp().join("roots");
     make_private_dir(&roots)?;
     Ok(Workspace { skeleton: roots.join(name), _locks: locks })
 }

@@ -199,8 +199,8 @@ fn signals_end_it() {
     let rows = [
         ("trap 'exit 7' INT; echo ready; while :; do sleep 0.02; done", Signal::SIGINT, 7),
         ("echo ready; sleep 1000; true", Signal::SIGINT, 130),
-        ("echo ready; sleep 1000; true", Signal::SIGTERM, 130),
-        ("echo ready; sleep 1000; true", Signal::SIGHUP, 130),
+        ("echo ready; sleep 1000; true", Signal::SIGTERM, 143),
+        ("echo ready; sleep 1000; true", Signal::SIGHUP, 129),
     ];
     for (script, signal, code) in rows {
         let mut running = world.smidr().args(["run", "sh", "-c", script]).start();
