@@ -382,3 +382,30 @@ fn clean(tree: &Path) -> Result<(), RootedError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn cleaning_up_stays_inside_the_image() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (tree, host) = (folder.path().join("tree"), folder.path().join("host"));
+        for path in ["tree/etc", "host/.cache", "host/log", "host/lib/apt/lists"] {
+            fs::create_dir_all(folder.path().join(path)).expect("a folder");
+            fs::write(folder.path().join(path).join("file"), "precious").expect("a file");
+        }
+        // What a step of a recipe, a package or a wheel may have left.
+        symlink(&host, tree.join("root")).expect("a link");
+        symlink("../host", tree.join("var")).expect("a link");
+        symlink(host.join("log/file"), tree.join("etc/machine-id")).expect("a link");
+        clean(&tree).expect("cleaned");
+        for path in ["host/.cache/file", "host/log/file", "host/lib/apt/lists/file", "tree/etc/file"] {
+            assert_eq!(fs::read_to_string(folder.path().join(path)).expect(path), "precious");
+        }
+        assert!(!folder.path().join("host/cache").exists());
+        assert!(tree.join("etc/machine-id").symlink_metadata().is_err());
+    }
+}

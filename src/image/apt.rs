@@ -16,6 +16,7 @@ use crate::{
     host::{
         files::{FileError, make_private_dir, sha256_of, write_atomically},
         process::Spawner,
+        stop::Stop,
     },
     lock::PackageLock,
     model::{Activity, Explain, Kind, Unit},
@@ -107,6 +108,7 @@ pub struct Apt<'a> {
     folder: PathBuf,
     architecture: String,
     spawner: &'a Spawner,
+    stop: &'a Stop,
     on: &'a Emitter,
 }
 
@@ -116,8 +118,14 @@ impl<'a> Apt<'a> {
     /// # Errors
     ///
     /// When the host has no apt, or no mirror or keyring for the suite.
-    pub fn new(folder: &Path, suite: &Suite, spawner: &'a Spawner, on: &'a Emitter) -> Result<Self, AptError> {
-        let mut apt = Self { folder: folder.into(), architecture: String::new(), spawner, on };
+    pub fn new(
+        folder: &Path,
+        suite: &Suite,
+        spawner: &'a Spawner,
+        stop: &'a Stop,
+        on: &'a Emitter,
+    ) -> Result<Self, AptError> {
+        let mut apt = Self { folder: folder.into(), architecture: String::new(), spawner, stop, on };
         for tool in ["apt-get", "apt-config", "dpkg", "dpkg-deb"] {
             apt.ask(tool, &["--version"]).map_err(|_| AptError::Missing(tool))?;
         }
@@ -267,6 +275,10 @@ impl<'a> Apt<'a> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let run = |source| AptError::Run { program: "apt-get".into(), source };
         let mut child = self.spawner.spawn(command, Vec::new()).map_err(run)?;
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        let _listening = self.stop.listen(move |_, _| {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        });
         let stderr = child.stderr.take();
         // Both pipes are read at once, or a full one would hold apt up.
         let errors = std::thread::spawn(move || {

@@ -230,4 +230,25 @@ comands: [true]
             Err(problems) => insta::assert_snapshot!(problems.render(false)),
         }
     }
+
+    #[test]
+    fn nothing_of_a_recipe_becomes_an_option_or_a_line_of_apt() {
+        let base = |rest: &str| format!("base: {{distribution: debian, suite: bookworm, {rest}}}\n");
+        let rows = [
+            "base: {distribution: debian, suite: bookworm}\npackages: ['-oAcquire::http::Proxy-Auto-Detect=./evil++']\n".into(),
+            "base: {distribution: debian, suite: ../x}\n".into(),
+            base("mirror: \"http://x/u noble main\\ndeb [trusted=yes] http://evil/\""),
+            base("mirror: 'ssh://host/x'"),
+            base("mirror: 'file:/etc'"),
+            base("signed_by: '/x] [trusted=yes'"),
+            base("signed_by: 'x.gpg'"),
+            base("components: ['main [trusted=yes]']"),
+        ];
+        for row in rows {
+            assert!(Recipe::read("x.yaml", &row).is_err(), "{row}");
+        }
+        let good = base("mirror: 'https://mirror.example.org/debian/', signed_by: /usr/share/keyrings/x.gpg")
+            + "packages: [g++, libstdc++6]\n";
+        assert!(Recipe::read("x.yaml", &good).is_ok());
+    }
 }

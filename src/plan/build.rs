@@ -393,4 +393,32 @@ mod tests {
         }
         assert!(check_word("mc:other:core-image-minimal").is_ok());
     }
+
+    #[test]
+    fn a_build_never_holds_what_it_could_destroy() {
+        let facts = HostFacts {
+            uid: 1000,
+            gid: 1000,
+            home: "/home/u".into(),
+            environment: vec![],
+            cpus: 2,
+            memory: 1 << 34,
+            fetch_env: vec![],
+            ca_bundle: None,
+            resolv_conf: String::new(),
+            time_zone: "UTC".into(),
+        };
+        let plan = |directories: &str| {
+            let text = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\ndirectories: {{{directories}}}\n");
+            let config = crate::config::read("smidr.yaml", &text, None, &|_| None).expect("a good config");
+            let paths = Paths::new("/home/u/.smidr".into());
+            make(&config, None, &facts, &paths, Path::new("/home/u/p/smidr.yaml"), &BuildRequest::default())
+        };
+        for bad in ["deploy: .", "tmp: '~'", "build: /", "sstate: ..", "downloads: ~/.smidr", "deploy: /home"] {
+            assert!(matches!(plan(bad), Err(PlanError::Holds { .. })), "{bad}");
+        }
+        for good in ["", "deploy: ./out", "tmp: /scratch/tmp", "downloads: ~/dl"] {
+            assert!(plan(good).is_ok(), "{good}");
+        }
+    }
 }
