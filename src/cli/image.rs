@@ -32,6 +32,8 @@ pub fn image(config: &Path, command: &Image) -> Done {
     let paths = context::open_paths(&facts)?;
     let store = ImageStore::open(&paths)?;
     let on = Emitter::new(BuildId::new("image", random())?, vec![Box::new(Terminal::new())]);
+    // Whatever is half-made is removed by whoever opens the store next. Only making an image has steps of its own to end.
+    let _at_once = (!matches!(command, Image::Build { .. })).then(|| stop.listen(|_, _| std::process::exit(130)));
     match command {
         Image::Ls { json } => return list(&store, *json),
         Image::Build { recipe } => {
