@@ -100,7 +100,7 @@ fn artifacts(world: &World, id: &str) {
     copy().expect_code(2).expect_one_error().expect_err("exists already, and is left as it is");
     world.smidr().args(["artifacts", "copy", "p-00000000", "x"]).run().expect_code(2).expect_err("there is no build");
     let packages = fs::read_to_string(dest.join(EXT4.replace(".ext4", ".manifest"))).expect("a list of packages");
-    assert!(packages.contains("hello 1.0\n") && packages.contains("libgreet 1.0\n"), "{packages}");
+    assert!(packages.contains("hello 1.0-r0\n") && packages.contains("libgreet 1.0-r0\n"), "{packages}");
     let licences = fs::read_to_string(dest.join(EXT4.replace(".ext4", ".licenses"))).expect("a list of licences");
     assert!(licences.contains("hello: MIT OR Apache-2.0\n"), "{licences}");
 }
