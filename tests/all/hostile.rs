@@ -54,6 +54,7 @@ fn canary(world: &World) -> PathBuf {
     folder
 }
 
+#[derive(Clone, Copy)]
 enum Entry<'a> {
     Link(&'a str, &'a str),
     File(&'a str, &'a [u8], u32),
@@ -118,7 +119,7 @@ fn mount_points_that_are_links() {
             entries.push(Entry::Folder("var"));
         }
         let tar = world.work.join("image.tar");
-        archive(&tar, &[&entries[..], links].iter().flat_map(|part| part.iter()).map(copy).collect::<Vec<_>>());
+        archive(&tar, &[&entries[..], links].iter().flat_map(|part| part.iter()).copied().collect::<Vec<_>>());
         world.smidr().args(["image", "import"]).arg(&tar).args(["--name", "odd"]).run().expect_code(0);
         world.edit_host("odd");
         let done = world.smidr().args(["run", "--", "/bin/mark"]).args(&marks).run();
@@ -144,14 +145,6 @@ fn mount_points_that_are_links() {
     assert!(ran > 0, "not one of these images could be used: nothing was shown");
     for mark in ["/mark-of-the-image", "/tmp/mark-of-the-image", "/usr/mark-of-the-image", "/etc/mark-of-the-image"] {
         assert!(!Path::new(mark).exists(), "{mark}");
-    }
-}
-
-fn copy<'a>(entry: &Entry<'a>) -> Entry<'a> {
-    match *entry {
-        Entry::Link(name, target) => Entry::Link(name, target),
-        Entry::File(name, content, mode) => Entry::File(name, content, mode),
-        Entry::Folder(name) => Entry::Folder(name),
     }
 }
 

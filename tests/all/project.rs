@@ -89,7 +89,10 @@ fn poky_is_complete_and_waits_for_git() {
     let done = world.smidr().args(["init", "p"]).run();
     done.expect_code(0).expect_err("git");
     let plan = world.smidr().arg("plan").run();
-    plan.expect_code(0).expect_out("core-image-minimal for qemux86-64").expect_out("wrynose, unresolved").expect_out("bitbake 2.18, unresolved");
+    plan.expect_code(0)
+        .expect_out("core-image-minimal for qemux86-64")
+        .expect_out("wrynose, unresolved")
+        .expect_out("bitbake 2.18, unresolved");
     let build = world.smidr().arg("build").run();
     build.expect_code(3).expect_one_error().expect_err("comes from a git repository").expect_err("git clone ");
     let check = world.smidr().arg("check").run();

@@ -4,7 +4,6 @@ use std::{
     ffi::OsStr,
     fs,
     io::{self, Write as _},
-    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
@@ -239,7 +238,6 @@ impl Smidr {
 #[derive(Debug)]
 pub struct Done {
     pub code: Option<i32>,
-    pub signal: Option<i32>,
     pub out: String,
     pub err: String,
 }
@@ -247,12 +245,7 @@ pub struct Done {
 impl Done {
     pub fn new(output: Output) -> Self {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        Self {
-            code: output.status.code(),
-            signal: output.status.signal(),
-            out: text(&output.stdout),
-            err: text(&output.stderr),
-        }
+        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
     }
 
     #[track_caller]
@@ -353,7 +346,7 @@ impl Running {
             status.is_some()
         });
         let status = status.expect("it ended");
-        Done { code: status.code(), signal: status.signal(), out: self.out(), err: self.err() }
+        Done { code: status.code(), out: self.out(), err: self.err() }
     }
 }
 
