@@ -147,7 +147,9 @@ impl<'a> Apt<'a> {
     /// When the mirror cannot be reached, a signature is wrong, a package does not exist, or the mirror has it no more.
     pub fn resolve(&self, packages: &[String], pinned: &BTreeMap<String, PackageLock>) -> Result<Resolved, AptError> {
         self.get("reading the package lists", &["update"])?;
-        let mut wanted = vec!["?essential".to_owned()];
+        // By name, or a package that provides the same as an essential one would push it out: gawk, mawk.
+        let essential = self.simulate(&["?essential".into()])?;
+        let mut wanted: Vec<String> = essential.iter().map(|package| package.name.clone()).collect();
         if pinned.is_empty() {
             wanted.extend(packages.iter().cloned());
         } else {
@@ -157,7 +159,6 @@ impl<'a> Apt<'a> {
         install.extend(wanted.iter().map(String::as_str));
         self.get("downloading packages", &install)?;
         let all = self.simulate(&wanted)?;
-        let essential = self.simulate(&["?essential".into()])?;
         let lock = self.lock(&all)?;
         for (name, expected) in pinned {
             if lock.get(name).is_none_or(|found| found.sha256 != expected.sha256) {
@@ -165,8 +166,13 @@ impl<'a> Apt<'a> {
                 return Err(AptError::Failed { step, said: "the mirror's file is not the one in smidr.lock".into() });
             }
         }
-        let paths = |list: Vec<Package>| list.into_iter().map(|package| self.archive(&package)).collect();
-        Ok(Resolved { essential: paths(essential), all: paths(all), lock, architecture: self.architecture.clone() })
+        let is_essential = |package: &&Package| essential.iter().any(|known| known.name == package.name);
+        Ok(Resolved {
+            essential: all.iter().filter(is_essential).map(|package| self.archive(package)).collect(),
+            all: all.iter().map(|package| self.archive(package)).collect(),
+            lock,
+            architecture: self.architecture.clone(),
+        })
     }
 
     fn lock(&self, packages: &[Package]) -> Result<BTreeMap<String, PackageLock>, AptError> {

@@ -216,3 +216,20 @@ fn hello_is_the_same_image_everywhere() {
     let hello = list["images"].as_array().and_then(|all| all.iter().find(|image| image["name"] == "hello")).cloned();
     assert_eq!(hello.expect("hello")["digest"], second.as_str());
 }
+
+/// The build host of every project that names none, from an empty store: what a Yocto build needs first must be there.
+#[test]
+fn debian_12_is_a_build_host() {
+    let world = World::new();
+    let made = world.smidr().args(["image", "build", "debian-12"]).run();
+    made.expect_code(0);
+    world.init("p");
+    let path = world.project().join("smidr.yaml");
+    let text = fs::read_to_string(&path).expect("a config").replace("recipe: hello", "recipe: debian-12");
+    fs::write(&path, text).expect("write the config");
+    let script = "locale -a | grep en_US.utf8 && dpkg --audit && python3 -c 'import sqlite3, ssl, multiprocessing' && \
+                  for tool in chrpath cpio diffstat file g++ gawk gcc git lz4c make patch rpcgen socat ssh unzip wget xz zstd; \
+                  do command -v $tool || exit 1; done";
+    let done = world.smidr().args(["run", "sh", "-ec", script]).run();
+    done.expect_code(0).expect_out("en_US.utf8").expect_out("/usr/bin/zstd");
+}
