@@ -120,7 +120,6 @@ class Ui:
         self.tasks, self.by_pid, self.failed = {}, {}, []
         self.totals = None
         self.sent, self.once = {}, set()
-        self.include_logs, self.log_lines = False, 0
         signal.signal(signal.SIGINT, self.on_sigint)
 
     # ---- the flow of control
@@ -150,8 +149,6 @@ class Ui:
         open_console(self.level, quiet, None)
         if not self.params.observe_only:
             self.params.updateToServer(self.server, os.environ.copy())
-        self.include_logs = bb.utils.to_boolean(self.variable("BBINCLUDELOGS") or "no")
-        self.log_lines = int(self.variable("BBINCLUDELOGS_LINES") or 0)
         command = "getVariable" if self.params.observe_only else "getSetVariable"
         file = self.variable("BB_CONSOLELOG", command)
         if file and not self.params.options.show_environment and not self.params.options.show_versions:
@@ -416,10 +413,7 @@ class Ui:
         self.exit_code = 1
         if not event.logfile or not os.path.exists(event.logfile):
             return
-        self.log.error("Logfile of failure stored in: %s", event.logfile)
-        if self.include_logs and not event.errprinted:
-            with open(event.logfile, errors="replace") as file:
-                print("\n".join("| " + line.rstrip() for line in file.readlines()[-self.log_lines:]), flush=True)
+        self.log.error("Logfile of failure stored in: %s", event.logfile)  # smidr shows its end
 
     def on_failed_silently(self, event):
         self.log.warning("Logfile for failed setscene task is %s", event.logfile)
