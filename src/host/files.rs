@@ -26,11 +26,6 @@ impl FileError {
         let path = path.display().to_string();
         move |source| Self { action, path, source }
     }
-
-    /// What the kernel said.
-    pub fn io(&self) -> &io::Error {
-        &self.source
-    }
 }
 
 impl Explain for FileError {
