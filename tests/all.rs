@@ -18,6 +18,8 @@ mod hostile;
 mod house;
 #[path = "all/images.rs"]
 mod images;
+#[path = "all/modes.rs"]
+mod modes;
 #[path = "all/project.rs"]
 mod project;
 #[path = "all/sandbox.rs"]

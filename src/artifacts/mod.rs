@@ -29,6 +29,9 @@ pub enum ArtifactError {
         /// The patterns.
         patterns: Vec<String>,
     },
+    /// The build put a link in the place of its deploy folder.
+    #[error("{0} leads through a symbolic link that the build made, and is left alone")]
+    Link(PathBuf),
     /// A pattern that is none.
     #[error("`{0}` is no pattern")]
     Pattern(String, #[source] globset::Error),
@@ -40,7 +43,7 @@ pub enum ArtifactError {
 impl Explain for ArtifactError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Nothing { .. } => Kind::Build,
+            Self::Nothing { .. } | Self::Link(_) => Kind::Build,
             Self::Pattern(..) => Kind::Request,
             Self::File(error) => error.kind(),
         }
@@ -49,6 +52,7 @@ impl Explain for ArtifactError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Nothing { deploy, .. } => Some(format!("see what is there:  find {} -type f", deploy.display())),
+            Self::Link(_) => Some("begin anew:  smidr build --clean".into()),
             Self::Pattern(..) => None,
             Self::File(error) => error.hint(),
         }
@@ -62,20 +66,18 @@ impl Explain for ArtifactError {
 /// When nothing matches, or a file cannot be copied; `<build>/artifacts` is then not there.
 pub fn collect(deploy: &Path, patterns: &[String], build: &Path, on: &Emitter) -> Result<Vec<Artifact>, ArtifactError> {
     let wanted = matcher(patterns)?;
-    let found = find(deploy, &wanted)?;
+    let found = find(deploy, |path| wanted.is_match(path))?;
     if found.is_empty() {
         return Err(ArtifactError::Nothing { deploy: deploy.into(), patterns: patterns.to_vec() });
     }
-    let half = build.join("artifacts.part");
-    remove_tree(&half)?;
-    make_private_dir(&half)?;
     let mut kept = Vec::with_capacity(found.len());
-    for (done, path) in found.iter().enumerate() {
-        on.progress(Activity::Collect, "artifacts", done as u64, Some(found.len() as u64), Unit::Items);
-        kept.push(keep(deploy, path, &half)?);
-    }
-    let target = build.join("artifacts");
-    fs::rename(&half, &target).map_err(FileError::new("make visible", &target))?;
+    whole(&build.join("artifacts"), |half| {
+        for (done, path) in found.iter().enumerate() {
+            on.progress(Activity::Collect, "artifacts", done as u64, Some(found.len() as u64), Unit::Items);
+            kept.push(keep(deploy, path, half)?);
+        }
+        Ok(())
+    })?;
     let manifest =
         serde_json::to_vec_pretty(&serde_json::json!({ "version": 1, "artifacts": kept })).unwrap_or_default();
     write_atomically(&build.join(MANIFEST), &manifest, 0o600)?;
@@ -83,6 +85,37 @@ pub fn collect(deploy: &Path, patterns: &[String], build: &Path, on: &Emitter) -
         on.emit(Event::ArtifactKept { artifact: artifact.clone() });
     }
     Ok(kept)
+}
+
+/// Copies all files of a folder, but no repository's `.git`, to `to`, whole or not at all.
+///
+/// # Errors
+///
+/// When a file cannot be copied; `to` is then not there.
+pub fn keep_folder(from: &Path, to: &Path, on: &Emitter) -> Result<(), ArtifactError> {
+    let found = find(from, |path| path.iter().next().is_some_and(|first| first != ".git"))?;
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    whole(to, |half| {
+        for (done, path) in found.iter().enumerate() {
+            on.progress(Activity::Collect, &name, done as u64, Some(found.len() as u64), Unit::Items);
+            let target = half.join(path);
+            if let Some(folder) = target.parent() {
+                make_private_dir(folder)?;
+            }
+            duplicate(&from.join(path), &target)?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+// A folder that is there when it is complete.
+fn whole(to: &Path, fill: impl FnOnce(&Path) -> Result<(), FileError>) -> Result<(), FileError> {
+    let half = to.with_extension("part");
+    remove_tree(&half)?;
+    make_private_dir(&half)?;
+    fill(&half)?;
+    fs::rename(&half, to).map_err(FileError::new("make visible", to))
 }
 
 /// Copies kept artifacts into a folder of the user's.
@@ -115,7 +148,7 @@ fn matcher(patterns: &[String]) -> Result<GlobSet, ArtifactError> {
     set.build().map_err(|error| ArtifactError::Pattern(patterns.join(" "), error))
 }
 
-fn find(deploy: &Path, wanted: &GlobSet) -> Result<Vec<PathBuf>, FileError> {
+fn find(deploy: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, FileError> {
     let mut found = Vec::new();
     if !deploy.is_dir() {
         return Ok(found);
@@ -125,7 +158,7 @@ fn find(deploy: &Path, wanted: &GlobSet) -> Result<Vec<PathBuf>, FileError> {
         let Ok(path) = entry.path().strip_prefix(deploy) else { continue };
         // Pipes, sockets and devices are no artifacts, and opening one could wait forever.
         let kind = entry.file_type();
-        if (kind.is_file() || kind.is_symlink()) && wanted.is_match(path) {
+        if (kind.is_file() || kind.is_symlink()) && wanted(path) {
             found.push(path.to_path_buf());
         }
     }
@@ -137,16 +170,23 @@ fn keep(deploy: &Path, path: &Path, target: &Path) -> Result<Artifact, FileError
     if let Some(folder) = to.parent() {
         make_private_dir(folder)?;
     }
-    let kind = fs::symlink_metadata(&from).map_err(FileError::new("look at", &from))?;
-    if kind.is_symlink() {
-        let link = fs::read_link(&from).map_err(FileError::new("read the link", &from))?;
-        std::os::unix::fs::symlink(&link, &to).map_err(FileError::new("make the link", &to))?;
+    if let Some(link) = duplicate(&from, &to)? {
         return Ok(Artifact { path: path.into(), size: 0, sha256: None, link: Some(link) });
     }
-    // A hard link would change together with the next build's file.
-    copy(&from, &to).map_err(FileError::new("copy", &from))?;
     let (sha256, size) = sha256_of(&to)?;
     Ok(Artifact { path: path.into(), size, sha256: Some(sha256), link: None })
+}
+
+// Copies a file, or makes the same link and says where it leads. A hard link would change together with the next build's file.
+fn duplicate(from: &Path, to: &Path) -> Result<Option<PathBuf>, FileError> {
+    let kind = fs::symlink_metadata(from).map_err(FileError::new("look at", from))?;
+    if kind.is_symlink() {
+        let link = fs::read_link(from).map_err(FileError::new("read the link", from))?;
+        std::os::unix::fs::symlink(&link, to).map_err(FileError::new("make the link", to))?;
+        return Ok(Some(link));
+    }
+    copy(from, to).map_err(FileError::new("copy", from))?;
+    Ok(None)
 }
 
 /// Shares the blocks where the file system can (btrfs, xfs), copies where it cannot. Keeps permissions and the time of the last change.

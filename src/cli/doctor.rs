@@ -1,6 +1,6 @@
 //! `smidr doctor`: can this machine build? Does what a build does, and says which step does not work and what to type.
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{fs, process::ExitCode};
 
 use serde::Serialize;
 
@@ -9,10 +9,11 @@ use super::{
     build::start_spawner,
     context,
     output::{bytes, say, say_json, talk},
-    report::Done,
+    report::{Done, Failure},
 };
 use crate::{
     host::{files::FileError, process::Spawner},
+    image::ImageStore,
     model::{Explain, HostFacts, Paths},
     plan::{Ids, MountOp, Payload, Root, SandboxSpec},
     sandbox::{self, SandboxError},
@@ -88,15 +89,13 @@ fn caller(facts: &HostFacts) -> Finding {
     Finding::new("caller", Verdict::Good, text)
 }
 
-/// The very sequence of a build, up to the point where the program would start.
-fn sandbox(facts: &HostFacts, paths: &Paths, spawner: &Spawner) -> Result<Vec<Finding>, FileError> {
-    let failed = |path: &Path| FileError::new("make a folder in", path);
-    let folder = tempfile::Builder::new().prefix("doctor-").tempdir_in(paths.tmp()).map_err(failed(&paths.tmp()))?;
-    let (top, below) = (folder.path().join("top"), folder.path().join("below"));
+/// The very sequence of a build, up to the point where the program would start, on the file system that holds images.
+fn sandbox(facts: &HostFacts, paths: &Paths, spawner: &Spawner) -> Result<Vec<Finding>, Failure> {
+    let scratch = ImageStore::open(paths)?.scratch()?;
+    let (top, below) = (scratch.side("top")?, scratch.side("below")?);
     for path in ["proc", "dev", "tmp", "workspace"] {
-        fs::create_dir_all(top.join(path)).map_err(failed(&top))?;
+        fs::create_dir_all(top.join(path)).map_err(FileError::new("make a folder in", &top))?;
     }
-    fs::create_dir_all(&below).map_err(failed(&below))?;
     let (uid, gid) = facts.inner_ids();
     let spec = SandboxSpec {
         ids: Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid },
@@ -117,8 +116,10 @@ fn sandbox(facts: &HostFacts, paths: &Paths, spawner: &Spawner) -> Result<Vec<Fi
     let stdio = sandbox::Stdio { stdin: null(), stdout: null(), stderr: null(), events: None };
     Ok(match sandbox::launch(&spec, stdio, spawner) {
         Ok(running) => {
-            let namespaces = "user, mount, PID, IPC, UTS and cgroup namespaces, overlay, /proc, /dev, pivot_root";
-            vec![Finding::new("sandbox", Verdict::Good, namespaces), tasks(running.tasks_cut())]
+            let verified = running.verified();
+            let namespaces = "user, mount, PID, IPC, UTS and cgroup namespaces, /proc, /dev, pivot_root";
+            let sandbox = Finding::new("sandbox", Verdict::Good, namespaces);
+            vec![sandbox, root(verified.overlay), tasks(verified.tasks_cut)]
         }
         Err(error) => vec![broken(&error)],
     })
@@ -134,6 +135,15 @@ fn broken(error: &SandboxError) -> Finding {
         Some(hint) => finding.hint(hint),
         None => finding,
     }
+}
+
+fn root(overlay: bool) -> Finding {
+    if overlay {
+        return Finding::new("root", Verdict::Good, "overlayfs lays an image's layers on top of each other");
+    }
+    let text = "overlayfs cannot be mounted here: an image's files are bound one by one";
+    Finding::new("root", Verdict::Doubtful, text)
+        .hint("builds work, starting takes longer; rootfs recipes that begin with an image do not work")
 }
 
 fn tasks(cut: Option<bool>) -> Finding {

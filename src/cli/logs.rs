@@ -1,6 +1,6 @@
 //! `smidr logs`: what a build said, from its beginning; with `--follow`, until its end.
 
-use std::{fs::File, io, path::PathBuf, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use super::{
     args::Logs,
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::nearest,
     history::BuildRecord,
-    host::{files::FileError, paths},
+    host::{files::FileError, paths, rooted::open_linkless},
     model::{Event, TaskName},
     service::LocalService,
 };
@@ -24,7 +24,7 @@ pub fn logs(args: &Logs) -> Done {
     let build = service.show(args.id.as_deref())?;
     if let Some(task) = &args.task {
         let path = task_log(&service, &build, task)?;
-        let mut file = File::open(&path).map_err(FileError::new("read the log", &path))?;
+        let mut file = open_linkless(&path).map_err(FileError::new("read the log", &path))?;
         // Bytes as they are: a compiler's output need not be UTF-8.
         return match io::copy(&mut file, &mut io::stdout().lock()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

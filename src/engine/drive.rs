@@ -6,7 +6,6 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
-    path::Path,
     process,
     sync::mpsc::{self, RecvTimeoutError, SyncSender},
     thread,
@@ -14,7 +13,7 @@ use std::{
 };
 
 use super::{
-    EngineError, Tools,
+    EngineError, Tools, keep,
     steps::{LINE_LIMIT, lines},
 };
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
     events::Emitter,
     host::process::Spawner,
     model::{Event, FailedTask, Level},
-    plan::SandboxSpec,
+    plan::{Folders, SandboxSpec},
     sandbox::{self, Control, Exit, SandboxError},
 };
 
@@ -75,7 +74,7 @@ enum Message {
     Ended(Result<Exit, SandboxError>),
 }
 
-/// Runs the payload of `spec` as BitBake. `open_log` opens the logs that it names.
+/// Runs the payload of `spec` as BitBake, and shows those of the logs that it names that lie in `folders`.
 ///
 /// # Errors
 ///
@@ -84,7 +83,7 @@ pub fn drive(
     spec: &SandboxSpec,
     timeout: Option<Duration>,
     tools: Tools<'_>,
-    open_log: &dyn Fn(&Path) -> Option<File>,
+    folders: &Folders,
 ) -> Result<Finished, EngineError> {
     let on = tools.on;
     let (inbox, messages) = mpsc::sync_channel(WAITING);
@@ -103,7 +102,7 @@ pub fn drive(
             let _ = inbox.try_send(Message::Stop(times));
         }
     });
-    let mut course = Course::new(control, timeout, on, open_log);
+    let mut course = Course::new(control, timeout, on, folders);
     // Console and interface.
     let mut open = 2;
     loop {
@@ -154,12 +153,19 @@ fn start(
     };
     let running = sandbox::launch(spec, stdio, spawner)?;
     let control = running.control();
-    let tasks_cut = running.tasks_cut().unwrap_or(false);
+    let verified = running.verified();
+    let tasks_cut = verified.tasks_cut.unwrap_or(false);
     if !tasks_cut {
         on.warn("BitBake cannot cut its tasks off from the network here: nested user namespaces do not work");
     }
-    let isolation = if spec.own_network { "full isolation, no network" } else { "full isolation" };
-    on.emit(Event::SandboxReady { isolation: isolation.into(), task_network_cut: tasks_cut });
+    let mut isolation = String::from("full isolation");
+    if spec.own_network {
+        isolation.push_str(", no network");
+    }
+    if !verified.overlay {
+        isolation.push_str(", without overlay");
+    }
+    on.emit(Event::SandboxReady { isolation, task_network_cut: tasks_cut });
     let console_message: fn(String) -> Message = Message::Console;
     for (pipe, wrap, limit) in [(console, console_message, LINE_LIMIT), (interface, Message::Interface, MESSAGE_LIMIT)]
     {
@@ -175,7 +181,7 @@ fn start(
 struct Course<'a> {
     control: Control,
     on: &'a Emitter,
-    open_log: &'a dyn Fn(&Path) -> Option<File>,
+    folders: &'a Folders,
     timeout: Option<Instant>,
     grace: Option<Instant>,
     verdict: Option<i32>,
@@ -187,16 +193,11 @@ struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    fn new(
-        control: Control,
-        timeout: Option<Duration>,
-        on: &'a Emitter,
-        open_log: &'a dyn Fn(&Path) -> Option<File>,
-    ) -> Self {
+    fn new(control: Control, timeout: Option<Duration>, on: &'a Emitter, folders: &'a Folders) -> Self {
         Self {
             control,
             on,
-            open_log,
+            folders,
             timeout: timeout.map(|timeout| Instant::now() + timeout),
             grace: None,
             verdict: None,
@@ -216,7 +217,8 @@ impl<'a> Course<'a> {
         match hear(line) {
             Heard::Nothing => {}
             Heard::Done { exit } => self.verdict = Some(exit),
-            Heard::Event(event) => {
+            Heard::Event(mut event) => {
+                self.forget_foreign_log(&mut event);
                 self.note(&event);
                 let failed = match &event {
                     Event::TaskEnded { name, ok: false, setscene: false, log: Some(log), .. } => {
@@ -226,12 +228,19 @@ impl<'a> Course<'a> {
                 };
                 self.on.emit(event);
                 if let Some((name, log)) = failed
-                    && let Some(tail) = (self.open_log)(&log).and_then(tail)
+                    && let Some(tail) = keep::open_log(self.folders, &log).and_then(tail)
                 {
                     self.disk_full |= tail.iter().any(|line| line.contains(DISK_FULL));
                     self.on.emit(Event::TaskLog { name, log, tail });
                 }
             }
+        }
+    }
+
+    // Whoever reads the record would open what it names.
+    fn forget_foreign_log(&self, event: &mut Event) {
+        if let Event::TaskStarted { log, .. } | Event::TaskEnded { log, .. } = event {
+            log.take_if(|log| self.folders.inside(log).is_none());
         }
     }
 

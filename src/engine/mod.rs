@@ -4,43 +4,35 @@
 mod drive;
 mod host;
 pub mod image_build;
+mod keep;
 mod packages;
 pub mod recipes;
 mod steps;
 mod workspace;
 
-use std::{
-    fs,
-    io::Read as _,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{fs, path::Path, time::Instant};
 
 pub use drive::Finished;
 use host::resolve_host;
 
 use crate::{
-    artifacts::{self, ArtifactError},
+    artifacts::ArtifactError,
     bitbake,
     events::Emitter,
     host::{
         files::{FileError, make_private_dir},
         process::Spawner,
-        rooted::Rooted,
         stop::Stop,
     },
     image::{ImageError, ImageStore, RootFs},
     layers::{self, Checkouts, LayerError},
     lock::HostLock,
     model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State},
-    plan::{Folders, MountOp, Payload, Placed, Plan, SandboxSpec},
+    plan::{MountOp, Payload, Placed, Plan, SandboxSpec},
     sandbox::SandboxError,
 };
 use image_build::ImageBuildError;
 use workspace::{Workspace, WorkspaceError};
-
-/// Of a log that is kept, in bytes.
-const LOG_KEPT: u64 = 64 << 20;
 
 /// What every stage needs.
 #[derive(Clone, Copy)]
@@ -261,7 +253,7 @@ fn stages(
     let finished = run(&prepared, tools)?;
     let build = tools.paths.build(id);
     make_private_dir(&build)?;
-    let failed = keep_logs(&finished.failed, &prepared.plan.folders, &build);
+    let failed = keep::logs(&finished.failed, &prepared.plan.folders, &build);
     if let Some(outcome) = not_built(&finished, failed) {
         return Ok(outcome);
     }
@@ -272,8 +264,7 @@ fn stages(
 fn run(prepared: &Prepared, tools: Tools<'_>) -> Result<Finished, EngineError> {
     let mut spec = prepared.sandbox(bitbake::command(&prepared.plan), false, false, &[("BB_SERVER_TIMEOUT", "0")]);
     spec.probe_tasks = true;
-    let folders = &prepared.plan.folders;
-    drive::drive(&spec, prepared.plan.timeout, tools, &|log| open_log(folders, log))
+    drive::drive(&spec, prepared.plan.timeout, tools, &prepared.plan.folders)
 }
 
 /// The outcome of a build that left nothing to collect, if this is one.
@@ -300,44 +291,14 @@ fn not_built(finished: &Finished, failed: Vec<FailedTask>) -> Option<Outcome> {
 }
 
 fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
-    let plan = &prepared.plan;
-    // `--fetch-only` and tasks chosen by hand deploy nothing.
-    let kept = if plan.fetch_only || !plan.bitbake_args.is_empty() && !plan.folders.deploy.is_dir() {
-        Vec::new()
-    } else {
-        match artifacts::collect(&plan.folders.deploy, &plan.artifacts, build, tools.on) {
-            Err(ArtifactError::Nothing { .. }) if !plan.artifacts_required => Vec::new(),
-            collected => collected?,
-        }
-    };
+    let kept = keep::artifacts(&prepared.plan, build, tools.on)?;
+    keep::records(&prepared.plan.folders, build, tools.on)?;
     Ok(Outcome {
         bitbake_exit: Some(finished.exit),
         artifacts: kept.len() as u64,
         artifact_bytes: kept.iter().map(|artifact| artifact.size).sum(),
         ..Outcome::new(State::Completed)
     })
-}
-
-/// Copies the logs of failed tasks out of the workspace, where the next build replaces them.
-fn keep_logs(failed: &[FailedTask], folders: &Folders, build: &Path) -> Vec<FailedTask> {
-    let keep = |task: &FailedTask| -> Option<PathBuf> {
-        let folder = build.join("logs");
-        make_private_dir(&folder).ok()?;
-        let to = folder.join(format!("{}.{}", task.name.recipe.replace('/', "_"), task.name.task.replace('/', "_")));
-        let mut from = open_log(folders, task.log.as_ref()?)?.take(LOG_KEPT);
-        std::io::copy(&mut from, &mut fs::File::create(&to).ok()?).ok().map(|_| to)
-    };
-    failed
-        .iter()
-        .map(|task| FailedTask { name: task.name.clone(), log: keep(task).or_else(|| task.log.clone()) })
-        .collect()
-}
-
-/// Opens a log that a build names. A recipe can put anything in the place of its log: a link to a file of the host, a pipe that
-/// nobody writes to. Only regular files inside the build's own folders are opened.
-fn open_log(folders: &Folders, log: &Path) -> Option<fs::File> {
-    let (root, rest) = folders.inside(log)?;
-    Rooted::open(root).ok()?.open_file(rest).ok()
 }
 
 fn failed_outcome(error: &EngineError) -> Outcome {

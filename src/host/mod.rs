@@ -3,6 +3,7 @@
 pub mod facts;
 pub mod files;
 pub mod lock;
+pub mod overlay;
 pub mod paths;
 pub mod process;
 pub mod rooted;

@@ -319,6 +319,19 @@ impl Rooted {
     }
 }
 
+/// Opens a regular file of this machine that others may have chosen the place of, only if no symbolic link leads there.
+///
+/// # Errors
+///
+/// What the kernel said; ELOOP where there is a link, EINVAL where there is something else than a file.
+pub fn open_linkless(path: &Path) -> io::Result<File> {
+    // A pipe that nobody writes to would otherwise be waited for.
+    let file =
+        Rooted::open(Path::new("/")).map_err(io::Error::other)?.open_plain(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    let kind = FileType::from_raw_mode(fs::fstat(&file)?.st_mode);
+    if kind == FileType::RegularFile { Ok(file.into()) } else { Err(Errno::INVAL.into()) }
+}
+
 /// Removes whatever is at `name` in `dir`, a whole tree if need be, and never follows a link.
 ///
 /// # Errors

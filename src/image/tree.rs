@@ -8,21 +8,19 @@ use std::{
     ffi::OsStr,
     io::Read,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
 
 use rustix::{
-    fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags},
+    fs::{self, AtFlags, FileType, Mode, Stat, Timespec, Timestamps, XattrFlags},
     io::Errno,
 };
 
 use super::layer_error::LayerError;
-
-/// Marks a folder that hides what lower layers have at its place.
-pub const OPAQUE: &str = "user.overlay.opaque";
+pub use crate::host::overlay::{OPAQUE, is_opaque, is_whiteout, names, open_folder};
 
 /// What a whiteout's file name begins with in an archive.
 pub const WHITEOUT: &[u8] = b".wh.";
@@ -93,39 +91,9 @@ pub fn make_whiteout(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()
     set_time_at(dir, name, Time::default())
 }
 
-/// Whether it is a whiteout.
-pub fn is_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
 /// Makes a folder, open for reading, opaque.
 pub fn set_opaque(folder: impl AsFd) -> rustix::io::Result<()> {
     fs::fsetxattr(folder, OPAQUE, b"y", XattrFlags::empty())
-}
-
-/// Whether a folder, open for reading, is opaque.
-pub fn is_opaque(folder: impl AsFd) -> bool {
-    let mut value = [0_u8; 4];
-    fs::fgetxattr(folder, OPAQUE, &mut value[..]).is_ok_and(|length| value[..length] == *b"y")
-}
-
-/// Opens a folder below `dir` for reading, never through a link.
-pub fn open_folder(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    fs::openat(dir, name, flags, Mode::empty())
-}
-
-/// The names in a folder that is open for reading, sorted by their bytes.
-pub fn names(folder: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
-    for entry in fs::Dir::read_from(folder)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(name);
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
 }
 
 /// The extended attributes of an open file, sorted; none where the file system has none.

@@ -56,7 +56,7 @@ impl Paths {
         self.home.join("builds")
     }
 
-    /// One build's own folder: artifacts, conf as it was, logs of failed tasks.
+    /// One build's own folder: artifacts, licences and other records, logs of failed tasks.
     pub fn build(&self, id: &BuildId) -> PathBuf {
         self.builds().join(id.as_str())
     }

@@ -1,6 +1,6 @@
 //! The folders of a build.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 
@@ -35,8 +35,12 @@ impl Folders {
         folders
     }
 
-    /// The writable folder that holds `path`, and the path from there. A build can put links anywhere in such a folder.
+    /// The writable folder that holds `path`, and the path from there; none for a path that climbs (`..`). A build can put links
+    /// anywhere in such a folder.
     pub fn inside<'a>(&'a self, path: &'a Path) -> Option<(&'a Path, &'a Path)> {
+        if path.components().any(|part| part == Component::ParentDir) {
+            return None;
+        }
         self.writable().into_iter().find_map(|root| Some((root, path.strip_prefix(root).ok()?)))
     }
 }

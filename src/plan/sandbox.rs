@@ -133,7 +133,11 @@ impl SandboxSpec {
 impl fmt::Display for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Layers(layers) => write!(f, "take {} folders on top of each other as a read-only root", layers.len()),
+            Self::Layers(layers) => write!(
+                f,
+                "take {} folders on top of each other as a read-only root (overlay; without it, bound one by one)",
+                layers.len()
+            ),
             Self::Writable { lower, upper, .. } => {
                 write!(f, "take {} folders as root, changes go to {}", lower.len(), upper.display())
             }

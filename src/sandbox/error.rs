@@ -24,14 +24,20 @@ impl StepFailure {
     }
 }
 
+/// What was found out on the way into a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Whether BitBake can cut its tasks off from the network in there; none where the spec did not ask.
+    pub tasks_cut: Option<bool>,
+    /// Whether overlayfs holds the root, where it has more than one folder; otherwise they are bound one by one.
+    pub overlay: bool,
+}
+
 /// What init tells the parent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// Everything is mounted; the payload runs.
-    Ready {
-        /// Whether tasks can be cut off from the network, where that was asked.
-        tasks_cut: Option<bool>,
-    },
+    Ready(Verified),
     /// A step failed.
     Failed(StepFailure),
     /// The payload ended: its exit status, or 128 and the number of the signal that ended it.

@@ -20,8 +20,10 @@ use nix::{
 };
 
 use super::{
-    error::{Report, StepFailure},
-    lockdown, mounts, pid1, sys,
+    error::{Report, StepFailure, Verified},
+    lockdown,
+    mounts::{self, Stacked},
+    pid1, sys,
 };
 use crate::plan::{Ids, SandboxSpec};
 
@@ -194,15 +196,16 @@ fn init(
     events: Option<OwnedFd>,
 ) -> Result<i32, StepFailure> {
     die_with_parent(None)?;
-    mounts::enter(mounts::open_sources(&spec.root, &spec.mounts)?)?;
+    let stacked = mounts::enter(mounts::open_sources(&spec.root, &spec.mounts)?)?;
     nix::unistd::sethostname(&spec.hostname).map_err(StepFailure::at("set the host name"))?;
     if spec.own_network {
         sys::loopback_up().map_err(StepFailure::at("switch its loopback on"))?;
     }
     let signals = pid1::Signals::block().map_err(StepFailure::at("block signals"))?;
     let tasks_cut = if spec.probe_tasks { Some(can_cut_tasks(spec)?) } else { None };
+    let ready = Report::Ready(Verified { tasks_cut, overlay: stacked == Stacked::ByKernel });
     if spec.payload.argv.is_empty() {
-        report(status, &Report::Ready { tasks_cut });
+        report(status, &ready);
         report(status, &Report::Exited(0));
         return Ok(0);
     }
@@ -217,7 +220,7 @@ fn init(
     // From here on the payload, which has the same uid, must not be able to touch PID 1 (CVE-2019-5736).
     prctl::set_dumpable(false).map_err(StepFailure::at("become undumpable"))?;
     lockdown::disarm()?;
-    report(status, &Report::Ready { tasks_cut });
+    report(status, &ready);
     let code = pid1::run(payload, spec.payload.linger, &signals, control);
     report(status, &Report::Exited(code));
     Ok(code)

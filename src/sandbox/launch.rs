@@ -11,7 +11,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
-    error::{Report, SandboxError},
+    error::{Report, SandboxError, Verified},
     init::HelperArgs,
     pid1::KILL,
 };
@@ -34,7 +34,7 @@ pub struct Sandbox {
     child: Child,
     reports: BufReader<PipeReader>,
     control: Control,
-    tasks_cut: Option<bool>,
+    verified: Verified,
 }
 
 /// Sends signals to a sandbox. When the last one is gone, the sandbox is killed.
@@ -70,11 +70,12 @@ pub fn launch(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<San
     command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
     let path = command.get_program().display().to_string();
     let child = spawner.spawn(command, inherit).map_err(|source| SandboxError::Spawn { path, source })?;
+    let verified = Verified { tasks_cut: None, overlay: false };
     let mut sandbox =
-        Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)), tasks_cut: None };
+        Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)), verified };
     match sandbox.next_report()? {
-        Report::Ready { tasks_cut } => {
-            sandbox.tasks_cut = tasks_cut;
+        Report::Ready(verified) => {
+            sandbox.verified = verified;
             Ok(sandbox)
         }
         Report::Failed(failure) => Err(failure.into()),
@@ -88,9 +89,9 @@ impl Sandbox {
         self.control.clone()
     }
 
-    /// Whether BitBake can cut its tasks off from the network in here; none where the spec did not ask.
-    pub fn tasks_cut(&self) -> Option<bool> {
-        self.tasks_cut
+    /// What was found out on the way in.
+    pub fn verified(&self) -> Verified {
+        self.verified
     }
 
     /// Waits for the payload, and for everything else in the sandbox, to end.
@@ -102,7 +103,7 @@ impl Sandbox {
         let exit = match self.next_report()? {
             Report::Exited(code) => Ok(Exit(code)),
             Report::Failed(failure) => Err(failure.into()),
-            Report::Ready { .. } => Err(SandboxError::Silent("two beginnings".into())),
+            Report::Ready(_) => Err(SandboxError::Silent("two beginnings".into())),
         };
         let _ = self.child.wait();
         exit

@@ -17,11 +17,12 @@ mod error;
 mod init;
 mod launch;
 mod lockdown;
+mod merge;
 mod mounts;
 mod pid1;
 mod seccomp;
 mod sys;
 
-pub use error::{Report, SandboxError};
+pub use error::{Report, SandboxError, Verified};
 pub use init::helper_main;
 pub use launch::{Control, Exit, Sandbox, Stdio, launch};

@@ -17,21 +17,23 @@ use rustix::{
 
 use super::{
     error::StepFailure,
-    sys::{MountAttr, mount_setattr},
+    merge::merge,
+    sys::{MountAttr, Reach, mount_setattr},
 };
 use crate::{
     host::rooted::{Rooted, RootedError},
     plan::{MountOp, Root},
 };
 
-const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
-const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
-const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+pub const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
 /// The harmless devices that every sandbox has.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
-type Step<T> = Result<T, StepFailure>;
+/// What a step of the way yields, or which step failed.
+pub type Step<T> = Result<T, StepFailure>;
 
 /// Mounts whose sources are open: from here on nothing of the host is looked up by name any more.
 pub struct Opened<'a> {
@@ -75,22 +77,37 @@ pub fn open_sources<'a>(root: &Root, mounts: &'a [MountOp]) -> Step<Opened<'a>> 
     Ok(Opened { root, mounts, devices })
 }
 
+/// How the root's folders came to lie on top of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stacked {
+    /// By overlayfs, or there was only one.
+    ByKernel,
+    /// Bound one by one, because overlayfs cannot be mounted here.
+    ByHand,
+}
+
 /// Builds the new root on top of `/tmp` of the old one and makes it the root.
-pub fn enter(opened: Opened<'_>) -> Step<()> {
+pub fn enter(opened: Opened<'_>) -> Step<Stacked> {
     // Nothing that happens here may reach the host, but what the host mounts later may be seen here.
     mount::mount_change("/", mount::MountPropagationFlags::DOWNSTREAM | mount::MountPropagationFlags::REC)
         .map_err(StepFailure::at("detach its mounts from the host's"))?;
     mount::mount("tmpfs", "/tmp", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None)
         .map_err(StepFailure::at("mount a tmpfs"))?;
     fs::mkdir("/tmp/root", Mode::RWXU).map_err(StepFailure::at("make the new root's folder"))?;
-    mount_root(&opened.root)?;
+    let stacked = mount_root(&opened.root)?;
     let root = fs::open("/tmp/root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(StepFailure::at("open the new root"))?;
     let rooted = Rooted::from_fd(root);
     for (op, source) in &opened.mounts {
         apply(&rooted, op, source, &opened.devices)?;
     }
-    pivot(rooted.root())
+    if stacked == Stacked::ByHand {
+        // Not before: mount points may still have been missing.
+        let attr = MountAttr(RDONLY | NOSUID | NODEV);
+        mount_setattr(rooted.root(), attr, Reach::Alone).map_err(StepFailure::at("make its root read-only"))?;
+    }
+    pivot(rooted.root())?;
+    Ok(stacked)
 }
 
 fn pivot(root: BorrowedFd<'_>) -> Step<()> {
@@ -101,16 +118,33 @@ fn pivot(root: BorrowedFd<'_>) -> Step<()> {
     rustix::process::chdir("/").map_err(StepFailure::at("enter the new root"))
 }
 
-fn mount_root(root: &OpenedRoot) -> Step<()> {
+fn mount_root(root: &OpenedRoot) -> Step<Stacked> {
     match root {
         OpenedRoot::Folder(tree) => {
             restrict(tree.as_fd(), NOSUID | NODEV, Path::new("/"))?;
             let at = fs::open("/tmp/root", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .map_err(StepFailure::at("open the new root"))?;
-            attach(tree.as_fd(), at.as_fd(), Path::new("/"))
+            attach(tree.as_fd(), at.as_fd(), Path::new("/"))?;
+            Ok(Stacked::ByKernel)
         }
-        OpenedRoot::Overlay { lower, upper } => overlay(lower, upper.as_ref()),
+        OpenedRoot::Overlay { lower, upper } => {
+            let mounted = overlay(lower, upper.as_ref());
+            // The mount itself is the test: no list of kernels, containers and file systems could know.
+            if mounted.is_ok() || upper.is_some() {
+                return mounted.map(|()| Stacked::ByKernel);
+            }
+            by_hand(lower)?;
+            Ok(Stacked::ByHand)
+        }
     }
+}
+
+fn by_hand(lower: &[OwnedFd]) -> Step<()> {
+    let failed = || StepFailure::at("mount a tmpfs as its root");
+    mount::mount("tmpfs", "/tmp/root", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))
+        .map_err(failed())?;
+    let root = fs::open("/tmp/root", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    merge(root.map_err(failed())?.as_fd(), lower, Path::new("/"))
 }
 
 /// Lays folders on top of each other. They are named by descriptor: short, and nothing in a name needs escaping.
@@ -256,11 +290,12 @@ fn clone_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     mount::open_tree(fd, "", flags)
 }
 
-fn restrict(tree: BorrowedFd<'_>, flags: u64, dest: &Path) -> Step<()> {
-    mount_setattr(tree, MountAttr(flags)).map_err(StepFailure::at(format!("restrict the mount at {}", dest.display())))
+pub fn restrict(tree: BorrowedFd<'_>, flags: u64, dest: &Path) -> Step<()> {
+    mount_setattr(tree, MountAttr(flags), Reach::Below)
+        .map_err(StepFailure::at(format!("restrict the mount at {}", dest.display())))
 }
 
-fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>, dest: &Path) -> Step<()> {
+pub fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>, dest: &Path) -> Step<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     mount::move_mount(tree, "", at, "", flags).map_err(StepFailure::at(format!("mount at {}", dest.display())))
 }

@@ -12,8 +12,21 @@ use nix::unistd::ForkResult;
 /// Flags that a mount gains: `MOUNT_ATTR_RDONLY`, `_NOSUID`, `_NODEV`, `_NOEXEC` of mount_setattr(2).
 pub struct MountAttr(pub u64);
 
-/// Adds flags to a mount and everything below it (`mount_setattr(2)`, Linux 5.12).
-pub fn mount_setattr(mount: BorrowedFd<'_>, add: MountAttr) -> io::Result<()> {
+/// How far a change of mounts goes.
+#[derive(Clone, Copy)]
+pub enum Reach {
+    /// This mount.
+    Alone,
+    /// This mount and everything below it.
+    Below,
+}
+
+/// Adds flags to mounts (`mount_setattr(2)`, Linux 5.12).
+pub fn mount_setattr(mount: BorrowedFd<'_>, add: MountAttr, reach: Reach) -> io::Result<()> {
+    let recursive = match reach {
+        Reach::Alone => 0,
+        Reach::Below => libc::AT_RECURSIVE,
+    };
     let attr = libc::mount_attr { attr_set: add.0, attr_clr: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: the fd is open for the call's duration, the path is a constant NUL-terminated string, `attr` is a live struct
     // of the size that is passed with it.
@@ -22,7 +35,7 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, add: MountAttr) -> io::Result<()> {
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            libc::AT_EMPTY_PATH | recursive,
             &raw const attr,
             size_of::<libc::mount_attr>(),
         )

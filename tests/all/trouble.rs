@@ -56,6 +56,40 @@ fn targets_and_recipes_that_cannot_be() {
 }
 
 #[test]
+fn links_out_of_the_build_are_not_followed() {
+    let Some(world) = World::with_project("trouble::links_out_of_the_build_are_not_followed") else { return };
+    let outside = world.work.join("outside/images/hello-x86-64");
+    fs::create_dir_all(&outside).expect("folders");
+    fs::write(outside.join("secret"), "mine").expect("a file");
+    let outside = world.work.join("outside").display().to_string();
+    recipe(&world, "linker", &format!("    rm -rf ${{DEPLOY_DIR}}; ln -s {outside} ${{DEPLOY_DIR}}"));
+    let done = world.smidr().args(["build", "--target", "linker"]).run();
+    done.expect_code(1)
+        .expect_one_error()
+        .expect_err("leads through a symbolic link")
+        .expect_err("smidr build --clean");
+    let id =
+        world.smidr().args(["status", "--json"]).run().json()["builds"][0]["id"].as_str().expect("an id").to_owned();
+    assert!(!world.smidr.join("builds").join(&id).join("artifacts").exists());
+    // The log of a task that did not fail stays in the workspace, where the next build may replace it.
+    let log = |id: &str| world.smidr().args(["logs", id, "--task", "linker:do_act"]).run();
+    log(&id).expect_code(0);
+    let workspace = World::names(&world.smidr.join("workspaces"))[0].clone();
+    let temp = world.smidr.join("workspaces").join(workspace).join("build/tmp/work");
+    let logs = walkdir::WalkDir::new(temp)
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.file_type().is_file() && entry.file_name().to_string_lossy().starts_with("log.do_act."));
+    for entry in logs {
+        fs::remove_file(entry.path()).expect("remove a log");
+        std::os::unix::fs::symlink(world.work.join("outside/images/hello-x86-64/secret"), entry.path())
+            .expect("a link");
+    }
+    let linked = log(&id);
+    assert!(linked.code != Some(0) && !linked.out.contains("mine"), "{linked:?}");
+}
+
+#[test]
 fn time_is_up() {
     let Some(world) = World::with_project("trouble::time_is_up") else { return };
     recipe(&world, "slow", "    exec sleep 1000");

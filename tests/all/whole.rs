@@ -99,6 +99,8 @@ fn artifacts(world: &World, id: &str) {
     assert_eq!(shown.expect_code(0).out.lines().count(), 4);
     copy().expect_code(2).expect_one_error().expect_err("exists already, and is left as it is");
     world.smidr().args(["artifacts", "copy", "p-00000000", "x"]).run().expect_code(2).expect_err("there is no build");
+    let kept = world.smidr.join("builds").join(id).join("licenses");
+    assert!(World::names(&kept).contains(&"hello".to_owned()), "licences are kept: {:?}", World::names(&kept));
     let packages = fs::read_to_string(dest.join(EXT4.replace(".ext4", ".manifest"))).expect("a list of packages");
     assert!(packages.contains("hello 1.0-r0\n") && packages.contains("libgreet 1.0-r0\n"), "{packages}");
     let licences = fs::read_to_string(dest.join(EXT4.replace(".ext4", ".licenses"))).expect("a list of licences");

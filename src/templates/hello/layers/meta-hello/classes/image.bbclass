@@ -24,7 +24,7 @@ def feature_packages(d):
     return " ".join(d.getVar("FEATURE_PACKAGES_" + feature) or "" for feature in features)
 
 addtask rootfs after do_patch
-do_rootfs[recrdeptask] = "do_package"
+do_rootfs[recrdeptask] = "do_package do_populate_lic"
 do_rootfs[cleandirs] = "${IMAGE_ROOTFS} ${IMAGE_OUTPUT}"
 do_rootfs[umask] = "022"
 do_rootfs[doc] = "Assemble the root filesystem"

@@ -1,0 +1,97 @@
+//! What is kept of a build: artifacts, licences and other records, logs of failed tasks. Copies; the workspace stays as it is,
+//! for the next build.
+//!
+//! A recipe can put anything in the place of what it should leave behind: a link to a file of this machine, a pipe that nobody
+//! writes to. So nothing is opened here but regular files inside the build's own folders.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::OFlags;
+
+use super::EngineError;
+use crate::{
+    artifacts::{self, ArtifactError},
+    events::Emitter,
+    host::{files::make_private_dir, rooted::Rooted},
+    model::{Artifact, FailedTask},
+    plan::{Folders, Plan},
+};
+
+/// Of a log that is kept, in bytes.
+const LOG_KEPT: u64 = 64 << 20;
+
+/// Copies what the plan asks for.
+///
+/// # Errors
+///
+/// When there is nothing though the config asks for something, or the file system refuses.
+pub fn artifacts(plan: &Plan, build: &Path, on: &Emitter) -> Result<Vec<Artifact>, EngineError> {
+    let folders = &plan.folders;
+    // `--fetch-only` and tasks chosen by hand deploy nothing.
+    if plan.fetch_only || !plan.bitbake_args.is_empty() && !folders.deploy.is_dir() {
+        return Ok(Vec::new());
+    }
+    if folders.deploy.is_dir() && !is_own(folders, &folders.deploy) {
+        return Err(ArtifactError::Link(folders.deploy.clone()).into());
+    }
+    match artifacts::collect(&folders.deploy, &plan.artifacts, build, on) {
+        Err(ArtifactError::Nothing { .. }) if !plan.artifacts_required => Ok(Vec::new()),
+        collected => Ok(collected?),
+    }
+}
+
+/// Copies what a build says about itself: licences, software bills of materials, its history. Only what is there.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn records(folders: &Folders, build: &Path, on: &Emitter) -> Result<(), EngineError> {
+    for (name, folder) in records_of(folders) {
+        if folder.is_dir() && is_own(folders, &folder) {
+            artifacts::keep_folder(&folder, &build.join(name), on)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where OpenEmbedded leaves its records (license.bbclass, create-spdx.bbclass, buildhistory.bbclass), and what they are called
+/// among ours.
+fn records_of(folders: &Folders) -> [(&'static str, PathBuf); 3] {
+    [
+        ("licenses", folders.deploy.join("licenses")),
+        ("spdx", folders.deploy.join("spdx")),
+        ("buildhistory", folders.top.join("buildhistory")),
+    ]
+}
+
+/// Copies the logs of failed tasks out of the workspace, where the next build replaces them.
+pub fn logs(failed: &[FailedTask], folders: &Folders, build: &Path) -> Vec<FailedTask> {
+    let keep = |task: &FailedTask| -> Option<PathBuf> {
+        let folder = build.join("logs");
+        make_private_dir(&folder).ok()?;
+        let to = folder.join(format!("{}.{}", task.name.recipe.replace('/', "_"), task.name.task.replace('/', "_")));
+        let mut from = open_log(folders, task.log.as_ref()?)?.take(LOG_KEPT);
+        std::io::copy(&mut from, &mut File::create(&to).ok()?).ok().map(|_| to)
+    };
+    failed
+        .iter()
+        .map(|task| FailedTask { name: task.name.clone(), log: keep(task).or_else(|| task.log.clone()) })
+        .collect()
+}
+
+/// Opens a log that a build names.
+pub fn open_log(folders: &Folders, log: &Path) -> Option<File> {
+    let (root, rest) = folders.inside(log)?;
+    Rooted::open(root).ok()?.open_file(rest).ok()
+}
+
+// Whether no link on the way leads out of the build's folders. The build is over: nobody changes them any more.
+fn is_own(folders: &Folders, folder: &Path) -> bool {
+    folders.inside(folder).is_some_and(|(root, rest)| {
+        Rooted::open(root).is_ok_and(|root| root.open_plain(rest, OFlags::PATH | OFlags::DIRECTORY).is_ok())
+    })
+}
