@@ -1,10 +1,6 @@
-//! Bytes on their way: counted, hashed, compressed, read ahead by another thread. Knows nothing of archives.
+//! Bytes on their way: counted, hashed, compressed. Knows nothing of archives.
 
-use std::{
-    io::{self, BufRead, Read, Write},
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
-    thread,
-};
+use std::io::{self, BufRead, Read, Write};
 
 use sha2::{Digest as _, Sha256};
 
@@ -105,65 +101,4 @@ impl<W: Write> Write for Hashed<W> {
 /// The digest of some bytes.
 pub fn digest(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
-}
-
-const CHUNK: usize = 256 << 10;
-const AHEAD: usize = 8;
-
-/// Lets another thread read, inflate and hash while this one uses what has been read. Gives what `consume` gave.
-pub fn read_ahead<T>(mut input: impl Read + Send, consume: impl FnOnce(&mut Ahead) -> T) -> T {
-    let (full_in, full_out) = sync_channel(AHEAD);
-    let (empty_in, empty_out) = sync_channel(AHEAD + 2);
-    thread::scope(|scope| {
-        scope.spawn(move || feed(&mut input, &full_in, &empty_out));
-        // Dropped before the scope ends, so that the reader does not wait for room that nobody makes.
-        let mut ahead = Ahead { full: full_out, empty: empty_in, chunk: Vec::new(), at: 0 };
-        consume(&mut ahead)
-    })
-}
-
-fn feed(input: &mut impl Read, full: &SyncSender<io::Result<Vec<u8>>>, empty: &Receiver<Vec<u8>>) {
-    loop {
-        let mut chunk = empty.try_recv().unwrap_or_default();
-        chunk.clear();
-        let read = input.take(CHUNK as u64).read_to_end(&mut chunk);
-        let last = !matches!(read, Ok(count) if count > 0);
-        // What was read before an error still counts: the error may only be in the padding.
-        if (!chunk.is_empty() && full.send(Ok(chunk)).is_err())
-            || read.is_err_and(|error| full.send(Err(error)).is_err())
-        {
-            return;
-        }
-        if last {
-            return;
-        }
-    }
-}
-
-/// The reading end of [`read_ahead`].
-pub struct Ahead {
-    full: Receiver<io::Result<Vec<u8>>>,
-    empty: SyncSender<Vec<u8>>,
-    chunk: Vec<u8>,
-    at: usize,
-}
-
-impl Read for Ahead {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.chunk.len() {
-            match self.full.recv() {
-                // The other side has gone: the end.
-                Err(_) => return Ok(0),
-                Ok(next) => {
-                    let old = std::mem::replace(&mut self.chunk, next?);
-                    let _ = self.empty.try_send(old);
-                    self.at = 0;
-                }
-            }
-        }
-        let count = buffer.len().min(self.chunk.len() - self.at);
-        buffer[..count].copy_from_slice(&self.chunk[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
-    }
 }

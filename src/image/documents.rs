@@ -97,13 +97,20 @@ pub enum Document {
 }
 
 impl Document {
-    /// Reads a manifest or an index, whichever it is; a document that could be both is refused (CVE-2021-41190).
+    /// Reads a manifest or an index, whichever it is; a document that could be both is refused (CVE-2021-41190). `said` is the media
+    /// type that it was served with.
     ///
     /// # Errors
     ///
     /// When it is neither, or speaks of something that smidr cannot use.
-    pub fn parse(what: &str, bytes: &[u8], limits: &Limits) -> Result<Self, ImageError> {
+    pub fn parse(what: &str, bytes: &[u8], said: Option<&str>, limits: &Limits) -> Result<Self, ImageError> {
         let value: Value = json_of(what, bytes)?;
+        // Whoever serves a document and the document itself must agree about what it is (CVE-2021-41190).
+        if let (Some(said), Some(own)) = (said, value.get("mediaType").and_then(Value::as_str))
+            && said != own
+        {
+            return Err(refuse(what, format!("is served as `{said}` but says that it is `{own}`")));
+        }
         match (value.get("manifests").is_some(), value.get("layers").is_some() || value.get("config").is_some()) {
             (true, false) => Ok(Self::Index(choices(what, bytes)?)),
             (false, true) => Ok(Self::Manifest(manifest(what, bytes, limits)?)),

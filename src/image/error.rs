@@ -69,11 +69,19 @@ pub enum ImageError {
         /// Why.
         source: LayerError,
     },
+    /// Bytes stopped coming.
+    #[error("cannot read {what}")]
+    Receive {
+        /// What was read.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A layer is damaged, or asks for what no layer may.
-    #[error("cannot unpack the layer {blob}")]
+    #[error("cannot unpack {what}")]
     Layer {
-        /// The layer's blob.
-        blob: Digest,
+        /// Which, and where it came from.
+        what: String,
         /// Why.
         source: LayerError,
     },

@@ -34,17 +34,17 @@ impl ImageStore {
             return Err(ImageError::Exists(dest.into()));
         }
         let _store = self.share(&format!("image export {}", image.name), on)?;
-        let mut progress = Progress::new(on, Activity::Export, image.name.as_str(), Some(image.size));
+        let progress = Progress::new(on, Activity::Export, image.name.as_str(), Some(image.size));
         if dest.extension().is_some_and(|extension| extension == "tar") {
-            self.export_archive(image, dest, &mut progress)?;
+            self.export_archive(image, dest, &progress)?;
         } else {
-            self.export_folder(image, dest, &mut progress)?;
+            self.export_folder(image, dest, &progress)?;
         }
         progress.finish();
         Ok(())
     }
 
-    fn export_folder(&self, image: &StoredImage, dest: &Path, progress: &mut Progress) -> Result<(), ImageError> {
+    fn export_folder(&self, image: &StoredImage, dest: &Path, progress: &Progress) -> Result<(), ImageError> {
         let folder = tempfile::Builder::new().prefix(".smidr-").tempdir_in(beside(dest)).map_err(failed(dest))?;
         // Private while it is made; then as any folder that the user makes.
         let inner = folder.path().join("layout");
@@ -62,7 +62,7 @@ impl ImageStore {
         }
     }
 
-    fn export_archive(&self, image: &StoredImage, dest: &Path, progress: &mut Progress) -> Result<(), ImageError> {
+    fn export_archive(&self, image: &StoredImage, dest: &Path, progress: &Progress) -> Result<(), ImageError> {
         let file = tempfile::Builder::new()
             .prefix(".smidr-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
@@ -98,7 +98,7 @@ impl ImageStore {
         blob: &Descriptor,
         mut out: impl Write,
         dest: &Path,
-        progress: &mut Progress,
+        progress: &Progress,
     ) -> Result<(), ImageError> {
         let path = self.blob(&blob.digest);
         let file = File::open(&path).map_err(FileError::new("read", &path))?;

@@ -6,22 +6,24 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{BufWriter, Read, Seek as _, SeekFrom, Write as _},
-    path::{Path, PathBuf},
+    io::{Read, Seek as _, SeekFrom},
+    path::Path,
+    sync::atomic::AtomicBool,
 };
 
 use serde::Deserialize;
 
 use super::{
-    codec::{Compression, Hashed},
-    documents::{
-        Addition, Descriptor, Document, ImageConfig, Manifest, architecture, choose, config_text, json_of,
-        manifest_text, media,
-    },
+    checkout::Meta,
+    codec::Compression,
+    documents::{Addition, Descriptor, ImageConfig, Manifest, config_text, json_of, manifest_text, media},
     error::ImageError,
+    intake::{self, Incoming, Keep},
     layer_error::LayerError,
     name::ImageName,
-    progress::{Progress, Watched},
+    progress::Progress,
+    pull::Order,
+    registry::Wanted,
     scratch::Scratch,
     source::{Files, Source, no_image},
     store::{ImageStore, StoredImage},
@@ -31,9 +33,6 @@ use crate::{
     host::files::FileError,
     model::{Activity, Digest},
 };
-
-/// An index may lead to an index, but not for ever.
-const MAX_INDICES: usize = 4;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -61,105 +60,33 @@ impl ImageStore {
 
     fn import_shared(&self, source: &Path, name: &ImageName, on: &Emitter) -> Result<StoredImage, ImageError> {
         let scratch = Scratch::make(&self.tmp())?;
-        let import = Import { store: self, scratch: &scratch, source, name, on };
+        let holder = format!("image import {name}");
+        let import = Import { store: self, source, holder: &holder, on };
         let manifest = match Source::open(source, &scratch, self.limits)? {
-            Source::Layout(files) => import.layout(&files)?,
+            Source::Layout(files) => {
+                let what = source.display().to_string();
+                let wanted = Wanted::Tag(name.as_str());
+                let order = Order { from: &files, wanted, what: &what, name, label: name.as_str() };
+                return self.bring(&order, &holder, on);
+            }
             Source::Docker(files) => import.docker(&files)?,
-            Source::RootFs(file, compression) => import.root_fs(file, compression)?,
+            Source::RootFs(file) => import.root_fs(file)?,
         };
         let text = format!("import of {}", source.display());
         let image = self.image_of(name, &manifest, &text)?;
-        self.make_diffs(&image, &format!("image import {name}"), on)?;
+        self.make_diffs(&image, None, &holder, on)?;
         self.set_name(name, &manifest, &text)
     }
 }
 
 struct Import<'a> {
     store: &'a ImageStore,
-    scratch: &'a Scratch,
     source: &'a Path,
-    name: &'a ImageName,
+    holder: &'a str,
     on: &'a Emitter,
 }
 
 impl Import<'_> {
-    fn layout(&self, files: &Files) -> Result<Digest, ImageError> {
-        let limits = &self.store.limits;
-        let mut what = format!("the index of {}", self.source.display());
-        let mut bytes = files.read(Path::new("index.json"), limits.manifest)?;
-        for _ in 0..MAX_INDICES {
-            let choices = match Document::parse(&what, &bytes, limits)? {
-                Document::Index(choices) => choices,
-                Document::Manifest(manifest) => return self.manifest(files, &bytes, &manifest),
-            };
-            let chosen = choose(&what, choices, self.name.as_str(), architecture())?;
-            what = format!("the document {} of {}", chosen.digest, self.source.display());
-            bytes = self.document(files, &chosen, &what, limits.manifest)?;
-        }
-        Err(ImageError::Document { what, why: "is one index too deep".into() })
-    }
-
-    fn manifest(&self, files: &Files, bytes: &[u8], manifest: &Manifest) -> Result<Digest, ImageError> {
-        let what = format!("the configuration of {}", self.source.display());
-        let config = self.document(files, &manifest.config, &what, self.store.limits.config)?;
-        ImageConfig::parse(&what, &config)?;
-        for layer in &manifest.layers {
-            if !self.store.blob(&layer.digest).exists() {
-                let (input, _) = files.open(&blob_name(&layer.digest))?;
-                self.blob(input, Some(layer))?;
-            }
-        }
-        self.store.add_document(&config)?;
-        self.store.add_document(bytes)
-    }
-
-    fn document(&self, files: &Files, wanted: &Descriptor, what: &str, limit: u64) -> Result<Vec<u8>, ImageError> {
-        let bytes = files.read(&blob_name(&wanted.digest), limit)?;
-        let found = super::codec::digest(&bytes);
-        if found != wanted.digest {
-            return Err(ImageError::Digest { what: what.into(), wanted: wanted.digest.clone(), found });
-        }
-        let size = bytes.len() as u64;
-        if size != wanted.size {
-            return Err(ImageError::Size { what: what.into(), wanted: wanted.size, found: size });
-        }
-        Ok(bytes)
-    }
-
-    // Copies into the scratch folder, then to its place. A descriptor says in advance what it must be.
-    fn blob(&self, input: impl Read, wanted: Option<&Descriptor>) -> Result<(Digest, u64), ImageError> {
-        let path = self.scratch.outer().join("blob");
-        let failed = |source| ImageError::Source { path: self.source.into(), source };
-        let most = wanted.map_or(u64::MAX, |wanted| wanted.size.saturating_add(1));
-        let subject = self.source.file_name().unwrap_or_default().to_string_lossy();
-        let mut progress = Progress::new(self.on, Activity::Unpack, subject, wanted.map(|wanted| wanted.size));
-        let mut input = Hashed::new(Watched::new(input, &mut progress).take(most));
-        let file = File::create(&path).map_err(FileError::new("make", &path))?;
-        let mut out = BufWriter::with_capacity(256 << 10, file);
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let count = input.read(&mut buffer).map_err(failed)?;
-            if count == 0 {
-                break;
-            }
-            out.write_all(&buffer[..count]).map_err(FileError::new("write", &path))?;
-        }
-        out.flush().and_then(|()| out.get_ref().sync_data()).map_err(FileError::new("write", &path))?;
-        let (_, digest, size) = input.finish();
-        if let Some(wanted) = wanted {
-            let what = || format!("the layer {} of {}", wanted.digest, self.source.display());
-            if size != wanted.size {
-                return Err(ImageError::Size { what: what(), wanted: wanted.size, found: size });
-            }
-            if digest != wanted.digest {
-                return Err(ImageError::Digest { what: what(), wanted: wanted.digest.clone(), found: digest });
-            }
-        }
-        let to = self.store.blob(&digest);
-        fs::rename(&path, &to).map_err(FileError::new("put in its place", &to))?;
-        Ok((digest, size))
-    }
-
     fn docker(&self, files: &Files) -> Result<Digest, ImageError> {
         let what = format!("manifest.json of {}", self.source.display());
         let bytes = files.read(Path::new("manifest.json"), self.store.limits.manifest)?;
@@ -176,47 +103,66 @@ impl Import<'_> {
         if parsed.diff_ids.len() != image.layers.len() {
             return Err(ImageError::Document { what, why: "names another number of layers than manifest.json".into() });
         }
-        let layers = image.layers.iter().map(|layer| self.docker_layer(files, layer)).collect::<Result<_, _>>()?;
+        let layers = image.layers.iter().zip(&parsed.diff_ids);
+        let layers =
+            layers.map(|(layer, diff_id)| self.docker_layer(files, layer, diff_id)).collect::<Result<_, _>>()?;
         let digest = self.store.add_document(&config)?;
         let config = Descriptor { media_type: media::CONFIG.into(), digest, size: config.len() as u64 };
         self.store.add_document(manifest_text(&Manifest { config, layers }).as_bytes())
     }
 
-    fn docker_layer(&self, files: &Files, name: &str) -> Result<Descriptor, ImageError> {
-        let (mut input, size) = files.open(Path::new(name))?;
-        let mut start = Vec::new();
-        let failed = |source| ImageError::Source { path: self.source.into(), source };
-        input.by_ref().take(8).read_to_end(&mut start).map_err(failed)?;
-        let compression = Compression::sniff(&start).map_err(|name| {
-            no_image(self.source, format!("has a layer that is compressed with {}, which smidr does not read", name.0))
-        })?;
-        let (digest, found) = self.blob((&start[..]).chain(input), None)?;
-        if found != size {
-            let what = format!("the layer `{name}` of {}", self.source.display());
-            return Err(ImageError::Size { what, wanted: size, found });
-        }
-        Ok(Descriptor { media_type: layer_type(compression), digest, size })
+    fn docker_layer(&self, files: &Files, name: &str, diff_id: &Digest) -> Result<Descriptor, ImageError> {
+        let (input, size) = files.open(Path::new(name))?;
+        let what = format!("the layer `{name}` of {}", self.source.display());
+        let (layer, _) = self.layer(input, &what, size, Some(diff_id))?;
+        if layer.size == size { Ok(layer) } else { Err(ImageError::Size { what, wanted: size, found: layer.size }) }
     }
 
-    fn root_fs(&self, mut file: File, compression: Compression) -> Result<Digest, ImageError> {
+    fn root_fs(&self, mut file: File) -> Result<Digest, ImageError> {
         let failed = |source| ImageError::Source { path: self.source.into(), source };
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
-        let (digest, size) = self.blob(file, None)?;
-        let layer = Descriptor { media_type: layer_type(compression), digest, size };
-        let unpacked = self.store.unpack_blob(&layer, &[], self.on)?;
-        if !unpacked.has_end {
+        let size = file.metadata().map_err(failed)?.len();
+        let (layer, diff_id) = self.layer(file, &self.source.display().to_string(), size, None)?;
+        self.root_fs_documents(layer, &diff_id)
+    }
+
+    // A layer of which nobody has said what its bytes should be. It is there when this returns.
+    fn layer(
+        &self,
+        input: impl Read + Send,
+        what: &str,
+        size: u64,
+        diff_id: Option<&Digest>,
+    ) -> Result<(Descriptor, Digest), ImageError> {
+        let store = self.store;
+        let scratch = Scratch::make(&store.tmp())?;
+        let path = scratch.outer().join("blob");
+        let file = File::create_new(&path).map_err(FileError::new("make", &path))?;
+        let keep = Some(Keep { file: &file, path: &path, have: 0 });
+        let has = diff_id.is_some_and(|diff_id| store.has_diff(diff_id));
+        let (tree, over) = ((!has).then_some(scratch.path()), &AtomicBool::new(false));
+        let progress = Progress::new(self.on, Activity::Unpack, what, Some(size));
+        let incoming =
+            Incoming { what, wanted: None, diff_id, size, tree, over, limits: store.limits, progress: &progress };
+        let received = intake::receive(incoming, input, keep)?;
+        progress.finish();
+        if !received.has_end && diff_id.is_none() {
             // Nobody vouches for the content of such an archive, so its own end mark must be there.
-            let source = LayerError::Truncated(unpacked.meta.bytes);
+            let source = LayerError::Truncated(received.found.bytes);
             return Err(ImageError::Archive { path: self.source.into(), source });
         }
-        let diff_id = unpacked.diff_id;
-        {
-            let _making = self.store.lock_making(&diff_id, &format!("image import {}", self.name), self.on)?;
-            if !self.store.has_diff(&diff_id) {
-                self.store.place_diff(unpacked.tree, &diff_id, &unpacked.meta)?;
-            }
+        if received.found.devices > 0 {
+            self.on.warn(format!("{} device nodes of {what} were left out", received.found.devices));
         }
-        self.root_fs_documents(layer, &diff_id)
+        store.settle()?;
+        let to = store.blob(&received.digest);
+        fs::rename(&path, &to).map_err(FileError::new("put in its place", &to))?;
+        let _making = store.lock_making(&received.diff_id, self.holder, self.on)?;
+        if !store.has_diff(&received.diff_id) {
+            store.place_diff(scratch, &received.diff_id, &Meta::of(received.found))?;
+        }
+        let (media_type, digest, size) = (layer_type(received.compression), received.digest, received.size);
+        Ok((Descriptor { media_type, digest, size }, received.diff_id))
     }
 
     fn root_fs_documents(&self, layer: Descriptor, diff_id: &Digest) -> Result<Digest, ImageError> {
@@ -228,10 +174,6 @@ impl Import<'_> {
         let config = Descriptor { media_type: media::CONFIG.into(), digest, size: config.len() as u64 };
         self.store.add_document(manifest_text(&Manifest { config, layers: vec![layer] }).as_bytes())
     }
-}
-
-fn blob_name(digest: &Digest) -> PathBuf {
-    Path::new("blobs").join(digest.blob_path())
 }
 
 fn layer_type(compression: Compression) -> String {

@@ -34,6 +34,9 @@ pub enum LayerError {
         /// What is wrong.
         why: &'static str,
     },
+    /// A compression that no image layer may have; holds its name.
+    #[error("it is compressed with {0}, which image layers are not")]
+    Compression(&'static str),
     /// An entry is not acceptable.
     #[error("the archive's entry `{entry}` {why}")]
     Entry {

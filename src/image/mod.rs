@@ -4,6 +4,7 @@
 //! come folders, one per layer, for a sandbox to stack. Nothing here needs root, a user namespace or another program, and
 //! no image, however hostile, changes anything outside its own folder. It never runs anything of an image.
 
+mod ahead;
 pub mod apt;
 mod archive;
 mod checkout;
@@ -11,7 +12,9 @@ mod codec;
 mod documents;
 mod error;
 mod export;
+mod gather;
 mod import;
+mod intake;
 mod layer_error;
 mod limits;
 mod lowers;
@@ -21,8 +24,11 @@ mod normalise;
 mod pack;
 mod progress;
 mod publish;
+mod pull;
 pub mod recipe;
+mod registry;
 mod scratch;
+mod seam;
 mod source;
 mod store;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Progress of long work, not told more often than anybody could read.
 
 use std::{
-    io::{self, Read},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,11 +12,15 @@ use crate::{
 
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Counts bytes of one piece of work.
+/// Counts bytes of one piece of work, which several threads may share.
 pub struct Progress {
     on: Emitter,
     activity: Activity,
     subject: String,
+    state: Mutex<State>,
+}
+
+struct State {
     done: u64,
     total: Option<u64>,
     told: Instant,
@@ -25,48 +29,30 @@ pub struct Progress {
 impl Progress {
     /// Begins, and says so.
     pub fn new(on: &Emitter, activity: Activity, subject: impl Into<String>, total: Option<u64>) -> Self {
-        let new = Self { on: on.clone(), activity, subject: subject.into(), done: 0, total, told: Instant::now() };
-        new.tell();
+        let state = State { done: 0, total, told: Instant::now() };
+        let new = Self { on: on.clone(), activity, subject: subject.into(), state: Mutex::new(state) };
+        new.tell(0, total);
         new
     }
 
     /// Some more is done.
-    pub fn add(&mut self, bytes: u64) {
-        self.done += bytes;
-        if self.told.elapsed() >= PAUSE {
-            self.tell();
-            self.told = Instant::now();
+    pub fn add(&self, bytes: u64) {
+        // A thread that panicked while counting has done no harm.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.done += bytes;
+        if state.told.elapsed() >= PAUSE {
+            state.told = Instant::now();
+            self.tell(state.done, state.total);
         }
     }
 
     /// All is done.
-    pub fn finish(mut self) {
-        self.total = Some(self.done);
-        self.tell();
+    pub fn finish(self) {
+        let done = self.state.lock().unwrap_or_else(PoisonError::into_inner).done;
+        self.tell(done, Some(done));
     }
 
-    fn tell(&self) {
-        self.on.progress(self.activity, &self.subject, self.done, self.total, Unit::Bytes);
-    }
-}
-
-/// Counts what is read.
-pub struct Watched<'a, R> {
-    inner: R,
-    progress: &'a mut Progress,
-}
-
-impl<'a, R> Watched<'a, R> {
-    /// Begins.
-    pub fn new(inner: R, progress: &'a mut Progress) -> Self {
-        Self { inner, progress }
-    }
-}
-
-impl<R: Read> Read for Watched<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.progress.add(count as u64);
-        Ok(count)
+    fn tell(&self, done: u64, total: Option<u64>) {
+        self.on.progress(self.activity, &self.subject, done, total, Unit::Bytes);
     }
 }

@@ -25,6 +25,7 @@ use super::{
     progress::Progress,
     scratch::Scratch,
     store::{ImageStore, StoredImage},
+    unpack::Unpacked,
 };
 use crate::{
     events::Emitter,
@@ -82,7 +83,7 @@ impl ImageStore {
     fn publish_shared(&self, new: NewImage, on: &Emitter) -> Result<StoredImage, ImageError> {
         let holder = format!("image build {}", new.name);
         let (below, _locks) = match &new.base {
-            Some(base) => self.make_diffs(base, &holder, on)?,
+            Some(base) => self.make_diffs(base, None, &holder, on)?,
             None => Default::default(),
         };
         let failed = |source| ImageError::Pack { name: new.name.clone(), source };
@@ -91,13 +92,15 @@ impl ImageStore {
         if census.removed > 0 {
             on.warn(format!("{} devices and sockets of `{}` were left out", census.removed, new.name));
         }
-        let meta = Meta { version: 1, bytes: census.bytes, entries: census.entries, devices: 0, implied: Vec::new() };
+        let found = Unpacked { bytes: census.bytes, entries: census.entries, ..Unpacked::default() };
+        let meta = Meta::of(found);
         let packed = self.pack_tree(&new, meta, on)?;
         let manifest = self.add_documents(&new, &packed)?;
         let NewImage { name, tree, created_by, .. } = new;
         {
             let _making = self.lock_making(&packed.diff_id, &holder, on)?;
             if !self.has_diff(&packed.diff_id) {
+                self.settle()?;
                 self.place_diff(tree, &packed.diff_id, &packed.meta)?;
             }
         }
@@ -106,7 +109,7 @@ impl ImageStore {
 
     fn pack_tree(&self, new: &NewImage, meta: Meta, on: &Emitter) -> Result<Packed, ImageError> {
         let path = new.tree.outer().join("blob");
-        let mut progress = Progress::new(on, Activity::Pack, new.name.as_str(), Some(meta.bytes));
+        let progress = Progress::new(on, Activity::Pack, new.name.as_str(), Some(meta.bytes));
         let written = write_layer(new.tree.path(), &path, &mut |bytes| progress.add(bytes));
         let (diff_id, digest, size) = written.map_err(|source| ImageError::Pack { name: new.name.clone(), source })?;
         progress.finish();

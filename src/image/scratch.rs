@@ -58,14 +58,15 @@ impl Scratch {
         &self.outer
     }
 
-    /// Lets the whole folder become `to`. False when there is something at `to` already.
-    pub(super) fn become_whole(self, to: &Path) -> Result<bool, FileError> {
+    /// Lets the whole folder become `to`, in the place of a wreck if need be.
+    pub(super) fn become_whole(self, to: &Path) -> Result<(), FileError> {
         files::remove_tree(&self.outer.join(SIDE))?;
-        match fs::rename(&self.outer, to) {
-            Ok(()) => Ok(true),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::DirectoryNotEmpty) => Ok(false),
-            Err(error) => Err(FileError::new("put in its place", to)(error)),
+        let mut renamed = fs::rename(&self.outer, to);
+        if renamed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::DirectoryNotEmpty) {
+            files::remove_tree(to)?;
+            renamed = fs::rename(&self.outer, to);
         }
+        renamed.map_err(FileError::new("put in its place", to))
     }
 
     /// Removes what processes left that were killed. Nobody may be making a scratch meanwhile.

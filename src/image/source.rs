@@ -11,14 +11,16 @@ use std::{
 use super::{
     archive::{Archive, Kind},
     checkout::sniff,
-    codec::Compression,
+    codec::{self, Compression},
+    documents::Descriptor,
     error::ImageError,
     layer_error::LayerError,
     limits::Limits,
+    registry::{Registry, Wanted},
     scratch::Scratch,
     unpack::clean,
 };
-use crate::host::rooted::Rooted;
+use crate::{host::rooted::Rooted, model::Digest};
 
 /// Named files, wherever they are.
 #[derive(Debug)]
@@ -49,7 +51,7 @@ pub enum Source {
     /// What `docker save` writes.
     Docker(Files),
     /// An archive of a root file system.
-    RootFs(File, Compression),
+    RootFs(File),
 }
 
 impl Source {
@@ -76,7 +78,7 @@ impl Source {
             )
         })?;
         match scan(path, &file, compression, limits)? {
-            Scan::RootFs => Ok(Self::RootFs(file, compression)),
+            Scan::RootFs => Ok(Self::RootFs(file)),
             Scan::Files(files) if compression == Compression::None => Self::archive(path, file, files),
             Scan::Files(_) => {
                 let file = inflate(path, &file, compression, scratch, limits)?;
@@ -167,6 +169,32 @@ impl Files {
             Err(ImageError::Size { what, wanted: size, found: bytes.len() as u64 })
         }
     }
+}
+
+impl Registry for Files {
+    fn resolve(&self, _tag: &str) -> Result<Digest, ImageError> {
+        self.read(Path::new("index.json"), Limits::default().manifest).map(|bytes| codec::digest(&bytes))
+    }
+
+    /// A layout has one index, which names its images; whoever asks for a tag chooses from it.
+    fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), ImageError> {
+        let path = match wanted {
+            Wanted::Tag(_) => PathBuf::from("index.json"),
+            Wanted::Digest(digest) => blob_name(digest),
+        };
+        Ok((self.read(&path, limit)?, None))
+    }
+
+    fn blob(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send + '_>, ImageError> {
+        let (mut input, _) = self.open(&blob_name(&blob.digest))?;
+        let skipped = io::copy(&mut input.by_ref().take(from), &mut io::sink());
+        skipped.map_err(|source| ImageError::Source { path: self.path().into(), source })?;
+        Ok(input)
+    }
+}
+
+fn blob_name(digest: &Digest) -> PathBuf {
+    Path::new("blobs").join(digest.blob_path())
 }
 
 // A part of a file, with a position of its own.

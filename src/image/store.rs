@@ -4,6 +4,8 @@
 //! blobs/sha256/<digest>       as in an OCI layout: manifests, configurations, compressed layers
 //! diffs/<diffID>/fs           a layer as overlayfs takes it; complete, or not there at all
 //! diffs/<diffID>/meta.json    what unpacking it found
+//! seams/<digest>/fs           what one image adds on top of its layers, by its manifest
+//! partial/<digest>            the beginning of a blob, locked by whoever adds to it
 //! names/<name>.json           which manifest a name means
 //! tmp/                        half-made things, each locked by its maker
 //! ```
@@ -22,10 +24,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    checkout::{diff_lock_name, making_lock_name},
     codec,
     documents::{Descriptor, Document, ImageConfig, Manifest, json_of},
     error::ImageError,
+    gather::diff_lock_name,
     limits::Limits,
     name::ImageName,
     scratch::Scratch,
@@ -97,7 +99,15 @@ impl ImageStore {
     pub fn open(paths: &Paths) -> Result<Self, ImageError> {
         let store = Self { root: paths.images(), locks: paths.locks(), limits: Limits::default() };
         store.check_owner()?;
-        for folder in [store.blobs(), store.diffs(), store.names(), store.tmp(), store.locks.clone()] {
+        for folder in [
+            store.blobs(),
+            store.diffs(),
+            store.seams(),
+            store.partials(),
+            store.names(),
+            store.tmp(),
+            store.locks.clone(),
+        ] {
             files::make_private_dir(&folder)?;
         }
         store.check_owner()?;
@@ -234,8 +244,6 @@ impl ImageStore {
         for (hex, path) in entries(&self.blobs())? {
             if !is_kept(&hex, &kept) {
                 remove_if_there(&path)?;
-                // If it was a manifest that a build still uses, that build is kept by the locks on its layers.
-                remove_if_there(&self.lock_path(&image_lock_name_of(&hex)))?;
             }
         }
         for (file, path) in entries(&self.names())? {
@@ -246,26 +254,37 @@ impl ImageStore {
         }
         for (hex, path) in entries(&self.diffs())? {
             if !is_kept(&hex, &kept) {
-                self.discard_diff(&hex, &path)?;
+                self.discard(&path, &self.lock_path(&diff_lock_name(&hex)))?;
+            }
+        }
+        for (hex, path) in entries(&self.seams())? {
+            if !is_kept(&hex, &kept) {
+                self.discard(&path, &self.lock_path(&image_lock_name_of(&hex)))?;
+            }
+        }
+        self.sweep_locks(&kept)
+    }
+
+    // The store's lock keeps everybody from opening these, so nobody can hold one that is gone.
+    fn sweep_locks(&self, kept: &BTreeSet<Digest>) -> Result<(), ImageError> {
+        for (file, path) in entries(&self.locks)? {
+            let name = file.strip_suffix(".lock").and_then(|name| name.split_once('-'));
+            let ours = name.filter(|(kind, hex)| matches!(*kind, "image" | "diff" | "making") && !is_kept(hex, kept));
+            if ours.is_some() && matches!(lock::try_lock(&path, Mode::Exclusive, "smidr")?, Attempt::Held(_)) {
+                remove_if_there(&path)?;
             }
         }
         Ok(())
     }
 
-    // Moved away first: half a layer must never stand where a whole one would.
-    fn discard_diff(&self, hex: &str, path: &Path) -> Result<(), ImageError> {
-        let lock_path = self.lock_path(&diff_lock_name(hex));
-        let Attempt::Held(_lock) = lock::try_lock(&lock_path, Mode::Exclusive, "clearing up the image store")? else {
+    // Moved away first: half a layer must never stand where a whole one would. Left alone while somebody uses it.
+    fn discard(&self, path: &Path, using: &Path) -> Result<(), ImageError> {
+        let Attempt::Held(_lock) = lock::try_lock(using, Mode::Exclusive, "clearing up the image store")? else {
             return Ok(());
         };
         let scratch = Scratch::make(&self.tmp())?;
-        let away = scratch.outer().join("diff");
-        fs::rename(path, &away).map_err(FileError::new("move away", path))?;
-        // The store's lock keeps everybody from opening these, so nobody can hold one that is gone.
-        for lock in [lock_path, self.lock_path(&making_lock_name(hex))] {
-            remove_if_there(&lock)?;
-        }
-        Ok(())
+        let away = scratch.outer().join("away");
+        Ok(fs::rename(path, &away).map_err(FileError::new("move away", path))?)
     }
 
     pub(super) fn share(&self, holder: &str, on: &Emitter) -> Result<Lock, ImageError> {
@@ -298,6 +317,24 @@ impl ImageStore {
 
     fn diffs(&self) -> PathBuf {
         self.root.join("diffs")
+    }
+
+    fn seams(&self) -> PathBuf {
+        self.root.join("seams")
+    }
+
+    fn partials(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
+    /// Where the seam of an image is, or would be.
+    pub(super) fn seam_path(&self, manifest: &Digest) -> PathBuf {
+        self.seams().join(manifest.hex())
+    }
+
+    /// Where the beginning of a blob is kept.
+    pub(super) fn partial(&self, blob: &Digest) -> PathBuf {
+        self.partials().join(blob.hex())
     }
 
     fn names(&self) -> PathBuf {
@@ -390,7 +427,7 @@ impl ImageStore {
     fn load(&self, record: NameRecord) -> Result<StoredImage, ImageError> {
         let what = format!("the manifest of the image `{}`", record.name);
         let bytes = self.document(&what, &record.manifest, self.limits.manifest)?;
-        let Document::Manifest(documents) = Document::parse(&what, &bytes, &self.limits)? else {
+        let Document::Manifest(documents) = Document::parse(&what, &bytes, None, &self.limits)? else {
             return Err(ImageError::Document { what, why: "is an index".into() });
         };
         let what = format!("the configuration of the image `{}`", record.name);

@@ -2,10 +2,11 @@
 //!
 //! In goes a tar stream and an empty folder, out comes the layer in overlayfs's form. Every path is resolved inside the
 //! folder by `host::rooted`, and the last component is never followed. Works as any user: no chown, no namespace. Whiteouts
-//! concern the layers below and not the order of the archive, so they are applied after everything else.
+//! concern the layers below and not the order of the archive, so they are applied after everything else. What comes out depends on
+//! the stream alone: what a layer takes from those below it, [`super::seam`] adds for each image.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs::File,
     io::Read,
@@ -26,7 +27,6 @@ use super::{
     archive::{Archive, Entry, Kind},
     layer_error::LayerError,
     limits::Limits,
-    lowers::Lowers,
     tree::{self, Time},
 };
 use crate::host::rooted::{Missing, Rooted, RootedError, Walked, remove_at};
@@ -40,8 +40,10 @@ pub struct Unpacked {
     pub entries: u64,
     /// Device nodes, which no ordinary user can make, and which were left out.
     pub devices: u64,
-    /// Folders that the archive does not name but needs.
+    /// Folders that the archive does not name but needs. Their modes and times are those of the layers below.
     pub implied: Vec<PathBuf>,
+    /// Hard links to files that only a layer below may have, with their targets. They are not in the tree.
+    pub links: Vec<(PathBuf, PathBuf)>,
 }
 
 /// Unpacks a whole archive into an empty folder. `room` is the most that its files may hold together.
@@ -53,16 +55,18 @@ pub struct Unpacked {
 pub fn unpack<R: Read>(
     archive: &mut Archive<R>,
     tree: &Rooted,
-    lowers: &Lowers,
     limits: Limits,
     room: u64,
 ) -> Result<Unpacked, LayerError> {
-    let mut unpacker = Unpacker::new(tree, lowers, limits, room);
+    let mut unpacker = Unpacker::new(tree, limits, room);
     while let Some(entry) = archive.next_entry()? {
         unpacker.add(&entry, archive)?;
     }
     unpacker.finish()
 }
+
+/// Of a folder that no archive names; its time is the epoch.
+pub const IMPLIED_MODE: u32 = 0o755;
 
 struct Folder {
     path: PathBuf,
@@ -79,11 +83,11 @@ struct Place {
 
 struct Unpacker<'a> {
     tree: &'a Rooted,
-    lowers: &'a Lowers,
     limits: Limits,
     room: u64,
     done: Unpacked,
     implied: BTreeSet<PathBuf>,
+    links: BTreeMap<PathBuf, PathBuf>,
     folders: Vec<Folder>,
     opaque: Vec<PathBuf>,
     whiteouts: BTreeSet<PathBuf>,
@@ -93,14 +97,14 @@ struct Unpacker<'a> {
 }
 
 impl<'a> Unpacker<'a> {
-    fn new(tree: &'a Rooted, lowers: &'a Lowers, limits: Limits, room: u64) -> Self {
+    fn new(tree: &'a Rooted, limits: Limits, room: u64) -> Self {
         Self {
             tree,
-            lowers,
             limits,
             room,
             done: Unpacked::default(),
             implied: BTreeSet::from([PathBuf::new()]),
+            links: BTreeMap::new(),
             folders: Vec::new(),
             opaque: Vec::new(),
             whiteouts: BTreeSet::new(),
@@ -128,6 +132,10 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         }
         let place = self.place(entry, parent)?;
+        if !self.links.is_empty() {
+            let path = place.path.join(name);
+            self.links.retain(|link, _| !link.starts_with(&path));
+        }
         match entry.kind {
             Kind::File => self.add_file(entry, &place, name, content),
             Kind::HardLink => self.add_hard_link(entry, &place, name),
@@ -197,6 +205,7 @@ impl<'a> Unpacker<'a> {
         if walked.replaced {
             self.last = None;
         }
+        walked.made.iter().for_each(|path| drop(self.links.remove(path)));
         self.implied.extend(walked.made);
         Place { dir: Rc::new(walked.dir), path: walked.path }
     }
@@ -252,14 +261,14 @@ impl<'a> Unpacker<'a> {
         let parent = target.parent().unwrap_or(Path::new(""));
         let source = match self.tree.walk(parent, Missing::Fail) {
             Ok(walked) => walked,
-            Err(_) => return self.copy_from_below(entry, place, name, &target),
+            Err(_) => return self.note_link_below(entry, place, name, target),
         };
         if source.path == place.path && target_name == name {
             return Ok(());
         }
         let link = || fs::linkat(&source.dir, target_name, &place.dir, name, AtFlags::empty());
         match fs::statat(&source.dir, target_name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(_) => self.copy_from_below(entry, place, name, &source.path.join(target_name)),
+            Err(_) => self.note_link_below(entry, place, name, source.path.join(target_name)),
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
                 Err(refuse(entry, "is a hard link to a folder"))
             }
@@ -267,17 +276,19 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    // The specification lets a hard link to a file of a lower layer fail; kaniko and others write them, so it is copied.
-    fn copy_from_below(&mut self, entry: &Entry, place: &Place, name: &OsStr, target: &Path) -> Result<(), LayerError> {
-        let Some((mut content, stat)) = self.lowers.file(target) else {
-            return Err(refuse(entry, "is a hard link to a file that is not in the archive"));
-        };
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        self.count(&Entry { size, ..entry.clone() })?;
-        self.done.entries -= 1;
-        let mut file = self.create(entry, place, name)?;
-        tree::fill(&mut file, &mut content, size, &mut self.buffer, &shown(entry), entry.offset)?;
-        tree::finish(&file, tree::file_mode(stat.st_mode), Time::of(&stat)).map_err(file_error("set mode of", entry))
+    // The specification lets a hard link to a file of a lower layer fail; kaniko and others write them.
+    fn note_link_below(
+        &mut self,
+        entry: &Entry,
+        place: &Place,
+        name: &OsStr,
+        target: PathBuf,
+    ) -> Result<(), LayerError> {
+        if fs::statat(&place.dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            self.clear(entry, place, name)?;
+        }
+        self.links.insert(place.path.join(name), target);
+        Ok(())
     }
 
     fn add_symlink(&mut self, entry: &Entry, place: &Place, name: &OsStr) -> Result<(), LayerError> {
@@ -344,8 +355,9 @@ impl<'a> Unpacker<'a> {
         for path in std::mem::take(&mut self.whiteouts) {
             self.apply_whiteout(&path, &mut opaque)?;
         }
-        self.finish_folders(&opaque)?;
+        self.finish_folders()?;
         self.done.implied = self.implied.into_iter().collect();
+        self.done.links = self.links.into_iter().collect();
         Ok(self.done)
     }
 
@@ -376,26 +388,18 @@ impl<'a> Unpacker<'a> {
     }
 
     // Modes and times come last, since every entry changes the time of the folder that holds it.
-    fn finish_folders(&self, opaque: &BTreeSet<PathBuf>) -> Result<(), LayerError> {
-        let implied = self.implied.iter().map(|path| self.implied_folder(path, opaque));
-        let explicit = self.folders.iter().map(|folder| Folder { path: folder.path.clone(), ..*folder });
-        for folder in implied.chain(explicit) {
-            match self.tree.open_plain(&folder.path, OFlags::RDONLY | OFlags::DIRECTORY) {
+    fn finish_folders(&self) -> Result<(), LayerError> {
+        let implied = self.implied.iter().map(|path| (path, IMPLIED_MODE, Time::default()));
+        let explicit = self.folders.iter().map(|folder| (&folder.path, folder.mode, folder.time));
+        for (path, mode, time) in implied.chain(explicit) {
+            match self.tree.open_plain(path, OFlags::RDONLY | OFlags::DIRECTORY) {
                 // A later entry has taken its place.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                opened => opened.and_then(|fd| tree::finish(fd, folder.mode, folder.time)),
+                opened => opened.and_then(|fd| tree::finish(fd, mode, time)),
             }
-            .map_err(LayerError::file("set mode and time of", &folder.path))?;
+            .map_err(LayerError::file("set mode and time of", path))?;
         }
         Ok(())
-    }
-
-    // overlayfs shows the uppermost layer's mode: without this, a 1777 /tmp would become 0755.
-    fn implied_folder(&self, path: &Path, opaque: &BTreeSet<PathBuf>) -> Folder {
-        let hidden = path.ancestors().skip(1).any(|folder| opaque.contains(folder));
-        let below = if hidden { None } else { self.lowers.folder(path) };
-        let (mode, time) = below.map_or((0o755, Time::default()), |stat| (stat.st_mode, Time::of(&stat)));
-        Folder { path: path.into(), mode: tree::folder_mode(mode), time }
     }
 }
 

@@ -397,7 +397,7 @@ fn a_damaged_store_is_named_and_can_be_mended() {
     fs::write(test.store.blob(&one.documents.layers[0].digest), "damaged").expect("a file");
     fs::remove_dir_all(test.store.diff(&one.config.diff_ids[0])).expect("removed");
     let error = test.store.checkout(&one, &on).expect_err("damaged");
-    assert!(matches!(error, ImageError::Layer { .. }), "{error}");
+    assert!(matches!(error, ImageError::Size { .. }), "{error}");
     let error = test.store.export(&one, &test.home.path().join("out"), &on).expect_err("damaged");
     assert!(matches!(error, ImageError::Size { .. }), "{error}");
     assert!(!test.home.path().join("out").exists());

@@ -1,0 +1,125 @@
+//! Reading ahead: other threads read and look at bytes while this one uses them.
+//!
+//! Each stage is a thread of its own, and chunks are handed from one to the next and back to the first: memory is bounded,
+//! whatever passes through.
+
+use std::{
+    io::{self, BufRead, Read},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+};
+
+/// Bytes of a chunk.
+const CHUNK: usize = 256 << 10;
+
+/// Chunks that may wait between two stages.
+const WAITING: usize = 4;
+
+type Chunk = io::Result<Vec<u8>>;
+
+/// Reads `input` in one thread, lets `look` see everything in another, and `consume` use it in this one. Gives what `consume`
+/// gave. What `consume` does not read, `look` may not have seen.
+pub fn read_ahead<T>(
+    mut input: impl Read + Send,
+    mut look: impl FnMut(&[u8]) + Send,
+    consume: impl FnOnce(&mut Ahead) -> T,
+) -> T {
+    let (filled, to_look) = sync_channel(WAITING);
+    let (looked, to_use) = sync_channel(WAITING);
+    let (empty, to_fill) = sync_channel(2 * WAITING + 2);
+    thread::scope(|scope| {
+        scope.spawn(move || feed(&mut input, &filled, &to_fill));
+        scope.spawn(move || {
+            for chunk in to_look {
+                if let Ok(bytes) = &chunk {
+                    look(bytes);
+                }
+                if looked.send(chunk).is_err() {
+                    return;
+                }
+            }
+        });
+        // Dropped before the scope ends, so that nobody waits for room that is never made.
+        let mut ahead = Ahead { full: to_use, empty, chunk: Vec::new(), at: 0 };
+        consume(&mut ahead)
+    })
+}
+
+fn feed(input: &mut impl Read, full: &SyncSender<Chunk>, empty: &Receiver<Vec<u8>>) {
+    loop {
+        let mut chunk = empty.try_recv().unwrap_or_default();
+        chunk.clear();
+        let read = input.take(CHUNK as u64).read_to_end(&mut chunk);
+        let last = !matches!(read, Ok(count) if count > 0);
+        // What was read before an error still counts: the error may only be in the padding.
+        if (!chunk.is_empty() && full.send(Ok(chunk)).is_err())
+            || read.is_err_and(|error| full.send(Err(error)).is_err())
+            || last
+        {
+            return;
+        }
+    }
+}
+
+/// The reading end of [`read_ahead`].
+pub struct Ahead {
+    full: Receiver<Chunk>,
+    empty: SyncSender<Vec<u8>>,
+    chunk: Vec<u8>,
+    at: usize,
+}
+
+impl BufRead for Ahead {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.chunk.len() {
+            // When the other side has gone, that is the end.
+            if let Ok(next) = self.full.recv() {
+                let old = std::mem::replace(&mut self.chunk, next?);
+                let _ = self.empty.try_send(old);
+                self.at = 0;
+            }
+        }
+        Ok(&self.chunk[self.at..])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at += count;
+    }
+}
+
+impl Read for Ahead {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let ready = self.fill_buf()?;
+        let count = buffer.len().min(ready.len());
+        buffer[..count].copy_from_slice(&ready[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_passes_and_an_error_comes_last() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+        }
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| number as u8).collect();
+        let (mut seen, mut got) = (0, Vec::new());
+        let input = bytes.as_slice().chain(Broken);
+        let read = read_ahead(input, |chunk| seen += chunk.len(), |ahead| ahead.read_to_end(&mut got));
+        assert_eq!(read.expect_err("it is broken").kind(), io::ErrorKind::ConnectionReset);
+        assert!(seen == bytes.len() && got == bytes);
+    }
+
+    #[test]
+    fn who_stops_early_waits_for_nobody() {
+        let first = read_ahead(io::repeat(7), |_| {}, |ahead| ahead.bytes().next().expect("a byte").expect("no error"));
+        assert_eq!(first, 7);
+    }
+}

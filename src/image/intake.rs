@@ -1,0 +1,219 @@
+//! A layer's bytes, on their one way into the store: kept as they come, hashed, inflated, hashed again and unpacked, all at
+//! the same time.
+//!
+//! In goes a stream that nobody vouches for, out comes what it was: digests, size, and its tree in a scratch folder. Nothing
+//! becomes visible here.
+
+use std::{
+    fs::File,
+    io::{self, BufRead as _, Read, Write as _},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    ahead::{Ahead, read_ahead},
+    archive::Archive,
+    codec::Compression,
+    documents::Descriptor,
+    error::ImageError,
+    layer_error::LayerError,
+    limits::Limits,
+    progress::Progress,
+    unpack::{Unpacked, unpack},
+};
+use crate::{
+    host::{files::FileError, rooted::Rooted},
+    model::Digest,
+};
+
+/// A file that takes a layer's bytes.
+#[derive(Clone, Copy)]
+pub struct Keep<'a> {
+    /// Written at its end.
+    pub file: &'a File,
+    /// For messages.
+    pub path: &'a Path,
+    /// How many of the bytes it has already.
+    pub have: u64,
+}
+
+/// A layer before its bytes have come.
+#[derive(Clone, Copy)]
+pub struct Incoming<'a> {
+    /// For messages.
+    pub what: &'a str,
+    /// What they should be, where somebody has said so.
+    pub wanted: Option<&'a Descriptor>,
+    /// The digest of their content, likewise.
+    pub diff_id: Option<&'a Digest>,
+    /// How many there are; what the content may become depends on it.
+    pub size: u64,
+    /// An empty folder that takes the tree; without one, the content is only hashed.
+    pub tree: Option<&'a Path>,
+    /// Becomes true when nobody wants the layer any more.
+    pub over: &'a AtomicBool,
+    /// What it may ask for.
+    pub limits: Limits,
+    /// Counts its bytes.
+    pub progress: &'a Progress,
+}
+
+/// What a layer turned out to be.
+#[derive(Debug)]
+pub struct Received {
+    /// Of its bytes.
+    pub digest: Digest,
+    /// Number of its bytes.
+    pub size: u64,
+    /// How they are compressed.
+    pub compression: Compression,
+    /// Of its content, padding and all.
+    pub diff_id: Digest,
+    /// What unpacking found.
+    pub found: Unpacked,
+    /// Whether the archive has its end mark.
+    pub has_end: bool,
+}
+
+// Reads the bytes, counts them and keeps them. An error of its own waits here, since a reader can only pass on an io::Error.
+struct Inlet<'a, R> {
+    input: R,
+    layer: Incoming<'a>,
+    keep: Option<Keep<'a>>,
+    count: u64,
+    failed: Option<ImageError>,
+}
+
+impl<R: Read> Read for Inlet<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.layer.over.load(Ordering::Relaxed) {
+            return Err(self.broken(io::Error::other("it is not wanted any more")));
+        }
+        // One byte too many is enough to know.
+        let most = self.layer.wanted.map_or(u64::MAX, |wanted| wanted.size.saturating_add(1));
+        let room = usize::try_from(most.saturating_sub(self.count)).unwrap_or(usize::MAX).min(buffer.len());
+        let count = match self.input.read(&mut buffer[..room]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            read => read.map_err(|error| self.broken(error))?,
+        };
+        if let Some(Keep { mut file, path, have }) = self.keep
+            && self.count >= have
+            && let Err(error) = file.write_all(&buffer[..count])
+        {
+            let kind = error.kind();
+            self.failed = Some(FileError::new("write", path)(error).into());
+            return Err(kind.into());
+        }
+        self.count += count as u64;
+        self.layer.progress.add(count as u64);
+        Ok(count)
+    }
+}
+
+impl<R> Inlet<'_, R> {
+    fn broken(&mut self, source: io::Error) -> io::Error {
+        let kind = source.kind();
+        self.failed = Some(ImageError::Receive { what: self.layer.what.into(), source });
+        kind.into()
+    }
+}
+
+struct Content {
+    compression: Compression,
+    diff_id: Digest,
+    found: Unpacked,
+    has_end: bool,
+}
+
+/// Receives a layer, whose tree is complete when this returns.
+///
+/// # Errors
+///
+/// When the bytes are not what they should be, are no layer, or ask for more than the limits.
+pub fn receive(layer: Incoming<'_>, input: impl Read + Send, keep: Option<Keep<'_>>) -> Result<Received, ImageError> {
+    let Incoming { what, wanted, diff_id, limits, .. } = layer;
+    let mut inlet = Inlet { input, layer, keep, count: 0, failed: None };
+    let mut hasher = Sha256::new();
+    let room = limits.unpacked(layer.size);
+    let content = |bytes: &mut Ahead| content(bytes, layer.tree, room, limits);
+    let content = read_ahead(&mut inlet, |bytes| hasher.update(bytes), content);
+    if let Some(error) = inlet.failed {
+        return Err(error);
+    }
+    let (count, digest) = (inlet.count, Digest::from_sha256(hasher.finalize().into()));
+    if let Some(wanted) = wanted {
+        check(what, wanted, count, &digest)?;
+    }
+    let content = content.map_err(|source| ImageError::Layer { what: what.into(), source })?;
+    if let Some(wanted) = diff_id.filter(|wanted| **wanted != content.diff_id) {
+        let what = format!("the content of {what}");
+        return Err(ImageError::Digest { what, wanted: wanted.clone(), found: content.diff_id });
+    }
+    let Content { compression, diff_id, found, has_end } = content;
+    Ok(Received { digest, size: count, compression, diff_id, found, has_end })
+}
+
+fn check(what: &str, wanted: &Descriptor, size: u64, digest: &Digest) -> Result<(), ImageError> {
+    if size != wanted.size {
+        return Err(ImageError::Size { what: what.into(), wanted: wanted.size, found: size });
+    }
+    if *digest != wanted.digest {
+        let (wanted, found) = (wanted.digest.clone(), digest.clone());
+        return Err(ImageError::Digest { what: what.into(), wanted, found });
+    }
+    Ok(())
+}
+
+fn content(bytes: &mut Ahead, tree: Option<&Path>, room: u64, limits: Limits) -> Result<Content, LayerError> {
+    let result = inflate(bytes, tree, room, limits);
+    // What is damaged is better told by its digest, which needs all of it; what is too large need not be looked at further.
+    if !matches!(result, Err(LayerError::Limit { .. } | LayerError::File { .. })) {
+        let _ = io::copy(bytes, &mut io::sink());
+    }
+    result
+}
+
+fn inflate(bytes: &mut Ahead, tree: Option<&Path>, room: u64, limits: Limits) -> Result<Content, LayerError> {
+    let failed = |source| LayerError::Read { at: 0, source };
+    let compression =
+        Compression::sniff(bytes.fill_buf().map_err(failed)?).map_err(|name| LayerError::Compression(name.0))?;
+    let decoder = compression.decode(&mut *bytes).map_err(failed)?;
+    let mut hasher = Sha256::new();
+    let (found, has_end) = read_ahead(
+        decoder,
+        |content| hasher.update(content),
+        |content| match tree {
+            Some(tree) => write(content, tree, room, limits),
+            None => skim(content, room).map(|()| (Unpacked::default(), true)),
+        },
+    )?;
+    Ok(Content { compression, diff_id: Digest::from_sha256(hasher.finalize().into()), found, has_end })
+}
+
+// Headers and padding come on top of the files' bytes.
+fn most_of(room: u64) -> u64 {
+    room.saturating_mul(2).saturating_add(1 << 30)
+}
+
+fn write(content: &mut Ahead, tree: &Path, room: u64, limits: Limits) -> Result<(Unpacked, bool), LayerError> {
+    let tree = Rooted::open(tree).map_err(|source| LayerError::Place { entry: b"."[..].into(), source })?;
+    let mut archive = Archive::new(content, limits);
+    let found = unpack(&mut archive, &tree, limits, room)?;
+    let has_end = archive.has_end();
+    archive.drain(most_of(room))?;
+    Ok((found, has_end))
+}
+
+fn skim(content: &mut Ahead, room: u64) -> Result<(), LayerError> {
+    let most = most_of(room);
+    let read = io::copy(&mut content.take(most + 1), &mut io::sink());
+    match read.map_err(|source| LayerError::Read { at: 0, source })? {
+        read if read > most => {
+            Err(LayerError::Limit { entry: b"(all)"[..].into(), what: "bytes of a layer", limit: most })
+        }
+        _ => Ok(()),
+    }
+}

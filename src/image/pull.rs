@@ -1,0 +1,90 @@
+//! An image enters the store from where images are kept: a registry, or a layout on this machine.
+//!
+//! In goes a [`Registry`], whose every word is checked; out comes an image all of whose blobs and layers have the digests that the
+//! documents promise. The documents come first, then the layers, several at once; the image's name comes last.
+
+use super::{
+    documents::{Descriptor, Document, ImageConfig, Manifest, architecture, choose},
+    error::ImageError,
+    name::ImageName,
+    registry::{Registry, Wanted},
+    store::{ImageStore, StoredImage},
+};
+use crate::{events::Emitter, model::Digest};
+
+/// An index may lead to an index, but not for ever.
+const MAX_INDICES: usize = 4;
+
+/// An image to be had.
+pub(super) struct Order<'a> {
+    /// Where it comes from.
+    pub from: &'a dyn Registry,
+    /// What it is asked by there.
+    pub wanted: Wanted<'a>,
+    /// For messages: where it comes from, in words.
+    pub what: &'a str,
+    /// Its name in the store.
+    pub name: &'a ImageName,
+    /// The name of the wanted one among several images for this machine.
+    pub label: &'a str,
+}
+
+impl ImageStore {
+    /// Brings an image and gives it its name. With the store's lock shared.
+    pub(super) fn bring(&self, order: &Order<'_>, holder: &str, on: &Emitter) -> Result<StoredImage, ImageError> {
+        let (manifest, bytes) = self.find_manifest(order)?;
+        let what = format!("the configuration of {}", order.what);
+        let config = self.small_blob(order.from, &manifest.config, &what, self.limits.config)?;
+        ImageConfig::parse(&what, &config)?;
+        self.add_document(&config)?;
+        let digest = self.add_document(&bytes)?;
+        let image = self.image_of(order.name, &digest, order.what)?;
+        self.make_diffs(&image, Some(order.from), holder, on)?;
+        self.set_name(order.name, &digest, order.what)
+    }
+
+    fn find_manifest(&self, order: &Order<'_>) -> Result<(Manifest, Vec<u8>), ImageError> {
+        let mut what = order.what.to_owned();
+        let (mut bytes, mut said) = order.from.document(order.wanted, self.limits.manifest)?;
+        for _ in 0..MAX_INDICES {
+            let choices = match Document::parse(&what, &bytes, said.as_deref(), &self.limits)? {
+                Document::Index(choices) => choices,
+                Document::Manifest(manifest) => return Ok((manifest, bytes)),
+            };
+            let chosen = choose(&what, choices, order.label, architecture())?;
+            what = format!("the document {} of {}", chosen.digest, order.what);
+            (bytes, said) = order.from.document(Wanted::Digest(&chosen.digest), self.limits.manifest)?;
+            check(&what, &chosen, &bytes)?;
+        }
+        Err(ImageError::Document { what, why: "is one index too deep".into() })
+    }
+
+    fn small_blob(
+        &self,
+        from: &dyn Registry,
+        wanted: &Descriptor,
+        what: &str,
+        limit: u64,
+    ) -> Result<Vec<u8>, ImageError> {
+        if wanted.size > limit {
+            return Err(ImageError::TooLarge { what: what.into(), size: wanted.size, limit });
+        }
+        let mut bytes = Vec::new();
+        let read =
+            std::io::Read::read_to_end(&mut std::io::Read::take(from.blob(wanted, 0)?, wanted.size + 1), &mut bytes);
+        read.map_err(|source| ImageError::Receive { what: what.into(), source })?;
+        check(what, wanted, &bytes)?;
+        Ok(bytes)
+    }
+}
+
+fn check(what: &str, wanted: &Descriptor, bytes: &[u8]) -> Result<(), ImageError> {
+    let (size, found): (_, Digest) = (bytes.len() as u64, super::codec::digest(bytes));
+    if size != wanted.size {
+        return Err(ImageError::Size { what: what.into(), wanted: wanted.size, found: size });
+    }
+    if found != wanted.digest {
+        return Err(ImageError::Digest { what: what.into(), wanted: wanted.digest.clone(), found });
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! What an image adds on top of its layers because it depends on more than one of them.
+//!
+//! An unpacked layer is a function of its own bytes, so that it can be shared. But a folder that a layer needs and does not
+//! name looks like the one below it, and a hard link may lead to a file of a lower layer. Both go into one small folder of the
+//! image's own, which lies on top. Reads the layers, writes the seam.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{self, AtFlags, FileType, OFlags, Stat},
+    io::Errno,
+};
+
+use super::{
+    checkout::Meta,
+    layer_error::LayerError,
+    limits::Limits,
+    lowers::Lowers,
+    tree::{self, Time},
+    unpack::IMPLIED_MODE,
+};
+use crate::host::rooted::Rooted;
+
+/// One layer of an image, and what unpacking it left open.
+pub struct Open<'a> {
+    /// Its folder.
+    pub folder: &'a Path,
+    /// Folders that it needs but does not name.
+    pub implied: BTreeSet<&'a Path>,
+    /// Hard links to files below it.
+    pub links: &'a [(PathBuf, PathBuf)],
+}
+
+impl<'a> Open<'a> {
+    /// Takes a layer's folder, and what is known of it.
+    pub fn new(folder: &'a Path, meta: &'a Meta) -> Self {
+        Self { folder, implied: meta.implied.iter().map(PathBuf::as_path).collect(), links: &meta.links }
+    }
+
+    /// Whether the layer says by itself how it looks. The root folder is the sandbox's own.
+    pub fn is_closed(&self) -> bool {
+        self.links.is_empty() && self.implied.iter().all(|path| path.as_os_str().is_empty())
+    }
+}
+
+/// The folders and files of a seam.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    folders: BTreeMap<PathBuf, (u32, Time)>,
+    // Copies to be made of files of lower layers: the number of the layer that wants it, its path there, the target. In the order
+    // of layers, since a target may be such a copy itself.
+    copies: BTreeSet<(usize, PathBuf, PathBuf)>,
+}
+
+/// Puts into an empty folder what the layers, the lowest first, need on top of them.
+///
+/// # Errors
+///
+/// When a hard link leads nowhere, or the file system refuses.
+pub fn make(layers: &[Open<'_>], tree: &Rooted, limits: Limits) -> Result<(), LayerError> {
+    let plan = plan(layers)?;
+    for path in plan.folders.keys() {
+        tree.make_dirs(path, IMPLIED_MODE).map_err(placed(path))?;
+    }
+    let mut room = limits.layer_bytes;
+    for (number, path, target) in &plan.copies {
+        copy(layers, *number, target, tree, path, &mut room)?;
+    }
+    // Last, and the deepest first: whatever is made in a folder changes its time.
+    for (path, (mode, time)) in plan.folders.iter().rev() {
+        let folder = tree.open_plain(path, OFlags::RDONLY | OFlags::DIRECTORY);
+        folder
+            .and_then(|folder| tree::finish(folder, *mode, *time))
+            .map_err(LayerError::file("set mode and time of", path))?;
+    }
+    Ok(())
+}
+
+fn plan(layers: &[Open<'_>]) -> Result<Plan, LayerError> {
+    let open = |layer: &Open<'_>| Rooted::open(layer.folder).map_err(placed(Path::new(".")));
+    let stack = Stack { layers, roots: layers.iter().map(open).collect::<Result<_, _>>()? };
+    let mut plan = Plan::default();
+    for path in layers.iter().flat_map(|layer| &layer.implied) {
+        if let Some(found) = stack.folder(path).filter(|found| !found.named_on_top)
+            && found.look != (IMPLIED_MODE, Time::default())
+        {
+            plan.folders.insert(path.to_path_buf(), found.look);
+        }
+    }
+    for (number, layer) in layers.iter().enumerate() {
+        for (path, target) in layer.links {
+            if !stack.changed_above(number, path) {
+                plan.copies.insert((number, path.clone(), target.clone()));
+            }
+        }
+    }
+    // The seam's own folders lie on top, so they must look like what they cover.
+    let copied = plan.copies.iter().map(|(_, path, _)| path);
+    let holders: BTreeSet<PathBuf> =
+        plan.folders.keys().chain(copied).flat_map(|path| path.ancestors().skip(1)).map(Path::to_path_buf).collect();
+    for path in holders {
+        let look = stack.folder(&path).map_or((IMPLIED_MODE, Time::default()), |found| found.look);
+        plan.folders.entry(path).or_insert(look);
+    }
+    Ok(plan)
+}
+
+struct Stack<'a> {
+    layers: &'a [Open<'a>],
+    roots: Vec<Rooted>,
+}
+
+struct Found {
+    // Mode and time.
+    look: (u32, Time),
+    // Whether the uppermost layer that has the folder says how it looks.
+    named_on_top: bool,
+}
+
+enum Sight {
+    Nothing,
+    Hidden,
+    Folder(Stat),
+}
+
+impl Stack<'_> {
+    // How a folder of the whole image looks, if there is one.
+    fn folder(&self, path: &Path) -> Option<Found> {
+        let mut seen = false;
+        for (layer, root) in self.layers.iter().zip(&self.roots).rev() {
+            match see(root, path) {
+                Sight::Nothing => {}
+                Sight::Hidden => break,
+                Sight::Folder(stat) if !layer.implied.contains(path) => {
+                    return Some(Found {
+                        look: (tree::folder_mode(stat.st_mode), Time::of(&stat)),
+                        named_on_top: !seen,
+                    });
+                }
+                Sight::Folder(_) => {
+                    seen = true;
+                    if opaque(root, path) {
+                        break;
+                    }
+                }
+            }
+        }
+        seen.then(|| Found { look: (IMPLIED_MODE, Time::default()), named_on_top: false })
+    }
+
+    fn changed_above(&self, number: usize, path: &Path) -> bool {
+        self.layers[number + 1..].iter().zip(&self.roots[number + 1..]).any(|(layer, root)| {
+            layer.links.iter().any(|(link, _)| link == path) || !matches!(see(root, path), Sight::Nothing)
+        })
+    }
+}
+
+fn see(root: &Rooted, path: &Path) -> Sight {
+    match root.open_plain(path, OFlags::PATH).and_then(fs::fstat) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Sight::Folder(stat),
+        Err(Errno::NOENT) if !path.ancestors().skip(1).any(|folder| opaque_at(root, folder)) => Sight::Nothing,
+        _ => Sight::Hidden,
+    }
+}
+
+fn opaque(root: &Rooted, path: &Path) -> bool {
+    path.ancestors().any(|folder| opaque_at(root, folder))
+}
+
+fn opaque_at(root: &Rooted, path: &Path) -> bool {
+    root.open_plain(path, OFlags::RDONLY | OFlags::DIRECTORY).is_ok_and(tree::is_opaque)
+}
+
+fn copy(
+    layers: &[Open<'_>],
+    below: usize,
+    target: &Path,
+    tree: &Rooted,
+    path: &Path,
+    room: &mut u64,
+) -> Result<(), LayerError> {
+    let refuse = |why| LayerError::Entry { entry: path.as_os_str().as_bytes().into(), why };
+    let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+    let folder = tree.open_plain(parent, OFlags::PATH | OFlags::DIRECTORY).map_err(LayerError::file("open", parent))?;
+    // The target may be such a link itself, of a layer further down.
+    if layers[..below].iter().any(|layer| layer.links.iter().any(|(link, _)| link == target)) {
+        let linked = link(tree, target, &folder, name);
+        return linked.map_err(|_| refuse("is a hard link to a file that is not there"));
+    }
+    let folders: Vec<PathBuf> = layers[..below].iter().map(|layer| layer.folder.to_path_buf()).collect();
+    let Some((mut content, stat)) = Lowers::open(&folders)?.file(target) else {
+        return Err(refuse("is a hard link to a file that neither its archive nor a layer below has"));
+    };
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    *room = room
+        .checked_sub(size)
+        .ok_or_else(|| refuse("is a hard link too many: together they exceed the limit of a layer"))?;
+    let mut file = tree.create_file(path).map_err(placed(path))?;
+    std::io::copy(&mut content, &mut file).map_err(LayerError::io("copy", path))?;
+    tree::finish(&file, tree::file_mode(stat.st_mode), Time::of(&stat)).map_err(LayerError::file("set mode of", path))
+}
+
+fn link(tree: &Rooted, target: &Path, folder: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
+    let (parent, last) = (target.parent().unwrap_or(Path::new("")), target.file_name().unwrap_or_default());
+    let from = tree.open_plain(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+    fs::linkat(from, last, folder, name, AtFlags::empty())
+}
+
+fn placed(path: &Path) -> impl FnOnce(crate::host::rooted::RootedError) -> LayerError + use<> {
+    let entry = path.as_os_str().as_bytes().into();
+    move |source| LayerError::Place { entry, source }
+}
