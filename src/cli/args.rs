@@ -235,12 +235,22 @@ pub enum Image {
         name: String,
         /// The new folder or file
         dest: PathBuf,
+        /// Compress the layers anew, for tools that do not read zstd; manifest and layers get other digests
+        #[arg(long)]
+        compression: Option<Compression>,
     },
     /// Remove an image's name, and what no other image needs
     Rm {
         /// The image's name
         name: String,
     },
+}
+
+/// How layers can be compressed anew.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Compression {
+    /// What every tool reads
+    Gzip,
 }
 
 /// `smidr doctor`

@@ -19,7 +19,7 @@ use crate::{
     engine::{EngineError, Tools, image_build, recipes},
     events::Emitter,
     host::{files::FileError, stop::Stop},
-    image::{ImageName, ImageStore, StoredImage},
+    image::{ImageName, ImageStore, LayerForm, StoredImage},
     model::BuildId,
     service::random,
 };
@@ -50,8 +50,9 @@ pub fn image(config: &Path, command: &Image) -> Done {
             let source: PathBuf = source.clone();
             tell(&store.import(&source, &name.parse::<ImageName>()?, &on)?);
         }
-        Image::Export { name, dest } => {
-            store.export(&find(&store, name)?, dest, &on)?;
+        Image::Export { name, dest, compression } => {
+            let form = if compression.is_some() { LayerForm::Gzip } else { LayerForm::AsIs };
+            store.export(&find(&store, name)?, dest, form, &on)?;
             talk(format!("{name} is in {}", dest.display()));
         }
         Image::Rm { name } => {

@@ -285,6 +285,8 @@ fn verb(activity: Activity) -> &'static str {
         Activity::Unpack => "unpack",
         Activity::Configure => "configure",
         Activity::Pack => "pack",
+        Activity::Verify => "verify",
+        Activity::Push => "push",
         Activity::Export => "export",
         Activity::Collect => "collect",
         Activity::LoadCache | Activity::Parse => "parse",

@@ -1,6 +1,6 @@
 //! An image leaves the store: as an OCI layout in a folder, or as an archive of one.
 //!
-//! In goes an image, out comes something that skopeo and others load, with the same digests. Every blob is hashed once more
+//! In goes an image, out comes something that skopeo and others load, with the same digests unless it is compressed anew. Every blob is hashed once more
 //! on its way, and the destination appears when it is complete or not at all.
 
 use std::{
@@ -15,10 +15,13 @@ use tar::EntryType;
 
 use super::{
     codec::Hashed,
-    documents::{Descriptor, index_text, media},
+    documents::{Descriptor, index_text},
     error::ImageError,
+    intake::check,
     member::{END, Member, padding},
+    outgoing::{LayerForm, Outgoing},
     progress::Progress,
+    scratch::Scratch,
     store::{ImageStore, StoredImage},
 };
 use crate::{events::Emitter, host::files::FileError, model::Activity};
@@ -29,120 +32,111 @@ impl ImageStore {
     /// # Errors
     ///
     /// When `dest` exists already, a blob is damaged, or the file system refuses.
-    pub fn export(&self, image: &StoredImage, dest: &Path, on: &Emitter) -> Result<(), ImageError> {
+    pub fn export(&self, image: &StoredImage, dest: &Path, form: LayerForm, on: &Emitter) -> Result<(), ImageError> {
         if dest.symlink_metadata().is_ok() {
             return Err(ImageError::Exists(dest.into()));
         }
         let _store = self.share(&format!("image export {}", image.name), on)?;
-        let progress = Progress::new(on, Activity::Export, image.name.as_str(), Some(image.size));
+        let scratch = Scratch::make(&self.tmp())?;
+        let packing = Progress::new(on, Activity::Pack, image.name.as_str(), None);
+        let outgoing = self.outgoing(image, form, &scratch, &packing)?;
+        packing.finish();
+        let progress = Progress::new(on, Activity::Export, image.name.as_str(), Some(outgoing.size()));
         if dest.extension().is_some_and(|extension| extension == "tar") {
-            self.export_archive(image, dest, &progress)?;
+            export_archive(image, &outgoing, dest, &progress)?;
         } else {
-            self.export_folder(image, dest, &progress)?;
+            export_folder(image, &outgoing, dest, &progress)?;
         }
         progress.finish();
         Ok(())
     }
+}
 
-    fn export_folder(&self, image: &StoredImage, dest: &Path, progress: &Progress) -> Result<(), ImageError> {
-        let folder = tempfile::Builder::new().prefix(".smidr-").tempdir_in(beside(dest)).map_err(failed(dest))?;
-        // Private while it is made; then as any folder that the user makes.
-        let inner = folder.path().join("layout");
-        fs::create_dir_all(inner.join("blobs/sha256")).map_err(failed(dest))?;
-        for (path, text) in small_files(image, self)? {
-            fs::write(inner.join(path), text).map_err(failed(dest))?;
-        }
-        for blob in blobs(image, self)? {
-            let file = File::create_new(inner.join("blobs").join(blob.digest.blob_path())).map_err(failed(dest))?;
-            self.copy_blob(&blob, &file, dest, progress)?;
-        }
-        match renameat_with(CWD, &inner, CWD, dest, RenameFlags::NOREPLACE) {
-            Err(rustix::io::Errno::EXIST) => Err(ImageError::Exists(dest.into())),
-            result => result.map_err(|errno| failed(dest)(errno.into())),
-        }
+fn export_folder(image: &StoredImage, outgoing: &Outgoing, dest: &Path, progress: &Progress) -> Result<(), ImageError> {
+    let folder = tempfile::Builder::new().prefix(".smidr-").tempdir_in(beside(dest)).map_err(failed(dest))?;
+    // Private while it is made; then as any folder that the user makes.
+    let inner = folder.path().join("layout");
+    fs::create_dir_all(inner.join("blobs/sha256")).map_err(failed(dest))?;
+    for (path, text) in small_files(image, outgoing) {
+        fs::write(inner.join(path), text).map_err(failed(dest))?;
     }
-
-    fn export_archive(&self, image: &StoredImage, dest: &Path, progress: &Progress) -> Result<(), ImageError> {
-        let file = tempfile::Builder::new()
-            .prefix(".smidr-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(beside(dest))
-            .map_err(failed(dest))?;
-        let mut out = BufWriter::with_capacity(256 << 10, file.as_file());
-        for folder in ["blobs/", "blobs/sha256/"] {
-            out.write_all(&member(folder, EntryType::Directory, 0o755, 0)).map_err(failed(dest))?;
-        }
-        for blob in blobs(image, self)? {
-            let path = format!("blobs/sha256/{}", blob.digest.hex());
-            out.write_all(&member(&path, EntryType::Regular, 0o644, blob.size)).map_err(failed(dest))?;
-            self.copy_blob(&blob, &mut out, dest, progress)?;
-            out.write_all(&END[..padding(blob.size)]).map_err(failed(dest))?;
-        }
-        for (path, text) in small_files(image, self)? {
-            let size = text.len() as u64;
-            out.write_all(&member(path, EntryType::Regular, 0o644, size)).map_err(failed(dest))?;
-            out.write_all(text.as_bytes()).map_err(failed(dest))?;
-            out.write_all(&END[..padding(size)]).map_err(failed(dest))?;
-        }
-        out.write_all(&END).and_then(|()| out.flush()).map_err(failed(dest))?;
-        drop(out);
-        match file.persist_noclobber(dest) {
-            Ok(_) => Ok(()),
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(ImageError::Exists(dest.into())),
-            Err(error) => Err(failed(dest)(error.error)),
-        }
+    for (blob, path) in &outgoing.blobs {
+        let file = File::create_new(inner.join("blobs").join(blob.digest.blob_path())).map_err(failed(dest))?;
+        copy_blob(blob, path, &file, dest, progress)?;
     }
-
-    fn copy_blob(
-        &self,
-        blob: &Descriptor,
-        mut out: impl Write,
-        dest: &Path,
-        progress: &Progress,
-    ) -> Result<(), ImageError> {
-        let path = self.blob(&blob.digest);
-        let file = File::open(&path).map_err(FileError::new("read", &path))?;
-        let mut input = Hashed::new(file.take(blob.size.saturating_add(1)));
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let count = input.read(&mut buffer).map_err(FileError::new("read", &path))?;
-            if count == 0 {
-                break;
-            }
-            out.write_all(&buffer[..count]).map_err(failed(dest))?;
-            progress.add(count as u64);
-        }
-        let (_, found, size) = input.finish();
-        let what = || format!("the blob {} in the store", blob.digest);
-        if size != blob.size {
-            return Err(ImageError::Size { what: what(), wanted: blob.size, found: size });
-        }
-        if found != blob.digest {
-            return Err(ImageError::Digest { what: what(), wanted: blob.digest.clone(), found });
-        }
-        Ok(())
+    match renameat_with(CWD, &inner, CWD, dest, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::EXIST) => Err(ImageError::Exists(dest.into())),
+        result => result.map_err(|errno| failed(dest)(errno.into())),
     }
 }
 
-fn manifest_descriptor(image: &StoredImage, store: &ImageStore) -> Result<Descriptor, ImageError> {
-    let what = format!("the manifest of `{}`", image.name);
-    let bytes = store.document(&what, &image.manifest, store.limits.manifest)?;
-    let value: serde_json::Value = super::documents::json_of(&what, &bytes)?;
-    let media_type = value["mediaType"].as_str().unwrap_or(media::MANIFEST).into();
-    Ok(Descriptor { media_type, digest: image.manifest.clone(), size: bytes.len() as u64 })
+fn export_archive(
+    image: &StoredImage,
+    outgoing: &Outgoing,
+    dest: &Path,
+    progress: &Progress,
+) -> Result<(), ImageError> {
+    let file = tempfile::Builder::new()
+        .prefix(".smidr-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(beside(dest))
+        .map_err(failed(dest))?;
+    let mut out = BufWriter::with_capacity(256 << 10, file.as_file());
+    for folder in ["blobs/", "blobs/sha256/"] {
+        out.write_all(&member(folder, EntryType::Directory, 0o755, 0)).map_err(failed(dest))?;
+    }
+    for (blob, path) in &outgoing.blobs {
+        let name = format!("blobs/{}", blob.digest.blob_path().display());
+        out.write_all(&member(&name, EntryType::Regular, 0o644, blob.size)).map_err(failed(dest))?;
+        copy_blob(blob, path, &mut out, dest, progress)?;
+        out.write_all(&END[..padding(blob.size)]).map_err(failed(dest))?;
+    }
+    for (path, text) in small_files(image, outgoing) {
+        let size = text.len() as u64;
+        out.write_all(&member(&path, EntryType::Regular, 0o644, size)).map_err(failed(dest))?;
+        out.write_all(&text).map_err(failed(dest))?;
+        out.write_all(&END[..padding(size)]).map_err(failed(dest))?;
+    }
+    out.write_all(&END).and_then(|()| out.flush()).map_err(failed(dest))?;
+    drop(out);
+    match file.persist_noclobber(dest) {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(ImageError::Exists(dest.into())),
+        Err(error) => Err(failed(dest)(error.error)),
+    }
 }
 
-fn blobs(image: &StoredImage, store: &ImageStore) -> Result<Vec<Descriptor>, ImageError> {
-    let mut blobs = image.documents.layers.clone();
-    blobs.extend([image.documents.config.clone(), manifest_descriptor(image, store)?]);
-    blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
-    blobs.dedup_by(|a, b| a.digest == b.digest);
-    Ok(blobs)
+fn copy_blob(
+    blob: &Descriptor,
+    path: &Path,
+    mut out: impl Write,
+    dest: &Path,
+    progress: &Progress,
+) -> Result<(), ImageError> {
+    let file = File::open(path).map_err(FileError::new("read", path))?;
+    let mut input = Hashed::new(file.take(blob.size.saturating_add(1)));
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = input.read(&mut buffer).map_err(FileError::new("read", path))?;
+        if count == 0 {
+            break;
+        }
+        out.write_all(&buffer[..count]).map_err(failed(dest))?;
+        progress.add(count as u64);
+    }
+    let (_, found, size) = input.finish();
+    check(&format!("the blob {} in the store", blob.digest), blob, size, &found)
 }
 
-fn small_files(image: &StoredImage, store: &ImageStore) -> Result<[(&'static str, String); 2], ImageError> {
-    let index = index_text(&manifest_descriptor(image, store)?, image.name.as_str());
-    Ok([("index.json", index), ("oci-layout", json!({ "imageLayoutVersion": "1.0.0" }).to_string())])
+// The manifest too is small.
+fn small_files(image: &StoredImage, outgoing: &Outgoing) -> [(String, Vec<u8>); 3] {
+    let index = index_text(&outgoing.manifest, image.name.as_str());
+    let manifest = format!("blobs/{}", outgoing.manifest.digest.blob_path().display());
+    [
+        (manifest, outgoing.text.clone()),
+        ("index.json".into(), index.into_bytes()),
+        ("oci-layout".into(), json!({ "imageLayoutVersion": "1.0.0" }).to_string().into_bytes()),
+    ]
 }
 
 fn member(path: &str, kind: EntryType, mode: u32, size: u64) -> Vec<u8> {

@@ -66,7 +66,7 @@ impl ImageStore {
             Source::Layout(files) => {
                 let what = source.display().to_string();
                 let wanted = Wanted::Tag(name.as_str());
-                let order = Order { from: &files, wanted, what: &what, name, label: name.as_str() };
+                let order = Order { from: &files, wanted, what: &what, name, origin: None, label: name.as_str() };
                 return self.bring(&order, &holder, on);
             }
             Source::Docker(files) => import.docker(&files)?,
@@ -75,7 +75,7 @@ impl ImageStore {
         let text = format!("import of {}", source.display());
         let image = self.image_of(name, &manifest, &text)?;
         self.make_diffs(&image, None, &holder, on)?;
-        self.set_name(name, &manifest, &text)
+        self.set_name(name, &manifest, &text, None)
     }
 }
 

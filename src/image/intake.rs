@@ -156,7 +156,12 @@ pub fn receive(layer: Incoming<'_>, input: impl Read + Send, keep: Option<Keep<'
     Ok(Received { digest, size: count, compression, diff_id, found, has_end })
 }
 
-fn check(what: &str, wanted: &Descriptor, size: u64, digest: &Digest) -> Result<(), ImageError> {
+/// Compares what came with what was promised.
+///
+/// # Errors
+///
+/// When it has another size or digest.
+pub fn check(what: &str, wanted: &Descriptor, size: u64, digest: &Digest) -> Result<(), ImageError> {
     if size != wanted.size {
         return Err(ImageError::Size { what: what.into(), wanted: wanted.size, found: size });
     }

@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{BuildId, InvalidName};
 
-/// What an image is called in the store, such as `debian-12`. Safe as a file name, and never like a digest.
+/// The longest name, in bytes: escaped it still has to be a file name.
+const LONGEST: usize = 200;
+
+/// What an image is called in the store: a word such as `debian-12`, or the whole reference of one that comes from a registry, such as
+/// `docker.io/library/debian:12`. Never like a digest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageName(String);
@@ -16,14 +20,48 @@ impl ImageName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name as a file name, which [`ImageName::from_file_name`] undoes.
+    pub fn to_file_name(&self) -> String {
+        let mut safe = String::with_capacity(self.0.len() + 8);
+        for c in self.0.chars() {
+            match ESCAPES.iter().find(|(plain, _)| *plain == c) {
+                Some((_, escaped)) => safe.push_str(escaped),
+                None => safe.push(c),
+            }
+        }
+        safe
+    }
+
+    /// The name that a file name means, if it means one.
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        let plain =
+            ESCAPES.iter().fold(name.to_owned(), |name, (plain, escaped)| name.replace(escaped, &plain.to_string()));
+        plain.parse().ok()
+    }
 }
+
+const ESCAPES: [(char, &str); 3] = [('/', "%2f"), (':', "%3a"), ('@', "%40")];
 
 impl FromStr for ImageName {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        if BuildId::is_valid_name(text) { Ok(Self(text.into())) } else { Err(InvalidName(text.into())) }
+        if BuildId::is_valid_name(text) || is_reference(text) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidName(text.into()))
+        }
     }
+}
+
+// Whoever makes such a name has read the reference properly; here it only has to be harmless.
+fn is_reference(text: &str) -> bool {
+    let part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '@'))
+    };
+    text.len() <= LONGEST && text.contains('/') && text.split('/').all(part)
 }
 
 impl TryFrom<String> for ImageName {
@@ -43,5 +81,23 @@ impl From<ImageName> for String {
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_file_names_and_back() {
+        for name in ["debian-12", "docker.io/library/debian:12", "127.0.0.1:5000/a/b_c:v1@sha256:00"] {
+            let name: ImageName = name.parse().expect(name);
+            assert!(!name.to_file_name().contains('/'));
+            assert_eq!(ImageName::from_file_name(&name.to_file_name()), Some(name));
+        }
+        for bad in ["", ".", "..", "a/..", "../a", "/a", "a/", "a//b", "a:b", "a b", "a/b%2f", "a/\u{e4}"] {
+            assert!(bad.parse::<ImageName>().is_err(), "{bad}");
+        }
+        assert!(format!("a/{}", "x".repeat(200)).parse::<ImageName>().is_err());
     }
 }

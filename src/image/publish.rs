@@ -104,7 +104,7 @@ impl ImageStore {
                 self.place_diff(tree, &packed.diff_id, &packed.meta)?;
             }
         }
-        self.set_name(&name, &manifest, &created_by)
+        self.set_name(&name, &manifest, &created_by, None)
     }
 
     fn pack_tree(&self, new: &NewImage, meta: Meta, on: &Emitter) -> Result<Packed, ImageError> {

@@ -4,13 +4,15 @@
 //! documents promise. The documents come first, then the layers, several at once; the image's name comes last.
 
 use super::{
+    codec::digest,
     documents::{Descriptor, Document, ImageConfig, Manifest, architecture, choose},
     error::ImageError,
+    intake::check,
     name::ImageName,
     registry::{Registry, Wanted},
-    store::{ImageStore, StoredImage},
+    store::{ImageStore, Origin, StoredImage},
 };
-use crate::{events::Emitter, model::Digest};
+use crate::events::Emitter;
 
 /// An index may lead to an index, but not for ever.
 const MAX_INDICES: usize = 4;
@@ -25,6 +27,8 @@ pub(super) struct Order<'a> {
     pub what: &'a str,
     /// Its name in the store.
     pub name: &'a ImageName,
+    /// Where it can be had again, if anywhere.
+    pub origin: Option<Origin>,
     /// The name of the wanted one among several images for this machine.
     pub label: &'a str,
 }
@@ -37,10 +41,10 @@ impl ImageStore {
         let config = self.small_blob(order.from, &manifest.config, &what, self.limits.config)?;
         ImageConfig::parse(&what, &config)?;
         self.add_document(&config)?;
-        let digest = self.add_document(&bytes)?;
-        let image = self.image_of(order.name, &digest, order.what)?;
+        let manifest = self.add_document(&bytes)?;
+        let image = self.image_of(order.name, &manifest, order.what)?;
         self.make_diffs(&image, Some(order.from), holder, on)?;
-        self.set_name(order.name, &digest, order.what)
+        self.set_name(order.name, &manifest, order.what, order.origin.clone())
     }
 
     fn find_manifest(&self, order: &Order<'_>) -> Result<(Manifest, Vec<u8>), ImageError> {
@@ -54,7 +58,7 @@ impl ImageStore {
             let chosen = choose(&what, choices, order.label, architecture())?;
             what = format!("the document {} of {}", chosen.digest, order.what);
             (bytes, said) = order.from.document(Wanted::Digest(&chosen.digest), self.limits.manifest)?;
-            check(&what, &chosen, &bytes)?;
+            check(&what, &chosen, bytes.len() as u64, &digest(&bytes))?;
         }
         Err(ImageError::Document { what, why: "is one index too deep".into() })
     }
@@ -73,18 +77,7 @@ impl ImageStore {
         let read =
             std::io::Read::read_to_end(&mut std::io::Read::take(from.blob(wanted, 0)?, wanted.size + 1), &mut bytes);
         read.map_err(|source| ImageError::Receive { what: what.into(), source })?;
-        check(what, wanted, &bytes)?;
+        check(what, wanted, bytes.len() as u64, &digest(&bytes))?;
         Ok(bytes)
     }
-}
-
-fn check(what: &str, wanted: &Descriptor, bytes: &[u8]) -> Result<(), ImageError> {
-    let (size, found): (_, Digest) = (bytes.len() as u64, super::codec::digest(bytes));
-    if size != wanted.size {
-        return Err(ImageError::Size { what: what.into(), wanted: wanted.size, found: size });
-    }
-    if found != wanted.digest {
-        return Err(ImageError::Digest { what: what.into(), wanted: wanted.digest.clone(), found });
-    }
-    Ok(())
 }

@@ -60,6 +60,10 @@ pub struct StoredImage {
     pub created: Timestamp,
     /// Where it came from, in words.
     pub source: String,
+    /// Where it can be had again, if it came from a registry.
+    pub origin: Option<Origin>,
+    /// When a build used it last; when it was stored, if none has.
+    pub last_used: Timestamp,
     /// Bytes of all its blobs.
     pub size: u64,
     /// How many of them other names in the store need as well; known from [`ImageStore::list`] only.
@@ -79,12 +83,23 @@ pub(super) struct NameRecord {
     manifest: Digest,
     stored: Timestamp,
     source: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Origin>,
+}
+
+/// Where an image can be had again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// As `smidr image pull` takes it.
+    pub reference: String,
+    /// What the reference meant when the image was pulled: the manifest, or the index that led to it.
+    pub digest: Digest,
 }
 
 impl NameRecord {
-    fn new(name: &ImageName, manifest: &Digest, source: &str) -> Self {
-        let stored = Timestamp::now();
-        Self { version: 1, name: name.clone(), manifest: manifest.clone(), stored, source: source.into() }
+    fn new(name: &ImageName, manifest: &Digest, source: &str, origin: Option<Origin>) -> Self {
+        let (name, manifest, stored) = (name.clone(), manifest.clone(), Timestamp::now());
+        Self { version: 1, name, manifest, stored, source: source.into(), origin }
     }
 }
 
@@ -230,6 +245,15 @@ impl ImageStore {
         }
     }
 
+    /// Removes what nothing refers to, beginnings of blobs included, as soon as nobody uses the store.
+    pub(super) fn sweep_now(&self, on: &Emitter) -> Result<(), ImageError> {
+        let _alone = self.lock(STORE_LOCK, Mode::Exclusive, "image prune", "the image store", on)?;
+        for (_, path) in entries(&self.partials())? {
+            remove_if_there(&path)?;
+        }
+        self.sweep()
+    }
+
     // Only with the store's lock held alone.
     fn sweep(&self) -> Result<(), ImageError> {
         let mut kept = BTreeSet::new();
@@ -285,6 +309,18 @@ impl ImageStore {
         let scratch = Scratch::make(&self.tmp())?;
         let away = scratch.outer().join("away");
         Ok(fs::rename(path, &away).map_err(FileError::new("move away", path))?)
+    }
+
+    /// Keeps everybody else from the store, and refuses where a build uses a layer of `image`.
+    pub(super) fn alone_with(&self, image: &StoredImage, holder: &str, on: &Emitter) -> Result<Lock, ImageError> {
+        let alone = self.lock(STORE_LOCK, Mode::Exclusive, holder, "the image store", on)?;
+        for (_, diff_id) in image.layer_list() {
+            let path = self.lock_path(&diff_lock_name(&diff_id.hex()));
+            if let Attempt::Busy(holder) = lock::try_lock(&path, Mode::Exclusive, holder)? {
+                return Err(ImageError::InUse { name: image.name.clone(), holder });
+            }
+        }
+        Ok(alone)
     }
 
     pub(super) fn share(&self, holder: &str, on: &Emitter) -> Result<Lock, ImageError> {
@@ -356,7 +392,7 @@ impl ImageStore {
     }
 
     fn name_path(&self, name: &ImageName) -> PathBuf {
-        self.names().join(format!("{name}.json"))
+        self.names().join(format!("{}.json", name.to_file_name()))
     }
 
     /// Puts a small document where blobs are.
@@ -391,7 +427,7 @@ impl ImageStore {
         manifest: &Digest,
         source: &str,
     ) -> Result<StoredImage, ImageError> {
-        self.load(NameRecord::new(name, manifest, source))
+        self.load(NameRecord::new(name, manifest, source, None))
     }
 
     /// Lets a name mean a manifest, whose blobs are all there. With the store's lock shared.
@@ -400,8 +436,9 @@ impl ImageStore {
         name: &ImageName,
         manifest: &Digest,
         source: &str,
+        origin: Option<Origin>,
     ) -> Result<StoredImage, ImageError> {
-        let record = NameRecord::new(name, manifest, source);
+        let record = NameRecord::new(name, manifest, source, origin);
         let image = self.load(record.clone())?;
         let text = serde_json::to_vec(&record).map_err(|source| ImageError::Json { what: "a name".into(), source })?;
         files::write_atomically(&self.name_path(name), &text, 0o600)?;
@@ -410,7 +447,7 @@ impl ImageStore {
 
     fn records(&self) -> Result<Vec<NameRecord>, ImageError> {
         let names = entries(&self.names())?;
-        let names = names.iter().filter_map(|(file, _)| file.strip_suffix(".json")?.parse::<ImageName>().ok());
+        let names = names.iter().filter_map(|(file, _)| ImageName::from_file_name(file.strip_suffix(".json")?));
         // A name that goes while it is read was never there.
         names.filter_map(|name| self.record(&name).transpose()).collect()
     }
@@ -442,12 +479,23 @@ impl ImageStore {
             size: bytes.len() as u64 + documents.config.size + layers,
             shared: 0,
             layers: documents.layers.len(),
+            last_used: self.last_used(&record),
             name: record.name,
             manifest: record.manifest,
             source: record.source,
+            origin: record.origin,
             config,
             documents,
         })
+    }
+}
+
+impl ImageStore {
+    // Whoever uses an image writes his name into its lock.
+    fn last_used(&self, record: &NameRecord) -> Timestamp {
+        let used = fs::metadata(self.image_lock(&record.manifest)).and_then(|lock| lock.modified());
+        let used = used.ok().and_then(|time| Timestamp::try_from(time).ok());
+        used.map_or(record.stored, |used| used.max(record.stored))
     }
 }
 

@@ -80,6 +80,10 @@ pub enum Activity {
     Configure,
     /// A tree becomes a layer blob.
     Pack,
+    /// Images of the store are read again.
+    Verify,
+    /// An image goes to a registry.
+    Push,
     /// An image is written to a file or folder.
     Export,
     /// Artifacts are copied.

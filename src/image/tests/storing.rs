@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::super::{
-    ImageError, ImageName, ImageStore, Limits, StoredImage,
+    ImageError, ImageName, ImageStore, LayerForm, Limits, StoredImage,
     codec::digest,
     testing::{Heard, Tar, TestStore, emitter, picture},
 };
@@ -134,10 +134,10 @@ fn an_exported_image_comes_back_with_its_digest() {
     assert_eq!(image.config.env, [("PATH".into(), "/bin".into()), ("LANG".into(), "C".into())]);
     for dest in ["folder", "archive.tar"] {
         let dest = at.join(dest);
-        test.store.export(&image, &dest, &on).expect("an export");
+        test.store.export(&image, &dest, LayerForm::AsIs, &on).expect("an export");
         let back = other.store.import(&dest, &name("one"), &on).expect("an image");
         assert_eq!(back.manifest, image.manifest);
-        assert!(matches!(test.store.export(&image, &dest, &on), Err(ImageError::Exists(_))));
+        assert!(matches!(test.store.export(&image, &dest, LayerForm::AsIs, &on), Err(ImageError::Exists(_))));
     }
     // As `docker save image | gzip` would have it.
     let packed = put(at, "archive.tar.gz", &gzip(&fs::read(at.join("archive.tar")).expect("a file")));
@@ -398,7 +398,7 @@ fn a_damaged_store_is_named_and_can_be_mended() {
     fs::remove_dir_all(test.store.diff(&one.config.diff_ids[0])).expect("removed");
     let error = test.store.checkout(&one, &on).expect_err("damaged");
     assert!(matches!(error, ImageError::Size { .. }), "{error}");
-    let error = test.store.export(&one, &test.home.path().join("out"), &on).expect_err("damaged");
+    let error = test.store.export(&one, &test.home.path().join("out"), LayerForm::AsIs, &on).expect_err("damaged");
     assert!(matches!(error, ImageError::Size { .. }), "{error}");
     assert!(!test.home.path().join("out").exists());
     fs::remove_file(test.store.blob(&one.manifest)).expect("removed");

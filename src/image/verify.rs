@@ -1,0 +1,222 @@
+//! Is the store what it says it is? Reads every byte of an image again.
+//!
+//! Blobs are hashed. An unpacked layer is compared with what its blob unpacks to, file by file. What is damaged is named, and
+//! can be mended: an unpacked layer from its blob, a blob from where the image came from.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, Read},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, openat, readlinkat, statat};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    documents::Descriptor,
+    error::ImageError,
+    intake::{self, Incoming},
+    progress::Progress,
+    scratch::Scratch,
+    store::{ImageStore, StoredImage},
+    tree,
+};
+use crate::{
+    events::Emitter,
+    host::files::{self, FileError},
+    model::{Activity, Digest},
+};
+
+/// What is wrong with a part of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// A blob is not there, or not whole.
+    Missing,
+    /// A blob has another digest than its name.
+    Digest(Digest),
+    /// An unpacked layer differs from its blob, first at this path.
+    Differs(PathBuf),
+}
+
+/// A damaged part of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// In words: `the layer 1234abcd`.
+    pub part: String,
+    /// What is wrong.
+    pub damage: Damage,
+    file: PathBuf,
+}
+
+impl ImageStore {
+    /// Looks at every byte of an image.
+    ///
+    /// # Errors
+    ///
+    /// When the image cannot even be read, or the file system refuses.
+    pub fn verify(&self, image: &StoredImage, on: &Emitter) -> Result<Vec<Finding>, ImageError> {
+        let holder = format!("image verify {}", image.name);
+        let _store = self.share(&holder, on)?;
+        let layers: u64 = image.layer_list().map(|(blob, _)| blob.size).sum();
+        let progress = Progress::new(on, Activity::Verify, image.name.as_str(), Some(layers));
+        let mut found = Vec::new();
+        for (layer, diff_id) in image.layer_list() {
+            let part = format!("the layer {}", layer.digest.short());
+            match self.verify_blob(layer, &part, &progress)? {
+                Some(finding) => found.push(finding),
+                None => found.extend(self.verify_diff(layer, diff_id, part, on)?),
+            }
+        }
+        progress.finish();
+        Ok(found)
+    }
+
+    /// Removes what is damaged, so that it is made or fetched anew; not what a build uses.
+    ///
+    /// # Errors
+    ///
+    /// When a build uses it, or the file system refuses.
+    pub fn discard_damaged(&self, image: &StoredImage, findings: &[Finding], on: &Emitter) -> Result<(), ImageError> {
+        let _alone = self.alone_with(image, "image verify", on)?;
+        for finding in findings {
+            match &finding.damage {
+                Damage::Missing | Damage::Digest(_) => match fs::remove_file(&finding.file) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(FileError::new("remove", &finding.file)(error).into());
+                    }
+                    _ => {}
+                },
+                Damage::Differs(_) => files::remove_tree(&finding.file)?,
+            }
+        }
+        // It was made from what is damaged.
+        Ok(files::remove_tree(&self.seam_path(&image.manifest))?)
+    }
+
+    fn verify_blob(&self, layer: &Descriptor, part: &str, progress: &Progress) -> Result<Option<Finding>, ImageError> {
+        let path = self.blob(&layer.digest);
+        let finding = |damage| Ok(Some(Finding { part: part.into(), damage, file: path.clone() }));
+        if !self.has_blob(layer) {
+            return finding(Damage::Missing);
+        }
+        let mut file = File::open(&path).map_err(FileError::new("read", &path))?;
+        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
+        loop {
+            let count = file.read(&mut buffer).map_err(FileError::new("read", &path))?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&buffer[..count]);
+            progress.add(count as u64);
+        }
+        match Digest::from_sha256(hasher.finalize().into()) {
+            digest if digest == layer.digest => Ok(None),
+            digest => finding(Damage::Digest(digest)),
+        }
+    }
+
+    // One that is not unpacked is made when it is needed.
+    fn verify_diff(
+        &self,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        part: String,
+        on: &Emitter,
+    ) -> Result<Option<Finding>, ImageError> {
+        if !self.has_diff(diff_id) {
+            return Ok(None);
+        }
+        let scratch = Scratch::make(&self.tmp())?;
+        let path = self.blob(&layer.digest);
+        let input = File::open(&path).map_err(FileError::new("read", &path))?;
+        let incoming = Incoming {
+            what: &part,
+            wanted: Some(layer),
+            diff_id: Some(diff_id),
+            size: layer.size,
+            tree: Some(scratch.path()),
+            over: &AtomicBool::new(false),
+            limits: self.limits,
+            progress: &Progress::new(on, Activity::Unpack, part.as_str(), Some(layer.size)),
+        };
+        intake::receive(incoming, input, None)?;
+        let (wanted, found) = (scratch.path(), self.diff(diff_id).join("fs"));
+        let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(FileError::new("open", path));
+        let differs = difference(&open(wanted)?, &open(&found)?, Path::new(""));
+        let differs = differs.map_err(|error| FileError::new("compare", &found)(error.into()))?;
+        Ok(differs.map(|path| Finding { part, damage: Damage::Differs(path), file: self.diff(diff_id) }))
+    }
+}
+
+/// The first path at which two trees differ.
+fn difference(wanted: &OwnedFd, found: &OwnedFd, path: &Path) -> rustix::io::Result<Option<PathBuf>> {
+    let names = tree::names(wanted)?;
+    if names != tree::names(found)? || tree::xattrs(wanted)? != tree::xattrs(found)? {
+        return Ok(Some(path.into()));
+    }
+    for name in names {
+        let name = OsStr::from_bytes(&name);
+        let path = path.join(name);
+        let (ours, theirs) =
+            (statat(wanted, name, AtFlags::SYMLINK_NOFOLLOW)?, statat(found, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        let look = |stat: &Stat| (stat.st_mode, stat.st_mtime, stat.st_mtime_nsec, stat.st_rdev);
+        if look(&ours) != look(&theirs) {
+            return Ok(Some(path));
+        }
+        let same = match FileType::from_raw_mode(ours.st_mode) {
+            FileType::Directory => {
+                let (ours, theirs) =
+                    (tree::open_folder(wanted.as_fd(), name)?, tree::open_folder(found.as_fd(), name)?);
+                if let Some(path) = difference(&ours, &theirs, &path)? {
+                    return Ok(Some(path));
+                }
+                true
+            }
+            FileType::RegularFile => ours.st_size == theirs.st_size && same_file(wanted, found, name)?,
+            FileType::Symlink => readlinkat(wanted, name, Vec::new())? == readlinkat(found, name, Vec::new())?,
+            _ => true,
+        };
+        if !same {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+fn same_file(wanted: &OwnedFd, found: &OwnedFd, name: &OsStr) -> rustix::io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let open = |dir| openat(dir, name, flags, Mode::empty()).map(File::from);
+    let (mut ours, mut theirs) = (open(wanted)?, open(found)?);
+    if tree::xattrs(&ours)? != tree::xattrs(&theirs)? {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; 128 << 10], vec![0; 128 << 10]);
+    loop {
+        let count = read_full(&mut ours, &mut left)?;
+        if count != read_full(&mut theirs, &mut right)? || left[..count] != right[..count] {
+            return Ok(false);
+        }
+        if count == 0 {
+            return Ok(true);
+        }
+    }
+}
+
+fn read_full(file: &mut File, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)),
+        }
+    }
+    Ok(filled)
+}
