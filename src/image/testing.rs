@@ -99,6 +99,20 @@ impl Tar {
         self.entry("././@PaxHeader", EntryType::XHeader, 0o644, "", records)
     }
 
+    /// A header with some of its bytes changed and its checksum right again, and its content.
+    pub fn patched(mut self, path: &str, patches: &[(usize, &[u8])], content: &[u8]) -> Self {
+        let begin = self.0.len();
+        self = self.entry(path, EntryType::Regular, 0o644, "", content);
+        let mut header = tar::Header::new_old();
+        header.as_mut_bytes().copy_from_slice(&self.0[begin..begin + 512]);
+        for (at, bytes) in patches {
+            header.as_mut_bytes()[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        header.set_cksum();
+        self.0[begin..begin + 512].copy_from_slice(header.as_bytes());
+        self
+    }
+
     pub fn raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);
         self

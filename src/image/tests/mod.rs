@@ -3,4 +3,6 @@
 mod hostile;
 mod layers;
 mod publishing;
+mod sparse;
 mod storing;
+mod yard;
