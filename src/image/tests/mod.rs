@@ -1,5 +1,6 @@
 //! Tests of the store as its users see it, and of what hostile archives do to it.
 
+mod damaged;
 mod hostile;
 mod layers;
 mod publishing;

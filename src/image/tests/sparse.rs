@@ -207,11 +207,19 @@ fn old_lies() -> Vec<Case> {
             sparse(&[(386, &full), (482, &[1]), (483, &size)], b"").raw(&[0; 504]).raw(&[1; 8]),
             Refused("goes on after its end"),
         ),
-        ("half a map", sparse(&[(386, &full), (482, &[1]), (483, &size)], b"").raw(&[0; 100]), Refused("truncated")),
-        ("half a map, none of it", sparse(&[(386, &full), (482, &[1]), (483, &size)], b""), Refused("truncated")),
+        (
+            "half a map",
+            sparse(&[(386, &full), (482, &[1]), (483, &size)], b"").raw(&[0; 100]).unended(),
+            Refused("truncated"),
+        ),
+        (
+            "half a map, none of it",
+            sparse(&[(386, &full), (482, &[1]), (483, &size)], b"").unended(),
+            Refused("truncated"),
+        ),
         (
             "both forms at once",
-            Tar::default().pax(&version_1(10)).raw(&sparse(&[(483, &size)], b"").0),
+            Tar::default().pax(&version_1(10)).raw(&sparse(&[(483, &size)], b"").bytes),
             Refused("its type cannot be"),
         ),
     ]
@@ -254,7 +262,7 @@ fn pax_lies() -> Vec<Case> {
         ("a map of letters", text("x\n", &[]), Refused("damaged map")),
         ("a map with an empty line", text("\n", &[]), Refused("damaged map")),
         ("a map with a long line", text(&format!("1\n0\n{many}\n"), b""), Refused("damaged map")),
-        ("half a map in the content", Tar(text("300\n", &[0; 2000]).0[..2000].into()), Refused("truncated")),
+        ("half a map in the content", text("300\n", &[0; 2000]).cut(2512), Refused("truncated")),
         (
             "a million pieces promised",
             text("1000000\n", b""),
