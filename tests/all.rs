@@ -6,6 +6,11 @@
 #[path = "all/support.rs"]
 mod support;
 
+#[path = "fuzz/one.rs"]
+mod fuzz_one;
+
+#[path = "all/archives.rs"]
+mod archives;
 #[path = "all/config.rs"]
 mod config;
 #[path = "all/doctor.rs"]

@@ -27,6 +27,10 @@ use crate::model::{Explain, Kind};
 /// As many symbolic links as the kernel follows in one path (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
+/// As deep as a tree may become, links of links included. Whoever walks through it later, or removes it, holds a descriptor
+/// and a piece of the stack per folder.
+const MAX_DEPTH: usize = 400;
+
 const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A folder whose content is not trusted.
@@ -66,6 +70,14 @@ pub enum RootedError {
         path: PathBuf,
         /// In bytes.
         limit: u64,
+    },
+    /// Links lead into folders of folders, without an end that would be of use.
+    #[error("`{path}` would be more than {limit} folders deep")]
+    TooDeep {
+        /// Inside the root.
+        path: PathBuf,
+        /// How deep it may be.
+        limit: usize,
     },
     /// A file is no UTF-8.
     #[error("`{0}` is not text in UTF-8")]
@@ -438,6 +450,9 @@ impl Walk<'_> {
             Missing::Fail => return Err(RootedError::call("find", self.path)(Errno::NOENT)),
             Missing::Make(mode) | Missing::Replace(mode) => Mode::from(mode),
         };
+        if self.stack.len() >= MAX_DEPTH {
+            return Err(RootedError::TooDeep { path: self.path.into(), limit: MAX_DEPTH });
+        }
         fs::mkdirat(self.here(), name.as_os_str(), mode).map_err(RootedError::call("make", self.path))?;
         self.enter(name)?;
         self.made.push(self.place());
@@ -561,6 +576,17 @@ mod tests {
         assert!(matches!(blocked, RootedError::WrongType { wanted: "folder", .. }), "{blocked}");
         let walked = root.walk(Path::new("lib/file/x"), Missing::Replace(0o755)).expect("replaced");
         assert!(walked.replaced && walked.made == ["usr/lib/file", "usr/lib/file/x"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn links_make_no_bottomless_tree() {
+        let (yard, root) = yard();
+        symlink("a/".repeat(300), yard.path().join("root/deep")).expect("a link");
+        symlink("deep/".to_owned() + &"b/".repeat(300), yard.path().join("root/deeper")).expect("a link");
+        root.make_dirs(Path::new("deep"), 0o755).expect("deep, but not too deep");
+        let error = root.make_dirs(Path::new("deeper"), 0o755).expect_err("too deep");
+        assert!(matches!(error, RootedError::TooDeep { limit: 400, .. }), "{error}");
+        remove_at(root.root(), OsStr::new("a")).expect("can be removed");
     }
 
     #[test]

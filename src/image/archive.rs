@@ -1,17 +1,21 @@
 //! Reading tar archives that nobody vouches for.
 //!
-//! In goes a stream, out come entries, one by one, with every extension applied: PAX, GNU long names, base-256 numbers. The
-//! `tar` crate parses the fields of a header; the walk from header to header is ours, because which size and which name
-//! count, and how much an extension may hold, is where parsers disagree and attacks live (CVE-2025-62518, CVE-2026-33055,
-//! CVE-2022-2879). It writes nothing.
+//! In goes a stream, out come entries, one by one, with every extension applied: PAX, GNU long names, sparse files. The walk
+//! from header to header is ours, because which size and which name count, and how much an extension may hold, is where
+//! parsers disagree and attacks live (CVE-2025-62518, CVE-2026-33055, CVE-2022-2879). It writes nothing.
 
 use std::io::{self, Read};
 
-use tar::Header;
+use super::{
+    fields::{self, BLOCK, Block},
+    layer_error::LayerError,
+    limits::Limits,
+    pax::{self, Pax, clamp},
+    sparse::{self, Map, Pieces, Place},
+};
 
-use super::{layer_error::LayerError, limits::Limits};
-
-const BLOCK: usize = 512;
+// One of each kind is all that an entry can use; global ones may stand there too, but not for ever.
+const MOST_EXTENSIONS: u32 = 64;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +49,10 @@ pub struct Entry {
     pub mtime: i64,
     /// Nanoseconds.
     pub mtime_nsec: u32,
-    /// Bytes of content.
+    /// Bytes of the file, those of its holes included.
     pub size: u64,
+    /// What is stored of a sparse file; of any other, all is.
+    pub sparse: Option<Pieces>,
     /// Extended attributes, in the archive's order.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Where the content begins in the stream.
@@ -69,16 +75,6 @@ struct Pending {
     pax: Option<Pax>,
     long_path: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
-}
-
-#[derive(Default)]
-struct Pax {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    mtime: Option<(i64, u32)>,
-    sparse: bool,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl<R: Read> Archive<R> {
@@ -104,30 +100,43 @@ impl<R: Read> Archive<R> {
     /// When the archive is damaged, truncated, or asks for more than the limits.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, LayerError> {
         let mut pending = Pending::default();
-        loop {
+        for _ in 0..MOST_EXTENSIONS {
             self.skip_rest()?;
             let Some(header) = self.header()? else {
                 return if pending.is_empty() { Ok(None) } else { Err(LayerError::Truncated(self.position)) };
             };
-            let size = self.field_size(&header)?;
-            match header.as_bytes()[156] {
-                b'x' => {
-                    let content = self.extension(size)?;
-                    let pax = self.pax(&content)?;
-                    self.once(pending.pax.replace(pax).is_some())?;
-                }
-                b'g' | b'V' => drop(self.extension(size)?),
-                b'L' => {
-                    let name = self.long_name(size)?;
-                    self.once(pending.long_path.replace(name).is_some())?;
-                }
-                b'K' => {
-                    let name = self.long_name(size)?;
-                    self.once(pending.long_link.replace(name).is_some())?;
-                }
-                _ => return self.entry(&header, size, pending).map(Some),
+            let size = fields::size(&header).ok_or_else(|| self.malformed("a header without a proper size"))?;
+            if !self.extend(&mut pending, fields::kind(&header), size)? {
+                return self.entry(&header, size, pending).map(Some);
             }
         }
+        Err(self.malformed("more extended headers in a row than an entry can use"))
+    }
+
+    // Whether the header was an extended one.
+    fn extend(&mut self, pending: &mut Pending, kind: u8, size: u64) -> Result<bool, LayerError> {
+        match kind {
+            b'x' => {
+                let content = self.extension(size)?;
+                let pax = Pax::parse(&content).map_err(|why| self.malformed(why))?;
+                self.once(pending.pax.replace(pax).is_some())?;
+            }
+            b'g' => {
+                let content = self.extension(size)?;
+                pax::check(&content).map_err(|why| self.malformed(why))?;
+            }
+            b'V' => drop(self.extension(size)?),
+            b'L' => {
+                let name = self.long_name(size)?;
+                self.once(pending.long_path.replace(name).is_some())?;
+            }
+            b'K' => {
+                let name = self.long_name(size)?;
+                self.once(pending.long_link.replace(name).is_some())?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// Reads whatever is left of the stream, so that a digest over all of it can be had.
@@ -158,32 +167,23 @@ impl<R: Read> Archive<R> {
     }
 
     // None at the end of the archive.
-    fn header(&mut self) -> Result<Option<Header>, LayerError> {
-        if self.ended {
+    fn header(&mut self) -> Result<Option<Block>, LayerError> {
+        let mut header = [0; BLOCK];
+        if self.ended || !self.block(&mut header)? {
             return Ok(None);
         }
-        let mut header = Header::new_old();
-        if !self.block(header.as_mut_bytes())? {
-            return Ok(None);
-        }
-        if header.as_bytes().iter().all(|byte| *byte == 0) {
-            if self.block(header.as_mut_bytes())? && header.as_bytes().iter().any(|byte| *byte != 0) {
+        if header == [0; BLOCK] {
+            if self.block(&mut header)? && header != [0; BLOCK] {
                 return Err(self.malformed("a lone block of zeros"));
             }
             self.ended = true;
             return Ok(None);
         }
-        let bytes = header.as_bytes();
-        let sum: u32 =
-            bytes.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
-        if header.cksum().ok() != Some(sum) {
-            return Err(self.malformed("a header with a wrong checksum"));
-        }
-        Ok(Some(header))
+        if fields::is_sound(&header) { Ok(Some(header)) } else { Err(self.malformed("a header with a wrong checksum")) }
     }
 
     // False at the end of the stream; a part of a block is a truncation.
-    fn block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool, LayerError> {
+    fn block(&mut self, block: &mut Block) -> Result<bool, LayerError> {
         let mut filled = 0;
         while filled < BLOCK {
             let count = read_some(&mut self.input, &mut block[filled..], self.position)?;
@@ -194,16 +194,6 @@ impl<R: Read> Archive<R> {
             self.position += count as u64;
         }
         Ok(true)
-    }
-
-    fn field_size(&self, header: &Header) -> Result<u64, LayerError> {
-        let field = &header.as_bytes()[124..136];
-        // Base-256: the crate reads the last eight of the twelve bytes, whatever stands before them.
-        let huge = field[0] & 0x80 != 0 && (field[0] != 0x80 || field[1..4].iter().any(|byte| *byte != 0));
-        match header.entry_size() {
-            Ok(size) if !huge && i64::try_from(size).is_ok() => Ok(size),
-            _ => Err(self.malformed("a header without a proper size")),
-        }
     }
 
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, LayerError> {
@@ -228,9 +218,9 @@ impl<R: Read> Archive<R> {
 
     fn long_name(&mut self, size: u64) -> Result<Vec<u8>, LayerError> {
         let mut name = self.extension(size)?;
-        if name.last() == Some(&0) {
-            name.pop();
-        }
+        // It is counted with the NUL at its end, or with the zeros that fill its last block.
+        let end = name.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        name.truncate(end);
         Ok(name)
     }
 
@@ -248,55 +238,85 @@ impl<R: Read> Archive<R> {
         if skipped == rest { Ok(()) } else { Err(LayerError::Truncated(self.position)) }
     }
 
-    fn entry(&mut self, header: &Header, size: u64, pending: Pending) -> Result<Entry, LayerError> {
-        let pax = pending.pax.unwrap_or_default();
-        let path = pax.path.or(pending.long_path).unwrap_or_else(|| header.path_bytes().into_owned());
-        let own_link = || header.link_name_bytes().map(|link| link.into_owned()).unwrap_or_default();
-        let link = pax.link.or(pending.long_link).unwrap_or_else(own_link);
-        let kind = self.entry_kind(header, &path, pax.sparse)?;
-        let size = pax.size.unwrap_or(size);
-        if kind != Kind::File && size != 0 {
+    fn entry(&mut self, header: &Block, size: u64, pending: Pending) -> Result<Entry, LayerError> {
+        let mut pax = pending.pax.unwrap_or_default();
+        let named = |name: Option<Vec<u8>>| name.filter(|name| !name.is_empty());
+        let long_path = named(pending.long_path);
+        let path = pax.sparse.name().or(pax.path.take()).or(long_path).unwrap_or_else(|| fields::path(header));
+        let link = pax.link.take().or(named(pending.long_link)).unwrap_or_else(|| fields::link(header));
+        let refuse = |why| LayerError::Entry { entry: path[..].into(), why };
+        let kind = entry_kind(fields::kind(header), &path).map_err(refuse)?;
+        let stored = pax.size.unwrap_or(size);
+        if kind != Kind::File && stored != 0 {
             // Some readers skip such content and some take it for the next header.
-            return Err(LayerError::Entry { entry: path[..].into(), why: "has content, though its type has none" });
+            return Err(refuse("has content, though its type has none"));
         }
         if path.contains(&0) || link.contains(&0) {
-            return Err(LayerError::Entry { entry: path[..].into(), why: "has a NUL in its name" });
+            return Err(refuse("has a NUL in its name"));
         }
-        self.set_size(size);
-        let mode = header.mode().map_err(|_| self.malformed("a header without a proper mode"))?;
-        let (mtime, mtime_nsec) = pax.mtime.unwrap_or_else(|| (field_mtime(header), 0));
-        Ok(Entry { path, link, kind, mode, mtime, mtime_nsec, size, xattrs: pax.xattrs, offset: self.position })
+        let mode = fields::mode(header).ok_or_else(|| self.malformed("a header without a proper mode"))?;
+        let (mtime, mtime_nsec) = pax.mtime.unwrap_or_else(|| (clamp(fields::mtime(header)), 0));
+        let (size, sparse) = match self.sparse(header, kind, &pax, &path, stored)? {
+            Some((size, pieces)) => (size, Some(pieces)),
+            None => (stored, None),
+        };
+        let (xattrs, offset) = (pax.xattrs, self.position);
+        Ok(Entry { path, link, kind, mode, mtime, mtime_nsec, size, sparse, xattrs, offset })
     }
 
-    fn entry_kind(&self, header: &Header, path: &[u8], sparse: bool) -> Result<Kind, LayerError> {
-        let refuse = |why| Err(LayerError::Entry { entry: path.into(), why });
-        match header.as_bytes()[156] {
-            // In archives older than POSIX a folder is a file whose name ends in a slash.
-            0 if path.ends_with(b"/") => Ok(Kind::Folder),
-            b'S' => refuse("is a sparse file, which image layers must not hold; repack it without --sparse"),
-            0 | b'0' | b'7' if sparse => {
-                refuse("is a sparse file, which image layers must not hold; repack it without --sparse")
-            }
-            0 | b'0' | b'7' => Ok(Kind::File),
-            b'1' => Ok(Kind::HardLink),
-            b'2' => Ok(Kind::Symlink),
-            b'3' | b'4' => Ok(Kind::Device),
-            b'5' => Ok(Kind::Folder),
-            b'6' => Ok(Kind::Fifo),
-            _ => refuse("is of a type that no image layer holds"),
+    // Goes to where the content begins, past the map of a sparse file, of which it says the size and the stored pieces.
+    fn sparse(
+        &mut self,
+        header: &Block,
+        kind: Kind,
+        pax: &Pax,
+        path: &[u8],
+        stored: u64,
+    ) -> Result<Option<(u64, Pieces)>, LayerError> {
+        let refuse = |why| LayerError::Entry { entry: path.into(), why };
+        let is_old = fields::kind(header) == b'S';
+        if !pax.sparse.is_empty() && (is_old || kind != Kind::File) {
+            return Err(refuse("is said to be a sparse file, which its type cannot be"));
         }
+        if is_old {
+            let size = sparse::old_size(header).ok_or_else(|| refuse("is a sparse file without a size"))?;
+            let mut map = Map::new(path, size, &self.limits);
+            map.read_old(header, || self.map_block())?;
+            self.set_size(stored);
+            return map.finish(stored).map(|pieces| Some((size, pieces)));
+        }
+        self.set_size(stored);
+        if pax.sparse.is_empty() {
+            return Ok(None);
+        }
+        let (size, place) = pax.sparse.read().map_err(refuse)?;
+        let mut map = Map::new(path, size, &self.limits);
+        let stored = match place {
+            Place::Header => pax.sparse.fill(&mut map).map(|()| stored)?,
+            Place::Content => map.read_text(self, self.position, stored)?,
+        };
+        map.finish(stored).map(|pieces| Some((size, pieces)))
     }
 
-    // Records are `LENGTH KEYWORD=VALUE\n`; the length counts itself, so a value may hold anything (pax(1)).
-    fn pax(&self, mut content: &[u8]) -> Result<Pax, LayerError> {
-        let mut pax = Pax::default();
-        while !content.is_empty() {
-            let (key, value, rest) = record(content).ok_or_else(|| self.malformed("a damaged PAX header"))?;
-            content = rest;
-            pax.apply(key, value).ok_or_else(|| self.malformed("a PAX header with a damaged value"))?;
-        }
-        Ok(pax)
+    fn map_block(&mut self) -> Result<Block, LayerError> {
+        let mut block = [0; BLOCK];
+        if self.block(&mut block)? { Ok(block) } else { Err(LayerError::Truncated(self.position)) }
     }
+}
+
+fn entry_kind(letter: u8, path: &[u8]) -> Result<Kind, &'static str> {
+    Ok(match letter {
+        // In archives older than POSIX a folder is a file whose name ends in a slash.
+        0 if path.ends_with(b"/") => Kind::Folder,
+        // GNU's sparse file is a file with a map.
+        0 | b'0' | b'7' | b'S' => Kind::File,
+        b'1' => Kind::HardLink,
+        b'2' => Kind::Symlink,
+        b'3' | b'4' => Kind::Device,
+        b'5' => Kind::Folder,
+        b'6' => Kind::Fifo,
+        _ => return Err("is of a type that no image layer holds"),
+    })
 }
 
 impl<R: Read> Read for Archive<R> {
@@ -319,71 +339,6 @@ impl Pending {
     fn is_empty(&self) -> bool {
         self.pax.is_none() && self.long_path.is_none() && self.long_link.is_none()
     }
-}
-
-impl Pax {
-    // An empty value takes an earlier one back. None when the value is damaged.
-    fn apply(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
-        let text = || std::str::from_utf8(value).ok();
-        match key {
-            b"path" => self.path = (!value.is_empty()).then(|| value.to_vec()),
-            b"linkpath" => self.link = (!value.is_empty()).then(|| value.to_vec()),
-            b"size" if value.is_empty() => self.size = None,
-            b"size" => self.size = Some(number(text()?)?),
-            b"mtime" if value.is_empty() => self.mtime = None,
-            b"mtime" => self.mtime = Some(time(text()?)?),
-            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
-            _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
-                }
-            }
-        }
-        Some(())
-    }
-}
-
-fn record(content: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let space = content.iter().take(20).position(|byte| *byte == b' ')?;
-    let length = number(std::str::from_utf8(&content[..space]).ok()?)?;
-    let length = usize::try_from(length).ok().filter(|length| *length <= content.len() && *length > space + 1)?;
-    let (whole, rest) = content.split_at(length);
-    let (newline, body) = whole[space + 1..].split_last()?;
-    let equals = body.iter().position(|byte| *byte == b'=').filter(|at| *newline == b'\n' && *at > 0)?;
-    Some((&body[..equals], &body[equals + 1..], rest))
-}
-
-// Digits and nothing else: `parse` alone would take a `+`.
-fn number(text: &str) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = if digits { text.parse().ok()? } else { return None };
-    i64::try_from(number).ok().map(|_| number)
-}
-
-fn time(text: &str) -> Option<(i64, u32)> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    if let Some(negative) = whole.strip_prefix('-') {
-        return number(negative).map(|_| (0, 0));
-    }
-    let seconds = clamp(number(whole)?);
-    let nanos = format!("{fraction:0<9.9}").parse().ok()?;
-    Some((seconds, nanos))
-}
-
-fn field_mtime(header: &Header) -> i64 {
-    let field = &header.as_bytes()[136..148];
-    // Base-256 with the sign set is a time before the epoch.
-    if field[0] == 0xff { 0 } else { header.mtime().map_or(0, clamp) }
-}
-
-/// 2^33 - 1: the year 2242, which ext4, XFS and btrfs can all store.
-pub(super) const MAX_TIME: i64 = (1 << 33) - 1;
-
-fn clamp(seconds: u64) -> i64 {
-    i64::try_from(seconds).unwrap_or(MAX_TIME).min(MAX_TIME)
 }
 
 fn read_some(input: &mut impl Read, buffer: &mut [u8], at: u64) -> Result<usize, LayerError> {

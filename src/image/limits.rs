@@ -17,6 +17,8 @@ pub struct Limits {
     pub link: usize,
     /// Bytes of one extended header of a tar archive.
     pub header: u64,
+    /// Stored pieces of a sparse file, between its holes.
+    pub pieces: u64,
     /// Bytes of an index or manifest.
     pub manifest: u64,
     /// Bytes of an image's configuration.
@@ -39,6 +41,7 @@ impl Default for Limits {
             path: 4095,
             link: 4095,
             header: 1 << 20,
+            pieces: 100_000,
             manifest: 4 << 20,
             config: 8 << 20,
             ratio: 200,

@@ -183,6 +183,6 @@ impl Normaliser<'_> {
     }
 
     fn time(&self, stat: &Stat) -> Time {
-        Time { seconds: Time::of(stat).seconds.min(self.epoch).clamp(0, super::archive::MAX_TIME), nanos: 0 }
+        Time { seconds: Time::of(stat).seconds.min(self.epoch).clamp(0, super::pax::MAX_TIME), nanos: 0 }
     }
 }

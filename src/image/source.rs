@@ -237,6 +237,11 @@ fn scan(path: &Path, mut file: &File, compression: Compression, limits: Limits) 
             file.seek(SeekFrom::Start(0)).map_err(failed)?;
             return Ok(Scan::RootFs);
         }
+        if entry.sparse.is_some() {
+            // What is stored of it is not what it holds, and parts of this archive are read where they stand.
+            let why = "is a sparse file, which the archive of an image must not hold; pack it again without --sparse";
+            return Err(damaged(LayerError::Entry { entry: entry.path[..].into(), why }));
+        }
         match entry.kind {
             Kind::File => drop(files.insert(name, (entry.offset, entry.size))),
             Kind::Symlink | Kind::HardLink => links.push((name, entry)),

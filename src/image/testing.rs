@@ -65,16 +65,19 @@ pub fn emitter() -> (Emitter, Heard) {
 
 /// An archive in the making.
 #[derive(Clone, Default)]
-pub struct Tar(pub Vec<u8>);
+pub struct Tar {
+    pub bytes: Vec<u8>,
+    unended: bool,
+}
 
 impl Tar {
     pub fn entry(mut self, path: &str, kind: EntryType, mode: u32, link: &str, content: &[u8]) -> Self {
         let size = content.len() as u64;
         let (path, link) = (path.as_bytes(), link.as_bytes());
         let member = Member { path, kind, mode, mtime: 1_000_000_000, size, link, xattrs: &[] };
-        self.0.extend(member.header());
-        self.0.extend(content);
-        self.0.resize(self.0.len() + padding(size), 0);
+        self.bytes.extend(member.header());
+        self.bytes.extend(content);
+        self.bytes.resize(self.bytes.len() + padding(size), 0);
         self
     }
 
@@ -99,14 +102,41 @@ impl Tar {
         self.entry("././@PaxHeader", EntryType::XHeader, 0o644, "", records)
     }
 
-    pub fn raw(mut self, bytes: &[u8]) -> Self {
-        self.0.extend(bytes);
+    /// A header with some of its bytes changed and its checksum right again, and its content.
+    pub fn patched(mut self, path: &str, patches: &[(usize, &[u8])], content: &[u8]) -> Self {
+        let begin = self.bytes.len();
+        self = self.entry(path, EntryType::Regular, 0o644, "", content);
+        let mut header = tar::Header::new_old();
+        header.as_mut_bytes().copy_from_slice(&self.bytes[begin..begin + 512]);
+        for (at, bytes) in patches {
+            header.as_mut_bytes()[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        header.set_cksum();
+        self.bytes[begin..begin + 512].copy_from_slice(header.as_bytes());
         self
     }
 
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
+        self.bytes.extend(bytes);
+        self
+    }
+
+    /// Without its last bytes, and to be left so.
+    pub fn cut(mut self, count: usize) -> Self {
+        self.bytes.truncate(self.bytes.len() - count);
+        self.unended()
+    }
+
+    /// An archive that shall not get an end.
+    pub fn unended(self) -> Self {
+        Self { unended: true, ..self }
+    }
+
     pub fn end(mut self) -> Vec<u8> {
-        self.0.extend(END);
-        self.0
+        if !self.unended {
+            self.bytes.extend(END);
+        }
+        self.bytes
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs::File,
-    io::Read,
+    io::{Read, Seek as _, SeekFrom},
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -214,7 +214,11 @@ impl<'a> Unpacker<'a> {
     fn clear(&mut self, entry: &Entry, place: &Place, name: &OsStr) -> Result<(), LayerError> {
         self.last = None;
         let path = place.path.join(name);
-        self.implied.retain(|implied| !implied.starts_with(&path));
+        // What is below stands together in the set; looking through all of it once per entry could take for ever.
+        let below = self.implied.range(path.clone()..).take_while(|implied| implied.starts_with(&path));
+        for gone in below.cloned().collect::<Vec<_>>() {
+            self.implied.remove(&gone);
+        }
         remove_at(place.dir.as_fd(), name).map_err(file_error("replace", entry))
     }
 
@@ -250,9 +254,29 @@ impl<'a> Unpacker<'a> {
         content: &mut impl Read,
     ) -> Result<(), LayerError> {
         let mut file = self.create(entry, place, name)?;
-        tree::fill(&mut file, content, entry.size, &mut self.buffer, &shown(entry), entry.offset)?;
+        match &entry.sparse {
+            None => tree::fill(&mut file, content, entry.size, &mut self.buffer, &shown(entry), entry.offset)?,
+            Some(pieces) => self.fill_pieces(entry, pieces, &mut file, content)?,
+        }
         self.set_xattrs(entry, &file)?;
         tree::finish(&file, tree::file_mode(entry.mode), time(entry)).map_err(file_error("set mode and time of", entry))
+    }
+
+    // What is not written stays a hole: a file may be much longer than all that is stored of it.
+    fn fill_pieces(
+        &mut self,
+        entry: &Entry,
+        pieces: &[(u64, u64)],
+        file: &mut File,
+        content: &mut impl Read,
+    ) -> Result<(), LayerError> {
+        let path = shown(entry);
+        file.set_len(entry.size).map_err(LayerError::io("make as long as it is", &path))?;
+        for (offset, length) in pieces {
+            file.seek(SeekFrom::Start(*offset)).map_err(LayerError::io("go forward in", &path))?;
+            tree::fill(file, content, *length, &mut self.buffer, &path, entry.offset)?;
+        }
+        Ok(())
     }
 
     fn add_hard_link(&mut self, entry: &Entry, place: &Place, name: &OsStr) -> Result<(), LayerError> {

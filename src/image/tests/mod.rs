@@ -1,6 +1,9 @@
 //! Tests of the store as its users see it, and of what hostile archives do to it.
 
+mod damaged;
 mod hostile;
 mod layers;
 mod publishing;
+mod sparse;
 mod storing;
+mod yard;

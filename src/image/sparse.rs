@@ -1,0 +1,277 @@
+//! Sparse files of an archive: which pieces of the file are stored, the rest being holes.
+//!
+//! GNU tar has written them in four ways: its own header of type `S`, with blocks of map behind it, and PAX records in the
+//! forms 0.0, 0.1 and 1.0, the last with the map before the content (GNU tar's manual, "Storing Sparse Files"). In goes any of
+//! them, out comes one checked [`Map`]. A few bytes can claim a huge map (CVE-2025-58183), so it is counted as it is read.
+
+use std::{io::Read, ops::Range};
+
+use super::{
+    fields::{self, BLOCK, Block},
+    layer_error::LayerError,
+    limits::Limits,
+    pax,
+};
+
+/// Offset in the file and length of each stored piece, ascending, none of them empty.
+pub type Pieces = Vec<(u64, u64)>;
+
+const OLD_MAP: Range<usize> = 386..482;
+const OLD_GOES_ON: usize = 482;
+const OLD_REAL_SIZE: Range<usize> = 483..495;
+const MORE_MAP: Range<usize> = 0..504;
+const MORE_GOES_ON: usize = 504;
+
+/// Of which one of the old forms a map is: twice twelve bytes.
+const OLD_PIECE: usize = 24;
+
+/// A map in the making.
+pub struct Map<'a> {
+    entry: &'a [u8],
+    limit: u64,
+    size: u64,
+    seen: u64,
+    end: u64,
+    stored: u64,
+    pieces: Pieces,
+}
+
+impl<'a> Map<'a> {
+    /// Of a file that is called `entry` in messages and is `size` bytes long, holes included.
+    pub fn new(entry: &'a [u8], size: u64, limits: &Limits) -> Self {
+        Self { entry, limit: limits.pieces, size, seen: 0, end: 0, stored: 0, pieces: Pieces::new() }
+    }
+
+    fn refuse(&self, why: &'static str) -> LayerError {
+        LayerError::Entry { entry: self.entry.into(), why }
+    }
+
+    fn expect(&self, count: u64) -> Result<(), LayerError> {
+        let what = "pieces of a sparse file";
+        let entry = || self.entry.into();
+        if count > self.limit { Err(LayerError::Limit { entry: entry(), what, limit: self.limit }) } else { Ok(()) }
+    }
+
+    fn push(&mut self, offset: u64, length: u64) -> Result<(), LayerError> {
+        self.seen += 1;
+        self.expect(self.seen)?;
+        if offset < self.end {
+            return Err(self.refuse("is a sparse file whose pieces overlap or are not in order"));
+        }
+        match offset.checked_add(length) {
+            Some(end) if end <= self.size => self.end = end,
+            _ => return Err(self.refuse("is a sparse file with a piece beyond its end")),
+        }
+        self.stored += length;
+        if length > 0 {
+            self.pieces.push((offset, length));
+        }
+        Ok(())
+    }
+
+    /// The map, if it accounts for all bytes that are stored.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub fn finish(self, stored: u64) -> Result<Pieces, LayerError> {
+        if self.stored == stored {
+            Ok(self.pieces)
+        } else {
+            Err(self.refuse("is a sparse file whose pieces are not as long as what is stored of it"))
+        }
+    }
+
+    /// Reads the map of PAX 1.0 from the beginning of a content of `stored` bytes, which stands at `offset` in the archive; it
+    /// fills whole blocks. Says how many bytes of the content are left.
+    ///
+    /// # Errors
+    ///
+    /// When it is damaged or too long.
+    pub fn read_text(&mut self, content: &mut impl Read, offset: u64, stored: u64) -> Result<u64, LayerError> {
+        let mut lines = Lines { content, offset, left: stored, block: [0; BLOCK], at: BLOCK };
+        let count = lines.number(self.entry)?;
+        self.expect(count)?;
+        for _ in 0..count {
+            let (offset, length) = (lines.number(self.entry)?, lines.number(self.entry)?);
+            self.push(offset, length)?;
+        }
+        Ok(lines.left)
+    }
+
+    /// Takes the map of a GNU header, whose further blocks `more` reads.
+    ///
+    /// # Errors
+    ///
+    /// When it is damaged or too long.
+    pub fn read_old(
+        &mut self,
+        header: &Block,
+        mut more: impl FnMut() -> Result<Block, LayerError>,
+    ) -> Result<(), LayerError> {
+        let mut goes_on = self.push_fields(&header[OLD_MAP])? && header[OLD_GOES_ON] != 0;
+        self.refuse_rest(goes_on, header[OLD_GOES_ON])?;
+        while goes_on {
+            let block = more()?;
+            goes_on = self.push_fields(&block[MORE_MAP])? && block[MORE_GOES_ON] != 0;
+            self.refuse_rest(goes_on, block[MORE_GOES_ON])?;
+        }
+        Ok(())
+    }
+
+    // GNU tar ends a map at its first blank; others read on as long as blocks are said to follow. Both cannot be right.
+    fn refuse_rest(&self, goes_on: bool, mark: u8) -> Result<(), LayerError> {
+        if mark != 0 && !goes_on {
+            Err(self.refuse("is a sparse file whose map goes on after its end"))
+        } else {
+            Ok(())
+        }
+    }
+
+    // Whether all of them were used.
+    fn push_fields(&mut self, fields: &[u8]) -> Result<bool, LayerError> {
+        for piece in fields.chunks_exact(OLD_PIECE) {
+            let (offset, length) = piece.split_at(OLD_PIECE / 2);
+            if offset[0] == 0 && length[0] == 0 {
+                return Ok(false);
+            }
+            // GNU tar ends a map where the length is blank, Go where the offset is.
+            let number = |field: &[u8]| fields::length(field).filter(|_| field[0] != 0);
+            let (Some(offset), Some(length)) = (number(offset), number(length)) else {
+                return Err(self.refuse(DAMAGED));
+            };
+            self.push(offset, length)?;
+        }
+        Ok(true)
+    }
+}
+
+const DAMAGED: &str = "is a sparse file with a damaged map";
+
+/// How long the file of a GNU header is, holes included.
+pub fn old_size(header: &Block) -> Option<u64> {
+    fields::length(&header[OLD_REAL_SIZE]).filter(|_| fields::is_gnu(header))
+}
+
+// Numbers, each on a line of its own.
+struct Lines<'a, R> {
+    content: &'a mut R,
+    offset: u64,
+    left: u64,
+    block: Block,
+    at: usize,
+}
+
+impl<R: Read> Lines<'_, R> {
+    fn number(&mut self, entry: &[u8]) -> Result<u64, LayerError> {
+        let damaged = || LayerError::Entry { entry: entry.into(), why: DAMAGED };
+        let mut line = Vec::new();
+        loop {
+            if self.at == BLOCK {
+                self.left = self.left.checked_sub(BLOCK as u64).ok_or_else(damaged)?;
+                let read = self.content.read_exact(&mut self.block);
+                read.map_err(|source| super::archive::read_error(source, self.offset))?;
+                self.at = 0;
+            }
+            let byte = self.block[self.at];
+            self.at += 1;
+            match byte {
+                b'\n' => return pax::number(&line).ok_or_else(damaged),
+                // As many digits as 63 bits have.
+                digit if line.len() < 19 => line.push(digit),
+                _ => return Err(damaged()),
+            }
+        }
+    }
+}
+
+/// The records `GNU.sparse.*` of a PAX header.
+#[derive(Debug, Default)]
+pub struct Records {
+    any: bool,
+    name: Option<Vec<u8>>,
+    size: Option<u64>,
+    real_size: Option<u64>,
+    version: [Option<u64>; 2],
+    count: Option<u64>,
+    // Offsets and lengths by turns.
+    numbers: Option<Vec<u64>>,
+}
+
+/// Where the map is that PAX records speak of.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the records.
+    Header,
+    /// Before the content.
+    Content,
+}
+
+impl Records {
+    /// Whether there is any.
+    pub fn is_empty(&self) -> bool {
+        !self.any
+    }
+
+    /// The file's real name: the header has an invented one, for programs that know nothing of sparse files.
+    pub fn name(&mut self) -> Option<Vec<u8>> {
+        self.name.take()
+    }
+
+    /// Takes one record, without the beginning that all have. None when its value is damaged.
+    pub fn apply(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        let number = || pax::number(value);
+        self.any = true;
+        match key {
+            b"name" => self.name = (!value.is_empty()).then(|| value.to_vec()),
+            b"size" => self.size = Some(number()?),
+            b"realsize" => self.real_size = Some(number()?),
+            b"major" => self.version[0] = Some(number()?),
+            b"minor" => self.version[1] = Some(number()?),
+            b"numblocks" => self.count = Some(number()?),
+            b"offset" | b"numbytes" => {
+                let numbers = self.numbers.get_or_insert_default();
+                // By turns, an offset first.
+                numbers.push(Some(number()?).filter(|_| (key == b"offset") == numbers.len().is_multiple_of(2))?);
+            }
+            b"map" if self.numbers.is_some() => return None,
+            b"map" if value.is_empty() => self.numbers = Some(Vec::new()),
+            b"map" => self.numbers = Some(value.split(|byte| *byte == b',').map(pax::number).collect::<Option<_>>()?),
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// How long the file is, holes included, and where its map is.
+    ///
+    /// # Errors
+    ///
+    /// When the records say neither, or two things.
+    pub fn read(&self) -> Result<(u64, Place), &'static str> {
+        let size = match (self.size, self.real_size) {
+            (Some(size), Some(real)) if size != real => return Err("is a sparse file of two sizes"),
+            (size, real) => size.or(real).ok_or("is a sparse file without a size")?,
+        };
+        match self.version {
+            [Some(1), Some(0)] if self.numbers.is_none() => Ok((size, Place::Content)),
+            [None, None] | [Some(0), Some(0 | 1)] => Ok((size, Place::Header)),
+            [Some(1), Some(0)] => Err("is a sparse file with two maps"),
+            _ => Err("is a sparse file of a form that is not known"),
+        }
+    }
+
+    /// Adds what the records themselves have of a map.
+    ///
+    /// # Errors
+    ///
+    /// When it is damaged or too long.
+    pub fn fill(&self, map: &mut Map<'_>) -> Result<(), LayerError> {
+        let none = if self.count == Some(0) { Some(&[][..]) } else { None };
+        let numbers = self.numbers.as_deref().or(none).ok_or_else(|| map.refuse("is a sparse file without a map"))?;
+        let (pairs, rest) = numbers.as_chunks::<2>();
+        if !rest.is_empty() || self.count != Some(pairs.len() as u64) {
+            return Err(map.refuse(DAMAGED));
+        }
+        pairs.iter().try_for_each(|[offset, length]| map.push(*offset, *length))
+    }
+}
