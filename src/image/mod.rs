@@ -22,6 +22,8 @@ mod pack;
 mod progress;
 mod publish;
 pub mod recipe;
+pub mod reference;
+pub mod registry;
 mod scratch;
 mod source;
 mod store;
@@ -34,7 +36,7 @@ mod unpack;
 mod tests;
 
 pub use checkout::RootFs;
-pub use documents::ImageConfig;
+pub use documents::{Descriptor, ImageConfig};
 pub use error::ImageError;
 pub use layer_error::LayerError;
 pub use limits::Limits;
