@@ -257,7 +257,8 @@ fn check_component(component: &str) -> Result<(), &'static str> {
     }
 }
 
-fn check_tag(tag: &str) -> Result<(), &'static str> {
+/// Whether something can be a tag.
+pub(super) fn check_tag(tag: &str) -> Result<(), &'static str> {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let fits = (1..=128).contains(&tag.len()) && tag.bytes().next().is_some_and(is_word);
     if fits && tag.bytes().all(|byte| is_word(byte) || matches!(byte, b'.' | b'-')) {

@@ -91,8 +91,8 @@ impl Endpoint {
 
     /// What a tag means.
     pub fn resolve(&self, tag: &str, limit: u64) -> Result<Digest, RegistryError> {
-        let what = format!("{}:{tag}", self.name());
-        match self.patiently(|| self.get(Method::HEAD, &format!("manifests/{tag}"), &[(ACCEPT, DOCUMENTS)], &what)) {
+        let (what, path) = (format!("{}:{tag}", self.name()), Wanted::Tag(tag).path()?);
+        match self.patiently(|| self.get(Method::HEAD, &path, &[(ACCEPT, DOCUMENTS)], &what)) {
             Ok(response) => {
                 if let Some(digest) = promised(&response) {
                     return Ok(digest);
@@ -107,10 +107,9 @@ impl Endpoint {
 
     /// A manifest or an index.
     pub fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), RegistryError> {
-        let what = format!("{}{wanted}", self.name());
+        let (what, path) = (format!("{}{wanted}", self.name()), wanted.path()?);
         self.patiently(|| {
-            let response =
-                self.get(Method::GET, &format!("manifests/{}", wanted.text()), &[(ACCEPT, DOCUMENTS)], &what)?;
+            let response = self.get(Method::GET, &path, &[(ACCEPT, DOCUMENTS)], &what)?;
             let (host, what) = (self.place.host.clone(), what.clone());
             let media_type = texts(response.headers(), &CONTENT_TYPE).pop();
             let promised = promised(&response);

@@ -145,6 +145,9 @@ pub enum RegistryError {
         /// As found.
         found: Digest,
     },
+    /// Nothing can be called that.
+    #[error("`{0}` is no tag")]
+    Tag(String),
     /// registries.conf forbids it.
     #[error("{name} is blocked by {path}")]
     Blocked {
@@ -253,7 +256,7 @@ impl Explain for RegistryError {
     fn kind(&self) -> Kind {
         match self {
             Self::Stopped(_) => Kind::Cancelled,
-            Self::Unknown { .. } | Self::Denied { .. } | Self::Blocked { .. } => Kind::Request,
+            Self::Unknown { .. } | Self::Denied { .. } | Self::Blocked { .. } | Self::Tag(_) => Kind::Request,
             Self::PlainCredentials(_) | Self::Proxy(_) | Self::Settings { .. } => Kind::Request,
             Self::File(source) => source.kind(),
             Self::Client { .. } => Kind::Host,

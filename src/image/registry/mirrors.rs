@@ -85,13 +85,20 @@ fn read(settings: &Settings) -> Result<Tables, RegistryError> {
     let own = settings.variable("CONTAINERS_REGISTRIES_CONF").map(PathBuf::from);
     let candidates = own.map_or_else(|| usual.to_vec(), |own| vec![own]);
     let main = candidates.iter().find(|path| path.is_file());
-    let folder = candidates.iter().map(|path| path.with_added_extension("d")).find(|path| path.is_dir());
+    let folder = candidates.iter().map(|path| beside(path)).find(|path| path.is_dir());
     let mut tables = Tables::new();
     for path in main.into_iter().cloned().chain(folder.map(|folder| drop_ins(&folder)).transpose()?.unwrap_or_default())
     {
         add(&mut tables, &path)?;
     }
     Ok(tables)
+}
+
+// `registries.conf.d` for `registries.conf`.
+fn beside(path: &Path) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(".d");
+    path.into()
 }
 
 fn drop_ins(folder: &Path) -> Result<Vec<PathBuf>, RegistryError> {

@@ -28,7 +28,7 @@ pub use error::RegistryError;
 pub use settings::{Patience, Settings, Warn};
 
 use self::{blob::BlobReader, endpoint::Endpoint};
-use super::{documents::Descriptor, limits::Limits, reference::RegistryReference};
+use super::{documents::Descriptor, limits::Limits, reference, reference::RegistryReference};
 use crate::model::Digest;
 
 /// What a document is asked by.
@@ -41,6 +41,14 @@ pub enum Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    // As a part of a URL, where a wrong tag could lead anywhere.
+    fn path(&self) -> Result<String, RegistryError> {
+        match self {
+            Self::Tag(tag) if reference::check_tag(tag).is_err() => Err(RegistryError::Tag(http::shown(tag))),
+            Self::Tag(_) | Self::Digest(_) => Ok(format!("manifests/{}", self.text())),
+        }
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Tag(tag) => (*tag).to_owned(),

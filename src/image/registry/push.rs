@@ -71,7 +71,7 @@ impl HttpRegistry {
     /// When the registry does not take it, or takes it for something else.
     pub fn put_manifest(&self, at: Wanted<'_>, media_type: &str, bytes: &[u8]) -> Result<Digest, RegistryError> {
         let endpoint = self.upstream();
-        let url = endpoint.url(&format!("manifests/{}", at.text()))?;
+        let url = endpoint.url(&at.path()?)?;
         let (host, what) = (endpoint.place.host.clone(), format!("{}{at}", endpoint.name()));
         let wrong = |why: &str| RegistryError::Answer { host: host.clone(), what: what.clone(), why: why.into() };
         let media_type =
