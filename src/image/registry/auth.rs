@@ -117,13 +117,13 @@ impl Auth {
     }
 
     /// The error for a registry that says no to what it was shown.
-    pub fn denied(&self, from: &Url, said: String) -> RegistryError {
+    pub fn denied(&self, from: &Url, status: StatusCode, said: String) -> RegistryError {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.refused(&state, from, said)
+        self.refused(&state, from, status, said)
     }
 
-    fn refused(&self, state: &State, by: &Url, said: String) -> RegistryError {
-        if by.scheme() != "https" {
+    fn refused(&self, state: &State, by: &Url, status: StatusCode, said: String) -> RegistryError {
+        if by.scheme() != "https" && status == StatusCode::UNAUTHORIZED {
             return RegistryError::PlainCredentials(host_of(by));
         }
         let tried = state.tried.clone().unwrap_or_else(|| "no credentials".into());
@@ -151,7 +151,7 @@ impl Auth {
                 Ok(Granted { header: basic_header(&user, password.reveal()), until: None })
             }
             Some(Login::Identity(_)) => Err(RegistryError::Challenge(self.host.clone())),
-            None => Err(self.refused(state, from, String::new())),
+            None => Err(self.refused(state, from, StatusCode::UNAUTHORIZED, String::new())),
         }
     }
 
@@ -185,7 +185,7 @@ impl Auth {
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let plain = if from.scheme() == "https" { realm } else { from };
-                self.refused(state, plain, said)
+                self.refused(state, plain, StatusCode::UNAUTHORIZED, said)
             }
             _ => {
                 let (host, what) = (host_of(realm), format!("a token for {}", self.repository));

@@ -218,7 +218,7 @@ impl Endpoint {
         let (said, retry_after) = self.http.refusal(response);
         Err(match status {
             StatusCode::NOT_FOUND if ours => RegistryError::Unknown { host, what, said },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if ours => self.auth.denied(asked, said),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if ours => self.auth.denied(asked, status, said),
             _ => RegistryError::Status { host, what, status: status.as_u16(), said, retry_after },
         })
     }

@@ -248,6 +248,11 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
     error.downcast_ref().or_else(|| inner.or(error.source()).and_then(tls_error))
 }
 
+// What a self-signed certificate made by openssl without further wishes is: its own authority, which rustls does not take.
+fn is_own_authority(error: &reqwest::Error) -> bool {
+    tls_error(error).is_some_and(|error| format!("{error:?}").contains("CaUsedAsEndEntity"))
+}
+
 fn certificate_refused(error: &reqwest::Error) -> bool {
     matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_)))
 }
@@ -270,6 +275,9 @@ impl Explain for RegistryError {
             Self::Denied { .. } => "check the name, and log in:  skopeo login HOST  or  docker login HOST",
             Self::Status { status: 429, .. } => "wait, or log in: many registries allow more to those whom they know",
             Self::PlainCredentials(_) => "reach the registry over https, without --insecure",
+            Self::Connection { source, .. } if is_own_authority(source) => {
+                "make the registry a certificate that is no authority:  openssl req -x509 -addext basicConstraints=CA:FALSE"
+            }
             Self::Connection { source, .. } if certificate_refused(source) => {
                 "put the registry's CA certificate into ~/.config/containers/certs.d/HOST/ca.crt"
             }

@@ -25,7 +25,7 @@ mod tests;
 use std::{fmt, io::Read, sync::Arc};
 
 pub use error::RegistryError;
-pub use settings::{Patience, Settings, Warn};
+pub use settings::{Patience, Settings, Stopping, Warn};
 
 use self::{blob::BlobReader, endpoint::Endpoint};
 use super::{documents::Descriptor, limits::Limits, reference, reference::RegistryReference};

@@ -44,7 +44,7 @@ impl HttpRegistry {
     ///
     /// # Errors
     ///
-    /// When the registry does not take it, or the reader has not as many bytes as the descriptor says.
+    /// When the registry does not take it, or the reader has less than the descriptor says. What it has beyond that is not sent.
     pub fn put_blob(&self, blob: &Descriptor, content: impl Read + Send + 'static) -> Result<(), RegistryError> {
         let endpoint = self.upstream();
         let begin = endpoint.url("blobs/uploads/")?;
@@ -57,7 +57,6 @@ impl HttpRegistry {
         let mut ask = Ask::new(Method::PUT, url.clone(), &what);
         ask.authorization = endpoint.auth.header(Access::Push).filter(|_| same_origin(&url, &begin));
         ask.headers.push((CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")));
-        // One byte more than promised would be sent as part of the next request.
         ask.body = Some(Body::sized(content.take(blob.size), blob.size));
         ask.timeout = Some(self.settings.patience.idle + Duration::from_secs(blob.size / SLOWEST));
         let response = endpoint.http.send(ask)?;

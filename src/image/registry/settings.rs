@@ -3,10 +3,13 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::error::RegistryError;
-use crate::host::{process::Spawner, stop::Stop};
+use crate::host::process::Spawner;
 
 /// Takes warnings: things that went wrong and did not matter in the end.
 pub type Warn = Arc<dyn Fn(String) + Send + Sync>;
+
+/// Says whether to stop.
+pub type Stopping = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// How registries are reached.
 #[derive(Clone)]
@@ -22,7 +25,7 @@ pub struct Settings {
     /// Whether the registry may be reached over plain http, without credentials.
     pub insecure: bool,
     /// Knows whether somebody wants smidr to stop.
-    pub stop: Option<Stop>,
+    pub stopping: Stopping,
     /// Starts credential helpers.
     pub spawner: Spawner,
     /// Takes warnings.
@@ -80,7 +83,6 @@ impl Settings {
 
     /// Ends what is going on when somebody asked for that.
     pub(super) fn check_stop(&self, host: &str) -> Result<(), RegistryError> {
-        let asked = self.stop.as_ref().is_some_and(|stop| stop.asked() > 0);
-        if asked { Err(RegistryError::Stopped(host.into())) } else { Ok(()) }
+        if (self.stopping)() { Err(RegistryError::Stopped(host.into())) } else { Ok(()) }
     }
 }

@@ -1,5 +1,7 @@
 //! Where credentials are found, and which of them wins.
 
+use std::cell::RefCell;
+
 use super::*;
 
 fn password(user: &str, word: &str) -> Login {
@@ -23,13 +25,11 @@ fn find_in(texts: &[&str], host: &str, repository: &str) -> (Result<Option<Crede
         "bad" => Err(helper::HelperError::Answer),
         _ => Ok(Some(password(name, server))),
     };
-    let warnings = std::cell::RefCell::default();
-    let warn = |warning| RefVec::borrow_mut(&warnings).push(warning);
+    let warnings = RefCell::new(Vec::new());
+    let warn = |warning| warnings.borrow_mut().push(warning);
     let found = search(&files, host, repository, &ask, &warn);
     (found, warnings.into_inner())
 }
-
-type RefVec = std::cell::RefCell<Vec<String>>;
 
 fn login_in(texts: &[&str], host: &str, repository: &str) -> Option<Login> {
     find_in(texts, host, repository).0.unwrap_or_else(|error| panic!("{error}")).map(|found| found.login)

@@ -2,6 +2,11 @@
 
 use std::{
     io::Read as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -10,8 +15,9 @@ use crate::{
     image::{
         codec,
         registry::{
-            Wanted,
-            testing::{Demand, Fault},
+            Settings, Wanted,
+            http::{Ask, Http},
+            testing::Fault,
         },
     },
     model::{Explain as _, Kind},
@@ -129,7 +135,7 @@ fn never_more_than_promised() {
 fn a_wrong_length_is_not_even_read() {
     let server = FaultyRegistry::start();
     let (blob, registry) = (server.add_blob(&bytes(1000)), server.open("a/b"));
-    for length in [999, 1001, u64::MAX] {
+    for length in [999, 1001, 1 << 60] {
         server.fault("blobs", 1, Fault::Length(length));
         assert!(matches!(registry.blob(&blob, 0), Err(RegistryError::Size { wanted: 1000, .. })), "{length}");
     }
@@ -268,14 +274,42 @@ fn tls_needs_a_certificate_that_is_known() {
 }
 
 #[test]
+fn a_certificate_that_is_its_own_authority_is_explained() {
+    let server = FaultyRegistry::start_tls_as(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
+    let error = server.open("a/b").resolve("12").expect_err("rustls does not take it");
+    assert!(error.hint().is_some_and(|hint| hint.contains("CA:FALSE")), "{}", error.line());
+}
+
+#[test]
 fn a_request_to_stop_is_heard() {
     let server = FaultyRegistry::start();
-    server.demand(Demand::Nothing);
-    server.fault("GET", 99, Fault::Status(503, vec![], ""));
-    let mut settings = server.settings();
-    settings.stop = Some(crate::host::stop::Stop::default());
+    let blob = server.add_blob(&bytes(100_000));
+    let (mut settings, asked) = (server.settings(), Arc::new(AtomicBool::new(false)));
+    let heard = asked.clone();
+    settings.stopping = Arc::new(move || heard.load(Ordering::SeqCst));
+    (settings.patience.backoff, settings.patience.longest) = (Duration::from_secs(600), Duration::from_secs(600));
     let registry = server.open_with("a/b", &settings).expect("settings");
-    assert!(matches!(registry.document(Wanted::Tag("x"), 9), Err(RegistryError::Status { .. })), "nobody asked");
+    // While it reads, while it waits to try again, and before it asks at all.
+    let mut reader = registry.blob(&blob, 0).expect("a blob");
+    reader.read_exact(&mut [0; 10]).expect("the beginning");
+    asked.store(true, Ordering::SeqCst);
+    let error = RegistryError::from_io(reader.read(&mut [0; 10]).expect_err("a stop")).expect("ours");
+    assert_eq!(
+        (error.kind(), error.to_string()),
+        (Kind::Cancelled, format!("stopped while talking to {}", server.host()))
+    );
+    asked.store(false, Ordering::SeqCst);
+    server.fault("manifests", 99, Fault::Status(503, vec![], ""));
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| registry.document(Wanted::Tag("x"), 9));
+        while server.seen("manifests").is_empty() {
+            thread::yield_now();
+        }
+        asked.store(true, Ordering::SeqCst);
+        assert!(matches!(waits.join().expect("no panic"), Err(RegistryError::Stopped(_))));
+    });
+    assert!(matches!(registry.resolve("x"), Err(RegistryError::Stopped(_))));
+    assert_eq!(server.seen("manifests").len(), 1);
 }
 
 #[test]
@@ -285,12 +319,10 @@ fn proxies_come_from_the_given_environment() {
     let mut settings = server.settings();
     settings.environment = vec![("http_proxy".into(), proxy.url())];
     let plain = "http://registry.invalid/v2/a/b/manifests/12";
-    let get = |settings: &super::super::Settings| {
-        let http = super::super::http::Http::new("registry.invalid", &std::sync::Arc::new(settings.clone()))
-            .expect("a client");
+    let get = |settings: &Settings| {
+        let http = Http::new("registry.invalid", &Arc::new(settings.clone())).expect("a client");
         let url = reqwest::Url::parse(plain).expect("a URL");
-        http.send(super::super::http::Ask::new(reqwest::Method::GET, url, "x"))
-            .map(|response| response.status().as_u16())
+        http.send(Ask::new(reqwest::Method::GET, url, "x")).map(|response| response.status().as_u16())
     };
     // A proxy is asked for the whole URL.
     assert_eq!(get(&settings).ok(), Some(200));
