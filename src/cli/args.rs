@@ -221,6 +221,31 @@ pub enum Image {
         /// Name or path of the rootfs recipe
         recipe: String,
     },
+    /// Bring an image from a registry: docker://HOST/NAME:TAG; also oci:PATH, oci-archive:PATH, docker-archive:PATH
+    Pull {
+        /// Where it is
+        reference: String,
+        /// What to call it here; without this, its whole reference
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        reach: Reach,
+        /// Allow more than usual, such as ratio=2000; may be repeated
+        #[arg(long = "limit", value_name = "NAME=NUMBER")]
+        limits: Vec<String>,
+    },
+    /// Send an image to a registry
+    Push {
+        /// The image's name or digest
+        name: String,
+        /// Where to: docker://HOST/NAME:TAG
+        reference: String,
+        #[command(flatten)]
+        reach: Reach,
+        /// Compress the layers anew, for tools that do not read zstd; manifest and layers get other digests
+        #[arg(long)]
+        compression: Option<Compression>,
+    },
     /// Take an OCI layout or archive, a docker archive, or an archive of a root filesystem
     Import {
         /// The file or folder
@@ -228,6 +253,9 @@ pub enum Image {
         /// What to call it
         #[arg(long)]
         name: String,
+        /// Allow more than usual, such as ratio=2000; may be repeated
+        #[arg(long = "limit", value_name = "NAME=NUMBER")]
+        limits: Vec<String>,
     },
     /// Write an image as an OCI layout, or as an archive if the name ends in .tar
     Export {
@@ -244,6 +272,41 @@ pub enum Image {
         /// The image's name
         name: String,
     },
+    /// Read every byte of images again, and say what is damaged
+    Verify {
+        /// The image's name or digest; without it, all images
+        name: Option<String>,
+        /// Make or pull anew what is damaged
+        #[arg(long)]
+        repair: bool,
+        /// With --repair: the registry may be reached over plain http, without credentials
+        #[arg(long, requires = "repair")]
+        insecure: bool,
+    },
+    /// Remove what no image refers to, and images that nobody has used for long; never what a build uses
+    Prune(Prune),
+}
+
+/// `smidr image prune`
+#[derive(Args)]
+pub struct Prune {
+    /// Remove images that no build has used for so many days
+    #[arg(long, value_name = "DAYS")]
+    pub days: Option<u32>,
+    /// Remove the images that were not used for longest until the rest is no larger, such as 20g
+    #[arg(long, value_name = "SIZE")]
+    pub keep: Option<String>,
+    /// Say what would go, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// How a registry is reached.
+#[derive(Args)]
+pub struct Reach {
+    /// The registry may be reached over plain http, without credentials
+    #[arg(long)]
+    pub insecure: bool,
 }
 
 /// How layers can be compressed anew.

@@ -1,13 +1,9 @@
 //! `smidr image`: build-host images.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use super::{
-    args::Image,
+    args::{Compression, Image, Prune},
     build::start_spawner,
     context,
     output::{bytes, say, say_json, talk},
@@ -15,14 +11,27 @@ use super::{
     terminal::Terminal,
 };
 use crate::{
-    config::nearest,
+    config::{Size, nearest},
     engine::{EngineError, Tools, image_build, recipes},
     events::Emitter,
-    host::{files::FileError, stop::Stop},
-    image::{ImageName, ImageStore, LayerForm, StoredImage},
-    model::BuildId,
+    host::{files::FileError, process::Spawner, stop::Stop},
+    image::{
+        Damage, Finding, ImageName, ImageStore, LayerForm, Limits, Policy, Reference, RegistryReference,
+        RegistrySettings, StoredImage,
+    },
+    model::{BuildId, HostFacts, Kind, Paths},
     service::random,
 };
+
+// What every subcommand works with.
+struct Desk {
+    store: ImageStore,
+    on: Emitter,
+    stop: Stop,
+    spawner: Spawner,
+    facts: HostFacts,
+    paths: Paths,
+}
 
 /// Runs the command. `config` says beside which file rootfs recipes are looked for.
 pub fn image(config: &Path, command: &Image) -> Done {
@@ -32,80 +41,238 @@ pub fn image(config: &Path, command: &Image) -> Done {
     let paths = context::open_paths(&facts)?;
     let store = ImageStore::open(&paths)?;
     let on = Emitter::new(BuildId::new("image", random())?, vec![Box::new(Terminal::new())]);
+    let desk = Desk { store, on, stop, spawner, facts, paths };
     // Whatever is half-made is removed by whoever opens the store next. Only making an image has steps of its own to end.
-    let _at_once = (!matches!(command, Image::Build { .. })).then(|| stop.listen(|_, _| std::process::exit(130)));
+    let at_once = !matches!(command, Image::Build { .. });
+    let _at_once = at_once.then(|| desk.stop.listen(|_, _| std::process::exit(130)));
     match command {
-        Image::Ls { json } => return list(&store, *json),
-        Image::Build { recipe } => {
-            let project = config.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let project = std::path::absolute(project).map_err(FileError::new("find", project))?;
-            let found = recipes::find(recipe, &project, &paths)?;
-            let tools = Tools { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
-            match image_build::build(tools, &found, &BTreeMap::new()) {
-                Err(_) if stop.asked() > 0 => return Err(EngineError::Stopped.into()),
-                made => tell(&made?),
-            }
+        Image::Ls { json } => return desk.list(*json),
+        Image::Build { recipe } => tell(&desk.build(config, recipe)?),
+        Image::Pull { reference, name, reach, limits } => {
+            tell(&desk.pull(reference, name.as_deref(), reach.insecure, limits)?);
         }
-        Image::Import { source, name } => {
-            let source: PathBuf = source.clone();
-            tell(&store.import(&source, &name.parse::<ImageName>()?, &on)?);
+        Image::Push { name, reference, reach, compression } => {
+            desk.push(name, reference, reach.insecure, form(*compression))?;
+        }
+        Image::Import { source, name, limits } => {
+            let store = desk.store.clone().with_limits(limits_of(limits)?);
+            tell(&store.import(source, None, &name.parse::<ImageName>()?, &desk.on)?);
         }
         Image::Export { name, dest, compression } => {
-            let form = if compression.is_some() { LayerForm::Gzip } else { LayerForm::AsIs };
-            store.export(&find(&store, name)?, dest, form, &on)?;
+            desk.store.export(&desk.find(name)?, dest, form(*compression), &desk.on)?;
             talk(format!("{name} is in {}", dest.display()));
         }
         Image::Rm { name } => {
-            let image = find(&store, name)?;
-            store.remove(&image.name, &on)?;
+            let image = desk.find(name)?;
+            desk.store.remove(&image.name, &desk.on)?;
             talk(format!("removed {}", image.name));
         }
+        Image::Verify { name, repair, insecure } => return desk.verify(name.as_deref(), *repair, *insecure),
+        Image::Prune(wanted) => desk.prune(wanted)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn find(store: &ImageStore, name: &str) -> Result<StoredImage, Failure> {
-    if let Some(image) = store.find(name)? {
-        return Ok(image);
+impl Desk {
+    fn find(&self, name: &str) -> Result<StoredImage, Failure> {
+        let canonical = match name.parse::<Reference>() {
+            Ok(Reference::Registry(reference)) => reference.to_string(),
+            _ => name.to_owned(),
+        };
+        if let Some(image) = self.store.find(&canonical)? {
+            return Ok(image);
+        }
+        let all = self.store.names()?;
+        let hint = match nearest(name, all.iter().map(ImageName::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "all images:  smidr image ls".into(),
+        };
+        Err(Refused::new(format!("there is no image `{name}`"), Some(hint)).into())
     }
-    let all = store.list()?;
-    let names: Vec<&str> = all.iter().map(|image| image.name.as_str()).collect();
-    let hint = match nearest(name, names.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => "all images:  smidr image ls".into(),
-    };
-    Err(Refused::new(format!("there is no image `{name}`"), Some(hint)).into())
+
+    fn settings(&self, insecure: bool) -> RegistrySettings {
+        RegistrySettings { insecure, ..RegistrySettings::new(&self.facts, &self.spawner, &self.stop, &self.on) }
+    }
+
+    fn build(&self, config: &Path, recipe: &str) -> Result<StoredImage, Failure> {
+        let project = config.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let project = std::path::absolute(project).map_err(FileError::new("find", project))?;
+        let found = recipes::find(recipe, &project, &self.paths)?;
+        let Self { store, on, stop, spawner, facts, paths } = self;
+        match image_build::build(Tools { paths, facts, store, spawner, stop, on }, &found, &BTreeMap::new()) {
+            Err(_) if self.stop.asked() > 0 => Err(EngineError::Stopped.into()),
+            made => Ok(made?),
+        }
+    }
+
+    fn pull(
+        &self,
+        reference: &str,
+        name: Option<&str>,
+        insecure: bool,
+        limits: &[String],
+    ) -> Result<StoredImage, Failure> {
+        let store = self.store.clone().with_limits(limits_of(limits)?);
+        let name = name.map(str::parse::<ImageName>).transpose()?;
+        match reference.parse()? {
+            Reference::Registry(reference) => {
+                let name = name.map_or_else(|| reference.to_string().parse(), Ok)?;
+                Ok(store.pull(&reference, &name, &self.settings(insecure), &self.on)?)
+            }
+            Reference::Local { path, name: label } => {
+                let unnamed = || Refused::new("an image from a file needs a name", Some("add  --name NAME".into()));
+                Ok(store.import(&path, label.as_deref(), &name.ok_or_else(unnamed)?, &self.on)?)
+            }
+        }
+    }
+
+    fn push(&self, name: &str, to: &str, insecure: bool, form: LayerForm) -> Result<(), Failure> {
+        let image = self.find(name)?;
+        let Reference::Registry(to) = to.parse()? else {
+            let hint = format!("smidr image export {name} DEST");
+            return Err(Refused::new("images are pushed to registries only", Some(hint)).into());
+        };
+        let digest = self.store.push(&image, &to, form, &self.settings(insecure), &self.on)?;
+        say(format!("{to}  {digest}"));
+        Ok(())
+    }
+
+    fn verify(&self, name: Option<&str>, repair: bool, insecure: bool) -> Done {
+        let names = match name {
+            Some(name) => vec![self.find(name)?.name],
+            None => self.store.names()?,
+        };
+        let mut damaged = 0;
+        for name in &names {
+            let image = match self.store.find(name.as_str()) {
+                Ok(image) => image,
+                Err(error) => {
+                    damaged += 1;
+                    say(format!("{name}  DAMAGED  {error}"));
+                    continue;
+                }
+            };
+            let Some(image) = image else { continue };
+            let findings = self.store.verify(&image, &self.on)?;
+            if findings.is_empty() {
+                say(format!("{name}  good"));
+                continue;
+            }
+            findings.iter().for_each(|finding| say(format!("{name}  DAMAGED  {}", words(finding))));
+            if repair {
+                self.repair(&image, &findings, insecure)?;
+                say(format!("{name}  repaired"));
+            } else {
+                damaged += 1;
+            }
+        }
+        if damaged == 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
+        talk(format!(
+            "{damaged} of {} images are damaged; to mend what can be:  smidr image verify --repair",
+            names.len()
+        ));
+        Ok(ExitCode::from(Kind::Host.exit_code()))
+    }
+
+    fn repair(&self, image: &StoredImage, findings: &[Finding], insecure: bool) -> Result<(), Failure> {
+        self.store.discard_damaged(image, findings, &self.on)?;
+        let blobs_are_good = findings.iter().all(|finding| matches!(finding.damage, Damage::Differs(_)));
+        let again: Option<RegistryReference> = match &image.origin {
+            Some(origin) if !blobs_are_good => Some(origin.reference.parse::<RegistryReference>()?),
+            _ => None,
+        };
+        match again {
+            Some(reference) => {
+                let pinned = reference.pinned(image.manifest.clone());
+                self.store.pull(&pinned, &image.name, &self.settings(insecure), &self.on)?;
+            }
+            None if blobs_are_good => drop(self.store.checkout(image, &self.on)?),
+            None => {
+                let what = format!("{} did not come from a registry, so its damaged layers are lost", image.name);
+                let hint = format!("bring it again ({}):  smidr image rm {}", image.source, image.name);
+                return Err(Refused::new(what, Some(hint)).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn prune(&self, wanted: &Prune) -> Result<(), Failure> {
+        let wrong = |text: &str| Refused::new(format!("`{text}` is no size"), Some("write  --keep 20g".into()));
+        let keep = wanted.keep.as_deref().map(|text| text.parse::<Size>().map_err(|()| wrong(text))).transpose()?;
+        let day = Duration::from_secs(24 * 60 * 60);
+        let policy = Policy {
+            unused_for: wanted.days.map(|days| day * days),
+            keep_bytes: keep.map(|Size(bytes)| bytes),
+            dry_run: wanted.dry_run,
+        };
+        let pruned = self.store.prune(policy, jiff::Timestamp::now(), &self.on)?;
+        for image in &pruned.images {
+            say(format!("{:<24} {:>8}", image.name, bytes(image.size - image.shared)));
+        }
+        for (image, holder) in &pruned.in_use {
+            talk(format!("{} stays: {holder} uses it", image.name));
+        }
+        let verb = if wanted.dry_run { "would remove" } else { "removed" };
+        talk(format!("{verb} {} images, {}", pruned.images.len(), bytes(pruned.bytes)));
+        Ok(())
+    }
+
+    fn list(&self, json: bool) -> Done {
+        let images = self.store.list()?;
+        if json {
+            let list: Vec<_> = images
+                .iter()
+                .map(|image| {
+                    serde_json::json!({
+                        "name": image.name, "digest": image.manifest, "created": image.created,
+                        "source": image.source, "size": image.size, "shared": image.shared,
+                        "layers": image.layers, "last_used": image.last_used,
+                    })
+                })
+                .collect();
+            say_json(&serde_json::json!({ "version": 1, "images": list }));
+        } else if images.is_empty() {
+            talk("there are no images yet:  smidr image build debian-12");
+        }
+        for image in images.iter().filter(|_| !json) {
+            let used = image.last_used.strftime("%Y-%m-%d");
+            let (size, shared) = (bytes(image.size), bytes(image.shared));
+            say(format!(
+                "{:<24} sha256:{}…  {size:>8}  shared {shared:>8}  used {used}  {}",
+                image.name,
+                image.manifest.short(),
+                image.source
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn words(finding: &Finding) -> String {
+    match &finding.damage {
+        Damage::Missing => format!("{} is not there, or not whole", finding.part),
+        Damage::Digest(found) => format!("{} has the digest {found}", finding.part),
+        Damage::Differs(path) => format!("{} as it is unpacked differs at /{}", finding.part, path.display()),
+    }
+}
+
+fn form(compression: Option<Compression>) -> LayerForm {
+    match compression {
+        Some(Compression::Gzip) => LayerForm::Gzip,
+        None => LayerForm::AsIs,
+    }
+}
+
+fn limits_of(texts: &[String]) -> Result<Limits, Failure> {
+    let mut limits = Limits::default();
+    for text in texts {
+        limits.set(text)?;
+    }
+    Ok(limits)
 }
 
 fn tell(image: &StoredImage) {
     say(format!("{}  {}", image.name, image.manifest));
-}
-
-fn list(store: &ImageStore, json: bool) -> Done {
-    let images = store.list()?;
-    if json {
-        let list: Vec<_> = images
-            .iter()
-            .map(|image| {
-                serde_json::json!({
-                    "name": image.name, "digest": image.manifest, "created": image.created, "source": image.source,
-                    "size": image.size, "shared": image.shared, "layers": image.layers,
-                })
-            })
-            .collect();
-        say_json(&serde_json::json!({ "version": 1, "images": list }));
-    } else if images.is_empty() {
-        talk("there are no images yet:  smidr image build debian-12");
-    }
-    for image in images.iter().filter(|_| !json) {
-        let created = image.created.strftime("%Y-%m-%d");
-        say(format!(
-            "{:<24} sha256:{}…  {created}  {:>8}  {}",
-            image.name,
-            image.manifest.short(),
-            bytes(image.size),
-            image.source
-        ));
-    }
-    Ok(ExitCode::SUCCESS)
 }

@@ -282,6 +282,7 @@ impl EventSink for Terminal {
 fn verb(activity: Activity) -> &'static str {
     match activity {
         Activity::Download => "download",
+        Activity::Pull => "pull",
         Activity::Unpack => "unpack",
         Activity::Configure => "configure",
         Activity::Pack => "pack",

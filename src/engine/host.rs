@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     host::lock::{self, Mode},
-    image::{RootFs, StoredImage},
+    image::{Reference, ReferenceError, RegistrySettings, RootFs, StoredImage},
     lock::{HostLock, PackageLock},
     model::{Digest, Event},
     plan::PlannedHost,
@@ -46,9 +46,26 @@ fn packages(image: &StoredImage) -> BTreeMap<String, PackageLock> {
     image.config.labels.get(PACKAGES_LABEL).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
 }
 
+// What the store has under that name stays what it is until somebody pulls: a tag that moved changes nothing by itself.
 fn from_store(tools: Tools<'_>, planned: &PlannedHost, lock: Option<&HostLock>) -> Result<StoredImage, EngineError> {
-    let wanted = lock.map_or_else(|| planned.name.clone(), |lock| lock.image.to_string());
-    tools.store.find(&wanted)?.ok_or_else(|| EngineError::NoImage(planned.name.clone()))
+    let reference = match planned.name.parse() {
+        Ok(Reference::Registry(reference)) => Some(reference),
+        // A plain word is a name in the store.
+        Err(ReferenceError::Bare(_)) => None,
+        Ok(Reference::Local { .. }) => return Err(EngineError::NoImage(planned.name.clone())),
+        Err(error) => return Err(error.into()),
+    };
+    let name = reference.as_ref().map_or_else(|| planned.name.clone(), ToString::to_string);
+    let wanted = lock.map_or_else(|| name.clone(), |lock| lock.image.to_string());
+    match (tools.store.find(&wanted)?, reference) {
+        (Some(image), _) => Ok(image),
+        (None, None) => Err(EngineError::NoImage(planned.name.clone())),
+        (None, Some(reference)) => {
+            let settings = RegistrySettings::new(tools.facts, tools.spawner, tools.stop, tools.on);
+            let pinned = lock.map_or_else(|| reference.clone(), |lock| reference.pinned(lock.image.clone()));
+            Ok(tools.store.pull(&pinned, &name.parse().map_err(ImageBuildError::from)?, &settings, tools.on)?)
+        }
+    }
 }
 
 fn from_recipe(

@@ -24,7 +24,7 @@ use crate::{
         process::Spawner,
         stop::Stop,
     },
-    image::{ImageError, ImageStore, RootFs},
+    image::{ImageError, ImageStore, ReferenceError, RootFs},
     layers::{self, Checkouts, LayerError},
     lock::HostLock,
     model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State},
@@ -75,8 +75,11 @@ pub enum EngineError {
     #[error(transparent)]
     Image(#[from] ImageError),
     /// An image that is neither here nor can be made.
-    #[error("the image `{0}` is not in the store, and this smidr cannot pull from registries yet")]
+    #[error("the image `{0}` is not in the store")]
     NoImage(String),
+    /// Not the name of an image.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     /// The lock's image cannot be had again.
     #[error("smidr.lock pins the image {wanted} of `{name}`, but making it again gave {found}")]
     Digest {
@@ -114,6 +117,7 @@ impl Explain for EngineError {
             Self::ImageBuild(error) => error.kind(),
             Self::Image(error) => error.kind(),
             Self::NoImage(_) => Kind::Request,
+            Self::Reference(error) => error.kind(),
             Self::Digest { .. } => Kind::Outside,
             Self::Workspace(error) => error.kind(),
             Self::Sandbox(error) => error.kind(),
@@ -129,7 +133,8 @@ impl Explain for EngineError {
             Self::Layers(error) => error.hint(),
             Self::ImageBuild(error) => error.hint(),
             Self::Image(error) => error.hint(),
-            Self::NoImage(name) => Some(format!("bring it:  smidr image import FILE --name {name}")),
+            Self::NoImage(name) => Some(format!("bring it:  smidr image pull REFERENCE --name {name}")),
+            Self::Reference(error) => error.hint(),
             Self::Digest { .. } => Some("to take the new image:  rm smidr.lock".into()),
             Self::Workspace(error) => error.hint(),
             Self::Sandbox(error) => error.hint(),

@@ -76,13 +76,41 @@ pub struct ImageConfig {
     pub diff_ids: Vec<Digest>,
 }
 
+/// What an image is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Platform {
+    /// `linux`.
+    pub os: String,
+    /// In Go's words.
+    pub architecture: String,
+    /// Of the architecture: `v8`, `v3`.
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// How well it suits a machine, 0 best; none: not at all. A processor may not have what a higher variant of `amd64` needs.
+    fn suits(&self, architecture: &str) -> Option<usize> {
+        const KNOWN: [(&str, &[&str]); 3] =
+            [("amd64", &["", "v1", "v2", "v3"]), ("arm64", &["v8", ""]), ("arm", &["v7", "", "v6", "v5"])];
+        // Attestations and the like are for the platform `unknown/unknown`.
+        if self.os != "linux" || self.architecture != architecture {
+            return None;
+        }
+        let variant = self.variant.as_deref().unwrap_or_default();
+        match KNOWN.iter().find(|(known, _)| *known == architecture) {
+            Some((_, variants)) => variants.iter().position(|known| *known == variant),
+            None => Some(usize::from(!variant.is_empty())),
+        }
+    }
+}
+
 /// One choice that an index offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// A manifest or another index.
     pub descriptor: Descriptor,
-    /// `os/architecture`, where it says.
-    pub platform: Option<(String, String)>,
+    /// Where it says.
+    pub platform: Option<Platform>,
     /// Its name, where it has one.
     pub name: Option<String>,
 }
@@ -150,7 +178,11 @@ fn is_layer(media_type: &str) -> bool {
 fn choices(what: &str, bytes: &[u8]) -> Result<Vec<Choice>, ImageError> {
     let parsed: oci::ImageIndex = json_of(what, bytes)?;
     let choice = |entry: &oci::Descriptor| {
-        let platform = entry.platform().as_ref().map(|on| (on.os().to_string(), on.architecture().to_string()));
+        let platform = entry.platform().as_ref().map(|on| Platform {
+            os: on.os().to_string(),
+            architecture: on.architecture().to_string(),
+            variant: on.variant().clone().filter(|variant| !variant.is_empty()),
+        });
         let name = entry.annotations().as_ref().and_then(|notes| notes.get(REF_NAME).cloned());
         Ok(Choice { descriptor: Descriptor::checked(what, entry)?, platform, name })
     };
@@ -163,11 +195,12 @@ fn choices(what: &str, bytes: &[u8]) -> Result<Vec<Choice>, ImageError> {
 ///
 /// When none fits, or several do.
 pub fn choose(what: &str, choices: Vec<Choice>, name: &str, architecture: &str) -> Result<Descriptor, ImageError> {
-    let fits = |choice: &Choice| {
-        choice.platform.as_ref().is_none_or(|(os, arch)| os == "linux" && (arch == architecture || arch.is_empty()))
-    };
+    // One that does not say what it is for is the last to be taken.
+    let rank = |choice: &Choice| choice.platform.as_ref().map_or(Some(usize::MAX), |on| on.suits(architecture));
     let offered = choices.len();
-    let mut fitting: Vec<_> = choices.into_iter().filter(fits).collect();
+    let mut fitting: Vec<_> = choices.into_iter().filter(|choice| rank(choice).is_some()).collect();
+    let best = fitting.iter().filter_map(rank).min();
+    fitting.retain(|choice| rank(choice) == best);
     if fitting.len() > 1 && fitting.iter().any(|choice| choice.name.as_deref() == Some(name)) {
         fitting.retain(|choice| choice.name.as_deref() == Some(name));
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{layer_error::LayerError, name::ImageName};
+use super::{layer_error::LayerError, name::ImageName, registry::RegistryError};
 use crate::{
     host::{files::FileError, rooted::RootedError},
     model::{Digest, Explain, Kind},
@@ -24,6 +24,9 @@ pub enum ImageError {
         /// Who runs smidr.
         me: u32,
     },
+    /// A registry did not give, or take, what it was asked for.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// No image has this name.
     #[error("there is no image `{0}` in the store")]
     Unknown(String),
@@ -159,6 +162,10 @@ impl Explain for ImageError {
     fn kind(&self) -> Kind {
         match self {
             Self::Store(source) | Self::Export { source, .. } => source.kind(),
+            Self::Registry(source) => source.kind(),
+            Self::Receive { source, .. } => {
+                RegistryError::of(source).map_or_else(|| Kind::of_io(source), Explain::kind)
+            }
             Self::Foreign { .. } => Kind::Host,
             Self::Part { source, .. } => source.kind(),
             Self::Source { source, .. } => match source.kind() {
@@ -173,6 +180,8 @@ impl Explain for ImageError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Store(source) | Self::Export { source, .. } => source.hint(),
+            Self::Registry(source) => source.hint(),
+            Self::Receive { source, .. } => RegistryError::of(source).and_then(Explain::hint),
             Self::Foreign { .. } => Some("use a store of your own:  export SMIDR_HOME=DIR".into()),
             Self::Unknown(_) => Some("see what there is:  smidr image ls".into()),
             Self::InUse { .. } => Some("see what runs:  smidr status".into()),
@@ -184,7 +193,7 @@ impl Explain for ImageError {
             | Self::Layer { source: LayerError::Truncated(_), .. } => {
                 Some("the file is incomplete: copy or download it again".into())
             }
-            Self::Missing(_) => Some("remove the image and bring it in again:  smidr image rm NAME".into()),
+            Self::Missing(_) => Some("mend the store:  smidr image verify --repair".into()),
             Self::Archive { source, .. } | Self::Layer { source, .. } | Self::Pack { source, .. } => source.hint(),
             Self::Digest { .. } | Self::Size { .. } => Some("copy or download the image again".into()),
             _ => None,

@@ -99,7 +99,8 @@ impl ImageStore {
         on: &Emitter,
     ) -> Result<Vec<Arrived<'a>>, ImageError> {
         let total = missing.iter().map(|layer| layer.blob.size).sum();
-        let progress = Progress::new(on, Activity::Unpack, wanted.what, Some(total));
+        let activity = if wanted.from.is_some() { Activity::Pull } else { Activity::Unpack };
+        let progress = Progress::new(on, activity, wanted.what, Some(total));
         // The largest first: what is left at the end should be short.
         missing.sort_by_key(|layer| layer.blob.size);
         let workers = missing.len().min(AT_ONCE);

@@ -44,29 +44,42 @@ struct DockerImage {
 
 impl ImageStore {
     /// Takes an image from an OCI layout (folder or archive), from what `docker save` wrote, or from an archive of a root
-    /// file system; the archives may be compressed with gzip or zstd. What it is, is told by its content.
+    /// file system; the archives may be compressed with gzip or zstd. What it is, is told by its content. `label` names the wanted one of a layout
+    /// with several; without it, `name` does.
     ///
     /// # Errors
     ///
     /// When it is none of these, damaged, for another platform, or asks for more than the limits; nothing of it stays then.
-    pub fn import(&self, source: &Path, name: &ImageName, on: &Emitter) -> Result<StoredImage, ImageError> {
+    pub fn import(
+        &self,
+        source: &Path,
+        label: Option<&str>,
+        name: &ImageName,
+        on: &Emitter,
+    ) -> Result<StoredImage, ImageError> {
         let store = self.share(&format!("image import {name}"), on)?;
-        let image = self.import_shared(source, name, on);
+        let image = self.import_shared(source, label, name, on);
         drop(store);
         // What a failure left, or what the name meant before.
         self.sweep_if_free(on);
         image
     }
 
-    fn import_shared(&self, source: &Path, name: &ImageName, on: &Emitter) -> Result<StoredImage, ImageError> {
+    fn import_shared(
+        &self,
+        source: &Path,
+        label: Option<&str>,
+        name: &ImageName,
+        on: &Emitter,
+    ) -> Result<StoredImage, ImageError> {
         let scratch = Scratch::make(&self.tmp())?;
         let holder = format!("image import {name}");
         let import = Import { store: self, source, holder: &holder, on };
         let manifest = match Source::open(source, &scratch, self.limits)? {
             Source::Layout(files) => {
                 let what = source.display().to_string();
-                let wanted = Wanted::Tag(name.as_str());
-                let order = Order { from: &files, wanted, what: &what, name, origin: None, label: name.as_str() };
+                let label = label.unwrap_or(name.as_str());
+                let order = Order { from: &files, wanted: Wanted::Tag(label), what: &what, name, origin: None, label };
                 return self.bring(&order, &holder, on);
             }
             Source::Docker(files) => import.docker(&files)?,

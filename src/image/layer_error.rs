@@ -7,6 +7,7 @@ use std::{
 
 use rustix::io::Errno;
 
+use super::limits::name_of;
 use crate::{
     host::rooted::RootedError,
     model::{Explain, Kind},
@@ -129,6 +130,8 @@ impl Explain for LayerError {
     fn hint(&self) -> Option<String> {
         let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
         match self {
+            Self::Limit { what, .. } => name_of(what)
+                .map(|name| format!("if you trust the image:  smidr image pull (or import) … --limit {name}=NUMBER")),
             Self::File { source, .. } if full.contains(&source.kind()) => {
                 Some("free some space where SMIDR_HOME is:  df -h".into())
             }

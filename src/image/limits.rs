@@ -1,5 +1,7 @@
 //! How much an image may ask of this machine. Every limit is named by the error that it causes.
 
+use crate::model::{Explain, Kind};
+
 /// Limits on one image. The defaults fit every build host seen so far ten times over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -51,7 +53,63 @@ impl Default for Limits {
     }
 }
 
+/// Why a limit cannot be set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` sets no limit")]
+pub struct NoLimit(String);
+
+impl Explain for NoLimit {
+    fn kind(&self) -> Kind {
+        Kind::Request
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(format!("write NAME=NUMBER, with one of the names {}", RAISABLE.map(|(name, _)| name).join(", ")))
+    }
+}
+
+/// Limits that a user may set, and which error's words belong to them.
+const RAISABLE: [(&str, &str); 6] = [
+    ("layer-bytes", "bytes of an unpacked layer"),
+    ("ratio", "bytes of an unpacked layer, for the size of its blob"),
+    ("file-bytes", "bytes of one file"),
+    ("entries", "files and folders of a layer"),
+    ("header-bytes", "bytes of an extended header"),
+    ("pieces", "pieces of a sparse file"),
+];
+
+/// The name under which a limit can be set, by the words of an error.
+pub fn name_of(what: &str) -> Option<&'static str> {
+    RAISABLE.iter().find(|(_, words)| *words == what).map(|(name, _)| *name)
+}
+
 impl Limits {
+    /// Sets a limit, written `ratio=2000`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such limit, or the value is no number.
+    pub fn set(&mut self, text: &str) -> Result<(), NoLimit> {
+        let wrong = || NoLimit(text.chars().take(80).collect());
+        let (name, value) = text.split_once('=').ok_or_else(wrong)?;
+        let place = match name {
+            "layer-bytes" => &mut self.layer_bytes,
+            "ratio" => &mut self.ratio,
+            "file-bytes" => &mut self.file_bytes,
+            "entries" => &mut self.entries,
+            "header-bytes" => &mut self.header,
+            "pieces" => &mut self.pieces,
+            _ => return Err(wrong()),
+        };
+        *place = value.parse().ok().filter(|value| *value > 0).ok_or_else(wrong)?;
+        Ok(())
+    }
+
+    /// What limits a layer to `room` bytes, in the words of an error.
+    pub fn reason_for(&self, room: u64) -> &'static str {
+        if room < self.layer_bytes { RAISABLE[1].1 } else { RAISABLE[0].1 }
+    }
+
     /// How large a layer may become whose blob has `blob` bytes.
     pub fn unpacked(&self, blob: u64) -> u64 {
         self.layer_bytes.min(self.ratio_from.max(blob.saturating_mul(self.ratio)))

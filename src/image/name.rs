@@ -58,8 +58,8 @@ impl FromStr for ImageName {
 // Whoever makes such a name has read the reference properly; here it only has to be harmless.
 fn is_reference(text: &str) -> bool {
     let part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '@'))
+        part.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '@' | '[' | ']'))
     };
     text.len() <= LONGEST && text.contains('/') && text.split('/').all(part)
 }

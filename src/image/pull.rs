@@ -9,10 +9,11 @@ use super::{
     error::ImageError,
     intake::check,
     name::ImageName,
-    registry::{Registry, Wanted},
+    reference::RegistryReference,
+    registry::{HttpRegistry, Registry, Settings, Wanted},
     store::{ImageStore, Origin, StoredImage},
 };
-use crate::events::Emitter;
+use crate::{events::Emitter, model::Digest};
 
 /// An index may lead to an index, but not for ever.
 const MAX_INDICES: usize = 4;
@@ -34,6 +35,54 @@ pub(super) struct Order<'a> {
 }
 
 impl ImageStore {
+    /// Pulls an image from a registry. One that is here already costs one question.
+    ///
+    /// # Errors
+    ///
+    /// When the registry does not give it, it is not what its digests promise, asks for more than the limits, or the file system
+    /// refuses. What has come of it by then is kept for the next time.
+    pub fn pull(
+        &self,
+        reference: &RegistryReference,
+        name: &ImageName,
+        settings: &Settings,
+        on: &Emitter,
+    ) -> Result<StoredImage, ImageError> {
+        let registry = HttpRegistry::open(reference, settings)?;
+        let digest = match (&reference.digest, &reference.tag) {
+            (Some(digest), _) => digest.clone(),
+            (None, tag) => registry.resolve(tag.as_deref().unwrap_or("latest"))?,
+        };
+        let holder = format!("image pull {name}");
+        let store = self.share(&holder, on)?;
+        if let Some(image) = self.pulled(name, &digest) {
+            return Ok(image);
+        }
+        let origin = Origin { reference: reference.to_string(), digest: digest.clone() };
+        let order = Order {
+            from: &registry,
+            wanted: Wanted::Digest(&digest),
+            what: &origin.reference,
+            name,
+            origin: Some(origin.clone()),
+            label: reference.tag.as_deref().unwrap_or_default(),
+        };
+        let image = self.bring(&order, &holder, on);
+        drop(store);
+        // What a failure left, or what the name meant before.
+        self.sweep_if_free(on);
+        image
+    }
+
+    // The image of that name, if it is what the reference means now, and whole.
+    fn pulled(&self, name: &ImageName, digest: &Digest) -> Option<StoredImage> {
+        // One that cannot be read is pulled again.
+        let image = self.find(name.as_str()).ok()??;
+        let same = image.name == *name && image.origin.as_ref().is_some_and(|origin| origin.digest == *digest);
+        let whole = same && image.layer_list().all(|(blob, diff_id)| self.has_blob(blob) && self.has_diff(diff_id));
+        whole.then_some(image)
+    }
+
     /// Brings an image and gives it its name. With the store's lock shared.
     pub(super) fn bring(&self, order: &Order<'_>, holder: &str, on: &Emitter) -> Result<StoredImage, ImageError> {
         let (manifest, bytes) = self.find_manifest(order)?;

@@ -11,7 +11,7 @@ use std::{
 use super::{
     archive::{Archive, Kind},
     checkout::sniff,
-    codec::{self, Compression},
+    codec::Compression,
     documents::Descriptor,
     error::ImageError,
     layer_error::LayerError,
@@ -172,10 +172,6 @@ impl Files {
 }
 
 impl Registry for Files {
-    fn resolve(&self, _tag: &str) -> Result<Digest, ImageError> {
-        self.read(Path::new("index.json"), Limits::default().manifest).map(|bytes| codec::digest(&bytes))
-    }
-
     /// A layout has one index, which names its images; whoever asks for a tag chooses from it.
     fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), ImageError> {
         let path = match wanted {

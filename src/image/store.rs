@@ -119,7 +119,7 @@ impl ImageStore {
             store.diffs(),
             store.seams(),
             store.partials(),
-            store.names(),
+            store.names_folder(),
             store.tmp(),
             store.locks.clone(),
         ] {
@@ -270,7 +270,7 @@ impl ImageStore {
                 remove_if_there(&path)?;
             }
         }
-        for (file, path) in entries(&self.names())? {
+        for (file, path) in entries(&self.names_folder())? {
             // What a killed process was writing.
             if file.starts_with('.') {
                 remove_if_there(&path)?;
@@ -373,7 +373,7 @@ impl ImageStore {
         self.partials().join(blob.hex())
     }
 
-    fn names(&self) -> PathBuf {
+    fn names_folder(&self) -> PathBuf {
         self.root.join("names")
     }
 
@@ -392,7 +392,7 @@ impl ImageStore {
     }
 
     fn name_path(&self, name: &ImageName) -> PathBuf {
-        self.names().join(format!("{}.json", name.to_file_name()))
+        self.names_folder().join(format!("{}.json", name.to_file_name()))
     }
 
     /// Puts a small document where blobs are.
@@ -445,9 +445,21 @@ impl ImageStore {
         Ok(image)
     }
 
+    /// The names of all images, sorted, damaged ones too.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn names(&self) -> Result<Vec<ImageName>, ImageError> {
+        let files = entries(&self.names_folder())?;
+        let mut names: Vec<ImageName> =
+            files.iter().filter_map(|(file, _)| ImageName::from_file_name(file.strip_suffix(".json")?)).collect();
+        names.sort();
+        Ok(names)
+    }
+
     fn records(&self) -> Result<Vec<NameRecord>, ImageError> {
-        let names = entries(&self.names())?;
-        let names = names.iter().filter_map(|(file, _)| ImageName::from_file_name(file.strip_suffix(".json")?));
+        let names = self.names()?.into_iter();
         // A name that goes while it is read was never there.
         names.filter_map(|name| self.record(&name).transpose()).collect()
     }

@@ -156,7 +156,7 @@ impl<'a> Unpacker<'a> {
         }
         self.done.bytes = self.done.bytes.saturating_add(entry.size);
         if self.done.bytes > self.room {
-            return Err(limit(&entry.path, "bytes of an unpacked layer", self.room));
+            return Err(limit(&entry.path, self.limits.reason_for(self.room), self.room));
         }
         Ok(())
     }

@@ -74,6 +74,8 @@ pub enum Level {
 pub enum Activity {
     /// Packages and wheels of a rootfs recipe come over the network.
     Download,
+    /// Layers of an image come from a registry, and are written out on the way.
+    Pull,
     /// Layers or packages are written out.
     Unpack,
     /// Packages are configured under root emulation.

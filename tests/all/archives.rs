@@ -269,7 +269,7 @@ fn ours(folder: &Path, archive: &Path) -> BTreeMap<PathBuf, Seen> {
     let store = ImageStore::open(&Paths::new(folder.join("smidr"))).expect("a store");
     let on = Emitter::new(BuildId::new("test", 1).expect("a good name"), Vec::new());
     let name: ImageName = "test".parse().expect("a good name");
-    let image = store.import(archive, &name, &on).expect("smidr unpacks it");
+    let image = store.import(archive, None, &name, &on).expect("smidr unpacks it");
     let root = store.checkout(&image, &on).expect("a root file system");
     picture(&root.diffs()[0])
 }

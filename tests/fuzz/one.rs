@@ -53,7 +53,7 @@ impl Yard {
         fs::write(&source, plausible(input)).expect("an input");
         let on = Emitter::new(BuildId::new("fuzz", 1).expect("a good name"), Vec::new());
         let name: ImageName = "fuzz".parse().expect("a good name");
-        let result = self.store.import(&source, &name, &on);
+        let result = self.store.import(&source, None, &name, &on);
         assert_eq!(picture(&self.folder.path().join("canary")), self.before, "the canary");
         if result.is_ok() {
             self.store.remove(&name, &on).expect("an image can be removed");

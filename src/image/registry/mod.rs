@@ -1,25 +1,183 @@
-//! Where images come from.
+//! Registries: in goes a reference, out come documents and blobs, and back. Whatever they send is hostile until its digest has been
+//! checked: nobody gets more bytes than promised, and credentials go over https to the host that they belong to, nowhere else.
+//!
+//! It blocks, with a thread per blob if the caller wants several at once. It never writes to the disk. URLs in descriptors are not
+//! followed (CVE-2020-15157).
 
-use std::io::Read;
+mod auth;
+mod blob;
+mod challenge;
+mod credentials;
+mod endpoint;
+mod error;
+mod helper;
+mod http;
+mod mirrors;
+mod pace;
+mod push;
+mod retry;
+mod settings;
+#[cfg(test)]
+pub(in crate::image) mod testing;
+#[cfg(test)]
+mod tests;
 
-use super::{documents::Descriptor, error::ImageError};
+use std::{fmt, io::Read, sync::Arc};
+
+pub use error::RegistryError;
+pub use settings::Settings;
+
+use self::{blob::BlobReader, endpoint::Endpoint};
+use super::{documents::Descriptor, error::ImageError, limits::Limits, reference, reference::RegistryReference};
 use crate::model::Digest;
 
 /// What a document is asked by.
 #[derive(Clone, Copy, Debug)]
 pub enum Wanted<'a> {
-    /// A name that may mean something else tomorrow.
+    /// What it is called.
     Tag(&'a str),
-    /// A name that always means the same.
+    /// What it is.
     Digest(&'a Digest),
+}
+
+impl Wanted<'_> {
+    // As a part of a URL, where a wrong tag could lead anywhere.
+    fn path(&self) -> Result<String, RegistryError> {
+        match self {
+            Self::Tag(tag) if reference::check_tag(tag).is_err() => Err(RegistryError::Tag(http::shown(tag))),
+            Self::Tag(_) | Self::Digest(_) => Ok(format!("manifests/{}", self.text())),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Tag(tag) => (*tag).to_owned(),
+            Self::Digest(digest) => digest.to_string(),
+        }
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        if let Self::Digest(digest) = self { Some(digest) } else { None }
+    }
+}
+
+impl fmt::Display for Wanted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.digest().is_some() { '@' } else { ':' }, self.text())
+    }
 }
 
 /// Where images come from: a registry over HTTP, or a local layout.
 pub trait Registry: Send + Sync {
-    /// What a tag means now.
-    fn resolve(&self, tag: &str) -> Result<Digest, ImageError>;
-    /// A manifest or index. At most `limit` bytes.
+    /// A manifest or an index: its bytes, at most `limit` of them, and the media type that the registry claims. What is asked for by
+    /// its digest has it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such document, it is too large, or it is not what it should be.
     fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), ImageError>;
-    /// A blob's bytes from `from` on.
+
+    /// A blob's bytes from `from` on, never more than its descriptor says. Goes on by itself where a connection breaks, and ends with
+    /// an error where that does not help; [`RegistryError::from_io`] finds it. The digest of the whole is for the caller to check.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such blob, or it is not as long as it should be.
     fn blob(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send + '_>, ImageError>;
+}
+
+/// A repository of a registry over HTTP, with its mirrors.
+pub struct HttpRegistry {
+    settings: Arc<Settings>,
+    /// Mirrors, then the registry itself.
+    endpoints: Vec<Endpoint>,
+}
+
+impl HttpRegistry {
+    /// Prepares to talk about the repository of a reference; connects to nobody yet.
+    ///
+    /// # Errors
+    ///
+    /// When the settings for registries, certificates or proxies make no sense, or block the repository.
+    pub fn open(reference: &RegistryReference, settings: &Settings) -> Result<Self, RegistryError> {
+        let settings = Arc::new(settings.clone());
+        let places = mirrors::places(reference, &settings)?;
+        let last = places.len() - 1;
+        let endpoints = places.into_iter().enumerate().map(|(at, place)| Endpoint::new(place, at < last, &settings));
+        let endpoints = endpoints.collect::<Result<_, _>>()?;
+        Ok(Self { settings, endpoints })
+    }
+
+    fn upstream(&self) -> &Endpoint {
+        self.endpoints.last().expect("the registry itself is always among the places")
+    }
+
+    // Whether to ask the next one after an error, which is then only a warning.
+    fn may_go_on(&self, endpoint: &Endpoint, error: &RegistryError) -> bool {
+        if !error.is_about_the_host() {
+            return false;
+        }
+        if !matches!(error, RegistryError::Unknown { .. }) {
+            endpoint.give_up();
+        }
+        (self.settings.warn)(format!("the mirror {} does not help: {}", endpoint.name(), error.line()));
+        true
+    }
+
+    fn first<T>(
+        &self,
+        by_digest: bool,
+        ask: impl Fn(&Endpoint) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let upstream = self.upstream();
+        for endpoint in &self.endpoints[..self.endpoints.len() - 1] {
+            if endpoint.serves(by_digest) {
+                match ask(endpoint) {
+                    Err(error) if self.may_go_on(endpoint, &error) => {}
+                    done => return done,
+                }
+            }
+        }
+        ask(upstream)
+    }
+}
+
+/// The same as [`Registry`], with errors that say more.
+impl HttpRegistry {
+    /// What a tag means now.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tag, or nobody to ask.
+    pub fn resolve(&self, tag: &str) -> Result<Digest, RegistryError> {
+        self.first(false, |endpoint| endpoint.resolve(tag, Limits::default().manifest))
+    }
+
+    /// A manifest or an index.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such document, it is too large, or it is not what it should be.
+    pub fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), RegistryError> {
+        self.first(wanted.digest().is_some(), |endpoint| endpoint.document(wanted, limit))
+    }
+
+    /// A blob's bytes from `from` on.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such blob, or it is not as long as it should be.
+    pub fn blob(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send + '_>, RegistryError> {
+        Ok(Box::new(BlobReader::open(self, blob, from)?))
+    }
+}
+
+impl Registry for HttpRegistry {
+    fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), ImageError> {
+        Ok(self.document(wanted, limit)?)
+    }
+
+    fn blob(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send + '_>, ImageError> {
+        Ok(self.blob(blob, from)?)
+    }
 }

@@ -100,7 +100,7 @@ fn told(error: &ImageError) -> String {
 
 fn refused(test: &TestStore, source: &Path, expected: &str) {
     let before = test.counts();
-    let error = test.store.import(source, &name("bad"), &emitter().0).expect_err(expected);
+    let error = test.store.import(source, None, &name("bad"), &emitter().0).expect_err(expected);
     assert!(told(&error).contains(expected), "expected `{expected}`: {}", told(&error));
     assert_eq!(test.counts(), before, "{expected}: something stayed");
 }
@@ -114,7 +114,7 @@ fn one_root_file_system_in_every_dress_is_one_tree() {
     let two_frames = [zstd(&plain[..700]), b"\x50\x2a\x4d\x18\x03\0\0\0abc".to_vec(), zstd(&plain[700..])].concat();
     let mut trees = Vec::new();
     for (dress, bytes) in [("tar", &plain), ("gzip", &two_members), ("zstd", &two_frames)] {
-        let image = test.store.import(&put(at, dress, bytes), &name(dress), &on).expect(dress);
+        let image = test.store.import(&put(at, dress, bytes), None, &name(dress), &on).expect(dress);
         assert_eq!(image.config.diff_ids, [digest(&plain)], "{dress}");
         let root = test.store.checkout(&image, &on).expect(dress);
         trees.push(root.diffs().to_vec());
@@ -129,19 +129,21 @@ fn an_exported_image_comes_back_with_its_digest() {
     let (test, other) = (TestStore::new(), TestStore::new());
     let (on, _) = emitter();
     let at = test.home.path();
-    let image =
-        test.store.import(Layout::new(at, &gzip(&root_fs()), &root_fs()).write(), &name("one"), &on).expect("an image");
+    let image = test
+        .store
+        .import(Layout::new(at, &gzip(&root_fs()), &root_fs()).write(), None, &name("one"), &on)
+        .expect("an image");
     assert_eq!(image.config.env, [("PATH".into(), "/bin".into()), ("LANG".into(), "C".into())]);
     for dest in ["folder", "archive.tar"] {
         let dest = at.join(dest);
         test.store.export(&image, &dest, LayerForm::AsIs, &on).expect("an export");
-        let back = other.store.import(&dest, &name("one"), &on).expect("an image");
+        let back = other.store.import(&dest, None, &name("one"), &on).expect("an image");
         assert_eq!(back.manifest, image.manifest);
         assert!(matches!(test.store.export(&image, &dest, LayerForm::AsIs, &on), Err(ImageError::Exists(_))));
     }
     // As `docker save image | gzip` would have it.
     let packed = put(at, "archive.tar.gz", &gzip(&fs::read(at.join("archive.tar")).expect("a file")));
-    assert_eq!(other.store.import(&packed, &name("two"), &on).expect("an image").manifest, image.manifest);
+    assert_eq!(other.store.import(&packed, None, &name("two"), &on).expect("an image").manifest, image.manifest);
     let list = other.store.list().expect("a list");
     let names: Vec<_> = list.iter().map(|image| (image.name.as_str(), image.shared > 0)).collect();
     assert_eq!(names, [("one", true), ("two", true)]);
@@ -175,8 +177,10 @@ fn docker_archives_with_linked_layers_are_understood() {
         .file(&format!("{}.json", hex[0]), &config.to_string())
         .file("manifest.json", &list.to_string())
         .file("repositories", "{}");
-    let image =
-        test.store.import(&put(test.home.path(), "docker.tar", &archive.end()), &name("d"), &on).expect("an image");
+    let image = test
+        .store
+        .import(&put(test.home.path(), "docker.tar", &archive.end()), None, &name("d"), &on)
+        .expect("an image");
     assert_eq!((image.layers, image.config.env.len()), (2, 0));
     assert_eq!(test.store.checkout(&image, &on).expect("a root").diffs().len(), 2);
 }
@@ -259,7 +263,7 @@ fn content_after_the_end_of_a_layer_counts_in_its_digest() {
     let test = TestStore::new();
     let content = [root_fs(), b"something after the end".to_vec()].concat();
     let mut layout = Layout::new(test.home.path(), &gzip(&content), &content);
-    test.store.import(layout.write(), &name("padded"), &emitter().0).expect("an image");
+    test.store.import(layout.write(), None, &name("padded"), &emitter().0).expect("an image");
     let mut layout = Layout::new(test.home.path(), &gzip(&content), &root_fs());
     refused(&test, layout.write(), "its digest should be");
 }
@@ -271,15 +275,15 @@ fn a_small_archive_may_not_become_a_large_tree() {
     let store = test.store.clone().with_limits(limits);
     let bomb = Tar::default().folder("etc/", 0o755).file("etc/zeros", &"0".repeat(1_000_000)).end();
     let path = put(test.home.path(), "bomb.gz", &gzip(&bomb));
-    let error = store.import(&path, &name("bomb"), &emitter().0).expect_err("too large");
+    let error = store.import(&path, None, &name("bomb"), &emitter().0).expect_err("too large");
     assert!(told(&error).contains("bytes of an unpacked layer (100000)"), "{}", told(&error));
     assert_eq!(test.counts(), [0, 0, 0, 0]);
-    test.store.import(&path, &name("bomb"), &emitter().0).expect("within the usual limits");
+    test.store.import(&path, None, &name("bomb"), &emitter().0).expect("within the usual limits");
 }
 
 fn import(test: &TestStore, called: &str, text: &str) -> StoredImage {
     let archive = Tar::default().folder("etc/", 0o755).file("etc/text", text).end();
-    test.store.import(&put(test.home.path(), called, &archive), &name(called), &emitter().0).expect("an image")
+    test.store.import(&put(test.home.path(), called, &archive), None, &name(called), &emitter().0).expect("an image")
 }
 
 #[test]
@@ -336,7 +340,7 @@ fn importing_at_once_is_safe() {
                 start.wait();
                 let (on, _) = emitter();
                 let store = ImageStore::open(&test.paths).expect("a store");
-                let image = store.import(source, &name(&format!("image-{}", index % 3)), &on).expect("an image");
+                let image = store.import(source, None, &name(&format!("image-{}", index % 3)), &on).expect("an image");
                 let root = store.checkout(&image, &on).expect("a root");
                 assert!(root.diffs()[0].join("etc/os-release").is_file());
             });

@@ -1,0 +1,133 @@
+//! A blob as a stream: goes on where a connection broke, on another host if need be, and never gives more bytes than promised.
+
+use std::io::{self, Read};
+
+use super::{
+    HttpRegistry,
+    endpoint::{Body, blob_name},
+    error::RegistryError,
+    retry,
+};
+use crate::image::documents::Descriptor;
+
+/// Reads a blob. An error of it holds a [`RegistryError`].
+pub struct BlobReader<'a> {
+    registry: &'a HttpRegistry,
+    blob: Descriptor,
+    at: u64,
+    /// Which of the endpoints.
+    which: usize,
+    body: Option<Body>,
+    /// Since there was progress worth the name.
+    failures: u32,
+    progress: u64,
+}
+
+impl<'a> BlobReader<'a> {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// When no host gives the blob.
+    pub fn open(registry: &'a HttpRegistry, blob: &Descriptor, from: u64) -> Result<Self, RegistryError> {
+        let mut new = Self { registry, blob: blob.clone(), at: from, which: 0, body: None, failures: 0, progress: 0 };
+        if from > blob.size {
+            return Err(new.wrong_size(from.to_string()));
+        }
+        if from < blob.size {
+            new.connect()?;
+        }
+        Ok(new)
+    }
+
+    fn connect(&mut self) -> Result<(), RegistryError> {
+        loop {
+            let endpoint = &self.registry.endpoints[self.which];
+            let last = self.which + 1 == self.registry.endpoints.len();
+            if !last && !endpoint.serves(true) {
+                self.which += 1;
+                continue;
+            }
+            match endpoint.patiently(|| endpoint.blob(&self.blob, self.at)) {
+                Ok(body) => {
+                    self.body = Some(body);
+                    return Ok(());
+                }
+                Err(error) if !last && self.registry.may_go_on(endpoint, &error) => self.which += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn host(&self) -> String {
+        self.registry.endpoints[self.which].place.host.clone()
+    }
+
+    fn wrong_size(&self, found: String) -> RegistryError {
+        RegistryError::Size { host: self.host(), what: blob_name(&self.blob), wanted: self.blob.size, found }
+    }
+
+    // The connection is of no use any more.
+    fn broken(&mut self, source: io::Error) -> Result<(), RegistryError> {
+        self.body = None;
+        self.failures += 1;
+        let error = RegistryError::Broken { host: self.host(), what: blob_name(&self.blob), source };
+        let settings = &self.registry.settings;
+        if self.failures > settings.patience.retries {
+            let endpoint = &self.registry.endpoints[self.which];
+            if self.which + 1 == self.registry.endpoints.len() || !self.registry.may_go_on(endpoint, &error) {
+                return Err(error);
+            }
+            (self.which, self.failures) = (self.which + 1, 0);
+        } else {
+            retry::pause(settings, &self.host(), self.failures - 1, None)?;
+        }
+        self.connect()
+    }
+
+    // All is there; but is that all?
+    fn end(&mut self) -> Result<usize, RegistryError> {
+        match self.body.take().map(|mut body| body.read(&mut [0])) {
+            Some(Ok(count)) if count > 0 => Err(self.wrong_size("more".into())),
+            // What goes wrong now does no harm.
+            _ => Ok(0),
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.at += count as u64;
+        self.progress += count as u64;
+        if self.progress >= self.registry.settings.patience.least {
+            (self.progress, self.failures) = (0, 0);
+        }
+    }
+}
+
+impl Read for BlobReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.blob.size - self.at).unwrap_or(usize::MAX));
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        if most == 0 {
+            return self.end().map_err(RegistryError::into_io);
+        }
+        loop {
+            self.registry.settings.check_stop(&self.host()).map_err(RegistryError::into_io)?;
+            let read = match &mut self.body {
+                Some(body) => body.read(&mut buffer[..most]),
+                // Only after an error that the caller did not take for one.
+                None => Err(io::ErrorKind::NotConnected.into()),
+            };
+            match read {
+                Ok(0) => self.broken(io::ErrorKind::UnexpectedEof.into()).map_err(RegistryError::into_io)?,
+                Ok(count) => {
+                    self.advance(count);
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.broken(error).map_err(RegistryError::into_io)?,
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Redirects, and mirrors: who else is asked, and what they get to know.
+
+use super::*;
+use crate::{
+    image::{
+        codec,
+        registry::{
+            Wanted,
+            testing::{Demand, Fault},
+        },
+    },
+    model::Explain as _,
+};
+
+const TOKENS: Demand = Demand::Token { user: "", password: "", uses: 99, life: 300, realm: None };
+
+#[test]
+fn another_host_never_sees_our_authorization() {
+    let (server, other) = (FaultyRegistry::start(), FaultyRegistry::start());
+    let content = bytes(1000);
+    let blob = other.add_blob(&content);
+    server.demand(TOKENS);
+    let elsewhere = format!("{}/elsewhere/blobs/{}?signature=x", other.url(), blob.digest);
+    let registry = server.open("a/b");
+    // The first answer is 401; a token then comes before the redirect.
+    server.add_manifest("12", MANIFEST, b"{}");
+    registry.document(Wanted::Tag("12"), 100).expect("a document");
+    server.fault("blobs", 1, Fault::Redirect(elsewhere));
+    assert_eq!(read(&registry, &blob).expect("from elsewhere"), content);
+    assert!(server.seen("blobs")[0].header("authorization").is_some());
+    assert_eq!(other.seen("elsewhere")[0].header("authorization"), None);
+}
+
+#[test]
+fn the_same_host_does() {
+    let server = FaultyRegistry::start();
+    let blob = server.add_blob(b"content");
+    server.demand(TOKENS);
+    let registry = server.open("a/b");
+    read(&registry, &blob).expect("a blob");
+    server.fault("/a/b/blobs", 1, Fault::Redirect(format!("/v2/c/d/blobs/{}", blob.digest)));
+    assert_eq!(read(&registry, &blob).expect("a blob"), b"content");
+    assert!(server.seen("/c/d/")[0].header("authorization").is_some());
+}
+
+#[test]
+fn a_401_of_another_host_gets_no_answer() {
+    let (server, other) = (FaultyRegistry::start(), FaultyRegistry::start());
+    let blob = server.add_blob(b"content");
+    other.demand(TOKENS);
+    server.fault("blobs", 9, Fault::Redirect(format!("{}/v2/x/blobs/y", other.url())));
+    let error = read(&server.open("a/b"), &blob).expect_err("no");
+    assert!(matches!(error, RegistryError::Status { status: 401, .. }), "{error}");
+    assert!(other.seen("token").is_empty());
+}
+
+#[test]
+fn redirects_end_and_stay_on_tls() {
+    let server = FaultyRegistry::start_tls();
+    let (blob, registry) = (server.add_blob(b"content"), server.open("a/b"));
+    let rows = [
+        (format!("/v2/a/b/blobs/{}", blob.digest), "too often"),
+        ("http://127.0.0.1:1/".into(), "from https to plain http"),
+        ("file:///etc/passwd".into(), "neither https nor http"),
+        ("http://[".into(), "no URL"),
+    ];
+    for (to, why) in rows {
+        server.fault("blobs", 6, Fault::Redirect(to));
+        let error = read(&registry, &blob).expect_err(why);
+        assert!(error.to_string().contains(why), "{error}");
+        assert!(error.hint().is_none());
+        server.heal();
+    }
+}
+
+fn with_mirror(server: &FaultyRegistry, text: &str) -> HttpRegistry {
+    let path = server.home.path().join("etc/containers/registries.conf");
+    write(&path, &format!("[[registry]]\nlocation = '{}/a'\ninsecure = true\n{text}", server.host()));
+    server.open("a/b")
+}
+
+fn mirror_text(mirror: &FaultyRegistry, more: &str) -> String {
+    format!("[[registry.mirror]]\nlocation = '{}/copy'\ninsecure = true\n{more}\n", mirror.host())
+}
+
+#[test]
+fn a_mirror_is_asked_first() {
+    let (server, mirror) = (FaultyRegistry::start(), FaultyRegistry::start());
+    let digest = mirror.add_manifest("12", MANIFEST, b"{}");
+    let blob = mirror.add_blob(b"content");
+    let registry = with_mirror(&server, &mirror_text(&mirror, ""));
+    assert_eq!(registry.resolve("12").expect("a digest"), digest);
+    assert_eq!(read(&registry, &blob).expect("a blob"), b"content");
+    assert_eq!(mirror.seen("/v2/copy/b/").len(), 2);
+    assert!(server.seen("/").is_empty() && server.warned().is_empty());
+}
+
+#[test]
+fn a_mirror_that_lies_or_fails_only_costs_a_warning() {
+    let (server, mirror) = (FaultyRegistry::start(), FaultyRegistry::start());
+    let digest = server.add_manifest("12", MANIFEST, b"{}");
+    mirror.add_manifest(&digest.to_string(), MANIFEST, b"evil");
+    let blob = server.add_blob(b"content");
+    let registry = with_mirror(&server, &mirror_text(&mirror, "pull-from-mirror = 'digest-only'"));
+    assert_eq!(registry.resolve("12").expect("a digest"), digest);
+    assert!(mirror.seen("/").is_empty(), "it may not say what a tag means");
+    assert_eq!(registry.document(Wanted::Digest(&digest), 9).expect("a document").0, b"{}");
+    assert_eq!(mirror.seen("/").len(), 1);
+    assert!(server.warned().contains("should have the digest"), "{}", server.warned());
+    assert_eq!(read(&registry, &blob).expect("a blob"), b"content");
+    assert_eq!(mirror.seen("/").len(), 1, "who failed once is not asked again");
+}
+
+#[test]
+fn a_blob_that_a_mirror_breaks_off_goes_on_at_the_registry() {
+    let (server, mirror) = (FaultyRegistry::start(), FaultyRegistry::start());
+    let content = bytes(100_000);
+    let blob = mirror.add_blob(&content);
+    server.add_blob(&content);
+    mirror.fault("blobs", 1, Fault::Truncate(40_000));
+    mirror.fault("blobs", 99, Fault::Status(500, vec![], ""));
+    let registry = with_mirror(&server, &mirror_text(&mirror, ""));
+    assert_eq!(codec::digest(&read(&registry, &blob).expect("all of it")), blob.digest);
+    assert_eq!(server.seen("blobs")[0].header("range"), Some("bytes=40000-"));
+}
+
+#[test]
+fn a_blocked_registry_is_not_asked() {
+    let server = FaultyRegistry::start();
+    let path = server.home.path().join(".config/containers/registries.conf.d/1.conf");
+    write(&path, &format!("[[registry]]\nprefix = '{}'\nblocked = true\n", server.host()));
+    let Err(error) = server.open_with("a/b", &server.settings()) else { panic!("it is blocked") };
+    assert!(error.to_string().contains("1.conf"), "{error}");
+}
