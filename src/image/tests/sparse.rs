@@ -8,7 +8,7 @@ use std::{
 use super::{
     super::{
         Limits,
-        testing::{Tar, record},
+        testing::{Tar, TestStore, emitter, record},
     },
     yard::{
         Case,
@@ -285,6 +285,23 @@ fn maps_that_lie_are_refused() {
     }
     try_all(old_lies());
     try_all(pax_lies());
+}
+
+#[test]
+fn the_archive_of_an_image_holds_no_sparse_file() {
+    let test = TestStore::new();
+    let records = [("size", "9"), ("numblocks", "1"), ("map", "0,2"), ("name", "index.json")];
+    let records = records.map(|(key, value)| record(&format!("GNU.sparse.{key}"), value));
+    let tar = Tar::default().file("oci-layout", "{}").pax(&records.concat()).file("x", "{}").end();
+    let path = test.home.path().join("image.tar");
+    fs::write(&path, tar).expect("an archive");
+    let error = test.store.import(&path, &"image".parse().expect("a name"), &emitter().0).expect_err("refused");
+    let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    assert!(
+        source.contains("`index.json` is a sparse file") && source.contains("without --sparse"),
+        "{error}: {source}"
+    );
+    assert_eq!(test.counts(), [0; 4]);
 }
 
 #[test]
