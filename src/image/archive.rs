@@ -59,6 +59,13 @@ pub struct Entry {
     pub offset: u64,
 }
 
+impl Entry {
+    /// Bytes that the archive holds of it, which is less than its size where it has holes.
+    pub fn stored(&self) -> u64 {
+        self.sparse.as_ref().map_or(self.size, |pieces| pieces.iter().map(|(_, length)| length).sum())
+    }
+}
+
 /// A tar stream. Reading from it reads the current entry's content.
 pub struct Archive<R> {
     input: R,

@@ -30,6 +30,9 @@ const MAGICS: [(&[u8], Result<Compression, Unsupported>); 6] = [
     (&[0x5d, 0, 0], Err(Unsupported("lzma"))),
 ];
 
+/// 64 MiB, as a power of two.
+const LARGEST_WINDOW: u32 = 26;
+
 impl Compression {
     /// Looks at the first bytes of a stream. A zstd stream may begin with a skippable frame.
     ///
@@ -52,7 +55,12 @@ impl Compression {
         Ok(match self {
             Self::None => Box::new(input),
             Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-            Self::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
+            Self::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+                // What a decoder keeps in memory; levels up to 21 ask for no more.
+                decoder.window_log_max(LARGEST_WINDOW)?;
+                Box::new(decoder)
+            }
         })
     }
 }

@@ -5,7 +5,7 @@ use crate::model::{Explain, Kind};
 /// Limits on one image. The defaults fit every build host seen so far ten times over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of all files of one unpacked layer.
+    /// Bytes of all files of one unpacked layer, holes included.
     pub layer_bytes: u64,
     /// Bytes of one file.
     pub file_bytes: u64,
@@ -68,10 +68,15 @@ impl Explain for NoLimit {
     }
 }
 
+/// What [`Limits::layer_bytes`] limits.
+pub const LAYER_BYTES: &str = "bytes of an unpacked layer";
+
+const FOR_ITS_BLOB: &str = "bytes of an unpacked layer, for the size of its blob";
+
 /// Limits that a user may set, and which error's words belong to them.
 const RAISABLE: [(&str, &str); 6] = [
-    ("layer-bytes", "bytes of an unpacked layer"),
-    ("ratio", "bytes of an unpacked layer, for the size of its blob"),
+    ("layer-bytes", LAYER_BYTES),
+    ("ratio", FOR_ITS_BLOB),
     ("file-bytes", "bytes of one file"),
     ("entries", "files and folders of a layer"),
     ("header-bytes", "bytes of an extended header"),
@@ -107,10 +112,10 @@ impl Limits {
 
     /// What limits a layer to `room` bytes, in the words of an error.
     pub fn reason_for(&self, room: u64) -> &'static str {
-        if room < self.layer_bytes { RAISABLE[1].1 } else { RAISABLE[0].1 }
+        if room < self.layer_bytes { FOR_ITS_BLOB } else { LAYER_BYTES }
     }
 
-    /// How large a layer may become whose blob has `blob` bytes.
+    /// How large a layer may become whose blob has `blob` bytes, holes aside.
     pub fn unpacked(&self, blob: u64) -> u64 {
         self.layer_bytes.min(self.ratio_from.max(blob.saturating_mul(self.ratio)))
     }

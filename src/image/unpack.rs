@@ -26,7 +26,7 @@ use rustix::{
 use super::{
     archive::{Archive, Entry, Kind},
     layer_error::LayerError,
-    limits::Limits,
+    limits::{LAYER_BYTES, Limits},
     tree::{self, Time},
 };
 use crate::host::rooted::{Missing, Rooted, RootedError, Walked, remove_at};
@@ -46,7 +46,7 @@ pub struct Unpacked {
     pub links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Unpacks a whole archive into an empty folder. `room` is the most that its files may hold together.
+/// Unpacks a whole archive into an empty folder. `room` is the most that its files may hold together, holes aside.
 ///
 /// # Errors
 ///
@@ -85,6 +85,8 @@ struct Unpacker<'a> {
     tree: &'a Rooted,
     limits: Limits,
     room: u64,
+    // Bytes of files, holes aside.
+    stored: u64,
     done: Unpacked,
     implied: BTreeSet<PathBuf>,
     links: BTreeMap<PathBuf, PathBuf>,
@@ -102,6 +104,7 @@ impl<'a> Unpacker<'a> {
             tree,
             limits,
             room,
+            stored: 0,
             done: Unpacked::default(),
             implied: BTreeSet::from([PathBuf::new()]),
             links: BTreeMap::new(),
@@ -134,7 +137,10 @@ impl<'a> Unpacker<'a> {
         let place = self.place(entry, parent)?;
         if !self.links.is_empty() {
             let path = place.path.join(name);
-            self.links.retain(|link, _| !link.starts_with(&path));
+            let below = self.links.range(path.clone()..).map(|(link, _)| link);
+            for gone in below.take_while(|link| link.starts_with(&path)).cloned().collect::<Vec<_>>() {
+                self.links.remove(&gone);
+            }
         }
         match entry.kind {
             Kind::File => self.add_file(entry, &place, name, content),
@@ -155,7 +161,12 @@ impl<'a> Unpacker<'a> {
             return Err(limit(&entry.path, "bytes of one file", self.limits.file_bytes));
         }
         self.done.bytes = self.done.bytes.saturating_add(entry.size);
-        if self.done.bytes > self.room {
+        if self.done.bytes > self.limits.layer_bytes {
+            return Err(limit(&entry.path, LAYER_BYTES, self.limits.layer_bytes));
+        }
+        // Holes take neither space nor time.
+        self.stored = self.stored.saturating_add(entry.stored());
+        if self.stored > self.room {
             return Err(limit(&entry.path, self.limits.reason_for(self.room), self.room));
         }
         Ok(())
@@ -392,8 +403,11 @@ impl<'a> Unpacker<'a> {
 
     fn apply_whiteout(&mut self, path: &Path, opaque: &mut BTreeSet<PathBuf>) -> Result<(), LayerError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-        // A file or whiteout on the way hides what is below already.
-        let Ok(walked) = self.tree.walk(parent, Missing::Make(0o755)) else { return Ok(()) };
+        let walked = match self.tree.walk(parent, Missing::Make(0o755)) {
+            // A file or whiteout on the way hides what is below already.
+            Err(RootedError::WrongType { .. }) => return Ok(()),
+            walked => walked.map_err(misplaced(path.as_os_str().as_bytes()))?,
+        };
         let place = self.entered(walked);
         // In an opaque folder there is nothing to hide, and a whiteout would be seen as a device.
         if place.path.ancestors().any(|folder| opaque.contains(folder)) {

@@ -295,7 +295,7 @@ fn the_archive_of_an_image_holds_no_sparse_file() {
     let tar = Tar::default().file("oci-layout", "{}").pax(&records.concat()).file("x", "{}").end();
     let path = test.home.path().join("image.tar");
     fs::write(&path, tar).expect("an archive");
-    let error = test.store.import(&path, &"image".parse().expect("a name"), &emitter().0).expect_err("refused");
+    let error = test.store.import(&path, None, &"image".parse().expect("a name"), &emitter().0).expect_err("refused");
     let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     assert!(
         source.contains("`index.json` is a sparse file") && source.contains("without --sparse"),

@@ -276,7 +276,13 @@ fn a_small_archive_may_not_become_a_large_tree() {
     let bomb = Tar::default().folder("etc/", 0o755).file("etc/zeros", &"0".repeat(1_000_000)).end();
     let path = put(test.home.path(), "bomb.gz", &gzip(&bomb));
     let error = store.import(&path, None, &name("bomb"), &emitter().0).expect_err("too large");
-    assert!(told(&error).contains("bytes of an unpacked layer (100000)"), "{}", told(&error));
+    assert!(told(&error).contains("for the size of its blob (100000)"), "{}", told(&error));
+    assert!(error.hint().is_some_and(|hint| hint.contains("--limit ratio=")), "{error}");
+    let mut raised = limits;
+    raised.set("ratio=1000").expect("a limit");
+    test.store.clone().with_limits(raised).import(&path, None, &name("bomb"), &emitter().0).expect("allowed");
+    test.store.remove(&name("bomb"), &emitter().0).expect("removed");
+    assert!(raised.set("ratio").is_err() && raised.set("size=1").is_err() && raised.set("ratio=0").is_err());
     assert_eq!(test.counts(), [0, 0, 0, 0]);
     test.store.import(&path, None, &name("bomb"), &emitter().0).expect("within the usual limits");
 }
