@@ -4,6 +4,7 @@ mod damaged;
 mod hostile;
 mod layers;
 mod publishing;
+mod pulling;
 mod sparse;
 mod storing;
 mod yard;

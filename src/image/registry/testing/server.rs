@@ -183,8 +183,11 @@ fn route(state: &mut State, seen: &Seen, own: &str, ranges: bool) -> Reply {
         }
         "PUT" if path.contains("/manifests/") => {
             let media_type = seen.header("content-type").unwrap_or_default().to_owned();
-            state.manifests.insert(last, (media_type, seen.body.clone()));
-            Reply::new(201, "").with("docker-content-digest", codec::digest(&seen.body).to_string())
+            let digest = codec::digest(&seen.body).to_string();
+            for name in [last, digest.clone()] {
+                state.manifests.insert(name, (media_type.clone(), seen.body.clone()));
+            }
+            Reply::new(201, "").with("docker-content-digest", digest)
         }
         "GET" | "HEAD" if path.contains("/manifests/") => match state.manifests.get(&last) {
             Some((media_type, bytes)) => Reply::new(200, bytes.clone())
