@@ -48,17 +48,35 @@ pub fn read_ahead<T>(
 fn feed(input: &mut impl Read, full: &SyncSender<Chunk>, empty: &Receiver<Vec<u8>>) {
     loop {
         let mut chunk = empty.try_recv().unwrap_or_default();
-        chunk.clear();
-        let read = input.take(CHUNK as u64).read_to_end(&mut chunk);
-        let last = !matches!(read, Ok(count) if count > 0);
+        chunk.resize(CHUNK, 0);
+        let read = fill(input, &mut chunk);
+        let (count, last) = match read {
+            Ok(count) => (count, count < CHUNK),
+            Err((count, _)) => (count, true),
+        };
+        chunk.truncate(count);
         // What was read before an error still counts: the error may only be in the padding.
-        if (!chunk.is_empty() && full.send(Ok(chunk)).is_err())
-            || read.is_err_and(|error| full.send(Err(error)).is_err())
+        if (count > 0 && full.send(Ok(chunk)).is_err())
+            || read.is_err_and(|(_, error)| full.send(Err(error)).is_err())
             || last
         {
             return;
         }
     }
+}
+
+// As much as there is room for: less only at the end, or before an error.
+fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, (usize, io::Error)> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((filled, error)),
+        }
+    }
+    Ok(filled)
 }
 
 /// The reading end of [`read_ahead`].

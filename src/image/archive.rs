@@ -4,7 +4,7 @@
 //! from header to header is ours, because which size and which name count, and how much an extension may hold, is where
 //! parsers disagree and attacks live (CVE-2025-62518, CVE-2026-33055, CVE-2022-2879). It writes nothing.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use super::{
     fields::{self, BLOCK, Block},
@@ -339,6 +339,25 @@ impl<R: Read> Read for Archive<R> {
         self.remaining -= count as u64;
         self.position += count as u64;
         Ok(count)
+    }
+}
+
+impl<R: BufRead> BufRead for Archive<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let most = usize::try_from(self.remaining).unwrap_or(usize::MAX);
+        if most == 0 {
+            return Ok(&[]);
+        }
+        match self.input.fill_buf()? {
+            [] => Err(io::ErrorKind::UnexpectedEof.into()),
+            ready => Ok(&ready[..most.min(ready.len())]),
+        }
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.input.consume(count);
+        self.remaining -= count as u64;
+        self.position += count as u64;
     }
 }
 

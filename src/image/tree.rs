@@ -6,7 +6,7 @@
 
 use std::{
     ffi::OsStr,
-    io::Read,
+    io::{BufRead, Write as _},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::ffi::OsStrExt as _,
@@ -118,26 +118,25 @@ pub fn xattrs(fd: impl AsFd) -> rustix::io::Result<Xattrs> {
     Ok(found)
 }
 
-/// Copies exactly `size` bytes into a new file.
+/// Copies exactly `size` bytes into a file, straight from where they were read to.
 pub fn fill(
     file: &mut std::fs::File,
-    content: &mut impl Read,
+    content: &mut impl BufRead,
     size: u64,
-    buffer: &mut [u8],
     path: &Path,
     at: u64,
 ) -> Result<(), LayerError> {
-    use std::io::Write as _;
     let mut left = size;
     while left > 0 {
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = match content.read(&mut buffer[..most]) {
-            Ok(0) => return Err(LayerError::Truncated(at)),
-            Ok(count) => count,
+        let ready = match content.fill_buf() {
+            Ok([]) => return Err(LayerError::Truncated(at)),
+            Ok(ready) => ready,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(super::archive::read_error(error, at)),
         };
-        file.write_all(&buffer[..count]).map_err(LayerError::io("write", path))?;
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(ready.len());
+        file.write_all(&ready[..count]).map_err(LayerError::io("write", path))?;
+        content.consume(count);
         left -= count as u64;
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs::File,
-    io::{Read, Seek as _, SeekFrom},
+    io::{BufRead, Seek as _, SeekFrom},
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -52,7 +52,7 @@ pub struct Unpacked {
 ///
 /// When the archive is damaged, tries something that no layer may, or asks for more than the limits; and when the file
 /// system refuses. The folder is then of no use.
-pub fn unpack<R: Read>(
+pub fn unpack<R: BufRead>(
     archive: &mut Archive<R>,
     tree: &Rooted,
     limits: Limits,
@@ -95,7 +95,6 @@ struct Unpacker<'a> {
     whiteouts: BTreeSet<PathBuf>,
     // Archives go folder by folder. Forgotten whenever something is removed, since the way to it may be gone.
     last: Option<(PathBuf, Place)>,
-    buffer: Vec<u8>,
 }
 
 impl<'a> Unpacker<'a> {
@@ -112,11 +111,10 @@ impl<'a> Unpacker<'a> {
             opaque: Vec::new(),
             whiteouts: BTreeSet::new(),
             last: None,
-            buffer: vec![0; 128 << 10],
         }
     }
 
-    fn add(&mut self, entry: &Entry, content: &mut impl Read) -> Result<(), LayerError> {
+    fn add(&mut self, entry: &Entry, content: &mut impl BufRead) -> Result<(), LayerError> {
         self.count(entry)?;
         if entry.path.is_empty() {
             return Ok(());
@@ -262,11 +260,11 @@ impl<'a> Unpacker<'a> {
         entry: &Entry,
         place: &Place,
         name: &OsStr,
-        content: &mut impl Read,
+        content: &mut impl BufRead,
     ) -> Result<(), LayerError> {
         let mut file = self.create(entry, place, name)?;
         match &entry.sparse {
-            None => tree::fill(&mut file, content, entry.size, &mut self.buffer, &shown(entry), entry.offset)?,
+            None => tree::fill(&mut file, content, entry.size, &shown(entry), entry.offset)?,
             Some(pieces) => self.fill_pieces(entry, pieces, &mut file, content)?,
         }
         self.set_xattrs(entry, &file)?;
@@ -275,17 +273,17 @@ impl<'a> Unpacker<'a> {
 
     // What is not written stays a hole: a file may be much longer than all that is stored of it.
     fn fill_pieces(
-        &mut self,
+        &self,
         entry: &Entry,
         pieces: &[(u64, u64)],
         file: &mut File,
-        content: &mut impl Read,
+        content: &mut impl BufRead,
     ) -> Result<(), LayerError> {
         let path = shown(entry);
         file.set_len(entry.size).map_err(LayerError::io("make as long as it is", &path))?;
         for (offset, length) in pieces {
             file.seek(SeekFrom::Start(*offset)).map_err(LayerError::io("go forward in", &path))?;
-            tree::fill(file, content, *length, &mut self.buffer, &path, entry.offset)?;
+            tree::fill(file, content, *length, &path, entry.offset)?;
         }
         Ok(())
     }

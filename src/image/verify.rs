@@ -65,12 +65,13 @@ impl ImageStore {
         let _store = self.share(&holder, on)?;
         let layers: u64 = image.layer_list().map(|(blob, _)| blob.size).sum();
         let progress = Progress::new(on, Activity::Verify, image.name.as_str(), Some(layers));
-        let mut found = Vec::new();
+        // Removed together at the end: some file systems are slow to make files where many have just been removed.
+        let (mut found, mut scratches) = (Vec::new(), Vec::new());
         for (layer, diff_id) in image.layer_list() {
             let part = format!("the layer {}", layer.digest.short());
             match self.verify_blob(layer, &part, &progress)? {
                 Some(finding) => found.push(finding),
-                None => found.extend(self.verify_diff(layer, diff_id, part, on)?),
+                None => found.extend(self.verify_diff(layer, diff_id, part, &mut scratches, on)?),
             }
         }
         progress.finish();
@@ -127,6 +128,7 @@ impl ImageStore {
         layer: &Descriptor,
         diff_id: &Digest,
         part: String,
+        scratches: &mut Vec<Scratch>,
         on: &Emitter,
     ) -> Result<Option<Finding>, ImageError> {
         if !self.has_diff(diff_id) {
@@ -150,6 +152,7 @@ impl ImageStore {
         let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(FileError::new("open", path));
         let differs = difference(&open(wanted)?, &open(&found)?, Path::new(""));
         let differs = differs.map_err(|error| FileError::new("compare", &found)(error.into()))?;
+        scratches.push(scratch);
         Ok(differs.map(|path| Finding { part, damage: Damage::Differs(path), file: self.diff(diff_id) }))
     }
 }
