@@ -221,9 +221,9 @@ pub enum Image {
         /// Name or path of the rootfs recipe
         recipe: String,
     },
-    /// Bring an image from a registry: docker://HOST/NAME:TAG; also oci:PATH, oci-archive:PATH, docker-archive:PATH
+    /// Bring an image from a registry
     Pull {
-        /// Where it is
+        /// docker://HOST/NAME:TAG; also oci:PATH[:NAME], oci-archive:PATH and docker-archive:PATH
         reference: String,
         /// What to call it here; without this, its whole reference
         #[arg(long)]

@@ -133,7 +133,9 @@ impl Explain for EngineError {
             Self::Layers(error) => error.hint(),
             Self::ImageBuild(error) => error.hint(),
             Self::Image(error) => error.hint(),
-            Self::NoImage(name) => Some(format!("bring it:  smidr image pull REFERENCE --name {name}")),
+            Self::NoImage(name) => Some(format!(
+                "bring it:  smidr image pull REFERENCE --name {name}  or  smidr image import FILE --name {name}"
+            )),
             Self::Reference(error) => error.hint(),
             Self::Digest { .. } => Some("to take the new image:  rm smidr.lock".into()),
             Self::Workspace(error) => error.hint(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 21] = [
+const COMMANDS: [&[&str]; 25] = [
     &[],
     &["init"],
     &["check"],
@@ -24,6 +24,10 @@ const COMMANDS: [&[&str]; 21] = [
     &["image", "import"],
     &["image", "export"],
     &["image", "rm"],
+    &["image", "pull"],
+    &["image", "push"],
+    &["image", "verify"],
+    &["image", "prune"],
     &["doctor"],
     &["completions"],
 ];

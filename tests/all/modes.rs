@@ -7,7 +7,7 @@ use super::support::{Done, World, skip, smidr_bin, tool};
 /// smidr where overlayfs cannot be mounted on a folder of SMIDR_HOME: there are two of them below it already, and the kernel takes
 /// no third (overlayfs.rst; FILESYSTEM_MAX_STACK_DEPTH). In namespaces of its own.
 fn without_overlay_on(folder: &str, world: &World, args: &[&str]) -> Option<Done> {
-    let script = "store=$(readlink -f \"$SMIDR_HOME/$FOLDER\") || exit 99
+    let script = "mkdir -p \"$SMIDR_HOME/$FOLDER\" && store=$(readlink -f \"$SMIDR_HOME/$FOLDER\") || exit 99
         for i in 1 2; do
             d=$(mktemp -d) && mount -t tmpfs tmpfs \"$d\" && mkdir \"$d/u\" \"$d/w\" &&
             mount -t overlay overlay -o \"userxattr,lowerdir=$store,upperdir=$d/u,workdir=$d/w\" \"$store\" || exit 99
