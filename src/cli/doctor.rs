@@ -102,6 +102,7 @@ fn sandbox(facts: &HostFacts, paths: &Paths, spawner: &Spawner) -> Result<Vec<Fi
         hostname: "smidr".into(),
         own_network: false,
         root_emulation: false,
+        hide_openat2: false,
         probe_tasks: true,
         root: Root::Layers(vec![top, below.clone()]),
         mounts: vec![
@@ -119,7 +120,7 @@ fn sandbox(facts: &HostFacts, paths: &Paths, spawner: &Spawner) -> Result<Vec<Fi
             let verified = running.verified();
             let namespaces = "user, mount, PID, IPC, UTS and cgroup namespaces, /proc, /dev, pivot_root";
             let sandbox = Finding::new("sandbox", Verdict::Good, namespaces);
-            vec![sandbox, root(verified.overlay), tasks(verified.tasks_cut)]
+            vec![sandbox, root(verified.overlay), sockets(verified.sockets_scoped), tasks(verified.tasks_cut)]
         }
         Err(error) => vec![broken(&error)],
     })
@@ -144,6 +145,14 @@ fn root(overlay: bool) -> Finding {
     let text = "overlayfs cannot be mounted here: an image's files are bound one by one";
     Finding::new("root", Verdict::Doubtful, text)
         .hint("builds work, starting takes longer; rootfs recipes that begin with an image do not work")
+}
+
+fn sockets(scoped: bool) -> Finding {
+    if scoped {
+        return Finding::new("sockets", Verdict::Good, "Landlock keeps abstract sockets of this machine out of reach");
+    }
+    Finding::new("sockets", Verdict::Doubtful, "builds can reach abstract sockets of this machine (X11, D-Bus)")
+        .hint("Linux 6.12 with Landlock, or  host.network: none, keeps them apart")
 }
 
 fn tasks(cut: Option<bool>) -> Finding {

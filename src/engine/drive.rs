@@ -165,6 +165,9 @@ fn start(
     if !verified.overlay {
         isolation.push_str(", without overlay");
     }
+    if !verified.sockets_scoped {
+        isolation.push_str(", abstract sockets open");
+    }
     on.emit(Event::SandboxReady { isolation, task_network_cut: tasks_cut });
     let console_message: fn(String) -> Message = Message::Console;
     for (pipe, wrap, limit) in [(console, console_message, LINE_LIMIT), (interface, Message::Interface, MESSAGE_LIMIT)]

@@ -171,6 +171,7 @@ impl<'a> Steps<'a> {
             hostname: "smidr".into(),
             own_network: false,
             root_emulation: true,
+            hide_openat2: false,
             probe_tasks: false,
             root: self.root.clone(),
             mounts,

@@ -44,6 +44,7 @@ impl Plan {
             hostname: "smidr".into(),
             own_network: self.own_network,
             root_emulation: false,
+            hide_openat2: false,
             probe_tasks: false,
             root: Root::Layers(lower),
             mounts,

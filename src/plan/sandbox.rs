@@ -17,6 +17,8 @@ pub struct SandboxSpec {
     pub own_network: bool,
     /// Whether package managers may believe that they are root; only for rootfs recipes.
     pub root_emulation: bool,
+    /// Whether programs learn that there is no openat2(2), which a pseudo older than 1.9.3 does not know.
+    pub hide_openat2: bool,
     /// Whether to find out first if BitBake could cut its tasks off from the network; BitBake itself would not say.
     pub probe_tasks: bool,
     /// The root filesystem.
@@ -122,6 +124,12 @@ impl SandboxSpec {
         ];
         lines.extend(self.mounts.iter().map(ToString::to_string));
         lines.push("leave this machine's root behind (pivot_root), drop every capability, set no_new_privs".into());
+        lines.push(
+            "forbid mounts, further namespaces, kernel modules, keyrings, bpf, io_uring and the like (seccomp)".into(),
+        );
+        if self.hide_openat2 {
+            lines.push("say that there is no openat2, which this build's pseudo does not know".into());
+        }
         if self.root_emulation {
             lines.push("answer `done` to chown, setuid, mknod of devices and fsync without doing them".into());
         }

@@ -31,6 +31,8 @@ pub struct Verified {
     pub tasks_cut: Option<bool>,
     /// Whether overlayfs holds the root, where it has more than one folder; otherwise they are bound one by one.
     pub overlay: bool,
+    /// Whether abstract sockets of this machine are out of reach.
+    pub sockets_scoped: bool,
 }
 
 /// What init tells the parent.

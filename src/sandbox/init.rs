@@ -201,9 +201,10 @@ fn init(
     if spec.own_network {
         sys::loopback_up().map_err(StepFailure::at("switch its loopback on"))?;
     }
+    let sockets_scoped = spec.own_network || lockdown::scope_sockets()?;
     let signals = pid1::Signals::block().map_err(StepFailure::at("block signals"))?;
     let tasks_cut = if spec.probe_tasks { Some(can_cut_tasks(spec)?) } else { None };
-    let ready = Report::Ready(Verified { tasks_cut, overlay: stacked == Stacked::ByKernel });
+    let ready = Report::Ready(Verified { tasks_cut, overlay: stacked == Stacked::ByKernel, sockets_scoped });
     if spec.payload.argv.is_empty() {
         report(status, &ready);
         report(status, &Report::Exited(0));

@@ -70,7 +70,7 @@ pub fn launch(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<San
     command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
     let path = command.get_program().display().to_string();
     let child = spawner.spawn(command, inherit).map_err(|source| SandboxError::Spawn { path, source })?;
-    let verified = Verified { tasks_cut: None, overlay: false };
+    let verified = Verified { tasks_cut: None, overlay: false, sockets_scoped: false };
     let mut sandbox =
         Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)), verified };
     match sandbox.next_report()? {

@@ -1,4 +1,4 @@
-//! What the payload gives up before it starts: capabilities, privileges by exec, and, in recipes, some system calls.
+//! What the payload gives up before it starts: capabilities, privileges by exec, and system calls.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use rustix::{
     thread::{CapabilitySet, remove_capability_from_bounding_set},
 };
 
-use super::{error::StepFailure, seccomp, sys};
+use super::{denied, emulation, error::StepFailure, sys};
 use crate::plan::SandboxSpec;
 
 /// What a package manager that believes to be root needs to write into folders of mode 0555 and to change modes.
@@ -22,6 +22,21 @@ pub fn disarm() -> Result<(), StepFailure> {
     nix::sys::prctl::set_no_new_privs().map_err(StepFailure::at("set no_new_privs"))
 }
 
+/// Cuts this process and its children off from abstract sockets of others (X11, D-Bus), which network namespaces keep apart and
+/// mount namespaces do not (CVE-2020-15257). Says whether the kernel can (landlock(7), Linux 6.12).
+pub fn scope_sockets() -> Result<bool, StepFailure> {
+    use landlock::{Ruleset, RulesetAttr as _, RulesetStatus, Scope};
+    let failed = |error: landlock::RulesetError| {
+        let errno = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+        StepFailure::at("keep abstract sockets out of reach (Landlock)")(io::Error::from_raw_os_error(
+            errno.and_then(io::Error::raw_os_error).unwrap_or(libc::EIO),
+        ))
+    };
+    let ruleset = Ruleset::default().scope(Scope::AbstractUnixSocket).map_err(failed)?.create().map_err(failed)?;
+    let status = ruleset.restrict_self().map_err(failed)?;
+    Ok(status.ruleset == RulesetStatus::FullyEnforced)
+}
+
 /// Gives everything up, and makes sure that it is gone.
 pub fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
     // A core dump of a compiler in a loop fills a disk.
@@ -30,11 +45,20 @@ pub fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
     let keep: CapsHashSet = if spec.root_emulation { EMULATED_ROOT.into_iter().collect() } else { CapsHashSet::new() };
     drop_capabilities(&keep).map_err(StepFailure::at("drop capabilities"))?;
     nix::sys::prctl::set_no_new_privs().map_err(StepFailure::at("set no_new_privs"))?;
+    sys::install_seccomp(&denied::denied(spec.hide_openat2))
+        .map_err(StepFailure::at("forbid system calls that no build needs (seccomp)"))?;
     if spec.root_emulation {
-        sys::install_seccomp(&seccomp::root_emulation())
+        sys::install_seccomp(&emulation::root_emulation())
             .map_err(StepFailure::at("install the root emulation (seccomp)"))?;
     }
-    Ok(())
+    is_locked().map_err(StepFailure::at("make sure that it is locked down"))
+}
+
+/// Whether the kernel agrees that privileges are gone and a filter is there.
+fn is_locked() -> io::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let has = |line: &str| status.lines().any(|known| known == line);
+    if has("NoNewPrivs:\t1") && has("Seccomp:\t2") { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
 fn drop_capabilities(keep: &CapsHashSet) -> io::Result<()> {

@@ -13,6 +13,9 @@
 //! Whoever dies takes the rest along: the helper and init have asked the kernel for SIGKILL when their parent dies, init
 //! also watches a pipe that only smidr holds, and the end of PID 1 is the end of everything in its PID namespace.
 
+mod bpf;
+mod denied;
+mod emulation;
 mod error;
 mod init;
 mod launch;
@@ -20,7 +23,6 @@ mod lockdown;
 mod merge;
 mod mounts;
 mod pid1;
-mod seccomp;
 mod sys;
 
 pub use error::{Report, SandboxError, Verified};

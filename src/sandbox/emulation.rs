@@ -6,6 +6,8 @@
 
 use libc::sock_filter;
 
+use super::bpf::{ARCHITECTURE, NUMBER, allow, answer, arch, argument, jump, load, statement};
+
 /// Answered with success, and not done.
 const PRETENDED: &[i64] = &[
     // Owners.
@@ -43,24 +45,14 @@ const NODES: &[(i64, u32)] = &[
 ];
 
 #[cfg(target_arch = "x86_64")]
-const ARCH: u32 = 0xC000_003E; // AUDIT_ARCH_X86_64, linux/audit.h
+const ARCH: u32 = arch::X86_64;
 #[cfg(target_arch = "aarch64")]
-const ARCH: u32 = 0xC000_00B7; // AUDIT_ARCH_AARCH64
-
-// Offsets in struct seccomp_data, seccomp(2).
-const NR: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const fn argument(index: u32) -> u32 {
-    // The low half on a little-endian machine, which is all that a mode has.
-    16 + 8 * index
-}
+const ARCH: u32 = arch::AARCH64;
 
 /// The filter. Programs of another architecture are let through as they are.
 pub fn root_emulation() -> Vec<sock_filter> {
-    let allow = statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW);
-    // An error number of 0: the call returns 0.
-    let pretend = statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO);
-    let mut program = vec![load(ARCHITECTURE), jump(ARCH, 1, 0), allow, load(NR)];
+    let (allow, pretend) = (allow(), answer(0));
+    let mut program = vec![load(ARCHITECTURE), jump(ARCH, 1, 0), allow, load(NUMBER)];
     for number in PRETENDED {
         program.extend([jump(*number as u32, 0, 1), pretend]);
     }
@@ -77,17 +69,4 @@ pub fn root_emulation() -> Vec<sock_filter> {
     }
     program.push(allow);
     program
-}
-
-fn load(offset: u32) -> sock_filter {
-    statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset)
-}
-
-fn statement(code: u32, k: u32) -> sock_filter {
-    sock_filter { code: code as u16, jt: 0, jf: 0, k }
-}
-
-/// Compares for equality: skips `jt` instructions if so, `jf` if not.
-fn jump(k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt, jf, k }
 }

@@ -1,0 +1,62 @@
+//! Writing seccomp filters, one instruction after the other (seccomp(2), bpf(2)).
+
+use libc::sock_filter;
+
+/// AUDIT_ARCH_X86_64 and its kin, linux/audit.h.
+pub mod arch {
+    /// 64-bit x86, and x32 with it.
+    pub const X86_64: u32 = 0xC000_003E;
+    /// 32-bit x86.
+    pub const I386: u32 = 0x4000_0003;
+    /// 64-bit ARM.
+    pub const AARCH64: u32 = 0xC000_00B7;
+    /// 32-bit ARM.
+    pub const ARM: u32 = 0x4000_0028;
+}
+
+/// The number of a system call, an offset in struct seccomp_data.
+pub const NUMBER: u32 = 0;
+
+/// Its architecture.
+pub const ARCHITECTURE: u32 = 4;
+
+/// The low half of an argument on a little-endian machine. Every architecture here is one.
+pub const fn argument(index: u32) -> u32 {
+    16 + 8 * index
+}
+
+/// Loads a word of struct seccomp_data.
+pub fn load(offset: u32) -> sock_filter {
+    statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset)
+}
+
+/// Lets the call happen.
+pub fn allow() -> sock_filter {
+    statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW)
+}
+
+/// Answers with an error instead of doing the call; with 0 it seems to have worked.
+pub fn answer(errno: i32) -> sock_filter {
+    statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs())
+}
+
+/// Any instruction without jumps.
+pub fn statement(code: u32, k: u32) -> sock_filter {
+    sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+/// Compares for equality: skips `jt` instructions if so, `jf` if not.
+pub fn jump(k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt, jf, k }
+}
+
+/// Looks for common bits: skips `jt` instructions if there are any, `jf` if not.
+pub fn jump_if_any(k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code: (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16, jt, jf, k }
+}
+
+/// Skips so many instructions.
+pub fn skip(instructions: usize) -> sock_filter {
+    // A program has 4096 instructions at most.
+    statement(libc::BPF_JMP | libc::BPF_JA, instructions as u32)
+}

@@ -1,0 +1,211 @@
+//! System calls that a build has no business with: a filter on top of everything else, for the day when one of the walls below it has a
+//! hole. It answers with errors and never kills; a call that it does not know is let through.
+//!
+//! What BitBake needs stays: user and network namespaces (bb.utils.disable_network), every kind of file. Numbers are those of the
+//! kernel's tables (arch/*/entry/syscalls), the same for all architectures from 424 on.
+
+use libc::sock_filter;
+
+use super::bpf::{ARCHITECTURE, NUMBER, allow, answer, arch, argument, jump, jump_if_any, load, skip};
+
+/// In this order: 64-bit and 32-bit x86, 64-bit and 32-bit ARM.
+const ARCHITECTURES: [u32; 4] = [arch::X86_64, arch::I386, arch::AARCH64, arch::ARM];
+
+/// An architecture that does not have the call.
+const NONE: u32 = u32::MAX;
+
+/// Answered with EPERM.
+const DENIED: [(&str, [u32; 4]); 40] = [
+    ("mount", [165, 21, 40, 21]),
+    ("umount2", [166, 52, 39, 52]),
+    ("pivot_root", [155, 217, 41, 218]),
+    ("chroot", [161, 61, 51, 61]),
+    ("setns", [308, 346, 268, 375]),
+    ("fsopen", [430, 430, 430, 430]),
+    ("fsconfig", [431, 431, 431, 431]),
+    ("fsmount", [432, 432, 432, 432]),
+    ("fspick", [433, 433, 433, 433]),
+    ("move_mount", [429, 429, 429, 429]),
+    ("open_tree", [428, 428, 428, 428]),
+    ("mount_setattr", [442, 442, 442, 442]),
+    ("add_key", [248, 286, 217, 309]),
+    ("request_key", [249, 287, 218, 310]),
+    ("keyctl", [250, 288, 219, 311]),
+    ("bpf", [321, 357, 280, 386]),
+    ("perf_event_open", [298, 336, 241, 364]),
+    ("userfaultfd", [323, 374, 282, 388]),
+    ("kexec_load", [246, 283, 104, 347]),
+    ("kexec_file_load", [320, NONE, 294, 401]),
+    ("init_module", [175, 128, 105, 128]),
+    ("finit_module", [313, 350, 273, 379]),
+    ("delete_module", [176, 129, 106, 129]),
+    ("swapon", [167, 87, 224, 87]),
+    ("swapoff", [168, 115, 225, 115]),
+    ("reboot", [169, 88, 142, 88]),
+    ("quotactl", [179, 131, 60, 131]),
+    ("quotactl_fd", [443, 443, 443, 443]),
+    ("open_by_handle_at", [304, 342, 265, 371]),
+    ("acct", [163, 51, 89, 51]),
+    ("syslog", [103, 103, 116, 103]),
+    ("lookup_dcookie", [212, 253, 18, 249]),
+    ("nfsservctl", [180, 169, 42, 169]),
+    ("settimeofday", [164, 79, 170, 79]),
+    ("clock_settime", [227, 264, 112, 262]),
+    ("iopl", [172, 110, NONE, NONE]),
+    ("ioperm", [173, 101, NONE, NONE]),
+    ("io_uring_setup", [425, 425, 425, 425]),
+    ("io_uring_enter", [426, 426, 426, 426]),
+    ("io_uring_register", [427, 427, 427, 427]),
+];
+
+/// Answered with ENOSYS: what it would do cannot be looked at, and everybody can do without (CVE-2021-41133).
+const CLONE3: u32 = 435;
+
+/// Answered with ENOSYS where a pseudo does not know it, which then loses track of files.
+const OPENAT2: u32 = 437;
+
+const UNSHARE: [u32; 4] = [272, 310, 97, 337];
+const CLONE: [u32; 4] = [56, 120, 220, 120];
+const IOCTL: [u32; 4] = [16, 54, 29, 54];
+
+/// Namespaces that no build enters.
+const NAMESPACES: u32 =
+    (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP) as u32;
+
+/// For `unshare` only: in `clone` these bits are the signal that a child's end sends.
+const CLONE_NEWTIME: u32 = 0x80;
+
+/// Pushing characters into a terminal (CVE-2017-5226, CVE-2023-28100), asm-generic/ioctls.h. The kernel looks at the low half of the
+/// argument only, and so does the filter (CVE-2019-7303).
+const TERMINAL: [u32; 2] = [0x5412, 0x541C];
+
+/// The x32 interface of 64-bit x86 numbers its calls from here.
+const X32: u32 = 0x4000_0000;
+
+/// The filter. With `hide_openat2`, programs learn that there is no openat2(2).
+pub fn denied(hide_openat2: bool) -> Vec<sock_filter> {
+    let mut program = vec![load(ARCHITECTURE)];
+    for (column, architecture) in ARCHITECTURES.into_iter().enumerate() {
+        let rules = rules(column, architecture, hide_openat2);
+        program.extend([jump(architecture, 1, 0), skip(rules.len())]);
+        program.extend(rules);
+    }
+    program.push(allow());
+    program
+}
+
+fn rules(column: usize, architecture: u32, hide_openat2: bool) -> Vec<sock_filter> {
+    let mut rules = vec![load(NUMBER)];
+    if architecture == arch::X86_64 {
+        rules.extend([jump_if_any(X32, 0, 1), answer(libc::ENOSYS)]);
+    }
+    for (_, numbers) in DENIED.iter().filter(|(_, numbers)| numbers[column] != NONE) {
+        rules.extend([jump(numbers[column], 0, 1), answer(libc::EPERM)]);
+    }
+    let hidden = [Some(CLONE3), hide_openat2.then_some(OPENAT2)];
+    rules.extend(hidden.into_iter().flatten().flat_map(|number| [jump(number, 0, 1), answer(libc::ENOSYS)]));
+    for (number, flags) in [(UNSHARE[column], NAMESPACES | CLONE_NEWTIME), (CLONE[column], NAMESPACES)] {
+        rules.extend([jump(number, 0, 4), load(argument(0)), jump_if_any(flags, 0, 1), answer(libc::EPERM), allow()]);
+    }
+    let [push, console] = TERMINAL;
+    rules.extend([
+        jump(IOCTL[column], 0, 5),
+        load(argument(1)),
+        jump(push, 1, 0),
+        jump(console, 0, 1),
+        answer(libc::EPERM),
+        allow(),
+    ]);
+    rules.push(allow());
+    rules
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the filter says to a call: the kernel's own way through it, in as far as it is used.
+    fn run(program: &[sock_filter], architecture: u32, number: u32, arguments: [u64; 2]) -> u32 {
+        let (mut at, mut word) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            at += 1;
+            match u32::from(code) {
+                code if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS => {
+                    word = match k {
+                        NUMBER => number,
+                        ARCHITECTURE => architecture,
+                        16 => arguments[0] as u32,
+                        24 => arguments[1] as u32,
+                        other => panic!("loads {other}"),
+                    }
+                }
+                code if code == libc::BPF_RET | libc::BPF_K => return k,
+                code if code == libc::BPF_JMP | libc::BPF_JA => at += k as usize,
+                code if code == libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K => {
+                    at += usize::from(if word == k { jt } else { jf });
+                }
+                code if code == libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K => {
+                    at += usize::from(if word & k != 0 { jt } else { jf });
+                }
+                other => panic!("instruction {other}"),
+            }
+        }
+    }
+
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+    #[test]
+    fn every_architecture_denies_the_same_and_unknown_ones_nothing() {
+        let program = denied(false);
+        assert!(program.len() < 4096);
+        for (column, architecture) in ARCHITECTURES.into_iter().enumerate() {
+            let says = |number, arguments| run(&program, architecture, number, arguments);
+            for (name, numbers) in DENIED.iter().filter(|(_, numbers)| numbers[column] != NONE) {
+                assert_eq!(says(numbers[column], [0; 2]), EPERM, "{name} on {architecture:x}");
+            }
+            assert_eq!((says(CLONE3, [0; 2]), says(OPENAT2, [0; 2])), (ENOSYS, ALLOW));
+            for flag in [libc::CLONE_NEWNS, libc::CLONE_NEWPID, libc::CLONE_NEWUTS, libc::CLONE_NEWIPC] {
+                let flags = (flag | libc::CLONE_NEWUSER) as u64;
+                assert_eq!((says(UNSHARE[column], [flags, 0]), says(CLONE[column], [flags, 0])), (EPERM, EPERM));
+            }
+            // What BitBake does before each task, and how a process is split.
+            let needed = (libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as u64;
+            assert_eq!(says(UNSHARE[column], [needed, 0]), ALLOW);
+            assert_eq!(says(CLONE[column], [needed | libc::SIGCHLD as u64, 0]), ALLOW);
+            for request in [0x5412, 0x541C, 0xdead_beef_0000_5412] {
+                assert_eq!(says(IOCTL[column], [0, request]), EPERM, "{request:x}");
+            }
+            assert_eq!(says(IOCTL[column], [0, 0x5401]), ALLOW);
+            assert_eq!(says(4000, [0; 2]), ALLOW, "a call that nobody knows yet");
+        }
+        for (_, numbers) in DENIED {
+            assert_eq!(run(&program, 0xC000_00F3, numbers[0], [0; 2]), ALLOW, "riscv64 is not in the table");
+        }
+        assert_eq!(run(&program, arch::X86_64, X32 + 1, [0; 2]), ENOSYS);
+        assert_eq!(run(&denied(true), arch::X86_64, OPENAT2, [0; 2]), ENOSYS);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_numbers_are_those_of_the_kernel() {
+        let known = [
+            ("mount", libc::SYS_mount),
+            ("setns", libc::SYS_setns),
+            ("keyctl", libc::SYS_keyctl),
+            ("bpf", libc::SYS_bpf),
+            ("open_by_handle_at", libc::SYS_open_by_handle_at),
+            ("io_uring_setup", libc::SYS_io_uring_setup),
+        ];
+        for (name, number) in known {
+            let row = DENIED.iter().find(|(denied, _)| *denied == name).expect(name);
+            assert_eq!(i64::from(row.1[0]), number, "{name}");
+        }
+        assert_eq!(
+            [UNSHARE[0], CLONE[0], IOCTL[0]].map(i64::from),
+            [libc::SYS_unshare, libc::SYS_clone, libc::SYS_ioctl]
+        );
+    }
+}
