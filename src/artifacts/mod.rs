@@ -8,10 +8,14 @@ use std::{
 };
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use rustix::fs::{Mode, OFlags, openat, symlinkat};
 
 use crate::{
     events::Emitter,
-    host::files::{FileError, make_private_dir, remove_tree, sha256_of, write_atomically},
+    host::{
+        files::{FileError, make_private_dir, remove_tree, sha256_of, write_atomically},
+        rooted::{Rooted, RootedError},
+    },
     model::{Activity, Artifact, Event, Explain, Kind, Unit},
 };
 
@@ -32,6 +36,14 @@ pub enum ArtifactError {
     /// The build put a link in the place of its deploy folder.
     #[error("{0} leads through a symbolic link that the build made, and is left alone")]
     Link(PathBuf),
+    /// There is no way to where a copy should be.
+    #[error("cannot copy to {path}")]
+    Place {
+        /// The copy.
+        path: PathBuf,
+        /// Why.
+        source: RootedError,
+    },
     /// A pattern that is none.
     #[error("`{0}` is no pattern")]
     Pattern(String, #[source] globset::Error),
@@ -45,6 +57,7 @@ impl Explain for ArtifactError {
         match self {
             Self::Nothing { .. } | Self::Link(_) => Kind::Build,
             Self::Pattern(..) => Kind::Request,
+            Self::Place { source, .. } => source.kind(),
             Self::File(error) => error.kind(),
         }
     }
@@ -53,7 +66,7 @@ impl Explain for ArtifactError {
         match self {
             Self::Nothing { deploy, .. } => Some(format!("see what is there:  find {} -type f", deploy.display())),
             Self::Link(_) => Some("begin anew:  smidr build --clean".into()),
-            Self::Pattern(..) => None,
+            Self::Pattern(..) | Self::Place { .. } => None,
             Self::File(error) => error.hint(),
         }
     }
@@ -118,22 +131,26 @@ fn whole(to: &Path, fill: impl FnOnce(&Path) -> Result<(), FileError>) -> Result
     fs::rename(&half, to).map_err(FileError::new("make visible", to))
 }
 
-/// Copies kept artifacts into a folder of the user's.
+/// Copies kept artifacts into a folder of the user's. Links that are there, perhaps from a copy of another build, lead nowhere else.
 ///
 /// # Errors
 ///
 /// When the file system refuses, or a file is there already.
 pub fn copy_all(from: &Path, artifacts: &[Artifact], dest: &Path) -> Result<(), ArtifactError> {
-    for artifact in artifacts {
-        let (source, target) = (from.join(&artifact.path), dest.join(&artifact.path));
-        if let Some(folder) = target.parent() {
-            fs::create_dir_all(folder).map_err(FileError::new("make the folder", folder))?;
-        }
-        match &artifact.link {
-            Some(link) => {
-                std::os::unix::fs::symlink(link, &target).map_err(FileError::new("make the link", &target))?
+    fs::create_dir_all(dest).map_err(FileError::new("make the folder", dest))?;
+    let within = |path: &Path, source| ArtifactError::Place { path: dest.join(path), source };
+    let root = Rooted::open(dest).map_err(|source| within(Path::new(""), source))?;
+    for Artifact { path, link, .. } in artifacts {
+        let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+        let folder = root.make_dirs(parent, 0o755).map_err(|source| within(path, source))?;
+        let failed = || FileError::new("make", &dest.join(path));
+        match link {
+            Some(link) => symlinkat(link, &folder, name).map_err(|errno| failed()(errno.into()))?,
+            None => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let target = openat(&folder, name, flags, Mode::from(0o666)).map_err(|errno| failed()(errno.into()))?;
+                copy(&from.join(path), target.into()).map_err(FileError::new("copy to", &dest.join(path)))?;
             }
-            None => copy(&source, &target).map_err(FileError::new("copy to", &target))?,
         }
     }
     Ok(())
@@ -185,19 +202,19 @@ fn duplicate(from: &Path, to: &Path) -> Result<Option<PathBuf>, FileError> {
         std::os::unix::fs::symlink(&link, to).map_err(FileError::new("make the link", to))?;
         return Ok(Some(link));
     }
-    copy(from, to).map_err(FileError::new("copy", from))?;
+    let target = File::create_new(to).map_err(FileError::new("make", to))?;
+    copy(from, target).map_err(FileError::new("copy", from))?;
     Ok(None)
 }
 
 /// Shares the blocks where the file system can (btrfs, xfs), copies where it cannot. Keeps permissions and the time of the last change.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+fn copy(from: &Path, target: File) -> io::Result<()> {
     // What was a file a moment ago may be something else by now.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let source = fs::OpenOptions::new().read(true).custom_flags(flags).open(from)?;
     if !source.metadata()?.is_file() {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    let target = File::create_new(to)?;
     if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
         io::copy(&mut &source, &mut &target)?;
     }

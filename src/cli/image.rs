@@ -63,9 +63,12 @@ pub fn image(config: &Path, command: &Image) -> Done {
             talk(format!("{name} is in {}", dest.display()));
         }
         Image::Rm { name } => {
-            let image = desk.find(name)?;
-            desk.store.remove(&image.name, &desk.on)?;
-            talk(format!("removed {}", image.name));
+            let name = match name.parse::<ImageName>() {
+                Ok(name) if desk.store.names()?.contains(&name) => name,
+                _ => desk.find(name)?.name,
+            };
+            desk.store.remove(&name, &desk.on)?;
+            talk(format!("removed {name}"));
         }
         Image::Verify { name, repair, insecure } => return desk.verify(name.as_deref(), *repair, *insecure),
         Image::Prune(wanted) => desk.prune(wanted)?,
@@ -138,29 +141,19 @@ impl Desk {
     }
 
     fn verify(&self, name: Option<&str>, repair: bool, insecure: bool) -> Done {
-        let names = match name {
-            Some(name) => vec![self.find(name)?.name],
+        let names = match name.map(str::parse::<ImageName>) {
             None => self.store.names()?,
+            Some(Ok(name)) if self.store.names()?.contains(&name) => vec![name],
+            Some(_) => vec![self.find(name.unwrap_or_default())?.name],
         };
         let mut damaged = 0;
         for name in &names {
-            let image = match self.store.find(name.as_str()) {
-                Ok(image) => image,
-                Err(error) => {
-                    damaged += 1;
-                    say(format!("{name}  DAMAGED  {error}"));
-                    continue;
-                }
-            };
-            let Some(image) = image else { continue };
-            let findings = self.store.verify(&image, &self.on)?;
-            if findings.is_empty() {
+            let wrong = self.look(name);
+            wrong.iter().for_each(|line| say(format!("{name}  DAMAGED  {}", line.0)));
+            if wrong.is_empty() {
                 say(format!("{name}  good"));
-                continue;
-            }
-            findings.iter().for_each(|finding| say(format!("{name}  DAMAGED  {}", words(finding))));
-            if repair {
-                self.repair(&image, &findings, insecure)?;
+            } else if repair {
+                self.repair(name, insecure)?;
                 say(format!("{name}  repaired"));
             } else {
                 damaged += 1;
@@ -169,32 +162,42 @@ impl Desk {
         if damaged == 0 {
             return Ok(ExitCode::SUCCESS);
         }
-        talk(format!(
-            "{damaged} of {} images are damaged; to mend what can be:  smidr image verify --repair",
-            names.len()
-        ));
+        let all = names.len();
+        talk(format!("{damaged} of {all} images are damaged; to mend what can be:  smidr image verify --repair"));
         Ok(ExitCode::from(Kind::Host.exit_code()))
     }
 
-    fn repair(&self, image: &StoredImage, findings: &[Finding], insecure: bool) -> Result<(), Failure> {
-        self.store.discard_damaged(image, findings, &self.on)?;
-        let blobs_are_good = findings.iter().all(|finding| matches!(finding.damage, Damage::Differs(_)));
-        let again: Option<RegistryReference> = match &image.origin {
-            Some(origin) if !blobs_are_good => Some(origin.reference.parse::<RegistryReference>()?),
-            _ => None,
-        };
-        match again {
-            Some(reference) => {
-                let pinned = reference.pinned(image.manifest.clone());
-                self.store.pull(&pinned, &image.name, &self.settings(insecure), &self.on)?;
-            }
-            None if blobs_are_good => drop(self.store.checkout(image, &self.on)?),
-            None => {
-                let what = format!("{} did not come from a registry, so its damaged layers are lost", image.name);
-                let hint = format!("bring it again ({}):  smidr image rm {}", image.source, image.name);
-                return Err(Refused::new(what, Some(hint)).into());
+    // What is wrong with an image, in words, and as far as it is about single parts.
+    fn look(&self, name: &ImageName) -> Vec<(String, Option<Finding>)> {
+        let looked = self.store.find(name.as_str()).and_then(|image| match image {
+            Some(image) => self.store.verify(&image, &self.on),
+            // Gone meanwhile.
+            None => Ok(Vec::new()),
+        });
+        match looked {
+            Ok(findings) => findings.into_iter().map(|finding| (words(&finding), Some(finding))).collect(),
+            Err(error) => vec![(error.to_string(), None)],
+        }
+    }
+
+    fn repair(&self, name: &ImageName, insecure: bool) -> Result<(), Failure> {
+        let findings: Vec<Finding> = self.look(name).into_iter().filter_map(|(_, finding)| finding).collect();
+        let image = self.store.find(name.as_str()).ok().flatten();
+        if let Some(image) = &image {
+            self.store.discard_damaged(image, &findings, &self.on)?;
+            if findings.iter().all(|finding| matches!(finding.damage, Damage::Differs(_))) {
+                self.store.checkout(image, &self.on)?;
+                return Ok(());
             }
         }
+        let Some((origin, manifest)) = self.store.origin(name)? else {
+            let what = format!("{name} did not come from a registry, so what is damaged is lost");
+            return Err(Refused::new(what, Some(format!("bring it again:  smidr image rm {name}"))).into());
+        };
+        // It has been accepted once, with this very digest.
+        let store = self.store.clone().with_limits(Limits::none());
+        let wanted = RegistryReference { tag: None, ..origin.reference.parse::<RegistryReference>()?.pinned(manifest) };
+        store.pull(&wanted, name, &self.settings(insecure), &self.on)?;
         Ok(())
     }
 
@@ -208,14 +211,15 @@ impl Desk {
             dry_run: wanted.dry_run,
         };
         let pruned = self.store.prune(policy, jiff::Timestamp::now(), &self.on)?;
-        for image in &pruned.images {
-            say(format!("{:<24} {:>8}", image.name, bytes(image.size - image.shared)));
+        for (image, freed) in &pruned.images {
+            say(format!("{:<24} {:>8}", image.name, bytes(*freed)));
         }
         for (image, holder) in &pruned.in_use {
             talk(format!("{} stays: {holder} uses it", image.name));
         }
         let verb = if wanted.dry_run { "would remove" } else { "removed" };
-        talk(format!("{verb} {} images, {}", pruned.images.len(), bytes(pruned.bytes)));
+        let freed = pruned.images.iter().fold(0, |sum: u64, (_, freed)| sum.saturating_add(*freed));
+        talk(format!("{verb} {} images, {}", pruned.images.len(), bytes(freed)));
         Ok(())
     }
 
@@ -245,6 +249,9 @@ impl Desk {
                 image.manifest.short(),
                 image.source
             ));
+        }
+        for name in self.store.names()?.iter().filter(|name| images.iter().all(|image| image.name != **name)) {
+            talk(format!("{name} is damaged:  smidr image verify --repair {name}"));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -62,8 +62,10 @@ fn from_store(tools: Tools<'_>, planned: &PlannedHost, lock: Option<&HostLock>) 
         (None, None) => Err(EngineError::NoImage(planned.name.clone())),
         (None, Some(reference)) => {
             let settings = RegistrySettings::new(tools.facts, tools.spawner, tools.stop, tools.on);
-            let pinned = lock.map_or_else(|| reference.clone(), |lock| reference.pinned(lock.image.clone()));
-            Ok(tools.store.pull(&pinned, &name.parse().map_err(ImageBuildError::from)?, &settings, tools.on)?)
+            // Under a name of its own: another project may be pinned to what the tag meant at another time.
+            let wanted = lock.map_or_else(|| reference.clone(), |lock| reference.pinned(lock.image.clone()));
+            let name = wanted.to_string().parse().map_err(ImageBuildError::from)?;
+            Ok(tools.store.pull(&wanted, &name, &settings, tools.on)?)
         }
     }
 }

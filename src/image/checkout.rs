@@ -70,18 +70,17 @@ pub(super) struct Meta {
     /// Device nodes that were left out.
     pub devices: u64,
     /// Folders that the archive needs but does not name.
+    #[serde(with = "names")]
     pub implied: Vec<PathBuf>,
     /// Hard links to files of layers below, and their targets.
+    #[serde(with = "names::pairs")]
     pub links: Vec<(PathBuf, PathBuf)>,
 }
-
-/// Of the way that layers are unpacked.
-pub(super) const META_VERSION: u32 = 2;
 
 impl Meta {
     pub(super) fn of(found: Unpacked) -> Self {
         let Unpacked { bytes, entries, devices, implied, links } = found;
-        Self { version: META_VERSION, bytes, entries, devices, implied, links }
+        Self { version: 1, bytes, entries, devices, implied, links }
     }
 }
 
@@ -122,6 +121,20 @@ impl ImageStore {
 
     /// The folder that an image needs on top of its layers, if any. With its layers locked.
     fn seam(&self, image: &StoredImage, what: &str, holder: &str, on: &Emitter) -> Result<Option<PathBuf>, ImageError> {
+        let to = self.seam_path(&image.manifest);
+        if !to.exists() {
+            let _making = self.lock_making(&image.manifest, holder, on)?;
+            if !to.exists() {
+                let Some(scratch) = self.make_seam(image, what)? else { return Ok(None) };
+                self.settle()?;
+                scratch.become_whole(&to)?;
+            }
+        }
+        Ok(Some(to.join("fs")))
+    }
+
+    /// What an image needs on top of its layers, in a scratch folder. With its layers locked.
+    pub(super) fn make_seam(&self, image: &StoredImage, what: &str) -> Result<Option<Scratch>, ImageError> {
         let diffs: Vec<PathBuf> = image.layer_list().map(|(_, diff_id)| self.diff(diff_id)).collect();
         let metas = diffs.iter().map(|diff| self.meta(diff)).collect::<Result<Vec<Meta>, _>>()?;
         let folders: Vec<PathBuf> = diffs.iter().map(|diff| diff.join("fs")).collect();
@@ -130,35 +143,22 @@ impl ImageStore {
         if layers.iter().all(seam::Open::is_closed) {
             return Ok(None);
         }
-        let to = self.seam_path(&image.manifest);
-        if !to.exists() {
-            let _making = self.lock_making(&image.manifest, holder, on)?;
-            if !to.exists() {
-                let scratch = Scratch::make(&self.tmp())?;
-                let failed = |source| ImageError::Layer { what: format!("the layers of {what}"), source };
-                let tree = Rooted::open(scratch.path())
-                    .map_err(|source| failed(LayerError::Place { entry: b"."[..].into(), source }))?;
-                seam::make(&layers, &tree, self.limits).map_err(failed)?;
-                self.settle()?;
-                scratch.become_whole(&to)?;
-            }
-        }
-        Ok(Some(to.join("fs")))
+        let scratch = Scratch::make(&self.tmp())?;
+        let failed = |source| ImageError::Layer { what: format!("the layers of {what}"), source };
+        let tree = Rooted::open(scratch.path());
+        let tree = tree.map_err(|source| failed(LayerError::Place { entry: b"."[..].into(), source }))?;
+        seam::make(&layers, &tree, self.limits.unpacked(image.size)).map_err(failed)?;
+        Ok(Some(scratch))
     }
 
     pub(super) fn has_diff(&self, diff_id: &Digest) -> bool {
-        self.meta(&self.diff(diff_id)).is_ok()
+        self.diff(diff_id).join("meta.json").exists()
     }
 
     fn meta(&self, diff: &Path) -> Result<Meta, ImageError> {
         let path = diff.join("meta.json");
         let bytes = fs::read(&path).map_err(FileError::new("read", &path))?;
-        let meta: Meta = json_of(&path.display().to_string(), &bytes)?;
-        if meta.version == META_VERSION {
-            Ok(meta)
-        } else {
-            Err(ImageError::Document { what: path.display().to_string(), why: "is of another version".into() })
-        }
+        json_of(&path.display().to_string(), &bytes)
     }
 
     /// Lets a complete tree become a layer's folder. With the layer's lock held alone.
@@ -190,4 +190,57 @@ pub(super) fn sniff(file: &File) -> std::io::Result<Result<Compression, super::c
         }
     }
     Ok(Compression::sniff(&start[..filled]))
+}
+
+/// Names of files in JSON, which need not be text: everything but plain ASCII as `%` and two digits.
+mod names {
+    use std::{
+        ffi::OsString,
+        os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+        path::{Path, PathBuf},
+    };
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    fn escape(path: &Path) -> String {
+        let plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'%';
+        let escaped = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02x}") };
+        path.as_os_str().as_bytes().iter().map(escaped).collect()
+    }
+
+    fn unescape(text: &str) -> Option<PathBuf> {
+        let mut parts = text.split('%');
+        let mut bytes = parts.next()?.as_bytes().to_vec();
+        for part in parts {
+            bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+            bytes.extend(part.get(2..)?.as_bytes());
+        }
+        Some(OsString::from_vec(bytes).into())
+    }
+
+    fn read<E: serde::de::Error>(text: &str) -> Result<PathBuf, E> {
+        unescape(text).ok_or_else(|| E::custom("a damaged name"))
+    }
+
+    pub fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+        paths.iter().map(|path| escape(path)).collect::<Vec<_>>().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+        Vec::<String>::deserialize(from)?.iter().map(|text| read(text)).collect::<Result<_, D::Error>>()
+    }
+
+    /// The same for pairs.
+    pub mod pairs {
+        use super::*;
+
+        pub fn serialize<S: Serializer>(pairs: &[(PathBuf, PathBuf)], to: S) -> Result<S::Ok, S::Error> {
+            pairs.iter().map(|(a, b)| (escape(a), escape(b))).collect::<Vec<_>>().serialize(to)
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(PathBuf, PathBuf)>, D::Error> {
+            let pairs = Vec::<(String, String)>::deserialize(from)?;
+            pairs.iter().map(|(a, b)| Ok((read(a)?, read(b)?))).collect::<Result<_, D::Error>>()
+        }
+    }
 }

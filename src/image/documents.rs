@@ -134,6 +134,7 @@ impl Document {
     pub fn parse(what: &str, bytes: &[u8], said: Option<&str>, limits: &Limits) -> Result<Self, ImageError> {
         let value: Value = json_of(what, bytes)?;
         // Whoever serves a document and the document itself must agree about what it is (CVE-2021-41190).
+        let said = said.map(|said| said.split(';').next().unwrap_or_default().trim());
         if let (Some(said), Some(own)) = (said, value.get("mediaType").and_then(Value::as_str))
             && said != own
         {
@@ -164,6 +165,10 @@ fn manifest(what: &str, bytes: &[u8], limits: &Limits) -> Result<Manifest, Image
     }
     if let Some(odd) = layers.iter().find(|layer| !is_layer(&layer.media_type)) {
         return Err(refuse(what, format!("has a layer of the type `{}`, which smidr does not unpack", odd.media_type)));
+    }
+    let mut sizes = BTreeMap::new();
+    if layers.iter().any(|layer| *sizes.entry(&layer.digest).or_insert(layer.size) != layer.size) {
+        return Err(refuse(what, "gives one layer two sizes"));
     }
     Ok(Manifest { config: Descriptor::checked(what, parsed.config())?, layers })
 }

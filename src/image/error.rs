@@ -72,6 +72,9 @@ pub enum ImageError {
         /// Why.
         source: LayerError,
     },
+    /// What a registry served is not what it should be.
+    #[error(transparent)]
+    Served(Box<ImageError>),
     /// Bytes stopped coming.
     #[error("cannot read {what}")]
     Receive {
@@ -163,6 +166,7 @@ impl Explain for ImageError {
         match self {
             Self::Store(source) | Self::Export { source, .. } => source.kind(),
             Self::Registry(source) => source.kind(),
+            Self::Served(_) => Kind::Outside,
             Self::Receive { source, .. } => {
                 RegistryError::of(source).map_or_else(|| Kind::of_io(source), Explain::kind)
             }
@@ -181,6 +185,7 @@ impl Explain for ImageError {
         match self {
             Self::Store(source) | Self::Export { source, .. } => source.hint(),
             Self::Registry(source) => source.hint(),
+            Self::Served(_) => Some("pull again; if that does not help, tell whoever publishes the image".into()),
             Self::Receive { source, .. } => RegistryError::of(source).and_then(Explain::hint),
             Self::Foreign { .. } => Some("use a store of your own:  export SMIDR_HOME=DIR".into()),
             Self::Unknown(_) => Some("see what there is:  smidr image ls".into()),

@@ -5,10 +5,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt as _,
-    path::PathBuf,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,6 +21,8 @@ use super::{
     documents::Descriptor,
     error::ImageError,
     intake::{self, Incoming, Keep, Received},
+    layer_error::LayerError,
+    limits::Limits,
     progress::Progress,
     registry::Registry,
     scratch::Scratch,
@@ -29,7 +31,7 @@ use super::{
 use crate::{
     events::Emitter,
     host::{
-        files::FileError,
+        files::{self, FileError},
         lock::{Lock, Mode},
     },
     model::{Activity, Digest},
@@ -48,40 +50,47 @@ pub struct Wanted<'a> {
     pub from: Option<&'a dyn Registry>,
 }
 
-// One layer that the store lacks, wholly or in part.
+// One blob that the store lacks, or whose content is not unpacked.
 struct Missing<'a> {
     blob: &'a Descriptor,
     diff_id: &'a Digest,
-    has_diff: bool,
+    // Whether the content has to be unpacked, or is only checked.
+    unpack: bool,
 }
 
 // One layer that has been received, and is not visible yet.
 struct Arrived<'a> {
     blob: &'a Descriptor,
     diff_id: &'a Digest,
-    // Where its bytes are, if the store has not got them already.
-    bytes: Option<PathBuf>,
-    tree: Option<(Scratch, Meta)>,
+    // Its bytes, if the store has not got them already. Locked until they have their place.
+    landing: Option<Landing>,
+    scratch: Scratch,
+    meta: Option<Meta>,
 }
 
 impl ImageStore {
     /// Makes the layers of an image ready, and locks them against removal. With the store's lock shared.
     pub(super) fn gather(&self, wanted: &Wanted<'_>, holder: &str, on: &Emitter) -> Result<Vec<Lock>, ImageError> {
-        // In the order of their names, so that two smidr never wait for each other in a circle. An image may have a layer twice.
-        let layers: BTreeMap<_, _> =
-            wanted.layers.iter().map(|(blob, diff_id)| (diff_id.hex(), (*blob, *diff_id))).collect();
+        // In the order of their names, so that two smidr never wait for each other in a circle. An image may have a layer twice,
+        // also in two blobs, as when two tools have compressed it.
+        let mut layers: BTreeMap<String, (&Digest, BTreeMap<String, &Descriptor>)> = BTreeMap::new();
+        for (blob, diff_id) in &wanted.layers {
+            let (_, blobs) = layers.entry(diff_id.hex()).or_insert_with(|| (*diff_id, BTreeMap::new()));
+            blobs.insert(blob.digest.hex(), blob);
+        }
         let used =
-            layers.values().map(|(_, diff_id)| self.use_diff(diff_id, holder, on)).collect::<Result<Vec<_>, _>>()?;
+            layers.values().map(|(diff_id, _)| self.use_diff(diff_id, holder, on)).collect::<Result<Vec<_>, _>>()?;
         let (mut making, mut missing) = (Vec::new(), Vec::new());
-        for (blob, diff_id) in layers.into_values() {
-            let ready = || self.has_diff(diff_id) && (wanted.from.is_none() || self.has_blob(blob));
-            if ready() {
+        for (diff_id, blobs) in layers.into_values() {
+            let lacks = || self.lacks(diff_id, &blobs, wanted.from.is_some());
+            if lacks().is_empty() {
                 continue;
             }
             let lock = self.lock_making(diff_id, holder, on)?;
-            if !ready() {
+            let lacking = lacks();
+            if !lacking.is_empty() {
                 making.push(lock);
-                missing.push(Missing { blob, diff_id, has_diff: self.has_diff(diff_id) });
+                missing.extend(lacking);
             }
         }
         if !missing.is_empty() {
@@ -92,13 +101,31 @@ impl ImageStore {
         Ok(used)
     }
 
+    // What has to come for one layer. Without a place to ask, only the content counts.
+    fn lacks<'a>(
+        &self,
+        diff_id: &'a Digest,
+        blobs: &BTreeMap<String, &'a Descriptor>,
+        with_blobs: bool,
+    ) -> Vec<Missing<'a>> {
+        let mut unpack = !self.has_diff(diff_id);
+        let mut missing = Vec::new();
+        for blob in blobs.values() {
+            if unpack || (with_blobs && !self.has_blob(blob)) {
+                missing.push(Missing { blob, diff_id, unpack });
+                unpack = false;
+            }
+        }
+        missing
+    }
+
     fn receive_all<'a>(
         &self,
         wanted: &Wanted<'_>,
         mut missing: Vec<Missing<'a>>,
         on: &Emitter,
     ) -> Result<Vec<Arrived<'a>>, ImageError> {
-        let total = missing.iter().map(|layer| layer.blob.size).sum();
+        let total = missing.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.blob.size));
         let activity = if wanted.from.is_some() { Activity::Pull } else { Activity::Unpack };
         let progress = Progress::new(on, activity, wanted.what, Some(total));
         // The largest first: what is left at the end should be short.
@@ -144,42 +171,42 @@ impl ImageStore {
             wanted: Some(layer.blob),
             diff_id: Some(layer.diff_id),
             size: layer.blob.size,
-            tree: (!layer.has_diff).then_some(scratch.path()),
+            tree: layer.unpack.then_some(scratch.path()),
             over,
-            limits: self.limits,
+            // What is in the store has been within its limits when it came.
+            limits: if wanted.from.is_some() { self.limits } else { Limits::none() },
             progress,
         };
-        let (received, bytes) = if let Some(from) = wanted.from.filter(|_| !self.has_blob(layer.blob)) {
-            let landing = Landing::open(self, layer.blob, &scratch)?;
-            let received = landing.receive(layer.blob, from, incoming);
-            // A part that does not fit what was promised would never become whole.
-            if matches!(received, Err(ImageError::Digest { .. } | ImageError::Size { .. } | ImageError::Layer { .. })) {
-                let _ = fs::remove_file(&landing.path);
+        let (received, landing) = match wanted.from.filter(|_| !self.has_blob(layer.blob)) {
+            Some(from) => {
+                let mut landing = Landing::open(self, layer.blob, &scratch)?;
+                (landing.receive(layer.blob, from, incoming)?, Some(landing))
             }
-            (received?, Some(landing.path))
-        } else {
-            let path = self.blob(&layer.blob.digest);
-            let file = File::open(&path).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => ImageError::Missing(what.clone()),
-                _ => FileError::new("read", &path)(error).into(),
-            })?;
-            (intake::receive(incoming, file, None)?, None)
+            None => (intake::receive(incoming, self.open_blob(layer.blob, &what)?, None)?, None),
         };
         let Received { found, .. } = received;
         if found.devices > 0 {
             on.warn(format!("{} device nodes of {what} were left out", found.devices));
         }
-        let tree = (!layer.has_diff).then(|| (scratch, Meta::of(found)));
-        Ok(Arrived { blob: layer.blob, diff_id: layer.diff_id, bytes, tree })
+        let meta = layer.unpack.then(|| Meta::of(found));
+        Ok(Arrived { blob: layer.blob, diff_id: layer.diff_id, landing, scratch, meta })
+    }
+
+    fn open_blob(&self, blob: &Descriptor, what: &str) -> Result<File, ImageError> {
+        let path = self.blob(&blob.digest);
+        File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ImageError::Missing(what.into()),
+            _ => FileError::new("read", &path)(error).into(),
+        })
     }
 
     fn show(&self, layer: Arrived<'_>) -> Result<(), ImageError> {
-        if let Some(path) = layer.bytes {
+        if let Some(landing) = layer.landing {
             let to = self.blob(&layer.blob.digest);
-            fs::rename(&path, &to).map_err(FileError::new("put in its place", &to))?;
+            fs::rename(&landing.path, &to).map_err(FileError::new("put in its place", &to))?;
         }
-        match layer.tree {
-            Some((scratch, meta)) => self.place_diff(scratch, layer.diff_id, &meta),
+        match layer.meta {
+            Some(meta) => self.place_diff(layer.scratch, layer.diff_id, &meta),
             None => Ok(()),
         }
     }
@@ -202,7 +229,7 @@ impl ImageStore {
     }
 }
 
-/// Where a blob's bytes land, and those that have landed before.
+/// Where a blob's bytes land, and those that have landed before. Locked for as long as it lives.
 struct Landing {
     path: PathBuf,
     file: File,
@@ -211,37 +238,86 @@ struct Landing {
 
 impl Landing {
     fn open(store: &ImageStore, blob: &Descriptor, scratch: &Scratch) -> Result<Self, ImageError> {
-        let open = |path: PathBuf| {
-            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-            file.map(|file| (file, path.clone())).map_err(FileError::new("make", &path))
-        };
-        let (mut file, mut path) = open(store.partial(&blob.digest))?;
-        // Two images may disagree about the content of one blob, and then no other lock keeps them apart.
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            (file, path) = open(scratch.outer().join("blob"))?;
+        let path = store.partial(&blob.digest);
+        let mut new = Self::at(path)?;
+        // Two images may disagree about the content of one blob, and then no other lock keeps them apart. Whoever had it locked may
+        // have put it in its place meanwhile.
+        if new.file.try_lock().is_err() || !new.is_there() {
+            new = Self::at(scratch.outer().join("blob"))?;
         }
-        let mut have = file.metadata().map_err(FileError::new("look at", &path))?.len();
-        if have >= blob.size {
-            file.set_len(0).map_err(FileError::new("empty", &path))?;
-            have = 0;
+        new.have = new.file.metadata().map_err(FileError::new("look at", &new.path))?.len();
+        if new.have > blob.size {
+            new.empty()?;
         }
-        Ok(Self { path, file, have })
+        Ok(new)
     }
 
-    fn receive(&self, blob: &Descriptor, from: &dyn Registry, incoming: Incoming<'_>) -> Result<Received, ImageError> {
-        let keep = |have| Some(Keep { file: &self.file, path: &self.path, have });
-        if self.have > 0 {
-            let landed = File::open(&self.path).map_err(FileError::new("read", &self.path))?.take(self.have);
-            match intake::receive(incoming, landed.chain(from.blob(blob, self.have)?), keep(self.have)) {
-                // What had landed may have been damaged since.
-                Err(ImageError::Digest { .. } | ImageError::Layer { .. }) => {
-                    self.file.set_len(0).map_err(FileError::new("empty", &self.path))?;
-                }
-                received => return received,
-            }
-        }
-        intake::receive(incoming, from.blob(blob, 0)?, keep(0))
+    fn at(path: PathBuf) -> Result<Self, FileError> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let file = file.map_err(FileError::new("make", &path))?;
+        Ok(Self { path, file, have: 0 })
     }
+
+    fn is_there(&self) -> bool {
+        let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        self.file.metadata().and_then(|own| Ok(same(own, fs::symlink_metadata(&self.path)?))).unwrap_or(false)
+    }
+
+    fn empty(&mut self) -> Result<(), FileError> {
+        self.have = 0;
+        self.file.set_len(0).map_err(FileError::new("empty", &self.path))
+    }
+
+    fn receive(
+        &mut self,
+        blob: &Descriptor,
+        from: &dyn Registry,
+        incoming: Incoming<'_>,
+    ) -> Result<Received, ImageError> {
+        let mut last = self.attempt(blob, from, incoming);
+        // What had landed may have been damaged since; and a mirror may serve something else than the registry itself.
+        while is_wrong(&last) {
+            let had = self.have > 0;
+            self.empty()?;
+            if !had && !from.skip_mirrors() {
+                if self.is_there() {
+                    fs::remove_file(&self.path).map_err(FileError::new("remove", &self.path))?;
+                }
+                break;
+            }
+            if let Some(tree) = incoming.tree {
+                clear(tree)?;
+            }
+            last = self.attempt(blob, from, incoming);
+        }
+        last
+    }
+
+    fn attempt(&self, blob: &Descriptor, from: &dyn Registry, incoming: Incoming<'_>) -> Result<Received, ImageError> {
+        let keep = Some(Keep { file: &self.file, path: &self.path, have: self.have });
+        let landed = File::open(&self.path).map_err(FileError::new("read", &self.path))?.take(self.have);
+        if self.have == blob.size {
+            return intake::receive(incoming, landed, keep);
+        }
+        intake::receive(incoming, landed.chain(from.blob(blob, self.have)?), keep)
+    }
+}
+
+// Whether the bytes were not what they should be, rather than too many or lost on the way.
+fn is_wrong(received: &Result<Received, ImageError>) -> bool {
+    match received {
+        Err(ImageError::Digest { .. } | ImageError::Size { .. }) => true,
+        Err(ImageError::Layer { source, .. }) => !matches!(source, LayerError::Limit { .. } | LayerError::File { .. }),
+        _ => false,
+    }
+}
+
+// A tree that is begun anew.
+fn clear(tree: &Path) -> Result<(), FileError> {
+    files::remove_tree(tree)?;
+    fs::create_dir(tree)
+        .and_then(|()| fs::set_permissions(tree, fs::Permissions::from_mode(0o755)))
+        .map_err(FileError::new("make", tree))
 }
 
 fn next<'a>(queue: &Mutex<Vec<Missing<'a>>>, over: &AtomicBool) -> Option<Missing<'a>> {

@@ -143,6 +143,13 @@ pub fn receive(layer: Incoming<'_>, input: impl Read + Send, keep: Option<Keep<'
     if let Some(error) = inlet.failed {
         return Err(error);
     }
+    // Nothing more was read after these, so size and digest say nothing.
+    let content = match content {
+        Err(source @ (LayerError::Limit { .. } | LayerError::File { .. })) => {
+            return Err(ImageError::Layer { what: what.into(), source });
+        }
+        content => content,
+    };
     let (count, digest) = (inlet.count, Digest::from_sha256(hasher.finalize().into()));
     if let Some(wanted) = wanted {
         check(what, wanted, count, &digest)?;

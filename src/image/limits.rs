@@ -19,6 +19,8 @@ pub struct Limits {
     pub link: usize,
     /// Bytes of one extended header of a tar archive.
     pub header: u64,
+    /// Bytes of the names of folders and link targets that a layer leaves to the layers below, and 64 for each.
+    pub implied_bytes: u64,
     /// Stored pieces of a sparse file, between its holes.
     pub pieces: u64,
     /// Bytes of an index or manifest.
@@ -43,6 +45,7 @@ impl Default for Limits {
             path: 4095,
             link: 4095,
             header: 1 << 20,
+            implied_bytes: 4 << 20,
             pieces: 100_000,
             manifest: 4 << 20,
             config: 8 << 20,
@@ -71,16 +74,20 @@ impl Explain for NoLimit {
 /// What [`Limits::layer_bytes`] limits.
 pub const LAYER_BYTES: &str = "bytes of an unpacked layer";
 
+/// What [`Limits::implied_bytes`] limits.
+pub const IMPLIED_BYTES: &str = "bytes of names that a layer leaves to those below it";
+
 const FOR_ITS_BLOB: &str = "bytes of an unpacked layer, for the size of its blob";
 
 /// Limits that a user may set, and which error's words belong to them.
-const RAISABLE: [(&str, &str); 6] = [
+const RAISABLE: [(&str, &str); 7] = [
     ("layer-bytes", LAYER_BYTES),
     ("ratio", FOR_ITS_BLOB),
     ("file-bytes", "bytes of one file"),
     ("entries", "files and folders of a layer"),
     ("header-bytes", "bytes of an extended header"),
     ("pieces", "pieces of a sparse file"),
+    ("implied-bytes", IMPLIED_BYTES),
 ];
 
 /// The name under which a limit can be set, by the words of an error.
@@ -104,10 +111,18 @@ impl Limits {
             "entries" => &mut self.entries,
             "header-bytes" => &mut self.header,
             "pieces" => &mut self.pieces,
+            "implied-bytes" => &mut self.implied_bytes,
             _ => return Err(wrong()),
         };
         *place = value.parse().ok().filter(|value| *value > 0).ok_or_else(wrong)?;
         Ok(())
+    }
+
+    /// No limits on a layer: for what has been accepted before, and is known by its digest.
+    pub fn none() -> Self {
+        let most = u64::MAX;
+        let layer = Self { layer_bytes: most, file_bytes: most, entries: most, ratio: most, ..Self::default() };
+        Self { header: most, pieces: most, implied_bytes: most, ..layer }
     }
 
     /// What limits a layer to `room` bytes, in the words of an error.

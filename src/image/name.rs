@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{BuildId, InvalidName};
 
-/// The longest name, in bytes: escaped it still has to be a file name.
-const LONGEST: usize = 200;
+/// The longest name, in bytes and escaped: with what is put around it, it has to be a file name.
+const LONGEST: usize = 230;
 
 /// What an image is called in the store: a word such as `debian-12`, or the whole reference of one that comes from a registry, such as
 /// `docker.io/library/debian:12`. Never like a digest.
@@ -47,8 +47,9 @@ impl FromStr for ImageName {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        if BuildId::is_valid_name(text) || is_reference(text) {
-            Ok(Self(text.into()))
+        let name = Self(text.into());
+        if BuildId::is_valid_name(text) || (is_reference(text) && name.to_file_name().len() <= LONGEST) {
+            Ok(name)
         } else {
             Err(InvalidName(text.into()))
         }
@@ -61,7 +62,7 @@ fn is_reference(text: &str) -> bool {
         part.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
             && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '@' | '[' | ']'))
     };
-    text.len() <= LONGEST && text.contains('/') && text.split('/').all(part)
+    text.contains('/') && text.split('/').all(part)
 }
 
 impl TryFrom<String> for ImageName {
@@ -98,6 +99,7 @@ mod tests {
         for bad in ["", ".", "..", "a/..", "../a", "/a", "a/", "a//b", "a:b", "a b", "a/b%2f", "a/\u{e4}"] {
             assert!(bad.parse::<ImageName>().is_err(), "{bad}");
         }
-        assert!(format!("a/{}", "x".repeat(200)).parse::<ImageName>().is_err());
+        assert!(format!("a/{}", "x".repeat(230)).parse::<ImageName>().is_err());
+        assert!(format!("a{}", "/x".repeat(100)).parse::<ImageName>().is_err(), "it grows when it is escaped");
     }
 }

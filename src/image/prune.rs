@@ -2,7 +2,7 @@
 //!
 //! In goes a policy, out comes what was removed. What a running build uses stays, whatever its age.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
@@ -10,7 +10,7 @@ use super::{
     error::ImageError,
     store::{ImageStore, StoredImage},
 };
-use crate::events::Emitter;
+use crate::{events::Emitter, model::Digest};
 
 /// What may go.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,12 +26,10 @@ pub struct Policy {
 /// What has gone, or would.
 #[derive(Debug, Default)]
 pub struct Pruned {
-    /// Images.
-    pub images: Vec<StoredImage>,
+    /// Images, and the bytes that went with each: those that no other image needs.
+    pub images: Vec<(StoredImage, u64)>,
     /// Images that would have gone if nobody used them, and who does.
     pub in_use: Vec<(StoredImage, String)>,
-    /// Bytes that their blobs took, shared ones aside.
-    pub bytes: u64,
 }
 
 impl ImageStore {
@@ -42,7 +40,7 @@ impl ImageStore {
     /// When the store cannot be read or written.
     pub fn prune(&self, policy: Policy, now: Timestamp, on: &Emitter) -> Result<Pruned, ImageError> {
         let mut pruned = Pruned::default();
-        for image in chosen(self.list()?, policy, now) {
+        for (image, bytes) in chosen(self.list()?, policy, now) {
             if !policy.dry_run {
                 match self.remove(&image.name, on) {
                     Err(ImageError::InUse { holder, .. }) => {
@@ -54,8 +52,7 @@ impl ImageStore {
                     removed => removed?,
                 }
             }
-            pruned.bytes += image.size - image.shared;
-            pruned.images.push(image);
+            pruned.images.push((image, bytes));
         }
         if !policy.dry_run {
             self.sweep_now(on)?;
@@ -64,17 +61,32 @@ impl ImageStore {
     }
 }
 
-fn chosen(mut images: Vec<StoredImage>, policy: Policy, now: Timestamp) -> Vec<StoredImage> {
+// The images that go, and how many bytes go with each: those that no image needs that stays.
+fn chosen(mut images: Vec<StoredImage>, policy: Policy, now: Timestamp) -> Vec<(StoredImage, u64)> {
     images.sort_by_key(|image| image.last_used);
-    let mut left: u64 = images.iter().map(|image| image.size - image.shared).sum();
+    let mut users: BTreeMap<Digest, (u64, usize)> = BTreeMap::new();
+    for (digest, size) in images.iter().flat_map(StoredImage::blobs) {
+        users.entry(digest).or_insert((size, 0)).1 += 1;
+    }
+    let mut left = users.values().fold(0, |sum: u64, (size, _)| sum.saturating_add(*size));
     let old = |image: &StoredImage| {
         let age = now.duration_since(image.last_used);
         policy.unused_for.is_some_and(|limit| Duration::try_from(age).is_ok_and(|age| age > limit))
     };
-    images.retain(|image| {
-        let goes = old(image) || policy.keep_bytes.is_some_and(|keep| left > keep);
-        left -= if goes { image.size - image.shared } else { 0 };
-        goes
-    });
-    images
+    let mut gone = Vec::new();
+    for image in images {
+        if !old(&image) && policy.keep_bytes.is_none_or(|keep| left <= keep) {
+            continue;
+        }
+        let mut bytes: u64 = 0;
+        for digest in image.blobs().into_keys() {
+            if let Some((size, count)) = users.get_mut(&digest) {
+                *count -= 1;
+                bytes = bytes.saturating_add(if *count == 0 { *size } else { 0 });
+            }
+        }
+        left = left.saturating_sub(bytes);
+        gone.push((image, bytes));
+    }
+    gone
 }

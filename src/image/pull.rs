@@ -8,6 +8,7 @@ use super::{
     documents::{Descriptor, Document, ImageConfig, Manifest, architecture, choose},
     error::ImageError,
     intake::check,
+    layer_error::LayerError,
     name::ImageName,
     reference::RegistryReference,
     registry::{HttpRegistry, Registry, Settings, Wanted},
@@ -32,6 +33,20 @@ pub(super) struct Order<'a> {
     pub origin: Option<Origin>,
     /// The name of the wanted one among several images for this machine.
     pub label: &'a str,
+}
+
+// What would be the fault of whoever names a file is that of the registry here.
+fn served(error: ImageError) -> ImageError {
+    match error {
+        ImageError::Layer { source: LayerError::Limit { .. } | LayerError::File { .. }, .. } => error,
+        ImageError::Digest { .. }
+        | ImageError::Size { .. }
+        | ImageError::Layer { .. }
+        | ImageError::Document { .. }
+        | ImageError::Json { .. }
+        | ImageError::TooLarge { .. } => ImageError::Served(Box::new(error)),
+        error => error,
+    }
 }
 
 impl ImageStore {
@@ -71,7 +86,7 @@ impl ImageStore {
         drop(store);
         // What a failure left, or what the name meant before.
         self.sweep_if_free(on);
-        image
+        image.map_err(served)
     }
 
     // The image of that name, if it is what the reference means now, and whole.

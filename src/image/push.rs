@@ -54,6 +54,11 @@ impl ImageStore {
                 put(&registry, blob, path, &progress)?;
             }
         }
+        let digest = &outgoing.manifest.digest;
+        if let Some(wanted) = to.digest.as_ref().filter(|wanted| *wanted != digest) {
+            let what = format!("the manifest of `{}`", image.name);
+            return Err(ImageError::Digest { what, wanted: wanted.clone(), found: digest.clone() });
+        }
         let at = to.tag.as_deref().map_or(Wanted::Digest(&outgoing.manifest.digest), Wanted::Tag);
         Ok(registry.put_manifest(at, &outgoing.manifest.media_type, &outgoing.text)?)
     }

@@ -6,8 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsStr,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
@@ -19,7 +18,6 @@ use rustix::{
 use super::{
     checkout::Meta,
     layer_error::LayerError,
-    limits::Limits,
     lowers::Lowers,
     tree::{self, Time},
     unpack::IMPLIED_MODE,
@@ -57,19 +55,25 @@ struct Plan {
     copies: BTreeSet<(usize, PathBuf, PathBuf)>,
 }
 
-/// Puts into an empty folder what the layers, the lowest first, need on top of them.
+/// Puts into an empty folder what the layers, the lowest first, need on top of them. The files may hold `room` bytes together.
 ///
 /// # Errors
 ///
 /// When a hard link leads nowhere, or the file system refuses.
-pub fn make(layers: &[Open<'_>], tree: &Rooted, limits: Limits) -> Result<(), LayerError> {
+pub fn make(layers: &[Open<'_>], tree: &Rooted, room: u64) -> Result<(), LayerError> {
     let plan = plan(layers)?;
     for path in plan.folders.keys() {
         tree.make_dirs(path, IMPLIED_MODE).map_err(placed(path))?;
     }
-    let mut room = limits.layer_bytes;
+    let mut room = room;
+    let mut done: BTreeMap<(usize, &Path), &Path> = BTreeMap::new();
     for (number, path, target) in &plan.copies {
-        copy(layers, *number, target, tree, path, &mut room)?;
+        // What links to one file is one file.
+        match done.get(&(*number, target.as_path())) {
+            Some(first) => link(tree, first, path).map_err(LayerError::file("link", path))?,
+            None => copy(layers, *number, target, tree, path, &mut room)?,
+        }
+        done.entry((*number, target)).or_insert(path);
     }
     // Last, and the deepest first: whatever is made in a folder changes its time.
     for (path, (mode, time)) in plan.folders.iter().rev() {
@@ -185,12 +189,9 @@ fn copy(
     room: &mut u64,
 ) -> Result<(), LayerError> {
     let refuse = |why| LayerError::Entry { entry: path.as_os_str().as_bytes().into(), why };
-    let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
-    let folder = tree.open_plain(parent, OFlags::PATH | OFlags::DIRECTORY).map_err(LayerError::file("open", parent))?;
     // The target may be such a link itself, of a layer further down.
     if layers[..below].iter().any(|layer| layer.links.iter().any(|(link, _)| link == target)) {
-        let linked = link(tree, target, &folder, name);
-        return linked.map_err(|_| refuse("is a hard link to a file that is not there"));
+        return link(tree, target, path).map_err(|_| refuse("is a hard link to a file that is not there"));
     }
     let folders: Vec<PathBuf> = layers[..below].iter().map(|layer| layer.folder.to_path_buf()).collect();
     let Some((mut content, stat)) = Lowers::open(&folders)?.file(target) else {
@@ -199,16 +200,19 @@ fn copy(
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     *room = room
         .checked_sub(size)
-        .ok_or_else(|| refuse("is a hard link too many: together they exceed the limit of a layer"))?;
+        .ok_or_else(|| refuse("is a hard link too many: together such files exceed what the image's size allows"))?;
     let mut file = tree.create_file(path).map_err(placed(path))?;
     std::io::copy(&mut content, &mut file).map_err(LayerError::io("copy", path))?;
     tree::finish(&file, tree::file_mode(stat.st_mode), Time::of(&stat)).map_err(LayerError::file("set mode of", path))
 }
 
-fn link(tree: &Rooted, target: &Path, folder: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
-    let (parent, last) = (target.parent().unwrap_or(Path::new("")), target.file_name().unwrap_or_default());
-    let from = tree.open_plain(parent, OFlags::PATH | OFlags::DIRECTORY)?;
-    fs::linkat(from, last, folder, name, AtFlags::empty())
+fn link(tree: &Rooted, from: &Path, to: &Path) -> rustix::io::Result<()> {
+    let open = |path: &Path| {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        tree.open_plain(folder, OFlags::PATH | OFlags::DIRECTORY)
+    };
+    let (old, new) = (from.file_name().unwrap_or_default(), to.file_name().unwrap_or_default());
+    fs::linkat(open(from)?, old, open(to)?, new, AtFlags::empty())
 }
 
 fn placed(path: &Path) -> impl FnOnce(crate::host::rooted::RootedError) -> LayerError + use<> {

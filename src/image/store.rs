@@ -154,14 +154,20 @@ impl ImageStore {
         }
     }
 
-    /// All images, sorted by name.
+    /// All images, sorted by name, but those whose documents are damaged; [`ImageStore::names`] has these too.
     ///
     /// # Errors
     ///
-    /// When the store cannot be read, or an image in it is damaged.
+    /// When the store cannot be read.
     pub fn list(&self) -> Result<Vec<StoredImage>, ImageError> {
-        let mut images: Vec<_> =
-            self.records()?.into_iter().map(|record| self.load(record)).collect::<Result<_, _>>()?;
+        let mut images = Vec::new();
+        for name in self.names()? {
+            match self.record(&name).and_then(|record| record.map(|record| self.load(record)).transpose()) {
+                Ok(image) => images.extend(image),
+                Err(error @ ImageError::Store(_)) => return Err(error),
+                Err(_) => {}
+            }
+        }
         images.sort_by(|a, b| a.name.cmp(&b.name));
         let mut users: BTreeMap<Digest, usize> = BTreeMap::new();
         for image in &images {
@@ -170,7 +176,7 @@ impl ImageStore {
         for image in &mut images {
             let shared =
                 image.blobs().into_iter().filter(|(digest, _)| users.get(digest).is_some_and(|count| *count > 1));
-            image.shared = shared.map(|(_, size)| size).sum();
+            image.shared = shared.map(|(_, size)| size).fold(0, u64::saturating_add);
         }
         Ok(images)
     }
@@ -302,13 +308,23 @@ impl ImageStore {
     }
 
     // Moved away first: half a layer must never stand where a whole one would. Left alone while somebody uses it.
-    fn discard(&self, path: &Path, using: &Path) -> Result<(), ImageError> {
+    pub(super) fn discard(&self, path: &Path, using: &Path) -> Result<(), ImageError> {
         let Attempt::Held(_lock) = lock::try_lock(using, Mode::Exclusive, "clearing up the image store")? else {
             return Ok(());
         };
         let scratch = Scratch::make(&self.tmp())?;
         let away = scratch.outer().join("away");
-        Ok(fs::rename(path, &away).map_err(FileError::new("move away", path))?)
+        match fs::rename(path, &away) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(FileError::new("move away", path)(error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the lock of whoever uses an unpacked layer is.
+    pub(super) fn diff_lock(&self, diff_id: &Digest) -> PathBuf {
+        self.lock_path(&diff_lock_name(&diff_id.hex()))
     }
 
     /// Keeps everybody else from the store, and refuses where a build uses a layer of `image`.
@@ -343,7 +359,7 @@ impl ImageStore {
         lock::path_in(&self.locks, name)
     }
 
-    fn image_lock(&self, manifest: &Digest) -> PathBuf {
+    pub(super) fn image_lock(&self, manifest: &Digest) -> PathBuf {
         self.lock_path(&image_lock_name(manifest))
     }
 
@@ -458,6 +474,15 @@ impl ImageStore {
         Ok(names)
     }
 
+    /// Where the image of a name can be had again, and what it must be then; also if it is damaged.
+    ///
+    /// # Errors
+    ///
+    /// When the name's own record is damaged.
+    pub fn origin(&self, name: &ImageName) -> Result<Option<(Origin, Digest)>, ImageError> {
+        Ok(self.record(name)?.and_then(|record| Some((record.origin?, record.manifest))))
+    }
+
     fn records(&self) -> Result<Vec<NameRecord>, ImageError> {
         let names = self.names()?.into_iter();
         // A name that goes while it is read was never there.
@@ -485,10 +510,11 @@ impl ImageStore {
             let (said, are) = (config.diff_ids.len(), documents.layers.len());
             return Err(ImageError::Document { what, why: format!("names {said} layers, but its manifest {are}") });
         }
-        let layers: u64 = documents.layers.iter().map(|layer| layer.size).sum();
+        let sizes = documents.layers.iter().chain([&documents.config]).map(|blob| blob.size);
+        let size = sizes.fold(bytes.len() as u64, u64::saturating_add);
         Ok(StoredImage {
             created: config.created.unwrap_or(record.stored),
-            size: bytes.len() as u64 + documents.config.size + layers,
+            size,
             shared: 0,
             layers: documents.layers.len(),
             last_used: self.last_used(&record),
@@ -512,7 +538,7 @@ impl ImageStore {
 }
 
 impl StoredImage {
-    fn blobs(&self) -> BTreeMap<Digest, u64> {
+    pub(super) fn blobs(&self) -> BTreeMap<Digest, u64> {
         self.documents
             .layers
             .iter()

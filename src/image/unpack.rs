@@ -26,7 +26,7 @@ use rustix::{
 use super::{
     archive::{Archive, Entry, Kind},
     layer_error::LayerError,
-    limits::{LAYER_BYTES, Limits},
+    limits::{IMPLIED_BYTES, LAYER_BYTES, Limits},
     tree::{self, Time},
 };
 use crate::host::rooted::{Missing, Rooted, RootedError, Walked, remove_at};
@@ -87,6 +87,8 @@ struct Unpacker<'a> {
     room: u64,
     // Bytes of files, holes aside.
     stored: u64,
+    // As Limits::implied_bytes counts.
+    noted: u64,
     done: Unpacked,
     implied: BTreeSet<PathBuf>,
     links: BTreeMap<PathBuf, PathBuf>,
@@ -104,6 +106,7 @@ impl<'a> Unpacker<'a> {
             limits,
             room,
             stored: 0,
+            noted: 0,
             done: Unpacked::default(),
             implied: BTreeSet::from([PathBuf::new()]),
             links: BTreeMap::new(),
@@ -205,18 +208,30 @@ impl<'a> Unpacker<'a> {
             return Ok(place.clone());
         }
         let walked = self.tree.walk(parent, Missing::Replace(0o755)).map_err(misplaced(&entry.path))?;
-        let place = self.entered(walked);
+        let place = self.entered(walked)?;
         self.last = Some((parent.into(), place.clone()));
         Ok(place)
     }
 
-    fn entered(&mut self, walked: Walked) -> Place {
+    // Every such path is kept to the end, and longer than what it took to ask for it.
+    fn note(&mut self, path: &Path) -> Result<(), LayerError> {
+        self.noted = self.noted.saturating_add(path.as_os_str().len() as u64 + 64);
+        if self.noted > self.limits.implied_bytes {
+            return Err(limit(path.as_os_str().as_bytes(), IMPLIED_BYTES, self.limits.implied_bytes));
+        }
+        Ok(())
+    }
+
+    fn entered(&mut self, walked: Walked) -> Result<Place, LayerError> {
         if walked.replaced {
             self.last = None;
         }
-        walked.made.iter().for_each(|path| drop(self.links.remove(path)));
-        self.implied.extend(walked.made);
-        Place { dir: Rc::new(walked.dir), path: walked.path }
+        for path in walked.made {
+            self.links.remove(&path);
+            self.note(&path)?;
+            self.implied.insert(path);
+        }
+        Ok(Place { dir: Rc::new(walked.dir), path: walked.path })
     }
 
     // Something is in the way of the entry in hand; later entries win.
@@ -320,6 +335,10 @@ impl<'a> Unpacker<'a> {
         if fs::statat(&place.dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             self.clear(entry, place, name)?;
         }
+        // A link to such a link leads where that one leads.
+        let target = self.links.get(&target).cloned().unwrap_or(target);
+        self.note(&target)?;
+        self.note(&place.path)?;
         self.links.insert(place.path.join(name), target);
         Ok(())
     }
@@ -381,7 +400,7 @@ impl<'a> Unpacker<'a> {
         for path in std::mem::take(&mut self.opaque) {
             let walked =
                 self.tree.walk(&path, Missing::Replace(0o755)).map_err(misplaced(path.as_os_str().as_bytes()))?;
-            let place = self.entered(walked);
+            let place = self.entered(walked)?;
             self.make_opaque(&place.path)?;
             opaque.insert(place.path);
         }
@@ -406,7 +425,7 @@ impl<'a> Unpacker<'a> {
             Err(RootedError::WrongType { .. }) => return Ok(()),
             walked => walked.map_err(misplaced(path.as_os_str().as_bytes()))?,
         };
-        let place = self.entered(walked);
+        let place = self.entered(walked)?;
         // In an opaque folder there is nothing to hide, and a whiteout would be seen as a device.
         if place.path.ancestors().any(|folder| opaque.contains(folder)) {
             return Ok(());

@@ -22,6 +22,7 @@ use super::{
     documents::Descriptor,
     error::ImageError,
     intake::{self, Incoming},
+    limits::Limits,
     progress::Progress,
     scratch::Scratch,
     store::{ImageStore, StoredImage},
@@ -29,7 +30,7 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::files::{self, FileError},
+    host::files::FileError,
     model::{Activity, Digest},
 };
 
@@ -51,7 +52,14 @@ pub struct Finding {
     pub part: String,
     /// What is wrong.
     pub damage: Damage,
-    file: PathBuf,
+    place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Blob(Digest),
+    Diff(Digest),
+    Seam,
 }
 
 impl ImageStore {
@@ -74,8 +82,23 @@ impl ImageStore {
                 None => found.extend(self.verify_diff(layer, diff_id, part, &mut scratches, on)?),
             }
         }
+        if found.is_empty() {
+            found.extend(self.verify_seam(image)?);
+        }
         progress.finish();
         Ok(found)
+    }
+
+    // What it should be is known when all layers are good and unpacked.
+    fn verify_seam(&self, image: &StoredImage) -> Result<Option<Finding>, ImageError> {
+        let seam = self.seam_path(&image.manifest).join("fs");
+        if !seam.exists() || !image.layer_list().all(|(_, diff_id)| self.has_diff(diff_id)) {
+            return Ok(None);
+        }
+        let part = "what the image adds to its layers".to_owned();
+        let Some(wanted) = self.make_seam(image, image.name.as_str())? else { return Ok(None) };
+        let differs = compare(wanted.path(), &seam)?;
+        Ok(differs.map(|path| Finding { part, damage: Damage::Differs(path), place: Place::Seam }))
     }
 
     /// Removes what is damaged, so that it is made or fetched anew; not what a build uses.
@@ -86,23 +109,28 @@ impl ImageStore {
     pub fn discard_damaged(&self, image: &StoredImage, findings: &[Finding], on: &Emitter) -> Result<(), ImageError> {
         let _alone = self.alone_with(image, "image verify", on)?;
         for finding in findings {
-            match &finding.damage {
-                Damage::Missing | Damage::Digest(_) => match fs::remove_file(&finding.file) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(FileError::new("remove", &finding.file)(error).into());
+            match &finding.place {
+                Place::Blob(digest) => {
+                    let path = self.blob(digest);
+                    match fs::remove_file(&path) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                            return Err(FileError::new("remove", &path)(error).into());
+                        }
+                        _ => {}
                     }
-                    _ => {}
-                },
-                Damage::Differs(_) => files::remove_tree(&finding.file)?,
+                }
+                Place::Diff(diff_id) => self.discard(&self.diff(diff_id), &self.diff_lock(diff_id))?,
+                Place::Seam => {}
             }
         }
-        // It was made from what is damaged.
-        Ok(files::remove_tree(&self.seam_path(&image.manifest))?)
+        // It may have been made from what is damaged.
+        self.discard(&self.seam_path(&image.manifest), &self.image_lock(&image.manifest))
     }
 
     fn verify_blob(&self, layer: &Descriptor, part: &str, progress: &Progress) -> Result<Option<Finding>, ImageError> {
         let path = self.blob(&layer.digest);
-        let finding = |damage| Ok(Some(Finding { part: part.into(), damage, file: path.clone() }));
+        let finding =
+            |damage| Ok(Some(Finding { part: part.into(), damage, place: Place::Blob(layer.digest.clone()) }));
         if !self.has_blob(layer) {
             return finding(Damage::Missing);
         }
@@ -144,17 +172,22 @@ impl ImageStore {
             size: layer.size,
             tree: Some(scratch.path()),
             over: &AtomicBool::new(false),
-            limits: self.limits,
+            // It has been within its limits when it came.
+            limits: Limits::none(),
             progress: &Progress::new(on, Activity::Unpack, part.as_str(), Some(layer.size)),
         };
         intake::receive(incoming, input, None)?;
-        let (wanted, found) = (scratch.path(), self.diff(diff_id).join("fs"));
-        let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(FileError::new("open", path));
-        let differs = difference(&open(wanted)?, &open(&found)?, Path::new(""));
-        let differs = differs.map_err(|error| FileError::new("compare", &found)(error.into()))?;
+        let differs = compare(scratch.path(), &self.diff(diff_id).join("fs"))?;
         scratches.push(scratch);
-        Ok(differs.map(|path| Finding { part, damage: Damage::Differs(path), file: self.diff(diff_id) }))
+        let place = Place::Diff(diff_id.clone());
+        Ok(differs.map(|path| Finding { part, damage: Damage::Differs(path), place }))
     }
+}
+
+fn compare(wanted: &Path, found: &Path) -> Result<Option<PathBuf>, FileError> {
+    let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(FileError::new("open", path));
+    difference(&open(wanted)?, &open(found)?, Path::new(""))
+        .map_err(|error| FileError::new("compare", found)(error.into()))
 }
 
 /// The first path at which two trees differ.

@@ -206,7 +206,11 @@ fn server_of(host: &str) -> String {
 // `https://index.docker.io/v1/` and its like become hosts.
 fn normal(key: &str) -> &str {
     let key = key.strip_prefix("https://").or(key.strip_prefix("http://")).unwrap_or(key).trim_end_matches('/');
-    key.strip_suffix("/v1").or(key.strip_suffix("/v2")).unwrap_or(key)
+    // Only behind a host: `host/team/v1` is a repository.
+    match key.split_once('/') {
+        Some((host, "v1" | "v2")) => host,
+        _ => key,
+    }
 }
 
 // Empty entries only say that a helper knows more.

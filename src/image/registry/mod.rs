@@ -84,6 +84,11 @@ pub trait Registry: Send + Sync {
     ///
     /// When there is no such blob, or it is not as long as it should be.
     fn blob(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send + '_>, ImageError>;
+
+    /// Asks no mirror any more, since what came was wrong. False when none was asked anyhow.
+    fn skip_mirrors(&self) -> bool {
+        false
+    }
 }
 
 /// A repository of a registry over HTTP, with its mirrors.
@@ -179,5 +184,17 @@ impl Registry for HttpRegistry {
 
     fn blob(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send + '_>, ImageError> {
         Ok(self.blob(blob, from)?)
+    }
+
+    fn skip_mirrors(&self) -> bool {
+        let mirrors = &self.endpoints[..self.endpoints.len() - 1];
+        let asked = mirrors.iter().filter(|mirror| mirror.serves(true)).inspect(|mirror| {
+            (self.settings.warn)(format!(
+                "the mirror {} may have sent something wrong, and is not asked again",
+                mirror.name()
+            ));
+            mirror.give_up();
+        });
+        asked.count() > 0
     }
 }

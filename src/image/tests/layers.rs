@@ -77,7 +77,7 @@ fn seam(layers: &[&(tempfile::TempDir, Unpacked)]) -> Result<tempfile::TempDir, 
     let open = layers.iter().zip(&metas).map(|((folder, _), meta)| Open::new(folder.path(), meta));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = Rooted::open(folder.path()).expect("a root");
-    make(&open.collect::<Vec<_>>(), &root, Limits::default()).map(|()| folder)
+    make(&open.collect::<Vec<_>>(), &root, 1 << 20).map(|()| folder)
 }
 
 #[test]

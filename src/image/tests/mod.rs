@@ -5,6 +5,7 @@ mod hostile;
 mod layers;
 mod publishing;
 mod pulling;
+mod sharing;
 mod sparse;
 mod storing;
 mod yard;
