@@ -29,6 +29,9 @@ pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 pub const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
+/// Of memory; the smallest that Linux has.
+const PAGE: usize = 4096;
+
 /// The harmless devices that every sandbox has.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
@@ -159,9 +162,35 @@ fn overlay(lower: &[OwnedFd], upper: Option<&(OwnedFd, OwnedFd)>) -> Step<()> {
         Some((upper, work)) => options.push_str(&format!(",upperdir={},workdir={}", name(upper), name(work))),
         None => flags |= MountFlags::RDONLY,
     }
+    // mount(2) takes one page of options; what replaces it takes any number, from Linux 6.8 on.
+    if options.len() >= PAGE {
+        return long_overlay(&lower, upper.map(|(upper, work)| (name(upper), name(work))), flags)
+            .map_err(StepFailure::at("lay the image's layers on top of each other (overlay)"));
+    }
     let options = std::ffi::CString::new(options).map_err(StepFailure::at("lay folders on top of each other"))?;
     mount::mount("overlay", "/tmp/root", "overlay", flags, Some(options.as_c_str()))
         .map_err(StepFailure::at("lay the image's layers on top of each other (overlay)"))
+}
+
+fn long_overlay(lower: &[String], upper: Option<(String, String)>, flags: MountFlags) -> rustix::io::Result<()> {
+    let context = mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let context = context.as_fd();
+    mount::fsconfig_set_flag(context, "userxattr")?;
+    for (key, value) in [("index", "off"), ("metacopy", "off")] {
+        mount::fsconfig_set_string(context, key, value)?;
+    }
+    lower.iter().try_for_each(|folder| mount::fsconfig_set_string(context, "lowerdir+", folder.as_str()))?;
+    if let Some((upper, work)) = &upper {
+        mount::fsconfig_set_string(context, "upperdir", upper.as_str())?;
+        mount::fsconfig_set_string(context, "workdir", work.as_str())?;
+    }
+    mount::fsconfig_create(context)?;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    if flags.contains(MountFlags::RDONLY) {
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    let tree = mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    mount::move_mount(&tree, "", CWD, "/tmp/root", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 fn apply(root: &Rooted, op: &MountOp, source: &Source, devices: &[(&'static str, OwnedFd)]) -> Step<()> {

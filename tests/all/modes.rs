@@ -1,6 +1,9 @@
 //! Hosts that give less than all: what still works there, and that it is said.
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command};
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::support::{Done, World, skip, smidr_bin, tool};
 
@@ -74,4 +77,56 @@ fn without_overlay_a_build_works_and_says_so() {
         return skip(name, "two overlays cannot be mounted in a namespace of one's own here");
     };
     build.expect_code(0).expect_err("full isolation, without overlay, task network cut");
+}
+
+/// Adds layers of one file each to an image in a layout.
+fn add_layers(layout: &Path, count: usize) {
+    let blobs = layout.join("blobs/sha256");
+    let read = |digest: &Value| {
+        let hex = digest.as_str().and_then(|text| text.strip_prefix("sha256:")).expect("a digest");
+        serde_json::from_slice::<Value>(&fs::read(blobs.join(hex)).expect("a blob")).expect("JSON")
+    };
+    let add = |bytes: &[u8]| {
+        let hex = hex::encode(Sha256::digest(bytes));
+        fs::write(blobs.join(&hex), bytes).expect("a blob");
+        (format!("sha256:{hex}"), bytes.len())
+    };
+    let mut index: Value =
+        serde_json::from_slice(&fs::read(layout.join("index.json")).expect("an index")).expect("JSON");
+    let mut manifest = read(&index["manifests"][0]["digest"]);
+    let mut config = read(&manifest["config"]["digest"]);
+    for number in 0..count {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, format!("opt/many/{number}"), &b"x"[..]).expect("an entry");
+        let (digest, size) = add(&tar.into_inner().expect("an archive"));
+        config["rootfs"]["diff_ids"].as_array_mut().expect("a list").push(digest.clone().into());
+        let kind = "application/vnd.oci.image.layer.v1.tar";
+        let layer = serde_json::json!({ "mediaType": kind, "digest": digest, "size": size });
+        manifest["layers"].as_array_mut().expect("a list").push(layer);
+    }
+    let (digest, size) = add(config.to_string().as_bytes());
+    (manifest["config"]["digest"], manifest["config"]["size"]) = (digest.into(), size.into());
+    let (digest, size) = add(manifest.to_string().as_bytes());
+    (index["manifests"][0]["digest"], index["manifests"][0]["size"]) = (digest.into(), size.into());
+    fs::write(layout.join("index.json"), index.to_string()).expect("an index");
+}
+
+#[test]
+fn an_image_may_have_hundreds_of_layers() {
+    let Some(world) = World::with_project("modes::an_image_may_have_hundreds_of_layers") else { return };
+    let layout = world.work.join("layout");
+    world.smidr().args(["image", "export", "hello"]).arg(&layout).run().expect_code(0);
+    add_layers(&layout, 300);
+    let image = format!("many-{}", std::process::id());
+    world.smidr().args(["image", "import"]).arg(&layout).args(["--name", &image]).run().expect_code(0);
+    world.edit_host(&image);
+    let look = "ls /opt/many | wc -l; awk '$2 == \"/\" { print $3 }' /proc/mounts";
+    let seen = world.smidr().args(["run", "--", "sh", "-c", look]).run();
+    world.smidr().args(["image", "rm", &image]).run().expect_code(0);
+    // By hand where the kernel is older than 6.8.
+    let out = &seen.expect_code(0).out;
+    assert!(["300\noverlay\n", "300\ntmpfs\n"].contains(&out.as_str()), "{out}");
 }
