@@ -27,6 +27,12 @@ mod images;
 mod modes;
 #[path = "all/project.rs"]
 mod project;
+#[path = "all/registry.rs"]
+mod registry;
+#[path = "all/registry_images.rs"]
+mod registry_images;
+#[path = "all/registry_server.rs"]
+mod registry_server;
 #[path = "all/sandbox.rs"]
 mod sandbox;
 #[path = "all/stopping.rs"]
