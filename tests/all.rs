@@ -29,6 +29,8 @@ mod modes;
 mod project;
 #[path = "all/registry.rs"]
 mod registry;
+#[path = "all/registry_damage.rs"]
+mod registry_damage;
 #[path = "all/registry_images.rs"]
 mod registry_images;
 #[path = "all/registry_server.rs"]

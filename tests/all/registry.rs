@@ -1,22 +1,26 @@
 //! Images from a registry: there and back, damaged and mended, built on, thrown away. With a registry that others wrote.
 
-use std::{fs, path::Path};
-
-use super::{
-    registry_images::{Random, blob, counts, digest, documents, files, layered, layers, store, unpacked, varied},
-    registry_server::{Registry, Tap, free_port},
-    support::{Done, World},
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
 };
 
-fn import(world: &World, source: &Path, name: &str) -> String {
+use super::{
+    registry_images::{Random, blob, counts, digest, documents, files, layered, layers, store, varied},
+    registry_server::{Registry, Tap, free_port},
+    support::{Done, LONG, World, wait_for},
+};
+
+pub fn import(world: &World, source: &Path, name: &str) -> String {
     digest(&world.smidr().args(["image", "import"]).arg(source).args(["--name", name]).run())
 }
 
-fn push(world: &World, name: &str, to: &str) -> Done {
+pub fn push(world: &World, name: &str, to: &str) -> Done {
     world.smidr().args(["image", "push", "--insecure", name, to]).run()
 }
 
-fn pull(world: &World, from: &str) -> Done {
+pub fn pull(world: &World, from: &str) -> Done {
     world.smidr().args(["image", "pull", "--insecure", from]).run()
 }
 
@@ -30,7 +34,7 @@ fn with_small() -> (World, String) {
 }
 
 /// A world with the image `layered`: some layers of random files.
-fn with_layers(count: usize, size: usize) -> (World, String) {
+pub fn with_layers(count: usize, size: usize) -> (World, String) {
     let world = World::new();
     let source = world.work.join("layered.tar");
     let mut random = Random(1);
@@ -170,4 +174,162 @@ fn compressed_anew_for_others() {
         assert!(fs::read(path).expect("a layer").starts_with(&[0x1f, 0x8b]));
     }
     world.smidr().args(["image", "verify"]).run().expect_code(0);
+}
+
+/// Each asks for the layers while the other one does.
+#[test]
+fn two_pulls_at_once_fetch_once() {
+    let Some(registry) = Registry::start("registry::two_pulls_at_once_fetch_once") else { return };
+    let (from, manifest) = with_layers(3, 10_000);
+    push(&from, "layered", &registry.at("x:1")).expect_code(0);
+    let (tap, world) = (Tap::before(&registry), World::new());
+    for names in [[None, None], [Some("a"), Some("b")]] {
+        tap.close();
+        tap.asked();
+        let start = |name: Option<&str>| {
+            let more = name.into_iter().flat_map(|name| ["--name", name]);
+            world.smidr().args(["image", "pull", "--insecure", &tap.at("x:1")]).args(more).start()
+        };
+        let first = start(names[0]);
+        // The configuration is held up, so both are on their way when it arrives.
+        let both = |what: &str| tap.seen().iter().filter(|line| line.contains(what)).count() == 2;
+        let second = start(names[1]);
+        wait_for("both to ask for the configuration", LONG, || both("/blobs/"));
+        tap.open();
+        let done = [first.wait(), second.wait()];
+        assert!(done.iter().all(|done| digest(done) == manifest), "{done:?}");
+        let asked = tap.asked();
+        for (layer, _) in layers(&world, &manifest) {
+            let times = asked.iter().filter(|line| line.ends_with(&layer)).count();
+            assert_eq!(times, 1, "{layer} in {asked:?}");
+        }
+        let expected = names.iter().collect::<std::collections::BTreeSet<_>>().len();
+        assert_eq!(counts(&world), [5, 3, expected, 0, 0]);
+        world.smidr().args(["image", "verify"]).run().expect_code(0);
+        world.smidr().args(["image", "prune", "--days", "0"]).run().expect_code(0);
+        assert_eq!(counts(&world), [0; 5]);
+    }
+}
+
+#[test]
+fn a_slow_layer_is_waited_for_by_name() {
+    let Some(registry) = Registry::start("registry::a_slow_layer_is_waited_for_by_name") else { return };
+    let (from, manifest) = with_layers(1, 10_000);
+    push(&from, "layered", &registry.at("x:1")).expect_code(0);
+    let (tap, world) = (Tap::before(&registry), World::new());
+    let layer = layers(&from, &manifest)[0].0.clone();
+    tap.close_for(&layer);
+    let first = world.smidr().args(["image", "pull", "--insecure", &tap.at("x:1")]).start();
+    wait_for("the layer to be asked for", LONG, || tap.seen().iter().any(|line| line.ends_with(&layer)));
+    let mut second = world.smidr().args(["image", "pull", "--insecure", &tap.at("x:1"), "--name", "second"]).start();
+    second.until_says("held by image pull 127.0.0.1:");
+    // Who waits goes on when the other one is killed.
+    first.signal(nix::sys::signal::Signal::SIGKILL);
+    drop(first);
+    tap.open();
+    assert_eq!(digest(&second.wait()), manifest);
+    // What the dead one was making is removed by whoever comes next.
+    world.smidr().args(["image", "verify"]).run().expect_code(0).expect_out("second  good");
+    assert_eq!(counts(&world), [3, 1, 1, 0, 0]);
+}
+
+/// Lets an image be as if it was stored, or used last, so many days ago.
+fn age(world: &World, name: &str, manifest: &str, days: u64) {
+    let then = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
+    let path = store(world, "names").join(format!("{name}.json"));
+    let mut record: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).expect("a record")).expect("a record in JSON");
+    assert!(record["stored"].is_string(), "{record}");
+    record["stored"] = jiff::Timestamp::try_from(then).expect("a time").to_string().into();
+    fs::write(&path, record.to_string()).expect("write the record");
+    let lock = world.smidr.join(format!("locks/image-{}.lock", &manifest["sha256:".len()..]));
+    if let Ok(lock) = fs::File::options().append(true).open(lock) {
+        lock.set_modified(then).expect("its time");
+    }
+}
+
+fn prune(world: &World, args: &[&str]) -> Done {
+    world.smidr().args(["image", "prune"]).args(args).run()
+}
+
+fn names(world: &World) -> Vec<String> {
+    let list = world.smidr().args(["image", "ls", "--json"]).run().expect_code(0).json();
+    let images = list["images"].as_array().expect("a list");
+    images.iter().map(|image| image["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[test]
+fn what_nobody_used_for_long_goes() {
+    let world = World::new();
+    let mut random = Random(3);
+    // As large as they are old, in steps of 100 kB.
+    for (name, days) in [("new", 1), ("middle", 20), ("old", 40)] {
+        let source = world.work.join("image.tar");
+        layered(&source, &[files(&mut random, name, days as usize, 100_000)]);
+        age(&world, name, &import(&world, &source, name), days);
+    }
+    let before = counts(&world);
+    assert_eq!(before, [9, 3, 3, 0, 0]);
+    let rows: [(&[&str], &[&str]); 7] = [
+        (&[], &[]),
+        (&["--days", "50"], &[]),
+        (&["--days", "30"], &["old"]),
+        (&["--days", "0"], &["old", "middle", "new"]),
+        (&["--keep", "7m"], &[]),
+        (&["--keep", "5m"], &["old"]),
+        (&["--keep", "3m", "--days", "30"], &["old"]),
+    ];
+    for (args, expected) in rows {
+        let done = prune(&world, &[args, &["--dry-run"]].concat());
+        let gone: Vec<&str> = done.expect_code(0).out.lines().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(gone, expected, "{args:?}: {}", done.out);
+        done.expect_err(&format!("would remove {} images, ", expected.len()));
+        assert_eq!(counts(&world), before, "{args:?}: nothing is removed");
+    }
+    prune(&world, &["--keep", "much"]).expect_code(2).expect_one_error().expect_err("`much` is no size");
+    prune(&world, &["--days", "30"]).expect_code(0).expect_out("old ").expect_err("removed 1 images, 4.0 MB");
+    assert_eq!((names(&world), counts(&world)), (vec!["middle".into(), "new".into()], [6, 2, 2, 0, 0]));
+    // What no name refers to, and beginnings of blobs.
+    let stray = "0".repeat(64);
+    fs::write(store(&world, "blobs/sha256").join(&stray), "x").expect("a blob");
+    fs::write(store(&world, "partial").join(&stray), "x").expect("the beginning of a blob");
+    fs::create_dir_all(store(&world, "diffs").join(&stray).join("fs")).expect("a layer");
+    prune(&world, &["--keep", "1m"]).expect_code(0).expect_err("removed 1 images, ");
+    assert_eq!((names(&world), counts(&world)), (vec!["new".into()], [3, 1, 1, 0, 0]));
+    world.smidr().args(["image", "verify"]).run().expect_code(0);
+}
+
+#[test]
+fn what_is_used_stays() {
+    let test = "registry::what_is_used_stays";
+    let Some(from) = World::with_image(test) else { return };
+    let world = World::new();
+    // A store of its own: others use the one that all share.
+    let layout = world.work.join("hello.tar");
+    from.smidr().args(["image", "export", "hello"]).arg(&layout).run().expect_code(0);
+    let manifest = import(&world, &layout, "hello");
+    fs::remove_file(&layout).expect("remove the archive");
+    let source = world.work.join("small.tar");
+    varied(&source);
+    let small = import(&world, &source, "small");
+    world.init("p");
+    world.edit_host("hello");
+    let script = "pwd; while ! test -e go; do sleep 0.05; done; python3 --version; cat /usr/bin/* | wc -c";
+    let mut running = world.smidr().args(["run", "--", "sh", "-c", script]).start();
+    running.until_says("/workspaces/");
+    age(&world, "hello", &manifest, 100);
+    age(&world, "small", &small, 100);
+    let done = prune(&world, &["--days", "30"]);
+    done.expect_code(0).expect_err("hello stays: build ").expect_err("uses it").expect_err("removed 1 images");
+    assert_eq!((names(&world), counts(&world)), (vec!["hello".into()], [3, 1, 1, 0, 0]));
+    let done = prune(&world, &["--keep", "1k"]);
+    done.expect_code(0).expect_err("hello stays: build ").expect_err("removed 0 images");
+    let done = world.smidr().args(["image", "rm", "hello"]).run();
+    done.expect_code(2).expect_one_error().expect_err("the image `hello` is in use by build ");
+    // Every file of it can still be read.
+    fs::write(Path::new(running.out().trim()).join("go"), "").expect("let it go on");
+    running.wait().expect_code(0).expect_out("Python 3");
+    age(&world, "hello", &manifest, 100);
+    prune(&world, &["--days", "30"]).expect_code(0).expect_out("hello ").expect_err("removed 1 images");
+    assert_eq!(counts(&world), [0; 5]);
 }

@@ -8,7 +8,7 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -132,7 +132,7 @@ fn answers(port: u16) -> bool {
     ask().is_ok_and(|text| text.contains(" 200 ") && text.contains("Docker-Distribution-Api-Version"))
 }
 
-/// Stands before a registry, notes each request before it passes it on, and holds up requests for blobs while it is closed. For requests
+/// Stands before a registry, notes each request before it passes it on, and holds up some while it is closed. For requests
 /// without a body: pulls.
 pub struct Tap {
     port: u16,
@@ -143,7 +143,8 @@ pub struct Tap {
 struct Inner {
     to: u16,
     asked: Mutex<Vec<String>>,
-    open: Mutex<bool>,
+    // What is held up: requests that hold this text.
+    closed: Mutex<Option<String>>,
     opened: Condvar,
     over: AtomicBool,
 }
@@ -156,7 +157,7 @@ impl Tap {
         let inner = Arc::new(Inner {
             to: registry.port,
             asked: Mutex::default(),
-            open: Mutex::new(true),
+            closed: Mutex::default(),
             opened: Condvar::new(),
             over: AtomicBool::new(false),
         });
@@ -180,17 +181,27 @@ impl Tap {
 
     /// What was asked since the last time, as in `HEAD /v2/hello/manifests/1`.
     pub fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.inner.asked.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *locked(&self.inner.asked))
+    }
+
+    /// As [`Tap::asked`], which will tell it again.
+    pub fn seen(&self) -> Vec<String> {
+        locked(&self.inner.asked).clone()
     }
 
     /// Holds up whoever asks for a blob.
     pub fn close(&self) {
-        *self.inner.open.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.close_for("/blobs/");
+    }
+
+    /// Holds up requests that hold this text.
+    pub fn close_for(&self, part: &str) {
+        *locked(&self.inner.closed) = Some(part.into());
     }
 
     /// Lets them go.
     pub fn open(&self) {
-        *self.inner.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *locked(&self.inner.closed) = None;
         self.inner.opened.notify_all();
     }
 }
@@ -231,11 +242,12 @@ impl Inner {
         let text = String::from_utf8_lossy(request);
         let line = text.lines().next().unwrap_or_default();
         let line = line.strip_suffix(" HTTP/1.1").unwrap_or(line).to_owned();
-        let is_blob = line.contains("/blobs/");
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_blob {
-            drop(self.opened.wait_while(open, |open| !*open));
-        }
+        locked(&self.asked).push(line.clone());
+        let held = |closed: &mut Option<String>| closed.as_ref().is_some_and(|part| line.contains(part.as_str()));
+        drop(self.opened.wait_while(locked(&self.closed), held));
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
