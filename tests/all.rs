@@ -33,6 +33,8 @@ mod registry;
 mod registry_damage;
 #[path = "all/registry_images.rs"]
 mod registry_images;
+#[path = "all/registry_killed.rs"]
+mod registry_killed;
 #[path = "all/registry_server.rs"]
 mod registry_server;
 #[path = "all/sandbox.rs"]
