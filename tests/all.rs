@@ -15,6 +15,8 @@ mod archives;
 mod config;
 #[path = "all/doctor.rs"]
 mod doctor;
+#[path = "all/exchange.rs"]
+mod exchange;
 #[path = "all/help.rs"]
 mod help;
 #[path = "all/hostile.rs"]

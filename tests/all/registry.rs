@@ -25,7 +25,7 @@ pub fn pull(world: &World, from: &str) -> Done {
 }
 
 /// A world with the image `small`, which has links and odd names.
-fn with_small() -> (World, String) {
+pub fn with_small() -> (World, String) {
     let world = World::new();
     let source = world.work.join("small.tar");
     varied(&source);

@@ -103,7 +103,7 @@ pub fn varied(path: &Path) {
     add(link, "bin/dash", 0o755, "bin/sh", "");
     add(symlink, "lib", 0o777, "usr/lib", "");
     add(symlink, "usr/lib/away", 0o777, "../../../nowhere", "");
-    add(symlink, "etc/root", 0o777, "/", "");
+    add(symlink, "etc/root", 0o777, "/usr", "");
     tar.finish().expect("the end of the archive");
 }
 
