@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    registry_images::{Random, blob, counts, digest, documents, files, layered, layers, store, varied},
+    registry_images::{Random, blob, counts, digest, documents, files, layered, layers, store, unpacked, varied},
     registry_server::{Registry, Tap, free_port},
     support::{Done, LONG, World, wait_for},
 };
@@ -174,6 +174,28 @@ fn compressed_anew_for_others() {
         assert!(fs::read(path).expect("a layer").starts_with(&[0x1f, 0x8b]));
     }
     world.smidr().args(["image", "verify"]).run().expect_code(0);
+}
+
+/// A layer that is here is neither fetched nor pushed again, even if it is not unpacked.
+#[test]
+fn what_is_here_does_not_travel() {
+    let Some(registry) = Registry::start("registry::what_is_here_does_not_travel") else { return };
+    let (from, manifest) = with_layers(2, 1000);
+    push(&from, "layered", &registry.at("x:1")).expect_code(0);
+    let (tap, world) = (Tap::before(&registry), World::new());
+    assert_eq!(digest(&pull(&world, &registry.at("x:1"))), manifest);
+    let all = layers(&world, &manifest);
+    fs::remove_dir_all(unpacked(&world, &all[0].1).parent().expect("a folder")).expect("remove what is unpacked");
+    fs::remove_file(blob(&world, &all[1].0)).expect("remove a blob");
+    assert_eq!(digest(&pull(&world, &tap.at("x:1"))), manifest);
+    let asked = tap.asked();
+    assert!(asked.iter().any(|line| line.ends_with(&all[1].0)), "{asked:?}");
+    assert!(!asked.iter().any(|line| line.ends_with(&all[0].0)), "{asked:?}");
+    assert_eq!(counts(&world)[1], 2);
+    world.smidr().args(["image", "verify"]).run().expect_code(0);
+    assert_eq!(digest(&push(&from, "layered", &tap.at("x:1"))), manifest);
+    let asked = tap.asked();
+    assert!(!asked.iter().any(|line| line.starts_with("POST")), "{asked:?}");
 }
 
 /// Each asks for the layers while the other one does.

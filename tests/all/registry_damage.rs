@@ -128,6 +128,14 @@ fn each_damage_alone_is_mended() {
         all.verify(&[]).expect_code(3).expect_out(expected);
         all.expect_repaired();
     }
+    // Another tree in the place of a layer's is damage, and not ours to remove.
+    let elsewhere = all.world.work.join("elsewhere");
+    fs::rename(&all.layers[1].1, &elsewhere).expect("move it away");
+    fs::write(elsewhere.join("more"), "x").expect("a file more");
+    std::os::unix::fs::symlink(&elsewhere, &all.layers[1].1).expect("a link in its place");
+    all.verify(&[]).expect_code(3).expect_out("differs at /");
+    all.expect_repaired();
+    assert!(elsewhere.join("more").is_file() && !all.layers[1].1.is_symlink());
     // Without the folder, a layer is not unpacked; that is no damage.
     fs::rename(all.layers[0].1.parent().expect("a folder"), all.world.work.join("away")).expect("move it away");
     all.expect_good();
@@ -142,12 +150,20 @@ fn a_registry_that_is_down_repairs_nothing_and_loses_nothing() {
     let done = all.verify(&["--repair", "--insecure"]);
     done.expect_code(4).expect_one_error().expect_err(&format!("cannot reach {}", all.registry.host()));
     all.verify(&[]).expect_code(3).expect_out(&all.part(0));
-    // What can be mended from what is here needs no registry.
-    fs::rename(&all.layers[0].1, all.world.work.join("aside")).expect("move it aside");
     all.registry.start_again();
+    // It has no TLS, and nobody said that it need not.
     let done = all.verify(&["--repair"]);
     done.expect_code(4).expect_one_error().expect_err("--insecure");
-    fs::rename(all.world.work.join("aside"), &all.layers[0].1).expect("move it back");
+    all.expect_repaired();
+}
+
+#[test]
+fn what_is_unpacked_wrongly_needs_no_registry() {
+    let test = "registry_damage::what_is_unpacked_wrongly_needs_no_registry";
+    let Some(mut all) = Pulled::new(test, 2) else { return };
+    all.registry.stop();
+    flip(&all.file(1));
+    all.verify(&[]).expect_code(3).expect_out("differs at /folder/1/3");
     all.expect_repaired();
 }
 

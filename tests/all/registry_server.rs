@@ -132,8 +132,7 @@ fn answers(port: u16) -> bool {
     ask().is_ok_and(|text| text.contains(" 200 ") && text.contains("Docker-Distribution-Api-Version"))
 }
 
-/// Stands before a registry, notes each request before it passes it on, and holds up some while it is closed. For requests
-/// without a body: pulls.
+/// Stands before a registry, notes each request before it passes it on, and holds up some while it is closed.
 pub struct Tap {
     port: u16,
     inner: Arc<Inner>,
@@ -223,13 +222,18 @@ impl Inner {
             let _ = std::io::copy(&mut answers, &mut back);
             let _ = back.shutdown(Shutdown::Both);
         });
-        let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
+        let (mut bytes, mut buffer, mut body) = (Vec::new(), [0; 4096], 0);
         while let Ok(count @ 1..) = client.read(&mut buffer) {
-            head.extend_from_slice(&buffer[..count]);
-            while let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
-                let request: Vec<u8> = head.drain(..end + 4).collect();
-                self.note(&request);
-                if server.write_all(&request).is_err() {
+            bytes.extend_from_slice(&buffer[..count]);
+            while let Some(end) = part(&bytes, body) {
+                let next: Vec<u8> = bytes.drain(..end).collect();
+                if body == 0 {
+                    self.note(&next);
+                    body = length(&next);
+                } else {
+                    body -= end;
+                }
+                if server.write_all(&next).is_err() {
                     break;
                 }
             }
@@ -246,6 +250,20 @@ impl Inner {
         let held = |closed: &mut Option<String>| closed.as_ref().is_some_and(|part| line.contains(part.as_str()));
         drop(self.opened.wait_while(locked(&self.closed), held));
     }
+}
+
+// Where what can be passed on ends: some of the body that is on its way, or the head of a request.
+fn part(bytes: &[u8], body: usize) -> Option<usize> {
+    match body {
+        0 => bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4),
+        body => (!bytes.is_empty()).then_some(bytes.len().min(body)),
+    }
+}
+
+fn length(head: &[u8]) -> usize {
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    length.map_or(0, |text| text.trim().parse().expect("a number"))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
