@@ -15,6 +15,8 @@ mod archives;
 mod config;
 #[path = "all/doctor.rs"]
 mod doctor;
+#[path = "all/exchange.rs"]
+mod exchange;
 #[path = "all/help.rs"]
 mod help;
 #[path = "all/hostile.rs"]
@@ -27,6 +29,16 @@ mod images;
 mod modes;
 #[path = "all/project.rs"]
 mod project;
+#[path = "all/registry.rs"]
+mod registry;
+#[path = "all/registry_damage.rs"]
+mod registry_damage;
+#[path = "all/registry_images.rs"]
+mod registry_images;
+#[path = "all/registry_killed.rs"]
+mod registry_killed;
+#[path = "all/registry_server.rs"]
+mod registry_server;
 #[path = "all/sandbox.rs"]
 mod sandbox;
 #[path = "all/stopping.rs"]
