@@ -221,7 +221,7 @@ fn write(content: &mut Ahead, tree: &Path, room: u64, limits: Limits) -> Result<
 
 fn skim(content: &mut Ahead, room: u64) -> Result<(), LayerError> {
     let most = most_of(room);
-    let read = io::copy(&mut content.take(most + 1), &mut io::sink());
+    let read = io::copy(&mut content.take(most.saturating_add(1)), &mut io::sink());
     match read.map_err(|source| LayerError::Read { at: 0, source })? {
         read if read > most => {
             Err(LayerError::Limit { entry: b"(all)"[..].into(), what: "bytes of a layer", limit: most })
