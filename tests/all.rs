@@ -31,6 +31,8 @@ mod modes;
 mod project;
 #[path = "all/registry.rs"]
 mod registry;
+#[path = "all/registry_bugs.rs"]
+mod registry_bugs;
 #[path = "all/registry_damage.rs"]
 mod registry_damage;
 #[path = "all/registry_images.rs"]
