@@ -37,6 +37,8 @@ mod registry_damage;
 mod registry_images;
 #[path = "all/registry_killed.rs"]
 mod registry_killed;
+#[path = "all/registry_mended.rs"]
+mod registry_mended;
 #[path = "all/registry_server.rs"]
 mod registry_server;
 #[path = "all/sandbox.rs"]

@@ -7,7 +7,7 @@ use super::{
     build::start_spawner,
     context,
     output::{bytes, say, say_json, talk},
-    report::{Done, Failure, Refused},
+    report::{Done, Failure, Refused, report},
     terminal::Terminal,
 };
 use crate::{
@@ -82,8 +82,10 @@ impl Desk {
             Ok(Reference::Registry(reference)) => reference.to_string(),
             _ => name.to_owned(),
         };
-        if let Some(image) = self.store.find(&canonical)? {
-            return Ok(image);
+        for known in [name, &canonical] {
+            if let Some(image) = self.store.find(known)? {
+                return Ok(image);
+            }
         }
         let all = self.store.names()?;
         let hint = match nearest(name, all.iter().map(ImageName::as_str)) {
@@ -146,25 +148,33 @@ impl Desk {
             Some(Ok(name)) if self.store.names()?.contains(&name) => vec![name],
             Some(_) => vec![self.find(name.unwrap_or_default())?.name],
         };
-        let mut damaged = 0;
+        let (mut damaged, mut kind) = (0, Kind::Host);
         for name in &names {
             let wrong = self.look(name);
             wrong.iter().for_each(|line| say(format!("{name}  DAMAGED  {}", line.0)));
             if wrong.is_empty() {
                 say(format!("{name}  good"));
-            } else if repair {
-                self.repair(name, insecure)?;
-                say(format!("{name}  repaired"));
-            } else {
-                damaged += 1;
+                continue;
             }
+            let repaired = repair.then(|| self.repair(name, insecure));
+            match &repaired {
+                Some(Ok(())) => say(format!("{name}  repaired")),
+                // The next one may be mended all the same.
+                Some(Err(failure)) => {
+                    report(failure);
+                    kind = failure.kind();
+                }
+                None => {}
+            }
+            damaged += usize::from(!matches!(repaired, Some(Ok(()))));
         }
         if damaged == 0 {
             return Ok(ExitCode::SUCCESS);
         }
         let all = names.len();
-        talk(format!("{damaged} of {all} images are damaged; to mend what can be:  smidr image verify --repair"));
-        Ok(ExitCode::from(Kind::Host.exit_code()))
+        let hint = if repair { "" } else { "; to mend what can be:  smidr image verify --repair" };
+        talk(format!("{damaged} of {all} images are damaged{hint}"));
+        Ok(ExitCode::from(kind.exit_code()))
     }
 
     // What is wrong with an image, in words, and as far as it is about single parts.
@@ -214,12 +224,14 @@ impl Desk {
         for (image, freed) in &pruned.images {
             say(format!("{:<24} {:>8}", image.name, bytes(*freed)));
         }
+        pruned.damaged.iter().for_each(|name| say(format!("{name:<24} damaged")));
         for (image, holder) in &pruned.in_use {
             talk(format!("{} stays: {holder} uses it", image.name));
         }
         let verb = if wanted.dry_run { "would remove" } else { "removed" };
         let freed = pruned.images.iter().fold(0, |sum: u64, (_, freed)| sum.saturating_add(*freed));
-        talk(format!("{verb} {} images, {}", pruned.images.len(), bytes(freed)));
+        let count = pruned.images.len() + pruned.damaged.len();
+        talk(format!("{verb} {count} images, {}", bytes(freed)));
         Ok(())
     }
 

@@ -49,13 +49,32 @@ pub fn try_lock(path: &Path, mode: Mode, holder: &str) -> Result<Attempt, FileEr
     };
     match tried {
         Ok(()) => Ok(Attempt::Held(sign(file, holder))),
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let known = file.read_to_string(&mut text).is_ok() && !text.trim().is_empty();
-            Ok(Attempt::Busy(if known { text.trim().into() } else { "another smidr".into() }))
-        }
+        Err(TryLockError::WouldBlock) => Ok(Attempt::Busy(name_in(&mut file))),
         Err(TryLockError::Error(error)) => Err(FileError::new("lock", path)(error)),
     }
+}
+
+/// Who holds a lock just now, alone or together with others, if anybody does. Leaves no trace.
+///
+/// # Errors
+///
+/// When the lock file cannot be opened.
+pub fn holder(path: &Path) -> Result<Option<String>, FileError> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(FileError::new("open the lock file", path))?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(name_in(&mut file))),
+        Err(TryLockError::Error(error)) => Err(FileError::new("lock", path)(error)),
+    }
+}
+
+fn name_in(file: &mut File) -> String {
+    let mut text = String::new();
+    let known = file.read_to_string(&mut text).is_ok() && !text.trim().is_empty();
+    if known { text.trim().into() } else { "another smidr".into() }
 }
 
 /// Takes a lock, waiting for as long as it needs. `on_wait` hears once who is in the way, before the waiting begins.

@@ -22,7 +22,7 @@ use super::{
     layer_error::LayerError,
     name::ImageName,
     progress::Progress,
-    pull::Order,
+    pull::{Label, Order},
     registry::Wanted,
     scratch::Scratch,
     source::{Files, Source, no_image},
@@ -78,8 +78,9 @@ impl ImageStore {
         let manifest = match Source::open(source, &scratch, self.limits)? {
             Source::Layout(files) => {
                 let what = source.display().to_string();
-                let label = label.unwrap_or(name.as_str());
-                let order = Order { from: &files, wanted: Wanted::Tag(label), what: &what, name, origin: None, label };
+                let label = label.map_or(Label::May(name.as_str()), Label::Must);
+                let wanted = Wanted::Tag(name.as_str());
+                let order = Order { from: &files, wanted, what: &what, name, origin: None, label };
                 return self.bring(&order, &holder, on);
             }
             Source::Docker(files) => import.docker(&files)?,

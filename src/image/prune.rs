@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::{
     error::ImageError,
+    name::ImageName,
     store::{ImageStore, StoredImage},
 };
 use crate::{events::Emitter, model::Digest};
@@ -23,11 +24,20 @@ pub struct Policy {
     pub dry_run: bool,
 }
 
+impl Policy {
+    fn is_old(&self, used: Timestamp, now: Timestamp) -> bool {
+        let age = Duration::try_from(now.duration_since(used));
+        self.unused_for.is_some_and(|limit| age.is_ok_and(|age| age > limit))
+    }
+}
+
 /// What has gone, or would.
 #[derive(Debug, Default)]
 pub struct Pruned {
     /// Images, and the bytes that went with each: those that no other image needs.
     pub images: Vec<(StoredImage, u64)>,
+    /// Images whose documents are damaged, so that nobody knows how large they were.
+    pub damaged: Vec<ImageName>,
     /// Images that would have gone if nobody used them, and who does.
     pub in_use: Vec<(StoredImage, String)>,
 }
@@ -41,7 +51,12 @@ impl ImageStore {
     pub fn prune(&self, policy: Policy, now: Timestamp, on: &Emitter) -> Result<Pruned, ImageError> {
         let mut pruned = Pruned::default();
         for (image, bytes) in chosen(self.list()?, policy, now) {
-            if !policy.dry_run {
+            if policy.dry_run {
+                if let Some(holder) = self.user_of(&image.manifest)? {
+                    pruned.in_use.push((image, holder));
+                    continue;
+                }
+            } else {
                 match self.remove(&image.name, on) {
                     Err(ImageError::InUse { holder, .. }) => {
                         pruned.in_use.push((image, holder));
@@ -53,6 +68,14 @@ impl ImageStore {
                 }
             }
             pruned.images.push((image, bytes));
+        }
+        for (name, used) in self.damaged()? {
+            if policy.is_old(used, now) {
+                pruned.damaged.push(name.clone());
+                if !policy.dry_run {
+                    self.remove(&name, on)?;
+                }
+            }
         }
         if !policy.dry_run {
             self.sweep_now(on)?;
@@ -69,13 +92,9 @@ fn chosen(mut images: Vec<StoredImage>, policy: Policy, now: Timestamp) -> Vec<(
         users.entry(digest).or_insert((size, 0)).1 += 1;
     }
     let mut left = users.values().fold(0, |sum: u64, (size, _)| sum.saturating_add(*size));
-    let old = |image: &StoredImage| {
-        let age = now.duration_since(image.last_used);
-        policy.unused_for.is_some_and(|limit| Duration::try_from(age).is_ok_and(|age| age > limit))
-    };
     let mut gone = Vec::new();
     for image in images {
-        if !old(&image) && policy.keep_bytes.is_none_or(|keep| left <= keep) {
+        if !policy.is_old(image.last_used, now) && policy.keep_bytes.is_none_or(|keep| left <= keep) {
             continue;
         }
         let mut bytes: u64 = 0;

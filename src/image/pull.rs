@@ -19,6 +19,15 @@ use crate::{events::Emitter, model::Digest};
 /// An index may lead to an index, but not for ever.
 const MAX_INDICES: usize = 4;
 
+/// What an image may be called in an index.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Label<'a> {
+    /// Chooses among several.
+    May(&'a str),
+    /// Where images have names, one has to have this.
+    Must(&'a str),
+}
+
 /// An image to be had.
 pub(super) struct Order<'a> {
     /// Where it comes from.
@@ -31,8 +40,8 @@ pub(super) struct Order<'a> {
     pub name: &'a ImageName,
     /// Where it can be had again, if anywhere.
     pub origin: Option<Origin>,
-    /// The name of the wanted one among several images for this machine.
-    pub label: &'a str,
+    /// The name of the wanted one among several images for this machine; of the only one too, if it is a `Label::Must`.
+    pub label: Label<'a>,
 }
 
 // What would be the fault of whoever names a file is that of the registry here.
@@ -80,7 +89,7 @@ impl ImageStore {
             what: &origin.reference,
             name,
             origin: Some(origin.clone()),
-            label: reference.tag.as_deref().unwrap_or_default(),
+            label: Label::May(reference.tag.as_deref().unwrap_or_default()),
         };
         let image = self.bring(&order, &holder, on);
         drop(store);
@@ -119,7 +128,18 @@ impl ImageStore {
                 Document::Index(choices) => choices,
                 Document::Manifest(manifest) => return Ok((manifest, bytes)),
             };
-            let chosen = choose(&what, choices, order.label, architecture())?;
+            let label = match order.label {
+                Label::May(label) => label,
+                Label::Must(label) => {
+                    let names: Vec<&str> = choices.iter().filter_map(|choice| choice.name.as_deref()).collect();
+                    if !names.is_empty() && !names.contains(&label) {
+                        let why = format!("has no image called `{label}`; there are {}", names.join(", "));
+                        return Err(ImageError::Document { what, why });
+                    }
+                    label
+                }
+            };
+            let chosen = choose(&what, choices, label, architecture())?;
             what = format!("the document {} of {}", chosen.digest, order.what);
             (bytes, said) = order.from.document(Wanted::Digest(&chosen.digest), self.limits.manifest)?;
             check(&what, &chosen, bytes.len() as u64, &digest(&bytes))?;

@@ -213,17 +213,28 @@ impl ImageStore {
     /// When there is no such name, or a build uses the image and no other name keeps it.
     pub fn remove(&self, name: &ImageName, on: &Emitter) -> Result<(), ImageError> {
         let _alone = self.lock(STORE_LOCK, Mode::Exclusive, "image rm", "the image store", on)?;
-        let record = self.record(name)?.ok_or_else(|| ImageError::Unknown(name.to_string()))?;
-        let others = self.records()?.into_iter().any(|other| other.name != *name && other.manifest == record.manifest);
-        if !others
-            && let Attempt::Busy(holder) =
-                lock::try_lock(&self.image_lock(&record.manifest), Mode::Exclusive, "image rm")?
-        {
-            return Err(ImageError::InUse { name: name.clone(), holder });
+        match self.record(name) {
+            Ok(None) => return Err(ImageError::Unknown(name.to_string())),
+            Ok(Some(record)) => {
+                let same = |other: &NameRecord| other.name != *name && other.manifest == record.manifest;
+                if !self.records()?.iter().any(same)
+                    && let Some(holder) = self.user_of(&record.manifest)?
+                {
+                    return Err(ImageError::InUse { name: name.clone(), holder });
+                }
+            }
+            // What cannot be understood can still be forgotten.
+            Err(ImageError::Json { .. }) => {}
+            Err(error) => return Err(error),
         }
         let path = self.name_path(name);
         fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
         self.sweep()
+    }
+
+    /// Who uses an image just now, if anybody does.
+    pub(super) fn user_of(&self, manifest: &Digest) -> Result<Option<String>, ImageError> {
+        Ok(lock::holder(&self.image_lock(manifest))?)
     }
 
     /// A private folder in the store's file system, for a tree that may be published. It is removed when dropped.
@@ -474,6 +485,13 @@ impl ImageStore {
         Ok(names)
     }
 
+    /// Images whose documents are damaged: their names, and when they were used last.
+    pub(super) fn damaged(&self) -> Result<Vec<(ImageName, Timestamp)>, ImageError> {
+        let damaged = |record: &NameRecord| self.load(record.clone()).is_err();
+        let found = self.records()?.into_iter().filter(damaged);
+        Ok(found.map(|record| (record.name.clone(), self.last_used(&record))).collect())
+    }
+
     /// Where the image of a name can be had again, and what it must be then; also if it is damaged.
     ///
     /// # Errors
@@ -485,8 +503,13 @@ impl ImageStore {
 
     fn records(&self) -> Result<Vec<NameRecord>, ImageError> {
         let names = self.names()?.into_iter();
+        // One that cannot be understood is in nobody's way.
         // A name that goes while it is read was never there.
-        names.filter_map(|name| self.record(&name).transpose()).collect()
+        let records = names.filter_map(|name| match self.record(&name) {
+            Err(ImageError::Json { .. }) => None,
+            found => found.transpose(),
+        });
+        records.collect()
     }
 
     fn record(&self, name: &ImageName) -> Result<Option<NameRecord>, ImageError> {

@@ -91,13 +91,14 @@ impl ImageStore {
 
     // What it should be is known when all layers are good and unpacked.
     fn verify_seam(&self, image: &StoredImage) -> Result<Option<Finding>, ImageError> {
-        let seam = self.seam_path(&image.manifest).join("fs");
-        if !seam.exists() || !image.layer_list().all(|(_, diff_id)| self.has_diff(diff_id)) {
+        let outer = self.seam_path(&image.manifest);
+        let seam = outer.join("fs");
+        if !outer.exists() || !image.layer_list().all(|(_, diff_id)| self.has_diff(diff_id)) {
             return Ok(None);
         }
         let part = "what the image adds to its layers".to_owned();
         let Some(wanted) = self.make_seam(image, image.name.as_str())? else { return Ok(None) };
-        let differs = compare(wanted.path(), &seam)?;
+        let differs = if seam.is_dir() { compare(wanted.path(), &seam)? } else { Some(PathBuf::new()) };
         Ok(differs.map(|path| Finding { part, damage: Damage::Differs(path), place: Place::Seam }))
     }
 
@@ -111,6 +112,10 @@ impl ImageStore {
         for finding in findings {
             match &finding.place {
                 Place::Blob(digest) => {
+                    // What was made from it cannot be compared with it any more.
+                    for (_, diff_id) in image.layer_list().filter(|(blob, _)| blob.digest == *digest) {
+                        self.discard(&self.diff(diff_id), &self.diff_lock(diff_id))?;
+                    }
                     let path = self.blob(digest);
                     match fs::remove_file(&path) {
                         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -177,7 +182,8 @@ impl ImageStore {
             progress: &Progress::new(on, Activity::Unpack, part.as_str(), Some(layer.size)),
         };
         intake::receive(incoming, input, None)?;
-        let differs = compare(scratch.path(), &self.diff(diff_id).join("fs"))?;
+        let unpacked = self.diff(diff_id).join("fs");
+        let differs = if unpacked.is_dir() { compare(scratch.path(), &unpacked)? } else { Some(PathBuf::new()) };
         scratches.push(scratch);
         let place = Place::Diff(diff_id.clone());
         Ok(differs.map(|path| Finding { part, damage: Damage::Differs(path), place }))

@@ -272,7 +272,7 @@ fn age(world: &World, name: &str, manifest: &str, days: u64) {
     }
 }
 
-fn prune(world: &World, args: &[&str]) -> Done {
+pub fn prune(world: &World, args: &[&str]) -> Done {
     world.smidr().args(["image", "prune"]).args(args).run()
 }
 

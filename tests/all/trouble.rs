@@ -63,6 +63,11 @@ fn links_out_of_the_build_are_not_followed() {
     fs::write(outside.join("secret"), "mine").expect("a file");
     let outside = world.work.join("outside").display().to_string();
     recipe(&world, "linker", &format!("    rm -rf ${{DEPLOY_DIR}}; ln -s {outside} ${{DEPLOY_DIR}}"));
+    // Whatever else writes there has to be done by then.
+    let after = "do_act[depends] = \"linker:do_populate_lic\"\n";
+    let path = "layers/meta-hello/recipes-test/linker/linker.bb";
+    let text = fs::read_to_string(world.project().join(path)).expect("a recipe");
+    world.write(path, &format!("{text}{after}"));
     let done = world.smidr().args(["build", "--target", "linker"]).run();
     done.expect_code(1)
         .expect_one_error()

@@ -13,7 +13,7 @@ use super::super::{
     ImageError, Limits, Policy, StoredImage,
     codec::digest,
     documents::{Descriptor, Document, architecture, media},
-    pull::Order,
+    pull::{Label, Order},
     registry::{
         Registry, Wanted,
         testing::{Fault, FaultyRegistry},
@@ -84,7 +84,11 @@ fn bring(test: &TestStore, from: &Shelf, name: &str, limits: Limits) -> Result<S
     let (store, on) = (test.store.clone().with_limits(limits), emitter().0);
     let _shared = store.share("test", &on)?;
     let (name, wanted) = (name.parse().expect("a name"), Wanted::Digest(&from.manifest));
-    store.bring(&Order { from, wanted, what: "the shelf", name: &name, origin: None, label: "" }, "test", &on)
+    store.bring(
+        &Order { from, wanted, what: "the shelf", name: &name, origin: None, label: Label::May("") },
+        "test",
+        &on,
+    )
 }
 
 fn told(error: &ImageError) -> String {
