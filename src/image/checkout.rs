@@ -18,7 +18,7 @@ use super::{
     layer_error::LayerError,
     registry::Registry,
     scratch::Scratch,
-    seam,
+    seam, settled,
     store::{ImageStore, StoredImage, image_lock_name},
     unpack::Unpacked,
 };
@@ -122,11 +122,12 @@ impl ImageStore {
     /// The folder that an image needs on top of its layers, if any. With its layers locked.
     fn seam(&self, image: &StoredImage, what: &str, holder: &str, on: &Emitter) -> Result<Option<PathBuf>, ImageError> {
         let to = self.seam_path(&image.manifest);
-        if !to.exists() {
+        let is_there = || to.exists() && settled::is_whole(&to);
+        if !is_there() {
             let _making = self.lock_making(&image.manifest, holder, on)?;
-            if !to.exists() {
+            if !is_there() {
                 let Some(scratch) = self.make_seam(image, what)? else { return Ok(None) };
-                self.settle()?;
+                settled::mark(scratch.outer())?;
                 scratch.become_whole(&to)?;
             }
         }
@@ -152,7 +153,8 @@ impl ImageStore {
     }
 
     pub(super) fn has_diff(&self, diff_id: &Digest) -> bool {
-        self.diff(diff_id).join("meta.json").exists()
+        let folder = self.diff(diff_id);
+        folder.join("meta.json").exists() && settled::is_whole(&folder)
     }
 
     fn meta(&self, diff: &Path) -> Result<Meta, ImageError> {
@@ -166,15 +168,8 @@ impl ImageStore {
         let text =
             serde_json::to_vec(meta).map_err(|source| ImageError::Json { what: "a layer's record".into(), source })?;
         files::write_atomically(&scratch.outer().join("meta.json"), &text, 0o600)?;
+        settled::mark(scratch.outer())?;
         Ok(scratch.become_whole(&self.diff(diff_id))?)
-    }
-
-    /// Writes out what is about to become visible. A rename may reach the disk before the files that it shows: without this, a
-    /// power cut could leave a layer of empty files.
-    pub(super) fn settle(&self) -> Result<(), FileError> {
-        let folder = self.tmp();
-        let sync = || rustix::fs::syncfs(File::open(&folder)?).map_err(std::io::Error::from);
-        sync().map_err(FileError::new("write out", &folder))
     }
 }
 

@@ -95,7 +95,6 @@ impl ImageStore {
         }
         if !missing.is_empty() {
             let arrived = self.receive_all(wanted, missing, on)?;
-            self.settle()?;
             arrived.into_iter().try_for_each(|layer| self.show(layer))?;
         }
         Ok(used)

@@ -168,7 +168,6 @@ impl Import<'_> {
         if received.found.devices > 0 {
             self.on.warn(format!("{} device nodes of {what} were left out", received.found.devices));
         }
-        store.settle()?;
         let to = store.blob(&received.digest);
         fs::rename(&path, &to).map_err(FileError::new("put in its place", &to))?;
         let _making = store.lock_making(&received.diff_id, self.holder, self.on)?;

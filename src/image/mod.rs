@@ -35,6 +35,7 @@ mod reference;
 mod registry;
 mod scratch;
 mod seam;
+mod settled;
 mod source;
 mod sparse;
 mod store;

@@ -100,7 +100,6 @@ impl ImageStore {
         {
             let _making = self.lock_making(&packed.diff_id, &holder, on)?;
             if !self.has_diff(&packed.diff_id) {
-                self.settle()?;
                 self.place_diff(tree, &packed.diff_id, &packed.meta)?;
             }
         }
@@ -157,7 +156,6 @@ fn write_layer(tree: &Path, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<
     let plain = plain.into_inner().map_err(|error| failed("write")(error.into_error()))?;
     let (encoder, diff_id, _) = plain.finish();
     let (out, digest, size) = encoder.finish().map_err(failed("write"))?.finish();
-    let file = out.into_inner().map_err(|error| failed("write")(error.into_error()))?;
-    file.sync_data().map_err(failed("write out"))?;
+    out.into_inner().map_err(|error| failed("write")(error.into_error()))?;
     Ok((diff_id, digest, size))
 }

@@ -1,0 +1,119 @@
+//! Is what has its place in the store on the disk, too?
+//!
+//! A rename can reach the disk before the files that it shows, and a power cut then leaves a layer of empty files. Waiting for the disk
+//! would prevent that, but it waits for everything that others have written, builds included. So what is placed carries the
+//! number of this boot, and what there should be; who finds it in another boot counts once before he trusts it. File
+//! systems write the size of a file after its content (ext4's `data=ordered`, XFS, btrfs), so that counting is enough.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::files::{self, FileError};
+
+const MARK: &str = "unsettled.json";
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    boot: String,
+    census: Census,
+}
+
+/// What there is in a tree.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Census {
+    entries: u64,
+    // Of files, as long as they are.
+    bytes: u64,
+}
+
+/// Marks a folder that is about to get its place, with the tree `fs` in it. Where nobody tells the number of this boot, it
+/// waits for the disk instead.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn mark(folder: &Path) -> Result<(), FileError> {
+    match boot() {
+        Some(boot) => mark_for(folder, boot),
+        None => {
+            let sync = || rustix::fs::syncfs(File::open(folder)?).map_err(io::Error::from);
+            sync().map_err(FileError::new("write out", folder))
+        }
+    }
+}
+
+fn mark_for(folder: &Path, boot: String) -> Result<(), FileError> {
+    let census = count(&folder.join("fs")).map_err(FileError::new("count", folder))?;
+    let text = serde_json::to_vec(&Mark { boot, census }).unwrap_or_default();
+    files::write_atomically(&folder.join(MARK), &text, 0o600)
+}
+
+/// Whether a folder of the store holds what it was placed with. Somebody may be asking the same at the same time.
+pub fn is_whole(folder: &Path) -> bool {
+    let path = folder.join(MARK);
+    let bytes = match fs::read(&path) {
+        Err(error) => return error.kind() == io::ErrorKind::NotFound,
+        Ok(bytes) => bytes,
+    };
+    let Ok(mark) = serde_json::from_slice::<Mark>(&bytes) else { return false };
+    if Some(&mark.boot) == boot().as_ref() {
+        return true;
+    }
+    let whole = count(&folder.join("fs")).is_ok_and(|census| census == mark.census);
+    if whole {
+        // It has outlived a boot, so it is on the disk. Otherwise it is counted again next time.
+        let _ = fs::remove_file(&path);
+    }
+    whole
+}
+
+// proc(5), random(4).
+fn boot() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    (!text.trim().is_empty()).then(|| text.trim().to_owned())
+}
+
+fn count(tree: &Path) -> io::Result<Census> {
+    let mut census = Census::default();
+    for entry in walkdir::WalkDir::new(tree) {
+        let entry = entry?;
+        census.entries += 1;
+        if entry.file_type().is_file() {
+            census.bytes += entry.metadata()?.len();
+        }
+    }
+    Ok(census)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_power_cut_left_is_told_by_counting() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |path: &str| folder.path().join(path);
+        fs::create_dir_all(at("fs/etc")).expect("folders");
+        fs::write(at("fs/etc/file"), "content").expect("a file");
+        assert!(is_whole(folder.path()), "nothing was promised");
+        mark(folder.path()).expect("marked");
+        fs::write(at("fs/etc/file"), "").expect("emptied");
+        assert!(is_whole(folder.path()), "in the same boot the kernel shows what was written, whatever the disk has");
+        let earlier = || mark_for(folder.path(), "another boot".into()).expect("marked");
+        earlier();
+        assert!(is_whole(folder.path()) && !at(MARK).exists(), "counted, and good for ever");
+        earlier();
+        fs::write(at("fs/etc/file"), "content").expect("changed");
+        assert!(!is_whole(folder.path()) && at(MARK).exists());
+        earlier();
+        fs::remove_file(at("fs/etc/file")).expect("removed");
+        assert!(!is_whole(folder.path()));
+        fs::write(at(MARK), "").expect("emptied");
+        assert!(!is_whole(folder.path()), "a mark that was lost itself");
+    }
+}
