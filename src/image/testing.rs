@@ -63,6 +63,24 @@ pub fn emitter() -> (Emitter, Heard) {
     (Emitter::new(id, vec![Box::new(heard.clone())]), heard)
 }
 
+/// An error and all its causes in one line.
+pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Packed, as a layer may be.
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut out, bytes).expect("memory");
+    out.finish().expect("memory")
+}
+
+/// Likewise.
+pub fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).expect("memory")
+}
+
 /// An archive in the making.
 #[derive(Clone, Default)]
 pub struct Tar {

@@ -1,7 +1,5 @@
 //! Images from a registry that does everything wrong: what comes of it, and that nothing stays which should not.
 
-use std::io::Write as _;
-
 use serde_json::json;
 use tar::EntryType;
 
@@ -12,21 +10,11 @@ use super::super::{
     error::ImageError,
     reference::RegistryReference,
     registry::testing::{Fault, FaultyRegistry},
-    testing::{Tar, TestStore, emitter},
+    testing::{Tar, TestStore, emitter, gzip, told, zstd},
 };
 use crate::model::{Digest, Explain as _, Kind};
 
 const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    out.write_all(bytes).expect("compressed");
-    out.finish().expect("compressed")
-}
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    zstd::encode_all(bytes, 1).expect("compressed")
-}
 
 fn noise(seed: u64, length: usize) -> String {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -96,16 +84,6 @@ impl Shop {
     fn assert_empty(&self, case: &str) {
         assert_eq!(self.test.counts(), [0; 4], "{case}: something stayed");
     }
-}
-
-fn told(error: &ImageError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::super::{
         Registry, Wanted,
         testing::{Fault, FaultyRegistry},
     },
-    testing::{Tar, TestStore, emitter},
+    testing::{Tar, TestStore, emitter, told},
     verify::Damage,
 };
 use crate::model::{Digest, Explain as _, Kind};
@@ -89,11 +89,6 @@ fn bring(test: &TestStore, from: &Shelf, name: &str, limits: Limits) -> Result<S
         "test",
         &on,
     )
-}
-
-fn told(error: &ImageError) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("{error}{cause}")
 }
 
 /// Says when it is first read, and goes on when it may.

@@ -8,12 +8,12 @@ use std::{
 use super::{
     super::{
         Limits,
-        testing::{Tar, TestStore, emitter, record},
+        testing::{Tar, TestStore, emitter, record, told},
     },
     yard::{
         Case,
         Then::{Holds, Refused},
-        Yard, told, try_all,
+        Yard, try_all,
     },
 };
 

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
     sync::Barrier,
     thread,
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use super::super::{
     ImageError, ImageName, ImageStore, LayerForm, Limits, StoredImage,
     codec::digest,
-    testing::{Heard, Tar, TestStore, emitter, picture},
+    testing::{Heard, Tar, TestStore, emitter, gzip, picture, told, zstd},
 };
 use crate::model::{Activity, Event, Explain as _};
 
@@ -25,16 +24,6 @@ fn name(text: &str) -> ImageName {
 
 fn root_fs() -> Vec<u8> {
     Tar::default().folder("./", 0o755).folder("etc/", 0o755).file("etc/os-release", "ID=test\n").end()
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    out.write_all(bytes).expect("memory");
-    out.finish().expect("memory")
-}
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    zstd::encode_all(bytes, 1).expect("memory")
 }
 
 fn put(folder: &Path, file: &str, bytes: &[u8]) -> PathBuf {
@@ -86,16 +75,6 @@ impl Layout {
         fs::write(self.folder.join("blobs").join(digest.blob_path()), text).expect("a file");
         (digest.to_string(), text.len())
     }
-}
-
-fn told(error: &ImageError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }
 
 fn refused(test: &TestStore, source: &Path, expected: &str) {

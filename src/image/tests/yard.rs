@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, statat};
 use super::super::{
     LayerError, Limits,
     archive::Archive,
-    testing::{Seen, Tar, chmod, picture},
+    testing::{Seen, Tar, chmod, picture, told},
     tree,
     unpack::{Unpacked, unpack},
 };
@@ -85,16 +85,6 @@ pub enum Then {
 pub type Case = (&'static str, Tar, Then);
 
 /// An error with its causes.
-pub fn told(error: &LayerError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
-}
-
 /// Fails the test if something else came of it.
 pub fn check(case: &str, root: &Path, result: Result<Unpacked, LayerError>, then: &Then) {
     match (then, result) {
