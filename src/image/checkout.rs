@@ -58,7 +58,7 @@ impl RootFs {
     }
 }
 
-/// What `meta.json` holds, beside a layer's folder.
+/// What `layer.json` holds, beside a layer's folder.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Meta {
     /// Of the way that layers are unpacked.
@@ -153,12 +153,13 @@ impl ImageStore {
     }
 
     pub(super) fn has_diff(&self, diff_id: &Digest) -> bool {
+        // What an earlier smidr has unpacked has a `meta.json`, and is of no use any more.
         let folder = self.diff(diff_id);
-        folder.join("meta.json").exists() && settled::is_whole(&folder)
+        folder.join("layer.json").exists() && settled::is_whole(&folder)
     }
 
     fn meta(&self, diff: &Path) -> Result<Meta, ImageError> {
-        let path = diff.join("meta.json");
+        let path = diff.join("layer.json");
         let bytes = fs::read(&path).map_err(FileError::new("read", &path))?;
         json_of(&path.display().to_string(), &bytes)
     }
@@ -167,7 +168,7 @@ impl ImageStore {
     pub(super) fn place_diff(&self, scratch: Scratch, diff_id: &Digest, meta: &Meta) -> Result<(), ImageError> {
         let text =
             serde_json::to_vec(meta).map_err(|source| ImageError::Json { what: "a layer's record".into(), source })?;
-        files::write_atomically(&scratch.outer().join("meta.json"), &text, 0o600)?;
+        files::write_atomically(&scratch.outer().join("layer.json"), &text, 0o600)?;
         settled::mark(scratch.outer())?;
         Ok(scratch.become_whole(&self.diff(diff_id))?)
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! blobs/sha256/<digest>       as in an OCI layout: manifests, configurations, compressed layers
 //! diffs/<diffID>/fs           a layer as overlayfs takes it; complete, or not there at all
-//! diffs/<diffID>/meta.json    what unpacking it found
+//! diffs/<diffID>/layer.json    what unpacking it found
 //! seams/<digest>/fs           what one image adds on top of its layers, by its manifest
 //! partial/<digest>            the beginning of a blob, locked by whoever adds to it
 //! names/<name>.json           which manifest a name means

@@ -42,7 +42,7 @@ impl Seen {
         }
         for name in World::names(&store(world, "diffs")) {
             let folder = store(world, "diffs").join(&name);
-            assert_eq!(World::names(&folder), ["fs", "meta.json", "unsettled.json"], "{what}");
+            assert_eq!(World::names(&folder), ["fs", "layer.json", "unsettled.json"], "{what}");
             let files = walkdir::WalkDir::new(folder.join("fs")).into_iter().flatten();
             let sizes =
                 files.filter(|entry| entry.file_type().is_file()).map(|entry| entry.metadata().map(|it| it.len()));

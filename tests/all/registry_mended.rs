@@ -127,7 +127,7 @@ fn the_hint_of_a_build_can_be_followed() {
 #[test]
 fn a_missing_folder_is_damage() {
     let Some(all) = Pulled::new("registry_mended::a_missing_folder_is_damage", 1) else { return };
-    fs::remove_dir_all(&all.layers[0].1).expect("remove the tree beside meta.json");
+    fs::remove_dir_all(&all.layers[0].1).expect("remove the tree beside layer.json");
     all.verify(&[]).expect_code(3).expect_out(&all.part(0));
     all.expect_repaired();
 }
