@@ -26,6 +26,7 @@ use args::{Cli, Command};
 
 /// Parses the command line, runs the command, and reports how it ended.
 pub fn main() -> ExitCode {
+    crate::host::process::allow_open_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

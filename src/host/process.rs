@@ -19,6 +19,20 @@ use rustix::io::{FdFlags, fcntl_setfd};
 /// The hidden first argument that makes our binary a wrapper: it asks to die with its parent, then becomes the program.
 const WRAPPER: &str = "__die-with-parent";
 
+/// Files that may be open at once: an image may have hundreds of layers, each with locks, a beginning and a folder.
+const OPEN_FILES: u64 = 16_384;
+
+/// Lets this process open more files than the usual 1024, as far as it may. What runs in a sandbox gets the usual number back.
+pub fn allow_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < OPEN_FILES.min(hard)
+    {
+        // Where it is refused, everything works that needs fewer.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES.min(hard), hard);
+    }
+}
+
 /// Starts processes. Cheap to clone; the thread behind it ends with the last clone.
 #[derive(Clone)]
 pub struct Spawner {

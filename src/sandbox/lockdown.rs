@@ -3,7 +3,7 @@
 use std::io;
 
 use caps::{CapSet, Capability, CapsHashSet};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::{
     io::Errno,
     thread::{CapabilitySet, remove_capability_from_bounding_set},
@@ -11,6 +11,9 @@ use rustix::{
 
 use super::{denied, emulation, error::StepFailure, sys};
 use crate::plan::SandboxSpec;
+
+/// Open files of a program, unless it asks for more.
+const USUAL_FILES: u64 = 1024;
 
 /// What a package manager that believes to be root needs to write into folders of mode 0555 and to change modes.
 const EMULATED_ROOT: [Capability; 3] =
@@ -41,6 +44,10 @@ pub fn scope_sockets() -> Result<bool, StepFailure> {
 pub fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
     // A core dump of a compiler in a loop fills a disk.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(StepFailure::at("limit core dumps"))?;
+    // Many programs close every number that could be open (Python, pseudo), which takes its time when there are millions.
+    let (soft, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).map_err(StepFailure::at("ask for the limit of open files"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.min(USUAL_FILES), hard).map_err(StepFailure::at("limit open files"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let keep: CapsHashSet = if spec.root_emulation { EMULATED_ROOT.into_iter().collect() } else { CapsHashSet::new() };
     drop_capabilities(&keep).map_err(StepFailure::at("drop capabilities"))?;
