@@ -1,6 +1,6 @@
 //! `smidr doctor`: can this machine build? Does what a build does, and says which step does not work and what to type.
 
-use std::{fs, process::ExitCode};
+use std::{fs, path::Path, process::ExitCode};
 
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use crate::{
     host::{files::FileError, process::Spawner},
     image::ImageStore,
     model::{Explain, HostFacts, Paths},
-    plan::{Ids, MountOp, Payload, Root, SandboxSpec},
+    plan::{Ids, Isolation, MountOp, Payload, Root, SandboxSpec},
     sandbox::{self, SandboxError},
 };
 
@@ -97,30 +97,25 @@ fn sandbox(facts: &HostFacts, paths: &Paths, spawner: &Spawner) -> Result<Vec<Fi
         fs::create_dir_all(top.join(path)).map_err(FileError::new("make a folder in", &top))?;
     }
     let (uid, gid) = facts.inner_ids();
-    let spec = SandboxSpec {
-        ids: Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid },
-        hostname: "smidr".into(),
-        own_network: false,
-        root_emulation: false,
-        hide_openat2: false,
-        probe_tasks: true,
-        root: Root::Layers(vec![top, below.clone()]),
-        mounts: vec![
-            MountOp::Proc,
-            MountOp::Dev,
-            MountOp::Tmpfs { dest: "/tmp".into(), mode: 0o1777 },
-            MountOp::Bind { source: below, dest: "/workspace".into(), writable: true },
-        ],
-        payload: Payload { argv: vec![], env: vec![], cwd: "/".into(), terminal: false, linger: false, cpus: None },
-    };
-    let null = std::process::Stdio::null;
-    let stdio = sandbox::Stdio { stdin: null(), stdout: null(), stderr: null(), events: None };
+    let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid };
+    let mounts = vec![
+        MountOp::Proc,
+        MountOp::Dev,
+        MountOp::Tmpfs { dest: "/tmp".into(), mode: 0o1777 },
+        MountOp::Bind { source: below.clone(), dest: "/workspace".into(), writable: true },
+    ];
+    let layers = Root::Layers(vec![top, below]);
+    let spec = SandboxSpec { probe_tasks: true, ..SandboxSpec::new(ids, layers, mounts, Payload::default()) };
+    let stdio = sandbox::Stdio::null().map_err(FileError::new("open", Path::new("/dev/null")))?;
     Ok(match sandbox::launch(&spec, stdio, spawner) {
         Ok(running) => {
             let verified = running.verified();
-            let namespaces = "user, mount, PID, IPC, UTS and cgroup namespaces, /proc, /dev, pivot_root";
-            let sandbox = Finding::new("sandbox", Verdict::Good, namespaces);
-            vec![sandbox, root(verified.overlay), sockets(verified.sockets_scoped), tasks(verified.tasks_cut)]
+            vec![
+                namespaces(verified.isolation),
+                root(verified.overlay),
+                sockets(verified.sockets_scoped),
+                tasks(verified.tasks_cut),
+            ]
         }
         Err(error) => vec![broken(&error)],
     })
@@ -136,6 +131,18 @@ fn broken(error: &SandboxError) -> Finding {
         Some(hint) => finding.hint(hint),
         None => finding,
     }
+}
+
+fn namespaces(isolation: Isolation) -> Finding {
+    if isolation == Isolation::Full {
+        let text = "user, mount, PID, IPC, UTS and cgroup namespaces, /proc, /dev, pivot_root";
+        return Finding::new("sandbox", Verdict::Good, text);
+    }
+    let text =
+        "no PID namespace: parts of this machine's /proc are masked, as containers do, and no other can be mounted";
+    Finding::new("sandbox", Verdict::Doubtful, text).hint(
+        "builds work, and see this machine's processes; for all of it, start the container with  --security-opt unmask=ALL  (podman) or  --security-opt systempaths=unconfined  (docker)",
+    )
 }
 
 fn root(overlay: bool) -> Finding {

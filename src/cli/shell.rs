@@ -4,7 +4,7 @@
 use std::{
     io::{self, IsTerminal as _},
     path::Path,
-    process::{ExitCode, Stdio},
+    process::ExitCode,
 };
 
 use super::{
@@ -89,8 +89,7 @@ fn without_terminal(
     spawner: &crate::host::process::Spawner,
     stop: &Stop,
 ) -> Result<sandbox::Exit, Failure> {
-    let stdio =
-        sandbox::Stdio { stdin: Stdio::inherit(), stdout: Stdio::inherit(), stderr: Stdio::inherit(), events: None };
+    let stdio = sandbox::Stdio::inherit().map_err(FileError::new("use", Path::new("standard input and output")))?;
     let running = sandbox::launch(spec, stdio, spawner)?;
     let control = running.control();
     let _listening = stop.listen(move |times, signal| if times > 1 { control.kill() } else { control.signal(signal) });
@@ -102,11 +101,9 @@ fn with_terminal(
     spawner: &crate::host::process::Spawner,
     stop: &Stop,
 ) -> Result<sandbox::Exit, Failure> {
-    let failed = FileError::new("open a terminal", Path::new("/dev/ptmx"));
-    let (pty, slave) = Pty::open().map_err(failed)?;
-    let copy = || slave.try_clone().map_err(FileError::new("open a terminal", Path::new("/dev/ptmx")));
-    let stdio = sandbox::Stdio { stdin: copy()?.into(), stdout: copy()?.into(), stderr: copy()?.into(), events: None };
-    drop(slave);
+    let failed = || FileError::new("open a terminal", Path::new("/dev/ptmx"));
+    let (pty, slave) = Pty::open().map_err(failed())?;
+    let stdio = sandbox::Stdio::terminal(slave.into()).map_err(failed())?;
     let running = sandbox::launch(spec, stdio, spawner)?;
     let control = running.control();
     // Ctrl-C is a byte for the program; what arrives as a signal comes from outside.

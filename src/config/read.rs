@@ -228,6 +228,7 @@ fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
     };
     let host = Host {
         image,
+        isolation: isolation(d, &mut f),
         network: network(d, &mut f),
         devices: devices(d, &mut f),
         env: f.texts(d, "env"),
@@ -240,6 +241,20 @@ fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
 
 /// The build host of configs that name none.
 pub const DEFAULT_RECIPE: &str = "debian-12";
+
+fn isolation(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Isolation {
+    let Some(text) = f.text(d, "isolation") else { return Isolation::Auto };
+    match text.text.as_str() {
+        "auto" => Isolation::Auto,
+        "full" => Isolation::Full,
+        "none" => Isolation::None,
+        other => {
+            let title = format!("host.isolation must be auto, full or none, not `{other}`");
+            d.problem(Problem::new(text.span, title).hint("none builds with this machine's own programs"));
+            Isolation::Auto
+        }
+    }
+}
 
 fn network(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Network {
     let Some(text) = f.text(d, "network") else { return Network::Full };

@@ -132,6 +132,8 @@ pub struct Directories {
 pub struct Host {
     /// The image.
     pub image: HostImage,
+    /// What keeps the build apart from this machine.
+    pub isolation: Isolation,
     /// Whether the build shares this machine's network.
     pub network: Network,
     /// Devices of this machine: kvm, tun, fuse.
@@ -151,6 +153,17 @@ pub enum HostImage {
     Recipe(Text),
     /// Taken from the store or a registry.
     Image(Text),
+}
+
+/// What keeps a build apart from this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// As much as this machine allows.
+    Auto,
+    /// Everything, or no build.
+    Full,
+    /// Nothing: this machine's own files and programs are the build host.
+    None,
 }
 
 /// What of the network a build sees.

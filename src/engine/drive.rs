@@ -6,7 +6,6 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
-    process,
     sync::mpsc::{self, RecvTimeoutError, SyncSender},
     thread,
     time::{Duration, Instant},
@@ -141,16 +140,10 @@ fn start(
     inbox: &SyncSender<Message>,
     on: &Emitter,
 ) -> Result<(sandbox::Sandbox, Control), EngineError> {
-    let pipe = || std::io::pipe().map_err(|source| SandboxError::Prepare { what: "a pipe", source });
-    let (console, out) = pipe()?;
-    let (interface, events) = pipe()?;
-    let err = out.try_clone().map_err(|source| SandboxError::Prepare { what: "a pipe", source })?;
-    let stdio = sandbox::Stdio {
-        stdin: process::Stdio::null(),
-        stdout: out.into(),
-        stderr: err.into(),
-        events: Some(events.into()),
-    };
+    let failed = |source| SandboxError::Prepare { what: "a pipe", source };
+    let (console, out) = std::io::pipe().map_err(failed)?;
+    let (interface, events) = std::io::pipe().map_err(failed)?;
+    let stdio = sandbox::Stdio { events: Some(events.into()), ..sandbox::Stdio::to(out.into()).map_err(failed)? };
     let running = sandbox::launch(spec, stdio, spawner)?;
     let control = running.control();
     let verified = running.verified();
@@ -158,7 +151,7 @@ fn start(
     if !tasks_cut {
         on.warn("BitBake cannot cut its tasks off from the network here: nested user namespaces do not work");
     }
-    let mut isolation = String::from("full isolation");
+    let mut isolation = String::from(verified.isolation.describe());
     if spec.own_network {
         isolation.push_str(", no network");
     }

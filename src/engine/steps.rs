@@ -4,7 +4,6 @@ use std::{
     collections::VecDeque,
     io::{self, BufRead as _, BufReader, PipeReader},
     path::{Path, PathBuf},
-    process,
 };
 
 use crate::{
@@ -133,9 +132,7 @@ impl<'a> Steps<'a> {
         }
         let failed = |what| move |source: io::Error| StepError::Sandbox(SandboxError::Prepare { what, source });
         let (output, out) = io::pipe().map_err(failed("a pipe"))?;
-        let err = out.try_clone().map_err(failed("a pipe"))?;
-        let stdio =
-            sandbox::Stdio { stdin: process::Stdio::null(), stdout: out.into(), stderr: err.into(), events: None };
+        let stdio = sandbox::Stdio::to(out.into()).map_err(failed("its streams"))?;
         let running = sandbox::launch(&self.spec(argv), stdio, self.spawner)?;
         let control = running.control();
         let _listening = self.stop.listen(move |_, _| control.kill());
@@ -166,24 +163,13 @@ impl<'a> Steps<'a> {
             dest: dest.clone(),
             writable: false,
         }));
-        SandboxSpec {
-            ids: self.ids,
-            hostname: "smidr".into(),
-            own_network: false,
-            root_emulation: true,
-            hide_openat2: false,
-            probe_tasks: false,
-            root: self.root.clone(),
-            mounts,
-            payload: Payload {
-                argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-                env: self.env.clone(),
-                cwd: "/".into(),
-                terminal: false,
-                linger: false,
-                cpus: None,
-            },
-        }
+        let payload = Payload {
+            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            env: self.env.clone(),
+            cwd: "/".into(),
+            ..Payload::default()
+        };
+        SandboxSpec { root_emulation: true, ..SandboxSpec::new(self.ids, self.root.clone(), mounts, payload) }
     }
 
     /// Removes what existed for the mounts only.

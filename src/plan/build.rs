@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{folders::Folders, sandbox::Ids};
 use crate::{
-    config::{Config, GitSource, HostImage, Network, Source},
+    config::{self, Config, GitSource, HostImage, Network, Source},
     lock::Lock,
     model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Paths},
 };
@@ -53,6 +53,10 @@ pub struct Plan {
     pub env: Vec<(String, String)>,
     /// Devices of this machine.
     pub devices: Vec<PathBuf>,
+    /// What keeps the build apart from this machine.
+    pub isolation: super::Isolation,
+    /// Whether less isolation than that is an error.
+    pub strict: bool,
     /// Whether the build is cut off from this machine's network.
     pub own_network: bool,
     /// Processors.
@@ -218,6 +222,11 @@ pub fn make(
         exports: config.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect(),
         env: super::conf::environment(config, facts, &folders),
         devices: config.host.devices.iter().map(|device| device.path().into()).collect(),
+        isolation: match config.host.isolation {
+            config::Isolation::Auto | config::Isolation::Full => super::Isolation::Full,
+            config::Isolation::None => super::Isolation::None,
+        },
+        strict: config.host.isolation == config::Isolation::Full,
         own_network: config.host.network == Network::None,
         cpus: config.host.cpus,
         ids: Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid },
@@ -254,7 +263,7 @@ fn folders(
     place: &dyn Fn(&str) -> PathBuf,
 ) -> Result<Folders, PlanError> {
     let project = file.parent().unwrap_or(file);
-    let or = |text: &Option<crate::config::Text>, default: PathBuf| text.as_ref().map_or(default, |text| place(text));
+    let or = |text: &Option<config::Text>, default: PathBuf| text.as_ref().map_or(default, |text| place(text));
     let workspace = paths.workspaces().join(workspace_name(&config.name, file, variant));
     let top = or(&config.directories.build, workspace.join("build"));
     let tmp = or(&config.directories.tmp, top.join("tmp"));

@@ -40,15 +40,10 @@ impl Plan {
             writable,
         }));
         SandboxSpec {
-            ids: self.ids,
-            hostname: "smidr".into(),
+            isolation: self.isolation,
+            strict: self.strict,
             own_network: self.own_network,
-            root_emulation: false,
-            hide_openat2: false,
-            probe_tasks: false,
-            root: Root::Layers(lower),
-            mounts,
-            payload,
+            ..SandboxSpec::new(self.ids, Root::Layers(lower), mounts, payload)
         }
     }
 

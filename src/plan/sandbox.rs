@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 /// Everything that the sandbox's helper needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
+    /// What keeps it apart from this machine.
+    pub isolation: Isolation,
+    /// Whether less isolation than that is an error.
+    pub strict: bool,
     /// Who the build is, outside and inside.
     pub ids: Ids,
     /// The same on every machine, since some programs write it into what they make.
@@ -27,6 +31,30 @@ pub struct SandboxSpec {
     pub mounts: Vec<MountOp>,
     /// What runs in it.
     pub payload: Payload,
+}
+
+/// What keeps a build apart from the machine that it runs on, the strictest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// Namespaces of its own for everything but the network.
+    Full,
+    /// As [`Full`](Self::Full), but with this machine's processes and its /proc: where parts of /proc are masked, as containers do,
+    /// the kernel lets nobody mount another one.
+    SharedProcesses,
+    /// No namespaces: this machine's own files and programs. The machine, or the container that it is, must be the build host.
+    None,
+}
+
+impl Isolation {
+    /// For people: what isolates the build.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Full => "full isolation",
+            Self::SharedProcesses => "isolation without a PID namespace",
+            Self::None => "no isolation",
+        }
+    }
 }
 
 /// The single id that the user namespace maps.
@@ -84,14 +112,14 @@ pub enum MountOp {
         /// Permissions.
         mode: u32,
     },
-    /// The processes of the sandbox.
+    /// The processes of the sandbox; this machine's, where they are shared.
     Proc,
     /// A `/dev` with the harmless devices.
     Dev,
 }
 
 /// The program that runs in the sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payload {
     /// The program and its arguments. A name without a slash is looked for in the PATH of `env`, inside. Empty: nothing runs, and
     /// the sandbox ends as soon as it is ready.
@@ -109,21 +137,43 @@ pub struct Payload {
 }
 
 impl SandboxSpec {
+    /// A sandbox with everything that isolates, and nothing special.
+    pub fn new(ids: Ids, root: Root, mounts: Vec<MountOp>, payload: Payload) -> Self {
+        Self {
+            isolation: Isolation::Full,
+            strict: false,
+            ids,
+            hostname: "smidr".into(),
+            own_network: false,
+            root_emulation: false,
+            hide_openat2: false,
+            probe_tasks: false,
+            root,
+            mounts,
+            payload,
+        }
+    }
+
     /// What the sandbox does, one operation a line, in plain words.
     pub fn describe(&self) -> Vec<String> {
-        let mut lines = vec![
-            format!(
-                "enter new user, mount, PID, IPC, UTS and cgroup namespaces{}",
+        let mut lines = Vec::new();
+        if self.isolation == Isolation::None {
+            lines.push("stay in this machine's namespaces, with its root, its processes and its network".into());
+        } else {
+            lines.push(format!(
+                "enter new user, mount, {}IPC, UTS and cgroup namespaces{}",
+                if self.isolation == Isolation::Full { "PID, " } else { "" },
                 if self.own_network { ", and an empty network" } else { "; keep this machine's network" }
-            ),
-            format!(
+            ));
+            lines.push(format!(
                 "be uid {} and gid {} inside, {} and {} outside",
                 self.ids.uid, self.ids.gid, self.ids.outer_uid, self.ids.outer_gid
-            ),
-            self.root.to_string(),
-        ];
-        lines.extend(self.mounts.iter().map(ToString::to_string));
-        lines.push("leave this machine's root behind (pivot_root), drop every capability, set no_new_privs".into());
+            ));
+            lines.push(self.root.to_string());
+            lines.extend(self.mounts.iter().map(ToString::to_string));
+            lines.push("leave this machine's root behind (pivot_root)".into());
+        }
+        lines.push("drop every capability, set no_new_privs".into());
         lines.push(
             "forbid mounts, further namespaces, kernel modules, keyrings, bpf, io_uring and the like (seccomp)".into(),
         );
@@ -169,7 +219,7 @@ impl fmt::Display for MountOp {
             Self::Tmpfs { dest, mode } => {
                 write!(f, "put an empty folder in memory at {} (mode {mode:04o})", dest.display())
             }
-            Self::Proc => write!(f, "mount /proc of the new PID namespace, its dangerous parts read-only"),
+            Self::Proc => write!(f, "show processes at /proc, its dangerous parts read-only"),
             Self::Dev => write!(f, "make /dev with null, zero, full, random, urandom, tty, pts and shm"),
         }
     }

@@ -4,7 +4,10 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Explain, Kind};
+use crate::{
+    model::{Explain, Kind},
+    plan::Isolation,
+};
 
 /// A step that failed, as the helper reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,8 @@ impl StepFailure {
 /// What was found out on the way into a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
+    /// What keeps it apart from this machine.
+    pub isolation: Isolation,
     /// Whether BitBake can cut its tasks off from the network in there; none where the spec did not ask.
     pub tasks_cut: Option<bool>,
     /// Whether overlayfs holds the root, where it has more than one folder; otherwise they are bound one by one.

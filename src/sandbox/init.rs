@@ -20,12 +20,13 @@ use nix::{
 };
 
 use super::{
+    descendants,
     error::{Report, StepFailure, Verified},
     lockdown,
     mounts::{self, Stacked},
     pid1, sys,
 };
-use crate::plan::{Ids, SandboxSpec};
+use crate::plan::{Ids, Isolation, SandboxSpec};
 
 /// The hidden first argument that makes our binary the helper.
 pub const HELPER: &str = "__sandbox-init";
@@ -119,15 +120,20 @@ fn helper(args: &HelperArgs) -> io::Result<u8> {
 }
 
 fn isolate(spec: &SandboxSpec, parent: Option<u32>) -> Result<(), StepFailure> {
-    die_with_parent(parent)?;
+    die_with_parent(parent, Signal::SIGKILL)?;
+    if spec.isolation == Isolation::None {
+        return Ok(());
+    }
     // A process that cannot be dumped has id maps that belong to root, which it then cannot write (proc_pid_uid_map(5)).
     prctl::set_dumpable(true).map_err(StepFailure::at("become dumpable"))?;
     let mut flags = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
+    if spec.isolation == Isolation::Full {
+        flags |= CloneFlags::CLONE_NEWPID;
+    }
     if spec.own_network {
         flags |= CloneFlags::CLONE_NEWNET;
     }
@@ -150,8 +156,8 @@ fn write_maps(ids: &Ids) -> Result<(), StepFailure> {
     Ok(())
 }
 
-fn die_with_parent(parent: Option<u32>) -> Result<(), StepFailure> {
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(StepFailure::at("ask to die with smidr"))?;
+fn die_with_parent(parent: Option<u32>, signal: Signal) -> Result<(), StepFailure> {
+    prctl::set_pdeathsig(signal).map_err(StepFailure::at("ask to die with smidr"))?;
     // The parent may have died before the call, and then nobody sends the signal.
     match parent {
         Some(parent) if parent_id() != parent => Err(StepFailure::at("find its parent alive")(nix::Error::ESRCH)),
@@ -160,10 +166,19 @@ fn die_with_parent(parent: Option<u32>) -> Result<(), StepFailure> {
 }
 
 fn become_parent_of_init(spec: &SandboxSpec, inherited: Inherited) -> Result<u8, StepFailure> {
+    let alone = spec.isolation == Isolation::Full;
+    if !alone {
+        prctl::set_child_subreaper(true).map_err(StepFailure::at("adopt orphans"))?;
+    }
     match sys::fork_single_threaded().map_err(StepFailure::at("fork"))? {
         ForkResult::Parent { child } => {
             drop(inherited);
-            Ok(wait_for(child))
+            let code = wait_for(child);
+            if !alone {
+                // Only what init could not end, because somebody killed it.
+                descendants::end();
+            }
+            Ok(code)
         }
         ForkResult::Child => {
             let Inherited { mut status, control, events } = inherited;
@@ -188,23 +203,30 @@ fn wait_for(child: Pid) -> u8 {
     }
 }
 
-/// PID 1 of the new PID namespace. No exec may come before the mounts: it would cost the capabilities (capabilities(7)).
+/// PID 1 of the new PID namespace; where there is none, the nearest ancestor that adopts every orphan. No exec may come before the
+/// mounts: it would cost the capabilities (capabilities(7)).
 fn init(
     spec: &SandboxSpec,
     status: &mut fs::File,
     control: &OwnedFd,
     events: Option<OwnedFd>,
 ) -> Result<i32, StepFailure> {
-    die_with_parent(None)?;
-    let stacked = mounts::enter(mounts::open_sources(&spec.root, &spec.mounts)?)?;
-    nix::unistd::sethostname(&spec.hostname).map_err(StepFailure::at("set the host name"))?;
-    if spec.own_network {
-        sys::loopback_up().map_err(StepFailure::at("switch its loopback on"))?;
-    }
-    let sockets_scoped = spec.own_network || lockdown::scope_sockets()?;
     let signals = pid1::Signals::block().map_err(StepFailure::at("block signals"))?;
+    if spec.isolation == Isolation::Full {
+        die_with_parent(None, Signal::SIGKILL)?;
+    } else {
+        // It must outlive its parent for long enough to end what the kernel would end with a PID namespace.
+        die_with_parent(None, pid1::PARENT_GONE)?;
+        prctl::set_child_subreaper(true).map_err(StepFailure::at("adopt orphans"))?;
+    }
+    let stacked = match spec.isolation {
+        Isolation::None => Stacked::ByKernel,
+        Isolation::Full | Isolation::SharedProcesses => enter(spec)?,
+    };
+    let sockets_scoped = spec.own_network || lockdown::scope_sockets()?;
     let tasks_cut = if spec.probe_tasks { Some(can_cut_tasks(spec)?) } else { None };
-    let ready = Report::Ready(Verified { tasks_cut, overlay: stacked == Stacked::ByKernel, sockets_scoped });
+    let overlay = stacked == Stacked::ByKernel;
+    let ready = Report::Ready(Verified { isolation: spec.isolation, tasks_cut, overlay, sockets_scoped });
     if spec.payload.argv.is_empty() {
         report(status, &ready);
         report(status, &Report::Exited(0));
@@ -223,8 +245,20 @@ fn init(
     lockdown::disarm()?;
     report(status, &ready);
     let code = pid1::run(payload, spec.payload.linger, &signals, control);
+    if spec.isolation != Isolation::Full {
+        descendants::end();
+    }
     report(status, &Report::Exited(code));
     Ok(code)
+}
+
+fn enter(spec: &SandboxSpec) -> Result<Stacked, StepFailure> {
+    let stacked = mounts::enter(mounts::open_sources(spec)?)?;
+    nix::unistd::sethostname(&spec.hostname).map_err(StepFailure::at("set the host name"))?;
+    if spec.own_network {
+        sys::loopback_up().map_err(StepFailure::at("switch its loopback on"))?;
+    }
+    Ok(stacked)
 }
 
 /// Does what BitBake does before each task that has no business on the network (bb.utils.disable_network), and says whether it
@@ -267,6 +301,9 @@ fn prepare_payload(spec: &SandboxSpec, events: Option<&OwnedFd>) -> Result<(), S
             .map_err(StepFailure::at("hand over the event pipe"))?;
     }
     limit_processors(spec.payload.cpus)?;
+    if spec.isolation != Isolation::Full {
+        lockdown::scope_signals()?;
+    }
     let cwd = &spec.payload.cwd;
     nix::unistd::chdir(cwd).map_err(StepFailure::at(format!("enter {}", cwd.display())))?;
     lockdown::lock_down(spec)

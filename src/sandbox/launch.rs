@@ -1,8 +1,9 @@
 //! The parent's side: start the helper, hear from it, send it signals.
 
 use std::{
-    io::{BufRead as _, BufReader, PipeReader, PipeWriter, Write as _},
-    os::fd::{AsRawFd as _, OwnedFd},
+    fs::File,
+    io::{self, BufRead as _, BufReader, PipeReader, PipeWriter, Write as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     process::{self, Child},
     sync::Arc,
@@ -13,20 +14,74 @@ use nix::sys::signal::Signal;
 use super::{
     error::{Report, SandboxError, Verified},
     init::HelperArgs,
+    mounts::OWN_PROC,
     pid1::KILL,
 };
-use crate::{host::process::Spawner, plan::SandboxSpec};
+use crate::{
+    host::process::Spawner,
+    plan::{Isolation, SandboxSpec},
+};
 
 /// Where the payload's streams go.
 pub struct Stdio {
     /// Standard input.
-    pub stdin: process::Stdio,
+    pub stdin: OwnedFd,
     /// Standard output.
-    pub stdout: process::Stdio,
+    pub stdout: OwnedFd,
     /// Standard error.
-    pub stderr: process::Stdio,
+    pub stderr: OwnedFd,
     /// The write end of the payload's event pipe.
     pub events: Option<OwnedFd>,
+}
+
+impl Stdio {
+    /// Nothing to read, and what is written goes to `output`, errors too.
+    ///
+    /// # Errors
+    ///
+    /// When no more files can be opened.
+    pub fn to(output: OwnedFd) -> io::Result<Self> {
+        Ok(Self { stdin: File::open("/dev/null")?.into(), stderr: output.try_clone()?, stdout: output, events: None })
+    }
+
+    /// Nothing to read, and what is written is lost.
+    ///
+    /// # Errors
+    ///
+    /// When no more files can be opened.
+    pub fn null() -> io::Result<Self> {
+        Self::to(File::options().write(true).open("/dev/null")?.into())
+    }
+
+    /// All three are the same terminal.
+    ///
+    /// # Errors
+    ///
+    /// When no more files can be opened.
+    pub fn terminal(terminal: OwnedFd) -> io::Result<Self> {
+        let (stdin, stdout) = (terminal.try_clone()?, terminal.try_clone()?);
+        Ok(Self { stdin, stdout, stderr: terminal, events: None })
+    }
+
+    /// smidr's own.
+    ///
+    /// # Errors
+    ///
+    /// When no more files can be opened, or these are closed.
+    pub fn inherit() -> io::Result<Self> {
+        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+        Ok(Self { stdin, stdout, stderr: io::stderr().as_fd().try_clone_to_owned()?, events: None })
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            stdin: self.stdin.try_clone()?,
+            stdout: self.stdout.try_clone()?,
+            stderr: self.stderr.try_clone()?,
+            events: self.events.as_ref().map(OwnedFd::try_clone).transpose()?,
+        })
+    }
 }
 
 /// A running sandbox. Dropping it kills everything in it.
@@ -45,16 +100,29 @@ pub struct Control(Arc<PipeWriter>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit(pub i32);
 
-/// Starts a sandbox and waits until everything is mounted and the payload is about to run.
+/// Starts a sandbox and waits until everything is mounted and the payload is about to run. Where [`Isolation::Full`] is asked for
+/// and only a /proc of its own cannot be had, the sandbox shares this machine's processes; [`Sandbox::verified`] says so.
 ///
 /// # Errors
 ///
 /// The first step that failed, in words, with what to do about it.
 pub fn launch(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox, SandboxError> {
+    let again = stdio.try_clone().map_err(|source| SandboxError::Prepare { what: "its streams", source })?;
+    match start(spec, stdio, spawner) {
+        Err(SandboxError::Step { step, source })
+            if step == OWN_PROC && source.raw_os_error() == Some(libc::EPERM) && !spec.strict =>
+        {
+            start(&SandboxSpec { isolation: Isolation::SharedProcesses, ..spec.clone() }, again, spawner)
+        }
+        started => started,
+    }
+}
+
+fn start(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox, SandboxError> {
     let prepare = |what| move |source| SandboxError::Prepare { what, source };
     let spec_fd = spec_file(spec).map_err(prepare("the description of the sandbox"))?;
-    let (reports, status) = std::io::pipe().map_err(prepare("a pipe"))?;
-    let (control_read, control) = std::io::pipe().map_err(prepare("a pipe"))?;
+    let (reports, status) = io::pipe().map_err(prepare("a pipe"))?;
+    let (control_read, control) = io::pipe().map_err(prepare("a pipe"))?;
     let mut inherit: Vec<OwnedFd> = vec![spec_fd, status.into(), control_read.into()];
     inherit.extend(stdio.events);
     let args = HelperArgs {
@@ -70,7 +138,7 @@ pub fn launch(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<San
     command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
     let path = command.get_program().display().to_string();
     let child = spawner.spawn(command, inherit).map_err(|source| SandboxError::Spawn { path, source })?;
-    let verified = Verified { tasks_cut: None, overlay: false, sockets_scoped: false };
+    let verified = Verified { isolation: spec.isolation, tasks_cut: None, overlay: false, sockets_scoped: false };
     let mut sandbox =
         Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)), verified };
     match sandbox.next_report()? {
@@ -158,8 +226,8 @@ impl Control {
     }
 }
 
-fn spec_file(spec: &SandboxSpec) -> std::io::Result<OwnedFd> {
-    let mut file = std::fs::File::from(rustix::fs::memfd_create("smidr-sandbox", rustix::fs::MemfdFlags::CLOEXEC)?);
+fn spec_file(spec: &SandboxSpec) -> io::Result<OwnedFd> {
+    let mut file = File::from(rustix::fs::memfd_create("smidr-sandbox", rustix::fs::MemfdFlags::CLOEXEC)?);
     file.write_all(&serde_json::to_vec(spec)?)?;
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
     Ok(file.into())

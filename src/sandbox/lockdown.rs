@@ -3,6 +3,7 @@
 use std::io;
 
 use caps::{CapSet, Capability, CapsHashSet};
+use landlock::{Ruleset, RulesetAttr as _, RulesetStatus, Scope};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::{
     io::Errno,
@@ -28,14 +29,23 @@ pub fn disarm() -> Result<(), StepFailure> {
 /// Cuts this process and its children off from abstract sockets of others (X11, D-Bus), which network namespaces keep apart and
 /// mount namespaces do not (CVE-2020-15257). Says whether the kernel can (landlock(7), Linux 6.12).
 pub fn scope_sockets() -> Result<bool, StepFailure> {
-    use landlock::{Ruleset, RulesetAttr as _, RulesetStatus, Scope};
+    scope(Scope::AbstractUnixSocket, "keep abstract sockets out of reach (Landlock)")
+}
+
+/// Keeps this process and its children from sending signals to others of the same user, as a PID namespace would. Says whether the
+/// kernel can (landlock(7), Linux 6.12); where it can, tracing others is refused as well.
+pub fn scope_signals() -> Result<bool, StepFailure> {
+    scope(Scope::Signal, "keep other processes out of reach of its signals (Landlock)")
+}
+
+fn scope(scope: Scope, step: &str) -> Result<bool, StepFailure> {
     let failed = |error: landlock::RulesetError| {
         let errno = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
-        StepFailure::at("keep abstract sockets out of reach (Landlock)")(io::Error::from_raw_os_error(
+        StepFailure::at(step)(io::Error::from_raw_os_error(
             errno.and_then(io::Error::raw_os_error).unwrap_or(libc::EIO),
         ))
     };
-    let ruleset = Ruleset::default().scope(Scope::AbstractUnixSocket).map_err(failed)?.create().map_err(failed)?;
+    let ruleset = Ruleset::default().scope(scope).map_err(failed)?.create().map_err(failed)?;
     let status = ruleset.restrict_self().map_err(failed)?;
     Ok(status.ruleset == RulesetStatus::FullyEnforced)
 }

@@ -15,6 +15,7 @@
 
 mod bpf;
 mod denied;
+mod descendants;
 mod emulation;
 mod error;
 mod init;

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     host::rooted::{Rooted, RootedError},
-    plan::{MountOp, Root},
+    plan::{Isolation, MountOp, Root, SandboxSpec},
 };
 
 pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -31,6 +31,9 @@ pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
 /// Of memory; the smallest that Linux has.
 const PAGE: usize = 4096;
+
+/// The step that fails where parts of this machine's /proc are masked.
+pub const OWN_PROC: &str = "mount /proc of its PID namespace";
 
 /// The harmless devices that every sandbox has.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -56,20 +59,24 @@ enum Source {
 }
 
 /// Opens every source, as this machine names them.
-pub fn open_sources<'a>(root: &Root, mounts: &'a [MountOp]) -> Step<Opened<'a>> {
-    let root = match root {
+pub fn open_sources(spec: &SandboxSpec) -> Step<Opened<'_>> {
+    let root = match &spec.root {
         Root::Layers(lower) => OpenedRoot::Overlay { lower: open_folders(lower)?, upper: None },
         Root::Writable { lower, upper, work } => {
             OpenedRoot::Overlay { lower: open_folders(lower)?, upper: Some((open_folder(upper)?, open_folder(work)?)) }
         }
         Root::Folder(path) => OpenedRoot::Folder(clone_tree(path)?),
     };
-    let mounts = mounts
+    let mounts = spec
+        .mounts
         .iter()
         .map(|op| {
             let source = match op {
                 MountOp::Bind { source, .. } => Source::Tree(clone_tree(source)?),
                 MountOp::Device { path } => Source::Tree(clone_tree(path)?),
+                MountOp::Proc if spec.isolation == Isolation::SharedProcesses => {
+                    Source::Tree(clone_tree(Path::new("/proc"))?)
+                }
                 MountOp::Tmpfs { .. } | MountOp::Proc | MountOp::Dev => Source::Nothing,
             };
             Ok((op, source))
@@ -207,7 +214,8 @@ fn apply(root: &Rooted, op: &MountOp, source: &Source, devices: &[(&'static str,
             device(root, path, tree)
         }
         (MountOp::Tmpfs { dest, mode }, _) => tmpfs(root, dest, *mode),
-        (MountOp::Proc, _) => proc(root),
+        (MountOp::Proc, Source::Tree(shared)) => proc(root, shared),
+        (MountOp::Proc, Source::Nothing) => proc(root, &own_proc()?),
         (MountOp::Dev, _) => dev(root, devices),
         (op, _) => Err(StepFailure::at::<io::Error>(op.to_string())(io::Error::from_raw_os_error(libc::EINVAL))),
     }
@@ -220,10 +228,13 @@ fn tmpfs(root: &Rooted, dest: &Path, mode: u32) -> Step<()> {
     attach(tree.as_fd(), find(root, dest)?.as_fd(), dest)
 }
 
-fn proc(root: &Rooted) -> Step<()> {
-    let dest = Path::new("/proc");
+fn own_proc() -> Step<OwnedFd> {
     let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let tree = filesystem("proc", &[], flags).map_err(StepFailure::at("mount /proc of its PID namespace"))?;
+    filesystem("proc", &[], flags).map_err(StepFailure::at(OWN_PROC))
+}
+
+fn proc(root: &Rooted, tree: &OwnedFd) -> Step<()> {
+    let dest = Path::new("/proc");
     attach(tree.as_fd(), find(root, dest)?.as_fd(), dest)?;
     // Writes there would reach the whole machine. User namespaces need /proc/PID only, which stays writable.
     for name in ["sys", "sysrq-trigger", "irq", "bus"] {

@@ -1,4 +1,5 @@
-//! What PID 1 does while the payload runs: reap everything, forward signals, and end in time.
+//! What PID 1 does while the payload runs: reap everything, forward signals, and end in time. The same, by hand, where there is no PID
+//! namespace.
 
 use std::{
     io,
@@ -17,11 +18,16 @@ use nix::{
     unistd::{Pid, read},
 };
 
+use super::descendants;
+
 /// How long a daemon of the payload may take to end after the payload: BitBake's server writes its caches then.
 const LINGER: Duration = Duration::from_secs(10);
 
 /// On the control pipe: end at once.
 pub const KILL: u8 = 0;
+
+/// What PID 1 hears when its parent is gone and it may not simply die with it.
+pub const PARENT_GONE: Signal = Signal::SIGUSR2;
 
 /// The signals of PID 1, blocked so that they wait to be read: PID 1 ignores what it does not handle (pid_namespaces(7)).
 pub struct Signals(SignalFd);
@@ -39,8 +45,8 @@ impl Signals {
     }
 }
 
-/// Serves until the payload, and what it leaves behind for a short while, has ended. Returns the payload's exit status; what is
-/// left then is killed by the kernel together with PID 1.
+/// Serves until the payload, and what it leaves behind for a short while, has ended. Returns the payload's exit status. What is left
+/// then must be ended by the caller: by its own end as PID 1, or with [`descendants::end`].
 pub fn run(payload: Pid, linger: bool, signals: &Signals, control: &OwnedFd) -> i32 {
     let mut ended: Option<(i32, Instant)> = None;
     loop {
@@ -81,7 +87,11 @@ fn wait(signals: &Signals, control: &OwnedFd, lingering: bool) -> Wake {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(_) => return Wake::End,
     }
-    while let Ok(Some(_)) = signals.0.read_signal() {}
+    while let Ok(Some(signal)) = signals.0.read_signal() {
+        if signal.ssi_signo == PARENT_GONE as u32 {
+            return Wake::End;
+        }
+    }
     if fds[1].any().unwrap_or(true) {
         let mut byte = [KILL];
         return match read(control, &mut byte) {
@@ -111,11 +121,8 @@ fn reap(payload: Pid) -> (Option<i32>, bool) {
 /// Whether BitBake's server still runs. It daemonises, and writes its caches after its user interface has gone; anything else
 /// that is left, such as pseudo's server, has nothing more to do.
 fn server_left() -> bool {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
-    processes.flatten().any(|entry| {
-        let name = entry.file_name();
-        name.to_str().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()))
-            && std::fs::read(entry.path().join("cmdline"))
-                .is_ok_and(|line| line.windows(14).any(|window| window == b"bitbake-server"))
+    descendants::all().into_iter().any(|pid| {
+        std::fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.windows(14).any(|window| window == b"bitbake-server"))
     })
 }

@@ -1,27 +1,44 @@
 //! Hosts that give less than all: what still works there, and that it is said.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::support::{Done, World, skip, smidr_bin, tool};
+use super::support::{Done, World, processes_with, skip, smidr_bin, tool, wait_for};
+
+/// A command that runs smidr in namespaces of its own, after `script` has made there what the test is about. The script ends with 99
+/// where it cannot.
+fn surrounded(world: &World, script: &str, args: &[&str]) -> Option<Command> {
+    let mut command = Command::new(tool("unshare")?);
+    world.surround(&mut command);
+    command.current_dir(world.project()).env("TMPDIR", &world.home);
+    command.args(["-Urm", "sh", "-c", &format!("{script}\nexec \"$@\""), "sh"]).arg(smidr_bin()).args(args);
+    Some(command)
+}
+
+fn done(mut command: Command) -> Option<Done> {
+    let done = Done::new(command.output().expect("unshare starts"));
+    (done.code != Some(99) && !done.err.starts_with("unshare:")).then_some(done)
+}
 
 /// smidr where overlayfs cannot be mounted on a folder of SMIDR_HOME: there are two of them below it already, and the kernel takes
-/// no third (overlayfs.rst; FILESYSTEM_MAX_STACK_DEPTH). In namespaces of its own.
+/// no third (overlayfs.rst; FILESYSTEM_MAX_STACK_DEPTH).
 fn without_overlay_on(folder: &str, world: &World, args: &[&str]) -> Option<Done> {
     let script = "mkdir -p \"$SMIDR_HOME/$FOLDER\" && store=$(readlink -f \"$SMIDR_HOME/$FOLDER\") || exit 99
         for i in 1 2; do
             d=$(mktemp -d) && mount -t tmpfs tmpfs \"$d\" && mkdir \"$d/u\" \"$d/w\" &&
             mount -t overlay overlay -o \"userxattr,lowerdir=$store,upperdir=$d/u,workdir=$d/w\" \"$store\" || exit 99
-        done
-        exec \"$@\"";
-    let mut command = Command::new(tool("unshare")?);
-    world.surround(&mut command);
-    command.current_dir(world.project()).env("TMPDIR", &world.home).env("FOLDER", folder);
-    command.args(["-Urm", "sh", "-c", script, "sh"]).arg(smidr_bin()).args(args);
-    let done = Done::new(command.output().expect("unshare starts"));
-    (done.code != Some(99) && !done.err.starts_with("unshare:")).then_some(done)
+        done";
+    let mut command = surrounded(world, script, args)?;
+    command.env("FOLDER", folder);
+    done(command)
 }
 
 /// The skeleton of a sandbox's root stands in `tmp`.
@@ -78,6 +95,63 @@ fn without_overlay_a_build_works_and_says_so() {
         return skip(name, "two overlays cannot be mounted in a namespace of one's own here");
     };
     build.expect_code(0).expect_err("full isolation, without overlay, task network cut");
+}
+
+/// smidr where a part of /proc is masked, as container engines do.
+fn masked(world: &World, args: &[&str]) -> Option<Command> {
+    surrounded(world, "mount -t tmpfs tmpfs /proc/fs || exit 99", args)
+}
+
+const MASKED: &str = "nothing can be mounted over a part of /proc here";
+
+#[test]
+fn with_a_masked_proc_a_build_works_and_says_so() {
+    let name = "modes::with_a_masked_proc_a_build_works_and_says_so";
+    let Some(world) = World::with_project(name) else { return };
+    let Some(doctor) = masked(&world, &["doctor"]).and_then(done) else { return skip(name, MASKED) };
+    doctor.expect_code(0).expect_out("doubtful  no PID namespace");
+    let build = masked(&world, &["build"]).and_then(done).expect("it worked a moment ago");
+    build.expect_code(0).expect_err("isolation without a PID namespace, task network cut");
+    // The user's other processes are seen, and out of reach where Landlock knows signals (Linux 6.12).
+    let outside = std::process::id().to_string();
+    let script = "[ -e /proc/$1 ] && { kill -0 $1 2>/dev/null && echo reached || echo refused; }; id -u";
+    let run = masked(&world, &["run", "--", "sh", "-c", script, "sh", &outside]).and_then(done);
+    let run = run.expect("it worked a moment ago");
+    run.expect_code(0);
+    let scoped = doctor.out.contains("Landlock keeps");
+    assert!(run.out.starts_with(if scoped { "refused\n" } else { "reached\n" }), "{}", run.out);
+    // Who insists on everything is told what is in the way.
+    world.edit("smidr.yaml", "recipe: hello", "recipe: hello\n  isolation: full");
+    let strict = masked(&world, &["build"]).and_then(done).expect("it worked a moment ago");
+    strict.expect_code(3).expect_err("mount /proc of its PID namespace").expect_err("masked");
+}
+
+#[test]
+fn without_a_pid_namespace_nothing_outlives_smidr() {
+    let name = "modes::without_a_pid_namespace_nothing_outlives_smidr";
+    let Some(world) = World::with_project(name) else { return };
+    let marker = format!("SMIDR_TEST_ORPHAN_{}", std::process::id());
+    // Orphans in sessions of their own, which no group and no terminal reaches.
+    let script = format!("export {marker}=1; for i in 1 2 3; do (setsid sleep 300 &); done; echo ready; $1");
+    for (end, wait) in [("exit 7", false), ("sleep 300", true)] {
+        let Some(mut command) = masked(&world, &["run", "--", "sh", "-c", &script.replace("$1", end)]) else {
+            return skip(name, MASKED);
+        };
+        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("unshare starts");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("a pipe");
+        BufReader::new(out).read_line(&mut line).expect("readable");
+        if line.is_empty() {
+            return skip(name, MASKED);
+        }
+        assert!(!wait || processes_with(&marker).len() >= 4, "{:?}", processes_with(&marker));
+        if wait {
+            child.kill().expect("it can be killed");
+        }
+        let status = child.wait().expect("it ends");
+        assert!(wait || status.code() == Some(7), "{status}");
+        wait_for("the end of every orphan", Duration::from_secs(2), || processes_with(&marker).is_empty());
+    }
 }
 
 /// Adds layers of one file each to an image in a layout.
