@@ -27,6 +27,8 @@ mod house;
 mod images;
 #[path = "all/modes.rs"]
 mod modes;
+#[path = "all/offline.rs"]
+mod offline;
 #[path = "all/project.rs"]
 mod project;
 #[path = "all/registry.rs"]

@@ -19,16 +19,28 @@ pub const OWN_FILES: [(&str, &str); 2] =
 
 /// The command that runs BitBake with smidr's user interface.
 pub fn command(plan: &Plan) -> Vec<String> {
-    // -I would ignore PYTHON* variables, which a config may set on purpose; -B because nothing here can be written.
-    let mut argv: Vec<String> =
-        ["python3", "-B", "/.smidr/launch.py", "-u", "smidr"].into_iter().map(Into::into).collect();
     if plan.fetch_only {
-        // `-c fetch` on an image fetches nothing: its own fetch task is empty.
-        argv.push("--runall=fetch".into());
+        return fetch_command(plan);
     }
+    let mut argv = launcher();
     argv.extend(plan.bitbake_args.iter().cloned());
     argv.extend(plan.targets.iter().cloned());
     argv
+}
+
+/// The command that fetches all sources of the plan's targets, and of everything that these need.
+pub fn fetch_command(plan: &Plan) -> Vec<String> {
+    let mut argv = launcher();
+    // `-c fetch` on an image fetches nothing: its own fetch task is empty.
+    argv.push("--runall=fetch".into());
+    argv.extend(plan.bitbake_args.iter().cloned());
+    argv.extend(plan.targets.iter().cloned());
+    argv
+}
+
+fn launcher() -> Vec<String> {
+    // -I would ignore PYTHON* variables, which a config may set on purpose; -B because nothing here can be written.
+    ["python3", "-B", "/.smidr/launch.py", "-u", "smidr"].into_iter().map(Into::into).collect()
 }
 
 /// PATH inside: BitBake's own folder first, then what the image says.

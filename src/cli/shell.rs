@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, IsTerminal as _},
+    os::fd::AsFd as _,
     path::Path,
     process::ExitCode,
 };
@@ -84,12 +85,21 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     Ok(ExitCode::from(u8::try_from(exit.0).unwrap_or(OWN_FAILURE)))
 }
 
+fn own_streams() -> io::Result<sandbox::Stdio> {
+    Ok(sandbox::Stdio {
+        stdin: io::stdin().as_fd().try_clone_to_owned()?,
+        stdout: io::stdout().as_fd().try_clone_to_owned()?,
+        stderr: io::stderr().as_fd().try_clone_to_owned()?,
+        events: None,
+    })
+}
+
 fn without_terminal(
     spec: &crate::plan::SandboxSpec,
     spawner: &crate::host::process::Spawner,
     stop: &Stop,
 ) -> Result<sandbox::Exit, Failure> {
-    let stdio = sandbox::Stdio::inherit().map_err(FileError::new("use", Path::new("standard input and output")))?;
+    let stdio = own_streams().map_err(FileError::new("use", Path::new("standard input and output")))?;
     let running = sandbox::launch(spec, stdio, spawner)?;
     let control = running.control();
     let _listening = stop.listen(move |times, signal| if times > 1 { control.kill() } else { control.signal(signal) });
@@ -103,7 +113,7 @@ fn with_terminal(
 ) -> Result<sandbox::Exit, Failure> {
     let failed = || FileError::new("open a terminal", Path::new("/dev/ptmx"));
     let (pty, slave) = Pty::open().map_err(failed())?;
-    let stdio = sandbox::Stdio::terminal(slave.into()).map_err(failed())?;
+    let stdio = sandbox::Stdio::terminal(slave).map_err(failed())?;
     let running = sandbox::launch(spec, stdio, spawner)?;
     let control = running.control();
     // Ctrl-C is a byte for the program; what arrives as a signal comes from outside.

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::output::{bytes, duration, talk, watched};
 use crate::{
     events::EventSink,
-    model::{Activity, Event, Level, Outcome, Record, State, TaskName, Unit},
+    model::{Activity, Event, Level, Outcome, Record, Stage, State, TaskName, Unit},
 };
 
 /// Without a terminal, progress of the same work is told this often.
@@ -64,6 +64,20 @@ impl Terminal {
             // The bar steps aside for what people print.
             Some(bar) => bar.suspend(|| talk(line)),
             None => talk(line),
+        }
+    }
+
+    fn stage(&mut self, stage: Stage) {
+        match stage {
+            Stage::Prepare | Stage::Collect => {}
+            Stage::Fetch => {
+                self.line("fetch      all sources first: the build itself has no network (host.network: fetch-only)")
+            }
+            // BitBake begins anew.
+            Stage::Run => {
+                self.running.clear();
+                (self.ended, self.skipped, self.connected) = (0, 0, false);
+            }
         }
     }
 
@@ -198,7 +212,7 @@ impl EventSink for Terminal {
     fn accept(&mut self, record: &Record) {
         match &record.event {
             Event::BuildStarted { targets, .. } => self.targets = targets.join(" "),
-            Event::StageStarted { .. } => {}
+            Event::StageStarted { stage } => self.stage(*stage),
             Event::Waiting { resource, holder } => self.line(format!("waiting    for {resource}, held by {holder}")),
             Event::Warning { text } => self.line(format!("{} {text}", paint(AnsiColor::Yellow, "warning:"))),
             Event::HostReady { name, digest } => {

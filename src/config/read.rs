@@ -226,6 +226,7 @@ fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
         (Some(recipe), None) => HostImage::Recipe(recipe),
         (None, None) => HostImage::Recipe(Text { span: f.span.clone(), text: DEFAULT_RECIPE.into() }),
     };
+    let span = f.span.clone();
     let host = Host {
         image,
         isolation: isolation(d, &mut f),
@@ -236,6 +237,10 @@ fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
         cpus: f.count(d, "cpus").or(container_cpus),
     };
     f.finish(d);
+    if host.isolation == Isolation::None && host.network != Network::Full {
+        let title = "host.isolation: none leaves no way to cut the build off from the network";
+        d.problem(Problem::new(span, title).hint("leave out host.network, or host.isolation"));
+    }
     host
 }
 
@@ -260,10 +265,13 @@ fn network(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Network {
     let Some(text) = f.text(d, "network") else { return Network::Full };
     match text.text.as_str() {
         "full" => Network::Full,
+        "fetch-only" => Network::FetchOnly,
         "none" => Network::None,
         other => {
-            let title = format!("host.network must be full or none, not `{other}`");
-            d.problem(Problem::new(text.span, title).hint("BitBake's tasks are cut off from the network in both"));
+            let title = format!("host.network must be full, fetch-only or none, not `{other}`");
+            d.problem(
+                Problem::new(text.span, title).hint("BitBake's tasks are cut off from the network in all of them"),
+            );
             Network::Full
         }
     }

@@ -167,10 +167,13 @@ pub enum Isolation {
 }
 
 /// What of the network a build sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Network {
     /// This machine's.
     Full,
+    /// This machine's while all sources are fetched, then only a loopback of its own: the build proves that it is offline.
+    FetchOnly,
     /// Only a loopback of its own.
     None,
 }

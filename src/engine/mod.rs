@@ -18,6 +18,7 @@ use host::resolve_host;
 use crate::{
     artifacts::ArtifactError,
     bitbake,
+    config::Network,
     events::Emitter,
     host::{
         files::{FileError, make_private_dir},
@@ -256,22 +257,46 @@ fn stages(
     pin(&prepared.host)?;
     tools.on.emit(Event::HostReady { name: prepared.host.name.clone(), digest: prepared.host.image.clone() });
     tools.on.emit(Event::LayersReady { layers: prepared.layers().to_vec() });
-    tools.on.emit(Event::StageStarted { stage: Stage::Run });
-    let finished = run(&prepared, tools)?;
     let build = tools.paths.build(id);
     make_private_dir(&build)?;
-    let failed = keep::logs(&finished.failed, &prepared.plan.folders, &build);
-    if let Some(outcome) = not_built(&finished, failed) {
-        return Ok(outcome);
-    }
+    let finished = match run(&prepared, &build, tools)? {
+        Ok(finished) => finished,
+        Err(outcome) => return Ok(*outcome),
+    };
     tools.on.emit(Event::StageStarted { stage: Stage::Collect });
     collect(prepared, &finished, &build, tools)
 }
 
-fn run(prepared: &Prepared, tools: Tools<'_>) -> Result<Finished, EngineError> {
-    let mut spec = prepared.sandbox(bitbake::command(&prepared.plan), false, false, &[("BB_SERVER_TIMEOUT", "0")]);
-    spec.probe_tasks = true;
-    drive::drive(&spec, prepared.plan.timeout, tools, &prepared.plan.folders)
+/// Runs BitBake: once, or for `host.network: fetch-only` twice, the second time without a network. Gives the outcome of a build that
+/// left nothing to collect.
+fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Finished, Box<Outcome>>, EngineError> {
+    let plan = &prepared.plan;
+    let begun = Instant::now();
+    let once = |stage, argv, own_network| {
+        tools.on.emit(Event::StageStarted { stage });
+        let spec = SandboxSpec {
+            own_network,
+            probe_tasks: true,
+            ..prepared.sandbox(argv, false, false, &[("BB_SERVER_TIMEOUT", "0")])
+        };
+        let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
+        let finished = drive::drive(&spec, timeout, tools, &plan.folders)?;
+        let failed = keep::logs(&finished.failed, &plan.folders, build);
+        Ok(match not_built(&finished, failed) {
+            None => Ok(finished),
+            Some(outcome) => Err(Box::new(outcome)),
+        })
+    };
+    match plan.network {
+        Network::Full => once(Stage::Run, bitbake::command(plan), false),
+        Network::None => once(Stage::Run, bitbake::command(plan), true),
+        // There is nothing to do afterwards.
+        Network::FetchOnly if plan.fetch_only => once(Stage::Fetch, bitbake::fetch_command(plan), false),
+        Network::FetchOnly => match once(Stage::Fetch, bitbake::fetch_command(plan), false)? {
+            Ok(_) => once(Stage::Run, bitbake::command(plan), true),
+            ended => Ok(ended),
+        },
+    }
 }
 
 /// The outcome of a build that left nothing to collect, if this is one.

@@ -308,7 +308,7 @@ impl HistorySink {
             Event::StageStarted { stage } => {
                 let state = match stage {
                     Stage::Prepare => State::Preparing,
-                    Stage::Run => State::Building,
+                    Stage::Fetch | Stage::Run => State::Building,
                     Stage::Collect => State::ExtractingArtifacts,
                 };
                 transaction.execute("UPDATE builds SET state = ?2 WHERE id = ?1", params![id, state.to_string()])?;

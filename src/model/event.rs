@@ -27,6 +27,8 @@ pub struct Record {
 pub enum Stage {
     /// Image, layers, workspace and conf are made ready.
     Prepare,
+    /// BitBake fetches all sources, before the network goes.
+    Fetch,
     /// BitBake runs.
     Run,
     /// Artifacts are gathered.

@@ -57,8 +57,8 @@ pub struct Plan {
     pub isolation: super::Isolation,
     /// Whether less isolation than that is an error.
     pub strict: bool,
-    /// Whether the build is cut off from this machine's network.
-    pub own_network: bool,
+    /// What of this machine's network the build sees.
+    pub network: Network,
     /// Processors.
     pub cpus: Option<u32>,
     /// Who the build is.
@@ -227,7 +227,7 @@ pub fn make(
             config::Isolation::None => super::Isolation::None,
         },
         strict: config.host.isolation == config::Isolation::Full,
-        own_network: config.host.network == Network::None,
+        network: config.host.network,
         cpus: config.host.cpus,
         ids: Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid },
         timeout: config.advanced.build_timeout,
@@ -419,7 +419,7 @@ mod tests {
         };
         let plan = |directories: &str| {
             let text = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\ndirectories: {{{directories}}}\n");
-            let config = crate::config::read("smidr.yaml", &text, None, &|_| None).expect("a good config");
+            let config = config::read("smidr.yaml", &text, None, &|_| None).expect("a good config");
             let paths = Paths::new("/home/u/.smidr".into());
             make(&config, None, &facts, &paths, Path::new("/home/u/p/smidr.yaml"), &BuildRequest::default())
         };

@@ -6,6 +6,7 @@ use super::{
     build::Plan,
     sandbox::{MountOp, Payload, Root, SandboxSpec},
 };
+use crate::config::Network;
 
 /// What has been made ready for a build.
 #[derive(Clone, Debug)]
@@ -42,7 +43,7 @@ impl Plan {
         SandboxSpec {
             isolation: self.isolation,
             strict: self.strict,
-            own_network: self.own_network,
+            own_network: self.network != Network::Full,
             ..SandboxSpec::new(self.ids, Root::Layers(lower), mounts, payload)
         }
     }

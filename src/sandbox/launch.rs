@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, PipeReader, PipeWriter, Write as _},
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     process::{self, Child},
     sync::Arc,
@@ -61,17 +61,6 @@ impl Stdio {
     pub fn terminal(terminal: OwnedFd) -> io::Result<Self> {
         let (stdin, stdout) = (terminal.try_clone()?, terminal.try_clone()?);
         Ok(Self { stdin, stdout, stderr: terminal, events: None })
-    }
-
-    /// smidr's own.
-    ///
-    /// # Errors
-    ///
-    /// When no more files can be opened, or these are closed.
-    pub fn inherit() -> io::Result<Self> {
-        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
-        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
-        Ok(Self { stdin, stdout, stderr: io::stderr().as_fd().try_clone_to_owned()?, events: None })
     }
 
     fn try_clone(&self) -> io::Result<Self> {

@@ -142,6 +142,7 @@ fn without_a_pid_namespace_nothing_outlives_smidr() {
         let out = child.stdout.take().expect("a pipe");
         BufReader::new(out).read_line(&mut line).expect("readable");
         if line.is_empty() {
+            let _ = child.wait();
             return skip(name, MASKED);
         }
         assert!(!wait || processes_with(&marker).len() >= 4, "{:?}", processes_with(&marker));

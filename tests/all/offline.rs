@@ -1,0 +1,87 @@
+//! `host.network: fetch-only`: sources come over the network, and the build itself has none.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::support::World;
+
+/// Fetches over HTTP; then a task that asks for the network tries to reach the same server.
+const RECIPE: &str = r#"SUMMARY = "Reaches for a server, while fetching and afterwards"
+LICENSE = "MIT"
+inherit nobuild
+
+SERVER = "127.0.0.1:@PORT@"
+
+python do_fetch() {
+    import urllib.request
+    with urllib.request.urlopen("http://%s/source" % d.getVar("SERVER"), timeout=5) as answer:
+        with open(d.expand("${DL_DIR}/source-${PN}-@PORT@"), "wb") as file:
+            file.write(answer.read())
+}
+
+addtask reach after do_patch before do_build
+do_reach[network] = "1"
+python do_reach() {
+    import urllib.request
+    with open(d.expand("${DL_DIR}/source-${PN}-@PORT@")) as file:
+        bb.plain("reacher: fetched %s" % file.read().strip())
+    try:
+        urllib.request.urlopen("http://%s/later" % d.getVar("SERVER"), timeout=5)
+    except OSError as problem:
+        bb.plain("reacher: offline: %s" % problem)
+        return
+    bb.fatal("reacher: the network is still there")
+}
+"#;
+
+/// Answers every request, and counts them.
+fn server() -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
+            let mut line = String::new();
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                line.clear();
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\ncontent\n");
+        }
+    });
+    (port, asked)
+}
+
+#[test]
+fn sources_are_fetched_and_then_the_network_is_gone() {
+    let Some(world) = World::with_project("offline::sources_are_fetched_and_then_the_network_is_gone") else { return };
+    let (port, asked) = server();
+    let recipe = "layers/meta-hello/recipes-hello/reacher/reacher_1.0.bb";
+    std::fs::create_dir_all(world.project().join(recipe).parent().expect("a folder")).expect("a folder");
+    world.write(recipe, &RECIPE.replace("@PORT@", &port.to_string()));
+    world.append("  network: fetch-only\n");
+    let build = world.smidr().args(["build", "--target", "reacher", "--events", "json"]).run();
+    build.expect_code(0).expect_err("reacher: fetched content").expect_err("reacher: offline: ");
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "one request, by the fetcher");
+    let stages: Vec<String> = build
+        .out
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|event| event["event"] == "stage_started")
+        .map(|event| event["stage"].to_string())
+        .collect();
+    assert_eq!(stages, [r#""prepare""#, r#""fetch""#, r#""run""#, r#""collect""#]);
+    // The whole network is what a build has that is not told otherwise.
+    world.edit("smidr.yaml", "network: fetch-only", "network: full");
+    let build = world.smidr().args(["build", "--target", "reacher", "--clean"]).run();
+    build.expect_code(1).expect_err("reacher: the network is still there");
+    assert_eq!(asked.load(Ordering::SeqCst), 3, "a fetch, and what followed it");
+}
