@@ -17,20 +17,20 @@ pub const OWN_FOLDER: &str = "/.smidr";
 pub const OWN_FILES: [(&str, &str); 2] =
     [("launch.py", include_str!("ui/launch.py")), ("smidr.py", include_str!("ui/smidr.py"))];
 
-/// The command that runs BitBake with smidr's user interface.
-pub fn command(plan: &Plan) -> Vec<String> {
+/// The command that runs BitBake with smidr's user interface, which stands in `own`.
+pub fn command(plan: &Plan, own: &Path) -> Vec<String> {
     if plan.fetch_only {
-        return fetch_command(plan);
+        return fetch_command(plan, own);
     }
-    let mut argv = launcher();
+    let mut argv = launcher(own);
     argv.extend(plan.bitbake_args.iter().cloned());
     argv.extend(plan.targets.iter().cloned());
     argv
 }
 
 /// The command that fetches all sources of the plan's targets, and of everything that these need.
-pub fn fetch_command(plan: &Plan) -> Vec<String> {
-    let mut argv = launcher();
+pub fn fetch_command(plan: &Plan, own: &Path) -> Vec<String> {
+    let mut argv = launcher(own);
     // `-c fetch` on an image fetches nothing: its own fetch task is empty.
     argv.push("--runall=fetch".into());
     argv.extend(plan.bitbake_args.iter().cloned());
@@ -38,9 +38,10 @@ pub fn fetch_command(plan: &Plan) -> Vec<String> {
     argv
 }
 
-fn launcher() -> Vec<String> {
+fn launcher(own: &Path) -> Vec<String> {
     // -I would ignore PYTHON* variables, which a config may set on purpose; -B because nothing here can be written.
-    ["python3", "-B", "/.smidr/launch.py", "-u", "smidr"].into_iter().map(Into::into).collect()
+    let script = own.join("launch.py").display().to_string();
+    ["python3", "-B", &script, "-u", "smidr"].map(String::from).into()
 }
 
 /// PATH inside: BitBake's own folder first, then what the image says.

@@ -93,10 +93,12 @@ fn caller(facts: &HostFacts) -> Finding {
 fn sandbox(facts: &HostFacts, paths: &Paths, spawner: &Spawner) -> Result<Vec<Finding>, Failure> {
     let scratch = ImageStore::open(paths)?.scratch()?;
     let (top, below) = (scratch.side("top")?, scratch.side("below")?);
-    for path in ["proc", "dev", "tmp", "workspace"] {
+    for path in ["proc", "dev", "etc", "tmp", "workspace"] {
         fs::create_dir_all(top.join(path)).map_err(FileError::new("make a folder in", &top))?;
     }
     let (uid, gid) = facts.inner_ids();
+    let users = top.join("etc/passwd");
+    fs::write(&users, format!("builder:x:{uid}:{gid}::/:\n")).map_err(FileError::new("write", &users))?;
     let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid };
     let mounts = vec![
         MountOp::Proc,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     host::paths,
-    plan::{self, PlannedSource},
+    plan::{self, Isolation, PlannedSource},
 };
 
 /// Runs the command.
@@ -35,7 +35,10 @@ fn summary(plan: &plan::Plan) {
     line("target", &format!("{} for {}", plan.targets.join(" "), plan.machine));
     let kind = if plan.host.recipe { "rootfs recipe" } else { "image" };
     let pinned = plan.host.pinned.as_ref().map_or_else(|| "unresolved".into(), ToString::to_string);
-    line("host", &format!("{kind} {}, {pinned}", plan.host.name));
+    match plan.isolation {
+        Isolation::None => line("host", "this machine as it is, without any isolation"),
+        _ => line("host", &format!("{kind} {}, {pinned}", plan.host.name)),
+    }
     for layer in &plan.layers {
         line("layer", &format!("{}  {}", layer.name, source(&layer.source)));
     }

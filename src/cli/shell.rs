@@ -12,7 +12,7 @@ use super::{
     args::{Run, Shell},
     build::start_spawner,
     context::{self, NoProject, Project, default_wanted},
-    output::say,
+    output::{say, talk},
     pty::Pty,
     report::{Failure, report},
     terminal::Terminal,
@@ -70,7 +70,9 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
     let tools = Tools { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
     let prepared = engine::prepare(plan, project.host_lock(), tools)?;
-    project.pin(&prepared.host)?;
+    if let Some(lock) = prepared.host_lock() {
+        project.pin(lock)?;
+    }
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
     let spec = prepared.sandbox(command, true, terminal, &[("TERM", &term)]);
@@ -80,9 +82,17 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     }
     // What showed how far the preparation was must not draw into the program's output.
     drop(on);
-    let exit =
-        if terminal { with_terminal(&spec, &spawner, &stop)? } else { without_terminal(&spec, &spawner, &stop)? };
-    Ok(ExitCode::from(u8::try_from(exit.0).unwrap_or(OWN_FAILURE)))
+    let exit = if terminal { with_terminal(&spec, &spawner, &stop) } else { without_terminal(&spec, &spawner, &stop) };
+    // What was to be done says more than the one step that failed.
+    if exit.as_ref().is_err_and(|failure| failure.kind() == Kind::Host) {
+        talk("the sandbox, step by step:");
+        spec.describe().iter().for_each(|step| talk(format!("  {step}")));
+    }
+    Ok(ExitCode::from(u8::try_from(exit?.0).unwrap_or(OWN_FAILURE)))
+}
+
+fn warn(running: &sandbox::Sandbox) {
+    running.verified().losses().into_iter().for_each(|loss| talk(format!("warning: {loss}")));
 }
 
 fn own_streams() -> io::Result<sandbox::Stdio> {
@@ -101,6 +111,7 @@ fn without_terminal(
 ) -> Result<sandbox::Exit, Failure> {
     let stdio = own_streams().map_err(FileError::new("use", Path::new("standard input and output")))?;
     let running = sandbox::launch(spec, stdio, spawner)?;
+    warn(&running);
     let control = running.control();
     let _listening = stop.listen(move |times, signal| if times > 1 { control.kill() } else { control.signal(signal) });
     Ok(running.wait()?)
@@ -115,6 +126,7 @@ fn with_terminal(
     let (pty, slave) = Pty::open().map_err(failed())?;
     let stdio = sandbox::Stdio::terminal(slave).map_err(failed())?;
     let running = sandbox::launch(spec, stdio, spawner)?;
+    warn(&running);
     let control = running.control();
     // Ctrl-C is a byte for the program; what arrives as a signal comes from outside.
     let _listening = stop.listen(move |_, _| control.kill());

@@ -216,7 +216,8 @@ impl EventSink for Terminal {
             Event::Waiting { resource, holder } => self.line(format!("waiting    for {resource}, held by {holder}")),
             Event::Warning { text } => self.line(format!("{} {text}", paint(AnsiColor::Yellow, "warning:"))),
             Event::HostReady { name, digest } => {
-                self.fact("host", &format!("{name}  sha256:{}…", digest.short()), "ready");
+                let digest = digest.as_ref().map_or_else(String::new, |digest| format!("  sha256:{}…", digest.short()));
+                self.fact("host", &format!("{name}{digest}"), "ready");
             }
             Event::LayersReady { layers } => {
                 let names: Vec<String> = layers.iter().map(|(name, pin)| format!("{name} ({pin})")).collect();

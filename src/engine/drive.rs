@@ -147,21 +147,11 @@ fn start(
     let running = sandbox::launch(spec, stdio, spawner)?;
     let control = running.control();
     let verified = running.verified();
-    let tasks_cut = verified.tasks_cut.unwrap_or(false);
-    if !tasks_cut {
-        on.warn("BitBake cannot cut its tasks off from the network here: nested user namespaces do not work");
-    }
-    let mut isolation = String::from(verified.isolation.describe());
-    if spec.own_network {
-        isolation.push_str(", no network");
-    }
-    if !verified.overlay {
-        isolation.push_str(", without overlay");
-    }
-    if !verified.sockets_scoped {
-        isolation.push_str(", abstract sockets open");
-    }
-    on.emit(Event::SandboxReady { isolation, task_network_cut: tasks_cut });
+    verified.losses().into_iter().for_each(|loss| on.warn(loss));
+    on.emit(Event::SandboxReady {
+        isolation: verified.describe(spec.own_network),
+        task_network_cut: verified.tasks_cut.unwrap_or(false),
+    });
     let console_message: fn(String) -> Message = Message::Console;
     for (pipe, wrap, limit) in [(console, console_message, LINE_LIMIT), (interface, Message::Interface, MESSAGE_LIMIT)]
     {

@@ -10,7 +10,11 @@ pub mod recipes;
 mod steps;
 mod workspace;
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 pub use drive::Finished;
 use host::resolve_host;
@@ -29,7 +33,7 @@ use crate::{
     layers::{self, Checkouts, LayerError},
     lock::HostLock,
     model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State},
-    plan::{MountOp, Payload, Placed, Plan, SandboxSpec},
+    plan::{Isolation, MountOp, Payload, Placed, Plan, SandboxSpec},
     sandbox::SandboxError,
 };
 use image_build::ImageBuildError;
@@ -56,11 +60,28 @@ pub struct Tools<'a> {
 #[derive(Debug)]
 pub struct Prepared {
     plan: Plan,
-    /// What the project is pinned to from now on.
-    pub host: HostLock,
-    root: RootFs,
+    host: BuildHost,
     checkouts: Checkouts,
     workspace: Workspace,
+}
+
+/// Where the programs come from that BitBake needs.
+#[derive(Debug)]
+enum BuildHost {
+    /// From an image.
+    Image { lock: HostLock, root: RootFs },
+    /// From this machine, as it is.
+    Machine { env: Vec<(String, String)> },
+}
+
+impl BuildHost {
+    /// The environment that comes with it.
+    fn env(&self) -> &[(String, String)] {
+        match self {
+            Self::Image { root, .. } => root.env(),
+            Self::Machine { env } => env,
+        }
+    }
 }
 
 /// Why a build could not be made.
@@ -157,7 +178,13 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     let checkouts = layers::resolve(&plan.layers, plan.bitbake.as_ref(), &tools.facts.home)?;
     let holder = format!("build {}", tools.on.build());
     let workspace = workspace::open(&plan, tools.paths, &holder)?;
-    let (host, root) = resolve_host(tools, &plan.host, &plan.project, lock)?;
+    let host = if plan.isolation == Isolation::None {
+        let path = tools.facts.environment.iter().find(|(name, _)| name == "PATH");
+        BuildHost::Machine { env: path.cloned().into_iter().collect() }
+    } else {
+        let (lock, root) = resolve_host(tools, &plan.host, &plan.project, lock)?;
+        BuildHost::Image { lock, root }
+    };
     if plan.clean {
         workspace.clean(&plan)?;
     }
@@ -166,7 +193,7 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     if tools.stop.asked() > 0 {
         return Err(EngineError::Stopped);
     }
-    Ok(Prepared { plan, host, root, checkouts, workspace })
+    Ok(Prepared { plan, host, checkouts, workspace })
 }
 
 impl Prepared {
@@ -175,22 +202,41 @@ impl Prepared {
         &self.plan
     }
 
+    /// What the project is pinned to from now on.
+    pub fn host_lock(&self) -> Option<&HostLock> {
+        match &self.host {
+            BuildHost::Image { lock, .. } => Some(lock),
+            BuildHost::Machine { .. } => None,
+        }
+    }
+
     /// Layers, for people: names and what they are pinned to.
     pub fn layers(&self) -> &[(String, String)] {
         &self.checkouts.names
     }
 
+    /// Where smidr's own files stand, as the build sees them.
+    fn own_folder(&self) -> PathBuf {
+        match &self.host {
+            BuildHost::Image { .. } => bitbake::OWN_FOLDER.into(),
+            BuildHost::Machine { .. } => self.workspace.own_files(),
+        }
+    }
+
     /// The sandbox of this build with a program in it.
     pub fn sandbox(&self, argv: Vec<String>, edit: bool, terminal: bool, extra_env: &[(&str, &str)]) -> SandboxSpec {
-        let image = self.root.env();
-        let image_path = image.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());
+        let host = self.host.env();
+        let host_path = host.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());
         let mut env: Vec<(String, String)> =
-            vec![("PATH".into(), bitbake::search_path(self.checkouts.bitbake.as_deref(), image_path))];
-        env.extend(image.iter().filter(|(name, _)| name != "PATH").cloned());
+            vec![("PATH".into(), bitbake::search_path(self.checkouts.bitbake.as_deref(), host_path))];
+        env.extend(host.iter().filter(|(name, _)| name != "PATH").cloned());
         env.extend(self.plan.env.iter().cloned());
         env.extend(extra_env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let placed = Placed {
-            diffs: self.root.diffs().to_vec(),
+            diffs: match &self.host {
+                BuildHost::Image { root, .. } => root.diffs().to_vec(),
+                BuildHost::Machine { .. } => Vec::new(),
+            },
             skeleton: self.workspace.skeleton.clone(),
             repositories: self.checkouts.roots.clone(),
             edit,
@@ -254,8 +300,13 @@ fn stages(
     tools.on.emit(Event::StageStarted { stage: Stage::Prepare });
     plan.warnings.iter().for_each(|warning| tools.on.warn(warning.clone()));
     let prepared = prepare(plan, lock, tools)?;
-    pin(&prepared.host)?;
-    tools.on.emit(Event::HostReady { name: prepared.host.name.clone(), digest: prepared.host.image.clone() });
+    tools.on.emit(match prepared.host_lock() {
+        Some(lock) => {
+            pin(lock)?;
+            Event::HostReady { name: lock.name.clone(), digest: Some(lock.image.clone()) }
+        }
+        None => Event::HostReady { name: "this machine".into(), digest: None },
+    });
     tools.on.emit(Event::LayersReady { layers: prepared.layers().to_vec() });
     let build = tools.paths.build(id);
     make_private_dir(&build)?;
@@ -271,6 +322,7 @@ fn stages(
 /// left nothing to collect.
 fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Finished, Box<Outcome>>, EngineError> {
     let plan = &prepared.plan;
+    let own = prepared.own_folder();
     let begun = Instant::now();
     let once = |stage, argv, own_network| {
         tools.on.emit(Event::StageStarted { stage });
@@ -288,12 +340,12 @@ fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Fin
         })
     };
     match plan.network {
-        Network::Full => once(Stage::Run, bitbake::command(plan), false),
-        Network::None => once(Stage::Run, bitbake::command(plan), true),
+        Network::Full => once(Stage::Run, bitbake::command(plan, &own), false),
+        Network::None => once(Stage::Run, bitbake::command(plan, &own), true),
         // There is nothing to do afterwards.
-        Network::FetchOnly if plan.fetch_only => once(Stage::Fetch, bitbake::fetch_command(plan), false),
-        Network::FetchOnly => match once(Stage::Fetch, bitbake::fetch_command(plan), false)? {
-            Ok(_) => once(Stage::Run, bitbake::command(plan), true),
+        Network::FetchOnly if plan.fetch_only => once(Stage::Fetch, bitbake::fetch_command(plan, &own), false),
+        Network::FetchOnly => match once(Stage::Fetch, bitbake::fetch_command(plan, &own), false)? {
+            Ok(_) => once(Stage::Run, bitbake::command(plan, &own), true),
             ended => Ok(ended),
         },
     }

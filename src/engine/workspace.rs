@@ -124,6 +124,11 @@ fn within<T>(
 }
 
 impl Workspace {
+    /// Where smidr's own files stand on this machine.
+    pub fn own_files(&self) -> PathBuf {
+        self.skeleton.join(bitbake::OWN_FOLDER.trim_start_matches('/'))
+    }
+
     /// Removes what a clean build does not begin with.
     ///
     /// # Errors

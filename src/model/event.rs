@@ -140,12 +140,12 @@ pub enum Event {
         /// A sentence fragment.
         text: String,
     },
-    /// The build-host image is ready.
+    /// The build host is ready.
     HostReady {
-        /// Its name in the store.
+        /// Its name in the store, or `this machine`.
         name: String,
-        /// Its manifest's digest.
-        digest: Digest,
+        /// Its manifest's digest; none for a machine that is its own build host.
+        digest: Option<Digest>,
     },
     /// The layers are ready.
     LayersReady {

@@ -137,6 +137,9 @@ pub enum PlanError {
     /// A name given on the command line.
     #[error("`{0}` cannot be a target or machine")]
     Word(String),
+    /// There is no namespace to be somebody else in.
+    #[error("BitBake refuses to run as root, and without namespaces (host.isolation: none) smidr can be nobody else")]
+    Root,
     /// The lock belongs to another build host.
     #[error("smidr.lock pins the build host `{locked}`, and smidr.yaml asks for `{wanted}`")]
     Lock {
@@ -149,7 +152,10 @@ pub enum PlanError {
 
 impl Explain for PlanError {
     fn kind(&self) -> Kind {
-        Kind::Request
+        match self {
+            Self::Root => Kind::Host,
+            _ => Kind::Request,
+        }
     }
 
     fn hint(&self) -> Option<String> {
@@ -157,6 +163,7 @@ impl Explain for PlanError {
             Self::Path { .. } => Some("choose another place:  export SMIDR_HOME=/some/plain/path".into()),
             Self::Holds { .. } => Some("name a folder of its own under `directories:`".into()),
             Self::Word(_) => None,
+            Self::Root => Some("build as an ordinary user:  useradd -m builder && su - builder".into()),
             Self::Lock { .. } => Some("to take the new one:  rm smidr.lock".into()),
         }
     }
@@ -187,6 +194,9 @@ pub fn make(
         if request.targets.is_empty() { vec![config.build.image.text.clone()] } else { request.targets.clone() };
     for word in targets.iter().chain([&machine]) {
         check_word(word)?;
+    }
+    if config.host.isolation == config::Isolation::None && facts.uid == 0 {
+        return Err(PlanError::Root);
     }
     let host = host(config, lock)?;
     let (uid, gid) = facts.inner_ids();

@@ -2,7 +2,7 @@
 
 use super::folders::Folders;
 use crate::{
-    config::{Config, Text},
+    config::{Config, Isolation, Text},
     model::HostFacts,
 };
 
@@ -80,8 +80,10 @@ pub fn environment(config: &Config, facts: &HostFacts, folders: &Folders) -> Vec
     ];
     env.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
     env.extend(facts.fetch_env.iter().cloned());
-    if facts.ca_bundle.is_some() {
-        env.extend(CA_VARIABLES.map(|name| (name.to_owned(), CA_BUNDLE.to_owned())));
+    if let Some(bundle) = &facts.ca_bundle {
+        // A machine that is its own build host has it where it is.
+        let inside = if config.host.isolation == Isolation::None { path(bundle) } else { CA_BUNDLE.to_owned() };
+        env.extend(CA_VARIABLES.map(|name| (name.to_owned(), inside.clone())));
     }
     for (name, value) in &config.env {
         put(&mut env, name, value.text.clone());

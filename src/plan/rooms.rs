@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     build::Plan,
-    sandbox::{MountOp, Payload, Root, SandboxSpec},
+    sandbox::{Isolation, MountOp, Payload, Root, SandboxSpec},
 };
 use crate::config::Network;
 
@@ -27,6 +27,11 @@ const TMPFS: [(&str, u32); 3] = [("/tmp", 0o1777), ("/var/tmp", 0o1777), ("/run"
 impl Plan {
     /// The sandbox of this build, with `payload` in it.
     pub fn sandbox(&self, placed: &Placed, payload: Payload) -> SandboxSpec {
+        if self.isolation == Isolation::None {
+            let nothing = Root::Layers(Vec::new());
+            let isolation = Isolation::None;
+            return SandboxSpec { isolation, ..SandboxSpec::new(self.ids, nothing, Vec::new(), payload) };
+        }
         let lower = std::iter::once(&placed.skeleton).chain(placed.diffs.iter().rev()).cloned().collect();
         let mut mounts = vec![MountOp::Proc, MountOp::Dev];
         mounts.extend(TMPFS.map(|(dest, mode)| MountOp::Tmpfs { dest: dest.into(), mode }));

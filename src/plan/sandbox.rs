@@ -46,17 +46,6 @@ pub enum Isolation {
     None,
 }
 
-impl Isolation {
-    /// For people: what isolates the build.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Self::Full => "full isolation",
-            Self::SharedProcesses => "isolation without a PID namespace",
-            Self::None => "no isolation",
-        }
-    }
-}
-
 /// The single id that the user namespace maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {

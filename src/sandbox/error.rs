@@ -40,6 +40,47 @@ pub struct Verified {
     pub sockets_scoped: bool,
 }
 
+impl Verified {
+    /// What the build goes without here, a sentence each.
+    pub fn losses(&self) -> Vec<&'static str> {
+        let mut losses = Vec::new();
+        match self.isolation {
+            Isolation::Full => {}
+            Isolation::SharedProcesses => {
+                losses.push(
+                    "parts of /proc are masked here: the build has no PID namespace and sees this machine's processes",
+                );
+            }
+            Isolation::None => {
+                losses.push("the build uses this machine's own files and programs (host.isolation: none)")
+            }
+        }
+        if self.tasks_cut == Some(false) {
+            losses.push("BitBake cannot cut its tasks off from the network here: nested user namespaces do not work");
+        }
+        losses
+    }
+
+    /// What keeps the build apart from this machine, in a few words.
+    pub fn describe(&self, own_network: bool) -> String {
+        let mut text = String::from(match self.isolation {
+            Isolation::Full => "full isolation",
+            Isolation::SharedProcesses => "isolation without a PID namespace",
+            Isolation::None => "no isolation",
+        });
+        if own_network {
+            text.push_str(", no network");
+        }
+        if !self.overlay {
+            text.push_str(", without overlay");
+        }
+        if !self.sockets_scoped {
+            text.push_str(", abstract sockets open");
+        }
+        text
+    }
+}
+
 /// What init tells the parent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {

@@ -269,7 +269,8 @@ fn can_cut_tasks(spec: &SandboxSpec) -> Result<bool, StepFailure> {
         ForkResult::Child => {
             let Ids { uid, gid, .. } = spec.ids;
             let nested = Ids { outer_uid: uid, outer_gid: gid, uid, gid };
-            let cut = lockdown::lock_down(spec)
+            let cut = listed(uid)
+                .and_then(|()| lockdown::lock_down(spec))
                 .and_then(|()| {
                     let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET;
                     unshare(flags).map_err(StepFailure::at("enter nested namespaces"))
@@ -278,6 +279,13 @@ fn can_cut_tasks(spec: &SandboxSpec) -> Result<bool, StepFailure> {
             std::process::exit(i32::from(cut.is_err()))
         }
     }
+}
+
+/// BitBake cuts off only tasks of a user who stands in this very file (bb.utils.is_local_uid).
+fn listed(uid: u32) -> Result<(), StepFailure> {
+    let users = fs::read_to_string("/etc/passwd").map_err(StepFailure::at("read /etc/passwd"))?;
+    let known = users.lines().any(|line| line.split(':').nth(2).is_some_and(|id| id.parse() == Ok(uid)));
+    if known { Ok(()) } else { Err(StepFailure::at("find its uid in /etc/passwd")(nix::Error::ENOENT)) }
 }
 
 /// Turns into the program; returns only with the reason why not.

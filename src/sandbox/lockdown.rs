@@ -11,7 +11,7 @@ use rustix::{
 };
 
 use super::{denied, emulation, error::StepFailure, sys};
-use crate::plan::SandboxSpec;
+use crate::plan::{Isolation, SandboxSpec};
 
 /// Open files of a program, unless it asks for more.
 const USUAL_FILES: u64 = 1024;
@@ -60,7 +60,9 @@ pub fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
     setrlimit(Resource::RLIMIT_NOFILE, soft.min(USUAL_FILES), hard).map_err(StepFailure::at("limit open files"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let keep: CapsHashSet = if spec.root_emulation { EMULATED_ROOT.into_iter().collect() } else { CapsHashSet::new() };
-    drop_capabilities(&keep).map_err(StepFailure::at("drop capabilities"))?;
+    // Outside of a user namespace an ordinary user may not shrink the bounding set; with no_new_privs nothing comes out of it.
+    let bounding = spec.isolation != Isolation::None;
+    drop_capabilities(&keep, bounding).map_err(StepFailure::at("drop capabilities"))?;
     nix::sys::prctl::set_no_new_privs().map_err(StepFailure::at("set no_new_privs"))?;
     sys::install_seccomp(&denied::denied(spec.hide_openat2))
         .map_err(StepFailure::at("forbid system calls that no build needs (seccomp)"))?;
@@ -78,9 +80,10 @@ fn is_locked() -> io::Result<()> {
     if has("NoNewPrivs:\t1") && has("Seccomp:\t2") { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
-fn drop_capabilities(keep: &CapsHashSet) -> io::Result<()> {
+fn drop_capabilities(keep: &CapsHashSet, bounding: bool) -> io::Result<()> {
     // By number, so that capabilities go that this smidr has no name for yet.
-    for bit in (0..64).map(|number| 1 << number).filter(|bit| mask(keep) & bit == 0) {
+    let numbers = if bounding { 0..64 } else { 0..0 };
+    for bit in numbers.map(|number| 1 << number).filter(|bit| mask(keep) & bit == 0) {
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(bit)) {
             Ok(()) => {}
             // The first number that this kernel does not know.
@@ -89,7 +92,7 @@ fn drop_capabilities(keep: &CapsHashSet) -> io::Result<()> {
         }
     }
     set_held(keep)?;
-    if holds_at_most(keep)? { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+    if holds_at_most(keep, bounding)? { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
 fn set_held(keep: &CapsHashSet) -> io::Result<()> {
@@ -100,11 +103,12 @@ fn set_held(keep: &CapsHashSet) -> io::Result<()> {
 }
 
 /// Whether the kernel agrees: no set holds more than `keep`, newer capabilities than we know included.
-fn holds_at_most(keep: &CapsHashSet) -> io::Result<bool> {
+fn holds_at_most(keep: &CapsHashSet, bounding: bool) -> io::Result<bool> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let masks = status.lines().filter_map(|line| line.strip_prefix("Cap")?.split_once(":\t"));
-    let held = masks.filter_map(|(_, mask)| u64::from_str_radix(mask.trim(), 16).ok()).collect::<Vec<_>>();
-    Ok(held.len() == 5 && held.iter().all(|held| held & !mask(keep) == 0))
+    let counted = masks.filter(|(set, _)| bounding || *set != "Bnd");
+    let held = counted.filter_map(|(_, mask)| u64::from_str_radix(mask.trim(), 16).ok()).collect::<Vec<_>>();
+    Ok(held.len() == 4 + usize::from(bounding) && held.iter().all(|held| held & !mask(keep) == 0))
 }
 
 fn mask(capabilities: &CapsHashSet) -> u64 {

@@ -117,13 +117,18 @@ fn with_a_masked_proc_a_build_works_and_says_so() {
     let script = "[ -e /proc/$1 ] && { kill -0 $1 2>/dev/null && echo reached || echo refused; }; id -u";
     let run = masked(&world, &["run", "--", "sh", "-c", script, "sh", &outside]).and_then(done);
     let run = run.expect("it worked a moment ago");
-    run.expect_code(0);
+    run.expect_code(0).expect_err("warning: parts of /proc are masked here");
     let scoped = doctor.out.contains("Landlock keeps");
     assert!(run.out.starts_with(if scoped { "refused\n" } else { "reached\n" }), "{}", run.out);
     // Who insists on everything is told what is in the way.
     world.edit("smidr.yaml", "recipe: hello", "recipe: hello\n  isolation: full");
     let strict = masked(&world, &["build"]).and_then(done).expect("it worked a moment ago");
     strict.expect_code(3).expect_err("mount /proc of its PID namespace").expect_err("masked");
+    let steps = masked(&world, &["run", "true"]).and_then(done).expect("it worked a moment ago");
+    steps
+        .expect_code(125)
+        .expect_err("step by step:\n  enter new user, mount, PID,")
+        .expect_err("  drop every capability");
 }
 
 #[test]
@@ -153,6 +158,40 @@ fn without_a_pid_namespace_nothing_outlives_smidr() {
         assert!(wait || status.code() == Some(7), "{status}");
         wait_for("the end of every orphan", Duration::from_secs(2), || processes_with(&marker).is_empty());
     }
+}
+
+/// A container that allows nothing but is a build host: our own sandbox, in which a second smidr finds that it can mount nothing.
+#[test]
+fn without_namespaces_a_build_host_builds_when_told_to() {
+    let name = "modes::without_namespaces_a_build_host_builds_when_told_to";
+    let Some(world) = World::with_project(name) else { return };
+    let plan = world.smidr().args(["plan", "--json"]).run().json();
+    let home = Path::new(plan["plan"]["folders"]["home"].as_str().expect("a folder")).to_path_buf();
+    let inside = |script: &str| world.smidr().args(["run", "--", "sh", "-c", script]).run();
+    inside("true").expect_code(0);
+    fs::copy(smidr_bin(), home.join("smidr")).expect("room for smidr");
+    if inside("~/smidr --version").code != Some(0) {
+        return skip(name, "this smidr needs a newer C library than the build host has");
+    }
+    inside("cd ~ && ./smidr init q --template hello").expect_code(0);
+    inside("~/smidr doctor").expect_code(3).expect_out("cannot enter new namespaces").expect_out("seccomp");
+    let config = home.join("q/smidr.yaml");
+    let text = fs::read_to_string(&config).expect("a config");
+    fs::write(&config, text.replace("recipe: hello", "isolation: none")).expect("room for a config");
+    let plan = inside("cd ~/q && ../smidr plan");
+    plan.expect_code(0).expect_out("this machine as it is, without any isolation");
+    let build = inside("cd ~/q && ../smidr build && [ ! -e smidr.lock ] && ../smidr artifacts list");
+    build.expect_code(0).expect_err("host       this machine").expect_err("no isolation, task network cut");
+    build.expect_err("uses this machine's own files").expect_out(".ext4");
+    let cut = "cd ~/q && echo '  network: none' >> smidr.yaml && ../smidr check";
+    inside(cut).expect_code(2).expect_err("leaves no way to cut the build off");
+    // Everything ends with smidr here too.
+    let marker = format!("SMIDR_TEST_NONE_{}", std::process::id());
+    let orphans = format!(
+        "sed -i '/network: none/d' smidr.yaml; ../smidr run -- sh -c '(setsid sleep 300 &); exit 4'; echo $?; grep -l {marker} /proc/[0-9]*/environ | grep -c ."
+    );
+    inside(&format!("cd ~/q; {marker}=1; export {marker}; {orphans}")).expect_out("4\n");
+    wait_for("the end of every orphan", Duration::from_secs(2), || processes_with(&marker).is_empty());
 }
 
 /// Adds layers of one file each to an image in a layout.
