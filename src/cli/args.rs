@@ -40,6 +40,8 @@ pub enum Command {
     Status(Status),
     /// Show what a build said
     Logs(Logs),
+    /// Stop a build that runs, and wait until it has stopped
+    Cancel(Cancel),
     /// Look at and copy what builds left behind
     #[command(subcommand)]
     Artifacts(Artifacts),
@@ -166,6 +168,16 @@ pub struct Status {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `smidr cancel`
+#[derive(Args)]
+pub struct Cancel {
+    /// The build
+    pub id: String,
+    /// Kill its tasks at once, instead of letting those that run finish (at most 30 s)
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `smidr logs`

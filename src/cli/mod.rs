@@ -3,6 +3,7 @@
 mod args;
 mod artifacts;
 mod build;
+mod cancel;
 mod check;
 mod completions;
 mod context;
@@ -45,6 +46,7 @@ pub fn main() -> ExitCode {
         Command::Shell(args) => return shell::shell(&config, args),
         Command::Status(args) => status::status(&args),
         Command::Logs(args) => logs::logs(&args),
+        Command::Cancel(args) => cancel::cancel(&args),
         Command::Artifacts(command) => artifacts::artifacts(&command),
         Command::Image(command) => image::image(&config, &command),
         Command::Doctor(args) => doctor::doctor(&args),

@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
 use super::files::FileError;
 
 /// A held lock. Dropping it lets go.
@@ -69,6 +71,39 @@ pub fn holder(path: &Path) -> Result<Option<String>, FileError> {
         Err(TryLockError::WouldBlock) => Ok(Some(name_in(&mut file))),
         Err(TryLockError::Error(error)) => Err(FileError::new("lock", path)(error)),
     }
+}
+
+/// Sends signals to the process that holds a lock, one after the other. Says whether there was one within reach: not when the lock is
+/// free, and not when its holder lives in another PID namespace.
+///
+/// # Errors
+///
+/// When the kernel refuses the signal.
+pub fn signal_holder(path: &Path, signals: &[Signal]) -> Result<bool, FileError> {
+    let pid = holder(path)?.and_then(|text| process_in(&text));
+    let Some(process) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok().filter(|_| has_open(pid, path)))
+    else {
+        return Ok(false);
+    };
+    for signal in signals {
+        pidfd_send_signal(&process, *signal)
+            .map_err(|errno| FileError::new("signal the holder of", path)(errno.into()))?;
+    }
+    Ok(true)
+}
+
+/// The process in what [`sign`] has written.
+fn process_in(holder: &str) -> Option<Pid> {
+    let number = holder.rsplit_once("(process ")?.1.strip_suffix(')')?;
+    Pid::from_raw(number.parse().ok()?)
+}
+
+/// Whether a process has a file open: a number alone may mean somebody else by now, or in another PID namespace.
+fn has_open(pid: Pid, path: &Path) -> bool {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).into_iter().flatten().flatten();
+    let path = std::fs::canonicalize(path);
+    open.into_iter()
+        .any(|entry| path.as_ref().is_ok_and(|path| std::fs::read_link(entry.path()).is_ok_and(|file| file == *path)))
 }
 
 fn name_in(file: &mut File) -> String {

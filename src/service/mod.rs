@@ -2,6 +2,8 @@
 
 use std::{thread, time::Duration};
 
+use rustix::process::Signal;
+
 use crate::{
     engine::{self, EngineError, Tools},
     events::{Emitter, EventSink},
@@ -14,7 +16,7 @@ use crate::{
     },
     image::{ImageError, ImageStore},
     lock::HostLock,
-    model::{Artifact, BuildId, Explain, HostFacts, InvalidName, Kind, Outcome, Paths, Record},
+    model::{Artifact, BuildId, Explain, HostFacts, InvalidName, Kind, Outcome, Paths, Record, State},
     plan::Plan,
 };
 
@@ -30,6 +32,17 @@ pub enum ServiceError {
     /// No such build.
     #[error("there is no build `{0}`")]
     Unknown(String),
+    /// There is nothing to stop any more.
+    #[error("the build {id} is over: {state}")]
+    Over {
+        /// Which.
+        id: BuildId,
+        /// How it ended.
+        state: State,
+    },
+    /// Its process cannot be reached.
+    #[error("the process of the build {0} cannot be found from here")]
+    Elsewhere(BuildId),
     /// Not a single build yet.
     #[error("nothing has been built yet")]
     NoBuilds,
@@ -53,7 +66,8 @@ pub enum ServiceError {
 impl Explain for ServiceError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unknown(_) | Self::NoBuilds | Self::Name(_) => Kind::Request,
+            Self::Unknown(_) | Self::NoBuilds | Self::Name(_) | Self::Over { .. } => Kind::Request,
+            Self::Elsewhere(_) => Kind::Host,
             Self::Engine(error) => error.kind(),
             Self::Image(error) => error.kind(),
             Self::History(error) => error.kind(),
@@ -69,7 +83,8 @@ impl Explain for ServiceError {
             Self::Image(error) => error.hint(),
             Self::History(error) => error.hint(),
             Self::File(error) => error.hint(),
-            Self::Name(_) => None,
+            Self::Elsewhere(_) => Some("it runs in another container: cancel it there".into()),
+            Self::Name(_) | Self::Over { .. } => None,
         }
     }
 }
@@ -169,6 +184,31 @@ impl<'a> LocalService<'a> {
         let history = self.history()?.ok_or_else(unknown)?;
         let build = history.find(id)?.ok_or_else(unknown)?;
         self.now(&history, build)
+    }
+
+    /// Asks a build to stop, and waits until it has; with `force`, everything in it is killed at once. Gives its final state.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such build, it is over already, or it runs where it cannot be reached.
+    pub fn cancel(&self, id: &str, force: bool) -> Result<BuildRecord, ServiceError> {
+        let build = self.show(Some(id))?;
+        if build.state.is_final() {
+            return Err(ServiceError::Over { id: build.id, state: build.state });
+        }
+        // Two different ones: of two that are alike and both wait, the kernel keeps one (signal(7)).
+        let signals: &[Signal] = if force { &[Signal::INT, Signal::TERM] } else { &[Signal::INT] };
+        let reached = lock::signal_holder(&self.alive_path(&build.id), signals)?;
+        loop {
+            let now = self.show(Some(id))?;
+            if now.state.is_final() {
+                return Ok(now);
+            }
+            if !reached {
+                return Err(ServiceError::Elsewhere(build.id));
+            }
+            thread::sleep(GLANCE);
+        }
     }
 
     /// What a build left behind.

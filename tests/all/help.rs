@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 25] = [
+const COMMANDS: [&[&str]; 26] = [
     &[],
     &["init"],
     &["check"],
@@ -13,6 +13,7 @@ const COMMANDS: [&[&str]; 25] = [
     &["run"],
     &["shell"],
     &["status"],
+    &["cancel"],
     &["logs"],
     &["artifacts"],
     &["artifacts", "list"],

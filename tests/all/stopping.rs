@@ -45,6 +45,30 @@ fn once_is_a_wish() {
 }
 
 #[test]
+fn from_another_terminal() {
+    let Some(world) = World::with_project("stopping::from_another_terminal") else { return };
+    let script = "    trap '' INT TERM HUP\n    while true; do sleep 1; done";
+    let running = sleeping(&world, script);
+    let id =
+        world.smidr().args(["status", "--json"]).run().json()["builds"][0]["id"].as_str().expect("an id").to_owned();
+    let begun = Instant::now();
+    let cancel = world.smidr().args(["cancel", &id, "--force"]).run();
+    cancel.expect_code(0).expect_err(&format!("{id} CANCELLED"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "at once, not after {:?}", begun.elapsed());
+    running.wait().expect_code(130);
+    wait_for("the processes to be gone", Duration::from_secs(1), || processes_with(&marker(&world)).is_empty());
+    let again = world.smidr().args(["cancel", &id]).run();
+    again.expect_code(2).expect_err(&format!("the build {id} is over: CANCELLED"));
+    world.smidr().args(["cancel", "p-00000000"]).run().expect_code(2).expect_err("there is no build");
+    // Politely: the task that runs may end.
+    let running = sleeping(&world, "    sleep 3; echo over > ${TMPDIR}/over");
+    let id =
+        world.smidr().args(["status", "--json"]).run().json()["builds"][0]["id"].as_str().expect("an id").to_owned();
+    world.smidr().args(["cancel", &id]).run().expect_code(0).expect_err("CANCELLED");
+    running.wait().expect_code(130).expect_err("stopping   BitBake finishes");
+}
+
+#[test]
 fn twice_is_an_order() {
     let Some(world) = World::with_project("stopping::twice_is_an_order") else { return };
     let mut running = sleeping(&world, "    trap '' INT TERM HUP\n    while true; do sleep 1; done");
