@@ -99,7 +99,7 @@ fn sandbox(facts: &HostFacts, paths: &Paths, spawner: &Spawner) -> Result<Vec<Fi
     let (uid, gid) = facts.inner_ids();
     let users = top.join("etc/passwd");
     fs::write(&users, format!("builder:x:{uid}:{gid}::/:\n")).map_err(FileError::new("write", &users))?;
-    let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid };
+    let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid, range: None };
     let mounts = vec![
         MountOp::Proc,
         MountOp::Dev,

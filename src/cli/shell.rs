@@ -91,8 +91,8 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     Ok(ExitCode::from(u8::try_from(exit?.0).unwrap_or(OWN_FAILURE)))
 }
 
-fn warn(running: &sandbox::Sandbox) {
-    running.verified().losses().into_iter().for_each(|loss| talk(format!("warning: {loss}")));
+fn warn(running: &sandbox::Sandbox, spec: &crate::plan::SandboxSpec) {
+    running.verified().losses(spec).into_iter().for_each(|loss| talk(format!("warning: {loss}")));
 }
 
 fn own_streams() -> io::Result<sandbox::Stdio> {
@@ -111,7 +111,7 @@ fn without_terminal(
 ) -> Result<sandbox::Exit, Failure> {
     let stdio = own_streams().map_err(FileError::new("use", Path::new("standard input and output")))?;
     let running = sandbox::launch(spec, stdio, spawner)?;
-    warn(&running);
+    warn(&running, spec);
     let control = running.control();
     let _listening = stop.listen(move |times, signal| if times > 1 { control.kill() } else { control.signal(signal) });
     Ok(running.wait()?)
@@ -126,7 +126,7 @@ fn with_terminal(
     let (pty, slave) = Pty::open().map_err(failed())?;
     let stdio = sandbox::Stdio::terminal(slave).map_err(failed())?;
     let running = sandbox::launch(spec, stdio, spawner)?;
-    warn(&running);
+    warn(&running, spec);
     let control = running.control();
     // Ctrl-C is a byte for the program; what arrives as a signal comes from outside.
     let _listening = stop.listen(move |_, _| control.kill());

@@ -230,6 +230,7 @@ fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
     let host = Host {
         image,
         isolation: isolation(d, &mut f),
+        ids: ids(d, &mut f),
         network: network(d, &mut f),
         devices: devices(d, &mut f),
         env: f.texts(d, "env"),
@@ -257,6 +258,19 @@ fn isolation(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Isolation {
             let title = format!("host.isolation must be auto, full or none, not `{other}`");
             d.problem(Problem::new(text.span, title).hint("none builds with this machine's own programs"));
             Isolation::Auto
+        }
+    }
+}
+
+fn ids(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Ids {
+    let Some(text) = f.text(d, "ids") else { return Ids::Single };
+    match text.text.as_str() {
+        "single" => Ids::Single,
+        "range" => Ids::Range,
+        other => {
+            let title = format!("host.ids must be single or range, not `{other}`");
+            d.problem(Problem::new(text.span, title).hint("range needs newuidmap and a line in /etc/subuid"));
+            Ids::Single
         }
     }
 }

@@ -134,6 +134,8 @@ pub struct Host {
     pub image: HostImage,
     /// What keeps the build apart from this machine.
     pub isolation: Isolation,
+    /// Which ids exist in the build.
+    pub ids: Ids,
     /// Whether the build shares this machine's network.
     pub network: Network,
     /// Devices of this machine: kvm, tun, fuse.
@@ -164,6 +166,15 @@ pub enum Isolation {
     Full,
     /// Nothing: this machine's own files and programs are the build host.
     None,
+}
+
+/// Which ids exist in a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// One's own; files of all others belong to nobody.
+    Single,
+    /// Also those that /etc/subuid and /etc/subgid give to the caller.
+    Range,
 }
 
 /// What of the network a build sees.

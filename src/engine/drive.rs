@@ -147,7 +147,7 @@ fn start(
     let running = sandbox::launch(spec, stdio, spawner)?;
     let control = running.control();
     let verified = running.verified();
-    verified.losses().into_iter().for_each(|loss| on.warn(loss));
+    verified.losses(spec).into_iter().for_each(|loss| on.warn(loss));
     on.emit(Event::SandboxReady {
         isolation: verified.describe(spec.own_network),
         task_network_cut: verified.tasks_cut.unwrap_or(false),

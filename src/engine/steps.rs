@@ -98,7 +98,7 @@ impl<'a> Steps<'a> {
         spawner: &'a Spawner,
         stop: &'a Stop,
     ) -> Result<Self, StepError> {
-        let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid: 0, gid: 0 };
+        let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid: 0, gid: 0, range: None };
         let mut steps =
             Self { root, ids, env: Vec::new(), binds, placeholders: Vec::new(), tree: tree.into(), spawner, stop };
         // A root that stands on an image has the mount points in a folder of their own, below the image.

@@ -5,9 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Gid, Uid};
+use nix::unistd::{Gid, Uid, User};
 
-use crate::model::HostFacts;
+use crate::model::{HostFacts, SubordinateIds};
 
 /// What BitBake's fetchers read (bb.fetch2, FETCH_EXPORT_VARS), as far as it says how the network is reached. Credentials are not
 /// among them: a config names those that it needs.
@@ -46,6 +46,7 @@ pub fn gather(environment: Vec<(String, String)>) -> HostFacts {
     HostFacts {
         uid: Uid::effective().as_raw(),
         gid: Gid::effective().as_raw(),
+        subordinate: subordinate_ids(),
         home: get("HOME").map_or_else(|| "/".into(), PathBuf::from),
         cpus: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
         memory: memory().unwrap_or(0),
@@ -56,6 +57,25 @@ pub fn gather(environment: Vec<(String, String)>) -> HostFacts {
         time_zone: time_zone(get("TZ")),
         environment,
     }
+}
+
+/// As the files say; ranges that a directory service would know are not asked for.
+fn subordinate_ids() -> Option<SubordinateIds> {
+    let uid = Uid::effective();
+    let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let read = |path: &str| range(&fs::read_to_string(path).ok()?, uid.as_raw(), name.as_deref());
+    Some(SubordinateIds { uids: read("/etc/subuid")?, gids: read("/etc/subgid")? })
+}
+
+/// The first range of a user, who may stand there by name or by number (subuid(5)).
+fn range(text: &str, uid: u32, name: Option<&str>) -> Option<(u32, u32)> {
+    text.lines().find_map(|line| {
+        let mut fields = line.trim().split(':');
+        let owner = fields.next()?;
+        let own = Some(owner) == name || owner.parse() == Ok(uid);
+        let (first, count) = (fields.next()?.parse::<u32>().ok()?, fields.next()?.parse::<u32>().ok()?);
+        (own && count > 0 && first.checked_add(count).is_some()).then_some((first, count))
+    })
 }
 
 fn memory() -> Option<u64> {
@@ -72,4 +92,20 @@ fn time_zone(variable: Option<String>) -> String {
         Some(target.strip_prefix(Path::new("/usr/share/zoneinfo")).ok()?.display().to_string())
     };
     variable.filter(|name| plain(name)).or_else(link).filter(|name| plain(name)).unwrap_or_else(|| "UTC".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_a_user() {
+        let text = "root:1:2\n# none\nann:100000:65536\n1001:200000:10\nann:300000:5\nbad:x:1\nend:4294967295:2\n";
+        assert_eq!(range(text, 1000, Some("ann")), Some((100_000, 65_536)));
+        assert_eq!(range(text, 1001, Some("bob")), Some((200_000, 10)));
+        assert_eq!(range(text, 1001, None), Some((200_000, 10)));
+        for nobody in ["bob", "bad", "end", ""] {
+            assert_eq!(range(text, 1002, Some(nobody)), None);
+        }
+    }
 }

@@ -2,6 +2,17 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
+/// Ids that belong to a user beside his own (subuid(5), subgid(5)): the first, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubordinateIds {
+    /// First uid and their number.
+    pub uids: (u32, u32),
+    /// First gid and their number.
+    pub gids: (u32, u32),
+}
+
 /// Facts about the host and the caller, gathered once by `host::facts`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
@@ -9,6 +20,8 @@ pub struct HostFacts {
     pub uid: u32,
     /// The caller's effective gid.
     pub gid: u32,
+    /// The caller's further ids, where an administrator has given him some.
+    pub subordinate: Option<SubordinateIds>,
     /// The caller's home.
     pub home: PathBuf,
     /// The caller's whole environment. Only what a config asks for by name goes any further.

@@ -17,7 +17,7 @@ pub use build_id::{BuildId, InvalidName};
 pub use digest::{Digest, InvalidDigest};
 pub use event::{Activity, Event, Level, Record, Stage, TaskName, Unit};
 pub use explain::{Explain, Kind};
-pub use facts::HostFacts;
+pub use facts::{HostFacts, SubordinateIds};
 pub use outcome::{FailedTask, Outcome, State};
 pub use paths::Paths;
 pub use request::BuildRequest;

@@ -239,14 +239,20 @@ pub fn make(
         strict: config.host.isolation == config::Isolation::Full,
         network: config.host.network,
         cpus: config.host.cpus,
-        ids: Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid },
+        ids: Ids {
+            outer_uid: facts.uid,
+            outer_gid: facts.gid,
+            uid,
+            gid,
+            range: facts.subordinate.filter(|_| config.host.ids == config::Ids::Range),
+        },
         timeout: config.advanced.build_timeout,
         artifacts_required: !config.artifacts.is_empty(),
         artifacts: match config.artifacts.as_slice() {
             [] => vec![format!("images/{machine}/**")],
             patterns => patterns.iter().map(|text| text.text.clone()).collect(),
         },
-        warnings: warnings(config),
+        warnings: warnings(config, facts),
         targets,
         machine,
         folders,
@@ -353,8 +359,11 @@ fn absolute(project: &Path, home: &Path, text: &str) -> PathBuf {
     clean
 }
 
-fn warnings(config: &Config) -> Vec<String> {
+fn warnings(config: &Config, facts: &HostFacts) -> Vec<String> {
     let mut warnings = Vec::new();
+    if config.host.ids == config::Ids::Range && facts.subordinate.is_none() {
+        warnings.push("host.ids: range has no effect: /etc/subuid and /etc/subgid have no range for you".into());
+    }
     if config.host.memory.is_some() {
         warnings.push("host.memory is not enforced: no cgroup is set up yet".into());
     }
@@ -418,6 +427,7 @@ mod tests {
         let facts = HostFacts {
             uid: 1000,
             gid: 1000,
+            subordinate: None,
             home: "/home/u".into(),
             environment: vec![],
             cpus: 2,

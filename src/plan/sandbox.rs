@@ -6,6 +6,8 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::SubordinateIds;
+
 /// Everything that the sandbox's helper needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -46,7 +48,7 @@ pub enum Isolation {
     None,
 }
 
-/// The single id that the user namespace maps.
+/// The id that the user namespace maps, and with [`range`](Self::range) further ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {
     /// The caller's uid.
@@ -57,6 +59,21 @@ pub struct Ids {
     pub uid: u32,
     /// The gid inside.
     pub gid: u32,
+    /// Ids that exist inside too, with the help of newuidmap(1): files that belong to them keep their owners there. The build still
+    /// is nobody but itself.
+    pub range: Option<SubordinateIds>,
+}
+
+/// Lines of a map: first id inside, first id outside, how many (user_namespaces(7)). `count` ids from `first` on fill the place
+/// around `inside`, from 0 on.
+pub fn id_map(inside: u32, outside: u32, (first, count): (u32, u32)) -> Vec<[u32; 3]> {
+    let below = inside.min(count);
+    let mut map = vec![[0, first, below], [inside, outside, 1]];
+    if inside < count {
+        map.push([inside + 1, first + inside, count - inside]);
+    }
+    map.retain(|[_, _, count]| *count > 0);
+    map
 }
 
 /// The root filesystem.
@@ -158,6 +175,9 @@ impl SandboxSpec {
                 "be uid {} and gid {} inside, {} and {} outside",
                 self.ids.uid, self.ids.gid, self.ids.outer_uid, self.ids.outer_gid
             ));
+            if let Some(SubordinateIds { uids, gids }) = self.ids.range {
+                lines.push(format!("know {} further uids and {} further gids (newuidmap)", uids.1, gids.1));
+            }
             lines.push(self.root.to_string());
             lines.extend(self.mounts.iter().map(ToString::to_string));
             lines.push("leave this machine's root behind (pivot_root)".into());
@@ -219,5 +239,20 @@ impl fmt::Display for Payload {
         let words: Vec<_> =
             self.argv.iter().map(|word| shlex::try_quote(word).unwrap_or_else(|_| word.as_str().into())).collect();
         f.write_str(&words.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_laid_around_the_own_id() {
+        assert_eq!(
+            id_map(1000, 1000, (100_000, 65_536)),
+            [[0, 100_000, 1000], [1000, 1000, 1], [1001, 101_000, 64_536]]
+        );
+        assert_eq!(id_map(54_321, 54_321, (7, 100)), [[0, 7, 100], [54_321, 54_321, 1]]);
+        assert_eq!(id_map(0, 1000, (7, 2)), [[0, 1000, 1], [1, 7, 2]]);
     }
 }

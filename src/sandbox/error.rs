@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{Explain, Kind},
-    plan::Isolation,
+    plan::{Isolation, SandboxSpec},
 };
 
 /// A step that failed, as the helper reports it.
@@ -32,6 +32,8 @@ impl StepFailure {
 pub struct Verified {
     /// What keeps it apart from this machine.
     pub isolation: Isolation,
+    /// Whether ids of a range exist in there beside one's own.
+    pub ranged: bool,
     /// Whether BitBake can cut its tasks off from the network in there; none where the spec did not ask.
     pub tasks_cut: Option<bool>,
     /// Whether overlayfs holds the root, where it has more than one folder; otherwise they are bound one by one.
@@ -42,8 +44,13 @@ pub struct Verified {
 
 impl Verified {
     /// What the build goes without here, a sentence each.
-    pub fn losses(&self) -> Vec<&'static str> {
+    pub fn losses(&self, spec: &SandboxSpec) -> Vec<&'static str> {
         let mut losses = Vec::new();
+        if spec.ids.range.is_some() && !self.ranged {
+            losses.push(
+                "only one id exists in the build: newuidmap and newgidmap did not map the others (host.ids: range)",
+            );
+        }
         match self.isolation {
             Isolation::Full => {}
             Isolation::SharedProcesses => {
@@ -68,6 +75,9 @@ impl Verified {
             Isolation::SharedProcesses => "isolation without a PID namespace",
             Isolation::None => "no isolation",
         });
+        if self.ranged {
+            text.push_str(", a range of ids");
+        }
         if own_network {
             text.push_str(", no network");
         }

@@ -22,6 +22,7 @@ use nix::{
 use super::{
     descendants,
     error::{Report, StepFailure, Verified},
+    idmap::{self, Mapper},
     lockdown,
     mounts::{self, Stacked},
     pid1, sys,
@@ -110,7 +111,7 @@ fn helper(args: &HelperArgs) -> io::Result<u8> {
     sys::cloexec_from(3)?;
     let spec: SandboxSpec = serde_json::from_str(&text)?;
     let mut status = inherited.status.try_clone()?;
-    match isolate(&spec, Some(args.parent)).and_then(|()| become_parent_of_init(&spec, inherited)) {
+    match isolate(&spec, Some(args.parent)).and_then(|ranged| become_parent_of_init(&spec, ranged, inherited)) {
         Ok(code) => Ok(code),
         Err(failure) => {
             report(&mut status, &Report::Failed(failure));
@@ -119,10 +120,11 @@ fn helper(args: &HelperArgs) -> io::Result<u8> {
     }
 }
 
-fn isolate(spec: &SandboxSpec, parent: Option<u32>) -> Result<(), StepFailure> {
+/// Enters the namespaces. Says whether more than one id exists there.
+fn isolate(spec: &SandboxSpec, parent: Option<u32>) -> Result<bool, StepFailure> {
     die_with_parent(parent, Signal::SIGKILL)?;
     if spec.isolation == Isolation::None {
-        return Ok(());
+        return Ok(false);
     }
     // A process that cannot be dumped has id maps that belong to root, which it then cannot write (proc_pid_uid_map(5)).
     prctl::set_dumpable(true).map_err(StepFailure::at("become dumpable"))?;
@@ -137,23 +139,12 @@ fn isolate(spec: &SandboxSpec, parent: Option<u32>) -> Result<(), StepFailure> {
     if spec.own_network {
         flags |= CloneFlags::CLONE_NEWNET;
     }
+    let mapper = spec.ids.range.map(|range| Mapper::start(&spec.ids, range)).transpose()?;
     unshare(flags).map_err(StepFailure::at("enter new namespaces (unshare)"))?;
-    write_maps(&spec.ids)
-}
-
-/// Maps one uid and one gid, which needs no privilege when they are one's own (user_namespaces(7)).
-fn write_maps(ids: &Ids) -> Result<(), StepFailure> {
-    let maps = [
-        ("setgroups", "deny".to_owned()),
-        ("gid_map", format!("{} {} 1", ids.gid, ids.outer_gid)),
-        ("uid_map", format!("{} {} 1", ids.uid, ids.outer_uid)),
-    ];
-    for (name, content) in maps {
-        let path = Path::new("/proc/self").join(name);
-        fs::write(&path, content)
-            .map_err(StepFailure::at(format!("write {} of its user namespace", path.display())))?;
+    if mapper.is_some_and(Mapper::map) {
+        return Ok(true);
     }
-    Ok(())
+    idmap::write_single(&spec.ids).map(|()| false)
 }
 
 fn die_with_parent(parent: Option<u32>, signal: Signal) -> Result<(), StepFailure> {
@@ -165,7 +156,7 @@ fn die_with_parent(parent: Option<u32>, signal: Signal) -> Result<(), StepFailur
     }
 }
 
-fn become_parent_of_init(spec: &SandboxSpec, inherited: Inherited) -> Result<u8, StepFailure> {
+fn become_parent_of_init(spec: &SandboxSpec, ranged: bool, inherited: Inherited) -> Result<u8, StepFailure> {
     let alone = spec.isolation == Isolation::Full;
     if !alone {
         prctl::set_child_subreaper(true).map_err(StepFailure::at("adopt orphans"))?;
@@ -182,7 +173,7 @@ fn become_parent_of_init(spec: &SandboxSpec, inherited: Inherited) -> Result<u8,
         }
         ForkResult::Child => {
             let Inherited { mut status, control, events } = inherited;
-            let code = init(spec, &mut status, &control, events).unwrap_or_else(|failure| {
+            let code = init(spec, ranged, &mut status, &control, events).unwrap_or_else(|failure| {
                 report(&mut status, &Report::Failed(failure));
                 125
             });
@@ -191,7 +182,8 @@ fn become_parent_of_init(spec: &SandboxSpec, inherited: Inherited) -> Result<u8,
     }
 }
 
-fn wait_for(child: Pid) -> u8 {
+/// The exit status of a child, or 128 and the number of the signal that ended it.
+pub fn wait_for(child: Pid) -> u8 {
     use nix::sys::wait::{WaitStatus, waitpid};
     loop {
         match waitpid(child, None) {
@@ -207,6 +199,7 @@ fn wait_for(child: Pid) -> u8 {
 /// mounts: it would cost the capabilities (capabilities(7)).
 fn init(
     spec: &SandboxSpec,
+    ranged: bool,
     status: &mut fs::File,
     control: &OwnedFd,
     events: Option<OwnedFd>,
@@ -226,7 +219,7 @@ fn init(
     let sockets_scoped = spec.own_network || lockdown::scope_sockets()?;
     let tasks_cut = if spec.probe_tasks { Some(can_cut_tasks(spec)?) } else { None };
     let overlay = stacked == Stacked::ByKernel;
-    let ready = Report::Ready(Verified { isolation: spec.isolation, tasks_cut, overlay, sockets_scoped });
+    let ready = Report::Ready(Verified { isolation: spec.isolation, ranged, tasks_cut, overlay, sockets_scoped });
     if spec.payload.argv.is_empty() {
         report(status, &ready);
         report(status, &Report::Exited(0));
@@ -268,14 +261,14 @@ fn can_cut_tasks(spec: &SandboxSpec) -> Result<bool, StepFailure> {
         ForkResult::Parent { child } => Ok(wait_for(child) == 0),
         ForkResult::Child => {
             let Ids { uid, gid, .. } = spec.ids;
-            let nested = Ids { outer_uid: uid, outer_gid: gid, uid, gid };
+            let nested = Ids { outer_uid: uid, outer_gid: gid, uid, gid, range: None };
             let cut = listed(uid)
                 .and_then(|()| lockdown::lock_down(spec))
                 .and_then(|()| {
                     let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET;
                     unshare(flags).map_err(StepFailure::at("enter nested namespaces"))
                 })
-                .and_then(|()| write_maps(&nested));
+                .and_then(|()| idmap::write_single(&nested));
             std::process::exit(i32::from(cut.is_err()))
         }
     }

@@ -127,7 +127,8 @@ fn start(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox,
     command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
     let path = command.get_program().display().to_string();
     let child = spawner.spawn(command, inherit).map_err(|source| SandboxError::Spawn { path, source })?;
-    let verified = Verified { isolation: spec.isolation, tasks_cut: None, overlay: false, sockets_scoped: false };
+    let verified =
+        Verified { isolation: spec.isolation, ranged: false, tasks_cut: None, overlay: false, sockets_scoped: false };
     let mut sandbox =
         Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)), verified };
     match sandbox.next_report()? {

@@ -18,6 +18,7 @@ mod denied;
 mod descendants;
 mod emulation;
 mod error;
+mod idmap;
 mod init;
 mod launch;
 mod lockdown;

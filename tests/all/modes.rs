@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::support::{Done, World, processes_with, skip, smidr_bin, tool, wait_for};
+use super::support::{Done, World, is_root, processes_with, skip, smidr_bin, tool, wait_for};
 
 /// A command that runs smidr in namespaces of its own, after `script` has made there what the test is about. The script ends with 99
 /// where it cannot.
@@ -158,6 +158,33 @@ fn without_a_pid_namespace_nothing_outlives_smidr() {
         assert!(wait || status.code() == Some(7), "{status}");
         wait_for("the end of every orphan", Duration::from_secs(2), || processes_with(&marker).is_empty());
     }
+}
+
+/// Where newuidmap and a range in /etc/subuid are.
+#[test]
+fn a_range_of_ids_on_request() {
+    let name = "modes::a_range_of_ids_on_request";
+    let Some(world) = World::with_project(name) else { return };
+    world.edit("smidr.yaml", "recipe: hello", "recipe: hello\n  ids: range");
+    let look = [
+        "run",
+        "--",
+        "sh",
+        "-c",
+        "cat /proc/self/uid_map | wc -l; id -u; grep -c CapEff:.0000000000000000 /proc/self/status",
+    ];
+    let run = world.smidr().args(look).run();
+    let me = if is_root() { 1000 } else { nix::unistd::getuid().as_raw() };
+    if world.smidr().arg("plan").run().out.contains("host.ids: range has no effect") {
+        run.expect_code(0).expect_out(&format!("1\n{me}\n1\n"));
+        return skip(name, "/etc/subuid and /etc/subgid have no range for this user");
+    }
+    if run.err.contains("only one id exists") {
+        run.expect_code(0).expect_out(&format!("1\n{me}\n1\n"));
+        return skip(name, "there is no newuidmap here, or it refuses");
+    }
+    run.expect_code(0).expect_out(&format!("3\n{me}\n1\n"));
+    world.smidr().arg("build").run().expect_code(0).expect_err("full isolation, a range of ids, task network cut");
 }
 
 /// A container that allows nothing but is a build host: our own sandbox, in which a second smidr finds that it can mount nothing.
