@@ -2,7 +2,9 @@
 
 pub mod facts;
 pub mod files;
+pub mod kernel;
 pub mod lock;
+pub mod mounts;
 pub mod overlay;
 pub mod paths;
 pub mod process;
