@@ -19,6 +19,9 @@ const OLDEST: (u32, u32) = (5, 12);
 /// User namespaces that are enough for any build, and for whatever else wants some.
 const ENOUGH: u64 = 15_000;
 
+/// More than any machine has.
+const NO_LIMIT: u64 = 1 << 30;
+
 /// What stands in the way of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
@@ -149,9 +152,13 @@ fn used_up(failed: &Failed<'_>) -> Option<Obstacle> {
             let cause = format!(
                 "user namespaces are used up ({name} is {limit}{around}), or 32 of them are inside each other already"
             );
-            Obstacle::new(cause)
-                .user(Remedy::new("see which programs hold them, and end some", ["lsns -t user"]))
-                .admin(by_sysctl(failed.signs, name, ENOUGH.max(limit.saturating_mul(2))))
+            let obstacle =
+                Obstacle::new(cause).user(Remedy::new("see which programs hold them, and end some", ["lsns -t user"]));
+            // What a new namespace begins with is no limit of anybody's choice.
+            if limit >= NO_LIMIT {
+                return Some(obstacle);
+            }
+            obstacle.admin(by_sysctl(failed.signs, name, ENOUGH.max(2 * limit)))
         }
     })
 }

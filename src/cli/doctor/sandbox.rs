@@ -1,0 +1,175 @@
+//! Whether there can be a sandbox: by making one, the way that a build does.
+
+use std::{path::PathBuf, process::Stdio};
+
+use tempfile::TempDir;
+
+use super::{Home, finding::Finding};
+use crate::{
+    host::{
+        files::{FileError, make_private_dir},
+        kernel::{self, lacks},
+        limits::Limits,
+        process::Spawner,
+    },
+    image::Scratch,
+    model::{Explain as _, HostFacts},
+    plan::{Ids, MountOp, Payload, Root, SandboxSpec},
+    sandbox::{self, SandboxError, Verified},
+};
+
+/// smidr restricts mounts with a call of Linux 5.12.
+const OLDEST: (u32, u32) = (5, 12);
+
+/// Who builds.
+pub fn caller(facts: &HostFacts) -> Finding {
+    let (uid, gid) = facts.inner_ids();
+    Finding::good(
+        "caller",
+        format!("uid {} here, uid {uid} and gid {gid} in builds; no subuid entry or helper needed", facts.uid),
+    )
+}
+
+/// What the kernel's number tells. What it really can is tried out below.
+pub fn kernel() -> Finding {
+    let release = kernel::release();
+    let Some(version) = kernel::version(&release) else {
+        return Finding::doubtful("kernel", format!("it does not tell its version: `{release}`"));
+    };
+    let lacking = lacks(version).join(", ");
+    match (lacking.is_empty(), version < OLDEST) {
+        (true, _) => Finding::good("kernel", format!("Linux {release}")),
+        (false, false) => Finding::good("kernel", format!("Linux {release}; newer ones have {lacking}")),
+        (false, true) => Finding::doubtful(
+            "kernel",
+            format!("Linux {release} lacks, unless its distribution has brought it in: {lacking}"),
+        )
+        .hint(format!("boot Linux {}.{} or newer", OLDEST.0, OLDEST.1)),
+    }
+}
+
+/// The very sequence of a build, up to the point where the program would start, on the file system that holds images.
+pub fn sandbox(facts: &HostFacts, home: Option<&Home>, spawner: &Spawner) -> Vec<Finding> {
+    let place = match Place::make(home) {
+        Ok(place) => place,
+        Err(failure) => return vec![Finding::broken("sandbox", format!("cannot be tried out: {failure}"))],
+    };
+    let stdio = sandbox::Stdio { stdin: Stdio::null(), stdout: Stdio::null(), stderr: Stdio::null(), events: None };
+    match sandbox::launch(&spec(facts, &place), stdio, spawner) {
+        Ok(running) => verified(running.verified()),
+        Err(error) => vec![broken(&error)],
+    }
+}
+
+/// Two folders to lie on top of each other. Gone when it is dropped.
+struct Place {
+    top: PathBuf,
+    below: PathBuf,
+    _scratch: (Option<Scratch>, Option<TempDir>),
+}
+
+impl Place {
+    /// Where images are; where there can be none, wherever there is room, since that is not the sandbox's fault.
+    fn make(home: Option<&Home>) -> Result<Self, FileError> {
+        let place = match home.and_then(|home| home.store.scratch().ok()) {
+            Some(scratch) => {
+                Self { top: scratch.side("top")?, below: scratch.side("below")?, _scratch: (Some(scratch), None) }
+            }
+            None => {
+                let folder = tempfile::tempdir().map_err(FileError::new("make a folder in", &std::env::temp_dir()))?;
+                let (top, below) = (folder.path().join("top"), folder.path().join("below"));
+                make_private_dir(&below)?;
+                Self { top, below, _scratch: (None, Some(folder)) }
+            }
+        };
+        for path in ["proc", "dev", "tmp", "workspace"] {
+            make_private_dir(&place.top.join(path))?;
+        }
+        Ok(place)
+    }
+}
+
+fn spec(facts: &HostFacts, place: &Place) -> SandboxSpec {
+    let (uid, gid) = facts.inner_ids();
+    let (top, below) = (place.top.clone(), place.below.clone());
+    SandboxSpec {
+        ids: Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid },
+        hostname: "smidr".into(),
+        own_network: false,
+        root_emulation: false,
+        hide_openat2: false,
+        probe_tasks: true,
+        root: Root::Layers(vec![top, below.clone()]),
+        mounts: vec![
+            MountOp::Proc,
+            MountOp::Dev,
+            MountOp::Tmpfs { dest: "/tmp".into(), mode: 0o1777 },
+            MountOp::Bind { source: below, dest: "/workspace".into(), writable: true },
+        ],
+        payload: Payload { argv: vec![], env: vec![], cwd: "/".into(), terminal: false, linger: false, cpus: None },
+    }
+}
+
+/// What came of it: one finding for each thing that a build may have to do without.
+fn verified(found: Verified) -> Vec<Finding> {
+    let namespaces = "user, mount, PID, IPC, UTS and cgroup namespaces, /proc, /dev, pivot_root";
+    let sandbox = Finding::good("sandbox", namespaces);
+    vec![sandbox, root(found.overlay), sockets(found.sockets_scoped), tasks(found.tasks_cut)]
+}
+
+/// The first step that failed, the kernel's answer, why, and what to do.
+fn broken(error: &SandboxError) -> Finding {
+    let errno = error.errno();
+    let text = match (&errno, std::error::Error::source(error)) {
+        (Some(errno), _) => format!("{error}: {errno}"),
+        (None, Some(cause)) => format!("{error}: {cause}"),
+        (None, None) => error.to_string(),
+    };
+    let finding = Finding::broken("sandbox", text);
+    match (error.obstacle(), error.hint()) {
+        (Some(obstacle), _) => finding.obstacle(errno, obstacle),
+        (None, Some(hint)) => finding.hint(hint),
+        (None, None) => finding,
+    }
+}
+
+fn root(overlay: bool) -> Finding {
+    if overlay {
+        return Finding::good("root", "overlayfs lays an image's layers on top of each other");
+    }
+    Finding::doubtful("root", "overlayfs cannot be mounted here: an image's files are bound one by one")
+        .hint("builds work, starting takes longer; rootfs recipes that begin with an image do not work")
+}
+
+fn sockets(scoped: bool) -> Finding {
+    if scoped {
+        return Finding::good("sockets", "Landlock keeps abstract sockets of this machine out of reach");
+    }
+    Finding::doubtful("sockets", "builds can reach abstract sockets of this machine (X11, D-Bus)")
+        .hint("Linux 6.12 with Landlock, or  host.network: none  keeps them apart")
+}
+
+fn tasks(cut: Option<bool>) -> Finding {
+    match cut {
+        Some(true) => Finding::good("task network", "BitBake can cut its tasks off (nested user namespace)"),
+        _ => Finding::doubtful(
+            "task network",
+            "BitBake's tasks will share the network: nested user namespaces do not work",
+        )
+        .hint("builds work, but a task that fetches behind BitBake's back is not noticed"),
+    }
+}
+
+/// Each running task has a user namespace, and the sandbox another one.
+pub fn namespaces(limits: &Limits, facts: &HostFacts) -> Finding {
+    let Some(limit) = limits.user_namespaces else {
+        return Finding::doubtful("namespaces", "this kernel does not tell how many user namespaces there may be");
+    };
+    let seen = limits.user_namespaces_seen;
+    let text = format!("{limit} user namespaces allowed, {seen} in use as far as smidr can see");
+    if limit.saturating_sub(seen) < 16 + 2 * u64::from(facts.cpus) {
+        return Finding::doubtful("namespaces", text)
+            .hint("each task of BitBake takes one; as administrator:  sysctl -w user.max_user_namespaces=15000");
+    }
+    Finding::good("namespaces", text)
+}
