@@ -217,7 +217,7 @@ fn proc_covered(table: &[Mount]) -> Vec<PathBuf> {
 fn no_namespaces(text: &dyn Fn(&str) -> Option<String>) -> Vec<&'static str> {
     let missing = |name: &&str| text(&format!("/proc/self/ns/{name}")).is_none();
     // Without /proc nothing can be said.
-    if NAMESPACES.iter().all(|name| missing(name)) {
+    if NAMESPACES.iter().all(&missing) {
         return Vec::new();
     }
     NAMESPACES.into_iter().filter(|name| missing(name)).collect()

@@ -46,7 +46,7 @@ impl Obstacle {
         Self { remedy_admin: Some(remedy), ..self }
     }
 
-    fn from_outside(self, signs: &Signs) -> Self {
+    fn by_what_surrounds(self, signs: &Signs) -> Self {
         let (remedy_user, remedy_admin) = outside(signs);
         Self { remedy_user, remedy_admin, ..self }
     }
@@ -290,7 +290,7 @@ fn confined(failed: &Failed<'_>) -> Option<Obstacle> {
                 let snap = snap.split('.').next().unwrap_or(snap);
                 obstacle.user(Remedy::advice(format!("run smidr in a terminal that is not part of the snap {snap}")))
             }
-            None if signs.container.is_some() => obstacle.from_outside(signs),
+            None if signs.container.is_some() => obstacle.by_what_surrounds(signs),
             None => obstacle.admin(administrator([format!("aa-complain {profile}")])),
         });
     }
@@ -298,7 +298,7 @@ fn confined(failed: &Failed<'_>) -> Option<Obstacle> {
     let domain = signs.domain().filter(|_| failed.errno == libc::EACCES)?;
     let obstacle = Obstacle::new(format!("SELinux refuses it to programs of the domain {domain}"));
     if signs.container.is_some() {
-        return Some(obstacle.from_outside(signs));
+        return Some(obstacle.by_what_surrounds(signs));
     }
     let lines = ["ausearch -m avc -ts recent | audit2allow -M smidr", "semodule -i smidr.pp"];
     Some(obstacle.admin(administrator(lines)))
@@ -311,7 +311,7 @@ fn proc_covered(failed: &Failed<'_>) -> Option<Obstacle> {
     }
     let signs = failed.signs;
     let Some(first) = signs.proc_covered.first() else {
-        return Some(Obstacle::new("parts of /proc are covered where smidr cannot see it").from_outside(signs));
+        return Some(Obstacle::new("parts of /proc are covered where smidr cannot see it").by_what_surrounds(signs));
     };
     let more = match signs.proc_covered.len() - 1 {
         0 => String::new(),
@@ -322,7 +322,7 @@ fn proc_covered(failed: &Failed<'_>) -> Option<Obstacle> {
     if signs.container.is_some() || signs.service.is_some() {
         return Some(match signs.container {
             Some(Container::GitlabRunner) => obstacle.admin(remedy::privileged_runner()),
-            _ => obstacle.from_outside(signs),
+            _ => obstacle.by_what_surrounds(signs),
         });
     }
     Some(
@@ -344,7 +344,7 @@ fn by_filter(signs: &Signs) -> Obstacle {
         (None, Some(service)) => format!("a seccomp filter forbids it, which systemd installs for {service}"),
         (None, None) => "a seccomp filter forbids it, which whatever started smidr has installed".to_owned(),
     };
-    Obstacle::new(whose).from_outside(signs)
+    Obstacle::new(whose).by_what_surrounds(signs)
 }
 
 /// pivot_root(2), EINVAL.
@@ -363,7 +363,7 @@ fn unknown(failed: &Failed<'_>) -> Obstacle {
             Some(_) => "the surrounding container forbids namespaces",
             None => "namespaces are forbidden here, as they are in a chroot and in some containers",
         };
-        return Obstacle::new(cause).from_outside(signs);
+        return Obstacle::new(cause).by_what_surrounds(signs);
     }
     Obstacle::new("nothing that this machine says about itself explains it")
         .user(Remedy::new(
