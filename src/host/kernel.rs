@@ -10,6 +10,9 @@ const USES: [((u32, u32), &str); 6] = [
     ((6, 12), "Landlock for abstract sockets"),
 ];
 
+/// There is no sandbox on older ones: mounts are made read-only by mount_setattr(2).
+pub const OLDEST: (u32, u32) = (5, 12);
+
 /// The kernel's release, as `uname -r` says it; empty where /proc does not tell.
 pub fn release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()

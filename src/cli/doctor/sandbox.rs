@@ -8,7 +8,7 @@ use super::{Home, finding::Finding};
 use crate::{
     host::{
         files::{FileError, make_private_dir},
-        kernel::{self, lacks},
+        kernel::{self, OLDEST, lacks},
         limits::Limits,
         process::Spawner,
     },
@@ -18,16 +18,11 @@ use crate::{
     sandbox::{self, SandboxError, Verified},
 };
 
-/// smidr restricts mounts with a call of Linux 5.12.
-const OLDEST: (u32, u32) = (5, 12);
-
 /// Who builds.
 pub fn caller(facts: &HostFacts) -> Finding {
     let (uid, gid) = facts.inner_ids();
-    Finding::good(
-        "caller",
-        format!("uid {} here, uid {uid} and gid {gid} in builds; no subuid entry or helper needed", facts.uid),
-    )
+    let text = format!("uid {} here, {uid}:{gid} in builds; no subuid entry and no helper needed", facts.uid);
+    Finding::good("caller", text)
 }
 
 /// What the kernel's number tells. What it really can is tried out below.

@@ -9,12 +9,10 @@ mod remedy;
 mod tests;
 
 use super::signs::{Container, Signs};
+use crate::host::kernel::{OLDEST, version};
 
 pub use remedy::Remedy;
 use remedy::{administrator, by_sysctl, outside};
-
-/// smidr restricts mounts with mount_setattr(2), which is as old as this.
-const OLDEST: (u32, u32) = (5, 12);
 
 /// User namespaces that are enough for any build, and for whatever else wants some.
 const ENOUGH: u64 = 15_000;
@@ -217,7 +215,7 @@ fn not_in_this_kernel(failed: &Failed<'_>) -> Option<Obstacle> {
 
 fn too_old(failed: &Failed<'_>) -> Option<Obstacle> {
     let (kernel, (major, minor)) = (&failed.signs.kernel, OLDEST);
-    let old = crate::host::kernel::version(kernel).is_some_and(|version| version < OLDEST);
+    let old = version(kernel).is_some_and(|version| version < OLDEST);
     (failed.errno == libc::ENOSYS && old).then(|| {
         Obstacle::new(format!("Linux {kernel} is too old: smidr needs {major}.{minor} or newer"))
             .admin(Remedy::new("boot a newer kernel; many distributions have one beside their usual one", ["uname -r"]))
@@ -365,10 +363,8 @@ fn unknown(failed: &Failed<'_>) -> Obstacle {
         };
         return Obstacle::new(cause).by_what_surrounds(signs);
     }
+    let lines = ["smidr doctor".to_owned(), format!("strace -f {}", remedy::own_command(signs))];
     Obstacle::new("nothing that this machine says about itself explains it")
-        .user(Remedy::new(
-            "see what the kernel is asked, and what it answers",
-            [format!("strace -f {}", remedy::own_command(signs))],
-        ))
+        .user(Remedy::new("see what works here, and what the kernel is asked", lines))
         .admin(Remedy::new("see what the kernel says about it", ["journalctl -k -n 20"]))
 }
