@@ -195,11 +195,12 @@ fn container(text: &dyn Fn(&str) -> Option<String>, table: &[Mount], cgroup: &st
     }
 }
 
-/// The innermost service in the text of `/proc/self/cgroup`; a user's own manager is none that forbids anything.
+/// The innermost service in the text of `/proc/self/cgroup`. Those of a user's own manager are left out: they forbid nothing by
+/// themselves, and another folder configures them.
 fn service(cgroup: &str) -> Option<String> {
-    let parts = cgroup.lines().flat_map(|line| line.rsplit('/'));
-    let mut services = parts.filter(|part| part.ends_with(".service") && !part.starts_with("user@"));
-    services.next().map(str::to_owned)
+    let lines = cgroup.lines().filter(|line| !line.contains("/user@"));
+    let service = lines.flat_map(|line| line.rsplit('/')).find(|part| part.ends_with(".service"));
+    service.map(str::to_owned)
 }
 
 /// What stands on `/proc` or is protected there, as the kernel looks at it before it allows a new one (`mount_too_revealing`):

@@ -82,7 +82,7 @@ fn no_user_namespaces() {
         return skip(name, "their number cannot be limited in a namespace of its own here");
     };
     doctor.expect_code(3).expect_out("sandbox       BROKEN").expect_out("(unshare): ENOSPC");
-    doctor.expect_out("\nWhat an administrator can do: as administrator");
+    doctor.expect_out("\nAs administrator");
     doctor.expect_out("\nsysctl -w user.max_user_namespaces=15000\n").expect_err("this machine cannot build yet");
     doctor.expect_out("home          good");
     let json = without_user_namespaces(&world, &["doctor", "--json"]).expect("it worked a moment ago");
@@ -189,7 +189,7 @@ fn in_a_chroot() {
         };
         done.expect_code(3).expect_out("sandbox       BROKEN").expect_out("(unshare): EPERM");
         done.expect_out("this is a chroot, and the kernel forbids user namespaces in one");
-        done.expect_out("\nWhat you can do: run smidr outside of it").expect_out("\nbwrap --dev-bind DIR / ");
+        done.expect_out("\nYou can run smidr outside of it").expect_out("\nbwrap --dev-bind DIR / ");
     }
 }
 
@@ -264,7 +264,7 @@ fn a_home_that_has_become_read_only() {
     let world = World::new();
     let script = "mkdir -p \"$SMIDR_HOME\" && mount -t tmpfs -o mode=700 tmpfs \"$SMIDR_HOME\" || exit 99
         \"$1\" doctor > /dev/null 2>&1 || exit 99
-        mount -o remount,ro \"$SMIDR_HOME\" || exit 99; exec \"$@\"";
+        mount -o remount,bind,ro \"$SMIDR_HOME\" || exit 99; exec \"$@\"";
     let Some(done) = inside(&world, "-Urm", script, &["doctor"]) else {
         return skip(name, "nothing can be mounted in a namespace of its own here");
     };
@@ -339,6 +339,7 @@ fn the_locale_of_build_hosts() {
     both.expect_out("localedef -i en_US -f UTF-8 en_US.UTF-8");
     // What a project does not use is not its concern.
     world.init("p");
+    assert!(!world.smidr().arg("doctor").run().out.contains("\nlocale "), "its image is not there yet");
     world.edit_host("with");
     world.smidr().arg("doctor").run().expect_out("locale        good      en_US.UTF-8 is in with\n");
     world.edit_host("without");

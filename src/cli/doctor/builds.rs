@@ -7,7 +7,6 @@ use super::{Home, finding::Finding};
 use crate::{
     cli::context::{Project, default_wanted},
     host::process::Spawner,
-    image::StoredImage,
     model::HostFacts,
 };
 
@@ -40,7 +39,7 @@ pub fn packages(spawner: &Spawner) -> Finding {
 /// where there is none to look at.
 pub fn locale(config: &Path, facts: &HostFacts, home: &Home) -> Option<Finding> {
     let images = match of_project(config, facts, home) {
-        Some(image) => vec![image],
+        Some(name) => vec![home.store.find(&name).ok()??],
         None => home.store.list().ok()?,
     };
     let known: Vec<_> = images.iter().filter_map(|image| Some((image, home.store.has_locale(image)?))).collect();
@@ -59,14 +58,14 @@ pub fn locale(config: &Path, facts: &HostFacts, home: &Home) -> Option<Finding> 
     (!with.is_empty()).then(|| Finding::good("locale", format!("en_US.UTF-8 is in {}", with.join(", "))))
 }
 
-/// What is wrong with the project is not this command's to say.
-fn of_project(config: &Path, facts: &HostFacts, home: &Home) -> Option<StoredImage> {
+/// The image that the project is pinned to, or names. What is wrong with the project is not this command's to say.
+fn of_project(config: &Path, facts: &HostFacts, home: &Home) -> Option<String> {
     let project = Project::read(config, None, facts).ok()?;
     let plan = project.plan(&default_wanted(None), facts, &home.paths).ok()?;
-    let pinned = plan.host.pinned.map(|digest| digest.to_string());
-    home.store.find(pinned.as_deref().unwrap_or(&plan.host.name)).ok()?
+    Some(plan.host.pinned.map_or(plan.host.name, |digest| digest.to_string()))
 }
 
+/// Whether servers can be trusted.
 pub fn certificates(facts: &HostFacts) -> Finding {
     match &facts.ca_bundle {
         Some(path) => Finding::good("certificates", path.display().to_string()),
@@ -75,6 +74,7 @@ pub fn certificates(facts: &HostFacts) -> Finding {
     }
 }
 
+/// Which time builds show.
 pub fn time_zone(facts: &HostFacts) -> Finding {
     Finding::good("time zone", facts.time_zone.clone())
 }

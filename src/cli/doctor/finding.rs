@@ -97,12 +97,15 @@ pub fn show(finding: &Finding) {
 /// Shows what can be done about a finding: lines to type stand at the margin, so that they can be copied as they are.
 pub fn show_remedies(finding: &Finding) {
     let Some(diagnosis) = &finding.diagnosis else { return };
-    for (who, remedy) in [("you", &diagnosis.remedy_user), ("an administrator", &diagnosis.remedy_admin)] {
-        let Some(Remedy { how, lines }) = remedy else { continue };
-        let colon = if lines.is_empty() { "" } else { ":" };
-        say(format!("\nWhat {who} can do: {how}{colon}"));
-        if !lines.is_empty() {
-            say("");
+    let user = diagnosis.remedy_user.as_ref().map(|remedy| (format!("You can {}", remedy.how), remedy));
+    let admin = diagnosis.remedy_admin.as_ref().map(|remedy| {
+        let how = remedy.how.strip_prefix("as administrator").map(str::to_owned);
+        (format!("As administrator{}", how.unwrap_or_else(|| format!(", {}", remedy.how))), remedy)
+    });
+    for (how, Remedy { lines, .. }) in user.into_iter().chain(admin) {
+        match lines.is_empty() {
+            true => say(format!("\n{how}.")),
+            false => say(format!("\n{how}:\n")),
         }
         lines.iter().for_each(say);
     }

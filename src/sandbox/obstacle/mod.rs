@@ -195,7 +195,7 @@ fn not_in_this_kernel(failed: &Failed<'_>) -> Option<Obstacle> {
     if kernel.ends_with("-Microsoft") {
         return Some(
             Obstacle::new("this is the first version of WSL, which is no Linux kernel and has no namespaces")
-                .user(Remedy::new("in Windows, move this distribution to WSL 2", ["wsl --set-version NAME 2"])),
+                .user(Remedy::new("move this distribution to WSL 2, in Windows", ["wsl --set-version NAME 2"])),
         );
     }
     if kernel.contains(".el7") {

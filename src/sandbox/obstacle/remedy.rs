@@ -7,7 +7,7 @@ use crate::sandbox::signs::{Container, Signs};
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Remedy {
-    /// In words: who, where, or what for.
+    /// In words: what to do, or where, in a form that can follow "you can" or "as administrator,".
     pub how: String,
     /// To be typed, or to be put where `how` says; one of them may itself be several lines.
     pub lines: Vec<String>,
@@ -74,7 +74,7 @@ pub fn outside(signs: &Signs) -> (Option<Remedy>, Option<Remedy>) {
             )),
             None,
         ),
-        Container::Kubernetes => (Some(Remedy::new("in the manifest of the pod", [POD])), None),
+        Container::Kubernetes => (Some(Remedy::new("write in the manifest of the pod", [POD])), None),
         Container::GitlabRunner => {
             (None, Some(runner("security_opt = [\"seccomp=unconfined\", \"apparmor=unconfined\"]")))
         }

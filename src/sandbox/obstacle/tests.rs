@@ -484,6 +484,18 @@ fn signs_of_an_ordinary_machine() {
 }
 
 #[test]
+fn services_of_the_system_alone() {
+    let cases: [(Files, Option<&str>); 3] = [
+        (&[("/proc/self/cgroup", "0::/system.slice/system-runner.slice/runner@2.service\n")], Some("runner@2.service")),
+        (&[("/proc/self/cgroup", "0::/user.slice/user@1000.service/app.slice/gnome-terminal-server.service\n")], None),
+        (&[("/proc/self/cgroup", "0::/user.slice/user-0.slice/session-1.scope\n")], None),
+    ];
+    for (files, expected) in cases {
+        assert_eq!(signs(files).service.as_deref(), expected, "{files:?}");
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_a_mark_all_the_same() {
     assert_eq!(signs(&[("/run/.containerenv", "")]).container, Some(Container::Podman));
     assert_eq!(signs(&[("/proc/sys/kernel/unprivileged_userns_clone", "")]).userns_clone, None);
