@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
         Command::Cancel(args) => cancel::cancel(&args),
         Command::Artifacts(command) => artifacts::artifacts(&command),
         Command::Image(command) => image::image(&config, &command),
-        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Doctor(args) => doctor::doctor(&config, &args),
         Command::Completions(args) => completions::completions(&args),
     };
     done.unwrap_or_else(|failure| report::report(&failure))

@@ -2,7 +2,11 @@
 
 pub mod facts;
 pub mod files;
+pub mod filesystem;
+pub mod kernel;
+pub mod limits;
 pub mod lock;
+pub mod mounts;
 pub mod overlay;
 pub mod paths;
 pub mod process;

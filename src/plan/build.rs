@@ -313,8 +313,12 @@ fn workspace_name(name: &str, file: &Path, variant: Option<&str>) -> String {
     text
 }
 
-/// Characters and lengths that OpenEmbedded-Core's sanity check refuses, or that break recipes (sanity.bbclass).
-fn check_path(path: &Path) -> Result<(), PlanError> {
+/// Refuses characters and lengths that OpenEmbedded-Core's sanity check refuses, or that break recipes (sanity.bbclass).
+///
+/// # Errors
+///
+/// When BitBake cannot work at that path.
+pub fn check_path(path: &Path) -> Result<(), PlanError> {
     let wrong = |why| Err(PlanError::Path { path: path.to_path_buf(), why });
     let Some(text) = path.to_str() else { return wrong("is no UTF-8") };
     if text.chars().any(char::is_whitespace) {

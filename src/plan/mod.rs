@@ -6,7 +6,7 @@ mod folders;
 mod rooms;
 mod sandbox;
 
-pub use build::{Plan, PlanError, PlannedHost, PlannedLayer, PlannedSource, make};
+pub use build::{Plan, PlanError, PlannedHost, PlannedLayer, PlannedSource, check_path, make};
 pub use conf::CA_BUNDLE;
 pub use folders::Folders;
 pub use rooms::Placed;

@@ -1,9 +1,13 @@
 //! What can go wrong on the way into a sandbox: which step, on what, and what to do about it.
 
-use std::{fs, io};
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use super::{
+    obstacle::{Obstacle, diagnose},
+    signs::Signs,
+};
 use crate::{
     model::{Explain, Kind},
     plan::{Isolation, SandboxSpec},
@@ -153,6 +157,31 @@ impl From<StepFailure> for SandboxError {
     }
 }
 
+impl SandboxError {
+    /// Whether this very step failed with this errno.
+    pub(super) fn is_at(&self, at: &str, errno: i32) -> bool {
+        matches!(self, Self::Step { step, source } if step == at && source.raw_os_error() == Some(errno))
+    }
+
+    /// What stands in the way, where a step failed. Looks at this machine.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        let Self::Step { step, source } = self else { return None };
+        Some(diagnose(step, source.raw_os_error().unwrap_or(0), &Signs::gather()))
+    }
+
+    /// The name of the errno that the kernel answered: `EPERM`.
+    pub fn errno(&self) -> Option<String> {
+        let (Self::Spawn { source, .. }
+        | Self::Prepare { source, .. }
+        | Self::Step { source, .. }
+        | Self::Payload { source, .. }) = self
+        else {
+            return None;
+        };
+        Some(format!("{:?}", nix::errno::Errno::from_raw(source.raw_os_error()?)))
+    }
+}
+
 impl Explain for SandboxError {
     fn kind(&self) -> Kind {
         match self {
@@ -163,44 +192,11 @@ impl Explain for SandboxError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Step { step, source } => Some(obstacle(step, source.raw_os_error().unwrap_or(0))),
+            Self::Step { .. } => self.obstacle().map(|obstacle| obstacle.hint()),
             Self::Payload { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("is it part of the build host? Its rootfs recipe lists the packages".into())
             }
             _ => None,
         }
     }
-}
-
-/// What stands in the way, judged by the step, the errno and what this machine says about itself.
-///
-/// The errno alone does not tell: the same EPERM comes from a sysctl, from AppArmor, from a container's seccomp filter
-/// and from a chroot (user_namespaces(7), unshare(2)).
-fn obstacle(step: &str, errno: i32) -> String {
-    let sysctl = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).ok().map(|text| text.trim().to_owned());
-    if sysctl("user/max_user_namespaces").as_deref() == Some("0") || errno == libc::ENOSPC && step.contains("namespace")
-    {
-        return "user namespaces are used up or switched off here; as administrator:  sysctl -w user.max_user_namespaces=15000"
-            .into();
-    }
-    if sysctl("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
-        return "this kernel keeps user namespaces from ordinary users; as administrator:  sysctl -w kernel.unprivileged_userns_clone=1".into();
-    }
-    if sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
-        return "AppArmor keeps user namespaces from programs without a profile; as administrator:  sysctl -w kernel.apparmor_restrict_unprivileged_userns=0".into();
-    }
-    if step.contains("/proc") && errno == libc::EPERM {
-        return "parts of /proc are masked, as containers do; start the container with  --security-opt unmask=ALL  (podman) or  --security-opt systempaths=unconfined  (docker)".into();
-    }
-    if errno == libc::EPERM && seccomp_filtered() {
-        return "a seccomp filter of the surrounding container forbids it; start the container with  --security-opt seccomp=unconfined".into();
-    }
-    if errno == libc::EPERM && step.contains("namespace") {
-        return "namespaces are forbidden in a chroot and in some containers; run smidr outside of it".into();
-    }
-    "see what works here and what does not:  smidr doctor".into()
-}
-
-fn seccomp_filtered() -> bool {
-    fs::read_to_string("/proc/self/status").is_ok_and(|status| status.lines().any(|line| line == "Seccomp:\t2"))
 }

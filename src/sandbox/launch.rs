@@ -79,6 +79,7 @@ pub struct Sandbox {
     reports: BufReader<PipeReader>,
     control: Control,
     verified: Verified,
+    lacks: Option<SandboxError>,
 }
 
 /// Sends signals to a sandbox. When the last one is gone, the sandbox is killed.
@@ -98,10 +99,11 @@ pub struct Exit(pub i32);
 pub fn launch(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox, SandboxError> {
     let again = stdio.try_clone().map_err(|source| SandboxError::Prepare { what: "its streams", source })?;
     match start(spec, stdio, spawner) {
-        Err(SandboxError::Step { step, source })
-            if step == OWN_PROC && source.raw_os_error() == Some(libc::EPERM) && !spec.strict =>
-        {
-            start(&SandboxSpec { isolation: Isolation::SharedProcesses, ..spec.clone() }, again, spawner)
+        Err(error) if error.is_at(OWN_PROC, libc::EPERM) && !spec.strict => {
+            let spec = SandboxSpec { isolation: Isolation::SharedProcesses, ..spec.clone() };
+            let mut sandbox = start(&spec, again, spawner)?;
+            sandbox.lacks = Some(error);
+            Ok(sandbox)
         }
         started => started,
     }
@@ -130,7 +132,7 @@ fn start(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox,
     let verified =
         Verified { isolation: spec.isolation, ranged: false, tasks_cut: None, overlay: false, sockets_scoped: false };
     let mut sandbox =
-        Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)), verified };
+        Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)), verified, lacks: None };
     match sandbox.next_report()? {
         Report::Ready(verified) => {
             sandbox.verified = verified;
@@ -150,6 +152,11 @@ impl Sandbox {
     /// What was found out on the way in.
     pub fn verified(&self) -> Verified {
         self.verified
+    }
+
+    /// Why it is not the one that was asked for, if it is not.
+    pub fn lacks(&self) -> Option<&SandboxError> {
+        self.lacks.as_ref()
     }
 
     /// Waits for the payload, and for everything else in the sandbox, to end.

@@ -24,9 +24,12 @@ mod launch;
 mod lockdown;
 mod merge;
 mod mounts;
+mod obstacle;
 mod pid1;
+mod signs;
 mod sys;
 
 pub use error::{Report, SandboxError, Verified};
 pub use init::helper_main;
 pub use launch::{Control, Exit, Sandbox, Stdio, launch};
+pub use obstacle::{Obstacle, Remedy};

@@ -1,0 +1,80 @@
+//! What builds take from this machine besides room: packages, certificates, the time zone; and whether the build host has its
+//! locale.
+
+use std::{path::Path, process::Stdio};
+
+use super::{Home, finding::Finding};
+use crate::{
+    cli::context::{Project, default_wanted},
+    host::process::Spawner,
+    model::HostFacts,
+};
+
+/// What rootfs recipes are made with.
+const TOOLS: [&str; 3] = ["apt-get", "dpkg-deb", "tar"];
+
+/// Whether there can be a build host from packages.
+pub fn packages(spawner: &Spawner) -> Finding {
+    let start = |tool: &&str| {
+        let mut command = spawner.command(tool);
+        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        spawner.spawn(command, Vec::new())
+    };
+    // All at once: each takes a while to start.
+    let started: Vec<_> = TOOLS.iter().map(|tool| (*tool, start(tool))).collect();
+    let missing = started.into_iter().filter_map(|(tool, child)| {
+        let works = child.and_then(|mut child| child.wait()).is_ok_and(|status| status.success());
+        (!works).then_some(tool)
+    });
+    match missing.collect::<Vec<_>>().first() {
+        None => Finding::good("packages", "apt can resolve and verify packages for rootfs recipes"),
+        Some(tool) => {
+            Finding::doubtful("packages", format!("there is no {tool}: rootfs recipes must begin with an image"))
+                .hint("bring one:  smidr image import FILE --name NAME")
+        }
+    }
+}
+
+/// Whether the build host of this project has the locale that BitBake insists on; without a project, all that are here. None
+/// where there is none to look at.
+pub fn locale(config: &Path, facts: &HostFacts, home: &Home) -> Option<Finding> {
+    let images = match of_project(config, facts, home) {
+        Some(name) => vec![home.store.find(&name).ok()??],
+        None => home.store.list().ok()?,
+    };
+    let known: Vec<_> = images.iter().filter_map(|image| Some((image, home.store.has_locale(image)?))).collect();
+    let names = |has: bool| {
+        known.iter().filter(|(_, found)| *found == has).map(|(image, _)| image.name.to_string()).collect::<Vec<_>>()
+    };
+    let (with, without) = (names(true), names(false));
+    if let Some(first) = without.first() {
+        return Some(
+            Finding::doubtful("locale", format!("no en_US.UTF-8, on which BitBake insists, in {}", without.join(", ")))
+                .hint(format!(
+                    "add to the packages of a rootfs recipe  locales  and to its commands  localedef -i en_US -f UTF-8 en_US.UTF-8  (base: {{image: {first}}})"
+                )),
+        );
+    }
+    (!with.is_empty()).then(|| Finding::good("locale", format!("en_US.UTF-8 is in {}", with.join(", "))))
+}
+
+/// The image that the project is pinned to, or names. What is wrong with the project is not this command's to say.
+fn of_project(config: &Path, facts: &HostFacts, home: &Home) -> Option<String> {
+    let project = Project::read(config, None, facts).ok()?;
+    let plan = project.plan(&default_wanted(None), facts, &home.paths).ok()?;
+    Some(plan.host.pinned.map_or(plan.host.name, |digest| digest.to_string()))
+}
+
+/// Whether servers can be trusted.
+pub fn certificates(facts: &HostFacts) -> Finding {
+    match &facts.ca_bundle {
+        Some(path) => Finding::good("certificates", path.display().to_string()),
+        None => Finding::doubtful("certificates", "no bundle of CA certificates: https will fail")
+            .hint("as administrator:  apt-get install ca-certificates"),
+    }
+}
+
+/// Which time builds show.
+pub fn time_zone(facts: &HostFacts) -> Finding {
+    Finding::good("time zone", facts.time_zone.clone())
+}

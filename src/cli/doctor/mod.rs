@@ -1,0 +1,81 @@
+//! `smidr doctor`: can this machine build? Does what a build does, tries out what a build needs, and says what does not work and
+//! what to type.
+//!
+//! `--json` prints `{version, can_build, findings[]}`. Each finding has a name, a verdict (`good`, `doubtful`, `broken`), a text
+//! and perhaps a hint. Where a step of the way into a sandbox failed, it also has `errno` (`EPERM`), `cause`, and
+//! `remedy_user` and `remedy_admin` where there is something to do for the one or the other: `{how, lines[]}`.
+
+mod builds;
+mod finding;
+mod machine;
+mod sandbox;
+mod storage;
+
+use std::{path::Path, process::ExitCode};
+
+use super::{
+    args::Doctor,
+    build::start_spawner,
+    context,
+    output::{say_json, talk},
+    report::{Done, Failure},
+};
+use crate::{
+    host::{limits, process::Spawner},
+    image::ImageStore,
+    model::{HostFacts, Kind, Paths},
+};
+use finding::{Finding, Verdict};
+
+/// Runs the command. `config` is the project's, if there is one.
+pub fn doctor(config: &Path, args: &Doctor) -> Done {
+    let spawner = start_spawner()?;
+    let facts = context::gather();
+    let home = Home::open(&facts);
+    let findings = examine(config, &facts, &home, &spawner);
+    let can_build = findings.iter().all(|finding| finding.verdict != Verdict::Broken);
+    if args.json {
+        say_json(&serde_json::json!({ "version": 1, "can_build": can_build, "findings": findings }));
+    } else {
+        findings.iter().for_each(finding::show);
+        findings.iter().for_each(finding::show_remedies);
+    }
+    // Its kind decides the exit code, and its hint is the first thing to do.
+    home.map(|_| ())?;
+    if !args.json {
+        talk(if can_build { "this machine can build" } else { "this machine cannot build yet" });
+    }
+    Ok(if can_build { ExitCode::SUCCESS } else { ExitCode::from(Kind::Host.exit_code()) })
+}
+
+/// Everything that there is to find out, in the order in which people read it.
+fn examine(config: &Path, facts: &HostFacts, home: &Result<Home, Failure>, spawner: &Spawner) -> Vec<Finding> {
+    let limits = limits::gather();
+    let mut findings = vec![sandbox::caller(facts), sandbox::kernel()];
+    findings.extend(sandbox::sandbox(facts, home.as_ref().ok(), spawner));
+    findings.push(sandbox::namespaces(&limits, facts));
+    match home {
+        Ok(home) => findings.extend(storage::storage(home)),
+        Err(failure) => findings.push(storage::no_home(failure)),
+    }
+    findings.extend(machine::machine(&limits, facts));
+    findings.push(builds::packages(spawner));
+    findings.extend(home.as_ref().ok().and_then(|home| builds::locale(config, facts, home)));
+    findings.push(builds::certificates(facts));
+    findings.push(builds::time_zone(facts));
+    findings
+}
+
+/// SMIDR_HOME, open for use.
+struct Home {
+    paths: Paths,
+    store: ImageStore,
+}
+
+impl Home {
+    fn open(facts: &HostFacts) -> Result<Self, Failure> {
+        let paths = context::open_paths(facts)?;
+        let store = ImageStore::open(&paths)?;
+        Ok(Self { paths, store })
+    }
+}

@@ -1,0 +1,179 @@
+//! Whether there can be a sandbox: by making one, the way that a build does.
+
+use std::{fs, path::PathBuf};
+
+use tempfile::TempDir;
+
+use super::{Home, finding::Finding};
+use crate::{
+    host::{
+        files::{FileError, make_private_dir},
+        kernel::{self, OLDEST, lacks},
+        limits::Limits,
+        process::Spawner,
+    },
+    image::Scratch,
+    model::{Explain as _, HostFacts},
+    plan::{Ids, MountOp, Payload, Root, SandboxSpec},
+    sandbox::{self, SandboxError, Verified},
+};
+
+/// Who builds.
+pub fn caller(facts: &HostFacts) -> Finding {
+    let (uid, gid) = facts.inner_ids();
+    let text = format!("uid {} here, {uid}:{gid} in builds; no subuid entry and no helper needed", facts.uid);
+    Finding::good("caller", text)
+}
+
+/// What the kernel's number tells. What it really can is tried out below.
+pub fn kernel() -> Finding {
+    let release = kernel::release();
+    let Some(version) = kernel::version(&release) else {
+        return Finding::doubtful("kernel", format!("it does not tell its version: `{release}`"));
+    };
+    let lacking = lacks(version).join(", ");
+    match (lacking.is_empty(), version < OLDEST) {
+        (true, _) => Finding::good("kernel", format!("Linux {release}")),
+        (false, false) => Finding::good("kernel", format!("Linux {release}; newer ones have {lacking}")),
+        (false, true) => Finding::doubtful(
+            "kernel",
+            format!("Linux {release} lacks, unless its distribution has brought it in: {lacking}"),
+        )
+        .hint(format!("boot Linux {}.{} or newer", OLDEST.0, OLDEST.1)),
+    }
+}
+
+/// The very sequence of a build, up to the point where the program would start, on the file system that holds images.
+pub fn sandbox(facts: &HostFacts, home: Option<&Home>, spawner: &Spawner) -> Vec<Finding> {
+    let (uid, gid) = facts.inner_ids();
+    let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid, range: None };
+    let place = match Place::make(home, &ids) {
+        Ok(place) => place,
+        Err(failure) => return vec![Finding::broken("sandbox", format!("cannot be tried out: {failure}"))],
+    };
+    let stdio = match sandbox::Stdio::null() {
+        Ok(stdio) => stdio,
+        Err(error) => return vec![Finding::broken("sandbox", format!("cannot be tried out: /dev/null: {error}"))],
+    };
+    match sandbox::launch(&spec(ids, &place), stdio, spawner) {
+        Ok(running) => verified(running.verified(), running.lacks()),
+        Err(error) => vec![broken(&error)],
+    }
+}
+
+/// Two folders to lie on top of each other. Gone when it is dropped.
+struct Place {
+    top: PathBuf,
+    below: PathBuf,
+    _scratch: (Option<Scratch>, Option<TempDir>),
+}
+
+impl Place {
+    /// Where images are; where there can be none, wherever there is room, since that is not the sandbox's fault.
+    fn make(home: Option<&Home>, ids: &Ids) -> Result<Self, FileError> {
+        let place = match home.and_then(|home| home.store.scratch().ok()) {
+            Some(scratch) => {
+                Self { top: scratch.side("top")?, below: scratch.side("below")?, _scratch: (Some(scratch), None) }
+            }
+            None => {
+                let folder = tempfile::tempdir().map_err(FileError::new("make a folder in", &std::env::temp_dir()))?;
+                let (top, below) = (folder.path().join("top"), folder.path().join("below"));
+                make_private_dir(&below)?;
+                Self { top, below, _scratch: (None, Some(folder)) }
+            }
+        };
+        for path in ["proc", "dev", "etc", "tmp", "workspace"] {
+            make_private_dir(&place.top.join(path))?;
+        }
+        let users = place.top.join("etc/passwd");
+        fs::write(&users, format!("builder:x:{}:{}::/:\n", ids.uid, ids.gid))
+            .map_err(FileError::new("write", &users))?;
+        Ok(place)
+    }
+}
+
+fn spec(ids: Ids, place: &Place) -> SandboxSpec {
+    let (top, below) = (place.top.clone(), place.below.clone());
+    let mounts = vec![
+        MountOp::Proc,
+        MountOp::Dev,
+        MountOp::Tmpfs { dest: "/tmp".into(), mode: 0o1777 },
+        MountOp::Bind { source: below.clone(), dest: "/workspace".into(), writable: true },
+    ];
+    let root = Root::Layers(vec![top, below]);
+    SandboxSpec { probe_tasks: true, ..SandboxSpec::new(ids, root, mounts, Payload::default()) }
+}
+
+/// What came of it: one finding for each thing that a build may have to do without.
+fn verified(found: Verified, lacks: Option<&SandboxError>) -> Vec<Finding> {
+    vec![isolation(lacks), root(found.overlay), sockets(found.sockets_scoped), tasks(found.tasks_cut)]
+}
+
+/// The first step that failed, the kernel's answer, why, and what to do.
+fn broken(error: &SandboxError) -> Finding {
+    let errno = error.errno();
+    let text = match (&errno, std::error::Error::source(error)) {
+        (Some(errno), _) => format!("{error}: {errno}"),
+        (None, Some(cause)) => format!("{error}: {cause}"),
+        (None, None) => error.to_string(),
+    };
+    let finding = Finding::broken("sandbox", text);
+    match (error.obstacle(), error.hint()) {
+        (Some(obstacle), _) => finding.obstacle(errno, obstacle),
+        (None, Some(hint)) => finding.hint(hint),
+        (None, None) => finding,
+    }
+}
+
+/// Which of the modes a build has here: it takes the first that works, and none of them only where its config says so.
+fn isolation(lacks: Option<&SandboxError>) -> Finding {
+    let all = "user, mount, PID, IPC, UTS and cgroup namespaces, /proc, /dev, pivot_root";
+    let Some(error) = lacks else { return Finding::good("sandbox", all) };
+    let text = "no PID namespace: builds work, and see this machine's processes";
+    let finding = Finding::doubtful("sandbox", text);
+    match error.obstacle() {
+        Some(obstacle) => finding.obstacle(error.errno(), obstacle),
+        None => finding.hint(error.to_string()),
+    }
+}
+
+fn root(overlay: bool) -> Finding {
+    if overlay {
+        return Finding::good("root", "overlayfs lays an image's layers on top of each other");
+    }
+    Finding::doubtful("root", "overlayfs cannot be mounted here: an image's files are bound one by one")
+        .hint("builds work, starting takes longer; rootfs recipes that begin with an image do not work")
+}
+
+fn sockets(scoped: bool) -> Finding {
+    if scoped {
+        return Finding::good("sockets", "Landlock keeps abstract sockets of this machine out of reach");
+    }
+    Finding::doubtful("sockets", "builds can reach abstract sockets of this machine (X11, D-Bus)")
+        .hint("Linux 6.12 with Landlock, or  host.network: none  keeps them apart")
+}
+
+fn tasks(cut: Option<bool>) -> Finding {
+    match cut {
+        Some(true) => Finding::good("task network", "BitBake can cut its tasks off (nested user namespace)"),
+        _ => Finding::doubtful(
+            "task network",
+            "BitBake's tasks will share the network: nested user namespaces do not work",
+        )
+        .hint("builds work, but a task that fetches behind BitBake's back is not noticed"),
+    }
+}
+
+/// Each running task has a user namespace, and the sandbox another one.
+pub fn namespaces(limits: &Limits, facts: &HostFacts) -> Finding {
+    let Some(limit) = limits.user_namespaces else {
+        return Finding::doubtful("namespaces", "this kernel does not tell how many user namespaces there may be");
+    };
+    let seen = limits.user_namespaces_seen;
+    let text = format!("{limit} user namespaces allowed, {seen} in use as far as smidr can see");
+    if limit.saturating_sub(seen) < 16 + 2 * u64::from(facts.cpus) {
+        return Finding::doubtful("namespaces", text)
+            .hint("each task of BitBake takes one; as administrator:  sysctl -w user.max_user_namespaces=15000");
+    }
+    Finding::good("namespaces", text)
+}
