@@ -2,6 +2,7 @@
 
 use super::{
     decode::{Decoder, Fields, Lookup},
+    inputs::inputs,
     node::{Node, Text, Value},
     problem::{Problem, Problems, nearest},
     schema::*,
@@ -231,6 +232,7 @@ fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
         network: network(d, &mut f),
         devices: devices(d, &mut f),
         env: f.texts(d, "env"),
+        inputs: inputs(d, &mut f),
         memory: size(d, &mut f, "memory").or(container_memory),
         cpus: f.count(d, "cpus").or(container_cpus),
     };
