@@ -135,7 +135,9 @@ fn binds(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Bind> {
             let refused = refused_dest(Path::new(&dest.text));
             let twin = || {
                 let mut known = binds.iter().filter_map(|bind| bind.dest.as_ref());
-                known.any(|known| Path::new(&known.text) == Path::new(&dest.text)).then(|| "is taken by another bind".into())
+                known
+                    .any(|known| Path::new(&known.text) == Path::new(&dest.text))
+                    .then(|| "is taken by another bind".into())
             };
             if let Some(why) = refused.or_else(twin) {
                 let title = format!("{path}.dest: `{}` {why}", dest.text);

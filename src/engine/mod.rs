@@ -1,9 +1,11 @@
 //! The pipeline: prepare, run, collect. The only module that combines the capabilities, and only here is the course of a
 //! build decided. Prints nothing.
 
+mod devices;
 mod drive;
 mod host;
 pub mod image_build;
+pub mod inputs;
 mod keep;
 mod packages;
 pub mod recipes;
@@ -28,7 +30,7 @@ use crate::{
     layers::{self, Checkouts, LayerError},
     lock::HostLock,
     model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State},
-    plan::{MountOp, Payload, Placed, Plan, SandboxSpec},
+    plan::{MountOp, Payload, Placed, PlacedInput, Plan, SandboxSpec},
     sandbox::SandboxError,
 };
 use image_build::ImageBuildError;
@@ -58,6 +60,7 @@ pub struct Prepared {
     /// What the project is pinned to from now on.
     pub host: HostLock,
     root: RootFs,
+    inputs: Vec<PlacedInput>,
     checkouts: Checkouts,
     workspace: Workspace,
 }
@@ -65,6 +68,12 @@ pub struct Prepared {
 /// Why a build could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// Devices.
+    #[error(transparent)]
+    Device(#[from] devices::DeviceError),
+    /// What the build sees of its caller and of this machine.
+    #[error(transparent)]
+    Inputs(#[from] inputs::InputsError),
     /// Layers.
     #[error(transparent)]
     Layers(#[from] LayerError),
@@ -113,6 +122,8 @@ pub enum EngineError {
 impl Explain for EngineError {
     fn kind(&self) -> Kind {
         match self {
+            Self::Device(error) => error.kind(),
+            Self::Inputs(error) => error.kind(),
             Self::Layers(error) => error.kind(),
             Self::ImageBuild(error) => error.kind(),
             Self::Image(error) => error.kind(),
@@ -130,6 +141,8 @@ impl Explain for EngineError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Device(error) => error.hint(),
+            Self::Inputs(error) => error.hint(),
             Self::Layers(error) => error.hint(),
             Self::ImageBuild(error) => error.hint(),
             Self::Image(error) => error.hint(),
@@ -153,19 +166,24 @@ impl Explain for EngineError {
 ///
 /// The first thing that is not there.
 pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
+    // First, so that nothing long is begun in vain.
+    devices::check(&plan.devices)?;
+    let inputs = inputs::find(&plan, tools)?;
     let checkouts = layers::resolve(&plan.layers, plan.bitbake.as_ref(), &tools.facts.home)?;
     let holder = format!("build {}", tools.on.build());
     let workspace = workspace::open(&plan, tools.paths, &holder)?;
     let (host, root) = resolve_host(tools, &plan.host, &plan.project, lock)?;
+    inputs::check_places(&plan, &checkouts.roots, root.diffs())?;
     if plan.clean {
         workspace.clean(&plan)?;
     }
     workspace.write_conf(&plan, &checkouts)?;
-    workspace.write_skeleton(&plan, tools.facts, &checkouts.roots)?;
+    workspace.write_skeleton(&plan, tools.facts, &checkouts.roots, &inputs)?;
+    workspace.make_points(&plan, &inputs)?;
     if tools.stop.asked() > 0 {
         return Err(EngineError::Stopped);
     }
-    Ok(Prepared { plan, host, root, checkouts, workspace })
+    Ok(Prepared { plan, host, root, inputs, checkouts, workspace })
 }
 
 impl Prepared {
@@ -192,6 +210,7 @@ impl Prepared {
             diffs: self.root.diffs().to_vec(),
             skeleton: self.workspace.skeleton.clone(),
             repositories: self.checkouts.roots.clone(),
+            inputs: self.inputs.clone(),
             edit,
         };
         let payload =
@@ -224,6 +243,8 @@ pub fn build(
 ) -> Result<Outcome, EngineError> {
     let begun = Instant::now();
     let id = tools.on.build();
+    // Before anything is said.
+    tools.on.hide(inputs::redactor(&plan));
     tools.on.emit(Event::BuildStarted {
         name: plan.name.clone(),
         targets: plan.targets.clone(),
@@ -260,7 +281,7 @@ fn stages(
     let finished = run(&prepared, tools)?;
     let build = tools.paths.build(id);
     make_private_dir(&build)?;
-    let failed = keep::logs(&finished.failed, &prepared.plan.folders, &build);
+    let failed = keep::logs(&finished.failed, &prepared.plan.folders, &build, &tools.on.redactor());
     if let Some(outcome) = not_built(&finished, failed) {
         return Ok(outcome);
     }

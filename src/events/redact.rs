@@ -34,7 +34,8 @@ impl Redactor {
         let forms = secrets.forms();
         let Some(longest) = forms.iter().map(String::len).max() else { return Self(None) };
         let patterns = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(forms);
-        let patterns = patterns.expect("a few files of at most a mebibyte are less than the 2^31 states that there can be");
+        let patterns =
+            patterns.expect("a few files of at most a mebibyte are less than the 2^31 states that there can be");
         Self(Some(Search { patterns, longest }))
     }
 

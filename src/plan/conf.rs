@@ -79,8 +79,10 @@ pub fn environment(config: &Config, facts: &HostFacts, folders: &Folders) -> Vec
         ("TZ", facts.time_zone.clone()),
     ];
     env.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
-    env.extend(facts.fetch_env.iter().cloned());
-    if facts.ca_bundle.is_some() {
+    let proxies: &[(String, String)] = if config.host.inputs.proxies { &facts.fetch_env } else { &[] };
+    env.extend(proxies.iter().cloned());
+    let certificates = facts.ca_bundle.is_some() && config.host.inputs.certificates;
+    if certificates {
         env.extend(CA_VARIABLES.map(|name| (name.to_owned(), CA_BUNDLE.to_owned())));
     }
     for (name, value) in &config.env {
@@ -91,12 +93,18 @@ pub fn environment(config: &Config, facts: &HostFacts, folders: &Folders) -> Vec
             put(&mut env, name, value.clone());
         }
     }
-    // BitBake drops what it does not know.
-    let passed: Vec<&str> = facts
-        .fetch_env
+    // The last word: what the caller's own variables name is not there.
+    let inputs = super::inputs::variables(config);
+    for (name, value) in &inputs {
+        put(&mut env, name, (*value).into());
+    }
+    // BitBake drops what it does not know. Fetchers get those of them that bb.fetch2 lists (FETCH_EXPORT_VARS); other tasks get none,
+    // unless a recipe exports them.
+    let passed: Vec<&str> = proxies
         .iter()
         .map(|(name, _)| name.as_str())
-        .chain(CA_VARIABLES)
+        .chain(CA_VARIABLES.into_iter().filter(|_| certificates))
+        .chain(inputs.iter().map(|(name, _)| *name))
         .chain(config.env.iter().map(|(name, _)| name.text.as_str()))
         .chain(config.host.env.iter().map(|name| name.text.as_str()))
         .collect();
