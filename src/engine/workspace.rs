@@ -281,3 +281,43 @@ fn generated_files(plan: &Plan, facts: &HostFacts) -> Vec<(String, String)> {
     files.extend(bitbake::OWN_FILES.map(|(name, text)| (format!("{}/{name}", bitbake::OWN_FOLDER), text.to_owned())));
     files
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{read, refused_dest},
+        model::BuildRequest,
+        plan::make,
+    };
+
+    #[test]
+    fn no_bind_can_take_the_place_of_our_own() {
+        let facts = HostFacts {
+            uid: 1000,
+            gid: 1000,
+            home: "/home/u".into(),
+            environment: vec![],
+            cpus: 2,
+            memory: 1 << 34,
+            fetch_env: vec![],
+            ca_bundle: Some("/etc/ssl/cert.pem".into()),
+            resolv_conf: String::new(),
+            time_zone: "UTC".into(),
+        };
+        let text = "name: x\nbase: {machine: m}\nbuild: {image: i}\nhost: {ssh_agent: true, netrc: true, git_credentials: true}\n";
+        let config = read("smidr.yaml", text, None, &|_| None).expect("a config");
+        let paths = Paths::new("/home/u/.smidr".into());
+        let file = Path::new("/home/u/p/smidr.yaml");
+        let plan = make(&config, None, &facts, &paths, file, &BuildRequest::default()).expect("a plan");
+        let mut own: Vec<PathBuf> = generated_files(&plan, &facts).into_iter().map(|(path, _)| path.into()).collect();
+        own.extend(plan.mount_points(&[], &[]).into_iter().map(|(path, _)| path));
+        own.extend(plan.inputs.iter().map(|input| input.dest.clone()));
+        own.extend([CA_BUNDLE, CA_BUNDLE_ELSEWHERE].map(PathBuf::from));
+        assert!(own.iter().any(|path| path == Path::new(GIT_CONFIG)) && own.len() > 15, "{own:?}");
+        // What is below SMIDR_HOME is refused by the plan.
+        for path in own.iter().filter(|path| !path.starts_with("/home/u/.smidr")) {
+            assert!(refused_dest(path).is_some(), "{}", path.display());
+        }
+    }
+}

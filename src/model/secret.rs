@@ -121,7 +121,10 @@ impl Secrets {
         let mut forms = Vec::new();
         for Secret { user, text } in &self.0 {
             forms.push(text.clone());
-            forms.extend([encoded(text, false), encoded(text, true)]);
+            // Python's urllib leaves slashes as they are.
+            forms.extend(
+                [(false, ""), (true, ""), (false, "/"), (true, "/")].map(|(upper, kept)| encoded(text, upper, kept)),
+            );
             forms.push(serde_json::Value::from(text.as_str()).to_string().trim_matches('"').to_owned());
             let mut plain = Vec::new();
             if text.len() >= LEAST_OF_VARIABLE {
@@ -173,11 +176,13 @@ fn unescaped(word: &str) -> String {
     out
 }
 
-/// RFC 3986: everything but the unreserved characters as `%` and two digits.
-fn encoded(text: &str, upper: bool) -> String {
+/// RFC 3986: everything but the unreserved characters, and those that are kept, as `%` and two digits.
+fn encoded(text: &str, upper: bool, kept: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b if b.is_ascii_alphanumeric() || b"-._~".contains(&b) => char::from(b).to_string(),
+            b if b.is_ascii_alphanumeric() || b"-._~".contains(&b) || kept.as_bytes().contains(&b) => {
+                char::from(b).to_string()
+            }
             b if upper => format!("%{b:02X}"),
             b => format!("%{b:02x}"),
         })
@@ -263,7 +268,7 @@ mod tests {
         secrets.add_addresses("https://me:p%40ss%2Fword@host");
         let forms = secrets.forms();
         // printf 'me:p@ss/word' | base64
-        for form in ["p@ss/word", "p%40ss%2Fword", "p%40ss%2fword", "bWU6cEBzcy93b3Jk", "cEBzcy93b3Jk"] {
+        for form in ["p@ss/word", "p%40ss%2Fword", "p%40ss%2fword", "p%40ss/word", "bWU6cEBzcy93b3Jk", "cEBzcy93b3Jk"] {
             assert!(forms.iter().any(|known| known == form), "{form} in {forms:?}");
         }
         assert!(format!("{secrets:?}").len() < 12, "{secrets:?}");

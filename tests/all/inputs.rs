@@ -232,10 +232,18 @@ fn an_ssh_agent_without_its_keys() {
     let _agent = Kept(command.spawn().expect("ssh-agent starts"));
     wait_for("ssh-agent", LONG, || fs::metadata(&socket).is_ok_and(|data| data.file_type().is_socket()));
     let key = world.home.join(".ssh/id_test");
-    let make =
-        Command::new(keygen).args(["-q", "-t", "ed25519", "-N", "", "-C", "key-of-the-test", "-f"]).arg(&key).output();
+    // OpenSSH wants its caller to have a name: a user without one is root in a namespace of its own.
+    let named = |program: PathBuf| match nix::unistd::User::from_uid(nix::unistd::geteuid()) {
+        Ok(Some(_)) => Command::new(program),
+        _ => {
+            let mut command = Command::new("unshare");
+            command.arg("-Ur").arg(program);
+            command
+        }
+    };
+    let make = named(keygen).args(["-q", "-t", "ed25519", "-N", "", "-C", "key-of-the-test", "-f"]).arg(&key).output();
     Done::new(make.expect("ssh-keygen starts")).expect_code(0);
-    let added = Command::new(add).arg(&key).env("SSH_AUTH_SOCK", &socket).output();
+    let added = named(add).arg(&key).env("SSH_AUTH_SOCK", &socket).output();
     Done::new(added.expect("ssh-add starts")).expect_code(0);
     let done = ask(&socket.display().to_string());
     assert_eq!(done.expect_code(0).out, "1 keys\nkey-of-the-test\n");
@@ -444,6 +452,9 @@ fn binds_of_this_machine() {
     );
     assert_eq!(says(&world, &script), "inner\nconf\nconf\nconf\nconf\nsocket\nno evil\nmade\netc");
     assert_eq!(fs::read_to_string(writable.join("made")).expect("a file"), "made\n");
+    if let Some(done) = super::modes::without_overlay(&world, &["run", "--", "sh", "-c", &script]) {
+        assert_eq!(done.expect_code(0).out.trim(), "inner\nconf\nconf\nconf\nconf\nsocket\nno evil\nmade\netc");
+    }
     assert_eq!(World::names(&place), ["inner"], "no mount point is made in what is shown");
 }
 
