@@ -25,6 +25,8 @@ mod hostile;
 mod house;
 #[path = "all/images.rs"]
 mod images;
+#[path = "all/inputs.rs"]
+mod inputs;
 #[path = "all/modes.rs"]
 mod modes;
 #[path = "all/offline.rs"]

@@ -13,13 +13,14 @@ use super::{
 };
 use crate::{
     config::{self, Config, Problems},
+    events::Redactor,
     host::{
         facts,
         files::{FileError, write_atomically},
         paths,
     },
     lock::{HostLock, Lock},
-    model::{BuildRequest, HostFacts, Paths},
+    model::{BuildRequest, HostFacts, Paths, Secrets},
     plan::{self, Plan},
 };
 
@@ -38,6 +39,13 @@ pub fn open_paths(facts: &HostFacts) -> Result<Paths, Failure> {
 /// This machine and its caller.
 pub fn gather() -> HostFacts {
     facts::gather(environment())
+}
+
+/// Knows what sounds like a secret in an environment. For what is said where no plan says more.
+pub fn redactor(environment: &[(String, String)]) -> Redactor {
+    let mut secrets = Secrets::default();
+    environment.iter().for_each(|(name, value)| secrets.add_variable(name, value));
+    Redactor::new(&secrets)
 }
 
 /// A project: its config with everything that belongs to it.

@@ -41,6 +41,7 @@ pub fn image(config: &Path, command: &Image) -> Done {
     let paths = context::open_paths(&facts)?;
     let store = ImageStore::open(&paths)?;
     let on = Emitter::new(BuildId::new("image", random())?, vec![Box::new(Terminal::new())]);
+    on.hide(context::redactor(&facts.environment));
     let desk = Desk { store, on, stop, spawner, facts, paths };
     // Whatever is half-made is removed by whoever opens the store next. Only making an image has steps of its own to end.
     let at_once = !matches!(command, Image::Build { .. });

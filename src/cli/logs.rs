@@ -1,23 +1,29 @@
 //! `smidr logs`: what a build said, from its beginning; with `--follow`, until its end.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use super::{
     args::Logs,
-    context,
+    context::{self, Project, default_wanted},
     output::say,
     report::{Done, Failure, Refused},
 };
 use crate::{
     config::nearest,
+    engine::inputs,
+    events::Redactor,
     history::BuildRecord,
     host::{files::FileError, paths, rooted::open_linkless},
-    model::{Event, TaskName},
+    model::{Event, HostFacts, Paths, TaskName},
     service::LocalService,
 };
 
 /// Runs the command.
-pub fn logs(args: &Logs) -> Done {
+pub fn logs(config: &Path, args: &Logs) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);
@@ -25,8 +31,9 @@ pub fn logs(args: &Logs) -> Done {
     if let Some(task) = &args.task {
         let path = task_log(&service, &build, task)?;
         let mut file = open_linkless(&path).map_err(FileError::new("read the log", &path))?;
-        // Bytes as they are: a compiler's output need not be UTF-8.
-        return match io::copy(&mut file, &mut io::stdout().lock()) {
+        // Kept logs hold no secrets; BitBake's own, in the workspace, do. Bytes else as they are: a compiler's output need not be UTF-8.
+        let redactor = redactor(config, &facts, &paths);
+        return match redactor.copy(&mut file, &mut io::stdout().lock()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(FileError::new("print", &path)(error).into())
             }
@@ -51,6 +58,15 @@ pub fn logs(args: &Logs) -> Done {
         true
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the project in this folder keeps secret; where there is none, what the environment sounds like.
+fn redactor(config: &Path, facts: &HostFacts, paths: &Paths) -> Redactor {
+    let project = Project::read(config, None, facts).ok();
+    match project.and_then(|project| project.plan(&default_wanted(None), facts, paths).ok()) {
+        Some(plan) => inputs::redactor(&plan),
+        None => context::redactor(&facts.environment),
+    }
 }
 
 fn task_log(service: &LocalService<'_>, build: &BuildRecord, wanted: &str) -> Result<PathBuf, Failure> {

@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => return shell::run(&config, args),
         Command::Shell(args) => return shell::shell(&config, args),
         Command::Status(args) => status::status(&args),
-        Command::Logs(args) => logs::logs(&args),
+        Command::Logs(args) => logs::logs(&config, &args),
         Command::Cancel(args) => cancel::cancel(&args),
         Command::Artifacts(command) => artifacts::artifacts(&command),
         Command::Image(command) => image::image(&config, &command),

@@ -9,6 +9,7 @@ use super::{
     report::Done,
 };
 use crate::{
+    events::Redactor,
     host::paths,
     plan::{self, Isolation, PlannedSource},
 };
@@ -21,16 +22,19 @@ pub fn plan(file: &Path, args: &Plan) -> Done {
         Err(no_project) => return no_project.report(),
     };
     let plan = project.plan(&args.wanted, &facts, &paths::find(&facts.environment)?)?;
+    let redactor = Redactor::new(&plan.secrets());
     if args.json {
-        say_json(&serde_json::json!({ "version": 1, "plan": plan }));
+        let mut document = serde_json::json!({ "version": 1, "plan": plan });
+        redactor.json(&mut document);
+        say_json(&document);
     } else {
-        summary(&plan);
+        summary(&plan, &redactor);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn summary(plan: &plan::Plan) {
-    let line = |subject: &str, text: &str| say(format!("{subject:<10} {text}"));
+fn summary(plan: &plan::Plan, redactor: &Redactor) {
+    let line = |subject: &str, text: &str| say(redactor.text(&format!("{subject:<10} {text}")));
     line("project", &format!("{} in {}", plan.name, plan.project.display()));
     line("target", &format!("{} for {}", plan.targets.join(" "), plan.machine));
     let kind = if plan.host.recipe { "rootfs recipe" } else { "image" };
@@ -46,6 +50,9 @@ fn summary(plan: &plan::Plan) {
         line("bitbake", &source(bitbake));
     }
     line("workspace", &plan.folders.workspace.display().to_string());
+    for input in &plan.inputs {
+        line("input", &input.to_string());
+    }
     for (name, value) in &plan.conf {
         line("conf", &format!("{name} = \"{value}\""));
     }

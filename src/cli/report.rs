@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::output::talk;
+use super::{context, output::talk};
 use crate::model::Explain;
 
 /// An error of any module, on its way to the user.
@@ -21,6 +21,9 @@ impl<E: Explain + Send + Sync + 'static> From<E> for Failure {
 pub fn report(failure: &Failure) -> ExitCode {
     let red = anstyle::AnsiColor::Red.on_default().bold();
     let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
+    // A library's error may quote the address of a proxy, password included.
+    let redactor = context::redactor(&context::environment());
+    let talk = |line: String| talk(redactor.text(&line));
     talk(format!("{red}error:{red:#} {failure}"));
     let mut cause = failure.source();
     while let Some(error) = cause {

@@ -68,6 +68,8 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     let plan = project.plan(&default_wanted(variant), &facts, &paths)?;
     let store = ImageStore::open(&paths)?;
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
+    on.hide(engine::inputs::redactor(&plan));
+    let redactor = on.redactor();
     let tools = Tools { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
     let prepared = engine::prepare(plan, project.host_lock(), tools)?;
     if let Some(lock) = prepared.host_lock() {
@@ -77,7 +79,7 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
     let spec = prepared.sandbox(command, true, terminal, &[("TERM", &term)]);
     if explain {
-        spec.describe().iter().for_each(say);
+        spec.describe().iter().for_each(|line| say(redactor.text(line)));
         return Ok(ExitCode::SUCCESS);
     }
     // What showed how far the preparation was must not draw into the program's output.

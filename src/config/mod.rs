@@ -4,6 +4,8 @@
 //! such as a layer folder that is missing, is found by whoever needs it.
 
 pub mod decode;
+mod host;
+mod inputs;
 pub mod node;
 pub mod problem;
 mod read;
@@ -11,6 +13,7 @@ mod schema;
 mod substitute;
 mod values;
 
+pub use inputs::{Bind, Inputs, overlap, refused_dest};
 pub use node::Text;
 pub use problem::{Problem, Problems, nearest};
 pub use read::read;

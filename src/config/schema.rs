@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{node::Text, values::Size};
+use super::{inputs::Inputs, node::Text, values::Size};
 
 /// A project: one `smidr.yaml`.
 #[derive(Clone, Debug)]
@@ -142,6 +142,8 @@ pub struct Host {
     pub devices: Vec<Device>,
     /// Environment variables of this machine that the build sees.
     pub env: Vec<Text>,
+    /// What else it may use of this machine and of its caller.
+    pub inputs: Inputs,
     /// Memory limit.
     pub memory: Option<Size>,
     /// Number of processors to use.

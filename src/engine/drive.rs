@@ -295,11 +295,14 @@ impl<'a> Course<'a> {
 /// The last lines of a log.
 fn tail(mut file: File) -> Option<Vec<String>> {
     let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES))).ok()?;
+    let start = length.saturating_sub(LOG_BYTES);
+    file.seek(SeekFrom::Start(start)).ok()?;
     let mut bytes = Vec::new();
     file.take(LOG_BYTES).read_to_end(&mut bytes).ok()?;
     let mut last = VecDeque::new();
-    for line in BufReader::new(bytes.as_slice()).split(b'\n').map_while(Result::ok) {
+    // The first may be half a line, and half a secret, which nobody would recognise.
+    let lines = BufReader::new(bytes.as_slice()).split(b'\n').skip(usize::from(start > 0));
+    for line in lines.map_while(Result::ok) {
         if last.len() == LOG_LINES {
             last.pop_front();
         }

@@ -1,5 +1,5 @@
-//! What is kept of a build: artifacts, licences and other records, logs of failed tasks. Copies; the workspace stays as it is,
-//! for the next build.
+//! What is kept of a build: artifacts, licences and other records, logs of failed tasks without secrets. Copies; the workspace
+//! stays as it is, for the next build.
 //!
 //! A recipe can put anything in the place of what it should leave behind: a link to a file of this machine, a pipe that nobody
 //! writes to. So nothing is opened here but regular files inside the build's own folders.
@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 use super::EngineError;
 use crate::{
     artifacts::{self, ArtifactError},
-    events::Emitter,
+    events::{Emitter, Redactor},
     host::{files::make_private_dir, rooted::Rooted},
     model::{Artifact, FailedTask},
     plan::{Folders, Plan},
@@ -69,13 +69,14 @@ fn records_of(folders: &Folders) -> [(&'static str, PathBuf); 3] {
 }
 
 /// Copies the logs of failed tasks out of the workspace, where the next build replaces them.
-pub fn logs(failed: &[FailedTask], folders: &Folders, build: &Path) -> Vec<FailedTask> {
+pub fn logs(failed: &[FailedTask], folders: &Folders, build: &Path, redactor: &Redactor) -> Vec<FailedTask> {
     let keep = |task: &FailedTask| -> Option<PathBuf> {
         let folder = build.join("logs");
         make_private_dir(&folder).ok()?;
-        let to = folder.join(format!("{}.{}", task.name.recipe.replace('/', "_"), task.name.task.replace('/', "_")));
-        let mut from = open_log(folders, task.log.as_ref()?)?.take(LOG_KEPT);
-        std::io::copy(&mut from, &mut File::create(&to).ok()?).ok().map(|_| to)
+        let name = format!("{}.{}", task.name.recipe.replace('/', "_"), task.name.task.replace('/', "_"));
+        let to = folder.join(redactor.text(&name).as_ref());
+        let from = open_log(folders, task.log.as_ref()?)?.take(LOG_KEPT);
+        redactor.copy(from, File::create(&to).ok()?).ok().map(|()| to)
     };
     failed
         .iter()

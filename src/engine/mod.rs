@@ -1,9 +1,11 @@
 //! The pipeline: prepare, run, collect. The only module that combines the capabilities, and only here is the course of a
 //! build decided. Prints nothing.
 
+mod devices;
 mod drive;
 mod host;
 pub mod image_build;
+pub mod inputs;
 mod keep;
 mod packages;
 pub mod recipes;
@@ -33,7 +35,7 @@ use crate::{
     layers::{self, Checkouts, LayerError},
     lock::HostLock,
     model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State},
-    plan::{Isolation, MountOp, Payload, Placed, Plan, SandboxSpec},
+    plan::{Isolation, MountOp, Payload, Placed, PlacedInput, Plan, SandboxSpec},
     sandbox::SandboxError,
 };
 use image_build::ImageBuildError;
@@ -61,6 +63,7 @@ pub struct Tools<'a> {
 pub struct Prepared {
     plan: Plan,
     host: BuildHost,
+    inputs: Vec<PlacedInput>,
     checkouts: Checkouts,
     workspace: Workspace,
 }
@@ -87,6 +90,12 @@ impl BuildHost {
 /// Why a build could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// Devices.
+    #[error(transparent)]
+    Device(#[from] devices::DeviceError),
+    /// What the build sees of its caller and of this machine.
+    #[error(transparent)]
+    Inputs(#[from] inputs::InputsError),
     /// Layers.
     #[error(transparent)]
     Layers(#[from] LayerError),
@@ -135,6 +144,8 @@ pub enum EngineError {
 impl Explain for EngineError {
     fn kind(&self) -> Kind {
         match self {
+            Self::Device(error) => error.kind(),
+            Self::Inputs(error) => error.kind(),
             Self::Layers(error) => error.kind(),
             Self::ImageBuild(error) => error.kind(),
             Self::Image(error) => error.kind(),
@@ -152,6 +163,8 @@ impl Explain for EngineError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Device(error) => error.hint(),
+            Self::Inputs(error) => error.hint(),
             Self::Layers(error) => error.hint(),
             Self::ImageBuild(error) => error.hint(),
             Self::Image(error) => error.hint(),
@@ -175,6 +188,9 @@ impl Explain for EngineError {
 ///
 /// The first thing that is not there.
 pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
+    // First, so that nothing long is begun in vain.
+    devices::check(&plan.devices)?;
+    let inputs = inputs::find(&plan, tools)?;
     let checkouts = layers::resolve(&plan.layers, plan.bitbake.as_ref(), &tools.facts.home)?;
     let holder = format!("build {}", tools.on.build());
     let workspace = workspace::open(&plan, tools.paths, &holder)?;
@@ -183,17 +199,19 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
         BuildHost::Machine { env: path.cloned().into_iter().collect() }
     } else {
         let (lock, root) = resolve_host(tools, &plan.host, &plan.project, lock)?;
+        inputs::check_places(&plan, &checkouts.roots, root.diffs())?;
         BuildHost::Image { lock, root }
     };
     if plan.clean {
         workspace.clean(&plan)?;
     }
     workspace.write_conf(&plan, &checkouts)?;
-    workspace.write_skeleton(&plan, tools.facts, &checkouts.roots)?;
+    workspace.write_skeleton(&plan, tools.facts, &checkouts.roots, &inputs)?;
+    workspace.make_points(&plan, &inputs)?;
     if tools.stop.asked() > 0 {
         return Err(EngineError::Stopped);
     }
-    Ok(Prepared { plan, host, checkouts, workspace })
+    Ok(Prepared { plan, host, inputs, checkouts, workspace })
 }
 
 impl Prepared {
@@ -239,6 +257,7 @@ impl Prepared {
             },
             skeleton: self.workspace.skeleton.clone(),
             repositories: self.checkouts.roots.clone(),
+            inputs: self.inputs.clone(),
             edit,
         };
         let payload =
@@ -271,6 +290,8 @@ pub fn build(
 ) -> Result<Outcome, EngineError> {
     let begun = Instant::now();
     let id = tools.on.build();
+    // Before anything is said.
+    tools.on.hide(inputs::redactor(&plan));
     tools.on.emit(Event::BuildStarted {
         name: plan.name.clone(),
         targets: plan.targets.clone(),
@@ -333,7 +354,7 @@ fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Fin
         };
         let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
         let finished = drive::drive(&spec, timeout, tools, &plan.folders)?;
-        let failed = keep::logs(&finished.failed, &plan.folders, build);
+        let failed = keep::logs(&finished.failed, &plan.folders, build, &tools.on.redactor());
         Ok(match not_built(&finished, failed) {
             None => Ok(finished),
             Some(outcome) => Err(Box::new(outcome)),

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     },
     layers::Checkouts,
     model::{Explain, HostFacts, Kind, Paths},
-    plan::{CA_BUNDLE, Plan},
+    plan::{CA_BUNDLE, GIT_CONFIG, PlacedInput, Plan, What, git_config},
 };
 
 /// Where other distributions' tools look for CA certificates.
@@ -171,27 +172,49 @@ impl Workspace {
         Ok(())
     }
 
+    /// Makes the mount points of those inputs that stand in folders of the build: empty files. An earlier build may have put a
+    /// link in their place, which would lead a mount of ours elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn make_points(&self, plan: &Plan, inputs: &[PlacedInput]) -> Result<(), WorkspaceError> {
+        inputs
+            .iter()
+            .filter(|input| plan.folders.inside(&input.dest).is_some())
+            .try_for_each(|input| within(plan, &input.dest, make_plain_file))
+    }
+
     /// Makes the skeleton anew, unless it would be the same.
     ///
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn write_skeleton(&self, plan: &Plan, facts: &HostFacts, repositories: &[PathBuf]) -> Result<(), FileError> {
+    pub fn write_skeleton(
+        &self,
+        plan: &Plan,
+        facts: &HostFacts,
+        repositories: &[PathBuf],
+        inputs: &[PlacedInput],
+    ) -> Result<(), FileError> {
+        let points = plan.mount_points(repositories, inputs);
         let bundle =
-            facts.ca_bundle.as_ref().map(|path| (path, fs::metadata(path).and_then(|data| data.modified()).ok()));
-        let content = format!("{:?}", (plan.mount_points(repositories), generated_files(plan, facts), bundle));
+            plan.ca_bundle.as_ref().map(|path| (path, fs::metadata(path).and_then(|data| data.modified()).ok()));
+        let content = format!("{:?}", (&points, generated_files(plan, facts), bundle));
         let seal = self.skeleton.with_extension("seal");
         if fs::read_to_string(&seal).is_ok_and(|sealed| sealed == content) {
             return Ok(());
         }
         remove_tree(&self.skeleton)?;
         let inside = |path: &Path| self.skeleton.join(path.strip_prefix("/").unwrap_or(path));
-        for point in plan.mount_points(repositories) {
-            let point = inside(&point);
+        for (point, _) in points.iter().filter(|(_, folder)| *folder) {
+            let point = inside(point);
             fs::create_dir_all(&point).map_err(FileError::new("make the folder", &point))?;
         }
-        for (path, text) in generated_files(plan, facts) {
-            let path = inside(Path::new(&path));
+        let files = points.into_iter().filter(|(_, folder)| !folder).map(|(point, _)| (point, String::new()));
+        let generated = generated_files(plan, facts).into_iter().map(|(path, text)| (PathBuf::from(path), text));
+        for (path, text) in files.chain(generated) {
+            let path = inside(&path);
             let write = || {
                 if let Some(folder) = path.parent() {
                     fs::create_dir_all(folder)?;
@@ -200,7 +223,7 @@ impl Workspace {
             };
             write().map_err(FileError::new("write", &path))?;
         }
-        if let Some(bundle) = &facts.ca_bundle {
+        if let Some(bundle) = &plan.ca_bundle {
             for place in [CA_BUNDLE, CA_BUNDLE_ELSEWHERE] {
                 let place = inside(Path::new(place));
                 let copy = || {
@@ -213,6 +236,23 @@ impl Workspace {
         // Last: a skeleton that was not finished has no seal, or that of another one.
         write_atomically(&seal, content.as_bytes(), 0o600)
     }
+}
+
+/// Makes an empty file in folders that are no links. Whatever else stands in the way goes.
+fn make_plain_file(root: &Rooted, path: &Path) -> Result<(), RootedError> {
+    let mut folders: Vec<&Path> = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()).collect();
+    folders.reverse();
+    for folder in folders {
+        if root.open_plain(folder, OFlags::PATH | OFlags::DIRECTORY).is_err() {
+            root.remove(folder)?;
+            root.make_dirs(folder, 0o700)?;
+        }
+    }
+    if root.make_file(path).is_err() {
+        root.remove(path)?;
+        root.make_file(path)?;
+    }
+    Ok(())
 }
 
 /// Files whose content the sandbox decides, not the image.
@@ -240,6 +280,50 @@ fn generated_files(plan: &Plan, facts: &HostFacts) -> Vec<(String, String)> {
     ]
     .map(|(path, text)| (path.to_owned(), text))
     .into();
+    if plan.inputs.iter().any(|input| input.what == What::GitCredentials) {
+        files.push((GIT_CONFIG.into(), git_config()));
+    }
     files.extend(bitbake::OWN_FILES.map(|(name, text)| (format!("{}/{name}", bitbake::OWN_FOLDER), text.to_owned())));
     files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{read, refused_dest},
+        model::BuildRequest,
+        plan::make,
+    };
+
+    #[test]
+    fn no_bind_can_take_the_place_of_our_own() {
+        let facts = HostFacts {
+            uid: 1000,
+            gid: 1000,
+            subordinate: None,
+            home: "/home/u".into(),
+            environment: vec![],
+            cpus: 2,
+            memory: 1 << 34,
+            fetch_env: vec![],
+            ca_bundle: Some("/etc/ssl/cert.pem".into()),
+            resolv_conf: String::new(),
+            time_zone: "UTC".into(),
+        };
+        let text = "name: x\nbase: {machine: m}\nbuild: {image: i}\nhost: {ssh_agent: true, netrc: true, git_credentials: true}\n";
+        let config = read("smidr.yaml", text, None, &|_| None).expect("a config");
+        let paths = Paths::new("/home/u/.smidr".into());
+        let file = Path::new("/home/u/p/smidr.yaml");
+        let plan = make(&config, None, &facts, &paths, file, &BuildRequest::default()).expect("a plan");
+        let mut own: Vec<PathBuf> = generated_files(&plan, &facts).into_iter().map(|(path, _)| path.into()).collect();
+        own.extend(plan.mount_points(&[], &[]).into_iter().map(|(path, _)| path));
+        own.extend(plan.inputs.iter().map(|input| input.dest.clone()));
+        own.extend([CA_BUNDLE, CA_BUNDLE_ELSEWHERE].map(PathBuf::from));
+        assert!(own.iter().any(|path| path == Path::new(GIT_CONFIG)) && own.len() > 15, "{own:?}");
+        // What is below SMIDR_HOME is refused by the plan.
+        for path in own.iter().filter(|path| !path.starts_with("/home/u/.smidr")) {
+            assert!(refused_dest(path).is_some(), "{}", path.display());
+        }
+    }
 }

@@ -1,11 +1,14 @@
 //! The journal: one order for all events of a build.
 //!
 //! In go events from any thread, out they go, stamped, to every sink in turn; the durable one stands first, so that nothing
-//! is shown that could be forgotten. It never formats and never prints.
+//! is shown that could be forgotten; secrets are taken out before that. It never formats and never prints.
+
+mod redact;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
+pub use redact::Redactor;
 
 use crate::model::{Activity, BuildId, Event, Record, Unit};
 
@@ -22,13 +25,14 @@ pub struct Emitter(Arc<Mutex<Journal>>);
 struct Journal {
     build: BuildId,
     seq: u64,
+    redactor: Redactor,
     sinks: Vec<Box<dyn EventSink>>,
 }
 
 impl Emitter {
     /// Opens the journal of a build. Sinks are served in the order given: the durable one first.
     pub fn new(build: BuildId, sinks: Vec<Box<dyn EventSink>>) -> Self {
-        Self(Arc::new(Mutex::new(Journal { build, seq: 0, sinks })))
+        Self(Arc::new(Mutex::new(Journal { build, seq: 0, redactor: Redactor::default(), sinks })))
     }
 
     /// The build that this journal belongs to.
@@ -36,9 +40,20 @@ impl Emitter {
         self.lock().build.clone()
     }
 
+    /// From now on no sink sees what `redactor` knows.
+    pub fn hide(&self, redactor: Redactor) {
+        self.lock().redactor = redactor;
+    }
+
+    /// What takes secrets out of this journal.
+    pub fn redactor(&self) -> Redactor {
+        self.lock().redactor.clone()
+    }
+
     /// Stamps an event and hands it to every sink.
-    pub fn emit(&self, event: Event) {
+    pub fn emit(&self, mut event: Event) {
         let mut journal = self.lock();
+        journal.redactor.event(&mut event);
         journal.seq += 1;
         let record = Record { build: journal.build.clone(), seq: journal.seq, at: Timestamp::now(), event };
         journal.sinks.iter_mut().for_each(|sink| sink.accept(&record));

@@ -11,6 +11,8 @@ mod facts;
 mod outcome;
 mod paths;
 mod request;
+mod secret;
+mod texts;
 
 pub use artifact::Artifact;
 pub use build_id::{BuildId, InvalidName};
@@ -21,3 +23,4 @@ pub use facts::{HostFacts, SubordinateIds};
 pub use outcome::{FailedTask, Outcome, State};
 pub use paths::Paths;
 pub use request::BuildRequest;
+pub use secret::Secrets;

@@ -9,7 +9,11 @@ use std::{
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{folders::Folders, sandbox::Ids};
+use super::{
+    folders::Folders,
+    inputs::{Input, InputError},
+    sandbox::Ids,
+};
 use crate::{
     config::{self, Config, GitSource, HostImage, Network, Source},
     lock::Lock,
@@ -51,6 +55,10 @@ pub struct Plan {
     pub exports: Vec<(String, String)>,
     /// Environment of BitBake.
     pub env: Vec<(String, String)>,
+    /// What the build sees of its caller and of this machine, beside its folders.
+    pub inputs: Vec<Input>,
+    /// This machine's CA certificates, where they go in.
+    pub ca_bundle: Option<PathBuf>,
     /// Devices of this machine.
     pub devices: Vec<PathBuf>,
     /// What keeps the build apart from this machine.
@@ -134,6 +142,9 @@ pub enum PlanError {
         /// What is in it.
         what: &'static str,
     },
+    /// What the config wants to show to the build.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// A name given on the command line.
     #[error("`{0}` cannot be a target or machine")]
     Word(String),
@@ -162,6 +173,7 @@ impl Explain for PlanError {
         match self {
             Self::Path { .. } => Some("choose another place:  export SMIDR_HOME=/some/plain/path".into()),
             Self::Holds { .. } => Some("name a folder of its own under `directories:`".into()),
+            Self::Input(error) => error.hint(),
             Self::Word(_) => None,
             Self::Root => Some("build as an ordinary user:  useradd -m builder && su - builder".into()),
             Self::Lock { .. } => Some("to take the new one:  rm smidr.lock".into()),
@@ -205,9 +217,10 @@ pub fn make(
         Source::Git(git) => PlannedSource::Git { url: git.url.text.clone(), revision: revision(git) },
     };
     let sources = config.layers.iter().map(|layer| &layer.source).chain(&config.bitbake);
-    for path in sources.filter_map(|source| if let Source::Path(path) = source { Some(place(path)) } else { None }) {
-        check_path(&path)?;
-    }
+    let local: Vec<PathBuf> =
+        sources.filter_map(|source| if let Source::Path(path) = source { Some(place(path)) } else { None }).collect();
+    local.iter().try_for_each(|path| check_path(path))?;
+    let inputs = super::inputs::inputs(config, facts, paths, &folders, &local, &place)?;
     Ok(Plan {
         name: config.name.text.clone(),
         variant: request.variant.clone(),
@@ -231,6 +244,8 @@ pub fn make(
         conf_tail: config.local_conf.clone(),
         exports: config.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect(),
         env: super::conf::environment(config, facts, &folders),
+        inputs,
+        ca_bundle: facts.ca_bundle.clone().filter(|_| config.host.inputs.certificates),
         devices: config.host.devices.iter().map(|device| device.path().into()).collect(),
         isolation: match config.host.isolation {
             config::Isolation::Auto | config::Isolation::Full => super::Isolation::Full,

@@ -79,8 +79,10 @@ pub fn environment(config: &Config, facts: &HostFacts, folders: &Folders) -> Vec
         ("TZ", facts.time_zone.clone()),
     ];
     env.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
-    env.extend(facts.fetch_env.iter().cloned());
-    if let Some(bundle) = &facts.ca_bundle {
+    let proxies: &[(String, String)] = if config.host.inputs.proxies { &facts.fetch_env } else { &[] };
+    env.extend(proxies.iter().cloned());
+    let bundle = facts.ca_bundle.as_ref().filter(|_| config.host.inputs.certificates);
+    if let Some(bundle) = bundle {
         // A machine that is its own build host has it where it is.
         let inside = if config.host.isolation == Isolation::None { path(bundle) } else { CA_BUNDLE.to_owned() };
         env.extend(CA_VARIABLES.map(|name| (name.to_owned(), inside.clone())));
@@ -93,12 +95,18 @@ pub fn environment(config: &Config, facts: &HostFacts, folders: &Folders) -> Vec
             put(&mut env, name, value.clone());
         }
     }
-    // BitBake drops what it does not know.
-    let passed: Vec<&str> = facts
-        .fetch_env
+    // The last word: what the caller's own variables name is not there.
+    let inputs = super::inputs::variables(config);
+    for (name, value) in &inputs {
+        put(&mut env, name, (*value).into());
+    }
+    // BitBake drops what it does not know. Fetchers get those of them that bb.fetch2 lists (FETCH_EXPORT_VARS); other tasks get none,
+    // unless a recipe exports them.
+    let passed: Vec<&str> = proxies
         .iter()
         .map(|(name, _)| name.as_str())
-        .chain(CA_VARIABLES)
+        .chain(CA_VARIABLES.into_iter().filter(|_| bundle.is_some()))
+        .chain(inputs.iter().map(|(name, _)| *name))
         .chain(config.env.iter().map(|(name, _)| name.text.as_str()))
         .chain(config.host.env.iter().map(|name| name.text.as_str()))
         .collect();

@@ -3,11 +3,13 @@
 mod build;
 mod conf;
 mod folders;
+mod inputs;
 mod rooms;
 mod sandbox;
 
 pub use build::{Plan, PlanError, PlannedHost, PlannedLayer, PlannedSource, check_path, make};
 pub use conf::CA_BUNDLE;
 pub use folders::Folders;
+pub use inputs::{GIT_CONFIG, Input, InputError, OffLimits, PlacedInput, What, git_config, in_the_way};
 pub use rooms::Placed;
 pub use sandbox::{Ids, Isolation, MountOp, Payload, Root, SandboxSpec, id_map};

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     build::Plan,
+    inputs::PlacedInput,
     sandbox::{Isolation, MountOp, Payload, Root, SandboxSpec},
 };
 use crate::config::Network;
@@ -17,7 +18,9 @@ pub struct Placed {
     pub skeleton: PathBuf,
     /// Repositories of layers, and BitBake.
     pub repositories: Vec<PathBuf>,
-    /// Whether these may be written: in `shell` and `run`, where people develop.
+    /// What the build sees of its caller and of this machine.
+    pub inputs: Vec<PlacedInput>,
+    /// Whether repositories may be written: in `shell` and `run`, where people develop.
     pub edit: bool,
 }
 
@@ -37,12 +40,14 @@ impl Plan {
         mounts.extend(TMPFS.map(|(dest, mode)| MountOp::Tmpfs { dest: dest.into(), mode }));
         mounts.extend(self.devices.iter().map(|path| MountOp::Device { path: path.clone() }));
         // Sorted, so that a folder inside another one is shown after it.
-        let mut binds: Vec<(&Path, bool)> = self.folders.writable().into_iter().map(|path| (path, true)).collect();
-        binds.extend(placed.repositories.iter().map(|path| (path.as_path(), placed.edit)));
+        let mut binds: Vec<(&Path, &Path, bool)> =
+            self.folders.writable().into_iter().map(|path| (path, path, true)).collect();
+        binds.extend(placed.repositories.iter().map(|path| (path.as_path(), path.as_path(), placed.edit)));
+        binds.extend(placed.inputs.iter().map(|input| (input.dest.as_path(), input.source.as_path(), input.writable)));
         binds.sort();
-        mounts.extend(binds.into_iter().map(|(path, writable)| MountOp::Bind {
-            source: path.into(),
-            dest: path.into(),
+        mounts.extend(binds.into_iter().map(|(dest, source, writable)| MountOp::Bind {
+            source: source.into(),
+            dest: dest.into(),
             writable,
         }));
         SandboxSpec {
@@ -53,12 +58,17 @@ impl Plan {
         }
     }
 
-    /// Every folder that must exist in the skeleton for [`Plan::sandbox`] to find its mount points.
-    pub fn mount_points(&self, repositories: &[PathBuf]) -> Vec<PathBuf> {
+    /// Everything that must exist in the skeleton for [`Plan::sandbox`] to find its mount points, and whether it is a folder rather
+    /// than an empty file.
+    pub fn mount_points(&self, repositories: &[PathBuf], inputs: &[PlacedInput]) -> Vec<(PathBuf, bool)> {
         let fixed = ["/proc", "/sys", "/dev", "/etc"].into_iter().chain(TMPFS.map(|(dest, _)| dest));
         let mut points: Vec<PathBuf> = fixed.map(PathBuf::from).collect();
         points.extend(self.folders.writable().into_iter().map(Path::to_path_buf));
         points.extend(repositories.iter().cloned());
+        let mut points: Vec<(PathBuf, bool)> = points.into_iter().map(|path| (path, true)).collect();
+        // Those in folders of the build are made there.
+        let outside = inputs.iter().filter(|input| self.folders.inside(&input.dest).is_none());
+        points.extend(outside.map(|input| (input.dest.clone(), input.folder)));
         points
     }
 }

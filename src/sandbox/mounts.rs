@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, CWD, Mode, OFlags},
+    fs::{self, CWD, FileType, Mode, OFlags},
     mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags},
 };
 
@@ -204,7 +204,7 @@ fn apply(root: &Rooted, op: &MountOp, source: &Source, devices: &[(&'static str,
     match (op, source) {
         (MountOp::Bind { dest, writable, .. }, Source::Tree(tree)) => {
             restrict(tree.as_fd(), NOSUID | NODEV | if *writable { 0 } else { RDONLY }, dest)?;
-            attach(tree.as_fd(), find_or_make(root, dest)?.as_fd(), dest)
+            attach(tree.as_fd(), find_or_make(root, dest, tree.as_fd())?.as_fd(), dest)
         }
         (MountOp::Device { path }, Source::Tree(tree)) => {
             // /dev is a tmpfs of ours by now; only /dev/net may be missing.
@@ -290,11 +290,24 @@ fn find(root: &Rooted, dest: &Path) -> Step<OwnedFd> {
 }
 
 /// The skeleton has every mount point, but a tmpfs of ours hides those below it, as when SMIDR_HOME is in /tmp.
-fn find_or_make(root: &Rooted, dest: &Path) -> Step<OwnedFd> {
+fn find_or_make(root: &Rooted, dest: &Path, tree: BorrowedFd<'_>) -> Step<OwnedFd> {
     match root.resolve(dest) {
-        Err(error) if error.is_missing() => root.make_dirs(dest, 0o755).map_err(rooted("make the mount point", dest)),
+        Err(error) if error.is_missing() => make_point(root, dest, tree),
         found => found.map_err(rooted("find the mount point", dest)),
     }
+}
+
+/// A folder for a folder, an empty file for a file or a socket.
+fn make_point(root: &Rooted, dest: &Path, tree: BorrowedFd<'_>) -> Step<OwnedFd> {
+    let kind = fs::fstat(tree).map_err(StepFailure::at(format!("look at what belongs at {}", dest.display())))?.st_mode;
+    let made = if FileType::from_raw_mode(kind) == FileType::Directory {
+        root.make_dirs(dest, 0o755)
+    } else {
+        dest.parent()
+            .map_or(Ok(()), |folder| root.make_dirs(folder, 0o755).map(drop))
+            .and_then(|()| root.make_file(dest))
+    };
+    made.map_err(rooted("make the mount point", dest))
 }
 
 fn rooted(verb: &'static str, path: &Path) -> impl FnOnce(RootedError) -> StepFailure {

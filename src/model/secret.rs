@@ -1,0 +1,276 @@
+//! What must not reach a log: collected from variables, addresses and files of credentials, and listed in every form that it may
+//! be written in. Pure; `events` finds and replaces it.
+
+use std::fmt;
+
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+};
+
+/// A variable whose name holds one of these is taken for a secret.
+const SECRET_NAMES: [&str; 10] =
+    ["TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "KEY", "CREDENTIAL", "AUTH", "COOKIE", "PRIVATE"];
+
+/// The path of a socket, although its name holds AUTH.
+const NOT_SECRET: &str = "SSH_AUTH_SOCK";
+
+/// A variable's value must have this many characters: only its name is suspicious, and `true` stands in every log.
+const LEAST_OF_VARIABLE: usize = 6;
+
+/// A password is surely one, but who has a shorter one has none.
+const LEAST_OF_PASSWORD: usize = 4;
+
+/// A name without a password, as in `https://ghp_…@github.com`, is taken for a token from this length on.
+const LEAST_OF_TOKEN: usize = 16;
+
+/// The passwords, tokens and the like that a build is given.
+#[derive(Clone, Default)]
+pub struct Secrets(Vec<Secret>);
+
+#[derive(Clone)]
+struct Secret {
+    user: Option<String>,
+    text: String,
+}
+
+// Its content is what nobody should see.
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secrets({})", self.0.len())
+    }
+}
+
+impl Secrets {
+    /// Takes a variable: the whole value if the name sounds like a secret, and passwords of addresses in it.
+    pub fn add_variable(&mut self, name: &str, value: &str) {
+        let name = name.to_ascii_uppercase();
+        let telling = name.replace("AUTHOR", "");
+        let sounds = name != NOT_SECRET && SECRET_NAMES.iter().any(|part| telling.contains(part));
+        if sounds {
+            // Programs print a key of several lines line by line.
+            for text in std::iter::once(value.trim()).chain(value.lines().map(str::trim)) {
+                self.add(None, text, LEAST_OF_VARIABLE);
+            }
+        }
+        // Programs accept a proxy without a scheme.
+        if name.ends_with("PROXY") && !value.contains("://") {
+            self.add_addresses(&format!("http://{value}"));
+        } else {
+            self.add_addresses(value);
+        }
+    }
+
+    /// Takes the passwords of all addresses in a text: `scheme://user:password@host`.
+    pub fn add_addresses(&mut self, text: &str) {
+        let mut rest = text;
+        while let Some(at) = rest.find("://") {
+            let scheme = rest[..at].rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+            let web = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+            rest = &rest[at + 3..];
+            let end = rest.find(|c: char| c.is_whitespace() || "/\"'<>`\\".contains(c)).unwrap_or(rest.len());
+            if let Some((who, _)) = rest[..end].rsplit_once('@') {
+                self.add_login(who, web);
+            }
+        }
+    }
+
+    fn add_login(&mut self, who: &str, web: bool) {
+        let (user, password) = who.split_once(':').unwrap_or((who, ""));
+        // GitHub takes a token for the user's name.
+        let is_token = password.is_empty() && web && user.len() >= LEAST_OF_TOKEN || password == "x-oauth-basic";
+        let (user, text) = if is_token { (None, user) } else { (Some(decoded(user)), password) };
+        self.add(user.clone(), text, LEAST_OF_PASSWORD);
+        self.add(user, &decoded(text), LEAST_OF_PASSWORD);
+    }
+
+    /// Takes the passwords of a netrc(5).
+    pub fn add_netrc(&mut self, text: &str) {
+        let (mut login, mut passwords) = (None, Vec::new());
+        let mut words = netrc_words(text).into_iter();
+        loop {
+            match words.next() {
+                Some("login") => login = words.next().map(unescaped),
+                Some("password" | "account") => passwords.extend(words.next()),
+                word @ (Some("machine" | "default") | None) => {
+                    for password in std::mem::take(&mut passwords) {
+                        self.add(login.clone(), password, LEAST_OF_PASSWORD);
+                        self.add(login.clone(), &unescaped(password), LEAST_OF_PASSWORD);
+                    }
+                    match word {
+                        None => return,
+                        // Its name may be any word.
+                        Some("machine") => drop(words.next()),
+                        Some(_) => {}
+                    }
+                    login = None;
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn add(&mut self, user: Option<String>, text: &str, least: usize) {
+        if text.chars().count() >= least && !self.0.iter().any(|known| known.text == text && known.user == user) {
+            self.0.push(Secret { user, text: text.into() });
+        }
+    }
+
+    /// Every form of every secret: as it is, percent-encoded, as in JSON, in base64 alone and as `user:password`.
+    pub fn forms(&self) -> Vec<String> {
+        let mut forms = Vec::new();
+        for Secret { user, text } in &self.0 {
+            forms.push(text.clone());
+            // Python's urllib leaves slashes as they are.
+            forms.extend(
+                [(false, ""), (true, ""), (false, "/"), (true, "/")].map(|(upper, kept)| encoded(text, upper, kept)),
+            );
+            forms.push(serde_json::Value::from(text.as_str()).to_string().trim_matches('"').to_owned());
+            let mut plain = Vec::new();
+            if text.len() >= LEAST_OF_VARIABLE {
+                plain.push(text.clone());
+            }
+            plain.extend(user.iter().map(|user| format!("{user}:{text}")));
+            forms.extend(plain.iter().flat_map(|text| [STANDARD_NO_PAD.encode(text), URL_SAFE_NO_PAD.encode(text)]));
+        }
+        forms.retain(|form| !form.is_empty());
+        forms.sort();
+        forms.dedup();
+        forms
+    }
+}
+
+/// Words between spaces; quotes hold spaces together where they are closed on the same line.
+fn netrc_words(text: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    for line in text.lines() {
+        let mut rest = line.trim_start();
+        while !rest.is_empty() {
+            let quoted = rest.strip_prefix('"').and_then(|inside| Some((inside, closing_quote(inside)?)));
+            let (word, after) = match quoted {
+                Some((inside, end)) => (&inside[..end], &inside[end + 1..]),
+                None => rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len())),
+            };
+            words.push(word);
+            rest = after.trim_start();
+        }
+    }
+    words
+}
+
+fn closing_quote(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    text.find(|c| {
+        let closes = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        closes
+    })
+}
+
+fn unescaped(word: &str) -> String {
+    let mut out = String::new();
+    let mut chars = word.chars();
+    while let Some(c) = chars.next() {
+        out.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
+    }
+    out
+}
+
+/// RFC 3986: everything but the unreserved characters, and those that are kept, as `%` and two digits.
+fn encoded(text: &str, upper: bool, kept: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b if b.is_ascii_alphanumeric() || b"-._~".contains(&b) || kept.as_bytes().contains(&b) => {
+                char::from(b).to_string()
+            }
+            b if upper => format!("%{b:02X}"),
+            b => format!("%{b:02x}"),
+        })
+        .collect()
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|_| *first == b'%').and_then(|digits| hex::decode(digits).ok());
+        match digits {
+            Some(byte) => {
+                bytes.extend(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(add: impl FnOnce(&mut Secrets)) -> Vec<String> {
+        let mut secrets = Secrets::default();
+        add(&mut secrets);
+        let mut texts: Vec<String> = secrets.0.into_iter().map(|secret| secret.text).collect();
+        texts.dedup();
+        texts
+    }
+
+    #[test]
+    fn what_is_taken_for_a_secret() {
+        let variable = |name: &str, value: &str| texts(|secrets| secrets.add_variable(name, value));
+        assert_eq!(variable("GITHUB_TOKEN", "abcdef"), ["abcdef"]);
+        assert_eq!(variable("my_password", "abcdef"), ["abcdef"]);
+        assert_eq!(
+            variable("SIGNING_KEY", "first line\nsecond\n\nx"),
+            ["first line\nsecond\n\nx", "first line", "second"]
+        );
+        for (name, value) in [
+            ("TOKEN", "short"),
+            ("LANG", "en_US.UTF-8"),
+            ("SSH_AUTH_SOCK", "/run/user/1/agent"),
+            ("GIT_AUTHOR_NAME", "Jane Doe"),
+        ] {
+            assert!(variable(name, value).is_empty(), "{name}");
+        }
+        assert_eq!(variable("http_proxy", "http://me:p%40ssw0rd@proxy:3128"), ["p%40ssw0rd", "p@ssw0rd"]);
+        assert_eq!(variable("HTTPS_PROXY", "me:letmein@proxy:3128"), ["letmein"]);
+        assert_eq!(variable("no_proxy", "localhost,.example.org"), [""; 0]);
+        assert_eq!(variable("MIRROR", "see ftp://u:first@a and http://v:second@b/x"), ["first", "second"]);
+        assert_eq!(variable("URL", "https://ghp_0123456789abcdef@github.com/x"), ["ghp_0123456789abcdef"]);
+        assert_eq!(variable("URL", "https://0123456789abcdef:x-oauth-basic@github.com/x"), ["0123456789abcdef"]);
+        for harmless in
+            ["ssh://git@host:22/x", "http://proxy:3128", "git://host/a;branch=b@c:d", "http://u:abc@h", "://"]
+        {
+            assert_eq!(variable("URL", harmless), [""; 0], "{harmless}");
+        }
+    }
+
+    #[test]
+    fn passwords_of_a_netrc() {
+        let text = "machine a.example login me password first\n# a comment\nmachine b.example\n  password \"sec ond\"\n  login you account third\n\
+                    macdef init\ncd /pub\n\ndefault login anonymous password fourth machine";
+        assert_eq!(texts(|secrets| secrets.add_netrc(text)), ["first", "sec ond", "third", "fourth"]);
+        let odd = "machine password login me password \"qu\\\"oted\" machine x password \"open";
+        assert_eq!(texts(|secrets| secrets.add_netrc(odd)), ["qu\\\"oted", "qu\"oted", "\"open"]);
+        for strange in ["", "password", "machine", "login", "machine x password"] {
+            assert_eq!(texts(|secrets| secrets.add_netrc(strange)), [""; 0], "{strange}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_secret() {
+        let mut secrets = Secrets::default();
+        secrets.add_addresses("https://me:p%40ss%2Fword@host");
+        let forms = secrets.forms();
+        // printf 'me:p@ss/word' | base64
+        for form in ["p@ss/word", "p%40ss%2Fword", "p%40ss%2fword", "p%40ss/word", "bWU6cEBzcy93b3Jk", "cEBzcy93b3Jk"] {
+            assert!(forms.iter().any(|known| known == form), "{form} in {forms:?}");
+        }
+        assert!(format!("{secrets:?}").len() < 12, "{secrets:?}");
+    }
+}

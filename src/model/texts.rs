@@ -1,0 +1,69 @@
+//! Every text that an event carries, in one place: whoever adds an event has to say here which of its fields are texts.
+
+use super::{Event, FailedTask, Outcome, TaskName};
+
+impl Event {
+    /// Hands every text to `change`, which may replace it. Paths, digests and numbers are none: a path that was changed would name
+    /// another file.
+    pub fn for_each_text(&mut self, change: &mut dyn FnMut(&mut String)) {
+        match self {
+            Self::BuildStarted { name, targets, machine } => {
+                change(name);
+                targets.iter_mut().for_each(&mut *change);
+                change(machine);
+            }
+            Self::Waiting { resource, holder } => {
+                change(resource);
+                change(holder);
+            }
+            Self::Warning { text } => change(text),
+            Self::HostReady { name, .. } => change(name),
+            Self::LayersReady { layers } => {
+                for (name, pinned) in layers {
+                    change(name);
+                    change(pinned);
+                }
+            }
+            Self::SandboxReady { isolation, .. } => change(isolation),
+            Self::Progress { subject, .. } => change(subject),
+            Self::RecipeStep { recipe, step } => {
+                change(recipe);
+                change(step);
+            }
+            Self::Console { line } => change(line),
+            Self::BitbakeReady { version } => change(version),
+            Self::TaskStarted { name, .. } | Self::TaskEnded { name, .. } | Self::TaskSkipped { name } => {
+                task(name, change);
+            }
+            Self::Message { text, task: name, .. } => {
+                change(text);
+                if let Some(name) = name {
+                    task(name, change);
+                }
+            }
+            Self::NoProvider { item, dependees, reasons, close_matches } => {
+                change(item);
+                dependees.iter_mut().chain(reasons).chain(close_matches).for_each(&mut *change);
+            }
+            Self::TaskLog { name, tail, .. } => {
+                task(name, change);
+                tail.iter_mut().for_each(&mut *change);
+            }
+            Self::Finished { outcome: Outcome { failed, reasons, .. } } => {
+                failed.iter_mut().for_each(|FailedTask { name, .. }| task(name, change));
+                reasons.iter_mut().for_each(&mut *change);
+            }
+            Self::StageStarted { .. }
+            | Self::Parsed { .. }
+            | Self::TasksPlanned { .. }
+            | Self::TaskProgress { .. }
+            | Self::Stopping { .. }
+            | Self::ArtifactKept { .. } => {}
+        }
+    }
+}
+
+fn task(name: &mut TaskName, change: &mut dyn FnMut(&mut String)) {
+    change(&mut name.recipe);
+    change(&mut name.task);
+}

@@ -1,0 +1,442 @@
+//! What a build is given of its caller and of this machine: named here, found and checked by `engine` when the build begins.
+//!
+//! Nothing of it is ever copied: it is shown in the sandbox, and gone with it.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use super::{
+    build::{Plan, PlannedSource},
+    folders::Folders,
+};
+use crate::{
+    config::{self, Config, overlap, refused_dest},
+    model::{Explain, HostFacts, Kind, Paths, Secrets},
+};
+
+/// The caller's ssh-agent, inside. `/run` is in memory, so nothing of it stays.
+pub const SSH_AGENT: &str = "/run/smidr/ssh-agent.sock";
+
+/// The caller's git credentials, inside.
+pub const GIT_CREDENTIALS: &str = "/run/smidr/git-credentials";
+
+/// A global config of git that names them.
+pub const GIT_CONFIG: &str = "/.smidr/gitconfig";
+
+/// Host keys that the whole machine knows (ssh(1), FILES), at the same path on both sides.
+const SYSTEM_KNOWN_HOSTS: &str = "/etc/ssh/ssh_known_hosts";
+
+/// Something that a build sees beside its own folders.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Input {
+    /// What it is.
+    pub what: What,
+    /// On this machine; none: the caller has none, as without `SSH_AUTH_SOCK`.
+    pub source: Option<PathBuf>,
+    /// In the sandbox.
+    pub dest: PathBuf,
+    /// Whether the build may change it.
+    pub writable: bool,
+}
+
+/// Kinds of inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// The socket of the caller's ssh-agent.
+    SshAgent,
+    /// Host keys that the caller's ssh knows. Need not be there.
+    KnownHosts,
+    /// Passwords for hosts.
+    Netrc,
+    /// Passwords for git.
+    GitCredentials,
+    /// Whatever the config lists under `host.binds`.
+    Bind,
+}
+
+/// An input that has been found: a path without links, and of a known kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedInput {
+    /// On this machine.
+    pub source: PathBuf,
+    /// In the sandbox.
+    pub dest: PathBuf,
+    /// Whether the build may change it.
+    pub writable: bool,
+    /// Whether it is a folder, rather than a file or a socket.
+    pub folder: bool,
+}
+
+/// Why something cannot be shown to a build.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// What would be shown.
+    #[error("{path} cannot be shown to a build: it {why}")]
+    Source {
+        /// On this machine.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Where it would be shown.
+    #[error("host.binds: nothing can be shown at {path}: it {why}")]
+    Dest {
+        /// In the sandbox.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl Explain for InputError {
+    fn kind(&self) -> Kind {
+        Kind::Request
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Source { .. } => "name the one folder or file that the build needs".into(),
+            Self::Dest { .. } => "show it in a place of its own:  dest: /srv/NAME".into(),
+        })
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::SshAgent => "ssh-agent",
+            Self::KnownHosts => "known hosts",
+            Self::Netrc => "netrc",
+            Self::GitCredentials => "git credentials",
+            Self::Bind => "bind",
+        })
+    }
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.writable { "writable" } else { "read-only" };
+        write!(f, "{}: ", self.what)?;
+        match &self.source {
+            None => write!(f, "none, SSH_AUTH_SOCK is not set"),
+            Some(source) if *source == self.dest => write!(f, "{} ({how})", source.display()),
+            Some(source) => write!(f, "{} as {} ({how})", source.display(), self.dest.display()),
+        }
+    }
+}
+
+/// What a source must not be.
+#[derive(Clone, Copy)]
+pub struct OffLimits<'a> {
+    /// The caller's home.
+    pub home: &'a Path,
+    /// SMIDR_HOME.
+    pub smidr: &'a Path,
+    /// What builds may write to.
+    pub writable: &'a [&'a Path],
+}
+
+impl OffLimits<'_> {
+    /// Why this cannot be shown to a build. Called with the path of the config, and again with what it leads to.
+    ///
+    /// # Errors
+    ///
+    /// When the path is refused.
+    pub fn check(self, path: &Path) -> Result<(), InputError> {
+        let why = if path == Path::new("/") {
+            "is the whole machine"
+        } else if self.home.starts_with(path) {
+            "holds your home"
+        } else if overlap(self.smidr, path) {
+            "is SMIDR_HOME, or a part of it"
+        } else if ["/proc", "/sys", "/dev"].iter().any(|own| path.starts_with(own)) {
+            "belongs to the kernel"
+        } else if self.writable.iter().any(|folder| path.starts_with(folder)) {
+            "lies where builds may write, and could be a link to anything by the next build"
+        } else {
+            return Ok(());
+        };
+        Err(InputError::Source { path: path.into(), why })
+    }
+}
+
+/// The inputs of a plan.
+///
+/// # Errors
+///
+/// The first that cannot be shown, or not there.
+pub fn inputs(
+    config: &Config,
+    facts: &HostFacts,
+    paths: &Paths,
+    folders: &Folders,
+    layers: &[PathBuf],
+    place: &dyn Fn(&str) -> PathBuf,
+) -> Result<Vec<Input>, InputError> {
+    let wanted = &config.host.inputs;
+    let writable = folders.writable();
+    let off_limits = OffLimits { home: &facts.home, smidr: paths.home(), writable: &writable };
+    let read_only = |what, source: PathBuf, dest: PathBuf| Input { what, source: Some(source), dest, writable: false };
+    let mut inputs = Vec::new();
+    if wanted.ssh_agent {
+        let agent = facts.environment.iter().find(|(name, value)| name == "SSH_AUTH_SOCK" && !value.is_empty());
+        let source = agent.map(|(_, path)| place(path));
+        inputs.push(Input { what: What::SshAgent, source, dest: SSH_AGENT.into(), writable: false });
+        // ssh looks there itself: its configuration stays the image's.
+        let known = ".ssh/known_hosts";
+        inputs.push(read_only(What::KnownHosts, facts.home.join(known), folders.home.join(known)));
+        inputs.push(read_only(What::KnownHosts, SYSTEM_KNOWN_HOSTS.into(), SYSTEM_KNOWN_HOSTS.into()));
+    }
+    let files = [
+        (What::Netrc, &wanted.netrc, folders.home.join(".netrc")),
+        (What::GitCredentials, &wanted.git_credentials, GIT_CREDENTIALS.into()),
+    ];
+    for (what, file, dest) in files {
+        if let Some(file) = file {
+            let source = place(file);
+            off_limits.check(&source)?;
+            inputs.push(read_only(what, source, dest));
+        }
+    }
+    let own: Vec<&Path> = writable.iter().copied().chain([paths.home()]).collect();
+    for bind in &wanted.binds {
+        let input = planned(bind, place);
+        let source = input.source.as_deref().unwrap_or(Path::new("/"));
+        off_limits.check(source)?;
+        // The next build would do what this one wrote there.
+        if bind.writable && place(".").starts_with(source) {
+            return Err(InputError::Source {
+                path: source.into(),
+                why: "holds smidr.yaml, and the build could write to it",
+            });
+        }
+        check_dest(&input.dest, &own)?;
+        let refused = |why: &str| Err(InputError::Dest { path: input.dest.clone(), why: why.into() });
+        if inputs.iter().any(|known: &Input| known.dest == input.dest) {
+            return refused("is taken by another bind");
+        }
+        if layers.iter().any(|layer| in_the_way(layer, source, &input.dest)) {
+            return refused("would hide or change a layer");
+        }
+        inputs.push(input);
+    }
+    check_nested(&inputs)?;
+    Ok(inputs)
+}
+
+fn planned(bind: &config::Bind, place: &dyn Fn(&str) -> PathBuf) -> Input {
+    let source = place(&bind.source);
+    // Without `.` and double slashes: paths are compared.
+    let dest = bind.dest.as_ref().map_or_else(|| source.clone(), |dest| Path::new(&dest.text).components().collect());
+    Input { what: What::Bind, source: Some(source), dest, writable: bind.writable }
+}
+
+fn check_dest(dest: &Path, own: &[&Path]) -> Result<(), InputError> {
+    let taken =
+        || own.iter().find(|own| overlap(dest, own)).map(|own| format!("would hide or change {}", own.display()));
+    match refused_dest(dest).or_else(taken) {
+        Some(why) => Err(InputError::Dest { path: dest.into(), why }),
+        None => Ok(()),
+    }
+}
+
+/// Whether a bind would change what a layer is. One that shows a folder in its own place shows what is there anyway.
+pub fn in_the_way(layer: &Path, source: &Path, dest: &Path) -> bool {
+    layer == dest || source != dest && overlap(layer, dest)
+}
+
+/// A folder that a build may write to could hold a link to anything by the next build, which a second bind must not follow.
+fn check_nested(inputs: &[Input]) -> Result<(), InputError> {
+    let writable: Vec<&Path> =
+        inputs.iter().filter(|input| input.writable).filter_map(|input| input.source.as_deref()).collect();
+    let inner = inputs.iter().filter_map(|input| input.source.as_deref()).find(|source| {
+        let mut folders = writable.iter().filter(|folder| source.starts_with(folder));
+        folders.any(|folder| folder != source)
+    });
+    match inner {
+        None => Ok(()),
+        Some(path) => Err(InputError::Source { path: path.into(), why: "lies in a bind that the build may write to" }),
+    }
+}
+
+/// Variables that tell programs where their inputs are.
+pub fn variables(config: &Config) -> Vec<(&'static str, &'static str)> {
+    let wanted = &config.host.inputs;
+    let agent = wanted.ssh_agent.then_some(("SSH_AUTH_SOCK", SSH_AGENT));
+    let git = wanted.git_credentials.is_some().then_some(("GIT_CONFIG_GLOBAL", GIT_CONFIG));
+    agent.into_iter().chain(git).collect()
+}
+
+/// The text of [`GIT_CONFIG`].
+pub fn git_config() -> String {
+    // `store` would try to write the file anew after every success, and complain that it cannot.
+    format!(
+        "# Written by smidr (host.git_credentials)\n[include]\n\tpath = ~/.gitconfig\n[credential]\n\
+         \thelper = \"!f() {{ test \\\"$1\\\" != get || git credential-store --file={GIT_CREDENTIALS} get; }}; f\"\n"
+    )
+}
+
+impl Plan {
+    /// Secrets that the plan itself holds: in variables and in addresses.
+    pub fn secrets(&self) -> Secrets {
+        let mut secrets = Secrets::default();
+        for (name, value) in self.env.iter().chain(&self.exports) {
+            secrets.add_variable(name, value);
+        }
+        self.conf.iter().for_each(|(_, value)| secrets.add_addresses(value));
+        secrets.add_addresses(&self.conf_tail);
+        for source in self.layers.iter().map(|layer| &layer.source).chain(&self.bitbake) {
+            if let PlannedSource::Git { url, .. } = source {
+                secrets.add_addresses(url);
+            }
+        }
+        secrets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::read, model::BuildRequest, plan::make};
+
+    fn facts() -> HostFacts {
+        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        HostFacts {
+            uid: 1000,
+            gid: 1000,
+            subordinate: None,
+            home: "/home/u".into(),
+            environment: vec![variable("SSH_AUTH_SOCK", "/tmp/ssh-x/agent.1"), variable("MY_TOKEN", "hunter2")],
+            cpus: 2,
+            memory: 1 << 34,
+            fetch_env: vec![variable("http_proxy", "http://me:letmein@proxy:3128")],
+            ca_bundle: Some("/etc/ssl/cert.pem".into()),
+            resolv_conf: String::new(),
+            time_zone: "UTC".into(),
+        }
+    }
+
+    fn plan_of(host: &str, facts: &HostFacts) -> Result<Plan, String> {
+        let text = format!(
+            "name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\nlayers: [{{name: l, path: ./layers/l}}]\n\
+             directories: {{downloads: /srv/dl}}\nhost: {{{host}}}\n"
+        );
+        let config = read("smidr.yaml", &text, None, &|_| None).map_err(|problems| problems.render(false))?;
+        let paths = Paths::new("/home/u/.smidr".into());
+        make(&config, None, facts, &paths, Path::new("/home/u/p/smidr.yaml"), &BuildRequest::default())
+            .map_err(|error| error.to_string())
+    }
+
+    fn binds(binds: &str) -> Result<Plan, String> {
+        plan_of(&format!("binds: [{binds}]"), &facts())
+    }
+
+    fn variable<'a>(plan: &'a Plan, name: &str) -> Option<&'a str> {
+        plan.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    #[test]
+    fn what_is_shown_where() {
+        let host = "ssh_agent: true, netrc: true, git_credentials: ./secret/git, binds: [{source: ~/c, dest: /srv/./c/}, {source: ./f, writable: yes}]";
+        let plan = plan_of(host, &facts()).expect("a plan");
+        let shown: Vec<String> = plan.inputs.iter().map(ToString::to_string).collect();
+        let home = plan.folders.home.display();
+        assert_eq!(
+            shown,
+            [
+                "ssh-agent: /tmp/ssh-x/agent.1 as /run/smidr/ssh-agent.sock (read-only)".into(),
+                format!("known hosts: /home/u/.ssh/known_hosts as {home}/.ssh/known_hosts (read-only)"),
+                "known hosts: /etc/ssh/ssh_known_hosts (read-only)".into(),
+                format!("netrc: /home/u/.netrc as {home}/.netrc (read-only)"),
+                "git credentials: /home/u/p/secret/git as /run/smidr/git-credentials (read-only)".into(),
+                "bind: /home/u/c as /srv/c (read-only)".into(),
+                "bind: /home/u/p/f (writable)".into(),
+            ]
+        );
+        assert_eq!(variable(&plan, "SSH_AUTH_SOCK"), Some(SSH_AGENT));
+        assert_eq!(variable(&plan, "GIT_CONFIG_GLOBAL"), Some(GIT_CONFIG));
+        let passed = variable(&plan, "BB_ENV_PASSTHROUGH_ADDITIONS").expect("a list");
+        for name in ["SSH_AUTH_SOCK", "GIT_CONFIG_GLOBAL", "http_proxy", "SSL_CERT_FILE"] {
+            assert!(passed.split(' ').any(|known| known == name), "{name} in {passed}");
+        }
+        let nobody = HostFacts { environment: vec![], ..facts() };
+        let plan = plan_of("ssh_agent: true", &nobody).expect("a plan: the agent may be there when the build begins");
+        assert_eq!(plan.inputs[0].source, None);
+    }
+
+    #[test]
+    fn what_stays_outside() {
+        let plan = plan_of("certificates: false, proxies: false", &facts()).expect("a plan");
+        assert_eq!((plan.inputs.len(), &plan.ca_bundle), (0, &None));
+        for name in ["http_proxy", "SSL_CERT_FILE", "SSH_AUTH_SOCK", "GIT_CONFIG_GLOBAL", "MY_TOKEN"] {
+            assert_eq!(variable(&plan, name), None, "{name}");
+        }
+        assert_eq!(variable(&plan, "BB_ENV_PASSTHROUGH_ADDITIONS"), Some(""));
+        // Ours, not the caller's, whose socket is not there.
+        let plan = plan_of("ssh_agent: true, env: [SSH_AUTH_SOCK]", &facts()).expect("a plan");
+        assert_eq!(variable(&plan, "SSH_AUTH_SOCK"), Some(SSH_AGENT));
+    }
+
+    #[test]
+    fn binds_that_are_refused() {
+        let rows = [
+            ("{source: /}", "is the whole machine"),
+            ("{source: /home, dest: /srv/h}", "holds your home"),
+            ("{source: '~', dest: /srv/h}", "holds your home"),
+            ("{source: ~/.smidr, dest: /srv/s}", "is SMIDR_HOME"),
+            ("{source: ~/.smidr/images, dest: /srv/s}", "is SMIDR_HOME"),
+            ("{source: /proc/1, dest: /srv/s}", "belongs to the kernel"),
+            ("{source: ., writable: true}", "holds smidr.yaml"),
+            ("{source: ~/p/., dest: /srv/p, writable: true}", "holds smidr.yaml"),
+            ("{source: /srv/dl/x, dest: /srv/s}", "could be a link to anything"),
+            ("{source: /srv/c, writable: true}, {source: /srv/c/d}", "in a bind that the build may write to"),
+            ("{source: /srv/x, dest: /srv/dl}", "hide or change /srv/dl"),
+            ("{source: /srv/x, dest: /srv/dl/x}", "hide or change /srv/dl"),
+            ("{source: /srv, dest: /home/u}", "hide or change /home/u/.smidr"),
+            ("{source: /srv/x, dest: /home/u/.smidr/x}", "hide or change /home/u/.smidr"),
+            ("{source: /srv/x, dest: /home/u/p}", "hide or change a layer"),
+            ("{source: /srv/x, dest: /home/u/p/layers/l/conf}", "hide or change a layer"),
+            ("{source: ./layers/l}", "hide or change a layer"),
+            ("{source: /srv/x}, {source: /srv/y, dest: /srv/x}", "is taken by another bind"),
+            ("{source: /srv/y, dest: /srv/x}, {source: /srv/z, dest: /srv//x/}", "is taken by another bind"),
+            ("{source: /usr/lib/x}", "hide or change /usr/lib"),
+            ("{source: /srv/x, dest: /etc/passwd}", "hide or change /etc/passwd"),
+            ("{source: /srv/x, dest: x}", "is no absolute path"),
+            ("{source: /srv/x, dest: /srv/../x}", "holds `..`"),
+        ];
+        for (bad, why) in rows {
+            let error = binds(bad).expect_err(bad);
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+        for good in [
+            "{source: /srv/dl-evil}",
+            "{source: /srv/x, dest: /srv/dl-evil}",
+            "{source: /home/u/.smidr-evil}",
+            "{source: /home/u/project}",
+            "{source: .}",
+            "{source: ./layers/l/files}",
+            "{source: ./layers/l-evil}",
+            "{source: /srv/c, writable: true}, {source: /srv/c-evil}",
+            "{source: /usr/local/x}",
+            "{source: /srv/x, dest: /etc/foo.conf}",
+        ] {
+            assert_eq!(binds(good).map(|_| ()), Ok(()), "{good}");
+        }
+        let linked = plan_of("netrc: /srv/dl/netrc", &facts()).expect_err("in a folder of builds");
+        assert!(linked.contains("could be a link to anything"), "{linked}");
+    }
+
+    #[test]
+    fn a_plan_knows_its_secrets() {
+        let plan = plan_of("env: [MY_TOKEN]", &facts()).expect("a plan");
+        let forms = plan.secrets().forms();
+        for secret in ["hunter2", "letmein"] {
+            assert!(forms.iter().any(|form| form == secret), "{secret} in {forms:?}");
+        }
+    }
+}
