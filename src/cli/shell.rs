@@ -65,7 +65,7 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     };
     let paths = context::open_paths(&facts)?;
     let plan = project.plan(&default_wanted(variant), &facts, &paths)?;
-    let store = ImageStore::open(&paths)?;
+    let store = ImageStore::open(&paths)?.heeding(&stop);
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
     let tools = Tools { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
     let prepared = engine::prepare(plan, project.host_lock(), tools)?;

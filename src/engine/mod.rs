@@ -21,6 +21,7 @@ use crate::{
     events::Emitter,
     host::{
         files::{FileError, make_private_dir},
+        lock::LockError,
         process::Spawner,
         stop::Stop,
     },
@@ -99,6 +100,9 @@ pub enum EngineError {
     /// Artifacts.
     #[error(transparent)]
     Artifacts(#[from] ArtifactError),
+    /// What somebody else uses.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -122,6 +126,7 @@ impl Explain for EngineError {
             Self::Workspace(error) => error.kind(),
             Self::Sandbox(error) => error.kind(),
             Self::Artifacts(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
             Self::File(error) => error.kind(),
             Self::Lost => Kind::Host,
             Self::Stopped => Kind::Cancelled,
@@ -141,6 +146,7 @@ impl Explain for EngineError {
             Self::Workspace(error) => error.hint(),
             Self::Sandbox(error) => error.hint(),
             Self::Artifacts(error) => error.hint(),
+            Self::Lock(error) => error.hint(),
             Self::File(error) => error.hint(),
             Self::Lost | Self::Stopped => None,
         }

@@ -8,7 +8,7 @@ use crate::{
     history::{BuildRecord, Failure, History, HistoryError},
     host::{
         files::FileError,
-        lock::{self, Attempt, Lock, Mode},
+        lock::{self, Attempt, Lock, LockError, Mode},
         process::Spawner,
         stop::Stop,
     },
@@ -45,6 +45,9 @@ pub enum ServiceError {
     /// A name.
     #[error(transparent)]
     Name(#[from] InvalidName),
+    /// A lock.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -57,6 +60,7 @@ impl Explain for ServiceError {
             Self::Engine(error) => error.kind(),
             Self::Image(error) => error.kind(),
             Self::History(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
             Self::File(error) => error.kind(),
         }
     }
@@ -68,6 +72,7 @@ impl Explain for ServiceError {
             Self::Engine(error) => error.hint(),
             Self::Image(error) => error.hint(),
             Self::History(error) => error.hint(),
+            Self::Lock(error) => error.hint(),
             Self::File(error) => error.hint(),
             Self::Name(_) => None,
         }
@@ -121,7 +126,9 @@ impl<'a> LocalService<'a> {
         let (history, failure) = History::open(&self.paths.history())?.into_sink();
         let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(history)];
         sinks.extend(make_sinks(&id));
-        let alive = lock::lock(&self.alive_path(&id), Mode::Exclusive, &format!("build {id}"), |_| {})?;
+        // Only `smidr status` could stand in the way, for a moment.
+        let stop = Stop::default();
+        let alive = lock::lock(&self.alive_path(&id), Mode::Exclusive, &format!("build {id}"), &stop, |_| {})?;
         Ok(Begun { on: Emitter::new(id.clone(), sinks), id, store, failure, _alive: alive })
     }
 
@@ -139,7 +146,8 @@ impl<'a> LocalService<'a> {
         pin: impl FnOnce(&HostLock) -> Result<(), FileError>,
     ) -> Result<Outcome, ServiceError> {
         let Means { facts, spawner, stop } = *means;
-        let tools = Tools { paths: self.paths, facts, store: &begun.store, spawner, stop, on: &begun.on };
+        let store = begun.store.heeding(stop);
+        let tools = Tools { paths: self.paths, facts, store: &store, spawner, stop, on: &begun.on };
         let outcome = engine::build(plan, lock, tools, pin);
         let _ = std::fs::remove_file(self.alive_path(&begun.id));
         let outcome = outcome?;
