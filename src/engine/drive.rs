@@ -168,6 +168,9 @@ fn start(
     if !verified.sockets_scoped {
         isolation.push_str(", abstract sockets open");
     }
+    if spec.hide_openat2 {
+        isolation.push_str(", openat2 hidden");
+    }
     on.emit(Event::SandboxReady { isolation, task_network_cut: tasks_cut });
     let console_message: fn(String) -> Message = Message::Console;
     for (pipe, wrap, limit) in [(console, console_message, LINE_LIMIT), (interface, Message::Interface, MESSAGE_LIMIT)]

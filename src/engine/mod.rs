@@ -6,6 +6,7 @@ mod host;
 pub mod image_build;
 mod keep;
 mod packages;
+mod pseudo;
 pub mod recipes;
 mod steps;
 mod workspace;
@@ -21,7 +22,7 @@ use crate::{
     events::Emitter,
     host::{
         files::{FileError, make_private_dir},
-        lock::LockError,
+        lock::WaitError,
         process::Spawner,
         stop::Stop,
     },
@@ -61,6 +62,7 @@ pub struct Prepared {
     root: RootFs,
     checkouts: Checkouts,
     workspace: Workspace,
+    hide_openat2: bool,
 }
 
 /// Why a build could not be made.
@@ -102,7 +104,7 @@ pub enum EngineError {
     Artifacts(#[from] ArtifactError),
     /// What somebody else uses.
     #[error(transparent)]
-    Lock(#[from] LockError),
+    Lock(#[from] WaitError),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -171,7 +173,8 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     if tools.stop.asked() > 0 {
         return Err(EngineError::Stopped);
     }
-    Ok(Prepared { plan, host, root, checkouts, workspace })
+    let hide_openat2 = !plan.openat2.unwrap_or_else(|| !pseudo::lacks_openat2(&checkouts, &host.packages));
+    Ok(Prepared { plan, host, root, checkouts, workspace, hide_openat2 })
 }
 
 impl Prepared {
@@ -203,6 +206,7 @@ impl Prepared {
         let payload =
             Payload { argv, env, cwd: self.plan.folders.top.clone(), terminal, linger: edit, cpus: self.plan.cpus };
         let mut spec = self.plan.sandbox(&placed, payload);
+        spec.hide_openat2 = self.hide_openat2;
         // A folder of the host may be named by a link; inside it stands where the name says.
         for op in &mut spec.mounts {
             if let MountOp::Bind { source, .. } = op

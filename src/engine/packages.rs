@@ -21,7 +21,7 @@ use super::{
 use crate::{
     host::{
         files::{FileError, write_atomically},
-        lock::{self, Lock, LockError, Mode},
+        lock::{self, Lock, Mode, WaitError},
     },
     image::{
         apt::{Apt, AptError, Resolved},
@@ -47,7 +47,7 @@ pub enum PackageError {
     },
     /// The cache of packages is in use.
     #[error(transparent)]
-    Lock(#[from] LockError),
+    Lock(#[from] WaitError),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),

@@ -44,7 +44,7 @@ pub enum Attempt {
 
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
-pub enum LockError {
+pub enum WaitError {
     /// Somebody asked to stop while somebody else held it.
     #[error("stopped while waiting for {0}")]
     Stopped(String),
@@ -53,7 +53,7 @@ pub enum LockError {
     File(#[from] FileError),
 }
 
-impl Explain for LockError {
+impl Explain for WaitError {
     fn kind(&self) -> Kind {
         match self {
             Self::Stopped(_) => Kind::Cancelled,
@@ -116,7 +116,7 @@ fn name_in(file: &mut File) -> String {
 /// # Errors
 ///
 /// When the lock file cannot be opened, or somebody asks to stop.
-pub fn lock(path: &Path, mode: Mode, holder: &str, stop: &Stop, on_wait: impl FnOnce(&str)) -> Result<Lock, LockError> {
+pub fn lock(path: &Path, mode: Mode, holder: &str, stop: &Stop, on_wait: impl FnOnce(&str)) -> Result<Lock, WaitError> {
     let mut on_wait = Some(on_wait);
     loop {
         let other = match try_lock(path, mode, holder)? {
@@ -127,7 +127,7 @@ pub fn lock(path: &Path, mode: Mode, holder: &str, stop: &Stop, on_wait: impl Fn
             on_wait(&other);
         }
         if stop.asked() > 0 {
-            return Err(LockError::Stopped(other));
+            return Err(WaitError::Stopped(other));
         }
         thread::sleep(TRY_AGAIN);
     }
@@ -184,7 +184,7 @@ mod tests {
             let stopping = stop.clone();
             scope.spawn(move || stopping.ask(nix::sys::signal::Signal::SIGINT));
             let stopped = lock(&path, Mode::Shared, "build", &stop, |other| told.push(other.to_owned()));
-            assert!(matches!(stopped, Err(LockError::Stopped(holder)) if holder.starts_with("image build")));
+            assert!(matches!(stopped, Err(WaitError::Stopped(holder)) if holder.starts_with("image build")));
         });
         assert_eq!(told.len(), 1, "{told:?}");
         thread::scope(|scope| {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{layer_error::LayerError, name::ImageName, registry::RegistryError};
 use crate::{
-    host::{files::FileError, lock::LockError, rooted::RootedError},
+    host::{files::FileError, lock::WaitError, rooted::RootedError},
     model::{Digest, Explain, Kind},
 };
 
@@ -16,7 +16,7 @@ pub enum ImageError {
     Store(#[from] FileError),
     /// A part of the store is in use.
     #[error(transparent)]
-    Lock(#[from] LockError),
+    Lock(#[from] WaitError),
     /// The store belongs to somebody else.
     #[error("the image store {path} belongs to the user with the id {owner}, not to {me}")]
     Foreign {

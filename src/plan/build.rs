@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{folders::Folders, sandbox::Ids};
 use crate::{
-    config::{Config, GitSource, HostImage, Network, Source},
+    config::{Config, GitSource, HostImage, Network, Openat2, Source},
     lock::Lock,
     model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Paths},
 };
@@ -55,6 +55,8 @@ pub struct Plan {
     pub devices: Vec<PathBuf>,
     /// Whether the build is cut off from this machine's network.
     pub own_network: bool,
+    /// Whether programs may use openat2(2); none: that depends on the layers' pseudo.
+    pub openat2: Option<bool>,
     /// Processors.
     pub cpus: Option<u32>,
     /// Who the build is.
@@ -219,6 +221,11 @@ pub fn make(
         env: super::conf::environment(config, facts, &folders),
         devices: config.host.devices.iter().map(|device| device.path().into()).collect(),
         own_network: config.host.network == Network::None,
+        openat2: match config.host.openat2 {
+            Openat2::Auto => None,
+            Openat2::Hide => Some(false),
+            Openat2::Show => Some(true),
+        },
         cpus: config.host.cpus,
         ids: Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid },
         timeout: config.advanced.build_timeout,

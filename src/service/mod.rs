@@ -8,7 +8,7 @@ use crate::{
     history::{BuildRecord, Failure, History, HistoryError},
     host::{
         files::FileError,
-        lock::{self, Attempt, Lock, LockError, Mode},
+        lock::{self, Attempt, Lock, Mode, WaitError},
         process::Spawner,
         stop::Stop,
     },
@@ -47,7 +47,7 @@ pub enum ServiceError {
     Name(#[from] InvalidName),
     /// A lock.
     #[error(transparent)]
-    Lock(#[from] LockError),
+    Lock(#[from] WaitError),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
