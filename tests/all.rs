@@ -29,6 +29,8 @@ mod images;
 mod modes;
 #[path = "all/project.rs"]
 mod project;
+#[path = "all/pseudo.rs"]
+mod pseudo;
 #[path = "all/registry.rs"]
 mod registry;
 #[path = "all/registry_damage.rs"]

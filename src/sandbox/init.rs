@@ -23,7 +23,7 @@ use super::{
     error::{Report, StepFailure, Verified},
     lockdown,
     mounts::{self, Stacked},
-    pid1, sys,
+    parting, pid1, sys,
 };
 use crate::plan::{Ids, SandboxSpec};
 
@@ -223,6 +223,7 @@ fn init(
     lockdown::disarm()?;
     report(status, &ready);
     let code = pid1::run(payload, spec.payload.linger, &signals, control);
+    parting::part();
     report(status, &Report::Exited(code));
     Ok(code)
 }

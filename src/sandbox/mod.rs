@@ -22,6 +22,7 @@ mod launch;
 mod lockdown;
 mod merge;
 mod mounts;
+mod parting;
 mod pid1;
 mod sys;
 
