@@ -25,6 +25,8 @@ mod hostile;
 mod house;
 #[path = "all/images.rs"]
 mod images;
+#[path = "all/life.rs"]
+mod life;
 #[path = "all/modes.rs"]
 mod modes;
 #[path = "all/project.rs"]
@@ -45,6 +47,8 @@ mod registry_mended;
 mod registry_server;
 #[path = "all/sandbox.rs"]
 mod sandbox;
+#[path = "all/screen.rs"]
+mod screen;
 #[path = "all/stopping.rs"]
 mod stopping;
 #[path = "all/trouble.rs"]
