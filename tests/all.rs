@@ -21,6 +21,8 @@ mod exchange;
 mod help;
 #[path = "all/hostile.rs"]
 mod hostile;
+#[path = "all/hostile_roots.rs"]
+mod hostile_roots;
 #[path = "all/house.rs"]
 mod house;
 #[path = "all/images.rs"]
@@ -29,6 +31,8 @@ mod images;
 mod life;
 #[path = "all/modes.rs"]
 mod modes;
+#[path = "all/nested.rs"]
+mod nested;
 #[path = "all/project.rs"]
 mod project;
 #[path = "all/pseudo.rs"]
@@ -53,5 +57,7 @@ mod screen;
 mod stopping;
 #[path = "all/trouble.rs"]
 mod trouble;
+#[path = "all/walls.rs"]
+mod walls;
 #[path = "all/whole.rs"]
 mod whole;

@@ -133,6 +133,13 @@ fn obstacle(step: &str, errno: i32) -> String {
     if sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
         return "AppArmor keeps user namespaces from programs without a profile; as administrator:  sysctl -w kernel.apparmor_restrict_unprivileged_userns=0".into();
     }
+    // user_namespaces(7), "Defining user and group ID mappings", for uid 0 since Linux 5.12.
+    if step.contains("id_map") && errno == libc::EPERM && nix::unistd::geteuid().is_root() {
+        return "root without CAP_SETFCAP cannot have a user namespace of its own; run smidr as another user, or start the container with  --cap-add SETFCAP".into();
+    }
+    if errno == libc::EPERM && fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.is_empty()) {
+        return "the user namespace around smidr maps no user at all; run smidr outside of it".into();
+    }
     if step.contains("/proc") && errno == libc::EPERM {
         return "parts of /proc are masked, as containers do; start the container with  --security-opt unmask=ALL  (podman) or  --security-opt systempaths=unconfined  (docker)".into();
     }

@@ -54,6 +54,11 @@ impl Screen {
         self.master.write_all(text.as_bytes()).expect("type");
     }
 
+    /// All that has appeared so far.
+    pub fn seen(&self) -> &str {
+        &self.seen
+    }
+
     /// Waits until this has appeared.
     #[track_caller]
     pub fn says(&mut self, text: &str) {
