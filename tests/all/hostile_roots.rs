@@ -142,8 +142,10 @@ fn places_in_the_root() {
 
 /// A world whose workspaces are not below a folder that the sandbox hides under a tmpfs anyhow.
 fn in_plain_sight(test: &str) -> Option<World> {
-    let places = ["/srv", "/opt", "/var/lib", "/home", "/mnt"].map(Path::new);
-    let world = places.into_iter().filter(|place| place.is_dir()).find_map(|place| World::new_in(place).ok());
+    let hidden = |place: &PathBuf| ["/tmp", "/var/tmp", "/run", "/dev"].iter().any(|tmpfs| place.starts_with(tmpfs));
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let places = ["/srv", "/opt", "/var/lib", "/home", "/mnt"].map(PathBuf::from).into_iter().chain(home);
+    let world = places.filter(|place| !hidden(place)).find_map(|place| World::new_in(&place).ok());
     if world.is_none() {
         skip(test, "no folder outside of /tmp can be written by this user");
     }

@@ -280,6 +280,24 @@ fn a_closed_terminal_ends_what_runs_on_it() {
 }
 
 #[test]
+fn ctrl_c_on_a_terminal_is_for_smidr_alone() {
+    let name = "life::ctrl_c_on_a_terminal_is_for_smidr_alone";
+    let Some(setsid) = tool("setsid") else { return skip(name, "there is no setsid(1)") };
+    let Some(world) = World::with_project(name) else { return };
+    // BitBake would take two of them, its own and the one that smidr passes on, for an order to kill the task.
+    recipe(&world, "slow", "    sleep 3; echo over > ${TMPDIR}/over");
+    let (mut screen, mut child) = on_terminal(&setsid, &world, &["build", "--target", "slow"]);
+    screen.until("the task", || task_runs(&world));
+    screen.types("\x03");
+    screen.says(POLITE);
+    screen.until_closed();
+    assert_eq!(child.wait().expect("smidr ends").code(), Some(130), "{}", screen.seen());
+    let workspaces = world.smidr.join("workspaces");
+    let over = workspaces.join(&World::names(&workspaces)[0]).join("build/tmp/over");
+    assert!(over.exists(), "the task was not let finish:\n{}", screen.seen());
+}
+
+#[test]
 fn a_shell_is_as_large_as_its_terminal() {
     let name = "life::a_shell_is_as_large_as_its_terminal";
     let Some(setsid) = tool("setsid") else { return skip(name, "there is no setsid(1)") };

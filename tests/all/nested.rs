@@ -23,7 +23,7 @@ fn a_build_inside_bubblewrap() {
     }
     let Some(world) = World::with_project(name) else { return };
     let bwrap = ["bwrap", "--unshare-user", "--dev-bind", "/", "/"];
-    if !behind(&world, &bwrap, Path::new("true"), &[]).code.is_some_and(|code| code == 0) {
+    if behind(&world, &bwrap, Path::new("true"), &[]).code != Some(0) {
         return skip(name, "bwrap cannot make a sandbox here");
     }
     let smidr = smidr_bin();

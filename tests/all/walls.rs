@@ -1,10 +1,15 @@
 //! The walls of the sandbox, one by one: what a program holds, which system calls it may make, and what it can do to PID 1.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+};
 
 use super::{
     screen::on_terminal,
-    support::{World, skip, tool},
+    support::{Done, World, skip, smidr_bin, tool},
 };
 
 /// Calls by number with arguments that a kernel without walls would find wrong in some other way, or do; prints what came of each.
@@ -224,7 +229,7 @@ fn bitbake_holds_what_it_needs_and_nothing_more() {
     command
         .current_dir(world.project())
         .args(["-c", "trap '' PIPE INT; exec 7</etc/passwd 9<.; exec \"$0\" build --events json"]);
-    let done = super::support::Done::new(command.arg(super::support::smidr_bin()).output().expect("sh starts"));
+    let done = Done::new(command.arg(smidr_bin()).output().expect("sh starts"));
     done.expect_code(1);
     let lines: Vec<String> = done
         .out
@@ -250,4 +255,122 @@ fn bitbake_holds_what_it_needs_and_nothing_more() {
         assert_eq!(value(&format!("{set}:")), "0000000000000000", "{set}");
     }
     assert_eq!((value("NoNewPrivs:"), value("Seccomp:")), ("1".into(), "2".into()));
+}
+
+/// smidr started in an odd way; what runs in the sandbox says what it got of that.
+fn started_by(world: &World, wrapper: &[&str], script: &str) -> Done {
+    let mut command = Command::new(tool(wrapper[0]).expect("the wrapper"));
+    world.surround(&mut command);
+    command.current_dir(world.project()).args(&wrapper[1..]).arg(smidr_bin()).args(["run", "--", "sh", "-c", script]);
+    Done::new(command.output().expect("the wrapper starts"))
+}
+
+#[test]
+fn how_smidr_was_started_is_not_handed_on() {
+    let Some(world) = World::with_project("walls::how_smidr_was_started_is_not_handed_on") else { return };
+    let look = "grep -E '^(SigBlk|SigIgn|SigCgt|NoNewPrivs)' /proc/self/status; umask; ulimit -c; ulimit -n; ls /proc/$$/fd | tr '\\n' ' '; \
+                (exit 3) & wait $!; echo $?";
+    let usual = started_by(&world, &["env"], look).expect_code(0).out.clone();
+    assert!(usual.starts_with("SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"), "{usual}");
+    assert!(usual.contains("\nNoNewPrivs:\t1\n0022\n0\n"), "{usual}");
+    let rows: [&[&str]; 5] = [
+        &["env", "--ignore-signal"],
+        &["env", "--ignore-signal=CHLD"],
+        &["env", "--block-signal"],
+        &["sh", "-c", "umask 077; ulimit -c unlimited; exec \"$@\"", "sh"],
+        &["sh", "-c", "cd /proc/self/fd; exec 9<.; cd \"$OLDPWD\"; exec 3<&0 4>&1; exec \"$@\"", "sh"],
+    ];
+    for wrapper in rows {
+        let done = started_by(&world, wrapper, look);
+        if done.err.contains("unrecognized option") {
+            skip("walls::how_smidr_was_started_is_not_handed_on", &format!("this env(1) has no {}", wrapper[1]));
+            continue;
+        }
+        assert_eq!(done.expect_code(0).out, usual, "{wrapper:?}");
+    }
+    // Without standard streams the first files that a program opens would be taken for them.
+    let closed = ["sh", "-c", "exec \"$@\" <&- >&- 2>&-", "sh"];
+    let workspaces = world.smidr.join("workspaces");
+    let list = workspaces.join(&World::names(&workspaces)[0]).join("build/fds");
+    started_by(&world, &closed, "ls -l /proc/$$/fd | sed -n 's/.* \\([0-9]\\) -> /\\1 /p' > fds").expect_code(0);
+    assert_eq!(fs::read_to_string(list).expect("a list"), "0 /dev/null\n1 /dev/null\n2 /dev/null\n");
+}
+
+/// Mount points inside, and their options.
+fn mounted(world: &World) -> BTreeMap<String, (BTreeSet<String>, String)> {
+    let done = world.smidr().args(["run", "--", "cat", "/proc/self/mountinfo"]).run();
+    let lines = done.expect_code(0).out.lines().map(str::to_owned).collect::<Vec<_>>();
+    let fields = lines.iter().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields
+        .map(|fields| {
+            let options = fields[5].split(',').map(str::to_owned).collect();
+            let dash = fields.iter().position(|field| *field == "-").expect("a separator");
+            (fields[4].to_owned(), (options, fields[6..dash].join(" ")))
+        })
+        .collect()
+}
+
+#[test]
+fn there_are_no_other_mounts() {
+    let Some(world) = World::with_project("walls::there_are_no_other_mounts") else { return };
+    let mounted = mounted(&world);
+    let workspaces = world.smidr.join("workspaces");
+    let mine = [
+        workspaces.join(&World::names(&workspaces)[0]),
+        world.smidr.join("downloads"),
+        world.smidr.join("sstate-cache"),
+        world.project().join("layers/meta-hello"),
+    ]
+    .map(|path| path.display().to_string());
+    let devices = ["null", "zero", "full", "random", "urandom", "tty"].map(|name| format!("/dev/{name}"));
+    let mut expected: BTreeSet<String> =
+        ["/", "/proc", "/dev", "/dev/pts", "/dev/shm", "/tmp", "/var/tmp", "/run"].map(str::to_owned).into();
+    expected.extend(devices.iter().cloned().chain(mine.iter().cloned()));
+    // Parts of /proc that are made read-only; a kernel need not have all of them.
+    let masks = ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"].map(str::to_owned);
+    let seen: BTreeSet<String> = mounted.keys().filter(|point| !masks.contains(point)).cloned().collect();
+    assert_eq!(seen, expected);
+    assert!(mounted.contains_key("/proc/sys"));
+    for (point, (options, propagation)) in &mounted {
+        assert!(options.contains("nosuid"), "{point}: {options:?}");
+        let device = devices.contains(point) || point == "/dev/pts";
+        assert!(options.contains("nodev") || device || point == "/dev", "{point}: {options:?}");
+        assert!(!propagation.contains("shared"), "{point}: {propagation}: what is mounted here shows on this machine");
+        let read_only = point == "/" || masks.contains(point);
+        assert_eq!(options.contains("ro"), read_only, "{point}: {options:?}");
+    }
+}
+
+#[test]
+fn what_is_mounted_in_a_layer_is_as_read_only_as_the_layer() {
+    let name = "walls::what_is_mounted_in_a_layer_is_as_read_only_as_the_layer";
+    let Some(unshare) = tool("unshare") else { return skip(name, "there is no unshare(1)") };
+    let Some(world) = World::with_project(name) else { return };
+    let layer = world.project().join("layers/meta-hello");
+    for folder in ["layers/meta-hello/inner", "own/bin", "own/lib/bb"] {
+        fs::create_dir_all(world.project().join(folder)).expect("a folder");
+    }
+    let look = format!(
+        "#!/bin/sh\nfor f in {0} {0}/inner {0}/inner/deep; do echo x > $f/new && echo written $f; done\nexit 1\n",
+        layer.display()
+    );
+    for program in ["own/bin/python3", "own/bin/bitbake"] {
+        world.write(program, &look);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(world.project().join(program), mode).expect("a mode");
+    }
+    world.append("bitbake: {path: ./own}\n");
+    let script = "mount -t tmpfs one \"$LAYER/inner\" && mkdir \"$LAYER/inner/deep\" && mount -t tmpfs two \"$LAYER/inner/deep\" || exit 99
+        exec \"$@\"";
+    let mut command = Command::new(unshare);
+    world.surround(&mut command);
+    command.current_dir(world.project()).env("LAYER", &layer).args(["-Urm", "sh", "-c", script, "sh"]);
+    let done =
+        Done::new(command.arg(smidr_bin()).args(["build", "--events", "json"]).output().expect("unshare starts"));
+    if done.code == Some(99) {
+        return skip(name, "a tmpfs cannot be mounted in a namespace of one's own here");
+    }
+    done.expect_code(1);
+    assert_eq!(done.out.matches("Read-only file system").count(), 3, "{}", done.out);
+    assert!(!done.out.contains("written "), "{}", done.out);
 }
