@@ -29,3 +29,4 @@ mod sys;
 pub use error::{Report, SandboxError, Verified};
 pub use init::helper_main;
 pub use launch::{Control, Exit, Sandbox, Stdio, launch};
+pub use sys::privileged_by_file;

@@ -115,6 +115,12 @@ pub fn default_signals() {
     }
 }
 
+/// Whether this process may do more than its caller, because its file is setuid or has capabilities.
+pub fn privileged_by_file() -> bool {
+    // SAFETY: getauxval(3) looks a number up in what the kernel left on the stack; it knows no invalid argument.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Lets the end of a child be waited for, even if this process was started with SIGCHLD ignored (`wait(2)`, NOTES).
 pub fn default_child_signal() {
     use nix::sys::signal::{SigHandler, Signal, signal};

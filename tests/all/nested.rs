@@ -152,7 +152,51 @@ fn a_user_whom_this_machine_does_not_know() {
     world.edit_host("odd");
     let done = behind(world, &setpriv, &smidr, &["run", "--", "/bin/mark", "here"]);
     assert_eq!((done.code, done.out.as_str()), (Some(0), "ran\n"), "{done:?}");
+    // Below a folder that may be passed through but not listed, and is not theirs.
+    chown(top, Some(0), Some(0)).expect("chown");
+    fs::set_permissions(top, std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("a mode");
+    let done = behind(world, &setpriv, &smidr, &["run", "--", "/bin/mark", "there"]);
+    assert_eq!((done.code, done.out.as_str()), (Some(0), "ran\n"), "{done:?}");
     // As root it is somebody else's.
     let root = world.smidr().args(["run", "--", "/bin/mark", "here"]).run();
     root.expect_code(125).expect_one_error().expect_err("belongs to uid 54321");
+}
+
+#[test]
+fn a_smidr_that_lends_privileges_does_nothing() {
+    let name = "nested::a_smidr_that_lends_privileges_does_nothing";
+    if !is_root() || tool("setpriv").is_none() {
+        return skip(name, "only root can make a program setuid, and setpriv(1) become somebody else");
+    }
+    let world = World::new();
+    let smidr = world.home.join("smidr");
+    fs::copy(smidr_bin(), &smidr).expect("a copy of smidr");
+    for folder in [world.home.parent().expect("a folder"), &world.home, &world.work] {
+        fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
+    }
+    let user = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"];
+    let call = |args: &[&str]| {
+        let mut command = Command::new(tool("setpriv").expect("setpriv(1)"));
+        world.surround(&mut command);
+        Done::new(command.args(&user[1..]).arg(&smidr).args(args).output().expect("setpriv starts"))
+    };
+    call(&["--version"]).expect_code(0);
+    fs::set_permissions(&smidr, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).expect("a mode");
+    let mut refused = 0;
+    for args in [
+        &["--version"][..],
+        &["image", "ls"],
+        &["__sandbox-init", "1", "3", "4", "5"],
+        &["__die-with-parent", "1", "id"],
+    ] {
+        let done = call(args);
+        if done.code == Some(0) && args == ["--version"] {
+            return skip(name, "this file system lends no privileges (nosuid)");
+        }
+        done.expect_code(2).expect_one_error().expect_err("lends some").expect_err("chmod ug-s");
+        assert_eq!(done.out, "");
+        refused += 1;
+    }
+    assert_eq!(refused, 4);
+    assert!(!world.smidr.exists());
 }
