@@ -2,6 +2,7 @@
 //!
 //! Such a server keeps owners, modes and devices of a build's files in memory (its memory-db), and writes them to disk when it ends, or when
 //! it has had nothing to do for a while. Killed before that, files that a task made as root belong to nobody in particular for the next one.
+//! Who kills smidr itself leaves no time for it.
 
 use std::{
     collections::BTreeSet,

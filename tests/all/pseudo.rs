@@ -1,6 +1,8 @@
 //! pseudo in the sandbox: owners, modes and devices that nobody has for real outlive the process, the build and the sandbox; and
 //! openat2(2), which an old pseudo does not know.
 
+use nix::sys::signal::Signal;
+
 use super::{
     support::{World, tool},
     trouble::recipe,
@@ -49,6 +51,21 @@ tar --numeric-owner -tvf ../root.tar | awk '{ print $1, $2, $3 }'");
         "mkdir ../copy; cd ../copy; pseudo tar -xpf ../root.tar; pseudo stat -c '%n %u:%g %a %t,%T' file tty; rm -r ../copy",
     );
     assert_eq!(again.expect_code(0).out, "file 12:34 4755 0,0\ntty 0:0 620 5,1\n");
+}
+
+#[test]
+fn owners_outlive_being_killed_together_with_everything_else() {
+    let name = "pseudo::owners_outlive_being_killed_together_with_everything_else";
+    let Some(world) = World::with_project(name) else { return };
+    let deaf = format!("{PSEUDO}\ntrap '' INT TERM\npseudo sh -c '{MAKE}; echo rea\"\"dy; while :; do sleep 1; done'");
+    let mut running = world.smidr().args(["run", "--", "sh", "-c", &deaf]).start();
+    running.until_says("ready");
+    running.signal(Signal::SIGTERM);
+    // Two equal signals at once would be one.
+    running.signal(Signal::SIGINT);
+    running.wait().expect_code(137);
+    let next = world.smidr().args(["run", "--", "sh", "-c", &format!("{PSEUDO}\npseudo sh -c \"{LOOK}\"")]).run();
+    assert_eq!(next.expect_code(0).out, OWNED);
 }
 
 #[test]
