@@ -21,18 +21,26 @@ mod exchange;
 mod help;
 #[path = "all/hostile.rs"]
 mod hostile;
+#[path = "all/hostile_roots.rs"]
+mod hostile_roots;
 #[path = "all/house.rs"]
 mod house;
 #[path = "all/images.rs"]
 mod images;
 #[path = "all/inputs.rs"]
 mod inputs;
+#[path = "all/life.rs"]
+mod life;
 #[path = "all/modes.rs"]
 mod modes;
+#[path = "all/nested.rs"]
+mod nested;
 #[path = "all/offline.rs"]
 mod offline;
 #[path = "all/project.rs"]
 mod project;
+#[path = "all/pseudo.rs"]
+mod pseudo;
 #[path = "all/registry.rs"]
 mod registry;
 #[path = "all/registry_damage.rs"]
@@ -47,9 +55,13 @@ mod registry_mended;
 mod registry_server;
 #[path = "all/sandbox.rs"]
 mod sandbox;
+#[path = "all/screen.rs"]
+mod screen;
 #[path = "all/stopping.rs"]
 mod stopping;
 #[path = "all/trouble.rs"]
 mod trouble;
+#[path = "all/walls.rs"]
+mod walls;
 #[path = "all/whole.rs"]
 mod whole;

@@ -39,7 +39,7 @@ pub fn image(config: &Path, command: &Image) -> Done {
     let spawner = start_spawner()?;
     let facts = context::gather();
     let paths = context::open_paths(&facts)?;
-    let store = ImageStore::open(&paths)?;
+    let store = ImageStore::open(&paths)?.heeding(&stop);
     let on = Emitter::new(BuildId::new("image", random())?, vec![Box::new(Terminal::new())]);
     on.hide(context::redactor(&facts.environment));
     let desk = Desk { store, on, stop, spawner, facts, paths };

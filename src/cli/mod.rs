@@ -25,6 +25,13 @@ use clap::Parser as _;
 
 use args::{Cli, Command};
 
+/// Says why a smidr that may do more than its caller does nothing at all: whoever calls it decides what is mounted where.
+pub fn refuse_privileges() -> ExitCode {
+    let what = "smidr needs no privileges, and its file lends some (setuid, setgid or file capabilities)";
+    let hint = "take them away:  chmod ug-s FILE; setcap -r FILE".to_owned();
+    report::report(&report::Refused::new(what, Some(hint)).into())
+}
+
 /// Parses the command line, runs the command, and reports how it ended.
 pub fn main() -> ExitCode {
     crate::host::process::allow_open_files();

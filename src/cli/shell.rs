@@ -66,7 +66,7 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     };
     let paths = context::open_paths(&facts)?;
     let plan = project.plan(&default_wanted(variant), &facts, &paths)?;
-    let store = ImageStore::open(&paths)?;
+    let store = ImageStore::open(&paths)?.heeding(&stop);
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
     on.hide(engine::inputs::redactor(&plan));
     let redactor = on.redactor();

@@ -32,6 +32,7 @@ pub(super) fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
         isolation: isolation(d, &mut f),
         ids: ids(d, &mut f),
         network: network(d, &mut f),
+        openat2: openat2(d, &mut f),
         devices: devices(d, &mut f),
         env: f.texts(d, "env"),
         inputs: inputs(d, &mut f),
@@ -104,6 +105,22 @@ fn network(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Network {
                 Problem::new(text.span, title).hint("BitBake's tasks are cut off from the network in all of them"),
             );
             Network::Full
+        }
+    }
+}
+
+fn openat2(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Openat2 {
+    let Some(text) = f.text(d, "openat2") else { return Openat2::Auto };
+    match text.text.as_str() {
+        "auto" => Openat2::Auto,
+        "hide" => Openat2::Hide,
+        "show" => Openat2::Show,
+        other => {
+            let title = format!("host.openat2 must be auto, hide or show, not `{other}`");
+            d.problem(
+                Problem::new(text.span, title).hint("auto hides it where the layers have a pseudo older than 1.9.3"),
+            );
+            Openat2::Auto
         }
     }
 }

@@ -138,6 +138,8 @@ pub struct Host {
     pub ids: Ids,
     /// Whether the build shares this machine's network.
     pub network: Network,
+    /// Whether programs of the build may use openat2(2).
+    pub openat2: Openat2,
     /// Devices of this machine: kvm, tun, fuse.
     pub devices: Vec<Device>,
     /// Environment variables of this machine that the build sees.
@@ -189,6 +191,17 @@ pub enum Network {
     FetchOnly,
     /// Only a loopback of its own.
     None,
+}
+
+/// Whether programs of a build learn that there is an openat2(2), which an old pseudo does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Openat2 {
+    /// As the build's pseudo needs it.
+    Auto,
+    /// As if the kernel had none.
+    Hide,
+    /// As the kernel has it.
+    Show,
 }
 
 /// A device node that can be passed into the sandbox.

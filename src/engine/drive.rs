@@ -149,7 +149,7 @@ fn start(
     let verified = running.verified();
     verified.losses(spec).into_iter().for_each(|loss| on.warn(loss));
     on.emit(Event::SandboxReady {
-        isolation: verified.describe(spec.own_network),
+        isolation: verified.describe(spec),
         task_network_cut: verified.tasks_cut.unwrap_or(false),
     });
     let console_message: fn(String) -> Message = Message::Console;

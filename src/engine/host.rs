@@ -97,7 +97,7 @@ fn from_recipe(
     let waiting = |holder: &str| {
         tools.on.emit(Event::Waiting { resource: format!("the image of `{}`", found.name), holder: holder.into() });
     };
-    let _alone = lock::lock(&path, Mode::Exclusive, &format!("image build {}", found.name), waiting)?;
+    let _alone = lock::lock(&path, Mode::Exclusive, &format!("image build {}", found.name), tools.stop, waiting)?;
     if let Some(image) = present(tools, &found.name, &identity, lock)? {
         return Ok(image);
     }

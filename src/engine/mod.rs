@@ -8,6 +8,7 @@ pub mod image_build;
 pub mod inputs;
 mod keep;
 mod packages;
+mod pseudo;
 pub mod recipes;
 mod steps;
 mod workspace;
@@ -28,6 +29,7 @@ use crate::{
     events::Emitter,
     host::{
         files::{FileError, make_private_dir},
+        lock::WaitError,
         process::Spawner,
         stop::Stop,
     },
@@ -66,6 +68,7 @@ pub struct Prepared {
     inputs: Vec<PlacedInput>,
     checkouts: Checkouts,
     workspace: Workspace,
+    hide_openat2: bool,
 }
 
 /// Where the programs come from that BitBake needs.
@@ -78,6 +81,14 @@ enum BuildHost {
 }
 
 impl BuildHost {
+    /// What the project is pinned to, where that is an image.
+    fn lock(&self) -> Option<&HostLock> {
+        match self {
+            Self::Image { lock, .. } => Some(lock),
+            Self::Machine { .. } => None,
+        }
+    }
+
     /// The environment that comes with it.
     fn env(&self) -> &[(String, String)] {
         match self {
@@ -130,6 +141,9 @@ pub enum EngineError {
     /// Artifacts.
     #[error(transparent)]
     Artifacts(#[from] ArtifactError),
+    /// What somebody else uses.
+    #[error(transparent)]
+    Lock(#[from] WaitError),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -155,6 +169,7 @@ impl Explain for EngineError {
             Self::Workspace(error) => error.kind(),
             Self::Sandbox(error) => error.kind(),
             Self::Artifacts(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
             Self::File(error) => error.kind(),
             Self::Lost => Kind::Host,
             Self::Stopped => Kind::Cancelled,
@@ -176,6 +191,7 @@ impl Explain for EngineError {
             Self::Workspace(error) => error.hint(),
             Self::Sandbox(error) => error.hint(),
             Self::Artifacts(error) => error.hint(),
+            Self::Lock(error) => error.hint(),
             Self::File(error) => error.hint(),
             Self::Lost | Self::Stopped => None,
         }
@@ -211,7 +227,9 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     if tools.stop.asked() > 0 {
         return Err(EngineError::Stopped);
     }
-    Ok(Prepared { plan, host, inputs, checkouts, workspace })
+    let packages = host.lock().map(|lock| &lock.packages);
+    let hide_openat2 = !plan.openat2.unwrap_or_else(|| !pseudo::lacks_openat2(&checkouts, packages));
+    Ok(Prepared { plan, host, inputs, checkouts, workspace, hide_openat2 })
 }
 
 impl Prepared {
@@ -222,10 +240,7 @@ impl Prepared {
 
     /// What the project is pinned to from now on.
     pub fn host_lock(&self) -> Option<&HostLock> {
-        match &self.host {
-            BuildHost::Image { lock, .. } => Some(lock),
-            BuildHost::Machine { .. } => None,
-        }
+        self.host.lock()
     }
 
     /// Layers, for people: names and what they are pinned to.
@@ -263,6 +278,7 @@ impl Prepared {
         let payload =
             Payload { argv, env, cwd: self.plan.folders.top.clone(), terminal, linger: edit, cpus: self.plan.cpus };
         let mut spec = self.plan.sandbox(&placed, payload);
+        spec.hide_openat2 = self.hide_openat2;
         // A folder of the host may be named by a link; inside it stands where the name says.
         for op in &mut spec.mounts {
             if let MountOp::Bind { source, .. } = op

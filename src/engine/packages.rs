@@ -21,7 +21,7 @@ use super::{
 use crate::{
     host::{
         files::{FileError, write_atomically},
-        lock::{self, Lock, Mode},
+        lock::{self, Lock, Mode, WaitError},
     },
     image::{
         apt::{Apt, AptError, Resolved},
@@ -45,6 +45,9 @@ pub enum PackageError {
         /// What dpkg-deb or tar said.
         said: String,
     },
+    /// The cache of packages is in use.
+    #[error(transparent)]
+    Lock(#[from] WaitError),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -55,6 +58,7 @@ impl Explain for PackageError {
         match self {
             Self::Apt(error) => error.kind(),
             Self::Unpack { .. } => Kind::Host,
+            Self::Lock(error) => error.kind(),
             Self::File(error) => error.kind(),
         }
     }
@@ -63,6 +67,7 @@ impl Explain for PackageError {
         match self {
             Self::Apt(error) => error.hint(),
             Self::Unpack { .. } => None,
+            Self::Lock(error) => error.hint(),
             Self::File(error) => error.hint(),
         }
     }
@@ -107,7 +112,7 @@ pub fn fetch(
         tools.on.emit(Event::Waiting { resource: "the package cache".into(), holder: other.into() });
     };
     let path = lock::path_in(&tools.paths.locks(), &format!("packages-{name}"));
-    let cache = lock::lock(&path, Mode::Exclusive, holder, waiting)?;
+    let cache = lock::lock(&path, Mode::Exclusive, holder, tools.stop, waiting)?;
     let resolved = Apt::new(&folder, suite, tools.spawner, tools.stop, tools.on)?.resolve(wanted, pinned)?;
     let epoch = newest(&resolved.all)?;
     Ok(Packages { resolved, archives: folder.join("archives"), epoch, _cache: cache })

@@ -8,11 +8,17 @@ use std::{
     io::{Read as _, Seek as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::files::FileError;
+use super::{files::FileError, stop::Stop};
+use crate::model::{Explain, Kind};
+
+/// How often a lock that somebody else holds is tried again. flock(2) itself keeps no queue either.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// A held lock. Dropping it lets go.
 #[derive(Debug)]
@@ -36,6 +42,33 @@ pub enum Attempt {
     Held(Lock),
     /// Somebody else holds it, and said this about himself.
     Busy(String),
+}
+
+/// Why there is no lock.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// Somebody asked to stop while somebody else held it.
+    #[error("stopped while waiting for {0}")]
+    Stopped(String),
+    /// The lock file.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Explain for WaitError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Stopped(_) => Kind::Cancelled,
+            Self::File(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Stopped(_) => None,
+            Self::File(error) => error.hint(),
+        }
+    }
 }
 
 /// Takes a lock if nobody stands in the way.
@@ -112,23 +145,27 @@ fn name_in(file: &mut File) -> String {
     if known { text.trim().into() } else { "another smidr".into() }
 }
 
-/// Takes a lock, waiting for as long as it needs. `on_wait` hears once who is in the way, before the waiting begins.
+/// Takes a lock, waiting for as long as it needs, or until somebody asks to `stop`. `on_wait` hears once who is in the way, before the
+/// waiting begins.
 ///
 /// # Errors
 ///
-/// When the lock file cannot be opened.
-pub fn lock(path: &Path, mode: Mode, holder: &str, on_wait: impl FnOnce(&str)) -> Result<Lock, FileError> {
-    match try_lock(path, mode, holder)? {
-        Attempt::Held(lock) => return Ok(lock),
-        Attempt::Busy(other) => on_wait(&other),
+/// When the lock file cannot be opened, or somebody asks to stop.
+pub fn lock(path: &Path, mode: Mode, holder: &str, stop: &Stop, on_wait: impl FnOnce(&str)) -> Result<Lock, WaitError> {
+    let mut on_wait = Some(on_wait);
+    loop {
+        let other = match try_lock(path, mode, holder)? {
+            Attempt::Held(lock) => return Ok(lock),
+            Attempt::Busy(other) => other,
+        };
+        if let Some(on_wait) = on_wait.take() {
+            on_wait(&other);
+        }
+        if stop.asked() > 0 {
+            return Err(WaitError::Stopped(other));
+        }
+        thread::sleep(TRY_AGAIN);
     }
-    let file = open(path)?;
-    let waited = match mode {
-        Mode::Shared => file.lock_shared(),
-        Mode::Exclusive => file.lock(),
-    };
-    waited.map_err(FileError::new("lock", path))?;
-    Ok(sign(file, holder))
 }
 
 /// The path of a lock file, made from a name that is safe as a file name.
@@ -170,5 +207,25 @@ mod tests {
         }
         drop(first);
         assert!(matches!(try_lock(&path, Mode::Shared, "build").expect("try"), Attempt::Held(_)));
+    }
+
+    #[test]
+    fn who_waits_gets_it_later_or_is_stopped() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = path_in(folder.path(), "store");
+        let first = try_lock(&path, Mode::Exclusive, "image build debian-12").expect("lock");
+        let (stop, mut told) = (Stop::default(), Vec::new());
+        thread::scope(|scope| {
+            let stopping = stop.clone();
+            scope.spawn(move || stopping.ask(nix::sys::signal::Signal::SIGINT));
+            let stopped = lock(&path, Mode::Shared, "build", &stop, |other| told.push(other.to_owned()));
+            assert!(matches!(stopped, Err(WaitError::Stopped(holder)) if holder.starts_with("image build")));
+        });
+        assert_eq!(told.len(), 1, "{told:?}");
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| lock(&path, Mode::Shared, "build", &Stop::default(), |_| drop(first)));
+            assert!(waits.join().expect("no panic").is_ok());
+        });
+        assert!(lock(&path, Mode::Shared, "build", &stop, |_| ()).is_ok(), "a free one is not waited for");
     }
 }

@@ -1,7 +1,7 @@
 //! Being asked to stop: Ctrl-C, SIGTERM, SIGHUP. The first is a wish, the second an order.
 
 use std::{
-    io,
+    fmt, io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -22,6 +22,12 @@ struct Inner {
 }
 
 type Listener = Box<dyn Fn(u32, Signal) + Send>;
+
+impl fmt::Debug for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stop").field(&self.asked()).finish()
+    }
+}
 
 /// Hears of requests for as long as it lives.
 pub struct Listening(Stop);
@@ -49,7 +55,7 @@ impl Stop {
 
     /// Asks once more. Who asks twice while nobody listens does not wait any longer: everything that smidr does survives its being
     /// killed.
-    fn ask(&self, signal: Signal) {
+    pub(super) fn ask(&self, signal: Signal) {
         let listener = self.0.listener.lock().unwrap_or_else(PoisonError::into_inner);
         let times = self.0.asked.fetch_add(1, Ordering::SeqCst) + 1;
         match &*listener {

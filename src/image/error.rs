@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{layer_error::LayerError, name::ImageName, registry::RegistryError};
 use crate::{
-    host::{files::FileError, rooted::RootedError},
+    host::{files::FileError, lock::WaitError, rooted::RootedError},
     model::{Digest, Explain, Kind},
 };
 
@@ -14,6 +14,9 @@ pub enum ImageError {
     /// The store cannot be read or written.
     #[error("cannot use the image store")]
     Store(#[from] FileError),
+    /// A part of the store is in use.
+    #[error(transparent)]
+    Lock(#[from] WaitError),
     /// The store belongs to somebody else.
     #[error("the image store {path} belongs to the user with the id {owner}, not to {me}")]
     Foreign {
@@ -165,6 +168,7 @@ impl Explain for ImageError {
     fn kind(&self) -> Kind {
         match self {
             Self::Store(source) | Self::Export { source, .. } => source.kind(),
+            Self::Lock(source) => source.kind(),
             Self::Registry(source) => source.kind(),
             Self::Served(_) => Kind::Outside,
             Self::Receive { source, .. } => {
@@ -184,6 +188,7 @@ impl Explain for ImageError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Store(source) | Self::Export { source, .. } => source.hint(),
+            Self::Lock(source) => source.hint(),
             Self::Registry(source) => source.hint(),
             Self::Served(_) => Some("pull again; if that does not help, tell whoever publishes the image".into()),
             Self::Receive { source, .. } => RegistryError::of(source).and_then(Explain::hint),

@@ -37,6 +37,7 @@ use crate::{
     host::{
         files::{self, FileError},
         lock::{self, Attempt, Lock, Mode},
+        stop::Stop,
     },
     model::{Digest, Event, Paths},
 };
@@ -47,6 +48,7 @@ pub struct ImageStore {
     root: PathBuf,
     locks: PathBuf,
     pub(super) limits: Limits,
+    stop: Stop,
 }
 
 /// An image that is in the store.
@@ -112,7 +114,8 @@ impl ImageStore {
     ///
     /// When it belongs to somebody else, or the file system refuses.
     pub fn open(paths: &Paths) -> Result<Self, ImageError> {
-        let store = Self { root: paths.images(), locks: paths.locks(), limits: Limits::default() };
+        let (limits, stop) = (Limits::default(), Stop::default());
+        let store = Self { root: paths.images(), locks: paths.locks(), limits, stop };
         store.check_owner()?;
         for folder in [
             store.blobs(),
@@ -133,6 +136,12 @@ impl ImageStore {
             Scratch::remove_stale(&store.tmp())?;
         }
         Ok(store)
+    }
+
+    /// The same store, which does not wait for others any more once somebody asks to stop.
+    #[must_use]
+    pub fn heeding(self, stop: &Stop) -> Self {
+        Self { stop: stop.clone(), ..self }
     }
 
     /// The same store with other limits.
@@ -244,7 +253,7 @@ impl ImageStore {
     /// When the file system refuses.
     pub fn scratch(&self) -> Result<Scratch, ImageError> {
         // Nobody can be clearing up between the folder's making and its locking.
-        let _shared = lock::lock(&self.lock_path(STORE_LOCK), Mode::Shared, "smidr", |_| ())?;
+        let _shared = lock::lock(&self.lock_path(STORE_LOCK), Mode::Shared, "smidr", &self.stop, |_| ())?;
         Ok(Scratch::make(&self.tmp())?)
     }
 
@@ -363,7 +372,7 @@ impl ImageStore {
         on: &Emitter,
     ) -> Result<Lock, ImageError> {
         let waiting = |other: &str| on.emit(Event::Waiting { resource: what.into(), holder: other.into() });
-        Ok(lock::lock(&self.lock_path(name), mode, holder, waiting)?)
+        Ok(lock::lock(&self.lock_path(name), mode, holder, &self.stop, waiting)?)
     }
 
     fn lock_path(&self, name: &str) -> PathBuf {

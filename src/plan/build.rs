@@ -15,7 +15,7 @@ use super::{
     sandbox::Ids,
 };
 use crate::{
-    config::{self, Config, GitSource, HostImage, Network, Source},
+    config::{self, Config, GitSource, HostImage, Network, Openat2, Source},
     lock::Lock,
     model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Paths},
 };
@@ -67,6 +67,8 @@ pub struct Plan {
     pub strict: bool,
     /// What of this machine's network the build sees.
     pub network: Network,
+    /// Whether programs may use openat2(2); none: that depends on the layers' pseudo.
+    pub openat2: Option<bool>,
     /// Processors.
     pub cpus: Option<u32>,
     /// Who the build is.
@@ -253,6 +255,11 @@ pub fn make(
         },
         strict: config.host.isolation == config::Isolation::Full,
         network: config.host.network,
+        openat2: match config.host.openat2 {
+            Openat2::Auto => None,
+            Openat2::Hide => Some(false),
+            Openat2::Show => Some(true),
+        },
         cpus: config.host.cpus,
         ids: Ids {
             outer_uid: facts.uid,

@@ -73,7 +73,7 @@ impl Verified {
     }
 
     /// What keeps the build apart from this machine, in a few words.
-    pub fn describe(&self, own_network: bool) -> String {
+    pub fn describe(&self, spec: &SandboxSpec) -> String {
         let mut text = String::from(match self.isolation {
             Isolation::Full => "full isolation",
             Isolation::SharedProcesses => "isolation without a PID namespace",
@@ -82,7 +82,10 @@ impl Verified {
         if self.ranged {
             text.push_str(", a range of ids");
         }
-        if own_network {
+        if spec.hide_openat2 {
+            text.push_str(", openat2 hidden");
+        }
+        if spec.own_network {
             text.push_str(", no network");
         }
         if !self.overlay {

@@ -25,7 +25,7 @@ use super::{
     idmap::{self, Mapper},
     lockdown,
     mounts::{self, Stacked},
-    pid1, sys,
+    parting, pid1, sys,
 };
 use crate::plan::{Ids, Isolation, SandboxSpec};
 
@@ -238,6 +238,7 @@ fn init(
     lockdown::disarm()?;
     report(status, &ready);
     let code = pid1::run(payload, spec.payload.linger, &signals, control);
+    parting::part();
     if spec.isolation != Isolation::Full {
         descendants::end();
     }

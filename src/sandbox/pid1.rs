@@ -118,8 +118,7 @@ fn reap(payload: Pid) -> (Option<i32>, bool) {
     }
 }
 
-/// Whether BitBake's server still runs. It daemonises, and writes its caches after its user interface has gone; anything else
-/// that is left, such as pseudo's server, has nothing more to do.
+/// Whether BitBake's server still runs. It daemonises, and writes its caches after its user interface has gone.
 fn server_left() -> bool {
     descendants::all().into_iter().any(|pid| {
         std::fs::read(format!("/proc/{pid}/cmdline"))

@@ -58,6 +58,8 @@ pub struct Signs {
     pub no_new_privs: bool,
     /// Whether it holds CAP_SYS_ADMIN.
     pub sys_admin: bool,
+    /// Whether it is uid 0 without CAP_SETFCAP.
+    pub bare_root: bool,
     /// Whether its root is not the root of its mount namespace.
     pub chroot: Option<bool>,
     /// What surrounds it.
@@ -110,7 +112,8 @@ impl Signs {
             label: text("/proc/self/attr/current").as_deref().and_then(label),
             seccomp: field("Seccomp:") == Some("2"),
             no_new_privs: field("NoNewPrivs:") == Some("1"),
-            sys_admin: field("CapEff:").is_some_and(has_sys_admin),
+            sys_admin: field("CapEff:").is_some_and(|mask| has_capability(mask, SYS_ADMIN)),
+            bare_root: effective[0] == Some(0) && !field("CapEff:").is_some_and(|mask| has_capability(mask, SETFCAP)),
             chroot: mountinfo.is_some().then(|| chroot(&table, &first_table)).flatten(),
             container: container(text, &table, &cgroup),
             service: service(&cgroup),
@@ -150,9 +153,12 @@ fn label(text: &str) -> Option<String> {
     (!label.is_empty()).then(|| label.to_owned())
 }
 
-fn has_sys_admin(mask: &str) -> bool {
-    // CAP_SYS_ADMIN is number 21 (linux/capability.h).
-    u64::from_str_radix(mask, 16).is_ok_and(|mask| mask & (1 << 21) != 0)
+/// Numbers of CAP_SYS_ADMIN and CAP_SETFCAP (linux/capability.h).
+const SYS_ADMIN: u32 = 21;
+const SETFCAP: u32 = 31;
+
+fn has_capability(mask: &str, number: u32) -> bool {
+    u64::from_str_radix(mask, 16).is_ok_and(|mask| mask & (1 << number) != 0)
 }
 
 /// `proc` shows mounts below one's own root only, and PID 1's table shows where that root really is. None where PID 1 has

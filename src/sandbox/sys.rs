@@ -97,14 +97,28 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The kernel's number of signals (_NSIG), on every architecture that smidr knows.
+const SIGNALS: usize = 64;
+
 /// Lets every signal do what it does by default, whatever this process was started with or Rust has set: an ignored SIGPIPE or
 /// SIGCHLD would be inherited by every program that we start (`execve(2)`).
 pub fn default_signals() {
-    use nix::sys::signal::{SigHandler, Signal, signal};
-    for each in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default action runs no code of ours.
-        let _ = unsafe { signal(each, SigHandler::SigDfl) };
+    // Past the C library, which keeps two of the real-time signals to itself and would not touch them; whoever started smidr may have
+    // ignored them all the same. The kernel's struct sigaction: handler, flags, restorer, mask, each 0 for the default.
+    let default = [0usize; 4];
+    for number in 1..=SIGNALS {
+        // SAFETY: `default` is live and as large as the kernel's struct; the default action runs no code of ours. The two signals that
+        // cannot be changed (SIGKILL, SIGSTOP) are refused, which is as good.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null::<usize>(), SIGNALS / 8);
+        }
     }
+}
+
+/// Whether this process may do more than its caller, because its file is setuid or has capabilities.
+pub fn privileged_by_file() -> bool {
+    // SAFETY: getauxval(3) looks a number up in what the kernel left on the stack; it knows no invalid argument.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// Lets the end of a child be waited for, even if this process was started with SIGCHLD ignored (`wait(2)`, NOTES).

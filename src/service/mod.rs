@@ -10,7 +10,7 @@ use crate::{
     history::{BuildRecord, Failure, History, HistoryError},
     host::{
         files::FileError,
-        lock::{self, Attempt, Lock, Mode},
+        lock::{self, Attempt, Lock, Mode, WaitError},
         process::Spawner,
         stop::Stop,
     },
@@ -58,6 +58,9 @@ pub enum ServiceError {
     /// A name.
     #[error(transparent)]
     Name(#[from] InvalidName),
+    /// A lock.
+    #[error(transparent)]
+    Lock(#[from] WaitError),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -71,6 +74,7 @@ impl Explain for ServiceError {
             Self::Engine(error) => error.kind(),
             Self::Image(error) => error.kind(),
             Self::History(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
             Self::File(error) => error.kind(),
         }
     }
@@ -82,6 +86,7 @@ impl Explain for ServiceError {
             Self::Engine(error) => error.hint(),
             Self::Image(error) => error.hint(),
             Self::History(error) => error.hint(),
+            Self::Lock(error) => error.hint(),
             Self::File(error) => error.hint(),
             Self::Elsewhere(_) => Some("it runs in another container: cancel it there".into()),
             Self::Name(_) | Self::Over { .. } => None,
@@ -136,7 +141,9 @@ impl<'a> LocalService<'a> {
         let (history, failure) = History::open(&self.paths.history())?.into_sink();
         let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(history)];
         sinks.extend(make_sinks(&id));
-        let alive = lock::lock(&self.alive_path(&id), Mode::Exclusive, &format!("build {id}"), |_| {})?;
+        // Only `smidr status` could stand in the way, for a moment.
+        let stop = Stop::default();
+        let alive = lock::lock(&self.alive_path(&id), Mode::Exclusive, &format!("build {id}"), &stop, |_| {})?;
         Ok(Begun { on: Emitter::new(id.clone(), sinks), id, store, failure, _alive: alive })
     }
 
@@ -154,7 +161,8 @@ impl<'a> LocalService<'a> {
         pin: impl FnOnce(&HostLock) -> Result<(), FileError>,
     ) -> Result<Outcome, ServiceError> {
         let Means { facts, spawner, stop } = *means;
-        let tools = Tools { paths: self.paths, facts, store: &begun.store, spawner, stop, on: &begun.on };
+        let store = begun.store.heeding(stop);
+        let tools = Tools { paths: self.paths, facts, store: &store, spawner, stop, on: &begun.on };
         let outcome = engine::build(plan, lock, tools, pin);
         let _ = std::fs::remove_file(self.alive_path(&begun.id));
         let outcome = outcome?;

@@ -59,6 +59,11 @@ fn wrong_configs_are_refused_by_every_command() {
             with("").replace("recipe: hello", "recipe: hello, image: x"),
             &["host.recipe and host.image exclude each other"],
         ),
+        (
+            "an unknown word",
+            with("").replace("recipe: hello", "recipe: hello, openat2: maybe"),
+            &["auto, hide or show"],
+        ),
         ("a duplicate key", with("name: q\n"), &["name"]),
         ("a path with a space", with("directories: {downloads: /tmp/a b}\n"), &["holds a space"]),
         ("a target that is an option", with("").replace("image: hello-image", "image: -k"), &["-k"]),

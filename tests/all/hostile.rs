@@ -23,7 +23,7 @@ int main(int argc, char **argv) {
 }
 "#;
 
-fn static_program(world: &World) -> Result<PathBuf, &'static str> {
+pub fn static_program(world: &World) -> Result<PathBuf, &'static str> {
     let cc = tool("cc").ok_or("there is no C compiler")?;
     let (source, program) = (world.work.join("mark.c"), world.work.join("mark"));
     fs::write(&source, PROGRAM).expect("a file");
@@ -31,19 +31,29 @@ fn static_program(world: &World) -> Result<PathBuf, &'static str> {
     if done.status.success() { Ok(program) } else { Err("the C compiler cannot link statically") }
 }
 
+/// Mode, times and content of a file, or where a link leads.
+pub type Look = (u32, [i64; 4], Vec<u8>);
+
 /// Names, content, modes and times of all that is in the canary's folder, and of the folder.
-fn picture(folder: &Path) -> BTreeMap<PathBuf, (u32, i64, i64, Vec<u8>)> {
+pub fn picture(folder: &Path) -> BTreeMap<PathBuf, Look> {
     let entries = walkdir::WalkDir::new(folder).into_iter().map(|entry| entry.expect("an entry"));
     entries
         .map(|entry| {
             let found = entry.metadata().expect("metadata");
-            let content = if found.is_file() { fs::read(entry.path()).expect("a file") } else { Vec::new() };
-            (entry.path().into(), (found.mode(), found.mtime(), found.mtime_nsec(), content))
+            let content = match found.file_type() {
+                kind if kind.is_file() => fs::read(entry.path()).expect("a file"),
+                kind if kind.is_symlink() => {
+                    fs::read_link(entry.path()).expect("a link").into_os_string().into_encoded_bytes()
+                }
+                _ => Vec::new(),
+            };
+            let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
+            (entry.path().into(), (found.mode(), times, content))
         })
         .collect()
 }
 
-fn canary(world: &World) -> PathBuf {
+pub fn canary(world: &World) -> PathBuf {
     let folder = world.work.join("canary");
     for name in ["", "pts", "shm", "net", "tmp", "sys"] {
         fs::create_dir_all(folder.join(name)).expect("a folder");
@@ -55,14 +65,14 @@ fn canary(world: &World) -> PathBuf {
 }
 
 #[derive(Clone, Copy)]
-enum Entry<'a> {
+pub enum Entry<'a> {
     Link(&'a str, &'a str),
     File(&'a str, &'a [u8], u32),
     Folder(&'a str),
 }
 
 /// Writes an archive with names as they are, which `tar::Builder` itself would refuse.
-fn archive(path: &Path, entries: &[Entry<'_>]) {
+pub fn archive(path: &Path, entries: &[Entry<'_>]) {
     let mut tar = tar::Builder::new(File::create(path).expect("a file"));
     for entry in entries {
         let mut header = tar::Header::new_gnu();

@@ -94,7 +94,7 @@ fn without_overlay_a_build_works_and_says_so() {
     let Some(build) = without_overlay(&world, &["build"]) else {
         return skip(name, "two overlays cannot be mounted in a namespace of one's own here");
     };
-    build.expect_code(0).expect_err("full isolation, without overlay, task network cut");
+    build.expect_code(0).expect_err("full isolation, without overlay, openat2 hidden, task network cut");
 }
 
 /// smidr where a part of /proc is masked, as container engines do.

@@ -77,12 +77,17 @@ pub struct World {
 impl World {
     /// With a SMIDR_HOME that does not exist yet.
     pub fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("smidr-t-").tempdir().expect("a temporary folder");
+        Self::new_in(&std::env::temp_dir()).expect("a temporary folder")
+    }
+
+    /// As [`World::new`], in another place than usual.
+    pub fn new_in(place: &Path) -> io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("smidr-t-").tempdir_in(place)?;
         let at = |name: &str| folder.path().join(name);
         let (home, smidr, work) = (at("home"), at("smidr"), at("work"));
         fs::create_dir(&home).expect("a home");
         fs::create_dir(&work).expect("a place for projects");
-        Self { home, smidr, work, _folder: folder }
+        Ok(Self { home, smidr, work, _folder: folder })
     }
 
     /// With the image of `hello` in its store, or none where that cannot be made; the skip has been told then.

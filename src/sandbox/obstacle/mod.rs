@@ -113,7 +113,7 @@ impl Failed<'_> {
 /// Judges a step that failed with `errno`, on a machine with these signs. What is certain comes before what is likely.
 pub fn diagnose(step: &str, errno: i32, signs: &Signs) -> Obstacle {
     let failed = Failed { stage: Stage::of(step), errno, signs };
-    let causes: [fn(&Failed<'_>) -> Option<Obstacle>; 14] = [
+    let causes: [fn(&Failed<'_>) -> Option<Obstacle>; 15] = [
         used_up,
         too_many_mounts,
         too_many_processes,
@@ -121,6 +121,7 @@ pub fn diagnose(step: &str, errno: i32, signs: &Signs) -> Obstacle {
         too_old,
         in_a_chroot,
         without_ids,
+        bare_root,
         switched_off,
         filtered_entry,
         restricted_by_apparmor,
@@ -235,6 +236,16 @@ fn without_ids(failed: &Failed<'_>) -> Option<Obstacle> {
     (failed.is(Stage::Enter, &[libc::EPERM]) && !failed.signs.mapped).then(|| {
         Obstacle::new("your uid or gid has no number in the user namespace around smidr")
             .user(Remedy::new("enter that namespace with your own ids", ["unshare --user --map-current-user"]))
+    })
+}
+
+/// Who maps uid 0 could lend its file capabilities to others (user_namespaces(7), "Defining user and group ID mappings", Linux 5.12).
+fn bare_root(failed: &Failed<'_>) -> Option<Obstacle> {
+    (failed.is(Stage::Maps, &[libc::EPERM]) && failed.signs.bare_root).then(|| {
+        Obstacle::new("root without CAP_SETFCAP cannot map its own uid").user(Remedy::new(
+            "run smidr as another user, or start the container with",
+            ["podman run --cap-add SETFCAP IMAGE"],
+        ))
     })
 }
 

@@ -71,6 +71,14 @@ struct Case {
 #[rustfmt::skip]
 const CASES: &[Case] = &[
     Case {
+        machine: "root of a container that has dropped every capability",
+        files: &[("/proc/self/status", "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nCapEff:\t0000000000000000\nNoNewPrivs:\t0\nSeccomp:\t0\n")],
+        failed: ("write /proc/self/uid_map of its user namespace", libc::EPERM),
+        cause: "root without CAP_SETFCAP",
+        user: Some("podman run --cap-add SETFCAP IMAGE"),
+        admin: None,
+    },
+    Case {
         machine: "Debian with user namespaces switched off",
         files: &[("/proc/sys/kernel/unprivileged_userns_clone", "0\n")],
         failed: (ENTER, libc::EPERM),
