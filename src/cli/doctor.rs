@@ -15,7 +15,7 @@ use crate::{
     host::{files::FileError, process::Spawner},
     image::ImageStore,
     model::{Explain, HostFacts, Paths},
-    plan::{Ids, MountOp, Payload, Root, SandboxSpec},
+    plan::{Ids, MountOp, Payload, Resources, Root, SandboxSpec},
     sandbox::{self, SandboxError},
 };
 
@@ -111,6 +111,7 @@ fn sandbox(facts: &HostFacts, paths: &Paths, spawner: &Spawner) -> Result<Vec<Fi
             MountOp::Tmpfs { dest: "/tmp".into(), mode: 0o1777 },
             MountOp::Bind { source: below, dest: "/workspace".into(), writable: true },
         ],
+        resources: Resources::default(),
         payload: Payload { argv: vec![], env: vec![], cwd: "/".into(), terminal: false, linger: false, cpus: None },
     };
     let null = std::process::Stdio::null;

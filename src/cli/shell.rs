@@ -11,13 +11,13 @@ use super::{
     args::{Run, Shell},
     build::start_spawner,
     context::{self, NoProject, Project, default_wanted},
-    output::say,
+    output::{say, talk},
     pty::Pty,
     report::{Failure, report},
     terminal::Terminal,
 };
 use crate::{
-    engine::{self, Tools},
+    engine::{self, Confinement, Tools},
     events::Emitter,
     host::{files::FileError, stop::Stop},
     image::ImageStore,
@@ -72,26 +72,38 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     project.pin(&prepared.host)?;
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
-    let spec = prepared.sandbox(command, true, terminal, &[("TERM", &term)]);
+    let mut spec = prepared.sandbox(command, true, terminal, &[("TERM", &term)]);
     if explain {
         spec.describe().iter().for_each(say);
         return Ok(ExitCode::SUCCESS);
     }
+    let confinement = Confinement::find(prepared.plan().limits, tools);
+    confinement.apply(&mut spec);
     // What showed how far the preparation was must not draw into the program's output.
     drop(on);
-    let exit =
-        if terminal { with_terminal(&spec, &spawner, &stop)? } else { without_terminal(&spec, &spawner, &stop)? };
-    Ok(ExitCode::from(u8::try_from(exit.0).unwrap_or(OWN_FAILURE)))
+    let started = |running: &sandbox::Sandbox| {
+        let warning = anstyle::AnsiColor::Yellow.on_default().bold();
+        let shortfalls = confinement.shortfalls(running);
+        shortfalls.iter().for_each(|shortfall| talk(format!("{warning}warning:{warning:#} {shortfall}")));
+    };
+    let exit = if terminal {
+        with_terminal(&spec, &spawner, &stop, started)?
+    } else {
+        without_terminal(&spec, &spawner, &stop, started)?
+    };
+    Ok(ExitCode::from(u8::try_from(exit.status).unwrap_or(OWN_FAILURE)))
 }
 
 fn without_terminal(
     spec: &crate::plan::SandboxSpec,
     spawner: &crate::host::process::Spawner,
     stop: &Stop,
+    started: impl FnOnce(&sandbox::Sandbox),
 ) -> Result<sandbox::Exit, Failure> {
     let stdio =
         sandbox::Stdio { stdin: Stdio::inherit(), stdout: Stdio::inherit(), stderr: Stdio::inherit(), events: None };
     let running = sandbox::launch(spec, stdio, spawner)?;
+    started(&running);
     let control = running.control();
     let _listening = stop.listen(move |times, signal| if times > 1 { control.kill() } else { control.signal(signal) });
     Ok(running.wait()?)
@@ -101,6 +113,7 @@ fn with_terminal(
     spec: &crate::plan::SandboxSpec,
     spawner: &crate::host::process::Spawner,
     stop: &Stop,
+    started: impl FnOnce(&sandbox::Sandbox),
 ) -> Result<sandbox::Exit, Failure> {
     let failed = FileError::new("open a terminal", Path::new("/dev/ptmx"));
     let (pty, slave) = Pty::open().map_err(failed)?;
@@ -108,6 +121,7 @@ fn with_terminal(
     let stdio = sandbox::Stdio { stdin: copy()?.into(), stdout: copy()?.into(), stderr: copy()?.into(), events: None };
     drop(slave);
     let running = sandbox::launch(spec, stdio, spawner)?;
+    started(&running);
     let control = running.control();
     // Ctrl-C is a byte for the program; what arrives as a signal comes from outside.
     let _listening = stop.listen(move |_, _| control.kill());

@@ -233,6 +233,7 @@ fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
         env: f.texts(d, "env"),
         memory: size(d, &mut f, "memory").or(container_memory),
         cpus: f.count(d, "cpus").or(container_cpus),
+        tasks: f.count(d, "tasks"),
     };
     f.finish(d);
     host

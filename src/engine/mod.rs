@@ -1,10 +1,12 @@
 //! The pipeline: prepare, run, collect. The only module that combines the capabilities, and only here is the course of a
 //! build decided. Prints nothing.
 
+mod confine;
 mod drive;
 mod host;
 pub mod image_build;
 mod keep;
+mod memory;
 mod packages;
 pub mod recipes;
 mod steps;
@@ -12,6 +14,7 @@ mod workspace;
 
 use std::{fs, path::Path, time::Instant};
 
+pub use confine::Confinement;
 pub use drive::Finished;
 use host::resolve_host;
 
@@ -194,8 +197,14 @@ impl Prepared {
             repositories: self.checkouts.roots.clone(),
             edit,
         };
-        let payload =
-            Payload { argv, env, cwd: self.plan.folders.top.clone(), terminal, linger: edit, cpus: self.plan.cpus };
+        let payload = Payload {
+            argv,
+            env,
+            cwd: self.plan.folders.top.clone(),
+            terminal,
+            linger: edit,
+            cpus: self.plan.limits.cpus,
+        };
         let mut spec = self.plan.sandbox(&placed, payload);
         // A folder of the host may be named by a link; inside it stands where the name says.
         for op in &mut spec.mounts {
@@ -261,7 +270,7 @@ fn stages(
     let build = tools.paths.build(id);
     make_private_dir(&build)?;
     let failed = keep::logs(&finished.failed, &prepared.plan.folders, &build);
-    if let Some(outcome) = not_built(&finished, failed) {
+    if let Some(outcome) = not_built(&finished, failed, prepared.plan.limits.memory) {
         return Ok(outcome);
     }
     tools.on.emit(Event::StageStarted { stage: Stage::Collect });
@@ -271,11 +280,11 @@ fn stages(
 fn run(prepared: &Prepared, tools: Tools<'_>) -> Result<Finished, EngineError> {
     let mut spec = prepared.sandbox(bitbake::command(&prepared.plan), false, false, &[("BB_SERVER_TIMEOUT", "0")]);
     spec.probe_tasks = true;
-    drive::drive(&spec, prepared.plan.timeout, tools, &prepared.plan.folders)
+    drive::drive(spec, prepared.plan.limits, prepared.plan.timeout, tools, &prepared.plan.folders)
 }
 
 /// The outcome of a build that left nothing to collect, if this is one.
-fn not_built(finished: &Finished, failed: Vec<FailedTask>) -> Option<Outcome> {
+fn not_built(finished: &Finished, failed: Vec<FailedTask>, memory_limit: Option<u64>) -> Option<Outcome> {
     let good = finished.exit == 0 && finished.verdict == Some(0) && failed.is_empty();
     let state = if finished.stopped {
         State::Cancelled
@@ -293,8 +302,16 @@ fn not_built(finished: &Finished, failed: Vec<FailedTask>) -> Option<Outcome> {
             Some(verdict) => format!("BitBake says {verdict} and names no task"),
         });
     }
-    let host_at_fault = finished.disk_full;
-    Some(Outcome { bitbake_exit: Some(finished.exit), failed, reasons, host_at_fault, ..Outcome::new(state) })
+    let out_of_memory = finished.out_of_memory.clone().filter(|_| state == State::Failed);
+    let hint = match (&out_of_memory, finished.disk_full) {
+        (Some(_), _) => Some(memory::hint(memory_limit)),
+        (None, true) => Some("free some space:  df -h".into()),
+        (None, false) => None,
+    };
+    reasons.splice(..0, out_of_memory);
+    let (host_at_fault, usage) = (hint.is_some(), Some(finished.usage));
+    let bitbake_exit = Some(finished.exit);
+    Some(Outcome { bitbake_exit, failed, reasons, host_at_fault, hint, usage, ..Outcome::new(state) })
 }
 
 fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
@@ -302,6 +319,7 @@ fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'
     keep::records(&prepared.plan.folders, build, tools.on)?;
     Ok(Outcome {
         bitbake_exit: Some(finished.exit),
+        usage: Some(finished.usage),
         artifacts: kept.len() as u64,
         artifact_bytes: kept.iter().map(|artifact| artifact.size).sum(),
         ..Outcome::new(State::Completed)

@@ -15,7 +15,7 @@ use crate::{
         stop::Stop,
     },
     model::{Explain, HostFacts, Kind},
-    plan::{Ids, MountOp, Payload, Root, SandboxSpec},
+    plan::{Ids, MountOp, Payload, Resources, Root, SandboxSpec},
     sandbox::{self, SandboxError},
 };
 
@@ -148,7 +148,7 @@ impl<'a> Steps<'a> {
             tail.push_back(text);
         }
         let exit = running.wait()?;
-        match exit.0 {
+        match exit.status {
             0 => Ok(()),
             _ if self.stop.asked() > 0 => Err(StepError::Stopped),
             exit => {
@@ -175,6 +175,7 @@ impl<'a> Steps<'a> {
             probe_tasks: false,
             root: self.root.clone(),
             mounts,
+            resources: Resources::default(),
             payload: Payload {
                 argv: argv.iter().map(|word| (*word).to_owned()).collect(),
                 env: self.env.clone(),

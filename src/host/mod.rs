@@ -1,8 +1,10 @@
 //! This machine: paths, processes, signals, locks and files. Knows nothing about builds.
 
+pub mod cgroup;
 pub mod facts;
 pub mod files;
 pub mod lock;
+pub mod oom;
 pub mod overlay;
 pub mod paths;
 pub mod process;

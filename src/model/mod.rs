@@ -11,6 +11,7 @@ mod facts;
 mod outcome;
 mod paths;
 mod request;
+mod resources;
 
 pub use artifact::Artifact;
 pub use build_id::{BuildId, InvalidName};
@@ -21,3 +22,4 @@ pub use facts::HostFacts;
 pub use outcome::{FailedTask, Outcome, State};
 pub use paths::Paths;
 pub use request::BuildRequest;
+pub use resources::{Limits, PeakOf, Usage};

@@ -13,7 +13,7 @@ use super::{folders::Folders, sandbox::Ids};
 use crate::{
     config::{Config, GitSource, HostImage, Network, Source},
     lock::Lock,
-    model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Paths},
+    model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Paths},
 };
 
 /// What a build will do.
@@ -55,8 +55,8 @@ pub struct Plan {
     pub devices: Vec<PathBuf>,
     /// Whether the build is cut off from this machine's network.
     pub own_network: bool,
-    /// Processors.
-    pub cpus: Option<u32>,
+    /// How much of this machine the build may use.
+    pub limits: Limits,
     /// Who the build is.
     #[serde(skip)]
     pub ids: Ids,
@@ -219,7 +219,11 @@ pub fn make(
         env: super::conf::environment(config, facts, &folders),
         devices: config.host.devices.iter().map(|device| device.path().into()).collect(),
         own_network: config.host.network == Network::None,
-        cpus: config.host.cpus,
+        limits: Limits {
+            memory: config.host.memory.map(|size| size.0),
+            cpus: config.host.cpus,
+            tasks: config.host.tasks,
+        },
         ids: Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid },
         timeout: config.advanced.build_timeout,
         artifacts_required: !config.artifacts.is_empty(),
@@ -336,9 +340,6 @@ fn absolute(project: &Path, home: &Path, text: &str) -> PathBuf {
 
 fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
-    if config.host.memory.is_some() {
-        warnings.push("host.memory is not enforced: no cgroup is set up yet".into());
-    }
     if let Some(provider) = config.base.provider.as_ref().filter(|_| config.layers.is_empty()) {
         warnings.push(format!("base.provider `{provider}` brings no layers of its own yet: list them under `layers:`"));
     }

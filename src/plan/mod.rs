@@ -10,4 +10,4 @@ pub use build::{Plan, PlanError, PlannedHost, PlannedLayer, PlannedSource, make}
 pub use conf::CA_BUNDLE;
 pub use folders::Folders;
 pub use rooms::Placed;
-pub use sandbox::{Ids, MountOp, Payload, Root, SandboxSpec};
+pub use sandbox::{Ids, MountOp, Payload, Resources, Root, SandboxSpec, Through};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     build::Plan,
-    sandbox::{MountOp, Payload, Root, SandboxSpec},
+    sandbox::{MountOp, Payload, Resources, Root, SandboxSpec},
 };
 
 /// What has been made ready for a build.
@@ -48,6 +48,7 @@ impl Plan {
             probe_tasks: false,
             root: Root::Layers(lower),
             mounts,
+            resources: Resources::default(),
             payload,
         }
     }

@@ -25,8 +25,31 @@ pub struct SandboxSpec {
     pub root: Root,
     /// Mounts on top of it, in their order.
     pub mounts: Vec<MountOp>,
+    /// What keeps it within limits.
+    #[serde(default)]
+    pub resources: Resources,
     /// What runs in it.
     pub payload: Payload,
+}
+
+/// How a sandbox comes under limits; by default under none of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// A cgroup that the helper joins before anything else, so that everything in the sandbox is in it.
+    pub cgroup: Option<PathBuf>,
+    /// A program with arguments and environment that first gives the helper a cgroup, and then becomes it; none: no such program.
+    pub through: Option<Through>,
+    /// Processes and threads at once, counted by the kernel for this sandbox's user namespace (RLIMIT_NPROC).
+    pub processes: Option<u32>,
+}
+
+/// A program that becomes the helper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Through {
+    /// The program and its arguments; the helper's own follow.
+    pub argv: Vec<String>,
+    /// What it needs to know of the caller's environment.
+    pub env: Vec<(String, String)>,
 }
 
 /// The single id that the user namespace maps.
@@ -122,6 +145,9 @@ impl SandboxSpec {
             ),
             self.root.to_string(),
         ];
+        if let Some(cgroup) = &self.resources.cgroup {
+            lines.insert(0, format!("join the cgroup {}", cgroup.display()));
+        }
         lines.extend(self.mounts.iter().map(ToString::to_string));
         lines.push("leave this machine's root behind (pivot_root), drop every capability, set no_new_privs".into());
         lines.push(

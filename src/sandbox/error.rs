@@ -4,7 +4,7 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Explain, Kind};
+use crate::model::{Explain, Kind, Usage};
 
 /// A step that failed, as the helper reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,10 @@ pub struct Verified {
     pub overlay: bool,
     /// Whether abstract sockets of this machine are out of reach.
     pub sockets_scoped: bool,
+    /// Whether the helper is in the cgroup that the spec names; none where it names none.
+    pub in_cgroup: Option<bool>,
+    /// Whether the kernel limits the sandbox's processes by itself; none where the spec did not ask.
+    pub processes_limited: Option<bool>,
 }
 
 /// What init tells the parent.
@@ -42,8 +46,13 @@ pub enum Report {
     Ready(Verified),
     /// A step failed.
     Failed(StepFailure),
-    /// The payload ended: its exit status, or 128 and the number of the signal that ended it.
-    Exited(i32),
+    /// The payload ended.
+    Exited {
+        /// Its exit status, or 128 and the number of the signal that ended it.
+        status: i32,
+        /// What it and everything that it started used, as far as PID 1 saw it end.
+        usage: Usage,
+    },
 }
 
 /// Why a sandbox could not be had.

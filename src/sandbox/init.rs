@@ -23,7 +23,7 @@ use super::{
     error::{Report, StepFailure, Verified},
     lockdown,
     mounts::{self, Stacked},
-    pid1, sys,
+    pid1, resources, sys,
 };
 use crate::plan::{Ids, SandboxSpec};
 
@@ -108,8 +108,9 @@ fn helper(args: &HelperArgs) -> io::Result<u8> {
     };
     sys::cloexec_from(3)?;
     let spec: SandboxSpec = serde_json::from_str(&text)?;
+    let in_cgroup = resources::join(&spec.resources);
     let mut status = inherited.status.try_clone()?;
-    match isolate(&spec, Some(args.parent)).and_then(|()| become_parent_of_init(&spec, inherited)) {
+    match isolate(&spec, Some(args.parent)).and_then(|()| become_parent_of_init(&spec, in_cgroup, inherited)) {
         Ok(code) => Ok(code),
         Err(failure) => {
             report(&mut status, &Report::Failed(failure));
@@ -159,7 +160,7 @@ fn die_with_parent(parent: Option<u32>) -> Result<(), StepFailure> {
     }
 }
 
-fn become_parent_of_init(spec: &SandboxSpec, inherited: Inherited) -> Result<u8, StepFailure> {
+fn become_parent_of_init(spec: &SandboxSpec, in_cgroup: Option<bool>, inherited: Inherited) -> Result<u8, StepFailure> {
     match sys::fork_single_threaded().map_err(StepFailure::at("fork"))? {
         ForkResult::Parent { child } => {
             drop(inherited);
@@ -167,7 +168,7 @@ fn become_parent_of_init(spec: &SandboxSpec, inherited: Inherited) -> Result<u8,
         }
         ForkResult::Child => {
             let Inherited { mut status, control, events } = inherited;
-            let code = init(spec, &mut status, &control, events).unwrap_or_else(|failure| {
+            let code = init(spec, in_cgroup, &mut status, &control, events).unwrap_or_else(|failure| {
                 report(&mut status, &Report::Failed(failure));
                 125
             });
@@ -191,6 +192,7 @@ fn wait_for(child: Pid) -> u8 {
 /// PID 1 of the new PID namespace. No exec may come before the mounts: it would cost the capabilities (capabilities(7)).
 fn init(
     spec: &SandboxSpec,
+    in_cgroup: Option<bool>,
     status: &mut fs::File,
     control: &OwnedFd,
     events: Option<OwnedFd>,
@@ -204,10 +206,12 @@ fn init(
     let sockets_scoped = spec.own_network || lockdown::scope_sockets()?;
     let signals = pid1::Signals::block().map_err(StepFailure::at("block signals"))?;
     let tasks_cut = if spec.probe_tasks { Some(can_cut_tasks(spec)?) } else { None };
-    let ready = Report::Ready(Verified { tasks_cut, overlay: stacked == Stacked::ByKernel, sockets_scoped });
+    let processes_limited = resources::limit_processes(&spec.resources)?;
+    let overlay = stacked == Stacked::ByKernel;
+    let ready = Report::Ready(Verified { tasks_cut, overlay, sockets_scoped, in_cgroup, processes_limited });
     if spec.payload.argv.is_empty() {
         report(status, &ready);
-        report(status, &Report::Exited(0));
+        report(status, &Report::Exited { status: 0, usage: resources::used() });
         return Ok(0);
     }
     let payload = match sys::fork_single_threaded().map_err(StepFailure::at("fork"))? {
@@ -223,7 +227,7 @@ fn init(
     lockdown::disarm()?;
     report(status, &ready);
     let code = pid1::run(payload, spec.payload.linger, &signals, control);
-    report(status, &Report::Exited(code));
+    report(status, &Report::Exited { status: code, usage: resources::used() });
     Ok(code)
 }
 

@@ -23,6 +23,7 @@ mod lockdown;
 mod merge;
 mod mounts;
 mod pid1;
+mod resources;
 mod sys;
 
 pub use error::{Report, SandboxError, Verified};
