@@ -7,7 +7,7 @@ use crate::{
         cgroup::{Leaf, NotEnforced, Place, Scope},
         oom::{Seen, Watch},
     },
-    model::{Explain as _, Limits, PeakOf, Usage},
+    model::{Limits, PeakOf, Usage},
     plan::{SandboxSpec, Through},
     sandbox::Sandbox,
 };
@@ -29,7 +29,7 @@ impl Confinement {
         let asked = limits != Limits::default();
         let (leaf, reason) = match Leaf::make(&place, tools.on.build().as_str(), &limits) {
             Ok(leaf) => (Some(leaf), String::new()),
-            Err(error) => (None, with_hint(&error)),
+            Err(error) => (None, error.reason()),
         };
         let missing = leaf.as_ref().is_none_or(|leaf| !leaf.not_enforced().is_empty());
         let scope = if asked && missing { Scope::find(tools.facts, &limits, tools.spawner) } else { None };
@@ -91,11 +91,4 @@ impl Confinement {
 
 fn lacks(not_enforced: &[NotEnforced], key: &str) -> bool {
     not_enforced.iter().any(|limit| limit.key == key)
-}
-
-fn with_hint(error: &crate::host::cgroup::CgroupError) -> String {
-    match error.hint() {
-        Some(hint) => format!("{error}; try:  {hint}"),
-        None => error.to_string(),
-    }
 }

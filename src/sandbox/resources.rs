@@ -9,7 +9,7 @@ use nix::{
         signal::{Signal, kill},
         wait::{WaitStatus, waitpid},
     },
-    unistd::{ForkResult, Pid, pause},
+    unistd::{ForkResult, Pid, getpid, pause},
 };
 
 use super::{error::StepFailure, sys};
@@ -70,9 +70,14 @@ fn idle_child() -> Result<Pid, Option<i32>> {
     }
 }
 
-/// What everything that has ended in the sandbox has used. Memory is that of the largest process (getrusage(2)), blocks are of
-/// 512 bytes.
+/// Ends whatever is left, and says what everything together has used: only what was waited for counts (getrusage(2)), and BitBake's
+/// server, whose children the tasks are, is usually left. Memory is that of the largest process; blocks are of 512 bytes.
 pub fn used() -> Usage {
+    // Only as PID 1 does it mean the sandbox: to anybody else -1 is all that the caller runs (kill(2)).
+    if getpid() == Pid::from_raw(1) {
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        while matches!(waitpid(None, None), Ok(_) | Err(Errno::EINTR)) {}
+    }
     let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Usage::default() };
     let milliseconds = |time: nix::sys::time::TimeVal| time.tv_sec() * 1000 + time.tv_usec() / 1000;
     let positive = |number: i64| u64::try_from(number).unwrap_or(0);

@@ -68,7 +68,7 @@ impl Leaf {
         match (best, refusal) {
             (Some(mut leaf), _) => {
                 if place.has_memory_v1 {
-                    let why = CgroupError::Hybrid.to_string();
+                    let why = CgroupError::Hybrid.reason();
                     leaf.not_enforced.iter_mut().for_each(|limit| limit.why.clone_from(&why));
                 }
                 Ok(leaf)

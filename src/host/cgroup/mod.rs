@@ -64,6 +64,13 @@ pub enum CgroupError {
     },
 }
 
+impl CgroupError {
+    /// The error and what to do about it, as one clause.
+    pub fn reason(&self) -> String {
+        self.hint().map_or_else(|| self.to_string(), |hint| format!("{self}; {hint}"))
+    }
+}
+
 impl Explain for CgroupError {
     fn kind(&self) -> Kind {
         Kind::Host
@@ -74,11 +81,11 @@ impl Explain for CgroupError {
             Self::NoV2 | Self::Hybrid => {
                 Some("as administrator, start the kernel with  systemd.unified_cgroup_hierarchy=1".into())
             }
-            Self::Hidden => Some("mount cgroup v2 in the container".into()),
+            Self::Hidden => Some("mount the container's cgroup at /sys/fs/cgroup".into()),
             Self::NotYours { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 Some("mount /sys/fs/cgroup of the container writable".into())
             }
-            Self::NotYours { .. } => Some("systemd-run --user --scope smidr build".into()),
+            Self::NotYours { .. } => Some("try:  systemd-run --user --scope smidr build".into()),
         }
     }
 }
