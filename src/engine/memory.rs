@@ -179,7 +179,7 @@ mod tests {
         let compiler = || sign(Sign::CompilerKilled("cc1plus".into()));
         let rows = [
             (
-                seen(1, 0, 1, &[mine.clone()]),
+                seen(1, 0, 1, std::slice::from_ref(&mine)),
                 compiler(),
                 false,
                 Some("memory ran out: the kernel killed cc1plus (3.1 GiB) while gcc:do_compile ran"),
@@ -191,7 +191,7 @@ mod tests {
                 Some("memory ran out: the kernel killed a process while a:do_compile ran"),
             ),
             (
-                seen(0, 0, 1, &[mine.clone()]),
+                seen(0, 0, 1, std::slice::from_ref(&mine)),
                 sign(Sign::Killed),
                 false,
                 Some("memory ran out: the kernel killed cc1plus (3.1 GiB) while gcc:do_compile ran"),
@@ -228,7 +228,7 @@ mod tests {
                 Some("memory ran out: ld was refused more while gcc:do_compile ran"),
             ),
             // A task failed, and a browser was killed: these are two things.
-            (seen(0, 3, 3, &[browser.clone()]), None, false, None),
+            (seen(0, 3, 3, std::slice::from_ref(&browser)), None, false, None),
             (
                 seen(0, 0, 1, &[browser]),
                 sign(Sign::Killed),
