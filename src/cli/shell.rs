@@ -83,7 +83,7 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     drop(on);
     let started = |running: &sandbox::Sandbox| {
         let warning = anstyle::AnsiColor::Yellow.on_default().bold();
-        let shortfalls = confinement.shortfalls(running);
+        let shortfalls = confinement.shortfalls(running.verified());
         shortfalls.iter().for_each(|shortfall| talk(format!("{warning}warning:{warning:#} {shortfall}")));
     };
     let exit = if terminal {

@@ -4,12 +4,12 @@
 use super::{Tools, memory};
 use crate::{
     host::{
-        cgroup::{Leaf, NotEnforced, Place, Scope},
+        cgroup::{Leaf, NotEnforced, Place, Scope, Used},
         oom::{Seen, Watch},
     },
     model::{Limits, PeakOf, Usage},
-    plan::{SandboxSpec, Through},
-    sandbox::Sandbox,
+    plan::{Resources, SandboxSpec, Through},
+    sandbox::Verified,
 };
 
 /// What keeps one sandbox within its limits. Dropping it removes its cgroup.
@@ -26,36 +26,40 @@ impl Confinement {
     /// Looks for the best that there is. `tools.on.build()` names the cgroup.
     pub fn find(limits: Limits, tools: Tools<'_>) -> Self {
         let place = Place::own();
-        let asked = limits != Limits::default();
-        let (leaf, reason) = match Leaf::make(&place, tools.on.build().as_str(), &limits) {
+        let name = tools.on.build();
+        let (mut leaf, reason) = match Leaf::make(&place, name.as_str(), &limits) {
             Ok(leaf) => (Some(leaf), String::new()),
             Err(error) => (None, error.reason()),
         };
-        let missing = leaf.as_ref().is_none_or(|leaf| !leaf.not_enforced().is_empty());
-        let scope = if asked && missing { Scope::find(tools.facts, &limits, tools.spawner) } else { None };
-        // One cgroup at a time: the scope's has the limits.
-        let leaf = leaf.filter(|_| scope.is_none());
+        let mut scope = None;
+        let short = leaf.as_ref().is_none_or(|leaf| !leaf.not_enforced().is_empty());
+        if limits != Limits::default()
+            && short
+            && let Some(way) = Scope::find(tools.facts, tools.spawner)
+            && let Ok(better) = Leaf::make(&way.place, name.as_str(), &limits)
+        {
+            (leaf, scope) = (Some(better), Some(way));
+        }
         let watch = Watch::begin(&place, leaf.as_ref().map(|leaf| leaf.path().into()));
         Self { limits, leaf, scope, reason, watch }
     }
 
     /// Tells the sandbox.
     pub fn apply(&self, spec: &mut SandboxSpec) {
-        spec.resources.cgroup = self.leaf.as_ref().map(|leaf| leaf.path().into());
-        spec.resources.through = self.scope.clone().map(|Scope { argv, env }| Through { argv, env });
-        let counted =
-            self.scope.is_some() || self.leaf.as_ref().is_some_and(|leaf| !lacks(leaf.not_enforced(), "host.tasks"));
-        spec.resources.processes = self.limits.tasks.filter(|_| !counted);
+        let lacks_tasks = |leaf: &Leaf| leaf.not_enforced().iter().any(|limit| limit.key == "host.tasks");
+        spec.resources = Resources {
+            cgroup: self.leaf.as_ref().map(|leaf| leaf.path().into()),
+            through: self.scope.as_ref().map(|way| Through { argv: way.argv.clone(), env: way.env.clone() }),
+            processes: self.limits.tasks.filter(|_| self.leaf.as_ref().is_none_or(lacks_tasks)),
+        };
     }
 
     /// The limits that do not hold in a sandbox that runs, in words.
-    pub fn shortfalls(&self, running: &Sandbox) -> Vec<String> {
-        let verified = running.verified();
-        let missing = match (&self.scope, &self.leaf) {
-            (Some(_), _) => Scope::not_enforced(running.helper(), &self.limits),
-            (None, Some(leaf)) if verified.in_cgroup == Some(true) => leaf.not_enforced().to_vec(),
-            (None, Some(leaf)) => self.all(&format!("the sandbox could not enter {}", leaf.path().display())),
-            (None, None) => self.all(&self.reason),
+    pub fn shortfalls(&self, verified: Verified) -> Vec<String> {
+        let missing = match &self.leaf {
+            Some(leaf) if verified.in_cgroup == Some(true) => leaf.not_enforced().to_vec(),
+            Some(leaf) => self.all(&format!("the sandbox could not enter {}", leaf.path().display())),
+            None => self.all(&self.reason),
         };
         let by_kernel = verified.processes_limited == Some(true);
         let missing = missing.iter().filter(|limit| limit.key != "host.tasks" || !by_kernel);
@@ -79,6 +83,8 @@ impl Confinement {
     /// What was used: by the cgroup where it tells, else by what PID 1 saw. Ends the confinement.
     pub fn finish(self, seen_by_init: Usage) -> (Usage, Seen) {
         let used = self.leaf.as_ref().map(Leaf::used).unwrap_or_default();
+        // A leaf that the sandbox could not enter knows nothing.
+        let used = if used.cpu_ms == Some(0) { Used::default() } else { used };
         let (peak_memory, peak_of) = match used.peak_memory {
             Some(peak) => (peak, PeakOf::Build),
             None => (seen_by_init.peak_memory, seen_by_init.peak_of),
@@ -87,8 +93,4 @@ impl Confinement {
         let cpu_ms = used.cpu_ms.unwrap_or(seen_by_init.cpu_ms);
         (Usage { cpu_ms, peak_memory, peak_of, read_bytes, written_bytes }, self.watch.end())
     }
-}
-
-fn lacks(not_enforced: &[NotEnforced], key: &str) -> bool {
-    not_enforced.iter().any(|limit| limit.key == key)
 }

@@ -99,7 +99,7 @@ pub fn drive(
     let confinement = Confinement::find(limits, tools);
     confinement.apply(&mut spec);
     let (running, control) = start(&spec, tools.spawner, &inbox, on)?;
-    confinement.shortfalls(&running).into_iter().for_each(|shortfall| on.warn(shortfall));
+    confinement.shortfalls(running.verified()).into_iter().for_each(|shortfall| on.warn(shortfall));
     thread::spawn({
         let inbox = inbox.clone();
         move || inbox.send(Message::Ended(running.wait()))
@@ -323,7 +323,9 @@ impl<'a> Course<'a> {
 
     fn finish(self, exit: Exit, confinement: Confinement, uid: u32) -> Finished {
         let (usage, seen) = confinement.finish(exit.usage);
-        let killed = exit.status == 128 + Signal::SIGKILL as i32 && !self.stopped && !self.timed_out;
+        // SIGTERM is what a daemon that watches over memory sends first.
+        let by_signal = [Signal::SIGKILL, Signal::SIGTERM].iter().any(|signal| exit.status == 128 + *signal as i32);
+        let killed = by_signal && !self.stopped && !self.timed_out;
         let failed = self.failed.first().map(|task| &task.name);
         let evidence = Evidence { seen: &seen, sign: self.sign.as_ref(), failed, killed, uid };
         Finished {

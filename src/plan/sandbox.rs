@@ -37,7 +37,7 @@ pub struct SandboxSpec {
 pub struct Resources {
     /// A cgroup that the helper joins before anything else, so that everything in the sandbox is in it.
     pub cgroup: Option<PathBuf>,
-    /// A program with arguments and environment that first gives the helper a cgroup, and then becomes it; none: no such program.
+    /// A program that leads the helper to where it may join that cgroup, and then becomes it; none: it may from here.
     pub through: Option<Through>,
     /// Processes and threads at once, counted by the kernel for this sandbox's user namespace (RLIMIT_NPROC).
     pub processes: Option<u32>,

@@ -99,11 +99,6 @@ impl Sandbox {
         self.control.clone()
     }
 
-    /// Process id of the helper, which is in the same cgroup as everything else in the sandbox.
-    pub fn helper(&self) -> u32 {
-        self.child.id()
-    }
-
     /// What was found out on the way in.
     pub fn verified(&self) -> Verified {
         self.verified

@@ -57,8 +57,8 @@ impl Leaf {
         for parent in [Some(own), beside].into_iter().flatten() {
             remove_left_behind(parent);
             match Self::make_in(parent, name, limits) {
-                Ok(leaf) if leaf.not_enforced.is_empty() => return Ok(leaf),
-                Ok(leaf) if best.as_ref().is_none_or(|best| leaf.not_enforced.len() < best.not_enforced.len()) => {
+                Ok(leaf) if leaf.lacks() == 0 => return Ok(leaf),
+                Ok(leaf) if best.as_ref().is_none_or(|best| leaf.lacks() < best.lacks()) => {
                     best = Some(leaf);
                 }
                 Ok(_) => {}
@@ -92,6 +92,11 @@ impl Leaf {
         let lock = create_locked(&path)?;
         let not_enforced = enforce(&path, limits);
         Ok(Self { path, not_enforced, _lock: lock })
+    }
+
+    /// How much is missing: limits above all, and what measures memory, which is of use without a limit too.
+    fn lacks(&self) -> usize {
+        2 * self.not_enforced.len() + usize::from(!self.path.join("memory.current").exists())
     }
 
     /// The folder.
@@ -181,7 +186,7 @@ fn set(file: &Path, value: &str) -> Result<(), String> {
 }
 
 /// Whether a limit that was read is the one that was written. The kernel counts memory in pages and rounds down.
-pub(super) fn holds(found: &str, wanted: &str) -> bool {
+fn holds(found: &str, wanted: &str) -> bool {
     match (found.parse::<u64>(), wanted.parse::<u64>()) {
         (Ok(found), Ok(wanted)) => found <= wanted && wanted - found < 1 << 16,
         _ => found == wanted,

@@ -1,4 +1,5 @@
-//! Where this process is among the cgroups, from the text of `/proc/self/cgroup` and `/proc/self/mountinfo`. Pure but for [`Place::own`].
+//! Where this process is among the cgroups, from the text of `/proc/self/cgroup` and `/proc/self/mountinfo`. Pure but for
+//! those two.
 
 use std::{
     fs,
@@ -23,14 +24,12 @@ pub struct Place {
 impl Place {
     /// Of this process, now.
     pub fn own() -> Self {
-        Self::of("self")
+        Self::seen_from_here(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
     }
 
-    /// Of a process of this machine.
-    pub fn of(process: &str) -> Self {
-        let cgroup = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
-        // How *we* see the hierarchies.
-        Self::parse(&cgroup, &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+    /// Of another process, which has read its own `/proc/self/cgroup`.
+    pub fn seen_from_here(cgroup: &str) -> Self {
+        Self::parse(cgroup, &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
     }
 
     /// Reads the two texts (cgroups(7), proc_pid_mountinfo(5)).

@@ -1,79 +1,75 @@
-//! A cgroup made by the user's systemd, for sessions that have none of their own: `systemd-run --scope` asks for one, enters it and
-//! then becomes the program, so that process id, parent and descriptors stay what they were (systemd-run(1)).
+//! A way into the cgroups that belong to the user, for sessions that are outside of them, as logins over ssh are.
+//!
+//! Nobody may move a process from where root decides to where the user does but systemd. `systemd-run --scope` asks it to, and then
+//! becomes the program, so that process id, parent and descriptors stay what they were (systemd-run(1)). Limits are not left to
+//! the scope: systemd up to 252 ends everything in it when one process is killed for memory. So a [`Leaf`](super::Leaf) is made
+//! beside it, and the program goes on there.
 
-use std::{fs, path::PathBuf, process::Stdio};
-
-use super::{MEMORY, NotEnforced, Place, TASKS, leaf::holds};
-use crate::{
-    host::process::Spawner,
-    model::{HostFacts, Limits},
+use std::{
+    io::Read as _,
+    path::PathBuf,
+    process::{ChildStdout, Stdio},
 };
+
+use super::Place;
+use crate::{host::process::Spawner, model::HostFacts};
 
 /// What systemd-run needs to find the user's systemd.
 const VARIABLES: [&str; 2] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
 
-/// A way to start a program within limits.
+/// A path among cgroups is shorter than that, in bytes.
+const LONGEST: u64 = 16 * 1024;
+
+/// A way that has been gone once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     /// systemd-run with its arguments; the program's own follow.
     pub argv: Vec<String>,
     /// Its environment.
     pub env: Vec<(String, String)>,
+    /// Where it leads: the folder of such scopes.
+    pub place: Place,
 }
 
 impl Scope {
-    /// The way, if it has been tried and leads somewhere.
-    pub fn find(facts: &HostFacts, limits: &Limits, spawner: &Spawner) -> Option<Self> {
-        let scope = Self::describe(&facts.environment, limits)?;
-        let mut command = spawner.command(scope.argv.first()?);
-        command.args(&scope.argv[1..]).arg("true").env_clear().envs(scope.env.iter().cloned());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let tried = spawner.spawn(command, Vec::new()).and_then(|mut child| child.wait());
-        tried.is_ok_and(|status| status.success()).then_some(scope)
-    }
-
-    fn describe(environment: &[(String, String)], limits: &Limits) -> Option<Self> {
-        let get = |name: &str| environment.iter().find(|(known, value)| known == name && !value.is_empty());
-        let runtime = PathBuf::from(&get("XDG_RUNTIME_DIR")?.1);
-        if !["systemd/private", "bus"].iter().any(|socket| runtime.join(socket).exists()) {
-            return None;
-        }
-        let path = &get("PATH")?.1;
-        let program =
-            std::env::split_paths(path).map(|folder| folder.join("systemd-run")).find(|path| path.is_file())?;
-        let mut argv = vec![program.to_str()?.to_owned()];
-        argv.extend(["--user", "--scope", "--quiet", "--collect", "--no-ask-password"].map(String::from));
-        argv.extend(properties(limits));
-        argv.push("--".into());
-        Some(Self { argv, env: VARIABLES.iter().filter_map(|name| get(name)).cloned().collect() })
-    }
-
-    /// Which limits do not hold for a process that was started this way.
-    pub fn not_enforced(process: u32, limits: &Limits) -> Vec<NotEnforced> {
-        let folder = Place::of(&process.to_string()).v2.unwrap_or_default();
-        let rows = [(MEMORY, "memory.max", limits.memory), (TASKS, "pids.max", limits.tasks.map(u64::from))];
-        let asked = rows.into_iter().filter_map(|(controller, file, value)| Some((controller, file, value?)));
-        asked
-            .filter(|(_, file, value)| {
-                let found = fs::read_to_string(folder.join(file)).unwrap_or_default();
-                !holds(found.trim(), &value.to_string())
-            })
-            .map(|(controller, file, _)| NotEnforced {
-                key: controller.key,
-                why: format!("systemd did not set {file} of its scope"),
-            })
-            .collect()
+    /// The way, if there is one.
+    pub fn find(facts: &HostFacts, spawner: &Spawner) -> Option<Self> {
+        let (argv, env) = describe(&facts.environment)?;
+        let mut command = spawner.command(argv.first()?);
+        command.args(&argv[1..]).args(["cat", "/proc/self/cgroup"]).env_clear().envs(env.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = spawner.spawn(command, Vec::new()).ok()?;
+        let text = child.stdout.take().and_then(read)?;
+        let success = child.wait().ok()?.success();
+        // The scope goes with its only process; what it stood in stays.
+        let seen = Place::seen_from_here(&text);
+        let around = seen.v2.as_ref()?.parent()?.to_path_buf();
+        let place = Place { v2: Some(around.clone()), top: around, ..seen };
+        success.then_some(Self { argv, env, place })
     }
 }
 
-/// As systemd.resource-control(5) names them.
-fn properties(limits: &Limits) -> Vec<String> {
-    let rows = [
-        limits.memory.map(|bytes| format!("MemoryMax={bytes}")),
-        limits.tasks.map(|most| format!("TasksMax={most}")),
-        limits.cpus.map(|cpus| format!("CPUQuota={}%", u64::from(cpus) * 100)),
-    ];
-    rows.into_iter().flatten().flat_map(|property| ["-p".into(), property]).collect()
+fn read(pipe: ChildStdout) -> Option<String> {
+    let mut text = String::new();
+    pipe.take(LONGEST).read_to_string(&mut text).ok().map(|_| text)
+}
+
+type Described = (Vec<String>, Vec<(String, String)>);
+
+fn describe(environment: &[(String, String)]) -> Option<Described> {
+    let get = |name: &str| environment.iter().find(|(known, value)| known == name && !value.is_empty());
+    let runtime = PathBuf::from(&get("XDG_RUNTIME_DIR")?.1);
+    if !["systemd/private", "bus"].iter().any(|socket| runtime.join(socket).exists()) {
+        return None;
+    }
+    let folders = &get("PATH")?.1;
+    let program =
+        std::env::split_paths(folders).map(|folder| folder.join("systemd-run")).find(|path| path.is_file())?;
+    let mut argv = vec![program.to_str()?.to_owned()];
+    argv.extend(["--user", "--scope", "--quiet", "--collect", "--no-ask-password", "--"].map(String::from));
+    // `cat` must be found, and systemd-run looks for no more than that.
+    let variables = VARIABLES.iter().chain(&["PATH"]);
+    Some((argv, variables.filter_map(|name| get(name)).cloned().collect()))
 }
 
 #[cfg(test)]
@@ -81,25 +77,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_systemd_is_asked_for() {
-        let limits = Limits { memory: Some(8 << 30), cpus: Some(3), tasks: Some(500) };
-        assert_eq!(properties(&limits).join(" "), "-p MemoryMax=8589934592 -p TasksMax=500 -p CPUQuota=300%");
-        assert!(properties(&Limits::default()).is_empty());
-    }
-
-    #[test]
     fn where_no_systemd_listens() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let runtime = folder.path().display().to_string();
         let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let environment = vec![own("XDG_RUNTIME_DIR", &runtime), own("PATH", &runtime), own("HOME", "/h")];
-        let limits = Limits { tasks: Some(5), ..Limits::default() };
-        fs::write(folder.path().join("systemd-run"), "").expect("a program");
-        assert_eq!(Scope::describe(&environment, &limits), None, "nobody listens");
-        fs::write(folder.path().join("bus"), "").expect("a socket");
-        let scope = Scope::describe(&environment, &limits).expect("a way");
-        assert_eq!(scope.argv.last().map(String::as_str), Some("--"));
-        assert_eq!(scope.env, [own("XDG_RUNTIME_DIR", &runtime)]);
-        assert_eq!(Scope::describe(&environment[1..], &limits), None, "no folder of the session");
+        let environment = vec![own("XDG_RUNTIME_DIR", &runtime), own("PATH", &runtime), own("SECRET", "x")];
+        std::fs::write(folder.path().join("systemd-run"), "").expect("a program");
+        assert_eq!(describe(&environment), None, "nobody listens");
+        std::fs::write(folder.path().join("bus"), "").expect("a socket");
+        let (argv, env) = describe(&environment).expect("a way");
+        assert_eq!(argv[0], folder.path().join("systemd-run").display().to_string());
+        assert_eq!(argv.last().map(String::as_str), Some("--"));
+        assert_eq!(env, environment[..2], "and nothing else of the caller's");
+        assert_eq!(describe(&environment[1..]), None, "no folder of the session");
+        std::fs::remove_file(folder.path().join("systemd-run")).expect("removed");
+        assert_eq!(describe(&environment), None, "no systemd-run");
     }
 }
