@@ -53,6 +53,8 @@ mod registry_killed;
 mod registry_mended;
 #[path = "all/registry_server.rs"]
 mod registry_server;
+#[path = "all/resources.rs"]
+mod resources;
 #[path = "all/sandbox.rs"]
 mod sandbox;
 #[path = "all/screen.rs"]

@@ -6,6 +6,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
+use crate::model::{PeakOf, Usage};
+
 /// Prints a line of data.
 pub fn say(line: impl AsRef<str>) {
     if let Err(error) = writeln!(anstream::stdout().lock(), "{}", line.as_ref())
@@ -56,4 +58,15 @@ pub fn duration(milliseconds: u64) -> String {
         120..7200 => format!("{} min", seconds / 60),
         _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
+}
+
+/// What a build has used, for people.
+pub fn used(usage: &Usage) -> String {
+    let whose = match usage.peak_of {
+        PeakOf::Build => "",
+        PeakOf::LargestProcess => " in its largest process",
+    };
+    let (cpu, peak) = (duration(usage.cpu_ms), bytes(usage.peak_memory));
+    let (read, written) = (bytes(usage.read_bytes), bytes(usage.written_bytes));
+    format!("{cpu} of processor time, up to {peak} of memory{whose}, {read} read, {written} written")
 }

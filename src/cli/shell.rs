@@ -18,7 +18,7 @@ use super::{
     terminal::Terminal,
 };
 use crate::{
-    engine::{self, Tools},
+    engine::{self, Confinement, Tools},
     events::Emitter,
     host::{files::FileError, stop::Stop},
     image::ImageStore,
@@ -77,24 +77,35 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     }
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
-    let spec = prepared.sandbox(command, true, terminal, &[("TERM", &term)]);
+    let mut spec = prepared.sandbox(command, true, terminal, &[("TERM", &term)]);
     if explain {
         spec.describe().iter().for_each(|line| say(redactor.text(line)));
         return Ok(ExitCode::SUCCESS);
     }
+    let confinement = Confinement::find(prepared.plan().limits, tools);
+    confinement.apply(&mut spec);
     // What showed how far the preparation was must not draw into the program's output.
     drop(on);
-    let exit = if terminal { with_terminal(&spec, &spawner, &stop) } else { without_terminal(&spec, &spawner, &stop) };
+    let started = |running: &sandbox::Sandbox| {
+        let losses = running.verified().losses(&spec).into_iter().map(str::to_owned);
+        losses.chain(confinement.shortfalls(running.verified())).for_each(warn);
+    };
+    let exit = if terminal {
+        with_terminal(&spec, &spawner, &stop, started)
+    } else {
+        without_terminal(&spec, &spawner, &stop, started)
+    };
     // What was to be done says more than the one step that failed.
     if exit.as_ref().is_err_and(|failure| failure.kind() == Kind::Host) {
         talk("the sandbox, step by step:");
         spec.describe().iter().for_each(|step| talk(format!("  {step}")));
     }
-    Ok(ExitCode::from(u8::try_from(exit?.0).unwrap_or(OWN_FAILURE)))
+    Ok(ExitCode::from(u8::try_from(exit?.status).unwrap_or(OWN_FAILURE)))
 }
 
-fn warn(running: &sandbox::Sandbox, spec: &crate::plan::SandboxSpec) {
-    running.verified().losses(spec).into_iter().for_each(|loss| talk(format!("warning: {loss}")));
+fn warn(what: String) {
+    let warning = anstyle::AnsiColor::Yellow.on_default().bold();
+    talk(format!("{warning}warning:{warning:#} {what}"));
 }
 
 fn own_streams() -> io::Result<sandbox::Stdio> {
@@ -110,10 +121,11 @@ fn without_terminal(
     spec: &crate::plan::SandboxSpec,
     spawner: &crate::host::process::Spawner,
     stop: &Stop,
+    started: impl FnOnce(&sandbox::Sandbox),
 ) -> Result<sandbox::Exit, Failure> {
     let stdio = own_streams().map_err(FileError::new("use", Path::new("standard input and output")))?;
     let running = sandbox::launch(spec, stdio, spawner)?;
-    warn(&running, spec);
+    started(&running);
     let control = running.control();
     let _listening = stop.listen(move |times, signal| if times > 1 { control.kill() } else { control.signal(signal) });
     Ok(running.wait()?)
@@ -123,12 +135,13 @@ fn with_terminal(
     spec: &crate::plan::SandboxSpec,
     spawner: &crate::host::process::Spawner,
     stop: &Stop,
+    started: impl FnOnce(&sandbox::Sandbox),
 ) -> Result<sandbox::Exit, Failure> {
     let failed = || FileError::new("open a terminal", Path::new("/dev/ptmx"));
     let (pty, slave) = Pty::open().map_err(failed())?;
     let stdio = sandbox::Stdio::terminal(slave).map_err(failed())?;
     let running = sandbox::launch(spec, stdio, spawner)?;
-    warn(&running, spec);
+    started(&running);
     let control = running.control();
     // Ctrl-C is a byte for the program; what arrives as a signal comes from outside.
     let _listening = stop.listen(move |_, _| control.kill());

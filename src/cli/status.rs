@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::{
     args::Status,
     context,
-    output::{bytes, duration, say, say_json, talk},
+    output::{bytes, duration, say, say_json, talk, used},
     report::Done,
 };
 use crate::{history::BuildRecord, host::paths, service::LocalService};
@@ -65,6 +65,12 @@ fn one(build: &BuildRecord) {
         line("failed", &format!("{}  {log}", task.name));
     }
     outcome.reasons.iter().for_each(|reason| line("because", reason));
+    if let Some(hint) = &outcome.hint {
+        line("hint", hint);
+    }
+    if let Some(usage) = &outcome.usage {
+        line("used", &used(usage));
+    }
     if outcome.artifacts > 0 {
         line("artifacts", &format!("{} files, {}", outcome.artifacts, bytes(outcome.artifact_bytes)));
     }

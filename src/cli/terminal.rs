@@ -9,7 +9,7 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output::{bytes, duration, talk, watched};
+use super::output::{bytes, duration, talk, used, watched};
 use crate::{
     events::EventSink,
     model::{Activity, Event, Level, Outcome, Record, Stage, State, TaskName, Unit},
@@ -161,6 +161,9 @@ impl Terminal {
             let tasks = format!("{} tasks, {} run", self.total, self.ended);
             self.fact("bitbake", &format!("{}  {}", self.version, self.targets), &tasks);
         }
+        if let Some(usage) = &outcome.usage {
+            self.fact("used", &used(usage), "");
+        }
         match outcome.state {
             State::Completed => {
                 if outcome.artifacts > 0 {
@@ -188,8 +191,8 @@ impl Terminal {
         for reason in &outcome.reasons {
             self.line(format!("{} {reason}", paint(AnsiColor::Red, "caused by:")));
         }
-        if outcome.host_at_fault {
-            self.line(format!("{} free some space:  df -h", paint(AnsiColor::Cyan, "hint:")));
+        if let Some(hint) = &outcome.hint {
+            self.line(format!("{} {hint}", paint(AnsiColor::Cyan, "hint:")));
         }
     }
 }

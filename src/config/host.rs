@@ -38,6 +38,7 @@ pub(super) fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
         inputs: inputs(d, &mut f),
         memory: size(d, &mut f, "memory").or(container_memory),
         cpus: f.count(d, "cpus").or(container_cpus),
+        tasks: f.count(d, "tasks"),
     };
     f.finish(d);
     if host.isolation == Isolation::None {

@@ -146,10 +146,13 @@ pub struct Host {
     pub env: Vec<Text>,
     /// What else it may use of this machine and of its caller.
     pub inputs: Inputs,
-    /// Memory limit.
+    /// The most memory that all processes of a build may have together, the files that they hold in memory included. Who needs more
+    /// when nothing can be given back is killed. Needs a cgroup.
     pub memory: Option<Size>,
-    /// Number of processors to use.
+    /// How many processors a build may use.
     pub cpus: Option<u32>,
+    /// The most processes and threads that a build may have at once; one more cannot be started.
+    pub tasks: Option<u32>,
 }
 
 /// Which image a build runs in.

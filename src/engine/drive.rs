@@ -3,7 +3,6 @@
 //! One loop takes messages from all of them, in one order; this is where a build's course is decided.
 
 use std::{
-    collections::VecDeque,
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     sync::mpsc::{self, RecvTimeoutError, SyncSender},
@@ -11,15 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
+
 use super::{
-    EngineError, Tools, keep,
+    EngineError, Tools,
+    confine::Confinement,
+    keep,
+    memory::{self, Evidence, Sign},
     steps::{LINE_LIMIT, lines},
 };
 use crate::{
     bitbake::{Heard, hear},
     events::Emitter,
     host::process::Spawner,
-    model::{Event, FailedTask, Level},
+    model::{Event, FailedTask, Level, Limits, TaskName, Usage},
     plan::{Folders, SandboxSpec},
     sandbox::{self, Control, Exit, SandboxError},
 };
@@ -58,6 +62,10 @@ pub struct Finished {
     pub errors: Vec<String>,
     /// Whether a disk was full.
     pub disk_full: bool,
+    /// That memory ran out, in a sentence.
+    pub out_of_memory: Option<String>,
+    /// What the build used.
+    pub usage: Usage,
     /// Whether somebody stopped it.
     pub stopped: bool,
     /// Whether the config's time was up.
@@ -73,20 +81,24 @@ enum Message {
     Ended(Result<Exit, SandboxError>),
 }
 
-/// Runs the payload of `spec` as BitBake, and shows those of the logs that it names that lie in `folders`.
+/// Runs the payload of `spec` as BitBake within `limits`, and shows those of the logs that it names that lie in `folders`.
 ///
 /// # Errors
 ///
 /// When the sandbox cannot be had, or the program is not there.
 pub fn drive(
-    spec: &SandboxSpec,
+    mut spec: SandboxSpec,
+    limits: Limits,
     timeout: Option<Duration>,
     tools: Tools<'_>,
     folders: &Folders,
 ) -> Result<Finished, EngineError> {
     let on = tools.on;
     let (inbox, messages) = mpsc::sync_channel(WAITING);
-    let (running, control) = start(spec, tools.spawner, &inbox, on)?;
+    let confinement = Confinement::find(limits, tools);
+    confinement.apply(&mut spec);
+    let (running, control) = start(&spec, tools.spawner, &inbox, on)?;
+    confinement.shortfalls(running.verified()).into_iter().for_each(|shortfall| on.warn(shortfall));
     thread::spawn({
         let inbox = inbox.clone();
         move || inbox.send(Message::Ended(running.wait()))
@@ -126,7 +138,7 @@ pub fn drive(
                         Err(_) => break,
                     }
                 }
-                return Ok(course.finish(exit));
+                return Ok(course.finish(exit, confinement, tools.facts.uid));
             }
             Err(RecvTimeoutError::Timeout) => course.time_is_up(),
             Err(RecvTimeoutError::Disconnected) => return Err(EngineError::Lost),
@@ -174,6 +186,8 @@ struct Course<'a> {
     failed: Vec<FailedTask>,
     errors: Vec<String>,
     disk_full: bool,
+    // What the logs of failed tasks say about memory, the most telling.
+    sign: Option<(TaskName, Sign)>,
     stopped: bool,
     timed_out: bool,
 }
@@ -190,6 +204,7 @@ impl<'a> Course<'a> {
             failed: Vec::new(),
             errors: Vec::new(),
             disk_full: false,
+            sign: None,
             stopped: false,
             timed_out: false,
         }
@@ -214,9 +229,11 @@ impl<'a> Course<'a> {
                 };
                 self.on.emit(event);
                 if let Some((name, log)) = failed
-                    && let Some(tail) = keep::open_log(self.folders, &log).and_then(tail)
+                    && let Some(mut tail) = keep::open_log(self.folders, &log).and_then(tail)
                 {
                     self.disk_full |= tail.iter().any(|line| line.contains(DISK_FULL));
+                    self.note_memory(&name, &tail);
+                    tail.drain(..tail.len().saturating_sub(LOG_LINES));
                     self.on.emit(Event::TaskLog { name, log, tail });
                 }
             }
@@ -227,6 +244,14 @@ impl<'a> Course<'a> {
     fn forget_foreign_log(&self, event: &mut Event) {
         if let Event::TaskStarted { log, .. } | Event::TaskEnded { log, .. } = event {
             log.take_if(|log| self.folders.inside(log).is_none());
+        }
+    }
+
+    fn note_memory(&mut self, name: &TaskName, log: &[String]) {
+        if let Some(sign) = memory::sign_of(log)
+            && self.sign.as_ref().is_none_or(|(_, known)| memory::weight(known) < memory::weight(&sign))
+        {
+            self.sign = Some((name.clone(), sign));
         }
     }
 
@@ -279,9 +304,17 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn finish(self, Exit(exit): Exit) -> Finished {
+    fn finish(self, exit: Exit, confinement: Confinement, uid: u32) -> Finished {
+        let (usage, seen) = confinement.finish(exit.usage);
+        // SIGTERM is what a daemon that watches over memory sends first.
+        let by_signal = [Signal::SIGKILL, Signal::SIGTERM].iter().any(|signal| exit.status == 128 + *signal as i32);
+        let killed = by_signal && !self.stopped && !self.timed_out;
+        let failed = self.failed.first().map(|task| &task.name);
+        let evidence = Evidence { seen: &seen, sign: self.sign.as_ref(), failed, killed, uid };
         Finished {
-            exit,
+            exit: exit.status,
+            out_of_memory: memory::verdict(&evidence),
+            usage,
             verdict: self.verdict,
             failed: self.failed,
             errors: self.errors,
@@ -292,21 +325,14 @@ impl<'a> Course<'a> {
     }
 }
 
-/// The last lines of a log.
+/// The lines at the end of a log.
 fn tail(mut file: File) -> Option<Vec<String>> {
     let length = file.metadata().ok()?.len();
     let start = length.saturating_sub(LOG_BYTES);
     file.seek(SeekFrom::Start(start)).ok()?;
     let mut bytes = Vec::new();
     file.take(LOG_BYTES).read_to_end(&mut bytes).ok()?;
-    let mut last = VecDeque::new();
     // The first may be half a line, and half a secret, which nobody would recognise.
     let lines = BufReader::new(bytes.as_slice()).split(b'\n').skip(usize::from(start > 0));
-    for line in lines.map_while(Result::ok) {
-        if last.len() == LOG_LINES {
-            last.pop_front();
-        }
-        last.push_back(String::from_utf8_lossy(&line).into_owned());
-    }
-    Some(last.into())
+    Some(lines.map_while(Result::ok).map(|line| String::from_utf8_lossy(&line).into_owned()).collect())
 }

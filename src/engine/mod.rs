@@ -1,12 +1,14 @@
 //! The pipeline: prepare, run, collect. The only module that combines the capabilities, and only here is the course of a
 //! build decided. Prints nothing.
 
+mod confine;
 mod devices;
 mod drive;
 mod host;
 pub mod image_build;
 pub mod inputs;
 mod keep;
+mod memory;
 mod packages;
 mod pseudo;
 pub mod recipes;
@@ -19,6 +21,7 @@ use std::{
     time::Instant,
 };
 
+pub use confine::Confinement;
 pub use drive::Finished;
 use host::resolve_host;
 
@@ -275,8 +278,14 @@ impl Prepared {
             inputs: self.inputs.clone(),
             edit,
         };
-        let payload =
-            Payload { argv, env, cwd: self.plan.folders.top.clone(), terminal, linger: edit, cpus: self.plan.cpus };
+        let payload = Payload {
+            argv,
+            env,
+            cwd: self.plan.folders.top.clone(),
+            terminal,
+            linger: edit,
+            cpus: self.plan.limits.cpus,
+        };
         let mut spec = self.plan.sandbox(&placed, payload);
         spec.hide_openat2 = self.hide_openat2;
         // A folder of the host may be named by a link; inside it stands where the name says.
@@ -369,9 +378,9 @@ fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Fin
             ..prepared.sandbox(argv, false, false, &[("BB_SERVER_TIMEOUT", "0")])
         };
         let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
-        let finished = drive::drive(&spec, timeout, tools, &plan.folders)?;
+        let finished = drive::drive(spec, plan.limits, timeout, tools, &plan.folders)?;
         let failed = keep::logs(&finished.failed, &plan.folders, build, &tools.on.redactor());
-        Ok(match not_built(&finished, failed) {
+        Ok(match not_built(&finished, failed, plan.limits.memory) {
             None => Ok(finished),
             Some(outcome) => Err(Box::new(outcome)),
         })
@@ -382,14 +391,15 @@ fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Fin
         // There is nothing to do afterwards.
         Network::FetchOnly if plan.fetch_only => once(Stage::Fetch, bitbake::fetch_command(plan, &own), false),
         Network::FetchOnly => match once(Stage::Fetch, bitbake::fetch_command(plan, &own), false)? {
-            Ok(_) => once(Stage::Run, bitbake::command(plan, &own), true),
+            Ok(fetched) => Ok(once(Stage::Run, bitbake::command(plan, &own), true)?
+                .map(|built| Finished { usage: fetched.usage.then(built.usage), ..built })),
             ended => Ok(ended),
         },
     }
 }
 
 /// The outcome of a build that left nothing to collect, if this is one.
-fn not_built(finished: &Finished, failed: Vec<FailedTask>) -> Option<Outcome> {
+fn not_built(finished: &Finished, failed: Vec<FailedTask>, memory_limit: Option<u64>) -> Option<Outcome> {
     let good = finished.exit == 0 && finished.verdict == Some(0) && failed.is_empty();
     let state = if finished.stopped {
         State::Cancelled
@@ -407,8 +417,16 @@ fn not_built(finished: &Finished, failed: Vec<FailedTask>) -> Option<Outcome> {
             Some(verdict) => format!("BitBake says {verdict} and names no task"),
         });
     }
-    let host_at_fault = finished.disk_full;
-    Some(Outcome { bitbake_exit: Some(finished.exit), failed, reasons, host_at_fault, ..Outcome::new(state) })
+    let out_of_memory = finished.out_of_memory.clone().filter(|_| state == State::Failed);
+    let hint = match (&out_of_memory, finished.disk_full) {
+        (Some(_), _) => Some(memory::hint(memory_limit)),
+        (None, true) => Some("free some space:  df -h".into()),
+        (None, false) => None,
+    };
+    reasons.splice(..0, out_of_memory);
+    let (host_at_fault, usage) = (hint.is_some(), Some(finished.usage));
+    let bitbake_exit = Some(finished.exit);
+    Some(Outcome { bitbake_exit, failed, reasons, host_at_fault, hint, usage, ..Outcome::new(state) })
 }
 
 fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
@@ -416,6 +434,7 @@ fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'
     keep::records(&prepared.plan.folders, build, tools.on)?;
     Ok(Outcome {
         bitbake_exit: Some(finished.exit),
+        usage: Some(finished.usage),
         artifacts: kept.len() as u64,
         artifact_bytes: kept.iter().map(|artifact| artifact.size).sum(),
         ..Outcome::new(State::Completed)

@@ -145,7 +145,7 @@ impl<'a> Steps<'a> {
             tail.push_back(text);
         }
         let exit = running.wait()?;
-        match exit.0 {
+        match exit.status {
             0 => Ok(()),
             _ if self.stop.asked() > 0 => Err(StepError::Stopped),
             exit => {

@@ -1,5 +1,6 @@
 //! This machine: paths, processes, signals, locks and files. Knows nothing about builds.
 
+pub mod cgroup;
 pub mod facts;
 pub mod files;
 pub mod filesystem;
@@ -7,6 +8,7 @@ pub mod kernel;
 pub mod limits;
 pub mod lock;
 pub mod mounts;
+pub mod oom;
 pub mod overlay;
 pub mod paths;
 pub mod process;

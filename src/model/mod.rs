@@ -11,6 +11,7 @@ mod facts;
 mod outcome;
 mod paths;
 mod request;
+mod resources;
 mod secret;
 mod texts;
 
@@ -23,4 +24,5 @@ pub use facts::{HostFacts, SubordinateIds};
 pub use outcome::{FailedTask, Outcome, State};
 pub use paths::Paths;
 pub use request::BuildRequest;
+pub use resources::{Limits, PeakOf, Usage};
 pub use secret::Secrets;

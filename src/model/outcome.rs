@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::TaskName;
+use super::{TaskName, Usage};
 
 /// Where a build is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,12 @@ pub struct Outcome {
     /// Whether this machine is to blame, as with a full disk.
     #[serde(default)]
     pub host_at_fault: bool,
+    /// What to do about it, where the machine is to blame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// What it used of this machine, where BitBake ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
     /// Number of files kept.
     pub artifacts: u64,
     /// Their size in bytes.
@@ -105,6 +111,8 @@ impl Outcome {
             failed: Vec::new(),
             reasons: Vec::new(),
             host_at_fault: false,
+            hint: None,
+            usage: None,
             artifacts: 0,
             artifact_bytes: 0,
             duration_ms: 0,

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{self, Config, GitSource, HostImage, Network, Openat2, Source},
     lock::Lock,
-    model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Paths},
+    model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Paths},
 };
 
 /// What a build will do.
@@ -69,8 +69,8 @@ pub struct Plan {
     pub network: Network,
     /// Whether programs may use openat2(2); none: that depends on the layers' pseudo.
     pub openat2: Option<bool>,
-    /// Processors.
-    pub cpus: Option<u32>,
+    /// How much of this machine the build may use.
+    pub limits: Limits,
     /// Who the build is.
     #[serde(skip)]
     pub ids: Ids,
@@ -260,7 +260,11 @@ pub fn make(
             Openat2::Hide => Some(false),
             Openat2::Show => Some(true),
         },
-        cpus: config.host.cpus,
+        limits: Limits {
+            memory: config.host.memory.map(|size| size.0),
+            cpus: config.host.cpus,
+            tasks: config.host.tasks,
+        },
         ids: Ids {
             outer_uid: facts.uid,
             outer_gid: facts.gid,
@@ -389,9 +393,6 @@ fn warnings(config: &Config, facts: &HostFacts) -> Vec<String> {
     let mut warnings = Vec::new();
     if config.host.ids == config::Ids::Range && facts.subordinate.is_none() {
         warnings.push("host.ids: range has no effect: /etc/subuid and /etc/subgid have no range for you".into());
-    }
-    if config.host.memory.is_some() {
-        warnings.push("host.memory is not enforced: no cgroup is set up yet".into());
     }
     if let Some(provider) = config.base.provider.as_ref().filter(|_| config.layers.is_empty()) {
         warnings.push(format!("base.provider `{provider}` brings no layers of its own yet: list them under `layers:`"));

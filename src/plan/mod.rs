@@ -12,4 +12,4 @@ pub use conf::CA_BUNDLE;
 pub use folders::Folders;
 pub use inputs::{GIT_CONFIG, Input, InputError, OffLimits, PlacedInput, What, git_config, in_the_way};
 pub use rooms::Placed;
-pub use sandbox::{Ids, Isolation, MountOp, Payload, Root, SandboxSpec, id_map};
+pub use sandbox::{Ids, Isolation, MountOp, Payload, Resources, Root, SandboxSpec, Through, id_map};

@@ -31,6 +31,9 @@ pub struct SandboxSpec {
     pub root: Root,
     /// Mounts on top of it, in their order.
     pub mounts: Vec<MountOp>,
+    /// What keeps it within limits.
+    #[serde(default)]
+    pub resources: Resources,
     /// What runs in it.
     pub payload: Payload,
 }
@@ -46,6 +49,26 @@ pub enum Isolation {
     SharedProcesses,
     /// No namespaces: this machine's own files and programs. The machine, or the container that it is, must be the build host.
     None,
+}
+
+/// How a sandbox comes under limits; by default under none of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// A cgroup that the helper joins before anything else, so that everything in the sandbox is in it.
+    pub cgroup: Option<PathBuf>,
+    /// A program that leads the helper to where it may join that cgroup, and then becomes it; none: it may from here.
+    pub through: Option<Through>,
+    /// Processes and threads at once, counted by the kernel for this sandbox's user namespace (RLIMIT_NPROC).
+    pub processes: Option<u32>,
+}
+
+/// A program that becomes the helper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Through {
+    /// The program and its arguments; the helper's own follow.
+    pub argv: Vec<String>,
+    /// What it needs to know of the caller's environment.
+    pub env: Vec<(String, String)>,
 }
 
 /// The id that the user namespace maps, and with [`range`](Self::range) further ones.
@@ -156,6 +179,7 @@ impl SandboxSpec {
             probe_tasks: false,
             root,
             mounts,
+            resources: Resources::default(),
             payload,
         }
     }
@@ -163,6 +187,9 @@ impl SandboxSpec {
     /// What the sandbox does, one operation a line, in plain words.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        if let Some(cgroup) = &self.resources.cgroup {
+            lines.push(format!("join the cgroup {}", cgroup.display()));
+        }
         if self.isolation == Isolation::None {
             lines.push("stay in this machine's namespaces, with its root, its processes and its network".into());
         } else {

@@ -9,7 +9,7 @@ use super::{
     signs::Signs,
 };
 use crate::{
-    model::{Explain, Kind},
+    model::{Explain, Kind, Usage},
     plan::{Isolation, SandboxSpec},
 };
 
@@ -44,6 +44,10 @@ pub struct Verified {
     pub overlay: bool,
     /// Whether abstract sockets of this machine are out of reach.
     pub sockets_scoped: bool,
+    /// Whether the helper is in the cgroup that the spec names; none where it names none.
+    pub in_cgroup: Option<bool>,
+    /// Whether the kernel limits the sandbox's processes by itself; none where the spec did not ask.
+    pub processes_limited: Option<bool>,
 }
 
 impl Verified {
@@ -105,8 +109,13 @@ pub enum Report {
     Ready(Verified),
     /// A step failed.
     Failed(StepFailure),
-    /// The payload ended: its exit status, or 128 and the number of the signal that ended it.
-    Exited(i32),
+    /// The payload ended.
+    Exited {
+        /// Its exit status, or 128 and the number of the signal that ended it.
+        status: i32,
+        /// What it and everything that it started used, as far as PID 1 saw it end.
+        usage: Usage,
+    },
 }
 
 /// Why a sandbox could not be had.

@@ -25,7 +25,7 @@ use super::{
     idmap::{self, Mapper},
     lockdown,
     mounts::{self, Stacked},
-    parting, pid1, sys,
+    parting, pid1, resources, sys,
 };
 use crate::plan::{Ids, Isolation, SandboxSpec};
 
@@ -110,8 +110,10 @@ fn helper(args: &HelperArgs) -> io::Result<u8> {
     };
     sys::cloexec_from(3)?;
     let spec: SandboxSpec = serde_json::from_str(&text)?;
+    let in_cgroup = resources::join(&spec.resources);
     let mut status = inherited.status.try_clone()?;
-    match isolate(&spec, Some(args.parent)).and_then(|ranged| become_parent_of_init(&spec, ranged, inherited)) {
+    let entered = isolate(&spec, Some(args.parent));
+    match entered.and_then(|ranged| become_parent_of_init(&spec, (ranged, in_cgroup), inherited)) {
         Ok(code) => Ok(code),
         Err(failure) => {
             report(&mut status, &Report::Failed(failure));
@@ -156,7 +158,11 @@ fn die_with_parent(parent: Option<u32>, signal: Signal) -> Result<(), StepFailur
     }
 }
 
-fn become_parent_of_init(spec: &SandboxSpec, ranged: bool, inherited: Inherited) -> Result<u8, StepFailure> {
+fn become_parent_of_init(
+    spec: &SandboxSpec,
+    found: (bool, Option<bool>),
+    inherited: Inherited,
+) -> Result<u8, StepFailure> {
     let alone = spec.isolation == Isolation::Full;
     if !alone {
         prctl::set_child_subreaper(true).map_err(StepFailure::at("adopt orphans"))?;
@@ -173,7 +179,7 @@ fn become_parent_of_init(spec: &SandboxSpec, ranged: bool, inherited: Inherited)
         }
         ForkResult::Child => {
             let Inherited { mut status, control, events } = inherited;
-            let code = init(spec, ranged, &mut status, &control, events).unwrap_or_else(|failure| {
+            let code = init(spec, found, &mut status, &control, events).unwrap_or_else(|failure| {
                 report(&mut status, &Report::Failed(failure));
                 125
             });
@@ -199,7 +205,7 @@ pub fn wait_for(child: Pid) -> u8 {
 /// mounts: it would cost the capabilities (capabilities(7)).
 fn init(
     spec: &SandboxSpec,
-    ranged: bool,
+    (ranged, in_cgroup): (bool, Option<bool>),
     status: &mut fs::File,
     control: &OwnedFd,
     events: Option<OwnedFd>,
@@ -218,11 +224,19 @@ fn init(
     };
     let sockets_scoped = spec.own_network || lockdown::scope_sockets()?;
     let tasks_cut = if spec.probe_tasks { Some(can_cut_tasks(spec)?) } else { None };
-    let overlay = stacked == Stacked::ByKernel;
-    let ready = Report::Ready(Verified { isolation: spec.isolation, ranged, tasks_cut, overlay, sockets_scoped });
+    let processes_limited = resources::limit_processes(&spec.resources)?;
+    let ready = Report::Ready(Verified {
+        isolation: spec.isolation,
+        ranged,
+        tasks_cut,
+        overlay: stacked == Stacked::ByKernel,
+        sockets_scoped,
+        in_cgroup,
+        processes_limited,
+    });
     if spec.payload.argv.is_empty() {
         report(status, &ready);
-        report(status, &Report::Exited(0));
+        report(status, &Report::Exited { status: 0, usage: resources::used() });
         return Ok(0);
     }
     let payload = match sys::fork_single_threaded().map_err(StepFailure::at("fork"))? {
@@ -239,10 +253,8 @@ fn init(
     report(status, &ready);
     let code = pid1::run(payload, spec.payload.linger, &signals, control);
     parting::part();
-    if spec.isolation != Isolation::Full {
-        descendants::end();
-    }
-    report(status, &Report::Exited(code));
+    descendants::end();
+    report(status, &Report::Exited { status: code, usage: resources::used() });
     Ok(code)
 }
 

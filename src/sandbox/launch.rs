@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     host::process::Spawner,
-    plan::{Isolation, SandboxSpec},
+    model::Usage,
+    plan::{Isolation, Resources, SandboxSpec, Through},
 };
 
 /// Where the payload's streams go.
@@ -86,9 +87,14 @@ pub struct Sandbox {
 #[derive(Clone)]
 pub struct Control(Arc<PipeWriter>);
 
-/// How the payload ended: its exit status, or 128 and the number of the signal that ended it.
+/// How the payload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exit(pub i32);
+pub struct Exit {
+    /// Its exit status, or 128 and the number of the signal that ended it.
+    pub status: i32,
+    /// What it used, with everything that it started.
+    pub usage: Usage,
+}
 
 /// Starts a sandbox and waits until everything is mounted and the payload is about to run. Where [`Isolation::Full`] is asked for
 /// and only a /proc of its own cannot be had, the sandbox shares this machine's processes; [`Sandbox::verified`] says so.
@@ -123,14 +129,21 @@ fn start(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox,
         control: inherit[2].as_raw_fd(),
         events: inherit.get(3).map(std::os::fd::AsRawFd::as_raw_fd),
     };
-    let mut command = spawner.own_command();
+    let mut command = helper_command(&spec.resources, spawner);
     // A group of its own: Ctrl-C in the terminal is for smidr alone, which passes on what it decides.
-    command.args(args.to_args()).process_group(0).env_clear();
+    command.args(args.to_args()).process_group(0);
     command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
     let path = command.get_program().display().to_string();
     let child = spawner.spawn(command, inherit).map_err(|source| SandboxError::Spawn { path, source })?;
-    let verified =
-        Verified { isolation: spec.isolation, ranged: false, tasks_cut: None, overlay: false, sockets_scoped: false };
+    let verified = Verified {
+        isolation: spec.isolation,
+        ranged: false,
+        tasks_cut: None,
+        overlay: false,
+        sockets_scoped: false,
+        in_cgroup: None,
+        processes_limited: None,
+    };
     let mut sandbox =
         Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)), verified, lacks: None };
     match sandbox.next_report()? {
@@ -139,7 +152,7 @@ fn start(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox,
             Ok(sandbox)
         }
         Report::Failed(failure) => Err(failure.into()),
-        Report::Exited(code) => Err(SandboxError::Silent(format!("exit status {code}"))),
+        Report::Exited { status, .. } => Err(SandboxError::Silent(format!("exit status {status}"))),
     }
 }
 
@@ -166,7 +179,7 @@ impl Sandbox {
     /// When the program could not be executed at all.
     pub fn wait(mut self) -> Result<Exit, SandboxError> {
         let exit = match self.next_report()? {
-            Report::Exited(code) => Ok(Exit(code)),
+            Report::Exited { status, usage } => Ok(Exit { status, usage }),
             Report::Failed(failure) => Err(failure.into()),
             Report::Ready(_) => Err(SandboxError::Silent("two beginnings".into())),
         };
@@ -221,6 +234,22 @@ impl Control {
     fn send(&self, byte: u8) {
         let _ = (&*self.0).write_all(&[byte]);
     }
+}
+
+/// The helper without its arguments, in an empty environment.
+fn helper_command(resources: &Resources, spawner: &Spawner) -> process::Command {
+    let own = spawner.own_command();
+    let Some((Through { argv, env }, program)) =
+        resources.through.as_ref().and_then(|through| Some((through, through.argv.first()?)))
+    else {
+        let mut own = own;
+        own.env_clear();
+        return own;
+    };
+    let mut command = process::Command::new(program);
+    command.env_clear().envs(env.iter().map(|(name, value)| (name, value)));
+    command.args(&argv[1..]).arg(own.get_program());
+    command
 }
 
 fn spec_file(spec: &SandboxSpec) -> io::Result<OwnedFd> {

@@ -27,6 +27,7 @@ mod mounts;
 mod obstacle;
 mod parting;
 mod pid1;
+mod resources;
 mod signs;
 mod sys;
 

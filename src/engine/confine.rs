@@ -1,0 +1,96 @@
+//! Keeps a sandbox within the limits of its plan, by what this machine offers: a cgroup of its own, one that systemd makes, or the
+//! kernel's own counts. Says which limits do not hold, sums up what was used, and sees whether memory ran out.
+
+use super::{Tools, memory};
+use crate::{
+    host::{
+        cgroup::{Leaf, NotEnforced, Place, Scope, Used},
+        oom::{Seen, Watch},
+    },
+    model::{Limits, PeakOf, Usage},
+    plan::{Resources, SandboxSpec, Through},
+    sandbox::Verified,
+};
+
+/// What keeps one sandbox within its limits. Dropping it removes its cgroup.
+pub struct Confinement {
+    limits: Limits,
+    leaf: Option<Leaf>,
+    scope: Option<Scope>,
+    // Why there is no cgroup, and what to type.
+    reason: String,
+    watch: Watch,
+}
+
+impl Confinement {
+    /// Looks for the best that there is. `tools.on.build()` names the cgroup.
+    pub fn find(limits: Limits, tools: Tools<'_>) -> Self {
+        let place = Place::own();
+        let name = tools.on.build();
+        let (mut leaf, reason) = match Leaf::make(&place, name.as_str(), &limits) {
+            Ok(leaf) => (Some(leaf), String::new()),
+            Err(error) => (None, error.reason()),
+        };
+        let mut scope = None;
+        let short = leaf.as_ref().is_none_or(|leaf| !leaf.not_enforced().is_empty());
+        if limits != Limits::default()
+            && short
+            && let Some(way) = Scope::find(tools.facts, tools.spawner)
+            && let Ok(better) = Leaf::make(&way.place, name.as_str(), &limits)
+        {
+            (leaf, scope) = (Some(better), Some(way));
+        }
+        let watch = Watch::begin(&place, leaf.as_ref().map(|leaf| leaf.path().into()));
+        Self { limits, leaf, scope, reason, watch }
+    }
+
+    /// Tells the sandbox.
+    pub fn apply(&self, spec: &mut SandboxSpec) {
+        let lacks_tasks = |leaf: &Leaf| leaf.not_enforced().iter().any(|limit| limit.key == "host.tasks");
+        spec.resources = Resources {
+            cgroup: self.leaf.as_ref().map(|leaf| leaf.path().into()),
+            through: self.scope.as_ref().map(|way| Through { argv: way.argv.clone(), env: way.env.clone() }),
+            processes: self.limits.tasks.filter(|_| self.leaf.as_ref().is_none_or(lacks_tasks)),
+        };
+    }
+
+    /// The limits that do not hold in a sandbox that runs, in words.
+    pub fn shortfalls(&self, verified: Verified) -> Vec<String> {
+        let missing = match &self.leaf {
+            Some(leaf) if verified.in_cgroup == Some(true) => leaf.not_enforced().to_vec(),
+            Some(leaf) => self.all(&format!("the sandbox could not enter {}", leaf.path().display())),
+            None => self.all(&self.reason),
+        };
+        let by_kernel = verified.processes_limited == Some(true);
+        let missing = missing.iter().filter(|limit| limit.key != "host.tasks" || !by_kernel);
+        missing.map(|NotEnforced { key, why }| format!("{key} {} is not enforced: {why}", self.value(key))).collect()
+    }
+
+    /// Everything that was asked for, for one reason. Processors are limited by affinity in any case.
+    fn all(&self, why: &str) -> Vec<NotEnforced> {
+        let keys = [(self.limits.memory.is_some(), "host.memory"), (self.limits.tasks.is_some(), "host.tasks")];
+        let asked = keys.into_iter().filter(|(asked, _)| *asked);
+        asked.map(|(_, key)| NotEnforced { key, why: why.into() }).collect()
+    }
+
+    fn value(&self, key: &str) -> String {
+        match key {
+            "host.memory" => self.limits.memory.map(memory::size).unwrap_or_default(),
+            _ => self.limits.tasks.map(|tasks| tasks.to_string()).unwrap_or_default(),
+        }
+    }
+
+    /// What was used: by the cgroup where it tells, else by what PID 1 saw. Ends the confinement.
+    pub fn finish(self, seen_by_init: Usage) -> (Usage, Seen) {
+        let used = self.leaf.as_ref().map(Leaf::used).unwrap_or_default();
+        // A leaf that the sandbox could not enter knows nothing.
+        let used = if used.cpu_ms == Some(0) { Used::default() } else { used };
+        let (peak_memory, peak_of) = match used.peak_memory {
+            Some(peak) => (peak, PeakOf::Build),
+            None => (seen_by_init.peak_memory, seen_by_init.peak_of),
+        };
+        let (read_bytes, written_bytes) = used.io.unwrap_or((seen_by_init.read_bytes, seen_by_init.written_bytes));
+        let cpu_ms = used.cpu_ms.unwrap_or(seen_by_init.cpu_ms);
+        (Usage { cpu_ms, peak_memory, peak_of, read_bytes, written_bytes }, self.watch.end())
+    }
+}

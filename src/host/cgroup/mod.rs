@@ -1,0 +1,91 @@
+//! Control groups: where this process is, a leaf of its own for a build, limits that are read back, and what was used.
+//!
+//! In go limits, out comes a [`Leaf`] that says which of them hold, or a [`CgroupError`] that says why there is none. Only cgroup v2
+//! can be delegated to an ordinary user (cgroups(7), "Cgroups delegation"); v1 is looked at, never changed.
+
+mod leaf;
+mod place;
+mod scope;
+
+pub(crate) use leaf::field;
+
+use std::{io, path::PathBuf};
+
+pub use leaf::{Leaf, Used};
+pub use place::Place;
+pub use scope::Scope;
+
+use crate::model::{Explain, Kind};
+
+/// The controller of memory, and what its limit is called in a config.
+const MEMORY: Controller = Controller { name: "memory", key: "host.memory" };
+
+/// As [`MEMORY`].
+const TASKS: Controller = Controller { name: "pids", key: "host.tasks" };
+
+/// As [`MEMORY`]. Affinity limits processors too, so that this one is a help and no more.
+const CPU: Controller = Controller { name: "cpu", key: "host.cpus" };
+
+/// What the kernel calls a resource, and what a config calls its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Controller {
+    name: &'static str,
+    key: &'static str,
+}
+
+/// A limit that does not hold, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotEnforced {
+    /// As the config calls it: `host.memory`.
+    pub key: &'static str,
+    /// A clause.
+    pub why: String,
+}
+
+/// Why there is no cgroup for a build.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// Only v1, or nothing.
+    #[error("this machine has no cgroup v2, and v1 cannot be delegated")]
+    NoV2,
+    /// v2 is there for systemd's own bookkeeping.
+    #[error("this machine limits memory by cgroup v1, which cannot be delegated")]
+    Hybrid,
+    /// As in containers that do not mount it, or mount somebody else's.
+    #[error("the cgroup of this session is not in sight")]
+    Hidden,
+    /// The usual case of a login over ssh.
+    #[error("no cgroup of this session is delegated to you ({path} cannot be changed)")]
+    NotYours {
+        /// The session's cgroup.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl CgroupError {
+    /// The error and what to do about it, as one clause.
+    pub fn reason(&self) -> String {
+        self.hint().map_or_else(|| self.to_string(), |hint| format!("{self}; {hint}"))
+    }
+}
+
+impl Explain for CgroupError {
+    fn kind(&self) -> Kind {
+        Kind::Host
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoV2 | Self::Hybrid => {
+                Some("as administrator, start the kernel with  systemd.unified_cgroup_hierarchy=1".into())
+            }
+            Self::Hidden => Some("mount the container's cgroup at /sys/fs/cgroup".into()),
+            Self::NotYours { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                Some("mount /sys/fs/cgroup of the container writable".into())
+            }
+            Self::NotYours { .. } => Some("try:  systemd-run --user --scope smidr build".into()),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A way into the cgroups that belong to the user, for sessions that are outside of them, as logins over ssh are.
+//!
+//! Nobody may move a process from where root decides to where the user does but systemd. `systemd-run --scope` asks it to, and then
+//! becomes the program, so that process id, parent and descriptors stay what they were (systemd-run(1)). Limits are not left to
+//! the scope: systemd up to 252 ends everything in it when one process is killed for memory. So a [`Leaf`](super::Leaf) is made
+//! beside it, and the program goes on there.
+
+use std::{
+    io::Read as _,
+    path::PathBuf,
+    process::{ChildStdout, Stdio},
+};
+
+use super::Place;
+use crate::{host::process::Spawner, model::HostFacts};
+
+/// What systemd-run needs to find the user's systemd.
+const VARIABLES: [&str; 2] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
+
+/// A path among cgroups is shorter than that, in bytes.
+const LONGEST: u64 = 16 * 1024;
+
+/// A way that has been gone once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// systemd-run with its arguments; the program's own follow.
+    pub argv: Vec<String>,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Where it leads: the folder of such scopes.
+    pub place: Place,
+}
+
+impl Scope {
+    /// The way, if there is one.
+    pub fn find(facts: &HostFacts, spawner: &Spawner) -> Option<Self> {
+        let (argv, env) = describe(&facts.environment)?;
+        let mut command = spawner.command(argv.first()?);
+        command.args(&argv[1..]).args(["cat", "/proc/self/cgroup"]).env_clear().envs(env.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = spawner.spawn(command, Vec::new()).ok()?;
+        let text = child.stdout.take().and_then(read)?;
+        let success = child.wait().ok()?.success();
+        // The scope goes with its only process; what it stood in stays.
+        let seen = Place::seen_from_here(&text);
+        let around = seen.v2.as_ref()?.parent()?.to_path_buf();
+        let place = Place { v2: Some(around.clone()), top: around, ..seen };
+        success.then_some(Self { argv, env, place })
+    }
+}
+
+fn read(pipe: ChildStdout) -> Option<String> {
+    let mut text = String::new();
+    pipe.take(LONGEST).read_to_string(&mut text).ok().map(|_| text)
+}
+
+type Described = (Vec<String>, Vec<(String, String)>);
+
+fn describe(environment: &[(String, String)]) -> Option<Described> {
+    let get = |name: &str| environment.iter().find(|(known, value)| known == name && !value.is_empty());
+    let runtime = PathBuf::from(&get("XDG_RUNTIME_DIR")?.1);
+    if !["systemd/private", "bus"].iter().any(|socket| runtime.join(socket).exists()) {
+        return None;
+    }
+    let folders = &get("PATH")?.1;
+    let program =
+        std::env::split_paths(folders).map(|folder| folder.join("systemd-run")).find(|path| path.is_file())?;
+    let mut argv = vec![program.to_str()?.to_owned()];
+    argv.extend(["--user", "--scope", "--quiet", "--collect", "--no-ask-password", "--"].map(String::from));
+    // `cat` must be found, and systemd-run looks for no more than that.
+    let variables = VARIABLES.iter().chain(&["PATH"]);
+    Some((argv, variables.filter_map(|name| get(name)).cloned().collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_no_systemd_listens() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let runtime = folder.path().display().to_string();
+        let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let environment = vec![own("XDG_RUNTIME_DIR", &runtime), own("PATH", &runtime), own("SECRET", "x")];
+        std::fs::write(folder.path().join("systemd-run"), "").expect("a program");
+        assert_eq!(describe(&environment), None, "nobody listens");
+        std::fs::write(folder.path().join("bus"), "").expect("a socket");
+        let (argv, env) = describe(&environment).expect("a way");
+        assert_eq!(argv[0], folder.path().join("systemd-run").display().to_string());
+        assert_eq!(argv.last().map(String::as_str), Some("--"));
+        assert_eq!(env, environment[..2], "and nothing else of the caller's");
+        assert_eq!(describe(&environment[1..]), None, "no folder of the session");
+        std::fs::remove_file(folder.path().join("systemd-run")).expect("removed");
+        assert_eq!(describe(&environment), None, "no systemd-run");
+    }
+}
