@@ -86,9 +86,6 @@ impl Verified {
         if self.ranged {
             text.push_str(", a range of ids");
         }
-        if spec.hide_openat2 {
-            text.push_str(", openat2 hidden");
-        }
         if spec.own_network {
             text.push_str(", no network");
         }
@@ -97,6 +94,9 @@ impl Verified {
         }
         if !self.sockets_scoped {
             text.push_str(", abstract sockets open");
+        }
+        if spec.hide_openat2 {
+            text.push_str(", openat2 hidden");
         }
         text
     }
