@@ -22,7 +22,7 @@ use crate::{
     events::Emitter,
     host::{files::FileError, stop::Stop},
     image::ImageStore,
-    model::{BuildId, Kind},
+    model::{BuildId, Kind, Limits},
     sandbox,
     service::random,
 };
@@ -82,13 +82,18 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
         spec.describe().iter().for_each(|line| say(redactor.text(line)));
         return Ok(ExitCode::SUCCESS);
     }
-    let confinement = Confinement::find(prepared.plan().limits, tools);
-    confinement.apply(&mut spec);
+    // What is used here is not recorded: without limits there is nothing to confine.
+    let limits = prepared.plan().limits;
+    let confinement = (limits != Limits::default()).then(|| Confinement::find(limits, tools));
+    if let Some(confinement) = &confinement {
+        confinement.apply(&mut spec);
+    }
     // What showed how far the preparation was must not draw into the program's output.
     drop(on);
     let started = |running: &sandbox::Sandbox| {
         let losses = running.verified().losses(&spec).into_iter().map(str::to_owned);
-        losses.chain(confinement.shortfalls(running.verified())).for_each(warn);
+        let shortfalls = confinement.iter().flat_map(|confinement| confinement.shortfalls(running.verified()));
+        losses.chain(shortfalls).for_each(warn);
     };
     let exit = if terminal {
         with_terminal(&spec, &spawner, &stop, started)

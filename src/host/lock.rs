@@ -141,8 +141,10 @@ fn has_open(pid: Pid, path: &Path) -> bool {
 
 fn name_in(file: &mut File) -> String {
     let mut text = String::new();
-    let known = file.read_to_string(&mut text).is_ok() && !text.trim().is_empty();
-    if known { text.trim().into() } else { "another smidr".into() }
+    let read = file.read_to_string(&mut text);
+    // What stands below is of somebody before, for a moment.
+    let name = text.lines().next().map(str::trim).filter(|name| read.is_ok() && !name.is_empty());
+    name.unwrap_or("another smidr").into()
 }
 
 /// Takes a lock, waiting for as long as it needs, or until somebody asks to `stop`. `on_wait` hears once who is in the way, before the
@@ -187,7 +189,10 @@ fn open(path: &Path) -> Result<File, FileError> {
 // The name is a courtesy: on a full disk the lock is held all the same.
 fn sign(mut file: File, holder: &str) -> Lock {
     let text = format!("{holder} (process {})\n", std::process::id());
-    let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
+    // Never emptied first: ext4 would write such a file to the disk at once (ext4(5), auto_da_alloc).
+    let _ = file.rewind().and_then(|()| file.write_all(text.as_bytes())).and_then(|()| {
+        if file.metadata()?.len() > text.len() as u64 { file.set_len(text.len() as u64) } else { Ok(()) }
+    });
     Lock { _file: file }
 }
 
