@@ -6,10 +6,19 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     process::{self, Child},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
 };
 
 use nix::sys::signal::Signal;
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal},
+};
 
 use super::{
     error::{Report, SandboxError, Verified},
@@ -85,7 +94,17 @@ pub struct Sandbox {
 
 /// Sends signals to a sandbox. When the last one is gone, the sandbox is killed.
 #[derive(Clone)]
-pub struct Control(Arc<PipeWriter>);
+pub struct Control(Arc<Reins>);
+
+struct Reins {
+    pipe: PipeWriter,
+    helper: OwnedFd,
+    killing: AtomicBool,
+}
+
+/// How long PID 1 may take to end everything, pseudo's servers among it, before its parent is killed. Only one that somebody has
+/// stopped (SIGSTOP) needs that.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// How the payload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +154,10 @@ fn start(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox,
     command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
     let path = command.get_program().display().to_string();
     let child = spawner.spawn(command, inherit).map_err(|source| SandboxError::Spawn { path, source })?;
+    let opened = Pid::from_raw(child.id().cast_signed()).ok_or(Errno::SRCH);
+    let helper = opened.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    let helper = helper.map_err(|errno| prepare("a handle of its helper")(errno.into()))?;
+    let control = Control(Arc::new(Reins { pipe: control, helper, killing: AtomicBool::new(false) }));
     let verified = Verified {
         isolation: spec.isolation,
         ranged: false,
@@ -144,8 +167,7 @@ fn start(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox,
         in_cgroup: None,
         processes_limited: None,
     };
-    let mut sandbox =
-        Sandbox { child, reports: BufReader::new(reports), control: Control(Arc::new(control)), verified, lacks: None };
+    let mut sandbox = Sandbox { child, reports: BufReader::new(reports), control, verified, lacks: None };
     match sandbox.next_report()? {
         Report::Ready(verified) => {
             sandbox.verified = verified;
@@ -209,8 +231,10 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        self.control.kill();
-        let _ = self.child.wait();
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            self.control.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -228,11 +252,19 @@ impl Control {
     /// Ends the sandbox with everything in it.
     pub fn kill(&self) {
         self.send(KILL);
+        if !self.0.killing.swap(true, Ordering::SeqCst) {
+            let reins = Arc::clone(&self.0);
+            thread::spawn(move || {
+                thread::sleep(PATIENCE);
+                // PID 1 dies with its parent, whatever state it is in. Usually there is nobody left.
+                let _ = pidfd_send_signal(&reins.helper, rustix::process::Signal::KILL);
+            });
+        }
     }
 
     // A pipe that nobody reads any more means that there is nobody left to signal.
     fn send(&self, byte: u8) {
-        let _ = (&*self.0).write_all(&[byte]);
+        let _ = (&self.0.pipe).write_all(&[byte]);
     }
 }
 

@@ -37,6 +37,8 @@ enum Deed {
     KillInit,
     /// SIGSTOP for BitBake's server, then SIGINT for smidr.
     FreezeServer,
+    /// SIGSTOP for the sandbox's PID 1, then two signals for smidr.
+    FreezeInit,
     /// The config's time is up.
     Wait,
 }
@@ -52,10 +54,13 @@ struct Row {
     within: Duration,
 }
 
+/// How long PID 1 may take to end everything (sandbox::launch).
+const PATIENCE: Duration = Duration::from_secs(8);
+
 const SECOND: Duration = Duration::from_secs(1);
 const POLITE: &str = "BitBake finishes the tasks that run";
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 8] = [
     Row {
         name: "SIGTERM",
         task: Some(2),
@@ -91,6 +96,15 @@ const ROWS: [Row; 7] = [
         state: "CANCELLED",
         says: "everything is killed",
         within: GRACE,
+    },
+    Row {
+        name: "a frozen PID 1",
+        task: None,
+        deed: Deed::FreezeInit,
+        code: 130,
+        state: "CANCELLED",
+        says: "everything is killed",
+        within: PATIENCE,
     },
     Row {
         name: "time is up",
@@ -202,6 +216,11 @@ fn do_it(deed: Deed, running: &Running, world: &World) {
             let pid = server.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a process id");
             kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("stop it");
             running.signal(Signal::SIGINT);
+        }
+        Deed::FreezeInit => {
+            kill(helpers(running.pid()).1, Signal::SIGSTOP).expect("stop it");
+            running.signal(Signal::SIGINT);
+            running.signal(Signal::SIGTERM);
         }
         Deed::Wait => {}
     }

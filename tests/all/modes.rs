@@ -11,7 +11,10 @@ use std::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::support::{Done, World, is_root, processes_with, skip, smidr_bin, tool, wait_for};
+use super::{
+    pseudo,
+    support::{Done, World, is_root, processes_with, skip, smidr_bin, tool, wait_for},
+};
 
 /// A command that runs smidr in namespaces of its own, after `script` has made there what the test is about. The script ends with 99
 /// where it cannot.
@@ -95,6 +98,16 @@ fn without_overlay_a_build_works_and_says_so() {
         return skip(name, "two overlays cannot be mounted in a namespace of one's own here");
     };
     build.expect_code(0).expect_err("full isolation, without overlay, openat2 hidden, task network cut");
+    owners_are_kept(|script| {
+        without_overlay(&world, &["run", "--", "sh", "-c", script]).expect("it worked a moment ago")
+    });
+}
+
+/// Owners that only pseudo knows, made in one sandbox and seen in the next. `run` runs a script in one.
+fn owners_are_kept(run: impl Fn(&str) -> Done) {
+    let within = |script: &str| run(&format!("{}\n{script}", pseudo::PSEUDO));
+    within(&format!("pseudo sh -c '{}'", pseudo::MAKE)).expect_code(0);
+    assert_eq!(within(&format!("pseudo sh -c \"{}\"", pseudo::LOOK)).expect_code(0).out, pseudo::OWNED);
 }
 
 /// smidr where a part of /proc is masked, as container engines do.
@@ -112,6 +125,9 @@ fn with_a_masked_proc_a_build_works_and_says_so() {
     doctor.expect_code(0).expect_out("doubtful  no PID namespace");
     let build = masked(&world, &["build"]).and_then(done).expect("it worked a moment ago");
     build.expect_code(0).expect_err("isolation without a PID namespace, openat2 hidden, task network cut");
+    owners_are_kept(|script| {
+        masked(&world, &["run", "--", "sh", "-c", script]).and_then(done).expect("it worked a moment ago")
+    });
     // The user's other processes are seen, and out of reach where Landlock knows signals (Linux 6.12).
     let outside = std::process::id().to_string();
     let script = "[ -e /proc/$1 ] && { kill -0 $1 2>/dev/null && echo reached || echo refused; }; id -u";
@@ -213,6 +229,10 @@ fn without_namespaces_a_build_host_builds_when_told_to() {
     let build = inside("cd ~/q && ../smidr build && [ ! -e smidr.lock ] && ../smidr artifacts list");
     build.expect_code(0).expect_err("host       this machine").expect_err("no isolation, task network cut");
     build.expect_err("uses this machine's own files").expect_out(".ext4");
+    owners_are_kept(|script| {
+        fs::write(home.join("script"), script).expect("room for a script");
+        inside("script=$HOME/script; cd ~/q && ../smidr run -- sh $script")
+    });
     let cut = "cd ~/q && echo '  network: none' >> smidr.yaml && ../smidr check";
     inside(cut).expect_code(2).expect_err("host.network needs namespaces");
     // Everything ends with smidr here too.

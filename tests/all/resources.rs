@@ -215,6 +215,8 @@ fn a_cgroup_goes_with_its_build() {
         return skip(name, "no cgroup v2 of this session is delegated to this user");
     }
     let Some(world) = World::with_project(name) else { return };
+    // Without a limit a program of `run` gets none.
+    world.append("  tasks: 5000\n");
     // Other tests come and go beside this one.
     let holds = |marker: &str| {
         let (folder, names) = leaves().expect("still there");

@@ -106,7 +106,7 @@ fn spec(ids: Ids, place: &Place) -> SandboxSpec {
 
 /// What came of it: one finding for each thing that a build may have to do without.
 fn verified(found: Verified, lacks: Option<&SandboxError>) -> Vec<Finding> {
-    vec![isolation(lacks), root(found.overlay), sockets(found.sockets_scoped), tasks(found.tasks_cut)]
+    vec![isolation(lacks), modes(), root(found.overlay), sockets(found.sockets_scoped), tasks(found.tasks_cut)]
 }
 
 /// The first step that failed, the kernel's answer, why, and what to do.
@@ -135,6 +135,15 @@ fn isolation(lacks: Option<&SandboxError>) -> Finding {
         Some(obstacle) => finding.obstacle(error.errno(), obstacle),
         None => finding.hint(error.to_string()),
     }
+}
+
+/// Which modes there are, in the order in which they are tried, and what is lost with each.
+fn modes() -> Finding {
+    Finding::good(
+        "modes",
+        "tried in this order: everything; without a PID namespace (builds see this machine's processes); each of them without overlay \
+         (starting takes longer). Only with  host.isolation: none  nothing is kept apart",
+    )
 }
 
 fn root(overlay: bool) -> Finding {
