@@ -8,6 +8,14 @@ use super::{
     schema::*,
 };
 
+/// The default stands first.
+const ISOLATIONS: [(&str, Isolation); 3] =
+    [("auto", Isolation::Auto), ("full", Isolation::Full), ("none", Isolation::None)];
+const IDS: [(&str, Ids); 2] = [("single", Ids::Single), ("range", Ids::Range)];
+const NETWORKS: [(&str, Network); 3] =
+    [("full", Network::Full), ("fetch-only", Network::FetchOnly), ("none", Network::None)];
+const OPENAT2: [(&str, Openat2); 3] = [("auto", Openat2::Auto), ("hide", Openat2::Hide), ("show", Openat2::Show)];
+
 /// Reads the section `host`, and `container`, its older name.
 pub(super) fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
     let mut container = f.fields(d, "container");
@@ -29,10 +37,16 @@ pub(super) fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
     let span = f.span.clone();
     let host = Host {
         image,
-        isolation: isolation(d, &mut f),
-        ids: ids(d, &mut f),
-        network: network(d, &mut f),
-        openat2: openat2(d, &mut f),
+        isolation: choice(d, &mut f, "isolation", &ISOLATIONS, "none builds with this machine's own programs"),
+        ids: choice(d, &mut f, "ids", &IDS, "range needs newuidmap and a line in /etc/subuid"),
+        network: choice(d, &mut f, "network", &NETWORKS, "BitBake's tasks are cut off from the network in all of them"),
+        openat2: choice(
+            d,
+            &mut f,
+            "openat2",
+            &OPENAT2,
+            "auto hides it where the layers have a pseudo older than 1.9.3",
+        ),
         devices: devices(d, &mut f),
         env: f.texts(d, "env"),
         inputs: inputs(d, &mut f),
@@ -67,63 +81,24 @@ fn without_namespaces(d: &mut Decoder<'_>, span: &Span, host: &Host) {
 /// The build host of configs that name none.
 const DEFAULT_RECIPE: &str = "debian-12";
 
-fn isolation(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Isolation {
-    let Some(text) = f.text(d, "isolation") else { return Isolation::Auto };
-    match text.text.as_str() {
-        "auto" => Isolation::Auto,
-        "full" => Isolation::Full,
-        "none" => Isolation::None,
-        other => {
-            let title = format!("host.isolation must be auto, full or none, not `{other}`");
-            d.problem(Problem::new(text.span, title).hint("none builds with this machine's own programs"));
-            Isolation::Auto
-        }
+/// One word of a few; the first of them where the key is missing.
+fn choice<T: Copy, const N: usize>(
+    d: &mut Decoder<'_>,
+    f: &mut Fields<'_>,
+    key: &'static str,
+    choices: &[(&str, T); N],
+    hint: &str,
+) -> T {
+    let (_, default) = choices[0];
+    let Some(text) = f.text(d, key) else { return default };
+    if let Some((_, chosen)) = choices.iter().find(|(word, _)| *word == text.text) {
+        return *chosen;
     }
-}
-
-fn ids(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Ids {
-    let Some(text) = f.text(d, "ids") else { return Ids::Single };
-    match text.text.as_str() {
-        "single" => Ids::Single,
-        "range" => Ids::Range,
-        other => {
-            let title = format!("host.ids must be single or range, not `{other}`");
-            d.problem(Problem::new(text.span, title).hint("range needs newuidmap and a line in /etc/subuid"));
-            Ids::Single
-        }
-    }
-}
-
-fn network(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Network {
-    let Some(text) = f.text(d, "network") else { return Network::Full };
-    match text.text.as_str() {
-        "full" => Network::Full,
-        "fetch-only" => Network::FetchOnly,
-        "none" => Network::None,
-        other => {
-            let title = format!("host.network must be full, fetch-only or none, not `{other}`");
-            d.problem(
-                Problem::new(text.span, title).hint("BitBake's tasks are cut off from the network in all of them"),
-            );
-            Network::Full
-        }
-    }
-}
-
-fn openat2(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Openat2 {
-    let Some(text) = f.text(d, "openat2") else { return Openat2::Auto };
-    match text.text.as_str() {
-        "auto" => Openat2::Auto,
-        "hide" => Openat2::Hide,
-        "show" => Openat2::Show,
-        other => {
-            let title = format!("host.openat2 must be auto, hide or show, not `{other}`");
-            d.problem(
-                Problem::new(text.span, title).hint("auto hides it where the layers have a pseudo older than 1.9.3"),
-            );
-            Openat2::Auto
-        }
-    }
+    let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+    let (others, last) = (words[..N - 1].join(", "), words[N - 1]);
+    let title = format!("host.{key} must be {others} or {last}, not `{}`", text.text);
+    d.problem(Problem::new(text.span, title).hint(hint));
+    default
 }
 
 fn devices(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Device> {

@@ -298,19 +298,7 @@ mod tests {
 
     #[test]
     fn no_bind_can_take_the_place_of_our_own() {
-        let facts = HostFacts {
-            uid: 1000,
-            gid: 1000,
-            subordinate: None,
-            home: "/home/u".into(),
-            environment: vec![],
-            cpus: 2,
-            memory: 1 << 34,
-            fetch_env: vec![],
-            ca_bundle: Some("/etc/ssl/cert.pem".into()),
-            resolv_conf: String::new(),
-            time_zone: "UTC".into(),
-        };
+        let facts = HostFacts { ca_bundle: Some("/etc/ssl/cert.pem".into()), ..HostFacts::of_an_ordinary_user() };
         let text = "name: x\nbase: {machine: m}\nbuild: {image: i}\nhost: {ssh_agent: true, netrc: true, git_credentials: true}\n";
         let config = read("smidr.yaml", text, None, &|_| None).expect("a config");
         let paths = Paths::new("/home/u/.smidr".into());

@@ -41,6 +41,24 @@ pub struct HostFacts {
 }
 
 impl HostFacts {
+    /// An ordinary user on an ordinary machine.
+    #[cfg(test)]
+    pub fn of_an_ordinary_user() -> Self {
+        Self {
+            uid: 1000,
+            gid: 1000,
+            subordinate: None,
+            home: "/home/u".into(),
+            environment: vec![],
+            cpus: 2,
+            memory: 1 << 34,
+            fetch_env: vec![],
+            ca_bundle: None,
+            resolv_conf: String::new(),
+            time_zone: "UTC".into(),
+        }
+    }
+
     /// The uid and gid that the build has inside its sandbox: the caller's own, and 1000 for root, because BitBake refuses uid 0.
     pub fn inner_ids(&self) -> (u32, u32) {
         let own = |id| if id == 0 { 1000 } else { id };

@@ -451,19 +451,7 @@ mod tests {
 
     #[test]
     fn a_build_never_holds_what_it_could_destroy() {
-        let facts = HostFacts {
-            uid: 1000,
-            gid: 1000,
-            subordinate: None,
-            home: "/home/u".into(),
-            environment: vec![],
-            cpus: 2,
-            memory: 1 << 34,
-            fetch_env: vec![],
-            ca_bundle: None,
-            resolv_conf: String::new(),
-            time_zone: "UTC".into(),
-        };
+        let facts = HostFacts::of_an_ordinary_user();
         let plan = |directories: &str| {
             let text = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\ndirectories: {{{directories}}}\n");
             let config = config::read("smidr.yaml", &text, None, &|_| None).expect("a good config");

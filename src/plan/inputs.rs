@@ -307,17 +307,10 @@ mod tests {
     fn facts() -> HostFacts {
         let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         HostFacts {
-            uid: 1000,
-            gid: 1000,
-            subordinate: None,
-            home: "/home/u".into(),
             environment: vec![variable("SSH_AUTH_SOCK", "/tmp/ssh-x/agent.1"), variable("MY_TOKEN", "hunter2")],
-            cpus: 2,
-            memory: 1 << 34,
             fetch_env: vec![variable("http_proxy", "http://me:letmein@proxy:3128")],
             ca_bundle: Some("/etc/ssl/cert.pem".into()),
-            resolv_conf: String::new(),
-            time_zone: "UTC".into(),
+            ..HostFacts::of_an_ordinary_user()
         }
     }
 
