@@ -31,6 +31,9 @@ use crate::{
 /// How long BitBake may take to end what runs, after it was asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// How long BitBake's last words may take to arrive.
+const DRAIN: Duration = Duration::from_secs(20);
+
 /// How much of a failed task's log is shown.
 const LOG_LINES: usize = 60;
 
@@ -77,7 +80,7 @@ enum Message {
     Interface(String),
     /// A pipe has come to its end.
     Closed,
-    Stop(u32),
+    Stop,
     Ended(Result<Exit, SandboxError>),
 }
 
@@ -110,7 +113,8 @@ pub fn drive(
             if times > 1 {
                 control.kill();
             }
-            let _ = inbox.try_send(Message::Stop(times));
+            // Only wakes the loop: where there is no room, it is awake.
+            let _ = inbox.try_send(Message::Stop);
         }
     });
     let mut course = Course::new(control, timeout, on, folders);
@@ -121,20 +125,23 @@ pub fn drive(
             None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(deadline) => messages.recv_timeout(deadline.saturating_duration_since(Instant::now())),
         };
+        course.heed(tools.stop.asked());
         match message {
             Ok(Message::Console(line)) => on.emit(Event::Console { line }),
             Ok(Message::Interface(line)) => course.heard(&line),
             Ok(Message::Closed) => open -= 1,
-            Ok(Message::Stop(times)) => course.stop(times),
+            Ok(Message::Stop) => {}
             Ok(Message::Ended(exit)) => {
                 let exit = exit?;
-                // What was written before the end may still be on its way. Every writer is dead, so both pipes do end.
+                // What was written before the end may still be on its way. Every writer is dead, so both pipes do end; but for one that
+                // waits for a broken disk, which nothing ends.
+                let until = Instant::now() + DRAIN;
                 while open > 0 {
-                    match messages.recv() {
+                    match messages.recv_timeout(until.saturating_duration_since(Instant::now())) {
                         Ok(Message::Console(line)) => on.emit(Event::Console { line }),
                         Ok(Message::Interface(line)) => course.heard(&line),
                         Ok(Message::Closed) => open -= 1,
-                        Ok(Message::Stop(_) | Message::Ended(_)) => {}
+                        Ok(Message::Stop | Message::Ended(_)) => {}
                         Err(_) => break,
                     }
                 }
@@ -188,6 +195,7 @@ struct Course<'a> {
     disk_full: bool,
     // What the logs of failed tasks say about memory, the most telling.
     sign: Option<(TaskName, Sign)>,
+    asked: u32,
     stopped: bool,
     timed_out: bool,
 }
@@ -205,6 +213,7 @@ impl<'a> Course<'a> {
             errors: Vec::new(),
             disk_full: false,
             sign: None,
+            asked: 0,
             stopped: false,
             timed_out: false,
         }
@@ -274,6 +283,14 @@ impl<'a> Course<'a> {
                 self.errors.push(text);
             }
             _ => {}
+        }
+    }
+
+    // What was asked for since the last look, however often.
+    fn heed(&mut self, asked: u32) {
+        if asked > self.asked {
+            self.asked = asked;
+            self.stop(asked);
         }
     }
 

@@ -372,6 +372,8 @@ fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Fin
     let begun = Instant::now();
     let once = |stage, argv, own_network| {
         tools.on.emit(Event::StageStarted { stage });
+        // The run before may have put links there.
+        prepared.workspace.make_points(plan, &prepared.inputs)?;
         let spec = SandboxSpec {
             own_network,
             probe_tasks: true,

@@ -9,8 +9,8 @@ use base64::{
 };
 
 /// A variable whose name holds one of these is taken for a secret.
-const SECRET_NAMES: [&str; 10] =
-    ["TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "KEY", "CREDENTIAL", "AUTH", "COOKIE", "PRIVATE"];
+const SECRET_NAMES: [&str; 11] =
+    ["_PASS", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "KEY", "CREDENTIAL", "AUTH", "COOKIE", "PRIVATE"];
 
 /// The path of a socket, although its name holds AUTH.
 const NOT_SECRET: &str = "SSH_AUTH_SOCK";
@@ -45,7 +45,8 @@ impl Secrets {
     /// Takes a variable: the whole value if the name sounds like a secret, and passwords of addresses in it.
     pub fn add_variable(&mut self, name: &str, value: &str) {
         let name = name.to_ascii_uppercase();
-        let telling = name.replace("AUTHOR", "");
+        // Not GIT_AUTHOR_NAME, but HTTP_AUTHORIZATION.
+        let telling = name.replace("AUTHORIZATION", "AUTH_").replace("AUTHOR", "");
         let sounds = name != NOT_SECRET && SECRET_NAMES.iter().any(|part| telling.contains(part));
         if sounds {
             // Programs print a key of several lines line by line.
@@ -66,7 +67,7 @@ impl Secrets {
         let mut rest = text;
         while let Some(at) = rest.find("://") {
             let scheme = rest[..at].rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-            let web = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+            let web = ["http", "https", "git", "gitsm"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
             rest = &rest[at + 3..];
             let end = rest.find(|c: char| c.is_whitespace() || "/\"'<>`\\".contains(c)).unwrap_or(rest.len());
             if let Some((who, _)) = rest[..end].rsplit_once('@') {
@@ -224,7 +225,9 @@ mod tests {
     fn what_is_taken_for_a_secret() {
         let variable = |name: &str, value: &str| texts(|secrets| secrets.add_variable(name, value));
         assert_eq!(variable("GITHUB_TOKEN", "abcdef"), ["abcdef"]);
-        assert_eq!(variable("my_password", "abcdef"), ["abcdef"]);
+        for name in ["my_password", "HTTP_AUTHORIZATION", "ARTIFACTORY_PASS"] {
+            assert_eq!(variable(name, "abcdef"), ["abcdef"], "{name}");
+        }
         assert_eq!(
             variable("SIGNING_KEY", "first line\nsecond\n\nx"),
             ["first line\nsecond\n\nx", "first line", "second"]
@@ -242,6 +245,7 @@ mod tests {
         assert_eq!(variable("no_proxy", "localhost,.example.org"), [""; 0]);
         assert_eq!(variable("MIRROR", "see ftp://u:first@a and http://v:second@b/x"), ["first", "second"]);
         assert_eq!(variable("URL", "https://ghp_0123456789abcdef@github.com/x"), ["ghp_0123456789abcdef"]);
+        assert_eq!(variable("URL", "git://ghp_0123456789abcdef@github.com/x;branch=a"), ["ghp_0123456789abcdef"]);
         assert_eq!(variable("URL", "https://0123456789abcdef:x-oauth-basic@github.com/x"), ["0123456789abcdef"]);
         for harmless in
             ["ssh://git@host:22/x", "http://proxy:3128", "git://host/a;branch=b@c:d", "http://u:abc@h", "://"]

@@ -16,9 +16,12 @@ use nix::{
 /// How long they are hunted. A process that waits for a broken disk or file server does not hear SIGKILL before that answers.
 const HUNT: Duration = Duration::from_secs(5);
 
-/// Every process below this one. Complete only where this process adopts orphans: as PID 1, or as a subreaper (`prctl(2)`).
+/// Every process below this one. Complete only where this process adopts orphans: as PID 1, or as a subreaper (`prctl(2)`). None where
+/// /proc shows the processes of another PID namespace: the same numbers mean others there.
 pub fn all() -> BTreeSet<i32> {
-    below(getpid().as_raw(), &parents())
+    let me = getpid().as_raw();
+    let shown = fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == me.to_string().as_str());
+    if shown { below(me, &parents()) } else { BTreeSet::new() }
 }
 
 /// Ends every process below this one, those that they start meanwhile included, and reaps them.
@@ -31,16 +34,28 @@ pub fn end() {
     }
     let until = Instant::now() + HUNT;
     loop {
+        // Who is stopped starts nobody: then those are few that have been started since the look.
+        send(&all(), Signal::SIGSTOP);
         let left = all();
         if left.is_empty() || Instant::now() >= until {
             return;
         }
-        for pid in left {
-            // Gone already, or gone in a moment.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        send(&left, Signal::SIGKILL);
         while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive) {}
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Kills the processes whose parent is `parent`, as this process sees them.
+pub fn kill_children(parent: i32) {
+    let children = parents().into_iter().filter(|(_, of)| *of == parent).map(|(pid, _)| pid);
+    send(&children.collect(), Signal::SIGKILL);
+}
+
+fn send(pids: &BTreeSet<i32>, signal: Signal) {
+    for pid in pids {
+        // Gone already, or gone in a moment.
+        let _ = kill(Pid::from_raw(*pid), signal);
     }
 }
 

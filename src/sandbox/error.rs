@@ -44,6 +44,8 @@ pub struct Verified {
     pub overlay: bool,
     /// Whether abstract sockets of this machine are out of reach.
     pub sockets_scoped: bool,
+    /// Whether other processes of this machine are out of reach of its signals.
+    pub signals_scoped: bool,
     /// Whether the helper is in the cgroup that the spec names; none where it names none.
     pub in_cgroup: Option<bool>,
     /// Whether the kernel limits the sandbox's processes by itself; none where the spec did not ask.
@@ -69,6 +71,11 @@ impl Verified {
             Isolation::None => {
                 losses.push("the build uses this machine's own files and programs (host.isolation: none)")
             }
+        }
+        if !self.signals_scoped {
+            losses.push(
+                "the build can send signals to your other processes: only Linux 6.12 and newer can keep it from that",
+            );
         }
         if self.tasks_cut == Some(false) {
             losses.push("BitBake cannot cut its tasks off from the network here: nested user namespaces do not work");

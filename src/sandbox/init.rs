@@ -211,6 +211,7 @@ fn init(
     events: Option<OwnedFd>,
 ) -> Result<i32, StepFailure> {
     let signals = pid1::Signals::block().map_err(StepFailure::at("block signals"))?;
+    let parent = parent_id();
     if spec.isolation == Isolation::Full {
         die_with_parent(None, Signal::SIGKILL)?;
     } else {
@@ -223,6 +224,8 @@ fn init(
         Isolation::Full | Isolation::SharedProcesses => enter(spec)?,
     };
     let sockets_scoped = spec.own_network || lockdown::scope_sockets()?;
+    // The payload does so once more: then it cannot reach this process either.
+    let signals_scoped = spec.isolation == Isolation::Full || lockdown::scope_signals()?;
     let tasks_cut = if spec.probe_tasks { Some(can_cut_tasks(spec)?) } else { None };
     let processes_limited = resources::limit_processes(&spec.resources)?;
     let ready = Report::Ready(Verified {
@@ -231,6 +234,7 @@ fn init(
         tasks_cut,
         overlay: stacked == Stacked::ByKernel,
         sockets_scoped,
+        signals_scoped,
         in_cgroup,
         processes_limited,
     });
@@ -251,7 +255,7 @@ fn init(
     prctl::set_dumpable(false).map_err(StepFailure::at("become undumpable"))?;
     lockdown::disarm()?;
     report(status, &ready);
-    let code = pid1::run(payload, spec.payload.linger, &signals, control);
+    let code = pid1::run(payload, spec.payload.linger, parent, &signals, control);
     parting::part();
     descendants::end();
     report(status, &Report::Exited { status: code, usage: resources::used() });

@@ -21,6 +21,7 @@ use rustix::{
 };
 
 use super::{
+    descendants,
     error::{Report, SandboxError, Verified},
     init::HelperArgs,
     mounts::OWN_PROC,
@@ -99,11 +100,12 @@ pub struct Control(Arc<Reins>);
 struct Reins {
     pipe: PipeWriter,
     helper: OwnedFd,
+    helper_pid: i32,
     killing: AtomicBool,
 }
 
-/// How long PID 1 may take to end everything, pseudo's servers among it, before its parent is killed. Only one that somebody has
-/// stopped (SIGSTOP) needs that.
+/// How long PID 1 may take to end everything, pseudo's servers among it, before it is killed, and after that its parent. Only one that
+/// somebody has stopped (SIGSTOP) needs that.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// How the payload ended.
@@ -154,16 +156,18 @@ fn start(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox,
     command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
     let path = command.get_program().display().to_string();
     let child = spawner.spawn(command, inherit).map_err(|source| SandboxError::Spawn { path, source })?;
-    let opened = Pid::from_raw(child.id().cast_signed()).ok_or(Errno::SRCH);
+    let helper_pid = child.id().cast_signed();
+    let opened = Pid::from_raw(helper_pid).ok_or(Errno::SRCH);
     let helper = opened.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
     let helper = helper.map_err(|errno| prepare("a handle of its helper")(errno.into()))?;
-    let control = Control(Arc::new(Reins { pipe: control, helper, killing: AtomicBool::new(false) }));
+    let control = Control(Arc::new(Reins { pipe: control, helper, helper_pid, killing: AtomicBool::new(false) }));
     let verified = Verified {
         isolation: spec.isolation,
         ranged: false,
         tasks_cut: None,
         overlay: false,
         sockets_scoped: false,
+        signals_scoped: false,
         in_cgroup: None,
         processes_limited: None,
     };
@@ -256,7 +260,9 @@ impl Control {
             let reins = Arc::clone(&self.0);
             thread::spawn(move || {
                 thread::sleep(PATIENCE);
-                // PID 1 dies with its parent, whatever state it is in. Usually there is nobody left.
+                // Usually there is nobody left. A PID 1 that is stopped dies all the same, and its parent ends what it has left.
+                descendants::kill_children(reins.helper_pid);
+                thread::sleep(PATIENCE);
                 let _ = pidfd_send_signal(&reins.helper, rustix::process::Signal::KILL);
             });
         }

@@ -3,7 +3,10 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::process::parent_id,
+    },
     time::{Duration, Instant},
 };
 
@@ -47,7 +50,9 @@ impl Signals {
 
 /// Serves until the payload, and what it leaves behind for a short while, has ended. Returns the payload's exit status. What is left
 /// then must be ended by the caller: by its own end as PID 1, or with [`descendants::end`].
-pub fn run(payload: Pid, linger: bool, signals: &Signals, control: &OwnedFd) -> i32 {
+///
+/// `parent` is whose end means the end of all.
+pub fn run(payload: Pid, linger: bool, parent: u32, signals: &Signals, control: &OwnedFd) -> i32 {
     let mut ended: Option<(i32, Instant)> = None;
     loop {
         let (status, left) = reap(payload);
@@ -63,7 +68,7 @@ pub fn run(payload: Pid, linger: bool, signals: &Signals, control: &OwnedFd) -> 
             // Cannot be, unless the kernel lost the payload.
             return 125;
         }
-        match wait(signals, control, ended.is_some()) {
+        match wait(parent, signals, control, ended.is_some()) {
             Wake::Again => {}
             Wake::Forward(signal) => {
                 // The payload leads its own process group. It may be gone already.
@@ -80,7 +85,7 @@ enum Wake {
     End,
 }
 
-fn wait(signals: &Signals, control: &OwnedFd, lingering: bool) -> Wake {
+fn wait(parent: u32, signals: &Signals, control: &OwnedFd, lingering: bool) -> Wake {
     let mut fds = [PollFd::new(signals.0.as_fd(), PollFlags::POLLIN), PollFd::new(control.as_fd(), PollFlags::POLLIN)];
     let timeout = if lingering { PollTimeout::from(20u8) } else { PollTimeout::NONE };
     match poll(&mut fds, timeout) {
@@ -88,7 +93,8 @@ fn wait(signals: &Signals, control: &OwnedFd, lingering: bool) -> Wake {
         Err(_) => return Wake::End,
     }
     while let Ok(Some(signal)) = signals.0.read_signal() {
-        if signal.ssi_signo == PARENT_GONE as u32 {
+        // Anybody may send it; only the kernel sends it when it is true. In a PID namespace of its own it never is.
+        if signal.ssi_signo == PARENT_GONE as u32 && parent_id() != parent {
             return Wake::End;
         }
     }

@@ -337,3 +337,9 @@ fn what_belongs_to_others_is_refused() {
         assert_eq!(World::names(&home), Vec::<String>::new());
     }
 }
+
+#[test]
+fn no_signal_of_a_program_ends_it() {
+    let Some(world) = World::with_project("sandbox::no_signal_of_a_program_ends_it") else { return };
+    assert_eq!(says(&world, "kill -USR2 1; kill -TERM 1; kill -HUP 1; sleep 0.3; echo alive"), "alive");
+}

@@ -84,7 +84,9 @@ impl Leaf {
     fn make_in(parent: &Path, name: &str, limits: &Limits) -> io::Result<Self> {
         // Whoever is to be moved must be allowed to leave: the kernel asks for this file of the common ancestor.
         rustix::fs::access(parent.join("cgroup.procs"), rustix::fs::Access::WRITE_OK)?;
-        for controller in wanted(limits) {
+        // With processes of its own it hands none on, or would become a threaded one, in which nobody can join the leaf (cgroups(7)).
+        let occupied = fs::read_to_string(parent.join("cgroup.procs")).is_ok_and(|pids| !pids.trim().is_empty());
+        for controller in wanted(limits).filter(|_| !occupied) {
             // Refused where it is not handed down, or processes stand in the way. What the leaf has is looked at below.
             let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{}", controller.name));
         }
