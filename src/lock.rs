@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Digest, Explain, Kind};
+use crate::model::{CommitId, Digest, Explain, Kind};
+
+/// What the command line calls the build host.
+pub const HOST: &str = "host";
 
 /// The newest form that this smidr reads and writes.
 const VERSION: u32 = 1;
@@ -14,8 +17,86 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Lock {
     version: u32,
-    /// The build host.
-    pub host: HostLock,
+    /// The digest of smidr.yaml when this was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Digest>,
+    /// The build host; none where this machine is its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostLock>,
+    /// Where layers and BitBake come from, by name. One name may stand here more than once: variants ask for different things.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    repositories: Vec<RepositoryLock>,
+}
+
+/// A repository that a project is pinned to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryLock {
+    /// The layer's name in the config, or `bitbake`.
+    pub name: String,
+    /// Its address, as the config has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<String>,
+    /// Or the folder of this machine, as the config has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The branch that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// The tag that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// What that was. For a folder: what it was at when this was written, if it belongs to a git repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<CommitId>,
+    /// For a folder: whether something in it was not committed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dirty: bool,
+    /// Patches on top, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patches: Vec<PatchLock>,
+}
+
+/// One patch, exactly.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatchLock {
+    /// As the config has it.
+    pub file: String,
+    /// Of its content.
+    pub sha256: Digest,
+}
+
+/// What a config asks of a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// An address.
+    pub git: Option<String>,
+    /// Or a folder.
+    pub path: Option<String>,
+    /// A branch.
+    pub branch: Option<String>,
+    /// A tag.
+    pub tag: Option<String>,
+    /// A certain commit; a lock that has another one does not answer.
+    pub at: Option<CommitId>,
+}
+
+impl RepositoryLock {
+    /// Whether both answer the same question, whatever they answer.
+    fn replaces(&self, other: &Self) -> bool {
+        (&self.name, &self.git, &self.path, &self.branch, &self.tag)
+            == (&other.name, &other.git, &other.path, &other.branch, &other.tag)
+    }
+
+    /// Whether this is what a config asks for.
+    pub fn answers(&self, asked: &Asked) -> bool {
+        self.git == asked.git
+            && self.path == asked.path
+            && self.branch == asked.branch
+            && self.tag == asked.tag
+            && (asked.at.is_none() || asked.at == self.commit)
+    }
 }
 
 /// The build host that a project is pinned to.
@@ -73,10 +154,46 @@ impl Explain for LockError {
     }
 }
 
+impl Default for Lock {
+    /// A lock that pins nothing yet.
+    fn default() -> Self {
+        Self { version: VERSION, config: None, host: None, repositories: Vec::new() }
+    }
+}
+
 impl Lock {
-    /// A lock for a build host.
-    pub fn new(host: HostLock) -> Self {
-        Self { version: VERSION, host }
+    /// What a repository is pinned to, if that is what is asked for.
+    pub fn repository(&self, name: &str, asked: &Asked) -> Option<&RepositoryLock> {
+        self.repositories().iter().find(|known| known.name == name && known.answers(asked))
+    }
+
+    /// All repositories, in the lock's order.
+    pub fn repositories(&self) -> &[RepositoryLock] {
+        &self.repositories
+    }
+
+    /// Pins a repository, in place of what stood there for the same address and reference.
+    pub fn pin(&mut self, new: RepositoryLock) {
+        self.repositories.retain(|old| !old.replaces(&new));
+        self.repositories.push(new);
+        self.repositories.sort();
+    }
+
+    /// Forgets what `names` are pinned to; `host` is the build host. Gives the names that are not pinned.
+    pub fn forget<'a>(&mut self, names: &[&'a str]) -> Vec<&'a str> {
+        let known = |name: &&&str| match **name {
+            HOST => self.host.is_some(),
+            name => self.repositories.iter().any(|known| known.name == name),
+        };
+        let unknown = names.iter().filter(|name| !known(name)).copied().collect();
+        self.repositories.retain(|known| !names.contains(&known.name.as_str()));
+        self.host.take_if(|_| names.contains(&HOST));
+        unknown
+    }
+
+    /// Keeps only what `others` have too: what some variant has asked for once, and none does any more, goes.
+    pub fn keep(&mut self, others: &[RepositoryLock]) {
+        self.repositories.retain(|known| others.iter().any(|other| known.replaces(other)));
     }
 
     /// Reads a lock.
@@ -96,7 +213,8 @@ impl Lock {
         }
         let lock: Self = serde_yaml::from_str(text).map_err(damaged)?;
         // These become arguments of the host's apt, and a lock may come from a stranger.
-        match lock.host.packages.iter().find(|(name, package)| !is_package(name, &package.version)) {
+        let packages = lock.host.iter().flat_map(|host| &host.packages);
+        match packages.into_iter().find(|(name, package)| !is_package(name, &package.version)) {
             Some((name, package)) => Err(LockError::Package(format!("{name}={}", package.version))),
             None => Ok(lock),
         }
@@ -131,8 +249,31 @@ mod tests {
         let digest: Digest = format!("sha256:{}", "ab".repeat(32)).parse().expect("a digest");
         let package = PackageLock { version: "1:2.3-4~deb12u1".into(), sha256: digest.clone() };
         let packages = [("libc6".to_owned(), package)].into();
-        let lock =
-            Lock::new(HostLock { name: "debian-12".into(), image: digest.clone(), recipe: Some(digest), packages });
+        let host = HostLock { name: "debian-12".into(), image: digest.clone(), recipe: Some(digest.clone()), packages };
+        let commit = "0a".repeat(20).parse().expect("a commit");
+        let patch = PatchLock { file: "./patches/0001.patch".into(), sha256: digest.clone() };
+        let poky = RepositoryLock {
+            name: "poky".into(),
+            git: Some("https://git.yoctoproject.org/poky".into()),
+            path: None,
+            branch: Some("scarthgap".into()),
+            tag: None,
+            commit: Some(commit),
+            dirty: false,
+            patches: vec![patch],
+        };
+        let own = RepositoryLock {
+            name: "meta-own".into(),
+            git: None,
+            path: Some("./layers/meta-own".into()),
+            branch: None,
+            dirty: true,
+            patches: vec![],
+            ..poky.clone()
+        };
+        let mut lock = Lock { config: Some(digest), host: Some(host), ..Lock::default() };
+        lock.pin(poky);
+        lock.pin(own);
         let text = lock.to_text().expect("text");
         assert_eq!(Lock::parse(&text).expect("parses"), lock);
         insta::assert_snapshot!(text);

@@ -126,6 +126,8 @@ impl Project {
             machine: wanted.machine.clone(),
             variant: wanted.variant.clone(),
             fetch_only: wanted.fetch_only,
+            locked: false,
+            offline: false,
             clean: wanted.clean,
             bitbake_args: wanted.bitbake_args.clone(),
         };
@@ -134,12 +136,13 @@ impl Project {
 
     /// What the project is pinned to, as far as the build host goes.
     pub fn host_lock(&self) -> Option<&HostLock> {
-        self.lock.as_ref().map(|lock| &lock.host)
+        self.lock.as_ref()?.host.as_ref()
     }
 
     /// Writes the lock, if it says anything new.
     pub fn pin(&self, host: &HostLock) -> Result<(), FileError> {
-        let lock = Lock::new(host.clone());
+        let mut lock = self.lock.clone().unwrap_or_default();
+        lock.host = Some(host.clone());
         if self.lock.as_ref() == Some(&lock) {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     events::Redactor,
     host::paths,
-    plan::{self, Isolation, PlannedSource},
+    plan::{self, Isolation},
 };
 
 /// Runs the command.
@@ -44,10 +44,10 @@ fn summary(plan: &plan::Plan, redactor: &Redactor) {
         _ => line("host", &format!("{kind} {}, {pinned}", plan.host.name)),
     }
     for layer in &plan.layers {
-        line("layer", &format!("{}  {}", layer.name, source(&layer.source)));
+        line("layer", &format!("{}  {}", layer.name, plan::describe(&layer.source)));
     }
     if let Some(bitbake) = &plan.bitbake {
-        line("bitbake", &source(bitbake));
+        line("bitbake", &plan::describe(bitbake));
     }
     line("workspace", &plan.folders.workspace.display().to_string());
     for input in &plan.inputs {
@@ -59,12 +59,5 @@ fn summary(plan: &plan::Plan, redactor: &Redactor) {
     line("artifacts", &format!("{} in {}", plan.artifacts.join(" "), plan.folders.deploy.display()));
     for warning in &plan.warnings {
         line("warning", warning);
-    }
-}
-
-fn source(source: &PlannedSource) -> String {
-    match source {
-        PlannedSource::Path(path) => path.display().to_string(),
-        PlannedSource::Git { url, revision } => format!("{url} {revision}, unresolved"),
     }
 }

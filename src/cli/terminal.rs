@@ -299,6 +299,8 @@ impl EventSink for Terminal {
 
 fn verb(activity: Activity) -> &'static str {
     match activity {
+        Activity::Fetch => "fetch",
+        Activity::Checkout => "checkout",
         Activity::Download => "download",
         Activity::Pull => "pull",
         Activity::Unpack => "unpack",

@@ -10,6 +10,7 @@ pub mod node;
 pub mod problem;
 mod read;
 mod schema;
+mod source;
 mod substitute;
 mod values;
 
@@ -18,4 +19,5 @@ pub use node::Text;
 pub use problem::{Problem, Problems, nearest};
 pub use read::read;
 pub use schema::*;
+pub use source::BITBAKE;
 pub use values::Size;

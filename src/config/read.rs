@@ -6,6 +6,7 @@ use super::{
     node::{Node, Text, Value},
     problem::{Problem, Problems, nearest},
     schema::*,
+    source::{bitbake, check_names, layers},
     values::Minutes,
 };
 use crate::model::BuildId;
@@ -71,12 +72,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         description: f.text(d, "description"),
         base,
         layers: layers(d, &mut f, yocto_series.as_ref()),
-        bitbake: f.node("bitbake").and_then(|node| {
-            let mut inner = d.fields(node, "bitbake");
-            let source = source(d, &mut inner, None);
-            inner.finish(d);
-            source
-        }),
+        bitbake: bitbake(d, &mut f),
         yocto_series,
         build,
         directories: directories(d, &mut f),
@@ -90,6 +86,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         local_conf: local_conf(d, f.node("local_conf")),
         env: f.fields(d, "env").into_pairs(d),
     };
+    check_names(d, &config.layers, config.bitbake.as_ref());
     variants(d, f.node("variants"));
     packages.finish(d);
     features.finish(d);
@@ -134,66 +131,6 @@ fn build(d: &mut Decoder<'_>, mut f: Fields<'_>) -> Build {
     }
     f.finish(d);
     build
-}
-
-fn layers(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Text>) -> Vec<Layer> {
-    let mut layers: Vec<Layer> = Vec::new();
-    for (i, node) in f.list(d, "layers").iter().enumerate() {
-        let mut f = d.fields(node, &format!("layers[{i}]"));
-        let name = f.required(d, "name");
-        if let Some(twin) = layers.iter().find(|layer| layer.name.text == name.text && !name.is_empty()) {
-            let title = format!("two layers are called `{}`", twin.name);
-            d.problem(Problem::new(name.span.clone(), title));
-        }
-        let source = source(d, &mut f, series);
-        let mut sublayers = f.fields(d, "sublayers");
-        let (include, exclude) = (sublayers.texts(d, "include"), sublayers.texts(d, "exclude"));
-        sublayers.finish(d);
-        let patches = f.texts(d, "patches");
-        f.finish(d);
-        if let Some(source) = source {
-            layers.push(Layer { name, source, include, exclude, patches });
-        }
-    }
-    layers
-}
-
-fn source(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Text>) -> Option<Source> {
-    let (path, url) = (f.text(d, "path"), f.text(d, "git"));
-    let (branch, tag, commit) = (f.text(d, "branch"), f.text(d, "tag"), f.text(d, "commit"));
-    let mirrors = f.texts(d, "mirrors");
-    let place = f.span.clone();
-    match (path, url) {
-        (Some(path), None) => {
-            for (key, text) in [("branch", &branch), ("tag", &tag), ("commit", &commit)] {
-                if let Some(text) = text {
-                    let title = format!("{} belongs to git layers, and this one is a path", f.path(key));
-                    d.problem(Problem::new(text.span.clone(), title));
-                }
-            }
-            Some(Source::Path(path))
-        }
-        (None, Some(url)) => {
-            let named = branch.is_some() || tag.is_some() || commit.is_some();
-            let branch = if named { branch } else { series.cloned() };
-            if branch.is_none() && !named {
-                let title = format!("{} names no branch, tag or commit", f.path("git"));
-                d.problem(
-                    Problem::new(url.span.clone(), title).hint("add `branch:`, or `yocto_series:` for all layers"),
-                );
-            }
-            Some(Source::Git(GitSource { url, branch, tag, commit, mirrors }))
-        }
-        (Some(path), Some(_)) => {
-            d.problem(Problem::new(path.span, format!("{} and git exclude each other", f.path("path"))));
-            None
-        }
-        (None, None) => {
-            let title = format!("{} is missing: where does it come from?", f.path("git"));
-            d.problem(Problem::new(place.start..place.start, title).hint("write `git: URL` or `path: FOLDER`"));
-            None
-        }
-    }
 }
 
 fn directories(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Directories {

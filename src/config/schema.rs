@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{inputs::Inputs, node::Text, values::Size};
+use crate::model::CommitId;
 
 /// A project: one `smidr.yaml`.
 #[derive(Clone, Debug)]
@@ -67,8 +68,8 @@ pub struct Layer {
     pub include: Vec<Text>,
     /// The layers inside it to leave out.
     pub exclude: Vec<Text>,
-    /// Patches put on top, relative to the config.
-    pub patches: Vec<Text>,
+    /// Whether it is used with a series that it does not name.
+    pub ignore_series: bool,
 }
 
 /// Where a repository comes from.
@@ -89,10 +90,14 @@ pub struct GitSource {
     pub branch: Option<Text>,
     /// Or the tag.
     pub tag: Option<Text>,
-    /// Or the very commit.
-    pub commit: Option<Text>,
+    /// Or the very commit, which must be on the branch if both are named.
+    pub commit: Option<CommitId>,
     /// Other places with the same commits, tried in order.
     pub mirrors: Vec<Text>,
+    /// Patches put on top, in order, relative to the config.
+    pub patches: Vec<Text>,
+    /// Whether it may hold symbolic links that lead out of it.
+    pub outside_links: bool,
 }
 
 /// What BitBake is asked for, and how.

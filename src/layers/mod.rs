@@ -124,11 +124,11 @@ pub fn resolve(
 
 fn local<'a>(name: &str, source: &'a PlannedSource) -> Result<&'a Path, LayerError> {
     match source {
-        PlannedSource::Git { url, revision } => {
-            Err(LayerError::Git { name: name.into(), url: url.clone(), revision: revision.clone() })
+        PlannedSource::Git(git) => {
+            Err(LayerError::Git { name: name.into(), url: git.url.clone(), revision: git.wanted() })
         }
-        PlannedSource::Path(path) if path.is_dir() => Ok(path),
-        PlannedSource::Path(path) => Err(LayerError::Missing { name: name.into(), path: path.clone() }),
+        PlannedSource::Path(path) if path.folder.is_dir() => Ok(&path.folder),
+        PlannedSource::Path(path) => Err(LayerError::Missing { name: name.into(), path: path.folder.clone() }),
     }
 }
 
@@ -180,9 +180,11 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::plan::PlannedPath;
 
     fn layer(name: &str, path: &Path) -> PlannedLayer {
-        PlannedLayer { name: name.into(), source: PlannedSource::Path(path.into()), include: vec![], exclude: vec![] }
+        let source = PlannedSource::Path(PlannedPath { folder: path.into(), written: String::new() });
+        PlannedLayer { name: name.into(), source, include: vec![], exclude: vec![], ignore_series: false }
     }
 
     #[test]

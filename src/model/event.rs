@@ -74,6 +74,10 @@ pub enum Level {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activity {
+    /// Commits of a layer repository come over the network.
+    Fetch,
+    /// A commit of a layer repository is written out.
+    Checkout,
     /// Packages and wheels of a rootfs recipe come over the network.
     Download,
     /// Layers of an image come from a registry, and are written out on the way.

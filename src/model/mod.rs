@@ -4,6 +4,7 @@
 
 mod artifact;
 mod build_id;
+mod commit;
 mod digest;
 mod event;
 mod explain;
@@ -17,6 +18,7 @@ mod texts;
 
 pub use artifact::Artifact;
 pub use build_id::{BuildId, InvalidName};
+pub use commit::{CommitId, InvalidCommit};
 pub use digest::{Digest, InvalidDigest};
 pub use event::{Activity, Event, Level, Record, Stage, TaskName, Unit};
 pub use explain::{Explain, Kind};

@@ -13,6 +13,10 @@ pub struct BuildRequest {
     pub variant: Option<String>,
     /// Fetch all sources and stop.
     pub fetch_only: bool,
+    /// Use what smidr.lock pins, and pin nothing anew.
+    pub locked: bool,
+    /// Reach no network for images and layers.
+    pub offline: bool,
     /// Remove TMPDIR first; downloads and sstate stay.
     pub clean: bool,
     /// Handed to BitBake as they are.

@@ -13,9 +13,10 @@ use super::{
     folders::Folders,
     inputs::{Input, InputError},
     sandbox::Ids,
+    sources::{self, PlannedLayer, PlannedSource},
 };
 use crate::{
-    config::{self, Config, GitSource, HostImage, Network, Openat2, Source},
+    config::{self, Config, HostImage, Network, Openat2},
     lock::Lock,
     model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Paths},
 };
@@ -45,6 +46,12 @@ pub struct Plan {
     pub layers: Vec<PlannedLayer>,
     /// Where BitBake comes from, unless a layer's repository or the image has it.
     pub bitbake: Option<PlannedSource>,
+    /// Where mirrors and checkouts of repositories stand.
+    pub layer_store: PathBuf,
+    /// Whether nothing may be pinned anew.
+    pub locked: bool,
+    /// Whether no network may be reached for images and layers.
+    pub offline: bool,
     /// Folders.
     pub folders: Folders,
     /// Variables of `local.conf` with their values, in order; an operator such as `:append` belongs to the name.
@@ -94,35 +101,6 @@ pub struct PlannedHost {
     pub recipe: bool,
     /// What the lock pins it to; none: not resolved yet.
     pub pinned: Option<Digest>,
-}
-
-/// A layer repository of a plan.
-#[derive(Clone, Debug, Serialize)]
-pub struct PlannedLayer {
-    /// As the config calls it.
-    pub name: String,
-    /// Where it comes from.
-    #[serde(flatten)]
-    pub source: PlannedSource,
-    /// The layers in it to use, relative to its root; empty: the root itself.
-    pub include: Vec<String>,
-    /// The layers in it to leave out.
-    pub exclude: Vec<String>,
-}
-
-/// Where a repository comes from.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PlannedSource {
-    /// An absolute path on this machine.
-    Path(PathBuf),
-    /// A git repository and what is wanted of it.
-    Git {
-        /// Its address.
-        url: String,
-        /// Branch, tag or commit.
-        revision: String,
-    },
 }
 
 /// Why there can be no plan.
@@ -178,7 +156,7 @@ impl Explain for PlanError {
             Self::Input(error) => error.hint(),
             Self::Word(_) => None,
             Self::Root => Some("build as an ordinary user:  useradd -m builder && su - builder".into()),
-            Self::Lock { .. } => Some("to take the new one:  rm smidr.lock".into()),
+            Self::Lock { .. } => Some("to take the new one:  smidr lock --update host".into()),
         }
     }
 }
@@ -214,14 +192,12 @@ pub fn make(
     }
     let host = host(config, lock)?;
     let (uid, gid) = facts.inner_ids();
-    let source = |source: &Source| match source {
-        Source::Path(path) => PlannedSource::Path(place(path)),
-        Source::Git(git) => PlannedSource::Git { url: git.url.text.clone(), revision: revision(git) },
-    };
-    let sources = config.layers.iter().map(|layer| &layer.source).chain(&config.bitbake);
-    let local: Vec<PathBuf> =
-        sources.filter_map(|source| if let Source::Path(path) = source { Some(place(path)) } else { None }).collect();
+    let layers: Vec<PlannedLayer> = config.layers.iter().map(|layer| sources::layer(layer, lock, &place)).collect();
+    let bitbake = config.bitbake.as_ref().map(|source| sources::source(config::BITBAKE, source, lock, &place));
+    let local = sources::local(&layers, bitbake.as_ref());
     local.iter().try_for_each(|path| check_path(path))?;
+    let store = config.directories.layers.as_ref().map_or_else(|| paths.layers(), |text| place(text));
+    check_path(&store)?;
     let inputs = super::inputs::inputs(config, facts, paths, &folders, &local, &place)?;
     Ok(Plan {
         name: config.name.text.clone(),
@@ -231,17 +207,11 @@ pub fn make(
         clean: request.clean,
         bitbake_args: request.bitbake_args.clone(),
         host,
-        layers: config
-            .layers
-            .iter()
-            .map(|layer| PlannedLayer {
-                name: layer.name.text.clone(),
-                source: source(&layer.source),
-                include: layer.include.iter().map(|text| text.text.clone()).collect(),
-                exclude: layer.exclude.iter().map(|text| text.text.clone()).collect(),
-            })
-            .collect(),
-        bitbake: config.bitbake.as_ref().map(source),
+        layers,
+        bitbake,
+        layer_store: store,
+        locked: request.locked,
+        offline: request.offline,
         conf: super::conf::variables(config, facts, &folders, &machine),
         conf_tail: config.local_conf.clone(),
         exports: config.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect(),
@@ -290,9 +260,9 @@ fn host(config: &Config, lock: Option<&Lock>) -> Result<PlannedHost, PlanError> 
         HostImage::Recipe(name) => (name.text.clone(), true),
         HostImage::Image(name) => (name.text.clone(), false),
     };
-    match lock {
-        Some(lock) if lock.host.name != name => Err(PlanError::Lock { locked: lock.host.name.clone(), wanted: name }),
-        lock => Ok(PlannedHost { name, recipe, pinned: lock.map(|lock| lock.host.image.clone()) }),
+    match lock.and_then(|lock| lock.host.as_ref()) {
+        Some(host) if host.name != name => Err(PlanError::Lock { locked: host.name.clone(), wanted: name }),
+        host => Ok(PlannedHost { name, recipe, pinned: host.map(|host| host.image.clone()) }),
     }
 }
 
@@ -364,11 +334,6 @@ fn check_word(word: &str) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn revision(git: &GitSource) -> String {
-    let named = [&git.commit, &git.tag, &git.branch].into_iter().flatten();
-    named.map(|text| text.text.clone()).next().unwrap_or_default()
-}
-
 /// Makes a path absolute: relative ones against the config's folder, `~/` against the caller's home. `.` and `..` go.
 fn absolute(project: &Path, home: &Path, text: &str) -> PathBuf {
     let path = match text.strip_prefix("~/") {
@@ -399,12 +364,6 @@ fn warnings(config: &Config, facts: &HostFacts) -> Vec<String> {
     }
     if config.base.version.is_some() {
         warnings.push("base.version has no effect yet: name branches under `layers:`".into());
-    }
-    if config.directories.layers.is_some() {
-        warnings.push("directories.layers has no effect yet: only layers from git would be kept there".into());
-    }
-    if config.layers.iter().any(|layer| !layer.patches.is_empty()) {
-        warnings.push("layers[].patches are applied to git layers only, which are not built yet".into());
     }
     warnings
 }

@@ -9,10 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{
-    build::{Plan, PlannedSource},
-    folders::Folders,
-};
+use super::{build::Plan, folders::Folders, sources::PlannedSource};
 use crate::{
     config::{self, Config, overlap, refused_dest},
     model::{Explain, HostFacts, Kind, Paths, Secrets},
@@ -291,8 +288,8 @@ impl Plan {
         self.conf.iter().for_each(|(_, value)| secrets.add_addresses(value));
         secrets.add_addresses(&self.conf_tail);
         for source in self.layers.iter().map(|layer| &layer.source).chain(&self.bitbake) {
-            if let PlannedSource::Git { url, .. } = source {
-                secrets.add_addresses(url);
+            if let PlannedSource::Git(git) = source {
+                git.mirrors.iter().chain([&git.url]).for_each(|url| secrets.add_addresses(url));
             }
         }
         secrets

@@ -6,10 +6,12 @@ mod folders;
 mod inputs;
 mod rooms;
 mod sandbox;
+mod sources;
 
-pub use build::{Plan, PlanError, PlannedHost, PlannedLayer, PlannedSource, check_path, make};
+pub use build::{Plan, PlanError, PlannedHost, check_path, make};
 pub use conf::CA_BUNDLE;
 pub use folders::Folders;
 pub use inputs::{GIT_CONFIG, Input, InputError, OffLimits, PlacedInput, What, git_config, in_the_way};
 pub use rooms::Placed;
 pub use sandbox::{Ids, Isolation, MountOp, Payload, Resources, Root, SandboxSpec, Through, id_map};
+pub use sources::{PlannedGit, PlannedLayer, PlannedPatch, PlannedPath, PlannedSource, describe};

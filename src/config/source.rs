@@ -1,0 +1,251 @@
+//! Where layers and BitBake come from: the keys of `layers[]` and of `bitbake`.
+
+use super::{
+    decode::{Decoder, Fields},
+    node::{Span, Text},
+    problem::Problem,
+    schema::{GitSource, Layer, Source},
+};
+use crate::model::CommitId;
+
+/// What smidr.lock calls the repository of `bitbake:`.
+pub const BITBAKE: &str = "bitbake";
+
+/// Keys that only mean something for a git repository.
+const GIT_ONLY: [&str; 6] = ["branch", "tag", "commit", "mirrors", "patches", "outside_links"];
+
+/// Reads the section `layers`. `series` is the branch of those that name none.
+pub(super) fn layers(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Text>) -> Vec<Layer> {
+    let mut layers: Vec<Layer> = Vec::new();
+    for (i, node) in f.list(d, "layers").iter().enumerate() {
+        let mut f = d.fields(node, &format!("layers[{i}]"));
+        let name = f.required(d, "name");
+        if let Some(twin) = layers.iter().find(|layer| layer.name.text == name.text && !name.is_empty()) {
+            let title = format!("two layers are called `{}`", twin.name);
+            d.problem(Problem::new(name.span.clone(), title));
+        }
+        let source = source(d, &mut f, series);
+        let mut sublayers = f.fields(d, "sublayers");
+        let (include, exclude) = (folders(d, &mut sublayers, "include"), folders(d, &mut sublayers, "exclude"));
+        sublayers.finish(d);
+        let ignore_series = f.flag(d, "ignore_series").unwrap_or_default();
+        f.finish(d);
+        if let Some(source) = source {
+            layers.push(Layer { name, source, include, exclude, ignore_series });
+        }
+    }
+    layers
+}
+
+/// Reads the section `bitbake`.
+pub(super) fn bitbake(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Source> {
+    let node = f.node(BITBAKE)?;
+    let mut inner = d.fields(node, BITBAKE);
+    let source = source(d, &mut inner, None);
+    inner.finish(d);
+    source
+}
+
+fn source(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Text>) -> Option<Source> {
+    let (path, url) = (f.text(d, "path"), f.text(d, "git"));
+    let place = f.span.clone();
+    match (path, url) {
+        (Some(path), None) => {
+            for key in GIT_ONLY {
+                if let Some(node) = f.node(key) {
+                    let title = format!("{} belongs to git layers, and this one is a path", f.path(key));
+                    d.problem(Problem::new(node.span.clone(), title));
+                }
+            }
+            Some(Source::Path(path))
+        }
+        (None, Some(url)) => Some(Source::Git(git(d, f, url, series))),
+        (Some(path), Some(_)) => {
+            d.problem(Problem::new(path.span, format!("{} and git exclude each other", f.path("path"))));
+            GIT_ONLY.into_iter().for_each(|key| _ = f.node(key));
+            None
+        }
+        (None, None) => {
+            let title = format!("{} is missing: where does it come from?", f.path("git"));
+            d.problem(Problem::new(place.start..place.start, title).hint("write `git: URL` or `path: FOLDER`"));
+            GIT_ONLY.into_iter().for_each(|key| _ = f.node(key));
+            None
+        }
+    }
+}
+
+fn git(d: &mut Decoder<'_>, f: &mut Fields<'_>, url: Text, series: Option<&Text>) -> GitSource {
+    let (branch, tag) = (reference(d, f, "branch"), reference(d, f, "tag"));
+    let commit = f.text(d, "commit");
+    let named = branch.is_some() || tag.is_some() || commit.is_some();
+    let commit = commit.and_then(|text| {
+        let expected = "the whole id of a commit, as `git rev-parse` prints it (40 lower-case digits)";
+        d.parse::<CommitId>(text, &f.path("commit"), expected)
+    });
+    let branch = if named { branch } else { series.cloned() };
+    if branch.is_none() && !named {
+        let title = format!("{} names no branch, tag or commit", f.path("git"));
+        d.problem(Problem::new(url.span.clone(), title).hint("add `branch:`, or `yocto_series:` for all layers"));
+    }
+    let mirrors = f.texts(d, "mirrors");
+    for (address, key) in [(&url, "git")].into_iter().chain(mirrors.iter().map(|mirror| (mirror, "mirrors"))) {
+        if let Some(why) = refused_address(address) {
+            let title = format!("{}: `{}` {why}", f.path(key), address.text);
+            d.problem(
+                Problem::new(address.span.clone(), title)
+                    .hint("https://HOST/PATH, ssh://USER@HOST/PATH, USER@HOST:PATH, git://HOST/PATH or file:///PATH"),
+            );
+        }
+    }
+    GitSource {
+        url,
+        branch,
+        tag,
+        commit,
+        mirrors,
+        patches: f.texts(d, "patches"),
+        outside_links: f.flag(d, "outside_links").unwrap_or_default(),
+    }
+}
+
+/// Why git should not be handed this address, if that is so.
+fn refused_address(address: &str) -> Option<&'static str> {
+    let plain = |text: &str| text.chars().all(|c| !c.is_whitespace() && !c.is_control());
+    if address.is_empty() || address.starts_with('-') || !plain(address) {
+        return Some("is no address");
+    }
+    if let Some((scheme, rest)) = address.split_once("://") {
+        let known = ["https", "http", "ssh", "git", "file"].contains(&scheme);
+        // ssh would take such a host for an option of its own (CVE-2017-1000117).
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        return match known {
+            false => Some("has a scheme that is not known here"),
+            true if host.starts_with('-') || rest.is_empty() => Some("names no host"),
+            true => None,
+        };
+    }
+    match address.split_once(':') {
+        // `ext::sh -c …` is a program to git, not a host.
+        Some((host, path)) if path.starts_with(':') || host.contains('/') || host.is_empty() => Some("is no address"),
+        Some((host, path)) => {
+            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+            (host.starts_with('-') || path.starts_with('-') || path.is_empty()).then_some("names no host")
+        }
+        None => Some("is a folder, not an address"),
+    }
+}
+
+fn reference(d: &mut Decoder<'_>, f: &mut Fields<'_>, key: &'static str) -> Option<Text> {
+    let text = f.text(d, key)?;
+    if is_reference(&text) {
+        return Some(text);
+    }
+    let title = format!("{}: `{}` cannot be the name of a branch or tag", f.path(key), text.text);
+    d.problem(
+        Problem::new(text.span.clone(), title)
+            .hint("without refs/heads/ or refs/tags/, as git-check-ref-format(1) has it"),
+    );
+    None
+}
+
+/// git-check-ref-format(1), for names below refs/heads/ and refs/tags/.
+fn is_reference(name: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    let forbidden = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
+    !name.starts_with('-')
+        && !name.starts_with("refs/")
+        && name != "@"
+        && !name.ends_with('.')
+        && !name.contains("..")
+        && !name.contains("@{")
+        && !name.contains(forbidden)
+        && name.split('/').all(part)
+}
+
+/// Folders inside a repository.
+fn folders(d: &mut Decoder<'_>, f: &mut Fields<'_>, key: &'static str) -> Vec<Text> {
+    let folders = f.texts(d, key);
+    for folder in &folders {
+        let leaves = folder.split('/').any(|part| part == "..");
+        if leaves || folder.starts_with('/') || folder.is_empty() {
+            let title = format!("{}: `{}` is no folder inside the repository", f.path(key), folder.text);
+            d.problem(Problem::new(folder.span.clone(), title));
+        }
+    }
+    folders
+}
+
+/// Two repositories that smidr.lock could not tell apart.
+pub(super) fn check_names(d: &mut Decoder<'_>, layers: &[Layer], bitbake: Option<&Source>) {
+    if let Some(layer) = layers.iter().find(|layer| layer.name.text == BITBAKE && bitbake.is_some()) {
+        let span: Span = layer.name.span.clone();
+        d.problem(Problem::new(span, "`bitbake` is what `bitbake:` is called; give the layer another name"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for good in [
+            "https://git.yoctoproject.org/poky",
+            "ssh://git@host:29418/x.git",
+            "git@host:group/x.git",
+            "host:x",
+            "git://git.openembedded.org/bitbake",
+            "file:///srv/git/poky.git",
+        ] {
+            assert_eq!(refused_address(good), None, "{good}");
+        }
+        for bad in [
+            "",
+            "--upload-pack=touch x",
+            "-x",
+            "ext::sh -c touch",
+            "ext::touch",
+            "ssh://-oProxyCommand=x/y",
+            "ssh://me@-oProxyCommand=x/y",
+            "me@-oProxyCommand=x:y",
+            "-oProxyCommand=x:y",
+            "host:-x",
+            "ftp://host/x",
+            "https://",
+            "/srv/git/poky",
+            "../poky",
+            "./x:y",
+            "a b:c",
+            "host:",
+        ] {
+            assert!(refused_address(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_branches_and_tags() {
+        for good in ["scarthgap", "kirkstone-6.x.y", "feature/x", "4.0_M1", "v1", "yocto-5.0.3"] {
+            assert!(is_reference(good), "{good}");
+        }
+        for bad in [
+            "",
+            "-x",
+            "--all",
+            "a..b",
+            "a b",
+            "a~1",
+            "a^",
+            "a:b",
+            "refs/heads/x",
+            "x.lock",
+            "a//b",
+            "/a",
+            "a/",
+            ".a",
+            "@",
+            "a@{1}",
+        ] {
+            assert!(!is_reference(bad), "{bad}");
+        }
+    }
+}

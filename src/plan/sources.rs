@@ -1,0 +1,163 @@
+//! Where layers and BitBake come from, with what the lock knows of it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::{
+    config::{self, Layer, Source},
+    lock::{Asked, Lock, RepositoryLock},
+    model::CommitId,
+};
+
+/// A repository with Yocto layers.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedLayer {
+    /// As the config calls it.
+    pub name: String,
+    /// Where it comes from.
+    #[serde(flatten)]
+    pub source: PlannedSource,
+    /// The layers in it to use, relative to its root; empty: all that are found.
+    pub include: Vec<String>,
+    /// The layers in it to leave out.
+    pub exclude: Vec<String>,
+    /// Whether they are used with a series that they do not name.
+    pub ignore_series: bool,
+}
+
+/// Where a repository comes from.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlannedSource {
+    /// A folder on this machine, which stays as it is.
+    Path(PlannedPath),
+    /// A git repository.
+    Git(Box<PlannedGit>),
+}
+
+/// A folder on this machine.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedPath {
+    /// Absolute.
+    pub folder: PathBuf,
+    /// As the config has it, which is how the lock knows it.
+    pub written: String,
+}
+
+/// A git repository, and what is wanted of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedGit {
+    /// Its address.
+    pub url: String,
+    /// Other places with the same commits, tried in order after the first.
+    pub mirrors: Vec<String>,
+    /// The branch that is followed, or that `commit` or `tag` must be on.
+    pub branch: Option<String>,
+    /// The tag.
+    pub tag: Option<String>,
+    /// The very commit.
+    pub commit: Option<CommitId>,
+    /// Patches put on top, in order.
+    pub patches: Vec<PlannedPatch>,
+    /// Whether it may hold symbolic links that lead out of it.
+    pub outside_links: bool,
+    /// What the lock says; none: not resolved yet, or something else is wanted since.
+    pub pinned: Option<RepositoryLock>,
+}
+
+/// A patch on top of a repository.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedPatch {
+    /// Absolute.
+    pub file: PathBuf,
+    /// As the config has it, which is how the lock knows it.
+    pub written: String,
+}
+
+impl PlannedGit {
+    /// What the lock is asked for.
+    pub fn asked(&self) -> Asked {
+        Asked {
+            git: Some(self.url.clone()),
+            path: None,
+            branch: self.branch.clone(),
+            tag: self.tag.clone(),
+            at: self.commit.clone(),
+        }
+    }
+
+    /// What is wanted, for people: the most exact of what the config names.
+    pub fn wanted(&self) -> String {
+        let commit = self.commit.as_ref().map(ToString::to_string);
+        commit.or_else(|| self.tag.clone()).or_else(|| self.branch.clone()).unwrap_or_else(|| "HEAD".into())
+    }
+}
+
+pub(super) fn layer(layer: &Layer, lock: Option<&Lock>, place: &dyn Fn(&str) -> PathBuf) -> PlannedLayer {
+    PlannedLayer {
+        name: layer.name.text.clone(),
+        source: source(&layer.name, &layer.source, lock, place),
+        include: texts(&layer.include),
+        exclude: texts(&layer.exclude),
+        ignore_series: layer.ignore_series,
+    }
+}
+
+pub(super) fn source(
+    name: &str,
+    source: &Source,
+    lock: Option<&Lock>,
+    place: &dyn Fn(&str) -> PathBuf,
+) -> PlannedSource {
+    let git = match source {
+        Source::Path(path) => {
+            return PlannedSource::Path(PlannedPath { folder: place(path), written: path.text.clone() });
+        }
+        Source::Git(git) => git,
+    };
+    let text = |text: &Option<config::Text>| text.as_ref().map(|text| text.text.clone());
+    let patch = |text: &config::Text| PlannedPatch { file: place(text), written: text.text.clone() };
+    let mut planned = PlannedGit {
+        url: git.url.text.clone(),
+        mirrors: texts(&git.mirrors),
+        branch: text(&git.branch),
+        tag: text(&git.tag),
+        commit: git.commit.clone(),
+        patches: git.patches.iter().map(patch).collect(),
+        outside_links: git.outside_links,
+        pinned: None,
+    };
+    planned.pinned = lock.and_then(|lock| lock.repository(name, &planned.asked())).cloned();
+    PlannedSource::Git(Box::new(planned))
+}
+
+/// The folders of this machine among all sources.
+pub(super) fn local(layers: &[PlannedLayer], bitbake: Option<&PlannedSource>) -> Vec<PathBuf> {
+    let sources = layers.iter().map(|layer| &layer.source).chain(bitbake);
+    let folder = |source: &PlannedSource| match source {
+        PlannedSource::Path(path) => Some(path.folder.clone()),
+        PlannedSource::Git(_) => None,
+    };
+    sources.filter_map(folder).collect()
+}
+
+/// For people: where it comes from, and what it is pinned to.
+pub fn describe(source: &PlannedSource) -> String {
+    match source {
+        PlannedSource::Path(path) => show(&path.folder),
+        PlannedSource::Git(git) => {
+            let pinned = git.pinned.as_ref().and_then(|lock| lock.commit.as_ref());
+            let pinned = pinned.map_or_else(|| "unresolved".into(), CommitId::short);
+            format!("{} {}, {pinned}", git.url, git.wanted())
+        }
+    }
+}
+
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn texts(texts: &[config::Text]) -> Vec<String> {
+    texts.iter().map(|text| text.text.clone()).collect()
+}
