@@ -67,6 +67,15 @@ pub struct PatchLock {
     pub sha256: Digest,
 }
 
+/// What one build, or one look, has found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// The build host; none where this machine is its own, or was not looked at.
+    pub host: Option<HostLock>,
+    /// Where layers and BitBake come from.
+    pub repositories: Vec<RepositoryLock>,
+}
+
 /// What a config asks of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -172,10 +181,16 @@ impl Lock {
         &self.repositories
     }
 
-    /// Pins a repository, in place of what stood there for the same address and reference.
-    pub fn pin(&mut self, new: RepositoryLock) {
-        self.repositories.retain(|old| !old.replaces(&new));
-        self.repositories.push(new);
+    /// Takes what has been found out, in place of what stood there for the same names, addresses and references. What a folder of
+    /// this machine was at stays as it is: it would change with each of its commits.
+    pub fn pin(&mut self, pins: Pins) {
+        self.host = pins.host.or(self.host.take());
+        for new in pins.repositories {
+            if new.path.is_none() || !self.repositories.iter().any(|old| old.replaces(&new)) {
+                self.repositories.retain(|old| !old.replaces(&new));
+                self.repositories.push(new);
+            }
+        }
         self.repositories.sort();
     }
 
@@ -189,6 +204,11 @@ impl Lock {
         self.repositories.retain(|known| !names.contains(&known.name.as_str()));
         self.host.take_if(|_| names.contains(&HOST));
         unknown
+    }
+
+    /// Forgets what folders of this machine were at.
+    pub fn forget_folders(&mut self) {
+        self.repositories.retain(|known| known.path.is_none());
     }
 
     /// Keeps only what `others` have too: what some variant has asked for once, and none does any more, goes.
@@ -271,12 +291,35 @@ mod tests {
             patches: vec![],
             ..poky.clone()
         };
-        let mut lock = Lock { config: Some(digest), host: Some(host), ..Lock::default() };
-        lock.pin(poky);
-        lock.pin(own);
+        let mut lock = Lock { config: Some(digest), ..Lock::default() };
+        lock.pin(Pins { host: Some(host), repositories: vec![poky.clone(), own.clone()] });
         let text = lock.to_text().expect("text");
         assert_eq!(Lock::parse(&text).expect("parses"), lock);
         insta::assert_snapshot!(text);
+
+        // Another commit of the same branch takes the old one's place; another branch stands beside it; folders stay.
+        let other: CommitId = "0b".repeat(20).parse().expect("a commit");
+        let moved = RepositoryLock { commit: Some(other.clone()), ..poky.clone() };
+        let beside = RepositoryLock { branch: Some("kirkstone".into()), ..poky.clone() };
+        let later = RepositoryLock { commit: Some(other.clone()), ..own.clone() };
+        lock.pin(Pins { host: None, repositories: vec![moved.clone(), beside.clone(), later] });
+        assert_eq!(lock.repositories(), [own, beside.clone(), moved.clone()]);
+        let asked = |at: Option<&CommitId>| Asked {
+            git: poky.git.clone(),
+            path: None,
+            branch: poky.branch.clone(),
+            tag: None,
+            at: at.cloned(),
+        };
+        assert_eq!(lock.repository("poky", &asked(None)), Some(&moved));
+        assert_eq!(lock.repository("poky", &asked(Some(&other))), Some(&moved));
+        assert_eq!(lock.repository("poky", &asked(poky.commit.as_ref())), None, "the config names another commit");
+        assert_eq!(lock.repository("other", &asked(None)), None);
+
+        lock.keep(std::slice::from_ref(&beside));
+        assert_eq!(lock.repositories(), [beside]);
+        assert_eq!(lock.forget(&["poky", "host", "nothing"]), ["nothing"]);
+        assert_eq!((lock.repositories().len(), lock.host), (0, None));
     }
 
     #[test]

@@ -22,13 +22,16 @@ pub fn local_conf(plan: &Plan) -> String {
     text
 }
 
-/// The text of `bblayers.conf`.
-pub fn bblayers_conf(layers: &[PathBuf]) -> String {
+/// The text of `bblayers.conf`; `further` are assignments behind the list of layers.
+pub fn bblayers_conf(layers: &[PathBuf], further: &[(String, String)]) -> String {
     let mut text = format!("{NOTICE}BBPATH = \"${{TOPDIR}}\"\nBBFILES ?= \"\"\nBBLAYERS = \" \\\n");
     for layer in layers {
         let _ = writeln!(text, "  {} \\", layer.display());
     }
     text.push_str("\"\n");
+    for (name, value) in further {
+        let _ = writeln!(text, "{name} = {}", quote(value));
+    }
     text
 }
 
@@ -47,7 +50,10 @@ mod tests {
 
     #[test]
     fn layers_and_values() {
-        insta::assert_snapshot!(bblayers_conf(&["/a/meta".into(), "/b/meta-own".into()]));
+        insta::assert_snapshot!(bblayers_conf(
+            &["/a/meta".into(), "/b/meta-own".into()],
+            &[("LAYERSERIES_COMPAT_own:append".into(), " wrynose".into())],
+        ));
         assert_eq!(quote("a\nb"), "\"a b\"");
         assert_eq!(quote("x\\"), "\"x\"");
         assert_eq!(quote("-j 2"), "\"-j 2\"");

@@ -32,6 +32,11 @@ pub enum Command {
     Plan(Plan),
     /// Build the project
     Build(Build),
+    /// Pin the build host and all layers in smidr.lock
+    Lock(Lock),
+    /// Look at layers, bring them, and see what has changed in them
+    #[command(subcommand)]
+    Layers(Layers),
     /// Run a command in the build's own sandbox
     Run(Run),
     /// Open a shell in the build's own sandbox
@@ -82,7 +87,7 @@ pub struct Check {
 }
 
 /// What is built, for `build` and `plan`.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 pub struct Wanted {
     /// Build this instead of build.image; may be repeated
     #[arg(long = "target", value_name = "TARGET")]
@@ -99,6 +104,12 @@ pub struct Wanted {
     /// Fetch all sources and stop
     #[arg(long)]
     pub fetch_only: bool,
+    /// Use what smidr.lock pins, or fail; for CI
+    #[arg(long)]
+    pub locked: bool,
+    /// Reach no network at all, neither for image and layers nor in the build
+    #[arg(long)]
+    pub offline: bool,
     /// Handed to BitBake as they are, such as -k, or -c TASK -f
     #[arg(last = true, value_name = "BITBAKE-ARGS", allow_hyphen_values = true)]
     pub bitbake_args: Vec<String>,
@@ -131,6 +142,51 @@ pub struct Build {
 pub enum EventForm {
     /// A JSON object per line
     Json,
+}
+
+/// `smidr lock`
+#[derive(Args)]
+pub struct Lock {
+    /// Pin these anew, to what their branches are at now: names of layers, `bitbake`, or `host`; without a name everything
+    #[arg(long, value_name = "NAME", num_args = 0..)]
+    pub update: Option<Vec<String>>,
+}
+
+/// `smidr layers`
+#[derive(Subcommand)]
+pub enum Layers {
+    /// Show the project's repositories and their layers, as far as they are here
+    Ls {
+        /// Show everything in the store instead, whatever project it belongs to
+        #[arg(long)]
+        store: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring everything that smidr.lock pins, and pin what it does not
+    Sync,
+    /// Show what has changed: from smidr.lock to what the branches are at now, or from one lock to another
+    Diff {
+        /// A lock; without it, smidr.lock against the branches
+        #[arg(value_name = "OLD")]
+        old: Option<PathBuf>,
+        /// A later lock; without it, smidr.lock
+        #[arg(value_name = "NEW")]
+        new: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove checkouts that nobody has used for long, and repositories that nothing stands on
+    Prune {
+        /// Keep what was used within this many days
+        #[arg(long, value_name = "N", default_value_t = 30)]
+        days: u64,
+        /// Only show what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// `smidr run`

@@ -36,7 +36,8 @@ pub fn build(file: &Path, args: Build) -> Done {
         sinks
     })?;
     let means = Means { facts: &facts, spawner: &spawner, stop: &stop };
-    let outcome = service.run(begun, plan, project.host_lock(), &means, |host| project.pin(host))?;
+    let outcome =
+        service.run(begun, plan, project.host_lock(), &means, |pins| project.pin(pins, &paths, args.wanted.locked))?;
     Ok(exit_code(&outcome))
 }
 

@@ -8,11 +8,7 @@ use super::{
     output::talk,
     report::{Done, report},
 };
-use crate::{
-    engine::recipes,
-    host::paths,
-    layers::{self, LayerError},
-};
+use crate::{engine::recipes, host::paths, layers};
 
 /// Runs the command.
 pub fn check(file: &Path, args: &Check) -> Done {
@@ -26,16 +22,10 @@ pub fn check(file: &Path, args: &Check) -> Done {
     for warning in &plan.warnings {
         talk(format!("warning: {warning}"));
     }
-    // What only this machine knows: each layer by itself, so that one missing folder does not hide the next.
+    // What only this machine knows. One missing folder does not hide the next.
     let mut code = ExitCode::SUCCESS;
-    let each = plan.layers.iter().map(|layer| layers::resolve(std::slice::from_ref(layer), None, &facts.home));
-    for found in each.chain([layers::resolve(&[], plan.bitbake.as_ref(), &facts.home)]) {
-        match found {
-            Ok(_) => {}
-            // The config is right; it is smidr that cannot build it yet.
-            Err(error @ LayerError::Git { .. }) => talk(format!("warning: {error}")),
-            Err(error) => code = report(&error.into()),
-        }
+    for error in layers::missing(&plan) {
+        code = report(&error.into());
     }
     if plan.host.recipe
         && let Err(error) = recipes::find(&plan.host.name, &plan.project, &shared)

@@ -6,6 +6,8 @@ use std::{
     process::ExitCode,
 };
 
+use sha2::{Digest as _, Sha256};
+
 use super::{
     args::Wanted,
     output::talk,
@@ -15,12 +17,14 @@ use crate::{
     config::{self, Config, Problems},
     events::Redactor,
     host::{
-        facts,
+        self, facts,
         files::{FileError, write_atomically},
+        lock::{Mode, WaitError},
         paths,
+        stop::Stop,
     },
-    lock::{HostLock, Lock},
-    model::{BuildRequest, HostFacts, Paths, Secrets},
+    lock::{HostLock, Lock, Pins},
+    model::{BuildRequest, Digest, HostFacts, Paths, Secrets},
     plan::{self, Plan},
 };
 
@@ -56,6 +60,8 @@ pub struct Project {
     pub folder: PathBuf,
     /// The config.
     pub config: Config,
+    /// Of the config's text.
+    pub digest: Digest,
     /// What it is pinned to.
     pub lock: Option<Lock>,
 }
@@ -111,12 +117,9 @@ impl Project {
         let lookup =
             |name: &str| facts.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         let config = config::read(&name, &text, variant, &lookup).map_err(|p| NoProject::Problems(Box::new(p)))?;
-        let lock = match fs::read_to_string(lock_path(&folder)) {
-            Ok(text) => Some(Lock::parse(&text)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(FileError::new("read", &lock_path(&folder))(error).into()),
-        };
-        Ok(Self { file, folder, config, lock })
+        let lock = read_lock(&folder)?;
+        let digest = Digest::from_sha256(Sha256::digest(&text).into());
+        Ok(Self { file, folder, config, digest, lock })
     }
 
     /// The plan for what is wanted.
@@ -126,8 +129,8 @@ impl Project {
             machine: wanted.machine.clone(),
             variant: wanted.variant.clone(),
             fetch_only: wanted.fetch_only,
-            locked: false,
-            offline: false,
+            locked: wanted.locked,
+            offline: wanted.offline,
             clean: wanted.clean,
             bitbake_args: wanted.bitbake_args.clone(),
         };
@@ -139,16 +142,47 @@ impl Project {
         self.lock.as_ref()?.host.as_ref()
     }
 
-    /// Writes the lock, if it says anything new.
-    pub fn pin(&self, host: &HostLock) -> Result<(), FileError> {
-        let mut lock = self.lock.clone().unwrap_or_default();
-        lock.host = Some(host.clone());
-        if self.lock.as_ref() == Some(&lock) {
+    /// Writes what has been found out into the lock, unless that is nothing new or the lock is to stay as it is.
+    pub fn pin(&self, pins: Pins, paths: &Paths, locked: bool) -> Result<(), FileError> {
+        if locked {
             return Ok(());
         }
+        // Builds of two variants may end their preparation at the same time.
+        let _alone = self.alone(paths)?;
+        let mut lock = read_lock(&self.folder).ok().flatten().or_else(|| self.lock.clone()).unwrap_or_default();
+        let before = lock.clone();
+        lock.pin(pins);
+        lock.config = Some(self.digest.clone());
+        if lock == before { Ok(()) } else { self.write_lock(&lock) }
+    }
+
+    /// Keeps other processes from writing the lock.
+    pub fn alone(&self, paths: &Paths) -> Result<host::lock::Lock, FileError> {
+        let name = Sha256::digest(self.file.as_os_str().as_encoded_bytes());
+        let path = host::lock::path_in(&paths.locks(), &format!("pin-{}", hex::encode(&name[..8])));
+        // Held for the time of a rename, so nobody is told about it.
+        match host::lock::lock(&path, Mode::Exclusive, "smidr", &Stop::default(), |_| {}) {
+            Ok(lock) => Ok(lock),
+            Err(WaitError::File(error)) => Err(error),
+            Err(WaitError::Stopped(_)) => Err(FileError::new("lock", &path)(std::io::ErrorKind::Interrupted.into())),
+        }
+    }
+
+    /// Writes the lock as it is.
+    pub fn write_lock(&self, lock: &Lock) -> Result<(), FileError> {
         let path = lock_path(&self.folder);
         let text = lock.to_text().map_err(|error| FileError::new("write", &path)(std::io::Error::other(error)))?;
         write_atomically(&path, text.as_bytes(), 0o644)
+    }
+}
+
+/// Reads the lock of a project.
+fn read_lock(folder: &Path) -> Result<Option<Lock>, Failure> {
+    let path = lock_path(folder);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(Lock::parse(&text)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::new("read", &path)(error).into()),
     }
 }
 
@@ -158,5 +192,5 @@ fn lock_path(folder: &Path) -> PathBuf {
 
 /// Nothing in particular is wanted.
 pub fn default_wanted(variant: Option<String>) -> Wanted {
-    Wanted { targets: vec![], variant, machine: None, clean: false, fetch_only: false, bitbake_args: vec![] }
+    Wanted { variant, ..Wanted::default() }
 }

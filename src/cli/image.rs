@@ -4,45 +4,24 @@ use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use super::{
     args::{Compression, Image, Prune},
-    build::start_spawner,
-    context,
+    desk::Desk,
     output::{bytes, say, say_json, talk},
     report::{Done, Failure, Refused, report},
-    terminal::Terminal,
 };
 use crate::{
     config::{Size, nearest},
-    engine::{EngineError, Tools, image_build, recipes},
-    events::Emitter,
-    host::{files::FileError, process::Spawner, stop::Stop},
+    engine::{EngineError, image_build, recipes},
+    host::files::FileError,
     image::{
-        Damage, Finding, ImageName, ImageStore, LayerForm, Limits, Policy, Reference, RegistryReference,
-        RegistrySettings, StoredImage,
+        Damage, Finding, ImageName, LayerForm, Limits, Policy, Reference, RegistryReference, RegistrySettings,
+        StoredImage,
     },
-    model::{BuildId, HostFacts, Kind, Paths},
-    service::random,
+    model::Kind,
 };
-
-// What every subcommand works with.
-struct Desk {
-    store: ImageStore,
-    on: Emitter,
-    stop: Stop,
-    spawner: Spawner,
-    facts: HostFacts,
-    paths: Paths,
-}
 
 /// Runs the command. `config` says beside which file rootfs recipes are looked for.
 pub fn image(config: &Path, command: &Image) -> Done {
-    let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
-    let spawner = start_spawner()?;
-    let facts = context::gather();
-    let paths = context::open_paths(&facts)?;
-    let store = ImageStore::open(&paths)?.heeding(&stop);
-    let on = Emitter::new(BuildId::new("image", random())?, vec![Box::new(Terminal::new())]);
-    on.hide(context::redactor(&facts.environment));
-    let desk = Desk { store, on, stop, spawner, facts, paths };
+    let desk = Desk::open("image")?;
     // Whatever is half-made is removed by whoever opens the store next. Only making an image has steps of its own to end.
     let at_once = !matches!(command, Image::Build { .. });
     let _at_once = at_once.then(|| desk.stop.listen(|_, _| std::process::exit(130)));
@@ -104,8 +83,7 @@ impl Desk {
         let project = config.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let project = std::path::absolute(project).map_err(FileError::new("find", project))?;
         let found = recipes::find(recipe, &project, &self.paths)?;
-        let Self { store, on, stop, spawner, facts, paths } = self;
-        match image_build::build(Tools { paths, facts, store, spawner, stop, on }, &found, &BTreeMap::new()) {
+        match image_build::build(self.tools(), &found, &BTreeMap::new()) {
             Err(_) if self.stop.asked() > 0 => Err(EngineError::Stopped.into()),
             made => Ok(made?),
         }

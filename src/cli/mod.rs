@@ -7,9 +7,12 @@ mod cancel;
 mod check;
 mod completions;
 mod context;
+mod desk;
 mod doctor;
 mod image;
 mod init;
+mod layers;
+mod lock;
 mod logs;
 mod output;
 mod plan;
@@ -49,6 +52,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&config, &args),
         Command::Plan(args) => plan::plan(&config, &args),
         Command::Build(args) => build::build(&config, args),
+        Command::Lock(args) => lock::lock(&config, &args),
+        Command::Layers(command) => layers::layers(&config, &command),
         Command::Run(args) => return shell::run(&config, args),
         Command::Shell(args) => return shell::shell(&config, args),
         Command::Status(args) => status::status(&args),

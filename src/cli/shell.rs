@@ -72,9 +72,7 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     let redactor = on.redactor();
     let tools = Tools { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
     let prepared = engine::prepare(plan, project.host_lock(), tools)?;
-    if let Some(lock) = prepared.host_lock() {
-        project.pin(lock)?;
-    }
+    project.pin(prepared.pins(), &paths, false)?;
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
     let mut spec = prepared.sandbox(command, true, terminal, &[("TERM", &term)]);

@@ -85,9 +85,9 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         artifacts: artifacts(d, &mut f),
         local_conf: local_conf(d, f.node("local_conf")),
         env: f.fields(d, "env").into_pairs(d),
+        variants: variants(d, f.node("variants")),
     };
     check_names(d, &config.layers, config.bitbake.as_ref());
-    variants(d, f.node("variants"));
     packages.finish(d);
     features.finish(d);
     f.finish(d);
@@ -207,12 +207,12 @@ fn local_conf(d: &mut Decoder<'_>, node: Option<&Node>) -> String {
 }
 
 // An overlay that is not asked for is still checked as far as it can be by itself: it must be a mapping.
-fn variants(d: &mut Decoder<'_>, node: Option<&Node>) {
+fn variants(d: &mut Decoder<'_>, node: Option<&Node>) -> Vec<Text> {
     let Some(Node { value: Value::Map(entries), .. }) = node else {
         if let Some(node) = node.filter(|node| !matches!(node.value, Value::Null)) {
             d.problem(Problem::new(node.span.clone(), "variants must be a mapping of names to overlays"));
         }
-        return;
+        return Vec::new();
     };
     for (name, over) in entries {
         if !BuildId::is_valid_name(name) {
@@ -222,6 +222,7 @@ fn variants(d: &mut Decoder<'_>, node: Option<&Node>) {
             d.problem(Problem::new(over.span.clone(), format!("variants.{name} must be a mapping")));
         }
     }
+    entries.iter().map(|(name, _)| name.clone()).collect()
 }
 
 /// A value that becomes one word of a conf file or command line.

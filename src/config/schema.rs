@@ -42,6 +42,8 @@ pub struct Config {
     pub local_conf: String,
     /// Environment of BitBake, and visible to recipes.
     pub env: Vec<(Text, Text)>,
+    /// The names of its overlays.
+    pub variants: Vec<Text>,
 }
 
 /// The board that is built for.

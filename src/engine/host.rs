@@ -1,6 +1,6 @@
 //! Which image a build runs in: the one that the lock pins, the one that the store has, or one that is made now.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use super::{
     EngineError, Tools,
@@ -10,24 +10,25 @@ use super::{
 use crate::{
     host::lock::{self, Mode},
     image::{Reference, ReferenceError, RegistrySettings, RootFs, StoredImage},
-    lock::{HostLock, PackageLock},
+    lock::{HOST, HostLock, PackageLock},
     model::{Digest, Event},
-    plan::PlannedHost,
+    plan::Plan,
 };
 
-/// Finds or makes the image of a build host, and opens it.
+/// Finds or makes the image of a build host, and opens it. With `fresh`, it is asked for or made again even if there is one.
 ///
 /// # Errors
 ///
 /// When there is none, it cannot be made, or what was made is not what the lock pins.
 pub fn resolve_host(
     tools: Tools<'_>,
-    planned: &PlannedHost,
-    project: &Path,
+    plan: &Plan,
     lock: Option<&HostLock>,
+    fresh: bool,
 ) -> Result<(HostLock, RootFs), EngineError> {
+    let planned = &plan.host;
     let image =
-        if planned.recipe { from_recipe(tools, planned, project, lock)? } else { from_store(tools, planned, lock)? };
+        if planned.recipe { from_recipe(tools, plan, lock, fresh)? } else { from_store(tools, plan, lock, fresh)? };
     let root = tools.store.checkout(&image, tools.on)?;
     Ok((host_lock(&planned.name, &image), root))
 }
@@ -47,7 +48,8 @@ fn packages(image: &StoredImage) -> BTreeMap<String, PackageLock> {
 }
 
 // What the store has under that name stays what it is until somebody pulls: a tag that moved changes nothing by itself.
-fn from_store(tools: Tools<'_>, planned: &PlannedHost, lock: Option<&HostLock>) -> Result<StoredImage, EngineError> {
+fn from_store(tools: Tools<'_>, plan: &Plan, lock: Option<&HostLock>, fresh: bool) -> Result<StoredImage, EngineError> {
+    let planned = &plan.host;
     let reference = match planned.name.parse() {
         Ok(Reference::Registry(reference)) => Some(reference),
         // A plain word is a name in the store.
@@ -58,9 +60,11 @@ fn from_store(tools: Tools<'_>, planned: &PlannedHost, lock: Option<&HostLock>) 
     let name = reference.as_ref().map_or_else(|| planned.name.clone(), ToString::to_string);
     let wanted = lock.map_or_else(|| name.clone(), |lock| lock.image.to_string());
     match (tools.store.find(&wanted)?, reference) {
-        (Some(image), _) => Ok(image),
+        (Some(image), None) => Ok(image),
+        (Some(image), Some(_)) if !fresh => Ok(image),
+        (_, Some(_)) if plan.offline => Err(EngineError::Offline(planned.name.clone())),
         (None, None) => Err(EngineError::NoImage(planned.name.clone())),
-        (None, Some(reference)) => {
+        (_, Some(reference)) => {
             let settings = RegistrySettings::new(tools.facts, tools.spawner, tools.stop, tools.on);
             // Under a name of its own: another project may be pinned to what the tag meant at another time.
             let wanted = lock.map_or_else(|| reference.clone(), |lock| reference.pinned(lock.image.clone()));
@@ -72,16 +76,16 @@ fn from_store(tools: Tools<'_>, planned: &PlannedHost, lock: Option<&HostLock>) 
 
 fn from_recipe(
     tools: Tools<'_>,
-    planned: &PlannedHost,
-    project: &Path,
+    plan: &Plan,
     lock: Option<&HostLock>,
+    fresh: bool,
 ) -> Result<StoredImage, EngineError> {
-    let found = recipes::find(&planned.name, project, tools.paths).map_err(ImageBuildError::from)?;
+    let found = recipes::find(&plan.host.name, &plan.project, tools.paths).map_err(ImageBuildError::from)?;
     let identity = image_build::identity(tools, &found)?;
     // A recipe that was edited is meant to change the image: the lock follows it.
     let lock = lock.filter(|lock| {
         let same = lock.recipe.as_ref() == Some(&identity);
-        if !same {
+        if !same && !plan.locked {
             tools.on.warn(format!(
                 "the rootfs recipe `{}` has changed since smidr.lock was written; it is made anew",
                 found.name
@@ -89,8 +93,15 @@ fn from_recipe(
         }
         same
     });
-    if let Some(image) = present(tools, &found.name, &identity, lock)? {
+    if plan.locked && lock.is_none() {
+        return Err(EngineError::NotLocked(vec![HOST.into()]));
+    }
+    let known = || if fresh { Ok(None) } else { present(tools, &found.name, &identity, lock) };
+    if let Some(image) = known()? {
         return Ok(image);
+    }
+    if plan.offline {
+        return Err(EngineError::Offline(found.name));
     }
     // Two builds that miss the same image make it once.
     let path = lock::path_in(&tools.paths.locks(), &format!("recipe-{}", found.name));
@@ -98,7 +109,7 @@ fn from_recipe(
         tools.on.emit(Event::Waiting { resource: format!("the image of `{}`", found.name), holder: holder.into() });
     };
     let _alone = lock::lock(&path, Mode::Exclusive, &format!("image build {}", found.name), tools.stop, waiting)?;
-    if let Some(image) = present(tools, &found.name, &identity, lock)? {
+    if let Some(image) = known()? {
         return Ok(image);
     }
     let image = image_build::build(tools, &found, &lock.map(|lock| lock.packages.clone()).unwrap_or_default())?;

@@ -38,7 +38,7 @@ use crate::{
     },
     image::{ImageError, ImageStore, ReferenceError, RootFs},
     layers::{self, Checkouts, LayerError},
-    lock::HostLock,
+    lock::{HostLock, Pins},
     model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State},
     plan::{Isolation, MountOp, Payload, Placed, PlacedInput, Plan, SandboxSpec},
     sandbox::SandboxError,
@@ -119,6 +119,12 @@ pub enum EngineError {
     /// The store.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// `--locked`, and something would have to be pinned.
+    #[error("smidr.lock does not pin {}, and --locked pins nothing anew", .0.join(", "))]
+    NotLocked(Vec<String>),
+    /// `--offline`, and the image is not here.
+    #[error("the image of `{0}` is not in the store, and --offline brings none")]
+    Offline(String),
     /// An image that is neither here nor can be made.
     #[error("the image `{0}` is not in the store")]
     NoImage(String),
@@ -166,7 +172,7 @@ impl Explain for EngineError {
             Self::Layers(error) => error.kind(),
             Self::ImageBuild(error) => error.kind(),
             Self::Image(error) => error.kind(),
-            Self::NoImage(_) => Kind::Request,
+            Self::NoImage(_) | Self::NotLocked(_) | Self::Offline(_) => Kind::Request,
             Self::Reference(error) => error.kind(),
             Self::Digest { .. } => Kind::Outside,
             Self::Workspace(error) => error.kind(),
@@ -189,8 +195,10 @@ impl Explain for EngineError {
             Self::NoImage(name) => Some(format!(
                 "bring it:  smidr image pull REFERENCE --name {name}  or  smidr image import FILE --name {name}"
             )),
+            Self::NotLocked(_) => Some("pin it, and commit smidr.lock:  smidr lock".into()),
+            Self::Offline(_) => Some("bring it while there is a network:  smidr lock".into()),
             Self::Reference(error) => error.hint(),
-            Self::Digest { .. } => Some("to take the new image:  rm smidr.lock".into()),
+            Self::Digest { .. } => Some("to take the new image:  smidr lock --update host".into()),
             Self::Workspace(error) => error.hint(),
             Self::Sandbox(error) => error.hint(),
             Self::Artifacts(error) => error.hint(),
@@ -210,22 +218,22 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     // First, so that nothing long is begun in vain.
     devices::check(&plan.devices)?;
     let inputs = inputs::find(&plan, tools)?;
-    let checkouts = layers::resolve(&plan.layers, plan.bitbake.as_ref(), &tools.facts.home)?;
+    let checkouts = layers(&plan, tools)?;
     let holder = format!("build {}", tools.on.build());
     let workspace = workspace::open(&plan, tools.paths, &holder)?;
     let host = if plan.isolation == Isolation::None {
         let path = tools.facts.environment.iter().find(|(name, _)| name == "PATH");
         BuildHost::Machine { env: path.cloned().into_iter().collect() }
     } else {
-        let (lock, root) = resolve_host(tools, &plan.host, &plan.project, lock)?;
-        inputs::check_places(&plan, &checkouts.roots, root.diffs())?;
+        let (lock, root) = resolve_host(tools, &plan, lock, false)?;
+        inputs::check_places(&plan, &checkouts.shown(), root.diffs())?;
         BuildHost::Image { lock, root }
     };
     if plan.clean {
         workspace.clean(&plan)?;
     }
     workspace.write_conf(&plan, &checkouts)?;
-    workspace.write_skeleton(&plan, tools.facts, &checkouts.roots, &inputs)?;
+    workspace.write_skeleton(&plan, tools.facts, &checkouts.shown(), &inputs)?;
     workspace.make_points(&plan, &inputs)?;
     if tools.stop.asked() > 0 {
         return Err(EngineError::Stopped);
@@ -235,6 +243,35 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     Ok(Prepared { plan, host, inputs, checkouts, workspace, hide_openat2 })
 }
 
+/// Makes the layers of a plan ready.
+///
+/// # Errors
+///
+/// The first thing that is not there, or does not fit.
+pub fn layers(plan: &Plan, tools: Tools<'_>) -> Result<Checkouts, EngineError> {
+    match plan.unpinned() {
+        loose if plan.locked && !loose.is_empty() => {
+            Err(EngineError::NotLocked(loose.into_iter().map(str::to_owned).collect()))
+        }
+        _ => Ok(layers::resolve(plan, &tools.facts.home)?),
+    }
+}
+
+/// Finds out what a project is to be pinned to: its build host, which is brought or made if need be, and its layers.
+///
+/// # Errors
+///
+/// The first thing that is not there, or does not fit.
+/// With `fresh_host`, an image is brought or made again even if there is one.
+pub fn pin(plan: &Plan, lock: Option<&HostLock>, fresh_host: bool, tools: Tools<'_>) -> Result<Pins, EngineError> {
+    let repositories = layers(plan, tools)?.pins;
+    let host = match plan.isolation {
+        Isolation::None => None,
+        _ => Some(resolve_host(tools, plan, lock, fresh_host)?.0),
+    };
+    Ok(Pins { host, repositories })
+}
+
 impl Prepared {
     /// The plan that was made ready.
     pub fn plan(&self) -> &Plan {
@@ -242,8 +279,8 @@ impl Prepared {
     }
 
     /// What the project is pinned to from now on.
-    pub fn host_lock(&self) -> Option<&HostLock> {
-        self.host.lock()
+    pub fn pins(&self) -> Pins {
+        Pins { host: self.host.lock().cloned(), repositories: self.checkouts.pins.clone() }
     }
 
     /// Layers, for people: names and what they are pinned to.
@@ -275,6 +312,7 @@ impl Prepared {
             },
             skeleton: self.workspace.skeleton.clone(),
             repositories: self.checkouts.roots.clone(),
+            pinned: self.checkouts.pinned.clone(),
             inputs: self.inputs.clone(),
             edit,
         };
@@ -311,7 +349,7 @@ pub fn build(
     plan: Plan,
     lock: Option<&HostLock>,
     tools: Tools<'_>,
-    pin: impl FnOnce(&HostLock) -> Result<(), FileError>,
+    pin: impl FnOnce(Pins) -> Result<(), FileError>,
 ) -> Result<Outcome, EngineError> {
     let begun = Instant::now();
     let id = tools.on.build();
@@ -341,16 +379,14 @@ fn stages(
     lock: Option<&HostLock>,
     tools: Tools<'_>,
     id: &BuildId,
-    pin: impl FnOnce(&HostLock) -> Result<(), FileError>,
+    pin: impl FnOnce(Pins) -> Result<(), FileError>,
 ) -> Result<Outcome, EngineError> {
     tools.on.emit(Event::StageStarted { stage: Stage::Prepare });
     plan.warnings.iter().for_each(|warning| tools.on.warn(warning.clone()));
     let prepared = prepare(plan, lock, tools)?;
-    tools.on.emit(match prepared.host_lock() {
-        Some(lock) => {
-            pin(lock)?;
-            Event::HostReady { name: lock.name.clone(), digest: Some(lock.image.clone()) }
-        }
+    pin(prepared.pins())?;
+    tools.on.emit(match prepared.host.lock() {
+        Some(lock) => Event::HostReady { name: lock.name.clone(), digest: Some(lock.image.clone()) },
         None => Event::HostReady { name: "this machine".into(), digest: None },
     });
     tools.on.emit(Event::LayersReady { layers: prepared.layers().to_vec() });

@@ -157,8 +157,10 @@ impl Workspace {
     pub fn write_conf(&self, plan: &Plan, checkouts: &Checkouts) -> Result<(), WorkspaceError> {
         let conf = plan.folders.top.join("conf");
         within(plan, &conf, |root, path| root.make_dirs(path, 0o755).map(drop))?;
-        let files =
-            [("local.conf", bitbake::local_conf(plan)), ("bblayers.conf", bitbake::bblayers_conf(&checkouts.layers))];
+        let files = [
+            ("local.conf", bitbake::local_conf(plan)),
+            ("bblayers.conf", bitbake::bblayers_conf(&checkouts.layers, &checkouts.bblayers)),
+        ];
         for (name, text) in files {
             let path = conf.join(name);
             // An unchanged file keeps its time: BitBake parses everything anew when a conf file changes.

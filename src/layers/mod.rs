@@ -5,25 +5,44 @@
 
 use std::path::{Path, PathBuf};
 
+mod local;
+
+use local::Local;
+
 use crate::{
+    config::BITBAKE,
+    lock::RepositoryLock,
     model::{Explain, Kind},
-    plan::{PlannedLayer, PlannedSource},
+    plan::{Plan, PlannedLayer, PlannedSource},
 };
 
 /// Never meant: OpenEmbedded-Core keeps them for its own tests and as examples.
 const NOT_FOR_BUILDS: [&str; 2] = ["meta-selftest", "meta-skeleton"];
 
 /// Layers that are there.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Checkouts {
-    /// What has to be visible in the sandbox: whole repositories, or BitBake could not tell their revisions.
+    /// Repositories of the user's that have to be visible in the sandbox: whole, or BitBake could not tell their revisions.
     pub roots: Vec<PathBuf>,
+    /// What of the store has to be visible, and never changes.
+    pub pinned: Vec<PathBuf>,
     /// BBLAYERS, in the order of the config.
     pub layers: Vec<PathBuf>,
+    /// Further assignments for `bblayers.conf`.
+    pub bblayers: Vec<(String, String)>,
     /// For people: each repository's name and what it is pinned to.
     pub names: Vec<(String, String)>,
     /// A folder with `bin/bitbake` in it.
     pub bitbake: Option<PathBuf>,
+    /// For smidr.lock.
+    pub pins: Vec<RepositoryLock>,
+}
+
+impl Checkouts {
+    /// Everything that has to be visible in the sandbox.
+    pub fn shown(&self) -> Vec<PathBuf> {
+        self.roots.iter().chain(&self.pinned).cloned().collect()
+    }
 }
 
 /// Why layers are not there.
@@ -89,45 +108,71 @@ impl Explain for LayerError {
 /// # Errors
 ///
 /// The first layer that is not there.
-pub fn resolve(
-    planned: &[PlannedLayer],
-    bitbake: Option<&PlannedSource>,
-    home: &Path,
-) -> Result<Checkouts, LayerError> {
+pub fn resolve(plan: &Plan, home: &Path) -> Result<Checkouts, LayerError> {
     let mut checkouts = Checkouts::default();
-    for layer in planned {
-        let root = local(&layer.name, &layer.source)?;
-        let found = sublayers(root, layer);
+    for layer in &plan.layers {
+        let local = local(&layer.name, &layer.source, home)?;
+        let found = sublayers(&local.folder, layer);
         if found.is_empty() {
-            return Err(LayerError::NoLayer { name: layer.name.clone(), path: root.into() });
+            return Err(LayerError::NoLayer { name: layer.name.clone(), path: local.folder });
         }
-        let repository = repository(root, home);
-        let carried = repository.join("bitbake");
+        let carried = local.repository.join("bitbake");
         if has_bitbake(&carried) {
             checkouts.bitbake.get_or_insert(carried);
         }
-        checkouts.names.push((layer.name.clone(), "path".into()));
         checkouts.layers.extend(found);
-        checkouts.roots.push(repository);
+        checkouts.take(local);
     }
-    if let Some(source) = bitbake {
-        let root = local("bitbake", source)?;
-        if !has_bitbake(root) {
-            return Err(LayerError::NoBitbake(root.into()));
+    if let Some(source) = &plan.bitbake {
+        let local = local(BITBAKE, source, home)?;
+        if !has_bitbake(&local.folder) {
+            return Err(LayerError::NoBitbake(local.folder));
         }
-        checkouts.roots.push(repository(root, home));
-        checkouts.bitbake = Some(root.into());
+        checkouts.bitbake = Some(local.folder.clone());
+        checkouts.take(local);
     }
-    checkouts.roots = outermost(checkouts.roots);
+    checkouts.roots = outermost(std::mem::take(&mut checkouts.roots));
     Ok(checkouts)
 }
 
-fn local<'a>(name: &str, source: &'a PlannedSource) -> Result<&'a Path, LayerError> {
+/// What is wrong with the folders of this machine that a plan names: all of it, without reaching for anything else.
+pub fn missing(plan: &Plan) -> Vec<LayerError> {
+    let of_layer = |layer: &PlannedLayer| match folder(&layer.name, &layer.source)? {
+        Some(folder) if sublayers(folder, layer).is_empty() => {
+            Err(LayerError::NoLayer { name: layer.name.clone(), path: folder.into() })
+        }
+        _ => Ok(()),
+    };
+    let of_bitbake = |source: &PlannedSource| match folder(BITBAKE, source)? {
+        Some(folder) if !has_bitbake(folder) => Err(LayerError::NoBitbake(folder.into())),
+        _ => Ok(()),
+    };
+    plan.layers.iter().map(of_layer).chain(plan.bitbake.as_ref().map(of_bitbake)).filter_map(Result::err).collect()
+}
+
+/// The folder of this machine that a source is, if it is one.
+fn folder<'a>(name: &str, source: &'a PlannedSource) -> Result<Option<&'a Path>, LayerError> {
+    match source {
+        PlannedSource::Git(_) => Ok(None),
+        PlannedSource::Path(path) if path.folder.is_dir() => Ok(Some(&path.folder)),
+        PlannedSource::Path(path) => Err(LayerError::Missing { name: name.into(), path: path.folder.clone() }),
+    }
+}
+
+impl Checkouts {
+    fn take(&mut self, local: Local) {
+        self.names.push((local.pin.name.clone(), local.describe()));
+        self.roots.push(local.repository);
+        self.pins.push(local.pin);
+    }
+}
+
+fn local(name: &str, source: &PlannedSource, home: &Path) -> Result<Local, LayerError> {
     match source {
         PlannedSource::Git(git) => {
             Err(LayerError::Git { name: name.into(), url: git.url.clone(), revision: git.wanted() })
         }
-        PlannedSource::Path(path) if path.folder.is_dir() => Ok(&path.folder),
+        PlannedSource::Path(path) if path.folder.is_dir() => Ok(Local::find(name, path, home)),
         PlannedSource::Path(path) => Err(LayerError::Missing { name: name.into(), path: path.folder.clone() }),
     }
 }
@@ -162,57 +207,8 @@ fn has_bitbake(path: &Path) -> bool {
     path.join("bin/bitbake").is_file() && path.join("lib/bb").is_dir()
 }
 
-/// The git repository that a folder belongs to, or the folder itself. Those who keep their whole home in git do not mean to show
-/// it to a build.
-fn repository(path: &Path, home: &Path) -> PathBuf {
-    let below_home = path.ancestors().take_while(|folder| !home.starts_with(folder));
-    below_home.into_iter().find(|folder| folder.join(".git").exists()).unwrap_or(path).into()
-}
-
 fn outermost(mut roots: Vec<PathBuf>) -> Vec<PathBuf> {
     roots.sort();
     roots.dedup_by(|inner, outer| inner.starts_with(outer));
     roots
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::plan::PlannedPath;
-
-    fn layer(name: &str, path: &Path) -> PlannedLayer {
-        let source = PlannedSource::Path(PlannedPath { folder: path.into(), written: String::new() });
-        PlannedLayer { name: name.into(), source, include: vec![], exclude: vec![], ignore_series: false }
-    }
-
-    #[test]
-    fn layers_of_a_repository_and_their_bitbake() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let repository = folder.path().join("poky");
-        for path in ["meta/conf", "meta-poky/conf", "meta-skeleton/conf", "bitbake/bin", "bitbake/lib/bb", ".git"] {
-            fs::create_dir_all(repository.join(path)).expect("a folder");
-        }
-        for path in [
-            "meta/conf/layer.conf",
-            "meta-poky/conf/layer.conf",
-            "meta-skeleton/conf/layer.conf",
-            "bitbake/bin/bitbake",
-        ] {
-            fs::write(repository.join(path), "").expect("a file");
-        }
-        let all = resolve(&[layer("poky", &repository)], None, Path::new("/")).expect("layers");
-        assert_eq!(all.layers, [repository.join("meta"), repository.join("meta-poky")]);
-        assert_eq!((all.roots, all.bitbake), (vec![repository.clone()], Some(repository.join("bitbake"))));
-        let one = resolve(&[layer("meta", &repository.join("meta"))], None, Path::new("/")).expect("a layer");
-        assert_eq!((one.layers, one.roots), (vec![repository.join("meta")], vec![repository.clone()]));
-        // A home under git is no repository of layers.
-        let at_home = resolve(&[layer("meta", &repository.join("meta"))], None, &repository).expect("a layer");
-        assert_eq!(at_home.roots, [repository.join("meta")]);
-        let none = resolve(&[layer("x", &repository.join("bitbake"))], None, Path::new("/"));
-        assert!(matches!(none, Err(LayerError::NoLayer { .. })));
-        let missing = resolve(&[layer("x", &repository.join("nowhere"))], None, Path::new("/"));
-        assert!(matches!(missing, Err(LayerError::Missing { .. })));
-    }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, HostImage, Network, Openat2},
-    lock::Lock,
+    lock::{HOST, Lock},
     model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Paths},
 };
 
@@ -212,7 +212,7 @@ pub fn make(
         layer_store: store,
         locked: request.locked,
         offline: request.offline,
-        conf: super::conf::variables(config, facts, &folders, &machine),
+        conf: super::conf::variables(config, facts, &folders, &machine, request.offline),
         conf_tail: config.local_conf.clone(),
         exports: config.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect(),
         env: super::conf::environment(config, facts, &folders),
@@ -224,7 +224,11 @@ pub fn make(
             config::Isolation::None => super::Isolation::None,
         },
         strict: config.host.isolation == config::Isolation::Full,
-        network: config.host.network,
+        // Without namespaces, what is set in local.conf has to do.
+        network: match config.host.isolation {
+            config::Isolation::Auto | config::Isolation::Full if request.offline => Network::None,
+            _ => config.host.network,
+        },
         openat2: match config.host.openat2 {
             Openat2::Auto => None,
             Openat2::Hide => Some(false),
@@ -373,6 +377,15 @@ fn seconds<S: serde::Serializer>(timeout: &Option<Duration>, serializer: S) -> R
 }
 
 impl Plan {
+    /// The names of what is not pinned: the build host, layers, BitBake.
+    pub fn unpinned(&self) -> Vec<&str> {
+        let host = (self.isolation != super::Isolation::None && self.host.pinned.is_none()).then_some(HOST);
+        let layers = self.layers.iter().map(|layer| (layer.name.as_str(), &layer.source));
+        let sources = layers.chain(self.bitbake.as_ref().map(|source| (config::BITBAKE, source)));
+        let loose = |source: &PlannedSource| matches!(source, PlannedSource::Git(git) if git.pinned.is_none());
+        host.into_iter().chain(sources.filter(|(_, source)| loose(source)).map(|(name, _)| name)).collect()
+    }
+
     /// A new id for a build of this plan. `random` is drawn by the caller.
     ///
     /// # Errors

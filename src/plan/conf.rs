@@ -10,7 +10,13 @@ use crate::{
 const DISK_MONITOR: &str = "STOPTASKS,${TMPDIR},1G,100K STOPTASKS,${DL_DIR},1G,100K STOPTASKS,${SSTATE_DIR},1G,100K HALT,${TMPDIR},100M,1K HALT,${DL_DIR},100M,1K HALT,${SSTATE_DIR},100M,1K";
 
 /// The variables of `local.conf` in their order.
-pub fn variables(config: &Config, facts: &HostFacts, folders: &Folders, machine: &str) -> Vec<(String, String)> {
+pub fn variables(
+    config: &Config,
+    facts: &HostFacts,
+    folders: &Folders,
+    machine: &str,
+    offline: bool,
+) -> Vec<(String, String)> {
     let mut out: Vec<(String, String)> = Vec::new();
     let mut set = |name: &str, value: String| out.push((name.into(), value));
     set("MACHINE", machine.into());
@@ -42,7 +48,7 @@ pub fn variables(config: &Config, facts: &HostFacts, folders: &Folders, machine:
     list("PREMIRRORS", &advanced.premirrors, false);
     list("LICENSE_FLAGS_ACCEPTED", &advanced.license_flags, false);
     let switches = [
-        ("BB_NO_NETWORK", advanced.no_network),
+        ("BB_NO_NETWORK", if offline { Some(true) } else { advanced.no_network }),
         ("BB_FETCH_PREMIRRORONLY", advanced.premirror_only),
         ("ACCEPT_FSL_EULA", advanced.accept_fsl_eula),
     ];

@@ -16,8 +16,10 @@ pub struct Placed {
     pub diffs: Vec<PathBuf>,
     /// Mount points and generated files, on top of the image.
     pub skeleton: PathBuf,
-    /// Repositories of layers, and BitBake.
+    /// Repositories of layers, and BitBake, that belong to the user.
     pub repositories: Vec<PathBuf>,
+    /// Those that belong to the store, and never change.
+    pub pinned: Vec<PathBuf>,
     /// What the build sees of its caller and of this machine.
     pub inputs: Vec<PlacedInput>,
     /// Whether repositories may be written: in `shell` and `run`, where people develop.
@@ -43,6 +45,7 @@ impl Plan {
         let mut binds: Vec<(&Path, &Path, bool)> =
             self.folders.writable().into_iter().map(|path| (path, path, true)).collect();
         binds.extend(placed.repositories.iter().map(|path| (path.as_path(), path.as_path(), placed.edit)));
+        binds.extend(placed.pinned.iter().map(|path| (path.as_path(), path.as_path(), false)));
         binds.extend(placed.inputs.iter().map(|input| (input.dest.as_path(), input.source.as_path(), input.writable)));
         binds.sort();
         mounts.extend(binds.into_iter().map(|(dest, source, writable)| MountOp::Bind {

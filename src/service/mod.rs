@@ -15,7 +15,7 @@ use crate::{
         stop::Stop,
     },
     image::{ImageError, ImageStore},
-    lock::HostLock,
+    lock::{HostLock, Pins},
     model::{Artifact, BuildId, Explain, HostFacts, InvalidName, Kind, Outcome, Paths, Record, State},
     plan::Plan,
 };
@@ -158,7 +158,7 @@ impl<'a> LocalService<'a> {
         plan: Plan,
         lock: Option<&HostLock>,
         means: &Means<'_>,
-        pin: impl FnOnce(&HostLock) -> Result<(), FileError>,
+        pin: impl FnOnce(Pins) -> Result<(), FileError>,
     ) -> Result<Outcome, ServiceError> {
         let Means { facts, spawner, stop } = *means;
         let store = begun.store.heeding(stop);

@@ -4,12 +4,18 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 26] = [
+const COMMANDS: [&[&str]; 32] = [
     &[],
     &["init"],
     &["check"],
     &["plan"],
     &["build"],
+    &["lock"],
+    &["layers"],
+    &["layers", "ls"],
+    &["layers", "sync"],
+    &["layers", "diff"],
+    &["layers", "prune"],
     &["run"],
     &["shell"],
     &["status"],
@@ -55,7 +61,7 @@ fn help_of_every_command() {
 #[test]
 fn every_command_of_the_help_is_looked_at() {
     let world = World::new();
-    for parent in [&[][..], &["artifacts"], &["image"]] {
+    for parent in [&[][..], &["artifacts"], &["image"], &["layers"]] {
         let help = world.smidr().args(parent).arg("--help").run().out;
         let list =
             help.split("Commands:\n").nth(1).expect("a list of commands").split("\n\n").next().expect("its lines");

@@ -1,0 +1,130 @@
+//! `smidr lock`: pins the build host and all layers, of the config and of each of its variants.
+
+use std::path::Path;
+
+use super::{
+    args,
+    context::{NoProject, Project, default_wanted},
+    desk::Desk,
+    output::say,
+    report::{Done, Failure, Refused},
+};
+use crate::{
+    config::nearest,
+    engine,
+    lock::{HOST, Lock, Pins, RepositoryLock},
+    model::CommitId,
+};
+
+/// Runs the command.
+pub fn lock(file: &Path, args: &args::Lock) -> Done {
+    let desk = Desk::open("lock")?;
+    let mut project = match Project::read(file, None, &desk.facts) {
+        Ok(project) => project,
+        Err(no_project) => return no_project.report(),
+    };
+    let before = project.lock.clone().unwrap_or_default();
+    let mut lock = before.clone();
+    let fresh_host = match &args.update {
+        None => false,
+        Some(names) if names.is_empty() => {
+            lock = Lock::default();
+            true
+        }
+        Some(names) => forget(&mut lock, names)?,
+    };
+    project.lock = Some(lock);
+    let pins = match pin_all(&desk, file, &project, fresh_host) {
+        Ok(pins) => pins,
+        Err(no_project) => return no_project.report(),
+    };
+    let _alone = project.alone(&desk.paths)?;
+    let mut lock = project.lock.clone().unwrap_or_default();
+    lock.forget_folders();
+    let asked = pins.repositories.clone();
+    lock.pin(pins);
+    lock.keep(&asked);
+    lock.config = Some(project.digest.clone());
+    if lock != before {
+        project.write_lock(&lock)?;
+    }
+    let redactor = desk.on.redactor();
+    summary(&before, &lock).iter().for_each(|line| say(redactor.text(line)));
+    Ok(std::process::ExitCode::SUCCESS)
+}
+
+/// Forgets what is to be pinned anew. Says whether the build host is among it.
+fn forget(lock: &mut Lock, names: &[String]) -> Result<bool, Failure> {
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let known: Vec<String> = lock.repositories().iter().map(|known| known.name.clone()).chain([HOST.into()]).collect();
+    match lock.forget(&names).first() {
+        Some(unknown) if *unknown != HOST => {
+            let hint = match nearest(unknown, known.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("pinned are: {}", known.join(", ")),
+            };
+            Err(Refused::new(format!("smidr.lock does not pin `{unknown}`"), Some(hint)).into())
+        }
+        _ => Ok(names.contains(&HOST)),
+    }
+}
+
+/// What the config and each of its variants are to be pinned to.
+fn pin_all(desk: &Desk, file: &Path, project: &Project, fresh_host: bool) -> Result<Pins, NoProject> {
+    let mut all = pin_one(desk, project, None, fresh_host)?;
+    for variant in &project.config.variants {
+        let mut variant_project = Project::read(file, Some(variant), &desk.facts)?;
+        variant_project.lock.clone_from(&project.lock);
+        if let Some(lock) = &mut variant_project.lock {
+            lock.pin(all.clone());
+        }
+        let pins = pin_one(desk, &variant_project, Some(variant.text.clone()), false)?;
+        all.repositories.extend(pins.repositories);
+    }
+    Ok(all)
+}
+
+fn pin_one(desk: &Desk, project: &Project, variant: Option<String>, fresh_host: bool) -> Result<Pins, NoProject> {
+    let plan = project.plan(&default_wanted(variant), &desk.facts, &desk.paths)?;
+    desk.on.hide(engine::inputs::redactor(&plan));
+    Ok(engine::pin(&plan, project.host_lock(), fresh_host, desk.tools())?)
+}
+
+/// A line for everything that is pinned.
+fn summary(before: &Lock, after: &Lock) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(host) = &after.host {
+        let was = before.host.as_ref().filter(|old| old.image != host.image);
+        let was = was.map(|old| format!(", was {}", old.image.short())).unwrap_or_default();
+        lines.push(format!("{HOST:<24} {} {}{was}", host.name, host.image.short()));
+    }
+    for new in after.repositories() {
+        let old = before.repositories().iter().find(|old| old.name == new.name && old.branch == new.branch);
+        lines.push(format!("{:<24} {}{}", new.name, describe(new), was(old, new)));
+    }
+    lines
+}
+
+fn describe(lock: &RepositoryLock) -> String {
+    let commit = lock.commit.as_ref().map_or_else(|| "no commit".into(), CommitId::short);
+    let reference = lock.tag.iter().chain(&lock.branch).next().map(|name| format!("{name} ")).unwrap_or_default();
+    let patches = match lock.patches.len() {
+        0 => String::new(),
+        1 => " and 1 patch".into(),
+        count => format!(" and {count} patches"),
+    };
+    let dirty = if lock.dirty { " and changes" } else { "" };
+    let kind = if lock.path.is_some() { "path, " } else { "" };
+    format!("{kind}{reference}{commit}{patches}{dirty}")
+}
+
+fn was(old: Option<&RepositoryLock>, new: &RepositoryLock) -> String {
+    match old {
+        None => ", new".into(),
+        Some(old) if old.commit != new.commit => {
+            format!(", was {}", old.commit.as_ref().map_or_else(|| "no commit".into(), CommitId::short))
+        }
+        Some(old) if old.patches != new.patches => ", other patches".into(),
+        Some(_) => String::new(),
+    }
+}

@@ -1,0 +1,124 @@
+//! Layers in folders of this machine: used as they are, and said to be at which commit.
+
+use std::path::{Path, PathBuf};
+
+use crate::{lock::RepositoryLock, model::CommitId, plan::PlannedPath};
+
+/// A folder of this machine that layers come from.
+#[derive(Debug)]
+pub struct Local {
+    /// The folder itself.
+    pub folder: PathBuf,
+    /// The git repository that it belongs to, or the folder itself.
+    pub repository: PathBuf,
+    /// For smidr.lock.
+    pub pin: RepositoryLock,
+}
+
+impl Local {
+    /// Looks at a folder that is there. `home` is the caller's.
+    pub fn find(name: &str, path: &PlannedPath, home: &Path) -> Self {
+        let repository = repository(&path.folder, home);
+        let state = repository.as_deref().and_then(|repository| state(repository, &path.folder));
+        let (commit, dirty) = state.map_or((None, false), |(commit, dirty)| (Some(commit), dirty));
+        Self {
+            folder: path.folder.clone(),
+            repository: repository.unwrap_or_else(|| path.folder.clone()),
+            pin: RepositoryLock {
+                name: name.into(),
+                git: None,
+                path: Some(path.written.clone()),
+                branch: None,
+                tag: None,
+                commit,
+                dirty,
+                patches: Vec::new(),
+            },
+        }
+    }
+
+    /// For people.
+    pub fn describe(&self) -> String {
+        match (&self.pin.commit, self.pin.dirty) {
+            (None, _) => "path".into(),
+            (Some(commit), false) => format!("path, {}", commit.short()),
+            (Some(commit), true) => format!("path, {} and changes", commit.short()),
+        }
+    }
+}
+
+/// The git repository that a folder belongs to. Those who keep their whole home in git do not mean to show it to a build.
+fn repository(folder: &Path, home: &Path) -> Option<PathBuf> {
+    let below_home = folder.ancestors().take_while(|folder| !home.starts_with(folder));
+    below_home.into_iter().find(|folder| folder.join(".git").exists()).map(Path::to_path_buf)
+}
+
+/// What a repository is at, and whether something in `folder` has not been committed. None where git could not say either: without
+/// a commit, or with a repository that somebody else owns.
+fn state(repository: &Path, folder: &Path) -> Option<(CommitId, bool)> {
+    let repository = gix::open(repository).ok()?;
+    let commit = repository.head_id().ok()?;
+    let commit = CommitId::from_sha1(commit.as_bytes().try_into().ok()?);
+    Some((commit, is_dirty(&repository, folder).unwrap_or(true)))
+}
+
+/// Whether `git status` would name something in `folder`.
+fn is_dirty(repository: &gix::Repository, folder: &Path) -> Option<bool> {
+    let top = std::fs::canonicalize(repository.workdir()?).ok()?;
+    let folder = std::fs::canonicalize(folder).ok()?;
+    let inside = folder.strip_prefix(top).ok()?.to_str()?;
+    // The whole repository, or exactly that folder, whatever characters are in its name.
+    let patterns = (!inside.is_empty()).then(|| format!(":(top,literal){inside}").into());
+    let status = repository.status(gix::progress::Discard).ok()?;
+    let mut changes = status.into_iter(patterns).ok()?;
+    Some(changes.next().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process::Command};
+
+    use super::*;
+
+    fn git(folder: &Path, args: &[&str]) {
+        let identity = ["-c", "user.name=x", "-c", "user.email=x@localhost", "-c", "commit.gpgsign=false"];
+        let mut command = Command::new("git");
+        let done =
+            command.arg("-C").arg(folder).args(identity).args(args).env("GIT_CONFIG_GLOBAL", "/dev/null").output();
+        let done = done.expect("git runs");
+        assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    fn described(folder: &Path) -> String {
+        let path = PlannedPath { folder: folder.into(), written: "./x".into() };
+        Local::find("x", &path, Path::new("/nowhere")).describe()
+    }
+
+    #[test]
+    fn what_a_folder_is_at() {
+        let top = tempfile::tempdir().expect("a temporary folder");
+        let layer = top.path().join("layers/a b");
+        fs::create_dir_all(layer.join("conf")).expect("a folder");
+        fs::write(layer.join("conf/layer.conf"), "").expect("a file");
+        assert_eq!(described(&layer), "path");
+        git(top.path(), &["init", "-q"]);
+        assert_eq!(described(&layer), "path", "nothing is committed yet");
+        git(top.path(), &["add", "."]);
+        git(top.path(), &["commit", "-qm", "x"]);
+        let clean = described(&layer);
+        assert!(clean.starts_with("path, ") && !clean.ends_with("changes"), "{clean}");
+        fs::write(top.path().join("elsewhere"), "").expect("a file");
+        assert_eq!(described(&layer), clean, "a file beside it does not matter");
+        fs::write(layer.join("new.bb"), "").expect("a file");
+        assert_eq!(described(&layer), format!("{clean} and changes"), "a file that git does not know");
+        git(top.path(), &["add", "."]);
+        assert_eq!(described(&layer), format!("{clean} and changes"), "one that is not committed");
+        git(top.path(), &["commit", "-qm", "y"]);
+        fs::write(layer.join("conf/layer.conf"), "x").expect("a file");
+        assert!(described(&layer).ends_with("and changes"), "one that has changed");
+        // A home under git is no repository of layers.
+        let path = PlannedPath { folder: layer.clone(), written: "./x".into() };
+        assert_eq!(Local::find("x", &path, top.path()).repository, layer);
+        assert_eq!(Local::find("x", &path, Path::new("/nowhere")).repository, top.path());
+    }
+}
