@@ -171,6 +171,13 @@ impl Default for Lock {
 }
 
 impl Lock {
+    /// A lock of exactly this.
+    pub fn of(pins: Pins) -> Self {
+        let mut lock = Self::default();
+        lock.pin(pins);
+        lock
+    }
+
     /// What a repository is pinned to, if that is what is asked for.
     pub fn repository(&self, name: &str, asked: &Asked) -> Option<&RepositoryLock> {
         self.repositories().iter().find(|known| known.name == name && known.answers(asked))

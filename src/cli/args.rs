@@ -166,7 +166,7 @@ pub enum Layers {
     },
     /// Bring everything that smidr.lock pins, and pin what it does not
     Sync,
-    /// Show what has changed: from smidr.lock to what the branches are at now, or from one lock to another
+    /// Show what has changed since smidr.lock, or from one lock to another
     Diff {
         /// A lock; without it, smidr.lock against the branches
         #[arg(value_name = "OLD")]

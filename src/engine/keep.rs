@@ -6,7 +6,7 @@
 
 use std::{
     fs::File,
-    io::Read as _,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,11 @@ use super::EngineError;
 use crate::{
     artifacts::{self, ArtifactError},
     events::{Emitter, Redactor},
-    host::{files::make_private_dir, rooted::Rooted},
+    host::{
+        files::{FileError, make_private_dir, write_atomically},
+        rooted::Rooted,
+    },
+    lock::{Lock, Pins},
     model::{Artifact, FailedTask},
     plan::{Folders, Plan},
 };
@@ -42,6 +46,17 @@ pub fn artifacts(plan: &Plan, build: &Path, on: &Emitter) -> Result<Vec<Artifact
         Err(ArtifactError::Nothing { .. }) if !plan.artifacts_required => Ok(Vec::new()),
         collected => Ok(collected?),
     }
+}
+
+/// Writes down what a build was made from, as a lock of its own: `smidr layers diff` compares two of them.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn pins(pins: Pins, build: &Path) -> Result<(), EngineError> {
+    let path = build.join("smidr.lock");
+    let text = Lock::of(pins).to_text().map_err(|error| FileError::new("write", &path)(io::Error::other(error)))?;
+    Ok(write_atomically(&path, text.as_bytes(), 0o644)?)
 }
 
 /// Copies what a build says about itself: licences, software bills of materials, its history. Only what is there.

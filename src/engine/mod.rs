@@ -392,6 +392,7 @@ fn stages(
     tools.on.emit(Event::LayersReady { layers: prepared.layers().to_vec() });
     let build = tools.paths.build(id);
     make_private_dir(&build)?;
+    keep::pins(prepared.pins(), &build)?;
     let finished = match run(&prepared, &build, tools)? {
         Ok(finished) => finished,
         Err(outcome) => return Ok(*outcome),

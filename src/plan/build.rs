@@ -46,6 +46,8 @@ pub struct Plan {
     pub layers: Vec<PlannedLayer>,
     /// Where BitBake comes from, unless a layer's repository or the image has it.
     pub bitbake: Option<PlannedSource>,
+    /// The Yocto series that the config names.
+    pub series: Option<String>,
     /// Where mirrors and checkouts of repositories stand.
     pub layer_store: PathBuf,
     /// Whether nothing may be pinned anew.
@@ -209,6 +211,7 @@ pub fn make(
         host,
         layers,
         bitbake,
+        series: config.yocto_series.as_ref().map(|text| text.text.clone()),
         layer_store: store,
         locked: request.locked,
         offline: request.offline,
@@ -380,10 +383,14 @@ impl Plan {
     /// The names of what is not pinned: the build host, layers, BitBake.
     pub fn unpinned(&self) -> Vec<&str> {
         let host = (self.isolation != super::Isolation::None && self.host.pinned.is_none()).then_some(HOST);
-        let layers = self.layers.iter().map(|layer| (layer.name.as_str(), &layer.source));
-        let sources = layers.chain(self.bitbake.as_ref().map(|source| (config::BITBAKE, source)));
         let loose = |source: &PlannedSource| matches!(source, PlannedSource::Git(git) if git.pinned.is_none());
-        host.into_iter().chain(sources.filter(|(_, source)| loose(source)).map(|(name, _)| name)).collect()
+        host.into_iter().chain(self.sources().filter(|(_, source)| loose(source)).map(|(name, _)| name)).collect()
+    }
+
+    /// Where layers and BitBake come from, by name.
+    pub fn sources(&self) -> impl Iterator<Item = (&str, &PlannedSource)> {
+        let layers = self.layers.iter().map(|layer| (layer.name.as_str(), &layer.source));
+        layers.chain(self.bitbake.as_ref().map(|source| (config::BITBAKE, source)))
     }
 
     /// A new id for a build of this plan. `random` is drawn by the caller.

@@ -76,6 +76,20 @@ pub struct PlannedPatch {
 }
 
 impl PlannedGit {
+    /// A commit of a repository, and nothing else about it.
+    pub fn at_commit(url: &str, commit: &CommitId) -> Self {
+        Self {
+            url: url.into(),
+            mirrors: Vec::new(),
+            branch: None,
+            tag: None,
+            commit: Some(commit.clone()),
+            patches: Vec::new(),
+            outside_links: false,
+            pinned: None,
+        }
+    }
+
     /// What the lock is asked for.
     pub fn asked(&self) -> Asked {
         Asked {
