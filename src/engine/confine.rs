@@ -80,17 +80,20 @@ impl Confinement {
         }
     }
 
-    /// What was used: by the cgroup where it tells, else by what PID 1 saw. Ends the confinement.
-    pub fn finish(self, seen_by_init: Usage) -> (Usage, Seen) {
+    /// What was used: by the cgroup where it tells, else by what PID 1 saw, unless that was killed. Ends the confinement.
+    pub fn finish(self, seen_by_init: Option<Usage>) -> (Option<Usage>, Seen) {
         let used = self.leaf.as_ref().map(Leaf::used).unwrap_or_default();
         // A leaf that the sandbox could not enter knows nothing.
         let used = if used.cpu_ms == Some(0) { Used::default() } else { used };
+        let known = seen_by_init.is_some() || used != Used::default();
+        let seen_by_init = seen_by_init.unwrap_or_default();
         let (peak_memory, peak_of) = match used.peak_memory {
             Some(peak) => (peak, PeakOf::Build),
             None => (seen_by_init.peak_memory, seen_by_init.peak_of),
         };
         let (read_bytes, written_bytes) = used.io.unwrap_or((seen_by_init.read_bytes, seen_by_init.written_bytes));
         let cpu_ms = used.cpu_ms.unwrap_or(seen_by_init.cpu_ms);
-        (Usage { cpu_ms, peak_memory, peak_of, read_bytes, written_bytes }, self.watch.end())
+        let usage = Usage { cpu_ms, peak_memory, peak_of, read_bytes, written_bytes };
+        (known.then_some(usage), self.watch.end())
     }
 }

@@ -67,8 +67,10 @@ pub struct Finished {
     pub disk_full: bool,
     /// That memory ran out, in a sentence.
     pub out_of_memory: Option<String>,
-    /// What the build used.
-    pub usage: Usage,
+    /// What the build used, as far as somebody knows.
+    pub usage: Option<Usage>,
+    /// That somebody else ended the sandbox, or how it broke, where nobody of ours asked for its end.
+    pub broken: Option<SandboxError>,
     /// Whether somebody stopped it.
     pub stopped: bool,
     /// Whether the config's time was up.
@@ -132,7 +134,7 @@ pub fn drive(
             Ok(Message::Closed) => open -= 1,
             Ok(Message::Stop) => {}
             Ok(Message::Ended(exit)) => {
-                let exit = exit?;
+                let end = End::of(exit)?;
                 // What was written before the end may still be on its way. Every writer is dead, so both pipes do end; but for one that
                 // waits for a broken disk, which nothing ends.
                 let until = Instant::now() + DRAIN;
@@ -145,7 +147,7 @@ pub fn drive(
                         Err(_) => break,
                     }
                 }
-                return Ok(course.finish(exit, confinement, tools.facts.uid));
+                return Ok(course.finish(end, confinement, tools.facts.uid));
             }
             Err(RecvTimeoutError::Timeout) => course.time_is_up(),
             Err(RecvTimeoutError::Disconnected) => return Err(EngineError::Lost),
@@ -181,6 +183,27 @@ fn start(
         });
     }
     Ok((running, control))
+}
+
+/// How a sandbox ended in which BitBake ran.
+struct End {
+    status: i32,
+    usage: Option<Usage>,
+    broken: Option<SandboxError>,
+}
+
+impl End {
+    /// Only a program that could not be started has left nothing to tell.
+    fn of(exit: Result<Exit, SandboxError>) -> Result<Self, SandboxError> {
+        match exit {
+            Ok(Exit { status, usage }) => Ok(Self { status, usage: Some(usage), broken: None }),
+            // Whatever ended it, the kernel has ended everything in it by SIGKILL.
+            Err(broken @ (SandboxError::Killed(_) | SandboxError::Silent(_))) => {
+                Ok(Self { status: 128 + Signal::SIGKILL as i32, usage: None, broken: Some(broken) })
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 struct Course<'a> {
@@ -321,17 +344,18 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn finish(self, exit: Exit, confinement: Confinement, uid: u32) -> Finished {
-        let (usage, seen) = confinement.finish(exit.usage);
+    fn finish(self, end: End, confinement: Confinement, uid: u32) -> Finished {
+        let (usage, seen) = confinement.finish(end.usage);
+        let unasked = !self.stopped && !self.timed_out;
         // SIGTERM is what a daemon that watches over memory sends first.
-        let by_signal = [Signal::SIGKILL, Signal::SIGTERM].iter().any(|signal| exit.status == 128 + *signal as i32);
-        let killed = by_signal && !self.stopped && !self.timed_out;
+        let by_signal = [Signal::SIGKILL, Signal::SIGTERM].iter().any(|signal| end.status == 128 + *signal as i32);
         let failed = self.failed.first().map(|task| &task.name);
-        let evidence = Evidence { seen: &seen, sign: self.sign.as_ref(), failed, killed, uid };
+        let evidence = Evidence { seen: &seen, sign: self.sign.as_ref(), failed, killed: by_signal && unasked, uid };
         Finished {
-            exit: exit.status,
+            exit: end.status,
             out_of_memory: memory::verdict(&evidence),
             usage,
+            broken: end.broken.filter(|_| unasked),
             verdict: self.verdict,
             failed: self.failed,
             errors: self.errors,

@@ -16,9 +16,9 @@ use rustix::{fs::OFlags, io::Errno};
 use super::Tools;
 use crate::{
     events::{Emitter, Redactor},
-    host::rooted::Rooted,
+    host::{rooted::Rooted, trail::trail},
     model::{Explain, Kind},
-    plan::{self, Input, OffLimits, PlacedInput, Plan, What, in_the_way},
+    plan::{self, Guarded, Input, OffLimits, PlacedInput, Plan, What, in_the_way},
 };
 
 /// Of a file of credentials, in bytes. They hold a line per host.
@@ -137,6 +137,8 @@ pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsErr
     let (home, smidr) = (real(&tools.facts.home), real(tools.paths.home()));
     let folders: Vec<PathBuf> = plan.folders.writable().into_iter().map(real).collect();
     let written = plan.inputs.iter().filter(|input| input.writable).filter_map(|input| input.source.as_deref());
+    let guarded = everywhere(&plan.guarded);
+    folders.iter().try_for_each(|folder| check_store(plan, folder))?;
     let writable: Vec<PathBuf> = folders.into_iter().chain(written.map(real)).collect();
     let mut placed = Vec::new();
     for input in &plan.inputs {
@@ -155,12 +157,38 @@ pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsErr
         if matches!(input.what, What::Netrc | What::GitCredentials | What::Bind) {
             // A folder that builds write to may itself be shown; what lies in it may have become a link.
             let others: Vec<&Path> = writable.iter().map(PathBuf::as_path).filter(|path| *path != source).collect();
-            OffLimits { home: &home, smidr: &smidr, writable: &others }.check(&source)?;
+            let off_limits = OffLimits { home: &home, smidr: &smidr, writable: &others };
+            trail(named).iter().try_for_each(|place| off_limits.check(place))?;
+        }
+        if input.writable {
+            check_writable(&guarded, &source)?;
         }
         placed.push(PlacedInput { source, dest: input.dest.clone(), writable: input.writable, folder: data.is_dir() });
     }
     placed.iter().try_for_each(|input| check_kind(input, &placed))?;
     Ok(placed)
+}
+
+/// What is guarded, in every place on the way to it: a link that was replaced would lead somewhere else.
+fn everywhere(guarded: &[Guarded]) -> Vec<Guarded> {
+    let places = |guarded: &Guarded| {
+        let what = guarded.what.clone();
+        trail(&guarded.path).into_iter().map(move |path| Guarded { path, what: what.clone() })
+    };
+    guarded.iter().flat_map(places).collect()
+}
+
+fn check_writable(guarded: &[Guarded], source: &Path) -> Result<(), plan::InputError> {
+    match guarded.iter().find_map(|guarded| guarded.refuses(source)) {
+        Some(why) => Err(plan::InputError::Source { path: source.into(), why }),
+        None => Ok(()),
+    }
+}
+
+/// The folders of a build may hold layers, such as devtool's own, but not those of other projects.
+fn check_store(plan: &Plan, folder: &Path) -> Result<(), plan::InputError> {
+    let store: Vec<Guarded> = plan.guarded.iter().filter(|guarded| guarded.path == plan.layer_store).cloned().collect();
+    check_writable(&everywhere(&store), folder)
 }
 
 fn missing(input: &Input, path: &Path) -> impl FnOnce(io::Error) -> InputsError {

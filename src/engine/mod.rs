@@ -39,7 +39,7 @@ use crate::{
     image::{ImageError, ImageStore, ReferenceError, RootFs},
     layers::{self, Checkouts, LayerError},
     lock::{HostLock, Pins},
-    model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State},
+    model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State, Usage},
     plan::{Isolation, MountOp, Payload, Placed, PlacedInput, Plan, SandboxSpec},
     sandbox::SandboxError,
 };
@@ -430,10 +430,20 @@ fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Fin
         // There is nothing to do afterwards.
         Network::FetchOnly if plan.fetch_only => once(Stage::Fetch, bitbake::fetch_command(plan, &own), false),
         Network::FetchOnly => match once(Stage::Fetch, bitbake::fetch_command(plan, &own), false)? {
-            Ok(fetched) => Ok(once(Stage::Run, bitbake::command(plan, &own), true)?
-                .map(|built| Finished { usage: fetched.usage.then(built.usage), ..built })),
+            Ok(fetched) => Ok(match once(Stage::Run, bitbake::command(plan, &own), true)? {
+                Ok(built) => Ok(Finished { usage: together(fetched.usage, built.usage), ..built }),
+                Err(ended) => Err(Box::new(Outcome { usage: together(fetched.usage, ended.usage), ..*ended })),
+            }),
             ended => Ok(ended),
         },
+    }
+}
+
+/// What two runs have used, as far as that is known.
+fn together(first: Option<Usage>, second: Option<Usage>) -> Option<Usage> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(first.then(second)),
+        (first, second) => first.or(second),
     }
 }
 
@@ -447,25 +457,33 @@ fn not_built(finished: &Finished, failed: Vec<FailedTask>, memory_limit: Option<
     } else {
         State::Failed
     };
-    let mut reasons = if failed.is_empty() && state == State::Failed { finished.errors.clone() } else { Vec::new() };
+    let out_of_memory = finished.out_of_memory.clone().filter(|_| state == State::Failed);
+    let hint = match (&out_of_memory, finished.disk_full, &finished.broken) {
+        (Some(_), ..) => Some(memory::hint(memory_limit)),
+        (None, true, _) => Some("free some space:  df -h".into()),
+        (None, false, broken) => broken.as_ref().and_then(Explain::hint),
+    };
+    let mut reasons = if state == State::Failed { reasons(finished, failed.is_empty()) } else { Vec::new() };
+    reasons.splice(..0, out_of_memory);
+    let host_at_fault = hint.is_some() || finished.broken.is_some();
+    let (bitbake_exit, usage) = (Some(finished.exit), finished.usage);
+    Some(Outcome { bitbake_exit, failed, reasons, host_at_fault, hint, usage, ..Outcome::new(state) })
+}
+
+/// Why a build failed, beside tasks that did.
+fn reasons(finished: &Finished, no_task: bool) -> Vec<String> {
+    let mut reasons = if no_task { finished.errors.clone() } else { Vec::new() };
     if finished.timed_out {
         reasons.insert(0, "the build's time was up (advanced.build_timeout)".into());
-    } else if reasons.is_empty() && failed.is_empty() && state == State::Failed {
+    } else if let Some(broken) = &finished.broken {
+        reasons.insert(0, broken.to_string());
+    } else if reasons.is_empty() && no_task {
         reasons.push(match finished.verdict {
             None => format!("BitBake ended with exit status {} before it was done", finished.exit),
             Some(verdict) => format!("BitBake says {verdict} and names no task"),
         });
     }
-    let out_of_memory = finished.out_of_memory.clone().filter(|_| state == State::Failed);
-    let hint = match (&out_of_memory, finished.disk_full) {
-        (Some(_), _) => Some(memory::hint(memory_limit)),
-        (None, true) => Some("free some space:  df -h".into()),
-        (None, false) => None,
-    };
-    reasons.splice(..0, out_of_memory);
-    let (host_at_fault, usage) = (hint.is_some(), Some(finished.usage));
-    let bitbake_exit = Some(finished.exit);
-    Some(Outcome { bitbake_exit, failed, reasons, host_at_fault, hint, usage, ..Outcome::new(state) })
+    reasons
 }
 
 fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
@@ -473,7 +491,7 @@ fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'
     keep::records(&prepared.plan.folders, build, tools.on)?;
     Ok(Outcome {
         bitbake_exit: Some(finished.exit),
-        usage: Some(finished.usage),
+        usage: finished.usage,
         artifacts: kept.len() as u64,
         artifact_bytes: kept.iter().map(|artifact| artifact.size).sum(),
         ..Outcome::new(State::Completed)

@@ -3,12 +3,20 @@
 use std::{
     fs,
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::{
+        fd::AsFd as _,
+        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    },
     path::Path,
 };
 
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use sha2::{Digest as _, Sha256};
 
+use super::rooted::remove_at;
 use crate::model::{Digest, Explain, Kind};
 
 /// What failed, on which path.
@@ -104,30 +112,71 @@ pub fn sha256_of(path: &Path) -> Result<(Digest, u64), FileError> {
     read().map_err(FileError::new("read", path))
 }
 
-/// Removes a whole tree that smidr made, even where it holds folders without write permission. A tree that is not there is fine.
+/// Removes a whole tree that smidr made, even where it holds folders without write permission. A tree that is not there is fine. No
+/// link is followed, not even one that takes the place of a folder meanwhile.
 ///
 /// # Errors
 ///
 /// When something in it belongs to somebody else.
 pub fn remove_tree(path: &Path) -> Result<(), FileError> {
-    match fs::remove_dir_all(path) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(_) => {}
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let remove = || -> rustix::io::Result<()> {
+        let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        remove_at(folder.as_fd(), path.file_name().ok_or(Errno::INVAL)?)
+    };
+    match remove() {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(FileError::new("remove", path)(errno.into())),
     }
-    // Read-only folders (Go's module cache, overlay's `work`) refuse the removal of their entries: open them, then again.
-    open_tree(path);
-    fs::remove_dir_all(path).map_err(FileError::new("remove", path))
 }
 
-// A folder can only be listed once it is open, hence top down.
-fn open_tree(folder: &Path) {
-    let opened = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
-    if let (Ok(()), Ok(entries)) = (opened, fs::read_dir(folder)) {
-        for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                open_tree(&entry.path());
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::fs::symlink,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    use super::*;
+
+    /// Swaps a folder and a link until it is told to stop; there is a new link where somebody has removed it.
+    fn swap(folder: &Path, link: &Path, target: &Path, over: &AtomicBool) {
+        while !over.load(Ordering::Relaxed) {
+            if renameat_with(CWD, folder, CWD, link, RenameFlags::EXCHANGE).is_err() {
+                let _ = symlink(target, link);
             }
         }
+    }
+
+    #[test]
+    fn a_tree_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| folder.path().join(name);
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+        remove_tree(&at("nowhere/at/all")).expect("nothing to do");
+        fs::create_dir_all(at("canary/inner")).expect("folders");
+        fs::write(at("canary/inner/file"), "mine").expect("a file");
+        mode(&at("canary/inner"), 0o750);
+        for _ in 0..200 {
+            // As Go's module cache has them: folders that can only be read.
+            fs::create_dir_all(at("tree/closed/inner")).expect("folders");
+            fs::write(at("tree/closed/inner/file"), "x").expect("a file");
+            symlink(at("canary"), at("tree/link")).expect("a link");
+            [at("tree/closed/inner"), at("tree/closed")].iter().for_each(|path| mode(path, 0o500));
+            let over = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| swap(&at("tree/closed"), &at("tree/link"), &at("canary"), &over));
+                // Swapped at the wrong moment it fails; never does it lead out.
+                let _ = remove_tree(&at("tree"));
+                over.store(true, Ordering::Relaxed);
+            });
+            remove_tree(&at("tree")).expect("removed");
+            assert!(!at("tree").exists());
+        }
+        let found = fs::metadata(at("canary/inner")).expect("the canary");
+        assert_eq!(found.permissions().mode() & 0o7777, 0o750);
+        assert_eq!(fs::read_to_string(at("canary/inner/file")).expect("the file"), "mine");
     }
 }

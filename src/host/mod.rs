@@ -14,3 +14,4 @@ pub mod paths;
 pub mod process;
 pub mod rooted;
 pub mod stop;
+pub mod trail;

@@ -11,7 +11,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::{Component, Path, PathBuf},
@@ -355,12 +355,20 @@ pub fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
         result => return result,
     }
     let folder = fs::openat(dir, name, DIR, Mode::empty())?;
+    // Read-only folders (Go's module cache, overlay's `work`) refuse the removal of their entries. By descriptor: the name may be a
+    // link by now.
+    if fs::fstat(&folder)?.st_mode & 0o700 != 0o700 {
+        let _ = fs::chmod(format!("/proc/self/fd/{}", folder.as_raw_fd()), Mode::RWXU);
+    }
     let reading = fs::openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     for entry in fs::Dir::new(reading)? {
         let entry = entry?;
         let entry = OsStr::from_bytes(entry.file_name().to_bytes());
         if entry != "." && entry != ".." {
-            remove_at(folder.as_fd(), entry)?;
+            match remove_at(folder.as_fd(), entry) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                refused => return refused,
+            }
         }
     }
     fs::unlinkat(dir, name, AtFlags::REMOVEDIR)

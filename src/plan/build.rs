@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     folders::Folders,
+    guarded::{Guarded, guarded},
     inputs::{Input, InputError},
     sandbox::Ids,
     sources::{self, PlannedLayer, PlannedSource},
@@ -50,6 +51,9 @@ pub struct Plan {
     pub series: Option<String>,
     /// Where mirrors and checkouts of repositories stand.
     pub layer_store: PathBuf,
+    /// What no build may write to.
+    #[serde(skip)]
+    pub guarded: Vec<Guarded>,
     /// Whether nothing may be pinned anew.
     pub locked: bool,
     /// Whether no network may be reached for images and layers.
@@ -200,7 +204,11 @@ pub fn make(
     local.iter().try_for_each(|path| check_path(path))?;
     let store = config.directories.layers.as_ref().map_or_else(|| paths.layers(), |text| place(text));
     check_path(&store)?;
-    let inputs = super::inputs::inputs(config, facts, paths, &folders, &local, &place)?;
+    if let Some(folder) = folders.writable().into_iter().find(|folder| config::overlap(folder, &store)) {
+        return Err(PlanError::Holds { path: folder.into(), what: "the store of layers, or lies in it" });
+    }
+    let guarded = guarded(config, file, &layers, bitbake.as_ref(), &store);
+    let inputs = super::inputs::inputs(config, facts, paths, &folders, (&local, &store), &guarded, &place)?;
     Ok(Plan {
         name: config.name.text.clone(),
         variant: request.variant.clone(),
@@ -213,6 +221,7 @@ pub fn make(
         bitbake,
         series: config.yocto_series.as_ref().map(|text| text.text.clone()),
         layer_store: store,
+        guarded,
         locked: request.locked,
         offline: request.offline,
         conf: super::conf::variables(config, facts, &folders, &machine, request.offline),

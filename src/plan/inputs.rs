@@ -9,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{build::Plan, folders::Folders, sources::PlannedSource};
+use super::{build::Plan, folders::Folders, guarded::Guarded, sources::PlannedSource};
 use crate::{
     config::{self, Config, overlap, refused_dest},
     model::{Explain, HostFacts, Kind, Paths, Secrets},
@@ -78,7 +78,7 @@ pub enum InputError {
         /// On this machine.
         path: PathBuf,
         /// What is wrong with it.
-        why: &'static str,
+        why: String,
     },
     /// Where it would be shown.
     #[error("host.binds: nothing can be shown at {path}: it {why}")]
@@ -158,7 +158,7 @@ impl OffLimits<'_> {
         } else {
             return Ok(());
         };
-        Err(InputError::Source { path: path.into(), why })
+        Err(InputError::Source { path: path.into(), why: why.into() })
     }
 }
 
@@ -172,7 +172,8 @@ pub fn inputs(
     facts: &HostFacts,
     paths: &Paths,
     folders: &Folders,
-    layers: &[PathBuf],
+    (layers, store): (&[PathBuf], &Path),
+    guarded: &[Guarded],
     place: &dyn Fn(&str) -> PathBuf,
 ) -> Result<Vec<Input>, InputError> {
     let wanted = &config.host.inputs;
@@ -200,17 +201,16 @@ pub fn inputs(
             inputs.push(read_only(what, source, dest));
         }
     }
-    let own: Vec<&Path> = writable.iter().copied().chain([paths.home()]).collect();
+    let own: Vec<&Path> = writable.iter().copied().chain([paths.home(), store]).collect();
     for bind in &wanted.binds {
         let input = planned(bind, place);
         let source = input.source.as_deref().unwrap_or(Path::new("/"));
         off_limits.check(source)?;
         // The next build would do what this one wrote there.
-        if bind.writable && place(".").starts_with(source) {
-            return Err(InputError::Source {
-                path: source.into(),
-                why: "holds smidr.yaml, and the build could write to it",
-            });
+        if bind.writable
+            && let Some(why) = guarded.iter().find_map(|guarded| guarded.refuses(source))
+        {
+            return Err(InputError::Source { path: source.into(), why });
         }
         check_dest(&input.dest, &own)?;
         let refused = |why: &str| Err(InputError::Dest { path: input.dest.clone(), why: why.into() });
@@ -257,7 +257,9 @@ fn check_nested(inputs: &[Input]) -> Result<(), InputError> {
     });
     match inner {
         None => Ok(()),
-        Some(path) => Err(InputError::Source { path: path.into(), why: "lies in a bind that the build may write to" }),
+        Some(path) => {
+            Err(InputError::Source { path: path.into(), why: "lies in a bind that the build may write to".into() })
+        }
     }
 }
 

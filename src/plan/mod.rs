@@ -3,6 +3,7 @@
 mod build;
 mod conf;
 mod folders;
+mod guarded;
 mod inputs;
 mod rooms;
 mod sandbox;
@@ -11,6 +12,7 @@ mod sources;
 pub use build::{Plan, PlanError, PlannedHost, check_path, make};
 pub use conf::CA_BUNDLE;
 pub use folders::Folders;
+pub use guarded::Guarded;
 pub use inputs::{GIT_CONFIG, Input, InputError, OffLimits, PlacedInput, What, git_config, in_the_way};
 pub use rooms::Placed;
 pub use sandbox::{Ids, Isolation, MountOp, Payload, Resources, Root, SandboxSpec, Through, id_map};

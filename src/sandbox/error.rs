@@ -163,6 +163,9 @@ pub enum SandboxError {
     /// The helper ended without a word.
     #[error("the sandbox's helper ended unexpectedly ({0})")]
     Silent(String),
+    /// A signal ended the helper or PID 1: somebody else's, or ours where PID 1 did not answer any more.
+    #[error("the sandbox was killed from outside: its helper ended unexpectedly ({0})")]
+    Killed(String),
 }
 
 impl From<StepFailure> for SandboxError {
@@ -215,6 +218,9 @@ impl Explain for SandboxError {
             Self::Payload { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("is it part of the build host? Its rootfs recipe lists the packages".into())
             }
+            Self::Killed(_) => Some(
+                "an administrator, or what watches over memory, has done that:  journalctl -b -u systemd-oomd".into(),
+            ),
             _ => None,
         }
     }

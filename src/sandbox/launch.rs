@@ -5,7 +5,7 @@ use std::{
     io::{self, BufRead as _, BufReader, PipeReader, PipeWriter, Write as _},
     os::fd::{AsRawFd as _, OwnedFd},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
-    process::{self, Child},
+    process::{self, Child, ExitStatus},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -219,16 +219,10 @@ impl Sandbox {
         let read = self.reports.read_line(&mut line);
         match (read, serde_json::from_str(&line)) {
             (Ok(1..), Ok(report)) => Ok(report),
-            _ => {
-                let ended = self.child.wait().map_or_else(
-                    |error| error.to_string(),
-                    |status| match status.signal() {
-                        Some(signal) => format!("signal {signal}"),
-                        None => format!("exit status {}", status.code().unwrap_or_default()),
-                    },
-                );
-                Err(SandboxError::Silent(ended))
-            }
+            _ => Err(match self.child.wait() {
+                Err(error) => SandboxError::Silent(error.to_string()),
+                Ok(status) => unexpected(status),
+            }),
         }
     }
 }
@@ -271,6 +265,15 @@ impl Control {
     // A pipe that nobody reads any more means that there is nobody left to signal.
     fn send(&self, byte: u8) {
         let _ = (&self.0.pipe).write_all(&[byte]);
+    }
+}
+
+/// An end without a report. The helper says with 128 and more that a signal ended PID 1.
+fn unexpected(status: ExitStatus) -> SandboxError {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => SandboxError::Killed(format!("signal {signal}")),
+        (None, Some(code @ 129..)) => SandboxError::Killed(format!("exit status {code}")),
+        (None, code) => SandboxError::Silent(format!("exit status {}", code.unwrap_or_default())),
     }
 }
 

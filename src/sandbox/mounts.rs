@@ -12,6 +12,7 @@ use std::{
 
 use rustix::{
     fs::{self, CWD, FileType, Mode, OFlags},
+    io::Errno,
     mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags},
 };
 
@@ -289,16 +290,22 @@ fn find(root: &Rooted, dest: &Path) -> Step<OwnedFd> {
     root.resolve(dest).map_err(rooted("find the mount point", dest))
 }
 
-/// The skeleton has every mount point, but a tmpfs of ours hides those below it, as when SMIDR_HOME is in /tmp.
+/// The skeleton has every mount point, but a tmpfs of ours hides those below it, as when SMIDR_HOME is in /tmp. No link leads to any of
+/// them, unless somebody puts one into a folder that is shared with this sandbox, at this very moment.
 fn find_or_make(root: &Rooted, dest: &Path, tree: BorrowedFd<'_>) -> Step<OwnedFd> {
-    match root.resolve(dest) {
-        Err(error) if error.is_missing() => make_point(root, dest, tree),
-        found => found.map_err(rooted("find the mount point", dest)),
-    }
+    let find = || root.open_plain(dest, OFlags::PATH);
+    let found = match find() {
+        Err(Errno::NOENT) => {
+            make_point(root, dest, tree)?;
+            find()
+        }
+        found => found,
+    };
+    found.map_err(StepFailure::at(format!("find the mount point {} in its root", dest.display())))
 }
 
 /// A folder for a folder, an empty file for a file or a socket.
-fn make_point(root: &Rooted, dest: &Path, tree: BorrowedFd<'_>) -> Step<OwnedFd> {
+fn make_point(root: &Rooted, dest: &Path, tree: BorrowedFd<'_>) -> Step<()> {
     let kind = fs::fstat(tree).map_err(StepFailure::at(format!("look at what belongs at {}", dest.display())))?.st_mode;
     let made = if FileType::from_raw_mode(kind) == FileType::Directory {
         root.make_dirs(dest, 0o755)
@@ -307,7 +314,7 @@ fn make_point(root: &Rooted, dest: &Path, tree: BorrowedFd<'_>) -> Step<OwnedFd>
             .map_or(Ok(()), |folder| root.make_dirs(folder, 0o755).map(drop))
             .and_then(|()| root.make_file(dest))
     };
-    made.map_err(rooted("make the mount point", dest))
+    made.map(drop).map_err(rooted("make the mount point", dest))
 }
 
 fn rooted(verb: &'static str, path: &Path) -> impl FnOnce(RootedError) -> StepFailure {

@@ -476,7 +476,22 @@ fn binds_that_cannot_be() {
         ("{source: ../folder, dest: /var/run/x}", "a link of the image", "dest: /srv/NAME"),
         ("{source: ../folder, dest: /srv/a}, {source: ../out, dest: /srv/a/b}", "has nothing of that name", "dest:"),
         ("{source: ../out, writable: true}, {source: ../out/link, dest: /srv/x}", "lies in a bind", "name the one"),
+        ("{source: ./smidr.yaml, dest: /srv/x, writable: true}", "is smidr.yaml, and the build could", "name the one"),
+        ("{source: ../project-link, dest: /srv/x, writable: true}", "holds smidr.yaml, and the", "name the one"),
+        ("{source: ../layer-link, dest: /srv/x, writable: true}", "lies in the layer `", "name the one"),
+        ("{source: ../elsewhere, dest: /srv/x, writable: true}", "holds the layer `", "name the one"),
+        ("{source: ../hops, dest: /srv/x, writable: true}", "holds the layer `", "name the one"),
     ];
+    // The layers stand behind two links; whoever can replace one of them, in the next build chooses the layers.
+    for folder in ["elsewhere", "hops"] {
+        fs::create_dir(world.work.join(folder)).expect("a folder");
+    }
+    let layers = world.project().join("layers");
+    fs::rename(&layers, world.work.join("elsewhere/layers")).expect("moved");
+    symlink("../elsewhere/layers", world.work.join("hops/hop")).expect("a link");
+    symlink("../hops/hop", &layers).expect("a link");
+    symlink(world.project(), world.work.join("project-link")).expect("a link");
+    symlink("elsewhere/layers/meta-hello/conf", world.work.join("layer-link")).expect("a link");
     for (binds, why, hint) in rows {
         host(&world, &format!("  binds: [{binds}]\n"));
         let done = inside(&world, "true");

@@ -269,6 +269,38 @@ fn however_it_ends_nothing_is_left() {
 }
 
 #[test]
+fn what_failed_before_the_sandbox_was_killed_is_told() {
+    let name = "life::what_failed_before_the_sandbox_was_killed_is_told";
+    for deed in [Deed::KillHelper, Deed::KillInit] {
+        let Some(world) = World::with_project(name) else { return };
+        write_task(&world, Some(1000));
+        let last_words = "cc1plus: out of memory allocating 65536 bytes after a total of 158720000 bytes";
+        recipe(&world, "bad", &format!("    echo '{last_words}'; exit 7"));
+        let mut running = world.smidr().args(["build", "--target", "bad", "--target", "slow", "--", "-k"]).start();
+        running.until_says(last_words);
+        wait_for("the other task", LONG, || {
+            processes_with(&marker(&world)).iter().any(|line| line.ends_with("sleep 1000 "))
+        });
+        let traces = Traces::of(&world, running.pid());
+        do_it(deed, &running, &world);
+        let done = running.wait();
+        done.expect_code(3).expect_err("failed in bad:do_act").expect_err("memory ran out: cc1plus was refused more");
+        done.expect_err("the sandbox was killed from outside: its helper ended unexpectedly");
+        done.expect_err("hint: let less run at once");
+        let id = done.build_id();
+        let log = world.smidr().args(["logs", &id, "--task", "bad:do_act"]).run();
+        log.expect_code(0).expect_out(last_words);
+        let status = world.smidr().args(["status", &id, "--json"]).run().json();
+        let outcome = &status["build"]["outcome"];
+        assert_eq!((&outcome["failed"][0]["recipe"], &outcome["host_at_fault"]), (&"bad".into(), &true.into()));
+        assert!(outcome["failed"][0]["log"].as_str().is_some_and(|log| log.contains(&id)), "{outcome}: not kept");
+        // What was used is known only where a cgroup counts, and never said to be nothing.
+        assert_ne!(outcome["usage"]["cpu_ms"], 0, "{outcome}");
+        wait_for("every process to be gone", SECOND + SLACK, || traces.left().is_empty());
+    }
+}
+
+#[test]
 fn a_closed_terminal_ends_what_runs_on_it() {
     let name = "life::a_closed_terminal_ends_what_runs_on_it";
     let Some(setsid) = tool("setsid") else { return skip(name, "there is no setsid(1)") };
