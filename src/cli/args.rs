@@ -2,7 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser},
+};
+
+use crate::config::provider;
 
 /// Build embedded Linux (Yocto, BitBake) without Docker and without root
 #[derive(Parser)]
@@ -20,6 +25,8 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 the build failed; 2 the request is wrong; 3 this host cannot;
 4 something outside failed (network, mirror); 130 cancelled.
 SMIDR_HOME (default ~/.smidr) holds everything that builds share.";
+
+const PASSED_ON: &str = "The program's own status is passed on (128 and the signal's number if one ended it); 125 is a failure of smidr itself.";
 
 /// The commands.
 #[derive(Subcommand)]
@@ -64,18 +71,17 @@ pub enum Command {
 pub struct Init {
     /// Name of the project and of its new folder
     pub name: String,
-    /// What to begin with
-    #[arg(long, default_value = "poky")]
-    pub template: Template,
+    /// What to begin with; all but hello need git hosts
+    #[arg(long, default_value = "poky", value_name = "PROVIDER", value_parser = templates())]
+    pub template: String,
 }
 
-/// What `init` can write.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Template {
-    /// The Yocto Project's reference distribution for qemux86-64 (needs git hosts)
-    Poky,
-    /// A small system of its own (needs a Debian mirror and the Python registry only)
-    Hello,
+/// What `init` can write: a system of its own, and a project for each provider.
+fn templates() -> PossibleValuesParser {
+    let hello = PossibleValue::new("hello")
+        .help("A small system of its own (a Debian mirror and the Python registry are enough)");
+    let about = |name| PossibleValue::new(name).help(provider::about(name));
+    PossibleValuesParser::new([hello].into_iter().chain(provider::names().into_iter().map(about)))
 }
 
 /// `smidr check`
@@ -191,6 +197,7 @@ pub enum Layers {
 
 /// `smidr run`
 #[derive(Args)]
+#[command(after_help = PASSED_ON)]
 pub struct Run {
     /// Use this overlay of the config
     #[arg(long, value_name = "NAME")]
@@ -205,6 +212,7 @@ pub struct Run {
 
 /// `smidr shell`
 #[derive(Args)]
+#[command(after_help = PASSED_ON)]
 pub struct Shell {
     /// A build of this project; its workspace is the project's own
     pub id: Option<String>,

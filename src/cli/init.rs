@@ -5,17 +5,18 @@ use std::{fs, path::Path, process::ExitCode};
 use include_dir::{Dir, include_dir};
 
 use super::{
-    args::{Init, Template},
+    args::Init,
     output::{say, talk},
     report::{Done, Refused},
+    template,
 };
 use crate::{
+    config::provider,
     host::files::{FileError, remove_tree},
     model::{BuildId, InvalidName},
 };
 
-static HELLO: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/templates/hello");
-static POKY: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/templates/poky");
+static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/templates/hello");
 
 /// Runs the command.
 pub fn init(args: &Init) -> Done {
@@ -27,25 +28,30 @@ pub fn init(args: &Init) -> Done {
         let what = format!("`{}` exists already, and is left as it is", target.display());
         return Err(Refused::new(what, Some("choose another name, or remove it yourself".into())).into());
     }
-    let template = match args.template {
-        Template::Hello => &HELLO,
-        Template::Poky => &POKY,
-    };
+    // What is no provider is `hello`: the command line takes nothing else.
+    let provider = provider::find(&args.template);
     let half = Path::new(".").join(format!(".smidr-init-{}", std::process::id()));
-    let written = write(template, &half, &args.name)
-        .and_then(|()| fs::rename(&half, target).map_err(FileError::new("make visible", target)));
+    let written = match &provider {
+        Some(provider) => write_config(&half, &template::config(provider, &args.name)),
+        None => write(&FILES, &half, &args.name),
+    };
+    let written = written.and_then(|()| fs::rename(&half, target).map_err(FileError::new("make visible", target)));
     if let Err(error) = written {
         let _ = remove_tree(&half);
         return Err(error.into());
     }
     say(target.display().to_string());
     talk(format!("next:  cd {} && smidr build", target.display()));
-    if matches!(args.template, Template::Poky) {
-        talk(
-            "note: this project's layers come from git, which this smidr cannot fetch yet: clone them, and write `path:` for `git:`",
-        );
+    for warning in provider.iter().flat_map(template::warnings) {
+        talk(format!("warning: {warning}"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn write_config(root: &Path, text: &str) -> Result<(), FileError> {
+    fs::create_dir_all(root).map_err(FileError::new("make the folder", root))?;
+    let file = root.join("smidr.yaml");
+    fs::write(&file, text).map_err(FileError::new("write", &file))
 }
 
 fn write(dir: &Dir<'_>, root: &Path, name: &str) -> Result<(), FileError> {

@@ -20,6 +20,7 @@ mod pty;
 mod report;
 mod shell;
 mod status;
+mod template;
 mod terminal;
 
 use std::process::ExitCode;

@@ -43,6 +43,9 @@ fn summary(plan: &plan::Plan, redactor: &Redactor) {
         Isolation::None => line("host", "this machine as it is, without any isolation"),
         _ => line("host", &format!("{kind} {}, {pinned}", plan.host.name)),
     }
+    if let Some(provider) = &plan.provider {
+        line("provider", &provider.to_string());
+    }
     for layer in &plan.layers {
         line("layer", &format!("{}  {}", layer.name, plan::describe(&layer.source)));
     }

@@ -8,6 +8,7 @@ mod host;
 mod inputs;
 pub mod node;
 pub mod problem;
+pub mod provider;
 mod read;
 mod schema;
 mod source;

@@ -5,6 +5,7 @@ use super::{
     host::host,
     node::{Node, Text, Value},
     problem::{Problem, Problems, nearest},
+    provider,
     schema::*,
     source::{bitbake, check_names, layers},
     values::Minutes,
@@ -56,18 +57,25 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
                 .hint("use up to 64 letters, digits, dots, underscores and dashes, beginning with a letter or digit"),
         );
     }
-    let yocto_series = f.text(d, "yocto_series");
+    let base = base(d, &mut f);
+    let series = f.text(d, "yocto_series");
+    let provided = provider::provided(d, &base, series.as_ref());
+    let below = provided.as_ref();
+    let yocto_series = series.or_else(|| below?.version.series.clone());
     let mut features = f.fields(d, "features");
     let mut build_fields = f.fields(d, "build");
     let mut image_features = build_fields.texts(d, "extra_image_features");
     image_features.extend(features.texts(d, "extra_image_features"));
-    let build = build(d, build_fields);
-    let base = base(d, &mut f);
+    let build = build(d, build_fields, below.map(|below| &below.provider.image));
     if base.machine.is_none() && build.machine.is_none() {
-        d.problem(Problem::new(0..0, "neither base.machine nor build.machine says what to build for"));
+        let problem = Problem::new(0..0, "neither base.machine nor build.machine says what to build for");
+        d.problem(match below.map(|below| &below.provider) {
+            Some(provider) => problem.hint(format!("such as {}", join(&provider.machines))),
+            None => problem,
+        });
     }
     let mut packages = f.fields(d, "packages");
-    let config = Config {
+    let mut config = Config {
         name,
         description: f.text(d, "description"),
         base,
@@ -86,7 +94,11 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         local_conf: local_conf(d, f.node("local_conf")),
         env: f.fields(d, "env").into_pairs(d),
         variants: variants(d, f.node("variants")),
+        provided: provided.clone(),
     };
+    if let Some(provided) = provided {
+        provided.lie_under(&mut config);
+    }
     check_names(d, &config.layers, config.bitbake.as_ref());
     packages.finish(d);
     features.finish(d);
@@ -118,9 +130,13 @@ fn base(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Base {
     base
 }
 
-fn build(d: &mut Decoder<'_>, mut f: Fields<'_>) -> Build {
+// `usual` is the provider's image.
+fn build(d: &mut Decoder<'_>, mut f: Fields<'_>, usual: Option<&Text>) -> Build {
     let build = Build {
-        image: f.required(d, "image"),
+        image: match usual {
+            Some(usual) => f.text(d, "image").unwrap_or_else(|| usual.clone()),
+            None => f.required(d, "image"),
+        },
         machine: f.text(d, "machine").and_then(|text| word(d, text, "build.machine")),
         threads: f.count(d, "bb_number_threads"),
         parallel_make: f.count(d, "parallel_make"),
@@ -237,6 +253,10 @@ fn word(d: &mut Decoder<'_>, text: Text, path: &str) -> Option<Text> {
         );
     }
     fits.then_some(text)
+}
+
+fn join(texts: &[Text]) -> String {
+    texts.iter().map(|text| text.text.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn words(d: &mut Decoder<'_>, f: &mut Fields<'_>, key: &'static str) -> Vec<Text> {

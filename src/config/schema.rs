@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{inputs::Inputs, node::Text, values::Size};
+use super::{inputs::Inputs, node::Text, provider::Provided, values::Size};
 use crate::model::CommitId;
 
 /// A project: one `smidr.yaml`.
@@ -16,6 +16,8 @@ pub struct Config {
     pub yocto_series: Option<Text>,
     /// The board.
     pub base: Base,
+    /// What `base.provider` has brought in where the config says nothing.
+    pub provided: Option<Provided>,
     /// Yocto layers, in the order of `bblayers.conf`.
     pub layers: Vec<Layer>,
     /// Where BitBake comes from, when neither a layer's repository nor the image carries it.

@@ -13,6 +13,7 @@ use super::{
     folders::Folders,
     guarded::{Guarded, guarded},
     inputs::{Input, InputError},
+    provider::{self, PlannedProvider},
     sandbox::Ids,
     sources::{self, PlannedLayer, PlannedSource},
 };
@@ -43,6 +44,8 @@ pub struct Plan {
     pub machine: String,
     /// The build host.
     pub host: PlannedHost,
+    /// What brought in layers and more that the config does not name.
+    pub provider: Option<PlannedProvider>,
     /// Yocto layers, in order.
     pub layers: Vec<PlannedLayer>,
     /// Where BitBake comes from, unless a layer's repository or the image has it.
@@ -217,6 +220,7 @@ pub fn make(
         clean: request.clean,
         bitbake_args: request.bitbake_args.clone(),
         host,
+        provider: provider::planned(config),
         layers,
         bitbake,
         series: config.yocto_series.as_ref().map(|text| text.text.clone()),
@@ -375,12 +379,7 @@ fn warnings(config: &Config, facts: &HostFacts) -> Vec<String> {
     if config.host.ids == config::Ids::Range && facts.subordinate.is_none() {
         warnings.push("host.ids: range has no effect: /etc/subuid and /etc/subgid have no range for you".into());
     }
-    if let Some(provider) = config.base.provider.as_ref().filter(|_| config.layers.is_empty()) {
-        warnings.push(format!("base.provider `{provider}` brings no layers of its own yet: list them under `layers:`"));
-    }
-    if config.base.version.is_some() {
-        warnings.push("base.version has no effect yet: name branches under `layers:`".into());
-    }
+    warnings.extend(provider::warnings(config));
     warnings
 }
 

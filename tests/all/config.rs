@@ -67,6 +67,21 @@ fn wrong_configs_are_refused_by_every_command() {
         ("a duplicate key", with("name: q\n"), &["name"]),
         ("a path with a space", with("directories: {downloads: /tmp/a b}\n"), &["holds a space"]),
         ("a target that is an option", with("").replace("image: hello-image", "image: -k"), &["-k"]),
+        (
+            "an unknown provider",
+            with("").replace("machine: hello-x86-64", "provider: toradx, machine: m"),
+            &["there is no provider `toradx`", "did you mean `toradex`? known: intel, ", "smidr.yaml:2:18"],
+        ),
+        (
+            "an unknown version",
+            with("").replace("machine: hello-x86-64", "provider: poky, version: 5.9, machine: m"),
+            &["poky has no version `5.9`", "did you mean \"5.0\"? known: 4.0, 5.0, ", "smidr.yaml:2:33"],
+        ),
+        (
+            "a version of nothing",
+            with("").replace("machine: hello-x86-64", "version: 5.0, machine: m"),
+            &["base.version says nothing without base.provider"],
+        ),
         ("timeout", with("advanced: {build_timeout: soon}\n"), &["soon"]),
     ];
     let world = World::new();

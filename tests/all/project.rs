@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use smidr::config::provider;
+
 use super::support::World;
 
 /// Every file below a folder with its content.
@@ -84,19 +86,107 @@ fn names_that_cannot_be() {
 }
 
 #[test]
-fn poky_is_complete_and_waits_for_git() {
+fn every_template_is_good_as_it_is() {
     let world = World::new();
-    let done = world.smidr().args(["init", "p"]).run();
-    done.expect_code(0).expect_err("git");
+    for name in provider::names() {
+        let known = provider::find(name).expect("a provider");
+        let done = world.smidr().args(["init", name, "--template", name]).run();
+        done.expect_code(0).expect_err(&format!("cd {name} && smidr build"));
+        let version = known.version(&known.default).expect("a default version");
+        let unbuilt = version.verified.is_none();
+        assert_eq!(done.err.contains("nobody has built this yet"), unbuilt, "{}", done.err);
+        let project = world.work.join(name);
+        assert_eq!(World::names(&project), ["smidr.yaml"], "it needs no other file");
+        let smidr = |command: &str| world.smidr().current_dir(&project).arg(command).run();
+        let check = smidr("check");
+        check.expect_code(0).expect_err("smidr.yaml is good");
+        assert_eq!(check.err.contains("nobody has built this yet"), unbuilt, "{}", check.err);
+        assert_eq!(check.err.contains("accept_fsl_eula: true"), known.eula.is_some(), "{}", check.err);
+        let plan = smidr("plan");
+        plan.expect_code(0)
+            .expect_out(&format!("{} for {}\n", known.image, known.machines[0]))
+            .expect_out(&format!("provider   {name} {}: {}; ", known.default, version.about));
+        for layer in &version.layers {
+            plan.expect_out(&format!("layer      {}  https://", layer.name));
+        }
+        assert_eq!(plan.out.contains("bitbake    https://"), version.bitbake.is_some(), "{}", plan.out);
+        assert!(!plan.out.contains("ACCEPT_FSL_EULA ="), "nobody accepts it for the user");
+    }
+    assert!(!world.smidr.exists());
+}
+
+#[test]
+fn init_begins_with_poky() {
+    let world = World::new();
+    world.smidr().args(["init", "p"]).run().expect_code(0);
     let plan = world.smidr().arg("plan").run();
-    plan.expect_code(0).expect_out("core-image-minimal for qemux86-64").expect_out(" wrynose").expect_out("2.18");
-    let build = world.smidr().arg("build").run();
-    build.expect_code(3).expect_one_error().expect_err("comes from a git repository").expect_err("git clone ");
-    let check = world.smidr().arg("check").run();
-    check.expect_code(0);
-    assert!(!check.err.contains("unknown key"), "the schema knows every word of the template:\n{}", check.err);
-    let status = world.smidr().args(["status", "--json"]).run().json();
-    assert_eq!(status["builds"][0]["state"], "FAILED", "a refused build is remembered: {status}");
+    plan.expect_code(0)
+        .expect_out("core-image-minimal for qemux86-64")
+        .expect_out("provider   poky 5.0: ")
+        .expect_out("layer      poky  https://git.yoctoproject.org/poky scarthgap, unresolved")
+        .expect_out("DISTRO = \"poky\"");
+}
+
+/// The example of the documentation, from the days of the Go smidr.
+const TORADEX: &str = "\
+name: toradex-custom-image
+base:
+  provider: toradex
+  machine: verdin-imx8mp
+  distro: tdx-xwayland
+  version: \"6.0.0\"
+layers:
+  - name: meta-toradex-bsp-common
+    git: https://git.toradex.com/meta-toradex-bsp-common
+    branch: kirkstone-6.x.y
+  - name: meta-mycompany
+    path: ./layers/meta-mycompany
+build:
+  image: core-image-weston
+  extra_packages:
+    - python3
+";
+
+#[test]
+fn a_config_lies_over_its_provider() {
+    let world = World::new();
+    world.init("p");
+    let plan = |text: &str| {
+        world.write("smidr.yaml", text);
+        world.smidr().args(["plan", "--json"]).run().expect_code(0).json()["plan"].clone()
+    };
+    let planned = plan(TORADEX);
+    let layers = planned["layers"].as_array().expect("layers");
+    let names: Vec<&str> = layers.iter().filter_map(|layer| layer["name"].as_str()).collect();
+    assert_eq!(names.first(), Some(&"meta-toradex-nxp"));
+    assert_eq!(names.last(), Some(&"meta-mycompany"), "layers of one's own come last");
+    let twin: Vec<_> = layers.iter().filter(|layer| layer["name"] == "meta-toradex-bsp-common").collect();
+    assert!(
+        twin.len() == 1 && names.iter().position(|name| *name == "meta-toradex-bsp-common") == Some(3),
+        "{names:?}"
+    );
+    assert_eq!(twin[0]["git"]["url"], "https://git.toradex.com/meta-toradex-bsp-common", "the config's, not .git");
+    assert_eq!(planned["targets"], serde_json::json!(["core-image-weston"]));
+    assert_eq!(planned["provider"]["version"], "6");
+    assert_eq!(planned["provider"]["asked"], "6.0.0");
+    let warnings = |plan: &serde_json::Value| plan["warnings"].to_string();
+    assert!(warnings(&planned).contains("base.version 6.0.0 is built from the branches of toradex 6"), "{planned}");
+    assert!(warnings(&planned).contains("accept_fsl_eula"), "{planned}");
+    for said in [
+        "advanced: {accept_fsl_eula: true}\n",
+        "advanced: {accept_fsl_eula: false}\n",
+        "local_conf: ACCEPT_FSL_EULA = '1'\n",
+    ] {
+        let planned = plan(&format!("{TORADEX}{said}"));
+        assert!(!warnings(&planned).contains("accept_fsl_eula"), "{said}: {planned}");
+    }
+    let bare = plan("name: p\nbase: {provider: poky, machine: qemuarm64}\n");
+    assert_eq!(bare["provider"]["chosen_by"], "default");
+    world.smidr().arg("plan").run().expect_out("provider   poky 5.0, the default version: ");
+    let series = plan("name: p\nyocto_series: wrynose\nbase: {provider: poky, machine: qemuarm64}\n");
+    assert_eq!(series["provider"]["version"], "6.0");
+    assert_eq!(series["bitbake"]["git"]["branch"], "2.18");
+    world.smidr().arg("plan").run().expect_out("provider   poky 6.0, as yocto_series says: ");
 }
 
 #[test]

@@ -1,0 +1,227 @@
+//! Providers: what the boards of a vendor need, kept in data files of smidr's own (`src/providers/NAME.yaml`).
+//!
+//! In goes the section `base`, out come values that lie under the config: they stand where the config says nothing, and never
+//! replace what it says. Their places are those of `base.provider`, since they were written nowhere else in the user's file.
+
+mod file;
+#[cfg(test)]
+mod tests;
+
+use include_dir::{Dir, include_dir};
+use jiff::civil::Date;
+
+use super::{
+    decode::Decoder,
+    node::{Node, Span, Text, Value},
+    problem::{Problem, nearest},
+    schema::*,
+};
+
+static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/providers");
+
+/// One data file.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// As `base.provider` has it.
+    pub name: String,
+    /// Whose boards these are, for people.
+    pub about: Text,
+    /// Other words under which somebody may look for it.
+    pub also: Vec<Text>,
+    /// Well-known boards of the default version; `init` writes the first.
+    pub machines: Vec<Text>,
+    /// What to build, where the config names no image.
+    pub image: Text,
+    /// A licence that only the user can accept.
+    pub eula: Option<Eula>,
+    /// What a new project may want to know, as lines of comment.
+    pub notes: Option<Text>,
+    /// The version that is taken where the config names none.
+    pub default: Text,
+    /// Oldest first.
+    pub versions: Vec<ProviderVersion>,
+}
+
+/// A licence behind `advanced.accept_fsl_eula`.
+#[derive(Clone, Debug)]
+pub struct Eula {
+    /// What it covers, as a sentence.
+    pub about: Text,
+    /// Where it can be read.
+    pub source: Text,
+}
+
+/// A line of releases of a provider.
+#[derive(Clone, Debug)]
+pub struct ProviderVersion {
+    /// As `base.version` has it, or begins.
+    pub name: Text,
+    /// For people.
+    pub about: Text,
+    /// Where its facts stand.
+    pub sources: Vec<Text>,
+    /// When somebody has built it with smidr; none: nobody has.
+    pub verified: Option<Date>,
+    /// The Yocto series.
+    pub series: Option<Text>,
+    /// DISTRO.
+    pub distro: Option<Text>,
+    /// Where BitBake comes from, unless a layer's repository carries it.
+    pub bitbake: Option<Source>,
+    /// In the order of BBLAYERS.
+    pub layers: Vec<Layer>,
+}
+
+/// What lies under a config.
+#[derive(Clone, Debug)]
+pub struct Provided {
+    /// By whom.
+    pub provider: Provider,
+    /// Which of its versions.
+    pub version: ProviderVersion,
+    /// Why that one.
+    pub choice: Choice,
+}
+
+/// Why a version of a provider was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// `base.version` says so, in these words.
+    Version(String),
+    /// It is the one of `yocto_series`.
+    Series,
+    /// Nothing says anything.
+    Default,
+}
+
+/// The names of all providers, sorted.
+pub fn names() -> Vec<&'static str> {
+    let mut names: Vec<&str> = FILES.files().filter_map(|file| file.path().file_stem()?.to_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Whose boards these are, read off the text: the command line asks for all of them each time that smidr starts.
+pub fn about(name: &str) -> &'static str {
+    let text = FILES.get_file(format!("{name}.yaml")).and_then(|file| file.contents_utf8());
+    text.into_iter().flat_map(str::lines).find_map(|line| line.strip_prefix("about: ")).unwrap_or_default()
+}
+
+/// A provider as its data file has it.
+pub fn find(name: &str) -> Option<Provider> {
+    load(name, None)
+}
+
+// `place` is where a user's file asks for it.
+fn load(name: &str, place: Option<&Span>) -> Option<Provider> {
+    let text = FILES.get_file(format!("{name}.yaml"))?.contents_utf8()?;
+    let mut root = Node::parse(text).ok()?;
+    if let Some(place) = place {
+        put(&mut root, place);
+    }
+    // What is wrong with these files is found by a test, and nothing that a user could mend.
+    Some(file::read(&mut Decoder::new(&|_| None), name, &root))
+}
+
+/// Moves a whole tree to one place.
+fn put(node: &mut Node, place: &Span) {
+    node.span = place.clone();
+    match &mut node.value {
+        Value::Null | Value::Scalar(_) => {}
+        Value::List(items) => items.iter_mut().for_each(|item| put(item, place)),
+        Value::Map(entries) => entries.iter_mut().for_each(|(key, value)| {
+            key.span = place.clone();
+            put(value, place);
+        }),
+    }
+}
+
+/// What lies under a config with this `base`, if it names a provider. `series` is the config's own.
+pub(super) fn provided(d: &mut Decoder<'_>, base: &Base, series: Option<&Text>) -> Option<Provided> {
+    let Some(wanted) = &base.provider else {
+        if let Some(version) = &base.version {
+            let problem = Problem::new(version.span.clone(), "base.version says nothing without base.provider");
+            d.problem(problem.hint(format!("providers: {}", names().join(", "))));
+        }
+        return None;
+    };
+    let Some(provider) = load(wanted, Some(&wanted.span)) else {
+        d.problem(unknown(wanted));
+        return None;
+    };
+    let (found, choice) = match (&base.version, series) {
+        (Some(name), _) => (provider.version(name), Choice::Version(name.text.clone())),
+        (None, Some(series)) => (provider.of_series(series), Choice::Series),
+        (None, None) => (provider.version(&provider.default), Choice::Default),
+    };
+    match found.cloned() {
+        Some(version) => Some(Provided { provider, version, choice }),
+        None => {
+            d.problem(unknown_version(&provider, base.version.as_ref(), series));
+            None
+        }
+    }
+}
+
+fn unknown(wanted: &Text) -> Problem {
+    let all: Vec<Provider> = names().into_iter().filter_map(find).collect();
+    let words = all.iter().flat_map(|known| {
+        let also = known.also.iter().map(|word| word.text.as_str());
+        also.chain([known.name.as_str()]).map(|word| (word, known.name.as_str()))
+    });
+    let words: Vec<(&str, &str)> = words.collect();
+    let near = nearest(&wanted.to_ascii_lowercase(), words.iter().map(|(word, _)| *word));
+    let meant = near.and_then(|near| words.iter().find(|(word, _)| *word == near)).map(|(_, name)| *name);
+    let meant = meant.map(|name| format!("did you mean `{name}`? ")).unwrap_or_default();
+    let title = format!("base.provider: there is no provider `{wanted}`");
+    Problem::new(wanted.span.clone(), title)
+        .hint(format!("{meant}known: {}; without base.provider, list every layer under `layers:`", names().join(", ")))
+}
+
+fn unknown_version(provider: &Provider, version: Option<&Text>, series: Option<&Text>) -> Problem {
+    let known: Vec<&str> = provider.versions.iter().map(|version| version.name.text.as_str()).collect();
+    let list = format!("known: {}", known.join(", "));
+    match (version, series) {
+        (None, Some(series)) => {
+            let title = format!("yocto_series: {} has no version of the series `{series}`", provider.name);
+            Problem::new(series.span.clone(), title).hint(format!("choose one with base.version; {list}"))
+        }
+        (version, _) => {
+            let wanted = version.unwrap_or(&provider.default);
+            let meant = nearest(wanted, known).map(|name| format!("did you mean \"{name}\"? ")).unwrap_or_default();
+            let title = format!("base.version: {} has no version `{wanted}`", provider.name);
+            Problem::new(wanted.span.clone(), title).hint(format!("{meant}{list}"))
+        }
+    }
+}
+
+impl Provider {
+    /// The version of this name, or the line that it belongs to: `6.0.0` belongs to `6`.
+    pub fn version(&self, name: &str) -> Option<&ProviderVersion> {
+        self.versions.iter().find(|version| {
+            let rest = name.strip_prefix(version.name.text.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    }
+
+    fn of_series(&self, series: &str) -> Option<&ProviderVersion> {
+        let known = |version: &&ProviderVersion| version.series.as_ref().is_some_and(|known| known.text == series);
+        self.versions.iter().find(known)
+    }
+}
+
+impl Provided {
+    /// Lays itself under a config. A layer of the config takes the place of one of the same name, whole; further ones come last.
+    pub(super) fn lie_under(&self, config: &mut Config) {
+        let version = &self.version;
+        let own = std::mem::take(&mut config.layers);
+        let (replacing, further): (Vec<Layer>, Vec<Layer>) =
+            own.into_iter().partition(|own| version.layers.iter().any(|layer| layer.name.text == own.name.text));
+        let below = version.layers.iter();
+        let chosen =
+            |layer: &Layer| replacing.iter().find(|own| own.name.text == layer.name.text).unwrap_or(layer).clone();
+        config.layers = below.map(chosen).chain(further).collect();
+        config.bitbake = config.bitbake.take().or_else(|| version.bitbake.clone());
+        config.base.distro = config.base.distro.take().or_else(|| version.distro.clone());
+    }
+}
