@@ -3,11 +3,24 @@
 //! In go planned layers, out come [`Checkouts`]: which folders to show in the sandbox, which of them are layers, and where
 //! BitBake is, if one of the repositories carries it. Layers from git repositories are refused for now.
 
+mod access;
+mod changes;
+mod fetch;
+mod git_error;
+mod host_git;
+mod mend;
+mod mirror;
+mod revision;
+
 use std::path::{Path, PathBuf};
 
 mod local;
 
 use local::Local;
+pub use access::Access;
+pub use changes::{Change, Changes};
+pub use git_error::{GitError, without_secrets};
+pub use mirror::{Mirror, Mirrors};
 
 use crate::{
     config::BITBAKE,

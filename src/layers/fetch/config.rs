@@ -1,0 +1,158 @@
+//! The user's own configuration of git, as far as fetching needs it: which address stands for which, credential helpers, ssh,
+//! proxies. Comes from the environment that `cli` has read, not from the one of this process.
+//!
+//! Two things still look at the process's own: the HTTP client for `https_proxy` and the like, and the programs that gix starts
+//! (ssh, credential helpers, `git-upload-pack`). Both are the same environment wherever smidr is not a test.
+
+use std::path::{Path, PathBuf};
+
+use gix::{
+    bstr::ByteSlice as _,
+    config::{
+        File, Source,
+        file::{Metadata, includes, init::Options},
+    },
+};
+
+use super::super::{
+    access::Access,
+    git_error::{GitError, said},
+};
+
+/// What the user has told git.
+#[derive(Clone)]
+pub struct GitConfig {
+    file: File,
+    home: Option<PathBuf>,
+    /// Variables that git understands and gix does not.
+    only_git: Vec<&'static str>,
+}
+
+/// Keys of `http` that the in-process client does not follow.
+const ONLY_GIT: [&str; 8] =
+    ["proxy", "sslCAInfo", "sslCAPath", "sslVerify", "sslCert", "sslKey", "cookieFile", "proxySSLCAInfo"];
+const ONLY_GIT_VARIABLES: [&str; 5] =
+    ["GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_SSL_NO_VERIFY", "GIT_SSL_CERT", "GIT_PROXY_SSL_CAINFO"];
+
+impl GitConfig {
+    /// Reads the files that git reads outside of a repository (git-config(1), "FILES").
+    pub fn read(access: Access<'_>) -> Result<Self, GitError> {
+        let home = access.variable("HOME").map(PathBuf::from);
+        let metadata = files(access, home.as_deref())
+            .into_iter()
+            .map(|(source, path)| Metadata::from(source).at(path).with(gix::sec::Trust::Full));
+        let options =
+            Options { includes: includes::Options::follow_without_conditional(home.as_deref()), ..Options::default() };
+        let wrong = |error: gix::Error| GitError::Config(said(&error));
+        let file = File::from_paths_metadata_buf(&mut metadata.into_iter(), &mut Vec::new(), false, options);
+        let mut file = file.map_err(wrong)?.unwrap_or_else(|| File::new(Metadata::from(Source::User)));
+        for (key, value) in from_variables(access) {
+            file.set_raw_value(key.as_str(), value.as_str()).map_err(wrong)?;
+        }
+        for (key, value) in ours(&file, access) {
+            file.set_raw_value(key, value.as_str()).map_err(wrong)?;
+        }
+        let only_git = ONLY_GIT_VARIABLES.into_iter().filter(|name| access.variable(name).is_some()).collect();
+        Ok(Self { file, home, only_git })
+    }
+
+    /// Lets a repository know it.
+    pub fn apply(&self, repository: &mut gix::Repository) -> gix::Result<()> {
+        let mut config = repository.config_snapshot_mut();
+        config.append(self.file.clone())?;
+        config.commit()?;
+        Ok(())
+    }
+
+    /// Why only git itself can reach an address, if that is so. `url` is what `insteadOf` has made of it.
+    pub fn only_git(&self, url: &gix::Url) -> Option<String> {
+        if !matches!(url.scheme, gix::url::Scheme::Http | gix::url::Scheme::Https) {
+            return None;
+        }
+        let of_variable = self.only_git.first().map(|name| format!("{name} is set"));
+        let sections = self.file.sections_by_name("http").into_iter().flatten();
+        let of_section = sections.filter_map(|section| {
+            let place = section.header().subsection_name().map(|place| place.to_str_lossy().into_owned());
+            match place {
+                // gix does not look at sections for certain hosts.
+                Some(place) => is_for(&place, url).then(|| format!("`http.{place}` is set in git's configuration")),
+                None => {
+                    let key = ONLY_GIT.into_iter().find(|key| section.value(key).is_some());
+                    key.map(|key| format!("`http.{key}` is set in git's configuration"))
+                }
+            }
+        });
+        of_variable.into_iter().chain(of_section).next()
+    }
+
+    /// Where curl looks for passwords, if there is such a file.
+    pub fn netrc(&self) -> Option<PathBuf> {
+        self.home.as_ref().map(|home| home.join(".netrc")).filter(|path| path.is_file())
+    }
+
+    /// The credential helpers, for messages.
+    pub fn helpers(&self) -> Vec<String> {
+        let sections = self.file.sections_by_name("credential").into_iter().flatten();
+        let helpers = sections.flat_map(|section| section.values("helper"));
+        let first = |helper: &str| helper.split_whitespace().next().unwrap_or_default().to_owned();
+        helpers.map(|helper| first(&helper.to_str_lossy())).filter(|helper| !helper.is_empty()).collect()
+    }
+}
+
+fn is_for(place: &str, url: &gix::Url) -> bool {
+    gix::url::parse(place.as_bytes().as_bstr()).is_ok_and(|place| {
+        place.scheme == url.scheme
+            && place.host() == url.host()
+            && place.port_or_default() == url.port_or_default()
+            && url.path.starts_with(place.path.trim_end_with(|c| c == '/'))
+    })
+}
+
+fn files(access: Access<'_>, home: Option<&Path>) -> Vec<(Source, PathBuf)> {
+    let mut files: Vec<(Source, PathBuf)> = Vec::new();
+    if !access.variable("GIT_CONFIG_NOSYSTEM").is_some_and(|value| !["0", "false", "no", "off"].contains(&value)) {
+        files.push((Source::System, access.variable("GIT_CONFIG_SYSTEM").unwrap_or("/etc/gitconfig").into()));
+    }
+    if let Some(global) = access.environment.iter().find(|(name, _)| name == "GIT_CONFIG_GLOBAL") {
+        files.push((Source::User, (&global.1).into()));
+        return files.into_iter().filter(|(_, path)| path.is_file()).collect();
+    }
+    let base = access.variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| Some(home?.join(".config")));
+    files.extend(base.map(|base| (Source::Git, base.join("git/config"))));
+    files.extend(home.map(|home| (Source::User, home.join(".gitconfig"))));
+    files.into_iter().filter(|(_, path)| path.is_file()).collect()
+}
+
+// git-config(1), "ENVIRONMENT".
+fn from_variables(access: Access<'_>) -> Vec<(String, String)> {
+    let count = access.variable("GIT_CONFIG_COUNT").and_then(|count| count.parse::<usize>().ok()).unwrap_or(0);
+    let pair = |number: usize| {
+        let key = access.variable(&format!("GIT_CONFIG_KEY_{number}"))?;
+        let value = access.variable(&format!("GIT_CONFIG_VALUE_{number}")).unwrap_or_default();
+        Some((key.to_owned(), value.to_owned()))
+    };
+    (0..count.min(1000)).filter_map(pair).collect()
+}
+
+fn ours(user: &File, access: Access<'_>) -> Vec<(&'static str, String)> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let mut ours = vec![
+        // Nobody can answer: several repositories are fetched at once.
+        ("gitoxide.credentials.terminalPrompt", "false".to_owned()),
+        // A mirror that is shallow itself still serves.
+        ("clone.rejectShallow", "false".to_owned()),
+        // Each thread that indexes a pack holds what it inflates.
+        ("pack.threads", threads.to_string()),
+    ];
+    match (access.variable("GIT_SSH_COMMAND"), access.variable("GIT_SSH")) {
+        (Some(command), _) => ours.push(("core.sshCommand", command.into())),
+        (None, _) if user.string("core.sshCommand").is_some() => {}
+        (None, Some(program)) => ours.push(("gitoxide.ssh.commandWithoutShellFallback", program.into())),
+        (None, None) => {
+            ours.push(("core.sshCommand", "ssh -o BatchMode=yes".into()));
+            // Or gix would run ssh once more, only to find out what it is.
+            ours.push(("ssh.variant", "ssh".into()));
+        }
+    }
+    ours
+}

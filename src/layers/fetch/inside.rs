@@ -1,0 +1,263 @@
+//! Fetching in this process, with gix. In goes a request, out come objects and refs in the mirror.
+//!
+//! It runs in a thread of its own, because nothing interrupts a read that waits for a server: who is asked to stop leaves the thread
+//! behind. That one holds the mirror's lock until it ends, which is with its next byte.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
+
+use gix::{
+    ObjectId, Remote, Repository,
+    bstr::{BStr, ByteSlice as _},
+    protocol::{
+        handshake::Ref,
+        transport::client::blocking_io::http::{self, reqwest::Options as Client},
+    },
+    refs::transaction::PreviousValue,
+    remote::{Direction, fetch, ref_map},
+};
+
+use super::{
+    super::{
+        access::Access,
+        git_error::{GitError, said, without_secrets},
+        mirror::{self, Room},
+        revision,
+    },
+    config::GitConfig,
+    counters::Counters,
+    request::{Request, Shallow, Want, near, remove_stale},
+    trouble::{Attempt, Trouble},
+};
+use crate::{
+    host::lock::Lock,
+    model::{Activity, CommitId, Unit},
+};
+
+/// How often progress is told, and a wish to stop is looked for.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long somebody who wants to stop waits for a clean end.
+const LAST_WORD: Duration = Duration::from_millis(700);
+/// Without a byte from the server.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Fetches what is wanted into a mirror.
+pub fn fetch(room: &Room, url: &str, request: &Request, config: &GitConfig, access: Access<'_>) -> Result<(), Trouble> {
+    let (done, result) = mpsc::channel();
+    let counters = Counters::default();
+    let interrupt = Arc::new(AtomicBool::new(false));
+    let subject = super::subject(url);
+    let work = Work {
+        folder: room.folder.clone(),
+        url: url.to_owned(),
+        request: request.clone(),
+        config: config.clone(),
+        counters: counters.clone(),
+        interrupt: interrupt.clone(),
+        _lock: room.lock(),
+    };
+    let started = thread::Builder::new().name("fetch".into()).spawn(move || done.send(work.run()));
+    let failed = |why: String| GitError::Failed { url: without_secrets(url), why };
+    started.map_err(|error| failed(error.to_string()))?;
+    let tell = || {
+        let (done, total) = counters.objects();
+        access.on.progress(Activity::Fetch, &subject, done, total, Unit::Items);
+    };
+    tell();
+    loop {
+        match result.recv_timeout(LOOK) {
+            Ok(done) => {
+                tell();
+                return done;
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err(failed("gix has panicked".into()).into()),
+            Err(RecvTimeoutError::Timeout) if access.stop.asked() > 0 => {
+                interrupt.store(true, Ordering::SeqCst);
+                // Whatever it says: nobody wants it any more.
+                let _ = result.recv_timeout(LAST_WORD);
+                return Err(GitError::Stopped(subject).into());
+            }
+            Err(RecvTimeoutError::Timeout) => tell(),
+        }
+    }
+}
+
+struct Work {
+    folder: PathBuf,
+    url: String,
+    request: Request,
+    config: GitConfig,
+    counters: Counters,
+    interrupt: Arc<AtomicBool>,
+    _lock: Arc<Lock>,
+}
+
+impl Work {
+    fn run(&self) -> Result<(), Trouble> {
+        let broken = |error: gix::Error| GitError::mirror(&self.folder, &error);
+        let mut repository = mirror::open(&self.folder)?;
+        self.config.apply(&mut repository).map_err(|error| GitError::Config(said(&error)))?;
+        let wrong = |error: gix::Error| GitError::NoRepository { url: without_secrets(&self.url), why: said(&error) };
+        let remote = repository.remote_at(self.url.as_str()).map_err(wrong)?.with_fetch_tags(fetch::Tags::None);
+        let url =
+            remote.url(Direction::Fetch).cloned().ok_or_else(|| GitError::Config("an address is empty".into()))?;
+        if let Some(why) = self.config.only_git(&url) {
+            return Err(Trouble::NeedsGit(why));
+        }
+        let specs = self.request.refspecs();
+        let remote = remote.with_refspecs(specs.iter().map(String::as_str), Direction::Fetch).map_err(broken)?;
+        let attempt = Attempt { folder: &self.folder, url: &url, config: &self.config, request: &self.request };
+        self.receive(&repository, &remote, &url).map_err(|failure| match failure {
+            Failure::Gix(error) => attempt.trouble(&error),
+            Failure::Unknown(kind, name) => {
+                let names = names(&remote, &url, kind).unwrap_or_default();
+                GitError::Unknown { url: without_secrets(&self.url), kind, near: near(&name, &names), name }.into()
+            }
+        })
+    }
+
+    fn receive(&self, repository: &Repository, remote: &Remote<'_>, url: &gix::Url) -> Result<(), Failure> {
+        let connection = connect(remote, url)?;
+        let prepared = connection.prepare_fetch(self.counters.node(), ref_map::Options::default())?;
+        let found = Advertised::new(&prepared.ref_map().remote_refs);
+        if let Some((kind, name)) = self.request.wants.iter().find_map(|want| found.lacks(want)) {
+            return Err(Failure::Unknown(kind, name));
+        }
+        let at = self.request.wants.iter().find_map(|want| found.branch(want));
+        if self.request.only_at.is_some() && self.request.only_at != at {
+            return Ok(());
+        }
+        remove_stale(repository, &self.request, Some(&|name| found.find(name).is_some()))?;
+        let shallow = match self.request.shallow(repository) {
+            Shallow::Keep => fetch::Shallow::NoChange,
+            Shallow::Undo => fetch::Shallow::undo(),
+            Shallow::At(_) if found.are_here(repository, &self.request) => {
+                return found.note(repository, &self.request);
+            }
+            Shallow::At(count) => {
+                std::num::NonZeroU32::new(count).map_or(fetch::Shallow::NoChange, fetch::Shallow::DepthAtRemote)
+            }
+        };
+        prepared.with_shallow(shallow).receive(self.counters.node(), &self.interrupt)?;
+        Ok(())
+    }
+}
+
+enum Failure {
+    Gix(gix::Error),
+    /// No such branch or tag.
+    Unknown(&'static str, String),
+}
+
+impl From<gix::Error> for Failure {
+    fn from(error: gix::Error) -> Self {
+        Self::Gix(error)
+    }
+}
+
+/// What the other side has, of what it was asked about.
+struct Advertised<'m>(Vec<(&'m BStr, Option<ObjectId>, Option<ObjectId>)>);
+
+impl<'m> Advertised<'m> {
+    fn new(refs: &'m [Ref]) -> Self {
+        let unpack = |one: &'m Ref| {
+            let (name, target, peeled) = one.unpack();
+            (name, target.map(ToOwned::to_owned), peeled.or(target).map(ToOwned::to_owned))
+        };
+        Self(refs.iter().map(unpack).collect())
+    }
+
+    fn find(&self, name: &str) -> Option<&(&'m BStr, Option<ObjectId>, Option<ObjectId>)> {
+        self.0.iter().find(|(known, ..)| known.as_bytes() == name.as_bytes())
+    }
+
+    fn of(&self, want: &Want) -> Option<&(&'m BStr, Option<ObjectId>, Option<ObjectId>)> {
+        match want {
+            Want::Head => self.find("HEAD"),
+            want => self.find(&want.local()?),
+        }
+    }
+
+    fn lacks(&self, want: &Want) -> Option<(&'static str, String)> {
+        let (kind, name) = match want {
+            Want::Branch(name) => ("branch", name.as_str()),
+            Want::Tag(name) => ("tag", name.as_str()),
+            Want::Head => ("branch", "HEAD"),
+            Want::Commit(_) | Want::Everything => return None,
+        };
+        self.of(want).is_none().then(|| (kind, name.to_owned()))
+    }
+
+    fn branch(&self, want: &Want) -> Option<CommitId> {
+        let Want::Branch(_) = want else { return None };
+        let (.., peeled) = self.of(want)?;
+        Some(CommitId::from_sha1(peeled.as_ref()?.as_slice().try_into().ok()?))
+    }
+
+    // Whether all that is wanted is whole here already, and only refs may have to move.
+    fn are_here(&self, repository: &Repository, request: &Request) -> bool {
+        request.wants.iter().all(|want| {
+            self.of(want).is_some_and(|(_, target, peeled)| {
+                let bytes = peeled.as_ref().and_then(|id| id.as_slice().try_into().ok());
+                let is_whole = bytes.is_some_and(|id| revision::is_whole(repository, &CommitId::from_sha1(id)));
+                is_whole && target.is_some_and(|id| repository.has_object(id))
+            })
+        })
+    }
+
+    fn note(&self, repository: &Repository, request: &Request) -> Result<(), Failure> {
+        for want in &request.wants {
+            if let (Some(local), Some((_, Some(target), _))) = (want.local(), self.of(want)) {
+                repository.reference(local.as_str(), *target, PreviousValue::Any, "smidr")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+type Connection<'a, 'r> =
+    gix::remote::Connection<'a, 'static, 'r, Box<dyn gix::protocol::transport::client::blocking_io::Transport + Send>>;
+
+fn connect<'a, 'r>(remote: &'a Remote<'r>, url: &gix::Url) -> Result<Connection<'a, 'r>, gix::Error> {
+    // Without one the HTTP client panics. Somebody else may have chosen one already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut connection = remote.connect(Direction::Fetch)?;
+    let text = url.to_bstring();
+    if let Some(mut options) = remote.repo().transport_options(text.as_bstr(), None)? {
+        if let Some(http) = options.downcast_mut::<http::Options>() {
+            let client = Client { configure_client: Some(Box::new(configure)), configure_request: None };
+            http.backend = Some(Arc::new(Mutex::new(client)));
+        }
+        connection.set_transport_options(options);
+    }
+    Ok(connection)
+}
+
+fn configure(builder: reqwest::blocking::ClientBuilder) -> gix::Result<reqwest::blocking::ClientBuilder> {
+    let builder = builder.timeout(PATIENCE);
+    if reqwest::blocking::Client::builder().build().is_ok() {
+        return Ok(builder);
+    }
+    // A machine without certificate authorities.
+    let known = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
+    let known = known.filter_map(|certificate| reqwest::Certificate::from_der(certificate).ok());
+    Ok(builder.tls_certs_only(known))
+}
+
+/// All branches, or all tags, of the other side.
+fn names(remote: &Remote<'_>, url: &gix::Url, kind: &str) -> Result<Vec<String>, gix::Error> {
+    let prefix = if kind == "tag" { "refs/tags/" } else { "refs/heads/" };
+    let all = format!("{prefix}*");
+    let remote = remote.clone().with_refspecs([all.as_str()], Direction::Fetch)?;
+    let (map, _) = connect(&remote, url)?.ref_map(gix::progress::Discard, ref_map::Options::default())?;
+    let names = map.remote_refs.iter().filter_map(|one| one.unpack().0.strip_prefix(prefix.as_bytes()));
+    Ok(names.map(|name| name.to_str_lossy().into_owned()).collect())
+}

@@ -1,0 +1,292 @@
+//! From what a config wants to a commit in a mirror. In go planned repositories, out come mirrors that have the commit, whole.
+//!
+//! What is pinned and here costs one look at the disk. Otherwise the repository's address is asked, then its mirrors: for a branch's
+//! newest commit where that is enough, for its whole past only where the config makes two claims that have to fit.
+
+mod config;
+mod counters;
+mod inside;
+mod request;
+mod trouble;
+
+use std::sync::Arc;
+
+pub(super) use self::request::{Depth, Request, Shallow, Want, near, remove_stale};
+use self::{config::GitConfig, request::HEAD, trouble::Trouble};
+use super::{
+    access::Access,
+    git_error::{GitError, when, without_secrets},
+    host_git,
+    mirror::{self, Mirror, Mirrors, Room},
+    revision::{self, Behind},
+};
+use crate::{model::CommitId, plan::PlannedGit};
+
+impl Mirrors {
+    /// The commit that is wanted, and the mirror that has it with its whole tree. What is pinned, or named by its id, and here needs
+    /// no network and is not looked for there.
+    ///
+    /// # Errors
+    ///
+    /// When no place has it, the config's branch, tag and commit do not fit, or the disk refuses.
+    pub fn pin(&self, wanted: &PlannedGit, access: Access<'_>) -> Result<(Mirror, CommitId), GitError> {
+        let mirror = self.mirror(&wanted.url);
+        if let Some(commit) = self.known(&mirror, wanted)? {
+            return Ok((mirror, commit));
+        }
+        if !access.online {
+            return offline(&mirror, wanted, access).map(|commit| (mirror, commit));
+        }
+        let lock = Arc::new(self.hold(&mirror, access)?);
+        // Somebody else may have fetched it meanwhile.
+        if let Some(commit) = self.known(&mirror, wanted)? {
+            return Ok((mirror, commit));
+        }
+        let room = self.room(&mirror, &lock)?;
+        match from_any_place(&room, wanted, access) {
+            Ok(commit) => {
+                room.settle()?;
+                Ok((mirror, commit))
+            }
+            Err(error) => {
+                room.give_up();
+                Err(error)
+            }
+        }
+    }
+
+    // The wanted commit where nothing has to be asked for it.
+    fn known(&self, mirror: &Mirror, wanted: &PlannedGit) -> Result<Option<CommitId>, GitError> {
+        if let Some(commit) = exact(wanted) {
+            if mirror.has_kept(commit) {
+                return Ok(Some(commit.clone()));
+            }
+            if mirror.has(commit)? {
+                mirror::keep(&mirror::open(mirror.path())?, commit);
+                return Ok(Some(commit.clone()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The commit, where nothing else has to be looked at. What a lock says has been looked at when it was written.
+fn exact(wanted: &PlannedGit) -> Option<&CommitId> {
+    let locked = wanted.pinned.as_ref().and_then(|pinned| pinned.commit.as_ref());
+    locked.or(wanted.commit.as_ref().filter(|_| wanted.branch.is_none() && wanted.tag.is_none()))
+}
+
+/// What an address is called in progress: its last part.
+pub(super) fn subject(url: &str) -> String {
+    let url = without_secrets(url);
+    let last = url.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
+    last.strip_suffix(".git").unwrap_or(last).to_owned()
+}
+
+// What is here already, of an earlier fetch.
+fn offline(mirror: &Mirror, wanted: &PlannedGit, access: Access<'_>) -> Result<CommitId, GitError> {
+    let missing = || GitError::Offline {
+        url: mirror.url().into(),
+        wanted: exact(wanted).map_or_else(|| wanted.wanted(), ToString::to_string),
+    };
+    if exact(wanted).is_some() || !mirror.is_there() {
+        return Err(missing());
+    }
+    let repository = mirror::open(mirror.path())?;
+    match resolve(&repository, wanted, mirror.url())? {
+        Resolved::Commit(commit) if revision::is_whole(&repository, &commit) => {
+            let name = want_of(wanted).local().unwrap_or_default();
+            let date = when(mirror.fetched_ref(&name));
+            access.on.warn(format!(
+                "`{}` of {} is what it was {date}: the network is not to be used",
+                wanted.wanted(),
+                mirror.url()
+            ));
+            Ok(commit)
+        }
+        Resolved::Commit(_) | Resolved::Missing | Resolved::Cut => Err(missing()),
+    }
+}
+
+// The address first, then its mirrors.
+pub(super) fn from_any_place(room: &Room, wanted: &PlannedGit, access: Access<'_>) -> Result<CommitId, GitError> {
+    let config = GitConfig::read(access)?;
+    let mut failures = Vec::new();
+    for place in std::iter::once(&wanted.url).chain(&wanted.mirrors) {
+        let at = Place { room, url: place, config: &config, access };
+        match at.commit(wanted) {
+            Ok(commit) => {
+                for failure in failures {
+                    access.on.warn(format!("{failure}; {} has what is wanted", without_secrets(place)));
+                }
+                return Ok(commit);
+            }
+            Err(error) if !error.is_about_the_place() => return Err(error),
+            Err(error) => failures.push(error),
+        }
+    }
+    Err(verdict(failures, wanted))
+}
+
+fn verdict(mut failures: Vec<GitError>, wanted: &PlannedGit) -> GitError {
+    let url = without_secrets(&wanted.url);
+    let locked = wanted.pinned.as_ref().and_then(|pinned| Some((pinned.name.clone(), pinned.commit.clone()?)));
+    let nobody_has_it = failures.iter().all(|failure| matches!(failure, GitError::UnknownCommit { .. }));
+    match (locked, failures.pop()) {
+        (Some((name, commit)), _) if nobody_has_it => GitError::Gone { url, name, commit },
+        (_, Some(only)) if failures.is_empty() => only,
+        (_, last) => {
+            failures.extend(last);
+            GitError::Everywhere { url, failures }
+        }
+    }
+}
+
+/// Fetches into a mirror what changes between commits need: see [`super::changes`].
+pub(super) fn deepen(room: &Room, wanted: &PlannedGit, request: &Request, access: Access<'_>) -> Result<(), GitError> {
+    let config = GitConfig::read(access)?;
+    let mut failures = Vec::new();
+    for url in std::iter::once(&wanted.url).chain(&wanted.mirrors) {
+        match (Place { room, url, config: &config, access }).fetch(request) {
+            Err(error) if error.is_about_the_place() => failures.push(error),
+            done => return done,
+        }
+    }
+    Err(verdict(failures, wanted))
+}
+
+/// One of the places where a repository may be had.
+struct Place<'a> {
+    room: &'a Room,
+    url: &'a str,
+    config: &'a GitConfig,
+    access: Access<'a>,
+}
+
+impl Place<'_> {
+    fn commit(&self, wanted: &PlannedGit) -> Result<CommitId, GitError> {
+        let commit = match exact(wanted) {
+            Some(commit) => self.exactly(commit, wanted.branch.as_deref()).map(|()| commit.clone()),
+            None => self.newest(wanted),
+        }?;
+        let repository = self.open()?;
+        if !revision::is_whole(&repository, &commit) {
+            return Err(GitError::Torn { url: self.shown(), commit });
+        }
+        mirror::keep(&repository, &commit);
+        Ok(commit)
+    }
+
+    // A certain commit: as the branch's newest, by its id, somewhere on the branch, anywhere.
+    fn exactly(&self, commit: &CommitId, branch: Option<&str>) -> Result<(), GitError> {
+        let branch = branch.map(|name| Want::Branch(name.into()));
+        let head = branch
+            .clone()
+            .map(|branch| Request { only_at: Some(commit.clone()), ..Request::new([branch], Depth::Newest) });
+        let requests = [
+            head,
+            Some(Request::new([Want::Commit(commit.clone())], Depth::Newest)),
+            branch.map(|branch| Request::new([branch], Depth::Past)),
+            Some(Request::new([Want::Everything], Depth::Past)),
+        ];
+        for request in requests.into_iter().flatten() {
+            match self.fetch(&request) {
+                Ok(()) if revision::is_whole(&self.open()?, commit) => return Ok(()),
+                Err(error) if !error.is_about_the_wish() => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Err(GitError::UnknownCommit { url: self.shown(), commit: commit.clone() })
+    }
+
+    // What a branch or a tag is now.
+    fn newest(&self, wanted: &PlannedGit) -> Result<CommitId, GitError> {
+        let claims = [wanted.tag.is_some(), wanted.commit.is_some()].contains(&true) && wanted.branch.is_some();
+        // A tag is one commit; only what lies on a branch is a question about the past.
+        let depth = if claims { Depth::Past } else { Depth::Newest };
+        let branch = wanted.branch.clone().map(Want::Branch);
+        let mut wants: Vec<Want> = branch.into_iter().chain(wanted.tag.clone().map(Want::Tag)).collect();
+        if wants.is_empty() {
+            wants.push(Want::Head);
+        }
+        self.fetch(&Request::new(wants, depth))?;
+        match resolve(&self.open()?, wanted, &self.shown())? {
+            Resolved::Commit(commit) => Ok(commit),
+            Resolved::Missing => Err(GitError::Failed { url: self.shown(), why: "it sent nothing".into() }),
+            Resolved::Cut => Err(GitError::Failed { url: self.shown(), why: "its own past is cut off".into() }),
+        }
+    }
+
+    fn fetch(&self, request: &Request) -> Result<(), GitError> {
+        if self.access.stop.asked() > 0 {
+            return Err(GitError::Stopped(subject(self.url)));
+        }
+        let fetched = match inside::fetch(self.room, self.url, request, self.config, self.access) {
+            Err(Trouble::NeedsGit(why)) => host_git::fetch(self.room, self.url, request, self.access, &why),
+            Err(Trouble::Error(error)) => Err(error),
+            Ok(()) => Ok(()),
+        };
+        fetched?;
+        mirror::note_fetched(&self.room.folder, &request.locals());
+        Ok(())
+    }
+
+    fn open(&self) -> Result<gix::Repository, GitError> {
+        mirror::open(&self.room.folder)
+    }
+
+    fn shown(&self) -> String {
+        without_secrets(self.url)
+    }
+}
+
+/// What the refs of a mirror say about a wish.
+enum Resolved {
+    Commit(CommitId),
+    /// A ref is not here.
+    Missing,
+    /// Too little of the past is here.
+    Cut,
+}
+
+fn want_of(wanted: &PlannedGit) -> Want {
+    match (&wanted.tag, &wanted.branch) {
+        (Some(tag), _) => Want::Tag(tag.clone()),
+        (None, Some(branch)) => Want::Branch(branch.clone()),
+        (None, None) => Want::Head,
+    }
+}
+
+// Branch, tag and commit are claims about one commit, and all of them have to be true.
+fn resolve(repository: &gix::Repository, wanted: &PlannedGit, url: &str) -> Result<Resolved, GitError> {
+    let name = want_of(wanted).local().unwrap_or_else(|| HEAD.into());
+    let url = || url.to_owned();
+    let Some(target) = revision::target(repository, &name) else { return Ok(Resolved::Missing) };
+    let meant = mirror::commit_id(repository, target);
+    let mut commit = match (meant, &wanted.tag) {
+        (Some(commit), _) => commit,
+        (None, Some(tag)) if repository.has_object(target) => {
+            return Err(GitError::NoCommit { url: url(), tag: tag.clone() });
+        }
+        (None, _) => return Ok(Resolved::Missing),
+    };
+    if let Some(named) = &wanted.commit {
+        match &wanted.tag {
+            Some(tag) if *named != commit => {
+                return Err(GitError::OtherTag { url: url(), tag: tag.clone(), found: commit, wanted: named.clone() });
+            }
+            _ => commit = named.clone(),
+        }
+    }
+    let Some(branch) = wanted.branch.as_ref().filter(|_| wanted.tag.is_some() || wanted.commit.is_some()) else {
+        return Ok(Resolved::Commit(commit));
+    };
+    let Some(head) = revision::commit_of(repository, &format!("refs/heads/{branch}")) else {
+        return Ok(Resolved::Missing);
+    };
+    match revision::is_behind(repository, &commit, &head)? {
+        Behind::Yes => Ok(Resolved::Commit(commit)),
+        Behind::No => Err(GitError::NotOnBranch { url: url(), commit, branch: branch.clone() }),
+        Behind::Unknown => Ok(Resolved::Cut),
+    }
+}

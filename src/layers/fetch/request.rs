@@ -1,0 +1,194 @@
+//! What is asked of one place, in one go: plain values, which gix and git both understand.
+
+use std::path::Path;
+
+use gix::{
+    Repository,
+    refs::transaction::{Change, PreviousValue, RefEdit, RefLog},
+};
+
+use super::super::revision;
+use crate::model::CommitId;
+
+/// Where HEAD of the other side is noted.
+pub const HEAD: &str = "refs/smidr/head";
+
+/// Something to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// A branch.
+    Branch(String),
+    /// A tag.
+    Tag(String),
+    /// Whatever the server's HEAD is.
+    Head,
+    /// A commit, by its id. Servers may refuse that.
+    Commit(CommitId),
+    /// All branches and tags.
+    Everything,
+}
+
+/// How much of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Only the newest, where the mirror does not know more already.
+    Newest,
+    /// So many commits, where the mirror does not know more already.
+    Commits(u32),
+    /// All of it.
+    Past,
+}
+
+/// What is wanted at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What to have.
+    pub wants: Vec<Want>,
+    /// With how much of the past.
+    pub depth: Depth,
+    /// If the wanted branch is at another commit, nothing is fetched.
+    pub only_at: Option<CommitId>,
+}
+
+/// What a mirror has to say to the server about its past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shallow {
+    /// The past ends where it ends.
+    Keep,
+    /// It should end after so many commits.
+    At(u32),
+    /// It should not end.
+    Undo,
+}
+
+impl Want {
+    /// For git: what there, and where to here.
+    pub fn refspecs(&self) -> Vec<String> {
+        match self {
+            Self::Branch(name) => vec![format!("+refs/heads/{name}:refs/heads/{name}")],
+            Self::Tag(name) => vec![format!("+refs/tags/{name}:refs/tags/{name}")],
+            Self::Head => vec![format!("+HEAD:{HEAD}")],
+            Self::Commit(id) => vec![id.to_string()],
+            Self::Everything => ["heads", "tags"].map(|kind| format!("+refs/{kind}/*:refs/{kind}/*")).into(),
+        }
+    }
+
+    /// The ref that it becomes here, if it is one.
+    pub fn local(&self) -> Option<String> {
+        match self {
+            Self::Branch(name) => Some(format!("refs/heads/{name}")),
+            Self::Tag(name) => Some(format!("refs/tags/{name}")),
+            Self::Head => Some(HEAD.into()),
+            Self::Commit(_) | Self::Everything => None,
+        }
+    }
+}
+
+impl Request {
+    /// A request without a condition.
+    pub fn new(wants: impl Into<Vec<Want>>, depth: Depth) -> Self {
+        Self { wants: wants.into(), depth, only_at: None }
+    }
+
+    /// For git: what there, and where to here.
+    pub fn refspecs(&self) -> Vec<String> {
+        self.wants.iter().flat_map(Want::refspecs).collect()
+    }
+
+    /// The refs that are wanted, by their names here.
+    pub fn locals(&self) -> Vec<String> {
+        self.wants.iter().filter_map(Want::local).collect()
+    }
+
+    /// The commit, where one is wanted by its id alone.
+    pub fn only_commit(&self) -> Option<&CommitId> {
+        match self.wants.as_slice() {
+            [Want::Commit(id)] => Some(id),
+            _ => None,
+        }
+    }
+
+    /// What to say about the past. Asking for less than the mirror has would make it forget the rest.
+    pub fn shallow(&self, repository: &Repository) -> Shallow {
+        let is_shallow = repository.path().join("shallow").is_file();
+        let count = match self.depth {
+            Depth::Past if is_shallow => return Shallow::Undo,
+            Depth::Past => return Shallow::Keep,
+            Depth::Commits(_) if !is_shallow && has_packs(repository.path()) => return Shallow::Keep,
+            Depth::Commits(count) => return Shallow::At(count),
+            Depth::Newest => 1,
+        };
+        let locals = self.locals();
+        let knows_past = if !is_shallow {
+            has_packs(repository.path())
+        } else {
+            !locals.is_empty() && locals.iter().all(|name| has_past(repository, name))
+        };
+        if knows_past { Shallow::Keep } else { Shallow::At(count) }
+    }
+}
+
+fn has_packs(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder.join("objects/pack")).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path().extension().is_some_and(|kind| kind == "idx"))
+}
+
+// Whether a ref is here, and does not end at once.
+fn has_past(repository: &Repository, name: &str) -> bool {
+    let Some(commit) = revision::commit_of(repository, name) else { return false };
+    let past = revision::Past::of(repository, &commit).and_then(|mut past| past.next());
+    past.is_ok_and(|found| found.is_some_and(|found| !found.parents.is_empty()))
+}
+
+/// Removes refs that the other side cannot have any more: gix leaves them, and a branch `a` beside a branch `a/b` is a mirror that
+/// nobody can read. `has` knows all that the other side has, where everything is wanted.
+pub fn remove_stale(repository: &Repository, request: &Request, has: Option<&dyn Fn(&str) -> bool>) -> gix::Result<()> {
+    let locals = request.locals();
+    let has = has.filter(|_| request.wants.contains(&Want::Everything));
+    let below = |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.starts_with('/'));
+    let in_the_way = |name: &str| locals.iter().any(|local| below(local, name) || below(name, local));
+    let mut edits = Vec::new();
+    for reference in repository.references()?.all()?.flatten() {
+        let name = reference.name().as_bstr().to_string();
+        let is_mirrored = ["refs/heads/", "refs/tags/"].iter().any(|kind| name.starts_with(kind));
+        if is_mirrored && (in_the_way(&name) || has.is_some_and(|has| !has(&name))) {
+            let change = Change::Delete { expected: PreviousValue::Any, log: RefLog::AndReference };
+            edits.push(RefEdit { change, name: reference.name().to_owned(), deref: false });
+        }
+    }
+    if !edits.is_empty() {
+        repository.edit_references(edits)?;
+    }
+    Ok(())
+}
+
+/// The names that are most like a wrong one, three at most.
+pub fn near(wrong: &str, names: &[String]) -> Vec<String> {
+    let low = wrong.to_lowercase();
+    let mut near: Vec<(usize, &String)> = names
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(&low, &name.to_lowercase()), name))
+        .filter(|(distance, name)| {
+            let name = name.to_lowercase();
+            *distance <= (name.len().max(low.len()) / 3).max(1) || low.len() > 2 && name.contains(&low)
+        })
+        .collect();
+    near.sort();
+    near.into_iter().take(3).map(|(_, name)| name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_near() {
+        let names =
+            ["scarthgap", "scarthgap-next", "styhead", "kirkstone", "master", "origin/Scarthgap"].map(String::from);
+        assert_eq!(near("scarthgab", &names), ["scarthgap"]);
+        assert_eq!(near("scarthgap-nxt", &names), ["scarthgap-next", "scarthgap"]);
+        assert_eq!(near("SCARTHGAP", &names), ["scarthgap", "scarthgap-next", "origin/Scarthgap"]);
+        assert_eq!(near("main", &names), [""; 0]);
+        assert_eq!(near("x", &[]), [""; 0]);
+    }
+}

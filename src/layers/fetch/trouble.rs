@@ -1,0 +1,179 @@
+//! What gix says when a fetch fails, put into the few words that matter: who has to do what.
+
+use std::{error::Error, io, path::Path};
+
+use gix::protocol::transport::client;
+
+use super::{
+    super::git_error::{GitError, deepest, said, shown, without_secrets},
+    config::GitConfig,
+    request::Request,
+};
+
+/// Why gix has not fetched.
+pub enum Trouble {
+    /// It cannot, but git could.
+    NeedsGit(String),
+    /// It could have.
+    Error(GitError),
+}
+
+impl From<GitError> for Trouble {
+    fn from(error: GitError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// What was going on.
+pub struct Attempt<'a> {
+    /// The mirror.
+    pub folder: &'a Path,
+    /// Where it was fetched from, after `insteadOf`.
+    pub url: &'a gix::Url,
+    /// What git has been told by the user.
+    pub config: &'a GitConfig,
+    /// What was wanted.
+    pub request: &'a Request,
+}
+
+impl Attempt<'_> {
+    /// Why it failed.
+    pub fn trouble(&self, error: &gix::Error) -> Trouble {
+        let all = flat(error);
+        let has_password = self.url.password().is_some() || self.is_http() && self.url.user().is_some();
+        let url = self.shown_url();
+        if let Some(source) = all.iter().find_map(|error| disk(*error)) {
+            return GitError::Disk { path: self.folder.into(), source }.into();
+        }
+        for error in &all {
+            if let Some(trouble) = error.downcast_ref::<client::Error>().and_then(|error| self.of_transport(error)) {
+                return trouble;
+            }
+            if let Some(error) = error.downcast_ref::<reqwest::Error>()
+                && error.status().is_none()
+            {
+                return GitError::Unreachable { url, why: shown(&deepest(error).to_string()) }.into();
+            }
+        }
+        if error.is_unauthenticated() || all.iter().any(|error| error.is::<client::AuthenticationRequired>()) {
+            return self.denied(has_password);
+        }
+        self.of_words(error, &all)
+    }
+
+    fn of_transport(&self, error: &client::Error) -> Option<Trouble> {
+        match error {
+            client::Error::AuthenticationRefused(_) => {
+                Some(Trouble::NeedsGit("smidr itself sends no password over plain http".into()))
+            }
+            client::Error::InvokeProgram { source, command } if source.kind() == io::ErrorKind::NotFound => {
+                let command = command.to_string_lossy();
+                Some(match self.url.scheme {
+                    gix::url::Scheme::File => Trouble::NeedsGit("a folder of this machine is served by git".into()),
+                    _ => GitError::Failed { url: self.shown_url(), why: format!("there is no `{}`", shown(&command)) }
+                        .into(),
+                })
+            }
+            _ => None,
+        }
+    }
+
+    // Where there is no other sign than words. Those of ssh are its own, in English; those of servers have been the same for years.
+    fn of_words(&self, error: &gix::Error, all: &[&(dyn Error + 'static)]) -> Trouble {
+        let texts: Vec<String> = all.iter().map(|error| shown(&error.to_string())).collect();
+        let find = |words: &[&str]| texts.iter().find(|text| words.iter().any(|word| text.contains(word))).cloned();
+        let url = self.shown_url();
+        if find(&["HTTP status 404", "HTTP status 410"]).is_some() {
+            return GitError::NoRepository { url, why: String::new() }.into();
+        }
+        if find(&["HTTP status 401", "HTTP status 403", "Permission denied (", "Host key verification failed"])
+            .is_some()
+        {
+            return self.denied(self.url.user().is_some());
+        }
+        let unreachable =
+            ["resolve hostname", "connect to host", "Connection closed by", "No route to host", "Connection refused"];
+        if let Some(why) = find(&unreachable).or_else(|| all.iter().find_map(|error| away(*error))) {
+            return GitError::Unreachable { url, why }.into();
+        }
+        if find(&["'dumb' protocol"]).is_some() {
+            return Trouble::NeedsGit("the server speaks only the old protocol without a service".into());
+        }
+        if find(&["is a valid git directory"]).is_some() {
+            return GitError::NoRepository { url, why: String::new() }.into();
+        }
+        if let Some(commit) = self.request.only_commit() {
+            return GitError::Refused { url, commit: commit.clone() }.into();
+        }
+        if self.url.scheme == gix::url::Scheme::File {
+            // gix throws away what `git-upload-pack` says; git tells it.
+            return Trouble::NeedsGit(said(error));
+        }
+        GitError::Failed { url, why: said(error) }.into()
+    }
+
+    fn denied(&self, has_password: bool) -> Trouble {
+        let url = self.shown_url();
+        if self.url.scheme == gix::url::Scheme::Ssh {
+            let hint = "try it:  ssh -o BatchMode=yes -T USER@HOST  (smidr never asks for a passphrase: use ssh-add)";
+            return GitError::Denied { url, tried: "with the keys that ssh has".into(), hint }.into();
+        }
+        if self.config.netrc().is_some() && !has_password {
+            return Trouble::NeedsGit("~/.netrc is there, which curl reads".into());
+        }
+        let helpers = self.config.helpers();
+        let tried = if has_password {
+            "with the password in its address".into()
+        } else if helpers.is_empty() {
+            "without credentials: git has no credential helper, and there is no ~/.netrc".into()
+        } else {
+            format!("with what git's credential helpers say ({})", helpers.join(", "))
+        };
+        let hint = "check the address, and that git gets in:  git ls-remote ADDRESS";
+        GitError::Denied { url, tried, hint }.into()
+    }
+
+    fn is_http(&self) -> bool {
+        matches!(self.url.scheme, gix::url::Scheme::Http | gix::url::Scheme::Https)
+    }
+
+    fn shown_url(&self) -> String {
+        without_secrets(&self.url.to_bstring().to_string())
+    }
+}
+
+// io::Error hides what it wraps from `source`.
+fn flat(error: &gix::Error) -> Vec<&(dyn Error + 'static)> {
+    let mut all: Vec<&(dyn Error + 'static)> = error.iter_errors().collect();
+    let mut at = 0;
+    while let Some(error) = all.get(at).copied() {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(inner) = inner {
+            let inner: &(dyn Error + 'static) = inner;
+            all.push(inner);
+            let mut cause = inner.source();
+            while let Some(error) = cause {
+                all.push(error);
+                cause = error.source();
+            }
+            if let Some(error) = inner.downcast_ref::<gix::Error>() {
+                all.extend(error.iter_errors());
+            }
+        }
+        at += 1;
+    }
+    all
+}
+
+fn disk(error: &(dyn Error + 'static)) -> Option<io::Error> {
+    let number = error.downcast_ref::<io::Error>()?.raw_os_error()?;
+    let of_the_disk = [libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EFBIG, libc::EIO, libc::EMFILE];
+    of_the_disk.contains(&number).then(|| io::Error::from_raw_os_error(number))
+}
+
+fn away(error: &(dyn Error + 'static)) -> Option<String> {
+    let error = error.downcast_ref::<io::Error>()?;
+    let number = error.raw_os_error()?;
+    let away = [libc::ECONNREFUSED, libc::ECONNRESET, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ETIMEDOUT];
+    away.contains(&number).then(|| error.to_string())
+}

@@ -1,0 +1,369 @@
+//! What can go wrong between smidr and a git repository. Texts never hold a password: addresses are shown without it.
+
+use std::{error::Error, io, path::PathBuf};
+
+use jiff::Timestamp;
+
+use crate::{
+    host::{files::FileError, lock::WaitError},
+    model::{CommitId, Explain, Kind},
+};
+
+/// Text of others is cut off here.
+const MOST_CHARS: usize = 400;
+
+/// Why a commit of a repository is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// Somebody asked smidr to stop.
+    #[error("stopped while fetching {0}")]
+    Stopped(String),
+    /// The lock of a mirror.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    /// The disk.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The network is not to be used, and would be needed.
+    #[error("{wanted} of {url} is not here yet, and the network is not to be used")]
+    Offline {
+        /// The repository.
+        url: String,
+        /// Branch, tag or commit.
+        wanted: String,
+    },
+    /// No such branch or tag.
+    #[error("{url} has no {kind} `{name}`")]
+    Unknown {
+        /// The repository.
+        url: String,
+        /// `branch` or `tag`.
+        kind: &'static str,
+        /// As asked for.
+        name: String,
+        /// Names that it has, the nearest first.
+        near: Vec<String>,
+    },
+    /// No such commit.
+    #[error("{url} has no commit {commit}")]
+    UnknownCommit {
+        /// The repository.
+        url: String,
+        /// As asked for.
+        commit: CommitId,
+    },
+    /// The lock names a commit that cannot be had any more.
+    #[error("smidr.lock pins `{name}` to the commit {commit}, which {url} does not have any more")]
+    Gone {
+        /// The repository.
+        url: String,
+        /// The layer's name in the lock.
+        name: String,
+        /// The commit.
+        commit: CommitId,
+    },
+    /// The config names a commit and a branch that have nothing to do with each other.
+    #[error("{url} has no commit {commit} on the branch `{branch}`")]
+    NotOnBranch {
+        /// The repository.
+        url: String,
+        /// The commit, or the one that the tag means.
+        commit: CommitId,
+        /// The branch.
+        branch: String,
+    },
+    /// The config names a commit and a tag of another one.
+    #[error("the tag `{tag}` of {url} is the commit {found}, and not {wanted}")]
+    OtherTag {
+        /// The repository.
+        url: String,
+        /// The tag.
+        tag: String,
+        /// What it is.
+        found: CommitId,
+        /// What the config says.
+        wanted: CommitId,
+    },
+    /// A tag of a file or a folder.
+    #[error("the tag `{tag}` of {url} is no commit")]
+    NoCommit {
+        /// The repository.
+        url: String,
+        /// The tag.
+        tag: String,
+    },
+    /// Not for us.
+    #[error("{url} does not let smidr in {tried}")]
+    Denied {
+        /// The repository.
+        url: String,
+        /// Which credentials were shown, or looked for.
+        tried: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// No connection.
+    #[error("cannot reach {url}: {why}")]
+    Unreachable {
+        /// The repository.
+        url: String,
+        /// In the words of whoever tried.
+        why: String,
+    },
+    /// There is no such repository.
+    #[error("there is no git repository at {url}{}", colon(.why))]
+    NoRepository {
+        /// The address.
+        url: String,
+        /// In the words of whoever looked.
+        why: String,
+    },
+    /// The server does not give a commit by its id. Never leaves this module.
+    #[error("{url} does not give the commit {commit}")]
+    Refused {
+        /// The repository.
+        url: String,
+        /// The commit.
+        commit: CommitId,
+    },
+    /// Whatever else the other side does.
+    #[error("cannot fetch from {url}: {why}")]
+    Failed {
+        /// The repository.
+        url: String,
+        /// In the words of whoever tried.
+        why: String,
+    },
+    /// What came is not whole.
+    #[error("what {url} sent of the commit {commit} is not whole")]
+    Torn {
+        /// The repository.
+        url: String,
+        /// The commit.
+        commit: CommitId,
+    },
+    /// Neither the repository nor any of its mirrors.
+    #[error("neither {url} nor its mirrors have what is wanted:{}", lines(.failures))]
+    Everywhere {
+        /// The repository.
+        url: String,
+        /// Why not, for each of them.
+        failures: Vec<GitError>,
+    },
+    /// Something that needs the host's git, which is not there.
+    #[error("{url} needs git on this machine, which is not installed: {why}")]
+    NoGit {
+        /// The repository.
+        url: String,
+        /// What smidr cannot do itself.
+        why: String,
+    },
+    /// git's own configuration.
+    #[error("cannot understand the configuration of git: {0}")]
+    Config(String),
+    /// A mirror of the store.
+    #[error("cannot use the mirror {path}: {why}")]
+    Mirror {
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The disk, in the middle of a fetch.
+    #[error("cannot write into {path}")]
+    Disk {
+        /// The mirror, or the file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn colon(said: &str) -> String {
+    if said.is_empty() { String::new() } else { format!(": {said}") }
+}
+
+fn lines(failures: &[GitError]) -> String {
+    failures.iter().map(|failure| format!("\n  {failure}")).collect()
+}
+
+impl GitError {
+    /// A mirror that git's own rules do not fit any more.
+    pub(super) fn mirror(path: &std::path::Path, error: &gix::Error) -> Self {
+        Self::Mirror { path: path.into(), why: said(error) }
+    }
+
+    /// Whether another place could do better.
+    pub(super) fn is_about_the_place(&self) -> bool {
+        !matches!(
+            self,
+            Self::Stopped(_)
+                | Self::Wait(_)
+                | Self::File(_)
+                | Self::Disk { .. }
+                | Self::Mirror { .. }
+                | Self::Config(_)
+        )
+    }
+
+    /// Whether the same place may give the same thing when it is asked in another way.
+    pub(super) fn is_about_the_wish(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Unknown { .. } | Self::UnknownCommit { .. } | Self::Torn { .. })
+    }
+}
+
+impl Explain for GitError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Stopped(_) => Kind::Cancelled,
+            Self::Wait(error) => error.kind(),
+            Self::File(error) => error.kind(),
+            Self::Disk { source, .. } => Kind::of_io(source),
+            Self::Unknown { .. }
+            | Self::UnknownCommit { .. }
+            | Self::NotOnBranch { .. }
+            | Self::OtherTag { .. }
+            | Self::NoCommit { .. }
+            | Self::Config(_) => Kind::Request,
+            Self::Everywhere { failures, .. } if failures.iter().all(|one| one.kind() == Kind::Request) => {
+                Kind::Request
+            }
+            Self::NoGit { .. } | Self::Mirror { .. } => Kind::Host,
+            _ => Kind::Outside,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Wait(error) => return error.hint(),
+            Self::File(error) => return error.hint(),
+            Self::Offline { .. } => "leave out --offline, or fetch it while there is a network:  smidr layers sync",
+            Self::Unknown { near, .. } if near.is_empty() => return None,
+            Self::Unknown { near, .. } => {
+                let near: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
+                return Some(format!("there is {}", near.join(", ")));
+            }
+            Self::UnknownCommit { .. } => {
+                "check the commit; a commit that no branch has any more is given by few servers"
+            }
+            Self::Gone { name, .. } => {
+                let name = shlex::try_quote(name).unwrap_or_default();
+                return Some(format!("take what the config asks for now:  smidr lock --update {name}"));
+            }
+            Self::NotOnBranch { .. } => "leave out `branch:`, or name the branch that the commit is on",
+            Self::OtherTag { .. } => "leave out `commit:` or `tag:`",
+            Self::Denied { hint, .. } => hint,
+            Self::Unreachable { .. } => "check the address, the network and the proxy, or add `mirrors:`",
+            Self::NoRepository { .. } => "check the address; a private repository can also look like a missing one",
+            Self::NoGit { .. } => "install git:  sudo apt-get install git",
+            Self::Config(_) => "look at it:  git config --global --list",
+            Self::Mirror { path, .. } => {
+                let path = path.display().to_string();
+                return Some(format!("remove it:  rm -r {}", shlex::try_quote(&path).unwrap_or_default()));
+            }
+            Self::Disk { path, source } if is_full(source) => {
+                let path = path.display().to_string();
+                let path = shlex::try_quote(&path).unwrap_or_default();
+                return Some(format!("free some space on that file system:  df -h {path}"));
+            }
+            Self::Everywhere { failures, .. } => return failures.iter().find_map(Explain::hint),
+            _ => return None,
+        };
+        Some(text.into())
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// When something was, for people.
+pub(super) fn when(time: Option<Timestamp>) -> String {
+    time.map_or_else(|| "some time ago".into(), |time| format!("on {}", time.strftime("%Y-%m-%d %H:%M UTC")))
+}
+
+/// The outermost and the innermost of what gix says, in one line.
+pub(super) fn said(error: &gix::Error) -> String {
+    let inner = deepest(error.probable_cause()).to_string();
+    let outer = error.error().to_string();
+    if outer == inner { shown(&inner) } else { shown(&format!("{outer}: {inner}")) }
+}
+
+/// What an error comes from in the end.
+pub(super) fn deepest<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
+}
+
+/// Text of others, fit to be shown: one line, no control characters, no passwords, not too long.
+pub(super) fn shown(text: &str) -> String {
+    let line: Vec<&str> = text.split_whitespace().collect();
+    let clean: String = without_secrets(&line.join(" ")).chars().filter(|c| !c.is_control()).collect();
+    clean.chars().take(MOST_CHARS).collect()
+}
+
+/// Addresses without their users and passwords.
+pub fn without_secrets(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        let end = after.find(|c: char| c.is_whitespace() || "/\"'<>`?#".contains(c)).unwrap_or(after.len());
+        clean.push_str(before);
+        rest = match after[..end].rfind('@') {
+            // A name alone is needed to recognise an ssh address, and is no secret there.
+            Some(who) if before.ends_with("ssh://") && !after[..who].contains(':') => after,
+            Some(who) => &after[who + 1..],
+            None => after,
+        };
+    }
+    clean.push_str(rest);
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_passwords() {
+        for (text, clean) in [
+            ("https://me:hunter2@host/x", "https://host/x"),
+            ("https://ghp_token@host/x?a@b", "https://host/x?a@b"),
+            ("fatal: 'http://a:b@h:80/x' and http://c:d@i/", "fatal: 'http://h:80/x' and http://i/"),
+            ("ssh://git@host/x", "ssh://git@host/x"),
+            ("ssh://git:pw@host/x", "ssh://host/x"),
+            ("git@host:x/y.git", "git@host:x/y.git"),
+            ("https://host/a@b", "https://host/a@b"),
+            ("://", "://"),
+        ] {
+            assert_eq!(without_secrets(text), clean);
+        }
+        assert_eq!(shown("a\n  b\u{1b}[2J"), "a b[2J");
+    }
+
+    #[test]
+    fn the_kind_says_who_must_act() {
+        let url = || "https://host/x".to_owned();
+        let unknown = || GitError::Unknown { url: url(), kind: "branch", name: "x".into(), near: vec!["y".into()] };
+        let away = || GitError::Unreachable { url: url(), why: "no route".into() };
+        let all = |failures| GitError::Everywhere { url: url(), failures };
+        assert_eq!(unknown().kind(), Kind::Request);
+        assert_eq!(all(vec![unknown(), unknown()]).kind(), Kind::Request);
+        let both = all(vec![away(), unknown()]);
+        assert_eq!(both.kind(), Kind::Outside);
+        assert_eq!(
+            both.to_string(),
+            "neither https://host/x nor its mirrors have what is wanted:\n  cannot reach https://host/x: no route\n  https://host/x has no branch `x`"
+        );
+        assert_eq!(unknown().hint().as_deref(), Some("there is `y`"));
+        let full = GitError::Disk { path: "/a b".into(), source: io::ErrorKind::StorageFull.into() };
+        assert_eq!(
+            (full.kind(), full.hint().as_deref()),
+            (Kind::Host, Some("free some space on that file system:  df -h '/a b'"))
+        );
+    }
+}

@@ -1,0 +1,263 @@
+//! The host's git, for what gix cannot do: proxies and certificates that only git's configuration names, passwords over plain http,
+//! servers of long ago. The same request, the same refs, in the same mirror.
+//!
+//! It dies with smidr, never asks anybody, never collects garbage, and runs no transport that is a program (`ext::`).
+
+use std::{
+    ffi::OsStr,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use super::{
+    access::Access,
+    fetch::{self, Request, Shallow, Want, near},
+    git_error::{GitError, shown, without_secrets},
+    mirror::{self, Room},
+};
+use crate::model::{Activity, Unit};
+
+/// How often a wish to stop is looked for.
+const LOOK: Duration = Duration::from_millis(50);
+/// Of what git says; the end of it is what matters.
+const SAID_BYTES: usize = 64 << 10;
+
+/// What would lead git into another repository (git(1), "Environment Variables"), or make it ask somebody.
+const WITHOUT: [&str; 11] = [
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_COMMON_DIR",
+    "GIT_SHALLOW_FILE",
+    "GIT_ASKPASS",
+    "SSH_ASKPASS",
+    "GIT_TRACE",
+];
+
+/// Fetches what is wanted into a mirror. `why` says why gix did not.
+pub(super) fn fetch(room: &Room, url: &str, request: &Request, access: Access<'_>, why: &str) -> Result<(), GitError> {
+    let git = Git::find(url, access, why)?;
+    let repository = mirror::open(&room.folder)?;
+    let mut arguments: Vec<String> =
+        ["fetch", "--no-auto-gc", "--no-write-fetch-head", "--no-tags", "--force", "--progress"]
+            .map(String::from)
+            .into();
+    match request.shallow(&repository) {
+        Shallow::Keep => {}
+        Shallow::At(count) => arguments.push(format!("--depth={count}")),
+        Shallow::Undo => arguments.push("--unshallow".into()),
+    }
+    if request.wants.contains(&Want::Everything) {
+        arguments.push("--prune".into());
+    } else {
+        git.remove_stale(&room.folder, request)?;
+    }
+    arguments.extend(["--end-of-options".into(), url.to_owned()]);
+    arguments.extend(request.refspecs());
+    let (status, said) = git.run(&room.folder, &arguments, true)?;
+    if status.success() { Ok(()) } else { Err(git.failure(&room.folder, request, &said)) }
+}
+
+struct Git<'a> {
+    program: PathBuf,
+    url: &'a str,
+    access: Access<'a>,
+}
+
+impl<'a> Git<'a> {
+    fn find(url: &'a str, access: Access<'a>, why: &str) -> Result<Self, GitError> {
+        let path = access.variable("PATH").unwrap_or("/usr/bin:/bin");
+        let program = std::env::split_paths(path).map(|folder| folder.join("git")).find(|path| path.is_file());
+        let missing = || GitError::NoGit { url: without_secrets(url), why: why.into() };
+        Ok(Self { program: program.ok_or_else(missing)?, url, access })
+    }
+
+    fn command(&self, folder: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = self.access.spawner.command(&self.program);
+        command.env_clear().envs(self.access.environment.iter().map(|(name, value)| (name, value)));
+        for name in WITHOUT {
+            command.env_remove(name);
+        }
+        command.env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C").env("GCM_INTERACTIVE", "never");
+        command.arg("--git-dir").arg(folder);
+        for setting in [
+            "gc.auto=0",
+            "maintenance.auto=false",
+            "protocol.ext.allow=never",
+            "core.askPass=",
+            "fetch.fsckObjects=false",
+        ] {
+            command.args(["-c", setting]);
+        }
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    // To its end, or until somebody asks to stop: what it says, and how it ended.
+    fn run(
+        &self,
+        folder: &Path,
+        arguments: &[impl AsRef<OsStr>],
+        tell: bool,
+    ) -> Result<(ExitStatus, String), GitError> {
+        let failed =
+            |error: std::io::Error| GitError::Failed { url: without_secrets(self.url), why: error.to_string() };
+        let subject = fetch::subject(self.url);
+        let spawned = self.access.spawner.spawn(self.command(folder, arguments), Vec::new());
+        let mut child = spawned.map_err(failed)?;
+        let lines = listen(&mut child);
+        let mut said = String::new();
+        loop {
+            while let Ok(line) = lines.try_recv() {
+                match objects(&line).filter(|_| tell) {
+                    Some((done, total)) => {
+                        self.access.on.progress(Activity::Fetch, &subject, done, Some(total), Unit::Items);
+                    }
+                    None if said.len() < SAID_BYTES => said.extend([line.as_str(), "\n"]),
+                    None => {}
+                }
+            }
+            if let Some(status) = child.try_wait().map_err(failed)? {
+                lines.iter().filter(|line| objects(line).is_none()).for_each(|line| said.extend([line.as_str(), "\n"]));
+                return Ok((status, said));
+            }
+            if self.access.stop.asked() > 0 {
+                // It leaves at most a file that the next fetch removes.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(GitError::Stopped(subject));
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    // git refuses to make `a/b` where there is `a`, and would say so only after it has fetched everything.
+    fn remove_stale(&self, folder: &Path, request: &Request) -> Result<(), GitError> {
+        let repository = mirror::open(folder)?;
+        fetch::remove_stale(&repository, request, None).map_err(|error| GitError::mirror(folder, &error))
+    }
+
+    fn names(&self, folder: &Path, kind: &str) -> Vec<String> {
+        let which = if kind == "tag" { "--tags" } else { "--heads" };
+        let arguments = ["ls-remote", "--refs", which, "--end-of-options", self.url];
+        let Ok((_, said)) = self.run(folder, &arguments, false) else { return Vec::new() };
+        let name = |line: &str| Some(line.split_once('\t')?.1.splitn(3, '/').nth(2)?.to_owned());
+        said.lines().filter_map(name).collect()
+    }
+
+    // git's words in the C locale; those of ssh and curl come through it.
+    fn failure(&self, folder: &Path, request: &Request, said: &str) -> GitError {
+        let url = without_secrets(self.url);
+        let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+        let why = words(said);
+        if has(&["couldn't find remote ref"]) {
+            let lacking = request.wants.iter().find_map(|want| match want {
+                Want::Branch(name) if said.contains(&format!("refs/heads/{name}")) => Some(("branch", name)),
+                Want::Tag(name) if said.contains(&format!("refs/tags/{name}")) => Some(("tag", name)),
+                _ => None,
+            });
+            if let Some((kind, name)) = lacking {
+                let near = near(name, &self.names(folder, kind));
+                return GitError::Unknown { url, kind, name: name.clone(), near };
+            }
+        }
+        if has(&["No space left on device", "Disk quota exceeded"]) {
+            return GitError::Disk { path: folder.into(), source: std::io::ErrorKind::StorageFull.into() };
+        }
+        if has(&[
+            "Authentication failed",
+            "could not read Username",
+            "could not read Password",
+            "Permission denied (",
+            "error: 403",
+        ]) {
+            let hint = "check the address, and that git gets in:  git ls-remote ADDRESS";
+            return GitError::Denied { url, tried: format!("(git says: {why})"), hint };
+        }
+        if has(&[
+            "Could not resolve",
+            "Failed to connect",
+            "Couldn't connect",
+            "Connection refused",
+            "unable to connect",
+            "timed out",
+        ]) {
+            return GitError::Unreachable { url, why };
+        }
+        if has(&["not found", "does not appear to be a git repository", "not a git repository"]) {
+            return GitError::NoRepository { url, why };
+        }
+        match request.only_commit() {
+            Some(commit) => GitError::Refused { url, commit: commit.clone() },
+            None => GitError::Failed { url, why },
+        }
+    }
+}
+
+// Both of its outputs, line by line; progress ends with a carriage return.
+fn listen(child: &mut Child) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    let out = child.stdout.take().map(|out| Box::new(out) as Box<dyn Read + Send>);
+    let err = child.stderr.take().map(|err| Box::new(err) as Box<dyn Read + Send>);
+    for pipe in [out, err].into_iter().flatten() {
+        let sender = sender.clone();
+        thread::spawn(move || {
+            let mut line = Vec::new();
+            for byte in std::io::BufReader::new(pipe).bytes().map_while(Result::ok) {
+                if byte != b'\n' && byte != b'\r' {
+                    line.push(byte);
+                } else if sender.send(String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned()).is_err() {
+                    return;
+                }
+            }
+            let _ = sender.send(String::from_utf8_lossy(&line).into_owned());
+        });
+    }
+    lines
+}
+
+/// `Receiving objects:  45% (450/1000), 1.2 MiB` and the same of deltas: objects are received, then resolved.
+fn objects(line: &str) -> Option<(u64, u64)> {
+    let second = line.starts_with("Resolving deltas:");
+    if !second && !line.starts_with("Receiving objects:") {
+        return None;
+    }
+    let (done, rest) = line.split_once('(')?.1.split_once('/')?;
+    let (done, total): (u64, u64) = (done.parse().ok()?, rest.split_once(')')?.0.parse().ok()?);
+    Some((if second { total + done } else { done }, 2 * total))
+}
+
+// What is worth showing of what it says.
+fn words(said: &str) -> String {
+    let telling = |line: &&str| {
+        let line = line.trim_start_matches("remote: ");
+        ["fatal: ", "error: ", "ERROR: ", "ssh: "].iter().any(|start| line.starts_with(start))
+    };
+    let line = said.lines().find(telling).or_else(|| said.lines().rfind(|line| !line.trim().is_empty()));
+    shown(line.unwrap_or("it says nothing").trim_start_matches("fatal: "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_git_says_on_the_way() {
+        assert_eq!(objects("Receiving objects:  45% (450/1000), 1.20 MiB | 3 MiB/s"), Some((450, 2000)));
+        assert_eq!(objects("Resolving deltas: 100% (20/20), done."), Some((40, 40)));
+        for other in ["remote: Counting objects: 100% (5/5), done.", "Receiving objects: x", ""] {
+            assert_eq!(objects(other), None, "{other}");
+        }
+        let said = "remote: Hello\nfatal: unable to access 'https://me:pw@host/x/': The requested URL returned error: 500\nbye\n";
+        assert_eq!(words(said), "unable to access 'https://host/x/': The requested URL returned error: 500");
+        assert_eq!(words("\nlast words\n\n"), "last words");
+        assert_eq!(words(""), "it says nothing");
+    }
+}

@@ -1,0 +1,202 @@
+//! A damaged mirror is made anew. What the server has is fetched again; what only the old mirror has is carried over, object by
+//! object, each with its digest checked. Nothing is thrown away before the new one is there.
+
+use std::{collections::HashSet, fs, path::Path, sync::Arc};
+
+use gix::{
+    ObjectId, Repository,
+    objs::{Kind, Write as _},
+};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::{
+    access::Access,
+    fetch,
+    git_error::GitError,
+    mirror::{self, KEPT, Mirror, Mirrors, Room, id},
+    revision,
+};
+use crate::{
+    host::files::{self, FileError},
+    lock::RepositoryLock,
+    model::CommitId,
+    plan::PlannedGit,
+};
+
+impl Mirrors {
+    /// Makes a mirror anew in which an object of `commit` is damaged or missing. One that is sound, because somebody else was faster,
+    /// stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the commit cannot be fetched; the old mirror is then still there.
+    pub fn mend(&self, wanted: &PlannedGit, commit: &CommitId, access: Access<'_>) -> Result<Mirror, GitError> {
+        let mirror = self.mirror(&wanted.url);
+        let lock = Arc::new(self.hold(&mirror, access)?);
+        if mirror.is_there() && is_sound(&mirror::open(mirror.path())?, commit) {
+            return Ok(mirror);
+        }
+        if !access.online {
+            return Err(GitError::Offline {
+                url: mirror.url().into(),
+                wanted: format!("an undamaged copy of {commit}"),
+            });
+        }
+        access.on.warn(format!("the mirror of {} is damaged: fetching it anew", mirror.url()));
+        let room = Room::replacement(&mirror, &lock)?;
+        let fetched = fetch::from_any_place(&room, &only(wanted, commit), access);
+        let carried = fetched.and_then(|_| carry_over(&mirror, &room, wanted, access));
+        let lost = match carried {
+            Ok(lost) => lost,
+            Err(error) => {
+                room.give_up();
+                return Err(error);
+            }
+        };
+        replace(&mirror, room)?;
+        settle_old(&mirror, &lost, access)?;
+        Ok(mirror)
+    }
+}
+
+// The same repository, for a commit and nothing else.
+fn only(wanted: &PlannedGit, commit: &CommitId) -> PlannedGit {
+    let name = wanted.pinned.as_ref().map_or_else(|| fetch::subject(&wanted.url), |pinned| pinned.name.clone());
+    let pinned = RepositoryLock {
+        name,
+        git: Some(wanted.url.clone()),
+        path: None,
+        branch: wanted.branch.clone(),
+        tag: wanted.tag.clone(),
+        commit: Some(commit.clone()),
+        dirty: false,
+        patches: Vec::new(),
+    };
+    PlannedGit { commit: Some(commit.clone()), pinned: Some(pinned), ..wanted.clone() }
+}
+
+// What others may be pinned to: from the server, or else from the old mirror. Gives what neither has.
+fn carry_over(
+    mirror: &Mirror,
+    room: &Room,
+    wanted: &PlannedGit,
+    access: Access<'_>,
+) -> Result<Vec<CommitId>, GitError> {
+    let mut lost = Vec::new();
+    for commit in kept(mirror.path()) {
+        let fresh = mirror::open(&room.folder)?;
+        if revision::is_whole(&fresh, &commit)
+            || mirror::open(mirror.path()).is_ok_and(|old| copy(&old, &fresh, &commit))
+        {
+            mirror::keep(&fresh, &commit);
+            continue;
+        }
+        match fetch::from_any_place(room, &only(wanted, &commit), access) {
+            Ok(_) => {}
+            Err(error) if error.is_about_the_place() => lost.push(commit),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lost)
+}
+
+fn kept(mirror: &Path) -> Vec<CommitId> {
+    let loose = fs::read_dir(mirror.join(KEPT)).into_iter().flatten().flatten();
+    let mut names: HashSet<String> = loose.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    // Where somebody has run `git pack-refs`.
+    let packed = fs::read_to_string(mirror.join("packed-refs")).unwrap_or_default();
+    names.extend(packed.lines().filter_map(|line| Some(line.split_once(&format!("{KEPT}/"))?.1.to_owned())));
+    names.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
+/// Every object of a commit and its tree, depth first; false as soon as `each` says so or one cannot be read.
+fn every_object(
+    repository: &Repository,
+    commit: &CommitId,
+    mut each: impl FnMut(ObjectId, Kind, &[u8]) -> bool,
+) -> bool {
+    let mut open = vec![(id(commit), Kind::Commit)];
+    let mut seen = HashSet::new();
+    while let Some((id, kind)) = open.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let Ok(object) = repository.find_object(id) else { return false };
+        let hash = gix::objs::compute_hash(gix::hash::Kind::Sha1, object.kind, &object.data);
+        if object.kind != kind || hash.map_or(true, |hash| hash != id) || !each(id, kind, &object.data) {
+            return false;
+        }
+        match kind {
+            Kind::Commit => match object.into_commit().tree_id() {
+                Ok(tree) => open.push((tree.detach(), Kind::Tree)),
+                Err(_) => return false,
+            },
+            Kind::Tree => {
+                for entry in object.into_tree().iter() {
+                    let Ok(entry) = entry else { return false };
+                    let mode = entry.mode();
+                    if mode.is_tree() {
+                        open.push((entry.object_id(), Kind::Tree));
+                    } else if !mode.is_commit() {
+                        open.push((entry.object_id(), Kind::Blob));
+                    }
+                }
+            }
+            Kind::Blob | Kind::Tag => {}
+        }
+    }
+    true
+}
+
+fn is_sound(repository: &Repository, commit: &CommitId) -> bool {
+    every_object(repository, commit, |_, _, _| true)
+}
+
+// A commit without its past; false where the old mirror does not have it undamaged.
+fn copy(old: &Repository, fresh: &Repository, commit: &CommitId) -> bool {
+    let copied =
+        every_object(old, commit, |id, kind, data| fresh.has_object(id) || fresh.write_buf(kind, data).is_ok());
+    copied && cut_off(fresh, commit).is_ok()
+}
+
+// Its parents are not there: git has to know (gitformat-pack's "shallow" file, one id in each line).
+fn cut_off(fresh: &Repository, commit: &CommitId) -> Result<(), GitError> {
+    let path = fresh.path().join("shallow");
+    let mut known: HashSet<String> = fs::read_to_string(&path).unwrap_or_default().lines().map(String::from).collect();
+    known.insert(commit.to_string());
+    let mut lines: Vec<String> = known.into_iter().collect();
+    lines.sort();
+    Ok(files::write_atomically(&path, format!("{}\n", lines.join("\n")).as_bytes(), 0o644)?)
+}
+
+// At once where the kernel can: builds read the checkouts that borrow the mirror's objects.
+fn replace(mirror: &Mirror, room: Room) -> Result<(), GitError> {
+    let old = mirror.beside("old");
+    files::remove_tree(&old)?;
+    room.tidy()?;
+    if mirror.path().exists() && renameat_with(CWD, &room.folder, CWD, mirror.path(), RenameFlags::EXCHANGE).is_ok() {
+        fs::rename(&room.folder, &old).map_err(FileError::new("rename to", &old))?;
+        return Ok(());
+    }
+    if mirror.path().exists() {
+        fs::rename(mirror.path(), &old).map_err(FileError::new("rename to", &old))?;
+    }
+    room.settle()
+}
+
+// The old folder goes, unless it has something that nobody else has, whatever its state.
+fn settle_old(mirror: &Mirror, lost: &[CommitId], access: Access<'_>) -> Result<(), GitError> {
+    let old = mirror.beside("old");
+    if lost.is_empty() {
+        return Ok(files::remove_tree(&old)?);
+    }
+    let kept = (1..).map(|number| mirror.beside(&format!("damaged-{number}"))).find(|path| !path.exists());
+    let Some(kept) = kept.filter(|_| old.exists()) else { return Ok(()) };
+    fs::rename(&old, &kept).map_err(FileError::new("rename to", &kept))?;
+    let names: Vec<String> = lost.iter().map(CommitId::short).collect();
+    let names = names.join(", ");
+    access
+        .on
+        .warn(format!("nobody has {names} any more; what is left of the old mirror is kept in {}", kept.display()));
+    Ok(())
+}

@@ -1,0 +1,389 @@
+//! Mirrors: one bare repository for each address, whatever projects use it. In go addresses, out come folders that are whole; the
+//! network is [`super::fetch`]'s.
+//!
+//! A mirror is made in a folder that nobody looks at, and appears by rename after its first fetch. From then on it only grows.
+//! Who writes into it holds its lock alone; reading needs none, since git's own files change by rename.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use gix::{objs::Kind, refs::transaction::PreviousValue};
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    access::Access,
+    git_error::{GitError, without_secrets},
+    revision,
+};
+use crate::{
+    host::{
+        files::{self, FileError},
+        lock::{self, Lock, Mode},
+    },
+    model::{CommitId, Event, Paths},
+};
+
+/// Refs that say: this commit has been seen here with its whole tree. They also keep it, should somebody run `git gc`.
+pub(super) const KEPT: &str = "refs/smidr/commits";
+/// Its time is the time of the last fetch.
+const FETCHED: &str = "smidr-fetched";
+const README: &str = "A mirror of a git repository that smidr keeps, so that several projects share one copy and builds work without a network.\n\
+    Checkouts beside it use its objects. git never collects garbage here (gc.auto=0): commits that the server has thrown away\n\
+    may be in somebody's smidr.lock. `smidr layers prune` removes what nothing uses.\n";
+
+/// All mirrors of a store.
+pub struct Mirrors {
+    folder: PathBuf,
+    locks: PathBuf,
+}
+
+/// A bare repository of the store. It may not be there yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    path: PathBuf,
+    url: String,
+    lock: PathBuf,
+}
+
+/// Where a fetch may write.
+pub(super) struct Room {
+    /// The mirror, or what is going to be one.
+    pub folder: PathBuf,
+    target: PathBuf,
+    lock: Arc<Lock>,
+}
+
+impl Mirrors {
+    /// The mirrors below `store`, usually `SMIDR_HOME/layers`; makes nothing yet.
+    pub fn new(store: &Path, paths: &Paths) -> Self {
+        Self { folder: store.join("mirrors"), locks: paths.locks() }
+    }
+
+    /// The mirror of an address.
+    pub fn mirror(&self, url: &str) -> Mirror {
+        let name = name(url);
+        Mirror {
+            path: self.folder.join(format!("{name}.git")),
+            url: without_secrets(url),
+            lock: lock::path_in(&self.locks, &format!("mirror-{name}")),
+        }
+    }
+
+    /// All that are there, by their names.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn list(&self) -> Result<Vec<Mirror>, GitError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(FileError::new("read the folder", &self.folder))?,
+        };
+        let mut found = Vec::new();
+        for entry in entries.flatten() {
+            let file = entry.file_name();
+            let name = file.to_str().and_then(|name| name.strip_suffix(".git")).filter(|name| !name.starts_with('.'));
+            let Some(name) = name else { continue };
+            let lock = lock::path_in(&self.locks, &format!("mirror-{name}"));
+            let path = entry.path();
+            let url = url_in(&path).unwrap_or_default();
+            found.push(Mirror { path, url, lock });
+        }
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
+    /// Takes a mirror for writing, alone.
+    pub(super) fn hold(&self, mirror: &Mirror, access: Access<'_>) -> Result<Lock, GitError> {
+        files::make_private_dir(&self.locks)?;
+        let waiting = |holder: &str| {
+            let resource = format!("the mirror of {}", mirror.url);
+            access.on.emit(Event::Waiting { resource, holder: holder.into() });
+        };
+        Ok(lock::lock(&mirror.lock, Mode::Exclusive, "fetching layers", access.stop, waiting)?)
+    }
+
+    /// Makes ready for a fetch: what a killed process has left goes, and a mirror that is not there is begun beside its place.
+    pub(super) fn room(&self, mirror: &Mirror, lock: &Arc<Lock>) -> Result<Room, GitError> {
+        let fresh = mirror.beside("new");
+        files::remove_tree(&fresh)?;
+        let folder = if mirror.is_there() {
+            sweep(&mirror.path)?;
+            mirror.path.clone()
+        } else {
+            files::make_private_dir(&self.folder)?;
+            make(&fresh, &mirror.url)?;
+            fresh
+        };
+        Ok(Room { folder, target: mirror.path.clone(), lock: lock.clone() })
+    }
+}
+
+impl Room {
+    /// A mirror that replaces one that is there: `exchange` puts it in its place.
+    pub(super) fn replacement(mirror: &Mirror, lock: &Arc<Lock>) -> Result<Self, GitError> {
+        let fresh = mirror.beside("new");
+        files::remove_tree(&fresh)?;
+        make(&fresh, &mirror.url)?;
+        Ok(Self { folder: fresh, target: mirror.path.clone(), lock: lock.clone() })
+    }
+
+    /// The mirror's lock, for whoever writes into it and may live longer.
+    pub(super) fn lock(&self) -> Arc<Lock> {
+        self.lock.clone()
+    }
+
+    /// Lets everybody see what has been fetched.
+    pub(super) fn settle(self) -> Result<(), GitError> {
+        self.tidy()?;
+        if self.folder != self.target {
+            fs::rename(&self.folder, &self.target).map_err(FileError::new("rename to", &self.target))?;
+        }
+        Ok(())
+    }
+
+    /// Leaves packs as git does.
+    pub(super) fn tidy(&self) -> Result<(), GitError> {
+        tidy(&self.folder)
+    }
+
+    /// Forgets a mirror whose first fetch has failed.
+    pub(super) fn give_up(self) {
+        if self.folder != self.target {
+            // The next fetch removes it as well.
+            let _ = files::remove_tree(&self.folder);
+        }
+    }
+}
+
+impl Mirror {
+    /// The bare repository.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where it comes from, without a password.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether a commit and its whole tree are here.
+    ///
+    /// # Errors
+    ///
+    /// When the repository cannot be opened.
+    pub fn has(&self, commit: &CommitId) -> Result<bool, GitError> {
+        if !self.is_there() {
+            return Ok(false);
+        }
+        Ok(revision::is_whole(&open(&self.path)?, commit))
+    }
+
+    /// How many bytes it takes on the disk.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn bytes(&self) -> Result<u64, GitError> {
+        let mut bytes = 0;
+        for entry in walkdir::WalkDir::new(&self.path).into_iter().flatten() {
+            bytes += entry.metadata().map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata) * 512);
+        }
+        Ok(bytes)
+    }
+
+    /// When somebody has fetched last.
+    pub fn fetched(&self) -> Option<Timestamp> {
+        modified(&self.path.join(FETCHED))
+    }
+
+    /// When a ref has been fetched last.
+    pub(super) fn fetched_ref(&self, name: &str) -> Option<Timestamp> {
+        modified(&self.path.join(name)).or_else(|| self.fetched())
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.path.join("HEAD").is_file()
+    }
+
+    /// Whether a commit has been seen here with its whole tree. One look at the disk.
+    pub(super) fn has_kept(&self, commit: &CommitId) -> bool {
+        self.path.join(KEPT).join(commit.to_string()).is_file()
+    }
+
+    /// A name beside it, which is never taken for a mirror.
+    pub(super) fn beside(&self, suffix: &str) -> PathBuf {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.path.with_file_name(format!(".{name}.{suffix}"))
+    }
+}
+
+/// Opens a mirror: its own configuration and nothing of the user's.
+pub(super) fn open(path: &Path) -> Result<gix::Repository, GitError> {
+    // No hash table of 96 MiB per handle, which is gix's own choice: ten mirrors are read at once.
+    let options = gix::open::Options::isolated()
+        .with(gix::sec::Trust::Full)
+        .open_path_as_is(true)
+        .cli_overrides(["core.deltaBaseCacheLimit=4m", "gitoxide.core.deltaBaseCacheLimit=1m"]);
+    gix::open_opts(path, options).map_err(|error| GitError::mirror(path, &error))
+}
+
+/// Notes that a commit is whole. Who may not write here has to look again next time.
+pub(super) fn keep(repository: &gix::Repository, commit: &CommitId) {
+    let name = format!("{KEPT}/{commit}");
+    let _ = repository.reference(name, id(commit), PreviousValue::Any, "smidr");
+}
+
+/// Notes that refs have been asked for just now. Only a time that is told to people depends on it.
+pub(super) fn note_fetched(folder: &Path, refs: &[String]) {
+    let now = std::time::SystemTime::now();
+    let _ = fs::write(folder.join(FETCHED), "");
+    for name in refs {
+        let _ = fs::File::options().append(true).open(folder.join(name)).and_then(|file| file.set_modified(now));
+    }
+}
+
+/// The id of a commit, as gix has it.
+pub(super) fn id(commit: &CommitId) -> gix::ObjectId {
+    gix::ObjectId::from_bytes_or_panic(commit.as_bytes())
+}
+
+/// The id of what must be a commit of a mirror.
+pub(super) fn commit_id(repository: &gix::Repository, id: gix::ObjectId) -> Option<CommitId> {
+    let object = repository.find_object(id).ok()?.peel_tags_to_end().ok()?;
+    (object.kind == Kind::Commit).then_some(())?;
+    Some(CommitId::from_sha1(object.id.as_slice().try_into().ok()?))
+}
+
+fn modified(path: &Path) -> Option<Timestamp> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok().and_then(|time| Timestamp::try_from(time).ok())
+}
+
+// For people the last part of the address, for everything else a digest of all of it.
+fn name(url: &str) -> String {
+    let url = without_secrets(url);
+    let url = url.trim_end_matches('/');
+    let last = url.rsplit(['/', ':']).next().unwrap_or_default();
+    let last = last.strip_suffix(".git").unwrap_or(last);
+    let safe: String =
+        last.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).collect();
+    let safe: String = safe.chars().take(40).collect();
+    let hash = hex::encode(Sha256::digest(url.as_bytes()));
+    format!("{}-{}", if safe.is_empty() { "repository" } else { &safe }, &hash[..12])
+}
+
+// What `git init --bare` makes, without its hooks.
+fn make(folder: &Path, url: &str) -> Result<(), GitError> {
+    for part in ["objects/info", "objects/pack", "refs/heads", "refs/tags"] {
+        files::make_private_dir(&folder.join(part))?;
+    }
+    let quoted = url.replace('\\', "\\\\").replace('"', "\\\"");
+    let config = format!(
+        "# Kept by smidr: see README.\n[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\
+         [gc]\n\tauto = 0\n\tpruneExpire = never\n[maintenance]\n\tauto = false\n[remote \"origin\"]\n\turl = \"{quoted}\"\n"
+    );
+    for (name, content) in [("HEAD", "ref: refs/heads/main\n"), ("config", &config), ("README", README)] {
+        let path = folder.join(name);
+        fs::write(&path, content).map_err(FileError::new("write", &path))?;
+    }
+    Ok(())
+}
+
+fn url_in(path: &Path) -> Option<String> {
+    let config = gix::config::File::from_path_no_includes(path.join("config"), gix::config::Source::Local).ok()?;
+    Some(config.string("remote.origin.url")?.to_string())
+}
+
+/// Removes what a killed process has left behind: locks of git, half a pack, a pack without an index. With the mirror's lock.
+fn sweep(folder: &Path) -> Result<(), GitError> {
+    for part in ["", "refs", "objects/pack"] {
+        let depth = if part.is_empty() { 1 } else { usize::MAX };
+        for entry in walkdir::WalkDir::new(folder.join(part)).max_depth(depth).into_iter().flatten() {
+            let path = entry.path();
+            if entry.file_type().is_file() && is_left_over(path) {
+                fs::remove_file(path).map_err(FileError::new("remove", path))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_left_over(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".lock")
+        || name.starts_with(".tmp")
+        || name.starts_with("tmp_")
+        || name.ends_with(".keep")
+        || (name.ends_with(".pack") && !path.with_extension("idx").exists())
+        || (name.ends_with(".idx") && !path.with_extension("pack").exists())
+}
+
+/// Packs as git leaves them: for everybody who may see the folder, and not to be changed. gix makes them 0600.
+fn tidy(folder: &Path) -> Result<(), GitError> {
+    let packs = folder.join("objects/pack");
+    for entry in fs::read_dir(&packs).map_err(FileError::new("read the folder", &packs))?.flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|kind| kind == "keep") {
+            fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
+        } else if entry.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o777 != 0o444) {
+            let readable = fs::Permissions::from_mode(0o444);
+            fs::set_permissions(&path, readable).map_err(FileError::new("change the permissions of", &path))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_name_for_each_address() {
+        let known = name("https://git.yoctoproject.org/poky");
+        assert!(known.starts_with("poky-") && known.len() == "poky-".len() + 12, "{known}");
+        assert_eq!(name("https://git.yoctoproject.org/poky/"), known);
+        assert_eq!(name("https://me:secret@git.yoctoproject.org/poky"), known);
+        assert_ne!(name("https://git.example.com/poky"), known);
+        for (url, start) in [
+            ("git@github.com:a/meta-x.git", "meta-x-"),
+            ("file:///srv/../..", "__-"),
+            ("/", "repository-"),
+            ("https://x/é ö", "____-"),
+        ] {
+            assert!(name(url).starts_with(start), "{}", name(url));
+            assert!(name(url).bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b'.'), "{}", name(url));
+        }
+    }
+
+    #[test]
+    fn what_a_killed_process_left_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mirror = folder.path().join("x.git");
+        make(&mirror, "https://host/\"x\\").expect("a mirror");
+        assert_eq!(url_in(&mirror).as_deref(), Some("https://host/\"x\\"));
+        let left = [
+            "packed-refs.lock",
+            "shallow.lock",
+            "refs/heads/a.lock",
+            "objects/pack/.tmpAbC",
+            "objects/pack/tmp_pack_x",
+        ];
+        let half = ["objects/pack/pack-1.pack", "objects/pack/pack-3.idx", "objects/pack/pack-2.keep"];
+        let good = ["refs/heads/main", "objects/pack/pack-2.pack", "objects/pack/pack-2.idx", "packed-refs"];
+        for name in left.iter().chain(&half).chain(&good) {
+            fs::write(mirror.join(name), "x").expect("a file");
+        }
+        sweep(&mirror).expect("swept");
+        tidy(&mirror).expect("tidied");
+        assert_eq!(left.iter().chain(&half).find(|name| mirror.join(name).exists()), None);
+        assert_eq!(good.iter().find(|name| !mirror.join(name).exists()), None);
+        let mode = fs::metadata(mirror.join("objects/pack/pack-2.pack")).expect("a pack").permissions().mode();
+        assert_eq!(mode & 0o777, 0o444);
+        open(&mirror).expect("gix opens it");
+    }
+}
