@@ -13,5 +13,7 @@ pub mod overlay;
 pub mod paths;
 pub mod process;
 pub mod rooted;
+pub mod scratch;
+pub mod settled;
 pub mod stop;
 pub mod trail;

@@ -17,8 +17,7 @@ use super::{
     gather::Wanted,
     layer_error::LayerError,
     registry::Registry,
-    scratch::Scratch,
-    seam, settled,
+    seam,
     store::{ImageStore, StoredImage, image_lock_name},
     unpack::Unpacked,
 };
@@ -28,6 +27,8 @@ use crate::{
         files::{self, FileError},
         lock::{Lock, Mode},
         rooted::Rooted,
+        scratch::Scratch,
+        settled,
     },
     model::Digest,
 };
@@ -122,12 +123,12 @@ impl ImageStore {
     /// The folder that an image needs on top of its layers, if any. With its layers locked.
     fn seam(&self, image: &StoredImage, what: &str, holder: &str, on: &Emitter) -> Result<Option<PathBuf>, ImageError> {
         let to = self.seam_path(&image.manifest);
-        let is_there = || to.exists() && settled::is_whole(&to);
+        let is_there = || to.exists() && settled::is_whole(&to, &to.join("fs"));
         if !is_there() {
             let _making = self.lock_making(&image.manifest, holder, on)?;
             if !is_there() {
                 let Some(scratch) = self.make_seam(image, what)? else { return Ok(None) };
-                settled::mark(scratch.outer())?;
+                settled::mark(scratch.outer(), scratch.path())?;
                 scratch.become_whole(&to)?;
             }
         }
@@ -155,7 +156,7 @@ impl ImageStore {
     pub(super) fn has_diff(&self, diff_id: &Digest) -> bool {
         // What an earlier smidr has unpacked has a `meta.json`, and is of no use any more.
         let folder = self.diff(diff_id);
-        folder.join("layer.json").exists() && settled::is_whole(&folder)
+        folder.join("layer.json").exists() && settled::is_whole(&folder, &folder.join("fs"))
     }
 
     fn meta(&self, diff: &Path) -> Result<Meta, ImageError> {
@@ -169,7 +170,7 @@ impl ImageStore {
         let text =
             serde_json::to_vec(meta).map_err(|source| ImageError::Json { what: "a layer's record".into(), source })?;
         files::write_atomically(&scratch.outer().join("layer.json"), &text, 0o600)?;
-        settled::mark(scratch.outer())?;
+        settled::mark(scratch.outer(), scratch.path())?;
         Ok(scratch.become_whole(&self.diff(diff_id))?)
     }
 }

@@ -21,10 +21,13 @@ use super::{
     member::{END, Member, padding},
     outgoing::{LayerForm, Outgoing},
     progress::Progress,
-    scratch::Scratch,
     store::{ImageStore, StoredImage},
 };
-use crate::{events::Emitter, host::files::FileError, model::Activity};
+use crate::{
+    events::Emitter,
+    host::{files::FileError, scratch::Scratch},
+    model::Activity,
+};
 
 impl ImageStore {
     /// Writes an image to `dest`: an archive when its name ends in `.tar`, else a folder. Both are OCI layouts.

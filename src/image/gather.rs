@@ -25,7 +25,6 @@ use super::{
     limits::Limits,
     progress::Progress,
     registry::Registry,
-    scratch::Scratch,
     store::ImageStore,
 };
 use crate::{
@@ -33,6 +32,7 @@ use crate::{
     host::{
         files::{self, FileError},
         lock::{Lock, Mode},
+        scratch::Scratch,
     },
     model::{Activity, Digest},
 };

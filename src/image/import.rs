@@ -24,13 +24,12 @@ use super::{
     progress::Progress,
     pull::{Label, Order},
     registry::Wanted,
-    scratch::Scratch,
     source::{Files, Source, no_image},
     store::{ImageStore, StoredImage},
 };
 use crate::{
     events::Emitter,
-    host::files::FileError,
+    host::{files::FileError, scratch::Scratch},
     model::{Activity, Digest},
 };
 

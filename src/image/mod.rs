@@ -34,9 +34,7 @@ mod push;
 pub mod recipe;
 mod reference;
 mod registry;
-mod scratch;
 mod seam;
-mod settled;
 mod source;
 mod sparse;
 mod store;
@@ -49,6 +47,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use crate::host::scratch::Scratch;
 pub use checkout::RootFs;
 pub use documents::{Descriptor, ImageConfig};
 pub use error::ImageError;
@@ -60,6 +59,5 @@ pub use prune::{Policy, Pruned};
 pub use publish::NewImage;
 pub use reference::{Reference, ReferenceError, RegistryReference};
 pub use registry::Settings as RegistrySettings;
-pub use scratch::Scratch;
 pub use store::{ImageStore, Origin, StoredImage};
 pub use verify::{Damage, Finding};

@@ -15,10 +15,12 @@ use super::{
     error::ImageError,
     layer_error::LayerError,
     progress::Progress,
-    scratch::Scratch,
     store::{ImageStore, StoredImage},
 };
-use crate::{host::files::FileError, model::Digest};
+use crate::{
+    host::{files::FileError, scratch::Scratch},
+    model::Digest,
+};
 
 /// How an image's layers leave the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,13 +23,12 @@ use super::{
     normalise::normalise,
     pack::pack,
     progress::Progress,
-    scratch::Scratch,
     store::{ImageStore, StoredImage},
     unpack::Unpacked,
 };
 use crate::{
     events::Emitter,
-    host::files::FileError,
+    host::{files::FileError, scratch::Scratch},
     model::{Activity, Digest},
 };
 

@@ -14,12 +14,11 @@ use super::{
     progress::Progress,
     reference::RegistryReference,
     registry::{HttpRegistry, Settings, Wanted},
-    scratch::Scratch,
     store::{ImageStore, StoredImage},
 };
 use crate::{
     events::Emitter,
-    host::files::FileError,
+    host::{files::FileError, scratch::Scratch},
     model::{Activity, Digest, Explain as _, Kind},
 };
 

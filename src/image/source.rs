@@ -17,10 +17,12 @@ use super::{
     layer_error::LayerError,
     limits::Limits,
     registry::{Registry, Wanted},
-    scratch::Scratch,
     unpack::clean,
 };
-use crate::{host::rooted::Rooted, model::Digest};
+use crate::{
+    host::{rooted::Rooted, scratch::Scratch},
+    model::Digest,
+};
 
 /// Named files, wherever they are.
 #[derive(Debug)]

@@ -10,7 +10,7 @@
 //! tmp/                        half-made things, each locked by its maker
 //! ```
 //!
-//! Everything appears by rename, and is looked at once more after a power cut ([`super::settled`]; blobs by their size). Whoever adds or reads holds `images.lock` together with others; only removal holds it
+//! Everything appears by rename, and is looked at once more after a power cut ([`crate::host::settled`]; blobs by their size). Whoever adds or reads holds `images.lock` together with others; only removal holds it
 //! alone, for as long as it takes to unlink. A build holds a lock on its image and on each layer, so that they stay.
 
 use std::{
@@ -30,13 +30,13 @@ use super::{
     gather::diff_lock_name,
     limits::Limits,
     name::ImageName,
-    scratch::Scratch,
 };
 use crate::{
     events::Emitter,
     host::{
         files::{self, FileError},
         lock::{self, Attempt, Lock, Mode},
+        scratch::Scratch,
         stop::Stop,
     },
     model::{Digest, Event, Paths},

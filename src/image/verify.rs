@@ -24,13 +24,12 @@ use super::{
     intake::{self, Incoming},
     limits::Limits,
     progress::Progress,
-    scratch::Scratch,
     store::{ImageStore, StoredImage},
     tree,
 };
 use crate::{
     events::Emitter,
-    host::files::FileError,
+    host::{files::FileError, scratch::Scratch},
     model::{Activity, Digest},
 };
 

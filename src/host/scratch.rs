@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::host::files::{self, FileError};
+use super::files::{self, FileError};
 
 /// Holds what [`Scratch::side`] gave out.
 const SIDE: &str = "side";
@@ -21,7 +21,12 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn make(tmp: &Path) -> Result<Self, FileError> {
+    /// Makes one in `tmp`, where nobody may be clearing up meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn make(tmp: &Path) -> Result<Self, FileError> {
         let make = || -> std::io::Result<Self> {
             let folder = tempfile::Builder::new().prefix("s-").tempdir_in(tmp)?;
             let alive = File::open(folder.path())?;
@@ -54,23 +59,35 @@ impl Scratch {
     }
 
     /// The folder that holds the tree's.
-    pub(super) fn outer(&self) -> &Path {
+    pub fn outer(&self) -> &Path {
         &self.outer
     }
 
     /// Lets the whole folder become `to`, in the place of a wreck if need be.
-    pub(super) fn become_whole(self, to: &Path) -> Result<(), FileError> {
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn become_whole(self, to: &Path) -> Result<(), FileError> {
         files::remove_tree(&self.outer.join(SIDE))?;
-        let mut renamed = fs::rename(&self.outer, to);
-        if renamed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::DirectoryNotEmpty) {
-            files::remove_tree(to)?;
-            renamed = fs::rename(&self.outer, to);
-        }
-        renamed.map_err(FileError::new("put in its place", to))
+        place(&self.outer, to)
+    }
+
+    /// Lets the tree alone become `to`, likewise; the rest vanishes.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn tree_becomes(self, to: &Path) -> Result<(), FileError> {
+        place(&self.tree, to)
     }
 
     /// Removes what processes left that were killed. Nobody may be making a scratch meanwhile.
-    pub(super) fn remove_stale(tmp: &Path) -> Result<(), FileError> {
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn remove_stale(tmp: &Path) -> Result<(), FileError> {
         for entry in fs::read_dir(tmp).map_err(FileError::new("list", tmp))?.flatten() {
             let path = entry.path();
             let Ok(folder) = File::open(&path) else { continue };
@@ -87,4 +104,13 @@ impl Drop for Scratch {
         // What cannot be removed now is removed when the store is opened next. A folder that became something is gone.
         let _ = files::remove_tree(&self.outer);
     }
+}
+
+fn place(from: &Path, to: &Path) -> Result<(), FileError> {
+    let mut renamed = fs::rename(from, to);
+    if renamed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::DirectoryNotEmpty) {
+        files::remove_tree(to)?;
+        renamed = fs::rename(from, to);
+    }
+    renamed.map_err(FileError::new("put in its place", to))
 }

@@ -1,6 +1,6 @@
 //! Is what has its place in the store on the disk, too?
 //!
-//! A rename can reach the disk before the files that it shows, and a power cut then leaves a layer of empty files. Waiting for the disk
+//! A rename can reach the disk before the files that it shows, and a power cut then leaves a tree of empty files. Waiting for the disk
 //! would prevent that, but it waits for everything that others have written, builds included. So what is placed carries the
 //! number of this boot, and what there should be; who finds it in another boot counts once before he trusts it. File
 //! systems write the size of a file after its content (ext4's `data=ordered`, XFS, btrfs), so that counting is enough.
@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::files::{self, FileError};
+use super::files::{self, FileError};
 
 const MARK: &str = "unsettled.json";
 
@@ -31,15 +31,15 @@ struct Census {
     bytes: u64,
 }
 
-/// Marks a folder that is about to get its place, with the tree `fs` in it. Where nobody tells the number of this boot, it
+/// Marks a tree that is about to get its place, in a folder beside it or inside it. Where nobody tells the number of this boot, it
 /// waits for the disk instead.
 ///
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn mark(folder: &Path) -> Result<(), FileError> {
+pub fn mark(folder: &Path, tree: &Path) -> Result<(), FileError> {
     match boot() {
-        Some(boot) => mark_for(folder, boot),
+        Some(boot) => mark_for(folder, tree, boot),
         None => {
             let sync = || rustix::fs::syncfs(File::open(folder)?).map_err(io::Error::from);
             sync().map_err(FileError::new("write out", folder))
@@ -47,14 +47,15 @@ pub fn mark(folder: &Path) -> Result<(), FileError> {
     }
 }
 
-fn mark_for(folder: &Path, boot: String) -> Result<(), FileError> {
-    let census = count(&folder.join("fs")).map_err(FileError::new("count", folder))?;
+fn mark_for(folder: &Path, tree: &Path, boot: String) -> Result<(), FileError> {
+    let path = folder.join(MARK);
+    let census = count(tree, &path).map_err(FileError::new("count", tree))?;
     let text = serde_json::to_vec(&Mark { boot, census }).unwrap_or_default();
-    files::write_atomically(&folder.join(MARK), &text, 0o600)
+    files::write_atomically(&path, &text, 0o600)
 }
 
-/// Whether a folder of the store holds what it was placed with. Somebody may be asking the same at the same time.
-pub fn is_whole(folder: &Path) -> bool {
+/// Whether a tree of the store holds what it was placed with. Somebody may be asking the same at the same time.
+pub fn is_whole(folder: &Path, tree: &Path) -> bool {
     let path = folder.join(MARK);
     let bytes = match fs::read(&path) {
         Err(error) => return error.kind() == io::ErrorKind::NotFound,
@@ -64,7 +65,7 @@ pub fn is_whole(folder: &Path) -> bool {
     if Some(&mark.boot) == boot().as_ref() {
         return true;
     }
-    let whole = count(&folder.join("fs")).is_ok_and(|census| census == mark.census);
+    let whole = count(tree, &path).is_ok_and(|census| census == mark.census);
     if whole {
         // It has outlived a boot, so it is on the disk. Otherwise it is counted again next time.
         let _ = fs::remove_file(&path);
@@ -78,10 +79,14 @@ fn boot() -> Option<String> {
     (!text.trim().is_empty()).then(|| text.trim().to_owned())
 }
 
-fn count(tree: &Path) -> io::Result<Census> {
+// The mark itself came later, and goes earlier.
+fn count(tree: &Path, mark: &Path) -> io::Result<Census> {
     let mut census = Census::default();
     for entry in walkdir::WalkDir::new(tree) {
         let entry = entry?;
+        if entry.path() == mark {
+            continue;
+        }
         census.entries += 1;
         if entry.file_type().is_file() {
             census.bytes += entry.metadata()?.len();
@@ -100,20 +105,35 @@ mod tests {
         let at = |path: &str| folder.path().join(path);
         fs::create_dir_all(at("fs/etc")).expect("folders");
         fs::write(at("fs/etc/file"), "content").expect("a file");
-        assert!(is_whole(folder.path()), "nothing was promised");
-        mark(folder.path()).expect("marked");
+        assert!(is_whole(folder.path(), &at("fs")), "nothing was promised");
+        mark(folder.path(), &at("fs")).expect("marked");
         fs::write(at("fs/etc/file"), "").expect("emptied");
-        assert!(is_whole(folder.path()), "in the same boot the kernel shows what was written, whatever the disk has");
-        let earlier = || mark_for(folder.path(), "another boot".into()).expect("marked");
+        assert!(
+            is_whole(folder.path(), &at("fs")),
+            "in the same boot the kernel shows what was written, whatever the disk has"
+        );
+        let earlier = || mark_for(folder.path(), &at("fs"), "another boot".into()).expect("marked");
         earlier();
-        assert!(is_whole(folder.path()) && !at(MARK).exists(), "counted, and good for ever");
+        assert!(is_whole(folder.path(), &at("fs")) && !at(MARK).exists(), "counted, and good for ever");
         earlier();
         fs::write(at("fs/etc/file"), "content").expect("changed");
-        assert!(!is_whole(folder.path()) && at(MARK).exists());
+        assert!(!is_whole(folder.path(), &at("fs")) && at(MARK).exists());
         earlier();
         fs::remove_file(at("fs/etc/file")).expect("removed");
-        assert!(!is_whole(folder.path()));
+        assert!(!is_whole(folder.path(), &at("fs")));
         fs::write(at(MARK), "").expect("emptied");
-        assert!(!is_whole(folder.path()), "a mark that was lost itself");
+        assert!(!is_whole(folder.path(), &at("fs")), "a mark that was lost itself");
+    }
+
+    #[test]
+    fn a_mark_may_stand_in_its_own_tree() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inside = folder.path().join(".git");
+        fs::create_dir(&inside).expect("a folder");
+        mark_for(&inside, folder.path(), "another boot".into()).expect("marked");
+        assert!(inside.join(MARK).exists() && is_whole(&inside, folder.path()) && !inside.join(MARK).exists());
+        mark_for(&inside, folder.path(), "another boot".into()).expect("marked");
+        fs::write(folder.path().join("file"), "content").expect("a file");
+        assert!(!is_whole(&inside, folder.path()));
     }
 }
