@@ -41,6 +41,8 @@ mod offline;
 mod project;
 #[path = "all/pseudo.rs"]
 mod pseudo;
+#[path = "all/reference.rs"]
+mod reference;
 #[path = "all/registry.rs"]
 mod registry;
 #[path = "all/registry_damage.rs"]
