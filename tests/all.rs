@@ -43,6 +43,8 @@ mod project;
 mod pseudo;
 #[path = "all/races.rs"]
 mod races;
+#[path = "all/reference.rs"]
+mod reference;
 #[path = "all/registry.rs"]
 mod registry;
 #[path = "all/registry_damage.rs"]

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::config::provider::{Provider, ProviderVersion};
+use crate::config::{
+    Text,
+    provider::{Provider, ProviderVersion},
+};
 
 /// A `smidr.yaml` that builds as it is.
 pub fn config(provider: &Provider, name: &str) -> String {
@@ -20,13 +23,12 @@ pub fn config(provider: &Provider, name: &str) -> String {
 name: {name}
 
 base:
-  # Brings layers and a distro, where this file names no others:  smidr plan
+  # Brings layers and a distro, where this file says nothing of them. To see them:  smidr plan
   provider: {called}
-  version: \"{default}\"{versions}
+  version: \"{default}\"  # {what}{versions}
   machine: {machine}{boards}
   # distro: {distro}
 
-# {what}.
 build:
   image: {image}
   # extra_packages: [strace]
@@ -35,8 +37,8 @@ build:
 # layers:
 #   - name: meta-mycompany
 #     path: ./layers/meta-mycompany
-#   - name: meta-virtualization
-#     git: https://git.yoctoproject.org/meta-virtualization
+#   - name: meta-vendor
+#     git: https://git.example.org/meta-vendor
 #     branch: {series}
 
 # The machine that BitBake runs on, inside the sandbox.
@@ -44,15 +46,15 @@ host:
   recipe: debian-12
 ",
         default = provider.default,
-        versions = others(provider.versions.iter().map(|version| version.name.text.as_str()), &provider.default),
-        boards = others(machines.iter().map(|machine| machine.text.as_str()), machine),
+        versions = others("; ", provider.versions.iter().map(|version| &version.name), &provider.default),
+        boards = others("  # ", machines, machine),
     );
     if let Some(eula) = &provider.eula {
         let _ = write!(
             text,
             "
-# {} Read it:  {}
-# If you accept it, take the # from these lines.
+# {} Read it, and if you accept it, take the # from the last two lines.
+# {}
 # advanced:
 #   accept_fsl_eula: true
 ",
@@ -85,10 +87,10 @@ fn default_version(provider: &Provider) -> Option<&ProviderVersion> {
     provider.version(&provider.default)
 }
 
-/// A comment with the other choices, if there are any.
-fn others<'a>(all: impl Iterator<Item = &'a str>, chosen: &str) -> String {
-    let others: Vec<&str> = all.filter(|one| *one != chosen).collect();
-    if others.is_empty() { String::new() } else { format!("  # also: {}", others.join(", ")) }
+/// The other choices, if there are any.
+fn others<'a>(before: &str, all: impl IntoIterator<Item = &'a Text>, chosen: &str) -> String {
+    let others: Vec<&str> = all.into_iter().map(|one| one.text.as_str()).filter(|one| *one != chosen).collect();
+    if others.is_empty() { String::new() } else { format!("{before}also: {}", others.join(", ")) }
 }
 
 #[cfg(test)]

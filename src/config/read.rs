@@ -61,12 +61,15 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     let series = f.text(d, "yocto_series");
     let provided = provider::provided(d, &base, series.as_ref());
     let below = provided.as_ref();
-    let yocto_series = series.or_else(|| below?.version.series.clone());
+    // A provider that is not known is one problem, and not also all that it would have brought.
+    let unknown = base.provider.as_ref().filter(|_| below.is_none());
+    let stand_in = unknown.map(|text| Text { span: text.span.clone(), text: String::new() });
+    let yocto_series = series.or_else(|| below?.version.series.clone()).or_else(|| stand_in.clone());
     let mut features = f.fields(d, "features");
     let mut build_fields = f.fields(d, "build");
     let mut image_features = build_fields.texts(d, "extra_image_features");
     image_features.extend(features.texts(d, "extra_image_features"));
-    let build = build(d, build_fields, below.map(|below| &below.provider.image));
+    let build = build(d, build_fields, below.map(|below| &below.provider.image).or(stand_in.as_ref()));
     if base.machine.is_none() && build.machine.is_none() {
         let problem = Problem::new(0..0, "neither base.machine nor build.machine says what to build for");
         d.problem(match below.map(|below| &below.provider) {

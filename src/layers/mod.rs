@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 
 mod local;
 
-use local::Local;
 pub use access::Access;
 pub use changes::{Change, Changes};
 pub use git_error::{GitError, without_secrets};
+use local::Local;
 pub use mirror::{Mirror, Mirrors};
 
 use crate::{

@@ -145,16 +145,17 @@ fn what_cannot_be() {
     let rows = [
         ("base: {machine: m, provider: toradx}", "toradx", "did you mean `toradex`? known: intel, "),
         ("base: {machine: m, provider: Tegra}", "Tegra", "did you mean `nvidia`?"),
-        ("base: {machine: m, provider: gentoo}", "gentoo", "known: intel, nvidia"),
+        ("base: {machine: m, provider: gentoo}\nlayers: [{name: a, git: 'h:a'}]", "gentoo", "known: intel, nvidia"),
         ("base: {machine: m, provider: ../poky}", "../poky", "known: "),
         ("base: {machine: m, provider: poky, version: 5.9}", "5.9", "did you mean \"5.0\"? known: 4.0, 5.0"),
         ("base: {machine: m, provider: toradex, version: '60'}", "'60'", "known: 6"),
-        ("base: {machine: m, version: '6'}", "'6'", "providers: intel, "),
+        ("base: {machine: m, version: '6'}\nbuild: {image: i}", "'6'", "providers: intel, "),
         ("yocto_series: dunfell\nbase: {machine: m, provider: poky}", "dunfell", "known: 4.0, "),
         ("base: {provider: ti}", "", "such as am62xx-evm, "),
     ];
     for (text, place, hint) in rows {
-        let text = format!("{text}\nname: x\nbuild: {{image: i}}\n");
+        // What a provider would have brought is not missed as well.
+        let text = format!("{text}\nname: x\n");
         let problems = read("smidr.yaml", &text, None, &|_| None).expect_err(&text);
         let [problem] = problems.list.as_slice() else { panic!("{text}: {:?}", problems.list) };
         assert_eq!(&text[problem.span.clone()], place, "{problem:?}");
