@@ -3,15 +3,16 @@
 //! In go planned layers, out come [`Checkouts`]: which folders to show in the sandbox, which of them are layers, and where
 //! BitBake is, if one of the repositories carries it. Layers from git repositories are refused for now.
 
+mod discover;
+
 use std::path::{Path, PathBuf};
+
+pub use discover::{DiscoverError, Found, discover};
 
 use crate::{
     model::{Explain, Kind},
     plan::{PlannedLayer, PlannedSource},
 };
-
-/// Never meant: OpenEmbedded-Core keeps them for its own tests and as examples.
-const NOT_FOR_BUILDS: [&str; 2] = ["meta-selftest", "meta-skeleton"];
 
 /// Layers that are there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,14 +48,9 @@ pub enum LayerError {
         /// Its folder.
         path: PathBuf,
     },
-    /// A folder without a layer in it.
-    #[error("{path} (layer `{name}`) holds no conf/layer.conf")]
-    NoLayer {
-        /// The layer.
-        name: String,
-        /// Its folder.
-        path: PathBuf,
-    },
+    /// Which of a repository's folders are layers.
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
     /// A folder that should have BitBake.
     #[error("{0} holds no bin/bitbake")]
     NoBitbake(PathBuf),
@@ -64,6 +60,7 @@ impl Explain for LayerError {
     fn kind(&self) -> Kind {
         match self {
             Self::Git { .. } => Kind::Host,
+            Self::Discover(error) => error.kind(),
             _ => Kind::Request,
         }
     }
@@ -76,9 +73,7 @@ impl Explain for LayerError {
                 shlex::try_quote(revision).unwrap_or_default(),
             )),
             Self::Missing { .. } => Some("paths are relative to smidr.yaml".into()),
-            Self::NoLayer { .. } => {
-                Some("name the layers inside it:  sublayers: {include: [meta-one, meta-two]}".into())
-            }
+            Self::Discover(error) => error.hint(),
             Self::NoBitbake(_) => None,
         }
     }
@@ -97,17 +92,14 @@ pub fn resolve(
     let mut checkouts = Checkouts::default();
     for layer in planned {
         let root = local(&layer.name, &layer.source)?;
-        let found = sublayers(root, layer);
-        if found.is_empty() {
-            return Err(LayerError::NoLayer { name: layer.name.clone(), path: root.into() });
-        }
+        let found = discover(root, layer)?;
         let repository = repository(root, home);
         let carried = repository.join("bitbake");
         if has_bitbake(&carried) {
             checkouts.bitbake.get_or_insert(carried);
         }
         checkouts.names.push((layer.name.clone(), "path".into()));
-        checkouts.layers.extend(found);
+        checkouts.layers.extend(found.into_iter().map(|layer| layer.folder));
         checkouts.roots.push(repository);
     }
     if let Some(source) = bitbake {
@@ -130,32 +122,6 @@ fn local<'a>(name: &str, source: &'a PlannedSource) -> Result<&'a Path, LayerErr
         PlannedSource::Path(path) if path.folder.is_dir() => Ok(&path.folder),
         PlannedSource::Path(path) => Err(LayerError::Missing { name: name.into(), path: path.folder.clone() }),
     }
-}
-
-fn sublayers(root: &Path, layer: &PlannedLayer) -> Vec<PathBuf> {
-    if !layer.include.is_empty() {
-        return layer.include.iter().map(|name| root.join(name)).filter(|path| is_layer(path)).collect();
-    }
-    if is_layer(root) {
-        return vec![root.into()];
-    }
-    let excluded = |path: &Path| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        NOT_FOR_BUILDS.contains(&name) || layer.exclude.iter().any(|excluded| root.join(excluded) == path)
-    };
-    walkdir::WalkDir::new(root)
-        .min_depth(1)
-        .max_depth(2)
-        .sort_by_file_name()
-        .into_iter()
-        .flatten()
-        .map(walkdir::DirEntry::into_path)
-        .filter(|path| is_layer(path) && !excluded(path))
-        .collect()
-}
-
-fn is_layer(path: &Path) -> bool {
-    path.join("conf/layer.conf").is_file()
 }
 
 fn has_bitbake(path: &Path) -> bool {
@@ -211,7 +177,7 @@ mod tests {
         let at_home = resolve(&[layer("meta", &repository.join("meta"))], None, &repository).expect("a layer");
         assert_eq!(at_home.roots, [repository.join("meta")]);
         let none = resolve(&[layer("x", &repository.join("bitbake"))], None, Path::new("/"));
-        assert!(matches!(none, Err(LayerError::NoLayer { .. })));
+        assert!(matches!(none, Err(LayerError::Discover(DiscoverError::NoLayer { .. }))));
         let missing = resolve(&[layer("x", &repository.join("nowhere"))], None, Path::new("/"));
         assert!(matches!(missing, Err(LayerError::Missing { .. })));
     }
