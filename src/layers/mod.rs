@@ -3,11 +3,23 @@
 //! In go planned layers, out come [`Checkouts`]: which folders to show in the sandbox, which of them are layers, and where
 //! BitBake is, if one of the repositories carries it. Layers from git repositories are refused for now.
 
+mod collection_error;
+mod collections;
+mod conf;
 mod discover;
+mod known;
+mod machines;
+mod missing;
+mod versions;
 
 use std::path::{Path, PathBuf};
 
+pub use collection_error::{CollectionError, Incompatible, Missing};
+pub use collections::{Checked, LayerInfo, check};
+pub use conf::ConfError;
 pub use discover::{DiscoverError, Found, discover};
+pub use known::Repository;
+pub use missing::Cure;
 
 use crate::{
     model::{Explain, Kind},
