@@ -5,12 +5,20 @@
 
 mod access;
 mod changes;
+mod collection_error;
+mod collections;
+mod conf;
+mod discover;
 mod fetch;
 mod git_error;
 mod host_git;
+mod known;
+mod machines;
 mod mend;
 mod mirror;
+mod missing;
 mod revision;
+mod versions;
 
 use std::path::{Path, PathBuf};
 
@@ -18,9 +26,14 @@ mod local;
 
 pub use access::Access;
 pub use changes::{Change, Changes};
+pub use collection_error::{CollectionError, Incompatible, Missing};
+pub use collections::{Checked, LayerInfo, check};
+pub use conf::ConfError;
+pub use discover::{DiscoverError, Found, discover};
 pub use git_error::{GitError, without_secrets};
 use local::Local;
 pub use mirror::{Mirror, Mirrors};
+pub use missing::Cure;
 
 use crate::{
     config::BITBAKE,
@@ -28,9 +41,6 @@ use crate::{
     model::{Explain, Kind},
     plan::{Plan, PlannedLayer, PlannedSource},
 };
-
-/// Never meant: OpenEmbedded-Core keeps them for its own tests and as examples.
-const NOT_FOR_BUILDS: [&str; 2] = ["meta-selftest", "meta-skeleton"];
 
 /// Layers that are there.
 #[derive(Debug, Default)]
@@ -79,14 +89,9 @@ pub enum LayerError {
         /// Its folder.
         path: PathBuf,
     },
-    /// A folder without a layer in it.
-    #[error("{path} (layer `{name}`) holds no conf/layer.conf")]
-    NoLayer {
-        /// The layer.
-        name: String,
-        /// Its folder.
-        path: PathBuf,
-    },
+    /// No layers in a repository.
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
     /// A folder that should have BitBake.
     #[error("{0} holds no bin/bitbake")]
     NoBitbake(PathBuf),
@@ -96,6 +101,7 @@ impl Explain for LayerError {
     fn kind(&self) -> Kind {
         match self {
             Self::Git { .. } => Kind::Host,
+            Self::Discover(error) => error.kind(),
             _ => Kind::Request,
         }
     }
@@ -108,9 +114,7 @@ impl Explain for LayerError {
                 shlex::try_quote(revision).unwrap_or_default(),
             )),
             Self::Missing { .. } => Some("paths are relative to smidr.yaml".into()),
-            Self::NoLayer { .. } => {
-                Some("name the layers inside it:  sublayers: {include: [meta-one, meta-two]}".into())
-            }
+            Self::Discover(error) => error.hint(),
             Self::NoBitbake(_) => None,
         }
     }
@@ -125,15 +129,12 @@ pub fn resolve(plan: &Plan, home: &Path) -> Result<Checkouts, LayerError> {
     let mut checkouts = Checkouts::default();
     for layer in &plan.layers {
         let local = local(&layer.name, &layer.source, home)?;
-        let found = sublayers(&local.folder, layer);
-        if found.is_empty() {
-            return Err(LayerError::NoLayer { name: layer.name.clone(), path: local.folder });
-        }
+        let found = discover(&local.folder, layer)?;
         let carried = local.repository.join("bitbake");
         if has_bitbake(&carried) {
             checkouts.bitbake.get_or_insert(carried);
         }
-        checkouts.layers.extend(found);
+        checkouts.layers.extend(found.into_iter().map(|layer| layer.folder));
         checkouts.take(local);
     }
     if let Some(source) = &plan.bitbake {
@@ -151,10 +152,8 @@ pub fn resolve(plan: &Plan, home: &Path) -> Result<Checkouts, LayerError> {
 /// What is wrong with the folders of this machine that a plan names: all of it, without reaching for anything else.
 pub fn missing(plan: &Plan) -> Vec<LayerError> {
     let of_layer = |layer: &PlannedLayer| match folder(&layer.name, &layer.source)? {
-        Some(folder) if sublayers(folder, layer).is_empty() => {
-            Err(LayerError::NoLayer { name: layer.name.clone(), path: folder.into() })
-        }
-        _ => Ok(()),
+        Some(folder) => discover(folder, layer).map(drop).map_err(LayerError::from),
+        None => Ok(()),
     };
     let of_bitbake = |source: &PlannedSource| match folder(BITBAKE, source)? {
         Some(folder) if !has_bitbake(folder) => Err(LayerError::NoBitbake(folder.into())),
@@ -188,32 +187,6 @@ fn local(name: &str, source: &PlannedSource, home: &Path) -> Result<Local, Layer
         PlannedSource::Path(path) if path.folder.is_dir() => Ok(Local::find(name, path, home)),
         PlannedSource::Path(path) => Err(LayerError::Missing { name: name.into(), path: path.folder.clone() }),
     }
-}
-
-fn sublayers(root: &Path, layer: &PlannedLayer) -> Vec<PathBuf> {
-    if !layer.include.is_empty() {
-        return layer.include.iter().map(|name| root.join(name)).filter(|path| is_layer(path)).collect();
-    }
-    if is_layer(root) {
-        return vec![root.into()];
-    }
-    let excluded = |path: &Path| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        NOT_FOR_BUILDS.contains(&name) || layer.exclude.iter().any(|excluded| root.join(excluded) == path)
-    };
-    walkdir::WalkDir::new(root)
-        .min_depth(1)
-        .max_depth(2)
-        .sort_by_file_name()
-        .into_iter()
-        .flatten()
-        .map(walkdir::DirEntry::into_path)
-        .filter(|path| is_layer(path) && !excluded(path))
-        .collect()
-}
-
-fn is_layer(path: &Path) -> bool {
-    path.join("conf/layer.conf").is_file()
 }
 
 fn has_bitbake(path: &Path) -> bool {

@@ -1,0 +1,265 @@
+//! Why layers do not work together, and what to write into `smidr.yaml` about it.
+
+use std::path::PathBuf;
+
+use super::{conf::ConfError, discover::Found, known::Repository, machines, missing::Cure};
+use crate::model::{Explain, Kind};
+
+/// A layer that does not work with the core layer's series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incompatible {
+    /// What it calls itself.
+    pub collection: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What the config calls its repository.
+    pub repository: String,
+    /// The series that it names.
+    pub names: Vec<String>,
+}
+
+/// A layer that is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// What it calls itself.
+    pub needs: String,
+    /// The layers that need it, by their own names.
+    pub wanted_by: Vec<(String, Found)>,
+    /// How to come by it.
+    pub cure: Cure,
+}
+
+/// Why layers do not work together.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectionError {
+    /// A file.
+    #[error(transparent)]
+    Conf(#[from] ConfError),
+    /// Two layers of one name.
+    #[error("two layers call themselves `{collection}`: {first} and {second}")]
+    Duplicate {
+        /// The name.
+        collection: String,
+        /// One folder.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// Layers of another time.
+    #[error("{}", incompatible(layers, core))]
+    Series {
+        /// All of them.
+        layers: Vec<Incompatible>,
+        /// What the core layer is of.
+        core: Vec<String>,
+    },
+    /// The config names one series, and the core layer is of another.
+    #[error("yocto_series is {wanted}, but the core layer ({folder}) is of {}", core.join(" "))]
+    OtherSeries {
+        /// The config's.
+        wanted: String,
+        /// The core layer's.
+        core: Vec<String>,
+        /// The core layer.
+        folder: PathBuf,
+    },
+    /// Nothing to compare a layer with.
+    #[error("the layer `{collection}` ({folder}) works with {}, but no layer says of which series it is: there is no core layer", names.join(" "))]
+    NoCore {
+        /// The layer.
+        collection: String,
+        /// Its folder.
+        folder: PathBuf,
+        /// The series that it names.
+        names: Vec<String>,
+        /// The one of them to take.
+        series: Option<String>,
+    },
+    /// Layers that are not there.
+    #[error("{}", lacking(missing))]
+    Depends {
+        /// All of them.
+        missing: Vec<Missing>,
+        /// The series for which they are wanted.
+        series: Option<String>,
+    },
+    /// A layer is there, in another version.
+    #[error("the layer `{collection}` ({folder}) needs {needs}, {}", match version { Some(version) => format!("and that layer's version is {version}"), None => "and that layer names no version".into() })]
+    Version {
+        /// The layer.
+        collection: String,
+        /// Its folder.
+        folder: PathBuf,
+        /// What it needs.
+        needs: String,
+        /// What is there.
+        version: Option<String>,
+    },
+    /// What BitBake cannot read.
+    #[error("LAYERDEPENDS_{collection} is nothing that BitBake reads: `{text}` ({folder})")]
+    Unreadable {
+        /// The layer.
+        collection: String,
+        /// Its folder.
+        folder: PathBuf,
+        /// The value.
+        text: String,
+    },
+    /// A machine that no layer has.
+    #[error("no layer has the machine `{machine}`")]
+    Machine {
+        /// What the config names.
+        machine: String,
+        /// What the layers have.
+        known: Vec<String>,
+    },
+}
+
+impl Explain for CollectionError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Conf(error) => error.kind(),
+            _ => Kind::Request,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Conf(error) => return error.hint(),
+            Self::Duplicate { first, second, .. } if first == second => {
+                "one of the two entries in `layers` is enough".into()
+            }
+            Self::Duplicate { .. } => {
+                "leave one of them out: remove its repository from `layers`, or  sublayers: {exclude: [FOLDER]}".into()
+            }
+            Self::Series { layers, core } => other_branch(layers, core),
+            Self::OtherSeries { core, .. } => {
+                format!("yocto_series: {}\nor take the core layer of the series that you want", core.join(" # or "))
+            }
+            Self::NoCore { series, .. } => {
+                let core = Repository::with("core").map(|core| core.yaml(&["core"], series.as_deref()));
+                let core = core.unwrap_or_default();
+                format!("add a core layer to smidr.yaml:\nlayers:\n{core}")
+            }
+            Self::Depends { missing, series } => ways_out(missing, series.as_deref()),
+            Self::Version { .. } => "take branches of both that belong to one Yocto series".into(),
+            Self::Unreadable { .. } => "it should be like this:  core (>= 12) openembedded-layer".into(),
+            Self::Machine { machine, known } => machines::describe(machine, known),
+        })
+    }
+}
+
+fn incompatible(layers: &[Incompatible], core: &[String]) -> String {
+    let one = |layer: &Incompatible| {
+        format!("the layer `{}` ({}) works with {}", layer.collection, layer.folder.display(), layer.names.join(" "))
+    };
+    let all: Vec<String> = layers.iter().map(one).collect();
+    format!("{}; the core layer is of {}", all.join(", "), core.join(" "))
+}
+
+fn other_branch(layers: &[Incompatible], core: &[String]) -> String {
+    let mut repositories: Vec<&str> = layers.iter().map(|layer| layer.repository.as_str()).collect();
+    repositories.dedup();
+    let each = |repository: &&str| format!("  - name: {repository}\n    ignore_series: true");
+    let ignoring: Vec<String> = repositories.iter().map(each).collect();
+    format!(
+        "take the branch that is for {}, or say that it does not matter:\nlayers:\n{}",
+        core.join(" or "),
+        ignoring.join("\n")
+    )
+}
+
+fn lacking(missing: &[Missing]) -> String {
+    let one = |missing: &Missing| {
+        let by: Vec<String> = missing
+            .wanted_by
+            .iter()
+            .map(|(collection, layer)| format!("`{collection}` ({})", layer.folder.display()))
+            .collect();
+        format!("`{}`, which {} needs", missing.needs, by.join(" and "))
+    };
+    let all: Vec<String> = missing.iter().map(one).collect();
+    format!("no layer is called {}", all.join("; nor "))
+}
+
+/// What to add, and, for layers that nobody asked for by name, how to do without.
+fn ways_out(missing: &[Missing], series: Option<&str>) -> String {
+    let mut ways = Vec::new();
+    for (repository, collections) in grouped(missing) {
+        let yaml = repository.yaml(&collections, series);
+        match ways.is_empty() {
+            true => ways.push(format!("add to smidr.yaml:\nlayers:\n{yaml}")),
+            false => ways.push(yaml),
+        }
+    }
+    let unknown: Vec<&str> =
+        missing.iter().filter(|one| one.cure == Cure::Unknown).map(|one| one.needs.as_str()).collect();
+    if !unknown.is_empty() {
+        let all = unknown.join(", ");
+        ways.push(format!(
+            "which repository has {all}:  https://layers.openembedded.org/layerindex/branch/master/layers/"
+        ));
+    }
+    ways.extend(here(missing));
+    ways.extend(without(missing));
+    ways.join("\n")
+}
+
+fn grouped(missing: &[Missing]) -> Vec<(&'static Repository, Vec<&str>)> {
+    let mut groups: Vec<(&Repository, Vec<&str>)> = Vec::new();
+    for one in missing {
+        let Cure::Known(repository) = one.cure else { continue };
+        match groups.iter_mut().find(|(known, _)| *known == repository) {
+            Some((_, collections)) => collections.push(&one.needs),
+            None => groups.push((repository, vec![&one.needs])),
+        }
+    }
+    groups
+}
+
+/// Layers that are there and left out.
+fn here(missing: &[Missing]) -> Vec<String> {
+    let mut lists: Vec<(&str, Vec<&str>, bool)> = Vec::new();
+    for one in missing {
+        let Cure::Here { repository, sublayer, chosen } = &one.cure else { continue };
+        match lists.iter_mut().find(|(name, ..)| name == repository) {
+            Some((_, list, _)) => list.push(sublayer),
+            None => {
+                let list = chosen.iter().chain([sublayer]).map(|name| if name.is_empty() { "." } else { name });
+                lists.push((repository, list.collect(), !chosen.is_empty()));
+            }
+        }
+    }
+    let line = |(name, list, chosen): (&str, Vec<&str>, bool)| match chosen {
+        true => format!(
+            "use more of `{name}`, where smidr.yaml names it:\n    sublayers: {{include: [{}]}}",
+            list.join(", ")
+        ),
+        false => format!(
+            "take {} out of sublayers.exclude of `{name}`, or name all that you use in sublayers.include",
+            list.join(", ")
+        ),
+    };
+    lists.into_iter().map(line).collect()
+}
+
+fn without(missing: &[Missing]) -> Vec<String> {
+    let mut lists: Vec<(&str, Vec<String>)> = Vec::new();
+    let found = missing.iter().flat_map(|one| &one.wanted_by).map(|(_, layer)| layer).filter(|layer| !layer.chosen);
+    for layer in found {
+        let Ok(folder) = layer.folder.strip_prefix(&layer.root) else { continue };
+        let folder = folder.display().to_string();
+        match lists.iter_mut().find(|(name, _)| *name == layer.repository) {
+            Some((_, list)) if list.contains(&folder) => {}
+            Some((_, list)) => list.push(folder),
+            None => lists.push((&layer.repository, vec![folder])),
+        }
+    }
+    let line = |(name, list): (&str, Vec<String>)| {
+        format!(
+            "or leave out what needs it, where smidr.yaml names `{name}`:\n    sublayers: {{exclude: [{}]}}",
+            list.join(", ")
+        )
+    };
+    lists.into_iter().map(line).collect()
+}

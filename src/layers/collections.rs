@@ -1,0 +1,351 @@
+//! What BitBake would say of a set of layers, before it runs: whether each fits the series, has what it depends on and has a name of its own, and
+//! whether some layer has the machine. In go layers, out come facts about them, or an error that says what would do.
+//!
+//! `bb.cookerdata` (`parseConfigurationFiles`) and `bb.cooker` (`handleCollections`) are the specification, 2.0 to 2.18. What depends on inline
+//! Python or on overrides is not known here: it is said, and left to BitBake. `LAYERRECOMMENDS` has a part in nothing but priorities that are computed,
+//! and `BBFILES_DYNAMIC` in none of this.
+
+use std::path::PathBuf;
+
+use super::{
+    collection_error::{CollectionError, Incompatible, Missing},
+    conf::{Reader, Value},
+    discover::Found,
+    machines, missing,
+    versions::needed,
+};
+
+/// Before Yocto 3.4 what is now `:append` was `_append`, and nothing else was understood (BitBake 1.50 and before).
+const OLD_SYNTAX: [&str; 5] = ["warrior", "zeus", "dunfell", "gatesgarth", "hardknott"];
+
+/// A set of layers that fits together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Further assignments for `bblayers.conf`: names with values.
+    pub bblayers: Vec<(String, String)>,
+    /// For people: what could not be found out, and what is used against a layer's word.
+    pub warnings: Vec<String>,
+    /// The series that the core layer is of (`LAYERSERIES_CORENAMES`).
+    pub series: Vec<String>,
+    /// The layers, in BitBake's order.
+    pub layers: Vec<LayerInfo>,
+}
+
+/// A layer, as its conf tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LayerInfo {
+    /// What it calls itself; a layer may do without, and have no recipes then.
+    pub collection: Option<String>,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What the config calls its repository.
+    pub repository: String,
+    /// Which recipe BitBake takes where several layers have it: that of the highest. None: not said in the layer, or not known.
+    pub priority: Option<i64>,
+    /// The layers that it needs.
+    pub depends: Vec<String>,
+    /// The series that it works with.
+    pub series: Vec<String>,
+    /// Its version, which others may ask for.
+    pub version: Option<String>,
+}
+
+/// All layers after they have been read.
+pub(super) struct Set<'a> {
+    pub found: &'a [Found],
+    pub reader: Reader,
+    /// BBFILE_COLLECTIONS, with the layer that each stands for: its place in `found`.
+    pub collections: Vec<(String, usize)>,
+    /// Whether there may be others.
+    pub open: bool,
+    /// LAYERSERIES_CORENAMES.
+    pub core: Value,
+    /// LAYERSERIES_COMPAT of those collections that set it.
+    pub compat: Vec<(String, Value)>,
+}
+
+/// Reads all layers and checks them. `series` is what the config asks for, and `local_conf` the text that is read after them.
+///
+/// # Errors
+///
+/// A conf that cannot be read, or the first kind of thing that keeps the layers from working together, with all that are of that kind.
+pub fn check(
+    found: &[Found],
+    machine: &str,
+    series: Option<&str>,
+    local_conf: &str,
+) -> Result<Checked, CollectionError> {
+    let mut set = read(found)?;
+    set.reader.local(local_conf);
+    let mut checked = Checked { series: words(&set.core), ..Checked::default() };
+    if set.open {
+        checked.warnings.push("which layers there are is not known: BBFILE_COLLECTIONS holds inline Python".into());
+    }
+    check_series(&set, series, &mut checked)?;
+    check_depends(&set, series, &mut checked)?;
+    check_machine(&set, machine, &mut checked)?;
+    checked.layers = describe(&set);
+    checked.warnings.append(&mut set.reader.warnings);
+    Ok(checked)
+}
+
+/// Reads layer after layer. What a layer says of series is taken down at its end, as BitBake does since 2.4, so that none may copy it from another.
+pub(super) fn read(found: &[Found]) -> Result<Set<'_>, CollectionError> {
+    let mut set = Set {
+        found,
+        reader: Reader::new(found)?,
+        collections: Vec::new(),
+        open: false,
+        core: Value::default(),
+        compat: Vec::new(),
+    };
+    for (place, layer) in found.iter().enumerate() {
+        set.reader.layer(layer)?;
+        let collections = set.reader.get("BBFILE_COLLECTIONS").unwrap_or_default();
+        set.open = collections.is_open();
+        set.name(place, collections.words())?;
+        for (collection, _) in &set.collections {
+            let name = format!("LAYERSERIES_COMPAT_{collection}");
+            if let Some(value) = set.reader.get(&name).filter(|value| value.is_open() || value.words().next().is_some())
+            {
+                set.reader.unset(&name);
+                // A later layer may add to it. BitBake 2.0 takes both; later ones the last, which one that is refused here would not mend.
+                match set.compat.iter_mut().find(|(known, _)| known == collection) {
+                    Some((_, known)) => known.join(value),
+                    None => set.compat.push((collection.clone(), value)),
+                }
+            }
+        }
+        if set.core == Value::default() {
+            set.core = set.reader.get("LAYERSERIES_CORENAMES").unwrap_or_default();
+        }
+    }
+    Ok(set)
+}
+
+impl Set<'_> {
+    /// Which of the names are this layer's: those that were not there before it was read.
+    fn name<'n>(&mut self, place: usize, names: impl Iterator<Item = &'n str>) -> Result<(), CollectionError> {
+        let mut before = std::mem::take(&mut self.collections);
+        for name in names {
+            // As many as there were are the same ones, in whatever order.
+            let owner =
+                before.iter().position(|(known, _)| known == name).map(|at| before.remove(at).1).unwrap_or(place);
+            if let Some((_, first)) = self.collections.iter().find(|(known, _)| known == name) {
+                return Err(CollectionError::Duplicate {
+                    collection: name.into(),
+                    first: self.found[*first].folder.clone(),
+                    second: self.found[owner].folder.clone(),
+                });
+            }
+            self.collections.push((name.into(), owner));
+        }
+        for (gone, _) in before {
+            let layer = self.found[place].folder.display();
+            self.reader.warnings.push(format!("{layer} takes the layer `{gone}` out of BBFILE_COLLECTIONS"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn layer(&self, place: usize) -> &Found {
+        &self.found[place]
+    }
+
+    fn has(&self, collection: &str) -> bool {
+        self.collections.iter().any(|(name, _)| name == collection)
+    }
+
+    fn compat(&self, collection: &str) -> Option<&Value> {
+        self.compat.iter().find(|(name, _)| name == collection).map(|(_, value)| value)
+    }
+
+    fn about(&self, variable: &str, collection: &str) -> Option<Value> {
+        self.reader.get(&format!("{variable}_{collection}"))
+    }
+}
+
+fn check_series(set: &Set<'_>, wanted: Option<&str>, checked: &mut Checked) -> Result<(), CollectionError> {
+    check_core(set, wanted, checked)?;
+    let mut incompatible = Vec::new();
+    for (collection, place) in &set.collections {
+        // A layer that names none is warned about by BitBake, in every version that there is.
+        let Some(compat) = set.compat(collection) else { continue };
+        if compat.words().any(|name| checked.series.iter().any(|core| core == name)) {
+            continue;
+        }
+        let layer = set.layer(*place);
+        if compat.is_open() || set.core.is_open() {
+            checked.warnings.push(format!(
+                "whether the layer `{collection}` ({}) works with {} is not known: LAYERSERIES_COMPAT_{collection} is made by inline Python or another variable",
+                layer.folder.display(),
+                checked.series.join(" "),
+            ));
+            continue;
+        }
+        let names = words(compat);
+        let Some(core) = core_name(&checked.series, wanted) else {
+            let (collection, folder) = (collection.clone(), layer.folder.clone());
+            let series = core_name(&names, wanted);
+            return Err(CollectionError::NoCore { collection, folder, names, series });
+        };
+        if layer.ignore_series {
+            let append = if OLD_SYNTAX.contains(&core.as_str()) { "_append" } else { ":append" };
+            // What is appended before a layer is read stays when the layer assigns: bb.data_smart, `setVar` with `parsing`.
+            checked.bblayers.push((format!("LAYERSERIES_COMPAT_{collection}{append}"), format!(" {core}")));
+            checked.warnings.push(format!(
+                "the layer `{collection}` works with {}, and is used with {core} all the same (ignore_series)",
+                names.join(" ")
+            ));
+        } else {
+            let (collection, repository) = (collection.clone(), layer.repository.clone());
+            incompatible.push(Incompatible { collection, folder: layer.folder.clone(), repository, names });
+        }
+    }
+    match incompatible.is_empty() {
+        true => Ok(()),
+        false => Err(CollectionError::Series { layers: incompatible, core: checked.series.clone() }),
+    }
+}
+
+/// The config's series against the one that the core layer is of.
+fn check_core(set: &Set<'_>, wanted: Option<&str>, checked: &mut Checked) -> Result<(), CollectionError> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    // These are branches that belong to whichever series comes next.
+    let moving = ["master", "main"].contains(&wanted) || wanted.ends_with("-next");
+    if moving || set.core.is_open() || checked.series.is_empty() || checked.series.iter().any(|name| name == wanted) {
+        return Ok(());
+    }
+    // The layer that says so is the one called core, as a rule.
+    let core = set.collections.iter().find(|(name, _)| name == "core").or_else(|| set.collections.first());
+    let core = core.map(|(_, place)| set.layer(*place));
+    if core.is_some_and(|core| core.ignore_series) {
+        checked.warnings.push(format!(
+            "the core layer is of {}, and is used for {wanted} all the same (ignore_series)",
+            checked.series.join(" ")
+        ));
+        return Ok(());
+    }
+    let folder = core.map(|core| core.folder.clone()).unwrap_or_default();
+    Err(CollectionError::OtherSeries { wanted: wanted.into(), core: checked.series.clone(), folder })
+}
+
+/// The series that speaks for the core layer.
+fn core_name(core: &[String], wanted: Option<&str>) -> Option<String> {
+    let named = core.iter().find(|name| wanted == Some(name.as_str()));
+    named.or_else(|| core.first()).cloned()
+}
+
+fn check_depends(set: &Set<'_>, series: Option<&str>, checked: &mut Checked) -> Result<(), CollectionError> {
+    let mut lacking: Vec<Missing> = Vec::new();
+    for (collection, place) in &set.collections {
+        let Some(value) = set.about("LAYERDEPENDS", collection) else { continue };
+        let layer = set.layer(*place);
+        if value.is_open() {
+            checked.warnings.push(format!(
+                "all that the layer `{collection}` ({}) needs is not known: LAYERDEPENDS_{collection} is made by inline Python or another variable",
+                layer.folder.display(),
+            ));
+        }
+        let text = value.text();
+        let Some(all) = needed(&text) else {
+            if value.is_open() {
+                continue;
+            }
+            return Err(CollectionError::Unreadable {
+                collection: collection.clone(),
+                folder: layer.folder.clone(),
+                text,
+            });
+        };
+        for need in all {
+            if set.has(&need.collection) {
+                let Some(constraint) = need.version else { continue };
+                let version = set.about("LAYERVERSION", &need.collection);
+                let version = version.filter(|version| version.is_open() || version.words().next().is_some());
+                let fits = |version: &Value| version.certain().is_none_or(|version| constraint.holds(version));
+                if !version.as_ref().is_some_and(fits) {
+                    return Err(CollectionError::Version {
+                        collection: collection.clone(),
+                        folder: layer.folder.clone(),
+                        needs: format!("{} ({constraint})", need.collection),
+                        version: version.map(|version| version.text()),
+                    });
+                }
+            } else if !set.open {
+                match lacking.iter_mut().find(|missing| missing.needs == need.collection) {
+                    Some(missing) => missing.wanted_by.push((collection.clone(), layer.clone())),
+                    None => lacking.push(Missing {
+                        wanted_by: vec![(collection.clone(), layer.clone())],
+                        cure: missing::Cure::Unknown,
+                        needs: need.collection,
+                    }),
+                }
+            }
+        }
+    }
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    missing::find(&mut lacking, set.found);
+    let series = series.map(str::to_owned).or_else(|| match &checked.series[..] {
+        [one] => Some(one.clone()),
+        [] => None,
+        // OpenEmbedded-Core names two while it is between them, on this branch.
+        _ => Some("master".into()),
+    });
+    Err(CollectionError::Depends { missing: lacking, series })
+}
+
+fn check_machine(set: &Set<'_>, machine: &str, checked: &mut Checked) -> Result<(), CollectionError> {
+    // local.conf names it, and may do so once more.
+    let last = set.reader.get("MACHINE");
+    let Some(machine) = last.as_ref().map_or(Some(machine), Value::certain) else { return Ok(()) };
+    let (folders, open) = set.reader.search_path();
+    if machines::is_there(&set.reader, &folders, machine) {
+        return Ok(());
+    }
+    let known = machines::machines(&set.reader, &folders)?;
+    if open || known.is_empty() {
+        // A core layer of one's own may know no machines at all; then its bitbake.conf asks for none.
+        checked.warnings.push(format!("no layer was found to have the machine `{machine}`"));
+        return Ok(());
+    }
+    Err(CollectionError::Machine { machine: machine.into(), known })
+}
+
+fn describe(set: &Set<'_>) -> Vec<LayerInfo> {
+    let mut layers = Vec::new();
+    for (place, layer) in set.found.iter().enumerate() {
+        let own = set.collections.iter().filter(|(_, owner)| *owner == place).map(|(name, _)| name);
+        let plain =
+            || LayerInfo { folder: layer.folder.clone(), repository: layer.repository.clone(), ..LayerInfo::default() };
+        let before = layers.len();
+        layers.extend(own.map(|name| {
+            let certain = |variable| {
+                let value = set.about(variable, name)?;
+                value.certain().map(|text| text.trim().to_owned())
+            };
+            let depends = set.about("LAYERDEPENDS", name).map(|value| value.text()).and_then(|text| needed(&text));
+            LayerInfo {
+                collection: Some(name.clone()),
+                priority: certain("BBFILE_PRIORITY").and_then(|text| text.parse().ok()),
+                depends: depends.unwrap_or_default().into_iter().map(|need| need.collection).collect(),
+                series: set.compat(name).map(words).unwrap_or_default(),
+                version: certain("LAYERVERSION"),
+                ..plain()
+            }
+        }));
+        if layers.len() == before {
+            layers.push(plain());
+        }
+    }
+    layers
+}
+
+fn words(value: &Value) -> Vec<String> {
+    value.words().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+#[path = "collections_tests.rs"]
+mod tests;

@@ -1,0 +1,270 @@
+//! The reader of `layer.conf`: all layers' files, one after the other, into one set of variables, as BitBake reads them before anything else
+//! (`bb.cookerdata`, `parseConfigurationFiles`).
+//!
+//! Files come from whoever wrote the layer. They are opened inside the layer's repository only, up to a size, and nothing in them is run.
+
+mod lines;
+mod variables;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Component, Path, PathBuf},
+};
+
+pub use variables::Value;
+use variables::{Variables, is_known};
+
+use self::lines::{Statement, statements};
+use crate::{
+    host::rooted::{Rooted, RootedError},
+    layers::discover::Found,
+    model::{Explain, Kind},
+};
+
+/// More than any `layer.conf` has, in bytes: OpenEmbedded-Core's is 5 KiB.
+const FILE_LIMIT: u64 = 1 << 20;
+
+/// As many files as may include each other.
+const MAX_DEPTH: usize = 16;
+
+/// As many files as all layers together may name.
+const MAX_FILES: usize = 4096;
+
+/// Why the conf of a layer cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    /// A repository's folder.
+    #[error("cannot look into the repository of the layer {folder}")]
+    Root {
+        /// The layer.
+        folder: PathBuf,
+        /// Why.
+        source: RootedError,
+    },
+    /// Nothing there, for those who stay inside.
+    #[error("{path} is not there, or is a link that leads out of {root}")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The repository.
+        root: PathBuf,
+    },
+    /// Not a text file of bearable size.
+    #[error("cannot read {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: RootedError,
+    },
+    /// Files that include each other.
+    #[error("{path} is included by a file that is included, and so on, {MAX_DEPTH} times")]
+    Circle {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Values that grow without an end, or files without number.
+    #[error(
+        "{path} leads to more than any layer needs: its values refer to each other too often, or it includes too many files"
+    )]
+    TooMuch {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Explain for ConfError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Root { source, .. } | Self::File { source, .. } => source.kind(),
+            _ => Kind::Request,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let path = match self {
+            Self::Root { .. } => return None,
+            Self::Missing { .. } => {
+                return Some("a layer is read inside its repository only: put the file itself there".into());
+            }
+            Self::File { path, .. } | Self::Circle { path } | Self::TooMuch { path } => path,
+        };
+        Some(format!("look at it:  ls -l {}", path.display()))
+    }
+}
+
+/// Reads layers, and keeps what they say.
+#[derive(Debug)]
+pub struct Reader {
+    variables: Variables,
+    /// Repositories, opened once.
+    roots: BTreeMap<PathBuf, Rooted>,
+    files: usize,
+    /// For people: what was not read.
+    pub warnings: Vec<String>,
+}
+
+impl Reader {
+    /// Opens every repository.
+    ///
+    /// # Errors
+    ///
+    /// When one is no folder.
+    pub fn new(found: &[Found]) -> Result<Self, ConfError> {
+        let mut roots = BTreeMap::new();
+        for layer in found.iter().filter(|layer| layer.folder.starts_with(&layer.root)) {
+            if !roots.contains_key(&layer.root) {
+                let root = Rooted::open(&layer.root)
+                    .map_err(|source| ConfError::Root { folder: layer.folder.clone(), source })?;
+                roots.insert(layer.root.clone(), root);
+            }
+        }
+        Ok(Self { variables: Variables::new(), roots, files: 0, warnings: Vec::new() })
+    }
+
+    /// Reads the `conf/layer.conf` of one layer, after those that come before it in BBLAYERS.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, or is nothing that should be read.
+    pub fn layer(&mut self, layer: &Found) -> Result<(), ConfError> {
+        let path = layer.folder.join("conf/layer.conf");
+        self.variables.set("LAYERDIR", layer.folder.display().to_string());
+        // Escaped for regular expressions in BitBake: patterns of file names, which nothing here looks at.
+        self.variables.set("LAYERDIR_RE", layer.folder.display().to_string());
+        match self.inside(&path) {
+            Some(text) => self.text(&path, &text?, 0)?,
+            None => return Err(ConfError::Missing { path, root: layer.root.clone() }),
+        }
+        for name in ["LAYERDIR", "LAYERDIR_RE"] {
+            self.variables.settle(name);
+            self.variables.unset(name);
+        }
+        if self.variables.is_exhausted() { Err(ConfError::TooMuch { path }) } else { Ok(()) }
+    }
+
+    /// Reads the text of a `local.conf`, which comes after all layers. What it includes is left out.
+    pub fn local(&mut self, text: &str) {
+        for statement in statements(text).0 {
+            match statement {
+                Statement::Assign { name, operator, value } => self.variables.assign(&name, operator, &value),
+                Statement::Unset(name) => self.variables.unset(&name),
+                Statement::Include { .. } => {}
+            }
+        }
+    }
+
+    /// The value of a variable, as it is now.
+    pub fn get(&self, name: &str) -> Option<Value> {
+        self.variables.get(name)
+    }
+
+    /// Takes a variable out.
+    pub fn unset(&mut self, name: &str) {
+        self.variables.unset(name);
+    }
+
+    /// A folder's place: which repository it is in, and where there; none outside of them all.
+    pub fn place(&self, folder: &Path) -> Option<(&Rooted, PathBuf)> {
+        let folder = plain(folder);
+        let outer = self.roots.iter().rev().find(|(root, _)| folder.starts_with(root));
+        outer.and_then(|(root, rooted)| Some((rooted, folder.strip_prefix(root).ok()?.into())))
+    }
+
+    /// The folders in which BitBake looks for `conf/machine` and the like, and whether there may be others.
+    pub fn search_path(&self) -> (Vec<PathBuf>, bool) {
+        let Some(value) = self.get("BBPATH") else { return (Vec::new(), false) };
+        let known = value.whole().split(':').filter(|part| !part.is_empty() && is_known(part));
+        (known.map(PathBuf::from).collect(), value.is_open())
+    }
+
+    fn text(&mut self, path: &Path, text: &str, depth: usize) -> Result<(), ConfError> {
+        let (statements, refused) = statements(text);
+        if let Some(line) = refused {
+            self.warnings.push(format!("{}:{line} is nothing that BitBake reads in a .conf file", path.display()));
+        }
+        for statement in statements {
+            match statement {
+                Statement::Assign { name, operator, value } => self.variables.assign(&name, operator, &value),
+                Statement::Unset(name) => self.variables.unset(&name),
+                Statement::Include { files, required } => self.include(path, &files, required, depth)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn include(&mut self, from: &Path, files: &str, required: bool, depth: usize) -> Result<(), ConfError> {
+        for file in self.variables.expand_now(files).split_whitespace() {
+            self.files += 1;
+            if self.files > MAX_FILES || self.variables.is_exhausted() {
+                return Err(ConfError::TooMuch { path: from.into() });
+            }
+            match self.find(from, file) {
+                Some((path, _)) if path == from => {}
+                Some((path, _)) if depth >= MAX_DEPTH => return Err(ConfError::Circle { path }),
+                Some((path, text)) => self.text(&path, &text?, depth + 1)?,
+                // What is optional may be missing. It may also stand in the build folder, but nobody puts facts about layers there.
+                None if !required && is_known(file) => {}
+                None => self.warnings.push(format!(
+                    "{} includes {}, which smidr does not see: what it says of layers is not known",
+                    from.display(),
+                    if is_known(file) { file } else { "a file whose name inline Python or another variable makes" },
+                )),
+            }
+        }
+        Ok(())
+    }
+
+    /// Beside the file that names it, then in BBPATH.
+    fn find(&self, from: &Path, file: &str) -> Option<(PathBuf, Result<String, ConfError>)> {
+        if !is_known(file) {
+            return None;
+        }
+        let beside = from.parent().map(Path::to_path_buf);
+        let folders = beside.into_iter().chain(self.search_path().0);
+        let mut candidates: Box<dyn Iterator<Item = PathBuf>> = match Path::new(file).is_absolute() {
+            true => Box::new(std::iter::once(PathBuf::from(file))),
+            false => Box::new(folders.map(|folder| folder.join(file))),
+        };
+        candidates.find_map(|path| {
+            let path = plain(&path);
+            self.inside(&path).map(|text| (path, text))
+        })
+    }
+
+    /// The text of a file of some repository; none where there is no such file.
+    fn inside(&self, path: &Path) -> Option<Result<String, ConfError>> {
+        let (rooted, inside) = self.place(path)?;
+        let failed = |source| ConfError::File { path: path.into(), source };
+        match rooted.read_text(&inside, FILE_LIMIT) {
+            // No text has one, and here it stands for what is not known.
+            Ok(text) if text.contains('\0') => Some(Err(failed(RootedError::NotText(inside)))),
+            Ok(text) => Some(Ok(text)),
+            Err(error) if is_absent(&error) => None,
+            Err(error) => Some(Err(failed(error))),
+        }
+    }
+}
+
+/// Nothing there, or a file where a folder should be: BitBake looks on.
+pub(super) fn is_absent(error: &RootedError) -> bool {
+    let not_folder = |source: &io::Error| source.kind() == io::ErrorKind::NotADirectory;
+    error.is_missing() || matches!(error, RootedError::Call { source, .. } if not_folder(source))
+}
+
+/// Without `.` and `..`, as the path is written.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,428 @@
+//! What variables hold while `layer.conf` files are read: BitBake's `bb.data_smart`, as much of it as those files need.
+//!
+//! Inline Python (`${@…}`) is never run, and overrides are not known yet when layers are read. A [`Value`] tells which of its words are certain.
+
+use std::{cell::Cell, collections::BTreeMap};
+
+use super::lines::Operator;
+
+/// Stands for what Python would have given. No text file that is read holds one.
+const UNKNOWN: char = '\0';
+
+/// As many steps from one variable to the next as anybody needs. BitBake's own end is Python's recursion limit.
+const MAX_DEPTH: usize = 40;
+
+/// Bytes that may be put together while layers are read: a hundred layers need some thousands.
+const WORK: usize = 32 << 20;
+
+/// The variables of all layers.
+#[derive(Debug)]
+pub(super) struct Variables {
+    all: BTreeMap<String, Variable>,
+    work: Cell<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Variable {
+    content: Option<String>,
+    /// By `??=`.
+    default: Option<String>,
+    edits: Vec<Edit>,
+    /// Whether there is another value of it for some machine, distro or the like.
+    overridden: bool,
+}
+
+#[derive(Debug)]
+struct Edit {
+    kind: EditKind,
+    text: String,
+    /// Only with some override.
+    conditional: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EditKind {
+    Append,
+    Prepend,
+    Remove,
+}
+
+/// The expanded value of a variable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Value {
+    text: String,
+    /// Whether overrides or Python may make it another one.
+    open: bool,
+}
+
+impl Value {
+    /// The words that are certainly in it.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.text.split_whitespace().filter(|word| is_known(word))
+    }
+
+    /// Whether it holds, or may hold, more than its certain words.
+    pub fn is_open(&self) -> bool {
+        self.open || !is_known(&self.text)
+    }
+
+    /// All of it, where all is certain.
+    pub fn certain(&self) -> Option<&str> {
+        (!self.is_open()).then_some(&self.text)
+    }
+
+    /// What is certain, with whatever is not taken out of it.
+    pub fn text(&self) -> String {
+        self.words().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Adds another value.
+    pub fn join(&mut self, other: Self) {
+        self.text = format!("{} {}", self.text, other.text);
+        self.open |= other.open;
+    }
+
+    /// Everything, with marks for what is not known: see [`is_known`].
+    pub(super) fn whole(&self) -> &str {
+        &self.text
+    }
+}
+
+/// Whether nothing in it waits for Python or for a variable that no layer sets.
+pub(super) fn is_known(text: &str) -> bool {
+    !text.contains(UNKNOWN) && !text.contains("${")
+}
+
+impl Variables {
+    pub(super) fn new() -> Self {
+        Self { all: BTreeMap::new(), work: Cell::new(WORK) }
+    }
+
+    /// Whether expanding took more than it may; what was asked for since is not known.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.work.get() == 0
+    }
+
+    /// One statement.
+    pub(super) fn assign(&mut self, name: &str, operator: Operator, value: &str) {
+        let content = || self.all.get(name).and_then(|variable| variable.content.clone());
+        let joined = match operator {
+            Operator::Set => value.to_owned(),
+            Operator::SetNow => self.expand(value, 0),
+            Operator::SetIfUnset => content().unwrap_or_else(|| value.to_owned()),
+            Operator::Append => format!("{} {value}", content().unwrap_or_default()),
+            Operator::Prepend => format!("{value} {}", content().unwrap_or_default()),
+            Operator::AppendBare => format!("{}{value}", content().unwrap_or_default()),
+            Operator::PrependBare => format!("{value}{}", content().unwrap_or_default()),
+            Operator::Default => {
+                self.note_override(name);
+                self.entry(name).default = Some(value.into());
+                return;
+            }
+        };
+        let joined = if self.spend(joined.len()) { joined } else { UNKNOWN.into() };
+        match edit(name) {
+            Some((base, kind, conditional)) => {
+                self.note_override(base);
+                self.entry(base).edits.push(Edit { kind, text: joined, conditional });
+            }
+            None => self.set(name, joined),
+        }
+    }
+
+    /// Sets a variable as an assignment does: what was appended to it stays.
+    pub(super) fn set(&mut self, name: &str, value: String) {
+        self.note_override(name);
+        self.entry(name).content = Some(value);
+    }
+
+    /// `unset`, and BitBake's `delVar`: appends go too.
+    pub(super) fn unset(&mut self, name: &str) {
+        self.all.remove(name);
+    }
+
+    /// Puts the value of `name`, which is not to be expanded itself, wherever `${name}` stands, appends included. BitBake's `expandVarref`: a
+    /// variable that this changes loses its `:remove`, and what is appended under conditions.
+    pub(super) fn settle(&mut self, name: &str) {
+        let reference = format!("${{{name}}}");
+        let Some(value) = self.all.get(name).and_then(|variable| variable.content.clone()) else { return };
+        for variable in self.all.values_mut() {
+            let (raw, _) = variable.raw();
+            if let Some(raw) = raw.filter(|raw| raw.contains(&reference)) {
+                variable.content = Some(raw.replace(&reference, &value));
+                variable.edits.clear();
+            }
+        }
+    }
+
+    /// The value of a variable, if it has one.
+    pub(super) fn get(&self, name: &str) -> Option<Value> {
+        self.get_at(name, 0)
+    }
+
+    /// A text with what the variables hold now.
+    pub(super) fn expand_now(&self, text: &str) -> String {
+        self.expand(text, 0)
+    }
+
+    fn get_at(&self, name: &str, depth: usize) -> Option<Value> {
+        let variable = self.all.get(name)?;
+        let (raw, open) = variable.raw();
+        let (text, mut open) = (self.expand(&raw?, depth), open);
+        let mut removed = Vec::new();
+        for edit in variable.edits.iter().filter(|edit| edit.kind == EditKind::Remove) {
+            let words = self.expand(&edit.text, depth);
+            open |= edit.conditional || !is_known(&words);
+            removed.extend(words.split_whitespace().map(str::to_owned));
+        }
+        let text = if removed.is_empty() { text } else { without(&text, &removed) };
+        Some(Value { text, open })
+    }
+
+    /// Expands variables, and puts [`UNKNOWN`] in the place of Python. A variable that is not set stays as it is written.
+    fn expand(&self, text: &str, depth: usize) -> String {
+        if depth > MAX_DEPTH {
+            return UNKNOWN.into();
+        }
+        let mut text = text.to_owned();
+        // Again, since `${A${B}}` names another variable once B is known.
+        for _ in 0..MAX_DEPTH {
+            if !text.contains("${") {
+                break;
+            }
+            let next = replace_python(&self.replace_variables(&text, depth));
+            if !self.spend(next.len()) {
+                return UNKNOWN.into();
+            }
+            if next == text {
+                break;
+            }
+            text = next;
+        }
+        text
+    }
+
+    fn replace_variables(&self, text: &str, depth: usize) -> String {
+        let (mut out, mut rest) = (String::new(), text);
+        while let Some(at) = rest.find("${") {
+            let (before, reference) = rest.split_at(at);
+            out.push_str(before);
+            let name = &reference[2..];
+            let end = name.find(|c: char| !(c.is_ascii_alphanumeric() || "-_+./~:".contains(c))).unwrap_or(name.len());
+            let value = (end > 0 && name[end..].starts_with('}'))
+                .then(|| self.get_at(&name[..end], depth + 1))
+                .flatten()
+                .filter(|_| self.spend(1));
+            match value {
+                Some(value) => {
+                    out.push_str(&value.text);
+                    if value.open {
+                        out.push(UNKNOWN);
+                    }
+                    rest = &name[end + 1..];
+                }
+                None => {
+                    out.push_str("${");
+                    rest = name;
+                }
+            }
+            if self.is_exhausted() {
+                return UNKNOWN.into();
+            }
+        }
+        out.push_str(rest);
+        out
+    }
+
+    /// Whether there is enough left.
+    fn spend(&self, bytes: usize) -> bool {
+        self.work.set(self.work.get().saturating_sub(bytes + 1));
+        !self.is_exhausted()
+    }
+
+    fn entry(&mut self, name: &str) -> &mut Variable {
+        self.all.entry(name.to_owned()).or_default()
+    }
+
+    /// `A:arm` is A for some machines.
+    fn note_override(&mut self, name: &str) {
+        if let Some((base, _)) = name.split_once(':') {
+            self.entry(base).overridden = true;
+        }
+    }
+}
+
+impl Variable {
+    /// The value before it is expanded, with what is appended without conditions, and whether there is more to it.
+    fn raw(&self) -> (Option<String>, bool) {
+        let mut value = self.content.clone().or_else(|| self.default.clone());
+        let mut open = self.overridden;
+        for kind in [EditKind::Append, EditKind::Prepend] {
+            for edit in self.edits.iter().filter(|edit| edit.kind == kind) {
+                if edit.conditional {
+                    open = true;
+                    continue;
+                }
+                let old = value.unwrap_or_default();
+                value = Some(if kind == EditKind::Append { old + &edit.text } else { edit.text.clone() + &old });
+            }
+        }
+        // A value that is there under conditions only is there.
+        (value.or_else(|| open.then(String::new)), open)
+    }
+}
+
+/// `A:append:arm` is A, appended to, under a condition. Before BitBake 1.52 the same was written with `_`, which later ones refuse.
+fn edit(name: &str) -> Option<(&str, EditKind, bool)> {
+    const KEYWORDS: [(&str, EditKind); 3] =
+        [("append", EditKind::Append), ("prepend", EditKind::Prepend), ("remove", EditKind::Remove)];
+    name.match_indices([':', '_']).find_map(|(at, mark)| {
+        let (base, rest) = (&name[..at], &name[at + 1..]);
+        let (kind, rest) = KEYWORDS.iter().find_map(|(word, kind)| Some((*kind, rest.strip_prefix(word)?)))?;
+        let condition = rest.strip_prefix(mark);
+        let lower = |text: &str| !text.chars().any(|c| c.is_ascii_uppercase());
+        (rest.is_empty() || condition.is_some_and(lower)).then_some((base, kind, condition.is_some()))
+    })
+}
+
+fn replace_python(text: &str) -> String {
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find("${@") {
+        out.push_str(&rest[..at]);
+        let code = &rest[at + 3..];
+        match python_end(code) {
+            Some(end) => {
+                out.push(UNKNOWN);
+                rest = &code[end..];
+            }
+            None => {
+                out.push_str("${@");
+                rest = code;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Behind the brace that closes inline Python, as `\${@(?:{.*?}|.)+?}` finds it: a pair of braces inside is stepped over.
+fn python_end(code: &str) -> Option<usize> {
+    let mut at = 0;
+    while let Some(next) = code[at..].find(['{', '}']) {
+        at += next;
+        if code[at..].starts_with('}') {
+            return Some(at + 1);
+        }
+        match code[at..].find('}') {
+            Some(close) => at += close + 1,
+            None => break,
+        }
+    }
+    // The first brace of all then, where no pair leaves one over.
+    code.find('}').map(|at| at + 1)
+}
+
+fn without(text: &str, removed: &[String]) -> String {
+    text.split_whitespace().filter(|word| !removed.iter().any(|gone| gone == word)).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::layers::conf::lines::{Statement, statements};
+
+    fn read(text: &str) -> Variables {
+        let mut variables = Variables::new();
+        let (found, refused) = statements(text);
+        assert_eq!(refused, None, "{text}");
+        for statement in found {
+            match statement {
+                Statement::Assign { name, operator, value } => variables.assign(&name, operator, &value),
+                Statement::Unset(name) => variables.unset(&name),
+                Statement::Include { .. } => {}
+            }
+        }
+        variables
+    }
+
+    #[test]
+    fn values_as_bitbake_has_them() {
+        for (text, expected) in [
+            ("A = \"a\"\nA += \"b\"\nA =+ \"c\"\nA .= \"d\"\nA =. \"e\"", "ec a bd"),
+            ("A ?= \"a\"\nA ?= \"b\"", "a"),
+            ("A ??= \"a\"\nA ??= \"b\"", "b"),
+            ("A ??= \"a\"\nA ?= \"b\"", "b"),
+            ("A ??= \"a\"\nA += \"b\"", " b"),
+            ("A:append = \" b\"\nA = \"a\"", "a b"),
+            ("A_append = \" b\"\nA = \"a\"", "a b"),
+            ("A:prepend = \"b \"\nA ?= \"a\"", "b a"),
+            ("A = \"a b c\"\nA:remove = \"b\"", "a c"),
+            ("A:append = \" b\"\nunset A\nA = \"a\"", "a"),
+            ("A = \"${B}\"\nB = \"b\"", "b"),
+            ("B = \"b\"\nA := \"${B}\"\nB = \"c\"", "b"),
+            ("A = \"${B${C}}\"\nC = \"x\"\nBx = \"b\"", "b"),
+            ("A_x-y = \"n\"\nA = \"${A_x-y}\"", "n"),
+        ] {
+            let value = read(text).get("A").expect(text);
+            assert_eq!(value.certain(), Some(expected), "{text}");
+        }
+        assert_eq!(read("B = \"b\"").get("A"), None);
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_from_what_is() {
+        for (text, certain) in [
+            ("A = \"a ${@bb.utils.contains('B', 'c', 'd', '', d)} e\"", "a e"),
+            ("A = \"a ${@ {'b': 'c'}['b'] } e\"", "a e"),
+            ("A = \"a ${@'${B}'}\"\nB = \"b\"", "a"),
+            ("A = \"a x${NOBODY}y\"", "a"),
+            ("A = \"a\"\nA:append:arm = \" b\"", "a"),
+            ("A = \"a\"\nA:arm = \"b\"", "a"),
+            ("A:arm = \"b\"", ""),
+            ("A = \"a b\"\nA:remove = \"b ${@c}\"", "a"),
+            ("A = \"${B}\"\nB = \"a\"\nB:append:arm = \" b\"", ""),
+            ("A = \"b ${A}\"", ""),
+            ("A = \"${B}\"\nB = \"${A}\"", ""),
+        ] {
+            let value = read(text).get("A").expect(text);
+            assert_eq!((value.is_open(), value.certain()), (true, None), "{text}");
+            if !text.contains("${A}") {
+                assert_eq!(value.text(), certain, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_layers_folder_is_put_in_when_its_conf_ends() {
+        let mut variables =
+            read("LAYERDIR = \"/one\"\nP = \"a\"\nP .= \":${LAYERDIR}\"\nQ:append = \" ${LAYERDIR}/q\"");
+        variables.settle("LAYERDIR");
+        variables.set("LAYERDIR", "/two".into());
+        variables.assign("P", Operator::AppendBare, ":${LAYERDIR}");
+        variables.settle("LAYERDIR");
+        let text = |name: &str| variables.get(name).and_then(|value| value.certain().map(str::to_owned));
+        assert_eq!(text("P").as_deref(), Some("a:/one:/two"));
+        assert_eq!(text("Q").as_deref(), Some(" /one/q"));
+    }
+
+    #[test]
+    fn growth_has_an_end() {
+        let doubling = "A := \"xxxxxxxx${A}${A}\"\n".repeat(100);
+        let variables = read(&format!("A = \"a\"\n{doubling}"));
+        assert!(variables.is_exhausted());
+        assert!(variables.get("A").expect("a value").is_open());
+        let fan: String = (0..60).map(|n| format!("V{n} = \"${{V{0}}}${{V{0}}}\"\n", n + 1)).collect();
+        let variables = read(&format!("{fan}V60 = \"x\"\n"));
+        assert!(variables.get("V0").expect("a value").is_open() && variables.is_exhausted());
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_ends(text in "([AB](:append|:remove|:a|_append)? (=|:=|\\+=|\\?\\?=) \"(\\$\\{[AB@]+\\}| |x|\\{|\\}|\\$\\{@){0,6}\"\n){0,12}") {
+            let variables = read(&text);
+            let _ = (variables.get("A"), variables.get("B"));
+        }
+    }
+}

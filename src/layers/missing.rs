@@ -1,0 +1,67 @@
+//! Where a layer that others need is to be had: in a repository that is there already, or in one that is well known.
+
+use super::{
+    collection_error::Missing,
+    collections,
+    discover::{Found, layers_below},
+    known::Repository,
+};
+use crate::host::rooted::Rooted;
+
+/// How to come by a layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cure {
+    /// It stands in a repository of the config, unused.
+    Here {
+        /// As the config calls it.
+        repository: String,
+        /// The layer's folder in it.
+        sublayer: String,
+        /// What is used of the repository by name; none: what is found there.
+        chosen: Vec<String>,
+    },
+    /// Some repository is known to have it.
+    Known(&'static Repository),
+    /// Nobody here knows.
+    Unknown,
+}
+
+/// Looks for each of them. What cannot be read on the way is not what somebody asked for, and is passed over.
+pub(super) fn find(missing: &mut [Missing], found: &[Found]) {
+    let unused = unused(found);
+    for missing in missing {
+        let here = unused.iter().find(|(collection, _)| *collection == missing.needs);
+        missing.cure = match (here, Repository::with(&missing.needs)) {
+            (Some((_, cure)), _) => cure.clone(),
+            (None, Some(repository)) => Cure::Known(repository),
+            (None, None) => Cure::Unknown,
+        };
+    }
+}
+
+/// The collections of layers that lie in the config's repositories and are not used.
+fn unused(found: &[Found]) -> Vec<(String, Cure)> {
+    let mut unused = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for one in found {
+        if seen.contains(&one.repository.as_str()) {
+            continue;
+        }
+        seen.push(&one.repository);
+        let of_it = || found.iter().filter(|layer| layer.repository == one.repository);
+        let inside = |layer: &Found| layer.folder.strip_prefix(&one.root).ok()?.to_str().map(str::to_owned);
+        let chosen: Vec<String> = of_it().filter(|layer| layer.chosen).filter_map(inside).collect();
+        let layers = Rooted::open(&one.root).and_then(|root| layers_below(&root)).unwrap_or_default();
+        for sublayer in layers {
+            let layer = Found { folder: one.root.join(&sublayer), chosen: false, ..one.clone() };
+            if of_it().any(|used| used.folder == layer.folder) {
+                continue;
+            }
+            let Ok(set) = collections::read(std::slice::from_ref(&layer)) else { continue };
+            let (repository, chosen) = (one.repository.clone(), chosen.clone());
+            let cure = Cure::Here { repository, sublayer, chosen };
+            unused.extend(set.collections.into_iter().map(|(collection, _)| (collection, cure.clone())));
+        }
+    }
+    unused
+}
