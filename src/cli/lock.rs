@@ -34,7 +34,8 @@ pub fn lock(file: &Path, args: &args::Lock) -> Done {
         Some(names) => forget(&mut lock, names)?,
     };
     project.lock = Some(lock);
-    let pins = match pin_all(&desk, file, &project, fresh_host) {
+    let host = if fresh_host { HostWanted::Fresh } else { HostWanted::Pinned };
+    let pins = match pin_all(&desk, file, &project, host) {
         Ok(pins) => pins,
         Err(no_project) => return no_project.report(),
     };
@@ -69,25 +70,41 @@ fn forget(lock: &mut Lock, names: &[String]) -> Result<bool, Failure> {
     }
 }
 
+/// What is wanted of the build host.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum HostWanted {
+    /// Only layers are.
+    Not,
+    /// What the lock has, or what is here.
+    Pinned,
+    /// Whatever it is now.
+    Fresh,
+}
+
 /// What the config and each of its variants are to be pinned to.
-fn pin_all(desk: &Desk, file: &Path, project: &Project, fresh_host: bool) -> Result<Pins, NoProject> {
-    let mut all = pin_one(desk, project, None, fresh_host)?;
+pub fn pin_all(desk: &Desk, file: &Path, project: &Project, host: HostWanted) -> Result<Pins, NoProject> {
+    let mut all = pin_one(desk, project, None, host)?;
     for variant in &project.config.variants {
         let mut variant_project = Project::read(file, Some(variant), &desk.facts)?;
         variant_project.lock.clone_from(&project.lock);
         if let Some(lock) = &mut variant_project.lock {
             lock.pin(all.clone());
         }
-        let pins = pin_one(desk, &variant_project, Some(variant.text.clone()), false)?;
+        // What the config's own build has found out just now is pinned already.
+        let host = if host == HostWanted::Fresh { HostWanted::Pinned } else { host };
+        let pins = pin_one(desk, &variant_project, Some(variant.text.clone()), host)?;
         all.repositories.extend(pins.repositories);
     }
     Ok(all)
 }
 
-fn pin_one(desk: &Desk, project: &Project, variant: Option<String>, fresh_host: bool) -> Result<Pins, NoProject> {
+fn pin_one(desk: &Desk, project: &Project, variant: Option<String>, host: HostWanted) -> Result<Pins, NoProject> {
     let plan = project.plan(&default_wanted(variant), &desk.facts, &desk.paths)?;
     desk.on.hide(engine::inputs::redactor(&plan));
-    Ok(engine::pin(&plan, project.host_lock(), fresh_host, desk.tools())?)
+    match host {
+        HostWanted::Not => Ok(Pins { host: None, repositories: engine::layers(&plan, desk.tools())?.pins }),
+        host => Ok(engine::pin(&plan, project.host_lock(), host == HostWanted::Fresh, desk.tools())?),
+    }
 }
 
 /// A line for everything that is pinned.
@@ -98,11 +115,17 @@ fn summary(before: &Lock, after: &Lock) -> Vec<String> {
         let was = was.map(|old| format!(", was {}", old.image.short())).unwrap_or_default();
         lines.push(format!("{HOST:<24} {} {}{was}", host.name, host.image.short()));
     }
-    for new in after.repositories() {
-        let old = before.repositories().iter().find(|old| old.name == new.name && old.branch == new.branch);
-        lines.push(format!("{:<24} {}{}", new.name, describe(new), was(old, new)));
-    }
+    lines.extend(repositories(before, after));
     lines
+}
+
+/// A line for each repository.
+pub fn repositories(before: &Lock, after: &Lock) -> Vec<String> {
+    let line = |new: &RepositoryLock| {
+        let old = before.repositories().iter().find(|old| old.name == new.name && old.branch == new.branch);
+        format!("{:<24} {}{}", new.name, describe(new), was(old, new))
+    };
+    after.repositories().iter().map(line).collect()
 }
 
 fn describe(lock: &RepositoryLock) -> String {

@@ -37,7 +37,7 @@ use crate::{
         stop::Stop,
     },
     image::{ImageError, ImageStore, ReferenceError, RootFs},
-    layers::{self, Checkouts, LayerError},
+    layers::{self, Access, Checkouts, LayerError},
     lock::{HostLock, Pins},
     model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State, Usage},
     plan::{Isolation, MountOp, Payload, Placed, PlacedInput, Plan, SandboxSpec},
@@ -61,6 +61,14 @@ pub struct Tools<'a> {
     pub stop: &'a Stop,
     /// Hears how it goes.
     pub on: &'a Emitter,
+}
+
+impl<'a> Tools<'a> {
+    /// How layers may be fetched.
+    pub fn access(self, online: bool) -> Access<'a> {
+        let Self { facts, spawner, stop, on, .. } = self;
+        Access { online, on, stop, spawner, environment: &facts.environment }
+    }
 }
 
 /// A plan whose image, layers and workspace are there.
@@ -253,7 +261,7 @@ pub fn layers(plan: &Plan, tools: Tools<'_>) -> Result<Checkouts, EngineError> {
         loose if plan.locked && !loose.is_empty() => {
             Err(EngineError::NotLocked(loose.into_iter().map(str::to_owned).collect()))
         }
-        _ => Ok(layers::resolve(plan, &tools.facts.home)?),
+        _ => Ok(layers::resolve(plan, &tools.facts.home, tools.access(!plan.offline))?),
     }
 }
 

@@ -7,6 +7,8 @@
 
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use super::{
     collection_error::{CollectionError, Incompatible, Missing},
     conf::{Reader, Value},
@@ -32,7 +34,7 @@ pub struct Checked {
 }
 
 /// A layer, as its conf tells.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LayerInfo {
     /// What it calls itself; a layer may do without, and have no recipes then.
     pub collection: Option<String>,
@@ -62,6 +64,15 @@ pub(super) struct Set<'a> {
     pub core: Value,
     /// LAYERSERIES_COMPAT of those collections that set it.
     pub compat: Vec<(String, Value)>,
+}
+
+/// What layers say of themselves, whether or not they fit together.
+///
+/// # Errors
+///
+/// A conf that cannot be read.
+pub fn look(found: &[Found]) -> Result<Vec<LayerInfo>, CollectionError> {
+    Ok(describe(&read(found)?))
 }
 
 /// Reads all layers and checks them. `series` is what the config asks for, and `local_conf` the text that is read after them.

@@ -25,7 +25,7 @@ use crate::{
         files::{self, FileError},
         lock::{self, Lock, Mode},
     },
-    model::{CommitId, Event, Paths},
+    model::{CommitId, Event},
 };
 
 /// Refs that say: this commit has been seen here with its whole tree. They also keep it, should somebody run `git gc`.
@@ -60,8 +60,8 @@ pub(super) struct Room {
 
 impl Mirrors {
     /// The mirrors below `store`, usually `SMIDR_HOME/layers`; makes nothing yet.
-    pub fn new(store: &Path, paths: &Paths) -> Self {
-        Self { folder: store.join("mirrors"), locks: paths.locks() }
+    pub fn new(store: &Path) -> Self {
+        Self { folder: store.join("mirrors"), locks: store.join("locks") }
     }
 
     /// The mirror of an address.

@@ -1,10 +1,11 @@
 //! Yocto layers: from what the config names to folders that BitBake can read.
 //!
-//! In go planned layers, out come [`Checkouts`]: which folders to show in the sandbox, which of them are layers, and where
-//! BitBake is, if one of the repositories carries it. Layers from git repositories are refused for now.
+//! In goes a plan, out come [`Checkouts`]: which folders to show in the sandbox, which of them are layers, where BitBake is if one of
+//! the repositories carries it, and what all of it is pinned to. Nothing of a repository is run here.
 
 mod access;
 mod changes;
+pub mod checkout;
 mod collection_error;
 mod collections;
 mod conf;
@@ -13,27 +14,31 @@ mod fetch;
 mod git_error;
 mod host_git;
 mod known;
+mod local;
 mod machines;
 mod mend;
 mod mirror;
 mod missing;
+pub mod patch;
+pub mod prune;
+mod repository;
 mod revision;
 mod versions;
 
 use std::path::{Path, PathBuf};
 
-mod local;
-
 pub use access::Access;
 pub use changes::{Change, Changes};
+use checkout::CheckoutError;
 pub use collection_error::{CollectionError, Incompatible, Missing};
-pub use collections::{Checked, LayerInfo, check};
+pub use collections::{Checked, LayerInfo, check, look};
 pub use conf::ConfError;
 pub use discover::{DiscoverError, Found, discover};
 pub use git_error::{GitError, without_secrets};
-use local::Local;
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Cure;
+use patch::PatchError;
+pub use repository::{Repository, Store};
 
 use crate::{
     config::BITBAKE,
@@ -42,7 +47,7 @@ use crate::{
     plan::{Plan, PlannedLayer, PlannedSource},
 };
 
-/// Layers that are there.
+/// Layers that are there, for as long as this value lives.
 #[derive(Debug, Default)]
 pub struct Checkouts {
     /// Repositories of the user's that have to be visible in the sandbox: whole, or BitBake could not tell their revisions.
@@ -59,6 +64,8 @@ pub struct Checkouts {
     pub bitbake: Option<PathBuf>,
     /// For smidr.lock.
     pub pins: Vec<RepositoryLock>,
+    /// The repositories themselves: as long as they are held, nobody removes them.
+    pub held: Vec<Repository>,
 }
 
 impl Checkouts {
@@ -71,16 +78,6 @@ impl Checkouts {
 /// Why layers are not there.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    /// Not built yet.
-    #[error("the layer `{name}` comes from a git repository ({url}), which this smidr cannot fetch yet")]
-    Git {
-        /// The layer.
-        name: String,
-        /// Its address.
-        url: String,
-        /// Branch, tag or commit, as `git checkout` takes it.
-        revision: String,
-    },
     /// No such folder.
     #[error("the layer `{name}` is not there: {path} does not exist")]
     Missing {
@@ -89,63 +86,95 @@ pub enum LayerError {
         /// Its folder.
         path: PathBuf,
     },
-    /// No layers in a repository.
-    #[error(transparent)]
-    Discover(#[from] DiscoverError),
     /// A folder that should have BitBake.
     #[error("{0} holds no bin/bitbake")]
     NoBitbake(PathBuf),
+    /// `--locked`, and other patches than those that are pinned.
+    #[error("the patches of `{0}` are not those that smidr.lock pins, and --locked pins nothing anew")]
+    Patched(String),
+    /// A repository that cannot be brought.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// A commit that cannot be written out.
+    #[error(transparent)]
+    Checkout(#[from] CheckoutError),
+    /// A patch that cannot be read.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+    /// No layers in a repository.
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
+    /// Layers that do not fit together.
+    #[error(transparent)]
+    Collection(#[from] CollectionError),
 }
 
 impl Explain for LayerError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Git { .. } => Kind::Host,
+            Self::Missing { .. } | Self::NoBitbake(_) | Self::Patched(_) => Kind::Request,
+            Self::Git(error) => error.kind(),
+            Self::Checkout(error) => error.kind(),
+            Self::Patch(error) => error.kind(),
             Self::Discover(error) => error.kind(),
-            _ => Kind::Request,
+            Self::Collection(error) => error.kind(),
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Git { name, url, revision } => Some(format!(
-                "clone it yourself, and write `path: layers/{name}` instead of `git:`\n  git clone {} layers/{name} && git -C layers/{name} checkout {}",
-                shlex::try_quote(url).unwrap_or_default(),
-                shlex::try_quote(revision).unwrap_or_default(),
-            )),
             Self::Missing { .. } => Some("paths are relative to smidr.yaml".into()),
-            Self::Discover(error) => error.hint(),
             Self::NoBitbake(_) => None,
+            Self::Patched(_) => Some("pin them, and commit smidr.lock:  smidr lock".into()),
+            Self::Git(error) => error.hint(),
+            Self::Checkout(error) => error.hint(),
+            Self::Patch(error) => error.hint(),
+            Self::Discover(error) => error.hint(),
+            Self::Collection(error) => error.hint(),
         }
     }
 }
 
-/// Finds every layer, and BitBake. `home` is the caller's.
+/// Brings every repository, finds their layers, and BitBake. `home` is the caller's.
 ///
 /// # Errors
 ///
-/// The first layer that is not there.
-pub fn resolve(plan: &Plan, home: &Path) -> Result<Checkouts, LayerError> {
+/// The first thing that cannot be brought, or does not fit.
+pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts, LayerError> {
+    let repositories = Store::of(plan).bring(plan, home, access)?;
     let mut checkouts = Checkouts::default();
-    for layer in &plan.layers {
-        let local = local(&layer.name, &layer.source, home)?;
-        let found = discover(&local.folder, layer)?;
-        let carried = local.repository.join("bitbake");
+    let mut found = Vec::new();
+    for (layer, repository) in plan.layers.iter().zip(&repositories) {
+        found.extend(discover(repository.folder(), layer)?);
+        let carried = repository.whole().join("bitbake");
         if has_bitbake(&carried) {
             checkouts.bitbake.get_or_insert(carried);
         }
-        checkouts.layers.extend(found.into_iter().map(|layer| layer.folder));
-        checkouts.take(local);
     }
-    if let Some(source) = &plan.bitbake {
-        let local = local(BITBAKE, source, home)?;
-        if !has_bitbake(&local.folder) {
-            return Err(LayerError::NoBitbake(local.folder));
+    if let Some(repository) = repositories.get(plan.layers.len()) {
+        if !has_bitbake(repository.folder()) {
+            return Err(LayerError::NoBitbake(repository.folder().into()));
         }
-        checkouts.bitbake = Some(local.folder.clone());
-        checkouts.take(local);
+        checkouts.bitbake = Some(repository.folder().into());
     }
-    checkouts.roots = outermost(std::mem::take(&mut checkouts.roots));
+    let checked = check(&found, &plan.machine, plan.series.as_deref(), &plan.conf_tail)?;
+    checked.warnings.into_iter().for_each(|warning| access.on.warn(warning));
+    checkouts.bblayers = checked.bblayers;
+    checkouts.layers = found.into_iter().map(|layer| layer.folder).collect();
+    for (repository, (name, _)) in repositories.iter().zip(plan.sources()) {
+        checkouts.names.push((name.into(), repository.describe()));
+        checkouts.pins.push(repository.pin().clone());
+        match repository {
+            Repository::Local(local) => checkouts.roots.push(local.repository.clone()),
+            Repository::Pinned { checkout, .. } => {
+                checkouts.pinned.push(checkout.folder.clone());
+                checkouts.pinned.extend(checkout.borrowed.iter().cloned());
+            }
+        }
+    }
+    checkouts.roots = outermost(checkouts.roots);
+    checkouts.pinned = outermost(checkouts.pinned);
+    checkouts.held = repositories;
     Ok(checkouts)
 }
 
@@ -167,24 +196,6 @@ fn folder<'a>(name: &str, source: &'a PlannedSource) -> Result<Option<&'a Path>,
     match source {
         PlannedSource::Git(_) => Ok(None),
         PlannedSource::Path(path) if path.folder.is_dir() => Ok(Some(&path.folder)),
-        PlannedSource::Path(path) => Err(LayerError::Missing { name: name.into(), path: path.folder.clone() }),
-    }
-}
-
-impl Checkouts {
-    fn take(&mut self, local: Local) {
-        self.names.push((local.pin.name.clone(), local.describe()));
-        self.roots.push(local.repository);
-        self.pins.push(local.pin);
-    }
-}
-
-fn local(name: &str, source: &PlannedSource, home: &Path) -> Result<Local, LayerError> {
-    match source {
-        PlannedSource::Git(git) => {
-            Err(LayerError::Git { name: name.into(), url: git.url.clone(), revision: git.wanted() })
-        }
-        PlannedSource::Path(path) if path.folder.is_dir() => Ok(Local::find(name, path, home)),
         PlannedSource::Path(path) => Err(LayerError::Missing { name: name.into(), path: path.folder.clone() }),
     }
 }

@@ -1,0 +1,225 @@
+//! Repositories, brought: a folder of this machine as it is, or a checkout of the store. Several at once.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use super::{
+    LayerError,
+    access::Access,
+    checkout::{Checkout, CheckoutError, CheckoutStore, SubmoduleFailed},
+    local::Local,
+    mirror::Mirrors,
+    patch::{ReadPatch, read_patches},
+};
+use crate::{
+    lock::RepositoryLock,
+    model::CommitId,
+    plan::{Plan, PlannedGit, PlannedSource},
+};
+
+/// Addresses that are asked at once. More would share the same network and the same disk.
+const WORKERS: usize = 4;
+
+/// A repository that is there.
+#[derive(Debug)]
+pub enum Repository {
+    /// A folder of this machine.
+    Local(Local),
+    /// A checkout of the store.
+    Pinned {
+        /// For smidr.lock.
+        pin: RepositoryLock,
+        /// What it is.
+        checkout: Checkout,
+    },
+}
+
+impl Repository {
+    /// Where layers are looked for.
+    pub fn folder(&self) -> &Path {
+        match self {
+            Self::Local(local) => &local.folder,
+            Self::Pinned { checkout, .. } => &checkout.folder,
+        }
+    }
+
+    /// The whole repository: nothing of its layers is read outside of it.
+    pub fn whole(&self) -> &Path {
+        match self {
+            Self::Local(local) => &local.repository,
+            Self::Pinned { checkout, .. } => &checkout.folder,
+        }
+    }
+
+    /// For smidr.lock.
+    pub fn pin(&self) -> &RepositoryLock {
+        match self {
+            Self::Local(local) => &local.pin,
+            Self::Pinned { pin, .. } => pin,
+        }
+    }
+
+    /// For people: what it is pinned to.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Local(local) => local.describe(),
+            Self::Pinned { pin, .. } => {
+                let commit = pin.commit.as_ref().map(CommitId::short).unwrap_or_default();
+                if pin.patches.is_empty() { commit } else { format!("{commit} and patches") }
+            }
+        }
+    }
+}
+
+/// The store of mirrors and checkouts.
+pub struct Store {
+    /// Bare repositories.
+    pub mirrors: Mirrors,
+    /// What builds see.
+    pub checkouts: CheckoutStore,
+}
+
+impl Store {
+    /// The store that a plan uses.
+    pub fn of(plan: &Plan) -> Self {
+        Self::at(&plan.layer_store)
+    }
+
+    /// The store in a folder. Touches nothing. Its locks are its own, since several SMIDR_HOMEs may share it.
+    pub fn at(folder: &Path) -> Self {
+        Self { mirrors: Mirrors::new(folder), checkouts: CheckoutStore::new(folder) }
+    }
+
+    /// A source as far as it is here, at what it is pinned to.
+    pub fn find(&self, name: &str, source: &PlannedSource, home: &Path) -> Option<Repository> {
+        match source {
+            PlannedSource::Path(path) => path.folder.is_dir().then(|| Repository::Local(Local::find(name, path, home))),
+            PlannedSource::Git(git) => {
+                let pin = git.pinned.clone()?;
+                let checkout = self.checkouts.find(&git.url, pin.commit.as_ref()?, &pin.patches).ok()??;
+                Some(Repository::Pinned { pin, checkout })
+            }
+        }
+    }
+
+    /// Brings all sources, in their order.
+    ///
+    /// # Errors
+    ///
+    /// Of those that failed, the first in that order.
+    pub fn bring(&self, plan: &Plan, home: &Path, access: Access<'_>) -> Result<Vec<Repository>, LayerError> {
+        let sources: Vec<(&str, &PlannedSource)> = plan.sources().collect();
+        let done: Vec<Mutex<Option<Result<Repository, LayerError>>>> =
+            sources.iter().map(|_| Mutex::default()).collect();
+        let groups = Mutex::new(by_address(&sources).into_iter());
+        let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            while let Some(group) = next() {
+                for at in group {
+                    let (name, source) = sources[at];
+                    let one = self.bring_one(name, source, plan.locked, home, access);
+                    let failed = one.is_err();
+                    *done[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(one);
+                    // What has not been begun need not be.
+                    if failed {
+                        groups.lock().unwrap_or_else(PoisonError::into_inner).by_ref().for_each(drop);
+                    }
+                }
+            }
+        };
+        thread::scope(|scope| {
+            (1..WORKERS.min(sources.len())).for_each(|_| drop(scope.spawn(work)));
+            work();
+        });
+        let results: Vec<_> =
+            done.into_iter().filter_map(|one| one.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+        results.into_iter().collect()
+    }
+
+    fn bring_one(
+        &self,
+        name: &str,
+        source: &PlannedSource,
+        locked: bool,
+        home: &Path,
+        access: Access<'_>,
+    ) -> Result<Repository, LayerError> {
+        match source {
+            PlannedSource::Path(path) if path.folder.is_dir() => Ok(Repository::Local(Local::find(name, path, home))),
+            PlannedSource::Path(path) => Err(LayerError::Missing { name: name.into(), path: path.folder.clone() }),
+            PlannedSource::Git(git) => self.bring_git(name, git, locked, access),
+        }
+    }
+
+    fn bring_git(
+        &self,
+        name: &str,
+        git: &PlannedGit,
+        locked: bool,
+        access: Access<'_>,
+    ) -> Result<Repository, LayerError> {
+        let patches = read_patches(git)?;
+        let locks: Vec<_> = patches.iter().map(|patch| patch.lock.clone()).collect();
+        if locked && git.pinned.as_ref().is_some_and(|pinned| pinned.patches != locks) {
+            return Err(LayerError::Patched(name.into()));
+        }
+        let _here = self.checkouts.hold(access.on, access.stop)?;
+        let (mirror, commit) = self.mirrors.pin(git, access)?;
+        let made = self.checkout(mirror.path(), git, &commit, &patches, access);
+        let checkout = match made {
+            // It can be had again, once.
+            Err(LayerError::Checkout(CheckoutError::Damaged { .. })) if access.online => {
+                let mirror = self.mirrors.mend(git, &commit, access)?;
+                self.checkout(mirror.path(), git, &commit, &patches, access)?
+            }
+            made => made?,
+        };
+        let pin = RepositoryLock {
+            name: name.into(),
+            git: Some(git.url.clone()),
+            path: None,
+            branch: git.branch.clone(),
+            tag: git.tag.clone(),
+            commit: Some(commit),
+            dirty: false,
+            patches: locks,
+        };
+        Ok(Repository::Pinned { pin, checkout })
+    }
+
+    fn checkout(
+        &self,
+        mirror: &Path,
+        git: &PlannedGit,
+        commit: &CommitId,
+        patches: &[ReadPatch],
+        access: Access<'_>,
+    ) -> Result<Checkout, LayerError> {
+        let mut submodule = |url: &str, commit: &CommitId| -> Result<PathBuf, SubmoduleFailed> {
+            let wanted = PlannedGit::at_commit(url, commit);
+            let (mirror, _) = self.mirrors.pin(&wanted, access).map_err(SubmoduleFailed::new)?;
+            Ok(mirror.path().into())
+        };
+        let links = git.outside_links;
+        Ok(self.checkouts.checkout(mirror, &git.url, commit, patches, links, &mut submodule, access.on, access.stop)?)
+    }
+}
+
+/// Sources that have an address in common, so that nobody waits for himself.
+fn by_address(sources: &[(&str, &PlannedSource)]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<(Option<&str>, Vec<usize>)> = Vec::new();
+    for (at, (_, source)) in sources.iter().enumerate() {
+        let url = match source {
+            PlannedSource::Git(git) => Some(git.url.as_str()),
+            PlannedSource::Path(_) => None,
+        };
+        match groups.iter_mut().find(|(known, _)| url.is_some() && *known == url) {
+            Some((_, group)) => group.push(at),
+            None => groups.push((url, vec![at])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
