@@ -29,6 +29,12 @@ mod house;
 mod images;
 #[path = "all/inputs.rs"]
 mod inputs;
+#[path = "all/layers_fetch.rs"]
+mod layers_fetch;
+#[path = "all/layers_http.rs"]
+mod layers_http;
+#[path = "all/layers_kit.rs"]
+mod layers_kit;
 #[path = "all/life.rs"]
 mod life;
 #[path = "all/modes.rs"]
