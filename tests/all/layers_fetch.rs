@@ -362,3 +362,37 @@ fn a_mirror_that_cannot_be_mended_stays() {
     assert!(pack > 0, "the old one is still there");
     assert!(matches!(yard.mirrors().mend(&wanted, &commit, yard.access(false)), Err(GitError::Offline { .. })));
 }
+
+#[test]
+fn a_store_that_cannot_be_written() {
+    const TEST: &str = "layers_fetch::a_store_that_cannot_be_written";
+    let Some(yard) = Yard::new(TEST) else { return };
+    let origin = history(&yard);
+    let (mirror, commit) = yard.pin(&origin.branch("main")).expect("fetched");
+    if super::support::is_root() {
+        return super::support::skip(TEST, "root writes everywhere");
+    }
+    let close = |mode| {
+        for folder in
+            walkdir::WalkDir::new(mirror.path()).into_iter().flatten().filter(|entry| entry.file_type().is_dir())
+        {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("changed");
+        }
+    };
+    close(0o500);
+    let pinned = yard.pin(&locked(origin.branch("main"), &commit));
+    let refused = yard.pin(&origin.branch("next"));
+    close(0o700);
+    assert_eq!(pinned.expect("reading is enough").1, commit);
+    let error = refused.expect_err("writing is not");
+    assert_eq!(error.kind(), Kind::Host, "{error:?}");
+}
+
+#[test]
+fn a_configuration_of_git_that_makes_no_sense() {
+    let Some(yard) = Yard::new("layers_fetch::a_configuration_of_git_that_makes_no_sense") else { return };
+    let origin = history(&yard);
+    fs::write(yard.home().join(".gitconfig"), "[broken\n").expect("a file");
+    let error = yard.pin(&origin.branch("main")).expect_err("broken");
+    assert!(matches!(error, GitError::Config(_)) && error.to_string().contains(".gitconfig"), "{error}");
+}

@@ -301,3 +301,47 @@ fn who_is_asked_to_stop_does_so_at_once() {
         assert!(yard.names().iter().all(|name| name.starts_with('.')), "{:?}", yard.names());
     }
 }
+
+/// A program that is called like ssh, notes what it is given, and runs what it should run there here.
+fn fake_ssh(yard: &Yard, last: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = yard.path().join("bin/ssh");
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    let log = yard.path().join("ssh.log");
+    let script = format!("#!/bin/sh\necho \"$@\" >> '{}'\nfor last; do :; done\n{last}\n", log.display());
+    fs::write(&path, script).expect("a script");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
+    path
+}
+
+#[test]
+fn ssh_never_asks() {
+    let Some(mut yard) = Yard::new("layers_http::ssh_never_asks") else { return };
+    let origin = large(&yard);
+    let ssh = fake_ssh(&yard, "shift $(($# - 2)); exec sh -c \"$*\"").display().to_string();
+    let by_ssh = |host: &str| main_of(&format!("ssh://git@{host}{}", origin.path.display()));
+    let log = || fs::read_to_string(yard_log(&ssh)).unwrap_or_default();
+    // In this process PATH cannot be changed, so it is named; the option stands where smidr would put it.
+    yard.set("GIT_SSH_COMMAND", &format!("{ssh} -o BatchMode=yes"));
+    assert_eq!(yard.pin(&by_ssh("host.example.com")).expect("fetched").1, origin.at("main"));
+    assert!(log().contains("-o BatchMode=yes") && log().contains("git@host.example.com"), "{}", log());
+    let rows = [
+        (
+            "echo 'git@host: Permission denied (publickey).' >&2; exit 255",
+            "does not let smidr in with the keys that ssh has",
+        ),
+        ("echo 'ssh: Could not resolve hostname other: Name or service not known' >&2; exit 255", "cannot reach"),
+        ("echo 'ssh: connect to host other port 22: Connection refused' >&2; exit 255", "cannot reach"),
+    ];
+    for (script, said) in rows {
+        fake_ssh(&yard, script);
+        let error = yard.pin(&by_ssh("other.example.com")).expect_err("no ssh");
+        assert!(error.to_string().contains(said), "{error} {error:?}");
+        assert_eq!(error.kind(), Kind::Outside);
+        assert!(error.hint().is_some());
+    }
+}
+
+fn yard_log(ssh: &str) -> std::path::PathBuf {
+    Path::new(ssh).parent().and_then(Path::parent).expect("the yard").join("ssh.log")
+}
