@@ -35,6 +35,12 @@ mod inputs;
 mod layer_yard;
 #[path = "all/layers.rs"]
 mod layers;
+#[path = "all/layers_fetch.rs"]
+mod layers_fetch;
+#[path = "all/layers_http.rs"]
+mod layers_http;
+#[path = "all/layers_kit.rs"]
+mod layers_kit;
 #[path = "all/life.rs"]
 mod life;
 #[path = "all/modes.rs"]

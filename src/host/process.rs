@@ -54,7 +54,15 @@ impl Spawner {
     ///
     /// When there can be no more threads, or our own binary cannot be found.
     pub fn start() -> io::Result<Self> {
-        let own_binary = std::env::current_exe()?;
+        Self::with_binary(std::env::current_exe()?)
+    }
+
+    /// As [`Spawner::start`], where our own binary is another program than this one: tests are not smidr.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no more threads.
+    pub fn with_binary(own_binary: PathBuf) -> io::Result<Self> {
         let (orders, inbox) = mpsc::channel::<Order>();
         thread::Builder::new().name("spawner".into()).spawn(move || {
             for Order { mut command, inherit, answer } in inbox {

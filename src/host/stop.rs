@@ -55,7 +55,7 @@ impl Stop {
 
     /// Asks once more. Who asks twice while nobody listens does not wait any longer: everything that smidr does survives its being
     /// killed.
-    pub(super) fn ask(&self, signal: Signal) {
+    pub fn ask(&self, signal: Signal) {
         let listener = self.0.listener.lock().unwrap_or_else(PoisonError::into_inner);
         let times = self.0.asked.fetch_add(1, Ordering::SeqCst) + 1;
         match &*listener {

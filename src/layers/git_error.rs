@@ -100,7 +100,7 @@ pub enum GitError {
         /// Which credentials were shown, or looked for.
         tried: String,
         /// What to do.
-        hint: &'static str,
+        hint: String,
     },
     /// No connection.
     #[error("cannot reach {url}: {why}")]
@@ -118,7 +118,7 @@ pub enum GitError {
         /// In the words of whoever looked.
         why: String,
     },
-    /// The server does not give a commit by its id. Never leaves this module.
+    /// The server does not give a commit by its id; it may be had in another way.
     #[error("{url} does not give the commit {commit}")]
     Refused {
         /// The repository.
@@ -252,7 +252,7 @@ impl Explain for GitError {
             }
             Self::NotOnBranch { .. } => "leave out `branch:`, or name the branch that the commit is on",
             Self::OtherTag { .. } => "leave out `commit:` or `tag:`",
-            Self::Denied { hint, .. } => hint,
+            Self::Denied { hint, .. } => return Some(hint.clone()),
             Self::Unreachable { .. } => "check the address, the network and the proxy, or add `mirrors:`",
             Self::NoRepository { .. } => "check the address; a private repository can also look like a missing one",
             Self::NoGit { .. } => "install git:  sudo apt-get install git",

@@ -178,7 +178,7 @@ impl<'a> Git<'a> {
             "Permission denied (",
             "error: 403",
         ]) {
-            let hint = "check the address, and that git gets in:  git ls-remote ADDRESS";
+            let hint = fetch::ask_git(&url);
             return GitError::Denied { url, tried: format!("(git says: {why})"), hint };
         }
         if has(&[

@@ -38,14 +38,16 @@ impl GitConfig {
     /// Reads the files that git reads outside of a repository (git-config(1), "FILES").
     pub fn read(access: Access<'_>) -> Result<Self, GitError> {
         let home = access.variable("HOME").map(PathBuf::from);
-        let metadata = files(access, home.as_deref())
-            .into_iter()
-            .map(|(source, path)| Metadata::from(source).at(path).with(gix::sec::Trust::Full));
-        let options =
-            Options { includes: includes::Options::follow_without_conditional(home.as_deref()), ..Options::default() };
+        let includes = includes::Options::follow_without_conditional(home.as_deref());
+        let options = Options { includes, ..Options::default() };
+        let mut file = File::new(Metadata::from(Source::User));
+        for (source, path) in files(access, home.as_deref()) {
+            let wrong = |error: gix::Error| GitError::Config(format!("{}: {}", path.display(), said(&error)));
+            let metadata = Metadata::from(source).at(&path).with(gix::sec::Trust::Full);
+            let read = File::from_paths_metadata([metadata], options).map_err(wrong)?;
+            read.map(|read| file.append(read).map(drop)).transpose().map_err(wrong)?;
+        }
         let wrong = |error: gix::Error| GitError::Config(said(&error));
-        let file = File::from_paths_metadata_buf(&mut metadata.into_iter(), &mut Vec::new(), false, options);
-        let mut file = file.map_err(wrong)?.unwrap_or_else(|| File::new(Metadata::from(Source::User)));
         for (key, value) in from_variables(access) {
             file.set_raw_value(key.as_str(), value.as_str()).map_err(wrong)?;
         }
@@ -139,6 +141,8 @@ fn ours(user: &File, access: Access<'_>) -> Vec<(&'static str, String)> {
     let mut ours = vec![
         // Nobody can answer: several repositories are fetched at once.
         ("gitoxide.credentials.terminalPrompt", "false".to_owned()),
+        // Only `cli` prints.
+        ("gitoxide.credentials.helperStderr", "false".to_owned()),
         // A mirror that is shallow itself still serves.
         ("clone.rejectShallow", "false".to_owned()),
         // Each thread that indexes a pack holds what it inflates.

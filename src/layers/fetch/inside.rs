@@ -255,7 +255,7 @@ fn configure(builder: reqwest::blocking::ClientBuilder) -> gix::Result<reqwest::
 /// All branches, or all tags, of the other side.
 fn names(remote: &Remote<'_>, url: &gix::Url, kind: &str) -> Result<Vec<String>, gix::Error> {
     let prefix = if kind == "tag" { "refs/tags/" } else { "refs/heads/" };
-    let all = format!("{prefix}*");
+    let all = format!("+{prefix}*:{prefix}*");
     let remote = remote.clone().with_refspecs([all.as_str()], Direction::Fetch)?;
     let (map, _) = connect(&remote, url)?.ref_map(gix::progress::Discard, ref_map::Options::default())?;
     let names = map.remote_refs.iter().filter_map(|one| one.unpack().0.strip_prefix(prefix.as_bytes()));

@@ -12,6 +12,7 @@ mod trouble;
 use std::sync::Arc;
 
 pub(super) use self::request::{Depth, Request, Shallow, Want, near, remove_stale};
+pub(super) use self::trouble::ask_git;
 use self::{config::GitConfig, request::HEAD, trouble::Trouble};
 use super::{
     access::Access,
@@ -227,7 +228,9 @@ impl Place<'_> {
             Ok(()) => Ok(()),
         };
         fetched?;
-        mirror::note_fetched(&self.room.folder, &request.locals());
+        // Whether a branch is at some commit is no answer to what it is.
+        let refs = if request.only_at.is_some() { Vec::new() } else { request.locals() };
+        mirror::note_fetched(&self.room.folder, &refs);
         Ok(())
     }
 

@@ -115,7 +115,10 @@ impl Attempt<'_> {
     fn denied(&self, has_password: bool) -> Trouble {
         let url = self.shown_url();
         if self.url.scheme == gix::url::Scheme::Ssh {
-            let hint = "try it:  ssh -o BatchMode=yes -T USER@HOST  (smidr never asks for a passphrase: use ssh-add)";
+            let who = self.url.user().map(|user| format!("{user}@")).unwrap_or_default();
+            let who = format!("{who}{}", self.url.host().unwrap_or_default());
+            let who = shlex::try_quote(&who).unwrap_or_default();
+            let hint = format!("smidr never asks for a passphrase (use ssh-add); try:  ssh -o BatchMode=yes -T {who}");
             return GitError::Denied { url, tried: "with the keys that ssh has".into(), hint }.into();
         }
         if self.config.netrc().is_some() && !has_password {
@@ -129,7 +132,7 @@ impl Attempt<'_> {
         } else {
             format!("with what git's credential helpers say ({})", helpers.join(", "))
         };
-        let hint = "check the address, and that git gets in:  git ls-remote ADDRESS";
+        let hint = ask_git(&url);
         GitError::Denied { url, tried, hint }.into()
     }
 
@@ -140,6 +143,12 @@ impl Attempt<'_> {
     fn shown_url(&self) -> String {
         without_secrets(&self.url.to_bstring().to_string())
     }
+}
+
+/// Something to type for who is not let in.
+pub fn ask_git(url: &str) -> String {
+    let url = shlex::try_quote(url).unwrap_or_default();
+    format!("check the address, and that git gets in:  git ls-remote {url}")
 }
 
 // io::Error hides what it wraps from `source`.

@@ -1,0 +1,398 @@
+//! From what a config wants to a commit in a mirror, with real git on the other side.
+
+use std::{
+    fs,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    path::Path,
+    time::Instant,
+};
+
+use smidr::{
+    layers::GitError,
+    model::{Activity, Event, Explain, Kind},
+    plan::PlannedGit,
+};
+
+use super::layers_kit::{Origin, Yard, git, locked, wanted};
+
+/// `main` with three commits, `next` with one more, tags of both kinds.
+fn history(yard: &Yard) -> Origin {
+    let origin = yard.repository("meta-x");
+    origin.commit("conf/layer.conf", "BBPATH = \"x\"");
+    origin.git(&["tag", "light"]);
+    origin.git(&["tag", "-a", "-m", "a release", "heavy"]);
+    origin.git(&["tag", "-a", "-m", "a tag of a tag", "heavier", "heavy"]);
+    origin.commit("recipes/a/a.bb", "SUMMARY = \"a\"");
+    origin.git(&["checkout", "-q", "-b", "next"]);
+    origin.commit("recipes/b/b.bb", "SUMMARY = \"b\"");
+    origin.git(&["checkout", "-q", "main"]);
+    origin
+}
+
+#[test]
+fn branches_tags_and_commits() {
+    let Some(yard) = Yard::new("layers_fetch::branches_tags_and_commits") else { return };
+    let origin = history(&yard);
+    let tag = |name: &str| PlannedGit { tag: Some(name.into()), ..origin.wanted() };
+    let commit = |of: &str| PlannedGit { commit: Some(origin.at(of)), ..origin.wanted() };
+    let on = |wanted: PlannedGit, branch: &str| PlannedGit { branch: Some(branch.into()), ..wanted };
+    let rows = [
+        (origin.branch("main"), "main"),
+        (origin.branch("next"), "next"),
+        (tag("light"), "light"),
+        (tag("heavy"), "heavy"),
+        (tag("heavier"), "heavy"),
+        (commit("light"), "light"),
+        (on(tag("heavy"), "main"), "heavy"),
+        (on(commit("main"), "next"), "main"),
+        (PlannedGit { tag: Some("heavy".into()), ..commit("light") }, "heavy"),
+        (origin.wanted(), "main"),
+    ];
+    for (wanted, expected) in rows {
+        let (mirror, found) = yard.pin(&wanted).unwrap_or_else(|error| panic!("{wanted:?}: {error}"));
+        assert_eq!(found, origin.at(expected), "{wanted:?}");
+        assert!(mirror.has(&found).expect("a look"));
+    }
+    let all = yard.mirrors().list().expect("a list");
+    let [mirror] = all.as_slice() else { panic!("one mirror for one address, not {all:?}") };
+    assert_eq!((mirror.url(), mirror.bytes().expect("bytes") > 0), (origin.url().as_str(), true));
+    assert!(mirror.fetched().is_some());
+    assert_eq!(git(mirror.path(), &["config", "gc.auto"]), "0");
+    git(mirror.path(), &["fsck", "--strict"]);
+    for pack in fs::read_dir(mirror.path().join("objects/pack")).expect("packs").flatten() {
+        assert_eq!(pack.metadata().expect("a file").permissions().mode() & 0o777, 0o444, "{pack:?}");
+    }
+    let fetches = yard.events().into_iter().filter(
+        |event| matches!(event, Event::Progress { activity: Activity::Fetch, subject, .. } if subject == "meta-x"),
+    );
+    assert!(fetches.count() > 1);
+}
+
+#[test]
+fn only_what_is_needed_is_fetched() {
+    let Some(yard) = Yard::new("layers_fetch::only_what_is_needed_is_fetched") else { return };
+    let origin = history(&yard);
+    for number in 0..50 {
+        fs::write(origin.path.join(format!("file{number}")), format!("{number}")).expect("a file");
+    }
+    origin.commit("more", "x");
+    origin.git(&["checkout", "-q", "next"]);
+    origin.git(&["merge", "-q", "main"]);
+    let (mirror, first) = yard.pin(&origin.branch("main")).expect("fetched");
+    let count = |of: &str| git(mirror.path(), &["rev-list", "--count", of]);
+    assert_eq!(count(&first.to_string()), "1", "the past is not needed");
+    assert!(!mirror.has(&origin.at("next")).expect("a look"));
+    // One more branch shares nearly everything.
+    let (_, next) = yard.pin(&origin.branch("next")).expect("fetched");
+    let objects = git(mirror.path(), &["cat-file", "--batch-check", "--batch-all-objects", "--unordered"]);
+    let packed: usize = fs::read_dir(mirror.path().join("objects/pack"))
+        .expect("packs")
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|kind| kind == "idx"))
+        .map(|entry| {
+            let idx = fs::read(entry.path()).expect("an index");
+            // The last of the 256 counts (gitformat-pack).
+            u32::from_be_bytes(idx[8 + 255 * 4..8 + 256 * 4].try_into().expect("a number")) as usize
+        })
+        .sum();
+    // Those few are the bases of deltas, which git completes a pack with as well.
+    let twice = packed - objects.lines().count();
+    assert!(twice < 5, "{twice} objects of {packed} are there twice");
+    assert_eq!(count(&next.to_string()), "1");
+    // A claim about the past needs it.
+    let claim = PlannedGit { commit: Some(origin.at("light")), ..origin.branch("next") };
+    yard.pin(&claim).expect("fetched");
+    assert_eq!(count("refs/heads/next"), "6");
+}
+
+#[test]
+fn what_is_pinned_stays() {
+    let Some(yard) = Yard::new("layers_fetch::what_is_pinned_stays") else { return };
+    let origin = history(&yard);
+    let old = origin.at("main");
+    let pinned = locked(origin.branch("main"), &old);
+    assert_eq!(yard.pin(&pinned).expect("fetched").1, old);
+    let new = origin.commit("recipes/c/c.bb", "c");
+    assert_eq!(yard.pin(&pinned).expect("pinned").1, old, "a branch that has moved changes nothing");
+    assert_eq!(yard.pin(&origin.branch("main")).expect("fetched").1, new);
+    // A lock from before, on another machine.
+    let elsewhere = Yard::new("layers_fetch::what_is_pinned_stays").expect("git is here");
+    assert_eq!(elsewhere.pin(&pinned).expect("fetched by its id").1, old);
+    // Nobody has it any more, but this mirror has.
+    origin.git(&["reset", "-q", "--hard", "HEAD~2"]);
+    let other = origin.commit("x", "another way");
+    origin.git(&["reflog", "expire", "--expire=now", "--all"]);
+    origin.git(&["branch", "-D", "next"]);
+    origin.git(&["gc", "-q", "--prune=now"]);
+    assert_eq!(yard.pin(&pinned).expect("pinned").1, old);
+    assert_eq!(yard.pin(&origin.branch("main")).expect("fetched").1, other);
+    assert!(yard.mirrors().mirror(&origin.url()).has(&new).expect("a look"), "what is here stays");
+    let third = Yard::new("layers_fetch::what_is_pinned_stays").expect("git is here");
+    let gone = third.pin(&pinned).expect_err("nobody has it");
+    assert!(matches!(&gone, GitError::Gone { name, .. } if name == "meta-x"), "{gone:?}");
+    assert!(gone.hint().expect("a hint").contains("smidr lock --update meta-x"));
+    assert_eq!(third.mirrors().list().expect("a list"), [], "a first fetch that failed leaves no mirror");
+    // A repository that has vanished.
+    fs::remove_dir_all(&origin.path).expect("removed");
+    assert_eq!(yard.pin(&pinned).expect("pinned").1, old);
+    assert_eq!(yard.warned(), "");
+}
+
+#[test]
+fn what_is_pinned_costs_next_to_nothing() {
+    let Some(yard) = Yard::new("layers_fetch::what_is_pinned_costs_next_to_nothing") else { return };
+    let origin = history(&yard);
+    let (_, commit) = yard.pin(&origin.branch("main")).expect("fetched");
+    let pinned = locked(origin.branch("main"), &commit);
+    let (mirrors, begun) = (yard.mirrors(), Instant::now());
+    for _ in 0..100 {
+        mirrors.pin(&pinned, yard.access(true)).expect("pinned");
+    }
+    assert!(begun.elapsed().as_millis() < 100, "a hundred took {:?}", begun.elapsed());
+}
+
+#[test]
+fn without_a_network() {
+    let Some(yard) = Yard::new("layers_fetch::without_a_network") else { return };
+    let origin = history(&yard);
+    let offline = |wanted: &PlannedGit| yard.mirrors().pin(wanted, yard.access(false));
+    let error = offline(&origin.branch("main")).expect_err("nothing is here");
+    assert!(matches!(error, GitError::Offline { .. }), "{error:?}");
+    assert!(error.hint().expect("a hint").contains("smidr layers sync"));
+    let (_, commit) = yard.pin(&origin.branch("main")).expect("fetched");
+    origin.commit("later", "later");
+    assert_eq!(offline(&origin.branch("main")).expect("known").1, commit);
+    assert!(yard.warned().contains("`main` of") && yard.warned().contains("UTC"), "{}", yard.warned());
+    assert_eq!(offline(&locked(origin.branch("main"), &commit)).expect("pinned").1, commit);
+    for missing in [origin.branch("next"), locked(origin.branch("main"), &origin.at("main"))] {
+        assert!(matches!(offline(&missing), Err(GitError::Offline { .. })), "{missing:?}");
+    }
+}
+
+#[test]
+fn names_that_are_not_there() {
+    let Some(yard) = Yard::new("layers_fetch::names_that_are_not_there") else { return };
+    let origin = history(&yard);
+    origin.git(&["branch", "scarthgap"]);
+    origin.git(&["branch", "kirkstone"]);
+    let with_tag = |tag: &str| PlannedGit { tag: Some(tag.into()), ..origin.wanted() };
+    let unborn = PlannedGit { commit: Some("12".repeat(20).parse().expect("an id")), ..origin.wanted() };
+    let not_on = PlannedGit { commit: Some(origin.at("next")), ..origin.branch("main") };
+    let other_tag = PlannedGit { commit: Some(origin.at("next")), ..with_tag("heavy") };
+    origin.git(&["tag", "tree", "HEAD^{tree}"]);
+    let rows = [
+        (origin.branch("scarthgab"), "has no branch `scarthgab`", "`scarthgap`"),
+        (with_tag("heavvy"), "has no tag `heavvy`", "`heavy`"),
+        (unborn, "has no commit 1212", "check the commit"),
+        (not_on, "on the branch `main`", "leave out `branch:`"),
+        (other_tag, "the tag `heavy` of", "leave out"),
+        (with_tag("tree"), "is no commit", ""),
+    ];
+    for (wanted, text, hint) in rows {
+        let error = yard.pin(&wanted).expect_err("no such thing");
+        assert!(error.to_string().contains(text), "{error}");
+        assert_eq!(error.kind(), Kind::Request, "{error}");
+        assert!(error.hint().unwrap_or_default().contains(hint), "{:?}", error.hint());
+    }
+    let error = yard.pin(&wanted("file:///no/such/repository.git")).expect_err("no repository");
+    assert!(matches!(error, GitError::NoRepository { .. }), "{error:?}");
+    assert_eq!(error.kind(), Kind::Outside);
+    fs::create_dir(yard.path().join("srv/empty")).expect("a folder");
+    let error = yard.pin(&wanted(&format!("file://{}/srv/empty", yard.path().display()))).expect_err("no repository");
+    assert!(matches!(error, GitError::NoRepository { .. }), "{error:?}");
+}
+
+#[test]
+fn a_branch_becomes_a_folder_and_back() {
+    let Some(yard) = Yard::new("layers_fetch::a_branch_becomes_a_folder_and_back") else { return };
+    let origin = history(&yard);
+    origin.git(&["branch", "feature", "next"]);
+    let (mirror, _) = yard.pin(&origin.branch("feature")).expect("fetched");
+    git(mirror.path(), &["pack-refs", "--all"]);
+    origin.git(&["branch", "-D", "feature"]);
+    origin.git(&["branch", "feature/x", "main"]);
+    assert_eq!(yard.pin(&origin.branch("feature/x")).expect("fetched").1, origin.at("main"));
+    origin.git(&["branch", "-D", "feature/x"]);
+    origin.git(&["branch", "feature", "next"]);
+    assert_eq!(yard.pin(&origin.branch("feature")).expect("fetched").1, origin.at("next"));
+    // Everything, since this one is nowhere: what the server has no longer goes from the refs.
+    origin.git(&["branch", "-D", "feature"]);
+    let nowhere = PlannedGit { commit: Some("12".repeat(20).parse().expect("an id")), ..origin.wanted() };
+    yard.pin(&nowhere).expect_err("nowhere");
+    let refs = git(mirror.path(), &["for-each-ref", "--format=%(refname)", "refs/heads"]);
+    assert_eq!(refs, "refs/heads/main\nrefs/heads/next");
+}
+
+#[test]
+fn other_places_help() {
+    let Some(mut yard) = Yard::new("layers_fetch::other_places_help") else { return };
+    let origin = history(&yard);
+    let with = |url: &str, mirrors: &[&str]| PlannedGit {
+        mirrors: mirrors.iter().map(|url| (*url).into()).collect(),
+        ..PlannedGit { branch: Some("main".into()), ..wanted(url) }
+    };
+    let helped = with("file:///nowhere/meta-x", &["file:///no/where/else", &origin.url()]);
+    assert_eq!(yard.pin(&helped).expect("fetched").1, origin.at("main"));
+    assert!(yard.warned().contains("/nowhere/meta-x") && yard.warned().contains("/no/where/else"), "{}", yard.warned());
+    let error = yard.pin(&with("file:///nowhere/a", &["file:///nowhere/b"])).expect_err("nobody has it");
+    let text = error.to_string();
+    assert!(text.contains("/nowhere/a") && text.contains("/nowhere/b"), "{text}");
+    assert_eq!(error.kind(), Kind::Outside);
+    // url.<base>.insteadOf, from the configuration that the given environment leads to.
+    let base = format!("[url \"file://{}/srv/\"]\n\tinsteadOf = https://git.example.com/\n", yard.path().display());
+    fs::write(yard.home().join("base"), &base).expect("a file");
+    let home = yard.home();
+    fs::write(home.join(".gitconfig"), "[include]\n\tpath = ~/base\n").expect("a file");
+    let far = with("https://git.example.com/meta-x", &[]);
+    assert_eq!(yard.pin(&far).expect("fetched").1, origin.at("main"));
+    let config = home.join("elsewhere");
+    fs::write(&config, base.replace("example.com", "example.org")).expect("a file");
+    yard.set("GIT_CONFIG_GLOBAL", &config.display().to_string());
+    assert!(yard.pin(&with("https://git.example.org/meta-x", &[])).is_ok());
+}
+
+#[test]
+fn what_has_changed_is_told() {
+    let Some(yard) = Yard::new("layers_fetch::what_has_changed_is_told") else { return };
+    let origin = history(&yard);
+    let old = origin.at("main");
+    let wanted = origin.branch("main");
+    yard.pin(&wanted).expect("fetched");
+    for number in 1..=5 {
+        origin.commit(&format!("file{number}"), "x");
+    }
+    origin.git(&["merge", "-q", "--no-ff", "-m", "a merge\u{1b}[2J", "next"]);
+    let (_, new) = yard.pin(&wanted).expect("fetched");
+    let ask =
+        |from, to, limit, online| yard.mirrors().changes(&wanted, from, to, limit, yard.access(online)).expect("told");
+    let unknown = ask(&old, &new, 3, false);
+    assert!(!unknown.is_whole, "{unknown:?}");
+    let changes = ask(&old, &new, 3, true);
+    assert!(changes.is_whole && !changes.is_rewritten, "{changes:?}");
+    assert_eq!((changes.commits.len(), changes.total), (3, 7));
+    let subjects: Vec<&str> = changes.commits.iter().map(|change| change.subject.as_str()).collect();
+    assert_eq!(subjects[0], "a merge[2J");
+    assert_eq!(changes.commits[0].short(), new.short());
+    assert!(changes.commits[0].authored.is_some());
+    assert_eq!(ask(&new, &new, 3, true).total, 0);
+    // Rewritten: nothing of the old one leads to the new one.
+    origin.git(&["reset", "-q", "--hard", "light"]);
+    let other = origin.commit("other", "x");
+    yard.pin(&wanted).expect("fetched");
+    let changes = ask(&new, &other, 10, true);
+    assert!(changes.is_rewritten && changes.total == 1, "{changes:?}");
+    // The server is gone, and so is the past.
+    let lonely = Yard::new("layers_fetch::what_has_changed_is_told").expect("git is here");
+    lonely.pin(&wanted).expect("fetched");
+    fs::remove_dir_all(&origin.path).expect("removed");
+    let told = lonely.mirrors().changes(&wanted, &old, &other, 10, lonely.access(true)).expect("told");
+    assert!(!told.is_whole && lonely.warned().contains("cannot be fetched"), "{told:?}");
+}
+
+fn damage(mirror: &Path) {
+    for entry in fs::read_dir(mirror.join("objects/pack")).expect("packs").flatten() {
+        if entry.path().extension().is_some_and(|kind| kind == "pack") {
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o644)).expect("open");
+            let file = fs::File::options().write(true).open(entry.path()).expect("a pack");
+            let length = file.metadata().expect("a length").len();
+            for at in (12..length - 20).step_by(7) {
+                file.write_all_at(b"!", at).expect("written");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_mirror_is_made_anew() {
+    let Some(yard) = Yard::new("layers_fetch::a_damaged_mirror_is_made_anew") else { return };
+    let origin = history(&yard);
+    let wanted = origin.branch("main");
+    let (mirror, old) = yard.pin(&wanted).expect("fetched");
+    let mend = |commit| yard.mirrors().mend(&wanted, commit, yard.access(true));
+    mend(&old).expect("sound");
+    assert_eq!(yard.warned(), "", "what is sound is left alone");
+    damage(mirror.path());
+    assert!(mend(&old).expect("made anew").has(&old).expect("a look"));
+    assert!(yard.warned().contains("is damaged"), "{}", yard.warned());
+    git(mirror.path(), &["fsck", "--strict"]);
+}
+
+#[test]
+fn what_only_the_old_mirror_has_is_carried_over() {
+    let Some(yard) = Yard::new("layers_fetch::what_only_the_old_mirror_has_is_carried_over") else { return };
+    let origin = history(&yard);
+    let wanted = origin.branch("main");
+    let (mirror, old) = yard.pin(&wanted).expect("fetched");
+    let sound: Vec<_> = packs(mirror.path());
+    origin.git(&["reset", "-q", "--hard", "light"]);
+    origin.git(&["branch", "-D", "next"]);
+    let new = origin.commit("recipes/z/z.bb", "z");
+    origin.git(&["reflog", "expire", "--expire=now", "--all"]);
+    origin.git(&["gc", "-q", "--prune=now"]);
+    assert_eq!(yard.pin(&wanted).expect("fetched").1, new);
+    // Only what has come last is damaged.
+    for path in packs(mirror.path()).into_iter().filter(|path| !sound.contains(path)) {
+        fs::remove_file(path).expect("removed");
+    }
+    assert!(!mirror.has(&new).expect("a look"));
+    yard.mirrors().mend(&wanted, &new, yard.access(true)).expect("made anew");
+    assert!(mirror.has(&new).expect("a look"));
+    assert!(mirror.has(&old).expect("a look"), "no server has it, and some lock may name it");
+    git(mirror.path(), &["fsck", "--strict"]);
+    assert_eq!(yard.pin(&locked(wanted.clone(), &old)).expect("pinned").1, old);
+    origin.commit("more", "x");
+    assert!(yard.pin(&wanted).is_ok(), "and the mirror can be fetched into");
+}
+
+fn packs(mirror: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(mirror.join("objects/pack")).expect("packs").flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "pack")).collect()
+}
+
+#[test]
+fn a_mirror_that_cannot_be_mended_stays() {
+    let Some(yard) = Yard::new("layers_fetch::a_mirror_that_cannot_be_mended_stays") else { return };
+    let origin = history(&yard);
+    let wanted = origin.branch("main");
+    let (mirror, commit) = yard.pin(&wanted).expect("fetched");
+    damage(mirror.path());
+    fs::rename(&origin.path, yard.path().join("away")).expect("moved");
+    yard.mirrors().mend(&wanted, &commit, yard.access(true)).expect_err("nobody has it");
+    let pack = fs::read_dir(mirror.path().join("objects/pack")).expect("packs").count();
+    assert!(pack > 0, "the old one is still there");
+    assert!(matches!(yard.mirrors().mend(&wanted, &commit, yard.access(false)), Err(GitError::Offline { .. })));
+}
+
+#[test]
+fn a_store_that_cannot_be_written() {
+    const TEST: &str = "layers_fetch::a_store_that_cannot_be_written";
+    let Some(yard) = Yard::new(TEST) else { return };
+    let origin = history(&yard);
+    let (mirror, commit) = yard.pin(&origin.branch("main")).expect("fetched");
+    if super::support::is_root() {
+        return super::support::skip(TEST, "root writes everywhere");
+    }
+    let close = |mode| {
+        for folder in
+            walkdir::WalkDir::new(mirror.path()).into_iter().flatten().filter(|entry| entry.file_type().is_dir())
+        {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("changed");
+        }
+    };
+    close(0o500);
+    let pinned = yard.pin(&locked(origin.branch("main"), &commit));
+    let refused = yard.pin(&origin.branch("next"));
+    close(0o700);
+    assert_eq!(pinned.expect("reading is enough").1, commit);
+    let error = refused.expect_err("writing is not");
+    assert_eq!(error.kind(), Kind::Host, "{error:?}");
+}
+
+#[test]
+fn a_configuration_of_git_that_makes_no_sense() {
+    let Some(yard) = Yard::new("layers_fetch::a_configuration_of_git_that_makes_no_sense") else { return };
+    let origin = history(&yard);
+    fs::write(yard.home().join(".gitconfig"), "[broken\n").expect("a file");
+    let error = yard.pin(&origin.branch("main")).expect_err("broken");
+    assert!(matches!(error, GitError::Config(_)) && error.to_string().contains(".gitconfig"), "{error}");
+}

@@ -1,0 +1,347 @@
+//! Fetching over HTTP from servers that demand, refuse, redirect, drip and break off; and what kills, stops and races do to a mirror.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use smidr::{
+    layers::GitError,
+    model::{Explain, Kind},
+    plan::PlannedGit,
+};
+
+use super::{
+    layers_kit::{Manners, Origin, Server, Yard, git, locked, wanted},
+    support::{LONG, wait_for},
+};
+
+/// A repository that is large enough to be interrupted: half a megabyte that cannot be compressed.
+fn large(yard: &Yard) -> Origin {
+    let origin = yard.repository("large");
+    let mut seed = 1_u64;
+    for number in 0..64 {
+        let mut text = String::new();
+        while text.len() < 8000 {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            text.push_str(&format!("{seed:x}"));
+        }
+        fs::write(origin.path.join(format!("file{number}")), text).expect("a file");
+    }
+    origin.commit("last", "x");
+    origin
+}
+
+fn main_of(url: &str) -> PlannedGit {
+    PlannedGit { branch: Some("main".into()), ..wanted(url) }
+}
+
+#[test]
+fn a_server_that_behaves() {
+    let Some(yard) = Yard::new("layers_http::a_server_that_behaves") else { return };
+    let origin = large(&yard);
+    let server = Server::start(&yard);
+    let (mirror, commit) = yard.pin(&main_of(&server.url("large"))).expect("fetched");
+    assert_eq!(commit, origin.at("main"));
+    git(mirror.path(), &["fsck", "--strict"]);
+    let error =
+        yard.pin(&PlannedGit { branch: Some("mian".into()), ..main_of(&server.url("large")) }).expect_err("no such");
+    assert!(matches!(&error, GitError::Unknown { near, .. } if *near == ["main"]), "{error:?}");
+    let old = origin.at("main~1");
+    assert_eq!(yard.pin(&locked(main_of(&server.url("large")), &old)).expect("by its id").1, old);
+    let error = yard.pin(&main_of(&server.url("nothing"))).expect_err("no repository");
+    assert!(matches!(error, GitError::NoRepository { .. }), "{error:?}");
+    assert!(!server.log().contains("uthorization"));
+}
+
+#[test]
+fn a_server_that_refuses_ids() {
+    let Some(yard) = Yard::new("layers_http::a_server_that_refuses_ids") else { return };
+    let origin = large(&yard);
+    let old = origin.at("main");
+    origin.commit("newer", "x");
+    let server = Server::start(&yard);
+    server.behave(Manners { old: true, ..Manners::default() });
+    let url = server.url("large");
+    assert_eq!(yard.pin(&locked(main_of(&url), &old)).expect("on the branch").1, old);
+    origin.git(&["checkout", "-q", "-b", "other", "main~1"]);
+    let aside = origin.commit("aside", "x");
+    origin.commit("after", "x");
+    let by_id = PlannedGit { commit: Some(aside.clone()), ..wanted(&url) };
+    assert_eq!(yard.pin(&by_id).expect("among everything").1, aside);
+}
+
+#[test]
+fn passwords() {
+    let Some(mut yard) = Yard::new("layers_http::passwords") else { return };
+    let origin = large(&yard);
+    let server = Server::start(&yard);
+    let login = Some(("me".to_owned(), "hunter2".to_owned()));
+    server.behave(Manners { login: login.clone(), ..Manners::default() });
+    let url = server.url("large");
+    let error = yard.pin(&main_of(&url)).expect_err("not without");
+    assert!(matches!(&error, GitError::Denied { tried, .. } if tried.contains("without credentials")), "{error:?}");
+    assert_eq!(error.kind(), Kind::Outside);
+    let within = url.replace("http://", "http://me:hunter2@");
+    let (mirror, commit) = yard.pin(&main_of(&within)).expect("with the password in the address");
+    assert_eq!(commit, origin.at("main"));
+    let config = fs::read_to_string(mirror.path().join("config")).expect("a config");
+    assert!(!config.contains("hunter2") && !mirror.url().contains("hunter2"), "{config}");
+    let wrong = url.replace("http://", "http://me:hunter3@");
+    let other = PlannedGit { branch: Some("other".into()), ..wanted(&wrong) };
+    let error = yard.pin(&other).expect_err("another password");
+    assert!(matches!(error, GitError::Denied { .. }), "{error:?}");
+    assert!(!format!("{error} {error:?} {}", yard.warned()).contains("hunter"), "{error}");
+    // From a credential helper of the user's configuration.
+    let helper = "[credential]\n\thelper = \"!f() { echo username=me; echo password=hunter2; }; f\"\n";
+    fs::write(yard.home().join(".gitconfig"), helper).expect("a file");
+    let again = server.url("large/.").replace("/./", "/");
+    assert_eq!(yard.pin(&main_of(&again)).expect("with a helper").1, commit);
+    // Elsewhere they are not sent.
+    let thief = Server::start(&yard);
+    server.behave(Manners { login, redirect: Some(thief.base()), ..Manners::default() });
+    thief.behave(Manners { login: Some(("x".into(), "y".into())), ..Manners::default() });
+    let away = PlannedGit { branch: Some("away".into()), ..wanted(&within) };
+    yard.pin(&away).expect_err("the thief asks in vain");
+    let (user, log) = ("bWU6aHVudGVyMg", thief.log());
+    assert!(log.contains("GET /large") && !log.contains(user), "{log}");
+    // And without git, it is said what git is needed for.
+    yard.set("PATH", "/nonexistent");
+    server.behave(Manners { login: Some(("me".into(), "hunter2".into())), ..Manners::default() });
+    let error = yard.pin(&away).expect_err("no git");
+    assert!(matches!(&error, GitError::NoGit { why, .. } if why.contains("plain http")), "{error:?}");
+    assert!(error.hint().expect("a hint").contains("install git"));
+}
+
+#[test]
+fn a_server_that_is_ill() {
+    let Some(yard) = Yard::new("layers_http::a_server_that_is_ill") else { return };
+    let origin = large(&yard);
+    let server = Server::start(&yard);
+    let wanted = main_of(&server.url("large"));
+    let expect = |manners: Manners| {
+        server.behave(manners);
+        let error = yard.pin(&wanted).expect_err("ill");
+        assert_eq!(error.kind(), Kind::Outside, "{error:?}");
+        assert!(yard.names().is_empty(), "{:?}", yard.names());
+        error.to_string()
+    };
+    for breaks_after in [0, 100, 100_000] {
+        let said = expect(Manners { breaks_after: Some(breaks_after), ..Manners::default() });
+        assert!(said.contains("cannot fetch from") || said.contains("cannot reach"), "{said}");
+    }
+    let said = expect(Manners { status: Some(500), ..Manners::default() });
+    assert!(said.contains("500"), "{said}");
+    let said = expect(Manners { status: Some(403), ..Manners::default() });
+    assert!(said.contains("does not let smidr in"), "{said}");
+    server.behave(Manners::default());
+    assert_eq!(yard.pin(&wanted).expect("well again").1, origin.at("main"));
+    drop(server);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("an address");
+    for url in [format!("http://{closed}/x"), "http://no-such-host.invalid/x".into(), format!("git://{closed}/x")] {
+        let error = yard.pin(&main_of(&url)).expect_err("nobody is there");
+        assert!(matches!(error, GitError::Unreachable { .. }), "{url}: {error:?}");
+        assert_eq!(error.kind(), Kind::Outside);
+    }
+}
+
+#[test]
+fn git_and_smidr_fetch_the_same() {
+    let Some(yard) = Yard::new("layers_http::git_and_smidr_fetch_the_same") else { return };
+    let origin = large(&yard);
+    origin.git(&["tag", "-a", "-m", "x", "v1"]);
+    origin.git(&["branch", "side/way"]);
+    origin.commit("more", "x");
+    let server = Server::start(&yard);
+    let url = server.url("large");
+    let at = |wanted: PlannedGit, commit: &str| PlannedGit { commit: Some(origin.at(commit)), ..wanted };
+    let wishes = [
+        main_of(&url),
+        PlannedGit { tag: Some("v1".into()), ..wanted(&url) },
+        PlannedGit { branch: Some("side/way".into()), ..wanted(&url) },
+        at(main_of(&url), "main~1"),
+        at(wanted(&url), "main~2"),
+        PlannedGit { commit: Some("12".repeat(20).parse().expect("an id")), ..wanted(&url) },
+    ];
+    // git's configuration names a proxy (none, in fact), which gix would not follow.
+    let other = Yard::new("layers_http::git_and_smidr_fetch_the_same").expect("git is here");
+    fs::write(other.home().join(".gitconfig"), "[http]\n\tproxy = \"\"\n").expect("a file");
+    for wish in wishes {
+        let (ours, theirs) = (yard.pin(&wish), other.pin(&wish));
+        let commit =
+            |pinned: &Result<(_, _), GitError>| pinned.as_ref().map(|(_, commit)| format!("{commit}")).map_err(kind_of);
+        assert_eq!(commit(&ours), commit(&theirs), "{wish:?}");
+        let (one, two) = (state(&yard, &url), state(&other, &url));
+        assert_eq!(one, two, "{wish:?}");
+    }
+    let log = server.log();
+    assert!(log.contains("git/oxide") && log.contains("git/2"), "both have fetched");
+}
+
+fn kind_of(error: &GitError) -> String {
+    format!("{:?}", std::mem::discriminant(error))
+}
+
+// Refs, and every object by its name.
+fn state(yard: &Yard, url: &str) -> (String, Vec<String>) {
+    let mirror = yard.mirrors().mirror(url);
+    let refs = git(mirror.path(), &["for-each-ref"]);
+    let objects = git(mirror.path(), &["cat-file", "--batch-check", "--batch-all-objects"]);
+    (refs, objects.lines().map(String::from).collect())
+}
+
+/// Not a test: what others start, to be killed or raced. Fetches `main` of an address into a store.
+#[test]
+#[ignore = "started by other tests"]
+fn a_process_that_fetches() {
+    let Ok(order) = std::env::var("SMIDR_TEST_FETCH") else { return };
+    let (folder, url) = order.split_once(' ').expect("a folder and an address");
+    let yard = Yard::new("layers_http::a_process_that_fetches").expect("git is here");
+    let pinned = super::layers_kit::mirrors(Path::new(folder)).pin(&main_of(url), yard.access(true));
+    pinned.expect("fetched");
+}
+
+fn start(yard: &Yard, url: &str) -> Child {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", "layers_http::a_process_that_fetches", "--ignored"]);
+    command.env("SMIDR_TEST_FETCH", format!("{} {url}", yard.path().display())).stdout(std::process::Stdio::null());
+    command.spawn().expect("a process")
+}
+
+#[test]
+fn who_is_killed_leaves_nothing_that_matters() {
+    let Some(yard) = Yard::new("layers_http::who_is_killed_leaves_nothing_that_matters") else { return };
+    let origin = large(&yard);
+    let server = Server::start(&yard);
+    let url = server.url("large");
+    let slow = Manners { drip: Some(Duration::from_millis(10)), ..Manners::default() };
+    let kill_in_the_middle = || {
+        let before = server.log().matches("POST").count();
+        let mut child = start(&yard, &url);
+        wait_for("a fetch", LONG, || server.log().matches("POST").count() >= before + 2);
+        thread::sleep(Duration::from_millis(500));
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+    };
+    server.behave(slow.clone());
+    kill_in_the_middle();
+    let visible = || yard.names().into_iter().filter(|name| !name.starts_with('.')).count();
+    assert_eq!(visible(), 0, "{:?}", yard.names());
+    assert_eq!(yard.names().len(), 1, "{:?}", yard.names());
+    server.behave(Manners::default());
+    let (mirror, first) = yard.pin(&main_of(&url)).expect("fetched");
+    assert_eq!(yard.names().len(), 1, "{:?}", yard.names());
+    // In a mirror that others use already.
+    for number in 0..64 {
+        let text = fs::read_to_string(origin.path.join(format!("file{number}"))).expect("a file");
+        let text: String = text.chars().rev().collect();
+        fs::write(origin.path.join(format!("new{number}")), text).expect("a file");
+    }
+    let second = origin.commit("second", "x");
+    server.behave(slow);
+    kill_in_the_middle();
+    assert!(mirror.has(&first).expect("a look") && !mirror.has(&second).expect("a look"));
+    fs::write(mirror.path().join("packed-refs.lock"), "").expect("a stale lock");
+    fs::write(mirror.path().join("shallow.lock"), "").expect("a stale lock");
+    server.behave(Manners::default());
+    assert_eq!(yard.pin(&main_of(&url)).expect("fetched").1, second);
+    let left = walkdir::WalkDir::new(mirror.path()).into_iter().flatten();
+    let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().contains("tmp")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    git(mirror.path(), &["fsck", "--strict"]);
+}
+
+#[test]
+fn two_processes_fetch_once() {
+    let Some(yard) = Yard::new("layers_http::two_processes_fetch_once") else { return };
+    let origin = large(&yard);
+    let server = Server::start(&yard);
+    server.behave(Manners { drip: Some(Duration::from_millis(1)), ..Manners::default() });
+    let url = server.url("large");
+    let mut children = [start(&yard, &url), start(&yard, &url), start(&yard, &url)];
+    // And this one, which hears that it waits.
+    wait_for("a fetch", LONG, || server.log().contains("POST"));
+    let (mirror, commit) = yard.pin(&main_of(&url)).expect("fetched");
+    for child in &mut children {
+        assert!(child.wait().expect("it ends").success());
+    }
+    assert_eq!(commit, origin.at("main"));
+    let waited = yard.events().into_iter().any(|event| matches!(event, smidr::model::Event::Waiting { .. }));
+    assert!(waited, "{:?}", yard.events());
+    let packs = fs::read_dir(mirror.path().join("objects/pack")).expect("packs").count();
+    assert_eq!(packs, 2, "one pack, with its index");
+    git(mirror.path(), &["fsck", "--strict"]);
+}
+
+#[test]
+fn who_is_asked_to_stop_does_so_at_once() {
+    for configured in ["", "[http]\n\tproxy = \"\"\n"] {
+        let Some(yard) = Yard::new("layers_http::who_is_asked_to_stop_does_so_at_once") else { return };
+        fs::write(yard.home().join(".gitconfig"), configured).expect("a file");
+        large(&yard);
+        let server = Server::start(&yard);
+        server.behave(Manners { drip: Some(Duration::from_secs(5)), ..Manners::default() });
+        let url = server.url("large");
+        thread::scope(|scope| {
+            let fetching = scope.spawn(|| yard.pin(&main_of(&url)).map(|(_, commit)| commit));
+            wait_for("a fetch", LONG, || server.log().contains("POST"));
+            thread::sleep(Duration::from_millis(200));
+            let asked = Instant::now();
+            yard.stop.ask(Signal::SIGINT);
+            let stopped = fetching.join().expect("no panic").expect_err("stopped");
+            assert!(asked.elapsed() < Duration::from_millis(1500), "{:?}", asked.elapsed());
+            assert_eq!(stopped.kind(), Kind::Cancelled, "{stopped:?}");
+        });
+        assert!(yard.names().iter().all(|name| name.starts_with('.')), "{:?}", yard.names());
+    }
+}
+
+/// A program that is called like ssh, notes what it is given, and runs what it should run there here.
+fn fake_ssh(yard: &Yard, last: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = yard.path().join("bin/ssh");
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    let log = yard.path().join("ssh.log");
+    let script = format!("#!/bin/sh\necho \"$@\" >> '{}'\nfor last; do :; done\n{last}\n", log.display());
+    fs::write(&path, script).expect("a script");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
+    path
+}
+
+#[test]
+fn ssh_never_asks() {
+    let Some(mut yard) = Yard::new("layers_http::ssh_never_asks") else { return };
+    let origin = large(&yard);
+    let ssh = fake_ssh(&yard, "shift $(($# - 2)); exec sh -c \"$*\"").display().to_string();
+    let by_ssh = |host: &str| main_of(&format!("ssh://git@{host}{}", origin.path.display()));
+    let log = || fs::read_to_string(yard_log(&ssh)).unwrap_or_default();
+    // In this process PATH cannot be changed, so it is named; the option stands where smidr would put it.
+    yard.set("GIT_SSH_COMMAND", &format!("{ssh} -o BatchMode=yes"));
+    assert_eq!(yard.pin(&by_ssh("host.example.com")).expect("fetched").1, origin.at("main"));
+    assert!(log().contains("-o BatchMode=yes") && log().contains("git@host.example.com"), "{}", log());
+    let rows = [
+        (
+            "echo 'git@host: Permission denied (publickey).' >&2; exit 255",
+            "does not let smidr in with the keys that ssh has",
+        ),
+        ("echo 'ssh: Could not resolve hostname other: Name or service not known' >&2; exit 255", "cannot reach"),
+        ("echo 'ssh: connect to host other port 22: Connection refused' >&2; exit 255", "cannot reach"),
+    ];
+    for (script, said) in rows {
+        fake_ssh(&yard, script);
+        let error = yard.pin(&by_ssh("other.example.com")).expect_err("no ssh");
+        assert!(error.to_string().contains(said), "{error} {error:?}");
+        assert_eq!(error.kind(), Kind::Outside);
+        assert!(error.hint().is_some());
+    }
+}
+
+fn yard_log(ssh: &str) -> std::path::PathBuf {
+    Path::new(ssh).parent().and_then(Path::parent).expect("the yard").join("ssh.log")
+}
