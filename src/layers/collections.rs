@@ -310,7 +310,8 @@ fn check_machine(set: &Set<'_>, machine: &str, checked: &mut Checked) -> Result<
         checked.warnings.push(format!("no layer was found to have the machine `{machine}`"));
         return Ok(());
     }
-    Err(CollectionError::Machine { machine: machine.into(), known })
+    let unused = missing::with_machine(machine, set.found);
+    Err(CollectionError::Machine { machine: machine.into(), known, unused })
 }
 
 fn describe(set: &Set<'_>) -> Vec<LayerInfo> {
@@ -347,5 +348,4 @@ fn words(value: &Value) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[path = "collections_tests.rs"]
 mod tests;

@@ -146,9 +146,9 @@ impl Variables {
     pub(super) fn settle(&mut self, name: &str) {
         let reference = format!("${{{name}}}");
         let Some(value) = self.all.get(name).and_then(|variable| variable.content.clone()) else { return };
-        for variable in self.all.values_mut() {
-            let (raw, _) = variable.raw();
-            if let Some(raw) = raw.filter(|raw| raw.contains(&reference)) {
+        for variable in self.all.values_mut().filter(|variable| variable.mentions(&reference)) {
+            // A default may mention it and not be the value.
+            if let Some(raw) = variable.raw().0.filter(|raw| raw.contains(&reference)) {
                 variable.content = Some(raw.replace(&reference, &value));
                 variable.edits.clear();
             }
@@ -253,6 +253,12 @@ impl Variables {
 }
 
 impl Variable {
+    fn mentions(&self, text: &str) -> bool {
+        let lasting = self.edits.iter().filter(|edit| edit.kind != EditKind::Remove && !edit.conditional);
+        let texts = self.content.iter().chain(&self.default).chain(lasting.map(|edit| &edit.text));
+        texts.into_iter().any(|part| part.contains(text))
+    }
+
     /// The value before it is expanded, with what is appended without conditions, and whether there is more to it.
     fn raw(&self) -> (Option<String>, bool) {
         let mut value = self.content.clone().or_else(|| self.default.clone());
@@ -398,7 +404,11 @@ mod tests {
     fn a_layers_folder_is_put_in_when_its_conf_ends() {
         let mut variables =
             read("LAYERDIR = \"/one\"\nP = \"a\"\nP .= \":${LAYERDIR}\"\nQ:append = \" ${LAYERDIR}/q\"");
+        variables.assign("D", Operator::Default, "${LAYERDIR}");
+        variables.assign("D", Operator::Set, "a b");
+        variables.assign("D:remove", Operator::Set, "b");
         variables.settle("LAYERDIR");
+        assert_eq!(variables.get("D").expect("a value").text(), "a", "its remove stays");
         variables.set("LAYERDIR", "/two".into());
         variables.assign("P", Operator::AppendBare, ":${LAYERDIR}");
         variables.settle("LAYERDIR");

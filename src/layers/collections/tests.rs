@@ -150,7 +150,7 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
     // A layer that is there and not used, in a repository of which others are used: by name, or all but those left out.
     for (place, expected) in [
         ("mine/meta-mine+", "    sublayers: {include: [meta-mine, meta-unused]}"),
-        ("mine/meta-mine", "take meta-unused out of sublayers.exclude of `mine`"),
+        ("mine/meta-mine", "use meta-unused of `mine` too: take it out"),
     ] {
         let yard = yard();
         layers(yard.path(), &[("mine/meta-unused", unused)]);
@@ -232,6 +232,12 @@ fn machines_are_looked_for_in_bbpath() {
     for machine in ["qemuarm", "vendor/board"] {
         check(&found, machine, None, "").expect(machine);
     }
+    // A layer that is there and not used has one more.
+    layers(yard.path(), &[("core/meta-bsp", "")]);
+    write(yard.path().join("core/meta-bsp/conf/machine/beagle.conf"), "").expect("a file");
+    let error = check(&found, "beagle", None, "").expect_err("not used");
+    let hint = error.hint().expect("a hint");
+    assert!(hint.starts_with("a layer has it that is not used: use meta-bsp of `core` too"), "{hint}");
     // `other` does not put itself into BBPATH.
     for machine in ["hidden", "board", "../machine/none"] {
         let error = check(&found, machine, None, "").expect_err(machine);
