@@ -177,17 +177,23 @@ fn other_branch(layers: &[Incompatible], core: &[String]) -> String {
     )
 }
 
+/// By the layers that need them, since one that is alone needs many.
 fn lacking(missing: &[Missing]) -> String {
-    let one = |missing: &Missing| {
-        let by: Vec<String> = missing
-            .wanted_by
-            .iter()
-            .map(|(collection, layer)| format!("`{collection}` ({})", layer.folder.display()))
-            .collect();
-        format!("`{}`, which {} needs", missing.needs, by.join(" and "))
+    let mut wanting: Vec<(&str, &Found, Vec<String>)> = Vec::new();
+    for one in missing {
+        for (collection, layer) in &one.wanted_by {
+            let needs = format!("`{}`", one.needs);
+            match wanting.iter_mut().find(|(known, ..)| known == collection) {
+                Some((.., all)) => all.push(needs),
+                None => wanting.push((collection, layer, vec![needs])),
+            }
+        }
+    }
+    let one = |(collection, layer, needs): &(&str, &Found, Vec<String>)| {
+        format!("the layer `{collection}` ({}) needs {}", layer.folder.display(), needs.join(", "))
     };
-    let all: Vec<String> = missing.iter().map(one).collect();
-    format!("no layer is called {}", all.join("; nor "))
+    let all: Vec<String> = wanting.iter().map(one).collect();
+    format!("{}: not there", all.join("; "))
 }
 
 /// What to add, and, for layers that nobody asked for by name, how to do without.

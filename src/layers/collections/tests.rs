@@ -119,7 +119,7 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
             vec![("core/meta+", CORE.to_owned()), ("mine/meta-mine", needs("core meta-python nowhere"))],
             None,
             vec![
-                "no layer is called `meta-python`, which `mine` (mine/meta-mine) needs; nor `nowhere`, which",
+                "the layer `mine` (mine/meta-mine) needs `meta-python`, `nowhere`: not there\n",
                 "layers:\n  - name: meta-openembedded\n    git: https://git.openembedded.org/meta-openembedded\n    branch: scarthgap\n    sublayers: {include: [meta-python]}\n",
                 "which repository has nowhere:  https://",
                 "or leave out what needs it, where smidr.yaml names `mine`:\n    sublayers: {exclude: [meta-mine]}",
