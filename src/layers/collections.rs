@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::{
     collection_error::{CollectionError, Incompatible, Missing},
-    conf::{Reader, Value},
+    conf::{ConfError, Reader, Value},
     discover::Found,
     machines, missing,
     versions::needed,
@@ -17,6 +17,9 @@ use super::{
 
 /// Before Yocto 3.4 what is now `:append` was `_append`, and nothing else was understood (BitBake 1.50 and before).
 const OLD_SYNTAX: [&str; 5] = ["warrior", "zeus", "dunfell", "gatesgarth", "hardknott"];
+
+/// As many names as are looked at in one list: collections, or what one layer needs. There are some hundred layers in all the world.
+const MOST: usize = 2000;
 
 /// A set of layers that fits together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,6 +106,9 @@ pub(super) fn read(found: &[Found]) -> Result<Set<'_>, CollectionError> {
         set.reader.layer(layer)?;
         let collections = set.reader.get("BBFILE_COLLECTIONS").unwrap_or_default();
         set.open = collections.is_open();
+        if collections.words().count() > MOST {
+            return Err(ConfError::TooMuch { path: layer.folder.join("conf/layer.conf") }.into());
+        }
         set.name(place, collections.words())?;
         for (collection, _) in &set.collections {
             let name = format!("LAYERSERIES_COMPAT_{collection}");
@@ -245,6 +251,9 @@ fn check_depends(set: &Set<'_>, series: Option<&str>, checked: &mut Checked) -> 
                 "all that the layer `{collection}` ({}) needs is not known: LAYERDEPENDS_{collection} is made by inline Python or another variable",
                 layer.folder.display(),
             ));
+        }
+        if value.words().count() > MOST {
+            return Err(ConfError::TooMuch { path: layer.folder.join("conf/layer.conf") }.into());
         }
         let text = value.text();
         let Some(all) = needed(&text) else {

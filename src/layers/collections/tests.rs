@@ -244,3 +244,15 @@ fn machines_are_looked_for_in_bbpath() {
         assert_eq!(error.hint().as_deref(), Some("the layers have one machine: qemuarm"), "{machine}");
     }
 }
+
+#[test]
+fn a_layer_of_any_size_has_an_end() {
+    let names: String = (0..100_000).map(|n| format!("n{n} ")).collect();
+    let begun = std::time::Instant::now();
+    for conf in [mine(&format!("BBFILE_COLLECTIONS += \"{names}\"")), mine(&format!("LAYERDEPENDS_mine = \"{names}\""))]
+    {
+        let result = checked(&[("core/meta", CORE), ("mine", &conf), ("bare", "")], None);
+        assert!(matches!(result, Err(CollectionError::Conf(ConfError::TooMuch { .. }))), "{result:?}");
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
+}

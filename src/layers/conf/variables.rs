@@ -12,7 +12,7 @@ const UNKNOWN: char = '\0';
 /// As many steps from one variable to the next as anybody needs. BitBake's own end is Python's recursion limit.
 const MAX_DEPTH: usize = 40;
 
-/// Bytes that may be put together while layers are read: a hundred layers need some thousands.
+/// Bytes that may be put together while one layer is read. The longest values are lists to which each layer adds: some 10 KiB after a hundred layers.
 const WORK: usize = 32 << 20;
 
 /// The variables of all layers.
@@ -96,6 +96,11 @@ pub(super) fn is_known(text: &str) -> bool {
 impl Variables {
     pub(super) fn new() -> Self {
         Self { all: BTreeMap::new(), work: Cell::new(WORK) }
+    }
+
+    /// As much again, for the next layer.
+    pub(super) fn refill(&self) {
+        self.work.set(WORK);
     }
 
     /// Whether expanding took more than it may; what was asked for since is not known.
