@@ -13,7 +13,7 @@ const UNKNOWN: char = '\0';
 const MAX_DEPTH: usize = 40;
 
 /// Bytes that may be put together while one layer is read. The longest values are lists to which each layer adds: some 10 KiB after a hundred layers.
-const WORK: usize = 32 << 20;
+const WORK: usize = 8 << 20;
 
 /// The variables of all layers.
 #[derive(Debug)]
