@@ -112,6 +112,8 @@ pub enum CollectionError {
         machine: String,
         /// What the layers have.
         known: Vec<String>,
+        /// A layer that has it, and is not used.
+        unused: Option<Cure>,
     },
 }
 
@@ -144,7 +146,13 @@ impl Explain for CollectionError {
             Self::Depends { missing, series } => ways_out(missing, series.as_deref()),
             Self::Version { .. } => "take branches of both that belong to one Yocto series".into(),
             Self::Unreadable { .. } => "it should be like this:  core (>= 12) openembedded-layer".into(),
-            Self::Machine { machine, known } => machines::describe(machine, known),
+            Self::Machine { machine, known, unused } => match unused {
+                Some(cure) => {
+                    let lines = use_more(std::iter::once(cure));
+                    format!("a layer has it that is not used: {}", lines.join("\n"))
+                }
+                None => machines::describe(machine, known),
+            },
         })
     }
 }
@@ -169,17 +177,23 @@ fn other_branch(layers: &[Incompatible], core: &[String]) -> String {
     )
 }
 
+/// By the layers that need them, since one that is alone needs many.
 fn lacking(missing: &[Missing]) -> String {
-    let one = |missing: &Missing| {
-        let by: Vec<String> = missing
-            .wanted_by
-            .iter()
-            .map(|(collection, layer)| format!("`{collection}` ({})", layer.folder.display()))
-            .collect();
-        format!("`{}`, which {} needs", missing.needs, by.join(" and "))
+    let mut wanting: Vec<(&str, &Found, Vec<String>)> = Vec::new();
+    for one in missing {
+        for (collection, layer) in &one.wanted_by {
+            let needs = format!("`{}`", one.needs);
+            match wanting.iter_mut().find(|(known, ..)| known == collection) {
+                Some((.., all)) => all.push(needs),
+                None => wanting.push((collection, layer, vec![needs])),
+            }
+        }
+    }
+    let one = |(collection, layer, needs): &(&str, &Found, Vec<String>)| {
+        format!("the layer `{collection}` ({}) needs {}", layer.folder.display(), needs.join(", "))
     };
-    let all: Vec<String> = missing.iter().map(one).collect();
-    format!("no layer is called {}", all.join("; nor "))
+    let all: Vec<String> = wanting.iter().map(one).collect();
+    format!("{}: not there", all.join("; "))
 }
 
 /// What to add, and, for layers that nobody asked for by name, how to do without.
@@ -200,7 +214,7 @@ fn ways_out(missing: &[Missing], series: Option<&str>) -> String {
             "which repository has {all}:  https://layers.openembedded.org/layerindex/branch/master/layers/"
         ));
     }
-    ways.extend(here(missing));
+    ways.extend(use_more(missing.iter().map(|one| &one.cure)));
     ways.extend(without(missing));
     ways.join("\n")
 }
@@ -218,27 +232,27 @@ fn grouped(missing: &[Missing]) -> Vec<(&'static Repository, Vec<&str>)> {
 }
 
 /// Layers that are there and left out.
-fn here(missing: &[Missing]) -> Vec<String> {
+fn use_more<'a>(cures: impl Iterator<Item = &'a Cure>) -> Vec<String> {
     let mut lists: Vec<(&str, Vec<&str>, bool)> = Vec::new();
-    for one in missing {
-        let Cure::Here { repository, sublayer, chosen } = &one.cure else { continue };
+    for cure in cures {
+        let Cure::Here { repository, sublayer, chosen } = cure else { continue };
         match lists.iter_mut().find(|(name, ..)| name == repository) {
             Some((_, list, _)) => list.push(sublayer),
             None => {
-                let list = chosen.iter().chain([sublayer]).map(|name| if name.is_empty() { "." } else { name });
-                lists.push((repository, list.collect(), !chosen.is_empty()));
+                let used = chosen.iter().map(|name| if name.is_empty() { "." } else { name });
+                lists.push((repository, used.chain([sublayer.as_str()]).collect(), !chosen.is_empty()));
             }
         }
     }
-    let line = |(name, list, chosen): (&str, Vec<&str>, bool)| match chosen {
-        true => format!(
-            "use more of `{name}`, where smidr.yaml names it:\n    sublayers: {{include: [{}]}}",
-            list.join(", ")
-        ),
-        false => format!(
-            "take {} out of sublayers.exclude of `{name}`, or name all that you use in sublayers.include",
-            list.join(", ")
-        ),
+    let line = |(name, list, chosen): (&str, Vec<&str>, bool)| match (list.join(", "), chosen) {
+        (list, true) => {
+            format!("use more of `{name}`, where smidr.yaml names it:\n    sublayers: {{include: [{list}]}}")
+        }
+        (list, false) => {
+            format!(
+                "use {list} of `{name}` too: take it out of sublayers.exclude, or name all that you use in sublayers.include"
+            )
+        }
     };
     lists.into_iter().map(line).collect()
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     collection_error::{CollectionError, Incompatible, Missing},
-    conf::{Reader, Value},
+    conf::{ConfError, Reader, Value},
     discover::Found,
     machines, missing,
     versions::needed,
@@ -19,6 +19,9 @@ use super::{
 
 /// Before Yocto 3.4 what is now `:append` was `_append`, and nothing else was understood (BitBake 1.50 and before).
 const OLD_SYNTAX: [&str; 5] = ["warrior", "zeus", "dunfell", "gatesgarth", "hardknott"];
+
+/// As many names as are looked at in one list: collections, or what one layer needs. There are some hundred layers in all the world.
+const MOST: usize = 2000;
 
 /// A set of layers that fits together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,6 +117,9 @@ pub(super) fn read(found: &[Found]) -> Result<Set<'_>, CollectionError> {
         set.reader.layer(layer)?;
         let collections = set.reader.get("BBFILE_COLLECTIONS").unwrap_or_default();
         set.open = collections.is_open();
+        if collections.words().count() > MOST {
+            return Err(ConfError::TooMuch { path: layer.folder.join("conf/layer.conf") }.into());
+        }
         set.name(place, collections.words())?;
         for (collection, _) in &set.collections {
             let name = format!("LAYERSERIES_COMPAT_{collection}");
@@ -257,6 +263,9 @@ fn check_depends(set: &Set<'_>, series: Option<&str>, checked: &mut Checked) -> 
                 layer.folder.display(),
             ));
         }
+        if value.words().count() > MOST {
+            return Err(ConfError::TooMuch { path: layer.folder.join("conf/layer.conf") }.into());
+        }
         let text = value.text();
         let Some(all) = needed(&text) else {
             if value.is_open() {
@@ -321,7 +330,8 @@ fn check_machine(set: &Set<'_>, machine: &str, checked: &mut Checked) -> Result<
         checked.warnings.push(format!("no layer was found to have the machine `{machine}`"));
         return Ok(());
     }
-    Err(CollectionError::Machine { machine: machine.into(), known })
+    let unused = missing::with_machine(machine, set.found);
+    Err(CollectionError::Machine { machine: machine.into(), known, unused })
 }
 
 fn describe(set: &Set<'_>) -> Vec<LayerInfo> {
@@ -358,5 +368,4 @@ fn words(value: &Value) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[path = "collections_tests.rs"]
 mod tests;

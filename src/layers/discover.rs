@@ -50,7 +50,7 @@ pub enum DiscoverError {
         source: RootedError,
     },
     /// Nothing there, or nothing left.
-    #[error("`{repository}` ({root}) holds no layer{}", if excluded.is_empty() { "" } else { " that is not left out" })]
+    #[error("`{repository}` ({root}) holds no {}", if excluded.is_empty() { "conf/layer.conf" } else { "layer that is not left out" })]
     NoLayer {
         /// As the config calls it.
         repository: String,
@@ -86,9 +86,10 @@ impl Explain for DiscoverError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Folder { .. } => None,
-            Self::NoLayer { excluded, .. } if excluded.is_empty() => {
-                Some("a layer has a file conf/layer.conf, in the folder itself or up to two folders below".into())
-            }
+            Self::NoLayer { excluded, .. } if excluded.is_empty() => Some(
+                "a layer is a folder with that file: it is looked for in the folder itself and up to two folders below"
+                    .into(),
+            ),
             Self::NoLayer { excluded, .. } => {
                 Some(format!("name what is to be used:  sublayers: {{include: [{}]}}", excluded.join(", ")))
             }
@@ -172,11 +173,12 @@ pub fn layers_below(rooted: &Rooted) -> Result<Vec<String>, RootedError> {
     Ok(layers)
 }
 
-/// Whether a layer is there for tests of its repository, or as an example, as these are: OpenEmbedded-Core's `meta-selftest` and `meta-skeleton`,
-/// meta-ti's `meta-ti-test`, meta-mender's `tests/meta-mender-ci`. Who wants one includes it by name.
+/// Layers that are there for tests of their repository, or as an example: of OpenEmbedded-Core, meta-ti, and tegra-demo-distro.
+const FOR_TESTS: [&str; 4] = ["meta-selftest", "meta-skeleton", "meta-ti-test", "meta-demo-ci"];
+
+/// Whether a layer is not meant, unless somebody includes it by name. meta-mender has those of its tests in one folder.
 fn is_for_tests(path: &str) -> bool {
-    const ENDINGS: [&str; 4] = ["-selftest", "-skeleton", "-test", "-ci"];
-    path.starts_with("tests/") || ENDINGS.iter().any(|ending| path.ends_with(ending))
+    path.starts_with("tests/") || FOR_TESTS.contains(&path.rsplit('/').next().unwrap_or(path))
 }
 
 /// Whether there is a `conf/layer.conf`, whatever it is: one that cannot be read is an error later, and no layer that nobody misses.

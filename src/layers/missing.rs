@@ -39,9 +39,29 @@ pub(super) fn find(missing: &mut [Missing], found: &[Found]) {
     }
 }
 
+/// The first layer that has a machine, lies in one of the config's repositories and is not used.
+pub(super) fn with_machine(machine: &str, found: &[Found]) -> Option<Cure> {
+    let file = format!("conf/machine/{machine}.conf");
+    let has = |layer: &Found| {
+        let inside = layer.folder.strip_prefix(&layer.root).ok()?.join(&file);
+        Rooted::open(&layer.root).and_then(|root| root.resolve(&inside)).ok()
+    };
+    left_out(found).into_iter().find_map(|(layer, cure)| has(&layer).map(|_| cure))
+}
+
 /// The collections of layers that lie in the config's repositories and are not used.
 fn unused(found: &[Found]) -> Vec<(String, Cure)> {
     let mut unused = Vec::new();
+    for (layer, cure) in left_out(found) {
+        let Ok(set) = collections::read(std::slice::from_ref(&layer)) else { continue };
+        unused.extend(set.collections.into_iter().map(|(collection, _)| (collection, cure.clone())));
+    }
+    unused
+}
+
+/// Layers that lie in the config's repositories and are not used.
+fn left_out(found: &[Found]) -> Vec<(Found, Cure)> {
+    let mut left_out = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for one in found {
         if seen.contains(&one.repository.as_str()) {
@@ -54,14 +74,11 @@ fn unused(found: &[Found]) -> Vec<(String, Cure)> {
         let layers = Rooted::open(&one.root).and_then(|root| layers_below(&root)).unwrap_or_default();
         for sublayer in layers {
             let layer = Found { folder: one.root.join(&sublayer), chosen: false, ..one.clone() };
-            if of_it().any(|used| used.folder == layer.folder) {
-                continue;
+            if !of_it().any(|used| used.folder == layer.folder) {
+                let (repository, chosen) = (one.repository.clone(), chosen.clone());
+                left_out.push((layer, Cure::Here { repository, sublayer, chosen }));
             }
-            let Ok(set) = collections::read(std::slice::from_ref(&layer)) else { continue };
-            let (repository, chosen) = (one.repository.clone(), chosen.clone());
-            let cure = Cure::Here { repository, sublayer, chosen };
-            unused.extend(set.collections.into_iter().map(|(collection, _)| (collection, cure.clone())));
         }
     }
-    unused
+    left_out
 }

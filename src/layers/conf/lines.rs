@@ -187,6 +187,10 @@ fn assignment(line: &str) -> Option<Option<Statement>> {
     let end = line.find(|c| !is_name(c)).unwrap_or(line.len());
     (1..=end).find_map(|length| {
         let (name, rest) = line.split_at(length);
+        // In the middle of a name, as almost always.
+        if rest.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')) {
+            return None;
+        }
         let (flag, rest) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((flag, rest)) => (Some(flag), rest),
             None => (None, rest),

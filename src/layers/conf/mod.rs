@@ -130,6 +130,7 @@ impl Reader {
     /// When it is not there, or is nothing that should be read.
     pub fn layer(&mut self, layer: &Found) -> Result<(), ConfError> {
         let path = layer.folder.join("conf/layer.conf");
+        self.variables.refill();
         self.variables.set("LAYERDIR", layer.folder.display().to_string());
         // Escaped for regular expressions in BitBake: patterns of file names, which nothing here looks at.
         self.variables.set("LAYERDIR_RE", layer.folder.display().to_string());
@@ -157,6 +158,7 @@ impl Reader {
 
     /// The value of a variable, as it is now.
     pub fn get(&self, name: &str) -> Option<Value> {
+        self.variables.refill();
         self.variables.get(name)
     }
 
@@ -174,7 +176,7 @@ impl Reader {
 
     /// The folders in which BitBake looks for `conf/machine` and the like, and whether there may be others.
     pub fn search_path(&self) -> (Vec<PathBuf>, bool) {
-        let Some(value) = self.get("BBPATH") else { return (Vec::new(), false) };
+        let Some(value) = self.variables.get("BBPATH") else { return (Vec::new(), false) };
         let known = value.whole().split(':').filter(|part| !part.is_empty() && is_known(part));
         (known.map(PathBuf::from).collect(), value.is_open())
     }

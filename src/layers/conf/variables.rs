@@ -12,8 +12,8 @@ const UNKNOWN: char = '\0';
 /// As many steps from one variable to the next as anybody needs. BitBake's own end is Python's recursion limit.
 const MAX_DEPTH: usize = 40;
 
-/// Bytes that may be put together while layers are read: a hundred layers need some thousands.
-const WORK: usize = 32 << 20;
+/// Bytes that may be put together while one layer is read. The longest values are lists to which each layer adds: some 10 KiB after a hundred layers.
+const WORK: usize = 8 << 20;
 
 /// The variables of all layers.
 #[derive(Debug)]
@@ -98,6 +98,11 @@ impl Variables {
         Self { all: BTreeMap::new(), work: Cell::new(WORK) }
     }
 
+    /// As much again, for the next layer.
+    pub(super) fn refill(&self) {
+        self.work.set(WORK);
+    }
+
     /// Whether expanding took more than it may; what was asked for since is not known.
     pub(super) fn is_exhausted(&self) -> bool {
         self.work.get() == 0
@@ -146,9 +151,9 @@ impl Variables {
     pub(super) fn settle(&mut self, name: &str) {
         let reference = format!("${{{name}}}");
         let Some(value) = self.all.get(name).and_then(|variable| variable.content.clone()) else { return };
-        for variable in self.all.values_mut() {
-            let (raw, _) = variable.raw();
-            if let Some(raw) = raw.filter(|raw| raw.contains(&reference)) {
+        for variable in self.all.values_mut().filter(|variable| variable.mentions(&reference)) {
+            // A default may mention it and not be the value.
+            if let Some(raw) = variable.raw().0.filter(|raw| raw.contains(&reference)) {
                 variable.content = Some(raw.replace(&reference, &value));
                 variable.edits.clear();
             }
@@ -253,6 +258,12 @@ impl Variables {
 }
 
 impl Variable {
+    fn mentions(&self, text: &str) -> bool {
+        let lasting = self.edits.iter().filter(|edit| edit.kind != EditKind::Remove && !edit.conditional);
+        let texts = self.content.iter().chain(&self.default).chain(lasting.map(|edit| &edit.text));
+        texts.into_iter().any(|part| part.contains(text))
+    }
+
     /// The value before it is expanded, with what is appended without conditions, and whether there is more to it.
     fn raw(&self) -> (Option<String>, bool) {
         let mut value = self.content.clone().or_else(|| self.default.clone());
@@ -398,7 +409,11 @@ mod tests {
     fn a_layers_folder_is_put_in_when_its_conf_ends() {
         let mut variables =
             read("LAYERDIR = \"/one\"\nP = \"a\"\nP .= \":${LAYERDIR}\"\nQ:append = \" ${LAYERDIR}/q\"");
+        variables.assign("D", Operator::Default, "${LAYERDIR}");
+        variables.assign("D", Operator::Set, "a b");
+        variables.assign("D:remove", Operator::Set, "b");
         variables.settle("LAYERDIR");
+        assert_eq!(variables.get("D").expect("a value").text(), "a", "its remove stays");
         variables.set("LAYERDIR", "/two".into());
         variables.assign("P", Operator::AppendBare, ":${LAYERDIR}");
         variables.settle("LAYERDIR");

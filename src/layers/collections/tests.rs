@@ -119,7 +119,7 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
             vec![("core/meta+", CORE.to_owned()), ("mine/meta-mine", needs("core meta-python nowhere"))],
             None,
             vec![
-                "no layer is called `meta-python`, which `mine` (mine/meta-mine) needs; nor `nowhere`, which",
+                "the layer `mine` (mine/meta-mine) needs `meta-python`, `nowhere`: not there\n",
                 "layers:\n  - name: meta-openembedded\n    git: https://git.openembedded.org/meta-openembedded\n    branch: scarthgap\n    sublayers: {include: [meta-python]}\n",
                 "which repository has nowhere:  https://",
                 "or leave out what needs it, where smidr.yaml names `mine`:\n    sublayers: {exclude: [meta-mine]}",
@@ -150,7 +150,7 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
     // A layer that is there and not used, in a repository of which others are used: by name, or all but those left out.
     for (place, expected) in [
         ("mine/meta-mine+", "    sublayers: {include: [meta-mine, meta-unused]}"),
-        ("mine/meta-mine", "take meta-unused out of sublayers.exclude of `mine`"),
+        ("mine/meta-mine", "use meta-unused of `mine` too: take it out"),
     ] {
         let yard = yard();
         layers(yard.path(), &[("mine/meta-unused", unused)]);
@@ -232,9 +232,27 @@ fn machines_are_looked_for_in_bbpath() {
     for machine in ["qemuarm", "vendor/board"] {
         check(&found, machine, None, "").expect(machine);
     }
+    // A layer that is there and not used has one more.
+    layers(yard.path(), &[("core/meta-bsp", "")]);
+    write(yard.path().join("core/meta-bsp/conf/machine/beagle.conf"), "").expect("a file");
+    let error = check(&found, "beagle", None, "").expect_err("not used");
+    let hint = error.hint().expect("a hint");
+    assert!(hint.starts_with("a layer has it that is not used: use meta-bsp of `core` too"), "{hint}");
     // `other` does not put itself into BBPATH.
     for machine in ["hidden", "board", "../machine/none"] {
         let error = check(&found, machine, None, "").expect_err(machine);
         assert_eq!(error.hint().as_deref(), Some("the layers have one machine: qemuarm"), "{machine}");
     }
+}
+
+#[test]
+fn a_layer_of_any_size_has_an_end() {
+    let names: String = (0..100_000).map(|n| format!("n{n} ")).collect();
+    let begun = std::time::Instant::now();
+    for conf in [mine(&format!("BBFILE_COLLECTIONS += \"{names}\"")), mine(&format!("LAYERDEPENDS_mine = \"{names}\""))]
+    {
+        let result = checked(&[("core/meta", CORE), ("mine", &conf), ("bare", "")], None);
+        assert!(matches!(result, Err(CollectionError::Conf(ConfError::TooMuch { .. }))), "{result:?}");
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
 }
