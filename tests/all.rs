@@ -37,6 +37,8 @@ mod modes;
 mod nested;
 #[path = "all/offline.rs"]
 mod offline;
+#[path = "all/peers.rs"]
+mod peers;
 #[path = "all/project.rs"]
 mod project;
 #[path = "all/pseudo.rs"]
