@@ -51,6 +51,8 @@ mod nested;
 mod offline;
 #[path = "all/patches.rs"]
 mod patches;
+#[path = "all/peers.rs"]
+mod peers;
 #[path = "all/project.rs"]
 mod project;
 #[path = "all/pseudo.rs"]

@@ -6,6 +6,7 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -235,9 +236,19 @@ impl Workspace {
                 copy().map_err(FileError::new("copy the CA certificates to", &place))?;
             }
         }
+        plain_modes(&self.skeleton)?;
         // Last: a skeleton that was not finished has no seal, or that of another one.
         write_atomically(&seal, content.as_bytes(), 0o600)
     }
+}
+
+/// What a build sees does not depend on its caller's umask.
+fn plain_modes(skeleton: &Path) -> Result<(), FileError> {
+    walkdir::WalkDir::new(skeleton).into_iter().flatten().try_for_each(|entry| {
+        let mode = if entry.file_type().is_dir() { 0o755 } else { 0o644 };
+        let set = fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode));
+        set.map_err(FileError::new("set the mode of", entry.path()))
+    })
 }
 
 /// Makes an empty file in folders that are no links. Whatever else stands in the way goes.

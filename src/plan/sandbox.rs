@@ -255,7 +255,7 @@ impl fmt::Display for MountOp {
             Self::Tmpfs { dest, mode } => {
                 write!(f, "put an empty folder in memory at {} (mode {mode:04o})", dest.display())
             }
-            Self::Proc => write!(f, "show processes at /proc, its dangerous parts read-only"),
+            Self::Proc => write!(f, "show processes at /proc, its dangerous parts read-only or hidden"),
             Self::Dev => write!(f, "make /dev with null, zero, full, random, urandom, tty, pts and shm"),
         }
     }

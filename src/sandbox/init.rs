@@ -110,6 +110,8 @@ fn helper(args: &HelperArgs) -> io::Result<u8> {
     };
     sys::cloexec_from(3)?;
     let spec: SandboxSpec = serde_json::from_str(&text)?;
+    // For mount points that are made on the way, and for the payload: OpenEmbedded-Core wants this one (sanity.bbclass).
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let in_cgroup = resources::join(&spec.resources);
     let mut status = inherited.status.try_clone()?;
     let entered = isolate(&spec, Some(args.parent));

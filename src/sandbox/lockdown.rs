@@ -58,7 +58,6 @@ pub fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
     let (soft, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).map_err(StepFailure::at("ask for the limit of open files"))?;
     setrlimit(Resource::RLIMIT_NOFILE, soft.min(USUAL_FILES), hard).map_err(StepFailure::at("limit open files"))?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let keep: CapsHashSet = if spec.root_emulation { EMULATED_ROOT.into_iter().collect() } else { CapsHashSet::new() };
     // Outside of a user namespace an ordinary user may not shrink the bounding set; with no_new_privs nothing comes out of it.
     let bounding = spec.isolation != Isolation::None;

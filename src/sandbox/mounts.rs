@@ -39,6 +39,26 @@ pub const OWN_PROC: &str = "mount /proc of its PID namespace";
 /// The harmless devices that every sandbox has.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
+/// Parts of /proc through which a root of this machine, who is the build's owner outside, would change it without any capability. Not
+/// every kernel has all of them. User namespaces need /proc/PID only, which stays writable.
+const PROC_READ_ONLY: [&str; 10] =
+    ["sys", "sysrq-trigger", "irq", "bus", "fs", "scsi", "acpi", "driver", "mtrr", "dynamic_debug"];
+
+/// Parts that tell of the machine what is no build's business, and that only root can read anyhow.
+const PROC_HIDDEN: [&str; 11] = [
+    "kcore",
+    "keys",
+    "timer_list",
+    "sched_debug",
+    "slabinfo",
+    "vmallocinfo",
+    "iomem",
+    "kpagecount",
+    "kpageflags",
+    "kpagecgroup",
+    "latency_stats",
+];
+
 /// What a step of the way yields, or which step failed.
 pub type Step<T> = Result<T, StepFailure>;
 
@@ -215,8 +235,8 @@ fn apply(root: &Rooted, op: &MountOp, source: &Source, devices: &[(&'static str,
             device(root, path, tree)
         }
         (MountOp::Tmpfs { dest, mode }, _) => tmpfs(root, dest, *mode),
-        (MountOp::Proc, Source::Tree(shared)) => proc(root, shared),
-        (MountOp::Proc, Source::Nothing) => proc(root, &own_proc()?),
+        (MountOp::Proc, Source::Tree(shared)) => proc(root, shared, devices),
+        (MountOp::Proc, Source::Nothing) => proc(root, &own_proc()?, devices),
         (MountOp::Dev, _) => dev(root, devices),
         (op, _) => Err(StepFailure::at::<io::Error>(op.to_string())(io::Error::from_raw_os_error(libc::EINVAL))),
     }
@@ -234,16 +254,24 @@ fn own_proc() -> Step<OwnedFd> {
     filesystem("proc", &[], flags).map_err(StepFailure::at(OWN_PROC))
 }
 
-fn proc(root: &Rooted, tree: &OwnedFd) -> Step<()> {
+fn proc(root: &Rooted, tree: &OwnedFd, devices: &[(&'static str, OwnedFd)]) -> Step<()> {
     let dest = Path::new("/proc");
     attach(tree.as_fd(), find(root, dest)?.as_fd(), dest)?;
-    // Writes there would reach the whole machine. User namespaces need /proc/PID only, which stays writable.
-    for name in ["sys", "sysrq-trigger", "irq", "bus"] {
+    for name in PROC_READ_ONLY {
         let path = dest.join(name);
         let Ok(found) = root.resolve(&path) else { continue };
         let copy = clone_fd(found.as_fd()).map_err(StepFailure::at(format!("make {} read-only", path.display())))?;
         restrict(copy.as_fd(), RDONLY, &path)?;
         attach(copy.as_fd(), found.as_fd(), &path)?;
+    }
+    // This machine's, opened before anything of an image was there (CVE-2025-31133); without devices on its mount nobody can open it.
+    let Some((_, null)) = devices.iter().find(|(name, _)| *name == "null") else { return Ok(()) };
+    for name in PROC_HIDDEN {
+        let path = dest.join(name);
+        let Ok(found) = root.resolve(&path) else { continue };
+        let cover = clone_fd(null.as_fd()).map_err(StepFailure::at(format!("hide {}", path.display())))?;
+        restrict(cover.as_fd(), RDONLY | NOSUID | NODEV, &path)?;
+        attach(cover.as_fd(), found.as_fd(), &path)?;
     }
     Ok(())
 }

@@ -66,7 +66,7 @@ impl Yard {
     }
 
     #[track_caller]
-    fn unharmed(&self, what: &str) {
+    pub fn unharmed(&self, what: &str) {
         assert_eq!(picture(&self.canary), self.before, "{what}: the canary was touched");
     }
 
