@@ -219,7 +219,8 @@ impl Explain for GitError {
             Self::Wait(error) => error.kind(),
             Self::File(error) => error.kind(),
             Self::Disk { source, .. } => Kind::of_io(source),
-            Self::Unknown { .. }
+            Self::Offline { .. }
+            | Self::Unknown { .. }
             | Self::UnknownCommit { .. }
             | Self::NotOnBranch { .. }
             | Self::OtherTag { .. }

@@ -125,7 +125,7 @@ impl Yard {
 /// The mirrors below a folder.
 pub fn mirrors(folder: &Path) -> Mirrors {
     let paths = Paths::new(folder.join("smidr"));
-    Mirrors::new(&paths.layers(), &paths)
+    Mirrors::new(&paths.layers())
 }
 
 /// A repository that others fetch from.
