@@ -126,7 +126,7 @@ pub(super) fn read(found: &[Found]) -> Result<Set<'_>, CollectionError> {
             if let Some(value) = set.reader.get(&name).filter(|value| value.is_open() || value.words().next().is_some())
             {
                 set.reader.unset(&name);
-                // A later layer may add to it. BitBake 2.0 takes both; later ones the last, which one that is refused here would not mend.
+                // A later layer may name more. BitBake 2.0 counts both, later ones what came last; here both count, and BitBake has the last word.
                 match set.compat.iter_mut().find(|(known, _)| known == collection) {
                     Some((_, known)) => known.join(value),
                     None => set.compat.push((collection.clone(), value)),
