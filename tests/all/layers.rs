@@ -212,7 +212,11 @@ fn what_cannot_be_brought_stops_the_build_before_bitbake() {
         let text = format!("{above}layers: [{{name: meta-hello, {source}}}]\n{below}");
         fs::write(git_world.world.project().join("smidr.yaml"), text).expect("a config");
         let done = git_world.world.smidr().args(["build", "--events", "json"]).run();
-        done.expect_code(code).expect_one_error();
+        done.expect_code(code);
+        // What is wrong in the config itself is shown there, and counted at the end.
+        if !done.err.contains("smidr.yaml has 1 problem") {
+            done.expect_one_error();
+        }
         for part in parts {
             done.expect_err(part);
         }
