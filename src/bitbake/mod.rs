@@ -6,7 +6,7 @@ mod says;
 use std::path::Path;
 
 pub use conf::{bblayers_conf, local_conf};
-pub use says::{Heard, hear};
+pub use says::{Heard, NO_ROOM, hear};
 
 use crate::plan::{Folders, Plan};
 

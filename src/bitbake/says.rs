@@ -97,6 +97,9 @@ enum Line {
     Other,
 }
 
+/// What is said when BitBake's disk monitor stops a build before a disk is quite full.
+pub const NO_ROOM: &str = "has no room left";
+
 /// Reads one line. A line that is damaged, or newer than this smidr, means nothing.
 pub fn hear(line: &str) -> Heard {
     let Ok(line) = serde_json::from_str::<Line>(line) else { return Heard::Nothing };
@@ -134,7 +137,7 @@ pub fn hear(line: &str) -> Heard {
             Event::NoProvider { item, dependees, reasons, close_matches }
         }
         Line::DiskFull { dir, kind } => {
-            Event::Message { level: Level::Critical, text: format!("{dir} has no room left ({kind})"), task: None }
+            Event::Message { level: Level::Critical, text: format!("{dir} {NO_ROOM} ({kind})"), task: None }
         }
     })
 }

@@ -20,7 +20,7 @@ use super::{
     steps::{LINE_LIMIT, lines},
 };
 use crate::{
-    bitbake::{Heard, hear},
+    bitbake::{Heard, NO_ROOM, hear},
     events::Emitter,
     host::process::Spawner,
     model::{Event, FailedTask, Level, Limits, TaskName, Usage},
@@ -293,7 +293,7 @@ impl<'a> Course<'a> {
                 self.failed.push(FailedTask { name: name.clone(), log: log.clone() });
             }
             Event::Message { level, text, .. } if *level >= Level::Error => {
-                self.disk_full |= text.contains(DISK_FULL);
+                self.disk_full |= text.contains(DISK_FULL) || text.contains(NO_ROOM);
                 if self.errors.len() < ERRORS_KEPT {
                     self.errors.push(text.clone());
                 }

@@ -59,8 +59,9 @@ class Lines:
         self.thread = threading.Thread(target=self._write_all, daemon=True)
         self.thread.start()
 
-    def emit(self, kind, **fields):
-        self.waiting.put(json.dumps({"e": kind, **fields}, default=str).encode() + b"\n")
+    # No field may be called as this parameter is.
+    def emit(self, e, **fields):
+        self.waiting.put(json.dumps({"e": e, **fields}, default=str).encode() + b"\n")
 
     def close(self):
         self.waiting.put(None)

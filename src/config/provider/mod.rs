@@ -198,10 +198,11 @@ fn unknown_version(provider: &Provider, version: Option<&Text>, series: Option<&
 impl Provider {
     /// The version of this name, or the line that it belongs to: `6.0.0` belongs to `6`.
     pub fn version(&self, name: &str) -> Option<&ProviderVersion> {
-        self.versions.iter().find(|version| {
+        let fits = |version: &&ProviderVersion| {
             let rest = name.strip_prefix(version.name.text.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
+        };
+        self.versions.iter().filter(fits).max_by_key(|version| version.name.text.len())
     }
 
     fn of_series(&self, series: &str) -> Option<&ProviderVersion> {
