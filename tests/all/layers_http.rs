@@ -196,15 +196,35 @@ fn state(yard: &Yard, url: &str) -> (String, Vec<String>) {
     (refs, objects.lines().map(String::from).collect())
 }
 
-/// Not a test: what others start, to be killed or raced. Fetches `main` of an address into a store.
+/// Not a test: what others start, to be killed, raced or measured. Fetches `main` of addresses into a store, all at once.
 #[test]
 #[ignore = "started by other tests"]
 fn a_process_that_fetches() {
     let Ok(order) = std::env::var("SMIDR_TEST_FETCH") else { return };
-    let (folder, url) = order.split_once(' ').expect("a folder and an address");
+    let (folder, urls) = order.split_once(' ').expect("a folder and addresses");
     let yard = Yard::new("layers_http::a_process_that_fetches").expect("git is here");
-    let pinned = super::layers_kit::mirrors(Path::new(folder)).pin(&main_of(url), yard.access(true));
-    pinned.expect("fetched");
+    let mirrors = super::layers_kit::mirrors(Path::new(folder));
+    thread::scope(|scope| {
+        for url in urls.split(' ') {
+            let (mirrors, yard) = (&mirrors, &yard);
+            scope.spawn(move || {
+                if let Err(error) = mirrors.pin(&main_of(url), yard.access(true)) {
+                    panic!("{error}\n{error:?}\n{:?}", error.hint());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn ten_at_once() {
+    let Some(yard) = Yard::new("layers_http::ten_at_once") else { return };
+    let urls: Vec<String> = (0..10).map(|number| yard.repository(&format!("meta-{number}")).url()).collect();
+    let status = start(&yard, &urls.join(" ")).wait().expect("it ends");
+    assert!(status.success());
+    let known: Vec<String> = yard.mirrors().list().expect("a list").iter().map(|mirror| mirror.url().into()).collect();
+    assert_eq!(known.len(), 10);
+    assert!(urls.iter().all(|url| known.contains(url)), "{known:?}");
 }
 
 fn start(yard: &Yard, url: &str) -> Child {
