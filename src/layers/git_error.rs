@@ -254,6 +254,13 @@ impl Explain for GitError {
             Self::NotOnBranch { .. } => "leave out `branch:`, or name the branch that the commit is on",
             Self::OtherTag { .. } => "leave out `commit:` or `tag:`",
             Self::Denied { hint, .. } => return Some(hint.clone()),
+            Self::Failed { url, why } if why.contains("dubious ownership") => {
+                let path = shlex::try_quote(url.strip_prefix("file://").unwrap_or(url)).unwrap_or_default();
+                return Some(format!("if you trust its owner:  git config --global --add safe.directory {path}"));
+            }
+            Self::Unreachable { why, .. } if why.contains("peer certificate") => {
+                "if it is an authority of your own, tell git:  git config --global http.sslCAInfo /PATH/TO/ca.pem"
+            }
             Self::Unreachable { .. } => "check the address, the network and the proxy, or add `mirrors:`",
             Self::NoRepository { .. } => "check the address; a private repository can also look like a missing one",
             Self::NoGit { .. } => "install git:  sudo apt-get install git",

@@ -196,22 +196,46 @@ fn state(yard: &Yard, url: &str) -> (String, Vec<String>) {
     (refs, objects.lines().map(String::from).collect())
 }
 
-/// Not a test: what others start, to be killed or raced. Fetches `main` of an address into a store.
+/// Not a test: what others start, to be killed, raced or measured. Fetches `main` of addresses into a store, all at once.
 #[test]
 #[ignore = "started by other tests"]
 fn a_process_that_fetches() {
     let Ok(order) = std::env::var("SMIDR_TEST_FETCH") else { return };
-    let (folder, url) = order.split_once(' ').expect("a folder and an address");
+    let (folder, urls) = order.split_once(' ').expect("a folder and addresses");
     let yard = Yard::new("layers_http::a_process_that_fetches").expect("git is here");
-    let pinned = super::layers_kit::mirrors(Path::new(folder)).pin(&main_of(url), yard.access(true));
-    pinned.expect("fetched");
+    let mirrors = super::layers_kit::mirrors(Path::new(folder));
+    thread::scope(|scope| {
+        for url in urls.split(' ') {
+            let (mirrors, yard) = (&mirrors, &yard);
+            scope.spawn(move || {
+                if let Err(error) = mirrors.pin(&main_of(url), yard.access(true)) {
+                    panic!("{error}\n{error:?}\n{:?}", error.hint());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn ten_at_once() {
+    let Some(yard) = Yard::new("layers_http::ten_at_once") else { return };
+    let urls: Vec<String> = (0..10).map(|number| yard.repository(&format!("meta-{number}")).url()).collect();
+    let status = start(&yard, &urls.join(" ")).wait().expect("it ends");
+    assert!(status.success());
+    let known: Vec<String> = yard.mirrors().list().expect("a list").iter().map(|mirror| mirror.url().into()).collect();
+    assert_eq!(known.len(), 10);
+    assert!(urls.iter().all(|url| known.contains(url)), "{known:?}");
 }
 
 fn start(yard: &Yard, url: &str) -> Child {
+    order(yard, url).spawn().expect("a process")
+}
+
+fn order(yard: &Yard, url: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", "layers_http::a_process_that_fetches", "--ignored"]);
     command.env("SMIDR_TEST_FETCH", format!("{} {url}", yard.path().display())).stdout(std::process::Stdio::null());
-    command.spawn().expect("a process")
+    command
 }
 
 #[test]
@@ -300,6 +324,36 @@ fn who_is_asked_to_stop_does_so_at_once() {
         });
         assert!(yard.names().iter().all(|name| name.starts_with('.')), "{:?}", yard.names());
     }
+}
+
+// In a process of its own: where certificates are is read from the environment. No git is asked, gix sends passwords over https itself.
+#[test]
+fn passwords_over_https_go_to_their_host_and_nowhere_else() {
+    let Some(yard) = Yard::new("layers_http::passwords_over_https_go_to_their_host_and_nowhere_else") else { return };
+    large(&yard);
+    let (server, one) = Server::start_tls(&yard);
+    let (thief, two) = Server::start_tls(&yard);
+    let authorities = yard.path().join("ca.pem");
+    fs::write(&authorities, format!("{one}{two}")).expect("a file");
+    let fetch = |url: &str, trusted: bool| {
+        let mut command = order(&yard, url);
+        command.env("SSL_CERT_DIR", yard.home()).stderr(std::process::Stdio::null());
+        command.env("SSL_CERT_FILE", if trusted { authorities.clone() } else { "/dev/null".into() });
+        command.status().expect("a process").success()
+    };
+    let login = Some(("me".to_owned(), "hunter2".to_owned()));
+    server.behave(Manners { login: login.clone(), ..Manners::default() });
+    let with = |password: &str| server.url("large").replace("https://", &format!("https://me:{password}@"));
+    assert!(!fetch(&server.url("large"), true), "not without a password");
+    assert!(!fetch(&with("hunter3"), true), "not with another one");
+    assert!(!fetch(&with("hunter2"), false), "not where nobody knows who that is");
+    server.behave(Manners { redirect: Some(thief.base()), ..Manners::default() });
+    thief.behave(Manners { login, ..Manners::default() });
+    assert!(!fetch(&with("hunter2"), true), "the thief is not given what it asks for");
+    assert!(thief.log().contains("GET /large") && !thief.log().contains("uthorization"), "{}", thief.log());
+    server.behave(Manners { login: Some(("me".into(), "hunter2".into())), ..Manners::default() });
+    assert!(fetch(&with("hunter2"), true));
+    assert!(server.log().contains("git/oxide") && !server.log().contains("git/2"), "{}", server.log());
 }
 
 /// A program that is called like ssh, notes what it is given, and runs what it should run there here.

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivatePkcs8KeyDer};
 use smidr::{
     events::{Emitter, EventSink},
     host::{process::Spawner, stop::Stop},
@@ -226,6 +227,7 @@ pub struct Manners {
 /// `git http-backend` behind a listener on the loopback.
 pub struct Server {
     address: SocketAddr,
+    scheme: &'static str,
     manners: Arc<Mutex<Manners>>,
     log: Arc<Mutex<Vec<String>>>,
     closing: Arc<AtomicBool>,
@@ -234,9 +236,31 @@ pub struct Server {
 impl Server {
     /// Serves all repositories of a yard.
     pub fn start(yard: &Yard) -> Self {
+        Self::with(yard, None)
+    }
+
+    /// The same over TLS, and its certificate.
+    pub fn start_tls(yard: &Yard) -> (Self, String) {
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut parameters = rcgen::CertificateParams::new(names).expect("good names");
+        parameters.is_ca = rcgen::IsCa::ExplicitNoCa;
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = parameters.self_signed(&key).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.expect("versions of TLS").with_no_client_auth();
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let config = builder.with_single_cert(vec![certificate.der().clone()], key.into()).expect("a key");
+        let text = base64(certificate.der());
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+        (Self::with(yard, Some(Arc::new(config))), pem)
+    }
+
+    fn with(yard: &Yard, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let new = Self {
             address: listener.local_addr().expect("an address"),
+            scheme: if tls.is_some() { "https" } else { "http" },
             manners: Arc::default(),
             log: Arc::default(),
             closing: Arc::default(),
@@ -249,19 +273,20 @@ impl Server {
                     return;
                 }
                 let (manners, log, root) = (manners.lock().expect("a mutex").clone(), log.clone(), root.clone());
+                let tls = tls.clone();
                 // Who hangs up is tested for that.
-                thread::spawn(move || drop(serve(stream, &manners, &log, &root)));
+                thread::spawn(move || drop(connection(stream, tls, &manners, &log, &root)));
             }
         });
         new
     }
 
     pub fn url(&self, name: &str) -> String {
-        format!("http://{}/{name}/.git", self.address)
+        format!("{}/{name}/.git", self.base())
     }
 
     pub fn base(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     pub fn behave(&self, manners: Manners) {
@@ -281,7 +306,22 @@ impl Drop for Server {
     }
 }
 
-fn serve(stream: TcpStream, manners: &Manners, log: &Mutex<Vec<String>>, root: &Path) -> io::Result<()> {
+fn connection(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    manners: &Manners,
+    log: &Mutex<Vec<String>>,
+    root: &Path,
+) -> io::Result<()> {
+    let Some(config) = tls else { return serve(stream, manners, log, root) };
+    let tls = ServerConnection::new(config).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(tls, stream);
+    serve(&mut stream, manners, log, root)?;
+    stream.conn.send_close_notify();
+    stream.flush()
+}
+
+fn serve(stream: impl Read + Write, manners: &Manners, log: &Mutex<Vec<String>>, root: &Path) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut head = String::new();
     while stream.read_line(&mut head)? > 2 {}
@@ -298,9 +338,6 @@ fn serve(stream: TcpStream, manners: &Manners, log: &Mutex<Vec<String>>, root: &
         stream.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
     let body = body(&mut stream, header("content-length"), header("transfer-encoding"))?;
-    let refuse = |stream: &mut TcpStream, status: u16, more: &str| {
-        write!(stream, "HTTP/1.1 {status} No\r\n{more}content-length: 0\r\nconnection: close\r\n\r\n")
-    };
     if let Some(base) = &manners.redirect {
         return refuse(stream.get_mut(), 302, &format!("location: {base}{target}\r\n"));
     }
@@ -336,7 +373,11 @@ fn serve(stream: TcpStream, manners: &Manners, log: &Mutex<Vec<String>>, root: &
     answered
 }
 
-fn answer(stream: &mut TcpStream, out: impl Read, method: &str, manners: &Manners) -> io::Result<()> {
+fn refuse(stream: &mut impl Write, status: u16, more: &str) -> io::Result<()> {
+    write!(stream, "HTTP/1.1 {status} No\r\n{more}content-length: 0\r\nconnection: close\r\n\r\n")
+}
+
+fn answer(stream: &mut impl Write, out: impl Read, method: &str, manners: &Manners) -> io::Result<()> {
     let mut out = BufReader::new(out);
     let (mut status, mut headers) = ("200 OK".to_owned(), String::new());
     loop {

@@ -42,9 +42,6 @@ impl Attempt<'_> {
         let all = flat(error);
         let has_password = self.url.password().is_some() || self.is_http() && self.url.user().is_some();
         let url = self.shown_url();
-        if let Some(source) = all.iter().find_map(|error| disk(*error)) {
-            return GitError::Disk { path: self.folder.into(), source }.into();
-        }
         for error in &all {
             if let Some(trouble) = error.downcast_ref::<client::Error>().and_then(|error| self.of_transport(error)) {
                 return trouble;
@@ -83,6 +80,12 @@ impl Attempt<'_> {
         let texts: Vec<String> = all.iter().map(|error| shown(&error.to_string())).collect();
         let find = |words: &[&str]| texts.iter().find(|text| words.iter().any(|word| text.contains(word))).cloned();
         let url = self.shown_url();
+        if find(&["is a valid git directory"]).is_some() {
+            return GitError::NoRepository { url, why: String::new() }.into();
+        }
+        if let Some(source) = texts.iter().find_map(|text| disk(text)) {
+            return GitError::Disk { path: self.folder.into(), source }.into();
+        }
         if find(&["HTTP status 404", "HTTP status 410"]).is_some() {
             return GitError::NoRepository { url, why: String::new() }.into();
         }
@@ -98,9 +101,6 @@ impl Attempt<'_> {
         }
         if find(&["'dumb' protocol"]).is_some() {
             return Trouble::NeedsGit("the server speaks only the old protocol without a service".into());
-        }
-        if find(&["is a valid git directory"]).is_some() {
-            return GitError::NoRepository { url, why: String::new() }.into();
         }
         if let Some(commit) = self.request.only_commit() {
             return GitError::Refused { url, commit: commit.clone() }.into();
@@ -174,9 +174,11 @@ fn flat(error: &gix::Error) -> Vec<&(dyn Error + 'static)> {
     all
 }
 
-fn disk(error: &(dyn Error + 'static)) -> Option<io::Error> {
-    let number = error.downcast_ref::<io::Error>()?.raw_os_error()?;
-    let of_the_disk = [libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EFBIG, libc::EIO, libc::EMFILE];
+// Not by type: on its way through gix an error of the disk may become a text.
+fn disk(text: &str) -> Option<io::Error> {
+    let number = text.rsplit_once("(os error ")?.1.split_once(')')?.0.parse().ok()?;
+    let of_the_disk =
+        [libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EFBIG, libc::EIO, libc::EMFILE, libc::EACCES, libc::EPERM];
     of_the_disk.contains(&number).then(|| io::Error::from_raw_os_error(number))
 }
 
@@ -185,4 +187,24 @@ fn away(error: &(dyn Error + 'static)) -> Option<String> {
     let number = error.raw_os_error()?;
     let away = [libc::ECONNREFUSED, libc::ECONNRESET, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ETIMEDOUT];
     away.contains(&number).then(|| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_disk_are_known_by_their_number() {
+        let full = disk("Could not write: No space left on device (os error 28)").expect("of the disk");
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        assert!(
+            disk("Permission denied (os error 13) at path \"/x/.tmpAb\"").is_some(),
+            "as the crate tempfile writes it"
+        );
+        for other in
+            ["Connection refused (os error 111)", "(os error x)", "git@host: Permission denied (publickey)", ""]
+        {
+            assert!(disk(other).is_none(), "{other}");
+        }
+    }
 }
