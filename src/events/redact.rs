@@ -189,7 +189,44 @@ mod tests {
         }
     }
 
+    /// What is left of a text beside masks.
+    fn left(redactor: &Redactor, text: &str) -> usize {
+        redactor.text(text).replace(MASK, "").len()
+    }
+
     proptest::proptest! {
+        // However it is written down, and whoever it belongs to, nothing but quotes and the user's part is left of it.
+        #[test]
+        fn no_dress_of_a_secret_gets_through(
+            secret in "[!-~\u{e4}\u{20ac}]([ -~\u{e4}\u{20ac}]{10,40})[!-~]",
+            user in "[a-zA-Z0-9.@_-]{0,20}",
+        ) {
+            use base64::{Engine as _, engine::general_purpose::{STANDARD, URL_SAFE}};
+            let redactor = redactor(&[&secret]);
+            let encoded: String = secret.bytes().map(|byte| match byte {
+                byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => char::from(byte).to_string(),
+                byte => format!("%{byte:02X}"),
+            }).collect();
+            for dress in [
+                secret.clone(),
+                encoded,
+                format!("'{}'", secret.replace('\'', "'\\''")),
+                format!("'{}'", secret.replace('\'', "'\"'\"'")),
+                format!("$'{}'", secret.replace('\\', "\\\\").replace('\'', "\\'")),
+                Value::from(secret.as_str()).to_string(),
+                secret.replace('$', "$$"),
+            ] {
+                proptest::prop_assert!(left(&redactor, &dress) <= 3, "{} of {}", redactor.text(&dress), dress);
+            }
+            for (before, after) in [("", ""), (":", ""), (":", "\n"), (":", ":x")] {
+                let login = format!("{user}{before}{secret}{after}");
+                for dress in [STANDARD.encode(&login), URL_SAFE.encode(&login)] {
+                    let around = (user.len() + before.len()) * 4 / 3 + 2 + after.len() * 4 / 3 + 2 + 2;
+                    proptest::prop_assert!(left(&redactor, &dress) <= around, "{} of {}", redactor.text(&dress), dress);
+                }
+            }
+        }
+
         // Whatever is logged, in whatever pieces: the copy is what the whole text would have become.
         #[test]
         fn a_copy_is_the_text_without_secrets(

@@ -14,6 +14,7 @@ mod paths;
 mod request;
 mod resources;
 mod secret;
+mod spelling;
 mod texts;
 
 pub use artifact::Artifact;

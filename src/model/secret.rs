@@ -3,10 +3,7 @@
 
 use std::fmt;
 
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
-};
+use super::spelling;
 
 /// A variable whose name holds one of these is taken for a secret.
 const SECRET_NAMES: [&str; 11] =
@@ -117,22 +114,17 @@ impl Secrets {
         }
     }
 
-    /// Every form of every secret: as it is, percent-encoded, as in JSON, in base64 alone and as `user:password`.
+    /// Every form of every secret: however programs write it, and in base64 alone, as `user:password`, and with whatever stands
+    /// around it.
     pub fn forms(&self) -> Vec<String> {
         let mut forms = Vec::new();
         for Secret { user, text } in &self.0 {
-            forms.push(text.clone());
-            // Python's urllib leaves slashes as they are.
-            forms.extend(
-                [(false, ""), (true, ""), (false, "/"), (true, "/")].map(|(upper, kept)| encoded(text, upper, kept)),
-            );
-            forms.push(serde_json::Value::from(text.as_str()).to_string().trim_matches('"').to_owned());
-            let mut plain = Vec::new();
+            forms.extend(spelling::spellings(text));
             if text.len() >= LEAST_OF_VARIABLE {
-                plain.push(text.clone());
+                forms.extend(spelling::base64(text));
             }
-            plain.extend(user.iter().map(|user| format!("{user}:{text}")));
-            forms.extend(plain.iter().flat_map(|text| [STANDARD_NO_PAD.encode(text), URL_SAFE_NO_PAD.encode(text)]));
+            forms.extend(user.iter().flat_map(|user| spelling::base64(&format!("{user}:{text}"))));
+            forms.extend(spelling::base64_inside(text));
         }
         forms.retain(|form| !form.is_empty());
         forms.sort();
@@ -175,19 +167,6 @@ fn unescaped(word: &str) -> String {
         out.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
     }
     out
-}
-
-/// RFC 3986: everything but the unreserved characters, and those that are kept, as `%` and two digits.
-fn encoded(text: &str, upper: bool, kept: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b if b.is_ascii_alphanumeric() || b"-._~".contains(&b) || kept.as_bytes().contains(&b) => {
-                char::from(b).to_string()
-            }
-            b if upper => format!("%{b:02X}"),
-            b => format!("%{b:02x}"),
-        })
-        .collect()
 }
 
 fn decoded(text: &str) -> String {

@@ -35,8 +35,18 @@ fn a_machine_that_can() {
     let findings = json["findings"].as_array().expect("a list");
     assert!(findings.iter().all(|finding| finding["name"].is_string() && finding["verdict"].is_string()), "{json}");
     let told: Vec<&str> = findings.iter().filter_map(|finding| finding["name"].as_str()).collect();
-    for name in ["caller", "kernel", "namespaces", "home", "space", "memory", "processes", "open files", "certificates"]
-    {
+    for name in [
+        "caller",
+        "kernel",
+        "namespaces",
+        "home",
+        "space",
+        "memory",
+        "processes",
+        "open files",
+        "limits",
+        "certificates",
+    ] {
         assert_eq!(told.iter().filter(|known| **known == name).count(), 1, "{name} in {told:?}");
     }
     assert_eq!(World::names(&world.smidr.join("tmp")), Vec::<String>::new(), "nothing is left");

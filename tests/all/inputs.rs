@@ -351,6 +351,7 @@ fn no_secret_stays_behind() {
         "leak",
         "    echo marker-of-the-log\n    cat $HOME/.netrc /run/smidr/git-credentials\n    echo 'MY ${MY_TOKEN} and ${http_proxy}'\n    \
          echo git#SECRET netrc%23SECRET netrc%23SECRET; printf 'me:netrc#SECRET' | base64; printf 'me:git#SECRET' | base64\n    \
+         printf 'someone:${MY_TOKEN}' | base64\n    \
          for i in $(seq 3000); do echo \"$i ${MY_TOKEN}\"; done\n    echo \"last ${MY_TOKEN}\" >&2\n    exit 1",
     );
     let proxy = "http://me:proxy-SECRET@127.0.0.1:9";
@@ -363,7 +364,7 @@ fn no_secret_stays_behind() {
     assert!(kept.contains("marker-of-the-log") && kept.contains("login me password ***"), "{kept}");
     assert!(kept.lines().filter(|line| line.ends_with(" ***")).count() > 3000, "{kept}");
     // What is looked for, in every form; and that it was printed: BitBake's own log has it.
-    let forms = ["SECRET", "bWU6bmV0cmMjU0VDUkVU", "bWU6Z2l0I1NFQ1JFV"];
+    let forms = ["SECRET", "bWU6bmV0cmMjU0VDUkVU", "bWU6Z2l0I1NFQ1JFV", "b2tlbi9TRUNSRVQvMTIz"];
     let workspaces = world.smidr.join("workspaces");
     let logs = |form: &str| {
         let files = holding(&workspaces, form);

@@ -7,6 +7,7 @@
 
 mod builds;
 mod finding;
+mod limits;
 mod machine;
 mod sandbox;
 mod storage;
@@ -21,7 +22,7 @@ use super::{
     report::{Done, Failure},
 };
 use crate::{
-    host::{limits, process::Spawner},
+    host::{self, process::Spawner},
     image::ImageStore,
     model::{HostFacts, Kind, Paths},
 };
@@ -50,7 +51,7 @@ pub fn doctor(config: &Path, args: &Doctor) -> Done {
 
 /// Everything that there is to find out, in the order in which people read it.
 fn examine(config: &Path, facts: &HostFacts, home: &Result<Home, Failure>, spawner: &Spawner) -> Vec<Finding> {
-    let limits = limits::gather();
+    let limits = host::limits::gather();
     let mut findings = vec![sandbox::caller(facts), sandbox::kernel()];
     findings.extend(sandbox::sandbox(facts, home.as_ref().ok(), spawner));
     findings.push(sandbox::namespaces(&limits, facts));
@@ -59,6 +60,7 @@ fn examine(config: &Path, facts: &HostFacts, home: &Result<Home, Failure>, spawn
         Err(failure) => findings.push(storage::no_home(failure)),
     }
     findings.extend(machine::machine(&limits, facts));
+    findings.push(limits::limits(facts, spawner));
     findings.push(builds::packages(spawner));
     findings.extend(home.as_ref().ok().and_then(|home| builds::locale(config, facts, home)));
     findings.push(builds::certificates(facts));
