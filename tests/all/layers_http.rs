@@ -375,10 +375,16 @@ fn ssh_never_asks() {
     let ssh = fake_ssh(&yard, "shift $(($# - 2)); exec sh -c \"$*\"").display().to_string();
     let by_ssh = |host: &str| main_of(&format!("ssh://git@{host}{}", origin.path.display()));
     let log = || fs::read_to_string(yard_log(&ssh)).unwrap_or_default();
-    // In this process PATH cannot be changed, so it is named; the option stands where smidr would put it.
-    yard.set("GIT_SSH_COMMAND", &format!("{ssh} -o BatchMode=yes"));
-    assert_eq!(yard.pin(&by_ssh("host.example.com")).expect("fetched").1, origin.at("main"));
+    // Whatever is called ssh, in a process of its own, whose PATH can be another one.
+    let path = format!("{}:{}", yard.path().join("bin").display(), std::env::var("PATH").expect("PATH"));
+    let mut command = order(&yard, &by_ssh("host.example.com").url);
+    assert!(command.env("PATH", path).env_remove("GIT_SSH_COMMAND").status().expect("a process").success());
     assert!(log().contains("-o BatchMode=yes") && log().contains("git@host.example.com"), "{}", log());
+    // Or what the user wants.
+    yard.set("GIT_SSH_COMMAND", &format!("{ssh} -o Own=yes"));
+    let next = PlannedGit { commit: Some(origin.at("main~1")), ..wanted(&by_ssh("host.example.com").url) };
+    assert_eq!(yard.pin(&next).expect("fetched").1, origin.at("main~1"));
+    assert!(log().contains("-o Own=yes"), "{}", log());
     let rows = [
         (
             "echo 'git@host: Permission denied (publickey).' >&2; exit 255",
