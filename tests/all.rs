@@ -11,6 +11,8 @@ mod fuzz_one;
 
 #[path = "all/archives.rs"]
 mod archives;
+#[path = "all/artifacts.rs"]
+mod artifacts;
 #[path = "all/config.rs"]
 mod config;
 #[path = "all/doctor.rs"]

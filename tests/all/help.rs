@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 26] = [
+const COMMANDS: [&[&str]; 27] = [
     &[],
     &["init"],
     &["check"],
@@ -19,6 +19,7 @@ const COMMANDS: [&[&str]; 26] = [
     &["artifacts", "list"],
     &["artifacts", "copy"],
     &["artifacts", "show"],
+    &["artifacts", "clean"],
     &["image"],
     &["image", "ls"],
     &["image", "build"],
