@@ -13,6 +13,8 @@ mod fuzz_one;
 mod archives;
 #[path = "all/checkouts.rs"]
 mod checkouts;
+#[path = "all/artifacts.rs"]
+mod artifacts;
 #[path = "all/config.rs"]
 mod config;
 #[path = "all/doctor.rs"]

@@ -271,6 +271,22 @@ pub enum Artifacts {
     },
     /// Show where a build's artifacts are, with their digests
     Show(Listing),
+    /// Remove artifacts and logs of old builds; that they were built stays known
+    Clean(Clean),
+}
+
+/// `smidr artifacts clean`
+#[derive(Args)]
+pub struct Clean {
+    /// Keep what the newest builds of each project left behind, so many of them
+    #[arg(long, value_name = "BUILDS", required_unless_present = "days")]
+    pub keep: Option<usize>,
+    /// Remove only what builds left behind that ended more than so many days ago
+    #[arg(long, value_name = "DAYS")]
+    pub days: Option<u32>,
+    /// Say what would go, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// A build whose artifacts are listed.

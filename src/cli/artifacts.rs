@@ -1,9 +1,9 @@
 //! `smidr artifacts`: what builds left behind.
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 use super::{
-    args::{Artifacts, Listing},
+    args::{Artifacts, Clean, Listing},
     context,
     output::{bytes, say, say_json, talk},
     report::{Done, Failure, Refused},
@@ -13,7 +13,7 @@ use crate::{
     history::BuildRecord,
     host::paths,
     model::{Artifact, Paths},
-    service::LocalService,
+    service::{self, LocalService},
 };
 
 /// Runs the command.
@@ -24,6 +24,7 @@ pub fn artifacts(command: &Artifacts) -> Done {
         Artifacts::List(listing) => list(&paths, listing),
         Artifacts::Show(listing) => show(&paths, listing),
         Artifacts::Copy { id, dest } => copy(&paths, id, dest),
+        Artifacts::Clean(wanted) => clean(&paths, wanted),
     }
 }
 
@@ -40,6 +41,8 @@ fn list(paths: &Paths, listing: &Listing) -> Done {
         say_json(&serde_json::json!({ "version": 1, "build": build.id, "artifacts": artifacts }));
     } else if artifacts.is_empty() {
         talk(format!("{} ({}) left nothing behind", build.id, build.state));
+    } else if is_cleaned(&build) {
+        talk(format!("what {} left behind has been removed since", build.id));
     }
     for artifact in artifacts.iter().filter(|_| !listing.json) {
         let size = artifact.link.as_ref().map_or_else(|| bytes(artifact.size), |link| format!("-> {}", link.display()));
@@ -80,5 +83,23 @@ fn copy(paths: &Paths, id: &str, dest: &Path) -> Done {
     }
     artifacts::copy_all(&from, &found, dest)?;
     talk(format!("{} files in {}", found.len(), dest.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_cleaned(build: &BuildRecord) -> bool {
+    build.outcome.as_ref().is_some_and(|outcome| outcome.cleaned)
+}
+
+fn clean(paths: &Paths, wanted: &Clean) -> Done {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let policy =
+        service::Clean { keep: wanted.keep, older_than: wanted.days.map(|days| day * days), dry_run: wanted.dry_run };
+    let cleaned = LocalService::new(paths).clean(policy, jiff::Timestamp::now())?;
+    for (build, freed) in &cleaned {
+        say(format!("{:<40} {:>8}", build.id, bytes(*freed)));
+    }
+    let verb = if wanted.dry_run { "would remove" } else { "removed" };
+    let freed = cleaned.iter().fold(0, |sum: u64, (_, freed)| sum.saturating_add(*freed));
+    talk(format!("{verb} what {} builds left behind, {}", cleaned.len(), bytes(freed)));
     Ok(ExitCode::SUCCESS)
 }

@@ -74,4 +74,7 @@ fn one(build: &BuildRecord) {
     if outcome.artifacts > 0 {
         line("artifacts", &format!("{} files, {}", outcome.artifacts, bytes(outcome.artifact_bytes)));
     }
+    if outcome.cleaned {
+        line("cleaned", "artifacts and logs have been removed since");
+    }
 }

@@ -201,6 +201,16 @@ impl History {
         texts.iter().map(|text| parse(text, "an artifact")).collect()
     }
 
+    /// Records that what a build left behind has been removed since.
+    ///
+    /// # Errors
+    ///
+    /// When the record cannot be written.
+    pub fn mark_cleaned(&self, id: &BuildId) -> Result<(), HistoryError> {
+        let mark = "UPDATE builds SET outcome = json_set(outcome, '$.cleaned', json('true')) WHERE id = ?1";
+        self.db.execute(mark, [id.as_str()]).map(drop).map_err(failed("write"))
+    }
+
     /// Records that a build's process is gone without having said how the build ended.
     ///
     /// # Errors

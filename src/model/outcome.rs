@@ -100,6 +100,9 @@ pub struct Outcome {
     pub artifact_bytes: u64,
     /// Whole duration in milliseconds.
     pub duration_ms: u64,
+    /// Whether what it left behind has been removed since (`smidr artifacts clean`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cleaned: bool,
 }
 
 impl Outcome {
@@ -116,6 +119,7 @@ impl Outcome {
             artifacts: 0,
             artifact_bytes: 0,
             duration_ms: 0,
+            cleaned: false,
         }
     }
 }

@@ -1,6 +1,10 @@
 //! What a user may ask of builds: start one, look at them, follow one. Local, in this process.
 
+mod clean;
+
 use std::{thread, time::Duration};
+
+pub use clean::Clean;
 
 use rustix::process::Signal;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 32] = [
+const COMMANDS: [&[&str]; 33] = [
     &[],
     &["init"],
     &["check"],
@@ -25,6 +25,7 @@ const COMMANDS: [&[&str]; 32] = [
     &["artifacts", "list"],
     &["artifacts", "copy"],
     &["artifacts", "show"],
+    &["artifacts", "clean"],
     &["image"],
     &["image", "ls"],
     &["image", "build"],

@@ -1,0 +1,124 @@
+//! What old builds have left behind goes: artifacts, records and logs of failed tasks. That they were is still known.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{LocalService, ServiceError};
+use crate::{history::BuildRecord, host::files::remove_tree};
+
+/// What may go. At least one of the two, or nothing does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clean {
+    /// How many builds of each project stay, the newest.
+    pub keep: Option<usize>,
+    /// Only what builds left that ended longer ago.
+    pub older_than: Option<Duration>,
+    /// Say what would go, and keep it.
+    pub dry_run: bool,
+}
+
+impl LocalService<'_> {
+    /// Removes what builds have kept, by a policy; never of one that runs. Gives the builds, and the bytes that went with each.
+    ///
+    /// # Errors
+    ///
+    /// When the record cannot be read or written, or something cannot be removed.
+    pub fn clean(&self, policy: Clean, now: Timestamp) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
+        let Some(history) = self.history()? else { return Ok(Vec::new()) };
+        let mut cleaned = Vec::new();
+        for build in chosen(self.list(u32::MAX)?, policy, now) {
+            let folder = self.paths.build(&build.id);
+            if !folder.is_dir() {
+                continue;
+            }
+            let bytes = walkdir::WalkDir::new(&folder).into_iter().flatten().filter_map(|entry| entry.metadata().ok());
+            let bytes =
+                bytes.filter(std::fs::Metadata::is_file).fold(0, |sum: u64, file| sum.saturating_add(file.len()));
+            if !policy.dry_run {
+                // Marked last: what is interrupted is done by the next one.
+                remove_tree(&folder)?;
+                history.mark_cleaned(&build.id)?;
+            }
+            cleaned.push((build, bytes));
+        }
+        Ok(cleaned)
+    }
+}
+
+/// `builds` are sorted, the newest first. One that runs neither goes nor counts: who knows how it will end.
+fn chosen(builds: Vec<BuildRecord>, policy: Clean, now: Timestamp) -> Vec<BuildRecord> {
+    let mut kept: Vec<String> = Vec::new();
+    let mut stays = |build: &BuildRecord| {
+        let newer = kept.iter().filter(|name| **name == build.name).count();
+        kept.push(build.name.clone());
+        policy.keep.is_some_and(|keep| newer < keep)
+    };
+    let is_young = |build: &BuildRecord| {
+        let ended = build.ended.unwrap_or(build.started);
+        policy
+            .older_than
+            .is_some_and(|limit| Duration::try_from(now.duration_since(ended)).is_ok_and(|age| age <= limit))
+    };
+    let any = policy.keep.is_some() || policy.older_than.is_some();
+    let over = builds.into_iter().filter(|build| build.state.is_final());
+    over.filter(|build| !stays(build) && any && !is_young(build)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BuildId, State};
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn build(number: u32, name: &str, days_ago: u32, state: State) -> BuildRecord {
+        let at = Timestamp::UNIX_EPOCH + 100 * DAY - days_ago * DAY;
+        let ended = state.is_final().then_some(at);
+        let id = BuildId::new(&format!("{name}-{number}"), number).expect("an id");
+        BuildRecord {
+            id,
+            name: name.into(),
+            machine: "m".into(),
+            targets: vec![],
+            state,
+            started: at,
+            ended,
+            outcome: None,
+        }
+    }
+
+    #[test]
+    fn what_may_go() {
+        let all = || {
+            vec![
+                build(1, "a", 0, State::Building),
+                build(2, "a", 1, State::Completed),
+                build(3, "b", 2, State::Failed),
+                build(4, "a", 3, State::Cancelled),
+                build(5, "a", 8, State::Completed),
+                build(6, "b", 9, State::Completed),
+                build(7, "a", 20, State::Building),
+            ]
+        };
+        let now = Timestamp::UNIX_EPOCH + 100 * DAY;
+        for (keep, days, expected) in [
+            (None, None, &[][..]),
+            (Some(0), None, &["a-2", "b-3", "a-4", "a-5", "b-6"]),
+            (Some(1), None, &["a-4", "a-5", "b-6"]),
+            (Some(2), None, &["a-5"]),
+            (None, Some(7), &["a-5", "b-6"]),
+            (None, Some(8), &["b-6"]),
+            (Some(1), Some(7), &["a-5", "b-6"]),
+            (Some(2), Some(7), &["a-5"]),
+            (Some(9), Some(0), &[]),
+        ] {
+            let policy = Clean { keep, older_than: days.map(|days: u32| days * DAY), dry_run: false };
+            let gone: Vec<String> = chosen(all(), policy, now)
+                .iter()
+                .map(|build| format!("{}-{}", build.name, build.id.as_str().split('-').nth(1).unwrap_or_default()))
+                .collect();
+            assert_eq!(gone, expected, "--keep {keep:?} --days {days:?}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What builds leave behind, and that it goes when somebody says so.
+
+use std::path::PathBuf;
+
+use super::{support::World, trouble::recipe};
+
+#[test]
+fn what_old_builds_left_behind_goes_on_request() {
+    let Some(world) = World::with_project("artifacts::what_old_builds_left_behind_goes_on_request") else { return };
+    recipe(&world, "bad", "    echo marker-of-the-log; exit 1");
+    let ids = [0, 1].map(|_| world.smidr().args(["build", "--target", "bad"]).run().expect_code(1).build_id());
+    recipe(&world, "slow", "    sleep 1000");
+    let mut running = world.smidr().args(["build", "--target", "slow"]).start();
+    running.until_says("slow:do_act");
+    let status = || world.smidr().args(["status", "--json"]).run().json();
+    let newest = status()["builds"][0]["id"].as_str().expect("an id").to_owned();
+    let folder = |id: &str| -> PathBuf { world.smidr.join("builds").join(id) };
+    let clean = |args: &[&str]| world.smidr().args(["artifacts", "clean"]).args(args).run();
+    clean(&[]).expect_code(2).expect_err("--keep");
+    // The youngest are a moment old.
+    assert_eq!(clean(&["--days", "1"]).expect_code(0).out, "");
+    let would = clean(&["--keep", "1", "--dry-run"]);
+    would.expect_code(0).expect_out(&ids[0]).expect_err("would remove what 1 builds left behind, ");
+    assert!(folder(&ids[0]).join("logs/bad.do_act").is_file() && !would.out.contains(&ids[1]), "{would:?}");
+    clean(&["--keep", "1"]).expect_code(0).expect_out(&ids[0]).expect_err("removed what 1 builds left behind, ");
+    assert!(!folder(&ids[0]).exists() && folder(&ids[1]).exists());
+    // Never of one that runs.
+    let all = clean(&["--keep", "0"]);
+    all.expect_code(0).expect_out(&ids[1]);
+    assert!(!all.out.contains(&newest) && folder(&newest).is_dir() && !folder(&ids[1]).exists(), "{all:?}");
+    assert_eq!(clean(&["--keep", "0"]).expect_code(0).out, "");
+    // It is still known that they were, how they ended, and what they said.
+    let told = status();
+    let outcome = |id: &str| {
+        let all = told["builds"].as_array().expect("a list");
+        all.iter().find(|build| build["id"] == id).expect("the build")["outcome"].clone()
+    };
+    assert_eq!((&outcome(&ids[0])["cleaned"], &outcome(&ids[0])["state"]), (&true.into(), &"FAILED".into()));
+    world.smidr().args(["status", &ids[1]]).run().expect_code(0).expect_out("cleaned ").expect_out("bad:do_act");
+    world.smidr().args(["logs", &ids[1]]).run().expect_code(0).expect_out("marker-of-the-log");
+    // What somebody put there by hand is nobody's.
+    std::fs::create_dir(folder("by-hand")).expect("a folder");
+    clean(&["--keep", "0"]).expect_code(0);
+    assert!(folder("by-hand").is_dir());
+    running.signal(nix::sys::signal::Signal::SIGINT);
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    running.wait().expect_code(130);
+}
