@@ -3,6 +3,10 @@
 //! In go planned layers, out come [`Checkouts`]: which folders to show in the sandbox, which of them are layers, and where
 //! BitBake is, if one of the repositories carries it. Layers from git repositories are refused for now.
 
+pub mod checkout;
+pub mod patch;
+pub mod prune;
+
 use std::path::{Path, PathBuf};
 
 use crate::{

@@ -1,0 +1,219 @@
+//! Commits as folders that BitBake can read.
+//!
+//! In go a bare mirror, a commit and patches, out comes a folder that holds exactly that, for as long as the value lives. It
+//! is made whole or not at all, once for all who want it, and nobody changes it afterwards: files keep git's modes, 0644 and
+//! 0755, so that copies of them can be written to, and it is the sandbox that shows them read-only.
+//!
+//! ```text
+//! checkouts/<commit>[-<patches>]/<name>/       the files; `.git` borrows the objects of mirrors
+//! checkouts/<commit>[-<patches>]/<name>/.git/smidr.json   what it was made of; its time is that of the last use
+//! checkouts/tmp/                               half-made ones, each locked by its maker
+//! ```
+//!
+//! What a repository names is hostile. A tree is listed before anything is written (`tree`), every object is hashed when it is
+//! read (`objects`), and links are judged when everything is there, patches included (`links`).
+
+mod dotgit;
+mod error;
+mod links;
+mod make;
+mod objects;
+mod record;
+mod submodules;
+
+mod tree;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+pub use error::{CheckoutError, RefusedUrl, SubmoduleFailed};
+use make::Making;
+pub(super) use record::Record;
+use sha2::{Digest as _, Sha256};
+pub use tree::Limits;
+pub(super) use tree::VALID as VALID_NAMES;
+
+use super::patch::ReadPatch;
+use crate::{
+    events::Emitter,
+    host::{
+        files,
+        lock::{self, Lock, Mode},
+        scratch::Scratch,
+        stop::Stop,
+    },
+    model::{CommitId, Event, Paths},
+};
+
+/// Held together by all who use checkouts, and alone by whoever removes their lock files.
+pub(super) const STORE_LOCK: &str = "checkouts";
+
+/// The commits of layer repositories that are written out.
+#[derive(Clone, Debug)]
+pub struct CheckoutStore {
+    pub(super) store: PathBuf,
+    pub(super) locks: PathBuf,
+    limits: Limits,
+}
+
+/// A commit that is written out. While it lives, nobody removes it.
+#[derive(Debug)]
+pub struct Checkout {
+    /// Its files.
+    pub folder: PathBuf,
+    /// Bare mirrors that its `.git` borrows objects from: they have to be visible in the sandbox, read-only.
+    pub borrowed: Vec<PathBuf>,
+    _held: Lock,
+}
+
+/// Has a submodule: for its address and commit, a bare repository in which the commit is present.
+pub type Submodules<'a> = dyn FnMut(&str, &CommitId) -> Result<PathBuf, SubmoduleFailed> + 'a;
+
+/// What is wanted.
+struct Wanted<'a> {
+    mirror: &'a Path,
+    url: &'a str,
+    commit: &'a CommitId,
+    patches: &'a [ReadPatch],
+    outside_links: bool,
+}
+
+impl Wanted<'_> {
+    /// What is there, if it is whole and can still borrow what it needs.
+    fn found(&self, folder: &Path) -> Result<Option<Record>, CheckoutError> {
+        let Some(record) = Record::of(folder) else { return Ok(None) };
+        match record.borrowed.iter().find(|mirror| !mirror.join("objects").is_dir()) {
+            None => Ok(Some(record)),
+            // Nothing is wrong with the files, which somebody may be using.
+            Some(lost) if lost == self.mirror => {
+                let (object, mirror) = (self.commit.to_string(), lost.clone());
+                Err(CheckoutError::Damaged { object, mirror, source: None })
+            }
+            Some(_) => Ok(None),
+        }
+    }
+}
+
+impl CheckoutStore {
+    /// The checkouts of a layer store. Touches nothing.
+    pub fn new(store: &Path, paths: &Paths) -> Self {
+        Self { store: store.into(), locks: paths.locks(), limits: Limits::default() }
+    }
+
+    /// The same store with other limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Writes a commit out, if it is not there yet. `mirror` is a bare repository that has it, `url` what it is a copy of; `submodule` is
+    /// only called when something has to be made.
+    ///
+    /// # Errors
+    ///
+    /// When objects are damaged, the repository holds what must not be written out, a patch does not apply, the file
+    /// system refuses, or somebody asks to stop.
+    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own, and there is one caller")]
+    pub fn checkout(
+        &self,
+        mirror: &Path,
+        url: &str,
+        commit: &CommitId,
+        patches: &[ReadPatch],
+        outside_links: bool,
+        submodule: &mut Submodules<'_>,
+        on: &Emitter,
+        stop: &Stop,
+    ) -> Result<Checkout, CheckoutError> {
+        let wanted = Wanted { mirror, url, commit, patches, outside_links };
+        let key = key(commit, patches);
+        let name = name_of(url);
+        let folder = self.folder(&key).join(&name);
+        let what = format!("the checkout of {}", commit.short());
+        let _store = self.lock(STORE_LOCK, Mode::Shared, "the layer store", on, stop)?;
+        let (record, held) = loop {
+            let held = self.lock(&use_lock(&key, &name), Mode::Shared, &what, on, stop)?;
+            if let Some(record) = wanted.found(&folder)? {
+                break (record, held);
+            }
+            drop(held);
+            // Held while it is made: the others wait, and whoever uses a wreck is waited for.
+            let _alone = self.lock(&use_lock(&key, &name), Mode::Exclusive, &what, on, stop)?;
+            if wanted.found(&folder)?.is_none() {
+                self.make(&wanted, &folder, submodule, on, stop)?;
+            }
+        };
+        if let (false, Some((link, target))) = (outside_links, record.outside) {
+            return Err(CheckoutError::OutsideLink { repository: url.into(), link, target });
+        }
+        Record::touch(&folder)?;
+        Ok(Checkout { folder, borrowed: record.borrowed, _held: held })
+    }
+
+    // With its lock held alone.
+    fn make(
+        &self,
+        wanted: &Wanted<'_>,
+        folder: &Path,
+        submodule: &mut Submodules<'_>,
+        on: &Emitter,
+        stop: &Stop,
+    ) -> Result<(), CheckoutError> {
+        let scratch = self.scratch(on, stop)?;
+        let room = self.folder("");
+        Making { wanted, room: &room, limits: &self.limits, submodule, on, stop }.make(scratch.path())?;
+        if let Some(above) = folder.parent() {
+            files::make_private_dir(above)?;
+        }
+        Ok(scratch.tree_becomes(folder)?)
+    }
+
+    /// A private folder in the file system of the store; what others left who were killed goes first.
+    pub(super) fn scratch(&self, on: &Emitter, stop: &Stop) -> Result<Scratch, CheckoutError> {
+        let tmp = self.folder("tmp");
+        let _alone = self.lock("checkouts-tmp", Mode::Exclusive, "the layer store", on, stop)?;
+        files::make_private_dir(&tmp)?;
+        Scratch::remove_stale(&tmp)?;
+        Ok(Scratch::make(&tmp)?)
+    }
+
+    pub(super) fn folder(&self, key: &str) -> PathBuf {
+        self.store.join("checkouts").join(key)
+    }
+
+    pub(super) fn lock(
+        &self,
+        name: &str,
+        mode: Mode,
+        what: &str,
+        on: &Emitter,
+        stop: &Stop,
+    ) -> Result<Lock, CheckoutError> {
+        let waiting = |other: &str| on.emit(Event::Waiting { resource: what.into(), holder: other.into() });
+        let holder = format!("build {}", on.build());
+        Ok(lock::lock(&lock::path_in(&self.locks, name), mode, &holder, stop, waiting)?)
+    }
+}
+
+/// The name of the lock that whoever uses a checkout holds together with others.
+pub(super) fn use_lock(key: &str, name: &str) -> String {
+    format!("checkout-{key}@{name}")
+}
+
+fn key(commit: &CommitId, patches: &[ReadPatch]) -> String {
+    if patches.is_empty() {
+        return commit.to_string();
+    }
+    let digests = patches.iter().map(|patch| patch.lock.sha256.hex());
+    let all = digests.fold(Sha256::new(), |hash, digest| hash.chain_update(digest));
+    format!("{commit}-{}", &hex::encode(all.finalize())[..16])
+}
+
+/// The last part of an address, as a name that is safe and that people know.
+fn name_of(url: &str) -> String {
+    let last = url.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
+    let last = last.strip_suffix(".git").unwrap_or(last);
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+    let good = !last.is_empty() && last.len() <= 100 && !last.starts_with(['.', '-']) && last.chars().all(is_safe);
+    if good { last.into() } else { "repository".into() }
+}

@@ -1,0 +1,198 @@
+//! One checkout in the making: a repository, its submodules in their places, patches on top.
+
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    fs,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use gix::{ObjectId, bstr::BString, objs::Kind};
+
+use super::{
+    Submodules, Wanted, dotgit,
+    error::{CheckoutError, RefusedUrl},
+    links, name_of,
+    objects::Objects,
+    record::{Record, VERSION},
+    submodules::{self, Declared},
+    tree::{self, Limits, Listing},
+    write::{self, Job},
+};
+use crate::{
+    events::Emitter,
+    host::{files::FileError, stop::Stop},
+    layers::patch,
+    model::CommitId,
+};
+
+/// What making one takes.
+pub struct Making<'a, 'b> {
+    pub wanted: &'a Wanted<'a>,
+    pub room: &'a Path,
+    pub limits: &'a Limits,
+    pub submodule: &'a mut Submodules<'b>,
+    pub on: &'a Emitter,
+    pub stop: &'a Stop,
+}
+
+/// A repository of the checkout: the one that is wanted, or a submodule.
+struct Repository<'a> {
+    mirror: &'a Path,
+    url: &'a str,
+    commit: &'a CommitId,
+    // How many repositories it stands in.
+    nesting: usize,
+}
+
+#[derive(Default)]
+struct Sum {
+    entries: u64,
+    bytes: u64,
+    borrowed: Vec<PathBuf>,
+}
+
+impl Making<'_, '_> {
+    /// Makes it in an empty folder that nobody else knows.
+    ///
+    /// # Errors
+    ///
+    /// As [`super::CheckoutStore::checkout`].
+    pub fn make(mut self, into: &Path) -> Result<(), CheckoutError> {
+        let Wanted { mirror, url, commit, patches, outside_links } = *self.wanted;
+        let mut sum = Sum::default();
+        self.repository(&Repository { mirror, url, commit, nesting: 0 }, into, &mut sum)?;
+        for patch in patches {
+            patch::apply(patch, into)?;
+        }
+        let found = links::find(into).map_err(FileError::new("list", into))?;
+        let shown = |path: &Path| path.display().to_string();
+        let outside = links::outside(&found).map(|(link, target)| (shown(link), shown(target)));
+        if let (false, Some((link, target))) = (outside_links, outside.clone()) {
+            return Err(CheckoutError::OutsideLink { repository: url.into(), link, target });
+        }
+        let record = Record {
+            version: VERSION,
+            url: dotgit::without_secrets(url),
+            commit: commit.clone(),
+            patches: patches.iter().map(|patch| patch.lock.clone()).collect(),
+            borrowed: sum.borrowed,
+            outside,
+            bytes: sum.bytes,
+        };
+        let text = serde_json::to_vec(&record);
+        let text = text.map_err(|source| CheckoutError::Record { commit: commit.clone(), source })?;
+        Ok(record.seal(into, &text)?)
+    }
+
+    fn repository(&mut self, of: &Repository<'_>, into: &Path, sum: &mut Sum) -> Result<(), CheckoutError> {
+        let id = ObjectId::from_bytes_or_panic(of.commit.as_bytes());
+        let objects = Objects::open(of.mirror, &id, self.limits, sum.bytes, self.stop)?;
+        let listed = tree::list(&objects, &id, of.url, self.limits, sum.entries);
+        let mut listing = listed.map_err(|error| match self.stop.asked() {
+            0 => objects.trouble(of.url).unwrap_or(error),
+            _ => CheckoutError::Stopped(of.commit.clone()),
+        })?;
+        let name = name_of(of.url);
+        let job =
+            Job { repository: of.url, room: self.room, name: &name, commit: of.commit, on: self.on, stop: self.stop };
+        write::write(&mut listing, &objects, into, &job)?;
+        self.say_differences(&listing, &objects, of.url)?;
+        sum.entries = listing.entries;
+        sum.bytes += objects.bytes();
+        if !sum.borrowed.iter().any(|known| known == of.mirror) {
+            sum.borrowed.push(of.mirror.into());
+        }
+        let submodules = self.submodules(&listing, &objects, of, into, sum)?;
+        let (mirror, url, commit, index) = (of.mirror, of.url, of.commit, listing.index);
+        dotgit::make(into, dotgit::Parts { mirror, url, commit, index, submodules: &submodules })
+    }
+
+    /// What is not as git would have written it.
+    fn say_differences(&self, listing: &Listing, objects: &Objects, url: &str) -> Result<(), CheckoutError> {
+        let name = name_of(url);
+        if objects.pointers() > 0 {
+            let count = objects.pointers();
+            self.on.warn(format!("{count} files of {name} are pointers of git-lfs, whose content is not fetched"));
+        }
+        for (path, id) in &listing.attributes {
+            let text = objects.read(id, Kind::Blob).map_err(|error| objects.trouble(url).unwrap_or(error))?;
+            if differs(&text) {
+                self.on.warn(format!(
+                    "`{path}` of {name} asks for `ident` or an encoding like UTF-16, which smidr does not write as git does"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn submodules(
+        &mut self,
+        listing: &Listing,
+        objects: &Objects,
+        of: &Repository<'_>,
+        into: &Path,
+        sum: &mut Sum,
+    ) -> Result<Vec<(Declared, String)>, CheckoutError> {
+        let mut known = declared(listing, objects, of)?;
+        let mut made = Vec::new();
+        for (path, id) in &listing.submodules {
+            let place = into.join(OsStr::from_bytes(path));
+            fs::create_dir_all(&place).map_err(FileError::new("make the folder", &place))?;
+            let Some(declared) = known.remove(path) else {
+                self.on.warn(format!(
+                    "`{path}` of {} is a submodule that .gitmodules does not know: it stays empty",
+                    name_of(of.url)
+                ));
+                continue;
+            };
+            if of.nesting >= self.limits.nesting {
+                let (what, limit) = ("submodules inside each other", self.limits.nesting as u64);
+                return Err(CheckoutError::Limit { repository: of.url.into(), what, limit });
+            }
+            let url = submodules::resolve(of.url, &declared).map_err(|why| refused(of, path, why))?;
+            let commit = commit_of(id)
+                .ok_or_else(|| CheckoutError::Malformed { repository: of.url.into(), object: id.to_string() })?;
+            let mirror = (self.submodule)(&url, &commit).map_err(|source| CheckoutError::Fetch {
+                repository: of.url.into(),
+                path: path.to_string(),
+                source,
+            })?;
+            let inner = Repository { mirror: &mirror, url: &url, commit: &commit, nesting: of.nesting + 1 };
+            self.repository(&inner, &place, sum)?;
+            made.push((declared, url));
+        }
+        Ok(made)
+    }
+}
+
+// gix writes `$Id: …$` without git's last blank, and encodings that its library cannot write as they are.
+fn differs(attributes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(attributes).to_ascii_lowercase();
+    let wide = |word: &str| word.starts_with("working-tree-encoding=utf-") && !word.ends_with("-8");
+    text.split_whitespace().any(|word| word == "ident" || wide(word))
+}
+
+fn declared(
+    listing: &Listing,
+    objects: &Objects,
+    of: &Repository<'_>,
+) -> Result<HashMap<BString, Declared>, CheckoutError> {
+    let (Some(id), false) = (&listing.gitmodules, listing.submodules.is_empty()) else { return Ok(HashMap::new()) };
+    let text = objects.read(id, Kind::Blob).map_err(|error| objects.trouble(of.url).unwrap_or(error))?;
+    if text.len() > submodules::MAX_GITMODULES {
+        let (what, limit) = ("bytes in .gitmodules", submodules::MAX_GITMODULES as u64);
+        return Err(CheckoutError::Limit { repository: of.url.into(), what, limit });
+    }
+    let declared = submodules::declared(&text).map_err(|why| refused(of, &".gitmodules".into(), why))?;
+    Ok(declared.into_iter().map(|declared| (declared.path.clone(), declared)).collect())
+}
+
+fn refused(of: &Repository<'_>, path: &BString, why: RefusedUrl) -> CheckoutError {
+    CheckoutError::Submodule { repository: of.url.into(), path: path.to_string(), why }
+}
+
+fn commit_of(id: &ObjectId) -> Option<CommitId> {
+    Some(CommitId::from_sha1(id.as_bytes().try_into().ok()?))
+}

@@ -1,0 +1,92 @@
+//! What a checkout says about itself: a small file in its `.git`, written last.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    host::{files, files::FileError, settled},
+    lock::PatchLock,
+    model::CommitId,
+};
+
+const FILE: &str = ".git/smidr.json";
+
+/// Of the way that checkouts are made.
+pub const VERSION: u32 = 1;
+
+/// What a checkout was made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Of the way that it was made.
+    pub version: u32,
+    /// Where it came from.
+    pub url: String,
+    /// The commit.
+    pub commit: CommitId,
+    /// What was put on top.
+    pub patches: Vec<PatchLock>,
+    /// The mirrors that its objects are in.
+    pub borrowed: Vec<PathBuf>,
+    /// A link that leads out, and where to.
+    pub outside: Option<(String, String)>,
+    /// Of all files.
+    pub bytes: u64,
+}
+
+impl Record {
+    /// The record of a checkout that is there and whole.
+    pub fn of(folder: &Path) -> Option<Self> {
+        let record = Self::read(folder)?;
+        let whole = settled::is_whole(&folder.join(".git"), folder);
+        whole.then_some(record)
+    }
+
+    /// The record alone.
+    pub fn read(folder: &Path) -> Option<Self> {
+        let bytes = fs::read(folder.join(FILE)).ok()?;
+        serde_json::from_slice::<Self>(&bytes).ok().filter(|record| record.version == VERSION)
+    }
+
+    /// Writes it, and marks the checkout as complete. Nothing may be written to it afterwards.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn seal(&self, folder: &Path, text: &[u8]) -> Result<(), FileError> {
+        files::write_atomically(&folder.join(FILE), text, 0o644)?;
+        settled::mark(&folder.join(".git"), folder)
+    }
+
+    /// Notes that somebody uses it.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn touch(folder: &Path) -> Result<(), FileError> {
+        let path = folder.join(FILE);
+        let touch = || fs::File::options().write(true).open(&path)?.set_modified(SystemTime::now());
+        touch().map_err(FileError::new("note the use of", &path))
+    }
+
+    /// Takes the record away, after which there is no checkout.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn forget(folder: &Path) -> Result<(), FileError> {
+        let path = folder.join(FILE);
+        fs::remove_file(&path).map_err(FileError::new("remove", &path))
+    }
+
+    /// When somebody used it last.
+    pub fn used(folder: &Path) -> io::Result<Timestamp> {
+        let modified = fs::metadata(folder.join(FILE))?.modified()?;
+        Timestamp::try_from(modified).map_err(io::Error::other)
+    }
+}

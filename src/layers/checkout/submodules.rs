@@ -1,0 +1,198 @@
+//! Where submodules come from, and which addresses are refused.
+//!
+//! In go `.gitmodules` and the address of its repository, out come addresses that are safe to fetch from. Pure.
+
+use gix::bstr::{BString, ByteSlice as _};
+
+use super::error::RefusedUrl;
+
+/// Larger than any that was ever written by hand.
+pub const MAX_GITMODULES: usize = 1 << 20;
+
+/// A submodule, as `.gitmodules` names it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// Its name, which is often its path.
+    pub name: String,
+    /// Where it stands.
+    pub path: BString,
+    /// Where it comes from, as it is written there.
+    pub url: String,
+}
+
+/// Reads `.gitmodules`. What is incomplete there is left out.
+///
+/// # Errors
+///
+/// When it is no git configuration.
+pub fn declared(text: &[u8]) -> Result<Vec<Declared>, RefusedUrl> {
+    let read = gix::config::File::from_bytes_no_includes(text, gix::config::file::Metadata::api(), Default::default());
+    let file = read.map_err(|_| RefusedUrl::Unreadable)?;
+    let mut found = Vec::new();
+    for section in file.sections_by_name("submodule").into_iter().flatten() {
+        let name = section.header().subsection_name().and_then(|name| name.to_str().ok().map(str::to_owned));
+        let url = section.value("url").and_then(|url| url.to_str().ok().map(str::to_owned));
+        if let (Some(name), Some(path), Some(url)) = (name, section.value("path"), url) {
+            found.push(Declared { name, path, url });
+        }
+    }
+    Ok(found)
+}
+
+/// The address of a submodule of the repository at `parent`.
+///
+/// # Errors
+///
+/// When it must not be fetched from.
+pub fn resolve(parent: &str, declared: &Declared) -> Result<String, RefusedUrl> {
+    let (name, url) = (&declared.name, declared.url.as_str());
+    // As git does since CVE-2018-11235.
+    if name.is_empty() || name.split(['/', '\\']).any(|part| part == "..") {
+        return Err(RefusedUrl::Name(name.clone()));
+    }
+    let url = if url.starts_with("./") || url.starts_with("../") { relative(parent, url)? } else { url.to_owned() };
+    check(parent, &url)?;
+    Ok(url)
+}
+
+fn check(parent: &str, url: &str) -> Result<(), RefusedUrl> {
+    let no_address = || RefusedUrl::NoAddress(url.into());
+    if url.is_empty() || url.starts_with('-') || url.chars().any(char::is_control) {
+        return Err(no_address());
+    }
+    if url.starts_with('/') || url.starts_with("file://") {
+        let at_home = parent.starts_with('/') || parent.starts_with("file://");
+        return if at_home { Ok(()) } else { Err(RefusedUrl::Local(url.into())) };
+    }
+    if let Some((scheme, rest)) = url.split_once("://") {
+        if !["https", "http", "ssh", "git"].contains(&scheme) {
+            return Err(RefusedUrl::Scheme(url.into()));
+        }
+        // What stands here becomes an argument of ssh (CVE-2017-1000117).
+        let authority = rest.split('/').next().unwrap_or_default();
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        let is_option = authority.starts_with('-') || host.starts_with('-');
+        return if host.is_empty() || is_option { Err(no_address()) } else { Ok(()) };
+    }
+    // `ext::` and its like name programs (gitremote-helpers(7)).
+    if url.contains("::") {
+        return Err(RefusedUrl::Scheme(url.into()));
+    }
+    match url.split_once(':') {
+        Some((host, path)) if !host.contains('/') && !host.is_empty() && !path.is_empty() => {
+            if host.rsplit('@').next().unwrap_or_default().starts_with('-') { Err(no_address()) } else { Ok(()) }
+        }
+        _ => Err(no_address()),
+    }
+}
+
+// As git-submodule(1) does it: each `../` takes one component away, up to the host.
+fn relative(parent: &str, url: &str) -> Result<String, RefusedUrl> {
+    let above = || RefusedUrl::Above(url.into());
+    let (fixed, path) = split(parent);
+    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let mut rest = url;
+    loop {
+        if let Some(shorter) = rest.strip_prefix("./") {
+            rest = shorter;
+        } else if let Some(shorter) = rest.strip_prefix("../") {
+            parts.pop().ok_or_else(above)?;
+            rest = shorter;
+        } else if rest == ".." {
+            parts.pop().ok_or_else(above)?;
+            rest = "";
+        } else {
+            break;
+        }
+    }
+    parts.extend(rest.split('/').filter(|part| !part.is_empty() && *part != "."));
+    if parts.contains(&"..") || parts.is_empty() {
+        return Err(above());
+    }
+    Ok(format!("{fixed}{}", parts.join("/")))
+}
+
+// What stays, and the path after it: `https://host/`, `file:///`, `/`, `user@host:`.
+fn split(url: &str) -> (&str, &str) {
+    let at = match url.find("://") {
+        Some(scheme) => url[scheme + 3..].find('/').map_or(url.len(), |slash| scheme + 3 + slash + 1),
+        None if url.starts_with('/') => 1,
+        None => match url.find(':').map(|colon| (colon, url[colon + 1..].starts_with('/'))) {
+            Some((colon, true)) => colon + 2,
+            Some((colon, false)) => colon + 1,
+            None => 0,
+        },
+    };
+    url.split_at(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(url: &str) -> Declared {
+        Declared { name: "sub".into(), path: "sub".into(), url: url.into() }
+    }
+
+    #[test]
+    fn addresses_are_resolved_as_git_does() {
+        let https = "https://git.example.org/group/meta-x.git";
+        for (parent, url, expected) in [
+            (https, "../lib.git", "https://git.example.org/group/lib.git"),
+            (https, "../../other/lib", "https://git.example.org/other/lib"),
+            (https, "./inner", "https://git.example.org/group/meta-x.git/inner"),
+            ("https://git.example.org/group/meta-x/", "../lib", "https://git.example.org/group/lib"),
+            (https, "https://elsewhere.example.org/a", "https://elsewhere.example.org/a"),
+            (https, "ssh://git@host:2222/a", "ssh://git@host:2222/a"),
+            (https, "git@host:group/a.git", "git@host:group/a.git"),
+            ("git@host:group/a.git", "../b.git", "git@host:group/b.git"),
+            ("git@host:a.git", "../b.git", "git@host:b.git"),
+            ("git@host:/srv/a.git", "../b.git", "git@host:/srv/b.git"),
+            ("file:///srv/git/a", "../b", "file:///srv/git/b"),
+            ("/srv/git/a", "../b", "/srv/git/b"),
+            ("/srv/git/a", "file:///elsewhere", "file:///elsewhere"),
+        ] {
+            assert_eq!(resolve(parent, &of(url)), Ok(expected.to_owned()), "{url} from {parent}");
+        }
+    }
+
+    #[test]
+    fn hostile_addresses_are_refused() {
+        let parent = "https://git.example.org/group/meta-x.git";
+        for url in [
+            "",
+            "-x",
+            "--upload-pack=touch /tmp/x",
+            "ext::sh -c id",
+            "fd::3",
+            "file:///etc",
+            "/etc",
+            "a/b",
+            "FILE:///etc",
+            "ftp://host/a",
+            "ssh://-oProxyCommand=id/a",
+            "ssh://git@-oProxyCommand=id/a",
+            "-oProxyCommand=id:a",
+            "git@-oProxyCommand=id:a",
+            "https:///a",
+            "../../../../a",
+            "../../..",
+            "./a/../../../b",
+            "https://host/a\nb",
+            "https://host/\0",
+        ] {
+            assert!(resolve(parent, &of(url)).is_err(), "`{url}` was taken");
+        }
+        let trap = Declared { name: "../../modules/x".into(), ..of("https://host/a") };
+        assert_eq!(resolve(parent, &trap), Err(RefusedUrl::Name("../../modules/x".into())));
+    }
+
+    #[test]
+    fn gitmodules_is_a_git_configuration() {
+        let text = b"[submodule \"a b\"]\n\tpath = lib/a\n\turl = ../a ; comment\n[core]\n\tpath = x\n[submodule \"c\"]\n\tpath = c\n";
+        let expected = Declared { name: "a b".into(), path: "lib/a".into(), url: "../a".into() };
+        assert_eq!(declared(text), Ok(vec![expected]));
+        assert_eq!(declared(b"[submodule"), Err(RefusedUrl::Unreadable));
+        assert_eq!(declared(b""), Ok(vec![]));
+    }
+}

@@ -1,0 +1,162 @@
+//! What a commit holds, read from trees that strangers made.
+//!
+//! In goes a commit, out comes a list of files, links and submodules whose paths may be written to a disk.
+
+use std::collections::HashSet;
+
+use gix::{
+    ObjectId,
+    bstr::{BString, ByteSlice as _},
+    index::entry::{Flags, Mode, Stat},
+    objs::{CommitRefIter, Kind, TreeRefIter, tree::EntryRef},
+    validate::path::{component, component::Mode as Leaf},
+};
+
+use super::{error::CheckoutError, objects::Objects};
+
+/// What no repository of layers comes near.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Folders in folders.
+    pub depth: usize,
+    /// Bytes of a path inside the repository. The store's own is before it, and Linux takes 4095 (`path_resolution(7)`).
+    pub path: usize,
+    /// Files, folders, links, submodules; of a repository with its submodules.
+    pub entries: u64,
+    /// Bytes of files and links, likewise.
+    pub bytes: u64,
+    /// Bytes of one file, which is read as a whole.
+    pub file: u64,
+    /// Submodules in submodules.
+    pub nesting: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { depth: 128, path: 2048, entries: 1_000_000, bytes: 16 << 30, file: 1 << 30, nesting: 10 }
+    }
+}
+
+/// What a commit holds.
+pub struct Listing {
+    /// Files, links and submodules, in git's order.
+    pub index: gix::index::State,
+    /// The paths of submodules, and their commits.
+    pub submodules: Vec<(BString, ObjectId)>,
+    /// The file that says where submodules come from.
+    pub gitmodules: Option<ObjectId>,
+    /// The files that say how others are written out.
+    pub attributes: Vec<(BString, ObjectId)>,
+    /// Everything, folders included.
+    pub entries: u64,
+}
+
+/// Names that would be traps on other systems are traps here: a checkout may lie on a file system that others share. Names that
+/// other systems merely do not have (`aux`, `a:b`) are fine.
+pub const VALID: component::Options =
+    component::Options { protect_windows: false, protect_hfs: true, protect_ntfs: true };
+
+/// Lists what a commit holds. `entries` are there from other repositories of the same checkout.
+///
+/// # Errors
+///
+/// When objects are damaged, or a name or mode is none that may be written out.
+pub fn list(
+    objects: &Objects,
+    commit: &ObjectId,
+    repository: &str,
+    limits: &Limits,
+    entries: u64,
+) -> Result<Listing, CheckoutError> {
+    let bytes = objects.read(commit, Kind::Commit)?;
+    let malformed = |id: &ObjectId| malformed(repository, id);
+    let tree = CommitRefIter::from_bytes(&bytes, commit.kind()).tree_id().map_err(|_| malformed(commit))?;
+    let index = gix::index::State::new(commit.kind());
+    let listing = Listing { index, submodules: Vec::new(), gitmodules: None, attributes: Vec::new(), entries };
+    let mut walk = Walk { objects, repository, limits, listing, todo: vec![(tree, BString::default(), 1)] };
+    while let Some((tree, path, depth)) = walk.todo.pop() {
+        walk.tree(&tree, &path, depth)?;
+    }
+    walk.listing.index.sort_entries();
+    Ok(walk.listing)
+}
+
+struct Walk<'a> {
+    objects: &'a Objects,
+    repository: &'a str,
+    limits: &'a Limits,
+    listing: Listing,
+    todo: Vec<(ObjectId, BString, usize)>,
+}
+
+impl Walk<'_> {
+    fn tree(&mut self, id: &ObjectId, path: &BString, depth: usize) -> Result<(), CheckoutError> {
+        if depth > self.limits.depth {
+            return Err(self.limit("folders inside each other", self.limits.depth as u64));
+        }
+        let bytes = self.objects.read(id, Kind::Tree)?;
+        let mut names = HashSet::new();
+        for entry in TreeRefIter::from_bytes(&bytes, id.kind()) {
+            let entry = entry.map_err(|_| malformed(self.repository, id))?;
+            let mut full = path.clone();
+            if !full.is_empty() {
+                full.push(b'/');
+            }
+            full.extend_from_slice(entry.filename);
+            if !names.insert(entry.filename.to_owned()) {
+                return Err(CheckoutError::Twice { repository: self.repository.into(), path: full.to_string() });
+            }
+            self.entry(&entry, full, depth)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &EntryRef<'_>, path: BString, depth: usize) -> Result<(), CheckoutError> {
+        let mode = entry.mode.value();
+        let is_link = (mode == 0o120_000).then_some(Leaf::Symlink);
+        component(entry.filename, is_link, VALID).map_err(|source| CheckoutError::Name {
+            repository: self.repository.into(),
+            path: path.to_string(),
+            source,
+        })?;
+        self.listing.entries += 1;
+        if self.listing.entries > self.limits.entries {
+            return Err(self.limit("files and folders", self.limits.entries));
+        }
+        if path.len() > self.limits.path {
+            return Err(self.limit("bytes in the path of a file", self.limits.path as u64));
+        }
+        let id = entry.oid.to_owned();
+        let mode = match mode {
+            0o040_000 => {
+                self.todo.push((id, path, depth + 1));
+                return Ok(());
+            }
+            // The second is of very old gits.
+            0o100_644 | 0o100_664 => Mode::FILE,
+            0o100_755 => Mode::FILE_EXECUTABLE,
+            0o120_000 => Mode::SYMLINK,
+            0o160_000 => Mode::COMMIT,
+            mode => {
+                return Err(CheckoutError::Mode { repository: self.repository.into(), path: path.to_string(), mode });
+            }
+        };
+        if mode == Mode::COMMIT {
+            self.listing.submodules.push((path.clone(), id));
+        } else if path == ".gitmodules" {
+            self.listing.gitmodules = Some(id);
+        } else if entry.filename == ".gitattributes" && mode != Mode::SYMLINK {
+            self.listing.attributes.push((path.clone(), id));
+        }
+        self.listing.index.dangerously_push_entry(Stat::default(), id, Flags::empty(), mode, path.as_bstr());
+        Ok(())
+    }
+
+    fn limit(&self, what: &'static str, limit: u64) -> CheckoutError {
+        CheckoutError::Limit { repository: self.repository.into(), what, limit }
+    }
+}
+
+fn malformed(repository: &str, id: &ObjectId) -> CheckoutError {
+    CheckoutError::Malformed { repository: repository.into(), object: id.to_string() }
+}

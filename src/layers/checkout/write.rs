@@ -1,0 +1,199 @@
+//! Files and links of a list become files and links of a folder, by several threads.
+
+use std::{
+    collections::HashSet,
+    ffi::OsStr,
+    fs, io,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use gix::{
+    index::{State, entry::Mode, entry::Stat, fs::Metadata},
+    progress::StepShared,
+    worktree::{
+        stack::state,
+        state::{checkout, checkout::Options},
+    },
+};
+
+use super::{
+    error::CheckoutError,
+    objects::Objects,
+    tree::{Listing, VALID},
+};
+use crate::{
+    events::Emitter,
+    host::{files::FileError, stop::Stop},
+    model::{Activity, CommitId, Unit},
+};
+
+/// How often somebody could read how far it is, and how late a wish to stop may be heard.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What is written out, for whom.
+pub struct Job<'a> {
+    /// The repository's address.
+    pub repository: &'a str,
+    /// The folder of the store that it will be in: there still when what is half-made has gone.
+    pub room: &'a Path,
+    /// For people.
+    pub name: &'a str,
+    /// The commit.
+    pub commit: &'a CommitId,
+    /// Hears how far it is.
+    pub on: &'a Emitter,
+    /// Whether to go on.
+    pub stop: &'a Stop,
+}
+
+/// Writes a list out into an empty folder, as git would without any configuration: line ends and encodings as the repository's
+/// attributes have them, and no filter that is a program. Leaves in the list what the files look like to git.
+///
+/// # Errors
+///
+/// When objects are damaged, the file system refuses, or somebody asks to stop.
+pub fn write(listing: &mut Listing, objects: &Objects, into: &Path, job: &Job<'_>) -> Result<(), CheckoutError> {
+    let (total, counter, interrupted) = (listing.index.entries().len(), Counter::default(), AtomicBool::default());
+    let failed = |source| failed(source, job);
+    let options = options().map_err(failed)?;
+    let watching = Watching::default();
+    let result = thread::scope(|scope| {
+        scope.spawn(|| {
+            watching.every(PAUSE, || {
+                interrupted.store(job.stop.asked() > 0, Ordering::Relaxed);
+                tell(job, counter.0.load(Ordering::Relaxed), total);
+            });
+        });
+        let bytes = Counter::default();
+        let result = checkout(&mut listing.index, into, objects.clone(), &counter, &bytes, &interrupted, options);
+        watching.end();
+        result
+    });
+    if interrupted.load(Ordering::Relaxed) || result.is_err() && job.stop.asked() > 0 {
+        return Err(CheckoutError::Stopped(job.commit.clone()));
+    }
+    let trouble = objects.trouble(job.repository);
+    let outcome = result.map_err(|error| trouble.unwrap_or_else(|| failed(error)))?;
+    if let Some(collision) = outcome.collisions.first() {
+        return Err(CheckoutError::Collision { path: collision.path.to_string(), folder: into.into() });
+    }
+    settle_modes(&mut listing.index, into)?;
+    tell(job, total, total);
+    Ok(())
+}
+
+fn failed(error: gix::Error, job: &Job<'_>) -> CheckoutError {
+    CheckoutError::of_gix(error, "write out a commit in", job.room).unwrap_or_else(|source| CheckoutError::Write {
+        repository: job.repository.into(),
+        commit: job.commit.clone(),
+        source: Box::new(source),
+    })
+}
+
+fn tell(job: &Job<'_>, done: usize, total: usize) {
+    job.on.progress(Activity::Checkout, job.name, done as u64, Some(total as u64), Unit::Items);
+}
+
+fn options() -> Result<Options, gix::Error> {
+    let (drivers, kind) = (gix::filter::plumbing::pipeline::Options::default(), gix::hash::Kind::Sha1);
+    let pipeline = gix::filter::plumbing::Pipeline::new(gix::command::Context::default(), kind, drivers);
+    let mut collection = Default::default();
+    let none: [&Path; 0] = [];
+    // git's own macro `binary`, and nobody's `~/.config/git/attributes`.
+    let globals =
+        gix::attrs::Search::new_globals(none, &mut Vec::new(), &mut collection).map_err(gix::Error::from_error)?;
+    let source = state::attributes::Source::IdMapping;
+    Ok(Options {
+        validate: VALID,
+        destination_is_initially_empty: true,
+        attributes: state::Attributes::new(globals, None, source, collection),
+        ..Options::new(pipeline)
+    })
+}
+
+/// Modes are git's, whatever the umask: recipes copy files of layers with them.
+fn settle_modes(index: &mut State, into: &Path) -> Result<(), CheckoutError> {
+    let mut settled = HashSet::from([into.to_path_buf()]);
+    for (entry, path) in index.entries_mut_with_paths() {
+        let path = into.join(OsStr::from_bytes(path));
+        let mut settle = || -> io::Result<()> {
+            for above in path.ancestors().skip(1) {
+                if !settled.insert(above.into()) {
+                    break;
+                }
+                set_mode(above, 0o755)?;
+            }
+            let changed = match entry.mode {
+                Mode::FILE => set_mode(&path, 0o644)?,
+                Mode::FILE_EXECUTABLE => set_mode(&path, 0o755)?,
+                _ => false,
+            };
+            if changed {
+                let seen = Metadata::from_path_no_follow(&path)?;
+                entry.stat = Stat::from_fs(&seen).map_err(io::Error::other)?;
+            }
+            Ok(())
+        };
+        settle().map_err(FileError::new("set the mode of", &path))?;
+    }
+    Ok(())
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<bool> {
+    let wrong = fs::symlink_metadata(path)?.permissions().mode() & 0o7777 != mode;
+    if wrong {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(wrong)
+}
+
+/// Counts for gix.
+#[derive(Clone, Default)]
+struct Counter(Arc<AtomicUsize>);
+
+impl gix::Count for Counter {
+    fn set(&self, step: usize) {
+        self.0.store(step, Ordering::Relaxed);
+    }
+
+    fn step(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn inc_by(&self, step: usize) {
+        self.0.fetch_add(step, Ordering::Relaxed);
+    }
+
+    fn counter(&self) -> StepShared {
+        self.0.clone()
+    }
+}
+
+/// Something done again and again beside the work, until that ends.
+#[derive(Default)]
+struct Watching {
+    ended: Mutex<bool>,
+    end: Condvar,
+}
+
+impl Watching {
+    fn every(&self, pause: Duration, act: impl Fn()) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*ended {
+            act();
+            ended = self.end.wait_timeout(ended, pause).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn end(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.end.notify_all();
+    }
+}

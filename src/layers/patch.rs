@@ -1,0 +1,105 @@
+//! Patches on top of a repository.
+//!
+//! In go patches as `git format-patch`, `git diff` or `diff -u` write them, and a tree that nobody else knows yet; the tree is
+//! changed as `git apply` would change it. Strictly: a hunk may have moved, but each of its lines has to be there. A patch
+//! changes nothing outside of the tree, nothing behind a symbolic link, and nothing in a `.git`.
+
+mod binary;
+mod change;
+mod error;
+mod files;
+mod hunks;
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
+
+use diffy::patch_set::{FilePatch, ParseOptions, PatchSet};
+pub use error::PatchError;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    host::files::FileError,
+    lock::PatchLock,
+    model::Digest,
+    plan::{PlannedGit, PlannedPatch},
+};
+
+/// Larger than any patch that somebody has read.
+const MAX_PATCH: u64 = 64 << 20;
+
+/// A patch that was read.
+#[derive(Clone, Debug)]
+pub struct ReadPatch {
+    /// Its name in the config, and its digest.
+    pub lock: PatchLock,
+    /// What it holds.
+    pub text: Vec<u8>,
+}
+
+/// Reads the patches that a config wants on top of a repository.
+///
+/// # Errors
+///
+/// When one is not there, too large, or cannot be read.
+pub fn read_patches(wanted: &PlannedGit) -> Result<Vec<ReadPatch>, PatchError> {
+    wanted.patches.iter().map(read).collect()
+}
+
+fn read(planned: &PlannedPatch) -> Result<ReadPatch, PatchError> {
+    let missing = || PatchError::Missing { patch: planned.written.clone(), path: planned.file.clone() };
+    let file = match File::open(&planned.file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
+        opened => opened.map_err(FileError::new("open the patch", &planned.file))?,
+    };
+    let mut text = Vec::new();
+    let read = file.take(MAX_PATCH + 1).read_to_end(&mut text);
+    read.map_err(FileError::new("read the patch", &planned.file))?;
+    if text.len() as u64 > MAX_PATCH {
+        return Err(PatchError::TooLarge { patch: planned.written.clone(), limit: MAX_PATCH });
+    }
+    let sha256 = Digest::from_sha256(Sha256::digest(&text).into());
+    Ok(ReadPatch { lock: PatchLock { file: planned.written.clone(), sha256 }, text })
+}
+
+/// Applies a patch to a tree. If it fails, the tree is of no use any more.
+///
+/// # Errors
+///
+/// When it is no patch, does not apply, or names what it may not.
+pub fn apply(patch: &ReadPatch, tree: &Path) -> Result<(), PatchError> {
+    let name = patch.lock.file.as_str();
+    let parsed = parse(name, &patch.text)?;
+    let files = files::Files::open(tree, name)?;
+    let changes = change::changes(name, &parsed, &binary::ids(without_message(&patch.text)), &files)?;
+    // As git does it: what goes makes room first.
+    changes.iter().try_for_each(|change| files.remove(change))?;
+    changes.iter().try_for_each(|change| files.write(change))
+}
+
+fn parse<'a>(name: &str, text: &'a [u8]) -> Result<Vec<FilePatch<'a, [u8]>>, PatchError> {
+    let body = without_message(text);
+    let git = body.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"diff --git "));
+    let options = if git { ParseOptions::gitdiff() } else { ParseOptions::unidiff() };
+    let parsed: Result<Vec<_>, _> = PatchSet::parse_bytes(body, options).collect();
+    let parsed = parsed.map_err(|source| PatchError::Malformed { patch: name.into(), source: Box::new(source) })?;
+    // What stands between two files is skipped by the parser, and a lost hunk would be skipped with it.
+    let headers = body.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"@@ -")).count();
+    let hunks: usize = parsed.iter().filter_map(|file| file.patch().as_text()).map(|text| text.hunks().len()).sum();
+    if headers != hunks {
+        return Err(PatchError::LostHunk { patch: name.into(), found: hunks, of: headers });
+    }
+    Ok(parsed)
+}
+
+// `git format-patch` begins with a mail.
+fn without_message(text: &[u8]) -> &[u8] {
+    const END: &[u8] = b"\n---\n";
+    if !text.starts_with(b"From ") {
+        return text;
+    }
+    let end = text.windows(END.len()).position(|window| window == END);
+    end.map_or(text, |end| &text[end + END.len()..])
+}

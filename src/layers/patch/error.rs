@@ -1,0 +1,147 @@
+//! Why a patch cannot be put on top.
+
+use std::path::PathBuf;
+
+use crate::{
+    host::files::FileError,
+    model::{Explain, Kind},
+};
+
+/// Why a patch cannot be put on top.
+#[derive(Debug, thiserror::Error)]
+pub enum PatchError {
+    /// No such file.
+    #[error("the patch {patch} is not there: {path} does not exist")]
+    Missing {
+        /// As the config has it.
+        patch: String,
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// Too large.
+    #[error("the patch {patch} is larger than {limit} bytes")]
+    TooLarge {
+        /// As the config has it.
+        patch: String,
+        /// In bytes.
+        limit: u64,
+    },
+    /// No patch.
+    #[error("{patch} is no patch that smidr can read")]
+    Malformed {
+        /// As the config has it.
+        patch: String,
+        /// Where the trouble is.
+        source: Box<diffy::patch_set::PatchSetParseError>,
+    },
+    /// Hunks that belong to no file, or stand behind something that is none.
+    #[error("{patch} has {of} hunks, of which only {found} can be read")]
+    LostHunk {
+        /// As the config has it.
+        patch: String,
+        /// How many were understood.
+        found: usize,
+        /// How many there seem to be.
+        of: usize,
+    },
+    /// A name that must not be written.
+    #[error("{patch} names `{file}`, which it must not change")]
+    Name {
+        /// As the config has it.
+        patch: String,
+        /// The file.
+        file: String,
+    },
+    /// A file behind a symbolic link.
+    #[error("{patch} names `{file}`, which is behind a symbolic link")]
+    Link {
+        /// As the config has it.
+        patch: String,
+        /// The file.
+        file: String,
+    },
+    /// A file that is not there.
+    #[error("{patch} does not apply: there is no `{file}`")]
+    NoFile {
+        /// As the config has it.
+        patch: String,
+        /// The file.
+        file: String,
+    },
+    /// A file that is there already.
+    #[error("{patch} does not apply: `{file}` is there already")]
+    Exists {
+        /// As the config has it.
+        patch: String,
+        /// The file.
+        file: String,
+    },
+    /// Something else than a file, or a link instead of one.
+    #[error("{patch} does not apply: `{file}` is something else than the patch says")]
+    Type {
+        /// As the config has it.
+        patch: String,
+        /// The file.
+        file: String,
+    },
+    /// Lines that are not there.
+    #[error("{patch} does not apply to `{file}`: its lines are not there, at {hunk}")]
+    Hunk {
+        /// As the config has it.
+        patch: String,
+        /// The file.
+        file: String,
+        /// The hunk's header.
+        hunk: String,
+    },
+    /// A removed file that has more in it.
+    #[error("{patch} does not apply: it removes `{file}`, which holds more than the patch knows")]
+    Left {
+        /// As the config has it.
+        patch: String,
+        /// The file.
+        file: String,
+    },
+    /// A binary patch that does not apply.
+    #[error("{patch} does not apply to `{file}`: {why}")]
+    Binary {
+        /// As the config has it.
+        patch: String,
+        /// The file.
+        file: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// Submodules have no content that a patch could change.
+    #[error("{patch} changes the submodule `{file}`, which a patch cannot do here")]
+    Submodule {
+        /// As the config has it.
+        patch: String,
+        /// The submodule.
+        file: String,
+    },
+    /// Files.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Explain for PatchError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::File(error) => error.kind(),
+            _ => Kind::Request,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { .. } => Some("paths are relative to smidr.yaml".into()),
+            Self::NoFile { .. } | Self::Exists { .. } | Self::Type { .. } | Self::Hunk { .. } | Self::Left { .. } => {
+                Some("make it anew on top of the commit in smidr.lock:  git format-patch -1".into())
+            }
+            Self::Binary { .. } => Some("make it anew with its content:  git format-patch --binary -1".into()),
+            Self::File(error) => error.hint(),
+            _ => None,
+        }
+    }
+}

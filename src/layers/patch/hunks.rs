@@ -1,0 +1,65 @@
+//! Hunks find their place in a file.
+//!
+//! In go a file and hunks, out comes the file changed. Pure. The search is git's (`apply.c`, find_pos): at the line that the
+//! hunk names, then one further down, one further up, and so on; a hunk that begins with the file, or ends without context, has to be at
+//! that end. Lines that an earlier hunk has touched are out of bounds.
+
+use diffy::{Hunk, Line};
+
+/// Applies hunks, one after the other. Fails with the first that has no place.
+pub fn apply<'h, 'a>(old: &[u8], hunks: &'h [Hunk<'a, [u8]>]) -> Result<Vec<u8>, &'h Hunk<'a, [u8]>> {
+    let mut image: Vec<(&[u8], bool)> = old.split_inclusive(|byte| *byte == b'\n').map(|line| (line, false)).collect();
+    for hunk in hunks {
+        let before = lines(hunk, |line| matches!(line, Line::Insert(_)));
+        let after = lines(hunk, |line| matches!(line, Line::Delete(_)));
+        let at = place(&image, hunk, &before).ok_or(hunk)?;
+        image.splice(at..at + before.len(), after.into_iter().map(|line| (line, true)));
+        let unended = |(line, _): &(&[u8], bool)| !line.ends_with(b"\n");
+        if image.iter().rev().skip(1).any(unended) {
+            return Err(hunk);
+        }
+    }
+    Ok(image.into_iter().flat_map(|(line, _)| line).copied().collect())
+}
+
+/// As it stands in the patch.
+pub fn header(hunk: &Hunk<'_, [u8]>) -> String {
+    let (old, new) = (hunk.old_range(), hunk.new_range());
+    let context = hunk.function_context().map(|text| String::from_utf8_lossy(text).trim_end().to_owned());
+    let ranges = format!("@@ -{},{} +{},{} @@", old.start(), old.len(), new.start(), new.len());
+    format!("{ranges} {}", context.unwrap_or_default()).trim_end().to_owned()
+}
+
+fn lines<'a>(hunk: &Hunk<'a, [u8]>, left_out: impl Fn(&Line<'a, [u8]>) -> bool) -> Vec<&'a [u8]> {
+    let kept = hunk.lines().iter().filter(|line| !left_out(line));
+    kept.map(|line| match line {
+        Line::Context(line) | Line::Delete(line) | Line::Insert(line) => *line,
+    })
+    .collect()
+}
+
+fn place(image: &[(&[u8], bool)], hunk: &Hunk<'_, [u8]>, before: &[&[u8]]) -> Option<usize> {
+    let at_start = hunk.old_range().start() <= 1;
+    let at_end = !matches!(hunk.lines().last(), Some(Line::Context(_)));
+    // Without a line that must be there, any place would do.
+    if before.is_empty() && !image.is_empty() {
+        return None;
+    }
+    let last = image.len().checked_sub(before.len())?;
+    let fits = |at: usize| {
+        (!at_start || at == 0)
+            && (!at_end || at == last)
+            && image[at..at + before.len()].iter().zip(before).all(|((line, touched), want)| !touched && line == want)
+    };
+    if at_start {
+        return fits(0).then_some(0);
+    }
+    if at_end {
+        return fits(last).then_some(last);
+    }
+    let named = hunk.new_range().start().saturating_sub(1);
+    // Down before up, and what is beyond the end is passed over.
+    let distances = 0..=named.max(last);
+    let places = distances.flat_map(|far| [named.checked_add(far), named.checked_sub(far)]);
+    places.flatten().find(|at| *at <= last && fits(*at))
+}

@@ -1,0 +1,257 @@
+//! Checkouts and mirrors that nobody has used for long leave the store.
+//!
+//! In goes an age, out comes what was removed. What a running build uses stays, whatever its age, and so does a mirror that a
+//! checkout borrows from.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use super::checkout::{CheckoutError, CheckoutStore, Record, STORE_LOCK, use_lock};
+use crate::{
+    events::Emitter,
+    host::{
+        files::{self, FileError},
+        lock::{self, Attempt, Mode},
+        scratch::Scratch,
+        stop::Stop,
+    },
+    lock::PatchLock,
+    model::CommitId,
+};
+
+/// A checkout that is in the store.
+#[derive(Clone, Debug)]
+pub struct StoredCheckout {
+    /// Its files.
+    pub folder: PathBuf,
+    /// Where it came from.
+    pub url: String,
+    /// The commit.
+    pub commit: CommitId,
+    /// What was put on top.
+    pub patches: Vec<PatchLock>,
+    /// The mirrors that it borrows objects from.
+    pub borrowed: Vec<PathBuf>,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// When somebody used it last.
+    pub last_used: Timestamp,
+    /// Who uses it now, as far as that is said.
+    pub user: Option<String>,
+}
+
+/// What stays.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// What somebody has used within this time.
+    pub used_within: Duration,
+    /// Say what would go, and keep it.
+    pub dry_run: bool,
+}
+
+impl Keep {
+    fn is_old(&self, used: Timestamp, now: Timestamp) -> bool {
+        Duration::try_from(now.duration_since(used)).is_ok_and(|age| age > self.used_within)
+    }
+}
+
+/// What has gone, or would.
+#[derive(Debug, Default)]
+pub struct Gone {
+    /// Checkouts.
+    pub checkouts: Vec<StoredCheckout>,
+    /// Mirrors, and their bytes.
+    pub mirrors: Vec<(PathBuf, u64)>,
+    /// Checkouts that are old enough, but somebody uses them.
+    pub in_use: Vec<StoredCheckout>,
+}
+
+impl Gone {
+    /// How much room that makes.
+    pub fn bytes(&self) -> u64 {
+        let checkouts = self.checkouts.iter().map(|checkout| checkout.bytes);
+        checkouts.chain(self.mirrors.iter().map(|(_, bytes)| *bytes)).fold(0, u64::saturating_add)
+    }
+}
+
+impl CheckoutStore {
+    /// All checkouts, sorted by their folders; those that nobody can use any more are left out.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn list(&self) -> Result<Vec<StoredCheckout>, FileError> {
+        let mut found = Vec::new();
+        for folder in self.folders()? {
+            let (Some(record), Ok(last_used)) = (Record::read(&folder), Record::used(&folder)) else { continue };
+            let Record { url, commit, patches, borrowed, bytes, .. } = record;
+            let user = lock::holder(&self.lock_of(&folder))?;
+            found.push(StoredCheckout { folder, url, commit, patches, borrowed, bytes, last_used, user });
+        }
+        found.sort_by(|a, b| a.folder.cmp(&b.folder));
+        Ok(found)
+    }
+
+    /// Removes checkouts that nobody has used for long, then mirrors that no checkout needs and nobody has used for as long.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read or written, or somebody asks to stop.
+    pub fn prune(&self, keep: Keep, now: Timestamp, on: &Emitter, stop: &Stop) -> Result<Gone, CheckoutError> {
+        let mut gone = Gone::default();
+        let mut needed = BTreeSet::new();
+        for checkout in self.list()? {
+            if !keep.is_old(checkout.last_used, now) {
+                needed.extend(checkout.borrowed);
+            } else if checkout.user.is_some() || !self.discard(&checkout.folder, keep, now)? {
+                needed.extend(checkout.borrowed.clone());
+                gone.in_use.push(checkout);
+            } else {
+                gone.checkouts.push(checkout);
+            }
+        }
+        if keep.dry_run {
+            gone.mirrors = self.unneeded(&needed, keep, now)?;
+            return Ok(gone);
+        }
+        let scratch = self.scratch(on, stop)?;
+        {
+            // Nobody makes a checkout from a mirror meanwhile.
+            let _alone = self.lock(STORE_LOCK, Mode::Exclusive, "the layer store", on, stop)?;
+            needed.extend(self.list()?.into_iter().flat_map(|checkout| checkout.borrowed));
+            for (mirror, bytes) in self.unneeded(&needed, keep, now)? {
+                if self.take_away(&mirror, &scratch)? {
+                    gone.mirrors.push((mirror, bytes));
+                }
+            }
+            self.sweep()?;
+        }
+        Ok(gone)
+    }
+
+    /// Moves a checkout away, unless somebody uses it after all, then removes it.
+    fn discard(&self, folder: &Path, keep: Keep, now: Timestamp) -> Result<bool, CheckoutError> {
+        if keep.dry_run {
+            return Ok(true);
+        }
+        let Attempt::Held(_alone) = lock::try_lock(&self.lock_of(folder), Mode::Exclusive, "layers prune")? else {
+            return Ok(false);
+        };
+        if Record::used(folder).is_ok_and(|used| !keep.is_old(used, now)) {
+            return Ok(false);
+        }
+        // Its record goes first: what is half removed is not there.
+        Record::forget(folder)?;
+        files::remove_tree(folder)?;
+        // Another name for the same commit may stand there.
+        let _ = folder.parent().map(fs::remove_dir);
+        Ok(true)
+    }
+
+    fn unneeded(
+        &self,
+        needed: &BTreeSet<PathBuf>,
+        keep: Keep,
+        now: Timestamp,
+    ) -> Result<Vec<(PathBuf, u64)>, CheckoutError> {
+        let mut found = Vec::new();
+        for mirror in entries(&self.store.join("mirrors"))? {
+            if needed.contains(&mirror) || !mirror.join("objects").is_dir() {
+                continue;
+            }
+            let look = || Ok((last_change(&mirror)?, size(&mirror)?));
+            let (used, bytes) = look().map_err(FileError::new("look at", &mirror))?;
+            if keep.is_old(used, now) {
+                found.push((mirror, bytes));
+            }
+        }
+        Ok(found)
+    }
+
+    // A mirror that somebody writes into is used. Its lock is named after it.
+    fn take_away(&self, mirror: &Path, scratch: &Scratch) -> Result<bool, CheckoutError> {
+        let name = mirror.file_name().unwrap_or_default().to_string_lossy();
+        let lock = self.lock_path(&format!("mirror-{name}"));
+        let Attempt::Held(_alone) = lock::try_lock(&lock, Mode::Exclusive, "layers prune")? else { return Ok(false) };
+        let to = scratch.path().join(mirror.file_name().unwrap_or_default());
+        fs::rename(mirror, &to).map_err(FileError::new("move away", mirror))?;
+        Ok(true)
+    }
+
+    /// What is of no use any more: checkouts without a record, and locks on what is not there. With the store's lock held alone.
+    fn sweep(&self) -> Result<(), CheckoutError> {
+        for folder in self.folders()? {
+            if Record::read(&folder).is_none() && lock::holder(&self.lock_of(&folder))?.is_none() {
+                files::remove_tree(&folder)?;
+            }
+        }
+        for above in self.keys()? {
+            // Not, if there is something in it.
+            let _ = fs::remove_dir(above);
+        }
+        for path in entries(&self.locks)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let of = name.strip_suffix(".lock").and_then(|name| name.strip_prefix("checkout-")?.split_once('@'));
+            let over = of.is_some_and(|(key, name)| is_key(key) && !self.folder(key).join(name).exists());
+            if over && matches!(lock::try_lock(&path, Mode::Exclusive, "layers prune")?, Attempt::Held(_)) {
+                fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn folders(&self) -> Result<Vec<PathBuf>, FileError> {
+        let listed = self.keys()?.iter().map(|above| entries(above)).collect::<Result<Vec<_>, _>>()?;
+        Ok(listed.into_iter().flatten().collect())
+    }
+
+    fn lock_of(&self, folder: &Path) -> PathBuf {
+        let last = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.lock_path(&use_lock(&last(folder.parent().unwrap_or(folder)), &last(folder)))
+    }
+
+    fn keys(&self) -> Result<Vec<PathBuf>, FileError> {
+        let mut keys = entries(&self.store.join("checkouts"))?;
+        keys.retain(|path| is_key(&path.file_name().unwrap_or_default().to_string_lossy()));
+        Ok(keys)
+    }
+
+    fn lock_path(&self, name: &str) -> PathBuf {
+        lock::path_in(&self.locks, name)
+    }
+}
+
+/// Whether a name is a commit's, with or without patches.
+fn is_key(name: &str) -> bool {
+    name.split('-').next().is_some_and(|commit| commit.parse::<CommitId>().is_ok())
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let list = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(FileError::new("list", folder)),
+    }
+}
+
+// Fetching changes something at the top of a mirror: refs, `shallow`, FETCH_HEAD, the folder of packs.
+fn last_change(mirror: &Path) -> io::Result<Timestamp> {
+    let mut newest = fs::metadata(mirror)?.modified()?;
+    for entry in walkdir::WalkDir::new(mirror).min_depth(1).max_depth(2) {
+        newest = newest.max(entry?.metadata()?.modified()?);
+    }
+    Timestamp::try_from(newest).map_err(io::Error::other)
+}
+
+fn size(tree: &Path) -> io::Result<u64> {
+    walkdir::WalkDir::new(tree).into_iter().try_fold(0, |sum: u64, entry| {
+        let found = entry?.metadata()?;
+        Ok(sum.saturating_add(if found.is_file() { found.len() } else { 0 }))
+    })
+}
