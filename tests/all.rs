@@ -11,6 +11,8 @@ mod fuzz_one;
 
 #[path = "all/archives.rs"]
 mod archives;
+#[path = "all/checkouts.rs"]
+mod checkouts;
 #[path = "all/config.rs"]
 mod config;
 #[path = "all/doctor.rs"]
@@ -29,6 +31,8 @@ mod house;
 mod images;
 #[path = "all/inputs.rs"]
 mod inputs;
+#[path = "all/layer_yard.rs"]
+mod layer_yard;
 #[path = "all/life.rs"]
 mod life;
 #[path = "all/modes.rs"]
@@ -37,6 +41,8 @@ mod modes;
 mod nested;
 #[path = "all/offline.rs"]
 mod offline;
+#[path = "all/patches.rs"]
+mod patches;
 #[path = "all/project.rs"]
 mod project;
 #[path = "all/pseudo.rs"]

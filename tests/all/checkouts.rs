@@ -1,0 +1,594 @@
+//! Commits become folders: as git would have it, whole or not at all, and nothing of what hostile repositories would like.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::{ffi::OsStrExt as _, fs::symlink},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::{Timestamp, ToSpan as _};
+use smidr::{
+    host::lock,
+    layers::{
+        checkout::{CheckoutError, Limits, RefusedUrl},
+        prune::Keep,
+    },
+    model::{CommitId, Event, Explain as _},
+};
+
+use super::{
+    layer_yard::{URL, Yard, commit, git, object, patch, picture, told, tree, try_git},
+    support::{has, skip},
+};
+
+fn no_git(test: &str) -> bool {
+    let missing = !has("git");
+    if missing {
+        skip(test, "no git here to make repositories with");
+    }
+    missing
+}
+
+/// A repository with everything that git can check out, its submodules beside it.
+fn fixture(folder: &Path) -> PathBuf {
+    let (sub, top) = (folder.join("group/lib.git"), folder.join("group/meta-test.git"));
+    for repository in [&sub, &top] {
+        fs::create_dir_all(repository).expect("folders");
+        git(repository, &["init", "-q", "."]);
+    }
+    fs::create_dir_all(sub.join("conf")).expect("a folder");
+    fs::write(sub.join("conf/layer.conf"), "BBPATH\n").expect("a file");
+    git(&sub, &["add", "."]);
+    git(&sub, &["commit", "-qm", "sub"]);
+    for folder in ["a/b/c", "bin", "empty"] {
+        fs::create_dir_all(top.join(folder)).expect("folders");
+    }
+    fs::write(top.join(".gitattributes"), "*.bat text eol=crlf\n*.txt text=auto\n*.latin1 working-tree-encoding=ISO-8859-1\n*.png binary\nx.lfs filter=lfs\n").expect("a file");
+    for (name, content) in [
+        ("a/b/c/file.txt", &b"one\ntwo\n"[..]),
+        ("a/x.bat", b"one\ntwo\n"),
+        ("a/x.png", b"\x89PNG\r\n\x00\xff"),
+        ("a.file", b"between a and a/b\n"),
+        ("empty/.keep", b""),
+        ("bin/run", b"#!/bin/sh\n"),
+        ("no-end", b"no newline"),
+        ("aux.c", b"a device elsewhere\n"),
+        ("a b:c", b"odd\n"),
+        ("x.lfs", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+    ] {
+        fs::write(top.join(name), content).expect(name);
+    }
+    fs::write(top.join("a/x.latin1"), b"caf\xe9\n").expect("a file");
+    fs::write(top.join(std::ffi::OsStr::from_bytes(b"caf\xe9-\xff")), "not UTF-8\n").expect("a file");
+    fs::write(top.join("caf\u{e9}"), "UTF-8\n").expect("a file");
+    git(&top, &["add", "."]);
+    git(&top, &["update-index", "--chmod=+x", "bin/run"]);
+    for (link, target) in
+        [("to-file", "a/b/c/file.txt"), ("to-folder", "a"), ("dangling", "nowhere"), ("a/up", "../bin/run")]
+    {
+        symlink(target, top.join(link)).expect("a link");
+    }
+    git(&top, &["submodule", "add", "-q", "../lib.git", "modules/lib"]);
+    git(&top, &["add", "."]);
+    git(&top, &["commit", "-qm", "first"]);
+    git(&top, &["tag", "-am", "tag", "v1"]);
+    fs::write(top.join("second"), "second\n").expect("a file");
+    git(&top, &["add", "."]);
+    git(&top, &["commit", "-qm", "second"]);
+    top
+}
+
+fn has_commit(top: &Path, revision: &str) -> CommitId {
+    git(top, &["rev-parse", revision]).parse().expect("a commit")
+}
+
+#[test]
+fn a_checkout_is_what_git_makes() {
+    if no_git("checkouts::a_checkout_is_what_git_makes") {
+        return;
+    }
+    let outside = tempfile::tempdir().expect("a folder");
+    let top = fixture(outside.path());
+    let url = format!("file://{}", top.display());
+    let by_git = outside.path().join("by-git");
+    git(outside.path(), &["clone", "-q", "--recurse-submodules", &url, "by-git"]);
+    let commit = has_commit(&top, "HEAD");
+    for depth in ["", "--depth=1"] {
+        let yard = Yard::new();
+        fs::remove_dir_all(&yard.mirror).expect("empty");
+        let clone = ["clone", "-q", "--bare", depth, &url, yard.mirror.to_str().expect("text")];
+        git(outside.path(), &clone.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>());
+        let lib = outside.path().join("group/lib.git/.git");
+        let mut asked = Vec::new();
+        let mut submodule = |url: &str, commit: &CommitId| {
+            asked.push((url.to_owned(), commit.clone()));
+            Ok(lib.clone())
+        };
+        let made = yard.checkout_of(&url, &commit, &[], false, &mut submodule).expect("made");
+        let inner = has_commit(&outside.path().join("group/lib.git"), "HEAD");
+        assert_eq!(asked, [(format!("file://{}", top.with_file_name("lib.git").display()), inner.clone())]);
+        assert_eq!(made.folder, yard.paths.layers().join(format!("checkouts/{commit}/meta-test")));
+        assert_eq!(made.borrowed, [yard.mirror.clone(), lib.clone()]);
+        // git's umask is the caller's, ours is not asked.
+        let modes = |mut picture: std::collections::BTreeMap<PathBuf, (u32, Vec<u8>)>| {
+            picture.values_mut().for_each(|(mode, _)| *mode &= 0o170_100);
+            picture
+        };
+        let (ours, gits) = (modes(picture(&made.folder)), modes(picture(&by_git)));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), gits.keys().collect::<Vec<_>>());
+        for (path, entry) in &ours {
+            assert_eq!(entry, &gits[path], "{}", path.display());
+        }
+        let all = picture(&made.folder);
+        assert!(all.values().all(|(mode, _)| [0o100_644, 0o100_755, 0o040_755, 0o120_777].contains(mode)), "{all:?}");
+        let shown = |arguments: &[&str]| git(&made.folder, arguments);
+        assert_eq!(shown(&["rev-parse", "HEAD"]), commit.to_string());
+        assert_eq!(shown(&["status", "--porcelain"]), "");
+        assert_eq!(shown(&["diff", "HEAD", "--stat"]), "");
+        assert_eq!(shown(&["log", "-1", "--format=%s"]), "second");
+        assert_eq!(shown(&["describe", "--always"]), git(&yard.mirror, &["describe", "--always"]));
+        assert_eq!(shown(&["rev-list", "--count", "HEAD"]), if depth.is_empty() { "2" } else { "1" });
+        assert_eq!(shown(&["submodule", "status"]).split(' ').nth(1), Some(inner.to_string().as_str()));
+        assert_eq!(git(&made.folder.join("modules/lib"), &["status", "--porcelain"]), "");
+        assert_eq!(git(&made.folder.join("modules/lib"), &["rev-parse", "HEAD"]), inner.to_string());
+        assert_eq!(
+            yard.heard.warnings(),
+            ["1 files of meta-test are pointers of git-lfs, whose content is not fetched"]
+        );
+        let progress =
+            |event: &Event| matches!(event, Event::Progress { done, total: Some(total), .. } if done == total);
+        assert!(yard.heard.0.lock().expect("a mutex").iter().any(progress));
+        // There already: no submodule is asked for.
+        let again = yard.checkout(&commit).expect("there");
+        assert_eq!((again.folder, again.borrowed), (made.folder.clone(), made.borrowed.clone()));
+        yard.is_clean(1);
+    }
+}
+
+/// Trees that no git would write, and what is said of them.
+#[test]
+fn hostile_trees_are_refused() {
+    if no_git("checkouts::hostile_trees_are_refused") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let blob = object(&at, "blob", b"evil\n");
+    let inner = tree(&at, &[("100644", b"config", &blob)]);
+    let out = object(&at, "blob", yard.home.path().join("canary").as_os_str().as_bytes());
+    let home = object(&at, "blob", yard.home.path().as_os_str().as_bytes());
+    let names: [&[u8]; 17] = [
+        b".git",
+        b".GIT",
+        b".Git ",
+        b".git.",
+        b"git~1",
+        b"GIT~1",
+        b".git::$INDEX_ALLOCATION",
+        ".g\u{200c}it".as_bytes(),
+        ".git\u{feff}".as_bytes(),
+        b"..",
+        b".",
+        b"",
+        b"a/b",
+        b"/etc/passwd",
+        b"../../../canary",
+        b".git/hooks/post-checkout",
+        b"../x",
+    ];
+    for name in names {
+        for (mode, id) in [("100644", &blob), ("40000", &inner), ("120000", &out), ("160000", &blob)] {
+            for nested in [false, true] {
+                let mut hostile = tree(&at, &[(mode, name, id)]);
+                if nested {
+                    hostile = tree(&at, &[("40000", b"d", &hostile)]);
+                }
+                let error = yard.checkout(&commit(&at, &hostile)).expect_err("hostile");
+                // A name without bytes is no entry for git's own format.
+                assert!(
+                    matches!(error, CheckoutError::Name { .. } | CheckoutError::Malformed { .. }),
+                    "{name:?}: {}",
+                    told(&error)
+                );
+                assert_eq!(error.kind().exit_code(), if matches!(error, CheckoutError::Name { .. }) { 2 } else { 4 });
+            }
+        }
+    }
+    let trees = [
+        (vec![("100644", &b"a"[..], &blob), ("40000", b"a", &inner)], "holds two things called `a`"),
+        (vec![("40000", b"a", &inner), ("120000", b"a", &home)], "holds two things called `a`"),
+        (vec![("120000", b"a", &home), ("40000", b"a", &inner)], "holds two things called `a`"),
+        (vec![("100644", b"a", &blob), ("100644", b"a", &blob)], "holds two things called `a`"),
+        (vec![("120000", b".gitmodules", &out)], ".gitmodules"),
+        (vec![("120000", b".GitModules", &out)], ".GitModules"),
+        (vec![("60000", b"device", &blob)], "with mode 60000"),
+        (vec![("20000", b"device", &blob)], "with mode 20000"),
+        (vec![("104755", b"setuid", &blob)], "with mode 104755"),
+        (vec![("100666", b"odd", &blob)], "with mode 100666"),
+        (vec![("120000", b"link", &out)], "leads out of it"),
+    ];
+    for (entries, expected) in trees {
+        let entries: Vec<(&str, &[u8], &str)> =
+            entries.iter().map(|(mode, name, id)| (*mode, *name, id.as_str())).collect();
+        let error = yard.checkout(&commit(&at, &tree(&at, &entries))).expect_err("hostile");
+        assert!(told(&error).contains(expected), "{entries:?}: {}", told(&error));
+    }
+    yard.is_clean(0);
+}
+
+#[test]
+fn limits_are_named() {
+    if no_git("checkouts::limits_are_named") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let blob = object(&at, "blob", &[b'x'; 1000]);
+    let mut deep = tree(&at, &[("100644", b"file", &blob)]);
+    for _ in 0..5 {
+        deep = tree(&at, &[("40000", b"d", &deep), ("40000", b"e", &deep)]);
+    }
+    let commit = commit(&at, &deep);
+    let limits = Limits::default();
+    for (limits, expected) in [
+        (Limits { depth: 5, ..limits }, "more than 5 folders inside each other"),
+        (Limits { path: 9, ..limits }, "more than 9 bytes in the path of a file"),
+        (Limits { entries: 93, ..limits }, "more than 93 files and folders"),
+        (Limits { bytes: 31_999, ..limits }, "more than 31999 bytes"),
+        (Limits { file: 999, ..limits }, "more than 999 bytes in one file"),
+    ] {
+        let mut yard = Yard { store: yard.store.clone().with_limits(limits), ..Yard::new() };
+        yard.mirror.clone_from(&at);
+        let error = yard.checkout(&commit).expect_err("too much");
+        assert!(told(&error).contains(expected), "{}", told(&error));
+    }
+    let limits = Limits { depth: 6, path: 14, entries: 94, bytes: 32_000, file: 1000, ..limits };
+    let exact = Yard { store: yard.store.clone().with_limits(limits), mirror: at, ..Yard::new() };
+    exact.checkout(&commit).expect("just right");
+    yard.is_clean(1);
+}
+
+#[test]
+fn links_that_lead_out_need_leave() {
+    if no_git("checkouts::links_that_lead_out_need_leave") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let (link, up) = (object(&at, "blob", b"d/../../x"), object(&at, "blob", b".."));
+    let folder = tree(&at, &[("120000", b"up", &up)]);
+    let fine = commit(&at, &tree(&at, &[("40000", b"d", &folder)]));
+    let out = commit(&at, &tree(&at, &[("40000", b"d", &folder), ("120000", b"link", &link)]));
+    yard.checkout(&fine).expect("inside");
+    let refused = |error: CheckoutError| {
+        assert_eq!(error.to_string(), format!("{URL} holds the link `link` -> `d/../../x`, which leads out of it"));
+        assert!(error.hint().expect("a hint").contains("outside_links: true"));
+    };
+    refused(yard.checkout(&out).expect_err("out"));
+    yard.is_clean(1);
+    let made = yard.checkout_with(&out, &[], true).expect("allowed");
+    assert_eq!(fs::read_link(made.folder.join("link")).expect("a link"), Path::new("d/../../x"));
+    // It is there now, and still needs leave.
+    refused(yard.checkout(&out).expect_err("out"));
+    // By a patch, and by way of a link that was there before.
+    let text = b"diff --git a/e b/e\nnew file mode 120000\n--- /dev/null\n+++ b/e\n@@ -0,0 +1 @@\n+d/up/../x\n\\ No newline at end of file\n";
+    let error = yard.checkout_with(&fine, &[patch("evil.patch", text)], false).expect_err("out");
+    assert!(error.to_string().contains("`e` -> `d/up/../x`"), "{error}");
+    yard.is_clean(2);
+}
+
+#[test]
+fn damaged_objects_are_named_and_leave_nothing() {
+    if no_git("checkouts::damaged_objects_are_named_and_leave_nothing") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let (blob, other) = (object(&at, "blob", b"content\n"), object(&at, "blob", b"another\n"));
+    let inner = tree(&at, &[("100644", b"file", &blob)]);
+    let commit = commit(&at, &tree(&at, &[("40000", b"d", &inner)]));
+    let loose = |id: &str| at.join("objects").join(&id[..2]).join(&id[2..]);
+    let named = |yard: &Yard, id: &str| match yard.checkout(&commit).expect_err("damaged") {
+        CheckoutError::Damaged { object, mirror, .. } => assert_eq!((object.as_str(), mirror), (id, at.clone())),
+        error => panic!("{}", told(&error)),
+    };
+    for id in [&blob, &inner, &commit.to_string()] {
+        let good = fs::read(loose(id)).expect("an object");
+        fs::remove_file(loose(id)).expect("removed");
+        named(&yard, id);
+        // Sound in itself, and not what its name says.
+        fs::copy(loose(&other), loose(id)).expect("replaced");
+        named(&yard, id);
+        fs::remove_file(loose(id)).expect("removed");
+        fs::write(loose(id), &good[..good.len() / 2]).expect("cut off");
+        named(&yard, id);
+        fs::write(loose(id), &good).expect("mended");
+    }
+    yard.is_clean(0);
+    yard.checkout(&commit).expect("mended");
+    yard.is_clean(1);
+    let gone = Yard { mirror: yard.home.path().join("gone"), ..Yard::new() };
+    assert!(matches!(gone.checkout(&commit), Err(CheckoutError::Damaged { .. })));
+}
+
+#[test]
+fn submodules_may_not_lead_astray() {
+    if no_git("checkouts::submodules_may_not_lead_astray") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let blob = object(&at, "blob", b"x\n");
+    let inner = commit(&at, &tree(&at, &[("100644", b"file", &blob)])).to_string();
+    let with = |modules: &str| {
+        let modules = object(&at, "blob", modules.as_bytes());
+        let entries: [(&str, &[u8], &str); 2] = [("100644", b".gitmodules", &modules), ("160000", b"sub", &inner)];
+        commit(&at, &tree(&at, &entries))
+    };
+    let asked = |commit: &CommitId| {
+        let mut asked = Vec::new();
+        let made = yard.checkout_of(URL, commit, &[], false, &mut |url, _| {
+            asked.push(url.to_owned());
+            Ok(at.clone())
+        });
+        (made.map(|made| made.folder), asked)
+    };
+    for url in ["ext::sh -c 'touch pwned'", "-x", "file:///etc", "/etc", "../../../../x"] {
+        let (made, asked) = asked(&with(&format!("[submodule \"sub\"]\n\tpath = sub\n\turl = \"{url}\"\n")));
+        assert!(matches!(made, Err(CheckoutError::Submodule { .. })) && asked.is_empty(), "{url}");
+    }
+    let (made, _) = asked(&with("[submodule \"../../hooks\"]\n\tpath = sub\n\turl = https://example.org/a\n"));
+    assert!(matches!(made, Err(CheckoutError::Submodule { why: RefusedUrl::Name(_), .. })));
+    yard.is_clean(0);
+    // A path in .gitmodules is a name to look up, and nothing else.
+    let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = ../../sub\n\turl = https://example.org/a\n"));
+    assert!(made.expect("made").join("sub").is_dir() && urls.is_empty());
+    assert_eq!(
+        yard.heard.warnings(),
+        ["`sub` of meta-test is a submodule that .gitmodules does not know: it stays empty"]
+    );
+    let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = sub\n\turl = ../other.git\n"));
+    assert_eq!(fs::read_to_string(made.expect("made").join("sub/file")).expect("a file"), "x\n");
+    assert_eq!(urls, ["https://git.example.org/group/other.git"]);
+    // A submodule of a submodule, without end.
+    let mut last = with("[submodule \"sub\"]\n\tpath = sub\n\turl = ../other.git\n");
+    for _ in 0..11 {
+        let inner = last.to_string();
+        let modules = object(&at, "blob", b"[submodule \"sub\"]\n\tpath = sub\n\turl = ../other.git\n");
+        let entries: [(&str, &[u8], &str); 2] = [("100644", b".gitmodules", &modules), ("160000", b"sub", &inner)];
+        last = commit(&at, &tree(&at, &entries));
+    }
+    let (made, _) = asked(&last);
+    assert!(told(&made.expect_err("deep")).contains("more than 10 submodules inside each other"));
+}
+
+#[test]
+fn what_is_written_otherwise_than_by_git_is_said() {
+    if no_git("checkouts::what_is_written_otherwise_than_by_git_is_said") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let blob = object(&at, "blob", b"x\n");
+    for (attributes, said) in
+        [("*.c ident\n", true), ("*.ps1 working-tree-encoding=utf-16le\n", true), ("*.identity text\n", false)]
+    {
+        let attributes = object(&at, "blob", attributes.as_bytes());
+        let entries: [(&str, &[u8], &str); 2] = [("100644", b".gitattributes", &attributes), ("100644", b"x", &blob)];
+        let inner = tree(&at, &entries);
+        yard.checkout(&commit(&at, &tree(&at, &[("40000", b"d", &inner)]))).expect("made");
+        let said_so =
+            yard.heard.warnings().iter().any(|text| text.contains("`d/.gitattributes` of meta-test asks for"));
+        assert_eq!(said_so, said, "{:?}", yard.heard.warnings());
+        yard.heard.0.lock().expect("a mutex").clear();
+    }
+}
+
+#[test]
+fn many_want_the_same_and_one_makes_it() {
+    if no_git("checkouts::many_want_the_same_and_one_makes_it") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let blobs: HashMap<String, String> =
+        (0..300).map(|n| (format!("file-{n}"), object(&at, "blob", format!("{n}\n").as_bytes()))).collect();
+    let entries: Vec<(&str, &[u8], &str)> =
+        blobs.iter().map(|(name, id)| ("100644", name.as_bytes(), id.as_str())).collect();
+    let commit = commit(&at, &tree(&at, &entries));
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(|| yard.checkout(&commit).expect("a checkout").folder)).collect();
+        for one in all {
+            assert_eq!(fs::read_dir(one.join().expect("no panic")).expect("a folder").count(), 301);
+        }
+    });
+    let events = yard.heard.0.lock().expect("a mutex").clone();
+    let ended = |event: &&Event| matches!(event, Event::Progress { done: 300, total: Some(300), .. });
+    assert!(events.iter().filter(ended).count() <= 2, "made more than once");
+    yard.is_clean(1);
+}
+
+#[test]
+fn who_comes_second_hears_who_was_first() {
+    if no_git("checkouts::who_comes_second_hears_who_was_first") {
+        return;
+    }
+    let yard = Yard::new();
+    let blob = object(&yard.mirror, "blob", b"content\n");
+    let commit = commit(&yard.mirror, &tree(&yard.mirror, &[("100644", b"file", &blob)]));
+    let path = lock::path_in(&yard.paths.locks(), &format!("checkout-{commit}@meta-test"));
+    let first = lock::try_lock(&path, lock::Mode::Exclusive, "build of somebody").expect("a lock");
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| yard.checkout(&commit).map(|made| made.folder));
+        let waits = |event: &Event| matches!(event, Event::Waiting { resource, holder } if resource.contains(&commit.short()) && holder.starts_with("build of somebody"));
+        while !yard.heard.0.lock().expect("a mutex").iter().any(waits) {
+            assert!(!second.is_finished(), "nobody waited");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(first);
+        assert!(second.join().expect("no panic").is_ok());
+    });
+    yard.is_clean(1);
+}
+
+#[test]
+fn a_fork_has_the_same_commit_under_its_own_name() {
+    if no_git("checkouts::a_fork_has_the_same_commit_under_its_own_name") {
+        return;
+    }
+    let yard = Yard::new();
+    let blob = object(&yard.mirror, "blob", b"content\n");
+    let commit = commit(&yard.mirror, &tree(&yard.mirror, &[("100644", b"file", &blob)]));
+    // Held meanwhile: one does not wait for the other.
+    let first = yard.checkout(&commit).expect("made");
+    for (url, name) in [
+        ("https://example.org/me/fork.git/", "fork"),
+        ("git@example.org:fork2", "fork2"),
+        ("https://example.org/.git", "repository"),
+        ("https://example.org/..", "repository"),
+        ("https://example.org/a%2f..%2fb", "repository"),
+    ] {
+        let made = yard.checkout_of(url, &commit, &[], false, &mut |_, _| panic!("no submodule")).expect(name);
+        assert_eq!(made.folder, first.folder.with_file_name(name));
+        assert_eq!(picture(&made.folder), picture(&first.folder));
+    }
+    yard.is_clean(4);
+}
+
+#[test]
+fn what_a_kill_or_a_power_cut_left_is_made_anew() {
+    if no_git("checkouts::what_a_kill_or_a_power_cut_left_is_made_anew") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let blob = object(&at, "blob", b"content\n");
+    let commit = commit(&at, &tree(&at, &[("100644", b"file", &blob)]));
+    // Half-made, and nobody holds it any more.
+    let left = yard.paths.layers().join("checkouts/tmp/s-killed/fs/d");
+    fs::create_dir_all(&left).expect("folders");
+    fs::write(left.join("half"), "").expect("a file");
+    // A place without a record.
+    let place = yard.paths.layers().join(format!("checkouts/{commit}/meta-test"));
+    fs::create_dir_all(place.join("stale")).expect("folders");
+    // Not held: what is in use is not made anew.
+    let made = yard.checkout(&commit).expect("made").folder;
+    assert_eq!(picture(&made).keys().collect::<Vec<_>>(), [Path::new("file")]);
+    yard.is_clean(1);
+    // After a power cut the names are there and the content is not.
+    let mark = made.join(".git/unsettled.json");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
+    let earlier = || {
+        let text = fs::read_to_string(&mark).expect("a mark");
+        fs::write(&mark, text.replace(boot.trim(), "another")).expect("a mark");
+    };
+    earlier();
+    fs::write(made.join("file"), "").expect("emptied");
+    let again = yard.checkout(&commit).expect("made anew").folder;
+    assert_eq!(fs::read_to_string(again.join("file")).expect("a file"), "content\n");
+    earlier();
+    yard.checkout(&commit).expect("counted");
+    assert!(!mark.exists(), "good for ever");
+    // Its mirror has gone: git could tell nothing there.
+    let moved = at.with_extension("moved");
+    fs::rename(&at, &moved).expect("moved");
+    assert!(matches!(yard.checkout(&commit), Err(CheckoutError::Damaged { .. })));
+    let elsewhere = Yard { mirror: moved.clone(), store: yard.store.clone(), ..Yard::new() };
+    assert_eq!(elsewhere.checkout(&commit).expect("made anew").borrowed, [moved]);
+}
+
+#[test]
+fn what_nobody_uses_goes() {
+    if no_git("checkouts::what_nobody_uses_goes") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let blob = object(&at, "blob", b"content\n");
+    let one = commit(&at, &tree(&at, &[("100644", b"one", &blob)]));
+    let two = commit(&at, &tree(&at, &[("100644", b"two", &blob)]));
+    let held = yard.checkout(&one).expect("made");
+    drop(yard.checkout(&two).expect("made"));
+    // A process that another test is just starting holds what is open here, for a moment: hence again and again.
+    let eventually = |what: &mut dyn FnMut() -> bool| {
+        let found = (0..200).any(|_| {
+            what() || {
+                std::thread::sleep(Duration::from_millis(20));
+                false
+            }
+        });
+        assert!(found, "not in four seconds");
+    };
+    eventually(&mut || {
+        let listed = yard.store.list().expect("a list");
+        assert_eq!(listed.iter().map(|found| found.bytes).collect::<Vec<_>>(), [8, 8]);
+        listed.iter().all(|found| found.user.is_some() == (found.commit == one))
+    });
+    let prune = |days: i64, dry_run: bool| {
+        let keep = Keep { used_within: Duration::from_secs(7 * 24 * 3600), dry_run };
+        let now = Timestamp::now() + (24 * days).hours();
+        yard.store.prune(keep, now, &yard.on, &Default::default()).expect("pruned")
+    };
+    // How many are in use when so many have gone.
+    let gone = |checkouts: usize, mirrors: usize| {
+        let (mut sum, mut in_use) = ((0, 0), 0);
+        eventually(&mut || {
+            let gone = prune(8, false);
+            sum = (sum.0 + gone.checkouts.len(), sum.1 + gone.mirrors.len());
+            assert_eq!(gone.bytes() > 0, gone.checkouts.len() + gone.mirrors.len() > 0);
+            in_use = gone.in_use.len();
+            sum == (checkouts, mirrors)
+        });
+        in_use
+    };
+    let young = prune(6, false);
+    assert_eq!((young.checkouts.len(), young.in_use.len(), young.mirrors.len()), (0, 0, 0));
+    eventually(&mut || {
+        let dry = prune(8, true);
+        (dry.checkouts.len(), dry.in_use.len(), dry.mirrors.len()) == (1, 1, 0) && dry.bytes() == 8
+    });
+    yard.is_clean(2);
+    assert_eq!(gone(1, 0), 1, "one is in use, and so is its mirror");
+    yard.is_clean(1);
+    assert!(held.folder.join("one").exists() && at.exists());
+    drop(held);
+    eventually(&mut || (prune(8, true).checkouts.len(), prune(8, true).mirrors.len()) == (1, 1));
+    let writer = lock::path_in(&yard.paths.locks(), "mirror-meta-test-1");
+    let fetching = lock::try_lock(&writer, lock::Mode::Exclusive, "fetching");
+    assert_eq!(gone(1, 0), 0);
+    assert!(prune(8, false).mirrors.is_empty() && at.exists(), "somebody writes into the mirror");
+    drop(fetching);
+    assert_eq!(gone(0, 1), 0);
+    assert!(!at.exists());
+    yard.is_clean(0);
+    eventually(&mut || {
+        prune(8, false);
+        let locks = fs::read_dir(yard.paths.locks()).expect("locks").map(|entry| entry.expect("an entry").file_name());
+        !locks.into_iter().any(|name| name.to_string_lossy().contains(&one.to_string()))
+    });
+}
+
+#[test]
+fn patches_are_part_of_the_place() {
+    if no_git("checkouts::patches_are_part_of_the_place") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let blob = object(&at, "blob", b"one\ntwo\n");
+    let commit = commit(&at, &tree(&at, &[("100644", b"file", &blob)]));
+    let first = patch("first.patch", b"--- a/file\n+++ b/file\n@@ -1,2 +1,2 @@\n-one\n+ONE\n two\n");
+    let second = patch("second.patch", b"--- a/file\n+++ b/file\n@@ -1,2 +1,2 @@\n ONE\n-two\n+TWO\n");
+    let made = yard.checkout_with(&commit, &[first.clone(), second.clone()], false).expect("made");
+    assert_eq!(fs::read_to_string(made.folder.join("file")).expect("a file"), "ONE\nTWO\n");
+    assert!(made.folder.parent().and_then(Path::file_name).is_some_and(|key| key.len() == 40 + 1 + 16));
+    let status = try_git(&made.folder, &["status", "--porcelain"], b"");
+    assert_eq!(String::from_utf8_lossy(&status.stdout), " M file\n", "git says what is true");
+    let error = yard.checkout_with(&commit, &[second, first], false).expect_err("the wrong order");
+    assert_eq!(told(&error), "second.patch does not apply to `file`: its lines are not there, at @@ -1,2 +1,2 @@");
+    yard.is_clean(1);
+    assert_ne!(yard.checkout(&commit).expect("without").folder, made.folder);
+    yard.is_clean(2);
+}
