@@ -38,12 +38,11 @@ use crate::{
     events::Emitter,
     host::{
         files,
-        lock::{self, Attempt, Lock, Mode},
+        lock::{self, Lock, Mode},
         scratch::Scratch,
         stop::Stop,
     },
-    lock::PatchLock,
-    model::{CommitId, Event},
+    model::{CommitId, Event, Paths},
 };
 
 /// Held together by all who use checkouts, and alone by whoever removes their lock files.
@@ -79,10 +78,26 @@ struct Wanted<'a> {
     outside_links: bool,
 }
 
+impl Wanted<'_> {
+    /// What is there, if it is whole and can still borrow what it needs.
+    fn found(&self, folder: &Path) -> Result<Option<Record>, CheckoutError> {
+        let Some(record) = Record::of(folder) else { return Ok(None) };
+        match record.borrowed.iter().find(|mirror| !mirror.join("objects").is_dir()) {
+            None => Ok(Some(record)),
+            // Nothing is wrong with the files, which somebody may be using.
+            Some(lost) if lost == self.mirror => {
+                let (object, mirror) = (self.commit.to_string(), lost.clone());
+                Err(CheckoutError::Damaged { object, mirror, source: None })
+            }
+            Some(_) => Ok(None),
+        }
+    }
+}
+
 impl CheckoutStore {
     /// The checkouts of a layer store. Touches nothing.
-    pub fn new(store: &Path) -> Self {
-        Self { store: store.into(), locks: store.join("locks"), limits: Limits::default() }
+    pub fn new(store: &Path, paths: &Paths) -> Self {
+        Self { store: store.into(), locks: paths.locks(), limits: Limits::default() }
     }
 
     /// The same store with other limits.
@@ -111,19 +126,21 @@ impl CheckoutStore {
         stop: &Stop,
     ) -> Result<Checkout, CheckoutError> {
         let wanted = Wanted { mirror, url, commit, patches, outside_links };
-        let key = key(commit, patches.iter().map(|patch| &patch.lock));
-        let folder = self.folder(&key).join(name_of(url));
+        let key = key(commit, patches);
+        let name = name_of(url);
+        let folder = self.folder(&key).join(&name);
         let what = format!("the checkout of {}", commit.short());
-        let _store = self.hold(on, stop)?;
-        let held = self.lock(&use_lock(&key), Mode::Shared, &what, on, stop)?;
-        let record = match Record::of(&folder) {
-            Some(record) => record,
-            None => {
-                let _making = self.lock(&format!("checkout-making-{key}"), Mode::Exclusive, &what, on, stop)?;
-                match Record::of(&folder) {
-                    Some(record) => record,
-                    None => self.make(&wanted, &folder, submodule, on, stop)?,
-                }
+        let _store = self.lock(STORE_LOCK, Mode::Shared, "the layer store", on, stop)?;
+        let (record, held) = loop {
+            let held = self.lock(&use_lock(&key, &name), Mode::Shared, &what, on, stop)?;
+            if let Some(record) = wanted.found(&folder)? {
+                break (record, held);
+            }
+            drop(held);
+            // Held while it is made: the others wait, and whoever uses a wreck is waited for.
+            let _alone = self.lock(&use_lock(&key, &name), Mode::Exclusive, &what, on, stop)?;
+            if wanted.found(&folder)?.is_none() {
+                self.make(&wanted, &folder, submodule, on, stop)?;
             }
         };
         if let (false, Some((link, target))) = (outside_links, record.outside) {
@@ -133,32 +150,7 @@ impl CheckoutStore {
         Ok(Checkout { folder, borrowed: record.borrowed, _held: held })
     }
 
-    /// Keeps mirrors from being removed before a checkout stands on them.
-    ///
-    /// # Errors
-    ///
-    /// When the lock cannot be had.
-    pub fn hold(&self, on: &Emitter, stop: &Stop) -> Result<Lock, CheckoutError> {
-        self.lock(STORE_LOCK, Mode::Shared, "the layer store", on, stop)
-    }
-
-    /// A commit that is written out already.
-    ///
-    /// # Errors
-    ///
-    /// When its lock cannot be had.
-    pub fn find(&self, url: &str, commit: &CommitId, patches: &[PatchLock]) -> Result<Option<Checkout>, CheckoutError> {
-        let key = key(commit, patches.iter());
-        let folder = self.folder(&key).join(name_of(url));
-        if !folder.is_dir() {
-            return Ok(None);
-        }
-        let lock = lock::try_lock(&self.lock_path(&use_lock(&key)), Mode::Shared, "a look at the layers")?;
-        let (Attempt::Held(held), Some(record)) = (lock, Record::of(&folder)) else { return Ok(None) };
-        Ok(Some(Checkout { folder, borrowed: record.borrowed, _held: held }))
-    }
-
-    // With the lock on its making held alone.
+    // With its lock held alone.
     fn make(
         &self,
         wanted: &Wanted<'_>,
@@ -166,14 +158,14 @@ impl CheckoutStore {
         submodule: &mut Submodules<'_>,
         on: &Emitter,
         stop: &Stop,
-    ) -> Result<Record, CheckoutError> {
+    ) -> Result<(), CheckoutError> {
         let scratch = self.scratch(on, stop)?;
-        let record = Making { wanted, limits: &self.limits, submodule, on, stop }.make(scratch.path())?;
+        let room = self.folder("");
+        Making { wanted, room: &room, limits: &self.limits, submodule, on, stop }.make(scratch.path())?;
         if let Some(above) = folder.parent() {
             files::make_private_dir(above)?;
         }
-        scratch.tree_becomes(folder)?;
-        Ok(record)
+        Ok(scratch.tree_becomes(folder)?)
     }
 
     /// A private folder in the file system of the store; what others left who were killed goes first.
@@ -199,22 +191,21 @@ impl CheckoutStore {
     ) -> Result<Lock, CheckoutError> {
         let waiting = |other: &str| on.emit(Event::Waiting { resource: what.into(), holder: other.into() });
         let holder = format!("build {}", on.build());
-        files::make_private_dir(&self.locks)?;
         Ok(lock::lock(&lock::path_in(&self.locks, name), mode, &holder, stop, waiting)?)
     }
 }
 
 /// The name of the lock that whoever uses a checkout holds together with others.
-pub(super) fn use_lock(key: &str) -> String {
-    format!("checkout-{key}")
+pub(super) fn use_lock(key: &str, name: &str) -> String {
+    format!("checkout-{key}@{name}")
 }
 
-fn key<'a>(commit: &CommitId, patches: impl Iterator<Item = &'a PatchLock>) -> String {
-    let mut patches = patches.peekable();
-    if patches.peek().is_none() {
+fn key(commit: &CommitId, patches: &[ReadPatch]) -> String {
+    if patches.is_empty() {
         return commit.to_string();
     }
-    let all = patches.fold(Sha256::new(), |hash, patch| hash.chain_update(patch.sha256.hex()));
+    let digests = patches.iter().map(|patch| patch.lock.sha256.hex());
+    let all = digests.fold(Sha256::new(), |hash, digest| hash.chain_update(digest));
     format!("{commit}-{}", &hex::encode(all.finalize())[..16])
 }
 

@@ -25,6 +25,10 @@ mod repository;
 mod revision;
 mod versions;
 
+pub mod checkout;
+pub mod patch;
+pub mod prune;
+
 use std::path::{Path, PathBuf};
 
 pub use access::Access;

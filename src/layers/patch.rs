@@ -73,7 +73,7 @@ pub fn apply(patch: &ReadPatch, tree: &Path) -> Result<(), PatchError> {
     let name = patch.lock.file.as_str();
     let parsed = parse(name, &patch.text)?;
     let files = files::Files::open(tree, name)?;
-    let changes = change::changes(name, &parsed, &files)?;
+    let changes = change::changes(name, &parsed, &binary::ids(without_message(&patch.text)), &files)?;
     // As git does it: what goes makes room first.
     changes.iter().try_for_each(|change| files.remove(change))?;
     changes.iter().try_for_each(|change| files.write(change))

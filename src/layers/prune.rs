@@ -88,10 +88,10 @@ impl CheckoutStore {
     /// When the store cannot be read.
     pub fn list(&self) -> Result<Vec<StoredCheckout>, FileError> {
         let mut found = Vec::new();
-        for (key, folder) in self.folders()? {
+        for folder in self.folders()? {
             let (Some(record), Ok(last_used)) = (Record::read(&folder), Record::used(&folder)) else { continue };
             let Record { url, commit, patches, borrowed, bytes, .. } = record;
-            let user = lock::holder(&self.lock_path(&use_lock(&key)))?;
+            let user = lock::holder(&self.lock_of(&folder))?;
             found.push(StoredCheckout { folder, url, commit, patches, borrowed, bytes, last_used, user });
         }
         found.sort_by(|a, b| a.folder.cmp(&b.folder));
@@ -140,10 +140,7 @@ impl CheckoutStore {
         if keep.dry_run {
             return Ok(true);
         }
-        let above = folder.parent().unwrap_or(folder);
-        let key = above.file_name().unwrap_or_default().to_string_lossy();
-        let Attempt::Held(_alone) = lock::try_lock(&self.lock_path(&use_lock(&key)), Mode::Exclusive, "layers prune")?
-        else {
+        let Attempt::Held(_alone) = lock::try_lock(&self.lock_of(folder), Mode::Exclusive, "layers prune")? else {
             return Ok(false);
         };
         if Record::used(folder).is_ok_and(|used| !keep.is_old(used, now)) {
@@ -153,7 +150,7 @@ impl CheckoutStore {
         Record::forget(folder)?;
         files::remove_tree(folder)?;
         // Another name for the same commit may stand there.
-        let _ = fs::remove_dir(above);
+        let _ = folder.parent().map(fs::remove_dir);
         Ok(true)
     }
 
@@ -179,7 +176,7 @@ impl CheckoutStore {
 
     // A mirror that somebody writes into is used. Its lock is named after it.
     fn take_away(&self, mirror: &Path, scratch: &Scratch) -> Result<bool, CheckoutError> {
-        let name = mirror.file_stem().unwrap_or_default().to_string_lossy();
+        let name = mirror.file_name().unwrap_or_default().to_string_lossy();
         let lock = self.lock_path(&format!("mirror-{name}"));
         let Attempt::Held(_alone) = lock::try_lock(&lock, Mode::Exclusive, "layers prune")? else { return Ok(false) };
         let to = scratch.path().join(mirror.file_name().unwrap_or_default());
@@ -189,9 +186,8 @@ impl CheckoutStore {
 
     /// What is of no use any more: checkouts without a record, and locks on what is not there. With the store's lock held alone.
     fn sweep(&self) -> Result<(), CheckoutError> {
-        for (key, folder) in self.folders()? {
-            let free = || lock::holder(&self.lock_path(&use_lock(&key)));
-            if Record::read(&folder).is_none() && free()?.is_none() {
+        for folder in self.folders()? {
+            if Record::read(&folder).is_none() && lock::holder(&self.lock_of(&folder))?.is_none() {
                 files::remove_tree(&folder)?;
             }
         }
@@ -201,9 +197,8 @@ impl CheckoutStore {
         }
         for path in entries(&self.locks)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let key = name.strip_suffix(".lock").and_then(|name| name.strip_prefix("checkout-"));
-            let key = key.map(|key| key.strip_prefix("making-").unwrap_or(key));
-            let over = key.is_some_and(|key| is_key(key) && !self.folder(key).exists());
+            let of = name.strip_suffix(".lock").and_then(|name| name.strip_prefix("checkout-")?.split_once('@'));
+            let over = of.is_some_and(|(key, name)| is_key(key) && !self.folder(key).join(name).exists());
             if over && matches!(lock::try_lock(&path, Mode::Exclusive, "layers prune")?, Attempt::Held(_)) {
                 fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
             }
@@ -211,13 +206,14 @@ impl CheckoutStore {
         Ok(())
     }
 
-    fn folders(&self) -> Result<Vec<(String, PathBuf)>, FileError> {
-        let mut found = Vec::new();
-        for above in self.keys()? {
-            let key = above.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            found.extend(entries(&above)?.into_iter().map(|folder| (key.clone(), folder)));
-        }
-        Ok(found)
+    fn folders(&self) -> Result<Vec<PathBuf>, FileError> {
+        let listed = self.keys()?.iter().map(|above| entries(above)).collect::<Result<Vec<_>, _>>()?;
+        Ok(listed.into_iter().flatten().collect())
+    }
+
+    fn lock_of(&self, folder: &Path) -> PathBuf {
+        let last = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.lock_path(&use_lock(&last(folder.parent().unwrap_or(folder)), &last(folder)))
     }
 
     fn keys(&self) -> Result<Vec<PathBuf>, FileError> {
@@ -226,7 +222,7 @@ impl CheckoutStore {
         Ok(keys)
     }
 
-    pub(super) fn lock_path(&self, name: &str) -> PathBuf {
+    fn lock_path(&self, name: &str) -> PathBuf {
         lock::path_in(&self.locks, name)
     }
 }

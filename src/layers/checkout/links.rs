@@ -72,13 +72,16 @@ mod tests {
 
     use super::*;
 
+    /// Links with their targets, and which of them leads out.
+    type Row = (&'static [(&'static str, &'static str)], Option<&'static str>);
+
     fn links(pairs: &[(&str, &str)]) -> BTreeMap<PathBuf, PathBuf> {
         pairs.iter().map(|(link, target)| (link.into(), target.into())).collect()
     }
 
     #[test]
     fn out_is_out_by_whatever_way() {
-        let rows: [(&[(&str, &str)], Option<&str>); 12] = [
+        let rows: [Row; 12] = [
             (&[("a", "b"), ("d/a", "../b"), ("d/e/a", "../../d/./b"), ("x", ".")], None),
             (&[("a", "a"), ("b", "c"), ("c", "b")], None),
             (&[("a", "/etc/passwd")], Some("a")),

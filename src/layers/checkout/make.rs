@@ -30,6 +30,7 @@ use crate::{
 /// What making one takes.
 pub struct Making<'a, 'b> {
     pub wanted: &'a Wanted<'a>,
+    pub room: &'a Path,
     pub limits: &'a Limits,
     pub submodule: &'a mut Submodules<'b>,
     pub on: &'a Emitter,
@@ -58,7 +59,7 @@ impl Making<'_, '_> {
     /// # Errors
     ///
     /// As [`super::CheckoutStore::checkout`].
-    pub fn make(mut self, into: &Path) -> Result<Record, CheckoutError> {
+    pub fn make(mut self, into: &Path) -> Result<(), CheckoutError> {
         let Wanted { mirror, url, commit, patches, outside_links } = *self.wanted;
         let mut sum = Sum::default();
         self.repository(&Repository { mirror, url, commit, nesting: 0 }, into, &mut sum)?;
@@ -82,24 +83,22 @@ impl Making<'_, '_> {
         };
         let text = serde_json::to_vec(&record);
         let text = text.map_err(|source| CheckoutError::Record { commit: commit.clone(), source })?;
-        record.seal(into, &text)?;
-        Ok(record)
+        Ok(record.seal(into, &text)?)
     }
 
     fn repository(&mut self, of: &Repository<'_>, into: &Path, sum: &mut Sum) -> Result<(), CheckoutError> {
         let id = ObjectId::from_bytes_or_panic(of.commit.as_bytes());
-        let objects = Objects::open(of.mirror, &id, self.limits.bytes.saturating_sub(sum.bytes))?;
+        let objects = Objects::open(of.mirror, &id, self.limits, sum.bytes, self.stop)?;
         let listed = tree::list(&objects, &id, of.url, self.limits, sum.entries);
-        let mut listing = listed.map_err(|error| objects.trouble(of.url).unwrap_or(error))?;
+        let mut listing = listed.map_err(|error| match self.stop.asked() {
+            0 => objects.trouble(of.url).unwrap_or(error),
+            _ => CheckoutError::Stopped(of.commit.clone()),
+        })?;
         let name = name_of(of.url);
-        let job = Job { repository: of.url, name: &name, commit: of.commit, on: self.on, stop: self.stop };
+        let job =
+            Job { repository: of.url, room: self.room, name: &name, commit: of.commit, on: self.on, stop: self.stop };
         write::write(&mut listing, &objects, into, &job)?;
-        if objects.pointers() > 0 {
-            self.on.warn(format!(
-                "{} files of {name} are pointers of git-lfs, whose content is not fetched",
-                objects.pointers()
-            ));
-        }
+        self.say_differences(&listing, &objects, of.url)?;
         sum.entries = listing.entries;
         sum.bytes += objects.bytes();
         if !sum.borrowed.iter().any(|known| known == of.mirror) {
@@ -108,6 +107,24 @@ impl Making<'_, '_> {
         let submodules = self.submodules(&listing, &objects, of, into, sum)?;
         let (mirror, url, commit, index) = (of.mirror, of.url, of.commit, listing.index);
         dotgit::make(into, dotgit::Parts { mirror, url, commit, index, submodules: &submodules })
+    }
+
+    /// What is not as git would have written it.
+    fn say_differences(&self, listing: &Listing, objects: &Objects, url: &str) -> Result<(), CheckoutError> {
+        let name = name_of(url);
+        if objects.pointers() > 0 {
+            let count = objects.pointers();
+            self.on.warn(format!("{count} files of {name} are pointers of git-lfs, whose content is not fetched"));
+        }
+        for (path, id) in &listing.attributes {
+            let text = objects.read(id, Kind::Blob).map_err(|error| objects.trouble(url).unwrap_or(error))?;
+            if differs(&text) {
+                self.on.warn(format!(
+                    "`{path}` of {name} asks for `ident` or an encoding like UTF-16, which smidr does not write as git does"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn submodules(
@@ -148,6 +165,13 @@ impl Making<'_, '_> {
         }
         Ok(made)
     }
+}
+
+// gix writes `$Id: …$` without git's last blank, and encodings that its library cannot write as they are.
+fn differs(attributes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(attributes).to_ascii_lowercase();
+    let wide = |word: &str| word.starts_with("working-tree-encoding=utf-") && !word.ends_with("-8");
+    text.split_whitespace().any(|word| word == "ident" || wide(word))
 }
 
 fn declared(

@@ -6,8 +6,8 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -16,7 +16,8 @@ use gix::{
     objs::{Data, Find, FindHeader, Kind},
 };
 
-use super::error::CheckoutError;
+use super::{error::CheckoutError, tree::Limits};
+use crate::host::stop::Stop;
 
 /// How a pointer of git-lfs begins, which is never longer than this.
 const POINTER: (&[u8], usize) = (b"version https://git-lfs.github.com/spec/", 1024);
@@ -30,11 +31,13 @@ pub struct Objects {
 }
 
 struct Seen {
-    // Of all files and links, as long as they may be.
+    // Of all files and links, and of one.
     limit: u64,
+    largest: u64,
     bytes: AtomicU64,
-    over: AtomicBool,
+    over: Mutex<Option<(&'static str, u64)>>,
     pointers: AtomicU64,
+    stop: Stop,
     bad: Mutex<Option<(ObjectId, Option<gix::Error>)>>,
 }
 
@@ -51,12 +54,19 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl Objects {
-    /// Opens a bare repository. No more than `limit` bytes of files will be read.
+    /// Opens a bare repository. Of the bytes that the limits allow, so many are `used`. Nothing is read any more once
+    /// somebody asks to stop.
     ///
     /// # Errors
     ///
     /// When it is not there: `wanted` is then said to be missing.
-    pub fn open(mirror: &Path, wanted: &ObjectId, limit: u64) -> Result<Self, CheckoutError> {
+    pub fn open(
+        mirror: &Path,
+        wanted: &ObjectId,
+        limits: &Limits,
+        used: u64,
+        stop: &Stop,
+    ) -> Result<Self, CheckoutError> {
         let mut odb = gix::odb::at(mirror.join("objects"), wanted.kind()).map_err(|error| CheckoutError::Damaged {
             object: wanted.to_string(),
             mirror: mirror.into(),
@@ -66,8 +76,17 @@ impl Objects {
         odb.ignore_replacements = true;
         // Neighbours in a tree are often deltas of the same object.
         odb.set_pack_cache(|| Box::new(gix::odb::pack::cache::lru::StaticLinkedList::<64>::default()));
-        let (over, bytes, pointers) = Default::default();
-        let seen = Seen { limit, bytes, over, pointers, bad: Mutex::default() };
+        let (over, bytes, pointers, stop) =
+            (Mutex::default(), AtomicU64::default(), AtomicU64::default(), stop.clone());
+        let seen = Seen {
+            limit: limits.bytes.saturating_sub(used),
+            largest: limits.file,
+            bytes,
+            over,
+            pointers,
+            stop,
+            bad: Mutex::default(),
+        };
         Ok(Self { odb, mirror: mirror.into(), seen: Arc::new(seen) })
     }
 
@@ -84,8 +103,7 @@ impl Objects {
 
     /// What was wrong with the objects so far, if anything was.
     pub fn trouble(&self, repository: &str) -> Option<CheckoutError> {
-        if self.seen.over.load(Ordering::Relaxed) {
-            let (what, limit) = ("bytes", self.seen.limit);
+        if let Some((what, limit)) = *self.over() {
             return Some(CheckoutError::Limit { repository: repository.into(), what, limit });
         }
         let bad = self.bad().take();
@@ -112,8 +130,12 @@ impl Objects {
     }
 
     // A thread that panicked while it noted something has done no harm.
-    fn bad(&self) -> std::sync::MutexGuard<'_, Option<(ObjectId, Option<gix::Error>)>> {
+    fn bad(&self) -> MutexGuard<'_, Option<(ObjectId, Option<gix::Error>)>> {
         self.seen.bad.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn over(&self) -> MutexGuard<'_, Option<(&'static str, u64)>> {
+        self.seen.over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn blame(&self, id: &gix::oid, source: Option<gix::Error>) -> gix::Error {
@@ -123,14 +145,22 @@ impl Objects {
 
     // Before it is read: a small pack can hold a blob that fills any memory.
     fn check_size(&self, id: &gix::oid) -> gix::Result {
+        // gix looks between chunks of files, which may be long.
+        if self.seen.stop.asked() > 0 {
+            return Err(gix::Error::from_error(Refused("stopped")));
+        }
         let header = match self.odb.try_header(id) {
             Ok(Some(header)) => header,
             Ok(None) => return Err(self.blame(id, None)),
             Err(error) => return Err(self.blame(id, Some(error))),
         };
         let (before, size) = (self.bytes(), header.size);
+        if size > self.seen.largest {
+            *self.over() = Some(("bytes in one file", self.seen.largest));
+            return Err(gix::Error::from_error(Refused("more than may be read")));
+        }
         if before.saturating_add(size) > self.seen.limit {
-            self.seen.over.store(true, Ordering::Relaxed);
+            *self.over() = Some(("bytes", self.seen.limit));
             return Err(gix::Error::from_error(Refused("more than may be read")));
         }
         if header.kind == Kind::Blob {

@@ -40,11 +40,11 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record of a checkout that is there, whole, and can still borrow what it needs.
+    /// The record of a checkout that is there and whole.
     pub fn of(folder: &Path) -> Option<Self> {
         let record = Self::read(folder)?;
         let whole = settled::is_whole(&folder.join(".git"), folder);
-        (whole && record.borrowed.iter().all(|mirror| mirror.join("objects").is_dir())).then_some(record)
+        whole.then_some(record)
     }
 
     /// The record alone.

@@ -25,13 +25,15 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of files and links, likewise.
     pub bytes: u64,
+    /// Bytes of one file, which is read as a whole.
+    pub file: u64,
     /// Submodules in submodules.
     pub nesting: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { depth: 128, path: 2048, entries: 1_000_000, bytes: 16 << 30, nesting: 10 }
+        Self { depth: 128, path: 2048, entries: 1_000_000, bytes: 16 << 30, file: 1 << 30, nesting: 10 }
     }
 }
 
@@ -43,6 +45,8 @@ pub struct Listing {
     pub submodules: Vec<(BString, ObjectId)>,
     /// The file that says where submodules come from.
     pub gitmodules: Option<ObjectId>,
+    /// The files that say how others are written out.
+    pub attributes: Vec<(BString, ObjectId)>,
     /// Everything, folders included.
     pub entries: u64,
 }
@@ -68,7 +72,7 @@ pub fn list(
     let malformed = |id: &ObjectId| malformed(repository, id);
     let tree = CommitRefIter::from_bytes(&bytes, commit.kind()).tree_id().map_err(|_| malformed(commit))?;
     let index = gix::index::State::new(commit.kind());
-    let listing = Listing { index, submodules: Vec::new(), gitmodules: None, entries };
+    let listing = Listing { index, submodules: Vec::new(), gitmodules: None, attributes: Vec::new(), entries };
     let mut walk = Walk { objects, repository, limits, listing, todo: vec![(tree, BString::default(), 1)] };
     while let Some((tree, path, depth)) = walk.todo.pop() {
         walk.tree(&tree, &path, depth)?;
@@ -141,6 +145,8 @@ impl Walk<'_> {
             self.listing.submodules.push((path.clone(), id));
         } else if path == ".gitmodules" {
             self.listing.gitmodules = Some(id);
+        } else if entry.filename == ".gitattributes" && mode != Mode::SYMLINK {
+            self.listing.attributes.push((path.clone(), id));
         }
         self.listing.index.dangerously_push_entry(Stat::default(), id, Flags::empty(), mode, path.as_bstr());
         Ok(())

@@ -41,6 +41,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Job<'a> {
     /// The repository's address.
     pub repository: &'a str,
+    /// The folder of the store that it will be in: there still when what is half-made has gone.
+    pub room: &'a Path,
     /// For people.
     pub name: &'a str,
     /// The commit.
@@ -59,7 +61,7 @@ pub struct Job<'a> {
 /// When objects are damaged, the file system refuses, or somebody asks to stop.
 pub fn write(listing: &mut Listing, objects: &Objects, into: &Path, job: &Job<'_>) -> Result<(), CheckoutError> {
     let (total, counter, interrupted) = (listing.index.entries().len(), Counter::default(), AtomicBool::default());
-    let failed = |source| failed(source, into, job);
+    let failed = |source| failed(source, job);
     let options = options().map_err(failed)?;
     let watching = Watching::default();
     let result = thread::scope(|scope| {
@@ -74,7 +76,7 @@ pub fn write(listing: &mut Listing, objects: &Objects, into: &Path, job: &Job<'_
         watching.end();
         result
     });
-    if interrupted.load(Ordering::Relaxed) {
+    if interrupted.load(Ordering::Relaxed) || result.is_err() && job.stop.asked() > 0 {
         return Err(CheckoutError::Stopped(job.commit.clone()));
     }
     let trouble = objects.trouble(job.repository);
@@ -87,8 +89,8 @@ pub fn write(listing: &mut Listing, objects: &Objects, into: &Path, job: &Job<'_
     Ok(())
 }
 
-fn failed(error: gix::Error, into: &Path, job: &Job<'_>) -> CheckoutError {
-    CheckoutError::of_gix(error, "write out into", into).unwrap_or_else(|source| CheckoutError::Write {
+fn failed(error: gix::Error, job: &Job<'_>) -> CheckoutError {
+    CheckoutError::of_gix(error, "write out a commit in", job.room).unwrap_or_else(|source| CheckoutError::Write {
         repository: job.repository.into(),
         commit: job.commit.clone(),
         source: Box::new(source),

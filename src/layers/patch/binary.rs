@@ -6,6 +6,7 @@
 use std::io::Read as _;
 
 use diffy::binary::{BinaryBlock, BinaryBlockKind, BinaryPatch};
+use gix::{ObjectId, hash::Kind as Hash, objs::Kind};
 
 /// As large as a file may become.
 const MAX_SIZE: u64 = 1 << 30;
@@ -17,13 +18,53 @@ const DIGITS: &[u8; 85] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// # Errors
 ///
 /// What is wrong.
-pub fn apply(old: &[u8], patch: &BinaryPatch<'_>) -> Result<Vec<u8>, &'static str> {
-    let BinaryPatch::Full { forward, reverse } = patch else {
+pub fn apply(old: &[u8], patch: &BinaryPatch<'_>, ids: Option<&Ids>) -> Result<Vec<u8>, &'static str> {
+    let BinaryPatch::Full { forward, .. } = patch else {
         return Err("it names a binary file without its content");
     };
-    let new = block(old, forward)?;
-    // git compares ids; the way back proves the same.
-    if block(&new, reverse)? == old { Ok(new) } else { Err("it is meant for another content") }
+    let Ids { before, after } = ids.ok_or("it has no whole ids, which are what tells whether it fits")?;
+    is(before, old)?;
+    // A file that goes.
+    let new = if after.is_null() { Vec::new() } else { block(old, forward)? };
+    is(after, &new)?;
+    Ok(new)
+}
+
+/// What a file was, and what it becomes, as git's ids have it; null for a file that is not there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ids {
+    before: ObjectId,
+    after: ObjectId,
+}
+
+/// The ids that a patch gives for each of its files, in order. The parser does not keep them.
+pub fn ids(patch: &[u8]) -> Vec<Option<Ids>> {
+    let mut found = Vec::new();
+    for line in patch.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end) {
+        if line.starts_with(b"diff --git ") {
+            found.push(None);
+        } else if let (Some(last), Some(ids)) = (found.last_mut(), line.strip_prefix(b"index ")) {
+            *last = last.take().or_else(|| whole(ids));
+        }
+    }
+    found
+}
+
+// `<id>..<id>`, and perhaps a mode.
+fn whole(text: &[u8]) -> Option<Ids> {
+    let ids = text.split(|byte| *byte == b' ').next()?;
+    let (before, after) = ids.split_at_checked(40)?;
+    let id = |text: &[u8]| ObjectId::from_hex(text).ok();
+    Some(Ids { before: id(before)?, after: id(after.strip_prefix(b"..")?)? })
+}
+
+fn is(id: &ObjectId, content: &[u8]) -> Result<(), &'static str> {
+    let same = if id.is_null() {
+        content.is_empty()
+    } else {
+        gix::objs::compute_hash(Hash::Sha1, Kind::Blob, content).is_ok_and(|found| found == *id)
+    };
+    if same { Ok(()) } else { Err("it is meant for another content") }
 }
 
 fn block(base: &[u8], block: &BinaryBlock<'_>) -> Result<Vec<u8>, &'static str> {

@@ -12,7 +12,7 @@ use diffy::patch_set::{FileMode, FileOperation, FilePatch, PatchKind};
 use gix::{bstr::ByteSlice as _, validate::path::component};
 
 use super::{
-    binary,
+    binary::{self, Ids},
     error::PatchError,
     files::{Files, shown},
     hunks,
@@ -57,106 +57,127 @@ struct Paths {
     original: bool,
 }
 
-/// What every part of a patch does.
+/// What every part of a patch does. `ids` are what the patch gives for each part, if it is git's.
 ///
 /// # Errors
 ///
 /// When one does not apply, or names what it may not.
-pub fn changes(patch: &str, parts: &[FilePatch<'_, [u8]>], files: &Files<'_>) -> Result<Vec<Change>, PatchError> {
+pub fn changes(
+    patch: &str,
+    parts: &[FilePatch<'_, [u8]>],
+    ids: &[Option<Ids>],
+    files: &Files<'_>,
+) -> Result<Vec<Change>, PatchError> {
     let paths = parts.iter().map(|part| paths(patch, part)).collect::<Result<Vec<_>, _>>()?;
-    let going: BTreeSet<&Path> =
-        paths.iter().filter(|paths| paths.goes).filter_map(|paths| paths.from.as_deref()).collect();
-    let mut state: BTreeMap<PathBuf, Option<Content>> = BTreeMap::new();
+    let goes = |paths: &Paths| paths.from.clone().filter(|_| paths.goes);
+    let going = paths.iter().filter_map(goes).collect();
+    let mut work = Work { files, going, state: BTreeMap::new() };
     let mut changes = Vec::new();
-    for (part, paths) in parts.iter().zip(&paths) {
-        let file = || paths.from.as_deref().or(paths.to.as_deref()).map(shown).unwrap_or_default();
-        let before = before(patch, paths, files, &state)?;
-        if let Some(to) = &paths.to
-            && Some(to) != paths.from.as_ref()
-        {
-            let taken = match state.get(to) {
-                Some(content) => content.is_some(),
-                None => !going.contains(to.as_path()) && files.read(to)?.is_some(),
-            };
-            if taken {
-                return Err(PatchError::Exists { patch: patch.into(), file: shown(to) });
-            }
-        }
-        let kind = kind(patch, part, before.as_ref(), &file)?;
-        let bytes = bytes(patch, part, before.map(|content| content.bytes).unwrap_or_default(), &file)?;
-        let mut change = Change::default();
-        if paths.goes {
-            change.remove.clone_from(&paths.from);
-            state.extend(paths.from.clone().map(|from| (from, None)));
-        }
-        match &paths.to {
-            Some(to) => {
-                let content = Content { kind, bytes };
-                state.insert(to.clone(), Some(content.clone()));
-                change.write = Some((to.clone(), content));
-            }
-            None if !bytes.is_empty() => return Err(PatchError::Left { patch: patch.into(), file: file() }),
-            None => {}
-        }
-        changes.push(change);
+    for (at, (part, paths)) in parts.iter().zip(&paths).enumerate() {
+        let file = paths.from.as_deref().or(paths.to.as_deref()).map(shown).unwrap_or_default();
+        changes.push(work.change(&Part { patch, part, ids: ids.get(at).and_then(Option::as_ref), file }, paths)?);
     }
     Ok(changes)
 }
 
-fn before(
-    patch: &str,
-    paths: &Paths,
-    files: &Files<'_>,
-    state: &BTreeMap<PathBuf, Option<Content>>,
-) -> Result<Option<Content>, PatchError> {
-    let Some(from) = &paths.from else { return Ok(None) };
-    let content = match state.get(from).filter(|_| !paths.original) {
-        Some(content) => content.clone(),
-        None => files.read(from)?,
-    };
-    let missing = || PatchError::NoFile { patch: patch.into(), file: shown(from) };
-    content.ok_or_else(missing).map(Some)
+/// What the parts so far make of the files.
+struct Work<'a> {
+    files: &'a Files<'a>,
+    // What some part takes away.
+    going: BTreeSet<PathBuf>,
+    state: BTreeMap<PathBuf, Option<Content>>,
 }
 
-fn kind(
-    patch: &str,
-    part: &FilePatch<'_, [u8]>,
-    before: Option<&Content>,
-    file: &dyn Fn() -> String,
-) -> Result<Type, PatchError> {
-    let of = |mode: &FileMode| match mode {
-        FileMode::Regular => Ok(Type::File),
-        FileMode::Executable => Ok(Type::Program),
-        FileMode::Symlink => Ok(Type::Link),
-        FileMode::Gitlink => Err(PatchError::Submodule { patch: patch.into(), file: file() }),
-    };
-    let (old, new) = (part.old_mode().map(of).transpose()?, part.new_mode().map(of).transpose()?);
-    let is_link = |kind: Type| kind == Type::Link;
-    let was = before.map(|content| content.kind);
-    let lies = matches!((old, was), (Some(old), Some(was)) if is_link(old) != is_link(was));
-    // A file becomes a link by being removed and made.
-    let turns = matches!((was, new), (Some(was), Some(new)) if is_link(was) != is_link(new));
-    if lies || turns {
-        return Err(PatchError::Type { patch: patch.into(), file: file() });
+/// One part of a patch.
+struct Part<'a> {
+    patch: &'a str,
+    part: &'a FilePatch<'a, [u8]>,
+    ids: Option<&'a Ids>,
+    file: String,
+}
+
+impl Work<'_> {
+    fn change(&mut self, part: &Part<'_>, paths: &Paths) -> Result<Change, PatchError> {
+        let before = self.before(part, paths)?;
+        if let Some(to) = paths.to.as_ref().filter(|to| Some(*to) != paths.from.as_ref())
+            && self.is_taken(to)?
+        {
+            return Err(PatchError::Exists { patch: part.patch.into(), file: shown(to) });
+        }
+        let kind = part.kind(before.as_ref())?;
+        let bytes = part.bytes(before.map(|content| content.bytes).unwrap_or_default())?;
+        let mut change = Change::default();
+        if paths.goes {
+            change.remove.clone_from(&paths.from);
+            self.state.extend(paths.from.clone().map(|from| (from, None)));
+        }
+        match &paths.to {
+            Some(to) => {
+                let content = Content { kind, bytes };
+                self.state.insert(to.clone(), Some(content.clone()));
+                change.write = Some((to.clone(), content));
+            }
+            None if !bytes.is_empty() => {
+                return Err(PatchError::Left { patch: part.patch.into(), file: part.file.clone() });
+            }
+            None => {}
+        }
+        Ok(change)
     }
-    Ok(new.or(was).unwrap_or(Type::File))
+
+    fn before(&self, part: &Part<'_>, paths: &Paths) -> Result<Option<Content>, PatchError> {
+        let Some(from) = &paths.from else { return Ok(None) };
+        let content = match self.state.get(from).filter(|_| !paths.original) {
+            Some(content) => content.clone(),
+            None => self.files.read(from)?,
+        };
+        let missing = || PatchError::NoFile { patch: part.patch.into(), file: shown(from) };
+        content.ok_or_else(missing).map(Some)
+    }
+
+    fn is_taken(&self, path: &Path) -> Result<bool, PatchError> {
+        match self.state.get(path) {
+            Some(content) => Ok(content.is_some()),
+            None => Ok(!self.going.contains(path) && self.files.read(path)?.is_some()),
+        }
+    }
 }
 
-fn bytes(
-    patch: &str,
-    part: &FilePatch<'_, [u8]>,
-    old: Vec<u8>,
-    file: &dyn Fn() -> String,
-) -> Result<Vec<u8>, PatchError> {
-    match part.patch() {
-        PatchKind::Text(text) if text.hunks().is_empty() => Ok(old),
-        PatchKind::Text(text) => hunks::apply(&old, text.hunks()).map_err(|hunk| PatchError::Hunk {
-            patch: patch.into(),
-            file: file(),
-            hunk: hunks::header(hunk),
-        }),
-        PatchKind::Binary(binary) => {
-            binary::apply(&old, binary).map_err(|why| PatchError::Binary { patch: patch.into(), file: file(), why })
+impl Part<'_> {
+    fn kind(&self, before: Option<&Content>) -> Result<Type, PatchError> {
+        let (patch, file) = (self.patch.to_owned(), self.file.clone());
+        let is_link = |mode: &FileMode| *mode == FileMode::Symlink;
+        let (old, new) = (self.part.old_mode(), self.part.new_mode());
+        if [old, new].contains(&Some(&FileMode::Gitlink)) {
+            return Err(PatchError::Submodule { patch, file });
+        }
+        let was = before.map(|content| content.kind);
+        // A file becomes a link by being removed and made.
+        let other =
+            |mode: Option<&FileMode>| mode.zip(was).is_some_and(|(mode, was)| is_link(mode) != (was == Type::Link));
+        if other(old) || other(new) {
+            return Err(PatchError::Type { patch, file });
+        }
+        Ok(match new {
+            Some(FileMode::Symlink) => Type::Link,
+            Some(FileMode::Executable) => Type::Program,
+            Some(_) => Type::File,
+            None => was.unwrap_or(Type::File),
+        })
+    }
+
+    fn bytes(&self, old: Vec<u8>) -> Result<Vec<u8>, PatchError> {
+        let (patch, file) = (self.patch.to_owned(), self.file.clone());
+        match self.part.patch() {
+            PatchKind::Text(text) if text.hunks().is_empty() => Ok(old),
+            PatchKind::Text(text) => hunks::apply(&old, text.hunks()).map_err(|hunk| PatchError::Hunk {
+                patch,
+                file,
+                hunk: hunks::header(hunk),
+            }),
+            PatchKind::Binary(binary) => {
+                binary::apply(&old, binary, self.ids).map_err(|why| PatchError::Binary { patch, file, why })
+            }
         }
     }
 }
