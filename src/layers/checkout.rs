@@ -38,11 +38,12 @@ use crate::{
     events::Emitter,
     host::{
         files,
-        lock::{self, Lock, Mode},
+        lock::{self, Attempt, Lock, Mode},
         scratch::Scratch,
         stop::Stop,
     },
-    model::{CommitId, Event, Paths},
+    lock::PatchLock,
+    model::{CommitId, Event},
 };
 
 /// Held together by all who use checkouts, and alone by whoever removes their lock files.
@@ -96,14 +97,39 @@ impl Wanted<'_> {
 
 impl CheckoutStore {
     /// The checkouts of a layer store. Touches nothing.
-    pub fn new(store: &Path, paths: &Paths) -> Self {
-        Self { store: store.into(), locks: paths.locks(), limits: Limits::default() }
+    pub fn new(store: &Path) -> Self {
+        Self { store: store.into(), locks: store.join("locks"), limits: Limits::default() }
     }
 
     /// The same store with other limits.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Keeps mirrors from being removed before a checkout stands on them.
+    ///
+    /// # Errors
+    ///
+    /// When the lock cannot be had.
+    pub fn hold(&self, on: &Emitter, stop: &Stop) -> Result<Lock, CheckoutError> {
+        self.lock(STORE_LOCK, Mode::Shared, "the layer store", on, stop)
+    }
+
+    /// A commit that is written out already.
+    ///
+    /// # Errors
+    ///
+    /// When its lock cannot be had.
+    pub fn find(&self, url: &str, commit: &CommitId, patches: &[PatchLock]) -> Result<Option<Checkout>, CheckoutError> {
+        let (key, name) = (key(commit, patches.iter()), name_of(url));
+        let folder = self.folder(&key).join(&name);
+        if !folder.is_dir() {
+            return Ok(None);
+        }
+        let lock = lock::try_lock(&self.lock_path(&use_lock(&key, &name)), Mode::Shared, "a look at the layers")?;
+        let (Attempt::Held(held), Some(record)) = (lock, Record::of(&folder)) else { return Ok(None) };
+        Ok(Some(Checkout { folder, borrowed: record.borrowed, _held: held }))
     }
 
     /// Writes a commit out, if it is not there yet. `mirror` is a bare repository that has it, `url` what it is a copy of; `submodule` is
@@ -126,11 +152,11 @@ impl CheckoutStore {
         stop: &Stop,
     ) -> Result<Checkout, CheckoutError> {
         let wanted = Wanted { mirror, url, commit, patches, outside_links };
-        let key = key(commit, patches);
+        let key = key(commit, patches.iter().map(|patch| &patch.lock));
         let name = name_of(url);
         let folder = self.folder(&key).join(&name);
         let what = format!("the checkout of {}", commit.short());
-        let _store = self.lock(STORE_LOCK, Mode::Shared, "the layer store", on, stop)?;
+        let _store = self.hold(on, stop)?;
         let (record, held) = loop {
             let held = self.lock(&use_lock(&key, &name), Mode::Shared, &what, on, stop)?;
             if let Some(record) = wanted.found(&folder)? {
@@ -191,6 +217,7 @@ impl CheckoutStore {
     ) -> Result<Lock, CheckoutError> {
         let waiting = |other: &str| on.emit(Event::Waiting { resource: what.into(), holder: other.into() });
         let holder = format!("build {}", on.build());
+        files::make_private_dir(&self.locks)?;
         Ok(lock::lock(&lock::path_in(&self.locks, name), mode, &holder, stop, waiting)?)
     }
 }
@@ -200,12 +227,12 @@ pub(super) fn use_lock(key: &str, name: &str) -> String {
     format!("checkout-{key}@{name}")
 }
 
-fn key(commit: &CommitId, patches: &[ReadPatch]) -> String {
-    if patches.is_empty() {
+fn key<'a>(commit: &CommitId, patches: impl Iterator<Item = &'a PatchLock>) -> String {
+    let mut patches = patches.peekable();
+    if patches.peek().is_none() {
         return commit.to_string();
     }
-    let digests = patches.iter().map(|patch| patch.lock.sha256.hex());
-    let all = digests.fold(Sha256::new(), |hash, digest| hash.chain_update(digest));
+    let all = patches.fold(Sha256::new(), |hash, patch| hash.chain_update(patch.sha256.hex()));
     format!("{commit}-{}", &hex::encode(all.finalize())[..16])
 }
 

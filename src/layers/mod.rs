@@ -25,10 +25,6 @@ mod repository;
 mod revision;
 mod versions;
 
-pub mod checkout;
-pub mod patch;
-pub mod prune;
-
 use std::path::{Path, PathBuf};
 
 pub use access::Access;

@@ -176,7 +176,9 @@ impl CheckoutStore {
 
     // A mirror that somebody writes into is used. Its lock is named after it.
     fn take_away(&self, mirror: &Path, scratch: &Scratch) -> Result<bool, CheckoutError> {
-        let name = mirror.file_name().unwrap_or_default().to_string_lossy();
+        // `.NAME.git.new` and its kin belong to NAME.
+        let file = mirror.file_name().unwrap_or_default().to_string_lossy();
+        let name = file.trim_start_matches('.').split(".git").next().unwrap_or_default();
         let lock = self.lock_path(&format!("mirror-{name}"));
         let Attempt::Held(_alone) = lock::try_lock(&lock, Mode::Exclusive, "layers prune")? else { return Ok(false) };
         let to = scratch.path().join(mirror.file_name().unwrap_or_default());
@@ -222,7 +224,7 @@ impl CheckoutStore {
         Ok(keys)
     }
 
-    fn lock_path(&self, name: &str) -> PathBuf {
+    pub(super) fn lock_path(&self, name: &str) -> PathBuf {
         lock::path_in(&self.locks, name)
     }
 }

@@ -158,7 +158,7 @@ impl Yard {
         git(&mirror, &["init", "-q", "--bare", "."]);
         let heard = Heard::default();
         let on = Emitter::new(BuildId::new("test", 7).expect("a name"), vec![Box::new(heard.clone())]);
-        let store = CheckoutStore::new(&paths.layers(), &paths);
+        let store = CheckoutStore::new(&paths.layers());
         Self { home, paths, store, mirror, on, heard }
     }
 
