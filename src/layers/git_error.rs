@@ -258,6 +258,12 @@ impl Explain for GitError {
                 let path = shlex::try_quote(url.strip_prefix("file://").unwrap_or(url)).unwrap_or_default();
                 return Some(format!("if you trust its owner:  git config --global --add safe.directory {path}"));
             }
+            Self::Failed { url, .. } => {
+                return Some(format!(
+                    "see what git says:  git ls-remote {}",
+                    shlex::try_quote(url).unwrap_or_default()
+                ));
+            }
             Self::Unreachable { why, .. } if why.contains("peer certificate") => {
                 "if it is an authority of your own, tell git:  git config --global http.sslCAInfo /PATH/TO/ca.pem"
             }

@@ -234,8 +234,8 @@ fn objects(line: &str) -> Option<(u64, u64)> {
     Some((if second { total + done } else { done }, 2 * total))
 }
 
-// What is worth showing of what it says.
-fn words(said: &str) -> String {
+/// What is worth showing of what git, or ssh, has said.
+pub(super) fn words(said: &str) -> String {
     let telling = |line: &&str| {
         let line = line.trim_start_matches("remote: ");
         ["fatal: ", "error: ", "ERROR: ", "ssh: "].iter().any(|start| line.starts_with(start))

@@ -392,6 +392,8 @@ fn ssh_never_asks() {
         ),
         ("echo 'ssh: Could not resolve hostname other: Name or service not known' >&2; exit 255", "cannot reach"),
         ("echo 'ssh: connect to host other port 22: Connection refused' >&2; exit 255", "cannot reach"),
+        ("echo \"fatal: '/x' does not appear to be a git repository\" >&2; exit 128", "there is no git repository at"),
+        ("echo 'Your key is too old.' >&2; exit 1", "Your key is too old."),
     ];
     for (script, said) in rows {
         fake_ssh(&yard, script);

@@ -58,10 +58,15 @@ impl GitConfig {
         Ok(Self { file, home, only_git })
     }
 
-    /// Lets a repository know it.
-    pub fn apply(&self, repository: &mut gix::Repository) -> gix::Result<()> {
+    /// Lets a repository know it. What ssh says goes to the file `said`: gix would print what it does not understand.
+    pub fn apply(&self, repository: &mut gix::Repository, said: &Path) -> gix::Result<()> {
         let mut config = repository.config_snapshot_mut();
         config.append(self.file.clone())?;
+        let command = config.string("core.sshCommand");
+        if let (Some(command), Ok(said)) = (command, shlex::try_quote(&said.to_string_lossy())) {
+            // git-config(1): it is for a shell, and gix sees by the `>` that it needs one.
+            config.set_raw_value("core.sshCommand", format!("2>{said} {command}").as_str())?;
+        }
         config.commit()?;
         Ok(())
     }

@@ -46,6 +46,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(100);
 /// How long somebody who wants to stop waits for a clean end.
 const LAST_WORD: Duration = Duration::from_millis(700);
+/// In the mirror, while a fetch goes on.
+const SSH_SAID: &str = "smidr-ssh-said";
 /// Without a byte from the server.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -104,7 +106,8 @@ impl Work {
     fn run(&self) -> Result<(), Trouble> {
         let broken = |error: gix::Error| GitError::mirror(&self.folder, &error);
         let mut repository = mirror::open(&self.folder)?;
-        self.config.apply(&mut repository).map_err(|error| GitError::Config(said(&error)))?;
+        let ssh_said = self.folder.join(SSH_SAID);
+        self.config.apply(&mut repository, &ssh_said).map_err(|error| GitError::Config(said(&error)))?;
         let wrong = |error: gix::Error| GitError::NoRepository { url: without_secrets(&self.url), why: said(&error) };
         let remote = repository.remote_at(self.url.as_str()).map_err(wrong)?.with_fetch_tags(fetch::Tags::None);
         let url =
@@ -115,8 +118,13 @@ impl Work {
         let specs = self.request.refspecs();
         let remote = remote.with_refspecs(specs.iter().map(String::as_str), Direction::Fetch).map_err(broken)?;
         let attempt = Attempt { folder: &self.folder, url: &url, config: &self.config, request: &self.request };
-        self.receive(&repository, &remote, &url).map_err(|failure| match failure {
-            Failure::Gix(error) => attempt.trouble(&error),
+        let received = self.receive(&repository, &remote, &url);
+        let by_ssh =
+            std::fs::read(&ssh_said).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        // The next fetch begins a new one.
+        let _ = std::fs::remove_file(&ssh_said);
+        received.map_err(|failure| match failure {
+            Failure::Gix(error) => attempt.trouble(&error, &by_ssh),
             Failure::Unknown(kind, name) => {
                 let names = names(&remote, &url, kind).unwrap_or_default();
                 GitError::Unknown { url: without_secrets(&self.url), kind, near: near(&name, &names), name }.into()

@@ -5,7 +5,10 @@ use std::{error::Error, io, path::Path};
 use gix::protocol::transport::client;
 
 use super::{
-    super::git_error::{GitError, deepest, said, shown, without_secrets},
+    super::{
+        git_error::{GitError, deepest, said, shown, without_secrets},
+        host_git::words,
+    },
     config::GitConfig,
     request::Request,
 };
@@ -37,8 +40,8 @@ pub struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Why it failed.
-    pub fn trouble(&self, error: &gix::Error) -> Trouble {
+    /// Why it failed. `by_ssh` is what ssh has said, and the other side by way of it.
+    pub fn trouble(&self, error: &gix::Error, by_ssh: &str) -> Trouble {
         let all = flat(error);
         let has_password = self.url.password().is_some() || self.is_http() && self.url.user().is_some();
         let url = self.shown_url();
@@ -55,7 +58,7 @@ impl Attempt<'_> {
         if error.is_unauthenticated() || all.iter().any(|error| error.is::<client::AuthenticationRequired>()) {
             return self.denied(has_password);
         }
-        self.of_words(error, &all)
+        self.of_words(error, &all, by_ssh)
     }
 
     fn of_transport(&self, error: &client::Error) -> Option<Trouble> {
@@ -76,8 +79,9 @@ impl Attempt<'_> {
     }
 
     // Where there is no other sign than words. Those of ssh are its own, in English; those of servers have been the same for years.
-    fn of_words(&self, error: &gix::Error, all: &[&(dyn Error + 'static)]) -> Trouble {
-        let texts: Vec<String> = all.iter().map(|error| shown(&error.to_string())).collect();
+    fn of_words(&self, error: &gix::Error, all: &[&(dyn Error + 'static)], by_ssh: &str) -> Trouble {
+        let texts = all.iter().map(|error| shown(&error.to_string())).chain(by_ssh.lines().map(shown));
+        let texts: Vec<String> = texts.collect();
         let find = |words: &[&str]| texts.iter().find(|text| words.iter().any(|word| text.contains(word))).cloned();
         let url = self.shown_url();
         if find(&["is a valid git directory"]).is_some() {
@@ -102,6 +106,11 @@ impl Attempt<'_> {
         if find(&["'dumb' protocol"]).is_some() {
             return Trouble::NeedsGit("the server speaks only the old protocol without a service".into());
         }
+        if !by_ssh.is_empty()
+            && find(&["not appear to be a git repository", "Repository not found", "not a git repository"]).is_some()
+        {
+            return GitError::NoRepository { url, why: words(by_ssh) }.into();
+        }
         if let Some(commit) = self.request.only_commit() {
             return GitError::Refused { url, commit: commit.clone() }.into();
         }
@@ -109,7 +118,8 @@ impl Attempt<'_> {
             // gix throws away what `git-upload-pack` says; git tells it.
             return Trouble::NeedsGit(said(error));
         }
-        GitError::Failed { url, why: said(error) }.into()
+        let why = if by_ssh.trim().is_empty() { said(error) } else { words(by_ssh) };
+        GitError::Failed { url, why }.into()
     }
 
     fn denied(&self, has_password: bool) -> Trouble {
