@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     ffi::OsStr,
     fs,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -139,7 +139,9 @@ impl Making<'_, '_> {
         let mut made = Vec::new();
         for (path, id) in &listing.submodules {
             let place = into.join(OsStr::from_bytes(path));
-            fs::create_dir_all(&place).map_err(FileError::new("make the folder", &place))?;
+            let open = || fs::set_permissions(&place, fs::Permissions::from_mode(0o755));
+            let ready = fs::create_dir_all(&place).and_then(|()| open());
+            ready.map_err(FileError::new("make the folder", &place))?;
             let Some(declared) = known.remove(path) else {
                 self.on.warn(format!(
                     "`{path}` of {} is a submodule that .gitmodules does not know: it stays empty",
