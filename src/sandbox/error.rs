@@ -163,7 +163,7 @@ pub enum SandboxError {
     /// The helper ended without a word.
     #[error("the sandbox's helper ended unexpectedly ({0})")]
     Silent(String),
-    /// A signal ended the helper or PID 1: somebody else's, or ours where PID 1 did not answer any more.
+    /// A signal of somebody else's ended the helper or PID 1.
     #[error("the sandbox was killed from outside: its helper ended unexpectedly ({0})")]
     Killed(String),
 }

@@ -221,7 +221,7 @@ impl Sandbox {
             (Ok(1..), Ok(report)) => Ok(report),
             _ => Err(match self.child.wait() {
                 Err(error) => SandboxError::Silent(error.to_string()),
-                Ok(status) => unexpected(status),
+                Ok(status) => unexpected(status, self.control.0.killing.load(Ordering::SeqCst)),
             }),
         }
     }
@@ -268,13 +268,13 @@ impl Control {
     }
 }
 
-/// An end without a report. The helper says with 128 and more that a signal ended PID 1.
-fn unexpected(status: ExitStatus) -> SandboxError {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => SandboxError::Killed(format!("signal {signal}")),
-        (None, Some(code @ 129..)) => SandboxError::Killed(format!("exit status {code}")),
-        (None, code) => SandboxError::Silent(format!("exit status {}", code.unwrap_or_default())),
-    }
+/// An end without a report, perhaps by our own signal. The helper says with 128 and more that one ended PID 1.
+fn unexpected(status: ExitStatus, by_us: bool) -> SandboxError {
+    let (how, by_signal) = match (status.signal(), status.code().unwrap_or_default()) {
+        (Some(signal), _) => (format!("signal {signal}"), true),
+        (None, code) => (format!("exit status {code}"), code > 128),
+    };
+    if by_signal && !by_us { SandboxError::Killed(how) } else { SandboxError::Silent(how) }
 }
 
 /// The helper without its arguments, in an empty environment.

@@ -95,6 +95,21 @@ fn links_out_of_the_build_are_not_followed() {
 }
 
 #[test]
+fn a_clean_build_removes_folders_that_can_only_be_read() {
+    let Some(world) = World::with_project("trouble::a_clean_build_removes_folders_that_can_only_be_read") else {
+        return;
+    };
+    // As Go's module cache has them. Root would not notice.
+    let close = "mkdir -p tmp/closed/inner && echo x > tmp/closed/inner/file && chmod 500 tmp/closed/inner tmp/closed";
+    world.smidr().args(["run", "--", "sh", "-c", close]).run().expect_code(0);
+    let workspaces = world.smidr.join("workspaces");
+    let closed = workspaces.join(&World::names(&workspaces)[0]).join("build/tmp/closed");
+    assert!(closed.join("inner/file").exists());
+    world.smidr().args(["build", "--clean", "--fetch-only", "--target", "libgreet"]).run().expect_code(0);
+    assert!(!closed.exists());
+}
+
+#[test]
 fn time_is_up() {
     let Some(world) = World::with_project("trouble::time_is_up") else { return };
     recipe(&world, "slow", "    exec sleep 1000");
