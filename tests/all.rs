@@ -11,6 +11,8 @@ mod fuzz_one;
 
 #[path = "all/archives.rs"]
 mod archives;
+#[path = "all/artifacts.rs"]
+mod artifacts;
 #[path = "all/checkouts.rs"]
 mod checkouts;
 #[path = "all/config.rs"]
@@ -33,6 +35,14 @@ mod images;
 mod inputs;
 #[path = "all/layer_yard.rs"]
 mod layer_yard;
+#[path = "all/layers.rs"]
+mod layers;
+#[path = "all/layers_fetch.rs"]
+mod layers_fetch;
+#[path = "all/layers_http.rs"]
+mod layers_http;
+#[path = "all/layers_kit.rs"]
+mod layers_kit;
 #[path = "all/life.rs"]
 mod life;
 #[path = "all/modes.rs"]
@@ -43,6 +53,8 @@ mod nested;
 mod offline;
 #[path = "all/patches.rs"]
 mod patches;
+#[path = "all/peers.rs"]
+mod peers;
 #[path = "all/project.rs"]
 mod project;
 #[path = "all/pseudo.rs"]

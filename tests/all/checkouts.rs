@@ -418,7 +418,7 @@ fn who_comes_second_hears_who_was_first() {
     let yard = Yard::new();
     let blob = object(&yard.mirror, "blob", b"content\n");
     let commit = commit(&yard.mirror, &tree(&yard.mirror, &[("100644", b"file", &blob)]));
-    let path = lock::path_in(&yard.paths.locks(), &format!("checkout-{commit}@meta-test"));
+    let path = lock::path_in(&yard.locks(), &format!("checkout-{commit}@meta-test"));
     let first = lock::try_lock(&path, lock::Mode::Exclusive, "build of somebody").expect("a lock");
     std::thread::scope(|scope| {
         let second = scope.spawn(|| yard.checkout(&commit).map(|made| made.folder));
@@ -555,7 +555,7 @@ fn what_nobody_uses_goes() {
     assert!(held.folder.join("one").exists() && at.exists());
     drop(held);
     eventually(&mut || (prune(8, true).checkouts.len(), prune(8, true).mirrors.len()) == (1, 1));
-    let writer = lock::path_in(&yard.paths.locks(), "mirror-meta-test-1");
+    let writer = lock::path_in(&yard.locks(), "mirror-meta-test-1");
     let fetching = lock::try_lock(&writer, lock::Mode::Exclusive, "fetching");
     assert_eq!(gone(1, 0), 0);
     assert!(prune(8, false).mirrors.is_empty() && at.exists(), "somebody writes into the mirror");
@@ -565,7 +565,7 @@ fn what_nobody_uses_goes() {
     yard.is_clean(0);
     eventually(&mut || {
         prune(8, false);
-        let locks = fs::read_dir(yard.paths.locks()).expect("locks").map(|entry| entry.expect("an entry").file_name());
+        let locks = fs::read_dir(yard.locks()).expect("locks").map(|entry| entry.expect("an entry").file_name());
         !locks.into_iter().any(|name| name.to_string_lossy().contains(&one.to_string()))
     });
 }

@@ -191,6 +191,18 @@ fn sources_keep_the_rules() {
 
 /// A checker that finds nothing anywhere proves nothing.
 #[test]
+fn every_file_of_tests_is_run() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let Ok(list) = fs::read_to_string(tests.join("all.rs")) else {
+        return skip("house::every_file_of_tests_is_run", "the source tree cannot be read");
+    };
+    for entry in fs::read_dir(tests.join("all")).expect("tests").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        assert!(!name.ends_with(".rs") || list.contains(&format!("all/{name}\"")), "tests/all.rs does not know {name}");
+    }
+}
+
+#[test]
 fn the_checker_can_fail() {
     let rows = [
         ("src/model/x.rs", "//! x\nuse crate::events::Emitter;", "model must not know events"),

@@ -147,10 +147,17 @@ pub struct Yard {
 }
 
 impl Yard {
+    /// Where the store has its locks.
+    pub fn locks(&self) -> PathBuf {
+        let locks = self.paths.layers().join("locks");
+        fs::create_dir_all(&locks).expect("a folder");
+        locks
+    }
+
     pub fn new() -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         let paths = Paths::new(home.path().join("smidr"));
-        fs::create_dir_all(paths.locks()).expect("folders");
+        fs::create_dir_all(paths.home()).expect("folders");
         fs::write(home.path().join("canary"), "alive").expect("a file");
         fs::write(paths.home().join("canary"), "alive").expect("a file");
         let mirror = paths.layers().join("mirrors/meta-test-1");
@@ -200,7 +207,7 @@ impl Yard {
             names
         };
         assert_eq!(names(self.home.path()), ["canary", "smidr"]);
-        assert_eq!(names(self.paths.home()), ["canary", "layers", "locks"]);
+        assert_eq!(names(self.paths.home()), ["canary", "layers"]);
         for canary in [self.home.path().join("canary"), self.paths.home().join("canary")] {
             assert_eq!(fs::read_to_string(canary).expect("the canary"), "alive");
         }
