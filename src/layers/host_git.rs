@@ -16,10 +16,10 @@ use std::{
 use super::{
     access::Access,
     fetch::{self, Request, Shallow, Want, near},
-    git_error::{GitError, shown, without_secrets},
+    git_error::{GitError, shown},
     mirror::{self, Room},
 };
-use crate::model::{Activity, Unit};
+use crate::model::{Activity, Unit, without_secrets};
 
 /// How often a wish to stop is looked for.
 const LOOK: Duration = Duration::from_millis(50);

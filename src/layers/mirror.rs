@@ -15,17 +15,13 @@ use gix::{objs::Kind, refs::transaction::PreviousValue};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    access::Access,
-    git_error::{GitError, without_secrets},
-    revision,
-};
+use super::{access::Access, git_error::GitError, revision};
 use crate::{
     host::{
         files::{self, FileError},
         lock::{self, Lock, Mode},
     },
-    model::{CommitId, Event},
+    model::{CommitId, Event, without_secrets},
 };
 
 /// Refs that say: this commit has been seen here with its whole tree. They also keep it, should somebody run `git gc`.

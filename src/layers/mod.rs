@@ -34,7 +34,7 @@ pub use collection_error::{CollectionError, Incompatible, Missing};
 pub use collections::{Checked, LayerInfo, check, look};
 pub use conf::ConfError;
 pub use discover::{DiscoverError, Found, discover};
-pub use git_error::{GitError, without_secrets};
+pub use git_error::GitError;
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Cure;
 use patch::PatchError;

@@ -179,7 +179,7 @@ impl Store {
         };
         let pin = RepositoryLock {
             name: name.into(),
-            git: Some(git.url.clone()),
+            git: git.asked().git,
             path: None,
             branch: git.branch.clone(),
             tag: git.tag.clone(),

@@ -2,6 +2,7 @@
 //!
 //! In goes nothing but text and numbers, out come validated types. No I/O, no clock, no async, no environment.
 
+mod address;
 mod artifact;
 mod build_id;
 mod commit;
@@ -17,6 +18,7 @@ mod secret;
 mod spelling;
 mod texts;
 
+pub use address::without_secrets;
 pub use artifact::Artifact;
 pub use build_id::{BuildId, InvalidName};
 pub use commit::{CommitId, InvalidCommit};

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     config::{self, Layer, Source},
     lock::{Asked, Lock, RepositoryLock},
-    model::CommitId,
+    model::{CommitId, without_secrets},
 };
 
 /// A repository with Yocto layers.
@@ -93,7 +93,8 @@ impl PlannedGit {
     /// What the lock is asked for.
     pub fn asked(&self) -> Asked {
         Asked {
-            git: Some(self.url.clone()),
+            // The lock is committed, and may be read by many.
+            git: Some(without_secrets(&self.url)),
             path: None,
             branch: self.branch.clone(),
             tag: self.tag.clone(),
@@ -174,4 +175,21 @@ fn show(path: &Path) -> String {
 
 fn texts(texts: &[config::Text]) -> Vec<String> {
     texts.iter().map(|text| text.text.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_never_learns_a_password() {
+        let text = "name: x\nbase: {machine: m}\nbuild: {image: i}\nlayers:\n\
+            - {name: l, git: 'https://me:${TOKEN}@host/l', branch: b}\n";
+        let lookup = |name: &str| (name == "TOKEN").then(|| "hunter2".to_owned());
+        let config = config::read("smidr.yaml", text, None, &lookup).expect("a good config");
+        let place = |text: &str| PathBuf::from(text);
+        let PlannedSource::Git(git) = layer(&config.layers[0], None, &place).source else { panic!("it is from git") };
+        assert_eq!(git.url, "https://me:hunter2@host/l");
+        assert_eq!(git.asked().git.as_deref(), Some("https://host/l"));
+    }
 }

@@ -24,7 +24,7 @@ use crate::{
     events::Emitter,
     host::{files::FileError, stop::Stop},
     layers::patch,
-    model::CommitId,
+    model::{CommitId, without_secrets},
 };
 
 /// What making one takes.
@@ -74,7 +74,7 @@ impl Making<'_, '_> {
         }
         let record = Record {
             version: VERSION,
-            url: dotgit::without_secrets(url),
+            url: without_secrets(url),
             commit: commit.clone(),
             patches: patches.iter().map(|patch| patch.lock.clone()).collect(),
             borrowed: sum.borrowed,

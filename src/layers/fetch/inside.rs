@@ -28,7 +28,7 @@ use gix::{
 use super::{
     super::{
         access::Access,
-        git_error::{GitError, said, without_secrets},
+        git_error::{GitError, said},
         mirror::{self, Room},
         revision,
     },
@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     host::lock::Lock,
-    model::{Activity, CommitId, Unit},
+    model::{Activity, CommitId, Unit, without_secrets},
 };
 
 /// How often progress is told, and a wish to stop is looked for.

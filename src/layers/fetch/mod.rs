@@ -16,12 +16,15 @@ pub(super) use self::trouble::ask_git;
 use self::{config::GitConfig, request::HEAD, trouble::Trouble};
 use super::{
     access::Access,
-    git_error::{GitError, when, without_secrets},
+    git_error::{GitError, when},
     host_git,
     mirror::{self, Mirror, Mirrors, Room},
     revision::{self, Behind},
 };
-use crate::{model::CommitId, plan::PlannedGit};
+use crate::{
+    model::{CommitId, without_secrets},
+    plan::PlannedGit,
+};
 
 impl Mirrors {
     /// The commit that is wanted, and the mirror that has it with its whole tree. What is pinned, or named by its id, and here needs

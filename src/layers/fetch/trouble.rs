@@ -6,12 +6,13 @@ use gix::protocol::transport::client;
 
 use super::{
     super::{
-        git_error::{GitError, deepest, said, shown, without_secrets},
+        git_error::{GitError, deepest, said, shown},
         host_git::words,
     },
     config::GitConfig,
     request::Request,
 };
+use crate::model::without_secrets;
 
 /// Why gix has not fetched.
 pub enum Trouble {
