@@ -1,16 +1,24 @@
 //! `smidr.lock`: what a build was made from, exactly. Pure: text in, text out.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{CommitId, Digest, Explain, Kind};
-
-/// What the command line calls the build host.
-pub const HOST: &str = "host";
+use crate::{
+    config::HOST,
+    model::{CommitId, Digest, Explain, Kind},
+};
 
 /// The newest form that this smidr reads and writes.
 const VERSION: u32 = 1;
+
+/// Where the lock of a config is: beside it, and called as it is.
+pub fn lock_path(config: &Path) -> PathBuf {
+    config.with_extension("lock")
+}
 
 /// What a project is pinned to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,9 +28,12 @@ pub struct Lock {
     /// The digest of smidr.yaml when this was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Digest>,
-    /// The build host; none where this machine is its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<HostLock>,
+    // What was written before variants could have build hosts of their own.
+    #[serde(default, skip_serializing)]
+    host: Option<HostLock>,
+    /// Build hosts, by name: variants may have different ones. None where this machine is its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<HostLock>,
     /// Where layers and BitBake come from, by name. One name may stand here more than once: variants ask for different things.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     repositories: Vec<RepositoryLock>,
@@ -46,6 +57,9 @@ pub struct RepositoryLock {
     /// The tag that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
+    /// Whether the config itself names the commit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
     /// What that was. For a folder: what it was at when this was written, if it belongs to a git repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<CommitId>,
@@ -70,8 +84,8 @@ pub struct PatchLock {
 /// What one build, or one look, has found out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pins {
-    /// The build host; none where this machine is its own, or was not looked at.
-    pub host: Option<HostLock>,
+    /// Build hosts; none where this machine is its own, or was not looked at.
+    pub hosts: Vec<HostLock>,
     /// Where layers and BitBake come from.
     pub repositories: Vec<RepositoryLock>,
 }
@@ -89,13 +103,21 @@ pub struct Asked {
     pub tag: Option<String>,
     /// A certain commit; a lock that has another one does not answer.
     pub at: Option<CommitId>,
+    /// The patches on top, as the config has them. Another list is still an answer: the commit stays when somebody adds a patch.
+    pub patches: Vec<String>,
 }
 
 impl RepositoryLock {
     /// Whether both answer the same question, whatever they answer.
-    fn replaces(&self, other: &Self) -> bool {
-        (&self.name, &self.git, &self.path, &self.branch, &self.tag)
-            == (&other.name, &other.git, &other.path, &other.branch, &other.tag)
+    pub fn replaces(&self, other: &Self) -> bool {
+        (&self.name, &self.git, &self.path, &self.branch, &self.tag, self.exact)
+            == (&other.name, &other.git, &other.path, &other.branch, &other.tag, other.exact)
+            && (!self.exact || self.commit == other.commit)
+            && self.patch_files().eq(other.patch_files())
+    }
+
+    fn patch_files(&self) -> impl Iterator<Item = &str> {
+        self.patches.iter().map(|patch| patch.file.as_str())
     }
 
     /// Whether this is what a config asks for.
@@ -104,7 +126,10 @@ impl RepositoryLock {
             && self.path == asked.path
             && self.branch == asked.branch
             && self.tag == asked.tag
+            && self.exact == asked.at.is_some()
             && (asked.at.is_none() || asked.at == self.commit)
+            // One that names no commit pins nothing.
+            && (self.git.is_none() || self.commit.is_some())
     }
 }
 
@@ -156,7 +181,7 @@ impl Explain for LockError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Damaged(_) | Self::Package(_) => {
-                "take it from version control again:  git checkout smidr.lock".into()
+                "take it from version control again, or let a newer smidr read it:  git checkout smidr.lock".into()
             }
             Self::TooNew(_) => "update smidr".into(),
         })
@@ -166,7 +191,7 @@ impl Explain for LockError {
 impl Default for Lock {
     /// A lock that pins nothing yet.
     fn default() -> Self {
-        Self { version: VERSION, config: None, host: None, repositories: Vec::new() }
+        Self { version: VERSION, config: None, host: None, hosts: Vec::new(), repositories: Vec::new() }
     }
 }
 
@@ -180,7 +205,20 @@ impl Lock {
 
     /// What a repository is pinned to, if that is what is asked for.
     pub fn repository(&self, name: &str, asked: &Asked) -> Option<&RepositoryLock> {
-        self.repositories().iter().find(|known| known.name == name && known.answers(asked))
+        let answers = || self.repositories.iter().filter(|known| known.name == name && known.answers(asked));
+        answers()
+            .find(|known| known.patch_files().eq(asked.patches.iter().map(String::as_str)))
+            .or_else(|| answers().next())
+    }
+
+    /// What a build host is pinned to.
+    pub fn host(&self, name: &str) -> Option<&HostLock> {
+        self.hosts.iter().find(|known| known.name == name)
+    }
+
+    /// All build hosts, by name.
+    pub fn hosts(&self) -> &[HostLock] {
+        &self.hosts
     }
 
     /// All repositories, in the lock's order.
@@ -191,7 +229,11 @@ impl Lock {
     /// Takes what has been found out, in place of what stood there for the same names, addresses and references. What a folder of
     /// this machine was at stays as it is: it would change with each of its commits.
     pub fn pin(&mut self, pins: Pins) {
-        self.host = pins.host.or(self.host.take());
+        for new in pins.hosts {
+            self.hosts.retain(|old| old.name != new.name);
+            self.hosts.push(new);
+        }
+        self.hosts.sort_by(|a, b| a.name.cmp(&b.name));
         for new in pins.repositories {
             if new.path.is_none() || !self.repositories.iter().any(|old| old.replaces(&new)) {
                 self.repositories.retain(|old| !old.replaces(&new));
@@ -201,15 +243,24 @@ impl Lock {
         self.repositories.sort();
     }
 
+    /// Takes what somebody has found out who knew `before`. What was known then is not news: this lock may have moved on since.
+    pub fn pin_news(&mut self, mut pins: Pins, before: &Self) {
+        pins.hosts.retain(|new| !before.hosts.contains(new) || self.host(&new.name).is_none());
+        pins.repositories.retain(|new| {
+            !before.repositories.contains(new) || !self.repositories.iter().any(|known| known.replaces(new))
+        });
+        self.pin(pins);
+    }
+
     /// Forgets what `names` are pinned to; `host` is the build host. Gives the names that are not pinned.
     pub fn forget<'a>(&mut self, names: &[&'a str]) -> Vec<&'a str> {
         let known = |name: &&&str| match **name {
-            HOST => self.host.is_some(),
+            HOST => !self.hosts.is_empty(),
             name => self.repositories.iter().any(|known| known.name == name),
         };
         let unknown = names.iter().filter(|name| !known(name)).copied().collect();
         self.repositories.retain(|known| !names.contains(&known.name.as_str()));
-        self.host.take_if(|_| names.contains(&HOST));
+        self.hosts.retain(|_| !names.contains(&HOST));
         unknown
     }
 
@@ -218,9 +269,10 @@ impl Lock {
         self.repositories.retain(|known| known.path.is_none());
     }
 
-    /// Keeps only what `others` have too: what some variant has asked for once, and none does any more, goes.
-    pub fn keep(&mut self, others: &[RepositoryLock]) {
-        self.repositories.retain(|known| others.iter().any(|other| known.replaces(other)));
+    /// Keeps only what is asked for: what some variant has asked for once, and none does any more, goes.
+    pub fn keep(&mut self, asked: &Pins) {
+        self.hosts.retain(|known| asked.hosts.iter().any(|other| known.name == other.name));
+        self.repositories.retain(|known| asked.repositories.iter().any(|other| known.replaces(other)));
     }
 
     /// Reads a lock.
@@ -238,9 +290,10 @@ impl Lock {
         if version > VERSION {
             return Err(LockError::TooNew(version));
         }
-        let lock: Self = serde_yaml::from_str(text).map_err(damaged)?;
+        let mut lock: Self = serde_yaml::from_str(text).map_err(damaged)?;
         // These become arguments of the host's apt, and a lock may come from a stranger.
-        let packages = lock.host.iter().flat_map(|host| &host.packages);
+        lock.hosts.extend(lock.host.take());
+        let packages = lock.hosts.iter().flat_map(|host| &host.packages);
         match packages.into_iter().find(|(name, package)| !is_package(name, &package.version)) {
             Some((name, package)) => Err(LockError::Package(format!("{name}={}", package.version))),
             None => Ok(lock),
@@ -285,6 +338,7 @@ mod tests {
             path: None,
             branch: Some("scarthgap".into()),
             tag: None,
+            exact: false,
             commit: Some(commit),
             dirty: false,
             patches: vec![patch],
@@ -299,7 +353,7 @@ mod tests {
             ..poky.clone()
         };
         let mut lock = Lock { config: Some(digest), ..Lock::default() };
-        lock.pin(Pins { host: Some(host), repositories: vec![poky.clone(), own.clone()] });
+        lock.pin(Pins { hosts: vec![host], repositories: vec![poky.clone(), own.clone()] });
         let text = lock.to_text().expect("text");
         assert_eq!(Lock::parse(&text).expect("parses"), lock);
         insta::assert_snapshot!(text);
@@ -309,7 +363,8 @@ mod tests {
         let moved = RepositoryLock { commit: Some(other.clone()), ..poky.clone() };
         let beside = RepositoryLock { branch: Some("kirkstone".into()), ..poky.clone() };
         let later = RepositoryLock { commit: Some(other.clone()), ..own.clone() };
-        lock.pin(Pins { host: None, repositories: vec![moved.clone(), beside.clone(), later] });
+        let before = lock.clone();
+        lock.pin(Pins { hosts: vec![], repositories: vec![moved.clone(), beside.clone(), later] });
         assert_eq!(lock.repositories(), [own, beside.clone(), moved.clone()]);
         let asked = |at: Option<&CommitId>| Asked {
             git: poky.git.clone(),
@@ -317,16 +372,36 @@ mod tests {
             branch: poky.branch.clone(),
             tag: None,
             at: at.cloned(),
+            patches: vec!["./patches/0001.patch".into()],
         };
         assert_eq!(lock.repository("poky", &asked(None)), Some(&moved));
-        assert_eq!(lock.repository("poky", &asked(Some(&other))), Some(&moved));
+        assert_eq!(lock.repository("poky", &asked(Some(&other))), None, "the config did not name it");
+        assert_eq!(
+            lock.repository("poky", &Asked { patches: vec![], ..asked(None) }),
+            Some(&moved),
+            "the commit stays when patches come and go"
+        );
+        // Who has begun before that, and found out nothing, takes nothing back.
+        let mut unchanged = lock.clone();
+        unchanged.pin_news(Pins { hosts: vec![], repositories: before.repositories().to_vec() }, &before);
+        assert_eq!(unchanged, lock);
+        // Variants that differ in a commit or in patches stand side by side.
+        let exact = RepositoryLock { exact: true, ..poky.clone() };
+        let plain = RepositoryLock { patches: vec![], ..moved.clone() };
+        let mut many = lock.clone();
+        many.pin(Pins { hosts: vec![], repositories: vec![exact.clone(), plain.clone()] });
+        assert_eq!(many.repositories().len(), lock.repositories().len() + 2);
+        assert_eq!(many.repository("poky", &asked(poky.commit.as_ref())), Some(&exact));
+        assert_eq!(many.repository("poky", &Asked { patches: vec![], ..asked(None) }), Some(&plain));
+        let empty = RepositoryLock { commit: None, ..plain };
+        assert!(!empty.answers(&asked(None)), "what names no commit pins nothing");
         assert_eq!(lock.repository("poky", &asked(poky.commit.as_ref())), None, "the config names another commit");
         assert_eq!(lock.repository("other", &asked(None)), None);
 
-        lock.keep(std::slice::from_ref(&beside));
+        lock.keep(&Pins { hosts: lock.hosts().to_vec(), repositories: vec![beside.clone()] });
         assert_eq!(lock.repositories(), [beside]);
         assert_eq!(lock.forget(&["poky", "host", "nothing"]), ["nothing"]);
-        assert_eq!((lock.repositories().len(), lock.host), (0, None));
+        assert_eq!((lock.repositories().len(), lock.hosts().len()), (0, 0));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{path::Path, process::ExitCode};
 use super::{
     args::{Build, EventForm},
     context::{self, Project},
+    output::talk,
     report::{Done, Failure},
     terminal::{JsonLines, Terminal},
 };
@@ -27,6 +28,11 @@ pub fn build(file: &Path, args: Build) -> Done {
     };
     let paths = context::open_paths(&facts)?;
     let plan = project.plan(&args.wanted, &facts, &paths)?;
+    let host = project.host_lock(&plan).cloned();
+    let stale = project.lock.as_ref().is_some_and(|lock| lock.config.as_ref() != Some(&project.digest));
+    if args.wanted.locked && stale {
+        talk("warning: smidr.yaml has changed since smidr.lock was written:  smidr lock");
+    }
     let service = LocalService::new(&paths);
     let begun = service.begin(&plan, |_| {
         let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(Terminal::new())];
@@ -37,7 +43,7 @@ pub fn build(file: &Path, args: Build) -> Done {
     })?;
     let means = Means { facts: &facts, spawner: &spawner, stop: &stop };
     let outcome =
-        service.run(begun, plan, project.host_lock(), &means, |pins| project.pin(pins, &paths, args.wanted.locked))?;
+        service.run(begun, plan, host.as_ref(), &means, |pins| project.pin(pins, &paths, args.wanted.locked))?;
     Ok(exit_code(&outcome))
 }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, Problems},
+    engine::EngineError,
     events::Redactor,
     host::{
         self, facts,
@@ -23,7 +24,7 @@ use crate::{
         paths,
         stop::Stop,
     },
-    lock::{HostLock, Lock, Pins},
+    lock::{HostLock, Lock, Pins, lock_path},
     model::{BuildRequest, Digest, HostFacts, Paths, Secrets},
     plan::{self, Plan},
 };
@@ -56,8 +57,6 @@ pub fn redactor(environment: &[(String, String)]) -> Redactor {
 pub struct Project {
     /// The config, absolute.
     pub file: PathBuf,
-    /// Its folder.
-    pub folder: PathBuf,
     /// The config.
     pub config: Config,
     /// Of the config's text.
@@ -117,9 +116,9 @@ impl Project {
         let lookup =
             |name: &str| facts.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         let config = config::read(&name, &text, variant, &lookup).map_err(|p| NoProject::Problems(Box::new(p)))?;
-        let lock = read_lock(&folder)?;
+        let lock = read_lock(&file)?;
         let digest = Digest::from_sha256(Sha256::digest(&text).into());
-        Ok(Self { file, folder, config, digest, lock })
+        Ok(Self { file, config, digest, lock })
     }
 
     /// The plan for what is wanted.
@@ -137,23 +136,23 @@ impl Project {
         Ok(plan::make(&self.config, self.lock.as_ref(), facts, paths, &self.file, &request)?)
     }
 
-    /// What the project is pinned to, as far as the build host goes.
-    pub fn host_lock(&self) -> Option<&HostLock> {
-        self.lock.as_ref()?.host.as_ref()
+    /// What the project is pinned to, as far as a plan's build host goes.
+    pub fn host_lock(&self, plan: &Plan) -> Option<&HostLock> {
+        self.lock.as_ref()?.host(&plan.host.name)
     }
 
     /// Writes what has been found out into the lock, unless that is nothing new or the lock is to stay as it is.
-    pub fn pin(&self, pins: Pins, paths: &Paths, locked: bool) -> Result<(), FileError> {
+    pub fn pin(&self, pins: Pins, paths: &Paths, locked: bool) -> Result<(), EngineError> {
         if locked {
             return Ok(());
         }
         // Builds of two variants may end their preparation at the same time.
         let _alone = self.alone(paths)?;
-        let mut lock = read_lock(&self.folder).ok().flatten().or_else(|| self.lock.clone()).unwrap_or_default();
-        let before = lock.clone();
-        lock.pin(pins);
+        let now = read_lock(&self.file)?.unwrap_or_default();
+        let mut lock = now.clone();
+        lock.pin_news(pins, &self.lock.clone().unwrap_or_default());
         lock.config = Some(self.digest.clone());
-        if lock == before { Ok(()) } else { self.write_lock(&lock) }
+        if lock == now { Ok(()) } else { Ok(self.write_lock(&lock)?) }
     }
 
     /// Keeps other processes from writing the lock.
@@ -170,24 +169,20 @@ impl Project {
 
     /// Writes the lock as it is.
     pub fn write_lock(&self, lock: &Lock) -> Result<(), FileError> {
-        let path = lock_path(&self.folder);
+        let path = lock_path(&self.file);
         let text = lock.to_text().map_err(|error| FileError::new("write", &path)(std::io::Error::other(error)))?;
         write_atomically(&path, text.as_bytes(), 0o644)
     }
 }
 
-/// Reads the lock of a project.
-fn read_lock(folder: &Path) -> Result<Option<Lock>, Failure> {
-    let path = lock_path(folder);
+/// Reads the lock of a config.
+fn read_lock(config: &Path) -> Result<Option<Lock>, EngineError> {
+    let path = lock_path(config);
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(Lock::parse(&text)?)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::new("read", &path)(error).into()),
     }
-}
-
-fn lock_path(folder: &Path) -> PathBuf {
-    folder.join("smidr.lock")
 }
 
 /// Nothing in particular is wanted.

@@ -1,6 +1,7 @@
 //! `smidr layers`: the repositories that layers come from.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -19,6 +20,7 @@ use super::{
     report::{Done, Failure},
 };
 use crate::{
+    config::HOST,
     engine,
     host::files::FileError,
     layers::{
@@ -59,6 +61,8 @@ struct Seen {
     dirty: bool,
     folder: Option<PathBuf>,
     layers: Vec<LayerInfo>,
+    // Why its layers are not known, though it is here.
+    error: Option<String>,
     #[serde(skip)]
     line: String,
 }
@@ -72,22 +76,31 @@ enum SeenSource {
 }
 
 fn list(desk: &Desk, file: &Path, json: bool) -> Result<(), NoProject> {
-    let project = Project::read(file, None, &desk.facts)?;
-    let plan = plan_of(desk, &project)?;
-    let store = Store::of(&plan);
-    let seen: Vec<Seen> = plan.sources().map(|(name, source)| see(desk, &plan, &store, name, source)).collect();
+    let mut seen: Vec<Seen> = Vec::new();
+    for plan in plans(desk, file)? {
+        let store = Store::of(&plan);
+        for (name, source) in plan.sources() {
+            let one = see(desk, &plan, &store, name, source);
+            if !seen.iter().any(|known| (&known.name, &known.line) == (&one.name, &one.line)) {
+                seen.push(one);
+            }
+        }
+    }
+    let redactor = desk.on.redactor();
     if json {
         let mut document = serde_json::json!({ "version": 1, "repositories": seen });
-        desk.on.redactor().json(&mut document);
+        redactor.json(&mut document);
         say_json(&document);
         return Ok(());
     }
-    let redactor = desk.on.redactor();
     for seen in &seen {
         say(redactor.text(&format!("{:<24} {}", seen.name, seen.line)));
         for layer in &seen.layers {
             let name = layer.folder.file_name().unwrap_or_default().to_string_lossy();
             say(format!("  {name:<22} {}", described(layer)));
+        }
+        if let Some(error) = &seen.error {
+            say(redactor.text(&format!("  {error}")));
         }
     }
     Ok(())
@@ -95,26 +108,34 @@ fn list(desk: &Desk, file: &Path, json: bool) -> Result<(), NoProject> {
 
 fn see(desk: &Desk, plan: &Plan, store: &Store, name: &str, source: &PlannedSource) -> Seen {
     let found = store.find(name, source, &desk.facts.home);
+    let mut line = plan::describe(source);
+    let (found, mut error) = match found {
+        Ok(found) => (found, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    if found.is_none() && error.is_none() {
+        line.push_str(", not here:  smidr layers sync");
+    }
     let folder = found.as_ref().map(|repository| repository.folder().to_path_buf());
     let layer = plan.layers.iter().find(|layer| layer.name == name);
     let layers = match (&folder, layer) {
-        (Some(folder), Some(layer)) => layers_in(folder, layer).unwrap_or_default(),
+        (Some(folder), Some(layer)) => layers_in(folder, layer).unwrap_or_else(|failure| {
+            error = Some(failure.to_string());
+            Vec::new()
+        }),
         _ => Vec::new(),
     };
-    let pin = found.as_ref().map(|repository| repository.pin());
-    let missing = if found.is_none() { ", not here:  smidr layers sync" } else { "" };
-    Seen {
-        name: name.into(),
-        source: match source {
-            PlannedSource::Git(git) => SeenSource::Git(git.url.clone()),
-            PlannedSource::Path(path) => SeenSource::Path(path.folder.clone()),
-        },
-        commit: pin.and_then(|pin| pin.commit.clone()),
-        dirty: pin.is_some_and(|pin| pin.dirty),
-        folder,
-        layers,
-        line: format!("{}{missing}", plan::describe(source)),
-    }
+    let (commit, source) = match source {
+        PlannedSource::Git(git) => {
+            (git.pinned.as_ref().and_then(|pin| pin.commit.clone()), SeenSource::Git(git.url.clone()))
+        }
+        PlannedSource::Path(path) => {
+            let commit = found.as_ref().and_then(|repository| repository.pin().commit.clone());
+            (commit, SeenSource::Path(path.folder.clone()))
+        }
+    };
+    let dirty = found.as_ref().is_some_and(|repository| repository.pin().dirty);
+    Seen { name: name.into(), source, commit, dirty, folder, layers, error, line }
 }
 
 fn layers_in(folder: &Path, layer: &PlannedLayer) -> Result<Vec<LayerInfo>, Failure> {
@@ -187,19 +208,21 @@ struct Difference {
     from: Option<CommitId>,
     to: Option<CommitId>,
     changes: Option<Changes>,
+    // What else is different.
+    also: Option<&'static str>,
 }
 
 fn diff(desk: &Desk, file: &Path, old: Option<&Path>, new: Option<&Path>, json: bool) -> Result<(), NoProject> {
-    let project = Project::read(file, None, &desk.facts)?;
-    let plan = plan_of(desk, &project)?;
-    let store = Store::of(&plan);
-    let lock = |path: Option<&Path>| match path {
-        Some(path) => read_lock(path),
-        None => Ok(project.lock.clone().unwrap_or_default()),
-    };
+    let plans = plans(desk, file)?;
     let differences = match old {
-        Some(old) => between(desk, &store, &plan, &lock(Some(old))?, &lock(new)?)?,
-        None => since_lock(desk, &store, &plan)?,
+        None => since_lock(desk, &plans)?,
+        Some(old) => {
+            let new = match new {
+                Some(new) => read_lock(new)?,
+                None => Project::read(file, None, &desk.facts)?.lock.unwrap_or_default(),
+            };
+            between(desk, &plans, &read_lock(old)?, &new)?
+        }
     };
     let redactor = desk.on.redactor();
     if json {
@@ -219,68 +242,101 @@ fn diff(desk: &Desk, file: &Path, old: Option<&Path>, new: Option<&Path>, json: 
 }
 
 /// From what is pinned to what the server has now.
-fn since_lock(desk: &Desk, store: &Store, plan: &Plan) -> Result<Vec<Difference>, Failure> {
+fn since_lock(desk: &Desk, plans: &[Plan]) -> Result<Vec<Difference>, Failure> {
     let access = desk.tools().access(true);
-    let mut differences = Vec::new();
-    for (name, source) in plan.sources() {
-        let PlannedSource::Git(git) = source else { continue };
-        let from = git.pinned.as_ref().and_then(|lock| lock.commit.clone());
-        let unpinned = PlannedGit { pinned: None, ..(**git).clone() };
-        let (_, to) = store.mirrors.pin(&unpinned, access)?;
-        if from.as_ref() != Some(&to) {
-            let changes =
-                from.as_ref().map(|from| store.mirrors.changes(git, from, &to, SUBJECTS, access)).transpose()?;
-            differences.push(Difference { name: name.into(), from, to: Some(to), changes });
+    let mut differences: Vec<Difference> = Vec::new();
+    for plan in plans {
+        let store = Store::of(plan);
+        for (name, source) in plan.sources() {
+            let PlannedSource::Git(git) = source else { continue };
+            let from = git.pinned.as_ref().and_then(|lock| lock.commit.clone());
+            let unpinned = PlannedGit { pinned: None, ..(**git).clone() };
+            let (_, to) = store.mirrors.pin(&unpinned, access)?;
+            let same = |known: &Difference| known.name == name && known.from == from && known.to.as_ref() == Some(&to);
+            if from.as_ref() != Some(&to) && !differences.iter().any(same) {
+                let changes =
+                    from.as_ref().map(|from| store.mirrors.changes(git, from, &to, SUBJECTS, access)).transpose()?;
+                differences.push(Difference { name: name.into(), from, to: Some(to), changes, also: None });
+            }
         }
     }
     Ok(differences)
 }
 
 /// From one lock to another.
-fn between(desk: &Desk, store: &Store, plan: &Plan, old: &Lock, new: &Lock) -> Result<Vec<Difference>, Failure> {
-    let access = desk.tools().access(true);
-    let twin = |lock: &Lock, one: &RepositoryLock| {
-        let mut named = lock.repositories().iter().filter(|known| known.name == one.name);
-        let exact = lock.repositories().iter().find(|known| known.name == one.name && known.branch == one.branch);
-        exact.or_else(|| named.next()).cloned()
+fn between(desk: &Desk, plans: &[Plan], old: &Lock, new: &Lock) -> Result<Vec<Difference>, Failure> {
+    let mut differences = hosts_between(old, new);
+    let of = |lock: &Lock, one: &RepositoryLock| {
+        let named = || lock.repositories().iter().filter(|known| known.name == one.name);
+        // The only one of a name is that one, whatever it was asked for.
+        named().find(|known| known.replaces(one)).or_else(|| named().next().filter(|_| named().count() == 1)).cloned()
     };
-    let pairs = new.repositories().iter().map(|to| (twin(old, to), Some(to.clone())));
-    let gone =
-        old.repositories().iter().filter(|from| twin(new, from).is_none()).map(|from| (Some(from.clone()), None));
-    let mut differences = Vec::new();
-    for (from, to) in pairs.chain(gone) {
-        let commit = |lock: &Option<RepositoryLock>| lock.as_ref().and_then(|lock| lock.commit.clone());
-        let (before, after) = (commit(&from), commit(&to));
-        let name = from.iter().chain(&to).next().map(|lock| lock.name.clone()).unwrap_or_default();
-        if from.is_some() && to.is_some() && before == after {
-            continue;
-        }
-        let url = to.as_ref().and_then(|lock| lock.git.clone());
-        let changes = match (&before, &after, url) {
-            (Some(before), Some(after), Some(url)) => {
-                // The config's own words for it, where it still has it: mirrors of the address belong to those.
-                let known = plan.sources().find_map(|(_, source)| match source {
-                    PlannedSource::Git(git) if git.url == url => Some((**git).clone()),
-                    _ => None,
-                });
-                let wanted = known.unwrap_or_else(|| PlannedGit::at_commit(&url, after));
-                Some(store.mirrors.changes(&wanted, before, after, SUBJECTS, access)?)
-            }
-            _ => None,
-        };
-        differences.push(Difference { name, from: before, to: after, changes });
+    let pairs = new.repositories().iter().map(|to| (of(old, to), Some(to.clone())));
+    let gone = old.repositories().iter().filter(|from| of(new, from).is_none()).map(|from| (Some(from.clone()), None));
+    for (from, to) in pairs.chain(gone).filter(|(from, to)| from != to) {
+        differences.push(difference(desk, plans, from, to)?);
     }
     Ok(differences)
 }
 
+fn difference(
+    desk: &Desk,
+    plans: &[Plan],
+    from: Option<RepositoryLock>,
+    to: Option<RepositoryLock>,
+) -> Result<Difference, Failure> {
+    let commit = |lock: &Option<RepositoryLock>| lock.as_ref().and_then(|lock| lock.commit.clone());
+    let (before, after) = (commit(&from), commit(&to));
+    let name = from.iter().chain(&to).next().map(|lock| lock.name.clone()).unwrap_or_default();
+    let url = to.as_ref().and_then(|lock| lock.git.clone());
+    let changes = match (&before, &after, url) {
+        (Some(before), Some(after), Some(url)) if before != after => {
+            // The config's own words for it, where it still has it: mirrors of the address belong to those.
+            let known = plans.iter().flat_map(Plan::sources).find_map(|(_, source)| match source {
+                PlannedSource::Git(git) if git.asked().git.as_ref() == Some(&url) => Some((**git).clone()),
+                _ => None,
+            });
+            let wanted = known.unwrap_or_else(|| PlannedGit::at_commit(&url, after));
+            let store = plans.first().map_or_else(|| Store::at(&desk.paths.layers()), Store::of);
+            Some(store.mirrors.changes(&wanted, before, after, SUBJECTS, desk.tools().access(true))?)
+        }
+        _ => None,
+    };
+    let also = from.zip(to).and_then(|(from, to)| match () {
+        () if from.git != to.git || from.path != to.path => Some("from another place"),
+        () if from.patches != to.patches => Some("other patches"),
+        () if from.dirty != to.dirty => Some("other changes that are not committed"),
+        () if before == after => Some("asked for in other words"),
+        () => None,
+    });
+    Ok(Difference { name, from: before, to: after, changes, also })
+}
+
+fn hosts_between(old: &Lock, new: &Lock) -> Vec<Difference> {
+    let changed = |name: &&str| old.host(name) != new.host(name);
+    let names: BTreeSet<&str> = old.hosts().iter().chain(new.hosts()).map(|host| host.name.as_str()).collect();
+    let one = |name: &str| Difference {
+        name: format!("{HOST} {name}"),
+        from: None,
+        to: None,
+        changes: None,
+        also: Some(match (old.host(name), new.host(name)) {
+            (None, _) => "new",
+            (_, None) => "gone",
+            _ => "another image",
+        }),
+    };
+    names.into_iter().filter(changed).map(one).collect()
+}
+
 fn difference_document(difference: &Difference) -> serde_json::Value {
-    let Difference { name, from, to, changes } = difference;
+    let Difference { name, from, to, changes, also } = difference;
     let commits = |changes: &Changes| -> Vec<_> {
         let one = |change: &layers::Change| serde_json::json!({ "commit": change.commit, "subject": change.subject, "authored": change.authored });
         changes.commits.iter().map(one).collect()
     };
     serde_json::json!({
-        "name": name, "from": from, "to": to,
+        "name": name, "from": from, "to": to, "also": also,
         "commits": changes.as_ref().map(commits), "total": changes.as_ref().map(|changes| changes.total),
         "whole": changes.as_ref().map(|changes| changes.is_whole),
         "rewritten": changes.as_ref().map(|changes| changes.is_rewritten),
@@ -289,7 +345,13 @@ fn difference_document(difference: &Difference) -> serde_json::Value {
 
 fn difference_lines(difference: &Difference) -> Vec<String> {
     let short = |commit: &Option<CommitId>| commit.as_ref().map_or_else(|| "nothing".into(), CommitId::short);
-    let mut lines = vec![format!("{:<24} {} -> {}", difference.name, short(&difference.from), short(&difference.to))];
+    let also = difference.also.unwrap_or_default();
+    let commits = match (&difference.from, &difference.to) {
+        (from, to) if from == to => also.to_owned(),
+        (from, to) if also.is_empty() => format!("{} -> {}", short(from), short(to)),
+        (from, to) => format!("{} -> {}, {also}", short(from), short(to)),
+    };
+    let mut lines = vec![format!("{:<24} {commits}", difference.name)];
     let Some(changes) = &difference.changes else { return lines };
     if changes.is_rewritten {
         lines.push("  the new one does not come from the old one".into());
@@ -318,6 +380,17 @@ fn prune(desk: &Desk, file: &Path, days: u64, dry_run: bool) -> Result<(), NoPro
     let what = if dry_run { "would free" } else { "freed" };
     talk(format!("{what} {}", bytes(gone.bytes())));
     Ok(())
+}
+
+/// The plans of a config and of all its variants.
+fn plans(desk: &Desk, file: &Path) -> Result<Vec<Plan>, NoProject> {
+    let project = Project::read(file, None, &desk.facts)?;
+    let mut plans = vec![plan_of(desk, &project)?];
+    for variant in &project.config.variants {
+        let wanted = default_wanted(Some(variant.text.clone()));
+        plans.push(Project::read(file, Some(variant), &desk.facts)?.plan(&wanted, &desk.facts, &desk.paths)?);
+    }
+    Ok(plans)
 }
 
 fn plan_of(desk: &Desk, project: &Project) -> Result<Plan, Failure> {

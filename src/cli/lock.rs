@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use super::{
-    args,
+    args::{self, Wanted},
     context::{NoProject, Project, default_wanted},
     desk::Desk,
     output::say,
     report::{Done, Failure, Refused},
 };
 use crate::{
-    config::nearest,
+    config::{HOST, nearest},
     engine,
-    lock::{HOST, Lock, Pins, RepositoryLock},
+    lock::{Lock, Pins, RepositoryLock},
     model::CommitId,
 };
 
@@ -42,7 +42,7 @@ pub fn lock(file: &Path, args: &args::Lock) -> Done {
     let _alone = project.alone(&desk.paths)?;
     let mut lock = project.lock.clone().unwrap_or_default();
     lock.forget_folders();
-    let asked = pins.repositories.clone();
+    let asked = pins.clone();
     lock.pin(pins);
     lock.keep(&asked);
     lock.config = Some(project.digest.clone());
@@ -83,35 +83,45 @@ pub enum HostWanted {
 
 /// What the config and each of its variants are to be pinned to.
 pub fn pin_all(desk: &Desk, file: &Path, project: &Project, host: HostWanted) -> Result<Pins, NoProject> {
-    let mut all = pin_one(desk, project, None, host)?;
+    // What is wrong with one of them is said before anything long begins.
+    for variant in &project.config.variants {
+        Project::read(file, Some(variant), &desk.facts)?.plan(&wanted(variant), &desk.facts, &desk.paths)?;
+    }
+    let mut all = pin_one(desk, project, default_wanted(None), host)?;
     for variant in &project.config.variants {
         let mut variant_project = Project::read(file, Some(variant), &desk.facts)?;
         variant_project.lock.clone_from(&project.lock);
-        if let Some(lock) = &mut variant_project.lock {
-            lock.pin(all.clone());
-        }
-        // What the config's own build has found out just now is pinned already.
-        let host = if host == HostWanted::Fresh { HostWanted::Pinned } else { host };
-        let pins = pin_one(desk, &variant_project, Some(variant.text.clone()), host)?;
+        variant_project.lock.get_or_insert_default().pin(all.clone());
+        let pins = pin_one(desk, &variant_project, wanted(variant), host)?;
         all.repositories.extend(pins.repositories);
+        all.hosts.extend(pins.hosts);
     }
     Ok(all)
 }
 
-fn pin_one(desk: &Desk, project: &Project, variant: Option<String>, host: HostWanted) -> Result<Pins, NoProject> {
-    let plan = project.plan(&default_wanted(variant), &desk.facts, &desk.paths)?;
+fn wanted(variant: &str) -> Wanted {
+    default_wanted(Some(variant.to_owned()))
+}
+
+fn pin_one(desk: &Desk, project: &Project, wanted: Wanted, host: HostWanted) -> Result<Pins, NoProject> {
+    let plan = project.plan(&wanted, &desk.facts, &desk.paths)?;
     desk.on.hide(engine::inputs::redactor(&plan));
     match host {
-        HostWanted::Not => Ok(Pins { host: None, repositories: engine::layers(&plan, desk.tools())?.pins }),
-        host => Ok(engine::pin(&plan, project.host_lock(), host == HostWanted::Fresh, desk.tools())?),
+        HostWanted::Not => Ok(Pins { hosts: Vec::new(), repositories: engine::layers(&plan, desk.tools())?.pins }),
+        host => {
+            let known = project.host_lock(&plan);
+            // What is asked for anew is not in the lock any more, unless the config before has brought it.
+            let fresh = host == HostWanted::Fresh && known.is_none();
+            Ok(engine::pin(&plan, known, fresh, desk.tools())?)
+        }
     }
 }
 
 /// A line for everything that is pinned.
 fn summary(before: &Lock, after: &Lock) -> Vec<String> {
     let mut lines = Vec::new();
-    if let Some(host) = &after.host {
-        let was = before.host.as_ref().filter(|old| old.image != host.image);
+    for host in after.hosts() {
+        let was = before.host(&host.name).filter(|old| old.image != host.image);
         let was = was.map(|old| format!(", was {}", old.image.short())).unwrap_or_default();
         lines.push(format!("{HOST:<24} {} {}{was}", host.name, host.image.short()));
     }
@@ -122,7 +132,8 @@ fn summary(before: &Lock, after: &Lock) -> Vec<String> {
 /// A line for each repository.
 pub fn repositories(before: &Lock, after: &Lock) -> Vec<String> {
     let line = |new: &RepositoryLock| {
-        let old = before.repositories().iter().find(|old| old.name == new.name && old.branch == new.branch);
+        let named = || before.repositories().iter().filter(|old| old.name == new.name && old.branch == new.branch);
+        let old = named().find(|old| old.replaces(new)).or_else(|| named().next());
         format!("{:<24} {}{}", new.name, describe(new), was(old, new))
     };
     after.repositories().iter().map(line).collect()

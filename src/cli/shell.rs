@@ -71,7 +71,8 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     on.hide(engine::inputs::redactor(&plan));
     let redactor = on.redactor();
     let tools = Tools { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
-    let prepared = engine::prepare(plan, project.host_lock(), tools)?;
+    let host = project.host_lock(&plan).cloned();
+    let prepared = engine::prepare(plan, host.as_ref(), tools)?;
     project.pin(prepared.pins(), &paths, false)?;
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());

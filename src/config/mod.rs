@@ -20,5 +20,5 @@ pub use node::Text;
 pub use problem::{Problem, Problems, nearest};
 pub use read::read;
 pub use schema::*;
-pub use source::BITBAKE;
+pub use source::{BITBAKE, HOST};
 pub use values::Size;

@@ -11,6 +11,9 @@ use crate::model::CommitId;
 /// What smidr.lock calls the repository of `bitbake:`.
 pub const BITBAKE: &str = "bitbake";
 
+/// What `smidr lock --update` calls the build host.
+pub const HOST: &str = "host";
+
 /// Keys that only mean something for a git repository.
 const GIT_ONLY: [&str; 6] = ["branch", "tag", "commit", "mirrors", "patches", "outside_links"];
 
@@ -177,9 +180,15 @@ fn folders(d: &mut Decoder<'_>, f: &mut Fields<'_>, key: &'static str) -> Vec<Te
 
 /// Two repositories that smidr.lock could not tell apart.
 pub(super) fn check_names(d: &mut Decoder<'_>, layers: &[Layer], bitbake: Option<&Source>) {
-    if let Some(layer) = layers.iter().find(|layer| layer.name.text == BITBAKE && bitbake.is_some()) {
+    for layer in layers {
+        let section = match layer.name.text.as_str() {
+            BITBAKE if bitbake.is_some() => BITBAKE,
+            HOST => HOST,
+            _ => continue,
+        };
         let span: Span = layer.name.span.clone();
-        d.problem(Problem::new(span, "`bitbake` is what `bitbake:` is called; give the layer another name"));
+        let title = format!("`{section}` is what `{section}:` is called; give the layer another name");
+        d.problem(Problem::new(span, title));
     }
 }
 

@@ -8,9 +8,10 @@ use super::{
     recipes,
 };
 use crate::{
+    config::HOST,
     host::lock::{self, Mode},
     image::{Reference, ReferenceError, RegistrySettings, RootFs, StoredImage},
-    lock::{HOST, HostLock, PackageLock},
+    lock::{HostLock, PackageLock},
     model::{Digest, Event},
     plan::Plan,
 };

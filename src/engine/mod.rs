@@ -38,7 +38,7 @@ use crate::{
     },
     image::{ImageError, ImageStore, ReferenceError, RootFs},
     layers::{self, Access, Checkouts, LayerError},
-    lock::{HostLock, Pins},
+    lock::{HostLock, LockError, Pins},
     model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State, Usage},
     plan::{Isolation, MountOp, Payload, Placed, PlacedInput, Plan, SandboxSpec},
     sandbox::SandboxError,
@@ -127,6 +127,9 @@ pub enum EngineError {
     /// The store.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The lock, which somebody has changed meanwhile.
+    #[error(transparent)]
+    LockText(#[from] LockError),
     /// `--locked`, and something would have to be pinned.
     #[error("smidr.lock does not pin {}, and --locked pins nothing anew", .0.join(", "))]
     NotLocked(Vec<String>),
@@ -182,6 +185,7 @@ impl Explain for EngineError {
             Self::Image(error) => error.kind(),
             Self::NoImage(_) | Self::NotLocked(_) | Self::Offline(_) => Kind::Request,
             Self::Reference(error) => error.kind(),
+            Self::LockText(error) => error.kind(),
             Self::Digest { .. } => Kind::Outside,
             Self::Workspace(error) => error.kind(),
             Self::Sandbox(error) => error.kind(),
@@ -206,6 +210,7 @@ impl Explain for EngineError {
             Self::NotLocked(_) => Some("pin it, and commit smidr.lock:  smidr lock".into()),
             Self::Offline(_) => Some("bring it while there is a network:  smidr lock".into()),
             Self::Reference(error) => error.hint(),
+            Self::LockText(error) => error.hint(),
             Self::Digest { .. } => Some("to take the new image:  smidr lock --update host".into()),
             Self::Workspace(error) => error.hint(),
             Self::Sandbox(error) => error.hint(),
@@ -273,11 +278,11 @@ pub fn layers(plan: &Plan, tools: Tools<'_>) -> Result<Checkouts, EngineError> {
 /// With `fresh_host`, an image is brought or made again even if there is one.
 pub fn pin(plan: &Plan, lock: Option<&HostLock>, fresh_host: bool, tools: Tools<'_>) -> Result<Pins, EngineError> {
     let repositories = layers(plan, tools)?.pins;
-    let host = match plan.isolation {
-        Isolation::None => None,
-        _ => Some(resolve_host(tools, plan, lock, fresh_host)?.0),
+    let hosts = match plan.isolation {
+        Isolation::None => Vec::new(),
+        _ => vec![resolve_host(tools, plan, lock, fresh_host)?.0],
     };
-    Ok(Pins { host, repositories })
+    Ok(Pins { hosts, repositories })
 }
 
 impl Prepared {
@@ -288,7 +293,7 @@ impl Prepared {
 
     /// What the project is pinned to from now on.
     pub fn pins(&self) -> Pins {
-        Pins { host: self.host.lock().cloned(), repositories: self.checkouts.pins.clone() }
+        Pins { hosts: self.host.lock().cloned().into_iter().collect(), repositories: self.checkouts.pins.clone() }
     }
 
     /// Layers, for people: names and what they are pinned to.
@@ -357,7 +362,7 @@ pub fn build(
     plan: Plan,
     lock: Option<&HostLock>,
     tools: Tools<'_>,
-    pin: impl FnOnce(Pins) -> Result<(), FileError>,
+    pin: impl FnOnce(Pins) -> Result<(), EngineError>,
 ) -> Result<Outcome, EngineError> {
     let begun = Instant::now();
     let id = tools.on.build();
@@ -387,7 +392,7 @@ fn stages(
     lock: Option<&HostLock>,
     tools: Tools<'_>,
     id: &BuildId,
-    pin: impl FnOnce(Pins) -> Result<(), FileError>,
+    pin: impl FnOnce(Pins) -> Result<(), EngineError>,
 ) -> Result<Outcome, EngineError> {
     tools.on.emit(Event::StageStarted { stage: Stage::Prepare });
     plan.warnings.iter().for_each(|warning| tools.on.warn(warning.clone()));

@@ -41,6 +41,9 @@ const WITHOUT: [&str; 11] = [
     "GIT_TRACE",
 ];
 
+/// What git says of servers without git.
+const NO_DEPTH: &str = "does not support shallow";
+
 /// Fetches what is wanted into a mirror. `why` says why gix did not.
 pub(super) fn fetch(room: &Room, url: &str, request: &Request, access: Access<'_>, why: &str) -> Result<(), GitError> {
     let git = Git::find(url, access, why)?;
@@ -49,11 +52,11 @@ pub(super) fn fetch(room: &Room, url: &str, request: &Request, access: Access<'_
         ["fetch", "--no-auto-gc", "--no-write-fetch-head", "--no-tags", "--force", "--progress"]
             .map(String::from)
             .into();
-    match request.shallow(&repository) {
-        Shallow::Keep => {}
-        Shallow::At(count) => arguments.push(format!("--depth={count}")),
-        Shallow::Undo => arguments.push("--unshallow".into()),
-    }
+    let depth = match request.shallow(&repository) {
+        Shallow::Keep => None,
+        Shallow::At(count) => Some(format!("--depth={count}")),
+        Shallow::Undo => Some("--unshallow".into()),
+    };
     if request.wants.contains(&Want::Everything) {
         arguments.push("--prune".into());
     } else {
@@ -61,7 +64,12 @@ pub(super) fn fetch(room: &Room, url: &str, request: &Request, access: Access<'_
     }
     arguments.extend(["--end-of-options".into(), url.to_owned()]);
     arguments.extend(request.refspecs());
-    let (status, said) = git.run(&room.folder, &arguments, true)?;
+    let with_depth: Vec<&String> = arguments[..1].iter().chain(&depth).chain(&arguments[1..]).collect();
+    let (mut status, mut said) = git.run(&room.folder, &with_depth, true)?;
+    // A plain file server has no part of the past to offer.
+    if !status.success() && depth.is_some() && said.contains(NO_DEPTH) {
+        (status, said) = git.run(&room.folder, &arguments, true)?;
+    }
     if status.success() { Ok(()) } else { Err(git.failure(&room.folder, request, &said)) }
 }
 

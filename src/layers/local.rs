@@ -30,6 +30,7 @@ impl Local {
                 path: Some(path.written.clone()),
                 branch: None,
                 tag: None,
+                exact: false,
                 commit,
                 dirty,
                 patches: Vec::new(),

@@ -64,10 +64,11 @@ fn only(wanted: &PlannedGit, commit: &CommitId) -> PlannedGit {
     let name = wanted.pinned.as_ref().map_or_else(|| fetch::subject(&wanted.url), |pinned| pinned.name.clone());
     let pinned = RepositoryLock {
         name,
-        git: Some(wanted.url.clone()),
+        git: wanted.asked().git,
         path: None,
         branch: wanted.branch.clone(),
         tag: wanted.tag.clone(),
+        exact: true,
         commit: Some(commit.clone()),
         dirty: false,
         patches: Vec::new(),

@@ -1,6 +1,7 @@
 //! Repositories, brought: a folder of this machine as it is, or a checkout of the store. Several at once.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     thread,
@@ -16,8 +17,8 @@ use super::{
 };
 use crate::{
     lock::RepositoryLock,
-    model::CommitId,
-    plan::{Plan, PlannedGit, PlannedSource},
+    model::{CommitId, with_secrets_of, without_secrets},
+    plan::{Plan, PlannedGit, PlannedPath, PlannedSource},
 };
 
 /// Addresses that are asked at once. More would share the same network and the same disk.
@@ -94,15 +95,20 @@ impl Store {
     }
 
     /// A source as far as it is here, at what it is pinned to.
-    pub fn find(&self, name: &str, source: &PlannedSource, home: &Path) -> Option<Repository> {
-        match source {
-            PlannedSource::Path(path) => path.folder.is_dir().then(|| Repository::Local(Local::find(name, path, home))),
-            PlannedSource::Git(git) => {
-                let pin = git.pinned.clone()?;
-                let checkout = self.checkouts.find(&git.url, pin.commit.as_ref()?, &pin.patches).ok()??;
-                Some(Repository::Pinned { pin, checkout })
-            }
-        }
+    ///
+    /// # Errors
+    ///
+    /// When a folder of this machine is not there, or the store cannot be read.
+    pub fn find(&self, name: &str, source: &PlannedSource, home: &Path) -> Result<Option<Repository>, LayerError> {
+        let git = match source {
+            PlannedSource::Path(path) => return Ok(Some(local(name, path, home)?)),
+            PlannedSource::Git(git) => git,
+        };
+        let Some((pin, commit)) = git.pinned.as_ref().and_then(|pin| Some((pin, pin.commit.as_ref()?))) else {
+            return Ok(None);
+        };
+        let checkout = self.checkouts.find(&without_secrets(&git.url), commit, &pin.patches)?;
+        Ok(checkout.map(|checkout| Repository::Pinned { pin: pin.clone(), checkout }))
     }
 
     /// Brings all sources, in their order.
@@ -148,8 +154,7 @@ impl Store {
         access: Access<'_>,
     ) -> Result<Repository, LayerError> {
         match source {
-            PlannedSource::Path(path) if path.folder.is_dir() => Ok(Repository::Local(Local::find(name, path, home))),
-            PlannedSource::Path(path) => Err(LayerError::Missing { name: name.into(), path: path.folder.clone() }),
+            PlannedSource::Path(path) => local(name, path, home),
             PlannedSource::Git(git) => self.bring_git(name, git, locked, access),
         }
     }
@@ -168,14 +173,20 @@ impl Store {
         }
         let _here = self.checkouts.hold(access.on, access.stop)?;
         let (mirror, commit) = self.mirrors.pin(git, access)?;
-        let made = self.checkout(mirror.path(), git, &commit, &patches, access);
-        let checkout = match made {
-            // It can be had again, once.
-            Err(LayerError::Checkout(CheckoutError::Damaged { .. })) if access.online => {
-                let mirror = self.mirrors.mend(git, &commit, access)?;
-                self.checkout(mirror.path(), git, &commit, &patches, access)?
+        // Where each mirror comes from that a checkout needs: its own, and those of submodules.
+        let mut sources = BTreeMap::from([(mirror.path().to_owned(), (git.clone(), commit.clone()))]);
+        let mut mended = BTreeSet::new();
+        let checkout = loop {
+            match self.checkout(mirror.path(), git, &commit, &patches, access, &mut sources) {
+                // It can be had again, once.
+                Err(LayerError::Checkout(CheckoutError::Damaged { mirror: damaged, .. }))
+                    if access.online && sources.contains_key(&damaged) && mended.insert(damaged.clone()) =>
+                {
+                    let (wanted, commit) = &sources[&damaged];
+                    self.mirrors.mend(wanted, commit, access)?;
+                }
+                made => break made?,
             }
-            made => made?,
         };
         let pin = RepositoryLock {
             name: name.into(),
@@ -183,6 +194,7 @@ impl Store {
             path: None,
             branch: git.branch.clone(),
             tag: git.tag.clone(),
+            exact: git.commit.is_some(),
             commit: Some(commit),
             dirty: false,
             patches: locks,
@@ -197,14 +209,25 @@ impl Store {
         commit: &CommitId,
         patches: &[ReadPatch],
         access: Access<'_>,
+        sources: &mut BTreeMap<PathBuf, (PlannedGit, CommitId)>,
     ) -> Result<Checkout, LayerError> {
+        // What is written out stands where every task of a build can read it, and never knows a password.
+        let url = without_secrets(&git.url);
         let mut submodule = |url: &str, commit: &CommitId| -> Result<PathBuf, SubmoduleFailed> {
-            let wanted = PlannedGit::at_commit(url, commit);
-            let (mirror, _) = self.mirrors.pin(&wanted, access).map_err(SubmoduleFailed::new)?;
+            let wanted = PlannedGit::at_commit(&with_secrets_of(url, &git.url), commit);
+            let (mirror, commit) = self.mirrors.pin(&wanted, access).map_err(SubmoduleFailed::new)?;
+            sources.insert(mirror.path().into(), (wanted, commit));
             Ok(mirror.path().into())
         };
         let links = git.outside_links;
-        Ok(self.checkouts.checkout(mirror, &git.url, commit, patches, links, &mut submodule, access.on, access.stop)?)
+        Ok(self.checkouts.checkout(mirror, &url, commit, patches, links, &mut submodule, access.on, access.stop)?)
+    }
+}
+
+fn local(name: &str, path: &PlannedPath, home: &Path) -> Result<Repository, LayerError> {
+    match path.folder.is_dir() {
+        true => Ok(Repository::Local(Local::find(name, path, home))),
+        false => Err(LayerError::Missing { name: name.into(), path: path.folder.clone() }),
     }
 }
 

@@ -6,7 +6,8 @@ pub fn without_secrets(text: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
-        let end = after.find(|c: char| c.is_whitespace() || "/\"'<>`?#".contains(c)).unwrap_or(after.len());
+        // Passwords hold anything, `#` and `?` too, as git takes them.
+        let end = after.find(|c: char| c.is_whitespace() || "/\"'<>`".contains(c)).unwrap_or(after.len());
         clean.push_str(before);
         rest = match after[..end].rfind('@') {
             // Over ssh a name alone is needed to recognise the address, and is no secret.
@@ -22,6 +23,22 @@ pub fn without_secrets(text: &str) -> String {
     clean
 }
 
+/// An address with the user and password of another one, if both are on the same host.
+pub fn with_secrets_of(address: &str, other: &str) -> String {
+    let parts = |address: &str| {
+        let (scheme, rest) = address.split_once("://")?;
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (user, host) = host.rsplit_once('@').map_or((None, host), |(user, host)| (Some(user), host));
+        Some((scheme.to_owned(), user.map(str::to_owned), host.to_owned(), path.to_owned()))
+    };
+    match (parts(address), parts(other)) {
+        (Some((scheme, _, host, path)), Some((same, Some(user), there, _))) if scheme == same && host == there => {
+            format!("{scheme}://{user}@{host}{path}")
+        }
+        _ => address.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,6 +48,7 @@ mod tests {
         for (text, clean) in [
             ("https://me:hunter2@host/x", "https://host/x"),
             ("https://ghp_token@host/x?a@b", "https://host/x?a@b"),
+            ("https://me:a#b?c@host/x", "https://host/x"),
             ("fatal: 'http://a:b@h:80/x' and http://c:d@i/", "fatal: 'http://h:80/x' and http://i/"),
             ("ssh://git@host/x", "ssh://git@host/x"),
             ("ssh://git:pw@host/x", "ssh://git@host/x"),
@@ -40,5 +58,15 @@ mod tests {
         ] {
             assert_eq!(without_secrets(text), clean);
         }
+    }
+
+    #[test]
+    fn secrets_stay_on_their_host() {
+        let parent = "https://me:hunter2@host/a/b";
+        assert_eq!(with_secrets_of("https://host/c", parent), "https://me:hunter2@host/c");
+        for other in ["https://elsewhere/c", "http://host/c", "https://host.elsewhere/c", "git@host:c"] {
+            assert_eq!(with_secrets_of(other, parent), other);
+        }
+        assert_eq!(with_secrets_of("https://host/c", "https://host/a"), "https://host/c");
     }
 }

@@ -18,8 +18,8 @@ use super::{
     sources::{self, PlannedLayer, PlannedSource},
 };
 use crate::{
-    config::{self, Config, HostImage, Network, Openat2},
-    lock::{HOST, Lock},
+    config::{self, Config, HOST, HostImage, Network, Openat2},
+    lock::Lock,
     model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Paths},
 };
 
@@ -140,14 +140,6 @@ pub enum PlanError {
     /// There is no namespace to be somebody else in.
     #[error("BitBake refuses to run as root, and without namespaces (host.isolation: none) smidr can be nobody else")]
     Root,
-    /// The lock belongs to another build host.
-    #[error("smidr.lock pins the build host `{locked}`, and smidr.yaml asks for `{wanted}`")]
-    Lock {
-        /// In the lock.
-        locked: String,
-        /// In the config.
-        wanted: String,
-    },
 }
 
 impl Explain for PlanError {
@@ -165,7 +157,6 @@ impl Explain for PlanError {
             Self::Input(error) => error.hint(),
             Self::Word(_) => None,
             Self::Root => Some("build as an ordinary user:  useradd -m builder && su - builder".into()),
-            Self::Lock { .. } => Some("to take the new one:  smidr lock --update host".into()),
         }
     }
 }
@@ -199,7 +190,7 @@ pub fn make(
     if config.host.isolation == config::Isolation::None && facts.uid == 0 {
         return Err(PlanError::Root);
     }
-    let host = host(config, lock)?;
+    let host = host(config, lock);
     let (uid, gid) = facts.inner_ids();
     let layers: Vec<PlannedLayer> = config.layers.iter().map(|layer| sources::layer(layer, lock, &place)).collect();
     let bitbake = config.bitbake.as_ref().map(|source| sources::source(config::BITBAKE, source, lock, &place));
@@ -210,7 +201,7 @@ pub fn make(
     if let Some(folder) = folders.writable().into_iter().find(|folder| config::overlap(folder, &store)) {
         return Err(PlanError::Holds { path: folder.into(), what: "the store of layers, or lies in it" });
     }
-    let guarded = guarded(config, file, &layers, bitbake.as_ref(), &store);
+    let guarded = guarded(config, file, &layers, bitbake.as_ref(), &store, &place);
     let inputs = super::inputs::inputs(config, facts, paths, &folders, (&local, &store), &guarded, &place)?;
     Ok(Plan {
         name: config.name.text.clone(),
@@ -275,15 +266,13 @@ pub fn make(
     })
 }
 
-fn host(config: &Config, lock: Option<&Lock>) -> Result<PlannedHost, PlanError> {
+fn host(config: &Config, lock: Option<&Lock>) -> PlannedHost {
     let (name, recipe) = match &config.host.image {
         HostImage::Recipe(name) => (name.text.clone(), true),
         HostImage::Image(name) => (name.text.clone(), false),
     };
-    match lock.and_then(|lock| lock.host.as_ref()) {
-        Some(host) if host.name != name => Err(PlanError::Lock { locked: host.name.clone(), wanted: name }),
-        host => Ok(PlannedHost { name, recipe, pinned: host.map(|host| host.image.clone()) }),
-    }
+    let pinned = lock.and_then(|lock| lock.host(&name)).map(|host| host.image.clone());
+    PlannedHost { name, recipe, pinned }
 }
 
 fn folders(

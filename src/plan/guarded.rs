@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::sources::{PlannedLayer, PlannedSource};
-use crate::config::{Config, HostImage};
-
-/// What the lock is called, beside the config.
-const LOCK: &str = "smidr.lock";
+use crate::{
+    config::{Config, HostImage},
+    lock::lock_path,
+};
 
 /// Something that no build may write to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,14 +40,14 @@ pub(super) fn guarded(
     layers: &[PlannedLayer],
     bitbake: Option<&PlannedSource>,
     store: &Path,
+    place: &dyn Fn(&str) -> PathBuf,
 ) -> Vec<Guarded> {
     let new = |path: &Path, what: &str| Guarded { path: path.into(), what: what.into() };
-    let project = file.parent().unwrap_or(file);
-    let mut all =
-        vec![new(file, &file.file_name().unwrap_or_default().to_string_lossy()), new(&project.join(LOCK), LOCK)];
+    let itself = |file: &Path| new(file, &file.file_name().unwrap_or_default().to_string_lossy());
+    let mut all = vec![itself(file), itself(&lock_path(file))];
     if let HostImage::Recipe(name) = &config.host.image {
         let name = if name.text.contains('/') { name.text.clone() } else { format!("{}.yaml", name.text) };
-        all.push(new(&project.join(name), "the rootfs recipe"));
+        all.push(new(&place(&name), "the rootfs recipe"));
     }
     let named = layers.iter().map(|layer| (format!("the layer `{}`", layer.name), &layer.source));
     for (what, source) in named.chain(bitbake.map(|source| ("BitBake".into(), source))) {

@@ -99,6 +99,7 @@ impl PlannedGit {
             branch: self.branch.clone(),
             tag: self.tag.clone(),
             at: self.commit.clone(),
+            patches: self.patches.iter().map(|patch| patch.written.clone()).collect(),
         }
     }
 

@@ -162,7 +162,7 @@ impl<'a> LocalService<'a> {
         plan: Plan,
         lock: Option<&HostLock>,
         means: &Means<'_>,
-        pin: impl FnOnce(Pins) -> Result<(), FileError>,
+        pin: impl FnOnce(Pins) -> Result<(), EngineError>,
     ) -> Result<Outcome, ServiceError> {
         let Means { facts, spawner, stop } = *means;
         let store = begun.store.heeding(stop);

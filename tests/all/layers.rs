@@ -371,6 +371,47 @@ fn variants_are_pinned_side_by_side() {
 }
 
 #[test]
+fn variants_that_differ_in_commits_patches_and_build_hosts() {
+    let test = "layers::variants_that_differ_in_commits_patches_and_build_hosts";
+    let Some(git_world) = GitWorld::new(test) else { return };
+    let first = git(&git_world.repository, &["rev-parse", "HEAD"]);
+    git_world.new_version("1.0", "2.0");
+    let patch = git(&git_world.repository, &["format-patch", "-1", "--stdout"]);
+    git_world.world.write("one.patch", &format!("{patch}\n"));
+    let url = git_world.url();
+    git_world.world.append(&format!(
+        "variants:\n  exact:\n    layers: [{{name: meta-hello, git: {url}, branch: main, commit: {first}}}]\n  \
+         patched:\n    layers: [{{name: meta-hello, git: {url}, branch: main, commit: {first}, patches: [./one.patch]}}]\n  \
+         machine: {{host: {{recipe: other-host}}}}\n",
+    ));
+    // What cannot be had is said before anything is pinned.
+    git_world.smidr(&["lock"]).expect_one_error().expect_err("other-host");
+    assert!(!git_world.world.project().join("smidr.lock").exists());
+    git_world.world.edit("smidr.yaml", "{host: {recipe: other-host}}", "{host: {isolation: full}}");
+    git_world.smidr(&["lock"]).expect_code(0);
+    let lock = git_world.lock();
+    assert_eq!(lock.matches("name: meta-hello").count(), 3, "{lock}");
+    for variant in [&[][..], &["--variant", "exact"], &["--variant", "patched"]] {
+        let plan = git_world.world.smidr().args(["plan", "--json", "--locked"]).args(variant).run();
+        let layer = plan.expect_code(0).json()["plan"]["layers"][0].clone();
+        assert!(layer["git"]["pinned"]["commit"].is_string(), "{variant:?}: {layer}");
+    }
+    let ls = git_world.smidr(&["layers", "ls", "--json"]).expect_code(0).json();
+    assert_eq!(ls["repositories"].as_array().map(Vec::len), Some(2), "two commits: {ls}");
+    // A pin without a commit pins nothing.
+    let line = lock.lines().find(|line| line.contains("commit:")).expect("a commit");
+    fs::write(git_world.world.project().join("smidr.lock"), lock.replace(&format!("{line}\n"), "")).expect("a lock");
+    git_world.smidr(&["build", "--locked"]).expect_code(2).expect_one_error().expect_err("meta-hello");
+    // Another config in the same folder has a lock of its own.
+    fs::copy(git_world.world.project().join("smidr.yaml"), git_world.world.project().join("other.yaml"))
+        .expect("a copy");
+    let before = git_world.lock();
+    git_world.smidr(&["-c", "other.yaml", "layers", "sync"]).expect_code(0);
+    assert_eq!(git_world.lock(), before);
+    assert!(git_world.world.project().join("other.lock").exists());
+}
+
+#[test]
 fn killed_while_it_brings_something() {
     let Some(git_world) = GitWorld::new("layers::killed_while_it_brings_something") else { return };
     // Large enough that a kill meets every step.

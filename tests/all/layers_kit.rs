@@ -189,6 +189,7 @@ pub fn locked(wanted: PlannedGit, commit: &CommitId) -> PlannedGit {
         path: None,
         branch: wanted.branch.clone(),
         tag: wanted.tag.clone(),
+        exact: wanted.commit.is_some(),
         commit: Some(commit.clone()),
         dirty: false,
         patches: vec![],
