@@ -95,7 +95,7 @@ impl Explain for AptError {
                 Some("is it the name of a package in that suite?".into())
             }
             Self::Failed { said, .. } if said.contains("was not found") && said.contains("Version") => Some(
-                "the mirror has moved on since smidr.lock was written; to take what it has now:  rm smidr.lock".into(),
+                "the mirror has moved on since smidr.lock was written; to take what it has now:  smidr lock --update host".into(),
             ),
             Self::File(error) => error.hint(),
             _ => None,
