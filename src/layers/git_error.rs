@@ -325,7 +325,8 @@ pub fn without_secrets(text: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
-        let end = after.find(|c: char| c.is_whitespace() || "/\"'<>`?#".contains(c)).unwrap_or(after.len());
+        // A password may hold quotes, and whoever forgets to encode a `#` in his has not made it public.
+        let end = after.find(|c: char| c.is_whitespace() || c == '/').unwrap_or(after.len());
         clean.push_str(before);
         rest = match after[..end].rfind('@') {
             // A name alone is needed to recognise an ssh address, and is no secret there.
@@ -352,6 +353,7 @@ mod tests {
             ("ssh://git:pw@host/x", "ssh://host/x"),
             ("git@host:x/y.git", "git@host:x/y.git"),
             ("https://host/a@b", "https://host/a@b"),
+            ("https://me:pa'ss\"<w>`#?@host/x", "https://host/x"),
             ("://", "://"),
         ] {
             assert_eq!(without_secrets(text), clean);
