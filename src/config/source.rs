@@ -113,7 +113,8 @@ fn git(d: &mut Decoder<'_>, f: &mut Fields<'_>, url: Text, series: Option<&Text>
 
 /// Why git should not be handed this address, if that is so.
 fn refused_address(address: &str) -> Option<&'static str> {
-    let plain = |text: &str| text.chars().all(|c| !c.is_whitespace() && !c.is_control());
+    // HTTP clients take `\` for `/`, git does not: `https://one\@other/x` would be one host to the former, and another to who reads it.
+    let plain = |text: &str| text.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '\\');
     if address.is_empty() || address.starts_with('-') || !plain(address) {
         return Some("is no address");
     }
@@ -226,6 +227,7 @@ mod tests {
             "./x:y",
             "a b:c",
             "host:",
+            "https://evil\\@host/x",
         ] {
             assert!(refused_address(bad).is_some(), "{bad}");
         }

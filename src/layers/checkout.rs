@@ -233,7 +233,8 @@ fn key<'a>(commit: &CommitId, patches: impl Iterator<Item = &'a PatchLock>) -> S
         return commit.to_string();
     }
     let all = patches.fold(Sha256::new(), |hash, patch| hash.chain_update(patch.sha256.hex()));
-    format!("{commit}-{}", &hex::encode(all.finalize())[..16])
+    // 128 bits: of 64, anybody finds two lists of patches that would be one checkout.
+    format!("{commit}-{}", &hex::encode(all.finalize())[..32])
 }
 
 /// The last part of an address, as a name that is safe and that people know.

@@ -57,7 +57,10 @@ fn repository(folder: &Path, home: &Path) -> Option<PathBuf> {
 /// What a repository is at, and whether something in `folder` has not been committed. None where git could not say either: without
 /// a commit, or with a repository that somebody else owns.
 fn state(repository: &Path, folder: &Path) -> Option<(CommitId, bool)> {
-    let repository = gix::open(repository).ok()?;
+    // Whose files they are says nothing of who wrote its `.git/config`: it may have come in an archive. Its filters are programs, which git's own
+    // status would run; nothing of a repository is run here. Those of the user's configuration are.
+    let options = gix::open::Options::default().with(gix::sec::Trust::Reduced);
+    let repository = gix::open_opts(repository, options).ok()?;
     let commit = repository.head_id().ok()?;
     let commit = CommitId::from_sha1(commit.as_bytes().try_into().ok()?);
     Some((commit, is_dirty(&repository, folder).unwrap_or(true)))
@@ -93,6 +96,23 @@ mod tests {
     fn described(folder: &Path) -> String {
         let path = PlannedPath { folder: folder.into(), written: "./x".into() };
         Local::find("x", &path, Path::new("/nowhere")).describe()
+    }
+
+    #[test]
+    fn no_program_of_its_configuration_runs() {
+        for key in ["clean", "process"] {
+            let top = tempfile::tempdir().expect("a temporary folder");
+            let trap = top.path().join("trap");
+            fs::write(top.path().join(".gitattributes"), "* filter=evil\n").expect("a file");
+            git(top.path(), &["init", "-q"]);
+            git(top.path(), &["add", "."]);
+            git(top.path(), &["commit", "-qm", "x"]);
+            git(top.path(), &["config", &format!("filter.evil.{key}"), &format!("touch '{}'; cat", trap.display())]);
+            // As long as before, or no filter would be asked.
+            fs::write(top.path().join(".gitattributes"), "* filter=evil ").expect("a file");
+            assert!(described(top.path()).ends_with("and changes"));
+            assert!(!trap.exists(), "filter.evil.{key} was run");
+        }
     }
 
     #[test]

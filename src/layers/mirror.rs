@@ -32,6 +32,13 @@ const README: &str = "A mirror of a git repository that smidr keeps, so that sev
     Checkouts beside it use its objects. git never collects garbage here (gc.auto=0): commits that the server has thrown away\n\
     may be in somebody's smidr.lock. `smidr layers prune` removes what nothing uses.\n";
 
+/// Of the digest in a mirror's name. Of 48 bits, somebody who chooses an address finds one that shares the mirror of another within hours.
+const DIGITS: usize = 32;
+
+/// A few megabytes of a pack may say that they are an object that fills any memory. This is what a checkout allows for one file, and half as much for
+/// a delta that makes it.
+const ALLOCATION: &str = "gitoxide.objects.allocLimit=1536m";
+
 /// All mirrors of a store.
 pub struct Mirrors {
     folder: PathBuf,
@@ -222,10 +229,11 @@ impl Mirror {
 /// Opens a mirror: its own configuration and nothing of the user's.
 pub(super) fn open(path: &Path) -> Result<gix::Repository, GitError> {
     // No hash table of 96 MiB per handle, which is gix's own choice: ten mirrors are read at once.
-    let options = gix::open::Options::isolated()
-        .with(gix::sec::Trust::Full)
-        .open_path_as_is(true)
-        .cli_overrides(["core.deltaBaseCacheLimit=4m", "gitoxide.core.deltaBaseCacheLimit=1m"]);
+    let options = gix::open::Options::isolated().with(gix::sec::Trust::Full).open_path_as_is(true).cli_overrides([
+        "core.deltaBaseCacheLimit=4m",
+        "gitoxide.core.deltaBaseCacheLimit=1m",
+        ALLOCATION,
+    ]);
     gix::open_opts(path, options).map_err(|error| GitError::mirror(path, &error))
 }
 
@@ -270,7 +278,7 @@ fn name(url: &str) -> String {
         last.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).collect();
     let safe: String = safe.chars().take(40).collect();
     let hash = hex::encode(Sha256::digest(url.as_bytes()));
-    format!("{}-{}", if safe.is_empty() { "repository" } else { &safe }, &hash[..12])
+    format!("{}-{}", if safe.is_empty() { "repository" } else { &safe }, &hash[..DIGITS])
 }
 
 // What `git init --bare` makes, without its hooks.
@@ -301,7 +309,7 @@ fn sweep(folder: &Path) -> Result<(), GitError> {
         let depth = if part.is_empty() { 1 } else { usize::MAX };
         for entry in walkdir::WalkDir::new(folder.join(part)).max_depth(depth).into_iter().flatten() {
             let path = entry.path();
-            if entry.file_type().is_file() && is_left_over(path) {
+            if entry.file_type().is_file() && is_left_over(path, part == "objects/pack") {
                 fs::remove_file(path).map_err(FileError::new("remove", path))?;
             }
         }
@@ -309,14 +317,17 @@ fn sweep(folder: &Path) -> Result<(), GitError> {
     Ok(())
 }
 
-fn is_left_over(path: &Path) -> bool {
+// No ref ends in `.lock` or begins with a dot (git-check-ref-format(1)), but a branch may be called `tmp_x` or `x.keep`.
+fn is_left_over(path: &Path, of_pack: bool) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.ends_with(".lock")
-        || name.starts_with(".tmp")
-        || name.starts_with("tmp_")
-        || name.ends_with(".keep")
-        || (name.ends_with(".pack") && !path.with_extension("idx").exists())
-        || (name.ends_with(".idx") && !path.with_extension("pack").exists())
+    if name.ends_with(".lock") || name.starts_with(".tmp") {
+        return true;
+    }
+    of_pack
+        && (name.starts_with("tmp_")
+            || name.ends_with(".keep")
+            || (name.ends_with(".pack") && !path.with_extension("idx").exists())
+            || (name.ends_with(".idx") && !path.with_extension("pack").exists()))
 }
 
 /// Packs as git leaves them: for everybody who may see the folder, and not to be changed. gix makes them 0600.
@@ -341,7 +352,7 @@ mod tests {
     #[test]
     fn one_name_for_each_address() {
         let known = name("https://git.yoctoproject.org/poky");
-        assert!(known.starts_with("poky-") && known.len() == "poky-".len() + 12, "{known}");
+        assert!(known.starts_with("poky-") && known.len() == "poky-".len() + DIGITS, "{known}");
         assert_eq!(name("https://git.yoctoproject.org/poky/"), known);
         assert_eq!(name("https://me:secret@git.yoctoproject.org/poky"), known);
         assert_ne!(name("https://git.example.com/poky"), known);
@@ -370,7 +381,15 @@ mod tests {
             "objects/pack/tmp_pack_x",
         ];
         let half = ["objects/pack/pack-1.pack", "objects/pack/pack-3.idx", "objects/pack/pack-2.keep"];
-        let good = ["refs/heads/main", "objects/pack/pack-2.pack", "objects/pack/pack-2.idx", "packed-refs"];
+        let good = [
+            "refs/heads/main",
+            "refs/heads/tmp_x",
+            "refs/heads/x.keep",
+            "refs/heads/x.pack",
+            "objects/pack/pack-2.pack",
+            "objects/pack/pack-2.idx",
+            "packed-refs",
+        ];
         for name in left.iter().chain(&half).chain(&good) {
             fs::write(mirror.join(name), "x").expect("a file");
         }

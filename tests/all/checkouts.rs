@@ -583,7 +583,7 @@ fn patches_are_part_of_the_place() {
     let second = patch("second.patch", b"--- a/file\n+++ b/file\n@@ -1,2 +1,2 @@\n ONE\n-two\n+TWO\n");
     let made = yard.checkout_with(&commit, &[first.clone(), second.clone()], false).expect("made");
     assert_eq!(fs::read_to_string(made.folder.join("file")).expect("a file"), "ONE\nTWO\n");
-    assert!(made.folder.parent().and_then(Path::file_name).is_some_and(|key| key.len() == 40 + 1 + 16));
+    assert!(made.folder.parent().and_then(Path::file_name).is_some_and(|key| key.len() == 40 + 1 + 32));
     let status = try_git(&made.folder, &["status", "--porcelain"], b"");
     assert_eq!(String::from_utf8_lossy(&status.stdout), " M file\n", "git says what is true");
     let error = yard.checkout_with(&commit, &[second, first], false).expect_err("the wrong order");

@@ -373,6 +373,25 @@ fn patches_are_read_with_their_digests() {
     assert!(matches!(&error, PatchError::Missing { patch, .. } if patch == "./two.patch"), "{error}");
 }
 
+/// Numbers and sizes are whatever a stranger has written.
+#[test]
+fn hostile_patches_come_to_an_end() {
+    let home = tempfile::tempdir().expect("a folder");
+    write(home.path(), "a", numbers(50));
+    let far = "--- a/a\n+++ b/a\n@@ -20,3 +18446744073709551000,3 @@\n line 20\n-no such line\n+x\n line 22\n";
+    let error = patch::apply(&patch_of("x.patch", far.as_bytes()), home.path()).expect_err("no such line");
+    assert!(matches!(error, PatchError::Hunk { .. }), "{error}");
+    // Sparse: a large file costs nothing until somebody holds copies of it.
+    let large = fs::File::create(home.path().join("large")).expect("a file");
+    large.set_len(300 << 20).expect("a size");
+    let copies: String = (0..20)
+        .map(|n| format!("diff --git a/large b/l{n}\nsimilarity index 100%\ncopy from large\ncopy to l{n}\n"))
+        .collect();
+    let error = patch::apply(&patch_of("x.patch", copies.as_bytes()), home.path()).expect_err("too much");
+    assert!(matches!(error, PatchError::TooMuch { .. }), "{error}");
+    assert!(!home.path().join("l0").exists());
+}
+
 fn text() -> impl Strategy<Value = Vec<String>> {
     proptest::collection::vec("[abc]{0,2}", 0..40)
 }

@@ -12,6 +12,13 @@ use std::{
 /// As many as the kernel follows in one path (`path_resolution(7)`): who goes further comes nowhere.
 const MAX_LINKS: usize = 40;
 
+/// Bytes of paths that may be looked up for all links of a tree together. Ten thousand links take some millions.
+pub const MAX_WORK: usize = 1 << 27;
+
+/// Links that lead on and on.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooLong;
+
 /// The symbolic links below a folder by their paths in it, without following any.
 ///
 /// # Errors
@@ -30,26 +37,37 @@ pub fn find(root: &Path) -> io::Result<BTreeMap<PathBuf, PathBuf>> {
 }
 
 /// The first of a tree's links that leads out, and what it holds.
-pub fn outside(links: &BTreeMap<PathBuf, PathBuf>) -> Option<(&Path, &Path)> {
-    links.iter().find(|(link, _)| leads_out(link, links)).map(|(link, target)| (link.as_path(), target.as_path()))
+///
+/// # Errors
+///
+/// When following them takes more than [`MAX_WORK`].
+pub fn outside(links: &BTreeMap<PathBuf, PathBuf>) -> Result<Option<(&Path, &Path)>, TooLong> {
+    let mut work = MAX_WORK;
+    for (link, target) in links {
+        if leads_out(link, links, &mut work)? {
+            return Ok(Some((link, target)));
+        }
+    }
+    Ok(None)
 }
 
 // What is not there counts as a folder: it could be there one day, with a patch.
-fn leads_out(link: &Path, links: &BTreeMap<PathBuf, PathBuf>) -> bool {
+fn leads_out(link: &Path, links: &BTreeMap<PathBuf, PathBuf>, work: &mut usize) -> Result<bool, TooLong> {
     let mut todo: VecDeque<OsString> = link.iter().map(OsStr::to_owned).collect();
     let (mut here, mut followed) = (PathBuf::new(), 0);
     while let Some(name) = todo.pop_front() {
         if name == ".." {
             if !here.pop() {
-                return true;
+                return Ok(true);
             }
             continue;
         }
         here.push(&name);
+        *work = work.checked_sub(here.as_os_str().len()).ok_or(TooLong)?;
         let Some(target) = links.get(&here) else { continue };
         followed += 1;
         if followed > MAX_LINKS {
-            return false;
+            return Ok(false);
         }
         here.pop();
         for part in target.components().rev() {
@@ -57,11 +75,11 @@ fn leads_out(link: &Path, links: &BTreeMap<PathBuf, PathBuf>) -> bool {
                 Component::Normal(name) => todo.push_front(name.to_owned()),
                 Component::ParentDir => todo.push_front("..".into()),
                 Component::CurDir => {}
-                Component::RootDir | Component::Prefix(_) => return true,
+                Component::RootDir | Component::Prefix(_) => return Ok(true),
             }
         }
     }
-    false
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -98,8 +116,16 @@ mod tests {
         ];
         for (pairs, expected) in rows {
             let links = links(pairs);
-            assert_eq!(outside(&links).map(|(link, _)| link), expected.map(Path::new), "{pairs:?}");
+            let found = outside(&links).map(|found| found.map(|(link, _)| link));
+            assert_eq!(found, Ok(expected.map(Path::new)), "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn long_ways_have_an_end() {
+        let target = PathBuf::from("q/".repeat(2000));
+        let links = (0..20_000).map(|number| (PathBuf::from(format!("l{number}")), target.clone())).collect();
+        assert_eq!(outside(&links), Err(TooLong));
     }
 
     proptest! {
@@ -121,7 +147,7 @@ mod tests {
             let root = root.canonicalize().expect("there");
             for link in made.keys() {
                 if let Ok(end) = root.join(link).canonicalize() && !end.starts_with(&root) {
-                    prop_assert!(leads_out(link, &made), "{link:?} of {made:?} ends at {end:?}");
+                    prop_assert!(leads_out(link, &made, &mut MAX_WORK.clone()) == Ok(true), "{link:?} of {made:?} ends at {end:?}");
                 }
             }
             prop_assert_eq!(find(&root).expect("links"), made);

@@ -27,6 +27,12 @@ use crate::{
     model::{CommitId, without_secrets},
 };
 
+/// Larger than any that was ever written by hand.
+const MAX_ATTRIBUTES: usize = 1 << 20;
+
+/// As many `*` as a line of .gitattributes may hold. `**/a/**/*.b` has five.
+const MAX_STARS: usize = 8;
+
 /// What making one takes.
 pub struct Making<'a, 'b> {
     pub wanted: &'a Wanted<'a>,
@@ -68,7 +74,11 @@ impl Making<'_, '_> {
         }
         let found = links::find(into).map_err(FileError::new("list", into))?;
         let shown = |path: &Path| path.display().to_string();
-        let outside = links::outside(&found).map(|(link, target)| (shown(link), shown(target)));
+        let endless = |links::TooLong| {
+            let (what, limit) = ("bytes of paths on the ways that its links lead", links::MAX_WORK as u64);
+            CheckoutError::Limit { repository: url.into(), what, limit }
+        };
+        let outside = links::outside(&found).map_err(endless)?.map(|(link, target)| (shown(link), shown(target)));
         if let (false, Some((link, target))) = (outside_links, outside.clone()) {
             return Err(CheckoutError::OutsideLink { repository: url.into(), link, target });
         }
@@ -97,8 +107,9 @@ impl Making<'_, '_> {
         let name = name_of(of.url);
         let job =
             Job { repository: of.url, room: self.room, name: &name, commit: of.commit, on: self.on, stop: self.stop };
+        self.attributes(&listing, &objects, of.url)?;
         write::write(&mut listing, &objects, into, &job)?;
-        self.say_differences(&listing, &objects, of.url)?;
+        self.say_pointers(&objects, of.url);
         sum.entries = listing.entries;
         sum.bytes += objects.bytes();
         if !sum.borrowed.iter().any(|known| known == of.mirror) {
@@ -109,15 +120,25 @@ impl Making<'_, '_> {
         dotgit::make(into, dotgit::Parts { mirror, url, commit, index, submodules: &submodules })
     }
 
-    /// What is not as git would have written it.
-    fn say_differences(&self, listing: &Listing, objects: &Objects, url: &str) -> Result<(), CheckoutError> {
-        let name = name_of(url);
-        if objects.pointers() > 0 {
-            let count = objects.pointers();
+    fn say_pointers(&self, objects: &Objects, url: &str) {
+        let (count, name) = (objects.pointers(), name_of(url));
+        if count > 0 {
             self.on.warn(format!("{count} files of {name} are pointers of git-lfs, whose content is not fetched"));
         }
+    }
+
+    /// What will not be as git would have written it; and what gix would be matching until the end of days.
+    fn attributes(&self, listing: &Listing, objects: &Objects, url: &str) -> Result<(), CheckoutError> {
+        let name = name_of(url);
+        let over = |what, limit: usize| CheckoutError::Limit { repository: url.into(), what, limit: limit as u64 };
         for (path, id) in &listing.attributes {
             let text = objects.read(id, Kind::Blob).map_err(|error| objects.trouble(url).unwrap_or(error))?;
+            if text.len() > MAX_ATTRIBUTES {
+                return Err(over("bytes in .gitattributes", MAX_ATTRIBUTES));
+            }
+            if text.split(|byte| *byte == b'\n').any(|line| stars(line) > MAX_STARS) {
+                return Err(over("`*` in one pattern of .gitattributes", MAX_STARS));
+            }
             if differs(&text) {
                 self.on.warn(format!(
                     "`{path}` of {name} asks for `ident` or an encoding like UTF-16, which smidr does not write as git does"
@@ -167,6 +188,11 @@ impl Making<'_, '_> {
         }
         Ok(made)
     }
+}
+
+// Of a line of .gitattributes. Each matches in every way there is, times every way of the next: 25 of them on a path of 60 folders have no end.
+fn stars(line: &[u8]) -> usize {
+    line.iter().filter(|byte| **byte == b'*').count()
 }
 
 // gix writes `$Id: …$` without git's last blank, and encodings that its library cannot write as they are.

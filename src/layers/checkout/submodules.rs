@@ -57,7 +57,8 @@ pub fn resolve(parent: &str, declared: &Declared) -> Result<String, RefusedUrl> 
 
 fn check(parent: &str, url: &str) -> Result<(), RefusedUrl> {
     let no_address = || RefusedUrl::NoAddress(url.into());
-    if url.is_empty() || url.starts_with('-') || url.chars().any(char::is_control) {
+    // A backslash is a slash to HTTP clients, and none to who compares hosts.
+    if url.is_empty() || url.starts_with('-') || url.chars().any(|c| c.is_control() || c == '\\') {
         return Err(no_address());
     }
     if url.starts_with('/') || url.starts_with("file://") {
@@ -180,6 +181,7 @@ mod tests {
             "./a/../../../b",
             "https://host/a\nb",
             "https://host/\0",
+            "https://evil\\@host/x",
         ] {
             assert!(resolve(parent, &of(url)).is_err(), "`{url}` was taken");
         }

@@ -21,6 +21,8 @@ pub struct Limits {
     pub depth: usize,
     /// Bytes of a path inside the repository. The store's own is before it, and Linux takes 4095 (`path_resolution(7)`).
     pub path: usize,
+    /// Bytes of all paths of a repository, which are held at once. Linux has 6 MiB of them.
+    pub paths: usize,
     /// Files, folders, links, submodules; of a repository with its submodules.
     pub entries: u64,
     /// Bytes of files and links, likewise.
@@ -33,7 +35,15 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { depth: 128, path: 2048, entries: 1_000_000, bytes: 16 << 30, file: 1 << 30, nesting: 10 }
+        Self {
+            depth: 128,
+            path: 2048,
+            paths: 256 << 20,
+            entries: 1_000_000,
+            bytes: 16 << 30,
+            file: 1 << 30,
+            nesting: 10,
+        }
     }
 }
 
@@ -73,7 +83,7 @@ pub fn list(
     let tree = CommitRefIter::from_bytes(&bytes, commit.kind()).tree_id().map_err(|_| malformed(commit))?;
     let index = gix::index::State::new(commit.kind());
     let listing = Listing { index, submodules: Vec::new(), gitmodules: None, attributes: Vec::new(), entries };
-    let mut walk = Walk { objects, repository, limits, listing, todo: vec![(tree, BString::default(), 1)] };
+    let mut walk = Walk { objects, repository, limits, listing, paths: 0, todo: vec![(tree, BString::default(), 1)] };
     while let Some((tree, path, depth)) = walk.todo.pop() {
         walk.tree(&tree, &path, depth)?;
     }
@@ -86,6 +96,7 @@ struct Walk<'a> {
     repository: &'a str,
     limits: &'a Limits,
     listing: Listing,
+    paths: usize,
     todo: Vec<(ObjectId, BString, usize)>,
 }
 
@@ -125,6 +136,10 @@ impl Walk<'_> {
         }
         if path.len() > self.limits.path {
             return Err(self.limit("bytes in the path of a file", self.limits.path as u64));
+        }
+        self.paths += path.len();
+        if self.paths > self.limits.paths {
+            return Err(self.limit("bytes in the paths of its files", self.limits.paths as u64));
         }
         let id = entry.oid.to_owned();
         let mode = match mode {

@@ -182,6 +182,10 @@ impl Reader {
     }
 
     fn text(&mut self, path: &Path, text: &str, depth: usize) -> Result<(), ConfError> {
+        // One file may be included as often as files may be named.
+        if !self.variables.spend(text.len()) {
+            return Err(ConfError::TooMuch { path: path.into() });
+        }
         let (statements, refused) = statements(text);
         if let Some(line) = refused {
             self.warnings.push(format!("{}:{line} is nothing that BitBake reads in a .conf file", path.display()));

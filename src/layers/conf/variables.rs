@@ -2,7 +2,10 @@
 //!
 //! Inline Python (`${@…}`) is never run, and overrides are not known yet when layers are read. A [`Value`] tells which of its words are certain.
 
-use std::{cell::Cell, collections::BTreeMap};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, HashSet},
+};
 
 use super::lines::Operator;
 
@@ -153,8 +156,16 @@ impl Variables {
         let Some(value) = self.all.get(name).and_then(|variable| variable.content.clone()) else { return };
         for variable in self.all.values_mut().filter(|variable| variable.mentions(&reference)) {
             // A default may mention it and not be the value.
+            let (size, work) = (variable.size(), self.work.get());
+            let grown = |raw: &str| raw.matches(&reference).count().saturating_mul(value.len());
+            if size >= work {
+                self.work.set(0);
+                return;
+            }
             if let Some(raw) = variable.raw().0.filter(|raw| raw.contains(&reference)) {
-                variable.content = Some(raw.replace(&reference, &value));
+                self.work.set(work.saturating_sub(size.saturating_add(grown(&raw))));
+                let known = self.work.get() > 0;
+                variable.content = Some(if known { raw.replace(&reference, &value) } else { UNKNOWN.into() });
                 variable.edits.clear();
             }
         }
@@ -172,12 +183,19 @@ impl Variables {
 
     fn get_at(&self, name: &str, depth: usize) -> Option<Value> {
         let variable = self.all.get(name)?;
+        // What is put together here may come to nothing, and is not counted again where it is put in.
+        if !self.spend(variable.size()) {
+            return Some(Value { text: UNKNOWN.into(), open: true });
+        }
         let (raw, open) = variable.raw();
         let (text, mut open) = (self.expand(&raw?, depth), open);
-        let mut removed = Vec::new();
+        let mut removed = HashSet::new();
         for edit in variable.edits.iter().filter(|edit| edit.kind == EditKind::Remove) {
             let words = self.expand(&edit.text, depth);
             open |= edit.conditional || !is_known(&words);
+            if !self.spend(words.len()) {
+                return Some(Value { text: UNKNOWN.into(), open: true });
+            }
             removed.extend(words.split_whitespace().map(str::to_owned));
         }
         let text = if removed.is_empty() { text } else { without(&text, &removed) };
@@ -195,7 +213,7 @@ impl Variables {
             if !text.contains("${") {
                 break;
             }
-            let next = replace_python(&self.replace_variables(&text, depth));
+            let next = self.replace_python(&self.replace_variables(&text, depth));
             if !self.spend(next.len()) {
                 return UNKNOWN.into();
             }
@@ -239,8 +257,25 @@ impl Variables {
         out
     }
 
+    fn replace_python(&self, text: &str) -> String {
+        let (mut out, mut rest) = (String::new(), text);
+        while let Some(at) = rest.find("${@") {
+            let code = &rest[at + 3..];
+            // Its end may be looked for up to the end of the text.
+            if !self.spend(code.len()) {
+                return UNKNOWN.into();
+            }
+            let Some(end) = python_end(code) else { break };
+            out.push_str(&rest[..at]);
+            out.push(UNKNOWN);
+            rest = &code[end..];
+        }
+        out.push_str(rest);
+        out
+    }
+
     /// Whether there is enough left.
-    fn spend(&self, bytes: usize) -> bool {
+    pub(super) fn spend(&self, bytes: usize) -> bool {
         self.work.set(self.work.get().saturating_sub(bytes + 1));
         !self.is_exhausted()
     }
@@ -262,6 +297,16 @@ impl Variable {
         let lasting = self.edits.iter().filter(|edit| edit.kind != EditKind::Remove && !edit.conditional);
         let texts = self.content.iter().chain(&self.default).chain(lasting.map(|edit| &edit.text));
         texts.into_iter().any(|part| part.contains(text))
+    }
+
+    /// How many bytes and parts it is made of: prepending moves all that is there already, part by part.
+    fn size(&self) -> usize {
+        let value = self.content.as_ref().or(self.default.as_ref()).map_or(0, String::len);
+        let kind = |kind| self.edits.iter().filter(move |edit| edit.kind == kind && !edit.conditional);
+        let bytes = |kind_of| kind(kind_of).map(|edit| edit.text.len()).sum::<usize>();
+        let moved =
+            kind(EditKind::Prepend).count().saturating_mul(value + bytes(EditKind::Append) + bytes(EditKind::Prepend));
+        value.saturating_add(moved).saturating_add(bytes(EditKind::Append) + self.edits.len())
     }
 
     /// The value before it is expanded, with what is appended without conditions, and whether there is more to it.
@@ -287,33 +332,15 @@ impl Variable {
 fn edit(name: &str) -> Option<(&str, EditKind, bool)> {
     const KEYWORDS: [(&str, EditKind); 3] =
         [("append", EditKind::Append), ("prepend", EditKind::Prepend), ("remove", EditKind::Remove)];
+    // Looked for once: a name may be as long as a file, and all of it keywords.
+    let upper = name.rfind(|c: char| c.is_ascii_uppercase());
     name.match_indices([':', '_']).find_map(|(at, mark)| {
         let (base, rest) = (&name[..at], &name[at + 1..]);
         let (kind, rest) = KEYWORDS.iter().find_map(|(word, kind)| Some((*kind, rest.strip_prefix(word)?)))?;
         let condition = rest.strip_prefix(mark);
-        let lower = |text: &str| !text.chars().any(|c| c.is_ascii_uppercase());
+        let lower = |text: &str| upper.is_none_or(|upper| upper < name.len() - text.len());
         (rest.is_empty() || condition.is_some_and(lower)).then_some((base, kind, condition.is_some()))
     })
-}
-
-fn replace_python(text: &str) -> String {
-    let (mut out, mut rest) = (String::new(), text);
-    while let Some(at) = rest.find("${@") {
-        out.push_str(&rest[..at]);
-        let code = &rest[at + 3..];
-        match python_end(code) {
-            Some(end) => {
-                out.push(UNKNOWN);
-                rest = &code[end..];
-            }
-            None => {
-                out.push_str("${@");
-                rest = code;
-            }
-        }
-    }
-    out.push_str(rest);
-    out
 }
 
 /// Behind the brace that closes inline Python, as `\${@(?:{.*?}|.)+?}` finds it: a pair of braces inside is stepped over.
@@ -333,8 +360,8 @@ fn python_end(code: &str) -> Option<usize> {
     code.find('}').map(|at| at + 1)
 }
 
-fn without(text: &str, removed: &[String]) -> String {
-    text.split_whitespace().filter(|word| !removed.iter().any(|gone| gone == word)).collect::<Vec<_>>().join(" ")
+fn without(text: &str, removed: &HashSet<String>) -> String {
+    text.split_whitespace().filter(|word| !removed.contains(*word)).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -431,6 +458,30 @@ mod tests {
         let fan: String = (0..60).map(|n| format!("V{n} = \"${{V{0}}}${{V{0}}}\"\n", n + 1)).collect();
         let variables = read(&format!("{fan}V60 = \"x\"\n"));
         assert!(variables.get("V0").expect("a value").is_open() && variables.is_exhausted());
+    }
+
+    #[test]
+    fn values_that_come_to_nothing_cost_as_well() {
+        for (text, name) in [
+            ("A:append = \"\"\n".repeat(30_000) + "B = \"" + &"${A}".repeat(100_000) + "\"\n", "B"),
+            ("A:prepend = \"a\"\n".repeat(30_000), "A"),
+            (
+                format!("A = \"{0}\"\nA:remove = \"{0}\"\nB = \"{1}\"\n", "x ".repeat(100_000), "${A}".repeat(20_000)),
+                "B",
+            ),
+            (format!("A = \"{}\"\n", "${@{}".repeat(100_000)), "A"),
+        ] {
+            let variables = read(&text);
+            assert!(variables.get(name).expect("a value").is_open() && variables.is_exhausted(), "{}", &text[..40]);
+        }
+        // Many keywords in a name are looked at once each.
+        let name = format!("A{}X", "_append".repeat(140_000));
+        assert_eq!(edit(&name), None);
+        let long = "${LAYERDIR}".repeat(90_000);
+        let mut variables = read(&format!("A = \"{long}\"\n"));
+        variables.set("LAYERDIR", "/x".repeat(1000));
+        variables.settle("LAYERDIR");
+        assert!(variables.is_exhausted());
     }
 
     proptest! {

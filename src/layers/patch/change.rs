@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     os::unix::ffi::OsStrExt as _,
@@ -18,6 +19,12 @@ use super::{
     hunks,
 };
 use crate::layers::checkout::VALID_NAMES;
+
+/// As much as one patch may read and make, in bytes. As large as a single file may be, with room for a second version of it.
+const MAX_BYTES: u64 = 2 << 30;
+
+/// As large as a file may be that is changed by lines, in bytes.
+const MAX_TEXT: u64 = 32 << 20;
 
 /// What something is, as far as git cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +78,7 @@ pub fn changes(
     let paths = parts.iter().map(|part| paths(patch, part)).collect::<Result<Vec<_>, _>>()?;
     let goes = |paths: &Paths| paths.from.clone().filter(|_| paths.goes);
     let going = paths.iter().filter_map(goes).collect();
-    let mut work = Work { files, going, state: BTreeMap::new() };
+    let mut work = Work { files, going, state: BTreeMap::new(), bytes: 0, steps: Cell::new(hunks::MAX_STEPS) };
     let mut changes = Vec::new();
     for (at, (part, paths)) in parts.iter().zip(&paths).enumerate() {
         let file = paths.from.as_deref().or(paths.to.as_deref()).map(shown).unwrap_or_default();
@@ -86,6 +93,10 @@ struct Work<'a> {
     // What some part takes away.
     going: BTreeSet<PathBuf>,
     state: BTreeMap<PathBuf, Option<Content>>,
+    // Of all that was read and made so far.
+    bytes: u64,
+    // That finding the places of hunks may still take.
+    steps: Cell<u64>,
 }
 
 /// One part of a patch.
@@ -99,13 +110,15 @@ struct Part<'a> {
 impl Work<'_> {
     fn change(&mut self, part: &Part<'_>, paths: &Paths) -> Result<Change, PatchError> {
         let before = self.before(part, paths)?;
+        self.spend(part, before.as_ref().map_or(0, |content| content.bytes.len()))?;
         if let Some(to) = paths.to.as_ref().filter(|to| Some(*to) != paths.from.as_ref())
             && self.is_taken(to)?
         {
             return Err(PatchError::Exists { patch: part.patch.into(), file: shown(to) });
         }
         let kind = part.kind(before.as_ref())?;
-        let bytes = part.bytes(before.map(|content| content.bytes).unwrap_or_default())?;
+        let bytes = part.bytes(before.map(|content| content.bytes).unwrap_or_default(), &self.steps)?;
+        self.spend(part, bytes.len())?;
         let mut change = Change::default();
         if paths.goes {
             change.remove.clone_from(&paths.from);
@@ -123,6 +136,15 @@ impl Work<'_> {
             None => {}
         }
         Ok(change)
+    }
+
+    // A line of a patch copies a file of any size, and all that a patch makes is held until all of it is known to apply.
+    fn spend(&mut self, part: &Part<'_>, bytes: usize) -> Result<(), PatchError> {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.bytes > MAX_BYTES {
+            return Err(PatchError::TooMuch { patch: part.patch.into(), file: part.file.clone(), limit: MAX_BYTES });
+        }
+        Ok(())
     }
 
     fn before(&self, part: &Part<'_>, paths: &Paths) -> Result<Option<Content>, PatchError> {
@@ -166,11 +188,15 @@ impl Part<'_> {
         })
     }
 
-    fn bytes(&self, old: Vec<u8>) -> Result<Vec<u8>, PatchError> {
+    fn bytes(&self, old: Vec<u8>, steps: &Cell<u64>) -> Result<Vec<u8>, PatchError> {
         let (patch, file) = (self.patch.to_owned(), self.file.clone());
         match self.part.patch() {
             PatchKind::Text(text) if text.hunks().is_empty() => Ok(old),
-            PatchKind::Text(text) => hunks::apply(&old, text.hunks()).map_err(|hunk| PatchError::Hunk {
+            // Each of its lines is held as such, which takes more than the bytes of a short one.
+            PatchKind::Text(_) if old.len() as u64 > MAX_TEXT => {
+                Err(PatchError::TooMuch { patch, file, limit: MAX_TEXT })
+            }
+            PatchKind::Text(text) => hunks::apply(&old, text.hunks(), steps).map_err(|hunk| PatchError::Hunk {
                 patch,
                 file,
                 hunk: hunks::header(hunk),

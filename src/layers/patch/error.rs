@@ -26,6 +26,16 @@ pub enum PatchError {
         /// In bytes.
         limit: u64,
     },
+    /// Files that fill any memory.
+    #[error("{patch} goes through more than {limit} bytes of files, at `{file}`")]
+    TooMuch {
+        /// As the config has it.
+        patch: String,
+        /// Where the limit was reached.
+        file: String,
+        /// In bytes.
+        limit: u64,
+    },
     /// No patch.
     #[error("{patch} is no patch that smidr can read")]
     Malformed {

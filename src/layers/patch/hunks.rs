@@ -4,18 +4,31 @@
 //! hunk names, then one further down, one further up, and so on; a hunk that begins with the file, or ends without context, has to be at
 //! that end. Lines that an earlier hunk has touched are out of bounds.
 
+use std::cell::Cell;
+
 use diffy::{Hunk, Line};
 
-/// Applies hunks, one after the other. Fails with the first that has no place.
-pub fn apply<'h, 'a>(old: &[u8], hunks: &'h [Hunk<'a, [u8]>]) -> Result<Vec<u8>, &'h Hunk<'a, [u8]>> {
+/// Lines that may be looked at or moved for one patch. A patch of the whole Linux kernel takes some millions.
+pub const MAX_STEPS: u64 = 1 << 31;
+
+/// Applies hunks, one after the other. Fails with the first that has no place, or whose place is not found in so many `steps`.
+pub fn apply<'h, 'a>(
+    old: &[u8],
+    hunks: &'h [Hunk<'a, [u8]>],
+    steps: &Cell<u64>,
+) -> Result<Vec<u8>, &'h Hunk<'a, [u8]>> {
     let mut image: Vec<(&[u8], bool)> = old.split_inclusive(|byte| *byte == b'\n').map(|line| (line, false)).collect();
     for hunk in hunks {
         let before = lines(hunk, |line| matches!(line, Line::Insert(_)));
         let after = lines(hunk, |line| matches!(line, Line::Delete(_)));
-        let at = place(&image, hunk, &before).ok_or(hunk)?;
+        let at = place(&image, hunk, &before, steps).ok_or(hunk)?;
+        let end = at + after.len();
+        spend(steps, image.len() - at + after.len()).ok_or(hunk)?;
         image.splice(at..at + before.len(), after.into_iter().map(|line| (line, true)));
+        // Only the last line of all may have no end, and what was the last may be it no more.
         let unended = |(line, _): &(&[u8], bool)| !line.ends_with(b"\n");
-        if image.iter().rev().skip(1).any(unended) {
+        let last = image.len().saturating_sub(1);
+        if image[at.saturating_sub(1).min(last)..end.min(last)].iter().any(unended) {
             return Err(hunk);
         }
     }
@@ -38,7 +51,12 @@ fn lines<'a>(hunk: &Hunk<'a, [u8]>, left_out: impl Fn(&Line<'a, [u8]>) -> bool) 
     .collect()
 }
 
-fn place(image: &[(&[u8], bool)], hunk: &Hunk<'_, [u8]>, before: &[&[u8]]) -> Option<usize> {
+fn spend(steps: &Cell<u64>, count: usize) -> Option<()> {
+    steps.set(steps.get().checked_sub(count as u64)?);
+    Some(())
+}
+
+fn place(image: &[(&[u8], bool)], hunk: &Hunk<'_, [u8]>, before: &[&[u8]], steps: &Cell<u64>) -> Option<usize> {
     let at_start = hunk.old_range().start() <= 1;
     let at_end = !matches!(hunk.lines().last(), Some(Line::Context(_)));
     // Without a line that must be there, any place would do.
@@ -49,7 +67,10 @@ fn place(image: &[(&[u8], bool)], hunk: &Hunk<'_, [u8]>, before: &[&[u8]]) -> Op
     let fits = |at: usize| {
         (!at_start || at == 0)
             && (!at_end || at == last)
-            && image[at..at + before.len()].iter().zip(before).all(|((line, touched), want)| !touched && line == want)
+            && image[at..]
+                .iter()
+                .zip(before)
+                .all(|((line, touched), want)| spend(steps, 1).is_some() && !touched && line == want)
     };
     if at_start {
         return fits(0).then_some(0);
@@ -57,9 +78,10 @@ fn place(image: &[(&[u8], bool)], hunk: &Hunk<'_, [u8]>, before: &[&[u8]]) -> Op
     if at_end {
         return fits(last).then_some(last);
     }
-    let named = hunk.new_range().start().saturating_sub(1);
+    // From beyond the end there is only the way up, however far beyond it is: the number is a stranger's.
+    let named = hunk.new_range().start().saturating_sub(1).min(last);
     // Down before up, and what is beyond the end is passed over.
-    let distances = 0..=named.max(last);
+    let distances = 0..=named.max(last - named);
     let places = distances.flat_map(|far| [named.checked_add(far), named.checked_sub(far)]);
-    places.flatten().find(|at| *at <= last && fits(*at))
+    places.flatten().find(|at| *at <= last && fits(*at)).filter(|_| steps.get() > 0)
 }
