@@ -285,12 +285,15 @@ impl Lock {
         struct Version {
             version: u32,
         }
-        let damaged = |error| LockError::Damaged(Box::new(error));
-        let Version { version } = serde_yaml::from_str(text).map_err(damaged)?;
-        if version > VERSION {
-            return Err(LockError::TooNew(version));
-        }
-        let mut lock: Self = serde_yaml::from_str(text).map_err(damaged)?;
+        let mut lock = match serde_yaml::from_str::<Self>(text) {
+            Ok(lock) if lock.version > VERSION => return Err(LockError::TooNew(lock.version)),
+            Ok(lock) => lock,
+            // A newer form need not look like this one.
+            Err(error) => match serde_yaml::from_str(text) {
+                Ok(Version { version }) if version > VERSION => return Err(LockError::TooNew(version)),
+                _ => return Err(LockError::Damaged(Box::new(error))),
+            },
+        };
         // These become arguments of the host's apt, and a lock may come from a stranger.
         lock.hosts.extend(lock.host.take());
         let packages = lock.hosts.iter().flat_map(|host| &host.packages);

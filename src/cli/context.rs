@@ -63,6 +63,8 @@ pub struct Project {
     pub digest: Digest,
     /// What it is pinned to.
     pub lock: Option<Lock>,
+    // As it was read.
+    lock_text: Option<String>,
 }
 
 /// Why there is no project.
@@ -116,9 +118,10 @@ impl Project {
         let lookup =
             |name: &str| facts.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         let config = config::read(&name, &text, variant, &lookup).map_err(|p| NoProject::Problems(Box::new(p)))?;
-        let lock = read_lock(&file)?;
+        let lock_text = read_lock(&file)?;
+        let lock = lock_text.as_deref().map(Lock::parse).transpose()?;
         let digest = Digest::from_sha256(Sha256::digest(&text).into());
-        Ok(Self { file, config, digest, lock })
+        Ok(Self { file, config, digest, lock, lock_text })
     }
 
     /// The plan for what is wanted.
@@ -148,7 +151,12 @@ impl Project {
         }
         // Builds of two variants may end their preparation at the same time.
         let _alone = self.alone(paths)?;
-        let now = read_lock(&self.file)?.unwrap_or_default();
+        let text = read_lock(&self.file)?;
+        let now = match text {
+            text if text == self.lock_text => self.lock.clone(),
+            text => text.as_deref().map(Lock::parse).transpose()?,
+        };
+        let now = now.unwrap_or_default();
         let mut lock = now.clone();
         lock.pin_news(pins, &self.lock.clone().unwrap_or_default());
         lock.config = Some(self.digest.clone());
@@ -175,13 +183,13 @@ impl Project {
     }
 }
 
-/// Reads the lock of a config.
-fn read_lock(config: &Path) -> Result<Option<Lock>, EngineError> {
+/// The text of a config's lock.
+fn read_lock(config: &Path) -> Result<Option<String>, FileError> {
     let path = lock_path(config);
     match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(Lock::parse(&text)?)),
+        Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FileError::new("read", &path)(error).into()),
+        Err(error) => Err(FileError::new("read", &path)(error)),
     }
 }
 
