@@ -43,7 +43,7 @@ use crate::{
         stop::Stop,
     },
     lock::PatchLock,
-    model::{CommitId, Event},
+    model::{CommitId, Event, last_part},
 };
 
 /// Held together by all who use checkouts, and alone by whoever removes their lock files.
@@ -239,8 +239,7 @@ fn key<'a>(commit: &CommitId, patches: impl Iterator<Item = &'a PatchLock>) -> S
 
 /// The last part of an address, as a name that is safe and that people know.
 fn name_of(url: &str) -> String {
-    let last = url.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
-    let last = last.strip_suffix(".git").unwrap_or(last);
+    let last = last_part(url);
     let is_safe = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
     let good = !last.is_empty() && last.len() <= 100 && !last.starts_with(['.', '-']) && last.chars().all(is_safe);
     if good { last.into() } else { "repository".into() }

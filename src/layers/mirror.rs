@@ -21,7 +21,7 @@ use crate::{
         files::{self, FileError},
         lock::{self, Lock, Mode},
     },
-    model::{CommitId, Event, without_secrets},
+    model::{CommitId, Event, last_part, without_secrets},
 };
 
 /// Refs that say: this commit has been seen here with its whole tree. They also keep it, should somebody run `git gc`.
@@ -272,10 +272,8 @@ fn modified(path: &Path) -> Option<Timestamp> {
 fn name(url: &str) -> String {
     let url = without_secrets(url);
     let url = url.trim_end_matches('/');
-    let last = url.rsplit(['/', ':']).next().unwrap_or_default();
-    let last = last.strip_suffix(".git").unwrap_or(last);
     let safe: String =
-        last.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).collect();
+        last_part(url).chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).collect();
     let safe: String = safe.chars().take(40).collect();
     let hash = hex::encode(Sha256::digest(url.as_bytes()));
     format!("{}-{}", if safe.is_empty() { "repository" } else { &safe }, &hash[..DIGITS])

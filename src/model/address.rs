@@ -23,6 +23,12 @@ pub fn without_secrets(text: &str) -> String {
     clean
 }
 
+/// The last part of an address, which is what people call a repository.
+pub fn last_part(address: &str) -> &str {
+    let last = address.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
+    last.strip_suffix(".git").unwrap_or(last)
+}
+
 /// An address with the user and password of another one, if both are on the same host.
 pub fn with_secrets_of(address: &str, other: &str) -> String {
     let parts = |address: &str| {

@@ -18,7 +18,7 @@ mod secret;
 mod spelling;
 mod texts;
 
-pub use address::{with_secrets_of, without_secrets};
+pub use address::{last_part, with_secrets_of, without_secrets};
 pub use artifact::Artifact;
 pub use build_id::{BuildId, InvalidName};
 pub use commit::{CommitId, InvalidCommit};

@@ -22,7 +22,7 @@ use super::{
     revision::{self, Behind},
 };
 use crate::{
-    model::{CommitId, without_secrets},
+    model::{CommitId, last_part, without_secrets},
     plan::PlannedGit,
 };
 
@@ -82,9 +82,7 @@ fn exact(wanted: &PlannedGit) -> Option<&CommitId> {
 
 /// What an address is called in progress: its last part.
 pub(super) fn subject(url: &str) -> String {
-    let url = without_secrets(url);
-    let last = url.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
-    last.strip_suffix(".git").unwrap_or(last).to_owned()
+    last_part(&without_secrets(url)).to_owned()
 }
 
 // What is here already, of an earlier fetch.
