@@ -37,7 +37,7 @@ const DIGITS: usize = 32;
 
 /// A few megabytes of a pack may say that they are an object that fills any memory. This is what a checkout allows for one file, and half as much for
 /// a delta that makes it.
-const ALLOCATION: &str = "gitoxide.objects.allocLimit=1536m";
+pub(super) const ALLOCATION_BYTES: usize = 1536 << 20;
 
 /// All mirrors of a store.
 pub struct Mirrors {
@@ -228,11 +228,12 @@ impl Mirror {
 
 /// Opens a mirror: its own configuration and nothing of the user's.
 pub(super) fn open(path: &Path) -> Result<gix::Repository, GitError> {
+    let allocation = format!("gitoxide.objects.allocLimit={ALLOCATION_BYTES}");
     // No hash table of 96 MiB per handle, which is gix's own choice: ten mirrors are read at once.
     let options = gix::open::Options::isolated().with(gix::sec::Trust::Full).open_path_as_is(true).cli_overrides([
         "core.deltaBaseCacheLimit=4m",
         "gitoxide.core.deltaBaseCacheLimit=1m",
-        ALLOCATION,
+        allocation.as_str(),
     ]);
     gix::open_opts(path, options).map_err(|error| GitError::mirror(path, &error))
 }
@@ -323,7 +324,6 @@ fn is_left_over(path: &Path, of_pack: bool) -> bool {
     }
     of_pack
         && (name.starts_with("tmp_")
-            || name.ends_with(".keep")
             || (name.ends_with(".pack") && !path.with_extension("idx").exists())
             || (name.ends_with(".idx") && !path.with_extension("pack").exists()))
 }

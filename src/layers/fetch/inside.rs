@@ -5,12 +5,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{self, RecvTimeoutError},
-    },
-    thread,
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -32,20 +27,14 @@ use super::{
         mirror::{self, Room},
         revision,
     },
+    aside::aside,
     config::GitConfig,
     counters::Counters,
     request::{Request, Shallow, Want, near, remove_stale},
     trouble::{Attempt, Trouble},
 };
-use crate::{
-    host::lock::Lock,
-    model::{Activity, CommitId, Unit, without_secrets},
-};
+use crate::model::{Activity, CommitId, Unit, without_secrets};
 
-/// How often progress is told, and a wish to stop is looked for.
-const LOOK: Duration = Duration::from_millis(100);
-/// How long somebody who wants to stop waits for a clean end.
-const LAST_WORD: Duration = Duration::from_millis(700);
 /// In the mirror, while a fetch goes on.
 const SSH_SAID: &str = "smidr-ssh-said";
 /// Without a byte from the server.
@@ -53,56 +42,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fetches what is wanted into a mirror.
 pub fn fetch(room: &Room, url: &str, request: &Request, config: &GitConfig, access: Access<'_>) -> Result<(), Trouble> {
-    let (done, result) = mpsc::channel();
-    let counters = Counters::default();
-    let interrupt = Arc::new(AtomicBool::new(false));
-    let subject = super::subject(url);
-    let work = Work {
-        folder: room.folder.clone(),
-        url: url.to_owned(),
-        request: request.clone(),
-        config: config.clone(),
-        counters: counters.clone(),
-        interrupt: interrupt.clone(),
-        _lock: room.lock(),
-    };
-    let started = thread::Builder::new().name("fetch".into()).spawn(move || done.send(work.run()));
-    let failed = |why: String| GitError::Failed { url: without_secrets(url), why };
-    started.map_err(|error| failed(error.to_string()))?;
-    let tell = || {
-        let (done, total) = counters.objects();
-        access.on.progress(Activity::Fetch, &subject, done, total, Unit::Items);
-    };
-    tell();
-    loop {
-        match result.recv_timeout(LOOK) {
-            Ok(done) => {
-                tell();
-                return done;
-            }
-            Err(RecvTimeoutError::Disconnected) => return Err(failed("gix has panicked".into()).into()),
-            Err(RecvTimeoutError::Timeout) if access.stop.asked() > 0 => {
-                interrupt.store(true, Ordering::SeqCst);
-                // Whatever it says: nobody wants it any more.
-                let _ = result.recv_timeout(LAST_WORD);
-                return Err(GitError::Stopped(subject).into());
-            }
-            Err(RecvTimeoutError::Timeout) => tell(),
-        }
-    }
+    // A server may take its time before there is anything to count.
+    access.on.progress(Activity::Fetch, &super::subject(url), 0, None, Unit::Items);
+    let (folder, url_of, request, config) = (room.folder.clone(), url.to_owned(), request.clone(), config.clone());
+    aside(room, url, Activity::Fetch, access, move |counters, interrupt| {
+        Work { folder, url: url_of, request, config, counters, interrupt }.run()
+    })?
 }
 
-struct Work {
+struct Work<'a> {
     folder: PathBuf,
     url: String,
     request: Request,
     config: GitConfig,
-    counters: Counters,
-    interrupt: Arc<AtomicBool>,
-    _lock: Arc<Lock>,
+    counters: &'a Counters,
+    interrupt: &'a AtomicBool,
 }
 
-impl Work {
+impl Work<'_> {
     fn run(&self) -> Result<(), Trouble> {
         let broken = |error: gix::Error| GitError::mirror(&self.folder, &error);
         let mut repository = mirror::open(&self.folder)?;
@@ -154,7 +111,7 @@ impl Work {
                 std::num::NonZeroU32::new(count).map_or(fetch::Shallow::NoChange, fetch::Shallow::DepthAtRemote)
             }
         };
-        prepared.with_shallow(shallow).receive(self.counters.node(), &self.interrupt)?;
+        prepared.with_shallow(shallow).receive(self.counters.node(), self.interrupt)?;
         Ok(())
     }
 }

@@ -3,7 +3,9 @@
 //! What is pinned and here costs one look at the disk. Otherwise the repository's address is asked, then its mirrors: for a branch's
 //! newest commit where that is enough, for its whole past only where the config makes two claims that have to fit.
 
+mod aside;
 mod config;
+mod copies;
 mod counters;
 mod inside;
 mod request;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 
 pub(super) use self::request::{Depth, Request, Shallow, Want, near, remove_stale};
 pub(super) use self::trouble::ask_git;
-use self::{config::GitConfig, request::HEAD, trouble::Trouble};
+use self::{aside::aside, config::GitConfig, copies::Settled, request::HEAD, trouble::Trouble};
 use super::{
     access::Access,
     git_error::{GitError, when},
@@ -22,7 +24,7 @@ use super::{
     revision::{self, Behind},
 };
 use crate::{
-    model::{CommitId, last_part, without_secrets},
+    model::{Activity, CommitId, last_part, without_secrets},
     plan::PlannedGit,
 };
 
@@ -223,15 +225,30 @@ impl Place<'_> {
         if self.access.stop.asked() > 0 {
             return Err(GitError::Stopped(subject(self.url)));
         }
+        let settled = Settled::before(&self.room.folder)?;
         let fetched = match inside::fetch(self.room, self.url, request, self.config, self.access) {
             Err(Trouble::NeedsGit(why)) => host_git::fetch(self.room, self.url, request, self.access, &why),
             Err(Trouble::Error(error)) => Err(error),
             Ok(()) => Ok(()),
         };
         fetched?;
+        self.settle_packs(settled)?;
         // Whether a branch is at some commit is no answer to what it is.
         let refs = if request.only_at.is_some() { Vec::new() } else { request.locals() };
         mirror::note_fetched(&self.room.folder, &refs);
+        Ok(())
+    }
+
+    // What has come is right already: that it takes more room than it needs stops nobody.
+    fn settle_packs(&self, settled: Settled) -> Result<(), GitError> {
+        let folder = self.room.folder.clone();
+        let done = aside(self.room, self.url, Activity::Repack, self.access, move |counters, interrupt| {
+            settled.leave_out_copies(&folder, counters, interrupt)
+        })?;
+        if let Err(error) = done {
+            let name = subject(self.url);
+            self.access.on.warn(format!("{name}: some of its objects are in the store twice, and stay so: {error}"));
+        }
         Ok(())
     }
 

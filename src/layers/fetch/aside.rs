@@ -1,0 +1,70 @@
+//! gix works on a thread of its own, while this one tells how far it is and hears who wants to stop.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{
+    super::{access::Access, git_error::GitError, mirror::Room},
+    counters::Counters,
+};
+use crate::model::{Activity, Unit, without_secrets};
+
+/// How often progress is told, and a wish to stop is looked for.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long somebody who wants to stop waits for a clean end.
+const LAST_WORD: Duration = Duration::from_millis(700);
+
+/// Does `work`, which counts in what it is given, and ends soon after the flag says so. Whoever wants to stop does not wait for that for long; the mirror
+/// stays locked until it has ended.
+///
+/// # Errors
+///
+/// When somebody wants to stop, or there can be no thread.
+pub fn aside<T: Send + 'static>(
+    room: &Room,
+    url: &str,
+    activity: Activity,
+    access: Access<'_>,
+    work: impl FnOnce(&Counters, &AtomicBool) -> T + Send + 'static,
+) -> Result<T, GitError> {
+    let (done, result) = mpsc::channel();
+    let counters = Counters::default();
+    let interrupt = Arc::new(AtomicBool::new(false));
+    let subject = super::subject(url);
+    let (counted, interrupted, lock) = (counters.clone(), interrupt.clone(), room.lock());
+    let started = thread::Builder::new().name("fetch".into()).spawn(move || {
+        let sent = done.send(work(&counted, &interrupted));
+        drop(lock);
+        sent
+    });
+    let failed = |why: String| GitError::Failed { url: without_secrets(url), why };
+    started.map_err(|error| failed(error.to_string()))?;
+    let tell = || {
+        if let (done, Some(total)) = counters.objects() {
+            access.on.progress(activity, &subject, done, Some(total), Unit::Items);
+        }
+    };
+    loop {
+        match result.recv_timeout(LOOK) {
+            Ok(done) => {
+                tell();
+                return Ok(done);
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err(failed("gix has panicked".into())),
+            Err(RecvTimeoutError::Timeout) if access.stop.asked() > 0 => {
+                interrupt.store(true, Ordering::SeqCst);
+                // Whatever it says: nobody wants it any more.
+                let _ = result.recv_timeout(LAST_WORD);
+                return Err(GitError::Stopped(subject));
+            }
+            Err(RecvTimeoutError::Timeout) => tell(),
+        }
+    }
+}
