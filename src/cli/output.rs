@@ -28,6 +28,20 @@ pub fn talk(line: impl AsRef<str>) {
     let _ = writeln!(anstream::stderr().lock(), "{}", line.as_ref());
 }
 
+/// Text that may quote a hostile name: no control character reaches the terminal, and no line of it begins where ours do.
+pub fn quoted(text: impl ToString) -> String {
+    let mut out = String::new();
+    for c in text.to_string().chars() {
+        match c {
+            '\n' => out.push_str("\n  "),
+            '\t' => out.push(c),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// Prints a document for scripts.
 pub fn say_json(document: &impl Serialize) {
     say(serde_json::to_string_pretty(document).unwrap_or_default());
@@ -69,4 +83,15 @@ pub fn used(usage: &Usage) -> String {
     let (cpu, peak) = (duration(usage.cpu_ms), bytes(usage.peak_memory));
     let (read, written) = (bytes(usage.read_bytes), bytes(usage.written_bytes));
     format!("{cpu} of processor time, up to {peak} of memory{whose}, {read} read, {written} written")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_speaks_in_our_name() {
+        assert_eq!(quoted("no layer `a\nhint: rm -rf"), "no layer `a\n  hint: rm -rf");
+        assert_eq!(quoted("a\r\u{1b}[2Jb\u{9b}c\té"), "a\\r\\u{1b}[2Jb\\u{9b}c\té");
+    }
 }

@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use super::{context, output::talk};
+use super::{
+    context,
+    output::{quoted, talk},
+};
 use crate::model::Explain;
 
 /// An error of any module, on its way to the user.
@@ -24,14 +27,14 @@ pub fn report(failure: &Failure) -> ExitCode {
     // A library's error may quote the address of a proxy, password included.
     let redactor = context::redactor(&context::environment());
     let talk = |line: String| talk(redactor.text(&line));
-    talk(format!("{red}error:{red:#} {failure}"));
+    talk(format!("{red}error:{red:#} {}", quoted(failure)));
     let mut cause = failure.source();
     while let Some(error) = cause {
-        talk(format!("{red}caused by:{red:#} {error}"));
+        talk(format!("{red}caused by:{red:#} {}", quoted(error)));
         cause = error.source();
     }
     if let Some(hint) = failure.hint() {
-        talk(format!("{cyan}hint:{cyan:#} {hint}"));
+        talk(format!("{cyan}hint:{cyan:#} {}", quoted(hint)));
     }
     ExitCode::from(failure.kind().exit_code())
 }

@@ -9,7 +9,7 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output::{bytes, duration, talk, used, watched};
+use super::output::{bytes, duration, quoted, talk, used, watched};
 use crate::{
     events::EventSink,
     model::{Activity, Event, Level, Outcome, Record, Stage, State, TaskName, Unit},
@@ -217,7 +217,7 @@ impl EventSink for Terminal {
             Event::BuildStarted { targets, .. } => self.targets = targets.join(" "),
             Event::StageStarted { stage } => self.stage(*stage),
             Event::Waiting { resource, holder } => self.line(format!("waiting    for {resource}, held by {holder}")),
-            Event::Warning { text } => self.line(format!("{} {text}", paint(AnsiColor::Yellow, "warning:"))),
+            Event::Warning { text } => self.line(format!("{} {}", paint(AnsiColor::Yellow, "warning:"), quoted(text))),
             Event::HostReady { name, digest } => {
                 let digest = digest.as_ref().map_or_else(String::new, |digest| format!("  sha256:{}…", digest.short()));
                 self.fact("host", &format!("{name}{digest}"), "ready");

@@ -71,12 +71,17 @@ pub struct Checkout {
 pub type Submodules<'a> = dyn FnMut(&str, &CommitId) -> Result<PathBuf, SubmoduleFailed> + 'a;
 
 /// What is wanted.
-struct Wanted<'a> {
-    mirror: &'a Path,
-    url: &'a str,
-    commit: &'a CommitId,
-    patches: &'a [ReadPatch],
-    outside_links: bool,
+pub struct Wanted<'a> {
+    /// A bare repository that has the commit.
+    pub mirror: &'a Path,
+    /// What that is a copy of.
+    pub url: &'a str,
+    /// What is written out.
+    pub commit: &'a CommitId,
+    /// What is changed about it then, in this order.
+    pub patches: &'a [ReadPatch],
+    /// Whether links may lead out of it.
+    pub outside_links: bool,
 }
 
 impl Wanted<'_> {
@@ -132,26 +137,20 @@ impl CheckoutStore {
         Ok(Some(Checkout { folder, borrowed: record.borrowed, _held: held }))
     }
 
-    /// Writes a commit out, if it is not there yet. `mirror` is a bare repository that has it, `url` what it is a copy of; `submodule` is
-    /// only called when something has to be made.
+    /// Writes a commit out, if it is not there yet. `submodule` is only called when something has to be made.
     ///
     /// # Errors
     ///
     /// When objects are damaged, the repository holds what must not be written out, a patch does not apply, the file
     /// system refuses, or somebody asks to stop.
-    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own, and there is one caller")]
     pub fn checkout(
         &self,
-        mirror: &Path,
-        url: &str,
-        commit: &CommitId,
-        patches: &[ReadPatch],
-        outside_links: bool,
+        wanted: &Wanted<'_>,
         submodule: &mut Submodules<'_>,
         on: &Emitter,
         stop: &Stop,
     ) -> Result<Checkout, CheckoutError> {
-        let wanted = Wanted { mirror, url, commit, patches, outside_links };
+        let Wanted { url, commit, patches, outside_links, .. } = *wanted;
         let key = key(commit, patches.iter().map(|patch| &patch.lock));
         let name = name_of(url);
         let folder = self.folder(&key).join(&name);
@@ -166,7 +165,7 @@ impl CheckoutStore {
             // Held while it is made: the others wait, and whoever uses a wreck is waited for.
             let _alone = self.lock(&use_lock(&key, &name), Mode::Exclusive, &what, on, stop)?;
             if wanted.found(&folder)?.is_none() {
-                self.make(&wanted, &folder, submodule, on, stop)?;
+                self.make(wanted, &folder, submodule, on, stop)?;
             }
         };
         if let (false, Some((link, target))) = (outside_links, record.outside) {
@@ -237,10 +236,30 @@ fn key<'a>(commit: &CommitId, patches: impl Iterator<Item = &'a PatchLock>) -> S
     format!("{commit}-{}", &hex::encode(all.finalize())[..32])
 }
 
-/// The last part of an address, as a name that is safe and that people know.
+/// The last part of an address, as a name that is safe and that people know. OpenEmbedded's sanity check refuses the core layer where its
+/// path has a `+`, a space or an `@`.
 fn name_of(url: &str) -> String {
-    let last = last_part(url);
-    let is_safe = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+    let last = last_part(url).replace('+', "_");
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let good = !last.is_empty() && last.len() <= 100 && !last.starts_with(['.', '-']) && last.chars().all(is_safe);
-    if good { last.into() } else { "repository".into() }
+    if good { last } else { "repository".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_have_names_that_bitbake_takes() {
+        for (url, name) in [
+            ("https://host/meta-x.git", "meta-x"),
+            ("https://host/meta-c++", "meta-c__"),
+            ("https://host/a b", "repository"),
+            ("https://host/me@x", "repository"),
+            ("https://host/.git", "repository"),
+            ("/", "repository"),
+        ] {
+            assert_eq!(name_of(url), name, "{url}");
+        }
+    }
 }

@@ -1,7 +1,12 @@
 //! A damaged mirror is made anew. What the server has is fetched again; what only the old mirror has is carried over, object by
 //! object, each with its digest checked. Nothing is thrown away before the new one is there.
 
-use std::{collections::HashSet, fs, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use gix::{
     ObjectId, Repository,
@@ -170,19 +175,32 @@ fn cut_off(fresh: &Repository, commit: &CommitId) -> Result<(), GitError> {
     Ok(files::write_atomically(&path, format!("{}\n", lines.join("\n")).as_bytes(), 0o644)?)
 }
 
-// At once where the kernel can: builds read the checkouts that borrow the mirror's objects.
-fn replace(mirror: &Mirror, room: Room) -> Result<(), GitError> {
+// At once where the kernel can: builds read the checkouts that borrow the mirror's objects. Killed at any moment, the old mirror is in its place or beside it,
+// where nobody removes it before it has been looked through.
+fn replace(mirror: &Mirror, mut room: Room) -> Result<(), GitError> {
     let old = mirror.beside("old");
-    files::remove_tree(&old)?;
+    // Of somebody who was killed here: nobody knows what has been carried over from it.
+    set_aside(mirror)?;
     room.tidy()?;
-    if mirror.path().exists() && renameat_with(CWD, &room.folder, CWD, mirror.path(), RenameFlags::EXCHANGE).is_ok() {
-        fs::rename(&room.folder, &old).map_err(FileError::new("rename to", &old))?;
+    if !mirror.path().exists() {
+        return room.settle();
+    }
+    room.move_to(&old)?;
+    if renameat_with(CWD, &old, CWD, mirror.path(), RenameFlags::EXCHANGE).is_ok() {
         return Ok(());
     }
-    if mirror.path().exists() {
-        fs::rename(mirror.path(), &old).map_err(FileError::new("rename to", &old))?;
-    }
+    room.move_to(&mirror.beside("new"))?;
+    fs::rename(mirror.path(), &old).map_err(FileError::new("rename to", &old))?;
     room.settle()
+}
+
+// An old folder, if there is one, gets a name under which it stays.
+fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, GitError> {
+    let old = mirror.beside("old");
+    let kept = (1..).map(|number| mirror.beside(&format!("damaged-{number}"))).find(|path| !path.exists());
+    let Some(kept) = kept.filter(|_| old.exists()) else { return Ok(None) };
+    fs::rename(&old, &kept).map_err(FileError::new("rename to", &kept))?;
+    Ok(Some(kept))
 }
 
 // The old folder goes, unless it has something that nobody else has, whatever its state.
@@ -191,9 +209,7 @@ fn settle_old(mirror: &Mirror, lost: &[CommitId], access: Access<'_>) -> Result<
     if lost.is_empty() {
         return Ok(files::remove_tree(&old)?);
     }
-    let kept = (1..).map(|number| mirror.beside(&format!("damaged-{number}"))).find(|path| !path.exists());
-    let Some(kept) = kept.filter(|_| old.exists()) else { return Ok(()) };
-    fs::rename(&old, &kept).map_err(FileError::new("rename to", &kept))?;
+    let Some(kept) = set_aside(mirror)? else { return Ok(()) };
     let names: Vec<String> = lost.iter().map(CommitId::short).collect();
     let names = names.join(", ");
     access

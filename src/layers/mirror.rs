@@ -150,6 +150,13 @@ impl Room {
         Ok(())
     }
 
+    /// Goes on in another folder.
+    pub(super) fn move_to(&mut self, folder: &Path) -> Result<(), GitError> {
+        fs::rename(&self.folder, folder).map_err(FileError::new("rename to", folder))?;
+        self.folder = folder.into();
+        Ok(())
+    }
+
     /// Leaves packs as git does.
     pub(super) fn tidy(&self) -> Result<(), GitError> {
         tidy(&self.folder)

@@ -10,7 +10,7 @@ use std::{
 use super::{
     LayerError,
     access::Access,
-    checkout::{Checkout, CheckoutError, CheckoutStore, SubmoduleFailed},
+    checkout::{Checkout, CheckoutError, CheckoutStore, SubmoduleFailed, Wanted},
     local::Local,
     mirror::Mirrors,
     patch::{ReadPatch, read_patches},
@@ -219,8 +219,8 @@ impl Store {
             sources.insert(mirror.path().into(), (wanted, commit));
             Ok(mirror.path().into())
         };
-        let links = git.outside_links;
-        Ok(self.checkouts.checkout(mirror, &url, commit, patches, links, &mut submodule, access.on, access.stop)?)
+        let wanted = Wanted { mirror, url: &url, commit, patches, outside_links: git.outside_links };
+        Ok(self.checkouts.checkout(&wanted, &mut submodule, access.on, access.stop)?)
     }
 }
 

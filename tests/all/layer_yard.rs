@@ -14,7 +14,7 @@ use smidr::{
     events::{Emitter, EventSink},
     host::stop::Stop,
     layers::{
-        checkout::{Checkout, CheckoutError, CheckoutStore, SubmoduleFailed},
+        checkout::{Checkout, CheckoutError, CheckoutStore, SubmoduleFailed, Wanted},
         patch::ReadPatch,
     },
     lock::PatchLock,
@@ -192,7 +192,8 @@ impl Yard {
         submodule: &mut dyn FnMut(&str, &CommitId) -> Result<PathBuf, SubmoduleFailed>,
     ) -> Result<Checkout, CheckoutError> {
         let stop = Stop::default();
-        self.store.checkout(&self.mirror, url, commit, patches, outside_links, submodule, &self.on, &stop)
+        let wanted = Wanted { mirror: &self.mirror, url, commit, patches, outside_links };
+        self.store.checkout(&wanted, submodule, &self.on, &stop)
     }
 
     /// That nothing outside of the store has changed, and nothing half-made is in it.

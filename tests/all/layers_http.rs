@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use smidr::{
 
 use super::{
     layers_kit::{Manners, Origin, Server, Yard, git, locked, wanted},
-    support::{LONG, wait_for},
+    support::{LONG, smidr_bin, wait_for},
 };
 
 /// A repository that is large enough to be interrupted: half a megabyte that cannot be compressed.
@@ -34,7 +34,7 @@ fn large(yard: &Yard) -> Origin {
         }
         fs::write(origin.path.join(format!("file{number}")), text).expect("a file");
     }
-    origin.commit("last", "x");
+    layer(&origin, "large");
     origin
 }
 
@@ -196,45 +196,45 @@ fn state(yard: &Yard, url: &str) -> (String, Vec<String>) {
     (refs, objects.lines().map(String::from).collect())
 }
 
-/// Not a test: what others start, to be killed, raced or measured. Fetches `main` of addresses into a store, all at once.
-#[test]
-#[ignore = "started by other tests"]
-fn a_process_that_fetches() {
-    let Ok(order) = std::env::var("SMIDR_TEST_FETCH") else { return };
-    let (folder, urls) = order.split_once(' ').expect("a folder and addresses");
-    let yard = Yard::new("layers_http::a_process_that_fetches").expect("git is here");
-    let mirrors = super::layers_kit::mirrors(Path::new(folder));
-    thread::scope(|scope| {
-        for url in urls.split(' ') {
-            let (mirrors, yard) = (&mirrors, &yard);
-            scope.spawn(move || {
-                if let Err(error) = mirrors.pin(&main_of(url), yard.access(true)) {
-                    panic!("{error}\n{error:?}\n{:?}", error.hint());
-                }
-            });
-        }
-    });
-}
-
 #[test]
 fn ten_at_once() {
     let Some(yard) = Yard::new("layers_http::ten_at_once") else { return };
-    let urls: Vec<String> = (0..10).map(|number| yard.repository(&format!("meta-{number}")).url()).collect();
-    let status = start(&yard, &urls.join(" ")).wait().expect("it ends");
-    assert!(status.success());
+    let urls: Vec<String> = (0..10)
+        .map(|number| {
+            let origin = yard.repository(&format!("meta-{number}"));
+            layer(&origin, &format!("layer{number}"));
+            origin.url()
+        })
+        .collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    assert!(order(&yard, &urls).status().expect("a process").success());
     let known: Vec<String> = yard.mirrors().list().expect("a list").iter().map(|mirror| mirror.url().into()).collect();
     assert_eq!(known.len(), 10);
-    assert!(urls.iter().all(|url| known.contains(url)), "{known:?}");
+    assert!(urls.iter().all(|url| known.iter().any(|one| one == url)), "{known:?}");
+}
+
+/// What a repository needs to be a layer, the machine of [`order`]'s project included.
+fn layer(origin: &Origin, name: &str) {
+    origin.commit("conf/machine/m.conf", "");
+    let conf = format!("BBFILE_COLLECTIONS += \"{name}\"\nBBFILE_PATTERN_{name} = \"\"\n");
+    origin.commit("conf/layer.conf", &conf);
 }
 
 fn start(yard: &Yard, url: &str) -> Child {
-    order(yard, url).spawn().expect("a process")
+    order(yard, &[url]).spawn().expect("a process")
 }
 
-fn order(yard: &Yard, url: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args(["--exact", "layers_http::a_process_that_fetches", "--ignored"]);
-    command.env("SMIDR_TEST_FETCH", format!("{} {url}", yard.path().display())).stdout(std::process::Stdio::null());
+/// smidr itself, which brings `main` of addresses into the yard's store, for a project that nobody had before.
+fn order(yard: &Yard, urls: &[&str]) -> Command {
+    let project = tempfile::Builder::new().prefix("project-").tempdir_in(yard.path()).expect("a folder").keep();
+    let layers = urls.iter().enumerate();
+    let layers: String =
+        layers.map(|(number, url)| format!("- {{name: l{number}, git: \"{url}\", branch: main}}\n")).collect();
+    let config = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\nlayers:\n{layers}");
+    fs::write(project.join("smidr.yaml"), config).expect("a config");
+    let mut command = Command::new(smidr_bin());
+    command.args(["layers", "sync"]).current_dir(project).env_clear().envs(yard.environment.iter().cloned());
+    command.env("SMIDR_HOME", yard.path().join("smidr")).stdout(Stdio::null());
     command
 }
 
@@ -336,8 +336,8 @@ fn passwords_over_https_go_to_their_host_and_nowhere_else() {
     let authorities = yard.path().join("ca.pem");
     fs::write(&authorities, format!("{one}{two}")).expect("a file");
     let fetch = |url: &str, trusted: bool| {
-        let mut command = order(&yard, url);
-        command.env("SSL_CERT_DIR", yard.home()).stderr(std::process::Stdio::null());
+        let mut command = order(&yard, &[url]);
+        command.env("SSL_CERT_DIR", yard.home());
         command.env("SSL_CERT_FILE", if trusted { authorities.clone() } else { "/dev/null".into() });
         command.status().expect("a process").success()
     };
@@ -377,7 +377,7 @@ fn ssh_never_asks() {
     let log = || fs::read_to_string(yard_log(&ssh)).unwrap_or_default();
     // Whatever is called ssh, in a process of its own, whose PATH can be another one.
     let path = format!("{}:{}", yard.path().join("bin").display(), std::env::var("PATH").expect("PATH"));
-    let mut command = order(&yard, &by_ssh("host.example.com").url);
+    let mut command = order(&yard, &[&by_ssh("host.example.com").url]);
     assert!(command.env("PATH", path).env_remove("GIT_SSH_COMMAND").status().expect("a process").success());
     assert!(log().contains("-o BatchMode=yes") && log().contains("git@host.example.com"), "{}", log());
     // Or what the user wants.

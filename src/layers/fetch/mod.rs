@@ -84,7 +84,9 @@ fn exact(wanted: &PlannedGit) -> Option<&CommitId> {
 
 /// What an address is called in progress: its last part.
 pub(super) fn subject(url: &str) -> String {
-    last_part(&without_secrets(url)).to_owned()
+    let url = without_secrets(url);
+    // `/srv/meta-x/.git` is a repository as well.
+    last_part(url.strip_suffix("/.git").unwrap_or(&url)).to_owned()
 }
 
 // What is here already, of an earlier fetch.
