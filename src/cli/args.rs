@@ -247,7 +247,7 @@ pub struct Cancel {
 /// `smidr logs`
 #[derive(Args)]
 pub struct Logs {
-    /// The build; the newest if left out
+    /// The build; if left out, the newest of the project in this folder, or of all
     pub id: Option<String>,
     /// Go on until the build ends
     #[arg(long, short)]
@@ -278,8 +278,8 @@ pub enum Artifacts {
 /// `smidr artifacts clean`
 #[derive(Args)]
 pub struct Clean {
-    /// Keep what the newest builds of each project left behind, so many of them
-    #[arg(long, value_name = "BUILDS", required_unless_present = "days")]
+    /// Keep what the newest builds of each project left behind, so many of them; and as many that left only logs
+    #[arg(long, value_name = "BUILDS")]
     pub keep: Option<usize>,
     /// Remove only what builds left behind that ended more than so many days ago
     #[arg(long, value_name = "DAYS")]
@@ -292,7 +292,7 @@ pub struct Clean {
 /// A build whose artifacts are listed.
 #[derive(Args)]
 pub struct Listing {
-    /// The build; the newest if left out
+    /// The build; if left out, the newest of the project in this folder, or of all
     pub id: Option<String>,
     /// Print JSON
     #[arg(long)]

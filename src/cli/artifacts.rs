@@ -12,31 +12,33 @@ use crate::{
     artifacts,
     history::BuildRecord,
     host::paths,
-    model::{Artifact, Paths},
+    model::{Artifact, HostFacts, Paths},
     service::{self, LocalService},
 };
 
 /// Runs the command.
-pub fn artifacts(command: &Artifacts) -> Done {
+pub fn artifacts(config: &Path, command: &Artifacts) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
+    let find = |id: Option<&str>| find(config, &facts, &paths, id);
     match command {
-        Artifacts::List(listing) => list(&paths, listing),
-        Artifacts::Show(listing) => show(&paths, listing),
-        Artifacts::Copy { id, dest } => copy(&paths, id, dest),
+        Artifacts::List(listing) => list(find(listing.id.as_deref())?, listing),
+        Artifacts::Show(listing) => show(find(listing.id.as_deref())?, &paths, listing),
+        Artifacts::Copy { id, dest } => copy(find(Some(id))?, &paths, dest),
         Artifacts::Clean(wanted) => clean(&paths, wanted),
     }
 }
 
-fn find(paths: &Paths, id: Option<&str>) -> Result<(BuildRecord, Vec<Artifact>), Failure> {
+type Found = (BuildRecord, Vec<Artifact>);
+
+fn find(config: &Path, facts: &HostFacts, paths: &Paths, id: Option<&str>) -> Result<Found, Failure> {
     let service = LocalService::new(paths);
-    let build = service.show(id)?;
+    let build = context::named_or_newest(&service, id, config, facts)?;
     let artifacts = service.artifacts(&build.id)?;
     Ok((build, artifacts))
 }
 
-fn list(paths: &Paths, listing: &Listing) -> Done {
-    let (build, artifacts) = find(paths, listing.id.as_deref())?;
+fn list((build, artifacts): Found, listing: &Listing) -> Done {
     if listing.json {
         say_json(&serde_json::json!({ "version": 1, "build": build.id, "artifacts": artifacts }));
     } else if artifacts.is_empty() {
@@ -51,8 +53,7 @@ fn list(paths: &Paths, listing: &Listing) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(paths: &Paths, listing: &Listing) -> Done {
-    let (build, artifacts) = find(paths, listing.id.as_deref())?;
+fn show((build, artifacts): Found, paths: &Paths, listing: &Listing) -> Done {
     let folder = paths.build(&build.id).join("artifacts");
     if listing.json {
         say_json(&serde_json::json!({ "version": 1, "build": build.id, "folder": folder, "artifacts": artifacts }));
@@ -66,8 +67,7 @@ fn show(paths: &Paths, listing: &Listing) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-fn copy(paths: &Paths, id: &str, dest: &Path) -> Done {
-    let (build, found) = find(paths, Some(id))?;
+fn copy((build, found): Found, paths: &Paths, dest: &Path) -> Done {
     if found.is_empty() {
         return Err(Refused::new(format!("{} ({}) left nothing behind", build.id, build.state), None).into());
     }
@@ -91,6 +91,12 @@ fn is_cleaned(build: &BuildRecord) -> bool {
 }
 
 fn clean(paths: &Paths, wanted: &Clean) -> Done {
+    if wanted.keep.is_none() && wanted.days.is_none() {
+        let hint = "smidr artifacts clean --keep 3 --dry-run    smidr artifacts clean --days 30";
+        return Err(
+            Refused::new("what may go has to be said: --keep BUILDS, --days DAYS or both", Some(hint.into())).into()
+        );
+    }
     let day = Duration::from_secs(24 * 60 * 60);
     let policy =
         service::Clean { keep: wanted.keep, older_than: wanted.days.map(|days| day * days), dry_run: wanted.dry_run };

@@ -1,39 +1,92 @@
-//! `smidr check`: every problem of the config at once.
+//! `smidr check`: every problem of the config and of its variants at once.
 
-use std::{path::Path, process::ExitCode};
+use std::{collections::HashSet, path::Path, process::ExitCode};
 
 use super::{
     args::Check,
-    context::{self, Project, default_wanted},
+    context::{self, NoProject, Project, default_wanted},
     output::talk,
-    report::{Done, report},
+    report::{Done, Failure, report},
 };
-use crate::{engine::recipes, host::paths, layers};
+use crate::{
+    engine::recipes,
+    host::paths,
+    layers,
+    model::{HostFacts, Paths},
+};
 
 /// Runs the command.
 pub fn check(file: &Path, args: &Check) -> Done {
     let facts = context::gather();
-    let project = match Project::read(file, args.variant.as_deref(), &facts) {
-        Ok(project) => project,
-        Err(no_project) => return no_project.report(),
-    };
-    let shared = paths::find(&facts.environment)?;
-    let plan = project.plan(&default_wanted(args.variant.clone()), &facts, &shared)?;
-    for warning in &plan.warnings {
-        talk(format!("warning: {warning}"));
+    let paths = paths::find(&facts.environment)?;
+    let mut checked = Checked { file, facts: &facts, paths: &paths, said: HashSet::new(), code: ExitCode::SUCCESS };
+    let variants = checked.one(args.variant.clone());
+    for variant in variants.into_iter().filter(|_| args.variant.is_none()) {
+        checked.one(Some(variant));
     }
-    // What only this machine knows. One missing folder does not hide the next.
-    let mut code = ExitCode::SUCCESS;
-    for error in layers::missing(&plan) {
-        code = report(&error.into());
-    }
-    if plan.host.recipe
-        && let Err(error) = recipes::find(&plan.host.name, &plan.project, &shared)
-    {
-        code = report(&error.into());
-    }
-    if code == ExitCode::SUCCESS {
+    if checked.code == ExitCode::SUCCESS {
         talk(format!("{} is good", file.display()));
     }
-    Ok(code)
+    Ok(checked.code)
+}
+
+struct Checked<'a> {
+    file: &'a Path,
+    facts: &'a HostFacts,
+    paths: &'a Paths,
+    // Variants have most in common, and nothing is said twice.
+    said: HashSet<String>,
+    code: ExitCode,
+}
+
+impl Checked<'_> {
+    // Gives the names of all variants.
+    fn one(&mut self, variant: Option<String>) -> Vec<String> {
+        let project = match Project::read(self.file, variant.as_deref(), self.facts) {
+            Ok(project) => project,
+            Err(NoProject::Failure(failure)) => {
+                self.wrong(&failure);
+                return Vec::new();
+            }
+            Err(problems) => {
+                if let Some(variant) = &variant {
+                    talk(format!("with --variant {variant}:"));
+                }
+                self.code = problems.report().unwrap_or_else(|failure| report(&failure));
+                return Vec::new();
+            }
+        };
+        let plan = match project.plan(&default_wanted(variant), self.facts, self.paths) {
+            Ok(plan) => plan,
+            Err(failure) => {
+                self.wrong(&failure);
+                return names(&project);
+            }
+        };
+        for warning in &plan.warnings {
+            if self.said.insert(warning.clone()) {
+                talk(format!("warning: {warning}"));
+            }
+        }
+        // What only this machine knows. One missing folder does not hide the next.
+        for error in layers::missing(&plan) {
+            self.wrong(&error.into());
+        }
+        if plan.host.recipe
+            && let Err(error) = recipes::find(&plan.host.name, &plan.project, self.paths)
+        {
+            self.wrong(&error.into());
+        }
+        names(&project)
+    }
+
+    fn wrong(&mut self, failure: &Failure) {
+        if self.said.insert(failure.to_string()) {
+            self.code = report(failure);
+        }
+    }
+}
+
+fn names(project: &Project) -> Vec<String> {
+    project.config.variants.iter().map(ToString::to_string).collect()
 }

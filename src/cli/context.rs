@@ -17,6 +17,7 @@ use crate::{
     config::{self, Config, Problems},
     engine::EngineError,
     events::Redactor,
+    history::BuildRecord,
     host::{
         self, facts,
         files::{FileError, write_atomically},
@@ -27,6 +28,7 @@ use crate::{
     lock::{HostLock, Lock, Pins, lock_path},
     model::{BuildRequest, Digest, HostFacts, Paths, Secrets},
     plan::{self, Plan},
+    service::LocalService,
 };
 
 /// The caller's environment, as text; variables that are no UTF-8 are left out.
@@ -93,6 +95,21 @@ impl NoProject {
             Self::Failure(failure) => Err(failure),
         }
     }
+}
+
+/// A build by its id; without one the newest of the project in this folder, or of all where there is no project.
+pub fn named_or_newest(
+    service: &LocalService<'_>,
+    id: Option<&str>,
+    config: &Path,
+    facts: &HostFacts,
+) -> Result<BuildRecord, Failure> {
+    let project = if id.is_none() { Project::read(config, None, facts).ok() } else { None };
+    let Some(project) = project else { return Ok(service.show(id)?) };
+    service.newest_of(&project.config.name)?.ok_or_else(|| {
+        let what = format!("`{}` has not been built yet", project.config.name);
+        Refused::new(what, Some("builds of other projects:  smidr status".into())).into()
+    })
 }
 
 impl Project {

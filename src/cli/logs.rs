@@ -11,6 +11,7 @@ use super::{
     context::{self, Project, default_wanted},
     output::say,
     report::{Done, Failure, Refused},
+    terminal::sandbox,
 };
 use crate::{
     config::nearest,
@@ -27,7 +28,7 @@ pub fn logs(config: &Path, args: &Logs) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);
-    let build = service.show(args.id.as_deref())?;
+    let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
     if let Some(task) = &args.task {
         let path = task_log(&service, &build, task)?;
         let mut file = open_linkless(&path).map_err(FileError::new("read the log", &path))?;
@@ -42,6 +43,9 @@ pub fn logs(config: &Path, args: &Logs) -> Done {
     }
     service.watch(&build.id, args.follow, |record| {
         match record.event {
+            Event::SandboxReady { isolation, task_network_cut } => {
+                say(format!("sandbox: {}", sandbox(&isolation, task_network_cut)));
+            }
             Event::Console { line } => say(line),
             Event::RecipeStep { recipe, step } => say(format!("image: {recipe}: {step}")),
             Event::Warning { text } => say(format!("WARNING: {text}")),

@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Logs(args) => logs::logs(&config, &args),
         Command::Cancel(args) => cancel::cancel(&args),
-        Command::Artifacts(command) => artifacts::artifacts(&command),
+        Command::Artifacts(command) => artifacts::artifacts(&config, &command),
         Command::Image(command) => image::image(&config, &command),
         Command::Doctor(args) => doctor::doctor(&config, &args),
         Command::Completions(args) => completions::completions(&args),

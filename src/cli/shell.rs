@@ -14,17 +14,17 @@ use super::{
     context::{self, NoProject, Project, default_wanted},
     output::{say, talk},
     pty::Pty,
-    report::{Failure, report},
+    report::{Failure, Refused, report},
     terminal::Terminal,
 };
 use crate::{
     engine::{self, Confinement, Tools},
     events::Emitter,
-    host::{files::FileError, stop::Stop},
+    host::{files::FileError, paths, stop::Stop},
     image::ImageStore,
     model::{BuildId, Kind, Limits},
     sandbox,
-    service::random,
+    service::{LocalService, random},
 };
 
 /// smidr's own failures, in the habit of env(1), timeout(1) and docker run.
@@ -37,10 +37,29 @@ pub fn run(file: &Path, args: Run) -> ExitCode {
 
 /// Runs the command `shell`.
 pub fn shell(file: &Path, args: Shell) -> ExitCode {
-    // The id is a courtesy to those who paste it from a failed build: the workspace is the project's in any case.
-    let _ = args.id;
+    if let Some(id) = &args.id
+        && let Err(failure) = is_of_project(file, id)
+    {
+        report(&failure);
+        return ExitCode::from(OWN_FAILURE);
+    }
     let command = ["/bin/sh", "-c", "exec \"$(command -v bash || echo sh)\""].map(String::from).to_vec();
     finish(inside(file, args.variant, command, args.explain))
+}
+
+// The id is a courtesy to those who paste it from a failed build: all builds of a project have one workspace, but not those of another.
+fn is_of_project(file: &Path, id: &str) -> Result<(), Failure> {
+    let facts = context::gather();
+    let paths = paths::find(&facts.environment)?;
+    let build = LocalService::new(&paths).show(Some(id))?;
+    match Project::read(file, None, &facts) {
+        Ok(project) if *project.config.name != *build.name => {
+            let what = format!("{id} is a build of `{}`, and this is `{}`", build.name, project.config.name);
+            Err(Refused::new(what, Some("go to that project's folder".into())).into())
+        }
+        // What is wrong with the config is said by who needs it.
+        _ => Ok(()),
+    }
 }
 
 fn finish(done: Result<ExitCode, NoProject>) -> ExitCode {

@@ -205,6 +205,11 @@ impl Drop for Terminal {
     }
 }
 
+/// What isolates a build.
+pub fn sandbox(isolation: &str, task_network_cut: bool) -> String {
+    format!("{isolation}, {}", if task_network_cut { "task network cut" } else { "tasks share the network" })
+}
+
 impl Default for Terminal {
     fn default() -> Self {
         Self::new()
@@ -227,8 +232,7 @@ impl EventSink for Terminal {
                 self.fact("layers", &names.join("  "), "ready");
             }
             Event::SandboxReady { isolation, task_network_cut } => {
-                let network = if *task_network_cut { "task network cut" } else { "tasks share the network" };
-                self.fact("sandbox", &format!("{isolation}, {network}"), "verified");
+                self.fact("sandbox", &sandbox(isolation, *task_network_cut), "verified");
             }
             Event::Progress { activity, subject, done, total, unit } => {
                 self.progress(*activity, subject, *done, *total, *unit);

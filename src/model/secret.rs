@@ -42,8 +42,8 @@ impl Secrets {
     /// Takes a variable: the whole value if the name sounds like a secret, and passwords of addresses in it.
     pub fn add_variable(&mut self, name: &str, value: &str) {
         let name = name.to_ascii_uppercase();
-        // Not GIT_AUTHOR_NAME, but HTTP_AUTHORIZATION.
-        let telling = name.replace("AUTHORIZATION", "AUTH_").replace("AUTHOR", "");
+        // Not GIT_AUTHOR_NAME, but HTTP_AUTHORIZATION; not BB_ENV_PASSTHROUGH_ADDITIONS.
+        let telling = name.replace("AUTHORIZATION", "AUTH_").replace("AUTHOR", "").replace("PASSTHROUGH", "");
         let sounds = name != NOT_SECRET && SECRET_NAMES.iter().any(|part| telling.contains(part));
         if sounds {
             // Programs print a key of several lines line by line.
@@ -216,6 +216,7 @@ mod tests {
             ("LANG", "en_US.UTF-8"),
             ("SSH_AUTH_SOCK", "/run/user/1/agent"),
             ("GIT_AUTHOR_NAME", "Jane Doe"),
+            ("BB_ENV_PASSTHROUGH_ADDITIONS", "LAYER_REVISION"),
         ] {
             assert!(variable(name, value).is_empty(), "{name}");
         }

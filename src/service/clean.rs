@@ -10,7 +10,7 @@ use crate::{history::BuildRecord, host::files::remove_tree};
 /// What may go. At least one of the two, or nothing does.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clean {
-    /// How many builds of each project stay, the newest.
+    /// How many builds of each project stay, the newest: so many that left artifacts, and so many that did not.
     pub keep: Option<usize>,
     /// Only what builds left that ended longer ago.
     pub older_than: Option<Duration>,
@@ -27,11 +27,10 @@ impl LocalService<'_> {
     pub fn clean(&self, policy: Clean, now: Timestamp) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
         let Some(history) = self.history()? else { return Ok(Vec::new()) };
         let mut cleaned = Vec::new();
-        for build in chosen(self.list(u32::MAX)?, policy, now) {
+        let is_there = |build: &BuildRecord| self.paths.build(&build.id).is_dir();
+        let there = self.list(u32::MAX)?.into_iter().filter(is_there).collect();
+        for build in chosen(there, policy, now) {
             let folder = self.paths.build(&build.id);
-            if !folder.is_dir() {
-                continue;
-            }
             let bytes = walkdir::WalkDir::new(&folder).into_iter().flatten().filter_map(|entry| entry.metadata().ok());
             let bytes =
                 bytes.filter(std::fs::Metadata::is_file).fold(0, |sum: u64, file| sum.saturating_add(file.len()));
@@ -46,12 +45,14 @@ impl LocalService<'_> {
     }
 }
 
-/// `builds` are sorted, the newest first. One that runs neither goes nor counts: who knows how it will end.
+/// `builds` are sorted, the newest first. One that runs neither goes nor counts: who knows how it will end. One that left no artifacts never takes the
+/// place of the last good one.
 fn chosen(builds: Vec<BuildRecord>, policy: Clean, now: Timestamp) -> Vec<BuildRecord> {
-    let mut kept: Vec<String> = Vec::new();
+    let mut kept: Vec<(String, bool)> = Vec::new();
     let mut stays = |build: &BuildRecord| {
-        let newer = kept.iter().filter(|name| **name == build.name).count();
-        kept.push(build.name.clone());
+        let kind = (build.name.clone(), build.outcome.as_ref().is_some_and(|outcome| outcome.artifacts > 0));
+        let newer = kept.iter().filter(|other| **other == kind).count();
+        kept.push(kind);
         policy.keep.is_some_and(|keep| newer < keep)
     };
     let is_young = |build: &BuildRecord| {
@@ -68,7 +69,7 @@ fn chosen(builds: Vec<BuildRecord>, policy: Clean, now: Timestamp) -> Vec<BuildR
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BuildId, State};
+    use crate::model::{BuildId, Outcome, State};
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -84,7 +85,7 @@ mod tests {
             state,
             started: at,
             ended,
-            outcome: None,
+            outcome: (state == State::Completed).then(|| Outcome { artifacts: 1, ..Outcome::new(state) }),
         }
     }
 
@@ -105,12 +106,12 @@ mod tests {
         for (keep, days, expected) in [
             (None, None, &[][..]),
             (Some(0), None, &["a-2", "b-3", "a-4", "a-5", "b-6"]),
-            (Some(1), None, &["a-4", "a-5", "b-6"]),
-            (Some(2), None, &["a-5"]),
+            (Some(1), None, &["a-5"]),
+            (Some(2), None, &[]),
             (None, Some(7), &["a-5", "b-6"]),
             (None, Some(8), &["b-6"]),
-            (Some(1), Some(7), &["a-5", "b-6"]),
-            (Some(2), Some(7), &["a-5"]),
+            (Some(1), Some(7), &["a-5"]),
+            (Some(2), Some(7), &[]),
             (Some(9), Some(0), &[]),
         ] {
             let policy = Clean { keep, older_than: days.map(|days: u32| days * DAY), dry_run: false };

@@ -198,6 +198,15 @@ impl<'a> LocalService<'a> {
         self.now(&history, build)
     }
 
+    /// The newest build of a project.
+    ///
+    /// # Errors
+    ///
+    /// When the record cannot be read.
+    pub fn newest_of(&self, name: &str) -> Result<Option<BuildRecord>, ServiceError> {
+        Ok(self.list(u32::MAX)?.into_iter().find(|build| build.name == name))
+    }
+
     /// Asks a build to stop, and waits until it has; with `force`, everything in it is killed at once. Gives its final state.
     ///
     /// # Errors

@@ -5,6 +5,35 @@ use std::path::PathBuf;
 use super::{support::World, trouble::recipe};
 
 #[test]
+fn the_last_good_build_stays_at_hand() {
+    let Some(world) = World::with_project("artifacts::the_last_good_build_stays_at_hand") else { return };
+    let good = world.smidr().arg("build").run().expect_code(0).build_id();
+    recipe(&world, "bad", "    exit 1");
+    let bad = world.smidr().args(["build", "--target", "bad"]).run().expect_code(1).build_id();
+    assert_eq!(world.smidr().args(["artifacts", "clean", "--keep", "1"]).run().expect_code(0).out, "");
+    let list = |id: &str| world.smidr().args(["artifacts", "list", id]).run();
+    list(&good).expect_code(0).expect_out("hello-image");
+    list(&bad).expect_code(0).expect_err("left nothing behind");
+    let log = world.smidr().args(["logs", &good]).run();
+    log.expect_code(0).expect_out("sandbox: ").expect_out("task");
+    // A project knows its own builds, whatever others do meanwhile.
+    let other = world.project().with_file_name("other");
+    std::fs::create_dir(&other).expect("a folder");
+    let config = std::fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
+    let name = config.lines().find(|line| line.starts_with("name:")).expect("a name");
+    std::fs::write(other.join("smidr.yaml"), config.replace(name, "name: other")).expect("a config");
+    let there = |args: &[&str]| world.smidr().current_dir(&other).args(args).run();
+    for args in [&["artifacts", "list"][..], &["artifacts", "show"], &["logs"]] {
+        there(args).expect_code(2).expect_err("`other` has not been built yet");
+        let here = world.smidr().args(args).run();
+        assert!(here.err.contains(&bad) || here.out.contains(&bad), "{here:?}");
+    }
+    there(&["logs", &good]).expect_code(0).expect_out("COMPLETED");
+    there(&["shell", &good]).expect_code(125).expect_err("and this is `other`");
+    world.smidr().args(["shell", "nosuch"]).run().expect_code(125).expect_err("nosuch");
+}
+
+#[test]
 fn what_old_builds_left_behind_goes_on_request() {
     let Some(world) = World::with_project("artifacts::what_old_builds_left_behind_goes_on_request") else { return };
     recipe(&world, "bad", "    echo marker-of-the-log; exit 1");

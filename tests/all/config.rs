@@ -116,6 +116,20 @@ fn all_problems_at_once() {
 }
 
 #[test]
+fn variants_are_checked_too() {
+    let world = World::new();
+    world.init("p");
+    world.write("smidr.yaml", &with("variants: {d: {bulid: {}}, e: {host: {memory: lots}}}\n"));
+    let done = world.smidr().arg("check").run();
+    done.expect_code(2).expect_err("with --variant d:").expect_err("`bulid`").expect_err("host.memory");
+    world.smidr().args(["check", "--variant", "e"]).run().expect_code(2).expect_err("host.memory");
+    // Of what both have in common, nothing is said twice.
+    world.write("smidr.yaml", &with("variants: {d: {env: {A: b}}}\n").replace("./layers/meta-hello", "./layers/gone"));
+    let done = world.smidr().arg("check").run();
+    assert_eq!(done.expect_code(2).err.matches("does not exist").count(), 1, "{}", done.err);
+}
+
+#[test]
 fn what_only_this_machine_knows() {
     let world = World::new();
     world.init("p");

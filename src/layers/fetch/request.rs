@@ -162,7 +162,10 @@ pub fn remove_stale(repository: &Repository, request: &Request, has: Option<&dyn
     Ok(())
 }
 
-/// The names that are most like a wrong one, three at most.
+/// As many names as fit into a line.
+const A_FEW: usize = 5;
+
+/// The names that are most like a wrong one, three at most; where none is, all of a few.
 pub fn near(wrong: &str, names: &[String]) -> Vec<String> {
     let low = wrong.to_lowercase();
     let mut near: Vec<(usize, &String)> = names
@@ -174,7 +177,10 @@ pub fn near(wrong: &str, names: &[String]) -> Vec<String> {
         })
         .collect();
     near.sort();
-    near.into_iter().take(3).map(|(_, name)| name.clone()).collect()
+    match near.is_empty() {
+        true if names.len() <= A_FEW => names.to_vec(),
+        _ => near.into_iter().take(3).map(|(_, name)| name.clone()).collect(),
+    }
 }
 
 #[cfg(test)]
