@@ -37,7 +37,7 @@ pub use discover::{DiscoverError, Found, discover};
 pub use git_error::GitError;
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Cure;
-use patch::PatchError;
+use patch::{PatchError, read_patches};
 pub use repository::{Repository, Store};
 
 use crate::{
@@ -178,17 +178,24 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
     Ok(checkouts)
 }
 
-/// What is wrong with the folders of this machine that a plan names: all of it, without reaching for anything else.
+/// What is wrong with the folders and patches of this machine that a plan names: all of it, without reaching for anything else.
 pub fn missing(plan: &Plan) -> Vec<LayerError> {
     let of_layer = |layer: &PlannedLayer| match folder(&layer.name, &layer.source)? {
         Some(folder) => discover(folder, layer).map(drop).map_err(LayerError::from),
-        None => Ok(()),
+        None => patches(&layer.source),
     };
     let of_bitbake = |source: &PlannedSource| match folder(BITBAKE, source)? {
         Some(folder) if !has_bitbake(folder) => Err(LayerError::NoBitbake(folder.into())),
-        _ => Ok(()),
+        _ => patches(source),
     };
     plan.layers.iter().map(of_layer).chain(plan.bitbake.as_ref().map(of_bitbake)).filter_map(Result::err).collect()
+}
+
+fn patches(source: &PlannedSource) -> Result<(), LayerError> {
+    match source {
+        PlannedSource::Git(git) => Ok(read_patches(git).map(drop)?),
+        PlannedSource::Path(_) => Ok(()),
+    }
 }
 
 /// The folder of this machine that a source is, if it is one.

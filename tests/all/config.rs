@@ -152,6 +152,15 @@ fn what_only_this_machine_knows() {
 }
 
 #[test]
+fn a_patch_that_is_not_there() {
+    let world = World::new();
+    world.init("p");
+    let layer = "layers: [{name: x, git: \"file:///srv/x\", branch: main, patches: [patches/0001.patch]}]\n";
+    world.write("smidr.yaml", &with("").replace(LAYERS, layer));
+    world.smidr().arg("check").run().expect_code(2).expect_err("patches/0001.patch does not exist");
+}
+
+#[test]
 fn files_that_are_not_there_or_no_text() {
     let world = World::new();
     let none = world.smidr().arg("check").run();
