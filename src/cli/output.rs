@@ -28,6 +28,12 @@ pub fn talk(line: impl AsRef<str>) {
     let _ = writeln!(anstream::stderr().lock(), "{}", line.as_ref());
 }
 
+/// Where Unicode turns the direction of writing (Bidi_Control), so that text reads as something else.
+const TURNS: [char; 12] = [
+    '\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}',
+    '\u{2067}', '\u{2068}', '\u{2069}',
+];
+
 /// Text that may quote a hostile name: no control character reaches the terminal, and no line of it begins where ours do.
 pub fn quoted(text: impl ToString) -> String {
     let mut out = String::new();
@@ -35,7 +41,7 @@ pub fn quoted(text: impl ToString) -> String {
         match c {
             '\n' => out.push_str("\n  "),
             '\t' => out.push(c),
-            c if c.is_control() => out.extend(c.escape_default()),
+            c if c.is_control() || TURNS.contains(&c) => out.extend(c.escape_default()),
             c => out.push(c),
         }
     }

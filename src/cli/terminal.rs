@@ -221,7 +221,9 @@ impl EventSink for Terminal {
         match &record.event {
             Event::BuildStarted { targets, .. } => self.targets = targets.join(" "),
             Event::StageStarted { stage } => self.stage(*stage),
-            Event::Waiting { resource, holder } => self.line(format!("waiting    for {resource}, held by {holder}")),
+            Event::Waiting { resource, holder } => {
+                self.line(quoted(format!("waiting    for {resource}, held by {holder}")))
+            }
             Event::Warning { text } => self.line(format!("{} {}", paint(AnsiColor::Yellow, "warning:"), quoted(text))),
             Event::HostReady { name, digest } => {
                 let digest = digest.as_ref().map_or_else(String::new, |digest| format!("  sha256:{}…", digest.short()));

@@ -18,7 +18,7 @@ use super::{
     access::Access,
     fetch,
     git_error::GitError,
-    mirror::{self, KEPT, Mirror, Mirrors, Room, id},
+    mirror::{self, DAMAGED, KEPT, Mirror, Mirrors, OLD, Room, id},
     revision,
 };
 use crate::{
@@ -38,6 +38,15 @@ impl Mirrors {
     pub fn mend(&self, wanted: &PlannedGit, commit: &CommitId, access: Access<'_>) -> Result<Mirror, GitError> {
         let mirror = self.mirror(&wanted.url);
         let lock = Arc::new(self.hold(&mirror, access)?);
+        mirror.restore()?;
+        // Of somebody who was killed here: nobody knows what has been carried over from it.
+        if let Some(kept) = set_aside(&mirror)? {
+            let url = mirror.url();
+            access.on.warn(format!(
+                "mending the mirror of {url} was interrupted; what was left is kept in {}",
+                kept.display()
+            ));
+        }
         if mirror.is_there() && is_sound(&mirror::open(mirror.path())?, commit) {
             return Ok(mirror);
         }
@@ -176,11 +185,9 @@ fn cut_off(fresh: &Repository, commit: &CommitId) -> Result<(), GitError> {
 }
 
 // At once where the kernel can: builds read the checkouts that borrow the mirror's objects. Killed at any moment, the old mirror is in its place or beside it,
-// where nobody removes it before it has been looked through.
+// from where it comes back or is set aside.
 fn replace(mirror: &Mirror, mut room: Room) -> Result<(), GitError> {
-    let old = mirror.beside("old");
-    // Of somebody who was killed here: nobody knows what has been carried over from it.
-    set_aside(mirror)?;
+    let old = mirror.beside(OLD);
     room.tidy()?;
     if !mirror.path().exists() {
         return room.settle();
@@ -196,8 +203,8 @@ fn replace(mirror: &Mirror, mut room: Room) -> Result<(), GitError> {
 
 // An old folder, if there is one, gets a name under which it stays.
 fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, GitError> {
-    let old = mirror.beside("old");
-    let kept = (1..).map(|number| mirror.beside(&format!("damaged-{number}"))).find(|path| !path.exists());
+    let old = mirror.beside(OLD);
+    let kept = (1..).map(|number| mirror.beside(&format!("{DAMAGED}{number}"))).find(|path| !path.exists());
     let Some(kept) = kept.filter(|_| old.exists()) else { return Ok(None) };
     fs::rename(&old, &kept).map_err(FileError::new("rename to", &kept))?;
     Ok(Some(kept))
@@ -205,7 +212,7 @@ fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, GitError> {
 
 // The old folder goes, unless it has something that nobody else has, whatever its state.
 fn settle_old(mirror: &Mirror, lost: &[CommitId], access: Access<'_>) -> Result<(), GitError> {
-    let old = mirror.beside("old");
+    let old = mirror.beside(OLD);
     if lost.is_empty() {
         return Ok(files::remove_tree(&old)?);
     }

@@ -32,6 +32,11 @@ const README: &str = "A mirror of a git repository that smidr keeps, so that sev
     Checkouts beside it use its objects. git never collects garbage here (gc.auto=0): commits that the server has thrown away\n\
     may be in somebody's smidr.lock. `smidr layers prune` removes what nothing uses.\n";
 
+/// What is being replaced, beside its place.
+pub(super) const OLD: &str = "old";
+/// What has been replaced, and may hold what nobody else has; a number follows.
+pub(super) const DAMAGED: &str = "damaged-";
+
 /// Of the digest in a mirror's name. Of 48 bits, somebody who chooses an address finds one that shares the mirror of another within hours.
 const DIGITS: usize = 32;
 
@@ -226,6 +231,19 @@ impl Mirror {
         self.path.join(KEPT).join(commit.to_string()).is_file()
     }
 
+    /// Whether somebody took it away to replace it, and may have been killed then.
+    pub(super) fn is_away(&self) -> bool {
+        !self.path.exists() && self.beside(OLD).join("HEAD").is_file()
+    }
+
+    /// Puts it back into its place if it is away. With its lock.
+    pub(super) fn restore(&self) -> Result<(), GitError> {
+        if self.is_away() {
+            fs::rename(self.beside(OLD), &self.path).map_err(FileError::new("rename to", &self.path))?;
+        }
+        Ok(())
+    }
+
     /// A name beside it, which is never taken for a mirror.
     pub(super) fn beside(&self, suffix: &str) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
@@ -258,6 +276,13 @@ pub(super) fn note_fetched(folder: &Path, refs: &[String]) {
     for name in refs {
         let _ = fs::File::options().append(true).open(folder.join(name)).and_then(|file| file.set_modified(now));
     }
+}
+
+/// Whether a folder is what is left of a damaged mirror. Only people remove it: it may have what nobody else has.
+pub(super) fn is_remnant(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let kind = name.strip_prefix('.').and_then(|name| Some(name.split_once(".git.")?.1));
+    kind.is_some_and(|kind| kind == OLD || kind.starts_with(DAMAGED))
 }
 
 /// The id of a commit, as gix has it.
@@ -331,7 +356,8 @@ fn is_left_over(path: &Path, of_pack: bool) -> bool {
     }
     of_pack
         && (name.starts_with("tmp_")
-            || (name.ends_with(".pack") && !path.with_extension("idx").exists())
+            || name.ends_with(".keep")
+            || (name.starts_with("pack-") && !path.with_extension("idx").exists())
             || (name.ends_with(".idx") && !path.with_extension("pack").exists()))
 }
 
@@ -385,7 +411,12 @@ mod tests {
             "objects/pack/.tmpAbC",
             "objects/pack/tmp_pack_x",
         ];
-        let half = ["objects/pack/pack-1.pack", "objects/pack/pack-3.idx", "objects/pack/pack-2.keep"];
+        let half = [
+            "objects/pack/pack-1.pack",
+            "objects/pack/pack-4.rev",
+            "objects/pack/pack-3.idx",
+            "objects/pack/pack-2.keep",
+        ];
         let good = [
             "refs/heads/main",
             "refs/heads/tmp_x",

@@ -12,7 +12,10 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::checkout::{CheckoutError, CheckoutStore, Record, STORE_LOCK, use_lock};
+use super::{
+    checkout::{CheckoutError, CheckoutStore, Record, STORE_LOCK, use_lock},
+    mirror::is_remnant,
+};
 use crate::{
     events::Emitter,
     host::{
@@ -162,7 +165,7 @@ impl CheckoutStore {
     ) -> Result<Vec<(PathBuf, u64)>, CheckoutError> {
         let mut found = Vec::new();
         for mirror in entries(&self.store.join("mirrors"))? {
-            if needed.contains(&mirror) || !mirror.join("objects").is_dir() {
+            if needed.contains(&mirror) || is_remnant(&mirror) || !mirror.join("objects").is_dir() {
                 continue;
             }
             let look = || Ok((last_change(&mirror)?, size(&mirror)?));

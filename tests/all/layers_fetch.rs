@@ -136,19 +136,52 @@ fn no_object_is_stored_twice() {
     yard.pin(&origin.branch("changed")).expect("fetched");
     assert_eq!((packs(mirror.path()).len(), twice(mirror.path())), (2, 0));
     git(mirror.path(), &["fsck", "--strict"]);
-    // Somebody was killed between the fetch and the look at it; and what they have written anew lies there already.
+    // Somebody was killed between the fetch and the look at it.
     let killed = Yard::new("layers_fetch::no_object_is_stored_twice").expect("git is here");
     let (mirror, _) = killed.pin(&origin.branch("main")).expect("fetched");
+    let note = mirror.path().join("smidr-packs-before");
+    assert!(!note.exists(), "nobody fetches");
     let before = packs(mirror.path());
+    let index = before[0].with_extension("idx");
+    fs::write(&note, index.file_name().expect("a name").as_encoded_bytes()).expect("a file");
     fetch(mirror.path(), "changed");
     let fetched = packs(mirror.path()).into_iter().find(|pack| !before.contains(pack)).expect("another pack");
-    fs::write(fetched.with_extension("keep"), "").expect("a file");
     assert!(twice(mirror.path()) > 15);
     killed.pin(&origin.branch("changed")).expect("here");
     let settled = packs(mirror.path());
     assert_eq!((settled.len(), settled.contains(&fetched), twice(mirror.path())), (2, false, 0));
     git(mirror.path(), &["fsck", "--strict"]);
     assert_eq!(killed.warned(), "");
+    assert!(!note.exists());
+}
+
+#[test]
+fn a_pack_is_not_written_anew_where_that_takes_more_room() {
+    let Some(yard) = Yard::new("layers_fetch::a_pack_is_not_written_anew_where_that_takes_more_room") else { return };
+    let origin = yard.repository("meta-x");
+    let mut seed = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        format!("{seed:x}\n")
+    });
+    let noise: String = noise.take(20_000).collect();
+    let main = origin.commit("large", &noise);
+    origin.git(&["checkout", "-q", "-b", "many"]);
+    for number in 0..40 {
+        origin.commit("large", &format!("{noise}{number}\n"));
+    }
+    let (mirror, _) = yard.pin(&origin.branch("main")).expect("fetched");
+    // All of its past: each commit a small change to what is here.
+    let past = PlannedGit { commit: Some(origin.at("many~1")), ..origin.branch("many") };
+    yard.pin(&past).expect("fetched");
+    assert!(mirror.has(&main).expect("a look"));
+    let bytes = packs(mirror.path()).iter().map(|pack| fs::metadata(pack).expect("a pack").len()).sum::<u64>();
+    assert!(bytes < 3 * noise.len() as u64, "{bytes} bytes for {} and some changes", noise.len());
+    let left = fs::read_dir(mirror.path().join("objects/pack")).expect("packs").count();
+    assert_eq!(left, 2 * packs(mirror.path()).len(), "packs and indexes");
+    git(mirror.path(), &["fsck", "--strict"]);
 }
 
 #[test]
@@ -361,6 +394,37 @@ fn a_damaged_mirror_is_made_anew() {
     assert!(mend(&old).expect("made anew").has(&old).expect("a look"));
     assert!(yard.warned().contains("is damaged"), "{}", yard.warned());
     git(mirror.path(), &["fsck", "--strict"]);
+}
+
+#[test]
+fn who_is_killed_while_mending_loses_nothing() {
+    let Some(yard) = Yard::new("layers_fetch::who_is_killed_while_mending_loses_nothing") else { return };
+    let origin = history(&yard);
+    let wanted = origin.branch("main");
+    let (mirror, commit) = yard.pin(&wanted).expect("fetched");
+    let beside = |kind: &str| {
+        let name = mirror.path().file_name().expect("a name").to_string_lossy();
+        mirror.path().with_file_name(format!(".{name}.{kind}"))
+    };
+    // The old one was taken away, and the new one had not got its place yet.
+    fs::rename(mirror.path(), beside("old")).expect("away");
+    let pinned = locked(wanted.clone(), &commit);
+    assert_eq!(yard.mirrors().pin(&pinned, yard.access(false)).expect("back, without a network").1, commit);
+    assert!(!beside("old").exists());
+    // They had changed places, and nobody had looked through the old one yet.
+    git(yard.path(), &["clone", "-q", "--mirror", &origin.url(), beside("old").to_str().expect("a path")]);
+    damage(mirror.path());
+    yard.mirrors().mend(&wanted, &commit, yard.access(true)).expect("made anew");
+    assert!(mirror.has(&commit).expect("a look"));
+    assert!(beside("damaged-1").join("HEAD").is_file() && !beside("old").exists(), "{:?}", yard.names());
+    assert!(yard.warned().contains("was interrupted; what was left is kept in "), "{}", yard.warned());
+    // And only people remove it.
+    let store = smidr::layers::Store::at(mirror.path().parent().and_then(Path::parent).expect("the store"));
+    let all = smidr::layers::prune::Keep { used_within: Default::default(), dry_run: false };
+    let access = yard.access(true);
+    let later = jiff::Timestamp::now() + std::time::Duration::from_secs(400 * 24 * 60 * 60);
+    store.checkouts.prune(all, later, access.on, access.stop).expect("pruned");
+    assert!(beside("damaged-1").is_dir() && !mirror.path().exists(), "{:?}", yard.names());
 }
 
 #[test]

@@ -37,6 +37,10 @@ impl Mirrors {
     /// When no place has it, the config's branch, tag and commit do not fit, or the disk refuses.
     pub fn pin(&self, wanted: &PlannedGit, access: Access<'_>) -> Result<(Mirror, CommitId), GitError> {
         let mirror = self.mirror(&wanted.url);
+        if mirror.is_away() {
+            let _alone = self.hold(&mirror, access)?;
+            mirror.restore()?;
+        }
         if let Some(commit) = self.known(&mirror, wanted)? {
             return Ok((mirror, commit));
         }
@@ -246,12 +250,18 @@ impl Place<'_> {
         let folder = self.room.folder.clone();
         let done = aside(self.room, self.url, Activity::Repack, self.access, move |counters, interrupt| {
             settled.leave_out_copies(&folder, counters, interrupt)
-        })?;
-        if let Err(error) = done {
-            let name = subject(self.url);
-            self.access.on.warn(format!("{name}: some of its objects are in the store twice, and stay so: {error}"));
+        });
+        match done.flatten() {
+            Err(stopped @ GitError::Stopped(_)) => return Err(stopped),
+            Err(error) => {
+                let name = subject(self.url);
+                self.access
+                    .on
+                    .warn(format!("{name}: some of its objects are in the store twice, and stay so: {error}"));
+            }
+            Ok(()) => {}
         }
-        Ok(())
+        Settled::done(&self.room.folder)
     }
 
     fn open(&self) -> Result<gix::Repository, GitError> {
