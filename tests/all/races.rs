@@ -202,11 +202,12 @@ fn nothing_leaves_a_place_that_is_swapped_all_the_time() {
         let place = if place == "inner" { shared.join(place) } else { workspace.join(place) };
         let racer = Racer::start(&place, &canary);
         let begun = Instant::now();
-        let (mut worked, mut refused) = (0_u32, 0_u32);
+        let (mut worked, mut refused, mut raced) = (0_u32, 0_u32, 0_u32);
         while worked + refused < SETUPS && begun.elapsed() < AT_MOST {
             let swaps = racer.swaps();
             let done = world.smidr().args(["run", "--", "sh", "-c", &look]).run();
-            assert_ne!(racer.swaps(), swaps, "{}: nothing was swapped meanwhile", place.display());
+            // On a busy machine it may not get its turn each time.
+            raced += u32::from(racer.swaps() != swaps);
             assert!(!done.out.contains("seen-by-the-build"), "{}: {done:?}", place.display());
             match done.code {
                 Some(0) => worked += 1,
@@ -218,6 +219,7 @@ fn nothing_leaves_a_place_that_is_swapped_all_the_time() {
             }
             assert_eq!(picture(&canary), before, "{}: the canary was touched", place.display());
         }
+        assert!(raced * 2 > worked + refused, "{}: swapped during {raced} of them only", place.display());
         let name = place.strip_prefix(&world.work).or_else(|_| place.strip_prefix(&workspace)).unwrap_or(&place);
         say(&format!("{}: {worked} sandboxes, {refused} refused, {} swaps", name.display(), racer.swaps()));
         drop(racer);

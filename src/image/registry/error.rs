@@ -287,7 +287,7 @@ impl Explain for RegistryError {
                 "put the registry's CA certificate into ~/.config/containers/certs.d/HOST/ca.crt"
             }
             Self::Connection { .. } => {
-                "check the name, the network and the proxy; from a registry without TLS, say so:  --insecure"
+                "check the name, the network and the proxy; from a registry without TLS:  smidr image pull --insecure REFERENCE  (push takes it too)"
             }
             Self::Broken { .. } => "check the network, then start again: what has been fetched is kept",
             Self::Blocked { .. } => "use another image, or change that file",
