@@ -147,26 +147,39 @@ fn name_in(file: &mut File) -> String {
     name.unwrap_or("another smidr").into()
 }
 
-/// Takes a lock, waiting for as long as it needs, or until somebody asks to `stop`. `on_wait` hears once who is in the way, before the
-/// waiting begins.
+/// Takes a lock, waiting for as long as it needs, or until somebody asks to `stop`. `on_wait` hears once who is in the way, unless
+/// that was over in a moment: many locks are held alone just to see whether they are free, by processes that never sign them.
 ///
 /// # Errors
 ///
 /// When the lock file cannot be opened, or somebody asks to stop.
 pub fn lock(path: &Path, mode: Mode, holder: &str, stop: &Stop, on_wait: impl FnOnce(&str)) -> Result<Lock, WaitError> {
+    lock_after(|| thread::sleep(TRY_AGAIN), path, mode, holder, stop, on_wait)
+}
+
+fn lock_after(
+    mut pause: impl FnMut(),
+    path: &Path,
+    mode: Mode,
+    holder: &str,
+    stop: &Stop,
+    on_wait: impl FnOnce(&str),
+) -> Result<Lock, WaitError> {
     let mut on_wait = Some(on_wait);
+    let mut tries: u32 = 0;
     loop {
         let other = match try_lock(path, mode, holder)? {
             Attempt::Held(lock) => return Ok(lock),
             Attempt::Busy(other) => other,
         };
-        if let Some(on_wait) = on_wait.take() {
-            on_wait(&other);
-        }
         if stop.asked() > 0 {
             return Err(WaitError::Stopped(other));
         }
-        thread::sleep(TRY_AGAIN);
+        tries = tries.saturating_add(1);
+        if let Some(on_wait) = on_wait.take_if(|_| tries > 1) {
+            on_wait(&other);
+        }
+        pause();
     }
 }
 
@@ -219,18 +232,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = path_in(folder.path(), "store");
         let first = try_lock(&path, Mode::Exclusive, "image build debian-12").expect("lock");
-        let (stop, mut told) = (Stop::default(), Vec::new());
-        thread::scope(|scope| {
-            let stopping = stop.clone();
-            scope.spawn(move || stopping.ask(nix::sys::signal::Signal::SIGINT));
-            let stopped = lock(&path, Mode::Shared, "build", &stop, |other| told.push(other.to_owned()));
-            assert!(matches!(stopped, Err(WaitError::Stopped(holder)) if holder.starts_with("image build")));
-        });
-        assert_eq!(told.len(), 1, "{told:?}");
+        let stop = Stop::default();
+        stop.ask(nix::sys::signal::Signal::SIGINT);
+        let stopped = lock(&path, Mode::Shared, "build", &stop, |other| panic!("told of {other}, and never waited"));
+        assert!(matches!(stopped, Err(WaitError::Stopped(holder)) if holder.starts_with("image build")));
         thread::scope(|scope| {
             let waits = scope.spawn(|| lock(&path, Mode::Shared, "build", &Stop::default(), |_| drop(first)));
             assert!(waits.join().expect("no panic").is_ok());
         });
+        let mut moment = Some(try_lock(&path, Mode::Exclusive, "nobody to speak of").expect("lock"));
+        let told = |other: &str| panic!("told of {other}, who was gone at once");
+        assert!(lock_after(|| drop(moment.take()), &path, Mode::Shared, "build", &Stop::default(), told).is_ok());
         assert!(lock(&path, Mode::Shared, "build", &stop, |_| ()).is_ok(), "a free one is not waited for");
     }
 }

@@ -83,6 +83,11 @@ impl Meta {
         let Unpacked { bytes, entries, devices, implied, links } = found;
         Self { version: 1, bytes, entries, devices, implied, links }
     }
+
+    /// Whether the layer says by itself how it looks. The root folder is the sandbox's own.
+    fn is_closed(&self) -> bool {
+        self.links.is_empty() && self.implied.iter().all(|path| path.as_os_str().is_empty())
+    }
 }
 
 impl ImageStore {
@@ -125,9 +130,11 @@ impl ImageStore {
         let to = self.seam_path(&image.manifest);
         let is_there = || to.exists() && settled::is_whole(&to, &to.join("fs"));
         if !is_there() {
+            // Asked before the lock is: an image that needs no seam has nothing to wait for.
+            let Some(metas) = self.left_open(image)? else { return Ok(None) };
             let _making = self.lock_making(&image.manifest, holder, on)?;
             if !is_there() {
-                let Some(scratch) = self.make_seam(image, what)? else { return Ok(None) };
+                let scratch = self.make_seam(image, &metas, what)?;
                 settled::mark(scratch.outer(), scratch.path())?;
                 scratch.become_whole(&to)?;
             }
@@ -135,22 +142,24 @@ impl ImageStore {
         Ok(Some(to.join("fs")))
     }
 
+    /// What is known of an image's layers, lowest first, if any of them needs something on top. With its layers locked.
+    pub(super) fn left_open(&self, image: &StoredImage) -> Result<Option<Vec<Meta>>, ImageError> {
+        let metas = image.layer_list().map(|(_, diff_id)| self.meta(&self.diff(diff_id)));
+        let metas = metas.collect::<Result<Vec<Meta>, _>>()?;
+        Ok(if metas.iter().all(Meta::is_closed) { None } else { Some(metas) })
+    }
+
     /// What an image needs on top of its layers, in a scratch folder. With its layers locked.
-    pub(super) fn make_seam(&self, image: &StoredImage, what: &str) -> Result<Option<Scratch>, ImageError> {
-        let diffs: Vec<PathBuf> = image.layer_list().map(|(_, diff_id)| self.diff(diff_id)).collect();
-        let metas = diffs.iter().map(|diff| self.meta(diff)).collect::<Result<Vec<Meta>, _>>()?;
-        let folders: Vec<PathBuf> = diffs.iter().map(|diff| diff.join("fs")).collect();
-        let layers = folders.iter().zip(&metas).map(|(folder, meta)| seam::Open::new(folder, meta));
-        let layers: Vec<seam::Open<'_>> = layers.collect();
-        if layers.iter().all(seam::Open::is_closed) {
-            return Ok(None);
-        }
+    pub(super) fn make_seam(&self, image: &StoredImage, metas: &[Meta], what: &str) -> Result<Scratch, ImageError> {
+        let folders: Vec<PathBuf> = image.layer_list().map(|(_, diff_id)| self.diff(diff_id).join("fs")).collect();
+        let layers: Vec<seam::Open<'_>> =
+            folders.iter().zip(metas).map(|(folder, meta)| seam::Open::new(folder, meta)).collect();
         let scratch = Scratch::make(&self.tmp())?;
         let failed = |source| ImageError::Layer { what: format!("the layers of {what}"), source };
         let tree = Rooted::open(scratch.path());
         let tree = tree.map_err(|source| failed(LayerError::Place { entry: b"."[..].into(), source }))?;
         seam::make(&layers, &tree, self.limits.unpacked(image.size)).map_err(failed)?;
-        Ok(Some(scratch))
+        Ok(scratch)
     }
 
     pub(super) fn has_diff(&self, diff_id: &Digest) -> bool {

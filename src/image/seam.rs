@@ -39,11 +39,6 @@ impl<'a> Open<'a> {
     pub fn new(folder: &'a Path, meta: &'a Meta) -> Self {
         Self { folder, implied: meta.implied.iter().map(PathBuf::as_path).collect(), links: &meta.links }
     }
-
-    /// Whether the layer says by itself how it looks. The root folder is the sandbox's own.
-    pub fn is_closed(&self) -> bool {
-        self.links.is_empty() && self.implied.iter().all(|path| path.as_os_str().is_empty())
-    }
 }
 
 /// The folders and files of a seam.

@@ -96,7 +96,8 @@ impl ImageStore {
             return Ok(None);
         }
         let part = "what the image adds to its layers".to_owned();
-        let Some(wanted) = self.make_seam(image, image.name.as_str())? else { return Ok(None) };
+        let Some(metas) = self.left_open(image)? else { return Ok(None) };
+        let wanted = self.make_seam(image, &metas, image.name.as_str())?;
         let differs = if seam.is_dir() { compare(wanted.path(), &seam)? } else { Some(PathBuf::new()) };
         Ok(differs.map(|path| Finding { part, damage: Damage::Differs(path), place: Place::Seam }))
     }

@@ -14,7 +14,10 @@ use super::super::{
     codec::digest,
     testing::{Heard, Tar, TestStore, emitter, gzip, picture, told, zstd},
 };
-use crate::model::{Activity, Event, Explain as _};
+use crate::{
+    host::stop::Stop,
+    model::{Activity, Event, Explain as _, Kind},
+};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -332,6 +335,22 @@ fn importing_at_once_is_safe() {
         }
     });
     assert_eq!(test.counts(), [3, 1, 3, 0]);
+}
+
+#[test]
+fn nobody_waits_for_an_image_that_is_whole() {
+    let test = TestStore::new();
+    let (on, _) = emitter();
+    let image = import(&test, "one", "1");
+    let _busy = [&image.manifest, &image.config.diff_ids[0]]
+        .map(|digest| test.store.lock_making(digest, "somebody else", &on).expect("a lock"));
+    // Who was asked to stop ends where he would have waited.
+    let stop = Stop::default();
+    stop.ask(nix::sys::signal::Signal::SIGINT);
+    let store = ImageStore::open(&test.paths).expect("a store").heeding(&stop);
+    let error = store.lock_making(&image.manifest, "a second one", &on).expect_err("busy");
+    assert_eq!(error.kind(), Kind::Cancelled);
+    drop(store.checkout(&image, &on).expect("a root"));
 }
 
 #[test]
