@@ -1,7 +1,7 @@
 //! Shows a build to people: on a terminal with progress, elsewhere line by line.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     time::{Duration, Instant},
 };
@@ -34,6 +34,8 @@ pub struct Terminal {
     running: BTreeMap<u32, (TaskName, Instant, Option<u8>)>,
     kept: (u64, u64),
     last_progress: Option<(Activity, Instant)>,
+    // One command may look at the same thing more than once: for each variant, for instance.
+    warned: BTreeSet<String>,
 }
 
 impl Terminal {
@@ -56,6 +58,7 @@ impl Terminal {
             running: BTreeMap::new(),
             kept: (0, 0),
             last_progress: None,
+            warned: BTreeSet::new(),
         }
     }
 
@@ -224,7 +227,11 @@ impl EventSink for Terminal {
             Event::Waiting { resource, holder } => {
                 self.line(quoted(format!("waiting    for {resource}, held by {holder}")))
             }
-            Event::Warning { text } => self.line(format!("{} {}", paint(AnsiColor::Yellow, "warning:"), quoted(text))),
+            Event::Warning { text } => {
+                if self.warned.insert(text.clone()) {
+                    self.line(format!("{} {}", paint(AnsiColor::Yellow, "warning:"), quoted(text)));
+                }
+            }
             Event::HostReady { name, digest } => {
                 let digest = digest.as_ref().map_or_else(String::new, |digest| format!("  sha256:{}…", digest.short()));
                 self.fact("host", &format!("{name}{digest}"), "ready");

@@ -162,6 +162,15 @@ impl History {
         }
     }
 
+    /// The newest build of a project.
+    ///
+    /// # Errors
+    ///
+    /// When the record cannot be read.
+    pub fn newest_of(&self, name: &str) -> Result<Option<BuildRecord>, HistoryError> {
+        Ok(self.query("WHERE name = ?1 ORDER BY started DESC, rowid DESC LIMIT 1", params![name])?.pop())
+    }
+
     fn query(&self, rest: &str, args: impl rusqlite::Params) -> Result<Vec<BuildRecord>, HistoryError> {
         let sql = format!("SELECT id, name, machine, targets, state, started, ended, outcome FROM builds {rest}");
         let mut statement = self.db.prepare(&sql).map_err(failed("read"))?;

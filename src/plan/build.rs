@@ -368,6 +368,10 @@ fn warnings(config: &Config, facts: &HostFacts) -> Vec<String> {
     if config.host.ids == config::Ids::Range && facts.subordinate.is_none() {
         warnings.push("host.ids: range has no effect: /etc/subuid and /etc/subgid have no range for you".into());
     }
+    let is_set = |name: &str| facts.environment.iter().any(|(known, _)| known == name);
+    for name in config.host.env.iter().filter(|name| !is_set(&name.text)) {
+        warnings.push(format!("host.env: `{}` is not set here, so the build does not have it", name.text));
+    }
     warnings.extend(provider::warnings(config));
     warnings
 }

@@ -424,6 +424,14 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_that_is_not_set_is_told() {
+        let plan = plan_of("env: [MY_TOKEN, MY_TOKNE]", &facts()).expect("a plan");
+        let told: Vec<&String> = plan.warnings.iter().filter(|warning| warning.contains("host.env")).collect();
+        assert_eq!(told, ["host.env: `MY_TOKNE` is not set here, so the build does not have it"]);
+        assert!(variable(&plan, "MY_TOKNE").is_none());
+    }
+
+    #[test]
     fn a_plan_knows_its_secrets() {
         let plan = plan_of("env: [MY_TOKEN]", &facts()).expect("a plan");
         let forms = plan.secrets().forms();

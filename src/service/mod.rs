@@ -204,7 +204,8 @@ impl<'a> LocalService<'a> {
     ///
     /// When the record cannot be read.
     pub fn newest_of(&self, name: &str) -> Result<Option<BuildRecord>, ServiceError> {
-        Ok(self.list(u32::MAX)?.into_iter().find(|build| build.name == name))
+        let Some(history) = self.history()? else { return Ok(None) };
+        history.newest_of(name)?.map(|build| self.now(&history, build)).transpose()
     }
 
     /// Asks a build to stop, and waits until it has; with `force`, everything in it is killed at once. Gives its final state.

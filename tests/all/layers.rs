@@ -276,6 +276,10 @@ fn layers_that_do_not_fit_stop_the_build_before_bitbake() {
         .expect_err("ignore_series: true");
     world.edit("smidr.yaml", "path: ./layers/meta-second}", "path: ./layers/meta-second, ignore_series: true}");
     build().expect_code(0);
+    // Said once, though each variant is looked at.
+    world.append("variants:\n  a: {description: a}\n  b: {description: b}\n");
+    let lock = git_world.smidr(&["lock"]);
+    assert_eq!(lock.expect_code(0).err.matches("(ignore_series)").count(), 1, "{}", lock.err);
 
     let machine = git_world.smidr(&["build", "--machine", "hello-x86-46"]);
     machine.expect_code(2).expect_one_error().expect_err("hello-x86-46").expect_err("hello-x86-64");
