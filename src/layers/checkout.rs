@@ -67,8 +67,8 @@ pub struct Checkout {
     _held: Lock,
 }
 
-/// Has a submodule: for its address and commit, a bare repository in which the commit is present.
-pub type Submodules<'a> = dyn FnMut(&str, &CommitId) -> Result<PathBuf, SubmoduleFailed> + 'a;
+/// Has a submodule: for its address, its mirrors and its commit, a bare repository in which the commit is present.
+pub type Submodules<'a> = dyn FnMut(&str, &[String], &CommitId) -> Result<PathBuf, SubmoduleFailed> + 'a;
 
 /// What is wanted.
 pub struct Wanted<'a> {
@@ -76,6 +76,8 @@ pub struct Wanted<'a> {
     pub mirror: &'a Path,
     /// What that is a copy of.
     pub url: &'a str,
+    /// Where else that is to be had, and with it what it names relative to itself.
+    pub mirrors: &'a [String],
     /// What is written out.
     pub commit: &'a CommitId,
     /// What is changed about it then, in this order.

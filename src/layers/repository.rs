@@ -213,13 +213,15 @@ impl Store {
     ) -> Result<Checkout, LayerError> {
         // What is written out stands where every task of a build can read it, and never knows a password.
         let url = without_secrets(&git.url);
-        let mut submodule = |url: &str, commit: &CommitId| -> Result<PathBuf, SubmoduleFailed> {
-            let wanted = PlannedGit::at_commit(&with_secrets_of(url, &git.url), commit);
+        let mut submodule = |url: &str, mirrors: &[String], commit: &CommitId| -> Result<PathBuf, SubmoduleFailed> {
+            let at_commit = PlannedGit::at_commit(&with_secrets_of(url, &git.url), commit);
+            let wanted = PlannedGit { mirrors: mirrors.into(), ..at_commit };
             let (mirror, commit) = self.mirrors.pin(&wanted, access).map_err(SubmoduleFailed::new)?;
             sources.insert(mirror.path().into(), (wanted, commit));
             Ok(mirror.path().into())
         };
-        let wanted = Wanted { mirror, url: &url, commit, patches, outside_links: git.outside_links };
+        let (mirrors, outside_links) = (&git.mirrors[..], git.outside_links);
+        let wanted = Wanted { mirror, url: &url, mirrors, commit, patches, outside_links };
         Ok(self.checkouts.checkout(&wanted, &mut submodule, access.on, access.stop)?)
     }
 }

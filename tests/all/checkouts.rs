@@ -102,7 +102,7 @@ fn a_checkout_is_what_git_makes() {
         git(outside.path(), &clone.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>());
         let lib = outside.path().join("group/lib.git/.git");
         let mut asked = Vec::new();
-        let mut submodule = |url: &str, commit: &CommitId| {
+        let mut submodule = |url: &str, _: &[String], commit: &CommitId| {
             asked.push((url.to_owned(), commit.clone()));
             Ok(lib.clone())
         };
@@ -329,7 +329,7 @@ fn submodules_may_not_lead_astray() {
     };
     let asked = |commit: &CommitId| {
         let mut asked = Vec::new();
-        let made = yard.checkout_of(URL, commit, &[], false, &mut |url, _| {
+        let made = yard.checkout_of(URL, commit, &[], false, &mut |url, _, _| {
             asked.push(url.to_owned());
             Ok(at.clone())
         });
@@ -450,7 +450,7 @@ fn a_fork_has_the_same_commit_under_its_own_name() {
         ("https://example.org/..", "repository"),
         ("https://example.org/a%2f..%2fb", "repository"),
     ] {
-        let made = yard.checkout_of(url, &commit, &[], false, &mut |_, _| panic!("no submodule")).expect(name);
+        let made = yard.checkout_of(url, &commit, &[], false, &mut |_, _, _| panic!("no submodule")).expect(name);
         assert_eq!(made.folder, first.folder.with_file_name(name));
         assert_eq!(picture(&made.folder), picture(&first.folder));
     }

@@ -14,7 +14,7 @@ use smidr::{
     events::{Emitter, EventSink},
     host::stop::Stop,
     layers::{
-        checkout::{Checkout, CheckoutError, CheckoutStore, SubmoduleFailed, Wanted},
+        checkout::{Checkout, CheckoutError, CheckoutStore, SubmoduleFailed, Submodules, Wanted},
         patch::ReadPatch,
     },
     lock::PatchLock,
@@ -179,7 +179,8 @@ impl Yard {
         patches: &[ReadPatch],
         outside_links: bool,
     ) -> Result<Checkout, CheckoutError> {
-        let mut none = |url: &str, _: &CommitId| -> Result<PathBuf, SubmoduleFailed> { panic!("asked for {url}") };
+        let mut none =
+            |url: &str, _: &[String], _: &CommitId| -> Result<PathBuf, SubmoduleFailed> { panic!("asked for {url}") };
         self.checkout_of(URL, commit, patches, outside_links, &mut none)
     }
 
@@ -189,10 +190,10 @@ impl Yard {
         commit: &CommitId,
         patches: &[ReadPatch],
         outside_links: bool,
-        submodule: &mut dyn FnMut(&str, &CommitId) -> Result<PathBuf, SubmoduleFailed>,
+        submodule: &mut Submodules<'_>,
     ) -> Result<Checkout, CheckoutError> {
         let stop = Stop::default();
-        let wanted = Wanted { mirror: &self.mirror, url, commit, patches, outside_links };
+        let wanted = Wanted { mirror: &self.mirror, url, mirrors: &[], commit, patches, outside_links };
         self.store.checkout(&wanted, submodule, &self.on, &stop)
     }
 

@@ -243,6 +243,31 @@ const BAD_PATCH: &str = "\
 ";
 
 #[test]
+fn a_mirror_has_the_submodules_too() {
+    let Some(git_world) = GitWorld::new("layers::a_mirror_has_the_submodules_too") else { return };
+    let (group, mirror) = (git_world.world.work.join("repositories"), git_world.world.work.join("mirror"));
+    let lib = group.join("lib");
+    fs::create_dir(&lib).expect("a folder");
+    fs::write(lib.join("part"), "x\n").expect("a file");
+    git(&lib, &["init", "-q", "-b", "main"]);
+    git(&lib, &["add", "-A"]);
+    git(&lib, &["commit", "-qm", "Begin"]);
+    let url = format!("file://{}", lib.display());
+    git(&git_world.repository, &["-c", "protocol.file.allow=always", "submodule", "add", "-q", &url, "modules/lib"]);
+    let relative = ["config", "-f", ".gitmodules", "submodule.modules/lib.url", "../lib"];
+    git(&git_world.repository, &relative);
+    git_world.commit("A submodule");
+    // All of it has moved; only the mirror knows.
+    fs::rename(&group, &mirror).expect("moved");
+    let moved = format!("branch: main\n    mirrors: [file://{}/meta-hello]", mirror.display());
+    git_world.world.edit("smidr.yaml", "branch: main", &moved);
+    git_world.smidr(&["layers", "sync"]).expect_code(0).expect_err("/mirror/lib has what is wanted");
+    let has_part = |path: &PathBuf| path.ends_with("meta-hello/modules/lib/part");
+    assert!(git_world.checkouts().iter().any(|(path, ..)| has_part(path)), "{:?}", git_world.checkouts());
+    assert!(!git_world.lock().contains("mirror/"), "the lock has the address of the config");
+}
+
+#[test]
 fn layers_that_do_not_fit_stop_the_build_before_bitbake() {
     let Some(git_world) = GitWorld::new("layers::layers_that_do_not_fit_stop_the_build_before_bitbake") else { return };
     let world = &git_world.world;

@@ -47,6 +47,7 @@ pub struct Making<'a, 'b> {
 struct Repository<'a> {
     mirror: &'a Path,
     url: &'a str,
+    mirrors: &'a [String],
     commit: &'a CommitId,
     // How many repositories it stands in.
     nesting: usize,
@@ -66,9 +67,9 @@ impl Making<'_, '_> {
     ///
     /// As [`super::CheckoutStore::checkout`].
     pub fn make(mut self, into: &Path) -> Result<(), CheckoutError> {
-        let Wanted { mirror, url, commit, patches, outside_links } = *self.wanted;
+        let Wanted { mirror, url, mirrors, commit, patches, outside_links } = *self.wanted;
         let mut sum = Sum::default();
-        self.repository(&Repository { mirror, url, commit, nesting: 0 }, into, &mut sum)?;
+        self.repository(&Repository { mirror, url, mirrors, commit, nesting: 0 }, into, &mut sum)?;
         for patch in patches {
             patch::apply(patch, into)?;
         }
@@ -177,12 +178,14 @@ impl Making<'_, '_> {
             let url = submodules::resolve(of.url, &declared).map_err(|why| refused(of, path, why))?;
             let commit = commit_of(id)
                 .ok_or_else(|| CheckoutError::Malformed { repository: of.url.into(), object: id.to_string() })?;
-            let mirror = (self.submodule)(&url, &commit).map_err(|source| CheckoutError::Fetch {
+            let mirrors = submodules::beside(of.mirrors, &declared);
+            let mirror = (self.submodule)(&url, &mirrors, &commit).map_err(|source| CheckoutError::Fetch {
                 repository: of.url.into(),
                 path: path.to_string(),
                 source,
             })?;
-            let inner = Repository { mirror: &mirror, url: &url, commit: &commit, nesting: of.nesting + 1 };
+            let inner =
+                Repository { mirror: &mirror, url: &url, mirrors: &mirrors, commit: &commit, nesting: of.nesting + 1 };
             self.repository(&inner, &place, sum)?;
             made.push((declared, url));
         }

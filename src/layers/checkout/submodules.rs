@@ -50,9 +50,19 @@ pub fn resolve(parent: &str, declared: &Declared) -> Result<String, RefusedUrl> 
     if name.is_empty() || name.split(['/', '\\']).any(|part| part == "..") {
         return Err(RefusedUrl::Name(name.clone()));
     }
-    let url = if url.starts_with("./") || url.starts_with("../") { relative(parent, url)? } else { url.to_owned() };
+    let url = if is_relative(url) { relative(parent, url)? } else { url.to_owned() };
     check(parent, &url)?;
     Ok(url)
+}
+
+/// Where else a submodule is to be had: beside each mirror of the repository that it belongs to, if its address is relative.
+pub fn beside(mirrors: &[String], declared: &Declared) -> Vec<String> {
+    let mirrors = mirrors.iter().filter(|_| is_relative(&declared.url));
+    mirrors.filter_map(|mirror| resolve(mirror, declared).ok()).collect()
+}
+
+fn is_relative(url: &str) -> bool {
+    url.starts_with("./") || url.starts_with("../")
 }
 
 fn check(parent: &str, url: &str) -> Result<(), RefusedUrl> {
@@ -155,6 +165,13 @@ mod tests {
         ] {
             assert_eq!(resolve(parent, &of(url)), Ok(expected.to_owned()), "{url} from {parent}");
         }
+    }
+
+    #[test]
+    fn mirrors_have_what_is_relative() {
+        let mirrors = ["ssh://git@mirror.example.org/all/meta-x.git".to_owned(), "/srv/meta-x".into(), "/".into()];
+        assert_eq!(beside(&mirrors, &of("../lib.git")), ["ssh://git@mirror.example.org/all/lib.git", "/srv/lib.git"]);
+        assert!(beside(&mirrors, &of("https://git.example.org/lib.git")).is_empty());
     }
 
     #[test]
