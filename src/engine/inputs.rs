@@ -13,12 +13,12 @@ use std::{
 
 use rustix::{fs::OFlags, io::Errno};
 
-use super::Tools;
+use super::{Tools, reach::Reach};
 use crate::{
     events::{Emitter, Redactor},
-    host::{rooted::Rooted, trail::trail},
+    host::rooted::Rooted,
     model::{Explain, Kind},
-    plan::{self, Guarded, Input, OffLimits, PlacedInput, Plan, What, in_the_way},
+    plan::{self, Input, PlacedInput, Plan, What, in_the_way},
 };
 
 /// Of a file of credentials, in bytes. They hold a line per host.
@@ -133,13 +133,9 @@ fn read_credentials(path: &Path) -> Option<String> {
 ///
 /// The first that is missing, is something else, or leads where it must not.
 pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsError> {
-    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let (home, smidr) = (real(&tools.facts.home), real(tools.paths.home()));
-    let folders: Vec<PathBuf> = plan.folders.writable().into_iter().map(real).collect();
-    let written = plan.inputs.iter().filter(|input| input.writable).filter_map(|input| input.source.as_deref());
-    let guarded = everywhere(&plan.guarded);
-    folders.iter().try_for_each(|folder| check_store(plan, folder))?;
-    let writable: Vec<PathBuf> = folders.into_iter().chain(written.map(real)).collect();
+    let reach = Reach::of(plan, tools);
+    plan.folders.writable().into_iter().try_for_each(|folder| reach.check_folder(folder))?;
+    plan.ca_bundle.iter().try_for_each(|bundle| reach.check_source(bundle))?;
     let mut placed = Vec::new();
     for input in &plan.inputs {
         let Some(named) = &input.source else { return Err(InputsError::NoAgent) };
@@ -154,41 +150,14 @@ pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsErr
             What::KnownHosts | What::Bind => {}
             What::Netrc | What::GitCredentials => credentials(input, &source, &data, tools.on)?,
         }
-        if matches!(input.what, What::Netrc | What::GitCredentials | What::Bind) {
-            // A folder that builds write to may itself be shown; what lies in it may have become a link.
-            let others: Vec<&Path> = writable.iter().map(PathBuf::as_path).filter(|path| *path != source).collect();
-            let off_limits = OffLimits { home: &home, smidr: &smidr, writable: &others };
-            trail(named).iter().try_for_each(|place| off_limits.check(place))?;
-        }
+        reach.check_source(named)?;
         if input.writable {
-            check_writable(&guarded, &source)?;
+            reach.check_written(&source)?;
         }
         placed.push(PlacedInput { source, dest: input.dest.clone(), writable: input.writable, folder: data.is_dir() });
     }
     placed.iter().try_for_each(|input| check_kind(input, &placed))?;
     Ok(placed)
-}
-
-/// What is guarded, in every place on the way to it: a link that was replaced would lead somewhere else.
-fn everywhere(guarded: &[Guarded]) -> Vec<Guarded> {
-    let places = |guarded: &Guarded| {
-        let what = guarded.what.clone();
-        trail(&guarded.path).into_iter().map(move |path| Guarded { path, what: what.clone() })
-    };
-    guarded.iter().flat_map(places).collect()
-}
-
-fn check_writable(guarded: &[Guarded], source: &Path) -> Result<(), plan::InputError> {
-    match guarded.iter().find_map(|guarded| guarded.refuses(source)) {
-        Some(why) => Err(plan::InputError::Source { path: source.into(), why }),
-        None => Ok(()),
-    }
-}
-
-/// The folders of a build may hold layers, such as devtool's own, but not those of other projects.
-fn check_store(plan: &Plan, folder: &Path) -> Result<(), plan::InputError> {
-    let store: Vec<Guarded> = plan.guarded.iter().filter(|guarded| guarded.path == plan.layer_store).cloned().collect();
-    check_writable(&everywhere(&store), folder)
 }
 
 fn missing(input: &Input, path: &Path) -> impl FnOnce(io::Error) -> InputsError {

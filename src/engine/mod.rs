@@ -11,6 +11,7 @@ mod keep;
 mod memory;
 mod packages;
 mod pseudo;
+mod reach;
 pub mod recipes;
 mod steps;
 mod workspace;

@@ -80,6 +80,14 @@ pub enum InputError {
         /// What is wrong with it.
         why: String,
     },
+    /// A folder of the build itself.
+    #[error("{path} cannot be a folder of the build: it {why}")]
+    Folder {
+        /// On this machine.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Where it would be shown.
     #[error("host.binds: nothing can be shown at {path}: it {why}")]
     Dest {
@@ -98,6 +106,7 @@ impl Explain for InputError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Source { .. } => "name the one folder or file that the build needs".into(),
+            Self::Folder { .. } => "name a folder of its own under `directories:`".into(),
             Self::Dest { .. } => "show it in a place of its own:  dest: /srv/NAME".into(),
         })
     }
@@ -211,6 +220,12 @@ pub fn inputs(
             && let Some(why) = guarded.iter().find_map(|guarded| guarded.refuses(source))
         {
             return Err(InputError::Source { path: source.into(), why });
+        }
+        if bind.writable
+            && let Some(folder) = writable.iter().find(|folder| **folder != source && folder.starts_with(source))
+        {
+            let why = format!("lies in the bind {}, where builds may put a link to anything", source.display());
+            return Err(InputError::Folder { path: folder.to_path_buf(), why });
         }
         check_dest(&input.dest, &own)?;
         let refused = |why: &str| Err(InputError::Dest { path: input.dest.clone(), why: why.into() });

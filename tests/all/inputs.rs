@@ -523,6 +523,68 @@ fn binds_that_cannot_be() {
 }
 
 #[test]
+fn nothing_is_found_by_way_of_what_a_build_may_have_put_there() {
+    let Some(world) = World::with_project("inputs::nothing_is_found_by_way_of_what_a_build_may_have_put_there") else {
+        return;
+    };
+    // What a build before this one may have made of its own folders: a link to something that is none of its business.
+    let canary = world.work.join("canary");
+    file(&canary.join("secret"), "pw-of-canary\n", 0o644);
+    let _other = UnixListener::bind(canary.join("agent")).expect("a socket");
+    for folder in ["dl/x", "out"] {
+        fs::create_dir_all(world.work.join(folder)).expect("folders");
+    }
+    for (link, target) in [
+        ("dl/secret", "canary/secret"),
+        ("dl/agent", "canary/agent"),
+        ("dl/folder", "canary"),
+        ("out/folder", "canary"),
+        ("to-dl", "dl/folder"),
+        ("to-out", "out/folder"),
+    ] {
+        symlink(world.work.join(target), world.work.join(link)).expect("a link");
+    }
+    symlink(world.smidr.join("images"), world.work.join("to-images")).expect("a link");
+    let own = fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
+    let with = |directories: &str, keys: &str| {
+        let text = own.replace("\nbuild:", &format!("\ndirectories: {{{directories}}}\nbuild:"));
+        fs::write(world.project().join("smidr.yaml"), text).expect("a config");
+        host(&world, keys);
+    };
+    let at = |name: &str| world.work.join(name).display().to_string();
+    let script = "cat /etc/ssl/certs/ca-certificates.crt $HOME/.ssh/known_hosts; echo x > $1/new";
+    let refused = |variable: (&str, &str), why: &str| {
+        let smidr = world.smidr().env(variable.0, variable.1);
+        let done = smidr.args(["run", "--", "sh", "-c", script, "sh", &at("canary")]).run();
+        done.expect_code(125).expect_one_error().expect_err(why).expect_err("hint: ");
+        assert!(!done.out.contains("pw-of-canary"), "{}", done.out);
+    };
+    let none = ("LANG", "C");
+    let out = "  binds: [{source: ../out, dest: /srv/out, writable: true}]\n";
+    with("sstate: ../out/folder/ss", out);
+    refused(none, "lies in the bind ");
+    with("sstate: ../to-out/ss", out);
+    refused(none, &format!("leads over {} in {}, where builds may", at("out/folder"), at("out")));
+    with("downloads: ../dl, sstate: ../to-dl", "");
+    refused(none, &format!("leads over {} in {}, where builds may", at("dl/folder"), at("dl")));
+    with("downloads: ../to-images", "");
+    refused(none, "the store of images");
+    with("downloads: ../dl", "  ssh_agent: true\n");
+    refused(("SSH_AUTH_SOCK", &at("dl/agent")), "lies where builds may write");
+    refused(("SSL_CERT_FILE", &at("dl/secret")), "lies where builds may write");
+    fs::create_dir_all(world.home.join(".ssh")).expect("a folder");
+    symlink(world.work.join("dl/secret"), world.home.join(".ssh/known_hosts")).expect("a link");
+    refused(("SSH_AUTH_SOCK", &at("canary/agent")), "lies where builds may write");
+    assert_eq!(World::names(&canary), ["agent", "secret"]);
+    // A folder behind a link that no build reaches is as good as any.
+    fs::create_dir(world.work.join("far")).expect("a folder");
+    symlink("far", world.work.join("near")).expect("a link");
+    with("downloads: ../near/dl, sstate: ../near/ss", "");
+    inside(&world, "true").expect_code(0);
+    assert_eq!(World::names(&world.work.join("far")), ["dl", "ss"]);
+}
+
+#[test]
 fn devices_are_there_or_it_is_said_what_to_type() {
     let Some(world) = World::with_project("inputs::devices_are_there_or_it_is_said_what_to_type") else { return };
     use nix::unistd::{AccessFlags, access};

@@ -1,0 +1,120 @@
+//! What builds reach to write. A path that leads over such a place could lead anywhere by the next build: nothing that is shown to a
+//! build, and no folder of its own, may be found that way.
+
+use std::path::{Path, PathBuf};
+
+use super::Tools;
+use crate::{
+    host::trail::trail,
+    plan::{Guarded, InputError, OffLimits, Plan},
+};
+
+/// The places that matter, as they are on this machine just now: without links.
+pub struct Reach {
+    home: PathBuf,
+    smidr: PathBuf,
+    workspace: PathBuf,
+    // What this build may write to.
+    own: Vec<PathBuf>,
+    // What builds of other projects may, if nothing else is said there.
+    others: Vec<PathBuf>,
+    guarded: Vec<Guarded>,
+    // What builds of all projects stand on.
+    shared: Vec<Guarded>,
+}
+
+impl Reach {
+    /// Looks at everything that a plan lets its build write to.
+    pub fn of(plan: &Plan, tools: Tools<'_>) -> Self {
+        let written = plan.inputs.iter().filter(|input| input.writable).filter_map(|input| input.source.as_deref());
+        let paths = tools.paths;
+        let shared = [
+            (plan.layer_store.clone(), "the store of layers"),
+            (paths.images(), "the store of images"),
+            (paths.builds(), "what is kept of builds"),
+            (paths.locks(), "the locks of smidr"),
+            (paths.tmp(), "what smidr has for a moment"),
+        ];
+        let shared = shared.map(|(path, what)| Guarded { path, what: what.into() });
+        Self {
+            home: real(&tools.facts.home),
+            smidr: real(paths.home()),
+            workspace: real(&plan.folders.workspace),
+            own: plan.folders.writable().into_iter().chain(written).map(real).collect(),
+            others: [paths.workspaces(), paths.downloads(), paths.sstate()].map(|path| real(&path)).into(),
+            guarded: everywhere(&plan.guarded),
+            shared: everywhere(&shared),
+        }
+    }
+
+    /// Checks something of this machine that a build is to be given, by the name that it was given.
+    ///
+    /// # Errors
+    ///
+    /// When it must not be shown, or a build could have put it there.
+    pub fn check_source(&self, named: &Path) -> Result<(), InputError> {
+        for (place, is_end) in way(named) {
+            // A folder that builds write to may itself be shown; what lies in it may have become a link.
+            let writable: Vec<&Path> =
+                self.own.iter().map(PathBuf::as_path).filter(|path| !(is_end && *path == place)).collect();
+            OffLimits { home: &self.home, smidr: &self.smidr, writable: &writable }.check(&place)?;
+        }
+        Ok(())
+    }
+
+    /// Checks something that a build is to be given to write to.
+    ///
+    /// # Errors
+    ///
+    /// When it decides over later builds.
+    pub fn check_written(&self, source: &Path) -> Result<(), InputError> {
+        match self.guarded.iter().find_map(|guarded| guarded.refuses(source)) {
+            Some(why) => Err(InputError::Source { path: source.into(), why }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks a folder of the build.
+    ///
+    /// # Errors
+    ///
+    /// When it holds layers of other projects, or a build could have made it lead somewhere else.
+    pub fn check_folder(&self, folder: &Path) -> Result<(), InputError> {
+        let refused = |why: String| Err(InputError::Folder { path: folder.into(), why });
+        for (place, is_end) in way(folder) {
+            let own = self.own.iter().filter(|path| !(is_end && **path == place));
+            // Other builds reach their own workspaces only.
+            let others = self.others.iter().filter(|path| !(is_end && (**path == place || self.workspace == place)));
+            if let Some(outer) = own.chain(others).find(|path| place.starts_with(path)) {
+                let (place, outer) = (place.display(), outer.display());
+                return refused(format!("leads over {place} in {outer}, where builds may put a link to anything"));
+            }
+            // The folders of a build may hold layers, such as devtool's own, but not those of other projects.
+            if let Some(why) = self.shared.iter().filter(|_| is_end).find_map(|guarded| guarded.refuses(&place)) {
+                return refused(why);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn real(path: &Path) -> PathBuf {
+    // What is not there yet leads over links as well.
+    trail(path).pop().unwrap_or_else(|| path.into())
+}
+
+/// Every place that a path leads over, and whether it is the last.
+fn way(path: &Path) -> Vec<(PathBuf, bool)> {
+    let places = trail(path);
+    let last = places.len().saturating_sub(1);
+    places.into_iter().enumerate().map(|(index, place)| (place, index == last)).collect()
+}
+
+/// What is guarded, in every place on the way to it: a link that was replaced would lead somewhere else.
+fn everywhere(guarded: &[Guarded]) -> Vec<Guarded> {
+    let places = |guarded: &Guarded| {
+        let what = guarded.what.clone();
+        trail(&guarded.path).into_iter().map(move |path| Guarded { path, what: what.clone() })
+    };
+    guarded.iter().flat_map(places).collect()
+}
