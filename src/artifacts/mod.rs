@@ -11,7 +11,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use rustix::fs::{Mode, OFlags, openat, symlinkat};
 
 use crate::{
-    events::Emitter,
+    events::{Emitter, Redactor},
     host::{
         files::{FileError, make_private_dir, remove_tree, sha256_of, write_atomically},
         rooted::{Rooted, RootedError},
@@ -100,12 +100,12 @@ pub fn collect(deploy: &Path, patterns: &[String], build: &Path, on: &Emitter) -
     Ok(kept)
 }
 
-/// Copies all files of a folder, but no repository's `.git`, to `to`, whole or not at all.
+/// Copies all files of a folder, but no repository's `.git`, to `to`, whole or not at all, and without secrets.
 ///
 /// # Errors
 ///
 /// When a file cannot be copied; `to` is then not there.
-pub fn keep_folder(from: &Path, to: &Path, on: &Emitter) -> Result<(), ArtifactError> {
+pub fn keep_folder(from: &Path, to: &Path, redactor: &Redactor, on: &Emitter) -> Result<(), ArtifactError> {
     let found = find(from, |path| path.iter().next().is_some_and(|first| first != ".git"))?;
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     whole(to, |half| {
@@ -115,7 +115,7 @@ pub fn keep_folder(from: &Path, to: &Path, on: &Emitter) -> Result<(), ArtifactE
             if let Some(folder) = target.parent() {
                 make_private_dir(folder)?;
             }
-            duplicate(&from.join(path), &target)?;
+            duplicate(&from.join(path), &target, redactor)?;
         }
         Ok(())
     })?;
@@ -149,7 +149,8 @@ pub fn copy_all(from: &Path, artifacts: &[Artifact], dest: &Path) -> Result<(), 
             None => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let target = openat(&folder, name, flags, Mode::from(0o666)).map_err(|errno| failed()(errno.into()))?;
-                copy(&from.join(path), target.into()).map_err(FileError::new("copy to", &dest.join(path)))?;
+                copy(&from.join(path), target.into(), &Redactor::default())
+                    .map_err(FileError::new("copy to", &dest.join(path)))?;
             }
         }
     }
@@ -187,7 +188,7 @@ fn keep(deploy: &Path, path: &Path, target: &Path) -> Result<Artifact, FileError
     if let Some(folder) = to.parent() {
         make_private_dir(folder)?;
     }
-    if let Some(link) = duplicate(&from, &to)? {
+    if let Some(link) = duplicate(&from, &to, &Redactor::default())? {
         return Ok(Artifact { path: path.into(), size: 0, sha256: None, link: Some(link) });
     }
     let (sha256, size) = sha256_of(&to)?;
@@ -195,7 +196,7 @@ fn keep(deploy: &Path, path: &Path, target: &Path) -> Result<Artifact, FileError
 }
 
 // Copies a file, or makes the same link and says where it leads. A hard link would change together with the next build's file.
-fn duplicate(from: &Path, to: &Path) -> Result<Option<PathBuf>, FileError> {
+fn duplicate(from: &Path, to: &Path, redactor: &Redactor) -> Result<Option<PathBuf>, FileError> {
     let kind = fs::symlink_metadata(from).map_err(FileError::new("look at", from))?;
     if kind.is_symlink() {
         let link = fs::read_link(from).map_err(FileError::new("read the link", from))?;
@@ -203,19 +204,21 @@ fn duplicate(from: &Path, to: &Path) -> Result<Option<PathBuf>, FileError> {
         return Ok(Some(link));
     }
     let target = File::create_new(to).map_err(FileError::new("make", to))?;
-    copy(from, target).map_err(FileError::new("copy", from))?;
+    copy(from, target, redactor).map_err(FileError::new("copy", from))?;
     Ok(None)
 }
 
 /// Shares the blocks where the file system can (btrfs, xfs), copies where it cannot. Keeps permissions and the time of the last change.
-fn copy(from: &Path, target: File) -> io::Result<()> {
+fn copy(from: &Path, target: File, redactor: &Redactor) -> io::Result<()> {
     // What was a file a moment ago may be something else by now.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let source = fs::OpenOptions::new().read(true).custom_flags(flags).open(from)?;
     if !source.metadata()?.is_file() {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+    if redactor.knows_any() {
+        redactor.copy(&source, &target)?;
+    } else if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
         io::copy(&mut &source, &mut &target)?;
     }
     let metadata = source.metadata()?;

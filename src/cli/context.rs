@@ -16,7 +16,6 @@ use super::{
 use crate::{
     config::{self, Config, Problems},
     engine::EngineError,
-    events::Redactor,
     history::BuildRecord,
     host::{
         self, facts,
@@ -48,11 +47,11 @@ pub fn gather() -> HostFacts {
     facts::gather(environment())
 }
 
-/// Knows what sounds like a secret in an environment. For what is said where no plan says more.
-pub fn redactor(environment: &[(String, String)]) -> Redactor {
+/// What sounds like a secret in an environment. For what is said where no plan says more.
+pub fn secrets(environment: &[(String, String)]) -> Secrets {
     let mut secrets = Secrets::default();
     environment.iter().for_each(|(name, value)| secrets.add_variable(name, value));
-    Redactor::new(&secrets)
+    secrets
 }
 
 /// A project: its config with everything that belongs to it.

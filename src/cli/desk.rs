@@ -37,7 +37,7 @@ impl Desk {
         let paths = context::open_paths(&facts)?;
         let store = ImageStore::open(&paths)?.heeding(&stop);
         let on = Emitter::new(BuildId::new(command, random())?, vec![Box::new(Terminal::new())]);
-        on.hide(context::redactor(&facts.environment));
+        on.hide(&context::secrets(&facts.environment));
         Ok(Self { store, on, stop, spawner, facts, paths })
     }
 

@@ -105,7 +105,7 @@ fn wanted(variant: &str) -> Wanted {
 
 fn pin_one(desk: &Desk, project: &Project, wanted: Wanted, host: HostWanted) -> Result<Pins, NoProject> {
     let plan = project.plan(&wanted, &desk.facts, &desk.paths)?;
-    desk.on.hide(engine::inputs::redactor(&plan));
+    desk.on.hide(&engine::inputs::secrets(&plan));
     match host {
         HostWanted::Not => Ok(Pins { hosts: Vec::new(), repositories: engine::layers(&plan, desk.tools())?.pins }),
         host => {

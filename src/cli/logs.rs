@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{
     config::nearest,
-    engine::inputs,
+    engine::{inputs, keep},
     events::Redactor,
     history::BuildRecord,
     host::{files::FileError, paths, rooted::open_linkless},
-    model::{Event, HostFacts, Paths, TaskName},
+    model::{Event, HostFacts, Paths, Secrets, TaskName},
     service::LocalService,
 };
 
@@ -30,11 +30,15 @@ pub fn logs(config: &Path, args: &Logs) -> Done {
     let service = LocalService::new(&paths);
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
     if let Some(task) = &args.task {
-        let path = task_log(&service, &build, task)?;
+        let (path, kept) = task_log(&service, &build, task)?;
         let mut file = open_linkless(&path).map_err(FileError::new("read the log", &path))?;
-        // Kept logs hold no secrets; BitBake's own, in the workspace, do. Bytes else as they are: a compiler's output need not be UTF-8.
-        let redactor = redactor(config, &facts, &paths);
-        return match redactor.copy(&mut file, &mut io::stdout().lock()) {
+        // Kept logs hold no secrets; BitBake's own, in the workspace, do.
+        let secrets = secrets(config, &build, &facts, &paths);
+        if !kept && !keep::knows(&secrets, &build.id, &paths.build(&build.id)) {
+            return Err(unknown_secrets(task, &path).into());
+        }
+        // Bytes else as they are: a compiler's output need not be UTF-8.
+        return match Redactor::new(&secrets).copy(&mut file, &mut io::stdout().lock()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(FileError::new("print", &path)(error).into())
             }
@@ -65,19 +69,30 @@ pub fn logs(config: &Path, args: &Logs) -> Done {
 }
 
 /// What the project in this folder keeps secret; where there is none, what the environment sounds like.
-fn redactor(config: &Path, facts: &HostFacts, paths: &Paths) -> Redactor {
-    let project = Project::read(config, None, facts).ok();
-    match project.and_then(|project| project.plan(&default_wanted(None), facts, paths).ok()) {
-        Some(plan) => inputs::redactor(&plan),
-        None => context::redactor(&facts.environment),
+fn secrets(config: &Path, build: &BuildRecord, facts: &HostFacts, paths: &Paths) -> Secrets {
+    let project = Project::read(config, build.variant.as_deref(), facts).ok();
+    match project.and_then(|project| project.plan(&default_wanted(build.variant.clone()), facts, paths).ok()) {
+        Some(plan) => inputs::secrets(&plan),
+        None => context::secrets(&facts.environment),
     }
 }
 
-fn task_log(service: &LocalService<'_>, build: &BuildRecord, wanted: &str) -> Result<PathBuf, Failure> {
+fn unknown_secrets(task: &str, log: &Path) -> Refused {
+    let what =
+        format!("the log of {task} may hold passwords or tokens of that build, which are not to be found any more");
+    let hint = format!(
+        "ask again in the project's folder, with the environment and credential files that the build had, or read it unmasked:  less {}",
+        log.display()
+    );
+    Refused::new(what, Some(hint))
+}
+
+/// Where the log of a task is, and whether it was kept.
+fn task_log(service: &LocalService<'_>, build: &BuildRecord, wanted: &str) -> Result<(PathBuf, bool), Failure> {
     // A failed task's log was kept with the build; the others are where BitBake wrote them, until the next build.
     let kept = build.outcome.iter().flat_map(|outcome| &outcome.failed).find(|task| task.name.to_string() == wanted);
     if let Some(log) = kept.and_then(|task| task.log.clone()) {
-        return Ok(log);
+        return Ok((log, true));
     }
     let mut known: Vec<(TaskName, PathBuf)> = Vec::new();
     service.watch(&build.id, false, |record| {
@@ -87,7 +102,7 @@ fn task_log(service: &LocalService<'_>, build: &BuildRecord, wanted: &str) -> Re
         true
     })?;
     match known.iter().rev().find(|(name, _)| name.to_string() == wanted) {
-        Some((_, log)) if log.exists() => Ok(log.clone()),
+        Some((_, log)) if log.exists() => Ok((log.clone(), false)),
         Some((_, log)) => {
             let what = format!("the log of {wanted} is gone: {} was replaced by a later build", log.display());
             Err(Refused::new(what, None).into())

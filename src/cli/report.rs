@@ -6,7 +6,7 @@ use super::{
     context,
     output::{quoted, talk},
 };
-use crate::model::Explain;
+use crate::{events::Redactor, model::Explain};
 
 /// An error of any module, on its way to the user.
 pub type Failure = Box<dyn Explain + Send + Sync>;
@@ -25,7 +25,7 @@ pub fn report(failure: &Failure) -> ExitCode {
     let red = anstyle::AnsiColor::Red.on_default().bold();
     let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
     // A library's error may quote the address of a proxy, password included.
-    let redactor = context::redactor(&context::environment());
+    let redactor = Redactor::new(&context::secrets(&context::environment()));
     let talk = |line: String| talk(redactor.text(&line));
     talk(format!("{red}error:{red:#} {}", quoted(failure)));
     let mut cause = failure.source();

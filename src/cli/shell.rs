@@ -87,7 +87,7 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     let plan = project.plan(&default_wanted(variant), &facts, &paths)?;
     let store = ImageStore::open(&paths)?.heeding(&stop);
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
-    on.hide(engine::inputs::redactor(&plan));
+    on.hide(&engine::inputs::secrets(&plan));
     let redactor = on.redactor();
     let tools = Tools { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
     let host = project.host_lock(&plan).cloned();

@@ -44,14 +44,17 @@ pub fn status(args: &Status) -> Done {
 fn row(build: &BuildRecord) {
     let took = build.outcome.as_ref().map(|outcome| duration(outcome.duration_ms)).unwrap_or_default();
     let started = build.started.strftime("%Y-%m-%d %H:%M");
-    say(format!("{:<32} {:<21} {started}  {took:>8}  {}", build.id, build.state, build.targets.join(" ")));
+    let variant = build.variant.iter().map(|variant| format!("  ({variant})")).collect::<String>();
+    let targets = build.targets.join(" ");
+    say(format!("{:<32} {:<21} {started}  {took:>8}  {targets}{variant}", build.id, build.state));
 }
 
 fn one(build: &BuildRecord) {
     let line = |subject: &str, text: &str| say(format!("{subject:<10} {text}"));
     line("build", build.id.as_str());
     line("state", &build.state.to_string());
-    line("target", &format!("{} for {}", build.targets.join(" "), build.machine));
+    let variant = build.variant.iter().map(|variant| format!(", variant {variant}")).collect::<String>();
+    line("target", &format!("{} for {}{variant}", build.targets.join(" "), build.machine));
     line("started", &build.started.to_string());
     let Some(outcome) = &build.outcome else { return };
     if let Some(ended) = build.ended {

@@ -15,9 +15,9 @@ use rustix::{fs::OFlags, io::Errno};
 
 use super::{Tools, reach::Reach};
 use crate::{
-    events::{Emitter, Redactor},
+    events::Emitter,
     host::rooted::Rooted,
-    model::{Explain, Kind},
+    model::{Explain, Kind, Secrets},
     plan::{self, Input, PlacedInput, Plan, What, in_the_way},
 };
 
@@ -102,8 +102,8 @@ fn shell(path: &Path) -> String {
     shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
 }
 
-/// Knows every secret that this build is given: those of the plan, and those in its files of credentials.
-pub fn redactor(plan: &Plan) -> Redactor {
+/// Every secret that this build is given: those of the plan, and those in its files of credentials.
+pub fn secrets(plan: &Plan) -> Secrets {
     let mut secrets = plan.secrets();
     for input in &plan.inputs {
         // One that cannot be read is an error of `find`.
@@ -114,7 +114,7 @@ pub fn redactor(plan: &Plan) -> Redactor {
             What::SshAgent | What::KnownHosts | What::Bind => {}
         }
     }
-    Redactor::new(&secrets)
+    secrets
 }
 
 fn read_credentials(path: &Path) -> Option<String> {
@@ -178,6 +178,10 @@ fn credentials(input: &Input, source: &Path, data: &fs::Metadata, on: &Emitter) 
         return Err(InputsError::Kind { what: input.what, path: source.into(), wanted: "regular file" });
     }
     File::open(source).map_err(missing(input, source))?;
+    // What is not read cannot be taken out of logs.
+    if data.len() > CREDENTIALS_LIMIT {
+        return Err(InputsError::Kind { what: input.what, path: source.into(), wanted: "file of at most 1 MiB" });
+    }
     if data.mode() & 0o077 != 0 {
         on.warn(format!(
             "the {} {} can be read by others; keep it to yourself:  chmod 600 {}",

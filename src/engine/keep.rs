@@ -5,7 +5,7 @@
 //! writes to. So nothing is opened here but regular files inside the build's own folders.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
 };
@@ -21,9 +21,12 @@ use crate::{
         rooted::Rooted,
     },
     lock::{Lock, Pins},
-    model::{Artifact, FailedTask},
+    model::{Artifact, BuildId, FailedTask, Secrets},
     plan::{Folders, Plan},
 };
+
+/// Tells the secrets of a build from others.
+const SEAL: &str = "secrets";
 
 /// Of a log that is kept, in bytes.
 const LOG_KEPT: u64 = 64 << 20;
@@ -59,15 +62,35 @@ pub fn pins(pins: Pins, build: &Path) -> Result<(), EngineError> {
     Ok(write_atomically(&path, text.as_bytes(), 0o644)?)
 }
 
-/// Copies what a build says about itself: licences, software bills of materials, its history. Only what is there.
+/// Writes down by which secrets logs of this build are to be cleaned, without telling them: who shows a log of the workspace
+/// later has to know the same.
 ///
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn records(folders: &Folders, build: &Path, on: &Emitter) -> Result<(), EngineError> {
+pub fn seal(secrets: &Secrets, id: &BuildId, build: &Path) -> Result<(), EngineError> {
+    match secrets.fingerprint(id.as_str()) {
+        None => Ok(()),
+        Some(digest) => Ok(write_atomically(&build.join(SEAL), digest.to_string().as_bytes(), 0o600)?),
+    }
+}
+
+/// Whether somebody who knows these secrets knows those of a build. Of a build that has none, everybody does.
+pub fn knows(secrets: &Secrets, id: &BuildId, build: &Path) -> bool {
+    fs::read_to_string(build.join(SEAL))
+        .is_ok_and(|sealed| secrets.fingerprint(id.as_str()).is_some_and(|own| own.to_string() == sealed))
+        || !build.join(SEAL).exists()
+}
+
+/// Copies what a build says about itself, without secrets: licences, software bills of materials, its history. Only what is there.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn records(folders: &Folders, build: &Path, redactor: &Redactor, on: &Emitter) -> Result<(), EngineError> {
     for (name, folder) in records_of(folders) {
         if folder.is_dir() && is_own(folders, &folder) {
-            artifacts::keep_folder(&folder, &build.join(name), on)?;
+            artifacts::keep_folder(&folder, &build.join(name), redactor, on)?;
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ mod drive;
 mod host;
 pub mod image_build;
 pub mod inputs;
-mod keep;
+pub mod keep;
 mod memory;
 mod packages;
 mod pseudo;
@@ -368,11 +368,12 @@ pub fn build(
     let begun = Instant::now();
     let id = tools.on.build();
     // Before anything is said.
-    tools.on.hide(inputs::redactor(&plan));
+    tools.on.hide(&inputs::secrets(&plan));
     tools.on.emit(Event::BuildStarted {
         name: plan.name.clone(),
         targets: plan.targets.clone(),
         machine: plan.machine.clone(),
+        variant: plan.variant.clone(),
     });
     // Whatever went wrong after somebody asked to stop went wrong because of it: children of ours hear Ctrl-C too.
     let result = stages(plan, lock, tools, &id, pin).map_err(|error| match tools.stop.asked() {
@@ -407,6 +408,7 @@ fn stages(
     let build = tools.paths.build(id);
     make_private_dir(&build)?;
     keep::pins(prepared.pins(), &build)?;
+    keep::seal(&inputs::secrets(&prepared.plan), id, &build)?;
     let finished = match run(&prepared, &build, tools)? {
         Ok(finished) => finished,
         Err(outcome) => return Ok(*outcome),
@@ -502,7 +504,7 @@ fn reasons(finished: &Finished, no_task: bool) -> Vec<String> {
 
 fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
     let kept = keep::artifacts(&prepared.plan, build, tools.on)?;
-    keep::records(&prepared.plan.folders, build, tools.on)?;
+    keep::records(&prepared.plan.folders, build, &tools.on.redactor(), tools.on)?;
     Ok(Outcome {
         bitbake_exit: Some(finished.exit),
         usage: finished.usage,

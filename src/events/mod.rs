@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 pub use redact::Redactor;
 
-use crate::model::{Activity, BuildId, Event, Record, Unit};
+use crate::model::{Activity, BuildId, Event, Record, Secrets, Unit};
 
 /// Takes the events of a build, in order. Must not block for long: it holds up the build.
 pub trait EventSink: Send {
@@ -25,6 +25,7 @@ pub struct Emitter(Arc<Mutex<Journal>>);
 struct Journal {
     build: BuildId,
     seq: u64,
+    secrets: Secrets,
     redactor: Redactor,
     sinks: Vec<Box<dyn EventSink>>,
 }
@@ -32,7 +33,8 @@ struct Journal {
 impl Emitter {
     /// Opens the journal of a build. Sinks are served in the order given: the durable one first.
     pub fn new(build: BuildId, sinks: Vec<Box<dyn EventSink>>) -> Self {
-        Self(Arc::new(Mutex::new(Journal { build, seq: 0, redactor: Redactor::default(), sinks })))
+        let (secrets, redactor) = (Secrets::default(), Redactor::default());
+        Self(Arc::new(Mutex::new(Journal { build, seq: 0, secrets, redactor, sinks })))
     }
 
     /// The build that this journal belongs to.
@@ -40,9 +42,11 @@ impl Emitter {
         self.lock().build.clone()
     }
 
-    /// From now on no sink sees what `redactor` knows.
-    pub fn hide(&self, redactor: Redactor) {
-        self.lock().redactor = redactor;
+    /// From now on no sink sees these secrets either.
+    pub fn hide(&self, secrets: &Secrets) {
+        let mut journal = self.lock();
+        journal.secrets.extend(secrets);
+        journal.redactor = Redactor::new(&journal.secrets);
     }
 
     /// What takes secrets out of this journal.

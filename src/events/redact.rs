@@ -41,6 +41,11 @@ impl Redactor {
         Self(Some(Search { patterns, longest }))
     }
 
+    /// Whether there is anything to look for.
+    pub fn knows_any(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// A text without secrets.
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
         match &self.0 {

@@ -52,6 +52,8 @@ pub struct BuildRecord {
     pub ended: Option<Timestamp>,
     /// How it ended.
     pub outcome: Option<Outcome>,
+    /// The variant of the config, if it was one.
+    pub variant: Option<String>,
 }
 
 /// Why the record cannot be read or written.
@@ -172,7 +174,10 @@ impl History {
     }
 
     fn query(&self, rest: &str, args: impl rusqlite::Params) -> Result<Vec<BuildRecord>, HistoryError> {
-        let sql = format!("SELECT id, name, machine, targets, state, started, ended, outcome FROM builds {rest}");
+        // The first event says more than the table has columns for.
+        let variant = "(SELECT json_extract(record, '$.variant') FROM events WHERE build = id ORDER BY seq LIMIT 1)";
+        let sql =
+            format!("SELECT id, name, machine, targets, state, started, ended, outcome, {variant} FROM builds {rest}");
         let mut statement = self.db.prepare(&sql).map_err(failed("read"))?;
         let mut rows = statement.query(args).map_err(failed("read"))?;
         let mut builds = Vec::new();
@@ -276,6 +281,7 @@ fn build_of(row: &rusqlite::Row<'_>) -> Result<BuildRecord, HistoryError> {
         started: text(5)?.parse().map_err(|_| damaged("a time"))?,
         ended: maybe(6)?.and_then(|time| time.parse().ok()),
         outcome,
+        variant: maybe(8)?,
     })
 }
 
@@ -318,7 +324,7 @@ impl HistorySink {
         let id = record.build.as_str();
         let transaction = self.db.unchecked_transaction()?;
         match &record.event {
-            Event::BuildStarted { name, targets, machine } => {
+            Event::BuildStarted { name, targets, machine, .. } => {
                 let targets = serde_json::to_string(targets).unwrap_or_default();
                 let values = params![id, name, machine, targets, State::Queued.to_string(), record.at.to_string()];
                 let sql = "INSERT INTO builds (id, name, machine, targets, state, started) VALUES (?1,?2,?3,?4,?5,?6)";
@@ -372,12 +378,18 @@ mod tests {
         let id = BuildId::new("hello", 7).expect("an id");
         let (sink, failure) = History::open(&path).expect("made").into_sink();
         let on = Emitter::new(id.clone(), vec![Box::new(sink)]);
-        on.emit(Event::BuildStarted { name: "hello".into(), targets: vec!["image".into()], machine: "m".into() });
+        on.emit(Event::BuildStarted {
+            name: "hello".into(),
+            targets: vec!["image".into()],
+            machine: "m".into(),
+            variant: Some("debug".into()),
+        });
         on.emit(Event::StageStarted { stage: Stage::Run });
         on.emit(Event::Console { line: "NOTE: hi".into() });
         let reader = History::open_existing(&path).expect("opens").expect("is there");
         let build = reader.find(None).expect("reads").expect("a build");
         assert_eq!((build.state, build.targets.len()), (State::Building, 1));
+        assert_eq!(build.variant.as_deref(), Some("debug"));
         assert_eq!(reader.events(&id, 2, 10).expect("events").len(), 1);
         let buried = reader.bury(&build).expect("buried");
         assert_eq!((buried.state, buried.ended.is_some()), (State::Failed, true));

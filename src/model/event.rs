@@ -128,6 +128,9 @@ pub enum Event {
         targets: Vec<String>,
         /// BitBake's MACHINE.
         machine: String,
+        /// The variant of the config, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        variant: Option<String>,
     },
     /// A stage begins; the one before it is over.
     StageStarted {

@@ -3,11 +3,31 @@
 
 use std::fmt;
 
-use super::spelling;
+use sha2::{Digest as _, Sha256};
+
+use super::{Digest, spelling};
 
 /// A variable whose name holds one of these is taken for a secret.
-const SECRET_NAMES: [&str; 11] =
-    ["_PASS", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "KEY", "CREDENTIAL", "AUTH", "COOKIE", "PRIVATE"];
+const SECRET_NAMES: [&str; 12] = [
+    "_PASS",
+    "SSHPASS",
+    "TOKEN",
+    "PASSWORD",
+    "PASSWD",
+    "PASSPHRASE",
+    "SECRET",
+    "KEY",
+    "CREDENTIAL",
+    "AUTH",
+    "COOKIE",
+    "PRIVATE",
+];
+
+/// Or is one of these between its underscores: inside of other words, they mean nothing.
+const SECRET_WORDS: [&str; 6] = ["PASS", "PAT", "PWD", "PSK", "JWT", "BEARER"];
+
+/// The shell's folders, although their names hold PWD.
+const FOLDERS: [&str; 2] = ["PWD", "OLDPWD"];
 
 /// The path of a socket, although its name holds AUTH.
 const NOT_SECRET: &str = "SSH_AUTH_SOCK";
@@ -44,18 +64,32 @@ impl Secrets {
         let name = name.to_ascii_uppercase();
         // Not GIT_AUTHOR_NAME, but HTTP_AUTHORIZATION; not BB_ENV_PASSTHROUGH_ADDITIONS.
         let telling = name.replace("AUTHORIZATION", "AUTH_").replace("AUTHOR", "").replace("PASSTHROUGH", "");
-        let sounds = name != NOT_SECRET && SECRET_NAMES.iter().any(|part| telling.contains(part));
+        let told = SECRET_NAMES.iter().any(|part| telling.contains(part))
+            || telling.split('_').any(|word| SECRET_WORDS.contains(&word));
+        let sounds = told && name != NOT_SECRET && !FOLDERS.contains(&name.as_str());
         if sounds {
             // Programs print a key of several lines line by line.
             for text in std::iter::once(value.trim()).chain(value.lines().map(str::trim)) {
                 self.add(None, text, LEAST_OF_VARIABLE);
             }
         }
-        // Programs accept a proxy without a scheme.
-        if name.ends_with("PROXY") && !value.contains("://") {
-            self.add_addresses(&format!("http://{value}"));
-        } else {
-            self.add_addresses(value);
+        self.add_header(value);
+        self.add_addresses(value);
+        // Programs accept a proxy without a scheme, and git the command of one (GIT_PROXY_COMMAND).
+        if name.contains("PROXY") {
+            let bare = value.split_whitespace().filter(|word| word.contains('@') && !word.contains("://"));
+            bare.for_each(|word| self.add_addresses(&format!("http://{word}")));
+        }
+    }
+
+    /// Takes what a header of HTTP says of its sender, as in `GIT_CONFIG_VALUE_0` for git's `http.extraHeader`.
+    fn add_header(&mut self, value: &str) {
+        const NAME: &str = "authorization:";
+        let lower = value.to_ascii_lowercase();
+        let ends = lower.match_indices(NAME).map(|(at, _)| at + NAME.len());
+        for said in ends.filter_map(|end| value.get(end..)?.lines().next()) {
+            let word = said.split_whitespace().last().unwrap_or_default().trim_end_matches(['"', '\'', '=']);
+            self.add(None, word, LEAST_OF_VARIABLE);
         }
     }
 
@@ -80,6 +114,10 @@ impl Secrets {
         let (user, text) = if is_token { (None, user) } else { (Some(decoded(user)), password) };
         self.add(user.clone(), text, LEAST_OF_PASSWORD);
         self.add(user, &decoded(text), LEAST_OF_PASSWORD);
+        // A shorter one stands in every log, but not as it stands here.
+        if !text.is_empty() && text.chars().count() < LEAST_OF_PASSWORD {
+            self.add(None, &format!("{who}@"), 1);
+        }
     }
 
     /// Takes the passwords of a netrc(5).
@@ -112,6 +150,25 @@ impl Secrets {
         if text.chars().count() >= least && !self.0.iter().any(|known| known.text == text && known.user == user) {
             self.0.push(Secret { user, text: text.into() });
         }
+    }
+
+    /// Takes all of another collection.
+    pub fn extend(&mut self, other: &Self) {
+        other.0.iter().for_each(|secret| self.add(secret.user.clone(), &secret.text, 0));
+    }
+
+    /// A number that only who knows the same secrets can tell; none where there are no secrets. `salt` makes it another one elsewhere.
+    pub fn fingerprint(&self, salt: &str) -> Option<Digest> {
+        let forms = self.forms();
+        if forms.is_empty() {
+            return None;
+        }
+        let mut hasher = Sha256::new_with_prefix(salt);
+        for form in forms {
+            hasher.update([0]);
+            hasher.update(form);
+        }
+        Some(Digest::from_sha256(hasher.finalize().into()))
     }
 
     /// Every form of every secret: however programs write it, and in base64 alone, as `user:password`, and with whatever stands
@@ -204,7 +261,7 @@ mod tests {
     fn what_is_taken_for_a_secret() {
         let variable = |name: &str, value: &str| texts(|secrets| secrets.add_variable(name, value));
         assert_eq!(variable("GITHUB_TOKEN", "abcdef"), ["abcdef"]);
-        for name in ["my_password", "HTTP_AUTHORIZATION", "ARTIFACTORY_PASS"] {
+        for name in ["my_password", "HTTP_AUTHORIZATION", "ARTIFACTORY_PASS", "SSHPASS", "MY_PAT", "JWT", "DB_PWD"] {
             assert_eq!(variable(name, "abcdef"), ["abcdef"], "{name}");
         }
         assert_eq!(
@@ -216,20 +273,26 @@ mod tests {
             ("LANG", "en_US.UTF-8"),
             ("SSH_AUTH_SOCK", "/run/user/1/agent"),
             ("GIT_AUTHOR_NAME", "Jane Doe"),
+            ("PWD", "/home/me/project"),
+            ("PATCHTOOL", "quilt2"),
             ("BB_ENV_PASSTHROUGH_ADDITIONS", "LAYER_REVISION"),
         ] {
             assert!(variable(name, value).is_empty(), "{name}");
         }
         assert_eq!(variable("http_proxy", "http://me:p%40ssw0rd@proxy:3128"), ["p%40ssw0rd", "p@ssw0rd"]);
         assert_eq!(variable("HTTPS_PROXY", "me:letmein@proxy:3128"), ["letmein"]);
+        assert_eq!(variable("GIT_PROXY_COMMAND", "connect -H bob:letmein@proxy:3128"), ["letmein"]);
+        // Too short to be looked for alone.
+        assert_eq!(variable("http_proxy", "http://bob:abc@proxy:3128"), ["bob:abc@"]);
+        let header = "Authorization: Basic Ym9iOmxldG1laW4=";
+        assert_eq!(variable("GIT_CONFIG_VALUE_0", header), ["Ym9iOmxldG1laW4"]);
+        assert_eq!(variable("HEADERS", "a: b\nauthorization: bearer abcdef\n"), ["abcdef"]);
         assert_eq!(variable("no_proxy", "localhost,.example.org"), [""; 0]);
         assert_eq!(variable("MIRROR", "see ftp://u:first@a and http://v:second@b/x"), ["first", "second"]);
         assert_eq!(variable("URL", "https://ghp_0123456789abcdef@github.com/x"), ["ghp_0123456789abcdef"]);
         assert_eq!(variable("URL", "git://ghp_0123456789abcdef@github.com/x;branch=a"), ["ghp_0123456789abcdef"]);
         assert_eq!(variable("URL", "https://0123456789abcdef:x-oauth-basic@github.com/x"), ["0123456789abcdef"]);
-        for harmless in
-            ["ssh://git@host:22/x", "http://proxy:3128", "git://host/a;branch=b@c:d", "http://u:abc@h", "://"]
-        {
+        for harmless in ["ssh://git@host:22/x", "http://proxy:3128", "git://host/a;branch=b@c:d", "://"] {
             assert_eq!(variable("URL", harmless), [""; 0], "{harmless}");
         }
     }

@@ -7,8 +7,9 @@ impl Event {
     /// another file.
     pub fn for_each_text(&mut self, change: &mut dyn FnMut(&mut String)) {
         match self {
-            Self::BuildStarted { name, targets, machine } => {
+            Self::BuildStarted { name, targets, machine, variant } => {
                 change(name);
+                variant.iter_mut().for_each(&mut *change);
                 targets.iter_mut().for_each(&mut *change);
                 change(machine);
             }

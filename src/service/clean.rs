@@ -86,6 +86,7 @@ mod tests {
             started: at,
             ended,
             outcome: (state == State::Completed).then(|| Outcome { artifacts: 1, ..Outcome::new(state) }),
+            variant: None,
         }
     }
 

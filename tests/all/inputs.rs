@@ -393,11 +393,26 @@ fn no_secret_stays_behind() {
     let plan = shown.iter().find(|(what, done)| *what == "--json" && done.out.contains("\"plan\"")).expect("the plan");
     plan.1.expect_out("\"MY_TOKEN\",\n").expect_out("http://me:***@127.0.0.1:9");
     // The log of a task that did not fail comes from the workspace.
-    super::trouble::recipe(&world, "leak", "    echo \"quiet ${MY_TOKEN}\"");
-    shown.push(("build", smidr().args(["build", "--target", "leak"]).run()));
+    super::trouble::recipe(
+        &world,
+        "leak",
+        "    echo \"quiet ${MY_TOKEN}\"; mkdir -p ${TOPDIR}/buildhistory; echo \"record ${MY_TOKEN}\" > ${TOPDIR}/buildhistory/latest",
+    );
+    let built = smidr().args(["build", "--target", "leak"]).run();
+    let record = world.smidr.join("builds").join(built.expect_code(0).build_id()).join("buildhistory/latest");
+    assert_eq!(fs::read_to_string(record).expect("a record"), "record ***\n");
+    shown.push(("build", built));
     let quiet = smidr().args(["logs", "--task", "leak:do_act"]).run();
     quiet.expect_code(0).expect_out("quiet ***");
     shown.push(("logs --task", quiet));
+    // Who does not know the secrets of that build cannot take them out.
+    let strange = smidr().env("MY_TOKEN", "another-token").args(["logs", "--task", "leak:do_act"]).run();
+    strange
+        .expect_code(2)
+        .expect_one_error()
+        .expect_err("may hold passwords or tokens of that build")
+        .expect_err("less ");
+    shown.push(("logs --task", strange));
     for form in forms {
         for (what, done) in &shown {
             assert!(

@@ -224,7 +224,7 @@ fn plans(desk: &Desk, file: &Path) -> Result<Vec<Plan>, NoProject> {
 
 fn plan_of(desk: &Desk, project: &Project) -> Result<Plan, Failure> {
     let plan = project.plan(&default_wanted(None), &desk.facts, &desk.paths)?;
-    desk.on.hide(engine::inputs::redactor(&plan));
+    desk.on.hide(&engine::inputs::secrets(&plan));
     Ok(plan)
 }
 
