@@ -28,8 +28,8 @@ use crate::{
     sandbox::{self, Control, Exit, SandboxError},
 };
 
-/// How long BitBake may take to end what runs, after it was asked to stop.
-const GRACE: Duration = Duration::from_secs(30);
+/// How long BitBake may take to end what runs, after it was asked to stop. With the end of what does not, it is half a minute.
+const GRACE: Duration = Duration::from_secs(30).saturating_sub(sandbox::LONGEST_END);
 
 /// How long BitBake's last words may take to arrive.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -331,7 +331,7 @@ impl<'a> Course<'a> {
     fn time_is_up(&mut self) {
         if self.grace.is_some() {
             self.on.emit(Event::Stopping { force: true });
-            self.control.kill();
+            self.control.end();
             // Killed once; what remains is to hear of the end.
             (self.grace, self.timeout) = (None, None);
         } else {

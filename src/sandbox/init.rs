@@ -257,8 +257,8 @@ fn init(
     prctl::set_dumpable(false).map_err(StepFailure::at("become undumpable"))?;
     lockdown::disarm()?;
     report(status, &ready);
-    let code = pid1::run(payload, spec.payload.linger, parent, &signals, control);
-    parting::part();
+    let (code, patience) = pid1::run(payload, spec.payload.linger, parent, &signals, control);
+    parting::part(patience);
     descendants::end();
     report(status, &Report::Exited { status: code, usage: resources::used() });
     Ok(code)

@@ -25,7 +25,7 @@ use super::{
     error::{Report, SandboxError, Verified},
     init::HelperArgs,
     mounts::OWN_PROC,
-    pid1::KILL,
+    pid1::{END, KILL},
 };
 use crate::{
     host::process::Spawner,
@@ -104,9 +104,15 @@ struct Reins {
     killing: AtomicBool,
 }
 
-/// How long PID 1 may take to end everything, pseudo's servers among it, before it is killed, and after that its parent. Only one that
-/// somebody has stopped (SIGSTOP) needs that.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// How long PID 1 may take to end everything, pseudo's servers among it, before it is killed. Only one that somebody has stopped
+/// (SIGSTOP) needs that.
+const OF_INIT: Duration = Duration::from_secs(4);
+
+/// How long its parent may take then.
+const OF_HELPER: Duration = Duration::from_secs(1);
+
+/// How long an end takes at the most.
+pub const LONGEST_END: Duration = OF_INIT.saturating_add(OF_HELPER);
 
 /// How the payload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,16 +253,26 @@ impl Control {
         self.signal(Signal::SIGINT);
     }
 
-    /// Ends the sandbox with everything in it.
+    /// Ends the sandbox with everything in it within the second.
     pub fn kill(&self) {
-        self.send(KILL);
+        self.order(KILL);
+    }
+
+    /// Ends the sandbox with everything in it. pseudo's servers get some seconds to write down what they know; after
+    /// [`LONGEST_END`] there is nothing left in any case.
+    pub fn end(&self) {
+        self.order(END);
+    }
+
+    fn order(&self, byte: u8) {
+        self.send(byte);
         if !self.0.killing.swap(true, Ordering::SeqCst) {
             let reins = Arc::clone(&self.0);
             thread::spawn(move || {
-                thread::sleep(PATIENCE);
+                thread::sleep(OF_INIT);
                 // Usually there is nobody left. A PID 1 that is stopped dies all the same, and its parent ends what it has left.
                 descendants::kill_children(reins.helper_pid);
-                thread::sleep(PATIENCE);
+                thread::sleep(OF_HELPER);
                 let _ = pidfd_send_signal(&reins.helper, rustix::process::Signal::KILL);
             });
         }

@@ -33,6 +33,6 @@ mod sys;
 
 pub use error::{Report, SandboxError, Verified};
 pub use init::helper_main;
-pub use launch::{Control, Exit, Sandbox, Stdio, launch};
+pub use launch::{Control, Exit, LONGEST_END, Sandbox, Stdio, launch};
 pub use obstacle::{Obstacle, Remedy};
 pub use sys::privileged_by_file;

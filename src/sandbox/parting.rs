@@ -21,11 +21,14 @@ use nix::{
 use super::descendants;
 
 /// For writing; a database of a hundred thousand files takes less than a second.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where everything has to be gone within the second.
+pub const IMPATIENCE: Duration = Duration::from_millis(800);
 
 /// Ends every process below this one, if there are servers among them. What is left after all must be killed by the caller, or with it.
-pub fn part() {
-    let until = Instant::now() + PATIENCE;
+pub fn part(patience: Duration) {
+    let until = Instant::now() + patience;
     let mut asked = BTreeSet::new();
     loop {
         let (servers, others): (Vec<Pid>, Vec<Pid>) =

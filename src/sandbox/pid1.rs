@@ -21,13 +21,19 @@ use nix::{
     unistd::{Pid, read},
 };
 
-use super::descendants;
+use super::{
+    descendants,
+    parting::{IMPATIENCE, PATIENCE},
+};
 
 /// How long a daemon of the payload may take to end after the payload: BitBake's server writes its caches then.
 const LINGER: Duration = Duration::from_secs(10);
 
 /// On the control pipe: end at once.
 pub const KILL: u8 = 0;
+
+/// On the control pipe: end, and let pseudo's servers write down what they know.
+pub const END: u8 = u8::MAX;
 
 /// What PID 1 hears when its parent is gone and it may not simply die with it.
 pub const PARENT_GONE: Signal = Signal::SIGUSR2;
@@ -48,11 +54,11 @@ impl Signals {
     }
 }
 
-/// Serves until the payload, and what it leaves behind for a short while, has ended. Returns the payload's exit status. What is left
-/// then must be ended by the caller: by its own end as PID 1, or with [`descendants::end`].
+/// Serves until the payload, and what it leaves behind for a short while, has ended. Returns the payload's exit status, and how long
+/// parting may take. What is left then must be ended by the caller: by its own end as PID 1, or with [`descendants::end`].
 ///
 /// `parent` is whose end means the end of all.
-pub fn run(payload: Pid, linger: bool, parent: u32, signals: &Signals, control: &OwnedFd) -> i32 {
+pub fn run(payload: Pid, linger: bool, parent: u32, signals: &Signals, control: &OwnedFd) -> (i32, Duration) {
     let mut ended: Option<(i32, Instant)> = None;
     loop {
         let (status, left) = reap(payload);
@@ -62,11 +68,11 @@ pub fn run(payload: Pid, linger: bool, parent: u32, signals: &Signals, control: 
         if let Some((status, until)) = ended
             && (!linger || !left || Instant::now() >= until || !server_left())
         {
-            return status;
+            return (status, PATIENCE);
         }
         if !left && ended.is_none() {
             // Cannot be, unless the kernel lost the payload.
-            return 125;
+            return (125, PATIENCE);
         }
         match wait(parent, signals, control, ended.is_some()) {
             Wake::Again => {}
@@ -74,7 +80,9 @@ pub fn run(payload: Pid, linger: bool, parent: u32, signals: &Signals, control: 
                 // The payload leads its own process group. It may be gone already.
                 let _ = killpg(payload, signal).or_else(|_| kill(payload, signal));
             }
-            Wake::End => return ended.map_or(128 + Signal::SIGKILL as i32, |(status, _)| status),
+            Wake::End(patience) => {
+                return (ended.map_or(128 + Signal::SIGKILL as i32, |(status, _)| status), patience);
+            }
         }
     }
 }
@@ -82,7 +90,7 @@ pub fn run(payload: Pid, linger: bool, parent: u32, signals: &Signals, control: 
 enum Wake {
     Again,
     Forward(Signal),
-    End,
+    End(Duration),
 }
 
 fn wait(parent: u32, signals: &Signals, control: &OwnedFd, lingering: bool) -> Wake {
@@ -90,21 +98,22 @@ fn wait(parent: u32, signals: &Signals, control: &OwnedFd, lingering: bool) -> W
     let timeout = if lingering { PollTimeout::from(20u8) } else { PollTimeout::NONE };
     match poll(&mut fds, timeout) {
         Ok(_) | Err(Errno::EINTR) => {}
-        Err(_) => return Wake::End,
+        Err(_) => return Wake::End(IMPATIENCE),
     }
     while let Ok(Some(signal)) = signals.0.read_signal() {
         // Anybody may send it; only the kernel sends it when it is true. In a PID namespace of its own it never is.
         if signal.ssi_signo == PARENT_GONE as u32 && parent_id() != parent {
-            return Wake::End;
+            return Wake::End(IMPATIENCE);
         }
     }
     if fds[1].any().unwrap_or(true) {
         let mut byte = [KILL];
         return match read(control, &mut byte) {
-            Ok(1) => Signal::try_from(i32::from(byte[0])).map_or(Wake::End, Wake::Forward),
+            Ok(1) if byte[0] == END => Wake::End(PATIENCE),
+            Ok(1) => Signal::try_from(i32::from(byte[0])).map_or(Wake::End(IMPATIENCE), Wake::Forward),
             Err(Errno::EINTR | Errno::EAGAIN) => Wake::Again,
             // The end of the pipe: smidr is gone.
-            _ => Wake::End,
+            _ => Wake::End(IMPATIENCE),
         };
     }
     Wake::Again

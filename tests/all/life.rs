@@ -23,14 +23,17 @@ use super::{
 /// How long BitBake may take after it was asked to stop (engine::drive).
 const GRACE: Duration = Duration::from_secs(30);
 
-/// A task that hears nothing but SIGKILL.
+/// A task that hears nothing but SIGKILL, with a child of the same kind that is called as pseudo's server is.
 const DEAF: &str = "LICENSE = \"MIT\"\ninherit nobuild\naddtask act after do_patch before do_build\npython do_act() {\n    \
-                    import signal, time\n    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n    \
-                    time.sleep(1000)\n}\n";
+                    import shutil, signal, subprocess, time\n    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n    \
+                    pseudo = shutil.copy(\"/bin/sleep\", d.expand(\"${WORKDIR}/pseudo\"))\n    \
+                    subprocess.Popen([pseudo, \"1000\"])\n    time.sleep(1000)\n}\n";
 
 #[derive(Clone, Copy)]
 enum Deed {
     Send(Signal),
+    /// Two signals for smidr.
+    Twice,
     /// SIGKILL for the process that smidr has started.
     KillHelper,
     /// SIGKILL for the sandbox's PID 1.
@@ -55,15 +58,15 @@ struct Row {
 }
 
 /// How long PID 1 may take to end everything (sandbox::launch).
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(4);
 
-/// On a machine that does nothing else a second is enough; here eight builds end at once, beside other tests.
-const SLACK: Duration = Duration::from_secs(10);
+/// On a machine that does nothing else a second is enough; here nine builds end at once, beside other tests.
+const SLACK: Duration = Duration::from_secs(5);
 
 const SECOND: Duration = Duration::from_secs(1);
 const POLITE: &str = "BitBake finishes the tasks that run";
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 9] = [
     Row {
         name: "SIGTERM",
         task: Some(2),
@@ -90,6 +93,15 @@ const ROWS: [Row; 8] = [
         state: "CANCELLED",
         says: "everything is killed",
         within: GRACE,
+    },
+    Row {
+        name: "a deaf task, killed",
+        task: None,
+        deed: Deed::Twice,
+        code: 130,
+        state: "CANCELLED",
+        says: "everything is killed",
+        within: SECOND,
     },
     Row {
         name: "a frozen server",
@@ -222,6 +234,10 @@ fn do_it(deed: Deed, running: &Running, world: &World) {
         }
         Deed::FreezeInit => {
             kill(helpers(running.pid()).1, Signal::SIGSTOP).expect("stop it");
+            running.signal(Signal::SIGINT);
+            running.signal(Signal::SIGTERM);
+        }
+        Deed::Twice => {
             running.signal(Signal::SIGINT);
             running.signal(Signal::SIGTERM);
         }
