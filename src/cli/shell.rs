@@ -109,7 +109,7 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     // What showed how far the preparation was must not draw into the program's output.
     drop(on);
     let started = |running: &sandbox::Sandbox| {
-        let losses = running.verified().losses(&spec).into_iter().map(str::to_owned);
+        let losses = running.verified().losses(&spec).into_iter();
         let shortfalls = confinement.iter().flat_map(|confinement| confinement.shortfalls(running.verified()));
         losses.chain(shortfalls).for_each(warn);
     };

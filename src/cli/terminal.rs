@@ -85,7 +85,7 @@ impl Terminal {
     }
 
     fn fact(&self, subject: &str, text: &str, state: &str) {
-        self.line(format!("{subject:<10} {text:<48} {state}").trim_end());
+        self.line(format!("{subject:<10} {text:<47}  {state}").trim_end());
     }
 
     fn progress(&mut self, activity: Activity, subject: &str, done: u64, total: Option<u64>, unit: Unit) {
@@ -241,7 +241,9 @@ impl EventSink for Terminal {
                 self.fact("layers", &names.join("  "), "ready");
             }
             Event::SandboxReady { isolation, task_network_cut } => {
-                self.fact("sandbox", &sandbox(isolation, *task_network_cut), "verified");
+                // What is not as it should be has been said before, each with its reason.
+                let state = if *task_network_cut { "verified" } else { "" };
+                self.fact("sandbox", &sandbox(isolation, *task_network_cut), state);
             }
             Event::Progress { activity, subject, done, total, unit } => {
                 self.progress(*activity, subject, *done, *total, *unit);

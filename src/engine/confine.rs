@@ -55,7 +55,7 @@ impl Confinement {
     }
 
     /// The limits that do not hold in a sandbox that runs, in words.
-    pub fn shortfalls(&self, verified: Verified) -> Vec<String> {
+    pub fn shortfalls(&self, verified: &Verified) -> Vec<String> {
         let missing = match &self.leaf {
             Some(leaf) if verified.in_cgroup == Some(true) => leaf.not_enforced().to_vec(),
             Some(leaf) => self.all(&format!("the sandbox could not enter {}", leaf.path().display())),

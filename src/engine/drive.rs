@@ -25,7 +25,7 @@ use crate::{
     host::process::Spawner,
     model::{Event, FailedTask, Level, Limits, TaskName, Usage},
     plan::{Folders, SandboxSpec},
-    sandbox::{self, Control, Exit, SandboxError},
+    sandbox::{self, Control, Exit, SandboxError, Tasks},
 };
 
 /// How long BitBake may take to end what runs, after it was asked to stop. With the end of what does not, it is half a minute.
@@ -169,10 +169,7 @@ fn start(
     let control = running.control();
     let verified = running.verified();
     verified.losses(spec).into_iter().for_each(|loss| on.warn(loss));
-    on.emit(Event::SandboxReady {
-        isolation: verified.describe(spec),
-        task_network_cut: verified.tasks_cut.unwrap_or(false),
-    });
+    on.emit(Event::SandboxReady { isolation: verified.describe(spec), task_network_cut: verified.tasks == Tasks::Cut });
     let console_message: fn(String) -> Message = Message::Console;
     for (pipe, wrap, limit) in [(console, console_message, LINE_LIMIT), (interface, Message::Interface, MESSAGE_LIMIT)]
     {

@@ -15,9 +15,11 @@ const ARCHITECTURES: [u32; 4] = [arch::X86_64, arch::I386, arch::AARCH64, arch::
 const NONE: u32 = u32::MAX;
 
 /// Answered with EPERM.
-const DENIED: [(&str, [u32; 4]); 40] = [
+const DENIED: [(&str, [u32; 4]); 43] = [
     ("mount", [165, 21, 40, 21]),
     ("umount2", [166, 52, 39, 52]),
+    // Before there was umount2(2).
+    ("umount", [NONE, 22, NONE, NONE]),
     ("pivot_root", [155, 217, 41, 218]),
     ("chroot", [161, 61, 51, 61]),
     ("setns", [308, 346, 268, 375]),
@@ -27,6 +29,8 @@ const DENIED: [(&str, [u32; 4]); 40] = [
     ("fspick", [433, 433, 433, 433]),
     ("move_mount", [429, 429, 429, 429]),
     ("open_tree", [428, 428, 428, 428]),
+    // Linux 6.15.
+    ("open_tree_attr", [467, 467, 467, 467]),
     ("mount_setattr", [442, 442, 442, 442]),
     ("add_key", [248, 286, 217, 309]),
     ("request_key", [249, 287, 218, 310]),
@@ -51,6 +55,7 @@ const DENIED: [(&str, [u32; 4]); 40] = [
     ("nfsservctl", [180, 169, 42, 169]),
     ("settimeofday", [164, 79, 170, 79]),
     ("clock_settime", [227, 264, 112, 262]),
+    ("clock_settime64", [NONE, 404, NONE, 404]),
     ("iopl", [172, 110, NONE, NONE]),
     ("ioperm", [173, 101, NONE, NONE]),
     ("io_uring_setup", [425, 425, 425, 425]),

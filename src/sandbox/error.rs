@@ -29,19 +29,26 @@ impl StepFailure {
     pub fn at<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |error| Self { step: step.into(), errno: error.into().raw_os_error().unwrap_or(libc::EIO), payload: false }
     }
+
+    /// What could not be done, the kernel's answer, and why. Looks at this machine.
+    fn reason(&self) -> String {
+        let error = SandboxError::from(self.clone());
+        let why = error.obstacle().map(|obstacle| format!("; {}", obstacle.hint())).unwrap_or_default();
+        format!("{error}: {}{why}", error.errno().unwrap_or_default())
+    }
 }
 
 /// What was found out on the way into a sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// What keeps it apart from this machine.
     pub isolation: Isolation,
     /// Whether ids of a range exist in there beside one's own.
     pub ranged: bool,
-    /// Whether BitBake can cut its tasks off from the network in there; none where the spec did not ask.
-    pub tasks_cut: Option<bool>,
-    /// Whether overlayfs holds the root, where it has more than one folder; otherwise they are bound one by one.
-    pub overlay: bool,
+    /// Whether BitBake can cut its tasks off from the network in there.
+    pub tasks: Tasks,
+    /// Why overlayfs does not hold the root, where it has more than one folder: they are bound one by one.
+    pub no_overlay: Option<StepFailure>,
     /// Whether abstract sockets of this machine are out of reach.
     pub sockets_scoped: bool,
     /// Whether other processes of this machine are out of reach of its signals.
@@ -52,10 +59,21 @@ pub struct Verified {
     pub processes_limited: Option<bool>,
 }
 
+/// Whether BitBake can cut its tasks off from the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tasks {
+    /// The spec did not ask.
+    Unasked,
+    /// It can.
+    Cut,
+    /// It cannot, because of this step.
+    Open(StepFailure),
+}
+
 impl Verified {
-    /// What the build goes without here, a sentence each.
-    pub fn losses(&self, spec: &SandboxSpec) -> Vec<&'static str> {
-        let mut losses = Vec::new();
+    /// What the build goes without here, a sentence each, with the reason where there is one.
+    pub fn losses(&self, spec: &SandboxSpec) -> Vec<String> {
+        let mut losses: Vec<&str> = Vec::new();
         if spec.ids.range.is_some() && !self.ranged {
             losses.push(
                 "only one id exists in the build: newuidmap and newgidmap did not map the others (host.ids: range)",
@@ -77,8 +95,17 @@ impl Verified {
                 "the build can send signals to your other processes: only Linux 6.12 and newer can keep it from that",
             );
         }
-        if self.tasks_cut == Some(false) {
-            losses.push("BitBake cannot cut its tasks off from the network here: nested user namespaces do not work");
+        if !self.sockets_scoped {
+            losses.push(
+                "the build can reach abstract sockets of this machine (X11, D-Bus): only Linux 6.12 and newer with Landlock can keep it from that",
+            );
+        }
+        let mut losses: Vec<String> = losses.into_iter().map(str::to_owned).collect();
+        if let Some(failure) = &self.no_overlay {
+            losses.push(format!("the image's files are bound one by one, which takes longer: {}", failure.reason()));
+        }
+        if let Tasks::Open(failure) = &self.tasks {
+            losses.push(format!("BitBake cannot cut its tasks off from the network here: {}", failure.reason()));
         }
         losses
     }
@@ -96,7 +123,7 @@ impl Verified {
         if spec.own_network {
             text.push_str(", no network");
         }
-        if !self.overlay {
+        if self.no_overlay.is_some() {
             text.push_str(", without overlay");
         }
         if !self.sockets_scoped {

@@ -21,7 +21,7 @@ use nix::{
 
 use super::{
     descendants,
-    error::{Report, StepFailure, Verified},
+    error::{Report, StepFailure, Tasks, Verified},
     idmap::{self, Mapper},
     lockdown,
     mounts::{self, Stacked},
@@ -228,13 +228,19 @@ fn init(
     let sockets_scoped = spec.own_network || lockdown::scope_sockets()?;
     // The payload does so once more: then it cannot reach this process either.
     let signals_scoped = spec.isolation == Isolation::Full || lockdown::scope_signals()?;
-    let tasks_cut = if spec.probe_tasks { Some(can_cut_tasks(spec)?) } else { None };
+    let tasks = if spec.probe_tasks { cut_tasks(spec)? } else { Tasks::Unasked };
+    if let (true, Tasks::Open(failure)) = (spec.strict, &tasks) {
+        return Err(failure.clone());
+    }
     let processes_limited = resources::limit_processes(&spec.resources)?;
     let ready = Report::Ready(Verified {
         isolation: spec.isolation,
         ranged,
-        tasks_cut,
-        overlay: stacked == Stacked::ByKernel,
+        tasks,
+        no_overlay: match stacked {
+            Stacked::ByKernel => None,
+            Stacked::ByHand(failure) => Some(failure),
+        },
         sockets_scoped,
         signals_scoped,
         in_cgroup,
@@ -275,9 +281,20 @@ fn enter(spec: &SandboxSpec) -> Result<Stacked, StepFailure> {
 
 /// Does what BitBake does before each task that has no business on the network (bb.utils.disable_network), and says whether it
 /// worked.
-fn can_cut_tasks(spec: &SandboxSpec) -> Result<bool, StepFailure> {
+fn cut_tasks(spec: &SandboxSpec) -> Result<Tasks, StepFailure> {
+    let (mut hear, mut say) = io::pipe().map_err(StepFailure::at("make a pipe"))?;
     match sys::fork_single_threaded().map_err(StepFailure::at("fork"))? {
-        ForkResult::Parent { child } => Ok(wait_for(child) == 0),
+        ForkResult::Parent { child } => {
+            drop(say);
+            let mut said = Vec::new();
+            let heard = hear.read_to_end(&mut said);
+            if wait_for(child) == 0 {
+                return Ok(Tasks::Cut);
+            }
+            let failure = heard.ok().and_then(|_| serde_json::from_slice(&said).ok());
+            let lost = || StepFailure::at("find out whether tasks can be cut off")(nix::Error::ECHILD);
+            Ok(Tasks::Open(failure.unwrap_or_else(lost)))
+        }
         ForkResult::Child => {
             let Ids { uid, gid, .. } = spec.ids;
             let nested = Ids { outer_uid: uid, outer_gid: gid, uid, gid, range: None };
@@ -285,9 +302,12 @@ fn can_cut_tasks(spec: &SandboxSpec) -> Result<bool, StepFailure> {
                 .and_then(|()| lockdown::lock_down(spec))
                 .and_then(|()| {
                     let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET;
-                    unshare(flags).map_err(StepFailure::at("enter nested namespaces"))
+                    unshare(flags).map_err(StepFailure::at("enter nested namespaces (unshare)"))
                 })
                 .and_then(|()| idmap::write_single(&nested));
+            if let Err(failure) = &cut {
+                let _ = say.write_all(&serde_json::to_vec(failure).unwrap_or_default());
+            }
             std::process::exit(i32::from(cut.is_err()))
         }
     }

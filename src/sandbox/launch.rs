@@ -22,7 +22,7 @@ use rustix::{
 
 use super::{
     descendants,
-    error::{Report, SandboxError, Verified},
+    error::{Report, SandboxError, Tasks, Verified},
     init::HelperArgs,
     mounts::OWN_PROC,
     pid1::{END, KILL},
@@ -170,8 +170,8 @@ fn start(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox,
     let verified = Verified {
         isolation: spec.isolation,
         ranged: false,
-        tasks_cut: None,
-        overlay: false,
+        tasks: Tasks::Unasked,
+        no_overlay: None,
         sockets_scoped: false,
         signals_scoped: false,
         in_cgroup: None,
@@ -195,8 +195,8 @@ impl Sandbox {
     }
 
     /// What was found out on the way in.
-    pub fn verified(&self) -> Verified {
-        self.verified
+    pub fn verified(&self) -> &Verified {
+        &self.verified
     }
 
     /// Why it is not the one that was asked for, if it is not.

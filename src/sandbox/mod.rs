@@ -31,7 +31,7 @@ mod resources;
 mod signs;
 mod sys;
 
-pub use error::{Report, SandboxError, Verified};
+pub use error::{Report, SandboxError, StepFailure, Tasks, Verified};
 pub use init::helper_main;
 pub use launch::{Control, Exit, LONGEST_END, Sandbox, Stdio, launch};
 pub use obstacle::{Obstacle, Remedy};

@@ -109,12 +109,12 @@ pub fn open_sources(spec: &SandboxSpec) -> Step<Opened<'_>> {
 }
 
 /// How the root's folders came to lie on top of each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stacked {
     /// By overlayfs, or there was only one.
     ByKernel,
     /// Bound one by one, because overlayfs cannot be mounted here.
-    ByHand,
+    ByHand(StepFailure),
 }
 
 /// Builds the new root on top of `/tmp` of the old one and makes it the root.
@@ -132,7 +132,7 @@ pub fn enter(opened: Opened<'_>) -> Step<Stacked> {
     for (op, source) in &opened.mounts {
         apply(&rooted, op, source, &opened.devices)?;
     }
-    if stacked == Stacked::ByHand {
+    if let Stacked::ByHand(_) = stacked {
         // Not before: mount points may still have been missing.
         let attr = MountAttr(RDONLY | NOSUID | NODEV);
         mount_setattr(rooted.root(), attr, Reach::Alone).map_err(StepFailure::at("make its root read-only"))?;
@@ -159,13 +159,12 @@ fn mount_root(root: &OpenedRoot) -> Step<Stacked> {
             Ok(Stacked::ByKernel)
         }
         OpenedRoot::Overlay { lower, upper } => {
-            let mounted = overlay(lower, upper.as_ref());
             // The mount itself is the test: no list of kernels, containers and file systems could know.
-            if mounted.is_ok() || upper.is_some() {
-                return mounted.map(|()| Stacked::ByKernel);
+            match overlay(lower, upper.as_ref()) {
+                Ok(()) => Ok(Stacked::ByKernel),
+                Err(failure) if upper.is_some() => Err(failure),
+                Err(failure) => by_hand(lower).map(|()| Stacked::ByHand(failure)),
             }
-            by_hand(lower)?;
-            Ok(Stacked::ByHand)
         }
     }
 }

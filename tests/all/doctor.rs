@@ -76,12 +76,44 @@ fn inside(world: &World, options: &str, script: &str, args: &[&str]) -> Option<D
     (done.code != Some(99) && !done.err.starts_with("unshare:")).then(|| unbroken(done))
 }
 
-/// smidr where the number of user namespaces is limited to none.
-fn without_user_namespaces(world: &World, args: &[&str]) -> Option<Done> {
+/// smidr where the number of user namespaces is limited.
+fn with_user_namespaces(limit: u32, world: &World, args: &[&str]) -> Option<Done> {
     // The limit belongs to a user namespace; that of this machine must stay as it is (namespaces(7)).
-    let script = "read inside outside count < /proc/self/uid_map && [ \"$count\" = 1 ] || exit 99
-        echo 0 > /proc/sys/user/max_user_namespaces && ! unshare -U true 2>/dev/null || exit 99; exec \"$@\"";
-    inside(world, "-Ur", script, args)
+    let script = format!(
+        "read inside outside count < /proc/self/uid_map && [ \"$count\" = 1 ] || exit 99
+        echo {limit} > /proc/sys/user/max_user_namespaces || exit 99; exec \"$@\""
+    );
+    inside(world, "-Ur", &script, args)
+}
+
+fn without_user_namespaces(world: &World, args: &[&str]) -> Option<Done> {
+    let heeded = "echo 0 > /proc/sys/user/max_user_namespaces && ! unshare -U true 2>/dev/null || exit 99";
+    inside(world, "-Ur", heeded, &[])?;
+    with_user_namespaces(0, world, args)
+}
+
+#[test]
+fn tasks_that_cannot_be_cut_off() {
+    let name = "doctor::tasks_that_cannot_be_cut_off";
+    let Some(mut world) = World::with_project(name) else { return };
+    world.work = world.project();
+    // Enough for the sandbox, and not for its tasks.
+    let Some(doctor) = with_user_namespaces(1, &world, &["doctor", "--json"]) else {
+        return skip(name, "their number cannot be limited in a namespace of its own here");
+    };
+    let tasks = finding(doctor.expect_code(0), "task network");
+    assert_eq!((&tasks["verdict"], &tasks["errno"]), (&"doubtful".into(), &"ENOSPC".into()), "{tasks}");
+    assert!(tasks["cause"].as_str().is_some_and(|cause| cause.starts_with("user namespaces are used up")), "{tasks}");
+    let build = with_user_namespaces(1, &world, &["build"]).expect("it worked a moment ago");
+    // hello has a task that looks.
+    build.expect_code(1).expect_err("failed in network-probe:do_probe");
+    build.expect_err("BitBake cannot cut its tasks off from the network here: the sandbox cannot");
+    build.expect_err("user namespaces are used up").expect_err("tasks share the network\n");
+    let config = world.work.join("smidr.yaml");
+    let text = std::fs::read_to_string(&config).expect("a config");
+    std::fs::write(&config, format!("{text}  isolation: full\n")).expect("a config");
+    let strict = with_user_namespaces(1, &world, &["build"]).expect("it worked a moment ago");
+    strict.expect_code(3).expect_one_error().expect_err("user namespaces are used up");
 }
 
 #[test]

@@ -98,6 +98,9 @@ fn without_overlay_a_build_works_and_says_so() {
         return skip(name, "two overlays cannot be mounted in a namespace of one's own here");
     };
     build.expect_code(0).expect_err("full isolation, without overlay, openat2 hidden, task network cut");
+    build.expect_err(
+        "bound one by one, which takes longer: the sandbox cannot lay the image's layers on top of each other",
+    );
     owners_are_kept(|script| {
         without_overlay(&world, &["run", "--", "sh", "-c", script]).expect("it worked a moment ago")
     });

@@ -15,7 +15,7 @@ use crate::{
     image::Scratch,
     model::{Explain as _, HostFacts},
     plan::{Ids, MountOp, Payload, Root, SandboxSpec},
-    sandbox::{self, SandboxError, Verified},
+    sandbox::{self, SandboxError, StepFailure, Tasks, Verified},
 };
 
 /// Who builds.
@@ -105,8 +105,8 @@ fn spec(ids: Ids, place: &Place) -> SandboxSpec {
 }
 
 /// What came of it: one finding for each thing that a build may have to do without.
-fn verified(found: Verified, lacks: Option<&SandboxError>) -> Vec<Finding> {
-    vec![isolation(lacks), modes(), root(found.overlay), sockets(found.sockets_scoped), tasks(found.tasks_cut)]
+fn verified(found: &Verified, lacks: Option<&SandboxError>) -> Vec<Finding> {
+    vec![isolation(lacks), modes(), root(found.no_overlay.as_ref()), sockets(found.sockets_scoped), tasks(&found.tasks)]
 }
 
 /// The first step that failed, the kernel's answer, why, and what to do.
@@ -146,12 +146,22 @@ fn modes() -> Finding {
     )
 }
 
-fn root(overlay: bool) -> Finding {
-    if overlay {
+fn root(no_overlay: Option<&StepFailure>) -> Finding {
+    let Some(failure) = no_overlay else {
         return Finding::good("root", "overlayfs lays an image's layers on top of each other");
+    };
+    let text = "overlayfs cannot be mounted here: an image's files are bound one by one, which takes longer to start; rootfs recipes \
+                that begin with an image do not work";
+    because(Finding::doubtful("root", text), failure)
+}
+
+/// A finding with the step that failed, the kernel's answer and what stands in the way.
+fn because(finding: Finding, failure: &StepFailure) -> Finding {
+    let error = SandboxError::from(failure.clone());
+    match error.obstacle() {
+        Some(obstacle) => finding.obstacle(error.errno(), obstacle),
+        None => finding.hint(error.to_string()),
     }
-    Finding::doubtful("root", "overlayfs cannot be mounted here: an image's files are bound one by one")
-        .hint("builds work, starting takes longer; rootfs recipes that begin with an image do not work")
 }
 
 fn sockets(scoped: bool) -> Finding {
@@ -162,14 +172,15 @@ fn sockets(scoped: bool) -> Finding {
         .hint("Linux 6.12 with Landlock, or  host.network: none  keeps them apart")
 }
 
-fn tasks(cut: Option<bool>) -> Finding {
-    match cut {
-        Some(true) => Finding::good("task network", "BitBake can cut its tasks off (nested user namespace)"),
-        _ => Finding::doubtful(
-            "task network",
-            "BitBake's tasks will share the network: nested user namespaces do not work",
-        )
-        .hint("builds work, but a task that fetches behind BitBake's back is not noticed"),
+fn tasks(tasks: &Tasks) -> Finding {
+    let finding = |text| Finding::doubtful("task network", text);
+    match tasks {
+        Tasks::Cut => Finding::good("task network", "BitBake can cut its tasks off (nested user namespace)"),
+        Tasks::Unasked => finding("not looked at"),
+        Tasks::Open(failure) => because(
+            finding("BitBake's tasks will share the network: one that fetches behind BitBake's back is not noticed"),
+            failure,
+        ),
     }
 }
 
