@@ -206,7 +206,7 @@ pub struct Run {
     #[arg(long)]
     pub explain: bool,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 
@@ -214,7 +214,7 @@ pub struct Run {
 #[derive(Args)]
 #[command(after_help = PASSED_ON)]
 pub struct Shell {
-    /// A build of this project; its workspace is the project's own
+    /// A build of this project: where it was made, its variant included
     pub id: Option<String>,
     /// Use this overlay of the config
     #[arg(long, value_name = "NAME")]
@@ -227,8 +227,11 @@ pub struct Shell {
 /// `smidr status`
 #[derive(Args)]
 pub struct Status {
-    /// The build; all builds if left out
+    /// The build; the newest builds if left out
     pub id: Option<String>,
+    /// List all builds, not only the newest 50
+    #[arg(long, conflicts_with = "id")]
+    pub all: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -278,7 +281,7 @@ pub enum Artifacts {
 /// `smidr artifacts clean`
 #[derive(Args)]
 pub struct Clean {
-    /// Keep what the newest builds of each project left behind, so many of them; and as many that left only logs
+    /// Keep what the newest builds of each project and variant left behind, so many of them; and as many that left only logs
     #[arg(long, value_name = "BUILDS")]
     pub keep: Option<usize>,
     /// Remove only what builds left behind that ended more than so many days ago

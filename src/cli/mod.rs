@@ -2,6 +2,7 @@
 
 mod args;
 mod artifacts;
+mod board;
 mod build;
 mod cancel;
 mod check;

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     engine::{self, Confinement, Tools},
     events::Emitter,
-    host::{files::FileError, paths, stop::Stop},
+    host::{files::FileError, stop::Stop},
     image::ImageStore,
     model::{BuildId, Kind, Limits},
     sandbox,
@@ -37,28 +37,35 @@ pub fn run(file: &Path, args: Run) -> ExitCode {
 
 /// Runs the command `shell`.
 pub fn shell(file: &Path, args: Shell) -> ExitCode {
-    if let Some(id) = &args.id
-        && let Err(failure) = is_of_project(file, id)
-    {
-        report(&failure);
-        return ExitCode::from(OWN_FAILURE);
-    }
+    let variant = match args.id.as_deref().map(|id| variant_of(file, id, args.variant.as_deref())).transpose() {
+        Ok(found) => found.unwrap_or(args.variant),
+        Err(failure) => {
+            report(&failure);
+            return ExitCode::from(OWN_FAILURE);
+        }
+    };
     let command = ["/bin/sh", "-c", "exec \"$(command -v bash || echo sh)\""].map(String::from).to_vec();
-    finish(inside(file, args.variant, command, args.explain))
+    finish(inside(file, variant, command, args.explain))
 }
 
-// The id is a courtesy to those who paste it from a failed build: all builds of a project have one workspace, but not those of another.
-fn is_of_project(file: &Path, id: &str) -> Result<(), Failure> {
+/// The variant that a build was of: builds of one variant have one workspace, but not those of another, or of another project.
+fn variant_of(file: &Path, id: &str, wanted: Option<&str>) -> Result<Option<String>, Failure> {
     let facts = context::gather();
-    let paths = paths::find(&facts.environment)?;
+    let paths = context::open_paths(&facts)?;
     let build = LocalService::new(&paths).show(Some(id))?;
+    if wanted.is_some() && wanted != build.variant.as_deref() {
+        let variant =
+            build.variant.as_ref().map_or_else(|| "no variant".into(), |name| format!("the variant `{name}`"));
+        let hint = format!("leave one of them out:  smidr shell {id}");
+        return Err(Refused::new(format!("{id} is a build of {variant}"), Some(hint)).into());
+    }
     match Project::read(file, None, &facts) {
         Ok(project) if *project.config.name != *build.name => {
             let what = format!("{id} is a build of `{}`, and this is `{}`", build.name, project.config.name);
             Err(Refused::new(what, Some("go to that project's folder".into())).into())
         }
         // What is wrong with the config is said by who needs it.
-        _ => Ok(()),
+        _ => Ok(build.variant),
     }
 }
 

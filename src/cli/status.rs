@@ -28,13 +28,17 @@ pub fn status(args: &Status) -> Done {
             }
         }
         None => {
-            let builds = service.list(LIMIT)?;
+            let (shown, total) = (if args.all { u32::MAX } else { LIMIT }, service.count()?);
+            let builds = service.list(shown)?;
             if args.json {
-                say_json(&serde_json::json!({ "version": 1, "builds": builds }));
+                say_json(&serde_json::json!({ "version": 1, "total": total, "builds": builds }));
             } else if builds.is_empty() {
                 talk("nothing has been built yet");
             } else {
                 builds.iter().for_each(row);
+                if total > builds.len() as u64 {
+                    talk(format!("the newest {} of {total} builds; all of them:  smidr status --all", builds.len()));
+                }
             }
         }
     }

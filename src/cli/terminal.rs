@@ -1,15 +1,17 @@
 //! Shows a build to people: on a terminal with progress, elsewhere line by line.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
+    collections::BTreeSet,
     time::{Duration, Instant},
 };
 
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output::{bytes, duration, quoted, talk, used, watched};
+use super::{
+    board::{self, Board},
+    output::{bytes, duration, quoted, talk, used, watched},
+};
 use crate::{
     events::EventSink,
     model::{Activity, Event, Level, Outcome, Record, Stage, State, TaskName, Unit},
@@ -18,20 +20,12 @@ use crate::{
 /// Without a terminal, progress of the same work is told this often.
 const PLAIN_PERIOD: Duration = Duration::from_secs(10);
 
-/// How many running tasks are named.
-const TASKS_SHOWN: usize = 4;
-
 /// The sink.
 pub struct Terminal {
     bar: Option<ProgressBar>,
-    targets: String,
-    version: String,
+    board: board::Shared,
     // BitBake's own log is shown as it is where nobody watches; where somebody does, only what matters of it.
     connected: bool,
-    total: u64,
-    ended: u64,
-    skipped: u64,
-    running: BTreeMap<u32, (TaskName, Instant, Option<u8>)>,
     kept: (u64, u64),
     last_progress: Option<(Activity, Instant)>,
     // One command may look at the same thing more than once: for each variant, for instance.
@@ -49,13 +43,8 @@ impl Terminal {
         });
         Self {
             bar,
-            targets: String::new(),
-            version: String::new(),
+            board: board::Shared::default(),
             connected: false,
-            total: 0,
-            ended: 0,
-            skipped: 0,
-            running: BTreeMap::new(),
             kept: (0, 0),
             last_progress: None,
             warned: BTreeSet::new(),
@@ -78,8 +67,8 @@ impl Terminal {
             }
             // BitBake begins anew.
             Stage::Run => {
-                self.running.clear();
-                (self.ended, self.skipped, self.connected) = (0, 0, false);
+                self.board.lock().begin();
+                self.connected = false;
             }
         }
     }
@@ -109,23 +98,15 @@ impl Terminal {
         }
     }
 
-    fn tasks(&self) {
-        if self.bar.is_none() {
-            return;
+    fn tasks(&self, change: impl FnOnce(&mut Board)) {
+        let text = {
+            let mut board = self.board.lock();
+            change(&mut board);
+            board.text()
+        };
+        if self.show("bitbake", text) {
+            self.board.lock().shown(true);
         }
-        let mut text = format!("{}  {}  {}/{}", self.version, self.targets, self.ended + self.skipped, self.total);
-        let mut running: Vec<_> = self.running.values().collect();
-        running.sort_by_key(|(_, since, _)| *since);
-        for (name, since, percent) in running.iter().take(TASKS_SHOWN) {
-            let _ = write!(text, "  {name} {}", clock(since.elapsed()));
-            if let Some(percent) = percent {
-                let _ = write!(text, " {percent} %");
-            }
-        }
-        if running.len() > TASKS_SHOWN {
-            let _ = write!(text, "  +{}", running.len() - TASKS_SHOWN);
-        }
-        self.show("bitbake", text);
     }
 
     /// Shows what happens now, where somebody watches.
@@ -134,7 +115,9 @@ impl Terminal {
         if bar.is_hidden() {
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
             bar.enable_steady_tick(Duration::from_millis(250));
+            self.board.keep_drawn(bar.clone());
         }
+        self.board.lock().shown(false);
         bar.set_prefix(subject);
         bar.set_message(text);
         true
@@ -161,8 +144,8 @@ impl Terminal {
         }
         let (id, took) = (&record.build, duration(outcome.duration_ms));
         if self.bar.is_some() && self.connected {
-            let tasks = format!("{} tasks, {} run", self.total, self.ended);
-            self.fact("bitbake", &format!("{}  {}", self.version, self.targets), &tasks);
+            let board = self.board.lock();
+            self.fact("bitbake", &format!("{}  {}", board.version, board.targets), &board.summary());
         }
         if let Some(usage) = &outcome.usage {
             self.fact("used", &used(usage), "");
@@ -189,7 +172,7 @@ impl Terminal {
         }
         for task in &outcome.failed {
             self.line(format!("{error} {id} failed in {} (after {took})", task.name));
-            self.line(format!("log: smidr logs {id} --task {}      shell: smidr shell", task.name));
+            self.line(format!("log: smidr logs {id} --task {}      shell: smidr shell {id}", task.name));
         }
         for reason in &outcome.reasons {
             self.line(format!("{} {reason}", paint(AnsiColor::Red, "caused by:")));
@@ -222,7 +205,7 @@ impl Default for Terminal {
 impl EventSink for Terminal {
     fn accept(&mut self, record: &Record) {
         match &record.event {
-            Event::BuildStarted { targets, .. } => self.targets = targets.join(" "),
+            Event::BuildStarted { targets, .. } => self.board.lock().targets = targets.join(" "),
             Event::StageStarted { stage } => self.stage(*stage),
             Event::Waiting { resource, holder } => {
                 self.line(quoted(format!("waiting    for {resource}, held by {holder}")))
@@ -256,41 +239,28 @@ impl EventSink for Terminal {
             Event::Console { .. } => {}
             Event::BitbakeReady { version } => {
                 self.connected = true;
-                self.version.clone_from(version);
+                let mut board = self.board.lock();
+                board.version.clone_from(version);
                 if self.bar.is_none() {
-                    self.fact("bitbake", &format!("{version}  {}", self.targets), "");
+                    self.fact("bitbake", &format!("{version}  {}", board.targets), "");
                 }
             }
             Event::Parsed { recipes, errors, .. } if *errors > 0 => {
                 self.line(format!("bitbake    {errors} of {recipes} recipes cannot be parsed"));
             }
             Event::Parsed { .. } => {}
-            Event::TasksPlanned { total, .. } => {
-                self.total = *total;
-                self.tasks();
-            }
+            Event::TasksPlanned { total, .. } => self.tasks(|board| board.total = *total),
             Event::TaskStarted { name, pid, total, setscene, .. } => {
-                if !setscene {
-                    self.total = *total;
-                }
-                self.running.insert(*pid, (name.clone(), Instant::now(), None));
-                self.tasks();
+                self.tasks(|board| {
+                    if !setscene {
+                        board.total = *total;
+                    }
+                    board.started(*pid, name.clone());
+                });
             }
-            Event::TaskProgress { pid, percent } => {
-                if let Some(task) = self.running.get_mut(pid) {
-                    task.2 = Some(*percent);
-                }
-                self.tasks();
-            }
-            Event::TaskEnded { pid, .. } => {
-                self.running.remove(pid);
-                self.ended += 1;
-                self.tasks();
-            }
-            Event::TaskSkipped { .. } => {
-                self.skipped += 1;
-                self.tasks();
-            }
+            Event::TaskProgress { pid, percent } => self.tasks(|board| board.progress(*pid, *percent)),
+            Event::TaskEnded { pid, .. } => self.tasks(|board| board.ended(*pid)),
+            Event::TaskSkipped { .. } => self.tasks(|board| board.skipped += 1),
             Event::Message { level, text, task } => self.message(*level, text, task.as_ref()),
             Event::NoProvider { item, .. } if self.bar.is_some() => {
                 self.line(format!("{} nothing provides `{item}`", paint(AnsiColor::Red, "error:")));
@@ -328,10 +298,6 @@ fn verb(activity: Activity) -> &'static str {
         Activity::Collect => "collect",
         Activity::LoadCache | Activity::Parse => "parse",
     }
-}
-
-fn clock(elapsed: Duration) -> String {
-    format!("{}:{:02}", elapsed.as_secs() / 60, elapsed.as_secs() % 60)
 }
 
 fn paint(colour: AnsiColor, text: &str) -> String {

@@ -152,6 +152,16 @@ impl History {
         self.query("ORDER BY started DESC, rowid DESC LIMIT ?1", params![limit])
     }
 
+    /// How many builds there are.
+    ///
+    /// # Errors
+    ///
+    /// When the record cannot be read.
+    pub fn count(&self) -> Result<u64, HistoryError> {
+        let count = self.db.query_row("SELECT count(*) FROM builds", [], |row| row.get::<_, i64>(0));
+        count.map(i64::cast_unsigned).map_err(failed("read"))
+    }
+
     /// One build; without an id the newest.
     ///
     /// # Errors
@@ -223,6 +233,22 @@ impl History {
     pub fn mark_cleaned(&self, id: &BuildId) -> Result<(), HistoryError> {
         let mark = "UPDATE builds SET outcome = json_set(outcome, '$.cleaned', json('true')) WHERE id = ?1";
         self.db.execute(mark, [id.as_str()]).map(drop).map_err(failed("write"))
+    }
+
+    /// Removes a build with everything that is known of it.
+    ///
+    /// # Errors
+    ///
+    /// When the record cannot be written.
+    pub fn forget(&self, id: &BuildId) -> Result<(), HistoryError> {
+        let forget = || {
+            let transaction = self.db.unchecked_transaction()?;
+            for (table, column) in [("events", "build"), ("artifacts", "build"), ("builds", "id")] {
+                transaction.execute(&format!("DELETE FROM {table} WHERE {column} = ?1"), [id.as_str()])?;
+            }
+            transaction.commit()
+        };
+        forget().map_err(failed("write"))
     }
 
     /// Records that a build's process is gone without having said how the build ended.

@@ -152,7 +152,10 @@ impl Explain for PlanError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Path { .. } => Some("choose another place:  export SMIDR_HOME=/some/plain/path".into()),
+            Self::Path { .. } => Some(
+                "move it to a plain path; what stands below SMIDR_HOME moves with  export SMIDR_HOME=/some/plain/path"
+                    .into(),
+            ),
             Self::Holds { .. } => Some("name a folder of its own under `directories:`".into()),
             Self::Input(error) => error.hint(),
             Self::Word(_) => None,

@@ -10,7 +10,7 @@ use crate::{history::BuildRecord, host::files::remove_tree};
 /// What may go. At least one of the two, or nothing does.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clean {
-    /// How many builds of each project stay, the newest: so many that left artifacts, and so many that did not.
+    /// How many builds of each project and variant stay, the newest: so many that left artifacts, and so many that did not.
     pub keep: Option<usize>,
     /// Only what builds left that ended longer ago.
     pub older_than: Option<Duration>,
@@ -48,9 +48,13 @@ impl LocalService<'_> {
 /// `builds` are sorted, the newest first. One that runs neither goes nor counts: who knows how it will end. One that left no artifacts never takes the
 /// place of the last good one.
 fn chosen(builds: Vec<BuildRecord>, policy: Clean, now: Timestamp) -> Vec<BuildRecord> {
-    let mut kept: Vec<(String, bool)> = Vec::new();
+    let mut kept = Vec::new();
     let mut stays = |build: &BuildRecord| {
-        let kind = (build.name.clone(), build.outcome.as_ref().is_some_and(|outcome| outcome.artifacts > 0));
+        let kind = (
+            build.name.clone(),
+            build.variant.clone(),
+            build.outcome.as_ref().is_some_and(|outcome| outcome.artifacts > 0),
+        );
         let newer = kept.iter().filter(|other| **other == kind).count();
         kept.push(kind);
         policy.keep.is_some_and(|keep| newer < keep)
@@ -72,6 +76,19 @@ mod tests {
     use crate::model::{BuildId, Outcome, State};
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[test]
+    fn variants_count_apart() {
+        let of = |variant: &str, record| BuildRecord { variant: Some(variant.into()), ..record };
+        let builds = vec![
+            of("debug", build(2, "a", 1, State::Completed)),
+            build(1, "a", 2, State::Completed),
+            of("debug", build(0, "a", 3, State::Completed)),
+        ];
+        let gone = chosen(builds, Clean { keep: Some(1), ..Clean::default() }, Timestamp::UNIX_EPOCH);
+        assert_eq!(gone.len(), 1);
+        assert!(gone[0].id.as_str().starts_with("a-0"), "{gone:?}");
+    }
 
     fn build(number: u32, name: &str, days_ago: u32, state: State) -> BuildRecord {
         let at = Timestamp::UNIX_EPOCH + 100 * DAY - days_ago * DAY;

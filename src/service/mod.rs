@@ -169,6 +169,12 @@ impl<'a> LocalService<'a> {
         let tools = Tools { paths: self.paths, facts, store: &store, spawner, stop, on: &begun.on };
         let outcome = engine::build(plan, lock, tools, pin);
         let _ = std::fs::remove_file(self.alive_path(&begun.id));
+        if outcome.as_ref().is_err_and(|error| error.kind() == Kind::Request) && !self.paths.build(&begun.id).exists() {
+            // What was refused before it began is no build, and would hide those that are.
+            if let Some(history) = self.history()? {
+                history.forget(&begun.id)?;
+            }
+        }
         let outcome = outcome?;
         match begun.failure.take() {
             Some(error) => Err(error.into()),
@@ -184,6 +190,15 @@ impl<'a> LocalService<'a> {
     pub fn list(&self, limit: u32) -> Result<Vec<BuildRecord>, ServiceError> {
         let Some(history) = self.history()? else { return Ok(Vec::new()) };
         history.builds(limit)?.into_iter().map(|build| self.now(&history, build)).collect()
+    }
+
+    /// How many builds there are.
+    ///
+    /// # Errors
+    ///
+    /// When the record cannot be read.
+    pub fn count(&self) -> Result<u64, ServiceError> {
+        Ok(self.history()?.map(|history| history.count()).transpose()?.unwrap_or_default())
     }
 
     /// One build; without an id the newest.

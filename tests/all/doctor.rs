@@ -110,8 +110,8 @@ fn tasks_that_cannot_be_cut_off() {
     build.expect_err("BitBake cannot cut its tasks off from the network here: the sandbox cannot");
     build.expect_err("user namespaces are used up").expect_err("tasks share the network\n");
     let config = world.work.join("smidr.yaml");
-    let text = std::fs::read_to_string(&config).expect("a config");
-    std::fs::write(&config, format!("{text}  isolation: full\n")).expect("a config");
+    let text = fs::read_to_string(&config).expect("a config");
+    fs::write(&config, format!("{text}  isolation: full\n")).expect("a config");
     let strict = with_user_namespaces(1, &world, &["build"]).expect("it worked a moment ago");
     strict.expect_code(3).expect_one_error().expect_err("user namespaces are used up");
 }
