@@ -2,7 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::{conf::ConfError, discover::Found, known::Repository, machines, missing::Cure};
+use super::{
+    conf::{ConfError, Origin, short},
+    discover::Found,
+    known::Repository,
+    machines,
+    missing::Cure,
+};
 use crate::model::{Explain, Kind};
 
 /// A layer that does not work with the core layer's series.
@@ -105,6 +111,34 @@ pub enum CollectionError {
         /// The value.
         text: String,
     },
+    /// A priority that is no number.
+    #[error("BBFILE_PRIORITY_{collection} is no whole number: `{}` ({at})", short(text))]
+    Priority {
+        /// The layer.
+        collection: String,
+        /// The value.
+        text: String,
+        /// Where it stands.
+        at: Origin,
+    },
+    /// A layer that does not tell its recipes from others.
+    #[error(
+        "the layer `{collection}` does not say which recipes are its own: BBFILE_PATTERN_{collection} is not set ({at})"
+    )]
+    Pattern {
+        /// The layer.
+        collection: String,
+        /// Where it gives itself its name.
+        at: Origin,
+    },
+    /// Recipes for layers that may be there, without one of the two.
+    #[error("BBFILES_DYNAMIC takes nothing but COLLECTION:PATH, and has `{}` ({at})", short(&entries.join("`, `")))]
+    Dynamic {
+        /// All that are something else.
+        entries: Vec<String>,
+        /// Where the first stands.
+        at: Origin,
+    },
     /// A machine that no layer has.
     #[error("no layer has the machine `{machine}`")]
     Machine {
@@ -146,6 +180,15 @@ impl Explain for CollectionError {
             Self::Depends { missing, series } => ways_out(missing, series.as_deref()),
             Self::Version { .. } => "take branches of both that belong to one Yocto series".into(),
             Self::Unreadable { .. } => "it should be like this:  core (>= 12) openembedded-layer".into(),
+            Self::Priority { collection, .. } => {
+                format!("it should be like this:  BBFILE_PRIORITY_{collection} = \"6\"")
+            }
+            Self::Pattern { collection, .. } => {
+                format!("it should say this:  BBFILE_PATTERN_{collection} = \"^${{LAYERDIR}}/\"")
+            }
+            Self::Dynamic { .. } => {
+                "it should be like this:  BBFILES_DYNAMIC += \"core:${LAYERDIR}/dynamic-layers/core/*/*.bb\"".into()
+            }
             Self::Machine { machine, known, unused } => match unused {
                 Some(cure) => {
                     let lines = use_more(std::iter::once(cure));

@@ -3,7 +3,9 @@
 //!
 //! `bb.cookerdata` (`parseConfigurationFiles`) and `bb.cooker` (`handleCollections`) are the specification, 2.0 to 2.18. What depends on inline
 //! Python or on overrides is not known here: it is said, and left to BitBake. `LAYERRECOMMENDS` has a part in nothing but priorities that are computed,
-//! and `BBFILES_DYNAMIC` in none of this.
+//! and of `BBFILES_DYNAMIC` only the form is looked at.
+
+mod faults;
 
 use std::path::PathBuf;
 
@@ -90,12 +92,14 @@ pub fn check(
     local_conf: &str,
 ) -> Result<Checked, CollectionError> {
     let mut set = read(found)?;
+    faults::check_dynamic(&set)?;
     set.reader.local(local_conf);
     let mut checked = Checked { series: words(&set.core), ..Checked::default() };
     if set.open {
         checked.warnings.push("which layers there are is not known: BBFILE_COLLECTIONS holds inline Python".into());
     }
     check_series(&set, series, &mut checked)?;
+    faults::check_own(&set)?;
     check_depends(&set, series, &mut checked)?;
     check_machine(&set, machine, &mut checked)?;
     checked.layers = describe(&set);
@@ -349,7 +353,7 @@ fn describe(set: &Set<'_>) -> Vec<LayerInfo> {
             let depends = set.about("LAYERDEPENDS", name).map(|value| value.text()).and_then(|text| needed(&text));
             LayerInfo {
                 collection: Some(name.clone()),
-                priority: certain("BBFILE_PRIORITY").and_then(|text| text.parse().ok()),
+                priority: certain("BBFILE_PRIORITY").and_then(|text| faults::int(&text)),
                 depends: depends.unwrap_or_default().into_iter().map(|need| need.collection).collect(),
                 series: set.compat(name).map(words).unwrap_or_default(),
                 version: certain("LAYERVERSION"),
