@@ -107,6 +107,13 @@ pub struct Asked {
     pub patches: Vec<String>,
 }
 
+impl Asked {
+    /// A folder of this machine, as the config has it.
+    pub fn folder(written: &str) -> Self {
+        Self { git: None, path: Some(written.to_owned()), branch: None, tag: None, at: None, patches: Vec::new() }
+    }
+}
+
 impl RepositoryLock {
     /// Whether both answer the same question, whatever they answer.
     pub fn replaces(&self, other: &Self) -> bool {

@@ -94,7 +94,7 @@ mod tests {
     }
 
     fn described(folder: &Path) -> String {
-        let path = PlannedPath { folder: folder.into(), written: "./x".into() };
+        let path = PlannedPath { folder: folder.into(), written: "./x".into(), pinned: false };
         Local::find("x", &path, Path::new("/nowhere")).describe()
     }
 
@@ -138,7 +138,7 @@ mod tests {
         fs::write(layer.join("conf/layer.conf"), "x").expect("a file");
         assert!(described(&layer).ends_with("and changes"), "one that has changed");
         // A home under git is no repository of layers.
-        let path = PlannedPath { folder: layer.clone(), written: "./x".into() };
+        let path = PlannedPath { folder: layer.clone(), written: "./x".into(), pinned: false };
         assert_eq!(Local::find("x", &path, top.path()).repository, layer);
         assert_eq!(Local::find("x", &path, Path::new("/nowhere")).repository, top.path());
     }
