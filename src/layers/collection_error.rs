@@ -42,14 +42,22 @@ pub enum CollectionError {
     #[error(transparent)]
     Conf(#[from] ConfError),
     /// Two layers of one name.
-    #[error("two layers call themselves `{collection}`: {first} and {second}")]
+    #[error("two layers call themselves `{collection}`: one of {} and one of {}", whose(first), whose(second))]
     Duplicate {
         /// The name.
         collection: String,
-        /// One folder.
-        first: PathBuf,
+        /// One layer.
+        first: Box<Found>,
         /// The other.
-        second: PathBuf,
+        second: Box<Found>,
+    },
+    /// A layer that gives itself its name more than once.
+    #[error("the layer `{collection}` adds itself to BBFILE_COLLECTIONS twice ({at})")]
+    Twice {
+        /// The name.
+        collection: String,
+        /// Where the second time stands.
+        at: Origin,
     },
     /// Layers of another time.
     #[error("{}", incompatible(layers, core))]
@@ -162,8 +170,11 @@ impl Explain for CollectionError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Conf(error) => return error.hint(),
-            Self::Duplicate { first, second, .. } if first == second => {
-                "one of the two entries in `layers` is enough".into()
+            Self::Duplicate { first, second, .. } if first.folder == second.folder => {
+                format!("one entry in `layers` is enough: remove `{}` or `{}`", first.repository, second.repository)
+            }
+            Self::Twice { collection, .. } => {
+                format!("once is enough, in one file:  BBFILE_COLLECTIONS += \"{collection}\"")
             }
             Self::Duplicate { .. } => {
                 "leave one of them out: remove its repository from `layers`, or  sublayers: {exclude: [FOLDER]}".into()
@@ -198,6 +209,11 @@ impl Explain for CollectionError {
             },
         })
     }
+}
+
+/// Where a layer is, with the config's name for it: folders of the store have names that say nothing.
+fn whose(layer: &Found) -> String {
+    format!("`{}` ({})", layer.repository, layer.folder.display())
 }
 
 fn incompatible(layers: &[Incompatible], core: &[String]) -> String {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     collection_error::{CollectionError, Incompatible, Missing},
-    conf::{ConfError, Reader, Value},
+    conf::{ConfError, Origin, Reader, Value},
     discover::Found,
     machines, missing,
     versions::needed,
@@ -152,12 +152,17 @@ impl Set<'_> {
             // As many as there were are the same ones, in whatever order.
             let owner =
                 before.iter().position(|(known, _)| known == name).map(|at| before.remove(at).1).unwrap_or(place);
-            if let Some((_, first)) = self.collections.iter().find(|(known, _)| known == name) {
-                return Err(CollectionError::Duplicate {
-                    collection: name.into(),
-                    first: self.found[*first].folder.clone(),
-                    second: self.found[owner].folder.clone(),
-                });
+            match self.collections.iter().find(|(known, _)| known == name) {
+                None => {}
+                Some((_, first)) if *first == owner => {
+                    let at = self.reader.origin("BBFILE_COLLECTIONS", Some(name));
+                    let at = at.unwrap_or_else(|| self.conf(owner));
+                    return Err(CollectionError::Twice { collection: name.into(), at });
+                }
+                Some((_, first)) => {
+                    let [first, second] = [*first, owner].map(|place| Box::new(self.found[place].clone()));
+                    return Err(CollectionError::Duplicate { collection: name.into(), first, second });
+                }
             }
             self.collections.push((name.into(), owner));
         }
@@ -170,6 +175,12 @@ impl Set<'_> {
 
     pub(super) fn layer(&self, place: usize) -> &Found {
         &self.found[place]
+    }
+
+    /// The file in which a layer says what it is.
+    fn conf(&self, place: usize) -> Origin {
+        let layer = self.layer(place);
+        Origin { repository: Some(layer.repository.clone()), path: layer.folder.join("conf/layer.conf"), line: None }
     }
 
     fn has(&self, collection: &str) -> bool {

@@ -2,7 +2,7 @@
 //! known for certain is left to BitBake.
 
 use super::Set;
-use crate::layers::{collection_error::CollectionError, conf::Origin};
+use crate::layers::collection_error::CollectionError;
 
 /// BBFILES_DYNAMIC, as it is after the last layer: BitBake looks at it before it reads `local.conf`.
 pub(super) fn check_dynamic(set: &Set<'_>) -> Result<(), CollectionError> {
@@ -13,7 +13,7 @@ pub(super) fn check_dynamic(set: &Set<'_>) -> Result<(), CollectionError> {
     let entries: Vec<String> = text.split_whitespace().filter(wrong).map(str::to_owned).collect();
     match entries.first().map(|first| set.reader.origin(NAME, Some(first))) {
         None => Ok(()),
-        Some(at) => Err(CollectionError::Dynamic { entries, at: at.unwrap_or_else(|| last(set)) }),
+        Some(at) => Err(CollectionError::Dynamic { entries, at: at.unwrap_or_else(|| set.conf(set.found.len() - 1)) }),
     }
 }
 
@@ -25,25 +25,16 @@ pub(super) fn check_own(set: &Set<'_>) -> Result<(), CollectionError> {
         let text = priority.as_ref().and_then(|priority| priority.certain()).unwrap_or_default();
         // An empty one is none.
         if !text.is_empty() && !is_int(text) {
-            let at = set.reader.origin(&name, None).unwrap_or_else(|| conf(set, *place));
+            let at = set.reader.origin(&name, None).unwrap_or_else(|| set.conf(*place));
             return Err(CollectionError::Priority { collection: collection.clone(), text: text.to_owned(), at });
         }
         // One that is empty says that the layer has no recipes.
         if set.about("BBFILE_PATTERN", collection).is_none() && !set.reader.partial {
-            let at = set.reader.origin("BBFILE_COLLECTIONS", Some(collection)).unwrap_or_else(|| conf(set, *place));
+            let at = set.reader.origin("BBFILE_COLLECTIONS", Some(collection)).unwrap_or_else(|| set.conf(*place));
             return Err(CollectionError::Pattern { collection: collection.clone(), at });
         }
     }
     Ok(())
-}
-
-fn conf(set: &Set<'_>, place: usize) -> Origin {
-    let layer = set.layer(place);
-    Origin { repository: Some(layer.repository.clone()), path: layer.folder.join("conf/layer.conf"), line: None }
-}
-
-fn last(set: &Set<'_>) -> Origin {
-    conf(set, set.found.len().saturating_sub(1))
 }
 
 /// Whether Python's `int()` takes it: <https://docs.python.org/3/library/functions.html#int>.

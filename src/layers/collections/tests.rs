@@ -88,7 +88,18 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
         (
             vec![("core/meta", CORE.to_owned()), ("core/meta-two", CORE.to_owned())],
             None,
-            vec!["two layers call themselves `core`: core/meta and core/meta-two", "leave one of them out"],
+            vec![
+                "two layers call themselves `core`: one of `core` (core/meta) and one of `core` (core/meta-two)\n",
+                "leave one of them out",
+            ],
+        ),
+        (
+            vec![("core/meta", CORE.to_owned()), ("mine", mine("BBFILE_COLLECTIONS += \"other mine\""))],
+            None,
+            vec![
+                "the layer `mine` adds itself to BBFILE_COLLECTIONS twice (mine/conf/layer.conf:5, of `mine`)\n",
+                "once is enough, in one file:  BBFILE_COLLECTIONS += \"mine\"",
+            ],
         ),
         (
             vec![("core/meta", CORE.to_owned()), ("mine", other.clone())],
@@ -159,6 +170,17 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
         let hint = error.hint().expect("a hint");
         assert!(hint.contains(expected), "{hint}");
     }
+}
+
+#[test]
+fn two_entries_of_the_config_may_be_one_repository() {
+    let yard = yard();
+    let mut found = layers(yard.path(), &[("core/meta", CORE), ("mine", &mine("")), ("mine", &mine(""))]);
+    found[2].repository = "again".into();
+    let error = check(&found, "x", None, "").expect_err("twice");
+    let text = error.to_string();
+    assert!(text.contains("one of `mine` (/") && text.contains("one of `again` (/"), "{text}");
+    assert_eq!(error.hint().as_deref(), Some("one entry in `layers` is enough: remove `mine` or `again`"));
 }
 
 #[test]
