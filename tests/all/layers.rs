@@ -18,7 +18,7 @@ struct GitWorld {
 }
 
 /// Runs git in a folder, and gives what it printed.
-fn git(folder: &Path, args: &[&str]) -> String {
+pub fn git(folder: &Path, args: &[&str]) -> String {
     let fixed = ["-c", "user.name=A Developer", "-c", "user.email=developer@localhost", "-c", "commit.gpgsign=false"];
     let mut command = Command::new("git");
     command.arg("-C").arg(folder).args(fixed).args(args);
@@ -170,49 +170,6 @@ fn what_is_not_pinned_is_not_built_with_locked_or_offline() {
     git_world.smidr(&["build", "--locked"]).expect_code(2).expect_one_error().expect_err("meta-hello");
     let plan = git_world.smidr(&["plan"]);
     plan.expect_code(0).expect_out("other, unresolved");
-}
-
-#[test]
-fn a_folder_that_the_lock_does_not_name_is_not_built_with_locked() {
-    let Some(world) = World::with_project("layers::a_folder_that_the_lock_does_not_name_is_not_built_with_locked")
-    else {
-        return;
-    };
-    world.smidr().arg("lock").run().expect_code(0);
-    // A BitBake that fails at once: what comes before it is looked at here.
-    fs::create_dir_all(world.project().join("own/lib/bb")).expect("a folder");
-    fs::create_dir_all(world.project().join("own/bin")).expect("a folder");
-    for program in ["own/bin/python3", "own/bin/bitbake"] {
-        world.write(program, "#!/bin/sh\nexit 1\n");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(world.project().join(program), mode).expect("a mode");
-    }
-    let layer = fs::read_to_string(world.project().join("layers/meta-hello/conf/layer.conf")).expect("a layer");
-    world.write("layers/other/conf/layer.conf", &layer);
-    world.write("layers/other/conf/machine/hello-x86-64.conf", "");
-    world.append(
-        "bitbake: {path: ./own}\nvariants:\n  other:\n    layers: [{name: meta-hello, path: ./layers/other}]\n",
-    );
-    let build = |args: &[&str]| world.smidr().arg("build").args(args).run();
-    let refused = |args: &[&str], names: &str| {
-        let done = build(args);
-        done.expect_code(2).expect_one_error().expect_err(&format!("smidr.lock does not pin {names}, and --locked"));
-        done.expect_err("smidr lock");
-    };
-    let other = ["--locked", "--variant", "other"];
-    refused(&["--locked"], "bitbake");
-    refused(&other, "meta-hello, bitbake");
-    // A build pins what it was made from; `smidr lock` what all variants are.
-    build(&[]).expect_code(1);
-    build(&["--locked"]).expect_code(1);
-    refused(&other, "meta-hello");
-    world.smidr().arg("lock").run().expect_code(0);
-    build(&other).expect_code(1);
-    // What a folder is at is a record, and may have moved on.
-    git(&world.project(), &["init", "-q"]);
-    git(&world.project(), &["add", "-A"]);
-    git(&world.project(), &["commit", "-qm", "Begin"]);
-    build(&["--locked"]).expect_code(1);
 }
 
 #[test]
