@@ -12,7 +12,7 @@ use jiff::{Timestamp, ToSpan as _};
 use smidr::{
     host::lock,
     layers::{
-        checkout::{CheckoutError, Limits, RefusedUrl},
+        checkout::{CheckoutError, Limits, RefusedUrl, SubmoduleFailed},
         prune::Keep,
     },
     model::{CommitId, Event, Explain as _},
@@ -352,6 +352,23 @@ fn submodules_may_not_lead_astray() {
     let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = sub\n\turl = ../other.git\n"));
     assert_eq!(fs::read_to_string(made.expect("made").join("sub/file")).expect("a file"), "x\n");
     assert_eq!(urls, ["https://git.example.org/group/other.git"]);
+    // One that git would not check out is not asked for, whatever its address.
+    let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = sub\n\turl = ext::x\n\tupdate = none\n"));
+    let empty = made.expect("made").join("sub");
+    assert!(fs::read_dir(&empty).expect("a folder").next().is_none() && urls.is_empty());
+    assert_eq!(yard.heard.warnings().len(), 1, "nothing more was said");
+    assert!(try_git(empty.parent().expect("a folder"), &["status", "--porcelain"], b"").stdout.is_empty());
+    // What helps where one cannot be had.
+    for (url, mirror) in [("../other.git", true), ("https://example.org/a", false)] {
+        let wanted = with(&format!("[submodule \"sub\"]\n\tpath = sub\n\turl = {url}\n# gone\n"));
+        let mut gone = |_: &str, _: &[String], _: &CommitId| {
+            Err(SubmoduleFailed::new(CheckoutError::Malformed { repository: "x".into(), object: "y".into() }))
+        };
+        let error = yard.checkout_of(URL, &wanted, &[], false, &mut gone).expect_err("nowhere");
+        let hint = error.hint().expect("a hint");
+        assert!(hint.ends_with(".gitmodules says `update = none` for `sub`"), "{hint}");
+        assert_eq!(hint.contains("`mirrors:`"), mirror, "{hint}");
+    }
     // A submodule of a submodule, without end.
     let mut last = with("[submodule \"sub\"]\n\tpath = sub\n\turl = ../other.git\n");
     for _ in 0..11 {
