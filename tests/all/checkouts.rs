@@ -588,6 +588,48 @@ fn what_nobody_uses_goes() {
 }
 
 #[test]
+fn what_is_removed_keeps_nobody_waiting() {
+    if no_git("checkouts::what_is_removed_keeps_nobody_waiting") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let blob = object(&at, "blob", b"content\n");
+    let commit = commit(&at, &tree(&at, &[("100644", b"file", &blob)]));
+    let folder = yard.checkout(&commit).expect("made").folder;
+    // Nobody counts them before they go.
+    for n in 0..30_000 {
+        fs::write(folder.join(format!("{n}")), "").expect("a file");
+    }
+    let tmp = yard.paths.layers().join("checkouts/tmp");
+    // What was moved away by somebody who was killed then.
+    fs::create_dir_all(tmp.join("s-killed/fs/meta-test@0/.git")).expect("folders");
+    let using = lock::path_in(&yard.locks(), &format!("checkout-{commit}@meta-test"));
+    let keep = Keep { used_within: Duration::ZERO, dry_run: false };
+    let free_meanwhile = std::thread::scope(|scope| {
+        let prune = || yard.store.prune(keep, Timestamp::now() + 24.hours(), &yard.on, &Default::default());
+        // A process that another test is just starting holds what is open here, for a moment: hence again and again.
+        let again = move || {
+            (0..200).any(|_| {
+                std::thread::sleep(Duration::from_millis(20));
+                prune().expect("pruned").checkouts.len() == 1
+            })
+        };
+        let pruning = scope.spawn(again);
+        let mut free = false;
+        while !pruning.is_finished() {
+            let removing = || walkdir::WalkDir::new(&tmp).into_iter().flatten().nth(10).is_some();
+            let is_free = |path| matches!(lock::try_lock(path, lock::Mode::Shared, "test"), Ok(lock::Attempt::Held(_)));
+            free |= !folder.exists() && is_free(&using) && removing();
+        }
+        assert!(pruning.join().expect("no panic"), "nothing was removed");
+        free
+    });
+    assert!(free_meanwhile);
+    yard.is_clean(0);
+}
+
+#[test]
 fn patches_are_part_of_the_place() {
     if no_git("checkouts::patches_are_part_of_the_place") {
         return;
