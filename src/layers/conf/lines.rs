@@ -102,8 +102,13 @@ pub(super) fn statements(text: &str, dialect: Dialect) -> Content {
         if line.text.starts_with('#') && !line.torn {
             continue;
         }
-        block = Block::begins(&line.text);
-        let fine = match statement(&line.text) {
+        // Nothing comes of it there: BitBake waits for the rest.
+        if line.cut && dialect == Dialect::Recipe {
+            continue;
+        }
+        let read = statement(&line.text);
+        block = if matches!(read, Line::Refused) { Block::begins(&line.text) } else { Block::None };
+        let fine = match read {
             _ if line.torn => false,
             _ if block != Block::None => dialect == Dialect::Recipe,
             Line::Statement(statement) => {
@@ -172,26 +177,31 @@ struct Whole {
     text: String,
     /// A comment that goes on in a line that is none: BitBake asks which of the two it is.
     torn: bool,
+    /// It goes on, and the file does not.
+    cut: bool,
 }
 
 /// All lines but those that are empty.
 fn joined(text: &str) -> Vec<Whole> {
     // Python reads `\r` alone as the end of a line too.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let mut lines = text.split('\n').enumerate();
+    let mut lines = text.strip_suffix('\n').unwrap_or(&text).split('\n').enumerate();
     let mut joined = Vec::new();
     while let Some((number, line)) = lines.next() {
         if line.trim().is_empty() {
             continue;
         }
-        let mut whole = Whole { number: number + 1, text: line.trim_end().to_owned(), torn: false };
+        let mut whole = Whole { number: number + 1, text: line.trim_end().to_owned(), torn: false, cut: false };
         while whole.text.ends_with('\\') {
             whole.text.pop();
             let more = lines.next().map(|(_, more)| more.trim_end());
             whole.torn |= whole.text.starts_with('#') && !more.is_some_and(|more| more.starts_with('#'));
             match more {
                 Some(more) => whole.text.push_str(more),
-                None => break,
+                None => {
+                    whole.cut = true;
+                    break;
+                }
             }
         }
         joined.push(whole);
@@ -362,6 +372,7 @@ mod tests {
             "addtask a after b before c",
             "python () {\n    x\n}",
             "def f(d): # why\n    a = \"b\"\n# no end\n    return a",
+            "what nobody ends \\\n",
         ] {
             assert_eq!(refused(line, Dialect::Recipe), None, "{line}");
             assert_eq!(refused(line, Dialect::Conf), Some(1), "{line}");
