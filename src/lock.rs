@@ -107,6 +107,13 @@ pub struct Asked {
     pub patches: Vec<String>,
 }
 
+impl Asked {
+    /// A folder of this machine, as the config has it.
+    pub fn folder(written: &str) -> Self {
+        Self { git: None, path: Some(written.to_owned()), branch: None, tag: None, at: None, patches: Vec::new() }
+    }
+}
+
 impl RepositoryLock {
     /// Whether both answer the same question, whatever they answer.
     pub fn replaces(&self, other: &Self) -> bool {
@@ -252,16 +259,10 @@ impl Lock {
         self.pin(pins);
     }
 
-    /// Forgets what `names` are pinned to; `host` is the build host. Gives the names that are not pinned.
-    pub fn forget<'a>(&mut self, names: &[&'a str]) -> Vec<&'a str> {
-        let known = |name: &&&str| match **name {
-            HOST => !self.hosts.is_empty(),
-            name => self.repositories.iter().any(|known| known.name == name),
-        };
-        let unknown = names.iter().filter(|name| !known(name)).copied().collect();
+    /// Forgets what `names` are pinned to; `host` is the build host.
+    pub fn forget(&mut self, names: &[&str]) {
         self.repositories.retain(|known| !names.contains(&known.name.as_str()));
         self.hosts.retain(|_| !names.contains(&HOST));
-        unknown
     }
 
     /// Forgets what folders of this machine were at.
@@ -403,7 +404,7 @@ mod tests {
 
         lock.keep(&Pins { hosts: lock.hosts().to_vec(), repositories: vec![beside.clone()] });
         assert_eq!(lock.repositories(), [beside]);
-        assert_eq!(lock.forget(&["poky", "host", "nothing"]), ["nothing"]);
+        lock.forget(&["poky", "host", "nothing"]);
         assert_eq!((lock.repositories().len(), lock.hosts().len()), (0, 0));
     }
 

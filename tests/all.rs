@@ -43,6 +43,8 @@ mod layers_fetch;
 mod layers_http;
 #[path = "all/layers_kit.rs"]
 mod layers_kit;
+#[path = "all/layers_lock.rs"]
+mod layers_lock;
 #[path = "all/life.rs"]
 mod life;
 #[path = "all/modes.rs"]

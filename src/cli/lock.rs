@@ -10,7 +10,7 @@ use super::{
     report::{Done, Failure, Refused},
 };
 use crate::{
-    config::{HOST, nearest},
+    config::{BITBAKE, Config, HOST, nearest},
     engine,
     lock::{Lock, Pins, RepositoryLock},
     model::CommitId,
@@ -31,7 +31,10 @@ pub fn lock(file: &Path, args: &args::Lock) -> Done {
             lock = Lock::default();
             true
         }
-        Some(names) => forget(&mut lock, names)?,
+        Some(wanted) => match names(file, &project, &desk) {
+            Ok(known) => forget(&mut lock, wanted, &known)?,
+            Err(no_project) => return no_project.report(),
+        },
     };
     project.lock = Some(lock);
     let host = if fresh_host { HostWanted::Fresh } else { HostWanted::Pinned };
@@ -54,20 +57,37 @@ pub fn lock(file: &Path, args: &args::Lock) -> Done {
     Ok(std::process::ExitCode::SUCCESS)
 }
 
-/// Forgets what is to be pinned anew. Says whether the build host is among it.
-fn forget(lock: &mut Lock, names: &[String]) -> Result<bool, Failure> {
+/// Forgets what is to be pinned anew, which the config or one of its variants has, or the lock. Says whether the build host is among it.
+fn forget(lock: &mut Lock, names: &[String], config: &[String]) -> Result<bool, Failure> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let known: Vec<String> = lock.repositories().iter().map(|known| known.name.clone()).chain([HOST.into()]).collect();
-    match lock.forget(&names).first() {
-        Some(unknown) if *unknown != HOST => {
-            let hint = match nearest(unknown, known.iter().map(String::as_str)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("pinned are: {}", known.join(", ")),
-            };
-            Err(Refused::new(format!("smidr.lock does not pin `{unknown}`"), Some(hint)).into())
-        }
-        _ => Ok(names.contains(&HOST)),
+    let pinned = lock.repositories().iter().map(|known| known.name.clone());
+    let mut known: Vec<String> = config.iter().cloned().chain(pinned).chain([HOST.into()]).collect();
+    known.sort();
+    known.dedup();
+    let unknown: Vec<&str> = names.iter().copied().filter(|name| !known.iter().any(|known| known == name)).collect();
+    if let Some(first) = unknown.first() {
+        let hint = match nearest(first, known.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("there are: {}", known.join(", ")),
+        };
+        let all = unknown.join("`, `");
+        return Err(Refused::new(format!("neither smidr.yaml nor smidr.lock has `{all}`"), Some(hint)).into());
     }
+    lock.forget(&names);
+    Ok(names.contains(&HOST))
+}
+
+/// What the config and its variants call what is pinned.
+fn names(file: &Path, project: &Project, desk: &Desk) -> Result<Vec<String>, NoProject> {
+    let of = |config: &Config| {
+        let bitbake = config.bitbake.as_ref().map(|_| BITBAKE.to_owned());
+        config.layers.iter().map(|layer| layer.name.text.clone()).chain(bitbake).collect::<Vec<_>>()
+    };
+    let mut names = of(&project.config);
+    for variant in &project.config.variants {
+        names.extend(of(&Project::read(file, Some(variant), &desk.facts)?.config));
+    }
+    Ok(names)
 }
 
 /// What is wanted of the build host.

@@ -2,7 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::{conf::ConfError, discover::Found, known::Repository, machines, missing::Cure};
+use super::{
+    conf::{ConfError, Origin, short},
+    discover::Found,
+    known::Repository,
+    machines,
+    missing::Cure,
+};
 use crate::model::{Explain, Kind};
 
 /// A layer that does not work with the core layer's series.
@@ -36,14 +42,22 @@ pub enum CollectionError {
     #[error(transparent)]
     Conf(#[from] ConfError),
     /// Two layers of one name.
-    #[error("two layers call themselves `{collection}`: {first} and {second}")]
+    #[error("two layers call themselves `{collection}`: one of {} and one of {}", whose(first), whose(second))]
     Duplicate {
         /// The name.
         collection: String,
-        /// One folder.
-        first: PathBuf,
+        /// One layer.
+        first: Box<Found>,
         /// The other.
-        second: PathBuf,
+        second: Box<Found>,
+    },
+    /// A layer that gives itself its name more than once.
+    #[error("the layer `{collection}` adds itself to BBFILE_COLLECTIONS twice ({at})")]
+    Twice {
+        /// The name.
+        collection: String,
+        /// Where the second time stands.
+        at: Origin,
     },
     /// Layers of another time.
     #[error("{}", incompatible(layers, core))]
@@ -105,6 +119,34 @@ pub enum CollectionError {
         /// The value.
         text: String,
     },
+    /// A priority that is no number.
+    #[error("BBFILE_PRIORITY_{collection} is no whole number: `{}` ({at})", short(text))]
+    Priority {
+        /// The layer.
+        collection: String,
+        /// The value.
+        text: String,
+        /// Where it stands.
+        at: Origin,
+    },
+    /// A layer that does not tell its recipes from others.
+    #[error(
+        "the layer `{collection}` does not say which recipes are its own: BBFILE_PATTERN_{collection} is not set ({at})"
+    )]
+    Pattern {
+        /// The layer.
+        collection: String,
+        /// Where it gives itself its name.
+        at: Origin,
+    },
+    /// Recipes for layers that may be there, without one of the two.
+    #[error("BBFILES_DYNAMIC takes nothing but COLLECTION:PATH, and has `{}` ({at})", short(&entries.join("`, `")))]
+    Dynamic {
+        /// All that are something else.
+        entries: Vec<String>,
+        /// Where the first stands.
+        at: Origin,
+    },
     /// A machine that no layer has.
     #[error("no layer has the machine `{machine}`")]
     Machine {
@@ -128,8 +170,11 @@ impl Explain for CollectionError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Conf(error) => return error.hint(),
-            Self::Duplicate { first, second, .. } if first == second => {
-                "one of the two entries in `layers` is enough".into()
+            Self::Duplicate { first, second, .. } if first.folder == second.folder => {
+                format!("one entry in `layers` is enough: remove `{}` or `{}`", first.repository, second.repository)
+            }
+            Self::Twice { collection, .. } => {
+                format!("once is enough, in one file:  BBFILE_COLLECTIONS += \"{collection}\"")
             }
             Self::Duplicate { .. } => {
                 "leave one of them out: remove its repository from `layers`, or  sublayers: {exclude: [FOLDER]}".into()
@@ -146,6 +191,15 @@ impl Explain for CollectionError {
             Self::Depends { missing, series } => ways_out(missing, series.as_deref()),
             Self::Version { .. } => "take branches of both that belong to one Yocto series".into(),
             Self::Unreadable { .. } => "it should be like this:  core (>= 12) openembedded-layer".into(),
+            Self::Priority { collection, .. } => {
+                format!("it should be like this:  BBFILE_PRIORITY_{collection} = \"6\"")
+            }
+            Self::Pattern { collection, .. } => {
+                format!("it should say this:  BBFILE_PATTERN_{collection} = \"^${{LAYERDIR}}/\"")
+            }
+            Self::Dynamic { .. } => {
+                "it should be like this:  BBFILES_DYNAMIC += \"core:${LAYERDIR}/dynamic-layers/core/*/*.bb\"".into()
+            }
             Self::Machine { machine, known, unused } => match unused {
                 Some(cure) => {
                     let lines = use_more(std::iter::once(cure));
@@ -155,6 +209,11 @@ impl Explain for CollectionError {
             },
         })
     }
+}
+
+/// Where a layer is, with the config's name for it: folders of the store have names that say nothing.
+fn whose(layer: &Found) -> String {
+    format!("`{}` ({})", layer.repository, layer.folder.display())
 }
 
 fn incompatible(layers: &[Incompatible], core: &[String]) -> String {

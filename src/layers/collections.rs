@@ -3,7 +3,9 @@
 //!
 //! `bb.cookerdata` (`parseConfigurationFiles`) and `bb.cooker` (`handleCollections`) are the specification, 2.0 to 2.18. What depends on inline
 //! Python or on overrides is not known here: it is said, and left to BitBake. `LAYERRECOMMENDS` has a part in nothing but priorities that are computed,
-//! and `BBFILES_DYNAMIC` in none of this.
+//! and of `BBFILES_DYNAMIC` only the form is looked at.
+
+mod faults;
 
 use std::path::PathBuf;
 
@@ -11,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     collection_error::{CollectionError, Incompatible, Missing},
-    conf::{ConfError, Reader, Value},
+    conf::{ConfError, Origin, Reader, Value},
     discover::Found,
     machines, missing,
     versions::needed,
@@ -90,12 +92,14 @@ pub fn check(
     local_conf: &str,
 ) -> Result<Checked, CollectionError> {
     let mut set = read(found)?;
+    faults::check_dynamic(&set)?;
     set.reader.local(local_conf);
     let mut checked = Checked { series: words(&set.core), ..Checked::default() };
     if set.open {
         checked.warnings.push("which layers there are is not known: BBFILE_COLLECTIONS holds inline Python".into());
     }
     check_series(&set, series, &mut checked)?;
+    faults::check_own(&set)?;
     check_depends(&set, series, &mut checked)?;
     check_machine(&set, machine, &mut checked)?;
     checked.layers = describe(&set);
@@ -148,12 +152,17 @@ impl Set<'_> {
             // As many as there were are the same ones, in whatever order.
             let owner =
                 before.iter().position(|(known, _)| known == name).map(|at| before.remove(at).1).unwrap_or(place);
-            if let Some((_, first)) = self.collections.iter().find(|(known, _)| known == name) {
-                return Err(CollectionError::Duplicate {
-                    collection: name.into(),
-                    first: self.found[*first].folder.clone(),
-                    second: self.found[owner].folder.clone(),
-                });
+            match self.collections.iter().find(|(known, _)| known == name) {
+                None => {}
+                Some((_, first)) if *first == owner => {
+                    let at = self.reader.origin("BBFILE_COLLECTIONS", Some(name));
+                    let at = at.unwrap_or_else(|| self.conf(owner));
+                    return Err(CollectionError::Twice { collection: name.into(), at });
+                }
+                Some((_, first)) => {
+                    let [first, second] = [*first, owner].map(|place| Box::new(self.found[place].clone()));
+                    return Err(CollectionError::Duplicate { collection: name.into(), first, second });
+                }
             }
             self.collections.push((name.into(), owner));
         }
@@ -166,6 +175,12 @@ impl Set<'_> {
 
     pub(super) fn layer(&self, place: usize) -> &Found {
         &self.found[place]
+    }
+
+    /// The file in which a layer says what it is.
+    fn conf(&self, place: usize) -> Origin {
+        let layer = self.layer(place);
+        Origin { repository: Some(layer.repository.clone()), path: layer.folder.join("conf/layer.conf"), line: None }
     }
 
     fn has(&self, collection: &str) -> bool {
@@ -349,7 +364,7 @@ fn describe(set: &Set<'_>) -> Vec<LayerInfo> {
             let depends = set.about("LAYERDEPENDS", name).map(|value| value.text()).and_then(|text| needed(&text));
             LayerInfo {
                 collection: Some(name.clone()),
-                priority: certain("BBFILE_PRIORITY").and_then(|text| text.parse().ok()),
+                priority: certain("BBFILE_PRIORITY").and_then(|text| faults::int(&text)),
                 depends: depends.unwrap_or_default().into_iter().map(|need| need.collection).collect(),
                 series: set.compat(name).map(words).unwrap_or_default(),
                 version: certain("LAYERVERSION"),

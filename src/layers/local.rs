@@ -66,11 +66,14 @@ fn state(repository: &Path, folder: &Path) -> Option<(CommitId, bool)> {
     Some((commit, is_dirty(&repository, folder).unwrap_or(true)))
 }
 
-/// Whether `git status` would name something in `folder`.
+/// Whether `git status` would name something in `folder`, or the commit has no such folder: status says nothing of what is ignored.
 fn is_dirty(repository: &gix::Repository, folder: &Path) -> Option<bool> {
     let top = std::fs::canonicalize(repository.workdir()?).ok()?;
     let folder = std::fs::canonicalize(folder).ok()?;
     let inside = folder.strip_prefix(top).ok()?.to_str()?;
+    if !inside.is_empty() && repository.head_tree().ok()?.lookup_entry_by_path(inside).ok()?.is_none() {
+        return Some(true);
+    }
     // The whole repository, or exactly that folder, whatever characters are in its name.
     let patterns = (!inside.is_empty()).then(|| format!(":(top,literal){inside}").into());
     let status = repository.status(gix::progress::Discard).ok()?;
@@ -94,7 +97,7 @@ mod tests {
     }
 
     fn described(folder: &Path) -> String {
-        let path = PlannedPath { folder: folder.into(), written: "./x".into() };
+        let path = PlannedPath { folder: folder.into(), written: "./x".into(), pinned: false };
         Local::find("x", &path, Path::new("/nowhere")).describe()
     }
 
@@ -137,8 +140,20 @@ mod tests {
         git(top.path(), &["commit", "-qm", "y"]);
         fs::write(layer.join("conf/layer.conf"), "x").expect("a file");
         assert!(described(&layer).ends_with("and changes"), "one that has changed");
+        git(top.path(), &["add", "."]);
+        git(top.path(), &["commit", "-qm", "z"]);
+        assert!(!described(&layer).ends_with("and changes"));
+        // Nothing that git would name, and nothing that it has.
+        let ignored = top.path().join("layers/ignored");
+        fs::create_dir_all(ignored.join("conf")).expect("a folder");
+        fs::write(ignored.join("conf/layer.conf"), "").expect("a file");
+        fs::write(top.path().join(".gitignore"), "/layers/ignored\n").expect("a file");
+        git(top.path(), &["add", "."]);
+        git(top.path(), &["commit", "-qm", "ignore"]);
+        assert!(described(&ignored).ends_with("and changes"), "one that is ignored");
+        assert!(!described(top.path()).ends_with("and changes"), "the whole repository");
         // A home under git is no repository of layers.
-        let path = PlannedPath { folder: layer.clone(), written: "./x".into() };
+        let path = PlannedPath { folder: layer.clone(), written: "./x".into(), pinned: false };
         assert_eq!(Local::find("x", &path, top.path()).repository, layer);
         assert_eq!(Local::find("x", &path, Path::new("/nowhere")).repository, top.path());
     }

@@ -109,21 +109,22 @@ impl CheckoutStore {
     pub fn prune(&self, keep: Keep, now: Timestamp, on: &Emitter, stop: &Stop) -> Result<Gone, CheckoutError> {
         let mut gone = Gone::default();
         let mut needed = BTreeSet::new();
+        // Where everything goes that is to be removed: a kill leaves it there, and whoever makes the next scratch removes it.
+        let scratch = if keep.dry_run { None } else { Some(self.scratch(on, stop)?) };
         for checkout in self.list()? {
             if !keep.is_old(checkout.last_used, now) {
                 needed.extend(checkout.borrowed);
-            } else if checkout.user.is_some() || !self.discard(&checkout.folder, keep, now)? {
+            } else if checkout.user.is_some() || !self.discard(&checkout.folder, keep, now, scratch.as_ref())? {
                 needed.extend(checkout.borrowed.clone());
                 gone.in_use.push(checkout);
             } else {
                 gone.checkouts.push(checkout);
             }
         }
-        if keep.dry_run {
+        let Some(scratch) = scratch else {
             gone.mirrors = self.unneeded(&needed, keep, now)?;
             return Ok(gone);
-        }
-        let scratch = self.scratch(on, stop)?;
+        };
         {
             // Nobody makes a checkout from a mirror meanwhile.
             let _alone = self.lock(STORE_LOCK, Mode::Exclusive, "the layer store", on, stop)?;
@@ -133,27 +134,34 @@ impl CheckoutStore {
                     gone.mirrors.push((mirror, bytes));
                 }
             }
-            self.sweep()?;
+            self.sweep(&scratch)?;
         }
         Ok(gone)
     }
 
-    /// Moves a checkout away, unless somebody uses it after all, then removes it.
-    fn discard(&self, folder: &Path, keep: Keep, now: Timestamp) -> Result<bool, CheckoutError> {
-        if keep.dry_run {
-            return Ok(true);
-        }
-        let Attempt::Held(_alone) = lock::try_lock(&self.lock_of(folder), Mode::Exclusive, "layers prune")? else {
-            return Ok(false);
+    /// Moves a checkout away, unless somebody uses it after all, then removes it. Without a scratch nothing happens.
+    fn discard(
+        &self,
+        folder: &Path,
+        keep: Keep,
+        now: Timestamp,
+        scratch: Option<&Scratch>,
+    ) -> Result<bool, CheckoutError> {
+        let Some(scratch) = scratch else { return Ok(true) };
+        let away = {
+            let Attempt::Held(_alone) = lock::try_lock(&self.lock_of(folder), Mode::Exclusive, "layers prune")? else {
+                return Ok(false);
+            };
+            if Record::used(folder).is_ok_and(|used| !keep.is_old(used, now)) {
+                return Ok(false);
+            }
+            let away = move_away(folder, scratch)?;
+            // Another name for the same commit may stand there.
+            let _ = folder.parent().map(fs::remove_dir);
+            away
         };
-        if Record::used(folder).is_ok_and(|used| !keep.is_old(used, now)) {
-            return Ok(false);
-        }
-        // Its record goes first: what is half removed is not there.
-        Record::forget(folder)?;
-        files::remove_tree(folder)?;
-        // Another name for the same commit may stand there.
-        let _ = folder.parent().map(fs::remove_dir);
+        // Many files take long, and who wants the same commit again meanwhile does not wait for them.
+        files::remove_tree(&away)?;
         Ok(true)
     }
 
@@ -184,16 +192,15 @@ impl CheckoutStore {
         let name = file.trim_start_matches('.').split(".git").next().unwrap_or_default();
         let lock = self.lock_path(&format!("mirror-{name}"));
         let Attempt::Held(_alone) = lock::try_lock(&lock, Mode::Exclusive, "layers prune")? else { return Ok(false) };
-        let to = scratch.path().join(mirror.file_name().unwrap_or_default());
-        fs::rename(mirror, &to).map_err(FileError::new("move away", mirror))?;
+        move_away(mirror, scratch)?;
         Ok(true)
     }
 
     /// What is of no use any more: checkouts without a record, and locks on what is not there. With the store's lock held alone.
-    fn sweep(&self) -> Result<(), CheckoutError> {
+    fn sweep(&self, scratch: &Scratch) -> Result<(), CheckoutError> {
         for folder in self.folders()? {
             if Record::read(&folder).is_none() && lock::holder(&self.lock_of(&folder))?.is_none() {
-                files::remove_tree(&folder)?;
+                move_away(&folder, scratch)?;
             }
         }
         for above in self.keys()? {
@@ -230,6 +237,15 @@ impl CheckoutStore {
     pub(super) fn lock_path(&self, name: &str) -> PathBuf {
         lock::path_in(&self.locks, name)
     }
+}
+
+/// Moves something of the store to where nobody looks for it.
+fn move_away(from: &Path, scratch: &Scratch) -> Result<PathBuf, FileError> {
+    // Checkouts of two commits have one name, and so may two of one commit: with its patches and without.
+    let parts: Vec<_> = from.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
+    let to = scratch.path().join(parts.join("@"));
+    fs::rename(from, &to).map_err(FileError::new("move away", from))?;
+    Ok(to)
 }
 
 /// Whether a name is a commit's, with or without patches.

@@ -387,8 +387,7 @@ impl Plan {
     /// The names of what is not pinned: the build host, layers, BitBake.
     pub fn unpinned(&self) -> Vec<&str> {
         let host = (self.isolation != super::Isolation::None && self.host.pinned.is_none()).then_some(HOST);
-        let loose = |source: &PlannedSource| matches!(source, PlannedSource::Git(git) if git.pinned.is_none());
-        host.into_iter().chain(self.sources().filter(|(_, source)| loose(source)).map(|(name, _)| name)).collect()
+        host.into_iter().chain(self.sources().filter(|(_, source)| !source.is_pinned()).map(|(name, _)| name)).collect()
     }
 
     /// Where layers and BitBake come from, by name.

@@ -43,6 +43,8 @@ pub struct PlannedPath {
     pub folder: PathBuf,
     /// As the config has it, which is how the lock knows it.
     pub written: String,
+    /// Whether the lock names it. What it was at then is a record, and pins nothing: a folder of the project's own repository changes with each commit.
+    pub pinned: bool,
 }
 
 /// A git repository, and what is wanted of it.
@@ -73,6 +75,16 @@ pub struct PlannedPatch {
     pub file: PathBuf,
     /// As the config has it, which is how the lock knows it.
     pub written: String,
+}
+
+impl PlannedSource {
+    /// Whether the lock knows it.
+    pub fn is_pinned(&self) -> bool {
+        match self {
+            Self::Path(path) => path.pinned,
+            Self::Git(git) => git.pinned.is_some(),
+        }
+    }
 }
 
 impl PlannedGit {
@@ -128,7 +140,9 @@ pub(super) fn source(
 ) -> PlannedSource {
     let git = match source {
         Source::Path(path) => {
-            return PlannedSource::Path(PlannedPath { folder: place(path), written: path.text.clone() });
+            let (folder, written) = (place(path), path.text.clone());
+            let pinned = lock.is_some_and(|lock| lock.repository(name, &Asked::folder(&written)).is_some());
+            return PlannedSource::Path(PlannedPath { folder, written, pinned });
         }
         Source::Git(git) => git,
     };

@@ -12,7 +12,7 @@ use jiff::{Timestamp, ToSpan as _};
 use smidr::{
     host::lock,
     layers::{
-        checkout::{CheckoutError, Limits, RefusedUrl},
+        checkout::{CheckoutError, Limits, RefusedUrl, SubmoduleFailed},
         prune::Keep,
     },
     model::{CommitId, Event, Explain as _},
@@ -352,6 +352,23 @@ fn submodules_may_not_lead_astray() {
     let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = sub\n\turl = ../other.git\n"));
     assert_eq!(fs::read_to_string(made.expect("made").join("sub/file")).expect("a file"), "x\n");
     assert_eq!(urls, ["https://git.example.org/group/other.git"]);
+    // One that git would not check out is not asked for, whatever its address.
+    let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = sub\n\turl = ext::x\n\tupdate = none\n"));
+    let empty = made.expect("made").join("sub");
+    assert!(fs::read_dir(&empty).expect("a folder").next().is_none() && urls.is_empty());
+    assert_eq!(yard.heard.warnings().len(), 1, "nothing more was said");
+    assert!(try_git(empty.parent().expect("a folder"), &["status", "--porcelain"], b"").stdout.is_empty());
+    // What helps where one cannot be had.
+    for (url, mirror) in [("../other.git", true), ("https://example.org/a", false)] {
+        let wanted = with(&format!("[submodule \"sub\"]\n\tpath = sub\n\turl = {url}\n# gone\n"));
+        let mut gone = |_: &str, _: &[String], _: &CommitId| {
+            Err(SubmoduleFailed::new(CheckoutError::Malformed { repository: "x".into(), object: "y".into() }))
+        };
+        let error = yard.checkout_of(URL, &wanted, &[], false, &mut gone).expect_err("nowhere");
+        let hint = error.hint().expect("a hint");
+        assert!(hint.ends_with(".gitmodules says `update = none` for `sub`"), "{hint}");
+        assert_eq!(hint.contains("`mirrors:`"), mirror, "{hint}");
+    }
     // A submodule of a submodule, without end.
     let mut last = with("[submodule \"sub\"]\n\tpath = sub\n\turl = ../other.git\n");
     for _ in 0..11 {
@@ -568,6 +585,48 @@ fn what_nobody_uses_goes() {
         let locks = fs::read_dir(yard.locks()).expect("locks").map(|entry| entry.expect("an entry").file_name());
         !locks.into_iter().any(|name| name.to_string_lossy().contains(&one.to_string()))
     });
+}
+
+#[test]
+fn what_is_removed_keeps_nobody_waiting() {
+    if no_git("checkouts::what_is_removed_keeps_nobody_waiting") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let blob = object(&at, "blob", b"content\n");
+    let commit = commit(&at, &tree(&at, &[("100644", b"file", &blob)]));
+    let folder = yard.checkout(&commit).expect("made").folder;
+    // Nobody counts them before they go.
+    for n in 0..30_000 {
+        fs::write(folder.join(format!("{n}")), "").expect("a file");
+    }
+    let tmp = yard.paths.layers().join("checkouts/tmp");
+    // What was moved away by somebody who was killed then.
+    fs::create_dir_all(tmp.join("s-killed/fs/meta-test@0/.git")).expect("folders");
+    let using = lock::path_in(&yard.locks(), &format!("checkout-{commit}@meta-test"));
+    let keep = Keep { used_within: Duration::ZERO, dry_run: false };
+    let free_meanwhile = std::thread::scope(|scope| {
+        let prune = || yard.store.prune(keep, Timestamp::now() + 24.hours(), &yard.on, &Default::default());
+        // A process that another test is just starting holds what is open here, for a moment: hence again and again.
+        let again = move || {
+            (0..200).any(|_| {
+                std::thread::sleep(Duration::from_millis(20));
+                prune().expect("pruned").checkouts.len() == 1
+            })
+        };
+        let pruning = scope.spawn(again);
+        let mut free = false;
+        while !pruning.is_finished() {
+            let removing = || walkdir::WalkDir::new(&tmp).into_iter().flatten().nth(10).is_some();
+            let is_free = |path| matches!(lock::try_lock(path, lock::Mode::Shared, "test"), Ok(lock::Attempt::Held(_)));
+            free |= !folder.exists() && is_free(&using) && removing();
+        }
+        assert!(pruning.join().expect("no panic"), "nothing was removed");
+        free
+    });
+    assert!(free_meanwhile);
+    yard.is_clean(0);
 }
 
 #[test]

@@ -18,7 +18,7 @@ struct GitWorld {
 }
 
 /// Runs git in a folder, and gives what it printed.
-fn git(folder: &Path, args: &[&str]) -> String {
+pub fn git(folder: &Path, args: &[&str]) -> String {
     let fixed = ["-c", "user.name=A Developer", "-c", "user.email=developer@localhost", "-c", "commit.gpgsign=false"];
     let mut command = Command::new("git");
     command.arg("-C").arg(folder).args(fixed).args(args);

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_name_cannot_end_its_line() {
-        let declared = Declared { name: "a\"]\n[core]\\".into(), path: "x".into(), url: String::new() };
+        let name = "a\"]\n[core]\\".into();
+        let declared = Declared { name, path: "x".into(), url: String::new(), unwanted: false };
         let text = config("https://host/\"x", &[(declared, "https://host/y".into())]);
         assert!(text.contains("[submodule \"a\\\"] [core]\\\\\"]\n"), "{text}");
     }

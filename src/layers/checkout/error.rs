@@ -94,6 +94,8 @@ pub enum CheckoutError {
         repository: String,
         /// Where in it.
         path: String,
+        /// Whether its address is one beside that of the repository.
+        relative: bool,
         /// What whoever was asked for it said.
         source: SubmoduleFailed,
     },
@@ -202,6 +204,17 @@ impl CheckoutError {
     }
 }
 
+/// What helps where a submodule cannot be had. No patch does: patches are put on top of all submodules.
+fn ways(path: &str, relative: bool) -> String {
+    let mirror = match relative {
+        true => "name a mirror of its repository that has it beside itself, in `mirrors:`, or ",
+        false => "",
+    };
+    format!(
+        "{mirror}do without it: take a branch of the repository whose .gitmodules says `update = none` for `{path}`"
+    )
+}
+
 impl Explain for CheckoutError {
     fn kind(&self) -> Kind {
         match self {
@@ -227,7 +240,11 @@ impl Explain for CheckoutError {
                 Some("if you trust it, write `outside_links: true` beside its `git:` in smidr.yaml".into())
             }
             Self::Collision { .. } => Some("keep layers elsewhere:  export SMIDR_HOME=DIR".into()),
-            Self::Fetch { source, .. } => source.0.hint(),
+            Self::Fetch { path, relative, source, .. } => {
+                let ways = matches!(source.0.kind(), Kind::Outside | Kind::Request).then(|| ways(path, *relative));
+                let all: Vec<String> = source.0.hint().into_iter().chain(ways).collect();
+                (!all.is_empty()).then(|| all.join("\n"))
+            }
             Self::Patch(error) => error.hint(),
             Self::Wait(error) => error.hint(),
             Self::File(error) => error.hint(),

@@ -171,6 +171,9 @@ impl Making<'_, '_> {
                 ));
                 continue;
             };
+            if declared.unwanted {
+                continue;
+            }
             if of.nesting >= self.limits.nesting {
                 let (what, limit) = ("submodules inside each other", self.limits.nesting as u64);
                 return Err(CheckoutError::Limit { repository: of.url.into(), what, limit });
@@ -182,6 +185,7 @@ impl Making<'_, '_> {
             let mirror = (self.submodule)(&url, &mirrors, &commit).map_err(|source| CheckoutError::Fetch {
                 repository: of.url.into(),
                 path: path.to_string(),
+                relative: submodules::is_relative(&declared.url),
                 source,
             })?;
             let inner =

@@ -74,16 +74,6 @@ impl Record {
         touch().map_err(FileError::new("note the use of", &path))
     }
 
-    /// Takes the record away, after which there is no checkout.
-    ///
-    /// # Errors
-    ///
-    /// When the file system refuses.
-    pub fn forget(folder: &Path) -> Result<(), FileError> {
-        let path = folder.join(FILE);
-        fs::remove_file(&path).map_err(FileError::new("remove", &path))
-    }
-
     /// When somebody used it last.
     pub fn used(folder: &Path) -> io::Result<Timestamp> {
         let modified = fs::metadata(folder.join(FILE))?.modified()?;

@@ -18,6 +18,8 @@ pub struct Declared {
     pub path: BString,
     /// Where it comes from, as it is written there.
     pub url: String,
+    /// Whether it is not to be checked out: `update = none` (gitmodules(5)).
+    pub unwanted: bool,
 }
 
 /// Reads `.gitmodules`. What is incomplete there is left out.
@@ -32,8 +34,9 @@ pub fn declared(text: &[u8]) -> Result<Vec<Declared>, RefusedUrl> {
     for section in file.sections_by_name("submodule").into_iter().flatten() {
         let name = section.header().subsection_name().and_then(|name| name.to_str().ok().map(str::to_owned));
         let url = section.value("url").and_then(|url| url.to_str().ok().map(str::to_owned));
+        let unwanted = section.value("update").is_some_and(|update| update == "none");
         if let (Some(name), Some(path), Some(url)) = (name, section.value("path"), url) {
-            found.push(Declared { name, path, url });
+            found.push(Declared { name, path, url, unwanted });
         }
     }
     Ok(found)
@@ -61,7 +64,8 @@ pub fn beside(mirrors: &[String], declared: &Declared) -> Vec<String> {
     mirrors.filter_map(|mirror| resolve(mirror, declared).ok()).collect()
 }
 
-fn is_relative(url: &str) -> bool {
+/// Whether an address is one beside that of the repository which names it.
+pub fn is_relative(url: &str) -> bool {
     url.starts_with("./") || url.starts_with("../")
 }
 
@@ -142,7 +146,7 @@ mod tests {
     use super::*;
 
     fn of(url: &str) -> Declared {
-        Declared { name: "sub".into(), path: "sub".into(), url: url.into() }
+        Declared { name: "sub".into(), path: "sub".into(), url: url.into(), unwanted: false }
     }
 
     #[test]
@@ -208,9 +212,10 @@ mod tests {
 
     #[test]
     fn gitmodules_is_a_git_configuration() {
-        let text = b"[submodule \"a b\"]\n\tpath = lib/a\n\turl = ../a ; comment\n[core]\n\tpath = x\n[submodule \"c\"]\n\tpath = c\n";
-        let expected = Declared { name: "a b".into(), path: "lib/a".into(), url: "../a".into() };
-        assert_eq!(declared(text), Ok(vec![expected]));
+        let text = b"[submodule \"a b\"]\n\tpath = lib/a\n\turl = ../a ; comment\n\tupdate = rebase\n[core]\n\tpath = x\n[submodule \"c\"]\n\tpath = c\n[submodule \"d\"]\n\tpath = d\n\turl = x\n\tupdate = none\n";
+        let expected = Declared { name: "a b".into(), path: "lib/a".into(), ..of("../a") };
+        let unwanted = Declared { name: "d".into(), path: "d".into(), unwanted: true, ..of("x") };
+        assert_eq!(declared(text), Ok(vec![expected, unwanted]));
         assert_eq!(declared(b"[submodule"), Err(RefusedUrl::Unreadable));
         assert_eq!(declared(b""), Ok(vec![]));
     }

@@ -8,12 +8,12 @@ use std::{
 use super::*;
 use crate::model::{Explain as _, Kind};
 
-const CORE: &str = "BBPATH .= \":${LAYERDIR}\"\nBBFILE_COLLECTIONS += \"core\"\nBBFILE_PRIORITY_core = \"5\"\nLAYERVERSION_core = \"15\"\nLAYERSERIES_CORENAMES = \"scarthgap\"\nLAYERSERIES_COMPAT_core = \"scarthgap\"\n";
+const CORE: &str = "BBPATH .= \":${LAYERDIR}\"\nBBFILE_COLLECTIONS += \"core\"\nBBFILE_PATTERN_core = \"^${LAYERDIR}/\"\nBBFILE_PRIORITY_core = \"5\"\nLAYERVERSION_core = \"15\"\nLAYERSERIES_CORENAMES = \"scarthgap\"\nLAYERSERIES_COMPAT_core = \"scarthgap\"\n";
 
 /// A layer called `mine`.
 fn mine(more: &str) -> String {
     format!(
-        "BBPATH .= \":${{LAYERDIR}}\"\nBBFILE_COLLECTIONS += \"mine\"\nLAYERSERIES_COMPAT_mine = \"kirkstone scarthgap\"\n{more}\n"
+        "BBPATH .= \":${{LAYERDIR}}\"\nBBFILE_COLLECTIONS += \"mine\"\nBBFILE_PATTERN_mine = \"\"\nLAYERSERIES_COMPAT_mine = \"kirkstone scarthgap\"\n{more}\n"
     )
 }
 
@@ -88,7 +88,18 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
         (
             vec![("core/meta", CORE.to_owned()), ("core/meta-two", CORE.to_owned())],
             None,
-            vec!["two layers call themselves `core`: core/meta and core/meta-two", "leave one of them out"],
+            vec![
+                "two layers call themselves `core`: one of `core` (core/meta) and one of `core` (core/meta-two)\n",
+                "leave one of them out",
+            ],
+        ),
+        (
+            vec![("core/meta", CORE.to_owned()), ("mine", mine("BBFILE_COLLECTIONS += \"other mine\""))],
+            None,
+            vec![
+                "the layer `mine` adds itself to BBFILE_COLLECTIONS twice (mine/conf/layer.conf:5, of `mine`)\n",
+                "once is enough, in one file:  BBFILE_COLLECTIONS += \"mine\"",
+            ],
         ),
         (
             vec![("core/meta", CORE.to_owned()), ("mine", other.clone())],
@@ -162,6 +173,17 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
 }
 
 #[test]
+fn two_entries_of_the_config_may_be_one_repository() {
+    let yard = yard();
+    let mut found = layers(yard.path(), &[("core/meta", CORE), ("mine", &mine("")), ("mine", &mine(""))]);
+    found[2].repository = "again".into();
+    let error = check(&found, "x", None, "").expect_err("twice");
+    let text = error.to_string();
+    assert!(text.contains("one of `mine` (/") && text.contains("one of `again` (/"), "{text}");
+    assert_eq!(error.hint().as_deref(), Some("one entry in `layers` is enough: remove `mine` or `again`"));
+}
+
+#[test]
 fn a_series_that_is_ignored_is_said_and_given_to_bitbake() {
     for (core, name, value) in [
         (CORE.to_owned(), "LAYERSERIES_COMPAT_mine:append", " scarthgap"),
@@ -194,13 +216,61 @@ fn what_is_not_known_is_no_reason_to_stop() {
             "which layers there are is not known",
         ),
         (mine("BBFILE_COLLECTIONS = \"mine\""), "mine takes the layer `core` out of BBFILE_COLLECTIONS"),
-        (mine("python () {\n}"), "layer.conf:4 is nothing that BitBake reads"),
+        (mine("include ${@x()}.inc").replace("BBFILE_PATTERN", "X"), "which smidr does not see"),
     ] {
         let all = checked(&[("core/meta", CORE), ("mine", &conf)], None).expect(&conf);
         assert!(all.warnings.iter().any(|warning| warning.contains(expected)), "{expected}: {:?}", all.warnings);
     }
     let sure = mine("LAYERDEPENDS_mine = \"nowhere ${@x()}\"");
     assert!(matches!(checked(&[("core/meta", CORE), ("mine", &sure)], None), Err(CollectionError::Depends { .. })));
+}
+
+#[test]
+fn what_bitbake_refuses_is_told_with_its_line() {
+    let bare = mine("").replace("BBFILE_PATTERN", "X");
+    let dynamic =
+        |text: &str| mine(&format!("BBFILES_DYNAMIC += \"core:${{LAYERDIR}}/*.bb\"\nBBFILES_DYNAMIC += \"{text}\""));
+    for (conf, expected) in [
+        (
+            mine("BBFILE_PRIORITY_mine = \"7\"\nBBFILE_PRIORITY_mine = \"high\""),
+            "BBFILE_PRIORITY_mine is no whole number: `high` (mine/conf/layer.conf:6, of `mine`)\nit should be like this:  BBFILE_PRIORITY_mine = \"6\"",
+        ),
+        (mine("BBFILE_PRIORITY_mine = \" \""), "is no whole number: ` ` (mine/conf/layer.conf:5"),
+        (
+            bare,
+            "the layer `mine` does not say which recipes are its own: BBFILE_PATTERN_mine is not set (mine/conf/layer.conf:2, of `mine`)\nit should say this:  BBFILE_PATTERN_mine = \"^${LAYERDIR}/\"",
+        ),
+        (
+            dynamic("${LAYERDIR}/a.bb !x:${LAYERDIR}/b.bb :c !:d"),
+            "BBFILES_DYNAMIC takes nothing but COLLECTION:PATH, and has `mine/a.bb`, `:c` (mine/conf/layer.conf:6, of `mine`)",
+        ),
+        (
+            mine("A = b"),
+            "a line is nothing that BitBake reads in a conf file: `A = b` (mine/conf/layer.conf:5, of `mine`)",
+        ),
+    ] {
+        let text = refused(&[("core/meta", CORE), ("mine", &conf)], None);
+        assert!(text.contains(expected), "`{expected}` is not in: {text}");
+    }
+    // What BitBake takes, and what is not known.
+    for conf in [
+        mine("BBFILE_PRIORITY_mine = \" 1_0 \""),
+        mine("BBFILE_PRIORITY_mine = \"\""),
+        mine("BBFILE_PRIORITY_mine = \"${@high()}\""),
+        mine("BBFILE_PRIORITY_mine = \"high\"\nBBFILE_PRIORITY_mine:qemux86 = \"5\""),
+        mine("").replace("BBFILE_PATTERN_mine =", "BBFILE_PATTERN_mine ??="),
+        dynamic("${@x()} y"),
+        dynamic("${NOBODY}"),
+    ] {
+        let all = checked(&[("core/meta", CORE), ("mine", &conf)], None).expect(&conf);
+        let known = conf.contains("1_0").then_some(10);
+        assert_eq!(all.layers[1].priority.filter(|_| known.is_some()), known);
+    }
+    let yard = yard();
+    let found = layers(yard.path(), &[("core/meta", CORE)]);
+    check(&found, "x", None, "BBFILES_DYNAMIC = \"late\"\n").expect("nobody looks at it any more");
+    let error = check(&found, "x", None, "BBFILE_PRIORITY_core = \"high\"\n").expect_err("no number");
+    assert_eq!(error.to_string(), "BBFILE_PRIORITY_core is no whole number: `high` (local.conf)");
 }
 
 #[test]
@@ -220,7 +290,7 @@ fn local_conf_has_the_last_word() {
 #[test]
 fn machines_are_looked_for_in_bbpath() {
     let yard = yard();
-    let other = "BBFILE_COLLECTIONS += \"other\"\n";
+    let other = "BBFILE_COLLECTIONS += \"other\"\nBBFILE_PATTERN_other = \"\"\n";
     let found = layers(yard.path(), &[("core/meta", CORE), ("other", other)]);
     for machine in
         ["core/meta/conf/machine/qemuarm", "core/meta/conf/machine/vendor/board", "other/conf/machine/hidden"]

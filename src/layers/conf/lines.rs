@@ -1,7 +1,9 @@
 //! The lines of a conf file as statements: text in, [`Statement`]s out. Knows nothing of what variables hold.
 //!
 //! BitBake's `bb.parse.parse_py.ConfHandler` is the specification: a line ends in a backslash to go on, a value stands between quotes of one
-//! kind, and neither a quote nor a backslash can be escaped.
+//! kind, and neither a quote nor a backslash can be escaped. Files that do not end in `.conf` are read by its `BBHandler`, which takes functions too.
+
+use std::path::Path;
 
 /// How an assignment changes a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,27 +61,72 @@ const OPERATORS: [(&str, Operator); 8] = [
     ("=", Operator::Set),
 ];
 
-/// Reads a whole file. Gives the statements, and the number of the first line that BitBake would refuse.
+/// Which of BitBake's parsers reads a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// `.conf`: nothing but assignments and includes.
+    Conf,
+    /// `.inc`, as recipes are: functions and tasks too.
+    Recipe,
+}
+
+impl Dialect {
+    /// By the end of the file's name, as BitBake has it.
+    pub(super) fn of(path: &Path) -> Self {
+        if path.as_os_str().as_encoded_bytes().ends_with(b".conf") { Self::Conf } else { Self::Recipe }
+    }
+}
+
+/// What a file says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    /// Each with the number of its first line.
+    pub statements: Vec<(usize, Statement)>,
+    /// The first line that BitBake would refuse.
+    pub refused: Option<(usize, String)>,
+}
+
+/// What only recipes may say, of no interest here.
+const OF_RECIPES: [&str; 6] = ["inherit", "inherit_defer", "EXPORT_FUNCTIONS", "addtask", "deltask", "addhandler"];
+
+/// Reads a whole file.
 ///
 /// Functions have no place in a `.conf` file, and BitBake says so; what is inside of them is not taken for assignments all the same.
-pub(super) fn statements(text: &str) -> (Vec<Statement>, Option<usize>) {
-    let (mut found, mut refused) = (Vec::new(), None);
+pub(super) fn statements(text: &str, dialect: Dialect) -> Content {
+    let (mut statements, mut refused) = (Vec::new(), None);
     let mut block = Block::None;
-    for (number, line) in joined(text) {
-        if block.holds(&line) {
+    for line in joined(text) {
+        if block.holds(&line.text) {
             continue;
         }
-        if line.starts_with('#') {
+        if line.text.starts_with('#') && !line.torn {
             continue;
         }
-        block = Block::begins(&line);
-        match statement(&line) {
-            Line::Statement(statement) if block == Block::None => found.push(statement),
-            Line::Nothing if block == Block::None => {}
-            _ => refused = refused.or(Some(number)),
+        // Nothing comes of it there: BitBake waits for the rest.
+        if line.cut && dialect == Dialect::Recipe {
+            continue;
+        }
+        let read = statement(&line.text);
+        block = if matches!(read, Line::Refused) { Block::begins(&line.text) } else { Block::None };
+        let fine = match read {
+            _ if line.torn => false,
+            _ if block != Block::None => dialect == Dialect::Recipe,
+            Line::Statement(statement) => {
+                statements.push((line.number, statement));
+                true
+            }
+            Line::Nothing => true,
+            Line::Refused => dialect == Dialect::Recipe && OF_RECIPES.contains(&first_word(&line.text)),
+        };
+        if !fine {
+            refused = refused.or(Some((line.number, line.text)));
         }
     }
-    (found, refused)
+    Content { statements, refused }
+}
+
+fn first_word(line: &str) -> &str {
+    line.split(char::is_whitespace).next().unwrap_or_default()
 }
 
 /// Where the reader is in a function.
@@ -94,7 +141,8 @@ enum Block {
 
 impl Block {
     fn begins(line: &str) -> Self {
-        if line.starts_with("def ") && line.ends_with(':') {
+        let name = line.strip_prefix("def ").map(str::trim_start);
+        if name.is_some_and(|name| name.starts_with(|c: char| c.is_alphanumeric() || c == '_') && name.contains(':')) {
             return Self::Indented;
         }
         // `python () {`, `do_something:append() {`, `fakeroot python x() {`; never an assignment, which ends in a quote.
@@ -112,7 +160,7 @@ impl Block {
                 true
             }
             Self::Indented => {
-                let inside = line.starts_with([' ', '\t']);
+                let inside = line.starts_with([' ', '\t', '#']);
                 if !inside {
                     *self = Self::None;
                 }
@@ -122,25 +170,41 @@ impl Block {
     }
 }
 
-/// Lines with what continues them, without those that are empty, each with its number.
-fn joined(text: &str) -> Vec<(usize, String)> {
+/// A line with what continues it.
+struct Whole {
+    /// Of its first line.
+    number: usize,
+    text: String,
+    /// A comment that goes on in a line that is none: BitBake asks which of the two it is.
+    torn: bool,
+    /// It goes on, and the file does not.
+    cut: bool,
+}
+
+/// All lines but those that are empty.
+fn joined(text: &str) -> Vec<Whole> {
     // Python reads `\r` alone as the end of a line too.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let mut lines = text.split('\n').enumerate();
+    let mut lines = text.strip_suffix('\n').unwrap_or(&text).split('\n').enumerate();
     let mut joined = Vec::new();
     while let Some((number, line)) = lines.next() {
         if line.trim().is_empty() {
             continue;
         }
-        let mut whole = line.trim_end().to_owned();
-        while whole.ends_with('\\') {
-            whole.pop();
-            match lines.next() {
-                Some((_, more)) => whole.push_str(more.trim_end()),
-                None => break,
+        let mut whole = Whole { number: number + 1, text: line.trim_end().to_owned(), torn: false, cut: false };
+        while whole.text.ends_with('\\') {
+            whole.text.pop();
+            let more = lines.next().map(|(_, more)| more.trim_end());
+            whole.torn |= whole.text.starts_with('#') && !more.is_some_and(|more| more.starts_with('#'));
+            match more {
+                Some(more) => whole.text.push_str(more),
+                None => {
+                    whole.cut = true;
+                    break;
+                }
             }
         }
-        joined.push((number + 1, whole));
+        joined.push(whole);
     }
     joined
 }
@@ -219,10 +283,15 @@ mod tests {
     use super::*;
 
     fn one(line: &str) -> Option<Statement> {
-        let (mut found, refused) = statements(line);
+        let Content { statements: mut found, refused } = statements(line, Dialect::Conf);
         assert_eq!(refused, None, "{line}");
         assert!(found.len() < 2, "{line}: {found:?}");
-        found.pop()
+        found.pop().map(|(_, statement)| statement)
+    }
+
+    /// The first line that is refused.
+    fn refused(text: &str, dialect: Dialect) -> Option<usize> {
+        statements(text, dialect).refused.map(|(number, _)| number)
     }
 
     #[test]
@@ -274,9 +343,43 @@ mod tests {
             assert_eq!(one(nothing), None, "{nothing}");
         }
         // What BitBake refuses as well.
-        for refused in ["A = x", "A = \"x", "A = \"x\" y\"", " A = \"x\"", "A", "inherit x", "include", "= \"x\""] {
-            assert_eq!(statements(refused), (vec![], Some(1)), "{refused}");
+        for line in [
+            "A = x",
+            "A = \"x",
+            "A = \"x\" y\"",
+            " A = \"x\"",
+            "A",
+            "inherit x",
+            "include",
+            "= \"x\"",
+            "# a \\\n  # b",
+            "# a \\\nA = \"x\"",
+            "# a \\",
+        ] {
+            let expected = Content { statements: vec![], refused: Some((1, line_of(line))) };
+            assert_eq!(statements(line, Dialect::Conf), expected, "{line}");
         }
+    }
+
+    fn line_of(line: &str) -> String {
+        line.replace("\\\n", "").trim_end_matches('\\').to_owned()
+    }
+
+    #[test]
+    fn what_is_included_may_say_what_recipes_say() {
+        for line in [
+            "inherit x",
+            "addtask a after b before c",
+            "python () {\n    x\n}",
+            "def f(d): # why\n    a = \"b\"\n# no end\n    return a",
+            "what nobody ends \\\n",
+        ] {
+            assert_eq!(refused(line, Dialect::Recipe), None, "{line}");
+            assert_eq!(refused(line, Dialect::Conf), Some(1), "{line}");
+        }
+        assert_eq!(refused("A = \"x\"\n\nA = x\n", Dialect::Recipe), Some(3));
+        assert_eq!(Dialect::of(Path::new("/a/layer.conf")), Dialect::Conf);
+        assert_eq!(Dialect::of(Path::new("/a/layer.inc")), Dialect::Recipe);
     }
 
     #[test]
@@ -286,17 +389,19 @@ mod tests {
             "do_it:append() {\nA=\"x\"\n}",
             "def f(d):\n    a = \"b\"\n\n    return a",
         ] {
-            let (found, refused) = statements(&format!("{function}\nB = \"y\"\n"));
+            let text = format!("{function}\nB = \"y\"\n");
+            let Content { statements: found, refused } = statements(&text, Dialect::Conf);
             let expected = Statement::Assign { name: "B".into(), operator: Operator::Set, value: "y".into() };
-            assert_eq!((found, refused), (vec![expected], Some(1)), "{function}");
+            assert_eq!(found, [(text.lines().count(), expected)], "{function}");
+            assert_eq!(refused.map(|(number, _)| number), Some(1), "{function}");
         }
     }
 
     proptest! {
         #[test]
         fn any_text_is_read_to_its_end(text in "(?s).{0,300}", lines in "[AB_:+=?.\\[\\]\"' \\\\\n#${}@a]{0,300}") {
-            statements(&text);
-            statements(&lines);
+            statements(&text, Dialect::Recipe);
+            statements(&lines, Dialect::Conf);
         }
     }
 }

@@ -328,6 +328,11 @@ impl Variable {
     }
 }
 
+/// The variable that a name is about: A for `A:append`.
+pub(super) fn base(name: &str) -> &str {
+    edit(name).map_or(name, |(base, ..)| base)
+}
+
 /// `A:append:arm` is A, appended to, under a condition. Before BitBake 1.52 the same was written with `_`, which later ones refuse.
 fn edit(name: &str) -> Option<(&str, EditKind, bool)> {
     const KEYWORDS: [(&str, EditKind); 3] =
@@ -369,13 +374,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::layers::conf::lines::{Statement, statements};
+    use crate::layers::conf::lines::{Dialect, Statement, statements};
 
     fn read(text: &str) -> Variables {
         let mut variables = Variables::new();
-        let (found, refused) = statements(text);
-        assert_eq!(refused, None, "{text}");
-        for statement in found {
+        let content = statements(text, Dialect::Conf);
+        assert_eq!(content.refused, None, "{text}");
+        for (_, statement) in content.statements {
             match statement {
                 Statement::Assign { name, operator, value } => variables.assign(&name, operator, &value),
                 Statement::Unset(name) => variables.unset(&name),
