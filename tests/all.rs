@@ -51,6 +51,8 @@ mod modes;
 mod nested;
 #[path = "all/offline.rs"]
 mod offline;
+#[path = "all/patch_mails.rs"]
+mod patch_mails;
 #[path = "all/patches.rs"]
 mod patches;
 #[path = "all/peers.rs"]
