@@ -37,6 +37,8 @@ mod inputs;
 mod layer_yard;
 #[path = "all/layers.rs"]
 mod layers;
+#[path = "all/layers_diff.rs"]
+mod layers_diff;
 #[path = "all/layers_fetch.rs"]
 mod layers_fetch;
 #[path = "all/layers_http.rs"]

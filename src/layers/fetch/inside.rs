@@ -104,7 +104,8 @@ impl Work<'_> {
         let shallow = match self.request.shallow(repository) {
             Shallow::Keep => fetch::Shallow::NoChange,
             Shallow::Undo => fetch::Shallow::undo(),
-            Shallow::At(_) if found.are_here(repository, &self.request) => {
+            // Who wants more of the past than the newest has to ask for it.
+            Shallow::At(1) if found.are_here(repository, &self.request) => {
                 return found.note(repository, &self.request);
             }
             Shallow::At(count) => {
