@@ -102,6 +102,18 @@ pub enum GitError {
         /// What to do.
         hint: String,
     },
+    /// ssh does not know the machine, or knows another one by that name.
+    #[error("{}", host_key(.url, .host, *.is_changed))]
+    HostKey {
+        /// The repository.
+        url: String,
+        /// The machine.
+        host: String,
+        /// Its port, where it is not the usual one.
+        port: Option<u16>,
+        /// Whether ssh knows another key.
+        is_changed: bool,
+    },
     /// No connection.
     #[error("cannot reach {url}: {why}")]
     Unreachable {
@@ -179,6 +191,14 @@ pub enum GitError {
     },
 }
 
+fn host_key(url: &str, host: &str, is_changed: bool) -> String {
+    if is_changed {
+        format!("{host}, where {url} is, shows another host key than ssh knows: somebody may be in between")
+    } else {
+        format!("ssh does not know the host key of {host}, where {url} is")
+    }
+}
+
 fn colon(said: &str) -> String {
     if said.is_empty() { String::new() } else { format!(": {said}") }
 }
@@ -254,6 +274,19 @@ impl Explain for GitError {
             Self::NotOnBranch { .. } => "leave out `branch:`, or name the branch that the commit is on",
             Self::OtherTag { .. } => "leave out `commit:` or `tag:`",
             Self::Denied { hint, .. } => return Some(hint.clone()),
+            Self::HostKey { host, port, is_changed: true, .. } => {
+                // As ssh writes it into known_hosts.
+                let known = port.map_or_else(|| host.clone(), |port| format!("[{host}]:{port}"));
+                let known = shlex::try_quote(&known).unwrap_or_default();
+                return Some(format!("once you know why it has changed:  ssh-keygen -R {known}"));
+            }
+            Self::HostKey { host, port, .. } => {
+                let host = shlex::try_quote(host).unwrap_or_default();
+                let port = port.map(|port| format!("-p {port} ")).unwrap_or_default();
+                return Some(format!(
+                    "log in once and compare the fingerprint:  ssh {port}{host};  or, if you trust this network:  ssh-keyscan {port}{host} >> ~/.ssh/known_hosts"
+                ));
+            }
             Self::Failed { url, why } if why.contains("dubious ownership") => {
                 let path = shlex::try_quote(url.strip_prefix("file://").unwrap_or(url)).unwrap_or_default();
                 return Some(format!("if you trust its owner:  git config --global --add safe.directory {path}"));
