@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod hunks;
 mod mails;
+mod strays;
 
 use std::{
     fs::File,
@@ -18,7 +19,7 @@ use std::{
 };
 
 use diffy::patch_set::{FilePatch, ParseOptions, PatchSet};
-pub use error::PatchError;
+pub use error::{LineEnds, PatchError};
 use mails::Mail;
 use sha2::{Digest as _, Sha256};
 
@@ -79,17 +80,20 @@ pub fn apply(patch: &ReadPatch, tree: &Path) -> Result<(), PatchError> {
 fn apply_one(mail: &Mail<'_>, tree: &Path, limits: &change::Limits) -> Result<(), PatchError> {
     let name = mail.name.as_str();
     let body = mails::patch_in(mail.text);
-    let parsed = parse(name, body)?;
+    let git = body.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"diff --git "));
+    let (body, options) = match git {
+        true => (body.into(), ParseOptions::gitdiff()),
+        false => (strays::without(body), ParseOptions::unidiff()),
+    };
+    let parsed = parse(name, &body, options)?;
     let files = files::Files::open(tree, name)?;
-    let changes = change::changes(name, &parsed, &binary::ids(body), &files, limits)?;
+    let changes = change::changes(name, &parsed, &binary::ids(&body), &files, limits)?;
     // As git does it: what goes makes room first.
     changes.iter().try_for_each(|change| files.remove(change))?;
     changes.iter().try_for_each(|change| files.write(change))
 }
 
-fn parse<'a>(name: &str, body: &'a [u8]) -> Result<Vec<FilePatch<'a, [u8]>>, PatchError> {
-    let git = body.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"diff --git "));
-    let options = if git { ParseOptions::gitdiff() } else { ParseOptions::unidiff() };
+fn parse<'a>(name: &str, body: &'a [u8], options: ParseOptions) -> Result<Vec<FilePatch<'a, [u8]>>, PatchError> {
     let parsed: Result<Vec<_>, _> = PatchSet::parse_bytes(body, options).collect();
     let parsed = parsed.map_err(|source| PatchError::Malformed { patch: name.into(), source: Box::new(source) })?;
     // What stands between two files is skipped by the parser, and a lost hunk would be skipped with it.

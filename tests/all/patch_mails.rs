@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path};
 
-use smidr::layers::patch::{self, PatchError};
+use smidr::{
+    layers::patch::{self, PatchError},
+    model::Explain as _,
+};
 
 use super::{
     layer_yard::{git, patch as patch_of, picture, told, try_git},
@@ -115,4 +118,36 @@ fn a_series_spends_what_one_patch_may() {
     let series: String = (0..20).map(mail).collect();
     let error = patch::apply(&patch_of("x.patch", series.as_bytes()), home.path()).expect_err("too much");
     assert!(matches!(error, PatchError::TooMuch { .. }), "{error}");
+}
+
+#[test]
+fn what_is_wrong_is_said_as_it_is() {
+    let home = tempfile::tempdir().expect("a folder");
+    let fresh = || {
+        fs::write(home.path().join("t.txt"), "one\ntwo\n").expect("a file");
+        fs::write(home.path().join("crlf"), "one\r\ntwo\r\n").expect("a file");
+    };
+    let hunk = "@@ -1,2 +1,2 @@\n one\n-two\n+2\n";
+    let diff = |file: &str| format!("--- a/{file}\n+++ b/{file}\n{hunk}");
+    for (text, error, hint) in [
+        (
+            format!("--- t.txt\n+++ t.txt\n{hunk}"),
+            "x.patch names `t.txt`, and its paths need the form `a/t.txt`",
+            "without --no-prefix",
+        ),
+        (diff("t.txt").replace('\n', "\r\n"), "x.patch does not apply to `t.txt`", "its lines end in CRLF"),
+        (diff("crlf"), "x.patch does not apply to `crlf`", "the lines of the file end in CRLF"),
+        (diff("t.txt") + "--- a/crlf\n@@ -1 +1 @@\n-one\n+1\n", "x.patch has 2 hunks, of which only 1 can be read", ""),
+        (diff("t.txt").replace("-two", "-tow"), "x.patch does not apply to `t.txt`", "make it anew"),
+    ] {
+        fresh();
+        let found = patch::apply(&patch_of("x.patch", text.as_bytes()), home.path()).expect_err(&text);
+        assert!(found.to_string().starts_with(error), "{found}");
+        assert!(found.hint().unwrap_or_default().contains(hint), "{:?}", found.hint());
+    }
+    // Words that look like half of a header.
+    fresh();
+    let mail = format!("Subject: x\n\n--- not a file\n+++ nor this\n\n{}--- \n+++ the end\n", diff("t.txt"));
+    patch::apply(&patch_of("x.patch", mail.as_bytes()), home.path()).expect("words are no files");
+    assert_eq!(fs::read_to_string(home.path().join("t.txt")).expect("a file"), "one\n2\n");
 }

@@ -89,7 +89,7 @@ impl Attempt<'_> {
             return GitError::NoRepository { url, why: String::new() }.into();
         }
         if let Some(source) = texts.iter().find_map(|text| disk(text)) {
-            return GitError::Disk { path: self.folder.into(), source }.into();
+            return GitError::disk(self.folder, source).into();
         }
         if find(&["HTTP status 404", "HTTP status 410"]).is_some() {
             return GitError::NoRepository { url, why: String::new() }.into();

@@ -212,6 +212,7 @@ impl Part<'_> {
                 patch,
                 file,
                 hunk: hunks::header(hunk),
+                crlf: hunks::crlf(&old, hunk),
             }),
             PatchKind::Binary(binary) => {
                 binary::apply(&old, binary, self.ids).map_err(|why| PatchError::Binary { patch, file, why })
@@ -225,7 +226,7 @@ fn paths(patch: &str, part: &FilePatch<'_, [u8]>) -> Result<Paths, PatchError> {
     let plain = |path: &[u8]| name(patch, path, link);
     let stripped = |path: &Cow<'_, [u8]>| match path.find_byte(b'/') {
         Some(slash) => plain(&path[slash + 1..]),
-        None => Err(PatchError::Name { patch: patch.into(), file: path.to_str_lossy().into() }),
+        None => Err(PatchError::Prefix { patch: patch.into(), file: path.to_str_lossy().into() }),
     };
     let (from, to, goes, original) = match part.operation() {
         FileOperation::Delete(path) => (Some(stripped(path)?), None, true, false),

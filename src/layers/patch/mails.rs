@@ -66,7 +66,7 @@ fn is_separator(line: &[u8]) -> bool {
 }
 
 fn begins_change(line: &[u8]) -> bool {
-    [&b"diff --git "[..], b"--- ", b"+++ ", b"@@ -"].iter().any(|start| line.starts_with(start))
+    [&b"diff --git "[..], b"@@ -"].iter().any(|start| line.starts_with(start))
 }
 
 fn name(file: &str, text: &[u8], number: usize, count: usize) -> String {
