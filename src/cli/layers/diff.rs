@@ -91,9 +91,9 @@ fn since_lock(desk: &Desk, plans: &[Plan], lock: &Lock) -> Result<Vec<Difference
                     of_branch(desk, &store, name, git)?
                 }
             };
+            let why = |one: &Difference| one.error.as_ref().map(in_one_line);
             let same = |known: &Difference, new: &Difference| {
-                (&known.name, &known.from, &known.to, known.error.is_some())
-                    == (&new.name, &new.from, &new.to, new.error.is_some())
+                (&known.name, &known.from, &known.to, why(known)) == (&new.name, &new.from, &new.to, why(new))
             };
             differences.extend(difference.filter(|new| !differences.iter().any(|known| same(known, new))));
         }
