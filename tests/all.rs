@@ -37,6 +37,8 @@ mod inputs;
 mod layer_yard;
 #[path = "all/layers.rs"]
 mod layers;
+#[path = "all/layers_diff.rs"]
+mod layers_diff;
 #[path = "all/layers_fetch.rs"]
 mod layers_fetch;
 #[path = "all/layers_http.rs"]
@@ -53,6 +55,8 @@ mod modes;
 mod nested;
 #[path = "all/offline.rs"]
 mod offline;
+#[path = "all/patch_mails.rs"]
+mod patch_mails;
 #[path = "all/patches.rs"]
 mod patches;
 #[path = "all/peers.rs"]

@@ -20,7 +20,7 @@ const FIRST: u32 = 200;
 /// The commits from one to another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// What is new, the newest first; not more than were asked for.
+    /// What is new, the newest first; not more than were asked for. Only the newest where nobody knows what both have come from.
     pub commits: Vec<Change>,
     /// How many are new, all in all; as far as the mirror knows, if it does not know the whole past.
     pub total: usize,
@@ -28,6 +28,12 @@ pub struct Changes {
     pub is_whole: bool,
     /// Whether the new one does not come from the old one: somebody has rewritten the branch, or another one is meant now.
     pub is_rewritten: bool,
+    /// What went away, the newest first, where the new one lies behind the old one; not more than were asked for.
+    pub gone: Vec<Change>,
+    /// How many went away.
+    pub gone_total: usize,
+    /// Whether no place has the old one any more. What has happened since is not known then.
+    pub is_lost: bool,
 }
 
 /// One commit.
@@ -67,28 +73,39 @@ impl Mirrors {
         if !mirror.is_there() {
             return Ok(Changes::default());
         }
-        let between = || between(&mirror::open(mirror.path())?, from, to, limit);
-        let mut found = between()?;
+        let look = || between(&mirror::open(mirror.path())?, from, to, limit);
+        let mut found = look()?;
         if found.is_whole || !access.online {
             return Ok(found);
         }
         let lock = Arc::new(self.hold(&mirror, access)?);
+        let (new, old) =
+            (|depth| request(wanted, to, depth), |depth| Request::new([Want::Commit(from.clone())], depth));
+        let mut gives_old = true;
+        // A branch that was moved by force leads nowhere near the old one, which some servers still give by its id.
         for depth in [Depth::Commits(FIRST), Depth::Past] {
-            let room = self.room(&mirror, &lock)?;
-            match fetch::deepen(&room, wanted, &request(wanted, to, depth), access) {
-                Ok(()) => room.settle()?,
-                // It is only about what people are told.
-                Err(error) if error.is_about_the_place() => {
-                    access.on.warn(format!("the past of {} cannot be fetched: {error}", mirror.url()));
+            for (request, is_old) in [(new(depth), false), (old(depth), true)] {
+                if is_old && !gives_old {
+                    continue;
+                }
+                let room = self.room(&mirror, &lock)?;
+                match fetch::deepen(&room, wanted, &request, access) {
+                    Ok(()) => room.settle()?,
+                    Err(error) if is_old && error.is_about_the_place() => gives_old = false,
+                    // It is only about what people are told.
+                    Err(error) if error.is_about_the_place() => {
+                        access.on.warn(format!("the past of {} cannot be fetched: {error}", mirror.url()));
+                        return Ok(found);
+                    }
+                    Err(error) => return Err(error),
+                }
+                found = look()?;
+                if found.is_whole {
                     return Ok(found);
                 }
-                Err(error) => return Err(error),
-            }
-            found = between()?;
-            if found.is_whole {
-                break;
             }
         }
+        found.is_lost = !has(&mirror::open(mirror.path())?, from);
         Ok(found)
     }
 }
@@ -99,35 +116,58 @@ fn request(wanted: &PlannedGit, to: &CommitId, depth: Depth) -> Request {
     Request::new([want], depth)
 }
 
+fn has(repository: &gix::Repository, commit: &CommitId) -> bool {
+    repository.find_commit(id(commit)).is_ok()
+}
+
 fn between(repository: &gix::Repository, from: &CommitId, to: &CommitId, limit: usize) -> Result<Changes, GitError> {
+    // Without the old one all of the past would look new.
+    if !has(repository, from) {
+        return Ok(Changes::default());
+    }
+    let list = |ids: &[ObjectId]| ids.iter().take(limit).filter_map(|id| change(repository, *id)).collect();
     // Everything behind the old one, and everything behind the new one that is not among it. The newest come first in both, so that a
     // cut of the past matters only where neither of them is known to end.
-    let (old, is_cut_old) = behind(repository, from, &HashSet::new())?;
-    let (new, is_cut_new) = behind(repository, to, &old.iter().copied().collect())?;
+    let old = behind(repository, from, &HashSet::new())?;
     let (old_id, new_id) = (id(from), id(to));
-    let comes_from = new_id == old_id || new.iter().any(|one| parents(repository, *one).contains(&old_id));
-    let known = !old.is_empty() && !new.is_empty() || new_id == old_id;
-    let commits = new.iter().take(limit).filter_map(|id| change(repository, *id)).collect();
+    let old_ids: HashSet<ObjectId> = old.commits.iter().copied().collect();
+    if new_id != old_id && old_ids.contains(&new_id) {
+        let kept = behind(repository, to, &HashSet::new())?.commits.into_iter().collect();
+        let gone = behind(repository, from, &kept)?;
+        let (gone_total, is_whole) = (gone.commits.len(), !gone.is_cut);
+        return Ok(Changes { gone: list(&gone.commits), gone_total, is_whole, ..Changes::default() });
+    }
+    let mut new = behind(repository, to, &old_ids)?;
+    let leads_to =
+        |is: &dyn Fn(&ObjectId) -> bool| new.commits.iter().any(|one| parents(repository, *one).iter().any(is));
+    let comes_from = new_id == old_id || leads_to(&|parent| *parent == old_id);
+    if !comes_from && old.is_cut && !leads_to(&|parent| old_ids.contains(parent)) {
+        new.commits.truncate(1);
+    }
     Ok(Changes {
-        commits,
-        total: new.len(),
-        is_whole: known && !is_cut_new && (comes_from || !is_cut_old),
-        is_rewritten: known && !is_cut_new && !comes_from,
+        commits: list(&new.commits),
+        total: new.commits.len(),
+        is_whole: !new.is_cut && (comes_from || !old.is_cut),
+        is_rewritten: !new.is_cut && !comes_from,
+        ..Changes::default()
     })
 }
 
-// Commits behind one, without those of `without`; and whether the past ends too early.
-fn behind(
-    repository: &gix::Repository,
-    tip: &CommitId,
-    without: &HashSet<ObjectId>,
-) -> Result<(Vec<ObjectId>, bool), GitError> {
+/// What lies behind a commit, with itself, as far as it is here.
+struct Found {
+    commits: Vec<ObjectId>,
+    // Whether the past ends too early.
+    is_cut: bool,
+}
+
+// Without the commits of `without`.
+fn behind(repository: &gix::Repository, tip: &CommitId, without: &HashSet<ObjectId>) -> Result<Found, GitError> {
     let mut past = Past::without(repository, tip, without)?;
-    let mut found = Vec::new();
+    let mut commits = Vec::new();
     while let Some(one) = past.next()? {
-        found.push(one.id);
+        commits.push(one.id);
     }
-    Ok((found, past.is_cut))
+    Ok(Found { commits, is_cut: past.is_cut })
 }
 
 fn parents(repository: &gix::Repository, id: ObjectId) -> Vec<ObjectId> {

@@ -43,6 +43,8 @@ pub enum GitError {
         name: String,
         /// Names that it has, the nearest first.
         near: Vec<String>,
+        /// What has that name there: `tag` where a branch is asked for, and the reverse.
+        other: Option<&'static str>,
     },
     /// No such commit.
     #[error("{url} has no commit {commit}")]
@@ -65,6 +67,16 @@ pub enum GitError {
     /// The config names a commit and a branch that have nothing to do with each other.
     #[error("{url} has no commit {commit} on the branch `{branch}`")]
     NotOnBranch {
+        /// The repository.
+        url: String,
+        /// The commit, or the one that the tag means.
+        commit: CommitId,
+        /// The branch.
+        branch: String,
+    },
+    /// The config names a commit and a branch, and the other side knows too little to tell whether they fit.
+    #[error("{url} cannot tell whether {commit} is on the branch `{branch}`: its own past is cut off")]
+    Cut {
         /// The repository.
         url: String,
         /// The commit, or the one that the tag means.
@@ -101,6 +113,18 @@ pub enum GitError {
         tried: String,
         /// What to do.
         hint: String,
+    },
+    /// ssh does not know the machine, or knows another one by that name.
+    #[error("{}", host_key(.url, .host, *.is_changed))]
+    HostKey {
+        /// The repository.
+        url: String,
+        /// The machine.
+        host: String,
+        /// Its port, where it is not the usual one.
+        port: Option<u16>,
+        /// Whether ssh knows another key.
+        is_changed: bool,
     },
     /// No connection.
     #[error("cannot reach {url}: {why}")]
@@ -172,11 +196,19 @@ pub enum GitError {
     /// The disk, in the middle of a fetch.
     #[error("cannot write into {path}")]
     Disk {
-        /// The mirror, or the file.
+        /// The folder of all mirrors.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
+}
+
+fn host_key(url: &str, host: &str, is_changed: bool) -> String {
+    if is_changed {
+        format!("{host}, where {url} is, shows another host key than ssh knows: somebody may be in between")
+    } else {
+        format!("ssh does not know the host key of {host}, where {url} is")
+    }
 }
 
 fn colon(said: &str) -> String {
@@ -191,6 +223,11 @@ impl GitError {
     /// A mirror that git's own rules do not fit any more.
     pub(super) fn mirror(path: &std::path::Path, error: &gix::Error) -> Self {
         Self::Mirror { path: path.into(), why: said(error) }
+    }
+
+    /// A disk that refuses what is fetched. The mirrors' folder is named: a new mirror is gone once its first fetch has failed.
+    pub(super) fn disk(mirror: &std::path::Path, source: io::Error) -> Self {
+        Self::Disk { path: mirror.parent().unwrap_or(mirror).into(), source }
     }
 
     /// Whether another place could do better.
@@ -239,6 +276,9 @@ impl Explain for GitError {
             Self::Wait(error) => return error.hint(),
             Self::File(error) => return error.hint(),
             Self::Offline { .. } => "leave out --offline, or fetch it while there is a network:  smidr layers sync",
+            Self::Unknown { other: Some(other), name, .. } => {
+                return Some(format!("it is a {other}: write `{other}: {name}`"));
+            }
             Self::Unknown { near, .. } if near.is_empty() => return None,
             Self::Unknown { near, .. } => {
                 let near: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
@@ -252,8 +292,22 @@ impl Explain for GitError {
                 return Some(format!("take what the config asks for now:  smidr lock --update {name}"));
             }
             Self::NotOnBranch { .. } => "leave out `branch:`, or name the branch that the commit is on",
+            Self::Cut { .. } => "leave out `branch:`",
             Self::OtherTag { .. } => "leave out `commit:` or `tag:`",
             Self::Denied { hint, .. } => return Some(hint.clone()),
+            Self::HostKey { host, port, is_changed: true, .. } => {
+                // As ssh writes it into known_hosts.
+                let known = port.map_or_else(|| host.clone(), |port| format!("[{host}]:{port}"));
+                let known = shlex::try_quote(&known).unwrap_or_default();
+                return Some(format!("once you know why it has changed:  ssh-keygen -R {known}"));
+            }
+            Self::HostKey { host, port, .. } => {
+                let host = shlex::try_quote(host).unwrap_or_default();
+                let port = port.map(|port| format!("-p {port} ")).unwrap_or_default();
+                return Some(format!(
+                    "log in once and compare the fingerprint:  ssh {port}{host};  or, if you trust this network:  ssh-keyscan {port}{host} >> ~/.ssh/known_hosts"
+                ));
+            }
             Self::Failed { url, why } if why.contains("dubious ownership") => {
                 let path = shlex::try_quote(url.strip_prefix("file://").unwrap_or(url)).unwrap_or_default();
                 return Some(format!("if you trust its owner:  git config --global --add safe.directory {path}"));
@@ -331,7 +385,8 @@ mod tests {
     #[test]
     fn the_kind_says_who_must_act() {
         let url = || "https://host/x".to_owned();
-        let unknown = || GitError::Unknown { url: url(), kind: "branch", name: "x".into(), near: vec!["y".into()] };
+        let unknown =
+            || GitError::Unknown { url: url(), kind: "branch", name: "x".into(), near: vec!["y".into()], other: None };
         let away = || GitError::Unreachable { url: url(), why: "no route".into() };
         let all = |failures| GitError::Everywhere { url: url(), failures };
         assert_eq!(unknown().kind(), Kind::Request);
@@ -343,7 +398,7 @@ mod tests {
             "neither https://host/x nor its mirrors have what is wanted:\n  cannot reach https://host/x: no route\n  https://host/x has no branch `x`"
         );
         assert_eq!(unknown().hint().as_deref(), Some("there is `y`"));
-        let full = GitError::Disk { path: "/a b".into(), source: io::ErrorKind::StorageFull.into() };
+        let full = GitError::disk("/a b/.x.git.new".as_ref(), io::ErrorKind::StorageFull.into());
         assert_eq!(
             (full.kind(), full.hint().as_deref()),
             (Kind::Host, Some("free some space on that file system:  df -h '/a b'"))

@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     access::Access,
-    fetch::{self, Request, Shallow, Want, near},
+    fetch::{self, Request, Shallow, Want, unknown},
     git_error::{GitError, shown},
     mirror::{self, Room},
 };
@@ -155,12 +155,11 @@ impl<'a> Git<'a> {
         fetch::remove_stale(&repository, request, None).map_err(|error| GitError::mirror(folder, &error))
     }
 
-    fn names(&self, folder: &Path, kind: &str) -> Vec<String> {
-        let which = if kind == "tag" { "--tags" } else { "--heads" };
-        let arguments = ["ls-remote", "--refs", which, "--end-of-options", self.url];
+    // All branches and tags of the other side.
+    fn refs(&self, folder: &Path) -> Vec<String> {
+        let arguments = ["ls-remote", "--refs", "--heads", "--tags", "--end-of-options", self.url];
         let Ok((_, said)) = self.run(folder, &arguments, false) else { return Vec::new() };
-        let name = |line: &str| Some(line.split_once('\t')?.1.splitn(3, '/').nth(2)?.to_owned());
-        said.lines().filter_map(name).collect()
+        said.lines().filter_map(|line| Some(line.split_once('\t')?.1.to_owned())).collect()
     }
 
     // git's words in the C locale; those of ssh and curl come through it.
@@ -175,12 +174,11 @@ impl<'a> Git<'a> {
                 _ => None,
             });
             if let Some((kind, name)) = lacking {
-                let near = near(name, &self.names(folder, kind));
-                return GitError::Unknown { url, kind, name: name.clone(), near };
+                return unknown(url, kind, name, &self.refs(folder));
             }
         }
         if has(&["No space left on device", "Disk quota exceeded"]) {
-            return GitError::Disk { path: folder.into(), source: std::io::ErrorKind::StorageFull.into() };
+            return GitError::disk(folder, std::io::ErrorKind::StorageFull.into());
         }
         if has(&[
             "Authentication failed",

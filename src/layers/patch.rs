@@ -1,7 +1,7 @@
 //! Patches on top of a repository.
 //!
 //! In go patches as `git format-patch`, `git diff` or `diff -u` write them, and a tree that nobody else knows yet; the tree is
-//! changed as `git apply` would change it. Strictly: a hunk may have moved, but each of its lines has to be there. A patch
+//! changed as `git apply` would change it, and by a file of several mails as `git am` would. Strictly: a hunk may have moved, but each of its lines has to be there. A patch
 //! changes nothing outside of the tree, nothing behind a symbolic link, and nothing in a `.git`.
 
 mod binary;
@@ -9,6 +9,8 @@ mod change;
 mod error;
 mod files;
 mod hunks;
+mod mails;
+mod strays;
 
 use std::{
     fs::File,
@@ -17,7 +19,8 @@ use std::{
 };
 
 use diffy::patch_set::{FilePatch, ParseOptions, PatchSet};
-pub use error::PatchError;
+pub use error::{LineEnds, PatchError};
+use mails::Mail;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -64,25 +67,33 @@ fn read(planned: &PlannedPatch) -> Result<ReadPatch, PatchError> {
     Ok(ReadPatch { lock: PatchLock { file: planned.written.clone(), sha256 }, text })
 }
 
-/// Applies a patch to a tree. If it fails, the tree is of no use any more.
+/// Applies a patch to a tree, or, one after the other, those that a file holds. If it fails, the tree is of no use any more.
 ///
 /// # Errors
 ///
 /// When it is no patch, does not apply, or names what it may not.
 pub fn apply(patch: &ReadPatch, tree: &Path) -> Result<(), PatchError> {
-    let name = patch.lock.file.as_str();
-    let parsed = parse(name, &patch.text)?;
+    let limits = change::Limits::default();
+    mails::split(&patch.lock.file, &patch.text).iter().try_for_each(|mail| apply_one(mail, tree, &limits))
+}
+
+fn apply_one(mail: &Mail<'_>, tree: &Path, limits: &change::Limits) -> Result<(), PatchError> {
+    let name = mail.name.as_str();
+    let body = mails::patch_in(mail.text);
+    let git = body.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"diff --git "));
+    let (body, options) = match git {
+        true => (body.into(), ParseOptions::gitdiff()),
+        false => (strays::without(body), ParseOptions::unidiff()),
+    };
+    let parsed = parse(name, &body, options)?;
     let files = files::Files::open(tree, name)?;
-    let changes = change::changes(name, &parsed, &binary::ids(without_message(&patch.text)), &files)?;
+    let changes = change::changes(name, &parsed, &binary::ids(&body), &files, limits)?;
     // As git does it: what goes makes room first.
     changes.iter().try_for_each(|change| files.remove(change))?;
     changes.iter().try_for_each(|change| files.write(change))
 }
 
-fn parse<'a>(name: &str, text: &'a [u8]) -> Result<Vec<FilePatch<'a, [u8]>>, PatchError> {
-    let body = without_message(text);
-    let git = body.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"diff --git "));
-    let options = if git { ParseOptions::gitdiff() } else { ParseOptions::unidiff() };
+fn parse<'a>(name: &str, body: &'a [u8], options: ParseOptions) -> Result<Vec<FilePatch<'a, [u8]>>, PatchError> {
     let parsed: Result<Vec<_>, _> = PatchSet::parse_bytes(body, options).collect();
     let parsed = parsed.map_err(|source| PatchError::Malformed { patch: name.into(), source: Box::new(source) })?;
     // What stands between two files is skipped by the parser, and a lost hunk would be skipped with it.
@@ -92,14 +103,4 @@ fn parse<'a>(name: &str, text: &'a [u8]) -> Result<Vec<FilePatch<'a, [u8]>>, Pat
         return Err(PatchError::LostHunk { patch: name.into(), found: hunks, of: headers });
     }
     Ok(parsed)
-}
-
-// `git format-patch` begins with a mail.
-fn without_message(text: &[u8]) -> &[u8] {
-    const END: &[u8] = b"\n---\n";
-    if !text.starts_with(b"From ") {
-        return text;
-    }
-    let end = text.windows(END.len()).position(|window| window == END);
-    end.map_or(text, |end| &text[end + END.len()..])
 }

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::support::{Done, World, has, skip};
+use super::support::{Done, Running, World, has, skip};
 
 /// A world with a project whose one layer comes from a git repository.
 struct GitWorld {
@@ -352,6 +352,7 @@ fn a_checkout_of_the_store_is_read_only_even_in_a_shell() {
 #[test]
 fn three_builds_at_once_while_another_process_syncs() {
     let Some(git_world) = GitWorld::new("layers::three_builds_at_once_while_another_process_syncs") else { return };
+    let other = Other::new(&git_world);
     git_world.world.append("variants:\n  a: {description: a}\n  b: {description: b}\n");
     git_world.smidr(&["lock"]).expect_code(0);
     let lock = git_world.lock();
@@ -360,20 +361,59 @@ fn three_builds_at_once_while_another_process_syncs() {
         .into_iter()
         .map(|args| git_world.world.smidr().args(args).start())
         .collect();
+    // From here on each of them holds its layers.
+    builds.iter_mut().for_each(|build| build.until_says("layers     meta-hello"));
+    let is_running = |build: &mut Running| build.child.try_wait().expect("look at smidr").is_none();
     let mut version = 0;
-    while builds.iter_mut().any(|build| build.child.try_wait().expect("look at smidr").is_none()) {
+    while builds.iter_mut().any(is_running) {
         let (old, new) = (format!("1.{version}"), format!("1.{}", version + 1));
-        git_world.new_version(&old, &new);
-        version += 1;
+        let commit = git_world.new_version(&old, &new);
         git_world.smidr(&["layers", "diff"]).expect_code(0);
         git_world.smidr(&["layers", "sync"]).expect_code(0);
+        other.moves_on(&git_world, &commit, version == 0);
         let kept = git_world.checkouts();
-        assert!(before.iter().all(|file| kept.contains(file)), "a file of a build has changed");
+        // What nobody holds any more may have been pruned.
+        if builds.iter_mut().any(is_running) {
+            assert!(before.iter().all(|file| kept.contains(file)), "a file of a build has changed");
+        }
+        version += 1;
     }
+    assert!(version > 0, "nothing was written while they were built");
     for build in builds {
         build.wait().expect_code(0);
     }
     assert_eq!(git_world.lock(), lock, "nobody asked for an update");
+}
+
+/// Another project that uses the same repository, at commits of its own.
+struct Other {
+    folder: PathBuf,
+    config: String,
+}
+
+impl Other {
+    fn new(git_world: &GitWorld) -> Self {
+        let folder = git_world.world.init("q");
+        let config = fs::read_to_string(git_world.world.project().join("smidr.yaml")).expect("a config");
+        fs::write(folder.join("smidr.yaml"), &config).expect("a config");
+        fs::write(folder.join("x.patch"), "--- /dev/null\n+++ b/patched\n@@ -0,0 +1 @@\n+x\n").expect("a patch");
+        git_world.world.smidr().arg("lock").current_dir(&folder).run().expect_code(0);
+        Self { folder, config }
+    }
+
+    /// Takes a commit, perhaps with a patch, has it written out, and lets everything go that nobody holds.
+    fn moves_on(&self, git_world: &GitWorld, commit: &str, patched: bool) {
+        let smidr = |args: &[&str]| git_world.world.smidr().args(args).current_dir(&self.folder).run();
+        let source = if patched { "branch: main\n    patches: [./x.patch]" } else { "branch: main" };
+        fs::write(self.folder.join("smidr.yaml"), self.config.replace("branch: main", source)).expect("a config");
+        smidr(&["lock", "--update", "meta-hello"]).expect_code(0).expect_out(&commit[..8]);
+        smidr(&["layers", "sync"]).expect_code(0);
+        let ls = smidr(&["layers", "ls", "--json"]).expect_code(0).json();
+        let folder = PathBuf::from(ls["repositories"][0]["folder"].as_str().expect("a folder"));
+        assert_eq!(folder.join("patched").exists(), patched, "{ls}");
+        smidr(&["layers", "prune", "--days", "0"]).expect_code(0).expect_out(&commit[..8]);
+        assert!(!folder.exists(), "nobody held it");
+    }
 }
 
 #[test]

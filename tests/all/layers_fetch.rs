@@ -262,6 +262,8 @@ fn names_that_are_not_there() {
     let rows = [
         (origin.branch("scarthgab"), "has no branch `scarthgab`", "`scarthgap`"),
         (with_tag("heavvy"), "has no tag `heavvy`", "`heavy`"),
+        (origin.branch("heavy"), "has no branch `heavy`", "it is a tag: write `tag: heavy`"),
+        (with_tag("kirkstone"), "has no tag `kirkstone`", "it is a branch: write `branch: kirkstone`"),
         (unborn, "has no commit 1212", "check the commit"),
         (not_on, "on the branch `main`", "leave out `branch:`"),
         (other_tag, "the tag `heavy` of", "leave out"),
@@ -273,6 +275,13 @@ fn names_that_are_not_there() {
         assert_eq!(error.kind(), Kind::Request, "{error}");
         assert!(error.hint().unwrap_or_default().contains(hint), "{:?}", error.hint());
     }
+    // A server that does not know itself what lies behind its branch.
+    git(yard.path(), &["clone", "-q", "--depth=1", "--branch=main", &origin.url(), "srv/shallow"]);
+    let cut = wanted(&format!("file://{}/srv/shallow", yard.path().display()));
+    let error = yard.pin(&PlannedGit { commit: Some(origin.at("main~1")), branch: Some("main".into()), ..cut });
+    let error = error.expect_err("nobody can tell");
+    assert!(error.to_string().contains("on the branch `main`: its own past is cut off"), "{error}");
+    assert_eq!(error.hint().as_deref(), Some("leave out `branch:`"));
     let error = yard.pin(&wanted("file:///no/such/repository.git")).expect_err("no repository");
     assert!(matches!(error, GitError::NoRepository { .. }), "{error:?}");
     assert_eq!(error.kind(), Kind::Outside);

@@ -389,23 +389,50 @@ fn ssh_never_asks() {
     assert_eq!(yard.pin(&next).expect("fetched").1, origin.at("main~1"));
     assert!(log().contains("-o Own=yes"), "{}", log());
     let rows = [
+        ("echo 'ssh: Could not resolve hostname other: Name or service not known' >&2; exit 255", "cannot reach", ""),
+        ("echo 'ssh: connect to host other port 22: Connection refused' >&2; exit 255", "cannot reach", ""),
         (
-            "echo 'git@host: Permission denied (publickey).' >&2; exit 255",
-            "does not let smidr in with the keys that ssh has",
+            "echo \"fatal: '/x' does not appear to be a git repository\" >&2; exit 128",
+            "there is no git repository at",
+            "",
         ),
-        ("echo 'ssh: Could not resolve hostname other: Name or service not known' >&2; exit 255", "cannot reach"),
-        ("echo 'ssh: connect to host other port 22: Connection refused' >&2; exit 255", "cannot reach"),
-        ("echo \"fatal: '/x' does not appear to be a git repository\" >&2; exit 128", "there is no git repository at"),
-        ("echo 'Your key is too old.' >&2; exit 1", "Your key is too old."),
+        ("echo 'Your key is too old.' >&2; exit 1", "Your key is too old.", ""),
+        (
+            DENIED,
+            "in with the keys that ssh has, without an agent: SSH_AUTH_SOCK is not set (ssh says: git@host: Permission denied (publickey).)",
+            "ssh-add",
+        ),
+        (
+            "echo 'No ED25519 host key is known for other.example.com and you have requested strict checking.' >&2; echo 'Host key verification failed.' >&2; exit 255",
+            "ssh does not know the host key of other.example.com",
+            "ssh-keyscan other.example.com >> ~/.ssh/known_hosts",
+        ),
+        (
+            "echo '@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @' >&2; echo 'Host key verification failed.' >&2; exit 255",
+            "somebody may be in between",
+            "ssh-keygen -R other.example.com",
+        ),
     ];
-    for (script, said) in rows {
+    for (script, said, hint) in rows {
         fake_ssh(&yard, script);
         let error = yard.pin(&by_ssh("other.example.com")).expect_err("no ssh");
         assert!(error.to_string().contains(said), "{error} {error:?}");
         assert_eq!(error.kind(), Kind::Outside);
-        assert!(error.hint().is_some());
+        assert!(error.hint().is_some_and(|found| found.contains(hint)), "{:?}", error.hint());
     }
+    // Another port is another machine to ssh.
+    let error = yard.pin(&by_ssh("other.example.com:2222")).expect_err("another key");
+    assert_eq!(
+        error.hint().as_deref(),
+        Some("once you know why it has changed:  ssh-keygen -R '[other.example.com]:2222'")
+    );
+    yard.set("SSH_AUTH_SOCK", "/no/such/socket");
+    fake_ssh(&yard, DENIED);
+    let error = yard.pin(&by_ssh("other.example.com")).expect_err("denied");
+    assert!(error.to_string().contains("with the keys that ssh has, and the agent (ssh says: "), "{error}");
 }
+
+const DENIED: &str = "echo 'git@host: Permission denied (publickey).' >&2; exit 255";
 
 fn yard_log(ssh: &str) -> std::path::PathBuf {
     Path::new(ssh).parent().and_then(Path::parent).expect("the yard").join("ssh.log")

@@ -9,21 +9,25 @@ use super::{
         output::{say, say_json, talk},
         report::Failure,
     },
-    plans,
+    at, plans,
 };
 use crate::{
     config::HOST,
     host::files::FileError,
-    layers::{self, Changes, Store},
+    layers::{self, Change, Changes, Store},
     lock::{Lock, RepositoryLock},
-    model::CommitId,
-    plan::{Plan, PlannedGit, PlannedSource},
+    model::{CommitId, Kind},
+    plan::{Plan, PlannedGit, PlannedPath, PlannedSource},
 };
 
 /// Subjects of commits that are shown of one repository.
 const SUBJECTS: usize = 50;
 
+/// Of a folder of this machine.
+const OTHER_CHANGES: &str = "other changes that are not committed";
+
 /// How one repository differs.
+#[derive(Default)]
 struct Difference {
     name: String,
     from: Option<CommitId>,
@@ -31,58 +35,116 @@ struct Difference {
     changes: Option<Changes>,
     // What else is different.
     also: Option<&'static str>,
+    // Of a folder of this machine: whether something in it was, and is, not committed.
+    dirty: Option<(bool, bool)>,
+    // Why nobody knows.
+    error: Option<Failure>,
 }
 
 /// Runs the command.
 pub fn diff(desk: &Desk, file: &Path, old: Option<&Path>, new: Option<&Path>, json: bool) -> Result<(), NoProject> {
     let plans = plans(desk, file)?;
-    let differences = match old {
-        None => since_lock(desk, &plans)?,
-        Some(old) => {
-            let new = match new {
-                Some(new) => read_lock(new)?,
-                None => Project::read(file, None, &desk.facts)?.lock.unwrap_or_default(),
-            };
-            between(desk, &plans, &read_lock(old)?, &new)?
-        }
+    let lock = match new {
+        Some(new) => read_lock(new)?,
+        None => Project::read(file, None, &desk.facts)?.lock.unwrap_or_default(),
     };
+    let differences = match old {
+        None => since_lock(desk, &plans, &lock)?,
+        Some(old) => between(desk, &plans, &read_lock(old)?, &lock)?,
+    };
+    show(desk, &differences, json);
+    // What one repository lacks has hidden nothing of the others, and is still what went wrong.
+    differences.into_iter().find_map(|difference| difference.error).map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn show(desk: &Desk, differences: &[Difference], json: bool) {
     let redactor = desk.on.redactor();
     if json {
         let mut document = serde_json::json!({
             "version": 1, "repositories": differences.iter().map(difference_document).collect::<Vec<_>>(),
         });
         redactor.json(&mut document);
-        say_json(&document);
-        return Ok(());
+        return say_json(&document);
     }
     let lines: Vec<String> = differences.iter().flat_map(difference_lines).collect();
     lines.iter().for_each(|line| say(redactor.text(line)));
     if lines.is_empty() {
         talk("nothing has changed");
     }
-    Ok(())
 }
 
-/// From what is pinned to what the server has now.
-fn since_lock(desk: &Desk, plans: &[Plan]) -> Result<Vec<Difference>, Failure> {
-    let access = desk.tools().access(true);
+/// From what is pinned to what the server has now, and what folders of this machine are at.
+fn since_lock(desk: &Desk, plans: &[Plan], lock: &Lock) -> Result<Vec<Difference>, Failure> {
+    let mut asked = Vec::new();
     let mut differences: Vec<Difference> = Vec::new();
     for plan in plans {
         let store = Store::of(plan);
         for (name, source) in plan.sources() {
-            let PlannedSource::Git(git) = source else { continue };
-            let from = git.pinned.as_ref().and_then(|lock| lock.commit.clone());
-            let unpinned = PlannedGit { pinned: None, ..(**git).clone() };
-            let (_, to) = store.mirrors.pin(&unpinned, access)?;
-            let same = |known: &Difference| known.name == name && known.from == from && known.to.as_ref() == Some(&to);
-            if from.as_ref() != Some(&to) && !differences.iter().any(same) {
-                let changes =
-                    from.as_ref().map(|from| store.mirrors.changes(git, from, &to, SUBJECTS, access)).transpose()?;
-                differences.push(Difference { name: name.into(), from, to: Some(to), changes, also: None });
-            }
+            let difference = match source {
+                PlannedSource::Path(path) => of_folder(desk, &store, name, path, lock),
+                PlannedSource::Git(git) => {
+                    let wish = (name, git.asked(), git.pinned.as_ref().and_then(|lock| lock.commit.clone()));
+                    if asked.contains(&wish) {
+                        continue;
+                    }
+                    asked.push(wish);
+                    of_branch(desk, &store, name, git)?
+                }
+            };
+            let why = |one: &Difference| one.error.as_ref().map(in_one_line);
+            let same = |known: &Difference, new: &Difference| {
+                (&known.name, &known.from, &known.to, why(known)) == (&new.name, &new.from, &new.to, why(new))
+            };
+            differences.extend(difference.filter(|new| !differences.iter().any(|known| same(known, new))));
         }
     }
     Ok(differences)
+}
+
+fn of_branch(desk: &Desk, store: &Store, name: &str, git: &PlannedGit) -> Result<Option<Difference>, Failure> {
+    let access = desk.tools().access(true);
+    let from = git.pinned.as_ref().and_then(|lock| lock.commit.clone());
+    let mut difference = Difference { name: name.into(), from: from.clone(), ..Difference::default() };
+    let unpinned = PlannedGit { pinned: None, ..git.clone() };
+    let changes = store.mirrors.pin(&unpinned, access).and_then(|(_, to)| {
+        difference.to = Some(to.clone());
+        let from = from.filter(|from| *from != to);
+        from.map(|from| store.mirrors.changes(git, &from, &to, SUBJECTS, access)).transpose()
+    });
+    difference.look_at(changes)?;
+    Ok(Some(difference).filter(|new| new.from != new.to || new.error.is_some()))
+}
+
+fn of_folder(desk: &Desk, store: &Store, name: &str, path: &PlannedPath, lock: &Lock) -> Option<Difference> {
+    let name = name.to_owned();
+    let was = lock.repositories().iter().find(|known| known.name == name && known.path.as_ref() == Some(&path.written));
+    let from = was.and_then(|was| was.commit.clone());
+    let now = match store.find(&name, &PlannedSource::Path(path.clone()), &desk.facts.home) {
+        Ok(now) => now?,
+        Err(error) => return Some(Difference { name, from, error: Some(error.into()), ..Difference::default() }),
+    };
+    let (to, dirty) = (now.pin().commit.clone(), (was.is_some_and(|was| was.dirty), now.pin().dirty));
+    let also = (dirty.0 != dirty.1).then_some(OTHER_CHANGES);
+    (from != to || also.is_some()).then(|| Difference {
+        name,
+        from,
+        to,
+        also,
+        dirty: Some(dirty),
+        ..Difference::default()
+    })
+}
+
+impl Difference {
+    // Who wants to stop does not want to hear of the others either.
+    fn look_at(&mut self, changes: Result<Option<Changes>, layers::GitError>) -> Result<(), Failure> {
+        match changes.map_err(Failure::from) {
+            Ok(changes) => self.changes = changes,
+            Err(error) if error.kind() == Kind::Cancelled => return Err(error),
+            Err(error) => self.error = Some(error),
+        }
+        Ok(())
+    }
 }
 
 /// From one lock to another.
@@ -111,7 +173,8 @@ fn difference(
     let (before, after) = (commit(&from), commit(&to));
     let name = from.iter().chain(&to).next().map(|lock| lock.name.clone()).unwrap_or_default();
     let url = to.as_ref().and_then(|lock| lock.git.clone());
-    let changes = match (&before, &after, url) {
+    let mut difference = Difference { name, from: before.clone(), to: after.clone(), ..Difference::default() };
+    match (&before, &after, url) {
         (Some(before), Some(after), Some(url)) if before != after => {
             // The config's own words for it, where it still has it: mirrors of the address belong to those.
             let known = plans.iter().flat_map(Plan::sources).find_map(|(_, source)| match source {
@@ -120,18 +183,22 @@ fn difference(
             });
             let wanted = known.unwrap_or_else(|| PlannedGit::at_commit(&url, after));
             let store = plans.first().map_or_else(|| Store::at(&desk.paths.layers()), Store::of);
-            Some(store.mirrors.changes(&wanted, before, after, SUBJECTS, desk.tools().access(true))?)
+            let changes = store.mirrors.changes(&wanted, before, after, SUBJECTS, desk.tools().access(true));
+            difference.look_at(changes.map(Some))?;
         }
-        _ => None,
-    };
-    let also = from.zip(to).and_then(|(from, to)| match () {
+        _ => {}
+    }
+    let is_dirty = |lock: &Option<RepositoryLock>| lock.as_ref().is_some_and(|lock| lock.dirty);
+    let is_folder = from.iter().chain(&to).any(|lock| lock.path.is_some());
+    difference.dirty = is_folder.then(|| (is_dirty(&from), is_dirty(&to)));
+    difference.also = from.zip(to).and_then(|(from, to)| match () {
         () if from.git != to.git || from.path != to.path => Some("from another place"),
         () if from.patches != to.patches => Some("other patches"),
-        () if from.dirty != to.dirty => Some("other changes that are not committed"),
+        () if from.dirty != to.dirty => Some(OTHER_CHANGES),
         () if before == after => Some("asked for in other words"),
         () => None,
     });
-    Ok(Difference { name, from: before, to: after, changes, also })
+    Ok(difference)
 }
 
 fn hosts_between(old: &Lock, new: &Lock) -> Vec<Difference> {
@@ -139,54 +206,86 @@ fn hosts_between(old: &Lock, new: &Lock) -> Vec<Difference> {
     let names: BTreeSet<&str> = old.hosts().iter().chain(new.hosts()).map(|host| host.name.as_str()).collect();
     let one = |name: &str| Difference {
         name: format!("{HOST} {name}"),
-        from: None,
-        to: None,
-        changes: None,
         also: Some(match (old.host(name), new.host(name)) {
             (None, _) => "new",
             (_, None) => "gone",
             _ => "another image",
         }),
+        ..Difference::default()
     };
     names.into_iter().filter(changed).map(one).collect()
 }
 
 fn difference_document(difference: &Difference) -> serde_json::Value {
-    let Difference { name, from, to, changes, also } = difference;
-    let commits = |changes: &Changes| -> Vec<_> {
-        let one = |change: &layers::Change| serde_json::json!({ "commit": change.commit, "subject": change.subject, "authored": change.authored });
-        changes.commits.iter().map(one).collect()
+    let Difference { name, from, to, changes, also, dirty, error } = difference;
+    let list = |commits: &[Change]| -> Vec<_> {
+        let one = |change: &Change| serde_json::json!({ "commit": change.commit, "subject": change.subject, "authored": change.authored });
+        commits.iter().map(one).collect()
     };
+    let changes = changes.as_ref();
     serde_json::json!({
         "name": name, "from": from, "to": to, "also": also,
-        "commits": changes.as_ref().map(commits), "total": changes.as_ref().map(|changes| changes.total),
-        "whole": changes.as_ref().map(|changes| changes.is_whole),
-        "rewritten": changes.as_ref().map(|changes| changes.is_rewritten),
+        "commits": changes.map(|changes| list(&changes.commits)), "total": changes.map(|changes| changes.total),
+        "whole": changes.map(|changes| changes.is_whole),
+        "rewritten": changes.map(|changes| changes.is_rewritten),
+        "gone": changes.map(|changes| list(&changes.gone)), "gone_total": changes.map(|changes| changes.gone_total),
+        "lost": changes.map(|changes| changes.is_lost),
+        "from_dirty": dirty.map(|(was, _)| was), "to_dirty": dirty.map(|(_, is)| is),
+        "error": error.as_ref().map(in_one_line),
     })
 }
 
 fn difference_lines(difference: &Difference) -> Vec<String> {
-    let short = |commit: &Option<CommitId>| commit.as_ref().map_or_else(|| "nothing".into(), CommitId::short);
-    let also = difference.also.unwrap_or_default();
-    let commits = match (&difference.from, &difference.to) {
-        (from, to) if from == to => also.to_owned(),
-        (from, to) if also.is_empty() => format!("{} -> {}", short(from), short(to)),
-        (from, to) => format!("{} -> {}, {also}", short(from), short(to)),
-    };
-    let mut lines = vec![format!("{:<24} {commits}", difference.name)];
-    let Some(changes) = &difference.changes else { return lines };
+    let Difference { name, from, to, changes, also, dirty, error } = difference;
+    let (was_dirty, is_dirty) = dirty.unwrap_or_default();
+    let (before, after) = (at(from.as_ref(), was_dirty), at(to.as_ref(), is_dirty));
+    let mut parts = Vec::new();
+    if from != to || was_dirty != is_dirty {
+        parts.push(format!("{before} -> {after}{}", if dirty.is_some() { " (path)" } else { "" }));
+    }
+    // That is told already.
+    parts.extend(also.filter(|also| *also != OTHER_CHANGES).map(str::to_owned));
+    if let Some(error) = error {
+        parts = vec![match to {
+            Some(_) => format!("{before} -> {after}, but {}", in_one_line(error)),
+            None => format!("{before} -> ?: {}", in_one_line(error)),
+        }];
+    }
+    let mut lines = vec![format!("{name:<24} {}", parts.join(", "))];
+    lines.extend(changes.iter().flat_map(|changes| changes_lines(from.as_ref(), changes)));
+    lines
+}
+
+fn changes_lines(from: Option<&CommitId>, changes: &Changes) -> Vec<String> {
+    let mut lines = Vec::new();
+    if changes.is_lost {
+        lines.push(format!("  {} is not there any more: what has changed since is not known", at(from, false)));
+        return lines;
+    }
     if changes.is_rewritten {
         lines.push("  the new one does not come from the old one".into());
     }
-    lines.extend(changes.commits.iter().map(|change| format!("  {} {}", change.short(), change.subject)));
-    let more = changes.total.saturating_sub(changes.commits.len());
-    if more > 0 {
-        lines.push(format!("  and {more} more"));
+    if changes.gone_total > 0 {
+        lines.push("  it went back to an earlier commit; what went away:".into());
+    }
+    for (commits, total) in [(&changes.commits, changes.total), (&changes.gone, changes.gone_total)] {
+        lines.extend(commits.iter().map(|change| format!("  {} {}", change.short(), change.subject)));
+        let more = total.saturating_sub(commits.len());
+        if more > 0 {
+            lines.push(format!("  and {more} more"));
+        }
     }
     if !changes.is_whole {
-        lines.push("  and what lies further back, which is not here".into());
+        let nothing = lines.is_empty();
+        let what =
+            if nothing { "what lies between is not here" } else { "and what lies further back, which is not here" };
+        lines.push(format!("  {what}"));
     }
     lines
+}
+
+fn in_one_line(error: &Failure) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn read_lock(path: &Path) -> Result<Lock, Failure> {

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     engine,
     layers::{
-        self, LayerInfo, Store,
+        self, LayerInfo, Repository, Store,
         prune::{Keep, StoredCheckout},
     },
     model::CommitId,
@@ -107,8 +107,13 @@ fn see(desk: &Desk, plan: &Plan, store: &Store, name: &str, source: &PlannedSour
         Ok(found) => (found, None),
         Err(error) => (None, Some(error.to_string())),
     };
-    if found.is_none() && error.is_none() {
-        line.push_str(", not here:  smidr layers sync");
+    match &found {
+        None if error.is_none() => line.push_str(", not here:  smidr layers sync"),
+        Some(Repository::Local(local)) if local.pin.commit.is_some() => {
+            line.push_str(", ");
+            line.push_str(&at(local.pin.commit.as_ref(), local.pin.dirty));
+        }
+        _ => {}
     }
     let folder = found.as_ref().map(|repository| repository.folder().to_path_buf());
     let layer = plan.layers.iter().find(|layer| layer.name == name);
@@ -130,6 +135,12 @@ fn see(desk: &Desk, plan: &Plan, store: &Store, name: &str, source: &PlannedSour
     };
     let dirty = found.as_ref().is_some_and(|repository| repository.pin().dirty);
     Seen { name: name.into(), source, commit, dirty, folder, layers, error, line }
+}
+
+// Where a repository is, and whether something in it is not committed.
+fn at(commit: Option<&CommitId>, dirty: bool) -> String {
+    let commit = commit.map_or_else(|| "nothing".into(), CommitId::short);
+    if dirty { format!("{commit} and changes") } else { commit }
 }
 
 fn layers_in(folder: &Path, layer: &PlannedLayer) -> Result<Vec<LayerInfo>, Failure> {

@@ -26,6 +26,7 @@ pub struct GitConfig {
     home: Option<PathBuf>,
     /// Variables that git understands and gix does not.
     only_git: Vec<&'static str>,
+    has_agent: bool,
 }
 
 /// Keys of `http` that the in-process client does not follow.
@@ -55,7 +56,7 @@ impl GitConfig {
             file.set_raw_value(key, value.as_str()).map_err(wrong)?;
         }
         let only_git = ONLY_GIT_VARIABLES.into_iter().filter(|name| access.variable(name).is_some()).collect();
-        Ok(Self { file, home, only_git })
+        Ok(Self { file, home, only_git, has_agent: access.variable("SSH_AUTH_SOCK").is_some() })
     }
 
     /// Lets a repository know it. What ssh says goes to the file `said`: gix would print what it does not understand.
@@ -95,6 +96,11 @@ impl GitConfig {
     /// Where curl looks for passwords, if there is such a file.
     pub fn netrc(&self) -> Option<PathBuf> {
         self.home.as_ref().map(|home| home.join(".netrc")).filter(|path| path.is_file())
+    }
+
+    /// Whether ssh is told of an agent, for messages.
+    pub fn has_agent(&self) -> bool {
+        self.has_agent
     }
 
     /// The credential helpers, for messages.

@@ -30,7 +30,7 @@ use super::{
     aside::aside,
     config::GitConfig,
     counters::Counters,
-    request::{Request, Shallow, Want, near, remove_stale},
+    request::{Request, Shallow, Want, remove_stale, unknown},
     trouble::{Attempt, Trouble},
 };
 use crate::model::{Activity, CommitId, Unit, without_secrets};
@@ -83,8 +83,8 @@ impl Work<'_> {
         received.map_err(|failure| match failure {
             Failure::Gix(error) => attempt.trouble(&error, &by_ssh),
             Failure::Unknown(kind, name) => {
-                let names = names(&remote, &url, kind).unwrap_or_default();
-                GitError::Unknown { url: without_secrets(&self.url), kind, near: near(&name, &names), name }.into()
+                let refs = refs(&remote, &url).unwrap_or_default();
+                unknown(without_secrets(&self.url), kind, &name, &refs).into()
             }
         })
     }
@@ -104,7 +104,8 @@ impl Work<'_> {
         let shallow = match self.request.shallow(repository) {
             Shallow::Keep => fetch::Shallow::NoChange,
             Shallow::Undo => fetch::Shallow::undo(),
-            Shallow::At(_) if found.are_here(repository, &self.request) => {
+            // Who wants more of the past than the newest has to ask for it.
+            Shallow::At(1) if found.are_here(repository, &self.request) => {
                 return found.note(repository, &self.request);
             }
             Shallow::At(count) => {
@@ -217,12 +218,10 @@ fn configure(builder: reqwest::blocking::ClientBuilder) -> gix::Result<reqwest::
     Ok(builder.tls_certs_only(known))
 }
 
-/// All branches, or all tags, of the other side.
-fn names(remote: &Remote<'_>, url: &gix::Url, kind: &str) -> Result<Vec<String>, gix::Error> {
-    let prefix = if kind == "tag" { "refs/tags/" } else { "refs/heads/" };
-    let all = format!("+{prefix}*:{prefix}*");
-    let remote = remote.clone().with_refspecs([all.as_str()], Direction::Fetch)?;
+/// All branches and tags of the other side.
+fn refs(remote: &Remote<'_>, url: &gix::Url) -> Result<Vec<String>, gix::Error> {
+    let all = Want::Everything.refspecs();
+    let remote = remote.clone().with_refspecs(all.iter().map(String::as_str), Direction::Fetch)?;
     let (map, _) = connect(&remote, url)?.ref_map(gix::progress::Discard, ref_map::Options::default())?;
-    let names = map.remote_refs.iter().filter_map(|one| one.unpack().0.strip_prefix(prefix.as_bytes()));
-    Ok(names.map(|name| name.to_str_lossy().into_owned()).collect())
+    Ok(map.remote_refs.iter().map(|one| one.unpack().0.to_str_lossy().into_owned()).collect())
 }

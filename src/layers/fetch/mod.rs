@@ -13,7 +13,7 @@ mod trouble;
 
 use std::sync::Arc;
 
-pub(super) use self::request::{Depth, Request, Shallow, Want, near, remove_stale};
+pub(super) use self::request::{Depth, Request, Shallow, Want, remove_stale, unknown};
 pub(super) use self::trouble::ask_git;
 use self::{aside::aside, config::GitConfig, copies::Settled, request::HEAD, trouble::Trouble};
 use super::{
@@ -114,7 +114,7 @@ fn offline(mirror: &Mirror, wanted: &PlannedGit, access: Access<'_>) -> Result<C
             ));
             Ok(commit)
         }
-        Resolved::Commit(_) | Resolved::Missing | Resolved::Cut => Err(missing()),
+        Resolved::Commit(_) | Resolved::Missing | Resolved::Cut { .. } => Err(missing()),
     }
 }
 
@@ -223,7 +223,7 @@ impl Place<'_> {
         match resolve(&self.open()?, wanted, &self.shown())? {
             Resolved::Commit(commit) => Ok(commit),
             Resolved::Missing => Err(GitError::Failed { url: self.shown(), why: "it sent nothing".into() }),
-            Resolved::Cut => Err(GitError::Failed { url: self.shown(), why: "its own past is cut off".into() }),
+            Resolved::Cut { commit, branch } => Err(GitError::Cut { url: self.shown(), commit, branch }),
         }
     }
 
@@ -278,8 +278,11 @@ enum Resolved {
     Commit(CommitId),
     /// A ref is not here.
     Missing,
-    /// Too little of the past is here.
-    Cut,
+    /// Too little of the past is here to tell whether a commit is on a branch.
+    Cut {
+        commit: CommitId,
+        branch: String,
+    },
 }
 
 fn want_of(wanted: &PlannedGit) -> Want {
@@ -320,6 +323,6 @@ fn resolve(repository: &gix::Repository, wanted: &PlannedGit, url: &str) -> Resu
     match revision::is_behind(repository, &commit, &head)? {
         Behind::Yes => Ok(Resolved::Commit(commit)),
         Behind::No => Err(GitError::NotOnBranch { url: url(), commit, branch: branch.clone() }),
-        Behind::Unknown => Ok(Resolved::Cut),
+        Behind::Unknown => Ok(Resolved::Cut { commit, branch: branch.clone() }),
     }
 }

@@ -7,7 +7,7 @@ use gix::{
     refs::transaction::{Change, PreviousValue, RefEdit, RefLog},
 };
 
-use super::super::revision;
+use super::super::{git_error::GitError, revision};
 use crate::model::CommitId;
 
 /// Where HEAD of the other side is noted.
@@ -165,8 +165,19 @@ pub fn remove_stale(repository: &Repository, request: &Request, has: Option<&dyn
 /// As many names as fit into a line.
 const A_FEW: usize = 5;
 
+/// A branch or a tag that the other side does not have. `refs` are all of both that it has.
+pub fn unknown(url: String, kind: &'static str, name: &str, refs: &[String]) -> GitError {
+    let (of_kind, of_other, other) = match kind {
+        "tag" => ("refs/tags/", "refs/heads/", "branch"),
+        _ => ("refs/heads/", "refs/tags/", "tag"),
+    };
+    let names: Vec<String> = refs.iter().filter_map(|one| one.strip_prefix(of_kind)).map(str::to_owned).collect();
+    let is_other = refs.iter().any(|one| one.strip_prefix(of_other) == Some(name));
+    GitError::Unknown { url, kind, name: name.into(), near: near(name, &names), other: is_other.then_some(other) }
+}
+
 /// The names that are most like a wrong one, three at most; where none is, all of a few.
-pub fn near(wrong: &str, names: &[String]) -> Vec<String> {
+fn near(wrong: &str, names: &[String]) -> Vec<String> {
     let low = wrong.to_lowercase();
     let mut near: Vec<(usize, &String)> = names
         .iter()

@@ -57,7 +57,7 @@ impl Attempt<'_> {
             }
         }
         if error.is_unauthenticated() || all.iter().any(|error| error.is::<client::AuthenticationRequired>()) {
-            return self.denied(has_password);
+            return self.denied(has_password, by_ssh);
         }
         self.of_words(error, &all, by_ssh)
     }
@@ -89,15 +89,18 @@ impl Attempt<'_> {
             return GitError::NoRepository { url, why: String::new() }.into();
         }
         if let Some(source) = texts.iter().find_map(|text| disk(text)) {
-            return GitError::Disk { path: self.folder.into(), source }.into();
+            return GitError::disk(self.folder, source).into();
         }
         if find(&["HTTP status 404", "HTTP status 410"]).is_some() {
             return GitError::NoRepository { url, why: String::new() }.into();
         }
-        if find(&["HTTP status 401", "HTTP status 403", "Permission denied (", "Host key verification failed"])
-            .is_some()
-        {
-            return self.denied(self.url.user().is_some());
+        if find(&["Host key verification failed"]).is_some() {
+            let is_changed = find(&["HOST IDENTIFICATION HAS CHANGED"]).is_some();
+            let host = self.url.host().unwrap_or_default().to_owned();
+            return GitError::HostKey { url, host, port: self.url.port, is_changed }.into();
+        }
+        if find(&["HTTP status 401", "HTTP status 403", "Permission denied ("]).is_some() {
+            return self.denied(self.url.user().is_some(), by_ssh);
         }
         let unreachable =
             ["resolve hostname", "connect to host", "Connection closed by", "No route to host", "Connection refused"];
@@ -123,14 +126,18 @@ impl Attempt<'_> {
         GitError::Failed { url, why }.into()
     }
 
-    fn denied(&self, has_password: bool) -> Trouble {
+    fn denied(&self, has_password: bool, by_ssh: &str) -> Trouble {
         let url = self.shown_url();
         if self.url.scheme == gix::url::Scheme::Ssh {
             let who = self.url.user().map(|user| format!("{user}@")).unwrap_or_default();
             let who = format!("{who}{}", self.url.host().unwrap_or_default());
             let who = shlex::try_quote(&who).unwrap_or_default();
             let hint = format!("smidr never asks for a passphrase (use ssh-add); try:  ssh -o BatchMode=yes -T {who}");
-            return GitError::Denied { url, tried: "with the keys that ssh has".into(), hint }.into();
+            let agent =
+                if self.config.has_agent() { "and the agent" } else { "without an agent: SSH_AUTH_SOCK is not set" };
+            let last = by_ssh.lines().map(shown).rfind(|line| !line.is_empty());
+            let last = last.map(|line| format!(" (ssh says: {line})")).unwrap_or_default();
+            return GitError::Denied { url, tried: format!("with the keys that ssh has, {agent}{last}"), hint }.into();
         }
         if self.config.netrc().is_some() && !has_password {
             return Trouble::NeedsGit("~/.netrc is there, which curl reads".into());

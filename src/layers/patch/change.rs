@@ -20,7 +20,7 @@ use super::{
 };
 use crate::layers::checkout::VALID_NAMES;
 
-/// As much as one patch may read and make, in bytes. As large as a single file may be, with room for a second version of it.
+/// As much as the patches of one file may read and make, in bytes. As large as a single file may be, with room for a second version of it.
 const MAX_BYTES: u64 = 2 << 30;
 
 /// As large as a file may be that is changed by lines, in bytes.
@@ -64,6 +64,21 @@ struct Paths {
     original: bool,
 }
 
+/// What may still be spent on the patches of one file.
+#[derive(Debug)]
+pub struct Limits {
+    // Bytes to read and make.
+    bytes: Cell<u64>,
+    // Steps on the way to the places of hunks.
+    steps: Cell<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: Cell::new(MAX_BYTES), steps: Cell::new(hunks::MAX_STEPS) }
+    }
+}
+
 /// What every part of a patch does. `ids` are what the patch gives for each part, if it is git's.
 ///
 /// # Errors
@@ -74,11 +89,12 @@ pub fn changes(
     parts: &[FilePatch<'_, [u8]>],
     ids: &[Option<Ids>],
     files: &Files<'_>,
+    limits: &Limits,
 ) -> Result<Vec<Change>, PatchError> {
     let paths = parts.iter().map(|part| paths(patch, part)).collect::<Result<Vec<_>, _>>()?;
     let goes = |paths: &Paths| paths.from.clone().filter(|_| paths.goes);
     let going = paths.iter().filter_map(goes).collect();
-    let mut work = Work { files, going, state: BTreeMap::new(), bytes: 0, steps: Cell::new(hunks::MAX_STEPS) };
+    let mut work = Work { files, going, state: BTreeMap::new(), limits };
     let mut changes = Vec::new();
     for (at, (part, paths)) in parts.iter().zip(&paths).enumerate() {
         let file = paths.from.as_deref().or(paths.to.as_deref()).map(shown).unwrap_or_default();
@@ -93,10 +109,7 @@ struct Work<'a> {
     // What some part takes away.
     going: BTreeSet<PathBuf>,
     state: BTreeMap<PathBuf, Option<Content>>,
-    // Of all that was read and made so far.
-    bytes: u64,
-    // That finding the places of hunks may still take.
-    steps: Cell<u64>,
+    limits: &'a Limits,
 }
 
 /// One part of a patch.
@@ -117,7 +130,7 @@ impl Work<'_> {
             return Err(PatchError::Exists { patch: part.patch.into(), file: shown(to) });
         }
         let kind = part.kind(before.as_ref())?;
-        let bytes = part.bytes(before.map(|content| content.bytes).unwrap_or_default(), &self.steps)?;
+        let bytes = part.bytes(before.map(|content| content.bytes).unwrap_or_default(), &self.limits.steps)?;
         self.spend(part, bytes.len())?;
         let mut change = Change::default();
         if paths.goes {
@@ -139,11 +152,10 @@ impl Work<'_> {
     }
 
     // A line of a patch copies a file of any size, and all that a patch makes is held until all of it is known to apply.
-    fn spend(&mut self, part: &Part<'_>, bytes: usize) -> Result<(), PatchError> {
-        self.bytes = self.bytes.saturating_add(bytes as u64);
-        if self.bytes > MAX_BYTES {
-            return Err(PatchError::TooMuch { patch: part.patch.into(), file: part.file.clone(), limit: MAX_BYTES });
-        }
+    fn spend(&self, part: &Part<'_>, bytes: usize) -> Result<(), PatchError> {
+        let too_much = || PatchError::TooMuch { patch: part.patch.into(), file: part.file.clone(), limit: MAX_BYTES };
+        let left = self.limits.bytes.get().checked_sub(bytes as u64).ok_or_else(too_much)?;
+        self.limits.bytes.set(left);
         Ok(())
     }
 
@@ -200,6 +212,7 @@ impl Part<'_> {
                 patch,
                 file,
                 hunk: hunks::header(hunk),
+                crlf: hunks::crlf(&old, hunk),
             }),
             PatchKind::Binary(binary) => {
                 binary::apply(&old, binary, self.ids).map_err(|why| PatchError::Binary { patch, file, why })
@@ -213,7 +226,7 @@ fn paths(patch: &str, part: &FilePatch<'_, [u8]>) -> Result<Paths, PatchError> {
     let plain = |path: &[u8]| name(patch, path, link);
     let stripped = |path: &Cow<'_, [u8]>| match path.find_byte(b'/') {
         Some(slash) => plain(&path[slash + 1..]),
-        None => Err(PatchError::Name { patch: patch.into(), file: path.to_str_lossy().into() }),
+        None => Err(PatchError::Prefix { patch: patch.into(), file: path.to_str_lossy().into() }),
     };
     let (from, to, goes, original) = match part.operation() {
         FileOperation::Delete(path) => (Some(stripped(path)?), None, true, false),

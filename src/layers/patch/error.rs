@@ -7,6 +7,15 @@ use crate::{
     model::{Explain, Kind},
 };
 
+/// Whose lines end in CRLF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineEnds {
+    /// Those of the patch.
+    Patch,
+    /// Those of the file.
+    File,
+}
+
 /// Why a patch cannot be put on top.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
@@ -62,6 +71,14 @@ pub enum PatchError {
         /// The file.
         file: String,
     },
+    /// A name without the part that is taken away from each.
+    #[error("{patch} names `{file}`, and its paths need the form `a/{file}`")]
+    Prefix {
+        /// As the config has it.
+        patch: String,
+        /// The file.
+        file: String,
+    },
     /// A file behind a symbolic link.
     #[error("{patch} names `{file}`, which is behind a symbolic link")]
     Link {
@@ -103,6 +120,8 @@ pub enum PatchError {
         file: String,
         /// The hunk's header.
         hunk: String,
+        /// Whose lines end in CRLF, where only those of one of both do.
+        crlf: Option<LineEnds>,
     },
     /// A removed file that has more in it.
     #[error("{patch} does not apply: it removes `{file}`, which holds more than the patch knows")]
@@ -146,6 +165,13 @@ impl Explain for PatchError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Missing { .. } => Some("paths are relative to smidr.yaml".into()),
+            Self::Prefix { .. } => Some("make it in the repository, without --no-prefix:  git format-patch -1".into()),
+            Self::Hunk { crlf: Some(LineEnds::Patch), .. } => {
+                Some("its lines end in CRLF, those of the file do not; take that out:  sed -i 's/\\r$//' PATCH".into())
+            }
+            Self::Hunk { crlf: Some(LineEnds::File), .. } => Some(
+                "the lines of the file end in CRLF, those of the patch do not any more; make it anew, and send it as a file:  git format-patch -1".into(),
+            ),
             Self::NoFile { .. } | Self::Exists { .. } | Self::Type { .. } | Self::Hunk { .. } | Self::Left { .. } => {
                 Some("make it anew on top of the commit in smidr.lock:  git format-patch -1".into())
             }

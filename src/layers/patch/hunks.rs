@@ -8,6 +8,8 @@ use std::cell::Cell;
 
 use diffy::{Hunk, Line};
 
+use super::error::LineEnds;
+
 /// Lines that may be looked at or moved for one patch. A patch of the whole Linux kernel takes some millions.
 pub const MAX_STEPS: u64 = 1 << 31;
 
@@ -41,6 +43,18 @@ pub fn header(hunk: &Hunk<'_, [u8]>) -> String {
     let context = hunk.function_context().map(|text| String::from_utf8_lossy(text).trim_end().to_owned());
     let ranges = format!("@@ -{},{} +{},{} @@", old.start(), old.len(), new.start(), new.len());
     format!("{ranges} {}", context.unwrap_or_default()).trim_end().to_owned()
+}
+
+/// Whose lines end in CRLF, where either the file's or the hunk's do.
+pub fn crlf(old: &[u8], hunk: &Hunk<'_, [u8]>) -> Option<LineEnds> {
+    let before = lines(hunk, |line| matches!(line, Line::Insert(_)));
+    let of_patch = before.iter().any(|line| line.ends_with(b"\r\n"));
+    let of_file = old.windows(2).any(|two| two == b"\r\n");
+    match (of_patch, of_file) {
+        (true, false) => Some(LineEnds::Patch),
+        (false, true) if !before.is_empty() => Some(LineEnds::File),
+        _ => None,
+    }
 }
 
 fn lines<'a>(hunk: &Hunk<'a, [u8]>, left_out: impl Fn(&Line<'a, [u8]>) -> bool) -> Vec<&'a [u8]> {

@@ -1,0 +1,153 @@
+//! Patches as they come by mail: several in one file, and with what mails have around them.
+
+use std::{fs, path::Path};
+
+use smidr::{
+    layers::patch::{self, PatchError},
+    model::Explain as _,
+};
+
+use super::{
+    layer_yard::{git, patch as patch_of, picture, told, try_git},
+    support::{has, skip},
+};
+
+/// A branch on top of `main` whose every commit changes what the one before has made, in a repository.
+fn branch(repository: &Path) {
+    let at = |name: &str| repository.join(name);
+    let write = |name: &str, text: &str| fs::write(at(name), text).expect("a file");
+    let commit = |subject: &str| {
+        git(repository, &["add", "-A"]);
+        git(repository, &["commit", "-q", "-m", subject]);
+    };
+    let lines = |edits: &[(&str, &str)]| -> String {
+        let all: String = (1..=30).map(|n| format!("line {n}\n")).collect();
+        edits.iter().fold(all, |text, (old, new)| text.replace(&format!("{old}\n"), &format!("{new}\n")))
+    };
+    git(repository, &["init", "-q", "."]);
+    write("file", &lines(&[]));
+    commit("begin");
+    git(repository, &["checkout", "-q", "-b", "work"]);
+    let edited = [("line 3", "LINE 3")];
+    write("file", &lines(&edited));
+    commit("edit");
+    fs::rename(at("file"), at("moved")).expect("moved");
+    write("moved", &lines(&[edited[0], ("line 20", "LINE 20")]));
+    commit("rename and edit");
+    write("added", "added\n");
+    commit("add\n\nFrom here on it is there.\n\n--- not a file\n");
+    fs::remove_file(at("added")).expect("there");
+    write("moved", &lines(&[edited[0], ("line 20", "twenty")]));
+    commit("remove what was added");
+}
+
+/// What a revision there holds, in a folder of its own.
+fn tree_of(repository: &Path, revision: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let archive = try_git(repository, &["-c", "tar.umask=0022", "archive", revision], b"");
+    let tar = folder.path().join("tar");
+    fs::write(&tar, archive.stdout).expect("a file");
+    let unpacked = std::process::Command::new("tar").arg("-xf").arg(&tar).arg("-C").arg(folder.path()).status();
+    assert!(unpacked.expect("tar").success());
+    fs::remove_file(tar).expect("there");
+    folder
+}
+
+#[test]
+fn a_series_in_one_file_is_applied_mail_by_mail() {
+    const TEST: &str = "patch_mails::a_series_in_one_file_is_applied_mail_by_mail";
+    if !has("git") || !has("tar") {
+        return skip(TEST, "no git here to compare with");
+    }
+    let home = tempfile::tempdir().expect("a folder");
+    branch(home.path());
+    let series = |more: &[&str]| {
+        let arguments = [&["format-patch", "--stdout"][..], more, &["main..work"]].concat();
+        let output = try_git(home.path(), &arguments, b"");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let expected = picture(tree_of(home.path(), "work").path());
+    let whole = series(&[]);
+    let apply = |text: &[u8]| {
+        let tree = tree_of(home.path(), "main");
+        patch::apply(&patch_of("series.patch", text), tree.path()).map(|()| picture(tree.path()))
+    };
+    let letter = series(&["--cover-letter"]);
+    let dated = String::from_utf8_lossy(&whole).replace("Mon Sep 17 00:00:00 2001", "Fri Jan 2 03:04:05 2026");
+    for text in [&whole[..], &letter, &series(&["--no-renames", "--no-stat"]), dated.as_bytes()] {
+        let made = apply(text).unwrap_or_else(|error| panic!("{}", told(&error)));
+        assert_eq!(made, expected, "{}", String::from_utf8_lossy(text));
+    }
+    // One after the other, as files of their own.
+    git(home.path(), &["format-patch", "-q", "-o", "out", "main..work"]);
+    let tree = tree_of(home.path(), "main");
+    let mut files: Vec<_> = fs::read_dir(home.path().join("out")).expect("patches").flatten().collect();
+    files.sort_by_key(fs::DirEntry::file_name);
+    assert_eq!(files.len(), 4);
+    for file in files {
+        patch::apply(&patch_of("one.patch", &fs::read(file.path()).expect("a patch")), tree.path()).expect("applied");
+    }
+    assert_eq!(picture(tree.path()), expected);
+    // Which of them it was.
+    let wrong = String::from_utf8_lossy(&whole).replace("\n-line 20\n", "\n-line XX\n");
+    let error = apply(wrong.as_bytes()).expect_err("no such line");
+    assert!(matches!(error, PatchError::Hunk { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("series.patch (mail 2 of 4, \"[PATCH 2/4] rename and edit\") does not apply to `file`"),
+        "{text}"
+    );
+    // Words alone are no series.
+    let empty = "From 1111111111111111111111111111111111111111 Mon Sep 17 00:00:00 2001\nSubject: x\n\nwords\n";
+    let error = apply(empty.repeat(2).as_bytes()).expect_err("no patch");
+    assert!(matches!(error, PatchError::Malformed { .. }), "{error:?}");
+}
+
+#[test]
+fn a_series_spends_what_one_patch_may() {
+    let home = tempfile::tempdir().expect("a folder");
+    // Sparse: a large file costs nothing until somebody holds copies of it.
+    let large = fs::File::create(home.path().join("a0")).expect("a file");
+    large.set_len(300 << 20).expect("a size");
+    let mail = |n: u32| {
+        let m = n + 1;
+        let rename = format!("similarity index 100%\nrename from a{n}\nrename to a{m}\n");
+        format!("From {:040} Mon Sep 17 00:00:00 2001\nSubject: {n}\n\n---\ndiff --git a/a{n} b/a{m}\n{rename}", n)
+    };
+    let series: String = (0..20).map(mail).collect();
+    let error = patch::apply(&patch_of("x.patch", series.as_bytes()), home.path()).expect_err("too much");
+    assert!(matches!(error, PatchError::TooMuch { .. }), "{error}");
+}
+
+#[test]
+fn what_is_wrong_is_said_as_it_is() {
+    let home = tempfile::tempdir().expect("a folder");
+    let fresh = || {
+        fs::write(home.path().join("t.txt"), "one\ntwo\n").expect("a file");
+        fs::write(home.path().join("crlf"), "one\r\ntwo\r\n").expect("a file");
+    };
+    let hunk = "@@ -1,2 +1,2 @@\n one\n-two\n+2\n";
+    let diff = |file: &str| format!("--- a/{file}\n+++ b/{file}\n{hunk}");
+    for (text, error, hint) in [
+        (
+            format!("--- t.txt\n+++ t.txt\n{hunk}"),
+            "x.patch names `t.txt`, and its paths need the form `a/t.txt`",
+            "without --no-prefix",
+        ),
+        (diff("t.txt").replace('\n', "\r\n"), "x.patch does not apply to `t.txt`", "its lines end in CRLF"),
+        (diff("crlf"), "x.patch does not apply to `crlf`", "the lines of the file end in CRLF"),
+        (diff("t.txt") + "--- a/crlf\n@@ -1 +1 @@\n-one\n+1\n", "x.patch has 2 hunks, of which only 1 can be read", ""),
+        (diff("t.txt").replace("-two", "-tow"), "x.patch does not apply to `t.txt`", "make it anew"),
+    ] {
+        fresh();
+        let found = patch::apply(&patch_of("x.patch", text.as_bytes()), home.path()).expect_err(&text);
+        assert!(found.to_string().starts_with(error), "{found}");
+        assert!(found.hint().unwrap_or_default().contains(hint), "{:?}", found.hint());
+    }
+    // Words that look like half of a header.
+    fresh();
+    let mail = format!("Subject: x\n\n--- not a file\n+++ nor this\n\n{}--- \n+++ the end\n", diff("t.txt"));
+    patch::apply(&patch_of("x.patch", mail.as_bytes()), home.path()).expect("words are no files");
+    assert_eq!(fs::read_to_string(home.path().join("t.txt")).expect("a file"), "one\n2\n");
+}
