@@ -183,3 +183,24 @@ fn no_more_of_the_past_is_fetched_than_it_takes() {
     assert_eq!((ask("main~300").total, ask("main~300").is_whole), (300, true));
     assert_eq!(yard.warned(), "");
 }
+
+#[test]
+fn no_address_shows_its_password() {
+    let world = World::new();
+    world.init("p");
+    let with = |who: &str| format!("[{{name: q, git: 'https://{who}@host.invalid/q', branch: main}}]");
+    world.edit("smidr.yaml", "\nbuild:", &format!("\nvariants:\n  v:\n    layers: {}\nbuild:", with("me:hunter2")));
+    let short = format!("  w:\n    layers: {}\nbuild:", with("me:ab1"));
+    world.edit("smidr.yaml", "\nbuild:", &format!("\n{short}"));
+    for args in [
+        &["layers", "ls"][..],
+        &["layers", "ls", "--json"],
+        &["plan", "--variant", "v"],
+        &["plan", "--variant", "w", "--json"],
+        &["plan", "--variant", "w"],
+    ] {
+        let done = world.smidr().args(args).run();
+        done.expect_code(0).expect_out("host.invalid/q");
+        assert!(!done.out.contains("hunter2") && !done.out.contains(":ab1"), "{args:?}: {}", done.out);
+    }
+}

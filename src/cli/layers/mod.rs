@@ -225,16 +225,15 @@ fn prune(desk: &Desk, file: &Path, days: u64, dry_run: bool) -> Result<(), NoPro
 /// The plans of a config and of all its variants.
 fn plans(desk: &Desk, file: &Path) -> Result<Vec<Plan>, NoProject> {
     let project = Project::read(file, None, &desk.facts)?;
-    let mut plans = vec![plan_of(desk, &project)?];
+    let mut plans = vec![plan_of(desk, &project, None)?];
     for variant in &project.config.variants {
-        let wanted = default_wanted(Some(variant.text.clone()));
-        plans.push(Project::read(file, Some(variant), &desk.facts)?.plan(&wanted, &desk.facts, &desk.paths)?);
+        plans.push(plan_of(desk, &Project::read(file, Some(variant), &desk.facts)?, Some(variant))?);
     }
     Ok(plans)
 }
 
-fn plan_of(desk: &Desk, project: &Project) -> Result<Plan, Failure> {
-    let plan = project.plan(&default_wanted(None), &desk.facts, &desk.paths)?;
+fn plan_of(desk: &Desk, project: &Project, variant: Option<&str>) -> Result<Plan, Failure> {
+    let plan = project.plan(&default_wanted(variant.map(str::to_owned)), &desk.facts, &desk.paths)?;
     desk.on.hide(&engine::inputs::secrets(&plan));
     Ok(plan)
 }
@@ -242,7 +241,7 @@ fn plan_of(desk: &Desk, project: &Project) -> Result<Plan, Failure> {
 /// The project's store, or, without a project, the one that is usual.
 fn any_store(desk: &Desk, file: &Path) -> Store {
     let project = Project::read(file, None, &desk.facts).ok();
-    match project.and_then(|project| plan_of(desk, &project).ok()) {
+    match project.and_then(|project| plan_of(desk, &project, None).ok()) {
         Some(plan) => Store::of(&plan),
         None => Store::at(&desk.paths.layers()),
     }
