@@ -1,10 +1,23 @@
 //! What the payload gives up before it starts: capabilities, privileges by exec, and system calls.
 
-use std::io;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    io,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener, UnixStream},
+    },
+};
 
 use caps::{CapSet, Capability, CapsHashSet};
 use landlock::{Ruleset, RulesetAttr as _, RulesetStatus, Scope};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::{
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::kill,
+    },
+    unistd::Pid,
+};
 use rustix::{
     io::Errno,
     thread::{CapabilitySet, remove_capability_from_bounding_set},
@@ -29,13 +42,30 @@ pub fn disarm() -> Result<(), StepFailure> {
 /// Cuts this process and its children off from abstract sockets of others (X11, D-Bus), which network namespaces keep apart and
 /// mount namespaces do not (CVE-2020-15257). Says whether the kernel can (landlock(7), Linux 6.12).
 pub fn scope_sockets() -> Result<bool, StepFailure> {
-    scope(Scope::AbstractUnixSocket, "keep abstract sockets out of reach (Landlock)")
+    let step = "keep abstract sockets out of reach (Landlock)";
+    let name = format!("smidr-{:x}", RandomState::new().hash_one(std::process::id()));
+    let address = SocketAddr::from_abstract_name(name).map_err(StepFailure::at(step))?;
+    // One that this process has made before is of somebody outside.
+    let _outside = UnixListener::bind_addr(&address).map_err(StepFailure::at(step))?;
+    let scoped = scope(Scope::AbstractUnixSocket, step)?;
+    let reached = UnixStream::connect_addr(&address);
+    let refused = reached.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    if refused == scoped { Ok(scoped) } else { Err(unproved(step)) }
 }
 
 /// Keeps this process and its children from sending signals to others of the same user, as a PID namespace would. Says whether the
 /// kernel can (landlock(7), Linux 6.12); where it can, tracing others is refused as well.
 pub fn scope_signals() -> Result<bool, StepFailure> {
-    scope(Scope::Signal, "keep other processes out of reach of its signals (Landlock)")
+    let step = "keep other processes out of reach of its signals (Landlock)";
+    let scoped = scope(Scope::Signal, step)?;
+    let refused = kill(Pid::parent(), None) == Err(nix::Error::EPERM);
+    // A parent of another user is out of reach anyway.
+    if refused || !scoped { Ok(scoped) } else { Err(unproved(step)) }
+}
+
+// The kernel said yes, and the proof says no.
+fn unproved(step: &str) -> StepFailure {
+    StepFailure::at(format!("{step}: it has no effect"))(nix::Error::EPERM)
 }
 
 fn scope(scope: Scope, step: &str) -> Result<bool, StepFailure> {
@@ -63,20 +93,27 @@ pub fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
     let bounding = spec.isolation != Isolation::None;
     drop_capabilities(&keep, bounding).map_err(StepFailure::at("drop capabilities"))?;
     nix::sys::prctl::set_no_new_privs().map_err(StepFailure::at("set no_new_privs"))?;
+    let status = || std::fs::read_to_string("/proc/self/status").map_err(StepFailure::at("look at itself"));
+    let around = filters(&status()?);
     sys::install_seccomp(&denied::denied(spec.hide_openat2))
         .map_err(StepFailure::at("forbid system calls that no build needs (seccomp)"))?;
     if spec.root_emulation {
         sys::install_seccomp(&emulation::root_emulation())
             .map_err(StepFailure::at("install the root emulation (seccomp)"))?;
     }
-    is_locked().map_err(StepFailure::at("make sure that it is locked down"))
+    // Whether the kernel agrees that privileges are gone and the filters are there, on top of those of what is around smidr.
+    let status = status()?;
+    let locked = status.lines().any(|line| line == "NoNewPrivs:\t1");
+    if locked && filters(&status) == around + 1 + u32::from(spec.root_emulation) {
+        return Ok(());
+    }
+    Err(StepFailure::at("make sure that it is locked down")(nix::Error::EPERM))
 }
 
-/// Whether the kernel agrees that privileges are gone and a filter is there.
-fn is_locked() -> io::Result<()> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let has = |line: &str| status.lines().any(|known| known == line);
-    if has("NoNewPrivs:\t1") && has("Seccomp:\t2") { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+/// How many filters a process has (proc_pid_status(5), Linux 5.9).
+fn filters(status: &str) -> u32 {
+    let count = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:"));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
 }
 
 fn drop_capabilities(keep: &CapsHashSet, bounding: bool) -> io::Result<()> {

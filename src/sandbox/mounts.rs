@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, CWD, FileType, Mode, OFlags},
+    fs::{self, CWD, FileType, Mode, OFlags, StatVfsMountFlags},
     io::Errno,
     mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags},
 };
@@ -378,8 +378,17 @@ fn clone_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
 }
 
 pub fn restrict(tree: BorrowedFd<'_>, flags: u64, dest: &Path) -> Step<()> {
-    mount_setattr(tree, MountAttr(flags), Reach::Below)
-        .map_err(StepFailure::at(format!("restrict the mount at {}", dest.display())))
+    let failed = || StepFailure::at(format!("restrict the mount at {}", dest.display()));
+    mount_setattr(tree, MountAttr(flags), Reach::Below).map_err(failed())?;
+    let held = fs::fstatvfs(tree).map_err(|errno| failed()(errno.into()))?.f_flag;
+    let lacks = |flag: u64, mount: StatVfsMountFlags| flags & flag != 0 && !held.contains(mount);
+    if lacks(NOSUID, StatVfsMountFlags::NOSUID)
+        || lacks(NODEV, StatVfsMountFlags::NODEV)
+        || lacks(RDONLY, StatVfsMountFlags::RDONLY)
+    {
+        return Err(failed()(Errno::PERM.into()));
+    }
+    Ok(())
 }
 
 pub fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>, dest: &Path) -> Step<()> {

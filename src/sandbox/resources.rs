@@ -31,7 +31,11 @@ pub fn limit_processes(resources: &Resources) -> Result<Option<bool>, StepFailur
     let counted = counted_here()?;
     if counted {
         let most = u64::from(most);
-        setrlimit(Resource::RLIMIT_NPROC, most, most).map_err(StepFailure::at("limit its processes"))?;
+        let failed = || StepFailure::at("limit its processes");
+        setrlimit(Resource::RLIMIT_NPROC, most, most).map_err(failed())?;
+        if getrlimit(Resource::RLIMIT_NPROC).map_err(failed())? != (most, most) {
+            return Err(failed()(Errno::EPERM));
+        }
     }
     Ok(Some(counted))
 }
