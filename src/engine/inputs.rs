@@ -88,6 +88,9 @@ impl Explain for InputsError {
             Self::Missing { path, source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some(format!("see who may read it:  ls -l {}", shell(path)))
             }
+            Self::Missing { what: What::SshAgent, .. } => {
+                Some("SSH_AUTH_SOCK names an agent that is gone; start one:  eval \"$(ssh-agent)\" && ssh-add".into())
+            }
             Self::Missing { what: What::Bind, path, .. } => Some(format!("make it:  mkdir -p {}", shell(path))),
             Self::Missing { .. } => Some("write its path instead of `true`, or remove the key under `host:`".into()),
             Self::Place { .. } => Some("show it in a place of its own:  dest: /srv/NAME".into()),

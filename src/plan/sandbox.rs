@@ -198,6 +198,9 @@ impl SandboxSpec {
                 if self.isolation == Isolation::Full { "PID, " } else { "" },
                 if self.own_network { ", and an empty network" } else { "; keep this machine's network" }
             ));
+            if self.isolation == Isolation::Full && !self.strict {
+                lines.push("where parts of /proc are masked, do without the PID namespace and say so".into());
+            }
             lines.push(format!(
                 "be uid {} and gid {} inside, {} and {} outside",
                 self.ids.uid, self.ids.gid, self.ids.outer_uid, self.ids.outer_gid
@@ -208,7 +211,24 @@ impl SandboxSpec {
             lines.push(self.root.to_string());
             lines.extend(self.mounts.iter().map(ToString::to_string));
             lines.push("leave this machine's root behind (pivot_root)".into());
+            lines.push(format!("be called {}", self.hostname));
+            if self.own_network {
+                lines.push("switch the loopback on".into());
+            }
         }
+        if !self.own_network {
+            lines.push("keep abstract sockets of this machine out of reach (Landlock, Linux 6.12)".into());
+        }
+        if self.isolation != Isolation::Full {
+            lines.push("keep this machine's processes out of reach of its signals (Landlock, Linux 6.12)".into());
+        }
+        if let Some(processes) = self.resources.processes {
+            lines.push(format!("have at most {processes} processes and threads at once"));
+        }
+        if let Some(cpus) = self.payload.cpus {
+            lines.push(format!("use at most {cpus} processors"));
+        }
+        lines.push("begin a session of its own, which ends with smidr, however smidr ends".into());
         lines.push("drop every capability, set no_new_privs".into());
         lines.push(
             "forbid mounts, further namespaces, kernel modules, keyrings, bpf, io_uring and the like (seccomp)".into(),

@@ -85,3 +85,25 @@ fn sources_are_fetched_and_then_the_network_is_gone() {
     build.expect_code(1).expect_err("reacher: the network is still there");
     assert_eq!(asked.load(Ordering::SeqCst), 3, "a fetch, and what followed it");
 }
+
+/// A task that is allowed the network, and uses it.
+const TRIES: &str = "LICENSE = \"MIT\"\ninherit nobuild\naddtask act after do_patch before do_build\ndo_act[network] = \"1\"\ndo_act[nostamp] = \"1\"\n\
+    python do_act() {\n    import socket\n    for address in [(\"127.0.0.1\", @PORT@), (\"192.0.2.1\", 9)]:\n        try:\n            \
+    socket.create_connection(address, 3)\n        except OSError as error:\n            bb.plain(\"tries: %s: %s\" % (address[0], error))\n        \
+    else:\n            bb.fatal(\"tries: reached %s\" % address[0])\n}\n";
+
+#[test]
+fn without_a_network_no_task_finds_one() {
+    let Some(world) = World::with_project("offline::without_a_network_no_task_finds_one") else { return };
+    let (port, asked) = server();
+    world.write("layers/meta-hello/recipes-test/tries/tries.bb", &TRIES.replace("@PORT@", &port.to_string()));
+    world.append("  network: none\n");
+    let build = || world.smidr().args(["build", "--target", "tries"]).run();
+    let none = build();
+    none.expect_code(0).expect_err("full isolation, no network").expect_err("tries: 127.0.0.1: [Errno 111]");
+    none.expect_err("tries: 192.0.2.1: [Errno 101] Network is unreachable");
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    // Its own loopback is empty, and this machine's is what a build has that is not told otherwise.
+    world.edit("smidr.yaml", "network: none", "network: full");
+    build().expect_code(1).expect_err("tries: reached 127.0.0.1");
+}

@@ -6,6 +6,7 @@ use std::{path::Path, process::Stdio};
 use super::{Home, finding::Finding};
 use crate::{
     cli::context::{Project, default_wanted},
+    config::Ids,
     host::process::Spawner,
     model::HostFacts,
 };
@@ -56,6 +57,31 @@ pub fn locale(config: &Path, facts: &HostFacts, home: &Home) -> Option<Finding> 
         );
     }
     (!with.is_empty()).then(|| Finding::good("locale", format!("en_US.UTF-8 is in {}", with.join(", "))))
+}
+
+/// Whether a project that asks for a range of ids gets it; none where none does.
+pub fn ids(config: &Path, facts: &HostFacts, spawner: &Spawner) -> Option<Finding> {
+    let project = Project::read(config, None, facts).ok().filter(|project| project.config.host.ids == Ids::Range)?;
+    let finding =
+        |text: &str| Finding::doubtful("ids", format!("{} asks for host.ids: range, {text}", &*project.config.name));
+    if facts.subordinate.is_none() {
+        let user = facts.environment.iter().find(|(name, _)| name == "USER").map_or("$USER", |(_, user)| user);
+        return Some(finding("and /etc/subuid and /etc/subgid have no range for you: one id exists in builds").hint(
+            format!("as administrator:  usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"),
+        ));
+    }
+    let is_missing = |tool: &&str| {
+        let mut command = spawner.command(tool);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        spawner.spawn(command, Vec::new()).and_then(|mut child| child.wait()).is_err()
+    };
+    if ["newuidmap", "newgidmap"].iter().any(is_missing) {
+        return Some(
+            finding("and there is no newuidmap or newgidmap: one id exists in builds")
+                .hint("as administrator:  apt install uidmap"),
+        );
+    }
+    Some(Finding::good("ids", "a range of /etc/subuid and /etc/subgid, by newuidmap (host.ids: range)"))
 }
 
 /// The image that the project is pinned to, or names. What is wrong with the project is not this command's to say.

@@ -141,13 +141,7 @@ mod tests {
                 Some("loginctl enable-linger 1000"),
             ),
             (Found::Nothing(not_yours()), false, Verdict::Doubtful, "delegated to you", Some("systemd-run --user")),
-            (
-                Found::Nothing(CgroupError::NoV2),
-                true,
-                Verdict::Doubtful,
-                "no cgroup v2",
-                Some("unified_cgroup_hierarchy"),
-            ),
+            (Found::Nothing(CgroupError::NoV2), true, Verdict::Doubtful, "no cgroup v2", Some("start the kernel")),
             (
                 Found::Nothing(CgroupError::Hidden),
                 false,

@@ -61,6 +61,7 @@ fn examine(config: &Path, facts: &HostFacts, home: &Result<Home, Failure>, spawn
     }
     findings.extend(machine::machine(&limits, facts));
     findings.push(limits::limits(facts, spawner));
+    findings.extend(builds::ids(config, facts, spawner));
     findings.push(builds::packages(spawner));
     findings.extend(home.as_ref().ok().and_then(|home| builds::locale(config, facts, home)));
     findings.push(builds::certificates(facts));

@@ -9,7 +9,10 @@ mod scope;
 
 pub(crate) use leaf::field;
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 pub use leaf::{Leaf, Used};
 pub use place::Place;
@@ -79,7 +82,10 @@ impl Explain for CgroupError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoV2 | Self::Hybrid => {
-                Some("as administrator, start the kernel with  systemd.unified_cgroup_hierarchy=1".into())
+                // sd_booted(3). Without systemd, the kernel itself is told to leave the controllers to v2 (cgroup-v2.rst).
+                let systemd = Path::new("/run/systemd/system").is_dir();
+                let parameter = if systemd { "systemd.unified_cgroup_hierarchy=1" } else { "cgroup_no_v1=all" };
+                Some(format!("as administrator, start the kernel (outside of any container) with  {parameter}"))
             }
             Self::Hidden => Some("mount the container's cgroup at /sys/fs/cgroup".into()),
             Self::NotYours { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
