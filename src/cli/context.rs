@@ -111,12 +111,23 @@ pub fn named_or_newest(
     })
 }
 
+fn quote(path: &Path) -> String {
+    let path = path.display().to_string();
+    shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
+}
+
 impl Project {
     /// Reads the config and its lock.
     pub fn read(file: &Path, variant: Option<&str>, facts: &HostFacts) -> Result<Self, NoProject> {
         if !file.exists() {
+            let file = std::path::absolute(file).map_err(FileError::new("find", file))?;
             let what = format!("there is no {}", file.display());
-            let hint = "begin a project:  smidr init NAME --template hello".to_owned();
+            let name = file.file_name().unwrap_or_default();
+            let above = file.ancestors().skip(2).find(|folder| folder.join(name).is_file());
+            let hint = match above {
+                Some(folder) => format!("the project is further up:  cd {}", quote(folder)),
+                None => "begin a project:  smidr init NAME --template hello".to_owned(),
+            };
             return Err(NoProject::Failure(Refused::new(what, Some(hint)).into()));
         }
         let file = fs::canonicalize(file).map_err(FileError::new("find", file))?;

@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicI32, AtomicU32, Ordering},
     },
     thread,
 };
@@ -18,6 +18,8 @@ pub struct Stop(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     asked: AtomicU32,
+    // The latest.
+    signal: AtomicI32,
     listener: Mutex<Option<Listener>>,
 }
 
@@ -57,6 +59,7 @@ impl Stop {
     /// killed.
     pub fn ask(&self, signal: Signal) {
         let listener = self.0.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.signal.store(signal as i32, Ordering::SeqCst);
         let times = self.0.asked.fetch_add(1, Ordering::SeqCst) + 1;
         match &*listener {
             Some(listener) => listener(times, signal),
@@ -75,7 +78,10 @@ impl Stop {
         let mut place = self.0.listener.lock().unwrap_or_else(PoisonError::into_inner);
         match self.asked() {
             0 => {}
-            times => listener(times, Signal::SIGINT),
+            times => {
+                let signal = Signal::try_from(self.0.signal.load(Ordering::SeqCst));
+                listener(times, signal.unwrap_or(Signal::SIGINT));
+            }
         }
         *place = Some(Box::new(listener));
         Listening(self.clone())

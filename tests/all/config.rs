@@ -164,7 +164,7 @@ fn a_patch_that_is_not_there() {
 fn files_that_are_not_there_or_no_text() {
     let world = World::new();
     let none = world.smidr().arg("check").run();
-    none.expect_code(2).expect_one_error().expect_err("there is no smidr.yaml").expect_err("smidr init NAME");
+    none.expect_code(2).expect_one_error().expect_err("there is no /").expect_err("smidr init NAME");
     world.init("p");
     fs::write(world.project().join("smidr.yaml"), [0xff, 0xfe, 0x00]).expect("a file");
     world.smidr().arg("check").run().expect_code(2).expect_one_error().expect_err("no text in UTF-8");
@@ -172,6 +172,15 @@ fn files_that_are_not_there_or_no_text() {
     fs::create_dir(world.project().join("smidr.yaml")).expect("a folder");
     let folder = world.smidr().arg("check").run();
     assert!(matches!(folder.expect_one_error().code, Some(2 | 3)), "{folder:?}");
+}
+
+#[test]
+fn a_project_is_where_its_config_is() {
+    let world = World::new();
+    world.init("p");
+    let inside = world.smidr().arg("plan").current_dir(&world.project().join("layers/meta-hello")).run();
+    inside.expect_code(2).expect_one_error().expect_err("layers/meta-hello/smidr.yaml");
+    inside.expect_err(&format!("the project is further up:  cd {}", world.project().display()));
 }
 
 #[test]
