@@ -6,8 +6,8 @@ use super::{
     conf::{ConfError, Origin, short},
     discover::Found,
     known::Repository,
-    machines,
     missing::Cure,
+    named::{self, Named},
 };
 use crate::model::{Explain, Kind};
 
@@ -157,6 +157,14 @@ pub enum CollectionError {
         /// A layer that has it, and is not used.
         unused: Option<Cure>,
     },
+    /// A distro that no layer has.
+    #[error("no layer has the distro `{distro}`")]
+    Distro {
+        /// What the config names.
+        distro: String,
+        /// What the layers have.
+        known: Vec<String>,
+    },
 }
 
 impl Explain for CollectionError {
@@ -205,8 +213,9 @@ impl Explain for CollectionError {
                     let lines = use_more(std::iter::once(cure));
                     format!("a layer has it that is not used: {}", lines.join("\n"))
                 }
-                None => machines::describe(machine, known),
+                None => named::describe(Named::Machine, machine, known),
             },
+            Self::Distro { distro, known } => named::describe(Named::Distro, distro, known),
         })
     }
 }

@@ -15,7 +15,8 @@ use super::{
     collection_error::{CollectionError, Incompatible, Missing},
     conf::{ConfError, Origin, Reader, Value},
     discover::Found,
-    machines, missing,
+    missing,
+    named::{self, Named},
     versions::needed,
 };
 
@@ -102,6 +103,7 @@ pub fn check(
     faults::check_own(&set)?;
     check_depends(&set, series, &mut checked)?;
     check_machine(&set, machine, &mut checked)?;
+    check_distro(&set)?;
     checked.layers = describe(&set);
     checked.warnings.append(&mut set.reader.warnings);
     Ok(checked)
@@ -336,10 +338,10 @@ fn check_machine(set: &Set<'_>, machine: &str, checked: &mut Checked) -> Result<
     let last = set.reader.get("MACHINE");
     let Some(machine) = last.as_ref().map_or(Some(machine), Value::certain) else { return Ok(()) };
     let (folders, open) = set.reader.search_path();
-    if machines::is_there(&set.reader, &folders, machine) {
+    if named::is_there(&set.reader, &folders, Named::Machine, machine) {
         return Ok(());
     }
-    let known = machines::machines(&set.reader, &folders)?;
+    let known = named::names(&set.reader, &folders, Named::Machine)?;
     if open || known.is_empty() {
         // A core layer of one's own may know no machines at all; then its bitbake.conf asks for none.
         checked.warnings.push(format!("no layer was found to have the machine `{machine}`"));
@@ -347,6 +349,23 @@ fn check_machine(set: &Set<'_>, machine: &str, checked: &mut Checked) -> Result<
     }
     let unused = missing::with_machine(machine, set.found);
     Err(CollectionError::Machine { machine: machine.into(), known, unused })
+}
+
+fn check_distro(set: &Set<'_>) -> Result<(), CollectionError> {
+    let distro = set.reader.get("DISTRO");
+    // OpenEmbedded-Core's own name for none at all, which needs no file.
+    let Some(distro) = distro.as_ref().and_then(Value::certain).filter(|name| *name != "nodistro") else {
+        return Ok(());
+    };
+    let (folders, open) = set.reader.search_path();
+    if open || named::is_there(&set.reader, &folders, Named::Distro, distro) {
+        return Ok(());
+    }
+    match named::names(&set.reader, &folders, Named::Distro)? {
+        // A core layer of one's own may know no distros.
+        known if known.is_empty() => Ok(()),
+        known => Err(CollectionError::Distro { distro: distro.into(), known }),
+    }
 }
 
 fn describe(set: &Set<'_>) -> Vec<LayerInfo> {

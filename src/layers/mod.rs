@@ -15,10 +15,10 @@ mod git_error;
 mod host_git;
 mod known;
 mod local;
-mod machines;
 mod mend;
 mod mirror;
 mod missing;
+mod named;
 pub mod patch;
 pub mod prune;
 mod repository;
@@ -157,7 +157,10 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
         }
         checkouts.bitbake = Some(repository.folder().into());
     }
-    let checked = check(&found, &plan.machine, plan.series.as_deref(), &plan.conf_tail)?;
+    let distro = plan.conf.iter().find(|(name, _)| name == "DISTRO");
+    let distro = distro.map(|(name, value)| format!("{name} = \"{value}\"\n")).unwrap_or_default();
+    let local_conf = distro + &plan.conf_tail;
+    let checked = check(&found, &plan.machine, plan.series.as_deref(), &local_conf)?;
     checked.warnings.into_iter().for_each(|warning| access.on.warn(warning));
     checkouts.bblayers = checked.bblayers;
     checkouts.layers = found.into_iter().map(|layer| layer.folder).collect();

@@ -46,6 +46,14 @@ fn targets_and_recipes_that_cannot_be() {
     world.smidr().args(["build", "--target", "a b"]).run().expect_code(2).expect_one_error();
     let machine = world.smidr().args(["build", "--machine", "other"]).run();
     machine.expect_code(2).expect_one_error().expect_err("no layer has the machine `other`").expect_err("hello-x86-64");
+    world.edit("smidr.yaml", "distro: hello", "distro: helo");
+    let distro = world.smidr().arg("build").run();
+    distro
+        .expect_code(2)
+        .expect_one_error()
+        .expect_err("no layer has the distro `helo`")
+        .expect_err("did you mean `hello`?");
+    world.edit("smidr.yaml", "distro: helo", "distro: hello");
     world.write("layers/meta-hello/recipes-test/broken/broken.bb", "LICENSE = \"MIT\"\nthis is no recipe\n");
     let parse = world.smidr().arg("build").run();
     parse.expect_code(1).expect_err("broken.bb:2").expect_err("this is no recipe");
