@@ -233,6 +233,7 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     devices::check(&plan.devices)?;
     let inputs = inputs::find(&plan, tools)?;
     let checkouts = layers(&plan, tools)?;
+    checkouts.are_untouched()?;
     let holder = format!("build {}", tools.on.build());
     let workspace = workspace::open(&plan, tools.paths, &holder)?;
     let host = if plan.isolation == Isolation::None {

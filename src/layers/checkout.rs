@@ -24,9 +24,13 @@ mod submodules;
 mod tree;
 mod write;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 pub use error::{CheckoutError, RefusedUrl, SubmoduleFailed};
+use jiff::Timestamp;
 use make::Making;
 pub(super) use record::Record;
 use sha2::{Digest as _, Sha256};
@@ -64,7 +68,27 @@ pub struct Checkout {
     pub folder: PathBuf,
     /// Bare mirrors that its `.git` borrows objects from: they have to be visible in the sandbox, read-only.
     pub borrowed: Vec<PathBuf>,
+    sealed: Option<Timestamp>,
     _held: Lock,
+}
+
+impl Checkout {
+    /// Makes sure that nobody has changed it since it was made: all builds of all projects see it. Takes milliseconds for thousands of
+    /// files; what git notes of itself is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// When something in it is younger than it is, or cannot be looked at.
+    pub fn is_untouched(&self) -> Result<(), CheckoutError> {
+        let Some(sealed) = self.sealed.map(SystemTime::from) else { return Ok(()) };
+        match record::youngest(&self.folder)? {
+            // Removing something changes the folder that it was in.
+            Some((modified, path)) if modified > sealed => {
+                Err(CheckoutError::Changed { folder: self.folder.clone(), path })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Has a submodule: for its address, its mirrors and its commit, a bare repository in which the commit is present.
@@ -136,7 +160,7 @@ impl CheckoutStore {
         }
         let lock = lock::try_lock(&self.lock_path(&use_lock(&key, &name)), Mode::Shared, "a look at the layers")?;
         let (Attempt::Held(held), Some(record)) = (lock, Record::of(&folder)) else { return Ok(None) };
-        Ok(Some(Checkout { folder, borrowed: record.borrowed, _held: held }))
+        Ok(Some(Checkout { folder, borrowed: record.borrowed, sealed: record.sealed, _held: held }))
     }
 
     /// Writes a commit out, if it is not there yet. `submodule` is only called when something has to be made.
@@ -174,7 +198,7 @@ impl CheckoutStore {
             return Err(CheckoutError::OutsideLink { repository: url.into(), link, target });
         }
         Record::touch(&folder)?;
-        Ok(Checkout { folder, borrowed: record.borrowed, _held: held })
+        Ok(Checkout { folder, borrowed: record.borrowed, sealed: record.sealed, _held: held })
     }
 
     // With its lock held alone.

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 pub use access::Access;
 pub use changes::{Change, Changes};
-use checkout::CheckoutError;
+use checkout::{Checkout, CheckoutError};
 pub use collection_error::{CollectionError, Incompatible, Missing};
 pub use collections::{Checked, LayerInfo, check, look};
 pub use conf::ConfError;
@@ -72,6 +72,19 @@ impl Checkouts {
     /// Everything that has to be visible in the sandbox.
     pub fn shown(&self) -> Vec<PathBuf> {
         self.roots.iter().chain(&self.pinned).cloned().collect()
+    }
+
+    /// Makes sure that what the lock names is what a build will see.
+    ///
+    /// # Errors
+    ///
+    /// When somebody has changed a checkout.
+    pub fn are_untouched(&self) -> Result<(), LayerError> {
+        let pinned = self.held.iter().filter_map(|repository| match repository {
+            Repository::Pinned { checkout, .. } => Some(checkout),
+            Repository::Local(_) => None,
+        });
+        Ok(pinned.into_iter().try_for_each(Checkout::is_untouched)?)
     }
 }
 

@@ -243,6 +243,37 @@ const BAD_PATCH: &str = "\
 ";
 
 #[test]
+fn a_checkout_that_somebody_has_changed_is_not_built() {
+    let Some(git_world) = GitWorld::new("layers::a_checkout_that_somebody_has_changed_is_not_built") else { return };
+    let run = || git_world.smidr(&["run", "true"]);
+    run().expect_code(0);
+    let all = git_world.checkouts();
+    let conf = all.iter().map(|(path, ..)| path).find(|path| path.ends_with("conf/layer.conf")).expect("a layer");
+    let folder = conf.ancestors().nth(2).expect("a checkout").display().to_string();
+    let text = fs::read_to_string(conf).expect("a conf");
+    let recipe = conf.with_file_name("new.conf");
+    let changes: [&dyn Fn(); 3] = [
+        &|| fs::write(conf, format!("{text}\n# one line more\n")).expect("changed"),
+        &|| fs::write(&recipe, "").expect("added"),
+        &|| {
+            fs::remove_file(
+                all.iter().map(|(path, ..)| path).find(|path| path.ends_with("hello_1.0.bb")).expect("a recipe"),
+            )
+            .expect("removed")
+        },
+    ];
+    for change in changes {
+        change();
+        let done = run();
+        done.expect_code(125).expect_one_error().expect_err("has been changed since it was made: ");
+        done.expect_err(&format!("rm -rf {folder}"));
+        fs::remove_dir_all(&folder).expect("as the hint says");
+        run().expect_code(0);
+        assert_eq!(fs::read_to_string(conf).expect("a conf"), text);
+    }
+}
+
+#[test]
 fn a_mirror_has_the_submodules_too() {
     let Some(git_world) = GitWorld::new("layers::a_mirror_has_the_submodules_too") else { return };
     let (group, mirror) = (git_world.world.work.join("repositories"), git_world.world.work.join("mirror"));

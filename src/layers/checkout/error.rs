@@ -21,6 +21,14 @@ pub enum CheckoutError {
         /// What git's formats have to say about it.
         source: Option<Box<dyn Error + Send + Sync>>,
     },
+    /// Somebody has written into one that is there.
+    #[error("the checkout {folder} has been changed since it was made: {path} is younger")]
+    Changed {
+        /// The checkout.
+        folder: PathBuf,
+        /// The first thing that is not as it was: a file, or the folder in which something was made or removed.
+        path: PathBuf,
+    },
     /// A tree with a name that is a trap.
     #[error("{repository} holds `{path}`, a name that must not be written to a disk")]
     Name {
@@ -225,7 +233,11 @@ impl Explain for CheckoutError {
             | Self::Limit { .. }
             | Self::OutsideLink { .. }
             | Self::Submodule { .. } => Kind::Request,
-            Self::Collision { .. } | Self::Write { .. } | Self::Git { .. } | Self::Record { .. } => Kind::Host,
+            Self::Changed { .. }
+            | Self::Collision { .. }
+            | Self::Write { .. }
+            | Self::Git { .. }
+            | Self::Record { .. } => Kind::Host,
             Self::Fetch { source, .. } => source.0.kind(),
             Self::Patch(error) => error.kind(),
             Self::Stopped(_) => Kind::Cancelled,
@@ -239,6 +251,10 @@ impl Explain for CheckoutError {
             Self::OutsideLink { .. } => {
                 Some("if you trust it, write `outside_links: true` beside its `git:` in smidr.yaml".into())
             }
+            Self::Changed { folder, .. } => Some(format!(
+                "all projects share it: keep changes as a patch, or in a layer of `path:`. It is made anew after  rm -rf {}",
+                shlex::try_quote(&folder.display().to_string()).unwrap_or_default()
+            )),
             Self::Collision { .. } => Some("keep layers elsewhere:  export SMIDR_HOME=DIR".into()),
             Self::Fetch { path, relative, source, .. } => {
                 let ways = matches!(source.0.kind(), Kind::Outside | Kind::Request).then(|| ways(path, *relative));

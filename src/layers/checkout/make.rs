@@ -15,7 +15,7 @@ use super::{
     error::{CheckoutError, RefusedUrl},
     links, name_of,
     objects::Objects,
-    record::{Record, VERSION},
+    record::{Record, VERSION, youngest},
     submodules::{self, Declared},
     tree::{self, Limits, Listing},
     write::{self, Job},
@@ -91,6 +91,7 @@ impl Making<'_, '_> {
             borrowed: sum.borrowed,
             outside,
             bytes: sum.bytes,
+            sealed: youngest(into)?.and_then(|(modified, _)| modified.try_into().ok()),
         };
         let text = serde_json::to_vec(&record);
         let text = text.map_err(|source| CheckoutError::Record { commit: commit.clone(), source })?;

@@ -20,6 +20,24 @@ const FILE: &str = ".git/smidr.json";
 /// Of the way that checkouts are made.
 pub const VERSION: u32 = 1;
 
+/// The youngest thing in a checkout, and when it was written. git's own folders are not looked at.
+///
+/// # Errors
+///
+/// When something cannot be looked at.
+pub fn youngest(folder: &Path) -> Result<Option<(SystemTime, PathBuf)>, FileError> {
+    let mut youngest: Option<(SystemTime, PathBuf)> = None;
+    for entry in walkdir::WalkDir::new(folder).into_iter().filter_entry(|entry| entry.file_name() != ".git") {
+        let looked = entry.and_then(|entry| Ok((entry.metadata()?.modified(), entry)));
+        let (modified, entry) = looked.map_err(|error| FileError::new("look through", folder)(error.into()))?;
+        let modified = modified.map_err(FileError::new("look at", entry.path()))?;
+        if youngest.as_ref().is_none_or(|(known, _)| *known < modified) {
+            youngest = Some((modified, entry.into_path()));
+        }
+    }
+    Ok(youngest)
+}
+
 /// What a checkout was made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -37,6 +55,9 @@ pub struct Record {
     pub outside: Option<(String, String)>,
     /// Of all files.
     pub bytes: u64,
+    /// When the youngest thing in it was written, by the clock of its file system. An earlier smidr did not write that down.
+    #[serde(default)]
+    pub sealed: Option<Timestamp>,
 }
 
 impl Record {
