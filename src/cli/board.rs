@@ -52,9 +52,12 @@ impl Shared {
         thread::spawn(move || {
             while let Some(board) = board.upgrade() {
                 let board = Self(board);
-                let text = Some(board.lock()).filter(|board| board.is_shown).map(|board| board.text());
-                if let Some(text) = text {
-                    bar.set_message(text);
+                {
+                    let board = board.lock();
+                    // Drawn while nobody can show something else.
+                    if board.is_shown {
+                        bar.set_message(board.text());
+                    }
                 }
                 drop(board);
                 thread::sleep(PERIOD);

@@ -53,9 +53,9 @@ pub fn say_json(document: &impl Serialize) {
     say(serde_json::to_string_pretty(document).unwrap_or_default());
 }
 
-/// Whether people watch standard error.
+/// Whether people watch standard error, on a terminal that can draw.
 pub fn watched() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 /// A number of bytes for people.

@@ -1,6 +1,7 @@
 //! Shows a build to people: on a terminal with progress, elsewhere line by line.
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     time::{Duration, Instant},
 };
@@ -23,6 +24,8 @@ const PLAIN_PERIOD: Duration = Duration::from_secs(10);
 /// The sink.
 pub struct Terminal {
     bar: Option<ProgressBar>,
+    // Whether it has been shown once.
+    drawn: Cell<bool>,
     board: board::Shared,
     // BitBake's own log is shown as it is where nobody watches; where somebody does, only what matters of it.
     connected: bool,
@@ -43,6 +46,7 @@ impl Terminal {
         });
         Self {
             bar,
+            drawn: Cell::new(false),
             board: board::Shared::default(),
             connected: false,
             kept: (0, 0),
@@ -112,7 +116,7 @@ impl Terminal {
     /// Shows what happens now, where somebody watches.
     fn show(&self, subject: &'static str, text: String) -> bool {
         let Some(bar) = &self.bar else { return false };
-        if bar.is_hidden() {
+        if !self.drawn.replace(true) {
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
             bar.enable_steady_tick(Duration::from_millis(250));
             self.board.keep_drawn(bar.clone());

@@ -138,7 +138,7 @@ fn read_credentials(path: &Path) -> Option<String> {
 pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsError> {
     let reach = Reach::of(plan, tools);
     plan.folders.writable().into_iter().try_for_each(|folder| reach.check_folder(folder))?;
-    plan.ca_bundle.iter().try_for_each(|bundle| reach.check_source(bundle))?;
+    plan.ca_bundle.iter().try_for_each(|bundle| reach.check_way(bundle))?;
     let mut placed = Vec::new();
     for input in &plan.inputs {
         let Some(named) = &input.source else { return Err(InputsError::NoAgent) };
@@ -153,7 +153,11 @@ pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsErr
             What::KnownHosts | What::Bind => {}
             What::Netrc | What::GitCredentials => credentials(input, &source, &data, tools.on)?,
         }
-        reach.check_source(named)?;
+        match input.what {
+            What::Netrc | What::GitCredentials | What::Bind => reach.check_source(named)?,
+            // Whoever names these names no more than that.
+            What::SshAgent | What::KnownHosts => reach.check_way(named)?,
+        }
         if input.writable {
             reach.check_written(&source)?;
         }

@@ -13,7 +13,7 @@ use crate::{
 pub struct Reach {
     home: PathBuf,
     smidr: PathBuf,
-    workspace: PathBuf,
+    workspaces: PathBuf,
     // What this build may write to.
     own: Vec<PathBuf>,
     // What builds of other projects may, if nothing else is said there.
@@ -33,44 +33,59 @@ impl Reach {
             (paths.images(), "the store of images"),
             (paths.builds(), "what is kept of builds"),
             (paths.locks(), "the locks of smidr"),
-            (paths.tmp(), "what smidr has for a moment"),
+            (paths.tmp().join("roots"), "what sandboxes begin with"),
         ];
         let shared = shared.map(|(path, what)| Guarded { path, what: what.into() });
         Self {
             home: real(&tools.facts.home),
             smidr: real(paths.home()),
-            workspace: real(&plan.folders.workspace),
+            workspaces: real(&paths.workspaces()),
             own: plan.folders.writable().into_iter().chain(written).map(real).collect(),
-            others: [paths.workspaces(), paths.downloads(), paths.sstate()].map(|path| real(&path)).into(),
+            others: [paths.downloads(), paths.sstate()].map(|path| real(&path)).into(),
             guarded: everywhere(&plan.guarded),
             shared: everywhere(&shared),
         }
     }
 
-    /// Checks something of this machine that a build is to be given, by the name that it was given.
+    /// Checks a file or folder of this machine that a build is to be given, by the name that it was given.
     ///
     /// # Errors
     ///
     /// When it must not be shown, or a build could have put it there.
     pub fn check_source(&self, named: &Path) -> Result<(), InputError> {
-        for (place, is_end) in way(named) {
-            // A folder that builds write to may itself be shown; what lies in it may have become a link.
-            let writable: Vec<&Path> =
-                self.own.iter().map(PathBuf::as_path).filter(|path| !(is_end && *path == place)).collect();
-            OffLimits { home: &self.home, smidr: &self.smidr, writable: &writable }.check(&place)?;
+        let off_limits = OffLimits { home: &self.home, smidr: &self.smidr, writable: &[] };
+        way(named).iter().try_for_each(|(place, _)| off_limits.check(place))?;
+        self.check_way(named)
+    }
+
+    /// Checks that no build could have put there what is found at a path.
+    ///
+    /// # Errors
+    ///
+    /// When one could.
+    pub fn check_way(&self, named: &Path) -> Result<(), InputError> {
+        match way(named).into_iter().find(|(place, is_end)| self.outer(place, *is_end).is_some()) {
+            None => Ok(()),
+            Some((place, _)) => {
+                let why = "lies where builds may write, and could be a link to anything by the next build".into();
+                Err(InputError::Source { path: place, why })
+            }
         }
-        Ok(())
     }
 
     /// Checks something that a build is to be given to write to.
     ///
     /// # Errors
     ///
-    /// When it decides over later builds.
+    /// When it decides over later builds, or belongs to those of other projects.
     pub fn check_written(&self, source: &Path) -> Result<(), InputError> {
-        match self.guarded.iter().find_map(|guarded| guarded.refuses(source)) {
-            Some(why) => Err(InputError::Source { path: source.into(), why }),
-            None => Ok(()),
+        let refused = |why: String| Err(InputError::Source { path: source.into(), why });
+        if let Some(why) = self.guarded.iter().chain(&self.shared).find_map(|guarded| guarded.refuses(source)) {
+            return refused(why);
+        }
+        match self.workspaces.starts_with(source) || source.starts_with(&self.workspaces) {
+            true => refused("holds workspaces of builds, or lies in one".into()),
+            false => Ok(()),
         }
     }
 
@@ -78,14 +93,11 @@ impl Reach {
     ///
     /// # Errors
     ///
-    /// When it holds layers of other projects, or a build could have made it lead somewhere else.
+    /// When it holds what other projects stand on, or a build could have made it lead somewhere else.
     pub fn check_folder(&self, folder: &Path) -> Result<(), InputError> {
         let refused = |why: String| Err(InputError::Folder { path: folder.into(), why });
         for (place, is_end) in way(folder) {
-            let own = self.own.iter().filter(|path| !(is_end && **path == place));
-            // Other builds reach their own workspaces only.
-            let others = self.others.iter().filter(|path| !(is_end && (**path == place || self.workspace == place)));
-            if let Some(outer) = own.chain(others).find(|path| place.starts_with(path)) {
+            if let Some(outer) = self.outer(&place, is_end) {
                 let (place, outer) = (place.display(), outer.display());
                 return refused(format!("leads over {place} in {outer}, where builds may put a link to anything"));
             }
@@ -95,6 +107,17 @@ impl Reach {
             }
         }
         Ok(())
+    }
+
+    /// The place that builds write to in which this one lies. A folder that they write to may itself be what is wanted; what lies in it
+    /// may have become a link.
+    fn outer(&self, place: &Path, is_end: bool) -> Option<&Path> {
+        // Builds reach their own workspaces, and not the folder that these stand in.
+        let is_workspace = place.parent() == Some(&self.workspaces);
+        let in_workspaces = place.starts_with(&self.workspaces) && place != self.workspaces && !is_workspace;
+        let mut writable = self.own.iter().chain(&self.others).filter(|path| !(is_end && **path == place));
+        let outer = writable.find(|path| place.starts_with(path));
+        outer.or(in_workspaces.then_some(&self.workspaces)).map(PathBuf::as_path)
     }
 }
 

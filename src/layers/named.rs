@@ -63,10 +63,13 @@ pub(super) fn names(reader: &Reader, folders: &[PathBuf], kind: Named) -> Result
 
 /// Whether one is there that may stand in a folder below, as `vendor/board`.
 pub(super) fn is_there(reader: &Reader, folders: &[PathBuf], kind: Named, name: &str) -> bool {
-    let file = Path::new(kind.folder()).join(format!("{name}.conf"));
-    folders
-        .iter()
-        .any(|folder| reader.place(&folder.join(&file)).is_some_and(|(rooted, inside)| rooted.resolve(&inside).is_ok()))
+    let mut files = vec![format!("{}/{name}.conf", kind.folder())];
+    // OpenEmbedded-Core is content with this one (sanity.bbclass).
+    if kind == Named::Distro {
+        files.push(format!("{}/include/{name}.inc", kind.folder()));
+    }
+    let is_file = |path: &Path| reader.place(path).is_some_and(|(rooted, inside)| rooted.resolve(&inside).is_ok());
+    folders.iter().any(|folder| files.iter().any(|file| is_file(&folder.join(file))))
 }
 
 /// For people: the nearest first, then how many and which.

@@ -79,6 +79,9 @@ pub fn apply(patch: &ReadPatch, tree: &Path) -> Result<(), PatchError> {
 
 fn apply_one(mail: &Mail<'_>, tree: &Path, limits: &change::Limits) -> Result<(), PatchError> {
     let name = mail.name.as_str();
+    if let Some(encoding) = mails::encoding(mail.text) {
+        return Err(PatchError::Encoded { patch: name.into(), encoding });
+    }
     let body = mails::patch_in(mail.text);
     let git = body.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"diff --git "));
     let (body, options) = match git {
@@ -93,11 +96,20 @@ fn apply_one(mail: &Mail<'_>, tree: &Path, limits: &change::Limits) -> Result<()
     changes.iter().try_for_each(|change| files.write(change))
 }
 
+/// Whether a file of git's form is named, and no hunk follows: the first line belongs to git's header, not to a hunk before.
+fn is_cut_off(lines: &&[&[u8]]) -> bool {
+    let [head, old, new, hunk] = lines else { return false };
+    let is_header = [&b"index "[..], b"diff --git "].iter().any(|start| head.starts_with(start));
+    is_header && old.starts_with(b"--- ") && new.starts_with(b"+++ ") && !hunk.starts_with(b"@@ -")
+}
+
 fn parse<'a>(name: &str, body: &'a [u8], options: ParseOptions) -> Result<Vec<FilePatch<'a, [u8]>>, PatchError> {
     let parsed: Result<Vec<_>, _> = PatchSet::parse_bytes(body, options).collect();
     let parsed = parsed.map_err(|source| PatchError::Malformed { patch: name.into(), source: Box::new(source) })?;
     // What stands between two files is skipped by the parser, and a lost hunk would be skipped with it.
-    let headers = body.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"@@ -")).count();
+    let lines: Vec<&[u8]> = body.split(|byte| *byte == b'\n').collect();
+    let headers =
+        lines.iter().filter(|line| line.starts_with(b"@@ -")).count() + lines.windows(4).filter(is_cut_off).count();
     let hunks: usize = parsed.iter().filter_map(|file| file.patch().as_text()).map(|text| text.hunks().len()).sum();
     if headers != hunks {
         return Err(PatchError::LostHunk { patch: name.into(), found: hunks, of: headers });

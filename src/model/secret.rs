@@ -1,7 +1,7 @@
 //! What must not reach a log: collected from variables, addresses and files of credentials, and listed in every form that it may
 //! be written in. Pure; `events` finds and replaces it.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use sha2::{Digest as _, Sha256};
 
@@ -25,9 +25,6 @@ const SECRET_NAMES: [&str; 12] = [
 
 /// Or is one of these between its underscores: inside of other words, they mean nothing.
 const SECRET_WORDS: [&str; 6] = ["PASS", "PAT", "PWD", "PSK", "JWT", "BEARER"];
-
-/// The shell's folders, although their names hold PWD.
-const FOLDERS: [&str; 2] = ["PWD", "OLDPWD"];
 
 /// The path of a socket, although its name holds AUTH.
 const NOT_SECRET: &str = "SSH_AUTH_SOCK";
@@ -66,7 +63,9 @@ impl Secrets {
         let telling = name.replace("AUTHORIZATION", "AUTH_").replace("AUTHOR", "").replace("PASSTHROUGH", "");
         let told = SECRET_NAMES.iter().any(|part| telling.contains(part))
             || telling.split('_').any(|word| SECRET_WORDS.contains(&word));
-        let sounds = told && name != NOT_SECRET && !FOLDERS.contains(&name.as_str());
+        // A folder (PWD, HOST_PWD), or the name of one of git's settings.
+        let harmless = telling.ends_with("PWD") && value.starts_with('/') || name.starts_with("GIT_CONFIG_KEY_");
+        let sounds = told && name != NOT_SECRET && !harmless;
         if sounds {
             // Programs print a key of several lines line by line.
             for text in std::iter::once(value.trim()).chain(value.lines().map(str::trim)) {
@@ -157,18 +156,17 @@ impl Secrets {
         other.0.iter().for_each(|secret| self.add(secret.user.clone(), &secret.text, 0));
     }
 
-    /// A number that only who knows the same secrets can tell; none where there are no secrets. `salt` makes it another one elsewhere.
-    pub fn fingerprint(&self, salt: &str) -> Option<Digest> {
-        let forms = self.forms();
-        if forms.is_empty() {
-            return None;
-        }
-        let mut hasher = Sha256::new_with_prefix(salt);
-        for form in forms {
-            hasher.update([0]);
-            hasher.update(form);
-        }
-        Some(Digest::from_sha256(hasher.finalize().into()))
+    /// Numbers that only who knows the same secrets can tell. `salt` makes them others elsewhere.
+    pub fn fingerprints(&self, salt: &str) -> BTreeSet<Digest> {
+        let hash = |secret: &Secret| {
+            let mut hasher = Sha256::new_with_prefix(salt);
+            for part in [secret.user.as_deref().unwrap_or_default(), &secret.text] {
+                hasher.update([0]);
+                hasher.update(part);
+            }
+            Digest::from_sha256(hasher.finalize().into())
+        };
+        self.0.iter().map(hash).collect()
     }
 
     /// Every form of every secret: however programs write it, and in base64 alone, as `user:password`, and with whatever stands
@@ -274,6 +272,8 @@ mod tests {
             ("SSH_AUTH_SOCK", "/run/user/1/agent"),
             ("GIT_AUTHOR_NAME", "Jane Doe"),
             ("PWD", "/home/me/project"),
+            ("HOST_PWD", "/home/me/project"),
+            ("GIT_CONFIG_KEY_0", "safe.directory"),
             ("PATCHTOOL", "quilt2"),
             ("BB_ENV_PASSTHROUGH_ADDITIONS", "LAYER_REVISION"),
         ] {

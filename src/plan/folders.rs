@@ -26,9 +26,11 @@ pub struct Folders {
 impl Folders {
     /// The folders that the build may write to.
     pub fn writable(&self) -> Vec<&Path> {
-        let mut folders = vec![self.workspace.as_path()];
-        for folder in [&self.top, &self.tmp, &self.deploy, &self.downloads, &self.sstate] {
-            if !folders.iter().any(|known| folder.starts_with(known)) {
+        let all = [&self.workspace, &self.top, &self.tmp, &self.deploy, &self.downloads, &self.sstate];
+        let mut folders: Vec<&Path> = Vec::new();
+        for folder in all {
+            let is_inside = |known: &&PathBuf| folder.starts_with(known) && folder != *known;
+            if !all.iter().any(is_inside) && !folders.contains(&folder.as_path()) {
                 folders.push(folder);
             }
         }

@@ -108,8 +108,8 @@ struct Reins {
 /// (SIGSTOP) needs that.
 const OF_INIT: Duration = Duration::from_secs(4);
 
-/// How long its parent may take then.
-const OF_HELPER: Duration = Duration::from_secs(1);
+/// How long its parent may take then: where there is no PID namespace, it hunts down what is left.
+const OF_HELPER: Duration = Duration::from_secs(3);
 
 /// How long an end takes at the most.
 pub const LONGEST_END: Duration = OF_INIT.saturating_add(OF_HELPER);

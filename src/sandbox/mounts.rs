@@ -380,7 +380,12 @@ fn clone_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
 pub fn restrict(tree: BorrowedFd<'_>, flags: u64, dest: &Path) -> Step<()> {
     let failed = || StepFailure::at(format!("restrict the mount at {}", dest.display()));
     mount_setattr(tree, MountAttr(flags), Reach::Below).map_err(failed())?;
-    let held = fs::fstatvfs(tree).map_err(|errno| failed()(errno.into()))?.f_flag;
+    let held = match fs::fstatvfs(tree) {
+        Ok(found) => found.f_flag,
+        // A file system that does not answer has been told all the same.
+        Err(Errno::NOSYS | Errno::STALE) => return Ok(()),
+        Err(errno) => return Err(failed()(errno.into())),
+    };
     let lacks = |flag: u64, mount: StatVfsMountFlags| flags & flag != 0 && !held.contains(mount);
     if lacks(NOSUID, StatVfsMountFlags::NOSUID)
         || lacks(NODEV, StatVfsMountFlags::NODEV)

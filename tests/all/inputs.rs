@@ -413,6 +413,9 @@ fn no_secret_stays_behind() {
         .expect_err("may hold passwords or tokens of that build")
         .expect_err("less ");
     shown.push(("logs --task", strange));
+    // Who knows more than those can.
+    let more = smidr().env("https_proxy", "http://me:another-one@127.0.0.1:9");
+    more.args(["logs", "--task", "leak:do_act"]).run().expect_code(0).expect_out("quiet ***");
     for form in forms {
         for (what, done) in &shown {
             assert!(
@@ -428,6 +431,11 @@ fn no_secret_stays_behind() {
     }
     // The same search finds what is no secret.
     assert!(!holding(&world.smidr.join("builds"), "marker-of-the-log").is_empty());
+    // What tells the secrets goes with a build.
+    smidr().args(["artifacts", "clean", "--keep", "0"]).run().expect_code(0);
+    let cleaned = smidr().env("MY_TOKEN", "").args(["logs", "--task", "leak:do_act"]).run();
+    cleaned.expect_code(2).expect_one_error();
+    assert!(!cleaned.out.contains("SECRET"), "{}", cleaned.out);
 }
 
 #[test]
@@ -597,6 +605,23 @@ fn nothing_is_found_by_way_of_what_a_build_may_have_put_there() {
     with("downloads: ../near/dl, sstate: ../near/ss", "");
     inside(&world, "true").expect_code(0);
     assert_eq!(World::names(&world.work.join("far")), ["dl", "ss"]);
+    // So is one inside another, and a workspace that its user has moved to where there is room.
+    with("sstate: ../near, downloads: ../near/dl", "");
+    inside(&world, "true").expect_code(0);
+    let workspaces = world.smidr.join("workspaces");
+    let name = World::names(&workspaces).remove(0);
+    fs::rename(workspaces.join(&name), world.work.join("moved")).expect("moved");
+    symlink(world.work.join("moved"), workspaces.join(&name)).expect("a link");
+    inside(&world, "true").expect_code(0);
+    // But not what lies in a workspace of another project.
+    fs::create_dir_all(workspaces.join("other-1234/out")).expect("folders");
+    symlink(&canary, workspaces.join("other-1234/out/link")).expect("a link");
+    fs::rename(&workspaces, world.work.join("elsewhere")).expect("moved");
+    symlink(world.work.join("elsewhere"), &workspaces).expect("a link");
+    with("", "  binds: [{source: ../elsewhere/other-1234/out/link, dest: /opt/x}]\n");
+    refused(none, "lies where builds may write");
+    with("", "  binds: [{source: ../elsewhere/other-1234/out, dest: /opt/x, writable: true}]\n");
+    refused(none, "where builds may write");
 }
 
 #[test]

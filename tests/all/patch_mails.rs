@@ -79,6 +79,21 @@ fn a_series_in_one_file_is_applied_mail_by_mail() {
         let made = apply(text).unwrap_or_else(|error| panic!("{}", told(&error)));
         assert_eq!(made, expected, "{}", String::from_utf8_lossy(text));
     }
+    // None is left out without a word: not one that was sent encoded, nor one that is damaged, nor what stands before a line `--`.
+    let sent = String::from_utf8_lossy(&whole)
+        .replace("Subject: [PATCH 2/4]", "Content-Transfer-Encoding: Base64\nSubject: [PATCH 2/4]");
+    let error = apply(sent.as_bytes()).expect_err("encoded");
+    assert!(error.to_string().contains("(mail 2 of 4") && error.to_string().contains("in base64"), "{error}");
+    let damaged = String::from_utf8_lossy(&whole).replace("\n@@ -1,6 +1,6 @@", "\n @@ -1,6 +1,6 @@");
+    assert_ne!(damaged.as_bytes(), &whole[..]);
+    assert!(apply(damaged.as_bytes()).is_err());
+    let head = "From 1111111111111111111111111111111111111111 Mon Sep 17 00:00:00 2001\nSubject: x\n\n";
+    let two = "diff --git a/x b/x\nnew file mode 100644\n--- /dev/null\n+++ b/x\n@@ -0,0 +1,2 @@\n+a\n+--\n\
+               diff --git a/y b/y\nnew file mode 100644\n--- /dev/null\n+++ b/y\n@@ -0,0 +1 @@\n+b\n";
+    let one = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1,2 +1 @@\n a\n---\n";
+    let made = apply(format!("{head}{two}{head}{one}").as_bytes()).unwrap_or_else(|error| panic!("{}", told(&error)));
+    let names: Vec<String> = made.keys().map(|path| path.display().to_string()).collect();
+    assert!(["file", "x", "y"].iter().all(|name| names.iter().any(|path| path == name)), "{names:?}");
     // One after the other, as files of their own.
     git(home.path(), &["format-patch", "-q", "-o", "out", "main..work"]);
     let tree = tree_of(home.path(), "main");

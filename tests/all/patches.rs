@@ -153,17 +153,22 @@ fn everything_that_git_writes_is_applied() {
 }
 
 #[test]
-fn a_message_may_hold_what_looks_like_a_patch() {
-    if no_git("patches::a_message_may_hold_what_looks_like_a_patch") {
+fn what_looks_like_a_patch_in_a_message_is_taken_for_one() {
+    if no_git("patches::what_looks_like_a_patch_in_a_message_is_taken_for_one") {
         return;
     }
     let old = |folder: &Path| write(folder, "f", "one\n");
     let text = diff(old, |folder| write(folder, "f", "two\n"), &["format-patch", "--stdout", "-1"]);
     let text = String::from_utf8(text).expect("text");
-    let text = text.replace("[PATCH] after\n", "[PATCH] after\n\ndiff --git a/f b/f\n--- a/f\n@@ -1 +1 @@\n-x\n");
+    let with = |message: &str| text.replace("[PATCH] after\n", &format!("[PATCH] after\n\n{message}\n"));
     let home = tempfile::tempdir().expect("a folder");
-    old(home.path());
-    patch::apply(&patch_of("x.patch", text.as_bytes()), home.path()).expect("as `git am` has it");
+    let apply = |text: &str| {
+        old(home.path());
+        patch::apply(&patch_of("x.patch", text.as_bytes()), home.path())
+    };
+    // `git am` refuses it, too: what it might have meant is not for anybody to guess.
+    apply(&with("diff --git a/f b/f\n--- a/f\n@@ -1 +1 @@\n-x")).expect_err("half a patch");
+    apply(&with("--- no file\n nor this")).expect("words");
     assert_eq!(fs::read_to_string(home.path().join("f")).expect("a file"), "two\n");
 }
 

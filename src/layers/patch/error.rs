@@ -53,6 +53,14 @@ pub enum PatchError {
         /// Where the trouble is.
         source: Box<diffy::patch_set::PatchSetParseError>,
     },
+    /// A mail as it was sent, rather than as it was written.
+    #[error("{patch} is a mail in {encoding}, which smidr does not decode")]
+    Encoded {
+        /// As the config has it.
+        patch: String,
+        /// As the mail calls it.
+        encoding: &'static str,
+    },
     /// Hunks that belong to no file, or stand behind something that is none.
     #[error("{patch} has {of} hunks, of which only {found} can be read")]
     LostHunk {
@@ -165,6 +173,7 @@ impl Explain for PatchError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Missing { .. } => Some("paths are relative to smidr.yaml".into()),
+            Self::Encoded { .. } => Some("take it from the repository instead:  git format-patch --stdout".into()),
             Self::Prefix { .. } => Some("make it in the repository, without --no-prefix:  git format-patch -1".into()),
             Self::Hunk { crlf: Some(LineEnds::Patch), .. } => {
                 Some("its lines end in CRLF, those of the file do not; take that out:  sed -i 's/\\r$//' PATCH".into())

@@ -20,20 +20,47 @@ pub struct Mail<'a> {
 pub fn split<'a>(file: &str, text: &'a [u8]) -> Vec<Mail<'a>> {
     let texts = texts(text);
     let count = texts.len();
-    let holds_patch = |text: &[u8]| lines(patch_in(text)).any(begins_change);
+    let holds_patch = |text: &[u8]| encoding(text).is_some() || lines(text).any(begins_change);
     let has_patches = texts.iter().any(|text| holds_patch(text));
     let mails = texts.into_iter().enumerate().filter(|(_, text)| count == 1 || !has_patches || holds_patch(text));
     mails.map(|(at, text)| Mail { name: name(file, text, at + 1, count), text }).collect()
 }
 
-/// A mail without its header and its message. `git am` takes the first `---` for the end of both.
+/// A mail without its header and its message, which end where git takes them to end (`patchbreak` of mailinfo.c): at a bare `---`, or
+/// where a change begins without one.
 pub fn patch_in(text: &[u8]) -> &[u8] {
-    const END: &[u8] = b"\n---\n";
     if !text.starts_with(b"From ") {
         return text;
     }
-    let end = text.windows(END.len()).position(|window| window == END);
-    end.map_or(text, |end| &text[end + END.len()..])
+    let mut at = 0;
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        if line.trim_ascii_end() == b"---" {
+            return &text[at + line.len()..];
+        }
+        let is_name = |rest: &[u8]| rest.first().is_some_and(|byte| !byte.is_ascii_whitespace());
+        if line.starts_with(b"diff -")
+            || line.starts_with(b"Index: ")
+            || line.strip_prefix(b"--- ").is_some_and(is_name)
+        {
+            return &text[at..];
+        }
+        at += line.len();
+    }
+    text
+}
+
+/// How a mail's text is encoded, if it has to be decoded before anybody can read it (RFC 2045, 6).
+pub fn encoding(text: &[u8]) -> Option<&'static str> {
+    const NAME: &[u8] = b"content-transfer-encoding:";
+    if !text.starts_with(b"From ") {
+        return None;
+    }
+    // Of the mail, or of a part of it.
+    lines(text).find_map(|line| {
+        let line = line.to_ascii_lowercase();
+        let value = line.strip_prefix(NAME)?.trim_ascii();
+        ["base64", "quoted-printable"].into_iter().find(|known| value == known.as_bytes())
+    })
 }
 
 fn texts(text: &[u8]) -> Vec<&[u8]> {
@@ -65,8 +92,10 @@ fn is_separator(line: &[u8]) -> bool {
     }
 }
 
+// Or looks as if somebody had meant it to.
 fn begins_change(line: &[u8]) -> bool {
-    [&b"diff --git "[..], b"@@ -"].iter().any(|start| line.starts_with(start))
+    let starts: [&[u8]; 7] = [b"diff -", b"Index: ", b"--- ", b"+++ ", b"@@ -", b" @@ -", b"GIT binary patch"];
+    starts.iter().any(|start| line.starts_with(start))
 }
 
 fn name(file: &str, text: &[u8], number: usize, count: usize) -> String {
