@@ -94,27 +94,21 @@ pub fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
     let bounding = spec.isolation != Isolation::None;
     drop_capabilities(&keep, bounding).map_err(StepFailure::at("drop capabilities"))?;
     nix::sys::prctl::set_no_new_privs().map_err(StepFailure::at("set no_new_privs"))?;
-    let status = || std::fs::read_to_string("/proc/self/status").map_err(StepFailure::at("look at itself"));
-    let around = filters(&status()?);
     sys::install_seccomp(&denied::denied(spec.hide_openat2))
         .map_err(StepFailure::at("forbid system calls that no build needs (seccomp)"))?;
     if spec.root_emulation {
         sys::install_seccomp(&emulation::root_emulation())
             .map_err(StepFailure::at("install the root emulation (seccomp)"))?;
     }
-    // Whether the kernel agrees that privileges are gone and the filters are there, on top of those of what is around smidr.
-    let status = status()?;
-    let locked = status.lines().any(|line| line == "NoNewPrivs:\t1");
-    if locked && filters(&status) == around + 1 + u32::from(spec.root_emulation) {
-        return Ok(());
-    }
-    Err(StepFailure::at("make sure that it is locked down")(nix::Error::EPERM))
+    is_locked().map_err(StepFailure::at("make sure that it is locked down"))
 }
 
-/// How many filters a process has (proc_pid_status(5), Linux 5.9).
-fn filters(status: &str) -> u32 {
-    let count = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:"));
-    count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
+/// Whether the kernel agrees that privileges are gone, and the filter answers: that there is one says nothing inside of another one.
+fn is_locked() -> io::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let has = |line: &str| status.lines().any(|known| known == line);
+    let locked = has("NoNewPrivs:\t1") && has("Seccomp:\t2") && sys::refuses_characters();
+    if locked { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
 fn drop_capabilities(keep: &CapsHashSet, bounding: bool) -> io::Result<()> {

@@ -64,6 +64,15 @@ pub fn install_seccomp(program: &[libc::sock_filter]) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether a filter answers for the kernel when characters are to be pushed into a terminal (`ioctl_tty(2)`): no file is open at -1.
+/// True also where the filter knows nothing of this architecture.
+pub fn refuses_characters() -> bool {
+    let known = cfg!(any(target_arch = "x86_64", target_arch = "x86", target_arch = "aarch64", target_arch = "arm"));
+    // SAFETY: without a file nothing is read through the pointer, which is of no use to anybody.
+    let result = unsafe { libc::ioctl(-1, libc::TIOCSTI, std::ptr::null::<libc::c_char>()) };
+    !known || result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+}
+
 /// Switches the loopback interface of this network namespace on (`netdevice(7)`).
 pub fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
