@@ -19,7 +19,7 @@ use crate::{
     history::BuildRecord,
     host::{
         self, facts,
-        files::{FileError, write_atomically},
+        files::{FileError, shell, write_atomically},
         lock::{Mode, WaitError},
         paths,
         stop::Stop,
@@ -111,11 +111,6 @@ pub fn named_or_newest(
     })
 }
 
-fn quote(path: &Path) -> String {
-    let path = path.display().to_string();
-    shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
-}
-
 impl Project {
     /// Reads the config and its lock.
     pub fn read(file: &Path, variant: Option<&str>, facts: &HostFacts) -> Result<Self, NoProject> {
@@ -125,7 +120,7 @@ impl Project {
             let name = file.file_name().unwrap_or_default();
             let above = file.ancestors().skip(2).find(|folder| folder.join(name).is_file());
             let hint = match above {
-                Some(folder) => format!("the project is further up:  cd {}", quote(folder)),
+                Some(folder) => format!("the project is further up:  cd {}", shell(folder)),
                 None => "begin a project:  smidr init NAME --template hello".to_owned(),
             };
             return Err(NoProject::Failure(Refused::new(what, Some(hint)).into()));

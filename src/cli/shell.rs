@@ -20,7 +20,7 @@ use super::{
 use crate::{
     engine::{self, Confinement, Tools},
     events::Emitter,
-    host::{files::FileError, stop::Stop},
+    host::{files::FileError, paths, stop::Stop},
     image::ImageStore,
     model::{BuildId, Kind, Limits},
     sandbox,
@@ -51,7 +51,7 @@ pub fn shell(file: &Path, args: Shell) -> ExitCode {
 /// The variant that a build was of: builds of one variant have one workspace, but not those of another, or of another project.
 fn variant_of(file: &Path, id: &str, wanted: Option<&str>) -> Result<Option<String>, Failure> {
     let facts = context::gather();
-    let paths = context::open_paths(&facts)?;
+    let paths = paths::find(&facts.environment)?;
     let build = LocalService::new(&paths).show(Some(id))?;
     if wanted.is_some() && wanted != build.variant.as_deref() {
         let variant =

@@ -106,6 +106,9 @@ impl Terminal {
         let text = {
             let mut board = self.board.lock();
             change(&mut board);
+            if self.bar.is_none() {
+                return;
+            }
             board.text()
         };
         if self.show("bitbake", text) {

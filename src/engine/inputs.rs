@@ -16,7 +16,7 @@ use rustix::{fs::OFlags, io::Errno};
 use super::{Tools, reach::Reach};
 use crate::{
     events::Emitter,
-    host::rooted::Rooted,
+    host::{files::shell, rooted::Rooted},
     model::{Explain, Kind, Secrets},
     plan::{self, Input, PlacedInput, Plan, What, in_the_way},
 };
@@ -98,11 +98,6 @@ impl Explain for InputsError {
             Self::Kind { .. } => None,
         }
     }
-}
-
-fn shell(path: &Path) -> String {
-    let path = path.display().to_string();
-    shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
 }
 
 /// Every secret that this build is given: those of the plan, and those in its files of credentials.

@@ -36,6 +36,12 @@ impl FileError {
     }
 }
 
+/// A path as somebody would type it into a shell.
+pub fn shell(path: &Path) -> String {
+    let path = path.display().to_string();
+    shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
+}
+
 impl Explain for FileError {
     fn kind(&self) -> Kind {
         Kind::of_io(&self.source)

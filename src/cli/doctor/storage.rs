@@ -5,7 +5,10 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 use super::{Home, finding::Finding};
 use crate::{
     cli::{output::bytes, report::Failure},
-    host::filesystem::{self, Ability, Family, FileSystem},
+    host::{
+        files::shell,
+        filesystem::{self, Ability, Family, FileSystem},
+    },
     plan::check_path,
 };
 
@@ -82,8 +85,7 @@ fn name(path: &Path) -> Option<Finding> {
 fn setgid(workspaces: &Path) -> Option<Finding> {
     let mode = fs::metadata(workspaces).ok()?.mode();
     (mode & libc::S_ISGID != 0).then(|| {
-        let path = shlex::try_quote(&workspaces.display().to_string()).map(|path| path.into_owned());
-        let path = path.unwrap_or_else(|_| "WORKSPACES".into());
+        let path = shell(workspaces);
         Finding::broken("path", "workspaces inherit the setgid bit there, which OpenEmbedded refuses")
             .hint(format!("take it away:  find {path} -type d -exec chmod g-s {{}} +"))
     })

@@ -3,7 +3,10 @@
 use std::{error::Error, fmt, io, path::PathBuf};
 
 use crate::{
-    host::{files::FileError, lock::WaitError},
+    host::{
+        files::{FileError, shell},
+        lock::WaitError,
+    },
     layers::patch::PatchError,
     model::{CommitId, Explain, Kind},
 };
@@ -253,7 +256,7 @@ impl Explain for CheckoutError {
             }
             Self::Changed { folder, .. } => Some(format!(
                 "all projects share it: keep changes as a patch, or in a layer of `path:`. It is made anew after  rm -rf {}",
-                shlex::try_quote(&folder.display().to_string()).unwrap_or_default()
+                shell(folder)
             )),
             Self::Collision { .. } => Some("keep layers elsewhere:  export SMIDR_HOME=DIR".into()),
             Self::Fetch { path, relative, source, .. } => {
