@@ -10,6 +10,8 @@ pub mod config;
 pub mod lock;
 pub mod plan;
 
+pub mod project;
+
 pub mod artifacts;
 pub mod bitbake;
 pub mod image;

@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use super::{
     args::{Build, EventForm},
-    context::{self, Project},
+    context,
     output::talk,
     report::{Done, Failure},
     terminal::{JsonLines, Terminal},
@@ -13,6 +13,7 @@ use crate::{
     events::EventSink,
     host::{files::FileError, process::Spawner, stop::Stop},
     model::{Kind, Outcome, State},
+    project::Project,
     service::{LocalService, Means},
 };
 
@@ -22,12 +23,9 @@ pub fn build(file: &Path, args: Build) -> Done {
     let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let spawner = start_spawner()?;
     let facts = context::gather();
-    let project = match Project::read(file, args.wanted.variant.as_deref(), &facts) {
-        Ok(project) => project,
-        Err(no_project) => return no_project.report(),
-    };
+    let project = Project::read(file, args.wanted.variant.as_deref(), &facts)?;
     let paths = context::open_paths(&facts)?;
-    let plan = project.plan(&args.wanted, &facts, &paths)?;
+    let plan = project.plan(&(&args.wanted).into(), &facts, &paths)?;
     let host = project.host_lock(&plan).cloned();
     let stale = project.lock.as_ref().is_some_and(|lock| lock.config.as_ref() != Some(&project.digest));
     if args.wanted.locked && stale {
@@ -43,7 +41,7 @@ pub fn build(file: &Path, args: Build) -> Done {
     })?;
     let means = Means { facts: &facts, spawner: &spawner, stop: &stop };
     let outcome =
-        service.run(begun, plan, host.as_ref(), &means, |pins| project.pin(pins, &paths, args.wanted.locked))?;
+        service.run(begun, plan, host.as_ref(), &means, |pins| Ok(project.pin(pins, &paths, args.wanted.locked)?))?;
     Ok(exit_code(&outcome))
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::Path, process::ExitCode};
 
 use super::{
     args::Check,
-    context::{self, NoProject, Project, default_wanted},
+    context::{self, default_wanted},
     output::talk,
     report::{Done, Failure, report},
 };
@@ -13,6 +13,7 @@ use crate::{
     host::paths,
     layers,
     model::{HostFacts, Paths},
+    project::{Project, ProjectError},
 };
 
 /// Runs the command.
@@ -44,22 +45,19 @@ impl Checked<'_> {
     fn one(&mut self, variant: Option<String>) -> Vec<String> {
         let project = match Project::read(self.file, variant.as_deref(), self.facts) {
             Ok(project) => project,
-            Err(NoProject::Failure(failure)) => {
-                self.wrong(&failure);
-                return Vec::new();
-            }
-            Err(problems) => {
-                if let Some(variant) = &variant {
+            Err(error) => {
+                if let (ProjectError::Config(_), Some(variant)) = (&error, &variant) {
                     talk(format!("with --variant {variant}:"));
                 }
-                self.code = problems.report().unwrap_or_else(|failure| report(&failure));
+                // Two variants may have the same number of problems, which are not the same.
+                self.code = report(&error.into());
                 return Vec::new();
             }
         };
         let plan = match project.plan(&default_wanted(variant), self.facts, self.paths) {
             Ok(plan) => plan,
             Err(failure) => {
-                self.wrong(&failure);
+                self.wrong(&failure.into());
                 return names(&project);
             }
         };

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{
-    args::{self, Wanted},
-    context::{NoProject, Project, default_wanted},
+    args,
+    context::default_wanted,
     desk::Desk,
     output::say,
     report::{Done, Failure, Refused},
@@ -13,16 +13,14 @@ use crate::{
     config::{BITBAKE, Config, HOST, nearest},
     engine,
     lock::{Lock, Pins, RepositoryLock},
-    model::CommitId,
+    model::{BuildRequest, CommitId},
+    project::Project,
 };
 
 /// Runs the command.
 pub fn lock(file: &Path, args: &args::Lock) -> Done {
     let desk = Desk::open("lock")?;
-    let mut project = match Project::read(file, None, &desk.facts) {
-        Ok(project) => project,
-        Err(no_project) => return no_project.report(),
-    };
+    let mut project = Project::read(file, None, &desk.facts)?;
     let before = project.lock.clone().unwrap_or_default();
     let mut lock = before.clone();
     let fresh_host = match &args.update {
@@ -31,17 +29,11 @@ pub fn lock(file: &Path, args: &args::Lock) -> Done {
             lock = Lock::default();
             true
         }
-        Some(wanted) => match names(file, &project, &desk) {
-            Ok(known) => forget(&mut lock, wanted, &known)?,
-            Err(no_project) => return no_project.report(),
-        },
+        Some(wanted) => forget(&mut lock, wanted, &names(file, &project, &desk)?)?,
     };
     project.lock = Some(lock);
     let host = if fresh_host { HostWanted::Fresh } else { HostWanted::Pinned };
-    let pins = match pin_all(&desk, file, &project, host) {
-        Ok(pins) => pins,
-        Err(no_project) => return no_project.report(),
-    };
+    let pins = pin_all(&desk, file, &project, host)?;
     let _alone = project.alone(&desk.paths)?;
     let mut lock = project.lock.clone().unwrap_or_default();
     lock.forget_folders();
@@ -78,7 +70,7 @@ fn forget(lock: &mut Lock, names: &[String], config: &[String]) -> Result<bool, 
 }
 
 /// What the config and its variants call what is pinned.
-fn names(file: &Path, project: &Project, desk: &Desk) -> Result<Vec<String>, NoProject> {
+fn names(file: &Path, project: &Project, desk: &Desk) -> Result<Vec<String>, Failure> {
     let of = |config: &Config| {
         let bitbake = config.bitbake.as_ref().map(|_| BITBAKE.to_owned());
         config.layers.iter().map(|layer| layer.name.text.clone()).chain(bitbake).collect::<Vec<_>>()
@@ -102,7 +94,7 @@ pub enum HostWanted {
 }
 
 /// What the config and each of its variants are to be pinned to.
-pub fn pin_all(desk: &Desk, file: &Path, project: &Project, host: HostWanted) -> Result<Pins, NoProject> {
+pub fn pin_all(desk: &Desk, file: &Path, project: &Project, host: HostWanted) -> Result<Pins, Failure> {
     // What is wrong with one of them is said before anything long begins.
     for variant in &project.config.variants {
         Project::read(file, Some(variant), &desk.facts)?.plan(&wanted(variant), &desk.facts, &desk.paths)?;
@@ -119,11 +111,11 @@ pub fn pin_all(desk: &Desk, file: &Path, project: &Project, host: HostWanted) ->
     Ok(all)
 }
 
-fn wanted(variant: &str) -> Wanted {
+fn wanted(variant: &str) -> BuildRequest {
     default_wanted(Some(variant.to_owned()))
 }
 
-fn pin_one(desk: &Desk, project: &Project, wanted: Wanted, host: HostWanted) -> Result<Pins, NoProject> {
+fn pin_one(desk: &Desk, project: &Project, wanted: BuildRequest, host: HostWanted) -> Result<Pins, Failure> {
     let plan = project.plan(&wanted, &desk.facts, &desk.paths)?;
     desk.on.hide(&engine::inputs::secrets(&plan));
     match host {

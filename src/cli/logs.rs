@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     args::Logs,
-    context::{self, Project, default_wanted},
+    context::{self, default_wanted},
     output::say,
     report::{Done, Failure, Refused},
     terminal::sandbox,
@@ -20,6 +20,7 @@ use crate::{
     history::BuildRecord,
     host::{files::FileError, paths, rooted::open_linkless},
     model::{Event, HostFacts, Paths, Secrets, TaskName},
+    project::Project,
     service::LocalService,
 };
 

@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use super::{
     args::Plan,
-    context::{self, Project},
+    context,
     output::{say, say_json},
     report::Done,
 };
@@ -12,16 +12,14 @@ use crate::{
     events::Redactor,
     host::paths,
     plan::{self, Isolation},
+    project::Project,
 };
 
 /// Runs the command.
 pub fn plan(file: &Path, args: &Plan) -> Done {
     let facts = context::gather();
-    let project = match Project::read(file, args.wanted.variant.as_deref(), &facts) {
-        Ok(project) => project,
-        Err(no_project) => return no_project.report(),
-    };
-    let plan = project.plan(&args.wanted, &facts, &paths::find(&facts.environment)?)?;
+    let project = Project::read(file, args.wanted.variant.as_deref(), &facts)?;
+    let plan = project.plan(&(&args.wanted).into(), &facts, &paths::find(&facts.environment)?)?;
     let redactor = Redactor::new(&plan.secrets());
     if args.json {
         let mut document = serde_json::json!({ "version": 1, "plan": plan });

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::{
     context,
-    output::{quoted, talk},
+    output::{quoted, talk, watched},
 };
 use crate::{events::Redactor, model::Explain};
 
@@ -27,6 +27,9 @@ pub fn report(failure: &Failure) -> ExitCode {
     // A library's error may quote the address of a proxy, password included.
     let redactor = Redactor::new(&context::secrets(&context::environment()));
     let talk = |line: String| talk(redactor.text(&line));
+    if let Some(drawn) = failure.drawn(watched()) {
+        talk(drawn);
+    }
     talk(format!("{red}error:{red:#} {}", quoted(failure)));
     let mut cause = failure.source();
     while let Some(error) = cause {

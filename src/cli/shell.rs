@@ -11,7 +11,7 @@ use std::{
 use super::{
     args::{Run, Shell},
     build::start_spawner,
-    context::{self, NoProject, Project, default_wanted},
+    context::{self, default_wanted},
     output::{say, talk},
     pty::Pty,
     report::{Failure, Refused, report},
@@ -23,6 +23,7 @@ use crate::{
     host::{files::FileError, paths, stop::Stop},
     image::ImageStore,
     model::{BuildId, Kind, Limits},
+    project::Project,
     sandbox,
     service::{LocalService, random},
 };
@@ -69,8 +70,8 @@ fn variant_of(file: &Path, id: &str, wanted: Option<&str>) -> Result<Option<Stri
     }
 }
 
-fn finish(done: Result<ExitCode, NoProject>) -> ExitCode {
-    let failure = match done.or_else(NoProject::report) {
+fn finish(done: Result<ExitCode, Failure>) -> ExitCode {
+    let failure = match done {
         Ok(code) => return code,
         Err(failure) => failure,
     };
@@ -79,17 +80,11 @@ fn finish(done: Result<ExitCode, NoProject>) -> ExitCode {
     if cancelled { code } else { ExitCode::from(OWN_FAILURE) }
 }
 
-fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: bool) -> Result<ExitCode, NoProject> {
+fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: bool) -> Result<ExitCode, Failure> {
     let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let spawner = start_spawner()?;
     let facts = context::gather();
-    let project = match Project::read(file, variant.as_deref(), &facts) {
-        Err(NoProject::Problems(problems)) => {
-            NoProject::Problems(problems).report()?;
-            return Ok(ExitCode::from(OWN_FAILURE));
-        }
-        other => other?,
-    };
+    let project = Project::read(file, variant.as_deref(), &facts)?;
     let paths = context::open_paths(&facts)?;
     let plan = project.plan(&default_wanted(variant), &facts, &paths)?;
     let store = ImageStore::open(&paths)?.heeding(&stop);

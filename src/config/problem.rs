@@ -78,6 +78,10 @@ impl Explain for Problems {
     fn kind(&self) -> Kind {
         Kind::Request
     }
+
+    fn drawn(&self, colour: bool) -> Option<String> {
+        Some(self.render(colour))
+    }
 }
 
 /// The known name that is nearest to a misspelt one, if any is near enough to be meant.

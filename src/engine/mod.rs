@@ -39,9 +39,10 @@ use crate::{
     },
     image::{ImageError, ImageStore, ReferenceError, RootFs},
     layers::{self, Access, Checkouts, LayerError},
-    lock::{HostLock, LockError, Pins},
+    lock::{HostLock, Pins},
     model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State, Usage},
     plan::{Isolation, MountOp, Payload, Placed, PlacedInput, Plan, SandboxSpec},
+    project::ProjectError,
     sandbox::SandboxError,
 };
 use image_build::ImageBuildError;
@@ -128,9 +129,9 @@ pub enum EngineError {
     /// The store.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The lock, which somebody has changed meanwhile.
+    /// The project, whose lock has been changed meanwhile.
     #[error(transparent)]
-    LockText(#[from] LockError),
+    Project(#[from] ProjectError),
     /// `--locked`, and something would have to be pinned.
     #[error("smidr.lock does not pin {}, and --locked pins nothing anew", .0.join(", "))]
     NotLocked(Vec<String>),
@@ -186,7 +187,7 @@ impl Explain for EngineError {
             Self::Image(error) => error.kind(),
             Self::NoImage(_) | Self::NotLocked(_) | Self::Offline(_) => Kind::Request,
             Self::Reference(error) => error.kind(),
-            Self::LockText(error) => error.kind(),
+            Self::Project(error) => error.kind(),
             Self::Digest { .. } => Kind::Outside,
             Self::Workspace(error) => error.kind(),
             Self::Sandbox(error) => error.kind(),
@@ -211,7 +212,7 @@ impl Explain for EngineError {
             Self::NotLocked(_) => Some("pin it, and commit smidr.lock:  smidr lock".into()),
             Self::Offline(_) => Some("bring it while there is a network:  smidr lock".into()),
             Self::Reference(error) => error.hint(),
-            Self::LockText(error) => error.hint(),
+            Self::Project(error) => error.hint(),
             Self::Digest { .. } => Some("to take the new image:  smidr lock --update host".into()),
             Self::Workspace(error) => error.hint(),
             Self::Sandbox(error) => error.hint(),

@@ -42,4 +42,9 @@ pub trait Explain: std::error::Error {
     fn hint(&self) -> Option<String> {
         None
     }
+
+    /// The lines of a document that are wrong, with carets; shown above the error. `colour` for terminals.
+    fn drawn(&self, _colour: bool) -> Option<String> {
+        None
+    }
 }

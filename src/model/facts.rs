@@ -59,6 +59,11 @@ impl HostFacts {
         }
     }
 
+    /// A variable of the caller's environment.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    }
+
     /// The uid and gid that the build has inside its sandbox: the caller's own, and 1000 for root, because BitBake refuses uid 0.
     pub fn inner_ids(&self) -> (u32, u32) {
         let own = |id| if id == 0 { 1000 } else { id };

@@ -9,21 +9,22 @@ use std::{
 use super::support::skip;
 
 /// Below it stands nothing; `cli` may use all.
-const TABLE: [(&str, &str); 14] = [
+const TABLE: [(&str, &str); 15] = [
     ("model", ""),
     ("events", "model"),
     ("host", "model"),
     ("config", "model"),
     ("lock", "model config"),
     ("plan", "model config lock"),
+    ("project", "model host config lock plan"),
     ("artifacts", "model events host config lock plan"),
     ("bitbake", "model events host config lock plan"),
     ("image", "model events host config lock plan"),
     ("layers", "model events host config lock plan"),
     ("sandbox", "model events host config lock plan"),
-    ("engine", "model events host config lock plan artifacts bitbake image layers sandbox"),
+    ("engine", "model events host config lock plan project artifacts bitbake image layers sandbox"),
     ("history", "model events"),
-    ("service", "model events host config lock plan artifacts bitbake image layers sandbox engine history"),
+    ("service", "model events host config lock plan project artifacts bitbake image layers sandbox engine history"),
 ];
 
 /// What no pure module may touch: files, network, environment, processes, the clock.

@@ -4,12 +4,7 @@
 use std::{path::Path, process::Stdio};
 
 use super::{Home, finding::Finding};
-use crate::{
-    cli::context::{Project, default_wanted},
-    config::Ids,
-    host::process::Spawner,
-    model::HostFacts,
-};
+use crate::{cli::context::default_wanted, config::Ids, host::process::Spawner, model::HostFacts, project::Project};
 
 /// What rootfs recipes are made with.
 const TOOLS: [&str; 3] = ["apt-get", "dpkg-deb", "tar"];

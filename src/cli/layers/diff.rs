@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use super::{
     super::{
-        context::{NoProject, Project},
         desk::Desk,
         output::{say, say_json, talk},
         report::Failure,
@@ -18,6 +17,7 @@ use crate::{
     lock::{Lock, RepositoryLock},
     model::{CommitId, Kind},
     plan::{Plan, PlannedGit, PlannedPath, PlannedSource},
+    project::Project,
 };
 
 /// Subjects of commits that are shown of one repository.
@@ -42,7 +42,7 @@ struct Difference {
 }
 
 /// Runs the command.
-pub fn diff(desk: &Desk, file: &Path, old: Option<&Path>, new: Option<&Path>, json: bool) -> Result<(), NoProject> {
+pub fn diff(desk: &Desk, file: &Path, old: Option<&Path>, new: Option<&Path>, json: bool) -> Result<(), Failure> {
     let plans = plans(desk, file)?;
     let lock = match new {
         Some(new) => read_lock(new)?,
@@ -54,7 +54,7 @@ pub fn diff(desk: &Desk, file: &Path, old: Option<&Path>, new: Option<&Path>, js
     };
     show(desk, &differences, json);
     // What one repository lacks has hidden nothing of the others, and is still what went wrong.
-    differences.into_iter().find_map(|difference| difference.error).map_or(Ok(()), |error| Err(error.into()))
+    differences.into_iter().find_map(|difference| difference.error).map_or(Ok(()), Err)
 }
 
 fn show(desk: &Desk, differences: &[Difference], json: bool) {

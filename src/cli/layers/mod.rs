@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     args::Layers,
-    context::{NoProject, Project, default_wanted},
+    context::default_wanted,
     desk::Desk,
     lock::{HostWanted, pin_all, repositories},
     output::{bytes, say, say_json, talk},
@@ -27,6 +27,7 @@ use crate::{
     },
     model::CommitId,
     plan::{self, Plan, PlannedLayer, PlannedSource},
+    project::Project,
 };
 
 /// Runs the command.
@@ -39,10 +40,7 @@ pub fn layers(file: &Path, command: &Layers) -> Done {
         Layers::Diff { old, new, json } => diff::diff(&desk, file, old.as_deref(), new.as_deref(), *json),
         Layers::Prune { days, dry_run } => prune(&desk, file, *days, *dry_run),
     };
-    match done {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(no_project) => no_project.report(),
-    }
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// A repository of a project, as far as it is here.
@@ -69,7 +67,7 @@ enum SeenSource {
     Path(PathBuf),
 }
 
-fn list(desk: &Desk, file: &Path, json: bool) -> Result<(), NoProject> {
+fn list(desk: &Desk, file: &Path, json: bool) -> Result<(), Failure> {
     let mut seen: Vec<Seen> = Vec::new();
     for plan in plans(desk, file)? {
         let store = Store::of(&plan);
@@ -155,7 +153,7 @@ fn described(layer: &LayerInfo) -> String {
 }
 
 /// Everything in the store, whatever project it belongs to.
-fn store(desk: &Desk, file: &Path, json: bool) -> Result<(), NoProject> {
+fn store(desk: &Desk, file: &Path, json: bool) -> Result<(), Failure> {
     let store = any_store(desk, file);
     let mut mirrors = Vec::new();
     for mirror in store.mirrors.list()? {
@@ -196,7 +194,7 @@ fn line(checkout: &StoredCheckout) -> String {
     format!("checkout  {:>8}  {url} {}{patched}, {used}", bytes(*size), commit.short())
 }
 
-fn sync(desk: &Desk, file: &Path) -> Result<(), NoProject> {
+fn sync(desk: &Desk, file: &Path) -> Result<(), Failure> {
     let project = Project::read(file, None, &desk.facts)?;
     let before = project.lock.clone().unwrap_or_default();
     let pins = pin_all(desk, file, &project, HostWanted::Not)?;
@@ -207,7 +205,7 @@ fn sync(desk: &Desk, file: &Path) -> Result<(), NoProject> {
     Ok(())
 }
 
-fn prune(desk: &Desk, file: &Path, days: u64, dry_run: bool) -> Result<(), NoProject> {
+fn prune(desk: &Desk, file: &Path, days: u64, dry_run: bool) -> Result<(), Failure> {
     let keep = Keep { used_within: Duration::from_secs(days.saturating_mul(24 * 60 * 60)), dry_run };
     let gone = any_store(desk, file).checkouts.prune(keep, Timestamp::now(), &desk.on, &desk.stop)?;
     gone.checkouts.iter().for_each(|checkout| say(line(checkout)));
@@ -223,7 +221,7 @@ fn prune(desk: &Desk, file: &Path, days: u64, dry_run: bool) -> Result<(), NoPro
 }
 
 /// The plans of a config and of all its variants.
-fn plans(desk: &Desk, file: &Path) -> Result<Vec<Plan>, NoProject> {
+fn plans(desk: &Desk, file: &Path) -> Result<Vec<Plan>, Failure> {
     let project = Project::read(file, None, &desk.facts)?;
     let mut plans = vec![plan_of(desk, &project, None)?];
     for variant in &project.config.variants {

@@ -1,0 +1,199 @@
+//! A project: a folder's config with its lock. In go a path and facts of this machine, out come a [`Project`] and its plans.
+//!
+//! Reads the config and reads and writes the lock; never prints, and reads no environment but the variables in [`HostFacts`].
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    config::{self, Config, Problems},
+    host::{
+        self,
+        files::{FileError, shell, write_atomically},
+        lock::{Mode, WaitError},
+        paths::{self, PathsError},
+        stop::Stop,
+    },
+    lock::{HostLock, Lock, LockError, Pins, lock_path},
+    model::{BuildRequest, Digest, Explain, HostFacts, Kind, Paths},
+    plan::{self, Plan, PlanError},
+};
+
+/// A project: its config with everything that belongs to it.
+pub struct Project {
+    /// The config, absolute.
+    pub file: PathBuf,
+    /// The config.
+    pub config: Config,
+    /// Of the config's text.
+    pub digest: Digest,
+    /// What it is pinned to.
+    pub lock: Option<Lock>,
+    // As it was read.
+    lock_text: Option<String>,
+}
+
+/// Why there is no project, or its lock cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectError {
+    /// There is no config.
+    #[error("there is no {}", .file.display())]
+    Missing {
+        /// Where it was looked for.
+        file: PathBuf,
+        /// A parent folder that has one.
+        above: Option<PathBuf>,
+    },
+    /// A config that is no text.
+    #[error("{} is no text in UTF-8", .0.display())]
+    NotText(PathBuf),
+    /// The config is wrong.
+    #[error(transparent)]
+    Config(#[from] Box<Problems>),
+    /// It belongs to another user.
+    #[error(transparent)]
+    Owner(#[from] PathsError),
+    /// The lock is wrong.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Files.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Explain for ProjectError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Missing { .. } | Self::NotText(_) => Kind::Request,
+            Self::Config(error) => error.kind(),
+            Self::Owner(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
+            Self::File(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { above: Some(folder), .. } => {
+                Some(format!("the project is further up:  cd {}", shell(folder)))
+            }
+            Self::Missing { above: None, .. } => Some("begin a project:  smidr init NAME --template hello".into()),
+            Self::NotText(_) => None,
+            Self::Config(error) => error.hint(),
+            Self::Owner(error) => error.hint(),
+            Self::Lock(error) => error.hint(),
+            Self::File(error) => error.hint(),
+        }
+    }
+
+    fn drawn(&self, colour: bool) -> Option<String> {
+        match self {
+            Self::Config(problems) => problems.drawn(colour),
+            _ => None,
+        }
+    }
+}
+
+impl Project {
+    /// Reads the config, with the overlay `variant`, and its lock.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, it belongs to another user, or it is wrong.
+    pub fn read(file: &Path, variant: Option<&str>, facts: &HostFacts) -> Result<Self, ProjectError> {
+        if !file.exists() {
+            let file = std::path::absolute(file).map_err(FileError::new("find", file))?;
+            let name = file.file_name().unwrap_or_default();
+            let above = file.ancestors().skip(2).find(|folder| folder.join(name).is_file()).map(Path::to_path_buf);
+            return Err(ProjectError::Missing { file, above });
+        }
+        let file = fs::canonicalize(file).map_err(FileError::new("find", file))?;
+        paths::check_owner(file.parent().unwrap_or(Path::new("/")))?;
+        let bytes = fs::read(&file).map_err(FileError::new("read", &file))?;
+        let text = String::from_utf8(bytes).map_err(|_| ProjectError::NotText(file.clone()))?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let config = config::read(&name, &text, variant, &|name| facts.variable(name)).map_err(Box::new)?;
+        let lock_text = read_lock(&file)?;
+        let lock = lock_text.as_deref().map(Lock::parse).transpose()?;
+        let digest = Digest::from_sha256(Sha256::digest(&text).into());
+        Ok(Self { file, config, digest, lock, lock_text })
+    }
+
+    /// The plan for what is wanted.
+    ///
+    /// # Errors
+    ///
+    /// When what is asked for cannot be built anywhere.
+    pub fn plan(&self, wanted: &BuildRequest, facts: &HostFacts, paths: &Paths) -> Result<Plan, PlanError> {
+        plan::make(&self.config, self.lock.as_ref(), facts, paths, &self.file, wanted)
+    }
+
+    /// What the project is pinned to, as far as a plan's build host goes.
+    pub fn host_lock(&self, plan: &Plan) -> Option<&HostLock> {
+        self.lock.as_ref()?.host(&plan.host.name)
+    }
+
+    /// Writes what has been found out into the lock, unless that is nothing new or the lock is to stay as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the lock has become unreadable meanwhile, or the file system refuses.
+    pub fn pin(&self, pins: Pins, paths: &Paths, locked: bool) -> Result<(), ProjectError> {
+        if locked {
+            return Ok(());
+        }
+        // Builds of two variants may end their preparation at the same time.
+        let _alone = self.alone(paths)?;
+        let text = read_lock(&self.file)?;
+        let now = match text {
+            text if text == self.lock_text => self.lock.clone(),
+            text => text.as_deref().map(Lock::parse).transpose()?,
+        };
+        let now = now.unwrap_or_default();
+        let mut lock = now.clone();
+        lock.pin_news(pins, &self.lock.clone().unwrap_or_default());
+        lock.config = Some(self.digest.clone());
+        if lock == now { Ok(()) } else { Ok(self.write_lock(&lock)?) }
+    }
+
+    /// Keeps other processes from writing the lock.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn alone(&self, paths: &Paths) -> Result<host::lock::Lock, FileError> {
+        let name = Sha256::digest(self.file.as_os_str().as_encoded_bytes());
+        let path = host::lock::path_in(&paths.locks(), &format!("pin-{}", hex::encode(&name[..8])));
+        // Held for the time of a rename: nothing is said of the wait.
+        match host::lock::lock(&path, Mode::Exclusive, "smidr", &Stop::default(), |_| {}) {
+            Ok(lock) => Ok(lock),
+            Err(WaitError::File(error)) => Err(error),
+            Err(WaitError::Stopped(_)) => Err(FileError::new("lock", &path)(io::ErrorKind::Interrupted.into())),
+        }
+    }
+
+    /// Writes the lock as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn write_lock(&self, lock: &Lock) -> Result<(), FileError> {
+        let path = lock_path(&self.file);
+        let text = lock.to_text().map_err(|error| FileError::new("write", &path)(io::Error::other(error)))?;
+        write_atomically(&path, text.as_bytes(), 0o644)
+    }
+}
+
+/// The text of a config's lock.
+fn read_lock(config: &Path) -> Result<Option<String>, FileError> {
+    let path = lock_path(config);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::new("read", &path)(error)),
+    }
+}
