@@ -8,7 +8,7 @@ use std::path::Path;
 pub use conf::{bblayers_conf, local_conf};
 pub use says::{Heard, NO_ROOM, hear};
 
-use crate::plan::{Folders, Plan};
+use crate::plan::Plan;
 
 /// Where smidr's own files stand in the sandbox. A folder that no distribution has.
 pub const OWN_FOLDER: &str = "/.smidr";
@@ -51,9 +51,4 @@ pub fn search_path(bitbake: Option<&Path>, image: Option<&str>) -> String {
         Some(folder) => format!("{}:{image}", folder.join("bin").display()),
         None => image.into(),
     }
-}
-
-/// What `bitbake -c clean` would be for a whole build: TMPDIR goes, downloads and sstate stay.
-pub fn disposable(folders: &Folders) -> [&Path; 2] {
-    [&folders.tmp, &folders.deploy]
 }

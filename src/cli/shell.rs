@@ -18,7 +18,7 @@ use super::{
     terminal::Terminal,
 };
 use crate::{
-    engine::{self, Confinement, Tools},
+    engine::{self, Confinement, Tools, Use},
     events::Emitter,
     host::{files::FileError, paths, stop::Stop},
     image::ImageStore,
@@ -97,7 +97,7 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     project.pin(prepared.pins(), &paths, false)?;
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
-    let mut spec = prepared.sandbox(command, true, terminal, &[("TERM", &term)]);
+    let mut spec = prepared.sandbox(command, Use::Edit, terminal, &[("TERM", &term), ("GIT_OPTIONAL_LOCKS", "0")])?;
     if explain {
         spec.describe().iter().for_each(|line| say(redactor.text(line)));
         return Ok(ExitCode::SUCCESS);
@@ -115,11 +115,13 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
         let shortfalls = confinement.iter().flat_map(|confinement| confinement.shortfalls(running.verified()));
         losses.chain(shortfalls).for_each(warn);
     };
+    let edits = prepared.begin_edits(&paths)?;
     let exit = if terminal {
         with_terminal(&spec, &spawner, &stop, started)
     } else {
         without_terminal(&spec, &spawner, &stop, started)
     };
+    edits.finish()?.lines().into_iter().for_each(warn);
     // What was to be done says more than the one step that failed.
     if exit.as_ref().is_err_and(|failure| failure.kind() == Kind::Host) {
         talk("the sandbox, step by step:");

@@ -36,6 +36,8 @@ pub struct Bind {
     pub dest: Option<Text>,
     /// Whether the build may change it.
     pub writable: bool,
+    /// Whether that holds for every `.git` in it too, which the git of this machine obeys.
+    pub git_writable: bool,
 }
 
 /// Neither these nor anything below or above them: the sandbox makes them itself, or the image would break.
@@ -130,6 +132,7 @@ fn binds(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Bind> {
         let source = f.required(d, "source");
         let dest = f.text(d, "dest");
         let writable = f.flag(d, "writable").unwrap_or(false);
+        let git_writable = f.flag(d, "git_writable").unwrap_or(false);
         f.finish(d);
         if let Some(dest) = &dest {
             let refused = refused_dest(Path::new(&dest.text));
@@ -147,7 +150,7 @@ fn binds(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Bind> {
                 );
             }
         }
-        binds.push(Bind { source, dest, writable });
+        binds.push(Bind { source, dest, writable, git_writable });
     }
     binds
 }

@@ -156,7 +156,8 @@ pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsErr
         if input.writable {
             reach.check_written(&source)?;
         }
-        placed.push(PlacedInput { source, dest: input.dest.clone(), writable: input.writable, folder: data.is_dir() });
+        let Input { dest, writable, git_writable, .. } = input.clone();
+        placed.push(PlacedInput { source, dest, writable, git_writable, folder: data.is_dir() });
     }
     placed.iter().try_for_each(|input| check_kind(input, &placed))?;
     Ok(placed)
@@ -218,11 +219,11 @@ fn check_kind(input: &PlacedInput, all: &[PlacedInput]) -> Result<(), InputsErro
 /// # Errors
 ///
 /// The first place that cannot be had.
-pub fn check_places(plan: &Plan, repositories: &[PathBuf], diffs: &[PathBuf]) -> Result<(), InputsError> {
+pub fn check_places(plan: &Plan, shown: &[(PathBuf, bool)], diffs: &[PathBuf]) -> Result<(), InputsError> {
     for input in plan.inputs.iter().filter(|input| input.what == What::Bind) {
         let refused = |why: String| Err(InputsError::Place { dest: input.dest.clone(), why });
         let source = input.source.as_deref().unwrap_or(Path::new("/"));
-        if let Some(layer) = repositories.iter().find(|layer| in_the_way(layer, source, &input.dest)) {
+        if let Some(layer) = shown.iter().map(|(path, _)| path).find(|layer| in_the_way(layer, source, &input.dest)) {
             return refused(format!("it would hide or change the layers in {}", layer.display()));
         }
         let parent = input.dest.parent().unwrap_or(Path::new("/"));

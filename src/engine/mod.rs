@@ -4,27 +4,28 @@
 mod confine;
 mod devices;
 mod drive;
+mod edits;
+mod guards;
 mod host;
 pub mod image_build;
 pub mod inputs;
 pub mod keep;
 mod memory;
 mod packages;
+mod prepare;
 mod pseudo;
 mod reach;
 pub mod recipes;
 mod steps;
 mod workspace;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{path::Path, time::Instant};
 
 pub use confine::Confinement;
 pub use drive::Finished;
+pub use edits::{Edited, Edits};
 use host::resolve_host;
+pub use prepare::{Prepared, Use, prepare};
 
 use crate::{
     artifacts::ArtifactError,
@@ -37,16 +38,16 @@ use crate::{
         process::Spawner,
         stop::Stop,
     },
-    image::{ImageError, ImageStore, ReferenceError, RootFs},
+    image::{ImageError, ImageStore, ReferenceError},
     layers::{self, Access, Checkouts, LayerError},
     lock::{HostLock, Pins},
     model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State, Usage},
-    plan::{Isolation, MountOp, Payload, Placed, PlacedInput, Plan, SandboxSpec},
+    plan::{Exposed, Isolation, Plan, SandboxSpec},
     project::ProjectError,
     sandbox::SandboxError,
 };
 use image_build::ImageBuildError;
-use workspace::{Workspace, WorkspaceError};
+use workspace::WorkspaceError;
 
 /// What every stage needs.
 #[derive(Clone, Copy)]
@@ -73,47 +74,12 @@ impl<'a> Tools<'a> {
     }
 }
 
-/// A plan whose image, layers and workspace are there.
-#[derive(Debug)]
-pub struct Prepared {
-    plan: Plan,
-    host: BuildHost,
-    inputs: Vec<PlacedInput>,
-    checkouts: Checkouts,
-    workspace: Workspace,
-    hide_openat2: bool,
-}
-
-/// Where the programs come from that BitBake needs.
-#[derive(Debug)]
-enum BuildHost {
-    /// From an image.
-    Image { lock: HostLock, root: RootFs },
-    /// From this machine, as it is.
-    Machine { env: Vec<(String, String)> },
-}
-
-impl BuildHost {
-    /// What the project is pinned to, where that is an image.
-    fn lock(&self) -> Option<&HostLock> {
-        match self {
-            Self::Image { lock, .. } => Some(lock),
-            Self::Machine { .. } => None,
-        }
-    }
-
-    /// The environment that comes with it.
-    fn env(&self) -> &[(String, String)] {
-        match self {
-            Self::Image { root, .. } => root.env(),
-            Self::Machine { env } => env,
-        }
-    }
-}
-
 /// Why a build could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// Something that decides over later runs would be writable.
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
     /// Devices.
     #[error(transparent)]
     Device(#[from] devices::DeviceError),
@@ -180,6 +146,7 @@ pub enum EngineError {
 impl Explain for EngineError {
     fn kind(&self) -> Kind {
         match self {
+            Self::Exposed(error) => error.kind(),
             Self::Device(error) => error.kind(),
             Self::Inputs(error) => error.kind(),
             Self::Layers(error) => error.kind(),
@@ -201,6 +168,7 @@ impl Explain for EngineError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Exposed(error) => error.hint(),
             Self::Device(error) => error.hint(),
             Self::Inputs(error) => error.hint(),
             Self::Layers(error) => error.hint(),
@@ -222,41 +190,6 @@ impl Explain for EngineError {
             Self::Lost | Self::Stopped => None,
         }
     }
-}
-
-/// Makes image, layers and workspace ready.
-///
-/// # Errors
-///
-/// The first thing that is not there.
-pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
-    // First, so that nothing long is begun in vain.
-    devices::check(&plan.devices)?;
-    let inputs = inputs::find(&plan, tools)?;
-    let checkouts = layers(&plan, tools)?;
-    checkouts.are_untouched()?;
-    let holder = format!("build {}", tools.on.build());
-    let workspace = workspace::open(&plan, tools.paths, &holder)?;
-    let host = if plan.isolation == Isolation::None {
-        let path = tools.facts.environment.iter().find(|(name, _)| name == "PATH");
-        BuildHost::Machine { env: path.cloned().into_iter().collect() }
-    } else {
-        let (lock, root) = resolve_host(tools, &plan, lock, false)?;
-        inputs::check_places(&plan, &checkouts.shown(), root.diffs())?;
-        BuildHost::Image { lock, root }
-    };
-    if plan.clean {
-        workspace.clean(&plan)?;
-    }
-    workspace.write_conf(&plan, &checkouts)?;
-    workspace.write_skeleton(&plan, tools.facts, &checkouts.shown(), &inputs)?;
-    workspace.make_points(&plan, &inputs)?;
-    if tools.stop.asked() > 0 {
-        return Err(EngineError::Stopped);
-    }
-    let packages = host.lock().map(|lock| &lock.packages);
-    let hide_openat2 = !plan.openat2.unwrap_or_else(|| !pseudo::lacks_openat2(&checkouts, packages));
-    Ok(Prepared { plan, host, inputs, checkouts, workspace, hide_openat2 })
 }
 
 /// Makes the layers of a plan ready.
@@ -286,72 +219,6 @@ pub fn pin(plan: &Plan, lock: Option<&HostLock>, fresh_host: bool, tools: Tools<
         _ => vec![resolve_host(tools, plan, lock, fresh_host)?.0],
     };
     Ok(Pins { hosts, repositories })
-}
-
-impl Prepared {
-    /// The plan that was made ready.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// What the project is pinned to from now on.
-    pub fn pins(&self) -> Pins {
-        Pins { hosts: self.host.lock().cloned().into_iter().collect(), repositories: self.checkouts.pins.clone() }
-    }
-
-    /// Layers, for people: names and what they are pinned to.
-    pub fn layers(&self) -> &[(String, String)] {
-        &self.checkouts.names
-    }
-
-    /// Where smidr's own files stand, as the build sees them.
-    fn own_folder(&self) -> PathBuf {
-        match &self.host {
-            BuildHost::Image { .. } => bitbake::OWN_FOLDER.into(),
-            BuildHost::Machine { .. } => self.workspace.own_files(),
-        }
-    }
-
-    /// The sandbox of this build with a program in it.
-    pub fn sandbox(&self, argv: Vec<String>, edit: bool, terminal: bool, extra_env: &[(&str, &str)]) -> SandboxSpec {
-        let host = self.host.env();
-        let host_path = host.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());
-        let mut env: Vec<(String, String)> =
-            vec![("PATH".into(), bitbake::search_path(self.checkouts.bitbake.as_deref(), host_path))];
-        env.extend(host.iter().filter(|(name, _)| name != "PATH").cloned());
-        env.extend(self.plan.env.iter().cloned());
-        env.extend(extra_env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let placed = Placed {
-            diffs: match &self.host {
-                BuildHost::Image { root, .. } => root.diffs().to_vec(),
-                BuildHost::Machine { .. } => Vec::new(),
-            },
-            skeleton: self.workspace.skeleton.clone(),
-            repositories: self.checkouts.roots.clone(),
-            pinned: self.checkouts.pinned.clone(),
-            inputs: self.inputs.clone(),
-            edit,
-        };
-        let payload = Payload {
-            argv,
-            env,
-            cwd: self.plan.folders.top.clone(),
-            terminal,
-            linger: edit,
-            cpus: self.plan.limits.cpus,
-        };
-        let mut spec = self.plan.sandbox(&placed, payload);
-        spec.hide_openat2 = self.hide_openat2;
-        // A folder of the host may be named by a link; inside it stands where the name says.
-        for op in &mut spec.mounts {
-            if let MountOp::Bind { source, .. } = op
-                && let Ok(real) = fs::canonicalize(&*source)
-            {
-                *source = real;
-            }
-        }
-        spec
-    }
 }
 
 /// Builds: prepare, run, collect. Every build ends with [`Event::Finished`], whatever happens.
@@ -427,12 +294,10 @@ fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Fin
     let begun = Instant::now();
     let once = |stage, argv, own_network| {
         tools.on.emit(Event::StageStarted { stage });
-        // The run before may have put links there.
-        prepared.workspace.make_points(plan, &prepared.inputs)?;
         let spec = SandboxSpec {
             own_network,
             probe_tasks: true,
-            ..prepared.sandbox(argv, false, false, &[("BB_SERVER_TIMEOUT", "0")])
+            ..prepared.sandbox(argv, Use::Build, false, &[("BB_SERVER_TIMEOUT", "0")])?
         };
         let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
         let finished = drive::drive(spec, plan.limits, timeout, tools, &plan.folders)?;

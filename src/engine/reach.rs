@@ -134,7 +134,7 @@ fn way(path: &Path) -> Vec<(PathBuf, bool)> {
 }
 
 /// What is guarded, in every place on the way to it: a link that was replaced would lead somewhere else.
-fn everywhere(guarded: &[Guarded]) -> Vec<Guarded> {
+pub fn everywhere(guarded: &[Guarded]) -> Vec<Guarded> {
     let places = |guarded: &Guarded| {
         let what = guarded.what.clone();
         trail(&guarded.path).into_iter().map(move |path| Guarded { path, what: what.clone() })

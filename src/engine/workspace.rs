@@ -13,16 +13,18 @@ use std::{
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
+use super::Tools;
 use crate::{
     bitbake,
+    events::Emitter,
     host::{
-        files::{FileError, make_private_dir, remove_tree, write_atomically},
+        files::{FileError, make_private_dir, remove_tree, shell, write_atomically},
         lock::{self, Attempt, Lock, Mode},
         rooted::{Rooted, RootedError},
     },
-    layers::Checkouts,
-    model::{Explain, HostFacts, Kind, Paths},
-    plan::{CA_BUNDLE, GIT_CONFIG, PlacedInput, Plan, What, git_config},
+    layers::{self, Checkouts},
+    model::{Explain, HostFacts, Kind},
+    plan::{CA_BUNDLE, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
 };
 
 /// Where other distributions' tools look for CA certificates.
@@ -30,6 +32,9 @@ const CA_BUNDLE_ELSEWHERE: &str = "/etc/pki/tls/certs/ca-bundle.crt";
 
 /// More than any conf of ours has, in bytes.
 const CONF_LIMIT: u64 = 4 << 20;
+
+/// devtool's workspace, below TOPDIR.
+const DEVTOOL: &str = "workspace";
 
 /// A workspace that belongs to this process.
 #[derive(Debug)]
@@ -59,6 +64,9 @@ pub enum WorkspaceError {
         /// What.
         source: RootedError,
     },
+    /// A folder of the user's.
+    #[error("{} is not empty, and no build has used it before: builds change what is in it, and --clean removes it", .0.display())]
+    InUse(PathBuf),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -67,7 +75,7 @@ pub enum WorkspaceError {
 impl Explain for WorkspaceError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Busy { .. } => Kind::Request,
+            Self::Busy { .. } | Self::InUse(_) => Kind::Request,
             Self::Left { source, .. } => source.kind(),
             Self::File(error) => error.kind(),
         }
@@ -76,7 +84,10 @@ impl Explain for WorkspaceError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Busy { .. } => Some("wait for it, or see what it does:  smidr status".into()),
-            Self::Left { folder, .. } => Some(format!("begin anew:  rm -r {}", folder.display())),
+            Self::Left { folder, .. } => {
+                Some(format!("begin anew:  smidr build --clean    or  rm -r {}", shell(folder)))
+            }
+            Self::InUse(_) => Some("name a new or empty folder under `directories:`".into()),
             Self::File(error) => error.hint(),
         }
     }
@@ -87,7 +98,8 @@ impl Explain for WorkspaceError {
 /// # Errors
 ///
 /// When another smidr uses it, or the file system refuses.
-pub fn open(plan: &Plan, paths: &Paths, holder: &str) -> Result<Workspace, WorkspaceError> {
+pub fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, WorkspaceError> {
+    let paths = tools.paths;
     let folders = &plan.folders;
     let name = folders.workspace.file_name().unwrap_or_default();
     // Two projects may share a TOPDIR or TMPDIR that stands elsewhere, but not at the same time: the second BitBake would talk to
@@ -100,13 +112,23 @@ pub fn open(plan: &Plan, paths: &Paths, holder: &str) -> Result<Workspace, Works
     for folder in elsewhere {
         let hash = hex::encode(&Sha256::digest(folder.as_os_str().as_encoded_bytes())[..8]);
         let path = lock::path_in(&paths.locks(), &format!("workspace-{hash}"));
+        // A lock is never removed, so it tells which folders are builds' own. Everything in the others is the user's.
+        if !folder.starts_with(paths.home())
+            && !path.exists()
+            && fs::read_dir(folder).is_ok_and(|mut found| found.next().is_some())
+        {
+            return Err(WorkspaceError::InUse(folder.clone()));
+        }
         match lock::try_lock(&path, Mode::Exclusive, holder)? {
             Attempt::Held(lock) => locks.push(lock),
             Attempt::Busy(holder) => return Err(WorkspaceError::Busy { project: plan.name.clone(), holder }),
         }
     }
     folders.writable().into_iter().try_for_each(make_private_dir)?;
-    for folder in [&folders.top, &folders.tmp, &folders.home] {
+    if plan.clean {
+        clean(plan, tools.on)?;
+    }
+    for folder in [&folders.top, &folders.tmp] {
         within(plan, folder, |root, path| root.make_dirs(path, 0o700).map(drop))?;
     }
     let roots = paths.tmp().join("roots");
@@ -129,25 +151,6 @@ impl Workspace {
     /// Where smidr's own files stand on this machine.
     pub fn own_files(&self) -> PathBuf {
         self.skeleton.join(bitbake::OWN_FOLDER.trim_start_matches('/'))
-    }
-
-    /// Removes what a clean build does not begin with.
-    ///
-    /// # Errors
-    ///
-    /// When the file system refuses.
-    pub fn clean(&self, plan: &Plan) -> Result<(), WorkspaceError> {
-        for folder in bitbake::disposable(&plan.folders) {
-            match plan.folders.inside(folder) {
-                // A whole mount of its own: its folder stays.
-                Some((root, rest)) if rest.as_os_str().is_empty() => {
-                    remove_tree(root)?;
-                    make_private_dir(root)?;
-                }
-                _ => within(plan, folder, Rooted::remove)?,
-            }
-        }
-        within(plan, &plan.folders.tmp, |root, path| root.make_dirs(path, 0o700).map(drop))
     }
 
     /// Writes the conf of the next build.
@@ -175,17 +178,46 @@ impl Workspace {
         Ok(())
     }
 
-    /// Makes the mount points of those inputs that stand in folders of the build: empty files. An earlier build may have put a
-    /// link in their place, which would lead a mount of ours elsewhere.
+    /// Makes HOME anew: what an earlier start has left there would be obeyed by the next one, such as `.bashrc`. With it, the mount points
+    /// of inputs that stand in it.
     ///
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn make_points(&self, plan: &Plan, inputs: &[PlacedInput]) -> Result<(), WorkspaceError> {
+    pub fn make_home(&self, plan: &Plan, inputs: &[PlacedInput]) -> Result<(), WorkspaceError> {
+        within(plan, &plan.folders.home, |root, path| {
+            root.remove(path)?;
+            root.make_dirs(path, 0o700).map(drop)
+        })?;
         inputs
             .iter()
             .filter(|input| plan.folders.inside(&input.dest).is_some())
             .try_for_each(|input| within(plan, &input.dest, make_plain_file))
+    }
+
+    /// Makes folders of the build, in the place of whatever else stands there.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn make_folders(&self, plan: &Plan, folders: &[PathBuf]) -> Result<(), WorkspaceError> {
+        folders.iter().try_for_each(|folder| within(plan, folder, make_plain_folder))
+    }
+
+    /// Writes what builds see in the place of the indexes of the user's repositories.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn write_indexes(&self, own: &mut [OwnRepository]) -> Result<(), FileError> {
+        for (number, own) in own.iter_mut().enumerate() {
+            let file = self.skeleton.with_extension(format!("index-{number}"));
+            if let Some(index) = layers::index_of(own) {
+                fs::write(&file, &index).map_err(FileError::new("write", &file))?;
+                own.index = Some(file);
+            }
+        }
+        Ok(())
     }
 
     /// Makes the skeleton anew, unless it would be the same.
@@ -197,10 +229,10 @@ impl Workspace {
         &self,
         plan: &Plan,
         facts: &HostFacts,
-        repositories: &[PathBuf],
+        shown: &[(PathBuf, bool)],
         inputs: &[PlacedInput],
     ) -> Result<(), FileError> {
-        let points = plan.mount_points(repositories, inputs);
+        let points = plan.mount_points(shown, inputs);
         let bundle =
             plan.ca_bundle.as_ref().map(|path| (path, fs::metadata(path).and_then(|data| data.modified()).ok()));
         let content = format!("{:?}", (&points, generated_files(plan, facts), bundle));
@@ -251,16 +283,58 @@ fn plain_modes(skeleton: &Path) -> Result<(), FileError> {
     })
 }
 
-/// Makes an empty file in folders that are no links. Whatever else stands in the way goes.
-fn make_plain_file(root: &Rooted, path: &Path) -> Result<(), RootedError> {
-    let mut folders: Vec<&Path> = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()).collect();
+/// Removes all that builds write but the caches. devtool's workspace holds the user's own work, and stays.
+fn clean(plan: &Plan, on: &Emitter) -> Result<(), WorkspaceError> {
+    let folders = &plan.folders;
+    let devtool = folders.top.join(DEVTOOL);
+    let mut keep = vec![folders.downloads.as_path(), &folders.sstate];
+    if within(plan, &devtool.join("sources"), |root, path| Ok(is_plain_folder(root, path)))? {
+        on.warn(format!("--clean leaves {}, which holds sources that devtool works on", devtool.display()));
+        keep.push(&devtool);
+    }
+    for folder in folders.writable().into_iter().filter(|folder| !keep.contains(folder)) {
+        let keep: Vec<&Path> = keep.iter().filter_map(|path| path.strip_prefix(folder).ok()).collect();
+        within(plan, folder, |root, _| clear(root, Path::new(""), &keep))?;
+    }
+    Ok(())
+}
+
+/// Removes what is in a folder, but for what is to be kept.
+fn clear(root: &Rooted, folder: &Path, keep: &[&Path]) -> Result<(), RootedError> {
+    for name in root.names(folder)? {
+        let path = folder.join(name);
+        if keep.contains(&path.as_path()) {
+            continue;
+        }
+        if keep.iter().any(|kept| kept.starts_with(&path)) && is_plain_folder(root, &path) {
+            clear(root, &path, keep)?;
+        } else {
+            root.remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_plain_folder(root: &Rooted, path: &Path) -> bool {
+    root.open_plain(path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
+}
+
+/// Makes a folder in folders that are no links. Whatever else stands in the way goes.
+fn make_plain_folder(root: &Rooted, path: &Path) -> Result<(), RootedError> {
+    let mut folders: Vec<&Path> = path.ancestors().filter(|folder| !folder.as_os_str().is_empty()).collect();
     folders.reverse();
     for folder in folders {
-        if root.open_plain(folder, OFlags::PATH | OFlags::DIRECTORY).is_err() {
+        if !is_plain_folder(root, folder) {
             root.remove(folder)?;
             root.make_dirs(folder, 0o700)?;
         }
     }
+    Ok(())
+}
+
+/// Makes an empty file in such a folder.
+fn make_plain_file(root: &Rooted, path: &Path) -> Result<(), RootedError> {
+    make_plain_folder(root, path.parent().unwrap_or(Path::new("")))?;
     if root.make_file(path).is_err() {
         root.remove(path)?;
         root.make_file(path)?;
@@ -305,7 +379,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{read, refused_dest},
-        model::BuildRequest,
+        model::{BuildRequest, Paths},
         plan::make,
     };
 

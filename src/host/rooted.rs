@@ -271,6 +271,27 @@ impl Rooted {
         }
     }
 
+    /// The names in the folder at `path`, where no link leads there; none where there is no such folder.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn names(&self, path: &Path) -> Result<Vec<OsString>, RootedError> {
+        let folder = match self.open_plain(path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
+            opened => opened.map_err(RootedError::call("read the folder", path))?,
+        };
+        let mut names = Vec::new();
+        for entry in fs::Dir::new(folder).map_err(RootedError::call("read the folder", path))? {
+            let entry = entry.map_err(RootedError::call("read the folder", path))?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
     /// Removes what is at `path`, a whole tree if need be. What is not there is fine; a link is removed, not followed.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod mend;
 mod mirror;
 mod missing;
 mod named;
+mod own;
 pub mod patch;
 pub mod prune;
 mod repository;
@@ -37,6 +38,7 @@ pub use discover::{DiscoverError, Found, discover};
 pub use git_error::GitError;
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Cure;
+pub use own::index as index_of;
 use patch::{PatchError, read_patches};
 pub use repository::{Repository, Store};
 
@@ -44,14 +46,14 @@ use crate::{
     config::BITBAKE,
     lock::RepositoryLock,
     model::{Explain, Kind},
-    plan::{Plan, PlannedLayer, PlannedSource},
+    plan::{OwnRepository, Plan, PlannedLayer, PlannedSource},
 };
 
 /// Layers that are there, for as long as this value lives.
 #[derive(Debug, Default)]
 pub struct Checkouts {
-    /// Repositories of the user's that have to be visible in the sandbox: whole, or BitBake could not tell their revisions.
-    pub roots: Vec<PathBuf>,
+    /// Repositories of the user's that have to be visible in the sandbox: their layers, and `.git`, or BitBake could not tell revisions.
+    pub own: Vec<OwnRepository>,
     /// What of the store has to be visible, and never changes.
     pub pinned: Vec<PathBuf>,
     /// BBLAYERS, in the order of the config.
@@ -69,9 +71,12 @@ pub struct Checkouts {
 }
 
 impl Checkouts {
-    /// Everything that has to be visible in the sandbox.
-    pub fn shown(&self) -> Vec<PathBuf> {
-        self.roots.iter().chain(&self.pinned).cloned().collect()
+    /// Everything that has to be visible in the sandbox, and whether it is a folder.
+    pub fn shown(&self) -> Vec<(PathBuf, bool)> {
+        let own = self.own.iter().flat_map(OwnRepository::points);
+        own.chain(self.pinned.iter().map(|path| (path.as_path(), true)))
+            .map(|(path, folder)| (path.into(), folder))
+            .collect()
     }
 
     /// Makes sure that what the lock names is what a build will see.
@@ -181,14 +186,14 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
         checkouts.names.push((name.into(), repository.describe()));
         checkouts.pins.push(repository.pin().clone());
         match repository {
-            Repository::Local(local) => checkouts.roots.push(local.repository.clone()),
+            Repository::Local(local) => own::add(&mut checkouts.own, local),
             Repository::Pinned { checkout, .. } => {
                 checkouts.pinned.push(checkout.folder.clone());
                 checkouts.pinned.extend(checkout.borrowed.iter().cloned());
             }
         }
     }
-    checkouts.roots = outermost(checkouts.roots);
+    own::finish(&mut checkouts);
     checkouts.pinned = outermost(checkouts.pinned);
     checkouts.held = repositories;
     Ok(checkouts)

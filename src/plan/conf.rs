@@ -76,6 +76,8 @@ pub fn environment(config: &Config, facts: &HostFacts, folders: &Folders) -> Vec
     let mut env: Vec<(String, String)> = Vec::new();
     let fixed = [
         ("HOME", path(&folders.home)),
+        // Modules that a task puts into HOME would else run in every Python that starts after it.
+        ("PYTHONNOUSERSITE", "1".into()),
         ("USER", "builder".into()),
         ("LOGNAME", "builder".into()),
         ("SHELL", "/bin/sh".into()),

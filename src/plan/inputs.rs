@@ -38,6 +38,9 @@ pub struct Input {
     pub dest: PathBuf,
     /// Whether the build may change it.
     pub writable: bool,
+    /// Whether that holds for every `.git` in it too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub git_writable: bool,
 }
 
 /// Kinds of inputs.
@@ -65,6 +68,8 @@ pub struct PlacedInput {
     pub dest: PathBuf,
     /// Whether the build may change it.
     pub writable: bool,
+    /// Whether that holds for every `.git` in it too.
+    pub git_writable: bool,
     /// Whether it is a folder, rather than a file or a socket.
     pub folder: bool,
 }
@@ -188,12 +193,24 @@ pub fn inputs(
     let wanted = &config.host.inputs;
     let writable = folders.writable();
     let off_limits = OffLimits { home: &facts.home, smidr: paths.home(), writable: &writable };
-    let read_only = |what, source: PathBuf, dest: PathBuf| Input { what, source: Some(source), dest, writable: false };
+    let read_only = |what, source: PathBuf, dest: PathBuf| Input {
+        what,
+        source: Some(source),
+        dest,
+        writable: false,
+        git_writable: false,
+    };
     let mut inputs = Vec::new();
     if wanted.ssh_agent {
         let agent = facts.environment.iter().find(|(name, value)| name == "SSH_AUTH_SOCK" && !value.is_empty());
         let source = agent.map(|(_, path)| place(path));
-        inputs.push(Input { what: What::SshAgent, source, dest: SSH_AGENT.into(), writable: false });
+        inputs.push(Input {
+            what: What::SshAgent,
+            source,
+            dest: SSH_AGENT.into(),
+            writable: false,
+            git_writable: false,
+        });
         // ssh looks there itself: its configuration stays the image's.
         let known = ".ssh/known_hosts";
         inputs.push(read_only(What::KnownHosts, facts.home.join(known), folders.home.join(known)));
@@ -245,7 +262,7 @@ fn planned(bind: &config::Bind, place: &dyn Fn(&str) -> PathBuf) -> Input {
     let source = place(&bind.source);
     // Without `.` and double slashes: paths are compared.
     let dest = bind.dest.as_ref().map_or_else(|| source.clone(), |dest| Path::new(&dest.text).components().collect());
-    Input { what: What::Bind, source: Some(source), dest, writable: bind.writable }
+    Input { what: What::Bind, source: Some(source), dest, writable: bind.writable, git_writable: bind.git_writable }
 }
 
 fn check_dest(dest: &Path, own: &[&Path]) -> Result<(), InputError> {

@@ -16,14 +16,51 @@ pub struct Placed {
     pub diffs: Vec<PathBuf>,
     /// Mount points and generated files, on top of the image.
     pub skeleton: PathBuf,
-    /// Repositories of layers, and BitBake, that belong to the user.
-    pub repositories: Vec<PathBuf>,
+    /// Repositories of the user's that hold layers, or BitBake.
+    pub repositories: Vec<OwnRepository>,
     /// Those that belong to the store, and never change.
     pub pinned: Vec<PathBuf>,
     /// What the build sees of its caller and of this machine.
     pub inputs: Vec<PlacedInput>,
-    /// Whether repositories may be written: in `shell` and `run`, where people develop.
+    /// Whether layers may be written: in `shell` and `run`, where people develop.
     pub edit: bool,
+}
+
+/// A repository of the user's, as far as a build sees it: its layers and its `.git`, not what else lies beside them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnRepository {
+    /// The whole of it.
+    pub root: PathBuf,
+    /// Its layers, the outermost folders: writable where layers are edited.
+    pub layers: Vec<PathBuf>,
+    /// Further folders that builds need of it: `.git`, BitBake, the scripts beside OpenEmbedded-Core.
+    pub folders: Vec<PathBuf>,
+    /// Files that builds need of it: licences, or a `.git` that names a folder.
+    pub files: Vec<PathBuf>,
+    /// Shown to builds in the place of `.git/index`: a copy that knows which files are left out.
+    pub index: Option<PathBuf>,
+}
+
+impl OwnRepository {
+    /// Every place that a mount stands on, and whether it is a folder.
+    pub fn points(&self) -> impl Iterator<Item = (&Path, bool)> {
+        let folders =
+            [&self.root].into_iter().chain(&self.layers).chain(&self.folders).map(|path| (path.as_path(), true));
+        folders.chain(self.files.iter().map(|path| (path.as_path(), false)))
+    }
+
+    /// Binds as destination, source, and whether it is writable.
+    fn binds(&self, edit: bool) -> Vec<(PathBuf, PathBuf, bool)> {
+        let same = |path: &PathBuf, writable| (path.clone(), path.clone(), writable);
+        let mut binds: Vec<_> = self.layers.iter().map(|path| same(path, edit)).collect();
+        if edit {
+            binds.extend((!self.layers.contains(&self.root)).then(|| same(&self.root, false)));
+        } else {
+            binds.extend(self.folders.iter().chain(&self.files).map(|path| same(path, false)));
+            binds.extend(self.index.iter().map(|index| (self.root.join(".git/index"), index.clone(), false)));
+        }
+        binds
+    }
 }
 
 /// Folders in memory, with their permissions.
@@ -42,17 +79,13 @@ impl Plan {
         mounts.extend(TMPFS.map(|(dest, mode)| MountOp::Tmpfs { dest: dest.into(), mode }));
         mounts.extend(self.devices.iter().map(|path| MountOp::Device { path: path.clone() }));
         // Sorted, so that a folder inside another one is shown after it.
-        let mut binds: Vec<(&Path, &Path, bool)> =
-            self.folders.writable().into_iter().map(|path| (path, path, true)).collect();
-        binds.extend(placed.repositories.iter().map(|path| (path.as_path(), path.as_path(), placed.edit)));
-        binds.extend(placed.pinned.iter().map(|path| (path.as_path(), path.as_path(), false)));
-        binds.extend(placed.inputs.iter().map(|input| (input.dest.as_path(), input.source.as_path(), input.writable)));
+        let mut binds: Vec<(PathBuf, PathBuf, bool)> =
+            self.folders.writable().into_iter().map(|path| (path.into(), path.into(), true)).collect();
+        binds.extend(placed.repositories.iter().flat_map(|repository| repository.binds(placed.edit)));
+        binds.extend(placed.pinned.iter().map(|path| (path.clone(), path.clone(), false)));
+        binds.extend(placed.inputs.iter().map(|input| (input.dest.clone(), input.source.clone(), input.writable)));
         binds.sort();
-        mounts.extend(binds.into_iter().map(|(dest, source, writable)| MountOp::Bind {
-            source: source.into(),
-            dest: dest.into(),
-            writable,
-        }));
+        mounts.extend(binds.into_iter().map(|(dest, source, writable)| MountOp::Bind { source, dest, writable }));
         SandboxSpec {
             isolation: self.isolation,
             strict: self.strict,
@@ -63,12 +96,12 @@ impl Plan {
 
     /// Everything that must exist in the skeleton for [`Plan::sandbox`] to find its mount points, and whether it is a folder rather
     /// than an empty file.
-    pub fn mount_points(&self, repositories: &[PathBuf], inputs: &[PlacedInput]) -> Vec<(PathBuf, bool)> {
+    pub fn mount_points(&self, shown: &[(PathBuf, bool)], inputs: &[PlacedInput]) -> Vec<(PathBuf, bool)> {
         let fixed = ["/proc", "/sys", "/dev", "/etc"].into_iter().chain(TMPFS.map(|(dest, _)| dest));
         let mut points: Vec<PathBuf> = fixed.map(PathBuf::from).collect();
         points.extend(self.folders.writable().into_iter().map(Path::to_path_buf));
-        points.extend(repositories.iter().cloned());
         let mut points: Vec<(PathBuf, bool)> = points.into_iter().map(|path| (path, true)).collect();
+        points.extend(shown.iter().cloned());
         // Those in folders of the build are made there.
         let outside = inputs.iter().filter(|input| self.folders.inside(&input.dest).is_none());
         points.extend(outside.map(|input| (input.dest.clone(), input.folder)));

@@ -1,0 +1,264 @@
+//! What `run` and `shell` change in layers and conf. The git of this machine obeys a repository's configuration, and programs follow links, so
+//! new ones go to a quarantine before the user meets them. Runs no git.
+//!
+//! What was there before is written down outside of the sandbox first: should smidr be killed meanwhile, the next one finishes the work.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use walkdir::{DirEntry, WalkDir};
+
+use super::{Tools, guards};
+use crate::{
+    host::files::{FileError, make_private_dir, sha256_of},
+    model::Paths,
+    plan::{OwnRepository, Plan},
+};
+
+/// What is changed of layers and conf, from a beginning on.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Edits {
+    #[serde(skip)]
+    record: PathBuf,
+    quarantine: PathBuf,
+    top: PathBuf,
+    /// Layers, and the repository that each lies in.
+    layers: Vec<(PathBuf, PathBuf)>,
+    /// Paths that decide over later runs and did not exist.
+    missing: Vec<PathBuf>,
+    /// What this machine would obey or follow, and what it was.
+    obeyed: BTreeMap<PathBuf, String>,
+    /// Conf and recipes of devtool in TOPDIR, with their digests.
+    conf: BTreeMap<PathBuf, String>,
+}
+
+/// What a finished edit has to tell.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Edited {
+    /// What was moved away, and where to; a second path where it could not be moved far.
+    pub quarantined: Vec<(PathBuf, PathBuf)>,
+    /// Files of TOPDIR that later builds read, and what happened to each.
+    pub conf: Vec<(PathBuf, &'static str)>,
+}
+
+/// Notes what is there now.
+///
+/// # Errors
+///
+/// When the record cannot be written.
+pub fn begin(plan: &Plan, own: &[OwnRepository], paths: &Paths) -> Result<Edits, FileError> {
+    let layers: Vec<(PathBuf, PathBuf)> =
+        own.iter().flat_map(|own| own.layers.iter().map(|layer| (layer.clone(), own.root.clone()))).collect();
+    let edits = Edits {
+        record: record(plan, paths),
+        quarantine: paths.home().join("quarantine").join(plan.folders.workspace.file_name().unwrap_or_default()),
+        top: plan.folders.top.clone(),
+        missing: plan
+            .guarded
+            .iter()
+            .map(|guarded| guarded.path.clone())
+            .filter(|path| fs::symlink_metadata(path).is_err())
+            .collect(),
+        obeyed: layers.iter().flat_map(|(layer, root)| obeyed(layer, root)).collect(),
+        conf: conf(&plan.folders.top),
+        layers,
+    };
+    make_private_dir(edits.record.parent().unwrap_or(paths.home()))?;
+    let text = serde_json::to_vec(&edits).map_err(|error| FileError::new("write", &edits.record)(error.into()))?;
+    // Not synchronised: it has to outlive this process, not the machine.
+    fs::write(&edits.record, &text).map_err(FileError::new("write", &edits.record))?;
+    Ok(edits)
+}
+
+/// Finishes what a smidr has begun that was killed meanwhile. The workspace must belong to this process.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn finish_interrupted(plan: &Plan, tools: Tools<'_>) -> Result<(), FileError> {
+    let record = record(plan, tools.paths);
+    let Ok(text) = fs::read(&record) else { return Ok(()) };
+    let Ok(edits) = serde_json::from_slice::<Edits>(&text) else {
+        return fs::remove_file(&record).map_err(FileError::new("remove", &record));
+    };
+    Edits { record, ..edits }.finish()?.lines().into_iter().for_each(|line| tools.on.warn(line));
+    Ok(())
+}
+
+fn record(plan: &Plan, paths: &Paths) -> PathBuf {
+    let name = plan.folders.workspace.file_name().unwrap_or_default();
+    paths.tmp().join("edits").join(format!("{}.json", name.display()))
+}
+
+impl Edits {
+    /// Compares with what is there now, and moves what is new and would be obeyed to the quarantine.
+    ///
+    /// # Errors
+    ///
+    /// When something can neither be moved nor closed.
+    pub fn finish(self) -> Result<Edited, FileError> {
+        let mut edited = Edited::default();
+        let new_files = self.missing.iter().filter(|path| self.layers.iter().any(|(layer, _)| path.starts_with(layer)));
+        let mut new: Vec<PathBuf> = new_files.filter(|path| fs::symlink_metadata(path).is_ok()).cloned().collect();
+        for (layer, root) in &self.layers {
+            let now = obeyed(layer, root);
+            new.extend(
+                now.into_iter().filter(|(path, what)| self.obeyed.get(path) != Some(what)).map(|(path, _)| path),
+            );
+        }
+        new.sort();
+        new.dedup_by(|inner, outer| inner.starts_with(outer));
+        for path in new {
+            let to = self.quarantine(&path)?;
+            edited.quarantined.push((path, to));
+        }
+        let now = conf(&self.top);
+        for (path, digest) in &now {
+            match self.conf.get(path) {
+                Some(before) if before == digest => {}
+                Some(_) => edited.conf.push((path.clone(), "changed")),
+                None => edited.conf.push((path.clone(), "new")),
+            }
+        }
+        edited.conf.extend(self.conf.keys().filter(|path| !now.contains_key(*path)).map(|path| (path.clone(), "gone")));
+        fs::remove_file(&self.record).map_err(FileError::new("remove", &self.record))?;
+        Ok(edited)
+    }
+
+    fn quarantine(&self, path: &Path) -> Result<PathBuf, FileError> {
+        make_private_dir(&self.quarantine)?;
+        let name = path.strip_prefix("/").unwrap_or(path).display().to_string().replace('/', "!");
+        let free = |number: &u32| self.quarantine.join(format!("{name}.{number}"));
+        let to = (1..).map(|number| free(&number)).find(|to| fs::symlink_metadata(to).is_err()).unwrap_or_default();
+        match rustix::fs::rename(path, &to) {
+            Ok(()) => Ok(to),
+            // On another file system: closed where it is, so that no program enters it.
+            Err(Errno::XDEV) => {
+                let mut closed = path.as_os_str().to_owned();
+                closed.push(".quarantined");
+                let closed = PathBuf::from(closed);
+                let close = || -> std::io::Result<()> {
+                    if !fs::symlink_metadata(path)?.is_symlink() {
+                        fs::set_permissions(path, fs::Permissions::from_mode(0o000))?;
+                    }
+                    fs::rename(path, &closed)
+                };
+                close().map_err(FileError::new("close", path))?;
+                Ok(closed)
+            }
+            Err(errno) => Err(FileError::new("move to the quarantine", path)(errno.into())),
+        }
+    }
+}
+
+impl Edited {
+    /// A sentence for each thing that the user should know.
+    pub fn lines(&self) -> Vec<String> {
+        let moved = self.quarantined.iter().map(|(path, to)| {
+            format!(
+                "{} is new; programs of this machine would obey or follow it, so it was moved to {}",
+                path.display(),
+                to.display()
+            )
+        });
+        let conf = self.conf.iter().map(|(path, what)| format!("{} is {what}; later builds read it", path.display()));
+        moved.chain(conf).collect()
+    }
+}
+
+/// What the git of this machine would obey below a layer (`.git`, and folders of the shape of a bare repository), and links that lead out of
+/// the repository; each with what it is.
+fn obeyed(layer: &Path, root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut walk = WalkDir::new(layer).into_iter();
+    while let Some(entry) = walk.next() {
+        let Ok(entry) = entry else { continue };
+        let Some(what) = what_obeys(&entry, root) else { continue };
+        if entry.file_type().is_dir() && entry.depth() > 0 {
+            walk.skip_current_dir();
+        }
+        found.insert(entry.into_path(), what);
+    }
+    found
+}
+
+fn what_obeys(entry: &DirEntry, root: &Path) -> Option<String> {
+    if entry.file_type().is_symlink() {
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        let leads_out = leads_out(entry.path(), &target, root);
+        return (leads_out || is_git(entry)).then(|| format!("link {}", target.display()));
+    }
+    if is_git(entry) && entry.depth() > 0 {
+        return Some(if entry.file_type().is_dir() { "folder".into() } else { "file".into() });
+    }
+    let has = |name: &str| fs::symlink_metadata(entry.path().join(name)).is_ok();
+    // As git finds bare repositories (setup.c, is_git_directory): without one of the three it looks further up.
+    (entry.file_type().is_dir() && has("HEAD") && has("objects") && has("refs")).then(|| "bare".into())
+}
+
+// git takes other spellings for its own where a file system may fold case; here it does not, but the user may copy the tree.
+fn is_git(entry: &DirEntry) -> bool {
+    entry.file_name().eq_ignore_ascii_case(guards::GIT)
+}
+
+fn leads_out(link: &Path, target: &Path, root: &Path) -> bool {
+    let mut at = if target.is_absolute() { PathBuf::new() } else { link.parent().unwrap_or(root).to_path_buf() };
+    for part in target.components() {
+        match part {
+            Component::ParentDir => {
+                at.pop();
+                if !at.starts_with(root) {
+                    return true;
+                }
+            }
+            Component::CurDir => {}
+            other => at.push(other),
+        }
+    }
+    !at.starts_with(root)
+}
+
+/// The files in TOPDIR that every build reads, with their digests.
+fn conf(top: &Path) -> BTreeMap<PathBuf, String> {
+    let folders = guards::DECISIVE.iter().map(|name| top.join(name));
+    // What smidr writes before each build says nothing.
+    let written = [top.join("conf/local.conf"), top.join("conf/bblayers.conf")];
+    folders
+        .flat_map(|folder| WalkDir::new(folder).into_iter().flatten())
+        .filter(|entry| entry.file_type().is_file() || entry.file_type().is_symlink())
+        .filter(|entry| !written.iter().any(|written| written == entry.path()))
+        .map(|entry| {
+            let digest = if entry.file_type().is_file() { sha256_of(entry.path()).ok() } else { None };
+            let text = digest.map_or_else(|| "a link".into(), |(digest, _)| digest.to_string());
+            (entry.into_path(), text)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_that_lead_out() {
+        let root = Path::new("/p/repo");
+        for (target, out) in [
+            ("x", false),
+            ("../other/x", false),
+            ("/p/repo/x", false),
+            ("../../x", true),
+            ("/etc/passwd", true),
+            ("../../repo/x", true),
+            ("/p/repo/../x", true),
+            ("/p/repository/x", true),
+        ] {
+            assert_eq!(leads_out(Path::new("/p/repo/layer/link"), Path::new(target), root), out, "{target}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Finds what the rule on mounts (`plan::protect`) has to cover: paths of this machine that exist, without links.
+
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use super::reach::everywhere;
+use crate::plan::{Guarded, OwnRepository, PlacedInput, Plan};
+
+/// What the git of this machine obeys: its configuration names programs.
+pub const GIT: &str = ".git";
+
+/// Folders and files of TOPDIR that BitBake reads before any recipe. Only `run` and `shell` change them.
+pub const DECISIVE: [&str; 4] = ["conf", "workspace/conf", "workspace/recipes", "workspace/appends"];
+
+/// Everything that must not be written to in a sandbox of this plan, as far as it exists.
+pub fn find(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], edit: bool) -> Vec<Guarded> {
+    let mut guarded: Vec<Guarded> =
+        everywhere(&plan.guarded).into_iter().filter(|guarded| !(edit && is_layer(&guarded.path, own))).collect();
+    let layers = own.iter().flat_map(|own| &own.layers).filter(|_| edit);
+    let binds =
+        inputs.iter().filter(|input| input.writable && input.folder && !input.git_writable).map(|input| &input.source);
+    for git in layers.chain(binds).flat_map(|folder| gits(folder)) {
+        guarded
+            .push(Guarded { what: format!("what git obeys in {}", git.parent().unwrap_or(&git).display()), path: git });
+    }
+    if !edit {
+        let decisive =
+            decisive(plan).into_iter().map(|path| Guarded { path, what: "what every later build reads".into() });
+        guarded.extend(decisive);
+    }
+    guarded.retain(|guarded| guarded.path.symlink_metadata().is_ok_and(|data| !data.is_symlink()));
+    guarded
+}
+
+/// The folders of TOPDIR that no build writes to.
+pub fn decisive(plan: &Plan) -> Vec<PathBuf> {
+    DECISIVE.iter().map(|name| plan.folders.top.join(name)).collect()
+}
+
+// In `shell` and `run` the user works on layers.
+fn is_layer(path: &Path, own: &[OwnRepository]) -> bool {
+    own.iter().any(|own| own.layers.iter().any(|layer| layer.starts_with(path)))
+}
+
+/// Every `.git` in a folder, at any depth.
+fn gits(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut walk = WalkDir::new(folder).into_iter();
+    while let Some(entry) = walk.next() {
+        let Ok(entry) = entry else { continue };
+        if entry.file_name() == GIT && entry.depth() > 0 {
+            if entry.file_type().is_dir() {
+                walk.skip_current_dir();
+            }
+            found.push(entry.into_path());
+        }
+    }
+    found
+}

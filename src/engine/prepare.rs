@@ -1,0 +1,189 @@
+//! The first stage: image, layers and workspace are made ready, and with them the sandbox of a build as a value.
+
+use std::{fs, path::PathBuf};
+
+use super::{
+    EngineError, Tools, devices, edits, guards,
+    host::resolve_host,
+    inputs, layers, pseudo,
+    workspace::{self, Workspace},
+};
+use crate::{
+    bitbake,
+    image::RootFs,
+    layers::Checkouts,
+    lock::{HostLock, Pins},
+    model::Paths,
+    plan::{self, Isolation, MountOp, Payload, Placed, PlacedInput, Plan, SandboxSpec},
+};
+
+/// A plan whose image, layers and workspace are there.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) plan: Plan,
+    pub(super) host: BuildHost,
+    pub(super) inputs: Vec<PlacedInput>,
+    checkouts: Checkouts,
+    pub(super) workspace: Workspace,
+    hide_openat2: bool,
+}
+
+/// Where the programs come from that BitBake needs.
+#[derive(Debug)]
+pub(super) enum BuildHost {
+    /// From an image.
+    Image { lock: HostLock, root: RootFs },
+    /// From this machine, as it is.
+    Machine { env: Vec<(String, String)> },
+}
+
+/// What runs in a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// BitBake, which changes no layer.
+    Build,
+    /// What the user has typed: layers and conf are writable.
+    Edit,
+}
+
+impl BuildHost {
+    /// What the project is pinned to, where that is an image.
+    pub(super) fn lock(&self) -> Option<&HostLock> {
+        match self {
+            Self::Image { lock, .. } => Some(lock),
+            Self::Machine { .. } => None,
+        }
+    }
+
+    /// The environment that comes with it.
+    fn env(&self) -> &[(String, String)] {
+        match self {
+            Self::Image { root, .. } => root.env(),
+            Self::Machine { env } => env,
+        }
+    }
+}
+
+/// Makes image, layers and workspace ready.
+///
+/// # Errors
+///
+/// The first thing that is not there.
+pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
+    // First, so that nothing long is begun in vain.
+    devices::check(&plan.devices)?;
+    let inputs = inputs::find(&plan, tools)?;
+    let mut checkouts = layers(&plan, tools)?;
+    checkouts.are_untouched()?;
+    let holder = format!("build {}", tools.on.build());
+    let workspace = workspace::open(&plan, tools, &holder)?;
+    edits::finish_interrupted(&plan, tools)?;
+    let host = if plan.isolation == Isolation::None {
+        let path = tools.facts.environment.iter().find(|(name, _)| name == "PATH");
+        BuildHost::Machine { env: path.cloned().into_iter().collect() }
+    } else {
+        let (lock, root) = resolve_host(tools, &plan, lock, false)?;
+        inputs::check_places(&plan, &checkouts.shown(), root.diffs())?;
+        BuildHost::Image { lock, root }
+    };
+    workspace.write_conf(&plan, &checkouts)?;
+    workspace.write_skeleton(&plan, tools.facts, &checkouts.shown(), &inputs)?;
+    workspace.write_indexes(&mut checkouts.own)?;
+    if tools.stop.asked() > 0 {
+        return Err(EngineError::Stopped);
+    }
+    let packages = host.lock().map(|lock| &lock.packages);
+    let hide_openat2 = !plan.openat2.unwrap_or_else(|| !pseudo::lacks_openat2(&checkouts, packages));
+    Ok(Prepared { plan, host, inputs, checkouts, workspace, hide_openat2 })
+}
+
+impl Prepared {
+    /// The plan that was made ready.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What the project is pinned to from now on.
+    pub fn pins(&self) -> Pins {
+        Pins { hosts: self.host.lock().cloned().into_iter().collect(), repositories: self.checkouts.pins.clone() }
+    }
+
+    /// Layers, for people: names and what they are pinned to.
+    pub fn layers(&self) -> &[(String, String)] {
+        &self.checkouts.names
+    }
+
+    /// Where smidr's own files stand, as the build sees them.
+    pub(super) fn own_folder(&self) -> PathBuf {
+        match &self.host {
+            BuildHost::Image { .. } => bitbake::OWN_FOLDER.into(),
+            BuildHost::Machine { .. } => self.workspace.own_files(),
+        }
+    }
+
+    /// Notes what is there, before the user's programs may change layers and conf.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn begin_edits(&self, paths: &Paths) -> Result<edits::Edits, EngineError> {
+        Ok(edits::begin(&self.plan, &self.checkouts.own, paths)?)
+    }
+
+    /// The sandbox of this build with a program in it, and a fresh HOME.
+    ///
+    /// # Errors
+    ///
+    /// When something that decides over later runs would be writable, or the file system refuses.
+    pub fn sandbox(
+        &self,
+        argv: Vec<String>,
+        what: Use,
+        terminal: bool,
+        extra_env: &[(&str, &str)],
+    ) -> Result<SandboxSpec, EngineError> {
+        let edit = what == Use::Edit;
+        self.workspace.make_home(&self.plan, &self.inputs)?;
+        self.workspace.make_folders(&self.plan, &guards::decisive(&self.plan))?;
+        let host = self.host.env();
+        let host_path = host.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());
+        let mut env: Vec<(String, String)> =
+            vec![("PATH".into(), bitbake::search_path(self.checkouts.bitbake.as_deref(), host_path))];
+        env.extend(host.iter().filter(|(name, _)| name != "PATH").cloned());
+        env.extend(self.plan.env.iter().cloned());
+        env.extend(extra_env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let placed = Placed {
+            diffs: match &self.host {
+                BuildHost::Image { root, .. } => root.diffs().to_vec(),
+                BuildHost::Machine { .. } => Vec::new(),
+            },
+            skeleton: self.workspace.skeleton.clone(),
+            repositories: self.checkouts.own.clone(),
+            pinned: self.checkouts.pinned.clone(),
+            inputs: self.inputs.clone(),
+            edit,
+        };
+        let payload = Payload {
+            argv,
+            env,
+            cwd: self.plan.folders.top.clone(),
+            terminal,
+            linger: edit,
+            cpus: self.plan.limits.cpus,
+        };
+        let mut spec = self.plan.sandbox(&placed, payload);
+        spec.hide_openat2 = self.hide_openat2;
+        // A folder of the host may be named by a link; inside it stands where the name says.
+        for op in &mut spec.mounts {
+            if let MountOp::Bind { source, .. } = op
+                && let Ok(real) = fs::canonicalize(&*source)
+            {
+                *source = real;
+            }
+        }
+        let guarded = guards::find(&self.plan, &self.checkouts.own, &self.inputs, edit);
+        plan::protect(&mut spec.mounts, &guarded);
+        plan::check_mounts(&spec.mounts, &guarded)?;
+        Ok(spec)
+    }
+}

@@ -1,0 +1,99 @@
+//! What a build sees of the user's own repositories: its layers, `.git` and a few files, not what else lies beside them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use gix::index::entry::Flags;
+
+use super::{Checkouts, local::Local, outermost};
+use crate::plan::OwnRepository;
+
+/// How files at the top of a repository are called that recipes name in LIC_FILES_CHKSUM.
+const LICENCES: [&str; 3] = ["LICENSE", "LICENCE", "COPYING"];
+
+/// Notes a repository that holds layers, once.
+pub(super) fn add(own: &mut Vec<OwnRepository>, local: &Local) {
+    if !own.iter().any(|known| known.root == local.repository) {
+        own.push(OwnRepository { root: local.repository.clone(), ..OwnRepository::default() });
+    }
+}
+
+/// Sorts out what is shown of each repository, once all layers are known.
+pub(super) fn finish(checkouts: &mut Checkouts) {
+    // A repository in another one belongs to it, such as a submodule.
+    let roots = outermost(checkouts.own.iter().map(|own| own.root.clone()).collect());
+    checkouts.own =
+        roots.into_iter().map(|root| shown(root, &checkouts.layers, checkouts.bitbake.as_deref())).collect();
+}
+
+fn shown(root: PathBuf, layers: &[PathBuf], bitbake: Option<&Path>) -> OwnRepository {
+    let layers = outermost(layers.iter().filter(|layer| layer.starts_with(&root)).cloned().collect());
+    let mut folders: Vec<PathBuf> =
+        bitbake.filter(|path| path.starts_with(&root)).map(Path::to_path_buf).into_iter().collect();
+    let mut files: Vec<PathBuf> = Vec::new();
+    files.extend(licences(&root));
+    for core in
+        layers.iter().filter(|layer| layer.join("conf/bitbake.conf").is_file()).filter_map(|layer| layer.parent())
+    {
+        // OpenEmbedded-Core's COREBASE: its tasks run programs in `scripts`, and its recipes name its licences.
+        if core.starts_with(&root) {
+            folders.extend(Some(core.join("scripts")).filter(|path| is_folder(path)));
+            files.extend(licences(core));
+        }
+    }
+    let git = root.join(".git");
+    match fs::symlink_metadata(&git) {
+        Ok(data) if data.is_dir() => folders.push(git),
+        Ok(data) if data.is_file() => files.push(git),
+        _ => {}
+    }
+    let inside = |path: &PathBuf| layers.iter().any(|layer| path.starts_with(layer));
+    folders.retain(|path| !inside(path));
+    files.retain(|path| !inside(path));
+    folders = outermost(folders);
+    files.sort();
+    files.dedup();
+    OwnRepository { root, layers, folders, files, index: None }
+}
+
+fn is_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|data| data.is_dir())
+}
+
+fn licences(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_licence = |name: &str| LICENCES.iter().any(|licence| name.starts_with(licence));
+    entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_licence))
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// A copy of a repository's index in which the files that a build does not see are marked as left out (skip-worktree, git-update-index(1)):
+/// git would else call the repository changed, and BitBake would write that into what it builds. None where every file is seen, or where
+/// the index cannot be read.
+pub fn index(own: &OwnRepository) -> Option<Vec<u8>> {
+    if own.layers.contains(&own.root) || !is_folder(&own.root.join(".git")) {
+        return None;
+    }
+    let options = gix::open::Options::default().with(gix::sec::Trust::Reduced);
+    let repository = gix::open_opts(&own.root, options).ok()?;
+    let mut index = repository.open_index().ok()?;
+    let seen: Vec<PathBuf> =
+        own.points().skip(1).filter_map(|(path, _)| Some(path.strip_prefix(&own.root).ok()?.into())).collect();
+    let state: &mut gix::index::State = &mut index;
+    let mut left_out = false;
+    for (entry, path) in state.entries_mut_with_paths() {
+        let path = gix::path::from_bstr(path).ok()?;
+        if !seen.iter().any(|seen| path.starts_with(seen)) {
+            entry.flags.insert(Flags::SKIP_WORKTREE | Flags::EXTENDED);
+            left_out = true;
+        }
+    }
+    let mut bytes = Vec::new();
+    index.write_to(&mut bytes, gix::index::write::Options::default()).ok()?;
+    left_out.then_some(bytes)
+}
