@@ -11,6 +11,7 @@ pub mod lock;
 pub mod plan;
 
 pub mod project;
+pub mod settings;
 
 pub mod artifacts;
 pub mod bitbake;

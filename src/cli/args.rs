@@ -7,7 +7,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser},
 };
 
-use crate::config::provider;
+use crate::{config::provider, model::Digest};
 
 /// Build embedded Linux (Yocto, BitBake) without Docker and without root
 #[derive(Parser)]
@@ -16,6 +16,9 @@ pub struct Cli {
     /// The project's config
     #[arg(short, long, global = true, default_value = "smidr.yaml", value_name = "FILE")]
     pub config: PathBuf,
+    /// What the caller grants
+    #[command(flatten)]
+    pub grant: Grant,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -48,6 +51,10 @@ pub enum Command {
     Run(Run),
     /// Open a shell in the build's own sandbox
     Shell(Shell),
+    /// Grant a project what it asks for beyond its own folders
+    Trust(Trust),
+    /// Take back what was granted to a project
+    Untrust(Untrust),
     /// Show builds, or one of them
     Status(Status),
     /// Show what a build said
@@ -222,6 +229,29 @@ pub struct Shell {
     /// Print what the sandbox does, one operation per line, instead of running anything
     #[arg(long)]
     pub explain: bool,
+}
+
+/// `smidr trust`
+#[derive(Args)]
+pub struct Trust {
+    /// List the projects that are trusted, instead of trusting one
+    #[arg(long)]
+    pub list: bool,
+    /// With --list: print JSON
+    #[arg(long, requires = "list")]
+    pub json: bool,
+}
+
+/// `smidr untrust`
+#[derive(Args)]
+pub struct Untrust {}
+
+/// What the caller grants for this one command.
+#[derive(Args, Clone, Default)]
+pub struct Grant {
+    /// Grant exactly the asks with this digest, as `smidr check` prints it; for CI
+    #[arg(long = "trust", global = true, value_name = "DIGEST")]
+    pub trust: Option<Digest>,
 }
 
 /// `smidr status`

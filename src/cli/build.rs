@@ -3,29 +3,34 @@
 use std::{path::Path, process::ExitCode};
 
 use super::{
-    args::{Build, EventForm},
+    args::{Build, EventForm, Grant},
     context,
     output::talk,
     report::{Done, Failure},
     terminal::{JsonLines, Terminal},
+    trust,
 };
 use crate::{
     events::EventSink,
     host::{files::FileError, process::Spawner, stop::Stop},
     model::{Kind, Outcome, State},
+    plan::Domain,
     project::Project,
     service::{LocalService, Means},
 };
 
 /// Runs the command.
-pub fn build(file: &Path, args: Build) -> Done {
+pub fn build(file: &Path, grant: &Grant, args: Build) -> Done {
     // Before any thread: threads inherit what is blocked.
     let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let spawner = start_spawner()?;
     let facts = context::gather();
     let project = Project::read(file, args.wanted.variant.as_deref(), &facts)?;
     let paths = context::open_paths(&facts)?;
-    let plan = project.plan(&(&args.wanted).into(), &facts, &paths)?;
+    let plan = trust::settle(&project, &(&args.wanted).into(), &facts, &paths, &trust::given(&facts, grant))?;
+    if plan.domain == Domain::Private {
+        talk("caches     this project's own: nothing is shared with others; to share yours:  smidr trust");
+    }
     let host = project.host_lock(&plan).cloned();
     let stale = project.lock.as_ref().is_some_and(|lock| lock.config.as_ref() != Some(&project.digest));
     if args.wanted.locked && stale {

@@ -3,24 +3,27 @@
 use std::{collections::HashSet, path::Path, process::ExitCode};
 
 use super::{
-    args::Check,
+    args::{Check, Grant},
     context::{self, default_wanted},
-    output::talk,
+    output::{quoted, talk},
     report::{Done, Failure, report},
+    trust,
 };
 use crate::{
     engine::recipes,
     host::paths,
     layers,
     model::{HostFacts, Paths},
-    project::{Project, ProjectError},
+    project::{Project, ProjectError, trust::Given},
 };
 
 /// Runs the command.
-pub fn check(file: &Path, args: &Check) -> Done {
+pub fn check(file: &Path, grant: &Grant, args: &Check) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
-    let mut checked = Checked { file, facts: &facts, paths: &paths, said: HashSet::new(), code: ExitCode::SUCCESS };
+    let given = trust::given(&facts, grant);
+    let mut checked =
+        Checked { given, file, facts: &facts, paths: &paths, said: HashSet::new(), code: ExitCode::SUCCESS };
     let variants = checked.one(args.variant.clone());
     for variant in variants.into_iter().filter(|_| args.variant.is_none()) {
         checked.one(Some(variant));
@@ -33,6 +36,7 @@ pub fn check(file: &Path, args: &Check) -> Done {
 
 struct Checked<'a> {
     file: &'a Path,
+    given: Given,
     facts: &'a HostFacts,
     paths: &'a Paths,
     // Variants have most in common, and nothing is said twice.
@@ -54,20 +58,29 @@ impl Checked<'_> {
                 return Vec::new();
             }
         };
-        let plan = match project.plan(&default_wanted(variant), self.facts, self.paths) {
-            Ok(plan) => plan,
+        let judged = match trust::judge(&project, &default_wanted(variant), self.facts, self.paths, &self.given) {
+            Ok(judged) => judged,
             Err(failure) => {
-                self.wrong(&failure.into());
+                self.wrong(&failure);
                 return names(&project);
             }
         };
+        let plan = &judged.plan;
+        for ask in trust::lines(&judged) {
+            if self.said.insert(ask.clone()) {
+                talk(quoted(format!("asks: {ask}")));
+            }
+        }
+        if !judged.refused.is_empty() && self.said.insert(judged.digest().to_string()) {
+            talk(format!("to grant them:  smidr trust    in CI, for exactly these:  --trust={}", judged.digest()));
+        }
         for warning in &plan.warnings {
             if self.said.insert(warning.clone()) {
                 talk(format!("warning: {warning}"));
             }
         }
         // What only this machine knows. One missing folder does not hide the next.
-        for error in layers::missing(&plan) {
+        for error in layers::missing(plan) {
             self.wrong(&error.into());
         }
         if plan.host.recipe

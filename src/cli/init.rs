@@ -6,9 +6,10 @@ use include_dir::{Dir, include_dir};
 
 use super::{
     args::Init,
+    context,
     output::{say, talk},
     report::{Done, Refused},
-    template,
+    template, trust,
 };
 use crate::{
     config::provider,
@@ -40,12 +41,22 @@ pub fn init(args: &Init) -> Done {
         let _ = remove_tree(&half);
         return Err(error.into());
     }
+    trust_own(&target.join("smidr.yaml"));
     say(target.display().to_string());
     talk(format!("next:  cd {} && smidr build", target.display()));
     for warning in provider.iter().flat_map(template::warnings) {
         talk(format!("warning: {warning}"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the user has made here asks nothing later. Where that cannot be written down, it will be asked.
+fn trust_own(file: &Path) {
+    let facts = context::gather();
+    let trusted = context::open_paths(&facts).and_then(|paths| trust::trust_all(file, &facts, &paths).map(drop));
+    if let Err(failure) = trusted {
+        talk(format!("warning: the project is not noted as yours, and will ask for what it needs: {failure}"));
+    }
 }
 
 fn write_config(root: &Path, text: &str) -> Result<(), FileError> {

@@ -3,22 +3,24 @@
 use std::path::Path;
 
 use super::{
-    args,
+    args::{self, Grant},
     context::default_wanted,
     desk::Desk,
     output::say,
     report::{Done, Failure, Refused},
+    trust,
 };
 use crate::{
     config::{BITBAKE, Config, HOST, nearest},
     engine,
     lock::{Lock, Pins, RepositoryLock},
     model::{BuildRequest, CommitId},
+    plan::Plan,
     project::Project,
 };
 
 /// Runs the command.
-pub fn lock(file: &Path, args: &args::Lock) -> Done {
+pub fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
     let desk = Desk::open("lock")?;
     let mut project = Project::read(file, None, &desk.facts)?;
     let before = project.lock.clone().unwrap_or_default();
@@ -33,7 +35,7 @@ pub fn lock(file: &Path, args: &args::Lock) -> Done {
     };
     project.lock = Some(lock);
     let host = if fresh_host { HostWanted::Fresh } else { HostWanted::Pinned };
-    let pins = pin_all(&desk, file, &project, host)?;
+    let pins = pin_all(&desk, file, &project, host, grant)?;
     let _alone = project.alone(&desk.paths)?;
     let mut lock = project.lock.clone().unwrap_or_default();
     lock.forget_folders();
@@ -94,17 +96,17 @@ pub enum HostWanted {
 }
 
 /// What the config and each of its variants are to be pinned to.
-pub fn pin_all(desk: &Desk, file: &Path, project: &Project, host: HostWanted) -> Result<Pins, Failure> {
+pub fn pin_all(desk: &Desk, file: &Path, project: &Project, host: HostWanted, grant: &Grant) -> Result<Pins, Failure> {
     // What is wrong with one of them is said before anything long begins.
     for variant in &project.config.variants {
-        Project::read(file, Some(variant), &desk.facts)?.plan(&wanted(variant), &desk.facts, &desk.paths)?;
+        settle(desk, &Project::read(file, Some(variant), &desk.facts)?, &wanted(variant), grant)?;
     }
-    let mut all = pin_one(desk, project, default_wanted(None), host)?;
+    let mut all = pin_one(desk, project, default_wanted(None), host, grant)?;
     for variant in &project.config.variants {
         let mut variant_project = Project::read(file, Some(variant), &desk.facts)?;
         variant_project.lock.clone_from(&project.lock);
         variant_project.lock.get_or_insert_default().pin(all.clone());
-        let pins = pin_one(desk, &variant_project, wanted(variant), host)?;
+        let pins = pin_one(desk, &variant_project, wanted(variant), host, grant)?;
         all.repositories.extend(pins.repositories);
         all.hosts.extend(pins.hosts);
     }
@@ -115,8 +117,19 @@ fn wanted(variant: &str) -> BuildRequest {
     default_wanted(Some(variant.to_owned()))
 }
 
-fn pin_one(desk: &Desk, project: &Project, wanted: BuildRequest, host: HostWanted) -> Result<Pins, Failure> {
-    let plan = project.plan(&wanted, &desk.facts, &desk.paths)?;
+/// The plan of a project that may do what it asks for.
+pub fn settle(desk: &Desk, project: &Project, wanted: &BuildRequest, grant: &Grant) -> Result<Plan, Failure> {
+    trust::settle(project, wanted, &desk.facts, &desk.paths, &trust::given(&desk.facts, grant))
+}
+
+fn pin_one(
+    desk: &Desk,
+    project: &Project,
+    wanted: BuildRequest,
+    host: HostWanted,
+    grant: &Grant,
+) -> Result<Pins, Failure> {
+    let plan = settle(desk, project, &wanted, grant)?;
     desk.on.hide(&engine::inputs::secrets(&plan));
     match host {
         HostWanted::Not => Ok(Pins { hosts: Vec::new(), repositories: engine::layers(&plan, desk.tools())?.pins }),

@@ -20,6 +20,7 @@ use crate::{
     history::BuildRecord,
     host::{files::FileError, paths, rooted::open_linkless},
     model::{Event, HostFacts, Paths, Secrets, TaskName},
+    plan::Domain,
     project::Project,
     service::LocalService,
 };
@@ -72,7 +73,9 @@ pub fn logs(config: &Path, args: &Logs) -> Done {
 /// What the project in this folder keeps secret; where there is none, what the environment sounds like.
 fn secrets(config: &Path, build: &BuildRecord, facts: &HostFacts, paths: &Paths) -> Secrets {
     let project = Project::read(config, build.variant.as_deref(), facts).ok();
-    match project.and_then(|project| project.plan(&default_wanted(build.variant.clone()), facts, paths).ok()) {
+    match project
+        .and_then(|project| project.plan(&default_wanted(build.variant.clone()), facts, paths, &Domain::Own).ok())
+    {
         Some(plan) => inputs::secrets(&plan),
         None => context::secrets(&facts.environment),
     }

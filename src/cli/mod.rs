@@ -23,6 +23,7 @@ mod shell;
 mod status;
 mod template;
 mod terminal;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -48,16 +49,18 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let config = cli.config;
+    let (config, grant) = (cli.config, cli.grant);
     let done = match cli.command {
         Command::Init(args) => init::init(&args),
-        Command::Check(args) => check::check(&config, &args),
-        Command::Plan(args) => plan::plan(&config, &args),
-        Command::Build(args) => build::build(&config, args),
-        Command::Lock(args) => lock::lock(&config, &args),
-        Command::Layers(command) => layers::layers(&config, &command),
-        Command::Run(args) => return shell::run(&config, args),
-        Command::Shell(args) => return shell::shell(&config, args),
+        Command::Check(args) => check::check(&config, &grant, &args),
+        Command::Plan(args) => plan::plan(&config, &grant, &args),
+        Command::Build(args) => build::build(&config, &grant, args),
+        Command::Lock(args) => lock::lock(&config, &grant, &args),
+        Command::Layers(command) => layers::layers(&config, &grant, &command),
+        Command::Run(args) => return shell::run(&config, &grant, args),
+        Command::Shell(args) => return shell::shell(&config, &grant, args),
+        Command::Trust(args) => trust::trust(&config, &args),
+        Command::Untrust(args) => trust::untrust(&config, &args),
         Command::Status(args) => status::status(&args),
         Command::Logs(args) => logs::logs(&config, &args),
         Command::Cancel(args) => cancel::cancel(&args),

@@ -3,10 +3,11 @@
 use std::{path::Path, process::ExitCode};
 
 use super::{
-    args::Plan,
+    args::{Grant, Plan},
     context,
     output::{say, say_json},
     report::Done,
+    trust::{self, Judged},
 };
 use crate::{
     events::Redactor,
@@ -16,23 +17,29 @@ use crate::{
 };
 
 /// Runs the command.
-pub fn plan(file: &Path, args: &Plan) -> Done {
+pub fn plan(file: &Path, grant: &Grant, args: &Plan) -> Done {
     let facts = context::gather();
     let project = Project::read(file, args.wanted.variant.as_deref(), &facts)?;
-    let plan = project.plan(&(&args.wanted).into(), &facts, &paths::find(&facts.environment)?)?;
+    let paths = paths::find(&facts.environment)?;
+    let judged = trust::judge(&project, &(&args.wanted).into(), &facts, &paths, &trust::given(&facts, grant))?;
+    let plan = &judged.plan;
     let redactor = Redactor::new(&plan.secrets());
     if args.json {
-        let mut document = serde_json::json!({ "version": 1, "plan": plan });
+        let mut document = serde_json::json!({ "version": 1, "plan": plan, "asks": judged.asks, "refused": judged.refused, "digest": judged.digest() });
         redactor.json(&mut document);
         say_json(&document);
     } else {
-        summary(&plan, &redactor);
+        summary(&judged, &redactor);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn summary(plan: &plan::Plan, redactor: &Redactor) {
+fn summary(judged: &Judged, redactor: &Redactor) {
+    let plan = &judged.plan;
     let line = |subject: &str, text: &str| say(redactor.text(&format!("{subject:<10} {text}")));
+    for ask in trust::lines(judged) {
+        line("asks", &ask);
+    }
     line("project", &format!("{} in {}", plan.name, plan.project.display()));
     line("target", &format!("{} for {}", plan.targets.join(" "), plan.machine));
     let kind = if plan.host.recipe { "rootfs recipe" } else { "image" };
@@ -50,6 +57,7 @@ fn summary(plan: &plan::Plan, redactor: &Redactor) {
     if let Some(bitbake) = &plan.bitbake {
         line("bitbake", &plan::describe(bitbake));
     }
+    line("caches", &plan.domain.to_string());
     line("workspace", &plan.folders.workspace.display().to_string());
     for input in &plan.inputs {
         line("input", &input.to_string());

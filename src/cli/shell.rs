@@ -9,13 +9,14 @@ use std::{
 };
 
 use super::{
-    args::{Run, Shell},
+    args::{Grant, Run, Shell},
     build::start_spawner,
     context::{self, default_wanted},
     output::{say, talk},
     pty::Pty,
     report::{Failure, Refused, report},
     terminal::Terminal,
+    trust,
 };
 use crate::{
     engine::{self, Confinement, Tools, Use},
@@ -32,12 +33,12 @@ use crate::{
 const OWN_FAILURE: u8 = 125;
 
 /// Runs the command `run`.
-pub fn run(file: &Path, args: Run) -> ExitCode {
-    finish(inside(file, args.variant, args.command, args.explain))
+pub fn run(file: &Path, grant: &Grant, args: Run) -> ExitCode {
+    finish(inside(file, grant, args.variant, args.command, args.explain))
 }
 
 /// Runs the command `shell`.
-pub fn shell(file: &Path, args: Shell) -> ExitCode {
+pub fn shell(file: &Path, grant: &Grant, args: Shell) -> ExitCode {
     let variant = match args.id.as_deref().map(|id| variant_of(file, id, args.variant.as_deref())).transpose() {
         Ok(found) => found.unwrap_or(args.variant),
         Err(failure) => {
@@ -46,7 +47,7 @@ pub fn shell(file: &Path, args: Shell) -> ExitCode {
         }
     };
     let command = ["/bin/sh", "-c", "exec \"$(command -v bash || echo sh)\""].map(String::from).to_vec();
-    finish(inside(file, variant, command, args.explain))
+    finish(inside(file, grant, variant, command, args.explain))
 }
 
 /// The variant that a build was of: builds of one variant have one workspace, but not those of another, or of another project.
@@ -80,13 +81,20 @@ fn finish(done: Result<ExitCode, Failure>) -> ExitCode {
     if cancelled { code } else { ExitCode::from(OWN_FAILURE) }
 }
 
-fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: bool) -> Result<ExitCode, Failure> {
+fn inside(
+    file: &Path,
+    grant: &Grant,
+    variant: Option<String>,
+    command: Vec<String>,
+    explain: bool,
+) -> Result<ExitCode, Failure> {
     let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let spawner = start_spawner()?;
     let facts = context::gather();
     let project = Project::read(file, variant.as_deref(), &facts)?;
     let paths = context::open_paths(&facts)?;
-    let plan = project.plan(&default_wanted(variant), &facts, &paths)?;
+    let given = trust::given(&facts, grant);
+    let plan = trust::settle(&project, &default_wanted(variant), &facts, &paths, &given)?;
     let store = ImageStore::open(&paths)?.heeding(&stop);
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
     on.hide(&engine::inputs::secrets(&plan));
@@ -122,6 +130,8 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
         without_terminal(&spec, &spawner, &stop, started)
     };
     edits.finish()?.lines().into_iter().for_each(warn);
+    // What the user has changed here is nothing to ask about.
+    trust::keep(&project, prepared.plan(), &engine::left_conf(prepared.plan()), &paths)?;
     // What was to be done says more than the one step that failed.
     if exit.as_ref().is_err_and(|failure| failure.kind() == Kind::Host) {
         talk("the sandbox, step by step:");

@@ -3,6 +3,8 @@
 //! A reader takes the keys that it knows from [`Fields`] and calls [`Fields::finish`], which reports the others with the nearest
 //! known key. Values that are wrong become `None` and a problem, so that reading goes on.
 
+use std::cell::RefCell;
+
 use super::{
     node::{Node, Span, Text, Value},
     problem::{Problem, nearest},
@@ -17,6 +19,21 @@ pub struct Decoder<'a> {
     lookup: Lookup<'a>,
     /// What has been found wrong so far.
     pub problems: Vec<Problem>,
+    /// Variables that values name.
+    pub variables: Vec<UsedVariable>,
+}
+
+/// A variable of the caller's environment that a value names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedVariable {
+    /// Its name.
+    pub name: String,
+    /// The key whose value it is in.
+    pub key: String,
+    /// The place of that value.
+    pub span: Span,
+    /// Whether it is set.
+    pub is_set: bool,
 }
 
 /// The keys of one mapping that nobody has asked for yet.
@@ -31,7 +48,7 @@ pub struct Fields<'n> {
 impl<'a> Decoder<'a> {
     /// Starts without problems.
     pub fn new(lookup: Lookup<'a>) -> Self {
-        Self { lookup, problems: Vec::new() }
+        Self { lookup, problems: Vec::new(), variables: Vec::new() }
     }
 
     /// Notes a problem.
@@ -56,7 +73,7 @@ impl<'a> Decoder<'a> {
     /// A scalar with its variables substituted.
     pub fn text(&mut self, node: &Node, path: &str) -> Option<Text> {
         match &node.value {
-            Value::Scalar(text) => match substitute(text, self.lookup) {
+            Value::Scalar(text) => match self.substitute(text, path, &node.span) {
                 Ok(text) => Some(Text { span: node.span.clone(), text }),
                 Err(reason) => {
                     self.problem(Problem::new(node.span.clone(), format!("{path}: {reason}")));
@@ -67,6 +84,19 @@ impl<'a> Decoder<'a> {
             Value::List(_) => self.wrong(node, path, "a single value, not a list"),
             Value::Map(_) => self.wrong(node, path, "a single value, not a mapping"),
         }
+    }
+
+    fn substitute(&mut self, text: &str, path: &str, span: &Span) -> Result<String, String> {
+        let used = RefCell::new(Vec::new());
+        let noting = |name: &str| {
+            let value = (self.lookup)(name);
+            let (key, span, is_set) = (path.into(), span.clone(), value.is_some());
+            used.borrow_mut().push(UsedVariable { name: name.into(), key, span, is_set });
+            value
+        };
+        let text = substitute(text, &noting);
+        self.variables.extend(used.into_inner());
+        text
     }
 
     /// A list of scalars; one scalar counts as a list of one.

@@ -15,10 +15,11 @@ mod source;
 mod substitute;
 mod values;
 
+pub use decode::UsedVariable;
 pub use inputs::{Bind, Inputs, overlap, refused_dest};
 pub use node::Text;
 pub use problem::{Problem, Problems, nearest};
-pub use read::read;
+pub use read::{PRIVATE, read};
 pub use schema::*;
 pub use source::{BITBAKE, HOST};
 pub use values::Size;

@@ -24,9 +24,28 @@ pub fn read(file: &str, text: &str, variant: Option<&str>, lookup: Lookup<'_>) -
     if let Some(variant) = variant {
         overlay_variant(&mut d, &mut root, variant);
     }
-    let config = config(&mut d, &root);
+    let mut config = config(&mut d, &root);
+    config.variables = std::mem::take(&mut d.variables);
     if d.problems.is_empty() { Ok(config) } else { Err(problems(d.problems)) }
 }
+
+/// A name for caches that several projects share.
+fn cache(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Text> {
+    let text = f.text(d, "cache")?;
+    if BuildId::is_valid_name(&text) && !text.starts_with(PRIVATE) {
+        return Some(text);
+    }
+    let title = format!("cache: `{}` cannot name caches", text.text);
+    d.problem(
+        Problem::new(text.span, title).hint(format!(
+            "use up to 64 letters, digits, dots, underscores and dashes, not beginning with `{PRIVATE}`"
+        )),
+    );
+    None
+}
+
+/// What the names of caches begin with that belong to one project.
+pub const PRIVATE: &str = "private-";
 
 fn overlay_variant(d: &mut Decoder<'_>, root: &mut Node, variant: &str) {
     let known = match root.get("variants").map(|node| &node.value) {
@@ -97,6 +116,8 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         local_conf: local_conf(d, f.node("local_conf")),
         env: f.fields(d, "env").into_pairs(d),
         variants: variants(d, f.node("variants")),
+        cache: cache(d, &mut f),
+        variables: Vec::new(),
         provided: provided.clone(),
     };
     if let Some(provided) = provided {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{inputs::Inputs, node::Text, provider::Provided, values::Size};
+use super::{decode::UsedVariable, inputs::Inputs, node::Text, provider::Provided, values::Size};
 use crate::model::CommitId;
 
 /// A project: one `smidr.yaml`.
@@ -46,6 +46,10 @@ pub struct Config {
     pub env: Vec<(Text, Text)>,
     /// The names of its overlays.
     pub variants: Vec<Text>,
+    /// Whose caches it shares; none: the user's own.
+    pub cache: Option<Text>,
+    /// Variables of the caller that its values name.
+    pub variables: Vec<UsedVariable>,
 }
 
 /// The board that is built for.

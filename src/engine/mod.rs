@@ -1,8 +1,11 @@
 //! The pipeline: prepare, run, collect. The only module that combines the capabilities, and only here is the course of a
 //! build decided. Prints nothing.
 
+mod asks;
 mod confine;
+mod crossing;
 mod devices;
+mod downloads;
 mod drive;
 mod edits;
 mod guards;
@@ -21,7 +24,9 @@ mod workspace;
 
 use std::{path::Path, time::Instant};
 
+pub use asks::{asks, left_conf};
 pub use confine::Confinement;
+pub use crossing::cross;
 pub use drive::Finished;
 pub use edits::{Edited, Edits};
 use host::resolve_host;

@@ -1,15 +1,19 @@
 //! The first stage: image, layers and workspace are made ready, and with them the sandbox of a build as a value.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{
-    EngineError, Tools, devices, edits, guards,
+    EngineError, Tools, devices, downloads, edits, guards,
     host::resolve_host,
     inputs, layers, pseudo,
     workspace::{self, Workspace},
 };
 use crate::{
     bitbake,
+    host::lock::Lock,
     image::RootFs,
     layers::Checkouts,
     lock::{HostLock, Pins},
@@ -25,6 +29,8 @@ pub struct Prepared {
     pub(super) inputs: Vec<PlacedInput>,
     checkouts: Checkouts,
     pub(super) workspace: Workspace,
+    // Nobody takes the caches over meanwhile.
+    _caches: Lock,
     hide_openat2: bool,
 }
 
@@ -78,6 +84,10 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     let holder = format!("build {}", tools.on.build());
     let workspace = workspace::open(&plan, tools, &holder)?;
     edits::finish_interrupted(&plan, tools)?;
+    let shown = plan.folders.writable().into_iter().map(Path::to_path_buf);
+    let shown = shown.chain(checkouts.shown().into_iter().map(|(path, _)| path));
+    let shown: Vec<PathBuf> = shown.chain(inputs.iter().map(|input| input.dest.clone())).collect();
+    let caches = downloads::claim(&plan, &shown, tools.paths, &holder, tools.on)?;
     let host = if plan.isolation == Isolation::None {
         let path = tools.facts.environment.iter().find(|(name, _)| name == "PATH");
         BuildHost::Machine { env: path.cloned().into_iter().collect() }
@@ -94,7 +104,7 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     }
     let packages = host.lock().map(|lock| &lock.packages);
     let hide_openat2 = !plan.openat2.unwrap_or_else(|| !pseudo::lacks_openat2(&checkouts, packages));
-    Ok(Prepared { plan, host, inputs, checkouts, workspace, hide_openat2 })
+    Ok(Prepared { plan, host, inputs, checkouts, workspace, _caches: caches, hide_openat2 })
 }
 
 impl Prepared {

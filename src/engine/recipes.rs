@@ -139,6 +139,11 @@ fn beside(name: &str, path: &Path) -> Result<FoundRecipe, RecipeError> {
 }
 
 impl FoundRecipe {
+    /// Whether it came with a project, rather than from smidr or from the user.
+    pub fn is_beside_a_config(&self, paths: &Paths) -> bool {
+        matches!(&self.files, Files::Beside(folder) if *folder != paths.recipes())
+    }
+
     fn new(name: &str, file: &str, text: &str, files: Files) -> Result<Self, RecipeError> {
         let recipe = Recipe::read(file, text).map_err(|problems| RecipeError::Wrong(Box::new(problems)))?;
         let mut found = Self { name: name.into(), recipe, digest: Digest::from_sha256([0; 32]), files };

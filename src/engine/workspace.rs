@@ -390,7 +390,8 @@ mod tests {
         let config = read("smidr.yaml", text, None, &|_| None).expect("a config");
         let paths = Paths::new("/home/u/.smidr".into());
         let file = Path::new("/home/u/p/smidr.yaml");
-        let plan = make(&config, None, &facts, &paths, file, &BuildRequest::default()).expect("a plan");
+        let plan = make(&config, None, &facts, &paths, file, &BuildRequest::default(), &crate::plan::Domain::Own)
+            .expect("a plan");
         let mut own: Vec<PathBuf> = generated_files(&plan, &facts).into_iter().map(|(path, _)| path.into()).collect();
         own.extend(plan.mount_points(&[], &[]).into_iter().map(|(path, _)| path));
         own.extend(plan.inputs.iter().map(|input| input.dest.clone()));

@@ -4,6 +4,7 @@
 
 mod address;
 mod artifact;
+mod ask;
 mod build_id;
 mod commit;
 mod digest;
@@ -20,6 +21,7 @@ mod texts;
 
 pub use address::{last_part, with_secrets_of, without_secrets};
 pub use artifact::Artifact;
+pub use ask::{Ask, asks_digest};
 pub use build_id::{BuildId, InvalidName};
 pub use commit::{CommitId, InvalidCommit};
 pub use digest::{Digest, InvalidDigest};

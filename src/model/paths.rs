@@ -41,6 +41,11 @@ impl Paths {
         self.home.join("sstate-cache")
     }
 
+    /// The caches of a trust domain other than the user's own.
+    pub fn domain(&self, name: &str) -> PathBuf {
+        self.home.join("domains").join(name)
+    }
+
     /// The user's own rootfs recipes.
     pub fn recipes(&self) -> PathBuf {
         self.home.join("recipes")
@@ -74,6 +79,11 @@ impl Paths {
     /// The record of builds, events and artifacts.
     pub fn history(&self) -> PathBuf {
         self.home.join("history.db")
+    }
+
+    /// Which projects the user trusts.
+    pub fn trust(&self) -> PathBuf {
+        self.home.join("trust.json")
     }
 
     /// The layout's version.

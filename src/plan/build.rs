@@ -10,6 +10,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    domain::Domain,
     folders::Folders,
     guarded::{Guarded, guarded},
     inputs::{Input, InputError},
@@ -30,8 +31,15 @@ pub struct Plan {
     pub name: String,
     /// The overlay of the config that is built.
     pub variant: Option<String>,
-    /// Where the config stands.
+    /// The config.
+    pub file: PathBuf,
+    /// Where it stands.
     pub project: PathBuf,
+    /// SMIDR_HOME.
+    #[serde(skip)]
+    pub smidr_home: PathBuf,
+    /// Whose caches are used.
+    pub domain: Domain,
     /// What BitBake is asked for.
     pub targets: Vec<String>,
     /// Fetch all sources and stop.
@@ -131,6 +139,12 @@ pub enum PlanError {
         /// What is in it.
         what: &'static str,
     },
+    /// A folder of smidr's own.
+    #[error("{} lies in SMIDR_HOME, which is smidr's own", .0.display())]
+    InHome(PathBuf),
+    /// Where programs keep settings and keys.
+    #[error("{} is a hidden folder of your home, or lies in one: builds write to no such folder", .0.display())]
+    Hidden(PathBuf),
     /// What the config wants to show to the build.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -156,7 +170,9 @@ impl Explain for PlanError {
                 "move it to a plain path; what stands below SMIDR_HOME moves with  export SMIDR_HOME=/some/plain/path"
                     .into(),
             ),
-            Self::Holds { .. } => Some("name a folder of its own under `directories:`".into()),
+            Self::Holds { .. } | Self::InHome(_) | Self::Hidden(_) => {
+                Some("name a folder of its own under `directories:`".into())
+            }
             Self::Input(error) => error.hint(),
             Self::Word(_) => None,
             Self::Root => Some("build as an ordinary user:  useradd -m builder && su - builder".into()),
@@ -176,10 +192,11 @@ pub fn make(
     paths: &Paths,
     file: &Path,
     request: &BuildRequest,
+    domain: &Domain,
 ) -> Result<Plan, PlanError> {
     let project = file.parent().unwrap_or(file);
     let place = |text: &str| absolute(project, &facts.home, text);
-    let folders = folders(config, paths, file, &facts.home, request.variant.as_deref(), &place)?;
+    let folders = folders(config, paths, file, &facts.home, request.variant.as_deref(), domain, &place)?;
     let machine = request
         .machine
         .clone()
@@ -199,7 +216,7 @@ pub fn make(
     let bitbake = config.bitbake.as_ref().map(|source| sources::source(config::BITBAKE, source, lock, &place));
     let local = sources::local(&layers, bitbake.as_ref());
     local.iter().try_for_each(|path| check_path(path))?;
-    let store = config.directories.layers.as_ref().map_or_else(|| paths.layers(), |text| place(text));
+    let store = default_or(config.directories.layers.as_ref(), "layers", paths.layers(), paths, &place)?;
     check_path(&store)?;
     if let Some(folder) = folders.writable().into_iter().find(|folder| config::overlap(folder, &store)) {
         return Err(PlanError::Holds { path: folder.into(), what: "the store of layers, or lies in it" });
@@ -209,7 +226,10 @@ pub fn make(
     Ok(Plan {
         name: config.name.text.clone(),
         variant: request.variant.clone(),
+        file: file.to_path_buf(),
         project: project.to_path_buf(),
+        smidr_home: paths.home().to_path_buf(),
+        domain: domain.clone(),
         fetch_only: request.fetch_only,
         clean: request.clean,
         bitbake_args: request.bitbake_args.clone(),
@@ -284,17 +304,30 @@ fn folders(
     file: &Path,
     home: &Path,
     variant: Option<&str>,
+    domain: &Domain,
     place: &dyn Fn(&str) -> PathBuf,
 ) -> Result<Folders, PlanError> {
     let project = file.parent().unwrap_or(file);
-    let or = |text: &Option<config::Text>, default: PathBuf| text.as_ref().map_or(default, |text| place(text));
+    let named = &config.directories;
     let workspace = paths.workspaces().join(workspace_name(&config.name, file, variant));
-    let top = or(&config.directories.build, workspace.join("build"));
-    let tmp = or(&config.directories.tmp, top.join("tmp"));
+    let caches = domain.caches(paths, &workspace_name(&config.name, file, None));
+    let or = |text: &Option<config::Text>, default: PathBuf| match text {
+        None => Ok(default),
+        Some(text) if place(text).starts_with(paths.home()) => Err(PlanError::InHome(place(text))),
+        Some(text) => Ok(place(text)),
+    };
+    let downloads = default_or(named.downloads.as_ref(), "downloads", caches.downloads, paths, place)?;
+    let sstate = default_or(named.sstate.as_ref(), "sstate-cache", caches.sstate, paths, place)?;
+    // What tells about sstate belongs to it.
+    let elsewhere = !sstate.starts_with(paths.home());
+    let hash_equivalence = if elsewhere { sstate.clone() } else { caches.hash_equivalence };
+    let top = or(&named.build, workspace.join("build"))?;
+    let tmp = or(&named.tmp, top.join("tmp"))?;
     let folders = Folders {
-        deploy: or(&config.directories.deploy, tmp.join("deploy")),
-        downloads: or(&config.directories.downloads, paths.downloads()),
-        sstate: or(&config.directories.sstate, paths.sstate()),
+        deploy: or(&named.deploy, tmp.join("deploy"))?,
+        downloads,
+        sstate,
+        hash_equivalence,
         home: workspace.join("home"),
         workspace,
         top,
@@ -307,8 +340,33 @@ fn folders(
         if let Some((_, what)) = held.iter().find(|(path, _)| path.starts_with(folder)) {
             return Err(PlanError::Holds { path: folder.into(), what });
         }
+        if !folder.starts_with(paths.home()) && is_hidden(folder, home) {
+            return Err(PlanError::Hidden(folder.into()));
+        }
     }
     Ok(folders)
+}
+
+/// A folder that a config names; one of SMIDR_HOME, as examples everywhere have it, means the default.
+fn default_or(
+    text: Option<&config::Text>,
+    name: &str,
+    default: PathBuf,
+    paths: &Paths,
+    place: &dyn Fn(&str) -> PathBuf,
+) -> Result<PathBuf, PlanError> {
+    let Some(text) = text else { return Ok(default) };
+    let named = place(text);
+    if text.text == format!("~/.smidr/{name}") || named == paths.home().join(name) {
+        return Ok(default);
+    }
+    if named.starts_with(paths.home()) { Err(PlanError::InHome(named)) } else { Ok(named) }
+}
+
+/// Whether a folder is, or lies in, a hidden folder of the user's home, where programs keep settings and keys. `.cache` holds neither.
+fn is_hidden(folder: &Path, home: &Path) -> bool {
+    let first = folder.strip_prefix(home).ok().and_then(|inside| inside.iter().next());
+    first.is_some_and(|name| name != ".cache" && name.as_encoded_bytes().starts_with(b"."))
 }
 
 /// `<name>-<hash8>[-variant]`: two projects of the same name do not meet.
@@ -384,6 +442,11 @@ fn seconds<S: serde::Serializer>(timeout: &Option<Duration>, serializer: S) -> R
 }
 
 impl Plan {
+    /// The name of the project's workspace, whatever variant is planned.
+    pub fn project_workspace(&self) -> String {
+        workspace_name(&self.name, &self.file, None)
+    }
+
     /// The names of what is not pinned: the build host, layers, BitBake.
     pub fn unpinned(&self) -> Vec<&str> {
         let host = (self.isolation != super::Isolation::None && self.host.pinned.is_none()).then_some(HOST);
@@ -438,7 +501,15 @@ mod tests {
             let text = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\ndirectories: {{{directories}}}\n");
             let config = config::read("smidr.yaml", &text, None, &|_| None).expect("a good config");
             let paths = Paths::new("/home/u/.smidr".into());
-            make(&config, None, &facts, &paths, Path::new("/home/u/p/smidr.yaml"), &BuildRequest::default())
+            make(
+                &config,
+                None,
+                &facts,
+                &paths,
+                Path::new("/home/u/p/smidr.yaml"),
+                &BuildRequest::default(),
+                &Domain::Own,
+            )
         };
         for bad in ["deploy: .", "tmp: '~'", "build: /", "sstate: ..", "downloads: ~/.smidr", "deploy: /home"] {
             assert!(matches!(plan(bad), Err(PlanError::Holds { .. })), "{bad}");

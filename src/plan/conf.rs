@@ -27,8 +27,8 @@ pub fn variables(
     set("DL_DIR", path(&folders.downloads));
     set("SSTATE_DIR", path(&folders.sstate));
     set("DEPLOY_DIR", path(&folders.deploy));
-    // Beside the sstate that it tells about, or builds could not use each other's (BitBake says so itself).
-    set("BB_HASHSERVE_DB_DIR", path(&folders.sstate));
+    // With the sstate that it tells about, or builds could not use each other's (BitBake says so itself).
+    set("BB_HASHSERVE_DB_DIR", path(&folders.hash_equivalence));
     let cpus = config.host.cpus.map_or(facts.cpus, |limit| limit.min(facts.cpus)).max(1);
     set("BB_NUMBER_THREADS", config.build.threads.unwrap_or(cpus).to_string());
     set("PARALLEL_MAKE", format!("-j {}", config.build.parallel_make.unwrap_or(cpus)));

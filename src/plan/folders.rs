@@ -19,6 +19,8 @@ pub struct Folders {
     pub downloads: PathBuf,
     /// SSTATE_DIR.
     pub sstate: PathBuf,
+    /// BB_HASHSERVE_DB_DIR.
+    pub hash_equivalence: PathBuf,
     /// HOME inside.
     pub home: PathBuf,
 }
@@ -26,7 +28,15 @@ pub struct Folders {
 impl Folders {
     /// The folders that the build may write to.
     pub fn writable(&self) -> Vec<&Path> {
-        let all = [&self.workspace, &self.top, &self.tmp, &self.deploy, &self.downloads, &self.sstate];
+        let all = [
+            &self.workspace,
+            &self.top,
+            &self.tmp,
+            &self.deploy,
+            &self.downloads,
+            &self.sstate,
+            &self.hash_equivalence,
+        ];
         let mut folders: Vec<&Path> = Vec::new();
         for folder in all {
             let is_inside = |known: &&PathBuf| folder.starts_with(known) && folder != *known;

@@ -80,7 +80,7 @@ mod tests {
         let paths = Paths::new("/home/u/.smidr".into());
         let file = Path::new("/home/u/p/smidr.yaml");
         let facts = HostFacts::of_an_ordinary_user();
-        let plan = make(&config, None, &facts, &paths, file, &BuildRequest::default());
+        let plan = make(&config, None, &facts, &paths, file, &BuildRequest::default(), &crate::plan::Domain::Own);
         plan.map(drop).map_err(|error| error.to_string())
     }
 

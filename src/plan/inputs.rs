@@ -352,8 +352,16 @@ mod tests {
         );
         let config = read("smidr.yaml", &text, None, &|_| None).map_err(|problems| problems.render(false))?;
         let paths = Paths::new("/home/u/.smidr".into());
-        make(&config, None, facts, &paths, Path::new("/home/u/p/smidr.yaml"), &BuildRequest::default())
-            .map_err(|error| error.to_string())
+        make(
+            &config,
+            None,
+            facts,
+            &paths,
+            Path::new("/home/u/p/smidr.yaml"),
+            &BuildRequest::default(),
+            &crate::plan::Domain::Own,
+        )
+        .map_err(|error| error.to_string())
     }
 
     fn binds(binds: &str) -> Result<Plan, String> {

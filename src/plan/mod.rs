@@ -1,7 +1,9 @@
 //! What a build will do, as a value. Pure: what it needs to know of this machine comes in as facts.
 
+mod asks;
 mod build;
 mod conf;
+mod domain;
 mod folders;
 mod guarded;
 mod inputs;
@@ -11,8 +13,10 @@ mod rooms;
 mod sandbox;
 mod sources;
 
+pub use asks::asks;
 pub use build::{Plan, PlanError, PlannedHost, check_path, make};
 pub use conf::CA_BUNDLE;
+pub use domain::{Caches, Domain};
 pub use folders::Folders;
 pub use guarded::Guarded;
 pub use inputs::{GIT_CONFIG, Input, InputError, OffLimits, PlacedInput, What, git_config, in_the_way};

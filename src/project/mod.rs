@@ -2,6 +2,8 @@
 //!
 //! Reads the config and reads and writes the lock; never prints, and reads no environment but the variables in [`HostFacts`].
 
+pub mod trust;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -10,7 +12,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    config::{self, Config, Problems},
+    config::{self, Config, Problem, Problems, UsedVariable},
     host::{
         self,
         files::{FileError, shell, write_atomically},
@@ -20,7 +22,8 @@ use crate::{
     },
     lock::{HostLock, Lock, LockError, Pins, lock_path},
     model::{BuildRequest, Digest, Explain, HostFacts, Kind, Paths},
-    plan::{self, Plan, PlanError},
+    plan::{self, Domain, Plan, PlanError},
+    settings::{self, Settings, SettingsError},
 };
 
 /// A project: its config with everything that belongs to it.
@@ -31,6 +34,8 @@ pub struct Project {
     pub config: Config,
     /// Of the config's text.
     pub digest: Digest,
+    /// The user's settings, which decide what it may do.
+    pub settings: Settings,
     /// What it is pinned to.
     pub lock: Option<Lock>,
     // As it was read.
@@ -57,6 +62,9 @@ pub enum ProjectError {
     /// It belongs to another user.
     #[error(transparent)]
     Owner(#[from] PathsError),
+    /// The user's settings are wrong.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// The lock is wrong.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -71,6 +79,7 @@ impl Explain for ProjectError {
             Self::Missing { .. } | Self::NotText(_) => Kind::Request,
             Self::Config(error) => error.kind(),
             Self::Owner(error) => error.kind(),
+            Self::Settings(error) => error.kind(),
             Self::Lock(error) => error.kind(),
             Self::File(error) => error.kind(),
         }
@@ -85,6 +94,7 @@ impl Explain for ProjectError {
             Self::NotText(_) => None,
             Self::Config(error) => error.hint(),
             Self::Owner(error) => error.hint(),
+            Self::Settings(error) => error.hint(),
             Self::Lock(error) => error.hint(),
             Self::File(error) => error.hint(),
         }
@@ -93,6 +103,7 @@ impl Explain for ProjectError {
     fn drawn(&self, colour: bool) -> Option<String> {
         match self {
             Self::Config(problems) => problems.drawn(colour),
+            Self::Settings(error) => error.drawn(colour),
             _ => None,
         }
     }
@@ -117,10 +128,15 @@ impl Project {
         let text = String::from_utf8(bytes).map_err(|_| ProjectError::NotText(file.clone()))?;
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let config = config::read(&name, &text, variant, &|name| facts.variable(name)).map_err(Box::new)?;
+        let settings = match paths::find(&facts.environment) {
+            Ok(paths) => Settings::read(&paths, &facts.home)?,
+            Err(_) => Settings::default(),
+        };
+        check_addresses(&name, &text, &config, &settings)?;
         let lock_text = read_lock(&file)?;
         let lock = lock_text.as_deref().map(Lock::parse).transpose()?;
         let digest = Digest::from_sha256(Sha256::digest(&text).into());
-        Ok(Self { file, config, digest, lock, lock_text })
+        Ok(Self { file, config, digest, settings, lock, lock_text })
     }
 
     /// The plan for what is wanted.
@@ -128,8 +144,14 @@ impl Project {
     /// # Errors
     ///
     /// When what is asked for cannot be built anywhere.
-    pub fn plan(&self, wanted: &BuildRequest, facts: &HostFacts, paths: &Paths) -> Result<Plan, PlanError> {
-        plan::make(&self.config, self.lock.as_ref(), facts, paths, &self.file, wanted)
+    pub fn plan(
+        &self,
+        wanted: &BuildRequest,
+        facts: &HostFacts,
+        paths: &Paths,
+        domain: &Domain,
+    ) -> Result<Plan, PlanError> {
+        plan::make(&self.config, self.lock.as_ref(), facts, paths, &self.file, wanted, domain)
     }
 
     /// What the project is pinned to, as far as a plan's build host goes.
@@ -186,6 +208,39 @@ impl Project {
         let text = lock.to_text().map_err(|error| FileError::new("write", &path)(io::Error::other(error)))?;
         write_atomically(&path, text.as_bytes(), 0o644)
     }
+}
+
+/// Keys whose values say which server is asked.
+const ADDRESSES: [&str; 9] = [
+    "layers.git",
+    "layers.mirrors",
+    "bitbake.git",
+    "bitbake.mirrors",
+    "host.image",
+    "container.base_image",
+    "advanced.sstate_mirrors",
+    "advanced.premirrors",
+    "advanced.bb_hashserve",
+];
+
+/// Refuses variables in addresses that the user has not named: their values would go to whatever server the config chooses.
+fn check_addresses(name: &str, text: &str, config: &Config, settings: &Settings) -> Result<(), Box<Problems>> {
+    let is_address = |key: &str| {
+        let plain = key.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect::<String>();
+        ADDRESSES.contains(&plain.as_str())
+    };
+    let refused = config.variables.iter().filter(|used| used.is_set && is_address(&used.key));
+    let refused = refused.filter(|used| !settings.address_variables.contains(&used.name));
+    let problem = |used: &UsedVariable| {
+        let title = format!("{}: your variable {} may not stand in an address", used.key, used.name);
+        Problem::new(used.span.clone(), title).hint(format!(
+            "if it may go to that server, add to SMIDR_HOME/{}:  address_variables: [{}]",
+            settings::FILE,
+            used.name
+        ))
+    };
+    let list: Vec<Problem> = refused.map(problem).collect();
+    if list.is_empty() { Ok(()) } else { Err(Box::new(Problems { file: name.into(), text: text.into(), list })) }
 }
 
 /// The text of a config's lock.

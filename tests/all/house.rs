@@ -9,22 +9,26 @@ use std::{
 use super::support::skip;
 
 /// Below it stands nothing; `cli` may use all.
-const TABLE: [(&str, &str); 15] = [
+const TABLE: [(&str, &str); 16] = [
     ("model", ""),
     ("events", "model"),
     ("host", "model"),
     ("config", "model"),
     ("lock", "model config"),
     ("plan", "model config lock"),
-    ("project", "model host config lock plan"),
+    ("settings", "model host config"),
+    ("project", "model host config lock plan settings"),
     ("artifacts", "model events host config lock plan"),
     ("bitbake", "model events host config lock plan"),
     ("image", "model events host config lock plan"),
     ("layers", "model events host config lock plan"),
     ("sandbox", "model events host config lock plan"),
-    ("engine", "model events host config lock plan project artifacts bitbake image layers sandbox"),
+    ("engine", "model events host config lock plan settings project artifacts bitbake image layers sandbox"),
     ("history", "model events"),
-    ("service", "model events host config lock plan project artifacts bitbake image layers sandbox engine history"),
+    (
+        "service",
+        "model events host config lock plan settings project artifacts bitbake image layers sandbox engine history",
+    ),
 ];
 
 /// What no pure module may touch: files, network, environment, processes, the clock.

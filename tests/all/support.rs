@@ -165,7 +165,7 @@ impl World {
     /// Gives a command the environment of this world and nothing else.
     pub fn surround(&self, command: &mut Command) {
         command.env_clear().envs(passed_on()).env("TERM", "dumb");
-        command.env("HOME", &self.home).env("SMIDR_HOME", &self.smidr).stdin(Stdio::null());
+        command.env("HOME", &self.home).env("SMIDR_HOME", &self.smidr).env("SMIDR_TRUST", "1").stdin(Stdio::null());
     }
 
     /// The names in a folder, sorted; none when it is not there.

@@ -4,7 +4,9 @@
 use std::{path::Path, process::Stdio};
 
 use super::{Home, finding::Finding};
-use crate::{cli::context::default_wanted, config::Ids, host::process::Spawner, model::HostFacts, project::Project};
+use crate::{
+    cli::context::default_wanted, config::Ids, host::process::Spawner, model::HostFacts, plan::Domain, project::Project,
+};
 
 /// What rootfs recipes are made with.
 const TOOLS: [&str; 3] = ["apt-get", "dpkg-deb", "tar"];
@@ -82,7 +84,7 @@ pub fn ids(config: &Path, facts: &HostFacts, spawner: &Spawner) -> Option<Findin
 /// The image that the project is pinned to, or names. What is wrong with the project is not this command's to say.
 fn of_project(config: &Path, facts: &HostFacts, home: &Home) -> Option<String> {
     let project = Project::read(config, None, facts).ok()?;
-    let plan = project.plan(&default_wanted(None), facts, &home.paths).ok()?;
+    let plan = project.plan(&default_wanted(None), facts, &home.paths, &Domain::Own).ok()?;
     Some(plan.host.pinned.map_or(plan.host.name, |digest| digest.to_string()))
 }
 

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use super::{
     super::{
+        args::Grant,
+        context::default_wanted,
         desk::Desk,
+        lock::settle,
         output::{say, say_json, talk},
         report::Failure,
     },
@@ -42,8 +45,18 @@ struct Difference {
 }
 
 /// Runs the command.
-pub fn diff(desk: &Desk, file: &Path, old: Option<&Path>, new: Option<&Path>, json: bool) -> Result<(), Failure> {
+pub fn diff(
+    desk: &Desk,
+    file: &Path,
+    grant: &Grant,
+    (old, new): (Option<&Path>, Option<&Path>),
+    json: bool,
+) -> Result<(), Failure> {
     let plans = plans(desk, file)?;
+    if old.is_none() {
+        // Servers are asked.
+        settle(desk, &Project::read(file, None, &desk.facts)?, &default_wanted(None), grant)?;
+    }
     let lock = match new {
         Some(new) => read_lock(new)?,
         None => Project::read(file, None, &desk.facts)?.lock.unwrap_or_default(),

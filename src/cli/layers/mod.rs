@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    args::Layers,
+    args::{Grant, Layers},
     context::default_wanted,
     desk::Desk,
     lock::{HostWanted, pin_all, repositories},
@@ -26,18 +26,18 @@ use crate::{
         prune::{Keep, StoredCheckout},
     },
     model::CommitId,
-    plan::{self, Plan, PlannedLayer, PlannedSource},
+    plan::{self, Domain, Plan, PlannedLayer, PlannedSource},
     project::Project,
 };
 
 /// Runs the command.
-pub fn layers(file: &Path, command: &Layers) -> Done {
+pub fn layers(file: &Path, grant: &Grant, command: &Layers) -> Done {
     let desk = Desk::open("layers")?;
     let done = match command {
         Layers::Ls { store: true, json } => store(&desk, file, *json),
         Layers::Ls { store: false, json } => list(&desk, file, *json),
-        Layers::Sync => sync(&desk, file),
-        Layers::Diff { old, new, json } => diff::diff(&desk, file, old.as_deref(), new.as_deref(), *json),
+        Layers::Sync => sync(&desk, file, grant),
+        Layers::Diff { old, new, json } => diff::diff(&desk, file, grant, (old.as_deref(), new.as_deref()), *json),
         Layers::Prune { days, dry_run } => prune(&desk, file, *days, *dry_run),
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -194,10 +194,10 @@ fn line(checkout: &StoredCheckout) -> String {
     format!("checkout  {:>8}  {url} {}{patched}, {used}", bytes(*size), commit.short())
 }
 
-fn sync(desk: &Desk, file: &Path) -> Result<(), Failure> {
+fn sync(desk: &Desk, file: &Path, grant: &Grant) -> Result<(), Failure> {
     let project = Project::read(file, None, &desk.facts)?;
     let before = project.lock.clone().unwrap_or_default();
-    let pins = pin_all(desk, file, &project, HostWanted::Not)?;
+    let pins = pin_all(desk, file, &project, HostWanted::Not, grant)?;
     project.pin(pins, &desk.paths, false)?;
     let after = Project::read(file, None, &desk.facts)?.lock.unwrap_or_default();
     let redactor = desk.on.redactor();
@@ -231,7 +231,7 @@ fn plans(desk: &Desk, file: &Path) -> Result<Vec<Plan>, Failure> {
 }
 
 fn plan_of(desk: &Desk, project: &Project, variant: Option<&str>) -> Result<Plan, Failure> {
-    let plan = project.plan(&default_wanted(variant.map(str::to_owned)), &desk.facts, &desk.paths)?;
+    let plan = project.plan(&default_wanted(variant.map(str::to_owned)), &desk.facts, &desk.paths, &Domain::Own)?;
     desk.on.hide(&engine::inputs::secrets(&plan));
     Ok(plan)
 }

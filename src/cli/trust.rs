@@ -1,0 +1,244 @@
+//! Trust: what a project asks for is shown once, in words that say what could happen, and granted by its user. `smidr trust` and `untrust`.
+
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use serde::Serialize;
+
+use super::{
+    args::{Grant, Trust as TrustArgs, Untrust},
+    context::{self, default_wanted},
+    output::{quoted, say, say_json, talk},
+    report::{Done, Failure, Refused},
+};
+use crate::{
+    engine,
+    host::{files::shell, paths},
+    model::{Ask, BuildRequest, Digest, Explain, HostFacts, Kind, Paths, asks_digest},
+    plan::{Domain, Plan},
+    project::{
+        Project,
+        trust::{Given, Trust},
+    },
+};
+
+/// Grants everything, for code that the caller has reviewed.
+const GRANT_ALL: &str = "SMIDR_TRUST";
+
+/// A plan, and what its project asks for.
+pub struct Judged {
+    /// The plan, with the caches that the project may use.
+    pub plan: Plan,
+    /// Everything that is asked for.
+    pub asks: Vec<Ask>,
+    /// What of it is not granted.
+    pub refused: Vec<Ask>,
+    /// Names the project among trusted ones.
+    workspace: String,
+}
+
+impl Judged {
+    /// Identifies what is asked for.
+    pub fn digest(&self) -> Digest {
+        asks_digest(&self.asks)
+    }
+
+    /// What stops a build. Shared caches alone do not: a build without them uses some of its own.
+    fn stops(&self) -> bool {
+        self.refused.iter().any(|ask| !matches!(ask, Ask::SharedCache { .. }))
+    }
+}
+
+/// What the caller grants for one command.
+pub fn given(facts: &HostFacts, grant: &Grant) -> Given {
+    Given { all: facts.variable(GRANT_ALL).is_some_and(|value| value == "1"), digest: grant.trust.clone() }
+}
+
+/// The plan of a project with what it asks for. Touches nothing and asks nothing.
+pub fn judge(
+    project: &Project,
+    wanted: &BuildRequest,
+    facts: &HostFacts,
+    paths: &Paths,
+    given: &Given,
+) -> Result<Judged, Failure> {
+    let domain = project.config.cache.as_ref().map_or(Domain::Own, |name| Domain::Named(name.text.clone()));
+    let plan = project.plan(wanted, facts, paths, &domain)?;
+    let asks = engine::asks(&project.config, &plan, paths);
+    let workspace = plan.project_workspace();
+    let refused = Trust::read(paths)?.refused(&project.file, &workspace, &asks, given, &project.settings);
+    let plan = match refused.iter().any(|ask| matches!(ask, Ask::SharedCache { .. })) {
+        true => project.plan(wanted, facts, paths, &Domain::Private)?,
+        false => plan,
+    };
+    Ok(Judged { plan, asks, refused, workspace })
+}
+
+/// The plan of a project that may do what it asks for: it was granted before, or the user grants it now.
+pub fn settle(
+    project: &Project,
+    wanted: &BuildRequest,
+    facts: &HostFacts,
+    paths: &Paths,
+    given: &Given,
+) -> Result<Plan, Failure> {
+    let judged = judge(project, wanted, facts, paths, given)?;
+    let trust = Trust::open(paths)?;
+    if trust.is_earlier(&judged.workspace) {
+        trust.grant(&project.file, &judged.workspace, &judged.asks)?;
+        return Ok(judged.plan);
+    }
+    if !judged.stops() {
+        return Ok(judged.plan);
+    }
+    if let Some(digest) = &given.digest {
+        let what = format!("--trust says {digest}, and {} asks for something else", project.file.display());
+        screen(project, &judged.refused);
+        return Err(Refused::new(what, Some(format!("look at it; then  --trust={}", judged.digest()))).into());
+    }
+    screen(project, &judged.refused);
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Err(NotTrusted { project: project.file.display().to_string(), digest: judged.digest() }.into());
+    }
+    if !says_yes("Trust it?") {
+        return Err(NotTrusted { project: project.file.display().to_string(), digest: judged.digest() }.into());
+    }
+    trust.grant(&project.file, &judged.workspace, &judged.asks)?;
+    Ok(judge(project, wanted, facts, paths, given)?.plan)
+}
+
+/// Grants asks that the user has caused himself, where there are any.
+pub fn keep(project: &Project, plan: &Plan, asks: &[Ask], paths: &Paths) -> Result<(), Failure> {
+    if !asks.is_empty() {
+        Trust::open(paths)?.grant(&project.file, &plan.project_workspace(), asks)?;
+    }
+    Ok(())
+}
+
+/// A project that asks for what has not been granted.
+#[derive(Debug, thiserror::Error)]
+#[error("{project} asks for what you have not granted")]
+struct NotTrusted {
+    project: String,
+    digest: Digest,
+}
+
+impl Explain for NotTrusted {
+    fn kind(&self) -> Kind {
+        Kind::Request
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(format!("if you trust its code:  smidr trust    in CI, for exactly this:  --trust={}", self.digest))
+    }
+}
+
+/// One screen: who asks, for what, and what could happen.
+fn screen(project: &Project, asks: &[Ask]) {
+    talk(quoted(format!("{} asks for more than a build in its own folders:", project.file.display())));
+    asks.iter().for_each(|ask| talk(line(ask)));
+    talk("Its recipes are programs that run with all of this. Grant it only if you trust their authors with it.");
+}
+
+fn line(ask: &Ask) -> String {
+    quoted(format!("  {:<22} {}", ask.key(), ask.consequence()))
+}
+
+/// What `plan` and `check` show.
+pub fn lines(judged: &Judged) -> Vec<String> {
+    judged
+        .asks
+        .iter()
+        .map(|ask| {
+            let state = if judged.refused.contains(ask) { "not granted" } else { "granted" };
+            format!("{state}: {}: {}", ask.key(), ask.consequence())
+        })
+        .collect()
+}
+
+fn says_yes(question: &str) -> bool {
+    let _ = write!(anstream::stderr().lock(), "{question} [y/N] ");
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    read.is_ok() && ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str())
+}
+
+/// Runs `smidr trust`.
+pub fn trust(file: &Path, args: &TrustArgs) -> Done {
+    let facts = context::gather();
+    if args.list {
+        return list(&paths::find(&facts.environment)?, args.json);
+    }
+    let paths = context::open_paths(&facts)?;
+    let (project, workspace, asks) = trust_all(file, &facts, &paths)?;
+    say(quoted(format!("{} is trusted with:", project.file.display())));
+    asks.iter().for_each(|ask| say(line(ask)));
+    let crossed = engine::cross(&project.config.cache, &workspace, &paths)?;
+    if let Some(crossed) = crossed {
+        talk(format!(
+            "{} downloads of its own were taken over; their content is checked again when it is used",
+            crossed.files
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Grants a project everything that it and its variants ask for now.
+pub fn trust_all(file: &Path, facts: &HostFacts, paths: &Paths) -> Result<(Project, String, Vec<Ask>), Failure> {
+    let project = Project::read(file, None, facts)?;
+    let variants = project.config.variants.iter().map(|name| Some(name.text.clone()));
+    let mut asks = Vec::new();
+    let mut workspace = String::new();
+    for variant in std::iter::once(None).chain(variants) {
+        let project = Project::read(file, variant.as_deref(), facts)?;
+        let judged = judge(&project, &default_wanted(variant), facts, paths, &Given::default())?;
+        asks.extend(judged.asks);
+        workspace = judged.workspace;
+    }
+    asks.sort();
+    asks.dedup();
+    Trust::open(paths)?.grant(&project.file, &workspace, &asks)?;
+    Ok((project, workspace, asks))
+}
+
+/// Runs `smidr untrust`.
+pub fn untrust(file: &Path, _: &Untrust) -> Done {
+    let facts = context::gather();
+    let paths = context::open_paths(&facts)?;
+    // A config that is wrong or gone can still be taken trust from.
+    let workspace = Project::read(file, None, &facts).ok().and_then(|project| {
+        Some(project.plan(&default_wanted(None), &facts, &paths, &Domain::Own).ok()?.project_workspace())
+    });
+    let config = std::fs::canonicalize(file).or_else(|_| std::path::absolute(file)).unwrap_or_else(|_| file.into());
+    if Trust::open(&paths)?.revoke(&config, workspace.as_deref())? {
+        talk(quoted(format!("{} is not trusted any more", config.display())));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let hint = "those that are:  smidr trust --list".to_owned();
+    Err(Refused::new(format!("{} was not trusted", config.display()), Some(hint)).into())
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    version: u32,
+    projects: &'a [crate::project::trust::Trusted],
+}
+
+fn list(paths: &Paths, json: bool) -> Done {
+    let trust = Trust::read(paths)?;
+    if json {
+        say_json(&Document { version: 1, projects: trust.list() });
+        return Ok(ExitCode::SUCCESS);
+    }
+    for known in trust.list() {
+        say(quoted(format!("{}  since {}", shell(&known.config), known.at.strftime("%F"))));
+        known.asks.iter().for_each(|ask| say(line(ask)));
+    }
+    if trust.list().is_empty() {
+        talk("no project is trusted");
+    }
+    Ok(ExitCode::SUCCESS)
+}

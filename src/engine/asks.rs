@@ -1,0 +1,69 @@
+//! What a project asks for, whole: what its plan tells, its rootfs recipe, and conf that was left in its build folder.
+
+use std::{fs, io::Read as _, path::Path};
+
+use sha2::{Digest as _, Sha256};
+
+use super::recipes;
+use crate::{
+    config::Config,
+    host::{rooted::Rooted, trail::trail},
+    image::recipe::Base,
+    model::{Ask, Digest, Paths},
+    plan::{self, Isolation, Plan},
+};
+
+/// Conf that BitBake reads beside what smidr writes (bitbake.conf).
+const LEFT: [&str; 2] = ["site.conf", "auto.conf"];
+
+/// Of a file of conf, in bytes.
+const CONF_LIMIT: u64 = 4 << 20;
+
+/// Everything that a project asks for.
+pub fn asks(config: &Config, plan: &Plan, paths: &Paths) -> Vec<Ask> {
+    let real = |path: &Path| {
+        fs::canonicalize(path).unwrap_or_else(|_| trail(path).pop().unwrap_or_else(|| path.to_path_buf()))
+    };
+    let mut asks = plan::asks(config, plan, &real);
+    asks.extend(of_recipe(plan, paths));
+    asks.extend(left_conf(plan));
+    asks.sort();
+    asks
+}
+
+/// What a rootfs recipe of the project asks for. One of the user's own, or of smidr, asks nothing.
+fn of_recipe(plan: &Plan, paths: &Paths) -> Vec<Ask> {
+    if !plan.host.recipe || plan.isolation == Isolation::None {
+        return Vec::new();
+    }
+    // What is wrong with a recipe is said when it is used.
+    let Ok(found) = recipes::find(&plan.host.name, &plan.project, paths) else { return Vec::new() };
+    if !found.is_beside_a_config(paths) {
+        return Vec::new();
+    }
+    let recipe = found.name.clone();
+    let mut asks = Vec::new();
+    if !found.recipe.commands.is_empty() {
+        asks.push(Ask::RecipeCommands { recipe: recipe.clone() });
+    }
+    if let Base::Packages(suite) = &found.recipe.base {
+        let mirror = suite.mirror.as_ref().map(|mirror| mirror.text.clone());
+        asks.extend(mirror.map(|mirror| Ask::RecipeMirror { recipe: recipe.clone(), mirror }));
+        let keys = suite.signed_by.as_ref().map(|path| path.text.clone().into());
+        asks.extend(keys.map(|path| Ask::RecipeKeys { recipe, path }));
+    }
+    asks
+}
+
+/// Conf in the build folder that smidr did not write.
+pub fn left_conf(plan: &Plan) -> Vec<Ask> {
+    let one = |name: &&str| {
+        let path = plan.folders.top.join("conf").join(name);
+        let (root, inside) = plan.folders.inside(&path)?;
+        let file = Rooted::open(root).ok()?.open_file(inside).ok()?;
+        let mut bytes = Vec::new();
+        file.take(CONF_LIMIT).read_to_end(&mut bytes).ok()?;
+        Some(Ask::LeftConf { path, digest: Digest::from_sha256(Sha256::digest(bytes).into()) })
+    };
+    LEFT.iter().filter_map(one).collect()
+}

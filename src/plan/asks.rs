@@ -1,0 +1,222 @@
+//! What a project asks for beyond building in its own folders: config and plan in, a list of [`Ask`]s out. Pure: where links lead is the
+//! caller's to say.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Isolation, Plan,
+    inputs::What,
+    sources::{PlannedGit, PlannedSource},
+};
+use crate::{
+    config::{self, Config, HostImage},
+    lock::lock_path,
+    model::{Ask, without_secrets},
+};
+
+/// Variables that tell nothing which a build does not see anyhow.
+const HARMLESS: [&str; 4] = ["HOME", "LOGNAME", "SMIDR_HOME", "USER"];
+
+/// Everything that a plan asks for, but what only its rootfs recipe can tell. `real` follows links.
+pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Vec<Ask> {
+    let project = real(&plan.project);
+    let workspace = real(&plan.folders.workspace);
+    let outside =
+        |path: &Path| Some(real(path)).filter(|path| !path.starts_with(&project) && !path.starts_with(&workspace));
+    let mut asks = Vec::new();
+    if plan.isolation == Isolation::None {
+        asks.push(Ask::NoIsolation);
+    }
+    for input in &plan.inputs {
+        let Some(path) = input.source.as_deref().map(real) else { continue };
+        match input.what {
+            What::SshAgent | What::KnownHosts => {}
+            What::Netrc | What::GitCredentials => asks.push(Ask::Credentials { path }),
+            What::Bind => {
+                asks.extend(input.git_writable.then(|| Ask::GitWritable { path: path.clone() }));
+                asks.push(Ask::Bind { path, writable: input.writable });
+            }
+        }
+    }
+    if config.host.inputs.ssh_agent {
+        asks.push(Ask::SshAgent);
+    }
+    asks.extend(config.host.env.iter().map(|name| variable(name, "host.env")));
+    asks.extend(config.variables.iter().map(|used| variable(&used.name, &used.key)));
+    asks.retain(|ask| !matches!(ask, Ask::Variable { name, .. } if HARMLESS.contains(&name.as_str())));
+    asks.extend(plan.devices.iter().map(|path| Ask::Device { path: path.clone() }));
+    asks.extend((config.host.ids == config::Ids::Range).then_some(Ask::IdRange));
+    let folders = &config.directories;
+    let written = [
+        ("directories.layers", &folders.layers, &plan.layer_store),
+        ("directories.downloads", &folders.downloads, &plan.folders.downloads),
+        ("directories.sstate", &folders.sstate, &plan.folders.sstate),
+        ("directories.tmp", &folders.tmp, &plan.folders.tmp),
+        ("directories.deploy", &folders.deploy, &plan.folders.deploy),
+        ("directories.build", &folders.build, &plan.folders.top),
+    ];
+    for (key, named, path) in written {
+        // What lies in SMIDR_HOME is a default by another name: the plan refuses anything else there.
+        if named.is_some() && !path.starts_with(&plan.smidr_home) {
+            asks.extend(outside(path).map(|path| Ask::Folder { key: key.into(), path }));
+        }
+    }
+    let sources = plan.layers.iter().map(|layer| (format!("the layer {}", layer.name), &layer.source));
+    for (what, source) in sources.chain(plan.bitbake.iter().map(|source| (config::BITBAKE.into(), source))) {
+        match source {
+            PlannedSource::Path(path) => asks.extend(outside(&path.folder).map(|path| Ask::Outside { what, path })),
+            PlannedSource::Git(git) => {
+                let patches = git.patches.iter().filter_map(|patch| outside(&patch.file));
+                asks.extend(patches.map(|path| Ask::Outside { what: format!("a patch of {what}"), path }));
+                asks.extend(git.outside_links.then_some(Ask::OutsideLinks { layer: what }));
+                asks.extend(repository(git, &outside));
+            }
+        }
+    }
+    if let HostImage::Recipe(name) = &config.host.image
+        && name.contains('/')
+    {
+        asks.extend(
+            outside(&plan.project.join(&name.text)).map(|path| Ask::Outside { what: "the rootfs recipe".into(), path }),
+        );
+    }
+    // The lock decides what is built as the config does, and may be a link.
+    asks.extend(outside(&lock_path(&plan.file)).map(|path| Ask::Outside { what: "smidr.lock".into(), path }));
+    let default = [(&folders.downloads, &plan.folders.downloads), (&folders.sstate, &plan.folders.sstate)];
+    if default.iter().any(|(named, path)| named.is_none() || path.starts_with(&plan.smidr_home)) {
+        asks.push(Ask::SharedCache { domain: config.cache.as_ref().map(|name| name.text.clone()) });
+    }
+    asks.sort();
+    asks.dedup();
+    asks
+}
+
+fn variable(name: &str, key: &str) -> Ask {
+    // Which of several mirrors names it is not worth another question.
+    let key = key.split('[').next().unwrap_or(key);
+    Ask::Variable { name: name.into(), key: key.into() }
+}
+
+/// Addresses that need this machine or the caller's keys.
+fn repository(git: &PlannedGit, outside: &dyn Fn(&Path) -> Option<PathBuf>) -> Vec<Ask> {
+    let addresses = std::iter::once(&git.url).chain(&git.mirrors).map(|url| without_secrets(url));
+    let ask = |url: String| match url.split_once("://") {
+        Some(("file", path)) => outside(Path::new(path)).map(|_| Ask::LocalRepository { url }),
+        Some(("ssh", _)) | None => Some(Ask::SshRepository { url }),
+        Some(_) => None,
+    };
+    addresses.filter_map(ask).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::read,
+        model::{BuildRequest, HostFacts, Paths},
+        plan::{Domain, make},
+    };
+
+    fn asks_of(more: &str) -> Vec<String> {
+        let text = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\n{more}\n");
+        let lookup = |name: &str| Some(format!("value-of-{name}"));
+        let config =
+            read("smidr.yaml", &text, None, &lookup).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+        let facts = HostFacts {
+            environment: vec![("SSH_AUTH_SOCK".into(), "/tmp/a".into())],
+            ..HostFacts::of_an_ordinary_user()
+        };
+        let paths = Paths::new("/home/u/.smidr".into());
+        let file = Path::new("/home/u/p/smidr.yaml");
+        let plan = make(&config, None, &facts, &paths, file, &BuildRequest::default(), &Domain::Own).expect("a plan");
+        // A link of the project that leads out of it.
+        let real = |path: &Path| match path.strip_prefix("/home/u/p/link") {
+            Ok(rest) => Path::new("/home/u/.ssh").join(rest),
+            Err(_) => path.to_path_buf(),
+        };
+        asks(&config, &plan, &real).iter().map(|ask| serde_json::to_string(ask).expect("JSON")).collect()
+    }
+
+    #[test]
+    fn every_ask_has_its_row() {
+        let cache = r#"{"ask":"shared_cache"}"#;
+        assert_eq!(asks_of("layers: [{name: l, path: ./layers/l}]"), [cache]);
+        let rows = [
+            ("host: {isolation: none}", r#"{"ask":"no_isolation"}"#),
+            ("host: {binds: [{source: ~/c, dest: /srv/c}]}", r#"{"ask":"bind","path":"/home/u/c","writable":false}"#),
+            (
+                "host: {binds: [{source: ./link/x, dest: /srv/c, writable: true}]}",
+                r#"{"ask":"bind","path":"/home/u/.ssh/x","writable":true}"#,
+            ),
+            (
+                "host: {binds: [{source: ~/c, dest: /srv/c, writable: true, git_writable: true}]}",
+                r#"{"ask":"git_writable","path":"/home/u/c"}"#,
+            ),
+            ("host: {netrc: true}", r#"{"ask":"credentials","path":"/home/u/.netrc"}"#),
+            ("host: {git_credentials: ~/.ssh/id_rsa}", r#"{"ask":"credentials","path":"/home/u/.ssh/id_rsa"}"#),
+            ("host: {ssh_agent: true}", r#"{"ask":"ssh_agent"}"#),
+            ("host: {env: [AWS_SECRET]}", r#"{"ask":"variable","name":"AWS_SECRET","key":"host.env"}"#),
+            ("env: {A: '${AWS_SECRET}'}", r#"{"ask":"variable","name":"AWS_SECRET","key":"env.A"}"#),
+            (
+                "layers: [{name: l, git: 'https://${T}@h/x', branch: b}]",
+                r#"{"ask":"variable","name":"T","key":"layers"}"#,
+            ),
+            ("host: {devices: [kvm]}", r#"{"ask":"device","path":"/dev/kvm"}"#),
+            ("host: {ids: range}", r#"{"ask":"id_range"}"#),
+            ("directories: {sstate: ~/.ssh}", r#"{"ask":"folder","key":"directories.sstate","path":"/home/u/.ssh"}"#),
+            ("directories: {tmp: ./link/t}", r#"{"ask":"folder","key":"directories.tmp","path":"/home/u/.ssh/t"}"#),
+            ("directories: {layers: /srv/l}", r#"{"ask":"folder","key":"directories.layers","path":"/srv/l"}"#),
+            (
+                "layers: [{name: l, path: ../other/l}]",
+                r#"{"ask":"outside","what":"the layer l","path":"/home/u/other/l"}"#,
+            ),
+            ("layers: [{name: l, path: ./link}]", r#"{"ask":"outside","what":"the layer l","path":"/home/u/.ssh"}"#),
+            ("bitbake: {path: /opt/bb}", r#"{"ask":"outside","what":"bitbake","path":"/opt/bb"}"#),
+            (
+                "host: {recipe: ../r.yaml}",
+                r#"{"ask":"outside","what":"the rootfs recipe","path":"/home/u/p/../r.yaml"}"#,
+            ),
+            (
+                "layers: [{name: l, git: 'file:///srv/l', branch: b}]",
+                r#"{"ask":"local_repository","url":"file:///srv/l"}"#,
+            ),
+            (
+                "layers: [{name: l, git: 'ssh://git@h/l', branch: b}]",
+                r#"{"ask":"ssh_repository","url":"ssh://git@h/l"}"#,
+            ),
+            ("layers: [{name: l, git: 'git@h:l', branch: b}]", r#"{"ask":"ssh_repository","url":"git@h:l"}"#),
+            (
+                "layers: [{name: l, git: 'https://h/l', branch: b, mirrors: ['git@h:l']}]",
+                r#"{"ask":"ssh_repository","url":"git@h:l"}"#,
+            ),
+            (
+                "layers: [{name: l, git: 'https://h/l', branch: b, outside_links: true}]",
+                r#"{"ask":"outside_links","layer":"the layer l"}"#,
+            ),
+            (
+                "layers: [{name: l, git: 'https://h/l', branch: b, patches: [../x.patch]}]",
+                r#"{"ask":"outside","what":"a patch of the layer l","path":"/home/u/x.patch"}"#,
+            ),
+            ("cache: team", r#"{"ask":"shared_cache","domain":"team"}"#),
+        ];
+        for (more, ask) in rows {
+            let asks = asks_of(more);
+            assert!(asks.iter().any(|known| known == ask), "{more}: {asks:#?}");
+        }
+    }
+
+    #[test]
+    fn what_a_project_does_in_its_own_folders_is_no_ask() {
+        for more in [
+            "directories: {tmp: ./tmp, deploy: ./out}",
+            "directories: {downloads: ~/.smidr/downloads, sstate: ~/.smidr/sstate-cache, layers: ~/.smidr/layers}",
+            "layers: [{name: l, git: 'https://h/l', branch: b, patches: [./x.patch]}]",
+            "layers: [{name: l, git: 'file:///home/u/p/l', branch: b}]",
+            "host: {recipe: ./r.yaml, network: none, memory: 1g}",
+            "env: {A: '${HOME}/x', B: '$${T}'}",
+        ] {
+            assert_eq!(asks_of(more), [r#"{"ask":"shared_cache"}"#], "{more}");
+        }
+        assert_eq!(asks_of("directories: {downloads: ./dl, sstate: ./ss}"), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,148 @@
+//! The user's own settings: `SMIDR_HOME/settings.yaml`. What a project may not decide for itself stands here.
+//!
+//! Decoded as a config is, with all problems at once.
+
+use std::{fs, io, path::Path};
+
+use crate::{
+    config::{
+        Problem, Problems,
+        decode::Decoder,
+        node::{Node, Text},
+    },
+    host::files::FileError,
+    model::{Explain, Kind, Paths},
+};
+
+/// The file, below SMIDR_HOME.
+pub const FILE: &str = "settings.yaml";
+
+/// The user's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Patterns of folders whose projects get what they ask for.
+    pub trust: Vec<String>,
+    /// Variables that may stand in addresses.
+    pub address_variables: Vec<String>,
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// They are wrong.
+    #[error(transparent)]
+    Problems(#[from] Box<Problems>),
+    /// Files.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Explain for SettingsError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Problems(error) => error.kind(),
+            Self::File(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Problems(error) => error.hint(),
+            Self::File(error) => error.hint(),
+        }
+    }
+
+    fn drawn(&self, colour: bool) -> Option<String> {
+        match self {
+            Self::Problems(error) => error.drawn(colour),
+            Self::File(_) => None,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the user's settings; without a file all are as usual. `~/` in patterns is `home`.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or something in it is wrong.
+    pub fn read(paths: &Paths, home: &Path) -> Result<Self, SettingsError> {
+        let file = paths.home().join(FILE);
+        match fs::read_to_string(&file) {
+            Ok(text) => Ok(Self::parse(&file.display().to_string(), &text, home).map_err(Box::new)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(FileError::new("read", &file)(error).into()),
+        }
+    }
+
+    fn parse(name: &str, text: &str, home: &Path) -> Result<Self, Problems> {
+        let problems = |list| Problems { file: name.into(), text: text.into(), list };
+        let root = Node::parse(text).map_err(|problem| problems(vec![problem]))?;
+        let mut d = Decoder::new(&|_| None);
+        let mut f = d.fields(&root, "");
+        let (patterns, variables) = (f.texts(&mut d, "trust"), f.texts(&mut d, "address_variables"));
+        f.finish(&mut d);
+        let trust = patterns.iter().filter_map(|text| pattern(&mut d, text, home)).collect();
+        let address_variables = variables.into_iter().map(|text| text.text).collect();
+        if d.problems.is_empty() { Ok(Self { trust, address_variables }) } else { Err(problems(d.problems)) }
+    }
+
+    /// Whether the user trusts every project in this folder.
+    pub fn trusts(&self, folder: &Path) -> bool {
+        self.trust.iter().filter_map(|pattern| matcher(pattern).ok()).any(|pattern| pattern.is_match(folder))
+    }
+}
+
+fn pattern(d: &mut Decoder<'_>, text: &Text, home: &Path) -> Option<String> {
+    let pattern = match text.text.strip_prefix("~/") {
+        Some(rest) => format!("{}/{rest}", home.display()),
+        None => text.text.clone(),
+    };
+    let wrong = match matcher(&pattern) {
+        _ if !pattern.starts_with('/') => "begins neither with / nor with ~/".to_owned(),
+        Ok(_) => return Some(pattern),
+        Err(error) => format!("is no pattern: {error}"),
+    };
+    d.problem(
+        Problem::new(text.span.clone(), format!("trust: `{}` {wrong}", text.text))
+            .hint("name a folder:  /srv/ci/*  for those in it,  /srv/ci/**  at any depth"),
+    );
+    None
+}
+
+fn matcher(pattern: &str) -> Result<globset::GlobMatcher, globset::Error> {
+    Ok(globset::GlobBuilder::new(pattern).literal_separator(true).build()?.compile_matcher())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_of_whole_folders() {
+        let text = "trust: [/srv/ci/*, ~/work/**]\naddress_variables: GIT_TOKEN\n";
+        let settings = Settings::parse("settings.yaml", text, Path::new("/home/u")).expect("good settings");
+        assert_eq!(settings.address_variables, ["GIT_TOKEN"]);
+        for (folder, trusted) in [
+            ("/srv/ci/one", true),
+            ("/srv/ci", false),
+            ("/srv/ci/one/two", false),
+            ("/srv/ci-evil/one", false),
+            ("/home/u/work/a/b", true),
+            ("/home/u/workshop/a", false),
+            ("/home/other/work/a", false),
+        ] {
+            assert_eq!(settings.trusts(Path::new(folder)), trusted, "{folder}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, said) in
+            [("trust: work", "begins neither"), ("trust: '/a/[x'", "is no pattern"), ("trsut: x", "unknown key")]
+        {
+            let problems = Settings::parse("settings.yaml", text, Path::new("/home/u")).expect_err(text);
+            assert!(problems.render(false).contains(said), "{}", problems.render(false));
+        }
+    }
+}
