@@ -91,6 +91,8 @@ mod screen;
 mod stopping;
 #[path = "all/trouble.rs"]
 mod trouble;
+#[path = "all/trust.rs"]
+mod trust;
 #[path = "all/walls.rs"]
 mod walls;
 #[path = "all/whole.rs"]

@@ -26,6 +26,11 @@ pub struct Screen {
 
 /// Starts smidr on a terminal of 30 lines of 100 characters.
 pub fn on_terminal(setsid: &Path, world: &World, args: &[&str]) -> (Screen, Child) {
+    on_terminal_with(setsid, world, &[], args)
+}
+
+/// As [`on_terminal`], with further variables.
+pub fn on_terminal_with(setsid: &Path, world: &World, env: &[(&str, &str)], args: &[&str]) -> (Screen, Child) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
     grantpt(&master).expect("grantpt");
     unlockpt(&master).expect("unlockpt");
@@ -38,6 +43,7 @@ pub fn on_terminal(setsid: &Path, world: &World, args: &[&str]) -> (Screen, Chil
     // setsid(1) becomes the program, since it leads no process group.
     let mut command = Command::new(setsid);
     world.surround(&mut command);
+    command.envs(env.iter().copied());
     command.current_dir(world.project()).arg("--ctty").arg(smidr_bin()).args(args);
     command.stdin(copy()).stdout(copy()).stderr(slave);
     let child = command.spawn().expect("setsid starts");

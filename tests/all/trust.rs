@@ -1,0 +1,423 @@
+//! What a stranger's project could do to the person who builds it, each row as it was once typed by an attacker: traps for the next shell, the
+//! git of this machine, caches that other projects believe, configs that ask for anything.
+
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{
+    screen::on_terminal_with,
+    support::{Done, World, is_root, skip, tool},
+};
+
+/// A recipe `probe` whose only task runs `script`; with a network, which leaves it in the namespaces of BitBake itself.
+fn probe(world: &World, script: &str) {
+    let body: String = script.lines().map(|line| format!("    {line}\n")).collect();
+    let text = format!(
+        "SUMMARY = \"Tries things\"\nLICENSE = \"MIT\"\ninherit nobuild\naddtask probe before do_build\n\
+         do_probe[nostamp] = \"1\"\ndo_probe[network] = \"1\"\ndo_probe() {{\n{body}}}\n"
+    );
+    world.write("layers/meta-hello/recipes-hello/probe/probe_1.0.bb", &text);
+}
+
+fn build_probe(world: &World) -> Done {
+    world.smidr().env("SMIDR_TRUST", "0").args(["build", "--target", "probe"]).run()
+}
+
+fn git(folder: &Path, args: &[&str]) -> Done {
+    let identity = ["-c", "user.name=x", "-c", "user.email=x@localhost", "-c", "commit.gpgsign=false"];
+    let mut command = Command::new("git");
+    command.arg("-C").arg(folder).args(identity).args(args).env("GIT_CONFIG_GLOBAL", "/dev/null");
+    Done::new(command.output().expect("git runs"))
+}
+
+/// The project `p` as a git repository with a secret beside its layers.
+fn repository(world: &World) {
+    world.write(".env", "TOKEN=hunter2\n");
+    world.write(".gitignore", ".env\n");
+    world.write("notes.txt", "not for builds\n");
+    let project = world.project();
+    git(&project, &["init", "-q"]).expect_code(0);
+    git(&project, &["add", "."]).expect_code(0);
+    git(&project, &["commit", "-qm", "x"]).expect_code(0);
+}
+
+fn run(world: &World, script: &str) -> Done {
+    world.smidr().env("SMIDR_TRUST", "0").args(["run", "--", "sh", "-c", script]).run()
+}
+
+#[test]
+fn a_build_leaves_no_traps() {
+    let Some(world) = World::with_project("trust::a_build_leaves_no_traps") else { return };
+    probe(
+        &world,
+        "mark() { echo \"$1: $2\" >> ${TOPDIR}/marks; }\n\
+         echo 'echo trapped' > $HOME/.bashrc; echo 'echo trapped' > $HOME/.profile\n\
+         site=$(python3 -c 'import site; print(site.getusersitepackages())')\n\
+         mkdir -p $site && echo 'open(\"/tmp/trapped\", \"w\")' > $site/usercustomize.py\n\
+         for file in conf/auto.conf conf/site.conf conf/local.conf workspace/conf/layer.conf workspace/appends/x.bbappend; do\n\
+             if echo 'X = \"1\"' > ${TOPDIR}/$file; then mark written $file; fi\n\
+         done\n\
+         for folder in conf workspace/conf workspace; do\n\
+             if mv ${TOPDIR}/$folder ${TOPDIR}/$folder.away; then mark moved $folder; fi\n\
+         done\n\
+         if mv ${TOPDIR} ${TOPDIR}.away; then mark moved topdir; fi\n\
+         mkdir -p ${TOPDIR}/workspace/sources/x && mark written sources",
+    );
+    build_probe(&world).expect_code(0);
+    let marks = run(&world, "cat marks; ls -A ~; ls -A ~/.local 2>/dev/null; true").expect_code(0).out.clone();
+    assert_eq!(marks, "written: sources\n", "what a build could change, and what the next shell finds in HOME");
+    // With --clean all goes but the caches and what devtool works on.
+    let stays = world.smidr.join("downloads/stays");
+    fs::write(&stays, "").expect("a file");
+    let cleaned = world.smidr().args(["build", "--clean", "--target", "libgreet"]).run();
+    cleaned.expect_code(0).expect_err("workspace, which holds sources that devtool works on");
+    run(&world, "test ! -e marks && test -d workspace/sources/x").expect_code(0);
+    assert!(stays.exists());
+}
+
+#[test]
+fn a_build_sees_layers_and_not_what_lies_beside_them() {
+    let Some(world) = World::with_project("trust::a_build_sees_layers_and_not_what_lies_beside_them") else { return };
+    let Some(git_program) = tool("git") else { return skip("trust::a_build_sees_layers_…", "no git here") };
+    let _ = git_program;
+    repository(&world);
+    probe(
+        &world,
+        "cd ${LAYERDIR_hello}/../..\n\
+         for file in .env notes.txt smidr.yaml smidr.lock layers/meta-hello/conf/layer.conf .git/HEAD; do\n\
+             if [ -r $file ]; then echo \"seen $file\"; fi\n\
+         done > ${TOPDIR}/seen\n\
+         cp .git/index ${TOPDIR}/index",
+    );
+    world.edit(
+        "layers/meta-hello/conf/layer.conf",
+        "BBFILE_COLLECTIONS",
+        "LAYERDIR_hello := \"${LAYERDIR}\"\nBBFILE_COLLECTIONS",
+    );
+    git(&world.project(), &["add", "."]);
+    git(&world.project(), &["commit", "-qm", "probe"]).expect_code(0);
+    build_probe(&world).expect_code(0);
+    let top = top(&world);
+    assert_eq!(
+        fs::read_to_string(top.join("seen")).expect("written by the recipe"),
+        "seen layers/meta-hello/conf/layer.conf\nseen .git/HEAD\n"
+    );
+    // With the index that a build sees, git finds nothing changed though files are missing: BitBake writes that into what it builds.
+    let view = world.work.join("view");
+    fs::create_dir_all(view.join("layers")).expect("folders");
+    let copy = |from: PathBuf, to: &str| {
+        let done = Command::new("cp").arg("-a").arg(from).arg(view.join(to)).status().expect("cp runs");
+        assert!(done.success());
+    };
+    copy(world.project().join("layers/meta-hello"), "layers/meta-hello");
+    copy(world.project().join(".git"), ".git");
+    assert_eq!(git(&view, &["diff", "--quiet"]).code, Some(1), "files are missing");
+    fs::copy(top.join("index"), view.join(".git/index")).expect("the index");
+    git(&view, &["diff", "--quiet"]).expect_code(0);
+    git(&view, &["diff", "--quiet", "--cached"]).expect_code(0);
+}
+
+fn top(world: &World) -> PathBuf {
+    let names = World::names(&world.smidr.join("workspaces"));
+    world.smidr.join("workspaces").join(names.first().expect("a workspace")).join("build")
+}
+
+#[test]
+fn the_git_of_this_machine_obeys_nobody_inside() {
+    let Some(world) = World::with_project("trust::the_git_of_this_machine_obeys_nobody_inside") else { return };
+    if tool("git").is_none() {
+        return skip("trust::the_git_of_this_machine_obeys_nobody_inside", "no git here");
+    }
+    repository(&world);
+    let project = world.project();
+    let nested = project.join("layers/meta-hello/vendor/module");
+    fs::create_dir_all(&nested).expect("a folder");
+    git(&nested, &["init", "-q"]).expect_code(0);
+    let (project_text, canary) = (project.display(), world.work.join("canary"));
+    let evil = format!("[core]\\n\\tfsmonitor = touch {}; false\\n\\tbare = false\\n", canary.display());
+    let script = format!(
+        "cd {project_text}\n\
+         tried() {{ if \"$@\" 2>/dev/null; then echo \"did: $*\"; fi; }}\n\
+         write() {{ printf '{evil}' >> $1; }}\n\
+         cd layers/meta-hello && touch conf/new.conf && cd ../.. && echo layers are writable\n\
+         tried write .git/config; tried write smidr.yaml; tried write smidr.lock; tried write .env\n\
+         tried write layers/meta-hello/vendor/module/.git/config\n\
+         tried mv .git away; tried mv layers/meta-hello/vendor/module/.git layers/meta-hello/away\n\
+         tried mv layers/meta-hello/vendor layers/meta-hello/away; tried mv layers/meta-hello/vendor/module layers/meta-hello/away\n\
+         tried rm -rf layers/meta-hello/vendor; tried mv layers away; tried mkdir .git2\n\
+         cd layers/meta-hello\n\
+         mkdir -p new/.git/objects new/.git/refs new/bare/objects new/bare/refs file\n\
+         echo 'ref: refs/heads/x' | tee new/.git/HEAD > new/bare/HEAD\n\
+         write new/.git/config; write new/bare/config; echo 'gitdir: /tmp/x' > file/.git\n\
+         ln -s /etc/passwd out; ln -s ../../../../x climbs; ln -s conf/layer.conf inside"
+    );
+    let done = run(&world, &script);
+    done.expect_code(0);
+    assert_eq!(done.out, "layers are writable\n", "{}", done.err);
+    for name in ["new/.git", "new/bare", "file/.git", "out", "climbs"] {
+        let path = project.join("layers/meta-hello").join(name);
+        assert!(fs::symlink_metadata(&path).is_err(), "{name} is still there");
+        done.expect_err(&format!("{} is new; programs of this machine would obey or follow it", path.display()));
+    }
+    assert_eq!(World::names(&world.smidr.join("quarantine")).len(), 1);
+    assert!(
+        project.join("layers/meta-hello/inside").exists() && project.join("layers/meta-hello/conf/new.conf").exists()
+    );
+    for folder in [&project, &nested, &project.join("layers/meta-hello/new")] {
+        git(folder, &["status", "--short"]);
+        assert!(!canary.exists(), "the git of this machine ran something in {}", folder.display());
+    }
+    // Killed in the middle: the next one finishes the work.
+    let mut running = world
+        .smidr()
+        .args([
+            "run",
+            "--",
+            "sh",
+            "-c",
+            &format!("mkdir -p {project_text}/layers/meta-hello/late/.git && echo made && sleep 100"),
+        ])
+        .start();
+    running.until_says("made");
+    running.signal(nix::sys::signal::Signal::SIGKILL);
+    running.wait();
+    let late = project.join("layers/meta-hello/late/.git");
+    assert!(late.exists(), "nothing could tidy up yet");
+    run(&world, "true").expect_code(0).expect_err(&format!("{} is new", late.display()));
+    assert!(!late.exists());
+}
+
+#[test]
+fn what_a_shell_changes_in_conf_is_told() {
+    let Some(world) = World::with_project("trust::what_a_shell_changes_in_conf_is_told") else { return };
+    let done = run(
+        &world,
+        "echo 'A = \"1\"' > conf/auto.conf; mkdir -p workspace/appends; touch workspace/appends/x.bbappend",
+    );
+    done.expect_code(0).expect_err("conf/auto.conf is new; later builds read it").expect_err("x.bbappend is new");
+    // The user's own change asks nothing.
+    run(&world, "true").expect_code(0);
+    // One that nobody has seen does.
+    fs::write(top(&world).join("conf/auto.conf"), "A = \"2\"\n").expect("a file");
+    let refused = run(&world, "true");
+    refused.expect_code(125).expect_err("auto.conf was left by an earlier build or shell");
+    world.smidr().arg("trust").run().expect_code(0);
+    run(&world, "true").expect_code(0);
+}
+
+/// Each asks for something that a build in its own folders does not need.
+const STRANGERS: [(&str, &str); 12] = [
+    ("host: {isolation: none}\nbitbake: {path: ./bb}", "runs every recipe as you"),
+    ("host: {binds: [{source: ~/.ssh, dest: /srv/x}]}", "can read HOME/.ssh, and send it away"),
+    ("host: {binds: [{source: ~/.bashrc, dest: /srv/x, writable: true}]}", "can read and change HOME/.bashrc"),
+    ("host: {netrc: ~/.ssh/id_rsa}", "can read the passwords in HOME/.ssh/id_rsa"),
+    ("host: {env: [AWS_SECRET]}", "gives your variable AWS_SECRET"),
+    ("env: {A: '${AWS_SECRET}'}", "gives your variable AWS_SECRET"),
+    ("directories: {sstate: ~/Documents}", "builds write to HOME/Documents"),
+    ("directories: {tmp: ./link}", "builds write to HOME/Documents"),
+    ("layers: [{name: l, path: ./link}]", "can read HOME/Documents"),
+    ("layers: [{name: l, git: 'file:///srv/x', branch: b}]", "fetches file:///srv/x from this machine"),
+    ("layers: [{name: l, git: 'git@example.org:x', branch: b}]", "fetches git@example.org:x with your ssh keys"),
+    ("host: {recipe: evil}", "the rootfs recipe evil runs commands"),
+];
+
+#[test]
+fn a_stranger_is_asked_about_and_does_nothing_before() {
+    let world = World::new();
+    let home = world.home.clone();
+    for folder in [".ssh", "Documents"] {
+        fs::create_dir_all(home.join(folder)).expect("a folder");
+    }
+    for file in [".ssh/id_rsa", ".bashrc", "Documents/thesis"] {
+        fs::write(home.join(file), "mine").expect("a file");
+    }
+    let project = world.work.join("p");
+    fs::create_dir_all(project.join("bb/bin")).expect("folders");
+    symlink(home.join("Documents"), project.join("link")).expect("a link");
+    fs::write(project.join("bb/bin/bitbake"), "#!/bin/sh\ntouch ran\n").expect("a file");
+    fs::write(
+        project.join("evil.yaml"),
+        "base: {suite: bookworm, distribution: debian}\npackages: []\ncommands: [touch ran]\n",
+    )
+    .expect("a recipe");
+    let smidr = |args: &[&str]| world.smidr().env("SMIDR_TRUST", "0").env("AWS_SECRET", "hunter2").args(args).run();
+    for (more, said) in STRANGERS {
+        // Root cannot even ask for that.
+        if is_root() && more.contains("isolation: none") {
+            continue;
+        }
+        let said = said.replace("HOME", &home.display().to_string());
+        let rest = if more.contains("layers:") { "" } else { "layers: []\n" };
+        let config = format!("name: p\nbase: {{machine: m}}\nbuild: {{image: i}}\n{rest}{more}\n");
+        fs::write(project.join("smidr.yaml"), config).expect("a config");
+        for args in [&["build"][..], &["build", "--clean"], &["lock"], &["layers", "sync"]] {
+            let done = smidr(args);
+            done.expect_code(2).expect_one_error().expect_err(&said).expect_err("asks for what you have not granted");
+        }
+        smidr(&["run", "--", "true"]).expect_code(125).expect_err(&said);
+        smidr(&["plan"]).expect_code(0).expect_out("not granted: ");
+        let checked = smidr(&["check"]);
+        checked.expect_err(&said).expect_err("--trust=sha256:");
+        assert_eq!(fs::read_to_string(home.join("Documents/thesis")).expect("still there"), "mine", "{more}");
+        assert!(!project.join("ran").exists(), "{more}");
+        assert!(!project.join("smidr.lock").exists(), "{more}");
+    }
+}
+
+#[test]
+fn one_question_and_then_none_until_something_new() {
+    let Some(world) = World::with_project("trust::one_question_and_then_none_until_something_new") else { return };
+    let Some(setsid) = tool("setsid") else { return skip("trust::one_question…", "no setsid here") };
+    // What `init` has made asks nothing.
+    let built = world.smidr().env("SMIDR_TRUST", "0").args(["build", "--target", "libgreet"]).run();
+    built.expect_code(0);
+    assert!(!built.err.contains("trust") && !built.err.contains("caches "), "{}", built.err);
+    fs::create_dir_all(world.work.join("shared")).expect("a folder");
+    let host = "\nhost:\n";
+    world.edit("smidr.yaml", host, &format!("{host}  binds: [{{source: ../shared, dest: /srv/shared}}]\n"));
+    run(&world, "true").expect_code(125).expect_err("not granted");
+    let ask = |answer: &str| {
+        let (mut screen, mut child) = on_terminal_with(
+            &setsid,
+            &world,
+            &[("SMIDR_TRUST", "0")],
+            &["run", "--", "sh", "-c", "echo ran > ~/x; echo done"],
+        );
+        screen.says("Trust it? [y/N]");
+        assert!(screen.seen().contains("can read") && screen.seen().contains("/shared, and send it away"));
+        screen.types(answer);
+        screen.until_closed();
+        let code = child.wait().expect("it ends").code();
+        (code, screen.seen().to_owned())
+    };
+    let trust_is_asked = |world: &World| world.smidr().env("SMIDR_TRUST", "0").args(["run", "--", "true"]).run();
+    assert_eq!(ask("n\n").0, Some(125));
+    trust_is_asked(&world).expect_code(125);
+    let (code, seen) = ask("y\n");
+    assert_eq!(code, Some(0), "{seen}");
+    trust_is_asked(&world).expect_code(0);
+    // Ordinary edits ask nothing.
+    world.edit("smidr.yaml", "build:\n", "env: {A: b}\nbuild:\n");
+    trust_is_asked(&world).expect_code(0);
+    world.edit("smidr.yaml", host, &format!("{host}  env: [SECRET]\n"));
+    trust_is_asked(&world).expect_code(125).expect_err("gives your variable SECRET");
+    let digest = world.smidr().env("SMIDR_TRUST", "0").arg("check").run().err;
+    let digest = digest.split("--trust=").nth(1).expect("a digest").lines().next().expect("a line").to_owned();
+    let given = |digest: &str| {
+        world.smidr().env("SMIDR_TRUST", "0").arg(format!("--trust={digest}")).args(["run", "--", "true"]).run()
+    };
+    given(&digest).expect_code(0);
+    given(&format!("sha256:{}", "0".repeat(64))).expect_code(125).expect_err("asks for something else");
+    trust_is_asked(&world).expect_code(125);
+    // Patterns are the user's, never the project's.
+    let settings = world.smidr.join("settings.yaml");
+    fs::write(&settings, format!("trust: [{}]\n", world.work.join("*").display())).expect("settings");
+    trust_is_asked(&world).expect_code(0);
+    fs::write(&settings, "trsut: []\n").expect("settings");
+    trust_is_asked(&world).expect_code(125).expect_err("unknown key `trsut`");
+    fs::remove_file(&settings).expect("removed");
+    // All of it at once, listed, and taken back.
+    world.smidr().arg("trust").run().expect_code(0).expect_out("gives your variable SECRET");
+    trust_is_asked(&world).expect_code(0);
+    world.smidr().args(["trust", "--list"]).run().expect_code(0).expect_out("p/smidr.yaml");
+    world.smidr().arg("untrust").run().expect_code(0);
+    trust_is_asked(&world).expect_code(125);
+    world.smidr().arg("untrust").run().expect_code(2).expect_err("was not trusted");
+}
+
+#[test]
+fn a_stranger_s_caches_are_its_own() {
+    let Some(world) = World::with_project("trust::a_stranger_s_caches_are_its_own") else { return };
+    world.smidr().arg("untrust").run().expect_code(0);
+    probe(
+        &world,
+        "echo poison > ${DL_DIR}/source.tar.gz; echo pickle > ${DL_DIR}/source.tar.gz.done\n\
+         mkfifo ${DL_DIR}/other.tar.gz.done; ln -s /etc/passwd ${DL_DIR}/link.tar.gz\n\
+         mkdir -p ${DL_DIR}/git2/evil/hooks; echo x > ${SSTATE_DIR}/object",
+    );
+    build_probe(&world).expect_code(0).expect_err("this project's own").expect_err("smidr trust");
+    let own = world.smidr.join("downloads");
+    for folder in [&own, &world.smidr.join("sstate-cache")] {
+        assert_eq!(World::names(folder), Vec::<String>::new(), "{}", folder.display());
+    }
+    let domains = world.smidr.join("domains");
+    let private = domains.join(World::names(&domains).first().expect("a private domain")).join("downloads");
+    let fifo = private.join("other.tar.gz.done");
+    assert!(fs::symlink_metadata(&fifo).expect("the FIFO").file_type().is_fifo());
+    // Before the next build, what is no download is gone.
+    let again = world.smidr().env("SMIDR_TRUST", "0").args(["build", "--target", "libgreet"]).run();
+    again.expect_code(0).expect_err("things that are no downloads were removed");
+    assert!(fs::symlink_metadata(&fifo).is_err() && fs::symlink_metadata(private.join("link.tar.gz")).is_err());
+    // Trusted from now on: plain files cross, and nothing that vouches for them.
+    world.smidr().arg("trust").run().expect_code(0).expect_err("downloads of its own were taken over");
+    assert!(own.join("source.tar.gz").is_file());
+    assert!(!own.join("source.tar.gz.done").exists() && !own.join("git2").exists());
+    assert_eq!(World::names(&world.smidr.join("sstate-cache")), Vec::<String>::new());
+    assert_eq!(World::names(&domains), Vec::<String>::new());
+    let shared = world.smidr().env("SMIDR_TRUST", "0").args(["build", "--target", "libgreet"]).run();
+    assert!(!shared.expect_code(0).err.contains("this project's own"), "{}", shared.err);
+    // A name of its own: shared with those that use it.
+    world.append("cache: team\n");
+    world.smidr().arg("trust").run().expect_code(0);
+    world.smidr().env("SMIDR_TRUST", "0").args(["build", "--target", "libgreet"]).run().expect_code(0);
+    assert_eq!(World::names(&domains), ["team"]);
+}
+
+#[test]
+fn variables_reach_only_servers_that_the_user_allows() {
+    let world = World::new();
+    let project = world.work.join("p");
+    fs::create_dir_all(&project).expect("a folder");
+    let smidr = |args: &[&str]| world.smidr().env("TOKEN", "hunter2").args(args).run();
+    let addresses = [
+        "layers: [{name: l, git: 'https://x:${TOKEN}@127.0.0.1:1/l', branch: b}]",
+        "layers: [{name: l, git: 'https://127.0.0.1:1/l', branch: b, mirrors: ['https://127.0.0.1:1/${TOKEN}']}]",
+        "host: {image: '127.0.0.1:1/${TOKEN}:x'}",
+        "advanced: {sstate_mirrors: ['file://.* https://127.0.0.1:1/${TOKEN}/PATH']}",
+        "bitbake: {git: 'https://127.0.0.1:1/${TOKEN}', branch: b}",
+    ];
+    for address in addresses {
+        let config = format!("name: p\nbase: {{machine: m}}\nbuild: {{image: i}}\n{address}\n");
+        fs::write(project.join("smidr.yaml"), config).expect("a config");
+        for command in ["build", "check", "lock", "plan"] {
+            let done = smidr(&[command]);
+            done.expect_code(2).expect_err("your variable TOKEN may not stand in an address");
+            assert!(!done.err.contains("hunter2"), "{}", done.err);
+        }
+    }
+    fs::create_dir_all(&world.smidr).expect("a folder");
+    fs::write(world.smidr.join("settings.yaml"), "address_variables: [TOKEN]\n").expect("settings");
+    smidr(&["plan"]).expect_code(0);
+}
+
+#[test]
+fn folders_that_are_the_users_are_not_a_build_s() {
+    let world = World::new();
+    world.init("p");
+    let thesis = world.home.join("Documents/thesis");
+    fs::create_dir_all(thesis.parent().expect("a folder")).expect("a folder");
+    fs::write(&thesis, "mine").expect("a file");
+    let with = |directories: &str| {
+        let config = fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
+        let config = config.split("\ndirectories:").next().expect("what is above").to_owned();
+        fs::write(world.project().join("smidr.yaml"), format!("{config}\ndirectories: {directories}\n"))
+            .expect("a config");
+        world.smidr().args(["build", "--clean"]).run()
+    };
+    for (directories, said) in [
+        ("{tmp: ~/Documents}", "is not empty, and no build has used it before"),
+        ("{deploy: ~/Documents}", "is not empty, and no build has used it before"),
+        ("{build: ~/Documents}", "is not empty, and no build has used it before"),
+        ("{sstate: ~/.ssh}", "is a hidden folder of your home"),
+        ("{downloads: ~/.config/x}", "is a hidden folder of your home"),
+    ] {
+        with(directories).expect_code(2).expect_err(said);
+        assert_eq!(fs::read_to_string(&thesis).expect("still there"), "mine", "{directories}");
+    }
+    let images = format!("{{downloads: {}}}", world.smidr.join("images").display());
+    with(&images).expect_code(2).expect_err("lies in SMIDR_HOME, which is smidr's own");
+}
