@@ -111,7 +111,7 @@ pub struct Wanted {
     /// Build for this machine instead of the config's
     #[arg(long, value_name = "MACHINE")]
     pub machine: Option<String>,
-    /// Remove TMPDIR first; downloads and sstate stay
+    /// Remove first all that builds of the project write; downloads and sstate stay
     #[arg(long)]
     pub clean: bool,
     /// Fetch all sources and stop

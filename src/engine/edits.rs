@@ -167,8 +167,17 @@ impl Edited {
                 to.display()
             )
         });
+        let devtool = self.conf.iter().find_map(|(path, _)| path.ancestors().find(|path| path.ends_with("workspace")));
+        let devtool = devtool.map(|workspace| {
+            let sources = workspace.join("sources");
+            format!(
+                "{} belongs to the build, its .git too: use git there by  smidr run -- git -C {} …",
+                sources.display(),
+                sources.display()
+            )
+        });
         let conf = self.conf.iter().map(|(path, what)| format!("{} is {what}; later builds read it", path.display()));
-        moved.chain(conf).collect()
+        moved.chain(conf).chain(devtool).collect()
     }
 }
 

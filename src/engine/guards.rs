@@ -24,6 +24,12 @@ pub fn find(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], edit: bo
         guarded
             .push(Guarded { what: format!("what git obeys in {}", git.parent().unwrap_or(&git).display()), path: git });
     }
+    let inside = inputs.iter().filter(|input| input.writable && !input.git_writable);
+    for git in inside
+        .filter_map(|input| input.source.ancestors().find(|path| path.file_name().is_some_and(|name| name == GIT)))
+    {
+        guarded.push(Guarded { what: "what git obeys".into(), path: git.into() });
+    }
     if !edit {
         let decisive =
             decisive(plan).into_iter().map(|path| Guarded { path, what: "what every later build reads".into() });

@@ -18,7 +18,7 @@ use crate::{
     events::Emitter,
     host::{files::shell, rooted::Rooted},
     model::{Explain, Kind, Secrets},
-    plan::{self, Input, PlacedInput, Plan, What, in_the_way},
+    plan::{self, Input, PlacedInput, Plan, PlannedSource, What, in_the_way},
 };
 
 /// Of a file of credentials, in bytes. They hold a line per host.
@@ -134,6 +134,11 @@ pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsErr
     let reach = Reach::of(plan, tools);
     plan.folders.writable().into_iter().try_for_each(|folder| reach.check_folder(folder))?;
     plan.ca_bundle.iter().try_for_each(|bundle| reach.check_way(bundle))?;
+    for (_, source) in plan.sources() {
+        if let PlannedSource::Path(path) = source {
+            reach.check_layer(&path.folder)?;
+        }
+    }
     let mut placed = Vec::new();
     for input in &plan.inputs {
         let Some(named) = &input.source else { return Err(InputsError::NoAgent) };

@@ -8,6 +8,7 @@ mod devices;
 mod downloads;
 mod drive;
 mod edits;
+mod flocks;
 mod guards;
 mod host;
 pub mod image_build;
@@ -304,6 +305,7 @@ fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Fin
             probe_tasks: true,
             ..prepared.sandbox(argv, Use::Build, false, &[("BB_SERVER_TIMEOUT", "0")])?
         };
+        let _watch = flocks::Watch::begin(&plan.folders.downloads, tools);
         let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
         let finished = drive::drive(spec, plan.limits, timeout, tools, &plan.folders)?;
         let failed = keep::logs(&finished.failed, &plan.folders, build, &tools.on.redactor());

@@ -73,6 +73,21 @@ impl Reach {
         }
     }
 
+    /// Checks a layer, which may lie in a folder of the build, as devtool's does: no build may have put a link on the way.
+    ///
+    /// # Errors
+    ///
+    /// When one could have.
+    pub fn check_layer(&self, folder: &Path) -> Result<(), InputError> {
+        let mut links = way(folder).into_iter().filter(|(_, is_end)| !is_end);
+        match links.find(|(place, _)| self.outer(place, false).is_some()) {
+            None => Ok(()),
+            Some((path, _)) => {
+                Err(InputError::Source { path, why: "is a symbolic link that a build may have put there".into() })
+            }
+        }
+    }
+
     /// Checks something that a build is to be given to write to.
     ///
     /// # Errors

@@ -104,6 +104,14 @@ pub enum LayerError {
         /// Its folder.
         path: PathBuf,
     },
+    /// A link on the way to a layer, which its repository may have brought.
+    #[error("the layer {layer} lies outside of {root}: a symbolic link leads there")]
+    LeadsOut {
+        /// The layer.
+        layer: PathBuf,
+        /// Its repository.
+        root: PathBuf,
+    },
     /// A folder that should have BitBake.
     #[error("{0} holds no bin/bitbake")]
     NoBitbake(PathBuf),
@@ -130,7 +138,7 @@ pub enum LayerError {
 impl Explain for LayerError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Missing { .. } | Self::NoBitbake(_) | Self::Patched(_) => Kind::Request,
+            Self::Missing { .. } | Self::LeadsOut { .. } | Self::NoBitbake(_) | Self::Patched(_) => Kind::Request,
             Self::Git(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
             Self::Patch(error) => error.kind(),
@@ -142,6 +150,7 @@ impl Explain for LayerError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Missing { .. } => Some("paths are relative to smidr.yaml".into()),
+            Self::LeadsOut { .. } => Some("name the folder that it leads to as a layer of its own".into()),
             Self::NoBitbake(_) => None,
             Self::Patched(_) => Some("pin them, and commit smidr.lock:  smidr lock".into()),
             Self::Git(error) => error.hint(),
@@ -193,7 +202,7 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
             }
         }
     }
-    own::finish(&mut checkouts);
+    own::finish(&mut checkouts)?;
     checkouts.pinned = outermost(checkouts.pinned);
     checkouts.held = repositories;
     Ok(checkouts)

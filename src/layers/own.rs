@@ -7,7 +7,7 @@ use std::{
 
 use gix::index::entry::Flags;
 
-use super::{Checkouts, local::Local, outermost};
+use super::{Checkouts, LayerError, local::Local, outermost};
 use crate::plan::OwnRepository;
 
 /// How files at the top of a repository are called that recipes name in LIC_FILES_CHKSUM.
@@ -21,11 +21,27 @@ pub(super) fn add(own: &mut Vec<OwnRepository>, local: &Local) {
 }
 
 /// Sorts out what is shown of each repository, once all layers are known.
-pub(super) fn finish(checkouts: &mut Checkouts) {
+///
+/// # Errors
+///
+/// When a link leads from a layer out of its repository.
+pub(super) fn finish(checkouts: &mut Checkouts) -> Result<(), LayerError> {
     // A repository in another one belongs to it, such as a submodule.
     let roots = outermost(checkouts.own.iter().map(|own| own.root.clone()).collect());
-    checkouts.own =
-        roots.into_iter().map(|root| shown(root, &checkouts.layers, checkouts.bitbake.as_deref())).collect();
+    let own = |root: PathBuf| {
+        let own = shown(root, &checkouts.layers, checkouts.bitbake.as_deref());
+        match own.layers.iter().find(|layer| leads_out(layer, &own.root)) {
+            Some(layer) => Err(LayerError::LeadsOut { layer: layer.clone(), root: own.root.clone() }),
+            None => Ok(own),
+        }
+    };
+    checkouts.own = roots.into_iter().map(own).collect::<Result<_, _>>()?;
+    Ok(())
+}
+
+fn leads_out(layer: &Path, root: &Path) -> bool {
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    !real(layer).starts_with(real(root))
 }
 
 fn shown(root: PathBuf, layers: &[PathBuf], bitbake: Option<&Path>) -> OwnRepository {

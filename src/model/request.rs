@@ -17,7 +17,7 @@ pub struct BuildRequest {
     pub locked: bool,
     /// Reach no network for images and layers.
     pub offline: bool,
-    /// Remove TMPDIR first; downloads and sstate stay.
+    /// Remove first all that builds of the project write; downloads and sstate stay.
     pub clean: bool,
     /// Handed to BitBake as they are.
     pub bitbake_args: Vec<String>,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Isolation, Plan,
+    build::absolute,
     inputs::What,
     sources::{PlannedGit, PlannedSource},
 };
@@ -77,7 +78,8 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
         && name.contains('/')
     {
         asks.extend(
-            outside(&plan.project.join(&name.text)).map(|path| Ask::Outside { what: "the rootfs recipe".into(), path }),
+            outside(&absolute(&plan.project, Path::new("/"), &name.text))
+                .map(|path| Ask::Outside { what: "the rootfs recipe".into(), path }),
         );
     }
     // The lock decides what is built as the config does, and may be a link.
@@ -172,10 +174,7 @@ mod tests {
             ),
             ("layers: [{name: l, path: ./link}]", r#"{"ask":"outside","what":"the layer l","path":"/home/u/.ssh"}"#),
             ("bitbake: {path: /opt/bb}", r#"{"ask":"outside","what":"bitbake","path":"/opt/bb"}"#),
-            (
-                "host: {recipe: ../r.yaml}",
-                r#"{"ask":"outside","what":"the rootfs recipe","path":"/home/u/p/../r.yaml"}"#,
-            ),
+            ("host: {recipe: ../r.yaml}", r#"{"ask":"outside","what":"the rootfs recipe","path":"/home/u/r.yaml"}"#),
             (
                 "layers: [{name: l, git: 'file:///srv/l', branch: b}]",
                 r#"{"ask":"local_repository","url":"file:///srv/l"}"#,

@@ -44,7 +44,7 @@ pub struct Plan {
     pub targets: Vec<String>,
     /// Fetch all sources and stop.
     pub fetch_only: bool,
-    /// Remove TMPDIR first.
+    /// Remove first all that builds of the project write, but caches.
     pub clean: bool,
     /// Handed to BitBake as they are.
     pub bitbake_args: Vec<String>,
@@ -405,7 +405,7 @@ fn check_word(word: &str) -> Result<(), PlanError> {
 }
 
 /// Makes a path absolute: relative ones against the config's folder, `~/` against the caller's home. `.` and `..` go.
-fn absolute(project: &Path, home: &Path, text: &str) -> PathBuf {
+pub(super) fn absolute(project: &Path, home: &Path, text: &str) -> PathBuf {
     let path = match text.strip_prefix("~/") {
         Some(rest) => home.join(rest),
         None if text == "~" => home.to_path_buf(),
@@ -512,7 +512,7 @@ mod tests {
             )
         };
         for bad in ["deploy: .", "tmp: '~'", "build: /", "sstate: ..", "downloads: ~/.smidr", "deploy: /home"] {
-            assert!(matches!(plan(bad), Err(PlanError::Holds { .. })), "{bad}");
+            assert!(matches!(plan(bad), Err(PlanError::Holds { .. } | PlanError::InHome(_))), "{bad}");
         }
         for good in ["", "deploy: ./out", "tmp: /scratch/tmp", "downloads: ~/dl"] {
             assert!(plan(good).is_ok(), "{good}");
