@@ -5,21 +5,33 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
+    io::Read as _,
     os::unix::fs::PermissionsExt as _,
     path::{Component, Path, PathBuf},
 };
 
-use rustix::io::Errno;
+use rustix::{fs::OFlags, io::Errno};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use walkdir::{DirEntry, WalkDir};
 
 use super::{Tools, guards};
 use crate::{
-    host::files::{FileError, make_private_dir, sha256_of},
-    model::Paths,
+    host::{
+        files::{FileError, make_private_dir},
+        rooted::Rooted,
+    },
+    model::{Digest, Paths},
     plan::{OwnRepository, Plan},
 };
+
+/// Of a file of conf, in bytes.
+const MOST_READ: u64 = 4 << 20;
+
+/// Folders below each other, and files, in TOPDIR's conf.
+const MOST_DEEP: usize = 8;
+const MOST_FILES: usize = 10_000;
 
 /// What is changed of layers and conf, from a beginning on.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,7 +39,8 @@ pub struct Edits {
     #[serde(skip)]
     record: PathBuf,
     quarantine: PathBuf,
-    top: PathBuf,
+    /// TOPDIR, and the folder of the build that it lies in.
+    top: (PathBuf, PathBuf),
     /// Layers, and the repository that each lies in.
     layers: Vec<(PathBuf, PathBuf)>,
     /// Paths that decide over later runs and did not exist.
@@ -55,10 +68,12 @@ pub struct Edited {
 pub fn begin(plan: &Plan, own: &[OwnRepository], paths: &Paths) -> Result<Edits, FileError> {
     let layers: Vec<(PathBuf, PathBuf)> =
         own.iter().flat_map(|own| own.layers.iter().map(|layer| (layer.clone(), own.root.clone()))).collect();
+    let top = &plan.folders.top;
+    let root = plan.folders.inside(top).map_or_else(|| top.clone(), |(root, _)| root.to_path_buf());
     let edits = Edits {
         record: record(plan, paths),
         quarantine: paths.home().join("quarantine").join(plan.folders.workspace.file_name().unwrap_or_default()),
-        top: plan.folders.top.clone(),
+        top: (plan.folders.top.clone(), root.clone()),
         missing: plan
             .guarded
             .iter()
@@ -66,7 +81,7 @@ pub fn begin(plan: &Plan, own: &[OwnRepository], paths: &Paths) -> Result<Edits,
             .filter(|path| fs::symlink_metadata(path).is_err())
             .collect(),
         obeyed: layers.iter().flat_map(|(layer, root)| obeyed(layer, root)).collect(),
-        conf: conf(&plan.folders.top),
+        conf: conf(&root, &plan.folders.top),
         layers,
     };
     make_private_dir(edits.record.parent().unwrap_or(paths.home()))?;
@@ -118,7 +133,7 @@ impl Edits {
             let to = self.quarantine(&path)?;
             edited.quarantined.push((path, to));
         }
-        let now = conf(&self.top);
+        let now = conf(&self.top.1, &self.top.0);
         for (path, digest) in &now {
             match self.conf.get(path) {
                 Some(before) if before == digest => {}
@@ -233,21 +248,37 @@ fn leads_out(link: &Path, target: &Path, root: &Path) -> bool {
     !at.starts_with(root)
 }
 
-/// The files in TOPDIR that every build reads, with their digests.
-fn conf(top: &Path) -> BTreeMap<PathBuf, String> {
-    let folders = guards::DECISIVE.iter().map(|name| top.join(name));
+/// The files in TOPDIR that every build reads, with their digests. `root` is the folder that programs inside may write to: no link in it
+/// is followed.
+fn conf(root: &Path, top: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    if let (Ok(rooted), Ok(inside)) = (Rooted::open(root), top.strip_prefix(root)) {
+        guards::DECISIVE.iter().for_each(|name| note(&rooted, root, &inside.join(name), MOST_DEEP, &mut found));
+    }
     // What smidr writes before each build says nothing.
-    let written = [top.join("conf/local.conf"), top.join("conf/bblayers.conf")];
-    folders
-        .flat_map(|folder| WalkDir::new(folder).into_iter().flatten())
-        .filter(|entry| entry.file_type().is_file() || entry.file_type().is_symlink())
-        .filter(|entry| !written.iter().any(|written| written == entry.path()))
-        .map(|entry| {
-            let digest = if entry.file_type().is_file() { sha256_of(entry.path()).ok() } else { None };
-            let text = digest.map_or_else(|| "a link".into(), |(digest, _)| digest.to_string());
-            (entry.into_path(), text)
-        })
-        .collect()
+    ["local.conf", "bblayers.conf"].iter().for_each(|name| drop(found.remove(&top.join("conf").join(name))));
+    found
+}
+
+fn note(rooted: &Rooted, root: &Path, path: &Path, deep: usize, found: &mut BTreeMap<PathBuf, String>) {
+    for name in rooted.names(path).unwrap_or_default() {
+        let path = path.join(name);
+        if rooted.open_plain(&path, OFlags::PATH | OFlags::DIRECTORY).is_ok() {
+            if deep > 0 {
+                note(rooted, root, &path, deep - 1, found);
+            }
+            continue;
+        }
+        let mut bytes = Vec::new();
+        let file = rooted.open_plain(&path, OFlags::RDONLY | OFlags::NONBLOCK).map(File::from);
+        let what = match file.map(|file| file.take(MOST_READ).read_to_end(&mut bytes)) {
+            Ok(Ok(_)) => Digest::from_sha256(Sha256::digest(&bytes).into()).to_string(),
+            _ => "no file".into(),
+        };
+        if found.len() < MOST_FILES {
+            found.insert(root.join(path), what);
+        }
+    }
 }
 
 #[cfg(test)]

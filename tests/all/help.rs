@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 33] = [
+const COMMANDS: [&[&str]; 35] = [
     &[],
     &["init"],
     &["check"],
@@ -18,6 +18,8 @@ const COMMANDS: [&[&str]; 33] = [
     &["layers", "prune"],
     &["run"],
     &["shell"],
+    &["trust"],
+    &["untrust"],
     &["status"],
     &["cancel"],
     &["logs"],

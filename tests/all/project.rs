@@ -22,7 +22,7 @@ fn hello_is_good_as_it_is() {
     done.expect_code(0).expect_err("cd p && smidr build");
     assert_eq!(done.out, "p\n");
     assert_eq!(World::names(&world.work), ["p"], "nothing else is left there");
-    let before = tree(&world.project());
+    let (before, noted) = (tree(&world.project()), tree(&world.smidr));
     assert!(before.keys().any(|path| path.ends_with("/conf/layer.conf")));
     let config = fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
     assert!(config.contains("name: p\n"), "{config}");
@@ -37,9 +37,9 @@ fn hello_is_good_as_it_is() {
     assert_eq!(json["plan"]["targets"], serde_json::json!(["libgreet"]));
     assert_eq!(json["plan"]["machine"], "other");
     assert!(json["plan"]["host"]["pinned"].is_null());
-    // None of them touches anything: not the project, not the home, and no SMIDR_HOME appears.
+    // None of them touches anything: not the project, not the home, not what `init` has noted.
     assert_eq!(tree(&world.project()), before);
-    assert!(!world.smidr.exists());
+    assert_eq!(tree(&world.smidr), noted);
     assert_eq!(World::names(&world.home), Vec::<String>::new());
 }
 
@@ -111,8 +111,8 @@ fn every_template_is_good_as_it_is() {
         }
         assert_eq!(plan.out.contains("bitbake    https://"), version.bitbake.is_some(), "{}", plan.out);
         assert!(!plan.out.contains("ACCEPT_FSL_EULA ="), "nobody accepts it for the user");
+        assert_eq!(World::names(&world.smidr.join("workspaces")), Vec::<String>::new());
     }
-    assert!(!world.smidr.exists());
 }
 
 #[test]
