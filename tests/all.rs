@@ -17,6 +17,8 @@ mod artifacts;
 mod checkouts;
 #[path = "all/config.rs"]
 mod config;
+#[path = "all/credentials.rs"]
+mod credentials;
 #[path = "all/doctor.rs"]
 mod doctor;
 #[path = "all/exchange.rs"]
