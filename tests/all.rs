@@ -91,6 +91,8 @@ mod sandbox;
 mod screen;
 #[path = "all/stopping.rs"]
 mod stopping;
+#[path = "all/terminals.rs"]
+mod terminals;
 #[path = "all/trouble.rs"]
 mod trouble;
 #[path = "all/walls.rs"]
