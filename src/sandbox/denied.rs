@@ -79,6 +79,10 @@ const UNSHARE: [u32; 4] = [272, 310, 97, 337];
 const CLONE: [u32; 4] = [56, 120, 220, 120];
 const IOCTL: [u32; 4] = [16, 54, 29, 54];
 
+/// Of another process of the same user it takes a limit on processor time as well, which kills; the kernel asks no one else
+/// (prlimit(2)). Only what has a PID namespace of its own may name a process.
+const PRLIMIT: [u32; 4] = [302, 340, 261, 369];
+
 /// Namespaces that no build enters.
 const NAMESPACES: u32 =
     (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP) as u32;
@@ -124,11 +128,11 @@ const TABLES: u32 = 64;
 /// The x32 interface of 64-bit x86 numbers its calls from here.
 const X32: u32 = 0x4000_0000;
 
-/// The filter. With `hide_openat2`, programs learn that there is no openat2(2).
-pub fn denied(hide_openat2: bool) -> Vec<sock_filter> {
+/// The filter. With `hide_openat2`, programs learn that there is no openat2(2); with `shared`, they see processes of this machine.
+pub fn denied(hide_openat2: bool, shared: bool) -> Vec<sock_filter> {
     let mut program = vec![load(ARCHITECTURE)];
     for (column, architecture) in ARCHITECTURES.into_iter().enumerate() {
-        let rules = rules(column, architecture, hide_openat2);
+        let rules = rules(column, architecture, hide_openat2, shared);
         program.extend([jump(architecture, 1, 0), skip(rules.len())]);
         program.extend(rules);
     }
@@ -136,7 +140,7 @@ pub fn denied(hide_openat2: bool) -> Vec<sock_filter> {
     program
 }
 
-fn rules(column: usize, architecture: u32, hide_openat2: bool) -> Vec<sock_filter> {
+fn rules(column: usize, architecture: u32, hide_openat2: bool, shared: bool) -> Vec<sock_filter> {
     let mut rules = vec![load(NUMBER)];
     if architecture == arch::X86_64 {
         rules.extend([jump_if_any(X32, 0, 1), answer(libc::ENOSYS)]);
@@ -159,6 +163,9 @@ fn rules(column: usize, architecture: u32, hide_openat2: bool) -> Vec<sock_filte
         answer(libc::EPERM),
         allow(),
     ]);
+    if shared {
+        rules.extend(when(PRLIMIT[column], vec![load(argument(0)), jump(0, 1, 0), answer(libc::EPERM), allow()]));
+    }
     rules.extend(when(SOCKET[column], socket()));
     rules.extend(when(SOCKETPAIR[column], socket()));
     rules.extend(when(SETSOCKOPT[column], packet_filters()));
@@ -250,7 +257,7 @@ mod tests {
 
     #[test]
     fn every_architecture_denies_the_same_and_unknown_ones_nothing() {
-        let program = denied(false);
+        let program = denied(false, false);
         assert!(program.len() < 4096);
         for (column, architecture) in ARCHITECTURES.into_iter().enumerate() {
             let says = |number, arguments| run(&program, architecture, number, arguments);
@@ -276,12 +283,20 @@ mod tests {
             assert_eq!(run(&program, 0xC000_00F3, numbers[0], [0; 3]), ALLOW, "riscv64 is not in the table");
         }
         assert_eq!(run(&program, arch::X86_64, X32 + 1, [0; 3]), ENOSYS);
-        assert_eq!(run(&denied(true), arch::X86_64, OPENAT2, [0; 3]), ENOSYS);
+        assert_eq!(run(&denied(true, false), arch::X86_64, OPENAT2, [0; 3]), ENOSYS);
+    }
+
+    #[test]
+    fn limits_of_others_are_theirs() {
+        for (column, architecture) in ARCHITECTURES.into_iter().enumerate() {
+            let says = |shared, pid| run(&denied(false, shared), architecture, PRLIMIT[column], [pid, 0, 0]);
+            assert_eq!([says(true, 0), says(true, 4711), says(false, 4711)], [ALLOW, EPERM, ALLOW]);
+        }
     }
 
     #[test]
     fn sockets_are_those_of_the_internet_and_of_this_machine() {
-        let program = denied(false);
+        let program = denied(false, false);
         let says = |column: usize, call: [u32; 4], arguments: [u64; 3]| {
             run(&program, ARCHITECTURES[column], call[column], arguments)
         };
@@ -366,14 +381,15 @@ mod tests {
             assert_eq!(i64::from(row.1[0]), number, "{name}");
         }
         assert_eq!(
-            [UNSHARE[0], CLONE[0], IOCTL[0], SOCKET[0], SOCKETPAIR[0], SETSOCKOPT[0]].map(i64::from),
+            [UNSHARE[0], CLONE[0], IOCTL[0], SOCKET[0], SOCKETPAIR[0], SETSOCKOPT[0], PRLIMIT[0]].map(i64::from),
             [
                 libc::SYS_unshare,
                 libc::SYS_clone,
                 libc::SYS_ioctl,
                 libc::SYS_socket,
                 libc::SYS_socketpair,
-                libc::SYS_setsockopt
+                libc::SYS_setsockopt,
+                libc::SYS_prlimit64
             ]
         );
     }

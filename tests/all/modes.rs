@@ -139,6 +139,13 @@ fn with_a_masked_proc_a_build_works_and_says_so() {
     run.expect_code(0).expect_err("warning: parts of /proc are masked here");
     let scoped = doctor.out.contains("Landlock keeps");
     assert!(run.out.starts_with(if scoped { "refused\n" } else { "reached\n" }), "{}", run.out);
+    // Nor do limits reach them, one of which would kill.
+    let script = format!(
+        "import resource\nresource.prlimit(0, resource.RLIMIT_CPU)\ntry:\n    resource.prlimit({outside}, resource.RLIMIT_CPU, (10**6, 10**6))\n\
+         except PermissionError:\n    print('refused')"
+    );
+    let run = masked(&world, &["run", "--", "python3", "-c", &script]).and_then(done);
+    assert_eq!(run.expect("it worked a moment ago").expect_code(0).out, "refused\n");
     // Who insists on everything is told what is in the way.
     world.edit("smidr.yaml", "recipe: hello", "recipe: hello\n  isolation: full");
     let strict = masked(&world, &["build"]).and_then(done).expect("it worked a moment ago");
