@@ -99,11 +99,12 @@ fn inside(file: &Path, variant: Option<String>, command: Vec<String>, explain: b
     let (relay, stdio) = Relay::of_caller().map_err(streams())?;
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
     let mut spec = prepared.sandbox(command, true, relay.keys(), &[("TERM", &term)]);
+    spec.resources.precaution = Some(engine::usual_tasks(facts.cpus));
     if explain {
         spec.describe().iter().for_each(|line| say(redactor.text(line)));
         return Ok(ExitCode::SUCCESS);
     }
-    // What is used here is not recorded: without limits there is nothing to confine.
+    // What is used here is not recorded: without limits that are asked for there is nothing more to confine.
     let limits = prepared.plan().limits;
     let confinement = (limits != Limits::default()).then(|| Confinement::find(limits, tools));
     if let Some(confinement) = &confinement {

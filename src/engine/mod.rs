@@ -22,7 +22,7 @@ use std::{
     time::Instant,
 };
 
-pub use confine::Confinement;
+pub use confine::{Confinement, usual_tasks};
 pub use drive::Finished;
 use host::resolve_host;
 

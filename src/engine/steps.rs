@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::confine::usual_tasks;
 use crate::{
     host::{
         files::FileError,
@@ -14,7 +15,7 @@ use crate::{
         stop::Stop,
     },
     model::{Explain, HostFacts, Kind},
-    plan::{Ids, MountOp, Payload, Root, SandboxSpec},
+    plan::{Ids, MountOp, Payload, Resources, Root, SandboxSpec},
     sandbox::{self, SandboxError},
 };
 
@@ -91,6 +92,7 @@ pub struct Access {
 pub struct Steps<'a> {
     root: Root,
     ids: Ids,
+    tasks: u32,
     binds: Vec<(PathBuf, PathBuf)>,
     // Where secrets are seen by who gets them.
     secrets: Vec<PathBuf>,
@@ -118,7 +120,9 @@ impl<'a> Steps<'a> {
         stop: &'a Stop,
     ) -> Result<Self, StepError> {
         let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid: 0, gid: 0, range: None };
-        let mut steps = Self { root, ids, binds, secrets, placeholders: Vec::new(), tree: tree.into(), spawner, stop };
+        let tasks = usual_tasks(facts.cpus);
+        let mut steps =
+            Self { root, ids, tasks, binds, secrets, placeholders: Vec::new(), tree: tree.into(), spawner, stop };
         // A root that stands on an image has the mount points in a folder of their own, below the image.
         if let Root::Folder(_) = steps.root {
             let points = steps.mount_points();
@@ -182,10 +186,10 @@ impl<'a> Steps<'a> {
             cwd: "/".into(),
             ..Payload::default()
         };
-        let own_network = !access.network;
         SandboxSpec {
             root_emulation: true,
-            own_network,
+            own_network: !access.network,
+            resources: Resources { precaution: Some(self.tasks), ..Resources::default() },
             ..SandboxSpec::new(self.ids, self.root.clone(), mounts, payload)
         }
     }

@@ -68,12 +68,12 @@ fn commands_of_a_recipe_see_no_credentials_and_no_network() {
     for hidden in ["proxy=", "PIP_INDEX", "PIP_CONFIG", "extra-index-url"] {
         assert!(!alone.err.contains(hidden), "{hidden} in {}", alone.err);
     }
-    assert_eq!(heads.lock().expect("whole").len(), 0);
+    assert!(heads.lock().expect("whole").is_empty());
     // With a network it learns of it what is no secret.
     let with = build(&world, index, &format!("{commands}network: true\n"));
     with.expect_err("seen").expect_err("http_proxy=http://127.0.0.1:8");
     assert!(!with.err.contains("https_proxy") && !with.err.contains("refused"), "{}", with.err);
-    assert!(heads.lock().expect("whole").len() > 0, "reached");
+    assert!(!heads.lock().expect("whole").is_empty(), "reached");
 }
 
 #[test]
