@@ -17,6 +17,8 @@ mod artifacts;
 mod checkouts;
 #[path = "all/config.rs"]
 mod config;
+#[path = "all/credentials.rs"]
+mod credentials;
 #[path = "all/doctor.rs"]
 mod doctor;
 #[path = "all/exchange.rs"]
@@ -89,6 +91,8 @@ mod sandbox;
 mod screen;
 #[path = "all/stopping.rs"]
 mod stopping;
+#[path = "all/terminals.rs"]
+mod terminals;
 #[path = "all/trouble.rs"]
 mod trouble;
 #[path = "all/trust.rs"]

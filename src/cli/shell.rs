@@ -1,19 +1,14 @@
 //! `smidr run` and `smidr shell`: a program in the build's own sandbox. Its exit status is passed on; 125 means that smidr itself
 //! failed, as with other tools that run something in something.
 
-use std::{
-    io::{self, IsTerminal as _},
-    os::fd::AsFd as _,
-    path::Path,
-    process::ExitCode,
-};
+use std::{path::Path, process::ExitCode};
 
 use super::{
     args::{Grant, Run, Shell},
     build::start_spawner,
     context::{self, default_wanted},
     output::{say, talk},
-    pty::Pty,
+    pty::Relay,
     report::{Failure, Refused, report},
     terminal::Terminal,
     trust,
@@ -103,14 +98,17 @@ fn inside(
     let host = project.host_lock(&plan).cloned();
     let prepared = engine::prepare(plan, host.as_ref(), tools)?;
     project.pin(prepared.pins(), &paths, false)?;
-    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let streams = || FileError::new("use", Path::new("standard input and output"));
+    let (relay, stdio) = Relay::of_caller().map_err(streams())?;
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
-    let mut spec = prepared.sandbox(command, Use::Edit, terminal, &[("TERM", &term), ("GIT_OPTIONAL_LOCKS", "0")])?;
+    let env = [("TERM", term.as_str()), ("GIT_OPTIONAL_LOCKS", "0")];
+    let mut spec = prepared.sandbox(command, Use::Edit, relay.keys(), &env)?;
+    spec.resources.precaution = Some(engine::usual_tasks(facts.cpus));
     if explain {
         spec.describe().iter().for_each(|line| say(redactor.text(line)));
         return Ok(ExitCode::SUCCESS);
     }
-    // What is used here is not recorded: without limits there is nothing to confine.
+    // What is used here is not recorded: without limits that are asked for there is nothing more to confine.
     let limits = prepared.plan().limits;
     let confinement = (limits != Limits::default()).then(|| Confinement::find(limits, tools));
     if let Some(confinement) = &confinement {
@@ -118,17 +116,20 @@ fn inside(
     }
     // What showed how far the preparation was must not draw into the program's output.
     drop(on);
-    let started = |running: &sandbox::Sandbox| {
+    let edits = prepared.begin_edits(&paths)?;
+    let exit = sandbox::launch(&spec, stdio, &spawner).map_err(Failure::from).and_then(|running| {
         let losses = running.verified().losses(&spec).into_iter();
         let shortfalls = confinement.iter().flat_map(|confinement| confinement.shortfalls(running.verified()));
         losses.chain(shortfalls).for_each(warn);
-    };
-    let edits = prepared.begin_edits(&paths)?;
-    let exit = if terminal {
-        with_terminal(&spec, &spawner, &stop, started)
-    } else {
-        without_terminal(&spec, &spawner, &stop, started)
-    };
+        let (control, keys) = (running.control(), relay.keys());
+        // Ctrl-C is a byte for a program that gets keys; what arrives as a signal comes from outside then.
+        let _listening =
+            stop.listen(move |times, signal| if keys || times > 1 { control.kill() } else { control.signal(signal) });
+        let relaying = relay.start().map_err(streams())?;
+        let exit = running.wait();
+        relaying.finish();
+        Ok(exit?)
+    });
     edits.finish()?.lines().into_iter().for_each(warn);
     // What the user has changed here is nothing to ask about.
     trust::keep(&project, prepared.plan(), &engine::left_conf(prepared.plan()), &paths)?;
@@ -143,47 +144,4 @@ fn inside(
 fn warn(what: String) {
     let warning = anstyle::AnsiColor::Yellow.on_default().bold();
     talk(format!("{warning}warning:{warning:#} {what}"));
-}
-
-fn own_streams() -> io::Result<sandbox::Stdio> {
-    Ok(sandbox::Stdio {
-        stdin: io::stdin().as_fd().try_clone_to_owned()?,
-        stdout: io::stdout().as_fd().try_clone_to_owned()?,
-        stderr: io::stderr().as_fd().try_clone_to_owned()?,
-        events: None,
-    })
-}
-
-fn without_terminal(
-    spec: &crate::plan::SandboxSpec,
-    spawner: &crate::host::process::Spawner,
-    stop: &Stop,
-    started: impl FnOnce(&sandbox::Sandbox),
-) -> Result<sandbox::Exit, Failure> {
-    let stdio = own_streams().map_err(FileError::new("use", Path::new("standard input and output")))?;
-    let running = sandbox::launch(spec, stdio, spawner)?;
-    started(&running);
-    let control = running.control();
-    let _listening = stop.listen(move |times, signal| if times > 1 { control.kill() } else { control.signal(signal) });
-    Ok(running.wait()?)
-}
-
-fn with_terminal(
-    spec: &crate::plan::SandboxSpec,
-    spawner: &crate::host::process::Spawner,
-    stop: &Stop,
-    started: impl FnOnce(&sandbox::Sandbox),
-) -> Result<sandbox::Exit, Failure> {
-    let failed = || FileError::new("open a terminal", Path::new("/dev/ptmx"));
-    let (pty, slave) = Pty::open().map_err(failed())?;
-    let stdio = sandbox::Stdio::terminal(slave).map_err(failed())?;
-    let running = sandbox::launch(spec, stdio, spawner)?;
-    started(&running);
-    let control = running.control();
-    // Ctrl-C is a byte for the program; what arrives as a signal comes from outside.
-    let _listening = stop.listen(move |_, _| control.kill());
-    let relay = pty.relay().map_err(FileError::new("use the terminal", Path::new("/dev/tty")))?;
-    let exit = running.wait();
-    relay.finish();
-    Ok(exit?)
 }

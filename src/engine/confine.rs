@@ -12,11 +12,19 @@ use crate::{
     sandbox::Verified,
 };
 
+/// How many processes and threads a sandbox may have at once where nobody says: no honest build gets there (each processor builds a
+/// recipe with one compiler a processor; OpenEmbedded counts 64 of them at most), and it is at most half of the process ids that the
+/// kernel has (1024 a processor, or 32768; kernel/pid.c). What runs away then is the build, not the machine.
+pub fn usual_tasks(cpus: u32) -> u32 {
+    cpus.saturating_mul(512).max(8192)
+}
+
 /// What keeps one sandbox within its limits. Dropping it removes its cgroup.
 pub struct Confinement {
     limits: Limits,
     leaf: Option<Leaf>,
     scope: Option<Scope>,
+    usual: u32,
     // Why there is no cgroup, and what to type.
     reason: String,
     watch: Watch,
@@ -27,12 +35,15 @@ impl Confinement {
     pub fn find(limits: Limits, tools: Tools<'_>) -> Self {
         let place = Place::own();
         let name = tools.on.build();
-        let (mut leaf, reason) = match Leaf::make(&place, name.as_str(), &limits) {
+        let usual = usual_tasks(tools.facts.cpus);
+        // The kernel's own count never binds root.
+        let wanted = Limits { tasks: limits.tasks.or((tools.facts.uid == 0).then_some(usual)), ..limits };
+        let (mut leaf, reason) = match Leaf::make(&place, name.as_str(), &wanted) {
             Ok(leaf) => (Some(leaf), String::new()),
             Err(error) => (None, error.reason()),
         };
         let mut scope = None;
-        let short = leaf.as_ref().is_none_or(|leaf| !leaf.not_enforced().is_empty());
+        let short = leaf.as_ref().is_none_or(|leaf| missing(leaf, &limits).next().is_some());
         if limits != Limits::default()
             && short
             && let Some(way) = Scope::find(tools.facts, tools.spawner)
@@ -41,34 +52,35 @@ impl Confinement {
             (leaf, scope) = (Some(better), Some(way));
         }
         let watch = Watch::begin(&place, leaf.as_ref().map(|leaf| leaf.path().into()));
-        Self { limits, leaf, scope, reason, watch }
+        Self { limits, leaf, scope, usual, reason, watch }
     }
 
     /// Tells the sandbox.
     pub fn apply(&self, spec: &mut SandboxSpec) {
-        let lacks_tasks = |leaf: &Leaf| leaf.not_enforced().iter().any(|limit| limit.key == "host.tasks");
+        let lacks_tasks = |leaf: &Leaf| missing(leaf, &self.limits).any(|limit| limit.key == TASKS);
         spec.resources = Resources {
             cgroup: self.leaf.as_ref().map(|leaf| leaf.path().into()),
             through: self.scope.as_ref().map(|way| Through { argv: way.argv.clone(), env: way.env.clone() }),
             processes: self.limits.tasks.filter(|_| self.leaf.as_ref().is_none_or(lacks_tasks)),
+            precaution: Some(self.usual),
         };
     }
 
     /// The limits that do not hold in a sandbox that runs, in words.
     pub fn shortfalls(&self, verified: &Verified) -> Vec<String> {
         let missing = match &self.leaf {
-            Some(leaf) if verified.in_cgroup == Some(true) => leaf.not_enforced().to_vec(),
+            Some(leaf) if verified.in_cgroup == Some(true) => missing(leaf, &self.limits).cloned().collect(),
             Some(leaf) => self.all(&format!("the sandbox could not enter {}", leaf.path().display())),
             None => self.all(&self.reason),
         };
         let by_kernel = verified.processes_limited == Some(true);
-        let missing = missing.iter().filter(|limit| limit.key != "host.tasks" || !by_kernel);
+        let missing = missing.iter().filter(|limit| limit.key != TASKS || !by_kernel);
         missing.map(|NotEnforced { key, why }| format!("{key} {} is not enforced: {why}", self.value(key))).collect()
     }
 
     /// Everything that was asked for, for one reason. Processors are limited by affinity in any case.
     fn all(&self, why: &str) -> Vec<NotEnforced> {
-        let keys = [(self.limits.memory.is_some(), "host.memory"), (self.limits.tasks.is_some(), "host.tasks")];
+        let keys = [(self.limits.memory.is_some(), "host.memory"), (self.limits.tasks.is_some(), TASKS)];
         let asked = keys.into_iter().filter(|(asked, _)| *asked);
         asked.map(|(_, key)| NotEnforced { key, why: why.into() }).collect()
     }
@@ -95,5 +107,29 @@ impl Confinement {
         let cpu_ms = used.cpu_ms.unwrap_or(seen_by_init.cpu_ms);
         let usage = Usage { cpu_ms, peak_memory, peak_of, read_bytes, written_bytes };
         (known.then_some(usage), self.watch.end())
+    }
+}
+
+const TASKS: &str = "host.tasks";
+
+/// What was asked for and does not hold there. A precaution that does not is nobody's disappointment.
+fn missing<'a>(leaf: &'a Leaf, limits: &Limits) -> impl Iterator<Item = &'a NotEnforced> + use<'a> {
+    let tasks = limits.tasks.is_some();
+    leaf.not_enforced().iter().filter(move |limit| tasks || limit.key != TASKS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_build_gets_there_and_the_machine_has_more() {
+        for cpus in 1..=4096u32 {
+            let most = usual_tasks(cpus);
+            // A driver, a compiler and an assembler for each job of each recipe.
+            let builders = cpus.min(64);
+            assert!(most >= 2 * 3 * builders * builders || cpus > 36 && most >= 4 * 64 * 64, "{cpus}: {most}");
+            assert!(most <= (1024 * cpus).max(32768) / 2, "{cpus}: {most}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     Tools,
     packages::{self, PackageError},
     recipes::{FoundRecipe, RecipeError},
-    steps::{HOST_FOLDER, StepError, Steps, make_points},
+    steps::{Access, HOST_FOLDER, StepError, Steps, make_points},
 };
 use crate::{
     host::{
@@ -187,11 +187,12 @@ fn package_base(
     packages::unpack_essential(tools, &packages, tree)?;
     let mut binds = host_files(tools, found, scratch)?;
     binds.push((packages.archives.clone(), Path::new(HOST_FOLDER).join("packages")));
-    let mut steps = Steps::new(Root::Folder(tree.into()), tree, tools.facts, binds, tools.spawner, tools.stop)?;
-    prepare_env(tools, found, &mut steps, packages.epoch);
+    let root = Root::Folder(tree.into());
+    let steps = Steps::new(root, tree, tools.facts, binds, vec![pip_conf()], tools.spawner, tools.stop)?;
+    let accesses = Accesses::new(tools.facts, found, &[], packages.epoch);
     tools.step(found, "configure packages");
-    packages::configure(tools, &steps, &packages)?;
-    own_steps(tools, found, &steps)?;
+    packages::configure(tools, &steps, &packages, &accesses.none)?;
+    own_steps(tools, found, &steps, &accesses)?;
     steps.finish()?;
     clean(tree)?;
     packages::settle_folders(tree, packages.epoch)?;
@@ -211,38 +212,43 @@ fn image_base(
     let lower = base.diffs().iter().rev().cloned().chain([skeleton.clone()]).collect();
     let root = Root::Writable { lower, upper: scratch.path().into(), work };
     let binds = host_files(tools, found, scratch)?;
-    let mut steps = Steps::new(root, scratch.path(), tools.facts, binds, tools.spawner, tools.stop)?;
+    let steps = Steps::new(root, scratch.path(), tools.facts, binds, vec![pip_conf()], tools.spawner, tools.stop)?;
     make_points(&skeleton, &steps.mount_points())?;
-    for (name, value) in base.env() {
-        steps.set(name, value.clone());
-    }
-    prepare_env(tools, found, &mut steps, epoch);
+    let accesses = Accesses::new(tools.facts, found, base.env(), epoch);
     if !found.recipe.packages.is_empty() {
         tools.step(found, "install packages with the image's own apt");
         let mut install =
             vec!["apt-get", "-q", "-y", "-o", "APT::Sandbox::User=root", "--no-install-recommends", "install", "--"];
         install.extend(found.recipe.packages.iter().map(|text| text.text.as_str()));
-        steps.run("apt-get update", &["apt-get", "-q", "-o", "APT::Sandbox::User=root", "update"], |_| {})?;
-        steps.run("apt-get install", &install, |_| {})?;
+        let update = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "update"];
+        steps.run("apt-get update", &update, &accesses.apt, |_| {})?;
+        steps.run("apt-get install", &install, &accesses.apt, |_| {})?;
     }
-    own_steps(tools, found, &steps)?;
+    own_steps(tools, found, &steps, &accesses)?;
     steps.finish()?;
     Ok(clean(scratch.path())?)
 }
 
 /// What a recipe does after its packages are there.
-fn own_steps(tools: Tools<'_>, found: &FoundRecipe, steps: &Steps<'_>) -> Result<(), ImageBuildError> {
+fn own_steps(
+    tools: Tools<'_>,
+    found: &FoundRecipe,
+    steps: &Steps<'_>,
+    accesses: &Accesses,
+) -> Result<(), ImageBuildError> {
     if let Some(pip) = &found.recipe.pip {
         tools.step(found, "install Python packages");
-        install_pip(steps, pip)?;
+        install_pip(steps, pip, &accesses.pip)?;
     }
     for (number, copy) in found.recipe.files.iter().enumerate() {
         let source = format!("{HOST_FOLDER}/files/{number}");
-        steps.run(&format!("copy {}", copy.source), &["/bin/sh", "-ec", COPY, "copy", &source, &copy.dest], |_| {})?;
+        let copying = ["/bin/sh", "-ec", COPY, "copy", &source, &copy.dest];
+        steps.run(&format!("copy {}", copy.source), &copying, &accesses.none, |_| {})?;
     }
     for command in &found.recipe.commands {
         tools.step(found, command);
-        steps.run(&format!("the command `{command}`"), &["/bin/sh", "-ec", command], |_| {})?;
+        let step = format!("the command `{command}`");
+        steps.run(&step, &["/bin/sh", "-ec", command], &accesses.commands, |_| {})?;
     }
     Ok(())
 }
@@ -253,7 +259,7 @@ impl Tools<'_> {
     }
 }
 
-/// Files of the host that steps need: how names are resolved, whom to trust, how pip reaches its registry.
+/// Files of the host that all steps may see: how names are resolved, whom to trust, what the recipe copies.
 fn host_files(
     tools: Tools<'_>,
     found: &FoundRecipe,
@@ -269,9 +275,6 @@ fn host_files(
     if let Some(bundle) = &tools.facts.ca_bundle {
         files.push((fs::canonicalize(bundle).unwrap_or_else(|_| bundle.clone()), inside("ca.crt")));
     }
-    if let Some(config) = pip_config(tools.facts) {
-        files.push((config, inside("pip.conf")));
-    }
     Ok(files)
 }
 
@@ -284,36 +287,70 @@ fn pip_config(facts: &HostFacts) -> Option<PathBuf> {
     fs::canonicalize(found).ok()
 }
 
-fn prepare_env(tools: Tools<'_>, found: &FoundRecipe, steps: &mut Steps<'_>, epoch: i64) {
-    steps.set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    for (name, value) in [
+/// Where pip's step finds the host's configuration of pip.
+fn pip_conf() -> PathBuf {
+    Path::new(HOST_FOLDER).join("pip.conf")
+}
+
+/// What each kind of step gets of this machine. Credentials go to apt and pip alone, in an environment that is all smidr's: a recipe's or
+/// its base's variables could send them elsewhere.
+struct Accesses {
+    /// Package scripts, and copies.
+    none: Access,
+    /// The image's own apt.
+    apt: Access,
+    /// pip.
+    pip: Access,
+    /// The recipe's commands.
+    commands: Access,
+}
+
+impl Accesses {
+    fn new(facts: &HostFacts, found: &FoundRecipe, base: &[(String, String)], epoch: i64) -> Self {
+        let own = own_env(facts, epoch);
+        let recipe = found.recipe.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone()));
+        let none = Access { env: over(base.to_vec(), over(own.clone(), recipe)), ..Access::default() };
+        let apt = Access { env: over(own, facts.fetch_env.clone()), network: true, secrets: Vec::new() };
+        let mut pip = apt.clone();
+        pip.env = over(pip.env, facts.environment.iter().filter(|(name, _)| is_pip_network(name)).cloned());
+        if let Some(config) = pip_config(facts) {
+            pip.secrets.push((config, pip_conf()));
+            pip.env = over(pip.env, [("PIP_CONFIG_FILE".into(), pip_conf().display().to_string())]);
+        }
+        let network = found.recipe.network;
+        // A proxy that wants a password is out of reach for them.
+        let proxies = facts.fetch_env.iter().filter(|(_, value)| network && !value.contains('@')).cloned();
+        let commands = Access { env: over(proxies.collect(), none.env.clone()), network, secrets: Vec::new() };
+        Self { none, apt, pip, commands }
+    }
+}
+
+/// Variables, and others that replace those of the same name.
+fn over(mut env: Vec<(String, String)>, others: impl IntoIterator<Item = (String, String)>) -> Vec<(String, String)> {
+    for (name, value) in others {
+        env.retain(|(known, _)| *known != name);
+        env.push((name, value));
+    }
+    env
+}
+
+fn own_env(facts: &HostFacts, epoch: i64) -> Vec<(String, String)> {
+    let fixed = [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
         ("LC_ALL", "C.UTF-8"),
         ("DEBIAN_FRONTEND", "noninteractive"),
         ("DEBCONF_NONINTERACTIVE_SEEN", "true"),
         ("PYTHONHASHSEED", "0"),
         ("TZ", "UTC"),
-    ] {
-        steps.set(name, value);
+    ];
+    let mut env: Vec<(String, String)> = fixed.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    env.push(("SOURCE_DATE_EPOCH".into(), epoch.to_string()));
+    if facts.ca_bundle.is_some() {
+        let names = ["SSL_CERT_FILE", "PIP_CERT", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO"];
+        env.extend(names.map(|name| (name.into(), format!("{HOST_FOLDER}/ca.crt"))));
     }
-    steps.set("SOURCE_DATE_EPOCH", epoch.to_string());
-    for (name, value) in &tools.facts.fetch_env {
-        steps.set(name, value.clone());
-    }
-    for (name, value) in tools.facts.environment.iter().filter(|(name, _)| is_pip_network(name)) {
-        steps.set(name, value.clone());
-    }
-    if tools.facts.ca_bundle.is_some() {
-        for name in ["SSL_CERT_FILE", "PIP_CERT", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO"] {
-            steps.set(name, format!("{HOST_FOLDER}/ca.crt"));
-        }
-    }
-    if pip_config(tools.facts).is_some() {
-        steps.set("PIP_CONFIG_FILE", format!("{HOST_FOLDER}/pip.conf"));
-    }
-    for (name, value) in &found.recipe.env {
-        steps.set(name, value.text.clone());
-    }
+    env
 }
 
 /// How pip reaches its registry; nothing that names a folder of the host.
@@ -330,7 +367,8 @@ fn is_pip_network(name: &str) -> bool {
     KNOWN.contains(&name)
 }
 
-/// What `pip install` runs as. pip itself would compile in a folder with a random name, which it writes into what it compiles;
+/// What `pip install` runs as. It takes wheels only: what builds a source archive would see the credentials that pip has, and what that
+/// needs in turn is pinned by nobody. pip itself would compile in a folder with a random name, which it writes into what it compiles;
 /// and as files get the time of the recipe's packages in the end, compiled files must not depend on it.
 const PIP_INSTALL: &str = r#"
 printf '%s\n' "$1" > /tmp/requirements.txt
@@ -338,15 +376,15 @@ target=${2:-}
 # Recent Debian keeps its Python to itself unless told otherwise; older pips ignore the variable.
 export PIP_BREAK_SYSTEM_PACKAGES=1
 python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-compile --no-deps --require-hashes \
-    --root-user-action=ignore --requirement /tmp/requirements.txt ${target:+--target "$target"}
+    --only-binary :all: --root-user-action=ignore --requirement /tmp/requirements.txt ${target:+--target "$target"}
 python3 -m compileall -q --invalidation-mode unchecked-hash "${target:-/usr/local/lib}"
 "#;
 
-fn install_pip(steps: &Steps<'_>, pip: &Pip) -> Result<(), StepError> {
+fn install_pip(steps: &Steps<'_>, pip: &Pip, access: &Access) -> Result<(), StepError> {
     let lines: Vec<&str> = pip.requirements.iter().map(|text| text.text.as_str()).collect();
     let joined = lines.join("\n");
     let target = pip.target.as_ref().map_or("", |target| &target.text);
-    steps.run("pip install", &["/bin/sh", "-ec", PIP_INSTALL, "pip", &joined, target], |_| {})
+    steps.run("pip install", &["/bin/sh", "-ec", PIP_INSTALL, "pip", &joined, target], access, |_| {})
 }
 
 /// Copies as a program in the image would: folders that are links, or stand in a layer below, are what they are there.

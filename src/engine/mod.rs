@@ -26,7 +26,7 @@ mod workspace;
 use std::{path::Path, time::Instant};
 
 pub use asks::{asks, left_conf};
-pub use confine::Confinement;
+pub use confine::{Confinement, usual_tasks};
 pub use crossing::cross;
 pub use drive::Finished;
 pub use edits::{Edited, Edits};

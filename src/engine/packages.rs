@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     Tools,
-    steps::{HOST_FOLDER, StepError, Steps},
+    steps::{Access, HOST_FOLDER, StepError, Steps},
 };
 use crate::{
     host::{
@@ -214,21 +214,21 @@ fn unpack(tools: Tools<'_>, package: &Path, tree: &Path) -> Result<(), PackageEr
 /// # Errors
 ///
 /// When a package does not install, or one that it needs is not there.
-pub fn configure(tools: Tools<'_>, steps: &Steps<'_>, packages: &Packages) -> Result<(), StepError> {
+pub fn configure(tools: Tools<'_>, steps: &Steps<'_>, packages: &Packages, access: &Access) -> Result<(), StepError> {
     let name = |path: &PathBuf| Some(format!("{HOST_FOLDER}/packages/{}", path.file_name()?.to_str()?));
     let files: Vec<String> = packages.resolved.all.iter().filter_map(name).collect();
     let mut argv = vec!["dpkg", "--force-depends", "--force-unsafe-io", "--install"];
     argv.extend(files.iter().map(String::as_str));
     let total = 2 * files.len() as u64;
     let mut done = 0;
-    steps.run("dpkg --install", &argv, |line| {
+    steps.run("dpkg --install", &argv, access, |line| {
         if line.starts_with("Unpacking ") || line.starts_with("Setting up ") {
             done += 1;
             tools.on.progress(Activity::Configure, "packages", done.min(total), Some(total), Unit::Items);
         }
     })?;
     // --force-depends would let a package through that lacks another one.
-    steps.run("dpkg --audit", &["/bin/sh", "-c", "dpkg --audit; test -z \"$(dpkg --audit)\""], |_| {})
+    steps.run("dpkg --audit", &["/bin/sh", "-c", "dpkg --audit; test -z \"$(dpkg --audit)\""], access, |_| {})
 }
 
 /// Gives all folders one time: theirs says only which of the packages that were unpacked at once came last.

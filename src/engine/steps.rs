@@ -1,4 +1,4 @@
-//! Steps of making an image: programs that run in the half-made root, with root emulation and this machine's network.
+//! Steps of making an image: programs that run in the half-made root, with root emulation. Each says what it gets of this machine.
 
 use std::{
     collections::VecDeque,
@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::confine::usual_tasks;
 use crate::{
     host::{
         files::FileError,
@@ -14,7 +15,7 @@ use crate::{
         stop::Stop,
     },
     model::{Explain, HostFacts, Kind},
-    plan::{Ids, MountOp, Payload, Root, SandboxSpec},
+    plan::{Ids, MountOp, Payload, Resources, Root, SandboxSpec},
     sandbox::{self, SandboxError},
 };
 
@@ -36,6 +37,8 @@ pub enum StepError {
         exit: i32,
         /// Its last words.
         tail: String,
+        /// Whether it had a network.
+        network: bool,
     },
     /// No sandbox.
     #[error(transparent)]
@@ -64,6 +67,9 @@ impl Explain for StepError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Failed { network: false, .. } => {
+                Some("it had no network; where commands of a rootfs recipe need one:  network: true".into())
+            }
             Self::Sandbox(error) => error.hint(),
             Self::File(error) => error.hint(),
             _ => None,
@@ -71,12 +77,25 @@ impl Explain for StepError {
     }
 }
 
+/// What a step gets besides the root.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Whether it has this machine's network.
+    pub network: bool,
+    /// Files of the host with credentials in them, and where they are seen. Others see an empty file there.
+    pub secrets: Vec<(PathBuf, PathBuf)>,
+}
+
 /// A root in the making.
 pub struct Steps<'a> {
     root: Root,
     ids: Ids,
-    env: Vec<(String, String)>,
+    tasks: u32,
     binds: Vec<(PathBuf, PathBuf)>,
+    // Where secrets are seen by who gets them.
+    secrets: Vec<PathBuf>,
     // Files and folders that exist for the mounts only.
     placeholders: Vec<PathBuf>,
     tree: PathBuf,
@@ -85,7 +104,8 @@ pub struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    /// Prepares a root for steps. `tree` takes the changes; `own` holds files of the caller that are to be seen inside.
+    /// Prepares a root for steps. `tree` takes the changes; `binds` holds files of the host that all of them see, `secrets` the places
+    /// of those that only some see.
     ///
     /// # Errors
     ///
@@ -95,12 +115,14 @@ impl<'a> Steps<'a> {
         tree: &Path,
         facts: &HostFacts,
         binds: Vec<(PathBuf, PathBuf)>,
+        secrets: Vec<PathBuf>,
         spawner: &'a Spawner,
         stop: &'a Stop,
     ) -> Result<Self, StepError> {
         let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid: 0, gid: 0, range: None };
+        let tasks = usual_tasks(facts.cpus);
         let mut steps =
-            Self { root, ids, env: Vec::new(), binds, placeholders: Vec::new(), tree: tree.into(), spawner, stop };
+            Self { root, ids, tasks, binds, secrets, placeholders: Vec::new(), tree: tree.into(), spawner, stop };
         // A root that stands on an image has the mount points in a folder of their own, below the image.
         if let Root::Folder(_) = steps.root {
             let points = steps.mount_points();
@@ -109,16 +131,11 @@ impl<'a> Steps<'a> {
         Ok(steps)
     }
 
-    /// Sets a variable for all further steps.
-    pub fn set(&mut self, name: &str, value: impl Into<String>) {
-        self.env.retain(|(known, _)| known != name);
-        self.env.push((name.into(), value.into()));
-    }
-
     /// Every mount point, and whether it is a file.
     pub fn mount_points(&self) -> Vec<(PathBuf, bool)> {
         let fixed = ["/proc", "/sys", "/dev", "/tmp", "/run"].map(|path| (PathBuf::from(path), false));
-        fixed.into_iter().chain(self.binds.iter().map(|(source, dest)| (dest.clone(), source.is_file()))).collect()
+        let binds = self.binds.iter().map(|(source, dest)| (dest.clone(), source.is_file()));
+        fixed.into_iter().chain(binds).chain(self.secrets.iter().map(|dest| (dest.clone(), true))).collect()
     }
 
     /// Runs a program, handing each line that it prints to `line`.
@@ -126,14 +143,14 @@ impl<'a> Steps<'a> {
     /// # Errors
     ///
     /// When it ends with anything but 0.
-    pub fn run(&self, step: &str, argv: &[&str], mut line: impl FnMut(&str)) -> Result<(), StepError> {
+    pub fn run(&self, step: &str, argv: &[&str], access: &Access, mut line: impl FnMut(&str)) -> Result<(), StepError> {
         if self.stop.asked() > 0 {
             return Err(StepError::Stopped);
         }
         let failed = |what| move |source: io::Error| StepError::Sandbox(SandboxError::Prepare { what, source });
         let (output, out) = io::pipe().map_err(failed("a pipe"))?;
         let stdio = sandbox::Stdio::to(out.into()).map_err(failed("its streams"))?;
-        let running = sandbox::launch(&self.spec(argv), stdio, self.spawner)?;
+        let running = sandbox::launch(&self.spec(argv, access), stdio, self.spawner)?;
         let control = running.control();
         let _listening = self.stop.listen(move |_, _| control.kill());
         let mut tail = VecDeque::new();
@@ -150,26 +167,31 @@ impl<'a> Steps<'a> {
             _ if self.stop.asked() > 0 => Err(StepError::Stopped),
             exit => {
                 let tail = tail.into_iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
-                Err(StepError::Failed { step: step.into(), exit, tail })
+                Err(StepError::Failed { step: step.into(), exit, tail, network: access.network })
             }
         }
     }
 
-    fn spec(&self, argv: &[&str]) -> SandboxSpec {
+    fn spec(&self, argv: &[&str], access: &Access) -> SandboxSpec {
         let mut mounts = vec![MountOp::Proc, MountOp::Dev];
         mounts.extend(["/tmp", "/run"].map(|dest| MountOp::Tmpfs { dest: dest.into(), mode: 0o1777 }));
-        mounts.extend(self.binds.iter().map(|(source, dest)| MountOp::Bind {
+        mounts.extend(self.binds.iter().chain(&access.secrets).map(|(source, dest)| MountOp::Bind {
             source: source.clone(),
             dest: dest.clone(),
             writable: false,
         }));
         let payload = Payload {
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-            env: self.env.clone(),
+            env: access.env.clone(),
             cwd: "/".into(),
             ..Payload::default()
         };
-        SandboxSpec { root_emulation: true, ..SandboxSpec::new(self.ids, self.root.clone(), mounts, payload) }
+        SandboxSpec {
+            root_emulation: true,
+            own_network: !access.network,
+            resources: Resources { precaution: Some(self.tasks), ..Resources::default() },
+            ..SandboxSpec::new(self.ids, self.root.clone(), mounts, payload)
+        }
     }
 
     /// Removes what existed for the mounts only.

@@ -2,7 +2,9 @@
 //! read it while one writes. The only module that says SQL.
 
 use std::{
-    path::Path,
+    fs, io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -67,6 +69,20 @@ pub enum HistoryError {
         /// What went wrong.
         source: rusqlite::Error,
     },
+    /// Something else is in its place.
+    #[error("{path} is not this user's own file")]
+    NotOwn {
+        /// The record, or a file that SQLite keeps beside it.
+        path: PathBuf,
+    },
+    /// Its file cannot be made or looked at.
+    #[error("cannot use {path}")]
+    File {
+        /// The record, or a file that SQLite keeps beside it.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
     /// Written by a newer smidr.
     #[error("the history of builds has version {0}, and this smidr knows up to {VERSION}")]
     TooNew(i64),
@@ -90,7 +106,8 @@ impl Explain for HistoryError {
                 "builds and artifacts are not lost with it; move history.db in SMIDR_HOME away to begin a new one"
                     .into(),
             ),
-            Self::Sqlite { .. } => None,
+            Self::NotOwn { path } => Some(format!("see what it is, and move it away:  ls -l {}", path.display())),
+            Self::Sqlite { .. } | Self::File { .. } => None,
         }
     }
 }
@@ -109,8 +126,10 @@ impl History {
     ///
     /// # Errors
     ///
-    /// When it cannot be opened, or is newer than this smidr.
+    /// When it cannot be opened, is not the caller's own, or is newer than this smidr.
     pub fn open(path: &Path) -> Result<Self, HistoryError> {
+        make_private(path)?;
+        close_to_others(path)?;
         let db = Connection::open(path).map_err(failed("open"))?;
         let open = failed("open");
         db.busy_timeout(std::time::Duration::from_secs(10)).map_err(&open)?;
@@ -130,11 +149,12 @@ impl History {
     ///
     /// # Errors
     ///
-    /// When it cannot be opened.
+    /// When it cannot be opened, or is not the caller's own.
     pub fn open_existing(path: &Path) -> Result<Option<Self>, HistoryError> {
         if !path.exists() {
             return Ok(None);
         }
+        close_to_others(path)?;
         // Writable all the same: SQLite's readers in WAL mode take part in its bookkeeping.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags).map_err(failed("open"))?;
@@ -280,6 +300,38 @@ impl History {
     }
 }
 
+/// Makes an empty file where there is nothing. SQLite gives the permissions of the record to the files that it keeps beside it.
+fn make_private(path: &Path) -> Result<(), HistoryError> {
+    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(HistoryError::File { path: path.into(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is there must be the caller's own files, for nobody else to read: events hold what builds print. Nothing is opened, since closing
+/// a second descriptor would drop the locks of a connection that this process has (sqlite.org/howtocorrupt.html, 2.2).
+fn close_to_others(path: &Path) -> Result<(), HistoryError> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut path = path.as_os_str().to_owned();
+        path.push(suffix);
+        let path = PathBuf::from(path);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if !found.is_file() || found.uid() != nix::unistd::Uid::effective().as_raw() => {
+                return Err(HistoryError::NotOwn { path });
+            }
+            Ok(found) if found.mode() & 0o077 != 0 => {
+                let closed = fs::set_permissions(&path, fs::Permissions::from_mode(0o600));
+                closed.map_err(|source| HistoryError::File { path, source })?;
+            }
+            // Those beside it come and go.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn create(db: &Connection) -> Result<(), HistoryError> {
     // Two smidr may meet here on a new machine: the one that comes second finds the work done.
     let script = format!("BEGIN IMMEDIATE;{TABLES}PRAGMA user_version = {VERSION};COMMIT;");
@@ -395,6 +447,35 @@ fn finish(db: &Connection, id: &BuildId, outcome: &Outcome, at: Timestamp) -> ru
 mod tests {
     use super::*;
     use crate::events::Emitter;
+
+    #[test]
+    fn only_its_owner_reads_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| folder.path().join(name);
+        let mode = |name: &str| fs::metadata(at(name)).expect(name).mode() & 0o777;
+        let names = ["history.db", "history.db-wal", "history.db-shm"];
+        let _db = History::open(&at(names[0])).expect("made");
+        assert_eq!(names.map(mode), [0o600; 3]);
+        for open in [|path: &Path| History::open(path).map(drop), |path: &Path| History::open_existing(path).map(drop)]
+        {
+            for name in names {
+                fs::set_permissions(at(name), fs::Permissions::from_mode(0o644)).expect("a mode");
+            }
+            open(&at(names[0])).expect("opened");
+            assert_eq!(names.map(mode), [0o600; 3]);
+        }
+        // A link, to a file of the caller's too, or a folder.
+        std::os::unix::fs::symlink(at(names[0]), at("link.db")).expect("a link");
+        fs::create_dir(at("folder.db")).expect("a folder");
+        let _other = History::open(&at("other.db")).expect("made");
+        fs::remove_file(at("other.db-shm")).expect("removed");
+        std::os::unix::fs::symlink(at("nowhere"), at("other.db-shm")).expect("a link");
+        for name in ["link.db", "folder.db", "other.db"] {
+            assert!(matches!(History::open(&at(name)), Err(HistoryError::NotOwn { .. })), "{name}");
+            assert!(matches!(History::open_existing(&at(name)), Err(HistoryError::NotOwn { .. })), "{name}");
+        }
+        assert!(!at("nowhere").exists());
+    }
 
     #[test]
     fn a_build_is_read_back_while_and_after_it_runs() {

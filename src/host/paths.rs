@@ -2,13 +2,13 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use nix::unistd::Uid;
 
-use super::files::{FileError, make_private_dir, read_text, write_atomically};
+use super::files::{FileError, make_private_dir, read_text, shell, write_atomically};
 use crate::model::{Explain, Kind, Paths};
 
 /// The layout's version that this smidr reads and writes.
@@ -30,6 +30,14 @@ pub enum PathsError {
         /// Who asks.
         caller: String,
     },
+    /// Others may plant there what later builds run.
+    #[error("{path} can be written to by others (mode {mode:04o})")]
+    Writable {
+        /// The folder.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// Written by a newer smidr.
     #[error("{path} was written by a newer smidr (layout {found}; this one knows {VERSION})")]
     TooNew {
@@ -47,7 +55,7 @@ impl Explain for PathsError {
     fn kind(&self) -> Kind {
         match self {
             Self::NoHome | Self::TooNew { .. } => Kind::Request,
-            Self::Foreign { .. } => Kind::Host,
+            Self::Foreign { .. } | Self::Writable { .. } => Kind::Host,
             Self::File(error) => error.kind(),
         }
     }
@@ -60,6 +68,9 @@ impl Explain for PathsError {
             }
             Self::Foreign { path, owner, .. } => {
                 Some(format!("run smidr as {owner}, or take it over:  chown -R $(id -u):$(id -g) {}", path.display()))
+            }
+            Self::Writable { path, .. } => {
+                Some(format!("if all that is in it is yours, close it:  chmod 700 {}", shell(path)))
             }
             Self::TooNew { .. } => Some("update smidr, or use another folder:  export SMIDR_HOME=DIR".into()),
             Self::File(error) => error.hint(),
@@ -84,14 +95,26 @@ pub fn find(environment: &[(String, String)]) -> Result<Paths, PathsError> {
     Ok(Paths::new(fs::canonicalize(&home).unwrap_or(home)))
 }
 
-/// Makes the shared folders, or checks those that are there.
+/// Makes the shared folders, or checks those that are there. Afterwards only their owner reaches them.
 ///
 /// # Errors
 ///
-/// When they belong to somebody else, come from a newer smidr, or cannot be made.
+/// When they belong to somebody else, can be written to by others, come from a newer smidr, or cannot be made.
 pub fn open(paths: &Paths) -> Result<(), PathsError> {
     make_private_dir(paths.home())?;
     check_owner(paths.home())?;
+    let folders = [
+        paths.images(),
+        paths.downloads(),
+        paths.sstate(),
+        paths.recipes(),
+        paths.workspaces(),
+        paths.builds(),
+        paths.locks(),
+        paths.tmp(),
+    ];
+    close(paths.home())?;
+    folders.iter().try_for_each(|folder| check_writers(folder).map(drop))?;
     match fs::read_to_string(paths.version()) {
         Ok(found) if found.trim().parse::<u32>().is_ok_and(|found| found <= VERSION) => {}
         Ok(found) => {
@@ -104,17 +127,24 @@ pub fn open(paths: &Paths) -> Result<(), PathsError> {
             read_text(&paths.version())?;
         }
     }
-    let folders = [
-        paths.images(),
-        paths.downloads(),
-        paths.sstate(),
-        paths.recipes(),
-        paths.workspaces(),
-        paths.builds(),
-        paths.locks(),
-        paths.tmp(),
-    ];
     folders.iter().try_for_each(|folder| Ok(make_private_dir(folder)?))
+}
+
+/// Lets only its owner into a folder that others could read.
+fn close(folder: &Path) -> Result<(), PathsError> {
+    match check_writers(folder)? {
+        mode if mode & 0o077 == 0 => Ok(()),
+        mode => {
+            let closed = fs::Permissions::from_mode(mode & !0o077);
+            Ok(fs::set_permissions(folder, closed).map_err(FileError::new("close to others", folder))?)
+        }
+    }
+}
+
+/// The permissions of a folder that only its owner may write to; none where there is a link, which its owner has made, or nothing yet.
+fn check_writers(folder: &Path) -> Result<u32, PathsError> {
+    let mode = fs::symlink_metadata(folder).ok().filter(fs::Metadata::is_dir).map_or(0, |found| found.mode() & 0o7777);
+    if mode & 0o022 == 0 { Ok(mode) } else { Err(PathsError::Writable { path: folder.into(), mode }) }
 }
 
 /// Refuses what belongs to somebody else: files that smidr made there would belong to the wrong person, or could not be made.

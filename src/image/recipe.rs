@@ -21,6 +21,8 @@ pub struct Recipe {
     pub files: Vec<FileCopy>,
     /// Shell commands that run in the image, as its root.
     pub commands: Vec<Text>,
+    /// Whether they have this machine's network.
+    pub network: bool,
     /// Environment of everything that runs in the image later.
     pub env: Vec<(Text, Text)>,
 }
@@ -88,6 +90,7 @@ impl Recipe {
             pip: pip(&mut d, &mut f),
             files: files(&mut d, &mut f),
             commands: commands(&mut d, &mut f),
+            network: f.flag(&mut d, "network").unwrap_or(false),
             env: f.fields(&mut d, "env").into_pairs(&mut d),
         };
         f.finish(&mut d);

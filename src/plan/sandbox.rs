@@ -58,8 +58,10 @@ pub struct Resources {
     pub cgroup: Option<PathBuf>,
     /// A program that leads the helper to where it may join that cgroup, and then becomes it; none: it may from here.
     pub through: Option<Through>,
-    /// Processes and threads at once, counted by the kernel for this sandbox's user namespace (RLIMIT_NPROC).
+    /// Processes and threads at once, counted by the kernel for this sandbox's user namespace (RLIMIT_NPROC). Whether it holds is tried.
     pub processes: Option<u32>,
+    /// The same where nobody asked: as good as it can be had without trying.
+    pub precaution: Option<u32>,
 }
 
 /// A program that becomes the helper.
@@ -222,7 +224,7 @@ impl SandboxSpec {
         if self.isolation != Isolation::Full {
             lines.push("keep this machine's processes out of reach of its signals (Landlock, Linux 6.12)".into());
         }
-        if let Some(processes) = self.resources.processes {
+        if let Some(processes) = self.resources.processes.or(self.resources.precaution) {
             lines.push(format!("have at most {processes} processes and threads at once"));
         }
         if let Some(cpus) = self.payload.cpus {

@@ -55,6 +55,24 @@ pub fn jump_if_any(k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code: (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16, jt, jf, k }
 }
 
+/// Compares for size: skips `jt` instructions if the word is `k` or more, `jf` if it is less.
+pub fn jump_if_at_least(k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code: (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16, jt, jf, k }
+}
+
+/// Keeps these bits of the word.
+pub fn mask(k: u32) -> sock_filter {
+    statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, k)
+}
+
+/// Answers with an error unless the word is one of a few.
+pub fn only(words: &[u32], errno: i32) -> Vec<sock_filter> {
+    // Past the comparisons that follow, and the answer.
+    let past = |at: usize| u8::try_from(words.len() - at).unwrap_or(u8::MAX);
+    let jumps = words.iter().enumerate().map(|(at, word)| jump(*word, past(at), 0));
+    jumps.chain([answer(errno)]).collect()
+}
+
 /// Skips so many instructions.
 pub fn skip(instructions: usize) -> sock_filter {
     // A program has 4096 instructions at most.

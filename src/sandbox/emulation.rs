@@ -6,7 +6,7 @@
 
 use libc::sock_filter;
 
-use super::bpf::{ARCHITECTURE, NUMBER, allow, answer, arch, argument, jump, load, statement};
+use super::bpf::{ARCHITECTURE, NUMBER, allow, answer, arch, argument, jump, load, mask};
 
 /// Answered with success, and not done.
 const PRETENDED: &[i64] = &[
@@ -60,7 +60,7 @@ pub fn root_emulation() -> Vec<sock_filter> {
         program.extend([
             jump(*number as u32, 0, 6),
             load(argument(*mode)),
-            statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, libc::S_IFMT),
+            mask(libc::S_IFMT),
             jump(libc::S_IFCHR, 1, 0),
             jump(libc::S_IFBLK, 0, 1),
             pretend,

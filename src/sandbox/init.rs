@@ -232,7 +232,7 @@ fn init(
     if let (true, Tasks::Open(failure)) = (spec.strict, &tasks) {
         return Err(failure.clone());
     }
-    let processes_limited = resources::limit_processes(&spec.resources)?;
+    let processes_limited = resources::limit_processes(spec)?;
     let ready = Report::Ready(Verified {
         isolation: spec.isolation,
         ranged,

@@ -64,16 +64,6 @@ impl Stdio {
         Self::to(File::options().write(true).open("/dev/null")?.into())
     }
 
-    /// All three are the same terminal.
-    ///
-    /// # Errors
-    ///
-    /// When no more files can be opened.
-    pub fn terminal(terminal: OwnedFd) -> io::Result<Self> {
-        let (stdin, stdout) = (terminal.try_clone()?, terminal.try_clone()?);
-        Ok(Self { stdin, stdout, stderr: terminal, events: None })
-    }
-
     fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
             stdin: self.stdin.try_clone()?,

@@ -94,7 +94,8 @@ pub fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
     let bounding = spec.isolation != Isolation::None;
     drop_capabilities(&keep, bounding).map_err(StepFailure::at("drop capabilities"))?;
     nix::sys::prctl::set_no_new_privs().map_err(StepFailure::at("set no_new_privs"))?;
-    sys::install_seccomp(&denied::denied(spec.hide_openat2))
+    let shared = spec.isolation != Isolation::Full;
+    sys::install_seccomp(&denied::denied(spec.hide_openat2, shared))
         .map_err(StepFailure::at("forbid system calls that no build needs (seccomp)"))?;
     if spec.root_emulation {
         sys::install_seccomp(&emulation::root_emulation())

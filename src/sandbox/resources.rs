@@ -14,8 +14,9 @@ use nix::{
 
 use super::{error::StepFailure, sys};
 use crate::{
+    host::kernel,
     model::{PeakOf, Usage},
-    plan::Resources,
+    plan::{Isolation, Resources, SandboxSpec},
 };
 
 /// Puts the helper into its cgroup, before anything is unshared: the cgroup namespace then begins there. Whether that works is
@@ -25,9 +26,13 @@ pub fn join(resources: &Resources) -> Option<bool> {
     resources.cgroup.as_ref().map(|cgroup| fs::write(cgroup.join("cgroup.procs"), "0").is_ok())
 }
 
-/// Limits the processes of PID 1 and of everything that it will start, if the kernel counts them for this user namespace alone.
-pub fn limit_processes(resources: &Resources) -> Result<Option<bool>, StepFailure> {
-    let Some(most) = resources.processes else { return Ok(None) };
+/// Limits the processes of PID 1 and of everything that it will start, if the kernel counts them for this user namespace alone. Says
+/// whether it does, where that was asked for.
+pub fn limit_processes(spec: &SandboxSpec) -> Result<Option<bool>, StepFailure> {
+    let Some(most) = spec.resources.processes else {
+        spec.resources.precaution.filter(|_| spec.isolation != Isolation::None).into_iter().for_each(take_precaution);
+        return Ok(None);
+    };
     let counted = counted_here()?;
     if counted {
         let most = u64::from(most);
@@ -39,6 +44,20 @@ pub fn limit_processes(resources: &Resources) -> Result<Option<bool>, StepFailur
     }
     Ok(Some(counted))
 }
+
+/// By the kernel's word: trying takes three processes, which a sandbox that starts in milliseconds would feel.
+fn take_precaution(most: u32) {
+    let most = u64::from(most);
+    if kernel::version(&kernel::release()).is_some_and(|version| version >= COUNTS_BY_NAMESPACE)
+        && let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NPROC)
+    {
+        // Fewer stay fewer. Lowering a limit cannot fail.
+        let _ = setrlimit(Resource::RLIMIT_NPROC, soft.min(most), hard.min(most));
+    }
+}
+
+/// From this version of Linux on RLIMIT_NPROC counts each user namespace by itself.
+const COUNTS_BY_NAMESPACE: (u32, u32) = (5, 14);
 
 /// Whether RLIMIT_NPROC means this sandbox. Before Linux 5.14 it counts whatever the caller runs on this machine, and it never
 /// binds the machine's root, whatever that is called inside (getrlimit(2)). Helper, PID 1 and the one that tries are three.

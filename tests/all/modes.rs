@@ -139,6 +139,13 @@ fn with_a_masked_proc_a_build_works_and_says_so() {
     run.expect_code(0).expect_err("warning: parts of /proc are masked here");
     let scoped = doctor.out.contains("Landlock keeps");
     assert!(run.out.starts_with(if scoped { "refused\n" } else { "reached\n" }), "{}", run.out);
+    // Nor do limits reach them, one of which would kill.
+    let script = format!(
+        "import resource\nresource.prlimit(0, resource.RLIMIT_CPU)\ntry:\n    resource.prlimit({outside}, resource.RLIMIT_CPU, (10**6, 10**6))\n\
+         except PermissionError:\n    print('refused')"
+    );
+    let run = masked(&world, &["run", "--", "python3", "-c", &script]).and_then(done);
+    assert_eq!(run.expect("it worked a moment ago").expect_code(0).out, "refused\n");
     // Who insists on everything is told what is in the way.
     world.edit("smidr.yaml", "recipe: hello", "recipe: hello\n  isolation: full");
     let strict = masked(&world, &["build"]).and_then(done).expect("it worked a moment ago");
@@ -245,6 +252,34 @@ fn without_namespaces_a_build_host_builds_when_told_to() {
     );
     inside(&format!("cd ~/q; {marker}=1; export {marker}; {orphans}")).expect_out("4\n");
     wait_for("the end of every orphan", Duration::from_secs(2), || processes_with(&marker).is_empty());
+}
+
+/// Other processes of the same user are in sight there.
+#[test]
+fn without_namespaces_others_are_seen_and_not_touched() {
+    let name = "modes::without_namespaces_others_are_seen_and_not_touched";
+    if is_root() {
+        return skip(name, "root cannot do without namespaces");
+    }
+    if tool("python3").is_none() {
+        return skip(name, "there is no python3 here");
+    }
+    let world = World::new();
+    world.init("p");
+    world.edit("smidr.yaml", "recipe: hello", "isolation: none");
+    let outside = std::process::id();
+    let script = format!(
+        "import os, resource, socket\ndef attempt(name, work):\n    try:\n        work()\n        print(name, 'done')\n    except OSError as error:\n        \
+         print(name, error.strerror)\nattempt('limit', lambda: resource.prlimit({outside}, resource.RLIMIT_CPU, (10**6, 10**6)))\n\
+         attempt('own', lambda: resource.setrlimit(resource.RLIMIT_CPU, (10**6, 10**6)))\n\
+         attempt('packet', lambda: socket.socket(17, 3, 3))\nattempt('environ', lambda: open('/proc/{outside}/mem').close())\n\
+         attempt('terminal', lambda: os.open('/dev/tty', os.O_RDWR))\n"
+    );
+    let done = world.smidr().args(["run", "--", "python3", "-c", &script]).run();
+    let out = &done.expect_code(0).out;
+    assert!(out.starts_with("limit Operation not permitted\nown done\npacket Address family not supported"), "{out}");
+    assert!(!out.contains("environ done") || done.err.contains("warning: "), "{out}");
+    assert!(out.contains("terminal No such device or address\n"), "{out}");
 }
 
 /// Adds layers of one file each to an image in a layout.

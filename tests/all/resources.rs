@@ -251,3 +251,28 @@ fn a_cgroup_goes_with_its_build() {
     world.smidr().args(["run", "true"]).run().expect_code(0);
     assert!(!leaf.exists(), "{} is left", leaf.display());
 }
+
+#[test]
+fn a_bomb_ends_in_its_own_sandbox() {
+    let Some(world) = World::with_project("resources::a_bomb_ends_in_its_own_sandbox") else { return };
+    let limit =
+        || world.smidr().args(["run", "sh", "-c", "awk '/Max processes/ { print $3 }' /proc/self/limits"]).run();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = limit().expect_code(0).out.trim().to_owned();
+    // Before Linux 5.14 the kernel would count what the user runs elsewhere too; fewer than that stay fewer.
+    assert!(most.parse::<usize>().is_ok_and(|most| most <= 8192.max(512 * processors)), "{most}");
+    let plain = world.smidr().args(["run", "true"]).run();
+    assert_eq!(plain.err, "", "a default says nothing");
+    // Every process makes two, as often as it is let.
+    world.append("  tasks: 200\n");
+    let bomb = "import os, signal, time\nrefused = 0\nend = time.monotonic() + 3\nwhile time.monotonic() < end:\n    \
+                try:\n        os.fork()\n    except BlockingIOError:\n        refused += 1\n        time.sleep(0.01)\n\
+                if refused: os.write(1, b'EAGAIN\\n')\n";
+    if not_enforced(&world.smidr().args(["run", "true"]).run(), "host.tasks") {
+        return skip("resources::a_bomb_ends_in_its_own_sandbox", "host.tasks does not hold here");
+    }
+    let done = world.smidr().args(["run", "python3", "-c", bomb]).run();
+    done.expect_out("EAGAIN");
+    // The machine lives, and so does the next one.
+    world.smidr().args(["run", "sh", "-c", "true | true"]).run().expect_code(0);
+}

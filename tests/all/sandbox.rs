@@ -1,6 +1,6 @@
 //! The sandbox from the inside: what a program in `smidr run` is, sees and may.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
 
@@ -342,4 +342,42 @@ fn what_belongs_to_others_is_refused() {
 fn no_signal_of_a_program_ends_it() {
     let Some(world) = World::with_project("sandbox::no_signal_of_a_program_ends_it") else { return };
     assert_eq!(says(&world, "kill -USR2 1; kill -TERM 1; kill -HUP 1; sleep 0.3; echo alive"), "alive");
+}
+
+#[test]
+fn a_home_that_others_write_to_is_refused_and_one_that_they_read_is_closed() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let world = World::new();
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o7777;
+    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+    fs::create_dir(&world.smidr).expect("a SMIDR_HOME");
+    for bad in [0o777, 0o1777, 0o775, 0o722, 0o2770] {
+        set(&world.smidr, bad);
+        let done = world.smidr().args(["image", "ls"]).run();
+        done.expect_code(3).expect_one_error().expect_err(&format!("can be written to by others (mode {bad:04o})"));
+        done.expect_err(&format!("chmod 700 {}", world.smidr.display()));
+        assert_eq!((mode(&world.smidr), World::names(&world.smidr)), (bad, Vec::new()), "nothing was done there");
+    }
+    // Readable ones are closed, and what is made in them as well.
+    set(&world.smidr, 0o755);
+    world.smidr().args(["image", "ls"]).run().expect_code(0);
+    assert_eq!(mode(&world.smidr), 0o700);
+    for name in World::names(&world.smidr) {
+        assert_eq!(mode(&world.smidr.join(&name)) & 0o077, 0, "{name}");
+    }
+    // One folder of it, and a link, whose owner knows where it leads.
+    let recipes = world.smidr.join("recipes");
+    set(&recipes, 0o777);
+    world.smidr().args(["image", "ls"]).run().expect_code(3).expect_err(&format!("{} can be", recipes.display()));
+    fs::remove_dir(&recipes).expect("empty");
+    let shared = world.work.join("shared");
+    fs::create_dir(&shared).expect("a folder");
+    set(&shared, 0o777);
+    std::os::unix::fs::symlink(&shared, &recipes).expect("a link");
+    world.smidr().args(["image", "ls"]).run().expect_code(0);
+    // In a folder as /tmp is one is as good as anywhere.
+    set(&world.work, 0o1777);
+    let inside = world.work.join("home");
+    world.smidr().args(["image", "ls"]).env("SMIDR_HOME", &inside).run().expect_code(0);
+    assert_eq!(mode(&inside), 0o700);
 }

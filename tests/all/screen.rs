@@ -21,30 +21,32 @@ use super::support::{LONG, World, smidr_bin};
 /// What a person would look at. The terminal is closed when it is dropped.
 pub struct Screen {
     master: File,
+    /// Tells the other side from other terminals.
+    pub number: u64,
     seen: String,
 }
 
 /// Starts smidr on a terminal of 30 lines of 100 characters.
 pub fn on_terminal(setsid: &Path, world: &World, args: &[&str]) -> (Screen, Child) {
-    on_terminal_with(setsid, world, &[], args)
+    runs_on_terminal(setsid, world, &smidr_bin(), args)
 }
 
-/// As [`on_terminal`], with further variables.
-pub fn on_terminal_with(setsid: &Path, world: &World, env: &[(&str, &str)], args: &[&str]) -> (Screen, Child) {
+/// As [`on_terminal`], with any program.
+pub fn runs_on_terminal(setsid: &Path, world: &World, program: &Path, args: &[&str]) -> (Screen, Child) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
     grantpt(&master).expect("grantpt");
     unlockpt(&master).expect("unlockpt");
     let name = ptsname(&master, Vec::new()).expect("its name");
     let slave =
         rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).expect("the other side");
-    let screen = Screen { master: master.into(), seen: String::new() };
+    let number = rustix::fs::fstat(&slave).expect("a terminal").st_rdev;
+    let screen = Screen { master: master.into(), number, seen: String::new() };
     screen.resize(30, 100);
     let copy = || slave.try_clone().expect("a copy");
     // setsid(1) becomes the program, since it leads no process group.
     let mut command = Command::new(setsid);
     world.surround(&mut command);
-    command.envs(env.iter().copied());
-    command.current_dir(world.project()).arg("--ctty").arg(smidr_bin()).args(args);
+    command.current_dir(world.project()).arg("--ctty").arg(program).args(args);
     command.stdin(copy()).stdout(copy()).stderr(slave);
     let child = command.spawn().expect("setsid starts");
     (screen, child)

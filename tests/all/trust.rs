@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    screen::on_terminal_with,
-    support::{Done, World, is_root, skip, tool},
+    screen::runs_on_terminal,
+    support::{Done, World, is_root, skip, smidr_bin, tool},
 };
 
 /// A recipe `probe` whose only task runs `script`; with a network, which leaves it in the namespaces of BitBake itself.
@@ -281,12 +281,9 @@ fn one_question_and_then_none_until_something_new() {
     world.edit("smidr.yaml", host, &format!("{host}  binds: [{{source: ../shared, dest: /srv/shared}}]\n"));
     run(&world, "true").expect_code(125).expect_err("not granted");
     let ask = |answer: &str| {
-        let (mut screen, mut child) = on_terminal_with(
-            &setsid,
-            &world,
-            &[("SMIDR_TRUST", "0")],
-            &["run", "--", "sh", "-c", "echo ran > ~/x; echo done"],
-        );
+        let program = smidr_bin().display().to_string();
+        let command = ["SMIDR_TRUST=0", &program, "run", "--", "sh", "-c", "echo ran > ~/x; echo done"];
+        let (mut screen, mut child) = runs_on_terminal(&setsid, &world, Path::new("/usr/bin/env"), &command);
         screen.says("Trust it? [y/N]");
         assert!(screen.seen().contains("can read") && screen.seen().contains("/shared, and send it away"));
         screen.types(answer);
