@@ -44,7 +44,11 @@ fn of_recipe(plan: &Plan, paths: &Paths) -> Vec<Ask> {
     let recipe = found.name.clone();
     let mut asks = Vec::new();
     if !found.recipe.commands.is_empty() {
-        asks.push(Ask::RecipeCommands { recipe: recipe.clone() });
+        asks.push(Ask::RecipeCommands { recipe: recipe.clone(), network: found.recipe.network });
+    }
+    let uses_its_tools = found.recipe.pip.is_some() || !found.recipe.packages.is_empty();
+    if uses_its_tools && matches!(found.recipe.base, Base::Image(_)) {
+        asks.push(Ask::RecipeCredentials { recipe: recipe.clone() });
     }
     if let Base::Packages(suite) = &found.recipe.base {
         let mirror = suite.mirror.as_ref().map(|mirror| mirror.text.clone());

@@ -79,6 +79,14 @@ pub enum Ask {
     RecipeCommands {
         /// The recipe.
         recipe: String,
+        /// Whether they have this machine's network.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        network: bool,
+    },
+    /// A rootfs recipe of the project whose base image brings the pip or apt that is given the caller's proxies and pip configuration.
+    RecipeCredentials {
+        /// The recipe.
+        recipe: String,
     },
     /// A rootfs recipe of the project with a package mirror of its own.
     RecipeMirror {
@@ -123,7 +131,10 @@ impl Ask {
             Self::LocalRepository { .. } | Self::SshRepository { .. } => "repository",
             Self::OutsideLinks { .. } => "outside_links",
             Self::IdRange => "host.ids",
-            Self::RecipeCommands { .. } | Self::RecipeMirror { .. } | Self::RecipeKeys { .. } => "host.recipe",
+            Self::RecipeCommands { .. }
+            | Self::RecipeCredentials { .. }
+            | Self::RecipeMirror { .. }
+            | Self::RecipeKeys { .. } => "host.recipe",
             Self::LeftConf { .. } => "conf",
             Self::SharedCache { .. } => "cache",
         }
@@ -155,8 +166,12 @@ impl Ask {
             Self::SshRepository { url } => format!("fetches {url} with your ssh keys"),
             Self::OutsideLinks { layer } => format!("links in the layer {layer} may lead out of it"),
             Self::IdRange => "builds use your ids of /etc/subuid".into(),
-            Self::RecipeCommands { recipe } => {
-                format!("the rootfs recipe {recipe} runs commands while it makes the build host")
+            Self::RecipeCommands { recipe, network } => {
+                let network = if *network { ", with your network" } else { "" };
+                format!("the rootfs recipe {recipe} runs commands while it makes the build host{network}")
+            }
+            Self::RecipeCredentials { recipe } => {
+                format!("the image that the rootfs recipe {recipe} begins with sees your proxies and pip configuration")
             }
             Self::RecipeMirror { recipe, mirror } => {
                 format!("the rootfs recipe {recipe} takes its packages from {mirror}")
