@@ -340,8 +340,7 @@ mod tests {
         // The same from the internet.
         let bounds = Bounds::new(Some(&url("https://registry.example")), &[]);
         let http = Http::within(&registry.host(), &settings, bounds, Vec::new()).expect("a client");
-        let error =
-            http.send(Ask::new(Method::GET, url(&format!("{to}/v2/admin")), "it")).err().expect("not from there");
+        let error = http.send(Ask::new(Method::GET, url(&format!("{to}/v2/admin")), "it")).expect_err("not from there");
         assert!(matches!(error, RegistryError::Inward { .. }) && !error.is_temporary(), "{error:?}");
         let line = error.line();
         assert!(
