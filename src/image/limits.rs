@@ -53,7 +53,8 @@ impl Default for Limits {
             window: 8 << 20,
             pieces: 100_000,
             manifest: 4 << 20,
-            config: 8 << 20,
+            // Of variables of three bytes it becomes fifty times as much memory; others take 4 MiB, and honest ones are 50 KiB.
+            config: 2 << 20,
             ratio: 200,
             ratio_from: 1 << 30,
             layers: 400,

@@ -113,6 +113,22 @@ fn a_registry_leads_only_into_its_own_network() {
 }
 
 #[test]
+fn a_redirect_may_be_written_in_many_ways() {
+    let server = FaultyRegistry::start();
+    let (blob, registry) = (server.add_blob(b"content"), server.open("a/b"));
+    for to in [
+        "//10.255.255.1/x",
+        "http:\\\\10.255.255.1\\x",
+        "http://0xaffff01/",
+        "http://127.0.0.1@10.255.255.1/",
+        "http://012.255.255.1/",
+    ] {
+        server.fault("blobs", 1, Fault::Redirect(to.into()));
+        assert_inward(&read(&registry, &blob).expect_err(to), &server);
+    }
+}
+
+#[test]
 fn a_redirect_to_a_redirect_leads_nowhere_else() {
     let (server, other) = (FaultyRegistry::start(), FaultyRegistry::start());
     let (blob, registry) = (server.add_blob(b"content"), server.open("a/b"));
