@@ -82,7 +82,8 @@ fn boot() -> Option<String> {
 // The mark itself came later, and goes earlier.
 fn count(tree: &Path, mark: &Path) -> io::Result<Census> {
     let mut census = Census::default();
-    for entry in walkdir::WalkDir::new(tree) {
+    // All folders on the way stay open: else it lists the rest of them in memory.
+    for entry in walkdir::WalkDir::new(tree).max_open(512) {
         let entry = entry?;
         if entry.path() == mark {
             continue;

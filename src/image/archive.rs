@@ -7,11 +7,13 @@
 use std::io::{self, BufRead, Read};
 
 use super::{
+    codec::WindowTooLarge,
     fields::{self, BLOCK, Block},
     layer_error::LayerError,
-    limits::Limits,
+    limits::{Limits, WINDOW},
     pax::{self, Pax, clamp},
     sparse::{self, Map, Pieces, Place},
+    tree::Xattrs,
 };
 
 // One of each kind is all that an entry can use; global ones may stand there too, but not for ever.
@@ -53,8 +55,8 @@ pub struct Entry {
     pub size: u64,
     /// What is stored of a sparse file; of any other, all is.
     pub sparse: Option<Pieces>,
-    /// Extended attributes, in the archive's order.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Extended attributes that a diff keeps, in the archive's order.
+    pub xattrs: Xattrs,
     /// Where the content begins in the stream.
     pub offset: u64,
 }
@@ -209,7 +211,7 @@ impl<R: Read> Archive<R> {
             return Err(LayerError::Limit { entry: b"(header)"[..].into(), what, limit: self.limits.header });
         }
         self.set_size(size);
-        let mut content = Vec::new();
+        let mut content = Vec::with_capacity(size.min(1 << 20) as usize);
         let read = self.by_ref().take(size).read_to_end(&mut content);
         self.finished(read, size)?;
         Ok(content)
@@ -377,9 +379,10 @@ fn read_some(input: &mut impl Read, buffer: &mut [u8], at: u64) -> Result<usize,
 }
 
 pub(super) fn read_error(source: io::Error, at: u64) -> LayerError {
-    if source.kind() == io::ErrorKind::UnexpectedEof {
-        LayerError::Truncated(at)
-    } else {
-        LayerError::Read { at, source }
+    let window = source.get_ref().and_then(|error| error.downcast_ref::<WindowTooLarge>());
+    match window {
+        Some(WindowTooLarge(limit)) => LayerError::Limit { entry: b"(zstd)"[..].into(), what: WINDOW, limit: *limit },
+        None if source.kind() == io::ErrorKind::UnexpectedEof => LayerError::Truncated(at),
+        None => LayerError::Read { at, source },
     }
 }

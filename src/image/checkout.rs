@@ -4,18 +4,22 @@
 //! as the value lives. Layers that are not unpacked yet are; each only once, however many smidr want it.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
+    io::{self, BufWriter, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
+    account::Account,
     codec::Compression,
-    documents::json_of,
+    documents::{Descriptor, json_of},
     error::ImageError,
     gather::Wanted,
     layer_error::LayerError,
+    limits::Limits,
     registry::Registry,
     seam,
     store::{ImageStore, StoredImage, image_lock_name},
@@ -24,7 +28,7 @@ use super::{
 use crate::{
     events::Emitter,
     host::{
-        files::{self, FileError},
+        files::FileError,
         lock::{Lock, Mode},
         rooted::Rooted,
         scratch::Scratch,
@@ -104,7 +108,7 @@ impl ImageStore {
         }
         let name = image_lock_name(&image.manifest);
         let own = self.lock(&name, Mode::Shared, &holder, &format!("the image {}", image.name), on)?;
-        let (diffs, mut locks) = self.make_diffs(image, None, &holder, on)?;
+        let (diffs, mut locks) = self.make_diffs(image, None, Limits::none(), &holder, on)?;
         locks.push(own);
         Ok(RootFs { diffs, env: image.config.env.clone(), manifest: image.manifest.clone(), _locks: locks })
     }
@@ -115,26 +119,36 @@ impl ImageStore {
         &self,
         image: &StoredImage,
         from: Option<&dyn Registry>,
+        limits: Limits,
         holder: &str,
         on: &Emitter,
     ) -> Result<(Vec<PathBuf>, Vec<Lock>), ImageError> {
         let what = if from.is_some() { image.source.clone() } else { format!("the image `{}`", image.name) };
-        let locks = self.gather(&Wanted { what: &what, layers: image.layer_list().collect(), from }, holder, on)?;
+        let locks =
+            self.gather(&Wanted { what: &what, layers: image.layer_list().collect(), from, limits }, holder, on)?;
         let mut diffs: Vec<PathBuf> = image.layer_list().map(|(_, diff_id)| self.diff(diff_id).join("fs")).collect();
-        diffs.extend(self.seam(image, &what, holder, on)?);
+        diffs.extend(self.seam(image, &what, limits, holder, on)?);
         Ok((diffs, locks))
     }
 
     /// The folder that an image needs on top of its layers, if any. With its layers locked.
-    fn seam(&self, image: &StoredImage, what: &str, holder: &str, on: &Emitter) -> Result<Option<PathBuf>, ImageError> {
+    fn seam(
+        &self,
+        image: &StoredImage,
+        what: &str,
+        limits: Limits,
+        holder: &str,
+        on: &Emitter,
+    ) -> Result<Option<PathBuf>, ImageError> {
         let to = self.seam_path(&image.manifest);
         let is_there = || to.exists() && settled::is_whole(&to, &to.join("fs"));
         if !is_there() {
             // Asked before the lock is: an image that needs no seam has nothing to wait for.
-            let Some(metas) = self.left_open(image)? else { return Ok(None) };
+            let account = Account::new(&limits);
+            let Some(metas) = self.left_open(image, &account)? else { return Ok(None) };
             let _making = self.lock_making(&image.manifest, holder, on)?;
             if !is_there() {
-                let scratch = self.make_seam(image, &metas, what)?;
+                let scratch = self.make_seam(image, &metas, what, limits, &account)?;
                 settled::mark(scratch.outer(), scratch.path())?;
                 scratch.become_whole(&to)?;
             }
@@ -142,15 +156,29 @@ impl ImageStore {
         Ok(Some(to.join("fs")))
     }
 
-    /// What is known of an image's layers, lowest first, if any of them needs something on top. With its layers locked.
-    pub(super) fn left_open(&self, image: &StoredImage) -> Result<Option<Vec<Meta>>, ImageError> {
-        let metas = image.layer_list().map(|(_, diff_id)| self.meta(&self.diff(diff_id)));
-        let metas = metas.collect::<Result<Vec<Meta>, _>>()?;
+    /// What is known of an image's layers, lowest first, if any of them needs something on top. With its layers locked. An image may be
+    /// made of layers that came with others, or of one again and again.
+    pub(super) fn left_open(&self, image: &StoredImage, account: &Account) -> Result<Option<Vec<Meta>>, ImageError> {
+        let charged = |(layer, diff_id): (&Descriptor, &Digest)| {
+            let meta = self.meta(&self.diff(diff_id))?;
+            let links = meta.links.iter().flat_map(|(link, target)| [link, target]);
+            let charged = meta.implied.iter().chain(links).try_for_each(|path| account.charge(path));
+            let what = || format!("the layer {} of {}", layer.digest.short(), image.name);
+            charged.map(|()| meta).map_err(|source| ImageError::Layer { what: what(), source })
+        };
+        let metas = image.layer_list().map(charged).collect::<Result<Vec<Meta>, ImageError>>()?;
         Ok(if metas.iter().all(Meta::is_closed) { None } else { Some(metas) })
     }
 
     /// What an image needs on top of its layers, in a scratch folder. With its layers locked.
-    pub(super) fn make_seam(&self, image: &StoredImage, metas: &[Meta], what: &str) -> Result<Scratch, ImageError> {
+    pub(super) fn make_seam(
+        &self,
+        image: &StoredImage,
+        metas: &[Meta],
+        what: &str,
+        limits: Limits,
+        account: &Account,
+    ) -> Result<Scratch, ImageError> {
         let folders: Vec<PathBuf> = image.layer_list().map(|(_, diff_id)| self.diff(diff_id).join("fs")).collect();
         let layers: Vec<seam::Open<'_>> =
             folders.iter().zip(metas).map(|(folder, meta)| seam::Open::new(folder, meta)).collect();
@@ -158,7 +186,7 @@ impl ImageStore {
         let failed = |source| ImageError::Layer { what: format!("the layers of {what}"), source };
         let tree = Rooted::open(scratch.path());
         let tree = tree.map_err(|source| failed(LayerError::Place { entry: b"."[..].into(), source }))?;
-        seam::make(&layers, &tree, self.limits.unpacked(image.size)).map_err(failed)?;
+        seam::make(&layers, &tree, limits.unpacked(image.size), account).map_err(failed)?;
         Ok(scratch)
     }
 
@@ -176,16 +204,21 @@ impl ImageStore {
 
     /// Lets a complete tree become a layer's folder. With the layer's lock held alone.
     pub(super) fn place_diff(&self, scratch: Scratch, diff_id: &Digest, meta: &Meta) -> Result<(), ImageError> {
-        let text =
-            serde_json::to_vec(meta).map_err(|source| ImageError::Json { what: "a layer's record".into(), source })?;
-        files::write_atomically(&scratch.outer().join("layer.json"), &text, 0o600)?;
+        let path = scratch.outer().join("layer.json");
+        let write = || -> io::Result<()> {
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let mut out = BufWriter::new(file);
+            serde_json::to_writer(&mut out, meta)?;
+            out.flush()
+        };
+        write().map_err(FileError::new("write", &path))?;
         settled::mark(scratch.outer(), scratch.path())?;
         Ok(scratch.become_whole(&self.diff(diff_id))?)
     }
 }
 
 /// Tells a file's compression, and leaves its position as it was.
-pub(super) fn sniff(file: &File) -> std::io::Result<Result<Compression, super::codec::Unsupported>> {
+pub(super) fn sniff(file: &File) -> io::Result<Result<Compression, super::codec::Unsupported>> {
     use std::os::unix::fs::FileExt as _;
     let mut start = [0; 8];
     let mut filled = 0;
@@ -206,7 +239,17 @@ mod names {
         path::{Path, PathBuf},
     };
 
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    // Read and written one by one: together they may be megabytes.
+    struct Name(PathBuf);
+
+    impl<'de> Deserialize<'de> for Name {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(from)?;
+            unescape(&text).map(Self).ok_or_else(|| serde::de::Error::custom("a damaged name"))
+        }
+    }
 
     fn escape(path: &Path) -> String {
         let plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'%';
@@ -221,19 +264,16 @@ mod names {
             bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
             bytes.extend(part.get(2..)?.as_bytes());
         }
+        bytes.shrink_to_fit();
         Some(OsString::from_vec(bytes).into())
     }
 
-    fn read<E: serde::de::Error>(text: &str) -> Result<PathBuf, E> {
-        unescape(text).ok_or_else(|| E::custom("a damaged name"))
-    }
-
     pub fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
-        paths.iter().map(|path| escape(path)).collect::<Vec<_>>().serialize(to)
+        to.collect_seq(paths.iter().map(|path| escape(path)))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
-        Vec::<String>::deserialize(from)?.iter().map(|text| read(text)).collect::<Result<_, D::Error>>()
+        Ok(Vec::<Name>::deserialize(from)?.into_iter().map(|Name(path)| path).collect())
     }
 
     /// The same for pairs.
@@ -241,12 +281,12 @@ mod names {
         use super::*;
 
         pub fn serialize<S: Serializer>(pairs: &[(PathBuf, PathBuf)], to: S) -> Result<S::Ok, S::Error> {
-            pairs.iter().map(|(a, b)| (escape(a), escape(b))).collect::<Vec<_>>().serialize(to)
+            to.collect_seq(pairs.iter().map(|(a, b)| (escape(a), escape(b))))
         }
 
         pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(PathBuf, PathBuf)>, D::Error> {
-            let pairs = Vec::<(String, String)>::deserialize(from)?;
-            pairs.iter().map(|(a, b)| Ok((read(a)?, read(b)?))).collect::<Result<_, D::Error>>()
+            let pairs = Vec::<(Name, Name)>::deserialize(from)?;
+            Ok(pairs.into_iter().map(|(Name(a), Name(b))| (a, b)).collect())
         }
     }
 }

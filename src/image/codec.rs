@@ -30,8 +30,16 @@ const MAGICS: [(&[u8], Result<Compression, Unsupported>); 6] = [
     (&[0x5d, 0, 0], Err(Unsupported("lzma"))),
 ];
 
-/// 64 MiB, as a power of two.
-const LARGEST_WINDOW: u32 = 26;
+/// A zstd stream wants a larger window than this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it needs a window of more than {0} bytes")]
+pub struct WindowTooLarge(pub u64);
+
+// As zstd_safe names ZSTD_error_frameParameter_windowTooLarge; it has no code that one could ask for.
+const TOO_LARGE: &str = "Frame requires too much memory for decoding";
+
+/// The largest that zstd knows, as a power of two.
+const LARGEST_WINDOW: u32 = 31;
 
 impl Compression {
     /// Looks at the first bytes of a stream. A zstd stream may begin with a skippable frame.
@@ -46,22 +54,36 @@ impl Compression {
         MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map_or(Ok(Self::None), |(_, found)| *found)
     }
 
-    /// Undoes the compression. Every member and frame is read, to the end of the stream.
+    /// Undoes the compression. Every member and frame is read, to the end of the stream; what a zstd decoder keeps in memory is at most
+    /// `window` bytes, else reading ends with [`WindowTooLarge`].
     ///
     /// # Errors
     ///
     /// When the decoder cannot be made.
-    pub fn decode<'a>(self, input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    pub fn decode<'a>(self, input: impl BufRead + Send + 'a, window: u64) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Self::None => Box::new(input),
             Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
             Self::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-                // What a decoder keeps in memory; levels up to 21 ask for no more.
-                decoder.window_log_max(LARGEST_WINDOW)?;
-                Box::new(decoder)
+                decoder.window_log_max(window.max(1 << 10).ilog2().min(LARGEST_WINDOW))?;
+                Box::new(Windowed { decoder, window })
             }
         })
+    }
+}
+
+// Gives the one error of a decoder a type that a limit stands behind.
+struct Windowed<R> {
+    decoder: R,
+    window: u64,
+}
+
+impl<R: Read> Read for Windowed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let window = WindowTooLarge(self.window);
+        let typed = |error: io::Error| if error.to_string() == TOO_LARGE { io::Error::other(window) } else { error };
+        self.decoder.read(buffer).map_err(typed)
     }
 }
 

@@ -17,6 +17,7 @@ use std::{
 };
 
 use super::{
+    account::Account,
     checkout::Meta,
     documents::Descriptor,
     error::ImageError,
@@ -48,6 +49,8 @@ pub struct Wanted<'a> {
     pub layers: Vec<(&'a Descriptor, &'a Digest)>,
     /// Where blobs come from that the store does not have.
     pub from: Option<&'a dyn Registry>,
+    /// What the layers may ask for that are missing. None for an image that is in the store: it has been within its limits when it came.
+    pub limits: Limits,
 }
 
 // One blob that the store lacks, or whose content is not unpacked.
@@ -124,6 +127,7 @@ impl ImageStore {
         mut missing: Vec<Missing<'a>>,
         on: &Emitter,
     ) -> Result<Vec<Arrived<'a>>, ImageError> {
+        let account = Account::new(&wanted.limits);
         let total = missing.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.blob.size));
         let activity = if wanted.from.is_some() { Activity::Pull } else { Activity::Unpack };
         let progress = Progress::new(on, activity, wanted.what, Some(total));
@@ -134,7 +138,7 @@ impl ImageStore {
         let over = AtomicBool::new(false);
         let work = || {
             while let Some(layer) = next(&queue, &over) {
-                match self.receive(wanted, &layer, &over, &progress, on) {
+                match self.receive(wanted, &layer, &account, &over, &progress, on) {
                     Ok(layer) => locked(&arrived).push(layer),
                     Err(error) => {
                         // Only the first says what went wrong: the others were told to stop.
@@ -159,6 +163,7 @@ impl ImageStore {
         &self,
         wanted: &Wanted<'_>,
         layer: &Missing<'a>,
+        account: &Account,
         over: &AtomicBool,
         progress: &Progress,
         on: &Emitter,
@@ -172,8 +177,8 @@ impl ImageStore {
             size: layer.blob.size,
             tree: layer.unpack.then_some(scratch.path()),
             over,
-            // What is in the store has been within its limits when it came.
-            limits: if wanted.from.is_some() { self.limits } else { Limits::none() },
+            limits: wanted.limits,
+            account,
             progress,
         };
         let (received, landing) = match wanted.from.filter(|_| !self.has_blob(layer.blob)) {

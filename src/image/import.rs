@@ -14,6 +14,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{
+    account::Account,
     checkout::Meta,
     codec::Compression,
     documents::{Addition, Descriptor, ImageConfig, Manifest, config_text, json_of, manifest_text, media},
@@ -73,7 +74,7 @@ impl ImageStore {
     ) -> Result<StoredImage, ImageError> {
         let scratch = Scratch::make(&self.tmp())?;
         let holder = format!("image import {name}");
-        let import = Import { store: self, source, holder: &holder, on };
+        let import = Import { store: self, source, holder: &holder, account: Account::new(&self.limits), on };
         let manifest = match Source::open(source, &scratch, self.limits)? {
             Source::Layout(files) => {
                 let what = source.display().to_string();
@@ -87,7 +88,7 @@ impl ImageStore {
         };
         let text = format!("import of {}", source.display());
         let image = self.image_of(name, &manifest, &text)?;
-        self.make_diffs(&image, None, &holder, on)?;
+        self.make_diffs(&image, None, self.limits, &holder, on)?;
         self.set_name(name, &manifest, &text, None)
     }
 }
@@ -96,6 +97,7 @@ struct Import<'a> {
     store: &'a ImageStore,
     source: &'a Path,
     holder: &'a str,
+    account: Account,
     on: &'a Emitter,
 }
 
@@ -155,8 +157,8 @@ impl Import<'_> {
         let has = diff_id.is_some_and(|diff_id| store.has_diff(diff_id));
         let (tree, over) = ((!has).then_some(scratch.path()), &AtomicBool::new(false));
         let progress = Progress::new(self.on, Activity::Unpack, what, Some(size));
-        let incoming =
-            Incoming { what, wanted: None, diff_id, size, tree, over, limits: store.limits, progress: &progress };
+        let (limits, account) = (store.limits, &self.account);
+        let incoming = Incoming { what, wanted: None, diff_id, size, tree, over, limits, account, progress: &progress };
         let received = intake::receive(incoming, input, keep)?;
         progress.finish();
         if !received.has_end && diff_id.is_none() {

@@ -14,8 +14,9 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    account::Account,
     ahead::{Ahead, read_ahead},
-    archive::Archive,
+    archive::{Archive, read_error},
     codec::Compression,
     documents::Descriptor,
     error::ImageError,
@@ -57,6 +58,8 @@ pub struct Incoming<'a> {
     pub over: &'a AtomicBool,
     /// What it may ask for.
     pub limits: Limits,
+    /// Of the image that it belongs to.
+    pub account: &'a Account,
     /// Counts its bytes.
     pub progress: &'a Progress,
 }
@@ -134,11 +137,15 @@ struct Content {
 ///
 /// When the bytes are not what they should be, are no layer, or ask for more than the limits.
 pub fn receive(layer: Incoming<'_>, input: impl Read + Send, keep: Option<Keep<'_>>) -> Result<Received, ImageError> {
-    let Incoming { what, wanted, diff_id, limits, .. } = layer;
+    let Incoming { what, wanted, diff_id, limits, account, .. } = layer;
     let mut inlet = Inlet { input, layer, keep, count: 0, failed: None };
     let mut hasher = Sha256::new();
     let room = limits.unpacked(layer.size);
-    let content = |bytes: &mut Ahead| content(bytes, layer.tree, room, limits);
+    let unpack = |bytes: &mut Ahead| match layer.tree {
+        Some(tree) => write(bytes, tree, room, limits, account),
+        None => skim(bytes, room).map(|()| (Unpacked::default(), true)),
+    };
+    let content = |bytes: &mut Ahead| content(bytes, limits.window, unpack);
     let content = read_ahead(&mut inlet, |bytes| hasher.update(bytes), content);
     if let Some(error) = inlet.failed {
         return Err(error);
@@ -179,8 +186,11 @@ pub fn check(what: &str, wanted: &Descriptor, size: u64, digest: &Digest) -> Res
     Ok(())
 }
 
-fn content(bytes: &mut Ahead, tree: Option<&Path>, room: u64, limits: Limits) -> Result<Content, LayerError> {
-    let result = inflate(bytes, tree, room, limits);
+/// What unpacking found, and whether the archive has its end mark.
+type Written = Result<(Unpacked, bool), LayerError>;
+
+fn content(bytes: &mut Ahead, window: u64, unpack: impl FnOnce(&mut Ahead) -> Written) -> Result<Content, LayerError> {
+    let result = inflate(bytes, window, unpack);
     // What is damaged is better told by its digest, which needs all of it; what is too large need not be looked at further.
     if !matches!(result, Err(LayerError::Limit { .. } | LayerError::File { .. })) {
         let _ = io::copy(bytes, &mut io::sink());
@@ -188,20 +198,13 @@ fn content(bytes: &mut Ahead, tree: Option<&Path>, room: u64, limits: Limits) ->
     result
 }
 
-fn inflate(bytes: &mut Ahead, tree: Option<&Path>, room: u64, limits: Limits) -> Result<Content, LayerError> {
+fn inflate(bytes: &mut Ahead, window: u64, unpack: impl FnOnce(&mut Ahead) -> Written) -> Result<Content, LayerError> {
     let failed = |source| LayerError::Read { at: 0, source };
     let compression =
         Compression::sniff(bytes.fill_buf().map_err(failed)?).map_err(|name| LayerError::Compression(name.0))?;
-    let decoder = compression.decode(&mut *bytes).map_err(failed)?;
+    let decoder = compression.decode(&mut *bytes, window).map_err(failed)?;
     let mut hasher = Sha256::new();
-    let (found, has_end) = read_ahead(
-        decoder,
-        |content| hasher.update(content),
-        |content| match tree {
-            Some(tree) => write(content, tree, room, limits),
-            None => skim(content, room).map(|()| (Unpacked::default(), true)),
-        },
-    )?;
+    let (found, has_end) = read_ahead(decoder, |content| hasher.update(content), unpack)?;
     Ok(Content { compression, diff_id: Digest::from_sha256(hasher.finalize().into()), found, has_end })
 }
 
@@ -210,10 +213,10 @@ fn most_of(room: u64) -> u64 {
     room.saturating_mul(2).saturating_add(1 << 30)
 }
 
-fn write(content: &mut Ahead, tree: &Path, room: u64, limits: Limits) -> Result<(Unpacked, bool), LayerError> {
+fn write(content: &mut Ahead, tree: &Path, room: u64, limits: Limits, account: &Account) -> Written {
     let tree = Rooted::open(tree).map_err(|source| LayerError::Place { entry: b"."[..].into(), source })?;
     let mut archive = Archive::new(content, limits);
-    let found = unpack(&mut archive, &tree, limits, room)?;
+    let found = unpack(&mut archive, &tree, limits, room, account)?;
     let has_end = archive.has_end();
     archive.drain(most_of(room))?;
     Ok((found, has_end))
@@ -222,7 +225,7 @@ fn write(content: &mut Ahead, tree: &Path, room: u64, limits: Limits) -> Result<
 fn skim(content: &mut Ahead, room: u64) -> Result<(), LayerError> {
     let most = most_of(room);
     let read = io::copy(&mut content.take(most.saturating_add(1)), &mut io::sink());
-    match read.map_err(|source| LayerError::Read { at: 0, source })? {
+    match read.map_err(|source| read_error(source, 0))? {
         read if read > most => {
             Err(LayerError::Limit { entry: b"(all)"[..].into(), what: "bytes of a layer", limit: most })
         }

@@ -19,8 +19,10 @@ pub struct Limits {
     pub link: usize,
     /// Bytes of one extended header of a tar archive.
     pub header: u64,
-    /// Bytes of the names of folders and link targets that a layer leaves to the layers below, and 64 for each.
-    pub implied_bytes: u64,
+    /// Bytes of memory that an image's layers fill with what has to wait, as [`super::account`] counts.
+    pub memory: u64,
+    /// Bytes of what a zstd decoder must keep of its output.
+    pub window: u64,
     /// Stored pieces of a sparse file, between its holes.
     pub pieces: u64,
     /// Bytes of an index or manifest.
@@ -45,10 +47,14 @@ impl Default for Limits {
             path: 4095,
             link: 4095,
             header: 1 << 20,
-            implied_bytes: 4 << 20,
+            // Some 90,000 whiteouts, links and implied folders; four layers at once and all else stay below 128 MiB with it.
+            memory: 16 << 20,
+            // What RFC 8878 wants of every decoder, and more than levels up to 19 ask for. Four layers have one each.
+            window: 8 << 20,
             pieces: 100_000,
             manifest: 4 << 20,
-            config: 8 << 20,
+            // Of variables of three bytes it becomes fifty times as much memory; others take 4 MiB, and honest ones are 50 KiB.
+            config: 2 << 20,
             ratio: 200,
             ratio_from: 1 << 30,
             layers: 400,
@@ -74,20 +80,27 @@ impl Explain for NoLimit {
 /// What [`Limits::layer_bytes`] limits.
 pub const LAYER_BYTES: &str = "bytes of an unpacked layer";
 
-/// What [`Limits::implied_bytes`] limits.
-pub const IMPLIED_BYTES: &str = "bytes of names that a layer leaves to those below it";
+/// What [`Limits::entries`] limits.
+pub const ENTRIES: &str = "files and folders of a layer";
+
+/// What [`Limits::memory`] limits.
+pub const MEMORY: &str = "bytes of memory for names that wait until a layer or its image is complete";
+
+/// What [`Limits::window`] limits.
+pub const WINDOW: &str = "bytes of zstd's window";
 
 const FOR_ITS_BLOB: &str = "bytes of an unpacked layer, for the size of its blob";
 
 /// Limits that a user may set, and which error's words belong to them.
-const RAISABLE: [(&str, &str); 7] = [
+const RAISABLE: [(&str, &str); 8] = [
     ("layer-bytes", LAYER_BYTES),
     ("ratio", FOR_ITS_BLOB),
     ("file-bytes", "bytes of one file"),
-    ("entries", "files and folders of a layer"),
+    ("entries", ENTRIES),
     ("header-bytes", "bytes of an extended header"),
     ("pieces", "pieces of a sparse file"),
-    ("implied-bytes", IMPLIED_BYTES),
+    ("memory-bytes", MEMORY),
+    ("window-bytes", WINDOW),
 ];
 
 /// The name under which a limit can be set, by the words of an error.
@@ -111,7 +124,8 @@ impl Limits {
             "entries" => &mut self.entries,
             "header-bytes" => &mut self.header,
             "pieces" => &mut self.pieces,
-            "implied-bytes" => &mut self.implied_bytes,
+            "memory-bytes" => &mut self.memory,
+            "window-bytes" => &mut self.window,
             _ => return Err(wrong()),
         };
         *place = value.parse().ok().filter(|value| *value > 0).ok_or_else(wrong)?;
@@ -122,7 +136,7 @@ impl Limits {
     pub fn none() -> Self {
         let most = u64::MAX;
         let layer = Self { layer_bytes: most, file_bytes: most, entries: most, ratio: most, ..Self::default() };
-        Self { header: most, pieces: most, implied_bytes: most, ..layer }
+        Self { header: most, pieces: most, memory: most, window: most, ..layer }
     }
 
     /// What limits a layer to `room` bytes, in the words of an error.

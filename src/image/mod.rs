@@ -4,6 +4,7 @@
 //! come folders, one per layer, for a sandbox to stack. Nothing here needs root, a user namespace or another program, and
 //! no image, however hostile, changes anything outside its own folder. It never runs anything of an image.
 
+mod account;
 mod ahead;
 pub mod apt;
 mod archive;
@@ -43,6 +44,7 @@ mod testing;
 mod tree;
 mod unpack;
 mod verify;
+mod waiting;
 
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Uid};
 
 use super::{
     layer_error::LayerError,
-    limits::Limits,
+    limits::{ENTRIES, Limits},
     lowers::Lowers,
     tree::{self, Time},
 };
@@ -156,7 +156,7 @@ impl Normaliser<'_> {
             return over("bytes of a path", self.limits.path as u64);
         }
         if self.census.entries > self.limits.entries {
-            return over("files and folders of a layer", self.limits.entries);
+            return over(ENTRIES, self.limits.entries);
         }
         Ok(())
     }

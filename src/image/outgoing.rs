@@ -103,7 +103,7 @@ impl ImageStore {
         let compression = compression.map_err(|name| failed(LayerError::Compression(name.0)))?;
         let to = scratch.outer().join(format!("{}.gz", layer.digest.hex()));
         let packed = || -> io::Result<_> {
-            let content = compression.decode(BufReader::with_capacity(256 << 10, file))?;
+            let content = compression.decode(BufReader::with_capacity(256 << 10, file), u64::MAX)?;
             compress(content, &to, progress)
         };
         let (found, digest, size) = packed().map_err(FileError::new("compress", &from))?;

@@ -2,7 +2,7 @@
 //!
 //! Records are `LENGTH KEYWORD=VALUE\n`; the length counts itself, so a value may hold anything (pax(1), "pax Header Block").
 
-use super::sparse;
+use super::{sparse, tree};
 
 /// What one extended header says.
 #[derive(Debug, Default)]
@@ -17,8 +17,10 @@ pub struct Pax {
     pub mtime: Option<(i64, u32)>,
     /// That the entry is a sparse file.
     pub sparse: sparse::Records,
-    /// In their order.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Those that a diff keeps, in their order.
+    pub xattrs: tree::Xattrs,
+    // Bytes of their names.
+    listed: usize,
 }
 
 impl Pax {
@@ -46,8 +48,13 @@ impl Pax {
             _ => {
                 if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.apply(name, value)?;
-                } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.").filter(|name| tree::keeps_xattr(name)) {
+                    self.listed += name.len() + 1;
+                    // More could be set than the kernel lists, and then the file can neither be compared nor packed. Security modules
+                    // add names.
+                    if self.listed <= tree::XATTR_LIST / 2 {
+                        self.xattrs.push((name.to_vec(), value.to_vec()));
+                    }
                 }
             }
         }

@@ -18,6 +18,7 @@ use super::{
     documents::{Addition, Descriptor, Manifest, config_text, manifest_text, media},
     error::ImageError,
     layer_error::LayerError,
+    limits::Limits,
     lowers::Lowers,
     name::ImageName,
     normalise::normalise,
@@ -82,7 +83,7 @@ impl ImageStore {
     fn publish_shared(&self, new: NewImage, on: &Emitter) -> Result<StoredImage, ImageError> {
         let holder = format!("image build {}", new.name);
         let (below, _locks) = match &new.base {
-            Some(base) => self.make_diffs(base, None, &holder, on)?,
+            Some(base) => self.make_diffs(base, None, Limits::none(), &holder, on)?,
             None => Default::default(),
         };
         let failed = |source| ImageError::Pack { name: new.name.clone(), source };

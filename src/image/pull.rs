@@ -116,7 +116,7 @@ impl ImageStore {
         self.add_document(&config)?;
         let manifest = self.add_document(&bytes)?;
         let image = self.image_of(order.name, &manifest, order.what)?;
-        self.make_diffs(&image, Some(order.from), holder, on)?;
+        self.make_diffs(&image, Some(order.from), self.limits, holder, on)?;
         self.set_name(order.name, &manifest, order.what, order.origin.clone())
     }
 

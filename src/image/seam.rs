@@ -16,6 +16,7 @@ use rustix::{
 };
 
 use super::{
+    account::Account,
     checkout::Meta,
     layer_error::LayerError,
     lowers::Lowers,
@@ -30,14 +31,16 @@ pub struct Open<'a> {
     pub folder: &'a Path,
     /// Folders that it needs but does not name.
     pub implied: BTreeSet<&'a Path>,
-    /// Hard links to files below it.
-    pub links: &'a [(PathBuf, PathBuf)],
+    /// Hard links to files below it, with their targets.
+    pub links: BTreeMap<&'a Path, &'a Path>,
 }
 
 impl<'a> Open<'a> {
     /// Takes a layer's folder, and what is known of it.
     pub fn new(folder: &'a Path, meta: &'a Meta) -> Self {
-        Self { folder, implied: meta.implied.iter().map(PathBuf::as_path).collect(), links: &meta.links }
+        let implied = meta.implied.iter().map(PathBuf::as_path).collect();
+        let links = meta.links.iter().map(|(link, target)| (link.as_path(), target.as_path())).collect();
+        Self { folder, implied, links }
     }
 }
 
@@ -50,13 +53,14 @@ struct Plan {
     copies: BTreeSet<(usize, PathBuf, PathBuf)>,
 }
 
-/// Puts into an empty folder what the layers, the lowest first, need on top of them. The files may hold `room` bytes together.
+/// Puts into an empty folder what the layers, the lowest first, need on top of them. The files may hold `room` bytes together; the
+/// folders and links are charged to `account`.
 ///
 /// # Errors
 ///
 /// When a hard link leads nowhere, or the file system refuses.
-pub fn make(layers: &[Open<'_>], tree: &Rooted, room: u64) -> Result<(), LayerError> {
-    let plan = plan(layers)?;
+pub fn make(layers: &[Open<'_>], tree: &Rooted, room: u64, account: &Account) -> Result<(), LayerError> {
+    let plan = plan(layers, account)?;
     for path in plan.folders.keys() {
         tree.make_dirs(path, IMPLIED_MODE).map_err(placed(path))?;
     }
@@ -80,7 +84,7 @@ pub fn make(layers: &[Open<'_>], tree: &Rooted, room: u64) -> Result<(), LayerEr
     Ok(())
 }
 
-fn plan(layers: &[Open<'_>]) -> Result<Plan, LayerError> {
+fn plan(layers: &[Open<'_>], account: &Account) -> Result<Plan, LayerError> {
     let open = |layer: &Open<'_>| Rooted::open(layer.folder).map_err(placed(Path::new(".")));
     let stack = Stack { layers, roots: layers.iter().map(open).collect::<Result<_, _>>()? };
     let mut plan = Plan::default();
@@ -88,20 +92,24 @@ fn plan(layers: &[Open<'_>]) -> Result<Plan, LayerError> {
         if let Some(found) = stack.folder(path).filter(|found| !found.named_on_top)
             && found.look != (IMPLIED_MODE, Time::default())
         {
-            plan.folders.insert(path.to_path_buf(), found.look);
+            plan.folders.insert(account.keep(path.to_path_buf())?, found.look);
         }
     }
     for (number, layer) in layers.iter().enumerate() {
-        for (path, target) in layer.links {
+        for (path, target) in &layer.links {
             if !stack.changed_above(number, path) {
-                plan.copies.insert((number, path.clone(), target.clone()));
+                plan.copies.insert((number, account.keep(path.into())?, account.keep(target.into())?));
             }
         }
     }
     // The seam's own folders lie on top, so they must look like what they cover.
     let copied = plan.copies.iter().map(|(_, path, _)| path);
-    let holders: BTreeSet<PathBuf> =
-        plan.folders.keys().chain(copied).flat_map(|path| path.ancestors().skip(1)).map(Path::to_path_buf).collect();
+    let mut holders = BTreeSet::new();
+    for path in plan.folders.keys().chain(copied).flat_map(|path| path.ancestors().skip(1)) {
+        if !holders.contains(path) {
+            holders.insert(account.keep(path.into())?);
+        }
+    }
     for path in holders {
         let look = stack.folder(&path).map_or((IMPLIED_MODE, Time::default()), |found| found.look);
         plan.folders.entry(path).or_insert(look);
@@ -153,9 +161,10 @@ impl Stack<'_> {
     }
 
     fn changed_above(&self, number: usize, path: &Path) -> bool {
-        self.layers[number + 1..].iter().zip(&self.roots[number + 1..]).any(|(layer, root)| {
-            layer.links.iter().any(|(link, _)| link == path) || !matches!(see(root, path), Sight::Nothing)
-        })
+        self.layers[number + 1..]
+            .iter()
+            .zip(&self.roots[number + 1..])
+            .any(|(layer, root)| layer.links.contains_key(path) || !matches!(see(root, path), Sight::Nothing))
     }
 }
 
@@ -185,7 +194,7 @@ fn copy(
 ) -> Result<(), LayerError> {
     let refuse = |why| LayerError::Entry { entry: path.as_os_str().as_bytes().into(), why };
     // The target may be such a link itself, of a layer further down.
-    if layers[..below].iter().any(|layer| layer.links.iter().any(|(link, _)| link == target)) {
+    if layers[..below].iter().any(|layer| layer.links.contains_key(target)) {
         return link(tree, target, path).map_err(|_| refuse("is a hard link to a file that is not there"));
     }
     let folders: Vec<PathBuf> = layers[..below].iter().map(|layer| layer.folder.to_path_buf()).collect();

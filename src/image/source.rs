@@ -3,19 +3,22 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs::File,
     io::{self, BufReader, Read, Seek as _, SeekFrom},
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
 };
 
 use super::{
+    account::Account,
     archive::{Archive, Kind},
     checkout::sniff,
     codec::Compression,
     documents::Descriptor,
     error::ImageError,
     layer_error::LayerError,
-    limits::Limits,
+    limits::{ENTRIES, Limits},
     registry::{Registry, Wanted},
     unpack::clean,
 };
@@ -226,10 +229,23 @@ fn scan(path: &Path, mut file: &File, compression: Compression, limits: Limits) 
         source => ImageError::Archive { path: path.into(), source },
     };
     file.seek(SeekFrom::Start(0)).map_err(failed)?;
-    let input = compression.decode(BufReader::with_capacity(64 << 10, file)).map_err(failed)?;
-    let mut archive = Archive::new(input, limits);
-    let (mut files, mut links) = (BTreeMap::new(), Vec::new());
-    while let Some(entry) = archive.next_entry().map_err(damaged)? {
+    let size = file.metadata().map_err(failed)?.len();
+    let most = if compression == Compression::None { size } else { limits.unpacked(size) };
+    let input = compression.decode(BufReader::with_capacity(64 << 10, file), limits.window).map_err(failed)?;
+    let mut archive = Archive::new(input.take(most.saturating_add(1)), limits);
+    let account = Account::new(&limits);
+    let (mut files, mut links, mut count) = (BTreeMap::new(), Vec::new(), 0);
+    loop {
+        let next = archive.next_entry();
+        if archive.position() > most {
+            return Err(too_large(path, most));
+        }
+        let Some(entry) = next.map_err(damaged)? else { break };
+        count += 1;
+        if count > limits.entries {
+            let (what, limit) = (ENTRIES, limits.entries);
+            return Err(damaged(LayerError::Limit { entry: entry.path[..].into(), what, limit }));
+        }
         let name = clean(&entry.path, &entry.path, &limits).map_err(damaged)?;
         if !belongs_to_image(&name, entry.kind) || files.len() > MOST_FILES {
             file.seek(SeekFrom::Start(0)).map_err(failed)?;
@@ -241,8 +257,13 @@ fn scan(path: &Path, mut file: &File, compression: Compression, limits: Limits) 
             return Err(damaged(LayerError::Entry { entry: entry.path[..].into(), why }));
         }
         match entry.kind {
-            Kind::File => drop(files.insert(name, (entry.offset, entry.size))),
-            Kind::Symlink | Kind::HardLink => links.push((name, entry)),
+            Kind::File => drop(files.insert(account.keep(name).map_err(damaged)?, (entry.offset, entry.size))),
+            Kind::Symlink | Kind::HardLink => {
+                let link = PathBuf::from(OsString::from_vec(entry.link));
+                let folder = name.parent().filter(|_| entry.kind == Kind::Symlink).unwrap_or(Path::new(""));
+                let target = account.keep(lexical(&folder.join(link))).map_err(damaged)?;
+                links.push((account.keep(name).map_err(damaged)?, target));
+            }
             _ => {}
         }
     }
@@ -250,10 +271,8 @@ fn scan(path: &Path, mut file: &File, compression: Compression, limits: Limits) 
         return Err(no_image(path, "is empty"));
     }
     // Docker before version 10 wrote a layer once and linked to it: `../<id>/layer.tar`.
-    for (name, entry) in links {
-        let link = PathBuf::from(String::from_utf8_lossy(&entry.link).into_owned());
-        let target = if entry.kind == Kind::Symlink { name.parent().unwrap_or(Path::new("")).join(link) } else { link };
-        if let Some(place) = files.get(&lexical(&target)).copied() {
+    for (name, target) in links {
+        if let Some(place) = files.get(&target).copied() {
             files.insert(name, place);
         }
     }
@@ -302,13 +321,16 @@ fn inflate(
     file.seek(SeekFrom::Start(0)).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
     let limit = limits.unpacked(size);
-    let input = compression.decode(BufReader::with_capacity(256 << 10, file)).map_err(failed)?;
+    let input = compression.decode(BufReader::with_capacity(256 << 10, file), limits.window).map_err(failed)?;
     let mut out = tempfile::tempfile_in(scratch.outer()).map_err(failed)?;
-    if io::copy(&mut input.take(limit + 1), &mut out).map_err(failed)? > limit {
-        let what = format!("the content of {}", path.display());
-        return Err(ImageError::TooLarge { what, size: limit + 1, limit });
+    if io::copy(&mut input.take(limit.saturating_add(1)), &mut out).map_err(failed)? > limit {
+        return Err(too_large(path, limit));
     }
     Ok(out)
+}
+
+fn too_large(path: &Path, limit: u64) -> ImageError {
+    ImageError::TooLarge { what: format!("the content of {}", path.display()), size: limit.saturating_add(1), limit }
 }
 
 pub(super) fn no_image(path: &Path, why: impl Into<String>) -> ImageError {

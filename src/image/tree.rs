@@ -41,6 +41,9 @@ pub fn folder_mode(mode: u32) -> u32 {
     mode & 0o1777 | 0o700
 }
 
+/// Bytes of a file's list of extended attributes, and of a value, that the kernel gives at most (xattr(7)).
+pub const XATTR_LIST: usize = 1 << 16;
+
 /// Extended attributes: names and values.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -98,20 +101,20 @@ pub fn set_opaque(folder: impl AsFd) -> rustix::io::Result<()> {
 
 /// The extended attributes of an open file, sorted; none where the file system has none.
 pub fn xattrs(fd: impl AsFd) -> rustix::io::Result<Xattrs> {
-    // 64 KiB are what the kernel allows for the list and for a value (xattr(7)).
-    let mut list = Vec::with_capacity(1 << 16);
+    let mut list = Vec::with_capacity(XATTR_LIST);
     match fs::flistxattr(&fd, rustix::buffer::spare_capacity(&mut list)) {
         Err(Errno::NOTSUP) => return Ok(Vec::new()),
         result => result?,
     };
     let mut found = Vec::new();
     for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let mut value = Vec::with_capacity(1 << 16);
+        let mut value = Vec::with_capacity(XATTR_LIST);
         match fs::fgetxattr(&fd, OsStr::from_bytes(name), rustix::buffer::spare_capacity(&mut value)) {
             // A security module may hide a value whose name it shows.
             Err(Errno::NODATA | Errno::ACCESS | Errno::PERM) => continue,
             result => result?,
         };
+        value.shrink_to_fit();
         found.push((name.to_vec(), value));
     }
     found.sort_unstable();

@@ -24,10 +24,12 @@ use rustix::{
 };
 
 use super::{
+    account::Account,
     archive::{Archive, Entry, Kind},
     layer_error::LayerError,
-    limits::{IMPLIED_BYTES, LAYER_BYTES, Limits},
+    limits::{ENTRIES, LAYER_BYTES, Limits},
     tree::{self, Time},
+    waiting::Waiting,
 };
 use crate::host::rooted::{Missing, Rooted, RootedError, Walked, remove_at};
 
@@ -46,7 +48,8 @@ pub struct Unpacked {
     pub links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Unpacks a whole archive into an empty folder. `room` is the most that its files may hold together, holes aside.
+/// Unpacks a whole archive into an empty folder. `room` is the most that its files may hold together, holes aside. What is kept beyond
+/// its entry goes to `account`.
 ///
 /// # Errors
 ///
@@ -57,8 +60,9 @@ pub fn unpack<R: BufRead>(
     tree: &Rooted,
     limits: Limits,
     room: u64,
+    account: &Account,
 ) -> Result<Unpacked, LayerError> {
-    let mut unpacker = Unpacker::new(tree, limits, room);
+    let mut unpacker = Unpacker::new(tree, limits, room, account)?;
     while let Some(entry) = archive.next_entry()? {
         unpacker.add(&entry, archive)?;
     }
@@ -67,12 +71,6 @@ pub fn unpack<R: BufRead>(
 
 /// Of a folder that no archive names; its time is the epoch.
 pub const IMPLIED_MODE: u32 = 0o755;
-
-struct Folder {
-    path: PathBuf,
-    mode: u32,
-    time: Time,
-}
 
 // A folder that holds the entry in hand, and where it really is.
 #[derive(Clone)]
@@ -87,34 +85,33 @@ struct Unpacker<'a> {
     room: u64,
     // Bytes of files, holes aside.
     stored: u64,
-    // As Limits::implied_bytes counts.
-    noted: u64,
+    account: &'a Account,
     done: Unpacked,
     implied: BTreeSet<PathBuf>,
     links: BTreeMap<PathBuf, PathBuf>,
-    folders: Vec<Folder>,
-    opaque: Vec<PathBuf>,
+    folders: Waiting,
+    opaque: BTreeSet<PathBuf>,
     whiteouts: BTreeSet<PathBuf>,
     // Archives go folder by folder. Forgotten whenever something is removed, since the way to it may be gone.
     last: Option<(PathBuf, Place)>,
 }
 
 impl<'a> Unpacker<'a> {
-    fn new(tree: &'a Rooted, limits: Limits, room: u64) -> Self {
-        Self {
+    fn new(tree: &'a Rooted, limits: Limits, room: u64, account: &'a Account) -> Result<Self, LayerError> {
+        Ok(Self {
             tree,
             limits,
             room,
             stored: 0,
-            noted: 0,
+            account,
             done: Unpacked::default(),
             implied: BTreeSet::from([PathBuf::new()]),
             links: BTreeMap::new(),
-            folders: Vec::new(),
-            opaque: Vec::new(),
+            folders: Waiting::new(tree)?,
+            opaque: BTreeSet::new(),
             whiteouts: BTreeSet::new(),
             last: None,
-        }
+        })
     }
 
     fn add(&mut self, entry: &Entry, content: &mut impl BufRead) -> Result<(), LayerError> {
@@ -156,7 +153,7 @@ impl<'a> Unpacker<'a> {
     fn count(&mut self, entry: &Entry) -> Result<(), LayerError> {
         self.done.entries += 1;
         if self.done.entries + self.implied.len() as u64 > self.limits.entries {
-            return Err(limit(&entry.path, "files and folders of a layer", self.limits.entries));
+            return Err(limit(&entry.path, ENTRIES, self.limits.entries));
         }
         if entry.size > self.limits.file_bytes {
             return Err(limit(&entry.path, "bytes of one file", self.limits.file_bytes));
@@ -166,7 +163,11 @@ impl<'a> Unpacker<'a> {
             return Err(limit(&entry.path, LAYER_BYTES, self.limits.layer_bytes));
         }
         // Holes take neither space nor time.
-        self.stored = self.stored.saturating_add(entry.stored());
+        self.store(entry, entry.stored())
+    }
+
+    fn store(&mut self, entry: &Entry, bytes: u64) -> Result<(), LayerError> {
+        self.stored = self.stored.saturating_add(bytes);
         if self.stored > self.room {
             return Err(limit(&entry.path, self.limits.reason_for(self.room), self.room));
         }
@@ -177,26 +178,27 @@ impl<'a> Unpacker<'a> {
         if entry.kind != Kind::Folder {
             return Err(refuse(entry, "would put something else in the place of the root folder"));
         }
-        self.note_folder(PathBuf::new(), entry)?;
+        self.note_folder(Path::new(""), entry)?;
         self.set_xattrs(entry, &self.tree.open_plain(Path::new(""), OFlags::RDONLY).map_err(file_error("open", entry))?)
     }
 
-    fn note_folder(&mut self, path: PathBuf, entry: &Entry) -> Result<(), LayerError> {
-        self.implied.remove(&path);
-        self.folders.push(Folder { path, mode: tree::folder_mode(entry.mode), time: time(entry) });
-        Ok(())
+    fn note_folder(&mut self, path: &Path, entry: &Entry) -> Result<(), LayerError> {
+        self.implied.remove(path);
+        // Until the end it takes room as a file does.
+        let bytes = self.folders.push(path, tree::folder_mode(entry.mode), time(entry))?;
+        self.store(entry, bytes)
     }
 
     fn note_whiteout(&mut self, entry: &Entry, parent: &Path, name: &OsStr) -> Result<(), LayerError> {
         let name = name.as_bytes();
         if name == tree::OPAQUE_FILE {
-            self.opaque.push(parent.into());
+            keep(self.account, &mut self.opaque, parent.into())?;
         } else if !name.starts_with(tree::AUFS) {
             let hidden = &name[tree::WHITEOUT.len()..];
             if matches!(hidden, b"" | b"." | b"..") {
                 return Err(refuse(entry, "is a whiteout of nothing"));
             }
-            self.whiteouts.insert(parent.join(OsStr::from_bytes(hidden)));
+            keep(self.account, &mut self.whiteouts, parent.join(OsStr::from_bytes(hidden)))?;
         }
         Ok(())
     }
@@ -213,23 +215,13 @@ impl<'a> Unpacker<'a> {
         Ok(place)
     }
 
-    // Every such path is kept to the end, and longer than what it took to ask for it.
-    fn note(&mut self, path: &Path) -> Result<(), LayerError> {
-        self.noted = self.noted.saturating_add(path.as_os_str().len() as u64 + 64);
-        if self.noted > self.limits.implied_bytes {
-            return Err(limit(path.as_os_str().as_bytes(), IMPLIED_BYTES, self.limits.implied_bytes));
-        }
-        Ok(())
-    }
-
     fn entered(&mut self, walked: Walked) -> Result<Place, LayerError> {
         if walked.replaced {
             self.last = None;
         }
         for path in walked.made {
             self.links.remove(&path);
-            self.note(&path)?;
-            self.implied.insert(path);
+            keep(self.account, &mut self.implied, path)?;
         }
         Ok(Place { dir: Rc::new(walked.dir), path: walked.path })
     }
@@ -337,9 +329,8 @@ impl<'a> Unpacker<'a> {
         }
         // A link to such a link leads where that one leads.
         let target = self.links.get(&target).cloned().unwrap_or(target);
-        self.note(&target)?;
-        self.note(&place.path)?;
-        self.links.insert(place.path.join(name), target);
+        let path = self.account.keep(place.path.join(name))?;
+        self.links.insert(path, self.account.keep(target)?);
         Ok(())
     }
 
@@ -368,7 +359,7 @@ impl<'a> Unpacker<'a> {
             }
             result => result.map_err(file_error("make", entry))?,
         }
-        self.note_folder(place.path.join(name), entry)?;
+        self.note_folder(&place.path.join(name), entry)?;
         if entry.xattrs.is_empty() {
             return Ok(());
         }
@@ -385,7 +376,7 @@ impl<'a> Unpacker<'a> {
     }
 
     fn set_xattrs(&self, entry: &Entry, fd: &impl AsFd) -> Result<(), LayerError> {
-        for (name, value) in entry.xattrs.iter().filter(|(name, _)| tree::keeps_xattr(name)) {
+        for (name, value) in &entry.xattrs {
             match fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty()) {
                 // A file system without attributes, or with less room for them: nothing that a build needs is lost.
                 Ok(()) | Err(Errno::NOTSUP | Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) => {}
@@ -402,12 +393,12 @@ impl<'a> Unpacker<'a> {
                 self.tree.walk(&path, Missing::Replace(0o755)).map_err(misplaced(path.as_os_str().as_bytes()))?;
             let place = self.entered(walked)?;
             self.make_opaque(&place.path)?;
-            opaque.insert(place.path);
+            keep(self.account, &mut opaque, place.path)?;
         }
         for path in std::mem::take(&mut self.whiteouts) {
             self.apply_whiteout(&path, &mut opaque)?;
         }
-        self.finish_folders()?;
+        Self::finish_folders(self.tree, &self.implied, self.folders)?;
         self.done.implied = self.implied.into_iter().collect();
         self.done.links = self.links.into_iter().collect();
         Ok(self.done)
@@ -435,27 +426,32 @@ impl<'a> Unpacker<'a> {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
                 let path = place.path.join(name);
                 self.make_opaque(&path)?;
-                opaque.insert(path);
-                Ok(())
+                keep(self.account, opaque, path)
             }
             Ok(_) => Ok(()),
         }
     }
 
     // Modes and times come last, since every entry changes the time of the folder that holds it.
-    fn finish_folders(&self) -> Result<(), LayerError> {
-        let implied = self.implied.iter().map(|path| (path, IMPLIED_MODE, Time::default()));
-        let explicit = self.folders.iter().map(|folder| (&folder.path, folder.mode, folder.time));
-        for (path, mode, time) in implied.chain(explicit) {
-            match self.tree.open_plain(path, OFlags::RDONLY | OFlags::DIRECTORY) {
-                // A later entry has taken its place.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                opened => opened.and_then(|fd| tree::finish(fd, mode, time)),
-            }
-            .map_err(LayerError::file("set mode and time of", path))?;
-        }
-        Ok(())
+    fn finish_folders(tree: &Rooted, implied: &BTreeSet<PathBuf>, folders: Waiting) -> Result<(), LayerError> {
+        let finish = |path: &Path, mode, time| match tree.open_plain(path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            // A later entry has taken its place.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+            opened => opened
+                .and_then(|fd| tree::finish(fd, mode, time))
+                .map_err(LayerError::file("set mode and time of", path)),
+        };
+        implied.iter().try_for_each(|path| finish(path, IMPLIED_MODE, Time::default()))?;
+        folders.for_each(finish)
     }
+}
+
+// One that is there already takes no room.
+fn keep(account: &Account, paths: &mut BTreeSet<PathBuf>, path: PathBuf) -> Result<(), LayerError> {
+    if !paths.contains(&path) {
+        paths.insert(account.keep(path)?);
+    }
+    Ok(())
 }
 
 /// A path of an archive as one relative to the root, without `.`; an absolute one starts at the root.

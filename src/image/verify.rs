@@ -15,10 +15,14 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, openat, readlinkat, statat};
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, readlinkat, statat},
+    io::Errno,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    account::Account,
     documents::Descriptor,
     error::ImageError,
     intake::{self, Incoming},
@@ -96,8 +100,10 @@ impl ImageStore {
             return Ok(None);
         }
         let part = "what the image adds to its layers".to_owned();
-        let Some(metas) = self.left_open(image)? else { return Ok(None) };
-        let wanted = self.make_seam(image, &metas, image.name.as_str())?;
+        let limits = Limits::none();
+        let account = Account::new(&limits);
+        let Some(metas) = self.left_open(image, &account)? else { return Ok(None) };
+        let wanted = self.make_seam(image, &metas, image.name.as_str(), limits, &account)?;
         let differs = if seam.is_dir() { compare(wanted.path(), &seam)? } else { Some(PathBuf::new()) };
         Ok(differs.map(|path| Finding { part, damage: Damage::Differs(path), place: Place::Seam }))
     }
@@ -179,6 +185,7 @@ impl ImageStore {
             over: &AtomicBool::new(false),
             // It has been within its limits when it came.
             limits: Limits::none(),
+            account: &Account::new(&Limits::none()),
             progress: &Progress::new(on, Activity::Unpack, part.as_str(), Some(layer.size)),
         };
         intake::receive(incoming, input, None)?;
@@ -198,15 +205,22 @@ fn compare(wanted: &Path, found: &Path) -> Result<Option<PathBuf>, FileError> {
 
 /// The first path at which two trees differ.
 fn difference(wanted: &OwnedFd, found: &OwnedFd, path: &Path) -> rustix::io::Result<Option<PathBuf>> {
-    let names = tree::names(wanted)?;
-    if names != tree::names(found)? || tree::xattrs(wanted)? != tree::xattrs(found)? {
+    if count(found)? != count(wanted)? || tree::xattrs(wanted)? != tree::xattrs(found)? {
         return Ok(Some(path.into()));
     }
-    for name in names {
-        let name = OsStr::from_bytes(&name);
+    // One by one, as the file system has them: a folder may hold millions of names.
+    for entry in Dir::read_from(wanted)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name == "." || name == ".." {
+            continue;
+        }
+        let ours = statat(wanted, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let theirs = match statat(found, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(Some(path.into())),
+            theirs => theirs?,
+        };
         let path = path.join(name);
-        let (ours, theirs) =
-            (statat(wanted, name, AtFlags::SYMLINK_NOFOLLOW)?, statat(found, name, AtFlags::SYMLINK_NOFOLLOW)?);
         let look = |stat: &Stat| (stat.st_mode, stat.st_mtime, stat.st_mtime_nsec, stat.st_rdev);
         if look(&ours) != look(&theirs) {
             return Ok(Some(path));
@@ -229,6 +243,10 @@ fn difference(wanted: &OwnedFd, found: &OwnedFd, path: &Path) -> rustix::io::Res
         }
     }
     Ok(None)
+}
+
+fn count(folder: &OwnedFd) -> rustix::io::Result<u64> {
+    Dir::read_from(folder)?.try_fold(0, |count, entry| entry.map(|_| count + 1))
 }
 
 fn same_file(wanted: &OwnedFd, found: &OwnedFd, name: &OsStr) -> rustix::io::Result<bool> {
@@ -257,7 +275,7 @@ fn read_full(file: &mut File, buffer: &mut [u8]) -> rustix::io::Result<usize> {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)),
+            Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
         }
     }
     Ok(filled)

@@ -191,3 +191,53 @@ fn archives_that_write_beside_the_root() {
     }
     assert_eq!(World::names(&world.smidr.join("images/tmp")), Vec::<String>::new());
 }
+
+/// Says how much memory a program had at most: the kernel's mark, read until the program is gone (proc(5), VmHWM).
+fn most_memory(running: super::support::Running) -> (u64, super::support::Done) {
+    let status = format!("/proc/{}/status", running.pid());
+    let mark = || -> Option<u64> {
+        let text = fs::read_to_string(&status).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    let mut most = 0;
+    while let Some(kilobytes) = mark() {
+        most = kilobytes;
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    (most << 10, running.wait())
+}
+
+#[test]
+fn no_archive_fills_the_memory() {
+    let pax = |records: &[(&str, &[u8])], path: &str, kind: tar::EntryType| {
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_pax_extensions(records.iter().copied()).expect("memory");
+        let mut header = tar::Header::new_ustar();
+        header.set_path(path).expect("a path");
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        if kind.is_symlink() {
+            header.set_link_name("../nowhere").expect("a link");
+        }
+        header.set_cksum();
+        archive.append(&header, &b""[..]).expect("memory");
+        archive.get_ref().clone()
+    };
+    let deep = format!("{}/", "d".repeat(200)).repeat(15);
+    // Each of these took gigabytes, or would have with a few more entries.
+    let link = pax(&[("SCHILY.xattr.user.a", &[b'x'; 8000])], "blobs/l", tar::EntryType::Symlink);
+    let folder = pax(&[("path", deep.as_bytes())], "d/", tar::EntryType::Directory);
+    let mark = pax(&[("path", format!("{deep}.wh..wh..opq").as_bytes())], "d", tar::EntryType::Regular);
+    for (what, entry) in [("links", link), ("folders", folder), ("marks", mark)] {
+        let world = World::new();
+        let path = world.work.join("bomb.tgz");
+        let file = File::create(&path).expect("a file");
+        let mut out = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+        (0..40_000).for_each(|_| std::io::Write::write_all(&mut out, &entry).expect("room"));
+        std::io::Write::write_all(&mut out, &[0; 1024]).expect("room");
+        out.finish().expect("room");
+        let running = world.smidr().args(["image", "import"]).arg(&path).args(["--name", "bomb"]).start();
+        let (most, done) = most_memory(running);
+        assert!(most > 0 && most < 128 << 20, "{what}: {most} bytes; {done:?}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::{error::Error, io, path::PathBuf, time::Duration};
 
+use super::bounds::Inward;
 use crate::{
     host::files::FileError,
     model::{Digest, Explain, Kind},
@@ -100,6 +101,14 @@ pub enum RegistryError {
         what: String,
         /// Where to.
         why: &'static str,
+    },
+    /// A redirect, token server or place for an upload that is nearer to us than the registry.
+    #[error("{host} leads to a host that it may not lead to")]
+    Inward {
+        /// The registry.
+        host: String,
+        /// Where it leads to.
+        source: Inward,
     },
     /// An answer that makes no sense.
     #[error("{host} gave a wrong answer about {what}: {why}")]
@@ -290,6 +299,9 @@ impl Explain for RegistryError {
                 "check the name, the network and the proxy; from a registry without TLS:  smidr image pull --insecure REFERENCE  (push takes it too)"
             }
             Self::Broken { .. } => "check the network, then start again: what has been fetched is kept",
+            Self::Inward { .. } => {
+                "a registry may lead into its own network only: name it by an address there, or have it send the content itself (storage.redirect.disable of the distribution registry)"
+            }
             Self::Blocked { .. } => "use another image, or change that file",
             Self::File(source) => return source.hint(),
             _ => return None,

@@ -21,8 +21,14 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
-use super::{error::RegistryError, pace::Paced, retry, settings::Settings};
-use crate::host::files::FileError;
+use super::{
+    bounds::{Bounded, Bounds, Inward},
+    error::RegistryError,
+    pace::Paced,
+    retry,
+    settings::Settings,
+};
+use crate::{host::files::FileError, image::reference};
 
 const MOST_REDIRECTS: usize = 5;
 /// Of an answer that says no.
@@ -31,7 +37,9 @@ const ERROR_CHARS: usize = 300;
 
 /// Talks to one registry, and to whom that one redirects to.
 pub struct Http {
+    host: String,
     client: Client,
+    bounds: Arc<Bounds>,
     settings: Arc<Settings>,
 }
 
@@ -68,6 +76,17 @@ impl Http {
     ///
     /// When a certificate or a proxy cannot be used.
     pub fn new(host: &str, settings: &Arc<Settings>) -> Result<Self, RegistryError> {
+        let (proxies, urls): (Vec<_>, Vec<_>) = proxies(settings)?.into_iter().unzip();
+        let home = Url::parse(&format!("https://{}", reference::api_host(host))).ok();
+        Self::within(host, settings, Bounds::new(home.as_ref(), &urls), proxies)
+    }
+
+    fn within(
+        host: &str,
+        settings: &Arc<Settings>,
+        bounds: Arc<Bounds>,
+        proxies: Vec<Proxy>,
+    ) -> Result<Self, RegistryError> {
         let failed =
             |source: Box<dyn std::error::Error + Send + Sync>| RegistryError::Client { host: host.into(), source };
         // A configuration of our own: nothing then depends on what the process has installed, and no certificate store is
@@ -80,17 +99,18 @@ impl Http {
         let mut builder = Client::builder()
             .tls_backend_preconfigured(tls)
             .no_proxy()
+            .dns_resolver(Arc::new(Bounded(bounds.clone())))
             .redirect(Policy::none())
             .referer(false)
             .user_agent(concat!("smidr/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(settings.patience.connect)
             // To the first byte of an answer, then between two reads.
             .timeout(settings.patience.idle);
-        for proxy in proxies(settings)? {
+        for proxy in proxies {
             builder = builder.proxy(proxy);
         }
         let client = builder.build().map_err(|error| failed(Box::new(error)))?;
-        Ok(Self { client, settings: settings.clone() })
+        Ok(Self { host: host.into(), client, bounds, settings: settings.clone() })
     }
 
     /// Sends a request and follows redirects. The answer can be one that says no.
@@ -102,6 +122,7 @@ impl Http {
         let Ask { method, mut url, headers, mut authorization, mut body, timeout, what } = ask;
         let may_follow = body.is_none() && matches!(method, Method::GET | Method::HEAD);
         for _ in 0..=MOST_REDIRECTS {
+            self.bounds.check(&url).map_err(|inward| self.inward(inward))?;
             let mut request = self.client.request(method.clone(), url.clone()).header(ACCEPT_ENCODING, "identity");
             for (name, value) in &headers {
                 request = request.header(name, value);
@@ -110,7 +131,7 @@ impl Http {
             request = timeout.iter().fold(request, |request, timeout| request.timeout(*timeout));
             request = body.take().into_iter().fold(request, |request, body| request.body(body));
             let host = host_of(&url);
-            let response = request.send().map_err(|source| connection(&host, source))?;
+            let response = request.send().map_err(|source| self.connection(&host, source))?;
             if !response.status().is_redirection() || !may_follow {
                 return Ok(response);
             }
@@ -125,6 +146,19 @@ impl Http {
             url = next;
         }
         Err(RegistryError::Redirect { host: host_of(&url), what, why: "too often" })
+    }
+
+    fn inward(&self, source: Inward) -> RegistryError {
+        RegistryError::Inward { host: self.host.clone(), source }
+    }
+
+    fn connection(&self, host: &str, source: reqwest::Error) -> RegistryError {
+        let mut causes = std::iter::successors(std::error::Error::source(&source), |error| error.source());
+        match causes.find_map(|error| error.downcast_ref::<Inward>()) {
+            Some(inward) => self.inward(inward.clone()),
+            // Without the URL, which may hold the signature of a content delivery network.
+            None => RegistryError::Connection { host: host.into(), source: source.without_url() },
+        }
     }
 
     /// The body of an answer, at most `limit` bytes of it; none where there are more.
@@ -166,11 +200,6 @@ pub fn shown(text: &str) -> String {
         .take(ERROR_CHARS)
         .flat_map(|c| if c == '"' { vec![c] } else { c.escape_debug().collect() })
         .collect()
-}
-
-/// An error without the URL, which may hold the signature of a content delivery network.
-pub fn connection(host: &str, source: reqwest::Error) -> RegistryError {
-    RegistryError::Connection { host: host.into(), source: source.without_url() }
 }
 
 fn next(url: &Url, response: &Response) -> Result<Url, &'static str> {
@@ -242,8 +271,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryErr
     if found.is_empty() { Err(bad("it holds no certificate in PEM".into())) } else { Ok(found) }
 }
 
-// Lower case before upper case, as curl has it; this machine is never asked through a proxy.
-fn proxies(settings: &Settings) -> Result<Vec<Proxy>, RegistryError> {
+// Lower case before upper case, as curl has it; this machine is never asked through a proxy. With the URL of each.
+fn proxies(settings: &Settings) -> Result<Vec<(Proxy, Url)>, RegistryError> {
     let either = |low: &'static str, up: &'static str| {
         [low, up].into_iter().find_map(|name| settings.variable(name).map(|value| (name, value)))
     };
@@ -260,8 +289,10 @@ fn proxies(settings: &Settings) -> Result<Vec<Proxy>, RegistryError> {
         if !["http://", "https://"].iter().any(|scheme| value.starts_with(scheme)) && value.contains("://") {
             return Err(RegistryError::Proxy(name.into()));
         }
-        let proxy = make(value).map_err(|_| RegistryError::Proxy(name.into()))?;
-        proxies.push(proxy.no_proxy(NoProxy::from_string(&exceptions)));
+        let bad = || RegistryError::Proxy(name.into());
+        let proxy = make(value).map_err(|_| bad())?;
+        let url = if value.contains("://") { Url::parse(value) } else { Url::parse(&format!("http://{value}")) };
+        proxies.push((proxy.no_proxy(NoProxy::from_string(&exceptions)), url.map_err(|_| bad())?));
     }
     Ok(proxies)
 }
@@ -293,6 +324,30 @@ mod tests {
             assert_eq!(words(text.as_bytes()), expected, "{text}");
         }
         assert!(words(&[0xff; 9000]).len() <= 4 * ERROR_CHARS);
+    }
+
+    #[test]
+    fn a_name_that_means_this_machine_is_not_connected_to() {
+        use super::super::testing::{Fault, FaultyRegistry};
+        let (registry, inner) = (FaultyRegistry::start(), FaultyRegistry::start());
+        let (url, settings) = (|text: &str| Url::parse(text).expect("a URL"), Arc::new(registry.settings()));
+        let to = inner.url().replace("127.0.0.1", "localhost");
+        registry.fault("GET /v2/", 9, Fault::Redirect(format!("{to}/v2/admin")));
+        let http = Http::new(&registry.host(), &settings).expect("a client");
+        http.send(Ask::new(Method::GET, url(&format!("{}/v2/", registry.url())), "it"))
+            .expect("from this machine to itself");
+        assert_eq!(inner.seen("admin").len(), 1);
+        // The same from the internet.
+        let bounds = Bounds::new(Some(&url("https://registry.example")), &[]);
+        let http = Http::within(&registry.host(), &settings, bounds, Vec::new()).expect("a client");
+        let error = http.send(Ask::new(Method::GET, url(&format!("{to}/v2/admin")), "it")).expect_err("not from there");
+        assert!(matches!(error, RegistryError::Inward { .. }) && !error.is_temporary(), "{error:?}");
+        let line = error.line();
+        assert!(
+            line.contains(&registry.host()) && line.contains("localhost (") && line.contains("this machine"),
+            "{line}"
+        );
+        assert_eq!(inner.seen("admin").len(), 1, "it was not asked");
     }
 
     #[test]

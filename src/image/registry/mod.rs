@@ -6,6 +6,7 @@
 
 mod auth;
 mod blob;
+mod bounds;
 mod challenge;
 mod credentials;
 mod endpoint;

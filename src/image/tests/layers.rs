@@ -11,6 +11,7 @@ use tar::EntryType;
 
 use super::super::{
     Limits,
+    account::Account,
     archive::Archive,
     checkout::Meta,
     layer_error::LayerError,
@@ -26,7 +27,7 @@ fn layer(archive: &[u8]) -> (tempfile::TempDir, Unpacked) {
     let root = Rooted::open(folder.path()).expect("a root");
     let limits = Limits::default();
     let mut archive = Archive::new(archive, limits);
-    let done = unpack(&mut archive, &root, limits, limits.layer_bytes).expect("a good archive");
+    let done = unpack(&mut archive, &root, limits, limits.layer_bytes, &Account::new(&limits)).expect("a good archive");
     (folder, done)
 }
 
@@ -77,7 +78,7 @@ fn seam(layers: &[&(tempfile::TempDir, Unpacked)]) -> Result<tempfile::TempDir, 
     let open = layers.iter().zip(&metas).map(|((folder, _), meta)| Open::new(folder.path(), meta));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = Rooted::open(folder.path()).expect("a root");
-    make(&open.collect::<Vec<_>>(), &root, 1 << 20).map(|()| folder)
+    make(&open.collect::<Vec<_>>(), &root, 1 << 20, &Account::new(&Limits::default())).map(|()| folder)
 }
 
 #[test]

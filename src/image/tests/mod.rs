@@ -3,6 +3,7 @@
 mod damaged;
 mod hostile;
 mod layers;
+mod memory;
 mod publishing;
 mod pulling;
 mod sharing;

@@ -266,7 +266,44 @@ fn what_a_layer_leaves_to_others_is_limited() {
     }
     let content = tar.end();
     let error = bring(&TestStore::new(), &image(&[plain(&content)]), "deep", Limits::default()).expect_err("a limit");
-    assert!(error.hint().is_some_and(|hint| hint.contains("implied-bytes")), "{}", told(&error));
+    assert!(error.hint().is_some_and(|hint| hint.contains("memory-bytes")), "{}", told(&error));
+}
+
+#[test]
+fn all_layers_of_an_image_have_one_account() {
+    let layer = |of: &str| (0..20).fold(Tar::default(), |tar, n| tar.file(&format!("{of}{n}/file"), "")).end();
+    let (one, two) = (layer("a"), layer("b"));
+    let limits = Limits { memory: 4096, ..Limits::default() };
+    let refused = |test: &TestStore, layers: &[(&[u8], Digest)]| {
+        let error = bring(test, &image(layers), "both", limits).expect_err("together they are too much");
+        assert!(error.hint().is_some_and(|hint| hint.contains("memory-bytes")), "{}", told(&error));
+    };
+    refused(&TestStore::new(), &[plain(&one), plain(&two)]);
+    // The same when they came with other images, and when one is there again and again.
+    let test = TestStore::new();
+    bring(&test, &image(&[plain(&one)]), "one", limits).expect("an image");
+    bring(&test, &image(&[plain(&two)]), "two", limits).expect("an image");
+    refused(&test, &[plain(&one), plain(&two)]);
+    refused(&test, &[plain(&one), plain(&one), plain(&one)]);
+    // What was let in with other limits stays usable.
+    let both = image(&[plain(&one), plain(&two)]);
+    let stored = bring(&test, &both, "both", Limits::default()).expect("an image");
+    let strict = test.store.clone().with_limits(limits);
+    strict.checkout(&stored, &emitter().0).expect("a root");
+    assert_eq!(strict.verify(&stored, &emitter().0).expect("verified"), []);
+}
+
+#[test]
+fn what_a_seam_covers_is_charged_with_it() {
+    let folders = |mode| (1..60).fold(Tar::default(), |tar, depth| tar.folder(&"d/".repeat(depth), mode));
+    let below = folders(0o711).folder(&"d/".repeat(60), 0o711).end();
+    // It implies one folder, whose 59 holders the seam needs too.
+    let above = folders(0o711).file(&format!("{}file", "d/".repeat(60)), "").end();
+    let layers = [plain(&below), plain(&above)];
+    let error = bring(&TestStore::new(), &image(&layers), "deep", Limits { memory: 4096, ..Limits::default() });
+    let error = error.expect_err("too much");
+    assert!(told(&error).contains("memory") && told(&error).contains("the layers of"), "{}", told(&error));
+    bring(&TestStore::new(), &image(&layers), "deep", Limits::default()).expect("an image");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, CWD, statat};
 
 use super::super::{
     LayerError, Limits,
+    account::Account,
     archive::Archive,
     testing::{Seen, Tar, chmod, picture, told},
     tree,
@@ -46,8 +47,12 @@ impl Yard {
     }
 
     pub fn unpack(&self, archive: &[u8], limits: Limits) -> Result<Unpacked, LayerError> {
+        self.unpack_into(archive, limits, limits.layer_bytes)
+    }
+
+    pub fn unpack_into(&self, archive: &[u8], limits: Limits, room: u64) -> Result<Unpacked, LayerError> {
         let tree = Rooted::open(&self.root()).expect("a root");
-        unpack(&mut Archive::new(archive, limits), &tree, limits, limits.layer_bytes)
+        unpack(&mut Archive::new(archive, limits), &tree, limits, room, &Account::new(&limits))
     }
 
     pub fn assert_untouched(&self, case: &str) {

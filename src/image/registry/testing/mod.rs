@@ -3,6 +3,8 @@
 
 mod server;
 
+pub use server::Talk;
+
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener, TcpStream},
@@ -118,7 +120,7 @@ pub struct FaultyRegistry {
 impl FaultyRegistry {
     /// Over plain http.
     pub fn start() -> Self {
-        Self::with(None)
+        Self::with(None, None)
     }
 
     /// Over TLS; its certificate is in `home`, and trusted by its settings.
@@ -128,24 +130,31 @@ impl FaultyRegistry {
 
     /// With a certificate that says that it may sign others, or not.
     pub fn start_tls_as(is_ca: rcgen::IsCa) -> Self {
+        Self::start_tls_with(|parameters| parameters.is_ca = is_ca, None)
+    }
+
+    /// With another certificate; and, over HTTP/2, what says everything in its place.
+    pub fn start_tls_with(change: impl FnOnce(&mut rcgen::CertificateParams), talk: Option<Talk>) -> Self {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut parameters = rcgen::CertificateParams::new(names).expect("good names");
-        parameters.is_ca = is_ca;
+        parameters.is_ca = rcgen::IsCa::ExplicitNoCa;
+        change(&mut parameters);
         let key = rcgen::KeyPair::generate().expect("a key");
         let certificate = parameters.self_signed(&key).expect("a certificate");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         let builder = builder.expect("versions of TLS").with_no_client_auth();
-        let config = builder.with_single_cert(vec![certificate.der().clone()], key.into()).expect("a key");
-        let new = Self::with(Some(Arc::new(config)));
+        let mut config = builder.with_single_cert(vec![certificate.der().clone()], key.into()).expect("a key");
+        config.alpn_protocols = talk.iter().map(|_| b"h2".to_vec()).collect();
+        let new = Self::with(Some(Arc::new(config)), talk);
         let text = BASE64_STANDARD.encode(certificate.der());
         let pem = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
         std::fs::write(new.certificate(), pem).expect("a file");
         new
     }
 
-    fn with(tls: Option<Arc<ServerConfig>>) -> Self {
+    fn with(tls: Option<Arc<ServerConfig>>, talk: Option<Talk>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let new = Self {
             home: tempfile::tempdir().expect("a folder"),
@@ -163,7 +172,7 @@ impl FaultyRegistry {
                 }
                 let (state, tls, own) = (state.clone(), tls.clone(), own.clone());
                 // Who hangs up on us is tested for that.
-                thread::spawn(move || drop(server::connection(stream, tls, &state, &own)));
+                thread::spawn(move || drop(server::connection(stream, tls, talk, &state, &own)));
             }
         });
         new

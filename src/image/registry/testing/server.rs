@@ -14,6 +14,9 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use super::{Demand, Fault, Seen, State};
 use crate::image::codec;
 
+/// Says everything on a connection.
+pub type Talk = fn(&mut StreamOwned<ServerConnection, TcpStream>) -> io::Result<()>;
+
 struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
@@ -41,6 +44,7 @@ impl Reply {
 pub fn connection(
     stream: TcpStream,
     tls: Option<Arc<ServerConfig>>,
+    talk: Option<Talk>,
     state: &Mutex<State>,
     own: &str,
 ) -> io::Result<()> {
@@ -49,7 +53,10 @@ pub fn connection(
         Some(config) => {
             let tls = ServerConnection::new(config).map_err(io::Error::other)?;
             let mut stream = StreamOwned::new(tls, stream);
-            serve(&mut stream, state, own)?;
+            match talk {
+                None => serve(&mut stream, state, own)?,
+                Some(talk) => talk(&mut stream)?,
+            }
             stream.conn.send_close_notify();
             stream.flush()
         }

@@ -4,6 +4,7 @@ mod auth;
 mod fetch;
 mod push;
 mod redirect;
+mod tls;
 
 use std::{
     io::{self, Read},

@@ -73,6 +73,80 @@ fn redirects_end_and_stay_on_tls() {
     }
 }
 
+/// Addresses that a registry on this machine may not lead to, and no machine answers at once.
+const INNER: [&str; 4] = ["169.254.169.254", "10.255.255.1", "0.0.0.0:9", "[::ffff:192.168.255.1]"];
+
+fn assert_inward(error: &RegistryError, server: &FaultyRegistry) {
+    assert!(matches!(error, RegistryError::Inward { .. }), "{error:?}");
+    let line = error.line();
+    assert!(line.contains(&server.host()) && line.contains("leads to"), "{line}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("name it by an address there")));
+}
+
+#[test]
+fn a_registry_leads_only_into_its_own_network() {
+    for start in [FaultyRegistry::start, FaultyRegistry::start_tls] {
+        let server = start();
+        let (blob, digest) = (server.add_blob(b"content"), server.add_manifest("12", MANIFEST, b"{}"));
+        let scheme = server.url().split("://").next().unwrap_or_default().to_owned();
+        for inner in INNER {
+            let (registry, to) = (server.open("a/b"), format!("{scheme}://{inner}/admin"));
+            let refused = |error: RegistryError| assert_inward(&error, &server);
+            server.fault("HEAD", 9, Fault::Redirect(to.clone()));
+            refused(registry.resolve("12").expect_err("a HEAD"));
+            server.fault("manifests", 9, Fault::Redirect(to.clone()));
+            refused(registry.document(Wanted::Digest(&digest), 100).expect_err("a document"));
+            server.fault("GET", 9, Fault::Redirect(to.clone()));
+            refused(read(&registry, &blob).expect_err("a blob"));
+            server.heal();
+            let way = [("location", to.clone())].to_vec();
+            server.fault("POST", 9, Fault::Status(202, way, ""));
+            refused(registry.put_blob(&blob, &b"content"[..]).expect_err("an upload"));
+            server.heal();
+            let realm = Some(format!("https://{inner}/token"));
+            server.demand(Demand::Token { user: "", password: "", uses: 99, life: 300, realm });
+            refused(registry.document(Wanted::Tag("12"), 100).expect_err("a token"));
+            server.demand(Demand::Nothing);
+            assert_eq!(read(&registry, &blob).expect("the registry itself"), b"content");
+        }
+    }
+}
+
+#[test]
+fn a_redirect_may_be_written_in_many_ways() {
+    let server = FaultyRegistry::start();
+    let (blob, registry) = (server.add_blob(b"content"), server.open("a/b"));
+    for to in [
+        "//10.255.255.1/x",
+        "http:\\\\10.255.255.1\\x",
+        "http://0xaffff01/",
+        "http://127.0.0.1@10.255.255.1/",
+        "http://012.255.255.1/",
+    ] {
+        server.fault("blobs", 1, Fault::Redirect(to.into()));
+        assert_inward(&read(&registry, &blob).expect_err(to), &server);
+    }
+}
+
+#[test]
+fn a_redirect_to_a_redirect_leads_nowhere_else() {
+    let (server, other) = (FaultyRegistry::start(), FaultyRegistry::start());
+    let (blob, registry) = (server.add_blob(b"content"), server.open("a/b"));
+    server.fault("blobs", 9, Fault::Redirect(format!("{}/v2/hop", other.url())));
+    other.fault("hop", 9, Fault::Redirect(format!("http://{}/", INNER[0])));
+    assert_inward(&read(&registry, &blob).expect_err("two steps"), &server);
+}
+
+#[test]
+fn a_mirror_that_leads_inwards_only_costs_a_warning() {
+    let (server, mirror) = (FaultyRegistry::start(), FaultyRegistry::start());
+    let blob = server.add_blob(b"content");
+    mirror.fault("blobs", 9, Fault::Redirect(format!("http://{}/", INNER[0])));
+    let registry = with_mirror(&server, &mirror_text(&mirror, ""));
+    assert_eq!(read(&registry, &blob).expect("from the registry"), b"content");
+    assert!(server.warned().contains("may not lead to"), "{}", server.warned());
+}
+
 fn with_mirror(server: &FaultyRegistry, text: &str) -> HttpRegistry {
     let path = server.home.path().join("etc/containers/registries.conf");
     write(&path, &format!("[[registry]]\nlocation = '{}/a'\ninsecure = true\n{text}", server.host()));

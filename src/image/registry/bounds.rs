@@ -1,0 +1,297 @@
+//! Where a registry may lead: not from the internet into a private network, and from nowhere onto this machine but from this machine.
+//!
+//! A registry names other hosts: in redirects, for tokens, for uploads. What it names is reached from here, and with it whatever
+//! listens only here. So an address that is not of the internet must be in the same zone as the registry that the user has named, where
+//! *named* includes the mirrors of registries.conf. The judgement is pure; it is asked for addresses in URLs before anything is
+//! sent, and for names when they are resolved, so that a name can mean nothing else when it is connected to.
+//!
+//! A proxy that the environment names resolves names itself, and is where such a rule has to hold for them; smidr then still judges
+//! addresses in URLs, and takes the registry for one of the internet.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use reqwest::{
+    Url,
+    dns::{Addrs, Name, Resolve, Resolving},
+};
+
+/// Who can be reached at an address, from all to none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Zone {
+    /// Hosts of the internet.
+    Internet,
+    /// Hosts of a private network (RFC 1918, RFC 4193), or of a provider's own (RFC 6598).
+    Private,
+    /// Hosts on the same wire, and the services of clouds that know a machine by it (RFC 3927).
+    Link,
+    /// This machine.
+    Loopback,
+    /// No host; the kernel takes it for this machine.
+    Unspecified,
+}
+
+impl Zone {
+    /// Of an address. One that carries an IPv4 address leads where that one leads.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::of_v4(address),
+            IpAddr::V6(address) => Self::of_v6(address),
+        }
+    }
+
+    fn of_v4(address: Ipv4Addr) -> Self {
+        match address.octets() {
+            [0, ..] => Self::Unspecified,
+            [100, 64..128, ..] => Self::Private,
+            _ if address.is_loopback() => Self::Loopback,
+            _ if address.is_link_local() => Self::Link,
+            _ if address.is_private() => Self::Private,
+            _ => Self::Internet,
+        }
+    }
+
+    fn of_v6(address: Ipv6Addr) -> Self {
+        let inner = |high: u16, low: u16| {
+            let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+            Self::of_v4(Ipv4Addr::new(a, b, c, d))
+        };
+        match address.segments() {
+            _ if address.is_unspecified() => Self::Unspecified,
+            _ if address.is_loopback() => Self::Loopback,
+            // IPv4-mapped, IPv4-compatible (RFC 4291), translated (RFC 6052), 6to4 (RFC 3056).
+            [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => inner(high, low),
+            [0x2002, high, low, ..] => inner(high, low),
+            // Translated within a network (RFC 8215), unique local, and what was site-local before (RFC 3879).
+            [0x64, 0xff9b, 1, ..] | [0xfc00..0xfe00, ..] | [0xfec0..0xff00, ..] => Self::Private,
+            [0xfe80..0xfec0, ..] => Self::Link,
+            _ => Self::Internet,
+        }
+    }
+
+    /// Whether a registry in this zone may lead to one.
+    pub fn may_lead_to(self, zone: Self) -> bool {
+        zone == Self::Internet || zone == self
+    }
+}
+
+/// A host that the registry may not lead to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{to} is {}", match zone {
+    Some(Zone::Internet) => "on the internet",
+    Some(Zone::Private) => "in a private network, and the registry is not",
+    Some(Zone::Link) => "on the local link, and the registry is not",
+    Some(Zone::Loopback) => "this machine, and the registry is not",
+    Some(Zone::Unspecified) => "no address of a host",
+    None => "the proxy that smidr uses",
+})]
+pub struct Inward {
+    /// The host, with the address that it was found at.
+    to: String,
+    // None for a proxy.
+    zone: Option<Zone>,
+}
+
+/// What one registry may lead to. Resolves names for its client.
+pub struct Bounds {
+    home: String,
+    proxies: Vec<String>,
+    // Of the registry, once it is known. A name that meant another zone later would be a way around the rule.
+    zone: Mutex<Option<Zone>>,
+}
+
+impl Bounds {
+    /// For the registry at the host of a URL, with the proxies that the user has named.
+    pub fn new(home: Option<&Url>, proxies: &[Url]) -> Arc<Self> {
+        let zone = home.and_then(literal).map(Zone::of);
+        let name = |url: &Url| url.domain().map(String::from);
+        let (home, proxies) = (home.and_then(name).unwrap_or_default(), proxies.iter().filter_map(name).collect());
+        Arc::new(Self { home, proxies, zone: Mutex::new(zone) })
+    }
+
+    /// Judges a URL before anything is sent to it, as far as it can be judged without resolving its name.
+    ///
+    /// # Errors
+    ///
+    /// When the registry may not lead there.
+    pub fn check(&self, url: &Url) -> Result<(), Inward> {
+        let home = self.zone.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Zone::Internet);
+        if let Some(address) = literal(url) {
+            let (zone, to) = (Zone::of(address), address.to_string());
+            return if home.may_lead_to(zone) { Ok(()) } else { Err(Inward { to, zone: Some(zone) }) };
+        }
+        match url.domain() {
+            // Its name is resolved without a judgement.
+            Some(name) if name != self.home && self.proxies.iter().any(|proxy| proxy == name) => {
+                Err(Inward { to: name.into(), zone: None })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    // Of what a name was resolved to, what may be connected to.
+    fn admit(&self, name: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Inward> {
+        let zone = |address: &SocketAddr| Zone::of(address.ip());
+        let mut home = self.zone.lock().unwrap_or_else(PoisonError::into_inner);
+        if home.is_none() && name == self.home {
+            // Who gives several answers gives the others up: they could be the way in for what the first one says.
+            *home = found.iter().map(zone).min();
+        }
+        if self.proxies.iter().any(|proxy| proxy == name) {
+            return Ok(found);
+        }
+        let home = home.unwrap_or(Zone::Internet);
+        let (kept, refused): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| home.may_lead_to(zone(address)));
+        match refused.first() {
+            Some(address) if kept.is_empty() => {
+                Err(Inward { to: format!("{name} ({})", address.ip()), zone: Some(zone(address)) })
+            }
+            _ => Ok(kept),
+        }
+    }
+}
+
+/// The resolver of a client.
+pub struct Bounded(pub Arc<Bounds>);
+
+impl Resolve for Bounded {
+    fn resolve(&self, name: Name) -> Resolving {
+        let bounds = self.0.clone();
+        Box::pin(async move {
+            let name = name.as_str();
+            let found = tokio::net::lookup_host((name, 0)).await?.collect();
+            let kept = bounds.admit(name, found)?;
+            Ok(Box::new(kept.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn literal(url: &Url) -> Option<IpAddr> {
+    let host = url.host_str()?;
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Zone::{Internet, Link, Loopback, Private, Unspecified},
+        *,
+    };
+
+    #[test]
+    fn each_address_is_in_its_zone() {
+        let rows = [
+            ("0.0.0.0", Unspecified),
+            ("0.1.2.3", Unspecified),
+            ("::", Unspecified),
+            ("127.0.0.1", Loopback),
+            ("127.255.255.254", Loopback),
+            ("::1", Loopback),
+            ("::ffff:127.0.0.1", Loopback),
+            ("::127.0.0.1", Loopback),
+            ("64:ff9b::7f00:1", Loopback),
+            ("2002:7f00:1::", Loopback),
+            ("169.254.169.254", Link),
+            ("::ffff:169.254.169.254", Link),
+            ("fe80::1", Link),
+            ("febf::1", Link),
+            ("10.0.0.1", Private),
+            ("172.15.255.255", Internet),
+            ("172.16.0.0", Private),
+            ("172.31.255.255", Private),
+            ("172.32.0.0", Internet),
+            ("192.168.0.1", Private),
+            ("100.63.255.255", Internet),
+            ("100.64.0.0", Private),
+            ("100.127.255.255", Private),
+            ("100.128.0.0", Internet),
+            ("fbff::1", Internet),
+            ("fc00::1", Private),
+            ("fdff::1", Private),
+            ("fe00::1", Internet),
+            ("fec0::1", Private),
+            ("64:ff9b:1::a00:1", Private),
+            ("64:ff9b::a00:1", Private),
+            ("2002:c0a8:1::1", Private),
+            ("::ffff:0.0.0.0", Unspecified),
+            ("1.1.1.1", Internet),
+            ("169.253.0.1", Internet),
+            ("::ffff:1.1.1.1", Internet),
+            ("2606:4700::1111", Internet),
+        ];
+        for (address, expected) in rows {
+            assert_eq!(Zone::of(address.parse().expect(address)), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn the_internet_is_for_all_and_the_rest_for_its_own_zone() {
+        let zones = [Internet, Private, Link, Loopback, Unspecified];
+        for (from, to) in zones.iter().flat_map(|from| zones.map(|to| (*from, to))) {
+            assert_eq!(from.may_lead_to(to), to == Internet || from == to, "{from:?} {to:?}");
+        }
+    }
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).expect("a URL")
+    }
+
+    fn admitted(bounds: &Bounds, name: &str, found: &[&str]) -> Result<Vec<String>, String> {
+        let found = found.iter().map(|text| SocketAddr::new(text.parse().expect(text), 0)).collect();
+        let kept = bounds.admit(name, found).map_err(|inward| inward.to_string())?;
+        Ok(kept.iter().map(|address| address.ip().to_string()).collect())
+    }
+
+    #[test]
+    fn a_name_is_judged_by_what_it_means() {
+        let proxies = [url("http://proxy.corp:3128")];
+        let open = |home: &str| Bounds::new(Some(&url(home)), &proxies);
+        let refused = |bounds: &Bounds, name: &str, found: &[&str]| admitted(bounds, name, found).expect_err(name);
+
+        let public = open("https://registry.example/v2/");
+        assert_eq!(admitted(&public, "registry.example", &["1.2.3.4", "127.0.0.1"]), Ok(vec!["1.2.3.4".into()]));
+        assert_eq!(admitted(&public, "cdn.example", &["5.6.7.8", "10.0.0.1"]), Ok(vec!["5.6.7.8".into()]));
+        for address in ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1", "0.0.0.0", "100.64.0.1"] {
+            let error = refused(&public, "evil.example", &[address]);
+            assert!(error.contains("evil.example (") && error.contains(address), "{error}");
+            // The registry's own name, that means another host by now.
+            refused(&public, "registry.example", &[address]);
+        }
+
+        let private = open("https://registry.corp/v2/");
+        assert!(admitted(&private, "registry.corp", &["10.0.0.1"]).is_ok());
+        assert!(admitted(&private, "storage.corp", &["192.168.7.7"]).is_ok());
+        assert!(admitted(&private, "cdn.example", &["5.6.7.8"]).is_ok());
+        refused(&private, "evil.corp", &["127.0.0.1"]);
+        refused(&private, "evil.corp", &["169.254.169.254"]);
+
+        let local = open("http://localhost:5000/v2/");
+        assert!(admitted(&local, "localhost", &["::1", "127.0.0.1"]).is_ok());
+        refused(&local, "evil.example", &["10.0.0.1"]);
+
+        // Behind a proxy nothing is known of the registry.
+        let proxied = open("https://registry.example/v2/");
+        assert!(admitted(&proxied, "proxy.corp", &["10.0.0.1"]).is_ok());
+        refused(&proxied, "evil.example", &["10.0.0.2"]);
+        assert_eq!(admitted(&proxied, "registry.example", &[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn an_address_in_a_url_is_judged_however_it_is_written() {
+        let to =
+            ["http://127.1/", "http://0x7f.1/", "http://2130706433/", "http://[::ffff:7f00:1]:80/", "https://[::1]/"];
+        let public = Bounds::new(Some(&url("https://registry.example/")), &[url("http://proxy.corp:3128")]);
+        let local = Bounds::new(Some(&url("http://127.0.0.1:5000/")), &[]);
+        for text in to {
+            assert_eq!(public.check(&url(text)).expect_err(text).zone, Some(Loopback));
+            assert_eq!(local.check(&url(text)), Ok(()), "{text}");
+        }
+        for text in ["http://10.1.2.3/", "http://169.254.169.254/latest", "http://0.0.0.0:5000/", "http://[fd00::1]/"] {
+            assert!(public.check(&url(text)).is_err() && local.check(&url(text)).is_err(), "{text}");
+        }
+        assert!(public.check(&url("http://proxy.corp:3128/admin")).is_err());
+        assert_eq!(public.check(&url("https://cdn.example/")), Ok(()));
+    }
+}
