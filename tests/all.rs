@@ -13,6 +13,8 @@ mod fuzz_one;
 mod archives;
 #[path = "all/artifacts.rs"]
 mod artifacts;
+#[path = "all/border.rs"]
+mod border;
 #[path = "all/checkouts.rs"]
 mod checkouts;
 #[path = "all/config.rs"]

@@ -81,8 +81,13 @@ fn copy((build, found): Found, paths: &Paths, dest: &Path) -> Done {
         let what = format!("{} exists already, and is left as it is", dest.join(&taken.path).display());
         return Err(Refused::new(what, Some("choose another folder".into())).into());
     }
-    artifacts::copy_all(&from, &found, dest)?;
-    talk(format!("{} files in {}", found.len(), dest.display()));
+    let outside = artifacts::copy_all(&from, &found, dest)?;
+    talk(format!("{} files in {}", found.len() - outside, dest.display()));
+    if outside > 0 {
+        talk(format!(
+            "{outside} links were not made, since each leads out of the artifacts: see `smidr artifacts list`"
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
