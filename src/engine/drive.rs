@@ -44,7 +44,7 @@ const LOG_LINES: usize = 60;
 const LOG_BYTES: u64 = 64 * 1024;
 
 /// A line of the user interface, in bytes. Its messages may hold the output of a program: `TEXT` in smidr.py is what of that passes.
-const MESSAGE_LIMIT: u64 = 1024 * 1024;
+const MESSAGE_LIMIT: u64 = 256 * 1024;
 
 /// The longest path of a log, in bytes (PATH_MAX in limits.h).
 const LONGEST_PATH: usize = 4096;
@@ -54,6 +54,9 @@ const DISK_FULL: &str = "No space left on device";
 
 /// How many of BitBake's own errors are told at the end, where no task failed.
 const ERRORS_KEPT: usize = 20;
+
+/// How much of one of them, in bytes.
+const ERROR_BYTES: usize = 16 * 1024;
 
 /// Messages that may wait for the loop, each of at most [`MESSAGE_LIMIT`]: a build that talks faster than its record can be written waits,
 /// and memory does not grow.
@@ -326,11 +329,11 @@ impl<'a> Course<'a> {
             }
             Event::Message { level, text, .. } if *level >= Level::Error => {
                 self.disk_full |= text.contains(DISK_FULL) || text.contains(NO_ROOM);
-                self.note_error(|| text.clone());
+                self.note_error(|| beginning(text));
             }
             Event::NoProvider { item, close_matches, .. } => self.note_error(|| {
                 let near = if close_matches.is_empty() { "" } else { "; near: " };
-                format!("nothing provides `{item}`{near}{}", close_matches.join(", "))
+                beginning(&format!("nothing provides `{item}`{near}{}", close_matches.join(", ")))
             }),
             _ => {}
         }
@@ -399,6 +402,15 @@ impl<'a> Course<'a> {
             timed_out: self.timed_out,
         }
     }
+}
+
+/// What is told of an error. Cut between words: half a secret would not be recognised.
+fn beginning(text: &str) -> String {
+    if text.len() <= ERROR_BYTES {
+        return text.to_owned();
+    }
+    let start = (0..ERROR_BYTES).rev().find_map(|at| text.get(..at)).unwrap_or_default();
+    format!("{} …", start.rsplit_once(char::is_whitespace).map_or("", |(words, _)| words))
 }
 
 /// The lines at the end of a log.

@@ -24,7 +24,7 @@ featureSet = [bb.cooker.CookerFeatures.SEND_SANITYEVENTS, bb.cooker.CookerFeatur
 
 PERIOD = 0.1  # seconds between two lines of the same progress
 PING_AFTER = 60  # seconds without an event
-TEXT = 128 * 1024  # characters of a text that smidr hears, whose lines have a limit; all of it is on the console
+TEXT = 32 * 1024  # characters of a text that smidr hears, whose lines have a limit; all of it is on the console
 CLOSE_TIMEOUT = 10  # seconds for the reader to take the last lines
 LEVEL_NAMES = {
     Levels.VERBOSE: "verbose", Levels.NOTE: "note", Levels.PLAIN: "plain", Levels.VERBNOTE: "note",
