@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 use super::{
     args::Plan,
     context::{self, Project},
-    output::{say, say_json},
+    output::{Document, say},
     report::Done,
 };
 use crate::{
@@ -24,9 +24,7 @@ pub fn plan(file: &Path, args: &Plan) -> Done {
     let plan = project.plan(&args.wanted, &facts, &paths::find(&facts.environment)?)?;
     let redactor = Redactor::new(&plan.secrets());
     if args.json {
-        let mut document = serde_json::json!({ "version": 1, "plan": plan });
-        redactor.json(&mut document);
-        say_json(&document);
+        Document::new().with("plan", &plan)?.say_without(&redactor);
     } else {
         summary(&plan, &redactor);
     }

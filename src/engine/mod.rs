@@ -1,19 +1,24 @@
 //! The pipeline: prepare, run, collect. The only module that combines the capabilities, and only here is the course of a
 //! build decided. Prints nothing.
 
+#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod budget;
 mod confine;
 mod devices;
+#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod drive;
 mod host;
 pub mod image_build;
 pub mod inputs;
+#[warn(clippy::indexing_slicing, clippy::string_slice)]
 pub mod keep;
+#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod memory;
 mod packages;
 mod pseudo;
 mod reach;
 pub mod recipes;
+#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod steps;
 mod workspace;
 
