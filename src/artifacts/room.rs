@@ -62,7 +62,7 @@ impl Room {
     /// When the file system does not say.
     pub fn on(place: &Path) -> Result<Self, FileError> {
         let found = rustix::fs::statvfs(place)
-            .map_err(|errno| FileError::new("ask how much is free where it lies:", place)(errno.into()))?;
+            .map_err(|errno| FileError::new("measure the free space of", place)(errno.into()))?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         let reserve = RESERVE.min(bytes(found.f_blocks) / 20);
         Ok(Self::of(bytes(found.f_bavail).saturating_sub(reserve), place))
