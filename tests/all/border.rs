@@ -1,6 +1,7 @@
 //! What crosses from a build to this machine: what it says, what it claims, and what it leaves behind.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs,
     os::unix::{
@@ -12,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::support::{Done, Smidr, World};
+use super::support::{Done, LONG, Running, Smidr, World, wait_for};
 
 /// A recipe that reaches for the pipe of BitBake's user interface whenever it runs, and deploys what no build should.
 const SPOIL: &str = r##"LICENSE = "MIT"
@@ -41,6 +42,12 @@ def reach(d, when):
         pidfd = libc.syscall(434, int(pid), 0)
         if any(libc.syscall(438, pidfd, number, 0) >= 0 for number in range(3, 16)):
             said.append("%s took it" % when)
+    for folder in ("/proc/%s/fd" % pid for pid in filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            ends = [(os.readlink(folder + "/" + fd), os.lstat(folder + "/" + fd).st_mode) for fd in os.listdir(folder)]
+        except OSError:
+            continue
+        said += ["%s writes %s" % (when, pipe) for pipe, mode in ends if pipe.startswith("pipe:") and mode & 0o200]
     with open(d.getVar("TOPDIR") + "/report", "a") as file:
         file.writelines(line + "\n" for line in said)
         file.write("%s net %s\n" % (when, os.readlink("/proc/self/ns/net")))
@@ -103,10 +110,14 @@ fn what_a_build_leaves_behind_stays_harmless() {
     world.write("layers/meta-hello/recipes-test/spoil/spoil.bb", SPOIL);
     let plan = trusted(&world).args(["plan", "--json"]).run().json();
     let top = plan["plan"]["folders"]["top"].as_str().expect("TOPDIR").to_owned();
-    let done = trusted(&world).args(["build", "--target", "spoil", "--events", "json"]).run();
+    let report = Path::new(&top).join("report");
+    let running = trusted(&world).args(["build", "--target", "spoil", "--events", "json"]).start();
+    wait_for("BitBake to parse", LONG, || report.exists());
+    let pipes = pipes_of(&running);
+    let done = running.wait();
     assert!(!done.err.contains("panicked"), "{}", done.err);
     done.expect_code(0);
-    nobody_else_speaks_for_bitbake(&done, Path::new(&top));
+    nobody_else_speaks_for_bitbake(&done, &report, &pipes);
 
     let id =
         done.out.lines().find_map(|line| serde_json::from_str::<Value>(line).ok()?["build"].as_str().map(String::from));
@@ -140,9 +151,20 @@ fn what_a_build_leaves_behind_stays_harmless() {
     assert!(done.out.contains("licenses") && done.out.contains("leads out"), "{}", done.out);
 }
 
-fn nobody_else_speaks_for_bitbake(done: &Done, top: &Path) {
+fn pipes_of(running: &Running) -> BTreeSet<String> {
+    let folder = format!("/proc/{}/fd", running.pid());
+    let links =
+        World::names(Path::new(&folder)).into_iter().filter_map(|fd| fs::read_link(format!("{folder}/{fd}")).ok());
+    links.map(|link| link.display().to_string()).filter(|link| link.starts_with("pipe:")).collect()
+}
+
+fn nobody_else_speaks_for_bitbake(done: &Done, report: &Path, pipes: &BTreeSet<String>) {
     assert!(!done.out.contains("\"text\":\"forged"), "{}", done.out);
-    let report = fs::read_to_string(top.join("report")).expect("what the recipe saw");
+    let report = fs::read_to_string(report).expect("what the recipe saw");
+    // Of the pipes that smidr reads, nothing that BitBake starts has inherited any.
+    let written: BTreeSet<&str> = report.lines().filter_map(|line| Some(line.split_once(" writes ")?.1)).collect();
+    assert!(!written.is_empty() && !pipes.is_empty(), "{written:?} {pipes:?}");
+    assert!(written.iter().all(|pipe| !pipes.contains(*pipe)), "{written:?} of {pipes:?}");
     for when in ["parsing", "task", "cut"] {
         let found = format!("{when} found it");
         assert!(report.contains(&found) && report.contains(&format!("{when}: Permission denied")), "{report}");
