@@ -2,6 +2,7 @@
 //! read it while one writes. The only module that says SQL.
 
 use std::{
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -114,6 +115,8 @@ impl History {
         let db = Connection::open(path).map_err(failed("open"))?;
         let open = failed("open");
         db.busy_timeout(std::time::Duration::from_secs(10)).map_err(&open)?;
+        // What builds print is nobody else's; SQLite gives its other files the same mode. A file system without modes has none to set.
+        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
         // Readers never wait for the writer; a power cut may cost the last events, not the record.
         db.pragma_update(None, "journal_mode", "WAL").map_err(&open)?;
         db.pragma_update(None, "synchronous", "NORMAL").map_err(&open)?;
@@ -415,6 +418,10 @@ mod tests {
         });
         on.emit(Event::StageStarted { stage: Stage::Run });
         on.emit(Event::Console { line: "NOTE: hi".into() });
+        for name in ["history.db", "history.db-wal"] {
+            let found = std::fs::metadata(folder.path().join(name)).expect("a file of SQLite's");
+            assert_eq!(found.permissions().mode() & 0o777, 0o600, "{name}");
+        }
         let reader = History::open_existing(&path).expect("opens").expect("is there");
         let build = reader.find(None).expect("reads").expect("a build");
         assert_eq!((build.state, build.targets.len()), (State::Building, 1));
