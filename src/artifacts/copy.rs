@@ -86,12 +86,13 @@ fn stretches(file: &File) -> io::Result<impl Iterator<Item = io::Result<Range<u6
         if at >= length {
             return None;
         }
-        let found = match seek(file, SeekFrom::Data(at)) {
-            Ok(start) => seek(file, SeekFrom::Hole(start)).map(|end| start..end.min(length)),
+        let found =
+            seek(file, SeekFrom::Data(at)).and_then(|start| Ok(start..seek(file, SeekFrom::Hole(start))?.min(length)));
+        let found = match found {
             // Nothing but a hole from here on.
             Err(Errno::NXIO) => return None,
-            Err(Errno::INVAL) => Ok(at..length),
-            Err(errno) => Err(errno),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(at..length),
+            found => found,
         };
         // An error is the last that there is.
         at = found.as_ref().map_or(length, |stretch| stretch.end.max(at + 1));
