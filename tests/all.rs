@@ -3,6 +3,8 @@
 //! One binary, so that what is expensive, the build host of `hello`, is made once and used by all. `scripts/test` runs it as root
 //! and again as a user whom this machine does not know. A test that cannot run here says `SKIP` and why, aloud.
 
+#![expect(clippy::disallowed_macros, reason = "documents that tests make of literals")]
+
 #[path = "all/support.rs"]
 mod support;
 
@@ -13,6 +15,8 @@ mod fuzz_one;
 mod archives;
 #[path = "all/artifacts.rs"]
 mod artifacts;
+#[path = "all/border.rs"]
+mod border;
 #[path = "all/checkouts.rs"]
 mod checkouts;
 #[path = "all/config.rs"]

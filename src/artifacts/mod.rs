@@ -1,14 +1,21 @@
 //! Gathers what a build leaves behind: patterns in, copies and a manifest out. Never changes the build's own files.
+//!
+//! All that it reads was named and made by the build: each file is kept once, by what it takes on the disk and as long as there is room
+//! ([`Room`]), with no more rights than it needs; a link that leads out of what is kept is text in the manifest and nothing else.
+
+mod copy;
+mod room;
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
-    io,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
+pub use copy::data_in;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use rustix::fs::{Mode, OFlags, openat, symlinkat};
+pub use room::{Room, Spent};
+use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, symlinkat};
 
 use crate::{
     events::{Emitter, Redactor},
@@ -16,7 +23,7 @@ use crate::{
         files::{FileError, make_private_dir, remove_tree, sha256_of, write_atomically},
         rooted::{Rooted, RootedError},
     },
-    model::{Activity, Artifact, Event, Explain, Kind, Unit},
+    model::{Activity, Artifact, Event, Explain, Kind, Unit, leads_out},
 };
 
 /// The name of the manifest, beside the folder of artifacts.
@@ -36,6 +43,14 @@ pub enum ArtifactError {
     /// The build put a link in the place of its deploy folder.
     #[error("{0} leads through a symbolic link that the build made, and is left alone")]
     Link(PathBuf),
+    /// It would take more than a build may.
+    #[error("{path} cannot be kept")]
+    Full {
+        /// What was to be kept.
+        path: PathBuf,
+        /// What it has too much of.
+        source: Spent,
+    },
     /// There is no way to where a copy should be.
     #[error("cannot copy to {path}")]
     Place {
@@ -55,7 +70,7 @@ pub enum ArtifactError {
 impl Explain for ArtifactError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Nothing { .. } | Self::Link(_) => Kind::Build,
+            Self::Nothing { .. } | Self::Link(_) | Self::Full { .. } => Kind::Build,
             Self::Pattern(..) => Kind::Request,
             Self::Place { source, .. } => source.kind(),
             Self::File(error) => error.kind(),
@@ -66,6 +81,7 @@ impl Explain for ArtifactError {
         match self {
             Self::Nothing { deploy, .. } => Some(format!("see what is there:  find {} -type f", deploy.display())),
             Self::Link(_) => Some("begin anew:  smidr build --clean".into()),
+            Self::Full { source, .. } => Some(source.hint()),
             Self::Pattern(..) | Self::Place { .. } => None,
             Self::File(error) => error.hint(),
         }
@@ -76,24 +92,37 @@ impl Explain for ArtifactError {
 ///
 /// # Errors
 ///
-/// When nothing matches, or a file cannot be copied; `<build>/artifacts` is then not there.
-pub fn collect(deploy: &Path, patterns: &[String], build: &Path, on: &Emitter) -> Result<Vec<Artifact>, ArtifactError> {
+/// When nothing matches, there is no room, or a file cannot be copied; `<build>/artifacts` is then not there.
+pub fn collect(
+    deploy: &Path,
+    patterns: &[String],
+    build: &Path,
+    room: &mut Room,
+    on: &Emitter,
+) -> Result<Vec<Artifact>, ArtifactError> {
     let wanted = matcher(patterns)?;
-    let found = find(deploy, |path| wanted.is_match(path))?;
+    let found = find(deploy, room, |path| wanted.is_match(path))?;
     if found.is_empty() {
         return Err(ArtifactError::Nothing { deploy: deploy.into(), patterns: patterns.to_vec() });
     }
+    let mut half = Half::new(&build.join("artifacts"))?;
     let mut kept = Vec::with_capacity(found.len());
-    whole(&build.join("artifacts"), |half| {
-        for (done, path) in found.iter().enumerate() {
-            on.progress(Activity::Collect, "artifacts", done as u64, Some(found.len() as u64), Unit::Items);
-            kept.push(keep(deploy, path, half)?);
-        }
-        Ok(())
-    })?;
-    let manifest =
-        serde_json::to_vec_pretty(&serde_json::json!({ "version": 1, "artifacts": kept })).unwrap_or_default();
-    write_atomically(&build.join(MANIFEST), &manifest, 0o600)?;
+    let mut keeper = Keeper::new(deploy, &half.at, Redactor::default(), room);
+    for (done, path) in found.iter().enumerate() {
+        on.progress(Activity::Collect, "artifacts", done as u64, Some(found.len() as u64), Unit::Items);
+        kept.push(keeper.artifact(path)?);
+    }
+    half.show()?;
+    #[derive(serde::Serialize)]
+    struct Manifest<'a> {
+        version: u32,
+        artifacts: &'a [Artifact],
+    }
+    let path = build.join(MANIFEST);
+    let manifest = serde_json::to_vec_pretty(&Manifest { version: 1, artifacts: &kept })
+        .map_err(|error| FileError::new("write", &path)(error.into()))?;
+    write_atomically(&path, &manifest, 0o600)?;
+    half.keep();
     for artifact in &kept {
         on.emit(Event::ArtifactKept { artifact: artifact.clone() });
     }
@@ -104,57 +133,217 @@ pub fn collect(deploy: &Path, patterns: &[String], build: &Path, on: &Emitter) -
 ///
 /// # Errors
 ///
-/// When a file cannot be copied; `to` is then not there.
-pub fn keep_folder(from: &Path, to: &Path, redactor: &Redactor, on: &Emitter) -> Result<(), ArtifactError> {
-    let found = find(from, |path| path.iter().next().is_some_and(|first| first != ".git"))?;
+/// When there is no room, or a file cannot be copied; `to` is then not there.
+pub fn keep_folder(
+    from: &Path,
+    to: &Path,
+    redactor: &Redactor,
+    room: &mut Room,
+    on: &Emitter,
+) -> Result<(), ArtifactError> {
+    let found = find(from, room, |path| path.iter().next().is_some_and(|first| first != ".git"))?;
     let name = to.file_name().unwrap_or_default().to_string_lossy();
-    whole(to, |half| {
-        for (done, path) in found.iter().enumerate() {
-            on.progress(Activity::Collect, &name, done as u64, Some(found.len() as u64), Unit::Items);
-            let target = half.join(path);
-            if let Some(folder) = target.parent() {
-                make_private_dir(folder)?;
-            }
-            duplicate(&from.join(path), &target, redactor)?;
+    let mut half = Half::new(to)?;
+    let mut keeper = Keeper::new(from, &half.at, redactor.clone(), room);
+    let mut outside = Vec::new();
+    for (done, path) in found.iter().enumerate() {
+        on.progress(Activity::Collect, &name, done as u64, Some(found.len() as u64), Unit::Items);
+        if matches!(keeper.take(path)?, Taken::Outside(_)) {
+            outside.push(path);
         }
-        Ok(())
-    })?;
+    }
+    half.show()?;
+    half.keep();
+    if let Some(first) = outside.first() {
+        let (count, first) = (outside.len(), first.display());
+        on.warn(format!("{count} links in {name} are not kept, since each leads out of it: {first} is the first"));
+    }
     Ok(())
 }
 
-// A folder that is there when it is complete.
-fn whole(to: &Path, fill: impl FnOnce(&Path) -> Result<(), FileError>) -> Result<(), FileError> {
-    let half = to.with_extension("part");
-    remove_tree(&half)?;
-    make_private_dir(&half)?;
-    fill(&half)?;
-    fs::rename(&half, to).map_err(FileError::new("make visible", to))
+/// Copies the first bytes of a log to a new file, without secrets.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn keep_log(from: &File, to: &Path, at_most: u64, redactor: &Redactor) -> Result<(), FileError> {
+    let target = File::create(to).map_err(FileError::new("make", to))?;
+    copy::copy_first(from, &target, redactor, at_most).map_err(FileError::new("write", to))
+}
+
+/// A folder that becomes visible when it is complete. What is not kept in the end is removed, whatever happens.
+struct Half {
+    at: PathBuf,
+    to: PathBuf,
+    kept: bool,
+}
+
+impl Half {
+    fn new(to: &Path) -> Result<Self, FileError> {
+        let at = to.with_extension("part");
+        remove_tree(&at)?;
+        make_private_dir(&at)?;
+        Ok(Self { at, to: to.into(), kept: false })
+    }
+
+    fn show(&mut self) -> Result<(), FileError> {
+        fs::rename(&self.at, &self.to).map_err(FileError::new("make visible", &self.to))?;
+        self.at.clone_from(&self.to);
+        Ok(())
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Half {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What made it incomplete is the error that is told.
+            let _ = remove_tree(&self.at);
+        }
+    }
+}
+
+/// What has become of an entry of the build's folder.
+enum Taken {
+    /// The same link.
+    Link(PathBuf),
+    /// A link that leads out, which was not made.
+    Outside(PathBuf),
+    /// A copy, perhaps of a file that has more names.
+    File { shared: bool },
+    /// Another name of a copy that was made before.
+    Again(PathBuf),
+}
+
+/// Copies files of one folder to another one.
+struct Keeper<'a> {
+    from: &'a Path,
+    to: PathBuf,
+    redactor: Redactor,
+    room: &'a mut Room,
+    // The first name of each file that has several.
+    shared: HashMap<(u64, u64), PathBuf>,
+    // By their first names.
+    hashed: HashMap<PathBuf, Artifact>,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(from: &'a Path, to: &Path, redactor: Redactor, room: &'a mut Room) -> Self {
+        Self { from, to: to.into(), redactor, room, shared: HashMap::new(), hashed: HashMap::new() }
+    }
+
+    fn artifact(&mut self, path: &Path) -> Result<Artifact, ArtifactError> {
+        let taken = self.take(path)?;
+        if let Taken::Again(first) = &taken
+            && let Some(first) = self.hashed.get(first)
+        {
+            return Ok(Artifact { path: path.into(), ..first.clone() });
+        }
+        if let Taken::Link(link) | Taken::Outside(link) = taken {
+            return Ok(Artifact { path: path.into(), size: 0, sha256: None, link: Some(link) });
+        }
+        let to = self.to.join(path);
+        let length = fs::metadata(&to).map_err(FileError::new("look at", &to))?.len();
+        self.room.hashed(length).map_err(|spent| self.full(path, spent))?;
+        let (sha256, size) = sha256_of(&to)?;
+        let artifact = Artifact { path: path.into(), size, sha256: Some(sha256), link: None };
+        if matches!(taken, Taken::File { shared: true }) {
+            self.hashed.insert(path.into(), artifact.clone());
+        }
+        Ok(artifact)
+    }
+
+    fn take(&mut self, path: &Path) -> Result<Taken, ArtifactError> {
+        let (from, to) = (self.from.join(path), self.to.join(path));
+        self.room.file().map_err(|spent| self.full(path, spent))?;
+        let kind = fs::symlink_metadata(&from).map_err(FileError::new("look at", &from))?;
+        if let Some(folder) = to.parent() {
+            make_private_dir(folder)?;
+        }
+        if kind.is_symlink() {
+            let link = fs::read_link(&from).map_err(FileError::new("read the link", &from))?;
+            if leads_out(path, &link) {
+                return Ok(Taken::Outside(link));
+            }
+            std::os::unix::fs::symlink(&link, &to).map_err(FileError::new("make the link", &to))?;
+            return Ok(Taken::Link(link));
+        }
+        let source = copy::open(&from).map_err(FileError::new("copy", &from))?;
+        let shared = copy::shared(&source).map_err(FileError::new("look at", &from))?;
+        if let Some(first) = shared.and_then(|id| self.shared.get(&id))
+            // A file system without hard links, or with too many of this one: then a copy.
+            && fs::hard_link(self.to.join(first), &to).is_ok()
+        {
+            return Ok(Taken::Again(first.clone()));
+        }
+        let target = File::create_new(&to).map_err(FileError::new("make", &to))?;
+        // A hard link to the build's own file would change together with the next build's.
+        if self.redactor.knows_any() || !copy::share(&source, &target) {
+            let data = data_in(&source).map_err(FileError::new("look at", &from))?;
+            self.room.data(data).map_err(|spent| self.full(path, spent))?;
+            copy::copy_data(&source, &target, &self.redactor).map_err(FileError::new("copy", &from))?;
+        }
+        copy::dress(&source, &target).map_err(FileError::new("copy", &from))?;
+        if let Some(id) = shared {
+            self.shared.entry(id).or_insert_with(|| path.into());
+        }
+        Ok(Taken::File { shared: shared.is_some() })
+    }
+
+    fn full(&self, path: &Path, source: Spent) -> ArtifactError {
+        ArtifactError::Full { path: self.from.join(path), source }
+    }
 }
 
 /// Copies kept artifacts into a folder of the user's. Links that are there, perhaps from a copy of another build, lead nowhere else.
+/// Gives the number of links that were not made because they lead out.
 ///
 /// # Errors
 ///
 /// When the file system refuses, or a file is there already.
-pub fn copy_all(from: &Path, artifacts: &[Artifact], dest: &Path) -> Result<(), ArtifactError> {
+pub fn copy_all(from: &Path, artifacts: &[Artifact], dest: &Path) -> Result<usize, ArtifactError> {
     fs::create_dir_all(dest).map_err(FileError::new("make the folder", dest))?;
     let within = |path: &Path, source| ArtifactError::Place { path: dest.join(path), source };
     let root = Rooted::open(dest).map_err(|source| within(Path::new(""), source))?;
-    for Artifact { path, link, .. } in artifacts {
+    let mut shared: HashMap<(u64, u64), &Path> = HashMap::new();
+    let mut outside = 0;
+    for artifact in artifacts {
+        let path = artifact.path.as_path();
+        if artifact.leads_out() {
+            outside += 1;
+            continue;
+        }
         let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
         let folder = root.make_dirs(parent, 0o755).map_err(|source| within(path, source))?;
         let failed = || FileError::new("make", &dest.join(path));
-        match link {
-            Some(link) => symlinkat(link, &folder, name).map_err(|errno| failed()(errno.into()))?,
-            None => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let target = openat(&folder, name, flags, Mode::from(0o666)).map_err(|errno| failed()(errno.into()))?;
-                copy(&from.join(path), target.into(), &Redactor::default())
-                    .map_err(FileError::new("copy to", &dest.join(path)))?;
-            }
+        if let Some(link) = &artifact.link {
+            symlinkat(link, &folder, name).map_err(|errno| failed()(errno.into()))?;
+            continue;
+        }
+        let (from, copying) = (from.join(path), || FileError::new("copy to", &dest.join(path)));
+        let source = copy::open(&from).map_err(FileError::new("read", &from))?;
+        let id = copy::shared(&source).map_err(copying())?;
+        if let Some(first) = id.and_then(|id| shared.get(&id))
+            && let Ok((place, known)) = root.parent(first)
+            && linkat(&place, &known, &folder, name, AtFlags::empty()).is_ok()
+        {
+            continue;
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let target = openat(&folder, name, flags, Mode::from(0o666)).map_err(|errno| failed()(errno.into()))?;
+        let target = File::from(target);
+        if !copy::share(&source, &target) {
+            copy::copy_data(&source, &target, &Redactor::default()).map_err(copying())?;
+        }
+        copy::dress(&source, &target).map_err(copying())?;
+        if let Some(id) = id {
+            shared.entry(id).or_insert(path);
         }
     }
-    Ok(())
+    Ok(outside)
 }
 
 fn matcher(patterns: &[String]) -> Result<GlobSet, ArtifactError> {
@@ -166,64 +355,26 @@ fn matcher(patterns: &[String]) -> Result<GlobSet, ArtifactError> {
     set.build().map_err(|error| ArtifactError::Pattern(patterns.join(" "), error))
 }
 
-fn find(deploy: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, FileError> {
+fn find(deploy: &Path, room: &Room, wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, ArtifactError> {
     let mut found = Vec::new();
     if !deploy.is_dir() {
         return Ok(found);
     }
-    for entry in walkdir::WalkDir::new(deploy).sort_by_file_name() {
+    // Sorted afterwards: a folder with millions of entries is not held in memory.
+    for entry in walkdir::WalkDir::new(deploy) {
         let entry = entry.map_err(|error| FileError::new("read", deploy)(error.into()))?;
         let Ok(path) = entry.path().strip_prefix(deploy) else { continue };
         // Pipes, sockets and devices are no artifacts, and opening one could wait forever.
         let kind = entry.file_type();
         if (kind.is_file() || kind.is_symlink()) && wanted(path) {
+            if found.len() as u64 >= room.files_left() {
+                return Err(ArtifactError::Full { path: entry.path().into(), source: Spent::Files });
+            }
             found.push(path.to_path_buf());
         }
     }
+    found.sort_unstable();
     Ok(found)
-}
-
-fn keep(deploy: &Path, path: &Path, target: &Path) -> Result<Artifact, FileError> {
-    let (from, to) = (deploy.join(path), target.join(path));
-    if let Some(folder) = to.parent() {
-        make_private_dir(folder)?;
-    }
-    if let Some(link) = duplicate(&from, &to, &Redactor::default())? {
-        return Ok(Artifact { path: path.into(), size: 0, sha256: None, link: Some(link) });
-    }
-    let (sha256, size) = sha256_of(&to)?;
-    Ok(Artifact { path: path.into(), size, sha256: Some(sha256), link: None })
-}
-
-// Copies a file, or makes the same link and says where it leads. A hard link would change together with the next build's file.
-fn duplicate(from: &Path, to: &Path, redactor: &Redactor) -> Result<Option<PathBuf>, FileError> {
-    let kind = fs::symlink_metadata(from).map_err(FileError::new("look at", from))?;
-    if kind.is_symlink() {
-        let link = fs::read_link(from).map_err(FileError::new("read the link", from))?;
-        std::os::unix::fs::symlink(&link, to).map_err(FileError::new("make the link", to))?;
-        return Ok(Some(link));
-    }
-    let target = File::create_new(to).map_err(FileError::new("make", to))?;
-    copy(from, target, redactor).map_err(FileError::new("copy", from))?;
-    Ok(None)
-}
-
-/// Shares the blocks where the file system can (btrfs, xfs), copies where it cannot. Keeps permissions and the time of the last change.
-fn copy(from: &Path, target: File, redactor: &Redactor) -> io::Result<()> {
-    // What was a file a moment ago may be something else by now.
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let source = fs::OpenOptions::new().read(true).custom_flags(flags).open(from)?;
-    if !source.metadata()?.is_file() {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    if redactor.knows_any() {
-        redactor.copy(&source, &target)?;
-    } else if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
-        io::copy(&mut &source, &mut &target)?;
-    }
-    let metadata = source.metadata()?;
-    target.set_permissions(metadata.permissions())?;
-    target.set_modified(metadata.modified()?)
 }
 
 #[cfg(test)]
@@ -243,7 +394,8 @@ mod tests {
         std::os::unix::fs::symlink("a.ext4", images.join("latest")).expect("a link");
         let build = folder.path().join("build");
         let on = Emitter::new(BuildId::new("x", 1).expect("an id"), Vec::new());
-        let kept = collect(&deploy, &["images/board/**".into()], &build, &on).expect("collected");
+        let room = || Room::of(1 << 20, &build);
+        let kept = collect(&deploy, &["images/board/**".into()], &build, &mut room(), &on).expect("collected");
         let names: Vec<String> = kept.iter().map(|artifact| artifact.path.display().to_string()).collect();
         assert_eq!(names, ["images/board/a.ext4", "images/board/latest"]);
         assert_eq!(fs::read(build.join("artifacts/images/board/a.ext4")).expect("kept"), b"content");
@@ -251,8 +403,46 @@ mod tests {
         // The next build changes its own file; what was kept stays.
         fs::write(images.join("a.ext4"), b"changed").expect("a file");
         assert_eq!(fs::read(build.join("artifacts/images/board/a.ext4")).expect("kept"), b"content");
-        let nothing = collect(&deploy, &["images/other/*".into()], &folder.path().join("b2"), &on);
+        let nothing = collect(&deploy, &["images/other/*".into()], &folder.path().join("b2"), &mut room(), &on);
         assert!(matches!(nothing, Err(ArtifactError::Nothing { .. })));
         assert!(!folder.path().join("b2/artifacts").exists());
+    }
+
+    /// A sink that breaks when it hears of the second file.
+    struct Breaks;
+
+    impl crate::events::EventSink for Breaks {
+        fn accept(&mut self, record: &crate::model::Record) {
+            assert!(!matches!(record.event, Event::Progress { done: 1, .. }), "as a full disk of a log would");
+        }
+    }
+
+    #[test]
+    fn nothing_half_made_stays() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (deploy, build) = (folder.path().join("deploy"), folder.path().join("build"));
+        fs::create_dir(&deploy).expect("a folder");
+        for name in ["a", "b"] {
+            fs::write(deploy.join(name), vec![1; 3 << 20]).expect("a file");
+        }
+        fs::hard_link(deploy.join("a"), deploy.join("a2")).expect("a second name");
+        let id = || BuildId::new("x", 1).expect("an id");
+        let collect = |bytes: u64, on: &Emitter| {
+            collect(&deploy, &["**".into()], &build, &mut Room::of(bytes, &build), on).map(|kept| kept.len())
+        };
+        let on = Emitter::new(id(), Vec::new());
+        let broken = Emitter::new(id(), vec![Box::new(Breaks)]);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| collect(1 << 30, &broken)));
+        assert!(panicked.is_err() && fs::read_dir(&build).expect("a folder").next().is_none());
+        // Where blocks are shared, a copy takes nothing.
+        let probe = |name: &str| File::create(folder.path().join(name)).expect("a file");
+        if !copy::share(&File::open(deploy.join("a")).expect("a file"), &probe("probe")) {
+            let full = collect(5 << 20, &on).expect_err("two of three mebibytes each");
+            assert_eq!(full.kind(), Kind::Build);
+            assert!(full.to_string().ends_with("deploy/b cannot be kept"), "{full}");
+            assert!(full.hint().is_some_and(|hint| hint.contains("artifacts:")), "{full:?}");
+            assert!(fs::read_dir(&build).expect("a folder").next().is_none());
+        }
+        assert_eq!(collect(7 << 20, &on).expect("room for two, of which one has two names"), 3);
     }
 }

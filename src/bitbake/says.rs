@@ -4,18 +4,15 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::model::{Activity, Event, Level, TaskName, Unit};
+use crate::model::{Activity, Event, Level, TaskName, Unit, document_path};
 
 /// What a line meant.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Heard {
     /// Something happened.
     Event(Event),
-    /// The user interface is done; BitBake's verdict.
-    Done {
-        /// 0: all targets were built.
-        exit: i32,
-    },
+    /// The user interface is done. What it makes of the build is BitBake's exit status, too, and that decides.
+    Done,
     /// Nothing of interest, or nothing that this smidr understands.
     Nothing,
 }
@@ -58,6 +55,7 @@ enum Line {
         total: u64,
         #[serde(default)]
         setscene: bool,
+        #[serde(flatten, with = "document_path::log")]
         log: Option<PathBuf>,
     },
     TaskProgress {
@@ -69,6 +67,7 @@ enum Line {
         task: String,
         pid: Option<u32>,
         ok: bool,
+        #[serde(flatten, with = "document_path::log")]
         log: Option<PathBuf>,
         #[serde(default)]
         setscene: bool,
@@ -90,9 +89,7 @@ enum Line {
         dir: String,
         kind: String,
     },
-    Done {
-        exit: i32,
-    },
+    Done,
     #[serde(other)]
     Other,
 }
@@ -111,7 +108,7 @@ pub fn hear(line: &str) -> Heard {
         unit: Unit::Items,
     };
     Heard::Event(match line {
-        Line::Done { exit } => return Heard::Done { exit },
+        Line::Done => return Heard::Done,
         Line::Other | Line::TaskProgress { percent: None, .. } => return Heard::Nothing,
         Line::Hello { version } => Event::BitbakeReady { version },
         Line::Log { level, text, recipe, task } => {
@@ -144,6 +141,8 @@ pub fn hear(line: &str) -> Heard {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+
     use super::*;
 
     #[test]
@@ -155,17 +154,19 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+        let odd = started.replace(r#""log":"/w/log.do_compile.7""#, r#""log":"/w/?","log_bytes":"2f772fff""#);
+        match hear(&odd) {
+            Heard::Event(Event::TaskStarted { log: Some(log), .. }) => {
+                assert_eq!(log.as_os_str().as_bytes(), b"/w/\xff")
+            }
+            other => panic!("{other:?}"),
+        }
         let without_body = started.replace(r#""pid":7"#, r#""pid":null"#);
         assert!(matches!(hear(&without_body), Heard::Event(Event::TaskStarted { pid: 0, .. })));
-        assert_eq!(hear(r#"{"e":"done","exit":1}"#), Heard::Done { exit: 1 });
-        for strange in [
-            "",
-            "{",
-            "[]",
-            r#"{"e":"from_the_future","x":1}"#,
-            r#"{"e":"done"}"#,
-            r#"{"e":"task_progress","pid":1,"percent":null}"#,
-        ] {
+        assert_eq!(hear(r#"{"e":"done","exit":1}"#), Heard::Done);
+        for strange in
+            ["", "{", "[]", r#"{"e":"from_the_future","x":1}"#, r#"{"e":"task_progress","pid":1,"percent":null}"#]
+        {
             assert_eq!(hear(strange), Heard::Nothing, "{strange}");
         }
     }

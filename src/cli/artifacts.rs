@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::ExitCode, time::Duration};
 use super::{
     args::{Artifacts, Clean, Listing},
     context,
-    output::{bytes, say, say_json, talk},
+    output::{Document, bytes, say, talk},
     report::{Done, Failure, Refused},
 };
 use crate::{
@@ -40,7 +40,7 @@ fn find(config: &Path, facts: &HostFacts, paths: &Paths, id: Option<&str>) -> Re
 
 fn list((build, artifacts): Found, listing: &Listing) -> Done {
     if listing.json {
-        say_json(&serde_json::json!({ "version": 1, "build": build.id, "artifacts": artifacts }));
+        Document::new().with("build", &build.id)?.with("artifacts", &artifacts)?.say();
     } else if artifacts.is_empty() {
         talk(format!("{} ({}) left nothing behind", build.id, build.state));
     } else if is_cleaned(&build) {
@@ -56,7 +56,8 @@ fn list((build, artifacts): Found, listing: &Listing) -> Done {
 fn show((build, artifacts): Found, paths: &Paths, listing: &Listing) -> Done {
     let folder = paths.build(&build.id).join("artifacts");
     if listing.json {
-        say_json(&serde_json::json!({ "version": 1, "build": build.id, "folder": folder, "artifacts": artifacts }));
+        let document = Document::new().with("build", &build.id)?.with("artifacts", &artifacts)?;
+        document.with("folder", &folder)?.say();
         return Ok(ExitCode::SUCCESS);
     }
     talk(format!("{} in {}", build.id, folder.display()));
@@ -81,8 +82,13 @@ fn copy((build, found): Found, paths: &Paths, dest: &Path) -> Done {
         let what = format!("{} exists already, and is left as it is", dest.join(&taken.path).display());
         return Err(Refused::new(what, Some("choose another folder".into())).into());
     }
-    artifacts::copy_all(&from, &found, dest)?;
-    talk(format!("{} files in {}", found.len(), dest.display()));
+    let outside = artifacts::copy_all(&from, &found, dest)?;
+    talk(format!("{} files in {}", found.len() - outside, dest.display()));
+    if outside > 0 {
+        talk(format!(
+            "{outside} links were not made, since each leads out of the artifacts: see `smidr artifacts list`"
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

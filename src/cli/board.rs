@@ -12,6 +12,9 @@ use indicatif::ProgressBar;
 
 use crate::model::TaskName;
 
+/// How many running tasks are followed: more than any machine runs, and no more than memory is there for, whatever a build claims.
+const TASKS: usize = 10_000;
+
 /// How many running tasks are named.
 const TASKS_SHOWN: usize = 4;
 
@@ -80,7 +83,9 @@ impl Board {
 
     /// A task begins, in a process of its own.
     pub fn started(&mut self, pid: u32, name: TaskName) {
-        self.running.insert(pid, (name, Instant::now(), None));
+        if self.running.len() < TASKS {
+            self.running.insert(pid, (name, Instant::now(), None));
+        }
     }
 
     /// How far a task is.

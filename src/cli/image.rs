@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 use super::{
     args::{Compression, Image, Prune},
     desk::Desk,
-    output::{bytes, say, say_json, talk},
+    output::{Document, Unwritable, bytes, say, talk},
     report::{Done, Failure, Refused, report},
 };
 use crate::{
@@ -217,17 +217,8 @@ impl Desk {
     fn list(&self, json: bool) -> Done {
         let images = self.store.list()?;
         if json {
-            let list: Vec<_> = images
-                .iter()
-                .map(|image| {
-                    serde_json::json!({
-                        "name": image.name, "digest": image.manifest, "created": image.created,
-                        "source": image.source, "size": image.size, "shared": image.shared,
-                        "layers": image.layers, "last_used": image.last_used,
-                    })
-                })
-                .collect();
-            say_json(&serde_json::json!({ "version": 1, "images": list }));
+            let list = images.iter().map(document).collect::<Result<Vec<_>, _>>()?;
+            Document::new().with("images", &list)?.say();
         } else if images.is_empty() {
             talk("there are no images yet:  smidr image build debian-12");
         }
@@ -273,4 +264,16 @@ fn limits_of(texts: &[String]) -> Result<Limits, Failure> {
 
 fn tell(image: &StoredImage) {
     say(format!("{}  {}", image.name, image.manifest));
+}
+
+fn document(image: &StoredImage) -> Result<Document, Unwritable> {
+    Document::default()
+        .with("name", &image.name)?
+        .with("digest", &image.manifest)?
+        .with("created", &image.created)?
+        .with("source", &image.source)?
+        .with("size", &image.size)?
+        .with("shared", &image.shared)?
+        .with("layers", &image.layers)?
+        .with("last_used", &image.last_used)
 }

@@ -5,8 +5,12 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
-use crate::model::{PeakOf, Usage};
+use crate::{
+    events::Redactor,
+    model::{Explain, Kind, PeakOf, Usage},
+};
 
 /// Prints a line of data.
 pub fn say(line: impl AsRef<str>) {
@@ -48,9 +52,51 @@ pub fn quoted(text: impl ToString) -> String {
     out
 }
 
-/// Prints a document for scripts.
-pub fn say_json(document: &impl Serialize) {
-    say(serde_json::to_string_pretty(document).unwrap_or_default());
+/// A document for scripts, or a part of one: fields by their names.
+#[derive(Debug, Default, Serialize)]
+pub struct Document(Map<String, Value>);
+
+/// A value holds what no document can: a path of the caller's own that is no UTF-8.
+#[derive(Debug, thiserror::Error)]
+#[error("`{name}` cannot be written as JSON")]
+pub struct Unwritable {
+    name: &'static str,
+    source: serde_json::Error,
+}
+
+impl Explain for Unwritable {
+    fn kind(&self) -> Kind {
+        Kind::Request
+    }
+}
+
+impl Document {
+    /// A whole one, with the version that there is.
+    pub fn new() -> Self {
+        Self(Map::from_iter([("version".into(), 1.into())]))
+    }
+
+    /// With one field more.
+    ///
+    /// # Errors
+    ///
+    /// When the value cannot be written down.
+    pub fn with(mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> Result<Self, Unwritable> {
+        self.0.insert(name.into(), serde_json::to_value(value).map_err(|source| Unwritable { name, source })?);
+        Ok(self)
+    }
+
+    /// Prints it.
+    pub fn say(self) {
+        self.say_without(&Redactor::default());
+    }
+
+    /// Prints it without secrets.
+    pub fn say_without(self, secrets: &Redactor) {
+        let mut document = Value::from(self.0);
+        secrets.json(&mut document);
+        say(format!("{document:#}"));
+    }
 }
 
 /// Whether people watch standard error, on a terminal that can draw.

@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 use super::{
     args::{Grant, Plan},
     context,
-    output::{say, say_json},
+    output::{Document, say},
     report::Done,
     trust::{self, Judged},
 };
@@ -25,9 +25,9 @@ pub fn plan(file: &Path, grant: &Grant, args: &Plan) -> Done {
     let plan = &judged.plan;
     let redactor = Redactor::new(&plan.secrets());
     if args.json {
-        let mut document = serde_json::json!({ "version": 1, "plan": plan, "asks": judged.asks, "refused": judged.refused, "digest": judged.digest() });
-        redactor.json(&mut document);
-        say_json(&document);
+        let document =
+            Document::new().with("plan", plan)?.with("asks", &judged.asks)?.with("refused", &judged.refused)?;
+        document.with("digest", &judged.digest())?.say_without(&redactor);
     } else {
         summary(&judged, &redactor);
     }

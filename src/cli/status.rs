@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::{
     args::Status,
     context,
-    output::{bytes, duration, say, say_json, talk, used},
+    output::{Document, bytes, duration, say, talk, used},
     report::Done,
 };
 use crate::{history::BuildRecord, host::paths, service::LocalService};
@@ -22,7 +22,7 @@ pub fn status(args: &Status) -> Done {
         Some(id) => {
             let build = service.show(Some(id))?;
             if args.json {
-                say_json(&serde_json::json!({ "version": 1, "build": build }));
+                Document::new().with("build", &build)?.say();
             } else {
                 one(&build);
             }
@@ -31,7 +31,7 @@ pub fn status(args: &Status) -> Done {
             let (shown, total) = (if args.all { u32::MAX } else { LIMIT }, service.count()?);
             let builds = service.list(shown)?;
             if args.json {
-                say_json(&serde_json::json!({ "version": 1, "total": total, "builds": builds }));
+                Document::new().with("total", &total)?.with("builds", &builds)?.say();
             } else if builds.is_empty() {
                 talk("nothing has been built yet");
             } else {

@@ -6,12 +6,10 @@ use std::{
     process::ExitCode,
 };
 
-use serde::Serialize;
-
 use super::{
     args::{Grant, Trust as TrustArgs, Untrust},
     context::{self, default_wanted},
-    output::{quoted, say, say_json, talk},
+    output::{Document, quoted, say, talk},
     report::{Done, Failure, Refused},
 };
 use crate::{
@@ -221,16 +219,10 @@ pub fn untrust(file: &Path, _: &Untrust) -> Done {
     Err(Refused::new(format!("{} was not trusted", config.display()), Some(hint)).into())
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
-    version: u32,
-    projects: &'a [crate::project::trust::Trusted],
-}
-
 fn list(paths: &Paths, json: bool) -> Done {
     let trust = Trust::read(paths)?;
     if json {
-        say_json(&Document { version: 1, projects: trust.list() });
+        Document::new().with("projects", trust.list())?.say();
         return Ok(ExitCode::SUCCESS);
     }
     for known in trust.list() {

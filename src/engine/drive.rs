@@ -1,10 +1,12 @@
 //! Runs BitBake in its sandbox and listens: to its user interface, to its console, to whoever wants it to stop, to the clock.
 //!
-//! One loop takes messages from all of them, in one order; this is where a build's course is decided.
+//! One loop takes messages from all of them, in one order; this is where a build's course is decided. What the console and the user
+//! interface say are claims of a build, and taken in as far as its [`Budget`] goes; how BitBake ended is for the kernel to say.
 
 use std::{
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
+    path::PathBuf,
     sync::mpsc::{self, RecvTimeoutError, SyncSender},
     thread,
     time::{Duration, Instant},
@@ -14,6 +16,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     EngineError, Tools,
+    budget::Budget,
     confine::Confinement,
     keep,
     memory::{self, Evidence, Sign},
@@ -40,8 +43,11 @@ const LOG_LINES: usize = 60;
 /// How much of the end of a log is looked at, in bytes.
 const LOG_BYTES: u64 = 64 * 1024;
 
-/// BitBake's own messages may hold the whole output of a program, in bytes.
-const MESSAGE_LIMIT: u64 = 4 * 1024 * 1024;
+/// A line of the user interface, in bytes. Its messages may hold the output of a program: `TEXT` in smidr.py is what of that passes.
+const MESSAGE_LIMIT: u64 = 256 * 1024;
+
+/// The longest path of a log, in bytes (PATH_MAX in limits.h).
+const LONGEST_PATH: usize = 4096;
 
 /// What every program says when it cannot write any more (strerror(3), ENOSPC).
 const DISK_FULL: &str = "No space left on device";
@@ -49,17 +55,21 @@ const DISK_FULL: &str = "No space left on device";
 /// How many of BitBake's own errors are told at the end, where no task failed.
 const ERRORS_KEPT: usize = 20;
 
-/// Messages that may wait for the loop: a build that talks faster than its record can be written waits, and memory does not grow.
-const WAITING: usize = 1024;
+/// How much of one of them, in bytes.
+const ERROR_BYTES: usize = 16 * 1024;
+
+/// Messages that may wait for the loop, each of at most [`MESSAGE_LIMIT`]: a build that talks faster than its record can be written waits,
+/// and memory does not grow.
+const WAITING: usize = 64;
 
 /// What came of it.
 #[derive(Debug)]
 pub struct Finished {
     /// BitBake's exit status, or 128 and the number of the signal that ended it.
     pub exit: i32,
-    /// What its user interface said; none: it did not come that far.
-    pub verdict: Option<i32>,
-    /// Tasks that failed.
+    /// Whether its user interface said that it is done; if not, BitBake did not come that far.
+    pub said_done: bool,
+    /// Tasks that are said to have failed.
     pub failed: Vec<FailedTask>,
     /// Errors in BitBake's words, where no task failed.
     pub errors: Vec<String>,
@@ -75,6 +85,14 @@ pub struct Finished {
     pub stopped: bool,
     /// Whether the config's time was up.
     pub timed_out: bool,
+}
+
+impl Finished {
+    /// Whether there is something to collect. BitBake's exit status says so, whatever was claimed before: its user interface ends with
+    /// an error where a task failed, and nothing else in the build can reach that process.
+    pub fn is_good(&self) -> bool {
+        self.exit == 0 && !self.stopped && !self.timed_out
+    }
 }
 
 enum Message {
@@ -97,6 +115,7 @@ pub fn drive(
     timeout: Option<Duration>,
     tools: Tools<'_>,
     folders: &Folders,
+    budget: &mut Budget,
 ) -> Result<Finished, EngineError> {
     let on = tools.on;
     let (inbox, messages) = mpsc::sync_channel(WAITING);
@@ -119,7 +138,7 @@ pub fn drive(
             let _ = inbox.try_send(Message::Stop);
         }
     });
-    let mut course = Course::new(control, timeout, on, folders);
+    let mut course = Course::new(control, timeout, on, folders, budget);
     // Console and interface.
     let mut open = 2;
     loop {
@@ -129,7 +148,7 @@ pub fn drive(
         };
         course.heed(tools.stop.asked());
         match message {
-            Ok(Message::Console(line)) => on.emit(Event::Console { line }),
+            Ok(Message::Console(line)) => course.take(Event::Console { line }),
             Ok(Message::Interface(line)) => course.heard(&line),
             Ok(Message::Closed) => open -= 1,
             Ok(Message::Stop) => {}
@@ -140,7 +159,7 @@ pub fn drive(
                 let until = Instant::now() + DRAIN;
                 while open > 0 {
                     match messages.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                        Ok(Message::Console(line)) => on.emit(Event::Console { line }),
+                        Ok(Message::Console(line)) => course.take(Event::Console { line }),
                         Ok(Message::Interface(line)) => course.heard(&line),
                         Ok(Message::Closed) => open -= 1,
                         Ok(Message::Stop | Message::Ended(_)) => {}
@@ -207,9 +226,10 @@ struct Course<'a> {
     control: Control,
     on: &'a Emitter,
     folders: &'a Folders,
+    budget: &'a mut Budget,
     timeout: Option<Instant>,
     grace: Option<Instant>,
-    verdict: Option<i32>,
+    said_done: bool,
     failed: Vec<FailedTask>,
     errors: Vec<String>,
     disk_full: bool,
@@ -221,14 +241,21 @@ struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    fn new(control: Control, timeout: Option<Duration>, on: &'a Emitter, folders: &'a Folders) -> Self {
+    fn new(
+        control: Control,
+        timeout: Option<Duration>,
+        on: &'a Emitter,
+        folders: &'a Folders,
+        budget: &'a mut Budget,
+    ) -> Self {
         Self {
             control,
             on,
             folders,
+            budget,
             timeout: timeout.map(|timeout| Instant::now() + timeout),
             grace: None,
-            verdict: None,
+            said_done: false,
             failed: Vec::new(),
             errors: Vec::new(),
             disk_full: false,
@@ -246,33 +273,41 @@ impl<'a> Course<'a> {
     fn heard(&mut self, line: &str) {
         match hear(line) {
             Heard::Nothing => {}
-            Heard::Done { exit } => self.verdict = Some(exit),
+            Heard::Done => self.said_done = true,
             Heard::Event(mut event) => {
                 self.forget_foreign_log(&mut event);
-                self.note(&event);
-                let failed = match &event {
-                    Event::TaskEnded { name, ok: false, setscene: false, log: Some(log), .. } => {
-                        Some((name.clone(), log.clone()))
-                    }
-                    _ => None,
-                };
-                self.on.emit(event);
-                if let Some((name, log)) = failed
-                    && let Some(mut tail) = keep::open_log(self.folders, &log).and_then(tail)
-                {
-                    self.disk_full |= tail.iter().any(|line| line.contains(DISK_FULL));
-                    self.note_memory(&name, &tail);
-                    tail.drain(..tail.len().saturating_sub(LOG_LINES));
-                    self.on.emit(Event::TaskLog { name, log, tail });
+                let failed = self.note(&event);
+                self.take(event);
+                if let Some(FailedTask { name, log: Some(log) }) = failed {
+                    self.show(name, log);
                 }
             }
         }
     }
 
+    // Says it, if there is room for it.
+    fn take(&mut self, mut event: Event) {
+        if self.budget.takes(&mut event, self.on) {
+            self.on.emit(event);
+        }
+    }
+
+    fn show(&mut self, name: TaskName, log: PathBuf) {
+        let Some(file) = keep::open_log(self.folders, &log) else { return };
+        if !file.metadata().is_ok_and(|found| self.budget.is_new(&found)) {
+            return;
+        }
+        let Some(mut tail) = tail(file) else { return };
+        self.disk_full |= tail.iter().any(|line| line.contains(DISK_FULL));
+        self.note_memory(&name, &tail);
+        tail.drain(..tail.len().saturating_sub(LOG_LINES));
+        self.take(Event::TaskLog { name, log, tail });
+    }
+
     // Whoever reads the record would open what it names.
     fn forget_foreign_log(&self, event: &mut Event) {
         if let Event::TaskStarted { log, .. } | Event::TaskEnded { log, .. } = event {
-            log.take_if(|log| self.folders.inside(log).is_none());
+            log.take_if(|log| log.as_os_str().len() > LONGEST_PATH || self.folders.inside(log).is_none());
         }
     }
 
@@ -284,25 +319,30 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn note(&mut self, event: &Event) {
+    // Gives the task that failed, if that is what happened.
+    fn note(&mut self, event: &Event) -> Option<FailedTask> {
         match event {
-            Event::TaskEnded { name, ok: false, setscene: false, log, .. } => {
-                self.failed.push(FailedTask { name: name.clone(), log: log.clone() });
+            Event::TaskEnded { name, ok: false, setscene: false, log, .. } if self.budget.takes_failed(self.on) => {
+                let failed = FailedTask { name: name.clone(), log: log.clone() };
+                self.failed.push(failed.clone());
+                return Some(failed);
             }
             Event::Message { level, text, .. } if *level >= Level::Error => {
                 self.disk_full |= text.contains(DISK_FULL) || text.contains(NO_ROOM);
-                if self.errors.len() < ERRORS_KEPT {
-                    self.errors.push(text.clone());
-                }
+                self.note_error(|| beginning(text));
             }
-            Event::NoProvider { item, close_matches, .. } => {
-                let mut text = format!("nothing provides `{item}`");
-                if !close_matches.is_empty() {
-                    text.push_str(&format!("; near: {}", close_matches.join(", ")));
-                }
-                self.errors.push(text);
-            }
+            Event::NoProvider { item, close_matches, .. } => self.note_error(|| {
+                let near = if close_matches.is_empty() { "" } else { "; near: " };
+                beginning(&format!("nothing provides `{item}`{near}{}", close_matches.join(", ")))
+            }),
             _ => {}
+        }
+        None
+    }
+
+    fn note_error(&mut self, text: impl FnOnce() -> String) {
+        if self.errors.len() < ERRORS_KEPT {
+            self.errors.push(text());
         }
     }
 
@@ -342,6 +382,7 @@ impl<'a> Course<'a> {
     }
 
     fn finish(self, end: End, confinement: Confinement, uid: u32) -> Finished {
+        self.budget.tell(self.on);
         let (usage, seen) = confinement.finish(end.usage);
         let unasked = !self.stopped && !self.timed_out;
         // SIGTERM is what a daemon that watches over memory sends first.
@@ -353,7 +394,7 @@ impl<'a> Course<'a> {
             out_of_memory: memory::verdict(&evidence),
             usage,
             broken: end.broken.filter(|_| unasked),
-            verdict: self.verdict,
+            said_done: self.said_done,
             failed: self.failed,
             errors: self.errors,
             disk_full: self.disk_full,
@@ -361,6 +402,15 @@ impl<'a> Course<'a> {
             timed_out: self.timed_out,
         }
     }
+}
+
+/// What is told of an error. Cut between words: half a secret would not be recognised.
+fn beginning(text: &str) -> String {
+    if text.len() <= ERROR_BYTES {
+        return text.to_owned();
+    }
+    let start = (0..ERROR_BYTES).rev().find_map(|at| text.get(..at)).unwrap_or_default();
+    format!("{} …", start.rsplit_once(char::is_whitespace).map_or("", |(words, _)| words))
 }
 
 /// The lines at the end of a log.

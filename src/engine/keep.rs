@@ -7,16 +7,19 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use rustix::fs::OFlags;
 
-use super::EngineError;
+use super::{
+    EngineError,
+    budget::{self, Budget},
+};
 use crate::{
-    artifacts::{self, ArtifactError},
-    events::{Emitter, Redactor},
+    artifacts::{self, ArtifactError, Room},
+    events::Emitter,
     host::{
         files::{FileError, make_private_dir, write_atomically},
         rooted::Rooted,
@@ -29,15 +32,12 @@ use crate::{
 /// Tells the secrets of a build from others.
 const SEAL: &str = "secrets";
 
-/// Of a log that is kept, in bytes.
-const LOG_KEPT: u64 = 64 << 20;
-
 /// Copies what the plan asks for.
 ///
 /// # Errors
 ///
 /// When there is nothing though the config asks for something, or the file system refuses.
-pub fn artifacts(plan: &Plan, build: &Path, on: &Emitter) -> Result<Vec<Artifact>, EngineError> {
+pub fn artifacts(plan: &Plan, build: &Path, room: &mut Room, on: &Emitter) -> Result<Vec<Artifact>, EngineError> {
     let folders = &plan.folders;
     // `--fetch-only` and tasks chosen by hand deploy nothing.
     if plan.fetch_only || !plan.bitbake_args.is_empty() && !folders.deploy.is_dir() {
@@ -46,7 +46,7 @@ pub fn artifacts(plan: &Plan, build: &Path, on: &Emitter) -> Result<Vec<Artifact
     if folders.deploy.is_dir() && !is_own(folders, &folders.deploy) {
         return Err(ArtifactError::Link(folders.deploy.clone()).into());
     }
-    match artifacts::collect(&folders.deploy, &plan.artifacts, build, on) {
+    match artifacts::collect(&folders.deploy, &plan.artifacts, build, room, on) {
         Err(ArtifactError::Nothing { .. }) if !plan.artifacts_required => Ok(Vec::new()),
         collected => Ok(collected?),
     }
@@ -84,15 +84,22 @@ pub fn knows(secrets: &Secrets, id: &BuildId, build: &Path) -> bool {
     }
 }
 
-/// Copies what a build says about itself, without secrets: licences, software bills of materials, its history. Only what is there.
+/// Copies what a build says about itself, without secrets: licences, software bills of materials, its history. Only what is there, and
+/// for which there is room: a build is not worse without them.
 ///
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn records(folders: &Folders, build: &Path, redactor: &Redactor, on: &Emitter) -> Result<(), EngineError> {
+pub fn records(folders: &Folders, build: &Path, room: &mut Room, on: &Emitter) -> Result<(), EngineError> {
+    let redactor = on.redactor();
     for (name, folder) in records_of(folders) {
         if folder.is_dir() && is_own(folders, &folder) {
-            artifacts::keep_folder(&folder, &build.join(name), redactor, on)?;
+            match artifacts::keep_folder(&folder, &build.join(name), &redactor, room, on) {
+                Err(ArtifactError::Full { path, source }) => {
+                    on.warn(format!("{name} is not kept, since {} cannot be: {source}", path.display()));
+                }
+                kept => kept?,
+            }
         }
     }
     Ok(())
@@ -108,20 +115,38 @@ fn records_of(folders: &Folders) -> [(&'static str, PathBuf); 3] {
     ]
 }
 
-/// Copies the logs of failed tasks out of the workspace, where the next build replaces them.
-pub fn logs(failed: &[FailedTask], folders: &Folders, build: &Path, redactor: &Redactor) -> Vec<FailedTask> {
-    let keep = |task: &FailedTask| -> Option<PathBuf> {
+/// Copies the logs of failed tasks out of the workspace, where the next build replaces them. Each file once, whatever tasks name it.
+pub fn logs(
+    failed: &[FailedTask],
+    folders: &Folders,
+    build: &Path,
+    budget: &mut Budget,
+    on: &Emitter,
+) -> Vec<FailedTask> {
+    let redactor = on.redactor();
+    let mut keep = |task: &FailedTask| -> Option<PathBuf> {
+        let from = open_log(folders, task.log.as_ref()?)?;
+        let found = from.metadata().ok()?;
+        if let Some(copy) = budget.copy_of(&found) {
+            return Some(copy.into());
+        }
+        if !budget.takes_log(artifacts::data_in(&from).ok()?, on) {
+            return None;
+        }
         let folder = build.join("logs");
         make_private_dir(&folder).ok()?;
         let name = format!("{}.{}", task.name.recipe.replace('/', "_"), task.name.task.replace('/', "_"));
         let to = folder.join(redactor.text(&name).as_ref());
-        let from = open_log(folders, task.log.as_ref()?)?.take(LOG_KEPT);
-        redactor.copy(from, File::create(&to).ok()?).ok().map(|()| to)
+        artifacts::keep_log(&from, &to, budget::LOG, &redactor).ok()?;
+        budget.log_kept(&found, &to);
+        Some(to)
     };
-    failed
+    let failed = failed
         .iter()
         .map(|task| FailedTask { name: task.name.clone(), log: keep(task).or_else(|| task.log.clone()) })
-        .collect()
+        .collect();
+    budget.tell(on);
+    failed
 }
 
 /// Opens a log that a build names.

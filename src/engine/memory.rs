@@ -57,7 +57,7 @@ fn sign_in(line: &str) -> Option<Sign> {
     let refused =
         ["virtual memory exhausted", "cannot allocate memory", "out of memory allocating", "memory exhausted"];
     if let Some(at) = refused.iter().filter_map(|words| lower.find(words)).min() {
-        return Some(Sign::Refused(speaker(&line[..at])));
+        return Some(Sign::Refused(speaker(line.get(..at).unwrap_or_default())));
     }
     // What shells, make and ninja say of a child that got SIGKILL; BitBake says the exit status.
     let killed = line.ends_with(" Killed")

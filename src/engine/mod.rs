@@ -2,10 +2,13 @@
 //! build decided. Prints nothing.
 
 mod asks;
+#[warn(clippy::indexing_slicing, clippy::string_slice)]
+mod budget;
 mod confine;
 mod crossing;
 mod devices;
 mod downloads;
+#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod drive;
 mod edits;
 mod flocks;
@@ -13,19 +16,23 @@ mod guards;
 mod host;
 pub mod image_build;
 pub mod inputs;
+#[warn(clippy::indexing_slicing, clippy::string_slice)]
 pub mod keep;
+#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod memory;
 mod packages;
 mod prepare;
 mod pseudo;
 mod reach;
 pub mod recipes;
+#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod steps;
 mod workspace;
 
 use std::{path::Path, time::Instant};
 
 pub use asks::{asks, left_conf};
+use budget::Budget;
 pub use confine::{Confinement, usual_tasks};
 pub use crossing::cross;
 pub use drive::Finished;
@@ -34,7 +41,7 @@ use host::resolve_host;
 pub use prepare::{Prepared, Use, prepare};
 
 use crate::{
-    artifacts::ArtifactError,
+    artifacts::{ArtifactError, Room},
     bitbake,
     config::Network,
     events::Emitter,
@@ -284,7 +291,8 @@ fn stages(
     make_private_dir(&build)?;
     keep::pins(prepared.pins(), &build)?;
     keep::seal(&inputs::secrets(&prepared.plan), id, &build)?;
-    let finished = match run(&prepared, &build, tools)? {
+    let mut budget = Budget::default();
+    let finished = match run(&prepared, &build, &mut budget, tools)? {
         Ok(finished) => finished,
         Err(outcome) => return Ok(*outcome),
     };
@@ -294,11 +302,16 @@ fn stages(
 
 /// Runs BitBake: once, or for `host.network: fetch-only` twice, the second time without a network. Gives the outcome of a build that
 /// left nothing to collect.
-fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Finished, Box<Outcome>>, EngineError> {
+fn run(
+    prepared: &Prepared,
+    build: &Path,
+    budget: &mut Budget,
+    tools: Tools<'_>,
+) -> Result<Result<Finished, Box<Outcome>>, EngineError> {
     let plan = &prepared.plan;
     let own = prepared.own_folder();
     let begun = Instant::now();
-    let once = |stage, argv, own_network| {
+    let mut once = |stage, argv, own_network| {
         tools.on.emit(Event::StageStarted { stage });
         let spec = SandboxSpec {
             own_network,
@@ -307,8 +320,17 @@ fn run(prepared: &Prepared, build: &Path, tools: Tools<'_>) -> Result<Result<Fin
         };
         let _watch = flocks::Watch::begin(&plan.folders.downloads, tools);
         let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
-        let finished = drive::drive(spec, plan.limits, timeout, tools, &plan.folders)?;
-        let failed = keep::logs(&finished.failed, &plan.folders, build, &tools.on.redactor());
+        let finished = drive::drive(spec, plan.limits, timeout, tools, &plan.folders, budget)?;
+        let good = finished.is_good();
+        if let (true, Some(first)) = (good, finished.failed.first()) {
+            let count = finished.failed.len();
+            tools.on.warn(format!(
+                "BitBake ended well, though {count} tasks were said to have failed: {} is the first",
+                first.name
+            ));
+        }
+        let failed =
+            if good { Vec::new() } else { keep::logs(&finished.failed, &plan.folders, build, budget, tools.on) };
         Ok(match not_built(&finished, failed, plan.limits.memory) {
             None => Ok(finished),
             Some(outcome) => Err(Box::new(outcome)),
@@ -339,14 +361,10 @@ fn together(first: Option<Usage>, second: Option<Usage>) -> Option<Usage> {
 
 /// The outcome of a build that left nothing to collect, if this is one.
 fn not_built(finished: &Finished, failed: Vec<FailedTask>, memory_limit: Option<u64>) -> Option<Outcome> {
-    let good = finished.exit == 0 && finished.verdict == Some(0) && failed.is_empty();
-    let state = if finished.stopped {
-        State::Cancelled
-    } else if good && !finished.timed_out {
+    if finished.is_good() {
         return None;
-    } else {
-        State::Failed
-    };
+    }
+    let state = if finished.stopped { State::Cancelled } else { State::Failed };
     let out_of_memory = finished.out_of_memory.clone().filter(|_| state == State::Failed);
     let hint = match (&out_of_memory, finished.disk_full, &finished.broken) {
         (Some(_), ..) => Some(memory::hint(memory_limit)),
@@ -368,17 +386,16 @@ fn reasons(finished: &Finished, no_task: bool) -> Vec<String> {
     } else if let Some(broken) = &finished.broken {
         reasons.insert(0, broken.to_string());
     } else if reasons.is_empty() && no_task {
-        reasons.push(match finished.verdict {
-            None => format!("BitBake ended with exit status {} before it was done", finished.exit),
-            Some(verdict) => format!("BitBake says {verdict} and names no task"),
-        });
+        let how = if finished.said_done { "and names no task" } else { "before it was done" };
+        reasons.push(format!("BitBake ended with exit status {} {how}", finished.exit));
     }
     reasons
 }
 
 fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
-    let kept = keep::artifacts(&prepared.plan, build, tools.on)?;
-    keep::records(&prepared.plan.folders, build, &tools.on.redactor(), tools.on)?;
+    let mut room = Room::on(build)?;
+    let kept = keep::artifacts(&prepared.plan, build, &mut room, tools.on)?;
+    keep::records(&prepared.plan.folders, build, &mut room, tools.on)?;
     Ok(Outcome {
         bitbake_exit: Some(finished.exit),
         usage: finished.usage,

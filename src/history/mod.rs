@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use crate::{
     events::EventSink,
-    model::{Artifact, BuildId, Event, Explain, Kind, Outcome, Record, Stage, State},
+    model::{Artifact, BuildId, Event, Explain, Kind, Outcome, Record, Stage, State, document_path},
 };
 
 /// Of the tables below, kept in `PRAGMA user_version`.
@@ -403,7 +403,7 @@ impl HistorySink {
         let transaction = self.db.unchecked_transaction()?;
         match &record.event {
             Event::BuildStarted { name, targets, machine, .. } => {
-                let targets = serde_json::to_string(targets).unwrap_or_default();
+                let targets = json(targets)?;
                 let values = params![id, name, machine, targets, State::Queued.to_string(), record.at.to_string()];
                 let sql = "INSERT INTO builds (id, name, machine, targets, state, started) VALUES (?1,?2,?3,?4,?5,?6)";
                 transaction.execute(sql, values)?;
@@ -417,28 +417,31 @@ impl HistorySink {
                 transaction.execute("UPDATE builds SET state = ?2 WHERE id = ?1", params![id, state.to_string()])?;
             }
             Event::ArtifactKept { artifact } => {
-                let json = serde_json::to_string(artifact).unwrap_or_default();
-                let path = artifact.path.display().to_string();
-                transaction.execute("INSERT OR REPLACE INTO artifacts VALUES (?1,?2,?3)", params![id, path, json])?;
+                let values = params![id, key(&artifact.path), json(artifact)?];
+                transaction.execute("INSERT OR REPLACE INTO artifacts VALUES (?1,?2,?3)", values)?;
             }
             Event::Finished { outcome } => finish(&transaction, &record.build, outcome, record.at)?,
             _ => {}
         }
-        let json = serde_json::to_string(record).unwrap_or_default();
-        transaction.prepare_cached("INSERT INTO events VALUES (?1,?2,?3)")?.execute(params![
-            id,
-            record.seq.cast_signed(),
-            json
-        ])?;
+        let values = params![id, record.seq.cast_signed(), json(record)?];
+        transaction.prepare_cached("INSERT INTO events VALUES (?1,?2,?3)")?.execute(values)?;
         transaction.commit()
     }
 }
 
+fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// One text for each path. No artifact's path begins with a slash; where it is no UTF-8, the text does.
+fn key(path: &Path) -> String {
+    document_path::bytes_of(path).map_or_else(|| path.display().to_string(), |bytes| format!("/{bytes}"))
+}
+
 fn finish(db: &Connection, id: &BuildId, outcome: &Outcome, at: Timestamp) -> rusqlite::Result<()> {
-    let json = serde_json::to_string(outcome).unwrap_or_default();
     db.execute(
         "UPDATE builds SET state = ?2, ended = ?3, outcome = ?4 WHERE id = ?1",
-        params![id.as_str(), outcome.state.to_string(), at.to_string(), json],
+        params![id.as_str(), outcome.state.to_string(), at.to_string(), json(outcome)?],
     )?;
     Ok(())
 }

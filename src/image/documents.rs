@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use oci_spec::image as oci;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::{error::ImageError, limits::Limits};
 use crate::model::Digest;
@@ -40,7 +40,11 @@ pub struct Descriptor {
 impl Descriptor {
     /// As it stands in a document.
     pub fn to_json(&self) -> Value {
-        json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.size })
+        object([
+            ("mediaType", self.media_type.as_str().into()),
+            ("digest", self.digest.to_string().into()),
+            ("size", self.size.into()),
+        ])
     }
 
     fn checked(what: &str, descriptor: &oci::Descriptor) -> Result<Self, ImageError> {
@@ -263,12 +267,12 @@ pub fn architecture() -> &'static str {
 /// A manifest's text. Equal values give equal bytes: serde_json sorts the keys.
 pub fn manifest_text(manifest: &Manifest) -> String {
     let layers: Vec<_> = manifest.layers.iter().map(Descriptor::to_json).collect();
-    json!({
-        "schemaVersion": 2,
-        "mediaType": media::MANIFEST,
-        "config": manifest.config.to_json(),
-        "layers": layers,
-    })
+    object([
+        ("schemaVersion", 2.into()),
+        ("mediaType", media::MANIFEST.into()),
+        ("config", manifest.config.to_json()),
+        ("layers", layers.into()),
+    ])
     .to_string()
 }
 
@@ -293,52 +297,62 @@ pub struct Addition<'a> {
 ///
 /// When the base is no configuration.
 pub fn config_text(what: &str, base: Option<&[u8]>, new: &Addition<'_>) -> Result<String, ImageError> {
-    let fresh = || {
-        json!({
-            "architecture": architecture(), "os": "linux", "config": {},
-            "rootfs": { "type": "layers", "diff_ids": [] }, "history": [],
-        })
+    let mut value: Map<String, Value> = match base {
+        Some(bytes) => json_of(what, bytes)?,
+        None => Map::from_iter([
+            ("architecture".into(), architecture().into()),
+            ("os".into(), "linux".into()),
+            ("rootfs".into(), object([("type", "layers".into()), ("diff_ids", Vec::<Value>::new().into())])),
+        ]),
     };
-    let mut value: Value = base.map_or_else(|| Ok(fresh()), |bytes| json_of(what, bytes))?;
-    let mut history = json!({ "created_by": new.created_by });
+    let mut history = Map::from_iter([("created_by".into(), new.created_by.into())]);
     if let Some(created) = new.created {
-        value["created"] = json!(created);
-        history["created"] = json!(created);
+        value.insert("created".into(), created.to_string().into());
+        history.insert("created".into(), created.to_string().into());
     }
-    let env = merged_env(&value["config"]["Env"], new.env);
-    for (at, item) in [("/rootfs/diff_ids", json!(new.diff_id)), ("/history", history)] {
-        match value.pointer_mut(at) {
-            Some(Value::Array(list)) => list.push(item),
-            _ if at == "/history" => value["history"] = json!([item]),
-            _ => return Err(refuse(what, "has no list of layers")),
-        }
+    match value.get_mut("rootfs").and_then(|rootfs| rootfs.get_mut("diff_ids")) {
+        Some(Value::Array(list)) => list.push(new.diff_id.to_string().into()),
+        _ => return Err(refuse(what, "has no list of layers")),
     }
-    if value["config"].is_null() {
-        value["config"] = json!({});
+    match value.get_mut("history") {
+        Some(Value::Array(list)) => list.push(history.into()),
+        _ => _ = value.insert("history".into(), vec![history].into()),
     }
-    let Some(inner) = value["config"].as_object_mut() else { return Err(refuse(what, "has no proper `config`")) };
-    inner.insert("Env".into(), env);
-    let labels = inner.entry("Labels").or_insert_with(|| json!({}));
-    if !labels.is_object() {
-        *labels = json!({});
+    let empty = || Value::from(Map::new());
+    let inner = value.entry("config").or_insert_with(empty);
+    if inner.is_null() {
+        *inner = empty();
     }
-    for (key, text) in new.labels {
-        labels[key] = json!(text);
-    }
-    Ok(value.to_string())
+    let Some(inner) = inner.as_object_mut() else { return Err(refuse(what, "has no proper `config`")) };
+    inner.insert("Env".into(), merged_env(inner.get("Env"), new.env));
+    let mut labels = match inner.remove("Labels") {
+        Some(Value::Object(labels)) => labels,
+        _ => Map::new(),
+    };
+    labels.extend(new.labels.iter().map(|(key, text)| (key.clone(), text.as_str().into())));
+    inner.insert("Labels".into(), labels.into());
+    Ok(Value::from(value).to_string())
 }
 
-fn merged_env(base: &Value, new: &[(String, String)]) -> Value {
+fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>().into()
+}
+
+fn merged_env(base: Option<&Value>, new: &[(String, String)]) -> Value {
     let set = |line: &&str| !new.iter().any(|(key, _)| line.split_once('=').is_some_and(|(known, _)| known == key));
-    let old = base.as_array().into_iter().flatten().filter_map(Value::as_str).filter(set).map(String::from);
+    let old =
+        base.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).filter(set).map(String::from);
     old.chain(new.iter().map(|(key, value)| format!("{key}={value}"))).collect::<Vec<_>>().into()
 }
 
 /// The text of an index with one image.
 pub fn index_text(manifest: &Descriptor, name: &str) -> String {
     let mut entry = manifest.to_json();
-    entry["annotations"] = json!({ REF_NAME: name });
-    json!({ "schemaVersion": 2, "mediaType": media::INDEX, "manifests": [entry] }).to_string()
+    if let Value::Object(fields) = &mut entry {
+        fields.insert("annotations".into(), object([(REF_NAME, name.into())]));
+    }
+    object([("schemaVersion", 2.into()), ("mediaType", media::INDEX.into()), ("manifests", vec![entry].into())])
+        .to_string()
 }
 
 /// Reads JSON.

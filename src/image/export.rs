@@ -10,7 +10,6 @@ use std::{
 };
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use serde_json::json;
 use tar::EntryType;
 
 use super::{
@@ -138,7 +137,7 @@ fn small_files(image: &StoredImage, outgoing: &Outgoing) -> [(String, Vec<u8>); 
     [
         (manifest, outgoing.text.clone()),
         ("index.json".into(), index.into_bytes()),
-        ("oci-layout".into(), json!({ "imageLayoutVersion": "1.0.0" }).to_string().into_bytes()),
+        ("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
     ]
 }
 

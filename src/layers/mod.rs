@@ -8,6 +8,7 @@ mod changes;
 pub mod checkout;
 mod collection_error;
 mod collections;
+#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod conf;
 mod discover;
 mod fetch;

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Artifact, BuildId, Digest, Outcome};
+use super::{Artifact, BuildId, Digest, Outcome, document_path};
 
 /// An event with its place in the one order that a build's journal keeps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -228,6 +228,7 @@ pub enum Event {
         /// Whether it takes its result from sstate.
         setscene: bool,
         /// Its log, at the host's own path.
+        #[serde(flatten, with = "document_path::log")]
         log: Option<PathBuf>,
     },
     /// A running task says how far it is.
@@ -250,6 +251,7 @@ pub enum Event {
         #[serde(default)]
         setscene: bool,
         /// Its log, at the host's own path.
+        #[serde(flatten, with = "document_path::log")]
         log: Option<PathBuf>,
     },
     /// A task need not run: its result is there.
@@ -285,6 +287,7 @@ pub enum Event {
         #[serde(flatten)]
         name: TaskName,
         /// Where the whole log is.
+        #[serde(flatten, with = "document_path::log")]
         log: PathBuf,
         /// Its last lines.
         tail: Vec<String>,

@@ -8,6 +8,7 @@ mod ask;
 mod build_id;
 mod commit;
 mod digest;
+pub mod document_path;
 mod event;
 mod explain;
 mod facts;
@@ -20,7 +21,7 @@ mod spelling;
 mod texts;
 
 pub use address::{last_part, with_secrets_of, without_secrets};
-pub use artifact::Artifact;
+pub use artifact::{Artifact, leads_out};
 pub use ask::{Ask, asks_digest};
 pub use build_id::{BuildId, InvalidName};
 pub use commit::{CommitId, InvalidCommit};

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{TaskName, Usage};
+use super::{TaskName, Usage, document_path};
 
 /// Where a build is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,7 @@ pub struct FailedTask {
     #[serde(flatten)]
     pub name: TaskName,
     /// Its log, at the host's own path.
+    #[serde(flatten, with = "document_path::log")]
     pub log: Option<PathBuf>,
 }
 

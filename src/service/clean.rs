@@ -1,6 +1,6 @@
 //! What old builds have left behind goes: artifacts, records and logs of failed tasks. That they were is still known.
 
-use std::time::Duration;
+use std::{collections::HashSet, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use jiff::Timestamp;
 
@@ -31,9 +31,7 @@ impl LocalService<'_> {
         let there = self.list(u32::MAX)?.into_iter().filter(is_there).collect();
         for build in chosen(there, policy, now) {
             let folder = self.paths.build(&build.id);
-            let bytes = walkdir::WalkDir::new(&folder).into_iter().flatten().filter_map(|entry| entry.metadata().ok());
-            let bytes =
-                bytes.filter(std::fs::Metadata::is_file).fold(0, |sum: u64, file| sum.saturating_add(file.len()));
+            let bytes = taken(&folder);
             if !policy.dry_run {
                 // Marked last: what is interrupted is done by the next one.
                 remove_tree(&folder)?;
@@ -43,6 +41,15 @@ impl LocalService<'_> {
         }
         Ok(cleaned)
     }
+}
+
+/// What the files of a folder take on the disk, in bytes: no hole, and each once, whatever names it has.
+fn taken(folder: &Path) -> u64 {
+    let mut seen = HashSet::new();
+    let files = walkdir::WalkDir::new(folder).into_iter().flatten().filter_map(|entry| entry.metadata().ok());
+    files
+        .filter(|file| file.is_file() && (file.nlink() == 1 || seen.insert((file.dev(), file.ino()))))
+        .fold(0, |sum: u64, file| sum.saturating_add(file.blocks().saturating_mul(512)))
 }
 
 /// `builds` are sorted, the newest first. One that runs neither goes nor counts: who knows how it will end. One that left no artifacts never takes the
@@ -76,6 +83,16 @@ mod tests {
     use crate::model::{BuildId, Outcome, State};
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[test]
+    fn what_files_take() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = |name: &str| std::fs::File::create(folder.path().join(name)).expect("a file");
+        file("hole").set_len(1 << 40).expect("a hole");
+        std::fs::write(folder.path().join("one"), vec![1; 1 << 20]).expect("a file");
+        std::fs::hard_link(folder.path().join("one"), folder.path().join("two")).expect("a second name");
+        assert!((1 << 20..1 << 21).contains(&taken(folder.path())), "{}", taken(folder.path()));
+    }
 
     #[test]
     fn variants_count_apart() {

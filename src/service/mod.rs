@@ -27,8 +27,8 @@ use crate::{
 /// How often a build of another process is looked at.
 const GLANCE: Duration = Duration::from_millis(200);
 
-/// How many events are read at once.
-const PAGE: u32 = 1000;
+/// How many events are read at once. Each may take a quarter of a mebibyte.
+const PAGE: u32 = 100;
 
 /// Why a request could not be served.
 #[derive(Debug, thiserror::Error)]

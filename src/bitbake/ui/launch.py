@@ -3,12 +3,21 @@
 
 BitBake looks for user interfaces in its own bb.ui package, which stands in a checkout or image that nobody may write to. So
 the folder of this file is added to that package's path, and BitBake's own launcher is run as it is.
+
+This process alone holds the descriptor on which smidr hears of events. Tasks and recipes that are parsed run as the same user, so
+it is made undumpable: then none of them can open what stands below its /proc/PID, trace it or take its descriptors (ptrace(2),
+PR_SET_DUMPABLE in prctl(2)). What it executes, BitBake's server first, is dumpable again, as unshare(2) in tasks needs it.
 """
 
+import ctypes
 import os
 import runpy
 import shutil
 import sys
+
+PR_SET_DUMPABLE = 4
+if ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+    sys.exit("smidr: cannot keep other processes of this build out of its user interface (prctl)")
 
 here = os.path.dirname(os.path.realpath(__file__))
 bitbake = shutil.which("bitbake")

@@ -24,6 +24,7 @@ featureSet = [bb.cooker.CookerFeatures.SEND_SANITYEVENTS, bb.cooker.CookerFeatur
 
 PERIOD = 0.1  # seconds between two lines of the same progress
 PING_AFTER = 60  # seconds without an event
+TEXT = 32 * 1024  # characters of a text that smidr hears, whose lines have a limit; all of it is on the console
 CLOSE_TIMEOUT = 10  # seconds for the reader to take the last lines
 LEVEL_NAMES = {
     Levels.VERBOSE: "verbose", Levels.NOTE: "note", Levels.PLAIN: "plain", Levels.VERBNOTE: "note",
@@ -61,7 +62,8 @@ class Lines:
 
     # No field may be called as this parameter is.
     def emit(self, e, **fields):
-        self.waiting.put(json.dumps({"e": e, **fields}, default=str).encode() + b"\n")
+        line = json.dumps({"e": e, **fields}, default=str, ensure_ascii=False)
+        self.waiting.put(line.encode(errors="replace") + b"\n")  # what was no UTF-8 may stand in it as lone surrogates
 
     def close(self):
         self.waiting.put(None)
@@ -75,6 +77,21 @@ class Lines:
                     view = view[os.write(self.fd, view):]
             except OSError:
                 return  # the reader is gone; the build goes on, the log on stdout says how
+
+
+def log_fields(path):
+    """A log's path, and its bytes where they are no text."""
+    text = path and os.fsencode(path).decode(errors="replace")
+    return {"log": text} if text == path else {"log": text, "log_bytes": os.fsencode(path).hex()}
+
+
+def shortened(text):
+    """Cut between two words, so that a secret stays whole and is recognised."""
+    if len(text) <= TEXT:
+        return text
+    start = text[:TEXT]
+    start = start[:max(start.rfind(" "), start.rfind("\n"))] if " " in start or "\n" in start else ""
+    return "%s… (%d more characters are on the console)" % (start, len(text) - len(start))
 
 
 class Task:
@@ -276,7 +293,7 @@ class Ui:
         text = record.getMessage() + "".join("\n" + line for line in getattr(record, "bb_exc_formatted", []))
         task = self.tasks.get(self.by_pid.get(pid))
         level = LEVEL_NAMES.get(record.levelno, "debug" if record.levelno <= Levels.DEBUG else "note")
-        self.emit("log", level=level, text=text, **(task.names() if task else {}))
+        self.emit("log", level=level, text=shortened(text), **(task.names() if task else {}))
         if once:
             self.once.add((record.levelno, record.getMessage()))
         elif task and record.levelno != Levels.PLAIN:
@@ -353,7 +370,7 @@ class Ui:
         task.announced = True
         extra = {"noexec": True} if task.noexec else {}
         self.emit("task_started", **task.names(), version=task.version, pid=task.pid, index=task.index,
-                  total=task.total, setscene=task.setscene, log=task.log, **extra)
+                  total=task.total, setscene=task.setscene, **log_fields(task.log), **extra)
         kind = "noexec task" if task.noexec else "setscene task" if task.setscene else "task"
         self.log.info("Running %s %d of %d (%s:%s)", kind, task.index, task.total, task.recipe, task.task)
 
@@ -377,7 +394,7 @@ class Ui:
         if self.by_pid.get(task.pid) == key:
             del self.by_pid[task.pid]
         code = code if isinstance(code, int) else None
-        self.emit("task_ended", **task.names(), pid=task.pid, ok=ok, log=task.log, setscene=task.setscene, exit=code)
+        self.emit("task_ended", **task.names(), pid=task.pid, ok=ok, **log_fields(task.log), setscene=task.setscene, exit=code)
         if not ok and not task.setscene and not cancelled:
             self.failed.append({**task.names(), "log": task.log})
 
@@ -496,6 +513,7 @@ def main(server, eventHandler, params):
     lines.emit("hello", version=bb.__version__)
     try:
         code = Ui(server, eventHandler, params, lines).run()
+        code = code if code == 0 or code & 0xff else 1  # of 256 the exit status, which decides, would be 0
     finally:
         lines.emit("done", exit=code)
         lines.close()

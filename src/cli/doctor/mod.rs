@@ -18,7 +18,7 @@ use super::{
     args::Doctor,
     build::start_spawner,
     context,
-    output::{say_json, talk},
+    output::{Document, talk},
     report::{Done, Failure},
 };
 use crate::{
@@ -36,7 +36,7 @@ pub fn doctor(config: &Path, args: &Doctor) -> Done {
     let findings = examine(config, &facts, &home, &spawner);
     let can_build = findings.iter().all(|finding| finding.verdict != Verdict::Broken);
     if args.json {
-        say_json(&serde_json::json!({ "version": 1, "can_build": can_build, "findings": findings }));
+        Document::new().with("can_build", &can_build)?.with("findings", &findings)?.say();
     } else {
         findings.iter().for_each(finding::show);
         findings.iter().for_each(finding::show_remedies);

@@ -8,7 +8,7 @@ use super::{
         context::default_wanted,
         desk::Desk,
         lock::settle,
-        output::{say, say_json, talk},
+        output::{Document, Unwritable, say, talk},
         report::Failure,
     },
     at, plans,
@@ -65,25 +65,24 @@ pub fn diff(
         None => since_lock(desk, &plans, &lock)?,
         Some(old) => between(desk, &plans, &read_lock(old)?, &lock)?,
     };
-    show(desk, &differences, json);
+    show(desk, &differences, json)?;
     // What one repository lacks has hidden nothing of the others, and is still what went wrong.
     differences.into_iter().find_map(|difference| difference.error).map_or(Ok(()), Err)
 }
 
-fn show(desk: &Desk, differences: &[Difference], json: bool) {
+fn show(desk: &Desk, differences: &[Difference], json: bool) -> Result<(), Unwritable> {
     let redactor = desk.on.redactor();
     if json {
-        let mut document = serde_json::json!({
-            "version": 1, "repositories": differences.iter().map(difference_document).collect::<Vec<_>>(),
-        });
-        redactor.json(&mut document);
-        return say_json(&document);
+        let repositories = differences.iter().map(difference_document).collect::<Result<Vec<_>, _>>()?;
+        Document::new().with("repositories", &repositories)?.say_without(&redactor);
+        return Ok(());
     }
     let lines: Vec<String> = differences.iter().flat_map(difference_lines).collect();
     lines.iter().for_each(|line| say(redactor.text(line)));
     if lines.is_empty() {
         talk("nothing has changed");
     }
+    Ok(())
 }
 
 /// From what is pinned to what the server has now, and what folders of this machine are at.
@@ -229,23 +228,29 @@ fn hosts_between(old: &Lock, new: &Lock) -> Vec<Difference> {
     names.into_iter().filter(changed).map(one).collect()
 }
 
-fn difference_document(difference: &Difference) -> serde_json::Value {
+fn difference_document(difference: &Difference) -> Result<Document, Unwritable> {
     let Difference { name, from, to, changes, also, dirty, error } = difference;
-    let list = |commits: &[Change]| -> Vec<_> {
-        let one = |change: &Change| serde_json::json!({ "commit": change.commit, "subject": change.subject, "authored": change.authored });
-        commits.iter().map(one).collect()
+    let one = |change: &Change| {
+        let document = Document::default().with("commit", &change.commit)?;
+        document.with("subject", &change.subject)?.with("authored", &change.authored)
     };
+    let list = |commits: &[Change]| commits.iter().map(one).collect::<Result<Vec<_>, _>>();
     let changes = changes.as_ref();
-    serde_json::json!({
-        "name": name, "from": from, "to": to, "also": also,
-        "commits": changes.map(|changes| list(&changes.commits)), "total": changes.map(|changes| changes.total),
-        "whole": changes.map(|changes| changes.is_whole),
-        "rewritten": changes.map(|changes| changes.is_rewritten),
-        "gone": changes.map(|changes| list(&changes.gone)), "gone_total": changes.map(|changes| changes.gone_total),
-        "lost": changes.map(|changes| changes.is_lost),
-        "from_dirty": dirty.map(|(was, _)| was), "to_dirty": dirty.map(|(_, is)| is),
-        "error": error.as_ref().map(in_one_line),
-    })
+    Document::default()
+        .with("name", name)?
+        .with("from", from)?
+        .with("to", to)?
+        .with("also", also)?
+        .with("commits", &changes.map(|changes| list(&changes.commits)).transpose()?)?
+        .with("total", &changes.map(|changes| changes.total))?
+        .with("whole", &changes.map(|changes| changes.is_whole))?
+        .with("rewritten", &changes.map(|changes| changes.is_rewritten))?
+        .with("gone", &changes.map(|changes| list(&changes.gone)).transpose()?)?
+        .with("gone_total", &changes.map(|changes| changes.gone_total))?
+        .with("lost", &changes.map(|changes| changes.is_lost))?
+        .with("from_dirty", &dirty.map(|(was, _)| was))?
+        .with("to_dirty", &dirty.map(|(_, is)| is))?
+        .with("error", &error.as_ref().map(in_one_line))
 }
 
 fn difference_lines(difference: &Difference) -> Vec<String> {

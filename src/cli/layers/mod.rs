@@ -16,13 +16,13 @@ use super::{
     context::default_wanted,
     desk::Desk,
     lock::{HostWanted, pin_all, repositories},
-    output::{bytes, say, say_json, talk},
+    output::{Document, Unwritable, bytes, say, talk},
     report::{Done, Failure},
 };
 use crate::{
     engine,
     layers::{
-        self, LayerInfo, Repository, Store,
+        self, LayerInfo, Mirror, Repository, Store,
         prune::{Keep, StoredCheckout},
     },
     model::CommitId,
@@ -80,9 +80,7 @@ fn list(desk: &Desk, file: &Path, json: bool) -> Result<(), Failure> {
     }
     let redactor = desk.on.redactor();
     if json {
-        let mut document = serde_json::json!({ "version": 1, "repositories": seen });
-        redactor.json(&mut document);
-        say_json(&document);
+        Document::new().with("repositories", &seen)?.say_without(&redactor);
         return Ok(());
     }
     for seen in &seen {
@@ -155,21 +153,15 @@ fn described(layer: &LayerInfo) -> String {
 /// Everything in the store, whatever project it belongs to.
 fn store(desk: &Desk, file: &Path, json: bool) -> Result<(), Failure> {
     let store = any_store(desk, file);
-    let mut mirrors = Vec::new();
-    for mirror in store.mirrors.list()? {
-        mirrors.push(serde_json::json!({
-            "url": mirror.url(), "path": mirror.path(), "bytes": mirror.bytes()?, "fetched": mirror.fetched(),
-        }));
-    }
-    let checkouts = store.checkouts.list()?;
+    let (mirrors, checkouts) = (store.mirrors.list()?, store.checkouts.list()?);
     if json {
-        let checkouts: Vec<_> = checkouts.iter().map(document).collect();
-        say_json(&serde_json::json!({ "version": 1, "mirrors": mirrors, "checkouts": checkouts }));
+        let mirrors = mirrors.iter().map(mirror_document).collect::<Result<Vec<_>, Failure>>()?;
+        let checkouts = checkouts.iter().map(document).collect::<Result<Vec<_>, _>>()?;
+        Document::new().with("mirrors", &mirrors)?.with("checkouts", &checkouts)?.say();
         return Ok(());
     }
     for mirror in &mirrors {
-        let size = bytes(mirror["bytes"].as_u64().unwrap_or_default());
-        say(format!("mirror    {size:>8}  {}", mirror["url"].as_str().unwrap_or_default()));
+        say(format!("mirror    {:>8}  {}", bytes(mirror.bytes()?), mirror.url()));
     }
     for checkout in &checkouts {
         say(line(checkout));
@@ -177,11 +169,15 @@ fn store(desk: &Desk, file: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn document(checkout: &StoredCheckout) -> serde_json::Value {
+fn mirror_document(mirror: &Mirror) -> Result<Document, Failure> {
+    let document = Document::default().with("url", mirror.url())?.with("path", mirror.path())?;
+    Ok(document.with("bytes", &mirror.bytes()?)?.with("fetched", &mirror.fetched())?)
+}
+
+fn document(checkout: &StoredCheckout) -> Result<Document, Unwritable> {
     let StoredCheckout { folder, url, commit, patches, bytes, last_used, user, .. } = checkout;
-    serde_json::json!({
-        "url": url, "commit": commit, "patches": patches, "folder": folder, "bytes": bytes, "used": last_used, "user": user,
-    })
+    let document = Document::default().with("url", url)?.with("commit", commit)?.with("patches", patches)?;
+    document.with("folder", folder)?.with("bytes", bytes)?.with("used", last_used)?.with("user", user)
 }
 
 fn line(checkout: &StoredCheckout) -> String {

@@ -1,5 +1,7 @@
 //! Tests of the store as its users see it, and of what hostile archives do to it.
 
+#![expect(clippy::disallowed_macros, reason = "documents that tests make of literals")]
+
 mod damaged;
 mod hostile;
 mod layers;

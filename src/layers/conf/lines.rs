@@ -270,7 +270,7 @@ fn assigned(rest: &str) -> Option<(Operator, &str)> {
     OPERATORS.iter().find_map(|(text, operator)| {
         let value = rest.strip_prefix(text)?.trim_start();
         let mark = value.chars().next().filter(|c| matches!(c, '"' | '\''))?;
-        let inner = value[1..].strip_suffix(mark)?;
+        let inner = value.strip_prefix(mark)?.strip_suffix(mark)?;
         // `"a" b"`: BitBake takes three quotes for a mistake, and four for what somebody wanted.
         (inner.matches(mark).count() != 1).then_some((*operator, inner))
     })

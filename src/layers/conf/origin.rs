@@ -73,8 +73,6 @@ impl Origins {
 
 /// The beginning of what a layer says, for a message.
 pub fn short(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
+    let start: String = text.chars().take(SHOWN).collect();
+    if start.len() < text.len() { format!("{start}…") } else { start }
 }

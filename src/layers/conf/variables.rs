@@ -227,26 +227,25 @@ impl Variables {
 
     fn replace_variables(&self, text: &str, depth: usize) -> String {
         let (mut out, mut rest) = (String::new(), text);
-        while let Some(at) = rest.find("${") {
-            let (before, reference) = rest.split_at(at);
+        while let Some((before, reference)) = rest.split_once("${") {
             out.push_str(before);
-            let name = &reference[2..];
-            let end = name.find(|c: char| !(c.is_ascii_alphanumeric() || "-_+./~:".contains(c))).unwrap_or(name.len());
-            let value = (end > 0 && name[end..].starts_with('}'))
-                .then(|| self.get_at(&name[..end], depth + 1))
-                .flatten()
-                .filter(|_| self.spend(1));
-            match value {
-                Some(value) => {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || "-_+./~:".contains(c);
+            let (name, after) = reference.split_at(reference.find(|c| !is_name(c)).unwrap_or(reference.len()));
+            let found = after.strip_prefix('}').filter(|_| !name.is_empty()).and_then(|after| {
+                let value = self.get_at(name, depth + 1).filter(|_| self.spend(1))?;
+                Some((value, after))
+            });
+            match found {
+                Some((value, after)) => {
                     out.push_str(&value.text);
                     if value.open {
                         out.push(UNKNOWN);
                     }
-                    rest = &name[end + 1..];
+                    rest = after;
                 }
                 None => {
                     out.push_str("${");
-                    rest = name;
+                    rest = reference;
                 }
             }
             if self.is_exhausted() {
@@ -259,16 +258,15 @@ impl Variables {
 
     fn replace_python(&self, text: &str) -> String {
         let (mut out, mut rest) = (String::new(), text);
-        while let Some(at) = rest.find("${@") {
-            let code = &rest[at + 3..];
+        while let Some((before, code)) = rest.split_once("${@") {
             // Its end may be looked for up to the end of the text.
             if !self.spend(code.len()) {
                 return UNKNOWN.into();
             }
-            let Some(end) = python_end(code) else { break };
-            out.push_str(&rest[..at]);
+            let Some(after) = after_python(code) else { break };
+            out.push_str(before);
             out.push(UNKNOWN);
-            rest = &code[end..];
+            rest = after;
         }
         out.push_str(rest);
         out
@@ -340,7 +338,8 @@ fn edit(name: &str) -> Option<(&str, EditKind, bool)> {
     // Looked for once: a name may be as long as a file, and all of it keywords.
     let upper = name.rfind(|c: char| c.is_ascii_uppercase());
     name.match_indices([':', '_']).find_map(|(at, mark)| {
-        let (base, rest) = (&name[..at], &name[at + 1..]);
+        let (base, rest) = name.split_at_checked(at)?;
+        let rest = rest.strip_prefix(mark)?;
         let (kind, rest) = KEYWORDS.iter().find_map(|(word, kind)| Some((*kind, rest.strip_prefix(word)?)))?;
         let condition = rest.strip_prefix(mark);
         let lower = |text: &str| upper.is_none_or(|upper| upper < name.len() - text.len());
@@ -348,21 +347,21 @@ fn edit(name: &str) -> Option<(&str, EditKind, bool)> {
     })
 }
 
-/// Behind the brace that closes inline Python, as `\${@(?:{.*?}|.)+?}` finds it: a pair of braces inside is stepped over.
-fn python_end(code: &str) -> Option<usize> {
-    let mut at = 0;
-    while let Some(next) = code[at..].find(['{', '}']) {
-        at += next;
-        if code[at..].starts_with('}') {
-            return Some(at + 1);
+/// What follows the brace that closes inline Python, as `\${@(?:{.*?}|.)+?}` finds it: a pair of braces inside is stepped over.
+fn after_python(code: &str) -> Option<&str> {
+    let mut rest = code;
+    while let Some(next) = rest.find(['{', '}']) {
+        rest = rest.split_at(next).1;
+        if let Some(after) = rest.strip_prefix('}') {
+            return Some(after);
         }
-        match code[at..].find('}') {
-            Some(close) => at += close + 1,
+        match rest.split_once('}') {
+            Some((_, after)) => rest = after,
             None => break,
         }
     }
     // The first brace of all then, where no pair leaves one over.
-    code.find('}').map(|at| at + 1)
+    code.split_once('}').map(|(_, after)| after)
 }
 
 fn without(text: &str, removed: &HashSet<String>) -> String {
@@ -477,7 +476,11 @@ mod tests {
             (format!("A = \"{}\"\n", "${@{}".repeat(100_000)), "A"),
         ] {
             let variables = read(&text);
-            assert!(variables.get(name).expect("a value").is_open() && variables.is_exhausted(), "{}", &text[..40]);
+            assert!(
+                variables.get(name).expect("a value").is_open() && variables.is_exhausted(),
+                "{}",
+                text.get(..40).unwrap_or_default()
+            );
         }
         // Many keywords in a name are looked at once each.
         let name = format!("A{}X", "_append".repeat(140_000));

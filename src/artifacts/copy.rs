@@ -1,0 +1,139 @@
+//! Copies one file: data where the file has data, holes where it has holes, and no more rights than the next user of the copy needs.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Read as _, Seek as _},
+    ops::Range,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use rustix::{
+    fs::{SeekFrom, seek},
+    io::Errno,
+};
+
+use crate::events::Redactor;
+
+/// Neither setuid nor setgid nor sticky: a copy runs with the rights of whoever starts it.
+const MODES: u32 = 0o777;
+
+/// Opens a regular file for reading; what was one a moment ago may be something else by now.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
+}
+
+/// What tells a file from all others, where it has several names.
+pub(super) fn shared(file: &File) -> io::Result<Option<(u64, u64)>> {
+    let metadata = file.metadata()?;
+    Ok((metadata.nlink() > 1).then(|| (metadata.dev(), metadata.ino())))
+}
+
+/// Shares the blocks where the file system can (btrfs, xfs). Says whether it could.
+pub(super) fn share(source: &File, target: &File) -> bool {
+    rustix::fs::ioctl_ficlone(target, source).is_ok()
+}
+
+/// How many bytes of a file are no hole.
+///
+/// # Errors
+///
+/// When the file system does not say.
+pub fn data_in(source: &File) -> io::Result<u64> {
+    stretches(source)?
+        .try_fold(0_u64, |sum, stretch| stretch.map(|Range { start, end }| sum.saturating_add(end - start)))
+}
+
+/// Copies the data, without secrets. No secret lies on both sides of a hole.
+pub(super) fn copy_data(source: &File, target: &File, redactor: &Redactor) -> io::Result<()> {
+    copy_first(source, target, redactor, u64::MAX)
+}
+
+/// Copies the data of the first `length` bytes, without secrets.
+pub(super) fn copy_first(source: &File, target: &File, redactor: &Redactor, length: u64) -> io::Result<()> {
+    let (mut reader, mut writer) = (source, target);
+    let length = length.min(source.metadata()?.len());
+    let mut filled = 0;
+    for stretch in stretches(source)? {
+        let Range { start, end } = stretch?;
+        let end = end.min(length);
+        if start >= end {
+            break;
+        }
+        reader.seek(io::SeekFrom::Start(start))?;
+        writer.seek(io::SeekFrom::Start(start))?;
+        redactor.copy(reader.take(end - start), writer)?;
+        filled = end;
+    }
+    // A hole at its end.
+    if filled < length { target.set_len(length) } else { Ok(()) }
+}
+
+/// Gives the copy the permissions and the time of the last change that the file has.
+pub(super) fn dress(source: &File, target: &File) -> io::Result<()> {
+    let metadata = source.metadata()?;
+    target.set_permissions(Permissions::from_mode(metadata.permissions().mode() & MODES))?;
+    target.set_modified(metadata.modified()?)
+}
+
+/// Where a file has data. A file system that does not know says: everywhere (lseek(2)).
+fn stretches(file: &File) -> io::Result<impl Iterator<Item = io::Result<Range<u64>>>> {
+    let length = file.metadata()?.len();
+    let mut at = 0;
+    Ok(std::iter::from_fn(move || {
+        if at >= length {
+            return None;
+        }
+        let found =
+            seek(file, SeekFrom::Data(at)).and_then(|start| Ok(start..seek(file, SeekFrom::Hole(start))?.min(length)));
+        let found = match found {
+            // Nothing but a hole from here on.
+            Err(Errno::NXIO) => return None,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(at..length),
+            found => found,
+        };
+        // An error is the last that there is.
+        at = found.as_ref().map_or(length, |stretch| stretch.end.max(at + 1));
+        Some(found.map_err(io::Error::from))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::model::Secrets;
+
+    #[test]
+    fn data_is_copied_and_holes_stay() {
+        const HOLE: u64 = 64 << 20;
+        let mut source = tempfile::tempfile().expect("a file");
+        let mut secrets = Secrets::default();
+        secrets.add_variable("TOKEN", "hunter2000");
+        for (redactor, expected) in [(Redactor::default(), "my hunter2000"), (Redactor::new(&secrets), "my ***")] {
+            source.set_len(0).expect("empty");
+            for at in [0, HOLE] {
+                source.seek(io::SeekFrom::Start(at)).expect("a place");
+                source.write_all(b"my hunter2000").expect("written");
+            }
+            source.set_len(3 * HOLE).expect("longer");
+            let target = tempfile::tempfile().expect("a file");
+            copy_data(&source, &target, &redactor).expect("copied");
+            let found = target.metadata().expect("metadata");
+            assert_eq!(found.len(), 3 * HOLE);
+            assert!(found.blocks() * 512 <= 1 << 20, "{} blocks", found.blocks());
+            assert!(data_in(&source).expect("counted") <= 1 << 20);
+            for at in [0, HOLE] {
+                let mut text = vec![0; expected.len()];
+                std::os::unix::fs::FileExt::read_exact_at(&target, &mut text, at).expect("read");
+                assert_eq!(text, expected.as_bytes());
+            }
+        }
+        let target = tempfile::tempfile().expect("a file");
+        copy_first(&source, &target, &Redactor::default(), 5).expect("copied");
+        assert_eq!(target.metadata().expect("metadata").len(), 5);
+    }
+}
