@@ -21,6 +21,8 @@ mod config;
 mod doctor;
 #[path = "all/exchange.rs"]
 mod exchange;
+#[path = "all/foreign.rs"]
+mod foreign;
 #[path = "all/help.rs"]
 mod help;
 #[path = "all/hostile.rs"]

@@ -22,7 +22,7 @@ use rustls::{
 };
 
 use super::{error::RegistryError, pace::Paced, retry, settings::Settings};
-use crate::host::files::FileError;
+use crate::{host::files::FileError, model::Shown};
 
 const MOST_REDIRECTS: usize = 5;
 /// Of an answer that says no.
@@ -161,11 +161,7 @@ pub fn same_origin(a: &Url, b: &Url) -> bool {
 
 /// Text of others, fit to be shown.
 pub fn shown(text: &str) -> String {
-    text.trim()
-        .chars()
-        .take(ERROR_CHARS)
-        .flat_map(|c| if c == '"' { vec![c] } else { c.escape_debug().collect() })
-        .collect()
+    Shown::plain(&text.trim().chars().take(ERROR_CHARS).collect::<String>()).into()
 }
 
 /// An error without the URL, which may hold the signature of a content delivery network.
