@@ -27,6 +27,8 @@ mod credentials;
 mod doctor;
 #[path = "all/exchange.rs"]
 mod exchange;
+#[path = "all/foreign.rs"]
+mod foreign;
 #[path = "all/help.rs"]
 mod help;
 #[path = "all/hostile.rs"]

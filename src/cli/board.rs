@@ -8,8 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::ProgressBar;
-
+use super::output::Bar;
 use crate::model::TaskName;
 
 /// How many running tasks are followed: more than any machine runs, and no more than memory is there for, whatever a build claims.
@@ -50,7 +49,7 @@ impl Shared {
     }
 
     /// Draws it on a line from time to time, for as long as it exists and whenever it is what the line shows.
-    pub fn keep_drawn(&self, bar: ProgressBar) {
+    pub fn keep_drawn(&self, bar: Bar) {
         let board = Arc::downgrade(&self.0);
         thread::spawn(move || {
             while let Some(board) = board.upgrade() {
@@ -59,7 +58,7 @@ impl Shared {
                     let board = board.lock();
                     // Drawn while nobody can show something else.
                     if board.is_shown {
-                        bar.set_message(board.text());
+                        bar.text(&board.text());
                     }
                 }
                 drop(board);
@@ -137,13 +136,11 @@ fn clock(elapsed: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use indicatif::ProgressDrawTarget;
-
     use super::*;
 
     #[test]
     fn clocks_go_on_by_themselves() {
-        let (board, bar) = (Shared::default(), ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()));
+        let (board, bar) = (Shared::default(), Bar::new());
         let name = TaskName { recipe: "hello".into(), task: "do_compile".into() };
         {
             let mut board = board.lock();

@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::Path, process::ExitCode};
 use super::{
     args::{Check, Grant},
     context::{self, default_wanted},
-    output::{quoted, talk},
+    output::{talk, talk_lines},
     report::{Done, Failure, report},
     trust,
 };
@@ -68,7 +68,7 @@ impl Checked<'_> {
         let plan = &judged.plan;
         for ask in trust::lines(&judged) {
             if self.said.insert(ask.clone()) {
-                talk(quoted(format!("asks: {ask}")));
+                talk(format!("asks: {ask}"));
             }
         }
         if !judged.refused.is_empty() && self.said.insert(judged.digest().to_string()) {
@@ -76,7 +76,7 @@ impl Checked<'_> {
         }
         for warning in &plan.warnings {
             if self.said.insert(warning.clone()) {
-                talk(format!("warning: {warning}"));
+                talk_lines(format!("warning: {warning}"));
             }
         }
         // What only this machine knows. One missing folder does not hide the next.

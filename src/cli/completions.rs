@@ -6,7 +6,7 @@ use clap::CommandFactory as _;
 
 use super::{
     args::{Cli, Completions},
-    output::say,
+    output::say_block,
     report::Done,
 };
 
@@ -14,6 +14,6 @@ use super::{
 pub fn completions(args: &Completions) -> Done {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "smidr", &mut script);
-    say(String::from_utf8_lossy(&script).trim_end());
+    say_block(String::from_utf8_lossy(&script).trim_end());
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 use super::{
     args::{Compression, Image, Prune},
     desk::Desk,
-    output::{Document, Unwritable, bytes, say, talk},
+    output::{Document, Unwritable, bytes, say, say_lines, talk},
     report::{Done, Failure, Refused, report},
 };
 use crate::{
@@ -130,7 +130,7 @@ impl Desk {
         let (mut damaged, mut kind) = (0, Kind::Host);
         for name in &names {
             let wrong = self.look(name);
-            wrong.iter().for_each(|line| say(format!("{name}  DAMAGED  {}", line.0)));
+            wrong.iter().for_each(|line| say_lines(format!("{name}  DAMAGED  {}", line.0)));
             if wrong.is_empty() {
                 say(format!("{name}  good"));
                 continue;

@@ -7,7 +7,7 @@ use include_dir::{Dir, include_dir};
 use super::{
     args::Init,
     context,
-    output::{say, talk},
+    output::{say, talk, talk_lines},
     report::{Done, Refused},
     template, trust,
 };
@@ -45,7 +45,7 @@ pub fn init(args: &Init) -> Done {
     say(target.display().to_string());
     talk(format!("next:  cd {} && smidr build", target.display()));
     for warning in provider.iter().flat_map(template::warnings) {
-        talk(format!("warning: {warning}"));
+        talk_lines(format!("warning: {warning}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,9 +9,9 @@ use std::{
 use super::{
     args::Logs,
     context::{self, default_wanted},
-    output::say,
+    output::{raw, say, say_lines},
     report::{Done, Failure, Refused},
-    terminal::sandbox,
+    terminal::{console, sandbox},
 };
 use crate::{
     config::nearest,
@@ -19,7 +19,7 @@ use crate::{
     events::Redactor,
     history::BuildRecord,
     host::{files::FileError, paths, rooted::open_linkless},
-    model::{Event, HostFacts, Paths, Secrets, TaskName},
+    model::{Event, HostFacts, Paths, Record, Secrets, TaskName},
     plan::Domain,
     project::Project,
     service::LocalService,
@@ -39,8 +39,8 @@ pub fn logs(config: &Path, args: &Logs) -> Done {
         if !kept && !keep::knows(&secrets, &build.id, &paths.build(&build.id)) {
             return Err(unknown_secrets(task, &path).into());
         }
-        // Bytes else as they are: a compiler's output need not be UTF-8.
-        return match Redactor::new(&secrets).copy(&mut file, &mut io::stdout().lock()) {
+        // Bytes else as they are, where no terminal obeys them: a compiler's output need not be UTF-8.
+        return match Redactor::new(&secrets).copy(&mut file, &mut raw()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(FileError::new("print", &path)(error).into())
             }
@@ -48,26 +48,31 @@ pub fn logs(config: &Path, args: &Logs) -> Done {
         };
     }
     service.watch(&build.id, args.follow, |record| {
-        match record.event {
-            Event::SandboxReady { isolation, task_network_cut } => {
-                say(format!("sandbox: {}", sandbox(&isolation, task_network_cut)));
-            }
-            Event::Console { line } => say(line),
-            Event::RecipeStep { recipe, step } => say(format!("image: {recipe}: {step}")),
-            Event::Warning { text } => say(format!("WARNING: {text}")),
-            Event::TaskLog { name, tail, .. } => {
-                say(format!("--- {name}"));
-                tail.iter().for_each(|line| say(format!("| {line}")));
-            }
-            Event::Finished { outcome } => {
-                outcome.reasons.iter().for_each(|reason| say(format!("caused by: {reason}")));
-                say(format!("{} {}", record.build, outcome.state));
-            }
-            _ => {}
-        }
+        show(record);
         true
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows what of an event belongs into a log.
+pub fn show(record: Record) {
+    match record.event {
+        Event::SandboxReady { isolation, task_network_cut } => {
+            say(format!("sandbox: {}", sandbox(&isolation, task_network_cut)));
+        }
+        Event::Console { line } => say(console(&line)),
+        Event::RecipeStep { recipe, step } => say(format!("image: {recipe}: {step}")),
+        Event::Warning { text } => say_lines(format!("WARNING: {text}")),
+        Event::TaskLog { name, tail, .. } => {
+            say(format!("--- {name}"));
+            tail.iter().for_each(|line| say(console(line)));
+        }
+        Event::Finished { outcome } => {
+            outcome.reasons.iter().for_each(|reason| say_lines(format!("caused by: {reason}")));
+            say(format!("{} {}", record.build, outcome.state));
+        }
+        _ => {}
+    }
 }
 
 /// What the project in this folder keeps secret; where there is none, what the environment sounds like.

@@ -43,8 +43,8 @@ pub fn main() -> ExitCode {
     crate::host::process::allow_open_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
+        Err(mut error) => {
+            report::usage(&mut error);
             // clap says 2 for a wrong request and 0 for --help, as our table does.
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }

@@ -2,19 +2,65 @@
 //!
 //! A build does not end because nobody listens any more; a command that only shows something does.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    io::{self, IsTerminal as _, Write},
+    time::Duration,
+};
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
     events::Redactor,
-    model::{Explain, Kind, PeakOf, Usage},
+    model::{Explain, Kind, PeakOf, Shown, Usage},
 };
 
-/// Prints a line of data.
+/// A log whose lines are longer is shown in pieces.
+const LONGEST_LINE: usize = 64 * 1024;
+
+/// Prints a line of data. Whatever it says, it is one line.
 pub fn say(line: impl AsRef<str>) {
-    if let Err(error) = writeln!(anstream::stdout().lock(), "{}", line.as_ref())
+    say_shown(&Shown::line(line.as_ref()));
+}
+
+/// Prints data that may have several lines, of which only the first begins where lines of smidr do.
+pub fn say_lines(text: impl AsRef<str>) {
+    say_shown(&Shown::lines(text.as_ref()));
+}
+
+/// Prints data whose lines are smidr's own.
+pub fn say_block(text: &str) {
+    say_shown(&Shown::block(text));
+}
+
+/// Prints a document on a line that nobody need read.
+pub fn offer_json(document: &impl Serialize) {
+    let _ = print(anstream::stdout().lock(), &Shown::json(&serde_json::to_string(document).unwrap_or_default()));
+}
+
+/// Prints a line of talk. Whatever it says, it is one line.
+pub fn talk(line: impl AsRef<str>) {
+    let _ = print(anstream::stderr().lock(), &Shown::line(line.as_ref()));
+}
+
+/// Prints talk that may have several lines, of which only the first begins where lines of smidr do.
+pub fn talk_lines(text: impl AsRef<str>) {
+    let _ = print(anstream::stderr().lock(), &Shown::lines(text.as_ref()));
+}
+
+/// Prints talk whose lines are smidr's own.
+pub fn talk_block(text: &str) {
+    let _ = print(anstream::stderr().lock(), &Shown::block(text));
+}
+
+/// Asks for an answer on the same line.
+pub fn ask(question: &str) {
+    let _ = write!(anstream::stderr().lock(), "{} ", Shown::line(question));
+}
+
+fn say_shown(text: &Shown) {
+    if let Err(error) = print(anstream::stdout().lock(), text)
         && error.kind() == io::ErrorKind::BrokenPipe
     {
         // `smidr logs | head` has seen enough. 128 and the number of SIGPIPE is what a shell would report.
@@ -22,34 +68,24 @@ pub fn say(line: impl AsRef<str>) {
     }
 }
 
-/// Prints a line of data that nobody need read.
-pub fn offer(line: impl AsRef<str>) {
-    let _ = writeln!(anstream::stdout().lock(), "{}", line.as_ref());
+#[cfg(test)]
+thread_local! {
+    /// What this thread has printed.
+    pub static PRINTED: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
 }
 
-/// Prints a line of talk.
-pub fn talk(line: impl AsRef<str>) {
-    let _ = writeln!(anstream::stderr().lock(), "{}", line.as_ref());
+fn print(mut to: impl Write, text: &Shown) -> io::Result<()> {
+    #[cfg(test)]
+    PRINTED.with_borrow_mut(|printed| *printed += &format!("{text}\n"));
+    writeln!(to, "{text}")
 }
 
-/// Where Unicode turns the direction of writing (Bidi_Control), so that text reads as something else.
-const TURNS: [char; 12] = [
-    '\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}',
-    '\u{2067}', '\u{2068}', '\u{2069}',
-];
-
-/// Text that may quote a hostile name: no control character reaches the terminal, and no line of it begins where ours do.
-pub fn quoted(text: impl ToString) -> String {
-    let mut out = String::new();
-    for c in text.to_string().chars() {
-        match c {
-            '\n' => out.push_str("\n  "),
-            '\t' => out.push(c),
-            c if c.is_control() || TURNS.contains(&c) => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
+/// Where a file goes that is shown as it is: byte by byte, but for a terminal, which gets it as it gets everything.
+pub fn raw() -> Box<dyn Write> {
+    match io::stdout().is_terminal() {
+        true => Box::new(ByLine { to: anstream::stdout().lock(), line: Vec::new() }),
+        false => Box::new(io::stdout().lock()),
     }
-    out
 }
 
 /// A document for scripts, or a part of one: fields by their names.
@@ -95,7 +131,88 @@ impl Document {
     pub fn say_without(self, secrets: &Redactor) {
         let mut document = Value::from(self.0);
         secrets.json(&mut document);
-        say(format!("{document:#}"));
+        say_shown(&Shown::json(&format!("{document:#}")));
+    }
+}
+
+struct ByLine<W: Write> {
+    to: W,
+    line: Vec<u8>,
+}
+
+impl<W: Write> ByLine<W> {
+    fn end_line(&mut self) -> io::Result<()> {
+        let line = std::mem::take(&mut self.line);
+        print(&mut self.to, &Shown::line(&String::from_utf8_lossy(&line)))
+    }
+}
+
+impl<W: Write> Write for ByLine<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            match byte {
+                b'\n' => self.end_line()?,
+                byte => self.line.push(*byte),
+            }
+            if self.line.len() >= LONGEST_LINE {
+                self.end_line()?;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    // Only the end of the file flushes.
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.line.is_empty() {
+            self.end_line()?;
+        }
+        self.to.flush()
+    }
+}
+
+/// The line of progress, where people watch. Not drawn before there is something to show.
+#[derive(Clone)]
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// A bar on standard error.
+    pub fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        let style = ProgressStyle::with_template("{prefix:<10} {wide_msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        Self(bar)
+    }
+
+    /// Draws it from now on.
+    pub fn draw(&self) {
+        self.0.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        self.0.enable_steady_tick(Duration::from_millis(250));
+    }
+
+    /// Says what is done.
+    pub fn subject(&self, subject: &'static str) {
+        self.0.set_prefix(subject);
+    }
+
+    /// Says how far it is. It is cut to the width of the terminal, where a colour would lose its end.
+    pub fn text(&self, text: &str) {
+        self.0.set_message(String::from(Shown::plain(text)));
+    }
+
+    /// What it says.
+    #[cfg(test)]
+    pub fn message(&self) -> String {
+        self.0.message()
+    }
+
+    /// Steps aside for what people print.
+    pub fn suspend(&self, print: impl FnOnce()) {
+        self.0.suspend(print);
+    }
+
+    /// Takes it away.
+    pub fn clear(&self) {
+        self.0.finish_and_clear();
     }
 }
 
@@ -142,8 +259,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_speaks_in_our_name() {
-        assert_eq!(quoted("no layer `a\nhint: rm -rf"), "no layer `a\n  hint: rm -rf");
-        assert_eq!(quoted("a\r\u{1b}[2Jb\u{9b}c\té"), "a\\r\\u{1b}[2Jb\\u{9b}c\té");
+    fn a_file_is_shown_line_by_line() {
+        let mut by_line = ByLine { to: Vec::new(), line: Vec::new() };
+        let long = "x".repeat(LONGEST_LINE + 1);
+        write!(by_line, "a\x1b[2Jb\r\n::c\n{long}").expect("a line");
+        by_line.write_all(b"\xff").expect("a byte");
+        by_line.flush().expect("the end");
+        let shown = String::from_utf8(by_line.to).expect("text");
+        assert_eq!(shown, format!("a\\u{{1b}}[2Jb\\r\n:\\u{{3a}}c\n{}\nx\u{fffd}\n", "x".repeat(LONGEST_LINE)));
+    }
+
+    #[test]
+    fn the_bar_shows_no_more_than_a_line() {
+        let bar = Bar::new();
+        bar.text("a\n\x1b[31mb\u{9b}c");
+        assert_eq!(bar.message(), "a\\n\\u{1b}[31mb\\u{9b}c");
     }
 }

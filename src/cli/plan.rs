@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 use super::{
     args::{Grant, Plan},
     context,
-    output::{Document, say},
+    output::{Document, say, say_lines},
     report::Done,
     trust::{self, Judged},
 };
@@ -67,6 +67,6 @@ fn summary(judged: &Judged, redactor: &Redactor) {
     }
     line("artifacts", &format!("{} in {}", plan.artifacts.join(" "), plan.folders.deploy.display()));
     for warning in &plan.warnings {
-        line("warning", warning);
+        say_lines(redactor.text(&format!("{:<10} {warning}", "warning")));
     }
 }

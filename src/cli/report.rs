@@ -2,11 +2,16 @@
 
 use std::process::ExitCode;
 
+use clap::error::ContextValue;
+
 use super::{
     context,
-    output::{quoted, talk, watched},
+    output::{say_block, talk_block, talk_lines, watched},
 };
-use crate::{events::Redactor, model::Explain};
+use crate::{
+    events::Redactor,
+    model::{Explain, Shown},
+};
 
 /// An error of any module, on its way to the user.
 pub type Failure = Box<dyn Explain + Send + Sync>;
@@ -26,20 +31,36 @@ pub fn report(failure: &Failure) -> ExitCode {
     let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
     // A library's error may quote the address of a proxy, password included.
     let redactor = Redactor::new(&context::secrets(&context::environment()));
-    let talk = |line: String| talk(redactor.text(&line));
+    let talk = |line: String| talk_lines(redactor.text(&line));
     if let Some(drawn) = failure.drawn(watched()) {
-        talk(drawn);
+        talk_block(&redactor.text(&drawn));
     }
-    talk(format!("{red}error:{red:#} {}", quoted(failure)));
+    talk(format!("{red}error:{red:#} {}", failure));
     let mut cause = failure.source();
     while let Some(error) = cause {
-        talk(format!("{red}caused by:{red:#} {}", quoted(error)));
+        talk(format!("{red}caused by:{red:#} {}", error));
         cause = error.source();
     }
     if let Some(hint) = failure.hint() {
-        talk(format!("{cyan}hint:{cyan:#} {}", quoted(hint)));
+        talk(format!("{cyan}hint:{cyan:#} {}", hint));
     }
     ExitCode::from(failure.kind().exit_code())
+}
+
+/// Prints what is wrong with a command line, or the help that was asked for.
+pub fn usage(error: &mut clap::Error) {
+    // A shell's `*` stands for names of files.
+    let shown = |text: &String| String::from(Shown::plain(text));
+    let values = error.context().filter_map(|(kind, value)| match value {
+        ContextValue::String(text) => Some((kind, ContextValue::String(shown(text)))),
+        ContextValue::Strings(texts) => Some((kind, ContextValue::Strings(texts.iter().map(shown).collect()))),
+        _ => None,
+    });
+    for (kind, value) in values.collect::<Vec<_>>() {
+        error.insert(kind, value);
+    }
+    let text = error.render().ansi().to_string();
+    if error.use_stderr() { talk_block(text.trim_end()) } else { say_block(text.trim_end()) }
 }
 
 /// A request that cannot be served, where no other module has a word for it.

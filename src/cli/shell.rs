@@ -7,7 +7,7 @@ use super::{
     args::{Grant, Run, Shell},
     build::start_spawner,
     context::{self, default_wanted},
-    output::{say, talk},
+    output::{say, talk, talk_lines},
     pty::Relay,
     report::{Failure, Refused, report},
     terminal::Terminal,
@@ -143,5 +143,5 @@ fn inside(
 
 fn warn(what: String) {
     let warning = anstyle::AnsiColor::Yellow.on_default().bold();
-    talk(format!("{warning}warning:{warning:#} {what}"));
+    talk_lines(format!("{warning}warning:{warning:#} {what}"));
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::{
     args::Status,
     context,
-    output::{Document, bytes, duration, say, talk, used},
+    output::{Document, bytes, duration, say, say_lines, talk, used},
     report::Done,
 };
 use crate::{history::BuildRecord, host::paths, service::LocalService};
@@ -54,7 +54,7 @@ fn row(build: &BuildRecord) {
 }
 
 fn one(build: &BuildRecord) {
-    let line = |subject: &str, text: &str| say(format!("{subject:<10} {text}"));
+    let line = |subject: &str, text: &str| say_lines(format!("{subject:<10} {text}"));
     line("build", build.id.as_str());
     line("state", &build.state.to_string());
     let variant = build.variant.iter().map(|variant| format!(", variant {variant}")).collect::<String>();

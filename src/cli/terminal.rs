@@ -7,11 +7,10 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
     board::{self, Board},
-    output::{bytes, duration, quoted, talk, used, watched},
+    output::{Bar, bytes, duration, offer_json, talk, talk_lines, used, watched},
 };
 use crate::{
     events::EventSink,
@@ -23,7 +22,7 @@ const PLAIN_PERIOD: Duration = Duration::from_secs(10);
 
 /// The sink.
 pub struct Terminal {
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
     // Whether it has been shown once.
     drawn: Cell<bool>,
     board: board::Shared,
@@ -38,14 +37,8 @@ pub struct Terminal {
 impl Terminal {
     /// Chooses by what standard error is.
     pub fn new() -> Self {
-        let bar = watched().then(|| {
-            // Not drawn before there is something to show.
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-            bar.set_style(style("{prefix:<10} {wide_msg}"));
-            bar
-        });
         Self {
-            bar,
+            bar: watched().then(Bar::new),
             drawn: Cell::new(false),
             board: board::Shared::default(),
             connected: false,
@@ -55,12 +48,20 @@ impl Terminal {
         }
     }
 
-    fn line(&self, line: impl AsRef<str>) {
+    fn print(&self, print: impl FnOnce()) {
         match &self.bar {
-            // The bar steps aside for what people print.
-            Some(bar) => bar.suspend(|| talk(line)),
-            None => talk(line),
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
+    }
+
+    fn line(&self, line: impl AsRef<str>) {
+        self.print(|| talk(line));
+    }
+
+    // For texts that may have several lines.
+    fn lines(&self, text: impl AsRef<str>) {
+        self.print(|| talk_lines(text));
     }
 
     fn stage(&mut self, stage: Stage) {
@@ -120,13 +121,12 @@ impl Terminal {
     fn show(&self, subject: &'static str, text: String) -> bool {
         let Some(bar) = &self.bar else { return false };
         if !self.drawn.replace(true) {
-            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-            bar.enable_steady_tick(Duration::from_millis(250));
+            bar.draw();
             self.board.keep_drawn(bar.clone());
         }
         self.board.lock().shown(false);
-        bar.set_prefix(subject);
-        bar.set_message(text);
+        bar.subject(subject);
+        bar.text(&text);
         true
     }
 
@@ -138,16 +138,16 @@ impl Terminal {
         let word = match level {
             Level::Warning => paint(AnsiColor::Yellow, "warning:"),
             Level::Error | Level::Critical => paint(AnsiColor::Red, "error:"),
-            Level::Plain => String::new(),
+            Level::Plain => return text.lines().for_each(|line| self.line(console(line))),
             Level::Debug | Level::Verbose | Level::Note => return,
         };
         let origin = task.map(|task| format!(" {task}:")).unwrap_or_default();
-        self.line(format!("{word}{origin} {text}").trim_start());
+        self.lines(format!("{word}{origin} {text}").trim_start());
     }
 
     fn finished(&self, record: &Record, outcome: &Outcome) {
         if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+            bar.clear();
         }
         let (id, took) = (&record.build, duration(outcome.duration_ms));
         if self.bar.is_some() && self.connected {
@@ -182,10 +182,10 @@ impl Terminal {
             self.line(format!("log: smidr logs {id} --task {}      shell: smidr shell {id}", task.name));
         }
         for reason in &outcome.reasons {
-            self.line(format!("{} {reason}", paint(AnsiColor::Red, "caused by:")));
+            self.lines(format!("{} {reason}", paint(AnsiColor::Red, "caused by:")));
         }
         if let Some(hint) = &outcome.hint {
-            self.line(format!("{} {hint}", paint(AnsiColor::Cyan, "hint:")));
+            self.lines(format!("{} {hint}", paint(AnsiColor::Cyan, "hint:")));
         }
     }
 }
@@ -193,9 +193,14 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+            bar.clear();
         }
     }
+}
+
+/// A line that a build has printed. None of them looks like a line of smidr.
+pub fn console(line: &str) -> String {
+    format!("| {line}")
 }
 
 /// What isolates a build.
@@ -214,12 +219,10 @@ impl EventSink for Terminal {
         match &record.event {
             Event::BuildStarted { targets, .. } => self.board.lock().targets = targets.join(" "),
             Event::StageStarted { stage } => self.stage(*stage),
-            Event::Waiting { resource, holder } => {
-                self.line(quoted(format!("waiting    for {resource}, held by {holder}")))
-            }
+            Event::Waiting { resource, holder } => self.line(format!("waiting    for {resource}, held by {holder}")),
             Event::Warning { text } => {
                 if self.warned.insert(text.clone()) {
-                    self.line(format!("{} {}", paint(AnsiColor::Yellow, "warning:"), quoted(text)));
+                    self.lines(format!("{} {text}", paint(AnsiColor::Yellow, "warning:")));
                 }
             }
             Event::HostReady { name, digest } => {
@@ -242,7 +245,7 @@ impl EventSink for Terminal {
                 self.show("image", format!("{recipe}: {step}"));
                 self.line(format!("image      {recipe}: {step}"));
             }
-            Event::Console { line } if self.bar.is_none() || !self.connected => self.line(line),
+            Event::Console { line } if self.bar.is_none() || !self.connected => self.line(console(line)),
             Event::Console { .. } => {}
             Event::BitbakeReady { version } => {
                 self.connected = true;
@@ -275,7 +278,7 @@ impl EventSink for Terminal {
             Event::NoProvider { .. } => {}
             Event::TaskLog { name, log, tail } => {
                 self.line(format!("--- {name}, the end of {}", log.display()));
-                tail.iter().for_each(|line| self.line(format!("| {line}")));
+                tail.iter().for_each(|line| self.line(console(line)));
             }
             Event::Stopping { force: false } => {
                 self.line("stopping   BitBake finishes the tasks that run (at most 30 s; Ctrl-C again kills them)");
@@ -312,15 +315,14 @@ fn paint(colour: AnsiColor, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
-}
-
 /// Events as lines of JSON on standard output, for scripts.
 pub struct JsonLines;
 
 impl EventSink for JsonLines {
     fn accept(&mut self, record: &Record) {
-        super::output::offer(serde_json::to_string(record).unwrap_or_default());
+        offer_json(record);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Trust: what a project asks for is shown once, in words that say what could happen, and granted by its user. `smidr trust` and `untrust`.
 
 use std::{
-    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    io::{self, BufRead as _, IsTerminal as _},
     path::Path,
     process::ExitCode,
 };
@@ -9,7 +9,7 @@ use std::{
 use super::{
     args::{Grant, Trust as TrustArgs, Untrust},
     context::{self, default_wanted},
-    output::{Document, quoted, say, talk},
+    output::{self, Document, say, talk},
     report::{Done, Failure, Refused},
 };
 use crate::{
@@ -136,13 +136,13 @@ impl Explain for NotTrusted {
 
 /// One screen: who asks, for what, and what could happen.
 fn screen(project: &Project, asks: &[Ask]) {
-    talk(quoted(format!("{} asks for more than a build in its own folders:", project.file.display())));
+    talk(format!("{} asks for more than a build in its own folders:", project.file.display()));
     asks.iter().for_each(|ask| talk(line(ask)));
     talk("Its recipes are programs that run with all of this. Grant it only if you trust their authors with it.");
 }
 
 fn line(ask: &Ask) -> String {
-    quoted(format!("  {:<22} {}", ask.key(), ask.consequence()))
+    format!("  {:<22} {}", ask.key(), ask.consequence())
 }
 
 /// What `plan` and `check` show.
@@ -158,7 +158,7 @@ pub fn lines(judged: &Judged) -> Vec<String> {
 }
 
 fn says_yes(question: &str) -> bool {
-    let _ = write!(anstream::stderr().lock(), "{question} [y/N] ");
+    output::ask(&format!("{question} [y/N]"));
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     read.is_ok() && ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str())
@@ -172,7 +172,7 @@ pub fn trust(file: &Path, args: &TrustArgs) -> Done {
     }
     let paths = context::open_paths(&facts)?;
     let (project, workspace, asks) = trust_all(file, &facts, &paths)?;
-    say(quoted(format!("{} is trusted with:", project.file.display())));
+    say(format!("{} is trusted with:", project.file.display()));
     asks.iter().for_each(|ask| say(line(ask)));
     let crossed = engine::cross(&project.config.cache, &workspace, &paths)?;
     if let Some(crossed) = crossed {
@@ -212,7 +212,7 @@ pub fn untrust(file: &Path, _: &Untrust) -> Done {
     });
     let config = std::fs::canonicalize(file).or_else(|_| std::path::absolute(file)).unwrap_or_else(|_| file.into());
     if Trust::open(&paths)?.revoke(&config, workspace.as_deref())? {
-        talk(quoted(format!("{} is not trusted any more", config.display())));
+        talk(format!("{} is not trusted any more", config.display()));
         return Ok(ExitCode::SUCCESS);
     }
     let hint = "those that are:  smidr trust --list".to_owned();
@@ -226,7 +226,7 @@ fn list(paths: &Paths, json: bool) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     for known in trust.list() {
-        say(quoted(format!("{}  since {}", shell(&known.config), known.at.strftime("%F"))));
+        say(format!("{}  since {}", shell(&known.config), known.at.strftime("%F")));
         known.asks.iter().for_each(|ask| say(line(ask)));
     }
     if trust.list().is_empty() {

@@ -5,7 +5,7 @@ use std::fmt;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::node::Span;
-use crate::model::{Explain, Kind};
+use crate::model::{Explain, Kind, Shown};
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,15 +48,23 @@ impl Problems {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut list: Vec<&Problem> = self.list.iter().collect();
         list.sort_by_key(|problem| problem.span.start);
-        list.iter().map(|problem| renderer.render(&self.report(problem))).collect::<Vec<_>>().join("\n")
+        let shown = |problem: &Problem| Problem {
+            span: problem.span.clone(),
+            title: Shown::plain(&problem.title).into(),
+            hint: problem.hint.as_deref().map(|hint| Shown::plain(hint).into()),
+        };
+        let file = String::from(Shown::plain(&self.file));
+        let drawn = list.into_iter().map(shown).map(|problem| renderer.render(&self.report(&file, &problem)));
+        // What is quoted of the document was not shown yet.
+        String::from(Shown::block(&drawn.collect::<Vec<_>>().join("\n")))
     }
 
-    fn report<'a>(&'a self, problem: &'a Problem) -> Vec<Group<'a>> {
+    fn report<'a>(&'a self, file: &'a str, problem: &'a Problem) -> Vec<Group<'a>> {
         let end = problem.span.end.min(self.text.len());
         let start = problem.span.start.min(end);
         // A value of several lines is pointed at by its first.
         let end = self.text[start..end].find('\n').map_or(end, |newline| start + newline);
-        let snippet = Snippet::source(&self.text).path(&self.file).annotation(AnnotationKind::Primary.span(start..end));
+        let snippet = Snippet::source(&self.text).path(file).annotation(AnnotationKind::Primary.span(start..end));
         let mut groups = vec![Level::ERROR.primary_title(problem.title.as_str()).element(snippet)];
         if let Some(hint) = &problem.hint {
             groups.push(Group::with_title(Level::HELP.with_name("hint").secondary_title(hint.as_str())));

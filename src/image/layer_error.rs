@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::limits::name_of;
 use crate::{
     host::rooted::RootedError,
-    model::{Explain, Kind},
+    model::{Explain, Kind, Shown},
 };
 
 /// Why a tar stream could not become a tree, or a tree a tar stream.
@@ -89,9 +89,7 @@ impl From<&[u8]> for Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in self.0.utf8_chunks() {
-            for c in part.valid().chars() {
-                if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
-            }
+            write!(f, "{}", Shown::plain(part.valid()))?;
             for byte in part.invalid() {
                 write!(f, "\\x{byte:02x}")?;
             }

@@ -5,7 +5,7 @@
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr};
 
-use crate::model::{Digest, Explain, InvalidDigest, Kind};
+use crate::model::{Digest, Explain, InvalidDigest, Kind, Shown};
 
 /// The longest reference, in bytes and without its scheme.
 pub const LONGEST: usize = 200;
@@ -273,7 +273,7 @@ fn malformed(text: &str, why: &'static str) -> ReferenceError {
 }
 
 fn short(text: &str) -> String {
-    text.chars().take(LONGEST).flat_map(char::escape_debug).collect()
+    Shown::plain(&text.chars().take(LONGEST).collect::<String>()).into()
 }
 
 #[cfg(test)]

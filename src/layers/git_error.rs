@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     host::{files::FileError, lock::WaitError},
-    model::{CommitId, Explain, Kind, without_secrets},
+    model::{CommitId, Explain, Kind, Shown, without_secrets},
 };
 
 /// Text of others is cut off here.
@@ -369,8 +369,8 @@ pub(super) fn deepest<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 
 /// Text of others, fit to be shown: one line, no control characters, no passwords, not too long.
 pub(super) fn shown(text: &str) -> String {
     let line: Vec<&str> = text.split_whitespace().collect();
-    let clean: String = without_secrets(&line.join(" ")).chars().filter(|c| !c.is_control()).collect();
-    clean.chars().take(MOST_CHARS).collect()
+    let clean = without_secrets(&line.join(" "));
+    Shown::plain(&clean.chars().take(MOST_CHARS).collect::<String>()).into()
 }
 
 #[cfg(test)]
@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn what_others_say_is_one_line() {
-        assert_eq!(shown("a\n  b\u{1b}[2J"), "a b[2J");
+        assert_eq!(shown("a\n  b\u{1b}[2J"), "a b\\u{1b}[2J");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod document_path;
 mod event;
 mod explain;
 mod facts;
+mod foreign;
 mod outcome;
 mod paths;
 mod request;
@@ -29,6 +30,9 @@ pub use digest::{Digest, InvalidDigest};
 pub use event::{Activity, Event, Level, Record, Stage, TaskName, Unit};
 pub use explain::{Explain, Kind};
 pub use facts::{HostFacts, SubordinateIds};
+pub use foreign::Shown;
+#[cfg(test)]
+pub use foreign::danger;
 pub use outcome::{FailedTask, Outcome, State};
 pub use paths::Paths;
 pub use request::BuildRequest;

@@ -130,6 +130,11 @@ fn broken(source: &Source) -> Vec<String> {
     if module != "cli" {
         forbid(&["println!", "print!(", "anstream::", "io::stdout()"], "only cli prints");
     }
+    if module == "cli" && source.path != "src/cli/output.rs" {
+        let ways =
+            ["anstream::", "stdout().lock()", "stderr().lock()", "print!(", "println!(", "indicatif", ".print()"];
+        forbid(&ways, "only cli::output prints, and only what model::Shown lets through");
+    }
     forbid(&[".unwrap()", "todo!", "dbg!"], "not in this house");
     if PURE.contains(&module) {
         forbid(&IMPURE, "this module is pure");
@@ -225,6 +230,7 @@ fn the_checker_can_fail() {
         ("src/service/x.rs", "//! x\nlet q = \"SELECT 1\";", "says SQL"),
         ("src/engine/x.rs", "//! x\nprintln!(\"a\");", "only cli prints"),
         ("src/config/x.rs", "//! x\nlet a = std::fs::read(\"a\");", "is pure"),
+        ("src/cli/x.rs", "//! x\nanstream::println!(\"a\");", "only cli::output prints"),
         ("src/cli/x.rs", "fn f() {}", "does not open with"),
         ("src/cli/x.rs", "//! x\nlet a = b.unwrap();", "not in this house"),
     ];

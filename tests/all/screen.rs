@@ -26,13 +26,22 @@ pub struct Screen {
     seen: String,
 }
 
-/// Starts smidr on a terminal of 30 lines of 100 characters.
+/// Starts smidr on a terminal of 30 lines of 100 characters, on which nothing is drawn.
 pub fn on_terminal(setsid: &Path, world: &World, args: &[&str]) -> (Screen, Child) {
-    runs_on_terminal(setsid, world, &smidr_bin(), args)
+    on_kind_of_terminal("dumb", setsid, world, args)
+}
+
+/// Starts smidr on a terminal with a TERM.
+pub fn on_kind_of_terminal(term: &str, setsid: &Path, world: &World, args: &[&str]) -> (Screen, Child) {
+    starts(term, setsid, world, &smidr_bin(), args)
 }
 
 /// As [`on_terminal`], with any program.
 pub fn runs_on_terminal(setsid: &Path, world: &World, program: &Path, args: &[&str]) -> (Screen, Child) {
+    starts("dumb", setsid, world, program, args)
+}
+
+fn starts(term: &str, setsid: &Path, world: &World, program: &Path, args: &[&str]) -> (Screen, Child) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
     grantpt(&master).expect("grantpt");
     unlockpt(&master).expect("unlockpt");
@@ -46,7 +55,7 @@ pub fn runs_on_terminal(setsid: &Path, world: &World, program: &Path, args: &[&s
     // setsid(1) becomes the program, since it leads no process group.
     let mut command = Command::new(setsid);
     world.surround(&mut command);
-    command.current_dir(world.project()).arg("--ctty").arg(program).args(args);
+    command.env("TERM", term).current_dir(world.project()).arg("--ctty").arg(program).args(args);
     command.stdin(copy()).stdout(copy()).stderr(slave);
     let child = command.spawn().expect("setsid starts");
     (screen, child)

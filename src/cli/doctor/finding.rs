@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    cli::output::say,
+    cli::output::{say, say_block},
     sandbox::{Obstacle, Remedy},
 };
 
@@ -104,10 +104,11 @@ pub fn show_remedies(finding: &Finding) {
     });
     for (how, Remedy { lines, .. }) in user.into_iter().chain(admin) {
         match lines.is_empty() {
-            true => say(format!("\n{how}.")),
-            false => say(format!("\n{how}:\n")),
+            true => say_block(&format!("\n{how}.")),
+            false => say_block(&format!("\n{how}:\n")),
         }
-        lines.iter().for_each(say);
+        // To be pasted: a line to type may have several.
+        lines.iter().for_each(|line| say_block(line));
     }
 }
 

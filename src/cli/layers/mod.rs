@@ -16,7 +16,7 @@ use super::{
     context::default_wanted,
     desk::Desk,
     lock::{HostWanted, pin_all, repositories},
-    output::{Document, Unwritable, bytes, say, talk},
+    output::{Document, Unwritable, bytes, say, say_lines, talk},
     report::{Done, Failure},
 };
 use crate::{
@@ -90,7 +90,7 @@ fn list(desk: &Desk, file: &Path, json: bool) -> Result<(), Failure> {
             say(format!("  {name:<22} {}", described(layer)));
         }
         if let Some(error) = &seen.error {
-            say(redactor.text(&format!("  {error}")));
+            say_lines(redactor.text(&format!("  {error}")));
         }
     }
     Ok(())

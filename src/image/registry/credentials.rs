@@ -12,7 +12,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 
 use super::{error::RegistryError, helper, settings::Settings};
-use crate::host::files::FileError;
+use crate::{host::files::FileError, model::Shown};
 
 const DOCKER_HUB: &str = "docker.io";
 /// What a helper and `config.json` call Docker Hub.
@@ -165,9 +165,7 @@ fn in_file(
                 return Ok(Some(Credential { login, origin }));
             }
             Ok(None) => {}
-            Err(error) => {
-                warn(format!("the credential helper `{}` of {} {error}", name.escape_debug(), path.display()))
-            }
+            Err(error) => warn(format!("the credential helper `{}` of {} {error}", Shown::plain(name), path.display())),
         }
     }
     let auths = file.auths.iter().flatten();

@@ -28,7 +28,7 @@ use super::{
     retry,
     settings::Settings,
 };
-use crate::{host::files::FileError, image::reference};
+use crate::{host::files::FileError, image::reference, model::Shown};
 
 const MOST_REDIRECTS: usize = 5;
 /// Of an answer that says no.
@@ -195,11 +195,7 @@ pub fn same_origin(a: &Url, b: &Url) -> bool {
 
 /// Text of others, fit to be shown.
 pub fn shown(text: &str) -> String {
-    text.trim()
-        .chars()
-        .take(ERROR_CHARS)
-        .flat_map(|c| if c == '"' { vec![c] } else { c.escape_debug().collect() })
-        .collect()
+    Shown::plain(&text.trim().chars().take(ERROR_CHARS).collect::<String>()).into()
 }
 
 fn next(url: &Url, response: &Response) -> Result<Url, &'static str> {

@@ -13,6 +13,7 @@ use super::{error::RegistryError, settings::Settings};
 use crate::{
     host::files::{self, FileError},
     image::reference::{self, RegistryReference},
+    model::Shown,
 };
 
 /// What a place may be asked for.
@@ -135,7 +136,7 @@ fn route(reference: &RegistryReference, insecure: bool, tables: &Tables) -> Resu
     let at = |location: &str| {
         let place = format!("{}{rest}", location.trim_end_matches('/'));
         let bad =
-            |why| RegistryError::Settings { path: path.clone(), why: format!("`{}`: {why}", place.escape_debug()) };
+            |why| RegistryError::Settings { path: path.clone(), why: format!("`{}`: {why}", Shown::plain(&place)) };
         reference::place(&place).map_err(bad)
     };
     let mut places = Vec::new();

@@ -153,7 +153,7 @@ mod tests {
             "\n{head}Subject: [PATCH 0/2] letter\n\n1 file\n{head}From: x\nSubject: [PATCH 1/2] a long\n one\u{1b}[2J\nDate: x\n\n{diff}{head}\nSubject: no header\n{diff}"
         );
         let names: Vec<String> = split("x.mbox", text.as_bytes()).into_iter().map(|mail| mail.name).collect();
-        assert_eq!(names, ["x.mbox (mail 2 of 3, \"[PATCH 1/2] a long one[2J\")", "x.mbox (mail 3 of 3)"]);
+        assert_eq!(names, ["x.mbox (mail 2 of 3, \"[PATCH 1/2] a long one\\u{1b}[2J\")", "x.mbox (mail 3 of 3)"]);
         assert_eq!(split("x.patch", diff.as_bytes()), [Mail { name: "x.patch".into(), text: diff.as_bytes() }]);
         assert_eq!(split("x.patch", b"").len(), 1);
     }

@@ -1,0 +1,145 @@
+//! Every text of every event, hostile: nothing raw reaches a terminal, and no line looks like one of smidr's own.
+
+use serde_json::Value;
+
+use super::*;
+use crate::{
+    cli::{logs, output::PRINTED},
+    model::{Artifact, BuildId, FailedTask, PeakOf, Usage, danger},
+};
+
+const HOSTILE: [&str; 3] = [
+    "\x1b]52;c;eA==\x07\x1b[2J\r\u{9b}1m\u{202e}\u{2028}\n::add-mask::x\nerror: forged ##vso[a.b]c\x1b[31mred",
+    "error: forged",
+    "::add-mask::x",
+];
+
+/// One event of each kind, with all that it can hold.
+fn samples() -> Vec<Event> {
+    let text = || "x".to_owned();
+    let name = || TaskName { recipe: text(), task: text() };
+    let log = || Some("/x".into());
+    let digest = crate::model::Digest::from_sha256([1; 32]);
+    let usage = Usage { cpu_ms: 1, peak_memory: 1, peak_of: PeakOf::Build, read_bytes: 1, written_bytes: 1 };
+    let outcome = |state, bitbake_exit, failed| Outcome {
+        state,
+        bitbake_exit,
+        failed,
+        reasons: vec![text()],
+        host_at_fault: true,
+        hint: Some(text()),
+        usage: Some(usage),
+        artifacts: 1,
+        artifact_bytes: 1,
+        duration_ms: 1,
+        cleaned: false,
+    };
+    let failed = vec![FailedTask { name: name(), log: log() }];
+    let artifact = Artifact { path: "x".into(), size: 1, sha256: Some(digest.clone()), link: log() };
+    let mut all = vec![
+        Event::BuildStarted { name: text(), targets: vec![text()], machine: text(), variant: Some(text()) },
+        Event::StageStarted { stage: Stage::Fetch },
+        Event::Waiting { resource: text(), holder: text() },
+        Event::Warning { text: text() },
+        Event::HostReady { name: text(), digest: Some(digest) },
+        Event::LayersReady { layers: vec![(text(), text())] },
+        Event::SandboxReady { isolation: text(), task_network_cut: true },
+        Event::Progress { activity: Activity::Pull, subject: text(), done: 1, total: Some(2), unit: Unit::Bytes },
+        Event::RecipeStep { recipe: text(), step: text() },
+        Event::Console { line: text() },
+        Event::BitbakeReady { version: text() },
+        Event::Parsed { recipes: 2, cached: 1, errors: 1 },
+        Event::TasksPlanned { total: 2, setscene: 1 },
+        Event::TaskStarted { name: name(), pid: 1, index: 1, total: 2, setscene: false, log: log() },
+        Event::TaskProgress { pid: 1, percent: 1 },
+        Event::TaskEnded { name: name(), pid: 1, ok: false, setscene: false, log: log() },
+        Event::TaskSkipped { name: name() },
+        Event::NoProvider { item: text(), dependees: vec![text()], reasons: vec![text()], close_matches: vec![text()] },
+        Event::TaskLog { name: name(), log: "/x".into(), tail: vec![text()] },
+        Event::Stopping { force: false },
+        Event::ArtifactKept { artifact },
+        Event::Finished { outcome: outcome(State::Failed, Some(1), failed) },
+        Event::Finished { outcome: outcome(State::Failed, Some(1), Vec::new()) },
+        Event::Finished { outcome: outcome(State::Completed, Some(0), Vec::new()) },
+    ];
+    let levels = [Level::Plain, Level::Note, Level::Warning, Level::Error, Level::Critical];
+    all.extend(levels.map(|level| Event::Message { level, text: text(), task: Some(name()) }));
+    all
+}
+
+/// Where a document has texts, as JSON pointers (RFC 6901).
+fn texts(document: &Value, at: &str, found: &mut Vec<String>) {
+    match document {
+        Value::String(_) => found.push(at.to_owned()),
+        Value::Array(list) => (0..).zip(list).for_each(|(n, part): (u32, _)| texts(part, &format!("{at}/{n}"), found)),
+        Value::Object(map) => map.iter().for_each(|(key, part)| texts(part, &format!("{at}/{key}"), found)),
+        _ => {}
+    }
+}
+
+/// The same document with another text in each place in turn.
+fn variations(document: &Value, text: &str) -> Vec<Value> {
+    let mut places = Vec::new();
+    texts(document, "", &mut places);
+    let with_text = |place: &String| {
+        let mut new = document.clone();
+        *new.pointer_mut(place)? = text.into();
+        Some(new)
+    };
+    places.iter().filter_map(with_text).collect()
+}
+
+/// What all sinks print of some events, and what the line of progress says meanwhile.
+fn printed(events: &[Event], watched: bool, connected: bool) -> String {
+    PRINTED.take();
+    let mut terminal = Terminal::new();
+    terminal.bar = watched.then(Bar::new);
+    terminal.connected = connected;
+    let build = BuildId::new("x", 1).expect("an id");
+    let mut bar = String::new();
+    for (seq, event) in (1..).zip(events) {
+        let record = Record { build: build.clone(), seq, at: jiff::Timestamp::UNIX_EPOCH, event: event.clone() };
+        terminal.accept(&record);
+        // It stands behind a word that says what is going on.
+        bar.extend(terminal.bar.iter().map(|bar| format!("bitbake    {}\n", bar.message())));
+        JsonLines.accept(&record);
+        logs::show(record);
+    }
+    PRINTED.take() + &bar
+}
+
+#[test]
+fn every_kind_of_event_is_sampled() {
+    // serde names all kinds to who asks for one that there is not.
+    let error = serde_json::from_value::<Event>(serde_json::json!({ "event": "?" })).expect_err("no event");
+    let error = error.to_string();
+    let known: BTreeSet<String> = error.split('`').skip(3).step_by(2).map(str::to_owned).collect();
+    let kind = |event: &Event| serde_json::to_value(event).expect("JSON")["event"].as_str().map(str::to_owned);
+    let sampled: BTreeSet<String> = samples().iter().filter_map(kind).collect();
+    assert!(known.len() > 20, "{error}");
+    assert_eq!(sampled, known);
+}
+
+#[test]
+fn nothing_that_an_event_says_reaches_a_terminal_raw() {
+    let mut seen = 0;
+    for hostile in HOSTILE {
+        for sample in samples() {
+            let document = serde_json::to_value(&sample).expect("JSON");
+            assert!(!document.to_string().contains("null"), "{document}: a sample has all that an event can hold");
+            // What is no free text, as a digest, is refused.
+            let events = variations(&document, hostile).into_iter().filter_map(|new| serde_json::from_value(new).ok());
+            for event in events.collect::<Vec<Event>>() {
+                let all = [event.clone(), Event::TasksPlanned { total: 2, setscene: 1 }, event.clone()];
+                for (watched, connected) in [(false, false), (false, true), (true, false), (true, true)] {
+                    let printed = printed(&all, watched, connected);
+                    assert_eq!(danger(&printed), None, "{event:?}: {printed}");
+                    let forged = printed.lines().find(|line| line.starts_with("error: forged"));
+                    assert_eq!(forged, None, "{event:?}");
+                    seen += usize::from(printed.contains("forged") || printed.contains("add-mask"));
+                }
+            }
+        }
+    }
+    assert!(seen > 200, "only {seen} texts were shown at all");
+}
