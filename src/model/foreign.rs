@@ -325,7 +325,7 @@ mod tests {
             prop_assert!(!once.contains('\n'));
             prop_assert_eq!(&line(&once), &once);
             prop_assert!(Shown::lines(&text).0.split('\n').skip(1).all(|line| line.starts_with("  ")));
-            let document = serde_json::Map::from_iter([("text".to_owned(), text.clone().into()), ("list".into(), vec![text.clone()].into())]);
+            let document = serde_json::Value::from_iter([("text", serde_json::Value::from(text.clone())), ("list", vec![text.clone()].into())]);
             for json in [document.to_string(), format!("{document:#}")] {
                 let shown = Shown::json(&json).0;
                 prop_assert_eq!(danger(&shown), None);
