@@ -89,9 +89,10 @@ pub struct Finished {
 
 impl Finished {
     /// Whether there is something to collect. BitBake's exit status says so, whatever was claimed before: its user interface ends with
-    /// an error where a task failed, and nothing else in the build can reach that process.
+    /// an error where a task failed, and nothing else in the build can reach that process. That it came to its end must have been said,
+    /// too: a program that does nothing at all also ends with 0.
     pub fn is_good(&self) -> bool {
-        self.exit == 0 && !self.stopped && !self.timed_out
+        self.exit == 0 && self.said_done && !self.stopped && !self.timed_out
     }
 }
 

@@ -134,11 +134,6 @@ pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsErr
     let reach = Reach::of(plan, tools);
     plan.folders.writable().into_iter().try_for_each(|folder| reach.check_folder(folder))?;
     plan.ca_bundle.iter().try_for_each(|bundle| reach.check_way(bundle))?;
-    for (_, source) in plan.sources() {
-        if let PlannedSource::Path(path) = source {
-            reach.check_layer(&path.folder)?;
-        }
-    }
     let mut placed = Vec::new();
     for input in &plan.inputs {
         let Some(named) = &input.source else { return Err(InputsError::NoAgent) };
@@ -165,6 +160,11 @@ pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsErr
         placed.push(PlacedInput { source, dest, writable, git_writable, folder: data.is_dir() });
     }
     placed.iter().try_for_each(|input| check_kind(input, &placed))?;
+    for (_, source) in plan.sources() {
+        if let PlannedSource::Path(path) = source {
+            reach.check_layer(&path.folder)?;
+        }
+    }
     Ok(placed)
 }
 

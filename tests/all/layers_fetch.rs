@@ -359,7 +359,7 @@ fn what_has_changed_is_told() {
     assert!(changes.is_whole && !changes.is_rewritten, "{changes:?}");
     assert_eq!((changes.commits.len(), changes.total), (3, 7));
     let subjects: Vec<&str> = changes.commits.iter().map(|change| change.subject.as_str()).collect();
-    assert_eq!(subjects[0], "a merge[2J");
+    assert_eq!(subjects[0], "a merge\\u{1b}[2J");
     assert_eq!(changes.commits[0].short(), new.short());
     assert!(changes.commits[0].authored.is_some());
     assert_eq!(ask(&new, &new, 3, true).total, 0);
