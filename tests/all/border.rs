@@ -234,9 +234,9 @@ fn what_bitbake_says_is_a_claim_and_how_it_ends_decides() {
     // A forged failure, and a forged verdict, of a BitBake that ended well.
     pretend(&world, "failed('do_x', None)\nsay(e='done', exit=1)\n");
     build().expect_code(0).expect_err("completed").expect_err("r:do_x");
-    // One that did not come to saying anything.
+    // One that did not come to its end has built nothing, whatever its status.
     pretend(&world, "");
-    build().expect_code(0).expect_err("completed");
+    build().expect_code(1).expect_err("before it was done");
     // A forged success.
     pretend(&world, "say(e='done', exit=0)\nsys.exit(3)\n");
     let forged = build();
