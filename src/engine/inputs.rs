@@ -224,11 +224,11 @@ fn check_kind(input: &PlacedInput, all: &[PlacedInput]) -> Result<(), InputsErro
 /// # Errors
 ///
 /// The first place that cannot be had.
-pub fn check_places(plan: &Plan, shown: &[(PathBuf, bool)], diffs: &[PathBuf]) -> Result<(), InputsError> {
+pub fn check_places(plan: &Plan, shown: &[PathBuf], diffs: &[PathBuf]) -> Result<(), InputsError> {
     for input in plan.inputs.iter().filter(|input| input.what == What::Bind) {
         let refused = |why: String| Err(InputsError::Place { dest: input.dest.clone(), why });
         let source = input.source.as_deref().unwrap_or(Path::new("/"));
-        if let Some(layer) = shown.iter().map(|(path, _)| path).find(|layer| in_the_way(layer, source, &input.dest)) {
+        if let Some(layer) = shown.iter().find(|layer| in_the_way(layer, source, &input.dest)) {
             return refused(format!("it would hide or change the layers in {}", layer.display()));
         }
         let parent = input.dest.parent().unwrap_or(Path::new("/"));

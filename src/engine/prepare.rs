@@ -8,14 +8,14 @@ use std::{
 use super::{
     EngineError, Tools, devices, downloads, edits, guards,
     host::resolve_host,
-    inputs, layers, pseudo,
+    inputs, pseudo,
     workspace::{self, Workspace},
 };
 use crate::{
     bitbake,
     host::lock::Lock,
     image::RootFs,
-    layers::Checkouts,
+    layers::{self, Checkouts},
     lock::{HostLock, Pins},
     model::Paths,
     plan::{self, Isolation, MountOp, Payload, Placed, PlacedInput, Plan, SandboxSpec},
@@ -29,6 +29,8 @@ pub struct Prepared {
     pub(super) inputs: Vec<PlacedInput>,
     checkouts: Checkouts,
     pub(super) workspace: Workspace,
+    // What the build sees of this machine, beside its image.
+    shown: Vec<PathBuf>,
     // Nobody takes the caches over meanwhile.
     _caches: Lock,
     hide_openat2: bool,
@@ -79,14 +81,14 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     // First, so that nothing long is begun in vain.
     devices::check(&plan.devices)?;
     let inputs = inputs::find(&plan, tools)?;
-    let mut checkouts = layers(&plan, tools)?;
+    let checkouts = super::layers(&plan, tools)?;
     checkouts.are_untouched()?;
     let holder = format!("build {}", tools.on.build());
     let workspace = workspace::open(&plan, tools, &holder)?;
     edits::finish_interrupted(&plan, tools)?;
     let shown = plan.folders.writable().into_iter().map(Path::to_path_buf);
-    let shown = shown.chain(checkouts.shown().into_iter().map(|(path, _)| path));
-    let shown: Vec<PathBuf> = shown.chain(inputs.iter().map(|input| input.dest.clone())).collect();
+    let shown: Vec<PathBuf> =
+        shown.chain(checkouts.shown()).chain(inputs.iter().map(|input| input.dest.clone())).collect();
     let caches = downloads::claim(&plan, &shown, tools.paths, &holder, tools.on)?;
     let host = if plan.isolation == Isolation::None {
         let path = tools.facts.environment.iter().find(|(name, _)| name == "PATH");
@@ -98,13 +100,12 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     };
     workspace.write_conf(&plan, &checkouts)?;
     workspace.write_skeleton(&plan, tools.facts, &checkouts.shown(), &inputs)?;
-    workspace.write_indexes(&mut checkouts.own)?;
     if tools.stop.asked() > 0 {
         return Err(EngineError::Stopped);
     }
     let packages = host.lock().map(|lock| &lock.packages);
     let hide_openat2 = !plan.openat2.unwrap_or_else(|| !pseudo::lacks_openat2(&checkouts, packages));
-    Ok(Prepared { plan, host, inputs, checkouts, workspace, _caches: caches, hide_openat2 })
+    Ok(Prepared { plan, host, inputs, checkouts, workspace, _caches: caches, shown, hide_openat2 })
 }
 
 impl Prepared {
@@ -155,6 +156,12 @@ impl Prepared {
         let edit = what == Use::Edit;
         self.workspace.make_home(&self.plan, &self.inputs)?;
         self.workspace.make_folders(&self.plan, &guards::decisive(&self.plan))?;
+        let mut repositories = self.checkouts.own.clone();
+        if !edit {
+            // As late as can be: what comes into being afterwards is seen.
+            repositories.iter_mut().for_each(|own| layers::hide(own, &self.shown));
+            self.workspace.write_indexes(&mut repositories)?;
+        }
         let host = self.host.env();
         let host_path = host.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());
         let mut env: Vec<(String, String)> =
@@ -168,7 +175,8 @@ impl Prepared {
                 BuildHost::Machine { .. } => Vec::new(),
             },
             skeleton: self.workspace.skeleton.clone(),
-            repositories: self.checkouts.own.clone(),
+            empty: self.workspace.own_files(),
+            repositories,
             pinned: self.checkouts.pinned.clone(),
             inputs: self.inputs.clone(),
             edit,

@@ -24,7 +24,7 @@ use crate::{
     },
     layers::{self, Checkouts},
     model::{Explain, HostFacts, Kind},
-    plan::{CA_BUNDLE, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
+    plan::{CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
 };
 
 /// Where other distributions' tools look for CA certificates.
@@ -229,7 +229,7 @@ impl Workspace {
         &self,
         plan: &Plan,
         facts: &HostFacts,
-        shown: &[(PathBuf, bool)],
+        shown: &[PathBuf],
         inputs: &[PlacedInput],
     ) -> Result<(), FileError> {
         let points = plan.mount_points(shown, inputs);
@@ -242,7 +242,8 @@ impl Workspace {
         }
         remove_tree(&self.skeleton)?;
         let inside = |path: &Path| self.skeleton.join(path.strip_prefix("/").unwrap_or(path));
-        for (point, _) in points.iter().filter(|(_, folder)| *folder) {
+        let empty = Path::new(bitbake::OWN_FOLDER).join(EMPTY_FOLDER);
+        for point in points.iter().filter(|(_, folder)| *folder).map(|(point, _)| point).chain([&empty]) {
             let point = inside(point);
             fs::create_dir_all(&point).map_err(FileError::new("make the folder", &point))?;
         }
@@ -370,6 +371,7 @@ fn generated_files(plan: &Plan, facts: &HostFacts) -> Vec<(String, String)> {
     if plan.inputs.iter().any(|input| input.what == What::GitCredentials) {
         files.push((GIT_CONFIG.into(), git_config()));
     }
+    files.push((format!("{}/{EMPTY_FILE}", bitbake::OWN_FOLDER), String::new()));
     files.extend(bitbake::OWN_FILES.map(|(name, text)| (format!("{}/{name}", bitbake::OWN_FOLDER), text.to_owned())));
     files
 }

@@ -39,7 +39,7 @@ pub use discover::{DiscoverError, Found, discover};
 pub use git_error::GitError;
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Cure;
-pub use own::index as index_of;
+pub use own::{hide, index as index_of};
 use patch::{PatchError, read_patches};
 pub use repository::{Repository, Store};
 
@@ -72,12 +72,9 @@ pub struct Checkouts {
 }
 
 impl Checkouts {
-    /// Everything that has to be visible in the sandbox, and whether it is a folder.
-    pub fn shown(&self) -> Vec<(PathBuf, bool)> {
-        let own = self.own.iter().flat_map(OwnRepository::points);
-        own.chain(self.pinned.iter().map(|path| (path.as_path(), true)))
-            .map(|(path, folder)| (path.into(), folder))
-            .collect()
+    /// Everything that has to be visible in the sandbox.
+    pub fn shown(&self) -> Vec<PathBuf> {
+        self.own.iter().map(|own| &own.root).chain(&self.pinned).cloned().collect()
     }
 
     /// Makes sure that what the lock names is what a build will see.

@@ -1,4 +1,4 @@
-//! What a build sees of the user's own repositories: its layers, `.git` and a few files, not what else lies beside them.
+//! What a build sees of the user's own repositories: its layers, `.git` and a few files. Something empty covers what else lies beside them.
 
 use std::{
     fs,
@@ -10,8 +10,8 @@ use gix::index::entry::Flags;
 use super::{Checkouts, LayerError, local::Local, outermost};
 use crate::plan::OwnRepository;
 
-/// How files at the top of a repository are called that recipes name in LIC_FILES_CHKSUM.
-const LICENCES: [&str; 3] = ["LICENSE", "LICENCE", "COPYING"];
+/// How files at the top of a repository begin that recipes name in LIC_FILES_CHKSUM, or that git reads.
+const COMMON: [&str; 4] = ["LICENSE", "LICENCE", "COPYING", ".git"];
 
 /// Notes a repository that holds layers, once.
 pub(super) fn add(own: &mut Vec<OwnRepository>, local: &Local) {
@@ -46,43 +46,55 @@ fn leads_out(layer: &Path, root: &Path) -> bool {
 
 fn shown(root: PathBuf, layers: &[PathBuf], bitbake: Option<&Path>) -> OwnRepository {
     let layers = outermost(layers.iter().filter(|layer| layer.starts_with(&root)).cloned().collect());
-    let mut folders: Vec<PathBuf> =
-        bitbake.filter(|path| path.starts_with(&root)).map(Path::to_path_buf).into_iter().collect();
-    let mut files: Vec<PathBuf> = Vec::new();
-    files.extend(licences(&root));
+    let mut shown = common_files(&root);
+    shown.push(root.join(".git"));
+    shown.extend(bitbake.filter(|path| path.starts_with(&root)).map(Path::to_path_buf));
     for core in
         layers.iter().filter(|layer| layer.join("conf/bitbake.conf").is_file()).filter_map(|layer| layer.parent())
     {
         // OpenEmbedded-Core's COREBASE: its tasks run programs in `scripts`, and its recipes name its licences.
         if core.starts_with(&root) {
-            folders.extend(Some(core.join("scripts")).filter(|path| is_folder(path)));
-            files.extend(licences(core));
+            shown.push(core.join("scripts"));
+            shown.extend(common_files(core));
         }
     }
-    let git = root.join(".git");
-    match fs::symlink_metadata(&git) {
-        Ok(data) if data.is_dir() => folders.push(git),
-        Ok(data) if data.is_file() => files.push(git),
-        _ => {}
+    OwnRepository { root, layers, shown: outermost(shown), ..OwnRepository::default() }
+}
+
+/// Notes what builds do not see of a repository: whatever neither belongs to it nor leads to one of the `places` where they see something else.
+pub fn hide(own: &mut OwnRepository, places: &[PathBuf]) {
+    let seen: Vec<&Path> = own.layers.iter().chain(&own.shown).map(PathBuf::as_path).collect();
+    let mut hidden = Vec::new();
+    let mut folders = vec![own.root.clone()];
+    while let Some(folder) = folders.pop() {
+        if seen.iter().any(|seen| folder.starts_with(seen)) {
+            continue;
+        }
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
+            let leads =
+                seen.iter().copied().chain(places.iter().map(PathBuf::as_path)).any(|place| place.starts_with(&path));
+            match (leads, kind.is_symlink()) {
+                (true, _) if kind.is_dir() => folders.push(path),
+                // Where a link leads is visible or not by itself.
+                (true, _) | (_, true) => {}
+                (false, false) => hidden.push((path, kind.is_dir())),
+            }
+        }
     }
-    let inside = |path: &PathBuf| layers.iter().any(|layer| path.starts_with(layer));
-    folders.retain(|path| !inside(path));
-    files.retain(|path| !inside(path));
-    folders = outermost(folders);
-    files.sort();
-    files.dedup();
-    OwnRepository { root, layers, folders, files, index: None }
+    hidden.sort();
+    own.hidden = hidden;
 }
 
 fn is_folder(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|data| data.is_dir())
 }
 
-fn licences(folder: &Path) -> Vec<PathBuf> {
+fn common_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_licence = |name: &str| LICENCES.iter().any(|licence| name.starts_with(licence));
+    let is_common = |name: &str| COMMON.iter().any(|start| name.starts_with(start));
     entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_licence))
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_common))
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
         .map(|entry| entry.path())
         .collect()
@@ -92,19 +104,18 @@ fn licences(folder: &Path) -> Vec<PathBuf> {
 /// git would else call the repository changed, and BitBake would write that into what it builds. None where every file is seen, or where
 /// the index cannot be read.
 pub fn index(own: &OwnRepository) -> Option<Vec<u8>> {
-    if own.layers.contains(&own.root) || !is_folder(&own.root.join(".git")) {
+    if own.hidden.is_empty() || !is_folder(&own.root.join(".git")) {
         return None;
     }
     let options = gix::open::Options::default().with(gix::sec::Trust::Reduced);
     let repository = gix::open_opts(&own.root, options).ok()?;
     let mut index = repository.open_index().ok()?;
-    let seen: Vec<PathBuf> =
-        own.points().skip(1).filter_map(|(path, _)| Some(path.strip_prefix(&own.root).ok()?.into())).collect();
+    let hidden: Vec<&Path> = own.hidden.iter().filter_map(|(path, _)| path.strip_prefix(&own.root).ok()).collect();
     let state: &mut gix::index::State = &mut index;
     let mut left_out = false;
     for (entry, path) in state.entries_mut_with_paths() {
         let path = gix::path::from_bstr(path).ok()?;
-        if !seen.iter().any(|seen| path.starts_with(seen)) {
+        if hidden.iter().any(|hidden| path.starts_with(hidden)) {
             entry.flags.insert(Flags::SKIP_WORKTREE | Flags::EXTENDED);
             left_out = true;
         }

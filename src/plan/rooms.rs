@@ -16,6 +16,8 @@ pub struct Placed {
     pub diffs: Vec<PathBuf>,
     /// Mount points and generated files, on top of the image.
     pub skeleton: PathBuf,
+    /// A folder with [`EMPTY_FOLDER`] and [`EMPTY_FILE`] in it.
+    pub empty: PathBuf,
     /// Repositories of the user's that hold layers, or BitBake.
     pub repositories: Vec<OwnRepository>,
     /// Those that belong to the store, and never change.
@@ -33,35 +35,35 @@ pub struct OwnRepository {
     pub root: PathBuf,
     /// Its layers, the outermost folders: writable where layers are edited.
     pub layers: Vec<PathBuf>,
-    /// Further folders that builds need of it: `.git`, BitBake, the scripts beside OpenEmbedded-Core.
-    pub folders: Vec<PathBuf>,
-    /// Files that builds need of it: licences, or a `.git` that names a folder.
-    pub files: Vec<PathBuf>,
-    /// Shown to builds in the place of `.git/index`: a copy that knows which files are left out.
+    /// What else builds need of it: `.git`, BitBake, the scripts beside OpenEmbedded-Core, licences.
+    pub shown: Vec<PathBuf>,
+    /// Everything else in it, and whether it is a folder: builds see something empty in its place.
+    pub hidden: Vec<(PathBuf, bool)>,
+    /// Shown to builds in the place of `.git/index`: a copy that knows which files are hidden.
     pub index: Option<PathBuf>,
 }
 
 impl OwnRepository {
-    /// Every place that a mount stands on, and whether it is a folder.
-    pub fn points(&self) -> impl Iterator<Item = (&Path, bool)> {
-        let folders =
-            [&self.root].into_iter().chain(&self.layers).chain(&self.folders).map(|path| (path.as_path(), true));
-        folders.chain(self.files.iter().map(|path| (path.as_path(), false)))
-    }
-
-    /// Binds as destination, source, and whether it is writable.
-    fn binds(&self, edit: bool) -> Vec<(PathBuf, PathBuf, bool)> {
+    /// Binds as destination, source, and whether it is writable. One mount shows the whole repository, since git looks for `.git` on one
+    /// file system only. `empty` is a folder with an empty folder and an empty file.
+    fn binds(&self, edit: bool, empty: &Path) -> Vec<(PathBuf, PathBuf, bool)> {
         let same = |path: &PathBuf, writable| (path.clone(), path.clone(), writable);
-        let mut binds: Vec<_> = self.layers.iter().map(|path| same(path, edit)).collect();
         if edit {
-            binds.extend((!self.layers.contains(&self.root)).then(|| same(&self.root, false)));
-        } else {
-            binds.extend(self.folders.iter().chain(&self.files).map(|path| same(path, false)));
-            binds.extend(self.index.iter().map(|index| (self.root.join(".git/index"), index.clone(), false)));
+            let root = (!self.layers.contains(&self.root)).then(|| same(&self.root, false));
+            return self.layers.iter().map(|path| same(path, true)).chain(root).collect();
         }
+        let mut binds = vec![same(&self.root, false)];
+        let nothing = |folder: bool| empty.join(if folder { EMPTY_FOLDER } else { EMPTY_FILE });
+        binds.extend(self.hidden.iter().map(|(path, folder)| (path.clone(), nothing(*folder), false)));
+        binds.extend(self.index.iter().map(|index| (self.root.join(".git/index"), index.clone(), false)));
         binds
     }
 }
+
+/// Names in the folder of smidr's own files in the skeleton.
+pub const EMPTY_FOLDER: &str = "empty";
+/// Likewise.
+pub const EMPTY_FILE: &str = "nothing";
 
 /// Folders in memory, with their permissions.
 const TMPFS: [(&str, u32); 3] = [("/tmp", 0o1777), ("/var/tmp", 0o1777), ("/run", 0o755)];
@@ -81,7 +83,7 @@ impl Plan {
         // Sorted, so that a folder inside another one is shown after it.
         let mut binds: Vec<(PathBuf, PathBuf, bool)> =
             self.folders.writable().into_iter().map(|path| (path.into(), path.into(), true)).collect();
-        binds.extend(placed.repositories.iter().flat_map(|repository| repository.binds(placed.edit)));
+        binds.extend(placed.repositories.iter().flat_map(|repository| repository.binds(placed.edit, &placed.empty)));
         binds.extend(placed.pinned.iter().map(|path| (path.clone(), path.clone(), false)));
         binds.extend(placed.inputs.iter().map(|input| (input.dest.clone(), input.source.clone(), input.writable)));
         binds.sort();
@@ -96,12 +98,12 @@ impl Plan {
 
     /// Everything that must exist in the skeleton for [`Plan::sandbox`] to find its mount points, and whether it is a folder rather
     /// than an empty file.
-    pub fn mount_points(&self, shown: &[(PathBuf, bool)], inputs: &[PlacedInput]) -> Vec<(PathBuf, bool)> {
+    pub fn mount_points(&self, shown: &[PathBuf], inputs: &[PlacedInput]) -> Vec<(PathBuf, bool)> {
         let fixed = ["/proc", "/sys", "/dev", "/etc"].into_iter().chain(TMPFS.map(|(dest, _)| dest));
         let mut points: Vec<PathBuf> = fixed.map(PathBuf::from).collect();
         points.extend(self.folders.writable().into_iter().map(Path::to_path_buf));
-        let mut points: Vec<(PathBuf, bool)> = points.into_iter().map(|path| (path, true)).collect();
         points.extend(shown.iter().cloned());
+        let mut points: Vec<(PathBuf, bool)> = points.into_iter().map(|path| (path, true)).collect();
         // Those in folders of the build are made there.
         let outside = inputs.iter().filter(|input| self.folders.inside(&input.dest).is_none());
         points.extend(outside.map(|input| (input.dest.clone(), input.folder)));

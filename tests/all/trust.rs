@@ -89,7 +89,7 @@ fn a_build_sees_layers_and_not_what_lies_beside_them() {
         &world,
         "cd ${LAYERDIR_hello}/../..\n\
          for file in .env notes.txt smidr.yaml smidr.lock layers/meta-hello/conf/layer.conf .git/HEAD; do\n\
-             if [ -r $file ]; then echo \"seen $file\"; fi\n\
+             if [ -s $file ]; then echo \"seen $file\"; fi\n\
          done > ${TOPDIR}/seen\n\
          cp .git/index ${TOPDIR}/index",
     );
