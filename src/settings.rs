@@ -69,7 +69,11 @@ impl Settings {
     pub fn read(paths: &Paths, home: &Path) -> Result<Self, SettingsError> {
         let file = paths.home().join(FILE);
         match fs::read_to_string(&file) {
-            Ok(text) => Ok(Self::parse(&file.display().to_string(), &text, home).map_err(Box::new)?),
+            Ok(text) => {
+                // A project is known by its path without links.
+                let home = fs::canonicalize(home).unwrap_or_else(|_| home.into());
+                Ok(Self::parse(&file.display().to_string(), &text, &home).map_err(Box::new)?)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(FileError::new("read", &file)(error).into()),
         }

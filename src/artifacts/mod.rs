@@ -23,7 +23,7 @@ use crate::{
         files::{FileError, make_private_dir, remove_tree, sha256_of, write_atomically},
         rooted::{Rooted, RootedError},
     },
-    model::{Activity, Artifact, Event, Explain, Kind, Unit, leads_out},
+    model::{Activity, Artifact, Event, Explain, FOLDER_MARK, Kind, Unit, leads_out},
 };
 
 /// The name of the manifest, beside the folder of artifacts.
@@ -101,7 +101,7 @@ pub fn collect(
     on: &Emitter,
 ) -> Result<Vec<Artifact>, ArtifactError> {
     let wanted = matcher(patterns)?;
-    let found = find(deploy, room, |path| wanted.is_match(path))?;
+    let found = find(deploy, room, on, |path| wanted.is_match(path))?;
     if found.is_empty() {
         return Err(ArtifactError::Nothing { deploy: deploy.into(), patterns: patterns.to_vec() });
     }
@@ -141,7 +141,7 @@ pub fn keep_folder(
     room: &mut Room,
     on: &Emitter,
 ) -> Result<(), ArtifactError> {
-    let found = find(from, room, |path| path.iter().next().is_some_and(|first| first != ".git"))?;
+    let found = find(from, room, on, |_| true)?;
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     let mut half = Half::new(to)?;
     let mut keeper = Keeper::new(from, &half.at, redactor.clone(), room);
@@ -355,15 +355,40 @@ fn matcher(patterns: &[String]) -> Result<GlobSet, ArtifactError> {
     set.build().map_err(|error| ArtifactError::Pattern(patterns.join(" "), error))
 }
 
-fn find(deploy: &Path, room: &Room, wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, ArtifactError> {
+/// Whether the git of this machine would obey what lies in a folder: `.git`, or one of the shape of a bare repository (git's setup.c).
+fn is_repository(entry: &walkdir::DirEntry) -> bool {
+    let has = |name: &str| fs::symlink_metadata(entry.path().join(name)).is_ok();
+    entry.file_name().eq_ignore_ascii_case(".git")
+        || entry.file_type().is_dir() && has("HEAD") && has("objects") && has("refs")
+}
+
+fn find(
+    deploy: &Path,
+    room: &Room,
+    on: &Emitter,
+    wanted: impl Fn(&Path) -> bool,
+) -> Result<Vec<PathBuf>, ArtifactError> {
     let mut found = Vec::new();
     if !deploy.is_dir() {
         return Ok(found);
     }
     // Sorted afterwards: a folder with millions of entries is not held in memory.
-    for entry in walkdir::WalkDir::new(deploy) {
+    let mut walk = walkdir::WalkDir::new(deploy).into_iter();
+    let mut repositories = 0;
+    while let Some(entry) = walk.next() {
         let entry = entry.map_err(|error| FileError::new("read", deploy)(error.into()))?;
         let Ok(path) = entry.path().strip_prefix(deploy) else { continue };
+        if entry.depth() == 1 && entry.file_name() == FOLDER_MARK {
+            continue;
+        }
+        if is_repository(&entry) {
+            // That of a build history itself is nothing to tell.
+            repositories += u32::from(entry.depth() > 1 && entry.file_type().is_dir());
+            if entry.file_type().is_dir() {
+                walk.skip_current_dir();
+            }
+            continue;
+        }
         // Pipes, sockets and devices are no artifacts, and opening one could wait forever.
         let kind = entry.file_type();
         if (kind.is_file() || kind.is_symlink()) && wanted(path) {
@@ -372,6 +397,10 @@ fn find(deploy: &Path, room: &Room, wanted: impl Fn(&Path) -> bool) -> Result<Ve
             }
             found.push(path.to_path_buf());
         }
+    }
+    if repositories > 0 {
+        let deploy = deploy.display();
+        on.warn(format!("{repositories} git repositories in {deploy} are not kept: git on this machine would obey what stands in them"));
     }
     found.sort_unstable();
     Ok(found)

@@ -85,10 +85,13 @@ pub fn settle(
 ) -> Result<Plan, Failure> {
     let judged = judge(project, wanted, facts, paths, given)?;
     let trust = Trust::open(paths)?;
-    if trust.is_earlier(&judged.workspace) {
-        trust.grant(&project.file, &judged.workspace, &judged.asks)?;
-        return Ok(judged.plan);
-    }
+    let trust = match trust.is_earlier(&judged.workspace) {
+        false => trust,
+        true => {
+            let granted = judged.asks.iter().filter(|ask| !judged.refused.contains(ask)).cloned().collect::<Vec<_>>();
+            trust.grant(&project.file, &judged.workspace, &granted)?
+        }
+    };
     if !judged.stops() {
         return Ok(judged.plan);
     }
@@ -105,6 +108,7 @@ pub fn settle(
         return Err(NotTrusted { project: project.file.display().to_string(), digest: judged.digest() }.into());
     }
     trust.grant(&project.file, &judged.workspace, &judged.asks)?;
+    engine::cross(&project.config.cache, &judged.workspace, paths)?;
     Ok(judge(project, wanted, facts, paths, given)?.plan)
 }
 

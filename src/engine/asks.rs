@@ -46,8 +46,12 @@ fn of_recipe(plan: &Plan, paths: &Paths) -> Vec<Ask> {
     if !found.recipe.commands.is_empty() {
         asks.push(Ask::RecipeCommands { recipe: recipe.clone(), network: found.recipe.network });
     }
-    let uses_its_tools = found.recipe.pip.is_some() || !found.recipe.packages.is_empty();
-    if uses_its_tools && matches!(found.recipe.base, Base::Image(_)) {
+    // Its pip and apt come with a base image; its pip also with packages of a mirror of its own.
+    let gives = match &found.recipe.base {
+        Base::Image(_) => found.recipe.pip.is_some() || !found.recipe.packages.is_empty(),
+        Base::Packages(suite) => found.recipe.pip.is_some() && (suite.mirror.is_some() || suite.signed_by.is_some()),
+    };
+    if gives {
         asks.push(Ask::RecipeCredentials { recipe: recipe.clone() });
     }
     if let Base::Packages(suite) = &found.recipe.base {

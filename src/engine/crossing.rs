@@ -3,7 +3,10 @@
 
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::{
+    fs::{CWD, OFlags, RenameFlags, renameat_with},
+    io::Errno,
+};
 
 use crate::{
     config::Text,
@@ -34,7 +37,7 @@ const UNCHECKED: [&str; 6] = ["git2_", "gitshallow_", "hg_", "svn_", "repo_", "b
 pub fn cross(cache: &Option<Text>, workspace: &str, paths: &Paths) -> Result<Option<Crossed>, FileError> {
     let from = Domain::Private.caches(paths, workspace);
     let Some(domain) = from.downloads.parent().filter(|folder| folder.is_dir()) else { return Ok(None) };
-    let _alone = match lock::try_lock(&lock_of(&from, paths), Mode::Exclusive, "smidr trust")? {
+    let alone = match lock::try_lock(&lock_of(&from, paths), Mode::Exclusive, "smidr trust")? {
         Attempt::Held(lock) => lock,
         Attempt::Busy(_) => return Ok(None),
     };
@@ -49,15 +52,35 @@ pub fn cross(cache: &Option<Text>, workspace: &str, paths: &Paths) -> Result<Opt
             continue;
         }
         let target = to.downloads.join(&name);
-        // What is there already stays.
-        match renameat_with(CWD, entry.path(), CWD, &target, RenameFlags::NOREPLACE) {
-            Ok(()) => crossed.files += 1,
-            Err(error) if io::Error::from(error).kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(FileError::new("take over", &target)(error.into())),
-        }
+        crossed.files += u64::from(take_over(&entry.path(), &target)?);
     }
-    remove_tree(domain)?;
+    // Out of the way first: a build of this project need not wait until it is gone.
+    let gone = paths.tmp().join(format!("domain-{}", std::process::id()));
+    let gone = if fs::rename(domain, &gone).is_ok() { gone } else { domain.into() };
+    drop(alone);
+    remove_tree(&gone)?;
     Ok(Some(crossed))
+}
+
+/// Moves a file, unless there is one already; what is there stays. Says whether it was moved.
+fn take_over(from: &Path, to: &Path) -> Result<bool, FileError> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => return Ok(true),
+        Err(Errno::EXIST) => return Ok(false),
+        // Another file system, or one that cannot do that, as NFS.
+        Err(_) => {}
+    }
+    let copy = || -> io::Result<bool> {
+        let mut copy = tempfile::Builder::new().prefix(".smidr-").tempfile_in(to.parent().unwrap_or(to))?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        io::copy(&mut fs::File::from(rustix::fs::open(from, flags, rustix::fs::Mode::empty())?), &mut copy)?;
+        match copy.persist_noclobber(to) {
+            Ok(_) => Ok(true),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error.error),
+        }
+    };
+    copy().map_err(FileError::new("take over", to))
 }
 
 /// The lock that each build holds, together with others, on the caches that it uses.

@@ -6,14 +6,13 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::crossing::lock_of;
+use super::{Tools, crossing::lock_of};
 use crate::{
-    events::Emitter,
     host::{
         files::{FileError, make_private_dir},
-        lock::{self, Attempt, Lock, Mode},
+        lock::{self, Attempt, Lock, Mode, WaitError},
     },
-    model::Paths,
+    model::Event,
     plan::Plan,
 };
 
@@ -21,8 +20,9 @@ use crate::{
 ///
 /// # Errors
 ///
-/// When the file system refuses.
-pub fn claim(plan: &Plan, shown: &[PathBuf], paths: &Paths, holder: &str, on: &Emitter) -> Result<Lock, FileError> {
+/// When the file system refuses, or a stop is asked for while another smidr holds them alone.
+pub fn claim(plan: &Plan, shown: &[PathBuf], holder: &str, tools: Tools<'_>) -> Result<Lock, WaitError> {
+    let Tools { paths, on, stop, .. } = tools;
     let caches = plan.domain.caches(paths, &plan.project_workspace());
     let path = lock_of(&caches, paths);
     // Other builds that see a link may be using it.
@@ -32,16 +32,8 @@ pub fn claim(plan: &Plan, shown: &[PathBuf], paths: &Paths, holder: &str, on: &E
         on.warn(format!("{} things that are no downloads were removed, such as {}", removed.len(), first.display()));
     }
     drop(alone);
-    hold(&path, holder)
-}
-
-// Somebody may hold it alone for as long as it takes to look at a folder.
-fn hold(path: &Path, holder: &str) -> Result<Lock, FileError> {
-    match lock::lock(path, Mode::Shared, holder, &crate::host::stop::Stop::default(), |_| {}) {
-        Ok(lock) => Ok(lock),
-        Err(lock::WaitError::File(error)) => Err(error),
-        Err(lock::WaitError::Stopped(_)) => Err(FileError::new("lock", path)(std::io::ErrorKind::Interrupted.into())),
-    }
+    let waiting = |holder: &str| on.emit(Event::Waiting { resource: "its caches".into(), holder: holder.into() });
+    lock::lock(&path, Mode::Shared, holder, stop, waiting)
 }
 
 fn clean(downloads: &Path, shown: &[PathBuf], links: bool) -> Result<Vec<PathBuf>, FileError> {
@@ -58,8 +50,14 @@ fn clean(downloads: &Path, shown: &[PathBuf], links: bool) -> Result<Vec<PathBuf
             !kind.is_file() && !kind.is_dir()
         };
         if foreign {
-            fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
-            removed.push(path);
+            match fs::remove_file(&path) {
+                // Another build has been faster.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                done => {
+                    done.map_err(FileError::new("remove", &path))?;
+                    removed.push(path);
+                }
+            }
         }
     }
     removed.sort();

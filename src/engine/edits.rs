@@ -20,9 +20,9 @@ use super::{Tools, guards};
 use crate::{
     host::{
         files::{FileError, make_private_dir},
-        rooted::Rooted,
+        rooted::{Rooted, open_linkless},
     },
-    model::{Digest, Paths},
+    model::{self, Digest, Paths},
     plan::{OwnRepository, Plan},
 };
 
@@ -43,12 +43,41 @@ pub struct Edits {
     top: (PathBuf, PathBuf),
     /// Layers, and the repository that each lies in.
     layers: Vec<(PathBuf, PathBuf)>,
+    /// Folders in layers that are the build's own, or smidr's.
+    skipped: Vec<PathBuf>,
     /// Paths that decide over later runs and did not exist.
     missing: Vec<PathBuf>,
+    /// Files in layers that decide over later runs, with their digests. A mount guards each, until this machine puts another file in its place.
+    #[serde(with = "seen")]
+    decisive: Seen,
     /// What this machine would obey or follow, and what it was.
-    obeyed: BTreeMap<PathBuf, String>,
+    #[serde(with = "seen")]
+    obeyed: Seen,
     /// Conf and recipes of devtool in TOPDIR, with their digests.
-    conf: BTreeMap<PathBuf, String>,
+    #[serde(with = "seen")]
+    conf: Seen,
+}
+
+/// Paths, and what is there.
+type Seen = BTreeMap<PathBuf, String>;
+
+/// Programs inside choose names that are no text.
+mod seen {
+    use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use super::Seen;
+
+    pub fn serialize<S: Serializer>(seen: &Seen, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(seen.iter().map(|(path, what)| (hex::encode(path.as_os_str().as_encoded_bytes()), what)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Seen, D::Error> {
+        let list = Vec::<(String, String)>::deserialize(from)?;
+        let path = |text: String| Ok(OsString::from_vec(hex::decode(text).map_err(D::Error::custom)?).into());
+        list.into_iter().map(|(text, what)| Ok((path(text)?, what))).collect()
+    }
 }
 
 /// What a finished edit has to tell.
@@ -58,6 +87,8 @@ pub struct Edited {
     pub quarantined: Vec<(PathBuf, PathBuf)>,
     /// Files of TOPDIR that later builds read, and what happened to each.
     pub conf: Vec<(PathBuf, &'static str)>,
+    /// Files that decide over later runs, and are others now.
+    pub changed: Vec<PathBuf>,
 }
 
 /// Notes what is there now.
@@ -70,6 +101,8 @@ pub fn begin(plan: &Plan, own: &[OwnRepository], paths: &Paths) -> Result<Edits,
         own.iter().flat_map(|own| own.layers.iter().map(|layer| (layer.clone(), own.root.clone()))).collect();
     let top = &plan.folders.top;
     let root = plan.folders.inside(top).map_or_else(|| top.clone(), |(root, _)| root.to_path_buf());
+    let skipped: Vec<PathBuf> =
+        plan.folders.writable().into_iter().chain([plan.smidr_home.as_path()]).map(Path::to_path_buf).collect();
     let edits = Edits {
         record: record(plan, paths),
         quarantine: paths.home().join("quarantine").join(plan.folders.workspace.file_name().unwrap_or_default()),
@@ -80,15 +113,22 @@ pub fn begin(plan: &Plan, own: &[OwnRepository], paths: &Paths) -> Result<Edits,
             .map(|guarded| guarded.path.clone())
             .filter(|path| fs::symlink_metadata(path).is_err())
             .collect(),
-        obeyed: layers.iter().flat_map(|(layer, root)| obeyed(layer, root)).collect(),
+        decisive: decisive(plan, &layers),
+        obeyed: layers.iter().flat_map(|(layer, root)| obeyed(layer, root, &skipped)).collect(),
         conf: conf(&root, &plan.folders.top),
         layers,
+        skipped,
     };
     make_private_dir(edits.record.parent().unwrap_or(paths.home()))?;
     let text = serde_json::to_vec(&edits).map_err(|error| FileError::new("write", &edits.record)(error.into()))?;
     // Not synchronised: it has to outlive this process, not the machine.
     fs::write(&edits.record, &text).map_err(FileError::new("write", &edits.record))?;
     Ok(edits)
+}
+
+/// Whether a smidr was killed before it could compare.
+pub fn is_interrupted(plan: &Plan, paths: &Paths) -> bool {
+    record(plan, paths).exists()
 }
 
 /// Finishes what a smidr has begun that was killed meanwhile. The workspace must belong to this process.
@@ -122,7 +162,7 @@ impl Edits {
         let new_files = self.missing.iter().filter(|path| self.layers.iter().any(|(layer, _)| path.starts_with(layer)));
         let mut new: Vec<PathBuf> = new_files.filter(|path| fs::symlink_metadata(path).is_ok()).cloned().collect();
         for (layer, root) in &self.layers {
-            let now = obeyed(layer, root);
+            let now = obeyed(layer, root, &self.skipped);
             new.extend(
                 now.into_iter().filter(|(path, what)| self.obeyed.get(path) != Some(what)).map(|(path, _)| path),
             );
@@ -133,6 +173,8 @@ impl Edits {
             let to = self.quarantine(&path)?;
             edited.quarantined.push((path, to));
         }
+        let is_other = |(path, before): &(&PathBuf, &String)| digest(path).as_ref() != Some(*before);
+        edited.changed = self.decisive.iter().filter(is_other).map(|(path, _)| path.clone()).collect();
         let now = conf(&self.top.1, &self.top.0);
         for (path, digest) in &now {
             match self.conf.get(path) {
@@ -151,6 +193,10 @@ impl Edits {
         let name = path.strip_prefix("/").unwrap_or(path).display().to_string().replace('/', "!");
         let free = |number: &u32| self.quarantine.join(format!("{name}.{number}"));
         let to = (1..).map(|number| free(&number)).find(|to| fs::symlink_metadata(to).is_err()).unwrap_or_default();
+        if fs::symlink_metadata(path).is_ok_and(|data| data.is_dir()) {
+            // A folder that its owner cannot write to is not moved either (rename(2)).
+            let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+        }
         match rustix::fs::rename(path, &to) {
             Ok(()) => Ok(to),
             // On another file system: closed where it is, so that no program enters it.
@@ -192,19 +238,51 @@ impl Edited {
             )
         });
         let conf = self.conf.iter().map(|(path, what)| format!("{} is {what}; later builds read it", path.display()));
-        moved.chain(conf).chain(devtool).collect()
+        let changed = self.changed.iter().map(|path| {
+            format!("{} is another file now, and was writable inside from that moment on: look at it", path.display())
+        });
+        moved.chain(changed).chain(conf).chain(devtool).collect()
     }
 }
 
-/// What the git of this machine would obey below a layer (`.git`, and folders of the shape of a bare repository), and links that lead out of
-/// the repository; each with what it is.
-fn obeyed(layer: &Path, root: &Path) -> BTreeMap<PathBuf, String> {
+fn decisive(plan: &Plan, layers: &[(PathBuf, PathBuf)]) -> Seen {
+    let inside = |path: &&PathBuf| layers.iter().any(|(layer, _)| path.starts_with(layer));
+    let paths = plan.guarded.iter().map(|guarded| &guarded.path).filter(inside);
+    paths.filter_map(|path| Some((path.clone(), digest(path)?))).collect()
+}
+
+fn digest(path: &Path) -> Option<String> {
+    let file = open_linkless(path).ok()?;
+    let mut bytes = Vec::new();
+    file.take(MOST_READ).read_to_end(&mut bytes).ok()?;
+    Some(Digest::from_sha256(Sha256::digest(&bytes).into()).to_string())
+}
+
+/// What the git of this machine would obey below a layer (`.git`, and `HEAD` of what has the shape of a bare repository), links that lead
+/// out of the repository, and folders that cannot be looked into; each with what it is.
+fn obeyed(layer: &Path, root: &Path, skipped: &[PathBuf]) -> Seen {
     let mut found = BTreeMap::new();
     let mut walk = WalkDir::new(layer).into_iter();
     while let Some(entry) = walk.next() {
-        let Ok(entry) = entry else { continue };
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                let closed = error.path().filter(|path| *path != layer);
+                found.extend(closed.map(|path| (path.to_path_buf(), "a closed folder".into())));
+                continue;
+            }
+        };
+        if skipped.iter().any(|skipped| skipped == entry.path()) {
+            walk.skip_current_dir();
+            continue;
+        }
+        if is_bare(&entry) {
+            // Without it, git sees no repository there. The folder may have been the user's.
+            found.insert(entry.path().join("HEAD"), "bare".into());
+            continue;
+        }
         let Some(what) = what_obeys(&entry, root) else { continue };
-        if entry.file_type().is_dir() && entry.depth() > 0 {
+        if entry.file_type().is_dir() {
             walk.skip_current_dir();
         }
         found.insert(entry.into_path(), what);
@@ -221,9 +299,13 @@ fn what_obeys(entry: &DirEntry, root: &Path) -> Option<String> {
     if is_git(entry) && entry.depth() > 0 {
         return Some(if entry.file_type().is_dir() { "folder".into() } else { "file".into() });
     }
+    None
+}
+
+// As git finds bare repositories (setup.c, is_git_directory): without one of the three it looks further up.
+fn is_bare(entry: &DirEntry) -> bool {
     let has = |name: &str| fs::symlink_metadata(entry.path().join(name)).is_ok();
-    // As git finds bare repositories (setup.c, is_git_directory): without one of the three it looks further up.
-    (entry.file_type().is_dir() && has("HEAD") && has("objects") && has("refs")).then(|| "bare".into())
+    !is_git(entry) && entry.file_type().is_dir() && has("HEAD") && has("objects") && has("refs")
 }
 
 // git takes other spellings for its own where a file system may fold case; here it does not, but the user may copy the tree.
@@ -232,25 +314,14 @@ fn is_git(entry: &DirEntry) -> bool {
 }
 
 fn leads_out(link: &Path, target: &Path, root: &Path) -> bool {
-    let mut at = if target.is_absolute() { PathBuf::new() } else { link.parent().unwrap_or(root).to_path_buf() };
-    for part in target.components() {
-        match part {
-            Component::ParentDir => {
-                at.pop();
-                if !at.starts_with(root) {
-                    return true;
-                }
-            }
-            Component::CurDir => {}
-            other => at.push(other),
-        }
+    if target.is_absolute() {
+        return !target.starts_with(root) || target.components().any(|part| part == Component::ParentDir);
     }
-    !at.starts_with(root)
+    link.strip_prefix(root).map_or(true, |link| model::leads_out(link, target))
 }
-
 /// The files in TOPDIR that every build reads, with their digests. `root` is the folder that programs inside may write to: no link in it
 /// is followed.
-fn conf(root: &Path, top: &Path) -> BTreeMap<PathBuf, String> {
+fn conf(root: &Path, top: &Path) -> Seen {
     let mut found = BTreeMap::new();
     if let (Ok(rooted), Ok(inside)) = (Rooted::open(root), top.strip_prefix(root)) {
         guards::DECISIVE.iter().for_each(|name| note(&rooted, root, &inside.join(name), MOST_DEEP, &mut found));
@@ -260,7 +331,7 @@ fn conf(root: &Path, top: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-fn note(rooted: &Rooted, root: &Path, path: &Path, deep: usize, found: &mut BTreeMap<PathBuf, String>) {
+fn note(rooted: &Rooted, root: &Path, path: &Path, deep: usize, found: &mut Seen) {
     for name in rooted.names(path).unwrap_or_default() {
         let path = path.join(name);
         if rooted.open_plain(&path, OFlags::PATH | OFlags::DIRECTORY).is_ok() {
@@ -291,10 +362,12 @@ mod tests {
         for (target, out) in [
             ("x", false),
             ("../other/x", false),
+            ("../x/y", false),
             ("/p/repo/x", false),
             ("../../x", true),
             ("/etc/passwd", true),
             ("../../repo/x", true),
+            ("x/../y", true),
             ("/p/repo/../x", true),
             ("/p/repository/x", true),
         ] {

@@ -100,13 +100,12 @@ fn name_of(file: (u32, u32, u64), folder: &Path) -> Option<String> {
     Some(name.trim_end_matches(".lock").to_owned())
 }
 
-fn find((major, minor, inode): (u32, u32, u64), folder: &Path) -> Option<PathBuf> {
+/// By its inode alone: the kernel and stat(2) name the devices of some file systems differently, btrfs among them.
+fn find((.., inode): (u32, u32, u64), folder: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(folder).ok()?.flatten();
     let is_it = |path: &PathBuf| {
         let data = fs::symlink_metadata(path);
-        data.is_ok_and(|data| {
-            data.ino() == inode && (rustix::fs::major(data.dev()), rustix::fs::minor(data.dev())) == (major, minor)
-        })
+        data.is_ok_and(|data| data.ino() == inode)
     };
     entries.map(|entry| entry.path()).find(is_it)
 }

@@ -20,7 +20,7 @@ pub fn find(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], edit: bo
     let layers = own.iter().flat_map(|own| &own.layers).filter(|_| edit);
     let binds =
         inputs.iter().filter(|input| input.writable && input.folder && !input.git_writable).map(|input| &input.source);
-    for git in layers.chain(binds).flat_map(|folder| gits(folder)) {
+    for git in layers.chain(binds).flat_map(|folder| gits(folder, plan)) {
         guarded
             .push(Guarded { what: format!("what git obeys in {}", git.parent().unwrap_or(&git).display()), path: git });
     }
@@ -30,6 +30,7 @@ pub fn find(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], edit: bo
     {
         guarded.push(Guarded { what: "what git obeys".into(), path: git.into() });
     }
+    guarded.push(Guarded { path: plan.smidr_home.clone(), what: "SMIDR_HOME".into() });
     if !edit {
         let decisive =
             decisive(plan).into_iter().map(|path| Guarded { path, what: "what every later build reads".into() });
@@ -50,11 +51,24 @@ fn is_layer(path: &Path, own: &[OwnRepository]) -> bool {
 }
 
 /// Every `.git` in a folder, at any depth.
-fn gits(folder: &Path) -> Vec<PathBuf> {
+fn gits(folder: &Path, plan: &Plan) -> Vec<PathBuf> {
+    let mut skipped = plan.folders.writable();
+    skipped.push(&plan.smidr_home);
     let mut found = Vec::new();
     let mut walk = WalkDir::new(folder).into_iter();
     while let Some(entry) = walk.next() {
-        let Ok(entry) = entry else { continue };
+        let entry = match entry {
+            Ok(entry) => entry,
+            // What cannot be looked into could hold one, and a build that owns it can open it.
+            Err(error) => {
+                found.extend(error.path().filter(|path| *path != folder).map(Path::to_path_buf));
+                continue;
+            }
+        };
+        if skipped.contains(&entry.path()) {
+            walk.skip_current_dir();
+            continue;
+        }
         if entry.file_name() == GIT && entry.depth() > 0 {
             if entry.file_type().is_dir() {
                 walk.skip_current_dir();

@@ -81,15 +81,19 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     // First, so that nothing long is begun in vain.
     devices::check(&plan.devices)?;
     let inputs = inputs::find(&plan, tools)?;
+    let holder = format!("build {}", tools.on.build());
+    if edits::is_interrupted(&plan, tools.paths) {
+        // Before layers are looked at: what is moved away could be taken for a part of them.
+        let _workspace = workspace::open(&plan, tools, &holder)?;
+        edits::finish_interrupted(&plan, tools)?;
+    }
     let checkouts = super::layers(&plan, tools)?;
     checkouts.are_untouched()?;
-    let holder = format!("build {}", tools.on.build());
     let workspace = workspace::open(&plan, tools, &holder)?;
-    edits::finish_interrupted(&plan, tools)?;
     let shown = plan.folders.writable().into_iter().map(Path::to_path_buf);
     let shown: Vec<PathBuf> =
         shown.chain(checkouts.shown()).chain(inputs.iter().map(|input| input.dest.clone())).collect();
-    let caches = downloads::claim(&plan, &shown, tools.paths, &holder, tools.on)?;
+    let caches = downloads::claim(&plan, &shown, &holder, tools)?;
     let host = if plan.isolation == Isolation::None {
         let path = tools.facts.environment.iter().find(|(name, _)| name == "PATH");
         BuildHost::Machine { env: path.cloned().into_iter().collect() }
@@ -201,7 +205,14 @@ impl Prepared {
         }
         let guarded = guards::find(&self.plan, &self.checkouts.own, &self.inputs, edit);
         plan::protect(&mut spec.mounts, &guarded);
-        plan::check_mounts(&spec.mounts, &guarded)?;
+        let own: Vec<PathBuf> = self
+            .plan
+            .folders
+            .writable()
+            .into_iter()
+            .map(|own| fs::canonicalize(own).unwrap_or_else(|_| own.into()))
+            .collect();
+        plan::check_mounts(&spec.mounts, &guarded, &own)?;
         Ok(spec)
     }
 }

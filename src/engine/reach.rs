@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Tools;
 use crate::{
     host::trail::trail,
-    plan::{Guarded, InputError, OffLimits, Plan},
+    plan::{Guarded, InputError, OffLimits, Plan, is_hidden},
 };
 
 /// The places that matter, as they are on this machine just now: without links.
@@ -115,6 +115,9 @@ impl Reach {
             if let Some(outer) = self.outer(&place, is_end) {
                 let (place, outer) = (place.display(), outer.display());
                 return refused(format!("leads over {place} in {outer}, where builds may put a link to anything"));
+            }
+            if is_end && !place.starts_with(&self.smidr) && is_hidden(&place, &self.home) {
+                return refused("leads to a hidden folder of your home".into());
             }
             // The folders of a build may hold layers, such as devtool's own, but not those of other projects.
             if let Some(why) = self.shared.iter().filter(|_| is_end).find_map(|guarded| guarded.refuses(&place)) {

@@ -23,7 +23,7 @@ use crate::{
         rooted::{Rooted, RootedError},
     },
     layers::{self, Checkouts},
-    model::{Explain, HostFacts, Kind},
+    model::{Explain, FOLDER_MARK, HostFacts, Kind},
     plan::{CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
 };
 
@@ -112,11 +112,9 @@ pub fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, Wo
     for folder in elsewhere {
         let hash = hex::encode(&Sha256::digest(folder.as_os_str().as_encoded_bytes())[..8]);
         let path = lock::path_in(&paths.locks(), &format!("workspace-{hash}"));
-        // A lock is never removed, so it tells which folders are builds' own. Everything in the others is the user's.
-        if !folder.starts_with(paths.home())
-            && !path.exists()
-            && fs::read_dir(folder).is_ok_and(|mut found| found.next().is_some())
-        {
+        // Everything in a folder that no build has marked is the user's. Before there were marks, a lock told of earlier builds.
+        let is_known = folder.starts_with(paths.home()) || path.exists() || folder.join(FOLDER_MARK).is_file();
+        if !is_known && fs::read_dir(folder).is_ok_and(|mut found| found.next().is_some()) {
             return Err(WorkspaceError::InUse(folder.clone()));
         }
         match lock::try_lock(&path, Mode::Exclusive, holder)? {
@@ -127,6 +125,11 @@ pub fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, Wo
     folders.writable().into_iter().try_for_each(make_private_dir)?;
     if plan.clean {
         clean(plan, tools.on)?;
+    }
+    for folder in
+        [&folders.top, &folders.tmp, &folders.deploy].into_iter().filter(|path| !path.starts_with(paths.home()))
+    {
+        within(plan, &folder.join(FOLDER_MARK), make_plain_file)?;
     }
     for folder in [&folders.top, &folders.tmp] {
         within(plan, folder, |root, path| root.make_dirs(path, 0o700).map(drop))?;
@@ -288,7 +291,7 @@ fn plain_modes(skeleton: &Path) -> Result<(), FileError> {
 fn clean(plan: &Plan, on: &Emitter) -> Result<(), WorkspaceError> {
     let folders = &plan.folders;
     let devtool = folders.top.join(DEVTOOL);
-    let mut keep = vec![folders.downloads.as_path(), &folders.sstate];
+    let mut keep = vec![folders.downloads.as_path(), &folders.sstate, &folders.hash_equivalence];
     if within(plan, &devtool.join("sources"), |root, path| Ok(is_plain_folder(root, path)))? {
         on.warn(format!("--clean leaves {}, which holds sources that devtool works on", devtool.display()));
         keep.push(&devtool);

@@ -12,7 +12,19 @@ use super::files::{FileError, make_private_dir, read_text, shell, write_atomical
 use crate::model::{Explain, Kind, Paths};
 
 /// The layout's version that this smidr reads and writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// The layout before trust was recorded.
+pub const BEFORE_TRUST: &str = "1";
+
+/// Notes that the shared folders have the present layout.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn set_version(paths: &Paths) -> Result<(), FileError> {
+    write_atomically(&paths.version(), format!("{VERSION}\n").as_bytes(), 0o600)
+}
 
 /// Why the shared folders cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -113,15 +125,17 @@ pub fn open(paths: &Paths) -> Result<(), PathsError> {
         paths.locks(),
         paths.tmp(),
     ];
-    close(paths.home())?;
-    folders.iter().try_for_each(|folder| check_writers(folder).map(drop))?;
+    // In a home that nobody else enters, what is below may have any mode.
+    if close(paths.home())? {
+        folders.iter().try_for_each(|folder| check_writers(folder).map(drop))?;
+    }
     match fs::read_to_string(paths.version()) {
         Ok(found) if found.trim().parse::<u32>().is_ok_and(|found| found <= VERSION) => {}
         Ok(found) => {
             return Err(PathsError::TooNew { path: paths.home().into(), found: found.trim().into() });
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            write_atomically(&paths.version(), format!("{VERSION}\n").as_bytes(), 0o600)?;
+            set_version(paths)?;
         }
         Err(_) => {
             read_text(&paths.version())?;
@@ -130,13 +144,14 @@ pub fn open(paths: &Paths) -> Result<(), PathsError> {
     folders.iter().try_for_each(|folder| Ok(make_private_dir(folder)?))
 }
 
-/// Lets only its owner into a folder that others could read.
-fn close(folder: &Path) -> Result<(), PathsError> {
+/// Lets only its owner into a folder that others could read. Says whether they could.
+fn close(folder: &Path) -> Result<bool, PathsError> {
     match check_writers(folder)? {
-        mode if mode & 0o077 == 0 => Ok(()),
+        mode if mode & 0o077 == 0 => Ok(false),
         mode => {
             let closed = fs::Permissions::from_mode(mode & !0o077);
-            Ok(fs::set_permissions(folder, closed).map_err(FileError::new("close to others", folder))?)
+            fs::set_permissions(folder, closed).map_err(FileError::new("close to others", folder))?;
+            Ok(true)
         }
     }
 }

@@ -47,6 +47,9 @@ fn leads_out(layer: &Path, root: &Path) -> bool {
 fn shown(root: PathBuf, layers: &[PathBuf], bitbake: Option<&Path>) -> OwnRepository {
     let layers = outermost(layers.iter().filter(|layer| layer.starts_with(&root)).cloned().collect());
     let mut shown = common_files(&root);
+    // Of a submodule too: BitBake tells the revision of the innermost.
+    let ways = layers.iter().flat_map(|layer| layer.ancestors().take_while(|folder| folder.starts_with(&root)));
+    shown.extend(ways.map(|folder| folder.join(".git")));
     shown.push(root.join(".git"));
     shown.extend(bitbake.filter(|path| path.starts_with(&root)).map(Path::to_path_buf));
     for core in

@@ -83,7 +83,7 @@ pub enum Ask {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         network: bool,
     },
-    /// A rootfs recipe of the project whose base image brings the pip or apt that is given the caller's proxies and pip configuration.
+    /// A rootfs recipe of the project whose base brings the pip or apt that is given the caller's proxies and pip configuration.
     RecipeCredentials {
         /// The recipe.
         recipe: String,
@@ -171,7 +171,7 @@ impl Ask {
                 format!("the rootfs recipe {recipe} runs commands while it makes the build host{network}")
             }
             Self::RecipeCredentials { recipe } => {
-                format!("the image that the rootfs recipe {recipe} begins with sees your proxies and pip configuration")
+                format!("what the rootfs recipe {recipe} begins with sees your proxies and pip configuration")
             }
             Self::RecipeMirror { recipe, mirror } => {
                 format!("the rootfs recipe {recipe} takes its packages from {mirror}")

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::BuildId;
 
+/// A file that tells folders of builds, outside of SMIDR_HOME, from the user's own.
+pub const FOLDER_MARK: &str = ".smidr-build-folder";
+
 /// The folders that all builds of one user share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {

@@ -364,7 +364,7 @@ fn default_or(
 }
 
 /// Whether a folder is, or lies in, a hidden folder of the user's home, where programs keep settings and keys. `.cache` holds neither.
-fn is_hidden(folder: &Path, home: &Path) -> bool {
+pub fn is_hidden(folder: &Path, home: &Path) -> bool {
     let first = folder.strip_prefix(home).ok().and_then(|inside| inside.iter().next());
     first.is_some_and(|name| name != ".cache" && name.as_encoded_bytes().starts_with(b"."))
 }

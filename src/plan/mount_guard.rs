@@ -62,18 +62,21 @@ pub fn protect(mounts: &mut Vec<MountOp>, guarded: &[Guarded]) {
     *mounts = others;
 }
 
-/// Makes sure that nothing `guarded` can be written to, replaced, or moved away through any mount.
+/// Makes sure that nothing `guarded` can be written to, replaced, or moved away through any mount. `own` are folders of the build, which may
+/// lie in something guarded: in the project's layer, or in SMIDR_HOME.
 ///
 /// # Errors
 ///
 /// The first path that could.
-pub fn check(mounts: &[MountOp], guarded: &[Guarded]) -> Result<(), Exposed> {
+pub fn check(mounts: &[MountOp], guarded: &[Guarded], own: &[PathBuf]) -> Result<(), Exposed> {
     for (source, dest, writable) in binds(mounts) {
         for Guarded { path, what } in guarded {
             let seen = match path.strip_prefix(source) {
                 Ok(inside) => dest.join(inside).components().collect::<PathBuf>(),
                 // What lies in a guarded folder is guarded.
-                Err(_) if writable && source.starts_with(path) => dest.to_path_buf(),
+                Err(_) if writable && source.starts_with(path) && !own.iter().any(|own| source.starts_with(own)) => {
+                    dest.to_path_buf()
+                }
                 Err(_) => continue,
             };
             let exposed = || Exposed { path: path.clone(), what: what.clone(), dest: seen.clone() };
@@ -147,7 +150,7 @@ mod tests {
     fn every_folder_on_the_way_becomes_a_mount_point() {
         let mut mounts = vec![MountOp::Proc, bind("/p/layer", "/p/layer", true)];
         let decisive = guarded(&["/p/layer/.git", "/p/layer/a/b/.git", "/p/layer/a/b/.git/x", "/p/smidr.yaml"]);
-        assert!(check(&mounts, &decisive).is_err());
+        assert!(check(&mounts, &decisive, &[]).is_err());
         protect(&mut mounts, &decisive);
         assert_eq!(
             shown(&mounts),
@@ -161,10 +164,10 @@ mod tests {
             ]
         );
         assert_eq!(mounts[0], MountOp::Proc);
-        assert_eq!(check(&mounts, &decisive), Ok(()));
+        assert_eq!(check(&mounts, &decisive, &[]), Ok(()));
         // Without one of the folders between, a rename would move the guarded one away.
         mounts.retain(|op| dest_of(op) != Some(Path::new("/p/layer/a")));
-        assert_eq!(check(&mounts, &decisive).map_err(|exposed| exposed.path), Err("/p/layer/a/b/.git".into()));
+        assert_eq!(check(&mounts, &decisive, &[]).map_err(|exposed| exposed.path), Err("/p/layer/a/b/.git".into()));
     }
 
     #[test]
@@ -182,7 +185,7 @@ mod tests {
                 "ro /srv/p/smidr.yaml = /p/smidr.yaml"
             ]
         );
-        assert_eq!(check(&mounts, &decisive), Ok(()));
+        assert_eq!(check(&mounts, &decisive, &[]), Ok(()));
     }
 
     #[test]
@@ -190,13 +193,13 @@ mod tests {
         for (source, path) in [("/p", "/p"), ("/p/.git/x", "/p/.git"), ("/p/.git", "/p/.git")] {
             let mut mounts = vec![bind(source, "/srv/x", true)];
             protect(&mut mounts, &guarded(&[path]));
-            assert!(check(&mounts, &guarded(&[path])).is_err(), "{source} shows {path}");
+            assert!(check(&mounts, &guarded(&[path]), &[]).is_err(), "{source} shows {path}");
         }
         // Read-only mounts may show anything, and a writable one inside them may not.
         let mut mounts = vec![bind("/p", "/p", false), bind("/p/layer", "/p/layer", true)];
         let decisive = guarded(&["/p/.git", "/p/layer/.git"]);
         protect(&mut mounts, &decisive);
-        assert_eq!(check(&mounts, &decisive), Ok(()));
+        assert_eq!(check(&mounts, &decisive, &[]), Ok(()));
         assert_eq!(shown(&mounts), ["ro /p", "rw /p/layer", "ro /p/layer/.git"]);
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     host::{
         files::{FileError, write_atomically},
         lock::{self, Lock, Mode, WaitError},
+        paths::{BEFORE_TRUST, set_version},
         stop::Stop,
     },
     model::{Ask, Digest, Explain, Kind, Paths, asks_digest},
@@ -100,7 +101,10 @@ impl Trust {
         let record = match fs::read(&file) {
             Ok(bytes) => parse(&file, &bytes)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Record { version: VERSION, projects: Vec::new(), earlier: names(&paths.workspaces()) }
+                // Once only: a record that was lost later says nothing.
+                let layout = fs::read_to_string(paths.version()).unwrap_or_default();
+                let earlier = if layout.trim() == BEFORE_TRUST { names(&paths.workspaces()) } else { Vec::new() };
+                Record { version: VERSION, projects: Vec::new(), earlier }
             }
             Err(error) => return Err(FileError::new("read", &file)(error).into()),
         };
@@ -113,8 +117,14 @@ impl Trust {
     ///
     /// When it is damaged or cannot be written.
     pub fn open(paths: &Paths) -> Result<Self, TrustError> {
-        let trust = Self::read(paths)?;
-        if trust.file.exists() { Ok(trust) } else { trust.change(|_| {}) }
+        let mut trust = Self::read(paths)?;
+        if !trust.file.exists() {
+            trust = trust.change(|_| {})?;
+        }
+        if fs::read_to_string(paths.version()).is_ok_and(|layout| layout.trim() == BEFORE_TRUST) {
+            set_version(paths)?;
+        }
+        Ok(trust)
     }
 
     /// What of `asks` is not granted. `workspace` is the name of the project's, without a variant.
@@ -128,18 +138,18 @@ impl Trust {
     ) -> Vec<Ask> {
         let by_digest = given.digest.as_ref().is_some_and(|digest| *digest == asks_digest(asks));
         let folder = config.parent().unwrap_or(config);
-        if given.all || by_digest || settings.trusts(folder) || self.is_earlier(workspace) {
+        if given.all || by_digest || settings.trusts(folder) {
             return Vec::new();
         }
-        let granted = self.granted(config);
-        asks.iter().filter(|ask| !granted.contains(ask)).cloned().collect()
+        let (granted, earlier) = (self.granted(config), self.is_earlier(workspace));
+        // What an earlier build has left in conf was never asked about.
+        let is_granted = |ask: &&Ask| granted.contains(ask) || earlier && !matches!(ask, Ask::LeftConf { .. });
+        asks.iter().filter(|ask| !is_granted(ask)).cloned().collect()
     }
 
     /// Whether a project was built before there was this record.
     pub fn is_earlier(&self, workspace: &str) -> bool {
-        let is_its =
-            |name: &String| name.strip_prefix(workspace).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-        self.record.earlier.iter().any(is_its)
+        self.record.earlier.iter().any(|name| is_of(name, workspace))
     }
 
     /// All projects that are trusted.
@@ -158,10 +168,7 @@ impl Trust {
     /// When the record cannot be written.
     pub fn grant(self, config: &Path, workspace: &str, asks: &[Ask]) -> Result<Self, TrustError> {
         self.change(|record| {
-            let is_its = |name: &String| {
-                name.strip_prefix(workspace).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-            };
-            record.earlier.retain(|name| !is_its(name));
+            record.earlier.retain(|name| !is_of(name, workspace));
             let known =
                 record.projects.iter().position(|known| known.config == config).map(|at| record.projects.remove(at));
             let mut all: Vec<Ask> = known.map(|known| known.asks).unwrap_or_default();
@@ -187,8 +194,7 @@ impl Trust {
             || workspace.is_some_and(|workspace| self.is_earlier(workspace));
         self.change(|record| {
             record.projects.retain(|known| known.config != config);
-            let its = |name: &String| workspace.is_some_and(|workspace| name.starts_with(workspace));
-            record.earlier.retain(|name| !its(name));
+            record.earlier.retain(|name| !workspace.is_some_and(|workspace| is_of(name, workspace)));
         })?;
         Ok(was)
     }
@@ -207,6 +213,11 @@ impl Trust {
         write_atomically(&file, &text, 0o600)?;
         Ok(Self { file, locks, record })
     }
+}
+
+/// Whether a workspace, perhaps of a variant, is of the project whose workspace without a variant is `workspace`.
+fn is_of(name: &str, workspace: &str) -> bool {
+    name.strip_prefix(workspace).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 fn parse(file: &Path, bytes: &[u8]) -> Result<Record, TrustError> {
@@ -250,6 +261,7 @@ mod tests {
         for place in [paths.locks(), paths.workspaces().join("old-12345678-debug")] {
             fs::create_dir_all(place).expect("a folder");
         }
+        fs::write(paths.version(), "1\n").expect("a version");
         let (config, settings) = (Path::new("/p/smidr.yaml"), Settings::default());
         let refused = |config: &Path, workspace: &str, asks: &[Ask], given: &Given| {
             Trust::read(&paths).expect("a record").refused(config, workspace, asks, given, &settings)
@@ -258,7 +270,13 @@ mod tests {
         // What was built before there was a record is trusted until it has been asked for once.
         assert_eq!(refused(config, "old-12345678", &asks(), &nothing), []);
         assert_eq!(refused(config, "p-1", &asks(), &nothing), asks());
+        let left = Ask::LeftConf { path: "/x".into(), digest: asks_digest(&[]) };
+        assert_eq!(refused(config, "old-12345678", std::slice::from_ref(&left), &nothing), [left]);
         let trust = Trust::open(&paths).expect("a record");
+        let record = fs::read(paths.trust()).expect("the record");
+        fs::remove_file(paths.trust()).expect("lost");
+        assert_eq!(refused(config, "old-12345678", &asks(), &nothing), asks(), "a record that was lost says nothing");
+        fs::write(paths.trust(), record).expect("found again");
         fs::create_dir_all(paths.workspaces().join("p-1")).expect("a workspace");
         assert_eq!(refused(config, "p-1", &asks(), &nothing), asks(), "a workspace made later says nothing");
         let trust = trust.grant(config, "p-1", &asks()[..1]).expect("granted");

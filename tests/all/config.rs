@@ -218,7 +218,7 @@ fn a_newer_home_and_a_damaged_lock() {
     // What `init` has noted.
     fs::remove_dir_all(&world.smidr).expect("remove");
     fs::create_dir(&world.smidr).expect("a SMIDR_HOME");
-    fs::write(world.smidr.join("version"), "2\n").expect("a version");
+    fs::write(world.smidr.join("version"), "3\n").expect("a version");
     for command in [&["build"][..], &["image", "ls"], &["doctor"]] {
         let done = world.smidr().args(command).run();
         done.expect_code(2).expect_one_error().expect_err("written by a newer smidr");

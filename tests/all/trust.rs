@@ -115,6 +115,7 @@ fn a_build_sees_layers_and_not_what_lies_beside_them() {
     };
     copy(world.project().join("layers/meta-hello"), "layers/meta-hello");
     copy(world.project().join(".git"), ".git");
+    copy(world.project().join(".gitignore"), ".gitignore");
     assert_eq!(git(&view, &["diff", "--quiet"]).code, Some(1), "files are missing");
     fs::copy(top.join("index"), view.join(".git/index")).expect("the index");
     git(&view, &["diff", "--quiet"]).expect_code(0);
@@ -158,7 +159,7 @@ fn the_git_of_this_machine_obeys_nobody_inside() {
     let done = run(&world, &script);
     done.expect_code(0);
     assert_eq!(done.out, "layers are writable\n", "{}", done.err);
-    for name in ["new/.git", "new/bare", "file/.git", "out", "climbs"] {
+    for name in ["new/.git", "new/bare/HEAD", "file/.git", "out", "climbs"] {
         let path = project.join("layers/meta-hello").join(name);
         assert!(fs::symlink_metadata(&path).is_err(), "{name} is still there");
         done.expect_err(&format!("{} is new; programs of this machine would obey or follow it", path.display()));

@@ -15,7 +15,7 @@ use super::{
     args::{Grant, Layers},
     context::default_wanted,
     desk::Desk,
-    lock::{HostWanted, pin_all, repositories},
+    lock::{HostWanted, pin_all, repositories, settle},
     output::{Document, Unwritable, bytes, say, say_lines, talk},
     report::{Done, Failure},
 };
@@ -38,7 +38,7 @@ pub fn layers(file: &Path, grant: &Grant, command: &Layers) -> Done {
         Layers::Ls { store: false, json } => list(&desk, file, *json),
         Layers::Sync => sync(&desk, file, grant),
         Layers::Diff { old, new, json } => diff::diff(&desk, file, grant, (old.as_deref(), new.as_deref()), *json),
-        Layers::Prune { days, dry_run } => prune(&desk, file, *days, *dry_run),
+        Layers::Prune { days, dry_run } => prune(&desk, file, grant, *days, *dry_run),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -201,9 +201,14 @@ fn sync(desk: &Desk, file: &Path, grant: &Grant) -> Result<(), Failure> {
     Ok(())
 }
 
-fn prune(desk: &Desk, file: &Path, days: u64, dry_run: bool) -> Result<(), Failure> {
+fn prune(desk: &Desk, file: &Path, grant: &Grant, days: u64, dry_run: bool) -> Result<(), Failure> {
     let keep = Keep { used_within: Duration::from_secs(days.saturating_mul(24 * 60 * 60)), dry_run };
-    let gone = any_store(desk, file).checkouts.prune(keep, Timestamp::now(), &desk.on, &desk.stop)?;
+    // A store that the project names elsewhere is swept only with the user's leave.
+    let store = match Project::read(file, None, &desk.facts) {
+        Ok(project) => Store::of(&settle(desk, &project, &default_wanted(None), grant)?),
+        Err(_) => Store::at(&desk.paths.layers()),
+    };
+    let gone = store.checkouts.prune(keep, Timestamp::now(), &desk.on, &desk.stop)?;
     gone.checkouts.iter().for_each(|checkout| say(line(checkout)));
     for (mirror, size) in &gone.mirrors {
         say(format!("mirror    {:>8}  {}", bytes(*size), mirror.display()));
