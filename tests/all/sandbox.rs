@@ -368,6 +368,9 @@ fn a_home_that_others_write_to_is_refused_and_one_that_they_read_is_closed() {
     // One folder of it, and a link, whose owner knows where it leads.
     let recipes = world.smidr.join("recipes");
     set(&recipes, 0o777);
+    world.smidr().args(["image", "ls"]).run().expect_code(0);
+    // Others cannot come there, unless they could until now.
+    set(&world.smidr, 0o755);
     world.smidr().args(["image", "ls"]).run().expect_code(3).expect_err(&format!("{} can be", recipes.display()));
     fs::remove_dir(&recipes).expect("empty");
     let shared = world.work.join("shared");

@@ -419,3 +419,55 @@ fn folders_that_are_the_users_are_not_a_build_s() {
     let images = format!("{{downloads: {}}}", world.smidr.join("images").display());
     with(&images).expect_code(2).expect_err("lies in SMIDR_HOME, which is smidr's own");
 }
+
+#[test]
+fn whose_download_a_build_waits_for_is_told() {
+    let Some(world) = World::with_project("trust::whose_download_a_build_waits_for_is_told") else { return };
+    let path = world.smidr.join("downloads/x.tar.gz.lock");
+    probe(
+        &world,
+        "python3 -c \"import fcntl; fcntl.flock(open('${DL_DIR}/x.tar.gz.lock', 'w'), fcntl.LOCK_EX)\"\n\
+         echo the lock was had > ${TOPDIR}/had",
+    );
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    let held = fs::File::create(&path).expect("a lock");
+    held.lock().expect("held");
+    let mut build = world.smidr().args(["build", "--target", "probe"]).start();
+    build.until_says(&format!("waiting    for the download x.tar.gz, held by process {}", std::process::id()));
+    drop(held);
+    build.wait().expect_code(0);
+    assert!(top(&world).join("had").exists());
+}
+
+#[test]
+fn a_layer_at_the_projects_root_with_everything_below_it() {
+    let test = "trust::a_layer_at_the_projects_root_with_everything_below_it";
+    let Some(world) = World::with_project(test) else { return };
+    if tool("git").is_none() {
+        return skip(test, "no git here");
+    }
+    // As in CI, where only the project's folder is kept.
+    let project = world.project();
+    for name in ["conf", "classes", "recipes-hello"] {
+        fs::rename(project.join("layers/meta-hello").join(name), project.join(name)).expect("moved");
+    }
+    world.edit("smidr.yaml", "path: ./layers/meta-hello", "path: .");
+    git(&project, &["init", "-q"]).expect_code(0);
+    let home = project.join("home");
+    fs::create_dir(&home).expect("a folder");
+    fs::create_dir(home.join("locks")).expect("a folder");
+    std::os::unix::fs::symlink(fs::canonicalize(world.smidr.join("images")).expect("images"), home.join("images"))
+        .expect("a link");
+    let smidr = |args: &[&str]| world.smidr().env("SMIDR_HOME", &home).args(args).run();
+    smidr(&["build", "--target", "libgreet"]).expect_code(0);
+    let script = format!(
+        "mkdir -p sources/y/.git; cd {0}; echo x > recipes-hello/new; for file in smidr.yaml smidr.lock home/trust.json home/settings.yaml home/version .git/config; do \
+         if echo x >> $file; then echo wrote $file; fi; done 2>/dev/null",
+        project.display()
+    );
+    let done = smidr(&["run", "--", "sh", "-c", &script]);
+    done.expect_code(0);
+    assert_eq!(done.out, "", "{}", done.err);
+    assert!(!done.err.contains("is new"), "{}", done.err);
+    smidr(&["build", "--target", "libgreet"]).expect_code(0);
+}
