@@ -456,8 +456,7 @@ fn a_layer_at_the_projects_root_with_everything_below_it() {
     let home = project.join("home");
     fs::create_dir(&home).expect("a folder");
     fs::create_dir(home.join("locks")).expect("a folder");
-    std::os::unix::fs::symlink(fs::canonicalize(world.smidr.join("images")).expect("images"), home.join("images"))
-        .expect("a link");
+    symlink(fs::canonicalize(world.smidr.join("images")).expect("images"), home.join("images")).expect("a link");
     let smidr = |args: &[&str]| world.smidr().env("SMIDR_HOME", &home).args(args).run();
     smidr(&["build", "--target", "libgreet"]).expect_code(0);
     let script = format!(
