@@ -74,10 +74,15 @@ thread_local! {
     pub static PRINTED: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
 }
 
+#[cfg(not(test))]
 fn print(mut to: impl Write, text: &Shown) -> io::Result<()> {
-    #[cfg(test)]
-    PRINTED.with_borrow_mut(|printed| *printed += &format!("{text}\n"));
     writeln!(to, "{text}")
+}
+
+#[cfg(test)]
+fn print(_: impl Write, text: &Shown) -> io::Result<()> {
+    PRINTED.with_borrow_mut(|printed| *printed += &format!("{text}\n"));
+    Ok(())
 }
 
 /// Where a file goes that is shown as it is: byte by byte, but for a terminal, which gets it as it gets everything.
