@@ -21,6 +21,7 @@ use crate::{
     events::{Emitter, Redactor},
     host::{
         files::{FileError, make_private_dir, remove_tree, sha256_of, write_atomically},
+        repository::is_git_folder,
         rooted::{Rooted, RootedError},
     },
     model::{Activity, Artifact, Event, Explain, FOLDER_MARK, Kind, Unit, leads_out},
@@ -357,9 +358,7 @@ fn matcher(patterns: &[String]) -> Result<GlobSet, ArtifactError> {
 
 /// Whether the git of this machine would obey what lies in a folder: `.git`, or one of the shape of a bare repository (git's setup.c).
 fn is_repository(entry: &walkdir::DirEntry) -> bool {
-    let has = |name: &str| fs::symlink_metadata(entry.path().join(name)).is_ok();
-    entry.file_name().eq_ignore_ascii_case(".git")
-        || entry.file_type().is_dir() && has("HEAD") && has("objects") && has("refs")
+    entry.file_name().eq_ignore_ascii_case(".git") || entry.file_type().is_dir() && is_git_folder(entry.path())
 }
 
 fn find(

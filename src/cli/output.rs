@@ -148,7 +148,7 @@ struct ByLine<W: Write> {
 impl<W: Write> ByLine<W> {
     fn end_line(&mut self) -> io::Result<()> {
         let line = std::mem::take(&mut self.line);
-        print(&mut self.to, &Shown::line(&String::from_utf8_lossy(&line)))
+        writeln!(self.to, "{}", Shown::line(&String::from_utf8_lossy(&line)))
     }
 }
 

@@ -65,7 +65,7 @@ pub fn judge(
 ) -> Result<Judged, Failure> {
     let domain = project.config.cache.as_ref().map_or(Domain::Own, |name| Domain::Named(name.text.clone()));
     let plan = project.plan(wanted, facts, paths, &domain)?;
-    let asks = engine::asks(&project.config, &plan, paths);
+    let asks = engine::asks(&project.config, &plan, &facts.home, paths);
     let workspace = plan.project_workspace();
     let refused = Trust::read(paths)?.refused(&project.file, &workspace, &asks, given, &project.settings);
     let plan = match refused.iter().any(|ask| matches!(ask, Ask::SharedCache { .. })) {

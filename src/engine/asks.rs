@@ -9,8 +9,9 @@ use crate::{
     config::Config,
     host::{rooted::Rooted, trail::trail},
     image::recipe::Base,
+    layers,
     model::{Ask, Digest, Paths},
-    plan::{self, Isolation, Plan},
+    plan::{self, Isolation, Plan, PlannedSource},
 };
 
 /// Conf that BitBake reads beside what smidr writes (bitbake.conf).
@@ -20,14 +21,24 @@ const LEFT: [&str; 2] = ["site.conf", "auto.conf"];
 const CONF_LIMIT: u64 = 4 << 20;
 
 /// Everything that a project asks for.
-pub fn asks(config: &Config, plan: &Plan, paths: &Paths) -> Vec<Ask> {
+pub fn asks(config: &Config, plan: &Plan, home: &Path, paths: &Paths) -> Vec<Ask> {
     let real = |path: &Path| {
         fs::canonicalize(path).unwrap_or_else(|_| trail(path).pop().unwrap_or_else(|| path.to_path_buf()))
     };
     let mut asks = plan::asks(config, plan, &real);
+    // A build sees `.git` of the repository around a layer, with its history.
+    for (name, source) in plan.sources() {
+        if let PlannedSource::Path(path) = source
+            && let Some(root) = layers::repository_around(&path.folder, home).map(|root| real(&root))
+            && !root.starts_with(real(&plan.project))
+        {
+            asks.push(Ask::Outside { what: format!("the repository of {name}"), path: root });
+        }
+    }
     asks.extend(of_recipe(plan, paths));
     asks.extend(left_conf(plan));
     asks.sort();
+    asks.dedup();
     asks
 }
 

@@ -16,10 +16,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use walkdir::{DirEntry, WalkDir};
 
-use super::{Tools, guards};
+use super::{Tools, guards, workspace::lock_path};
 use crate::{
     host::{
         files::{FileError, make_private_dir},
+        lock::{self, Attempt, Mode},
+        repository::is_git_folder,
         rooted::{Rooted, open_linkless},
     },
     model::{self, Digest, Paths},
@@ -28,6 +30,9 @@ use crate::{
 
 /// Of a file of conf, in bytes.
 const MOST_READ: u64 = 4 << 20;
+
+/// How many of the things that were moved away are named.
+const NAMED: usize = 20;
 
 /// Folders below each other, and files, in TOPDIR's conf.
 const MOST_DEEP: usize = 8;
@@ -39,6 +44,8 @@ pub struct Edits {
     #[serde(skip)]
     record: PathBuf,
     quarantine: PathBuf,
+    /// Held while the sandbox runs.
+    lock: PathBuf,
     /// TOPDIR, and the folder of the build that it lies in.
     top: (PathBuf, PathBuf),
     /// Layers, and the repository that each lies in.
@@ -85,6 +92,8 @@ mod seen {
 pub struct Edited {
     /// What was moved away, and where to; a second path where it could not be moved far.
     pub quarantined: Vec<(PathBuf, PathBuf)>,
+    /// What should have been moved away and could not be, and why.
+    pub left: Vec<(PathBuf, String)>,
     /// Files of TOPDIR that later builds read, and what happened to each.
     pub conf: Vec<(PathBuf, &'static str)>,
     /// Files that decide over later runs, and are others now.
@@ -105,6 +114,7 @@ pub fn begin(plan: &Plan, own: &[OwnRepository], paths: &Paths) -> Result<Edits,
         plan.folders.writable().into_iter().chain([plan.smidr_home.as_path()]).map(Path::to_path_buf).collect();
     let edits = Edits {
         record: record(plan, paths),
+        lock: lock_path(&plan.folders.workspace, paths),
         quarantine: paths.home().join("quarantine").join(plan.folders.workspace.file_name().unwrap_or_default()),
         top: (plan.folders.top.clone(), root.clone()),
         missing: plan
@@ -126,23 +136,28 @@ pub fn begin(plan: &Plan, own: &[OwnRepository], paths: &Paths) -> Result<Edits,
     Ok(edits)
 }
 
-/// Whether a smidr was killed before it could compare.
-pub fn is_interrupted(plan: &Plan, paths: &Paths) -> bool {
-    record(plan, paths).exists()
-}
-
-/// Finishes what a smidr has begun that was killed meanwhile. The workspace must belong to this process.
+/// Finishes what smidrs have begun that were killed meanwhile, of whatever project and variant: they may share layers. Those that still run are left alone.
 ///
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn finish_interrupted(plan: &Plan, tools: Tools<'_>) -> Result<(), FileError> {
-    let record = record(plan, tools.paths);
-    let Ok(text) = fs::read(&record) else { return Ok(()) };
-    let Ok(edits) = serde_json::from_slice::<Edits>(&text) else {
-        return fs::remove_file(&record).map_err(FileError::new("remove", &record));
-    };
-    Edits { record, ..edits }.finish()?.lines().into_iter().for_each(|line| tools.on.warn(line));
+pub fn finish_interrupted(tools: Tools<'_>) -> Result<(), FileError> {
+    let folder = tools.paths.tmp().join("edits");
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let record = entry.path();
+        let Ok(edits) = fs::read(&record).map(|text| serde_json::from_slice::<Edits>(&text)) else { continue };
+        let Ok(edits) = edits else {
+            fs::remove_file(&record).map_err(FileError::new("remove", &record))?;
+            continue;
+        };
+        let Attempt::Held(_lock) = lock::try_lock(&edits.lock, Mode::Exclusive, "what was interrupted")? else {
+            continue;
+        };
+        // The one that held the lock may have finished it.
+        if record.exists() {
+            Edits { record, ..edits }.finish()?.lines().into_iter().for_each(|line| tools.on.warn(line));
+        }
+    }
     Ok(())
 }
 
@@ -170,8 +185,11 @@ impl Edits {
         new.sort();
         new.dedup_by(|inner, outer| inner.starts_with(outer));
         for path in new {
-            let to = self.quarantine(&path)?;
-            edited.quarantined.push((path, to));
+            // One that cannot be moved must not save the others.
+            match self.quarantine(&path) {
+                Ok(to) => edited.quarantined.push((path, to)),
+                Err(error) => edited.left.push((path, error.to_string())),
+            }
         }
         let is_other = |(path, before): &(&PathBuf, &String)| digest(path).as_ref() != Some(*before);
         edited.changed = self.decisive.iter().filter(is_other).map(|(path, _)| path.clone()).collect();
@@ -190,30 +208,39 @@ impl Edits {
 
     fn quarantine(&self, path: &Path) -> Result<PathBuf, FileError> {
         make_private_dir(&self.quarantine)?;
-        let name = path.strip_prefix("/").unwrap_or(path).display().to_string().replace('/', "!");
-        let free = |number: &u32| self.quarantine.join(format!("{name}.{number}"));
+        // A short name of its own: the path may be as long as a path can be.
+        let free = |number: &u32| self.quarantine.join(number.to_string());
         let to = (1..).map(|number| free(&number)).find(|to| fs::symlink_metadata(to).is_err()).unwrap_or_default();
+        let from = to.with_extension("path");
+        fs::write(&from, path.as_os_str().as_encoded_bytes()).map_err(FileError::new("write", &from))?;
         if fs::symlink_metadata(path).is_ok_and(|data| data.is_dir()) {
             // A folder that its owner cannot write to is not moved either (rename(2)).
             let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
         }
-        match rustix::fs::rename(path, &to) {
+        let mut moved = rustix::fs::rename(path, &to);
+        if moved == Err(Errno::ACCESS)
+            && let Some(folder) = path.parent()
+        {
+            let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o755));
+            moved = rustix::fs::rename(path, &to);
+        }
+        match moved {
             Ok(()) => Ok(to),
-            // On another file system: closed where it is, so that no program enters it.
-            Err(Errno::XDEV) => {
-                let mut closed = path.as_os_str().to_owned();
-                closed.push(".quarantined");
-                let closed = PathBuf::from(closed);
-                let close = || -> std::io::Result<()> {
-                    if !fs::symlink_metadata(path)?.is_symlink() {
-                        fs::set_permissions(path, fs::Permissions::from_mode(0o000))?;
+            // On another file system, or for another reason not to be moved: closed where it is, so that no program enters it.
+            Err(_) => {
+                let close = || -> std::io::Result<PathBuf> {
+                    if fs::symlink_metadata(path)?.is_symlink() {
+                        fs::remove_file(path)?;
+                        return Ok(from.clone());
                     }
-                    fs::rename(path, &closed)
+                    fs::set_permissions(path, fs::Permissions::from_mode(0o000))?;
+                    let closed =
+                        path.with_file_name(format!("quarantined-{}", to.file_name().unwrap_or_default().display()));
+                    fs::rename(path, &closed)?;
+                    Ok(closed)
                 };
-                close().map_err(FileError::new("close", path))?;
-                Ok(closed)
+                close().map_err(FileError::new("close", path))
             }
-            Err(errno) => Err(FileError::new("move to the quarantine", path)(errno.into())),
         }
     }
 }
@@ -221,7 +248,13 @@ impl Edits {
 impl Edited {
     /// A sentence for each thing that the user should know.
     pub fn lines(&self) -> Vec<String> {
-        let moved = self.quarantined.iter().map(|(path, to)| {
+        let left = self.left.iter().map(|(path, why)| {
+            format!(
+                "{} is new and could not be moved away ({why}): use no git and follow no link there",
+                path.display()
+            )
+        });
+        let moved = self.quarantined.iter().take(NAMED).map(|(path, to)| {
             format!(
                 "{} is new; programs of this machine would obey or follow it, so it was moved to {}",
                 path.display(),
@@ -241,7 +274,9 @@ impl Edited {
         let changed = self.changed.iter().map(|path| {
             format!("{} is another file now, and was writable inside from that moment on: look at it", path.display())
         });
-        moved.chain(changed).chain(conf).chain(devtool).collect()
+        let more = self.quarantined.len().saturating_sub(NAMED);
+        let more = (more > 0).then(|| format!("{more} further things were moved there"));
+        left.chain(moved).chain(more).chain(changed).chain(conf).chain(devtool).collect()
     }
 }
 
@@ -276,9 +311,14 @@ fn obeyed(layer: &Path, root: &Path, skipped: &[PathBuf]) -> Seen {
             walk.skip_current_dir();
             continue;
         }
+        if entry.file_type().is_dir() && fs::symlink_metadata(entry.path().join(".")).is_err() {
+            found.insert(entry.into_path(), "a closed folder".into());
+            walk.skip_current_dir();
+            continue;
+        }
         if is_bare(&entry) {
             // Without it, git sees no repository there. The folder may have been the user's.
-            found.insert(entry.path().join("HEAD"), "bare".into());
+            found.insert(entry.path().join("HEAD"), told(entry.path()));
             continue;
         }
         let Some(what) = what_obeys(&entry, root) else { continue };
@@ -297,15 +337,23 @@ fn what_obeys(entry: &DirEntry, root: &Path) -> Option<String> {
         return (leads_out || is_git(entry)).then(|| format!("link {}", target.display()));
     }
     if is_git(entry) && entry.depth() > 0 {
-        return Some(if entry.file_type().is_dir() { "folder".into() } else { "file".into() });
+        return Some(if entry.file_type().is_dir() {
+            "folder".into()
+        } else {
+            digest(entry.path()).unwrap_or_default()
+        });
     }
     None
 }
 
-// As git finds bare repositories (setup.c, is_git_directory): without one of the three it looks further up.
 fn is_bare(entry: &DirEntry) -> bool {
-    let has = |name: &str| fs::symlink_metadata(entry.path().join(name)).is_ok();
-    !is_git(entry) && entry.file_type().is_dir() && has("HEAD") && has("objects") && has("refs")
+    !is_git(entry) && entry.file_type().is_dir() && is_git_folder(entry.path())
+}
+
+/// What a repository tells git, as a digest: another configuration is as new as another repository.
+fn told(folder: &Path) -> String {
+    let files = ["HEAD", "commondir", "config", "config.worktree"];
+    files.iter().map(|name| digest(&folder.join(name)).unwrap_or_else(|| "none".into())).collect::<Vec<_>>().join(" ")
 }
 
 // git takes other spellings for its own where a file system may fold case; here it does not, but the user may copy the tree.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::reach::everywhere;
+use crate::host::repository::is_git_folder;
 use crate::plan::{Guarded, OwnRepository, PlacedInput, Plan};
 
 /// What the git of this machine obeys: its configuration names programs.
@@ -69,7 +70,8 @@ fn gits(folder: &Path, plan: &Plan) -> Vec<PathBuf> {
             walk.skip_current_dir();
             continue;
         }
-        if entry.file_name() == GIT && entry.depth() > 0 {
+        let is_bare = entry.file_type().is_dir() && is_git_folder(entry.path());
+        if (entry.file_name() == GIT || is_bare) && entry.depth() > 0 {
             if entry.file_type().is_dir() {
                 walk.skip_current_dir();
             }

@@ -82,6 +82,7 @@ fn from_recipe(
     fresh: bool,
 ) -> Result<StoredImage, EngineError> {
     let found = recipes::find(&plan.host.name, &plan.project, tools.paths).map_err(ImageBuildError::from)?;
+    let found = found.of_project(tools.paths);
     let identity = image_build::identity(tools, &found)?;
     // A recipe that was edited is meant to change the image: the lock follows it.
     let lock = lock.filter(|lock| {
@@ -97,7 +98,7 @@ fn from_recipe(
     if plan.locked && lock.is_none() {
         return Err(EngineError::NotLocked(vec![HOST.into()]));
     }
-    let known = || if fresh { Ok(None) } else { present(tools, &found.name, &identity, lock) };
+    let known = || if fresh { Ok(None) } else { present(tools, &found.image, &identity, lock) };
     if let Some(image) = known()? {
         return Ok(image);
     }
@@ -105,7 +106,7 @@ fn from_recipe(
         return Err(EngineError::Offline(found.name));
     }
     // Two builds that miss the same image make it once.
-    let path = lock::path_in(&tools.paths.locks(), &format!("recipe-{}", found.name));
+    let path = lock::path_in(&tools.paths.locks(), &format!("recipe-{}", found.image));
     let waiting = |holder: &str| {
         tools.on.emit(Event::Waiting { resource: format!("the image of `{}`", found.name), holder: holder.into() });
     };

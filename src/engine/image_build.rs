@@ -149,7 +149,7 @@ pub fn build(
     found: &FoundRecipe,
     pinned: &BTreeMap<String, PackageLock>,
 ) -> Result<StoredImage, ImageBuildError> {
-    let name: ImageName = found.name.parse()?;
+    let name: ImageName = found.image.parse()?;
     let scratch = tools.store.scratch()?;
     let mut labels = BTreeMap::from([(RECIPE_LABEL.to_owned(), identity(tools, found)?.to_string())]);
     let (base, epoch) = match &found.recipe.base {

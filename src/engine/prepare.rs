@@ -82,11 +82,8 @@ pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<
     devices::check(&plan.devices)?;
     let inputs = inputs::find(&plan, tools)?;
     let holder = format!("build {}", tools.on.build());
-    if edits::is_interrupted(&plan, tools.paths) {
-        // Before layers are looked at: what is moved away could be taken for a part of them.
-        let _workspace = workspace::open(&plan, tools, &holder)?;
-        edits::finish_interrupted(&plan, tools)?;
-    }
+    // Before layers are looked at: what is moved away could be taken for a part of them.
+    edits::finish_interrupted(tools)?;
     let checkouts = super::layers(&plan, tools)?;
     checkouts.are_untouched()?;
     let workspace = workspace::open(&plan, tools, &holder)?;

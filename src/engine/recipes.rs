@@ -20,8 +20,10 @@ static EMBEDDED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/rootfs-recipes
 /// A rootfs recipe that was found, with the files that it copies.
 #[derive(Debug)]
 pub struct FoundRecipe {
-    /// Names the image that it makes.
+    /// What people call it.
     pub name: String,
+    /// Names the image that it makes.
+    pub image: String,
     /// What it says.
     pub recipe: Recipe,
     /// Of the text and all files: two recipes with the same digest make the same image of the same packages.
@@ -144,9 +146,21 @@ impl FoundRecipe {
         matches!(&self.files, Files::Beside(folder) if *folder != paths.recipes())
     }
 
+    /// The same recipe for a project's builds: the image of one that came with the project has a name that no other project can mean.
+    pub fn of_project(mut self, paths: &Paths) -> Self {
+        if self.is_beside_a_config(paths)
+            && let Files::Beside(folder) = &self.files
+        {
+            let place = Sha256::digest(folder.as_os_str().as_encoded_bytes());
+            self.image = format!("{}-{}", self.name, hex::encode(&place[..4]));
+        }
+        self
+    }
+
     fn new(name: &str, file: &str, text: &str, files: Files) -> Result<Self, RecipeError> {
         let recipe = Recipe::read(file, text).map_err(|problems| RecipeError::Wrong(Box::new(problems)))?;
-        let mut found = Self { name: name.into(), recipe, digest: Digest::from_sha256([0; 32]), files };
+        let digest = Digest::from_sha256([0; 32]);
+        let mut found = Self { name: name.into(), image: name.into(), recipe, digest, files };
         let mut hash = Sha256::new_with_prefix(text);
         for copy in found.recipe.files.clone() {
             for file in found.sources(&copy.source)? {

@@ -23,7 +23,7 @@ use crate::{
         rooted::{Rooted, RootedError},
     },
     layers::{self, Checkouts},
-    model::{Explain, FOLDER_MARK, HostFacts, Kind},
+    model::{Explain, FOLDER_MARK, HostFacts, Kind, Paths},
     plan::{CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
 };
 
@@ -110,8 +110,7 @@ pub fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, Wo
     elsewhere.dedup();
     let mut locks = Vec::new();
     for folder in elsewhere {
-        let hash = hex::encode(&Sha256::digest(folder.as_os_str().as_encoded_bytes())[..8]);
-        let path = lock::path_in(&paths.locks(), &format!("workspace-{hash}"));
+        let path = lock_path(folder, paths);
         // Everything in a folder that no build has marked is the user's. Before there were marks, a lock told of earlier builds.
         let is_known = folder.starts_with(paths.home()) || path.exists() || folder.join(FOLDER_MARK).is_file();
         if !is_known && fs::read_dir(folder).is_ok_and(|mut found| found.next().is_some()) {
@@ -137,6 +136,12 @@ pub fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, Wo
     let roots = paths.tmp().join("roots");
     make_private_dir(&roots)?;
     Ok(Workspace { skeleton: roots.join(name), _locks: locks })
+}
+
+/// What is locked by whoever uses a folder of a build.
+pub fn lock_path(folder: &Path, paths: &Paths) -> PathBuf {
+    let hash = hex::encode(&Sha256::digest(folder.as_os_str().as_encoded_bytes())[..8]);
+    lock::path_in(&paths.locks(), &format!("workspace-{hash}"))
 }
 
 /// Works on a path that a build may write to, without following a link that leads out of there.
@@ -384,7 +389,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{read, refused_dest},
-        model::{BuildRequest, Paths},
+        model::BuildRequest,
         plan::make,
     };
 

@@ -92,7 +92,30 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<(), Fi
 ///
 /// When it cannot be read or is no UTF-8.
 pub fn read_text(path: &Path) -> Result<String, FileError> {
-    fs::read_to_string(path).map_err(FileError::new("read", path))
+    let text =
+        || String::from_utf8(read_bounded(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+    text().map_err(FileError::new("read", path))
+}
+
+/// More than any text has that people write, in bytes.
+const TEXT_LIMIT: u64 = 16 << 20;
+
+/// Reads a file of a project, which may have put anything in its place: a device without an end, a pipe that nobody writes to.
+///
+/// # Errors
+///
+/// When it is no regular file, is too large, or cannot be read.
+pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    match file.take(TEXT_LIMIT + 1).read_to_end(&mut bytes)? as u64 {
+        0..=TEXT_LIMIT => Ok(bytes),
+        _ => Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 16 MiB")),
+    }
 }
 
 /// The digest of a file's content, and its size in bytes.

@@ -49,7 +49,7 @@ impl Local {
 }
 
 /// The git repository that a folder belongs to. Those who keep their whole home in git do not mean to show it to a build.
-fn repository(folder: &Path, home: &Path) -> Option<PathBuf> {
+pub fn repository(folder: &Path, home: &Path) -> Option<PathBuf> {
     let below_home = folder.ancestors().take_while(|folder| !home.starts_with(folder));
     below_home.into_iter().find(|folder| folder.join(".git").exists()).map(Path::to_path_buf)
 }

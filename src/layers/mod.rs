@@ -37,6 +37,7 @@ pub use collections::{Checked, LayerInfo, check, look};
 pub use conf::ConfError;
 pub use discover::{DiscoverError, Found, discover};
 pub use git_error::GitError;
+pub use local::repository as repository_around;
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Cure;
 pub use own::{hide, index as index_of};

@@ -62,6 +62,8 @@ pub enum Ask {
     LocalRepository {
         /// Its address.
         url: String,
+        /// Where it really is.
+        path: PathBuf,
     },
     /// A git repository that is reached with the caller's ssh keys.
     SshRepository {
@@ -162,7 +164,7 @@ impl Ask {
                 format!("builds write to {}, and --clean removes what they left there", path.display())
             }
             Self::Outside { path, .. } => format!("every recipe can read {}", path.display()),
-            Self::LocalRepository { url } => format!("fetches {url} from this machine"),
+            Self::LocalRepository { url, .. } => format!("fetches {url} from this machine"),
             Self::SshRepository { url } => format!("fetches {url} with your ssh keys"),
             Self::OutsideLinks { layer } => format!("links in the layer {layer} may lead out of it"),
             Self::IdRange => "builds use your ids of /etc/subuid".into(),

@@ -70,15 +70,14 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
                 let patches = git.patches.iter().filter_map(|patch| outside(&patch.file));
                 asks.extend(patches.map(|path| Ask::Outside { what: format!("a patch of {what}"), path }));
                 asks.extend(git.outside_links.then_some(Ask::OutsideLinks { layer: what }));
-                asks.extend(repository(git, &outside));
+                asks.extend(repository(git, real));
             }
         }
     }
-    if let HostImage::Recipe(name) = &config.host.image
-        && name.contains('/')
-    {
+    if let HostImage::Recipe(name) = &config.host.image {
+        let name = if name.contains('/') { name.text.clone() } else { format!("{}.yaml", name.text) };
         asks.extend(
-            outside(&absolute(&plan.project, Path::new("/"), &name.text))
+            outside(&absolute(&plan.project, Path::new("/"), &name))
                 .map(|path| Ask::Outside { what: "the rootfs recipe".into(), path }),
         );
     }
@@ -100,10 +99,11 @@ fn variable(name: &str, key: &str) -> Ask {
 }
 
 /// Addresses that need this machine or the caller's keys.
-fn repository(git: &PlannedGit, outside: &dyn Fn(&Path) -> Option<PathBuf>) -> Vec<Ask> {
+fn repository(git: &PlannedGit, real: &dyn Fn(&Path) -> PathBuf) -> Vec<Ask> {
     let addresses = std::iter::once(&git.url).chain(&git.mirrors).map(|url| without_secrets(url));
     let ask = |url: String| match url.split_once("://") {
-        Some(("file", path)) => outside(Path::new(path)).map(|_| Ask::LocalRepository { url }),
+        // One of the project itself is no better: its parts may be links to any other.
+        Some(("file", path)) => Some(Ask::LocalRepository { path: real(Path::new(path)), url }),
         Some(("ssh", _)) | None => Some(Ask::SshRepository { url }),
         Some(_) => None,
     };
@@ -177,7 +177,7 @@ mod tests {
             ("host: {recipe: ../r.yaml}", r#"{"ask":"outside","what":"the rootfs recipe","path":"/home/u/r.yaml"}"#),
             (
                 "layers: [{name: l, git: 'file:///srv/l', branch: b}]",
-                r#"{"ask":"local_repository","url":"file:///srv/l"}"#,
+                r#"{"ask":"local_repository","url":"file:///srv/l","path":"/srv/l"}"#,
             ),
             (
                 "layers: [{name: l, git: 'ssh://git@h/l', branch: b}]",
@@ -210,7 +210,6 @@ mod tests {
             "directories: {tmp: ./tmp, deploy: ./out}",
             "directories: {downloads: ~/.smidr/downloads, sstate: ~/.smidr/sstate-cache, layers: ~/.smidr/layers}",
             "layers: [{name: l, git: 'https://h/l', branch: b, patches: [./x.patch]}]",
-            "layers: [{name: l, git: 'file:///home/u/p/l', branch: b}]",
             "host: {recipe: ./r.yaml, network: none, memory: 1g}",
             "env: {A: '${HOME}/x', B: '$${T}'}",
         ] {

@@ -15,7 +15,7 @@ use crate::{
     config::{self, Config, Problem, Problems, UsedVariable},
     host::{
         self,
-        files::{FileError, shell, write_atomically},
+        files::{FileError, read_bounded, shell, write_atomically},
         lock::{Mode, WaitError},
         paths::{self, PathsError},
         stop::Stop,
@@ -124,7 +124,7 @@ impl Project {
         }
         let file = fs::canonicalize(file).map_err(FileError::new("find", file))?;
         paths::check_owner(file.parent().unwrap_or(Path::new("/")))?;
-        let bytes = fs::read(&file).map_err(FileError::new("read", &file))?;
+        let bytes = read_bounded(&file).map_err(FileError::new("read", &file))?;
         let text = String::from_utf8(bytes).map_err(|_| ProjectError::NotText(file.clone()))?;
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let config = config::read(&name, &text, variant, &|name| facts.variable(name)).map_err(Box::new)?;
@@ -246,7 +246,9 @@ fn check_addresses(name: &str, text: &str, config: &Config, settings: &Settings)
 /// The text of a config's lock.
 fn read_lock(config: &Path) -> Result<Option<String>, FileError> {
     let path = lock_path(config);
-    match fs::read_to_string(&path) {
+    let text = read_bounded(&path)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)));
+    match text {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::new("read", &path)(error)),

@@ -470,3 +470,62 @@ fn a_layer_at_the_projects_root_with_everything_below_it() {
     assert!(!done.err.contains("is new"), "{}", done.err);
     smidr(&["build", "--target", "libgreet"]).expect_code(0);
 }
+
+#[test]
+fn nothing_stops_the_quarantine() {
+    let test = "trust::nothing_stops_the_quarantine";
+    let Some(world) = World::with_project(test) else { return };
+    if tool("git").is_none() {
+        return skip(test, "no git here");
+    }
+    let layer = world.project().join("layers/meta-hello");
+    git(&layer, &["init", "-q", "--bare", "fixture.git"]).expect_code(0);
+    let long = "a".repeat(240);
+    let script = format!(
+        "cd {0}\n\
+         mkdir -p {long}/.git aa zz/.git common/sub/objects common/sub/refs w/HEAD w/objects w/refs\n\
+         ln -s /etc/passwd aa/x; chmod 555 aa; chmod 444 w\n\
+         echo 'ref: refs/heads/x' > common/HEAD; echo sub > common/commondir\n\
+         if echo x >> fixture.git/config; then echo wrote a config; fi 2>/dev/null\n\
+         if mv fixture.git away; then echo moved a repository; fi 2>/dev/null; true",
+        layer.display()
+    );
+    let done = run(&world, &script);
+    done.expect_code(0);
+    assert_eq!(done.out, "", "{}", done.err);
+    for name in [&format!("{long}/.git"), "aa/x", "zz/.git", "common/HEAD", "w/HEAD"] {
+        assert!(fs::symlink_metadata(layer.join(name)).is_err(), "{name} is still there\n{}", done.err);
+    }
+    let again = run(&world, "true");
+    again.expect_code(0);
+    assert!(!again.err.contains("is new"), "{}", again.err);
+}
+
+#[test]
+fn a_recipe_of_a_project_takes_no_other_s_image() {
+    let Some(world) = World::with_project("trust::a_recipe_of_a_project_takes_no_other_s_image") else { return };
+    let digest = |name: &str| {
+        let list = world.smidr().args(["image", "ls", "--json"]).run().json();
+        let images = list["images"].as_array().expect("a list").clone();
+        images.iter().find(|image| image["name"] == name).map(|image| image["digest"].to_string())
+    };
+    let before = digest("hello").expect("the image of hello");
+    // As a stranger's: the name of a recipe that smidr carries, with something more in it.
+    world.write("hello.yaml", "base: {image: hello}\nenv: {PLANTED: \"1\"}\n");
+    fs::remove_file(world.project().join("smidr.lock")).ok();
+    let done = world.smidr().args(["run", "--", "sh", "-c", "echo planted $PLANTED"]).run();
+    done.expect_code(0).expect_out("planted 1");
+    assert_eq!(digest("hello"), Some(before), "{}", done.err);
+}
+
+#[test]
+fn files_of_a_project_have_an_end() {
+    let world = World::new();
+    world.init("p");
+    symlink("/dev/zero", world.project().join("smidr.lock")).expect("a link");
+    world.smidr().arg("build").run().expect_one_error().expect_err("smidr.lock").expect_err("it is no regular file");
+    fs::remove_file(world.project().join("smidr.lock")).expect("removed");
+    symlink("/dev/zero", world.project().join("zero")).expect("a link");
+    world.edit("smidr.yaml", "recipe: hello", "recipe: ./zero");
+    world.smidr().arg("build").run().expect_one_error().expect_err("it is no regular file");
+}
