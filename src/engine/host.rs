@@ -106,7 +106,7 @@ fn from_recipe(
         return Err(EngineError::Offline(found.name));
     }
     // Two builds that miss the same image make it once.
-    let path = lock::path_in(&tools.paths.locks(), &format!("recipe-{}", found.image));
+    let path = lock::path_in(&tools.paths.locks(), &format!("recipe-{}", found.name));
     let waiting = |holder: &str| {
         tools.on.emit(Event::Waiting { resource: format!("the image of `{}`", found.name), holder: holder.into() });
     };
