@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn patterns_are_of_whole_folders() {
-        let text = "trust: [/srv/ci/*, ~/work/**]\naddress_variables: GIT_TOKEN\n";
+        let text = "trust: [/srv/ci/*, ~/src/**]\naddress_variables: GIT_TOKEN\n";
         let settings = Settings::parse("settings.yaml", text, Path::new("/home/u")).expect("good settings");
         assert_eq!(settings.address_variables, ["GIT_TOKEN"]);
         for (folder, trusted) in [
@@ -132,9 +132,9 @@ mod tests {
             ("/srv/ci", false),
             ("/srv/ci/one/two", false),
             ("/srv/ci-evil/one", false),
-            ("/home/u/work/a/b", true),
-            ("/home/u/workshop/a", false),
-            ("/home/other/work/a", false),
+            ("/home/u/src/a/b", true),
+            ("/home/u/src-other/a", false),
+            ("/home/other/src/a", false),
         ] {
             assert_eq!(settings.trusts(Path::new(folder)), trusted, "{folder}");
         }

@@ -15,7 +15,7 @@ use rustix::{
 
 use crate::events::Redactor;
 
-/// Neither setuid nor setgid nor sticky: a copy runs with the rights of whoever starts it.
+/// Neither setuid nor setgid nor sticky: a copy lends no rights to the user that starts it.
 const MODES: u32 = 0o777;
 
 /// Opens a regular file for reading; what was one a moment ago may be something else by now.

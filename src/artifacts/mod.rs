@@ -436,7 +436,7 @@ mod tests {
         assert!(!folder.path().join("b2/artifacts").exists());
     }
 
-    /// A sink that breaks when it hears of the second file.
+    /// A sink that panics at the second file.
     struct Breaks;
 
     impl crate::events::EventSink for Breaks {

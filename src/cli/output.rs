@@ -34,7 +34,7 @@ pub fn say_block(text: &str) {
     say_shown(&Shown::block(text));
 }
 
-/// Prints a document on a line that nobody need read.
+/// Prints a document on one line; a closed pipe is no error.
 pub fn offer_json(document: &impl Serialize) {
     let _ = print(anstream::stdout().lock(), &Shown::json(&serde_json::to_string(document).unwrap_or_default()));
 }
