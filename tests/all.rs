@@ -97,6 +97,8 @@ mod sandbox;
 mod screen;
 #[path = "all/stopping.rs"]
 mod stopping;
+#[path = "all/strangers.rs"]
+mod strangers;
 #[path = "all/terminals.rs"]
 mod terminals;
 #[path = "all/trouble.rs"]

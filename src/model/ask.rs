@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::Digest;
+use super::{Digest, document_path};
 
 /// One thing that a project asks for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,6 +16,7 @@ pub enum Ask {
     /// A folder or file of this machine (`host.binds`).
     Bind {
         /// Where it really is.
+        #[serde(flatten, with = "document_path::path")]
         path: PathBuf,
         /// Whether builds may change it.
         writable: bool,
@@ -23,11 +24,13 @@ pub enum Ask {
     /// To write to every `.git` in a folder (`host.binds[].git_writable`).
     GitWritable {
         /// The folder.
+        #[serde(flatten, with = "document_path::path")]
         path: PathBuf,
     },
     /// A file of passwords (`host.netrc`, `host.git_credentials`).
     Credentials {
         /// Where it really is.
+        #[serde(flatten, with = "document_path::path")]
         path: PathBuf,
     },
     /// The caller's ssh-agent (`host.ssh_agent`).
@@ -42,6 +45,7 @@ pub enum Ask {
     /// A device of this machine (`host.devices`).
     Device {
         /// Its node.
+        #[serde(flatten, with = "document_path::path")]
         path: PathBuf,
     },
     /// A folder that builds write to, outside of the project (`directories`).
@@ -49,6 +53,7 @@ pub enum Ask {
         /// The key of the config that names it.
         key: String,
         /// Where it really is.
+        #[serde(flatten, with = "document_path::path")]
         path: PathBuf,
     },
     /// Something that a build reads, outside of the project: a layer, BitBake, a patch, a rootfs recipe.
@@ -56,6 +61,7 @@ pub enum Ask {
         /// What it is.
         what: String,
         /// Where it really is.
+        #[serde(flatten, with = "document_path::path")]
         path: PathBuf,
     },
     /// A git repository of this machine (`file://`).
@@ -63,6 +69,7 @@ pub enum Ask {
         /// Its address.
         url: String,
         /// Where it really is.
+        #[serde(flatten, with = "document_path::path")]
         path: PathBuf,
     },
     /// A git repository that is reached with the caller's ssh keys.
@@ -102,11 +109,13 @@ pub enum Ask {
         /// The recipe.
         recipe: String,
         /// The keyring.
+        #[serde(flatten, with = "document_path::path")]
         path: PathBuf,
     },
     /// A conf file that an earlier build or shell has left where every build reads it.
     LeftConf {
         /// The file.
+        #[serde(flatten, with = "document_path::path")]
         path: PathBuf,
         /// Of its content.
         digest: Digest,
@@ -197,7 +206,7 @@ impl Ask {
 /// Identifies a set of asks, in any order.
 pub fn asks_digest(asks: &[Ask]) -> Digest {
     let mut lines: Vec<String> =
-        asks.iter().map(|ask| serde_json::to_string(ask).unwrap_or_else(|_| format!("{ask:?}"))).collect();
+        asks.iter().map(|ask| serde_json::to_string(ask).expect("each field has a text")).collect();
     lines.sort();
     lines.dedup();
     Digest::from_sha256(Sha256::digest(lines.join("\n")).into())

@@ -93,7 +93,15 @@ macro_rules! fields {
     )*};
 }
 
-fields!(path and path_bytes, link and link_bytes, log and log_bytes);
+fields!(
+    path and path_bytes,
+    link and link_bytes,
+    log and log_bytes,
+    file and file_bytes,
+    project and project_bytes,
+    source and source_bytes,
+    config and config_bytes
+);
 
 #[cfg(test)]
 mod tests {

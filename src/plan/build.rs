@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::{self, Config, HOST, HostImage, Network, Openat2},
     lock::Lock,
-    model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Paths},
+    model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Paths, document_path},
 };
 
 /// What a build will do.
@@ -32,8 +32,10 @@ pub struct Plan {
     /// The overlay of the config that is built.
     pub variant: Option<String>,
     /// The config.
+    #[serde(flatten, with = "document_path::file")]
     pub file: PathBuf,
     /// Where it stands.
+    #[serde(flatten, with = "document_path::project")]
     pub project: PathBuf,
     /// SMIDR_HOME.
     #[serde(skip)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{build::Plan, folders::Folders, guarded::Guarded, sources::PlannedSource};
 use crate::{
     config::{self, Config, overlap, refused_dest},
-    model::{Explain, HostFacts, Kind, Paths, Secrets},
+    model::{Explain, HostFacts, Kind, Paths, Secrets, document_path},
 };
 
 /// The caller's ssh-agent, inside. `/run` is in memory, so nothing of it stays.
@@ -33,6 +33,7 @@ pub struct Input {
     /// What it is.
     pub what: What,
     /// On this machine; none: the caller has none, as without `SSH_AUTH_SOCK`.
+    #[serde(flatten, with = "document_path::source")]
     pub source: Option<PathBuf>,
     /// In the sandbox.
     pub dest: PathBuf,

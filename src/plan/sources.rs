@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     config::{self, Layer, Source},
     lock::{Asked, Lock, RepositoryLock},
-    model::{CommitId, without_secrets},
+    model::{CommitId, document_path, without_secrets},
 };
 
 /// A repository with Yocto layers.
@@ -72,6 +72,7 @@ pub struct PlannedGit {
 #[derive(Clone, Debug, Serialize)]
 pub struct PlannedPatch {
     /// Absolute.
+    #[serde(flatten, with = "document_path::file")]
     pub file: PathBuf,
     /// As the config has it, which is how the lock knows it.
     pub written: String,

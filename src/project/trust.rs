@@ -16,7 +16,7 @@ use crate::{
         paths::{BEFORE_TRUST, set_version},
         stop::Stop,
     },
-    model::{Ask, Digest, Explain, Kind, Paths, asks_digest},
+    model::{Ask, Digest, Explain, Kind, Paths, asks_digest, document_path},
     settings::Settings,
 };
 
@@ -27,6 +27,7 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trusted {
     /// Its config.
+    #[serde(flatten, with = "document_path::config")]
     pub config: PathBuf,
     /// Of the asks that were granted.
     pub digest: Digest,
@@ -252,6 +253,35 @@ mod tests {
 
     fn asks() -> Vec<Ask> {
         vec![Ask::SshAgent, Ask::Device { path: "/dev/kvm".into() }]
+    }
+
+    #[test]
+    fn any_path_survives_and_records_of_before_are_read() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let paths = Paths::new(folder.path().join("home"));
+        fs::create_dir_all(paths.locks()).expect("a folder");
+        let before = r#"{"version":1,"projects":[{"config":"/p/smidr.yaml","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","at":"2026-01-01T00:00:00Z",
+            "asks":[{"ask":"bind","path":"/a","writable":true},{"ask":"outside","what":"bitbake","path":"/b"}]}]}"#;
+        fs::write(paths.trust(), before).expect("a record");
+        let trust = Trust::open(&paths).expect("a record");
+        let known = [
+            Ask::Bind { path: "/a".into(), writable: true },
+            Ask::Outside { what: "bitbake".into(), path: "/b".into() },
+        ];
+        assert_eq!(trust.list()[0].asks, known);
+        let path = |byte: u8| PathBuf::from(std::ffi::OsStr::from_bytes(&[b'/', byte]));
+        let asks = |byte| vec![Ask::Bind { path: path(byte), writable: false }, Ask::Credentials { path: path(byte) }];
+        assert_ne!(asks_digest(&asks(0xfe)), asks_digest(&asks(0xff)));
+        trust.grant(&path(0xff), "x-1", &asks(0xff)).expect("granted");
+        let refused = |config: &Path, asks: &[Ask]| {
+            let trust = Trust::read(&paths).expect("a record");
+            trust.refused(config, "x-1", asks, &Given::default(), &Settings::default())
+        };
+        assert_eq!(refused(&path(0xff), &asks(0xff)), []);
+        assert_eq!(refused(&path(0xff), &asks(0xfe)), asks(0xfe));
+        assert_eq!(refused(&path(0xfe), &asks(0xff)), asks(0xff));
+        assert_eq!(refused(Path::new("/p/smidr.yaml"), &known), []);
     }
 
     #[test]
