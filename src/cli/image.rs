@@ -14,7 +14,7 @@ use crate::{
     host::files::FileError,
     image::{
         Damage, Finding, ImageName, LayerForm, Limits, Policy, Reference, RegistryReference, RegistrySettings,
-        StoredImage,
+        StoredImage, stored_name,
     },
     model::Kind,
 };
@@ -58,11 +58,7 @@ pub fn image(config: &Path, command: &Image) -> Done {
 
 impl Desk {
     fn find(&self, name: &str) -> Result<StoredImage, Failure> {
-        let canonical = match name.parse::<Reference>() {
-            Ok(Reference::Registry(reference)) => reference.to_string(),
-            _ => name.to_owned(),
-        };
-        for known in [name, &canonical] {
+        for known in [name, &stored_name(name)] {
             if let Some(image) = self.store.find(known)? {
                 return Ok(image);
             }

@@ -4,11 +4,14 @@ use std::{fs, io::Read as _, path::Path};
 
 use sha2::{Digest as _, Sha256};
 
-use super::recipes;
+use super::{
+    image_build,
+    recipes::{self, FoundRecipe},
+};
 use crate::{
     config::Config,
     host::{rooted::Rooted, trail::trail},
-    image::recipe::Base,
+    image::{ImageStore, recipe::Base, stored_name},
     layers,
     model::{Ask, Digest, Paths},
     plan::{self, Isolation, Plan, PlannedSource},
@@ -35,20 +38,49 @@ pub fn asks(config: &Config, plan: &Plan, home: &Path, paths: &Paths) -> Vec<Ask
             asks.push(Ask::Outside { what: format!("the repository of {name}"), path: root });
         }
     }
-    asks.extend(of_recipe(plan, paths));
+    asks.extend(of_host(plan, paths));
     asks.extend(left_conf(plan));
     asks.sort();
     asks.dedup();
     asks
 }
 
-/// What a rootfs recipe of the project asks for. One of the user's own, or of smidr, asks nothing.
-fn of_recipe(plan: &Plan, paths: &Paths) -> Vec<Ask> {
-    if !plan.host.recipe || plan.isolation == Isolation::None {
-        return Vec::new();
+/// What the build host asks for.
+fn of_host(plan: &Plan, paths: &Paths) -> Vec<Ask> {
+    match &plan.host {
+        _ if plan.isolation == Isolation::None => Vec::new(),
+        host if host.recipe => of_recipe(plan, paths),
+        host => {
+            let wanted = host.pinned.as_ref().map_or_else(|| stored_name(&host.name), ToString::to_string);
+            of_image(&wanted, plan, paths).into_iter().collect()
+        }
     }
+}
+
+/// An image of the store that not everybody can have. What the store does not have can only be pulled.
+fn of_image(wanted: &str, plan: &Plan, paths: &Paths) -> Option<Ask> {
+    let store = ImageStore::at(paths);
+    let image = store.find(wanted).ok()??;
+    let name = image.name.as_str();
+    let is_made_of = |found: &FoundRecipe| image_build::is_made_of(&store, &image, found);
+    let is_open = match &image.origin {
+        Some(origin) => origin.anonymous,
+        None => {
+            let of_project = recipes::find(name, &plan.project, paths).ok().filter(|found| !found.is_the_users(paths));
+            let shipped = recipes::shipped(name).and_then(Result::ok);
+            shipped.iter().chain(&of_project).any(is_made_of)
+        }
+    };
+    (!is_open).then(|| Ask::StoredImage { name: name.into() })
+}
+
+/// What a rootfs recipe asks for: one of the project, and the image of one of the user's own.
+fn of_recipe(plan: &Plan, paths: &Paths) -> Vec<Ask> {
     // What is wrong with a recipe is said when it is used.
     let Ok(found) = recipes::find(&plan.host.name, &plan.project, paths) else { return Vec::new() };
+    if found.is_the_users(paths) {
+        return vec![Ask::StoredImage { name: found.image }];
+    }
     if !found.is_beside_a_config(paths) {
         return Vec::new();
     }
@@ -64,6 +96,9 @@ fn of_recipe(plan: &Plan, paths: &Paths) -> Vec<Ask> {
     };
     if gives {
         asks.push(Ask::RecipeCredentials { recipe: recipe.clone() });
+    }
+    if let Base::Image(name) = &found.recipe.base {
+        asks.extend(of_image(name, plan, paths));
     }
     if let Base::Packages(suite) = &found.recipe.base {
         let mirror = suite.mirror.as_ref().map(|mirror| mirror.text.clone());

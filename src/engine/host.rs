@@ -83,7 +83,7 @@ fn from_recipe(
 ) -> Result<StoredImage, EngineError> {
     let found = recipes::find(&plan.host.name, &plan.project, tools.paths).map_err(ImageBuildError::from)?;
     let found = found.of_project(tools.paths);
-    let identity = image_build::identity(tools, &found)?;
+    let identity = image_build::identity(tools.store, &found)?;
     // A recipe that was edited is meant to change the image: the lock follows it.
     let lock = lock.filter(|lock| {
         let same = lock.recipe.as_ref() == Some(&identity);
@@ -132,9 +132,7 @@ fn present(
     identity: &Digest,
     lock: Option<&HostLock>,
 ) -> Result<Option<StoredImage>, EngineError> {
-    if let Some(lock) = lock {
-        return Ok(tools.store.find(&lock.image.to_string())?);
-    }
-    let image = tools.store.find(name)?;
+    // A lock can name any image, so that what it names has to be of the recipe too.
+    let image = tools.store.find(&lock.map_or_else(|| name.to_owned(), |lock| lock.image.to_string()))?;
     Ok(image.filter(|image| image.config.labels.get(RECIPE_LABEL) == Some(&identity.to_string())))
 }

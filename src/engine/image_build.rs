@@ -23,7 +23,7 @@ use crate::{
         rooted::{Rooted, RootedError},
     },
     image::{
-        ImageError, ImageName, NewImage, RootFs, Scratch, StoredImage,
+        ImageError, ImageName, ImageStore, NewImage, RootFs, Scratch, StoredImage,
         recipe::{Base, Pip, Suite},
     },
     lock::PackageLock,
@@ -124,19 +124,30 @@ impl Explain for ImageBuildError {
 /// # Errors
 ///
 /// When the store does not have that image.
-pub fn identity(tools: Tools<'_>, found: &FoundRecipe) -> Result<Digest, ImageBuildError> {
+pub fn identity(store: &ImageStore, found: &FoundRecipe) -> Result<Digest, ImageBuildError> {
     match &found.recipe.base {
         Base::Packages(_) => Ok(found.digest.clone()),
         Base::Image(name) => {
-            let text = format!("{} on {}", found.digest, base_image(tools, found, name)?.manifest);
+            let text = format!("{} on {}", found.digest, base_image(store, found, name)?.manifest);
             Ok(Digest::from_sha256(Sha256::digest(text).into()))
         }
     }
 }
 
-fn base_image(tools: Tools<'_>, found: &FoundRecipe, name: &str) -> Result<StoredImage, ImageBuildError> {
-    let image = tools.store.find(name)?;
+fn base_image(store: &ImageStore, found: &FoundRecipe, name: &str) -> Result<StoredImage, ImageBuildError> {
+    let image = store.find(name)?;
     image.ok_or_else(|| ImageBuildError::NoBase { recipe: found.name.clone(), base: name.into() })
+}
+
+/// What made the image of a recipe, for people.
+fn made_by(found: &FoundRecipe) -> String {
+    format!("smidr image build {}", found.name)
+}
+
+/// Whether an image was made here of exactly this recipe. What was imported may have labels of another image, but not that source.
+pub fn is_made_of(store: &ImageStore, image: &StoredImage, found: &FoundRecipe) -> bool {
+    let label = image.config.labels.get(RECIPE_LABEL);
+    image.source == made_by(found) && identity(store, found).is_ok_and(|digest| label == Some(&digest.to_string()))
 }
 
 /// Makes the image of a recipe. With `pinned`, of exactly those packages.
@@ -151,7 +162,7 @@ pub fn build(
 ) -> Result<StoredImage, ImageBuildError> {
     let name: ImageName = found.image.parse()?;
     let scratch = tools.store.scratch()?;
-    let mut labels = BTreeMap::from([(RECIPE_LABEL.to_owned(), identity(tools, found)?.to_string())]);
+    let mut labels = BTreeMap::from([(RECIPE_LABEL.to_owned(), identity(tools.store, found)?.to_string())]);
     let (base, epoch) = match &found.recipe.base {
         Base::Packages(suite) => {
             let (lock, epoch) = package_base(tools, found, suite, &scratch, pinned)?;
@@ -159,7 +170,7 @@ pub fn build(
             (None, epoch)
         }
         Base::Image(base) => {
-            let image = base_image(tools, found, base)?;
+            let image = base_image(tools.store, found, base)?;
             let root = tools.store.checkout(&image, tools.on)?;
             let epoch = image.created.as_second();
             image_base(tools, found, &scratch, &root, epoch)?;
@@ -168,7 +179,7 @@ pub fn build(
     };
     tools.on.emit(Event::RecipeStep { recipe: found.name.clone(), step: "pack the layer".into() });
     let env = found.recipe.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect();
-    let created_by = format!("smidr image build {}", found.name);
+    let created_by = made_by(found);
     Ok(tools.store.publish(NewImage { name, base, tree: scratch, env, labels, created_by, epoch }, tools.on)?)
 }
 

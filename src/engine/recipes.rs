@@ -115,10 +115,14 @@ pub fn find(name: &str, project: &Path, paths: &Paths) -> Result<FoundRecipe, Re
             return beside(name, &path);
         }
     }
-    match EMBEDDED.get_file(&file).and_then(|file| file.contents_utf8()) {
-        Some(text) => FoundRecipe::new(name, &file, text, Files::Embedded),
-        None => Err(RecipeError::Unknown { name: name.into(), known: known(project, paths) }),
-    }
+    shipped(name).unwrap_or_else(|| Err(RecipeError::Unknown { name: name.into(), known: known(project, paths) }))
+}
+
+/// The recipe of that name in this binary, whatever stands beside a config.
+pub fn shipped(name: &str) -> Option<Result<FoundRecipe, RecipeError>> {
+    let file = format!("{name}.yaml");
+    let text = EMBEDDED.get_file(&file)?.contents_utf8()?;
+    Some(FoundRecipe::new(name, &file, text, Files::Embedded))
 }
 
 /// The names of all recipes that can be found.
@@ -144,6 +148,11 @@ impl FoundRecipe {
     /// Whether it came with a project, rather than from smidr or from the user.
     pub fn is_beside_a_config(&self, paths: &Paths) -> bool {
         matches!(&self.files, Files::Beside(folder) if *folder != paths.recipes())
+    }
+
+    /// Whether it is one of the user's own, for all projects.
+    pub fn is_the_users(&self, paths: &Paths) -> bool {
+        matches!(&self.files, Files::Beside(folder) if *folder == paths.recipes())
     }
 
     /// The same recipe for a project's builds: the image of one that came with the project has a name that no other project can mean.

@@ -60,7 +60,7 @@ pub use name::ImageName;
 pub use outgoing::LayerForm;
 pub use prune::{Policy, Pruned};
 pub use publish::NewImage;
-pub use reference::{Reference, ReferenceError, RegistryReference};
+pub use reference::{Reference, ReferenceError, RegistryReference, stored_name};
 pub use registry::Settings as RegistrySettings;
 pub use store::{ImageStore, Origin, StoredImage};
 pub use verify::{Damage, Finding};

@@ -80,9 +80,16 @@ impl ImageStore {
         let holder = format!("image pull {name}");
         let store = self.share(&holder, on)?;
         if let Some(image) = self.pulled(name, &digest) {
-            return Ok(image);
+            // Asked again without a login, the registry has just given the tag's digest.
+            let origin = image.origin.clone().filter(|it| !it.anonymous && reference.digest.is_none());
+            return match origin.filter(|_| !registry.used_login()) {
+                Some(origin) => {
+                    self.set_name(name, &image.manifest, &image.source, Some(Origin { anonymous: true, ..origin }))
+                }
+                None => Ok(image),
+            };
         }
-        let origin = Origin { reference: reference.to_string(), digest: digest.clone() };
+        let origin = Origin { reference: reference.to_string(), digest: digest.clone(), anonymous: false };
         let order = Order {
             from: &registry,
             wanted: Wanted::Digest(&digest),
@@ -117,7 +124,8 @@ impl ImageStore {
         let manifest = self.add_document(&bytes)?;
         let image = self.image_of(order.name, &manifest, order.what)?;
         self.make_diffs(&image, Some(order.from), self.limits, holder, on)?;
-        self.set_name(order.name, &manifest, order.what, order.origin.clone())
+        let origin = order.origin.clone().map(|origin| Origin { anonymous: !order.from.used_login(), ..origin });
+        self.set_name(order.name, &manifest, order.what, origin)
     }
 
     fn find_manifest(&self, order: &Order<'_>) -> Result<(Manifest, Vec<u8>), ImageError> {

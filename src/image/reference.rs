@@ -30,6 +30,14 @@ pub enum Reference {
     },
 }
 
+/// What the store calls an image: references there are whole.
+pub fn stored_name(name: &str) -> String {
+    match name.parse() {
+        Ok(Reference::Registry(reference)) => reference.to_string(),
+        _ => name.to_owned(),
+    }
+}
+
 /// An image in a registry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistryReference {

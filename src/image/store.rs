@@ -96,6 +96,9 @@ pub struct Origin {
     pub reference: String,
     /// What the reference meant when the image was pulled: the manifest, or the index that led to it.
     pub digest: Digest,
+    /// Whether no login was shown for it. Records of before do not tell.
+    #[serde(default)]
+    pub anonymous: bool,
 }
 
 impl NameRecord {
@@ -108,14 +111,18 @@ impl NameRecord {
 const STORE_LOCK: &str = "images";
 
 impl ImageStore {
+    /// The store for a look at what is there. Touches nothing.
+    pub fn at(paths: &Paths) -> Self {
+        Self { root: paths.images(), locks: paths.locks(), limits: Limits::default(), stop: Stop::default() }
+    }
+
     /// Opens the store, making its folders where they are missing and removing what killed processes left half-made.
     ///
     /// # Errors
     ///
     /// When it belongs to somebody else, or the file system refuses.
     pub fn open(paths: &Paths) -> Result<Self, ImageError> {
-        let (limits, stop) = (Limits::default(), Stop::default());
-        let store = Self { root: paths.images(), locks: paths.locks(), limits, stop };
+        let store = Self::at(paths);
         store.check_owner()?;
         for folder in [
             store.blobs(),

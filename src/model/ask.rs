@@ -112,6 +112,11 @@ pub enum Ask {
         #[serde(flatten, with = "document_path::path")]
         path: PathBuf,
     },
+    /// An image of the caller's store that others may not have: imported, made of a recipe of the caller's, or pulled with a login.
+    StoredImage {
+        /// Its name there.
+        name: String,
+    },
     /// A conf file that an earlier build or shell has left where every build reads it.
     LeftConf {
         /// The file.
@@ -146,6 +151,7 @@ impl Ask {
             | Self::RecipeCredentials { .. }
             | Self::RecipeMirror { .. }
             | Self::RecipeKeys { .. } => "host.recipe",
+            Self::StoredImage { .. } => "image",
             Self::LeftConf { .. } => "conf",
             Self::SharedCache { .. } => "cache",
         }
@@ -190,6 +196,7 @@ impl Ask {
             Self::RecipeKeys { recipe, path } => {
                 format!("the rootfs recipe {recipe} trusts packages signed by {}", path.display())
             }
+            Self::StoredImage { name } => format!("every recipe can read the image {name} of your store"),
             Self::LeftConf { path, .. } => {
                 format!("{} was left by an earlier build or shell, and builds read it", path.display())
             }

@@ -48,3 +48,62 @@ fn any_name_of_a_file_can_be_granted() {
     assert_eq!(list["projects"][0]["config_bytes"], hex::encode(file.as_os_str().as_bytes()));
     smidr(&["untrust"]).expect_code(0);
 }
+
+#[test]
+fn an_image_that_only_the_user_has_is_asked_about() {
+    let Some(world) = World::with_image("strangers::an_image_that_only_the_user_has_is_asked_about") else { return };
+    let archive = world.work.join("mine.tar");
+    let mut tar = tar::Builder::new(fs::File::create(&archive).expect("a file"));
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(1);
+    tar.append_data(&mut header, "etc/private", &b"x"[..]).expect("an entry");
+    tar.finish().expect("an archive");
+    // A store of its own, with what the shared one has.
+    let images = world.smidr.join("images");
+    let shared = fs::canonicalize(&images).expect("images");
+    fs::remove_file(&images).expect("a link");
+    let copied = std::process::Command::new("cp").arg("-a").arg(shared).arg(&images).status().expect("cp runs");
+    assert!(copied.success());
+    world.smidr().args(["image", "import"]).arg(&archive).args(["--name", "mine"]).run().expect_code(0);
+    let recipes = world.smidr.join("recipes");
+    fs::create_dir_all(&recipes).expect("a folder");
+    fs::write(recipes.join("own.yaml"), "base: {image: mine}\n").expect("a recipe");
+    let folder = project(&world, "");
+    fs::write(folder.join("on-mine.yaml"), "base: {image: mine}\n").expect("a recipe");
+    fs::write(folder.join("on-hello.yaml"), "base: {image: hello}\n").expect("a recipe");
+    let list = world.smidr().args(["image", "ls", "--json"]).run().json();
+    let digest = list["images"].as_array().expect("a list").iter().find(|image| image["name"] == "mine");
+    let digest = digest.expect("the image")["digest"].as_str().expect("a digest").to_owned();
+    let by_digest = format!("image: {}", &digest["sha256:".len()..][..12]);
+    let rows = [
+        ("image: mine", Some("mine")),
+        (by_digest.as_str(), Some("mine")),
+        ("recipe: on-mine", Some("mine")),
+        ("recipe: own", Some("own")),
+        ("image: hello", None),
+        ("recipe: hello", None),
+        ("recipe: on-hello", None),
+        ("image: docker.io/library/none:1", None),
+    ];
+    for (host, asked) in rows {
+        project(&world, &format!("host: {{{host}}}"));
+        let refused = stranger(&world, &["plan", "--json"]).json()["refused"].clone();
+        let images = refused.as_array().expect("a list").iter().filter(|ask| ask["ask"] == "stored_image");
+        let names: Vec<_> = images.map(|ask| ask["name"].as_str().expect("a name")).collect();
+        assert_eq!(names, Vec::from_iter(asked), "{host}");
+    }
+    project(&world, "layers: []\nhost: {image: mine}");
+    let said = "every recipe can read the image mine of your store";
+    stranger(&world, &["build"]).expect_code(2).expect_one_error().expect_err(said);
+    // A lock that names it is no way around.
+    project(&world, "layers: []\nhost: {recipe: on-hello}");
+    stranger(&world, &["trust"]).expect_code(0);
+    stranger(&world, &["lock"]).expect_code(0);
+    let path = folder.join("smidr.lock");
+    let lock = fs::read_to_string(&path).expect("a lock");
+    let pinned = lock.split("image: ").nth(1).and_then(|rest| rest.lines().next()).expect("an image");
+    fs::write(&path, lock.replace(pinned, &digest)).expect("a lock");
+    let done = stranger(&world, &["run", "--", "true"]);
+    done.expect_code(125).expect_err(&digest).expect_err(pinned);
+}

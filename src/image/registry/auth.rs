@@ -86,6 +86,12 @@ impl Auth {
         state.granted.get(&access).filter(|granted| granted.is_fresh()).map(|granted| granted.header.clone())
     }
 
+    /// Whether credentials have been shown.
+    pub fn used_login(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(&state.login, Some(Some(_)))
+    }
+
     /// Finds an answer to what the registry at `from` demands after it was shown `used`.
     ///
     /// # Errors

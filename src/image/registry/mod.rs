@@ -90,6 +90,11 @@ pub trait Registry: Send + Sync {
     fn skip_mirrors(&self) -> bool {
         false
     }
+
+    /// Whether a login of the caller has been shown to anybody for it.
+    fn used_login(&self) -> bool {
+        false
+    }
 }
 
 /// A repository of a registry over HTTP, with its mirrors.
@@ -197,5 +202,9 @@ impl Registry for HttpRegistry {
             mirror.give_up();
         });
         asked.count() > 0
+    }
+
+    fn used_login(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.auth.used_login())
     }
 }

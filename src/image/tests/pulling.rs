@@ -109,6 +109,21 @@ fn a_pulled_image_is_whole_and_asked_for_once() {
 }
 
 #[test]
+fn whether_a_login_was_used_is_written_down() {
+    let shop = Shop::new();
+    let is_anonymous = |image: StoredImage| image.origin.is_some_and(|origin| origin.anonymous);
+    assert!(is_anonymous(shop.pull(":v1").expect("an image")));
+    // Records of before do not tell, until the registry has been asked again.
+    let names = shop.test.paths.images().join("names/pulled.json");
+    let record = std::fs::read_to_string(&names).expect("a record");
+    assert!(record.contains(r#","anonymous":true"#), "{record}");
+    std::fs::write(&names, record.replace(r#","anonymous":true"#, "")).expect("a record");
+    assert!(!is_anonymous(shop.test.store.find("pulled").expect("read").expect("an image")));
+    assert!(!is_anonymous(shop.pull(&format!("@{}", shop.manifest)).expect("nobody is asked")));
+    assert!(is_anonymous(shop.pull(":v1").expect("asked again")));
+}
+
+#[test]
 fn a_tag_that_moves_brings_what_is_new() {
     let mut shop = Shop::new();
     let first = shop.pull(":v1").expect("an image");

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     image::registry::{
-        Wanted,
+        Registry as _, Wanted,
         testing::{Demand, Fault},
     },
     model::{Explain as _, Kind},
@@ -87,9 +87,22 @@ fn no_answer_is_good_enough_for_some() {
 fn passwords_go_over_tls() {
     for demand in [Demand::Basic("me", "pass:word"), token("me", "pass:word")] {
         let server = start(true, demand);
+        let registry = server.open("a/b");
+        assert!(get(&registry).is_err() && !registry.used_login(), "there is none yet");
         log_in(&server, &server.host(), "me", "pass:word");
-        get(&server.open("a/b")).expect("a document");
+        let registry = server.open("a/b");
+        get(&registry).expect("a document");
+        assert!(registry.used_login());
     }
+}
+
+#[test]
+fn a_login_that_nobody_asks_for_is_not_used() {
+    let server = start(true, Demand::Nothing);
+    log_in(&server, &server.host(), "me", "pass:word");
+    let registry = server.open("a/b");
+    get(&registry).expect("a document");
+    assert!(!registry.used_login());
 }
 
 #[test]
