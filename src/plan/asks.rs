@@ -44,6 +44,12 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
     }
     asks.extend(config.host.env.iter().map(|name| variable(name, "host.env")));
     asks.extend(config.variables.iter().map(|used| variable(&used.name, &used.key)));
+    // A proxy with a user's name, and so with a password. What `env` and `host.env` name is the config's own, or asked for above.
+    let named: Vec<&str> =
+        config.env.iter().map(|(name, _)| name).chain(&config.host.env).map(|name| &*name.text).collect();
+    let is_proxy = |name: &str| name.to_ascii_lowercase().contains("proxy") && !named.contains(&name);
+    let proxies = plan.env.iter().filter(|(name, value)| value.contains('@') && is_proxy(name));
+    asks.extend(proxies.map(|(name, _)| variable(name, "host.network")));
     asks.retain(|ask| !matches!(ask, Ask::Variable { name, .. } if HARMLESS.contains(&name.as_str())));
     asks.extend(plan.devices.iter().map(|path| Ask::Device { path: path.clone() }));
     asks.extend((config.host.ids == config::Ids::Range).then_some(Ask::IdRange));
@@ -120,11 +126,16 @@ mod tests {
     };
 
     fn asks_of(more: &str) -> Vec<String> {
+        asks_with(&[], more)
+    }
+
+    fn asks_with(proxies: &[(&str, &str)], more: &str) -> Vec<String> {
         let text = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\n{more}\n");
         let lookup = |name: &str| Some(format!("value-of-{name}"));
         let config =
             read("smidr.yaml", &text, None, &lookup).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
         let facts = HostFacts {
+            fetch_env: proxies.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             environment: vec![("SSH_AUTH_SOCK".into(), "/tmp/a".into())],
             ..HostFacts::of_an_ordinary_user()
         };
@@ -202,6 +213,29 @@ mod tests {
             let asks = asks_of(more);
             assert!(asks.iter().any(|known| known == ask), "{more}: {asks:#?}");
         }
+    }
+
+    #[test]
+    fn a_proxy_with_a_password_is_asked_about_where_it_goes_in() {
+        let proxies = [
+            ("https_proxy", "http://u:p@proxy:3128"),
+            ("http_proxy", "http://proxy:3128"),
+            ("GIT_PROXY_COMMAND", "connect -H u:p@proxy"),
+        ];
+        let asked = |more: &str| -> Vec<String> {
+            let asks = asks_with(&proxies, more).into_iter();
+            asks.filter(|ask| ask.contains("roxy") || ask.contains("PROXY")).collect()
+        };
+        let row = |name: &str, key: &str| format!(r#"{{"ask":"variable","name":"{name}","key":"{key}"}}"#);
+        let both = [row("GIT_PROXY_COMMAND", "host.network"), row("https_proxy", "host.network")];
+        for more in ["", "host: {network: full}", "host: {network: fetch-only}"] {
+            assert_eq!(asked(more), both, "{more}");
+        }
+        for more in ["host: {network: none}", "host: {proxies: false}"] {
+            assert_eq!(asked(more), [""; 0], "{more}");
+        }
+        assert_eq!(asked("env: {https_proxy: 'http://me:x@own:1'}"), both[..1]);
+        assert_eq!(asked("host: {env: [https_proxy]}"), [both[0].clone(), row("https_proxy", "host.env")]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::folders::Folders;
 use crate::{
-    config::{Config, Isolation, Text},
+    config::{Config, Isolation, Network, Text},
     model::HostFacts,
 };
 
@@ -87,7 +87,9 @@ pub fn environment(config: &Config, facts: &HostFacts, folders: &Folders) -> Vec
         ("TZ", facts.time_zone.clone()),
     ];
     env.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
-    let proxies: &[(String, String)] = if config.host.inputs.proxies { &facts.fetch_env } else { &[] };
+    // Without a network they only tell who the caller is.
+    let wanted = config.host.inputs.proxies && config.host.network != Network::None;
+    let proxies: &[(String, String)] = if wanted { &facts.fetch_env } else { &[] };
     env.extend(proxies.iter().cloned());
     let bundle = facts.ca_bundle.as_ref().filter(|_| config.host.inputs.certificates);
     if let Some(bundle) = bundle {
