@@ -172,6 +172,14 @@ pub enum LockError {
     /// Not what `smidr` writes.
     #[error("smidr.lock is damaged")]
     Damaged(#[source] Box<serde_yaml::Error>),
+    /// A link, so that nothing of what it leads to is quoted.
+    #[error("smidr.lock is a link, and line {line}, column {column} of what it leads to belongs in no lock")]
+    Linked {
+        /// The line, from 1.
+        line: u64,
+        /// The column, from 1.
+        column: u64,
+    },
     /// A package whose name or version could not be one.
     #[error("smidr.lock names the package `{0}`, which cannot be one")]
     Package(String),
@@ -190,8 +198,23 @@ impl Explain for LockError {
             Self::Damaged(_) | Self::Package(_) => {
                 "take it from version control again, or let a newer smidr read it:  git checkout smidr.lock".into()
             }
+            Self::Linked { .. } => "put the file itself there".into(),
             Self::TooNew(_) => "update smidr".into(),
         })
+    }
+}
+
+impl LockError {
+    /// The same without what the lock says.
+    #[must_use]
+    pub fn unquoted(self) -> Self {
+        match self {
+            Self::Damaged(error) => {
+                let (line, column) = error.location().map_or((1, 1), |place| (place.line(), place.column()));
+                Self::Linked { line, column }
+            }
+            other => other,
+        }
     }
 }
 

@@ -78,7 +78,10 @@ impl Desk {
     fn build(&self, config: &Path, recipe: &str) -> Result<StoredImage, Failure> {
         let project = config.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let project = std::path::absolute(project).map_err(FileError::new("find", project))?;
-        let found = recipes::find(recipe, &project, &self.paths)?;
+        let found = match recipe.contains('/') {
+            true => recipes::at(&project.join(recipe))?,
+            false => recipes::find(recipe, &project, &self.paths)?,
+        };
         match image_build::build(self.tools(), &found, &BTreeMap::new()) {
             Err(_) if self.stop.asked() > 0 => Err(EngineError::Stopped.into()),
             made => Ok(made?),

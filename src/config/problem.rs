@@ -59,6 +59,20 @@ impl Problems {
         String::from(Shown::block(&drawn.collect::<Vec<_>>().join("\n")))
     }
 
+    /// The same places, without what stands there and without what is said of it, which quotes it. For a file that whoever named it did not
+    /// have to be able to read. `hint` says how to see more.
+    #[must_use]
+    pub fn unquoted(mut self, hint: &str) -> Self {
+        self.text = self.text.chars().map(|c| if c == '\n' { c.into() } else { " ".repeat(c.len_utf8()) }).collect();
+        for Problem { span, title, hint } in &mut self.list {
+            (span.end, *title, *hint) = (span.start, "something is wrong here".into(), None);
+        }
+        if let Some(last) = self.list.iter_mut().max_by_key(|problem| problem.span.start) {
+            last.hint = Some(hint.into());
+        }
+        self
+    }
+
     fn report<'a>(&'a self, file: &'a str, problem: &'a Problem) -> Vec<Group<'a>> {
         let end = problem.span.end.min(self.text.len());
         let start = problem.span.start.min(end);

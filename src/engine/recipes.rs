@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::{Problems, nearest},
-    host::files::{FileError, read_text},
+    host::files::{FileError, read_text, shell},
     image::recipe::Recipe,
     model::{Digest, Explain, Kind, Paths},
 };
@@ -77,6 +77,22 @@ pub enum RecipeError {
     File(#[from] FileError),
 }
 
+impl RecipeError {
+    /// The same without what stands in a file that need not be a recipe: the config chooses its name, and links its place.
+    fn told(self, project: &Path, name: &str) -> Self {
+        let Self::Wrong(problems) = self else { return self };
+        let real = fs::canonicalize(project.join(name)).unwrap_or_default();
+        let in_place = fs::canonicalize(project).is_ok_and(|root| real.starts_with(&root) && real == root.join(name));
+        if in_place && real.extension().is_some_and(|extension| extension == "yaml") {
+            return Self::Wrong(problems);
+        }
+        Self::Wrong(Box::new(problems.unquoted(&format!(
+            "only of files NAME.yaml of the project is something quoted, and of none that a link leads to; to see more:  smidr image build {}",
+            shell(&real)
+        ))))
+    }
+}
+
 impl Explain for RecipeError {
     fn kind(&self) -> Kind {
         match self {
@@ -103,19 +119,27 @@ impl Explain for RecipeError {
 /// When there is none, or it is wrong.
 pub fn find(name: &str, project: &Path, paths: &Paths) -> Result<FoundRecipe, RecipeError> {
     if name.contains('/') {
-        let path = project.join(name);
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        return beside(&stem, &path);
+        return at(&project.join(name)).map_err(|error| error.told(project, name));
     }
     let file = format!("{name}.yaml");
     for folder in [project.to_path_buf(), paths.recipes()] {
         let path = folder.join(&file);
         // A config may be called like a recipe; only a recipe has a base.
         if path.is_file() && name != "smidr" {
-            return beside(name, &path);
+            let own = folder == paths.recipes();
+            return beside(name, &path).map_err(|error| if own { error } else { error.told(project, &file) });
         }
     }
     shipped(name).unwrap_or_else(|| Err(RecipeError::Unknown { name: name.into(), known: known(project, paths) }))
+}
+
+/// The recipe in a file that the user has named.
+///
+/// # Errors
+///
+/// When there is none, or it is wrong.
+pub fn at(path: &Path) -> Result<FoundRecipe, RecipeError> {
+    beside(&path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(), path)
 }
 
 /// The recipe of that name in this binary, whatever stands beside a config.

@@ -122,19 +122,31 @@ impl Project {
             let above = file.ancestors().skip(2).find(|folder| folder.join(name).is_file()).map(Path::to_path_buf);
             return Err(ProjectError::Missing { file, above });
         }
+        let named = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let (named, file_name) = (fs::canonicalize(named), file.file_name().unwrap_or_default());
         let file = fs::canonicalize(file).map_err(FileError::new("find", file))?;
+        let is_link = named.is_ok_and(|folder| folder.join(file_name) != file);
+        // A project chooses where its links lead, and a CI's log may be read by many.
+        let told = |problems: Problems| match is_link {
+            true => problems.unquoted(&format!(
+                "{0} came in by a link, so nothing of it is quoted; to see more:  smidr --config {0} check",
+                shell(&file)
+            )),
+            false => problems,
+        };
         paths::check_owner(file.parent().unwrap_or(Path::new("/")))?;
         let bytes = read_bounded(&file).map_err(FileError::new("read", &file))?;
         let text = String::from_utf8(bytes).map_err(|_| ProjectError::NotText(file.clone()))?;
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let config = config::read(&name, &text, variant, &|name| facts.variable(name)).map_err(Box::new)?;
+        let read = config::read(&name, &text, variant, &|name| facts.variable(name));
+        let config = read.map_err(|problems| Box::new(told(problems)))?;
         let settings = match paths::find(&facts.environment) {
             Ok(paths) => Settings::read(&paths, &facts.home)?,
             Err(_) => Settings::default(),
         };
-        check_addresses(&name, &text, &config, &settings)?;
+        check_addresses(&name, &text, &config, &settings).map_err(|problems| Box::new(told(*problems)))?;
         let lock_text = read_lock(&file)?;
-        let lock = lock_text.as_deref().map(Lock::parse).transpose()?;
+        let lock = lock_text.as_deref().map(|text| parse_lock(&file, text)).transpose()?;
         let digest = Digest::from_sha256(Sha256::digest(&text).into());
         Ok(Self { file, config, digest, settings, lock, lock_text })
     }
@@ -173,7 +185,7 @@ impl Project {
         let text = read_lock(&self.file)?;
         let now = match text {
             text if text == self.lock_text => self.lock.clone(),
-            text => text.as_deref().map(Lock::parse).transpose()?,
+            text => text.as_deref().map(|text| parse_lock(&self.file, text)).transpose()?,
         };
         let now = now.unwrap_or_default();
         let mut lock = now.clone();
@@ -241,6 +253,11 @@ fn check_addresses(name: &str, text: &str, config: &Config, settings: &Settings)
     };
     let list: Vec<Problem> = refused.map(problem).collect();
     if list.is_empty() { Ok(()) } else { Err(Box::new(Problems { file: name.into(), text: text.into(), list })) }
+}
+
+/// A config's lock. What a link leads to is not quoted.
+fn parse_lock(config: &Path, text: &str) -> Result<Lock, LockError> {
+    Lock::parse(text).map_err(|error| if lock_path(config).is_symlink() { error.unquoted() } else { error })
 }
 
 /// The text of a config's lock.

@@ -107,3 +107,63 @@ fn an_image_that_only_the_user_has_is_asked_about() {
     let done = stranger(&world, &["run", "--", "true"]);
     done.expect_code(125).expect_err(&digest).expect_err(pinned);
 }
+
+#[test]
+fn what_links_lead_to_is_not_quoted() {
+    let world = World::new();
+    let folder = project(&world, "layers: []");
+    let secret = world.home.join("credentials");
+    fs::write(&secret, "hosts:\n  example.org: {token: hunter2}\n  - hunter2\n").expect("a file");
+    let flat = world.home.join("flat.yaml");
+    fs::write(&flat, "name: hunter2 hunter2\nhunter2: &hunter2\nversion: 1\nhost: hunter2\nbase: hunter2\n")
+        .expect("a file");
+    let told = |done: Done, place: &str| {
+        done.expect_err(place);
+        assert!(!done.err.contains("hunter2") && !done.out.contains("hunter2"), "{}{}", done.out, done.err);
+        assert!(done.code != Some(0), "{done:?}");
+    };
+    let config = folder.join("smidr.yaml");
+    let good = fs::read_to_string(&config).expect("a config");
+    for (target, place) in [(&secret, "credentials:3:"), (&flat, "flat.yaml:")] {
+        fs::remove_file(&config).expect("removed");
+        symlink(target, &config).expect("a link");
+        for command in ["check", "plan", "build"] {
+            told(stranger(&world, &[command]), place);
+        }
+        // Named by the user himself, it is shown.
+        let named = target.display().to_string();
+        let shown = world.smidr().args(["--config", &named, "check"]).run();
+        assert!(shown.err.contains("hunter2"), "{}", shown.err);
+        fs::remove_file(&config).expect("removed");
+        fs::write(&config, &good).expect("a config");
+    }
+    // A variable of the environment, where the whole of it is a file.
+    fs::remove_file(&config).expect("removed");
+    symlink("/proc/self/environ", &config).expect("a link");
+    told(world.smidr().env("TOKEN", "hunter2").arg("check").run(), "environ:1:");
+    fs::remove_file(&config).expect("removed");
+    fs::write(&config, &good).expect("a config");
+    for (target, place) in [(&secret, "smidr.lock is a link, and line "), (&flat, "smidr.lock is a link, and line ")] {
+        let lock = folder.join("smidr.lock");
+        symlink(target, &lock).expect("a link");
+        told(stranger(&world, &["check"]), place);
+        fs::remove_file(&lock).expect("removed");
+    }
+    symlink(&secret, folder.join("linked.yaml")).expect("a link");
+    symlink(&world.home, folder.join("way")).expect("a link");
+    fs::copy(&secret, folder.join(".env")).expect("a file");
+    fs::copy(&secret, folder.join("own.yaml")).expect("a file");
+    let absolute = flat.display().to_string();
+    for recipe in ["linked", "./linked.yaml", "./way/flat.yaml", "./.env", "../../home/flat.yaml", &absolute] {
+        fs::write(&config, format!("{good}host: {{recipe: {recipe}}}\n")).expect("a config");
+        told(stranger(&world, &["check"]), "something is wrong here");
+        told(world.smidr().arg("build").run(), "something is wrong here");
+    }
+    for recipe in ["own", "./own.yaml"] {
+        fs::write(&config, format!("{good}host: {{recipe: {recipe}}}\n")).expect("a config");
+        stranger(&world, &["check"]).expect_err("- hunter2");
+    }
+    for recipe in ["./.env", &absolute] {
+        world.smidr().args(["image", "build", recipe]).run().expect_code(2).expect_err("hunter2");
+    }
+}
