@@ -63,11 +63,22 @@ pub fn judge(
     paths: &Paths,
     given: &Given,
 ) -> Result<Judged, Failure> {
+    judge_by(&Trust::read(paths)?, project, wanted, facts, paths, given)
+}
+
+fn judge_by(
+    trust: &Trust,
+    project: &Project,
+    wanted: &BuildRequest,
+    facts: &HostFacts,
+    paths: &Paths,
+    given: &Given,
+) -> Result<Judged, Failure> {
     let domain = project.config.cache.as_ref().map_or(Domain::Own, |name| Domain::Named(name.text.clone()));
     let plan = project.plan(wanted, facts, paths, &domain)?;
     let asks = engine::asks(&project.config, &plan, &facts.home, paths);
     let workspace = plan.project_workspace();
-    let refused = Trust::read(paths)?.refused(&project.file, &workspace, &asks, given, &project.settings);
+    let refused = trust.refused(&project.file, &workspace, &asks, given, &project.settings);
     let plan = match refused.iter().any(|ask| matches!(ask, Ask::SharedCache { .. })) {
         true => project.plan(wanted, facts, paths, &Domain::Private)?,
         false => plan,
@@ -83,8 +94,8 @@ pub fn settle(
     paths: &Paths,
     given: &Given,
 ) -> Result<Plan, Failure> {
-    let judged = judge(project, wanted, facts, paths, given)?;
     let trust = Trust::open(paths)?;
+    let judged = judge_by(&trust, project, wanted, facts, paths, given)?;
     let trust = match trust.is_earlier(&judged.workspace) {
         false => trust,
         true => {
@@ -107,9 +118,9 @@ pub fn settle(
     if !says_yes("Trust it?") {
         return Err(NotTrusted { project: project.file.display().to_string(), digest: judged.digest() }.into());
     }
-    trust.grant(&project.file, &judged.workspace, &judged.asks)?;
+    let trust = trust.grant(&project.file, &judged.workspace, &judged.asks)?;
     engine::cross(&project.config.cache, &judged.workspace, paths)?;
-    Ok(judge(project, wanted, facts, paths, given)?.plan)
+    Ok(judge_by(&trust, project, wanted, facts, paths, given)?.plan)
 }
 
 /// Grants asks that the user has caused himself, where there are any.
@@ -191,18 +202,19 @@ pub fn trust(file: &Path, args: &TrustArgs) -> Done {
 /// Grants a project everything that it and its variants ask for now.
 pub fn trust_all(file: &Path, facts: &HostFacts, paths: &Paths) -> Result<(Project, String, Vec<Ask>), Failure> {
     let project = Project::read(file, None, facts)?;
+    let trust = Trust::open(paths)?;
     let variants = project.config.variants.iter().map(|name| Some(name.text.clone()));
     let mut asks = Vec::new();
     let mut workspace = String::new();
     for variant in std::iter::once(None).chain(variants) {
         let project = Project::read(file, variant.as_deref(), facts)?;
-        let judged = judge(&project, &default_wanted(variant), facts, paths, &Given::default())?;
+        let judged = judge_by(&trust, &project, &default_wanted(variant), facts, paths, &Given::default())?;
         asks.extend(judged.asks);
         workspace = judged.workspace;
     }
     asks.sort();
     asks.dedup();
-    Trust::open(paths)?.grant(&project.file, &workspace, &asks)?;
+    trust.grant(&project.file, &workspace, &asks)?;
     Ok((project, workspace, asks))
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use super::{Tools, crossing::lock_of};
@@ -12,7 +12,7 @@ use crate::{
         files::{FileError, make_private_dir},
         lock::{self, Attempt, Lock, Mode, WaitError},
     },
-    model::Event,
+    model::{Event, without_dots},
     plan::Plan,
 };
 
@@ -45,7 +45,7 @@ fn clean(downloads: &Path, shown: &[PathBuf], links: bool) -> Result<Vec<PathBuf
         let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
         let foreign = if kind.is_symlink() {
             let target = fs::read_link(&path).unwrap_or_default();
-            links && !shown.iter().any(|shown| lexical(downloads, &target).starts_with(shown))
+            links && !shown.iter().any(|shown| without_dots(&downloads.join(&target)).starts_with(shown))
         } else {
             !kind.is_file() && !kind.is_dir()
         };
@@ -62,18 +62,6 @@ fn clean(downloads: &Path, shown: &[PathBuf], links: bool) -> Result<Vec<PathBuf
     }
     removed.sort();
     Ok(removed)
-}
-
-fn lexical(folder: &Path, target: &Path) -> PathBuf {
-    let mut path = PathBuf::new();
-    for part in folder.join(target).components() {
-        match part {
-            Component::ParentDir => drop(path.pop()),
-            Component::CurDir => {}
-            other => path.push(other),
-        }
-    }
-    path
 }
 
 #[cfg(test)]

@@ -147,6 +147,19 @@ fn name_in(file: &mut File) -> String {
     name.unwrap_or("another smidr").into()
 }
 
+/// Takes a lock alone that nobody holds for longer than a rename takes: nothing is said of the wait.
+///
+/// # Errors
+///
+/// When the lock file cannot be opened.
+pub fn lock_briefly(path: &Path, holder: &str) -> Result<Lock, FileError> {
+    match lock(path, Mode::Exclusive, holder, &Stop::default(), |_| {}) {
+        Ok(lock) => Ok(lock),
+        Err(WaitError::File(error)) => Err(error),
+        Err(WaitError::Stopped(_)) => Err(FileError::new("lock", path)(std::io::ErrorKind::Interrupted.into())),
+    }
+}
+
 /// Takes a lock, waiting for as long as it needs, or until somebody asks to `stop`. `on_wait` hears once who is in the way, unless
 /// that was over in a moment: many locks are held alone just to see whether they are free, by processes that never sign them.
 ///

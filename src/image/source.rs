@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     host::{rooted::Rooted, scratch::Scratch},
-    model::Digest,
+    model::{Digest, without_dots},
 };
 
 /// Named files, wherever they are.
@@ -261,7 +261,9 @@ fn scan(path: &Path, mut file: &File, compression: Compression, limits: Limits) 
             Kind::Symlink | Kind::HardLink => {
                 let link = PathBuf::from(OsString::from_vec(entry.link));
                 let folder = name.parent().filter(|_| entry.kind == Kind::Symlink).unwrap_or(Path::new(""));
-                let target = account.keep(lexical(&folder.join(link))).map_err(damaged)?;
+                let target = without_dots(&folder.join(link));
+                let target = target.strip_prefix("/").map_or(target.clone(), Path::to_path_buf);
+                let target = account.keep(target).map_err(damaged)?;
                 links.push((account.keep(name).map_err(damaged)?, target));
             }
             _ => {}
@@ -295,18 +297,6 @@ fn belongs_to_image(name: &Path, kind: Kind) -> bool {
         Some(second) if is_hex(&first) => matches!(&*second, "layer.tar" | "json" | "VERSION"),
         Some(_) => first == "blobs",
     }
-}
-
-fn lexical(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::new();
-    for part in path.components() {
-        match part {
-            std::path::Component::Normal(name) => clean.push(name),
-            std::path::Component::ParentDir => drop(clean.pop()),
-            _ => {}
-        }
-    }
-    clean
 }
 
 // Layers are read in the manifest's order, which is not the archive's, so it must be possible to go back.

@@ -34,7 +34,7 @@ pub use foreign::Shown;
 #[cfg(test)]
 pub use foreign::danger;
 pub use outcome::{FailedTask, Outcome, State};
-pub use paths::{FOLDER_MARK, Paths};
+pub use paths::{FOLDER_MARK, Paths, without_dots};
 pub use request::BuildRequest;
 pub use resources::{Limits, PeakOf, Usage};
 pub use secret::Secrets;

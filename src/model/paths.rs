@@ -1,8 +1,21 @@
 //! Where things stand under `SMIDR_HOME`. Pure: knows names, touches nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::BuildId;
+
+/// A path without `.` and `..`, as it is written: no link is looked at.
+pub fn without_dots(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(clean.pop()),
+            Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    clean
+}
 
 /// A file that tells folders of builds, outside of SMIDR_HOME, from the user's own.
 pub const FOLDER_MARK: &str = ".smidr-build-folder";

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::{self, Config, HOST, HostImage, Network, Openat2},
     lock::Lock,
-    model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Paths, document_path},
+    model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Paths, document_path, without_dots},
 };
 
 /// What a build will do.
@@ -413,17 +413,7 @@ pub(super) fn absolute(project: &Path, home: &Path, text: &str) -> PathBuf {
         None if text == "~" => home.to_path_buf(),
         None => project.join(text),
     };
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::ParentDir => {
-                clean.pop();
-            }
-            Component::CurDir => {}
-            other => clean.push(other),
-        }
-    }
-    clean
+    without_dots(&path)
 }
 
 fn warnings(config: &Config, facts: &HostFacts) -> Vec<String> {

@@ -16,9 +16,7 @@ use crate::{
     host::{
         self,
         files::{FileError, read_bounded, shell, write_atomically},
-        lock::{Mode, WaitError},
         paths::{self, PathsError},
-        stop::Stop,
     },
     lock::{HostLock, Lock, LockError, Pins, lock_path},
     model::{BuildRequest, Digest, Explain, HostFacts, Kind, Paths},
@@ -202,12 +200,7 @@ impl Project {
     pub fn alone(&self, paths: &Paths) -> Result<host::lock::Lock, FileError> {
         let name = Sha256::digest(self.file.as_os_str().as_encoded_bytes());
         let path = host::lock::path_in(&paths.locks(), &format!("pin-{}", hex::encode(&name[..8])));
-        // Held for the time of a rename: nothing is said of the wait.
-        match host::lock::lock(&path, Mode::Exclusive, "smidr", &Stop::default(), |_| {}) {
-            Ok(lock) => Ok(lock),
-            Err(WaitError::File(error)) => Err(error),
-            Err(WaitError::Stopped(_)) => Err(FileError::new("lock", &path)(io::ErrorKind::Interrupted.into())),
-        }
+        host::lock::lock_briefly(&path, "smidr")
     }
 
     /// Writes the lock as it is.

@@ -12,9 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     host::{
         files::{FileError, write_atomically},
-        lock::{self, Lock, Mode, WaitError},
+        lock,
         paths::{BEFORE_TRUST, set_version},
-        stop::Stop,
     },
     model::{Ask, Digest, Explain, Kind, Paths, asks_digest, document_path},
     settings::Settings,
@@ -203,7 +202,7 @@ impl Trust {
     /// Changes the record as it is now on disk, whatever other processes write.
     fn change(self, change: impl FnOnce(&mut Record)) -> Result<Self, TrustError> {
         let Self { file, locks, record } = self;
-        let _alone = alone(&locks)?;
+        let _alone = lock::lock_briefly(&lock::path_in(&locks, "trust"), "smidr trust")?;
         let mut record = match fs::read(&file) {
             Ok(bytes) => parse(&file, &bytes)?,
             Err(_) => record,
@@ -235,16 +234,6 @@ fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names
-}
-
-// Held for the time of a rename: nothing is said of the wait.
-fn alone(locks: &Path) -> Result<Lock, FileError> {
-    let path = lock::path_in(locks, "trust");
-    match lock::lock(&path, Mode::Exclusive, "smidr trust", &Stop::default(), |_| {}) {
-        Ok(lock) => Ok(lock),
-        Err(WaitError::File(error)) => Err(error),
-        Err(WaitError::Stopped(_)) => Err(FileError::new("lock", &path)(io::ErrorKind::Interrupted.into())),
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod variables;
 use std::{
     collections::BTreeMap,
     io,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     rc::Rc,
 };
 
@@ -23,7 +23,7 @@ use self::lines::{Dialect, Statement, statements};
 use crate::{
     host::rooted::{Rooted, RootedError},
     layers::discover::Found,
-    model::{Explain, Kind},
+    model::{Explain, Kind, without_dots},
 };
 
 /// More than any `layer.conf` has, in bytes: OpenEmbedded-Core's is 5 KiB.
@@ -198,7 +198,7 @@ impl Reader {
 
     /// A folder's place: which repository it is in, and where there; none outside of them all.
     pub fn place(&self, folder: &Path) -> Option<(&Rooted, PathBuf)> {
-        let folder = plain(folder);
+        let folder = without_dots(folder);
         let outer = self.roots.iter().rev().find(|(root, _)| folder.starts_with(root));
         outer.and_then(|(root, rooted)| Some((rooted, folder.strip_prefix(root).ok()?.into())))
     }
@@ -270,7 +270,7 @@ impl Reader {
             false => Box::new(folders.map(|folder| folder.join(file))),
         };
         candidates.find_map(|path| {
-            let path = plain(&path);
+            let path = without_dots(&path);
             self.inside(&path).map(|text| (path, text))
         })
     }
@@ -293,19 +293,6 @@ impl Reader {
 pub(super) fn is_absent(error: &RootedError) -> bool {
     let not_folder = |source: &io::Error| source.kind() == io::ErrorKind::NotADirectory;
     error.is_missing() || matches!(error, RootedError::Call { source, .. } if not_folder(source))
-}
-
-/// Without `.` and `..`, as the path is written.
-fn plain(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => drop(plain.pop()),
-            Component::CurDir => {}
-            part => plain.push(part),
-        }
-    }
-    plain
 }
 
 #[cfg(test)]
