@@ -223,11 +223,13 @@ pub fn untrust(file: &Path, _: &Untrust) -> Done {
     let facts = context::gather();
     let paths = context::open_paths(&facts)?;
     // A config that is wrong or gone can still be taken trust from.
-    let workspace = Project::read(file, None, &facts).ok().and_then(|project| {
-        Some(project.plan(&default_wanted(None), &facts, &paths, &Domain::Own).ok()?.project_workspace())
-    });
-    let config = std::fs::canonicalize(file).or_else(|_| std::path::absolute(file)).unwrap_or_else(|_| file.into());
-    if Trust::open(&paths)?.revoke(&config, workspace.as_deref())? {
+    let gone = || {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(std::fs::canonicalize(folder)?.join(file.file_name().unwrap_or_default()))
+    };
+    let config = std::fs::canonicalize(file).or_else(|_: io::Error| gone());
+    let config = config.or_else(|_: io::Error| std::path::absolute(file)).unwrap_or_else(|_| file.into());
+    if Trust::open(&paths)?.revoke(&config)? {
         talk(format!("{} is not trusted any more", config.display()));
         return Ok(ExitCode::SUCCESS);
     }

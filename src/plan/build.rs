@@ -373,12 +373,21 @@ pub fn is_hidden(folder: &Path, home: &Path) -> bool {
 
 /// `<name>-<hash8>[-variant]`: two projects of the same name do not meet.
 fn workspace_name(name: &str, file: &Path, variant: Option<&str>) -> String {
-    let hash = Sha256::digest(file.as_os_str().as_encoded_bytes());
-    let mut text = format!("{name}-{}", hex::encode(&hash[..4]));
+    let mut text = format!("{name}-{}", place_hash(file));
     if let Some(variant) = variant {
         let _ = write!(text, "-{variant}");
     }
     text
+}
+
+fn place_hash(file: &Path) -> String {
+    hex::encode(&Sha256::digest(file.as_os_str().as_encoded_bytes())[..4])
+}
+
+/// Whether a workspace is of the project whose config is `file`, whatever the config says or once said of its name and variants.
+pub fn is_workspace_of(name: &str, file: &Path) -> bool {
+    let mark = format!("-{}", place_hash(file));
+    name.match_indices(&mark).any(|(at, _)| matches!(name.as_bytes().get(at + mark.len()), None | Some(b'-')))
 }
 
 /// Refuses characters and lengths that OpenEmbedded-Core's sanity check refuses, or that break recipes (sanity.bbclass).
@@ -484,6 +493,19 @@ mod tests {
             assert!(check_word(bad).is_err(), "{bad}");
         }
         assert!(check_word("mc:other:core-image-minimal").is_ok());
+    }
+
+    #[test]
+    fn a_workspace_is_known_by_the_place_of_its_config() {
+        let file = Path::new("/p/smidr.yaml");
+        for variant in [None, Some("debug")] {
+            for name in ["x", "a-b-00000000"] {
+                let workspace = workspace_name(name, file, variant);
+                assert!(is_workspace_of(&workspace, file), "{workspace}");
+                assert!(!is_workspace_of(&workspace, Path::new("/q/smidr.yaml")), "{workspace}");
+            }
+        }
+        assert!(!is_workspace_of(&format!("{}0", workspace_name("x", file, None)), file));
     }
 
     #[test]

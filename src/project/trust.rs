@@ -16,6 +16,7 @@ use crate::{
         paths::{BEFORE_TRUST, set_version},
     },
     model::{Ask, Digest, Explain, Kind, Paths, asks_digest, document_path},
+    plan::is_workspace_of,
     settings::Settings,
 };
 
@@ -189,12 +190,12 @@ impl Trust {
     /// # Errors
     ///
     /// When the record cannot be written.
-    pub fn revoke(self, config: &Path, workspace: Option<&str>) -> Result<bool, TrustError> {
+    pub fn revoke(self, config: &Path) -> Result<bool, TrustError> {
         let was = self.record.projects.iter().any(|known| known.config == config)
-            || workspace.is_some_and(|workspace| self.is_earlier(workspace));
+            || self.record.earlier.iter().any(|name| is_workspace_of(name, config));
         self.change(|record| {
             record.projects.retain(|known| known.config != config);
-            record.earlier.retain(|name| !workspace.is_some_and(|workspace| is_of(name, workspace)));
+            record.earlier.retain(|name| !is_workspace_of(name, config));
         })?;
         Ok(was)
     }
@@ -307,7 +308,7 @@ mod tests {
         assert_eq!(refused(config, "p-1", &asks(), &Given { all: true, digest: None }), []);
         let trust = trust.grant(config, "p-1", &asks()[1..]).expect("granted");
         assert_eq!(refused(config, "p-1", &asks(), &nothing), []);
-        assert!(trust.revoke(config, Some("p-1")).expect("revoked"));
+        assert!(trust.revoke(config).expect("revoked"));
         assert_eq!(refused(config, "p-1", &asks(), &nothing), asks());
     }
 }

@@ -167,3 +167,33 @@ fn what_links_lead_to_is_not_quoted() {
         world.smidr().args(["image", "build", recipe]).run().expect_code(2).expect_err("hunter2");
     }
 }
+
+#[test]
+fn trust_of_before_can_be_taken_back_without_a_config() {
+    for breaks in ["name: [", ""] {
+        let world = World::new();
+        let asking = "host: {binds: [{source: ~/x, dest: /srv/x}]}";
+        let folder = project(&world, asking);
+        let file = folder.join("smidr.yaml");
+        let refused = || stranger(&world, &["plan", "--json"]).json()["refused"].as_array().map(Vec::len);
+        let plan = stranger(&world, &["plan", "--json"]).json();
+        let workspace = plan["plan"]["folders"]["workspace"].as_str().expect("a path").to_owned();
+        for (place, text) in [("trust.json", None), ("version", Some("1\n"))] {
+            let path = world.smidr.join(place);
+            fs::create_dir_all(&workspace).expect("a folder");
+            match text {
+                Some(text) => fs::write(path, text).expect("a file"),
+                None => fs::remove_file(path).unwrap_or_default(),
+            }
+        }
+        assert_eq!(refused(), Some(0), "what was built before is trusted");
+        match breaks {
+            "" => fs::remove_file(&file).expect("removed"),
+            text => fs::write(&file, text).expect("a config"),
+        }
+        stranger(&world, &["untrust"]).expect_code(0).expect_err("is not trusted any more");
+        stranger(&world, &["untrust"]).expect_code(2).expect_err("was not trusted");
+        project(&world, asking);
+        assert_eq!(refused(), Some(2), "the bind and the caches");
+    }
+}
