@@ -59,8 +59,8 @@ impl Problems {
         String::from(Shown::block(&drawn.collect::<Vec<_>>().join("\n")))
     }
 
-    /// The same places, without what stands there and without what is said of it, which quotes it. For a file that whoever named it did not
-    /// have to be able to read. `hint` says how to see more.
+    /// The same places, without what stands there, and without titles, which quote it too. For a file that a project chose and need not be able
+    /// to read itself. `hint` says how to see more.
     #[must_use]
     pub fn unquoted(mut self, hint: &str) -> Self {
         self.text = self.text.chars().map(|c| if c == '\n' { c.into() } else { " ".repeat(c.len_utf8()) }).collect();

@@ -86,10 +86,9 @@ impl RecipeError {
         if in_place && real.extension().is_some_and(|extension| extension == "yaml") {
             return Self::Wrong(problems);
         }
-        Self::Wrong(Box::new(problems.unquoted(&format!(
-            "only of files NAME.yaml of the project is something quoted, and of none that a link leads to; to see more:  smidr image build {}",
-            shell(&real)
-        ))))
+        let file = shell(&real);
+        let why = "is no .yaml file at its own place in the project, so nothing of it is quoted";
+        Self::Wrong(Box::new(problems.unquoted(&format!("{file} {why}; to see more:  smidr image build {file}"))))
     }
 }
 
