@@ -15,8 +15,9 @@ use super::{
 use crate::{
     engine,
     host::{files::shell, paths},
-    model::{Ask, BuildRequest, Digest, Explain, HostFacts, Kind, Paths, asks_digest},
-    plan::{Domain, Plan},
+    image::Reference,
+    model::{Ask, BuildRequest, Digest, Explain, HostFacts, Kind, Paths, asks_digest, without_secrets},
+    plan::{Domain, Plan, PlannedSource},
     project::{
         Project,
         trust::{Given, Trust},
@@ -67,11 +68,13 @@ pub fn judge(
     let plan = project.plan(wanted, facts, paths, &domain)?;
     let asks = engine::asks(&project.config, &plan, &facts.home, paths);
     let workspace = plan.project_workspace();
-    let refused = Trust::read(paths)?.refused(&project.file, &workspace, &asks, given, &project.settings);
-    let plan = match refused.iter().any(|ask| matches!(ask, Ask::SharedCache { .. })) {
+    let trust = Trust::read(paths)?;
+    let refused = trust.refused(&project.file, &workspace, &asks, given, &project.settings);
+    let mut plan = match refused.iter().any(|ask| matches!(ask, Ask::SharedCache { .. })) {
         true => project.plan(wanted, facts, paths, &Domain::Private)?,
         false => plan,
     };
+    plan.logins = trust.logins(&project.file, &workspace, given, &project.settings);
     Ok(Judged { plan, asks, refused, workspace })
 }
 
@@ -88,7 +91,9 @@ pub fn settle(
     let trust = match trust.is_earlier(&judged.workspace) {
         false => trust,
         true => {
-            let granted = judged.asks.iter().filter(|ask| !judged.refused.contains(ask)).cloned().collect::<Vec<_>>();
+            let mut granted =
+                judged.asks.iter().filter(|ask| !judged.refused.contains(ask)).cloned().collect::<Vec<_>>();
+            granted.extend(addresses(&judged.plan).map(|below| Ask::Login { below }));
             trust.grant(&project.file, &judged.workspace, &granted)?
         }
     };
@@ -110,6 +115,21 @@ pub fn settle(
     trust.grant(&project.file, &judged.workspace, &judged.asks)?;
     engine::cross(&project.config.cache, &judged.workspace, paths)?;
     Ok(judge(project, wanted, facts, paths, given)?.plan)
+}
+
+/// All servers' addresses that a plan names.
+fn addresses(plan: &Plan) -> impl Iterator<Item = String> {
+    let of_source = |source: &PlannedSource| match source {
+        PlannedSource::Git(git) => {
+            std::iter::once(&git.url).chain(&git.mirrors).map(|url| without_secrets(url)).collect()
+        }
+        PlannedSource::Path(_) => Vec::new(),
+    };
+    let image = match plan.host.name.parse() {
+        Ok(Reference::Registry(reference)) if !plan.host.recipe => Some(reference.name()),
+        _ => None,
+    };
+    plan.sources().flat_map(move |(_, source)| of_source(source)).chain(image)
 }
 
 /// Grants asks that the user has caused himself, where there are any.
@@ -175,7 +195,8 @@ pub fn trust(file: &Path, args: &TrustArgs) -> Done {
         return list(&paths::find(&facts.environment)?, args.json);
     }
     let paths = context::open_paths(&facts)?;
-    let (project, workspace, asks) = trust_all(file, &facts, &paths)?;
+    let logins = args.login.iter().map(|below| Ask::Login { below: without_secrets(below) }).collect();
+    let (project, workspace, asks) = trust_all(file, logins, &facts, &paths)?;
     say(format!("{} is trusted with:", project.file.display()));
     asks.iter().for_each(|ask| say(line(ask)));
     let crossed = engine::cross(&project.config.cache, &workspace, &paths)?;
@@ -188,11 +209,16 @@ pub fn trust(file: &Path, args: &TrustArgs) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Grants a project everything that it and its variants ask for now.
-pub fn trust_all(file: &Path, facts: &HostFacts, paths: &Paths) -> Result<(Project, String, Vec<Ask>), Failure> {
+/// Grants a project everything that it and its variants ask for now, and `more`.
+pub fn trust_all(
+    file: &Path,
+    more: Vec<Ask>,
+    facts: &HostFacts,
+    paths: &Paths,
+) -> Result<(Project, String, Vec<Ask>), Failure> {
     let project = Project::read(file, None, facts)?;
     let variants = project.config.variants.iter().map(|name| Some(name.text.clone()));
-    let mut asks = Vec::new();
+    let mut asks = more;
     let mut workspace = String::new();
     for variant in std::iter::once(None).chain(variants) {
         let project = Project::read(file, variant.as_deref(), facts)?;

@@ -54,7 +54,7 @@ use crate::{
     image::{ImageError, ImageStore, ReferenceError},
     layers::{self, Access, Checkouts, LayerError},
     lock::{HostLock, Pins},
-    model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State, Usage},
+    model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Logins, Outcome, Paths, Stage, State, Usage},
     plan::{Exposed, Isolation, Plan, SandboxSpec},
     project::ProjectError,
     sandbox::SandboxError,
@@ -81,9 +81,9 @@ pub struct Tools<'a> {
 
 impl<'a> Tools<'a> {
     /// How layers may be fetched.
-    pub fn access(self, online: bool) -> Access<'a> {
+    pub fn access(self, online: bool, logins: &'a Logins) -> Access<'a> {
         let Self { facts, spawner, stop, on, .. } = self;
-        Access { online, on, stop, spawner, environment: &facts.environment }
+        Access { online, on, stop, spawner, logins, environment: &facts.environment }
     }
 }
 
@@ -215,7 +215,7 @@ pub fn layers(plan: &Plan, tools: Tools<'_>) -> Result<Checkouts, EngineError> {
         loose if plan.locked && !loose.is_empty() => {
             Err(EngineError::NotLocked(loose.into_iter().map(str::to_owned).collect()))
         }
-        _ => Ok(layers::resolve(plan, &tools.facts.home, tools.access(!plan.offline))?),
+        _ => Ok(layers::resolve(plan, &tools.facts.home, tools.access(!plan.offline, &plan.logins))?),
     }
 }
 

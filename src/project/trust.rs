@@ -16,7 +16,7 @@ use crate::{
         paths::{BEFORE_TRUST, set_version},
         stop::Stop,
     },
-    model::{Ask, Digest, Explain, Kind, Paths, asks_digest},
+    model::{Ask, Digest, Explain, Kind, Logins, Paths, asks_digest},
     settings::Settings,
 };
 
@@ -145,6 +145,19 @@ impl Trust {
         // What an earlier build has left in conf was never asked about.
         let is_granted = |ask: &&Ask| granted.contains(ask) || earlier && !matches!(ask, Ask::LeftConf { .. });
         asks.iter().filter(|ask| !is_granted(ask)).cloned().collect()
+    }
+
+    /// Which servers may be shown the user's logins for a project.
+    pub fn logins(&self, config: &Path, workspace: &str, given: &Given, settings: &Settings) -> Logins {
+        let folder = config.parent().unwrap_or(config);
+        if given.all || settings.trusts(folder) || self.is_earlier(workspace) {
+            return Logins::All;
+        }
+        let below = |ask: &Ask| match ask {
+            Ask::Login { below } => Some(below.clone()),
+            _ => None,
+        };
+        Logins::Below(self.granted(config).iter().filter_map(below).collect())
     }
 
     /// Whether a project was built before there was this record.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    layers_kit::{Manners, Server, Yard},
     screen::runs_on_terminal,
     support::{Done, World, is_root, skip, smidr_bin, tool},
 };
@@ -528,4 +529,79 @@ fn files_of_a_project_have_an_end() {
     symlink("/dev/zero", world.project().join("zero")).expect("a link");
     world.edit("smidr.yaml", "recipe: hello", "recipe: ./zero");
     world.smidr().arg("build").run().expect_one_error().expect_err("it is no regular file");
+}
+
+#[test]
+fn logins_are_granted_by_address() {
+    let Some(yard) = Yard::new("trust::logins_are_granted_by_address") else { return };
+    let world = World::new();
+    let layer = yard.repository("meta-x");
+    layer.commit("conf/layer.conf", "BBFILE_COLLECTIONS += \"x\"\nBBFILE_PATTERN_x = \"^${LAYERDIR}/\"\n");
+    let server = Server::start(&yard);
+    server.behave(Manners { login: Some(("me".into(), "hunter2".into())), ..Manners::default() });
+    let helper = "[credential]\n\thelper = \"!f() { echo username=me; echo password=hunter2; }; f\"\n";
+    fs::write(world.home.join(".gitconfig"), helper).expect("a file");
+    let project = world.work.join("p");
+    fs::create_dir_all(&project).expect("a folder");
+    let config = |url: &str| {
+        let text = format!(
+            "name: p\nbase: {{machine: m}}\nbuild: {{image: i}}\nlayers: [{{name: meta-x, git: '{url}', branch: main}}]\n"
+        );
+        fs::write(project.join("smidr.yaml"), text).expect("a config");
+    };
+    let smidr = |args: &[&str]| world.smidr().env("SMIDR_TRUST", "0").args(args).run();
+    config(&server.url("meta-x"));
+    let sync = || smidr(&["layers", "sync"]);
+    sync().expect_code(2).expect_err("without a login").expect_err("smidr trust --login http");
+    assert!(!server.log().to_lowercase().contains("authorization"), "{}", server.log());
+    smidr(&["trust", "--login", &server.base()]).expect_code(0).expect_out("your logins and ssh keys open at http");
+    sync().expect_code(0);
+    smidr(&["untrust"]).expect_code(0);
+    // What was granted stands for itself; patterns and SMIDR_TRUST=1 grant all.
+    fs::remove_dir_all(world.smidr.join("layers")).expect("a store");
+    fs::remove_file(project.join("smidr.lock")).expect("a lock");
+    sync().expect_code(2);
+    world.smidr().args(["layers", "sync"]).run().expect_code(0);
+}
+
+#[test]
+fn a_granted_repository_brings_submodules_from_beside_it_only() {
+    let Some(yard) = Yard::new("trust::a_granted_repository_brings_submodules_from_beside_it_only") else { return };
+    let (top, lib, other) = (yard.repository("meta-x"), yard.repository("lib"), yard.repository("../other"));
+    symlink(yard.path().join("other"), yard.path().join("srv/link")).expect("a link");
+    top.commit("conf/layer.conf", "BBFILE_COLLECTIONS += \"x\"\nBBFILE_PATTERN_x = \"^${LAYERDIR}/\"\n");
+    let world = World::new();
+    let project = world.work.join("p");
+    fs::create_dir_all(&project).expect("a folder");
+    let layer = format!("layers: [{{name: meta-x, git: '{}', branch: main}}]", top.url());
+    let config = format!("name: p\nbase: {{machine: m}}\nbuild: {{image: i}}\n{layer}\n");
+    fs::write(project.join("smidr.yaml"), config).expect("a config");
+    world.smidr().env("SMIDR_TRUST", "0").arg("trust").run().expect_code(0);
+    let elsewhere = other.path.display().to_string();
+    for (url, of, good) in [
+        ("../lib", &lib, true),
+        (&lib.url(), &lib, true),
+        (&elsewhere, &other, false),
+        (&format!("file://{elsewhere}"), &other, false),
+        ("../link", &other, false),
+        ("../../other", &other, false),
+        ("ssh://git@localhost/x", &other, false),
+    ] {
+        let _ = fs::remove_dir_all(world.smidr.join("layers"));
+        let _ = fs::remove_file(project.join("smidr.lock"));
+        fs::write(top.path.join(".gitmodules"), format!("[submodule \"sub\"]\n\tpath = sub\n\turl = {url}\n"))
+            .expect("a file");
+        top.git(&["add", ".gitmodules"]);
+        top.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{},sub", of.at("HEAD"))]);
+        top.git(&["commit", "-qm", url]);
+        let done = world.smidr().env("SMIDR_TRUST", "0").args(["layers", "sync"]).run();
+        if good {
+            done.expect_code(0);
+            continue;
+        }
+        done.expect_code(2).expect_err("not been granted").expect_err("smidr trust --login");
+        if !url.starts_with("ssh") {
+            world.smidr().args(["layers", "sync"]).run().expect_code(0);
+        }
+    }
 }
