@@ -20,6 +20,7 @@ pub mod inputs;
 pub mod keep;
 #[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod memory;
+mod obeyed;
 mod packages;
 mod prepare;
 mod pseudo;
@@ -308,6 +309,20 @@ fn run(
     budget: &mut Budget,
     tools: Tools<'_>,
 ) -> Result<Result<Finished, Box<Outcome>>, EngineError> {
+    let edits = prepared.begin_edits(Use::Build, tools.paths)?;
+    edits.keep()?;
+    let ended = passes(prepared, &edits, build, budget, tools);
+    edits.finish()?.lines().into_iter().for_each(|line| tools.on.warn(line));
+    ended
+}
+
+fn passes(
+    prepared: &Prepared,
+    edits: &Edits,
+    build: &Path,
+    budget: &mut Budget,
+    tools: Tools<'_>,
+) -> Result<Result<Finished, Box<Outcome>>, EngineError> {
     let plan = &prepared.plan;
     let own = prepared.own_folder();
     let begun = Instant::now();
@@ -316,7 +331,7 @@ fn run(
         let spec = SandboxSpec {
             own_network,
             probe_tasks: true,
-            ..prepared.sandbox(argv, Use::Build, false, &[("BB_SERVER_TIMEOUT", "0")])?
+            ..prepared.sandbox(argv, edits, false, &[("BB_SERVER_TIMEOUT", "0")])?
         };
         let _watch = flocks::Watch::begin(&plan.folders.downloads, tools);
         let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));

@@ -193,6 +193,57 @@ fn the_git_of_this_machine_obeys_nobody_inside() {
     assert!(!late.exists());
 }
 
+/// Where users go, in folders that a build writes to, it leaves no repository: the next git command, or a prompt that shows the branch, would
+/// run what stands in it.
+#[test]
+fn a_build_leaves_no_repository_where_users_go() {
+    let test = "trust::a_build_leaves_no_repository_where_users_go";
+    let Some(world) = World::with_project(test) else { return };
+    world.edit("smidr.yaml", "build:\n", "directories: {build: ./b, tmp: ./t, deploy: ./d}\nbuild:\n");
+    let shared = world.work.join("shared");
+    fs::create_dir_all(shared.join("old")).expect("folders");
+    git(&shared.join("old"), &["init", "-q"]).expect_code(0);
+    world.edit(
+        "smidr.yaml",
+        "\nhost:\n",
+        "\nhost:\n  binds: [{source: ../shared, dest: /srv/shared, writable: true}]\n",
+    );
+    world.smidr().arg("trust").run().expect_code(0);
+    probe(
+        &world,
+        "plant() { mkdir -p $1/objects $1/refs; echo 'ref: refs/heads/main' > $1/HEAD; \\\n\
+            printf '[core]\\n\\tbare = false\\n\\tfsmonitor = touch /tmp/smidr-obeyed; false\\n' > $1/config; }\n\
+         mkdir -p ${DEPLOY_DIR}/images/x ${WORKDIR}/own\n\
+         for folder in ${TOPDIR} ${TMPDIR} ${DEPLOY_DIR}/images/x ${WORKDIR}/own /srv/shared /srv/shared/new; do\n\
+             mkdir -p $folder; plant $folder/.git\n\
+         done\n\
+         plant /srv/shared/bare\n\
+         if echo x > /srv/shared/old/.git/config; then echo old > ${TOPDIR}/marks; fi",
+    );
+    let done = build_probe(&world);
+    done.expect_code(0).expect_err("programs of this machine would obey or follow it, so it was moved to");
+    let project = world.project();
+    for gone in [
+        "b/.git",
+        "t/.git",
+        "d/images/x/.git",
+        "../shared/.git",
+        "../shared/new/.git",
+        "../shared/bare/HEAD",
+        "b/marks",
+    ] {
+        assert!(!project.join(gone).exists(), "{gone} is there: {}", done.err);
+    }
+    let own = World::names(&project.join("t/work"));
+    assert!(!own.is_empty(), "work folders are the build's own");
+    git(&shared.join("old"), &["status"]).expect_code(0);
+    // The user's own repositories in such places stay, and no build changes them.
+    git(&project.join("b"), &["init", "-q"]).expect_code(0);
+    probe(&world, "if echo x >> ${TOPDIR}/.git/config; then echo changed > ${TOPDIR}/marks; fi");
+    build_probe(&world).expect_code(0);
+    assert!(project.join("b/.git/config").exists() && !project.join("b/marks").exists());
+}
+
 #[test]
 fn what_a_shell_changes_in_conf_is_told() {
     let Some(world) = World::with_project("trust::what_a_shell_changes_in_conf_is_told") else { return };
