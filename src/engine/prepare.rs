@@ -165,7 +165,7 @@ impl Prepared {
         if !edit {
             // As late as can be: what comes into being afterwards is seen.
             repositories.iter_mut().for_each(|own| layers::hide(own, &self.shown));
-            self.workspace.write_indexes(&mut repositories)?;
+            self.workspace.write_copies(&mut repositories)?;
         }
         let host = self.host.env();
         let host_path = host.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());

@@ -92,7 +92,7 @@ fn a_build_sees_layers_and_not_what_lies_beside_them() {
          for file in .env notes.txt smidr.yaml smidr.lock layers/meta-hello/conf/layer.conf .git/HEAD; do\n\
              if [ -s $file ]; then echo \"seen $file\"; fi\n\
          done > ${TOPDIR}/seen\n\
-         cp .git/index ${TOPDIR}/index",
+         cp .git/index .git/config ${TOPDIR}; cp .git/modules/lib/config ${TOPDIR}/of-lib",
     );
     world.edit(
         "layers/meta-hello/conf/layer.conf",
@@ -101,8 +101,30 @@ fn a_build_sees_layers_and_not_what_lies_beside_them() {
     );
     git(&world.project(), &["add", "."]);
     git(&world.project(), &["commit", "-qm", "probe"]).expect_code(0);
+    // As CI systems check out.
+    let config = world.project().join(".git/config");
+    let mut text = fs::read_to_string(&config).expect("a config");
+    text += "[remote \"origin\"]\n\turl = https://me:hunter2@h.example/p\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n\
+             [http \"https://h.example/\"]\n\textraheader = AUTHORIZATION: basic hunter2\n\
+             [credential]\n\thelper = \"!echo password=hunter2\"\n[filter \"lfs\"]\n\tclean = git-lfs clean -- %f\n";
+    fs::write(&config, &text).expect("a config");
+    let module = world.project().join(".git/modules/lib/config");
+    fs::create_dir_all(module.parent().expect("a folder")).expect("folders");
+    fs::write(&module, "[remote \"origin\"]\n\turl = https://hunter2@h.example/lib\n").expect("a config");
     build_probe(&world).expect_code(0);
     let top = top(&world);
+    let seen = fs::read_to_string(top.join("config")).expect("a config");
+    assert!(!seen.contains("hunter2") && seen.contains("git-lfs clean -- %f"), "{seen}");
+    let listed =
+        Command::new("git").args(["config", "--list", "--file"]).arg(top.join("config")).output().expect("git");
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    assert!(
+        listed.contains("remote.origin.url=https://h.example/p\n") && listed.contains("core.bare=false\n"),
+        "{listed}"
+    );
+    let of_lib = fs::read_to_string(top.join("of-lib")).expect("a config");
+    assert!(of_lib.contains("https://h.example/lib") && !of_lib.contains("hunter2"), "{of_lib}");
+    assert_eq!(fs::read_to_string(&config).expect("a config"), text, "the user's own stays");
     assert_eq!(
         fs::read_to_string(top.join("seen")).expect("written by the recipe"),
         "seen layers/meta-hello/conf/layer.conf\nseen .git/HEAD\n"
