@@ -89,7 +89,7 @@ fn inside(
     let project = Project::read(file, variant.as_deref(), &facts)?;
     let paths = context::open_paths(&facts)?;
     let given = trust::given(&facts, grant);
-    let plan = trust::settle(&project, &default_wanted(variant), &facts, &paths, &given)?;
+    let plan = trust::settle(&project, &default_wanted(variant), &facts, &paths, &given, &stop)?;
     let store = ImageStore::open(&paths)?.heeding(&stop);
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
     on.hide(&engine::inputs::secrets(&plan));

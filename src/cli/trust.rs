@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     engine,
-    host::{files::shell, paths},
+    host::{files::shell, paths, stop::Stop},
     image::Reference,
     model::{Ask, BuildRequest, Digest, Explain, HostFacts, Kind, Paths, asks_digest, without_secrets},
     plan::{Domain, Plan, PlannedSource},
@@ -85,6 +85,7 @@ pub fn settle(
     facts: &HostFacts,
     paths: &Paths,
     given: &Given,
+    stop: &Stop,
 ) -> Result<Plan, Failure> {
     let judged = judge(project, wanted, facts, paths, given)?;
     let trust = Trust::open(paths)?;
@@ -113,7 +114,7 @@ pub fn settle(
         return Err(NotTrusted { project: project.file.display().to_string(), digest: judged.digest() }.into());
     }
     trust.grant(&project.file, &judged.workspace, &judged.asks)?;
-    engine::cross(&project.config.cache, &judged.workspace, paths)?;
+    engine::cross(&project.config.cache, &judged.workspace, paths, stop, &|line| talk(line))?;
     Ok(judge(project, wanted, facts, paths, given)?.plan)
 }
 
@@ -199,11 +200,11 @@ pub fn trust(file: &Path, args: &TrustArgs) -> Done {
     let (project, workspace, asks) = trust_all(file, logins, &facts, &paths)?;
     say(format!("{} is trusted with:", project.file.display()));
     asks.iter().for_each(|ask| say(line(ask)));
-    let crossed = engine::cross(&project.config.cache, &workspace, &paths)?;
+    let crossed = engine::cross(&project.config.cache, &workspace, &paths, &Stop::default(), &|line| talk(line))?;
     if let Some(crossed) = crossed {
         talk(format!(
-            "{} downloads of its own were taken over; their content is checked again when it is used",
-            crossed.files
+            "taken over from its own caches: downloads {}, repositories {}; BitBake checks the content of downloads when it uses them",
+            crossed.files, crossed.repositories
         ));
     }
     Ok(ExitCode::SUCCESS)

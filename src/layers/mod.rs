@@ -22,6 +22,7 @@ mod missing;
 mod named;
 mod own;
 pub mod patch;
+pub mod proven;
 pub mod prune;
 mod repository;
 mod revision;

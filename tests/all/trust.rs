@@ -401,9 +401,28 @@ fn one_question_and_then_none_until_something_new() {
     world.smidr().arg("untrust").run().expect_code(2).expect_err("was not trusted");
 }
 
+const REPOSITORIES: &str = r#"
+    rm -r git2/evil; mkdir mine; cd mine
+    git init -q -b main; git config user.name x; git config user.email x@localhost
+    for n in 1 2 3; do echo $n > file; git add file; git commit -qm $n; done; git tag -am v1 v1; cd ..
+    for name in packed loose cut forged; do git clone -q --mirror mine git2/$name; git -C git2/$name gc -q; done
+    mkdir unpacked; mv git2/loose/objects/pack/*.pack unpacked; cat unpacked/*.pack | git -C git2/loose unpack-objects -q
+    for name in packed loose; do
+        echo 'touch /tmp/smidr-ran' > git2/$name/hooks/post-checkout; chmod +x git2/$name/hooks/*
+        printf '[core]\n\tfsmonitor = touch /tmp/smidr-ran\n' >> git2/$name/config
+        echo /etc > git2/$name/objects/info/alternates
+    done
+    git -C mine rev-parse HEAD > git2/cut/shallow
+    chmod -R u+w git2; printf 'x' | dd of=$(ls git2/forged/objects/pack/*.pack) bs=1 seek=40 conv=notrunc 2>/dev/null
+    rm -r mine unpacked
+"#;
+
 #[test]
 fn a_stranger_s_caches_are_its_own() {
     let Some(world) = World::with_project("trust::a_stranger_s_caches_are_its_own") else { return };
+    if tool("git").is_none() {
+        return skip("trust::a_stranger_s_caches_are_its_own", "no git here");
+    }
     world.smidr().arg("untrust").run().expect_code(0);
     probe(
         &world,
@@ -424,10 +443,29 @@ fn a_stranger_s_caches_are_its_own() {
     let again = world.smidr().env("SMIDR_TRUST", "0").args(["build", "--target", "libgreet"]).run();
     again.expect_code(0).expect_err("things that are no downloads were removed");
     assert!(fs::symlink_metadata(&fifo).is_err() && fs::symlink_metadata(private.join("link.tar.gz")).is_err());
+    // As BitBake's git fetcher leaves them, and worse.
+    let made = Command::new("sh").args(["-ec", REPOSITORIES]).current_dir(&private).env("HOME", &world.home).status();
+    assert!(made.expect("sh runs").success());
     // Trusted from now on: plain files cross, and nothing that vouches for them.
-    world.smidr().arg("trust").run().expect_code(0).expect_err("downloads of its own were taken over");
+    world
+        .smidr()
+        .arg("trust")
+        .run()
+        .expect_code(0)
+        .expect_err("taken over from its own caches: downloads 1, repositories 2");
     assert!(own.join("source.tar.gz").is_file());
-    assert!(!own.join("source.tar.gz.done").exists() && !own.join("git2").exists());
+    assert!(!own.join("source.tar.gz.done").exists());
+    // Repositories cross as what their objects are.
+    assert_eq!(World::names(&own.join("git2")), ["loose", "packed"]);
+    for name in ["loose", "packed"] {
+        let repository = own.join("git2").join(name);
+        git(&repository, &["fsck", "--full", "--strict"]).expect_code(0);
+        git(&repository, &["log", "--format=%s", "main"]).expect_code(0).expect_out("3\n2\n1\n");
+        git(&repository, &["describe", "main"]).expect_code(0).expect_out("v1");
+        let config = fs::read_to_string(repository.join("config")).expect("a config");
+        assert!(!config.contains("fsmonitor") && !repository.join("hooks").exists(), "{config}");
+        assert!(!repository.join("objects/info/alternates").exists());
+    }
     assert_eq!(World::names(&world.smidr.join("sstate-cache")), Vec::<String>::new());
     assert_eq!(World::names(&domains), Vec::<String>::new());
     let shared = world.smidr().env("SMIDR_TRUST", "0").args(["build", "--target", "libgreet"]).run();
