@@ -115,7 +115,7 @@ pub enum GitError {
         hint: String,
     },
     /// It wants a login, and the project may not use the user's.
-    #[error("{url} lets nobody in without a login, and this project has not been granted yours")]
+    #[error("{url} wants a login, and this project has not been granted yours")]
     NeedsLogin {
         /// The repository.
         url: String,

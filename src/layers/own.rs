@@ -115,7 +115,7 @@ fn common_files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Files of a repository's `.git` of which builds see a copy: configuration without what lets its reader in somewhere, and the index.
+/// Files of a repository's `.git` of which builds see a copy: configuration without credentials, and the index.
 pub fn copies(own: &OwnRepository) -> Vec<(PathBuf, Vec<u8>)> {
     let index = index(own).map(|index| (own.root.join(".git/index"), index));
     let repositories = own.shown.iter().filter(|path| path.ends_with(".git") && is_folder(path));

@@ -1,5 +1,5 @@
-//! A bare repository that nothing vouches for, such as one that a stranger's build fetched, copied as what its content is: each object gets the
-//! name that its bytes have. Packs are given new indexes, loose objects are written anew, refs come along where their object is there.
+//! Copies an unverified bare repository, such as one that an untrusted build has fetched, by content: each object gets the name that its bytes
+//! have. Packs are given new indexes, loose objects are written anew, refs come along where their object is there.
 //! Configuration, hooks, alternates and whatever else git obeys do not.
 
 use std::{

@@ -232,7 +232,7 @@ impl Store {
     }
 }
 
-/// Whether a submodule may be fetched, whose address no config names: one that anybody can reach, one that stands beside the repository that it
+/// Whether a submodule may be fetched, whose address no config names: one that is reached anonymously, one that stands beside the repository that it
 /// belongs to, one that the user has granted.
 fn may_fetch(url: &str, of: &PlannedGit, logins: &Logins) -> bool {
     if logins.reach(url) || ["https://", "http://", "git://"].iter().any(|scheme| url.starts_with(scheme)) {

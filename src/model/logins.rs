@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::without_secrets;
 
 /// Addresses that are reached with the user's logins: git's credential helpers and `insteadOf`, registries' passwords, ssh keys. Others are
-/// reached as anybody could.
+/// reached anonymously.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Logins {

@@ -663,7 +663,7 @@ fn logins_are_granted_by_address() {
     let smidr = |args: &[&str]| world.smidr().env("SMIDR_TRUST", "0").args(args).run();
     config(&server.url("meta-x"));
     let sync = || smidr(&["layers", "sync"]);
-    sync().expect_code(2).expect_err("without a login").expect_err("smidr trust --login http");
+    sync().expect_code(2).expect_err("wants a login").expect_err("smidr trust --login http");
     assert!(!server.log().to_lowercase().contains("authorization"), "{}", server.log());
     smidr(&["trust", "--login", &server.base()]).expect_code(0).expect_out("your logins and ssh keys open at http");
     sync().expect_code(0);

@@ -69,7 +69,7 @@ pub enum RegistryError {
         said: String,
     },
     /// It wants a login, and the project may not use the user's.
-    #[error("{0} is given to nobody without a login, and this project has not been granted yours")]
+    #[error("{0} wants a login, and this project has not been granted yours")]
     NeedsLogin(String),
     /// Credentials do not go over plain http.
     #[error("{0} demands credentials, but is reached over plain http, over which smidr sends none")]

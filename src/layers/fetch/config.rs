@@ -57,7 +57,7 @@ const ONLY_GIT_VARIABLES: [&str; 5] =
 
 impl GitConfig {
     /// Reads the files that git reads outside of a repository (git-config(1), "FILES"), for fetching from an address. Where logins have not been
-    /// granted, what is left is how anybody would reach it.
+    /// granted, only how servers are reached is left.
     pub fn read(access: Access<'_>, address: &str) -> Result<Self, GitError> {
         let home = access.variable("HOME").map(PathBuf::from);
         let includes = includes::Options::follow_without_conditional(home.as_deref());
@@ -161,7 +161,7 @@ fn without_logins(file: &File, home: Option<&Path>) -> gix::Result<File> {
         let place = section.header().subsection_name();
         let keys: &[&str] = match name.as_str() {
             "http" => &REACHING,
-            "url" if place.is_some_and(is_anybodys) => &["insteadOf"],
+            "url" if place.is_some_and(is_anonymous) => &["insteadOf"],
             _ => continue,
         };
         let values: Vec<(&str, String)> = keys
@@ -184,7 +184,7 @@ fn without_logins(file: &File, home: Option<&Path>) -> gix::Result<File> {
     Ok(public)
 }
 
-fn is_anybodys(base: &BStr) -> bool {
+fn is_anonymous(base: &BStr) -> bool {
     let base = base.to_str_lossy();
     let authority = base.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or_default());
     is_http(&base) && authority.is_some_and(|authority| !authority.contains('@'))
