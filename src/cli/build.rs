@@ -27,7 +27,7 @@ pub fn build(file: &Path, grant: &Grant, args: Build) -> Done {
     let facts = context::gather();
     let project = Project::read(file, args.wanted.variant.as_deref(), &facts)?;
     let paths = context::open_paths(&facts)?;
-    let plan = trust::settle(&project, &(&args.wanted).into(), &facts, &paths, &trust::given(&facts, grant))?;
+    let plan = trust::settle(&project, &(&args.wanted).into(), &facts, &paths, &trust::given(&facts, grant), &stop)?;
     if plan.domain == Domain::Private {
         talk("caches     this project's own: nothing is shared with others; to share yours:  smidr trust");
     }

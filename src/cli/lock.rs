@@ -119,7 +119,7 @@ fn wanted(variant: &str) -> BuildRequest {
 
 /// The plan of a project that may do what it asks for.
 pub fn settle(desk: &Desk, project: &Project, wanted: &BuildRequest, grant: &Grant) -> Result<Plan, Failure> {
-    trust::settle(project, wanted, &desk.facts, &desk.paths, &trust::given(&desk.facts, grant))
+    trust::settle(project, wanted, &desk.facts, &desk.paths, &trust::given(&desk.facts, grant), &desk.stop)
 }
 
 fn pin_one(

@@ -89,7 +89,7 @@ fn inside(
     let project = Project::read(file, variant.as_deref(), &facts)?;
     let paths = context::open_paths(&facts)?;
     let given = trust::given(&facts, grant);
-    let plan = trust::settle(&project, &default_wanted(variant), &facts, &paths, &given)?;
+    let plan = trust::settle(&project, &default_wanted(variant), &facts, &paths, &given, &stop)?;
     let store = ImageStore::open(&paths)?.heeding(&stop);
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
     on.hide(&engine::inputs::secrets(&plan));
@@ -102,7 +102,8 @@ fn inside(
     let (relay, stdio) = Relay::of_caller().map_err(streams())?;
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
     let env = [("TERM", term.as_str()), ("GIT_OPTIONAL_LOCKS", "0")];
-    let mut spec = prepared.sandbox(command, Use::Edit, relay.keys(), &env)?;
+    let edits = prepared.begin_edits(Use::Edit, &paths)?;
+    let mut spec = prepared.sandbox(command, &edits, relay.keys(), &env)?;
     spec.resources.precaution = Some(engine::usual_tasks(facts.cpus));
     if explain {
         spec.describe().iter().for_each(|line| say(redactor.text(line)));
@@ -116,7 +117,7 @@ fn inside(
     }
     // What showed how far the preparation was must not draw into the program's output.
     drop(on);
-    let edits = prepared.begin_edits(&paths)?;
+    edits.keep()?;
     let exit = sandbox::launch(&spec, stdio, &spawner).map_err(Failure::from).and_then(|running| {
         let losses = running.verified().losses(&spec).into_iter();
         let shortfalls = confinement.iter().flat_map(|confinement| confinement.shortfalls(running.verified()));

@@ -14,9 +14,10 @@ use super::{
 };
 use crate::{
     engine,
-    host::{files::shell, paths},
-    model::{Ask, BuildRequest, Digest, Explain, HostFacts, Kind, Paths, asks_digest},
-    plan::{Domain, Plan},
+    host::{files::shell, paths, stop::Stop},
+    image::Reference,
+    model::{Ask, BuildRequest, Digest, Explain, HostFacts, Kind, Paths, asks_digest, without_secrets},
+    plan::{Domain, Plan, PlannedSource},
     project::{
         Project,
         trust::{Given, Trust},
@@ -79,10 +80,11 @@ fn judge_by(
     let asks = engine::asks(&project.config, &plan, &facts.home, paths);
     let workspace = plan.project_workspace();
     let refused = trust.refused(&project.file, &workspace, &asks, given, &project.settings);
-    let plan = match refused.iter().any(|ask| matches!(ask, Ask::SharedCache { .. })) {
+    let mut plan = match refused.iter().any(|ask| matches!(ask, Ask::SharedCache { .. })) {
         true => project.plan(wanted, facts, paths, &Domain::Private)?,
         false => plan,
     };
+    plan.logins = trust.logins(&project.file, &workspace, given, &project.settings);
     Ok(Judged { plan, asks, refused, workspace })
 }
 
@@ -93,13 +95,16 @@ pub fn settle(
     facts: &HostFacts,
     paths: &Paths,
     given: &Given,
+    stop: &Stop,
 ) -> Result<Plan, Failure> {
     let trust = Trust::open(paths)?;
     let judged = judge_by(&trust, project, wanted, facts, paths, given)?;
     let trust = match trust.is_earlier(&judged.workspace) {
         false => trust,
         true => {
-            let granted = judged.asks.iter().filter(|ask| !judged.refused.contains(ask)).cloned().collect::<Vec<_>>();
+            let mut granted =
+                judged.asks.iter().filter(|ask| !judged.refused.contains(ask)).cloned().collect::<Vec<_>>();
+            granted.extend(addresses(&judged.plan).map(|below| Ask::Login { below }));
             trust.grant(&project.file, &judged.workspace, &granted)?
         }
     };
@@ -119,8 +124,23 @@ pub fn settle(
         return Err(NotTrusted { project: project.file.display().to_string(), digest: judged.digest() }.into());
     }
     let trust = trust.grant(&project.file, &judged.workspace, &judged.asks)?;
-    engine::cross(&project.config.cache, &judged.workspace, paths)?;
+    engine::cross(&project.config.cache, &judged.workspace, paths, stop, &|line| talk(line))?;
     Ok(judge_by(&trust, project, wanted, facts, paths, given)?.plan)
+}
+
+/// All servers' addresses that a plan names.
+fn addresses(plan: &Plan) -> impl Iterator<Item = String> {
+    let of_source = |source: &PlannedSource| match source {
+        PlannedSource::Git(git) => {
+            std::iter::once(&git.url).chain(&git.mirrors).map(|url| without_secrets(url)).collect()
+        }
+        PlannedSource::Path(_) => Vec::new(),
+    };
+    let image = match plan.host.name.parse() {
+        Ok(Reference::Registry(reference)) if !plan.host.recipe => Some(reference.name()),
+        _ => None,
+    };
+    plan.sources().flat_map(move |(_, source)| of_source(source)).chain(image)
 }
 
 /// Grants asks that the user has caused himself, where there are any.
@@ -186,25 +206,31 @@ pub fn trust(file: &Path, args: &TrustArgs) -> Done {
         return list(&paths::find(&facts.environment)?, args.json);
     }
     let paths = context::open_paths(&facts)?;
-    let (project, workspace, asks) = trust_all(file, &facts, &paths)?;
+    let logins = args.login.iter().map(|below| Ask::Login { below: without_secrets(below) }).collect();
+    let (project, workspace, asks) = trust_all(file, logins, &facts, &paths)?;
     say(format!("{} is trusted with:", project.file.display()));
     asks.iter().for_each(|ask| say(line(ask)));
-    let crossed = engine::cross(&project.config.cache, &workspace, &paths)?;
+    let crossed = engine::cross(&project.config.cache, &workspace, &paths, &Stop::default(), &|line| talk(line))?;
     if let Some(crossed) = crossed {
         talk(format!(
-            "{} downloads of its own were taken over; their content is checked again when it is used",
-            crossed.files
+            "taken over from its own caches: downloads {}, repositories {}; BitBake checks the content of downloads when it uses them",
+            crossed.files, crossed.repositories
         ));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Grants a project everything that it and its variants ask for now.
-pub fn trust_all(file: &Path, facts: &HostFacts, paths: &Paths) -> Result<(Project, String, Vec<Ask>), Failure> {
+/// Grants a project everything that it and its variants ask for now, and `more`.
+pub fn trust_all(
+    file: &Path,
+    more: Vec<Ask>,
+    facts: &HostFacts,
+    paths: &Paths,
+) -> Result<(Project, String, Vec<Ask>), Failure> {
     let project = Project::read(file, None, facts)?;
     let trust = Trust::open(paths)?;
     let variants = project.config.variants.iter().map(|name| Some(name.text.clone()));
-    let mut asks = Vec::new();
+    let mut asks = more;
     let mut workspace = String::new();
     for variant in std::iter::once(None).chain(variants) {
         let project = Project::read(file, variant.as_deref(), facts)?;

@@ -1,10 +1,14 @@
 //! What crosses from a project's own caches into shared ones once the project is trusted. Downloads cross as plain files, without the `.done`
-//! of BitBake, which then checks their content itself; everything else is dropped and made again.
+//! of BitBake, which then checks their content itself, and git repositories object by object; everything else is dropped and made again.
 
 use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::{
@@ -17,7 +21,10 @@ use crate::{
     host::{
         files::{FileError, make_private_dir, remove_tree},
         lock::{self, Attempt, Mode},
+        repository::is_git_folder,
+        stop::Stop,
     },
+    layers::{self, GitError},
     model::Paths,
     plan::{Caches, Domain},
 };
@@ -27,7 +34,12 @@ use crate::{
 pub struct Crossed {
     /// Downloads.
     pub files: u64,
+    /// Repositories that BitBake has fetched.
+    pub repositories: u64,
 }
+
+/// Where BitBake's git fetcher keeps its clones, in the downloads.
+const REPOSITORIES: &str = "git2";
 
 /// Archives that BitBake's fetchers make of repositories (bb.fetch2, `mirrortarballs`): their content is checked by nothing.
 const UNCHECKED: [&str; 6] = ["git2_", "gitshallow_", "hg_", "svn_", "repo_", "bzr_"];
@@ -47,7 +59,13 @@ const MODE: u32 = 0o644;
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn cross(cache: &Option<Text>, workspace: &str, paths: &Paths) -> Result<Option<Crossed>, FileError> {
+pub fn cross(
+    cache: &Option<Text>,
+    workspace: &str,
+    paths: &Paths,
+    stop: &Stop,
+    tell: &dyn Fn(String),
+) -> Result<Option<Crossed>, GitError> {
     let from = Domain::Private.caches(paths, workspace);
     let Some(domain) = from.downloads.parent().filter(|folder| folder.is_dir()) else { return Ok(None) };
     let alone = match lock::try_lock(&lock_of(&from, paths), Mode::Exclusive, "smidr trust")? {
@@ -62,6 +80,8 @@ pub fn cross(cache: &Option<Text>, workspace: &str, paths: &Paths) -> Result<Opt
             crossed.files += u64::from(take_over(&entry.path(), &to.downloads.join(entry.file_name()))?);
         }
     }
+    crossed.repositories =
+        repositories(&from.downloads.join(REPOSITORIES), &to.downloads.join(REPOSITORIES), stop, tell)?;
     // Out of the way first: a build of this project need not wait until it is gone.
     let gone = paths.tmp().join(format!("domain-{}", std::process::id()));
     let gone = if fs::rename(domain, &gone).is_ok() { gone } else { domain.into() };
@@ -70,15 +90,47 @@ pub fn cross(cache: &Option<Text>, workspace: &str, paths: &Paths) -> Result<Opt
     Ok(Some(crossed))
 }
 
+/// Whether a name may cross: plain, and not hidden.
+fn is_plain(name: &str) -> bool {
+    let may = |byte: u8| byte.is_ascii_alphanumeric() || b"._+~@%,=-".contains(&byte);
+    name.len() <= LONGEST && name.bytes().all(may) && !name.starts_with('.')
+}
+
 /// Whether a download of that name may cross. Case is ignored: the file system, or the next program, may ignore it too.
 fn may_cross(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._+~@%,=-".contains(&byte);
     let lower = name.to_ascii_lowercase();
-    name.len() <= LONGEST
-        && name.bytes().all(is_plain)
-        && !lower.starts_with('.')
+    is_plain(name)
         && !UNCHECKED.iter().any(|start| lower.starts_with(start))
         && !KEPT_BESIDE.iter().any(|end| lower.ends_with(end))
+}
+
+/// Copies BitBake's clones, each object by what it is, where there is none of that name.
+fn repositories(from: &Path, to: &Path, stop: &Stop, tell: &dyn Fn(String)) -> Result<u64, GitError> {
+    let interrupt = Arc::new(AtomicBool::new(stop.asked() > 0));
+    let interrupted = interrupt.clone();
+    let _listening = stop.listen(move |_, _| interrupted.store(true, Ordering::SeqCst));
+    let mut copied = 0;
+    for entry in fs::read_dir(from).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let target = to.join(&name);
+        let is_known = fs::symlink_metadata(&target).is_ok() || !name.to_str().is_some_and(is_plain);
+        if is_known || !is_git_folder(&entry.path()) || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        tell(format!("checking every object of the repository {}", name.display()));
+        make_private_dir(to)?;
+        let failed = FileError::new("write to", to);
+        let fresh = tempfile::Builder::new().prefix(".smidr-").tempdir_in(to).map_err(failed)?;
+        if !layers::proven::copy(&entry.path(), fresh.path(), &interrupt)? {
+            tell(format!("it is damaged or has only a part of its past, and is not taken over: {}", name.display()));
+            continue;
+        }
+        if renameat_with(CWD, fresh.path(), CWD, &target, RenameFlags::NOREPLACE).is_ok() {
+            let _ = fresh.keep();
+            copied += 1;
+        }
+    }
+    Ok(copied)
 }
 
 /// Moves a plain file, unless there is one already; what is there stays. It arrives with the usual mode, whatever the build gave it. Says
@@ -160,7 +212,8 @@ mod tests {
         }
         symlink("/etc/passwd", from.join("link")).expect("a link");
         fs::hard_link(from.join("x.Lock"), from.join("twice")).expect("a hard link");
-        let crossed = cross(&None, "p-1", &paths).expect("crossed").expect("something to cross");
+        let crossed =
+            cross(&None, "p-1", &paths, &Stop::default(), &drop).expect("crossed").expect("something to cross");
         let mut names: Vec<_> = fs::read_dir(paths.downloads()).expect("a folder").flatten().collect();
         names.sort_by_key(fs::DirEntry::file_name);
         for file in &names {

@@ -1,4 +1,4 @@
-//! What `run` and `shell` change in layers and conf. The git of this machine obeys a repository's configuration, and programs follow links, so
+//! What a start changes where it matters outside: in layers and conf by `run` and `shell`, in binds and the build's folders by builds too. The git of this machine obeys a repository's configuration, and programs follow links, so
 //! new ones go to a quarantine before the user meets them. Runs no git.
 //!
 //! What was there before is written down outside of the sandbox first: should smidr be killed meanwhile, the next one finishes the work.
@@ -8,24 +8,27 @@ use std::{
     fs::{self, File},
     io::Read as _,
     os::unix::fs::PermissionsExt as _,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use rustix::{fs::OFlags, io::Errno};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use walkdir::{DirEntry, WalkDir};
 
-use super::{Tools, guards, workspace::lock_path};
+use super::{
+    Tools, guards,
+    obeyed::{self, Area, Seen, digest, seen},
+    prepare::Use,
+    workspace::lock_path,
+};
 use crate::{
     host::{
         files::{FileError, make_private_dir},
         lock::{self, Attempt, Mode},
-        repository::is_git_folder,
-        rooted::{Rooted, open_linkless},
+        rooted::Rooted,
     },
-    model::{self, Digest, Paths},
-    plan::{OwnRepository, Plan},
+    model::{Digest, Paths},
+    plan::{OwnRepository, PlacedInput, Plan},
 };
 
 /// Of a file of conf, in bytes.
@@ -48,9 +51,12 @@ pub struct Edits {
     lock: PathBuf,
     /// TOPDIR, and the folder of the build that it lies in.
     top: (PathBuf, PathBuf),
-    /// Layers, and the repository that each lies in.
-    layers: Vec<(PathBuf, PathBuf)>,
-    /// Folders in layers that are the build's own, or smidr's.
+    what: Use,
+    /// Layers that may be changed.
+    layers: Vec<PathBuf>,
+    /// Where new things would be obeyed.
+    areas: Vec<Area>,
+    /// Folders in these that are the build's own, or smidr's.
     skipped: Vec<PathBuf>,
     /// Paths that decide over later runs and did not exist.
     missing: Vec<PathBuf>,
@@ -63,28 +69,6 @@ pub struct Edits {
     /// Conf and recipes of devtool in TOPDIR, with their digests.
     #[serde(with = "seen")]
     conf: Seen,
-}
-
-/// Paths, and what is there.
-type Seen = BTreeMap<PathBuf, String>;
-
-/// Programs inside choose names that are no text.
-mod seen {
-    use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
-
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    use super::Seen;
-
-    pub fn serialize<S: Serializer>(seen: &Seen, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(seen.iter().map(|(path, what)| (hex::encode(path.as_os_str().as_encoded_bytes()), what)))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Seen, D::Error> {
-        let list = Vec::<(String, String)>::deserialize(from)?;
-        let path = |text: String| Ok(OsString::from_vec(hex::decode(text).map_err(D::Error::custom)?).into());
-        list.into_iter().map(|(text, what)| Ok((path(text)?, what))).collect()
-    }
 }
 
 /// What a finished edit has to tell.
@@ -100,20 +84,18 @@ pub struct Edited {
     pub changed: Vec<PathBuf>,
 }
 
-/// Notes what is there now.
-///
-/// # Errors
-///
-/// When the record cannot be written.
-pub fn begin(plan: &Plan, own: &[OwnRepository], paths: &Paths) -> Result<Edits, FileError> {
-    let layers: Vec<(PathBuf, PathBuf)> =
-        own.iter().flat_map(|own| own.layers.iter().map(|layer| (layer.clone(), own.root.clone()))).collect();
+/// Looks at what is there now.
+pub fn begin(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], what: Use, paths: &Paths) -> Edits {
+    let edited = own.iter().filter(|_| what == Use::Edit);
+    let layers: Vec<PathBuf> = edited.flat_map(|own| own.layers.iter().cloned()).collect();
+    let areas = obeyed::areas(plan, own, inputs, what);
     let top = &plan.folders.top;
     let root = plan.folders.inside(top).map_or_else(|| top.clone(), |(root, _)| root.to_path_buf());
     let skipped: Vec<PathBuf> =
         plan.folders.writable().into_iter().chain([plan.smidr_home.as_path()]).map(Path::to_path_buf).collect();
-    let edits = Edits {
+    Edits {
         record: record(plan, paths),
+        what,
         lock: lock_path(&plan.folders.workspace, paths),
         quarantine: paths.home().join("quarantine").join(plan.folders.workspace.file_name().unwrap_or_default()),
         top: (plan.folders.top.clone(), root.clone()),
@@ -124,16 +106,12 @@ pub fn begin(plan: &Plan, own: &[OwnRepository], paths: &Paths) -> Result<Edits,
             .filter(|path| fs::symlink_metadata(path).is_err())
             .collect(),
         decisive: decisive(plan, &layers),
-        obeyed: layers.iter().flat_map(|(layer, root)| obeyed(layer, root, &skipped)).collect(),
-        conf: conf(&root, &plan.folders.top),
+        obeyed: obeyed::look(&areas, &skipped),
+        conf: if what == Use::Edit { conf(&root, &plan.folders.top) } else { Seen::new() },
         layers,
+        areas,
         skipped,
-    };
-    make_private_dir(edits.record.parent().unwrap_or(paths.home()))?;
-    let text = serde_json::to_vec(&edits).map_err(|error| FileError::new("write", &edits.record)(error.into()))?;
-    // Not synchronised: it has to outlive this process, not the machine.
-    fs::write(&edits.record, &text).map_err(FileError::new("write", &edits.record))?;
-    Ok(edits)
+    }
 }
 
 /// Finishes what smidrs have begun that were killed meanwhile, of whatever project and variant: they may share layers. Those that still run are left alone.
@@ -167,6 +145,29 @@ fn record(plan: &Plan, paths: &Paths) -> PathBuf {
 }
 
 impl Edits {
+    /// Writes it down, should smidr be killed while the sandbox runs.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn keep(&self) -> Result<(), FileError> {
+        self.record.parent().map_or(Ok(()), make_private_dir)?;
+        let failed = FileError::new("write", &self.record);
+        let text = serde_json::to_vec(self).map_err(|error| failed(error.into()))?;
+        // Not synchronised: it has to outlive this process, not the machine.
+        fs::write(&self.record, &text).map_err(FileError::new("write", &self.record))
+    }
+
+    /// What runs in the sandbox.
+    pub fn what(&self) -> Use {
+        self.what
+    }
+
+    /// What git obeys where the sandbox could write.
+    pub fn repositories(&self) -> impl Iterator<Item = &Path> {
+        obeyed::repositories(&self.obeyed, &self.areas)
+    }
+
     /// Compares with what is there now, and moves what is new and would be obeyed to the quarantine.
     ///
     /// # Errors
@@ -174,14 +175,10 @@ impl Edits {
     /// When something can neither be moved nor closed.
     pub fn finish(self) -> Result<Edited, FileError> {
         let mut edited = Edited::default();
-        let new_files = self.missing.iter().filter(|path| self.layers.iter().any(|(layer, _)| path.starts_with(layer)));
+        let new_files = self.missing.iter().filter(|path| self.layers.iter().any(|layer| path.starts_with(layer)));
         let mut new: Vec<PathBuf> = new_files.filter(|path| fs::symlink_metadata(path).is_ok()).cloned().collect();
-        for (layer, root) in &self.layers {
-            let now = obeyed(layer, root, &self.skipped);
-            new.extend(
-                now.into_iter().filter(|(path, what)| self.obeyed.get(path) != Some(what)).map(|(path, _)| path),
-            );
-        }
+        let now = obeyed::look(&self.areas, &self.skipped);
+        new.extend(now.into_iter().filter(|(path, what)| self.obeyed.get(path) != Some(what)).map(|(path, _)| path));
         new.sort();
         new.dedup_by(|inner, outer| inner.starts_with(outer));
         for path in new {
@@ -193,7 +190,7 @@ impl Edits {
         }
         let is_other = |(path, before): &(&PathBuf, &String)| digest(path).as_ref() != Some(*before);
         edited.changed = self.decisive.iter().filter(is_other).map(|(path, _)| path.clone()).collect();
-        let now = conf(&self.top.1, &self.top.0);
+        let now = if self.what == Use::Edit { conf(&self.top.1, &self.top.0) } else { Seen::new() };
         for (path, digest) in &now {
             match self.conf.get(path) {
                 Some(before) if before == digest => {}
@@ -280,93 +277,12 @@ impl Edited {
     }
 }
 
-fn decisive(plan: &Plan, layers: &[(PathBuf, PathBuf)]) -> Seen {
-    let inside = |path: &&PathBuf| layers.iter().any(|(layer, _)| path.starts_with(layer));
+fn decisive(plan: &Plan, layers: &[PathBuf]) -> Seen {
+    let inside = |path: &&PathBuf| layers.iter().any(|layer| path.starts_with(layer));
     let paths = plan.guarded.iter().map(|guarded| &guarded.path).filter(inside);
     paths.filter_map(|path| Some((path.clone(), digest(path)?))).collect()
 }
 
-fn digest(path: &Path) -> Option<String> {
-    let file = open_linkless(path).ok()?;
-    let mut bytes = Vec::new();
-    file.take(MOST_READ).read_to_end(&mut bytes).ok()?;
-    Some(Digest::from_sha256(Sha256::digest(&bytes).into()).to_string())
-}
-
-/// What the git of this machine would obey below a layer (`.git`, and `HEAD` of what has the shape of a bare repository), links that lead
-/// out of the repository, and folders that cannot be looked into; each with what it is.
-fn obeyed(layer: &Path, root: &Path, skipped: &[PathBuf]) -> Seen {
-    let mut found = BTreeMap::new();
-    let mut walk = WalkDir::new(layer).into_iter();
-    while let Some(entry) = walk.next() {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                let closed = error.path().filter(|path| *path != layer);
-                found.extend(closed.map(|path| (path.to_path_buf(), "a closed folder".into())));
-                continue;
-            }
-        };
-        if skipped.iter().any(|skipped| skipped == entry.path()) {
-            walk.skip_current_dir();
-            continue;
-        }
-        if entry.file_type().is_dir() && fs::symlink_metadata(entry.path().join(".")).is_err() {
-            found.insert(entry.into_path(), "a closed folder".into());
-            walk.skip_current_dir();
-            continue;
-        }
-        if is_bare(&entry) {
-            // Without it, git sees no repository there. The folder may have been the user's.
-            found.insert(entry.path().join("HEAD"), told(entry.path()));
-            continue;
-        }
-        let Some(what) = what_obeys(&entry, root) else { continue };
-        if entry.file_type().is_dir() {
-            walk.skip_current_dir();
-        }
-        found.insert(entry.into_path(), what);
-    }
-    found
-}
-
-fn what_obeys(entry: &DirEntry, root: &Path) -> Option<String> {
-    if entry.file_type().is_symlink() {
-        let target = fs::read_link(entry.path()).unwrap_or_default();
-        let leads_out = leads_out(entry.path(), &target, root);
-        return (leads_out || is_git(entry)).then(|| format!("link {}", target.display()));
-    }
-    if is_git(entry) && entry.depth() > 0 {
-        return Some(if entry.file_type().is_dir() {
-            "folder".into()
-        } else {
-            digest(entry.path()).unwrap_or_default()
-        });
-    }
-    None
-}
-
-fn is_bare(entry: &DirEntry) -> bool {
-    !is_git(entry) && entry.file_type().is_dir() && is_git_folder(entry.path())
-}
-
-/// What a repository tells git, as a digest: another configuration is as new as another repository.
-fn told(folder: &Path) -> String {
-    let files = ["HEAD", "commondir", "config", "config.worktree"];
-    files.iter().map(|name| digest(&folder.join(name)).unwrap_or_else(|| "none".into())).collect::<Vec<_>>().join(" ")
-}
-
-// git takes other spellings for its own where a file system may fold case; here it does not, but the user may copy the tree.
-fn is_git(entry: &DirEntry) -> bool {
-    entry.file_name().eq_ignore_ascii_case(guards::GIT)
-}
-
-fn leads_out(link: &Path, target: &Path, root: &Path) -> bool {
-    if target.is_absolute() {
-        return !target.starts_with(root) || target.components().any(|part| part == Component::ParentDir);
-    }
-    link.strip_prefix(root).map_or(true, |link| model::leads_out(link, target))
-}
 /// The files in TOPDIR that every build reads, with their digests. `root` is the folder that programs inside may write to: no link in it
 /// is followed.
 fn conf(root: &Path, top: &Path) -> Seen {
@@ -396,30 +312,6 @@ fn note(rooted: &Rooted, root: &Path, path: &Path, deep: usize, found: &mut Seen
         };
         if found.len() < MOST_FILES {
             found.insert(root.join(path), what);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_that_lead_out() {
-        let root = Path::new("/p/repo");
-        for (target, out) in [
-            ("x", false),
-            ("../other/x", false),
-            ("../x/y", false),
-            ("/p/repo/x", false),
-            ("../../x", true),
-            ("/etc/passwd", true),
-            ("../../repo/x", true),
-            ("x/../y", true),
-            ("/p/repo/../x", true),
-            ("/p/repository/x", true),
-        ] {
-            assert_eq!(leads_out(Path::new("/p/repo/layer/link"), Path::new(target), root), out, "{target}");
         }
     }
 }

@@ -2,10 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use walkdir::WalkDir;
-
-use super::reach::everywhere;
-use crate::host::repository::is_git_folder;
+use super::{edits::Edits, prepare::Use, reach::everywhere};
 use crate::plan::{Guarded, OwnRepository, PlacedInput, Plan};
 
 /// What the git of this machine obeys: its configuration names programs.
@@ -15,13 +12,11 @@ pub const GIT: &str = ".git";
 pub const DECISIVE: [&str; 4] = ["conf", "workspace/conf", "workspace/recipes", "workspace/appends"];
 
 /// Everything that must not be written to in a sandbox of this plan, as far as it exists.
-pub fn find(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], edit: bool) -> Vec<Guarded> {
+pub fn find(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], edits: &Edits) -> Vec<Guarded> {
+    let edit = edits.what() == Use::Edit;
     let mut guarded: Vec<Guarded> =
         everywhere(&plan.guarded).into_iter().filter(|guarded| !(edit && is_layer(&guarded.path, own))).collect();
-    let layers = own.iter().flat_map(|own| &own.layers).filter(|_| edit);
-    let binds =
-        inputs.iter().filter(|input| input.writable && input.folder && !input.git_writable).map(|input| &input.source);
-    for git in layers.chain(binds).flat_map(|folder| gits(folder, plan)) {
+    for git in edits.repositories().map(Path::to_path_buf) {
         guarded
             .push(Guarded { what: format!("what git obeys in {}", git.parent().unwrap_or(&git).display()), path: git });
     }
@@ -49,34 +44,4 @@ pub fn decisive(plan: &Plan) -> Vec<PathBuf> {
 // In `shell` and `run` the user works on layers.
 fn is_layer(path: &Path, own: &[OwnRepository]) -> bool {
     own.iter().any(|own| own.layers.iter().any(|layer| layer.starts_with(path)))
-}
-
-/// Every `.git` in a folder, at any depth.
-fn gits(folder: &Path, plan: &Plan) -> Vec<PathBuf> {
-    let mut skipped = plan.folders.writable();
-    skipped.push(&plan.smidr_home);
-    let mut found = Vec::new();
-    let mut walk = WalkDir::new(folder).into_iter();
-    while let Some(entry) = walk.next() {
-        let entry = match entry {
-            Ok(entry) => entry,
-            // What cannot be looked into could hold one, and a build that owns it can open it.
-            Err(error) => {
-                found.extend(error.path().filter(|path| *path != folder).map(Path::to_path_buf));
-                continue;
-            }
-        };
-        if skipped.contains(&entry.path()) {
-            walk.skip_current_dir();
-            continue;
-        }
-        let is_bare = entry.file_type().is_dir() && is_git_folder(entry.path());
-        if (entry.file_name() == GIT || is_bare) && entry.depth() > 0 {
-            if entry.file_type().is_dir() {
-                walk.skip_current_dir();
-            }
-            found.push(entry.into_path());
-        }
-    }
-    found
 }

@@ -66,7 +66,10 @@ fn from_store(tools: Tools<'_>, plan: &Plan, lock: Option<&HostLock>, fresh: boo
         (_, Some(_)) if plan.offline => Err(EngineError::Offline(planned.name.clone())),
         (None, None) => Err(EngineError::NoImage(planned.name.clone())),
         (_, Some(reference)) => {
-            let settings = RegistrySettings::new(tools.facts, tools.spawner, tools.stop, tools.on);
+            let settings = RegistrySettings {
+                logins: plan.logins.reach(&reference.name()),
+                ..RegistrySettings::new(tools.facts, tools.spawner, tools.stop, tools.on)
+            };
             // Under a name of its own: another project may be pinned to what the tag meant at another time.
             let wanted = lock.map_or_else(|| reference.clone(), |lock| reference.pinned(lock.image.clone()));
             let name = wanted.to_string().parse().map_err(ImageBuildError::from)?;

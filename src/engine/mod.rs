@@ -20,6 +20,7 @@ pub mod inputs;
 pub mod keep;
 #[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod memory;
+mod obeyed;
 mod packages;
 mod prepare;
 mod pseudo;
@@ -54,7 +55,7 @@ use crate::{
     image::{ImageError, ImageStore, ReferenceError},
     layers::{self, Access, Checkouts, LayerError},
     lock::{HostLock, Pins},
-    model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Outcome, Paths, Stage, State, Usage},
+    model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Logins, Outcome, Paths, Stage, State, Usage},
     plan::{Exposed, Isolation, Plan, SandboxSpec},
     project::ProjectError,
     sandbox::SandboxError,
@@ -81,9 +82,9 @@ pub struct Tools<'a> {
 
 impl<'a> Tools<'a> {
     /// How layers may be fetched.
-    pub fn access(self, online: bool) -> Access<'a> {
+    pub fn access(self, online: bool, logins: &'a Logins) -> Access<'a> {
         let Self { facts, spawner, stop, on, .. } = self;
-        Access { online, on, stop, spawner, environment: &facts.environment }
+        Access { online, on, stop, spawner, logins, environment: &facts.environment }
     }
 }
 
@@ -215,7 +216,7 @@ pub fn layers(plan: &Plan, tools: Tools<'_>) -> Result<Checkouts, EngineError> {
         loose if plan.locked && !loose.is_empty() => {
             Err(EngineError::NotLocked(loose.into_iter().map(str::to_owned).collect()))
         }
-        _ => Ok(layers::resolve(plan, &tools.facts.home, tools.access(!plan.offline))?),
+        _ => Ok(layers::resolve(plan, &tools.facts.home, tools.access(!plan.offline, &plan.logins))?),
     }
 }
 
@@ -308,6 +309,20 @@ fn run(
     budget: &mut Budget,
     tools: Tools<'_>,
 ) -> Result<Result<Finished, Box<Outcome>>, EngineError> {
+    let edits = prepared.begin_edits(Use::Build, tools.paths)?;
+    edits.keep()?;
+    let ended = passes(prepared, &edits, build, budget, tools);
+    edits.finish()?.lines().into_iter().for_each(|line| tools.on.warn(line));
+    ended
+}
+
+fn passes(
+    prepared: &Prepared,
+    edits: &Edits,
+    build: &Path,
+    budget: &mut Budget,
+    tools: Tools<'_>,
+) -> Result<Result<Finished, Box<Outcome>>, EngineError> {
     let plan = &prepared.plan;
     let own = prepared.own_folder();
     let begun = Instant::now();
@@ -316,7 +331,7 @@ fn run(
         let spec = SandboxSpec {
             own_network,
             probe_tasks: true,
-            ..prepared.sandbox(argv, Use::Build, false, &[("BB_SERVER_TIMEOUT", "0")])?
+            ..prepared.sandbox(argv, edits, false, &[("BB_SERVER_TIMEOUT", "0")])?
         };
         let _watch = flocks::Watch::begin(&plan.folders.downloads, tools);
         let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));

@@ -5,8 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
-    EngineError, Tools, devices, downloads, edits, guards,
+    EngineError, Tools, devices, downloads,
+    edits::{self, Edits},
+    guards,
     host::resolve_host,
     inputs, pseudo,
     workspace::{self, Workspace},
@@ -46,7 +50,7 @@ pub(super) enum BuildHost {
 }
 
 /// What runs in a sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Use {
     /// BitBake, which changes no layer.
     Build,
@@ -133,13 +137,14 @@ impl Prepared {
         }
     }
 
-    /// Notes what is there, before the user's programs may change layers and conf.
+    /// Looks at what is there, before programs in a sandbox may change it.
     ///
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn begin_edits(&self, paths: &Paths) -> Result<edits::Edits, EngineError> {
-        Ok(edits::begin(&self.plan, &self.checkouts.own, paths)?)
+    pub fn begin_edits(&self, what: Use, paths: &Paths) -> Result<Edits, EngineError> {
+        self.workspace.make_folders(&self.plan, &guards::decisive(&self.plan))?;
+        Ok(edits::begin(&self.plan, &self.checkouts.own, &self.inputs, what, paths))
     }
 
     /// The sandbox of this build with a program in it, and a fresh HOME.
@@ -150,18 +155,17 @@ impl Prepared {
     pub fn sandbox(
         &self,
         argv: Vec<String>,
-        what: Use,
+        edits: &Edits,
         terminal: bool,
         extra_env: &[(&str, &str)],
     ) -> Result<SandboxSpec, EngineError> {
-        let edit = what == Use::Edit;
+        let edit = edits.what() == Use::Edit;
         self.workspace.make_home(&self.plan, &self.inputs)?;
-        self.workspace.make_folders(&self.plan, &guards::decisive(&self.plan))?;
         let mut repositories = self.checkouts.own.clone();
         if !edit {
             // As late as can be: what comes into being afterwards is seen.
             repositories.iter_mut().for_each(|own| layers::hide(own, &self.shown));
-            self.workspace.write_indexes(&mut repositories)?;
+            self.workspace.write_copies(&mut repositories)?;
         }
         let host = self.host.env();
         let host_path = host.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());
@@ -200,7 +204,7 @@ impl Prepared {
                 *source = real;
             }
         }
-        let guarded = guards::find(&self.plan, &self.checkouts.own, &self.inputs, edit);
+        let guarded = guards::find(&self.plan, &self.checkouts.own, &self.inputs, edits);
         plan::protect(&mut spec.mounts, &guarded);
         let own: Vec<PathBuf> = self
             .plan

@@ -212,17 +212,17 @@ impl Workspace {
         folders.iter().try_for_each(|folder| within(plan, folder, make_plain_folder))
     }
 
-    /// Writes what builds see in the place of the indexes of the user's repositories.
+    /// Writes what builds see in the place of some files of the user's repositories.
     ///
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn write_indexes(&self, own: &mut [OwnRepository]) -> Result<(), FileError> {
+    pub fn write_copies(&self, own: &mut [OwnRepository]) -> Result<(), FileError> {
         for (number, own) in own.iter_mut().enumerate() {
-            let file = self.skeleton.with_extension(format!("index-{number}"));
-            if let Some(index) = layers::index_of(own) {
-                fs::write(&file, &index).map_err(FileError::new("write", &file))?;
-                own.index = Some(file);
+            for (copied, text) in layers::copies(own) {
+                let file = self.skeleton.with_extension(format!("git-{number}-{}", own.copies.len()));
+                fs::write(&file, &text).map_err(FileError::new("write", &file))?;
+                own.copies.push((copied, file));
             }
         }
         Ok(())

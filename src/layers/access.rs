@@ -3,6 +3,7 @@
 use crate::{
     events::Emitter,
     host::{process::Spawner, stop::Stop},
+    model::Logins,
 };
 
 /// What fetching may use.
@@ -16,6 +17,8 @@ pub struct Access<'a> {
     pub stop: &'a Stop,
     /// Starts the host's git.
     pub spawner: &'a Spawner,
+    /// Which addresses may be shown the caller's credentials.
+    pub logins: &'a Logins,
     /// The caller's: where the configuration of git is, and what git itself gets to see.
     pub environment: &'a [(String, String)],
 }

@@ -114,6 +114,20 @@ pub enum GitError {
         /// What to do.
         hint: String,
     },
+    /// It wants a login, and the project may not use the user's.
+    #[error("{url} wants a login, and this project has not been granted yours")]
+    NeedsLogin {
+        /// The repository.
+        url: String,
+    },
+    /// A submodule that needs the user's keys or a folder of this machine.
+    #[error(
+        "{url} is a submodule that is fetched with your keys or from this machine, which this project has not been granted"
+    )]
+    NotGranted {
+        /// Its address.
+        url: String,
+    },
     /// ssh does not know the machine, or knows another one by that name.
     #[error("{}", host_key(.url, .host, *.is_changed))]
     HostKey {
@@ -262,6 +276,8 @@ impl Explain for GitError {
             | Self::NotOnBranch { .. }
             | Self::OtherTag { .. }
             | Self::NoCommit { .. }
+            | Self::NeedsLogin { .. }
+            | Self::NotGranted { .. }
             | Self::Config(_) => Kind::Request,
             Self::Everywhere { failures, .. } if failures.iter().all(|one| one.kind() == Kind::Request) => {
                 Kind::Request
@@ -295,6 +311,10 @@ impl Explain for GitError {
             Self::Cut { .. } => "leave out `branch:`",
             Self::OtherTag { .. } => "leave out `commit:` or `tag:`",
             Self::Denied { hint, .. } => return Some(hint.clone()),
+            Self::NeedsLogin { url } | Self::NotGranted { url } => {
+                let url = shlex::try_quote(url).unwrap_or_default();
+                return Some(format!("if you trust the project with it:  smidr trust --login {url}"));
+            }
             Self::HostKey { host, port, is_changed: true, .. } => {
                 // As ssh writes it into known_hosts.
                 let known = port.map_or_else(|| host.clone(), |port| format!("[{host}]:{port}"));

@@ -5,7 +5,7 @@
 
 use std::{
     ffi::OsStr,
-    io::Read,
+    io::{Read, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
@@ -13,13 +13,18 @@ use std::{
     time::Duration,
 };
 
+use tempfile::NamedTempFile;
+
 use super::{
     access::Access,
-    fetch::{self, Request, Shallow, Want, unknown},
+    fetch::{self, GitConfig, Request, Shallow, Want, unknown},
     git_error::{GitError, shown},
     mirror::{self, Room},
 };
-use crate::model::{Activity, Unit, without_secrets};
+use crate::{
+    host::files::FileError,
+    model::{Activity, Unit, without_secrets},
+};
 
 /// How often a wish to stop is looked for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -41,12 +46,32 @@ const WITHOUT: [&str; 11] = [
     "GIT_TRACE",
 ];
 
+/// What would show a server who the user is.
+const OF_THE_USER: [&str; 9] = [
+    "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_CONFIG_SYSTEM",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_SSL_CERT",
+    "GIT_SSL_KEY",
+    "NETRC",
+    "SSH_AUTH_SOCK",
+];
+
 /// What git says of servers without git.
 const NO_DEPTH: &str = "does not support shallow";
 
 /// Fetches what is wanted into a mirror. `why` says why gix did not.
-pub(super) fn fetch(room: &Room, url: &str, request: &Request, access: Access<'_>, why: &str) -> Result<(), GitError> {
-    let git = Git::find(url, access, why)?;
+pub(super) fn fetch(
+    room: &Room,
+    url: &str,
+    request: &Request,
+    config: &GitConfig,
+    access: Access<'_>,
+    why: &str,
+) -> Result<(), GitError> {
+    let git = Git::find(url, &room.folder, config, access, why)?;
     let repository = mirror::open(&room.folder)?;
     let mut arguments: Vec<String> =
         ["fetch", "--no-auto-gc", "--no-write-fetch-head", "--no-tags", "--force", "--progress"]
@@ -76,15 +101,24 @@ pub(super) fn fetch(room: &Room, url: &str, request: &Request, access: Access<'_
 struct Git<'a> {
     program: PathBuf,
     url: &'a str,
+    /// In place of the user's configuration, where logins may not be used.
+    public: Option<NamedTempFile>,
     access: Access<'a>,
 }
 
 impl<'a> Git<'a> {
-    fn find(url: &'a str, access: Access<'a>, why: &str) -> Result<Self, GitError> {
+    fn find(url: &'a str, folder: &Path, config: &GitConfig, access: Access<'a>, why: &str) -> Result<Self, GitError> {
         let path = access.variable("PATH").unwrap_or("/usr/bin:/bin");
         let program = std::env::split_paths(path).map(|folder| folder.join("git")).find(|path| path.is_file());
         let missing = || GitError::NoGit { url: without_secrets(url), why: why.into() };
-        Ok(Self { program: program.ok_or_else(missing)?, url, access })
+        let public = || {
+            let mut file = tempfile::Builder::new().prefix("smidr-git-config-").tempfile_in(folder)?;
+            file.write_all(&config.text())?;
+            Ok(file)
+        };
+        let public =
+            if config.with_logins() { None } else { Some(public().map_err(FileError::new("write to", folder))?) };
+        Ok(Self { program: program.ok_or_else(missing)?, url, public, access })
     }
 
     fn command(&self, folder: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
@@ -92,6 +126,13 @@ impl<'a> Git<'a> {
         command.env_clear().envs(self.access.environment.iter().map(|(name, value)| (name, value)));
         for name in WITHOUT {
             command.env_remove(name);
+        }
+        if let Some(public) = &self.public {
+            for name in OF_THE_USER {
+                command.env_remove(name);
+            }
+            // curl looks for .netrc in HOME.
+            command.env("HOME", folder).env("GIT_CONFIG_GLOBAL", public.path()).env("GIT_CONFIG_NOSYSTEM", "1");
         }
         command.env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C").env("GCM_INTERACTIVE", "never");
         command.arg("--git-dir").arg(folder);
@@ -187,6 +228,9 @@ impl<'a> Git<'a> {
             "Permission denied (",
             "error: 403",
         ]) {
+            if self.public.is_some() {
+                return GitError::NeedsLogin { url };
+            }
             let hint = fetch::ask_git(&url);
             return GitError::Denied { url, tried: format!("(git says: {why})"), hint };
         }

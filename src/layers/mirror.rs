@@ -28,9 +28,9 @@ use crate::{
 pub(super) const KEPT: &str = "refs/smidr/commits";
 /// Its time is the time of the last fetch.
 const FETCHED: &str = "smidr-fetched";
-const README: &str = "A mirror of a git repository that smidr keeps, so that several projects share one copy and builds work without a network.\n\
-    Checkouts beside it use its objects. git never collects garbage here (gc.auto=0): commits that the server has thrown away\n\
-    may be in somebody's smidr.lock. `smidr layers prune` removes what nothing uses.\n";
+const README: &str = "# A mirror of a git repository that smidr keeps, so that several projects share one copy and builds work without a network.\n\
+    # Checkouts beside it use its objects. git never collects garbage here (gc.auto=0): commits that the server has thrown away\n\
+    # may be in somebody's smidr.lock. `smidr layers prune` removes what nothing uses.\n";
 
 /// What is being replaced, beside its place.
 pub(super) const OLD: &str = "old";
@@ -125,7 +125,7 @@ impl Mirrors {
             mirror.path.clone()
         } else {
             files::make_private_dir(&self.folder)?;
-            make(&fresh, &mirror.url)?;
+            make(&fresh, &config(&mirror.url))?;
             fresh
         };
         Ok(Room { folder, target: mirror.path.clone(), lock: lock.clone() })
@@ -137,7 +137,7 @@ impl Room {
     pub(super) fn replacement(mirror: &Mirror, lock: &Arc<Lock>) -> Result<Self, GitError> {
         let fresh = mirror.beside("new");
         files::remove_tree(&fresh)?;
-        make(&fresh, &mirror.url)?;
+        make(&fresh, &config(&mirror.url))?;
         Ok(Self { folder: fresh, target: mirror.path.clone(), lock: lock.clone() })
     }
 
@@ -312,21 +312,24 @@ fn name(url: &str) -> String {
     format!("{}-{}", if safe.is_empty() { "repository" } else { &safe }, &hash[..DIGITS])
 }
 
-// What `git init --bare` makes, without its hooks.
-fn make(folder: &Path, url: &str) -> Result<(), GitError> {
+/// What `git init --bare` makes, without its hooks.
+pub(super) fn make(folder: &Path, config: &str) -> Result<(), GitError> {
     for part in ["objects/info", "objects/pack", "refs/heads", "refs/tags"] {
         files::make_private_dir(&folder.join(part))?;
     }
-    let quoted = url.replace('\\', "\\\\").replace('"', "\\\"");
-    let config = format!(
-        "# Kept by smidr: see README.\n[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\
-         [gc]\n\tauto = 0\n\tpruneExpire = never\n[maintenance]\n\tauto = false\n[remote \"origin\"]\n\turl = \"{quoted}\"\n"
-    );
-    for (name, content) in [("HEAD", "ref: refs/heads/main\n"), ("config", &config), ("README", README)] {
+    for (name, content) in [("HEAD", "ref: refs/heads/main\n"), ("config", config)] {
         let path = folder.join(name);
         fs::write(&path, content).map_err(FileError::new("write", &path))?;
     }
     Ok(())
+}
+
+fn config(url: &str) -> String {
+    let quoted = url.replace('\\', "\\\\").replace('"', "\\\"");
+    format!(
+        "{README}[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\
+         [gc]\n\tauto = 0\n\tpruneExpire = never\n[maintenance]\n\tauto = false\n[remote \"origin\"]\n\turl = \"{quoted}\"\n"
+    )
 }
 
 fn url_in(path: &Path) -> Option<String> {
@@ -362,7 +365,7 @@ fn is_left_over(path: &Path, of_pack: bool) -> bool {
 }
 
 /// Packs as git leaves them: for everybody who may see the folder, and not to be changed. gix makes them 0600.
-fn tidy(folder: &Path) -> Result<(), GitError> {
+pub(super) fn tidy(folder: &Path) -> Result<(), GitError> {
     let packs = folder.join("objects/pack");
     for entry in fs::read_dir(&packs).map_err(FileError::new("read the folder", &packs))?.flatten() {
         let path = entry.path();
@@ -402,7 +405,7 @@ mod tests {
     fn what_a_killed_process_left_goes_and_nothing_else() {
         let folder = tempfile::tempdir().expect("a folder");
         let mirror = folder.path().join("x.git");
-        make(&mirror, "https://host/\"x\\").expect("a mirror");
+        make(&mirror, &config("https://host/\"x\\")).expect("a mirror");
         assert_eq!(url_in(&mirror).as_deref(), Some("https://host/\"x\\"));
         let left = [
             "packed-refs.lock",

@@ -22,6 +22,7 @@ mod missing;
 mod named;
 mod own;
 pub mod patch;
+pub mod proven;
 pub mod prune;
 mod repository;
 mod revision;
@@ -40,7 +41,7 @@ pub use git_error::GitError;
 pub use local::repository as repository_around;
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Cure;
-pub use own::{hide, index as index_of};
+pub use own::{copies, hide};
 use patch::{PatchError, read_patches};
 pub use repository::{Repository, Store};
 

@@ -1,17 +1,29 @@
 //! What a build sees of the user's own repositories: its layers, `.git` and a few files. Something empty covers what else lies beside them.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
-use gix::index::entry::Flags;
+use gix::{
+    bstr::ByteSlice as _,
+    config::{File, Source, file::Metadata},
+    index::entry::Flags,
+};
+use walkdir::{DirEntry, WalkDir};
 
 use super::{Checkouts, LayerError, local::Local, outermost};
-use crate::plan::OwnRepository;
+use crate::{host::files::read_bounded, model::without_secrets, plan::OwnRepository};
 
 /// How files at the top of a repository begin that recipes name in LIC_FILES_CHKSUM, or that git reads.
 const COMMON: [&str; 4] = ["LICENSE", "LICENCE", "COPYING", ".git"];
+
+/// What git needs to know to tell the state of a repository's files, and where it comes from.
+const SECTIONS: [&str; 8] = ["branch", "core", "diff", "extensions", "feature", "filter", "remote", "submodule"];
+
+/// Keys of these that name a program of this machine, or its arguments, where passwords stand.
+const PROGRAMS: [&str; 5] = ["askPass", "fsmonitor", "gitProxy", "hooksPath", "sshCommand"];
 
 /// Notes a repository that holds layers, once.
 pub(super) fn add(own: &mut Vec<OwnRepository>, local: &Local) {
@@ -103,10 +115,67 @@ fn common_files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Files of a repository's `.git` of which builds see a copy: configuration without credentials, and the index.
+pub fn copies(own: &OwnRepository) -> Vec<(PathBuf, Vec<u8>)> {
+    let index = index(own).map(|index| (own.root.join(".git/index"), index));
+    let repositories = own.shown.iter().filter(|path| path.ends_with(".git") && is_folder(path));
+    let configs = repositories.flat_map(|git| configs(git)).filter_map(|file| {
+        let public = read_bounded(&file).map_or(Some(Vec::new()), |text| public(&text))?;
+        Some((file, public))
+    });
+    configs.chain(index).collect()
+}
+
+/// All files of configuration in a `.git`, those of submodules too.
+fn configs(git: &Path) -> Vec<PathBuf> {
+    let looks = |entry: &DirEntry| {
+        let name = entry.file_name();
+        entry.depth() == 0 || !["objects", "refs", "logs", "hooks", "lfs"].iter().any(|skipped| name == *skipped)
+    };
+    let modules = WalkDir::new(git.join("modules")).into_iter().filter_entry(looks).flatten();
+    let is_config = |entry: &DirEntry| ["config", "config.worktree"].iter().any(|name| entry.file_name() == *name);
+    let modules = modules.filter(|entry| entry.file_type().is_file() && is_config(entry)).map(DirEntry::into_path);
+    let own = ["config", "config.worktree"].map(|name| git.join(name)).into_iter();
+    own.filter(|file| file.symlink_metadata().is_ok_and(|data| data.is_file())).chain(modules).collect()
+}
+
+/// A repository's configuration as builds may see it: what git needs to tell the state of its files, and addresses without passwords. None if that
+/// is all that there is.
+fn public(text: &[u8]) -> Option<Vec<u8>> {
+    let mut public = File::new(Metadata::from(Source::Local));
+    let mut is_other = false;
+    // git reads none of a file that it cannot parse.
+    let Ok(file) = File::from_bytes_no_includes(text, Metadata::api(), Default::default()) else {
+        return Some(Vec::new());
+    };
+    for section in file.sections() {
+        let name = section.header().name().to_str_lossy().to_ascii_lowercase();
+        if !SECTIONS.contains(&name.as_str()) {
+            is_other = true;
+            continue;
+        }
+        let mut copy = public.new_section(name, section.header().subsection_name().map(ToOwned::to_owned)).ok()?;
+        let keys: BTreeSet<String> = section.value_names().collect();
+        for key in keys {
+            if PROGRAMS.iter().any(|program| key.eq_ignore_ascii_case(program)) {
+                is_other = true;
+                continue;
+            }
+            for value in section.values(&key) {
+                let value = value.to_str_lossy();
+                let clean = without_secrets(&value);
+                is_other |= clean != value;
+                copy.push(&key, clean.as_str()).ok()?;
+            }
+        }
+    }
+    is_other.then(|| public.to_bstring().into())
+}
+
 /// A copy of a repository's index in which the files that a build does not see are marked as left out (skip-worktree, git-update-index(1)):
 /// git would else call the repository changed, and BitBake would write that into what it builds. None where every file is seen, or where
 /// the index cannot be read.
-pub fn index(own: &OwnRepository) -> Option<Vec<u8>> {
+fn index(own: &OwnRepository) -> Option<Vec<u8>> {
     if own.hidden.is_empty() || !is_folder(&own.root.join(".git")) {
         return None;
     }

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    fs,
+    path::{Component, Path, PathBuf},
     sync::{Mutex, PoisonError},
     thread,
 };
@@ -11,13 +12,14 @@ use super::{
     LayerError,
     access::Access,
     checkout::{Checkout, CheckoutError, CheckoutStore, SubmoduleFailed, Wanted},
+    git_error::GitError,
     local::Local,
     mirror::Mirrors,
     patch::{ReadPatch, read_patches},
 };
 use crate::{
     lock::RepositoryLock,
-    model::{CommitId, with_secrets_of, without_secrets},
+    model::{CommitId, Logins, with_secrets_of, without_secrets},
     plan::{Plan, PlannedGit, PlannedPath, PlannedSource},
 };
 
@@ -214,8 +216,12 @@ impl Store {
         // What is written out stands where every task of a build can read it, and never knows a password.
         let url = without_secrets(&git.url);
         let mut submodule = |url: &str, mirrors: &[String], commit: &CommitId| -> Result<PathBuf, SubmoduleFailed> {
+            if !may_fetch(url, git, access.logins) {
+                return Err(SubmoduleFailed::new(GitError::NotGranted { url: without_secrets(url) }));
+            }
             let at_commit = PlannedGit::at_commit(&with_secrets_of(url, &git.url), commit);
-            let wanted = PlannedGit { mirrors: mirrors.into(), ..at_commit };
+            let mirrors = mirrors.iter().filter(|url| may_fetch(url, git, access.logins)).cloned().collect();
+            let wanted = PlannedGit { mirrors, ..at_commit };
             let (mirror, commit) = self.mirrors.pin(&wanted, access).map_err(SubmoduleFailed::new)?;
             sources.insert(mirror.path().into(), (wanted, commit));
             Ok(mirror.path().into())
@@ -224,6 +230,23 @@ impl Store {
         let wanted = Wanted { mirror, url: &url, mirrors, commit, patches, outside_links };
         Ok(self.checkouts.checkout(&wanted, &mut submodule, access.on, access.stop)?)
     }
+}
+
+/// Whether a submodule may be fetched, whose address no config names: one that is reached anonymously, one that stands beside the repository that it
+/// belongs to, one that the user has granted.
+fn may_fetch(url: &str, of: &PlannedGit, logins: &Logins) -> bool {
+    if logins.reach(url) || ["https://", "http://", "git://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return true;
+    }
+    // One that is not there any more may still be in the store.
+    let local = |url: &str| {
+        let path = Path::new(url.strip_prefix("file://").unwrap_or(url));
+        let is_plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
+        is_plain.then(|| fs::canonicalize(path).unwrap_or_else(|_| path.into()))
+    };
+    let parents = std::iter::once(&of.url).chain(&of.mirrors).filter_map(|parent| local(parent));
+    let parents: Vec<PathBuf> = parents.filter_map(|parent| Some(parent.parent()?.to_owned())).collect();
+    local(url).and_then(|url| Some(parents.contains(&url.parent()?.to_owned()))).unwrap_or(false)
 }
 
 fn local(name: &str, path: &PlannedPath, home: &Path) -> Result<Repository, LayerError> {

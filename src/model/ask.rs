@@ -77,6 +77,11 @@ pub enum Ask {
         /// Its address, without a password.
         url: String,
     },
+    /// Repositories and images that are reached with the caller's logins and ssh keys (`smidr trust --login`).
+    Login {
+        /// An address, for all that lies below it.
+        below: String,
+    },
     /// Links that lead out of a layer's checkout (`outside_links`).
     OutsideLinks {
         /// The layer.
@@ -145,6 +150,7 @@ impl Ask {
             Self::Device { .. } => "host.devices",
             Self::Outside { what, .. } => what,
             Self::LocalRepository { .. } | Self::SshRepository { .. } => "repository",
+            Self::Login { .. } => "login",
             Self::OutsideLinks { .. } => "outside_links",
             Self::IdRange => "host.ids",
             Self::RecipeCommands { .. }
@@ -181,6 +187,7 @@ impl Ask {
             Self::Outside { path, .. } => format!("every recipe can read {}", path.display()),
             Self::LocalRepository { url, .. } => format!("fetches {url} from this machine"),
             Self::SshRepository { url } => format!("fetches {url} with your ssh keys"),
+            Self::Login { below } => format!("every recipe can read what your logins and ssh keys open at {below}"),
             Self::OutsideLinks { layer } => format!("links in the layer {layer} may lead out of it"),
             Self::IdRange => "builds use your ids of /etc/subuid".into(),
             Self::RecipeCommands { recipe, network } => {

@@ -13,6 +13,7 @@ mod event;
 mod explain;
 mod facts;
 mod foreign;
+mod logins;
 mod outcome;
 mod paths;
 mod request;
@@ -33,6 +34,7 @@ pub use facts::{HostFacts, SubordinateIds};
 pub use foreign::Shown;
 #[cfg(test)]
 pub use foreign::danger;
+pub use logins::Logins;
 pub use outcome::{FailedTask, Outcome, State};
 pub use paths::{FOLDER_MARK, Paths, without_dots};
 pub use request::BuildRequest;

@@ -21,7 +21,9 @@ use super::{
 use crate::{
     config::{self, Config, HOST, HostImage, Network, Openat2},
     lock::Lock,
-    model::{BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Paths, document_path, without_dots},
+    model::{
+        BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Logins, Paths, document_path, without_dots,
+    },
 };
 
 /// What a build will do.
@@ -71,6 +73,8 @@ pub struct Plan {
     pub locked: bool,
     /// Whether no network may be reached for images and layers.
     pub offline: bool,
+    /// Which servers may be shown the caller's logins for it. None, unless its user grants them.
+    pub logins: Logins,
     /// Folders.
     pub folders: Folders,
     /// Variables of `local.conf` with their values, in order; an operator such as `:append` belongs to the name.
@@ -244,6 +248,7 @@ pub fn make(
         guarded,
         locked: request.locked,
         offline: request.offline,
+        logins: Logins::default(),
         conf: super::conf::variables(config, facts, &folders, &machine, request.offline),
         conf_tail: config.local_conf.clone(),
         exports: config.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect(),

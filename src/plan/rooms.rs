@@ -39,8 +39,8 @@ pub struct OwnRepository {
     pub shown: Vec<PathBuf>,
     /// Everything else in it, and whether it is a folder: builds see something empty in its place.
     pub hidden: Vec<(PathBuf, bool)>,
-    /// Shown to builds in the place of `.git/index`: a copy that knows which files are hidden.
-    pub index: Option<PathBuf>,
+    /// Files of `.git`, and what builds see in the place of each: an index that knows which files are hidden, configuration without passwords.
+    pub copies: Vec<(PathBuf, PathBuf)>,
 }
 
 impl OwnRepository {
@@ -55,7 +55,7 @@ impl OwnRepository {
         let mut binds = vec![same(&self.root, false)];
         let nothing = |folder: bool| empty.join(if folder { EMPTY_FOLDER } else { EMPTY_FILE });
         binds.extend(self.hidden.iter().map(|(path, folder)| (path.clone(), nothing(*folder), false)));
-        binds.extend(self.index.iter().map(|index| (self.root.join(".git/index"), index.clone(), false)));
+        binds.extend(self.copies.iter().map(|(copied, copy)| (copied.clone(), copy.clone(), false)));
         binds
     }
 }

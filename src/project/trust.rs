@@ -15,7 +15,7 @@ use crate::{
         lock,
         paths::{BEFORE_TRUST, set_version},
     },
-    model::{Ask, Digest, Explain, Kind, Paths, asks_digest, document_path},
+    model::{Ask, Digest, Explain, Kind, Logins, Paths, asks_digest, document_path},
     plan::is_workspace_of,
     settings::Settings,
 };
@@ -145,7 +145,23 @@ impl Trust {
         let (granted, earlier) = (self.granted(config), self.is_earlier(workspace));
         // What an earlier build has left in conf was never asked about.
         let is_granted = |ask: &&Ask| granted.contains(ask) || earlier && !matches!(ask, Ask::LeftConf { .. });
-        asks.iter().filter(|ask| !is_granted(ask)).cloned().collect()
+        // What a login opens can be pulled with it as well.
+        let logins = self.logins(config, workspace, given, settings);
+        let is_lent = |ask: &&Ask| matches!(ask, Ask::StoredImage { name } if logins.reach(repository_of(name)));
+        asks.iter().filter(|ask| !is_granted(ask) && !is_lent(ask)).cloned().collect()
+    }
+
+    /// Which servers may be shown the user's logins for a project.
+    pub fn logins(&self, config: &Path, workspace: &str, given: &Given, settings: &Settings) -> Logins {
+        let folder = config.parent().unwrap_or(config);
+        if given.all || settings.trusts(folder) || self.is_earlier(workspace) {
+            return Logins::All;
+        }
+        let below = |ask: &Ask| match ask {
+            Ask::Login { below } => Some(below.clone()),
+            _ => None,
+        };
+        Logins::Below(self.granted(config).iter().filter_map(below).collect())
     }
 
     /// Whether a project was built before there was this record.
@@ -219,6 +235,12 @@ impl Trust {
 /// Whether a workspace, perhaps of a variant, is of the project whose workspace without a variant is `workspace`.
 fn is_of(name: &str, workspace: &str) -> bool {
     name.strip_prefix(workspace).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+/// An image's name without tag and digest.
+fn repository_of(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or(image);
+    image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(image, |(repository, _)| repository)
 }
 
 fn parse(file: &Path, bytes: &[u8]) -> Result<Record, TrustError> {
@@ -308,6 +330,14 @@ mod tests {
         assert_eq!(refused(config, "p-1", &asks(), &Given { all: true, digest: None }), []);
         let trust = trust.grant(config, "p-1", &asks()[1..]).expect("granted");
         assert_eq!(refused(config, "p-1", &asks(), &nothing), []);
+        let image = |name: &str| vec![Ask::StoredImage { name: name.into() }];
+        let trust = trust.grant(config, "p-1", &[Ask::Login { below: "r.example:5000/team".into() }]).expect("granted");
+        for name in ["r.example:5000/team:1", "r.example:5000/team/x", "r.example:5000/team/x@sha256:00"] {
+            assert_eq!(refused(config, "p-1", &image(name), &nothing), [], "{name}");
+        }
+        for name in ["r.example:5000/other:1", "r.example:5000", "mine"] {
+            assert_eq!(refused(config, "p-1", &image(name), &nothing), image(name));
+        }
         assert!(trust.revoke(config).expect("revoked"));
         assert_eq!(refused(config, "p-1", &asks(), &nothing), asks());
     }

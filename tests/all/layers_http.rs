@@ -11,7 +11,7 @@ use std::{
 use nix::sys::signal::Signal;
 use smidr::{
     layers::GitError,
-    model::{Explain, Kind},
+    model::{Explain, Kind, Logins},
     plan::PlannedGit,
 };
 
@@ -327,6 +327,57 @@ fn who_is_asked_to_stop_does_so_at_once() {
         });
         assert!(yard.names().iter().all(|name| name.starts_with('.')), "{:?}", yard.names());
     }
+}
+
+/// Whatever the user has told git of himself, a server learns it only where that was granted.
+#[test]
+fn logins_are_shown_where_they_are_granted() {
+    let Some(mut yard) = Yard::new("layers_http::logins_are_shown_where_they_are_granted") else { return };
+    let origin = large(&yard);
+    let server = Server::start(&yard);
+    let (url, base) = (server.url("large"), server.base());
+    let host = base.trim_start_matches("http://").to_owned();
+    let login = || Manners { login: Some(("me".into(), "hunter2".into())), ..Manners::default() };
+    let header = "[http]\n\textraHeader = \"Authorization: Basic bWU6aHVudGVyMg==\"\n";
+    let helper = "[credential]\n\thelper = \"!f() { echo username=me; echo password=hunter2; }; f\"\n";
+    let proxy = "[http]\n\tproxy = \"\"\n";
+    for (config, netrc) in [
+        (helper.to_owned(), ""),
+        (header.to_owned(), ""),
+        // With what only the host's git follows.
+        (format!("{proxy}{helper}"), ""),
+        (format!("{proxy}{header}"), ""),
+        (proxy.to_owned(), "machine 127.0.0.1 login me password hunter2\n"),
+        (String::new(), "machine 127.0.0.1 login me password hunter2\n"),
+        (format!("[url \"http://me:hunter2@{host}/\"]\n\tinsteadOf = {base}/\n"), ""),
+    ] {
+        fs::write(yard.home().join(".gitconfig"), &config).expect("a file");
+        fs::write(yard.home().join(".netrc"), netrc).expect("a file");
+        yard.logins = Logins::default();
+        server.behave(login());
+        let before = server.log().len();
+        let error = yard.pin(&main_of(&url)).expect_err("not without a login");
+        assert!(matches!(&error, GitError::NeedsLogin { .. }), "{config}: {error:?}");
+        assert_eq!(error.kind(), Kind::Request);
+        assert!(error.hint().expect("a hint").ends_with(&format!("smidr trust --login {url}")));
+        assert!(!server.log()[before..].to_lowercase().contains("authorization"), "{config}: {}", server.log());
+        // What anybody can read needs no grant.
+        server.behave(Manners::default());
+        assert_eq!(yard.pin(&main_of(&url)).expect("public").1, origin.at("main"), "{config}");
+        assert!(!server.log()[before..].to_lowercase().contains("authorization"), "{config}: {}", server.log());
+        fs::remove_dir_all(yard.path().join("smidr")).expect("a store");
+        server.behave(login());
+        yard.logins = Logins::Below(vec![base.clone()]);
+        assert_eq!(yard.pin(&main_of(&url)).expect("granted").1, origin.at("main"), "{config}");
+        fs::remove_dir_all(yard.path().join("smidr")).expect("a store");
+    }
+    // A public address is not made one that needs the user's keys.
+    fs::write(yard.home().join(".gitconfig"), format!("[url \"ssh://git@{host}/\"]\n\tinsteadOf = {base}/\n"))
+        .expect("a file");
+    fs::remove_file(yard.home().join(".netrc")).expect("a file");
+    yard.logins = Logins::default();
+    server.behave(Manners::default());
+    assert_eq!(yard.pin(&main_of(&url)).expect("public").1, origin.at("main"));
 }
 
 // In a process of its own: where certificates are is read from the environment. No git is asked, gix sends passwords over https itself.

@@ -21,7 +21,7 @@ use smidr::{
     host::{process::Spawner, stop::Stop},
     layers::{Access, GitError, Mirror, Mirrors},
     lock::RepositoryLock,
-    model::{BuildId, CommitId, Event, Paths, Record},
+    model::{BuildId, CommitId, Event, Logins, Paths, Record},
     plan::PlannedGit,
 };
 use tempfile::TempDir;
@@ -45,6 +45,7 @@ pub struct Yard {
     ear: Ear,
     on: Emitter,
     pub stop: Stop,
+    pub logins: Logins,
     spawner: Spawner,
 }
 
@@ -68,6 +69,7 @@ impl Yard {
             on: Emitter::new(BuildId::new("fetch", 1).expect("a name"), vec![Box::new(ear.clone())]),
             ear,
             stop: Stop::default(),
+            logins: Logins::All,
             spawner: Spawner::with_binary(smidr_bin()).expect("a thread"),
         })
     }
@@ -90,7 +92,8 @@ impl Yard {
     }
 
     pub fn access(&self, online: bool) -> Access<'_> {
-        Access { online, on: &self.on, stop: &self.stop, spawner: &self.spawner, environment: &self.environment }
+        let Self { on, stop, spawner, environment, logins, .. } = self;
+        Access { online, on, stop, spawner, logins, environment }
     }
 
     /// A variable of the caller's environment.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    layers_kit::{Manners, Server, Yard},
     screen::runs_on_terminal,
     support::{Done, World, is_root, skip, smidr_bin, tool},
 };
@@ -91,7 +92,7 @@ fn a_build_sees_layers_and_not_what_lies_beside_them() {
          for file in .env notes.txt smidr.yaml smidr.lock layers/meta-hello/conf/layer.conf .git/HEAD; do\n\
              if [ -s $file ]; then echo \"seen $file\"; fi\n\
          done > ${TOPDIR}/seen\n\
-         cp .git/index ${TOPDIR}/index",
+         cp .git/index .git/config ${TOPDIR}; cp .git/modules/lib/config ${TOPDIR}/of-lib",
     );
     world.edit(
         "layers/meta-hello/conf/layer.conf",
@@ -100,8 +101,30 @@ fn a_build_sees_layers_and_not_what_lies_beside_them() {
     );
     git(&world.project(), &["add", "."]);
     git(&world.project(), &["commit", "-qm", "probe"]).expect_code(0);
+    // As CI systems check out.
+    let config = world.project().join(".git/config");
+    let mut text = fs::read_to_string(&config).expect("a config");
+    text += "[remote \"origin\"]\n\turl = https://me:hunter2@h.example/p\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n\
+             [http \"https://h.example/\"]\n\textraheader = AUTHORIZATION: basic hunter2\n\
+             [credential]\n\thelper = \"!echo password=hunter2\"\n[filter \"lfs\"]\n\tclean = git-lfs clean -- %f\n";
+    fs::write(&config, &text).expect("a config");
+    let module = world.project().join(".git/modules/lib/config");
+    fs::create_dir_all(module.parent().expect("a folder")).expect("folders");
+    fs::write(&module, "[remote \"origin\"]\n\turl = https://hunter2@h.example/lib\n").expect("a config");
     build_probe(&world).expect_code(0);
     let top = top(&world);
+    let seen = fs::read_to_string(top.join("config")).expect("a config");
+    assert!(!seen.contains("hunter2") && seen.contains("git-lfs clean -- %f"), "{seen}");
+    let listed =
+        Command::new("git").args(["config", "--list", "--file"]).arg(top.join("config")).output().expect("git");
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    assert!(
+        listed.contains("remote.origin.url=https://h.example/p\n") && listed.contains("core.bare=false\n"),
+        "{listed}"
+    );
+    let of_lib = fs::read_to_string(top.join("of-lib")).expect("a config");
+    assert!(of_lib.contains("https://h.example/lib") && !of_lib.contains("hunter2"), "{of_lib}");
+    assert_eq!(fs::read_to_string(&config).expect("a config"), text, "the user's own stays");
     assert_eq!(
         fs::read_to_string(top.join("seen")).expect("written by the recipe"),
         "seen layers/meta-hello/conf/layer.conf\nseen .git/HEAD\n"
@@ -190,6 +213,57 @@ fn the_git_of_this_machine_obeys_nobody_inside() {
     assert!(late.exists(), "nothing could tidy up yet");
     run(&world, "true").expect_code(0).expect_err(&format!("{} is new", late.display()));
     assert!(!late.exists());
+}
+
+/// Where users go, in folders that a build writes to, it leaves no repository: the next git command, or a prompt that shows the branch, would
+/// run what stands in it.
+#[test]
+fn a_build_leaves_no_repository_where_users_go() {
+    let test = "trust::a_build_leaves_no_repository_where_users_go";
+    let Some(world) = World::with_project(test) else { return };
+    world.edit("smidr.yaml", "build:\n", "directories: {build: ./b, tmp: ./t, deploy: ./d}\nbuild:\n");
+    let shared = world.work.join("shared");
+    fs::create_dir_all(shared.join("old")).expect("folders");
+    git(&shared.join("old"), &["init", "-q"]).expect_code(0);
+    world.edit(
+        "smidr.yaml",
+        "\nhost:\n",
+        "\nhost:\n  binds: [{source: ../shared, dest: /srv/shared, writable: true}]\n",
+    );
+    world.smidr().arg("trust").run().expect_code(0);
+    probe(
+        &world,
+        "plant() { mkdir -p $1/objects $1/refs; echo 'ref: refs/heads/main' > $1/HEAD; \\\n\
+            printf '[core]\\n\\tbare = false\\n\\tfsmonitor = touch /tmp/smidr-obeyed; false\\n' > $1/config; }\n\
+         mkdir -p ${DEPLOY_DIR}/images/x ${WORKDIR}/own\n\
+         for folder in ${TOPDIR} ${TMPDIR} ${DEPLOY_DIR}/images/x ${WORKDIR}/own /srv/shared /srv/shared/new; do\n\
+             mkdir -p $folder; plant $folder/.git\n\
+         done\n\
+         plant /srv/shared/bare\n\
+         if echo x > /srv/shared/old/.git/config; then echo old > ${TOPDIR}/marks; fi",
+    );
+    let done = build_probe(&world);
+    done.expect_code(0).expect_err("programs of this machine would obey or follow it, so it was moved to");
+    let project = world.project();
+    for gone in [
+        "b/.git",
+        "t/.git",
+        "d/images/x/.git",
+        "../shared/.git",
+        "../shared/new/.git",
+        "../shared/bare/HEAD",
+        "b/marks",
+    ] {
+        assert!(!project.join(gone).exists(), "{gone} is there: {}", done.err);
+    }
+    let own = World::names(&project.join("t/work"));
+    assert!(!own.is_empty(), "work folders are the build's own");
+    git(&shared.join("old"), &["status"]).expect_code(0);
+    // The user's own repositories in such places stay, and no build changes them.
+    git(&project.join("b"), &["init", "-q"]).expect_code(0);
+    probe(&world, "if echo x >> ${TOPDIR}/.git/config; then echo changed > ${TOPDIR}/marks; fi");
+    build_probe(&world).expect_code(0);
+    assert!(project.join("b/.git/config").exists() && !project.join("b/marks").exists());
 }
 
 #[test]
@@ -327,9 +401,28 @@ fn one_question_and_then_none_until_something_new() {
     world.smidr().arg("untrust").run().expect_code(2).expect_err("was not trusted");
 }
 
+const REPOSITORIES: &str = r#"
+    rm -r git2/evil; mkdir mine; cd mine
+    git init -q -b main; git config user.name x; git config user.email x@localhost
+    for n in 1 2 3; do echo $n > file; git add file; git commit -qm $n; done; git tag -am v1 v1; cd ..
+    for name in packed loose cut forged; do git clone -q --mirror mine git2/$name; git -C git2/$name gc -q; done
+    mkdir unpacked; mv git2/loose/objects/pack/*.pack unpacked; cat unpacked/*.pack | git -C git2/loose unpack-objects -q
+    for name in packed loose; do
+        echo 'touch /tmp/smidr-ran' > git2/$name/hooks/post-checkout; chmod +x git2/$name/hooks/*
+        printf '[core]\n\tfsmonitor = touch /tmp/smidr-ran\n' >> git2/$name/config
+        echo /etc > git2/$name/objects/info/alternates
+    done
+    git -C mine rev-parse HEAD > git2/cut/shallow
+    chmod -R u+w git2; printf 'x' | dd of=$(ls git2/forged/objects/pack/*.pack) bs=1 seek=40 conv=notrunc 2>/dev/null
+    rm -r mine unpacked
+"#;
+
 #[test]
 fn a_stranger_s_caches_are_its_own() {
     let Some(world) = World::with_project("trust::a_stranger_s_caches_are_its_own") else { return };
+    if tool("git").is_none() {
+        return skip("trust::a_stranger_s_caches_are_its_own", "no git here");
+    }
     world.smidr().arg("untrust").run().expect_code(0);
     probe(
         &world,
@@ -350,10 +443,29 @@ fn a_stranger_s_caches_are_its_own() {
     let again = world.smidr().env("SMIDR_TRUST", "0").args(["build", "--target", "libgreet"]).run();
     again.expect_code(0).expect_err("things that are no downloads were removed");
     assert!(fs::symlink_metadata(&fifo).is_err() && fs::symlink_metadata(private.join("link.tar.gz")).is_err());
+    // As BitBake's git fetcher leaves them, and worse.
+    let made = Command::new("sh").args(["-ec", REPOSITORIES]).current_dir(&private).env("HOME", &world.home).status();
+    assert!(made.expect("sh runs").success());
     // Trusted from now on: plain files cross, and nothing that vouches for them.
-    world.smidr().arg("trust").run().expect_code(0).expect_err("downloads of its own were taken over");
+    world
+        .smidr()
+        .arg("trust")
+        .run()
+        .expect_code(0)
+        .expect_err("taken over from its own caches: downloads 1, repositories 2");
     assert!(own.join("source.tar.gz").is_file());
-    assert!(!own.join("source.tar.gz.done").exists() && !own.join("git2").exists());
+    assert!(!own.join("source.tar.gz.done").exists());
+    // Repositories cross as what their objects are.
+    assert_eq!(World::names(&own.join("git2")), ["loose", "packed"]);
+    for name in ["loose", "packed"] {
+        let repository = own.join("git2").join(name);
+        git(&repository, &["fsck", "--full", "--strict"]).expect_code(0);
+        git(&repository, &["log", "--format=%s", "main"]).expect_code(0).expect_out("3\n2\n1\n");
+        git(&repository, &["describe", "main"]).expect_code(0).expect_out("v1");
+        let config = fs::read_to_string(repository.join("config")).expect("a config");
+        assert!(!config.contains("fsmonitor") && !repository.join("hooks").exists(), "{config}");
+        assert!(!repository.join("objects/info/alternates").exists());
+    }
     assert_eq!(World::names(&world.smidr.join("sstate-cache")), Vec::<String>::new());
     assert_eq!(World::names(&domains), Vec::<String>::new());
     let shared = world.smidr().env("SMIDR_TRUST", "0").args(["build", "--target", "libgreet"]).run();
@@ -528,4 +640,79 @@ fn files_of_a_project_have_an_end() {
     symlink("/dev/zero", world.project().join("zero")).expect("a link");
     world.edit("smidr.yaml", "recipe: hello", "recipe: ./zero");
     world.smidr().arg("build").run().expect_one_error().expect_err("it is no regular file");
+}
+
+#[test]
+fn logins_are_granted_by_address() {
+    let Some(yard) = Yard::new("trust::logins_are_granted_by_address") else { return };
+    let world = World::new();
+    let layer = yard.repository("meta-x");
+    layer.commit("conf/layer.conf", "BBFILE_COLLECTIONS += \"x\"\nBBFILE_PATTERN_x = \"^${LAYERDIR}/\"\n");
+    let server = Server::start(&yard);
+    server.behave(Manners { login: Some(("me".into(), "hunter2".into())), ..Manners::default() });
+    let helper = "[credential]\n\thelper = \"!f() { echo username=me; echo password=hunter2; }; f\"\n";
+    fs::write(world.home.join(".gitconfig"), helper).expect("a file");
+    let project = world.work.join("p");
+    fs::create_dir_all(&project).expect("a folder");
+    let config = |url: &str| {
+        let text = format!(
+            "name: p\nbase: {{machine: m}}\nbuild: {{image: i}}\nlayers: [{{name: meta-x, git: '{url}', branch: main}}]\n"
+        );
+        fs::write(project.join("smidr.yaml"), text).expect("a config");
+    };
+    let smidr = |args: &[&str]| world.smidr().env("SMIDR_TRUST", "0").args(args).run();
+    config(&server.url("meta-x"));
+    let sync = || smidr(&["layers", "sync"]);
+    sync().expect_code(2).expect_err("wants a login").expect_err("smidr trust --login http");
+    assert!(!server.log().to_lowercase().contains("authorization"), "{}", server.log());
+    smidr(&["trust", "--login", &server.base()]).expect_code(0).expect_out("your logins and ssh keys open at http");
+    sync().expect_code(0);
+    smidr(&["untrust"]).expect_code(0);
+    // What was granted stands for itself; patterns and SMIDR_TRUST=1 grant all.
+    fs::remove_dir_all(world.smidr.join("layers")).expect("a store");
+    fs::remove_file(project.join("smidr.lock")).expect("a lock");
+    sync().expect_code(2);
+    world.smidr().args(["layers", "sync"]).run().expect_code(0);
+}
+
+#[test]
+fn a_granted_repository_brings_submodules_from_beside_it_only() {
+    let Some(yard) = Yard::new("trust::a_granted_repository_brings_submodules_from_beside_it_only") else { return };
+    let (top, lib, other) = (yard.repository("meta-x"), yard.repository("lib"), yard.repository("../other"));
+    symlink(yard.path().join("other"), yard.path().join("srv/link")).expect("a link");
+    top.commit("conf/layer.conf", "BBFILE_COLLECTIONS += \"x\"\nBBFILE_PATTERN_x = \"^${LAYERDIR}/\"\n");
+    let world = World::new();
+    let project = world.work.join("p");
+    fs::create_dir_all(&project).expect("a folder");
+    let layer = format!("layers: [{{name: meta-x, git: '{}', branch: main}}]", top.url());
+    let config = format!("name: p\nbase: {{machine: m}}\nbuild: {{image: i}}\n{layer}\n");
+    fs::write(project.join("smidr.yaml"), config).expect("a config");
+    world.smidr().env("SMIDR_TRUST", "0").arg("trust").run().expect_code(0);
+    let elsewhere = other.path.display().to_string();
+    for (url, of, good) in [
+        ("../lib", &lib, true),
+        (&lib.url(), &lib, true),
+        (&elsewhere, &other, false),
+        (&format!("file://{elsewhere}"), &other, false),
+        ("../link", &other, false),
+        ("../../other", &other, false),
+        ("ssh://git@localhost/x", &other, false),
+    ] {
+        let _ = fs::remove_dir_all(world.smidr.join("layers"));
+        let _ = fs::remove_file(project.join("smidr.lock"));
+        fs::write(top.path.join(".gitmodules"), format!("[submodule \"sub\"]\n\tpath = sub\n\turl = {url}\n"))
+            .expect("a file");
+        top.git(&["add", ".gitmodules"]);
+        top.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{},sub", of.at("HEAD"))]);
+        top.git(&["commit", "-qm", url]);
+        let done = world.smidr().env("SMIDR_TRUST", "0").args(["layers", "sync"]).run();
+        if good {
+            done.expect_code(0);
+            continue;
+        }
+        done.expect_code(2).expect_err("not been granted").expect_err("smidr trust --login");
+        if !url.starts_with("ssh") {
+            world.smidr().args(["layers", "sync"]).run().expect_code(0);
+        }
+    }
 }

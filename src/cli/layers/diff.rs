@@ -11,10 +11,11 @@ use super::{
         output::{Document, Unwritable, say, talk},
         report::Failure,
     },
-    at, plans,
+    at,
 };
 use crate::{
     config::HOST,
+    engine,
     host::files::FileError,
     layers::{self, Change, Changes, Store},
     lock::{Lock, RepositoryLock},
@@ -52,14 +53,18 @@ pub fn diff(
     (old, new): (Option<&Path>, Option<&Path>),
     json: bool,
 ) -> Result<(), Failure> {
-    let plans = plans(desk, file)?;
-    if old.is_none() {
-        // Servers are asked.
-        settle(desk, &Project::read(file, None, &desk.facts)?, &default_wanted(None), grant)?;
+    // Servers are asked.
+    let project = Project::read(file, None, &desk.facts)?;
+    let mut plans = vec![settle(desk, &project, &default_wanted(None), grant)?];
+    for variant in &project.config.variants {
+        let (variant, wanted) =
+            (Project::read(file, Some(variant), &desk.facts)?, default_wanted(Some(variant.text.clone())));
+        plans.push(settle(desk, &variant, &wanted, grant)?);
     }
+    plans.iter().for_each(|plan| desk.on.hide(&engine::inputs::secrets(plan)));
     let lock = match new {
         Some(new) => read_lock(new)?,
-        None => Project::read(file, None, &desk.facts)?.lock.unwrap_or_default(),
+        None => project.lock.unwrap_or_default(),
     };
     let differences = match old {
         None => since_lock(desk, &plans, &lock)?,
@@ -100,7 +105,7 @@ fn since_lock(desk: &Desk, plans: &[Plan], lock: &Lock) -> Result<Vec<Difference
                         continue;
                     }
                     asked.push(wish);
-                    of_branch(desk, &store, name, git)?
+                    of_branch(desk, plan, name, git)?
                 }
             };
             let why = |one: &Difference| one.error.as_ref().map(in_one_line);
@@ -113,8 +118,8 @@ fn since_lock(desk: &Desk, plans: &[Plan], lock: &Lock) -> Result<Vec<Difference
     Ok(differences)
 }
 
-fn of_branch(desk: &Desk, store: &Store, name: &str, git: &PlannedGit) -> Result<Option<Difference>, Failure> {
-    let access = desk.tools().access(true);
+fn of_branch(desk: &Desk, plan: &Plan, name: &str, git: &PlannedGit) -> Result<Option<Difference>, Failure> {
+    let (store, access) = (Store::of(plan), desk.tools().access(true, &plan.logins));
     let from = git.pinned.as_ref().and_then(|lock| lock.commit.clone());
     let mut difference = Difference { name: name.into(), from: from.clone(), ..Difference::default() };
     let unpinned = PlannedGit { pinned: None, ..git.clone() };
@@ -187,15 +192,18 @@ fn difference(
     let url = to.as_ref().and_then(|lock| lock.git.clone());
     let mut difference = Difference { name, from: before.clone(), to: after.clone(), ..Difference::default() };
     match (&before, &after, url) {
-        (Some(before), Some(after), Some(url)) if before != after => {
+        (Some(before), Some(after), Some(url))
+            if before != after
+                && let Some(plan) = plans.first() =>
+        {
             // The config's own words for it, where it still has it: mirrors of the address belong to those.
             let known = plans.iter().flat_map(Plan::sources).find_map(|(_, source)| match source {
                 PlannedSource::Git(git) if git.asked().git.as_ref() == Some(&url) => Some((**git).clone()),
                 _ => None,
             });
             let wanted = known.unwrap_or_else(|| PlannedGit::at_commit(&url, after));
-            let store = plans.first().map_or_else(|| Store::at(&desk.paths.layers()), Store::of);
-            let changes = store.mirrors.changes(&wanted, before, after, SUBJECTS, desk.tools().access(true));
+            let access = desk.tools().access(true, &plan.logins);
+            let changes = Store::of(plan).mirrors.changes(&wanted, before, after, SUBJECTS, access);
             difference.look_at(changes.map(Some))?;
         }
         _ => {}

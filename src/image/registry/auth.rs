@@ -132,14 +132,18 @@ impl Auth {
         if by.scheme() != "https" && status == StatusCode::UNAUTHORIZED {
             return RegistryError::PlainCredentials(host_of(by));
         }
+        let name = format!("{}/{}", self.host, self.repository);
+        if !self.settings.logins {
+            return RegistryError::NeedsLogin(name);
+        }
         let tried = state.tried.clone().unwrap_or_else(|| "no credentials".into());
-        RegistryError::Denied { host: host_of(by), name: format!("{}/{}", self.host, self.repository), tried, said }
+        RegistryError::Denied { host: host_of(by), name, tried, said }
     }
 
     // Credentials only where both the registry and whom they are shown to are reached over TLS: a token bought with a password
     // must not go over plain http either.
     fn login(&self, state: &mut State, registry: &Url, to: &Url) -> Result<Option<Login>, RegistryError> {
-        if registry.scheme() != "https" || to.scheme() != "https" {
+        if !self.settings.logins || registry.scheme() != "https" || to.scheme() != "https" {
             return Ok(None);
         }
         let found = match &state.login {

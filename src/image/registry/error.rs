@@ -68,6 +68,9 @@ pub enum RegistryError {
         /// Its own words, shortened and escaped.
         said: String,
     },
+    /// It wants a login, and the project may not use the user's.
+    #[error("{0} wants a login, and this project has not been granted yours")]
+    NeedsLogin(String),
     /// Credentials do not go over plain http.
     #[error("{0} demands credentials, but is reached over plain http, over which smidr sends none")]
     PlainCredentials(String),
@@ -276,7 +279,7 @@ impl Explain for RegistryError {
         match self {
             Self::Stopped(_) => Kind::Cancelled,
             Self::Unknown { .. } | Self::Denied { .. } | Self::Blocked { .. } | Self::Tag(_) => Kind::Request,
-            Self::PlainCredentials(_) | Self::Proxy(_) | Self::Settings { .. } => Kind::Request,
+            Self::NeedsLogin(_) | Self::PlainCredentials(_) | Self::Proxy(_) | Self::Settings { .. } => Kind::Request,
             Self::File(source) => source.kind(),
             Self::Client { .. } => Kind::Host,
             _ => Kind::Outside,
@@ -287,6 +290,10 @@ impl Explain for RegistryError {
         let text = match self {
             Self::Unknown { .. } => "check the name and the tag; a private repository can also look like a missing one",
             Self::Denied { .. } => "check the name, and log in:  skopeo login HOST  or  docker login HOST",
+            Self::NeedsLogin(name) => {
+                let name = shlex::try_quote(name).unwrap_or_default();
+                return Some(format!("if you trust the project with it:  smidr trust --login {name}"));
+            }
             Self::Status { status: 429, .. } => "wait, or log in: many registries allow more to those whom they know",
             Self::PlainCredentials(_) => "reach the registry over https, without --insecure",
             Self::Connection { source, .. } if is_own_authority(source) => {

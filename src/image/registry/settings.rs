@@ -28,6 +28,8 @@ pub struct Settings {
     pub ca_bundle: Option<PathBuf>,
     /// Whether the registry may be reached over plain http, without credentials.
     pub insecure: bool,
+    /// Whether the caller's logins may be shown.
+    pub logins: bool,
     /// Knows whether somebody wants smidr to stop.
     pub stopping: Stopping,
     /// Starts credential helpers.
@@ -84,6 +86,7 @@ impl Settings {
             etc: "/etc".into(),
             ca_bundle: facts.ca_bundle.clone(),
             insecure: false,
+            logins: true,
             stopping: Arc::new(move || stop.asked() > 0),
             spawner: spawner.clone(),
             warn: Arc::new(move |text| on.warn(text)),

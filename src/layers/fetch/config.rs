@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use gix::{
-    bstr::ByteSlice as _,
+    bstr::{BStr, ByteSlice as _},
     config::{
         File, Source,
         file::{Metadata, includes, init::Options},
@@ -23,7 +23,10 @@ use super::super::{
 #[derive(Clone)]
 pub struct GitConfig {
     file: File,
+    /// Where `.netrc` is; none where it may not be used.
     home: Option<PathBuf>,
+    /// Whether credentials may be shown.
+    with_logins: bool,
     /// Variables that git understands and gix does not.
     only_git: Vec<&'static str>,
     has_agent: bool,
@@ -32,12 +35,30 @@ pub struct GitConfig {
 /// Keys of `http` that the in-process client does not follow.
 const ONLY_GIT: [&str; 8] =
     ["proxy", "sslCAInfo", "sslCAPath", "sslVerify", "sslCert", "sslKey", "cookieFile", "proxySSLCAInfo"];
+/// Keys of `http` that say nothing of the user: proxies, certificate authorities, patience.
+const REACHING: [&str; 14] = [
+    "proxy",
+    "proxyAuthMethod",
+    "proxySSLCAInfo",
+    "sslVerify",
+    "sslCAInfo",
+    "sslCAPath",
+    "sslBackend",
+    "sslVersion",
+    "version",
+    "followRedirects",
+    "lowSpeedLimit",
+    "lowSpeedTime",
+    "postBuffer",
+    "userAgent",
+];
 const ONLY_GIT_VARIABLES: [&str; 5] =
     ["GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_SSL_NO_VERIFY", "GIT_SSL_CERT", "GIT_PROXY_SSL_CAINFO"];
 
 impl GitConfig {
-    /// Reads the files that git reads outside of a repository (git-config(1), "FILES").
-    pub fn read(access: Access<'_>) -> Result<Self, GitError> {
+    /// Reads the files that git reads outside of a repository (git-config(1), "FILES"), for fetching from an address. Where logins have not been
+    /// granted, only how servers are reached is left.
+    pub fn read(access: Access<'_>, address: &str) -> Result<Self, GitError> {
         let home = access.variable("HOME").map(PathBuf::from);
         let includes = includes::Options::follow_without_conditional(home.as_deref());
         let options = Options { includes, ..Options::default() };
@@ -52,11 +73,27 @@ impl GitConfig {
         for (key, value) in from_variables(access) {
             file.set_raw_value(key.as_str(), value.as_str()).map_err(wrong)?;
         }
+        // Others are asked about before anything is fetched.
+        let with_logins = !is_http(address) || access.logins.reach(address);
+        if !with_logins {
+            file = without_logins(&file, home.as_deref()).map_err(wrong)?;
+        }
         for (key, value) in ours(&file, access) {
             file.set_raw_value(key, value.as_str()).map_err(wrong)?;
         }
         let only_git = ONLY_GIT_VARIABLES.into_iter().filter(|name| access.variable(name).is_some()).collect();
-        Ok(Self { file, home, only_git, has_agent: access.variable("SSH_AUTH_SOCK").is_some() })
+        let home = home.filter(|_| with_logins);
+        Ok(Self { file, home, with_logins, only_git, has_agent: access.variable("SSH_AUTH_SOCK").is_some() })
+    }
+
+    /// Whether credentials may be shown.
+    pub fn with_logins(&self) -> bool {
+        self.with_logins
+    }
+
+    /// All of it, as a file that git reads.
+    pub fn text(&self) -> Vec<u8> {
+        self.file.to_bstring().into()
     }
 
     /// Lets a repository know it. What ssh says goes to the file `said`: gix would print what it does not understand.
@@ -110,6 +147,47 @@ impl GitConfig {
         let first = |helper: &str| helper.split_whitespace().next().unwrap_or_default().to_owned();
         helpers.map(|helper| first(&helper.to_str_lossy())).filter(|helper| !helper.is_empty()).collect()
     }
+}
+
+fn is_http(address: &str) -> bool {
+    ["https://", "http://"].iter().any(|scheme| address.starts_with(scheme))
+}
+
+/// How servers are reached, and other addresses of the same over http: nothing that says who the user is.
+fn without_logins(file: &File, home: Option<&Path>) -> gix::Result<File> {
+    let mut public = File::new(Metadata::from(Source::User));
+    for section in file.sections() {
+        let name = section.header().name().to_str_lossy().to_ascii_lowercase();
+        let place = section.header().subsection_name();
+        let keys: &[&str] = match name.as_str() {
+            "http" => &REACHING,
+            "url" if place.is_some_and(is_anonymous) => &["insteadOf"],
+            _ => continue,
+        };
+        let values: Vec<(&str, String)> = keys
+            .iter()
+            .flat_map(|key| section.values(key).into_iter().map(|value| (*key, value.to_str_lossy().into_owned())))
+            .collect();
+        if values.is_empty() {
+            continue;
+        }
+        let mut copy = public.new_section(name, place.map(ToOwned::to_owned))?;
+        for (key, value) in values {
+            // git itself is given another home.
+            let value = match (home, value.strip_prefix("~/")) {
+                (Some(home), Some(rest)) => home.join(rest).display().to_string(),
+                _ => value,
+            };
+            copy.push(key, value.as_str())?;
+        }
+    }
+    Ok(public)
+}
+
+fn is_anonymous(base: &BStr) -> bool {
+    let base = base.to_str_lossy();
+    let authority = base.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or_default());
+    is_http(&base) && authority.is_some_and(|authority| !authority.contains('@'))
 }
 
 fn is_for(place: &str, url: &gix::Url) -> bool {

@@ -13,9 +13,10 @@ mod trouble;
 
 use std::sync::Arc;
 
+pub(super) use self::config::GitConfig;
 pub(super) use self::request::{Depth, Request, Shallow, Want, remove_stale, unknown};
 pub(super) use self::trouble::ask_git;
-use self::{aside::aside, config::GitConfig, copies::Settled, request::HEAD, trouble::Trouble};
+use self::{aside::aside, copies::Settled, request::HEAD, trouble::Trouble};
 use super::{
     access::Access,
     git_error::{GitError, when},
@@ -120,9 +121,9 @@ fn offline(mirror: &Mirror, wanted: &PlannedGit, access: Access<'_>) -> Result<C
 
 // The address first, then its mirrors.
 pub(super) fn from_any_place(room: &Room, wanted: &PlannedGit, access: Access<'_>) -> Result<CommitId, GitError> {
-    let config = GitConfig::read(access)?;
     let mut failures = Vec::new();
     for place in std::iter::once(&wanted.url).chain(&wanted.mirrors) {
+        let config = GitConfig::read(access, place)?;
         let at = Place { room, url: place, config: &config, access };
         match at.commit(wanted) {
             Ok(commit) => {
@@ -154,9 +155,9 @@ fn verdict(mut failures: Vec<GitError>, wanted: &PlannedGit) -> GitError {
 
 /// Fetches into a mirror what changes between commits need: see [`super::changes`].
 pub(super) fn deepen(room: &Room, wanted: &PlannedGit, request: &Request, access: Access<'_>) -> Result<(), GitError> {
-    let config = GitConfig::read(access)?;
     let mut failures = Vec::new();
     for url in std::iter::once(&wanted.url).chain(&wanted.mirrors) {
+        let config = GitConfig::read(access, url)?;
         match (Place { room, url, config: &config, access }).fetch(request) {
             Err(error) if error.is_about_the_place() => failures.push(error),
             done => return done,
@@ -233,7 +234,9 @@ impl Place<'_> {
         }
         let settled = Settled::before(&self.room.folder)?;
         let fetched = match inside::fetch(self.room, self.url, request, self.config, self.access) {
-            Err(Trouble::NeedsGit(why)) => host_git::fetch(self.room, self.url, request, self.access, &why),
+            Err(Trouble::NeedsGit(why)) => {
+                host_git::fetch(self.room, self.url, request, self.config, self.access, &why)
+            }
             Err(Trouble::Error(error)) => Err(error),
             Ok(()) => Ok(()),
         };

@@ -92,7 +92,8 @@ impl Attempt<'_> {
             return GitError::disk(self.folder, source).into();
         }
         if find(&["HTTP status 404", "HTTP status 410"]).is_some() {
-            return GitError::NoRepository { url, why: String::new() }.into();
+            let why = if self.config.with_logins() { "" } else { "at least none that is public" };
+            return GitError::NoRepository { url, why: why.into() }.into();
         }
         if find(&["Host key verification failed"]).is_some() {
             let is_changed = find(&["HOST IDENTIFICATION HAS CHANGED"]).is_some();
@@ -138,6 +139,9 @@ impl Attempt<'_> {
             let last = by_ssh.lines().map(shown).rfind(|line| !line.is_empty());
             let last = last.map(|line| format!(" (ssh says: {line})")).unwrap_or_default();
             return GitError::Denied { url, tried: format!("with the keys that ssh has, {agent}{last}"), hint }.into();
+        }
+        if !self.config.with_logins() && !has_password {
+            return GitError::NeedsLogin { url }.into();
         }
         if self.config.netrc().is_some() && !has_password {
             return Trouble::NeedsGit("~/.netrc is there, which curl reads".into());

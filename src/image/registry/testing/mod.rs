@@ -202,6 +202,7 @@ impl FaultyRegistry {
             etc: self.home.path().join("etc"),
             ca_bundle: self.tls.then(|| self.certificate()),
             insecure: !self.tls,
+            logins: true,
             stopping: Arc::new(|| false),
             spawner: Spawner::start().expect("a thread"),
             warn: Arc::new(move |warning| warnings.lock().expect("a mutex").push(warning)),
