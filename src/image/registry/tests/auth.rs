@@ -106,6 +106,28 @@ fn a_login_that_nobody_asks_for_is_not_used() {
 }
 
 #[test]
+fn logins_that_are_not_granted_are_not_shown() {
+    for demand in [token("me", "hunter2"), Demand::Basic("me", "hunter2")] {
+        let server = start(true, demand);
+        log_in(&server, &server.host(), "me", "hunter2");
+        let granted = server.settings();
+        get(&server.open_with("a/b", &granted).expect("good settings")).expect("with the login");
+        let before = server.seen("").len();
+        let settings = super::super::Settings { logins: false, ..granted };
+        let error = get(&server.open_with("a/b", &settings).expect("good settings")).expect_err("not without");
+        assert!(matches!(&error, RegistryError::NeedsLogin(name) if name.ends_with("/a/b")), "{error:?}");
+        assert_eq!(error.kind(), Kind::Request);
+        assert!(error.hint().expect("a hint").contains("smidr trust --login"));
+        assert!(server.seen("")[before..].iter().all(|seen| seen.header("authorization").is_none()));
+    }
+    let public = start(true, token("", ""));
+    get(&public
+        .open_with("a/b", &super::super::Settings { logins: false, ..public.settings() })
+        .expect("good settings"))
+    .expect("public");
+}
+
+#[test]
 fn a_wrong_password_is_not_shown_and_not_tried_again() {
     for (demand, times) in [(Demand::Basic("me", "x"), 2), (token("me", "x"), 1)] {
         let server = start(true, demand);
