@@ -365,7 +365,7 @@ directories:
     proptest::proptest! {
         // Whatever somebody sends as a config: an answer, and every problem can be drawn.
         #[test]
-        fn no_text_is_too_strange(text in "[ \\-\\[\\]{}:,&*!|>'\"%@`#?a-z0-9\n\tä€]{0,80}") {
+        fn no_text_is_too_strange(text in "[ \\-\\[\\]{}:,&*!|>'\"%@`#?a-z0-9\n\r\tä€𝄞\u{feff}\u{85}\u{2028}]{0,80}") {
             if let Err(problems) = read("smidr.yaml", &text, None, &|_| None) {
                 proptest::prop_assert!(!problems.render(false).is_empty());
             }

@@ -12,7 +12,8 @@ impl FromStr for Size {
     fn from_str(text: &str) -> Result<Self, ()> {
         let lower = text.trim().to_ascii_lowercase();
         let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let shift = match lower[digits.len()..].trim_end_matches("ib").trim_end_matches('b') {
+        let unit = lower.strip_prefix(digits).unwrap_or_default();
+        let shift = match unit.trim_end_matches("ib").trim_end_matches('b') {
             "" => 0,
             "k" => 10,
             "m" => 20,

@@ -64,7 +64,7 @@ pub(super) fn fetch(room: &Room, url: &str, request: &Request, access: Access<'_
     }
     arguments.extend(["--end-of-options".into(), url.to_owned()]);
     arguments.extend(request.refspecs());
-    let with_depth: Vec<&String> = arguments[..1].iter().chain(&depth).chain(&arguments[1..]).collect();
+    let with_depth: Vec<&String> = arguments.iter().take(1).chain(&depth).chain(arguments.iter().skip(1)).collect();
     let (mut status, mut said) = git.run(&room.folder, &with_depth, true)?;
     // A plain file server has no part of the past to offer.
     if !status.success() && depth.is_some() && said.contains(NO_DEPTH) {

@@ -372,7 +372,7 @@ pub fn is_hidden(folder: &Path, home: &Path) -> bool {
 /// `<name>-<hash8>[-variant]`: two projects of the same name do not meet.
 fn workspace_name(name: &str, file: &Path, variant: Option<&str>) -> String {
     let hash = Sha256::digest(file.as_os_str().as_encoded_bytes());
-    let mut text = format!("{name}-{}", hex::encode(&hash[..4]));
+    let mut text = format!("{name}-{:.8}", hex::encode(hash));
     if let Some(variant) = variant {
         let _ = write!(text, "-{variant}");
     }
