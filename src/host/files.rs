@@ -16,7 +16,7 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::rooted::remove_at;
+use super::removal::remove_at;
 use crate::model::{Digest, Explain, Kind};
 
 /// What failed, on which path.

@@ -31,7 +31,10 @@ use super::{
     tree::{self, Time},
     waiting::Waiting,
 };
-use crate::host::rooted::{Missing, Rooted, RootedError, Walked, remove_at};
+use crate::host::{
+    removal::remove_at,
+    rooted::{Missing, Rooted, RootedError, Walked},
+};
 
 /// What came out of a layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
