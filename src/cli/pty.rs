@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io::{self, IsTerminal as _, Read as _, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     os::fd::{AsFd, OwnedFd},
     thread::{self, JoinHandle},
 };
@@ -21,7 +21,7 @@ use rustix::{
     },
 };
 
-use crate::sandbox::Stdio;
+use crate::{host::files, sandbox::Stdio};
 
 /// What one of the program's streams is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,9 +226,9 @@ fn type_in(mut own: File, mut sink: File, keys: bool) {
             let _ = poll(&mut only, MOMENT);
             continue;
         }
-        match own.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(read) if sink.write_all(&buffer[..read]).is_err() => return,
+        match files::read_part(&mut own, &mut buffer) {
+            Ok([]) => return,
+            Ok(part) if sink.write_all(part).is_err() => return,
             Ok(_) => {}
             // The terminal is gone.
             Err(_) if typed.contains(PollFlags::POLLHUP) => return,
@@ -257,8 +257,8 @@ fn is_our_turn(own: &File, keys: bool) -> bool {
 /// Copies without waiting for more than there is, until one side is gone: a terminal's end is an error (EIO).
 fn pump(mut from: File, mut to: File) {
     let mut buffer = [0; 4096];
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
-        if to.write_all(&buffer[..read]).is_err() {
+    while let Ok(part @ [_, ..]) = files::read_part(&mut from, &mut buffer) {
+        if to.write_all(part).is_err() {
             return;
         }
     }

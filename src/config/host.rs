@@ -94,9 +94,9 @@ fn choice<T: Copy, const N: usize>(
     if let Some((_, chosen)) = choices.iter().find(|(word, _)| *word == text.text) {
         return *chosen;
     }
-    let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-    let (others, last) = (words[..N - 1].join(", "), words[N - 1]);
-    let title = format!("host.{key} must be {others} or {last}, not `{}`", text.text);
+    let mut words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+    let last = words.pop().unwrap_or_default();
+    let title = format!("host.{key} must be {} or {last}, not `{}`", words.join(", "), text.text);
     d.problem(Problem::new(text.span, title).hint(hint));
     default
 }

@@ -77,7 +77,8 @@ impl Problems {
         let end = problem.span.end.min(self.text.len());
         let start = problem.span.start.min(end);
         // A value of several lines is pointed at by its first.
-        let end = self.text[start..end].find('\n').map_or(end, |newline| start + newline);
+        let first = self.text.get(start..end).and_then(|value| value.lines().next());
+        let end = first.map_or(end, |line| start + line.len());
         let snippet = Snippet::source(&self.text).path(file).annotation(AnnotationKind::Primary.span(start..end));
         let mut groups = vec![Level::ERROR.primary_title(problem.title.as_str()).element(snippet)];
         if let Some(hint) = &problem.hint {

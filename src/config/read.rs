@@ -212,6 +212,9 @@ fn advanced(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Advanced {
     advanced
 }
 
+/// Braces of one pattern: globset calls itself for each that is inside another, and a stack has an end.
+const MOST_BRACES: usize = 64;
+
 fn artifacts(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Text> {
     let patterns = f.texts(d, "artifacts");
     for pattern in &patterns {
@@ -222,6 +225,9 @@ fn artifacts(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Text> {
                 Problem::new(pattern.span.clone(), title)
                     .hint("patterns are relative to deploy/, such as images/*/*.wic"),
             );
+        } else if pattern.matches('{').count() > MOST_BRACES {
+            let title = format!("artifacts: a pattern has at most {MOST_BRACES} `{{`");
+            d.problem(Problem::new(pattern.span.clone(), title).hint("write several patterns"));
         } else if let Err(error) = globset::Glob::new(pattern) {
             d.problem(Problem::new(pattern.span.clone(), format!("artifacts: {error}")));
         }
@@ -362,10 +368,21 @@ directories:
         insta::assert_snapshot!(problems("name: x\n\tbuild: y\n"));
     }
 
+    #[test]
+    fn a_pattern_of_many_braces_is_a_problem() {
+        for braces in [65, 300_000] {
+            let pattern = "{a,".repeat(braces) + &"}".repeat(braces);
+            let shown = problems(&format!("{GOOD}artifacts: ['{pattern}']\n"));
+            assert!(shown.contains("artifacts: a pattern has at most 64 `{`"), "{}", shown.len());
+        }
+        let bearable = "{a,b}".repeat(64);
+        assert!(read("smidr.yaml", &format!("{GOOD}artifacts: ['{bearable}']\n"), None, &|_| None).is_ok());
+    }
+
     proptest::proptest! {
         // Whatever somebody sends as a config: an answer, and every problem can be drawn.
         #[test]
-        fn no_text_is_too_strange(text in "[ \\-\\[\\]{}:,&*!|>'\"%@`#?a-z0-9\n\tä€]{0,80}") {
+        fn no_text_is_too_strange(text in "[ \\-\\[\\]{}:,&*!|>'\"%@`#?a-z0-9\n\r\tä€𝄞\u{feff}\u{85}\u{2028}]{0,80}") {
             if let Err(problems) = read("smidr.yaml", &text, None, &|_| None) {
                 proptest::prop_assert!(!problems.render(false).is_empty());
             }

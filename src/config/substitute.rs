@@ -8,19 +8,19 @@
 pub fn substitute(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find("${") {
-        let (before, from) = rest.split_at(at);
+    while let Some((before, from)) = rest.split_once("${") {
         if let Some(before) = before.strip_suffix('$') {
             out.push_str(before);
             out.push_str("${");
-            rest = &from[2..];
+            rest = from;
             continue;
         }
         out.push_str(before);
-        let end =
-            from.find('}').ok_or_else(|| format!("`{from}` has no closing brace; write `$${{` for a literal `${{`"))?;
-        out.push_str(&expand(&from[2..end], lookup)?);
-        rest = &from[end + 1..];
+        let (inside, after) = from
+            .split_once('}')
+            .ok_or_else(|| format!("`${{{from}` has no closing brace; write `$${{` for a literal `${{`"))?;
+        out.push_str(&expand(inside, lookup)?);
+        rest = after;
     }
     out.push_str(rest);
     Ok(out)

@@ -12,7 +12,8 @@ impl FromStr for Size {
     fn from_str(text: &str) -> Result<Self, ()> {
         let lower = text.trim().to_ascii_lowercase();
         let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let shift = match lower[digits.len()..].trim_end_matches("ib").trim_end_matches('b') {
+        let unit = lower.strip_prefix(digits).unwrap_or_default();
+        let shift = match unit.trim_end_matches("ib").trim_end_matches('b') {
             "" => 0,
             "k" => 10,
             "m" => 20,
@@ -40,7 +41,9 @@ impl FromStr for Minutes {
                 u64::try_from(span.as_secs()).map_err(|_| ())?
             }
         };
-        if seconds == 0 { Err(()) } else { Ok(Self(std::time::Duration::from_secs(seconds))) }
+        // 136 years are within what a clock can add.
+        let seconds = u32::try_from(seconds).ok().filter(|seconds| *seconds > 0).ok_or(())?;
+        Ok(Self(std::time::Duration::from_secs(seconds.into())))
     }
 }
 
@@ -60,7 +63,7 @@ mod tests {
         assert_eq!(seconds("90"), Ok(5400));
         assert_eq!(seconds("2h30m"), Ok(9000));
         assert_eq!(seconds("45s"), Ok(45));
-        for wrong in ["", "0", "soon", "-5m"] {
+        for wrong in ["", "0", "soon", "-5m", "300000000000000000", "9223372036854775807s"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }

@@ -2,13 +2,11 @@
 //! build decided. Prints nothing.
 
 mod asks;
-#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod budget;
 mod confine;
 mod crossing;
 mod devices;
 mod downloads;
-#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod drive;
 mod edits;
 mod flocks;
@@ -16,9 +14,7 @@ mod guards;
 mod host;
 pub mod image_build;
 pub mod inputs;
-#[warn(clippy::indexing_slicing, clippy::string_slice)]
 pub mod keep;
-#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod memory;
 mod obeyed;
 mod packages;
@@ -26,7 +22,6 @@ mod prepare;
 mod pseudo;
 mod reach;
 pub mod recipes;
-#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod steps;
 mod workspace;
 

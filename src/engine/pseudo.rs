@@ -54,8 +54,8 @@ fn recipe_version(name: &str, text: &str) -> Option<Version> {
 
 /// The numbers that a version begins with: 1.9.0 of `1.9.0+git${SRCPV}`, and of Debian's `1.9.0+git20220715+ee24ebec9e-2`.
 fn version(text: &str) -> Option<Version> {
-    let end = text.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(text.len());
-    let mut numbers = text[..end].split('.').map_while(|number| number.parse().ok());
+    let numbers = text.split(|c: char| c != '.' && !c.is_ascii_digit()).next()?;
+    let mut numbers = numbers.split('.').map_while(|number| number.parse().ok());
     Some([numbers.next()?, numbers.next()?, numbers.next().unwrap_or(0)])
 }
 

@@ -184,7 +184,7 @@ impl FoundRecipe {
             && let Files::Beside(folder) = &self.files
         {
             let place = Sha256::digest(folder.as_os_str().as_encoded_bytes());
-            self.image = format!("{}-{}", self.name, hex::encode(&place[..4]));
+            self.image = format!("{}-{:.8}", self.name, hex::encode(place));
         }
         self
     }

@@ -140,8 +140,8 @@ pub fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, Wo
 
 /// What is locked by whoever uses a folder of a build.
 pub fn lock_path(folder: &Path, paths: &Paths) -> PathBuf {
-    let hash = hex::encode(&Sha256::digest(folder.as_os_str().as_encoded_bytes())[..8]);
-    lock::path_in(&paths.locks(), &format!("workspace-{hash}"))
+    let hash = hex::encode(Sha256::digest(folder.as_os_str().as_encoded_bytes()));
+    lock::path_in(&paths.locks(), &format!("workspace-{hash:.16}"))
 }
 
 /// Works on a path that a build may write to, without following a link that leads out of there.

@@ -16,7 +16,7 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::rooted::remove_at;
+use super::removal::remove_at;
 use crate::model::{Digest, Explain, Kind};
 
 /// What failed, on which path.
@@ -118,6 +118,17 @@ pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Reads once, and yields what was read: nothing at the end.
+///
+/// # Errors
+///
+/// Those of the input.
+pub fn read_part<'b>(input: &mut impl io::Read, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+    let count = input.read(buffer)?;
+    // More than there was room for would be a fault of the input.
+    Ok(buffer.get(..count).ok_or(io::ErrorKind::InvalidData)?)
+}
+
 /// The digest of a file's content, and its size in bytes.
 ///
 /// # Errors
@@ -129,11 +140,11 @@ pub fn sha256_of(path: &Path) -> Result<(Digest, u64), FileError> {
         let (mut hash, mut size) = (Sha256::new(), 0);
         let mut buffer = vec![0; 256 * 1024];
         loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok((Digest::from_sha256(hash.finalize().into()), size)),
-                read => {
-                    hash.update(&buffer[..read]);
-                    size += read as u64;
+            match read_part(&mut file, &mut buffer)? {
+                [] => return Ok((Digest::from_sha256(hash.finalize().into()), size)),
+                part => {
+                    hash.update(part);
+                    size += part.len() as u64;
                 }
             }
         }

@@ -12,6 +12,7 @@ pub mod oom;
 pub mod overlay;
 pub mod paths;
 pub mod process;
+pub mod removal;
 pub mod repository;
 pub mod rooted;
 pub mod scratch;

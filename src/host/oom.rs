@@ -4,12 +4,15 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    io::{self, Seek as _, SeekFrom},
     os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
 };
 
-use super::cgroup::{Place, field};
+use super::{
+    cgroup::{Place, field},
+    files,
+};
 
 /// The longest record of /dev/kmsg, in bytes (Documentation/ABI/testing/dev-kmsg).
 const RECORD: usize = 8192;
@@ -90,9 +93,9 @@ fn read_victims(messages: &mut File) -> Vec<Victim> {
     let mut victims = Vec::new();
     let mut record = [0; RECORD];
     for _ in 0..RECORDS {
-        match messages.read(&mut record) {
-            Ok(0) => break,
-            Ok(length) => victims.extend(victim(&String::from_utf8_lossy(&record[..length]))),
+        match files::read_part(messages, &mut record) {
+            Ok([]) => break,
+            Ok(record) => victims.extend(victim(&String::from_utf8_lossy(record))),
             // Some were overwritten before they were read; the next one is there.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::EINTR)) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

@@ -19,7 +19,7 @@ pub fn is_whiteout(stat: &Stat) -> bool {
 /// Whether a folder, open for reading, is opaque.
 pub fn is_opaque(folder: impl AsFd) -> bool {
     let mut value = [0_u8; 4];
-    fs::fgetxattr(folder, OPAQUE, &mut value[..]).is_ok_and(|length| value[..length] == *b"y")
+    fs::fgetxattr(folder, OPAQUE, &mut value[..]).is_ok_and(|length| value.get(..length) == Some(b"y"))
 }
 
 /// Opens a folder below `dir` for reading, never through a link.

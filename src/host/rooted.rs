@@ -11,7 +11,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     os::{
-        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::{Component, Path, PathBuf},
@@ -22,16 +22,17 @@ use rustix::{
     io::Errno,
 };
 
+use super::removal::remove_at;
 use crate::model::{Explain, Kind};
 
 /// As many symbolic links as the kernel follows in one path (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
-/// As deep as a tree may become, links of links included. Whoever walks through it later, or removes it, holds a descriptor
-/// and a piece of the stack per folder.
+/// As deep as a tree may become, links of links included. What walks through it later holds a descriptor and a piece of the
+/// stack per folder.
 const MAX_DEPTH: usize = 400;
 
-const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A folder whose content is not trusted.
 #[derive(Debug)]
@@ -363,36 +364,6 @@ pub fn open_linkless(path: &Path) -> io::Result<File> {
         Rooted::open(Path::new("/")).map_err(io::Error::other)?.open_plain(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
     let kind = FileType::from_raw_mode(fs::fstat(&file)?.st_mode);
     if kind == FileType::RegularFile { Ok(file.into()) } else { Err(Errno::INVAL.into()) }
-}
-
-/// Removes whatever is at `name` in `dir`, a whole tree if need be, and never follows a link.
-///
-/// # Errors
-///
-/// When the kernel refuses.
-pub fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
-    match fs::unlinkat(dir, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        result => return result,
-    }
-    let folder = fs::openat(dir, name, DIR, Mode::empty())?;
-    // Read-only folders (Go's module cache, overlay's `work`) refuse the removal of their entries. By descriptor: the name may be a
-    // link by now.
-    if fs::fstat(&folder)?.st_mode & 0o700 != 0o700 {
-        let _ = fs::chmod(format!("/proc/self/fd/{}", folder.as_raw_fd()), Mode::RWXU);
-    }
-    let reading = fs::openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    for entry in fs::Dir::new(reading)? {
-        let entry = entry?;
-        let entry = OsStr::from_bytes(entry.file_name().to_bytes());
-        if entry != "." && entry != ".." {
-            match remove_at(folder.as_fd(), entry) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                refused => return refused,
-            }
-        }
-    }
-    fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
 }
 
 /// One walk through a tree. The stack of open folders is what makes it safe: `..` goes back to a folder that was entered,

@@ -4,7 +4,7 @@
 //! whatever passes through.
 
 use std::{
-    io::{self, BufRead, Read},
+    io::{self, BufRead, Cursor, Read},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
 };
@@ -40,7 +40,7 @@ pub fn read_ahead<T>(
             }
         });
         // Dropped before the scope ends, so that nobody waits for room that is never made.
-        let mut ahead = Ahead { full: to_use, empty, chunk: Vec::new(), at: 0 };
+        let mut ahead = Ahead { full: to_use, empty, chunk: Cursor::default() };
         consume(&mut ahead)
     })
 }
@@ -68,8 +68,8 @@ fn feed(input: &mut impl Read, full: &SyncSender<Chunk>, empty: &Receiver<Vec<u8
 // As much as there is room for: less only at the end, or before an error.
 fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, (usize, io::Error)> {
     let mut filled = 0;
-    while filled < buffer.len() {
-        match input.read(&mut buffer[filled..]) {
+    while let Some(room @ [_, ..]) = buffer.get_mut(filled..) {
+        match input.read(room) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -83,35 +83,30 @@ fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, (usize, io::E
 pub struct Ahead {
     full: Receiver<Chunk>,
     empty: SyncSender<Vec<u8>>,
-    chunk: Vec<u8>,
-    at: usize,
+    chunk: Cursor<Vec<u8>>,
 }
 
 impl BufRead for Ahead {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at == self.chunk.len() {
-            // When the other side has gone, that is the end.
-            if let Ok(next) = self.full.recv() {
-                let old = std::mem::replace(&mut self.chunk, next?);
-                let _ = self.empty.try_send(old);
-                self.at = 0;
-            }
+        // When the other side has gone, that is the end.
+        if self.chunk.fill_buf()?.is_empty()
+            && let Ok(next) = self.full.recv()
+        {
+            let old = std::mem::replace(&mut self.chunk, Cursor::new(next?));
+            let _ = self.empty.try_send(old.into_inner());
         }
-        Ok(&self.chunk[self.at..])
+        self.chunk.fill_buf()
     }
 
     fn consume(&mut self, count: usize) {
-        self.at += count;
+        self.chunk.consume(count);
     }
 }
 
 impl Read for Ahead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let ready = self.fill_buf()?;
-        let count = buffer.len().min(ready.len());
-        buffer[..count].copy_from_slice(&ready[..count]);
-        self.consume(count);
-        Ok(count)
+        self.fill_buf()?;
+        self.chunk.read(buffer)
     }
 }
 

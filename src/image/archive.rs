@@ -194,8 +194,8 @@ impl<R: Read> Archive<R> {
     // False at the end of the stream; a part of a block is a truncation.
     fn block(&mut self, block: &mut Block) -> Result<bool, LayerError> {
         let mut filled = 0;
-        while filled < BLOCK {
-            let count = read_some(&mut self.input, &mut block[filled..], self.position)?;
+        while let Some(room @ [_, ..]) = block.get_mut(filled..) {
+            let count = read_some(&mut self.input, room, self.position)?;
             if count == 0 {
                 return if filled == 0 { Ok(false) } else { Err(LayerError::Truncated(self.position)) };
             }
@@ -330,11 +330,10 @@ fn entry_kind(letter: u8, path: &[u8]) -> Result<Kind, &'static str> {
 
 impl<R: Read> Read for Archive<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
-        if most == 0 {
+        if buffer.is_empty() || self.remaining == 0 {
             return Ok(0);
         }
-        let count = self.input.read(&mut buffer[..most])?;
+        let count = self.input.by_ref().take(self.remaining).read(buffer)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -352,7 +351,7 @@ impl<R: BufRead> BufRead for Archive<R> {
         }
         match self.input.fill_buf()? {
             [] => Err(io::ErrorKind::UnexpectedEof.into()),
-            ready => Ok(&ready[..most.min(ready.len())]),
+            ready => Ok(ready.get(..most).unwrap_or(ready)),
         }
     }
 

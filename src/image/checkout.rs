@@ -222,13 +222,13 @@ pub(super) fn sniff(file: &File) -> io::Result<Result<Compression, super::codec:
     use std::os::unix::fs::FileExt as _;
     let mut start = [0; 8];
     let mut filled = 0;
-    while filled < start.len() {
-        match file.read_at(&mut start[filled..], filled as u64)? {
+    while let Some(room @ [_, ..]) = start.get_mut(filled..) {
+        match file.read_at(room, filled as u64)? {
             0 => break,
             count => filled += count,
         }
     }
-    Ok(Compression::sniff(&start[..filled]))
+    Ok(Compression::sniff(start.get(..filled).unwrap_or_default()))
 }
 
 /// Names of files in JSON, which need not be text: everything but plain ASCII as `%` and two digits.

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::model::Digest;
+use crate::{host::files, model::Digest};
 
 /// How a layer is compressed, told from its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Compression {
     ///
     /// When it is a compression that smidr does not read.
     pub fn sniff(start: &[u8]) -> Result<Self, Unsupported> {
-        if start.len() >= 4 && (0x50..=0x5f).contains(&start[0]) && start[1..4] == [0x2a, 0x4d, 0x18] {
+        if let [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] = start {
             return Ok(Self::Zstd);
         }
         MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map_or(Ok(Self::None), |(_, found)| *found)
@@ -108,17 +108,18 @@ impl<T> Hashed<T> {
 
 impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        self.count += count as u64;
-        Ok(count)
+        let part = files::read_part(&mut self.inner, buffer)?;
+        self.hasher.update(part);
+        self.count += part.len() as u64;
+        Ok(part.len())
     }
 }
 
 impl<W: Write> Write for Hashed<W> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         let count = self.inner.write(buffer)?;
-        self.hasher.update(&buffer[..count]);
+        // More than there was would be a fault of the output.
+        self.hasher.update(buffer.get(..count).ok_or(io::ErrorKind::InvalidData)?);
         self.count += count as u64;
         Ok(count)
     }

@@ -24,7 +24,10 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{files::FileError, scratch::Scratch},
+    host::{
+        files::{self, FileError},
+        scratch::Scratch,
+    },
     model::Activity,
 };
 
@@ -91,13 +94,13 @@ fn export_archive(
         let name = format!("blobs/{}", blob.digest.blob_path().display());
         out.write_all(&member(&name, EntryType::Regular, 0o644, blob.size)).map_err(failed(dest))?;
         copy_blob(blob, path, &mut out, dest, progress)?;
-        out.write_all(&END[..padding(blob.size)]).map_err(failed(dest))?;
+        out.write_all(padding(blob.size)).map_err(failed(dest))?;
     }
     for (path, text) in small_files(image, outgoing) {
         let size = text.len() as u64;
         out.write_all(&member(&path, EntryType::Regular, 0o644, size)).map_err(failed(dest))?;
         out.write_all(&text).map_err(failed(dest))?;
-        out.write_all(&END[..padding(size)]).map_err(failed(dest))?;
+        out.write_all(padding(size)).map_err(failed(dest))?;
     }
     out.write_all(&END).and_then(|()| out.flush()).map_err(failed(dest))?;
     drop(out);
@@ -119,12 +122,12 @@ fn copy_blob(
     let mut input = Hashed::new(file.take(blob.size.saturating_add(1)));
     let mut buffer = vec![0; 256 << 10];
     loop {
-        let count = input.read(&mut buffer).map_err(FileError::new("read", path))?;
-        if count == 0 {
+        let part = files::read_part(&mut input, &mut buffer).map_err(FileError::new("read", path))?;
+        if part.is_empty() {
             break;
         }
-        out.write_all(&buffer[..count]).map_err(failed(dest))?;
-        progress.add(count as u64);
+        out.write_all(part).map_err(failed(dest))?;
+        progress.add(part.len() as u64);
     }
     let (_, found, size) = input.finish();
     check(&format!("the blob {} in the store", blob.digest), blob, size, &found)

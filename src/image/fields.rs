@@ -47,9 +47,9 @@ pub fn mtime(block: &Block) -> i128 {
 
 /// Whether the checksum is right, taken over unsigned bytes or, as some old programs did, over signed ones.
 pub fn is_sound(block: &Block) -> bool {
-    let counted = |at: usize| if CHECKSUM.contains(&at) { b' ' } else { block[at] };
-    let unsigned: i128 = (0..BLOCK).map(|at| i128::from(counted(at))).sum();
-    let signed: i128 = (0..BLOCK).map(|at| i128::from(counted(at).cast_signed())).sum();
+    let counted = || block.iter().enumerate().map(|(at, byte)| if CHECKSUM.contains(&at) { b' ' } else { *byte });
+    let unsigned: i128 = counted().map(i128::from).sum();
+    let signed: i128 = counted().map(|byte| i128::from(byte.cast_signed())).sum();
     // Blank is no checksum, though other fields may be blank.
     let is_blank = text(&block[CHECKSUM]).is_empty();
     !is_blank && number(&block[CHECKSUM]).is_some_and(|sum| sum == unsigned || sum == signed)
@@ -64,8 +64,8 @@ pub fn is_gnu(block: &Block) -> bool {
 pub fn path(block: &Block) -> Vec<u8> {
     let name = text(&block[NAME]);
     let is_posix = block[MAGIC].starts_with(b"ustar\0");
-    let prefix = if block[STAR_MAGIC] == *b"tar\0" { STAR_PREFIX } else { PREFIX };
-    match text(&block[prefix]) {
+    let prefix = if block[STAR_MAGIC] == *b"tar\0" { &block[STAR_PREFIX] } else { &block[PREFIX] };
+    match text(prefix) {
         prefix if is_posix && !prefix.is_empty() => [prefix, b"/", name].concat(),
         _ => name.to_vec(),
     }
@@ -89,10 +89,10 @@ fn text(field: &[u8]) -> &[u8] {
 // Octal digits among spaces, ended by a NUL or the field's end; blank is 0, as in Go, Python and libarchive. With the
 // highest bit set it is GNU's base-256: all other bits are a number in two's complement. Twelve bytes fit 128 bits.
 fn number(field: &[u8]) -> Option<i128> {
-    match field.first() {
-        Some(first) if first & 0x80 != 0 => {
+    match field.split_first() {
+        Some((first, rest)) if first & 0x80 != 0 => {
             let sign = if first & 0x40 == 0 { i128::from(first & 0x3f) } else { i128::from(first | 0x80) - 0x100 };
-            Some(field[1..].iter().fold(sign, |number, byte| number << 8 | i128::from(*byte)))
+            Some(rest.iter().fold(sign, |number, byte| number << 8 | i128::from(*byte)))
         }
         _ => octal(text(field.trim_ascii_start())),
     }

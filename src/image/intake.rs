@@ -26,7 +26,10 @@ use super::{
     unpack::{Unpacked, unpack},
 };
 use crate::{
-    host::{files::FileError, rooted::Rooted},
+    host::{
+        files::{self, FileError},
+        rooted::Rooted,
+    },
     model::Digest,
 };
 
@@ -97,22 +100,22 @@ impl<R: Read> Read for Inlet<'_, R> {
         }
         // One byte too many is enough to know.
         let most = self.layer.wanted.map_or(u64::MAX, |wanted| wanted.size.saturating_add(1));
-        let room = usize::try_from(most.saturating_sub(self.count)).unwrap_or(usize::MAX).min(buffer.len());
-        let count = match self.input.read(&mut buffer[..room]) {
+        let mut input = self.input.by_ref().take(most.saturating_sub(self.count));
+        let part = match files::read_part(&mut input, buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             read => read.map_err(|error| self.broken(error))?,
         };
         if let Some(Keep { mut file, path, have }) = self.keep
             && self.count >= have
-            && let Err(error) = file.write_all(&buffer[..count])
+            && let Err(error) = file.write_all(part)
         {
             let kind = error.kind();
             self.failed = Some(FileError::new("write", path)(error).into());
             return Err(kind.into());
         }
-        self.count += count as u64;
-        self.layer.progress.add(count as u64);
-        Ok(count)
+        self.count += part.len() as u64;
+        self.layer.progress.add(part.len() as u64);
+        Ok(part.len())
     }
 }
 

@@ -51,7 +51,8 @@ fn names_it(file: &File) -> bool {
     if file.read_exact_at(&mut head, 0).is_err() {
         return false;
     }
-    let number = |at: usize| head[4 * at..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    let (numbers, _) = head.as_chunks();
+    let number = |at: usize| numbers.get(at).map_or(0, |bytes| u32::from_ne_bytes(*bytes));
     let (begin, size) = (number(NAMES_AT), number(NAMES_AT + 1) as usize);
     if number(0) != MAGIC || size > MANY_NAMES {
         return false;

@@ -62,9 +62,9 @@ impl Member<'_> {
 }
 
 /// Zeros after a content of `size` bytes.
-pub fn padding(size: u64) -> usize {
+pub fn padding(size: u64) -> &'static [u8] {
     // Below 512, so it fits any integer.
-    (size.next_multiple_of(512) - size) as usize
+    END.get(..(size.next_multiple_of(512) - size) as usize).unwrap_or_default()
 }
 
 /// What stands at an archive's end.
@@ -72,10 +72,10 @@ pub const END: [u8; 1024] = [0; 1024];
 
 fn ustar([path, link]: [&[u8]; 2], kind: EntryType, mode: u32, mtime: i64, size: u64) -> [u8; 512] {
     let mut header = Header::new_ustar();
-    let bytes = header.as_mut_bytes();
-    let (path, link) = (&path[..path.len().min(NAME)], &link[..link.len().min(NAME)]);
-    bytes[..path.len()].copy_from_slice(path);
-    bytes[157..157 + link.len()].copy_from_slice(link);
+    let names = header.as_old_mut();
+    for (field, text) in [(&mut names.name, path), (&mut names.linkname, link)] {
+        field.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
+    }
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_uid(0);

@@ -10,7 +10,6 @@ pub mod apt;
 mod archive;
 mod checkout;
 mod codec;
-#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod documents;
 mod error;
 mod export;

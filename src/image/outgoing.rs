@@ -18,7 +18,10 @@ use super::{
     store::{ImageStore, StoredImage},
 };
 use crate::{
-    host::{files::FileError, scratch::Scratch},
+    host::{
+        files::{self, FileError},
+        scratch::Scratch,
+    },
     model::Digest,
 };
 
@@ -80,7 +83,8 @@ impl ImageStore {
         blobs.sort_by(|(a, _), (b, _)| a.digest.cmp(&b.digest));
         blobs.dedup_by(|(a, _), (b, _)| a.digest == b.digest);
         let value: serde_json::Value = json_of(&what, &text)?;
-        let media_type = value["mediaType"].as_str().unwrap_or(media::MANIFEST).into();
+        let media_type =
+            value.get("mediaType").and_then(|media_type| media_type.as_str()).unwrap_or(media::MANIFEST).into();
         let manifest = Descriptor { media_type, digest: super::codec::digest(&text), size: text.len() as u64 };
         Ok(Outgoing { blobs, manifest, text })
     }
@@ -122,12 +126,12 @@ fn compress(content: impl Read, to: &Path, progress: &Progress) -> io::Result<(D
     let mut content = Hashed::new(content);
     let mut buffer = vec![0; 256 << 10];
     loop {
-        let count = content.read(&mut buffer)?;
-        if count == 0 {
+        let part = files::read_part(&mut content, &mut buffer)?;
+        if part.is_empty() {
             break;
         }
-        encoder.write_all(&buffer[..count])?;
-        progress.add(count as u64);
+        encoder.write_all(part)?;
+        progress.add(part.len() as u64);
     }
     let (_, diff_id, _) = content.finish();
     let (mut file, digest, size) = encoder.finish()?.finish();

@@ -23,6 +23,7 @@ use super::{
     member::{END, Member, padding},
     tree::{self, Time},
 };
+use crate::host::files;
 
 /// Writes the tree at `root` to `out`, telling `progress` how many bytes of content each step wrote.
 ///
@@ -103,23 +104,19 @@ impl<W: Write> Packer<'_, W> {
         self.content(file.into(), size, &path)
     }
 
-    fn content(&mut self, mut file: File, size: u64, path: &[u8]) -> Result<(), LayerError> {
-        let mut left = size;
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
-            let count = match file.read(&mut self.buffer[..most]) {
-                Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+    fn content(&mut self, file: File, size: u64, path: &[u8]) -> Result<(), LayerError> {
+        let mut file = file.take(size);
+        while file.limit() > 0 {
+            let part = match files::read_part(&mut file, &mut self.buffer) {
+                Ok([]) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result,
             }
             .map_err(LayerError::io("read", as_path(path)))?;
-            self.out
-                .write_all(&self.buffer[..count])
-                .map_err(LayerError::io("write the archive with", as_path(path)))?;
-            (self.progress)(count as u64);
-            left -= count as u64;
+            self.out.write_all(part).map_err(LayerError::io("write the archive with", as_path(path)))?;
+            (self.progress)(part.len() as u64);
         }
-        self.write(&END[..padding(size)])
+        self.write(padding(size))
     }
 
     fn member(&mut self, member: &Member<'_>) -> Result<(), LayerError> {

@@ -86,12 +86,11 @@ fn each<'a>(
 
 fn record(content: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = content.iter().take(20).position(|byte| *byte == b' ')?;
-    let length = number(&content[..space])?;
-    let length = usize::try_from(length).ok().filter(|length| *length <= content.len() && *length > space + 1)?;
-    let (whole, rest) = content.split_at(length);
-    let (newline, body) = whole[space + 1..].split_last()?;
+    let length = number(content.get(..space)?)?;
+    let (whole, rest) = content.split_at_checked(usize::try_from(length).ok()?)?;
+    let (newline, body) = whole.get(space + 1..)?.split_last()?;
     let equals = body.iter().position(|byte| *byte == b'=').filter(|at| *newline == b'\n' && *at > 0)?;
-    let (key, value) = (&body[..equals], &body[equals + 1..]);
+    let (key, value) = (body.get(..equals)?, body.get(equals + 1..)?);
     (!key.contains(&0)).then_some((key, value, rest))
 }
 

@@ -162,9 +162,9 @@ impl RegistryReference {
     }
 
     fn parse(text: &str) -> Result<Self, &'static str> {
-        let (text, tag) = match text.rfind(':').filter(|at| !text[*at..].contains(['/', ']'])) {
+        let (text, tag) = match text.rsplit_once(':').filter(|(_, tag)| !tag.contains(['/', ']'])) {
             // `localhost:5000` alone reads as the tag 5000 of `localhost`, as it does everywhere.
-            Some(at) => (&text[..at], Some(&text[at + 1..])),
+            Some((text, tag)) => (text, Some(tag)),
             None => (text, None),
         };
         let is_host = |first: &str| first.contains(['.', ':', '[']) || first == "localhost";
@@ -229,8 +229,8 @@ pub(super) fn place(text: &str) -> Result<(String, String), &'static str> {
 }
 
 fn check_host(host: &str) -> Result<(), &'static str> {
-    let (name, port) = match host.rfind(':').filter(|at| !host[*at..].contains(']')) {
-        Some(at) => (&host[..at], Some(&host[at + 1..])),
+    let (name, port) = match host.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
+        Some((name, port)) => (name, Some(port)),
         None => (host, None),
     };
     let digits = |port: &str| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());

@@ -161,9 +161,10 @@ impl Stack<'_> {
     }
 
     fn changed_above(&self, number: usize, path: &Path) -> bool {
-        self.layers[number + 1..]
+        self.layers
             .iter()
-            .zip(&self.roots[number + 1..])
+            .zip(&self.roots)
+            .skip(number + 1)
             .any(|(layer, root)| layer.links.contains_key(path) || !matches!(see(root, path), Sight::Nothing))
     }
 }
@@ -194,10 +195,10 @@ fn copy(
 ) -> Result<(), LayerError> {
     let refuse = |why| LayerError::Entry { entry: path.as_os_str().as_bytes().into(), why };
     // The target may be such a link itself, of a layer further down.
-    if layers[..below].iter().any(|layer| layer.links.contains_key(target)) {
+    if layers.iter().take(below).any(|layer| layer.links.contains_key(target)) {
         return link(tree, target, path).map_err(|_| refuse("is a hard link to a file that is not there"));
     }
-    let folders: Vec<PathBuf> = layers[..below].iter().map(|layer| layer.folder.to_path_buf()).collect();
+    let folders: Vec<PathBuf> = layers.iter().take(below).map(|layer| layer.folder.to_path_buf()).collect();
     let Some((mut content, stat)) = Lowers::open(&folders)?.file(target) else {
         return Err(refuse("is a hard link to a file that neither its archive nor a layer below has"));
     };

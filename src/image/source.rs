@@ -209,7 +209,7 @@ impl Read for Part<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         use std::os::unix::fs::FileExt as _;
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let count = self.file.read_at(&mut buffer[..most], self.at)?;
+        let count = self.file.read_at(buffer.get_mut(..most).unwrap_or_default(), self.at)?;
         self.at += count as u64;
         self.left -= count as u64;
         Ok(count)

@@ -132,11 +132,11 @@ impl<'a> Map<'a> {
     fn push_fields(&mut self, fields: &[u8]) -> Result<bool, LayerError> {
         for piece in fields.chunks_exact(OLD_PIECE) {
             let (offset, length) = piece.split_at(OLD_PIECE / 2);
-            if offset[0] == 0 && length[0] == 0 {
+            if offset.starts_with(&[0]) && length.starts_with(&[0]) {
                 return Ok(false);
             }
             // GNU tar ends a map where the length is blank, Go where the offset is.
-            let number = |field: &[u8]| fields::length(field).filter(|_| field[0] != 0);
+            let number = |field: &[u8]| fields::length(field).filter(|_| !field.starts_with(&[0]));
             let (Some(offset), Some(length)) = (number(offset), number(length)) else {
                 return Err(self.refuse(DAMAGED));
             };
@@ -167,13 +167,13 @@ impl<R: Read> Lines<'_, R> {
         let damaged = || LayerError::Entry { entry: entry.into(), why: DAMAGED };
         let mut line = Vec::new();
         loop {
-            if self.at == BLOCK {
+            let Some(&byte) = self.block.get(self.at) else {
                 self.left = self.left.checked_sub(BLOCK as u64).ok_or_else(damaged)?;
                 let read = self.content.read_exact(&mut self.block);
                 read.map_err(|source| super::archive::read_error(source, self.offset))?;
                 self.at = 0;
-            }
-            let byte = self.block[self.at];
+                continue;
+            };
             self.at += 1;
             match byte {
                 b'\n' => return pax::number(&line).ok_or_else(damaged),

@@ -95,7 +95,7 @@ impl Tar {
         let member = Member { path, kind, mode, mtime: 1_000_000_000, size, link, xattrs: &[] };
         self.bytes.extend(member.header());
         self.bytes.extend(content);
-        self.bytes.resize(self.bytes.len() + padding(size), 0);
+        self.bytes.extend(padding(size));
         self
     }
 

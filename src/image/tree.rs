@@ -137,8 +137,9 @@ pub fn fill(
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(super::archive::read_error(error, at)),
         };
-        let count = usize::try_from(left).unwrap_or(usize::MAX).min(ready.len());
-        file.write_all(&ready[..count]).map_err(LayerError::io("write", path))?;
+        let part = ready.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(ready);
+        file.write_all(part).map_err(LayerError::io("write", path))?;
+        let count = part.len();
         content.consume(count);
         left -= count as u64;
     }

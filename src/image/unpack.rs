@@ -31,7 +31,10 @@ use super::{
     tree::{self, Time},
     waiting::Waiting,
 };
-use crate::host::rooted::{Missing, Rooted, RootedError, Walked, remove_at};
+use crate::host::{
+    removal::remove_at,
+    rooted::{Missing, Rooted, RootedError, Walked},
+};
 
 /// What came out of a layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,8 +128,8 @@ impl<'a> Unpacker<'a> {
         if reserved(parent) || (reserved(Path::new(name)) && entry.kind == Kind::Folder) {
             return Err(refuse(entry, "has a folder with a name that only whiteouts may have"));
         }
-        if name.as_bytes().starts_with(tree::WHITEOUT) {
-            return self.note_whiteout(entry, parent, name);
+        if let Some(hidden) = name.as_bytes().strip_prefix(tree::WHITEOUT) {
+            return self.note_whiteout(entry, parent, name, hidden);
         }
         if entry.kind == Kind::Device {
             self.done.devices += 1;
@@ -189,12 +192,11 @@ impl<'a> Unpacker<'a> {
         self.store(entry, bytes)
     }
 
-    fn note_whiteout(&mut self, entry: &Entry, parent: &Path, name: &OsStr) -> Result<(), LayerError> {
+    fn note_whiteout(&mut self, entry: &Entry, parent: &Path, name: &OsStr, hidden: &[u8]) -> Result<(), LayerError> {
         let name = name.as_bytes();
         if name == tree::OPAQUE_FILE {
             keep(self.account, &mut self.opaque, parent.into())?;
         } else if !name.starts_with(tree::AUFS) {
-            let hidden = &name[tree::WHITEOUT.len()..];
             if matches!(hidden, b"" | b"." | b"..") {
                 return Err(refuse(entry, "is a whiteout of nothing"));
             }

@@ -33,7 +33,10 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{files::FileError, scratch::Scratch},
+    host::{
+        files::{self, FileError},
+        scratch::Scratch,
+    },
     model::{Activity, Digest},
 };
 
@@ -148,12 +151,12 @@ impl ImageStore {
         let mut file = File::open(&path).map_err(FileError::new("read", &path))?;
         let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
         loop {
-            let count = file.read(&mut buffer).map_err(FileError::new("read", &path))?;
-            if count == 0 {
+            let part = files::read_part(&mut file, &mut buffer).map_err(FileError::new("read", &path))?;
+            if part.is_empty() {
                 break;
             }
-            hasher.update(&buffer[..count]);
-            progress.add(count as u64);
+            hasher.update(part);
+            progress.add(part.len() as u64);
         }
         match Digest::from_sha256(hasher.finalize().into()) {
             digest if digest == layer.digest => Ok(None),
@@ -258,25 +261,25 @@ fn same_file(wanted: &OwnedFd, found: &OwnedFd, name: &OsStr) -> rustix::io::Res
     }
     let (mut left, mut right) = (vec![0; 128 << 10], vec![0; 128 << 10]);
     loop {
-        let count = read_full(&mut ours, &mut left)?;
-        if count != read_full(&mut theirs, &mut right)? || left[..count] != right[..count] {
+        let part = read_full(&mut ours, &mut left)?;
+        if part != read_full(&mut theirs, &mut right)? {
             return Ok(false);
         }
-        if count == 0 {
+        if part.is_empty() {
             return Ok(true);
         }
     }
 }
 
-fn read_full(file: &mut File, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+fn read_full<'b>(file: &mut File, buffer: &'b mut [u8]) -> rustix::io::Result<&'b [u8]> {
     let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..]) {
+    while let Some(room @ [_, ..]) = buffer.get_mut(filled..) {
+        match file.read(room) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
         }
     }
-    Ok(filled)
+    Ok(buffer.get(..filled).unwrap_or_default())
 }

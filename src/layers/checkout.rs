@@ -259,7 +259,7 @@ fn key<'a>(commit: &CommitId, patches: impl Iterator<Item = &'a PatchLock>) -> S
     }
     let all = patches.fold(Sha256::new(), |hash, patch| hash.chain_update(patch.sha256.hex()));
     // 128 bits: of 64, anybody finds two lists of patches that would be one checkout.
-    format!("{commit}-{}", &hex::encode(all.finalize())[..32])
+    format!("{commit}-{:.32}", hex::encode(all.finalize()))
 }
 
 /// The last part of an address, as a name that is safe and that people know. OpenEmbedded's sanity check refuses the core layer where its

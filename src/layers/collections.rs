@@ -162,19 +162,20 @@ impl Set<'_> {
                     return Err(CollectionError::Twice { collection: name.into(), at });
                 }
                 Some((_, first)) => {
-                    let [first, second] = [*first, owner].map(|place| Box::new(self.found[place].clone()));
+                    let [first, second] = [*first, owner].map(|place| Box::new(self.layer(place).clone()));
                     return Err(CollectionError::Duplicate { collection: name.into(), first, second });
                 }
             }
             self.collections.push((name.into(), owner));
         }
         for (gone, _) in before {
-            let layer = self.found[place].folder.display();
+            let layer = self.layer(place).folder.display();
             self.reader.warnings.push(format!("{layer} takes the layer `{gone}` out of BBFILE_COLLECTIONS"));
         }
         Ok(())
     }
 
+    #[expect(clippy::indexing_slicing, reason = "places are counted off `found`, which never changes")]
     pub(super) fn layer(&self, place: usize) -> &Found {
         &self.found[place]
     }

@@ -89,7 +89,7 @@ pub(super) fn fetch(
     }
     arguments.extend(["--end-of-options".into(), url.to_owned()]);
     arguments.extend(request.refspecs());
-    let with_depth: Vec<&String> = arguments[..1].iter().chain(&depth).chain(&arguments[1..]).collect();
+    let with_depth: Vec<&String> = arguments.iter().take(1).chain(&depth).chain(arguments.iter().skip(1)).collect();
     let (mut status, mut said) = git.run(&room.folder, &with_depth, true)?;
     // A plain file server has no part of the past to offer.
     if !status.success() && depth.is_some() && said.contains(NO_DEPTH) {
@@ -283,7 +283,9 @@ fn objects(line: &str) -> Option<(u64, u64)> {
         return None;
     }
     let (done, rest) = line.split_once('(')?.1.split_once('/')?;
-    let (done, total): (u64, u64) = (done.parse().ok()?, rest.split_once(')')?.0.parse().ok()?);
+    // git counts objects with 32 bits.
+    let (done, total): (u32, u32) = (done.parse().ok()?, rest.split_once(')')?.0.parse().ok()?);
+    let (done, total) = (u64::from(done), u64::from(total));
     Some((if second { total + done } else { done }, 2 * total))
 }
 
@@ -305,7 +307,13 @@ mod tests {
     fn what_git_says_on_the_way() {
         assert_eq!(objects("Receiving objects:  45% (450/1000), 1.20 MiB | 3 MiB/s"), Some((450, 2000)));
         assert_eq!(objects("Resolving deltas: 100% (20/20), done."), Some((40, 40)));
-        for other in ["remote: Counting objects: 100% (5/5), done.", "Receiving objects: x", ""] {
+        assert_eq!(objects("Resolving deltas:   0% (1/4294967295)"), Some((4_294_967_296, 8_589_934_590)));
+        for other in [
+            "remote: Counting objects: 100% (5/5), done.",
+            "Receiving objects:   0% (1/18446744073709551615)",
+            "Receiving objects: x",
+            "",
+        ] {
             assert_eq!(objects(other), None, "{other}");
         }
         let said = "remote: Hello\nfatal: unable to access 'https://me:pw@host/x/': The requested URL returned error: 500\nbye\n";

@@ -309,7 +309,7 @@ fn name(url: &str) -> String {
         last_part(url).chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).collect();
     let safe: String = safe.chars().take(40).collect();
     let hash = hex::encode(Sha256::digest(url.as_bytes()));
-    format!("{}-{}", if safe.is_empty() { "repository" } else { &safe }, &hash[..DIGITS])
+    format!("{}-{hash:.DIGITS$}", if safe.is_empty() { "repository" } else { &safe })
 }
 
 /// What `git init --bare` makes, without its hooks.

@@ -8,7 +8,6 @@ mod changes;
 pub mod checkout;
 mod collection_error;
 mod collections;
-#[warn(clippy::indexing_slicing, clippy::string_slice)]
 mod conf;
 mod discover;
 mod fetch;

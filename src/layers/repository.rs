@@ -124,6 +124,7 @@ impl Store {
             sources.iter().map(|_| Mutex::default()).collect();
         let groups = Mutex::new(by_address(&sources).into_iter());
         let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).next();
+        #[expect(clippy::indexing_slicing, reason = "by_address counts `sources`, and `done` is as long")]
         let work = || {
             while let Some(group) = next() {
                 for at in group {
@@ -179,15 +180,19 @@ impl Store {
         let mut sources = BTreeMap::from([(mirror.path().to_owned(), (git.clone(), commit.clone()))]);
         let mut mended = BTreeSet::new();
         let checkout = loop {
-            match self.checkout(mirror.path(), git, &commit, &patches, access, &mut sources) {
-                // It can be had again, once.
-                Err(LayerError::Checkout(CheckoutError::Damaged { mirror: damaged, .. }))
-                    if access.online && sources.contains_key(&damaged) && mended.insert(damaged.clone()) =>
-                {
-                    let (wanted, commit) = &sources[&damaged];
-                    self.mirrors.mend(wanted, commit, access)?;
-                }
-                made => break made?,
+            let error = match self.checkout(mirror.path(), git, &commit, &patches, access, &mut sources) {
+                Ok(made) => break made,
+                Err(error) => error,
+            };
+            // It can be had again, once.
+            if let LayerError::Checkout(CheckoutError::Damaged { mirror: damaged, .. }) = &error
+                && access.online
+                && let Some((wanted, commit)) = sources.get(damaged)
+                && mended.insert(damaged.clone())
+            {
+                self.mirrors.mend(wanted, commit, access)?;
+            } else {
+                return Err(error);
             }
         };
         let pin = RepositoryLock {

@@ -59,9 +59,11 @@ fn parenthesis(words: &mut Peekable<SplitWhitespace<'_>>) -> String {
 }
 
 fn constraint(text: &str) -> Option<Constraint> {
-    let operator =
-        OPERATORS.into_iter().find(|operator| text.starts_with(operator)).filter(|operator| !operator.is_empty())?;
-    let version = text[operator.len()..].trim();
+    let (operator, version) =
+        OPERATORS.into_iter().find_map(|operator| Some((operator, text.strip_prefix(operator)?.trim())))?;
+    if operator.is_empty() {
+        return None;
+    }
     // `=<` and `=>` are read by BitBake, but it can compare nothing with them.
     let plain = !version.is_empty() && !version.contains(char::is_whitespace) && !version.starts_with(['<', '>']);
     plain.then(|| Constraint { operator: operator.into(), version: version.into() })

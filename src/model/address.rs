@@ -7,15 +7,15 @@ pub fn without_secrets(text: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
         // A password may hold quotes, and whoever forgets to encode a `#` in his has not made it public.
-        let end = after.find(|c: char| c.is_whitespace() || c == '/').unwrap_or(after.len());
+        let place = after.split(|c: char| c.is_whitespace() || c == '/').next().unwrap_or_default();
         clean.push_str(before);
-        rest = match after[..end].rfind('@') {
+        rest = match place.rfind('@').map(|at| after.split_at(at)) {
             // Over ssh a name alone is needed to recognise the address, and is no secret.
-            Some(who) if before.ends_with("ssh://") => {
-                clean.push_str(after[..who].split(':').next().unwrap_or_default());
-                &after[who..]
+            Some((who, host)) if before.ends_with("ssh://") => {
+                clean.push_str(who.split(':').next().unwrap_or_default());
+                host
             }
-            Some(who) => &after[who + 1..],
+            Some((_, host)) => host.trim_start_matches('@'),
             None => after,
         };
     }

@@ -98,18 +98,20 @@ impl Filter {
     fn run(mut self, text: &str) -> String {
         self.out.reserve(text.len());
         let mut rest = text;
-        while let Some(c) = rest.chars().next() {
-            if let Some(colour) = colour(rest).filter(|_| self.colours) {
+        loop {
+            if let Some((colour, after)) = colour(rest).filter(|_| self.colours) {
                 self.out.push_str(colour);
                 self.coloured = !["\x1b[m", "\x1b[0m"].contains(&colour);
-                rest = &rest[colour.len()..];
+                rest = after;
                 continue;
             }
-            rest = &rest[c.len_utf8()..];
+            let mut chars = rest.chars();
+            let Some(c) = chars.next() else { break };
+            rest = chars.as_str();
             match (c, self.newline) {
                 ('\n', Newline::Kept) => self.end_line("\n"),
                 ('\n', Newline::Indented) => self.end_line("\n  "),
-                _ => self.character(c, rest.chars().next()),
+                _ => self.character(c, chars.next()),
             }
         }
         self.end_line("");
@@ -168,11 +170,11 @@ impl Filter {
     }
 }
 
-/// The colour that a text begins with: `ESC [`, numbers, `m` (ECMA-48, SGR).
-fn colour(text: &str) -> Option<&str> {
-    let rest = text.strip_prefix("\x1b[")?;
-    let end = rest.find(|c: char| !c.is_ascii_digit() && c != ';' && c != ':')?;
-    rest[end..].starts_with('m').then(|| &text[..text.len() - rest.len() + end + 1])
+/// The colour that a text begins with, and what follows: `ESC [`, numbers, `m` (ECMA-48, SGR).
+fn colour(text: &str) -> Option<(&str, &str)> {
+    let numbers = text.strip_prefix("\x1b[")?;
+    let after = numbers.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';' || c == ':').strip_prefix('m')?;
+    text.split_at_checked(text.len() - after.len())
 }
 
 fn is_selector(c: char) -> bool {
@@ -227,14 +229,13 @@ pub fn danger(text: &str) -> Option<String> {
 fn without_colours(text: &str) -> String {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(c) = rest.chars().next() {
-        let length = colour(rest).map_or_else(
+        rest = colour(rest).map_or_else(
             || {
                 out.push(c);
-                c.len_utf8()
+                rest.split_at(c.len_utf8()).1
             },
-            str::len,
+            |(_, after)| after,
         );
-        rest = &rest[length..];
     }
     out
 }

@@ -95,12 +95,12 @@ impl Secrets {
     /// Takes the passwords of all addresses in a text: `scheme://user:password@host`.
     pub fn add_addresses(&mut self, text: &str) {
         let mut rest = text;
-        while let Some(at) = rest.find("://") {
-            let scheme = rest[..at].rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        while let Some((before, after)) = rest.split_once("://") {
+            let scheme = before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
             let web = ["http", "https", "git", "gitsm"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-            rest = &rest[at + 3..];
-            let end = rest.find(|c: char| c.is_whitespace() || "/\"'<>`\\".contains(c)).unwrap_or(rest.len());
-            if let Some((who, _)) = rest[..end].rsplit_once('@') {
+            rest = after;
+            let place = rest.split(|c: char| c.is_whitespace() || "/\"'<>`\\".contains(c)).next().unwrap_or_default();
+            if let Some((who, _)) = place.rsplit_once('@') {
                 self.add_login(who, web);
             }
         }
@@ -194,9 +194,8 @@ fn netrc_words(text: &str) -> Vec<&str> {
     for line in text.lines() {
         let mut rest = line.trim_start();
         while !rest.is_empty() {
-            let quoted = rest.strip_prefix('"').and_then(|inside| Some((inside, closing_quote(inside)?)));
-            let (word, after) = match quoted {
-                Some((inside, end)) => (&inside[..end], &inside[end + 1..]),
+            let (word, after) = match rest.strip_prefix('"').and_then(quoted) {
+                Some(parts) => parts,
                 None => rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len())),
             };
             words.push(word);
@@ -206,9 +205,10 @@ fn netrc_words(text: &str) -> Vec<&str> {
     words
 }
 
-fn closing_quote(text: &str) -> Option<usize> {
+/// What stands before the closing quote, and what follows it.
+fn quoted(text: &str) -> Option<(&str, &str)> {
     let mut escaped = false;
-    text.find(|c| {
+    text.split_once(|c| {
         let closes = c == '"' && !escaped;
         escaped = c == '\\' && !escaped;
         closes
@@ -228,11 +228,11 @@ fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..2).filter(|_| *first == b'%').and_then(|digits| hex::decode(digits).ok());
-        match digits {
-            Some(byte) => {
+        let escape = after.split_at_checked(2).filter(|_| *first == b'%');
+        match escape.and_then(|(digits, after)| Some((hex::decode(digits).ok()?, after))) {
+            Some((byte, after)) => {
                 bytes.extend(byte);
-                rest = &after[2..];
+                rest = after;
             }
             None => {
                 bytes.push(*first);

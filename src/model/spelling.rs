@@ -47,7 +47,7 @@ pub fn base64(text: &str) -> [String; 2] {
 /// from the text alone, for each of the three ways in which it can lie.
 pub fn base64_inside(text: &str) -> Vec<String> {
     let inner = |before: usize| {
-        let bytes = [&[0; 2][..before], text.as_bytes()].concat();
+        let bytes = [vec![0; before].as_slice(), text.as_bytes()].concat();
         // A character holds six bits.
         let (first, end) = ((before * 8).div_ceil(6), bytes.len() * 8 / 6);
         let encoded = [STANDARD_NO_PAD.encode(&bytes), URL_SAFE_NO_PAD.encode(&bytes)];

@@ -386,7 +386,7 @@ fn workspace_name(name: &str, file: &Path, variant: Option<&str>) -> String {
 }
 
 fn place_hash(file: &Path) -> String {
-    hex::encode(&Sha256::digest(file.as_os_str().as_encoded_bytes())[..4])
+    format!("{:.8}", hex::encode(Sha256::digest(file.as_os_str().as_encoded_bytes())))
 }
 
 /// Whether a workspace is of the project whose config is `file`, whatever the config says or once said of its name and variants.

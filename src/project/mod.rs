@@ -199,7 +199,7 @@ impl Project {
     /// When the file system refuses.
     pub fn alone(&self, paths: &Paths) -> Result<host::lock::Lock, FileError> {
         let name = Sha256::digest(self.file.as_os_str().as_encoded_bytes());
-        let path = host::lock::path_in(&paths.locks(), &format!("pin-{}", hex::encode(&name[..8])));
+        let path = host::lock::path_in(&paths.locks(), &format!("pin-{:.16}", hex::encode(name)));
         host::lock::lock_briefly(&path, "smidr")
     }
 

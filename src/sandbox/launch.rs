@@ -137,15 +137,15 @@ fn start(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox,
     let spec_fd = spec_file(spec).map_err(prepare("the description of the sandbox"))?;
     let (reports, status) = io::pipe().map_err(prepare("a pipe"))?;
     let (control_read, control) = io::pipe().map_err(prepare("a pipe"))?;
-    let mut inherit: Vec<OwnedFd> = vec![spec_fd, status.into(), control_read.into()];
-    inherit.extend(stdio.events);
     let args = HelperArgs {
         parent: process::id(),
-        spec: inherit[0].as_raw_fd(),
-        status: inherit[1].as_raw_fd(),
-        control: inherit[2].as_raw_fd(),
-        events: inherit.get(3).map(std::os::fd::AsRawFd::as_raw_fd),
+        spec: spec_fd.as_raw_fd(),
+        status: status.as_raw_fd(),
+        control: control_read.as_raw_fd(),
+        events: stdio.events.as_ref().map(std::os::fd::AsRawFd::as_raw_fd),
     };
+    let mut inherit: Vec<OwnedFd> = vec![spec_fd, status.into(), control_read.into()];
+    inherit.extend(stdio.events);
     let mut command = helper_command(&spec.resources, spawner);
     // A group of its own: Ctrl-C in the terminal is for smidr alone, which passes on what it decides.
     command.args(args.to_args()).process_group(0);
@@ -286,8 +286,8 @@ fn unexpected(status: ExitStatus, by_us: bool) -> SandboxError {
 /// The helper without its arguments, in an empty environment.
 fn helper_command(resources: &Resources, spawner: &Spawner) -> process::Command {
     let own = spawner.own_command();
-    let Some((Through { argv, env }, program)) =
-        resources.through.as_ref().and_then(|through| Some((through, through.argv.first()?)))
+    let Some((Through { env, .. }, (program, arguments))) =
+        resources.through.as_ref().and_then(|through| Some((through, through.argv.split_first()?)))
     else {
         let mut own = own;
         own.env_clear();
@@ -295,7 +295,7 @@ fn helper_command(resources: &Resources, spawner: &Spawner) -> process::Command 
     };
     let mut command = process::Command::new(program);
     command.env_clear().envs(env.iter().map(|(name, value)| (name, value)));
-    command.args(&argv[1..]).arg(own.get_program());
+    command.args(arguments).arg(own.get_program());
     command
 }
 

@@ -95,10 +95,11 @@ fn unescape(text: &str) -> PathBuf {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
+        let escape = part.split_at_checked(3);
+        match escape.and_then(|(digits, rest)| Some((u8::from_str_radix(digits, 8).ok()?, rest))) {
+            Some((byte, rest)) => {
                 plain.push(byte.into());
-                plain.push_str(&part[3..]);
+                plain.push_str(rest);
             }
             None => {
                 plain.push('\\');

@@ -35,8 +35,9 @@ impl Scope {
     /// The way, if there is one.
     pub fn find(facts: &HostFacts, spawner: &Spawner) -> Option<Self> {
         let (argv, env) = describe(&facts.environment)?;
-        let mut command = spawner.command(argv.first()?);
-        command.args(&argv[1..]).args(["cat", "/proc/self/cgroup"]).env_clear().envs(env.iter().cloned());
+        let (program, arguments) = argv.split_first()?;
+        let mut command = spawner.command(program);
+        command.args(arguments).args(["cat", "/proc/self/cgroup"]).env_clear().envs(env.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = spawner.spawn(command, Vec::new()).ok()?;
         let text = child.stdout.take().and_then(read)?;

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use super::{
     HttpRegistry,
-    endpoint::{Body, blob_name},
+    endpoint::{Body, Endpoint, blob_name},
     error::RegistryError,
     retry,
 };
@@ -42,7 +42,7 @@ impl<'a> BlobReader<'a> {
 
     fn connect(&mut self) -> Result<(), RegistryError> {
         loop {
-            let endpoint = &self.registry.endpoints[self.which];
+            let endpoint = self.endpoint();
             let last = self.which + 1 == self.registry.endpoints.len();
             if !last && !endpoint.serves(true) {
                 self.which += 1;
@@ -60,7 +60,11 @@ impl<'a> BlobReader<'a> {
     }
 
     fn host(&self) -> String {
-        self.registry.endpoints[self.which].place.host.clone()
+        self.endpoint().place.host.clone()
+    }
+
+    fn endpoint(&self) -> &'a Endpoint {
+        self.registry.endpoints.get(self.which).unwrap_or(self.registry.upstream())
     }
 
     fn wrong_size(&self, found: String) -> RegistryError {
@@ -74,7 +78,7 @@ impl<'a> BlobReader<'a> {
         let error = RegistryError::Broken { host: self.host(), what: blob_name(&self.blob), source };
         let settings = &self.registry.settings;
         if self.failures > settings.patience.retries {
-            let endpoint = &self.registry.endpoints[self.which];
+            let endpoint = self.endpoint();
             if self.which + 1 == self.registry.endpoints.len() || !self.registry.may_go_on(endpoint, &error) {
                 return Err(error);
             }
@@ -105,7 +109,7 @@ impl<'a> BlobReader<'a> {
 
 impl Read for BlobReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(usize::try_from(self.blob.size - self.at).unwrap_or(usize::MAX));
+        let most = self.blob.size - self.at;
         if buffer.is_empty() {
             return Ok(0);
         }
@@ -115,7 +119,7 @@ impl Read for BlobReader<'_> {
         loop {
             self.registry.settings.check_stop(&self.host()).map_err(RegistryError::into_io)?;
             let read = match &mut self.body {
-                Some(body) => body.read(&mut buffer[..most]),
+                Some(body) => body.take(most).read(buffer),
                 // Only after an error that the caller did not take for one.
                 None => Err(io::ErrorKind::NotConnected.into()),
             };

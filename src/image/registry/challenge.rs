@@ -45,14 +45,14 @@ pub fn parse(text: &str) -> Vec<Challenge> {
 // A token, or a string in quotes with backslashes. And what follows.
 fn value_of(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
-        return (text[..end].to_owned(), &text[end..]);
+        let (value, rest) = text.split_at(text.find([',', ' ', '\t']).unwrap_or(text.len()));
+        return (value.to_owned(), rest);
     };
-    let (mut value, mut chars) = (String::new(), quoted.char_indices());
-    while let Some((at, c)) = chars.next() {
+    let (mut value, mut chars) = (String::new(), quoted.chars());
+    while let Some(c) = chars.next() {
         match c {
-            '"' => return (value, &quoted[at + 1..]),
-            '\\' => value.extend(chars.next().map(|(_, c)| c)),
+            '"' => return (value, chars.as_str()),
+            '\\' => value.extend(chars.next()),
             c => value.push(c),
         }
     }

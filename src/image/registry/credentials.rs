@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     io::Read as _,
+    iter,
     path::{Path, PathBuf},
 };
 
@@ -189,8 +190,8 @@ fn kind(login: &Login) -> &'static str {
 // The most specific first.
 fn keys(host: &str, repository: &str) -> Vec<String> {
     let whole = format!("{host}/{repository}");
-    let mut keys = vec![whole.clone()];
-    keys.extend(whole.rmatch_indices('/').map(|(at, _)| whole[..at].to_owned()));
+    let whole_first = iter::successors(Some(whole.as_str()), |key| Some(key.rsplit_once('/')?.0));
+    let mut keys: Vec<String> = whole_first.map(String::from).collect();
     if host == DOCKER_HUB {
         keys.extend(["index.docker.io".into(), "registry-1.docker.io".into()]);
     }

@@ -120,7 +120,11 @@ impl HttpRegistry {
     }
 
     fn upstream(&self) -> &Endpoint {
-        self.endpoints.last().expect("the registry itself is always among the places")
+        self.places().0
+    }
+
+    fn places(&self) -> (&Endpoint, &[Endpoint]) {
+        self.endpoints.split_last().expect("the registry itself is always among the places")
     }
 
     // Whether to ask the next one after an error, which is then only a warning.
@@ -140,8 +144,8 @@ impl HttpRegistry {
         by_digest: bool,
         ask: impl Fn(&Endpoint) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let upstream = self.upstream();
-        for endpoint in &self.endpoints[..self.endpoints.len() - 1] {
+        let (upstream, mirrors) = self.places();
+        for endpoint in mirrors {
             if endpoint.serves(by_digest) {
                 match ask(endpoint) {
                     Err(error) if self.may_go_on(endpoint, &error) => {}
@@ -193,7 +197,7 @@ impl Registry for HttpRegistry {
     }
 
     fn skip_mirrors(&self) -> bool {
-        let mirrors = &self.endpoints[..self.endpoints.len() - 1];
+        let (_, mirrors) = self.places();
         let asked = mirrors.iter().filter(|mirror| mirror.serves(true)).inspect(|mirror| {
             (self.settings.warn)(format!(
                 "the mirror {} may have sent something wrong, and is not asked again",

@@ -129,14 +129,10 @@ fn relative(parent: &str, url: &str) -> Result<String, RefusedUrl> {
 
 // What stays, and the path after it: `https://host/`, `file:///`, `/`, `user@host:`.
 fn split(url: &str) -> (&str, &str) {
-    let at = match url.find("://") {
-        Some(scheme) => url[scheme + 3..].find('/').map_or(url.len(), |slash| scheme + 3 + slash + 1),
+    let at = match url.split_once("://") {
+        Some((scheme, rest)) => rest.find('/').map_or(url.len(), |slash| scheme.len() + 3 + slash + 1),
         None if url.starts_with('/') => 1,
-        None => match url.find(':').map(|colon| (colon, url[colon + 1..].starts_with('/'))) {
-            Some((colon, true)) => colon + 2,
-            Some((colon, false)) => colon + 1,
-            None => 0,
-        },
+        None => url.split_once(':').map_or(0, |(host, path)| host.len() + 1 + usize::from(path.starts_with('/'))),
     };
     url.split_at(at)
 }

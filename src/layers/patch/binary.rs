@@ -78,14 +78,15 @@ fn block(base: &[u8], block: &BinaryBlock<'_>) -> Result<Vec<u8>, &'static str> 
 fn base85(text: &[u8]) -> Result<Vec<u8>, &'static str> {
     const DAMAGED: &str = "its base85 is damaged";
     let mut all = Vec::new();
-    for line in text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end).filter(|line| !line.is_empty()) {
-        let count = match line[0] {
+    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    for (letter, digits) in lines.filter_map(<[u8]>::split_first) {
+        let count = match letter {
             letter @ b'A'..=b'Z' => letter - b'A' + 1,
             letter @ b'a'..=b'z' => letter - b'a' + 27,
             _ => return Err(DAMAGED),
         };
         let mut bytes = Vec::new();
-        for group in line[1..].chunks(5) {
+        for group in digits.chunks(5) {
             let mut value: u64 = 0;
             for digit in group {
                 let digit = DIGITS.iter().position(|known| known == digit).ok_or(DAMAGED)?;
@@ -98,7 +99,7 @@ fn base85(text: &[u8]) -> Result<Vec<u8>, &'static str> {
         if bytes.len() != count.next_multiple_of(4) {
             return Err(DAMAGED);
         }
-        all.extend(&bytes[..count]);
+        all.extend(bytes.iter().take(count));
     }
     Ok(all)
 }

@@ -224,8 +224,8 @@ impl Part<'_> {
 fn paths(patch: &str, part: &FilePatch<'_, [u8]>) -> Result<Paths, PatchError> {
     let link = part.new_mode() == Some(&FileMode::Symlink);
     let plain = |path: &[u8]| name(patch, path, link);
-    let stripped = |path: &Cow<'_, [u8]>| match path.find_byte(b'/') {
-        Some(slash) => plain(&path[slash + 1..]),
+    let stripped = |path: &Cow<'_, [u8]>| match path.split_once_str(b"/") {
+        Some((_, path)) => plain(path),
         None => Err(PatchError::Prefix { patch: patch.into(), file: path.to_str_lossy().into() }),
     };
     let (from, to, goes, original) = match part.operation() {

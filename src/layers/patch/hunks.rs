@@ -30,7 +30,7 @@ pub fn apply<'h, 'a>(
         // Only the last line of all may have no end, and what was the last may be it no more.
         let unended = |(line, _): &(&[u8], bool)| !line.ends_with(b"\n");
         let last = image.len().saturating_sub(1);
-        if image[at.saturating_sub(1).min(last)..end.min(last)].iter().any(unended) {
+        if image.iter().take(end.min(last)).skip(at.saturating_sub(1)).any(unended) {
             return Err(hunk);
         }
     }
@@ -81,8 +81,9 @@ fn place(image: &[(&[u8], bool)], hunk: &Hunk<'_, [u8]>, before: &[&[u8]], steps
     let fits = |at: usize| {
         (!at_start || at == 0)
             && (!at_end || at == last)
-            && image[at..]
+            && image
                 .iter()
+                .skip(at)
                 .zip(before)
                 .all(|((line, touched), want)| spend(steps, 1).is_some() && !touched && line == want)
     };

@@ -35,14 +35,14 @@ pub fn patch_in(text: &[u8]) -> &[u8] {
     let mut at = 0;
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         if line.trim_ascii_end() == b"---" {
-            return &text[at + line.len()..];
+            return text.get(at + line.len()..).unwrap_or_default();
         }
         let is_name = |rest: &[u8]| rest.first().is_some_and(|byte| !byte.is_ascii_whitespace());
         if line.starts_with(b"diff -")
             || line.starts_with(b"Index: ")
             || line.strip_prefix(b"--- ").is_some_and(is_name)
         {
-            return &text[at..];
+            return text.get(at..).unwrap_or_default();
         }
         at += line.len();
     }
@@ -67,13 +67,14 @@ fn texts(text: &[u8]) -> Vec<&[u8]> {
     let mut texts = Vec::new();
     let (mut begin, mut at) = (0, 0);
     for line in text.split_inclusive(|byte| *byte == b'\n') {
-        if is_separator(line) && text[begin..at].iter().any(|byte| !byte.is_ascii_whitespace()) {
-            texts.push(&text[begin..at]);
+        let before = text.get(begin..at).unwrap_or_default();
+        if is_separator(line) && before.iter().any(|byte| !byte.is_ascii_whitespace()) {
+            texts.push(before);
             begin = at;
         }
         at += line.len();
     }
-    texts.push(&text[begin..]);
+    texts.extend(text.get(begin..));
     texts
 }
 

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 pub fn without(body: &[u8]) -> Cow<'_, [u8]> {
     let mut body = Cow::Borrowed(body);
     for at in strays(&body) {
-        body.to_mut()[at] = b'#';
+        body.to_mut().iter_mut().skip(at).take(1).for_each(|sign| *sign = b'#');
     }
     body
 }
@@ -24,7 +24,7 @@ fn strays(body: &[u8]) -> Vec<usize> {
         if hunk.takes(line) {
             is_headed = false;
         } else if line.starts_with(b"--- ") {
-            let mut next = lines(&body[end..]);
+            let mut next = lines(body.get(end..).unwrap_or_default());
             let mut follows = |start: &[u8]| next.next().is_some_and(|line| line.starts_with(start));
             is_headed = follows(b"+++ ") && follows(b"@@ -");
             if !is_headed {
