@@ -6,7 +6,7 @@ use super::{
     problem::Problem,
     schema::{GitSource, Layer, Source},
 };
-use crate::model::CommitId;
+use crate::model::{CommitId, is_ambiguous};
 
 /// What smidr.lock calls the repository of `bitbake:`.
 pub const BITBAKE: &str = "bitbake";
@@ -117,6 +117,9 @@ fn refused_address(address: &str) -> Option<&'static str> {
     let plain = |text: &str| text.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '\\');
     if address.is_empty() || address.starts_with('-') || !plain(address) {
         return Some("is no address");
+    }
+    if is_ambiguous(address) {
+        return Some("has a `?` or `#` where its host stands; in a password they are written %3F and %23");
     }
     if let Some((scheme, rest)) = address.split_once("://") {
         let known = ["https", "http", "ssh", "git", "file"].contains(&scheme);

@@ -110,6 +110,8 @@ fn repositories(from: &Path, to: &Path, stop: &Stop, tell: &dyn Fn(String)) -> R
     let interrupted = interrupt.clone();
     let _listening = stop.listen(move |_, _| interrupted.store(true, Ordering::SeqCst));
     let mut copied = 0;
+    // What a link leads to is not the build's.
+    let from = if fs::symlink_metadata(from).is_ok_and(|data| data.is_dir()) { from } else { return Ok(0) };
     for entry in fs::read_dir(from).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let target = to.join(&name);

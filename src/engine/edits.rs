@@ -6,12 +6,15 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::Read as _,
-    os::unix::fs::PermissionsExt as _,
+    io::{self, Read as _},
+    os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
-use rustix::{fs::OFlags, io::Errno};
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, renameat, unlinkat},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -24,7 +27,7 @@ use super::{
 use crate::{
     host::{
         files::{FileError, make_private_dir},
-        lock::{self, Attempt, Mode},
+        lock::{self, Attempt},
         rooted::Rooted,
     },
     model::{Digest, Paths},
@@ -128,7 +131,7 @@ pub fn finish_interrupted(tools: Tools<'_>) -> Result<(), FileError> {
             fs::remove_file(&record).map_err(FileError::new("remove", &record))?;
             continue;
         };
-        let Attempt::Held(_lock) = lock::try_lock(&edits.lock, Mode::Exclusive, "what was interrupted")? else {
+        let Attempt::Held(_lock) = lock::try_lock(&edits.lock, lock::Mode::Exclusive, "what was interrupted")? else {
             continue;
         };
         // The one that held the lock may have finished it.
@@ -210,35 +213,56 @@ impl Edits {
         let to = (1..).map(|number| free(&number)).find(|to| fs::symlink_metadata(to).is_err()).unwrap_or_default();
         let from = to.with_extension("path");
         fs::write(&from, path.as_os_str().as_encoded_bytes()).map_err(FileError::new("write", &from))?;
-        if fs::symlink_metadata(path).is_ok_and(|data| data.is_dir()) {
-            // A folder that its owner cannot write to is not moved either (rename(2)).
-            let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+        self.take_away(path, &to).map_err(FileError::new("move away", path))
+    }
+
+    /// By descriptor, and over no link: what lies in a bind can change at any time.
+    fn take_away(&self, path: &Path, to: &Path) -> io::Result<PathBuf> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL.into()) };
+        let root = Rooted::open(Path::new("/")).map_err(io::Error::other)?;
+        let folder = root.open_plain(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = rustix::fs::openat(&folder, name, flags, Mode::empty())?;
+        let is_link = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) == FileType::Symlink;
+        // A folder that its owner cannot write to is not moved either (rename(2)).
+        disarm(&found);
+        let quarantine =
+            rustix::fs::open(&self.quarantine, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let move_it = || renameat(&folder, name, &quarantine, to.file_name().unwrap_or_default());
+        let mut moved = move_it();
+        if moved == Err(Errno::ACCESS) {
+            let _ = change_mode(&folder, 0o755);
+            moved = move_it();
         }
-        let mut moved = rustix::fs::rename(path, &to);
-        if moved == Err(Errno::ACCESS)
-            && let Some(folder) = path.parent()
-        {
-            let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o755));
-            moved = rustix::fs::rename(path, &to);
+        let place = if moved.is_ok() {
+            to.to_path_buf()
+        } else {
+            path.with_file_name(format!("quarantined-{}", to.file_name().unwrap_or_default().display()))
+        };
+        // On another file system, or for another reason not to be moved: closed where it is, so that no program enters it.
+        match (moved, is_link) {
+            (Ok(()), _) => {}
+            (Err(_), true) => unlinkat(&folder, name, AtFlags::empty())?,
+            (Err(_), false) => renameat(&folder, name, &folder, place.file_name().unwrap_or_default())?,
         }
-        match moved {
-            Ok(()) => Ok(to),
-            // On another file system, or for another reason not to be moved: closed where it is, so that no program enters it.
-            Err(_) => {
-                let close = || -> std::io::Result<PathBuf> {
-                    if fs::symlink_metadata(path)?.is_symlink() {
-                        fs::remove_file(path)?;
-                        return Ok(from.clone());
-                    }
-                    fs::set_permissions(path, fs::Permissions::from_mode(0o000))?;
-                    let closed =
-                        path.with_file_name(format!("quarantined-{}", to.file_name().unwrap_or_default().display()));
-                    fs::rename(path, &closed)?;
-                    Ok(closed)
-                };
-                close().map_err(FileError::new("close", path))
-            }
+        if !is_link {
+            change_mode(&found, 0o000)?;
         }
+        Ok(place)
+    }
+}
+
+/// Without `HEAD` git sees no repository in a folder (setup.c), not even as root.
+fn disarm(folder: &OwnedFd) {
+    let _ = change_mode(folder, 0o700);
+    let _ = renameat(folder, "HEAD", folder, "HEAD-quarantined");
+}
+
+/// Of what an O_PATH descriptor is for, but not of links.
+fn change_mode(fd: &OwnedFd, mode: u32) -> rustix::io::Result<()> {
+    match FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) {
+        FileType::Symlink => Ok(()),
+        _ => rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::from_raw_mode(mode)),
     }
 }
 

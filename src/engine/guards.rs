@@ -1,9 +1,16 @@
 //! Finds what the rule on mounts (`plan::protect`) has to cover: paths of this machine that exist, without links.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use super::{edits::Edits, prepare::Use, reach::everywhere};
-use crate::plan::{Guarded, OwnRepository, PlacedInput, Plan};
+use super::{EngineError, edits::Edits, prepare::Use, reach::everywhere};
+use crate::{
+    layers::{self, LayerError},
+    model::{Explain, Kind},
+    plan::{Guarded, OwnRepository, PlacedInput, Plan},
+};
 
 /// What the git of this machine obeys: its configuration names programs.
 pub const GIT: &str = ".git";
@@ -34,6 +41,49 @@ pub fn find(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], edits: &
     }
     guarded.retain(|guarded| guarded.path.symlink_metadata().is_ok_and(|data| !data.is_symlink()));
     guarded
+}
+
+/// A folder of the build where the user's git would enter what the build puts there.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "builds would write to {}, where the repository {} has a submodule: git would obey what they leave there",
+    folder.display(),
+    repository.display()
+)]
+pub struct Submodule {
+    folder: PathBuf,
+    repository: PathBuf,
+}
+
+impl Explain for Submodule {
+    fn kind(&self) -> Kind {
+        Kind::Request
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(
+            "choose another folder (`directories`), or remove the submodule from the index:  git rm --cached PATH"
+                .into(),
+        )
+    }
+}
+
+/// Makes sure that no folder of the build has a place where the index of a repository around it names a submodule.
+///
+/// # Errors
+///
+/// The first that has, or an index that cannot be read.
+pub fn check_submodules(plan: &Plan) -> Result<(), EngineError> {
+    for folder in plan.folders.writable() {
+        let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.into());
+        for repository in folder.ancestors().skip(1) {
+            let links = layers::gitlinks(repository).map_err(LayerError::from)?;
+            if links.iter().any(|link| link.starts_with(&folder)) {
+                return Err(Submodule { folder: folder.clone(), repository: repository.into() }.into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The folders of TOPDIR that no build writes to.

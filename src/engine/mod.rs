@@ -89,6 +89,9 @@ pub enum EngineError {
     /// Something that decides over later runs would be writable.
     #[error(transparent)]
     Exposed(#[from] Exposed),
+    /// A submodule where builds write.
+    #[error(transparent)]
+    Submodule(#[from] guards::Submodule),
     /// Devices.
     #[error(transparent)]
     Device(#[from] devices::DeviceError),
@@ -156,6 +159,7 @@ impl Explain for EngineError {
     fn kind(&self) -> Kind {
         match self {
             Self::Exposed(error) => error.kind(),
+            Self::Submodule(error) => error.kind(),
             Self::Device(error) => error.kind(),
             Self::Inputs(error) => error.kind(),
             Self::Layers(error) => error.kind(),
@@ -178,6 +182,7 @@ impl Explain for EngineError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Exposed(error) => error.hint(),
+            Self::Submodule(error) => error.hint(),
             Self::Device(error) => error.hint(),
             Self::Inputs(error) => error.hint(),
             Self::Layers(error) => error.hint(),

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Read as _,
+    io::{self, Read as _},
     path::{Component, Path, PathBuf},
 };
 
@@ -33,23 +33,29 @@ pub struct Area {
     root: Option<PathBuf>,
     /// Whether only its top is looked at. Below are the build's own repositories.
     top: bool,
+    /// Whether it lies in a folder of the build, which can put a link in its place.
+    inner: bool,
 }
 
 /// The folders that a sandbox of a plan can write to and that users go to.
 pub fn areas(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], what: Use) -> Vec<Area> {
     let layers =
         own.iter().filter(|_| what == Use::Edit).flat_map(|own| own.layers.iter().map(|layer| (layer, &own.root)));
-    let layers = layers.map(|(layer, root)| Area { folder: real(layer), root: Some(real(root)), top: false });
+    let layers =
+        layers.map(|(layer, root)| Area { folder: real(layer), root: Some(real(root)), top: false, inner: false });
     // One that is a bare repository itself was given to be changed.
     let binds = inputs
         .iter()
         .filter(|input| input.writable && input.folder && !input.git_writable && !is_git_folder(&input.source));
-    let binds = binds.map(|input| Area { folder: real(&input.source), root: None, top: false });
-    let build = [(&plan.folders.top, true), (&plan.folders.tmp, true), (&plan.folders.deploy, false)];
-    let build = build.into_iter().filter_map(|(folder, top)| {
-        // A build can put a link in the place of any folder that lies in one of its own.
-        let folder = plan.folders.inside(folder).map(|(root, inside)| real(root).join(inside))?;
-        Some(Area { folder, root: None, top })
+    let binds = binds.map(|input| Area { folder: real(&input.source), root: None, top: false, inner: false });
+    let folders = &plan.folders;
+    let tops = [&folders.top, &folders.tmp, &folders.downloads, &folders.sstate].map(|folder| (folder, true));
+    let build = tops.into_iter().chain([(&folders.deploy, false)]);
+    let build = build.filter_map(|(folder, top)| {
+        let (root, inside) = folders.inside(folder)?;
+        let inner = !inside.as_os_str().is_empty();
+        let folder = if inner { real(root).join(inside) } else { real(root) };
+        Some(Area { folder, root: None, top, inner })
     });
     layers.chain(binds).chain(build).collect()
 }
@@ -61,8 +67,14 @@ fn real(path: &Path) -> PathBuf {
 /// All that is in these folders, but for those `skipped` in them: `.git`, `HEAD` of what has the shape of a bare repository, links that lead out, and
 /// folders that cannot be looked into; each with what it is.
 pub fn look(areas: &[Area], skipped: &[PathBuf]) -> Seen {
-    let is_there = |area: &&Area| fs::canonicalize(&area.folder).is_ok_and(|real| real == area.folder);
-    areas.iter().filter(is_there).flat_map(|area| look_into(area, skipped)).collect()
+    let leads_there = |path: &Path| fs::canonicalize(path).is_ok_and(|real| real == path);
+    let there = areas.iter().filter(|area| area.folder.parent().is_none_or(leads_there));
+    let look_at = |area: &Area| match fs::read_link(&area.folder) {
+        Ok(target) if area.inner => Seen::from([(area.folder.clone(), format!("link {}", target.display()))]),
+        Ok(_) => Seen::new(),
+        Err(_) => look_into(area, skipped),
+    };
+    there.flat_map(look_at).collect()
 }
 
 fn look_into(area: &Area, skipped: &[PathBuf]) -> Seen {
@@ -73,7 +85,8 @@ fn look_into(area: &Area, skipped: &[PathBuf]) -> Seen {
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => {
-                let closed = error.path().filter(|path| *path != area.folder);
+                let is_closed = error.io_error().is_some_and(|error| !is_gone(error));
+                let closed = error.path().filter(|path| is_closed && *path != area.folder);
                 found.extend(closed.map(|path| (path.to_path_buf(), "a closed folder".into())));
                 continue;
             }
@@ -82,7 +95,10 @@ fn look_into(area: &Area, skipped: &[PathBuf]) -> Seen {
             walk.skip_current_dir();
             continue;
         }
-        if !area.top && entry.file_type().is_dir() && fs::symlink_metadata(entry.path().join(".")).is_err() {
+        if !area.top
+            && entry.file_type().is_dir()
+            && fs::symlink_metadata(entry.path().join(".")).is_err_and(|error| !is_gone(&error))
+        {
             found.insert(entry.into_path(), "a closed folder".into());
             walk.skip_current_dir();
             continue;
@@ -99,6 +115,11 @@ fn look_into(area: &Area, skipped: &[PathBuf]) -> Seen {
         found.insert(entry.into_path(), what);
     }
     found
+}
+
+/// Of what other programs have taken away meanwhile.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn what_obeys(entry: &DirEntry, root: Option<&Path>) -> Option<String> {

@@ -84,6 +84,7 @@ impl BuildHost {
 pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
     // First, so that nothing long is begun in vain.
     devices::check(&plan.devices)?;
+    guards::check_submodules(&plan)?;
     let inputs = inputs::find(&plan, tools)?;
     let holder = format!("build {}", tools.on.build());
     // Before layers are looked at: what is moved away could be taken for a part of them.

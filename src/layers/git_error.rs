@@ -120,6 +120,12 @@ pub enum GitError {
         /// The repository.
         url: String,
     },
+    /// A redirect, where a login was granted for one address.
+    #[error("{url} leads elsewhere, and a login was granted for this address only")]
+    Elsewhere {
+        /// The repository.
+        url: String,
+    },
     /// A submodule that needs the user's keys or a folder of this machine.
     #[error(
         "{url} is a submodule that is fetched with your keys or from this machine, which this project has not been granted"
@@ -277,6 +283,7 @@ impl Explain for GitError {
             | Self::OtherTag { .. }
             | Self::NoCommit { .. }
             | Self::NeedsLogin { .. }
+            | Self::Elsewhere { .. }
             | Self::NotGranted { .. }
             | Self::Config(_) => Kind::Request,
             Self::Everywhere { failures, .. } if failures.iter().all(|one| one.kind() == Kind::Request) => {
@@ -311,6 +318,9 @@ impl Explain for GitError {
             Self::Cut { .. } => "leave out `branch:`",
             Self::OtherTag { .. } => "leave out `commit:` or `tag:`",
             Self::Denied { hint, .. } => return Some(hint.clone()),
+            Self::Elsewhere { .. } => {
+                "name the address that it leads to:  git ls-remote ADDRESS  shows it as a warning"
+            }
             Self::NeedsLogin { url } | Self::NotGranted { url } => {
                 let url = shlex::try_quote(url).unwrap_or_default();
                 return Some(format!("if you trust the project with it:  smidr trust --login {url}"));

@@ -101,6 +101,7 @@ pub(super) fn fetch(
 struct Git<'a> {
     program: PathBuf,
     url: &'a str,
+    follows: bool,
     /// In place of the user's configuration, where logins may not be used.
     public: Option<NamedTempFile>,
     access: Access<'a>,
@@ -118,7 +119,7 @@ impl<'a> Git<'a> {
         };
         let public =
             if config.with_logins() { None } else { Some(public().map_err(FileError::new("write to", folder))?) };
-        Ok(Self { program: program.ok_or_else(missing)?, url, public, access })
+        Ok(Self { program: program.ok_or_else(missing)?, url, follows: config.follows(), public, access })
     }
 
     fn command(&self, folder: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
@@ -147,6 +148,11 @@ impl<'a> Git<'a> {
             "transfer.unpackLimit=1",
         ] {
             command.args(["-c", setting]);
+        }
+        if !self.follows {
+            // The key for the whole address outranks those for its server.
+            let of_address = format!("http.{}.followRedirects=false", without_secrets(self.url));
+            command.args(["-c", "http.followRedirects=false", "-c", &of_address]);
         }
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -217,6 +223,9 @@ impl<'a> Git<'a> {
             if let Some((kind, name)) = lacking {
                 return unknown(url, kind, name, &self.refs(folder));
             }
+        }
+        if !self.follows && has(&["error: 301", "error: 302", "error: 303", "error: 307", "error: 308"]) {
+            return GitError::Elsewhere { url };
         }
         if has(&["No space left on device", "Disk quota exceeded"]) {
             return GitError::disk(folder, std::io::ErrorKind::StorageFull.into());

@@ -122,6 +122,7 @@ impl Mirrors {
         files::remove_tree(&fresh)?;
         let folder = if mirror.is_there() {
             sweep(&mirror.path)?;
+            make_own(&mirror.path, &config(&mirror.url))?;
             mirror.path.clone()
         } else {
             files::make_private_dir(&self.folder)?;
@@ -320,6 +321,21 @@ pub(super) fn make(folder: &Path, config: &str) -> Result<(), GitError> {
     for (name, content) in [("HEAD", "ref: refs/heads/main\n"), ("config", config)] {
         let path = folder.join(name);
         fs::write(&path, content).map_err(FileError::new("write", &path))?;
+    }
+    Ok(())
+}
+
+/// Leaves nothing in a mirror that the host's git would obey: a store may lie in a project, and come with it.
+fn make_own(folder: &Path, config: &str) -> Result<(), GitError> {
+    for other in ["hooks", "config.worktree", "commondir", "objects/info/alternates"] {
+        files::remove_tree(&folder.join(other))?;
+    }
+    let path = folder.join("config");
+    let is_own = fs::symlink_metadata(&path).is_ok_and(|data| data.is_file())
+        && fs::read(&path).is_ok_and(|text| text == config.as_bytes());
+    if !is_own {
+        files::remove_tree(&path)?;
+        fs::write(&path, config).map_err(FileError::new("write", &path))?;
     }
     Ok(())
 }

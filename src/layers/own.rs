@@ -1,7 +1,7 @@
 //! What a build sees of the user's own repositories: its layers, `.git` and a few files. Something empty covers what else lies beside them.
 
 use std::{
-    collections::BTreeSet,
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
 };
@@ -11,19 +11,67 @@ use gix::{
     config::{File, Source, file::Metadata},
     index::entry::Flags,
 };
-use walkdir::{DirEntry, WalkDir};
 
 use super::{Checkouts, LayerError, local::Local, outermost};
-use crate::{host::files::read_bounded, model::without_secrets, plan::OwnRepository};
+use crate::{
+    host::{files::read_bounded, repository::is_git_folder},
+    model::without_secrets,
+    plan::OwnRepository,
+};
 
 /// How files at the top of a repository begin that recipes name in LIC_FILES_CHKSUM, or that git reads.
 const COMMON: [&str; 4] = ["LICENSE", "LICENCE", "COPYING", ".git"];
 
-/// What git needs to know to tell the state of a repository's files, and where it comes from.
-const SECTIONS: [&str; 8] = ["branch", "core", "diff", "extensions", "feature", "filter", "remote", "submodule"];
+/// Of submodules, in one repository.
+const MOST_MODULES: usize = 1000;
 
-/// Keys of these that name a program of this machine, or its arguments, where passwords stand.
-const PROGRAMS: [&str; 5] = ["askPass", "fsmonitor", "gitProxy", "hooksPath", "sshCommand"];
+/// What of a `.git` builds see: what git needs to tell revisions and the state of files (gitrepository-layout(5)).
+const GIT_PARTS: [&str; 12] = [
+    "HEAD",
+    "commondir",
+    "config",
+    "config.worktree",
+    "gitdir",
+    "index",
+    "info",
+    "modules",
+    "objects",
+    "packed-refs",
+    "refs",
+    "shallow",
+];
+
+/// Keys of a repository's configuration that builds see, for the same.
+const GIT_KEYS: [(&str, &[&str]); 5] = [
+    ("branch", &["merge", "remote"]),
+    (
+        "core",
+        &[
+            "autocrlf",
+            "bare",
+            "checkStat",
+            "eol",
+            "fileMode",
+            "ignoreCase",
+            "logAllRefUpdates",
+            "precomposeUnicode",
+            "repositoryFormatVersion",
+            "safecrlf",
+            "sharedRepository",
+            "sparseCheckout",
+            "sparseCheckoutCone",
+            "symlinks",
+            "trustctime",
+            "worktree",
+        ],
+    ),
+    (
+        "extensions",
+        &["objectFormat", "partialClone", "preciousObjects", "refStorage", "relativeWorktrees", "worktreeConfig"],
+    ),
+    ("remote", &["fetch", "url"]),
+    ("submodule", &["active", "path", "url"]),
+];
 
 /// Notes a repository that holds layers, once.
 pub(super) fn add(own: &mut Vec<OwnRepository>, local: &Local) {
@@ -89,6 +137,10 @@ pub fn hide(own: &mut OwnRepository, places: &[PathBuf]) {
             let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
             let leads =
                 seen.iter().copied().chain(places.iter().map(PathBuf::as_path)).any(|place| place.starts_with(&path));
+            // One of the build's own folders.
+            if places.contains(&path) {
+                continue;
+            }
             match (leads, kind.is_symlink()) {
                 (true, _) if kind.is_dir() => folders.push(path),
                 // Where a link leads is visible or not by itself.
@@ -97,6 +149,8 @@ pub fn hide(own: &mut OwnRepository, places: &[PathBuf]) {
             }
         }
     }
+    hidden
+        .extend(own.shown.iter().filter(|path| path.ends_with(".git") && is_folder(path)).flat_map(|git| rest_of(git)));
     hidden.sort();
     own.hidden = hidden;
 }
@@ -115,28 +169,56 @@ fn common_files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// What of a `.git` builds do not see, in those of submodules too, and whether it is a folder.
+fn rest_of(git: &Path) -> Vec<(PathBuf, bool)> {
+    let of_one = |git: PathBuf| {
+        let entries = fs::read_dir(git).into_iter().flatten().flatten();
+        let is_rest = |name: &OsStr| {
+            !GIT_PARTS.iter().any(|part| name == *part) && !name.as_encoded_bytes().starts_with(b"sharedindex.")
+        };
+        let rest = entries.filter(move |entry| is_rest(&entry.file_name()));
+        rest.filter_map(|entry| Some((entry.path(), entry.file_type().ok()?)))
+            .filter(|(_, kind)| !kind.is_symlink())
+            .map(|(path, kind)| (path, kind.is_dir()))
+    };
+    git_folders(git).into_iter().flat_map(of_one).collect()
+}
+
+/// A `.git` and those of its submodules, which are called by any path.
+fn git_folders(git: &Path) -> Vec<PathBuf> {
+    let mut found = vec![git.to_path_buf()];
+    let mut open = vec![git.join("modules")];
+    while let Some(folder) = open.pop().filter(|_| found.len() < MOST_MODULES) {
+        for entry in fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        {
+            match is_git_folder(&entry.path()) {
+                true => {
+                    open.push(entry.path().join("modules"));
+                    found.push(entry.path());
+                }
+                false => open.push(entry.path()),
+            }
+        }
+    }
+    found
+}
+
 /// Files of a repository's `.git` of which builds see a copy: configuration without credentials, and the index.
 pub fn copies(own: &OwnRepository) -> Vec<(PathBuf, Vec<u8>)> {
     let index = index(own).map(|index| (own.root.join(".git/index"), index));
     let repositories = own.shown.iter().filter(|path| path.ends_with(".git") && is_folder(path));
-    let configs = repositories.flat_map(|git| configs(git)).filter_map(|file| {
+    let configs = repositories
+        .flat_map(|git| git_folders(git))
+        .flat_map(|git| ["config", "config.worktree"].map(|name| git.join(name)));
+    let configs = configs.filter(|file| file.symlink_metadata().is_ok_and(|data| data.is_file())).filter_map(|file| {
         let public = read_bounded(&file).map_or(Some(Vec::new()), |text| public(&text))?;
         Some((file, public))
     });
     configs.chain(index).collect()
-}
-
-/// All files of configuration in a `.git`, those of submodules too.
-fn configs(git: &Path) -> Vec<PathBuf> {
-    let looks = |entry: &DirEntry| {
-        let name = entry.file_name();
-        entry.depth() == 0 || !["objects", "refs", "logs", "hooks", "lfs"].iter().any(|skipped| name == *skipped)
-    };
-    let modules = WalkDir::new(git.join("modules")).into_iter().filter_entry(looks).flatten();
-    let is_config = |entry: &DirEntry| ["config", "config.worktree"].iter().any(|name| entry.file_name() == *name);
-    let modules = modules.filter(|entry| entry.file_type().is_file() && is_config(entry)).map(DirEntry::into_path);
-    let own = ["config", "config.worktree"].map(|name| git.join(name)).into_iter();
-    own.filter(|file| file.symlink_metadata().is_ok_and(|data| data.is_file())).chain(modules).collect()
 }
 
 /// A repository's configuration as builds may see it: what git needs to tell the state of its files, and addresses without passwords. None if that
@@ -150,33 +232,37 @@ fn public(text: &[u8]) -> Option<Vec<u8>> {
     };
     for section in file.sections() {
         let name = section.header().name().to_str_lossy().to_ascii_lowercase();
-        if !SECTIONS.contains(&name.as_str()) {
-            is_other = true;
-            continue;
-        }
+        let keys = GIT_KEYS.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, keys)| keys);
+        is_other |= section.value_names().any(|name| !keys.iter().any(|key| key.eq_ignore_ascii_case(&name)));
         let mut copy = public.new_section(name, section.header().subsection_name().map(ToOwned::to_owned)).ok()?;
-        let keys: BTreeSet<String> = section.value_names().collect();
         for key in keys {
-            if PROGRAMS.iter().any(|program| key.eq_ignore_ascii_case(program)) {
-                is_other = true;
-                continue;
-            }
-            for value in section.values(&key) {
+            for value in section.values(key) {
                 let value = value.to_str_lossy();
-                let clean = without_secrets(&value);
+                let clean = if *key == "url" { public_address(&value) } else { value.clone().into_owned() };
                 is_other |= clean != value;
-                copy.push(&key, clean.as_str()).ok()?;
+                copy.push(key, clean.as_str()).ok()?;
             }
         }
     }
     is_other.then(|| public.to_bstring().into())
 }
 
+/// An address without passwords, tokens behind a `?` included.
+fn public_address(address: &str) -> String {
+    let clean = without_secrets(address.split('?').next().unwrap_or_default());
+    match clean.split_once('@') {
+        // `user:password@host:path`
+        Some((who, rest)) if !clean.contains("://") => format!("{}@{rest}", who.split(':').next().unwrap_or_default()),
+        _ => clean,
+    }
+}
+
 /// A copy of a repository's index in which the files that a build does not see are marked as left out (skip-worktree, git-update-index(1)):
 /// git would else call the repository changed, and BitBake would write that into what it builds. None where every file is seen, or where
 /// the index cannot be read.
 fn index(own: &OwnRepository) -> Option<Vec<u8>> {
-    if own.hidden.is_empty() || !is_folder(&own.root.join(".git")) {
+    let git = own.root.join(".git");
+    if own.hidden.iter().all(|(path, _)| path.starts_with(&git)) || !is_folder(&own.root.join(".git")) {
         return None;
     }
     let options = gix::open::Options::default().with(gix::sec::Trust::Reduced);

@@ -36,6 +36,11 @@ pub fn copy(from: &Path, to: &Path, interrupt: &AtomicBool) -> Result<bool, GitE
     if fs::symlink_metadata(from.join("shallow")).is_ok() {
         return Ok(false);
     }
+    // What a link leads to is not the build's.
+    let is_link = |part: &str| fs::symlink_metadata(from.join(part)).is_ok_and(|data| data.is_symlink());
+    if ["", "objects", "objects/pack", "refs", "packed-refs"].into_iter().any(is_link) {
+        return Ok(false);
+    }
     mirror::make(to, CONFIG)?;
     let repository = mirror::open(to)?;
     if !packs(&from.join("objects/pack"), &to.join("objects/pack"), interrupt)? {

@@ -23,6 +23,12 @@ pub fn without_secrets(text: &str) -> String {
     clean
 }
 
+/// Whether an address has a `?` or `#` where its host stands: clients end the host there, and readers look for it behind the `@` that may follow.
+pub fn is_ambiguous(address: &str) -> bool {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or_default().contains(['?', '#', '\\'])
+}
+
 /// The last part of an address, which is what people call a repository.
 pub fn last_part(address: &str) -> &str {
     let last = address.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();

@@ -181,6 +181,9 @@ impl Ask {
             Self::SshAgent => "every recipe can log in as you wherever your ssh-agent can".into(),
             Self::Variable { name, .. } => format!("gives your variable {name} to the project's builds and servers"),
             Self::Device { path } => format!("every recipe can use {}", path.display()),
+            Self::Folder { key, path } if key == "directories.layers" => {
+                format!("layers are taken from {}, whatever has put them there", path.display())
+            }
             Self::Folder { path, .. } => {
                 format!("builds write to {}, and --clean removes what they left there", path.display())
             }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::without_secrets;
+use super::{is_ambiguous, without_secrets};
 
 /// Addresses that are reached with the user's logins: git's credential helpers and `insteadOf`, registries' passwords, ssh keys. Others are
 /// reached anonymously.
@@ -25,6 +25,9 @@ impl Logins {
     /// Whether an address, as users write it, may be reached with logins.
     pub fn reach(&self, address: &str) -> bool {
         let Self::Below(granted) = self else { return true };
+        if is_ambiguous(address) {
+            return false;
+        }
         let address = without_secrets(address);
         // What a server could read as a way up is below nothing.
         let is_plain = !address.contains("..") && !address.contains(['%', '\\']);
@@ -54,6 +57,9 @@ mod tests {
             ("https://h/acme/..\\other", false),
             ("http://h/acme/x", false),
             ("https://h.evil/acme", false),
+            ("https://evil?@h/acme", false),
+            ("https://evil#@h/acme/x", false),
+            ("https://evil\\@h/acme", false),
             ("ssh://git@h/a/b", true),
             ("ssh://git@h/ab", false),
             ("git@h:any/x", true),

@@ -22,7 +22,7 @@ mod secret;
 mod spelling;
 mod texts;
 
-pub use address::{last_part, with_secrets_of, without_secrets};
+pub use address::{is_ambiguous, last_part, with_secrets_of, without_secrets};
 pub use artifact::{Artifact, leads_out};
 pub use ask::{Ask, asks_digest};
 pub use build_id::{BuildId, InvalidName};

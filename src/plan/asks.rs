@@ -18,6 +18,9 @@ use crate::{
 /// Variables that tell nothing which a build does not see anyhow.
 const HARMLESS: [&str; 4] = ["HOME", "LOGNAME", "SMIDR_HOME", "USER"];
 
+/// The key of the store of layers.
+const LAYERS: &str = "directories.layers";
+
 /// Everything that a plan asks for, but what only its rootfs recipe can tell. `real` follows links.
 pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Vec<Ask> {
     let project = real(&plan.project);
@@ -55,7 +58,7 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
     asks.extend((config.host.ids == config::Ids::Range).then_some(Ask::IdRange));
     let folders = &config.directories;
     let written = [
-        ("directories.layers", &folders.layers, &plan.layer_store),
+        (LAYERS, &folders.layers, &plan.layer_store),
         ("directories.downloads", &folders.downloads, &plan.folders.downloads),
         ("directories.sstate", &folders.sstate, &plan.folders.sstate),
         ("directories.tmp", &folders.tmp, &plan.folders.tmp),
@@ -65,7 +68,9 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
     for (key, named, path) in written {
         // What lies in SMIDR_HOME is a default by another name: the plan refuses anything else there.
         if named.is_some() && !path.starts_with(&plan.smidr_home) {
-            asks.extend(outside(path).map(|path| Ask::Folder { key: key.into(), path }));
+            // The store is believed, and a project can come with one.
+            let path = if key == LAYERS { Some(real(path)) } else { outside(path) };
+            asks.extend(path.map(|path| Ask::Folder { key: key.into(), path }));
         }
     }
     let sources = plan.layers.iter().map(|layer| (format!("the layer {}", layer.name), &layer.source));
@@ -207,6 +212,7 @@ mod tests {
                 "layers: [{name: l, git: 'https://h/l', branch: b, patches: [../x.patch]}]",
                 r#"{"ask":"outside","what":"a patch of the layer l","path":"/home/u/x.patch"}"#,
             ),
+            ("directories: {layers: ./l}", r#"{"ask":"folder","key":"directories.layers","path":"/home/u/p/l"}"#),
             ("cache: team", r#"{"ask":"shared_cache","domain":"team"}"#),
         ];
         for (more, ask) in rows {

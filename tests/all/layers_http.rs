@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -371,6 +373,23 @@ fn logins_are_shown_where_they_are_granted() {
         assert_eq!(yard.pin(&main_of(&url)).expect("granted").1, origin.at("main"), "{config}");
         fs::remove_dir_all(yard.path().join("smidr")).expect("a store");
     }
+    // What was granted for one server is not for where it leads.
+    let other = Server::start(&yard);
+    other.behave(login());
+    server.behave(Manners { redirect: Some(other.base()), ..Manners::default() });
+    let any = "[credential]\n\thelper = \"!f() { echo username=me; echo password=hunter2; }; f\"\n";
+    for config in
+        [any.to_owned(), format!("{proxy}{any}"), format!("{proxy}[http \"{base}/\"]\n\tfollowRedirects = true\n{any}")]
+    {
+        fs::write(yard.home().join(".gitconfig"), config).expect("a file");
+        yard.logins = Logins::Below(vec![base.clone()]);
+        let error = yard.pin(&main_of(&url)).expect_err("led elsewhere");
+        assert!(error.to_string().contains("leads elsewhere"), "{error:?}");
+        assert!(!other.log().to_lowercase().contains("authorization"), "{}", other.log());
+    }
+    yard.logins = Logins::All;
+    assert_eq!(yard.pin(&main_of(&url)).expect("all is granted").1, origin.at("main"));
+    fs::remove_dir_all(yard.path().join("smidr")).expect("a store");
     // A public address is not made one that needs the user's keys.
     fs::write(yard.home().join(".gitconfig"), format!("[url \"ssh://git@{host}/\"]\n\tinsteadOf = {base}/\n"))
         .expect("a file");
@@ -408,6 +427,50 @@ fn passwords_over_https_go_to_their_host_and_nowhere_else() {
     server.behave(Manners { login: Some(("me".into(), "hunter2".into())), ..Manners::default() });
     assert!(fetch(&with("hunter2"), true));
     assert!(server.log().contains("git/oxide") && !server.log().contains("git/2"), "{}", server.log());
+}
+
+/// A store can lie in a project, and come with it.
+#[test]
+fn a_mirror_tells_the_hosts_git_nothing() {
+    let Some(mut yard) = Yard::new("layers_http::a_mirror_tells_the_hosts_git_nothing") else { return };
+    let origin = large(&yard);
+    let server = Server::start(&yard);
+    let url = server.url("large");
+    let (mirror, _) = yard.pin(&main_of(&url)).expect("brought");
+    let ran = yard.path().join("ran");
+    let touch = format!("touch {}", ran.display());
+    let config = format!(
+        "[credential]\n\thelper = \"!{touch}\"\n[core]\n\tfsmonitor = {touch}\n\talternateRefsCommand = {touch}\n[http]\n\tproxy =\n"
+    );
+    fs::OpenOptions::new()
+        .append(true)
+        .open(mirror.path().join("config"))
+        .expect("a config")
+        .write_all(config.as_bytes())
+        .expect("written");
+    let hooks = mirror.path().join("hooks");
+    fs::create_dir_all(&hooks).expect("a folder");
+    for hook in ["reference-transaction", "post-merge", "pre-auto-gc"] {
+        fs::write(hooks.join(hook), format!("#!/bin/sh\n{touch}\n")).expect("a hook");
+        fs::set_permissions(hooks.join(hook), fs::Permissions::from_mode(0o755)).expect("executable");
+    }
+    origin.commit("more", "x");
+    // By the host's git.
+    fs::write(yard.home().join(".gitconfig"), "[http]\n\tproxy = \"\"\n").expect("a file");
+    server.behave(Manners { login: Some(("me".into(), "hunter2".into())), ..Manners::default() });
+    yard.pin(&main_of(&url)).expect_err("nobody knows the password");
+    server.behave(Manners::default());
+    assert_eq!(yard.pin(&main_of(&url)).expect("brought").1, origin.at("main"));
+    assert!(!ran.exists());
+    // A public address does not become one for the user's keys.
+    fs::write(
+        yard.home().join(".gitconfig"),
+        format!("[core]\n\tsshCommand = {touch}\n[url \"ssh://git@127.0.0.1:1/\"]\n\tinsteadOf = git://127.0.0.1:1/\n"),
+    )
+    .expect("a file");
+    yard.logins = Logins::default();
+    yard.pin(&main_of("git://127.0.0.1:1/x")).expect_err("nothing is there");
+    assert!(!ran.exists());
 }
 
 /// A program that is called like ssh, notes what it is given, and runs what it should run there here.

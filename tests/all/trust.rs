@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{FileTypeExt as _, symlink},
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -92,7 +92,8 @@ fn a_build_sees_layers_and_not_what_lies_beside_them() {
          for file in .env notes.txt smidr.yaml smidr.lock layers/meta-hello/conf/layer.conf .git/HEAD; do\n\
              if [ -s $file ]; then echo \"seen $file\"; fi\n\
          done > ${TOPDIR}/seen\n\
-         cp .git/index .git/config ${TOPDIR}; cp .git/modules/lib/config ${TOPDIR}/of-lib",
+         cp .git/index .git/config ${TOPDIR}; cp .git/modules/lib/config ${TOPDIR}/of-lib\n\
+         grep -rl hunter2 .git > ${TOPDIR}/with-secrets || true",
     );
     world.edit(
         "layers/meta-hello/conf/layer.conf",
@@ -101,27 +102,40 @@ fn a_build_sees_layers_and_not_what_lies_beside_them() {
     );
     git(&world.project(), &["add", "."]);
     git(&world.project(), &["commit", "-qm", "probe"]).expect_code(0);
-    // As CI systems check out.
+    // As CI systems check out, and more places where passwords stand.
     let config = world.project().join(".git/config");
     let mut text = fs::read_to_string(&config).expect("a config");
-    text += "[remote \"origin\"]\n\turl = https://me:hunter2@h.example/p\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n\
+    text += "[remote \"origin\"]\n\turl = https://me:hunter2@h.example/p\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n\tproxy = u:hunter2@h\n\
+             [remote \"b\"]\n\turl = https://h.example/p?private_token=hunter2\n[remote \"c\"]\n\turl = me:hunter2@h.example:p\n\
              [http \"https://h.example/\"]\n\textraheader = AUTHORIZATION: basic hunter2\n\
-             [credential]\n\thelper = \"!echo password=hunter2\"\n[filter \"lfs\"]\n\tclean = git-lfs clean -- %f\n";
+             [credential]\n\thelper = \"!echo password=hunter2\"\n[core]\n\teditor = vi hunter2\n";
     fs::write(&config, &text).expect("a config");
-    let module = world.project().join(".git/modules/lib/config");
-    fs::create_dir_all(module.parent().expect("a folder")).expect("folders");
-    fs::write(&module, "[remote \"origin\"]\n\turl = https://hunter2@h.example/lib\n").expect("a config");
+    let modules = world.project().join(".git/modules");
+    for module in ["lib", "hooks/lfs"].map(|name| modules.join(name)) {
+        for part in ["objects", "refs", "logs"] {
+            fs::create_dir_all(module.join(part)).expect("folders");
+        }
+        fs::write(module.join("HEAD"), "ref: refs/heads/main\n").expect("a file");
+        fs::write(module.join("logs/HEAD"), "clone: from https://hunter2@h.example/lib\n").expect("a file");
+        fs::write(module.join("config"), "[remote \"origin\"]\n\turl = https://hunter2@h.example/lib\n")
+            .expect("a config");
+    }
+    for other in ["FETCH_HEAD", "config.bak", "config.lock", "worktrees/w/config.worktree", "hooks/post-commit"] {
+        let file = world.project().join(".git").join(other);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("folders");
+        fs::write(file, "hunter2").expect("a file");
+    }
     build_probe(&world).expect_code(0);
     let top = top(&world);
     let seen = fs::read_to_string(top.join("config")).expect("a config");
-    assert!(!seen.contains("hunter2") && seen.contains("git-lfs clean -- %f"), "{seen}");
+    assert!(!seen.contains("hunter2"), "{seen}");
+    assert_eq!(fs::read_to_string(top.join("with-secrets")).expect("a list"), "", "files of .git with passwords");
     let listed =
         Command::new("git").args(["config", "--list", "--file"]).arg(top.join("config")).output().expect("git");
     let listed = String::from_utf8(listed.stdout).expect("text");
-    assert!(
-        listed.contains("remote.origin.url=https://h.example/p\n") && listed.contains("core.bare=false\n"),
-        "{listed}"
-    );
+    for line in ["remote.origin.url=https://h.example/p\n", "remote.c.url=me@h.example:p\n", "core.bare=false\n"] {
+        assert!(listed.contains(line), "{listed}");
+    }
     let of_lib = fs::read_to_string(top.join("of-lib")).expect("a config");
     assert!(of_lib.contains("https://h.example/lib") && !of_lib.contains("hunter2"), "{of_lib}");
     assert_eq!(fs::read_to_string(&config).expect("a config"), text, "the user's own stays");
@@ -259,6 +273,14 @@ fn a_build_leaves_no_repository_where_users_go() {
     let own = World::names(&project.join("t/work"));
     assert!(!own.is_empty(), "work folders are the build's own");
     git(&shared.join("old"), &["status"]).expect_code(0);
+    // What was moved away is no repository any more, wherever the user goes.
+    let moved = world.smidr.join("quarantine").join(&World::names(&world.smidr.join("quarantine"))[0]);
+    assert!(!World::names(&moved).is_empty());
+    for name in World::names(&moved).into_iter().filter(|name| !name.ends_with(".path")) {
+        let data = fs::symlink_metadata(moved.join(&name)).expect("it is there");
+        assert_eq!(data.permissions().mode() & 0o777, 0, "{name}");
+        assert!(!moved.join(&name).join("HEAD").exists(), "{name}");
+    }
     // The user's own repositories in such places stay, and no build changes them.
     git(&project.join("b"), &["init", "-q"]).expect_code(0);
     probe(&world, "if echo x >> ${TOPDIR}/.git/config; then echo changed > ${TOPDIR}/marks; fi");
@@ -401,6 +423,39 @@ fn one_question_and_then_none_until_something_new() {
     world.smidr().arg("untrust").run().expect_code(2).expect_err("was not trusted");
 }
 
+/// Folders of the build in a repository of the user: builds write to them again and again, and where the index names a submodule in one, the
+/// git of this machine would enter what a build puts there.
+#[test]
+fn folders_of_a_build_in_a_repository() {
+    let Some(world) = World::with_project("trust::folders_of_a_build_in_a_repository") else { return };
+    if tool("git").is_none() {
+        return skip("trust::folders_of_a_build_in_a_repository", "no git here");
+    }
+    world.edit("smidr.yaml", "build:\n", "directories: {tmp: ./t, downloads: ./dl}\nbuild:\n");
+    world.smidr().arg("trust").run().expect_code(0);
+    repository(&world);
+    probe(&world, "echo x > ${DL_DIR}/x; ls ${DL_DIR}; echo y >> ${TMPDIR}/y");
+    for lines in ["y\n", "y\ny\n"] {
+        build_probe(&world).expect_code(0);
+        assert_eq!(fs::read_to_string(world.project().join("t/y")).expect("written"), lines);
+    }
+    assert!(world.project().join("dl/x").exists());
+    // A link in the place of a folder that users go to.
+    probe(&world, "mkdir -p ${TMPDIR}/real/.git; rm -rf ${DEPLOY_DIR}; ln -s real ${DEPLOY_DIR}");
+    build_probe(&world).expect_err("t/deploy is new; programs of this machine would obey or follow it");
+    assert!(!world.project().join("t/deploy").is_symlink() && world.project().join("t/real").exists());
+    probe(&world, "true");
+    for (link, folder) in [("dl", "dl"), ("t/work/sub", "t")] {
+        let link = format!("160000,1111111111111111111111111111111111111111,{link}");
+        git(&world.project(), &["update-index", "--add", "--cacheinfo", &link]).expect_code(0);
+        let refused = build_probe(&world);
+        refused.expect_code(2).expect_err(&format!("p/{folder}, where the repository")).expect_err("has a submodule");
+        run(&world, "true").expect_code(125).expect_err("has a submodule");
+        git(&world.project(), &["reset", "-q"]).expect_code(0);
+    }
+    build_probe(&world).expect_code(0);
+}
+
 const REPOSITORIES: &str = r#"
     rm -r git2/evil; mkdir mine; cd mine
     git init -q -b main; git config user.name x; git config user.email x@localhost
@@ -412,6 +467,8 @@ const REPOSITORIES: &str = r#"
         printf '[core]\n\tfsmonitor = touch /tmp/smidr-ran\n' >> git2/$name/config
         echo /etc > git2/$name/objects/info/alternates
     done
+    git clone -q --bare mine private; git -C private gc -q; mkdir git2/linked; cp private/HEAD git2/linked
+    for part in objects refs packed-refs; do ln -s "$PWD/private/$part" git2/linked/$part; done
     git -C mine rev-parse HEAD > git2/cut/shallow
     chmod -R u+w git2; printf 'x' | dd of=$(ls git2/forged/objects/pack/*.pack) bs=1 seek=40 conv=notrunc 2>/dev/null
     rm -r mine unpacked

@@ -5,6 +5,7 @@
 use gix::bstr::{BString, ByteSlice as _};
 
 use super::error::RefusedUrl;
+use crate::model::is_ambiguous;
 
 /// Larger than any that was ever written by hand.
 pub const MAX_GITMODULES: usize = 1 << 20;
@@ -72,7 +73,7 @@ pub fn is_relative(url: &str) -> bool {
 fn check(parent: &str, url: &str) -> Result<(), RefusedUrl> {
     let no_address = || RefusedUrl::NoAddress(url.into());
     // A backslash is a slash to HTTP clients, and none to who compares hosts.
-    if url.is_empty() || url.starts_with('-') || url.chars().any(|c| c.is_control() || c == '\\') {
+    if is_ambiguous(url) || url.is_empty() || url.starts_with('-') || url.chars().any(|c| c.is_control() || c == '\\') {
         return Err(no_address());
     }
     if url.starts_with('/') || url.starts_with("file://") {
@@ -199,6 +200,8 @@ mod tests {
             "https://host/a\nb",
             "https://host/\0",
             "https://evil\\@host/x",
+            "https://evil?@host/x",
+            "https://evil#@host/x",
         ] {
             assert!(resolve(parent, &of(url)).is_err(), "`{url}` was taken");
         }

@@ -18,6 +18,7 @@ use super::super::{
     access::Access,
     git_error::{GitError, said},
 };
+use crate::model::Logins;
 
 /// What the user has told git.
 #[derive(Clone)]
@@ -27,6 +28,8 @@ pub struct GitConfig {
     home: Option<PathBuf>,
     /// Whether credentials may be shown.
     with_logins: bool,
+    /// Whether an address may lead elsewhere: not with a login, which was granted for this one.
+    follows: bool,
     /// Variables that git understands and gix does not.
     only_git: Vec<&'static str>,
     has_agent: bool,
@@ -73,17 +76,27 @@ impl GitConfig {
         for (key, value) in from_variables(access) {
             file.set_raw_value(key.as_str(), value.as_str()).map_err(wrong)?;
         }
-        // Others are asked about before anything is fetched.
-        let with_logins = !is_http(address) || access.logins.reach(address);
+        // Addresses over ssh and of this machine are asked about before anything is fetched.
+        let is_public = is_http(address) || address.starts_with("git://");
+        let with_logins = !is_public || access.logins.reach(address);
         if !with_logins {
             file = without_logins(&file, home.as_deref()).map_err(wrong)?;
+        }
+        let follows = !with_logins || !is_public || *access.logins == Logins::All;
+        if !follows {
+            file.set_raw_value("http.followRedirects", "false").map_err(wrong)?;
         }
         for (key, value) in ours(&file, access) {
             file.set_raw_value(key, value.as_str()).map_err(wrong)?;
         }
         let only_git = ONLY_GIT_VARIABLES.into_iter().filter(|name| access.variable(name).is_some()).collect();
         let home = home.filter(|_| with_logins);
-        Ok(Self { file, home, with_logins, only_git, has_agent: access.variable("SSH_AUTH_SOCK").is_some() })
+        Ok(Self { file, home, with_logins, follows, only_git, has_agent: access.variable("SSH_AUTH_SOCK").is_some() })
+    }
+
+    /// Whether an address may lead elsewhere.
+    pub fn follows(&self) -> bool {
+        self.follows
     }
 
     /// Whether credentials may be shown.

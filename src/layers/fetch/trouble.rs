@@ -91,6 +91,9 @@ impl Attempt<'_> {
         if let Some(source) = texts.iter().find_map(|text| disk(text)) {
             return GitError::disk(self.folder, source).into();
         }
+        if !self.config.follows() && self.is_http() && find(&["HTTP status 30"]).is_some() {
+            return GitError::Elsewhere { url }.into();
+        }
         if find(&["HTTP status 404", "HTTP status 410"]).is_some() {
             let why = if self.config.with_logins() { "" } else { "at least none that is public" };
             return GitError::NoRepository { url, why: why.into() }.into();

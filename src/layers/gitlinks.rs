@@ -1,0 +1,40 @@
+//! Commits of other repositories in an index: `git status` enters their folders, and obeys the repository that it finds there.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use gix::index::entry::Mode;
+
+use super::git_error::GitError;
+use crate::host::files::read_bounded;
+
+/// Folders below `root` where its index has a commit of another repository. None where there is no repository, or no index.
+///
+/// # Errors
+///
+/// When the index cannot be read: git may read it all the same.
+pub fn gitlinks(root: &Path) -> Result<Vec<PathBuf>, GitError> {
+    let git = root.join(".git");
+    let Ok(data) = fs::symlink_metadata(&git) else { return Ok(Vec::new()) };
+    // gitrepository-layout(5): a file names the folder.
+    let git = match data.is_dir() {
+        true => git,
+        false => match read_bounded(&git)
+            .ok()
+            .and_then(|text| Some(String::from_utf8(text).ok()?.strip_prefix("gitdir:")?.trim().to_owned()))
+        {
+            Some(place) => root.join(place),
+            None => git,
+        },
+    };
+    let index = git.join("index");
+    if !index.is_file() {
+        return Ok(Vec::new());
+    }
+    let index = gix::index::File::at(&index, gix::hash::Kind::Sha1, true, gix::index::decode::Options::default())
+        .map_err(|error| GitError::mirror(&index, &error))?;
+    let links = index.entries().iter().filter(|entry| entry.mode == Mode::COMMIT);
+    Ok(links.filter_map(|entry| Some(root.join(gix::path::from_bstr(entry.path(&index)).ok()?))).collect())
+}
