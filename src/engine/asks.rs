@@ -76,13 +76,13 @@ fn of_image(wanted: &str, plan: &Plan, paths: &Paths) -> Option<Ask> {
 
 /// What a rootfs recipe asks for: one of the project, and the image of one of the user's own.
 fn of_recipe(plan: &Plan, paths: &Paths) -> Vec<Ask> {
+    if recipes::is_shipped(&plan.host.name, &plan.project, paths) {
+        return Vec::new();
+    }
     // What is wrong with a recipe is said when it is used.
     let Ok(found) = recipes::find(&plan.host.name, &plan.project, paths) else { return Vec::new() };
     if found.is_the_users(paths) {
         return vec![Ask::StoredImage { name: found.image }];
-    }
-    if !found.is_beside_a_config(paths) {
-        return Vec::new();
     }
     let recipe = found.name.clone();
     let mut asks = Vec::new();

@@ -8,13 +8,17 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use walkdir::{DirEntry, WalkDir};
 
 use super::{guards, prepare::Use};
 use crate::{
-    host::{repository::is_git_folder, rooted::open_linkless},
+    host::{
+        repository::is_git_folder,
+        rooted::{Rooted, open_linkless},
+    },
     model::{self, Digest},
     plan::{OwnRepository, PlacedInput, Plan},
 };
@@ -67,7 +71,8 @@ fn real(path: &Path) -> PathBuf {
 /// All that is in these folders, but for those `skipped` in them: `.git`, `HEAD` of what has the shape of a bare repository, links that lead out, and
 /// folders that cannot be looked into; each with what it is.
 pub fn look(areas: &[Area], skipped: &[PathBuf]) -> Seen {
-    let leads_there = |path: &Path| fs::canonicalize(path).is_ok_and(|real| real == path);
+    let Ok(root) = Rooted::open(Path::new("/")) else { return Seen::new() };
+    let leads_there = |path: &Path| root.open_plain(path, OFlags::PATH | OFlags::DIRECTORY).is_ok();
     let there = areas.iter().filter(|area| area.folder.parent().is_none_or(leads_there));
     let look_at = |area: &Area| match fs::read_link(&area.folder) {
         Ok(target) if area.inner => Seen::from([(area.folder.clone(), format!("link {}", target.display()))]),
@@ -95,17 +100,17 @@ fn look_into(area: &Area, skipped: &[PathBuf]) -> Seen {
             walk.skip_current_dir();
             continue;
         }
-        if !area.top
-            && entry.file_type().is_dir()
-            && fs::symlink_metadata(entry.path().join(".")).is_err_and(|error| !is_gone(&error))
-        {
-            found.insert(entry.into_path(), "a closed folder".into());
-            walk.skip_current_dir();
-            continue;
-        }
-        if is_bare(&entry) {
-            // Without it, git sees no repository there. The folder may have been the user's.
-            found.insert(entry.path().join(HEAD), told(entry.path()));
+        if entry.file_type().is_dir() && !is_git(&entry) {
+            let head = entry.path().join(HEAD);
+            match fs::symlink_metadata(&head) {
+                Err(error) if !area.top && !is_gone(&error) => {
+                    found.insert(entry.into_path(), "a closed folder".into());
+                    walk.skip_current_dir();
+                }
+                // Without it, git sees no repository there. The folder may have been the user's.
+                Ok(_) if is_git_folder(entry.path()) => drop(found.insert(head, told(entry.path()))),
+                _ => {}
+            }
             continue;
         }
         let Some(what) = what_obeys(&entry, area.root.as_deref()) else { continue };
@@ -136,10 +141,6 @@ fn what_obeys(entry: &DirEntry, root: Option<&Path>) -> Option<String> {
         });
     }
     None
-}
-
-fn is_bare(entry: &DirEntry) -> bool {
-    !is_git(entry) && entry.file_type().is_dir() && is_git_folder(entry.path())
 }
 
 /// What a repository tells git, as a digest: another configuration is as new as another repository.

@@ -79,10 +79,12 @@ pub enum RecipeError {
 
 impl RecipeError {
     /// The same without what stands in a file that need not be a recipe: the config chooses its name, and links its place.
-    fn told(self, project: &Path, name: &str) -> Self {
+    fn told(self, project: &Path, path: &Path) -> Self {
         let Self::Wrong(problems) = self else { return self };
-        let real = fs::canonicalize(project.join(name)).unwrap_or_default();
-        let in_place = fs::canonicalize(project).is_ok_and(|root| real.starts_with(&root) && real == root.join(name));
+        let real = fs::canonicalize(path).unwrap_or_default();
+        let in_place = fs::canonicalize(project).is_ok_and(|root| {
+            real.starts_with(&root) && path.strip_prefix(project).is_ok_and(|inside| real == root.join(inside))
+        });
         if in_place && real.extension().is_some_and(|extension| extension == "yaml") {
             return Self::Wrong(problems);
         }
@@ -111,34 +113,58 @@ impl Explain for RecipeError {
     }
 }
 
+/// Where a recipe of some name is looked for.
+enum Place {
+    /// A file of the project.
+    Project(PathBuf),
+    /// A file of the user's own.
+    User(PathBuf),
+    /// This binary, if anywhere.
+    Shipped,
+}
+
+fn place(name: &str, project: &Path, paths: &Paths) -> Place {
+    if name.contains('/') {
+        return Place::Project(project.join(name));
+    }
+    let file = format!("{name}.yaml");
+    let (beside, own) = (project.join(&file), paths.recipes().join(&file));
+    // A config may be called like a recipe; only a recipe has a base.
+    match name != "smidr" {
+        true if beside.is_file() => Place::Project(beside),
+        true if own.is_file() => Place::User(own),
+        _ => Place::Shipped,
+    }
+}
+
+/// Whether a recipe of that name would come with smidr. Reads none.
+pub fn is_shipped(name: &str, project: &Path, paths: &Paths) -> bool {
+    matches!(place(name, project, paths), Place::Shipped)
+}
+
 /// Finds a recipe by name or path. `project` is the folder of the config.
 ///
 /// # Errors
 ///
 /// When there is none, or it is wrong.
 pub fn find(name: &str, project: &Path, paths: &Paths) -> Result<FoundRecipe, RecipeError> {
-    if name.contains('/') {
-        return at(&project.join(name)).map_err(|error| error.told(project, name));
+    match place(name, project, paths) {
+        Place::Project(path) => at(&path).map_err(|error| error.told(project, &path)),
+        Place::User(path) => at(&path),
+        Place::Shipped => shipped(name)
+            .unwrap_or_else(|| Err(RecipeError::Unknown { name: name.into(), known: known(project, paths) })),
     }
-    let file = format!("{name}.yaml");
-    for folder in [project.to_path_buf(), paths.recipes()] {
-        let path = folder.join(&file);
-        // A config may be called like a recipe; only a recipe has a base.
-        if path.is_file() && name != "smidr" {
-            let own = folder == paths.recipes();
-            return beside(name, &path).map_err(|error| if own { error } else { error.told(project, &file) });
-        }
-    }
-    shipped(name).unwrap_or_else(|| Err(RecipeError::Unknown { name: name.into(), known: known(project, paths) }))
 }
 
-/// The recipe in a file that the user has named.
+/// The recipe in a file.
 ///
 /// # Errors
 ///
 /// When there is none, or it is wrong.
 pub fn at(path: &Path) -> Result<FoundRecipe, RecipeError> {
-    beside(&path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(), path)
+    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let folder = path.parent().unwrap_or(Path::new(".")).to_path_buf();
+    FoundRecipe::new(&name, &path.display().to_string(), &read_text(path)?, Files::Beside(folder))
 }
 
 /// The recipe of that name in this binary, whatever stands beside a config.
@@ -160,11 +186,6 @@ pub fn known(project: &Path, paths: &Paths) -> Vec<String> {
     names.sort();
     names.dedup();
     names
-}
-
-fn beside(name: &str, path: &Path) -> Result<FoundRecipe, RecipeError> {
-    let folder = path.parent().unwrap_or(Path::new(".")).to_path_buf();
-    FoundRecipe::new(name, &path.display().to_string(), &read_text(path)?, Files::Beside(folder))
 }
 
 impl FoundRecipe {
