@@ -240,7 +240,7 @@ pub struct Trust {
     /// With --list: print JSON
     #[arg(long, requires = "list")]
     pub json: bool,
-    /// Also let it reach what begins with this address by your logins and ssh keys: a git repository, an image, a server; may be repeated
+    /// Grant only this: to reach what begins with this address (of git, of images) with your logins and ssh keys; may be repeated
     #[arg(long, value_name = "ADDRESS", conflicts_with = "list")]
     pub login: Vec<String>,
 }

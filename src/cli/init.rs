@@ -53,8 +53,7 @@ pub fn init(args: &Init) -> Done {
 /// What the user has made here asks nothing later. Where that cannot be written down, it will be asked.
 fn trust_own(file: &Path) {
     let facts = context::gather();
-    let trusted =
-        context::open_paths(&facts).and_then(|paths| trust::trust_all(file, Vec::new(), &facts, &paths).map(drop));
+    let trusted = context::open_paths(&facts).and_then(|paths| trust::trust_all(file, &facts, &paths).map(drop));
     if let Err(failure) = trusted {
         talk(format!("warning: the project is not noted as yours, and will ask for what it needs: {failure}"));
     }

@@ -14,9 +14,15 @@ use super::{
 };
 use crate::{
     engine,
-    host::{files::shell, paths, stop::Stop},
+    host::{
+        files::{FileError, shell},
+        paths,
+        stop::Stop,
+    },
     image::Reference,
-    model::{Ask, BuildRequest, Digest, Explain, HostFacts, Kind, Paths, asks_digest, without_secrets},
+    model::{
+        Ask, BuildRequest, Digest, Explain, HostFacts, Kind, Logins, Paths, asks_digest, is_ambiguous, without_secrets,
+    },
     plan::{Domain, Plan, PlannedSource},
     project::{
         Project,
@@ -104,7 +110,8 @@ pub fn settle(
         true => {
             let mut granted =
                 judged.asks.iter().filter(|ask| !judged.refused.contains(ask)).cloned().collect::<Vec<_>>();
-            granted.extend(addresses(&judged.plan).map(|below| Ask::Login { below }));
+            let addresses = all_addresses(&project.file, project, facts, paths)?;
+            granted.extend(addresses.into_iter().map(|below| Ask::Login { below }));
             trust.grant(&project.file, &judged.workspace, &granted)?
         }
     };
@@ -206,11 +213,14 @@ pub fn trust(file: &Path, args: &TrustArgs) -> Done {
         return list(&paths::find(&facts.environment)?, args.json);
     }
     let paths = context::open_paths(&facts)?;
-    let logins = args.login.iter().map(|below| Ask::Login { below: without_secrets(below) }).collect();
-    let (project, workspace, asks) = trust_all(file, logins, &facts, &paths)?;
+    if !args.login.is_empty() {
+        return lend(file, &args.login, &facts, &paths);
+    }
+    let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let (project, workspace, asks) = trust_all(file, &facts, &paths)?;
     say(format!("{} is trusted with:", project.file.display()));
     asks.iter().for_each(|ask| say(line(ask)));
-    let crossed = engine::cross(&project.config.cache, &workspace, &paths, &Stop::default(), &|line| talk(line))?;
+    let crossed = engine::cross(&project.config.cache, &workspace, &paths, &stop, &|line| talk(line))?;
     if let Some(crossed) = crossed {
         talk(format!(
             "taken over from its own caches: downloads {}, repositories {}; BitBake checks the content of downloads when it uses them",
@@ -220,17 +230,51 @@ pub fn trust(file: &Path, args: &TrustArgs) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Grants a project everything that it and its variants ask for now, and `more`.
-pub fn trust_all(
-    file: &Path,
-    more: Vec<Ask>,
-    facts: &HostFacts,
-    paths: &Paths,
-) -> Result<(Project, String, Vec<Ask>), Failure> {
+/// Lends a project the user's logins at some addresses, and grants it nothing else.
+fn lend(file: &Path, addresses: &[String], facts: &HostFacts, paths: &Paths) -> Done {
+    let project = Project::read(file, None, facts)?;
+    let trust = Trust::open(paths)?;
+    let judged = judge_by(&trust, &project, &default_wanted(None), facts, paths, &Given::default())?;
+    let named = all_addresses(file, &project, facts, paths)?;
+    let mut asks = Vec::new();
+    for address in addresses {
+        let below = without_secrets(address);
+        let host = below.split_once("://").map_or(below.as_str(), |(_, rest)| rest);
+        if host.trim_matches('/').is_empty() || is_ambiguous(address) {
+            let hint = "for example:  smidr trust --login https://git.example.com/team".to_owned();
+            return Err(Refused::new(format!("`{address}` names no server"), Some(hint)).into());
+        }
+        let logins = Logins::Below(vec![below.clone()]);
+        if !named.iter().any(|address| logins.reach(address)) {
+            talk(format!(
+                "warning: no layer and no image of the project has an address that begins with {below}; submodules may"
+            ));
+        }
+        asks.push(Ask::Login { below });
+    }
+    trust.grant(&project.file, &judged.workspace, &asks)?;
+    say(format!("{} may use:", project.file.display()));
+    asks.iter().for_each(|ask| say(line(ask)));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All servers' addresses that a project and its variants name.
+fn all_addresses(file: &Path, project: &Project, facts: &HostFacts, paths: &Paths) -> Result<Vec<String>, Failure> {
+    let variants = project.config.variants.iter().map(|name| Some(name.text.clone()));
+    let mut all = Vec::new();
+    for variant in std::iter::once(None).chain(variants) {
+        let project = Project::read(file, variant.as_deref(), facts)?;
+        all.extend(addresses(&project.plan(&default_wanted(variant), facts, paths, &Domain::Own)?));
+    }
+    Ok(all)
+}
+
+/// Grants a project everything that it and its variants ask for now.
+pub fn trust_all(file: &Path, facts: &HostFacts, paths: &Paths) -> Result<(Project, String, Vec<Ask>), Failure> {
     let project = Project::read(file, None, facts)?;
     let trust = Trust::open(paths)?;
     let variants = project.config.variants.iter().map(|name| Some(name.text.clone()));
-    let mut asks = more;
+    let mut asks = Vec::new();
     let mut workspace = String::new();
     for variant in std::iter::once(None).chain(variants) {
         let project = Project::read(file, variant.as_deref(), facts)?;

@@ -38,6 +38,9 @@ pub struct Crossed {
     pub repositories: u64,
 }
 
+/// How names of copies begin that are not whole yet; the number of their process follows.
+const UNFINISHED: &str = ".smidr-copy-";
+
 /// Where BitBake's git fetcher keeps its clones, in the downloads.
 const REPOSITORIES: &str = "git2";
 
@@ -110,6 +113,15 @@ fn repositories(from: &Path, to: &Path, stop: &Stop, tell: &dyn Fn(String)) -> R
     let interrupted = interrupt.clone();
     let _listening = stop.listen(move |_, _| interrupted.store(true, Ordering::SeqCst));
     let mut copied = 0;
+    // What an interrupted one has left.
+    for entry in fs::read_dir(to).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(&format!("{UNFINISHED}{}-", std::process::id())));
+        let process = rest.and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            remove_tree(&entry.path())?;
+        }
+    }
     // What a link leads to is not the build's.
     let from = if fs::symlink_metadata(from).is_ok_and(|data| data.is_dir()) { from } else { return Ok(0) };
     for entry in fs::read_dir(from).into_iter().flatten().flatten() {
@@ -122,12 +134,14 @@ fn repositories(from: &Path, to: &Path, stop: &Stop, tell: &dyn Fn(String)) -> R
         tell(format!("checking every object of the repository {}", name.display()));
         make_private_dir(to)?;
         let failed = FileError::new("write to", to);
-        let fresh = tempfile::Builder::new().prefix(".smidr-").tempdir_in(to).map_err(failed)?;
+        let fresh = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(to).map_err(failed)?;
         if !layers::proven::copy(&entry.path(), fresh.path(), &interrupt)? {
             tell(format!("it is damaged or has only a part of its past, and is not taken over: {}", name.display()));
             continue;
         }
-        if renameat_with(CWD, fresh.path(), CWD, &target, RenameFlags::NOREPLACE).is_ok() {
+        // NFS does not know NOREPLACE; a folder never replaces one that has something in it.
+        let moved = renameat_with(CWD, fresh.path(), CWD, &target, RenameFlags::NOREPLACE);
+        if moved.is_ok() || moved == Err(Errno::INVAL) && fs::rename(fresh.path(), &target).is_ok() {
             let _ = fresh.keep();
             copied += 1;
         }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, renameat, unlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, renameat, renameat_with, unlinkat},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ const MOST_READ: u64 = 4 << 20;
 
 /// How many of the things that were moved away are named.
 const NAMED: usize = 20;
+
+/// Names that are tried for what cannot be moved: programs inside may have taken some.
+const TRIES: u32 = 1000;
 
 /// Folders below each other, and files, in TOPDIR's conf.
 const MOST_DEEP: usize = 8;
@@ -234,20 +237,22 @@ impl Edits {
             let _ = change_mode(&folder, 0o755);
             moved = move_it();
         }
-        let place = if moved.is_ok() {
-            to.to_path_buf()
-        } else {
-            path.with_file_name(format!("quarantined-{}", to.file_name().unwrap_or_default().display()))
-        };
+        if moved.is_err() && is_link {
+            unlinkat(&folder, name, AtFlags::empty())?;
+        }
+        if is_link {
+            return Ok(to.to_path_buf());
+        }
         // On another file system, or for another reason not to be moved: closed where it is, so that no program enters it.
-        match (moved, is_link) {
-            (Ok(()), _) => {}
-            (Err(_), true) => unlinkat(&folder, name, AtFlags::empty())?,
-            (Err(_), false) => renameat(&folder, name, &folder, place.file_name().unwrap_or_default())?,
+        let mut place = to.to_path_buf();
+        if moved.is_err() {
+            let number = to.file_name().unwrap_or_default().display();
+            let names = (0..TRIES).map(|attempt| format!("quarantined-{number}-{attempt}"));
+            let free = |closed: &String| renameat_with(&folder, name, &folder, closed, RenameFlags::NOREPLACE).is_ok();
+            place =
+                names.into_iter().find(free).map_or_else(|| path.to_path_buf(), |closed| path.with_file_name(closed));
         }
-        if !is_link {
-            change_mode(&found, 0o000)?;
-        }
+        change_mode(&found, 0o000)?;
         Ok(place)
     }
 }
@@ -255,7 +260,9 @@ impl Edits {
 /// Without `HEAD` git sees no repository in a folder (setup.c), not even as root.
 fn disarm(folder: &OwnedFd) {
     let _ = change_mode(folder, 0o700);
-    let _ = renameat(folder, "HEAD", folder, "HEAD-quarantined");
+    if renameat_with(folder, "HEAD", folder, "HEAD-quarantined", RenameFlags::NOREPLACE).is_err() {
+        let _ = unlinkat(folder, "HEAD", AtFlags::empty());
+    }
 }
 
 /// Of what an O_PATH descriptor is for, but not of links.

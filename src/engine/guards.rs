@@ -1,6 +1,7 @@
 //! Finds what the rule on mounts (`plan::protect`) has to cover: paths of this machine that exist, without links.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -72,13 +73,21 @@ impl Explain for Submodule {
 ///
 /// # Errors
 ///
-/// The first that has, or an index that cannot be read.
+/// The first that has, or an index that cannot be read, where the project has chosen the folder.
 pub fn check_submodules(plan: &Plan) -> Result<(), EngineError> {
+    let mut known: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
     for folder in plan.folders.writable() {
+        let is_chosen = !folder.starts_with(&plan.smidr_home);
         let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.into());
         for repository in folder.ancestors().skip(1) {
-            let links = layers::gitlinks(repository).map_err(LayerError::from)?;
-            if links.iter().any(|link| link.starts_with(&folder)) {
+            if !known.contains_key(repository) {
+                let links = match layers::gitlinks(repository) {
+                    Err(error) if is_chosen => return Err(LayerError::from(error).into()),
+                    links => links.unwrap_or_default(),
+                };
+                known.insert(repository.into(), links);
+            }
+            if known.get(repository).is_some_and(|links| links.iter().any(|link| link.starts_with(&folder))) {
                 return Err(Submodule { folder: folder.clone(), repository: repository.into() }.into());
             }
         }

@@ -147,7 +147,7 @@ fn name_in(file: &mut File) -> String {
     name.unwrap_or("another smidr").into()
 }
 
-/// Takes a lock alone that nobody holds for longer than a rename takes: nothing is said of the wait.
+/// Takes a lock alone that is held for the time of a rename: nothing is said of the wait.
 ///
 /// # Errors
 ///

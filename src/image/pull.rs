@@ -79,15 +79,15 @@ impl ImageStore {
         };
         let holder = format!("image pull {name}");
         let store = self.share(&holder, on)?;
+        // Registries challenge for public images too: that a login was shown says nothing yet.
+        let note_public = |image: StoredImage| match image.origin.clone().filter(|origin| !origin.anonymous) {
+            Some(origin) if is_public(reference, settings, &digest) => {
+                self.set_name(name, &image.manifest, &image.source, Some(Origin { anonymous: true, ..origin }))
+            }
+            _ => Ok(image),
+        };
         if let Some(image) = self.pulled(name, &digest) {
-            // Asked again without a login, the registry has just given the tag's digest.
-            let origin = image.origin.clone().filter(|it| !it.anonymous && reference.digest.is_none());
-            return match origin.filter(|_| !registry.used_login()) {
-                Some(origin) => {
-                    self.set_name(name, &image.manifest, &image.source, Some(Origin { anonymous: true, ..origin }))
-                }
-                None => Ok(image),
-            };
+            return note_public(image);
         }
         let origin = Origin { reference: reference.to_string(), digest: digest.clone(), anonymous: false };
         let order = Order {
@@ -102,7 +102,7 @@ impl ImageStore {
         drop(store);
         // What a failure left, or what the name meant before.
         self.sweep_if_free(on);
-        image.map_err(served)
+        image.map_err(served).and_then(note_public)
     }
 
     // The image of that name, if it is what the reference means now, and whole.
@@ -172,4 +172,12 @@ impl ImageStore {
         check(what, wanted, bytes.len() as u64, &digest(&bytes))?;
         Ok(bytes)
     }
+}
+
+/// Whether a registry gives a manifest to who is not logged in.
+fn is_public(reference: &RegistryReference, settings: &Settings, digest: &Digest) -> bool {
+    let settings = Settings { logins: false, ..settings.clone() };
+    HttpRegistry::open(reference, &settings).is_ok_and(|registry| {
+        registry.document(Wanted::Digest(digest), super::limits::Limits::default().manifest).is_ok()
+    })
 }

@@ -120,6 +120,14 @@ pub enum GitError {
         /// The repository.
         url: String,
     },
+    /// An index that says which submodules there are.
+    #[error("cannot read {}: {why}", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// In the words of the library.
+        why: String,
+    },
     /// A redirect, where a login was granted for one address.
     #[error("{url} leads elsewhere, and a login was granted for this address only")]
     Elsewhere {
@@ -289,7 +297,7 @@ impl Explain for GitError {
             Self::Everywhere { failures, .. } if failures.iter().all(|one| one.kind() == Kind::Request) => {
                 Kind::Request
             }
-            Self::NoGit { .. } | Self::Mirror { .. } => Kind::Host,
+            Self::NoGit { .. } | Self::Mirror { .. } | Self::Index { .. } => Kind::Host,
             _ => Kind::Outside,
         }
     }
@@ -318,8 +326,11 @@ impl Explain for GitError {
             Self::Cut { .. } => "leave out `branch:`",
             Self::OtherTag { .. } => "leave out `commit:` or `tag:`",
             Self::Denied { hint, .. } => return Some(hint.clone()),
+            Self::Index { .. } => {
+                "it belongs to a repository around a folder of the build; see what git says there:  git status"
+            }
             Self::Elsewhere { .. } => {
-                "name the address that it leads to:  git ls-remote ADDRESS  shows it as a warning"
+                "name the address that it leads to, often the same with .git at its end:  git ls-remote ADDRESS  shows it"
             }
             Self::NeedsLogin { url } | Self::NotGranted { url } => {
                 let url = shlex::try_quote(url).unwrap_or_default();

@@ -7,7 +7,7 @@ use std::{
 
 use gix::index::entry::Mode;
 
-use super::git_error::GitError;
+use super::git_error::{GitError, said};
 use crate::host::files::read_bounded;
 
 /// Folders below `root` where its index has a commit of another repository. None where there is no repository, or no index.
@@ -34,7 +34,7 @@ pub fn gitlinks(root: &Path) -> Result<Vec<PathBuf>, GitError> {
         return Ok(Vec::new());
     }
     let index = gix::index::File::at(&index, gix::hash::Kind::Sha1, true, gix::index::decode::Options::default())
-        .map_err(|error| GitError::mirror(&index, &error))?;
+        .map_err(|error| GitError::Index { path: git.join("index"), why: said(&error) })?;
     let links = index.entries().iter().filter(|entry| entry.mode == Mode::COMMIT);
     Ok(links.filter_map(|entry| Some(root.join(gix::path::from_bstr(entry.path(&index)).ok()?))).collect())
 }

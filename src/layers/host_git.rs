@@ -59,6 +59,11 @@ const OF_THE_USER: [&str; 9] = [
     "SSH_AUTH_SOCK",
 ];
 
+/// Where a login stands that belongs to an address, and a helper that tells git (gitcredentials(7)).
+const LOGIN: [&str; 2] = ["SMIDR_GIT_USER", "SMIDR_GIT_PASSWORD"];
+const HELPER: &str =
+    r#"!f() { test "$1" != get || printf 'username=%s\npassword=%s\n' "$SMIDR_GIT_USER" "$SMIDR_GIT_PASSWORD"; }; f"#;
+
 /// What git says of servers without git.
 const NO_DEPTH: &str = "does not support shallow";
 
@@ -87,7 +92,7 @@ pub(super) fn fetch(
     } else {
         git.remove_stale(&room.folder, request)?;
     }
-    arguments.extend(["--end-of-options".into(), url.to_owned()]);
+    arguments.extend(["--end-of-options".into(), git.address.clone()]);
     arguments.extend(request.refspecs());
     let with_depth: Vec<&String> = arguments.iter().take(1).chain(&depth).chain(arguments.iter().skip(1)).collect();
     let (mut status, mut said) = git.run(&room.folder, &with_depth, true)?;
@@ -101,6 +106,10 @@ pub(super) fn fetch(
 struct Git<'a> {
     program: PathBuf,
     url: &'a str,
+    /// The same without a login: every user of this machine sees the arguments of programs.
+    address: String,
+    /// User and password of the address.
+    login: Option<(String, String)>,
     follows: bool,
     /// In place of the user's configuration, where logins may not be used.
     public: Option<NamedTempFile>,
@@ -119,7 +128,10 @@ impl<'a> Git<'a> {
         };
         let public =
             if config.with_logins() { None } else { Some(public().map_err(FileError::new("write to", folder))?) };
-        Ok(Self { program: program.ok_or_else(missing)?, url, follows: config.follows(), public, access })
+        let login = login_in(url);
+        let address = if login.is_some() { without_secrets(url) } else { url.to_owned() };
+        let follows = config.follows();
+        Ok(Self { program: program.ok_or_else(missing)?, url, address, login, follows, public, access })
     }
 
     fn command(&self, folder: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
@@ -153,6 +165,11 @@ impl<'a> Git<'a> {
             // The key for the whole address outranks those for its server.
             let of_address = format!("http.{}.followRedirects=false", without_secrets(self.url));
             command.args(["-c", "http.followRedirects=false", "-c", &of_address]);
+        }
+        if let Some((user, password)) = &self.login {
+            command.env(LOGIN[0], user).env(LOGIN[1], password);
+            // Instead of all others, and for this server.
+            command.args(["-c", "credential.helper=", "-c", &format!("credential.{}.helper={HELPER}", self.address)]);
         }
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -204,7 +221,7 @@ impl<'a> Git<'a> {
 
     // All branches and tags of the other side.
     fn refs(&self, folder: &Path) -> Vec<String> {
-        let arguments = ["ls-remote", "--refs", "--heads", "--tags", "--end-of-options", self.url];
+        let arguments = ["ls-remote", "--refs", "--heads", "--tags", "--end-of-options", &self.address];
         let Ok((_, said)) = self.run(folder, &arguments, false) else { return Vec::new() };
         said.lines().filter_map(|line| Some(line.split_once('\t')?.1.to_owned())).collect()
     }
@@ -237,7 +254,7 @@ impl<'a> Git<'a> {
             "Permission denied (",
             "error: 403",
         ]) {
-            if self.public.is_some() {
+            if self.public.is_some() && self.login.is_none() {
                 return GitError::NeedsLogin { url };
             }
             let hint = fetch::ask_git(&url);
@@ -261,6 +278,14 @@ impl<'a> Git<'a> {
             None => GitError::Failed { url, why },
         }
     }
+}
+
+/// User and password that stand in an http address.
+fn login_in(url: &str) -> Option<(String, String)> {
+    let parsed = gix::url::parse(url).ok()?;
+    let is_http = matches!(parsed.scheme, gix::url::Scheme::Http | gix::url::Scheme::Https);
+    let user = parsed.user().filter(|_| is_http)?;
+    Some((user.to_owned(), parsed.password().unwrap_or_default().to_owned()))
 }
 
 // Both of its outputs, line by line; progress ends with a carriage return.

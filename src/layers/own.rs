@@ -22,8 +22,8 @@ use crate::{
 /// How files at the top of a repository begin that recipes name in LIC_FILES_CHKSUM, or that git reads.
 const COMMON: [&str; 4] = ["LICENSE", "LICENCE", "COPYING", ".git"];
 
-/// Of submodules, in one repository.
-const MOST_MODULES: usize = 1000;
+/// Of folders below `modules`, in one repository.
+const MOST_FOLDERS: usize = 1000;
 
 /// What of a `.git` builds see: what git needs to tell revisions and the state of files (gitrepository-layout(5)).
 const GIT_PARTS: [&str; 12] = [
@@ -33,11 +33,11 @@ const GIT_PARTS: [&str; 12] = [
     "config.worktree",
     "gitdir",
     "index",
-    "info",
     "modules",
     "objects",
     "packed-refs",
     "refs",
+    "reftable",
     "shallow",
 ];
 
@@ -70,7 +70,7 @@ const GIT_KEYS: [(&str, &[&str]); 5] = [
         &["objectFormat", "partialClone", "preciousObjects", "refStorage", "relativeWorktrees", "worktreeConfig"],
     ),
     ("remote", &["fetch", "url"]),
-    ("submodule", &["active", "path", "url"]),
+    ("submodule", &["active", "ignore", "path", "url"]),
 ];
 
 /// Notes a repository that holds layers, once.
@@ -107,11 +107,15 @@ fn leads_out(layer: &Path, root: &Path) -> bool {
 fn shown(root: PathBuf, layers: &[PathBuf], bitbake: Option<&Path>) -> OwnRepository {
     let layers = outermost(layers.iter().filter(|layer| layer.starts_with(&root)).cloned().collect());
     let mut shown = common_files(&root);
+    let bitbake = bitbake.filter(|path| path.starts_with(&root));
     // Of a submodule too: BitBake tells the revision of the innermost.
-    let ways = layers.iter().flat_map(|layer| layer.ancestors().take_while(|folder| folder.starts_with(&root)));
-    shown.extend(ways.map(|folder| folder.join(".git")));
-    shown.push(root.join(".git"));
-    shown.extend(bitbake.filter(|path| path.starts_with(&root)).map(Path::to_path_buf));
+    let ways = layers.iter().map(PathBuf::as_path).chain(bitbake);
+    let ways = ways.flat_map(|folder| folder.ancestors().take_while(|folder| folder.starts_with(&root)));
+    let mut gits: Vec<PathBuf> = ways.chain([root.as_path()]).map(|folder| folder.join(".git")).collect();
+    gits.sort();
+    gits.dedup();
+    shown.extend(gits.iter().cloned());
+    shown.extend(bitbake.map(Path::to_path_buf));
     for core in
         layers.iter().filter(|layer| layer.join("conf/bitbake.conf").is_file()).filter_map(|layer| layer.parent())
     {
@@ -121,7 +125,8 @@ fn shown(root: PathBuf, layers: &[PathBuf], bitbake: Option<&Path>) -> OwnReposi
             shown.extend(common_files(core));
         }
     }
-    OwnRepository { root, layers, shown: outermost(shown), ..OwnRepository::default() }
+    gits.retain(|git| is_folder(git));
+    OwnRepository { root, layers, shown: outermost(shown), gits, ..OwnRepository::default() }
 }
 
 /// Notes what builds do not see of a repository: whatever neither belongs to it nor leads to one of the `places` where they see something else.
@@ -149,8 +154,7 @@ pub fn hide(own: &mut OwnRepository, places: &[PathBuf]) {
             }
         }
     }
-    hidden
-        .extend(own.shown.iter().filter(|path| path.ends_with(".git") && is_folder(path)).flat_map(|git| rest_of(git)));
+    hidden.extend(own.gits.iter().flat_map(|git| rest_of(git)));
     hidden.sort();
     own.hidden = hidden;
 }
@@ -171,85 +175,85 @@ fn common_files(folder: &Path) -> Vec<PathBuf> {
 
 /// What of a `.git` builds do not see, in those of submodules too, and whether it is a folder.
 fn rest_of(git: &Path) -> Vec<(PathBuf, bool)> {
-    let of_one = |git: PathBuf| {
+    let of_one = |git: &PathBuf| {
         let entries = fs::read_dir(git).into_iter().flatten().flatten();
-        let is_rest = |name: &OsStr| {
-            !GIT_PARTS.iter().any(|part| name == *part) && !name.as_encoded_bytes().starts_with(b"sharedindex.")
-        };
-        let rest = entries.filter(move |entry| is_rest(&entry.file_name()));
-        rest.filter_map(|entry| Some((entry.path(), entry.file_type().ok()?)))
-            .filter(|(_, kind)| !kind.is_symlink())
-            .map(|(path, kind)| (path, kind.is_dir()))
+        let rest = entries.filter(|entry| !is_seen(&entry.file_name()));
+        let rest = rest.filter_map(|entry| Some((entry.path(), entry.file_type().ok()?)));
+        rest.filter(|(_, kind)| !kind.is_symlink()).map(|(path, kind)| (path, kind.is_dir())).collect::<Vec<_>>()
     };
-    git_folders(git).into_iter().flat_map(of_one).collect()
+    let (folders, is_whole) = git_folders(git);
+    let modules = (!is_whole).then(|| (git.join("modules"), true));
+    folders.iter().flat_map(of_one).chain(modules).collect()
 }
 
-/// A `.git` and those of its submodules, which are called by any path.
-fn git_folders(git: &Path) -> Vec<PathBuf> {
+fn is_seen(name: &OsStr) -> bool {
+    let bytes = name.as_encoded_bytes();
+    // What comes and goes while git works has no place to mount on.
+    let is_passing = bytes.ends_with(b".lock") && name != "config.lock" || name == "gc.pid";
+    is_passing || GIT_PARTS.iter().any(|part| name == *part) || bytes.starts_with(b"sharedindex.")
+}
+
+/// A `.git` and those of its submodules, which are called by any path; and whether these are all of them.
+fn git_folders(git: &Path) -> (Vec<PathBuf>, bool) {
     let mut found = vec![git.to_path_buf()];
     let mut open = vec![git.join("modules")];
-    while let Some(folder) = open.pop().filter(|_| found.len() < MOST_MODULES) {
-        for entry in fs::read_dir(&folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        {
-            match is_git_folder(&entry.path()) {
-                true => {
-                    open.push(entry.path().join("modules"));
-                    found.push(entry.path());
-                }
-                false => open.push(entry.path()),
+    let mut seen = 0;
+    while let Some(folder) = open.pop() {
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            seen += 1;
+            if seen > MOST_FOLDERS {
+                return (vec![git.to_path_buf()], false);
+            }
+            if is_git_folder(&entry.path()) {
+                open.push(entry.path().join("modules"));
+                found.push(entry.path());
+            } else {
+                open.push(entry.path());
             }
         }
     }
-    found
+    (found, true)
 }
 
 /// Files of a repository's `.git` of which builds see a copy: configuration without credentials, and the index.
 pub fn copies(own: &OwnRepository) -> Vec<(PathBuf, Vec<u8>)> {
     let index = index(own).map(|index| (own.root.join(".git/index"), index));
-    let repositories = own.shown.iter().filter(|path| path.ends_with(".git") && is_folder(path));
-    let configs = repositories
-        .flat_map(|git| git_folders(git))
-        .flat_map(|git| ["config", "config.worktree"].map(|name| git.join(name)));
-    let configs = configs.filter(|file| file.symlink_metadata().is_ok_and(|data| data.is_file())).filter_map(|file| {
-        let public = read_bounded(&file).map_or(Some(Vec::new()), |text| public(&text))?;
-        Some((file, public))
-    });
-    configs.chain(index).collect()
+    let configs = own.gits.iter().flat_map(|git| git_folders(git).0);
+    let configs = configs.flat_map(|git| ["config", "config.worktree"].map(|name| git.join(name)));
+    let configs = configs.filter(|file| file.symlink_metadata().is_ok_and(|data| data.is_file()));
+    // What cannot be read or understood is shown empty.
+    let public = |file: PathBuf| {
+        let text = read_bounded(&file).ok().and_then(|text| public(&text)).unwrap_or_default();
+        (file, text)
+    };
+    configs.map(public).chain(index).collect()
 }
 
-/// A repository's configuration as builds may see it: what git needs to tell the state of its files, and addresses without passwords. None if that
-/// is all that there is.
+/// A repository's configuration as builds may see it: what git needs to tell the state of its files, and addresses without passwords.
 fn public(text: &[u8]) -> Option<Vec<u8>> {
     let mut public = File::new(Metadata::from(Source::Local));
-    let mut is_other = false;
-    // git reads none of a file that it cannot parse.
-    let Ok(file) = File::from_bytes_no_includes(text, Metadata::api(), Default::default()) else {
-        return Some(Vec::new());
-    };
+    let file = File::from_bytes_no_includes(text, Metadata::api(), Default::default()).ok()?;
     for section in file.sections() {
         let name = section.header().name().to_str_lossy().to_ascii_lowercase();
-        let keys = GIT_KEYS.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, keys)| keys);
-        is_other |= section.value_names().any(|name| !keys.iter().any(|key| key.eq_ignore_ascii_case(&name)));
-        let mut copy = public.new_section(name, section.header().subsection_name().map(ToOwned::to_owned)).ok()?;
-        for key in keys {
+        let Some((_, keys)) = GIT_KEYS.iter().find(|(known, _)| *known == name) else { continue };
+        let of = section.header().subsection_name().map(|of| public_address(&of.to_str_lossy()));
+        let mut copy = public.new_section(name, of.map(gix::bstr::BString::from)).ok()?;
+        for key in *keys {
             for value in section.values(key) {
                 let value = value.to_str_lossy();
-                let clean = if *key == "url" { public_address(&value) } else { value.clone().into_owned() };
-                is_other |= clean != value;
-                copy.push(key, clean.as_str()).ok()?;
+                let is_address = ["remote", "url"].contains(key);
+                let value = if is_address { public_address(&value) } else { value.into_owned() };
+                copy.push(key, value.as_str()).ok()?;
             }
         }
     }
-    is_other.then(|| public.to_bstring().into())
+    Some(public.to_bstring().into())
 }
 
-/// An address without passwords, tokens behind a `?` included.
+/// An address without passwords, tokens behind a `?` or `#` included.
 fn public_address(address: &str) -> String {
-    let clean = without_secrets(address.split('?').next().unwrap_or_default());
+    let clean = without_secrets(address.split(['?', '#']).next().unwrap_or_default());
     match clean.split_once('@') {
         // `user:password@host:path`
         Some((who, rest)) if !clean.contains("://") => format!("{}@{rest}", who.split(':').next().unwrap_or_default()),

@@ -14,14 +14,14 @@ use gix::{ObjectId, hash::Kind::Sha1, odb::loose, prelude::Write as _};
 use gix_pack::{Bundle, bundle, data::input::Mode};
 use walkdir::WalkDir;
 
-use super::{
-    git_error::GitError,
-    mirror::{self, ALLOCATION_BYTES},
-};
+use super::{git_error::GitError, mirror};
 use crate::host::{
     files::{FileError, read_bounded},
     rooted::open_linkless,
 };
+
+/// Of an object, once it is inflated.
+const OBJECT_BYTES: usize = 256 << 20;
 
 /// As BitBake's git makes them.
 const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n";
@@ -33,7 +33,7 @@ const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n
 ///
 /// When the file system refuses to write, or `interrupt` says so.
 pub fn copy(from: &Path, to: &Path, interrupt: &AtomicBool) -> Result<bool, GitError> {
-    if fs::symlink_metadata(from.join("shallow")).is_ok() {
+    if ["shallow", "objects/info/alternates"].iter().any(|part| fs::symlink_metadata(from.join(part)).is_ok()) {
         return Ok(false);
     }
     // What a link leads to is not the build's.
@@ -62,13 +62,19 @@ pub fn copy(from: &Path, to: &Path, interrupt: &AtomicBool) -> Result<bool, GitE
 fn packs(from: &Path, to: &Path, interrupt: &AtomicBool) -> Result<bool, GitError> {
     for entry in fs::read_dir(from).into_iter().flatten().flatten() {
         let path = entry.path();
+        // The objects that a partial clone lacks are asked for when they are used (gitformat-pack(5)).
+        if path.extension().is_some_and(|kind| kind == "promisor") {
+            return Ok(false);
+        }
         if path.extension().is_none_or(|kind| kind != "pack") {
             continue;
         }
         let Ok(file) = open_linkless(&path) else { return Ok(false) };
         let options = bundle::write::Options {
             iteration_mode: Mode::Verify,
-            alloc_limit_bytes: Some(ALLOCATION_BYTES),
+            // Several objects are held at a time.
+            thread_limit: Some(1),
+            alloc_limit_bytes: Some(OBJECT_BYTES),
             ..bundle::write::Options::default()
         };
         let (mut pack, none) = (BufReader::new(file), None::<gix::odb::Handle>);
@@ -90,14 +96,18 @@ fn packs(from: &Path, to: &Path, interrupt: &AtomicBool) -> Result<bool, GitErro
 }
 
 fn loose_objects(from: &Path, to: &gix::Repository, interrupt: &AtomicBool) -> Result<bool, GitError> {
-    let options = loose::Options { alloc_limit_bytes: Some(ALLOCATION_BYTES), ..loose::Options::default() };
+    let options = loose::Options { alloc_limit_bytes: Some(OBJECT_BYTES), ..loose::Options::default() };
     let store = loose::Store::at_opts(from, Sha1, options);
     let mut bytes = Vec::new();
-    for entry in WalkDir::new(from).min_depth(2).max_depth(2).into_iter().flatten() {
+    for entry in WalkDir::new(from).min_depth(2).max_depth(2) {
+        let Ok(entry) = entry else { return Ok(false) };
         let path = entry.path();
         let names = [path.parent().and_then(Path::file_name), path.file_name()]
             .map(|name| name.unwrap_or_default().to_string_lossy());
-        let Ok(id) = ObjectId::from_hex(names.concat().as_bytes()) else { continue };
+        // Only what the store will find at this very place.
+        let [first, rest] = &names;
+        let is_place = first.len() == 2 && !rest.bytes().chain(first.bytes()).any(|byte| byte.is_ascii_uppercase());
+        let Some(id) = ObjectId::from_hex(names.concat().as_bytes()).ok().filter(|_| is_place) else { continue };
         stopped(from, interrupt)?;
         if !entry.file_type().is_file() {
             return Ok(false);

@@ -31,12 +31,23 @@ impl Logins {
         let address = without_secrets(address);
         // What a server could read as a way up is below nothing.
         let is_plain = !address.contains("..") && !address.contains(['%', '\\']);
+        let address = lower_host(&address);
         let is_below = |granted: &String| {
+            let granted = lower_host(granted);
             let rest = address.strip_prefix(granted.trim_end_matches('/'));
-            rest.is_some_and(|rest| rest.is_empty() || is_plain && (rest.starts_with('/') || granted.ends_with(':')))
+            let is_below = |rest: &str| is_plain && (rest.starts_with('/') || granted.ends_with(':'));
+            rest.is_some_and(|rest| rest.is_empty() || rest == ".git" || is_below(rest))
         };
         granted.iter().any(is_below)
     }
+}
+
+/// Servers' names know no case.
+fn lower_host(address: &str) -> String {
+    let start = address.find("://").map_or(0, |at| at + 3);
+    let (scheme, rest) = address.split_at_checked(start).unwrap_or((address, ""));
+    let (host, path) = rest.split_at_checked(rest.find(['/', ':']).unwrap_or(rest.len())).unwrap_or((rest, ""));
+    format!("{scheme}{}{path}", host.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -49,6 +60,8 @@ mod tests {
         let logins = Logins::Below(granted.map(String::from).into());
         for (address, reached) in [
             ("https://h/acme", true),
+            ("https://H/acme.git", true),
+            ("https://H/Acme", false),
             ("https://h/acme/meta-x.git", true),
             ("https://me:pw@h/acme/x", true),
             ("https://h/acme-evil/x", false),

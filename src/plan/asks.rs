@@ -68,7 +68,7 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
     for (key, named, path) in written {
         // What lies in SMIDR_HOME is a default by another name: the plan refuses anything else there.
         if named.is_some() && !path.starts_with(&plan.smidr_home) {
-            // The store is believed, and a project can come with one.
+            // Mirrors and checkouts in it are used as they are, and may have come with the project.
             let path = if key == LAYERS { Some(real(path)) } else { outside(path) };
             asks.extend(path.map(|path| Ask::Folder { key: key.into(), path }));
         }

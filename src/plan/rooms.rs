@@ -37,6 +37,8 @@ pub struct OwnRepository {
     pub layers: Vec<PathBuf>,
     /// What else builds need of it: `.git`, BitBake, the scripts beside OpenEmbedded-Core, licences.
     pub shown: Vec<PathBuf>,
+    /// Those of these that are a `.git`, as folders: of each, builds see parts.
+    pub gits: Vec<PathBuf>,
     /// Everything else in it, and whether it is a folder: builds see something empty in its place.
     pub hidden: Vec<(PathBuf, bool)>,
     /// Files of `.git`, and what builds see in the place of each: an index that knows which files are hidden, configuration without passwords.

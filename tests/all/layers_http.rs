@@ -93,6 +93,31 @@ fn passwords() {
     let within = url.replace("http://", "http://me:hunter2@");
     let (mirror, commit) = yard.pin(&main_of(&within)).expect("with the password in the address");
     assert_eq!(commit, origin.at("main"));
+    origin.git(&["branch", "odd"]);
+    // By the host's git, no argument of a program has it; with characters that mean something in an address and in a shell.
+    let odd = Some(("m@e".to_owned(), "p'a/s\"s %$1".to_owned()));
+    server.behave(Manners { login: odd, ..Manners::default() });
+    let shim = yard.path().join("shim");
+    fs::create_dir_all(&shim).expect("a folder");
+    let arguments = yard.path().join("arguments");
+    let real = super::support::tool("git").expect("git");
+    fs::write(
+        shim.join("git"),
+        format!("#!/bin/sh\necho \"$@\" >> {}\nexec {} \"$@\"\n", arguments.display(), real.display()),
+    )
+    .expect("a shim");
+    fs::set_permissions(shim.join("git"), fs::Permissions::from_mode(0o755)).expect("executable");
+    let path = std::env::var("PATH").expect("PATH");
+    yard.set("PATH", &format!("{}:{path}", shim.display()));
+    let encoded = url.replace("http://", "http://m%40e:p'a%2Fs%22s%20%25$1@");
+    assert_eq!(
+        yard.pin(&PlannedGit { branch: Some("odd".into()), ..wanted(&encoded) }).expect("with an odd password").1,
+        origin.at("odd")
+    );
+    let seen = fs::read_to_string(&arguments).expect("the shim ran");
+    assert!(seen.contains("fetch") && !seen.contains("p'a") && !seen.contains("m%40e"), "{seen}");
+    yard.set("PATH", &path);
+    server.behave(Manners { login: login.clone(), ..Manners::default() });
     let config = fs::read_to_string(mirror.path().join("config")).expect("a config");
     assert!(!config.contains("hunter2") && !mirror.url().contains("hunter2"), "{config}");
     let wrong = url.replace("http://", "http://me:hunter3@");

@@ -108,7 +108,9 @@ fn a_build_sees_layers_and_not_what_lies_beside_them() {
     text += "[remote \"origin\"]\n\turl = https://me:hunter2@h.example/p\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n\tproxy = u:hunter2@h\n\
              [remote \"b\"]\n\turl = https://h.example/p?private_token=hunter2\n[remote \"c\"]\n\turl = me:hunter2@h.example:p\n\
              [http \"https://h.example/\"]\n\textraheader = AUTHORIZATION: basic hunter2\n\
-             [credential]\n\thelper = \"!echo password=hunter2\"\n[core]\n\teditor = vi hunter2\n";
+             [url \"https://oauth2:hunter2@h.example/\"]\n\tinsteadOf = https://h.example/\n\
+             [branch \"main\"]\n\tremote = https://u:hunter2@h.example/p\n\tmerge = refs/heads/main\n\
+             [credential]\n\thelper = \"!echo password=hunter2\"\n# https://u:hunter2@h.example\n[core]\n\teditor = vi hunter2\n";
     fs::write(&config, &text).expect("a config");
     let modules = world.project().join(".git/modules");
     for module in ["lib", "hooks/lfs"].map(|name| modules.join(name)) {
@@ -465,8 +467,15 @@ const REPOSITORIES: &str = r#"
     for name in packed loose; do
         echo 'touch /tmp/smidr-ran' > git2/$name/hooks/post-checkout; chmod +x git2/$name/hooks/*
         printf '[core]\n\tfsmonitor = touch /tmp/smidr-ran\n' >> git2/$name/config
-        echo /etc > git2/$name/objects/info/alternates
     done
+    # An object of the user's by way of a name that is another place to the store, and a FIFO.
+    git clone -q --mirror mine git2/placed; git -C git2/placed tag -d v1 > /dev/null; git init -q loose; git -C loose pull -q ../mine main
+    object=$(git -C loose rev-parse HEAD); first=$(echo $object | cut -c1-1); two=$(echo $object | cut -c1-2)
+    mkdir -p git2/placed/objects/$first; : > git2/placed/objects/$first/$(echo $object | cut -c2-)
+    rm -rf git2/placed/objects/$two; ln -s "$PWD/loose/.git/objects/$two" git2/placed/objects/$two
+    mkdir -p git2/placed/objects/ab git2/placed/objects/AB
+    mkfifo git2/placed/objects/ab/cdef000000000000000000000000000000000000; : > git2/placed/objects/AB/CDEF000000000000000000000000000000000000
+    git clone -q --mirror mine git2/borrows; echo "$PWD/mine/.git/objects" > git2/borrows/objects/info/alternates
     git clone -q --bare mine private; git -C private gc -q; mkdir git2/linked; cp private/HEAD git2/linked
     for part in objects refs packed-refs; do ln -s "$PWD/private/$part" git2/linked/$part; done
     git -C mine rev-parse HEAD > git2/cut/shallow

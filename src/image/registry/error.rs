@@ -294,7 +294,9 @@ impl Explain for RegistryError {
                 let name = shlex::try_quote(name).unwrap_or_default();
                 return Some(format!("if you trust the project with it:  smidr trust --login {name}"));
             }
-            Self::Status { status: 429, .. } => "wait, or log in: many registries allow more to those whom they know",
+            Self::Status { status: 429, .. } => {
+                "wait, or log in: many registries allow more to those whom they know (in a build, once  smidr trust --login REGISTRY  grants it)"
+            }
             Self::PlainCredentials(_) => "reach the registry over https, without --insecure",
             Self::Connection { source, .. } if is_own_authority(source) => {
                 "make the registry a certificate that is no authority:  openssl req -x509 -addext basicConstraints=CA:FALSE"

@@ -74,7 +74,9 @@ impl Work<'_> {
         }
         let specs = self.request.refspecs();
         let remote = remote.with_refspecs(specs.iter().map(String::as_str), Direction::Fetch).map_err(broken)?;
-        let attempt = Attempt { folder: &self.folder, url: &url, config: &self.config, request: &self.request };
+        let named = without_secrets(&self.url);
+        let attempt =
+            Attempt { folder: &self.folder, named: &named, url: &url, config: &self.config, request: &self.request };
         let received = self.receive(&repository, &remote, &url);
         let by_ssh =
             std::fs::read(&ssh_said).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();

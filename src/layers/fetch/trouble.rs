@@ -32,6 +32,8 @@ impl From<GitError> for Trouble {
 pub struct Attempt<'a> {
     /// The mirror.
     pub folder: &'a Path,
+    /// As the config names it, without a password.
+    pub named: &'a str,
     /// Where it was fetched from, after `insteadOf`.
     pub url: &'a gix::Url,
     /// What git has been told by the user.
@@ -144,7 +146,8 @@ impl Attempt<'_> {
             return GitError::Denied { url, tried: format!("with the keys that ssh has, {agent}{last}"), hint }.into();
         }
         if !self.config.with_logins() && !has_password {
-            return GitError::NeedsLogin { url }.into();
+            // What is granted is the config's address, before `insteadOf`.
+            return GitError::NeedsLogin { url: self.named.into() }.into();
         }
         if self.config.netrc().is_some() && !has_password {
             return Trouble::NeedsGit("~/.netrc is there, which curl reads".into());
