@@ -292,31 +292,28 @@ fn stages(
     make_private_dir(&build)?;
     keep::pins(prepared.pins(), &build)?;
     keep::seal(&inputs::secrets(&prepared.plan), id, &build)?;
+    let edits = prepared.begin_edits(Use::Build, tools.paths)?;
+    edits.keep()?;
+    let outcome = run_and_collect(&prepared, &edits, &build, tools);
+    // With the workspace's lock still held.
+    edits.finish()?.lines().into_iter().for_each(|line| tools.on.warn(line));
+    outcome
+}
+
+fn run_and_collect(prepared: &Prepared, edits: &Edits, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
     let mut budget = Budget::default();
-    let finished = match run(&prepared, &build, &mut budget, tools)? {
-        Ok(finished) => finished,
-        Err(outcome) => return Ok(*outcome),
-    };
-    tools.on.emit(Event::StageStarted { stage: Stage::Collect });
-    collect(prepared, &finished, &build, tools)
+    match run(prepared, edits, build, &mut budget, tools)? {
+        Err(outcome) => Ok(*outcome),
+        Ok(finished) => {
+            tools.on.emit(Event::StageStarted { stage: Stage::Collect });
+            collect(prepared, &finished, build, tools)
+        }
+    }
 }
 
 /// Runs BitBake: once, or for `host.network: fetch-only` twice, the second time without a network. Gives the outcome of a build that
 /// left nothing to collect.
 fn run(
-    prepared: &Prepared,
-    build: &Path,
-    budget: &mut Budget,
-    tools: Tools<'_>,
-) -> Result<Result<Finished, Box<Outcome>>, EngineError> {
-    let edits = prepared.begin_edits(Use::Build, tools.paths)?;
-    edits.keep()?;
-    let ended = passes(prepared, &edits, build, budget, tools);
-    edits.finish()?.lines().into_iter().for_each(|line| tools.on.warn(line));
-    ended
-}
-
-fn passes(
     prepared: &Prepared,
     edits: &Edits,
     build: &Path,
@@ -407,7 +404,7 @@ fn reasons(finished: &Finished, no_task: bool) -> Vec<String> {
     reasons
 }
 
-fn collect(prepared: Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
+fn collect(prepared: &Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
     let mut room = Room::on(build)?;
     let kept = keep::artifacts(&prepared.plan, build, &mut room, tools.on)?;
     keep::records(&prepared.plan.folders, build, &mut room, tools.on)?;
