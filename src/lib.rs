@@ -5,7 +5,7 @@
 pub mod model;
 
 pub mod events;
-pub mod host;
+pub mod system;
 
 pub mod config;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::HOST,
-    model::{CommitId, Digest, Explain, Kind},
+    model::{CommitId, Digest, Kind, UserError},
 };
 
 /// The newest form that this smidr reads and writes.
@@ -30,19 +30,19 @@ pub struct Lock {
     pub config: Option<Digest>,
     // What was written before variants could have build hosts of their own.
     #[serde(default, skip_serializing)]
-    host: Option<HostLock>,
+    host: Option<HostPin>,
     /// Build hosts, by name: variants may have different ones. None where this machine is its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    hosts: Vec<HostLock>,
+    hosts: Vec<HostPin>,
     /// Where layers and BitBake come from, by name. One name may stand here more than once: variants ask for different things.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    repositories: Vec<RepositoryLock>,
+    repositories: Vec<RepositoryPin>,
 }
 
 /// A repository that a project is pinned to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RepositoryLock {
+pub struct RepositoryPin {
     /// The layer's name in the config, or `bitbake`.
     pub name: String,
     /// Its address, as the config has it.
@@ -68,13 +68,13 @@ pub struct RepositoryLock {
     pub dirty: bool,
     /// Patches on top, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub patches: Vec<PatchLock>,
+    pub patches: Vec<PatchPin>,
 }
 
 /// One patch, exactly.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PatchLock {
+pub struct PatchPin {
     /// As the config has it.
     pub file: String,
     /// Of its content.
@@ -85,9 +85,9 @@ pub struct PatchLock {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pins {
     /// Build hosts; none where this machine is its own, or was not looked at.
-    pub hosts: Vec<HostLock>,
+    pub hosts: Vec<HostPin>,
     /// Where layers and BitBake come from.
-    pub repositories: Vec<RepositoryLock>,
+    pub repositories: Vec<RepositoryPin>,
 }
 
 /// What a config asks of a repository.
@@ -114,7 +114,7 @@ impl Asked {
     }
 }
 
-impl RepositoryLock {
+impl RepositoryPin {
     /// Whether both answer the same question, whatever they answer.
     pub fn replaces(&self, other: &Self) -> bool {
         (&self.name, &self.git, &self.path, &self.branch, &self.tag, self.exact)
@@ -143,7 +143,7 @@ impl RepositoryLock {
 /// The build host that a project is pinned to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct HostLock {
+pub struct HostPin {
     /// The rootfs recipe or image, as the config names it.
     pub name: String,
     /// The digest of its manifest.
@@ -153,13 +153,13 @@ pub struct HostLock {
     pub recipe: Option<Digest>,
     /// The packages that it was made from, by name: version and sha256. Empty for images that were not made here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub packages: BTreeMap<String, PackageLock>,
+    pub packages: BTreeMap<String, PackagePin>,
 }
 
 /// One package, exactly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PackageLock {
+pub struct PackagePin {
     /// As the package manager writes it.
     pub version: String,
     /// Of the package's file.
@@ -188,7 +188,7 @@ pub enum LockError {
     TooNew(u32),
 }
 
-impl Explain for LockError {
+impl UserError for LockError {
     fn kind(&self) -> Kind {
         Kind::Request
     }
@@ -234,7 +234,7 @@ impl Lock {
     }
 
     /// What a repository is pinned to, if that is what is asked for.
-    pub fn repository(&self, name: &str, asked: &Asked) -> Option<&RepositoryLock> {
+    pub fn repository(&self, name: &str, asked: &Asked) -> Option<&RepositoryPin> {
         let answers = || self.repositories.iter().filter(|known| known.name == name && known.answers(asked));
         answers()
             .find(|known| known.patch_files().eq(asked.patches.iter().map(String::as_str)))
@@ -242,17 +242,17 @@ impl Lock {
     }
 
     /// What a build host is pinned to.
-    pub fn host(&self, name: &str) -> Option<&HostLock> {
+    pub fn host(&self, name: &str) -> Option<&HostPin> {
         self.hosts.iter().find(|known| known.name == name)
     }
 
     /// All build hosts, by name.
-    pub fn hosts(&self) -> &[HostLock] {
+    pub fn hosts(&self) -> &[HostPin] {
         &self.hosts
     }
 
     /// All repositories, in the lock's order.
-    pub fn repositories(&self) -> &[RepositoryLock] {
+    pub fn repositories(&self) -> &[RepositoryPin] {
         &self.repositories
     }
 
@@ -354,12 +354,12 @@ mod tests {
     #[test]
     fn a_lock_comes_back_as_it_was_written() {
         let digest: Digest = format!("sha256:{}", "ab".repeat(32)).parse().expect("a digest");
-        let package = PackageLock { version: "1:2.3-4~deb12u1".into(), sha256: digest.clone() };
+        let package = PackagePin { version: "1:2.3-4~deb12u1".into(), sha256: digest.clone() };
         let packages = [("libc6".to_owned(), package)].into();
-        let host = HostLock { name: "debian-12".into(), image: digest.clone(), recipe: Some(digest.clone()), packages };
+        let host = HostPin { name: "debian-12".into(), image: digest.clone(), recipe: Some(digest.clone()), packages };
         let commit = "0a".repeat(20).parse().expect("a commit");
-        let patch = PatchLock { file: "./patches/0001.patch".into(), sha256: digest.clone() };
-        let poky = RepositoryLock {
+        let patch = PatchPin { file: "./patches/0001.patch".into(), sha256: digest.clone() };
+        let poky = RepositoryPin {
             name: "poky".into(),
             git: Some("https://git.yoctoproject.org/poky".into()),
             path: None,
@@ -370,7 +370,7 @@ mod tests {
             dirty: false,
             patches: vec![patch],
         };
-        let own = RepositoryLock {
+        let own = RepositoryPin {
             name: "meta-own".into(),
             git: None,
             path: Some("./layers/meta-own".into()),
@@ -387,9 +387,9 @@ mod tests {
 
         // Another commit of the same branch takes the old one's place; another branch stands beside it; folders stay.
         let other: CommitId = "0b".repeat(20).parse().expect("a commit");
-        let moved = RepositoryLock { commit: Some(other.clone()), ..poky.clone() };
-        let beside = RepositoryLock { branch: Some("kirkstone".into()), ..poky.clone() };
-        let later = RepositoryLock { commit: Some(other.clone()), ..own.clone() };
+        let moved = RepositoryPin { commit: Some(other.clone()), ..poky.clone() };
+        let beside = RepositoryPin { branch: Some("kirkstone".into()), ..poky.clone() };
+        let later = RepositoryPin { commit: Some(other.clone()), ..own.clone() };
         let before = lock.clone();
         lock.pin(Pins { hosts: vec![], repositories: vec![moved.clone(), beside.clone(), later] });
         assert_eq!(lock.repositories(), [own, beside.clone(), moved.clone()]);
@@ -413,14 +413,14 @@ mod tests {
         unchanged.pin_news(Pins { hosts: vec![], repositories: before.repositories().to_vec() }, &before);
         assert_eq!(unchanged, lock);
         // Variants that differ in a commit or in patches stand side by side.
-        let exact = RepositoryLock { exact: true, ..poky.clone() };
-        let plain = RepositoryLock { patches: vec![], ..moved.clone() };
+        let exact = RepositoryPin { exact: true, ..poky.clone() };
+        let plain = RepositoryPin { patches: vec![], ..moved.clone() };
         let mut many = lock.clone();
         many.pin(Pins { hosts: vec![], repositories: vec![exact.clone(), plain.clone()] });
         assert_eq!(many.repositories().len(), lock.repositories().len() + 2);
         assert_eq!(many.repository("poky", &asked(poky.commit.as_ref())), Some(&exact));
         assert_eq!(many.repository("poky", &Asked { patches: vec![], ..asked(None) }), Some(&plain));
-        let empty = RepositoryLock { commit: None, ..plain };
+        let empty = RepositoryPin { commit: None, ..plain };
         assert!(!empty.answers(&asked(None)), "what names no commit pins nothing");
         assert_eq!(lock.repository("poky", &asked(poky.commit.as_ref())), None, "the config names another commit");
         assert_eq!(lock.repository("other", &asked(None)), None);

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     if let Some(code) = smidr::sandbox::helper_main() {
         return code;
     }
-    if let Some(code) = smidr::host::process::wrapper_main() {
+    if let Some(code) = smidr::system::process::wrapper_main() {
         return code;
     }
     smidr::cli::main()

@@ -10,8 +10,8 @@ use crate::{
         decode::Decoder,
         node::{Node, Text},
     },
-    host::files::FileError,
-    model::{Explain, Kind, Paths},
+    model::{Kind, Paths, UserError},
+    system::files::FileError,
 };
 
 /// The file, below SMIDR_HOME.
@@ -37,7 +37,7 @@ pub enum SettingsError {
     File(#[from] FileError),
 }
 
-impl Explain for SettingsError {
+impl UserError for SettingsError {
     fn kind(&self) -> Kind {
         match self {
             Self::Problems(error) => error.kind(),

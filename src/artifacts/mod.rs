@@ -19,12 +19,12 @@ use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, symlinkat};
 
 use crate::{
     events::{Emitter, Redactor},
-    host::{
+    model::{Activity, Artifact, Event, FOLDER_MARK, Kind, Unit, UserError, leads_out},
+    system::{
         files::{FileError, make_private_dir, remove_tree, sha256_of, write_atomically},
         repository::is_git_folder,
         rooted::{Rooted, RootedError},
     },
-    model::{Activity, Artifact, Event, Explain, FOLDER_MARK, Kind, Unit, leads_out},
 };
 
 /// The name of the manifest, beside the folder of artifacts.
@@ -68,7 +68,7 @@ pub enum ArtifactError {
     File(#[from] FileError),
 }
 
-impl Explain for ArtifactError {
+impl UserError for ArtifactError {
     fn kind(&self) -> Kind {
         match self {
             Self::Nothing { .. } | Self::Link(_) | Self::Full { .. } => Kind::Build,

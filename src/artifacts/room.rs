@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::host::files::FileError;
+use crate::system::files::FileError;
 
 /// What stays free in any case: the smaller of this, in bytes, and a twentieth of the disk.
 const RESERVE: u64 = 1 << 30;

@@ -1,12 +1,12 @@
-//! BitBake: what it is told (conf, arguments) and what it says (events). Starts nothing and reads no files.
+//! BitBake: what it is told (conf, arguments) and what it ui_protocol (events). Starts nothing and reads no files.
 
 mod conf;
-mod says;
+mod ui_protocol;
 
 use std::path::Path;
 
 pub use conf::{bblayers_conf, local_conf};
-pub use says::{Heard, NO_ROOM, hear};
+pub use ui_protocol::{NO_ROOM, UiMessage, parse_line};
 
 use crate::plan::Plan;
 
@@ -44,7 +44,7 @@ fn launcher(own: &Path) -> Vec<String> {
     ["python3", "-B", &script, "-u", "smidr"].map(String::from).into()
 }
 
-/// PATH inside: BitBake's own folder first, then what the image says.
+/// PATH inside: BitBake's own folder first, then what the image ui_protocol.
 pub fn search_path(bitbake: Option<&Path>, image: Option<&str>) -> String {
     let image = image.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     match bitbake {

@@ -211,7 +211,7 @@ pub struct Run {
     pub variant: Option<String>,
     /// Print what the sandbox does, one operation per line, instead of running anything
     #[arg(long)]
-    pub explain: bool,
+    pub print_sandbox: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -228,7 +228,7 @@ pub struct Shell {
     pub variant: Option<String>,
     /// Print what the sandbox does, one operation per line, instead of running anything
     #[arg(long)]
-    pub explain: bool,
+    pub print_sandbox: bool,
 }
 
 /// `smidr trust`

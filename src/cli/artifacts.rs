@@ -11,9 +11,9 @@ use super::{
 use crate::{
     artifacts,
     history::BuildRecord,
-    host::paths,
-    model::{Artifact, HostFacts, Paths},
+    model::{Artifact, Paths, SystemFacts},
     service::{self, LocalService},
+    system::paths,
 };
 
 /// Runs the command.
@@ -31,7 +31,7 @@ pub fn artifacts(config: &Path, command: &Artifacts) -> Done {
 
 type Found = (BuildRecord, Vec<Artifact>);
 
-fn find(config: &Path, facts: &HostFacts, paths: &Paths, id: Option<&str>) -> Result<Found, Failure> {
+fn find(config: &Path, facts: &SystemFacts, paths: &Paths, id: Option<&str>) -> Result<Found, Failure> {
     let service = LocalService::new(paths);
     let build = context::named_or_newest(&service, id, config, facts)?;
     let artifacts = service.artifacts(&build.id)?;

@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     events::EventSink,
-    host::{files::FileError, process::Spawner, stop::Stop},
     model::{Kind, Outcome, State},
     plan::Domain,
     project::Project,
     service::{LocalService, Means},
+    system::{files::FileError, process::Spawner, stop::Stop},
 };
 
 /// Runs the command.

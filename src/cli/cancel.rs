@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{args::Cancel, context, output::talk, report::Done};
-use crate::{host::paths, service::LocalService};
+use crate::{service::LocalService, system::paths};
 
 /// Runs the command.
 pub fn cancel(args: &Cancel) -> Done {

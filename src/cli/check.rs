@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     engine::recipes,
-    host::paths,
     layers,
-    model::{HostFacts, Paths},
+    model::{Paths, SystemFacts},
     project::{Project, ProjectError, trust::Given},
+    system::paths,
 };
 
 /// Runs the command.
@@ -37,7 +37,7 @@ pub fn check(file: &Path, grant: &Grant, args: &Check) -> Done {
 struct Checked<'a> {
     file: &'a Path,
     given: Given,
-    facts: &'a HostFacts,
+    facts: &'a SystemFacts,
     paths: &'a Paths,
     // Variants have most in common, and nothing is said twice.
     said: HashSet<String>,

@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{
     history::BuildRecord,
-    host::{facts, paths},
-    model::{BuildRequest, HostFacts, Paths, Secrets},
+    model::{BuildRequest, Paths, Secrets, SystemFacts},
     project::Project,
     service::LocalService,
+    system::{facts, paths},
 };
 
 /// The caller's environment, as text; variables that are no UTF-8 are left out.
@@ -20,14 +20,14 @@ pub fn environment() -> Vec<(String, String)> {
 }
 
 /// The shared folders, open for use.
-pub fn open_paths(facts: &HostFacts) -> Result<Paths, Failure> {
+pub fn open_paths(facts: &SystemFacts) -> Result<Paths, Failure> {
     let found = paths::find(&facts.environment)?;
     paths::open(&found)?;
     Ok(found)
 }
 
 /// This machine and its caller.
-pub fn gather() -> HostFacts {
+pub fn gather() -> SystemFacts {
     facts::gather(environment())
 }
 
@@ -43,7 +43,7 @@ pub fn named_or_newest(
     service: &LocalService<'_>,
     id: Option<&str>,
     config: &Path,
-    facts: &HostFacts,
+    facts: &SystemFacts,
 ) -> Result<BuildRecord, Failure> {
     let project = if id.is_none() { Project::read(config, None, facts).ok() } else { None };
     let Some(project) = project else { return Ok(service.show(id)?) };

@@ -4,59 +4,59 @@ use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use super::{
     args::{Compression, Image, Prune},
-    desk::Desk,
+    command_context::CommandContext,
     output::{Document, Unwritable, bytes, say, say_lines, talk},
     report::{Done, Failure, Refused, report},
 };
 use crate::{
     config::{Size, nearest},
     engine::{EngineError, image_build, recipes},
-    host::files::FileError,
     image::{
         Damage, Finding, ImageName, LayerForm, Limits, Policy, Reference, RegistryReference, RegistrySettings,
         StoredImage, stored_name,
     },
     model::Kind,
+    system::files::FileError,
 };
 
 /// Runs the command. `config` says beside which file rootfs recipes are looked for.
 pub fn image(config: &Path, command: &Image) -> Done {
-    let desk = Desk::open("image")?;
+    let context = CommandContext::open("image")?;
     // Whatever is half-made is removed by whoever opens the store next. Only making an image has steps of its own to end.
     let at_once = !matches!(command, Image::Build { .. });
-    let _at_once = at_once.then(|| desk.stop.listen(|_, _| std::process::exit(130)));
+    let _at_once = at_once.then(|| context.stop.listen(|_, _| std::process::exit(130)));
     match command {
-        Image::Ls { json } => return desk.list(*json),
-        Image::Build { recipe } => tell(&desk.build(config, recipe)?),
+        Image::Ls { json } => return context.list(*json),
+        Image::Build { recipe } => tell(&context.build(config, recipe)?),
         Image::Pull { reference, name, reach, limits } => {
-            tell(&desk.pull(reference, name.as_deref(), reach.insecure, limits)?);
+            tell(&context.pull(reference, name.as_deref(), reach.insecure, limits)?);
         }
         Image::Push { name, reference, reach, compression } => {
-            desk.push(name, reference, reach.insecure, form(*compression))?;
+            context.push(name, reference, reach.insecure, form(*compression))?;
         }
         Image::Import { source, name, limits } => {
-            let store = desk.store.clone().with_limits(limits_of(limits)?);
-            tell(&store.import(source, None, &name.parse::<ImageName>()?, &desk.on)?);
+            let store = context.store.clone().with_limits(limits_of(limits)?);
+            tell(&store.import(source, None, &name.parse::<ImageName>()?, &context.on)?);
         }
         Image::Export { name, dest, compression } => {
-            desk.store.export(&desk.find(name)?, dest, form(*compression), &desk.on)?;
+            context.store.export(&context.find(name)?, dest, form(*compression), &context.on)?;
             talk(format!("{name} is in {}", dest.display()));
         }
         Image::Rm { name } => {
             let name = match name.parse::<ImageName>() {
-                Ok(name) if desk.store.names()?.contains(&name) => name,
-                _ => desk.find(name)?.name,
+                Ok(name) if context.store.names()?.contains(&name) => name,
+                _ => context.find(name)?.name,
             };
-            desk.store.remove(&name, &desk.on)?;
+            context.store.remove(&name, &context.on)?;
             talk(format!("removed {name}"));
         }
-        Image::Verify { name, repair, insecure } => return desk.verify(name.as_deref(), *repair, *insecure),
-        Image::Prune(wanted) => desk.prune(wanted)?,
+        Image::Verify { name, repair, insecure } => return context.verify(name.as_deref(), *repair, *insecure),
+        Image::Prune(wanted) => context.prune(wanted)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-impl Desk {
+impl CommandContext {
     fn find(&self, name: &str) -> Result<StoredImage, Failure> {
         for known in [name, &stored_name(name)] {
             if let Some(image) = self.store.find(known)? {

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     config::provider,
-    host::files::{FileError, remove_tree},
     model::{BuildId, InvalidName},
+    system::files::{FileError, remove_tree},
 };
 
 static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/templates/hello");

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::{
     args::{self, Grant},
+    command_context::CommandContext,
     context::default_wanted,
-    desk::Desk,
     output::say,
     report::{Done, Failure, Refused},
     trust,
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::{BITBAKE, Config, HOST, nearest},
     engine,
-    lock::{Lock, Pins, RepositoryLock},
+    lock::{Lock, Pins, RepositoryPin},
     model::{BuildRequest, CommitId},
     plan::Plan,
     project::Project,
@@ -21,8 +21,8 @@ use crate::{
 
 /// Runs the command.
 pub fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
-    let desk = Desk::open("lock")?;
-    let mut project = Project::read(file, None, &desk.facts)?;
+    let context = CommandContext::open("lock")?;
+    let mut project = Project::read(file, None, &context.facts)?;
     let before = project.lock.clone().unwrap_or_default();
     let mut lock = before.clone();
     let fresh_host = match &args.update {
@@ -31,12 +31,12 @@ pub fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
             lock = Lock::default();
             true
         }
-        Some(wanted) => forget(&mut lock, wanted, &names(file, &project, &desk)?)?,
+        Some(wanted) => forget(&mut lock, wanted, &names(file, &project, &context)?)?,
     };
     project.lock = Some(lock);
     let host = if fresh_host { HostWanted::Fresh } else { HostWanted::Pinned };
-    let pins = pin_all(&desk, file, &project, host, grant)?;
-    let _alone = project.alone(&desk.paths)?;
+    let pins = pin_all(&context, file, &project, host, grant)?;
+    let _alone = project.alone(&context.paths)?;
     let mut lock = project.lock.clone().unwrap_or_default();
     lock.forget_folders();
     let asked = pins.clone();
@@ -46,7 +46,7 @@ pub fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
     if lock != before {
         project.write_lock(&lock)?;
     }
-    let redactor = desk.on.redactor();
+    let redactor = context.on.redactor();
     summary(&before, &lock).iter().for_each(|line| say(redactor.text(line)));
     Ok(std::process::ExitCode::SUCCESS)
 }
@@ -72,14 +72,14 @@ fn forget(lock: &mut Lock, names: &[String], config: &[String]) -> Result<bool, 
 }
 
 /// What the config and its variants call what is pinned.
-fn names(file: &Path, project: &Project, desk: &Desk) -> Result<Vec<String>, Failure> {
+fn names(file: &Path, project: &Project, context: &CommandContext) -> Result<Vec<String>, Failure> {
     let of = |config: &Config| {
         let bitbake = config.bitbake.as_ref().map(|_| BITBAKE.to_owned());
         config.layers.iter().map(|layer| layer.name.text.clone()).chain(bitbake).collect::<Vec<_>>()
     };
     let mut names = of(&project.config);
     for variant in &project.config.variants {
-        names.extend(of(&Project::read(file, Some(variant), &desk.facts)?.config));
+        names.extend(of(&Project::read(file, Some(variant), &context.facts)?.config));
     }
     Ok(names)
 }
@@ -96,17 +96,23 @@ pub enum HostWanted {
 }
 
 /// What the config and each of its variants are to be pinned to.
-pub fn pin_all(desk: &Desk, file: &Path, project: &Project, host: HostWanted, grant: &Grant) -> Result<Pins, Failure> {
+pub fn pin_all(
+    context: &CommandContext,
+    file: &Path,
+    project: &Project,
+    host: HostWanted,
+    grant: &Grant,
+) -> Result<Pins, Failure> {
     // What is wrong with one of them is said before anything long begins.
     for variant in &project.config.variants {
-        settle(desk, &Project::read(file, Some(variant), &desk.facts)?, &wanted(variant), grant)?;
+        settle(context, &Project::read(file, Some(variant), &context.facts)?, &wanted(variant), grant)?;
     }
-    let mut all = pin_one(desk, project, default_wanted(None), host, grant)?;
+    let mut all = pin_one(context, project, default_wanted(None), host, grant)?;
     for variant in &project.config.variants {
-        let mut variant_project = Project::read(file, Some(variant), &desk.facts)?;
+        let mut variant_project = Project::read(file, Some(variant), &context.facts)?;
         variant_project.lock.clone_from(&project.lock);
         variant_project.lock.get_or_insert_default().pin(all.clone());
-        let pins = pin_one(desk, &variant_project, wanted(variant), host, grant)?;
+        let pins = pin_one(context, &variant_project, wanted(variant), host, grant)?;
         all.repositories.extend(pins.repositories);
         all.hosts.extend(pins.hosts);
     }
@@ -118,26 +124,31 @@ fn wanted(variant: &str) -> BuildRequest {
 }
 
 /// The plan of a project that may do what it asks for.
-pub fn settle(desk: &Desk, project: &Project, wanted: &BuildRequest, grant: &Grant) -> Result<Plan, Failure> {
-    trust::settle(project, wanted, &desk.facts, &desk.paths, &trust::given(&desk.facts, grant), &desk.stop)
+pub fn settle(
+    context: &CommandContext,
+    project: &Project,
+    wanted: &BuildRequest,
+    grant: &Grant,
+) -> Result<Plan, Failure> {
+    trust::settle(project, wanted, &context.facts, &context.paths, &trust::given(&context.facts, grant), &context.stop)
 }
 
 fn pin_one(
-    desk: &Desk,
+    context: &CommandContext,
     project: &Project,
     wanted: BuildRequest,
     host: HostWanted,
     grant: &Grant,
 ) -> Result<Pins, Failure> {
-    let plan = settle(desk, project, &wanted, grant)?;
-    desk.on.hide(&engine::inputs::secrets(&plan));
+    let plan = settle(context, project, &wanted, grant)?;
+    context.on.hide(&engine::inputs::secrets(&plan));
     match host {
-        HostWanted::Not => Ok(Pins { hosts: Vec::new(), repositories: engine::layers(&plan, desk.tools())?.pins }),
+        HostWanted::Not => Ok(Pins { hosts: Vec::new(), repositories: engine::layers(&plan, context.tools())?.pins }),
         host => {
             let known = project.host_lock(&plan);
             // What is asked for anew is not in the lock any more, unless the config before has brought it.
             let fresh = host == HostWanted::Fresh && known.is_none();
-            Ok(engine::pin(&plan, known, fresh, desk.tools())?)
+            Ok(engine::pin(&plan, known, fresh, context.tools())?)
         }
     }
 }
@@ -156,7 +167,7 @@ fn summary(before: &Lock, after: &Lock) -> Vec<String> {
 
 /// A line for each repository.
 pub fn repositories(before: &Lock, after: &Lock) -> Vec<String> {
-    let line = |new: &RepositoryLock| {
+    let line = |new: &RepositoryPin| {
         let named = || before.repositories().iter().filter(|old| old.name == new.name && old.branch == new.branch);
         let old = named().find(|old| old.replaces(new)).or_else(|| named().next());
         format!("{:<24} {}{}", new.name, describe(new), was(old, new))
@@ -164,7 +175,7 @@ pub fn repositories(before: &Lock, after: &Lock) -> Vec<String> {
     after.repositories().iter().map(line).collect()
 }
 
-fn describe(lock: &RepositoryLock) -> String {
+fn describe(lock: &RepositoryPin) -> String {
     let commit = lock.commit.as_ref().map_or_else(|| "no commit".into(), CommitId::short);
     let reference = lock.tag.iter().chain(&lock.branch).next().map(|name| format!("{name} ")).unwrap_or_default();
     let patches = match lock.patches.len() {
@@ -177,7 +188,7 @@ fn describe(lock: &RepositoryLock) -> String {
     format!("{kind}{reference}{commit}{patches}{dirty}")
 }
 
-fn was(old: Option<&RepositoryLock>, new: &RepositoryLock) -> String {
+fn was(old: Option<&RepositoryPin>, new: &RepositoryPin) -> String {
     match old {
         None => ", new".into(),
         Some(old) if old.commit != new.commit => {

@@ -18,11 +18,11 @@ use crate::{
     engine::{inputs, keep},
     events::Redactor,
     history::BuildRecord,
-    host::{files::FileError, paths, rooted::open_linkless},
-    model::{Event, HostFacts, Paths, Record, Secrets, TaskName},
+    model::{Event, Paths, Record, Secrets, SystemFacts, TaskName},
     plan::Domain,
     project::Project,
     service::LocalService,
+    system::{files::FileError, paths, rooted::open_linkless},
 };
 
 /// Runs the command.
@@ -76,7 +76,7 @@ pub fn show(record: Record) {
 }
 
 /// What the project in this folder keeps secret; where there is none, what the environment sounds like.
-fn secrets(config: &Path, build: &BuildRecord, facts: &HostFacts, paths: &Paths) -> Secrets {
+fn secrets(config: &Path, build: &BuildRecord, facts: &SystemFacts, paths: &Paths) -> Secrets {
     let project = Project::read(config, build.variant.as_deref(), facts).ok();
     match project
         .and_then(|project| project.plan(&default_wanted(build.variant.clone()), facts, paths, &Domain::Own).ok())

@@ -6,9 +6,9 @@ mod board;
 mod build;
 mod cancel;
 mod check;
+mod command_context;
 mod completions;
 mod context;
-mod desk;
 mod doctor;
 mod image;
 mod init;
@@ -40,7 +40,7 @@ pub fn refuse_privileges() -> ExitCode {
 
 /// Parses the command line, runs the command, and reports how it ended.
 pub fn main() -> ExitCode {
-    crate::host::process::allow_open_files();
+    crate::system::process::allow_open_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(mut error) => {

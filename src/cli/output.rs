@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     events::Redactor,
-    model::{Explain, Kind, PeakOf, Shown, Usage},
+    model::{Kind, PeakOf, Shown, Usage, UserError},
 };
 
 /// A log whose lines are longer is shown in pieces.
@@ -105,7 +105,7 @@ pub struct Unwritable {
     source: serde_json::Error,
 }
 
-impl Explain for Unwritable {
+impl UserError for Unwritable {
     fn kind(&self) -> Kind {
         Kind::Request
     }

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     events::Redactor,
-    host::paths,
     plan::{self, Isolation},
     project::Project,
+    system::paths,
 };
 
 /// Runs the command.

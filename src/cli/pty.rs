@@ -21,7 +21,7 @@ use rustix::{
     },
 };
 
-use crate::{host::files, sandbox::Stdio};
+use crate::{sandbox::Stdio, system::files};
 
 /// What one of the program's streams is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl Relay {
         let input = input.map(|(own, sink)| thread::spawn(move || type_in(own, sink, keys)));
         let outputs = self.outputs.drain(..).map(|(from, to)| thread::spawn(move || pump(from, to))).collect();
         if self.screen.is_some() {
-            // Blocked in every thread (`host::stop`), so that the one that waits gets it.
+            // Blocked in every thread (`system::stop`), so that the one that waits gets it.
             let resized = SigSet::from(Signal::SIGWINCH);
             thread::spawn(move || {
                 while resized.wait().is_ok() {

@@ -10,16 +10,16 @@ use super::{
 };
 use crate::{
     events::Redactor,
-    model::{Explain, Shown},
+    model::{Shown, UserError},
 };
 
 /// An error of any module, on its way to the user.
-pub type Failure = Box<dyn Explain + Send + Sync>;
+pub type Failure = Box<dyn UserError + Send + Sync>;
 
 /// What a command returns.
 pub type Done = Result<ExitCode, Failure>;
 
-impl<E: Explain + Send + Sync + 'static> From<E> for Failure {
+impl<E: UserError + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         Box::new(error)
     }
@@ -78,7 +78,7 @@ impl Refused {
     }
 }
 
-impl Explain for Refused {
+impl UserError for Refused {
     fn kind(&self) -> crate::model::Kind {
         crate::model::Kind::Request
     }

@@ -16,12 +16,12 @@ use super::{
 use crate::{
     engine::{self, Confinement, Tools, Use},
     events::Emitter,
-    host::{files::FileError, paths, stop::Stop},
     image::ImageStore,
     model::{BuildId, Kind, Limits},
     project::Project,
     sandbox,
     service::{LocalService, random},
+    system::{files::FileError, paths, stop::Stop},
 };
 
 /// smidr's own failures, in the habit of env(1), timeout(1) and docker run.
@@ -29,7 +29,7 @@ const OWN_FAILURE: u8 = 125;
 
 /// Runs the command `run`.
 pub fn run(file: &Path, grant: &Grant, args: Run) -> ExitCode {
-    finish(inside(file, grant, args.variant, args.command, args.explain))
+    finish(inside(file, grant, args.variant, args.command, args.print_sandbox))
 }
 
 /// Runs the command `shell`.
@@ -42,7 +42,7 @@ pub fn shell(file: &Path, grant: &Grant, args: Shell) -> ExitCode {
         }
     };
     let command = ["/bin/sh", "-c", "exec \"$(command -v bash || echo sh)\""].map(String::from).to_vec();
-    finish(inside(file, grant, variant, command, args.explain))
+    finish(inside(file, grant, variant, command, args.print_sandbox))
 }
 
 /// The variant that a build was of: builds of one variant have one workspace, but not those of another, or of another project.
@@ -81,7 +81,7 @@ fn inside(
     grant: &Grant,
     variant: Option<String>,
     command: Vec<String>,
-    explain: bool,
+    print_sandbox: bool,
 ) -> Result<ExitCode, Failure> {
     let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let spawner = start_spawner()?;
@@ -105,7 +105,7 @@ fn inside(
     let edits = prepared.begin_edits(Use::Edit, &paths)?;
     let mut spec = prepared.sandbox(command, &edits, relay.keys(), &env)?;
     spec.resources.precaution = Some(engine::usual_tasks(facts.cpus));
-    if explain {
+    if print_sandbox {
         spec.describe().iter().for_each(|line| say(redactor.text(line)));
         return Ok(ExitCode::SUCCESS);
     }

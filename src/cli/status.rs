@@ -8,7 +8,7 @@ use super::{
     output::{Document, bytes, duration, say, say_lines, talk, used},
     report::Done,
 };
-use crate::{history::BuildRecord, host::paths, service::LocalService};
+use crate::{history::BuildRecord, service::LocalService, system::paths};
 
 /// How many builds a list shows.
 const LIMIT: u32 = 50;

@@ -14,19 +14,20 @@ use super::{
 };
 use crate::{
     engine,
-    host::{
-        files::{FileError, shell},
-        paths,
-        stop::Stop,
-    },
     image::Reference,
     model::{
-        Ask, BuildRequest, Digest, Explain, HostFacts, Kind, Logins, Paths, asks_digest, is_ambiguous, without_secrets,
+        Ask, BuildRequest, Digest, Kind, Logins, Paths, SystemFacts, UserError, asks_digest, is_ambiguous,
+        without_secrets,
     },
     plan::{Domain, Plan, PlannedSource},
     project::{
         Project,
         trust::{Given, Trust},
+    },
+    system::{
+        files::{FileError, shell},
+        paths,
+        stop::Stop,
     },
 };
 
@@ -58,7 +59,7 @@ impl Judged {
 }
 
 /// What the caller grants for one command.
-pub fn given(facts: &HostFacts, grant: &Grant) -> Given {
+pub fn given(facts: &SystemFacts, grant: &Grant) -> Given {
     Given { all: facts.variable(GRANT_ALL).is_some_and(|value| value == "1"), digest: grant.trust.clone() }
 }
 
@@ -66,7 +67,7 @@ pub fn given(facts: &HostFacts, grant: &Grant) -> Given {
 pub fn judge(
     project: &Project,
     wanted: &BuildRequest,
-    facts: &HostFacts,
+    facts: &SystemFacts,
     paths: &Paths,
     given: &Given,
 ) -> Result<Judged, Failure> {
@@ -77,7 +78,7 @@ fn judge_by(
     trust: &Trust,
     project: &Project,
     wanted: &BuildRequest,
-    facts: &HostFacts,
+    facts: &SystemFacts,
     paths: &Paths,
     given: &Given,
 ) -> Result<Judged, Failure> {
@@ -98,7 +99,7 @@ fn judge_by(
 pub fn settle(
     project: &Project,
     wanted: &BuildRequest,
-    facts: &HostFacts,
+    facts: &SystemFacts,
     paths: &Paths,
     given: &Given,
     stop: &Stop,
@@ -166,7 +167,7 @@ struct NotTrusted {
     digest: Digest,
 }
 
-impl Explain for NotTrusted {
+impl UserError for NotTrusted {
     fn kind(&self) -> Kind {
         Kind::Request
     }
@@ -231,7 +232,7 @@ pub fn trust(file: &Path, args: &TrustArgs) -> Done {
 }
 
 /// Lends a project the user's logins at some addresses, and grants it nothing else.
-fn lend(file: &Path, addresses: &[String], facts: &HostFacts, paths: &Paths) -> Done {
+fn lend(file: &Path, addresses: &[String], facts: &SystemFacts, paths: &Paths) -> Done {
     let project = Project::read(file, None, facts)?;
     let trust = Trust::open(paths)?;
     let judged = judge_by(&trust, &project, &default_wanted(None), facts, paths, &Given::default())?;
@@ -259,7 +260,7 @@ fn lend(file: &Path, addresses: &[String], facts: &HostFacts, paths: &Paths) -> 
 }
 
 /// All servers' addresses that a project and its variants name.
-fn all_addresses(file: &Path, project: &Project, facts: &HostFacts, paths: &Paths) -> Result<Vec<String>, Failure> {
+fn all_addresses(file: &Path, project: &Project, facts: &SystemFacts, paths: &Paths) -> Result<Vec<String>, Failure> {
     let variants = project.config.variants.iter().map(|name| Some(name.text.clone()));
     let mut all = Vec::new();
     for variant in std::iter::once(None).chain(variants) {
@@ -270,7 +271,7 @@ fn all_addresses(file: &Path, project: &Project, facts: &HostFacts, paths: &Path
 }
 
 /// Grants a project everything that it and its variants ask for now.
-pub fn trust_all(file: &Path, facts: &HostFacts, paths: &Paths) -> Result<(Project, String, Vec<Ask>), Failure> {
+pub fn trust_all(file: &Path, facts: &SystemFacts, paths: &Paths) -> Result<(Project, String, Vec<Ask>), Failure> {
     let project = Project::read(file, None, facts)?;
     let trust = Trust::open(paths)?;
     let variants = project.config.variants.iter().map(|name| Some(name.text.clone()));

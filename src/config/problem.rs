@@ -5,7 +5,7 @@ use std::fmt;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::node::Span;
-use crate::model::{Explain, Kind, Shown};
+use crate::model::{Kind, Shown, UserError};
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-impl Explain for Problems {
+impl UserError for Problems {
     fn kind(&self) -> Kind {
         Kind::Request
     }

@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     config::Config,
-    host::{rooted::Rooted, trail::trail},
     image::{ImageStore, recipe::Base, stored_name},
     layers,
     model::{Ask, Digest, Paths},
     plan::{self, Isolation, Plan, PlannedSource},
+    system::{rooted::Rooted, trail::trail},
 };
 
 /// Conf that BitBake reads beside what smidr writes (bitbake.conf).

@@ -197,9 +197,9 @@ mod tests {
     };
 
     #[derive(Clone, Default)]
-    struct Heard(Arc<Mutex<Vec<String>>>);
+    struct UiMessage(Arc<Mutex<Vec<String>>>);
 
-    impl EventSink for Heard {
+    impl EventSink for UiMessage {
         fn accept(&mut self, record: &Record) {
             if let Event::Warning { text } = &record.event {
                 self.0.lock().expect("unbroken").push(text.clone());
@@ -207,8 +207,8 @@ mod tests {
         }
     }
 
-    fn emitter() -> (Emitter, Heard) {
-        let heard = Heard::default();
+    fn emitter() -> (Emitter, UiMessage) {
+        let heard = UiMessage::default();
         (Emitter::new(BuildId::new("x", 1).expect("an id"), vec![Box::new(heard.clone())]), heard)
     }
 

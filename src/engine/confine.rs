@@ -3,13 +3,13 @@
 
 use super::{Tools, memory};
 use crate::{
-    host::{
-        cgroup::{Leaf, NotEnforced, Place, Scope, Used},
-        oom::{Seen, Watch},
-    },
     model::{Limits, PeakOf, Usage},
     plan::{Resources, SandboxSpec, Through},
     sandbox::Verified,
+    system::{
+        cgroup::{Leaf, NotEnforced, Place, Scope, Used},
+        oom::{Seen, Watch},
+    },
 };
 
 /// How many processes and threads a sandbox may have at once where nobody says: no honest build gets there (each processor builds a

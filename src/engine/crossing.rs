@@ -18,15 +18,15 @@ use rustix::{
 
 use crate::{
     config::Text,
-    host::{
+    layers::{self, GitError},
+    model::Paths,
+    plan::{Caches, Domain},
+    system::{
         files::{FileError, make_private_dir, remove_tree},
         lock::{self, Attempt, Mode},
         repository::is_git_folder,
         stop::Stop,
     },
-    layers::{self, GitError},
-    model::Paths,
-    plan::{Caches, Domain},
 };
 
 /// What came over.

@@ -9,7 +9,7 @@ use std::{
 use nix::unistd::{Gid, Group};
 use rustix::fs::{Access, access};
 
-use crate::model::{Explain, Kind};
+use crate::model::{Kind, UserError};
 
 /// Group and others may read and write.
 const GROUP_MAY: u32 = 0o060;
@@ -32,7 +32,7 @@ pub enum DeviceError {
     },
 }
 
-impl Explain for DeviceError {
+impl UserError for DeviceError {
     fn kind(&self) -> Kind {
         Kind::Host
     }

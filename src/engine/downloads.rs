@@ -8,12 +8,12 @@ use std::{
 
 use super::{Tools, crossing::lock_of};
 use crate::{
-    host::{
-        files::{FileError, make_private_dir},
-        lock::{self, Attempt, Lock, Mode, WaitError},
-    },
     model::{Event, without_dots},
     plan::Plan,
+    system::{
+        files::{FileError, make_private_dir},
+        lock::{self, Attempt, FileLock, Mode, WaitError},
+    },
 };
 
 /// Removes what does not belong there, and holds the caches for a build. `shown` is what the build sees.
@@ -21,7 +21,7 @@ use crate::{
 /// # Errors
 ///
 /// When the file system refuses, or a stop is asked for while another smidr holds them alone.
-pub fn claim(plan: &Plan, shown: &[PathBuf], holder: &str, tools: Tools<'_>) -> Result<Lock, WaitError> {
+pub fn claim(plan: &Plan, shown: &[PathBuf], holder: &str, tools: Tools<'_>) -> Result<FileLock, WaitError> {
     let Tools { paths, on, stop, .. } = tools;
     let caches = plan.domain.caches(paths, &plan.project_workspace());
     let path = lock_of(&caches, paths);

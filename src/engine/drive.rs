@@ -23,12 +23,12 @@ use super::{
     steps::{LINE_LIMIT, lines},
 };
 use crate::{
-    bitbake::{Heard, NO_ROOM, hear},
+    bitbake::{NO_ROOM, UiMessage, parse_line},
     events::Emitter,
-    host::process::Spawner,
     model::{Event, FailedTask, Level, Limits, TaskName, Usage},
     plan::{Folders, SandboxSpec},
     sandbox::{self, Control, Exit, SandboxError, Tasks},
+    system::process::Spawner,
 };
 
 /// How long BitBake may take to end what runs, after it was asked to stop. With the end of what does not, it is half a minute.
@@ -272,10 +272,10 @@ impl<'a> Course<'a> {
     }
 
     fn heard(&mut self, line: &str) {
-        match hear(line) {
-            Heard::Nothing => {}
-            Heard::Done => self.said_done = true,
-            Heard::Event(mut event) => {
+        match parse_line(line) {
+            UiMessage::Nothing => {}
+            UiMessage::Done => self.said_done = true,
+            UiMessage::Event(mut event) => {
                 self.forget_foreign_log(&mut event);
                 let failed = self.note(&event);
                 self.take(event);
@@ -370,7 +370,7 @@ impl<'a> Course<'a> {
         if self.grace.is_some() {
             self.on.emit(Event::Stopping { force: true });
             self.control.end();
-            // Killed once; what remains is to hear of the end.
+            // Killed once; what remains is to parse_line of the end.
             (self.grace, self.timeout) = (None, None);
         } else {
             self.timed_out = true;

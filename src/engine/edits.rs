@@ -25,13 +25,13 @@ use super::{
     workspace::lock_path,
 };
 use crate::{
-    host::{
+    model::{Digest, Paths},
+    plan::{OwnRepository, PlacedInput, Plan},
+    system::{
         files::{FileError, make_private_dir},
         lock::{self, Attempt},
         rooted::Rooted,
     },
-    model::{Digest, Paths},
-    plan::{OwnRepository, PlacedInput, Plan},
 };
 
 /// Of a file of conf, in bytes.

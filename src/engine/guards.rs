@@ -9,7 +9,7 @@ use std::{
 use super::{EngineError, edits::Edits, prepare::Use, reach::everywhere};
 use crate::{
     layers::{self, LayerError},
-    model::{Explain, Kind},
+    model::{Kind, UserError},
     plan::{Guarded, OwnRepository, PlacedInput, Plan},
 };
 
@@ -56,7 +56,7 @@ pub struct Submodule {
     repository: PathBuf,
 }
 
-impl Explain for Submodule {
+impl UserError for Submodule {
     fn kind(&self) -> Kind {
         Kind::Request
     }

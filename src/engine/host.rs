@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{
     config::HOST,
-    host::lock::{self, Mode},
     image::{Reference, ReferenceError, RegistrySettings, RootFs, StoredImage},
-    lock::{HostLock, PackageLock},
+    lock::{HostPin, PackagePin},
     model::{Digest, Event},
     plan::Plan,
+    system::lock::{self, Mode},
 };
 
 /// Finds or makes the image of a build host, and opens it. With `fresh`, it is asked for or made again even if there is one.
@@ -24,9 +24,9 @@ use crate::{
 pub fn resolve_host(
     tools: Tools<'_>,
     plan: &Plan,
-    lock: Option<&HostLock>,
+    lock: Option<&HostPin>,
     fresh: bool,
-) -> Result<(HostLock, RootFs), EngineError> {
+) -> Result<(HostPin, RootFs), EngineError> {
     let planned = &plan.host;
     let image =
         if planned.recipe { from_recipe(tools, plan, lock, fresh)? } else { from_store(tools, plan, lock, fresh)? };
@@ -35,8 +35,8 @@ pub fn resolve_host(
 }
 
 /// What a lock says of an image.
-pub fn host_lock(name: &str, image: &StoredImage) -> HostLock {
-    HostLock {
+pub fn host_lock(name: &str, image: &StoredImage) -> HostPin {
+    HostPin {
         name: name.into(),
         image: image.manifest.clone(),
         recipe: image.config.labels.get(RECIPE_LABEL).and_then(|digest| digest.parse().ok()),
@@ -44,12 +44,12 @@ pub fn host_lock(name: &str, image: &StoredImage) -> HostLock {
     }
 }
 
-fn packages(image: &StoredImage) -> BTreeMap<String, PackageLock> {
+fn packages(image: &StoredImage) -> BTreeMap<String, PackagePin> {
     image.config.labels.get(PACKAGES_LABEL).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
 }
 
 // What the store has under that name stays what it is until somebody pulls: a tag that moved changes nothing by itself.
-fn from_store(tools: Tools<'_>, plan: &Plan, lock: Option<&HostLock>, fresh: bool) -> Result<StoredImage, EngineError> {
+fn from_store(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: bool) -> Result<StoredImage, EngineError> {
     let planned = &plan.host;
     let reference = match planned.name.parse() {
         Ok(Reference::Registry(reference)) => Some(reference),
@@ -78,12 +78,7 @@ fn from_store(tools: Tools<'_>, plan: &Plan, lock: Option<&HostLock>, fresh: boo
     }
 }
 
-fn from_recipe(
-    tools: Tools<'_>,
-    plan: &Plan,
-    lock: Option<&HostLock>,
-    fresh: bool,
-) -> Result<StoredImage, EngineError> {
+fn from_recipe(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: bool) -> Result<StoredImage, EngineError> {
     let found = recipes::find(&plan.host.name, &plan.project, tools.paths).map_err(ImageBuildError::from)?;
     let found = found.of_project(tools.paths);
     let identity = image_build::identity(tools.store, &found)?;
@@ -133,7 +128,7 @@ fn present(
     tools: Tools<'_>,
     name: &str,
     identity: &Digest,
-    lock: Option<&HostLock>,
+    lock: Option<&HostPin>,
 ) -> Result<Option<StoredImage>, EngineError> {
     // A lock can name any image, so that what it names has to be of the recipe too.
     let image = tools.store.find(&lock.map_or_else(|| name.to_owned(), |lock| lock.image.to_string()))?;

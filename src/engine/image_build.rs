@@ -18,17 +18,17 @@ use super::{
     steps::{Access, HOST_FOLDER, StepError, Steps, make_points},
 };
 use crate::{
-    host::{
-        files::{FileError, write_atomically},
-        rooted::{Rooted, RootedError},
-    },
     image::{
         ImageError, ImageName, ImageStore, NewImage, RootFs, Scratch, StoredImage,
         recipe::{Base, Pip, Suite},
     },
-    lock::PackageLock,
-    model::{Digest, Event, Explain, HostFacts, InvalidName, Kind},
+    lock::PackagePin,
+    model::{Digest, Event, InvalidName, Kind, SystemFacts, UserError},
     plan::Root,
+    system::{
+        files::{FileError, write_atomically},
+        rooted::{Rooted, RootedError},
+    },
 };
 
 /// Labels of an image that was made here: the recipe's digest, and the packages as JSON.
@@ -93,7 +93,7 @@ pub enum ImageBuildError {
     File(#[from] FileError),
 }
 
-impl Explain for ImageBuildError {
+impl UserError for ImageBuildError {
     fn kind(&self) -> Kind {
         match self {
             Self::Recipe(error) => error.kind(),
@@ -158,7 +158,7 @@ pub fn is_made_of(store: &ImageStore, image: &StoredImage, found: &FoundRecipe) 
 pub fn build(
     tools: Tools<'_>,
     found: &FoundRecipe,
-    pinned: &BTreeMap<String, PackageLock>,
+    pinned: &BTreeMap<String, PackagePin>,
 ) -> Result<StoredImage, ImageBuildError> {
     let name: ImageName = found.image.parse()?;
     let scratch = tools.store.scratch()?;
@@ -188,8 +188,8 @@ fn package_base(
     found: &FoundRecipe,
     suite: &Suite,
     scratch: &Scratch,
-    pinned: &BTreeMap<String, PackageLock>,
-) -> Result<(BTreeMap<String, PackageLock>, i64), ImageBuildError> {
+    pinned: &BTreeMap<String, PackagePin>,
+) -> Result<(BTreeMap<String, PackagePin>, i64), ImageBuildError> {
     let tree = scratch.path();
     tools.step(found, "resolve and download packages");
     let wanted: Vec<String> = found.recipe.packages.iter().map(|text| text.text.clone()).collect();
@@ -290,7 +290,7 @@ fn host_files(
 }
 
 /// The host's own configuration of pip, in pip's order (pip's user guide, "Configuration").
-fn pip_config(facts: &HostFacts) -> Option<PathBuf> {
+fn pip_config(facts: &SystemFacts) -> Option<PathBuf> {
     let named =
         facts.environment.iter().find(|(name, _)| name == "PIP_CONFIG_FILE").map(|(_, path)| PathBuf::from(path));
     let usual = [facts.home.join(".config/pip/pip.conf"), facts.home.join(".pip/pip.conf"), "/etc/pip.conf".into()];
@@ -317,7 +317,7 @@ struct Accesses {
 }
 
 impl Accesses {
-    fn new(facts: &HostFacts, found: &FoundRecipe, base: &[(String, String)], epoch: i64) -> Self {
+    fn new(facts: &SystemFacts, found: &FoundRecipe, base: &[(String, String)], epoch: i64) -> Self {
         let own = own_env(facts, epoch);
         let recipe = found.recipe.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone()));
         let none = Access { env: over(base.to_vec(), over(own.clone(), recipe)), ..Access::default() };
@@ -345,7 +345,7 @@ fn over(mut env: Vec<(String, String)>, others: impl IntoIterator<Item = (String
     env
 }
 
-fn own_env(facts: &HostFacts, epoch: i64) -> Vec<(String, String)> {
+fn own_env(facts: &SystemFacts, epoch: i64) -> Vec<(String, String)> {
     let fixed = [
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),

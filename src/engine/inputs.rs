@@ -16,9 +16,9 @@ use rustix::{fs::OFlags, io::Errno};
 use super::{Tools, reach::Reach};
 use crate::{
     events::Emitter,
-    host::{files::shell, rooted::Rooted},
-    model::{Explain, Kind, Secrets},
+    model::{Kind, Secrets, UserError},
     plan::{self, Input, PlacedInput, Plan, PlannedSource, What, in_the_way},
+    system::{files::shell, rooted::Rooted},
 };
 
 /// Of a file of credentials, in bytes. They hold a line per host.
@@ -71,7 +71,7 @@ pub enum InputsError {
     },
 }
 
-impl Explain for InputsError {
+impl UserError for InputsError {
     fn kind(&self) -> Kind {
         match self {
             Self::Missing { source, .. } if source.kind() == io::ErrorKind::NotFound => Kind::Request,

@@ -20,13 +20,13 @@ use super::{
 use crate::{
     artifacts::{self, ArtifactError, Room},
     events::Emitter,
-    host::{
-        files::{FileError, make_private_dir, write_atomically},
-        rooted::Rooted,
-    },
     lock::{Lock, Pins},
     model::{Artifact, BuildId, FailedTask, Secrets},
     plan::{Folders, Plan},
+    system::{
+        files::{FileError, make_private_dir, write_atomically},
+        rooted::Rooted,
+    },
 };
 
 /// Tells the secrets of a build from others.

@@ -2,7 +2,7 @@
 //!
 //! A build that succeeds had enough. One that failed while something else of this machine was killed did not fail for that.
 
-use crate::{host::oom::Seen, model::TaskName};
+use crate::{model::TaskName, system::oom::Seen};
 
 /// What a line of a failed task's log says about memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,8 +89,8 @@ pub fn verdict(evidence: &Evidence<'_>) -> Option<String> {
         Some(Sign::CompilerKilled(name)) => Some(name.as_str()),
         _ => None,
     };
-    let ours = |victim: &&crate::host::oom::Victim| victim.uid.is_none_or(|owner| owner == *uid);
-    let same = |victim: &&crate::host::oom::Victim| named.is_none_or(|name| victim.name == name);
+    let ours = |victim: &&crate::system::oom::Victim| victim.uid.is_none_or(|owner| owner == *uid);
+    let same = |victim: &&crate::system::oom::Victim| named.is_none_or(|name| victim.name == name);
     let victims = || seen.victims.iter().rev().filter(ours);
     let victim = victims().find(same).or_else(|| victims().next());
     let by_kernel = seen.build > 0 || seen.session + seen.machine > 0 && (told.is_some() || *killed);
@@ -133,7 +133,7 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::oom::Victim;
+    use crate::system::oom::Victim;
 
     fn task(name: &str) -> TaskName {
         TaskName { recipe: name.into(), task: "do_compile".into() }

@@ -41,19 +41,19 @@ use crate::{
     bitbake,
     config::Network,
     events::Emitter,
-    host::{
+    image::{ImageError, ImageStore, ReferenceError},
+    layers::{self, Access, Checkouts, LayerError},
+    lock::{HostPin, Pins},
+    model::{BuildId, Event, FailedTask, Kind, Logins, Outcome, Paths, Stage, State, SystemFacts, Usage, UserError},
+    plan::{Exposed, Isolation, Plan, SandboxSpec},
+    project::ProjectError,
+    sandbox::SandboxError,
+    system::{
         files::{FileError, make_private_dir},
         lock::WaitError,
         process::Spawner,
         stop::Stop,
     },
-    image::{ImageError, ImageStore, ReferenceError},
-    layers::{self, Access, Checkouts, LayerError},
-    lock::{HostLock, Pins},
-    model::{BuildId, Event, Explain, FailedTask, HostFacts, Kind, Logins, Outcome, Paths, Stage, State, Usage},
-    plan::{Exposed, Isolation, Plan, SandboxSpec},
-    project::ProjectError,
-    sandbox::SandboxError,
 };
 use image_build::ImageBuildError;
 use workspace::WorkspaceError;
@@ -64,7 +64,7 @@ pub struct Tools<'a> {
     /// Shared folders.
     pub paths: &'a Paths,
     /// This machine.
-    pub facts: &'a HostFacts,
+    pub facts: &'a SystemFacts,
     /// Images.
     pub store: &'a ImageStore,
     /// Starts processes.
@@ -155,7 +155,7 @@ pub enum EngineError {
     Stopped,
 }
 
-impl Explain for EngineError {
+impl UserError for EngineError {
     fn kind(&self) -> Kind {
         match self {
             Self::Exposed(error) => error.kind(),
@@ -226,7 +226,7 @@ pub fn layers(plan: &Plan, tools: Tools<'_>) -> Result<Checkouts, EngineError> {
 ///
 /// The first thing that is not there, or does not fit.
 /// With `fresh_host`, an image is brought or made again even if there is one.
-pub fn pin(plan: &Plan, lock: Option<&HostLock>, fresh_host: bool, tools: Tools<'_>) -> Result<Pins, EngineError> {
+pub fn pin(plan: &Plan, lock: Option<&HostPin>, fresh_host: bool, tools: Tools<'_>) -> Result<Pins, EngineError> {
     let repositories = layers(plan, tools)?.pins;
     let hosts = match plan.isolation {
         Isolation::None => Vec::new(),
@@ -244,7 +244,7 @@ pub fn pin(plan: &Plan, lock: Option<&HostLock>, fresh_host: bool, tools: Tools<
 /// What kept BitBake from running to its end. A build that BitBake failed is an outcome, not an error.
 pub fn build(
     plan: Plan,
-    lock: Option<&HostLock>,
+    lock: Option<&HostPin>,
     tools: Tools<'_>,
     pin: impl FnOnce(Pins) -> Result<(), EngineError>,
 ) -> Result<Outcome, EngineError> {
@@ -274,7 +274,7 @@ pub fn build(
 
 fn stages(
     plan: Plan,
-    lock: Option<&HostLock>,
+    lock: Option<&HostPin>,
     tools: Tools<'_>,
     id: &BuildId,
     pin: impl FnOnce(Pins) -> Result<(), EngineError>,
@@ -381,7 +381,7 @@ fn not_built(finished: &Finished, failed: Vec<FailedTask>, memory_limit: Option<
     let hint = match (&out_of_memory, finished.disk_full, &finished.broken) {
         (Some(_), ..) => Some(memory::hint(memory_limit)),
         (None, true, _) => Some("free some space:  df -h".into()),
-        (None, false, broken) => broken.as_ref().and_then(Explain::hint),
+        (None, false, broken) => broken.as_ref().and_then(UserError::hint),
     };
     let mut reasons = if state == State::Failed { reasons(finished, failed.is_empty()) } else { Vec::new() };
     reasons.splice(..0, out_of_memory);

@@ -15,12 +15,12 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::{guards, prepare::Use};
 use crate::{
-    host::{
+    model::{self, Digest},
+    plan::{OwnRepository, PlacedInput, Plan},
+    system::{
         repository::is_git_folder,
         rooted::{Rooted, open_linkless},
     },
-    model::{self, Digest},
-    plan::{OwnRepository, PlacedInput, Plan},
 };
 
 /// What makes a folder a bare repository to git.

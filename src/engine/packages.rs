@@ -19,16 +19,16 @@ use super::{
     steps::{Access, HOST_FOLDER, StepError, Steps},
 };
 use crate::{
-    host::{
-        files::{FileError, write_atomically},
-        lock::{self, Lock, Mode, WaitError},
-    },
     image::{
         apt::{Apt, AptError, Resolved},
         recipe::Suite,
     },
-    lock::PackageLock,
-    model::{Activity, Event, Explain, Kind, Unit},
+    lock::PackagePin,
+    model::{Activity, Event, Kind, Unit, UserError},
+    system::{
+        files::{FileError, write_atomically},
+        lock::{self, FileLock, Mode, WaitError},
+    },
 };
 
 /// Why the packages of a base cannot be had.
@@ -47,18 +47,18 @@ pub enum PackageError {
     },
     /// The cache of packages is in use.
     #[error(transparent)]
-    Lock(#[from] WaitError),
+    FileLock(#[from] WaitError),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-impl Explain for PackageError {
+impl UserError for PackageError {
     fn kind(&self) -> Kind {
         match self {
             Self::Apt(error) => error.kind(),
             Self::Unpack { .. } => Kind::Host,
-            Self::Lock(error) => error.kind(),
+            Self::FileLock(error) => error.kind(),
             Self::File(error) => error.kind(),
         }
     }
@@ -67,7 +67,7 @@ impl Explain for PackageError {
         match self {
             Self::Apt(error) => error.hint(),
             Self::Unpack { .. } => None,
-            Self::Lock(error) => error.hint(),
+            Self::FileLock(error) => error.hint(),
             Self::File(error) => error.hint(),
         }
     }
@@ -91,7 +91,7 @@ pub struct Packages {
     pub archives: PathBuf,
     /// When the newest of them was built, in seconds since 1970.
     pub epoch: i64,
-    _cache: Lock,
+    _cache: FileLock,
 }
 
 /// Resolves, verifies and downloads the packages of a suite. With `pinned`, exactly those versions. `holder` says for what.
@@ -103,7 +103,7 @@ pub fn fetch(
     tools: Tools<'_>,
     suite: &Suite,
     wanted: &[String],
-    pinned: &BTreeMap<String, PackageLock>,
+    pinned: &BTreeMap<String, PackagePin>,
     holder: &str,
 ) -> Result<Packages, PackageError> {
     let name = format!("{}-{}", suite.distribution, suite.suite);

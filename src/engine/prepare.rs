@@ -17,12 +17,12 @@ use super::{
 };
 use crate::{
     bitbake,
-    host::lock::Lock,
     image::RootFs,
     layers::{self, Checkouts},
-    lock::{HostLock, Pins},
+    lock::{HostPin, Pins},
     model::Paths,
     plan::{self, Isolation, MountOp, Payload, Placed, PlacedInput, Plan, SandboxSpec},
+    system::lock::FileLock,
 };
 
 /// A plan whose image, layers and workspace are there.
@@ -36,7 +36,7 @@ pub struct Prepared {
     // What the build sees of this machine, beside its image.
     shown: Vec<PathBuf>,
     // Nobody takes the caches over meanwhile.
-    _caches: Lock,
+    _caches: FileLock,
     hide_openat2: bool,
 }
 
@@ -44,7 +44,7 @@ pub struct Prepared {
 #[derive(Debug)]
 pub(super) enum BuildHost {
     /// From an image.
-    Image { lock: HostLock, root: RootFs },
+    Image { lock: HostPin, root: RootFs },
     /// From this machine, as it is.
     Machine { env: Vec<(String, String)> },
 }
@@ -60,7 +60,7 @@ pub enum Use {
 
 impl BuildHost {
     /// What the project is pinned to, where that is an image.
-    pub(super) fn lock(&self) -> Option<&HostLock> {
+    pub(super) fn lock(&self) -> Option<&HostPin> {
         match self {
             Self::Image { lock, .. } => Some(lock),
             Self::Machine { .. } => None,
@@ -81,7 +81,7 @@ impl BuildHost {
 /// # Errors
 ///
 /// The first thing that is not there.
-pub fn prepare(plan: Plan, lock: Option<&HostLock>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
+pub fn prepare(plan: Plan, lock: Option<&HostPin>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
     // First, so that nothing long is begun in vain.
     devices::check(&plan.devices)?;
     guards::check_submodules(&plan)?;

@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use crate::{host::rooted::Rooted, layers::Checkouts, lock::PackageLock};
+use crate::{layers::Checkouts, lock::PackagePin, system::rooted::Rooted};
 
 /// The first pseudo that knows openat2.
 const KNOWS_OPENAT2: Version = [1, 9, 3];
@@ -23,7 +23,7 @@ const RECIPE_LIMIT: u64 = 64 << 10;
 type Version = [u32; 3];
 
 /// Whether the pseudo of a build is known to be too old for openat2: that of the layers, or, where no layer has one, the image's package.
-pub fn lacks_openat2(checkouts: &Checkouts, packages: Option<&BTreeMap<String, PackageLock>>) -> bool {
+pub fn lacks_openat2(checkouts: &Checkouts, packages: Option<&BTreeMap<String, PackagePin>>) -> bool {
     // Of several recipes BitBake takes the newest.
     let of_layers = checkouts.layers.iter().flat_map(|layer| in_layer(layer)).max();
     let of_image = || packages?.get("pseudo").and_then(|package| version(&package.version));
@@ -95,7 +95,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let package = |version: &str| {
             let sha256 = Digest::from_sha256([0; 32]);
-            BTreeMap::from([("pseudo".to_owned(), PackageLock { version: version.into(), sha256 })])
+            BTreeMap::from([("pseudo".to_owned(), PackagePin { version: version.into(), sha256 })])
         };
         let layers = ["core", "mine"].map(|name| folder.path().join(name));
         let checkouts = Checkouts { layers: layers.to_vec(), ..Checkouts::default() };

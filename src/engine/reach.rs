@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::Tools;
 use crate::{
-    host::trail::trail,
     plan::{Guarded, InputError, OffLimits, Plan, is_hidden},
+    system::trail::trail,
 };
 
 /// The places that matter, as they are on this machine just now: without links.

@@ -10,9 +10,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::{Problems, nearest},
-    host::files::{FileError, read_text, shell},
     image::recipe::Recipe,
-    model::{Digest, Explain, Kind, Paths},
+    model::{Digest, Kind, Paths, UserError},
+    system::files::{FileError, read_text, shell},
 };
 
 static EMBEDDED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/rootfs-recipes");
@@ -94,7 +94,7 @@ impl RecipeError {
     }
 }
 
-impl Explain for RecipeError {
+impl UserError for RecipeError {
     fn kind(&self) -> Kind {
         match self {
             Self::File(error) => error.kind(),

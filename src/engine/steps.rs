@@ -8,15 +8,15 @@ use std::{
 
 use super::confine::usual_tasks;
 use crate::{
-    host::{
+    model::{Kind, SystemFacts, UserError},
+    plan::{Ids, MountOp, Payload, Resources, Root, SandboxSpec},
+    sandbox::{self, SandboxError},
+    system::{
         files::FileError,
         process::Spawner,
         rooted::{Rooted, RootedError},
         stop::Stop,
     },
-    model::{Explain, HostFacts, Kind},
-    plan::{Ids, MountOp, Payload, Resources, Root, SandboxSpec},
-    sandbox::{self, SandboxError},
 };
 
 /// Where the steps find what belongs to the host, inside. Gone when the image is done.
@@ -54,7 +54,7 @@ pub enum StepError {
     Stopped,
 }
 
-impl Explain for StepError {
+impl UserError for StepError {
     fn kind(&self) -> Kind {
         match self {
             Self::Failed { .. } => Kind::Build,
@@ -113,7 +113,7 @@ impl<'a> Steps<'a> {
     pub fn new(
         root: Root,
         tree: &Path,
-        facts: &HostFacts,
+        facts: &SystemFacts,
         binds: Vec<(PathBuf, PathBuf)>,
         secrets: Vec<PathBuf>,
         spawner: &'a Spawner,

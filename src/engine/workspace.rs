@@ -17,14 +17,14 @@ use super::Tools;
 use crate::{
     bitbake,
     events::Emitter,
-    host::{
+    layers::{self, Checkouts},
+    model::{FOLDER_MARK, Kind, Paths, SystemFacts, UserError},
+    plan::{CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
+    system::{
         files::{FileError, make_private_dir, remove_tree, shell, write_atomically},
-        lock::{self, Attempt, Lock, Mode},
+        lock::{self, Attempt, FileLock, Mode},
         rooted::{Rooted, RootedError},
     },
-    layers::{self, Checkouts},
-    model::{Explain, FOLDER_MARK, HostFacts, Kind, Paths},
-    plan::{CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
 };
 
 /// Where other distributions' tools look for CA certificates.
@@ -42,7 +42,7 @@ pub struct Workspace {
     /// The topmost folder of the sandbox's root. It stands outside of everything that a build may write to: one build could
     /// otherwise prepare what the next one believes.
     pub skeleton: PathBuf,
-    _locks: Vec<Lock>,
+    _locks: Vec<FileLock>,
 }
 
 /// Why there is no workspace.
@@ -72,7 +72,7 @@ pub enum WorkspaceError {
     File(#[from] FileError),
 }
 
-impl Explain for WorkspaceError {
+impl UserError for WorkspaceError {
     fn kind(&self) -> Kind {
         match self {
             Self::Busy { .. } | Self::InUse(_) => Kind::Request,
@@ -236,7 +236,7 @@ impl Workspace {
     pub fn write_skeleton(
         &self,
         plan: &Plan,
-        facts: &HostFacts,
+        facts: &SystemFacts,
         shown: &[PathBuf],
         inputs: &[PlacedInput],
     ) -> Result<(), FileError> {
@@ -352,7 +352,7 @@ fn make_plain_file(root: &Rooted, path: &Path) -> Result<(), RootedError> {
 }
 
 /// Files whose content the sandbox decides, not the image.
-fn generated_files(plan: &Plan, facts: &HostFacts) -> Vec<(String, String)> {
+fn generated_files(plan: &Plan, facts: &SystemFacts) -> Vec<(String, String)> {
     let (uid, gid, home) = (plan.ids.uid, plan.ids.gid, plan.folders.home.display());
     let mut files: Vec<(String, String)> = [
         // BitBake cuts its tasks off from the network only if its uid stands in this very file (bb.utils.is_local_uid).
@@ -395,7 +395,7 @@ mod tests {
 
     #[test]
     fn no_bind_can_take_the_place_of_our_own() {
-        let facts = HostFacts { ca_bundle: Some("/etc/ssl/cert.pem".into()), ..HostFacts::of_an_ordinary_user() };
+        let facts = SystemFacts { ca_bundle: Some("/etc/ssl/cert.pem".into()), ..SystemFacts::of_an_ordinary_user() };
         let text = "name: x\nbase: {machine: m}\nbuild: {image: i}\nhost: {ssh_agent: true, netrc: true, git_credentials: true}\n";
         let config = read("smidr.yaml", text, None, &|_| None).expect("a config");
         let paths = Paths::new("/home/u/.smidr".into());

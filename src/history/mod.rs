@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use crate::{
     events::EventSink,
-    model::{Artifact, BuildId, Event, Explain, Kind, Outcome, Record, Stage, State, document_path},
+    model::{Artifact, BuildId, Event, Kind, Outcome, Record, Stage, State, UserError, document_path},
 };
 
 /// Of the tables below, kept in `PRAGMA user_version`.
@@ -91,7 +91,7 @@ pub enum HistoryError {
     Damaged(String),
 }
 
-impl Explain for HistoryError {
+impl UserError for HistoryError {
     fn kind(&self) -> Kind {
         match self {
             Self::TooNew(_) => Kind::Request,
@@ -276,7 +276,7 @@ impl History {
     /// # Errors
     ///
     /// When the record cannot be written.
-    pub fn bury(&self, build: &BuildRecord) -> Result<BuildRecord, HistoryError> {
+    pub fn mark_interrupted(&self, build: &BuildRecord) -> Result<BuildRecord, HistoryError> {
         let reasons = vec!["smidr was killed, or the machine went down, while it ran".into()];
         let outcome = Outcome { reasons, ..Outcome::new(State::Failed) };
         let ended: Option<String> = self
@@ -501,7 +501,7 @@ mod tests {
         assert_eq!((build.state, build.targets.len()), (State::Building, 1));
         assert_eq!(build.variant.as_deref(), Some("debug"));
         assert_eq!(reader.events(&id, 2, 10).expect("events").len(), 1);
-        let buried = reader.bury(&build).expect("buried");
+        let buried = reader.mark_interrupted(&build).expect("buried");
         assert_eq!((buried.state, buried.ended.is_some()), (State::Failed, true));
         let outcome = Outcome { state: State::Completed, ..buried.outcome.expect("an outcome") };
         on.emit(Event::Finished { outcome });

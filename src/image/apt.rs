@@ -13,13 +13,13 @@ use std::{
 use super::recipe::Suite;
 use crate::{
     events::Emitter,
-    host::{
+    lock::PackagePin,
+    model::{Activity, Kind, Unit, UserError},
+    system::{
         files::{FileError, make_private_dir, sha256_of, write_atomically},
         process::Spawner,
         stop::Stop,
     },
-    lock::PackageLock,
-    model::{Activity, Explain, Kind, Unit},
 };
 
 /// Packages that apt resolved, verified and downloaded.
@@ -30,7 +30,7 @@ pub struct Resolved {
     /// Those without which nothing can be configured.
     pub essential: Vec<PathBuf>,
     /// Exactly what they are.
-    pub lock: BTreeMap<String, PackageLock>,
+    pub lock: BTreeMap<String, PackagePin>,
     /// As dpkg calls it: `amd64`.
     pub architecture: String,
 }
@@ -71,7 +71,7 @@ pub enum AptError {
     File(#[from] FileError),
 }
 
-impl Explain for AptError {
+impl UserError for AptError {
     fn kind(&self) -> Kind {
         match self {
             Self::Missing(_) | Self::NoKeyring(_) | Self::Run { .. } => Kind::Host,
@@ -145,7 +145,7 @@ impl<'a> Apt<'a> {
     /// # Errors
     ///
     /// When the mirror cannot be reached, a signature is wrong, a package does not exist, or the mirror has it no more.
-    pub fn resolve(&self, packages: &[String], pinned: &BTreeMap<String, PackageLock>) -> Result<Resolved, AptError> {
+    pub fn resolve(&self, packages: &[String], pinned: &BTreeMap<String, PackagePin>) -> Result<Resolved, AptError> {
         self.get("reading the package lists", &["update"])?;
         // By name, or a package that provides the same as an essential one would push it out: gawk, mawk.
         let essential = self.simulate(&["?essential".into()])?;
@@ -175,12 +175,12 @@ impl<'a> Apt<'a> {
         })
     }
 
-    fn lock(&self, packages: &[Package]) -> Result<BTreeMap<String, PackageLock>, AptError> {
+    fn lock(&self, packages: &[Package]) -> Result<BTreeMap<String, PackagePin>, AptError> {
         let mut lock = BTreeMap::new();
         for package in packages {
             let path = self.archive(package);
             let (sha256, _) = sha256_of(&path)?;
-            lock.insert(package.name.clone(), PackageLock { version: package.version.clone(), sha256 });
+            lock.insert(package.name.clone(), PackagePin { version: package.version.clone(), sha256 });
         }
         Ok(lock)
     }

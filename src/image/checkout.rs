@@ -27,14 +27,14 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{
+    model::Digest,
+    system::{
+        crash_check,
         files::FileError,
-        lock::{Lock, Mode},
+        lock::{FileLock, Mode},
         rooted::Rooted,
         scratch::Scratch,
-        settled,
     },
-    model::Digest,
 };
 
 /// An image's file system, as folders to be stacked. While it lives, nothing of it is removed from the store.
@@ -43,7 +43,7 @@ pub struct RootFs {
     diffs: Vec<PathBuf>,
     env: Vec<(String, String)>,
     manifest: Digest,
-    _locks: Vec<Lock>,
+    _locks: Vec<FileLock>,
 }
 
 impl RootFs {
@@ -122,7 +122,7 @@ impl ImageStore {
         limits: Limits,
         holder: &str,
         on: &Emitter,
-    ) -> Result<(Vec<PathBuf>, Vec<Lock>), ImageError> {
+    ) -> Result<(Vec<PathBuf>, Vec<FileLock>), ImageError> {
         let what = if from.is_some() { image.source.clone() } else { format!("the image `{}`", image.name) };
         let locks =
             self.gather(&Wanted { what: &what, layers: image.layer_list().collect(), from, limits }, holder, on)?;
@@ -141,7 +141,7 @@ impl ImageStore {
         on: &Emitter,
     ) -> Result<Option<PathBuf>, ImageError> {
         let to = self.seam_path(&image.manifest);
-        let is_there = || to.exists() && settled::is_whole(&to, &to.join("fs"));
+        let is_there = || to.exists() && crash_check::is_whole(&to, &to.join("fs"));
         if !is_there() {
             // Asked before the lock is: an image that needs no seam has nothing to wait for.
             let account = Account::new(&limits);
@@ -149,8 +149,8 @@ impl ImageStore {
             let _making = self.lock_making(&image.manifest, holder, on)?;
             if !is_there() {
                 let scratch = self.make_seam(image, &metas, what, limits, &account)?;
-                settled::mark(scratch.outer(), scratch.path())?;
-                scratch.become_whole(&to)?;
+                crash_check::mark(scratch.outer(), scratch.path())?;
+                scratch.persist(&to)?;
             }
         }
         Ok(Some(to.join("fs")))
@@ -193,7 +193,7 @@ impl ImageStore {
     pub(super) fn has_diff(&self, diff_id: &Digest) -> bool {
         // What an earlier smidr has unpacked has a `meta.json`, and is of no use any more.
         let folder = self.diff(diff_id);
-        folder.join("layer.json").exists() && settled::is_whole(&folder, &folder.join("fs"))
+        folder.join("layer.json").exists() && crash_check::is_whole(&folder, &folder.join("fs"))
     }
 
     fn meta(&self, diff: &Path) -> Result<Meta, ImageError> {
@@ -212,8 +212,8 @@ impl ImageStore {
             out.flush()
         };
         write().map_err(FileError::new("write", &path))?;
-        settled::mark(scratch.outer(), scratch.path())?;
-        Ok(scratch.become_whole(&self.diff(diff_id))?)
+        crash_check::mark(scratch.outer(), scratch.path())?;
+        Ok(scratch.persist(&self.diff(diff_id))?)
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{host::files, model::Digest};
+use crate::{model::Digest, system::files};
 
 /// How a layer is compressed, told from its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

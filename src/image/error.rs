@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::{layer_error::LayerError, name::ImageName, registry::RegistryError};
 use crate::{
-    host::{files::FileError, lock::WaitError, rooted::RootedError},
-    model::{Digest, Explain, Kind},
+    model::{Digest, Kind, UserError},
+    system::{files::FileError, lock::WaitError, rooted::RootedError},
 };
 
 /// Why something could not be done with an image.
@@ -164,7 +164,7 @@ pub enum ImageError {
     },
 }
 
-impl Explain for ImageError {
+impl UserError for ImageError {
     fn kind(&self) -> Kind {
         match self {
             Self::Store(source) | Self::Export { source, .. } => source.kind(),
@@ -172,7 +172,7 @@ impl Explain for ImageError {
             Self::Registry(source) => source.kind(),
             Self::Served(_) => Kind::Outside,
             Self::Receive { source, .. } => {
-                RegistryError::of(source).map_or_else(|| Kind::of_io(source), Explain::kind)
+                RegistryError::of(source).map_or_else(|| Kind::of_io(source), UserError::kind)
             }
             Self::Foreign { .. } => Kind::Host,
             Self::Part { source, .. } => source.kind(),
@@ -191,7 +191,7 @@ impl Explain for ImageError {
             Self::Lock(source) => source.hint(),
             Self::Registry(source) => source.hint(),
             Self::Served(_) => Some("pull again; if that does not help, tell whoever publishes the image".into()),
-            Self::Receive { source, .. } => RegistryError::of(source).and_then(Explain::hint),
+            Self::Receive { source, .. } => RegistryError::of(source).and_then(UserError::hint),
             Self::Foreign { .. } => Some("use a store of your own:  export SMIDR_HOME=DIR".into()),
             Self::Unknown(_) => Some("see what there is:  smidr image ls".into()),
             Self::InUse { .. } => Some("see what runs:  smidr status".into()),

@@ -24,11 +24,11 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{
+    model::Activity,
+    system::{
         files::{self, FileError},
         scratch::Scratch,
     },
-    model::Activity,
 };
 
 impl ImageStore {

@@ -30,12 +30,12 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{
+    model::{Activity, Digest},
+    system::{
         files::{self, FileError},
-        lock::{Lock, Mode},
+        lock::{FileLock, Mode},
         scratch::Scratch,
     },
-    model::{Activity, Digest},
 };
 
 /// Layers that are received at the same time: enough to keep two processors and a network busy.
@@ -62,7 +62,7 @@ struct Missing<'a> {
 }
 
 // One layer that has been received, and is not visible yet.
-struct Arrived<'a> {
+struct Staged<'a> {
     blob: &'a Descriptor,
     diff_id: &'a Digest,
     // Its bytes, if the store has not got them already. Locked until they have their place.
@@ -73,7 +73,7 @@ struct Arrived<'a> {
 
 impl ImageStore {
     /// Makes the layers of an image ready, and locks them against removal. With the store's lock shared.
-    pub(super) fn gather(&self, wanted: &Wanted<'_>, holder: &str, on: &Emitter) -> Result<Vec<Lock>, ImageError> {
+    pub(super) fn gather(&self, wanted: &Wanted<'_>, holder: &str, on: &Emitter) -> Result<Vec<FileLock>, ImageError> {
         // In the order of their names, so that two smidr never wait for each other in a circle. An image may have a layer twice,
         // also in two blobs, as when two tools have compressed it.
         let mut layers: BTreeMap<String, (&Digest, BTreeMap<String, &Descriptor>)> = BTreeMap::new();
@@ -126,7 +126,7 @@ impl ImageStore {
         wanted: &Wanted<'_>,
         mut missing: Vec<Missing<'a>>,
         on: &Emitter,
-    ) -> Result<Vec<Arrived<'a>>, ImageError> {
+    ) -> Result<Vec<Staged<'a>>, ImageError> {
         let account = Account::new(&wanted.limits);
         let total = missing.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.blob.size));
         let activity = if wanted.from.is_some() { Activity::Pull } else { Activity::Unpack };
@@ -167,7 +167,7 @@ impl ImageStore {
         over: &AtomicBool,
         progress: &Progress,
         on: &Emitter,
-    ) -> Result<Arrived<'a>, ImageError> {
+    ) -> Result<Staged<'a>, ImageError> {
         let scratch = Scratch::make(&self.tmp())?;
         let what = format!("the layer {} of {}", layer.blob.digest.short(), wanted.what);
         let incoming = Incoming {
@@ -193,7 +193,7 @@ impl ImageStore {
             on.warn(format!("{} device nodes of {what} were left out", found.devices));
         }
         let meta = layer.unpack.then(|| Meta::of(found));
-        Ok(Arrived { blob: layer.blob, diff_id: layer.diff_id, landing, scratch, meta })
+        Ok(Staged { blob: layer.blob, diff_id: layer.diff_id, landing, scratch, meta })
     }
 
     fn open_blob(&self, blob: &Descriptor, what: &str) -> Result<File, ImageError> {
@@ -204,7 +204,7 @@ impl ImageStore {
         })
     }
 
-    fn show(&self, layer: Arrived<'_>) -> Result<(), ImageError> {
+    fn show(&self, layer: Staged<'_>) -> Result<(), ImageError> {
         if let Some(landing) = layer.landing {
             let to = self.blob(&layer.blob.digest);
             fs::rename(&landing.path, &to).map_err(FileError::new("put in its place", &to))?;
@@ -215,14 +215,14 @@ impl ImageStore {
         }
     }
 
-    fn use_diff(&self, diff_id: &Digest, holder: &str, on: &Emitter) -> Result<Lock, ImageError> {
+    fn use_diff(&self, diff_id: &Digest, holder: &str, on: &Emitter) -> Result<FileLock, ImageError> {
         let what = format!("the layer {}", diff_id.short());
         self.lock(&diff_lock_name(&diff_id.hex()), Mode::Shared, holder, &what, on)
     }
 
     /// Held by whoever makes a layer's folder, so that two smidr never do the same work. Another lock than that for using, which a
     /// build may hold for hours: nobody who wants to make a layer shall wait for somebody who has it already.
-    pub(super) fn lock_making(&self, diff_id: &Digest, holder: &str, on: &Emitter) -> Result<Lock, ImageError> {
+    pub(super) fn lock_making(&self, diff_id: &Digest, holder: &str, on: &Emitter) -> Result<FileLock, ImageError> {
         let what = format!("the layer {}", diff_id.short());
         self.lock(&format!("making-{}", diff_id.hex()), Mode::Exclusive, holder, &what, on)
     }

@@ -30,8 +30,8 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{files::FileError, scratch::Scratch},
     model::{Activity, Digest},
+    system::{files::FileError, scratch::Scratch},
 };
 
 #[derive(Debug, Deserialize)]

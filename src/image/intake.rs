@@ -15,7 +15,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     account::Account,
-    ahead::{Ahead, read_ahead},
     archive::{Archive, read_error},
     codec::Compression,
     documents::Descriptor,
@@ -23,14 +22,15 @@ use super::{
     layer_error::LayerError,
     limits::Limits,
     progress::Progress,
+    readahead::{Ahead, read_ahead},
     unpack::{Unpacked, unpack},
 };
 use crate::{
-    host::{
+    model::Digest,
+    system::{
         files::{self, FileError},
         rooted::Rooted,
     },
-    model::Digest,
 };
 
 /// A file that takes a layer's bytes.

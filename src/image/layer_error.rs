@@ -9,8 +9,8 @@ use rustix::io::Errno;
 
 use super::limits::name_of;
 use crate::{
-    host::rooted::RootedError,
-    model::{Explain, Kind, Shown},
+    model::{Kind, Shown, UserError},
+    system::rooted::RootedError,
 };
 
 /// Why a tar stream could not become a tree, or a tree a tar stream.
@@ -116,7 +116,7 @@ impl LayerError {
     }
 }
 
-impl Explain for LayerError {
+impl UserError for LayerError {
     fn kind(&self) -> Kind {
         match self {
             Self::File { source, .. } => Kind::of_io(source),

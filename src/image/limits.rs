@@ -1,6 +1,6 @@
 //! How much an image may ask of this machine. Every limit is named by the error that it causes.
 
-use crate::model::{Explain, Kind};
+use crate::model::{Kind, UserError};
 
 /// Limits on one image. The defaults fit every build host seen so far ten times over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Default for Limits {
 #[error("`{0}` sets no limit")]
 pub struct NoLimit(String);
 
-impl Explain for NoLimit {
+impl UserError for NoLimit {
     fn kind(&self) -> Kind {
         Kind::Request
     }

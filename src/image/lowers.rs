@@ -11,7 +11,7 @@ use rustix::{
 };
 
 use super::{layer_error::LayerError, tree};
-use crate::host::rooted::Rooted;
+use crate::system::rooted::Rooted;
 
 /// Unpacked layers, the topmost first.
 #[derive(Debug, Default)]

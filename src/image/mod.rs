@@ -5,7 +5,6 @@
 //! no image, however hostile, changes anything outside its own folder. It never runs anything of an image.
 
 mod account;
-mod ahead;
 pub mod apt;
 mod archive;
 mod checkout;
@@ -32,6 +31,7 @@ mod prune;
 mod publish;
 mod pull;
 mod push;
+mod readahead;
 pub mod recipe;
 mod reference;
 mod registry;
@@ -49,7 +49,7 @@ mod waiting;
 #[cfg(test)]
 mod tests;
 
-pub use crate::host::scratch::Scratch;
+pub use crate::system::scratch::Scratch;
 pub use checkout::RootFs;
 pub use documents::{Descriptor, ImageConfig};
 pub use error::ImageError;

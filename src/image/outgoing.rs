@@ -18,11 +18,11 @@ use super::{
     store::{ImageStore, StoredImage},
 };
 use crate::{
-    host::{
+    model::Digest,
+    system::{
         files::{self, FileError},
         scratch::Scratch,
     },
-    model::Digest,
 };
 
 /// How an image's layers leave the store.

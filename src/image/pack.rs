@@ -23,7 +23,7 @@ use super::{
     member::{END, Member, padding},
     tree::{self, Time},
 };
-use crate::host::files;
+use crate::system::files;
 
 /// Writes the tree at `root` to `out`, telling `progress` how many bytes of content each step wrote.
 ///

@@ -29,8 +29,8 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{files::FileError, scratch::Scratch},
     model::{Activity, Digest},
+    system::{files::FileError, scratch::Scratch},
 };
 
 /// zstd's own default: smaller than gzip -6, and several times faster to write and to read.

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{files::FileError, scratch::Scratch},
-    model::{Activity, Digest, Explain as _, Kind},
+    model::{Activity, Digest, Kind, UserError as _},
+    system::{files::FileError, scratch::Scratch},
 };
 
 /// How often the upload of a blob is begun.

@@ -5,7 +5,7 @@
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr};
 
-use crate::model::{Digest, Explain, InvalidDigest, Kind, Shown};
+use crate::model::{Digest, InvalidDigest, Kind, Shown, UserError};
 
 /// The longest reference, in bytes and without its scheme.
 pub const LONGEST: usize = 200;
@@ -81,7 +81,7 @@ pub enum ReferenceError {
     },
 }
 
-impl Explain for ReferenceError {
+impl UserError for ReferenceError {
     fn kind(&self) -> Kind {
         Kind::Request
     }

@@ -23,7 +23,7 @@ use super::{
     tree::{self, Time},
     unpack::IMPLIED_MODE,
 };
-use crate::host::rooted::Rooted;
+use crate::system::rooted::Rooted;
 
 /// One layer of an image, and what unpacking it left open.
 pub struct Open<'a> {
@@ -220,7 +220,7 @@ fn link(tree: &Rooted, from: &Path, to: &Path) -> rustix::io::Result<()> {
     fs::linkat(open(from)?, old, open(to)?, new, AtFlags::empty())
 }
 
-fn placed(path: &Path) -> impl FnOnce(crate::host::rooted::RootedError) -> LayerError + use<> {
+fn placed(path: &Path) -> impl FnOnce(crate::system::rooted::RootedError) -> LayerError + use<> {
     let entry = path.as_os_str().as_bytes().into();
     move |source| LayerError::Place { entry, source }
 }

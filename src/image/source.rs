@@ -23,8 +23,8 @@ use super::{
     unpack::clean,
 };
 use crate::{
-    host::{rooted::Rooted, scratch::Scratch},
     model::{Digest, without_dots},
+    system::{rooted::Rooted, scratch::Scratch},
 };
 
 /// Named files, wherever they are.

@@ -10,7 +10,7 @@
 //! tmp/                        half-made things, each locked by its maker
 //! ```
 //!
-//! Everything appears by rename, and is looked at once more after a power cut ([`crate::host::settled`]; blobs by their size). Whoever adds or reads holds `images.lock` together with others; only removal holds it
+//! Everything appears by rename, and is looked at once more after a power cut ([`crate::system::crash_check`]; blobs by their size). Whoever adds or reads holds `images.lock` together with others; only removal holds it
 //! alone, for as long as it takes to unlink. A build holds a lock on its image and on each layer, so that they stay.
 
 use std::{
@@ -33,13 +33,13 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{
+    model::{Digest, Event, Paths},
+    system::{
         files::{self, FileError},
-        lock::{self, Attempt, Lock, Mode},
+        lock::{self, Attempt, FileLock, Mode},
         scratch::Scratch,
         stop::Stop,
     },
-    model::{Digest, Event, Paths},
 };
 
 /// The images of one user.
@@ -355,7 +355,7 @@ impl ImageStore {
     }
 
     /// Keeps everybody else from the store, and refuses where a build uses a layer of `image`.
-    pub(super) fn alone_with(&self, image: &StoredImage, holder: &str, on: &Emitter) -> Result<Lock, ImageError> {
+    pub(super) fn alone_with(&self, image: &StoredImage, holder: &str, on: &Emitter) -> Result<FileLock, ImageError> {
         let alone = self.lock(STORE_LOCK, Mode::Exclusive, holder, "the image store", on)?;
         for (_, diff_id) in image.layer_list() {
             let path = self.lock_path(&diff_lock_name(&diff_id.hex()));
@@ -366,7 +366,7 @@ impl ImageStore {
         Ok(alone)
     }
 
-    pub(super) fn share(&self, holder: &str, on: &Emitter) -> Result<Lock, ImageError> {
+    pub(super) fn share(&self, holder: &str, on: &Emitter) -> Result<FileLock, ImageError> {
         self.lock(STORE_LOCK, Mode::Shared, holder, "the image store", on)
     }
 
@@ -377,7 +377,7 @@ impl ImageStore {
         holder: &str,
         what: &str,
         on: &Emitter,
-    ) -> Result<Lock, ImageError> {
+    ) -> Result<FileLock, ImageError> {
         let waiting = |other: &str| on.emit(Event::Waiting { resource: what.into(), holder: other.into() });
         Ok(lock::lock(&self.lock_path(name), mode, holder, &self.stop, waiting)?)
     }

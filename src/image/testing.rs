@@ -48,17 +48,17 @@ impl TestStore {
 }
 
 #[derive(Clone, Default)]
-pub struct Heard(pub Arc<Mutex<Vec<Event>>>);
+pub struct UiMessage(pub Arc<Mutex<Vec<Event>>>);
 
-impl EventSink for Heard {
+impl EventSink for UiMessage {
     fn accept(&mut self, record: &Record) {
         self.0.lock().expect("a mutex").push(record.event.clone());
     }
 }
 
 /// Hears everything.
-pub fn emitter() -> (Emitter, Heard) {
-    let heard = Heard::default();
+pub fn emitter() -> (Emitter, UiMessage) {
+    let heard = UiMessage::default();
     let id = BuildId::new("test", 7).expect("a good name");
     (Emitter::new(id, vec![Box::new(heard.clone())]), heard)
 }

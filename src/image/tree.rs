@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use super::layer_error::LayerError;
-pub use crate::host::overlay::{OPAQUE, is_opaque, is_whiteout, names, open_folder};
+pub use crate::system::overlay::{OPAQUE, is_opaque, is_whiteout, names, open_folder};
 
 /// What a whiteout's file name begins with in an archive.
 pub const WHITEOUT: &[u8] = b".wh.";

@@ -1,7 +1,7 @@
 //! An archive's entries become a tree: one layer, in a folder of its own.
 //!
 //! In goes a tar stream and an empty folder, out comes the layer in overlayfs's form. Every path is resolved inside the
-//! folder by `host::rooted`, and the last component is never followed. Works as any user: no chown, no namespace. Whiteouts
+//! folder by `system::rooted`, and the last component is never followed. Works as any user: no chown, no namespace. Whiteouts
 //! concern the layers below and not the order of the archive, so they are applied after everything else. What comes out depends on
 //! the stream alone: what a layer takes from those below it, [`super::seam`] adds for each image.
 
@@ -31,7 +31,7 @@ use super::{
     tree::{self, Time},
     waiting::Waiting,
 };
-use crate::host::{
+use crate::system::{
     removal::remove_at,
     rooted::{Missing, Rooted, RootedError, Walked},
 };

@@ -33,11 +33,11 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{
+    model::{Activity, Digest},
+    system::{
         files::{self, FileError},
         scratch::Scratch,
     },
-    model::{Activity, Digest},
 };
 
 /// What is wrong with a part of an image.

@@ -18,7 +18,7 @@ use super::{
     layer_error::LayerError,
     tree::{AUFS, Time},
 };
-use crate::host::rooted::Rooted;
+use crate::system::rooted::Rooted;
 
 /// Folders in the order of their entries; one may be there again and again.
 pub struct Waiting(BufWriter<File>);

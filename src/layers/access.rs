@@ -2,8 +2,8 @@
 
 use crate::{
     events::Emitter,
-    host::{process::Spawner, stop::Stop},
     model::Logins,
+    system::{process::Spawner, stop::Stop},
 };
 
 /// What fetching may use.

@@ -40,14 +40,14 @@ pub(super) use tree::VALID as VALID_NAMES;
 use super::patch::ReadPatch;
 use crate::{
     events::Emitter,
-    host::{
+    lock::PatchPin,
+    model::{CommitId, Event, last_part},
+    system::{
         files,
-        lock::{self, Attempt, Lock, Mode},
+        lock::{self, Attempt, FileLock, Mode},
         scratch::Scratch,
         stop::Stop,
     },
-    lock::PatchLock,
-    model::{CommitId, Event, last_part},
 };
 
 /// Held together by all who use checkouts, and alone by whoever removes their lock files.
@@ -69,7 +69,7 @@ pub struct Checkout {
     /// Bare mirrors that its `.git` borrows objects from: they have to be visible in the sandbox, read-only.
     pub borrowed: Vec<PathBuf>,
     sealed: Option<Timestamp>,
-    _held: Lock,
+    _held: FileLock,
 }
 
 impl Checkout {
@@ -143,7 +143,7 @@ impl CheckoutStore {
     /// # Errors
     ///
     /// When the lock cannot be had.
-    pub fn hold(&self, on: &Emitter, stop: &Stop) -> Result<Lock, CheckoutError> {
+    pub fn hold(&self, on: &Emitter, stop: &Stop) -> Result<FileLock, CheckoutError> {
         self.lock(STORE_LOCK, Mode::Shared, "the layer store", on, stop)
     }
 
@@ -152,7 +152,7 @@ impl CheckoutStore {
     /// # Errors
     ///
     /// When its lock cannot be had.
-    pub fn find(&self, url: &str, commit: &CommitId, patches: &[PatchLock]) -> Result<Option<Checkout>, CheckoutError> {
+    pub fn find(&self, url: &str, commit: &CommitId, patches: &[PatchPin]) -> Result<Option<Checkout>, CheckoutError> {
         let (key, name) = (key(commit, patches.iter()), name_of(url));
         let folder = self.folder(&key).join(&name);
         if !folder.is_dir() {
@@ -239,7 +239,7 @@ impl CheckoutStore {
         what: &str,
         on: &Emitter,
         stop: &Stop,
-    ) -> Result<Lock, CheckoutError> {
+    ) -> Result<FileLock, CheckoutError> {
         let waiting = |other: &str| on.emit(Event::Waiting { resource: what.into(), holder: other.into() });
         let holder = format!("build {}", on.build());
         files::make_private_dir(&self.locks)?;
@@ -252,7 +252,7 @@ pub(super) fn use_lock(key: &str, name: &str) -> String {
     format!("checkout-{key}@{name}")
 }
 
-fn key<'a>(commit: &CommitId, patches: impl Iterator<Item = &'a PatchLock>) -> String {
+fn key<'a>(commit: &CommitId, patches: impl Iterator<Item = &'a PatchPin>) -> String {
     let mut patches = patches.peekable();
     if patches.peek().is_none() {
         return commit.to_string();

@@ -6,10 +6,10 @@ use super::{
     conf::{ConfError, Origin, short},
     discover::Found,
     known::Repository,
-    missing::Cure,
+    missing::Suggestion,
     named::{self, Named},
 };
-use crate::model::{Explain, Kind};
+use crate::model::{Kind, UserError};
 
 /// A layer that does not work with the core layer's series.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Missing {
     /// The layers that need it, by their own names.
     pub wanted_by: Vec<(String, Found)>,
     /// How to come by it.
-    pub cure: Cure,
+    pub cure: Suggestion,
 }
 
 /// Why layers do not work together.
@@ -155,7 +155,7 @@ pub enum CollectionError {
         /// What the layers have.
         known: Vec<String>,
         /// A layer that has it, and is not used.
-        unused: Option<Cure>,
+        unused: Option<Suggestion>,
     },
     /// A distro that no layer has.
     #[error("no layer has the distro `{distro}`")]
@@ -167,7 +167,7 @@ pub enum CollectionError {
     },
 }
 
-impl Explain for CollectionError {
+impl UserError for CollectionError {
     fn kind(&self) -> Kind {
         match self {
             Self::Conf(error) => error.kind(),
@@ -275,7 +275,7 @@ fn ways_out(missing: &[Missing], series: Option<&str>) -> String {
         }
     }
     let unknown: Vec<&str> =
-        missing.iter().filter(|one| one.cure == Cure::Unknown).map(|one| one.needs.as_str()).collect();
+        missing.iter().filter(|one| one.cure == Suggestion::Unknown).map(|one| one.needs.as_str()).collect();
     if !unknown.is_empty() {
         let all = unknown.join(", ");
         ways.push(format!(
@@ -290,7 +290,7 @@ fn ways_out(missing: &[Missing], series: Option<&str>) -> String {
 fn grouped(missing: &[Missing]) -> Vec<(&'static Repository, Vec<&str>)> {
     let mut groups: Vec<(&Repository, Vec<&str>)> = Vec::new();
     for one in missing {
-        let Cure::Known(repository) = one.cure else { continue };
+        let Suggestion::Known(repository) = one.cure else { continue };
         match groups.iter_mut().find(|(known, _)| *known == repository) {
             Some((_, collections)) => collections.push(&one.needs),
             None => groups.push((repository, vec![&one.needs])),
@@ -300,10 +300,10 @@ fn grouped(missing: &[Missing]) -> Vec<(&'static Repository, Vec<&str>)> {
 }
 
 /// Layers that are there and left out.
-fn use_more<'a>(cures: impl Iterator<Item = &'a Cure>) -> Vec<String> {
+fn use_more<'a>(cures: impl Iterator<Item = &'a Suggestion>) -> Vec<String> {
     let mut lists: Vec<(&str, Vec<&str>, bool)> = Vec::new();
     for cure in cures {
-        let Cure::Here { repository, sublayer, chosen } = cure else { continue };
+        let Suggestion::Here { repository, sublayer, chosen } = cure else { continue };
         match lists.iter_mut().find(|(name, ..)| name == repository) {
             Some((_, list, _)) => list.push(sublayer),
             None => {

@@ -13,9 +13,9 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 
 use crate::{
     config::nearest,
-    host::rooted::{Missing, Rooted, RootedError},
-    model::{Explain, Kind},
+    model::{Kind, UserError},
     plan::PlannedLayer,
+    system::rooted::{Missing, Rooted, RootedError},
 };
 
 /// More folders than the root of a repository, or of one of its folders, has.
@@ -75,7 +75,7 @@ pub enum DiscoverError {
     },
 }
 
-impl Explain for DiscoverError {
+impl UserError for DiscoverError {
     fn kind(&self) -> Kind {
         match self {
             Self::Folder { source, .. } => source.kind(),

@@ -5,8 +5,8 @@ use std::{error::Error, io, path::PathBuf};
 use jiff::Timestamp;
 
 use crate::{
-    host::{files::FileError, lock::WaitError},
-    model::{CommitId, Explain, Kind, Shown, without_secrets},
+    model::{CommitId, Kind, Shown, UserError, without_secrets},
+    system::{files::FileError, lock::WaitError},
 };
 
 /// Text of others is cut off here.
@@ -277,7 +277,7 @@ impl GitError {
     }
 }
 
-impl Explain for GitError {
+impl UserError for GitError {
     fn kind(&self) -> Kind {
         match self {
             Self::Stopped(_) => Kind::Cancelled,
@@ -375,7 +375,7 @@ impl Explain for GitError {
                 let path = shlex::try_quote(&path).unwrap_or_default();
                 return Some(format!("free some space on that file system:  df -h {path}"));
             }
-            Self::Everywhere { failures, .. } => return failures.iter().find_map(Explain::hint),
+            Self::Everywhere { failures, .. } => return failures.iter().find_map(UserError::hint),
             _ => return None,
         };
         Some(text.into())

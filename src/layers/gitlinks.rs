@@ -8,7 +8,7 @@ use std::{
 use gix::index::entry::Mode;
 
 use super::git_error::{GitError, said};
-use crate::host::files::read_bounded;
+use crate::system::files::read_bounded;
 
 /// Folders below `root` where its index has a commit of another repository. None where there is no repository, or no index.
 ///

@@ -22,8 +22,8 @@ use super::{
     mirror::{self, Room},
 };
 use crate::{
-    host::files::FileError,
     model::{Activity, Unit, without_secrets},
+    system::files::FileError,
 };
 
 /// How often a wish to stop is looked for.

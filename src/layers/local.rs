@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{lock::RepositoryLock, model::CommitId, plan::PlannedPath};
+use crate::{lock::RepositoryPin, model::CommitId, plan::PlannedPath};
 
 /// A folder of this machine that layers come from.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub struct Local {
     /// The git repository that it belongs to, or the folder itself.
     pub repository: PathBuf,
     /// For smidr.lock.
-    pub pin: RepositoryLock,
+    pub pin: RepositoryPin,
 }
 
 impl Local {
@@ -24,7 +24,7 @@ impl Local {
         Self {
             folder: path.folder.clone(),
             repository: repository.unwrap_or_else(|| path.folder.clone()),
-            pin: RepositoryLock {
+            pin: RepositoryPin {
                 name: name.into(),
                 git: None,
                 path: Some(path.written.clone()),

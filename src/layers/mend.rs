@@ -22,10 +22,10 @@ use super::{
     revision,
 };
 use crate::{
-    host::files::{self, FileError},
-    lock::RepositoryLock,
+    lock::RepositoryPin,
     model::CommitId,
     plan::PlannedGit,
+    system::files::{self, FileError},
 };
 
 impl Mirrors {
@@ -76,7 +76,7 @@ impl Mirrors {
 // The same repository, for a commit and nothing else.
 fn only(wanted: &PlannedGit, commit: &CommitId) -> PlannedGit {
     let name = wanted.pinned.as_ref().map_or_else(|| fetch::subject(&wanted.url), |pinned| pinned.name.clone());
-    let pinned = RepositoryLock {
+    let pinned = RepositoryPin {
         name,
         git: wanted.asked().git,
         path: None,

@@ -17,11 +17,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::{access::Access, git_error::GitError, revision};
 use crate::{
-    host::{
-        files::{self, FileError},
-        lock::{self, Lock, Mode},
-    },
     model::{CommitId, Event, last_part, without_secrets},
+    system::{
+        files::{self, FileError},
+        lock::{self, FileLock, Mode},
+    },
 };
 
 /// Refs that say: this commit has been seen here with its whole tree. They also keep it, should somebody run `git gc`.
@@ -63,7 +63,7 @@ pub(super) struct Room {
     /// The mirror, or what is going to be one.
     pub folder: PathBuf,
     target: PathBuf,
-    lock: Arc<Lock>,
+    lock: Arc<FileLock>,
 }
 
 impl Mirrors {
@@ -107,7 +107,7 @@ impl Mirrors {
     }
 
     /// Takes a mirror for writing, alone.
-    pub(super) fn hold(&self, mirror: &Mirror, access: Access<'_>) -> Result<Lock, GitError> {
+    pub(super) fn hold(&self, mirror: &Mirror, access: Access<'_>) -> Result<FileLock, GitError> {
         files::make_private_dir(&self.locks)?;
         let waiting = |holder: &str| {
             let resource = format!("the mirror of {}", mirror.url);
@@ -117,7 +117,7 @@ impl Mirrors {
     }
 
     /// Makes ready for a fetch: what a killed process has left goes, and a mirror that is not there is begun beside its place.
-    pub(super) fn room(&self, mirror: &Mirror, lock: &Arc<Lock>) -> Result<Room, GitError> {
+    pub(super) fn room(&self, mirror: &Mirror, lock: &Arc<FileLock>) -> Result<Room, GitError> {
         let fresh = mirror.beside("new");
         files::remove_tree(&fresh)?;
         let folder = if mirror.is_there() {
@@ -135,7 +135,7 @@ impl Mirrors {
 
 impl Room {
     /// A mirror that replaces one that is there: `exchange` puts it in its place.
-    pub(super) fn replacement(mirror: &Mirror, lock: &Arc<Lock>) -> Result<Self, GitError> {
+    pub(super) fn replacement(mirror: &Mirror, lock: &Arc<FileLock>) -> Result<Self, GitError> {
         let fresh = mirror.beside("new");
         files::remove_tree(&fresh)?;
         make(&fresh, &config(&mirror.url))?;
@@ -143,7 +143,7 @@ impl Room {
     }
 
     /// The mirror's lock, for whoever writes into it and may live longer.
-    pub(super) fn lock(&self) -> Arc<Lock> {
+    pub(super) fn lock(&self) -> Arc<FileLock> {
         self.lock.clone()
     }
 

@@ -6,11 +6,11 @@ use super::{
     discover::{Found, layers_below},
     known::Repository,
 };
-use crate::host::rooted::Rooted;
+use crate::system::rooted::Rooted;
 
 /// How to come by a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cure {
+pub enum Suggestion {
     /// It stands in a repository of the config, unused.
     Here {
         /// As the config calls it.
@@ -33,14 +33,14 @@ pub(super) fn find(missing: &mut [Missing], found: &[Found]) {
         let here = unused.iter().find(|(collection, _)| *collection == missing.needs);
         missing.cure = match (here, Repository::with(&missing.needs)) {
             (Some((_, cure)), _) => cure.clone(),
-            (None, Some(repository)) => Cure::Known(repository),
-            (None, None) => Cure::Unknown,
+            (None, Some(repository)) => Suggestion::Known(repository),
+            (None, None) => Suggestion::Unknown,
         };
     }
 }
 
 /// The first layer that has a machine, lies in one of the config's repositories and is not used.
-pub(super) fn with_machine(machine: &str, found: &[Found]) -> Option<Cure> {
+pub(super) fn with_machine(machine: &str, found: &[Found]) -> Option<Suggestion> {
     let file = format!("conf/machine/{machine}.conf");
     let has = |layer: &Found| {
         let inside = layer.folder.strip_prefix(&layer.root).ok()?.join(&file);
@@ -50,7 +50,7 @@ pub(super) fn with_machine(machine: &str, found: &[Found]) -> Option<Cure> {
 }
 
 /// The collections of layers that lie in the config's repositories and are not used.
-fn unused(found: &[Found]) -> Vec<(String, Cure)> {
+fn unused(found: &[Found]) -> Vec<(String, Suggestion)> {
     let mut unused = Vec::new();
     for (layer, cure) in left_out(found) {
         let Ok(set) = collections::read(std::slice::from_ref(&layer)) else { continue };
@@ -60,7 +60,7 @@ fn unused(found: &[Found]) -> Vec<(String, Cure)> {
 }
 
 /// Layers that lie in the config's repositories and are not used.
-fn left_out(found: &[Found]) -> Vec<(Found, Cure)> {
+fn left_out(found: &[Found]) -> Vec<(Found, Suggestion)> {
     let mut left_out = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for one in found {
@@ -76,7 +76,7 @@ fn left_out(found: &[Found]) -> Vec<(Found, Cure)> {
             let layer = Found { folder: one.root.join(&sublayer), chosen: false, ..one.clone() };
             if !of_it().any(|used| used.folder == layer.folder) {
                 let (repository, chosen) = (one.repository.clone(), chosen.clone());
-                left_out.push((layer, Cure::Here { repository, sublayer, chosen }));
+                left_out.push((layer, Suggestion::Here { repository, sublayer, chosen }));
             }
         }
     }

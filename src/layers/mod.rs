@@ -41,15 +41,15 @@ pub use git_error::GitError;
 pub use gitlinks::gitlinks;
 pub use local::repository as repository_around;
 pub use mirror::{Mirror, Mirrors};
-pub use missing::Cure;
+pub use missing::Suggestion;
 pub use own::{copies, hide};
 use patch::{PatchError, read_patches};
 pub use repository::{Repository, Store};
 
 use crate::{
     config::BITBAKE,
-    lock::RepositoryLock,
-    model::{Explain, Kind},
+    lock::RepositoryPin,
+    model::{Kind, UserError},
     plan::{OwnRepository, Plan, PlannedLayer, PlannedSource},
 };
 
@@ -69,7 +69,7 @@ pub struct Checkouts {
     /// A folder with `bin/bitbake` in it.
     pub bitbake: Option<PathBuf>,
     /// For smidr.lock.
-    pub pins: Vec<RepositoryLock>,
+    pub pins: Vec<RepositoryPin>,
     /// The repositories themselves: as long as they are held, nobody removes them.
     pub held: Vec<Repository>,
 }
@@ -136,7 +136,7 @@ pub enum LayerError {
     Collection(#[from] CollectionError),
 }
 
-impl Explain for LayerError {
+impl UserError for LayerError {
     fn kind(&self) -> Kind {
         match self {
             Self::Missing { .. } | Self::LeadsOut { .. } | Self::NoBitbake(_) | Self::Patched(_) => Kind::Request,

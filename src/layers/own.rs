@@ -14,9 +14,9 @@ use gix::{
 
 use super::{Checkouts, LayerError, local::Local, outermost};
 use crate::{
-    host::{files::read_bounded, repository::is_git_folder},
     model::without_secrets,
     plan::OwnRepository,
+    system::{files::read_bounded, repository::is_git_folder},
 };
 
 /// How files at the top of a repository begin that recipes name in LIC_FILES_CHKSUM, or that git reads.

@@ -7,10 +7,10 @@
 mod binary;
 mod change;
 mod error;
+mod false_headers;
 mod files;
 mod hunks;
 mod mails;
-mod strays;
 
 use std::{
     fs::File,
@@ -24,10 +24,10 @@ use mails::Mail;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    host::files::FileError,
-    lock::PatchLock,
+    lock::PatchPin,
     model::Digest,
     plan::{PlannedGit, PlannedPatch},
+    system::files::FileError,
 };
 
 /// Larger than any patch that somebody has read.
@@ -37,7 +37,7 @@ const MAX_PATCH: u64 = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct ReadPatch {
     /// Its name in the config, and its digest.
-    pub lock: PatchLock,
+    pub lock: PatchPin,
     /// What it holds.
     pub text: Vec<u8>,
 }
@@ -64,7 +64,7 @@ fn read(planned: &PlannedPatch) -> Result<ReadPatch, PatchError> {
         return Err(PatchError::TooLarge { patch: planned.written.clone(), limit: MAX_PATCH });
     }
     let sha256 = Digest::from_sha256(Sha256::digest(&text).into());
-    Ok(ReadPatch { lock: PatchLock { file: planned.written.clone(), sha256 }, text })
+    Ok(ReadPatch { lock: PatchPin { file: planned.written.clone(), sha256 }, text })
 }
 
 /// Applies a patch to a tree, or, one after the other, those that a file holds. If it fails, the tree is of no use any more.
@@ -86,7 +86,7 @@ fn apply_one(mail: &Mail<'_>, tree: &Path, limits: &change::Limits) -> Result<()
     let git = body.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"diff --git "));
     let (body, options) = match git {
         true => (body.into(), ParseOptions::gitdiff()),
-        false => (strays::without(body), ParseOptions::unidiff()),
+        false => (false_headers::without(body), ParseOptions::unidiff()),
     };
     let parsed = parse(name, &body, options)?;
     let files = files::Files::open(tree, name)?;

@@ -15,7 +15,7 @@ use gix_pack::{Bundle, bundle, data::input::Mode};
 use walkdir::WalkDir;
 
 use super::{git_error::GitError, mirror};
-use crate::host::{
+use crate::system::{
     files::{FileError, read_bounded},
     rooted::open_linkless,
 };

@@ -18,14 +18,14 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{
+    lock::PatchPin,
+    model::CommitId,
+    system::{
         files::{self, FileError},
         lock::{self, Attempt, Mode},
         scratch::Scratch,
         stop::Stop,
     },
-    lock::PatchLock,
-    model::CommitId,
 };
 
 /// A checkout that is in the store.
@@ -38,7 +38,7 @@ pub struct StoredCheckout {
     /// The commit.
     pub commit: CommitId,
     /// What was put on top.
-    pub patches: Vec<PatchLock>,
+    pub patches: Vec<PatchPin>,
     /// The mirrors that it borrows objects from.
     pub borrowed: Vec<PathBuf>,
     /// Bytes of its files.

@@ -18,7 +18,7 @@ use super::{
     patch::{ReadPatch, read_patches},
 };
 use crate::{
-    lock::RepositoryLock,
+    lock::RepositoryPin,
     model::{CommitId, Logins, with_secrets_of, without_secrets},
     plan::{Plan, PlannedGit, PlannedPath, PlannedSource},
 };
@@ -34,7 +34,7 @@ pub enum Repository {
     /// A checkout of the store.
     Pinned {
         /// For smidr.lock.
-        pin: RepositoryLock,
+        pin: RepositoryPin,
         /// What it is.
         checkout: Checkout,
     },
@@ -58,7 +58,7 @@ impl Repository {
     }
 
     /// For smidr.lock.
-    pub fn pin(&self) -> &RepositoryLock {
+    pub fn pin(&self) -> &RepositoryPin {
         match self {
             Self::Local(local) => &local.pin,
             Self::Pinned { pin, .. } => pin,
@@ -195,7 +195,7 @@ impl Store {
                 return Err(error);
             }
         };
-        let pin = RepositoryLock {
+        let pin = RepositoryPin {
             name: name.into(),
             git: git.asked().git,
             path: None,

@@ -48,7 +48,7 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
 }
 
-impl super::Explain for InvalidName {
+impl super::UserError for InvalidName {
     fn kind(&self) -> super::Kind {
         super::Kind::Request
     }

@@ -13,9 +13,9 @@ pub struct SubordinateIds {
     pub gids: (u32, u32),
 }
 
-/// Facts about the host and the caller, gathered once by `host::facts`.
+/// Facts about the host and the caller, gathered once by `system::facts`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostFacts {
+pub struct SystemFacts {
     /// The caller's effective uid.
     pub uid: u32,
     /// The caller's effective gid.
@@ -40,7 +40,7 @@ pub struct HostFacts {
     pub time_zone: String,
 }
 
-impl HostFacts {
+impl SystemFacts {
     /// An ordinary user on an ordinary machine.
     #[cfg(test)]
     pub fn of_an_ordinary_user() -> Self {

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::{
         config::read,
-        model::{BuildRequest, HostFacts, Paths},
+        model::{BuildRequest, Paths, SystemFacts},
         plan::{Domain, make},
     };
 
@@ -139,10 +139,10 @@ mod tests {
         let lookup = |name: &str| Some(format!("value-of-{name}"));
         let config =
             read("smidr.yaml", &text, None, &lookup).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-        let facts = HostFacts {
+        let facts = SystemFacts {
             fetch_env: proxies.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             environment: vec![("SSH_AUTH_SOCK".into(), "/tmp/a".into())],
-            ..HostFacts::of_an_ordinary_user()
+            ..SystemFacts::of_an_ordinary_user()
         };
         let paths = Paths::new("/home/u/.smidr".into());
         let file = Path::new("/home/u/p/smidr.yaml");

@@ -22,7 +22,7 @@ use crate::{
     config::{self, Config, HOST, HostImage, Network, Openat2},
     lock::Lock,
     model::{
-        BuildId, BuildRequest, Digest, Explain, HostFacts, Kind, Limits, Logins, Paths, document_path, without_dots,
+        BuildId, BuildRequest, Digest, Kind, Limits, Logins, Paths, SystemFacts, UserError, document_path, without_dots,
     },
 };
 
@@ -162,7 +162,7 @@ pub enum PlanError {
     Root,
 }
 
-impl Explain for PlanError {
+impl UserError for PlanError {
     fn kind(&self) -> Kind {
         match self {
             Self::Root => Kind::Host,
@@ -194,7 +194,7 @@ impl Explain for PlanError {
 pub fn make(
     config: &Config,
     lock: Option<&Lock>,
-    facts: &HostFacts,
+    facts: &SystemFacts,
     paths: &Paths,
     file: &Path,
     request: &BuildRequest,
@@ -430,7 +430,7 @@ pub(super) fn absolute(project: &Path, home: &Path, text: &str) -> PathBuf {
     without_dots(&path)
 }
 
-fn warnings(config: &Config, facts: &HostFacts) -> Vec<String> {
+fn warnings(config: &Config, facts: &SystemFacts) -> Vec<String> {
     let mut warnings = Vec::new();
     if config.host.ids == config::Ids::Range && facts.subordinate.is_none() {
         warnings.push("host.ids: range has no effect: /etc/subuid and /etc/subgid have no range for you".into());
@@ -515,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_build_never_holds_what_it_could_destroy() {
-        let facts = HostFacts::of_an_ordinary_user();
+        let facts = SystemFacts::of_an_ordinary_user();
         let plan = |directories: &str| {
             let text = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\ndirectories: {{{directories}}}\n");
             let config = config::read("smidr.yaml", &text, None, &|_| None).expect("a good config");

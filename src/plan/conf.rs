@@ -3,7 +3,7 @@
 use super::folders::Folders;
 use crate::{
     config::{Config, Isolation, Network, Text},
-    model::HostFacts,
+    model::SystemFacts,
 };
 
 /// BitBake stops before a disk is quite full, rather than in the middle of writing.
@@ -12,7 +12,7 @@ const DISK_MONITOR: &str = "STOPTASKS,${TMPDIR},1G,100K STOPTASKS,${DL_DIR},1G,1
 /// The variables of `local.conf` in their order.
 pub fn variables(
     config: &Config,
-    facts: &HostFacts,
+    facts: &SystemFacts,
     folders: &Folders,
     machine: &str,
     offline: bool,
@@ -72,7 +72,7 @@ pub fn variables(
 }
 
 /// BitBake's environment, except for PATH, which depends on where BitBake is.
-pub fn environment(config: &Config, facts: &HostFacts, folders: &Folders) -> Vec<(String, String)> {
+pub fn environment(config: &Config, facts: &SystemFacts, folders: &Folders) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
     let fixed = [
         ("HOME", path(&folders.home)),

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
     use crate::{
         config::read,
-        model::{BuildRequest, HostFacts, Paths},
+        model::{BuildRequest, Paths, SystemFacts},
         plan::make,
     };
 
@@ -79,7 +79,7 @@ mod tests {
         let config = read("smidr.yaml", &text, None, &|_| None).map_err(|problems| problems.render(false))?;
         let paths = Paths::new("/home/u/.smidr".into());
         let file = Path::new("/home/u/p/smidr.yaml");
-        let facts = HostFacts::of_an_ordinary_user();
+        let facts = SystemFacts::of_an_ordinary_user();
         let plan = make(&config, None, &facts, &paths, file, &BuildRequest::default(), &crate::plan::Domain::Own);
         plan.map(drop).map_err(|error| error.to_string())
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{build::Plan, folders::Folders, guarded::Guarded, sources::PlannedSource};
 use crate::{
     config::{self, Config, overlap, refused_dest},
-    model::{Explain, HostFacts, Kind, Paths, Secrets, document_path},
+    model::{Kind, Paths, Secrets, SystemFacts, UserError, document_path},
 };
 
 /// The caller's ssh-agent, inside. `/run` is in memory, so nothing of it stays.
@@ -104,7 +104,7 @@ pub enum InputError {
     },
 }
 
-impl Explain for InputError {
+impl UserError for InputError {
     fn kind(&self) -> Kind {
         Kind::Request
     }
@@ -184,7 +184,7 @@ impl OffLimits<'_> {
 /// The first that cannot be shown, or not there.
 pub fn inputs(
     config: &Config,
-    facts: &HostFacts,
+    facts: &SystemFacts,
     paths: &Paths,
     folders: &Folders,
     (layers, store): (&[PathBuf], &Path),
@@ -336,17 +336,17 @@ mod tests {
     use super::*;
     use crate::{config::read, model::BuildRequest, plan::make};
 
-    fn facts() -> HostFacts {
+    fn facts() -> SystemFacts {
         let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        HostFacts {
+        SystemFacts {
             environment: vec![variable("SSH_AUTH_SOCK", "/tmp/ssh-x/agent.1"), variable("MY_TOKEN", "hunter2")],
             fetch_env: vec![variable("http_proxy", "http://me:letmein@proxy:3128")],
             ca_bundle: Some("/etc/ssl/cert.pem".into()),
-            ..HostFacts::of_an_ordinary_user()
+            ..SystemFacts::of_an_ordinary_user()
         }
     }
 
-    fn plan_of(host: &str, facts: &HostFacts) -> Result<Plan, String> {
+    fn plan_of(host: &str, facts: &SystemFacts) -> Result<Plan, String> {
         let text = format!(
             "name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\nlayers: [{{name: l, path: ./layers/l}}]\n\
              directories: {{downloads: /srv/dl}}\nhost: {{{host}}}\n"
@@ -397,7 +397,7 @@ mod tests {
         for name in ["SSH_AUTH_SOCK", "GIT_CONFIG_GLOBAL", "http_proxy", "SSL_CERT_FILE"] {
             assert!(passed.split(' ').any(|known| known == name), "{name} in {passed}");
         }
-        let nobody = HostFacts { environment: vec![], ..facts() };
+        let nobody = SystemFacts { environment: vec![], ..facts() };
         let plan = plan_of("ssh_agent: true", &nobody).expect("a plan: the agent may be there when the build begins");
         assert_eq!(plan.inputs[0].source, None);
     }

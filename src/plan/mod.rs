@@ -8,8 +8,8 @@ mod folders;
 mod guarded;
 mod inputs;
 mod mount_guard;
+mod mounts;
 mod provider;
-mod rooms;
 mod sandbox;
 mod sources;
 
@@ -21,7 +21,7 @@ pub use folders::Folders;
 pub use guarded::Guarded;
 pub use inputs::{GIT_CONFIG, Input, InputError, OffLimits, PlacedInput, What, git_config, in_the_way};
 pub use mount_guard::{Exposed, check as check_mounts, protect};
+pub use mounts::{EMPTY_FILE, EMPTY_FOLDER, OwnRepository, Placed};
 pub use provider::PlannedProvider;
-pub use rooms::{EMPTY_FILE, EMPTY_FOLDER, OwnRepository, Placed};
 pub use sandbox::{Ids, Isolation, MountOp, Payload, Resources, Root, SandboxSpec, Through, id_map};
 pub use sources::{PlannedGit, PlannedLayer, PlannedPatch, PlannedPath, PlannedSource, describe};

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{guarded::Guarded, sandbox::MountOp};
-use crate::model::{Explain, Kind};
+use crate::model::{Kind, UserError};
 
 /// A path that a build could change though it decides over a later run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +20,7 @@ pub struct Exposed {
     pub dest: PathBuf,
 }
 
-impl Explain for Exposed {
+impl UserError for Exposed {
     fn kind(&self) -> Kind {
         Kind::Request
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     config::{self, Layer, Source},
-    lock::{Asked, Lock, RepositoryLock},
+    lock::{Asked, Lock, RepositoryPin},
     model::{CommitId, document_path, without_secrets},
 };
 
@@ -65,7 +65,7 @@ pub struct PlannedGit {
     /// Whether it may hold symbolic links that lead out of it.
     pub outside_links: bool,
     /// What the lock says; none: not resolved yet, or something else is wanted since.
-    pub pinned: Option<RepositoryLock>,
+    pub pinned: Option<RepositoryPin>,
 }
 
 /// A patch on top of a repository.

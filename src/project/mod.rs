@@ -1,6 +1,6 @@
 //! A project: a folder's config with its lock. In go a path and facts of this machine, out come a [`Project`] and its plans.
 //!
-//! Reads the config and reads and writes the lock; never prints, and reads no environment but the variables in [`HostFacts`].
+//! Reads the config and reads and writes the lock; never prints, and reads no environment but the variables in [`SystemFacts`].
 
 pub mod trust;
 
@@ -13,15 +13,15 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::{self, Config, Problem, Problems, UsedVariable},
-    host::{
+    lock::{HostPin, Lock, LockError, Pins, lock_path},
+    model::{BuildRequest, Digest, Kind, Paths, SystemFacts, UserError},
+    plan::{self, Domain, Plan, PlanError},
+    settings::{self, Settings, SettingsError},
+    system::{
         self,
         files::{FileError, read_bounded, shell, write_atomically},
         paths::{self, PathsError},
     },
-    lock::{HostLock, Lock, LockError, Pins, lock_path},
-    model::{BuildRequest, Digest, Explain, HostFacts, Kind, Paths},
-    plan::{self, Domain, Plan, PlanError},
-    settings::{self, Settings, SettingsError},
 };
 
 /// A project: its config with everything that belongs to it.
@@ -71,7 +71,7 @@ pub enum ProjectError {
     File(#[from] FileError),
 }
 
-impl Explain for ProjectError {
+impl UserError for ProjectError {
     fn kind(&self) -> Kind {
         match self {
             Self::Missing { .. } | Self::NotText(_) => Kind::Request,
@@ -113,7 +113,7 @@ impl Project {
     /// # Errors
     ///
     /// When there is none, it belongs to another user, or it is wrong.
-    pub fn read(file: &Path, variant: Option<&str>, facts: &HostFacts) -> Result<Self, ProjectError> {
+    pub fn read(file: &Path, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
         if !file.exists() {
             let file = std::path::absolute(file).map_err(FileError::new("find", file))?;
             let name = file.file_name().unwrap_or_default();
@@ -157,7 +157,7 @@ impl Project {
     pub fn plan(
         &self,
         wanted: &BuildRequest,
-        facts: &HostFacts,
+        facts: &SystemFacts,
         paths: &Paths,
         domain: &Domain,
     ) -> Result<Plan, PlanError> {
@@ -165,7 +165,7 @@ impl Project {
     }
 
     /// What the project is pinned to, as far as a plan's build host goes.
-    pub fn host_lock(&self, plan: &Plan) -> Option<&HostLock> {
+    pub fn host_lock(&self, plan: &Plan) -> Option<&HostPin> {
         self.lock.as_ref()?.host(&plan.host.name)
     }
 
@@ -197,10 +197,10 @@ impl Project {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn alone(&self, paths: &Paths) -> Result<host::lock::Lock, FileError> {
+    pub fn alone(&self, paths: &Paths) -> Result<system::lock::FileLock, FileError> {
         let name = Sha256::digest(self.file.as_os_str().as_encoded_bytes());
-        let path = host::lock::path_in(&paths.locks(), &format!("pin-{:.16}", hex::encode(name)));
-        host::lock::lock_briefly(&path, "smidr")
+        let path = system::lock::path_in(&paths.locks(), &format!("pin-{:.16}", hex::encode(name)));
+        system::lock::lock_briefly(&path, "smidr")
     }
 
     /// Writes the lock as it is.

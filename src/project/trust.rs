@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    host::{
+    model::{Ask, Digest, Kind, Logins, Paths, UserError, asks_digest, document_path},
+    plan::is_workspace_of,
+    settings::Settings,
+    system::{
         files::{FileError, write_atomically},
         lock,
         paths::{BEFORE_TRUST, set_version},
     },
-    model::{Ask, Digest, Explain, Kind, Logins, Paths, asks_digest, document_path},
-    plan::is_workspace_of,
-    settings::Settings,
 };
 
 /// The form of the record that this smidr reads and writes.
@@ -62,7 +62,7 @@ pub enum TrustError {
     File(#[from] FileError),
 }
 
-impl Explain for TrustError {
+impl UserError for TrustError {
     fn kind(&self) -> Kind {
         Kind::Host
     }

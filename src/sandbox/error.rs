@@ -9,7 +9,7 @@ use super::{
     signs::Signs,
 };
 use crate::{
-    model::{Explain, Kind, Usage},
+    model::{Kind, Usage, UserError},
     plan::{Isolation, SandboxSpec},
 };
 
@@ -231,7 +231,7 @@ impl SandboxError {
     }
 }
 
-impl Explain for SandboxError {
+impl UserError for SandboxError {
     fn kind(&self) -> Kind {
         match self {
             Self::Payload { .. } => Kind::Request,

@@ -25,7 +25,7 @@ use super::{
     idmap::{self, Mapper},
     lockdown,
     mounts::{self, Stacked},
-    parting, pid1, resources, sys,
+    pid1, resources, shutdown, sys,
 };
 use crate::plan::{Ids, Isolation, SandboxSpec};
 
@@ -264,7 +264,7 @@ fn init(
     lockdown::disarm()?;
     report(status, &ready);
     let (code, patience) = pid1::run(payload, spec.payload.linger, parent, &signals, control);
-    parting::part(patience);
+    shutdown::part(patience);
     descendants::end();
     report(status, &Report::Exited { status: code, usage: resources::used() });
     Ok(code)

@@ -28,9 +28,9 @@ use super::{
     pid1::{END, KILL},
 };
 use crate::{
-    host::process::Spawner,
     model::Usage,
     plan::{Isolation, Resources, SandboxSpec, Through},
+    system::process::Spawner,
 };
 
 /// Where the payload's streams go.
@@ -85,9 +85,9 @@ pub struct Sandbox {
 
 /// Sends signals to a sandbox. When the last one is gone, the sandbox is killed.
 #[derive(Clone)]
-pub struct Control(Arc<Reins>);
+pub struct Control(Arc<ControlInner>);
 
-struct Reins {
+struct ControlInner {
     pipe: PipeWriter,
     helper: OwnedFd,
     helper_pid: i32,
@@ -156,7 +156,8 @@ fn start(spec: &SandboxSpec, stdio: Stdio, spawner: &Spawner) -> Result<Sandbox,
     let opened = Pid::from_raw(helper_pid).ok_or(Errno::SRCH);
     let helper = opened.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
     let helper = helper.map_err(|errno| prepare("a handle of its helper")(errno.into()))?;
-    let control = Control(Arc::new(Reins { pipe: control, helper, helper_pid, killing: AtomicBool::new(false) }));
+    let control =
+        Control(Arc::new(ControlInner { pipe: control, helper, helper_pid, killing: AtomicBool::new(false) }));
     let verified = Verified {
         isolation: spec.isolation,
         ranged: false,

@@ -23,7 +23,7 @@ use super::{
     error::StepFailure,
     mounts::{NODEV, NOSUID, RDONLY, Step, attach, restrict},
 };
-use crate::host::overlay::{is_opaque, is_whiteout, names, open_folder};
+use crate::system::overlay::{is_opaque, is_whiteout, names, open_folder};
 
 /// Fills `target` with what `folders` show together, the topmost first. Everything but folders made here is read-only.
 pub fn merge(target: BorrowedFd<'_>, folders: &[OwnedFd], path: &Path) -> Step<()> {

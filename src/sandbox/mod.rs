@@ -25,9 +25,9 @@ mod lockdown;
 mod merge;
 mod mounts;
 mod obstacle;
-mod parting;
 mod pid1;
 mod resources;
+mod shutdown;
 mod signs;
 mod sys;
 

@@ -22,8 +22,8 @@ use super::{
     sys::{MountAttr, Reach, mount_setattr},
 };
 use crate::{
-    host::rooted::{Rooted, RootedError},
     plan::{Isolation, MountOp, Root, SandboxSpec},
+    system::rooted::{Rooted, RootedError},
 };
 
 pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;

@@ -23,7 +23,7 @@ use nix::{
 
 use super::{
     descendants,
-    parting::{IMPATIENCE, PATIENCE},
+    shutdown::{IMPATIENCE, PATIENCE},
 };
 
 /// How long a daemon of the payload may take to end after the payload: BitBake's server writes its caches then.
@@ -55,7 +55,7 @@ impl Signals {
 }
 
 /// Serves until the payload, and what it leaves behind for a short while, has ended. Returns the payload's exit status, and how long
-/// parting may take. What is left then must be ended by the caller: by its own end as PID 1, or with [`descendants::end`].
+/// shutdown may take. What is left then must be ended by the caller: by its own end as PID 1, or with [`descendants::end`].
 ///
 /// `parent` is whose end means the end of all.
 pub fn run(payload: Pid, linger: bool, parent: u32, signals: &Signals, control: &OwnedFd) -> (i32, Duration) {

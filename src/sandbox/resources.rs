@@ -14,9 +14,9 @@ use nix::{
 
 use super::{error::StepFailure, sys};
 use crate::{
-    host::kernel,
     model::{PeakOf, Usage},
     plan::{Isolation, Resources, SandboxSpec},
+    system::kernel,
 };
 
 /// Puts the helper into its cgroup, before anything is unshared: the cgroup namespace then begins there. Whether that works is

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::host::mounts::{self, Mount};
+use crate::system::mounts::{self, Mount};
 
 /// Namespaces that a sandbox enters, as `/proc/self/ns` names them.
 const NAMESPACES: [&str; 6] = ["user", "mnt", "pid", "ipc", "uts", "cgroup"];

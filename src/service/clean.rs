@@ -5,7 +5,7 @@ use std::{collections::HashSet, os::unix::fs::MetadataExt as _, path::Path, time
 use jiff::Timestamp;
 
 use super::{LocalService, ServiceError};
-use crate::{history::BuildRecord, host::files::remove_tree};
+use crate::{history::BuildRecord, system::files::remove_tree};
 
 /// What may go. At least one of the two, or nothing does.
 #[derive(Clone, Copy, Debug, Default)]

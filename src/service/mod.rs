@@ -12,16 +12,16 @@ use crate::{
     engine::{self, EngineError, Tools},
     events::{Emitter, EventSink},
     history::{BuildRecord, Failure, History, HistoryError},
-    host::{
+    image::{ImageError, ImageStore},
+    lock::{HostPin, Pins},
+    model::{Artifact, BuildId, InvalidName, Kind, Outcome, Paths, Record, State, SystemFacts, UserError},
+    plan::Plan,
+    system::{
         files::FileError,
-        lock::{self, Attempt, Lock, Mode, WaitError},
+        lock::{self, Attempt, FileLock, Mode, WaitError},
         process::Spawner,
         stop::Stop,
     },
-    image::{ImageError, ImageStore},
-    lock::{HostLock, Pins},
-    model::{Artifact, BuildId, Explain, HostFacts, InvalidName, Kind, Outcome, Paths, Record, State},
-    plan::Plan,
 };
 
 /// How often a build of another process is looked at.
@@ -64,13 +64,13 @@ pub enum ServiceError {
     Name(#[from] InvalidName),
     /// A lock.
     #[error(transparent)]
-    Lock(#[from] WaitError),
+    FileLock(#[from] WaitError),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-impl Explain for ServiceError {
+impl UserError for ServiceError {
     fn kind(&self) -> Kind {
         match self {
             Self::Unknown(_) | Self::NoBuilds | Self::Name(_) | Self::Over { .. } => Kind::Request,
@@ -78,7 +78,7 @@ impl Explain for ServiceError {
             Self::Engine(error) => error.kind(),
             Self::Image(error) => error.kind(),
             Self::History(error) => error.kind(),
-            Self::Lock(error) => error.kind(),
+            Self::FileLock(error) => error.kind(),
             Self::File(error) => error.kind(),
         }
     }
@@ -90,7 +90,7 @@ impl Explain for ServiceError {
             Self::Engine(error) => error.hint(),
             Self::Image(error) => error.hint(),
             Self::History(error) => error.hint(),
-            Self::Lock(error) => error.hint(),
+            Self::FileLock(error) => error.hint(),
             Self::File(error) => error.hint(),
             Self::Elsewhere(_) => Some("it runs in another container: cancel it there".into()),
             Self::Name(_) | Self::Over { .. } => None,
@@ -106,7 +106,7 @@ pub struct LocalService<'a> {
 /// What a build needs of the process that it runs in.
 pub struct Means<'a> {
     /// This machine.
-    pub facts: &'a HostFacts,
+    pub facts: &'a SystemFacts,
     /// Starts processes.
     pub spawner: &'a Spawner,
     /// Whether somebody wants it to stop.
@@ -121,7 +121,7 @@ pub struct Begun {
     store: ImageStore,
     failure: Failure,
     // Says that the build's process lives.
-    _alive: Lock,
+    _alive: FileLock,
 }
 
 impl<'a> LocalService<'a> {
@@ -160,7 +160,7 @@ impl<'a> LocalService<'a> {
         &self,
         begun: Begun,
         plan: Plan,
-        lock: Option<&HostLock>,
+        lock: Option<&HostPin>,
         means: &Means<'_>,
         pin: impl FnOnce(Pins) -> Result<(), EngineError>,
     ) -> Result<Outcome, ServiceError> {
@@ -300,7 +300,7 @@ impl<'a> LocalService<'a> {
                 // It may have ended between the two looks.
                 let again = history.find(Some(build.id.as_str()))?.unwrap_or(build);
                 let _ = std::fs::remove_file(path);
-                if again.state.is_final() { Ok(again) } else { Ok(history.bury(&again)?) }
+                if again.state.is_final() { Ok(again) } else { Ok(history.mark_interrupted(&again)?) }
             }
         }
     }

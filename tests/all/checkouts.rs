@@ -10,12 +10,12 @@ use std::{
 
 use jiff::{Timestamp, ToSpan as _};
 use smidr::{
-    host::lock,
     layers::{
         checkout::{CheckoutError, Limits, RefusedUrl, SubmoduleFailed},
         prune::Keep,
     },
-    model::{CommitId, Event, Explain as _},
+    model::{CommitId, Event, UserError as _},
+    system::lock,
 };
 
 use super::{

@@ -12,22 +12,22 @@ use super::support::skip;
 const TABLE: [(&str, &str); 16] = [
     ("model", ""),
     ("events", "model"),
-    ("host", "model"),
+    ("system", "model"),
     ("config", "model"),
     ("lock", "model config"),
     ("plan", "model config lock"),
-    ("settings", "model host config"),
-    ("project", "model host config lock plan settings"),
-    ("artifacts", "model events host config lock plan"),
-    ("bitbake", "model events host config lock plan"),
-    ("image", "model events host config lock plan"),
-    ("layers", "model events host config lock plan"),
-    ("sandbox", "model events host config lock plan"),
-    ("engine", "model events host config lock plan settings project artifacts bitbake image layers sandbox"),
+    ("settings", "model system config"),
+    ("project", "model system config lock plan settings"),
+    ("artifacts", "model events system config lock plan"),
+    ("bitbake", "model events system config lock plan"),
+    ("image", "model events system config lock plan"),
+    ("layers", "model events system config lock plan"),
+    ("sandbox", "model events system config lock plan"),
+    ("engine", "model events system config lock plan settings project artifacts bitbake image layers sandbox"),
     ("history", "model events"),
     (
         "service",
-        "model events host config lock plan settings project artifacts bitbake image layers sandbox engine history",
+        "model events system config lock plan settings project artifacts bitbake image layers sandbox engine history",
     ),
 ];
 
@@ -121,8 +121,8 @@ fn broken(source: &Source) -> Vec<String> {
     if source.path != "src/sandbox/sys.rs" {
         forbid(&["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"], "unsafe stands in sandbox::sys only");
     }
-    if module != "cli" && source.path != "src/host/paths.rs" {
-        forbid(&["env::var", "env::vars"], "only cli and host::paths read the environment");
+    if module != "cli" && source.path != "src/system/paths.rs" {
+        forbid(&["env::var", "env::vars"], "only cli and system::paths read the environment");
     }
     if module != "history" {
         forbid(&["rusqlite", "SELECT ", "INSERT INTO", "CREATE TABLE"], "only history says SQL");
@@ -218,10 +218,10 @@ fn the_checker_can_fail() {
         ("src/model/x.rs", "//! x\nuse crate::events::Emitter;", "model must not know events"),
         (
             "src/image/x.rs",
-            "//! x\nuse crate::{\n    host::files,\n    sandbox::{self, Exit},\n};",
+            "//! x\nuse crate::{\n    system::files,\n    sandbox::{self, Exit},\n};",
             "image must not know sandbox",
         ),
-        ("src/plan/x.rs", "//! x\nfn f() { crate::host::paths::find() }", "plan must not know host"),
+        ("src/plan/x.rs", "//! x\nfn f() { crate::system::paths::find() }", "plan must not know system"),
         ("src/history/x.rs", "//! x\nuse crate::{events::E, service::S};", "history must not know service"),
         ("src/service/x.rs", "//! x\nuse crate::cli;", "service must not know cli"),
         ("src/novelty/x.rs", "//! x\n", "does not know novelty"),
@@ -242,7 +242,7 @@ fn the_checker_can_fail() {
     assert_eq!(broken(&Source::new("src/events/x.rs", tested)), ["src/events/x.rs: events must not know cli"]);
     let long = format!("//! x\n{}", "\n".repeat(701));
     assert!(!broken(&Source::new("src/cli/x.rs", &long)).is_empty());
-    let good = "//! x\n// unsafe { } and crate::cli in a comment\nuse crate::{host::{files, rooted}, model::Digest};";
+    let good = "//! x\n// unsafe { } and crate::cli in a comment\nuse crate::{system::{files, rooted}, model::Digest};";
     assert_eq!(broken(&Source::new("src/image/x.rs", good)), Vec::<String>::new());
 }
 

@@ -253,7 +253,7 @@ fn an_ssh_agent_without_its_keys() {
     let done = smidr().args(["run", "--", "sh", "-c", look]).run();
     let expected = "/run/smidr/ssh-agent.sock\nexample.org ssh-ed25519 AAAA\nknown_hosts\nkept\n";
     assert_eq!(done.expect_code(0).out, expected, "the agent, and no key");
-    let explain = smidr().args(["run", "--explain", "--", "true"]).run();
+    let explain = smidr().args(["run", "--print-sandbox", "--", "true"]).run();
     explain.expect_code(0).expect_out(&format!("show {} as /run/smidr/ssh-agent.sock (read-only)", socket.display()));
     assert!(!explain.out.contains("id_test"), "{}", explain.out);
     // Without known hosts, there are none.
@@ -384,7 +384,7 @@ fn no_secret_stays_behind() {
         &["status", &id, "--json"],
         &["plan"],
         &["plan", "--json"],
-        &["run", "--explain", "--", "true"],
+        &["run", "--print-sandbox", "--", "true"],
         &["check"],
         &["build", "--target", "nothing-SUCH"],
     ] {
@@ -465,7 +465,7 @@ fn binds_of_this_machine() {
     let plan = world.smidr().arg("plan").run();
     plan.expect_code(0).expect_out(&format!("bind: {} (read-only)", place.display()));
     plan.expect_out(&format!("bind: {} as /srv/writable (writable)", writable.display()));
-    let explain = world.smidr().args(["run", "--explain", "--", "true"]).run();
+    let explain = world.smidr().args(["run", "--print-sandbox", "--", "true"]).run();
     explain.expect_code(0).expect_out(&format!("show {} as /srv/deep/link (read-only)", place.display()));
     let script = format!(
         "cat {place}/inner/file /srv/deep/link/inner/file /etc/foo.conf /run/x/conf /tmp/conf

@@ -12,13 +12,13 @@ use std::{
 
 use smidr::{
     events::{Emitter, EventSink},
-    host::stop::Stop,
     layers::{
         checkout::{Checkout, CheckoutError, CheckoutStore, SubmoduleFailed, Submodules, Wanted},
         patch::ReadPatch,
     },
-    lock::PatchLock,
+    lock::PatchPin,
     model::{BuildId, CommitId, Digest, Event, Paths, Record},
+    system::stop::Stop,
 };
 
 /// What all repositories of a yard say they are copies of.
@@ -88,7 +88,7 @@ pub fn commit(folder: &Path, tree: &str) -> CommitId {
 /// A patch.
 pub fn patch(name: &str, text: &[u8]) -> ReadPatch {
     let sha256 = Digest::from_sha256(<sha2::Sha256 as sha2::Digest>::digest(text).into());
-    ReadPatch { lock: PatchLock { file: name.into(), sha256 }, text: text.into() }
+    ReadPatch { lock: PatchPin { file: name.into(), sha256 }, text: text.into() }
 }
 
 /// An error and all its causes in one line.
@@ -117,15 +117,15 @@ pub fn picture(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
 }
 
 #[derive(Clone, Default)]
-pub struct Heard(pub Arc<Mutex<Vec<Event>>>);
+pub struct UiMessage(pub Arc<Mutex<Vec<Event>>>);
 
-impl EventSink for Heard {
+impl EventSink for UiMessage {
     fn accept(&mut self, record: &Record) {
         self.0.lock().expect("a mutex").push(record.event.clone());
     }
 }
 
-impl Heard {
+impl UiMessage {
     pub fn warnings(&self) -> Vec<String> {
         let events = self.0.lock().expect("a mutex");
         let warnings = events.iter().filter_map(|event| match event {
@@ -143,7 +143,7 @@ pub struct Yard {
     pub store: CheckoutStore,
     pub mirror: PathBuf,
     pub on: Emitter,
-    pub heard: Heard,
+    pub heard: UiMessage,
 }
 
 impl Yard {
@@ -163,7 +163,7 @@ impl Yard {
         let mirror = paths.layers().join("mirrors/meta-test-1");
         fs::create_dir_all(&mirror).expect("folders");
         git(&mirror, &["init", "-q", "--bare", "."]);
-        let heard = Heard::default();
+        let heard = UiMessage::default();
         let on = Emitter::new(BuildId::new("test", 7).expect("a name"), vec![Box::new(heard.clone())]);
         let store = CheckoutStore::new(&paths.layers());
         Self { home, paths, store, mirror, on, heard }

@@ -10,7 +10,7 @@ use std::{
 
 use smidr::{
     layers::GitError,
-    model::{Activity, Event, Explain, Kind},
+    model::{Activity, Event, Kind, UserError},
     plan::PlannedGit,
 };
 

@@ -13,7 +13,7 @@ use std::{
 use nix::sys::signal::Signal;
 use smidr::{
     layers::GitError,
-    model::{Explain, Kind, Logins},
+    model::{Kind, Logins, UserError},
     plan::PlannedGit,
 };
 

@@ -18,11 +18,11 @@ use std::{
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivatePkcs8KeyDer};
 use smidr::{
     events::{Emitter, EventSink},
-    host::{process::Spawner, stop::Stop},
     layers::{Access, GitError, Mirror, Mirrors},
-    lock::RepositoryLock,
+    lock::RepositoryPin,
     model::{BuildId, CommitId, Event, Logins, Paths, Record},
     plan::PlannedGit,
+    system::{process::Spawner, stop::Stop},
 };
 use tempfile::TempDir;
 
@@ -186,7 +186,7 @@ pub fn wanted(url: &str) -> PlannedGit {
 
 /// The same with a lock that names a commit.
 pub fn locked(wanted: PlannedGit, commit: &CommitId) -> PlannedGit {
-    let pinned = RepositoryLock {
+    let pinned = RepositoryPin {
         name: "meta-x".into(),
         git: Some(wanted.url.clone()),
         path: None,

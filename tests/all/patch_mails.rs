@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use smidr::{
     layers::patch::{self, PatchError},
-    model::Explain as _,
+    model::UserError as _,
 };
 
 use super::{

@@ -9,7 +9,7 @@ use std::{
 use proptest::prelude::*;
 use smidr::{
     layers::patch::{self, PatchError},
-    model::Explain as _,
+    model::UserError as _,
     plan::{PlannedGit, PlannedPatch},
 };
 

@@ -120,7 +120,7 @@ fn openat2_is_hidden_from_builds_that_cannot_have_it() {
     assert_eq!(says(), "ENOSYS\n");
     std::fs::remove_dir_all(world.project().join("layers/meta-hello/recipes-devtools")).expect("remove it");
     // It is said, in a build and before.
-    let explain = || world.smidr().args(["run", "--explain", "true"]).run().expect_code(0).out.clone();
+    let explain = || world.smidr().args(["run", "--print-sandbox", "true"]).run().expect_code(0).out.clone();
     assert!(explain().contains("there is no openat2"), "{}", explain());
     recipe(&world, "quick", "    true");
     let hidden = world.smidr().args(["build", "--target", "quick"]).run();

@@ -214,14 +214,14 @@ fn streams_pass_through() {
 }
 
 #[test]
-fn explain_runs_nothing() {
-    let Some(world) = World::with_project("sandbox::explain_runs_nothing") else { return };
+fn printing_the_sandbox_runs_nothing() {
+    let Some(world) = World::with_project("sandbox::printing_the_sandbox_runs_nothing") else { return };
     let mark = world.project().join("layers/meta-hello/mark");
-    let done = world.smidr().args(["run", "--explain", "touch"]).arg(&mark).run();
+    let done = world.smidr().args(["run", "--print-sandbox", "touch"]).arg(&mark).run();
     done.expect_code(0).expect_out("enter new user, mount, PID, IPC, UTS and cgroup namespaces");
     done.expect_out("drop every capability, set no_new_privs").expect_out("run touch ").expect_out("pivot_root");
     assert!(!mark.exists());
-    let plain = world.smidr().args(["shell", "--explain"]).run();
+    let plain = world.smidr().args(["shell", "--print-sandbox"]).run();
     plain.expect_code(0).expect_out("show /");
     assert!(!plain.out.contains(&world.home.display().to_string()), "{}", plain.out);
 }

@@ -5,7 +5,8 @@ use std::{path::Path, process::Stdio};
 
 use super::{Home, finding::Finding};
 use crate::{
-    cli::context::default_wanted, config::Ids, host::process::Spawner, model::HostFacts, plan::Domain, project::Project,
+    cli::context::default_wanted, config::Ids, model::SystemFacts, plan::Domain, project::Project,
+    system::process::Spawner,
 };
 
 /// What rootfs recipes are made with.
@@ -35,7 +36,7 @@ pub fn packages(spawner: &Spawner) -> Finding {
 
 /// Whether the build host of this project has the locale that BitBake insists on; without a project, all that are here. None
 /// where there is none to look at.
-pub fn locale(config: &Path, facts: &HostFacts, home: &Home) -> Option<Finding> {
+pub fn locale(config: &Path, facts: &SystemFacts, home: &Home) -> Option<Finding> {
     let images = match of_project(config, facts, home) {
         Some(name) => vec![home.store.find(&name).ok()??],
         None => home.store.list().ok()?,
@@ -57,7 +58,7 @@ pub fn locale(config: &Path, facts: &HostFacts, home: &Home) -> Option<Finding> 
 }
 
 /// Whether a project that asks for a range of ids gets it; none where none does.
-pub fn ids(config: &Path, facts: &HostFacts, spawner: &Spawner) -> Option<Finding> {
+pub fn ids(config: &Path, facts: &SystemFacts, spawner: &Spawner) -> Option<Finding> {
     let project = Project::read(config, None, facts).ok().filter(|project| project.config.host.ids == Ids::Range)?;
     let finding =
         |text: &str| Finding::doubtful("ids", format!("{} asks for host.ids: range, {text}", &*project.config.name));
@@ -82,14 +83,14 @@ pub fn ids(config: &Path, facts: &HostFacts, spawner: &Spawner) -> Option<Findin
 }
 
 /// The image that the project is pinned to, or names. What is wrong with the project is not this command's to say.
-fn of_project(config: &Path, facts: &HostFacts, home: &Home) -> Option<String> {
+fn of_project(config: &Path, facts: &SystemFacts, home: &Home) -> Option<String> {
     let project = Project::read(config, None, facts).ok()?;
     let plan = project.plan(&default_wanted(None), facts, &home.paths, &Domain::Own).ok()?;
     Some(plan.host.pinned.map_or(plan.host.name, |digest| digest.to_string()))
 }
 
 /// Whether servers can be trusted.
-pub fn certificates(facts: &HostFacts) -> Finding {
+pub fn certificates(facts: &SystemFacts) -> Finding {
     match &facts.ca_bundle {
         Some(path) => Finding::good("certificates", path.display().to_string()),
         None => Finding::doubtful("certificates", "no bundle of CA certificates: https will fail")
@@ -98,6 +99,6 @@ pub fn certificates(facts: &HostFacts) -> Finding {
 }
 
 /// Which time builds show.
-pub fn time_zone(facts: &HostFacts) -> Finding {
+pub fn time_zone(facts: &SystemFacts) -> Finding {
     Finding::good("time zone", facts.time_zone.clone())
 }

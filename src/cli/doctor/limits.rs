@@ -4,11 +4,11 @@ use std::path::Path;
 
 use super::finding::Finding;
 use crate::{
-    host::{
+    model::{Limits, SystemFacts, UserError as _},
+    system::{
         cgroup::{CgroupError, Leaf, Place, Scope},
         process::Spawner,
     },
-    model::{Explain as _, HostFacts, Limits},
 };
 
 /// As many as any build starts; a number that every kernel takes.
@@ -27,11 +27,11 @@ enum Found {
 }
 
 /// What a build could have.
-pub fn limits(facts: &HostFacts, spawner: &Spawner) -> Finding {
+pub fn limits(facts: &SystemFacts, spawner: &Spawner) -> Finding {
     judge(&try_out(facts, spawner), Path::new(SYSTEMD).is_dir(), facts.uid)
 }
 
-fn try_out(facts: &HostFacts, spawner: &Spawner) -> Found {
+fn try_out(facts: &SystemFacts, spawner: &Spawner) -> Found {
     let asked = Limits { memory: Some(facts.memory.max(1 << 30)), cpus: Some(facts.cpus.max(1)), tasks: Some(TASKS) };
     let name = format!("doctor-{}", std::process::id());
     let here = Leaf::make(&Place::own(), &name, &asked);

@@ -5,8 +5,8 @@ use std::path::Path;
 use super::finding::Finding;
 use crate::{
     cli::output::bytes,
-    host::{filesystem::FileSystem, limits::Limits},
-    model::HostFacts,
+    model::SystemFacts,
+    system::{filesystem::FileSystem, limits::Limits},
 };
 
 /// What a C++ compiler takes, and BitBake starts as many of them as there are processors.
@@ -20,7 +20,7 @@ const FEW_WATCHES: u64 = 8192;
 const FEW_WATCHERS: u64 = 16;
 
 /// Everything that is limited.
-pub fn machine(limits: &Limits, facts: &HostFacts) -> Vec<Finding> {
+pub fn machine(limits: &Limits, facts: &SystemFacts) -> Vec<Finding> {
     let mut findings = vec![memory(limits, facts), processes(limits, facts), open_files(limits)];
     findings.extend(watches(limits));
     findings.push(umask(limits));
@@ -28,7 +28,7 @@ pub fn machine(limits: &Limits, facts: &HostFacts) -> Vec<Finding> {
     findings
 }
 
-fn memory(limits: &Limits, facts: &HostFacts) -> Finding {
+fn memory(limits: &Limits, facts: &SystemFacts) -> Finding {
     let (cpus, whole) = (u64::from(facts.cpus.max(1)), facts.memory);
     let memory = limits.memory.map_or(whole, |limit| limit.min(whole));
     let of = if memory < whole { format!(" of {} (memory.max)", bytes(whole)) } else { String::new() };
@@ -43,7 +43,7 @@ fn memory(limits: &Limits, facts: &HostFacts) -> Finding {
     Finding::good("memory", text)
 }
 
-fn processes(limits: &Limits, facts: &HostFacts) -> Finding {
+fn processes(limits: &Limits, facts: &SystemFacts) -> Finding {
     // A task runs `make -j`, and each of its jobs a shell, a driver and a compiler.
     let need = 1000.max(50 * u64::from(facts.cpus));
     let (own, group) = (limits.processes, limits.tasks);
@@ -110,8 +110,8 @@ mod tests {
     use super::*;
     use crate::cli::doctor::finding::Verdict;
 
-    fn facts(cpus: u32, memory: u64) -> HostFacts {
-        HostFacts { cpus, memory, ..crate::host::facts::gather(Vec::new()) }
+    fn facts(cpus: u32, memory: u64) -> SystemFacts {
+        SystemFacts { cpus, memory, ..crate::system::facts::gather(Vec::new()) }
     }
 
     #[test]

@@ -22,9 +22,9 @@ use super::{
     report::{Done, Failure},
 };
 use crate::{
-    host::{self, process::Spawner},
     image::ImageStore,
-    model::{HostFacts, Kind, Paths},
+    model::{Kind, Paths, SystemFacts},
+    system::{self, process::Spawner},
 };
 use finding::{Finding, Verdict};
 
@@ -50,8 +50,8 @@ pub fn doctor(config: &Path, args: &Doctor) -> Done {
 }
 
 /// Everything that there is to find out, in the order in which people read it.
-fn examine(config: &Path, facts: &HostFacts, home: &Result<Home, Failure>, spawner: &Spawner) -> Vec<Finding> {
-    let limits = host::limits::gather();
+fn examine(config: &Path, facts: &SystemFacts, home: &Result<Home, Failure>, spawner: &Spawner) -> Vec<Finding> {
+    let limits = system::limits::gather();
     let mut findings = vec![sandbox::caller(facts), sandbox::kernel()];
     findings.extend(sandbox::sandbox(facts, home.as_ref().ok(), spawner));
     findings.push(sandbox::namespaces(&limits, facts));
@@ -76,7 +76,7 @@ struct Home {
 }
 
 impl Home {
-    fn open(facts: &HostFacts) -> Result<Self, Failure> {
+    fn open(facts: &SystemFacts) -> Result<Self, Failure> {
         let paths = context::open_paths(facts)?;
         let store = ImageStore::open(&paths)?;
         Ok(Self { paths, store })

@@ -6,20 +6,20 @@ use tempfile::TempDir;
 
 use super::{Home, finding::Finding};
 use crate::{
-    host::{
+    image::Scratch,
+    model::{SystemFacts, UserError as _},
+    plan::{Ids, MountOp, Payload, Root, SandboxSpec},
+    sandbox::{self, SandboxError, StepFailure, Tasks, Verified},
+    system::{
         files::{FileError, make_private_dir},
         kernel::{self, OLDEST, lacks},
         limits::Limits,
         process::Spawner,
     },
-    image::Scratch,
-    model::{Explain as _, HostFacts},
-    plan::{Ids, MountOp, Payload, Root, SandboxSpec},
-    sandbox::{self, SandboxError, StepFailure, Tasks, Verified},
 };
 
 /// Who builds.
-pub fn caller(facts: &HostFacts) -> Finding {
+pub fn caller(facts: &SystemFacts) -> Finding {
     let (uid, gid) = facts.inner_ids();
     let text = format!("uid {} here, {uid}:{gid} in builds; no subuid entry and no helper needed", facts.uid);
     Finding::good("caller", text)
@@ -44,7 +44,7 @@ pub fn kernel() -> Finding {
 }
 
 /// The very sequence of a build, up to the point where the program would start, on the file system that holds images.
-pub fn sandbox(facts: &HostFacts, home: Option<&Home>, spawner: &Spawner) -> Vec<Finding> {
+pub fn sandbox(facts: &SystemFacts, home: Option<&Home>, spawner: &Spawner) -> Vec<Finding> {
     let (uid, gid) = facts.inner_ids();
     let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid, range: None };
     let place = match Place::make(home, &ids) {
@@ -185,7 +185,7 @@ fn tasks(tasks: &Tasks) -> Finding {
 }
 
 /// Each running task has a user namespace, and the sandbox another one.
-pub fn namespaces(limits: &Limits, facts: &HostFacts) -> Finding {
+pub fn namespaces(limits: &Limits, facts: &SystemFacts) -> Finding {
     let Some(limit) = limits.user_namespaces else {
         return Finding::doubtful("namespaces", "this kernel does not tell how many user namespaces there may be");
     };

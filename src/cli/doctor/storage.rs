@@ -5,11 +5,11 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 use super::{Home, finding::Finding};
 use crate::{
     cli::{output::bytes, report::Failure},
-    host::{
+    plan::check_path,
+    system::{
         files::shell,
         filesystem::{self, Ability, Family, FileSystem},
     },
-    plan::check_path,
 };
 
 /// BitBake stops when less is free; a build of a real system needs many times that.

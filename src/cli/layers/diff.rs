@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 use super::{
     super::{
         args::Grant,
+        command_context::CommandContext,
         context::default_wanted,
-        desk::Desk,
         lock::settle,
         output::{Document, Unwritable, say, talk},
         report::Failure,
@@ -16,12 +16,12 @@ use super::{
 use crate::{
     config::HOST,
     engine,
-    host::files::FileError,
     layers::{self, Change, Changes, Store},
-    lock::{Lock, RepositoryLock},
+    lock::{Lock, RepositoryPin},
     model::{CommitId, Kind},
     plan::{Plan, PlannedGit, PlannedPath, PlannedSource},
     project::Project,
+    system::files::FileError,
 };
 
 /// Subjects of commits that are shown of one repository.
@@ -47,36 +47,36 @@ struct Difference {
 
 /// Runs the command.
 pub fn diff(
-    desk: &Desk,
+    context: &CommandContext,
     file: &Path,
     grant: &Grant,
     (old, new): (Option<&Path>, Option<&Path>),
     json: bool,
 ) -> Result<(), Failure> {
     // Servers are asked.
-    let project = Project::read(file, None, &desk.facts)?;
-    let mut plans = vec![settle(desk, &project, &default_wanted(None), grant)?];
+    let project = Project::read(file, None, &context.facts)?;
+    let mut plans = vec![settle(context, &project, &default_wanted(None), grant)?];
     for variant in &project.config.variants {
         let (variant, wanted) =
-            (Project::read(file, Some(variant), &desk.facts)?, default_wanted(Some(variant.text.clone())));
-        plans.push(settle(desk, &variant, &wanted, grant)?);
+            (Project::read(file, Some(variant), &context.facts)?, default_wanted(Some(variant.text.clone())));
+        plans.push(settle(context, &variant, &wanted, grant)?);
     }
-    plans.iter().for_each(|plan| desk.on.hide(&engine::inputs::secrets(plan)));
+    plans.iter().for_each(|plan| context.on.hide(&engine::inputs::secrets(plan)));
     let lock = match new {
         Some(new) => read_lock(new)?,
         None => project.lock.unwrap_or_default(),
     };
     let differences = match old {
-        None => since_lock(desk, &plans, &lock)?,
-        Some(old) => between(desk, &plans, &read_lock(old)?, &lock)?,
+        None => since_lock(context, &plans, &lock)?,
+        Some(old) => between(context, &plans, &read_lock(old)?, &lock)?,
     };
-    show(desk, &differences, json)?;
+    show(context, &differences, json)?;
     // What one repository lacks has hidden nothing of the others, and is still what went wrong.
     differences.into_iter().find_map(|difference| difference.error).map_or(Ok(()), Err)
 }
 
-fn show(desk: &Desk, differences: &[Difference], json: bool) -> Result<(), Unwritable> {
-    let redactor = desk.on.redactor();
+fn show(context: &CommandContext, differences: &[Difference], json: bool) -> Result<(), Unwritable> {
+    let redactor = context.on.redactor();
     if json {
         let repositories = differences.iter().map(difference_document).collect::<Result<Vec<_>, _>>()?;
         Document::new().with("repositories", &repositories)?.say_without(&redactor);
@@ -91,21 +91,21 @@ fn show(desk: &Desk, differences: &[Difference], json: bool) -> Result<(), Unwri
 }
 
 /// From what is pinned to what the server has now, and what folders of this machine are at.
-fn since_lock(desk: &Desk, plans: &[Plan], lock: &Lock) -> Result<Vec<Difference>, Failure> {
+fn since_lock(context: &CommandContext, plans: &[Plan], lock: &Lock) -> Result<Vec<Difference>, Failure> {
     let mut asked = Vec::new();
     let mut differences: Vec<Difference> = Vec::new();
     for plan in plans {
         let store = Store::of(plan);
         for (name, source) in plan.sources() {
             let difference = match source {
-                PlannedSource::Path(path) => of_folder(desk, &store, name, path, lock),
+                PlannedSource::Path(path) => of_folder(context, &store, name, path, lock),
                 PlannedSource::Git(git) => {
                     let wish = (name, git.asked(), git.pinned.as_ref().and_then(|lock| lock.commit.clone()));
                     if asked.contains(&wish) {
                         continue;
                     }
                     asked.push(wish);
-                    of_branch(desk, plan, name, git)?
+                    of_branch(context, plan, name, git)?
                 }
             };
             let why = |one: &Difference| one.error.as_ref().map(in_one_line);
@@ -118,8 +118,13 @@ fn since_lock(desk: &Desk, plans: &[Plan], lock: &Lock) -> Result<Vec<Difference
     Ok(differences)
 }
 
-fn of_branch(desk: &Desk, plan: &Plan, name: &str, git: &PlannedGit) -> Result<Option<Difference>, Failure> {
-    let (store, access) = (Store::of(plan), desk.tools().access(true, &plan.logins));
+fn of_branch(
+    context: &CommandContext,
+    plan: &Plan,
+    name: &str,
+    git: &PlannedGit,
+) -> Result<Option<Difference>, Failure> {
+    let (store, access) = (Store::of(plan), context.tools().access(true, &plan.logins));
     let from = git.pinned.as_ref().and_then(|lock| lock.commit.clone());
     let mut difference = Difference { name: name.into(), from: from.clone(), ..Difference::default() };
     let unpinned = PlannedGit { pinned: None, ..git.clone() };
@@ -132,11 +137,17 @@ fn of_branch(desk: &Desk, plan: &Plan, name: &str, git: &PlannedGit) -> Result<O
     Ok(Some(difference).filter(|new| new.from != new.to || new.error.is_some()))
 }
 
-fn of_folder(desk: &Desk, store: &Store, name: &str, path: &PlannedPath, lock: &Lock) -> Option<Difference> {
+fn of_folder(
+    context: &CommandContext,
+    store: &Store,
+    name: &str,
+    path: &PlannedPath,
+    lock: &Lock,
+) -> Option<Difference> {
     let name = name.to_owned();
     let was = lock.repositories().iter().find(|known| known.name == name && known.path.as_ref() == Some(&path.written));
     let from = was.and_then(|was| was.commit.clone());
-    let now = match store.find(&name, &PlannedSource::Path(path.clone()), &desk.facts.home) {
+    let now = match store.find(&name, &PlannedSource::Path(path.clone()), &context.facts.home) {
         Ok(now) => now?,
         Err(error) => return Some(Difference { name, from, error: Some(error.into()), ..Difference::default() }),
     };
@@ -165,9 +176,9 @@ impl Difference {
 }
 
 /// From one lock to another.
-fn between(desk: &Desk, plans: &[Plan], old: &Lock, new: &Lock) -> Result<Vec<Difference>, Failure> {
+fn between(context: &CommandContext, plans: &[Plan], old: &Lock, new: &Lock) -> Result<Vec<Difference>, Failure> {
     let mut differences = hosts_between(old, new);
-    let of = |lock: &Lock, one: &RepositoryLock| {
+    let of = |lock: &Lock, one: &RepositoryPin| {
         let named = || lock.repositories().iter().filter(|known| known.name == one.name);
         // The only one of a name is that one, whatever it was asked for.
         named().find(|known| known.replaces(one)).or_else(|| named().next().filter(|_| named().count() == 1)).cloned()
@@ -175,18 +186,18 @@ fn between(desk: &Desk, plans: &[Plan], old: &Lock, new: &Lock) -> Result<Vec<Di
     let pairs = new.repositories().iter().map(|to| (of(old, to), Some(to.clone())));
     let gone = old.repositories().iter().filter(|from| of(new, from).is_none()).map(|from| (Some(from.clone()), None));
     for (from, to) in pairs.chain(gone).filter(|(from, to)| from != to) {
-        differences.push(difference(desk, plans, from, to)?);
+        differences.push(difference(context, plans, from, to)?);
     }
     Ok(differences)
 }
 
 fn difference(
-    desk: &Desk,
+    context: &CommandContext,
     plans: &[Plan],
-    from: Option<RepositoryLock>,
-    to: Option<RepositoryLock>,
+    from: Option<RepositoryPin>,
+    to: Option<RepositoryPin>,
 ) -> Result<Difference, Failure> {
-    let commit = |lock: &Option<RepositoryLock>| lock.as_ref().and_then(|lock| lock.commit.clone());
+    let commit = |lock: &Option<RepositoryPin>| lock.as_ref().and_then(|lock| lock.commit.clone());
     let (before, after) = (commit(&from), commit(&to));
     let name = from.iter().chain(&to).next().map(|lock| lock.name.clone()).unwrap_or_default();
     let url = to.as_ref().and_then(|lock| lock.git.clone());
@@ -202,13 +213,13 @@ fn difference(
                 _ => None,
             });
             let wanted = known.unwrap_or_else(|| PlannedGit::at_commit(&url, after));
-            let access = desk.tools().access(true, &plan.logins);
+            let access = context.tools().access(true, &plan.logins);
             let changes = Store::of(plan).mirrors.changes(&wanted, before, after, SUBJECTS, access);
             difference.look_at(changes.map(Some))?;
         }
         _ => {}
     }
-    let is_dirty = |lock: &Option<RepositoryLock>| lock.as_ref().is_some_and(|lock| lock.dirty);
+    let is_dirty = |lock: &Option<RepositoryPin>| lock.as_ref().is_some_and(|lock| lock.dirty);
     let is_folder = from.iter().chain(&to).any(|lock| lock.path.is_some());
     difference.dirty = is_folder.then(|| (is_dirty(&from), is_dirty(&to)));
     difference.also = from.zip(to).and_then(|(from, to)| match () {

@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use super::{
     args::{Grant, Layers},
+    command_context::CommandContext,
     context::default_wanted,
-    desk::Desk,
     lock::{HostWanted, pin_all, repositories, settle},
     output::{Document, Unwritable, bytes, say, say_lines, talk},
     report::{Done, Failure},
@@ -32,13 +32,13 @@ use crate::{
 
 /// Runs the command.
 pub fn layers(file: &Path, grant: &Grant, command: &Layers) -> Done {
-    let desk = Desk::open("layers")?;
+    let context = CommandContext::open("layers")?;
     let done = match command {
-        Layers::Ls { store: true, json } => store(&desk, file, *json),
-        Layers::Ls { store: false, json } => list(&desk, file, *json),
-        Layers::Sync => sync(&desk, file, grant),
-        Layers::Diff { old, new, json } => diff::diff(&desk, file, grant, (old.as_deref(), new.as_deref()), *json),
-        Layers::Prune { days, dry_run } => prune(&desk, file, grant, *days, *dry_run),
+        Layers::Ls { store: true, json } => store(&context, file, *json),
+        Layers::Ls { store: false, json } => list(&context, file, *json),
+        Layers::Sync => sync(&context, file, grant),
+        Layers::Diff { old, new, json } => diff::diff(&context, file, grant, (old.as_deref(), new.as_deref()), *json),
+        Layers::Prune { days, dry_run } => prune(&context, file, grant, *days, *dry_run),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -67,18 +67,18 @@ enum SeenSource {
     Path(PathBuf),
 }
 
-fn list(desk: &Desk, file: &Path, json: bool) -> Result<(), Failure> {
+fn list(context: &CommandContext, file: &Path, json: bool) -> Result<(), Failure> {
     let mut seen: Vec<Seen> = Vec::new();
-    for plan in plans(desk, file)? {
+    for plan in plans(context, file)? {
         let store = Store::of(&plan);
         for (name, source) in plan.sources() {
-            let one = see(desk, &plan, &store, name, source);
+            let one = see(context, &plan, &store, name, source);
             if !seen.iter().any(|known| (&known.name, &known.line) == (&one.name, &one.line)) {
                 seen.push(one);
             }
         }
     }
-    let redactor = desk.on.redactor();
+    let redactor = context.on.redactor();
     if json {
         Document::new().with("repositories", &seen)?.say_without(&redactor);
         return Ok(());
@@ -96,8 +96,8 @@ fn list(desk: &Desk, file: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn see(desk: &Desk, plan: &Plan, store: &Store, name: &str, source: &PlannedSource) -> Seen {
-    let found = store.find(name, source, &desk.facts.home);
+fn see(context: &CommandContext, plan: &Plan, store: &Store, name: &str, source: &PlannedSource) -> Seen {
+    let found = store.find(name, source, &context.facts.home);
     let mut line = plan::describe(source);
     let (found, mut error) = match found {
         Ok(found) => (found, None),
@@ -151,8 +151,8 @@ fn described(layer: &LayerInfo) -> String {
 }
 
 /// Everything in the store, whatever project it belongs to.
-fn store(desk: &Desk, file: &Path, json: bool) -> Result<(), Failure> {
-    let store = any_store(desk, file);
+fn store(context: &CommandContext, file: &Path, json: bool) -> Result<(), Failure> {
+    let store = any_store(context, file);
     let (mirrors, checkouts) = (store.mirrors.list()?, store.checkouts.list()?);
     if json {
         let mirrors = mirrors.iter().map(mirror_document).collect::<Result<Vec<_>, Failure>>()?;
@@ -190,25 +190,25 @@ fn line(checkout: &StoredCheckout) -> String {
     format!("checkout  {:>8}  {url} {}{patched}, {used}", bytes(*size), commit.short())
 }
 
-fn sync(desk: &Desk, file: &Path, grant: &Grant) -> Result<(), Failure> {
-    let project = Project::read(file, None, &desk.facts)?;
+fn sync(context: &CommandContext, file: &Path, grant: &Grant) -> Result<(), Failure> {
+    let project = Project::read(file, None, &context.facts)?;
     let before = project.lock.clone().unwrap_or_default();
-    let pins = pin_all(desk, file, &project, HostWanted::Not, grant)?;
-    project.pin(pins, &desk.paths, false)?;
-    let after = Project::read(file, None, &desk.facts)?.lock.unwrap_or_default();
-    let redactor = desk.on.redactor();
+    let pins = pin_all(context, file, &project, HostWanted::Not, grant)?;
+    project.pin(pins, &context.paths, false)?;
+    let after = Project::read(file, None, &context.facts)?.lock.unwrap_or_default();
+    let redactor = context.on.redactor();
     repositories(&before, &after).iter().for_each(|line| say(redactor.text(line)));
     Ok(())
 }
 
-fn prune(desk: &Desk, file: &Path, grant: &Grant, days: u64, dry_run: bool) -> Result<(), Failure> {
+fn prune(context: &CommandContext, file: &Path, grant: &Grant, days: u64, dry_run: bool) -> Result<(), Failure> {
     let keep = Keep { used_within: Duration::from_secs(days.saturating_mul(24 * 60 * 60)), dry_run };
     // A store that the project names elsewhere is swept only with the user's leave.
-    let store = match Project::read(file, None, &desk.facts) {
-        Ok(project) => Store::of(&settle(desk, &project, &default_wanted(None), grant)?),
-        Err(_) => Store::at(&desk.paths.layers()),
+    let store = match Project::read(file, None, &context.facts) {
+        Ok(project) => Store::of(&settle(context, &project, &default_wanted(None), grant)?),
+        Err(_) => Store::at(&context.paths.layers()),
     };
-    let gone = store.checkouts.prune(keep, Timestamp::now(), &desk.on, &desk.stop)?;
+    let gone = store.checkouts.prune(keep, Timestamp::now(), &context.on, &context.stop)?;
     gone.checkouts.iter().for_each(|checkout| say(line(checkout)));
     for (mirror, size) in &gone.mirrors {
         say(format!("mirror    {:>8}  {}", bytes(*size), mirror.display()));
@@ -222,26 +222,27 @@ fn prune(desk: &Desk, file: &Path, grant: &Grant, days: u64, dry_run: bool) -> R
 }
 
 /// The plans of a config and of all its variants.
-fn plans(desk: &Desk, file: &Path) -> Result<Vec<Plan>, Failure> {
-    let project = Project::read(file, None, &desk.facts)?;
-    let mut plans = vec![plan_of(desk, &project, None)?];
+fn plans(context: &CommandContext, file: &Path) -> Result<Vec<Plan>, Failure> {
+    let project = Project::read(file, None, &context.facts)?;
+    let mut plans = vec![plan_of(context, &project, None)?];
     for variant in &project.config.variants {
-        plans.push(plan_of(desk, &Project::read(file, Some(variant), &desk.facts)?, Some(variant))?);
+        plans.push(plan_of(context, &Project::read(file, Some(variant), &context.facts)?, Some(variant))?);
     }
     Ok(plans)
 }
 
-fn plan_of(desk: &Desk, project: &Project, variant: Option<&str>) -> Result<Plan, Failure> {
-    let plan = project.plan(&default_wanted(variant.map(str::to_owned)), &desk.facts, &desk.paths, &Domain::Own)?;
-    desk.on.hide(&engine::inputs::secrets(&plan));
+fn plan_of(context: &CommandContext, project: &Project, variant: Option<&str>) -> Result<Plan, Failure> {
+    let plan =
+        project.plan(&default_wanted(variant.map(str::to_owned)), &context.facts, &context.paths, &Domain::Own)?;
+    context.on.hide(&engine::inputs::secrets(&plan));
     Ok(plan)
 }
 
 /// The project's store, or, without a project, the one that is usual.
-fn any_store(desk: &Desk, file: &Path) -> Store {
-    let project = Project::read(file, None, &desk.facts).ok();
-    match project.and_then(|project| plan_of(desk, &project, None).ok()) {
+fn any_store(context: &CommandContext, file: &Path) -> Store {
+    let project = Project::read(file, None, &context.facts).ok();
+    match project.and_then(|project| plan_of(context, &project, None).ok()) {
         Some(plan) => Store::of(&plan),
-        None => Store::at(&desk.paths.layers()),
+        None => Store::at(&context.paths.layers()),
     }
 }

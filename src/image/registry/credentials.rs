@@ -13,7 +13,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 
 use super::{error::RegistryError, helper, settings::Settings};
-use crate::{host::files::FileError, model::Shown};
+use crate::{model::Shown, system::files::FileError};
 
 const DOCKER_HUB: &str = "docker.io";
 /// What a helper and `config.json` call Docker Hub.

@@ -4,8 +4,8 @@ use std::{error::Error, io, path::PathBuf, time::Duration};
 
 use super::bounds::Inward;
 use crate::{
-    host::files::FileError,
-    model::{Digest, Explain, Kind},
+    model::{Digest, Kind, UserError},
+    system::files::FileError,
 };
 
 /// Why a registry did not give, or take, what it was asked for.
@@ -274,7 +274,7 @@ fn certificate_refused(error: &reqwest::Error) -> bool {
     matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_)))
 }
 
-impl Explain for RegistryError {
+impl UserError for RegistryError {
     fn kind(&self) -> Kind {
         match self {
             Self::Stopped(_) => Kind::Cancelled,

@@ -15,7 +15,7 @@ use super::{
     credentials::{Login, Secret},
     settings::Settings,
 };
-use crate::host::process::Spawner;
+use crate::system::process::Spawner;
 
 const ANSWER_BYTES: u64 = 1 << 20;
 

@@ -28,7 +28,7 @@ use super::{
     retry,
     settings::Settings,
 };
-use crate::{host::files::FileError, image::reference, model::Shown};
+use crate::{image::reference, model::Shown, system::files::FileError};
 
 const MOST_REDIRECTS: usize = 5;
 /// Of an answer that says no.

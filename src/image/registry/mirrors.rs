@@ -11,9 +11,9 @@ use serde::Deserialize;
 
 use super::{error::RegistryError, settings::Settings};
 use crate::{
-    host::files::{self, FileError},
     image::reference::{self, RegistryReference},
     model::Shown,
+    system::files::{self, FileError},
 };
 
 /// What a place may be asked for.

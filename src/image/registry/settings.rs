@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use super::error::RegistryError;
 use crate::{
     events::Emitter,
-    host::{process::Spawner, stop::Stop},
-    model::HostFacts,
+    model::SystemFacts,
+    system::{process::Spawner, stop::Stop},
 };
 
 /// Takes warnings: things that went wrong and did not matter in the end.
@@ -78,7 +78,7 @@ impl Default for Patience {
 
 impl Settings {
     /// What this machine and the caller's environment say.
-    pub fn new(facts: &HostFacts, spawner: &Spawner, stop: &Stop, on: &Emitter) -> Self {
+    pub fn new(facts: &SystemFacts, spawner: &Spawner, stop: &Stop, on: &Emitter) -> Self {
         let (stop, on) = (stop.clone(), on.clone());
         Self {
             environment: facts.environment.clone(),

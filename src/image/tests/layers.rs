@@ -20,7 +20,7 @@ use super::super::{
     tree,
     unpack::{Unpacked, unpack},
 };
-use crate::host::rooted::Rooted;
+use crate::system::rooted::Rooted;
 
 fn layer(archive: &[u8]) -> (tempfile::TempDir, Unpacked) {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -9,7 +9,7 @@ use super::{
     },
     yard::Yard,
 };
-use crate::model::Explain as _;
+use crate::model::UserError as _;
 
 /// Room for some thirty short names.
 const TIGHT: u64 = 4096;

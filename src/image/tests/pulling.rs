@@ -12,7 +12,7 @@ use super::super::{
     registry::testing::{Fault, FaultyRegistry},
     testing::{Tar, TestStore, emitter, gzip, told, zstd},
 };
-use crate::model::{Digest, Explain as _, Kind};
+use crate::model::{Digest, Kind, UserError as _};
 
 const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 

@@ -21,7 +21,7 @@ use super::super::{
     testing::{Tar, TestStore, emitter, told},
     verify::Damage,
 };
-use crate::model::{Digest, Explain as _, Kind};
+use crate::model::{Digest, Kind, UserError as _};
 
 type Answer = Box<dyn Fn(&Digest) -> Option<Box<dyn Read + Send>> + Send + Sync>;
 

@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use super::super::{
     ImageError, ImageName, ImageStore, LayerForm, Limits, StoredImage,
     codec::digest,
-    testing::{Heard, Tar, TestStore, emitter, gzip, picture, told, zstd},
+    testing::{Tar, TestStore, UiMessage, emitter, gzip, picture, told, zstd},
 };
 use crate::{
-    host::stop::Stop,
-    model::{Activity, Event, Explain as _, Kind},
+    model::{Activity, Event, Kind, UserError as _},
+    system::stop::Stop,
 };
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -360,7 +360,7 @@ fn a_layer_is_unpacked_once_and_nobody_waits_for_those_who_use_it() {
     fs::remove_dir_all(test.store.diff(&image.config.diff_ids[0])).expect("removed");
     let (start, all_have_it) = (Barrier::new(6), Barrier::new(6));
     let work = || {
-        let (on, Heard(heard)) = emitter();
+        let (on, UiMessage(heard)) = emitter();
         start.wait();
         let root = test.store.checkout(&image, &on).expect("a root");
         // If one waited for another to finish using it, this would never be over.
@@ -380,7 +380,7 @@ fn a_layer_is_unpacked_once_and_nobody_waits_for_those_who_use_it() {
 #[test]
 fn waiting_says_for_whom() {
     let test = TestStore::new();
-    let (image, (on, Heard(heard))) = (import(&test, "one", "1"), emitter());
+    let (image, (on, UiMessage(heard))) = (import(&test, "one", "1"), emitter());
     let held = test.store.share("image build debian-12", &emitter().0).expect("a lock");
     thread::scope(|scope| {
         let removal = scope.spawn(|| test.store.remove(&image.name, &on));

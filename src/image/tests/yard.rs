@@ -17,7 +17,7 @@ use super::super::{
     tree,
     unpack::{Unpacked, unpack},
 };
-use crate::host::rooted::Rooted;
+use crate::system::rooted::Rooted;
 
 const SECRETS: [&str; 3] = ["untouched", "root:x:0:0", "too"];
 

@@ -8,8 +8,8 @@ use gix::ObjectId;
 
 use super::{error::CheckoutError, submodules::Declared};
 use crate::{
-    host::files::{self, FileError},
     model::{CommitId, without_secrets},
+    system::files::{self, FileError},
 };
 
 /// What it is made of.

@@ -3,12 +3,12 @@
 use std::{error::Error, fmt, io, path::PathBuf};
 
 use crate::{
-    host::{
+    layers::patch::PatchError,
+    model::{CommitId, Kind, UserError},
+    system::{
         files::{FileError, shell},
         lock::WaitError,
     },
-    layers::patch::PatchError,
-    model::{CommitId, Explain, Kind},
 };
 
 /// Why a commit is not written out.
@@ -183,11 +183,11 @@ pub enum RefusedUrl {
 
 /// Whatever went wrong with having a submodule.
 #[derive(Debug)]
-pub struct SubmoduleFailed(Box<dyn Explain + Send + Sync>);
+pub struct SubmoduleFailed(Box<dyn UserError + Send + Sync>);
 
 impl SubmoduleFailed {
     /// Carries the error of whoever was asked for it.
-    pub fn new(error: impl Explain + Send + Sync + 'static) -> Self {
+    pub fn new(error: impl UserError + Send + Sync + 'static) -> Self {
         Self(Box::new(error))
     }
 }
@@ -226,7 +226,7 @@ fn ways(path: &str, relative: bool) -> String {
     )
 }
 
-impl Explain for CheckoutError {
+impl UserError for CheckoutError {
     fn kind(&self) -> Kind {
         match self {
             Self::Damaged { .. } | Self::Malformed { .. } => Kind::Outside,

@@ -22,9 +22,9 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{files::FileError, stop::Stop},
     layers::patch,
     model::{CommitId, without_secrets},
+    system::{files::FileError, stop::Stop},
 };
 
 /// Larger than any that was ever written by hand.

@@ -17,7 +17,7 @@ use gix::{
 };
 
 use super::{error::CheckoutError, tree::Limits};
-use crate::host::stop::Stop;
+use crate::system::stop::Stop;
 
 /// How a pointer of git-lfs begins, which is never longer than this.
 const POINTER: (&[u8], usize) = (b"version https://git-lfs.github.com/spec/", 1024);

@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    host::{files, files::FileError, settled},
-    lock::PatchLock,
+    lock::PatchPin,
     model::CommitId,
+    system::{crash_check, files, files::FileError},
 };
 
 const FILE: &str = ".git/smidr.json";
@@ -48,7 +48,7 @@ pub struct Record {
     /// The commit.
     pub commit: CommitId,
     /// What was put on top.
-    pub patches: Vec<PatchLock>,
+    pub patches: Vec<PatchPin>,
     /// The mirrors that its objects are in.
     pub borrowed: Vec<PathBuf>,
     /// A link that leads out, and where to.
@@ -64,7 +64,7 @@ impl Record {
     /// The record of a checkout that is there and whole.
     pub fn of(folder: &Path) -> Option<Self> {
         let record = Self::read(folder)?;
-        let whole = settled::is_whole(&folder.join(".git"), folder);
+        let whole = crash_check::is_whole(&folder.join(".git"), folder);
         whole.then_some(record)
     }
 
@@ -81,7 +81,7 @@ impl Record {
     /// When the file system refuses.
     pub fn seal(&self, folder: &Path, text: &[u8]) -> Result<(), FileError> {
         files::write_atomically(&folder.join(FILE), text, 0o644)?;
-        settled::mark(&folder.join(".git"), folder)
+        crash_check::mark(&folder.join(".git"), folder)
     }
 
     /// Notes that somebody uses it.

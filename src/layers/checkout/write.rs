@@ -30,8 +30,8 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    host::{files::FileError, stop::Stop},
     model::{Activity, CommitId, Unit},
+    system::{files::FileError, stop::Stop},
 };
 
 /// How often somebody could read how far it is, and how late a wish to stop may be heard.

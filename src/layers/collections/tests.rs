@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::model::{Explain as _, Kind};
+use crate::model::{Kind, UserError as _};
 
 const CORE: &str = "BBPATH .= \":${LAYERDIR}\"\nBBFILE_COLLECTIONS += \"core\"\nBBFILE_PATTERN_core = \"^${LAYERDIR}/\"\nBBFILE_PRIORITY_core = \"5\"\nLAYERVERSION_core = \"15\"\nLAYERSERIES_CORENAMES = \"scarthgap\"\nLAYERSERIES_COMPAT_core = \"scarthgap\"\n";
 

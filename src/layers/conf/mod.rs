@@ -21,9 +21,9 @@ use variables::{Variables, is_known};
 
 use self::lines::{Dialect, Statement, statements};
 use crate::{
-    host::rooted::{Rooted, RootedError},
     layers::discover::Found,
-    model::{Explain, Kind, without_dots},
+    model::{Kind, UserError, without_dots},
+    system::rooted::{Rooted, RootedError},
 };
 
 /// More than any `layer.conf` has, in bytes: OpenEmbedded-Core's is 5 KiB.
@@ -86,7 +86,7 @@ pub enum ConfError {
     },
 }
 
-impl Explain for ConfError {
+impl UserError for ConfError {
     fn kind(&self) -> Kind {
         match self {
             Self::Root { source, .. } | Self::File { source, .. } => source.kind(),

@@ -27,11 +27,11 @@ use super::{
         mirror::{self, Room},
         revision,
     },
-    aside::aside,
+    background::background,
     config::GitConfig,
     counters::Counters,
+    error::{Attempt, FetchError},
     request::{Request, Shallow, Want, remove_stale, unknown},
-    trouble::{Attempt, Trouble},
 };
 use crate::model::{Activity, CommitId, Unit, without_secrets};
 
@@ -41,11 +41,17 @@ const SSH_SAID: &str = "smidr-ssh-said";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fetches what is wanted into a mirror.
-pub fn fetch(room: &Room, url: &str, request: &Request, config: &GitConfig, access: Access<'_>) -> Result<(), Trouble> {
+pub fn fetch(
+    room: &Room,
+    url: &str,
+    request: &Request,
+    config: &GitConfig,
+    access: Access<'_>,
+) -> Result<(), FetchError> {
     // A server may take its time before there is anything to count.
     access.on.progress(Activity::Fetch, &super::subject(url), 0, None, Unit::Items);
     let (folder, url_of, request, config) = (room.folder.clone(), url.to_owned(), request.clone(), config.clone());
-    aside(room, url, Activity::Fetch, access, move |counters, interrupt| {
+    background(room, url, Activity::Fetch, access, move |counters, interrupt| {
         Work { folder, url: url_of, request, config, counters, interrupt }.run()
     })?
 }
@@ -60,7 +66,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn run(&self) -> Result<(), Trouble> {
+    fn run(&self) -> Result<(), FetchError> {
         let broken = |error: gix::Error| GitError::mirror(&self.folder, &error);
         let mut repository = mirror::open(&self.folder)?;
         let ssh_said = self.folder.join(SSH_SAID);
@@ -70,7 +76,7 @@ impl Work<'_> {
         let url =
             remote.url(Direction::Fetch).cloned().ok_or_else(|| GitError::Config("an address is empty".into()))?;
         if let Some(why) = self.config.only_git(&url) {
-            return Err(Trouble::NeedsGit(why));
+            return Err(FetchError::NeedsGit(why));
         }
         let specs = self.request.refspecs();
         let remote = remote.with_refspecs(specs.iter().map(String::as_str), Direction::Fetch).map_err(broken)?;

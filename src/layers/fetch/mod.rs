@@ -3,20 +3,20 @@
 //! What is pinned and here costs one look at the disk. Otherwise the repository's address is asked, then its mirrors: for a branch's
 //! newest commit where that is enough, for its whole past only where the config makes two claims that have to fit.
 
-mod aside;
+mod background;
 mod config;
-mod copies;
 mod counters;
+mod error;
 mod inside;
+mod repack;
 mod request;
-mod trouble;
 
 use std::sync::Arc;
 
 pub(super) use self::config::GitConfig;
+pub(super) use self::error::ask_git;
 pub(super) use self::request::{Depth, Request, Shallow, Want, remove_stale, unknown};
-pub(super) use self::trouble::ask_git;
-use self::{aside::aside, copies::Settled, request::HEAD, trouble::Trouble};
+use self::{background::background, error::FetchError, repack::Settled, request::HEAD};
 use super::{
     access::Access,
     git_error::{GitError, when},
@@ -234,10 +234,10 @@ impl Place<'_> {
         }
         let settled = Settled::before(&self.room.folder)?;
         let fetched = match inside::fetch(self.room, self.url, request, self.config, self.access) {
-            Err(Trouble::NeedsGit(why)) => {
+            Err(FetchError::NeedsGit(why)) => {
                 host_git::fetch(self.room, self.url, request, self.config, self.access, &why)
             }
-            Err(Trouble::Error(error)) => Err(error),
+            Err(FetchError::Error(error)) => Err(error),
             Ok(()) => Ok(()),
         };
         fetched?;
@@ -251,7 +251,7 @@ impl Place<'_> {
     // What has come is right already: that it takes more room than it needs stops nobody.
     fn settle_packs(&self, settled: Settled) -> Result<(), GitError> {
         let folder = self.room.folder.clone();
-        let done = aside(self.room, self.url, Activity::Repack, self.access, move |counters, interrupt| {
+        let done = background(self.room, self.url, Activity::Repack, self.access, move |counters, interrupt| {
             settled.leave_out_copies(&folder, counters, interrupt)
         });
         match done.flatten() {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::{
-    host::files::FileError,
-    model::{Explain, Kind},
+    model::{Kind, UserError},
+    system::files::FileError,
 };
 
 /// Whose lines end in CRLF.
@@ -162,7 +162,7 @@ pub enum PatchError {
     File(#[from] FileError),
 }
 
-impl Explain for PatchError {
+impl UserError for PatchError {
     fn kind(&self) -> Kind {
         match self {
             Self::File(error) => error.kind(),

@@ -17,7 +17,7 @@ use super::{
     change::{Change, Content, Type},
     error::PatchError,
 };
-use crate::host::{files::FileError, rooted::Rooted};
+use crate::system::{files::FileError, rooted::Rooted};
 
 /// A tree, and the patch that changes it.
 pub struct Files<'a> {

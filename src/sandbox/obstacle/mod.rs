@@ -9,7 +9,7 @@ mod remedy;
 mod tests;
 
 use super::signs::{Container, Signs};
-use crate::host::kernel::{OLDEST, version};
+use crate::system::kernel::{OLDEST, version};
 
 pub use remedy::Remedy;
 use remedy::{administrator, by_sysctl, outside};

@@ -22,9 +22,9 @@ use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
 
 use super::{HttpRegistry, RegistryError, Settings, settings::Patience};
 use crate::{
-    host::process::Spawner,
     image::{codec, documents::Descriptor},
     model::Digest,
+    system::process::Spawner,
 };
 
 /// What goes wrong with one answer.

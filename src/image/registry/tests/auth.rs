@@ -6,7 +6,7 @@ use crate::{
         Registry as _, Wanted,
         testing::{Demand, Fault},
     },
-    model::{Explain as _, Kind},
+    model::{Kind, UserError as _},
 };
 
 fn token(user: &'static str, password: &'static str) -> Demand {

@@ -20,7 +20,7 @@ use crate::{
             testing::Fault,
         },
     },
-    model::{Explain as _, Kind},
+    model::{Kind, UserError as _},
 };
 
 #[test]

@@ -11,7 +11,7 @@ use crate::{
             testing::{Demand, Fault},
         },
     },
-    model::Explain as _,
+    model::UserError as _,
 };
 
 fn described(content: &[u8]) -> Descriptor {

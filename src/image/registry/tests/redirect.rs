@@ -9,7 +9,7 @@ use crate::{
             testing::{Demand, Fault},
         },
     },
-    model::Explain as _,
+    model::UserError as _,
 };
 
 const TOKENS: Demand = Demand::Token { user: "", password: "", uses: 99, life: 300, realm: None };

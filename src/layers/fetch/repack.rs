@@ -32,7 +32,7 @@ use super::{
     },
     counters::Counters,
 };
-use crate::host::files::{self, FileError};
+use crate::system::files::{self, FileError};
 
 /// How many objects each thread holds in memory at a time.
 const CHUNK: usize = 8;

@@ -1,4 +1,4 @@
-//! Gathers [`HostFacts`].
+//! Gathers [`SystemFacts`].
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 
 use nix::unistd::{Gid, Uid, User};
 
-use crate::model::{HostFacts, SubordinateIds};
+use crate::model::{SubordinateIds, SystemFacts};
 
 /// What BitBake's fetchers read (bb.fetch2, FETCH_EXPORT_VARS), as far as it says how the network is reached. Credentials are not
 /// among them: a config names those that it needs.
@@ -33,7 +33,7 @@ const CA_BUNDLES: [&str; 4] = [
 ];
 
 /// Looks at this machine. `environment` is the caller's.
-pub fn gather(environment: Vec<(String, String)>) -> HostFacts {
+pub fn gather(environment: Vec<(String, String)>) -> SystemFacts {
     let get = |name: &str| {
         environment.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.clone())
     };
@@ -43,7 +43,7 @@ pub fn gather(environment: Vec<(String, String)>) -> HostFacts {
         .into_iter()
         .chain(CA_BUNDLES.map(PathBuf::from))
         .find(|path| path.is_file());
-    HostFacts {
+    SystemFacts {
         uid: Uid::effective().as_raw(),
         gid: Gid::effective().as_raw(),
         subordinate: subordinate_ids(),

@@ -15,14 +15,14 @@ use super::{
 use crate::model::without_secrets;
 
 /// Why gix has not fetched.
-pub enum Trouble {
+pub enum FetchError {
     /// It cannot, but git could.
     NeedsGit(String),
     /// It could have.
     Error(GitError),
 }
 
-impl From<GitError> for Trouble {
+impl From<GitError> for FetchError {
     fn from(error: GitError) -> Self {
         Self::Error(error)
     }
@@ -44,7 +44,7 @@ pub struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Why it failed. `by_ssh` is what ssh has said, and the other side by way of it.
-    pub fn trouble(&self, error: &gix::Error, by_ssh: &str) -> Trouble {
+    pub fn trouble(&self, error: &gix::Error, by_ssh: &str) -> FetchError {
         let all = flat(error);
         let has_password = self.url.password().is_some() || self.is_http() && self.url.user().is_some();
         let url = self.shown_url();
@@ -64,15 +64,15 @@ impl Attempt<'_> {
         self.of_words(error, &all, by_ssh)
     }
 
-    fn of_transport(&self, error: &client::Error) -> Option<Trouble> {
+    fn of_transport(&self, error: &client::Error) -> Option<FetchError> {
         match error {
             client::Error::AuthenticationRefused(_) => {
-                Some(Trouble::NeedsGit("smidr itself sends no password over plain http".into()))
+                Some(FetchError::NeedsGit("smidr itself sends no password over plain http".into()))
             }
             client::Error::InvokeProgram { source, command } if source.kind() == io::ErrorKind::NotFound => {
                 let command = command.to_string_lossy();
                 Some(match self.url.scheme {
-                    gix::url::Scheme::File => Trouble::NeedsGit("a folder of this machine is served by git".into()),
+                    gix::url::Scheme::File => FetchError::NeedsGit("a folder of this machine is served by git".into()),
                     _ => GitError::Failed { url: self.shown_url(), why: format!("there is no `{}`", shown(&command)) }
                         .into(),
                 })
@@ -82,7 +82,7 @@ impl Attempt<'_> {
     }
 
     // Where there is no other sign than words. Those of ssh are its own, in English; those of servers have been the same for years.
-    fn of_words(&self, error: &gix::Error, all: &[&(dyn Error + 'static)], by_ssh: &str) -> Trouble {
+    fn of_words(&self, error: &gix::Error, all: &[&(dyn Error + 'static)], by_ssh: &str) -> FetchError {
         let texts = all.iter().map(|error| shown(&error.to_string())).chain(by_ssh.lines().map(shown));
         let texts: Vec<String> = texts.collect();
         let find = |words: &[&str]| texts.iter().find(|text| words.iter().any(|word| text.contains(word))).cloned();
@@ -114,7 +114,7 @@ impl Attempt<'_> {
             return GitError::Unreachable { url, why }.into();
         }
         if find(&["'dumb' protocol"]).is_some() {
-            return Trouble::NeedsGit("the server speaks only the old protocol without a service".into());
+            return FetchError::NeedsGit("the server speaks only the old protocol without a service".into());
         }
         if !by_ssh.is_empty()
             && find(&["not appear to be a git repository", "Repository not found", "not a git repository"]).is_some()
@@ -126,13 +126,13 @@ impl Attempt<'_> {
         }
         if self.url.scheme == gix::url::Scheme::File {
             // gix throws away what `git-upload-pack` says; git tells it.
-            return Trouble::NeedsGit(said(error));
+            return FetchError::NeedsGit(said(error));
         }
         let why = if by_ssh.trim().is_empty() { said(error) } else { words(by_ssh) };
         GitError::Failed { url, why }.into()
     }
 
-    fn denied(&self, has_password: bool, by_ssh: &str) -> Trouble {
+    fn denied(&self, has_password: bool, by_ssh: &str) -> FetchError {
         let url = self.shown_url();
         if self.url.scheme == gix::url::Scheme::Ssh {
             let who = self.url.user().map(|user| format!("{user}@")).unwrap_or_default();
@@ -150,7 +150,7 @@ impl Attempt<'_> {
             return GitError::NeedsLogin { url: self.named.into() }.into();
         }
         if self.config.netrc().is_some() && !has_password {
-            return Trouble::NeedsGit("~/.netrc is there, which curl reads".into());
+            return FetchError::NeedsGit("~/.netrc is there, which curl reads".into());
         }
         let helpers = self.config.helpers();
         let tried = if has_password {

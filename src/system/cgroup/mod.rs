@@ -18,7 +18,7 @@ pub use leaf::{Leaf, Used};
 pub use place::Place;
 pub use scope::Scope;
 
-use crate::model::{Explain, Kind};
+use crate::model::{Kind, UserError};
 
 /// The controller of memory, and what its limit is called in a config.
 const MEMORY: Controller = Controller { name: "memory", key: "host.memory" };
@@ -74,7 +74,7 @@ impl CgroupError {
     }
 }
 
-impl Explain for CgroupError {
+impl UserError for CgroupError {
     fn kind(&self) -> Kind {
         Kind::Host
     }

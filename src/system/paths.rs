@@ -9,7 +9,7 @@ use std::{
 use nix::unistd::Uid;
 
 use super::files::{FileError, make_private_dir, read_text, shell, write_atomically};
-use crate::model::{Explain, Kind, Paths};
+use crate::model::{Kind, Paths, UserError};
 
 /// The layout's version that this smidr reads and writes.
 const VERSION: u32 = 2;
@@ -63,7 +63,7 @@ pub enum PathsError {
     File(#[from] FileError),
 }
 
-impl Explain for PathsError {
+impl UserError for PathsError {
     fn kind(&self) -> Kind {
         match self {
             Self::NoHome | Self::TooNew { .. } => Kind::Request,

@@ -8,7 +8,7 @@ use crate::model::{Activity, Event, Level, TaskName, Unit, document_path};
 
 /// What a line meant.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Heard {
+pub enum UiMessage {
     /// Something happened.
     Event(Event),
     /// The user interface is done. What it makes of the build is BitBake's exit status, too, and that decides.
@@ -98,8 +98,8 @@ enum Line {
 pub const NO_ROOM: &str = "has no room left";
 
 /// Reads one line. A line that is damaged, or newer than this smidr, means nothing.
-pub fn hear(line: &str) -> Heard {
-    let Ok(line) = serde_json::from_str::<Line>(line) else { return Heard::Nothing };
+pub fn parse_line(line: &str) -> UiMessage {
+    let Ok(line) = serde_json::from_str::<Line>(line) else { return UiMessage::Nothing };
     let progress = |activity, done, total| Event::Progress {
         activity,
         subject: "recipes".into(),
@@ -107,9 +107,9 @@ pub fn hear(line: &str) -> Heard {
         total: Some(total),
         unit: Unit::Items,
     };
-    Heard::Event(match line {
-        Line::Done => return Heard::Done,
-        Line::Other | Line::TaskProgress { percent: None, .. } => return Heard::Nothing,
+    UiMessage::Event(match line {
+        Line::Done => return UiMessage::Done,
+        Line::Other | Line::TaskProgress { percent: None, .. } => return UiMessage::Nothing,
         Line::Hello { version } => Event::BitbakeReady { version },
         Line::Log { level, text, recipe, task } => {
             let task = recipe.zip(task).map(|(recipe, task)| TaskName { recipe, task });
@@ -148,26 +148,26 @@ mod tests {
     #[test]
     fn lines_become_events() {
         let started = r#"{"e":"task_started","recipe":"hello","version":"1.0","task":"do_compile","pid":7,"index":3,"total":9,"setscene":false,"log":"/w/log.do_compile.7"}"#;
-        match hear(started) {
-            Heard::Event(Event::TaskStarted { name, index: 3, total: 9, .. }) => {
+        match parse_line(started) {
+            UiMessage::Event(Event::TaskStarted { name, index: 3, total: 9, .. }) => {
                 assert_eq!(name.to_string(), "hello:do_compile")
             }
             other => panic!("{other:?}"),
         }
         let odd = started.replace(r#""log":"/w/log.do_compile.7""#, r#""log":"/w/?","log_bytes":"2f772fff""#);
-        match hear(&odd) {
-            Heard::Event(Event::TaskStarted { log: Some(log), .. }) => {
+        match parse_line(&odd) {
+            UiMessage::Event(Event::TaskStarted { log: Some(log), .. }) => {
                 assert_eq!(log.as_os_str().as_bytes(), b"/w/\xff")
             }
             other => panic!("{other:?}"),
         }
         let without_body = started.replace(r#""pid":7"#, r#""pid":null"#);
-        assert!(matches!(hear(&without_body), Heard::Event(Event::TaskStarted { pid: 0, .. })));
-        assert_eq!(hear(r#"{"e":"done","exit":1}"#), Heard::Done);
+        assert!(matches!(parse_line(&without_body), UiMessage::Event(Event::TaskStarted { pid: 0, .. })));
+        assert_eq!(parse_line(r#"{"e":"done","exit":1}"#), UiMessage::Done);
         for strange in
             ["", "{", "[]", r#"{"e":"from_the_future","x":1}"#, r#"{"e":"task_progress","pid":1,"percent":null}"#]
         {
-            assert_eq!(hear(strange), Heard::Nothing, "{strange}");
+            assert_eq!(parse_line(strange), UiMessage::Nothing, "{strange}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! This machine: paths, processes, signals, locks and files. Knows nothing about builds.
 
 pub mod cgroup;
+pub mod crash_check;
 pub mod facts;
 pub mod files;
 pub mod filesystem;
@@ -16,6 +17,5 @@ pub mod removal;
 pub mod repository;
 pub mod rooted;
 pub mod scratch;
-pub mod settled;
 pub mod stop;
 pub mod trail;

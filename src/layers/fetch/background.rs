@@ -27,7 +27,7 @@ const LAST_WORD: Duration = Duration::from_millis(700);
 /// # Errors
 ///
 /// When somebody wants to stop, or there can be no thread.
-pub fn aside<T: Send + 'static>(
+pub fn background<T: Send + 'static>(
     room: &Room,
     url: &str,
     activity: Activity,

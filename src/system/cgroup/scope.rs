@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::Place;
-use crate::{host::process::Spawner, model::HostFacts};
+use crate::{model::SystemFacts, system::process::Spawner};
 
 /// What systemd-run needs to find the user's systemd.
 const VARIABLES: [&str; 2] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
@@ -33,7 +33,7 @@ pub struct Scope {
 
 impl Scope {
     /// The way, if there is one.
-    pub fn find(facts: &HostFacts, spawner: &Spawner) -> Option<Self> {
+    pub fn find(facts: &SystemFacts, spawner: &Spawner) -> Option<Self> {
         let (argv, env) = describe(&facts.environment)?;
         let (program, arguments) = argv.split_first()?;
         let mut command = spawner.command(program);

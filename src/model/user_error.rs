@@ -34,7 +34,7 @@ impl Kind {
 }
 
 /// An error that knows who must act, and what to type.
-pub trait Explain: std::error::Error {
+pub trait UserError: std::error::Error {
     /// Decides the exit code.
     fn kind(&self) -> Kind;
 

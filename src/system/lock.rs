@@ -15,14 +15,14 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{files::FileError, stop::Stop};
-use crate::model::{Explain, Kind};
+use crate::model::{Kind, UserError};
 
 /// How often a lock that somebody else holds is tried again. flock(2) itself keeps no queue either.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// A held lock. Dropping it lets go.
 #[derive(Debug)]
-pub struct Lock {
+pub struct FileLock {
     _file: File,
 }
 
@@ -39,7 +39,7 @@ pub enum Mode {
 #[derive(Debug)]
 pub enum Attempt {
     /// Held now.
-    Held(Lock),
+    Held(FileLock),
     /// Somebody else holds it, and said this about himself.
     Busy(String),
 }
@@ -55,7 +55,7 @@ pub enum WaitError {
     File(#[from] FileError),
 }
 
-impl Explain for WaitError {
+impl UserError for WaitError {
     fn kind(&self) -> Kind {
         match self {
             Self::Stopped(_) => Kind::Cancelled,
@@ -152,7 +152,7 @@ fn name_in(file: &mut File) -> String {
 /// # Errors
 ///
 /// When the lock file cannot be opened.
-pub fn lock_briefly(path: &Path, holder: &str) -> Result<Lock, FileError> {
+pub fn lock_briefly(path: &Path, holder: &str) -> Result<FileLock, FileError> {
     match lock(path, Mode::Exclusive, holder, &Stop::default(), |_| {}) {
         Ok(lock) => Ok(lock),
         Err(WaitError::File(error)) => Err(error),
@@ -166,7 +166,13 @@ pub fn lock_briefly(path: &Path, holder: &str) -> Result<Lock, FileError> {
 /// # Errors
 ///
 /// When the lock file cannot be opened, or somebody asks to stop.
-pub fn lock(path: &Path, mode: Mode, holder: &str, stop: &Stop, on_wait: impl FnOnce(&str)) -> Result<Lock, WaitError> {
+pub fn lock(
+    path: &Path,
+    mode: Mode,
+    holder: &str,
+    stop: &Stop,
+    on_wait: impl FnOnce(&str),
+) -> Result<FileLock, WaitError> {
     lock_after(|| thread::sleep(TRY_AGAIN), path, mode, holder, stop, on_wait)
 }
 
@@ -177,7 +183,7 @@ fn lock_after(
     holder: &str,
     stop: &Stop,
     on_wait: impl FnOnce(&str),
-) -> Result<Lock, WaitError> {
+) -> Result<FileLock, WaitError> {
     let mut on_wait = Some(on_wait);
     let mut tries: u32 = 0;
     loop {
@@ -213,13 +219,13 @@ fn open(path: &Path) -> Result<File, FileError> {
 }
 
 // The name is a courtesy: on a full disk the lock is held all the same.
-fn sign(mut file: File, holder: &str) -> Lock {
+fn sign(mut file: File, holder: &str) -> FileLock {
     let text = format!("{holder} (process {})\n", std::process::id());
     // Never emptied first: ext4 would write such a file to the disk at once (ext4(5), auto_da_alloc).
     let _ = file.rewind().and_then(|()| file.write_all(text.as_bytes())).and_then(|()| {
         if file.metadata()?.len() > text.len() as u64 { file.set_len(text.len() as u64) } else { Ok(()) }
     });
-    Lock { _file: file }
+    FileLock { _file: file }
 }
 
 #[cfg(test)]

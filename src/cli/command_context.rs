@@ -6,14 +6,14 @@ use super::{build::start_spawner, context, report::Failure, terminal::Terminal};
 use crate::{
     engine::Tools,
     events::Emitter,
-    host::{files::FileError, process::Spawner, stop::Stop},
     image::ImageStore,
-    model::{BuildId, HostFacts, Paths},
+    model::{BuildId, Paths, SystemFacts},
     service::random,
+    system::{files::FileError, process::Spawner, stop::Stop},
 };
 
 /// Everything at hand.
-pub struct Desk {
+pub struct CommandContext {
     /// The image store.
     pub store: ImageStore,
     /// Shows how it goes.
@@ -23,12 +23,12 @@ pub struct Desk {
     /// Starts processes.
     pub spawner: Spawner,
     /// This machine.
-    pub facts: HostFacts,
+    pub facts: SystemFacts,
     /// Shared folders.
     pub paths: Paths,
 }
 
-impl Desk {
+impl CommandContext {
     /// Opens everything, before any thread is started. `command` is what the events are said to belong to.
     pub fn open(command: &str) -> Result<Self, Failure> {
         let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;

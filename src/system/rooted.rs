@@ -23,7 +23,7 @@ use rustix::{
 };
 
 use super::removal::remove_at;
-use crate::model::{Explain, Kind};
+use crate::model::{Kind, UserError};
 
 /// As many symbolic links as the kernel follows in one path (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
@@ -97,7 +97,7 @@ impl RootedError {
     }
 }
 
-impl Explain for RootedError {
+impl UserError for RootedError {
     fn kind(&self) -> Kind {
         match self {
             Self::Call { source, .. } => Kind::of_io(source),

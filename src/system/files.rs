@@ -17,7 +17,7 @@ use rustix::{
 use sha2::{Digest as _, Sha256};
 
 use super::removal::remove_at;
-use crate::model::{Digest, Explain, Kind};
+use crate::model::{Digest, Kind, UserError};
 
 /// What failed, on which path.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub fn shell(path: &Path) -> String {
     shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
 }
 
-impl Explain for FileError {
+impl UserError for FileError {
     fn kind(&self) -> Kind {
         Kind::of_io(&self.source)
     }

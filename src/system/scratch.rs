@@ -68,7 +68,7 @@ impl Scratch {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn become_whole(self, to: &Path) -> Result<(), FileError> {
+    pub fn persist(self, to: &Path) -> Result<(), FileError> {
         files::remove_tree(&self.outer.join(SIDE))?;
         place(&self.outer, to)
     }
