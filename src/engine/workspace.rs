@@ -138,7 +138,7 @@ pub fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, Wo
     Ok(Workspace { skeleton: roots.join(name), _locks: locks })
 }
 
-/// What is locked by whoever uses a folder of a build.
+/// The lock of a build's folder, held by each process that uses it.
 pub fn lock_path(folder: &Path, paths: &Paths) -> PathBuf {
     let hash = hex::encode(Sha256::digest(folder.as_os_str().as_encoded_bytes()));
     lock::path_in(&paths.locks(), &format!("workspace-{hash:.16}"))

@@ -10,7 +10,7 @@
 //! tmp/                        half-made things, each locked by its maker
 //! ```
 //!
-//! Everything appears by rename, and is looked at once more after a power cut ([`crate::system::crash_check`]; blobs by their size). Whoever adds or reads holds `images.lock` together with others; only removal holds it
+//! Everything appears by rename, and is looked at once more after a power cut ([`crate::system::crash_check`]; blobs by their size). Adding and reading share `images.lock`; only removal holds it
 //! alone, for as long as it takes to unlink. A build holds a lock on its image and on each layer, so that they stay.
 
 use std::{

@@ -30,7 +30,7 @@ pub(super) const KEPT: &str = "refs/smidr/commits";
 const FETCHED: &str = "smidr-fetched";
 const README: &str = "# A mirror of a git repository that smidr keeps, so that several projects share one copy and builds work without a network.\n\
     # Checkouts beside it use its objects. git never collects garbage here (gc.auto=0): commits that the server has thrown away\n\
-    # may be in somebody's smidr.lock. `smidr layers prune` removes what nothing uses.\n";
+    # may be in the smidr.lock of a project. `smidr layers prune` removes what nothing uses.\n";
 
 /// What is being replaced, beside its place.
 pub(super) const OLD: &str = "old";

@@ -397,8 +397,8 @@ mod tests {
         for name in ["SSH_AUTH_SOCK", "GIT_CONFIG_GLOBAL", "http_proxy", "SSL_CERT_FILE"] {
             assert!(passed.split(' ').any(|known| known == name), "{name} in {passed}");
         }
-        let nobody = SystemFacts { environment: vec![], ..facts() };
-        let plan = plan_of("ssh_agent: true", &nobody).expect("a plan: the agent may be there when the build begins");
+        let no_agent = SystemFacts { environment: vec![], ..facts() };
+        let plan = plan_of("ssh_agent: true", &no_agent).expect("a plan: the agent may be there when the build begins");
         assert_eq!(plan.inputs[0].source, None);
     }
 

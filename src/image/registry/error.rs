@@ -295,7 +295,7 @@ impl UserError for RegistryError {
                 return Some(format!("if you trust the project with it:  smidr trust --login {name}"));
             }
             Self::Status { status: 429, .. } => {
-                "wait, or log in: many registries allow more to those whom they know (in a build, once  smidr trust --login REGISTRY  grants it)"
+                "wait, or log in: many registries allow more requests with a login (in a build, once  smidr trust --login REGISTRY  grants it)"
             }
             Self::PlainCredentials(_) => "reach the registry over https, without --insecure",
             Self::Connection { source, .. } if is_own_authority(source) => {
