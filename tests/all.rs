@@ -95,6 +95,8 @@ mod resources;
 mod sandbox;
 #[path = "all/screen.rs"]
 mod screen;
+#[path = "all/stages.rs"]
+mod stages;
 #[path = "all/stopping.rs"]
 mod stopping;
 #[path = "all/strangers.rs"]
