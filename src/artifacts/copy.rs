@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::events::Redactor;
+use crate::{events::Redactor, system::stop::StopToken};
 
 /// Neither setuid nor setgid nor sticky: a copy lends no rights to the user that starts it.
 const MODES: u32 = 0o777;
@@ -47,12 +47,18 @@ pub fn data_in(source: &File) -> io::Result<u64> {
 }
 
 /// Copies the data, without secrets. No secret lies on both sides of a hole.
-pub(super) fn copy_data(source: &File, target: &File, redactor: &Redactor) -> io::Result<()> {
-    copy_first(source, target, redactor, u64::MAX)
+pub(super) fn copy_data(source: &File, target: &File, redactor: &Redactor, stop: &StopToken) -> io::Result<()> {
+    copy_first(source, target, redactor, u64::MAX, stop)
 }
 
 /// Copies the data of the first `length` bytes, without secrets.
-pub(super) fn copy_first(source: &File, target: &File, redactor: &Redactor, length: u64) -> io::Result<()> {
+pub(super) fn copy_first(
+    source: &File,
+    target: &File,
+    redactor: &Redactor,
+    length: u64,
+    stop: &StopToken,
+) -> io::Result<()> {
     let (mut reader, mut writer) = (source, target);
     let length = length.min(source.metadata()?.len());
     let mut filled = 0;
@@ -64,7 +70,7 @@ pub(super) fn copy_first(source: &File, target: &File, redactor: &Redactor, leng
         }
         reader.seek(io::SeekFrom::Start(start))?;
         writer.seek(io::SeekFrom::Start(start))?;
-        redactor.copy(reader.take(end - start), writer)?;
+        redactor.copy(stop.reader(reader.take(end - start)), writer)?;
         filled = end;
     }
     // A hole at its end.
@@ -121,7 +127,7 @@ mod tests {
             }
             source.set_len(3 * HOLE).expect("longer");
             let target = tempfile::tempfile().expect("a file");
-            copy_data(&source, &target, &redactor).expect("copied");
+            copy_data(&source, &target, &redactor, &StopToken::default()).expect("copied");
             let found = target.metadata().expect("metadata");
             assert_eq!(found.len(), 3 * HOLE);
             assert!(found.blocks() * 512 <= 1 << 20, "{} blocks", found.blocks());
@@ -133,7 +139,7 @@ mod tests {
             }
         }
         let target = tempfile::tempfile().expect("a file");
-        copy_first(&source, &target, &Redactor::default(), 5).expect("copied");
+        copy_first(&source, &target, &Redactor::default(), 5, &StopToken::default()).expect("copied");
         assert_eq!(target.metadata().expect("metadata").len(), 5);
     }
 }

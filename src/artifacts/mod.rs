@@ -19,11 +19,12 @@ use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, symlinkat};
 
 use crate::{
     events::{Emitter, Redactor},
-    model::{Activity, Artifact, Event, FOLDER_MARK, Kind, Unit, UserError, leads_out},
+    model::{Activity, Artifact, FOLDER_MARK, Kind, Unit, UserError, leads_out},
     system::{
-        files::{FileError, make_private_dir, remove_tree, sha256_of, write_atomically},
+        files::{FileError, make_private_dir, remove_tree, sha256_of_all, write_atomically},
         repository::is_git_folder,
         rooted::{Rooted, RootedError},
+        stop::{StopToken, Stopped},
     },
 };
 
@@ -63,6 +64,9 @@ pub enum ArtifactError {
     /// A pattern that is none.
     #[error("`{0}` is no pattern")]
     Pattern(String, #[source] globset::Error),
+    /// A stop was asked for.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -74,6 +78,7 @@ impl UserError for ArtifactError {
             Self::Nothing { .. } | Self::Link(_) | Self::Full { .. } => Kind::Build,
             Self::Pattern(..) => Kind::Request,
             Self::Place { source, .. } => source.kind(),
+            Self::Stopped(_) => Kind::Cancelled,
             Self::File(error) => error.kind(),
         }
     }
@@ -83,7 +88,7 @@ impl UserError for ArtifactError {
             Self::Nothing { deploy, .. } => Some(format!("see what is there:  find {} -type f", deploy.display())),
             Self::Link(_) => Some("begin anew:  smidr build --clean".into()),
             Self::Full { source, .. } => Some(source.hint()),
-            Self::Pattern(..) | Self::Place { .. } => None,
+            Self::Pattern(..) | Self::Place { .. } | Self::Stopped(_) => None,
             Self::File(error) => error.hint(),
         }
     }
@@ -93,22 +98,23 @@ impl UserError for ArtifactError {
 ///
 /// # Errors
 ///
-/// When nothing matches, there is no room, or a file cannot be copied; `<build>/artifacts` is then not there.
+/// When nothing matches, there is no room, a file cannot be copied, or at a stop; `<build>/artifacts` is then not there.
 pub fn collect(
     deploy: &Path,
     patterns: &[String],
     build: &Path,
     room: &mut Room,
     on: &Emitter,
+    stop: &StopToken,
 ) -> Result<Vec<Artifact>, ArtifactError> {
     let wanted = matcher(patterns)?;
-    let found = find(deploy, room, on, |path| wanted.is_match(path))?;
+    let found = find(deploy, room, on, stop, |path| wanted.is_match(path))?;
     if found.is_empty() {
         return Err(ArtifactError::Nothing { deploy: deploy.into(), patterns: patterns.to_vec() });
     }
     let mut half = Half::new(&build.join("artifacts"))?;
     let mut kept = Vec::with_capacity(found.len());
-    let mut keeper = Keeper::new(deploy, &half.at, Redactor::default(), room);
+    let mut keeper = Keeper::new(deploy, &half.at, Redactor::default(), room, stop);
     for (done, path) in found.iter().enumerate() {
         on.progress(Activity::Collect, "artifacts", done as u64, Some(found.len() as u64), Unit::Items);
         kept.push(keeper.artifact(path)?);
@@ -124,28 +130,36 @@ pub fn collect(
         .map_err(|error| FileError::new("write", &path)(error.into()))?;
     write_atomically(&path, &manifest, 0o600)?;
     half.keep();
-    for artifact in &kept {
-        on.emit(Event::ArtifactKept { artifact: artifact.clone() });
-    }
     Ok(kept)
+}
+
+/// Removes what [`collect`] has kept of a build that is stopped afterwards.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn discard(build: &Path) -> Result<(), FileError> {
+    remove_tree(&build.join(MANIFEST))?;
+    remove_tree(&build.join("artifacts"))
 }
 
 /// Copies all files of a folder, but no repository's `.git`, to `to`, whole or not at all, and without secrets.
 ///
 /// # Errors
 ///
-/// When there is no room, or a file cannot be copied; `to` is then not there.
+/// When there is no room, a file cannot be copied, or at a stop; `to` is then not there.
 pub fn keep_folder(
     from: &Path,
     to: &Path,
     redactor: &Redactor,
     room: &mut Room,
     on: &Emitter,
+    stop: &StopToken,
 ) -> Result<(), ArtifactError> {
-    let found = find(from, room, on, |_| true)?;
+    let found = find(from, room, on, stop, |_| true)?;
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     let mut half = Half::new(to)?;
-    let mut keeper = Keeper::new(from, &half.at, redactor.clone(), room);
+    let mut keeper = Keeper::new(from, &half.at, redactor.clone(), room, stop);
     let mut outside = Vec::new();
     for (done, path) in found.iter().enumerate() {
         on.progress(Activity::Collect, &name, done as u64, Some(found.len() as u64), Unit::Items);
@@ -169,7 +183,7 @@ pub fn keep_folder(
 /// When the file system refuses.
 pub fn keep_log(from: &File, to: &Path, at_most: u64, redactor: &Redactor) -> Result<(), FileError> {
     let target = File::create(to).map_err(FileError::new("make", to))?;
-    copy::copy_first(from, &target, redactor, at_most).map_err(FileError::new("write", to))
+    copy::copy_first(from, &target, redactor, at_most, &StopToken::default()).map_err(FileError::new("write", to))
 }
 
 /// A folder that becomes visible when it is complete. What is not kept in the end is removed, whatever happens.
@@ -225,6 +239,7 @@ struct Keeper<'a> {
     to: PathBuf,
     redactor: Redactor,
     room: &'a mut Room,
+    stop: &'a StopToken,
     // The first name of each file that has several.
     shared: HashMap<(u64, u64), PathBuf>,
     // By their first names.
@@ -232,8 +247,8 @@ struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(from: &'a Path, to: &Path, redactor: Redactor, room: &'a mut Room) -> Self {
-        Self { from, to: to.into(), redactor, room, shared: HashMap::new(), hashed: HashMap::new() }
+    fn new(from: &'a Path, to: &Path, redactor: Redactor, room: &'a mut Room, stop: &'a StopToken) -> Self {
+        Self { from, to: to.into(), redactor, room, stop, shared: HashMap::new(), hashed: HashMap::new() }
     }
 
     fn artifact(&mut self, path: &Path) -> Result<Artifact, ArtifactError> {
@@ -249,7 +264,8 @@ impl<'a> Keeper<'a> {
         let to = self.to.join(path);
         let length = fs::metadata(&to).map_err(FileError::new("look at", &to))?.len();
         self.room.hashed(length).map_err(|spent| self.full(path, spent))?;
-        let (sha256, size) = sha256_of(&to)?;
+        let copy = File::open(&to).and_then(|file| sha256_of_all(self.stop.reader(file)));
+        let (sha256, size) = copy.map_err(FileError::new("read", &to))?;
         let artifact = Artifact { path: path.into(), size, sha256: Some(sha256), link: None };
         if matches!(taken, Taken::File { shared: true }) {
             self.hashed.insert(path.into(), artifact.clone());
@@ -258,6 +274,7 @@ impl<'a> Keeper<'a> {
     }
 
     fn take(&mut self, path: &Path) -> Result<Taken, ArtifactError> {
+        self.stop.check()?;
         let (from, to) = (self.from.join(path), self.to.join(path));
         self.room.file().map_err(|spent| self.full(path, spent))?;
         let kind = fs::symlink_metadata(&from).map_err(FileError::new("look at", &from))?;
@@ -285,7 +302,7 @@ impl<'a> Keeper<'a> {
         if self.redactor.knows_any() || !copy::share(&source, &target) {
             let data = data_in(&source).map_err(FileError::new("look at", &from))?;
             self.room.data(data).map_err(|spent| self.full(path, spent))?;
-            copy::copy_data(&source, &target, &self.redactor).map_err(FileError::new("copy", &from))?;
+            copy::copy_data(&source, &target, &self.redactor, self.stop).map_err(FileError::new("copy", &from))?;
         }
         copy::dress(&source, &target).map_err(FileError::new("copy", &from))?;
         if let Some(id) = shared {
@@ -337,7 +354,7 @@ pub fn copy_all(from: &Path, artifacts: &[Artifact], dest: &Path) -> Result<usiz
         let target = openat(&folder, name, flags, Mode::from(0o666)).map_err(|errno| failed()(errno.into()))?;
         let target = File::from(target);
         if !copy::share(&source, &target) {
-            copy::copy_data(&source, &target, &Redactor::default()).map_err(copying())?;
+            copy::copy_data(&source, &target, &Redactor::default(), &StopToken::default()).map_err(copying())?;
         }
         copy::dress(&source, &target).map_err(copying())?;
         if let Some(id) = id {
@@ -365,6 +382,7 @@ fn find(
     deploy: &Path,
     room: &Room,
     on: &Emitter,
+    stop: &StopToken,
     wanted: impl Fn(&Path) -> bool,
 ) -> Result<Vec<PathBuf>, ArtifactError> {
     let mut found = Vec::new();
@@ -375,6 +393,7 @@ fn find(
     let mut walk = walkdir::WalkDir::new(deploy).into_iter();
     let mut repositories = 0;
     while let Some(entry) = walk.next() {
+        stop.check()?;
         let entry = entry.map_err(|error| FileError::new("read", deploy)(error.into()))?;
         let Ok(path) = entry.path().strip_prefix(deploy) else { continue };
         if entry.depth() == 1 && entry.file_name() == FOLDER_MARK {
@@ -408,7 +427,7 @@ fn find(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::BuildId;
+    use crate::model::{BuildId, Event};
 
     #[test]
     fn files_and_links_are_kept_and_folders_are_left() {
@@ -423,7 +442,8 @@ mod tests {
         let build = folder.path().join("build");
         let on = Emitter::new(BuildId::new("x", 1).expect("an id"), Vec::new());
         let room = || Room::of(1 << 20, &build);
-        let kept = collect(&deploy, &["images/board/**".into()], &build, &mut room(), &on).expect("collected");
+        let kept = collect(&deploy, &["images/board/**".into()], &build, &mut room(), &on, &StopToken::default())
+            .expect("collected");
         let names: Vec<String> = kept.iter().map(|artifact| artifact.path.display().to_string()).collect();
         assert_eq!(names, ["images/board/a.ext4", "images/board/latest"]);
         assert_eq!(fs::read(build.join("artifacts/images/board/a.ext4")).expect("kept"), b"content");
@@ -431,7 +451,14 @@ mod tests {
         // The next build changes its own file; what was kept stays.
         fs::write(images.join("a.ext4"), b"changed").expect("a file");
         assert_eq!(fs::read(build.join("artifacts/images/board/a.ext4")).expect("kept"), b"content");
-        let nothing = collect(&deploy, &["images/other/*".into()], &folder.path().join("b2"), &mut room(), &on);
+        let nothing = collect(
+            &deploy,
+            &["images/other/*".into()],
+            &folder.path().join("b2"),
+            &mut room(),
+            &on,
+            &StopToken::default(),
+        );
         assert!(matches!(nothing, Err(ArtifactError::Nothing { .. })));
         assert!(!folder.path().join("b2/artifacts").exists());
     }
@@ -456,7 +483,8 @@ mod tests {
         fs::hard_link(deploy.join("a"), deploy.join("a2")).expect("a second name");
         let id = || BuildId::new("x", 1).expect("an id");
         let collect = |bytes: u64, on: &Emitter| {
-            collect(&deploy, &["**".into()], &build, &mut Room::of(bytes, &build), on).map(|kept| kept.len())
+            collect(&deploy, &["**".into()], &build, &mut Room::of(bytes, &build), on, &StopToken::default())
+                .map(|kept| kept.len())
         };
         let on = Emitter::new(id(), Vec::new());
         let broken = Emitter::new(id(), vec![Box::new(Breaks)]);

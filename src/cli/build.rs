@@ -16,13 +16,13 @@ use crate::{
     plan::Domain,
     project::Project,
     service::{LocalService, Means},
-    system::{files::FileError, process::Spawner, stop::Stop},
+    system::{files::FileError, process::Spawner, stop::StopToken},
 };
 
 /// Runs the command.
 pub fn build(file: &Path, grant: &Grant, args: Build) -> Done {
     // Before any thread: threads inherit what is blocked.
-    let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let spawner = start_spawner()?;
     let facts = context::gather();
     let project = Project::read(file, args.wanted.variant.as_deref(), &facts)?;

@@ -8,10 +8,13 @@ use super::{
 };
 use crate::{
     history::BuildRecord,
-    model::{BuildRequest, Paths, Secrets, SystemFacts},
+    model::{BuildRequest, Kind, Paths, Secrets, SystemFacts},
     project::Project,
     service::LocalService,
-    system::{facts, paths},
+    system::{
+        facts, paths,
+        stop::{Listening, StopRequest, StopToken},
+    },
 };
 
 /// The caller's environment, as text; variables that are no UTF-8 are left out.
@@ -24,6 +27,15 @@ pub fn open_paths(facts: &SystemFacts) -> Result<Paths, Failure> {
     let found = paths::find(&facts.environment)?;
     paths::open(&found)?;
     Ok(found)
+}
+
+/// Ends a command that keeps no record at the second request to stop, whatever it waits for: what it writes survives that.
+pub fn exit_at_second(stop: &StopToken) -> Listening {
+    stop.listen(|request| {
+        if request == StopRequest::Kill {
+            std::process::exit(i32::from(Kind::Cancelled.exit_code()));
+        }
+    })
 }
 
 /// This machine and its caller.

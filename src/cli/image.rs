@@ -24,7 +24,7 @@ pub fn image(config: &Path, command: &Image) -> Done {
     let context = CommandContext::open("image")?;
     // Whatever is half-made is removed by whoever opens the store next. Only making an image has steps of its own to end.
     let at_once = !matches!(command, Image::Build { .. });
-    let _at_once = at_once.then(|| context.stop.listen(|_, _| std::process::exit(130)));
+    let _at_once = at_once.then(|| context.stop.listen(|_| std::process::exit(130)));
     match command {
         Image::Ls { json } => return context.list(*json),
         Image::Build { recipe } => tell(&context.build(config, recipe)?),
@@ -83,7 +83,7 @@ impl CommandContext {
             false => recipes::find(recipe, &project, &self.paths)?,
         };
         match image_build::build(self.tools(), &found, &BTreeMap::new()) {
-            Err(_) if self.stop.asked() > 0 => Err(EngineError::Stopped.into()),
+            Err(_) if self.stop.is_requested() => Err(EngineError::Stopped.into()),
             made => Ok(made?),
         }
     }

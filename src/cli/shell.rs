@@ -21,7 +21,11 @@ use crate::{
     project::Project,
     sandbox,
     service::{LocalService, random},
-    system::{files::FileError, paths, stop::Stop},
+    system::{
+        files::FileError,
+        paths,
+        stop::{StopRequest, StopToken},
+    },
 };
 
 /// smidr's own failures, in the habit of env(1), timeout(1) and docker run.
@@ -83,7 +87,8 @@ fn inside(
     command: Vec<String>,
     print_sandbox: bool,
 ) -> Result<ExitCode, Failure> {
-    let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let second = context::exit_at_second(&stop);
     let spawner = start_spawner()?;
     let facts = context::gather();
     let project = Project::read(file, variant.as_deref(), &facts)?;
@@ -117,6 +122,7 @@ fn inside(
     }
     // What showed how far the preparation was must not draw into the program's output.
     drop(on);
+    drop(second);
     edits.keep()?;
     let exit = sandbox::launch(&spec, stdio, &spawner).map_err(Failure::from).and_then(|running| {
         let losses = running.verified().losses(&spec).into_iter();
@@ -124,8 +130,11 @@ fn inside(
         losses.chain(shortfalls).for_each(warn);
         let (control, keys) = (running.control(), relay.keys());
         // Ctrl-C is a byte for a program that gets keys; what arrives as a signal comes from outside then.
-        let _listening =
-            stop.listen(move |times, signal| if keys || times > 1 { control.kill() } else { control.signal(signal) });
+        let signals = stop.clone();
+        let _listening = stop.listen(move |request| match request {
+            StopRequest::Graceful if !keys => control.signal(signals.signal()),
+            _ => control.kill(),
+        });
         let relaying = relay.start().map_err(streams())?;
         let exit = running.wait();
         relaying.finish();

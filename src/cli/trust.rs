@@ -27,7 +27,7 @@ use crate::{
     system::{
         files::{FileError, shell},
         paths,
-        stop::Stop,
+        stop::StopToken,
     },
 };
 
@@ -102,7 +102,7 @@ pub fn settle(
     facts: &SystemFacts,
     paths: &Paths,
     given: &Given,
-    stop: &Stop,
+    stop: &StopToken,
 ) -> Result<Plan, Failure> {
     let trust = Trust::open(paths)?;
     let judged = judge_by(&trust, project, wanted, facts, paths, given)?;
@@ -217,7 +217,7 @@ pub fn trust(file: &Path, args: &TrustArgs) -> Done {
     if !args.login.is_empty() {
         return lend(file, &args.login, &facts, &paths);
     }
-    let stop = Stop::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let (project, workspace, asks) = trust_all(file, &facts, &paths)?;
     say(format!("{} is trusted with:", project.file.display()));
     asks.iter().for_each(|ask| say(line(ask)));

@@ -25,7 +25,7 @@ use crate::{
         files::{FileError, make_private_dir, remove_tree},
         lock::{self, Attempt, Mode},
         repository::is_git_folder,
-        stop::Stop,
+        stop::StopToken,
     },
 };
 
@@ -66,7 +66,7 @@ pub fn cross(
     cache: &Option<Text>,
     workspace: &str,
     paths: &Paths,
-    stop: &Stop,
+    stop: &StopToken,
     tell: &dyn Fn(String),
 ) -> Result<Option<Crossed>, GitError> {
     let from = Domain::Private.caches(paths, workspace);
@@ -108,10 +108,10 @@ fn may_cross(name: &str) -> bool {
 }
 
 /// Copies BitBake's clones, each object by what it is, where there is none of that name.
-fn repositories(from: &Path, to: &Path, stop: &Stop, tell: &dyn Fn(String)) -> Result<u64, GitError> {
-    let interrupt = Arc::new(AtomicBool::new(stop.asked() > 0));
+fn repositories(from: &Path, to: &Path, stop: &StopToken, tell: &dyn Fn(String)) -> Result<u64, GitError> {
+    let interrupt = Arc::new(AtomicBool::new(stop.is_requested()));
     let interrupted = interrupt.clone();
-    let _listening = stop.listen(move |_, _| interrupted.store(true, Ordering::SeqCst));
+    let _listening = stop.listen(move |_| interrupted.store(true, Ordering::SeqCst));
     let mut copied = 0;
     // What an interrupted one has left.
     for entry in fs::read_dir(to).into_iter().flatten().flatten() {
@@ -229,7 +229,7 @@ mod tests {
         symlink("/etc/passwd", from.join("link")).expect("a link");
         fs::hard_link(from.join("x.Lock"), from.join("twice")).expect("a hard link");
         let crossed =
-            cross(&None, "p-1", &paths, &Stop::default(), &drop).expect("crossed").expect("something to cross");
+            cross(&None, "p-1", &paths, &StopToken::default(), &drop).expect("crossed").expect("something to cross");
         let mut names: Vec<_> = fs::read_dir(paths.downloads()).expect("a folder").flatten().collect();
         names.sort_by_key(fs::DirEntry::file_name);
         for file in &names {

@@ -28,7 +28,7 @@ use crate::{
     model::{Event, FailedTask, Level, Limits, TaskName, Usage},
     plan::{Folders, SandboxSpec},
     sandbox::{self, Control, Exit, SandboxError, Tasks},
-    system::process::Spawner,
+    system::{process::Spawner, stop::StopRequest},
 };
 
 /// How long BitBake may take to end what runs, after it was asked to stop. With the end of what does not, it is half a minute.
@@ -130,9 +130,9 @@ pub fn drive(
     });
     let _listening = tools.stop.listen({
         let control = control.clone();
-        move |times, _| {
-            // Not left to the loop, which somebody who reads our output slowly may hold up.
-            if times > 1 {
+        move |request| {
+            // Not left to the loop, which a slow reader of our output may hold up.
+            if request == StopRequest::Kill {
                 control.kill();
             }
             // Only wakes the loop: where there is no room, it is awake.
@@ -147,7 +147,7 @@ pub fn drive(
             None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(deadline) => messages.recv_timeout(deadline.saturating_duration_since(Instant::now())),
         };
-        course.heed(tools.stop.asked());
+        course.heed(tools.stop.requested());
         match message {
             Ok(Message::Console(line)) => course.take(Event::Console { line }),
             Ok(Message::Interface(line)) => course.heard(&line),
@@ -236,7 +236,7 @@ struct Course<'a> {
     disk_full: bool,
     // What the logs of failed tasks say about memory, the most telling.
     sign: Option<(TaskName, Sign)>,
-    asked: u32,
+    asked: Option<StopRequest>,
     stopped: bool,
     timed_out: bool,
 }
@@ -261,7 +261,7 @@ impl<'a> Course<'a> {
             errors: Vec::new(),
             disk_full: false,
             sign: None,
-            asked: 0,
+            asked: None,
             stopped: false,
             timed_out: false,
         }
@@ -347,18 +347,19 @@ impl<'a> Course<'a> {
         }
     }
 
-    // What was asked for since the last look, however often.
-    fn heed(&mut self, asked: u32) {
-        if asked > self.asked {
+    // What was asked for since the last look.
+    fn heed(&mut self, asked: Option<StopRequest>) {
+        if let Some(request) = asked.filter(|_| asked > self.asked) {
             self.asked = asked;
-            self.stop(asked);
+            self.stop(request);
         }
     }
 
-    fn stop(&mut self, times: u32) {
+    fn stop(&mut self, request: StopRequest) {
         self.stopped = true;
-        self.on.emit(Event::Stopping { force: times > 1 });
-        if times > 1 {
+        let force = request == StopRequest::Kill;
+        self.on.emit(Event::Stopping { force });
+        if force {
             self.control.kill();
         } else {
             self.control.interrupt();

@@ -14,7 +14,7 @@ use std::{
 use rustix::fs::OFlags;
 
 use super::{
-    EngineError,
+    EngineError, Tools,
     budget::{self, Budget},
 };
 use crate::{
@@ -37,7 +37,7 @@ const SEAL: &str = "secrets";
 /// # Errors
 ///
 /// When there is nothing though the config asks for something, or the file system refuses.
-pub fn artifacts(plan: &Plan, build: &Path, room: &mut Room, on: &Emitter) -> Result<Vec<Artifact>, EngineError> {
+pub fn artifacts(plan: &Plan, build: &Path, room: &mut Room, tools: Tools<'_>) -> Result<Vec<Artifact>, EngineError> {
     let folders = &plan.folders;
     // `--fetch-only` and tasks chosen by hand deploy nothing.
     if plan.fetch_only || !plan.bitbake_args.is_empty() && !folders.deploy.is_dir() {
@@ -46,7 +46,7 @@ pub fn artifacts(plan: &Plan, build: &Path, room: &mut Room, on: &Emitter) -> Re
     if folders.deploy.is_dir() && !is_own(folders, &folders.deploy) {
         return Err(ArtifactError::Link(folders.deploy.clone()).into());
     }
-    match artifacts::collect(&folders.deploy, &plan.artifacts, build, room, on) {
+    match artifacts::collect(&folders.deploy, &plan.artifacts, build, room, tools.on, tools.stop) {
         Err(ArtifactError::Nothing { .. }) if !plan.artifacts_required => Ok(Vec::new()),
         collected => Ok(collected?),
     }
@@ -90,13 +90,13 @@ pub fn knows(secrets: &Secrets, id: &BuildId, build: &Path) -> bool {
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn records(folders: &Folders, build: &Path, room: &mut Room, on: &Emitter) -> Result<(), EngineError> {
-    let redactor = on.redactor();
+pub fn records(folders: &Folders, build: &Path, room: &mut Room, tools: Tools<'_>) -> Result<(), EngineError> {
+    let redactor = tools.on.redactor();
     for (name, folder) in records_of(folders) {
         if folder.is_dir() && is_own(folders, &folder) {
-            match artifacts::keep_folder(&folder, &build.join(name), &redactor, room, on) {
+            match artifacts::keep_folder(&folder, &build.join(name), &redactor, room, tools.on, tools.stop) {
                 Err(ArtifactError::Full { path, source }) => {
-                    on.warn(format!("{name} is not kept, since {} cannot be: {source}", path.display()));
+                    tools.on.warn(format!("{name} is not kept, since {} cannot be: {source}", path.display()));
                 }
                 kept => kept?,
             }

@@ -37,7 +37,7 @@ use host::resolve_host;
 pub use prepare::{Prepared, Use, prepare};
 
 use crate::{
-    artifacts::{ArtifactError, Room},
+    artifacts::{self, ArtifactError, Room},
     bitbake,
     config::Network,
     events::Emitter,
@@ -52,7 +52,7 @@ use crate::{
         files::{FileError, make_private_dir},
         lock::WaitError,
         process::Spawner,
-        stop::Stop,
+        stop::StopToken,
     },
 };
 use image_build::ImageBuildError;
@@ -70,7 +70,7 @@ pub struct Tools<'a> {
     /// Starts processes.
     pub spawner: &'a Spawner,
     /// Whether somebody wants it to stop.
-    pub stop: &'a Stop,
+    pub stop: &'a StopToken,
     /// Hears how it goes.
     pub on: &'a Emitter,
 }
@@ -259,9 +259,9 @@ pub fn build(
         variant: plan.variant.clone(),
     });
     // Whatever went wrong after somebody asked to stop went wrong because of it: children of ours hear Ctrl-C too.
-    let result = stages(plan, lock, tools, &id, pin).map_err(|error| match tools.stop.asked() {
-        0 => error,
-        _ => EngineError::Stopped,
+    let result = stages(plan, lock, tools, &id, pin).map_err(|error| match tools.stop.requested() {
+        None => error,
+        Some(_) => EngineError::Stopped,
     });
     let mut outcome = match &result {
         Ok(outcome) => outcome.clone(),
@@ -406,8 +406,12 @@ fn reasons(finished: &Finished, no_task: bool) -> Vec<String> {
 
 fn collect(prepared: &Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
     let mut room = Room::on(build)?;
-    let kept = keep::artifacts(&prepared.plan, build, &mut room, tools.on)?;
-    keep::records(&prepared.plan.folders, build, &mut room, tools.on)?;
+    let kept = keep::artifacts(&prepared.plan, build, &mut room, tools)?;
+    if let Err(error) = keep::records(&prepared.plan.folders, build, &mut room, tools) {
+        artifacts::discard(build)?;
+        return Err(error);
+    }
+    kept.iter().for_each(|artifact| tools.on.emit(Event::ArtifactKept { artifact: artifact.clone() }));
     Ok(Outcome {
         bitbake_exit: Some(finished.exit),
         usage: finished.usage,

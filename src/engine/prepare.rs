@@ -106,7 +106,7 @@ pub fn prepare(plan: Plan, lock: Option<&HostPin>, tools: Tools<'_>) -> Result<P
     };
     workspace.write_conf(&plan, &checkouts)?;
     workspace.write_skeleton(&plan, tools.facts, &checkouts.shown(), &inputs)?;
-    if tools.stop.asked() > 0 {
+    if tools.stop.is_requested() {
         return Err(EngineError::Stopped);
     }
     let packages = host.lock().map(|lock| &lock.packages);

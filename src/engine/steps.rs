@@ -15,7 +15,7 @@ use crate::{
         files::FileError,
         process::Spawner,
         rooted::{Rooted, RootedError},
-        stop::Stop,
+        stop::StopToken,
     },
 };
 
@@ -100,7 +100,7 @@ pub struct Steps<'a> {
     placeholders: Vec<PathBuf>,
     tree: PathBuf,
     spawner: &'a Spawner,
-    stop: &'a Stop,
+    stop: &'a StopToken,
 }
 
 impl<'a> Steps<'a> {
@@ -117,7 +117,7 @@ impl<'a> Steps<'a> {
         binds: Vec<(PathBuf, PathBuf)>,
         secrets: Vec<PathBuf>,
         spawner: &'a Spawner,
-        stop: &'a Stop,
+        stop: &'a StopToken,
     ) -> Result<Self, StepError> {
         let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid: 0, gid: 0, range: None };
         let tasks = usual_tasks(facts.cpus);
@@ -144,7 +144,7 @@ impl<'a> Steps<'a> {
     ///
     /// When it ends with anything but 0.
     pub fn run(&self, step: &str, argv: &[&str], access: &Access, mut line: impl FnMut(&str)) -> Result<(), StepError> {
-        if self.stop.asked() > 0 {
+        if self.stop.is_requested() {
             return Err(StepError::Stopped);
         }
         let failed = |what| move |source: io::Error| StepError::Sandbox(SandboxError::Prepare { what, source });
@@ -152,7 +152,7 @@ impl<'a> Steps<'a> {
         let stdio = sandbox::Stdio::to(out.into()).map_err(failed("its streams"))?;
         let running = sandbox::launch(&self.spec(argv, access), stdio, self.spawner)?;
         let control = running.control();
-        let _listening = self.stop.listen(move |_, _| control.kill());
+        let _listening = self.stop.listen(move |_| control.kill());
         let mut tail = VecDeque::new();
         for text in lines(output, LINE_LIMIT) {
             line(&text);
@@ -164,7 +164,7 @@ impl<'a> Steps<'a> {
         let exit = running.wait()?;
         match exit.status {
             0 => Ok(()),
-            _ if self.stop.asked() > 0 => Err(StepError::Stopped),
+            _ if self.stop.is_requested() => Err(StepError::Stopped),
             exit => {
                 let tail = tail.into_iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
                 Err(StepError::Failed { step: step.into(), exit, tail, network: access.network })

@@ -10,6 +10,11 @@ use std::{
     process::Stdio,
 };
 
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
 use super::recipe::Suite;
 use crate::{
     events::Emitter,
@@ -18,7 +23,7 @@ use crate::{
     system::{
         files::{FileError, make_private_dir, sha256_of, write_atomically},
         process::Spawner,
-        stop::Stop,
+        stop::StopToken,
     },
 };
 
@@ -108,7 +113,7 @@ pub struct Apt<'a> {
     folder: PathBuf,
     architecture: String,
     spawner: &'a Spawner,
-    stop: &'a Stop,
+    stop: &'a StopToken,
     on: &'a Emitter,
 }
 
@@ -122,7 +127,7 @@ impl<'a> Apt<'a> {
         folder: &Path,
         suite: &Suite,
         spawner: &'a Spawner,
-        stop: &'a Stop,
+        stop: &'a StopToken,
         on: &'a Emitter,
     ) -> Result<Self, AptError> {
         let mut apt = Self { folder: folder.into(), architecture: String::new(), spawner, stop, on };
@@ -281,9 +286,11 @@ impl<'a> Apt<'a> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let run = |source| AptError::Run { program: "apt-get".into(), source };
         let mut child = self.spawner.spawn(command, Vec::new()).map_err(run)?;
-        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-        let _listening = self.stop.listen(move |_, _| {
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let process = Pid::from_raw(child.id().cast_signed()).ok_or(Errno::SRCH);
+        let process =
+            process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty())).map_err(|errno| run(errno.into()))?;
+        let _listening = self.stop.listen(move |_| {
+            let _ = pidfd_send_signal(&process, Signal::TERM);
         });
         let stderr = child.stderr.take();
         // Both pipes are read at once, or a full one would hold apt up.

@@ -38,7 +38,7 @@ use crate::{
         files::{self, FileError},
         lock::{self, Attempt, FileLock, Mode},
         scratch::Scratch,
-        stop::Stop,
+        stop::StopToken,
     },
 };
 
@@ -48,7 +48,7 @@ pub struct ImageStore {
     root: PathBuf,
     locks: PathBuf,
     pub(super) limits: Limits,
-    stop: Stop,
+    stop: StopToken,
 }
 
 /// An image that is in the store.
@@ -113,7 +113,7 @@ const STORE_LOCK: &str = "images";
 impl ImageStore {
     /// The store for a look at what is there. Touches nothing.
     pub fn at(paths: &Paths) -> Self {
-        Self { root: paths.images(), locks: paths.locks(), limits: Limits::default(), stop: Stop::default() }
+        Self { root: paths.images(), locks: paths.locks(), limits: Limits::default(), stop: StopToken::default() }
     }
 
     /// Opens the store, making its folders where they are missing and removing what killed processes left half-made.
@@ -147,7 +147,7 @@ impl ImageStore {
 
     /// The same store, which does not wait for others any more once somebody asks to stop.
     #[must_use]
-    pub fn heeding(self, stop: &Stop) -> Self {
+    pub fn heeding(self, stop: &StopToken) -> Self {
         Self { stop: stop.clone(), ..self }
     }
 

@@ -3,7 +3,7 @@
 use crate::{
     events::Emitter,
     model::Logins,
-    system::{process::Spawner, stop::Stop},
+    system::{process::Spawner, stop::StopToken},
 };
 
 /// What fetching may use.
@@ -14,7 +14,7 @@ pub struct Access<'a> {
     /// Hears of progress, of waiting, and of what is doubtful.
     pub on: &'a Emitter,
     /// Ends everything within a second.
-    pub stop: &'a Stop,
+    pub stop: &'a StopToken,
     /// Starts the host's git.
     pub spawner: &'a Spawner,
     /// Which addresses may be shown the caller's credentials.

@@ -46,7 +46,7 @@ use crate::{
         files,
         lock::{self, Attempt, FileLock, Mode},
         scratch::Scratch,
-        stop::Stop,
+        stop::StopToken,
     },
 };
 
@@ -143,7 +143,7 @@ impl CheckoutStore {
     /// # Errors
     ///
     /// When the lock cannot be had.
-    pub fn hold(&self, on: &Emitter, stop: &Stop) -> Result<FileLock, CheckoutError> {
+    pub fn hold(&self, on: &Emitter, stop: &StopToken) -> Result<FileLock, CheckoutError> {
         self.lock(STORE_LOCK, Mode::Shared, "the layer store", on, stop)
     }
 
@@ -174,7 +174,7 @@ impl CheckoutStore {
         wanted: &Wanted<'_>,
         submodule: &mut Submodules<'_>,
         on: &Emitter,
-        stop: &Stop,
+        stop: &StopToken,
     ) -> Result<Checkout, CheckoutError> {
         let Wanted { url, commit, patches, outside_links, .. } = *wanted;
         let key = key(commit, patches.iter().map(|patch| &patch.lock));
@@ -208,7 +208,7 @@ impl CheckoutStore {
         folder: &Path,
         submodule: &mut Submodules<'_>,
         on: &Emitter,
-        stop: &Stop,
+        stop: &StopToken,
     ) -> Result<(), CheckoutError> {
         let scratch = self.scratch(on, stop)?;
         let room = self.folder("");
@@ -220,7 +220,7 @@ impl CheckoutStore {
     }
 
     /// A private folder in the file system of the store; what others left who were killed goes first.
-    pub(super) fn scratch(&self, on: &Emitter, stop: &Stop) -> Result<Scratch, CheckoutError> {
+    pub(super) fn scratch(&self, on: &Emitter, stop: &StopToken) -> Result<Scratch, CheckoutError> {
         let tmp = self.folder("tmp");
         let _alone = self.lock("checkouts-tmp", Mode::Exclusive, "the layer store", on, stop)?;
         files::make_private_dir(&tmp)?;
@@ -238,7 +238,7 @@ impl CheckoutStore {
         mode: Mode,
         what: &str,
         on: &Emitter,
-        stop: &Stop,
+        stop: &StopToken,
     ) -> Result<FileLock, CheckoutError> {
         let waiting = |other: &str| on.emit(Event::Waiting { resource: what.into(), holder: other.into() });
         let holder = format!("build {}", on.build());

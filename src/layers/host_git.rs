@@ -203,7 +203,7 @@ impl<'a> Git<'a> {
                 lines.iter().filter(|line| objects(line).is_none()).for_each(|line| said.extend([line.as_str(), "\n"]));
                 return Ok((status, said));
             }
-            if self.access.stop.asked() > 0 {
+            if self.access.stop.is_requested() {
                 // It leaves at most a file that the next fetch removes.
                 let _ = child.kill();
                 let _ = child.wait();

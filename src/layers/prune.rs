@@ -24,7 +24,7 @@ use crate::{
         files::{self, FileError},
         lock::{self, Attempt, Mode},
         scratch::Scratch,
-        stop::Stop,
+        stop::StopToken,
     },
 };
 
@@ -106,7 +106,7 @@ impl CheckoutStore {
     /// # Errors
     ///
     /// When the store cannot be read or written, or somebody asks to stop.
-    pub fn prune(&self, keep: Keep, now: Timestamp, on: &Emitter, stop: &Stop) -> Result<Gone, CheckoutError> {
+    pub fn prune(&self, keep: Keep, now: Timestamp, on: &Emitter, stop: &StopToken) -> Result<Gone, CheckoutError> {
         let mut gone = Gone::default();
         let mut needed = BTreeSet::new();
         // Where everything goes that is to be removed: a kill leaves it there, and whoever makes the next scratch removes it.

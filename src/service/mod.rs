@@ -20,7 +20,7 @@ use crate::{
         files::FileError,
         lock::{self, Attempt, FileLock, Mode, WaitError},
         process::Spawner,
-        stop::Stop,
+        stop::StopToken,
     },
 };
 
@@ -110,7 +110,7 @@ pub struct Means<'a> {
     /// Starts processes.
     pub spawner: &'a Spawner,
     /// Whether somebody wants it to stop.
-    pub stop: &'a Stop,
+    pub stop: &'a StopToken,
 }
 
 /// A build that has a name and a journal, and is about to begin.
@@ -146,7 +146,7 @@ impl<'a> LocalService<'a> {
         let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(history)];
         sinks.extend(make_sinks(&id));
         // Only `smidr status` could stand in the way, for a moment.
-        let stop = Stop::default();
+        let stop = StopToken::default();
         let alive = lock::lock(&self.alive_path(&id), Mode::Exclusive, &format!("build {id}"), &stop, |_| {})?;
         Ok(Begun { on: Emitter::new(id.clone(), sinks), id, store, failure, _alive: alive })
     }

@@ -135,21 +135,26 @@ pub fn read_part<'b>(input: &mut impl io::Read, buffer: &'b mut [u8]) -> io::Res
 ///
 /// When it cannot be read.
 pub fn sha256_of(path: &Path) -> Result<(Digest, u64), FileError> {
-    let read = || -> io::Result<(Digest, u64)> {
-        let mut file = fs::File::open(path)?;
-        let (mut hash, mut size) = (Sha256::new(), 0);
-        let mut buffer = vec![0; 256 * 1024];
-        loop {
-            match read_part(&mut file, &mut buffer)? {
-                [] => return Ok((Digest::from_sha256(hash.finalize().into()), size)),
-                part => {
-                    hash.update(part);
-                    size += part.len() as u64;
-                }
+    fs::File::open(path).and_then(sha256_of_all).map_err(FileError::new("read", path))
+}
+
+/// The digest and size of all that a reader gives.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn sha256_of_all(mut from: impl io::Read) -> io::Result<(Digest, u64)> {
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match read_part(&mut from, &mut buffer)? {
+            [] => return Ok((Digest::from_sha256(hash.finalize().into()), size)),
+            part => {
+                hash.update(part);
+                size += part.len() as u64;
             }
         }
-    };
-    read().map_err(FileError::new("read", path))
+    }
 }
 
 /// Removes a whole tree that smidr made, even where it holds folders without write permission. A tree that is not there is fine. No

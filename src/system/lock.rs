@@ -14,7 +14,7 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{files::FileError, stop::Stop};
+use super::{files::FileError, stop::StopToken};
 use crate::model::{Kind, UserError};
 
 /// How often a lock that somebody else holds is tried again. flock(2) itself keeps no queue either.
@@ -153,7 +153,7 @@ fn name_in(file: &mut File) -> String {
 ///
 /// When the lock file cannot be opened.
 pub fn lock_briefly(path: &Path, holder: &str) -> Result<FileLock, FileError> {
-    match lock(path, Mode::Exclusive, holder, &Stop::default(), |_| {}) {
+    match lock(path, Mode::Exclusive, holder, &StopToken::default(), |_| {}) {
         Ok(lock) => Ok(lock),
         Err(WaitError::File(error)) => Err(error),
         Err(WaitError::Stopped(_)) => Err(FileError::new("lock", path)(std::io::ErrorKind::Interrupted.into())),
@@ -170,7 +170,7 @@ pub fn lock(
     path: &Path,
     mode: Mode,
     holder: &str,
-    stop: &Stop,
+    stop: &StopToken,
     on_wait: impl FnOnce(&str),
 ) -> Result<FileLock, WaitError> {
     lock_after(|| thread::sleep(TRY_AGAIN), path, mode, holder, stop, on_wait)
@@ -181,7 +181,7 @@ fn lock_after(
     path: &Path,
     mode: Mode,
     holder: &str,
-    stop: &Stop,
+    stop: &StopToken,
     on_wait: impl FnOnce(&str),
 ) -> Result<FileLock, WaitError> {
     let mut on_wait = Some(on_wait);
@@ -191,7 +191,7 @@ fn lock_after(
             Attempt::Held(lock) => return Ok(lock),
             Attempt::Busy(other) => other,
         };
-        if stop.asked() > 0 {
+        if stop.is_requested() {
             return Err(WaitError::Stopped(other));
         }
         tries = tries.saturating_add(1);
@@ -251,17 +251,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = path_in(folder.path(), "store");
         let first = try_lock(&path, Mode::Exclusive, "image build debian-12").expect("lock");
-        let stop = Stop::default();
-        stop.ask(nix::sys::signal::Signal::SIGINT);
+        let stop = StopToken::default();
+        stop.escalate();
         let stopped = lock(&path, Mode::Shared, "build", &stop, |other| panic!("told of {other}, and never waited"));
         assert!(matches!(stopped, Err(WaitError::Stopped(holder)) if holder.starts_with("image build")));
         thread::scope(|scope| {
-            let waits = scope.spawn(|| lock(&path, Mode::Shared, "build", &Stop::default(), |_| drop(first)));
+            let waits = scope.spawn(|| lock(&path, Mode::Shared, "build", &StopToken::default(), |_| drop(first)));
             assert!(waits.join().expect("no panic").is_ok());
         });
         let mut moment = Some(try_lock(&path, Mode::Exclusive, "nobody to speak of").expect("lock"));
         let told = |other: &str| panic!("told of {other}, who was gone at once");
-        assert!(lock_after(|| drop(moment.take()), &path, Mode::Shared, "build", &Stop::default(), told).is_ok());
+        assert!(lock_after(|| drop(moment.take()), &path, Mode::Shared, "build", &StopToken::default(), told).is_ok());
         assert!(lock(&path, Mode::Shared, "build", &stop, |_| ()).is_ok(), "a free one is not waited for");
     }
 }

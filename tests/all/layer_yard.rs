@@ -18,7 +18,7 @@ use smidr::{
     },
     lock::PatchPin,
     model::{BuildId, CommitId, Digest, Event, Paths, Record},
-    system::stop::Stop,
+    system::stop::StopToken,
 };
 
 /// What all repositories of a yard say they are copies of.
@@ -192,7 +192,7 @@ impl Yard {
         outside_links: bool,
         submodule: &mut Submodules<'_>,
     ) -> Result<Checkout, CheckoutError> {
-        let stop = Stop::default();
+        let stop = StopToken::default();
         let wanted = Wanted { mirror: &self.mirror, url, mirrors: &[], commit, patches, outside_links };
         self.store.checkout(&wanted, submodule, &self.on, &stop)
     }

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
 use smidr::{
     layers::GitError,
     model::{Kind, Logins, UserError},
@@ -347,7 +346,7 @@ fn who_is_asked_to_stop_does_so_at_once() {
             wait_for("a fetch", LONG, || server.log().contains("POST"));
             thread::sleep(Duration::from_millis(200));
             let asked = Instant::now();
-            yard.stop.ask(Signal::SIGINT);
+            yard.stop.escalate();
             let stopped = fetching.join().expect("no panic").expect_err("stopped");
             assert!(asked.elapsed() < Duration::from_millis(1500), "{:?}", asked.elapsed());
             assert_eq!(stopped.kind(), Kind::Cancelled, "{stopped:?}");

@@ -22,7 +22,7 @@ use smidr::{
     lock::RepositoryPin,
     model::{BuildId, CommitId, Event, Logins, Paths, Record},
     plan::PlannedGit,
-    system::{process::Spawner, stop::Stop},
+    system::{process::Spawner, stop::StopToken},
 };
 use tempfile::TempDir;
 
@@ -44,7 +44,7 @@ pub struct Yard {
     pub environment: Vec<(String, String)>,
     ear: Ear,
     on: Emitter,
-    pub stop: Stop,
+    pub stop: StopToken,
     pub logins: Logins,
     spawner: Spawner,
 }
@@ -68,7 +68,7 @@ impl Yard {
             environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
             on: Emitter::new(BuildId::new("fetch", 1).expect("a name"), vec![Box::new(ear.clone())]),
             ear,
-            stop: Stop::default(),
+            stop: StopToken::default(),
             logins: Logins::All,
             spawner: Spawner::with_binary(smidr_bin()).expect("a thread"),
         })

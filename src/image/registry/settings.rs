@@ -6,7 +6,7 @@ use super::error::RegistryError;
 use crate::{
     events::Emitter,
     model::SystemFacts,
-    system::{process::Spawner, stop::Stop},
+    system::{process::Spawner, stop::StopToken},
 };
 
 /// Takes warnings: things that went wrong and did not matter in the end.
@@ -78,7 +78,7 @@ impl Default for Patience {
 
 impl Settings {
     /// What this machine and the caller's environment say.
-    pub fn new(facts: &SystemFacts, spawner: &Spawner, stop: &Stop, on: &Emitter) -> Self {
+    pub fn new(facts: &SystemFacts, spawner: &Spawner, stop: &StopToken, on: &Emitter) -> Self {
         let (stop, on) = (stop.clone(), on.clone());
         Self {
             environment: facts.environment.clone(),
@@ -87,7 +87,7 @@ impl Settings {
             ca_bundle: facts.ca_bundle.clone(),
             insecure: false,
             logins: true,
-            stopping: Arc::new(move || stop.asked() > 0),
+            stopping: Arc::new(move || stop.is_requested()),
             spawner: spawner.clone(),
             warn: Arc::new(move |text| on.warn(text)),
             patience: Patience::default(),

@@ -16,7 +16,7 @@ use super::super::{
 };
 use crate::{
     model::{Activity, Event, Kind, UserError as _},
-    system::stop::Stop,
+    system::stop::StopToken,
 };
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -345,8 +345,8 @@ fn nobody_waits_for_an_image_that_is_whole() {
     let _busy = [&image.manifest, &image.config.diff_ids[0]]
         .map(|digest| test.store.lock_making(digest, "somebody else", &on).expect("a lock"));
     // Who was asked to stop ends where he would have waited.
-    let stop = Stop::default();
-    stop.ask(nix::sys::signal::Signal::SIGINT);
+    let stop = StopToken::default();
+    stop.escalate();
     let store = ImageStore::open(&test.paths).expect("a store").heeding(&stop);
     let error = store.lock_making(&image.manifest, "a second one", &on).expect_err("busy");
     assert_eq!(error.kind(), Kind::Cancelled);

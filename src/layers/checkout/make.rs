@@ -24,7 +24,7 @@ use crate::{
     events::Emitter,
     layers::patch,
     model::{CommitId, without_secrets},
-    system::{files::FileError, stop::Stop},
+    system::{files::FileError, stop::StopToken},
 };
 
 /// Larger than any that was ever written by hand.
@@ -40,7 +40,7 @@ pub struct Making<'a, 'b> {
     pub limits: &'a Limits,
     pub submodule: &'a mut Submodules<'b>,
     pub on: &'a Emitter,
-    pub stop: &'a Stop,
+    pub stop: &'a StopToken,
 }
 
 /// A repository of the checkout: the one that is wanted, or a submodule.
@@ -102,8 +102,8 @@ impl Making<'_, '_> {
         let id = ObjectId::from_bytes_or_panic(of.commit.as_bytes());
         let objects = Objects::open(of.mirror, &id, self.limits, sum.bytes, self.stop)?;
         let listed = tree::list(&objects, &id, of.url, self.limits, sum.entries);
-        let mut listing = listed.map_err(|error| match self.stop.asked() {
-            0 => objects.trouble(of.url).unwrap_or(error),
+        let mut listing = listed.map_err(|error| match self.stop.requested() {
+            None => objects.trouble(of.url).unwrap_or(error),
             _ => CheckoutError::Stopped(of.commit.clone()),
         })?;
         let name = name_of(of.url);

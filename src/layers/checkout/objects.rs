@@ -17,7 +17,7 @@ use gix::{
 };
 
 use super::{error::CheckoutError, tree::Limits};
-use crate::system::stop::Stop;
+use crate::system::stop::StopToken;
 
 /// How a pointer of git-lfs begins, which is never longer than this.
 const POINTER: (&[u8], usize) = (b"version https://git-lfs.github.com/spec/", 1024);
@@ -37,7 +37,7 @@ struct Seen {
     bytes: AtomicU64,
     over: Mutex<Option<(&'static str, u64)>>,
     pointers: AtomicU64,
-    stop: Stop,
+    stop: StopToken,
     bad: Mutex<Option<(ObjectId, Option<gix::Error>)>>,
 }
 
@@ -65,7 +65,7 @@ impl Objects {
         wanted: &ObjectId,
         limits: &Limits,
         used: u64,
-        stop: &Stop,
+        stop: &StopToken,
     ) -> Result<Self, CheckoutError> {
         let mut odb = gix::odb::at(mirror.join("objects"), wanted.kind()).map_err(|error| CheckoutError::Damaged {
             object: wanted.to_string(),
@@ -146,7 +146,7 @@ impl Objects {
     // Before it is read: a small pack can hold a blob that fills any memory.
     fn check_size(&self, id: &gix::oid) -> gix::Result {
         // gix looks between chunks of files, which may be long.
-        if self.seen.stop.asked() > 0 {
+        if self.seen.stop.is_requested() {
             return Err(gix::Error::from_error(Refused("stopped")));
         }
         let header = match self.odb.try_header(id) {

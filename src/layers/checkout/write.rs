@@ -31,7 +31,7 @@ use super::{
 use crate::{
     events::Emitter,
     model::{Activity, CommitId, Unit},
-    system::{files::FileError, stop::Stop},
+    system::{files::FileError, stop::StopToken},
 };
 
 /// How often somebody could read how far it is, and how late a wish to stop may be heard.
@@ -50,7 +50,7 @@ pub struct Job<'a> {
     /// Hears how far it is.
     pub on: &'a Emitter,
     /// Whether to go on.
-    pub stop: &'a Stop,
+    pub stop: &'a StopToken,
 }
 
 /// Writes a list out into an empty folder, as git would without any configuration: line ends and encodings as the repository's
@@ -67,7 +67,7 @@ pub fn write(listing: &mut Listing, objects: &Objects, into: &Path, job: &Job<'_
     let result = thread::scope(|scope| {
         scope.spawn(|| {
             watching.every(PAUSE, || {
-                interrupted.store(job.stop.asked() > 0, Ordering::Relaxed);
+                interrupted.store(job.stop.is_requested(), Ordering::Relaxed);
                 tell(job, counter.0.load(Ordering::Relaxed), total);
             });
         });
@@ -76,7 +76,7 @@ pub fn write(listing: &mut Listing, objects: &Objects, into: &Path, job: &Job<'_
         watching.end();
         result
     });
-    if interrupted.load(Ordering::Relaxed) || result.is_err() && job.stop.asked() > 0 {
+    if interrupted.load(Ordering::Relaxed) || result.is_err() && job.stop.is_requested() {
         return Err(CheckoutError::Stopped(job.commit.clone()));
     }
     let trouble = objects.trouble(job.repository);

@@ -58,7 +58,7 @@ pub fn background<T: Send + 'static>(
                 return Ok(done);
             }
             Err(RecvTimeoutError::Disconnected) => return Err(failed("gix has panicked".into())),
-            Err(RecvTimeoutError::Timeout) if access.stop.asked() > 0 => {
+            Err(RecvTimeoutError::Timeout) if access.stop.is_requested() => {
                 interrupt.store(true, Ordering::SeqCst);
                 // Whatever it says: nobody wants it any more.
                 let _ = result.recv_timeout(LAST_WORD);

@@ -229,7 +229,7 @@ impl Place<'_> {
     }
 
     fn fetch(&self, request: &Request) -> Result<(), GitError> {
-        if self.access.stop.asked() > 0 {
+        if self.access.stop.is_requested() {
             return Err(GitError::Stopped(subject(self.url)));
         }
         let settled = Settled::before(&self.room.folder)?;
