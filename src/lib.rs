@@ -24,6 +24,11 @@ pub mod sandbox;
 pub mod engine;
 
 pub mod history;
+pub mod queue;
+
+pub mod worker;
+
+pub mod executors;
 
 pub mod service;
 

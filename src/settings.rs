@@ -6,11 +6,11 @@ use std::{fs, io, path::Path};
 
 use crate::{
     config::{
-        Problem, Problems,
+        Problem, Problems, Size,
         decode::Decoder,
         node::{Node, Text},
     },
-    model::{Kind, Paths, UserError},
+    model::{Kind, Paths, Share, UserError},
     system::files::FileError,
 };
 
@@ -24,6 +24,34 @@ pub struct Settings {
     pub trust: Vec<String>,
     /// Variables that may stand in addresses.
     pub address_variables: Vec<String>,
+    /// How much of the machine builds may use together.
+    pub limits: BuildLimits,
+}
+
+/// The budget of all builds of one SMIDR_HOME.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuildLimits {
+    /// How many run at once.
+    pub builds: Option<u32>,
+    /// Processors that builds started together share.
+    pub cpus: Option<u32>,
+    /// Memory that they share, in bytes.
+    pub memory: Option<u64>,
+}
+
+impl BuildLimits {
+    /// How many builds run at once on a machine with so many processors. A build of OpenEmbedded keeps four busy.
+    pub fn builds(&self, cpus: u32) -> u32 {
+        self.builds.unwrap_or_else(|| (cpus / 4).max(2))
+    }
+
+    /// What each of `count` builds gets that are started together; none where there is nothing to divide.
+    pub fn share(&self, count: u32, cpus: u32) -> Option<Share> {
+        let divided = count > 1 || self.cpus.is_some() || self.memory.is_some();
+        let count = count.max(1);
+        let cpus = (self.cpus.unwrap_or(cpus).min(cpus) / count).max(1);
+        divided.then(|| Share { cpus, memory: self.memory.map(|memory| memory / u64::from(count)) })
+    }
 }
 
 /// Why settings cannot be used.
@@ -85,10 +113,16 @@ impl Settings {
         let mut d = Decoder::new(&|_| None);
         let mut f = d.fields(&root, "");
         let (patterns, variables) = (f.texts(&mut d, "trust"), f.texts(&mut d, "address_variables"));
+        let mut l = f.fields(&mut d, "limits");
+        let (builds, cpus) = (l.count(&mut d, "builds"), l.count(&mut d, "cpus"));
+        let memory = l.text(&mut d, "memory");
+        let memory = memory.and_then(|text| d.parse::<Size>(text, "limits.memory", "a size such as 8g or 512m"));
+        l.finish(&mut d);
         f.finish(&mut d);
         let trust = patterns.iter().filter_map(|text| pattern(&mut d, text, home)).collect();
         let address_variables = variables.into_iter().map(|text| text.text).collect();
-        if d.problems.is_empty() { Ok(Self { trust, address_variables }) } else { Err(problems(d.problems)) }
+        let limits = BuildLimits { builds, cpus, memory: memory.map(|size| size.0) };
+        if d.problems.is_empty() { Ok(Self { trust, address_variables, limits }) } else { Err(problems(d.problems)) }
     }
 
     /// Whether the user trusts every project in this folder.
@@ -124,9 +158,13 @@ mod tests {
 
     #[test]
     fn patterns_are_of_whole_folders() {
-        let text = "trust: [/srv/ci/*, ~/src/**]\naddress_variables: GIT_TOKEN\n";
+        let text = "trust: [/srv/ci/*, ~/src/**]\naddress_variables: GIT_TOKEN\nlimits: {builds: 3, memory: 8g}\n";
         let settings = Settings::parse("settings.yaml", text, Path::new("/home/u")).expect("good settings");
         assert_eq!(settings.address_variables, ["GIT_TOKEN"]);
+        assert_eq!(settings.limits.share(4, 16), Some(Share { cpus: 4, memory: Some(2 << 30) }));
+        assert_eq!((settings.limits.builds(64), BuildLimits::default().builds(64)), (3, 16));
+        assert_eq!(BuildLimits::default().share(1, 16), None);
+        assert_eq!(BuildLimits::default().share(5, 2), Some(Share { cpus: 1, memory: None }));
         for (folder, trusted) in [
             ("/srv/ci/one", true),
             ("/srv/ci", false),
@@ -142,9 +180,13 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        for (text, said) in
-            [("trust: work", "begins neither"), ("trust: '/a/[x'", "is no pattern"), ("trsut: x", "unknown key")]
-        {
+        for (text, said) in [
+            ("trust: work", "begins neither"),
+            ("trust: '/a/[x'", "is no pattern"),
+            ("trsut: x", "unknown key"),
+            ("limits: {build: 1}", "unknown key"),
+            ("limits: {memory: much}", "8g"),
+        ] {
             let problems = Settings::parse("settings.yaml", text, Path::new("/home/u")).expect_err(text);
             assert!(problems.render(false).contains(said), "{}", problems.render(false));
         }

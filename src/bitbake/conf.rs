@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::PathBuf};
 
-use crate::plan::Plan;
+use crate::plan::{Plan, SHARED};
 
 /// Written at the top, for those who open the file to change it.
 const NOTICE: &str = "# Written by smidr before each build: change smidr.yaml instead (local_conf: takes any line).\n";
@@ -11,8 +11,12 @@ const NOTICE: &str = "# Written by smidr before each build: change smidr.yaml in
 pub fn local_conf(plan: &Plan) -> String {
     let mut text = String::from(NOTICE);
     for (name, value) in &plan.conf {
-        let _ = writeln!(text, "{name} = {}", quote(value));
+        // Of a build's share the environment has the last word.
+        let operator = if SHARED.contains(&name.as_str()) { "?=" } else { "=" };
+        let _ = writeln!(text, "{name} {operator} {}", quote(value));
     }
+    // What BitBake parses does not depend on it.
+    let _ = writeln!(text, "BB_HASHCONFIG_IGNORE_VARS:append = \" {}\"", SHARED.join(" "));
     for (name, value) in &plan.exports {
         let _ = writeln!(text, "export {name} = {}", quote(value));
     }

@@ -75,6 +75,8 @@ enum Line {
     TaskSkipped {
         recipe: String,
         task: String,
+        #[serde(default)]
+        reason: String,
     },
     NoProvider {
         item: String,
@@ -129,7 +131,9 @@ pub fn parse_line(line: &str) -> UiMessage {
         Line::TaskEnded { recipe, task, pid, ok, log, setscene } => {
             Event::TaskEnded { name: TaskName { recipe, task }, pid: pid.unwrap_or_default(), ok, log, setscene }
         }
-        Line::TaskSkipped { recipe, task } => Event::TaskSkipped { name: TaskName { recipe, task } },
+        Line::TaskSkipped { recipe, task, reason } => {
+            Event::TaskSkipped { name: TaskName { recipe, task }, covered: reason == "covered" }
+        }
         Line::NoProvider { item, dependees, reasons, close_matches } => {
             Event::NoProvider { item, dependees, reasons, close_matches }
         }

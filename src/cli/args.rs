@@ -15,7 +15,7 @@ use crate::{config::provider, model::Digest};
 pub struct Cli {
     /// The project's config
     #[arg(short, long, global = true, default_value = "smidr.yaml", value_name = "FILE")]
-    pub config: PathBuf,
+    pub config: Vec<PathBuf>,
     /// What the caller grants
     #[command(flatten)]
     pub grant: Grant,
@@ -59,8 +59,13 @@ pub enum Command {
     Status(Status),
     /// Show what a build said
     Logs(Logs),
+    /// Watch a build that runs, as if it had been started here
+    Attach(Attach),
     /// Stop a build that runs, and wait until it has stopped
     Cancel(Cancel),
+    /// Look after the record of builds
+    #[command(subcommand)]
+    History(History),
     /// Look at and copy what builds left behind
     #[command(subcommand)]
     Artifacts(Artifacts),
@@ -71,6 +76,9 @@ pub enum Command {
     Doctor(Doctor),
     /// Print a script that completes commands in your shell
     Completions(Completions),
+    /// Run a submission; not for people
+    #[command(name = "__worker", hide = true)]
+    Worker(Worker),
 }
 
 /// `smidr init`
@@ -105,9 +113,6 @@ pub struct Wanted {
     /// Build this instead of build.image; may be repeated
     #[arg(long = "target", value_name = "TARGET")]
     pub targets: Vec<String>,
-    /// Build with this overlay of the config
-    #[arg(long, value_name = "NAME")]
-    pub variant: Option<String>,
     /// Build for this machine instead of the config's
     #[arg(long, value_name = "MACHINE")]
     pub machine: Option<String>,
@@ -134,6 +139,9 @@ pub struct Plan {
     /// What to plan for
     #[command(flatten)]
     pub wanted: Wanted,
+    /// Plan with this overlay of the config
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -145,6 +153,24 @@ pub struct Build {
     /// What to build
     #[command(flatten)]
     pub wanted: Wanted,
+    /// Build with this overlay of the config; several are built at once
+    #[arg(long = "variant", value_name = "NAME")]
+    pub variants: Vec<String>,
+    /// Build all variants of the config at once
+    #[arg(long, conflicts_with = "variants")]
+    pub all_variants: bool,
+    /// Of several builds, run at most so many at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: Option<u32>,
+    /// Of several builds, let the others go on when one fails
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Wait while another build uses the workspace
+    #[arg(long)]
+    pub wait: bool,
+    /// Print the build's id and return; the build goes on without this terminal
+    #[arg(long, conflicts_with = "events")]
+    pub detach: bool,
     /// Print events to standard output in this form
     #[arg(long, value_name = "FORM")]
     pub events: Option<EventForm>,
@@ -291,6 +317,32 @@ pub struct Logs {
     /// Only this task's own log
     #[arg(long, value_name = "RECIPE:TASK", conflicts_with = "follow")]
     pub task: Option<String>,
+    /// Print the journal, a JSON object per line
+    #[arg(long, conflicts_with = "task")]
+    pub json: bool,
+}
+
+/// `smidr attach`
+#[derive(Args)]
+pub struct Attach {
+    /// The build; if left out, the newest of the project in this folder, or of all
+    pub id: Option<String>,
+}
+
+/// `smidr history`
+#[derive(Subcommand)]
+pub enum History {
+    /// Make the index of builds again from their journals
+    Rebuild,
+    /// Remove old builds with all that is known of them
+    Prune(Clean),
+}
+
+/// `smidr __worker`
+#[derive(Args)]
+pub struct Worker {
+    /// The build
+    pub id: String,
 }
 
 /// `smidr artifacts`
@@ -314,10 +366,10 @@ pub enum Artifacts {
 /// `smidr artifacts clean`
 #[derive(Args)]
 pub struct Clean {
-    /// Keep what the newest builds of each project and variant left behind, so many of them; and as many that left only logs
+    /// Keep so many of the newest builds of each project and variant that left artifacts, and as many that left only logs
     #[arg(long, value_name = "BUILDS")]
     pub keep: Option<usize>,
-    /// Remove only what builds left behind that ended more than so many days ago
+    /// Only builds that ended more than so many days ago
     #[arg(long, value_name = "DAYS")]
     pub days: Option<u32>,
     /// Say what would go, and remove nothing

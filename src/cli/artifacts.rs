@@ -1,10 +1,11 @@
 //! `smidr artifacts`: what builds left behind.
 
-use std::{fs, path::Path, process::ExitCode, time::Duration};
+use std::{fs, path::Path, process::ExitCode};
 
 use super::{
     args::{Artifacts, Clean, Listing},
     context,
+    history::policy,
     output::{Document, bytes, say, talk},
     report::{Done, Failure, Refused},
 };
@@ -12,7 +13,7 @@ use crate::{
     artifacts,
     history::BuildRecord,
     model::{Artifact, Paths, SystemFacts},
-    service::{self, LocalService},
+    service::LocalService,
     system::paths,
 };
 
@@ -97,15 +98,7 @@ fn is_cleaned(build: &BuildRecord) -> bool {
 }
 
 fn clean(paths: &Paths, wanted: &Clean) -> Done {
-    if wanted.keep.is_none() && wanted.days.is_none() {
-        let hint = "smidr artifacts clean --keep 3 --dry-run    smidr artifacts clean --days 30";
-        return Err(
-            Refused::new("what may go has to be said: --keep BUILDS, --days DAYS or both", Some(hint.into())).into()
-        );
-    }
-    let day = Duration::from_secs(24 * 60 * 60);
-    let policy =
-        service::Clean { keep: wanted.keep, older_than: wanted.days.map(|days| day * days), dry_run: wanted.dry_run };
+    let policy = policy(wanted)?;
     let cleaned = LocalService::new(paths).clean(policy, jiff::Timestamp::now())?;
     for (build, freed) in &cleaned {
         say(format!("{:<40} {:>8}", build.id, bytes(*freed)));

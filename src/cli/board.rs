@@ -1,12 +1,14 @@
-//! What BitBake is at, for the one line that is drawn again and again. Its clocks go on while nothing else happens.
+//! Running tasks and elapsed times for the status line, redrawn twice a second.
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use jiff::Timestamp;
 
 use super::output::Bar;
 use crate::model::TaskName;
@@ -27,13 +29,12 @@ pub struct Board {
     pub targets: String,
     /// Of BitBake.
     pub version: String,
-    /// All tasks that are to be done or left out.
+    /// All tasks that are to be run or skipped. Those that restore from sstate are not among them: what they restore is skipped.
     pub total: u64,
-    /// Those that were done.
-    pub ended: u64,
-    /// Those that were left out.
-    pub skipped: u64,
-    running: BTreeMap<u32, (TaskName, Instant, Option<u8>)>,
+    ran: u64,
+    covered: u64,
+    current: u64,
+    running: BTreeMap<u32, (TaskName, Timestamp, Option<u8>)>,
     // Whether the line shows it just now.
     is_shown: bool,
 }
@@ -58,7 +59,7 @@ impl Shared {
                     let board = board.lock();
                     // Drawn while nobody can show something else.
                     if board.is_shown {
-                        bar.text(&board.text());
+                        bar.text(&board.text(Timestamp::now()));
                     }
                 }
                 drop(board);
@@ -72,7 +73,7 @@ impl Board {
     /// Forgets the tasks: BitBake begins anew.
     pub fn begin(&mut self) {
         self.running.clear();
-        (self.ended, self.skipped) = (0, 0);
+        (self.ran, self.covered, self.current) = (0, 0, 0);
     }
 
     /// Says whether the line shows it.
@@ -81,9 +82,9 @@ impl Board {
     }
 
     /// A task begins, in a process of its own.
-    pub fn started(&mut self, pid: u32, name: TaskName) {
+    pub fn started(&mut self, pid: u32, name: TaskName, at: Timestamp) {
         if self.running.len() < TASKS {
-            self.running.insert(pid, (name, Instant::now(), None));
+            self.running.insert(pid, (name, at, None));
         }
     }
 
@@ -94,19 +95,31 @@ impl Board {
         }
     }
 
-    /// A task has ended.
-    pub fn ended(&mut self, pid: u32) {
+    /// A task has ended. One that restores from sstate is not counted: BitBake then skips what it stands for, or runs it after all.
+    pub fn ended(&mut self, pid: u32, setscene: bool) {
         self.running.remove(&pid);
-        self.ended += 1;
+        self.ran += u64::from(!setscene);
+    }
+
+    /// A task was skipped, because sstate has its result or because it was run before.
+    pub fn skipped(&mut self, covered: bool) {
+        *(if covered { &mut self.covered } else { &mut self.current }) += 1;
+    }
+
+    fn done(&self) -> u64 {
+        self.ran + self.covered + self.current
     }
 
     /// The line: those that run longest first.
-    pub fn text(&self) -> String {
-        let mut text = format!("{}  {}  {}/{}", self.version, self.targets, self.ended + self.skipped, self.total);
+    pub fn text(&self, now: Timestamp) -> String {
+        let mut text = format!("{}  {}  {}/{}", self.version, self.targets, self.done(), self.total);
+        if let Some(percent) = (self.covered * 100).checked_div(self.done()).filter(|_| self.covered > 0) {
+            let _ = write!(text, "  sstate {percent} %");
+        }
         let mut running: Vec<_> = self.running.values().collect();
         running.sort_by_key(|(_, since, _)| *since);
         for (name, since, percent) in running.iter().take(TASKS_SHOWN) {
-            let _ = write!(text, "  {name} {}", clock(since.elapsed()));
+            let _ = write!(text, "  {name} {}", clock(now.duration_since(*since).unsigned_abs()));
             if let Some(percent) = percent {
                 let _ = write!(text, " {percent} %");
             }
@@ -119,9 +132,10 @@ impl Board {
 
     /// What was done, at the end.
     pub fn summary(&self) -> String {
-        match self.ended + self.skipped {
-            done if done < self.total => format!("{done} of {} tasks, {} run", self.total, self.ended),
-            _ => format!("{} tasks, {} run", self.total, self.ended),
+        let sstate = if self.covered > 0 { format!(", {} from sstate", self.covered) } else { String::new() };
+        match self.done() {
+            done if done < self.total => format!("{done} of {} tasks, {} run{sstate}", self.total, self.ran),
+            _ => format!("{} tasks, {} run{sstate}", self.total, self.ran),
         }
     }
 }
@@ -139,24 +153,46 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_sstate_restores_is_counted_once() {
+        let mut board = Board { total: 1000, ..Board::default() };
+        let (name, at) = (TaskName { recipe: "hello".into(), task: "do_compile".into() }, Timestamp::now());
+        for pid in 0..800 {
+            board.started(pid, name.clone(), at);
+            board.ended(pid, true);
+        }
+        assert_eq!(board.text(at), "    0/1000");
+        (0..900).for_each(|_| board.skipped(true));
+        (0..60).for_each(|_| board.skipped(false));
+        for pid in 0..40 {
+            board.started(pid, name.clone(), at);
+            board.ended(pid, false);
+        }
+        assert_eq!(board.text(at), "    1000/1000  sstate 90 %");
+        assert_eq!(board.summary(), "1000 tasks, 40 run, 900 from sstate");
+    }
+
+    #[test]
     fn clocks_go_on_by_themselves() {
         let (board, bar) = (Shared::default(), Bar::new());
         let name = TaskName { recipe: "hello".into(), task: "do_compile".into() };
         {
             let mut board = board.lock();
             board.total = 42;
-            board.started(7, name);
+            board.started(7, name, Timestamp::now());
             board.shown(true);
         }
         board.keep_drawn(bar.clone());
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = std::time::Instant::now() + Duration::from_secs(60);
         while !bar.message().contains("0/42  hello:do_compile 0:01") {
-            assert!(Instant::now() < until, "{}", bar.message());
+            assert!(std::time::Instant::now() < until, "{}", bar.message());
             thread::sleep(Duration::from_millis(20));
         }
         let mut board = board.lock();
-        board.ended(7);
-        assert_eq!((board.text().as_str(), board.summary().as_str()), ("    1/42", "1 of 42 tasks, 1 run"));
+        board.ended(7, false);
+        assert_eq!(
+            (board.text(Timestamp::now()).as_str(), board.summary().as_str()),
+            ("    1/42", "1 of 42 tasks, 1 run")
+        );
         assert_eq!([clock(Duration::from_secs(59)), clock(Duration::from_secs(3725))], ["0:59", "1:02:05"]);
     }
 }

@@ -1,53 +1,71 @@
-//! `smidr build`: the whole way.
+//! `smidr build`: one build in this process, or workers for several, or for those that outlive the terminal.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use super::{
     args::{Build, EventForm, Grant},
     context,
-    output::talk,
-    report::{Done, Failure},
+    output::{say, talk},
+    report::{Done, Failure, Refused},
+    several,
     terminal::{JsonLines, Terminal},
     trust,
 };
 use crate::{
+    engine::Services,
     events::EventSink,
-    model::{Kind, Outcome, State},
+    executors::Life,
+    image::ImageStore,
+    model::{BuildRequest, Group, Paths, Submission, SystemFacts},
     plan::Domain,
-    project::Project,
-    service::{LocalService, Means},
+    project::{Project, trust::Given},
+    service::{LocalService, random},
+    settings::Settings,
     system::{files::FileError, process::Spawner, stop::StopToken},
 };
 
 /// Runs the command.
-pub fn build(file: &Path, grant: &Grant, args: Build) -> Done {
+pub fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
     // Before any thread: threads inherit what is blocked.
     let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let spawner = start_spawner()?;
     let facts = context::gather();
-    let project = Project::read(file, args.wanted.variant.as_deref(), &facts)?;
     let paths = context::open_paths(&facts)?;
-    let plan = trust::settle(&project, &(&args.wanted).into(), &facts, &paths, &trust::given(&facts, grant), &stop)?;
-    if plan.domain == Domain::Private {
-        talk("caches     this project's own: nothing is shared with others; to share yours:  smidr trust");
-    }
-    let host = project.host_lock(&plan).cloned();
-    let stale = project.lock.as_ref().is_some_and(|lock| lock.config.as_ref() != Some(&project.digest));
-    if args.wanted.locked && stale {
-        talk("warning: smidr.yaml has changed since smidr.lock was written:  smidr lock");
-    }
-    let service = LocalService::new(&paths);
-    let begun = service.begin(&plan, |_| {
-        let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(Terminal::new())];
-        if let Some(EventForm::Json) = args.events {
-            sinks.push(Box::new(JsonLines));
+    let mut asked =
+        Asked { facts: &facts, paths: &paths, given: trust::given(&facts, grant), stop: &stop, all: Vec::new() };
+    for file in files {
+        for variant in variants(file, args, &facts)? {
+            asked.add(file, variant, args)?;
         }
-        sinks
-    })?;
-    let means = Means { facts: &facts, spawner: &spawner, stop: &stop };
-    let outcome =
-        service.run(begun, plan, host.as_ref(), &means, |pins| Ok(project.pin(pins, &paths, args.wanted.locked)?))?;
-    Ok(exit_code(&outcome))
+    }
+    let mut submissions = asked.all;
+    share(&mut submissions, args.jobs, Settings::read(&paths, &facts.home)?, facts.cpus);
+    let service = LocalService::new(&paths);
+    if args.detach {
+        for submission in &submissions {
+            service.start(submission, &spawner, Life::OfItsOwn)?;
+            say(submission.id.as_str());
+        }
+        if io::stderr().is_terminal() {
+            talk("watch:  smidr attach ID    stop:  smidr cancel ID");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let [submission] = submissions.as_slice() else {
+        return several::build(&service, &submissions, args, &spawner, &stop);
+    };
+    let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(Terminal::new())];
+    if let Some(EventForm::Json) = args.events {
+        sinks.push(Box::new(JsonLines));
+    }
+    let store = ImageStore::open(&paths)?;
+    let services = Services { paths: paths.clone(), facts: facts.clone(), store, spawner };
+    let outcome = service.run(submission.clone(), services, &stop, sinks)?;
+    Ok(ExitCode::from(outcome.exit_code()))
 }
 
 /// Starts what starts processes.
@@ -55,12 +73,65 @@ pub fn start_spawner() -> Result<Spawner, Failure> {
     Ok(Spawner::start().map_err(FileError::new("start", Path::new("/proc/self/exe")))?)
 }
 
-fn exit_code(outcome: &Outcome) -> ExitCode {
-    let kind = match outcome.state {
-        State::Completed => return ExitCode::SUCCESS,
-        State::Cancelled => Kind::Cancelled,
-        _ if outcome.host_at_fault => Kind::Host,
-        _ => Kind::Build,
-    };
-    ExitCode::from(kind.exit_code())
+/// The variants of a config that are built; none is the config without an overlay.
+fn variants(file: &Path, args: &Build, facts: &SystemFacts) -> Result<Vec<Option<String>>, Failure> {
+    if args.all_variants {
+        let project = Project::read(file, None, facts)?;
+        let all: Vec<_> = project.config.variants.iter().map(|name| Some(name.text.clone())).collect();
+        if all.is_empty() {
+            let what = format!("{} has no variants", project.file.display());
+            return Err(Refused::new(what, Some("leave --all-variants out".into())).into());
+        }
+        return Ok(all);
+    }
+    if args.variants.is_empty() {
+        return Ok(vec![None]);
+    }
+    Ok(args.variants.iter().map(|name| Some(name.clone())).collect())
+}
+
+/// What is submitted by one command.
+struct Asked<'a> {
+    facts: &'a SystemFacts,
+    paths: &'a Paths,
+    given: Given,
+    stop: &'a StopToken,
+    all: Vec<Submission>,
+}
+
+impl Asked<'_> {
+    fn add(&mut self, file: &Path, variant: Option<String>, args: &Build) -> Result<(), Failure> {
+        let project = Project::read(file, variant.as_deref(), self.facts)?;
+        let request = BuildRequest { variant, ..(&args.wanted).into() };
+        let judged = trust::settle(&project, &request, self.facts, self.paths, &self.given, self.stop)?;
+        let same =
+            |known: &Submission| *known.config_path() == project.file && known.request.variant == request.variant;
+        if self.all.iter().any(same) {
+            return Ok(());
+        }
+        if judged.plan.domain == Domain::Private {
+            talk("caches     this project's own: nothing is shared with others; to share yours:  smidr trust");
+        }
+        let stale = project.lock.as_ref().is_some_and(|lock| lock.config.as_ref() != Some(&project.digest));
+        if args.wanted.locked && stale {
+            talk("warning: smidr.yaml has changed since smidr.lock was written:  smidr lock");
+        }
+        let mut submission = project.submission(&judged.plan, request, judged.granted(), self.facts, random())?;
+        submission.wait = args.wait;
+        self.all.push(submission);
+        Ok(())
+    }
+}
+
+/// Divides the machine among builds that are started together.
+fn share(submissions: &mut [Submission], jobs: Option<u32>, settings: Settings, cpus: u32) {
+    let count = u32::try_from(submissions.len()).unwrap_or(u32::MAX);
+    let at_once = count.min(jobs.unwrap_or(count)).min(settings.limits.builds(cpus));
+    let share = settings.limits.share(at_once, cpus);
+    let name = submissions.first().map(|first| first.id.clone());
+    for submission in submissions {
+        submission.share = share;
+        submission.group =
+            name.clone().filter(|_| jobs.is_some() && count > 1).map(|name| Group { name, places: at_once });
+    }
 }

@@ -1,36 +1,37 @@
 //! What commands that bring things work with: the shared folders, the image store, who starts processes, who shows progress.
 
-use std::path::Path;
+use std::{ops::Deref, path::Path};
 
 use super::{build::start_spawner, context, report::Failure, terminal::Terminal};
 use crate::{
-    engine::Tools,
+    engine::{Services, Tools},
     events::Emitter,
     image::ImageStore,
-    model::{BuildId, Paths, SystemFacts},
+    model::BuildId,
     service::random,
     system::{
         files::FileError,
-        process::Spawner,
         stop::{Listening, StopToken},
     },
 };
 
-/// Everything at hand.
+/// What a command works with.
 pub struct CommandContext {
-    /// The image store.
-    pub store: ImageStore,
+    /// Shared folders, images, this machine.
+    pub services: Services,
     /// Shows how it goes.
     pub on: Emitter,
-    /// Whether somebody wants it to stop.
+    /// Whether to stop.
     pub stop: StopToken,
-    /// Starts processes.
-    pub spawner: Spawner,
-    /// This machine.
-    pub facts: SystemFacts,
-    /// Shared folders.
-    pub paths: Paths,
     _second: Listening,
+}
+
+impl Deref for CommandContext {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.services
+    }
 }
 
 impl CommandContext {
@@ -44,12 +45,11 @@ impl CommandContext {
         let on = Emitter::new(BuildId::new(command, random())?, vec![Box::new(Terminal::new())]);
         on.hide(&context::secrets(&facts.environment));
         let _second = context::exit_at_second(&stop);
-        Ok(Self { store, on, stop, spawner, facts, paths, _second })
+        Ok(Self { services: Services { paths, facts, store, spawner }, on, stop, _second })
     }
 
     /// As the engine wants it.
     pub fn tools(&self) -> Tools<'_> {
-        let Self { store, on, stop, spawner, facts, paths, .. } = self;
-        Tools { paths, facts, store, spawner, stop, on }
+        Tools { services: &self.services, stop: &self.stop, on: &self.on }
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     history::BuildRecord,
     model::{BuildRequest, Kind, Paths, Secrets, SystemFacts},
-    project::Project,
+    project::{Project, ProjectError},
     service::LocalService,
     system::{
         facts, paths,
@@ -57,9 +57,15 @@ pub fn named_or_newest(
     config: &Path,
     facts: &SystemFacts,
 ) -> Result<BuildRecord, Failure> {
-    let project = if id.is_none() { Project::read(config, None, facts).ok() } else { None };
-    let Some(project) = project else { return Ok(service.show(id)?) };
-    service.newest_of(&project.config.name)?.ok_or_else(|| {
+    let project = match id {
+        Some(_) => return Ok(service.show(id)?),
+        None => Project::read(config, None, facts),
+    };
+    let project = match project {
+        Err(ProjectError::Missing { above: None, .. }) => return Ok(service.show(None)?),
+        project => project?,
+    };
+    service.newest_of(&project.file, &project.config.name)?.ok_or_else(|| {
         let what = format!("`{}` has not been built yet", project.config.name);
         Refused::new(what, Some("builds of other projects:  smidr status".into())).into()
     })
@@ -70,7 +76,7 @@ impl From<&Wanted> for BuildRequest {
         Self {
             targets: wanted.targets.clone(),
             machine: wanted.machine.clone(),
-            variant: wanted.variant.clone(),
+            variant: None,
             fetch_only: wanted.fetch_only,
             locked: wanted.locked,
             offline: wanted.offline,

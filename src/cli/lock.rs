@@ -130,7 +130,15 @@ pub fn settle(
     wanted: &BuildRequest,
     grant: &Grant,
 ) -> Result<Plan, Failure> {
-    trust::settle(project, wanted, &context.facts, &context.paths, &trust::given(&context.facts, grant), &context.stop)
+    Ok(trust::settle(
+        project,
+        wanted,
+        &context.facts,
+        &context.paths,
+        &trust::given(&context.facts, grant),
+        &context.stop,
+    )?
+    .plan)
 }
 
 fn pin_one(

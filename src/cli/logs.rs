@@ -9,20 +9,20 @@ use std::{
 use super::{
     args::Logs,
     context::{self, default_wanted},
-    output::{raw, say, say_lines},
+    output::{offer_json, raw, talk},
     report::{Done, Failure, Refused},
-    terminal::{console, sandbox},
+    terminal::Terminal,
 };
 use crate::{
     config::nearest,
     engine::{inputs, keep},
-    events::Redactor,
-    history::BuildRecord,
-    model::{Event, Paths, Record, Secrets, SystemFacts, TaskName},
+    events::{EventSink as _, Redactor},
+    history::{BuildRecord, journal::Entry},
+    model::{Event, Paths, Secrets, SystemFacts, TaskName},
     plan::Domain,
     project::Project,
     service::LocalService,
-    system::{files::FileError, paths, rooted::open_linkless},
+    system::{files::FileError, paths, rooted::open_linkless, stop::StopToken},
 };
 
 /// Runs the command.
@@ -32,7 +32,7 @@ pub fn logs(config: &Path, args: &Logs) -> Done {
     let service = LocalService::new(&paths);
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
     if let Some(task) = &args.task {
-        let (path, kept) = task_log(&service, &build, task)?;
+        let (path, kept) = task_log(&service, &paths, &build, task)?;
         let mut file = open_linkless(&path).map_err(FileError::new("read the log", &path))?;
         // Kept logs hold no secrets; BitBake's own, in the workspace, do.
         let secrets = secrets(config, &build, &facts, &paths);
@@ -47,32 +47,25 @@ pub fn logs(config: &Path, args: &Logs) -> Done {
             _ => Ok(ExitCode::SUCCESS),
         };
     }
-    service.watch(&build.id, args.follow, |record| {
-        show(record);
+    let stop = StopToken::default();
+    let follow = args.follow.then_some(&stop);
+    let mut view = Terminal::log();
+    let mut lost = 0;
+    service.watch(&build.id, 0, follow, |entry| {
+        match entry {
+            // Passing states are for who watches.
+            Entry::Record(record) if record.seq().is_none() => {}
+            Entry::Record(record) if args.json => offer_json(&record),
+            Entry::Record(record) => view.accept(&record),
+            Entry::Missing(count) => lost += count,
+            Entry::Unreadable => lost += 1,
+        }
         true
     })?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Shows what of an event belongs into a log.
-pub fn show(record: Record) {
-    match record.event {
-        Event::SandboxReady { isolation, task_network_cut } => {
-            say(format!("sandbox: {}", sandbox(&isolation, task_network_cut)));
-        }
-        Event::Console { line } => say(console(&line)),
-        Event::RecipeStep { recipe, step } => say(format!("image: {recipe}: {step}")),
-        Event::Warning { text } => say_lines(format!("WARNING: {text}")),
-        Event::TaskLog { name, tail, .. } => {
-            say(format!("--- {name}"));
-            tail.iter().for_each(|line| say(console(line)));
-        }
-        Event::Finished { outcome } => {
-            outcome.reasons.iter().for_each(|reason| say_lines(format!("caused by: {reason}")));
-            say(format!("{} {}", record.build, outcome.state));
-        }
-        _ => {}
+    if lost > 0 {
+        talk(format!("warning: {lost} records of the journal of {} are damaged or from a newer smidr", build.id));
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What the project in this folder keeps secret; where there is none, what the environment sounds like.
@@ -97,15 +90,24 @@ fn unknown_secrets(task: &str, log: &Path) -> Refused {
 }
 
 /// Where the log of a task is, and whether it was kept.
-fn task_log(service: &LocalService<'_>, build: &BuildRecord, wanted: &str) -> Result<(PathBuf, bool), Failure> {
-    // A failed task's log was kept with the build; the others are where BitBake wrote them, until the next build.
-    let kept = build.outcome.iter().flat_map(|outcome| &outcome.failed).find(|task| task.name.to_string() == wanted);
-    if let Some(log) = kept.and_then(|task| task.log.clone()) {
+fn task_log(
+    service: &LocalService<'_>,
+    paths: &Paths,
+    build: &BuildRecord,
+    wanted: &str,
+) -> Result<(PathBuf, bool), Failure> {
+    // A failed task's log was kept with the build, if there was room for it; the others are where BitBake wrote them, until the next
+    // build replaces them.
+    let failed = build.outcome.iter().flat_map(|outcome| &outcome.failed).find(|task| task.name.to_string() == wanted);
+    let kept = failed.and_then(|task| task.log.clone()).filter(|log| log.starts_with(paths.build(&build.id)));
+    if let Some(log) = kept {
         return Ok((log, true));
     }
     let mut known: Vec<(TaskName, PathBuf)> = Vec::new();
-    service.watch(&build.id, false, |record| {
-        if let Event::TaskStarted { name, log: Some(log), .. } = record.event {
+    service.watch(&build.id, 0, None, |entry| {
+        if let Entry::Record(record) = entry
+            && let Event::TaskStarted { name, log: Some(log), .. } = record.event
+        {
             known.push((name, log));
         }
         true

@@ -2,6 +2,7 @@
 
 mod args;
 mod artifacts;
+mod attach;
 mod board;
 mod build;
 mod cancel;
@@ -10,6 +11,7 @@ mod command_context;
 mod completions;
 mod context;
 mod doctor;
+mod history;
 mod image;
 mod init;
 mod layers;
@@ -19,11 +21,13 @@ mod output;
 mod plan;
 mod pty;
 mod report;
+mod several;
 mod shell;
 mod status;
 mod template;
 mod terminal;
 mod trust;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -49,12 +53,19 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let (config, grant) = (cli.config, cli.grant);
+    let (configs, grant) = (cli.config, cli.grant);
+    let config = match (configs.as_slice(), &cli.command) {
+        ([config], _) | ([config, ..], Command::Build(_)) => config.clone(),
+        _ => {
+            let hint = Some("name one:  --config FILE".to_owned());
+            return report::report(&report::Refused::new("only `smidr build` takes several configs", hint).into());
+        }
+    };
     let done = match cli.command {
         Command::Init(args) => init::init(&args),
         Command::Check(args) => check::check(&config, &grant, &args),
         Command::Plan(args) => plan::plan(&config, &grant, &args),
-        Command::Build(args) => build::build(&config, &grant, args),
+        Command::Build(args) => build::build(&configs, &grant, &args),
         Command::Lock(args) => lock::lock(&config, &grant, &args),
         Command::Layers(command) => layers::layers(&config, &grant, &command),
         Command::Run(args) => return shell::run(&config, &grant, args),
@@ -63,6 +74,9 @@ pub fn main() -> ExitCode {
         Command::Untrust(args) => trust::untrust(&config, &args),
         Command::Status(args) => status::status(&args),
         Command::Logs(args) => logs::logs(&config, &args),
+        Command::Attach(args) => attach::attach(&config, &args),
+        Command::History(command) => history::history(&command),
+        Command::Worker(args) => worker::worker(&args),
         Command::Cancel(args) => cancel::cancel(&args),
         Command::Artifacts(command) => artifacts::artifacts(&config, &command),
         Command::Image(command) => image::image(&config, &command),

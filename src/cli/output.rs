@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -177,7 +177,11 @@ impl<W: Write> Write for ByLine<W> {
 
 /// The line of progress, where people watch. Not drawn before there is something to show.
 #[derive(Clone)]
-pub struct Bar(ProgressBar);
+pub struct Bar {
+    bar: ProgressBar,
+    // The lines of builds that are shown together.
+    among: Option<MultiProgress>,
+}
 
 impl Bar {
     /// A bar on standard error.
@@ -185,39 +189,50 @@ impl Bar {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         let style = ProgressStyle::with_template("{prefix:<10} {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        Self(bar)
+        Self { bar, among: None }
+    }
+
+    /// So many bars on standard error, one below the other.
+    pub fn several(count: usize) -> Vec<Self> {
+        let among = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        (0..count).map(|_| Self { bar: among.add(Self::new().bar), among: Some(among.clone()) }).collect()
     }
 
     /// Draws it from now on.
     pub fn draw(&self) {
-        self.0.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-        self.0.enable_steady_tick(Duration::from_millis(250));
+        if self.among.is_none() {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        }
+        self.bar.enable_steady_tick(Duration::from_millis(250));
     }
 
     /// Says what is done.
-    pub fn subject(&self, subject: &'static str) {
-        self.0.set_prefix(subject);
+    pub fn subject(&self, subject: impl Into<std::borrow::Cow<'static, str>>) {
+        self.bar.set_prefix(subject);
     }
 
     /// Says how far it is. It is cut to the width of the terminal, where a colour would lose its end.
     pub fn text(&self, text: &str) {
-        self.0.set_message(String::from(Shown::plain(text)));
+        self.bar.set_message(String::from(Shown::plain(text)));
     }
 
     /// What it says.
     #[cfg(test)]
     pub fn message(&self) -> String {
-        self.0.message()
+        self.bar.message()
     }
 
     /// Steps aside for what people print.
     pub fn suspend(&self, print: impl FnOnce()) {
-        self.0.suspend(print);
+        match &self.among {
+            Some(among) => among.suspend(print),
+            None => self.bar.suspend(print),
+        }
     }
 
     /// Takes it away.
     pub fn clear(&self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 

@@ -7,10 +7,12 @@ use super::{
     context,
     output::{Document, say, say_lines},
     report::Done,
-    trust::{self, Judged},
+    trust,
 };
 use crate::{
+    engine::Judged,
     events::Redactor,
+    model::BuildRequest,
     plan::{self, Isolation},
     project::Project,
     system::paths,
@@ -19,9 +21,15 @@ use crate::{
 /// Runs the command.
 pub fn plan(file: &Path, grant: &Grant, args: &Plan) -> Done {
     let facts = context::gather();
-    let project = Project::read(file, args.wanted.variant.as_deref(), &facts)?;
+    let project = Project::read(file, args.variant.as_deref(), &facts)?;
     let paths = paths::find(&facts.environment)?;
-    let judged = trust::judge(&project, &(&args.wanted).into(), &facts, &paths, &trust::given(&facts, grant))?;
+    let judged = trust::judge(
+        &project,
+        &BuildRequest { variant: args.variant.clone(), ..(&args.wanted).into() },
+        &facts,
+        &paths,
+        &trust::given(&facts, grant),
+    )?;
     let plan = &judged.plan;
     let redactor = Redactor::new(&plan.secrets());
     if args.json {

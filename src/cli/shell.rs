@@ -14,7 +14,7 @@ use super::{
     trust,
 };
 use crate::{
-    engine::{self, Confinement, Tools, Use},
+    engine::{self, Confinement, Services, Tools, Use},
     events::Emitter,
     image::ImageStore,
     model::{BuildId, Kind, Limits},
@@ -94,20 +94,22 @@ fn inside(
     let project = Project::read(file, variant.as_deref(), &facts)?;
     let paths = context::open_paths(&facts)?;
     let given = trust::given(&facts, grant);
-    let plan = trust::settle(&project, &default_wanted(variant), &facts, &paths, &given, &stop)?;
-    let store = ImageStore::open(&paths)?.heeding(&stop);
+    let plan = trust::settle(&project, &default_wanted(variant), &facts, &paths, &given, &stop)?.plan;
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
     on.hide(&engine::inputs::secrets(&plan));
     let redactor = on.redactor();
-    let tools = Tools { paths: &paths, facts: &facts, store: &store, spawner: &spawner, stop: &stop, on: &on };
+    let store = ImageStore::open(&paths)?.heeding(&stop);
+    let services = Services { paths, facts, store, spawner };
+    let Services { paths, facts, spawner, .. } = &services;
+    let tools = Tools { services: &services, stop: &stop, on: &on };
     let host = project.host_lock(&plan).cloned();
     let prepared = engine::prepare(plan, host.as_ref(), tools)?;
-    project.pin(prepared.pins(), &paths, false)?;
+    project.pin(prepared.pins(), paths, false)?;
     let streams = || FileError::new("use", Path::new("standard input and output"));
     let (relay, stdio) = Relay::of_caller().map_err(streams())?;
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
     let env = [("TERM", term.as_str()), ("GIT_OPTIONAL_LOCKS", "0")];
-    let edits = prepared.begin_edits(Use::Edit, &paths)?;
+    let edits = prepared.begin_edits(Use::Edit, paths)?;
     let mut spec = prepared.sandbox(command, &edits, relay.keys(), &env)?;
     spec.resources.precaution = Some(engine::usual_tasks(facts.cpus));
     if print_sandbox {
@@ -124,7 +126,7 @@ fn inside(
     drop(on);
     drop(second);
     edits.keep()?;
-    let exit = sandbox::launch(&spec, stdio, &spawner).map_err(Failure::from).and_then(|running| {
+    let exit = sandbox::launch(&spec, stdio, spawner).map_err(Failure::from).and_then(|running| {
         let losses = running.verified().losses(&spec).into_iter();
         let shortfalls = confinement.iter().flat_map(|confinement| confinement.shortfalls(running.verified()));
         losses.chain(shortfalls).for_each(warn);
@@ -142,7 +144,7 @@ fn inside(
     });
     edits.finish()?.lines().into_iter().for_each(warn);
     // What the user has changed here is nothing to ask about.
-    trust::keep(&project, prepared.plan(), &engine::left_conf(prepared.plan()), &paths)?;
+    trust::keep(&project, prepared.plan(), &engine::left_conf(prepared.plan()), paths)?;
     // What was to be done says more than the one step that failed.
     if exit.as_ref().is_err_and(|failure| failure.kind() == Kind::Host) {
         talk("the sandbox, step by step:");

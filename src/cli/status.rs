@@ -72,9 +72,7 @@ fn one(build: &BuildRecord) {
         line("failed", &format!("{}  {log}", task.name));
     }
     outcome.reasons.iter().for_each(|reason| line("because", reason));
-    if let Some(hint) = &outcome.hint {
-        line("hint", hint);
-    }
+    outcome.hints.iter().for_each(|hint| line("hint", &hint.to_string()));
     if let Some(usage) = &outcome.usage {
         line("used", &used(usage));
     }

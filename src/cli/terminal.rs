@@ -1,4 +1,4 @@
-//! Shows a build to people: on a terminal with progress, elsewhere line by line.
+//! Shows a build to people, as it runs or from its journal: on a terminal with progress, elsewhere line by line.
 
 use std::{
     cell::Cell,
@@ -7,10 +7,11 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
 
 use super::{
     board::{self, Board},
-    output::{Bar, bytes, duration, offer_json, talk, talk_lines, used, watched},
+    output::{Bar, bytes, duration, offer_json, say, say_lines, talk, talk_lines, used, watched},
 };
 use crate::{
     events::EventSink,
@@ -20,8 +21,18 @@ use crate::{
 /// Without a terminal, progress of the same work is told this often.
 const PLAIN_PERIOD: Duration = Duration::from_secs(10);
 
+/// Where it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Out,
+    Err,
+}
+
 /// The sink.
 pub struct Terminal {
+    to: Stream,
+    // Tells builds apart that are shown together.
+    label: String,
     bar: Option<Bar>,
     // Whether it has been shown once.
     drawn: Cell<bool>,
@@ -35,10 +46,26 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Chooses by what standard error is.
+    /// On standard error, with progress where that is a terminal.
     pub fn new() -> Self {
+        Self::with(Stream::Err, String::new(), watched().then(Bar::new))
+    }
+
+    /// The same for one of several builds. `bar` is its own line of progress.
+    pub fn labelled(label: String, bar: Option<Bar>) -> Self {
+        Self::with(Stream::Err, label, bar)
+    }
+
+    /// Line by line, on standard output.
+    pub fn log() -> Self {
+        Self::with(Stream::Out, String::new(), None)
+    }
+
+    fn with(to: Stream, label: String, bar: Option<Bar>) -> Self {
         Self {
-            bar: watched().then(Bar::new),
+            to,
+            label,
+            bar,
             drawn: Cell::new(false),
             board: board::Shared::default(),
             connected: false,
@@ -56,12 +83,20 @@ impl Terminal {
     }
 
     fn line(&self, line: impl AsRef<str>) {
-        self.print(|| talk(line));
+        let line = format!("{}{}", self.label, line.as_ref());
+        match self.to {
+            Stream::Err => self.print(|| talk(line)),
+            Stream::Out => say(line),
+        }
     }
 
     // For texts that may have several lines.
     fn lines(&self, text: impl AsRef<str>) {
-        self.print(|| talk_lines(text));
+        let text = format!("{}{}", self.label, text.as_ref());
+        match self.to {
+            Stream::Err => self.print(|| talk_lines(text)),
+            Stream::Out => say_lines(text),
+        }
     }
 
     fn stage(&mut self, stage: Stage) {
@@ -110,7 +145,7 @@ impl Terminal {
             if self.bar.is_none() {
                 return;
             }
-            board.text()
+            board.text(Timestamp::now())
         };
         if self.show("bitbake", text) {
             self.board.lock().shown(true);
@@ -164,27 +199,37 @@ impl Terminal {
                 }
                 self.line(format!("{id} {} in {took}", paint(AnsiColor::Green, "completed")));
             }
-            State::Cancelled => self.line(format!("{id} {} after {took}", paint(AnsiColor::Yellow, "CANCELLED"))),
-            // An error that kept BitBake from running is reported as every command's errors are.
-            _ if outcome.bitbake_exit.is_none() => {}
+            State::Cancelled => {
+                self.line(format!("{id} {} after {took}", paint(AnsiColor::Yellow, "CANCELLED")));
+                self.causes(&outcome.reasons);
+            }
             _ => self.failure(record, outcome, &took),
         }
+    }
+
+    fn causes(&self, reasons: &[String]) {
+        reasons.iter().for_each(|reason| self.lines(format!("{} {reason}", paint(AnsiColor::Red, "caused by:"))));
     }
 
     fn failure(&self, record: &Record, outcome: &Outcome, took: &str) {
         let id = &record.build;
         let error = paint(AnsiColor::Red, "error:");
-        if outcome.failed.is_empty() {
+        let mut reasons = outcome.reasons.as_slice();
+        if outcome.state == State::Interrupted {
+            self.line(format!("{error} {id} was interrupted after {took}"));
+        } else if let (None, Some((first, causes))) = (outcome.bitbake_exit, reasons.split_first()) {
+            // What kept BitBake from running is an error as any command's are.
+            self.lines(format!("{error} {first}"));
+            reasons = causes;
+        } else if outcome.failed.is_empty() {
             self.line(format!("{error} {id} failed after {took}"));
         }
         for task in &outcome.failed {
             self.line(format!("{error} {id} failed in {} (after {took})", task.name));
             self.line(format!("log: smidr logs {id} --task {}      shell: smidr shell {id}", task.name));
         }
-        for reason in &outcome.reasons {
-            self.lines(format!("{} {reason}", paint(AnsiColor::Red, "caused by:")));
-        }
-        if let Some(hint) = &outcome.hint {
+        self.causes(reasons);
+        for hint in &outcome.hints {
             self.lines(format!("{} {hint}", paint(AnsiColor::Cyan, "hint:")));
         }
     }
@@ -219,6 +264,10 @@ impl EventSink for Terminal {
         match &record.event {
             Event::BuildStarted { targets, .. } => self.board.lock().targets = targets.join(" "),
             Event::StageStarted { stage } => self.stage(*stage),
+            Event::Queued { ahead } => {
+                let builds = if *ahead == 1 { "1 build is".into() } else { format!("{ahead} builds are") };
+                self.line(format!("queued     {builds} before it (limits.builds in settings.yaml)"));
+            }
             Event::Waiting { resource, holder } => self.line(format!("waiting    for {resource}, held by {holder}")),
             Event::Warning { text } => {
                 if self.warned.insert(text.clone()) {
@@ -265,12 +314,12 @@ impl EventSink for Terminal {
                     if !setscene {
                         board.total = *total;
                     }
-                    board.started(*pid, name.clone());
+                    board.started(*pid, name.clone(), record.at);
                 });
             }
             Event::TaskProgress { pid, percent } => self.tasks(|board| board.progress(*pid, *percent)),
-            Event::TaskEnded { pid, .. } => self.tasks(|board| board.ended(*pid)),
-            Event::TaskSkipped { .. } => self.tasks(|board| board.skipped += 1),
+            Event::TaskEnded { pid, setscene, .. } => self.tasks(|board| board.ended(*pid, *setscene)),
+            Event::TaskSkipped { covered, .. } => self.tasks(|board| board.skipped(*covered)),
             Event::Message { level, text, task } => self.message(*level, text, task.as_ref()),
             Event::NoProvider { item, .. } if self.bar.is_some() => {
                 self.line(format!("{} nothing provides `{item}`", paint(AnsiColor::Red, "error:")));

@@ -13,12 +13,9 @@ use super::{
     report::{Done, Failure, Refused},
 };
 use crate::{
-    engine,
+    engine::{self, Judged},
     image::Reference,
-    model::{
-        Ask, BuildRequest, Digest, Kind, Logins, Paths, SystemFacts, UserError, asks_digest, is_ambiguous,
-        without_secrets,
-    },
+    model::{Ask, BuildRequest, Digest, Kind, Logins, Paths, SystemFacts, UserError, is_ambiguous, without_secrets},
     plan::{Domain, Plan, PlannedSource},
     project::{
         Project,
@@ -33,30 +30,6 @@ use crate::{
 
 /// Grants everything, for code that the caller has reviewed.
 const GRANT_ALL: &str = "SMIDR_TRUST";
-
-/// A plan, and what its project asks for.
-pub struct Judged {
-    /// The plan, with the caches that the project may use.
-    pub plan: Plan,
-    /// Everything that is asked for.
-    pub asks: Vec<Ask>,
-    /// What of it is not granted.
-    pub refused: Vec<Ask>,
-    /// Names the project among trusted ones.
-    workspace: String,
-}
-
-impl Judged {
-    /// Identifies what is asked for.
-    pub fn digest(&self) -> Digest {
-        asks_digest(&self.asks)
-    }
-
-    /// What stops a build. Shared caches alone do not: a build without them uses some of its own.
-    fn stops(&self) -> bool {
-        self.refused.iter().any(|ask| !matches!(ask, Ask::SharedCache { .. }))
-    }
-}
 
 /// What the caller grants for one command.
 pub fn given(facts: &SystemFacts, grant: &Grant) -> Given {
@@ -82,17 +55,12 @@ fn judge_by(
     paths: &Paths,
     given: &Given,
 ) -> Result<Judged, Failure> {
-    let domain = project.config.cache.as_ref().map_or(Domain::Own, |name| Domain::Named(name.text.clone()));
-    let plan = project.plan(wanted, facts, paths, &domain)?;
-    let asks = engine::asks(&project.config, &plan, &facts.home, paths);
-    let workspace = plan.project_workspace();
-    let refused = trust.refused(&project.file, &workspace, &asks, given, &project.settings);
-    let mut plan = match refused.iter().any(|ask| matches!(ask, Ask::SharedCache { .. })) {
-        true => project.plan(wanted, facts, paths, &Domain::Private)?,
-        false => plan,
+    let refused = |plan: &Plan, asks: &[Ask]| {
+        trust.refused(&project.file, &plan.project_workspace(), asks, given, &project.settings)
     };
-    plan.logins = trust.logins(&project.file, &workspace, given, &project.settings);
-    Ok(Judged { plan, asks, refused, workspace })
+    let mut judged = engine::judge(project, wanted, facts, paths, refused)?;
+    judged.plan.logins = trust.logins(&project.file, &judged.plan.project_workspace(), given, &project.settings);
+    Ok(judged)
 }
 
 /// The plan of a project that may do what it asks for: it was granted before, or the user grants it now.
@@ -103,21 +71,21 @@ pub fn settle(
     paths: &Paths,
     given: &Given,
     stop: &StopToken,
-) -> Result<Plan, Failure> {
+) -> Result<Judged, Failure> {
     let trust = Trust::open(paths)?;
     let judged = judge_by(&trust, project, wanted, facts, paths, given)?;
-    let trust = match trust.is_earlier(&judged.workspace) {
+    let workspace = judged.plan.project_workspace();
+    let trust = match trust.is_earlier(&workspace) {
         false => trust,
         true => {
-            let mut granted =
-                judged.asks.iter().filter(|ask| !judged.refused.contains(ask)).cloned().collect::<Vec<_>>();
+            let mut granted = judged.granted();
             let addresses = all_addresses(&project.file, project, facts, paths)?;
             granted.extend(addresses.into_iter().map(|below| Ask::Login { below }));
-            trust.grant(&project.file, &judged.workspace, &granted)?
+            trust.grant(&project.file, &workspace, &granted)?
         }
     };
     if !judged.stops() {
-        return Ok(judged.plan);
+        return Ok(judged);
     }
     if let Some(digest) = &given.digest {
         let what = format!("--trust says {digest}, and {} asks for something else", project.file.display());
@@ -131,9 +99,9 @@ pub fn settle(
     if !says_yes("Trust it?") {
         return Err(NotTrusted { project: project.file.display().to_string(), digest: judged.digest() }.into());
     }
-    let trust = trust.grant(&project.file, &judged.workspace, &judged.asks)?;
-    engine::cross(&project.config.cache, &judged.workspace, paths, stop, &|line| talk(line))?;
-    Ok(judge_by(&trust, project, wanted, facts, paths, given)?.plan)
+    let trust = trust.grant(&project.file, &workspace, &judged.asks)?;
+    engine::cross(&project.config.cache, &workspace, paths, stop, &|line| talk(line))?;
+    judge_by(&trust, project, wanted, facts, paths, given)
 }
 
 /// All servers' addresses that a plan names.
@@ -253,7 +221,7 @@ fn lend(file: &Path, addresses: &[String], facts: &SystemFacts, paths: &Paths) -
         }
         asks.push(Ask::Login { below });
     }
-    trust.grant(&project.file, &judged.workspace, &asks)?;
+    trust.grant(&project.file, &judged.plan.project_workspace(), &asks)?;
     say(format!("{} may use:", project.file.display()));
     asks.iter().for_each(|ask| say(line(ask)));
     Ok(ExitCode::SUCCESS)
@@ -281,7 +249,7 @@ pub fn trust_all(file: &Path, facts: &SystemFacts, paths: &Paths) -> Result<(Pro
         let project = Project::read(file, variant.as_deref(), facts)?;
         let judged = judge_by(&trust, &project, &default_wanted(variant), facts, paths, &Given::default())?;
         asks.extend(judged.asks);
-        workspace = judged.workspace;
+        workspace = judged.plan.project_workspace();
     }
     asks.sort();
     asks.dedup();

@@ -12,8 +12,9 @@ use crate::{
     config::Config,
     image::{ImageStore, recipe::Base, stored_name},
     layers,
-    model::{Ask, Digest, Paths},
-    plan::{self, Isolation, Plan, PlannedSource},
+    model::{Ask, BuildRequest, Digest, Paths, SystemFacts, asks_digest},
+    plan::{self, Domain, Isolation, Plan, PlanError, PlannedSource},
+    project::Project,
     system::{rooted::Rooted, trail::trail},
 };
 
@@ -23,8 +24,58 @@ const LEFT: [&str; 2] = ["site.conf", "auto.conf"];
 /// Of a file of conf, in bytes.
 const CONF_LIMIT: u64 = 4 << 20;
 
+/// A plan, and what its project asks for.
+pub struct Judged {
+    /// The plan, with the caches that the project may use.
+    pub plan: Plan,
+    /// Everything that is asked for.
+    pub asks: Vec<Ask>,
+    /// What of it is not granted.
+    pub refused: Vec<Ask>,
+}
+
+impl Judged {
+    /// Identifies what is asked for.
+    pub fn digest(&self) -> Digest {
+        asks_digest(&self.asks)
+    }
+
+    /// What was granted.
+    pub fn granted(&self) -> Vec<Ask> {
+        self.asks.iter().filter(|ask| !self.refused.contains(ask)).cloned().collect()
+    }
+
+    /// Whether what was refused stops a build. Shared caches alone do not: a build without them uses some of its own.
+    pub fn stops(&self) -> bool {
+        self.refused.iter().any(|ask| !matches!(ask, Ask::SharedCache { .. }))
+    }
+}
+
+/// The plan of a project with what it asks for. `refused` picks what is not granted to the project with this plan.
+///
+/// # Errors
+///
+/// When what is wanted cannot be built anywhere.
+pub fn judge(
+    project: &Project,
+    wanted: &BuildRequest,
+    facts: &SystemFacts,
+    paths: &Paths,
+    refused: impl FnOnce(&Plan, &[Ask]) -> Vec<Ask>,
+) -> Result<Judged, PlanError> {
+    let domain = project.config.cache.as_ref().map_or(Domain::Own, |name| Domain::Named(name.text.clone()));
+    let plan = project.plan(wanted, facts, paths, &domain)?;
+    let asks = asks(&project.config, &plan, &facts.home, paths);
+    let refused = refused(&plan, &asks);
+    let plan = match refused.iter().any(|ask| matches!(ask, Ask::SharedCache { .. })) {
+        true => project.plan(wanted, facts, paths, &Domain::Private)?,
+        false => plan,
+    };
+    Ok(Judged { plan, asks, refused })
+}
+
 /// Everything that a project asks for.
-pub fn asks(config: &Config, plan: &Plan, home: &Path, paths: &Paths) -> Vec<Ask> {
+fn asks(config: &Config, plan: &Plan, home: &Path, paths: &Paths) -> Vec<Ask> {
     let real = |path: &Path| {
         fs::canonicalize(path).unwrap_or_else(|_| trail(path).pop().unwrap_or_else(|| path.to_path_buf()))
     };

@@ -46,7 +46,7 @@ impl Confinement {
         let short = leaf.as_ref().is_none_or(|leaf| missing(leaf, &limits).next().is_some());
         if limits != Limits::default()
             && short
-            && let Some(way) = Scope::find(tools.facts, tools.spawner)
+            && let Some(way) = Scope::find(&tools.facts, &tools.spawner)
             && let Ok(better) = Leaf::make(&way.place, name.as_str(), &limits)
         {
             (leaf, scope) = (Some(better), Some(way));

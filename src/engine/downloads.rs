@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Tools, crossing::lock_of};
+use super::{Services, Tools, crossing::lock_of};
 use crate::{
     model::{Event, without_dots},
     plan::Plan,
@@ -22,7 +22,7 @@ use crate::{
 ///
 /// When the file system refuses, or a stop is asked for while another smidr holds them alone.
 pub fn claim(plan: &Plan, shown: &[PathBuf], holder: &str, tools: Tools<'_>) -> Result<FileLock, WaitError> {
-    let Tools { paths, on, stop, .. } = tools;
+    let Tools { services: Services { paths, .. }, on, stop } = tools;
     let caches = plan.domain.caches(paths, &plan.project_workspace());
     let path = lock_of(&caches, paths);
     // Other builds that see a link may be using it.

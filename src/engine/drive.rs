@@ -122,7 +122,7 @@ pub fn drive(
     let (inbox, messages) = mpsc::sync_channel(WAITING);
     let confinement = Confinement::find(limits, tools);
     confinement.apply(&mut spec);
-    let (running, control) = start(&spec, tools.spawner, &inbox, on)?;
+    let (running, control) = start(&spec, &tools.spawner, &inbox, on)?;
     confinement.shortfalls(running.verified()).into_iter().for_each(|shortfall| on.warn(shortfall));
     thread::spawn({
         let inbox = inbox.clone();

@@ -68,7 +68,7 @@ fn from_store(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: bool
         (_, Some(reference)) => {
             let settings = RegistrySettings {
                 logins: plan.logins.reach(&reference.name()),
-                ..RegistrySettings::new(tools.facts, tools.spawner, tools.stop, tools.on)
+                ..RegistrySettings::new(&tools.facts, &tools.spawner, tools.stop, tools.on)
             };
             // Under a name of its own: another project may be pinned to what the tag meant at another time.
             let wanted = lock.map_or_else(|| reference.clone(), |lock| reference.pinned(lock.image.clone()));
@@ -79,9 +79,9 @@ fn from_store(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: bool
 }
 
 fn from_recipe(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: bool) -> Result<StoredImage, EngineError> {
-    let found = recipes::find(&plan.host.name, &plan.project, tools.paths).map_err(ImageBuildError::from)?;
-    let found = found.of_project(tools.paths);
-    let identity = image_build::identity(tools.store, &found)?;
+    let found = recipes::find(&plan.host.name, &plan.project, &tools.paths).map_err(ImageBuildError::from)?;
+    let found = found.of_project(&tools.paths);
+    let identity = image_build::identity(&tools.store, &found)?;
     // A recipe that was edited is meant to change the image: the lock follows it.
     let lock = lock.filter(|lock| {
         let same = lock.recipe.as_ref() == Some(&identity);

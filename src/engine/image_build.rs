@@ -162,7 +162,7 @@ pub fn build(
 ) -> Result<StoredImage, ImageBuildError> {
     let name: ImageName = found.image.parse()?;
     let scratch = tools.store.scratch()?;
-    let mut labels = BTreeMap::from([(RECIPE_LABEL.to_owned(), identity(tools.store, found)?.to_string())]);
+    let mut labels = BTreeMap::from([(RECIPE_LABEL.to_owned(), identity(&tools.store, found)?.to_string())]);
     let (base, epoch) = match &found.recipe.base {
         Base::Packages(suite) => {
             let (lock, epoch) = package_base(tools, found, suite, &scratch, pinned)?;
@@ -170,7 +170,7 @@ pub fn build(
             (None, epoch)
         }
         Base::Image(base) => {
-            let image = base_image(tools.store, found, base)?;
+            let image = base_image(&tools.store, found, base)?;
             let root = tools.store.checkout(&image, tools.on)?;
             let epoch = image.created.as_second();
             image_base(tools, found, &scratch, &root, epoch)?;
@@ -199,8 +199,8 @@ fn package_base(
     let mut binds = host_files(tools, found, scratch)?;
     binds.push((packages.archives.clone(), Path::new(HOST_FOLDER).join("packages")));
     let root = Root::Folder(tree.into());
-    let steps = Steps::new(root, tree, tools.facts, binds, vec![pip_conf()], tools.spawner, tools.stop)?;
-    let accesses = Accesses::new(tools.facts, found, &[], packages.epoch);
+    let steps = Steps::new(root, tree, &tools.facts, binds, vec![pip_conf()], &tools.spawner, tools.stop)?;
+    let accesses = Accesses::new(&tools.facts, found, &[], packages.epoch);
     tools.step(found, "configure packages");
     packages::configure(tools, &steps, &packages, &accesses.none)?;
     own_steps(tools, found, &steps, &accesses)?;
@@ -223,9 +223,9 @@ fn image_base(
     let lower = base.diffs().iter().rev().cloned().chain([skeleton.clone()]).collect();
     let root = Root::Writable { lower, upper: scratch.path().into(), work };
     let binds = host_files(tools, found, scratch)?;
-    let steps = Steps::new(root, scratch.path(), tools.facts, binds, vec![pip_conf()], tools.spawner, tools.stop)?;
+    let steps = Steps::new(root, scratch.path(), &tools.facts, binds, vec![pip_conf()], &tools.spawner, tools.stop)?;
     make_points(&skeleton, &steps.mount_points())?;
-    let accesses = Accesses::new(tools.facts, found, base.env(), epoch);
+    let accesses = Accesses::new(&tools.facts, found, base.env(), epoch);
     if !found.recipe.packages.is_empty() {
         tools.step(found, "install packages with the image's own apt");
         let mut install =

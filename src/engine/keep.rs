@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Tells the secrets of a build from others.
-const SEAL: &str = "secrets";
+pub const SEAL: &str = "secrets";
 
 /// Copies what the plan asks for.
 ///
@@ -74,14 +74,10 @@ pub fn seal(secrets: &Secrets, id: &BuildId, build: &Path) -> Result<(), EngineE
     Ok(write_atomically(&build.join(SEAL), lines.as_bytes(), 0o600)?)
 }
 
-/// Whether somebody who knows these secrets knows all those of a build. Who could tell of a build whose folder is gone?
+/// Whether these secrets hold all those of a build. Of one without a seal that cannot be told.
 pub fn knows(secrets: &Secrets, id: &BuildId, build: &Path) -> bool {
     let known: BTreeSet<String> = secrets.fingerprints(id.as_str()).iter().map(ToString::to_string).collect();
-    match fs::read_to_string(build.join(SEAL)) {
-        Ok(sealed) => sealed.lines().all(|line| known.contains(line)),
-        // An earlier smidr wrote none down.
-        Err(error) => error.kind() == io::ErrorKind::NotFound && build.is_dir(),
-    }
+    fs::read_to_string(build.join(SEAL)).is_ok_and(|sealed| sealed.lines().all(|line| known.contains(line)))
 }
 
 /// Copies what a build says about itself, without secrets: licences, software bills of materials, its history. Only what is there, and

@@ -25,9 +25,9 @@ pub mod recipes;
 mod steps;
 mod workspace;
 
-use std::{path::Path, time::Instant};
+use std::{ops::Deref, path::Path, time::Instant};
 
-pub use asks::{asks, left_conf};
+pub use asks::{Judged, judge, left_conf};
 use budget::Budget;
 pub use confine::{Confinement, usual_tasks};
 pub use crossing::cross;
@@ -44,8 +44,8 @@ use crate::{
     image::{ImageError, ImageStore, ReferenceError},
     layers::{self, Access, Checkouts, LayerError},
     lock::{HostPin, Pins},
-    model::{BuildId, Event, FailedTask, Kind, Logins, Outcome, Paths, Stage, State, SystemFacts, Usage, UserError},
-    plan::{Exposed, Isolation, Plan, SandboxSpec},
+    model::{Event, FailedTask, Hint, Kind, Logins, Outcome, Paths, Stage, State, SystemFacts, Usage, UserError},
+    plan::{Exposed, Isolation, Plan, PlanError, SandboxSpec},
     project::ProjectError,
     sandbox::SandboxError,
     system::{
@@ -58,27 +58,41 @@ use crate::{
 use image_build::ImageBuildError;
 use workspace::WorkspaceError;
 
-/// What every stage needs.
+/// What all runs of a process share.
+pub struct Services {
+    /// Shared folders.
+    pub paths: Paths,
+    /// This machine and its caller.
+    pub facts: SystemFacts,
+    /// Images.
+    pub store: ImageStore,
+    /// Starts processes.
+    pub spawner: Spawner,
+}
+
+/// What every stage of one run needs.
 #[derive(Clone, Copy)]
 pub struct Tools<'a> {
-    /// Shared folders.
-    pub paths: &'a Paths,
-    /// This machine.
-    pub facts: &'a SystemFacts,
-    /// Images.
-    pub store: &'a ImageStore,
-    /// Starts processes.
-    pub spawner: &'a Spawner,
-    /// Whether somebody wants it to stop.
+    /// What it shares with others.
+    pub services: &'a Services,
+    /// Whether to stop.
     pub stop: &'a StopToken,
-    /// Hears how it goes.
+    /// Receives the run's events.
     pub on: &'a Emitter,
+}
+
+impl Deref for Tools<'_> {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        self.services
+    }
 }
 
 impl<'a> Tools<'a> {
     /// How layers may be fetched.
     pub fn access(self, online: bool, logins: &'a Logins) -> Access<'a> {
-        let Self { facts, spawner, stop, on, .. } = self;
+        let Self { services: Services { facts, spawner, .. }, stop, on } = self;
         Access { online, on, stop, spawner, logins, environment: &facts.environment }
     }
 }
@@ -107,9 +121,15 @@ pub enum EngineError {
     /// The store.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The project, whose lock has been changed meanwhile.
+    /// The project, or its lock, which has been changed meanwhile.
     #[error(transparent)]
     Project(#[from] ProjectError),
+    /// What is asked for cannot be built anywhere.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The submission does not grant what the project asks for.
+    #[error("the project asks for what was not granted: {}", .0.join(", "))]
+    NotGranted(Vec<String>),
     /// `--locked`, and something would have to be pinned.
     #[error("smidr.lock does not pin {}, and --locked pins nothing anew", .0.join(", "))]
     NotLocked(Vec<String>),
@@ -147,10 +167,10 @@ pub enum EngineError {
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Every listener is gone, which cannot happen while BitBake runs.
+    /// Every sender of messages is gone, which cannot happen while BitBake runs.
     #[error("lost track of BitBake")]
     Lost,
-    /// Somebody asked to stop before BitBake ran.
+    /// A stop was asked for before BitBake ran.
     #[error("stopped")]
     Stopped,
 }
@@ -165,7 +185,8 @@ impl UserError for EngineError {
             Self::Layers(error) => error.kind(),
             Self::ImageBuild(error) => error.kind(),
             Self::Image(error) => error.kind(),
-            Self::NoImage(_) | Self::NotLocked(_) | Self::Offline(_) => Kind::Request,
+            Self::NoImage(_) | Self::NotLocked(_) | Self::Offline(_) | Self::NotGranted(_) => Kind::Request,
+            Self::Plan(error) => error.kind(),
             Self::Reference(error) => error.kind(),
             Self::Project(error) => error.kind(),
             Self::Digest { .. } => Kind::Outside,
@@ -191,6 +212,8 @@ impl UserError for EngineError {
             Self::NoImage(name) => Some(format!(
                 "bring it:  smidr image pull REFERENCE --name {name}  or  smidr image import FILE --name {name}"
             )),
+            Self::Plan(error) => error.hint(),
+            Self::NotGranted(_) => Some("if you trust its code:  smidr trust".into()),
             Self::NotLocked(_) => Some("pin it, and commit smidr.lock:  smidr lock".into()),
             Self::Offline(_) => Some("bring it while there is a network:  smidr lock".into()),
             Self::Reference(error) => error.hint(),
@@ -235,9 +258,7 @@ pub fn pin(plan: &Plan, lock: Option<&HostPin>, fresh_host: bool, tools: Tools<'
     Ok(Pins { hosts, repositories })
 }
 
-/// Builds: prepare, run, collect. Every build ends with [`Event::Finished`], whatever happens.
-///
-/// `pin` hears what the project is pinned to, once that is known, and writes the lock.
+/// Builds: prepare, run, collect. `pin` gets what the project is pinned to, once that is known, and writes the lock.
 ///
 /// # Errors
 ///
@@ -248,35 +269,14 @@ pub fn build(
     tools: Tools<'_>,
     pin: impl FnOnce(Pins) -> Result<(), EngineError>,
 ) -> Result<Outcome, EngineError> {
-    let begun = Instant::now();
-    let id = tools.on.build();
-    // Before anything is said.
-    tools.on.hide(&inputs::secrets(&plan));
-    tools.on.emit(Event::BuildStarted {
-        name: plan.name.clone(),
-        targets: plan.targets.clone(),
-        machine: plan.machine.clone(),
-        variant: plan.variant.clone(),
-    });
-    // Whatever went wrong after somebody asked to stop went wrong because of it: children of ours hear Ctrl-C too.
-    let result = stages(plan, lock, tools, &id, pin).map_err(|error| match tools.stop.requested() {
-        None => error,
-        Some(_) => EngineError::Stopped,
-    });
-    let mut outcome = match &result {
-        Ok(outcome) => outcome.clone(),
-        Err(error) => failed_outcome(error),
-    };
-    outcome.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tools.on.emit(Event::Finished { outcome: outcome.clone() });
-    result.map(|_| outcome)
+    // Whatever goes wrong after a stop went wrong because of it: children of ours get Ctrl-C, too.
+    stages(plan, lock, tools, pin).map_err(|error| if tools.stop.is_requested() { EngineError::Stopped } else { error })
 }
 
 fn stages(
     plan: Plan,
     lock: Option<&HostPin>,
     tools: Tools<'_>,
-    id: &BuildId,
     pin: impl FnOnce(Pins) -> Result<(), EngineError>,
 ) -> Result<Outcome, EngineError> {
     tools.on.emit(Event::StageStarted { stage: Stage::Prepare });
@@ -288,11 +288,12 @@ fn stages(
         None => Event::HostReady { name: "this machine".into(), digest: None },
     });
     tools.on.emit(Event::LayersReady { layers: prepared.layers().to_vec() });
-    let build = tools.paths.build(id);
+    let id = tools.on.build();
+    let build = tools.paths.build(&id);
     make_private_dir(&build)?;
     keep::pins(prepared.pins(), &build)?;
-    keep::seal(&inputs::secrets(&prepared.plan), id, &build)?;
-    let edits = prepared.begin_edits(Use::Build, tools.paths)?;
+    keep::seal(&inputs::secrets(&prepared.plan), &id, &build)?;
+    let edits = prepared.begin_edits(Use::Build, &tools.paths)?;
     edits.keep()?;
     let outcome = run_and_collect(&prepared, &edits, &build, tools);
     // With the workspace's lock still held.
@@ -378,16 +379,20 @@ fn not_built(finished: &Finished, failed: Vec<FailedTask>, memory_limit: Option<
     }
     let state = if finished.stopped { State::Cancelled } else { State::Failed };
     let out_of_memory = finished.out_of_memory.clone().filter(|_| state == State::Failed);
-    let hint = match (&out_of_memory, finished.disk_full, &finished.broken) {
+    let hint: Option<String> = match (&out_of_memory, finished.disk_full, &finished.broken) {
         (Some(_), ..) => Some(memory::hint(memory_limit)),
         (None, true, _) => Some("free some space:  df -h".into()),
         (None, false, broken) => broken.as_ref().and_then(UserError::hint),
     };
     let mut reasons = if state == State::Failed { reasons(finished, failed.is_empty()) } else { Vec::new() };
     reasons.splice(..0, out_of_memory);
-    let host_at_fault = hint.is_some() || finished.broken.is_some();
-    let (bitbake_exit, usage) = (Some(finished.exit), finished.usage);
-    Some(Outcome { bitbake_exit, failed, reasons, host_at_fault, hint, usage, ..Outcome::new(state) })
+    let mut outcome = Outcome::new(state);
+    if state == State::Failed && (hint.is_some() || finished.broken.is_some()) {
+        outcome.kind = Some(Kind::Host);
+    }
+    let (bitbake_exit, usage, hints) =
+        (Some(finished.exit), finished.usage, hint.map(Hint::from).into_iter().collect());
+    Some(Outcome { bitbake_exit, failed, reasons, hints, usage, ..outcome })
 }
 
 /// Why a build failed, beside tasks that did.
@@ -419,15 +424,4 @@ fn collect(prepared: &Prepared, finished: &Finished, build: &Path, tools: Tools<
         artifact_bytes: kept.iter().map(|artifact| artifact.size).sum(),
         ..Outcome::new(State::Completed)
     })
-}
-
-fn failed_outcome(error: &EngineError) -> Outcome {
-    let mut reasons = vec![error.to_string()];
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        reasons.push(error.to_string());
-        cause = error.source();
-    }
-    let state = if error.kind() == Kind::Cancelled { State::Cancelled } else { State::Failed };
-    Outcome { reasons, host_at_fault: error.kind() == Kind::Host, ..Outcome::new(state) }
 }

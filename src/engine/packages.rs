@@ -113,7 +113,7 @@ pub fn fetch(
     };
     let path = lock::path_in(&tools.paths.locks(), &format!("packages-{name}"));
     let cache = lock::lock(&path, Mode::Exclusive, holder, tools.stop, waiting)?;
-    let resolved = Apt::new(&folder, suite, tools.spawner, tools.stop, tools.on)?.resolve(wanted, pinned)?;
+    let resolved = Apt::new(&folder, suite, &tools.spawner, tools.stop, tools.on)?.resolve(wanted, pinned)?;
     let epoch = newest(&resolved.all)?;
     Ok(Packages { resolved, archives: folder.join("archives"), epoch, _cache: cache })
 }

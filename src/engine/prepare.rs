@@ -105,7 +105,7 @@ pub fn prepare(plan: Plan, lock: Option<&HostPin>, tools: Tools<'_>) -> Result<P
         BuildHost::Image { lock, root }
     };
     workspace.write_conf(&plan, &checkouts)?;
-    workspace.write_skeleton(&plan, tools.facts, &checkouts.shown(), &inputs)?;
+    workspace.write_skeleton(&plan, &tools.facts, &checkouts.shown(), &inputs)?;
     if tools.stop.is_requested() {
         return Err(EngineError::Stopped);
     }

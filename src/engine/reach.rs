@@ -27,7 +27,7 @@ impl Reach {
     /// Looks at everything that a plan lets its build write to.
     pub fn of(plan: &Plan, tools: Tools<'_>) -> Self {
         let written = plan.inputs.iter().filter(|input| input.writable).filter_map(|input| input.source.as_deref());
-        let paths = tools.paths;
+        let paths = &tools.paths;
         let shared = [
             (plan.layer_store.clone(), "the store of layers"),
             (paths.images(), "the store of images"),

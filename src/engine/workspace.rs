@@ -18,11 +18,11 @@ use crate::{
     bitbake,
     events::Emitter,
     layers::{self, Checkouts},
-    model::{FOLDER_MARK, Kind, Paths, SystemFacts, UserError},
+    model::{Event, FOLDER_MARK, Kind, Paths, SystemFacts, UserError},
     plan::{CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
     system::{
         files::{FileError, make_private_dir, remove_tree, shell, write_atomically},
-        lock::{self, Attempt, FileLock, Mode},
+        lock::{self, Attempt, FileLock, Mode, WaitError},
         rooted::{Rooted, RootedError},
     },
 };
@@ -67,6 +67,9 @@ pub enum WorkspaceError {
     /// A folder of the user's.
     #[error("{} is not empty, and no build has used it before: builds change what is in it, and --clean removes it", .0.display())]
     InUse(PathBuf),
+    /// A stop while it was waited for.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -77,16 +80,18 @@ impl UserError for WorkspaceError {
         match self {
             Self::Busy { .. } | Self::InUse(_) => Kind::Request,
             Self::Left { source, .. } => source.kind(),
+            Self::Wait(error) => error.kind(),
             Self::File(error) => error.kind(),
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Busy { .. } => Some("wait for it, or see what it does:  smidr status".into()),
+            Self::Busy { .. } => Some("wait for it:  smidr build --wait    or see what it does:  smidr status".into()),
             Self::Left { folder, .. } => {
                 Some(format!("begin anew:  smidr build --clean    or  rm -r {}", shell(folder)))
             }
+            Self::Wait(error) => error.hint(),
             Self::InUse(_) => Some("name a new or empty folder under `directories:`".into()),
             Self::File(error) => error.hint(),
         }
@@ -99,14 +104,16 @@ impl UserError for WorkspaceError {
 ///
 /// When another smidr uses it, or the file system refuses.
 pub fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, WorkspaceError> {
-    let paths = tools.paths;
+    let paths = &tools.paths;
     let folders = &plan.folders;
     let name = folders.workspace.file_name().unwrap_or_default();
     // Two projects may share a TOPDIR or TMPDIR that stands elsewhere, but not at the same time: the second BitBake would talk to
     // the server of the first.
     let own = [&folders.workspace, &folders.top, &folders.tmp, &folders.deploy];
     let mut elsewhere: Vec<&PathBuf> = own.into_iter().filter(|path| !path.starts_with(&folders.workspace)).collect();
-    elsewhere.insert(0, &folders.workspace);
+    elsewhere.push(&folders.workspace);
+    // In one order for all, so that two that wait do not wait for each other; and each once.
+    elsewhere.sort();
     elsewhere.dedup();
     let mut locks = Vec::new();
     for folder in elsewhere {
@@ -116,10 +123,15 @@ pub fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, Wo
         if !is_known && fs::read_dir(folder).is_ok_and(|mut found| found.next().is_some()) {
             return Err(WorkspaceError::InUse(folder.clone()));
         }
-        match lock::try_lock(&path, Mode::Exclusive, holder)? {
-            Attempt::Held(lock) => locks.push(lock),
-            Attempt::Busy(holder) => return Err(WorkspaceError::Busy { project: plan.name.clone(), holder }),
-        }
+        let resource = || format!("the workspace of `{}`", plan.name);
+        let waiting = |other: &str| tools.on.emit(Event::Waiting { resource: resource(), holder: other.into() });
+        locks.push(match plan.wait {
+            true => lock::lock(&path, Mode::Exclusive, holder, tools.stop, waiting)?,
+            false => match lock::try_lock(&path, Mode::Exclusive, holder)? {
+                Attempt::Held(lock) => lock,
+                Attempt::Busy(holder) => return Err(WorkspaceError::Busy { project: plan.name.clone(), holder }),
+            },
+        });
     }
     folders.writable().into_iter().try_for_each(make_private_dir)?;
     if plan.clean {

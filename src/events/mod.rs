@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 pub use redact::Redactor;
 
-use crate::model::{Activity, BuildId, Event, Record, Secrets, Unit};
+use crate::model::{Activity, BuildId, Event, Place, Record, Secrets, Unit};
 
 /// Takes the events of a build, in order. Must not block for long: it holds up the build.
 pub trait EventSink: Send {
@@ -58,8 +58,13 @@ impl Emitter {
     pub fn emit(&self, mut event: Event) {
         let mut journal = self.lock();
         journal.redactor.event(&mut event);
-        journal.seq += 1;
-        let record = Record { build: journal.build.clone(), seq: journal.seq, at: Timestamp::now(), event };
+        let place = if event.is_passing() {
+            Place::After(journal.seq)
+        } else {
+            journal.seq += 1;
+            Place::Seq(journal.seq)
+        };
+        let record = Record { build: journal.build.clone(), place, at: Timestamp::now(), event };
         journal.sinks.iter_mut().for_each(|sink| sink.accept(&record));
     }
 

@@ -1,62 +1,50 @@
-//! The record of builds, in SQLite: builds, their events, their artifacts. The durable sink of every journal; other processes
-//! read it while one writes. The only module that says SQL.
+//! The record of builds: a journal for each ([`journal`]), and an index over all of them in SQLite, which [`History::rebuild`] can make
+//! again. The only module that says SQL.
+
+pub mod journal;
+mod migrate;
+mod summary;
 
 use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use journal::Writer;
+use rusqlite::{Connection, OpenFlags, params};
+pub use summary::{BuildRecord, Summary, TaskRecord};
 
 use crate::{
     events::EventSink,
-    model::{Artifact, BuildId, Event, Kind, Outcome, Record, Stage, State, UserError, document_path},
+    model::{Artifact, BuildId, Event, Kind, Outcome, Paths, Place, Record, State, UserError, document_path},
+    system::files::{FileError, make_private_dir},
 };
 
 /// Of the tables below, kept in `PRAGMA user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE builds (
-  id TEXT PRIMARY KEY, name TEXT NOT NULL, machine TEXT NOT NULL, targets TEXT NOT NULL, state TEXT NOT NULL,
-  started TEXT NOT NULL, ended TEXT, outcome TEXT
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, started TEXT NOT NULL, config TEXT, record TEXT NOT NULL
 ) STRICT;
-CREATE TABLE events (
-  build TEXT NOT NULL REFERENCES builds(id) ON DELETE CASCADE, seq INTEGER NOT NULL, record TEXT NOT NULL,
-  PRIMARY KEY (build, seq)
+CREATE TABLE tasks (
+  build TEXT NOT NULL REFERENCES builds(id) ON DELETE CASCADE, number INTEGER NOT NULL, task TEXT NOT NULL,
+  PRIMARY KEY (build, number)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE artifacts (
-  build TEXT NOT NULL REFERENCES builds(id) ON DELETE CASCADE, path TEXT NOT NULL, artifact TEXT NOT NULL,
-  PRIMARY KEY (build, path)
+  build TEXT NOT NULL REFERENCES builds(id) ON DELETE CASCADE, number INTEGER NOT NULL, artifact TEXT NOT NULL,
+  PRIMARY KEY (build, number)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX builds_started ON builds(started);
+CREATE INDEX builds_config ON builds(config, started);
+CREATE INDEX builds_state ON builds(state);
 ";
 
-/// What a list of builds shows.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct BuildRecord {
-    /// Its id.
-    pub id: BuildId,
-    /// The project.
-    pub name: String,
-    /// MACHINE.
-    pub machine: String,
-    /// What BitBake was asked for.
-    pub targets: Vec<String>,
-    /// Where it is, or how it ended.
-    pub state: State,
-    /// When it began.
-    pub started: Timestamp,
-    /// When it ended.
-    pub ended: Option<Timestamp>,
-    /// How it ended.
-    pub outcome: Option<Outcome>,
-    /// The variant of the config, if it was one.
-    pub variant: Option<String>,
-}
+/// Why a build whose process is gone ended.
+const INTERRUPTED: &str = "its smidr was killed, or the machine went down, while it ran";
 
 /// Why the record cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -89,12 +77,21 @@ pub enum HistoryError {
     /// A row that this smidr did not write.
     #[error("the history of builds is damaged at {0}")]
     Damaged(String),
+    /// Builds of an earlier smidr write to it.
+    #[error(
+        "{0} is a build of an earlier smidr and still runs: until it ends, the history of builds cannot be brought to its new form"
+    )]
+    Earlier(BuildId),
+    /// A journal.
+    #[error(transparent)]
+    Journal(#[from] FileError),
 }
 
 impl UserError for HistoryError {
     fn kind(&self) -> Kind {
         match self {
-            Self::TooNew(_) => Kind::Request,
+            Self::TooNew(_) | Self::Earlier(_) => Kind::Request,
+            Self::Journal(error) => error.kind(),
             _ => Kind::Host,
         }
     }
@@ -102,10 +99,9 @@ impl UserError for HistoryError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::TooNew(_) => Some("update smidr".into()),
-            Self::Damaged(_) => Some(
-                "builds and artifacts are not lost with it; move history.db in SMIDR_HOME away to begin a new one"
-                    .into(),
-            ),
+            Self::Damaged(_) => Some("make it again from the builds' journals:  smidr history rebuild".into()),
+            Self::Earlier(id) => Some(format!("wait for it, or stop it:  kill -INT the smidr that builds {id}")),
+            Self::Journal(error) => error.hint(),
             Self::NotOwn { path } => Some(format!("see what it is, and move it away:  ls -l {}", path.display())),
             Self::Sqlite { .. } | Self::File { .. } => None,
         }
@@ -116,67 +112,82 @@ fn failed(action: &'static str) -> impl Fn(rusqlite::Error) -> HistoryError {
     move |source| HistoryError::Sqlite { action, source }
 }
 
-/// The record.
+/// The index.
 pub struct History {
     db: Connection,
+    builds: PathBuf,
 }
 
 impl History {
-    /// Opens the record, making it if there is none.
+    /// Opens the index, making it if there is none, and bringing one of an earlier smidr to its present form.
     ///
     /// # Errors
     ///
     /// When it cannot be opened, is not the caller's own, or is newer than this smidr.
-    pub fn open(path: &Path) -> Result<Self, HistoryError> {
-        make_private(path)?;
-        close_to_others(path)?;
-        let db = Connection::open(path).map_err(failed("open"))?;
-        let open = failed("open");
-        db.busy_timeout(std::time::Duration::from_secs(10)).map_err(&open)?;
-        // Readers never wait for the writer; a power cut may cost the last events, not the record.
-        db.pragma_update(None, "journal_mode", "WAL").map_err(&open)?;
-        db.pragma_update(None, "synchronous", "NORMAL").map_err(&open)?;
-        let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(&open)?;
-        match version {
-            VERSION => {}
-            0 => create(&db)?,
-            newer => return Err(HistoryError::TooNew(newer)),
-        }
-        Ok(Self { db })
+    pub fn open(paths: &Paths) -> Result<Self, HistoryError> {
+        let path = paths.history();
+        make_private(&path)?;
+        close_to_others(&path)?;
+        Self::opened(paths, Connection::open(&path).map_err(failed("open"))?)
     }
 
-    /// Opens the record for looking only; none if there is none.
+    /// Opens the index if there is one.
     ///
     /// # Errors
     ///
-    /// When it cannot be opened, or is not the caller's own.
-    pub fn open_existing(path: &Path) -> Result<Option<Self>, HistoryError> {
-        if !path.exists() {
+    /// As [`History::open`].
+    pub fn open_existing(paths: &Paths) -> Result<Option<Self>, HistoryError> {
+        if !paths.history().exists() {
             return Ok(None);
         }
-        close_to_others(path)?;
+        close_to_others(&paths.history())?;
         // Writable all the same: SQLite's readers in WAL mode take part in its bookkeeping.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(path, flags).map_err(failed("open"))?;
-        db.busy_timeout(std::time::Duration::from_secs(10)).map_err(failed("open"))?;
-        let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed("open"))?;
-        if version > VERSION { Err(HistoryError::TooNew(version)) } else { Ok(Some(Self { db })) }
+        let db = Connection::open_with_flags(paths.history(), flags).map_err(failed("open"))?;
+        Self::opened(paths, db).map(Some)
+    }
+
+    fn opened(paths: &Paths, mut db: Connection) -> Result<Self, HistoryError> {
+        let open = failed("open");
+        db.busy_timeout(Duration::from_secs(10)).map_err(&open)?;
+        // Readers never wait for the writer; what a power cut costs is in the journals.
+        db.pragma_update(None, "journal_mode", "WAL").map_err(&open)?;
+        db.pragma_update(None, "synchronous", "NORMAL").map_err(&open)?;
+        let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+        loop {
+            match version(&db).map_err(&open)? {
+                VERSION => break,
+                0 => create(&db)?,
+                1 => migrate::from_1(&mut db, paths)?,
+                newer => return Err(HistoryError::TooNew(newer)),
+            }
+        }
+        Ok(Self { db, builds: paths.builds() })
     }
 
     /// All builds, the newest first.
     ///
     /// # Errors
     ///
-    /// When the record cannot be read.
+    /// When the index cannot be read.
     pub fn builds(&self, limit: u32) -> Result<Vec<BuildRecord>, HistoryError> {
         self.query("ORDER BY started DESC, rowid DESC LIMIT ?1", params![limit])
+    }
+
+    /// Builds that are not over, as far as the index knows.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub fn unfinished(&self) -> Result<Vec<BuildRecord>, HistoryError> {
+        self.query("WHERE state IN ('QUEUED', 'PREPARING', 'BUILDING', 'EXTRACTING_ARTIFACTS')", [])
     }
 
     /// How many builds there are.
     ///
     /// # Errors
     ///
-    /// When the record cannot be read.
+    /// When the index cannot be read.
     pub fn count(&self) -> Result<u64, HistoryError> {
         let count = self.db.query_row("SELECT count(*) FROM builds", [], |row| row.get::<_, i64>(0));
         count.map(i64::cast_unsigned).map_err(failed("read"))
@@ -186,7 +197,7 @@ impl History {
     ///
     /// # Errors
     ///
-    /// When the record cannot be read.
+    /// When the index cannot be read.
     pub fn find(&self, id: Option<&str>) -> Result<Option<BuildRecord>, HistoryError> {
         match id {
             Some(id) => Ok(self.query("WHERE id = ?1", params![id])?.pop()),
@@ -194,110 +205,191 @@ impl History {
         }
     }
 
-    /// The newest build of a project.
+    /// The newest build of the project with this config. Builds of the first smidr are known by the project's name only.
     ///
     /// # Errors
     ///
-    /// When the record cannot be read.
-    pub fn newest_of(&self, name: &str) -> Result<Option<BuildRecord>, HistoryError> {
-        Ok(self.query("WHERE name = ?1 ORDER BY started DESC, rowid DESC LIMIT 1", params![name])?.pop())
+    /// When the index cannot be read.
+    pub fn newest_of(&self, config: &Path, name: &str) -> Result<Option<BuildRecord>, HistoryError> {
+        let rest = "WHERE config = ?1 OR config IS NULL AND name = ?2 ORDER BY started DESC, rowid DESC LIMIT 1";
+        Ok(self.query(rest, params![key(config), name])?.pop())
     }
 
     fn query(&self, rest: &str, args: impl rusqlite::Params) -> Result<Vec<BuildRecord>, HistoryError> {
-        // The first event says more than the table has columns for.
-        let variant = "(SELECT json_extract(record, '$.variant') FROM events WHERE build = id ORDER BY seq LIMIT 1)";
-        let sql =
-            format!("SELECT id, name, machine, targets, state, started, ended, outcome, {variant} FROM builds {rest}");
-        let mut statement = self.db.prepare(&sql).map_err(failed("read"))?;
-        let mut rows = statement.query(args).map_err(failed("read"))?;
-        let mut builds = Vec::new();
-        while let Some(row) = rows.next().map_err(failed("read"))? {
-            builds.push(build_of(row)?);
-        }
-        Ok(builds)
+        self.texts(&format!("SELECT record FROM builds {rest}"), args, "a build")
     }
 
-    /// Up to `limit` events of a build after a sequence number.
-    ///
-    /// # Errors
-    ///
-    /// When the record cannot be read.
-    pub fn events(&self, id: &BuildId, after: u64, limit: u32) -> Result<Vec<Record>, HistoryError> {
-        let mut statement = self
-            .db
-            .prepare_cached("SELECT record FROM events WHERE build = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")
-            .map_err(failed("read"))?;
-        let rows = statement.query_map(params![id.as_str(), after.cast_signed(), limit], |row| row.get::<_, String>(0));
+    fn texts<T: serde::de::DeserializeOwned>(
+        &self,
+        sql: &str,
+        args: impl rusqlite::Params,
+        what: &str,
+    ) -> Result<Vec<T>, HistoryError> {
+        let mut statement = self.db.prepare(sql).map_err(failed("read"))?;
+        let rows = statement.query_map(args, |row| row.get::<_, String>(0));
         let texts = rows.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(failed("read"))?;
-        texts.iter().map(|text| parse(text, "an event")).collect()
+        texts.iter().map(|text| parse(text, what)).collect()
     }
 
     /// What a build left behind.
     ///
     /// # Errors
     ///
-    /// When the record cannot be read.
+    /// When the index cannot be read.
     pub fn artifacts(&self, id: &BuildId) -> Result<Vec<Artifact>, HistoryError> {
-        let mut statement =
-            self.db.prepare("SELECT artifact FROM artifacts WHERE build = ?1 ORDER BY path").map_err(failed("read"))?;
-        let rows = statement.query_map([id.as_str()], |row| row.get::<_, String>(0));
-        let texts = rows.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(failed("read"))?;
-        texts.iter().map(|text| parse(text, "an artifact")).collect()
+        self.texts("SELECT artifact FROM artifacts WHERE build = ?1 ORDER BY number", [id.as_str()], "an artifact")
+    }
+
+    /// The tasks of a build that is over, in the order in which they began.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub fn tasks(&self, id: &BuildId) -> Result<Vec<TaskRecord>, HistoryError> {
+        self.texts("SELECT task FROM tasks WHERE build = ?1 ORDER BY number", [id.as_str()], "a task")
     }
 
     /// Records that what a build left behind has been removed since.
     ///
     /// # Errors
     ///
-    /// When the record cannot be written.
+    /// When the index cannot be written.
     pub fn mark_cleaned(&self, id: &BuildId) -> Result<(), HistoryError> {
-        let mark = "UPDATE builds SET outcome = json_set(outcome, '$.cleaned', json('true')) WHERE id = ?1";
+        let mark = "UPDATE builds SET record = json_set(record, '$.outcome.cleaned', json('true')) WHERE id = ?1";
         self.db.execute(mark, [id.as_str()]).map(drop).map_err(failed("write"))
     }
 
-    /// Removes a build with everything that is known of it.
+    /// Removes a build from the index.
     ///
     /// # Errors
     ///
-    /// When the record cannot be written.
+    /// When the index cannot be written.
     pub fn forget(&self, id: &BuildId) -> Result<(), HistoryError> {
         let forget = || {
             let transaction = self.db.unchecked_transaction()?;
-            for (table, column) in [("events", "build"), ("artifacts", "build"), ("builds", "id")] {
-                transaction.execute(&format!("DELETE FROM {table} WHERE {column} = ?1"), [id.as_str()])?;
-            }
+            remove_rows(&transaction, id)?;
             transaction.commit()
         };
         forget().map_err(failed("write"))
     }
 
-    /// Records that a build's process is gone without having said how the build ended.
+    /// Ends the record of a build whose process is gone without having said how it ended. The caller holds the build's lock.
     ///
     /// # Errors
     ///
-    /// When the record cannot be written.
+    /// When its journal or the index cannot be written.
     pub fn mark_interrupted(&self, build: &BuildRecord) -> Result<BuildRecord, HistoryError> {
-        let reasons = vec!["smidr was killed, or the machine went down, while it ran".into()];
-        let outcome = Outcome { reasons, ..Outcome::new(State::Failed) };
-        let ended: Option<String> = self
-            .db
-            .query_row(
-                "SELECT json_extract(record, '$.at') FROM events WHERE build = ?1 ORDER BY seq DESC LIMIT 1",
-                [build.id.as_str()],
-                |row| row.get(0),
-            )
-            .optional()
-            .map_err(failed("read"))?;
-        let ended = ended.and_then(|text| text.parse().ok()).unwrap_or(build.started);
-        finish(&self.db, &build.id, &outcome, ended).map_err(failed("write"))?;
-        Ok(BuildRecord { state: outcome.state, ended: Some(ended), outcome: Some(outcome), ..build.clone() })
+        let folder = self.builds.join(build.id.as_str());
+        let (mut summary, mut seq) = Summary::read(&folder)?.unwrap_or_else(|| (Summary::of(build.clone()), 0));
+        if !summary.build.state.is_final() {
+            make_private_dir(&folder)?;
+            let mut writer = match seq {
+                0 => Writer::create(&folder)?,
+                _ => Writer::reopen(&folder)?,
+            };
+            seq += 1;
+            let last = summary.last.unwrap_or(build.started);
+            let duration = last.duration_since(summary.build.started).as_millis();
+            let outcome = Outcome {
+                reasons: vec![INTERRUPTED.into()],
+                duration_ms: u64::try_from(duration).unwrap_or_default(),
+                ..Outcome::new(State::Interrupted)
+            };
+            let event = Event::Finished { outcome };
+            let record = Record { build: build.id.clone(), place: Place::Seq(seq), at: Timestamp::now(), event };
+            writer.write(&record).map_err(FileError::new("write", &folder.join(journal::JOURNAL)))?;
+            writer.finish();
+            summary.take(&record);
+        }
+        self.put(&summary)?;
+        Ok(summary.build)
     }
 
-    /// A sink for the journal of one build.
-    pub fn into_sink(self) -> (HistorySink, Failure) {
-        let failure = Failure::default();
-        (HistorySink { db: self.db, failure: failure.clone() }, failure)
+    /// Puts a build with all that is known of it into the index.
+    fn put(&self, summary: &Summary) -> Result<(), HistoryError> {
+        let put = || {
+            let transaction = self.db.unchecked_transaction()?;
+            put_rows(&transaction, summary)?;
+            transaction.commit()
+        };
+        put().map_err(failed("write"))
     }
+
+    /// Makes the index again from the journals, and hands each build that has none that can be read to `unreadable`. Gives the number
+    /// of builds.
+    ///
+    /// # Errors
+    ///
+    /// When the journals cannot be listed, or the index cannot be written.
+    pub fn rebuild(paths: &Paths, mut unreadable: impl FnMut(&str, String)) -> Result<u64, HistoryError> {
+        let path = paths.history();
+        // Another process may have it open: it is emptied, not replaced. One that is damaged goes.
+        let history = match Self::open(paths) {
+            Err(HistoryError::Sqlite { .. } | HistoryError::Damaged(_)) => {
+                for suffix in ["", "-wal", "-shm"] {
+                    let mut part = path.clone().into_os_string();
+                    part.push(suffix);
+                    let _ = fs::rename(&part, Path::new(&part).with_extension(format!("damaged{suffix}")));
+                }
+                Self::open(paths)?
+            }
+            opened => opened?,
+        };
+        let builds = paths.builds();
+        let mut count = 0;
+        for entry in fs::read_dir(&builds).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some(id) = name.to_str().filter(|name| name.parse::<BuildId>().is_ok()) else { continue };
+            match Summary::read(&entry.path()) {
+                Ok(Some((mut summary, _))) => {
+                    summary.note_cleaned(&entry.path());
+                    history.put(&summary)?;
+                    count += 1;
+                }
+                Ok(None) => unreadable(id, "it has no journal".into()),
+                Err(error) => unreadable(id, error.to_string()),
+            }
+        }
+        Ok(count)
+    }
+
+    /// A sink that keeps the index of one build.
+    pub fn into_sink(self) -> IndexSink {
+        IndexSink { history: self, summary: None, failed: false }
+    }
+}
+
+fn remove_rows(db: &Connection, id: &BuildId) -> rusqlite::Result<()> {
+    for (table, column) in [("tasks", "build"), ("artifacts", "build"), ("builds", "id")] {
+        db.execute(&format!("DELETE FROM {table} WHERE {column} = ?1"), [id.as_str()])?;
+    }
+    Ok(())
+}
+
+fn put_rows(db: &Connection, summary: &Summary) -> rusqlite::Result<()> {
+    let id = summary.build.id.as_str();
+    remove_rows(db, &summary.build.id)?;
+    put_build(db, &summary.build)?;
+    for (number, task) in (0_i64..).zip(&summary.tasks) {
+        db.prepare_cached("INSERT INTO tasks VALUES (?1,?2,?3)")?.execute(params![id, number, json(task)?])?;
+    }
+    for (number, artifact) in (0_i64..).zip(&summary.artifacts) {
+        db.prepare_cached("INSERT INTO artifacts VALUES (?1,?2,?3)")?.execute(params![id, number, json(artifact)?])?;
+    }
+    Ok(())
+}
+
+fn put_build(db: &Connection, build: &BuildRecord) -> rusqlite::Result<()> {
+    let config = build.config.as_deref().map(key);
+    let values = params![
+        build.id.as_str(),
+        build.name,
+        build.state.to_string(),
+        build.started.to_string(),
+        config,
+        json(build)?
+    ];
+    db.execute("INSERT OR REPLACE INTO builds VALUES (?1,?2,?3,?4,?5,?6)", values).map(drop)
 }
 
 /// Makes an empty file where there is nothing. SQLite gives the permissions of the record to the files that it keeps beside it.
@@ -345,87 +437,41 @@ fn create(db: &Connection) -> Result<(), HistoryError> {
     }
 }
 
-fn build_of(row: &rusqlite::Row<'_>) -> Result<BuildRecord, HistoryError> {
-    let text = |column: usize| row.get::<_, String>(column).map_err(failed("read"));
-    let maybe = |column: usize| row.get::<_, Option<String>>(column).map_err(failed("read"));
-    let damaged = |what: &str| HistoryError::Damaged(what.into());
-    let outcome = maybe(7)?.map(|json| parse(&json, "an outcome")).transpose()?;
-    Ok(BuildRecord {
-        id: text(0)?.parse().map_err(|_| damaged("an id"))?,
-        name: text(1)?,
-        machine: text(2)?,
-        targets: parse(&text(3)?, "targets")?,
-        state: text(4)?.parse().map_err(|_| damaged("a state"))?,
-        started: text(5)?.parse().map_err(|_| damaged("a time"))?,
-        ended: maybe(6)?.and_then(|time| time.parse().ok()),
-        outcome,
-        variant: maybe(8)?,
-    })
-}
-
 fn parse<T: serde::de::DeserializeOwned>(json: &str, what: &str) -> Result<T, HistoryError> {
     serde_json::from_str(json).map_err(|_| HistoryError::Damaged(what.into()))
 }
 
-/// Writes every event down before anybody sees it.
-pub struct HistorySink {
-    db: Connection,
-    failure: Failure,
+/// Keeps the index of one build: its state at once, all else at its end. An index that cannot be written ends no build: `smidr history
+/// rebuild` makes it again.
+pub struct IndexSink {
+    history: History,
+    summary: Option<Summary>,
+    failed: bool,
 }
 
-/// The first thing that could not be written, if any. A build goes on without its record, but not silently.
-#[derive(Clone, Default)]
-pub struct Failure(Arc<Mutex<Option<HistoryError>>>);
-
-impl Failure {
-    /// Takes it.
-    pub fn take(&self) -> Option<HistoryError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+impl IndexSink {
+    /// Whether the index is behind the journal.
+    fn note(&mut self, written: Result<(), HistoryError>) {
+        self.failed |= written.is_err();
     }
 }
 
-impl EventSink for HistorySink {
+impl EventSink for IndexSink {
     fn accept(&mut self, record: &Record) {
-        // Passing states are for those who watch; the last one is told by what follows.
-        if matches!(record.event, Event::Progress { .. } | Event::TaskProgress { .. }) {
-            return;
-        }
-        if let Err(source) = self.write(record) {
-            let mut first = self.failure.0.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert(HistoryError::Sqlite { action: "write", source });
-        }
-    }
-}
-
-impl HistorySink {
-    fn write(&self, record: &Record) -> rusqlite::Result<()> {
-        let id = record.build.as_str();
-        let transaction = self.db.unchecked_transaction()?;
-        match &record.event {
-            Event::BuildStarted { name, targets, machine, .. } => {
-                let targets = json(targets)?;
-                let values = params![id, name, machine, targets, State::Queued.to_string(), record.at.to_string()];
-                let sql = "INSERT INTO builds (id, name, machine, targets, state, started) VALUES (?1,?2,?3,?4,?5,?6)";
-                transaction.execute(sql, values)?;
-            }
-            Event::StageStarted { stage } => {
-                let state = match stage {
-                    Stage::Prepare => State::Preparing,
-                    Stage::Fetch | Stage::Run => State::Building,
-                    Stage::Collect => State::ExtractingArtifacts,
-                };
-                transaction.execute("UPDATE builds SET state = ?2 WHERE id = ?1", params![id, state.to_string()])?;
-            }
-            Event::ArtifactKept { artifact } => {
-                let values = params![id, key(&artifact.path), json(artifact)?];
-                transaction.execute("INSERT OR REPLACE INTO artifacts VALUES (?1,?2,?3)", values)?;
-            }
-            Event::Finished { outcome } => finish(&transaction, &record.build, outcome, record.at)?,
-            _ => {}
-        }
-        let values = params![id, record.seq.cast_signed(), json(record)?];
-        transaction.prepare_cached("INSERT INTO events VALUES (?1,?2,?3)")?.execute(values)?;
-        transaction.commit()
+        let summary = match (&mut self.summary, Summary::begin(record)) {
+            (Some(summary), _) => summary,
+            (none, Some(begun)) => none.insert(begun),
+            (None, None) => return,
+        };
+        let before = summary.build.state;
+        summary.take(record);
+        let written = match &record.event {
+            Event::Finished { .. } => self.history.put(summary),
+            Event::BuildStarted { .. } => put_build(&self.history.db, &summary.build).map_err(failed("write")),
+            _ if summary.build.state != before => put_build(&self.history.db, &summary.build).map_err(failed("write")),
+            _ => return,
+        };
+        self.note(written);
     }
 }
 
@@ -438,74 +484,5 @@ fn key(path: &Path) -> String {
     document_path::bytes_of(path).map_or_else(|| path.display().to_string(), |bytes| format!("/{bytes}"))
 }
 
-fn finish(db: &Connection, id: &BuildId, outcome: &Outcome, at: Timestamp) -> rusqlite::Result<()> {
-    db.execute(
-        "UPDATE builds SET state = ?2, ended = ?3, outcome = ?4 WHERE id = ?1",
-        params![id.as_str(), outcome.state.to_string(), at.to_string(), json(outcome)?],
-    )?;
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::events::Emitter;
-
-    #[test]
-    fn only_its_owner_reads_it() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let at = |name: &str| folder.path().join(name);
-        let mode = |name: &str| fs::metadata(at(name)).expect(name).mode() & 0o777;
-        let names = ["history.db", "history.db-wal", "history.db-shm"];
-        let _db = History::open(&at(names[0])).expect("made");
-        assert_eq!(names.map(mode), [0o600; 3]);
-        for open in [|path: &Path| History::open(path).map(drop), |path: &Path| History::open_existing(path).map(drop)]
-        {
-            for name in names {
-                fs::set_permissions(at(name), fs::Permissions::from_mode(0o644)).expect("a mode");
-            }
-            open(&at(names[0])).expect("opened");
-            assert_eq!(names.map(mode), [0o600; 3]);
-        }
-        // A link, to a file of the caller's too, or a folder.
-        std::os::unix::fs::symlink(at(names[0]), at("link.db")).expect("a link");
-        fs::create_dir(at("folder.db")).expect("a folder");
-        let _other = History::open(&at("other.db")).expect("made");
-        fs::remove_file(at("other.db-shm")).expect("removed");
-        std::os::unix::fs::symlink(at("nowhere"), at("other.db-shm")).expect("a link");
-        for name in ["link.db", "folder.db", "other.db"] {
-            assert!(matches!(History::open(&at(name)), Err(HistoryError::NotOwn { .. })), "{name}");
-            assert!(matches!(History::open_existing(&at(name)), Err(HistoryError::NotOwn { .. })), "{name}");
-        }
-        assert!(!at("nowhere").exists());
-    }
-
-    #[test]
-    fn a_build_is_read_back_while_and_after_it_runs() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("history.db");
-        assert!(History::open_existing(&path).expect("nothing yet").is_none());
-        let id = BuildId::new("hello", 7).expect("an id");
-        let (sink, failure) = History::open(&path).expect("made").into_sink();
-        let on = Emitter::new(id.clone(), vec![Box::new(sink)]);
-        on.emit(Event::BuildStarted {
-            name: "hello".into(),
-            targets: vec!["image".into()],
-            machine: "m".into(),
-            variant: Some("debug".into()),
-        });
-        on.emit(Event::StageStarted { stage: Stage::Run });
-        on.emit(Event::Console { line: "NOTE: hi".into() });
-        let reader = History::open_existing(&path).expect("opens").expect("is there");
-        let build = reader.find(None).expect("reads").expect("a build");
-        assert_eq!((build.state, build.targets.len()), (State::Building, 1));
-        assert_eq!(build.variant.as_deref(), Some("debug"));
-        assert_eq!(reader.events(&id, 2, 10).expect("events").len(), 1);
-        let buried = reader.mark_interrupted(&build).expect("buried");
-        assert_eq!((buried.state, buried.ended.is_some()), (State::Failed, true));
-        let outcome = Outcome { state: State::Completed, ..buried.outcome.expect("an outcome") };
-        on.emit(Event::Finished { outcome });
-        assert_eq!(reader.find(Some(id.as_str())).expect("reads").map(|b| b.state), Some(State::Completed));
-        assert!(failure.take().is_none());
-    }
-}
+mod tests;

@@ -52,19 +52,25 @@ pub fn read_patches(wanted: &PlannedGit) -> Result<Vec<ReadPatch>, PatchError> {
 }
 
 fn read(planned: &PlannedPatch) -> Result<ReadPatch, PatchError> {
+    let read = |text: Vec<u8>| {
+        let sha256 = Digest::from_sha256(Sha256::digest(&text).into());
+        ReadPatch { lock: PatchPin { file: planned.written.clone(), sha256 }, text }
+    };
+    if let Some(text) = &planned.submitted {
+        return Ok(read(text.clone()));
+    }
     let missing = || PatchError::Missing { patch: planned.written.clone(), path: planned.file.clone() };
     let file = match File::open(&planned.file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
         opened => opened.map_err(FileError::new("open the patch", &planned.file))?,
     };
     let mut text = Vec::new();
-    let read = file.take(MAX_PATCH + 1).read_to_end(&mut text);
-    read.map_err(FileError::new("read the patch", &planned.file))?;
+    let whole = file.take(MAX_PATCH + 1).read_to_end(&mut text);
+    whole.map_err(FileError::new("read the patch", &planned.file))?;
     if text.len() as u64 > MAX_PATCH {
         return Err(PatchError::TooLarge { patch: planned.written.clone(), limit: MAX_PATCH });
     }
-    let sha256 = Digest::from_sha256(Sha256::digest(&text).into());
-    Ok(ReadPatch { lock: PatchPin { file: planned.written.clone(), sha256 }, text })
+    Ok(read(text))
 }
 
 /// Applies a patch to a tree, or, one after the other, those that a file holds. If it fails, the tree is of no use any more.

@@ -31,6 +31,11 @@ impl BuildId {
         Ok(Self(format!("{name}-{random:08x}")))
     }
 
+    /// The project's name.
+    pub fn name(&self) -> &str {
+        self.0.rsplit_once('-').map_or(&*self.0, |(name, _)| name)
+    }
+
     /// The text of the id.
     pub fn as_str(&self) -> &str {
         &self.0

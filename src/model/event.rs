@@ -12,13 +12,34 @@ use super::{Artifact, BuildId, Digest, Outcome, document_path};
 pub struct Record {
     /// The build that it belongs to.
     pub build: BuildId,
-    /// 1 for the build's first event, without gaps.
-    pub seq: u64,
+    /// Where it stands among the others.
+    #[serde(flatten)]
+    pub place: Place,
     /// When the journal took it.
     pub at: Timestamp,
     /// What happened.
     #[serde(flatten)]
     pub event: Event,
+}
+
+/// Where a record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// In the journal: 1 for the build's first record, without gaps.
+    Seq(u64),
+    /// A passing state after that record. It is in no journal, and only the last of its kind is kept.
+    After(u64),
+}
+
+impl Record {
+    /// Its number in the journal, if it is in there.
+    pub fn seq(&self) -> Option<u64> {
+        match self.place {
+            Place::Seq(seq) => Some(seq),
+            Place::After(_) => None,
+        }
+    }
 }
 
 /// The steps of a build, in their order.
@@ -38,7 +59,7 @@ pub enum Stage {
 /// A BitBake task of a recipe, written `busybox:do_compile`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TaskName {
-    /// The recipe, as BitBake's PN names it.
+    /// The recipe, as BitBake's PN names it; of a multiconfig other than the default one, `mc:NAME:` stands before it.
     pub recipe: String,
     /// The task, with its `do_`.
     pub task: String,
@@ -116,6 +137,13 @@ pub enum Unit {
     Percent,
 }
 
+impl Event {
+    /// Whether it is a passing state, which no journal keeps.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Progress { .. } | Self::TaskProgress { .. })
+    }
+}
+
 /// Something that happened in a build, or in making an image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -131,6 +159,14 @@ pub enum Event {
         /// The variant of the config, if it is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         variant: Option<String>,
+        /// The project's config. Records of the first smidr have none.
+        #[serde(flatten, with = "document_path::config")]
+        config: Option<PathBuf>,
+    },
+    /// The build waits for its turn.
+    Queued {
+        /// How many builds run, or are before it.
+        ahead: u64,
     },
     /// A stage begins; the one before it is over.
     StageStarted {
@@ -259,6 +295,9 @@ pub enum Event {
         /// Which.
         #[serde(flatten)]
         name: TaskName,
+        /// Whether sstate has its result; if not, it was run before.
+        #[serde(default)]
+        covered: bool,
     },
     /// BitBake, or one of its tasks, says something.
     Message {
@@ -292,7 +331,7 @@ pub enum Event {
         /// Its last lines.
         tail: Vec<String>,
     },
-    /// Somebody asked for the build to stop.
+    /// The build is asked to stop.
     Stopping {
         /// False: BitBake is asked to finish what runs. True: everything is killed.
         force: bool,

@@ -30,6 +30,8 @@ pub struct SystemFacts {
     pub cpus: u32,
     /// Memory in bytes.
     pub memory: u64,
+    /// Whether the kernel counts how long programs wait for a processor, a disk or memory (PSI).
+    pub has_pressure: bool,
     /// Environment variables that fetchers read and that are set: proxies and the like.
     pub fetch_env: Vec<(String, String)>,
     /// The host's bundle of CA certificates.
@@ -52,6 +54,7 @@ impl SystemFacts {
             environment: vec![],
             cpus: 2,
             memory: 1 << 34,
+            has_pressure: false,
             fetch_env: vec![],
             ca_bundle: None,
             resolv_conf: String::new(),

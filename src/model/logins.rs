@@ -1,12 +1,12 @@
 //! Which servers may be shown the user's logins and ssh keys for a project.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{is_ambiguous, without_secrets};
 
 /// Addresses that are reached with the user's logins: git's credential helpers and `insteadOf`, registries' passwords, ssh keys. Others are
 /// reached anonymously.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Logins {
     /// All that the project names.

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{TaskName, Usage, document_path};
+use super::{Hint, Kind, TaskName, Usage, UserError, document_path};
 
 /// Where a build is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,11 +22,13 @@ pub enum State {
     Completed,
     /// It ended without.
     Failed,
-    /// Somebody stopped it.
+    /// It was stopped on request.
     Cancelled,
+    /// Its worker died without saying how it ended.
+    Interrupted,
 }
 
-const NAMES: [(State, &str); 7] = [
+const NAMES: [(State, &str); 8] = [
     (State::Queued, "QUEUED"),
     (State::Preparing, "PREPARING"),
     (State::Building, "BUILDING"),
@@ -34,12 +36,13 @@ const NAMES: [(State, &str); 7] = [
     (State::Completed, "COMPLETED"),
     (State::Failed, "FAILED"),
     (State::Cancelled, "CANCELLED"),
+    (State::Interrupted, "INTERRUPTED"),
 ];
 
 impl State {
     /// Whether the build is over.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled | Self::Interrupted)
     }
 }
 
@@ -86,12 +89,12 @@ pub struct Outcome {
     /// Why it failed, where no task did: an error and its causes.
     #[serde(default)]
     pub reasons: Vec<String>,
-    /// Whether this machine is to blame, as with a full disk.
+    /// Who has to act, unless it completed.
     #[serde(default)]
-    pub host_at_fault: bool,
-    /// What to do about it, where the machine is to blame.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    pub kind: Option<Kind>,
+    /// What to do about it.
+    #[serde(default)]
+    pub hints: Vec<Hint>,
     /// What it used of this machine, where BitBake ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
@@ -107,6 +110,27 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The outcome of a build that an error has kept from ending.
+    pub fn of(error: &dyn UserError) -> Self {
+        let mut reasons = vec![error.to_string()];
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            reasons.push(error.to_string());
+            cause = error.source();
+        }
+        let hints = error.hint().map(Hint::from).into_iter().collect();
+        match error.kind() {
+            // What was asked for needs no reason.
+            Kind::Cancelled => Self::new(State::Cancelled),
+            kind => Self { reasons, kind: Some(kind), hints, ..Self::new(State::Failed) },
+        }
+    }
+
+    /// What a process says of it to its caller.
+    pub fn exit_code(&self) -> u8 {
+        self.kind.map_or(0, Kind::exit_code)
+    }
+
     /// An outcome in a final state, of which nothing else is known yet.
     pub fn new(state: State) -> Self {
         Self {
@@ -114,8 +138,13 @@ impl Outcome {
             bitbake_exit: None,
             failed: Vec::new(),
             reasons: Vec::new(),
-            host_at_fault: false,
-            hint: None,
+            kind: match state {
+                State::Cancelled => Some(Kind::Cancelled),
+                State::Failed => Some(Kind::Build),
+                State::Interrupted => Some(Kind::Host),
+                _ => None,
+            },
+            hints: Vec::new(),
             usage: None,
             artifacts: 0,
             artifact_bytes: 0,

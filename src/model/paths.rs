@@ -87,12 +87,22 @@ impl Paths {
         self.home.join("locks")
     }
 
+    /// The lock that a build's worker holds while it lives.
+    pub fn alive(&self, id: &BuildId) -> PathBuf {
+        self.locks().join(format!("build-{id}.lock"))
+    }
+
+    /// Builds that run, and those that wait for their turn.
+    pub fn slots(&self) -> PathBuf {
+        self.locks().join("slots")
+    }
+
     /// Half-made things, on the same file system as what they become.
     pub fn tmp(&self) -> PathBuf {
         self.home.join("tmp")
     }
 
-    /// The record of builds, events and artifacts.
+    /// The index over the journals of builds.
     pub fn history(&self) -> PathBuf {
         self.home.join("history.db")
     }

@@ -1,13 +1,13 @@
 //! Every text that an event carries, in one place: whoever adds an event has to say here which of its fields are texts.
 
-use super::{Event, FailedTask, Outcome, TaskName};
+use super::{Action, Event, FailedTask, Hint, Outcome, TaskName};
 
 impl Event {
     /// Hands every text to `change`, which may replace it. Paths, digests and numbers are none: a path that was changed would name
     /// another file.
     pub fn for_each_text(&mut self, change: &mut dyn FnMut(&mut String)) {
         match self {
-            Self::BuildStarted { name, targets, machine, variant } => {
+            Self::BuildStarted { name, targets, machine, variant, config: _ } => {
                 change(name);
                 variant.iter_mut().for_each(&mut *change);
                 targets.iter_mut().for_each(&mut *change);
@@ -33,7 +33,7 @@ impl Event {
             }
             Self::Console { line } => change(line),
             Self::BitbakeReady { version } => change(version),
-            Self::TaskStarted { name, .. } | Self::TaskEnded { name, .. } | Self::TaskSkipped { name } => {
+            Self::TaskStarted { name, .. } | Self::TaskEnded { name, .. } | Self::TaskSkipped { name, .. } => {
                 task(name, change);
             }
             Self::Message { text, task: name, .. } => {
@@ -50,11 +50,32 @@ impl Event {
                 task(name, change);
                 tail.iter_mut().for_each(&mut *change);
             }
-            Self::Finished { outcome: Outcome { failed, reasons, .. } } => {
+            Self::Finished { outcome } => {
+                // Named one by one, so that a new field has to be thought of here.
+                let Outcome {
+                    state: _,
+                    bitbake_exit: _,
+                    failed,
+                    reasons,
+                    kind: _,
+                    hints,
+                    usage: _,
+                    artifacts: _,
+                    artifact_bytes: _,
+                    duration_ms: _,
+                    cleaned: _,
+                } = outcome;
                 failed.iter_mut().for_each(|FailedTask { name, .. }| task(name, change));
                 reasons.iter_mut().for_each(&mut *change);
+                for Hint { text, action } in hints {
+                    change(text);
+                    if let Some(Action::Command(action) | Action::Config(action) | Action::Page(action)) = action {
+                        change(action);
+                    }
+                }
             }
             Self::StageStarted { .. }
+            | Self::Queued { .. }
             | Self::Parsed { .. }
             | Self::TasksPlanned { .. }
             | Self::TaskProgress { .. }

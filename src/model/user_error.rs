@@ -1,7 +1,10 @@
 //! What every error of smidr can say about itself.
 
+use serde::{Deserialize, Serialize};
+
 /// Who has to act on an error. Decides the exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The build itself failed (exit code 1).
     Build,
@@ -11,7 +14,7 @@ pub enum Kind {
     Host,
     /// Something outside failed: network, registry, mirror (4).
     Outside,
-    /// Somebody stopped it (130).
+    /// It was stopped on request (130).
     Cancelled,
 }
 
@@ -38,7 +41,7 @@ pub trait UserError: std::error::Error {
     /// Decides the exit code.
     fn kind(&self) -> Kind;
 
-    /// What to do next, something to type where there is such a thing.
+    /// What to do next: words, and where there is something to type or to read, `: `, two spaces in all, and that ([`super::Hint`]).
     fn hint(&self) -> Option<String> {
         None
     }

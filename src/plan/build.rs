@@ -22,7 +22,8 @@ use crate::{
     config::{self, Config, HOST, HostImage, Network, Openat2},
     lock::Lock,
     model::{
-        BuildId, BuildRequest, Digest, Kind, Limits, Logins, Paths, SystemFacts, UserError, document_path, without_dots,
+        BuildId, BuildRequest, Digest, Kind, Limits, Logins, Paths, Share, SubmittedFile, SystemFacts, UserError,
+        document_path, without_dots,
     },
 };
 
@@ -73,6 +74,8 @@ pub struct Plan {
     pub locked: bool,
     /// Whether no network may be reached for images and layers.
     pub offline: bool,
+    /// Whether a busy workspace is waited for.
+    pub wait: bool,
     /// Which servers may be shown the caller's logins for it. None, unless its user grants them.
     pub logins: Logins,
     /// Folders.
@@ -101,7 +104,7 @@ pub struct Plan {
     pub openat2: Option<bool>,
     /// How much of this machine the build may use.
     pub limits: Limits,
-    /// Who the build is.
+    /// uid and gid, outside and inside.
     #[serde(skip)]
     pub ids: Ids,
     /// After this long the build is stopped, in seconds.
@@ -248,6 +251,7 @@ pub fn make(
         guarded,
         locked: request.locked,
         offline: request.offline,
+        wait: false,
         logins: Logins::default(),
         conf: super::conf::variables(config, facts, &folders, &machine, request.offline),
         conf_tail: config.local_conf.clone(),
@@ -463,6 +467,23 @@ impl Plan {
     pub fn sources(&self) -> impl Iterator<Item = (&str, &PlannedSource)> {
         let layers = self.layers.iter().map(|layer| (layer.name.as_str(), &layer.source));
         layers.chain(self.bitbake.as_ref().map(|source| (config::BITBAKE, source)))
+    }
+
+    /// Takes patches as they were submitted, whatever stands in their files now.
+    pub fn take_submitted(&mut self, files: &[SubmittedFile]) {
+        let layers = self.layers.iter_mut().map(|layer| &mut layer.source);
+        for source in layers.chain(&mut self.bitbake) {
+            let PlannedSource::Git(git) = source else { continue };
+            for patch in &mut git.patches {
+                patch.submitted = files.iter().find(|file| file.path == patch.file).map(|file| file.content.clone());
+            }
+        }
+    }
+
+    /// Lowers what the build may use of this machine to its share. What the config asks for is never raised.
+    pub fn take_share(&mut self, share: Share, has_pressure: bool) {
+        super::conf::take_share(&self.conf, &mut self.env, share.cpus, has_pressure);
+        self.limits.memory = [self.limits.memory, share.memory].into_iter().flatten().min();
     }
 
     /// A new id for a build of this plan. `random` is drawn by the caller.

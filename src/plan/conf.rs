@@ -71,6 +71,28 @@ pub fn variables(
     out
 }
 
+/// What a build's share decides comes by the environment: BitBake parses everything anew when a conf file changes.
+pub const SHARED: [&str; 5] =
+    ["BB_NUMBER_THREADS", "PARALLEL_MAKE", "BB_PRESSURE_MAX_CPU", "BB_PRESSURE_MAX_IO", "BB_PRESSURE_MAX_MEMORY"];
+
+/// Beyond this much of each second in which some program waits for a processor, a disk or memory, BitBake starts no further task, in
+/// microseconds (PSI, Documentation/accounting/psi.rst).
+const PRESSURE: [&str; 3] = ["500000", "300000", "100000"];
+
+/// Lowers the number of tasks and jobs to a share of the processors.
+pub(super) fn take_share(conf: &[(String, String)], env: &mut Vec<(String, String)>, cpus: u32, has_pressure: bool) {
+    let number = |name: &str| {
+        let (_, value) = conf.iter().find(|(known, _)| known == name)?;
+        value.trim_start_matches("-j ").parse::<u32>().ok()
+    };
+    let [threads, make, pressure @ ..] = SHARED;
+    put(env, threads, number(threads).unwrap_or(cpus).min(cpus).to_string());
+    put(env, make, format!("-j {}", number(make).unwrap_or(cpus).min(cpus)));
+    for (name, most) in pressure.into_iter().zip(PRESSURE).filter(|_| has_pressure) {
+        put(env, name, most.into());
+    }
+}
+
 /// BitBake's environment, except for PATH, which depends on where BitBake is.
 pub fn environment(config: &Config, facts: &SystemFacts, folders: &Folders) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
@@ -119,6 +141,7 @@ pub fn environment(config: &Config, facts: &SystemFacts, folders: &Folders) -> V
         .chain(inputs.iter().map(|(name, _)| *name))
         .chain(config.env.iter().map(|(name, _)| name.text.as_str()))
         .chain(config.host.env.iter().map(|name| name.text.as_str()))
+        .chain(SHARED)
         .collect();
     put(&mut env, "BB_ENV_PASSTHROUGH_ADDITIONS", passed.join(" "));
     env

@@ -76,6 +76,9 @@ pub struct PlannedPatch {
     pub file: PathBuf,
     /// As the config has it, which is how the lock knows it.
     pub written: String,
+    /// What it held when the build was submitted; none: the file counts.
+    #[serde(skip)]
+    pub submitted: Option<Vec<u8>>,
 }
 
 impl PlannedSource {
@@ -148,7 +151,7 @@ pub(super) fn source(
         Source::Git(git) => git,
     };
     let text = |text: &Option<config::Text>| text.as_ref().map(|text| text.text.clone());
-    let patch = |text: &config::Text| PlannedPatch { file: place(text), written: text.text.clone() };
+    let patch = |text: &config::Text| PlannedPatch { file: place(text), written: text.text.clone(), submitted: None };
     let mut planned = PlannedGit {
         url: git.url.text.clone(),
         mirrors: texts(&git.mirrors),

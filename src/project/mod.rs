@@ -14,8 +14,10 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     config::{self, Config, Problem, Problems, UsedVariable},
     lock::{HostPin, Lock, LockError, Pins, lock_path},
-    model::{BuildRequest, Digest, Kind, Paths, SystemFacts, UserError},
-    plan::{self, Domain, Plan, PlanError},
+    model::{
+        Ask, BuildRequest, Digest, InvalidName, Kind, Origin, Paths, Submission, SubmittedFile, SystemFacts, UserError,
+    },
+    plan::{self, Domain, Plan, PlanError, PlannedSource},
     settings::{self, Settings, SettingsError},
     system::{
         self,
@@ -36,8 +38,20 @@ pub struct Project {
     pub settings: Settings,
     /// What it is pinned to.
     pub lock: Option<Lock>,
-    // As it was read.
-    lock_text: Option<String>,
+    sources: Sources,
+}
+
+/// The texts that a project is read from: those of a folder, or of a submission.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The config, absolute.
+    pub file: PathBuf,
+    /// Whether a link led to it.
+    pub is_link: bool,
+    /// Its text.
+    pub config: String,
+    /// The text of its lock.
+    pub lock: Option<String>,
 }
 
 /// Why there is no project, or its lock cannot be used.
@@ -66,6 +80,9 @@ pub enum ProjectError {
     /// The lock is wrong.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// A name that no build can have.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -74,7 +91,7 @@ pub enum ProjectError {
 impl UserError for ProjectError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Missing { .. } | Self::NotText(_) => Kind::Request,
+            Self::Missing { .. } | Self::NotText(_) | Self::Name(_) => Kind::Request,
             Self::Config(error) => error.kind(),
             Self::Owner(error) => error.kind(),
             Self::Settings(error) => error.kind(),
@@ -89,7 +106,7 @@ impl UserError for ProjectError {
                 Some(format!("the project is further up:  cd {}", shell(folder)))
             }
             Self::Missing { above: None, .. } => Some("begin a project:  smidr init NAME --template hello".into()),
-            Self::NotText(_) => None,
+            Self::NotText(_) | Self::Name(_) => None,
             Self::Config(error) => error.hint(),
             Self::Owner(error) => error.hint(),
             Self::Settings(error) => error.hint(),
@@ -107,13 +124,13 @@ impl UserError for ProjectError {
     }
 }
 
-impl Project {
-    /// Reads the config, with the overlay `variant`, and its lock.
+impl Sources {
+    /// Reads config and lock of a folder.
     ///
     /// # Errors
     ///
-    /// When there is none, it belongs to another user, or it is wrong.
-    pub fn read(file: &Path, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
+    /// When there is no config, it belongs to another user, or cannot be read.
+    pub fn read(file: &Path) -> Result<Self, ProjectError> {
         if !file.exists() {
             let file = std::path::absolute(file).map_err(FileError::new("find", file))?;
             let name = file.file_name().unwrap_or_default();
@@ -124,29 +141,102 @@ impl Project {
         let (named, file_name) = (fs::canonicalize(named), file.file_name().unwrap_or_default());
         let file = fs::canonicalize(file).map_err(FileError::new("find", file))?;
         let is_link = named.is_ok_and(|folder| folder.join(file_name) != file);
+        paths::check_owner(file.parent().unwrap_or(Path::new("/")))?;
+        let bytes = read_bounded(&file).map_err(FileError::new("read", &file))?;
+        let config = String::from_utf8(bytes).map_err(|_| ProjectError::NotText(file.clone()))?;
+        let lock = read_lock(&file)?;
+        Ok(Self { file, is_link, config, lock })
+    }
+
+    /// Those of a submission.
+    pub fn of(submission: &Submission) -> Self {
+        Self {
+            file: submission.config_path().clone(),
+            is_link: submission.config_is_link,
+            config: submission.config.clone(),
+            lock: submission.lock.clone(),
+        }
+    }
+}
+
+impl Project {
+    /// Reads the config, with the overlay `variant`, and its lock.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, it belongs to another user, or it is wrong.
+    pub fn read(file: &Path, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
+        Self::of(Sources::read(file)?, variant, facts)
+    }
+
+    /// The project that these texts are.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is wrong.
+    pub fn of(sources: Sources, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
+        let Sources { file, is_link, config: text, lock } = &sources;
         // A project chooses where its links lead, and a CI's log may be read by many.
         let told = |problems: Problems| match is_link {
             true => problems.unquoted(&format!(
                 "{0} came in by a link, so nothing of it is quoted; to see more:  smidr --config {0} check",
-                shell(&file)
+                shell(file)
             )),
             false => problems,
         };
-        paths::check_owner(file.parent().unwrap_or(Path::new("/")))?;
-        let bytes = read_bounded(&file).map_err(FileError::new("read", &file))?;
-        let text = String::from_utf8(bytes).map_err(|_| ProjectError::NotText(file.clone()))?;
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let read = config::read(&name, &text, variant, &|name| facts.variable(name));
+        let read = config::read(&name, text, variant, &|name| facts.variable(name));
         let config = read.map_err(|problems| Box::new(told(problems)))?;
         let settings = match paths::find(&facts.environment) {
             Ok(paths) => Settings::read(&paths, &facts.home)?,
             Err(_) => Settings::default(),
         };
-        check_addresses(&name, &text, &config, &settings).map_err(|problems| Box::new(told(*problems)))?;
-        let lock_text = read_lock(&file)?;
-        let lock = lock_text.as_deref().map(|text| parse_lock(&file, text)).transpose()?;
-        let digest = Digest::from_sha256(Sha256::digest(&text).into());
-        Ok(Self { file, config, digest, settings, lock, lock_text })
+        check_addresses(&name, text, &config, &settings).map_err(|problems| Box::new(told(*problems)))?;
+        let lock = lock.as_deref().map(|text| parse_lock(file, text)).transpose()?;
+        let digest = Digest::from_sha256(Sha256::digest(text).into());
+        Ok(Self { file: file.clone(), config, digest, settings, lock, sources })
+    }
+
+    /// All that a worker needs to build a plan of this project.
+    ///
+    /// # Errors
+    ///
+    /// When the build cannot be named.
+    pub fn submission(
+        &self,
+        plan: &Plan,
+        request: BuildRequest,
+        granted: Vec<Ask>,
+        facts: &SystemFacts,
+        random: u32,
+    ) -> Result<Submission, ProjectError> {
+        let patches = plan.sources().flat_map(|(_, source)| match source {
+            PlannedSource::Git(git) => git.patches.as_slice(),
+            PlannedSource::Path(_) => &[],
+        });
+        // What cannot be read is said when it is needed.
+        let submitted = |file: &PathBuf| Some(SubmittedFile { path: file.clone(), content: read_bounded(file).ok()? });
+        let files = patches.filter_map(|patch| submitted(&patch.file)).collect();
+        let used = self.config.variables.iter().map(|used| &used.name);
+        let names = used.chain(self.config.host.env.iter().map(|name| &name.text));
+        let value =
+            |name: &String| Some((name.clone(), facts.environment.iter().find(|(known, _)| known == name)?.1.clone()));
+        Ok(Submission {
+            version: Submission::VERSION,
+            id: plan.build_id(random)?,
+            origin: Origin::Local { config: self.file.clone() },
+            request,
+            config: self.sources.config.clone(),
+            config_is_link: self.sources.is_link,
+            lock: self.sources.lock.clone(),
+            files,
+            variables: names.filter_map(value).collect(),
+            granted,
+            logins: plan.logins.clone(),
+            share: None,
+            group: None,
+            wait: false,
+        })
     }
 
     /// The plan for what is wanted.
@@ -182,7 +272,7 @@ impl Project {
         let _alone = self.alone(paths)?;
         let text = read_lock(&self.file)?;
         let now = match text {
-            text if text == self.lock_text => self.lock.clone(),
+            text if text == self.sources.lock => self.lock.clone(),
             text => text.as_deref().map(|text| parse_lock(&self.file, text)).transpose()?,
         };
         let now = now.unwrap_or_default();

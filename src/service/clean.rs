@@ -1,11 +1,25 @@
 //! What old builds have left behind goes: artifacts, records and logs of failed tasks. That they were is still known.
 
-use std::{collections::HashSet, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
 use super::{LocalService, ServiceError};
-use crate::{history::BuildRecord, system::files::remove_tree};
+use crate::{
+    engine::keep::SEAL,
+    history::{
+        BuildRecord,
+        journal::{COMPRESSED, JOURNAL},
+    },
+    system::files::remove_tree,
+    worker::SUBMISSION,
+};
 
 /// What may go. At least one of the two, or nothing does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,6 +33,19 @@ pub struct Clean {
 }
 
 impl LocalService<'_> {
+    /// Removes builds with all that is known of them, and what they left behind, by a policy; never one that runs. Gives the builds.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read or written, or something cannot be removed.
+    pub fn prune(&self, policy: Clean, now: Timestamp) -> Result<Vec<BuildRecord>, ServiceError> {
+        let gone = chosen(self.list(u32::MAX)?, policy, now);
+        if !policy.dry_run {
+            gone.iter().try_for_each(|build| self.forget(&build.id))?;
+        }
+        Ok(gone)
+    }
+
     /// Removes what builds have kept, by a policy; never of one that runs. Gives the builds, and the bytes that went with each.
     ///
     /// # Errors
@@ -27,20 +54,28 @@ impl LocalService<'_> {
     pub fn clean(&self, policy: Clean, now: Timestamp) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
         let Some(history) = self.history()? else { return Ok(Vec::new()) };
         let mut cleaned = Vec::new();
-        let is_there = |build: &BuildRecord| self.paths.build(&build.id).is_dir();
+        let is_there = |build: &BuildRecord| !left(&self.paths.build(&build.id)).is_empty();
         let there = self.list(u32::MAX)?.into_iter().filter(is_there).collect();
         for build in chosen(there, policy, now) {
             let folder = self.paths.build(&build.id);
-            let bytes = taken(&folder);
+            let left = left(&folder);
+            let bytes = left.iter().map(|path| taken(path)).fold(0, u64::saturating_add);
             if !policy.dry_run {
                 // Marked last: what is interrupted is done by the next one.
-                remove_tree(&folder)?;
+                left.iter().try_for_each(|path| remove_tree(path))?;
                 history.mark_cleaned(&build.id)?;
             }
             cleaned.push((build, bytes));
         }
         Ok(cleaned)
     }
+}
+
+/// What a build left behind: all in its folder but what is known of it.
+fn left(folder: &Path) -> Vec<PathBuf> {
+    let known = [JOURNAL, COMPRESSED, SUBMISSION, SEAL];
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| known.iter().all(|name| entry.file_name() != *name)).map(|entry| entry.path()).collect()
 }
 
 /// What the files of a folder take on the disk, in bytes: no hole, and each once, whatever names it has.
@@ -58,7 +93,7 @@ fn chosen(builds: Vec<BuildRecord>, policy: Clean, now: Timestamp) -> Vec<BuildR
     let mut kept = Vec::new();
     let mut stays = |build: &BuildRecord| {
         let kind = (
-            build.name.clone(),
+            build.config.clone().ok_or_else(|| build.name.clone()),
             build.variant.clone(),
             build.outcome.as_ref().is_some_and(|outcome| outcome.artifacts > 0),
         );
@@ -87,10 +122,10 @@ mod tests {
     #[test]
     fn what_files_take() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = |name: &str| std::fs::File::create(folder.path().join(name)).expect("a file");
+        let file = |name: &str| fs::File::create(folder.path().join(name)).expect("a file");
         file("hole").set_len(1 << 40).expect("a hole");
-        std::fs::write(folder.path().join("one"), vec![1; 1 << 20]).expect("a file");
-        std::fs::hard_link(folder.path().join("one"), folder.path().join("two")).expect("a second name");
+        fs::write(folder.path().join("one"), vec![1; 1 << 20]).expect("a file");
+        fs::hard_link(folder.path().join("one"), folder.path().join("two")).expect("a second name");
         assert!((1 << 20..1 << 21).contains(&taken(folder.path())), "{}", taken(folder.path()));
     }
 
@@ -121,6 +156,7 @@ mod tests {
             ended,
             outcome: (state == State::Completed).then(|| Outcome { artifacts: 1, ..Outcome::new(state) }),
             variant: None,
+            config: None,
         }
     }
 

@@ -1,34 +1,29 @@
-//! What a user may ask of builds: start one, look at them, follow one. Local, in this process.
+//! What a user may ask of builds: start one, look at them, follow one. On this machine.
 
 mod clean;
+mod watch;
 
-use std::{thread, time::Duration};
+use std::{path::Path, process::Child};
 
 pub use clean::Clean;
 
-use rustix::process::Signal;
-
 use crate::{
-    engine::{self, EngineError, Tools},
-    events::{Emitter, EventSink},
-    history::{BuildRecord, Failure, History, HistoryError},
-    image::{ImageError, ImageStore},
-    lock::{HostPin, Pins},
-    model::{Artifact, BuildId, InvalidName, Kind, Outcome, Paths, Record, State, SystemFacts, UserError},
-    plan::Plan,
+    engine::Services,
+    events::EventSink,
+    executors::{self, Life, StartError},
+    history::{BuildRecord, History, HistoryError},
+    model::{Artifact, BuildId, Kind, Outcome, Paths, State, Submission, UserError},
     system::{
-        files::FileError,
-        lock::{self, Attempt, FileLock, Mode, WaitError},
+        files::{FileError, remove_tree},
+        lock::{self, Attempt, Mode, WaitError},
         process::Spawner,
         stop::StopToken,
     },
+    worker::{
+        self, WorkerError,
+        control::{Ask, Client},
+    },
 };
-
-/// How often a build of another process is looked at.
-const GLANCE: Duration = Duration::from_millis(200);
-
-/// How many events are read at once. Each may take a quarter of a mebibyte.
-const PAGE: u32 = 100;
 
 /// Why a request could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -52,16 +47,13 @@ pub enum ServiceError {
     NoBuilds,
     /// The build itself.
     #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The store.
+    Worker(#[from] WorkerError),
+    /// A worker of its own.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Start(#[from] StartError),
     /// The record.
     #[error(transparent)]
     History(#[from] HistoryError),
-    /// A name.
-    #[error(transparent)]
-    Name(#[from] InvalidName),
     /// A lock.
     #[error(transparent)]
     FileLock(#[from] WaitError),
@@ -73,10 +65,10 @@ pub enum ServiceError {
 impl UserError for ServiceError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unknown(_) | Self::NoBuilds | Self::Name(_) | Self::Over { .. } => Kind::Request,
+            Self::Unknown(_) | Self::NoBuilds | Self::Over { .. } => Kind::Request,
             Self::Elsewhere(_) => Kind::Host,
-            Self::Engine(error) => error.kind(),
-            Self::Image(error) => error.kind(),
+            Self::Worker(error) => error.kind(),
+            Self::Start(error) => error.kind(),
             Self::History(error) => error.kind(),
             Self::FileLock(error) => error.kind(),
             Self::File(error) => error.kind(),
@@ -87,13 +79,13 @@ impl UserError for ServiceError {
         match self {
             Self::Unknown(_) => Some("all builds:  smidr status".into()),
             Self::NoBuilds => Some("smidr build".into()),
-            Self::Engine(error) => error.hint(),
-            Self::Image(error) => error.hint(),
+            Self::Worker(error) => error.hint(),
+            Self::Start(error) => error.hint(),
             Self::History(error) => error.hint(),
             Self::FileLock(error) => error.hint(),
             Self::File(error) => error.hint(),
             Self::Elsewhere(_) => Some("it runs in another container: cancel it there".into()),
-            Self::Name(_) | Self::Over { .. } => None,
+            Self::Over { .. } => None,
         }
     }
 }
@@ -103,83 +95,54 @@ pub struct LocalService<'a> {
     paths: &'a Paths,
 }
 
-/// What a build needs of the process that it runs in.
-pub struct Means<'a> {
-    /// This machine.
-    pub facts: &'a SystemFacts,
-    /// Starts processes.
-    pub spawner: &'a Spawner,
-    /// Whether somebody wants it to stop.
-    pub stop: &'a StopToken,
-}
-
-/// A build that has a name and a journal, and is about to begin.
-pub struct Begun {
-    /// Its id.
-    pub id: BuildId,
-    on: Emitter,
-    store: ImageStore,
-    failure: Failure,
-    // Says that the build's process lives.
-    _alive: FileLock,
-}
-
 impl<'a> LocalService<'a> {
     /// Serves what is under `paths`, which must be open.
     pub fn new(paths: &'a Paths) -> Self {
         Self { paths }
     }
 
-    /// Names a build and opens its journal. `make_sinks` gives the sinks that show it.
+    /// Runs a build to its end in this process. `shown` are sinks that show it.
     ///
     /// # Errors
     ///
-    /// When the record or the store cannot be opened.
-    pub fn begin(
-        &self,
-        plan: &Plan,
-        make_sinks: impl FnOnce(&BuildId) -> Vec<Box<dyn EventSink>>,
-    ) -> Result<Begun, ServiceError> {
-        let id = plan.build_id(random())?;
-        let store = ImageStore::open(self.paths)?;
-        let (history, failure) = History::open(&self.paths.history())?.into_sink();
-        let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(history)];
-        sinks.extend(make_sinks(&id));
-        // Only `smidr status` could stand in the way, for a moment.
-        let stop = StopToken::default();
-        let alive = lock::lock(&self.alive_path(&id), Mode::Exclusive, &format!("build {id}"), &stop, |_| {})?;
-        Ok(Begun { on: Emitter::new(id.clone(), sinks), id, store, failure, _alive: alive })
-    }
-
-    /// Runs a build to its end. `pin` writes the project's lock.
-    ///
-    /// # Errors
-    ///
-    /// What kept BitBake from running to its end.
+    /// When there can be no record of it.
     pub fn run(
         &self,
-        begun: Begun,
-        plan: Plan,
-        lock: Option<&HostPin>,
-        means: &Means<'_>,
-        pin: impl FnOnce(Pins) -> Result<(), EngineError>,
+        submission: Submission,
+        services: Services,
+        stop: &StopToken,
+        shown: Vec<Box<dyn EventSink>>,
     ) -> Result<Outcome, ServiceError> {
-        let Means { facts, spawner, stop } = *means;
-        let store = begun.store.heeding(stop);
-        let tools = Tools { paths: self.paths, facts, store: &store, spawner, stop, on: &begun.on };
-        let outcome = engine::build(plan, lock, tools, pin);
-        let _ = std::fs::remove_file(self.alive_path(&begun.id));
-        if outcome.as_ref().is_err_and(|error| error.kind() == Kind::Request) && !self.paths.build(&begun.id).exists() {
+        let id = submission.id.clone();
+        let folder = self.paths.build(&id);
+        worker::submit(&submission, &folder)?;
+        let outcome = worker::run(submission, services, stop, shown, || {})?;
+        if outcome.kind == Some(Kind::Request) && outcome.bitbake_exit.is_none() {
             // What was refused before it began is no build, and would hide those that are.
-            if let Some(history) = self.history()? {
-                history.forget(&begun.id)?;
-            }
+            self.forget(&id)?;
         }
-        let outcome = outcome?;
-        match begun.failure.take() {
-            Some(error) => Err(error.into()),
-            None => Ok(outcome),
+        Ok(outcome)
+    }
+
+    /// Starts the worker of a build, and waits for its first record.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start(&self, submission: &Submission, spawner: &Spawner, life: Life) -> Result<Child, ServiceError> {
+        worker::submit(submission, &self.paths.build(&submission.id))?;
+        let started = executors::start(&submission.id, self.paths, spawner, life);
+        if started.is_err() {
+            self.forget(&submission.id)?;
         }
+        Ok(started?)
+    }
+
+    fn forget(&self, id: &BuildId) -> Result<(), ServiceError> {
+        if let Some(history) = self.history()? {
+            history.forget(id)?;
+        }
+        Ok(remove_tree(&self.paths.build(id))?)
     }
 
     /// All builds, the newest first.
@@ -213,39 +176,51 @@ impl<'a> LocalService<'a> {
         self.now(&history, build)
     }
 
-    /// The newest build of a project.
+    /// The newest build of a project, by its config and its name.
     ///
     /// # Errors
     ///
     /// When the record cannot be read.
-    pub fn newest_of(&self, name: &str) -> Result<Option<BuildRecord>, ServiceError> {
+    pub fn newest_of(&self, config: &Path, name: &str) -> Result<Option<BuildRecord>, ServiceError> {
         let Some(history) = self.history()? else { return Ok(None) };
-        history.newest_of(name)?.map(|build| self.now(&history, build)).transpose()
+        history.newest_of(config, name)?.map(|build| self.now(&history, build)).transpose()
+    }
+
+    /// Asks a build to stop, without waiting for its end.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such build, it is over, or its worker cannot be reached.
+    pub fn stop(&self, id: &BuildId, kill: bool, reason: Option<&str>) -> Result<(), ServiceError> {
+        let folder = self.paths.build(id);
+        let ask = Ask::Stop { kill, reason: reason.map(str::to_owned) };
+        let client = Client::connect(&folder).map_err(FileError::new("reach the worker in", &folder))?;
+        let asked = client.map(|client| {
+            client.ask(&ask)?;
+            client.next(true)
+        });
+        match asked {
+            Some(Ok(Some(_))) => Ok(()),
+            _ => match self.show(Some(id.as_str()))? {
+                build if build.state.is_final() => Err(ServiceError::Over { id: build.id, state: build.state }),
+                build => Err(ServiceError::Elsewhere(build.id)),
+            },
+        }
     }
 
     /// Asks a build to stop, and waits until it has; with `force`, everything in it is killed at once. Gives its final state.
     ///
     /// # Errors
     ///
-    /// When there is no such build, it is over already, or it runs where it cannot be reached.
+    /// As for [`LocalService::stop`].
     pub fn cancel(&self, id: &str, force: bool) -> Result<BuildRecord, ServiceError> {
         let build = self.show(Some(id))?;
         if build.state.is_final() {
             return Err(ServiceError::Over { id: build.id, state: build.state });
         }
-        // Two different ones: of two that are alike and both wait, the kernel keeps one (signal(7)).
-        let signals: &[Signal] = if force { &[Signal::INT, Signal::TERM] } else { &[Signal::INT] };
-        let reached = lock::signal_holder(&self.alive_path(&build.id), signals)?;
-        loop {
-            let now = self.show(Some(id))?;
-            if now.state.is_final() {
-                return Ok(now);
-            }
-            if !reached {
-                return Err(ServiceError::Elsewhere(build.id));
-            }
-            thread::sleep(GLANCE);
-        }
+        self.stop(&build.id, force, None)?;
+        self.watch(&build.id, u64::MAX - 1, Some(&StopToken::default()), |_| true)?;
+        self.show(Some(id))
     }
 
     /// What a build left behind.
@@ -257,43 +232,16 @@ impl<'a> LocalService<'a> {
         Ok(self.history()?.map(|history| history.artifacts(id)).transpose()?.unwrap_or_default())
     }
 
-    /// Hands every event of a build to `take`, in order and without a gap; with `follow`, until the build ends. `take` says
-    /// whether it wants more.
-    ///
-    /// # Errors
-    ///
-    /// When the record cannot be read.
-    pub fn watch(&self, id: &BuildId, follow: bool, mut take: impl FnMut(Record) -> bool) -> Result<(), ServiceError> {
-        let Some(history) = self.history()? else { return Ok(()) };
-        let mut after = 0;
-        loop {
-            // Asked before reading: what is written after the end of a build would else be missed.
-            let over = !follow || self.show(Some(id.as_str()))?.state.is_final();
-            loop {
-                let page = history.events(id, after, PAGE)?;
-                let Some(last) = page.last() else { break };
-                after = last.seq;
-                if !page.into_iter().all(&mut take) {
-                    return Ok(());
-                }
-            }
-            if over {
-                return Ok(());
-            }
-            thread::sleep(GLANCE);
-        }
-    }
-
     fn history(&self) -> Result<Option<History>, ServiceError> {
-        Ok(History::open_existing(&self.paths.history())?)
+        Ok(History::open_existing(self.paths)?)
     }
 
-    /// A build as it is now: one whose process is gone has failed.
+    /// A build as it is now: one whose process is gone was interrupted.
     fn now(&self, history: &History, build: BuildRecord) -> Result<BuildRecord, ServiceError> {
         if build.state.is_final() {
             return Ok(build);
         }
-        let path = self.alive_path(&build.id);
+        let path = self.paths.alive(&build.id);
         match lock::try_lock(&path, Mode::Exclusive, "smidr status")? {
             Attempt::Busy(_) => Ok(build),
             Attempt::Held(_lock) => {
@@ -305,8 +253,20 @@ impl<'a> LocalService<'a> {
         }
     }
 
-    fn alive_path(&self, id: &BuildId) -> std::path::PathBuf {
-        lock::path_in(&self.paths.locks(), &format!("build-{id}"))
+    /// Makes the index again from the journals. Gives the number of builds.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be written.
+    pub fn rebuild(&self, unreadable: impl FnMut(&str, String)) -> Result<u64, ServiceError> {
+        let count = History::rebuild(self.paths, unreadable)?;
+        // Those whose worker is gone are told so.
+        if let Some(history) = self.history()? {
+            for build in history.unfinished()? {
+                self.now(&history, build)?;
+            }
+        }
+        Ok(count)
     }
 }
 

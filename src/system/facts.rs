@@ -50,6 +50,10 @@ pub fn gather(environment: Vec<(String, String)>) -> SystemFacts {
         home: get("HOME").map_or_else(|| "/".into(), PathBuf::from),
         cpus: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
         memory: memory().unwrap_or(0),
+        // BitBake reads all three, whichever is limited.
+        has_pressure: ["cpu", "io", "memory"]
+            .iter()
+            .all(|name| fs::read_to_string(format!("/proc/pressure/{name}")).is_ok()),
         fetch_env,
         ca_bundle,
         // Content, not a path: it is usually a link into /run, and replaced by rename when the network changes.

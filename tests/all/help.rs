@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 35] = [
+const COMMANDS: [&[&str]; 39] = [
     &[],
     &["init"],
     &["check"],
@@ -23,6 +23,10 @@ const COMMANDS: [&[&str]; 35] = [
     &["status"],
     &["cancel"],
     &["logs"],
+    &["attach"],
+    &["history"],
+    &["history", "rebuild"],
+    &["history", "prune"],
     &["artifacts"],
     &["artifacts", "list"],
     &["artifacts", "copy"],
@@ -64,7 +68,7 @@ fn help_of_every_command() {
 #[test]
 fn every_command_of_the_help_is_looked_at() {
     let world = World::new();
-    for parent in [&[][..], &["artifacts"], &["image"], &["layers"]] {
+    for parent in [&[][..], &["artifacts"], &["history"], &["image"], &["layers"]] {
         let help = world.smidr().args(parent).arg("--help").run().out;
         let list =
             help.split("Commands:\n").nth(1).expect("a list of commands").split("\n\n").next().expect("its lines");

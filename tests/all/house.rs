@@ -9,7 +9,7 @@ use std::{
 use super::support::skip;
 
 /// Below it stands nothing; `cli` may use all.
-const TABLE: [(&str, &str); 16] = [
+const TABLE: [(&str, &str); 19] = [
     ("model", ""),
     ("events", "model"),
     ("system", "model"),
@@ -24,11 +24,11 @@ const TABLE: [(&str, &str); 16] = [
     ("layers", "model events system config lock plan"),
     ("sandbox", "model events system config lock plan"),
     ("engine", "model events system config lock plan settings project artifacts bitbake image layers sandbox"),
-    ("history", "model events"),
-    (
-        "service",
-        "model events system config lock plan settings project artifacts bitbake image layers sandbox engine history",
-    ),
+    ("history", "model events system"),
+    ("queue", "model system"),
+    ("worker", "model events system plan project engine history queue"),
+    ("executors", "model system"),
+    ("service", "model events system settings engine history worker executors"),
 ];
 
 /// What no pure module may touch: files, network, environment, processes, the clock.

@@ -308,7 +308,7 @@ fn what_failed_before_the_sandbox_was_killed_is_told() {
         log.expect_code(0).expect_out(last_words);
         let status = world.smidr().args(["status", &id, "--json"]).run().json();
         let outcome = &status["build"]["outcome"];
-        assert_eq!((&outcome["failed"][0]["recipe"], &outcome["host_at_fault"]), (&"bad".into(), &true.into()));
+        assert_eq!((&outcome["failed"][0]["recipe"], &outcome["kind"]), (&"bad".into(), &"host".into()));
         assert!(outcome["failed"][0]["log"].as_str().is_some_and(|log| log.contains(&id)), "{outcome}: not kept");
         // What was used is known only where a cgroup counts, and never said to be nothing.
         assert_ne!(outcome["usage"]["cpu_ms"], 0, "{outcome}");

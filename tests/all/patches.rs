@@ -359,7 +359,8 @@ fn a_binary_patch_is_for_one_content() {
 fn patches_are_read_with_their_digests() {
     let home = tempfile::tempdir().expect("a folder");
     write(home.path(), "one.patch", "one");
-    let patch = |name: &str| PlannedPatch { file: home.path().join(name), written: format!("./{name}") };
+    let patch =
+        |name: &str| PlannedPatch { file: home.path().join(name), written: format!("./{name}"), submitted: None };
     let mut wanted = PlannedGit {
         url: String::new(),
         mirrors: vec![],

@@ -92,7 +92,7 @@ fn memory_that_runs_out_is_named() {
     }
     let status = world.smidr().args(["status", &done.build_id(), "--json"]).run().json();
     let outcome = &status["build"]["outcome"];
-    assert_eq!(outcome["host_at_fault"], true);
+    assert_eq!(outcome["kind"], "host");
     assert!(outcome["reasons"][0].as_str().expect("a reason").starts_with("memory ran out: "), "{outcome}");
     // A mistake in the same surroundings is a mistake.
     recipe(&world, "greedy", "    echo Killed by nobody; exit 7");

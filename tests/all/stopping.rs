@@ -96,7 +96,7 @@ fn killed_in_mid_build() {
     let _ = running.child.wait();
     let left = || [processes_with(&marker), processes_with(&helper)].concat();
     wait_for("every process of the build to be gone", Duration::from_secs(1), || left().is_empty());
-    assert_eq!(state(&world), "FAILED");
+    assert_eq!(state(&world), "INTERRUPTED");
     recipe(&world, "slow", "    true");
     world.smidr().args(["build", "--target", "slow"]).run().expect_code(0);
 }

@@ -99,7 +99,8 @@ class Task:
 
     def __init__(self, event, setscene):
         name, version = recipe_of(event.taskfile)
-        self.recipe, self.version, self.setscene = name, version, setscene
+        self.multiconfig = multiconfig_of(event.taskfile)
+        self.recipe, self.version, self.setscene = self.multiconfig + name, version, setscene
         self.task = event.taskname.split("_setscene")[0]
         self.noexec = getattr(event, "noexec", False)
         self.pid = self.log = None
@@ -114,6 +115,12 @@ class Task:
 
     def names(self):
         return {"recipe": self.recipe, "task": self.task}
+
+
+def multiconfig_of(path):
+    """`mc:NAME:` for files of a multiconfig other than the default one, as targets are written."""
+    words = path.split(":", 2)
+    return "mc:%s:" % words[1] if words[0] == "mc" and len(words) == 3 else ""
 
 
 def recipe_of(path):
@@ -400,7 +407,7 @@ class Ui:
 
     def on_skipped(self, event):
         self.count(event.stats)
-        self.emit("task_skipped", recipe=recipe_of(event.taskfile)[0], task=event.taskname, reason=event.reason)
+        self.emit("task_skipped", recipe=multiconfig_of(event.taskfile) + recipe_of(event.taskfile)[0], task=event.taskname, reason=event.reason)
 
     def on_exit_wait(self, _event):
         """The server is stopping of its own accord; the next Ctrl-C is a second one."""
@@ -415,7 +422,7 @@ class Ui:
         task = self.tasks.get(key)
         if task is None:
             return
-        task.recipe, task.pid, task.log = event.pn, event.pid, event.logfile
+        task.recipe, task.pid, task.log = task.multiconfig + event.pn, event.pid, event.logfile
         task.version = event._package[len(event.pn) + 1:]
         self.by_pid[event.pid] = key
         self.announce(task)

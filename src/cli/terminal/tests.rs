@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    cli::{logs, output::PRINTED},
-    model::{Artifact, BuildId, FailedTask, PeakOf, Usage, danger},
+    cli::output::PRINTED,
+    model::{Artifact, BuildId, FailedTask, PeakOf, Place, Usage, danger},
 };
 
 const HOSTILE: [&str; 3] = [
@@ -26,8 +26,8 @@ fn samples() -> Vec<Event> {
         bitbake_exit,
         failed,
         reasons: vec![text()],
-        host_at_fault: true,
-        hint: Some(text()),
+        kind: Some(crate::model::Kind::Host),
+        hints: vec![crate::model::Hint::command("x", "x")],
         usage: Some(usage),
         artifacts: 1,
         artifact_bytes: 1,
@@ -37,7 +37,14 @@ fn samples() -> Vec<Event> {
     let failed = vec![FailedTask { name: name(), log: log() }];
     let artifact = Artifact { path: "x".into(), size: 1, sha256: Some(digest.clone()), link: log() };
     let mut all = vec![
-        Event::BuildStarted { name: text(), targets: vec![text()], machine: text(), variant: Some(text()) },
+        Event::BuildStarted {
+            name: text(),
+            targets: vec![text()],
+            machine: text(),
+            variant: Some(text()),
+            config: log(),
+        },
+        Event::Queued { ahead: 1 },
         Event::StageStarted { stage: Stage::Fetch },
         Event::Waiting { resource: text(), holder: text() },
         Event::Warning { text: text() },
@@ -53,7 +60,7 @@ fn samples() -> Vec<Event> {
         Event::TaskStarted { name: name(), pid: 1, index: 1, total: 2, setscene: false, log: log() },
         Event::TaskProgress { pid: 1, percent: 1 },
         Event::TaskEnded { name: name(), pid: 1, ok: false, setscene: false, log: log() },
-        Event::TaskSkipped { name: name() },
+        Event::TaskSkipped { name: name(), covered: true },
         Event::NoProvider { item: text(), dependees: vec![text()], reasons: vec![text()], close_matches: vec![text()] },
         Event::TaskLog { name: name(), log: "/x".into(), tail: vec![text()] },
         Event::Stopping { force: false },
@@ -94,16 +101,18 @@ fn printed(events: &[Event], watched: bool, connected: bool) -> String {
     PRINTED.take();
     let mut terminal = Terminal::new();
     terminal.bar = watched.then(Bar::new);
-    terminal.connected = connected;
+    let mut log = Terminal::log();
+    (terminal.connected, log.connected) = (connected, connected);
     let build = BuildId::new("x", 1).expect("an id");
     let mut bar = String::new();
     for (seq, event) in (1..).zip(events) {
-        let record = Record { build: build.clone(), seq, at: jiff::Timestamp::UNIX_EPOCH, event: event.clone() };
+        let record =
+            Record { build: build.clone(), place: Place::Seq(seq), at: Timestamp::UNIX_EPOCH, event: event.clone() };
         terminal.accept(&record);
         // It stands behind a word that says what is going on.
         bar.extend(terminal.bar.iter().map(|bar| format!("bitbake    {}\n", bar.message())));
         JsonLines.accept(&record);
-        logs::show(record);
+        log.accept(&record);
     }
     PRINTED.take() + &bar
 }

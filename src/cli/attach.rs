@@ -1,0 +1,73 @@
+//! `smidr attach`: a build that runs, as if it had been started in this terminal.
+
+use std::{
+    io::{self, BufRead as _, IsTerminal as _},
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    args::Attach,
+    context,
+    output::{self, talk},
+    report::Done,
+    terminal::Terminal,
+};
+use crate::{
+    events::EventSink as _,
+    history::journal::Entry,
+    service::{LocalService, ServiceError},
+    system::{files::FileError, paths, stop::StopToken},
+};
+
+/// Runs the command.
+pub fn attach(config: &Path, args: &Attach) -> Done {
+    let signals = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let facts = context::gather();
+    let paths = paths::find(&facts.environment)?;
+    let service = LocalService::new(&paths);
+    let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
+    let mut view = Terminal::new();
+    let mut after = 0;
+    let mut cancelling = false;
+    // Each signal ends one watch.
+    let current = Arc::new(Mutex::new(StopToken::default()));
+    let watched = current.clone();
+    let _listening = signals.listen(move |_| watched.lock().unwrap_or_else(PoisonError::into_inner).escalate());
+    loop {
+        let stop = StopToken::default();
+        *current.lock().unwrap_or_else(PoisonError::into_inner) = stop.clone();
+        let over = service.watch(&build.id, after, Some(&stop), |entry| {
+            if let Entry::Record(record) = entry {
+                after = record.seq().unwrap_or(after);
+                view.accept(&record);
+            }
+            true
+        })?;
+        if over {
+            let outcome = service.show(Some(build.id.as_str()))?.outcome;
+            return Ok(ExitCode::from(outcome.map_or(0, |outcome| outcome.exit_code())));
+        }
+        if !cancelling && !wants_cancel() {
+            talk(format!("{} goes on; watch it again:  smidr attach {}", build.id, build.id));
+            return Ok(ExitCode::SUCCESS);
+        }
+        // As in the terminal that started it: the second time kills.
+        match service.stop(&build.id, cancelling, None) {
+            Ok(()) | Err(ServiceError::Over { .. }) => cancelling = true,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether the build is to be cancelled, rather than left alone. Without a terminal it is left alone.
+fn wants_cancel() -> bool {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return false;
+    }
+    output::ask("\nDetach, and let the build go on, or cancel it? [D/c]");
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    read.is_ok() && ["c", "cancel"].contains(&answer.trim().to_ascii_lowercase().as_str())
+}

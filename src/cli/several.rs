@@ -1,0 +1,143 @@
+//! Several builds at once: a worker each, one view with a line for each, one exit code.
+
+use std::{process::Child, sync::mpsc, thread};
+
+use super::{
+    args::{Build, EventForm},
+    output::{Bar, talk, watched},
+    report::{Done, Failure},
+    terminal::{JsonLines, Terminal},
+};
+use crate::{
+    events::EventSink as _,
+    executors::Life,
+    history::journal::Entry,
+    model::{Event, Kind, Outcome, State, Submission},
+    service::{LocalService, ServiceError},
+    system::{
+        process::Spawner,
+        stop::{StopRequest, StopToken},
+    },
+};
+
+/// What a follower says of its build.
+enum Said {
+    Entry(Entry),
+    End(Result<bool, ServiceError>),
+}
+
+/// Runs all of them. Without `--keep-going` the first that fails stops the rest.
+pub fn build(
+    service: &LocalService<'_>,
+    submissions: &[Submission],
+    args: &Build,
+    spawner: &Spawner,
+    stop: &StopToken,
+) -> Done {
+    let mut workers: Vec<Child> = Vec::new();
+    for submission in submissions {
+        match service.start(submission, spawner, Life::WithParent) {
+            Ok(worker) => workers.push(worker),
+            Err(error) => {
+                stop_all(service, submissions, StopRequest::Kill, Some("another build could not be started"));
+                return Err(error.into());
+            }
+        }
+    }
+    // Each request goes to all of them; a build that is over has no use for it.
+    let (requests, asked) = mpsc::channel();
+    let listening = stop.listen(move |request| {
+        let _ = requests.send(request);
+    });
+    let bars = watched().then(|| Bar::several(submissions.len()));
+    let mut bars = bars.into_iter().flatten();
+    let mut views: Vec<Terminal> =
+        submissions.iter().map(|one| Terminal::labelled(label(one, submissions), bars.next())).collect();
+    let mut outcomes: Vec<Option<Outcome>> = vec![None; submissions.len()];
+    let mut first_failed = None;
+    let (sender, said) = mpsc::sync_channel(1024);
+    thread::scope(|scope| -> Result<(), Failure> {
+        for (number, submission) in submissions.iter().enumerate() {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                let ever = StopToken::default();
+                let take = |entry| sender.send((number, Said::Entry(entry))).is_ok();
+                let end = service.watch(&submission.id, 0, Some(&ever), take);
+                let _ = sender.send((number, Said::End(end)));
+            });
+        }
+        drop(sender);
+        scope.spawn(move || {
+            while let Ok(request) = asked.recv() {
+                stop_all(service, submissions, request, None);
+            }
+        });
+        for (number, said) in said {
+            let record = match said {
+                Said::Entry(Entry::Record(record)) => record,
+                Said::Entry(_) => continue,
+                Said::End(end) => {
+                    end?;
+                    continue;
+                }
+            };
+            if let Some(view) = views.get_mut(number) {
+                view.accept(&record);
+            }
+            if let Some(EventForm::Json) = args.events {
+                JsonLines.accept(&record);
+            }
+            if let Event::Finished { outcome } = record.event {
+                if outcome.kind.is_some() && first_failed.is_none() {
+                    first_failed = Some(outcome.exit_code());
+                    if !args.keep_going && !stop.is_requested() {
+                        let reason = format!("{} did not complete", record.build);
+                        stop_all(service, submissions, StopRequest::Graceful, Some(&reason));
+                    }
+                }
+                if let Some(place) = outcomes.get_mut(number) {
+                    *place = Some(outcome);
+                }
+            }
+        }
+        // With it, the thread that passes requests on.
+        drop(listening);
+        Ok(())
+    })?;
+    drop(views);
+    for worker in &mut workers {
+        // Its build is over; so is it, in a moment.
+        let _ = worker.wait();
+    }
+    summary(submissions, &outcomes);
+    let code = match (stop.is_requested(), first_failed) {
+        (true, _) => Kind::Cancelled.exit_code(),
+        (false, code) => code.unwrap_or_default(),
+    };
+    Ok(code.into())
+}
+
+fn stop_all(service: &LocalService<'_>, submissions: &[Submission], request: StopRequest, reason: Option<&str>) {
+    for submission in submissions {
+        // One that is over needs no stop.
+        let _ = service.stop(&submission.id, request == StopRequest::Kill, reason);
+    }
+}
+
+/// Tells a build apart: its variant, and its project where there are several.
+fn label(one: &Submission, all: &[Submission]) -> String {
+    let one_project = all.iter().all(|other| other.config_path() == one.config_path());
+    let variant = one.request.variant.as_deref();
+    match (one_project, variant) {
+        (true, Some(variant)) => format!("{variant:<12} "),
+        (_, None) => format!("{:<12} ", one.id.name()),
+        (false, Some(variant)) => format!("{:<12} ", format!("{}/{variant}", one.id.name())),
+    }
+}
+
+fn summary(submissions: &[Submission], outcomes: &[Option<Outcome>]) {
+    for (submission, outcome) in submissions.iter().zip(outcomes) {
+        let state = outcome.as_ref().map_or(State::Interrupted, |outcome| outcome.state);
+        talk(format!("{:<40} {:<12} {state}", submission.id, submission.request.variant.as_deref().unwrap_or("")));
+    }
+}

@@ -1,0 +1,110 @@
+//! Everything that a build is asked with, as one document.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use super::{Ask, BuildId, BuildRequest, Logins, document_path};
+
+/// The form of the document.
+const VERSION: u32 = 1;
+
+/// What a worker runs. What changes on disk after it was made changes nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Submission {
+    /// The form of the document.
+    pub version: u32,
+    /// Names the build.
+    pub id: BuildId,
+    /// Whose build it is.
+    pub origin: Origin,
+    /// What is asked for, beyond the config.
+    pub request: BuildRequest,
+    /// The text of the config.
+    pub config: String,
+    /// Whether a link led to the config: nothing of it is quoted then.
+    pub config_is_link: bool,
+    /// The text of `smidr.lock`.
+    pub lock: Option<String>,
+    /// Patches that the config names.
+    pub files: Vec<SubmittedFile>,
+    /// Variables that the config names, with the caller's values. Removed when the build is over.
+    pub variables: BTreeMap<String, String>,
+    /// What of the project's asks was granted.
+    pub granted: Vec<Ask>,
+    /// Which servers may be shown the user's logins.
+    pub logins: Logins,
+    /// How much of the machine the build gets, where several are started together.
+    pub share: Option<Share>,
+    /// The builds that are started together with it, where only some of them may run at once.
+    pub group: Option<Group>,
+    /// Whether it waits for a busy workspace.
+    pub wait: bool,
+}
+
+/// Builds of one command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// The first of them.
+    pub name: BuildId,
+    /// How many may run at once.
+    pub places: u32,
+}
+
+/// Where a submission comes from. It tells projects of one name apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub enum Origin {
+    /// A config of this machine.
+    Local {
+        /// Its path, absolute.
+        #[serde(flatten, with = "document_path::config")]
+        config: PathBuf,
+    },
+}
+
+/// A file as it was when the build was submitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubmittedFile {
+    /// Where it stands.
+    #[serde(flatten, with = "document_path::path")]
+    pub path: PathBuf,
+    /// What it held.
+    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    pub content: Vec<u8>,
+}
+
+/// How much of a machine one of several builds gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// BB_NUMBER_THREADS and the jobs of PARALLEL_MAKE, at most.
+    pub cpus: u32,
+    /// Memory in bytes, where that is limited.
+    pub memory: Option<u64>,
+}
+
+impl Submission {
+    /// The present form of the document.
+    pub const VERSION: u32 = VERSION;
+
+    /// The config's path.
+    pub fn config_path(&self) -> &PathBuf {
+        let Origin::Local { config } = &self.origin;
+        config
+    }
+
+    /// The same without the values of variables, for when the build is over.
+    pub fn without_values(mut self) -> Self {
+        self.variables.values_mut().for_each(String::clear);
+        self
+    }
+}
+
+fn to_base64<S: Serializer>(content: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    BASE64_STANDARD.encode(content).serialize(to)
+}
+
+fn from_base64<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+    BASE64_STANDARD.decode(String::deserialize(from)?).map_err(D::Error::custom)
+}

@@ -1,0 +1,131 @@
+//! Reading what a build does and did: its journal, and while it runs, its passing states.
+
+use std::{
+    io::{self, PipeReader, Write as _},
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::inotify;
+
+use super::{LocalService, ServiceError};
+use crate::{
+    history::journal::{Entry, JOURNAL, Reader},
+    model::{BuildId, Event},
+    system::{
+        files::FileError,
+        stop::{Listening, StopToken},
+    },
+    worker::control::{Ask, Client, Say},
+};
+
+/// How long a build that cannot be connected to is left alone, in milliseconds: its worker may run in another container.
+const LOOK_AGAIN: u16 = 500;
+
+impl LocalService<'_> {
+    /// Hands every entry of a build's journal after record number `after` to `take`, in order. With `follow`, passing states too, until the
+    /// build is over or that token stops. `take` says whether it wants more. Gives whether the end of the build was reached.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be read.
+    pub fn watch(
+        &self,
+        id: &BuildId,
+        after: u64,
+        follow: Option<&StopToken>,
+        mut take: impl FnMut(Entry) -> bool,
+    ) -> Result<bool, ServiceError> {
+        let folder = self.paths.build(id);
+        let failed = || FileError::new("follow the build in", &folder);
+        // Before anything is read: what is written meanwhile wakes.
+        let mut wake = follow.map(|stop| Wake::new(&folder, stop)).transpose().map_err(failed())?;
+        let Some(mut reader) = Reader::open(&folder, after)? else { return Ok(true) };
+        loop {
+            // Asked before reading: what is written at the end of a build would else be missed.
+            let over = match &wake {
+                None => true,
+                Some(wake) if wake.client.is_some() => false,
+                Some(_) => self.show(Some(id.as_str()))?.state.is_final(),
+            };
+            while let Some(entry) = reader.read().map_err(failed())? {
+                let end = matches!(&entry, Entry::Record(record) if matches!(record.event, Event::Finished { .. }));
+                if !take(entry) {
+                    return Ok(false);
+                }
+                if end {
+                    return Ok(true);
+                }
+            }
+            let Some(wake) = wake.as_mut().filter(|_| !over) else { return Ok(true) };
+            while let Some(record) = wake.passing() {
+                if !take(Entry::Record(record)) {
+                    return Ok(false);
+                }
+            }
+            if follow.is_some_and(StopToken::is_requested) {
+                return Ok(false);
+            }
+            wake.wait().map_err(failed())?;
+            if wake.client.is_none() {
+                wake.client = connect(&folder);
+            }
+        }
+    }
+}
+
+/// What wakes a reader: the journal, the worker, a stop.
+struct Wake {
+    client: Option<Client>,
+    journal: OwnedFd,
+    stopped: PipeReader,
+    _listening: Listening,
+}
+
+fn connect(folder: &Path) -> Option<Client> {
+    let client = Client::connect(folder).ok().flatten()?;
+    client.ask(&Ask::Progress).ok().map(|()| client)
+}
+
+impl Wake {
+    fn new(folder: &Path, stop: &StopToken) -> io::Result<Self> {
+        let journal = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        match inotify::add_watch(&journal, folder.join(JOURNAL), inotify::WatchFlags::MODIFY) {
+            // One that is over has another name.
+            Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let (stopped, waker) = io::pipe()?;
+        let listening = stop.listen(move |_| {
+            let _ = (&waker).write_all(&[0]);
+        });
+        Ok(Self { client: connect(folder), journal, stopped, _listening: listening })
+    }
+
+    /// A passing state that has come.
+    fn passing(&mut self) -> Option<Box<crate::model::Record>> {
+        loop {
+            match self.client.as_ref()?.next(false) {
+                Ok(Some(Say::Record { record })) => return Some(record),
+                Ok(Some(_)) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Ok(None) | Err(_) => self.client = None,
+            }
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds = vec![readable(self.journal.as_fd()), readable(self.stopped.as_fd())];
+        fds.extend(self.client.iter().map(|client| readable(client.fd())));
+        let timeout = if self.client.is_some() { PollTimeout::NONE } else { PollTimeout::from(LOOK_AGAIN) };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut events = [0; 4096];
+        while rustix::io::read(&self.journal, &mut events).is_ok_and(|read| read > 0) {}
+        Ok(())
+    }
+}

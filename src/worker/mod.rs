@@ -1,0 +1,203 @@
+//! The worker: one submission, from its first record to its outcome. Runs in the process that calls it.
+
+pub mod control;
+
+use std::{fs, path::Path, time::Instant};
+
+use control::Server;
+
+use crate::{
+    engine::{self, EngineError, Services, Tools, inputs},
+    events::{Emitter, EventSink},
+    history::{
+        History, HistoryError,
+        journal::{JournalSink, Writer},
+    },
+    model::{Ask, Event, Kind, Outcome, Secrets, State, Submission, UserError},
+    plan::Plan,
+    project::{Project, Sources},
+    queue::Ticket,
+    system::{
+        files::{FileError, make_private_dir, write_atomically},
+        lock::{self, Mode, WaitError},
+        stop::StopToken,
+    },
+};
+
+/// A submission, in the build's folder.
+pub const SUBMISSION: &str = "submission.json";
+
+/// Why a build could not begin. There is no record of it then.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Of a newer smidr.
+    #[error("the submission has form {0}, and this smidr knows form {known}", known = Submission::VERSION)]
+    TooNew(u32),
+    /// The record.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// The lock of the build.
+    #[error(transparent)]
+    Lock(#[from] WaitError),
+    /// Files.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl UserError for WorkerError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::TooNew(_) => Kind::Request,
+            Self::History(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
+            Self::File(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::TooNew(_) => Some("update smidr".into()),
+            Self::History(error) => error.hint(),
+            Self::Lock(error) => error.hint(),
+            Self::File(error) => error.hint(),
+        }
+    }
+}
+
+/// Writes a submission down where its worker finds it.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn submit(submission: &Submission, folder: &Path) -> Result<(), FileError> {
+    make_private_dir(folder)?;
+    let path = folder.join(SUBMISSION);
+    let text = serde_json::to_vec(submission).map_err(|error| FileError::new("write", &path)(error.into()))?;
+    write_atomically(&path, &text, 0o600)
+}
+
+/// Reads a submission.
+///
+/// # Errors
+///
+/// When there is none, or it is none.
+pub fn submitted(folder: &Path) -> Result<Submission, FileError> {
+    let path = folder.join(SUBMISSION);
+    let read = fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+    read.map_err(FileError::new("read", &path))
+}
+
+/// Runs a submission, which stands in the build's folder, to its outcome. `shown` are sinks beside the journal; `begun` is called when the
+/// first record is written.
+///
+/// # Errors
+///
+/// When there can be no record of it.
+pub fn run(
+    submission: Submission,
+    mut services: Services,
+    stop: &StopToken,
+    shown: Vec<Box<dyn EventSink>>,
+    begun: impl FnOnce(),
+) -> Result<Outcome, WorkerError> {
+    if submission.version > Submission::VERSION {
+        return Err(WorkerError::TooNew(submission.version));
+    }
+    let (id, folder) = (submission.id.clone(), services.paths.build(&submission.id));
+    // Only `smidr status` could stand in the way, for a moment.
+    let holder = format!("build {id}");
+    let alive_path = services.paths.alive(&id);
+    let alive = lock::lock(&alive_path, Mode::Exclusive, &holder, &StopToken::default(), |_| {})?;
+    let stop = stop.child();
+    let index = History::open(&services.paths)?.into_sink();
+    let (journal, failure) = JournalSink::new(Writer::create(&folder)?, &stop);
+    let (control, progress) = Server::start(&folder, &id, &stop)?;
+    let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(journal), Box::new(index), Box::new(progress)];
+    sinks.extend(shown);
+    let on = Emitter::new(id.clone(), sinks);
+    // What the config names counts as it was submitted.
+    for (name, value) in &submission.variables {
+        services.facts.environment.retain(|(known, _)| known != name);
+        services.facts.environment.push((name.clone(), value.clone()));
+    }
+    services.store = services.store.heeding(&stop);
+    let started = Instant::now();
+    let tools = Tools { services: &services, stop: &stop, on: &on };
+    let mut outcome = build(&submission, tools, begun).unwrap_or_else(|error| Outcome::of(&error));
+    if outcome.state == State::Cancelled {
+        outcome.reasons.extend(control.reason());
+    }
+    if let Some(error) = failure.take() {
+        outcome = Outcome { usage: outcome.usage, failed: outcome.failed, ..Outcome::of(&error) };
+    }
+    outcome.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    on.emit(Event::Finished { outcome: outcome.clone() });
+    drop(control);
+    // The build is over: a file that stays as it was lends its values to who may read the folder, which is its user.
+    let _ = submit(&submission.without_values(), &folder);
+    let _ = fs::remove_file(alive_path);
+    drop(alive);
+    match failure.take() {
+        Some(error) => Err(error.into()),
+        None => Ok(outcome),
+    }
+}
+
+/// What a submission asks for, as a project and a plan of this machine.
+fn plan(submission: &Submission, tools: Tools<'_>) -> Result<(Project, Plan), EngineError> {
+    let request = &submission.request;
+    let project = Project::of(Sources::of(submission), request.variant.as_deref(), &tools.facts)?;
+    let refused =
+        |_: &Plan, asks: &[Ask]| asks.iter().filter(|ask| !submission.granted.contains(ask)).cloned().collect();
+    let judged = engine::judge(&project, request, &tools.facts, &tools.paths, refused)?;
+    if judged.stops() {
+        return Err(EngineError::NotGranted(judged.refused.iter().map(|ask| ask.key().to_string()).collect()));
+    }
+    let mut plan = judged.plan;
+    plan.logins = submission.logins.clone();
+    plan.wait = submission.wait;
+    plan.take_submitted(&submission.files);
+    if let Some(share) = submission.share {
+        plan.take_share(share, tools.facts.has_pressure);
+    }
+    Ok((project, plan))
+}
+
+fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Result<Outcome, EngineError> {
+    let planned = plan(submission, tools);
+    // Before anything is said.
+    match &planned {
+        Ok((_, plan)) => tools.on.hide(&inputs::secrets(plan)),
+        Err(_) => {
+            let mut secrets = Secrets::default();
+            tools.facts.environment.iter().for_each(|(name, value)| secrets.add_variable(name, value));
+            tools.on.hide(&secrets);
+        }
+    }
+    let request = &submission.request;
+    tools.on.emit(Event::BuildStarted {
+        name: submission.id.name().into(),
+        targets: planned.as_ref().map_or_else(|_| request.targets.clone(), |(_, plan)| plan.targets.clone()),
+        machine: planned
+            .as_ref()
+            .map_or_else(|_| request.machine.clone().unwrap_or_default(), |(_, plan)| plan.machine.clone()),
+        variant: request.variant.clone(),
+        config: Some(submission.config_path().clone()),
+    });
+    begun();
+    let (project, plan) = planned?;
+    let holder = format!("build {}", submission.id);
+    let turn = |line: &Path, places: u32| {
+        let ticket = Ticket::draw(line, &holder)?;
+        let turn = ticket.wait(u64::from(places), tools.stop, |ahead| tools.on.emit(Event::Queued { ahead }));
+        turn.map_err(|error| if tools.stop.is_requested() { EngineError::Stopped } else { error.into() })?;
+        Ok::<_, EngineError>(ticket)
+    };
+    // First the line of its own command, then that of all.
+    let line = submission.group.as_ref().map(|group| (tools.paths.slots().join(group.name.as_str()), group.places));
+    let _among_its_own = line.map(|(line, places)| turn(&line, places)).transpose()?;
+    let _among_all = turn(&tools.paths.slots(), project.settings.limits.builds(tools.facts.cpus))?;
+    let host = project.host_lock(&plan).cloned();
+    let locked = plan.locked;
+    engine::build(plan, host.as_ref(), tools, |pins| Ok(project.pin(pins, &tools.paths, locked)?))
+}
