@@ -115,8 +115,12 @@ impl Raw {
         let span = byte_span(text, self.0.referenced);
         let value = match self.0.value {
             RawValue::Null => Value::Null,
-            // Numbers and truth values are taken as they were written.
-            RawValue::Plain => Value::Scalar(text.get(span.clone()).unwrap_or_default().trim().to_owned()),
+            // Numbers and booleans keep the text that they were written with. For an alias or a merge key, `referenced`
+            // is its place, `defined` that of the anchor's value.
+            RawValue::Plain => {
+                let written = byte_span(text, self.0.defined);
+                Value::Scalar(text.get(written).unwrap_or_default().trim().to_owned())
+            }
             RawValue::Text(text) => Value::Scalar(text),
             RawValue::List(items) => Value::List(items.into_iter().map(|raw| raw.into_node(text)).collect()),
             RawValue::Map(entries) => Value::Map(
@@ -241,6 +245,54 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(scalar(node.get("c").and_then(|c| c.get("d")).expect("d")), "one\ntwo\n");
+    }
+
+    #[test]
+    fn aliased_and_merged_scalars_have_the_text_of_their_anchor_and_the_place_of_their_use() {
+        let text = "\
+base: &base {int: &n 8, hex: 0x1F, float: 5.0, exp: 1.5e3, truth: yes, nul: ~, text: &t two words, 'q': \"8\", list: [1, 2.50]}
+plain: *n
+text: *t
+list: [*n, *t, *base, 0755]
+merged:
+  <<: *base
+  float: 6.0
+merges:
+  <<: [{int: 1}, *base]
+nested: {<<: {<<: *base}}
+";
+        let node = Node::parse(text).expect("good YAML");
+        fn show(node: &Node) -> String {
+            match &node.value {
+                Value::Null => "-".into(),
+                Value::Scalar(text) => text.clone(),
+                Value::List(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(" ")),
+                Value::Map(entries) => {
+                    let mut pairs: Vec<_> = entries.iter().map(|(k, v)| format!("{k}={}", show(v))).collect();
+                    pairs.sort();
+                    pairs.join(",")
+                }
+            }
+        }
+        let base = "exp=1.5e3,float=5.0,hex=0x1F,int=8,list=[1 2.50],nul=-,q=8,text=two words,truth=yes";
+        let found: Vec<_> = ["base", "plain", "text", "list", "merged", "merges", "nested"]
+            .map(|key| show(node.get(key).expect(key)))
+            .into();
+        let wanted = [
+            base.to_owned(),
+            "8".into(),
+            "two words".into(),
+            format!("[8 two words {base} 0755]"),
+            base.replace("5.0", "6.0"),
+            base.replace("int=8", "int=1"),
+            base.to_owned(),
+        ];
+        assert_eq!(found, wanted);
+        let place = |node: &Node| text.get(node.span.clone()).unwrap_or_default().to_owned();
+        assert_eq!(place(node.get("plain").expect("plain")), "*n");
+        let merged = node.get("merged").expect("merged");
+        assert_eq!(place(merged.get("int").expect("int")), "*base");
+        assert_eq!(place(merged.get("float").expect("float")), "6.0");
     }
 
     #[test]
