@@ -119,7 +119,7 @@ fn refused_address(address: &str) -> Option<&'static str> {
         return Some("is no address");
     }
     if is_ambiguous(address) {
-        return Some("has a `?` or `#` where its host stands; in a password they are written %3F and %23");
+        return Some("has a `?`, `#` or `/` where its host stands; in a password they are written %3F, %23 and %2F");
     }
     if let Some((scheme, rest)) = address.split_once("://") {
         let known = ["https", "http", "ssh", "git", "file"].contains(&scheme);
@@ -231,6 +231,7 @@ mod tests {
             "a b:c",
             "host:",
             "https://evil\\@host/x",
+            "https://me:pa/ss@host/x",
         ] {
             assert!(refused_address(bad).is_some(), "{bad}");
         }

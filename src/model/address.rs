@@ -6,13 +6,11 @@ pub fn without_secrets(text: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
-        // A password may hold quotes, and whoever forgets to encode a `#` in his has not made it public.
-        let place = after.split(|c: char| c.is_whitespace() || c == '/').next().unwrap_or_default();
         clean.push_str(before);
-        rest = match place.rfind('@').map(|at| after.split_at(at)) {
+        rest = match split_login(after) {
             // Over ssh a name alone is needed to recognise the address, and is no secret.
-            Some((who, host)) if before.ends_with("ssh://") => {
-                clean.push_str(who.split(':').next().unwrap_or_default());
+            Some((login, host)) if before.ends_with("ssh://") => {
+                clean.push_str(login.split(':').next().unwrap_or_default());
                 host
             }
             Some((_, host)) => host.trim_start_matches('@'),
@@ -23,10 +21,35 @@ pub fn without_secrets(text: &str) -> String {
     clean
 }
 
-/// Whether an address has a `?` or `#` where its host stands: clients end the host there, and readers look for it behind the `@` that may follow.
+/// Splits what follows `://` at the `@` behind `user:password`. Passwords are found whether or not their special characters are
+/// encoded: a `/` belongs to one if what stands before it ends in no valid port, so that it cannot be a host.
+pub(super) fn split_login(after: &str) -> Option<(&str, &str)> {
+    let word = after.split(char::is_whitespace).next().unwrap_or_default().split("://").next().unwrap_or_default();
+    let (mut start, mut at) = (0, None);
+    for part in word.split('/') {
+        let login = part.rfind('@');
+        at = login.map(|login| start + login).or(at);
+        if (start == 0 || login.is_some()) && has_valid_port(part.rsplit('@').next().unwrap_or_default()) {
+            break;
+        }
+        start += part.len() + 1;
+    }
+    at.map(|at| after.split_at(at))
+}
+
+/// Whether a host names no port, or a number.
+fn has_valid_port(host: &str) -> bool {
+    // An IPv6 address stands in brackets.
+    let rest = host.rsplit_once(']').filter(|_| host.starts_with('[')).map_or(host, |(_, rest)| rest);
+    rest.split_once(':').is_none_or(|(_, port)| !port.is_empty() && port.chars().all(|c| c.is_ascii_digit()))
+}
+
+/// Whether programs could disagree about the host of an address: some end it at a `?`, `#` or `\`, or at a `/` in a password,
+/// others look for it behind the next `@`.
 pub fn is_ambiguous(address: &str) -> bool {
-    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let (is_url, rest) = address.split_once("://").map_or((false, address), |(_, rest)| (true, rest));
     rest.split('/').next().unwrap_or_default().contains(['?', '#', '\\'])
+        || is_url && split_login(rest).is_some_and(|(login, _)| login.contains('/'))
 }
 
 /// The last part of an address, which is what people call a repository.
@@ -66,9 +89,36 @@ mod tests {
             ("ssh://git:pw@host/x", "ssh://git@host/x"),
             ("git@host:x/y.git", "git@host:x/y.git"),
             ("https://host/a@b", "https://host/a@b"),
+            ("https://me:pa/ss@host/x", "https://host/x"),
+            ("https://me:/p/s@s@host:80/x", "https://host:80/x"),
+            ("https://me:1/2@3@host/x", "https://me:1/2@3@host/x"),
+            ("https://me:1@2:x/3@host/a@b", "https://host/a@b"),
+            ("ssh://git:p/w@host/x", "ssh://git@host/x"),
+            ("see 'https://me:p/w@host:80': no", "see 'https://host:80': no"),
+            ("https://a:b,https://c:d/e@f", "https://a:b,https://f"),
+            ("https://host:8080/a@b and https://[::1]:80/a@b", "https://host:8080/a@b and https://[::1]:80/a@b"),
+            ("ssh://git@host:group/x", "ssh://git@host:group/x"),
             ("://", "://"),
         ] {
             assert_eq!(without_secrets(text), clean);
+        }
+    }
+
+    #[test]
+    fn an_address_with_two_possible_hosts_is_ambiguous() {
+        for address in ["https://a?@b/x", "https://a#@b", "https://a\\@b", "https://me:pa/ss@host", "https://a:+80/x@b"]
+        {
+            assert!(is_ambiguous(address), "{address}");
+        }
+        for address in [
+            "https://a:80/x@b",
+            "https://me:pw@a:80/x@b?c",
+            "https://[::1]/x@b",
+            "a:b/c@d",
+            "../a@b",
+            "file:///a@b/c@d",
+        ] {
+            assert!(!is_ambiguous(address), "{address}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Digest, spelling};
+use super::{Digest, address::split_login, spelling};
 
 /// A variable whose name holds one of these is taken for a secret.
 const SECRET_NAMES: [&str; 12] = [
@@ -99,15 +99,14 @@ impl Secrets {
             let scheme = before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
             let web = ["http", "https", "git", "gitsm"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
             rest = after;
-            let place = rest.split(|c: char| c.is_whitespace() || "/\"'<>`\\".contains(c)).next().unwrap_or_default();
-            if let Some((who, _)) = place.rsplit_once('@') {
-                self.add_login(who, web);
+            if let Some((login, _)) = split_login(rest) {
+                self.add_login(login, web);
             }
         }
     }
 
-    fn add_login(&mut self, who: &str, web: bool) {
-        let (user, password) = who.split_once(':').unwrap_or((who, ""));
+    fn add_login(&mut self, login: &str, web: bool) {
+        let (user, password) = login.split_once(':').unwrap_or((login, ""));
         // GitHub takes a token for the user's name.
         let is_token = password.is_empty() && web && user.len() >= LEAST_OF_TOKEN || password == "x-oauth-basic";
         let (user, text) = if is_token { (None, user) } else { (Some(decoded(user)), password) };
@@ -115,7 +114,7 @@ impl Secrets {
         self.add(user, &decoded(text), LEAST_OF_PASSWORD);
         // A shorter one stands in every log, but not as it stands here.
         if !text.is_empty() && text.chars().count() < LEAST_OF_PASSWORD {
-            self.add(None, &format!("{who}@"), 1);
+            self.add(None, &format!("{login}@"), 1);
         }
     }
 
@@ -282,6 +281,10 @@ mod tests {
         assert_eq!(variable("http_proxy", "http://me:p%40ssw0rd@proxy:3128"), ["p%40ssw0rd", "p@ssw0rd"]);
         assert_eq!(variable("HTTPS_PROXY", "me:letmein@proxy:3128"), ["letmein"]);
         assert_eq!(variable("GIT_PROXY_COMMAND", "connect -H bob:letmein@proxy:3128"), ["letmein"]);
+        for password in ["pa/ss", "pa'ss", "p\"<>`\\/s@s"] {
+            assert_eq!(variable("URL", &format!("https://me:{password}@host:80/x@y")), [password]);
+            assert_eq!(variable("http_proxy", &format!("me:{password}@host:80")), [password]);
+        }
         // Too short to be looked for alone.
         assert_eq!(variable("http_proxy", "http://bob:abc@proxy:3128"), ["bob:abc@"]);
         let header = "Authorization: Basic Ym9iOmxldG1laW4=";
@@ -292,7 +295,9 @@ mod tests {
         assert_eq!(variable("URL", "https://ghp_0123456789abcdef@github.com/x"), ["ghp_0123456789abcdef"]);
         assert_eq!(variable("URL", "git://ghp_0123456789abcdef@github.com/x;branch=a"), ["ghp_0123456789abcdef"]);
         assert_eq!(variable("URL", "https://0123456789abcdef:x-oauth-basic@github.com/x"), ["0123456789abcdef"]);
-        for harmless in ["ssh://git@host:22/x", "http://proxy:3128", "git://host/a;branch=b@c:d", "://"] {
+        for harmless in
+            ["ssh://git@host:22/x", "http://proxy:3128", "git://host/a;branch=b@c:d", "http://proxy:3128/a@b", "://"]
+        {
             assert_eq!(variable("URL", harmless), [""; 0], "{harmless}");
         }
     }
