@@ -26,7 +26,7 @@ use smidr::{
 
 use super::{
     fuzz_one,
-    support::{skip, tool},
+    support::{NO_HOME, hermetic, skip, tool},
 };
 
 /// Something in a tree; its folder is one of those before it, or the root.
@@ -224,7 +224,7 @@ impl Tools {
         for (tar, (options, tree)) in self.tar.iter().flat_map(|tar| TAR_OPTIONS.map(|options| (tar, options))) {
             let python = tree == "short" || !options.contains("version=0.1") && !options.contains("version=1.0");
             let (how, exact, tree) = (format!("tar {options}, {tree}"), options.contains("posix"), yard.join(tree));
-            let mut command = Command::new(tar);
+            let mut command = hermetic(tar, NO_HOME);
             command.args(options.split(' ')).arg("-C").arg(&tree).arg("-cf").arg(&out).arg(".");
             packers.push(Packer { how, command, tree, exact, python });
         }
@@ -233,7 +233,7 @@ impl Tools {
             self.python.iter().flat_map(|python| formats.clone().map(move |it| (python, it)))
         {
             let tree = yard.join(if name == "ustar" { "short" } else { "long" });
-            let mut command = Command::new(python);
+            let mut command = hermetic(python, NO_HOME);
             command.args(["-c", PACK]).arg(&tree).arg(&out).arg(i32::to_string(&number));
             packers.push(Packer { how: format!("python {name}"), command, tree, exact: name == "pax", python: true });
         }
@@ -312,12 +312,12 @@ fn compare(tools: &Tools, nodes: &[Node]) {
         let seconds = |_: &Seen| !exact;
         assert_eq!(without_times(&ours, seconds), without_times(&tree, seconds), "{how}: smidr and the tree");
         if let Some(tar) = &tools.tar {
-            let mut command = Command::new(tar);
+            let mut command = hermetic(tar, NO_HOME);
             command.args(["-x", "--same-permissions", "--no-same-owner", "-f"]).arg(at("archive.tar"));
             assert_eq!(ours, theirs(&how, &own.join("tar"), command), "{how}: smidr and GNU tar");
         }
         if let Some(python) = tools.python.as_ref().filter(|_| python) {
-            let mut command = Command::new(python);
+            let mut command = hermetic(python, NO_HOME);
             command.args(["-c", UNPACK]).arg(at("archive.tar")).arg(OsStr::new("."));
             // It sets no times of links.
             let links = |seen: &Seen| seen.what.starts_with("-> ");

@@ -5,7 +5,6 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use serde_json::Value;
@@ -14,15 +13,14 @@ use super::{
     registry::{import, pull, push, with_small},
     registry_images::{digest, documents, hex_of, layers, store, unpacked},
     registry_server::Registry,
-    support::{Done, World, skip, tool},
+    support::{Done, World, hermetic, skip, tool},
 };
 
 /// Runs another tool in the world's place for projects.
 #[track_caller]
 fn other(world: &World, program: &str, args: &[&str]) -> Done {
-    let mut command = Command::new(tool(program).expect("the tool was there a moment ago"));
-    world.surround(&mut command);
-    // Both want to keep temporary files, and neither may ask anybody about a policy.
+    let mut command = hermetic(tool(program).expect("the tool was there a moment ago"), &world.home);
+    // Both keep temporary files.
     command.env("TMPDIR", &world.home).current_dir(&world.work);
     command.args((program == "skopeo").then_some("--insecure-policy")).args(args);
     let done = Done::new(command.output().expect("the tool starts"));
@@ -83,8 +81,7 @@ fn merged(world: &World, manifest: &str) -> Option<PathBuf> {
     let script = "mkdir lowest merged mount
         mount -t overlay overlay -o \"userxattr,lowerdir=$LOWER\" mount || exit 99
         cp -a --no-preserve=ownership mount/. merged";
-    let mut command = Command::new(tool("unshare")?);
-    world.surround(&mut command);
+    let mut command = hermetic(tool("unshare")?, &world.home);
     command.env("LOWER", folders.join(":")).current_dir(&world.work).args(["-Urm", "sh", "-ec", script]);
     let done = Done::new(command.output().expect("unshare starts"));
     if done.code == Some(99) || done.err.starts_with("unshare:") {

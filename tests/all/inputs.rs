@@ -10,11 +10,11 @@ use std::{
         net::UnixListener,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use super::support::{Done, LONG, World, skip, tool, wait_for};
+use super::support::{Done, LONG, NO_HOME, World, hermetic, skip, tool, wait_for};
 
 /// Writes the section `host` of the project's config anew.
 fn host(world: &World, keys: &str) {
@@ -151,10 +151,9 @@ fn git_asks_the_callers_file() {
     let path = world.work.join("gitconfig");
     fs::write(&path, config.replace("/run/smidr/git-credentials", &own)).expect("a config");
     let ask = |action: &str, input: &str| {
-        let mut command = Command::new(&git);
-        command.args(["credential", action]).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.envs([("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_TERMINAL_PROMPT", "0")]).env("GIT_CONFIG_GLOBAL", &path);
-        command.env("HOME", &world.work).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = hermetic(&git, NO_HOME);
+        command.args(["credential", action]).env("GIT_CONFIG_GLOBAL", &path);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("git starts");
         child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("asked");
         Done::new(child.wait_with_output().expect("git ends"))
@@ -227,16 +226,16 @@ fn an_ssh_agent_without_its_keys() {
         return skip(name, "there is no openssh-client here");
     };
     let socket = world.work.join("agent");
-    let mut command = Command::new(agent);
+    let mut command = hermetic(agent, &world.home);
     command.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).stderr(Stdio::null());
     let _agent = Kept(command.spawn().expect("ssh-agent starts"));
     wait_for("ssh-agent", LONG, || fs::metadata(&socket).is_ok_and(|data| data.file_type().is_socket()));
     let key = world.home.join(".ssh/id_test");
     // OpenSSH wants its caller to have a name: a user without one is root in a namespace of its own.
     let named = |program: PathBuf| match nix::unistd::User::from_uid(nix::unistd::geteuid()) {
-        Ok(Some(_)) => Command::new(program),
+        Ok(Some(_)) => hermetic(program, &world.home),
         _ => {
-            let mut command = Command::new("unshare");
+            let mut command = hermetic("unshare", &world.home);
             command.arg("-Ur").arg(program);
             command
         }

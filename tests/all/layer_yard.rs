@@ -6,7 +6,7 @@ use std::{
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
     sync::{Arc, Mutex},
 };
 
@@ -21,6 +21,8 @@ use smidr::{
     system::stop::StopToken,
 };
 
+use super::support::{NO_HOME, hermetic};
+
 /// What all repositories of a yard say they are copies of.
 pub const URL: &str = "https://git.example.org/group/meta-test.git";
 
@@ -33,14 +35,11 @@ pub fn git(folder: &Path, arguments: &[&str]) -> String {
 
 /// Runs git with something to read.
 pub fn try_git(folder: &Path, arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new("git")
+    let mut child = hermetic("git", NO_HOME)
         .arg("-C")
         .arg(folder)
         .args(["-c", "protocol.file.allow=always", "-c", "init.defaultBranch=main", "-c", "safe.directory=*"])
         .args(arguments)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .envs([("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null"), ("LC_ALL", "C")])
         .envs([
             ("GIT_AUTHOR_NAME", "a"),
             ("GIT_AUTHOR_EMAIL", "a@example.org"),

@@ -3,13 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::support::{Done, Running, World, has, skip};
+use super::support::{Done, NO_HOME, Running, World, has, hermetic, skip};
 
 /// A world with a project whose one layer comes from a git repository.
 struct GitWorld {
@@ -20,9 +19,8 @@ struct GitWorld {
 /// Runs git in a folder, and gives what it printed.
 pub fn git(folder: &Path, args: &[&str]) -> String {
     let fixed = ["-c", "user.name=A Developer", "-c", "user.email=developer@localhost", "-c", "commit.gpgsign=false"];
-    let mut command = Command::new("git");
+    let mut command = hermetic("git", NO_HOME);
     command.arg("-C").arg(folder).args(fixed).args(args);
-    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
     let done = Done::new(command.output().expect("git starts"));
     done.expect_code(0).out.trim().to_owned()
 }

@@ -6,7 +6,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -26,7 +26,7 @@ use smidr::{
 };
 use tempfile::TempDir;
 
-use super::support::{has, skip, smidr_bin, tool};
+use super::support::{NO_HOME, has, hermetic, skip, smidr_bin, tool};
 
 /// Hears everything.
 #[derive(Clone, Default)]
@@ -200,12 +200,12 @@ pub fn locked(wanted: PlannedGit, commit: &CommitId) -> PlannedGit {
     PlannedGit { pinned: Some(pinned), ..wanted }
 }
 
-/// Runs git, without anybody's configuration.
+/// Runs git.
 #[track_caller]
 pub fn git(folder: &Path, arguments: &[&str]) -> String {
-    let mut command = Command::new("git");
+    let mut command = hermetic("git", NO_HOME);
     command.args(["-c", "user.name=T", "-c", "user.email=t@example.com", "-c", "protocol.file.allow=always"]);
-    command.args(arguments).current_dir(folder).env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+    command.args(arguments).current_dir(folder);
     let done = command.output().expect("git runs");
     assert!(done.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8_lossy(&done.stdout).trim().to_owned()
@@ -355,14 +355,14 @@ fn serve(stream: impl Read + Write, manners: &Manners, log: &Mutex<Vec<String>>,
         }
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut command = Command::new(tool("git").expect("git"));
+    let mut command = hermetic(tool("git").expect("git"), NO_HOME);
     command.arg("http-backend").env("GIT_PROJECT_ROOT", root).env("GIT_HTTP_EXPORT_ALL", "1");
     command
         .env("PATH_INFO", path)
         .env("QUERY_STRING", query)
         .env("REQUEST_METHOD", method)
         .env("REMOTE_ADDR", "127.0.0.1");
-    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("CONTENT_LENGTH", body.len().to_string());
+    command.env("CONTENT_LENGTH", body.len().to_string());
     for (name, variable) in [("content-type", "CONTENT_TYPE"), ("content-encoding", "HTTP_CONTENT_ENCODING")] {
         command.env(variable, header(name).unwrap_or_default());
     }

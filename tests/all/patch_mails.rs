@@ -9,7 +9,7 @@ use smidr::{
 
 use super::{
     layer_yard::{git, patch as patch_of, picture, told, try_git},
-    support::{has, skip},
+    support::{NO_HOME, has, hermetic, skip},
 };
 
 /// A branch on top of `main` whose every commit changes what the one before has made, in a repository.
@@ -47,7 +47,7 @@ fn tree_of(repository: &Path, revision: &str) -> tempfile::TempDir {
     let archive = try_git(repository, &["-c", "tar.umask=0022", "archive", revision], b"");
     let tar = folder.path().join("tar");
     fs::write(&tar, archive.stdout).expect("a file");
-    let unpacked = std::process::Command::new("tar").arg("-xf").arg(&tar).arg("-C").arg(folder.path()).status();
+    let unpacked = hermetic("tar", NO_HOME).arg("-xf").arg(&tar).arg("-C").arg(folder.path()).status();
     assert!(unpacked.expect("tar").success());
     fs::remove_file(tar).expect("there");
     folder

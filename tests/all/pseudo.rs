@@ -4,7 +4,7 @@
 use nix::sys::signal::Signal;
 
 use super::{
-    support::{World, tool},
+    support::{NO_HOME, World, hermetic, tool},
     trouble::recipe,
 };
 
@@ -88,7 +88,7 @@ fn owners_outlive_a_build_that_failed() {
     assert!(began("do_image") && !began("do_rootfs"), "the root was made by the first build:\n{}", done.out);
     let artifacts = world.smidr.join("builds").join(done.build_id()).join("artifacts");
     let image = artifacts.join("images/hello-x86-64/hello-image-hello-x86-64.tar.gz");
-    let mut tar = std::process::Command::new(tool("tar").expect("tar, which made the build host"));
+    let mut tar = hermetic(tool("tar").expect("tar, which made the build host"), NO_HOME);
     let list = tar.args(["--numeric-owner", "-tvzf"]).arg(&image).output().expect("tar starts");
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
     assert!(list.lines().count() > 10 && list.lines().all(|line| line.contains(" 0/0 ")), "{list}");

@@ -102,6 +102,7 @@ fn serve(folder: &TempDir, port: u16) -> Result<Child, ()> {
         }
         None => Command::new(registry),
     };
+    // All of its settings are in this file; it takes variables named REGISTRY_… for more of them.
     command.env_clear().current_dir(folder).arg("serve").arg(at("config.yml")).stdin(Stdio::null());
     command.stdout(log.try_clone().expect("the log")).stderr(log);
     let mut child = command.spawn().expect("docker-registry starts");

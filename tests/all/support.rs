@@ -66,6 +66,37 @@ fn passed_on() -> impl Iterator<Item = (String, String)> {
     std::env::vars().filter(|(name, _)| KNOWN.contains(&name.as_str()) || name.starts_with("PIP_"))
 }
 
+/// A home for programs that need none.
+pub const NO_HOME: &str = "/nonexistent";
+
+/// Any program but smidr. It finds no configuration, logins, sockets or runtime folders of this machine or of its user, so that
+/// tests do not depend on what was used here before.
+pub fn hermetic(program: impl AsRef<OsStr>, home: impl AsRef<Path>) -> Command {
+    let home = home.as_ref();
+    let mut command = Command::new(program);
+    command.env_clear().env("HOME", home).env("LC_ALL", "C").stdin(Stdio::null());
+    command.envs(passed_on().filter(|(name, _)| ["PATH", "TMPDIR"].contains(&name.as_str())));
+    let folders = [
+        ("XDG_CONFIG_HOME", ".config"),
+        ("XDG_DATA_HOME", ".local/share"),
+        ("XDG_STATE_HOME", ".local/state"),
+        ("XDG_CACHE_HOME", ".cache"),
+        // Without it skopeo reads /run/containers/UID.
+        ("XDG_RUNTIME_DIR", ".run"),
+        ("DOCKER_CONFIG", ".docker"),
+        ("GNUPGHOME", ".gnupg"),
+        ("REGISTRY_AUTH_FILE", "registry-auth.json"),
+    ];
+    command.envs(folders.map(|(name, file)| (name, home.join(file))));
+    // skopeo wants the file to exist.
+    if home.is_dir() {
+        fs::write(home.join("registry-auth.json"), "{}").expect("write the file of logins");
+    }
+    let git = ["GIT_CONFIG_NOSYSTEM", "GIT_ATTR_NOSYSTEM"].map(|name| (name, "1"));
+    command.envs(git).env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_TERMINAL_PROMPT", "0");
+    command
+}
+
 /// Folders that no other test uses: a home, a SMIDR_HOME, and a place for projects.
 pub struct World {
     pub home: PathBuf,

@@ -11,7 +11,7 @@ use std::{
 use super::{
     layers_kit::{Manners, Server, Yard},
     screen::runs_on_terminal,
-    support::{Done, World, is_root, skip, smidr_bin, tool},
+    support::{Done, NO_HOME, World, hermetic, is_root, skip, smidr_bin, tool},
 };
 
 /// A recipe `probe` whose only task runs `script`; with a network, which leaves it in the namespaces of BitBake itself.
@@ -30,9 +30,8 @@ fn build_probe(world: &World) -> Done {
 
 fn git(folder: &Path, args: &[&str]) -> Done {
     let identity = ["-c", "user.name=x", "-c", "user.email=x@localhost", "-c", "commit.gpgsign=false"];
-    let mut command = Command::new("git");
-    command.arg("-C").arg(folder).args(identity).args(args).env("GIT_CONFIG_GLOBAL", "/dev/null");
-    Done::new(command.output().expect("git runs"))
+    let mut command = hermetic("git", NO_HOME);
+    Done::new(command.arg("-C").arg(folder).args(identity).args(args).output().expect("git runs"))
 }
 
 /// The project `p` as a git repository with a secret beside its layers.
@@ -133,7 +132,7 @@ fn a_build_sees_layers_and_not_what_lies_beside_them() {
     assert!(!seen.contains("hunter2"), "{seen}");
     assert_eq!(fs::read_to_string(top.join("with-secrets")).expect("a list"), "", "files of .git with passwords");
     let listed =
-        Command::new("git").args(["config", "--list", "--file"]).arg(top.join("config")).output().expect("git");
+        hermetic("git", NO_HOME).args(["config", "--list", "--file"]).arg(top.join("config")).output().expect("git");
     let listed = String::from_utf8(listed.stdout).expect("text");
     for line in ["remote.origin.url=https://h.example/p\n", "remote.c.url=me@h.example:p\n", "core.bare=false\n"] {
         assert!(listed.contains(line), "{listed}");
@@ -510,7 +509,7 @@ fn a_stranger_s_caches_are_its_own() {
     again.expect_code(0).expect_err("things that are no downloads were removed");
     assert!(fs::symlink_metadata(&fifo).is_err() && fs::symlink_metadata(private.join("link.tar.gz")).is_err());
     // As BitBake's git fetcher leaves them, and worse.
-    let made = Command::new("sh").args(["-ec", REPOSITORIES]).current_dir(&private).env("HOME", &world.home).status();
+    let made = hermetic("sh", &world.home).args(["-ec", REPOSITORIES]).current_dir(&private).status();
     assert!(made.expect("sh runs").success());
     // Trusted from now on: plain files cross, and nothing that vouches for them.
     world
