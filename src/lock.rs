@@ -1,4 +1,4 @@
-//! `smidr.lock`: what a build was made from, exactly. Pure: text in, text out.
+//! `smidr.lock`: the exact inputs of a build. Pure.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,10 @@ use crate::{
     model::{CommitId, Digest, Kind, UserError},
 };
 
-/// The newest form that this smidr reads and writes.
+/// The newest version that this smidr reads and writes.
 const VERSION: u32 = 1;
 
-/// Where the lock of a config is: beside it, and called as it is.
+/// The lock of a config: beside it, with its name.
 pub fn lock_path(config: &Path) -> PathBuf {
     config.with_extension("lock")
 }
@@ -28,7 +28,7 @@ pub struct Lock {
     /// The digest of smidr.yaml when this was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Digest>,
-    // What was written before variants could have build hosts of their own.
+    // The older form, with one build host for all variants.
     #[serde(default, skip_serializing)]
     host: Option<HostPin>,
     /// Build hosts, by name: variants may have different ones. None where this machine is its own.
@@ -60,10 +60,10 @@ pub struct RepositoryPin {
     /// Whether the config itself names the commit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exact: bool,
-    /// What that was. For a folder: what it was at when this was written, if it belongs to a git repository.
+    /// The commit. For a folder: its commit when this was written, if it belongs to a git repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<CommitId>,
-    /// For a folder: whether something in it was not committed.
+    /// For a folder: whether it had uncommitted changes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dirty: bool,
     /// Patches on top, in order.
@@ -81,7 +81,7 @@ pub struct PatchPin {
     pub sha256: Digest,
 }
 
-/// What one build, or one look, has found out.
+/// What a build or a lookup has resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pins {
     /// Build hosts; none where this machine is its own, or was not looked at.
@@ -101,9 +101,9 @@ pub struct Asked {
     pub branch: Option<String>,
     /// A tag.
     pub tag: Option<String>,
-    /// A certain commit; a lock that has another one does not answer.
+    /// A certain commit; a pin of another one does not match.
     pub at: Option<CommitId>,
-    /// The patches on top, as the config has them. Another list is still an answer: the commit stays when somebody adds a patch.
+    /// The patches on top, as the config has them. A pin with other patches still matches: adding a patch does not change the commit.
     pub patches: Vec<String>,
 }
 
@@ -115,7 +115,7 @@ impl Asked {
 }
 
 impl RepositoryPin {
-    /// Whether both answer the same question, whatever they answer.
+    /// Whether both pin the same request.
     pub fn replaces(&self, other: &Self) -> bool {
         (&self.name, &self.git, &self.path, &self.branch, &self.tag, self.exact)
             == (&other.name, &other.git, &other.path, &other.branch, &other.tag, other.exact)
@@ -135,7 +135,7 @@ impl RepositoryPin {
             && self.tag == asked.tag
             && self.exact == asked.at.is_some()
             && (asked.at.is_none() || asked.at == self.commit)
-            // One that names no commit pins nothing.
+            // Without a commit it pins nothing.
             && (self.git.is_none() || self.commit.is_some())
     }
 }
@@ -173,18 +173,18 @@ pub enum LockError {
     #[error("smidr.lock is damaged")]
     Damaged(#[source] Box<serde_yaml::Error>),
     /// A link, so that nothing of what it leads to is quoted.
-    #[error("smidr.lock is a link, and line {line}, column {column} of what it leads to belongs in no lock")]
+    #[error("smidr.lock is a link to a file that is not a lock (line {line}, column {column})")]
     Linked {
         /// The line, from 1.
         line: u64,
         /// The column, from 1.
         column: u64,
     },
-    /// A package whose name or version could not be one.
-    #[error("smidr.lock names the package `{0}`, which cannot be one")]
+    /// A malformed name or version of a package.
+    #[error("smidr.lock has the package `{0}`, which is not a valid name and version")]
     Package(String),
     /// Written by a newer smidr.
-    #[error("smidr.lock has version {0}, and this smidr knows up to {VERSION}")]
+    #[error("smidr.lock has version {0}, and this smidr reads up to {VERSION}")]
     TooNew(u32),
 }
 
@@ -196,16 +196,16 @@ impl UserError for LockError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Damaged(_) | Self::Package(_) => {
-                "take it from version control again, or let a newer smidr read it:  git checkout smidr.lock".into()
+                "restore it from version control, or update smidr:  git checkout smidr.lock".into()
             }
-            Self::Linked { .. } => "put the file itself there".into(),
+            Self::Linked { .. } => "replace the link by the lock itself".into(),
             Self::TooNew(_) => "update smidr".into(),
         })
     }
 }
 
 impl LockError {
-    /// The same without what the lock says.
+    /// The same without quoting the lock.
     #[must_use]
     pub fn unquoted(self) -> Self {
         match self {
@@ -256,8 +256,8 @@ impl Lock {
         &self.repositories
     }
 
-    /// Takes what has been found out, in place of what stood there for the same names, addresses and references. What a folder of
-    /// this machine was at stays as it is: it would change with each of its commits.
+    /// Replaces the pins of the same names, addresses and references. A folder's commit is not updated: it would change with each commit
+    /// in it.
     pub fn pin(&mut self, pins: Pins) {
         for new in pins.hosts {
             self.hosts.retain(|old| old.name != new.name);
@@ -273,7 +273,7 @@ impl Lock {
         self.repositories.sort();
     }
 
-    /// Takes what somebody has found out who knew `before`. What was known then is not news: this lock may have moved on since.
+    /// Takes pins that were resolved on top of `before`, except those that are equal in it: this lock may have newer ones.
     pub fn pin_news(&mut self, mut pins: Pins, before: &Self) {
         pins.hosts.retain(|new| !before.hosts.contains(new) || self.host(&new.name).is_none());
         pins.repositories.retain(|new| {
@@ -282,18 +282,18 @@ impl Lock {
         self.pin(pins);
     }
 
-    /// Forgets what `names` are pinned to; `host` is the build host.
+    /// Removes the pins of `names`; `host` is the build host.
     pub fn forget(&mut self, names: &[&str]) {
         self.repositories.retain(|known| !names.contains(&known.name.as_str()));
         self.hosts.retain(|_| !names.contains(&HOST));
     }
 
-    /// Forgets what folders of this machine were at.
+    /// Removes the pins of folders of this machine.
     pub fn forget_folders(&mut self) {
         self.repositories.retain(|known| known.path.is_none());
     }
 
-    /// Keeps only what is asked for: what some variant has asked for once, and none does any more, goes.
+    /// Removes pins that no variant asks for any more.
     pub fn keep(&mut self, asked: &Pins) {
         self.hosts.retain(|known| asked.hosts.iter().any(|other| known.name == other.name));
         self.repositories.retain(|known| asked.repositories.iter().any(|other| known.replaces(other)));
@@ -312,13 +312,13 @@ impl Lock {
         let mut lock = match serde_yaml::from_str::<Self>(text) {
             Ok(lock) if lock.version > VERSION => return Err(LockError::TooNew(lock.version)),
             Ok(lock) => lock,
-            // A newer form need not look like this one.
+            // A newer version may have another form.
             Err(error) => match serde_yaml::from_str(text) {
                 Ok(Version { version }) if version > VERSION => return Err(LockError::TooNew(version)),
                 _ => return Err(LockError::Damaged(Box::new(error))),
             },
         };
-        // These become arguments of the host's apt, and a lock may come from a stranger.
+        // These become arguments of the host's apt, and a lock is untrusted.
         lock.hosts.extend(lock.host.take());
         let packages = lock.hosts.iter().flat_map(|host| &host.packages);
         match packages.into_iter().find(|(name, package)| !is_package(name, &package.version)) {
@@ -385,7 +385,7 @@ mod tests {
         assert_eq!(Lock::parse(&text).expect("parses"), lock);
         insta::assert_snapshot!(text);
 
-        // Another commit of the same branch takes the old one's place; another branch stands beside it; folders stay.
+        // Another commit of the same branch replaces the old one; another branch is added; folders stay.
         let other: CommitId = "0b".repeat(20).parse().expect("a commit");
         let moved = RepositoryPin { commit: Some(other.clone()), ..poky.clone() };
         let beside = RepositoryPin { branch: Some("kirkstone".into()), ..poky.clone() };
@@ -408,11 +408,11 @@ mod tests {
             Some(&moved),
             "the commit stays when patches come and go"
         );
-        // Who has begun before that, and found out nothing, takes nothing back.
+        // Pins that are unchanged since `before` replace nothing.
         let mut unchanged = lock.clone();
         unchanged.pin_news(Pins { hosts: vec![], repositories: before.repositories().to_vec() }, &before);
         assert_eq!(unchanged, lock);
-        // Variants that differ in a commit or in patches stand side by side.
+        // Variants that differ in a commit or in patches have a pin each.
         let exact = RepositoryPin { exact: true, ..poky.clone() };
         let plain = RepositoryPin { patches: vec![], ..moved.clone() };
         let mut many = lock.clone();
@@ -421,7 +421,7 @@ mod tests {
         assert_eq!(many.repository("poky", &asked(poky.commit.as_ref())), Some(&exact));
         assert_eq!(many.repository("poky", &Asked { patches: vec![], ..asked(None) }), Some(&plain));
         let empty = RepositoryPin { commit: None, ..plain };
-        assert!(!empty.answers(&asked(None)), "what names no commit pins nothing");
+        assert!(!empty.answers(&asked(None)), "a pin without a commit matches nothing");
         assert_eq!(lock.repository("poky", &asked(poky.commit.as_ref())), None, "the config names another commit");
         assert_eq!(lock.repository("other", &asked(None)), None);
 

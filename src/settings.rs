@@ -1,6 +1,6 @@
-//! The user's own settings: `SMIDR_HOME/settings.yaml`. What a project may not decide for itself stands here.
+//! The user's own settings: `SMIDR_HOME/settings.yaml`, for what a project may not decide.
 //!
-//! Decoded as a config is, with all problems at once.
+//! Decoded like a config, with all problems at once.
 
 use std::{fs, io, path::Path};
 
@@ -89,7 +89,7 @@ impl UserError for SettingsError {
 }
 
 impl Settings {
-    /// Reads the user's settings; without a file all are as usual. `~/` in patterns is `home`.
+    /// Reads the user's settings; the defaults without a file. `~/` in patterns is `home`.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl Settings {
         let file = paths.home().join(FILE);
         match fs::read_to_string(&file) {
             Ok(text) => {
-                // A project is known by its path without links.
+                // Projects are compared by their paths without links.
                 let home = fs::canonicalize(home).unwrap_or_else(|_| home.into());
                 Ok(Self::parse(&file.display().to_string(), &text, &home).map_err(Box::new)?)
             }
@@ -139,7 +139,7 @@ fn pattern(d: &mut Decoder<'_>, text: &Text, home: &Path) -> Option<String> {
     let wrong = match matcher(&pattern) {
         _ if !pattern.starts_with('/') => "begins neither with / nor with ~/".to_owned(),
         Ok(_) => return Some(pattern),
-        Err(error) => format!("is no pattern: {error}"),
+        Err(error) => format!("is not a valid pattern: {error}"),
     };
     d.problem(
         Problem::new(text.span.clone(), format!("trust: `{}` {wrong}", text.text))
@@ -180,15 +180,15 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        for (text, said) in [
+        for (text, message) in [
             ("trust: work", "begins neither"),
-            ("trust: '/a/[x'", "is no pattern"),
+            ("trust: '/a/[x'", "is not a valid"),
             ("trsut: x", "unknown key"),
             ("limits: {build: 1}", "unknown key"),
             ("limits: {memory: much}", "8g"),
         ] {
             let problems = Settings::parse("settings.yaml", text, Path::new("/home/u")).expect_err(text);
-            assert!(problems.render(false).contains(said), "{}", problems.render(false));
+            assert!(problems.render(false).contains(message), "{}", problems.render(false));
         }
     }
 }

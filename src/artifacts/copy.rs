@@ -1,4 +1,4 @@
-//! Copies one file: data where the file has data, holes where it has holes, and no more rights than the next user of the copy needs.
+//! Copies one file: data as data, holes as holes, without setuid and similar bits.
 
 use std::{
     fs::{self, File, Permissions},
@@ -15,32 +15,32 @@ use rustix::{
 
 use crate::{events::Redactor, system::stop::StopToken};
 
-/// Neither setuid nor setgid nor sticky: a copy lends no rights to the user that starts it.
+/// Without setuid, setgid and sticky: a copy must not run with its owner's rights.
 const MODES: u32 = 0o777;
 
-/// Opens a regular file for reading; what was one a moment ago may be something else by now.
+/// Opens a regular file for reading; it may have been replaced by something else since it was listed.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
 }
 
-/// What tells a file from all others, where it has several names.
+/// Identifies a file that has several names.
 pub(super) fn shared(file: &File) -> io::Result<Option<(u64, u64)>> {
     let metadata = file.metadata()?;
     Ok((metadata.nlink() > 1).then(|| (metadata.dev(), metadata.ino())))
 }
 
-/// Shares the blocks where the file system can (btrfs, xfs). Says whether it could.
+/// Shares the blocks where the file system can (btrfs, xfs). Whether it could.
 pub(super) fn share(source: &File, target: &File) -> bool {
     rustix::fs::ioctl_ficlone(target, source).is_ok()
 }
 
-/// How many bytes of a file are no hole.
+/// How many bytes of a file are not holes.
 ///
 /// # Errors
 ///
-/// When the file system does not say.
+/// When the file system refuses.
 pub fn data_in(source: &File) -> io::Result<u64> {
     stretches(source)?
         .try_fold(0_u64, |sum, stretch| stretch.map(|Range { start, end }| sum.saturating_add(end - start)))
@@ -84,7 +84,7 @@ pub(super) fn dress(source: &File, target: &File) -> io::Result<()> {
     target.set_modified(metadata.modified()?)
 }
 
-/// Where a file has data. A file system that does not know says: everywhere (lseek(2)).
+/// Where a file has data: everywhere, for a file system without support for holes (lseek(2)).
 fn stretches(file: &File) -> io::Result<impl Iterator<Item = io::Result<Range<u64>>>> {
     let length = file.metadata()?.len();
     let mut at = 0;
@@ -95,12 +95,12 @@ fn stretches(file: &File) -> io::Result<impl Iterator<Item = io::Result<Range<u6
         let found =
             seek(file, SeekFrom::Data(at)).and_then(|start| Ok(start..seek(file, SeekFrom::Hole(start))?.min(length)));
         let found = match found {
-            // Nothing but a hole from here on.
+            // Only a hole follows.
             Err(Errno::NXIO) => return None,
             Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(at..length),
             found => found,
         };
-        // An error is the last that there is.
+        // An error ends the iteration.
         at = found.as_ref().map_or(length, |stretch| stretch.end.max(at + 1));
         Some(found.map_err(io::Error::from))
     }))

@@ -1,7 +1,7 @@
-//! Gathers what a build leaves behind: patterns in, copies and a manifest out. Never changes the build's own files.
+//! Copies a build's artifacts, selected by patterns, and writes their manifest. Never changes the build's own files.
 //!
-//! All that it reads was named and made by the build: each file is kept once, by what it takes on the disk and as long as there is room
-//! ([`Room`]), with no more rights than it needs; a link that leads out of what is kept is text in the manifest and nothing else.
+//! The build chose all names and content: each file is kept once, within a limit of disk space ([`Room`]) and without setuid and similar
+//! bits; a link that leads out of the kept tree is recorded in the manifest and not made.
 
 mod copy;
 mod room;
@@ -43,17 +43,17 @@ pub enum ArtifactError {
         patterns: Vec<String>,
     },
     /// The build put a link in the place of its deploy folder.
-    #[error("{0} leads through a symbolic link that the build made, and is left alone")]
+    #[error("{0} leads through a symbolic link that the build made, and is not read")]
     Link(PathBuf),
-    /// It would take more than a build may.
+    /// It would exceed a limit.
     #[error("{path} cannot be kept")]
     Full {
         /// What was to be kept.
         path: PathBuf,
-        /// What it has too much of.
+        /// The limit.
         source: Spent,
     },
-    /// There is no way to where a copy should be.
+    /// The place of the copy cannot be reached.
     #[error("cannot copy to {path}")]
     Place {
         /// The copy.
@@ -61,8 +61,8 @@ pub enum ArtifactError {
         /// Why.
         source: RootedError,
     },
-    /// A pattern that is none.
-    #[error("`{0}` is no pattern")]
+    /// A malformed pattern.
+    #[error("`{0}` is not a valid pattern")]
     Pattern(String, #[source] globset::Error),
     /// A stop was asked for.
     #[error(transparent)]
@@ -186,7 +186,7 @@ pub fn keep_log(from: &File, to: &Path, at_most: u64, redactor: &Redactor) -> Re
     copy::copy_first(from, &target, redactor, at_most, &StopToken::default()).map_err(FileError::new("write", to))
 }
 
-/// A folder that becomes visible when it is complete. What is not kept in the end is removed, whatever happens.
+/// A folder that becomes visible when it is complete, and is removed otherwise.
 struct Half {
     at: PathBuf,
     to: PathBuf,
@@ -215,13 +215,13 @@ impl Half {
 impl Drop for Half {
     fn drop(&mut self) {
         if !self.kept {
-            // What made it incomplete is the error that is told.
+            // The error that made it incomplete is already reported.
             let _ = remove_tree(&self.at);
         }
     }
 }
 
-/// What has become of an entry of the build's folder.
+/// How an entry of the build's folder was kept.
 enum Taken {
     /// The same link.
     Link(PathBuf),
@@ -316,8 +316,8 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// Copies kept artifacts into a folder of the user's. Links that are there, perhaps from a copy of another build, lead nowhere else.
-/// Gives the number of links that were not made because they lead out.
+/// Copies kept artifacts into a folder of the user's. Links in it, perhaps from a copy of another build, are not followed out of it.
+/// Returns the number of links that were not made because they lead out.
 ///
 /// # Errors
 ///
@@ -400,14 +400,14 @@ fn find(
             continue;
         }
         if is_repository(&entry) {
-            // That of a build history itself is nothing to tell.
+            // A build history has one of its own, which needs no warning.
             repositories += u32::from(entry.depth() > 1 && entry.file_type().is_dir());
             if entry.file_type().is_dir() {
                 walk.skip_current_dir();
             }
             continue;
         }
-        // Pipes, sockets and devices are no artifacts, and opening one could wait forever.
+        // Pipes, sockets and devices are not artifacts, and opening one could wait forever.
         let kind = entry.file_type();
         if (kind.is_file() || kind.is_symlink()) && wanted(path) {
             if found.len() as u64 >= room.files_left() {
@@ -418,7 +418,7 @@ fn find(
     }
     if repositories > 0 {
         let deploy = deploy.display();
-        on.warn(format!("{repositories} git repositories in {deploy} are not kept: git on this machine would obey what stands in them"));
+        on.warn(format!("{repositories} git repositories in {deploy} are not kept: git on this machine would run what their configuration says"));
     }
     found.sort_unstable();
     Ok(found)

@@ -1,11 +1,11 @@
-//! How much of this machine's disk a build's copies may take. A build fills its own folders as it likes; what smidr copies out of them
-//! stays within what is free, less a reserve, so that the disk of SMIDR_HOME is never full because of a copy.
+//! Limits for copies of a build's files. A build may fill its own folders; copies stay within the free space less a reserve, so that
+//! they never fill the disk of SMIDR_HOME.
 
 use std::path::{Path, PathBuf};
 
 use crate::system::files::FileError;
 
-/// What stays free in any case: the smaller of this, in bytes, and a twentieth of the disk.
+/// The reserve: the smaller of this, in bytes, and a twentieth of the disk.
 const RESERVE: u64 = 1 << 30;
 
 /// Files that are kept of one build. Each is an entry in the manifest and in the history.
@@ -14,7 +14,7 @@ const FILES: u64 = 250_000;
 /// The length of all kept files, holes included, in bytes: every byte of an artifact is hashed.
 const LENGTH: u64 = 1 << 40;
 
-/// What may still be kept of one build. It is asked before a file is copied.
+/// What may still be kept of one build. Checked before a file is copied.
 #[derive(Debug)]
 pub struct Room {
     place: PathBuf,
@@ -24,7 +24,7 @@ pub struct Room {
     files: u64,
 }
 
-/// What there is no more room for.
+/// The limit that was reached.
 #[derive(Debug, thiserror::Error)]
 pub enum Spent {
     /// Blocks on the disk.
@@ -39,7 +39,7 @@ pub enum Spent {
     #[error("all artifacts together may be {LENGTH} bytes long, holes included")]
     Length,
     /// Files.
-    #[error("{FILES} files of a build are kept at most")]
+    #[error("at most {FILES} files of a build are kept")]
     Files,
 }
 
@@ -59,7 +59,7 @@ impl Room {
     ///
     /// # Errors
     ///
-    /// When the file system does not say.
+    /// When the file system refuses.
     pub fn on(place: &Path) -> Result<Self, FileError> {
         let found = rustix::fs::statvfs(place)
             .map_err(|errno| FileError::new("measure the free space of", place)(errno.into()))?;

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::PathBuf};
 
 use crate::plan::{Plan, SHARED};
 
-/// Written at the top, for those who open the file to change it.
+/// The first line of the file.
 const NOTICE: &str = "# Written by smidr before each build: change smidr.yaml instead (local_conf: takes any line).\n";
 
 /// The text of `local.conf`.
@@ -39,8 +39,8 @@ pub fn bblayers_conf(layers: &[PathBuf], further: &[(String, String)]) -> String
     text
 }
 
-/// A value as BitBake reads it back: on one line, between quotes that do not occur in it; bb.parse.parse_py.ConfHandler knows no
-/// escape. The config refuses values with both kinds of quotes.
+/// A value as BitBake reads it back: on one line, between quotes that do not occur in it; bb.parse.parse_py.ConfHandler has no
+/// escapes. The config refuses values with both kinds of quotes.
 fn quote(value: &str) -> String {
     let line = value.replace("\\\n", " ").replace(['\n', '\r'], " ");
     let mark = if line.contains('"') { '\'' } else { '"' };

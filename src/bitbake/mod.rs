@@ -1,4 +1,4 @@
-//! BitBake: what it is told (conf, arguments) and what it ui_protocol (events). Starts nothing and reads no files.
+//! BitBake's input (conf, arguments) and output (events). Starts nothing and reads no files.
 
 mod conf;
 mod ui_protocol;
@@ -10,7 +10,7 @@ pub use ui_protocol::{NO_ROOM, UiMessage, parse_line};
 
 use crate::plan::Plan;
 
-/// Where smidr's own files stand in the sandbox. A folder that no distribution has.
+/// The folder of smidr's own files in the sandbox. No distribution has it.
 pub const OWN_FOLDER: &str = "/.smidr";
 
 /// smidr's user interface for BitBake, as files under [`OWN_FOLDER`]. They are GPL-2.0-only, since they import BitBake.
@@ -44,7 +44,7 @@ fn launcher(own: &Path) -> Vec<String> {
     ["python3", "-B", &script, "-u", "smidr"].map(String::from).into()
 }
 
-/// PATH inside: BitBake's own folder first, then what the image ui_protocol.
+/// PATH inside: BitBake's own folder first, then the image's PATH.
 pub fn search_path(bitbake: Option<&Path>, image: Option<&str>) -> String {
     let image = image.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     match bitbake {

@@ -1,4 +1,4 @@
-//! What smidr's user interface for BitBake writes, line by line, as events. See `ui/smidr.py` for the other side.
+//! Parser for the lines of smidr's BitBake user interface (`ui/smidr.py`).
 
 use std::path::PathBuf;
 
@@ -6,14 +6,14 @@ use serde::Deserialize;
 
 use crate::model::{Activity, Event, Level, TaskName, Unit, document_path};
 
-/// What a line meant.
+/// The meaning of a line.
 #[derive(Clone, Debug, PartialEq)]
 pub enum UiMessage {
     /// Something happened.
     Event(Event),
-    /// The user interface is done. What it makes of the build is BitBake's exit status, too, and that decides.
+    /// The user interface has ended. Its verdict is also BitBake's exit status, which decides.
     Done,
-    /// Nothing of interest, or nothing that this smidr understands.
+    /// Nothing of interest, or unknown to this smidr.
     Nothing,
 }
 
@@ -96,10 +96,10 @@ enum Line {
     Other,
 }
 
-/// What is said when BitBake's disk monitor stops a build before a disk is quite full.
+/// Part of the error of BitBake's disk monitor, which stops a build before a disk is full.
 pub const NO_ROOM: &str = "has no room left";
 
-/// Reads one line. A line that is damaged, or newer than this smidr, means nothing.
+/// Parses one line. Damaged lines, and kinds that are newer than this smidr, are ignored.
 pub fn parse_line(line: &str) -> UiMessage {
     let Ok(line) = serde_json::from_str::<Line>(line) else { return UiMessage::Nothing };
     let progress = |activity, done, total| Event::Progress {

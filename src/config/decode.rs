@@ -1,7 +1,7 @@
-//! From a tree of nodes to typed values, collecting every problem on the way instead of stopping at the first.
+//! From a tree of nodes to typed values, collecting every problem instead of stopping at the first.
 //!
-//! A reader takes the keys that it knows from [`Fields`] and calls [`Fields::finish`], which reports the others with the nearest
-//! known key. Values that are wrong become `None` and a problem, so that reading goes on.
+//! A reader takes its keys from [`Fields`] and calls [`Fields::finish`], which reports all others with the nearest known key. Wrong values
+//! become `None` and a problem, so that reading goes on.
 
 use std::cell::RefCell;
 
@@ -14,10 +14,10 @@ use super::{
 /// Looks up an environment variable. The config itself never reads the environment.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Collects problems, and knows what `${VAR}` stands for.
+/// Collects problems and substitutes `${VAR}`.
 pub struct Decoder<'a> {
     lookup: Lookup<'a>,
-    /// What has been found wrong so far.
+    /// All problems so far.
     pub problems: Vec<Problem>,
     /// Variables that values name.
     pub variables: Vec<UsedVariable>,
@@ -36,7 +36,7 @@ pub struct UsedVariable {
     pub is_set: bool,
 }
 
-/// The keys of one mapping that nobody has asked for yet.
+/// The keys of one mapping that were not taken yet.
 pub struct Fields<'n> {
     /// Where the mapping stands.
     pub span: Span,
@@ -56,7 +56,7 @@ impl<'a> Decoder<'a> {
         self.problems.push(problem);
     }
 
-    /// The keys of a mapping; of nothing, when it is something else, which is a problem.
+    /// The keys of a mapping; anything else is a problem, without keys.
     pub fn fields<'n>(&mut self, node: &'n Node, path: &str) -> Fields<'n> {
         let left = match &node.value {
             Value::Map(entries) => entries.iter().map(|(key, node)| (key, node)).collect(),
@@ -109,7 +109,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Parses a scalar that has been read; `expected` says what it should have been.
+    /// Parses a scalar that has been read; `expected` describes valid values.
     pub fn parse<T: std::str::FromStr>(&mut self, text: Text, path: &str, expected: &str) -> Option<T> {
         let parsed = text.text.parse().ok();
         if parsed.is_none() {
@@ -202,7 +202,7 @@ impl<'n> Fields<'n> {
         }
     }
 
-    /// Takes what is left as names and scalars.
+    /// Takes all remaining keys as names and scalars.
     pub fn into_pairs(mut self, d: &mut Decoder<'_>) -> Vec<(Text, Text)> {
         let path = self.path.clone();
         std::mem::take(&mut self.left)
@@ -211,7 +211,7 @@ impl<'n> Fields<'n> {
             .collect()
     }
 
-    /// Reports every key that nobody took.
+    /// Reports every key that was not taken.
     pub fn finish(self, d: &mut Decoder<'_>) {
         for (key, _) in &self.left {
             let problem = Problem::new(key.span.clone(), format!("unknown key `{}`", self.path(&key.text)));

@@ -61,7 +61,7 @@ pub(super) fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
     host
 }
 
-/// What cannot be had without namespaces is refused, rather than left out.
+/// Refuses what needs namespaces, rather than leaving it out.
 fn without_namespaces(d: &mut Decoder<'_>, span: &Span, host: &Host) {
     let wanted = [
         ("network", host.network != Network::Full),
@@ -109,7 +109,7 @@ fn devices(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Device> {
             "tun" => devices.push(Device::Tun),
             "fuse" => devices.push(Device::Fuse),
             other => {
-                let title = format!("host.devices: `{other}` is none of kvm, tun, fuse");
+                let title = format!("host.devices must be kvm, tun or fuse, not `{other}`");
                 d.problem(Problem::new(text.span, title));
             }
         }

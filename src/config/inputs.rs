@@ -1,6 +1,6 @@
-//! What a build may use of its caller and of this machine: keys of the section `host` whose values are all "bring this in".
+//! Files and settings of the caller and of this machine that a build may use: keys of the section `host`.
 //!
-//! Knows where in the sandbox nothing of a user's may stand. What depends on this machine is found by `plan` and `engine`.
+//! Also the places in the sandbox where no bind is allowed. What depends on this machine is checked by `plan` and `engine`.
 
 use std::path::{Component, Path};
 
@@ -10,7 +10,7 @@ use super::{
     problem::Problem,
 };
 
-/// What goes into the sandbox because the config says so.
+/// What the config shows to the sandbox.
 #[derive(Clone, Debug)]
 pub struct Inputs {
     /// Whether fetchers may use the caller's ssh-agent.
@@ -36,18 +36,18 @@ pub struct Bind {
     pub dest: Option<Text>,
     /// Whether the build may change it.
     pub writable: bool,
-    /// Whether that holds for every `.git` in it too, which the git of this machine obeys.
+    /// Whether that holds for every `.git` in it too, whose configuration the git of this machine obeys.
     pub git_writable: bool,
 }
 
-/// Neither these nor anything below or above them: the sandbox makes them itself, or the image would break.
+/// No bind at, below or above these: the sandbox makes them itself, or the image would break.
 const OWN: [&str; 24] = [
     "/proc",
     "/sys",
     "/dev",
     "/.smidr",
     "/run/smidr",
-    // In most images links into /usr, which a mount point of ours would hide.
+    // In most images links into /usr, which a mount point would hide.
     "/bin",
     "/sbin",
     "/lib",
@@ -69,17 +69,17 @@ const OWN: [&str; 24] = [
     "/etc/machine-id",
 ];
 
-/// As above, where the sandbox puts them only if the config wants them.
+/// As above; the sandbox makes these only for some configs.
 const OWN_AT_TIMES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssh/ssh_known_hosts"];
 
-/// Not these themselves, but what is below them.
+/// No bind at these; below them is allowed.
 const PARENTS: [&str; 5] = ["/tmp", "/var/tmp", "/run", "/etc", "/usr"];
 
-/// Why nothing of a user's can stand at this path of the sandbox, if that is so.
+/// Why no bind is allowed at this path of the sandbox, if so.
 pub fn refused_dest(dest: &Path) -> Option<String> {
     if !dest.is_absolute() {
-        return Some("is no absolute path".into());
+        return Some("is not an absolute path".into());
     }
     if dest.components().any(|part| part == Component::ParentDir) {
         return Some("holds `..`".into());
@@ -92,7 +92,7 @@ pub fn refused_dest(dest: &Path) -> Option<String> {
     own.or_else(parent).map(|own| format!("would hide or change {own}, which belongs to the sandbox"))
 }
 
-/// Whether one path is the other, or lies below it. By components: `/srv/cache` has nothing to do with `/srv/cache-evil`.
+/// Whether one path is the other, or lies below it. By components: `/srv/cache` does not overlap `/srv/cache-evil`.
 pub fn overlap(one: &Path, other: &Path) -> bool {
     one.starts_with(other) || other.starts_with(one)
 }

@@ -1,7 +1,7 @@
-//! The user's `smidr.yaml`: text in, a checked [`Config`] or every problem at once out.
+//! The user's `smidr.yaml`: parsed into a checked [`Config`], or every problem at once.
 //!
-//! Pure: reads no file and no environment; variables come through a lookup that the caller gives. What depends on this machine,
-//! such as a layer folder that is missing, is found by whoever needs it.
+//! Pure: reads no file and no environment; the caller gives a lookup for variables. What depends on this machine, such as a missing layer
+//! folder, is checked by later stages.
 
 pub mod decode;
 mod host;

@@ -1,4 +1,4 @@
-//! YAML as a tree that remembers where everything stood. In goes text, out comes a [`Node`] or the parser's complaint.
+//! YAML as a tree of [`Node`]s with their places in the text.
 
 use std::{fmt, ops::Range};
 
@@ -22,12 +22,12 @@ pub struct Node {
     pub value: Value,
 }
 
-/// What YAML can say.
+/// The kinds of YAML values.
 #[derive(Clone, Debug)]
 pub enum Value {
     /// Nothing after the colon, or `null`.
     Null,
-    /// Text, number or truth value, as it was written: `5.0` stays `5.0`.
+    /// Text, number or boolean, as it was written: `5.0` stays `5.0`.
     Scalar(String),
     /// A list.
     List(Vec<Node>),
@@ -38,9 +38,9 @@ pub enum Value {
 /// A piece of text with its place.
 #[derive(Clone, Debug, Default)]
 pub struct Text {
-    /// Where it stands; for values that were not written, the place that made them necessary.
+    /// Its place; for a default, the place that requires it.
     pub span: Span,
-    /// What it says.
+    /// Its content.
     pub text: String,
 }
 
@@ -63,7 +63,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// The first place that is not YAML, or that has a key twice.
+    /// The first place that is not valid YAML, or a duplicate key.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         match serde_yaml::from_str::<Raw>(text) {
             Ok(raw) => Ok(raw.into_node(text)),
@@ -98,7 +98,7 @@ impl Node {
     }
 }
 
-// What serde sees: every node is spanned, which the parser fills in.
+// The type for serde: the parser fills in the span of every node.
 #[derive(Deserialize)]
 struct Raw(Spanned<RawValue>);
 

@@ -1,4 +1,4 @@
-//! What is wrong with a document, drawn the way rustc draws it.
+//! Problems of a document, drawn with line and caret like rustc's.
 
 use std::fmt;
 
@@ -55,12 +55,12 @@ impl Problems {
         };
         let file = String::from(Shown::plain(&self.file));
         let drawn = list.into_iter().map(shown).map(|problem| renderer.render(&self.report(&file, &problem)));
-        // What is quoted of the document was not shown yet.
+        // Filters what is quoted of the document.
         String::from(Shown::block(&drawn.collect::<Vec<_>>().join("\n")))
     }
 
-    /// The same places, without what stands there, and without titles, which quote it too. For a file that a project chose and need not be able
-    /// to read itself. `hint` says how to see more.
+    /// The same places, without quoting the file, and without titles, which quote it too: a project could name a file that it must not
+    /// read. `hint` is how to see more.
     #[must_use]
     pub fn unquoted(mut self, hint: &str) -> Self {
         self.text = self.text.chars().map(|c| if c == '\n' { c.into() } else { " ".repeat(c.len_utf8()) }).collect();
@@ -76,7 +76,7 @@ impl Problems {
     fn report<'a>(&'a self, file: &'a str, problem: &'a Problem) -> Vec<Group<'a>> {
         let end = problem.span.end.min(self.text.len());
         let start = problem.span.start.min(end);
-        // A value of several lines is pointed at by its first.
+        // Marks only the first line of a value.
         let first = self.text.get(start..end).and_then(|value| value.lines().next());
         let end = first.map_or(end, |line| start + line.len());
         let snippet = Snippet::source(&self.text).path(file).annotation(AnnotationKind::Primary.span(start..end));

@@ -1,4 +1,4 @@
-//! The schema as code: which keys there are, and what each must look like.
+//! All keys of `smidr.yaml`, with their types and checks.
 
 use super::{
     decode::{Decoder, Fields, Lookup},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::BuildId;
 
-/// Reads a config. `file` is its name for people, `variant` an overlay of the same file, `lookup` knows the environment.
+/// Reads a config. `file` is its name in messages, `variant` an overlay of the same file, `lookup` reads the environment.
 ///
 /// # Errors
 ///
@@ -44,7 +44,7 @@ fn cache(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Text> {
     None
 }
 
-/// What the names of caches begin with that belong to one project.
+/// The prefix of the names of caches that belong to one project.
 pub const PRIVATE: &str = "private-";
 
 fn overlay_variant(d: &mut Decoder<'_>, root: &mut Node, variant: &str) {
@@ -80,7 +80,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     let series = f.text(d, "yocto_series");
     let provided = provider::provided(d, &base, series.as_ref());
     let below = provided.as_ref();
-    // A provider that is not known is one problem, and not also all that it would have brought.
+    // An unknown provider is one problem, not also one for each missing default.
     let unknown = base.provider.as_ref().filter(|_| below.is_none());
     let stand_in = unknown.map(|text| Text { span: text.span.clone(), text: String::new() });
     let yocto_series = series.or_else(|| below?.version.series.clone()).or_else(|| stand_in.clone());
@@ -90,7 +90,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     image_features.extend(features.texts(d, "extra_image_features"));
     let build = build(d, build_fields, below.map(|below| &below.provider.image).or(stand_in.as_ref()));
     if base.machine.is_none() && build.machine.is_none() {
-        let problem = Problem::new(0..0, "neither base.machine nor build.machine says what to build for");
+        let problem = Problem::new(0..0, "no machine: base.machine and build.machine are both missing");
         d.problem(match below.map(|below| &below.provider) {
             Some(provider) => problem.hint(format!("such as {}", join(&provider.machines))),
             None => problem,
@@ -130,7 +130,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     for (_, value) in config.env.iter().filter(|(_, value)| value.contains('"') && value.contains('\'')) {
         d.problem(Problem::new(
             value.span.clone(),
-            "env: a value cannot hold both kinds of quotes, since BitBake knows no escape",
+            "env: a value cannot hold both kinds of quotes, since BitBake has no escapes",
         ));
     }
     for (name, _) in &config.env {
@@ -235,7 +235,7 @@ fn artifacts(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Text> {
     patterns
 }
 
-// BitBake's own variables are meant by `${…}` here, so nothing is substituted.
+// `${…}` are BitBake's own variables here, so nothing is substituted.
 fn local_conf(d: &mut Decoder<'_>, node: Option<&Node>) -> String {
     let lines = |node: &Node| match &node.value {
         Value::Scalar(text) => Some(text.trim_end().to_owned()),
@@ -252,7 +252,7 @@ fn local_conf(d: &mut Decoder<'_>, node: Option<&Node>) -> String {
     }
 }
 
-// An overlay that is not asked for is still checked as far as it can be by itself: it must be a mapping.
+// Overlays that are not selected are checked too, as far as possible without the rest: they must be mappings.
 fn variants(d: &mut Decoder<'_>, node: Option<&Node>) -> Vec<Text> {
     let Some(Node { value: Value::Map(entries), .. }) = node else {
         if let Some(node) = node.filter(|node| !matches!(node.value, Value::Null)) {
@@ -380,7 +380,7 @@ directories:
     }
 
     proptest::proptest! {
-        // Whatever somebody sends as a config: an answer, and every problem can be drawn.
+        // Any text as a config is answered, and every problem can be drawn.
         #[test]
         fn no_text_is_too_strange(text in "[ \\-\\[\\]{}:,&*!|>'\"%@`#?a-z0-9\n\r\tä€𝄞\u{feff}\u{85}\u{2028}]{0,80}") {
             if let Err(problems) = read("smidr.yaml", &text, None, &|_| None) {

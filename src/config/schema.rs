@@ -1,4 +1,4 @@
-//! What a config can say, after it has been checked.
+//! A checked config.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::model::CommitId;
 pub struct Config {
     /// Names the project, its builds and its workspace.
     pub name: Text,
-    /// For people.
+    /// For display.
     pub description: Option<Text>,
     /// The Yocto series: the branch of git layers that name no other, and what path layers must be compatible with.
     pub yocto_series: Option<Text>,
     /// The board.
     pub base: Base,
-    /// What `base.provider` has brought in where the config says nothing.
+    /// The defaults of `base.provider`.
     pub provided: Option<Provided>,
     /// Yocto layers, in the order of `bblayers.conf`.
     pub layers: Vec<Layer>,
@@ -36,7 +36,7 @@ pub struct Config {
     pub user_classes: Vec<Text>,
     /// `INHERIT`.
     pub inherit_classes: Vec<Text>,
-    /// Seldom needed.
+    /// Rarely needed.
     pub advanced: Advanced,
     /// What to keep; empty: everything in `deploy/images/MACHINE`.
     pub artifacts: Vec<Text>,
@@ -46,7 +46,7 @@ pub struct Config {
     pub env: Vec<(Text, Text)>,
     /// The names of its overlays.
     pub variants: Vec<Text>,
-    /// Whose caches it shares; none: the user's own.
+    /// The name of the caches that it shares; none: the user's own.
     pub cache: Option<Text>,
     /// Variables of the caller that its values name.
     pub variables: Vec<UsedVariable>,
@@ -55,9 +55,9 @@ pub struct Config {
 /// The board that is built for.
 #[derive(Clone, Debug, Default)]
 pub struct Base {
-    /// Who supports the board.
+    /// The source of defaults for the board.
     pub provider: Option<Text>,
-    /// MACHINE, unless `build.machine` says otherwise.
+    /// MACHINE, unless `build.machine` is set.
     pub machine: Option<Text>,
     /// DISTRO.
     pub distro: Option<Text>,
@@ -68,7 +68,7 @@ pub struct Base {
 /// A repository with one or more Yocto layers.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// For people and for `smidr layers`.
+    /// For messages and for `smidr layers`.
     pub name: Text,
     /// Where it comes from.
     pub source: Source,
@@ -108,7 +108,7 @@ pub struct GitSource {
     pub outside_links: bool,
 }
 
-/// What BitBake is asked for, and how.
+/// What BitBake builds, and how.
 #[derive(Clone, Debug)]
 pub struct Build {
     /// The target.
@@ -140,7 +140,7 @@ pub struct Directories {
     pub build: Option<Text>,
 }
 
-/// The build host: which image, and what it may use of this machine.
+/// The build host: its image, and what builds may use of this machine.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// The image.
@@ -157,10 +157,10 @@ pub struct Host {
     pub devices: Vec<Device>,
     /// Environment variables of this machine that the build sees.
     pub env: Vec<Text>,
-    /// What else it may use of this machine and of its caller.
+    /// Files and settings of this machine and of the caller.
     pub inputs: Inputs,
-    /// The most memory that all processes of a build may have together, the files that they hold in memory included. Who needs more
-    /// when nothing can be given back is killed. Needs a cgroup.
+    /// The most memory of all processes of a build together, files in memory included. Above it, the kernel kills processes of the build
+    /// unless it can reclaim memory. Needs a cgroup.
     pub memory: Option<Size>,
     /// How many processors a build may use.
     pub cpus: Option<u32>,
@@ -191,7 +191,7 @@ pub enum Isolation {
 /// Which ids exist in a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ids {
-    /// One's own; files of all others belong to nobody.
+    /// Only the caller's; files of all others appear as owned by the overflow uid (user_namespaces(7)).
     Single,
     /// Also those that /etc/subuid and /etc/subgid give to the caller.
     Range,
@@ -209,12 +209,12 @@ pub enum Network {
     None,
 }
 
-/// Whether programs of a build learn that there is an openat2(2), which an old pseudo does not know.
+/// Whether programs of a build may use openat2(2), which an old pseudo does not intercept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Openat2 {
     /// As the build's pseudo needs it.
     Auto,
-    /// As if the kernel had none.
+    /// As if the kernel did not have it.
     Hide,
     /// As the kernel has it.
     Show,
@@ -242,7 +242,7 @@ impl Device {
     }
 }
 
-/// Seldom needed, each named after the variable that it sets.
+/// Rarely needed, each named after the variable that it sets.
 #[derive(Clone, Debug, Default)]
 pub struct Advanced {
     /// SSTATE_MIRRORS

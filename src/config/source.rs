@@ -8,13 +8,13 @@ use super::{
 };
 use crate::model::{CommitId, is_ambiguous};
 
-/// What smidr.lock calls the repository of `bitbake:`.
+/// The name of the repository of `bitbake:` in smidr.lock.
 pub const BITBAKE: &str = "bitbake";
 
-/// What `smidr lock --update` calls the build host.
+/// The name of the build host for `smidr lock --update`.
 pub const HOST: &str = "host";
 
-/// Keys that only mean something for a git repository.
+/// Keys that are only for git repositories.
 const GIT_ONLY: [&str; 6] = ["branch", "tag", "commit", "mirrors", "patches", "outside_links"];
 
 /// Reads the section `layers`. `series` is the branch of those that name none.
@@ -69,7 +69,7 @@ fn source(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Text>) -> Opt
             None
         }
         (None, None) => {
-            let title = format!("{} is missing: where does it come from?", f.path("git"));
+            let title = format!("{} is missing", f.path("git"));
             d.problem(Problem::new(place.start..place.start, title).hint("write `git: URL` or `path: FOLDER`"));
             GIT_ONLY.into_iter().for_each(|key| _ = f.node(key));
             None
@@ -111,12 +111,12 @@ fn git(d: &mut Decoder<'_>, f: &mut Fields<'_>, url: Text, series: Option<&Text>
     }
 }
 
-/// Why git should not be handed this address, if that is so.
+/// Why git must not get this address, if so.
 fn refused_address(address: &str) -> Option<&'static str> {
-    // HTTP clients take `\` for `/`, git does not: `https://one\@other/x` would be one host to the former, and another to who reads it.
+    // HTTP clients read `\` as `/`, git does not: `https://one\@other/x` is the host `one` for the former and `other` for the latter.
     let plain = |text: &str| text.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '\\');
     if address.is_empty() || address.starts_with('-') || !plain(address) {
-        return Some("is no address");
+        return Some("is not an address");
     }
     if is_ambiguous(address) {
         return Some("has a `?`, `#` or `/` where its host stands; in a password they are written %3F, %23 and %2F");
@@ -126,14 +126,16 @@ fn refused_address(address: &str) -> Option<&'static str> {
         // ssh would take such a host for an option of its own (CVE-2017-1000117).
         let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
         return match known {
-            false => Some("has a scheme that is not known here"),
+            false => Some("has an unknown scheme"),
             true if host.starts_with('-') || rest.is_empty() => Some("names no host"),
             true => None,
         };
     }
     match address.split_once(':') {
-        // `ext::sh -c …` is a program to git, not a host.
-        Some((host, path)) if path.starts_with(':') || host.contains('/') || host.is_empty() => Some("is no address"),
+        // For git, `ext::sh -c …` is a program, not a host.
+        Some((host, path)) if path.starts_with(':') || host.contains('/') || host.is_empty() => {
+            Some("is not an address")
+        }
         Some((host, path)) => {
             let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
             (host.starts_with('-') || path.starts_with('-') || path.is_empty()).then_some("names no host")
@@ -175,14 +177,14 @@ fn folders(d: &mut Decoder<'_>, f: &mut Fields<'_>, key: &'static str) -> Vec<Te
     for folder in &folders {
         let leaves = folder.split('/').any(|part| part == "..");
         if leaves || folder.starts_with('/') || folder.is_empty() {
-            let title = format!("{}: `{}` is no folder inside the repository", f.path(key), folder.text);
+            let title = format!("{}: `{}` is not a folder inside the repository", f.path(key), folder.text);
             d.problem(Problem::new(folder.span.clone(), title));
         }
     }
     folders
 }
 
-/// Two repositories that smidr.lock could not tell apart.
+/// Refuses names of layers that would be ambiguous in smidr.lock.
 pub(super) fn check_names(d: &mut Decoder<'_>, layers: &[Layer], bitbake: Option<&Source>) {
     for layer in layers {
         let section = match layer.name.text.as_str() {
@@ -191,7 +193,7 @@ pub(super) fn check_names(d: &mut Decoder<'_>, layers: &[Layer], bitbake: Option
             _ => continue,
         };
         let span: Span = layer.name.span.clone();
-        let title = format!("`{section}` is what `{section}:` is called; give the layer another name");
+        let title = format!("`{section}` is the name of the section `{section}:`; give the layer another name");
         d.problem(Problem::new(span, title));
     }
 }

@@ -1,5 +1,4 @@
-//! What a project asks for beyond building in its own folders: config and plan in, a list of [`Ask`]s out. Pure: where links lead is the
-//! caller's to say.
+//! The [`Ask`]s of a project: what its config and plan need beyond building in its own folders. Pure: the caller resolves links.
 
 use std::path::{Path, PathBuf};
 
@@ -15,13 +14,13 @@ use crate::{
     model::{Ask, without_secrets},
 };
 
-/// Variables that tell nothing which a build does not see anyhow.
+/// Variables whose values a build sees anyway.
 const HARMLESS: [&str; 4] = ["HOME", "LOGNAME", "SMIDR_HOME", "USER"];
 
 /// The key of the store of layers.
 const LAYERS: &str = "directories.layers";
 
-/// Everything that a plan asks for, but what only its rootfs recipe can tell. `real` follows links.
+/// Everything that a plan asks for, except what only its rootfs recipe names. `real` follows links.
 pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Vec<Ask> {
     let project = real(&plan.project);
     let workspace = real(&plan.folders.workspace);
@@ -47,7 +46,7 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
     }
     asks.extend(config.host.env.iter().map(|name| variable(name, "host.env")));
     asks.extend(config.variables.iter().map(|used| variable(&used.name, &used.key)));
-    // A proxy with a user's name, and so with a password. What `env` and `host.env` name is the config's own, or asked for above.
+    // A proxy with a user's name, and so with a password. Names in `env` and `host.env` are the config's own, or asked for above.
     let named: Vec<&str> =
         config.env.iter().map(|(name, _)| name).chain(&config.host.env).map(|name| &*name.text).collect();
     let is_proxy = |name: &str| name.to_ascii_lowercase().contains("proxy") && !named.contains(&name);
@@ -66,9 +65,9 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
         ("directories.build", &folders.build, &plan.folders.top),
     ];
     for (key, named, path) in written {
-        // What lies in SMIDR_HOME is a default by another name: the plan refuses anything else there.
+        // A folder in SMIDR_HOME is the default written out: the plan refuses any other there.
         if named.is_some() && !path.starts_with(&plan.smidr_home) {
-            // Mirrors and checkouts in it are used as they are, and may have come with the project.
+            // Mirrors and checkouts in it are used without checks, and could be part of the project.
             let path = if key == LAYERS { Some(real(path)) } else { outside(path) };
             asks.extend(path.map(|path| Ask::Folder { key: key.into(), path }));
         }
@@ -92,7 +91,7 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
                 .map(|path| Ask::Outside { what: "the rootfs recipe".into(), path }),
         );
     }
-    // The lock decides what is built as the config does, and may be a link.
+    // The lock decides what is built, as the config does, and may be a link.
     asks.extend(outside(&lock_path(&plan.file)).map(|path| Ask::Outside { what: "smidr.lock".into(), path }));
     let default = [(&folders.downloads, &plan.folders.downloads), (&folders.sstate, &plan.folders.sstate)];
     if default.iter().any(|(named, path)| named.is_none() || path.starts_with(&plan.smidr_home)) {
@@ -104,7 +103,7 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
 }
 
 fn variable(name: &str, key: &str) -> Ask {
-    // Which of several mirrors names it is not worth another question.
+    // One ask for all mirrors.
     let key = key.split('[').next().unwrap_or(key);
     Ask::Variable { name: name.into(), key: key.into() }
 }
@@ -113,7 +112,7 @@ fn variable(name: &str, key: &str) -> Ask {
 fn repository(git: &PlannedGit, real: &dyn Fn(&Path) -> PathBuf) -> Vec<Ask> {
     let addresses = std::iter::once(&git.url).chain(&git.mirrors).map(|url| without_secrets(url));
     let ask = |url: String| match url.split_once("://") {
-        // One of the project itself is no better: its parts may be links to any other.
+        // One inside the project needs an ask too: parts of it may be links to others.
         Some(("file", path)) => Some(Ask::LocalRepository { path: real(Path::new(path)), url }),
         Some(("ssh", _)) | None => Some(Ask::SshRepository { url }),
         Some(_) => None,

@@ -43,13 +43,13 @@ pub struct Plan {
     /// SMIDR_HOME.
     #[serde(skip)]
     pub smidr_home: PathBuf,
-    /// Whose caches are used.
+    /// The trust domain, which decides on the caches.
     pub domain: Domain,
-    /// What BitBake is asked for.
+    /// BitBake's targets.
     pub targets: Vec<String>,
     /// Fetch all sources and stop.
     pub fetch_only: bool,
-    /// Remove first all that builds of the project write, but caches.
+    /// First remove all that builds of the project wrote, except caches.
     pub clean: bool,
     /// Handed to BitBake as they are.
     pub bitbake_args: Vec<String>,
@@ -57,7 +57,7 @@ pub struct Plan {
     pub machine: String,
     /// The build host.
     pub host: PlannedHost,
-    /// What brought in layers and more that the config does not name.
+    /// The provider of defaults.
     pub provider: Option<PlannedProvider>,
     /// Yocto layers, in order.
     pub layers: Vec<PlannedLayer>,
@@ -67,7 +67,7 @@ pub struct Plan {
     pub series: Option<String>,
     /// Where mirrors and checkouts of repositories stand.
     pub layer_store: PathBuf,
-    /// What no build may write to.
+    /// Paths that no build may write to.
     #[serde(skip)]
     pub guarded: Vec<Guarded>,
     /// Whether nothing may be pinned anew.
@@ -76,7 +76,7 @@ pub struct Plan {
     pub offline: bool,
     /// Whether a busy workspace is waited for.
     pub wait: bool,
-    /// Which servers may be shown the caller's logins for it. None, unless its user grants them.
+    /// The servers that may get the caller's logins. None, unless granted by the user.
     pub logins: Logins,
     /// Folders.
     pub folders: Folders,
@@ -88,7 +88,7 @@ pub struct Plan {
     pub exports: Vec<(String, String)>,
     /// Environment of BitBake.
     pub env: Vec<(String, String)>,
-    /// What the build sees of its caller and of this machine, beside its folders.
+    /// Files of the caller and of this machine that the build sees, besides its folders.
     pub inputs: Vec<Input>,
     /// This machine's CA certificates, where they go in.
     pub ca_bundle: Option<PathBuf>,
@@ -98,13 +98,13 @@ pub struct Plan {
     pub isolation: super::Isolation,
     /// Whether less isolation than that is an error.
     pub strict: bool,
-    /// What of this machine's network the build sees.
+    /// The network of the build.
     pub network: Network,
-    /// Whether programs may use openat2(2); none: that depends on the layers' pseudo.
+    /// Whether programs may use openat2(2); none: decided by the version of the layers' pseudo.
     pub openat2: Option<bool>,
-    /// How much of this machine the build may use.
+    /// Limits of memory, processors and processes.
     pub limits: Limits,
-    /// uid and gid, outside and inside.
+    /// uid and gid outside and inside.
     #[serde(skip)]
     pub ids: Ids,
     /// After this long the build is stopped, in seconds.
@@ -112,9 +112,9 @@ pub struct Plan {
     pub timeout: Option<Duration>,
     /// What to keep, relative to `folders.deploy`.
     pub artifacts: Vec<String>,
-    /// Whether the config asks for these: then it is an error when there are none. A recipe that is no image deploys nothing.
+    /// Whether the config names these: then it is an error if none matches. A recipe that is not an image deploys nothing.
     pub artifacts_required: bool,
-    /// What the config asks for and smidr does not do.
+    /// Parts of the config that have no effect.
     pub warnings: Vec<String>,
 }
 
@@ -154,14 +154,16 @@ pub enum PlanError {
     /// Where programs keep settings and keys.
     #[error("{} is a hidden folder of your home, or lies in one: builds write to no such folder", .0.display())]
     Hidden(PathBuf),
-    /// What the config wants to show to the build.
+    /// An input that must not be shown to the build.
     #[error(transparent)]
     Input(#[from] InputError),
     /// A name given on the command line.
     #[error("`{0}` cannot be a target or machine")]
     Word(String),
-    /// There is no namespace to be somebody else in.
-    #[error("BitBake refuses to run as root, and without namespaces (host.isolation: none) smidr can be nobody else")]
+    /// Without a user namespace, the uid cannot be changed.
+    #[error(
+        "BitBake refuses to run as root, and without namespaces (host.isolation: none) smidr cannot change the uid"
+    )]
     Root,
 }
 
@@ -265,7 +267,7 @@ pub fn make(
             config::Isolation::None => super::Isolation::None,
         },
         strict: config.host.isolation == config::Isolation::Full,
-        // Without namespaces, what is set in local.conf has to do.
+        // Without namespaces, only variables of local.conf keep BitBake off the network.
         network: match config.host.isolation {
             config::Isolation::Auto | config::Isolation::Full if request.offline => Network::None,
             _ => config.host.network,
@@ -329,7 +331,7 @@ fn folders(
     };
     let downloads = default_or(named.downloads.as_ref(), "downloads", caches.downloads, paths, place)?;
     let sstate = default_or(named.sstate.as_ref(), "sstate-cache", caches.sstate, paths, place)?;
-    // What tells about sstate belongs to it.
+    // The database of hash equivalence belongs to the sstate.
     let elsewhere = !sstate.starts_with(paths.home());
     let hash_equivalence = if elsewhere { sstate.clone() } else { caches.hash_equivalence };
     let top = or(&named.build, workspace.join("build"))?;
@@ -380,7 +382,7 @@ pub fn is_hidden(folder: &Path, home: &Path) -> bool {
     first.is_some_and(|name| name != ".cache" && name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// `<name>-<hash8>[-variant]`: two projects of the same name do not meet.
+/// `<name>-<hash8>[-variant]`: projects of the same name have different workspaces.
 fn workspace_name(name: &str, file: &Path, variant: Option<&str>) -> String {
     let mut text = format!("{name}-{}", place_hash(file));
     if let Some(variant) = variant {
@@ -393,7 +395,7 @@ fn place_hash(file: &Path) -> String {
     format!("{:.8}", hex::encode(Sha256::digest(file.as_os_str().as_encoded_bytes())))
 }
 
-/// Whether a workspace is of the project whose config is `file`, whatever the config says or once said of its name and variants.
+/// Whether a workspace is of the project whose config is `file`, whatever its present or former name and variants.
 pub fn is_workspace_of(name: &str, file: &Path) -> bool {
     let mark = format!("-{}", place_hash(file));
     name.match_indices(&mark).any(|(at, _)| matches!(name.as_bytes().get(at + mark.len()), None | Some(b'-')))
@@ -406,7 +408,7 @@ pub fn is_workspace_of(name: &str, file: &Path) -> bool {
 /// When BitBake cannot work at that path.
 pub fn check_path(path: &Path) -> Result<(), PlanError> {
     let wrong = |why| Err(PlanError::Path { path: path.to_path_buf(), why });
-    let Some(text) = path.to_str() else { return wrong("is no UTF-8") };
+    let Some(text) = path.to_str() else { return wrong("is not valid UTF-8") };
     if text.chars().any(char::is_whitespace) {
         return wrong("holds a space");
     }

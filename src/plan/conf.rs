@@ -1,4 +1,4 @@
-//! What `local.conf` and BitBake's environment say, as names and values.
+//! The variables of `local.conf` and of BitBake's environment.
 
 use super::folders::Folders;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     model::SystemFacts,
 };
 
-/// BitBake stops before a disk is quite full, rather than in the middle of writing.
+/// BitBake stops before a disk is full, rather than in the middle of writing.
 const DISK_MONITOR: &str = "STOPTASKS,${TMPDIR},1G,100K STOPTASKS,${DL_DIR},1G,100K STOPTASKS,${SSTATE_DIR},1G,100K HALT,${TMPDIR},100M,1K HALT,${DL_DIR},100M,1K HALT,${SSTATE_DIR},100M,1K";
 
 /// The variables of `local.conf` in their order.
@@ -27,7 +27,7 @@ pub fn variables(
     set("DL_DIR", path(&folders.downloads));
     set("SSTATE_DIR", path(&folders.sstate));
     set("DEPLOY_DIR", path(&folders.deploy));
-    // With the sstate that it tells about, or builds could not use each other's (BitBake says so itself).
+    // Beside its sstate, so that builds can use each other's (BitBake warns otherwise).
     set("BB_HASHSERVE_DB_DIR", path(&folders.hash_equivalence));
     let cpus = config.host.cpus.map_or(facts.cpus, |limit| limit.min(facts.cpus)).max(1);
     set("BB_NUMBER_THREADS", config.build.threads.unwrap_or(cpus).to_string());
@@ -98,24 +98,24 @@ pub fn environment(config: &Config, facts: &SystemFacts, folders: &Folders) -> V
     let mut env: Vec<(String, String)> = Vec::new();
     let fixed = [
         ("HOME", path(&folders.home)),
-        // Modules that a task puts into HOME would else run in every Python that starts after it.
+        // Otherwise modules that a task puts into HOME would run in every later Python.
         ("PYTHONNOUSERSITE", "1".into()),
         ("USER", "builder".into()),
         ("LOGNAME", "builder".into()),
         ("SHELL", "/bin/sh".into()),
-        // BitBake insists on it (oe.sanity, bb.utils.check_system_locale).
+        // BitBake requires it (oe.sanity, bb.utils.check_system_locale).
         ("LANG", "en_US.UTF-8".into()),
         ("LC_ALL", "en_US.UTF-8".into()),
         ("TZ", facts.time_zone.clone()),
     ];
     env.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
-    // Without a network they only tell who the caller is.
+    // Without a network they are of no use, and reveal names and passwords.
     let wanted = config.host.inputs.proxies && config.host.network != Network::None;
     let proxies: &[(String, String)] = if wanted { &facts.fetch_env } else { &[] };
     env.extend(proxies.iter().cloned());
     let bundle = facts.ca_bundle.as_ref().filter(|_| config.host.inputs.certificates);
     if let Some(bundle) = bundle {
-        // A machine that is its own build host has it where it is.
+        // Without namespaces it stays in its own place.
         let inside = if config.host.isolation == Isolation::None { path(bundle) } else { CA_BUNDLE.to_owned() };
         env.extend(CA_VARIABLES.map(|name| (name.to_owned(), inside.clone())));
     }
@@ -127,12 +127,12 @@ pub fn environment(config: &Config, facts: &SystemFacts, folders: &Folders) -> V
             put(&mut env, name, value.clone());
         }
     }
-    // The last word: what the caller's own variables name is not there.
+    // Last, since files that the caller's own variables name are not in the sandbox.
     let inputs = super::inputs::variables(config);
     for (name, value) in &inputs {
         put(&mut env, name, (*value).into());
     }
-    // BitBake drops what it does not know. Fetchers get those of them that bb.fetch2 lists (FETCH_EXPORT_VARS); other tasks get none,
+    // BitBake drops unknown variables. Fetchers get those of them that bb.fetch2 lists (FETCH_EXPORT_VARS); other tasks get none,
     // unless a recipe exports them.
     let passed: Vec<&str> = proxies
         .iter()

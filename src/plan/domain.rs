@@ -1,4 +1,4 @@
-//! Trust domains: which projects share downloads, sstate and hash equivalence. BitBake believes what it finds in them.
+//! Trust domains: which projects share downloads, sstate and hash equivalence, which BitBake uses without checks.
 
 use std::{
     fmt,
@@ -9,13 +9,13 @@ use serde::Serialize;
 
 use crate::{config::PRIVATE, model::Paths};
 
-/// Whose caches a build uses.
+/// The trust domain of a build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Domain {
     /// The user's own.
     Own,
-    /// The project's, and no other's.
+    /// The project's alone.
     Private,
     /// Those of all projects that name it (`cache`).
     Named(String),
@@ -36,7 +36,7 @@ impl Domain {
     /// Where its caches are. `workspace` is the name of the project's workspace, without a variant.
     pub fn caches(&self, paths: &Paths, workspace: &str) -> Caches {
         let folder = match self {
-            // Beside the sstate that it tells about, as ever.
+            // Beside its sstate.
             Self::Own => {
                 return Caches {
                     downloads: paths.downloads(),

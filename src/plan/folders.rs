@@ -47,8 +47,8 @@ impl Folders {
         folders
     }
 
-    /// The writable folder that holds `path`, and the path from there; none for a path that climbs (`..`). A build can put links
-    /// anywhere in such a folder.
+    /// The writable folder that holds `path`, and the path relative to it; none for a path with `..`. A build can put links anywhere in
+    /// such a folder.
     pub fn inside<'a>(&'a self, path: &'a Path) -> Option<(&'a Path, &'a Path)> {
         if path.components().any(|part| part == Component::ParentDir) {
             return None;

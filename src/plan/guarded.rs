@@ -1,4 +1,4 @@
-//! What decides over later builds, and so must not be changed by any: the config and its lock, layers, their store, BitBake.
+//! Inputs of later builds, which no build may change: the config and its lock, layers, their store, BitBake.
 
 use std::path::{Path, PathBuf};
 
@@ -8,17 +8,17 @@ use crate::{
     lock::lock_path,
 };
 
-/// Something that no build may write to.
+/// A path that no build may write to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guarded {
     /// On this machine.
     pub path: PathBuf,
-    /// For people.
+    /// Its name in messages.
     pub what: String,
 }
 
 impl Guarded {
-    /// Why a build must not write to `folder`, if it could change this, or put something else in its place.
+    /// Why a build must not write to `folder`, if it could then change or replace this path.
     pub fn refuses(&self, folder: &Path) -> Option<String> {
         let how = if folder == self.path {
             "is"

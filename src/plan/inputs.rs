@@ -1,6 +1,6 @@
-//! What a build is given of its caller and of this machine: named here, found and checked by `engine` when the build begins.
+//! Files of the caller and of this machine that a build uses: named here, found and checked by `engine` when the build begins.
 //!
-//! Nothing of it is ever copied: it is shown in the sandbox, and gone with it.
+//! They are bound into the sandbox, never copied.
 
 use std::{
     fmt,
@@ -24,10 +24,10 @@ pub const GIT_CREDENTIALS: &str = "/run/smidr/git-credentials";
 /// A global config of git that names them.
 pub const GIT_CONFIG: &str = "/.smidr/gitconfig";
 
-/// Host keys that the whole machine knows (ssh(1), FILES), at the same path on both sides.
+/// The machine's host keys (ssh(1), FILES), at the same path on both sides.
 const SYSTEM_KNOWN_HOSTS: &str = "/etc/ssh/ssh_known_hosts";
 
-/// Something that a build sees beside its own folders.
+/// A file or folder that a build sees besides its own folders.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Input {
     /// What it is.
@@ -50,13 +50,13 @@ pub struct Input {
 pub enum What {
     /// The socket of the caller's ssh-agent.
     SshAgent,
-    /// Host keys that the caller's ssh knows. Need not be there.
+    /// The known hosts of the caller's ssh. Optional.
     KnownHosts,
     /// Passwords for hosts.
     Netrc,
     /// Passwords for git.
     GitCredentials,
-    /// Whatever the config lists under `host.binds`.
+    /// An entry of `host.binds`.
     Bind,
 }
 
@@ -75,10 +75,10 @@ pub struct PlacedInput {
     pub folder: bool,
 }
 
-/// Why something cannot be shown to a build.
+/// Why an input cannot be shown to a build.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
-    /// What would be shown.
+    /// Its source.
     #[error("{path} cannot be shown to a build: it {why}")]
     Source {
         /// On this machine.
@@ -94,7 +94,7 @@ pub enum InputError {
         /// What is wrong with it.
         why: String,
     },
-    /// Where it would be shown.
+    /// Its place in the sandbox.
     #[error("host.binds: nothing can be shown at {path}: it {why}")]
     Dest {
         /// In the sandbox.
@@ -142,26 +142,26 @@ impl fmt::Display for Input {
     }
 }
 
-/// What a source must not be.
+/// Paths that must not be sources.
 #[derive(Clone, Copy)]
 pub struct OffLimits<'a> {
     /// The caller's home.
     pub home: &'a Path,
     /// SMIDR_HOME.
     pub smidr: &'a Path,
-    /// What builds may write to.
+    /// Folders that builds may write to.
     pub writable: &'a [&'a Path],
 }
 
 impl OffLimits<'_> {
-    /// Why this cannot be shown to a build. Called with the path of the config, and again with what it leads to.
+    /// Checks whether this may be shown to a build. Called with the path of the config, and again with its real path.
     ///
     /// # Errors
     ///
     /// When the path is refused.
     pub fn check(self, path: &Path) -> Result<(), InputError> {
         let why = if path == Path::new("/") {
-            "is the whole machine"
+            "is the root of this machine"
         } else if self.home.starts_with(path) {
             "holds your home"
         } else if overlap(self.smidr, path) {
@@ -212,7 +212,7 @@ pub fn inputs(
             writable: false,
             git_writable: false,
         });
-        // ssh looks there itself: its configuration stays the image's.
+        // ssh looks there by default, so the image's configuration is not changed.
         let known = ".ssh/known_hosts";
         inputs.push(read_only(What::KnownHosts, facts.home.join(known), folders.home.join(known)));
         inputs.push(read_only(What::KnownHosts, SYSTEM_KNOWN_HOSTS.into(), SYSTEM_KNOWN_HOSTS.into()));
@@ -233,7 +233,7 @@ pub fn inputs(
         let input = planned(bind, place);
         let source = input.source.as_deref().unwrap_or(Path::new("/"));
         off_limits.check(source)?;
-        // The next build would do what this one wrote there.
+        // A build could write there what the next one obeys.
         if bind.writable
             && let Some(why) = guarded.iter().find_map(|guarded| guarded.refuses(source))
         {
@@ -275,12 +275,12 @@ fn check_dest(dest: &Path, own: &[&Path]) -> Result<(), InputError> {
     }
 }
 
-/// Whether a bind would change what a layer is. One that shows a folder in its own place shows what is there anyway.
+/// Whether a bind would change the content of a layer. One at its own path changes nothing.
 pub fn in_the_way(layer: &Path, source: &Path, dest: &Path) -> bool {
     layer == dest || source != dest && overlap(layer, dest)
 }
 
-/// A folder that a build may write to could hold a link to anything by the next build, which a second bind must not follow.
+/// In a folder that a build may write to, it could leave a link to anything, which a second bind must not follow.
 fn check_nested(inputs: &[Input]) -> Result<(), InputError> {
     let writable: Vec<&Path> =
         inputs.iter().filter(|input| input.writable).filter_map(|input| input.source.as_deref()).collect();
@@ -296,7 +296,7 @@ fn check_nested(inputs: &[Input]) -> Result<(), InputError> {
     }
 }
 
-/// Variables that tell programs where their inputs are.
+/// Variables with the places of inputs.
 pub fn variables(config: &Config) -> Vec<(&'static str, &'static str)> {
     let wanted = &config.host.inputs;
     let agent = wanted.ssh_agent.then_some(("SSH_AUTH_SOCK", SSH_AGENT));
@@ -306,7 +306,7 @@ pub fn variables(config: &Config) -> Vec<(&'static str, &'static str)> {
 
 /// The text of [`GIT_CONFIG`].
 pub fn git_config() -> String {
-    // `store` would try to write the file anew after every success, and complain that it cannot.
+    // `store` would try to rewrite the file after every success, and print an error.
     format!(
         "# Written by smidr (host.git_credentials)\n[include]\n\tpath = ~/.gitconfig\n[credential]\n\
          \thelper = \"!f() {{ test \\\"$1\\\" != get || git credential-store --file={GIT_CREDENTIALS} get; }}; f\"\n"
@@ -419,7 +419,7 @@ mod tests {
     #[test]
     fn binds_that_are_refused() {
         let rows = [
-            ("{source: /}", "is the whole machine"),
+            ("{source: /}", "is the root of this machine"),
             ("{source: /home, dest: /srv/h}", "holds your home"),
             ("{source: '~', dest: /srv/h}", "holds your home"),
             ("{source: ~/.smidr, dest: /srv/s}", "is SMIDR_HOME"),
@@ -440,7 +440,7 @@ mod tests {
             ("{source: /srv/y, dest: /srv/x}, {source: /srv/z, dest: /srv//x/}", "is taken by another bind"),
             ("{source: /usr/lib/x}", "hide or change /usr/lib"),
             ("{source: /srv/x, dest: /etc/passwd}", "hide or change /etc/passwd"),
-            ("{source: /srv/x, dest: x}", "is no absolute path"),
+            ("{source: /srv/x, dest: x}", "is not an absolute path"),
             ("{source: /srv/x, dest: /srv/../x}", "holds `..`"),
         ];
         for (bad, why) in rows {
@@ -468,8 +468,8 @@ mod tests {
     #[test]
     fn a_variable_that_is_not_set_is_told() {
         let plan = plan_of("env: [MY_TOKEN, MY_TOKNE]", &facts()).expect("a plan");
-        let told: Vec<&String> = plan.warnings.iter().filter(|warning| warning.contains("host.env")).collect();
-        assert_eq!(told, ["host.env: `MY_TOKNE` is not set here, so the build does not have it"]);
+        let warned: Vec<&String> = plan.warnings.iter().filter(|warning| warning.contains("host.env")).collect();
+        assert_eq!(warned, ["host.env: `MY_TOKNE` is not set here, so the build does not have it"]);
         assert!(variable(&plan, "MY_TOKNE").is_none());
     }
 

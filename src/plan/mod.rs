@@ -1,4 +1,4 @@
-//! What a build will do, as a value. Pure: what it needs to know of this machine comes in as facts.
+//! The plan of a build, as a value. Pure: this machine is described by facts.
 
 mod asks;
 mod build;

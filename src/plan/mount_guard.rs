@@ -1,14 +1,14 @@
-//! The rule on the final list of mounts: what decides over a later run or over this machine is never writable from inside.
+//! The rule on the final list of mounts: inputs of later runs and configuration of this machine are never writable from inside.
 //!
-//! A read-only bind covers each such path below a writable mount. A bind alone could be evaded by renaming its parent, so every folder
-//! between the two becomes a mount point too: rename(2) of a mount point fails with EBUSY. [`check`] proves the result, whatever made the list.
+//! A read-only bind covers each such path below a writable mount. It could be evaded by renaming its parent, so every folder between the
+//! two becomes a mount point too: rename(2) of a mount point fails with EBUSY. [`check`] verifies the final list.
 
 use std::path::{Path, PathBuf};
 
 use super::{guarded::Guarded, sandbox::MountOp};
 use crate::model::{Kind, UserError};
 
-/// A path that a build could change though it decides over a later run.
+/// An input of later runs that a build could change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} is {what}, and would be writable in the sandbox as {}", path.display(), dest.display())]
 pub struct Exposed {
@@ -39,7 +39,7 @@ pub fn protect(mounts: &mut Vec<MountOp>, guarded: &[Guarded]) {
         }
         for path in guarded.iter().map(|guarded| guarded.path.as_path()) {
             let Ok(inside) = path.strip_prefix(source) else { continue };
-            // The whole bind is what must not be written to: `check` refuses it.
+            // The bind itself is guarded: `check` refuses it.
             if inside.as_os_str().is_empty() {
                 continue;
             }
@@ -48,7 +48,7 @@ pub fn protect(mounts: &mut Vec<MountOp>, guarded: &[Guarded]) {
             covers.push((dest.join(inside), path.into(), false));
         }
     }
-    // Read-only before writable, so that a folder which is guarded itself is not opened again for what lies in it.
+    // Read-only before writable, so that a guarded folder does not become writable again for what lies in it.
     covers.sort_by(|one, other| (&one.0, one.2).cmp(&(&other.0, other.2)));
     covers.dedup_by(|next, kept| next.0 == kept.0);
     let taken: Vec<PathBuf> = binds(mounts).map(|(_, dest, _)| dest.to_path_buf()).collect();
@@ -56,7 +56,7 @@ pub fn protect(mounts: &mut Vec<MountOp>, guarded: &[Guarded]) {
     let (mut others, mut all): (Vec<MountOp>, Vec<MountOp>) =
         std::mem::take(mounts).into_iter().partition(|op| !matches!(op, MountOp::Bind { .. }));
     all.extend(covers.into_iter().map(|(dest, source, writable)| MountOp::Bind { source, dest, writable }));
-    // A folder inside another one is shown after it.
+    // Nested folders are mounted after the outer ones.
     all.sort_by(|one, other| dest_of(one).cmp(&dest_of(other)));
     others.append(&mut all);
     *mounts = others;
@@ -83,7 +83,7 @@ pub fn check(mounts: &[MountOp], guarded: &[Guarded], own: &[PathBuf]) -> Result
             if !writable {
                 continue;
             }
-            // The mount that decides is the innermost one.
+            // The innermost mount decides.
             let decides =
                 binds(mounts).filter(|(_, at, _)| seen.starts_with(at)).max_by_key(|(_, at, _)| at.as_os_str().len());
             if decides.is_none_or(|(_, _, writable)| writable) {
@@ -165,7 +165,7 @@ mod tests {
         );
         assert_eq!(mounts[0], MountOp::Proc);
         assert_eq!(check(&mounts, &decisive, &[]), Ok(()));
-        // Without one of the folders between, a rename would move the guarded one away.
+        // Without one of the folders between, a rename could move the guarded one away.
         mounts.retain(|op| dest_of(op) != Some(Path::new("/p/layer/a")));
         assert_eq!(check(&mounts, &decisive, &[]).map_err(|exposed| exposed.path), Err("/p/layer/a/b/.git".into()));
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::config::Network;
 
-/// What has been made ready for a build.
+/// What was prepared for a build.
 #[derive(Clone, Debug)]
 pub struct Placed {
     /// The image's folders, the lowest first.
@@ -20,11 +20,11 @@ pub struct Placed {
     pub empty: PathBuf,
     /// Repositories of the user's that hold layers, or BitBake.
     pub repositories: Vec<OwnRepository>,
-    /// Those that belong to the store, and never change.
+    /// Repositories of the store, which never change.
     pub pinned: Vec<PathBuf>,
-    /// What the build sees of its caller and of this machine.
+    /// Inputs of the caller and of this machine.
     pub inputs: Vec<PlacedInput>,
-    /// Whether layers may be written: in `shell` and `run`, where people develop.
+    /// Whether layers may be written: in `shell` and `run`, for development.
     pub edit: bool,
 }
 
@@ -35,13 +35,13 @@ pub struct OwnRepository {
     pub root: PathBuf,
     /// Its layers, the outermost folders: writable where layers are edited.
     pub layers: Vec<PathBuf>,
-    /// What else builds need of it: `.git`, BitBake, the scripts beside OpenEmbedded-Core, licences.
+    /// Further parts that builds need: `.git`, BitBake, the scripts beside OpenEmbedded-Core, licences.
     pub shown: Vec<PathBuf>,
-    /// Those of these that are a `.git`, as folders: of each, builds see parts.
+    /// Those of these that are a `.git` folder: builds see only parts of each.
     pub gits: Vec<PathBuf>,
-    /// Everything else in it, and whether it is a folder: builds see something empty in its place.
+    /// Everything else in it, and whether it is a folder: builds see an empty file or folder instead.
     pub hidden: Vec<(PathBuf, bool)>,
-    /// Files of `.git`, and what builds see in the place of each: an index that knows which files are hidden, configuration without passwords.
+    /// Files of `.git`, and what builds see instead: an index that marks hidden files, configuration without passwords.
     pub copies: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -82,7 +82,7 @@ impl Plan {
         let mut mounts = vec![MountOp::Proc, MountOp::Dev];
         mounts.extend(TMPFS.map(|(dest, mode)| MountOp::Tmpfs { dest: dest.into(), mode }));
         mounts.extend(self.devices.iter().map(|path| MountOp::Device { path: path.clone() }));
-        // Sorted, so that a folder inside another one is shown after it.
+        // Sorted, so that nested folders are mounted after the outer ones.
         let mut binds: Vec<(PathBuf, PathBuf, bool)> =
             self.folders.writable().into_iter().map(|path| (path.into(), path.into(), true)).collect();
         binds.extend(placed.repositories.iter().flat_map(|repository| repository.binds(placed.edit, &placed.empty)));
@@ -98,8 +98,7 @@ impl Plan {
         }
     }
 
-    /// Everything that must exist in the skeleton for [`Plan::sandbox`] to find its mount points, and whether it is a folder rather
-    /// than an empty file.
+    /// The mount points of [`Plan::sandbox`] that must exist in the skeleton, and whether each is a folder rather than an empty file.
     pub fn mount_points(&self, shown: &[PathBuf], inputs: &[PlacedInput]) -> Vec<(PathBuf, bool)> {
         let fixed = ["/proc", "/sys", "/dev", "/etc"].into_iter().chain(TMPFS.map(|(dest, _)| dest));
         let mut points: Vec<PathBuf> = fixed.map(PathBuf::from).collect();

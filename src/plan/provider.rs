@@ -1,4 +1,4 @@
-//! What a provider has brought into a plan, and what a user should know of it.
+//! A provider's part in a plan, and warnings about it.
 
 use std::fmt;
 
@@ -16,13 +16,13 @@ pub struct PlannedProvider {
     pub name: String,
     /// The version that was taken.
     pub version: String,
-    /// What made it that version: `base.version`, `yocto_series` or `default`.
+    /// What selected that version: `base.version`, `yocto_series` or `default`.
     pub chosen_by: &'static str,
-    /// What `base.version` says.
+    /// The text of `base.version`.
     pub asked: Option<String>,
-    /// The day on which somebody has built it with smidr; none: nobody has.
+    /// The day of a successful build with smidr; none: not tested by smidr's authors.
     pub verified: Option<String>,
-    /// What the version is, for people.
+    /// The version, for display.
     pub about: String,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for PlannedProvider {
         write!(f, ": {}; ", self.about)?;
         match &self.verified {
             Some(day) => write!(f, "built on {day}"),
-            None => f.write_str("nobody has built this yet"),
+            None => f.write_str("not tested by smidr's authors"),
         }
     }
 }
@@ -62,14 +62,14 @@ pub(super) fn planned(config: &Config) -> Option<PlannedProvider> {
     })
 }
 
-/// What a build from a provider's data may stumble over.
+/// Warnings about a provider's data.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let Some(Provided { provider, version, choice }) = &config.provided else { return warnings };
     let name = format!("{} {}", provider.name, version.name);
     if version.verified.is_none() {
         let source = version.sources.first().map(|source| source.text.as_str()).unwrap_or_default();
-        warnings.push(format!("nobody has built this yet: {name}, whose layers are those of {source}"));
+        warnings.push(format!("not tested by smidr's authors: {name}, with the layers of {source}"));
     }
     if let Choice::Version(asked) = choice
         && *asked != version.name.text
@@ -78,8 +78,8 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             "base.version {asked} is built from the branches of {name}, which may have moved on; for that very release, name its tags or commits under `layers:`"
         ));
     }
-    let says = config.advanced.accept_fsl_eula.is_some() || config.local_conf.contains("ACCEPT_FSL_EULA");
-    if let Some(eula) = provider.eula.as_ref().filter(|_| !says) {
+    let answered = config.advanced.accept_fsl_eula.is_some() || config.local_conf.contains("ACCEPT_FSL_EULA");
+    if let Some(eula) = provider.eula.as_ref().filter(|_| !answered) {
         warnings.push(format!(
             "{} Read {}, and write `advanced: {{accept_fsl_eula: true}}` if you accept it; without it, such recipes fail",
             eula.about, eula.source

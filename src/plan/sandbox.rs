@@ -1,6 +1,6 @@
-//! The sandbox as a plain value: which namespaces, which root, which mounts, which program. Describes itself in plain words.
+//! The sandbox as a plain value: namespaces, root, mounts and program. Can describe itself in words.
 //!
-//! `sandbox` carries it out. It travels to the sandbox's helper as JSON.
+//! `sandbox` carries it out; its helper gets it as JSON.
 
 use std::{fmt, path::PathBuf};
 
@@ -8,30 +8,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::SubordinateIds;
 
-/// Everything that the sandbox's helper needs to know.
+/// The input of the sandbox's helper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// What keeps it apart from this machine.
     pub isolation: Isolation,
     /// Whether less isolation than that is an error.
     pub strict: bool,
-    /// Who the build is, outside and inside.
+    /// uid and gid outside and inside.
     pub ids: Ids,
-    /// The same on every machine, since some programs write it into what they make.
+    /// The same on every machine, since some programs write it into their output.
     pub hostname: String,
     /// Whether the sandbox has a network of its own, with nothing but a loopback.
     pub own_network: bool,
-    /// Whether package managers may believe that they are root; only for rootfs recipes.
+    /// Whether root is emulated for package managers; only for rootfs recipes.
     pub root_emulation: bool,
-    /// Whether programs learn that there is no openat2(2), which a pseudo older than 1.9.3 does not know.
+    /// Whether openat2(2) is answered with ENOSYS, for a pseudo older than 1.9.3, which does not intercept it.
     pub hide_openat2: bool,
-    /// Whether to find out first if BitBake could cut its tasks off from the network; BitBake itself would not say.
+    /// Whether to test first that BitBake can cut its tasks off from the network; BitBake itself does not report it.
     pub probe_tasks: bool,
     /// The root filesystem.
     pub root: Root,
     /// Mounts on top of it, in their order.
     pub mounts: Vec<MountOp>,
-    /// What keeps it within limits.
+    /// Limits.
     #[serde(default)]
     pub resources: Resources,
     /// What runs in it.
@@ -45,31 +45,31 @@ pub enum Isolation {
     /// Namespaces of its own for everything but the network.
     Full,
     /// As [`Full`](Self::Full), but with this machine's processes and its /proc: where parts of /proc are masked, as containers do,
-    /// the kernel lets nobody mount another one.
+    /// the kernel refuses to mount another one.
     SharedProcesses,
     /// No namespaces: this machine's own files and programs. The machine, or the container that it is, must be the build host.
     None,
 }
 
-/// How a sandbox comes under limits; by default under none of its own.
+/// How a sandbox is limited; not at all by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// A cgroup that the helper joins before anything else, so that everything in the sandbox is in it.
     pub cgroup: Option<PathBuf>,
-    /// A program that leads the helper to where it may join that cgroup, and then becomes it; none: it may from here.
+    /// A program that starts the helper where it may join that cgroup; none: it may from here.
     pub through: Option<Through>,
     /// Processes and threads at once, counted by the kernel for this sandbox's user namespace (RLIMIT_NPROC). Whether it holds is tried.
     pub processes: Option<u32>,
-    /// The same where nobody asked: as good as it can be had without trying.
+    /// The same as a default: only set where it holds without trying.
     pub precaution: Option<u32>,
 }
 
-/// A program that becomes the helper.
+/// A program that executes the helper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Through {
     /// The program and its arguments; the helper's own follow.
     pub argv: Vec<String>,
-    /// What it needs to know of the caller's environment.
+    /// The variables of the caller that it needs.
     pub env: Vec<(String, String)>,
 }
 
@@ -84,8 +84,7 @@ pub struct Ids {
     pub uid: u32,
     /// The gid inside.
     pub gid: u32,
-    /// Ids that exist inside too, with the help of newuidmap(1): files that belong to them keep their owners there. The build still
-    /// is nobody but itself.
+    /// Further ids inside, by newuidmap(1): their files keep their owners. The build itself still has one id.
     pub range: Option<SubordinateIds>,
 }
 
@@ -208,7 +207,7 @@ impl SandboxSpec {
                 self.ids.uid, self.ids.gid, self.ids.outer_uid, self.ids.outer_gid
             ));
             if let Some(SubordinateIds { uids, gids }) = self.ids.range {
-                lines.push(format!("know {} further uids and {} further gids (newuidmap)", uids.1, gids.1));
+                lines.push(format!("map {} further uids and {} further gids (newuidmap)", uids.1, gids.1));
             }
             lines.push(self.root.to_string());
             lines.extend(self.mounts.iter().map(ToString::to_string));
@@ -236,10 +235,10 @@ impl SandboxSpec {
             "forbid mounts, further namespaces, kernel modules, keyrings, bpf, io_uring and the like (seccomp)".into(),
         );
         if self.hide_openat2 {
-            lines.push("say that there is no openat2, which this build's pseudo does not know".into());
+            lines.push("answer ENOSYS to openat2, which this build's pseudo does not support".into());
         }
         if self.root_emulation {
-            lines.push("answer `done` to chown, setuid, mknod of devices and fsync without doing them".into());
+            lines.push("answer success to chown, setuid, mknod of devices and fsync without doing them".into());
         }
         lines.push(format!("in {}, run {}", self.payload.cwd.display(), self.payload));
         lines

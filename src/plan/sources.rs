@@ -1,4 +1,4 @@
-//! Where layers and BitBake come from, with what the lock knows of it.
+//! Where layers and BitBake come from, with their pins.
 
 use std::path::{Path, PathBuf};
 
@@ -41,13 +41,13 @@ pub enum PlannedSource {
 pub struct PlannedPath {
     /// Absolute.
     pub folder: PathBuf,
-    /// As the config has it, which is how the lock knows it.
+    /// As the config and the lock have it.
     pub written: String,
-    /// Whether the lock names it. What it was at then is a record, and pins nothing: a folder of the project's own repository changes with each commit.
+    /// Whether the lock names it. The commit there is a record, not a pin: a folder of the project's own repository changes with each commit.
     pub pinned: bool,
 }
 
-/// A git repository, and what is wanted of it.
+/// A git repository, and the wanted revision.
 #[derive(Clone, Debug, Serialize)]
 pub struct PlannedGit {
     /// Its address.
@@ -62,9 +62,9 @@ pub struct PlannedGit {
     pub commit: Option<CommitId>,
     /// Patches put on top, in order.
     pub patches: Vec<PlannedPatch>,
-    /// Whether it may hold symbolic links that lead out of it.
+    /// Whether it may contain symbolic links that lead out of it.
     pub outside_links: bool,
-    /// What the lock says; none: not resolved yet, or something else is wanted since.
+    /// The lock's pin; none: not resolved yet, or the config has changed.
     pub pinned: Option<RepositoryPin>,
 }
 
@@ -74,7 +74,7 @@ pub struct PlannedPatch {
     /// Absolute.
     #[serde(flatten, with = "document_path::file")]
     pub file: PathBuf,
-    /// As the config has it, which is how the lock knows it.
+    /// As the config and the lock have it.
     pub written: String,
     /// What it held when the build was submitted; none: the file counts.
     #[serde(skip)]
@@ -82,7 +82,7 @@ pub struct PlannedPatch {
 }
 
 impl PlannedSource {
-    /// Whether the lock knows it.
+    /// Whether the lock has it.
     pub fn is_pinned(&self) -> bool {
         match self {
             Self::Path(path) => path.pinned,
@@ -106,10 +106,10 @@ impl PlannedGit {
         }
     }
 
-    /// What the lock is asked for.
+    /// The request to the lock.
     pub fn asked(&self) -> Asked {
         Asked {
-            // The lock is committed, and may be read by many.
+            // The lock is committed, so it must not hold passwords.
             git: Some(without_secrets(&self.url)),
             path: None,
             branch: self.branch.clone(),
@@ -119,7 +119,7 @@ impl PlannedGit {
         }
     }
 
-    /// What is wanted, for people: the most exact of what the config names.
+    /// The wanted revision, for display: the most exact that the config names.
     pub fn wanted(&self) -> String {
         let commit = self.commit.as_ref().map(ToString::to_string);
         commit.or_else(|| self.tag.clone()).or_else(|| self.branch.clone()).unwrap_or_else(|| "HEAD".into())
@@ -176,7 +176,7 @@ pub(super) fn local(layers: &[PlannedLayer], bitbake: Option<&PlannedSource>) ->
     sources.filter_map(folder).collect()
 }
 
-/// For people: where it comes from, and what it is pinned to.
+/// For display: its origin and its pin.
 pub fn describe(source: &PlannedSource) -> String {
     match source {
         PlannedSource::Path(path) => show(&path.folder),

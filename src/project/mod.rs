@@ -66,7 +66,7 @@ pub enum ProjectError {
         above: Option<PathBuf>,
     },
     /// A config that is no text.
-    #[error("{} is no text in UTF-8", .0.display())]
+    #[error("{} is not valid UTF-8", .0.display())]
     NotText(PathBuf),
     /// The config is wrong.
     #[error(transparent)]

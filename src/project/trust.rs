@@ -41,7 +41,7 @@ pub struct Trusted {
 struct Record {
     version: u32,
     projects: Vec<Trusted>,
-    // Workspaces of projects that were built before there was this record. Each is trusted with what it asks for when it is built next.
+    // Workspaces of projects built before this record existed. Each is granted what it asks for at its next build.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<String>,
 }
@@ -49,7 +49,7 @@ struct Record {
 /// Why the record cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// It is damaged, or of a newer smidr.
+    /// It is damaged, or from a newer smidr.
     #[error("cannot read {}", file.display())]
     Record {
         /// The record.
@@ -102,7 +102,7 @@ impl Trust {
         let record = match fs::read(&file) {
             Ok(bytes) => parse(&file, &bytes)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Once only: a record that was lost later says nothing.
+                // Only once: without a record later, nothing is granted.
                 let layout = fs::read_to_string(paths.version()).unwrap_or_default();
                 let earlier = if layout.trim() == BEFORE_TRUST { names(&paths.workspaces()) } else { Vec::new() };
                 Record { version: VERSION, projects: Vec::new(), earlier }
@@ -112,7 +112,7 @@ impl Trust {
         Ok(Self { file, locks: paths.locks(), record })
     }
 
-    /// Reads the record, and writes it where there is none yet: from then on a new workspace says nothing about trust.
+    /// Reads the record, and writes it where there is none yet: later workspaces are not trusted for being there.
     ///
     /// # Errors
     ///
@@ -143,9 +143,9 @@ impl Trust {
             return Vec::new();
         }
         let (granted, earlier) = (self.granted(config), self.is_earlier(workspace));
-        // What an earlier build has left in conf was never asked about.
+        // The user was never asked about conf files that an earlier build left.
         let is_granted = |ask: &&Ask| granted.contains(ask) || earlier && !matches!(ask, Ask::LeftConf { .. });
-        // What a login opens can be pulled with it as well.
+        // With a lent login the project could pull the image anyway.
         let logins = self.logins(config, workspace, given, settings);
         let is_lent = |ask: &&Ask| matches!(ask, Ask::StoredImage { name } if logins.reach(repository_of(name)));
         asks.iter().filter(|ask| !is_granted(ask) && !is_lent(ask)).cloned().collect()
@@ -201,7 +201,7 @@ impl Trust {
         })
     }
 
-    /// Takes back everything that was granted to a project. Says whether there was something.
+    /// Revokes everything that was granted to a project. Whether there was anything.
     ///
     /// # Errors
     ///
@@ -309,7 +309,7 @@ mod tests {
             Trust::read(&paths).expect("a record").refused(config, workspace, asks, given, &settings)
         };
         let nothing = Given::default();
-        // What was built before there was a record is trusted until it has been asked for once.
+        // Projects built before the record existed are trusted until asked about once.
         assert_eq!(refused(config, "old-12345678", &asks(), &nothing), []);
         assert_eq!(refused(config, "p-1", &asks(), &nothing), asks());
         let left = Ask::LeftConf { path: "/x".into(), digest: asks_digest(&[]) };
@@ -317,10 +317,10 @@ mod tests {
         let trust = Trust::open(&paths).expect("a record");
         let record = fs::read(paths.trust()).expect("the record");
         fs::remove_file(paths.trust()).expect("lost");
-        assert_eq!(refused(config, "old-12345678", &asks(), &nothing), asks(), "a record that was lost says nothing");
+        assert_eq!(refused(config, "old-12345678", &asks(), &nothing), asks(), "a lost record grants nothing");
         fs::write(paths.trust(), record).expect("found again");
         fs::create_dir_all(paths.workspaces().join("p-1")).expect("a workspace");
-        assert_eq!(refused(config, "p-1", &asks(), &nothing), asks(), "a workspace made later says nothing");
+        assert_eq!(refused(config, "p-1", &asks(), &nothing), asks(), "a later workspace grants nothing");
         let trust = trust.grant(config, "p-1", &asks()[..1]).expect("granted");
         assert_eq!(refused(config, "p-1", &asks(), &nothing), asks()[1..]);
         assert_eq!(refused(Path::new("/q/smidr.yaml"), "q-1", &asks(), &nothing), asks());

@@ -1,8 +1,8 @@
-//! Writing seccomp filters, one instruction after the other (seccomp(2), bpf(2)).
+//! Instructions of seccomp filters (seccomp(2), bpf(2)).
 
 use libc::sock_filter;
 
-/// AUDIT_ARCH_X86_64 and its kin, linux/audit.h.
+/// AUDIT_ARCH_X86_64 and the like, linux/audit.h.
 pub mod arch {
     /// 64-bit x86, and x32 with it.
     pub const X86_64: u32 = 0xC000_003E;
@@ -30,12 +30,12 @@ pub fn load(offset: u32) -> sock_filter {
     statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset)
 }
 
-/// Lets the call happen.
+/// Allows the call.
 pub fn allow() -> sock_filter {
     statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW)
 }
 
-/// Answers with an error instead of doing the call; with 0 it seems to have worked.
+/// Returns an error without doing the call; 0 pretends success.
 pub fn answer(errno: i32) -> sock_filter {
     statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs())
 }
@@ -50,7 +50,7 @@ pub fn jump(k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt, jf, k }
 }
 
-/// Looks for common bits: skips `jt` instructions if there are any, `jf` if not.
+/// Tests for common bits: skips `jt` instructions if there are any, `jf` if not.
 pub fn jump_if_any(k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code: (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16, jt, jf, k }
 }
@@ -65,7 +65,7 @@ pub fn mask(k: u32) -> sock_filter {
     statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, k)
 }
 
-/// Answers with an error unless the word is one of a few.
+/// Returns an error unless the word is one of these.
 pub fn only(words: &[u32], errno: i32) -> Vec<sock_filter> {
     // Past the comparisons that follow, and the answer.
     let past = |at: usize| u8::try_from(words.len() - at).unwrap_or(u8::MAX);

@@ -1,7 +1,7 @@
-//! System calls that a build has no business with: a filter on top of everything else, for the day when one of the walls below it has a
-//! hole. It answers with errors and never kills; a call that it does not know is let through.
+//! A seccomp filter against system calls that no build needs: defence in depth, in case of a hole in the other layers. It returns
+//! errors and never kills; unknown calls are allowed.
 //!
-//! What BitBake needs stays: user and network namespaces (bb.utils.disable_network), every kind of file. Numbers are those of the
+//! It allows what BitBake needs: user and network namespaces (bb.utils.disable_network), every kind of file. Numbers are those of the
 //! kernel's tables (arch/*/entry/syscalls), the same for all architectures from 424 on.
 
 use libc::sock_filter;
@@ -65,52 +65,52 @@ const DENIED: [(&str, [u32; 4]); 43] = [
     ("io_uring_register", [427, 427, 427, 427]),
 ];
 
-/// Answered with ENOSYS: its flags lie in memory, where no filter can look, and every C library can do without (CVE-2021-41133).
+/// Answered with ENOSYS: its flags are in memory, which filters cannot read, and every C library can do without it (CVE-2021-41133).
 const CLONE3: u32 = 435;
 
-/// Answered with ENOSYS for the same reason: which socket it makes lies in memory, and 64-bit programs can call it too. Programs for
-/// 32-bit x86 with a C library that knows no socket(2) (Linux 4.3; glibc's usual build) have no sockets therefore.
+/// Answered with ENOSYS for the same reason: its arguments are in memory, and 64-bit programs can call it too. 32-bit x86 programs
+/// whose C library does not use socket(2) (Linux 4.3; glibc's usual build) therefore have no sockets.
 const SOCKETCALL: [u32; 4] = [NONE, 102, NONE, NONE];
 
-/// Answered with ENOSYS where a pseudo does not know it, which then loses track of files.
+/// Answered with ENOSYS for builds whose pseudo does not intercept it and would lose track of files.
 const OPENAT2: u32 = 437;
 
 const UNSHARE: [u32; 4] = [272, 310, 97, 337];
 const CLONE: [u32; 4] = [56, 120, 220, 120];
 const IOCTL: [u32; 4] = [16, 54, 29, 54];
 
-/// Of another process of the same user it takes a limit on processor time as well, which kills; the kernel asks no one else
-/// (prlimit(2)). Only what has a PID namespace of its own may name a process.
+/// It can set limits of any process of the same user, and a limit on processor time kills (prlimit(2)). Without a PID namespace only
+/// the caller itself is allowed.
 const PRLIMIT: [u32; 4] = [302, 340, 261, 369];
 
-/// Namespaces that no build enters.
+/// Namespaces that no build needs.
 const NAMESPACES: u32 =
     (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP) as u32;
 
-/// For `unshare` only: in `clone` these bits are the signal that a child's end sends.
+/// For `unshare` only: in `clone` these bits are the exit signal.
 const CLONE_NEWTIME: u32 = 0x80;
 
-/// Pushing characters into a terminal (CVE-2017-5226, CVE-2023-28100), asm-generic/ioctls.h. The kernel looks at the low half of the
-/// argument only, and so does the filter (CVE-2019-7303).
+/// Pushing characters into a terminal (CVE-2017-5226, CVE-2023-28100), asm-generic/ioctls.h. Like the kernel, the filter compares the
+/// low half of the argument only (CVE-2019-7303).
 const TERMINAL: [u32; 2] = [0x5412, 0x541C];
 
 const SOCKET: [u32; 4] = [41, 359, 198, 281];
 const SOCKETPAIR: [u32; 4] = [53, 360, 199, 288];
 const SETSOCKOPT: [u32; 4] = [54, 366, 208, 294];
 
-/// Answered with what a kernel without the others would say, so that programs do without. In a user and network namespace of its own
-/// a program may use all that this machine's kernel has (packet, XDP, CAN, TIPC, ...), and some, such as vsock, know no namespaces.
+/// All others get the error of a kernel that lacks them, so that programs do without. In its own user and network namespace a program
+/// could use every family of the kernel (packet, XDP, CAN, TIPC, ...), and some, such as vsock, ignore namespaces.
 const FAMILIES: [u32; 4] = [AF_UNIX, AF_NETLINK, libc::AF_INET as u32, libc::AF_INET6 as u32];
 const AF_UNIX: u32 = libc::AF_UNIX as u32;
 const AF_NETLINK: u32 = libc::AF_NETLINK as u32;
 
-/// What addresses this machine has, which getaddrinfo(3) asks for; not firewalls, IPsec, devices.
+/// The machine's addresses, which getaddrinfo(3) needs; not firewalls, IPsec, devices.
 const NETLINK: [u32; 1] = [libc::NETLINK_ROUTE as u32];
 
-/// Of Internet sockets; neither raw ones nor those that are packet sockets by another name (SOCK_PACKET).
+/// Of Internet sockets; neither raw sockets nor SOCK_PACKET.
 const TYPES: [u32; 2] = [libc::SOCK_STREAM as u32, libc::SOCK_DGRAM as u32];
 
-/// TCP, UDP and pings; not what the kernel would load a module for (SCTP, DCCP, L2TP, ...).
+/// TCP, UDP and pings; not protocols for which the kernel would load a module (SCTP, DCCP, L2TP, ...).
 const PROTOCOLS: [u32; 5] = [
     libc::IPPROTO_IP as u32,
     libc::IPPROTO_TCP as u32,
@@ -122,13 +122,13 @@ const PROTOCOLS: [u32; 5] = [
 /// SOCK_TYPE_MASK, linux/net.h: the rest are flags.
 const TYPE: u32 = 0xF;
 
-/// From here on options of IP are those of packet filters (linux/netfilter_ipv4/ip_tables.h and its kin); of IPv6 it is two.
+/// The first IP option of packet filters (linux/netfilter_ipv4/ip_tables.h and others); all above belong to them, of IPv6 two.
 const TABLES: u32 = 64;
 
 /// The x32 interface of 64-bit x86 numbers its calls from here.
 const X32: u32 = 0x4000_0000;
 
-/// The filter. With `hide_openat2`, programs learn that there is no openat2(2); with `shared`, they see processes of this machine.
+/// The filter. `hide_openat2` answers ENOSYS to openat2(2); `shared` is for sandboxes that share this machine's processes.
 pub fn denied(hide_openat2: bool, shared: bool) -> Vec<sock_filter> {
     let mut program = vec![load(ARCHITECTURE)];
     for (column, architecture) in ARCHITECTURES.into_iter().enumerate() {
@@ -174,7 +174,7 @@ fn rules(column: usize, architecture: u32, hide_openat2: bool, shared: bool) -> 
     rules
 }
 
-/// Decides over one call; `decide` ends with an answer.
+/// Instructions for one call; `decide` must end with an answer.
 fn when(number: u32, decide: Vec<sock_filter>) -> Vec<sock_filter> {
     [vec![jump(number, 1, 0), skip(decide.len())], decide].concat()
 }
@@ -218,7 +218,7 @@ fn packet_filters() -> Vec<sock_filter> {
 mod tests {
     use super::*;
 
-    /// What the filter says to a call: the kernel's own way through it, in as far as it is used.
+    /// Runs the filter as the kernel does, with the instructions that it uses.
     fn run(program: &[sock_filter], architecture: u32, number: u32, arguments: [u64; 3]) -> u32 {
         let (mut at, mut word) = (0, 0);
         loop {
@@ -270,7 +270,7 @@ mod tests {
                 let flags = (flag | libc::CLONE_NEWUSER) as u64;
                 assert_eq!((says(UNSHARE[column], [flags, 0, 0]), says(CLONE[column], [flags, 0, 0])), (EPERM, EPERM));
             }
-            // What BitBake does before each task, and how a process is split.
+            // BitBake's unshare before each task, and fork.
             let needed = (libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as u64;
             assert_eq!(says(UNSHARE[column], [needed, 0, 0]), ALLOW);
             assert_eq!(says(CLONE[column], [needed | libc::SIGCHLD as u64, 0, 0]), ALLOW);
@@ -278,7 +278,7 @@ mod tests {
                 assert_eq!(says(IOCTL[column], [0, request, 0]), EPERM, "{request:x}");
             }
             assert_eq!(says(IOCTL[column], [0, 0x5401, 0]), ALLOW);
-            assert_eq!(says(4000, [0; 3]), ALLOW, "a call that nobody knows yet");
+            assert_eq!(says(4000, [0; 3]), ALLOW, "a call of a future kernel");
         }
         for (_, numbers) in DENIED {
             assert_eq!(run(&program, 0xC000_00F3, numbers[0], [0; 3]), ALLOW, "riscv64 is not in the table");

@@ -1,4 +1,4 @@
-//! The processes below this one, however deep and however orphaned: what a PID namespace would end by itself.
+//! All descendants of this process, orphans included: where there is no PID namespace to end them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use nix::{
     unistd::{Pid, getpid},
 };
 
-/// How long they are hunted. A process that waits for a broken disk or file server does not hear SIGKILL before that answers.
+/// How long killing is retried. A process in uninterruptible sleep (a broken disk or file server) does not die before it wakes up.
 const HUNT: Duration = Duration::from_secs(5);
 
 /// Every process below this one. Complete only where this process adopts orphans: as PID 1, or as a subreaper (`prctl(2)`). None where
@@ -26,7 +26,7 @@ pub fn all() -> BTreeSet<i32> {
 
 /// Ends every process below this one, those that they start meanwhile included, and reaps them.
 pub fn end() {
-    // Only to PID 1 does -1 mean the sandbox: to anybody else it is all that the caller runs (kill(2)).
+    // For PID 1, -1 means the sandbox; for any other process, everything that the caller runs (kill(2)).
     if getpid() == Pid::from_raw(1) {
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
         while matches!(waitpid(None, None), Ok(_) | Err(Errno::EINTR)) {}
@@ -34,7 +34,7 @@ pub fn end() {
     }
     let until = Instant::now() + HUNT;
     loop {
-        // Who is stopped starts nobody: then those are few that have been started since the look.
+        // Stopped processes start no others, so that few have been started since /proc was read.
         send(&all(), Signal::SIGSTOP);
         let left = all();
         if left.is_empty() || Instant::now() >= until {

@@ -1,8 +1,8 @@
-//! Root emulation: package managers may believe that they are root, with one uid mapped.
+//! Root emulation for package managers, with one uid mapped.
 //!
-//! A seccomp filter answers 0 to the calls that only root can make and that do not matter here: every file of an image
-//! belongs to 0:0 by decree when it is packed, so who owned it on the way is of no interest. The idea is charliecloud's. It
-//! also answers 0 to the calls that wait for the disk: a half-made image is thrown away anyhow.
+//! A seccomp filter returns 0 for calls that only root can make and whose effect is not needed: every file of an image is packed as
+//! 0:0, whatever its owner was before. The idea is charliecloud's. It also returns 0 for fsync and the like: an incomplete image is
+//! discarded anyway.
 
 use libc::sock_filter;
 
@@ -17,7 +17,7 @@ const PRETENDED: &[i64] = &[
     libc::SYS_lchown,
     libc::SYS_fchown,
     libc::SYS_fchownat,
-    // Becoming somebody else.
+    // Changing ids.
     libc::SYS_setuid,
     libc::SYS_setgid,
     libc::SYS_setgroups,

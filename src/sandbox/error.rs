@@ -1,4 +1,4 @@
-//! What can go wrong on the way into a sandbox: which step, on what, and what to do about it.
+//! Errors of starting a sandbox: which step failed, on which object, and what to do about it.
 
 use std::io;
 
@@ -30,7 +30,7 @@ impl StepFailure {
         move |error| Self { step: step.into(), errno: error.into().raw_os_error().unwrap_or(libc::EIO), payload: false }
     }
 
-    /// What could not be done, the kernel's answer, and why. Looks at this machine.
+    /// The step, the kernel's error, and its cause, which is looked for on this machine.
     fn reason(&self) -> String {
         let error = SandboxError::from(self.clone());
         let why = error.obstacle().map(|obstacle| format!("; {}", obstacle.hint())).unwrap_or_default();
@@ -38,7 +38,7 @@ impl StepFailure {
     }
 }
 
-/// What was found out on the way into a sandbox.
+/// The properties of a started sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// What keeps it apart from this machine.
@@ -71,7 +71,7 @@ pub enum Tasks {
 }
 
 impl Verified {
-    /// What the build goes without here, a sentence each, with the reason where there is one.
+    /// What the build does not get on this machine, with the reasons; one sentence each.
     pub fn losses(&self, spec: &SandboxSpec) -> Vec<String> {
         let mut losses: Vec<&str> = Vec::new();
         if spec.ids.range.is_some() && !self.ranged {
@@ -187,10 +187,10 @@ pub enum SandboxError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The helper ended without a word.
+    /// The helper ended without a report.
     #[error("the sandbox's helper ended unexpectedly ({0})")]
     Silent(String),
-    /// A signal of somebody else's ended the helper or PID 1.
+    /// Another process killed the helper or PID 1.
     #[error("the sandbox was killed from outside: its helper ended unexpectedly ({0})")]
     Killed(String),
 }
@@ -246,7 +246,7 @@ impl UserError for SandboxError {
                 Some("is it part of the build host? Its rootfs recipe lists the packages".into())
             }
             Self::Killed(_) => Some(
-                "an administrator, or what watches over memory, has done that:  journalctl -b -u systemd-oomd".into(),
+                "an administrator or an out-of-memory daemon may have done that:  journalctl -b -u systemd-oomd".into(),
             ),
             _ => None,
         }

@@ -1,4 +1,4 @@
-//! Which ids exist in a user namespace: one's own, which needs nobody's help, or with newuidmap(1) a range of further ones.
+//! The ids of a user namespace: the caller's own, without any helper, or with newuidmap(1) a range of further ones.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{
     plan::{Ids, id_map},
 };
 
-/// Where setuid helpers are: the caller's PATH has no say in it.
+/// Where setuid helpers are looked for, whatever the caller's PATH.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Maps one uid and one gid, which needs no privilege when they are one's own (user_namespaces(7)).
@@ -37,7 +37,7 @@ pub fn write_single(ids: &Ids) -> Result<(), StepFailure> {
     Ok(())
 }
 
-/// A process that stays outside of the new user namespace and has the helpers write its maps: only from outside can they.
+/// A process that stays outside of the new user namespace and runs newuidmap and newgidmap, which work from outside only.
 pub struct Mapper {
     process: Pid,
     go: PipeWriter,

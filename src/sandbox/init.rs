@@ -35,9 +35,9 @@ pub const HELPER: &str = "__sandbox-init";
 /// Tells the payload the number of its event pipe.
 pub const EVENT_FD: &str = "SMIDR_EVENT_FD";
 
-/// What the helper inherits, by number, as its arguments say: our process id, so that the helper can tell whether we are still
-/// there; the spec as JSON; a pipe for reports, a JSON line each; a pipe of signals to forward, a byte each, whose end means that
-/// smidr is gone; and, where there is one, the payload's event pipe.
+/// The helper's arguments: smidr's process id, to detect its end, and numbers of inherited descriptors: the spec as JSON; a pipe for
+/// reports, one JSON line each; a pipe of signals to forward, one byte each, whose end means that smidr is gone; and, optionally, the
+/// payload's event pipe.
 pub struct HelperArgs {
     /// Process id of smidr.
     pub parent: u32,
@@ -87,8 +87,8 @@ pub fn helper_main() -> Option<ExitCode> {
     Some(match done {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            // Only reached when there is no status pipe to report on, as when a person types this.
-            let _ = writeln!(io::stderr(), "smidr: {HELPER} is not for people: {error}");
+            // Only without a status pipe, as when a user types this argument.
+            let _ = writeln!(io::stderr(), "smidr: {HELPER} is internal: {error}");
             ExitCode::from(2)
         }
     })
@@ -153,7 +153,7 @@ fn isolate(spec: &SandboxSpec, parent: Option<u32>) -> Result<bool, StepFailure>
 
 fn die_with_parent(parent: Option<u32>, signal: Signal) -> Result<(), StepFailure> {
     prctl::set_pdeathsig(signal).map_err(StepFailure::at("ask to die with smidr"))?;
-    // The parent may have died before the call, and then nobody sends the signal.
+    // If the parent died before the call, no signal comes.
     match parent {
         Some(parent) if parent_id() != parent => Err(StepFailure::at("find its parent alive")(nix::Error::ESRCH)),
         _ => Ok(()),
@@ -174,7 +174,7 @@ fn become_parent_of_init(
             drop(inherited);
             let code = wait_for(child);
             if !alone {
-                // Only what init could not end, because somebody killed it.
+                // For what init could not end because it was killed.
                 descendants::end();
             }
             Ok(code)
@@ -279,19 +279,18 @@ fn enter(spec: &SandboxSpec) -> Result<Stacked, StepFailure> {
     Ok(stacked)
 }
 
-/// Does what BitBake does before each task that has no business on the network (bb.utils.disable_network), and says whether it
-/// worked.
+/// Tries what BitBake does before each task without network access (bb.utils.disable_network).
 fn cut_tasks(spec: &SandboxSpec) -> Result<Tasks, StepFailure> {
-    let (mut hear, mut say) = io::pipe().map_err(StepFailure::at("make a pipe"))?;
+    let (mut reader, mut writer) = io::pipe().map_err(StepFailure::at("make a pipe"))?;
     match sys::fork_single_threaded().map_err(StepFailure::at("fork"))? {
         ForkResult::Parent { child } => {
-            drop(say);
-            let mut said = Vec::new();
-            let heard = hear.read_to_end(&mut said);
+            drop(writer);
+            let mut report = Vec::new();
+            let read = reader.read_to_end(&mut report);
             if wait_for(child) == 0 {
                 return Ok(Tasks::Cut);
             }
-            let failure = heard.ok().and_then(|_| serde_json::from_slice(&said).ok());
+            let failure = read.ok().and_then(|_| serde_json::from_slice(&report).ok());
             let lost = || StepFailure::at("find out whether tasks can be cut off")(nix::Error::ECHILD);
             Ok(Tasks::Open(failure.unwrap_or_else(lost)))
         }
@@ -306,21 +305,21 @@ fn cut_tasks(spec: &SandboxSpec) -> Result<Tasks, StepFailure> {
                 })
                 .and_then(|()| idmap::write_single(&nested));
             if let Err(failure) = &cut {
-                let _ = say.write_all(&serde_json::to_vec(failure).unwrap_or_default());
+                let _ = writer.write_all(&serde_json::to_vec(failure).unwrap_or_default());
             }
             std::process::exit(i32::from(cut.is_err()))
         }
     }
 }
 
-/// BitBake cuts off only tasks of a user who stands in this very file (bb.utils.is_local_uid).
+/// BitBake disables the network only for users listed in this file (bb.utils.is_local_uid).
 fn listed(uid: u32) -> Result<(), StepFailure> {
     let users = fs::read_to_string("/etc/passwd").map_err(StepFailure::at("read /etc/passwd"))?;
     let known = users.lines().any(|line| line.split(':').nth(2).is_some_and(|id| id.parse() == Ok(uid)));
     if known { Ok(()) } else { Err(StepFailure::at("find its uid in /etc/passwd")(nix::Error::ENOENT)) }
 }
 
-/// Turns into the program; returns only with the reason why not.
+/// Executes the program; returns only on failure.
 fn payload(spec: &SandboxSpec, events: Option<&OwnedFd>) -> StepFailure {
     match prepare_payload(spec, events).and_then(|()| exec(spec, events)) {
         Err(failure) => failure,
@@ -392,7 +391,7 @@ fn candidates(program: &str, env: &[(String, String)]) -> Vec<PathBuf> {
 }
 
 fn report(status: &mut fs::File, report: &Report) {
-    // Nobody is left to tell when this fails: the pipe's end is the message.
+    // If this fails, smidr sees the end of the pipe.
     if let Ok(mut line) = serde_json::to_vec(report) {
         line.push(b'\n');
         let _ = status.write_all(&line);

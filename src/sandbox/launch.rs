@@ -1,4 +1,4 @@
-//! The parent's side: start the helper, hear from it, send it signals.
+//! The parent's side: starts the helper, reads its reports, sends it signals.
 
 use std::{
     fs::File,
@@ -94,14 +94,14 @@ struct ControlInner {
     killing: AtomicBool,
 }
 
-/// How long PID 1 may take to end everything, pseudo's servers among it, before it is killed. Only one that somebody has stopped
-/// (SIGSTOP) needs that.
+/// How long PID 1 may take to end everything, pseudo's servers included, before it is killed. Only a stopped one (SIGSTOP) takes
+/// that long.
 const OF_INIT: Duration = Duration::from_secs(4);
 
-/// How long its parent may take then: where there is no PID namespace, it hunts down what is left.
+/// How long its parent may take then: without a PID namespace, it kills what is left.
 const OF_HELPER: Duration = Duration::from_secs(3);
 
-/// How long an end takes at the most.
+/// The sum of these.
 pub const LONGEST_END: Duration = OF_INIT.saturating_add(OF_HELPER);
 
 /// How the payload ended.
@@ -239,7 +239,7 @@ impl Control {
         self.send(signal as u8);
     }
 
-    /// What Ctrl-C does.
+    /// As Ctrl-C in a terminal does.
     pub fn interrupt(&self) {
         self.signal(Signal::SIGINT);
     }
@@ -249,8 +249,8 @@ impl Control {
         self.order(KILL);
     }
 
-    /// Ends the sandbox with everything in it. pseudo's servers get some seconds to write down what they know; after
-    /// [`LONGEST_END`] there is nothing left in any case.
+    /// Ends the sandbox with everything in it. pseudo's servers get some seconds to write their databases; everything is gone after
+    /// [`LONGEST_END`] at the latest.
     pub fn end(&self) {
         self.order(END);
     }
@@ -261,7 +261,7 @@ impl Control {
             let reins = Arc::clone(&self.0);
             thread::spawn(move || {
                 thread::sleep(OF_INIT);
-                // Usually there is nobody left. A PID 1 that is stopped dies all the same, and its parent ends what it has left.
+                // Usually already gone. SIGKILL ends a stopped PID 1 too, and its parent ends what that has left.
                 descendants::kill_children(reins.helper_pid);
                 thread::sleep(OF_HELPER);
                 let _ = pidfd_send_signal(&reins.helper, rustix::process::Signal::KILL);
@@ -269,13 +269,13 @@ impl Control {
         }
     }
 
-    // A pipe that nobody reads any more means that there is nobody left to signal.
+    // A pipe without a reader means that the sandbox has ended.
     fn send(&self, byte: u8) {
         let _ = (&self.0.pipe).write_all(&[byte]);
     }
 }
 
-/// An end without a report, perhaps by our own signal. The helper says with 128 and more that one ended PID 1.
+/// An end without a report, perhaps by our own signal. A helper's exit status from 128 on means that a signal ended PID 1.
 fn unexpected(status: ExitStatus, by_us: bool) -> SandboxError {
     let (how, by_signal) = match (status.signal(), status.code().unwrap_or_default()) {
         (Some(signal), _) => (format!("signal {signal}"), true),

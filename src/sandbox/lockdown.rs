@@ -29,11 +29,11 @@ use crate::plan::{Isolation, SandboxSpec};
 /// Open files of a program, unless it asks for more.
 const USUAL_FILES: u64 = 1024;
 
-/// What a package manager that believes to be root needs to write into folders of mode 0555 and to change modes.
+/// What a package manager under root emulation needs to write into folders of mode 0555 and to change modes.
 const EMULATED_ROOT: [Capability; 3] =
     [Capability::CAP_DAC_OVERRIDE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_FOWNER];
 
-/// What PID 1 gives up: it never executes anything, so that what it holds is all that counts.
+/// What PID 1 gives up. It never executes anything, so only the capabilities that it holds matter.
 pub fn disarm() -> Result<(), StepFailure> {
     set_held(&CapsHashSet::new()).map_err(StepFailure::at("drop capabilities"))?;
     nix::sys::prctl::set_no_new_privs().map_err(StepFailure::at("set no_new_privs"))
@@ -45,12 +45,12 @@ pub fn scope_sockets() -> Result<bool, StepFailure> {
     let step = "keep abstract sockets out of reach (Landlock)";
     let name = format!("smidr-{:x}", RandomState::new().hash_one(std::process::id()));
     let address = SocketAddr::from_abstract_name(name).map_err(StepFailure::at(step))?;
-    // One that this process has made before is of somebody outside.
+    // A socket made before the restriction counts as outside.
     let _outside = UnixListener::bind_addr(&address).map_err(StepFailure::at(step))?;
     let scoped = scope(Scope::AbstractUnixSocket, step)?;
     let reached = UnixStream::connect_addr(&address);
     let refused = reached.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
-    // Something else may keep it out as well.
+    // The connection may be refused for another reason too.
     if refused || !scoped { Ok(scoped) } else { Err(unproved(step)) }
 }
 
@@ -64,7 +64,7 @@ pub fn scope_signals() -> Result<bool, StepFailure> {
     if refused || !scoped { Ok(scoped) } else { Err(unproved(step)) }
 }
 
-// The kernel said yes, and the proof says no.
+// The kernel accepted the restriction, but it does not hold.
 fn unproved(step: &str) -> StepFailure {
     StepFailure::at(format!("{step}: it has no effect"))(nix::Error::EPERM)
 }
@@ -81,7 +81,7 @@ fn scope(scope: Scope, step: &str) -> Result<bool, StepFailure> {
     Ok(status.ruleset == RulesetStatus::FullyEnforced)
 }
 
-/// Gives everything up, and makes sure that it is gone.
+/// Drops all privileges and verifies that they are gone.
 pub fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
     // A core dump of a compiler in a loop fills a disk.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(StepFailure::at("limit core dumps"))?;
@@ -104,7 +104,7 @@ pub fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
     is_locked().map_err(StepFailure::at("make sure that it is locked down"))
 }
 
-/// Whether the kernel agrees that privileges are gone, and the filter answers: that there is one says nothing inside of another one.
+/// Verifies that privileges are gone and that our filter answers; that some filter is installed proves nothing in a container.
 fn is_locked() -> io::Result<()> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let has = |line: &str| status.lines().any(|known| known == line);
@@ -113,12 +113,12 @@ fn is_locked() -> io::Result<()> {
 }
 
 fn drop_capabilities(keep: &CapsHashSet, bounding: bool) -> io::Result<()> {
-    // By number, so that capabilities go that this smidr has no name for yet.
+    // By number, to include capabilities newer than this smidr.
     let numbers = if bounding { 0..64 } else { 0..0 };
     for bit in numbers.map(|number| 1 << number).filter(|bit| mask(keep) & bit == 0) {
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(bit)) {
             Ok(()) => {}
-            // The first number that this kernel does not know.
+            // The first number that this kernel does not support.
             Err(Errno::INVAL) => break,
             Err(errno) => return Err(errno.into()),
         }
@@ -134,7 +134,7 @@ fn set_held(keep: &CapsHashSet) -> io::Result<()> {
     caps::set(None, CapSet::Permitted, keep).map_err(failed)
 }
 
-/// Whether the kernel agrees: no set holds more than `keep`, newer capabilities than we know included.
+/// Verifies that no set holds more than `keep`, capabilities newer than this smidr included.
 fn holds_at_most(keep: &CapsHashSet, bounding: bool) -> io::Result<bool> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let masks = status.lines().filter_map(|line| line.strip_prefix("Cap")?.split_once(":\t"));

@@ -1,7 +1,7 @@
-//! A root without overlayfs: folders that lie on top of each other, put together by hand in an empty folder in memory.
+//! A root without overlayfs: stacked folders, merged by bind mounts in an empty folder in memory.
 //!
-//! What only one of them has is bound whole. A folder that several have is made, and filled by the same rule. The marks that
-//! overlayfs knows, whiteouts and opaque folders, mean here what they mean there.
+//! An entry that only one of them has is bound whole. A folder that several have is made, and filled by the same rule. Whiteouts and
+//! opaque folders have their meaning from overlayfs.
 
 use std::{
     collections::HashSet,

@@ -1,8 +1,8 @@
 //! Runs a program in namespaces of its own, as an ordinary user, with nothing but the kernel.
 //!
-//! In goes a [`SandboxSpec`](crate::plan::SandboxSpec), out comes a running [`Sandbox`]. The helper is a re-exec of our own
-//! binary ([`helper_main`]), because a process with threads cannot enter a user namespace, and because between `fork` and `exec`
-//! of a process with threads hardly anything is allowed (`unshare(2)`, `fork(2)`).
+//! Starts a [`Sandbox`] from a [`SandboxSpec`](crate::plan::SandboxSpec). The helper is a re-exec of our own binary
+//! ([`helper_main`]), because a process with threads cannot enter a user namespace, and hardly anything is allowed between `fork` and
+//! `exec` of a process with threads (`unshare(2)`, `fork(2)`).
 //!
 //! ```text
 //! smidr ── spawns ──> helper: enters the namespaces, writes the id maps, forks
@@ -10,8 +10,8 @@
 //!                                └──> payload: drops capabilities, execs
 //! ```
 //!
-//! Whoever dies takes the rest along: the helper and init have asked the kernel for SIGKILL when their parent dies, init
-//! also watches a pipe that only smidr holds, and the end of PID 1 is the end of everything in its PID namespace.
+//! The end of any process of this chain ends the rest: helper and init get SIGKILL when their parent dies, init also watches a pipe
+//! that only smidr holds, and the kernel ends a PID namespace with its PID 1.
 
 mod bpf;
 mod denied;

@@ -39,12 +39,12 @@ pub const OWN_PROC: &str = "mount /proc of its PID namespace";
 /// The harmless devices that every sandbox has.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
-/// Parts of /proc through which a root of this machine, who is the build's owner outside, would change it without any capability. Not
-/// every kernel has all of them. User namespaces need /proc/PID only, which stays writable.
+/// Parts of /proc through which a build started by root could change this machine without any capability. Not every kernel has all of
+/// them. User namespaces need /proc/PID only, which stays writable.
 const PROC_READ_ONLY: [&str; 10] =
     ["sys", "sysrq-trigger", "irq", "bus", "fs", "scsi", "acpi", "driver", "mtrr", "dynamic_debug"];
 
-/// Parts that tell of the machine what is no build's business, and that only root can read anyhow.
+/// Parts with details of this machine that no build needs; only root can read them anyway.
 const PROC_HIDDEN: [&str; 11] = [
     "kcore",
     "keys",
@@ -62,7 +62,7 @@ const PROC_HIDDEN: [&str; 11] = [
 /// What a step of the way yields, or which step failed.
 pub type Step<T> = Result<T, StepFailure>;
 
-/// Mounts whose sources are open: from here on nothing of the host is looked up by name any more.
+/// Mounts whose sources are open: no path of this machine is looked up after this.
 pub struct Opened<'a> {
     root: OpenedRoot,
     mounts: Vec<(&'a MountOp, Source)>,
@@ -159,7 +159,7 @@ fn mount_root(root: &OpenedRoot) -> Step<Stacked> {
             Ok(Stacked::ByKernel)
         }
         OpenedRoot::Overlay { lower, upper } => {
-            // The mount itself is the test: no list of kernels, containers and file systems could know.
+            // Tried rather than predicted from kernel, container and file system.
             match overlay(lower, upper.as_ref()) {
                 Ok(()) => Ok(Stacked::ByKernel),
                 Err(failure) if upper.is_some() => Err(failure),
@@ -263,7 +263,7 @@ fn proc(root: &Rooted, tree: &OwnedFd, devices: &[(&'static str, OwnedFd)]) -> S
         restrict(copy.as_fd(), RDONLY, &path)?;
         attach(copy.as_fd(), found.as_fd(), &path)?;
     }
-    // This machine's, opened before anything of an image was there (CVE-2025-31133); without devices on its mount nobody can open it.
+    // This machine's, opened before anything of an image was there (CVE-2025-31133). The covers are mounted `nodev`, so that they cannot be opened.
     let Some((_, null)) = devices.iter().find(|(name, _)| *name == "null") else { return Ok(()) };
     for name in PROC_HIDDEN {
         let path = dest.join(name);
@@ -317,8 +317,8 @@ fn find(root: &Rooted, dest: &Path) -> Step<OwnedFd> {
     root.resolve(dest).map_err(rooted("find the mount point", dest))
 }
 
-/// The skeleton has every mount point, but a tmpfs of ours hides those below it, as when SMIDR_HOME is in /tmp. No link leads to any of
-/// them, unless somebody puts one into a folder that is shared with this sandbox, at this very moment.
+/// The skeleton has every mount point, but a tmpfs of ours hides those below it, as when SMIDR_HOME is in /tmp. Links are refused: only a
+/// concurrent writer to a folder that this sandbox shares could have made one.
 fn find_or_make(root: &Rooted, dest: &Path, tree: BorrowedFd<'_>) -> Step<OwnedFd> {
     let find = || root.open_plain(dest, OFlags::PATH);
     let found = match find() {

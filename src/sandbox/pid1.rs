@@ -32,10 +32,10 @@ const LINGER: Duration = Duration::from_secs(10);
 /// On the control pipe: end at once.
 pub const KILL: u8 = 0;
 
-/// On the control pipe: end, and let pseudo's servers write down what they know.
+/// On the control pipe: end, and let pseudo's servers write their databases.
 pub const END: u8 = u8::MAX;
 
-/// What PID 1 hears when its parent is gone and it may not simply die with it.
+/// The signal for the death of its parent, where PID 1 must clean up before it ends.
 pub const PARENT_GONE: Signal = Signal::SIGUSR2;
 
 /// The signals of PID 1, blocked so that they wait to be read: PID 1 ignores what it does not handle (pid_namespaces(7)).
@@ -54,10 +54,10 @@ impl Signals {
     }
 }
 
-/// Serves until the payload, and what it leaves behind for a short while, has ended. Returns the payload's exit status, and how long
-/// shutdown may take. What is left then must be ended by the caller: by its own end as PID 1, or with [`descendants::end`].
+/// Runs until the payload, and for a short while what it leaves behind, has ended. Returns the payload's exit status, and how long
+/// shutdown may take. The caller must end what is left: by its own end as PID 1, or with [`descendants::end`].
 ///
-/// `parent` is whose end means the end of all.
+/// The end of `parent` ends everything.
 pub fn run(payload: Pid, linger: bool, parent: u32, signals: &Signals, control: &OwnedFd) -> (i32, Duration) {
     let mut ended: Option<(i32, Instant)> = None;
     loop {
@@ -101,7 +101,7 @@ fn wait(parent: u32, signals: &Signals, control: &OwnedFd, lingering: bool) -> W
         Err(_) => return Wake::End(IMPATIENCE),
     }
     while let Ok(Some(signal)) = signals.0.read_signal() {
-        // Anybody may send it; only the kernel sends it when it is true. In a PID namespace of its own it never is.
+        // Other processes can send this signal too, so the parent is checked. In a PID namespace it stays the same.
         if signal.ssi_signo == PARENT_GONE as u32 && parent_id() != parent {
             return Wake::End(IMPATIENCE);
         }

@@ -1,4 +1,4 @@
-//! The sandbox's part in limits and accounting: join a cgroup, limit processes where there is none, say what was used.
+//! The sandbox's part in limits and accounting: joins a cgroup, limits processes without one, reports what was used.
 
 use std::fs;
 
@@ -45,7 +45,7 @@ pub fn limit_processes(spec: &SandboxSpec) -> Result<Option<bool>, StepFailure> 
     Ok(Some(counted))
 }
 
-/// By the kernel's word: trying takes three processes, which a sandbox that starts in milliseconds would feel.
+/// By the kernel's version: trying takes three processes, too slow for a sandbox that starts in milliseconds.
 fn take_precaution(most: u32) {
     let most = u64::from(most);
     if kernel::version(&kernel::release()).is_some_and(|version| version >= COUNTS_BY_NAMESPACE)

@@ -1,8 +1,8 @@
-//! The end of what the payload leaves behind: everything is killed but pseudo's servers, which first write down what they know.
+//! Ends what the payload leaves behind: kills everything but pseudo's servers, which may first write their databases.
 //!
-//! Such a server keeps owners, modes and devices of a build's files in memory (its memory-db), and writes them to disk when it ends, or when
-//! it has had nothing to do for a while. Killed before that, files that a task made as root belong to nobody in particular for the next one.
-//! Who kills smidr itself leaves no time for it.
+//! Such a server keeps owners, modes and devices of a build's files in memory (its memory-db), and writes them to disk when it ends or
+//! has been idle for a while. If it is killed before, the next task has lost the owners of files that a task made as root. There is no
+//! time for this when smidr itself is killed.
 
 use std::{
     collections::BTreeSet,
@@ -20,10 +20,10 @@ use nix::{
 
 use super::descendants;
 
-/// For writing; a database of a hundred thousand files takes less than a second.
+/// Time for writing; a database of a hundred thousand files takes less than a second.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Where everything has to be gone within the second.
+/// Time when everything has to be gone within a second.
 pub const IMPATIENCE: Duration = Duration::from_millis(800);
 
 /// Ends every process below this one, if there are servers among them. What is left after all must be killed by the caller, or with it.
@@ -36,7 +36,7 @@ pub fn part(patience: Duration) {
         if servers.is_empty() || Instant::now() >= until {
             return;
         }
-        // First those that would start a server anew when theirs is gone. They may have ended by themselves.
+        // First the clients, which would start a new server. They may have ended by themselves.
         for other in others {
             let _ = kill(other, Signal::SIGKILL);
         }
@@ -50,7 +50,7 @@ pub fn part(patience: Duration) {
     }
 }
 
-/// A program that only calls itself that gains a few seconds.
+/// By its name; another program with that name gains a few seconds.
 fn is_pseudo(pid: Pid) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "pseudo\n")
 }

@@ -1,5 +1,5 @@
-//! What this machine says about itself that explains why a sandbox cannot be had. Recorded once a step has failed; the judging
-//! is [`diagnose`](super::obstacle::diagnose)'s.
+//! Facts of this machine that can explain why a sandbox failed. Read after a step has failed; judged by
+//! [`diagnose`](super::obstacle::diagnose).
 
 use std::path::{Path, PathBuf};
 
@@ -35,11 +35,11 @@ pub enum Container {
     Flatpak,
     /// LXC's, also under Incus, LXD and Proxmox.
     Lxc,
-    /// Any other that says so.
+    /// Any other.
     Other,
 }
 
-/// Recorded facts. Where this machine does not tell, there is none.
+/// The facts; none where this machine does not show them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Signs {
     /// The sysctl kernel.unprivileged_userns_clone, which Debian's kernels have.
@@ -86,7 +86,7 @@ impl Signs {
     /// Looks at this machine.
     pub fn gather() -> Self {
         let text = |path: &str| {
-            // What is there and may not be read still is a sign.
+            // That a file exists is a fact too, even if it cannot be read.
             std::fs::read_to_string(path).ok().or_else(|| Path::new(path).exists().then(String::new))
         };
         let binary = std::env::current_exe().unwrap_or_else(|_| "/usr/bin/smidr".into());
@@ -129,7 +129,7 @@ impl Signs {
 
     /// Whether AppArmor keeps user namespaces from programs without a profile, this one among them (Ubuntu 23.10 and later).
     pub fn is_restricted_by_apparmor(&self) -> bool {
-        // Who enters a user namespace without permission is moved into that profile, and everything in it is refused.
+        // A process that enters a user namespace without permission gets that profile, which refuses everything in it.
         self.apparmor_restricts == Some(1) || self.profile() == Some("unprivileged_userns")
     }
 
@@ -140,7 +140,7 @@ impl Signs {
         Some(name)
     }
 
-    /// The SELinux type of this process, unless it is one that nothing is kept from.
+    /// The SELinux type of this process, unless it is an unconfined one.
     pub fn domain(&self) -> Option<&str> {
         let label = self.label.as_deref().filter(|label| !label.contains('('))?;
         label.split(':').nth(2).filter(|domain| !["unconfined_t", "kernel_t", "init_t"].contains(domain))
@@ -223,7 +223,7 @@ fn proc_covered(table: &[Mount]) -> Vec<PathBuf> {
 
 fn no_namespaces(text: &dyn Fn(&str) -> Option<String>) -> Vec<&'static str> {
     let missing = |name: &&str| text(&format!("/proc/self/ns/{name}")).is_none();
-    // Without /proc nothing can be said.
+    // Unknown without /proc.
     if NAMESPACES.iter().all(&missing) {
         return Vec::new();
     }
@@ -235,7 +235,7 @@ fn is_whole(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// Whether a map has a number for `id`. What is not known counts as yes: it explains nothing.
+/// Whether a map has a number for `id`; true where that is unknown, since it then explains nothing.
 fn is_mapped(map: Option<&str>, id: Option<u64>) -> bool {
     let (Some(map), Some(id)) = (map, id) else { return true };
     let holds = |line: &str| {

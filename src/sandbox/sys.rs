@@ -43,7 +43,7 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, add: MountAttr, reach: Reach) -> io:
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Splits a process that has only one thread.
+/// Forks a process that has only one thread.
 ///
 /// # Panics
 ///
@@ -65,10 +65,10 @@ pub fn install_seccomp(program: &[libc::sock_filter]) -> io::Result<()> {
 }
 
 /// Whether a filter answers for the kernel when characters are to be pushed into a terminal (`ioctl_tty(2)`): no file is open at -1.
-/// True also where the filter knows nothing of this architecture.
+/// True also where the filter has no rules for this architecture.
 pub fn refuses_characters() -> bool {
     let known = cfg!(any(target_arch = "x86_64", target_arch = "x86", target_arch = "aarch64", target_arch = "arm"));
-    // SAFETY: without a file nothing is read through the pointer, which is of no use to anybody.
+    // SAFETY: the kernel refuses the descriptor -1 before it reads through the pointer.
     let result = unsafe { libc::ioctl(-1, libc::TIOCSTI, std::ptr::null::<libc::c_char>()) };
     !known || result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
@@ -95,7 +95,7 @@ pub fn inherited_fd(number: i32) -> io::Result<std::os::fd::OwnedFd> {
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the number is open, was passed to us by our parent, and nobody else in this process knows it.
+    // SAFETY: the number is open, was passed to us by our parent, and has no other owner in this process.
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
 }
 
@@ -112,8 +112,8 @@ const SIGNALS: usize = 64;
 /// Lets every signal do what it does by default, whatever this process was started with or Rust has set: an ignored SIGPIPE or
 /// SIGCHLD would be inherited by every program that we start (`execve(2)`).
 pub fn default_signals() {
-    // Past the C library, which keeps two of the real-time signals to itself and would not touch them; whoever started smidr may have
-    // ignored them all the same. The kernel's struct sigaction: handler, flags, restorer, mask, each 0 for the default.
+    // By system call: the C library refuses its own two real-time signals, which the caller of smidr may have ignored too. The kernel's
+    // struct sigaction: handler, flags, restorer, mask, each 0 for the default.
     let default = [0usize; 4];
     for number in 1..=SIGNALS {
         // SAFETY: `default` is live and as large as the kernel's struct; the default action runs no code of ours. The two signals that
@@ -126,7 +126,7 @@ pub fn default_signals() {
 
 /// Whether this process may do more than its caller, because its file is setuid or has capabilities.
 pub fn privileged_by_file() -> bool {
-    // SAFETY: getauxval(3) looks a number up in what the kernel left on the stack; it knows no invalid argument.
+    // SAFETY: getauxval(3) reads a table that the kernel left on the stack, and accepts any argument.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 

@@ -1,9 +1,9 @@
-//! Is what has its place in the store on the disk, too?
+//! Detects store entries torn by a power cut, without fsync.
 //!
-//! A rename can reach the disk before the files that it shows, and a power cut then leaves a tree of empty files. Waiting for the disk
-//! would prevent that, but it waits for everything that others have written, builds included. So what is placed carries the
-//! number of this boot, and what there should be; who finds it in another boot counts once before he trusts it. File
-//! systems write the size of a file after its content (ext4's `data=ordered`, XFS, btrfs), so that counting is enough.
+//! A rename can reach the disk before the content of the renamed tree, and a power cut then leaves empty files. fsync would prevent that,
+//! but also waits for data of other programs, builds included. Instead, an entry carries the boot id and what it should contain; in
+//! another boot its content is counted once before it is used. File systems write the size of a file after its content (ext4's
+//! `data=ordered`, XFS, btrfs), so that counting is enough.
 
 use std::{
     fs::{self, File},
@@ -23,16 +23,16 @@ struct Mark {
     census: Census,
 }
 
-/// What there is in a tree.
+/// The content of a tree.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Census {
     entries: u64,
-    // Of files, as long as they are.
+    // The sum of the files' lengths.
     bytes: u64,
 }
 
-/// Marks a tree that is about to get its place, in a folder beside it or inside it. Where nobody tells the number of this boot, it
-/// waits for the disk instead.
+/// Marks a tree before it is renamed to its place, in a folder beside it or inside it. Without a boot id, it syncs the file system
+/// instead.
 ///
 /// # Errors
 ///
@@ -54,7 +54,7 @@ fn mark_for(folder: &Path, tree: &Path, boot: String) -> Result<(), FileError> {
     files::write_atomically(&path, &text, 0o600)
 }
 
-/// Whether a tree of the store holds what it was placed with. Somebody may be asking the same at the same time.
+/// Whether a tree of the store has its original content. Safe to call concurrently.
 pub fn is_whole(folder: &Path, tree: &Path) -> bool {
     let path = folder.join(MARK);
     let bytes = match fs::read(&path) {
@@ -67,7 +67,7 @@ pub fn is_whole(folder: &Path, tree: &Path) -> bool {
     }
     let whole = count(tree, &path).is_ok_and(|census| census == mark.census);
     if whole {
-        // It has outlived a boot, so it is on the disk. Otherwise it is counted again next time.
+        // It has survived a boot, so it is on the disk. If this fails, it is counted again next time.
         let _ = fs::remove_file(&path);
     }
     whole
@@ -79,10 +79,10 @@ fn boot() -> Option<String> {
     (!text.trim().is_empty()).then(|| text.trim().to_owned())
 }
 
-// The mark itself came later, and goes earlier.
+// Without the mark, which is written after the first count.
 fn count(tree: &Path, mark: &Path) -> io::Result<Census> {
     let mut census = Census::default();
-    // All folders on the way stay open: else it lists the rest of them in memory.
+    // With fewer open folders, walkdir would hold the rest of a listing in memory.
     for entry in walkdir::WalkDir::new(tree).max_open(512) {
         let entry = entry?;
         if entry.path() == mark {

@@ -9,8 +9,8 @@ use nix::unistd::{Gid, Uid, User};
 
 use crate::model::{SubordinateIds, SystemFacts};
 
-/// What BitBake's fetchers read (bb.fetch2, FETCH_EXPORT_VARS), as far as it says how the network is reached. Credentials are not
-/// among them: a config names those that it needs.
+/// The variables of BitBake's fetchers (bb.fetch2, FETCH_EXPORT_VARS) about how the network is reached. Not credentials: a config names
+/// those that it needs.
 const FETCH_VARIABLES: [&str; 10] = [
     "http_proxy",
     "https_proxy",
@@ -63,7 +63,7 @@ pub fn gather(environment: Vec<(String, String)>) -> SystemFacts {
     }
 }
 
-/// As the files say; ranges that a directory service would know are not asked for.
+/// From the files only, not from a directory service.
 fn subordinate_ids() -> Option<SubordinateIds> {
     let uid = Uid::effective();
     let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
@@ -71,7 +71,7 @@ fn subordinate_ids() -> Option<SubordinateIds> {
     Some(SubordinateIds { uids: read("/etc/subuid")?, gids: read("/etc/subgid")? })
 }
 
-/// The first range of a user, who may stand there by name or by number (subuid(5)).
+/// The first range of a user, listed by name or by number (subuid(5)).
 fn range(text: &str, uid: u32, name: Option<&str>) -> Option<(u32, u32)> {
     text.lines().find_map(|line| {
         let mut fields = line.trim().split(':');
@@ -108,8 +108,8 @@ mod tests {
         assert_eq!(range(text, 1000, Some("ann")), Some((100_000, 65_536)));
         assert_eq!(range(text, 1001, Some("bob")), Some((200_000, 10)));
         assert_eq!(range(text, 1001, None), Some((200_000, 10)));
-        for nobody in ["bob", "bad", "end", ""] {
-            assert_eq!(range(text, 1002, Some(nobody)), None);
+        for other in ["bob", "bad", "end", ""] {
+            assert_eq!(range(text, 1002, Some(other)), None);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Writing files so that nobody ever sees half of one.
+//! Atomic writes, removal of trees, and bounded reads.
 
 use std::{
     fs,
@@ -36,7 +36,7 @@ impl FileError {
     }
 }
 
-/// A path as somebody would type it into a shell.
+/// A path, quoted for a shell.
 pub fn shell(path: &Path) -> String {
     let path = path.display().to_string();
     shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
@@ -90,26 +90,26 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<(), Fi
 ///
 /// # Errors
 ///
-/// When it cannot be read or is no UTF-8.
+/// When it cannot be read or is not valid UTF-8.
 pub fn read_text(path: &Path) -> Result<String, FileError> {
     let text =
         || String::from_utf8(read_bounded(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
     text().map_err(FileError::new("read", path))
 }
 
-/// More than any text has that people write, in bytes.
+/// Larger than any text written by hand, in bytes.
 const TEXT_LIMIT: u64 = 16 << 20;
 
-/// Reads a file of a project, which may have put anything in its place: a device without an end, a pipe that nobody writes to.
+/// Reads a file of a project, which could be anything else, such as an endless device or a pipe without a writer.
 ///
 /// # Errors
 ///
-/// When it is no regular file, is too large, or cannot be read.
+/// When it is not a regular file, is too large, or cannot be read.
 pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     let mut bytes = Vec::new();
     match file.take(TEXT_LIMIT + 1).read_to_end(&mut bytes)? as u64 {
@@ -118,14 +118,14 @@ pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Reads once, and yields what was read: nothing at the end.
+/// Reads once and returns the bytes read: none at the end.
 ///
 /// # Errors
 ///
 /// Those of the input.
 pub fn read_part<'b>(input: &mut impl io::Read, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
     let count = input.read(buffer)?;
-    // More than there was room for would be a fault of the input.
+    // Out of range only if the reader is faulty.
     Ok(buffer.get(..count).ok_or(io::ErrorKind::InvalidData)?)
 }
 
@@ -162,7 +162,7 @@ pub fn sha256_of_all(mut from: impl io::Read) -> io::Result<(Digest, u64)> {
 ///
 /// # Errors
 ///
-/// When something in it belongs to somebody else.
+/// When something in it belongs to another user.
 pub fn remove_tree(path: &Path) -> Result<(), FileError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let remove = || -> rustix::io::Result<()> {
@@ -186,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    /// Swaps a folder and a link until it is told to stop; there is a new link where somebody has removed it.
+    /// Swaps a folder and a link until it is stopped, and makes the link again where it was removed.
     fn swap(folder: &Path, link: &Path, target: &Path, over: &AtomicBool) {
         while !over.load(Ordering::Relaxed) {
             if renameat_with(CWD, folder, CWD, link, RenameFlags::EXCHANGE).is_err() {
@@ -213,7 +213,7 @@ mod tests {
             let over = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 scope.spawn(|| swap(&at("tree/closed"), &at("tree/link"), &at("canary"), &over));
-                // Swapped at the wrong moment it fails; never does it lead out.
+                // A swap at the wrong moment makes it fail, but never leads out.
                 let _ = remove_tree(&at("tree"));
                 over.store(true, Ordering::Relaxed);
             });

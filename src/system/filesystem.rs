@@ -1,5 +1,4 @@
-//! What kind of file system a folder is on, how much room it has, and what it can do: tried out, where trying tells more than
-//! the kind.
+//! The kind of file system that a folder is on, its free space, and what it supports: tried where the kind does not decide it.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -12,7 +11,7 @@ use rustix::fs::{CWD, FileType, Mode, StatVfsMountFlags, XattrFlags, mknodat, se
 
 use super::{mounts, overlay::OPAQUE};
 
-/// What is to be expected of a file system, whatever its name.
+/// Classes of file systems by their properties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// On a disk of this machine.
@@ -83,15 +82,15 @@ impl FileSystem {
     ///
     /// # Errors
     ///
-    /// When the kernel does not tell.
+    /// When the kernel refuses.
     pub fn of(path: &Path) -> io::Result<Self> {
         let stat = statvfs(path)?;
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let table = mounts::parse(&table);
         let path = fs::canonicalize(path)?;
-        let told = mounts::holding(&table, &path).map(|mount| mount.kind.as_str());
+        let listed = mounts::holding(&table, &path).map(|mount| mount.kind.as_str());
         // The number is the same on every architecture; its type is not.
-        let (name, family) = kind(statfs(&path)?.f_type as u64 & 0xffff_ffff, told);
+        let (name, family) = kind(statfs(&path)?.f_type as u64 & 0xffff_ffff, listed);
         Ok(Self {
             name,
             family,
@@ -103,16 +102,16 @@ impl FileSystem {
     }
 }
 
-/// The number cannot be wrong about the family; the mount table knows a better name.
-fn kind(magic: u64, told: Option<&str>) -> (String, Family) {
-    match (KINDS.iter().find(|(known, ..)| *known == magic), told) {
-        (Some((_, name, family)), told) => (told.unwrap_or(name).to_owned(), *family),
-        (None, Some(told)) => (told.to_owned(), Family::Local),
+/// The number decides the family; `listed` is the more exact name from the mount table.
+fn kind(magic: u64, listed: Option<&str>) -> (String, Family) {
+    match (KINDS.iter().find(|(known, ..)| *known == magic), listed) {
+        (Some((_, name, family)), listed) => (listed.unwrap_or(name).to_owned(), *family),
+        (None, Some(listed)) => (listed.to_owned(), Family::Local),
         (None, None) => (format!("unknown ({magic:#x})"), Family::Local),
     }
 }
 
-/// Something that smidr or a build needs of a file system.
+/// A property of a file system that smidr or a build needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ability {
     /// flock(2) that keeps a second one out.
@@ -127,9 +126,9 @@ pub enum Ability {
     Case,
     /// Names of 200 characters, as OpenEmbedded-Core tries them (sanity.bbclass).
     LongNames,
-    /// Device nodes 0:0, by which overlayfs knows what an upper layer removes.
+    /// Device nodes 0:0, overlayfs's whiteouts.
     Whiteouts,
-    /// Extended attributes of users, by which overlayfs knows which folders hide those below.
+    /// Extended attributes of users, which mark overlayfs's opaque folders.
     Attributes,
 }
 
@@ -179,7 +178,7 @@ impl Ability {
     }
 }
 
-/// What the file system of `folder`, which must be empty, cannot do. Leaves things in the folder.
+/// What the file system of `folder`, which must be empty, does not support. Leaves files in the folder.
 ///
 /// # Errors
 ///
@@ -189,7 +188,7 @@ pub fn lacks(folder: &Path) -> io::Result<Vec<Ability>> {
     for (number, ability) in Ability::ALL.into_iter().enumerate() {
         let own = folder.join(number.to_string());
         fs::create_dir(&own)?;
-        // What is refused does not work, whatever the reason.
+        // Any error counts as not supported.
         if !ability.works_in(&own).unwrap_or(false) {
             lacking.push(ability);
         }

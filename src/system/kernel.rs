@@ -1,6 +1,6 @@
-//! The kernel's version, and what smidr has to do without on an old one.
+//! The kernel's version, and what smidr lacks on an old one.
 
-/// What smidr uses and not every kernel has, and since when, oldest first.
+/// Features that smidr uses, with the first version that has them, oldest first.
 const USES: [((u32, u32), &str); 6] = [
     ((5, 2), "the newer calls for mounts"),
     ((5, 6), "openat2, which resolves paths inside an image"),
@@ -10,10 +10,10 @@ const USES: [((u32, u32), &str); 6] = [
     ((6, 12), "Landlock for abstract sockets"),
 ];
 
-/// There is no sandbox on older ones: mounts are made read-only by mount_setattr(2).
+/// The oldest version with a sandbox: mounts are made read-only by mount_setattr(2).
 pub const OLDEST: (u32, u32) = (5, 12);
 
-/// The kernel's release, as `uname -r` says it; empty where /proc does not tell.
+/// The kernel's release, as `uname -r` prints it; empty without /proc.
 pub fn release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
@@ -24,7 +24,7 @@ pub fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// What a kernel of this version lacks, as far as its number tells: distributions bring some of it into older ones.
+/// What a kernel of this version lacks, judged by its number: distributions backport some of it.
 pub fn lacks(version: (u32, u32)) -> Vec<String> {
     let newer = USES.iter().filter(|(since, _)| version < *since);
     newer.map(|((major, minor), what)| format!("{what} ({major}.{minor})")).collect()

@@ -1,4 +1,4 @@
-//! How much of everything this process may have: files, processes, memory, namespaces, watches.
+//! Limits of this process: files, processes, memory, namespaces, watches.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -6,7 +6,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use super::mounts::{self, Mount};
 
-/// Limits of this process and its children; none where there is none, or it is not told.
+/// Limits of this process and its children; none where there is none, or it is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Files that one process may have open, at most (RLIMIT_NOFILE, hard).
@@ -51,7 +51,7 @@ pub fn gather() -> Limits {
     }
 }
 
-/// A number that cgroup v1 shows where there is no limit is greater than any machine.
+/// cgroup v1 shows a number above this where there is no limit.
 const UNLIMITED: u64 = 1 << 60;
 
 /// The cgroups of a process, one for each hierarchy, and where they are shown.
@@ -107,7 +107,7 @@ fn umask(status: &str) -> Option<u32> {
     u32::from_str_radix(status.lines().find_map(|line| line.strip_prefix("Umask:"))?.trim(), 8).ok()
 }
 
-/// The kernel counts them and does not tell; those without a process are not seen here.
+/// The kernel does not show its count; namespaces without a process are missing here.
 fn user_namespaces_seen() -> u64 {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = processes.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));

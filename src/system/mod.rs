@@ -1,4 +1,4 @@
-//! This machine: paths, processes, signals, locks and files. Knows nothing about builds.
+//! This machine: paths, processes, signals, locks and files; nothing about builds.
 
 pub mod cgroup;
 pub mod crash_check;

@@ -1,4 +1,4 @@
-//! The mount table of this process, as the kernel tells it (proc_pid_mountinfo(5)): text in, lines out.
+//! Parser of the mount table of this process (proc_pid_mountinfo(5)).
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ impl Mount {
     }
 }
 
-/// Reads the text of a mountinfo file; lines that are none are left out.
+/// Reads the text of a mountinfo file; malformed lines are left out.
 pub fn parse(text: &str) -> Vec<Mount> {
     text.lines().filter_map(line).collect()
 }

@@ -1,6 +1,6 @@
-//! Whether the kernel killed processes because memory ran out: counters before and after, and what it says of whom.
+//! Whether the kernel killed processes because memory ran out: counters before and after, and its messages about the victims.
 //!
-//! [`Watch`] reads; everything that understands text is pure.
+//! [`Watch`] reads; the parsers are pure.
 
 use std::{
     fs::{self, File},
@@ -17,17 +17,17 @@ use super::{
 /// The longest record of /dev/kmsg, in bytes (Documentation/ABI/testing/dev-kmsg).
 const RECORD: usize = 8192;
 
-/// How many records are read at most: a kernel that talks faster than that is not waited for.
+/// How many records are read at most, so that a kernel that logs without end is not waited for.
 const RECORDS: usize = 20_000;
 
-/// Somebody whom the kernel killed.
+/// A process that the kernel killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Victim {
     /// The first 15 bytes of its program's name.
     pub name: String,
     /// Its memory that was in no file, in bytes.
     pub memory: u64,
-    /// Whose it was, outside of all user namespaces (Linux 5.3).
+    /// Its uid, outside of all user namespaces (Linux 5.3).
     pub uid: Option<u32>,
 }
 
@@ -40,7 +40,7 @@ pub struct Seen {
     pub session: u64,
     /// Kills on the whole machine.
     pub machine: u64,
-    /// Who they were, where the kernel's messages may be read; the last is the latest.
+    /// The victims, where the kernel's messages may be read; the last is the latest.
     pub victims: Vec<Victim>,
 }
 
@@ -105,7 +105,7 @@ fn read_victims(messages: &mut File) -> Vec<Victim> {
     victims
 }
 
-/// Understands `Out of memory: Killed process 4711 (cc1plus) total-vm:…kB, anon-rss:…kB, … UID:1000 …` (mm/oom_kill.c), also as
+/// Parses `Out of memory: Killed process 4711 (cc1plus) total-vm:…kB, anon-rss:…kB, … UID:1000 …` (mm/oom_kill.c), also as
 /// older kernels and those of RHEL 8 write it. The name is the program's own choice and may hold anything.
 fn victim(record: &str) -> Option<Victim> {
     let line = record.lines().next()?;
@@ -153,7 +153,7 @@ mod tests {
                 "3,9,5,-;Killed process 25521 (stress), UID 1001, total-vm:1056800kB, anon-rss:1023456kB, file-rss:268kB, shmem-rss:0kB",
                 Some(("stress", 1_023_456, Some(1001))),
             ),
-            // A program may call itself what it likes.
+            // A program chooses its own name.
             (
                 "3,9,5,-;Out of memory: Killed process 7 (a) (b total-vm:) total-vm:10kB, anon-rss:20kB, UID:5 x",
                 Some(("a) (b total-vm:", 20, Some(5))),

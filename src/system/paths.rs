@@ -1,4 +1,4 @@
-//! `SMIDR_HOME`: where it is, whose it is, and which version of its layout it has.
+//! `SMIDR_HOME`: its place, its owner and the version of its layout.
 
 use std::{
     fs,
@@ -30,19 +30,19 @@ pub fn set_version(paths: &Paths) -> Result<(), FileError> {
 #[derive(Debug, thiserror::Error)]
 pub enum PathsError {
     /// Neither SMIDR_HOME nor HOME is set.
-    #[error("neither SMIDR_HOME nor HOME says where to keep images and builds")]
+    #[error("neither SMIDR_HOME nor HOME is set")]
     NoHome,
-    /// Somebody else's.
+    /// It belongs to another user.
     #[error("{path} belongs to {owner}, and you are {caller}")]
     Foreign {
         /// The folder.
         path: PathBuf,
-        /// Who owns it.
+        /// Its owner.
         owner: String,
-        /// Who asks.
+        /// The caller.
         caller: String,
     },
-    /// Others may plant there what later builds run.
+    /// Other users could put files there that later builds run.
     #[error("{path} can be written to by others (mode {mode:04o})")]
     Writable {
         /// The folder.
@@ -51,7 +51,7 @@ pub enum PathsError {
         mode: u32,
     },
     /// Written by a newer smidr.
-    #[error("{path} was written by a newer smidr (layout {found}; this one knows {VERSION})")]
+    #[error("{path} was written by a newer smidr (layout {found}; this smidr reads up to {VERSION})")]
     TooNew {
         /// The folder.
         path: PathBuf,
@@ -94,7 +94,7 @@ impl UserError for PathsError {
 ///
 /// # Errors
 ///
-/// When the environment does not tell.
+/// When the environment does not name it.
 pub fn find(environment: &[(String, String)]) -> Result<Paths, PathsError> {
     let get = |name: &str| environment.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, v)| v);
     let home = match (get("SMIDR_HOME"), get("HOME")) {
@@ -111,7 +111,7 @@ pub fn find(environment: &[(String, String)]) -> Result<Paths, PathsError> {
 ///
 /// # Errors
 ///
-/// When they belong to somebody else, can be written to by others, come from a newer smidr, or cannot be made.
+/// When they belong to another user, can be written to by others, come from a newer smidr, or cannot be made.
 pub fn open(paths: &Paths) -> Result<(), PathsError> {
     make_private_dir(paths.home())?;
     check_owner(paths.home())?;
@@ -125,7 +125,7 @@ pub fn open(paths: &Paths) -> Result<(), PathsError> {
         paths.locks(),
         paths.tmp(),
     ];
-    // In a home that nobody else enters, what is below may have any mode.
+    // Below a home that only its owner enters, any mode is safe.
     if close(paths.home())? {
         folders.iter().try_for_each(|folder| check_writers(folder).map(drop))?;
     }
@@ -144,7 +144,7 @@ pub fn open(paths: &Paths) -> Result<(), PathsError> {
     folders.iter().try_for_each(|folder| Ok(make_private_dir(folder)?))
 }
 
-/// Lets only its owner into a folder that others could read. Says whether they could.
+/// Closes a folder to all but its owner. Whether it was open.
 fn close(folder: &Path) -> Result<bool, PathsError> {
     match check_writers(folder)? {
         mode if mode & 0o077 == 0 => Ok(false),
@@ -162,7 +162,7 @@ fn check_writers(folder: &Path) -> Result<u32, PathsError> {
     if mode & 0o022 == 0 { Ok(mode) } else { Err(PathsError::Writable { path: folder.into(), mode }) }
 }
 
-/// Refuses what belongs to somebody else: files that smidr made there would belong to the wrong person, or could not be made.
+/// Refuses a folder of another user: files that smidr made there would have the wrong owner, or could not be made.
 ///
 /// # Errors
 ///

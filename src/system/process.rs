@@ -22,18 +22,18 @@ const WRAPPER: &str = "__die-with-parent";
 /// Files that may be open at once: an image may have hundreds of layers, each with locks, a beginning and a folder.
 const OPEN_FILES: u64 = 16_384;
 
-/// Lets this process open more files than the usual 1024, as far as it may. What runs in a sandbox gets the usual number back.
+/// Raises this process's limit of open files, usually 1024, as far as allowed. Programs in a sandbox get the usual limit again.
 pub fn allow_open_files() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < OPEN_FILES.min(hard)
     {
-        // Where it is refused, everything works that needs fewer.
+        // If refused, everything that needs fewer still works.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES.min(hard), hard);
     }
 }
 
-/// Starts processes. Cheap to clone; the thread behind it ends with the last clone.
+/// Starts processes. Cheap to clone; its thread ends with the last clone.
 #[derive(Clone)]
 pub struct Spawner {
     orders: mpsc::Sender<Order>,
@@ -57,7 +57,7 @@ impl Spawner {
         Self::with_binary(std::env::current_exe()?)
     }
 
-    /// As [`Spawner::start`], where our own binary is another program than this one: tests are not smidr.
+    /// As [`Spawner::start`], with the path of smidr's binary: tests run in another one.
     ///
     /// # Errors
     ///
@@ -68,9 +68,9 @@ impl Spawner {
             for Order { mut command, inherit, answer } in inbox {
                 let inheritable = inherit.iter().try_for_each(|fd| fcntl_setfd(fd, FdFlags::empty()));
                 let child = inheritable.map_err(io::Error::from).and_then(|()| command.spawn());
-                // Closed before anybody else is started.
+                // Closed before the next start.
                 drop(inherit);
-                // Whoever ordered may have given up.
+                // The receiver may be gone.
                 let _ = answer.send(child);
             }
         })?;
@@ -114,9 +114,9 @@ pub fn wrapper_main() -> Option<ExitCode> {
     if asked.is_err() || std::os::unix::process::parent_id() != parent {
         return Some(ExitCode::from(125));
     }
-    // smidr blocks the signals that it waits for; a program of the host must hear them. exec() resets SIGPIPE by itself.
+    // smidr blocks the signals that it waits for; other programs must receive them. exec() resets SIGPIPE by itself.
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
     let error = Command::new(&program).args(args).exec();
-    // 126 and 127 are what a shell says (POSIX, "Exit Status for Commands").
+    // 126 and 127 as in a shell (POSIX, "Exit Status for Commands").
     Some(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }))
 }

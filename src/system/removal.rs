@@ -1,4 +1,4 @@
-//! Removing a tree that somebody else made: never through a link, and however deep it is.
+//! Removes untrusted trees of any depth, without following links.
 
 use std::{
     ffi::OsStr,
@@ -15,8 +15,7 @@ use rustix::{
 
 use super::rooted::DIR;
 
-/// Folders inside each other that are entered at a time. Each takes two descriptors and a piece of the stack; a build nests as many as
-/// it likes.
+/// How many nested folders are open at a time. Each takes two descriptors and stack; a build may nest any number.
 const DEEPEST: usize = 64;
 
 /// Removes whatever is at `name` in `dir`, a whole tree if need be, and never follows a link.
@@ -73,7 +72,7 @@ impl Removal<'_> {
             self.empty(folder.as_fd(), depth)?;
             return fs::unlinkat(dir, name, AtFlags::REMOVEDIR);
         }
-        // Its turn comes again, one below the top.
+        // It is entered again later, one below the top.
         loop {
             self.moved += 1;
             match fs::renameat(dir, name, self.top, format!("deep-{}", self.moved)) {
@@ -105,13 +104,13 @@ mod tests {
         let mut folder = top.try_clone().expect("a descriptor");
         for _ in 0..2_000 {
             fs::mkdirat(&folder, "a", Mode::RWXU).expect("a folder");
-            // A name that removal wants for itself.
+            // A name that removal uses itself.
             fs::symlinkat("..", &folder, "deep-1").expect("a link");
             let next = fs::openat(&folder, "a", DIR, Mode::empty()).expect("the folder");
             let full = std::mem::replace(&mut folder, next);
             fs::chmod(format!("/proc/self/fd/{}", full.as_raw_fd()), Mode::RUSR | Mode::XUSR).expect("read-only");
         }
-        // Its owner removes what is in it.
+        // Owners can remove what is in it.
         fs::chmod(yard.path(), Mode::RWXU).expect("writable");
         let remove = move || remove_at(top.as_fd(), OsStr::new("a"));
         let small = std::thread::Builder::new().stack_size(256 << 10).spawn(remove).expect("a thread");

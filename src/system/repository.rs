@@ -1,4 +1,4 @@
-//! What git on this machine takes for a repository, by its shape. git itself is not run, and nothing is read but names.
+//! Folders that git takes for repositories, by the names in them. git itself is not run.
 
 use std::{fs, path::Path};
 

@@ -1,9 +1,8 @@
-//! The one place that resolves a path inside an untrusted root.
+//! The only module that resolves paths inside an untrusted root.
 //!
-//! In go a root folder and paths that somebody else chose: an image's layer, an image's symbolic link, a mount point
-//! inside an image. Out come file descriptors that are guaranteed to lie below the root, whatever links the tree holds: an
-//! absolute link starts again at the root and `..` stops at it, as in a chroot. It never follows the last component where
-//! something is made, and never looks a path up a second time.
+//! Untrusted paths come from an image's layers, its symbolic links and its mount points. The resulting file descriptors lie below the
+//! root, whatever links the tree holds: an absolute link starts at the root and `..` stops at it, as in a chroot. Where something is
+//! made, the last component is never followed, and no path is looked up twice.
 
 use std::{
     collections::VecDeque,
@@ -28,8 +27,7 @@ use crate::model::{Kind, UserError};
 /// As many symbolic links as the kernel follows in one path (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
-/// As deep as a tree may become, links of links included. What walks through it later holds a descriptor and a piece of the
-/// stack per folder.
+/// How deep a tree may become, links of links included. Walking it later takes a descriptor and stack per folder.
 const MAX_DEPTH: usize = 400;
 
 pub(super) const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -40,7 +38,7 @@ pub struct Rooted {
     root: OwnedFd,
 }
 
-/// Why a path inside a root cannot be had.
+/// Why a path inside a root cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum RootedError {
     /// The kernel refused.
@@ -72,7 +70,7 @@ pub enum RootedError {
         /// In bytes.
         limit: u64,
     },
-    /// Links lead into folders of folders, without an end that would be of use.
+    /// Links nest folders too deeply.
     #[error("`{path}` would be more than {limit} folders deep")]
     TooDeep {
         /// Inside the root.
@@ -80,7 +78,7 @@ pub enum RootedError {
         /// How deep it may be.
         limit: usize,
     },
-    /// A file is no UTF-8.
+    /// A file is not UTF-8.
     #[error("`{0}` is not text in UTF-8")]
     NotText(PathBuf),
 }
@@ -106,10 +104,10 @@ impl UserError for RootedError {
     }
 }
 
-/// What to do about folders that are missing on the way.
+/// What to do about missing folders of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// Say so.
+    /// Return an error.
     Fail,
     /// Make them with this mode.
     Make(u32),
@@ -136,7 +134,7 @@ impl Rooted {
     ///
     /// # Errors
     ///
-    /// When it is no folder or cannot be opened.
+    /// When it is not a folder or cannot be opened.
     pub fn open(root: &Path) -> Result<Self, RootedError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = fs::open(root, flags, Mode::empty()).map_err(RootedError::call("open the folder", root))?;
@@ -167,9 +165,9 @@ impl Rooted {
     ///
     /// # Errors
     ///
-    /// When it is missing or no regular file.
+    /// When it is missing or not a regular file.
     pub fn open_file(&self, path: &Path) -> Result<File, RootedError> {
-        // Without O_NONBLOCK, opening a FIFO would wait for somebody to write to it.
+        // Without O_NONBLOCK, opening a FIFO would wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let fd = self.openat2(path, flags, ResolveFlags::empty()).map_err(RootedError::call("open", path))?;
         require(&fd, FileType::RegularFile, path, "regular file")?;
@@ -180,7 +178,7 @@ impl Rooted {
     ///
     /// # Errors
     ///
-    /// When it is missing, no regular file, larger than `limit` bytes or no UTF-8.
+    /// When it is missing, not a regular file, larger than `limit` bytes or not UTF-8.
     pub fn read_text(&self, path: &Path, limit: u64) -> Result<String, RootedError> {
         let mut bytes = Vec::new();
         let read = self.open_file(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes);
@@ -209,7 +207,7 @@ impl Rooted {
     ///
     /// # Errors
     ///
-    /// When something that is no folder stands in the way, or the kernel refuses.
+    /// When something other than a folder is in the way, or the kernel refuses.
     pub fn make_dirs(&self, path: &Path, mode: u32) -> Result<OwnedFd, RootedError> {
         self.walk(path, Missing::Make(mode)).map(|walked| walked.dir)
     }
@@ -309,11 +307,11 @@ impl Rooted {
         }
     }
 
-    /// Finds the folder at `path`, component by component, and says where it really is.
+    /// Finds the folder at `path`, component by component, with its real path.
     ///
     /// # Errors
     ///
-    /// When something that is no folder stands in the way and may not be replaced, or the kernel refuses.
+    /// When something other than a folder is in the way and may not be replaced, or the kernel refuses.
     pub fn walk(&self, path: &Path, missing: Missing) -> Result<Walked, RootedError> {
         if let Some(plain) = plain(path)
             && let Ok(dir) = self.openat2(&plain, OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
@@ -330,7 +328,7 @@ impl Rooted {
         Ok(Walked { dir, path: place, made: walk.made, replaced: walk.replaced })
     }
 
-    /// Opens what is at `path` only if no symbolic link leads there; otherwise the kernel says ELOOP.
+    /// Opens what is at `path` only if no symbolic link leads there; otherwise ELOOP.
     ///
     /// # Errors
     ///
@@ -359,15 +357,14 @@ impl Rooted {
 ///
 /// What the kernel said; ELOOP where there is a link, EINVAL where there is something else than a file.
 pub fn open_linkless(path: &Path) -> io::Result<File> {
-    // A pipe that nobody writes to would otherwise be waited for.
+    // Without it, opening a FIFO would wait for a writer.
     let file =
         Rooted::open(Path::new("/")).map_err(io::Error::other)?.open_plain(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
     let kind = FileType::from_raw_mode(fs::fstat(&file)?.st_mode);
     if kind == FileType::RegularFile { Ok(file.into()) } else { Err(Errno::INVAL.into()) }
 }
 
-/// One walk through a tree. The stack of open folders is what makes it safe: `..` goes back to a folder that was entered,
-/// never to whatever is above.
+/// One walk through a tree. It keeps the folders that it entered open: `..` goes back to one of them, never to a folder above the root.
 struct Walk<'a> {
     rooted: &'a Rooted,
     path: &'a Path,
@@ -504,7 +501,7 @@ mod tests {
 
     use super::*;
 
-    // A root with links in every direction, and a folder beside it that they would like to reach.
+    // A root with links in every direction, and a folder beside it that must not be reached.
     fn yard() -> (tempfile::TempDir, Rooted) {
         let yard = tempfile::tempdir().expect("a temporary folder");
         let root = yard.path().join("root");

@@ -1,4 +1,4 @@
-//! Half-made things: a folder of the store that vanishes unless it becomes something.
+//! Temporary folders of the store, removed unless renamed to their place.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -21,7 +21,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes one in `tmp`, where nobody may be clearing up meanwhile.
+    /// Makes one in `tmp`. The caller must exclude a concurrent [`Self::remove_stale`].
     ///
     /// # Errors
     ///
@@ -35,7 +35,7 @@ impl Scratch {
             let tree = outer.join("fs");
             let scratch = Self { tree, outer, _alive: alive };
             fs::create_dir(&scratch.tree)?;
-            // It is the root of an image one day, whatever the umask.
+            // It becomes the root of an image, independent of the umask.
             fs::set_permissions(&scratch.tree, fs::Permissions::from_mode(0o755))?;
             Ok(scratch)
         };
@@ -47,7 +47,7 @@ impl Scratch {
         &self.tree
     }
 
-    /// A further folder, for what making the tree needs and the tree must not hold.
+    /// A further folder, for files that are needed to make the tree but are not part of it.
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ impl Scratch {
         &self.outer
     }
 
-    /// Lets the whole folder become `to`, in the place of a wreck if need be.
+    /// Renames the whole folder to `to`, replacing a damaged entry.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl Scratch {
         place(&self.outer, to)
     }
 
-    /// Lets the tree alone become `to`, likewise; the rest vanishes.
+    /// Renames the tree alone to `to`, likewise; the rest is removed.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl Scratch {
         place(&self.tree, to)
     }
 
-    /// Removes what processes left that were killed. Nobody may be making a scratch meanwhile.
+    /// Removes what killed processes left. The caller must exclude a concurrent [`Scratch::make`].
     ///
     /// # Errors
     ///
@@ -101,7 +101,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed now is removed when the store is opened next. A folder that became something is gone.
+        // What cannot be removed now is removed when the store is opened next. A renamed folder is gone.
         let _ = files::remove_tree(&self.outer);
     }
 }

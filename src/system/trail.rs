@@ -1,4 +1,4 @@
-//! Every place that a path leads over: whoever can change one of them can change what the path means.
+//! All symbolic links that a path leads through: changing any of them changes what the path means.
 
 use std::{
     collections::VecDeque,
@@ -10,8 +10,8 @@ use std::{
 /// As many symbolic links as the kernel follows in one path (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// The symbolic links on the way of an absolute path, each where it really stands, and at last where the path ends. What is not
-/// there is taken for a plain name.
+/// The symbolic links of an absolute path, each by its real path, and finally the real path of its end. Missing parts count as plain
+/// names.
 pub fn trail(path: &Path) -> Vec<PathBuf> {
     let mut links = Vec::new();
     let mut at = PathBuf::from("/");

@@ -53,7 +53,7 @@ fn wrong_configs_are_refused_by_every_command() {
             with("").replace("path: ./layers/meta-hello", "path: ./x, git: https://example.org/x"),
             &["exclude each other"],
         ),
-        ("no source", with("").replace(", path: ./layers/meta-hello", ""), &["where does it come from?"]),
+        ("no source", with("").replace(", path: ./layers/meta-hello", ""), &["layers[0].git is missing"]),
         (
             "two hosts",
             with("").replace("recipe: hello", "recipe: hello, image: x"),
@@ -80,7 +80,7 @@ fn wrong_configs_are_refused_by_every_command() {
         (
             "a version of nothing",
             with("").replace("machine: hello-x86-64", "version: 5.0, machine: m"),
-            &["base.version says nothing without base.provider"],
+            &["base.version has no effect without base.provider"],
         ),
         ("timeout", with("advanced: {build_timeout: soon}\n"), &["soon"]),
     ];
@@ -167,7 +167,7 @@ fn files_that_are_not_there_or_no_text() {
     none.expect_code(2).expect_one_error().expect_err("there is no /").expect_err("smidr init NAME");
     world.init("p");
     fs::write(world.project().join("smidr.yaml"), [0xff, 0xfe, 0x00]).expect("a file");
-    world.smidr().arg("check").run().expect_code(2).expect_one_error().expect_err("no text in UTF-8");
+    world.smidr().arg("check").run().expect_code(2).expect_one_error().expect_err("is not valid UTF-8");
     fs::remove_file(world.project().join("smidr.yaml")).expect("remove");
     fs::create_dir(world.project().join("smidr.yaml")).expect("a folder");
     let folder = world.smidr().arg("check").run();

@@ -492,7 +492,7 @@ fn binds_that_cannot_be() {
     symlink("/etc", world.work.join("out/link")).expect("a link");
     let rows = [
         ("{source: ../nowhere}", "cannot read the bind ", "mkdir -p "),
-        ("{source: ../root, dest: /srv/x}", "is the whole machine", "name the one folder"),
+        ("{source: ../root, dest: /srv/x}", "is the root of this machine", "name the one folder"),
         ("{source: ../home-link, dest: /srv/x}", "holds your home", "name the one folder"),
         ("{source: ../folder, dest: /etc/folder}", "only files can be shown below /etc", "dest: /srv/NAME"),
         // Debian's /var/run leads to /run.
@@ -536,7 +536,9 @@ fn binds_that_cannot_be() {
     );
     let check = world.smidr().arg("check").run();
     check.expect_code(2).expect_err("did you mean `ssh_agent`?").expect_err("host.netrc must be a single value");
-    check.expect_err("host.proxies must be true or false").expect_err("host.binds[0].dest: `srv` is no absolute path");
+    check
+        .expect_err("host.proxies must be true or false")
+        .expect_err("host.binds[0].dest: `srv` is not an absolute path");
     check.expect_err("host.binds[1].source is missing").expect_err("did you mean `writable`?");
     check
         .expect_err("host.binds[2].dest: `/etc/passwd` would hide")

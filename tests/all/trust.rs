@@ -700,11 +700,11 @@ fn files_of_a_project_have_an_end() {
     let world = World::new();
     world.init("p");
     symlink("/dev/zero", world.project().join("smidr.lock")).expect("a link");
-    world.smidr().arg("build").run().expect_one_error().expect_err("smidr.lock").expect_err("it is no regular file");
+    world.smidr().arg("build").run().expect_one_error().expect_err("smidr.lock").expect_err("it is not a regular file");
     fs::remove_file(world.project().join("smidr.lock")).expect("removed");
     symlink("/dev/zero", world.project().join("zero")).expect("a link");
     world.edit("smidr.yaml", "recipe: hello", "recipe: ./zero");
-    world.smidr().arg("build").run().expect_one_error().expect_err("it is no regular file");
+    world.smidr().arg("build").run().expect_one_error().expect_err("it is not a regular file");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Starts BitBake with smidr's user interface: `python3 launch.py BITBAKE-ARGS`.
 
-BitBake looks for user interfaces in its own bb.ui package, which stands in a checkout or image that nobody may write to. So
-the folder of this file is added to that package's path, and BitBake's own launcher is run as it is.
+BitBake looks for user interfaces in its own bb.ui package, which is in a read-only checkout or image. So the folder of this file is
+added to that package's path, and BitBake's own launcher is run unchanged.
 
-This process alone holds the descriptor on which smidr hears of events. Tasks and recipes that are parsed run as the same user, so
-it is made undumpable: then none of them can open what stands below its /proc/PID, trace it or take its descriptors (ptrace(2),
+Only this process holds the descriptor for events to smidr. Tasks and recipes that are parsed run as the same user, so it is made
+undumpable: then they cannot open files below its /proc/PID, trace it or take its descriptors (ptrace(2),
 PR_SET_DUMPABLE in prctl(2)). What it executes, BitBake's server first, is dumpable again, as unshare(2) in tasks needs it.
 """
 

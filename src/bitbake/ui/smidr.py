@@ -24,7 +24,7 @@ featureSet = [bb.cooker.CookerFeatures.SEND_SANITYEVENTS, bb.cooker.CookerFeatur
 
 PERIOD = 0.1  # seconds between two lines of the same progress
 PING_AFTER = 60  # seconds without an event
-TEXT = 32 * 1024  # characters of a text that smidr hears, whose lines have a limit; all of it is on the console
+TEXT = 32 * 1024  # characters of a text in an event, since smidr limits lines; the console has all of it
 CLOSE_TIMEOUT = 10  # seconds for the reader to take the last lines
 LEVEL_NAMES = {
     Levels.VERBOSE: "verbose", Levels.NOTE: "note", Levels.PLAIN: "plain", Levels.VERBNOTE: "note",
@@ -44,7 +44,7 @@ def claim_event_fd():
         os.set_blocking(fd, True)
         return fd
     except (ValueError, OSError) as problem:
-        sys.exit("bitbake -u smidr: SMIDR_EVENT_FD is %r, which is no open descriptor: %s" % (value, problem))
+        sys.exit("bitbake -u smidr: SMIDR_EVENT_FD is %r, which is not an open descriptor: %s" % (value, problem))
 
 
 # Read at import: BitBake cleans the environment soon after.
@@ -60,10 +60,10 @@ class Lines:
         self.thread = threading.Thread(target=self._write_all, daemon=True)
         self.thread.start()
 
-    # No field may be called as this parameter is.
+    # No field may have the name of this parameter.
     def emit(self, e, **fields):
         line = json.dumps({"e": e, **fields}, default=str, ensure_ascii=False)
-        self.waiting.put(line.encode(errors="replace") + b"\n")  # what was no UTF-8 may stand in it as lone surrogates
+        self.waiting.put(line.encode(errors="replace") + b"\n")  # bytes that were not UTF-8 are lone surrogates here
 
     def close(self):
         self.waiting.put(None)
@@ -76,11 +76,11 @@ class Lines:
                 while view:
                     view = view[os.write(self.fd, view):]
             except OSError:
-                return  # the reader is gone; the build goes on, the log on stdout says how
+                return  # the reader is gone; the build goes on, and its log on stdout
 
 
 def log_fields(path):
-    """A log's path, and its bytes where they are no text."""
+    """A log's path, and its bytes where they are not UTF-8."""
     text = path and os.fsencode(path).decode(errors="replace")
     return {"log": text} if text == path else {"log": text, "log_bytes": os.fsencode(path).hex()}
 
@@ -124,7 +124,7 @@ def multiconfig_of(path):
 
 
 def recipe_of(path):
-    """Name and version as the file name has them, for tasks of which no process tells more."""
+    """Name and version from the file name, for tasks without an event from their own process."""
     *prefix, file = path.rsplit(":", 1)
     name, _, version = os.path.splitext(os.path.basename(file))[0].partition("_")
     variant = prefix[0].rsplit("virtual:", 1)[1] if prefix and "virtual:" in prefix[0] else ""
@@ -197,22 +197,22 @@ class Ui:
         return True
 
     def loop(self):
-        heard = time.monotonic()
+        last_event = time.monotonic()
         while self.running:
             self.heed_signals()
             event = self.events.waitEvent(0.25)
             now = time.monotonic()
             if event is not None:
-                heard = now
+                last_event = now
                 self.handle(event)
             elif not getattr(self.events, "t", threading.current_thread()).is_alive():
                 raise EOFError("it ended")  # the thread that reads its events met the end of the pipe
-            elif now > heard + PING_AFTER:
+            elif now > last_event + PING_AFTER:
                 self.ask("ping")
-                heard = now
+                last_event = now
 
     def finish(self):
-        for key, task in list(self.tasks.items()):  # cut off before the server could say how they ended
+        for key, task in list(self.tasks.items()):  # the connection ended before the server reported their end
             self.end_task(key, task.ok, 0 if task.ok else None, cancelled=True)
         if self.failed:
             self.emit("failed", tasks=self.failed)
@@ -239,7 +239,7 @@ class Ui:
         if handler:
             handler(self, event)
 
-    # ---- talking
+    # ---- messages
 
     def ask(self, *command):
         answer, error = self.server.runCommand(list(command))
@@ -363,7 +363,7 @@ class Ui:
         self.count(event.stats)
         task = self.tasks[event.taskstring] = Task(event, setscene)
         if task.noexec:
-            self.announce(task)  # no process will say that it started
+            self.announce(task)  # no process will report its start
 
     def count(self, stats):
         totals = {"total": stats.total, "setscene": stats.setscene_total}
@@ -464,7 +464,7 @@ class Ui:
         self.running = False
 
 
-# By class name, which is also what the server's event mask wants: a class that this BitBake lacks costs nothing.
+# By class name, as in the server's event mask: a class that this BitBake lacks does no harm.
 HANDLERS = {
     "bb.event.CacheLoadProgress": Ui.on_cache,
     "bb.event.ParseProgress": Ui.on_parse,

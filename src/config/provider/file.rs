@@ -9,7 +9,7 @@ use crate::config::{
     source::{bitbake, layers},
 };
 
-/// Reads one. What is wrong with it becomes problems.
+/// Reads one, collecting problems.
 pub(super) fn read(d: &mut Decoder<'_>, name: &str, root: &Node) -> Provider {
     let mut f = d.fields(root, "");
     let mut provider = Provider {
@@ -47,7 +47,7 @@ fn version(d: &mut Decoder<'_>, name: &Text, node: &Node) -> ProviderVersion {
         verified: date(d, &mut f, "verified"),
         distro: f.text(d, "distro"),
         bitbake: bitbake(d, &mut f),
-        // Each says which branch it means: a provider's own files leave nothing to be guessed.
+        // A provider's layers must name their branches.
         layers: layers(d, &mut f, None),
         series,
     };

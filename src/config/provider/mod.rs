@@ -1,7 +1,7 @@
-//! Providers: what the boards of a vendor need, kept in data files of smidr's own (`src/providers/NAME.yaml`).
+//! Providers: what the boards of a vendor need, from data files that are part of smidr (`src/providers/NAME.yaml`).
 //!
-//! In goes the section `base`, out come values that lie under the config: they stand where the config says nothing, and never
-//! replace what it says. Their places are those of `base.provider`, since they were written nowhere else in the user's file.
+//! The section `base` selects defaults for the rest of the config, which never replace the config's own values. Their place in the user's
+//! file is `base.provider`.
 
 mod file;
 #[cfg(test)]
@@ -24,17 +24,17 @@ static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/providers");
 pub struct Provider {
     /// As `base.provider` has it.
     pub name: String,
-    /// Whose boards these are, for people.
+    /// The boards, for display.
     pub about: Text,
-    /// Other words under which somebody may look for it.
+    /// Other names that users may try.
     pub also: Vec<Text>,
     /// Well-known boards of the default version; `init` writes the first.
     pub machines: Vec<Text>,
-    /// What to build, where the config names no image.
+    /// The default of `build.image`.
     pub image: Text,
     /// A licence that only the user can accept.
     pub eula: Option<Eula>,
-    /// What a new project may want to know, as lines of comment.
+    /// Notes for a new project, as lines of comment.
     pub notes: Option<Text>,
     /// The version that is taken where the config names none.
     pub default: Text,
@@ -45,7 +45,7 @@ pub struct Provider {
 /// A licence behind `advanced.accept_fsl_eula`.
 #[derive(Clone, Debug)]
 pub struct Eula {
-    /// What it covers, as a sentence.
+    /// Its subject, as a sentence.
     pub about: Text,
     /// Where it can be read.
     pub source: Text,
@@ -58,9 +58,9 @@ pub struct ProviderVersion {
     pub name: Text,
     /// For people.
     pub about: Text,
-    /// Where its facts stand.
+    /// The pages with its facts.
     pub sources: Vec<Text>,
-    /// When somebody has built it with smidr; none: nobody has.
+    /// The day of a successful build with smidr; none: not tested by smidr's authors.
     pub verified: Option<Date>,
     /// The Yocto series.
     pub series: Option<Text>,
@@ -72,25 +72,25 @@ pub struct ProviderVersion {
     pub layers: Vec<Layer>,
 }
 
-/// What lies under a config.
+/// The defaults that a provider gives a config.
 #[derive(Clone, Debug)]
 pub struct Provided {
-    /// By whom.
+    /// The provider.
     pub provider: Provider,
-    /// Which of its versions.
+    /// Its version.
     pub version: ProviderVersion,
-    /// Why that one.
+    /// Why this version.
     pub choice: Choice,
 }
 
 /// Why a version of a provider was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// `base.version` says so, in these words.
+    /// `base.version`, with this text.
     Version(String),
-    /// It is the one of `yocto_series`.
+    /// The version of `yocto_series`.
     Series,
-    /// Nothing says anything.
+    /// The provider's default.
     Default,
 }
 
@@ -101,7 +101,7 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
-/// Whose boards these are, read off the text: the command line asks for all of them each time that smidr starts.
+/// The `about` of a provider, without parsing its file: every start of the command line needs all of them.
 pub fn about(name: &str) -> &'static str {
     let text = FILES.get_file(format!("{name}.yaml")).and_then(|file| file.contents_utf8());
     text.into_iter().flat_map(str::lines).find_map(|line| line.strip_prefix("about: ")).unwrap_or_default()
@@ -112,18 +112,18 @@ pub fn find(name: &str) -> Option<Provider> {
     load(name, None)
 }
 
-// `place` is where a user's file asks for it.
+// `place` is that of `base.provider` in a user's file.
 fn load(name: &str, place: Option<&Span>) -> Option<Provider> {
     let text = FILES.get_file(format!("{name}.yaml"))?.contents_utf8()?;
     let mut root = Node::parse(text).ok()?;
     if let Some(place) = place {
         put(&mut root, place);
     }
-    // What is wrong with these files is found by a test, and nothing that a user could mend.
+    // A test checks these files; users cannot correct them.
     Some(file::read(&mut Decoder::new(&|_| None), name, &root))
 }
 
-/// Moves a whole tree to one place.
+/// Sets the place of a whole tree.
 fn put(node: &mut Node, place: &Span) {
     node.span = place.clone();
     match &mut node.value {
@@ -136,11 +136,11 @@ fn put(node: &mut Node, place: &Span) {
     }
 }
 
-/// What lies under a config with this `base`, if it names a provider. `series` is the config's own.
+/// The defaults for a config with this `base`, if it names a provider. `series` is the config's own.
 pub(super) fn provided(d: &mut Decoder<'_>, base: &Base, series: Option<&Text>) -> Option<Provided> {
     let Some(wanted) = &base.provider else {
         if let Some(version) = &base.version {
-            let problem = Problem::new(version.span.clone(), "base.version says nothing without base.provider");
+            let problem = Problem::new(version.span.clone(), "base.version has no effect without base.provider");
             d.problem(problem.hint(format!("providers: {}", names().join(", "))));
         }
         return None;

@@ -14,7 +14,7 @@ fn faults(name: &str, text: &str) -> Vec<String> {
     let mut faults: Vec<String> = d.problems.into_iter().map(|problem| problem.title).collect();
     let mut expect = |holds: bool, what: String| faults.extend((!holds).then_some(what));
     let exact = provider.versions.iter().any(|version| version.name.text == provider.default.text);
-    expect(exact, "the default is no version".into());
+    expect(exact, "the default is not a version".into());
     expect(!provider.machines.is_empty(), "no machine".into());
     expect(provider.also.iter().all(|word| find(word).is_none()), "another word for it is a provider".into());
     let number = |version: &ProviderVersion| -> Vec<Option<u32>> {
@@ -23,14 +23,14 @@ fn faults(name: &str, text: &str) -> Vec<String> {
     let sorted = provider.versions.windows(2).all(|two| number(&two[0]) < number(&two[1]));
     expect(sorted, "the versions are not sorted, oldest first".into());
     for source in provider.eula.iter().map(|eula| &eula.source) {
-        expect(source.starts_with("https://"), format!("{source} is no address"));
+        expect(source.starts_with("https://"), format!("{source} is not an address"));
     }
     for version in &provider.versions {
         let name = &version.name;
-        expect(number(version).iter().all(Option::is_some), format!("{name} is no version"));
+        expect(number(version).iter().all(Option::is_some), format!("{name} is not a version"));
         expect(!version.sources.is_empty(), format!("{name} has no source"));
         let addresses = version.sources.iter().all(|source| source.starts_with("https://"));
-        expect(addresses, format!("a source of {name} is no address"));
+        expect(addresses, format!("a source of {name} is not an address"));
         expect(version.series.is_some() && version.distro.is_some(), format!("{name} has no series or distro"));
         expect(!version.layers.is_empty(), format!("{name} has no layers"));
         let followed = |source: &Source| match source {
@@ -38,7 +38,7 @@ fn faults(name: &str, text: &str) -> Vec<String> {
             Source::Path(_) => false,
         };
         let sources = version.layers.iter().map(|layer| &layer.source).chain(&version.bitbake);
-        expect(sources.clone().all(followed), format!("{name} has a source that is no branch over https"));
+        expect(sources.clone().all(followed), format!("{name} has a source that is not a branch over https"));
         let carried = version.layers.iter().filter(|layer| layer.name.text == "poky").count();
         let own = usize::from(version.bitbake.is_some());
         expect(carried + own == 1, format!("{name} has BitBake {} times", carried + own));
@@ -68,15 +68,15 @@ fn the_checker_can_fail() {
         ("about:", "abuot:", "unknown key `abuot`"),
         ("also:", "image_: 1\nalso:", "unknown key `image_`"),
         ("    series: kirkstone", "    seires: kirkstone", "unknown key `versions.seires`"),
-        ("default: \"5.0\"", "default: \"5\"", "the default is no version"),
+        ("default: \"5.0\"", "default: \"5\"", "the default is not a version"),
         ("machines: [", "machines: []\nnotes2: [", "no machine"),
         ("  \"4.0\":", "  \"5.1\":", "not sorted"),
-        ("  \"4.0\":", "  kirkstone:", "kirkstone is no version"),
+        ("  \"4.0\":", "  kirkstone:", "kirkstone is not a version"),
         ("    verified:", "    verified: soon", "must be a day"),
         ("        branch: kirkstone", "        branch: -x", "cannot be the name of a branch"),
         ("git: https://git.yoctoproject.org/poky", "git: /srv/poky", "is a folder, not an address"),
-        ("git: https://git.yoctoproject.org/poky", "git: git://git.yoctoproject.org/poky", "no branch over https"),
-        ("        branch: kirkstone", "        tag: v1", "no branch over https"),
+        ("git: https://git.yoctoproject.org/poky", "git: git://git.yoctoproject.org/poky", "not a branch over https"),
+        ("        branch: kirkstone", "        tag: v1", "not a branch over https"),
         ("      branch: \"2.16\"", "      patches: [a]", "names no branch"),
         ("      - name: poky", "      - name: oe", "4.0 has BitBake 0 times"),
     ];
@@ -113,7 +113,7 @@ fn it_lies_under_the_config() {
     assert_eq!(bare.base.distro.as_deref(), Some("poky"));
     assert_eq!(bare.yocto_series.as_deref(), Some("scarthgap"));
     assert_eq!(bare.provided.as_ref().map(|below| &below.choice), Some(&Choice::Default));
-    // What the config says stays, in its place or behind; a branch that it does not name is the series'.
+    // The config's own layers stay, in place or at the end; the default branch is the series.
     let full = config(
         "name: x\nbase: {provider: poky, version: '6.0', machine: m, distro: mine}\nbuild: {image: i}\n\
          bitbake: {path: ./bb}\nlayers:\n  - {name: mine, git: 'https://h/mine'}\n  - {name: openembedded-core, path: ./oe}\n",

@@ -1,8 +1,7 @@
-//! Why a sandbox cannot be had, judged by the step that failed, its errno and what this machine says about itself; and what to
-//! do about it. Pure.
+//! Why a sandbox failed, judged by the step, its errno and facts of this machine; and what to do about it. Pure.
 //!
-//! The errno alone does not tell: the same EPERM comes from a sysctl, from AppArmor, from a container's seccomp filter and from
-//! a chroot (user_namespaces(7), unshare(2)).
+//! The errno alone is ambiguous: EPERM comes from a sysctl, from AppArmor, from a container's seccomp filter and from a chroot
+//! (user_namespaces(7), unshare(2)).
 
 mod remedy;
 #[cfg(test)]
@@ -14,7 +13,7 @@ use crate::system::kernel::{OLDEST, version};
 pub use remedy::Remedy;
 use remedy::{administrator, by_sysctl, outside};
 
-/// User namespaces that are enough for any build, and for whatever else wants some.
+/// User namespaces that are enough for any build and for other programs.
 const ENOUGH: u64 = 15_000;
 
 /// More than any machine has.
@@ -58,7 +57,7 @@ impl Obstacle {
     }
 }
 
-/// The part of the way in to which a step belongs.
+/// The phase of the start to which a step belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Enter,
@@ -87,7 +86,7 @@ impl Stage {
         }
     }
 
-    /// Whether the kernel's security modules have a say in it.
+    /// Whether the kernel's security modules can refuse it.
     fn is_guarded(self) -> bool {
         matches!(self, Self::Enter | Self::Maps | Self::Proc | Self::Mount | Self::Pivot)
     }
@@ -153,7 +152,7 @@ fn used_up(failed: &Failed<'_>) -> Option<Obstacle> {
             );
             let obstacle =
                 Obstacle::new(cause).user(Remedy::new("see which programs hold them, and end some", ["lsns -t user"]));
-            // What a new namespace begins with is no limit of anybody's choice.
+            // The kernel's initial value of a new namespace, which was not configured.
             if limit >= NO_LIMIT {
                 return Some(obstacle);
             }
@@ -195,14 +194,14 @@ fn not_in_this_kernel(failed: &Failed<'_>) -> Option<Obstacle> {
     }
     if kernel.ends_with("-Microsoft") {
         return Some(
-            Obstacle::new("this is the first version of WSL, which is no Linux kernel and has no namespaces")
+            Obstacle::new("this is WSL 1, which is not a Linux kernel and has no namespaces")
                 .user(Remedy::new("move this distribution to WSL 2, in Windows", ["wsl --set-version NAME 2"])),
         );
     }
     if kernel.contains(".el7") {
         let line = "grubby --args=user_namespace.enable=1 --update-kernel=ALL && reboot";
         return Some(
-            Obstacle::new("this kernel has user namespaces only when it is told so at boot (RHEL 7)")
+            Obstacle::new("this kernel has user namespaces only with a boot option (RHEL 7)")
                 .admin(Remedy::new("as administrator", [line])),
         );
     }
@@ -223,7 +222,7 @@ fn too_old(failed: &Failed<'_>) -> Option<Obstacle> {
     })
 }
 
-/// The kernel lets nobody make a user namespace in a chroot: it could be left that way (user_namespaces(7), EPERM of unshare(2)).
+/// The kernel refuses user namespaces in a chroot: they would be a way out of it (user_namespaces(7), EPERM of unshare(2)).
 fn in_a_chroot(failed: &Failed<'_>) -> Option<Obstacle> {
     (failed.is(Stage::Enter, &[libc::EPERM]) && failed.signs.chroot == Some(true)).then(|| {
         let line = format!("bwrap --dev-bind DIR / --proc /proc {}", remedy::own_command(failed.signs));
@@ -239,7 +238,8 @@ fn without_ids(failed: &Failed<'_>) -> Option<Obstacle> {
     })
 }
 
-/// Who maps uid 0 could lend its file capabilities to others (user_namespaces(7), "Defining user and group ID mappings", Linux 5.12).
+/// A process that maps uid 0 could lend its file capabilities to others (user_namespaces(7), "Defining user and group ID mappings", Linux
+/// 5.12).
 fn bare_root(failed: &Failed<'_>) -> Option<Obstacle> {
     (failed.is(Stage::Maps, &[libc::EPERM]) && failed.signs.bare_root).then(|| {
         Obstacle::new("root without CAP_SETFCAP cannot map its own uid").user(Remedy::new(
@@ -270,7 +270,7 @@ fn filtered_entry(failed: &Failed<'_>) -> Option<Obstacle> {
 fn restricted_by_apparmor(failed: &Failed<'_>) -> Option<Obstacle> {
     let signs = failed.signs;
     let inside_already = signs.profile() == Some("unprivileged_userns");
-    // A profile of its own has its own say; root is not asked.
+    // A profile of its own decides instead; root is exempt.
     let free = signs.profile().is_none() && !signs.sys_admin;
     if !failed.is_refused() || !signs.is_restricted_by_apparmor() || !(inside_already || free) {
         return None;
@@ -286,7 +286,7 @@ fn restricted_by_apparmor(failed: &Failed<'_>) -> Option<Obstacle> {
     Some(Obstacle { cause, remedy_user, remedy_admin: profile })
 }
 
-/// By a security module, into a domain or profile that was not made for smidr.
+/// A security module confines smidr by a domain or profile that was not made for it.
 fn confined(failed: &Failed<'_>) -> Option<Obstacle> {
     let signs = failed.signs;
     if !failed.is_refused() {
@@ -303,7 +303,7 @@ fn confined(failed: &Failed<'_>) -> Option<Obstacle> {
             None => obstacle.admin(administrator([format!("aa-complain {profile}")])),
         });
     }
-    // SELinux says EACCES, never EPERM.
+    // SELinux answers EACCES, never EPERM.
     let domain = signs.domain().filter(|_| failed.errno == libc::EACCES)?;
     let obstacle = Obstacle::new(format!("SELinux refuses it to programs of the domain {domain}"));
     if signs.container.is_some() {
@@ -313,7 +313,7 @@ fn confined(failed: &Failed<'_>) -> Option<Obstacle> {
     Some(obstacle.admin(administrator(lines)))
 }
 
-/// The kernel gives no fresh `/proc` to somebody whose own is covered (mount_too_revealing in fs/namespace.c).
+/// The kernel refuses a new `/proc` while parts of the present one are covered (mount_too_revealing in fs/namespace.c).
 fn proc_covered(failed: &Failed<'_>) -> Option<Obstacle> {
     if !failed.is(Stage::Proc, &[libc::EPERM]) && !failed.is(Stage::Maps, &[libc::EROFS]) {
         return None;
@@ -375,7 +375,7 @@ fn unknown(failed: &Failed<'_>) -> Obstacle {
         return Obstacle::new(cause).by_what_surrounds(signs);
     }
     let lines = ["smidr doctor".to_owned(), format!("strace -f {}", remedy::own_command(signs))];
-    Obstacle::new("nothing that this machine says about itself explains it")
+    Obstacle::new("smidr found no setting of this machine that explains it")
         .user(Remedy::new("see what works here, and what the kernel is asked", lines))
-        .admin(Remedy::new("see what the kernel says about it", ["journalctl -k -n 20"]))
+        .admin(Remedy::new("read the kernel's messages", ["journalctl -k -n 20"]))
 }

@@ -50,7 +50,7 @@ pub fn by_sysctl(signs: &Signs, name: &str, value: u64) -> Remedy {
     Remedy::new(how, [now, format!("echo {name}={value} > /etc/sysctl.d/60-smidr.conf")])
 }
 
-/// What lets smidr out of what surrounds it, or gives it more in there: by its user, and by its administrator.
+/// How to run smidr outside of its container, or with more rights in it: for its user, and for its administrator.
 pub fn outside(signs: &Signs) -> (Option<Remedy>, Option<Remedy>) {
     let here = own_command(signs);
     let start = |line: &str| Remedy::new("start the container with", [line]);
@@ -104,7 +104,7 @@ fn runner(line: &str) -> Remedy {
     Remedy::new("as administrator of the runner, below [runners.docker] in /etc/gitlab-runner/config.toml", [line])
 }
 
-/// Docker's daemon knows no `systempaths=unconfined`; its command line translates that, and the runner does not.
+/// Docker's daemon does not support `systempaths=unconfined`: its command line translates that, the runner does not.
 pub fn privileged_runner() -> Remedy {
     runner("privileged = true")
 }
@@ -149,7 +149,7 @@ fn pattern(path: &str) -> String {
     if text.len() == path.len() + 2 && !path.contains(char::is_whitespace) { path.to_owned() } else { text }
 }
 
-/// What the user has just typed, more or less.
+/// The command that the user has typed, approximately.
 pub fn own_command(signs: &Signs) -> String {
     format!("{} doctor", quoted(&signs.binary.display().to_string()))
 }

@@ -1,4 +1,4 @@
-//! Machines as they were met, by what their /proc says, and what is made of it.
+//! Recorded facts of real machines, and their diagnoses.
 
 use std::collections::BTreeMap;
 
@@ -98,7 +98,7 @@ const CASES: &[Case] = &[
         machine: "RHEL 7 before 7.4",
         files: &[("/proc/sys/user/max_user_namespaces", "-"), ("/proc/sys/kernel/osrelease", "3.10.0-514.el7.x86_64\n")],
         failed: (ENTER, libc::EINVAL),
-        cause: "only when it is told so at boot",
+        cause: "only with a boot option",
         user: None,
         admin: Some("grubby --args=user_namespace.enable=1"),
     },
@@ -311,7 +311,7 @@ const CASES: &[Case] = &[
         machine: "WSL 1",
         files: &[("/proc/sys/kernel/osrelease", "4.4.0-19041-Microsoft\n")],
         failed: (ENTER, libc::EINVAL),
-        cause: "first version of WSL",
+        cause: "this is WSL 1",
         user: Some("wsl --set-version NAME 2"),
         admin: None,
     },
@@ -377,7 +377,7 @@ const CASES: &[Case] = &[
         admin: None,
     },
     Case {
-        machine: "a user namespace that maps nobody",
+        machine: "a user namespace without a map",
         files: &[
             ("/proc/self/status", "Uid:\t65534\t65534\t65534\t65534\nGid:\t65534\t65534\t65534\t65534\nCapEff:\t0\nSeccomp:\t0\n"),
             ("/proc/self/uid_map", ""),
@@ -421,10 +421,10 @@ const CASES: &[Case] = &[
         admin: Some("grep SECCOMP"),
     },
     Case {
-        machine: "something that nobody has met yet",
+        machine: "an unknown obstacle",
         files: &[],
         failed: ("set the host name", libc::EIO),
-        cause: "nothing that this machine says about itself explains it",
+        cause: "found no setting of this machine that explains it",
         user: Some("strace -f '/opt/my tools/smidr' doctor"),
         admin: Some("journalctl -k"),
     },
@@ -484,7 +484,7 @@ fn signs_of_an_ordinary_machine() {
         ..Signs::default()
     };
     assert_eq!(found, expected);
-    // PID 1's mounts tell nothing where they are others, or where it hides them.
+    // PID 1's mounts prove nothing if they differ or are hidden.
     for first in ["-", "99 1 0:9 / / rw - ext4 /dev/vdb rw\n"] {
         let first: Files = vec![("/proc/1/mountinfo", first)].leak();
         assert_eq!(signs(first).chroot, None);

@@ -16,19 +16,19 @@ const PREFIX: &str = "smidr-";
 /// The span in which `cpu.max` counts, in microseconds: the kernel's own default.
 const PERIOD: u64 = 100_000;
 
-/// How often a leaf is tried to be removed: those who were killed take a moment to go.
+/// How often removal of a leaf is tried: killed processes take a moment to end.
 const TRIES: u32 = 100;
 
-/// A cgroup that nobody else uses. Dropping it kills what is in it and removes it.
+/// A cgroup of our own. Dropping it kills the processes in it and removes it.
 #[derive(Debug)]
 pub struct Leaf {
     path: PathBuf,
     not_enforced: Vec<NotEnforced>,
-    // While it is held, no other smidr takes the leaf for one that was left behind.
+    // While it is held, no other smidr removes the leaf as abandoned.
     _lock: File,
 }
 
-/// What a leaf says about those that were in it; none: its kernel or controllers do not tell.
+/// What the processes of a leaf used; none where its kernel or controllers do not count it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
     /// Time on processors, in milliseconds.
@@ -45,7 +45,7 @@ impl Leaf {
     ///
     /// # Errors
     ///
-    /// When there is no cgroup v2 in sight, or it does not belong to the caller.
+    /// When no cgroup v2 is visible, or it does not belong to the caller.
     pub fn make(place: &Place, name: &str, limits: &Limits) -> Result<Self, CgroupError> {
         let own = place.v2.as_deref().ok_or(match (place.has_v2, place.has_memory_v1) {
             (true, _) => CgroupError::Hidden,
@@ -82,12 +82,12 @@ impl Leaf {
     }
 
     fn make_in(parent: &Path, name: &str, limits: &Limits) -> io::Result<Self> {
-        // Whoever is to be moved must be allowed to leave: the kernel asks for this file of the common ancestor.
+        // Moving a process needs write access to this file of the common ancestor (cgroups(7)).
         rustix::fs::access(parent.join("cgroup.procs"), rustix::fs::Access::WRITE_OK)?;
-        // With processes of its own it hands none on, or would become a threaded one, in which nobody can join the leaf (cgroups(7)).
+        // With processes of its own it delegates no controllers, or would become a threaded one, whose leaf cannot be joined (cgroups(7)).
         let occupied = fs::read_to_string(parent.join("cgroup.procs")).is_ok_and(|pids| !pids.trim().is_empty());
         for controller in wanted(limits).filter(|_| !occupied) {
-            // Refused where it is not handed down, or processes stand in the way. What the leaf has is looked at below.
+            // Refused where the controller is not delegated, or processes are in the way. What the leaf has is checked below.
             let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{}", controller.name));
         }
         let path = parent.join(format!("{PREFIX}{name}"));
@@ -96,7 +96,7 @@ impl Leaf {
         Ok(Self { path, not_enforced, _lock: lock })
     }
 
-    /// How much is missing: limits above all, and what measures memory, which is of use without a limit too.
+    /// How much is missing: limits first, then the measuring of memory, useful without a limit too.
     fn lacks(&self) -> usize {
         2 * self.not_enforced.len() + usize::from(!self.path.join("memory.current").exists())
     }
@@ -131,14 +131,14 @@ impl Drop for Leaf {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                // Removed, or not ours to remove any more.
+                // Removed, or no longer ours.
                 _ => return,
             }
         }
     }
 }
 
-/// Makes a folder and holds it. Another smidr may take it for one that was left behind, until it is held.
+/// Makes a folder and locks it. Until it is locked, another smidr may remove it as abandoned.
 fn create_locked(path: &Path) -> io::Result<File> {
     loop {
         fs::create_dir(path)?;
@@ -202,7 +202,7 @@ fn remove_left_behind(parent: &Path) {
         let ours = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PREFIX));
         if ours && let Ok(folder) = File::open(&path) {
             match folder.try_lock() {
-                // Not empty: the kernel says no.
+                // The kernel refuses where it has processes.
                 Ok(()) => drop(fs::remove_dir(&path)),
                 Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
             }

@@ -1,7 +1,7 @@
 //! Control groups: where this process is, a leaf of its own for a build, limits that are read back, and what was used.
 //!
-//! In go limits, out comes a [`Leaf`] that says which of them hold, or a [`CgroupError`] that says why there is none. Only cgroup v2
-//! can be delegated to an ordinary user (cgroups(7), "Cgroups delegation"); v1 is looked at, never changed.
+//! A [`Leaf`] knows which limits hold; a [`CgroupError`] is why there is none. Only cgroup v2 can be delegated to an ordinary user
+//! (cgroups(7), "Cgroups delegation"); v1 is read, never changed.
 
 mod leaf;
 mod place;
@@ -26,10 +26,10 @@ const MEMORY: Controller = Controller { name: "memory", key: "host.memory" };
 /// As [`MEMORY`].
 const TASKS: Controller = Controller { name: "pids", key: "host.tasks" };
 
-/// As [`MEMORY`]. Affinity limits processors too, so that this one is a help and no more.
+/// As [`MEMORY`]. Optional, since affinity limits processors too.
 const CPU: Controller = Controller { name: "cpu", key: "host.cpus" };
 
-/// What the kernel calls a resource, and what a config calls its limit.
+/// The kernel's name of a resource, and the config's name of its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Controller {
     name: &'static str,
@@ -51,11 +51,11 @@ pub enum CgroupError {
     /// Only v1, or nothing.
     #[error("this machine has no cgroup v2, and v1 cannot be delegated")]
     NoV2,
-    /// v2 is there for systemd's own bookkeeping.
+    /// v2 exists for systemd's own use only.
     #[error("this machine limits memory by cgroup v1, which cannot be delegated")]
     Hybrid,
-    /// As in containers that do not mount it, or mount somebody else's.
-    #[error("the cgroup of this session is not in sight")]
+    /// As in containers that do not mount it, or mount another one.
+    #[error("the cgroup of this session is not visible here")]
     Hidden,
     /// The usual case of a login over ssh.
     #[error("no cgroup of this session is delegated to you ({path} cannot be changed)")]
@@ -68,7 +68,7 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
-    /// The error and what to do about it, as one clause.
+    /// The error and its hint, as one clause.
     pub fn reason(&self) -> String {
         self.hint().map_or_else(|| self.to_string(), |hint| format!("{self}; {hint}"))
     }
@@ -82,7 +82,7 @@ impl UserError for CgroupError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoV2 | Self::Hybrid => {
-                // sd_booted(3). Without systemd, the kernel itself is told to leave the controllers to v2 (cgroup-v2.rst).
+                // sd_booted(3). Without systemd, a kernel parameter leaves the controllers to v2 (cgroup-v2.rst).
                 let systemd = Path::new("/run/systemd/system").is_dir();
                 let parameter = if systemd { "systemd.unified_cgroup_hierarchy=1" } else { "cgroup_no_v1=all" };
                 Some(format!("as administrator, start the kernel (outside of any container) with  {parameter}"))

@@ -1,23 +1,22 @@
-//! Where this process is among the cgroups, from the text of `/proc/self/cgroup` and `/proc/self/mountinfo`. Pure but for
-//! those two.
+//! The cgroups of this process, from `/proc/self/cgroup` and `/proc/self/mountinfo`. Pure except for reading these.
 
 use std::{
     fs,
     path::{Component, Path, PathBuf},
 };
 
-/// The cgroups of a process, as folders that it can see.
+/// The cgroups of a process, as visible folders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// Its cgroup v2.
     pub v2: Option<PathBuf>,
-    /// Where the hierarchy of v2 begins in sight.
+    /// The uppermost visible folder of v2.
     pub top: PathBuf,
-    /// Whether there is a cgroup v2 at all, in sight or not.
+    /// Whether there is a cgroup v2 at all, visible or not.
     pub has_v2: bool,
     /// Its cgroup of the v1 memory controller.
     pub memory_v1: Option<PathBuf>,
-    /// Whether memory is a matter of v1.
+    /// Whether v1 controls memory.
     pub has_memory_v1: bool,
 }
 
@@ -81,7 +80,7 @@ impl Mount {
         Some(Self { root: unescape(root), at: unescape(at), kind: kind.into(), options: options.into() })
     }
 
-    /// Where a cgroup is in sight through this mount. A path that begins with `/..` is outside of the cgroup namespace.
+    /// Where a cgroup is visible through this mount. A path that begins with `/..` is outside of the cgroup namespace.
     fn show(&self, cgroup: &Path) -> Option<PathBuf> {
         let below = cgroup.strip_prefix(&self.root).ok()?;
         let plain = below.components().all(|part| matches!(part, Component::Normal(_)));

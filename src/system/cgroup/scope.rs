@@ -1,9 +1,8 @@
-//! A way into the cgroups that belong to the user, for sessions that are outside of them, as logins over ssh are.
+//! Enters the cgroups delegated to the user from sessions outside of them, such as logins over ssh.
 //!
-//! Nobody may move a process from where root decides to where the user does but systemd. `systemd-run --scope` asks it to, and then
-//! becomes the program, so that process id, parent and descriptors stay what they were (systemd-run(1)). Limits are not left to
-//! the scope: systemd up to 252 ends everything in it when one process is killed for memory. So a [`Leaf`](super::Leaf) is made
-//! beside it, and the program goes on there.
+//! Only systemd may move a process there. `systemd-run --scope` asks it to, and then executes the program, so that process id, parent
+//! and descriptors stay the same (systemd-run(1)). The limits are not set on the scope: systemd up to 252 ends everything in it when one
+//! process is killed for memory. So a [`Leaf`](super::Leaf) is made beside it, which the program then joins.
 
 use std::{
     io::Read as _,
@@ -20,19 +19,19 @@ const VARIABLES: [&str; 2] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
 /// A path among cgroups is shorter than that, in bytes.
 const LONGEST: u64 = 16 * 1024;
 
-/// A way that has been gone once.
+/// A way that was tried successfully.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     /// systemd-run with its arguments; the program's own follow.
     pub argv: Vec<String>,
     /// Its environment.
     pub env: Vec<(String, String)>,
-    /// Where it leads: the folder of such scopes.
+    /// The folder of such scopes.
     pub place: Place,
 }
 
 impl Scope {
-    /// The way, if there is one.
+    /// Finds and tries the way.
     pub fn find(facts: &SystemFacts, spawner: &Spawner) -> Option<Self> {
         let (argv, env) = describe(&facts.environment)?;
         let (program, arguments) = argv.split_first()?;
@@ -42,7 +41,7 @@ impl Scope {
         let mut child = spawner.spawn(command, Vec::new()).ok()?;
         let text = child.stdout.take().and_then(read)?;
         let success = child.wait().ok()?.success();
-        // The scope goes with its only process; what it stood in stays.
+        // The scope ends with its only process; its parent stays.
         let seen = Place::seen_from_here(&text);
         let around = seen.v2.as_ref()?.parent()?.to_path_buf();
         let place = Place { v2: Some(around.clone()), top: around, ..seen };
@@ -68,7 +67,7 @@ fn describe(environment: &[(String, String)]) -> Option<Described> {
         std::env::split_paths(folders).map(|folder| folder.join("systemd-run")).find(|path| path.is_file())?;
     let mut argv = vec![program.to_str()?.to_owned()];
     argv.extend(["--user", "--scope", "--quiet", "--collect", "--no-ask-password", "--"].map(String::from));
-    // `cat` must be found, and systemd-run looks for no more than that.
+    // systemd-run needs PATH to find `cat`, and nothing else.
     let variables = VARIABLES.iter().chain(&["PATH"]);
     Some((argv, variables.filter_map(|name| get(name)).cloned().collect()))
 }
@@ -84,7 +83,7 @@ mod tests {
         let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let environment = vec![own("XDG_RUNTIME_DIR", &runtime), own("PATH", &runtime), own("SECRET", "x")];
         std::fs::write(folder.path().join("systemd-run"), "").expect("a program");
-        assert_eq!(describe(&environment), None, "nobody listens");
+        assert_eq!(describe(&environment), None, "no systemd there");
         std::fs::write(folder.path().join("bus"), "").expect("a socket");
         let (argv, env) = describe(&environment).expect("a way");
         assert_eq!(argv[0], folder.path().join("systemd-run").display().to_string());
