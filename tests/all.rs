@@ -17,6 +17,8 @@ mod archives;
 mod artifacts;
 #[path = "all/border.rs"]
 mod border;
+#[path = "all/checkout_fixture.rs"]
+mod checkout_fixture;
 #[path = "all/checkouts.rs"]
 mod checkouts;
 #[path = "all/config.rs"]
@@ -27,6 +29,8 @@ mod credentials;
 mod doctor;
 #[path = "all/exchange.rs"]
 mod exchange;
+#[path = "all/fetch_fixture.rs"]
+mod fetch_fixture;
 #[path = "all/foreign.rs"]
 mod foreign;
 #[path = "all/help.rs"]
@@ -41,8 +45,8 @@ mod house;
 mod images;
 #[path = "all/inputs.rs"]
 mod inputs;
-#[path = "all/layer_yard.rs"]
-mod layer_yard;
+#[path = "all/isolation.rs"]
+mod isolation;
 #[path = "all/layers.rs"]
 mod layers;
 #[path = "all/layers_diff.rs"]
@@ -51,8 +55,6 @@ mod layers_diff;
 mod layers_fetch;
 #[path = "all/layers_http.rs"]
 mod layers_http;
-#[path = "all/layers_kit.rs"]
-mod layers_kit;
 #[path = "all/layers_lock.rs"]
 mod layers_lock;
 #[path = "all/life.rs"]
@@ -67,8 +69,6 @@ mod offline;
 mod patch_mails;
 #[path = "all/patches.rs"]
 mod patches;
-#[path = "all/peers.rs"]
-mod peers;
 #[path = "all/project.rs"]
 mod project;
 #[path = "all/pseudo.rs"]
@@ -93,6 +93,8 @@ mod registry_server;
 mod resources;
 #[path = "all/sandbox.rs"]
 mod sandbox;
+#[path = "all/sandbox_parity.rs"]
+mod sandbox_parity;
 #[path = "all/screen.rs"]
 mod screen;
 #[path = "all/stages.rs"]
@@ -107,7 +109,5 @@ mod terminals;
 mod trouble;
 #[path = "all/trust.rs"]
 mod trust;
-#[path = "all/walls.rs"]
-mod walls;
 #[path = "all/whole.rs"]
 mod whole;

@@ -1,5 +1,4 @@
-//! Archives as others write them, unpacked by smidr, by GNU tar and by Python: three readers, one tree. And what the fuzzer
-//! begins with, replayed.
+//! Archives of GNU tar and Python, unpacked by smidr, GNU tar and Python with equal results; and the fuzzer's corpus, replayed.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -77,7 +76,7 @@ fn nodes() -> impl Strategy<Value = Vec<Node>> {
         select(TARGETS.to_vec()).prop_map(Kind::Symlink),
         any::<usize>().prop_map(Kind::HardLink),
     ];
-    // Whoever packs them must be able to read them.
+    // They must be readable for packing.
     let mode = (0..=0o7777_u32).prop_map(|mode| mode | 0o500);
     let node = (kind, any::<usize>(), select(NAMES.to_vec()), mode, 0..1_i64 << 32, 0..4_i64);
     let node = node.prop_map(|(kind, parent, name, mode, seconds, quarters)| Node {
@@ -338,7 +337,7 @@ fn three_readers_see_one_tree() {
         skip(name, "there is no Python to compare with");
     }
     let config = Config { cases: 5, max_shrink_iters: 30, failure_persistence: None, ..Config::default() };
-    // The same trees each time: a test that fails now and then tells nobody anything.
+    // The same trees each time, so that a failure can be repeated.
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let result = runner.run(&nodes(), |nodes| {
         compare(&tools, &nodes);
@@ -350,7 +349,7 @@ fn three_readers_see_one_tree() {
 static CORPUS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/tests/fuzz/corpus/layer");
 
 #[test]
-fn what_the_fuzzer_begins_with_is_harmless() {
+fn fuzz_corpus_is_accepted() {
     let mut yard = fuzz_one::Yard::new();
     let results: Vec<_> = CORPUS.files().map(|file| (file.path(), yard.import(file.contents()))).collect();
     assert!(results.len() >= 15, "only {} inputs", results.len());

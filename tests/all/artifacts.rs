@@ -1,12 +1,12 @@
-//! What builds leave behind, and that it goes when somebody says so.
+//! Artifacts of old builds, and `smidr artifacts clean`.
 
 use std::path::PathBuf;
 
 use super::{support::World, trouble::recipe};
 
 #[test]
-fn the_last_good_build_stays_at_hand() {
-    let Some(world) = World::with_project("artifacts::the_last_good_build_stays_at_hand") else { return };
+fn clean_keeps_the_last_good_build() {
+    let Some(world) = World::with_project("artifacts::clean_keeps_the_last_good_build") else { return };
     let good = world.smidr().arg("build").run().expect_code(0).build_id();
     recipe(&world, "bad", "    exit 1");
     let bad = world.smidr().args(["build", "--target", "bad"]).run().expect_code(1).build_id();
@@ -34,8 +34,8 @@ fn the_last_good_build_stays_at_hand() {
 }
 
 #[test]
-fn what_old_builds_left_behind_goes_on_request() {
-    let Some(world) = World::with_project("artifacts::what_old_builds_left_behind_goes_on_request") else { return };
+fn clean_removes_artifacts_of_old_builds() {
+    let Some(world) = World::with_project("artifacts::clean_removes_artifacts_of_old_builds") else { return };
     recipe(&world, "bad", "    echo marker-of-the-log; exit 1");
     let ids = [0, 1].map(|_| world.smidr().args(["build", "--target", "bad"]).run().expect_code(1).build_id());
     recipe(&world, "slow", "    sleep 1000");
@@ -69,7 +69,7 @@ fn what_old_builds_left_behind_goes_on_request() {
     assert_eq!((&outcome(&ids[0])["cleaned"], &outcome(&ids[0])["state"]), (&true.into(), &"FAILED".into()));
     world.smidr().args(["status", &ids[1]]).run().expect_code(0).expect_out("cleaned ").expect_out("bad:do_act");
     world.smidr().args(["logs", &ids[1]]).run().expect_code(0).expect_out("marker-of-the-log");
-    // What somebody put there by hand is nobody's.
+    // A folder that smidr did not make is not touched.
     std::fs::create_dir(folder("by-hand")).expect("a folder");
     clean(&["--keep", "0"]).expect_code(0);
     assert!(folder("by-hand").is_dir());

@@ -1,4 +1,4 @@
-//! What crosses from a build to this machine: what it says, what it claims, and what it leaves behind.
+//! What a build sends to this machine: output, events and artifacts, all untrusted.
 
 use std::{
     collections::BTreeSet,
@@ -105,8 +105,8 @@ fn artifact<'a>(document: &'a Value, path: &str) -> &'a Value {
 }
 
 #[test]
-fn what_a_build_leaves_behind_stays_harmless() {
-    let Some(world) = World::with_project("border::what_a_build_leaves_behind_stays_harmless") else { return };
+fn artifacts_lose_setuid_bits_and_outside_links() {
+    let Some(world) = World::with_project("border::artifacts_lose_setuid_bits_and_outside_links") else { return };
     world.write("layers/meta-hello/recipes-test/spoil/spoil.bb", SPOIL);
     let plan = trusted(&world).args(["plan", "--json"]).run().json();
     let top = plan["plan"]["folders"]["top"].as_str().expect("TOPDIR").to_owned();
@@ -226,8 +226,8 @@ fn pretend(world: &World, script: &str) {
 }
 
 #[test]
-fn what_bitbake_says_is_a_claim_and_how_it_ends_decides() {
-    let Some(world) = World::with_project("border::what_bitbake_says_is_a_claim_and_how_it_ends_decides") else {
+fn bitbakes_exit_status_decides_not_its_events() {
+    let Some(world) = World::with_project("border::bitbakes_exit_status_decides_not_its_events") else {
         return;
     };
     let build = || trusted(&world).arg("build").run();
@@ -248,8 +248,10 @@ fn what_bitbake_says_is_a_claim_and_how_it_ends_decides() {
 }
 
 #[test]
-fn a_log_is_kept_once_and_claims_take_no_memory() {
-    let Some(world) = World::with_project("border::a_log_is_kept_once_and_claims_take_no_memory") else { return };
+fn events_of_many_failed_tasks_take_bounded_memory_and_one_log() {
+    let Some(world) = World::with_project("border::events_of_many_failed_tasks_take_bounded_memory_and_one_log") else {
+        return;
+    };
     pretend(
         &world,
         "log = os.path.abspath('log')\nwith open(log, 'wb') as file:\n    file.write(b'it broke\\n')\n    file.truncate(1 << 40)\n\

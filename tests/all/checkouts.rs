@@ -1,4 +1,4 @@
-//! Commits become folders: as git would have it, whole or not at all, and nothing of what hostile repositories would like.
+//! Checkouts of commits: equal to git's, atomic, and safe with hostile repositories.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use smidr::{
 };
 
 use super::{
-    layer_yard::{URL, Yard, commit, git, object, patch, picture, told, tree, try_git},
+    checkout_fixture::{URL, Yard, commit, git, object, patch, picture, told, tree, try_git},
     support::{has, skip},
 };
 
@@ -85,8 +85,8 @@ fn has_commit(top: &Path, revision: &str) -> CommitId {
 }
 
 #[test]
-fn a_checkout_is_what_git_makes() {
-    if no_git("checkouts::a_checkout_is_what_git_makes") {
+fn a_checkout_equals_git_checkout() {
+    if no_git("checkouts::a_checkout_equals_git_checkout") {
         return;
     }
     let outside = tempfile::tempdir().expect("a folder");
@@ -134,12 +134,12 @@ fn a_checkout_is_what_git_makes() {
         assert_eq!(git(&made.folder.join("modules/lib"), &["status", "--porcelain"]), "");
         assert_eq!(git(&made.folder.join("modules/lib"), &["rev-parse", "HEAD"]), inner.to_string());
         assert_eq!(
-            yard.heard.warnings(),
+            yard.recorder.warnings(),
             ["1 files of meta-test are pointers of git-lfs, whose content is not fetched"]
         );
         let progress =
             |event: &Event| matches!(event, Event::Progress { done, total: Some(total), .. } if done == total);
-        assert!(yard.heard.0.lock().expect("a mutex").iter().any(progress));
+        assert!(yard.recorder.0.lock().expect("a mutex").iter().any(progress));
         // There already: no submodule is asked for.
         let again = yard.checkout(&commit).expect("there");
         assert_eq!((again.folder, again.borrowed), (made.folder.clone(), made.borrowed.clone()));
@@ -219,8 +219,8 @@ fn hostile_trees_are_refused() {
 }
 
 #[test]
-fn limits_are_named() {
-    if no_git("checkouts::limits_are_named") {
+fn an_exceeded_limit_is_named() {
+    if no_git("checkouts::an_exceeded_limit_is_named") {
         return;
     }
     let yard = Yard::new();
@@ -251,8 +251,8 @@ fn limits_are_named() {
 }
 
 #[test]
-fn links_that_lead_out_need_leave() {
-    if no_git("checkouts::links_that_lead_out_need_leave") {
+fn outside_links_need_permission() {
+    if no_git("checkouts::outside_links_need_permission") {
         return;
     }
     let yard = Yard::new();
@@ -314,8 +314,8 @@ fn damaged_objects_are_named_and_leave_nothing() {
 }
 
 #[test]
-fn submodules_may_not_lead_astray() {
-    if no_git("checkouts::submodules_may_not_lead_astray") {
+fn hostile_submodule_urls_and_paths_are_refused() {
+    if no_git("checkouts::hostile_submodule_urls_and_paths_are_refused") {
         return;
     }
     let yard = Yard::new();
@@ -346,7 +346,7 @@ fn submodules_may_not_lead_astray() {
     let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = ../../sub\n\turl = https://example.org/a\n"));
     assert!(made.expect("made").join("sub").is_dir() && urls.is_empty());
     assert_eq!(
-        yard.heard.warnings(),
+        yard.recorder.warnings(),
         ["`sub` of meta-test is a submodule that .gitmodules does not know: it stays empty"]
     );
     let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = sub\n\turl = ../other.git\n"));
@@ -356,7 +356,7 @@ fn submodules_may_not_lead_astray() {
     let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = sub\n\turl = ext::x\n\tupdate = none\n"));
     let empty = made.expect("made").join("sub");
     assert!(fs::read_dir(&empty).expect("a folder").next().is_none() && urls.is_empty());
-    assert_eq!(yard.heard.warnings().len(), 1, "nothing more was said");
+    assert_eq!(yard.recorder.warnings().len(), 1, "nothing more was said");
     assert!(try_git(empty.parent().expect("a folder"), &["status", "--porcelain"], b"").stdout.is_empty());
     // What helps where one cannot be had.
     for (url, mirror) in [("../other.git", true), ("https://example.org/a", false)] {
@@ -382,8 +382,8 @@ fn submodules_may_not_lead_astray() {
 }
 
 #[test]
-fn what_is_written_otherwise_than_by_git_is_said() {
-    if no_git("checkouts::what_is_written_otherwise_than_by_git_is_said") {
+fn differences_from_git_are_warned_about() {
+    if no_git("checkouts::differences_from_git_are_warned_about") {
         return;
     }
     let yard = Yard::new();
@@ -397,15 +397,15 @@ fn what_is_written_otherwise_than_by_git_is_said() {
         let inner = tree(&at, &entries);
         yard.checkout(&commit(&at, &tree(&at, &[("40000", b"d", &inner)]))).expect("made");
         let said_so =
-            yard.heard.warnings().iter().any(|text| text.contains("`d/.gitattributes` of meta-test asks for"));
-        assert_eq!(said_so, said, "{:?}", yard.heard.warnings());
-        yard.heard.0.lock().expect("a mutex").clear();
+            yard.recorder.warnings().iter().any(|text| text.contains("`d/.gitattributes` of meta-test asks for"));
+        assert_eq!(said_so, said, "{:?}", yard.recorder.warnings());
+        yard.recorder.0.lock().expect("a mutex").clear();
     }
 }
 
 #[test]
-fn many_want_the_same_and_one_makes_it() {
-    if no_git("checkouts::many_want_the_same_and_one_makes_it") {
+fn concurrent_requests_make_one_checkout() {
+    if no_git("checkouts::concurrent_requests_make_one_checkout") {
         return;
     }
     let yard = Yard::new();
@@ -421,15 +421,15 @@ fn many_want_the_same_and_one_makes_it() {
             assert_eq!(fs::read_dir(one.join().expect("no panic")).expect("a folder").count(), 301);
         }
     });
-    let events = yard.heard.0.lock().expect("a mutex").clone();
+    let events = yard.recorder.0.lock().expect("a mutex").clone();
     let ended = |event: &&Event| matches!(event, Event::Progress { done: 300, total: Some(300), .. });
     assert!(events.iter().filter(ended).count() <= 2, "made more than once");
     yard.is_clean(1);
 }
 
 #[test]
-fn who_comes_second_hears_who_was_first() {
-    if no_git("checkouts::who_comes_second_hears_who_was_first") {
+fn waiting_for_a_checkout_names_its_maker() {
+    if no_git("checkouts::waiting_for_a_checkout_names_its_maker") {
         return;
     }
     let yard = Yard::new();
@@ -440,8 +440,8 @@ fn who_comes_second_hears_who_was_first() {
     std::thread::scope(|scope| {
         let second = scope.spawn(|| yard.checkout(&commit).map(|made| made.folder));
         let waits = |event: &Event| matches!(event, Event::Waiting { resource, holder } if resource.contains(&commit.short()) && holder.starts_with("build of somebody"));
-        while !yard.heard.0.lock().expect("a mutex").iter().any(waits) {
-            assert!(!second.is_finished(), "nobody waited");
+        while !yard.recorder.0.lock().expect("a mutex").iter().any(waits) {
+            assert!(!second.is_finished(), "it did not wait");
             std::thread::sleep(Duration::from_millis(5));
         }
         drop(first);
@@ -475,15 +475,15 @@ fn a_fork_has_the_same_commit_under_its_own_name() {
 }
 
 #[test]
-fn what_a_kill_or_a_power_cut_left_is_made_anew() {
-    if no_git("checkouts::what_a_kill_or_a_power_cut_left_is_made_anew") {
+fn incomplete_checkouts_are_made_again() {
+    if no_git("checkouts::incomplete_checkouts_are_made_again") {
         return;
     }
     let yard = Yard::new();
     let at = yard.mirror.clone();
     let blob = object(&at, "blob", b"content\n");
     let commit = commit(&at, &tree(&at, &[("100644", b"file", &blob)]));
-    // Half-made, and nobody holds it any more.
+    // Half-made, without a lock on it.
     let left = yard.paths.layers().join("checkouts/tmp/s-killed/fs/d");
     fs::create_dir_all(&left).expect("folders");
     fs::write(left.join("half"), "").expect("a file");
@@ -517,8 +517,8 @@ fn what_a_kill_or_a_power_cut_left_is_made_anew() {
 }
 
 #[test]
-fn what_nobody_uses_goes() {
-    if no_git("checkouts::what_nobody_uses_goes") {
+fn unused_checkouts_are_pruned() {
+    if no_git("checkouts::unused_checkouts_are_pruned") {
         return;
     }
     let yard = Yard::new();
@@ -575,7 +575,7 @@ fn what_nobody_uses_goes() {
     let writer = lock::path_in(&yard.locks(), "mirror-meta-test-1");
     let fetching = lock::try_lock(&writer, lock::Mode::Exclusive, "fetching");
     assert_eq!(gone(1, 0), 0);
-    assert!(prune(8, false).mirrors.is_empty() && at.exists(), "somebody writes into the mirror");
+    assert!(prune(8, false).mirrors.is_empty() && at.exists(), "the mirror is being written to");
     drop(fetching);
     assert_eq!(gone(0, 1), 0);
     assert!(!at.exists());
@@ -588,8 +588,8 @@ fn what_nobody_uses_goes() {
 }
 
 #[test]
-fn what_is_removed_keeps_nobody_waiting() {
-    if no_git("checkouts::what_is_removed_keeps_nobody_waiting") {
+fn removal_blocks_no_checkout() {
+    if no_git("checkouts::removal_blocks_no_checkout") {
         return;
     }
     let yard = Yard::new();
@@ -602,7 +602,7 @@ fn what_is_removed_keeps_nobody_waiting() {
         fs::write(folder.join(format!("{n}")), "").expect("a file");
     }
     let tmp = yard.paths.layers().join("checkouts/tmp");
-    // What was moved away by somebody who was killed then.
+    // Moved away by a process that was then killed.
     fs::create_dir_all(tmp.join("s-killed/fs/meta-test@0/.git")).expect("folders");
     let using = lock::path_in(&yard.locks(), &format!("checkout-{commit}@meta-test"));
     let keep = Keep { used_within: Duration::ZERO, dry_run: false };
@@ -630,8 +630,8 @@ fn what_is_removed_keeps_nobody_waiting() {
 }
 
 #[test]
-fn patches_are_part_of_the_place() {
-    if no_git("checkouts::patches_are_part_of_the_place") {
+fn patches_are_part_of_the_checkouts_path() {
+    if no_git("checkouts::patches_are_part_of_the_checkouts_path") {
         return;
     }
     let yard = Yard::new();

@@ -1,4 +1,4 @@
-//! Configs that are wrong: each gets its reason and its place, and nothing is made.
+//! Wrong configs: each error has its reason and place, and no command changes anything.
 
 use std::fs;
 
@@ -39,7 +39,7 @@ fn wrong_configs_are_refused_by_every_command() {
             with("").replace("machine: hello-x86-64", "machine: [a, b]"),
             &["base.machine must be a single value, not a list"],
         ),
-        ("no machine", with("").replace(BASE, ""), &["neither base.machine nor build.machine"]),
+        ("no machine", with("").replace(BASE, ""), &["no machine: base.machine and build.machine"]),
         ("no target", with("").replace("image: hello-image", ""), &["build.image is missing"]),
         ("bad name", with("").replace("name: p", "name: a b"), &["cannot name a project"]),
         (
@@ -130,7 +130,7 @@ fn variants_are_checked_too() {
 }
 
 #[test]
-fn what_only_this_machine_knows() {
+fn missing_layers_recipes_and_images_are_refused() {
     let world = World::new();
     world.init("p");
     let original = fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
@@ -152,7 +152,7 @@ fn what_only_this_machine_knows() {
 }
 
 #[test]
-fn a_patch_that_is_not_there() {
+fn a_missing_patch_is_refused() {
     let world = World::new();
     world.init("p");
     let layer = "layers: [{name: x, git: \"file:///srv/x\", branch: main, patches: [patches/0001.patch]}]\n";
@@ -161,7 +161,7 @@ fn a_patch_that_is_not_there() {
 }
 
 #[test]
-fn files_that_are_not_there_or_no_text() {
+fn missing_and_binary_configs_are_refused() {
     let world = World::new();
     let none = world.smidr().arg("check").run();
     none.expect_code(2).expect_one_error().expect_err("there is no /").expect_err("smidr init NAME");
@@ -175,7 +175,7 @@ fn files_that_are_not_there_or_no_text() {
 }
 
 #[test]
-fn a_project_is_where_its_config_is() {
+fn the_hint_names_the_project_further_up() {
     let world = World::new();
     world.init("p");
     let inside = world.smidr().arg("plan").current_dir(&world.project().join("layers/meta-hello")).run();
@@ -184,7 +184,7 @@ fn a_project_is_where_its_config_is() {
 }
 
 #[test]
-fn a_variant_that_is_not_there() {
+fn an_unknown_variant_is_refused() {
     let world = World::new();
     world.init("p");
     world.append("variants:\n  debug:\n    local_conf: \"D = '1'\"\n");
@@ -196,7 +196,7 @@ fn a_variant_that_is_not_there() {
 }
 
 #[test]
-fn homes_that_bitbake_cannot_take() {
+fn homes_with_paths_that_bitbake_refuses() {
     let world = World::new();
     world.init("p");
     for (name, reason) in [("a b", "holds a space"), ("c++", "+ @ %"), ("a@b", "+ @ %"), ("100%", "+ @ %")] {
@@ -238,7 +238,7 @@ fn a_newer_home_and_a_damaged_lock() {
 }
 
 #[test]
-fn nothing_says_where_to_keep_things() {
+fn without_home_and_smidr_home() {
     let world = World::new();
     world.init("p");
     let done = world.smidr().arg("build").env("HOME", "").env("SMIDR_HOME", "").run();

@@ -1,4 +1,4 @@
-//! Rootfs recipes of strangers: which of their steps see the caller's credentials, and which have a network.
+//! Untrusted rootfs recipes: which of their steps see the caller's credentials, and which have a network.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! `smidr doctor`, and machines that cannot build, or only just: each made in namespaces of its own, never of this machine.
+//! `smidr doctor` on machines that cannot build, or only with losses: each simulated in its own namespaces.
 
 use std::{
     fs,
@@ -15,9 +15,9 @@ use super::support::{Done, World, is_root, skip, smidr_bin, tool, user_namespace
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 #[test]
-fn a_machine_that_can() {
+fn a_good_machine() {
     if let Err(reason) = user_namespaces() {
-        return skip("doctor::a_machine_that_can", reason);
+        return skip("doctor::a_good_machine", reason);
     }
     let world = World::new();
     let begun = std::time::Instant::now();
@@ -150,8 +150,8 @@ fn in_bwrap(world: &World, options: &[&str], stdin: Stdio) -> Option<Done> {
 }
 
 #[test]
-fn in_a_sandbox_of_bubblewrap() {
-    let name = "doctor::in_a_sandbox_of_bubblewrap";
+fn in_bubblewrap() {
+    let name = "doctor::in_bubblewrap";
     let world = World::new();
     let Some(done) = in_bwrap(&world, &["--unshare-user"], Stdio::null()) else {
         return skip(name, "there is no bwrap");
@@ -236,8 +236,8 @@ fn in_a_chroot() {
 }
 
 #[test]
-fn in_a_chroot_of_roots() {
-    let name = "doctor::in_a_chroot_of_roots";
+fn in_a_chroot_as_root() {
+    let name = "doctor::in_a_chroot_as_root";
     if !is_root() {
         return skip(name, "only root can make one without a user namespace");
     }
@@ -251,8 +251,8 @@ fn in_a_chroot_of_roots() {
 }
 
 #[test]
-fn parts_of_proc_are_covered() {
-    let name = "doctor::parts_of_proc_are_covered";
+fn with_parts_of_proc_masked() {
+    let name = "doctor::with_parts_of_proc_masked";
     let world = World::new();
     let script = "mount -t proc proc /proc && mount -t tmpfs tmpfs /proc/fs || exit 99; exec \"$@\"";
     let Some(done) = inside(&world, "-Urmpf", script, &["doctor", "--json"]) else {
@@ -272,8 +272,8 @@ fn on(world: &World, mount: &str) -> Option<Done> {
 }
 
 #[test]
-fn a_home_that_is_not_on_a_disk() {
-    let name = "doctor::a_home_that_is_not_on_a_disk";
+fn a_home_on_tmpfs() {
+    let name = "doctor::a_home_on_tmpfs";
     let world = World::new();
     let Some(memory) = on(&world, "-t tmpfs -o mode=700,size=50m,nr_inodes=5000") else {
         return skip(name, "nothing can be mounted in a namespace of its own here");
@@ -291,8 +291,8 @@ fn a_home_that_is_not_on_a_disk() {
 }
 
 #[test]
-fn a_home_whose_files_have_no_attributes() {
-    let name = "doctor::a_home_whose_files_have_no_attributes";
+fn a_home_without_extended_attributes() {
+    let name = "doctor::a_home_without_extended_attributes";
     let world = World::new();
     let Some(done) = on(&world, "-t ramfs -o mode=700") else {
         return skip(name, "ramfs cannot be mounted in a namespace of its own here");
@@ -302,8 +302,8 @@ fn a_home_whose_files_have_no_attributes() {
 }
 
 #[test]
-fn a_home_that_has_become_read_only() {
-    let name = "doctor::a_home_that_has_become_read_only";
+fn a_home_on_a_read_only_file_system() {
+    let name = "doctor::a_home_on_a_read_only_file_system";
     let world = World::new();
     let script = "mkdir -p \"$SMIDR_HOME\" && mount -t tmpfs -o mode=700 tmpfs \"$SMIDR_HOME\" || exit 99
         \"$1\" doctor > /dev/null 2>&1 || exit 99

@@ -1,4 +1,4 @@
-//! Images go to skopeo and umoci and come back: the same digests where the bytes are the same, the same trees in any case.
+//! Images exchanged with skopeo and umoci: the same trees, and the same digests for the same bytes.
 
 use std::{
     collections::BTreeMap,
@@ -92,8 +92,8 @@ fn merged(world: &World, manifest: &str) -> Option<PathBuf> {
 }
 
 #[test]
-fn others_load_what_we_export() {
-    if !has_all("exchange::others_load_what_we_export", &["skopeo", "umoci"]) {
+fn skopeo_and_umoci_load_our_exports() {
+    if !has_all("exchange::skopeo_and_umoci_load_our_exports", &["skopeo", "umoci"]) {
         return;
     }
     let (world, manifest) = with_small();
@@ -124,8 +124,8 @@ fn others_load_what_we_export() {
 }
 
 #[test]
-fn what_skopeo_writes_comes_back() {
-    if !has_all("exchange::what_skopeo_writes_comes_back", &["skopeo"]) {
+fn images_from_skopeo_are_imported() {
+    if !has_all("exchange::images_from_skopeo_are_imported", &["skopeo"]) {
         return;
     }
     let (world, manifest) = with_small();
@@ -166,8 +166,8 @@ fn what_skopeo_writes_comes_back() {
 }
 
 #[test]
-fn what_umoci_changes_comes_back() {
-    let test = "exchange::what_umoci_changes_comes_back";
+fn images_changed_by_umoci_are_imported() {
+    let test = "exchange::images_changed_by_umoci_are_imported";
     if !has_all(test, &["umoci"]) {
         return;
     }

@@ -1,4 +1,4 @@
-//! What a build says is foreign: nothing of it acts on a terminal or on a CI system, wherever it is shown.
+//! Output of builds never acts on a terminal or a CI system, wherever it is shown.
 
 use std::path::Path;
 
@@ -55,8 +55,8 @@ fn on_screen(setsid: &Path, world: &World, args: &[&str]) -> String {
 }
 
 #[test]
-fn nothing_that_a_build_says_reaches_a_terminal_raw() {
-    let name = "foreign::nothing_that_a_build_says_reaches_a_terminal_raw";
+fn build_output_reaches_no_terminal_unfiltered() {
+    let name = "foreign::build_output_reaches_no_terminal_unfiltered";
     let Some(setsid) = tool("setsid") else { return skip(name, "there is no setsid(1)") };
     let Some(world) = World::with_project(name) else { return };
     hostile(&world);
@@ -89,7 +89,7 @@ fn nothing_that_a_build_says_reaches_a_terminal_raw() {
 }
 
 #[test]
-fn names_of_files_and_configs_are_shown() {
+fn control_characters_in_names_and_configs_are_escaped() {
     let world = World::new();
     let hostile = "a\x1b[2J\u{9b}\n::add-mask::x\nerror: forged ##vso[a.b]c";
     let wrong = world.smidr().args(["status", "b", hostile]).run();

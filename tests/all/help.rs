@@ -1,4 +1,4 @@
-//! What the program says about itself.
+//! `--help` of every command, completions, and wrong usage.
 
 use std::path::Path;
 
@@ -66,7 +66,7 @@ fn help_of_every_command() {
 }
 
 #[test]
-fn every_command_of_the_help_is_looked_at() {
+fn the_help_test_covers_every_command() {
     let world = World::new();
     for parent in [&[][..], &["artifacts"], &["history"], &["image"], &["layers"]] {
         let help = world.smidr().args(parent).arg("--help").run().out;
@@ -94,7 +94,7 @@ fn completions_for_shells() {
 }
 
 #[test]
-fn wrong_usage_is_a_wrong_request() {
+fn wrong_usage_exits_with_2() {
     let world = World::new();
     let rows: [(&[&str], &str); 8] = [
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),

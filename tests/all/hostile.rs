@@ -1,4 +1,4 @@
-//! Images that mean harm: mount points that are links out of the root, archives that write beside it.
+//! Hostile images: mount points that are links out of the root, archives that write beside it.
 
 use std::{
     collections::BTreeMap,
@@ -96,8 +96,8 @@ pub fn archive(path: &Path, entries: &[Entry<'_>]) {
 }
 
 #[test]
-fn mount_points_that_are_links() {
-    let name = "hostile::mount_points_that_are_links";
+fn mount_points_that_are_links_stay_inside() {
+    let name = "hostile::mount_points_that_are_links_stay_inside";
     if let Err(reason) = super::support::user_namespaces() {
         return skip(name, reason);
     }
@@ -159,7 +159,7 @@ fn mount_points_that_are_links() {
 }
 
 #[test]
-fn archives_that_write_beside_the_root() {
+fn archives_write_nothing_outside_the_root() {
     let world = World::new();
     let canary = canary(&world);
     let absolute = canary.display().to_string();
@@ -208,7 +208,7 @@ fn most_memory(running: super::support::Running) -> (u64, super::support::Done) 
 }
 
 #[test]
-fn no_archive_fills_the_memory() {
+fn archives_take_bounded_memory() {
     let pax = |records: &[(&str, &[u8])], path: &str, kind: tar::EntryType| {
         let mut archive = tar::Builder::new(Vec::new());
         archive.append_pax_extensions(records.iter().copied()).expect("memory");

@@ -1,5 +1,5 @@
-//! Images whose every place is a way out: what stands where something is to be mounted, in the image and in the config, is a link to
-//! this machine, a file for a folder, a folder for a file. A canary on this machine must stay as it is, to the byte, mode and time.
+//! Hostile images and configs: every mount point is a link to this machine, a file instead of a folder, or a folder instead of a file. A
+//! canary on this machine must keep its bytes, modes and times.
 
 use std::{
     collections::BTreeMap,
@@ -109,8 +109,8 @@ const DEEP: [&str; 14] = [
 const WRITTEN: [&str; 8] = ["", "/dev", "/dev/shm", "/dev/pts", "/etc", "/run", "/sys", "/proc/self"];
 
 #[test]
-fn places_below_the_root() {
-    let Some(yard) = Yard::new("hostile_roots::places_below_the_root", World::new()) else { return };
+fn links_at_mount_points_below_the_root() {
+    let Some(yard) = Yard::new("hostile_roots::links_at_mount_points_below_the_root", World::new()) else { return };
     let folders: Vec<String> = DEEP.iter().flat_map(|place| parents(place)).collect();
     let with_folders = |entries: Vec<Entry<'_>>| {
         let mut seen = std::collections::BTreeSet::new();
@@ -132,8 +132,8 @@ fn places_below_the_root() {
 }
 
 #[test]
-fn places_in_the_root() {
-    let Some(yard) = Yard::new("hostile_roots::places_in_the_root", World::new()) else { return };
+fn links_at_mount_points_in_the_root() {
+    let Some(yard) = Yard::new("hostile_roots::links_at_mount_points_in_the_root", World::new()) else { return };
     const PLACES: [&str; 9] = ["tmp", "dev", "proc", "etc", "run", "sys", "var", ".smidr", "home"];
     for way in yard.ways() {
         yard.image(&PLACES.map(|place| Entry::Link(place, &way)));
@@ -164,8 +164,8 @@ fn way_to_the_workspace(world: &World) -> Vec<String> {
 }
 
 #[test]
-fn the_path_of_the_workspace() {
-    let name = "hostile_roots::the_path_of_the_workspace";
+fn links_in_the_path_of_the_workspace() {
+    let name = "hostile_roots::links_in_the_path_of_the_workspace";
     let Some(yard) = in_plain_sight(name).and_then(|world| Yard::new(name, world)) else { return };
     yard.image(&[]);
     yard.attempt("an image without harm", &WRITTEN);
@@ -189,10 +189,10 @@ fn the_path_of_the_workspace() {
 }
 
 /// The same images, given to a bubblewrap that follows links of the image when it makes mount points (CVE-2026-87766): without such a
-/// row nobody could tell whether the tests above can fail.
+/// row the tests above could not be shown to be able to fail.
 #[test]
-fn what_another_sandbox_does_with_such_a_root() {
-    let name = "hostile_roots::what_another_sandbox_does_with_such_a_root";
+fn an_old_bubblewrap_fails_the_same_table() {
+    let name = "hostile_roots::an_old_bubblewrap_fails_the_same_table";
     let Some(bwrap) = tool("bwrap") else { return skip(name, "there is no bwrap(1) to compare with") };
     let Some(yard) = Yard::new(name, World::new()) else { return };
     let root = yard.world.work.join("root");
@@ -272,8 +272,8 @@ fn set_working_folder(layout: &Path, folder: &str) {
 }
 
 #[test]
-fn where_an_image_wants_to_start_does_not_matter() {
-    let Some(yard) = Yard::new("hostile_roots::where_an_image_wants_to_start_does_not_matter", World::new()) else {
+fn the_images_working_directory_is_ignored() {
+    let Some(yard) = Yard::new("hostile_roots::the_images_working_directory_is_ignored", World::new()) else {
         return;
     };
     let way = yard.canary.display().to_string();
@@ -299,8 +299,10 @@ fn inside(world: &World, script: &str) -> Done {
 }
 
 #[test]
-fn folders_of_the_config() {
-    let Some(world) = World::with_project("hostile_roots::folders_of_the_config") else { return };
+fn config_folders_behind_links_show_only_their_target() {
+    let Some(world) = World::with_project("hostile_roots::config_folders_behind_links_show_only_their_target") else {
+        return;
+    };
     // A folder that stands behind links, beside one whose name begins the same.
     let shared = world.work.join("shared");
     for folder in ["real/cache", "real/cache-evil", "real/cache/inner"] {
@@ -329,8 +331,9 @@ fn folders_of_the_config() {
 }
 
 #[test]
-fn what_a_build_puts_in_the_place_of_its_folders() {
-    let Some(world) = World::with_project("hostile_roots::what_a_build_puts_in_the_place_of_its_folders") else {
+fn links_that_a_build_puts_at_its_folders_are_not_followed() {
+    let Some(world) = World::with_project("hostile_roots::links_that_a_build_puts_at_its_folders_are_not_followed")
+    else {
         return;
     };
     let canary = canary(&world);

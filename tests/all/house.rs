@@ -1,4 +1,4 @@
-//! The house rules of `src/ARCHITECTURE.md`, read off the sources: who may import whom, and what may be said only where.
+//! The rules of `src/ARCHITECTURE.md`, checked in the sources: imports between modules, and constructs allowed only in some files.
 
 use std::{
     collections::BTreeMap,
@@ -201,10 +201,10 @@ fn sources_keep_the_rules() {
 
 /// A checker that finds nothing anywhere proves nothing.
 #[test]
-fn every_file_of_tests_is_run() {
+fn every_test_file_is_in_all_rs() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let Ok(list) = fs::read_to_string(tests.join("all.rs")) else {
-        return skip("house::every_file_of_tests_is_run", "the source tree cannot be read");
+        return skip("house::every_test_file_is_in_all_rs", "the source tree cannot be read");
     };
     for entry in fs::read_dir(tests.join("all")).expect("tests").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -272,8 +272,8 @@ fn the_tree_names_no_registry_and_no_machine() {
 }
 
 #[test]
-fn what_imports_bitbake_stands_apart_with_its_licence() {
-    let Some(root) = repository("house::what_imports_bitbake_stands_apart_with_its_licence") else { return };
+fn gpl_files_are_apart_with_their_licence() {
+    let Some(root) = repository("house::gpl_files_are_apart_with_their_licence") else { return };
     let own_folders = ["src/bitbake/ui/", "rootfs-recipes/bitbake-engine/"];
     let header = ["SPDX-License-Identifier: ", "GPL-2.0-only"].concat();
     let files = files(&root);

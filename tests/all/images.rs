@@ -1,4 +1,4 @@
-//! The store of build-host images: in, out, away; damaged archives; two at once; the same recipe twice.
+//! The store of build-host images: import, export, remove; damaged archives; concurrency; the same recipe twice.
 
 use std::{
     fs::{self, File},
@@ -46,7 +46,7 @@ fn counts(world: &World) -> [usize; 4] {
 }
 
 #[test]
-fn in_and_out_and_away() {
+fn import_export_and_remove() {
     let world = World::new();
     world.smidr().args(["image", "ls"]).run().expect_code(0).expect_err("there are no images yet");
     let first = digest(&import(&world, &small(&world), "small"));

@@ -1,5 +1,4 @@
-//! What of its caller and of this machine a build gets, and what it does not: agents, credentials, binds, devices; and that no
-//! secret stays behind.
+//! What a build gets of its caller and of this machine: agents, credentials, binds, devices; and that no secret is kept.
 
 use std::{
     fs,
@@ -67,8 +66,8 @@ fn furnish(world: &World) {
 }
 
 #[test]
-fn nothing_goes_in_that_nobody_asked_for() {
-    let Some(world) = World::with_project("inputs::nothing_goes_in_that_nobody_asked_for") else { return };
+fn a_build_gets_only_the_inputs_of_its_config() {
+    let Some(world) = World::with_project("inputs::a_build_gets_only_the_inputs_of_its_config") else { return };
     furnish(&world);
     let look = "env; set; ls -la $HOME; find / -xdev -name '.netrc' -o -xdev -name '.git-credentials' -o -xdev -name known_hosts; \
                 cat /proc/*/environ; find $HOME /root /home /run -type f -exec cat {} +; true";
@@ -90,8 +89,8 @@ fn nothing_goes_in_that_nobody_asked_for() {
 }
 
 #[test]
-fn files_of_credentials_are_shown_and_never_copied() {
-    let Some(world) = World::with_project("inputs::files_of_credentials_are_shown_and_never_copied") else { return };
+fn credential_files_are_bound_and_never_copied() {
+    let Some(world) = World::with_project("inputs::credential_files_are_bound_and_never_copied") else { return };
     furnish(&world);
     host(&world, "  netrc: true\n  git_credentials: true\n");
     assert_eq!(says(&world, "cat $HOME/.netrc"), "machine example.org login me password pw-of-netrc");
@@ -139,8 +138,8 @@ fn files_of_credentials_are_shown_and_never_copied() {
 }
 
 #[test]
-fn git_asks_the_callers_file() {
-    let name = "inputs::git_asks_the_callers_file";
+fn git_reads_the_callers_credentials() {
+    let name = "inputs::git_reads_the_callers_credentials";
     let Some(world) = World::with_project(name) else { return };
     let Some(git) = tool("git") else { return skip(name, "there is no git here") };
     furnish(&world);
@@ -198,8 +197,8 @@ for _ in range(2 * count):
 "#;
 
 #[test]
-fn an_ssh_agent_without_its_keys() {
-    let name = "inputs::an_ssh_agent_without_its_keys";
+fn an_ssh_agent_is_shown_without_key_files() {
+    let name = "inputs::an_ssh_agent_is_shown_without_key_files";
     let Some(world) = World::with_project(name) else { return };
     furnish(&world);
     host(&world, "  ssh_agent: true\n");
@@ -279,9 +278,9 @@ fn guarded_server(right: &'static AtomicUsize) -> u16 {
 }
 
 #[test]
-fn fetchers_get_what_other_tasks_do_not() {
+fn only_fetchers_get_credential_variables() {
     static RIGHT: AtomicUsize = AtomicUsize::new(0);
-    let Some(world) = World::with_project("inputs::fetchers_get_what_other_tasks_do_not") else { return };
+    let Some(world) = World::with_project("inputs::only_fetchers_get_credential_variables") else { return };
     furnish(&world);
     file(&world.home.join(".netrc"), "machine 127.0.0.1 login me password pw-of-fetch\n", 0o600);
     let port = guarded_server(&RIGHT);
@@ -340,8 +339,8 @@ do_look() {{
 }
 
 #[test]
-fn no_secret_stays_behind() {
-    let Some(world) = World::with_project("inputs::no_secret_stays_behind") else { return };
+fn secrets_are_masked_in_everything_kept() {
+    let Some(world) = World::with_project("inputs::secrets_are_masked_in_everything_kept") else { return };
     file(&world.home.join(".netrc"), "machine example.org login me password netrc#SECRET\n", 0o600);
     file(&world.home.join(".git-credentials"), "https://me:git%23SECRET@example.org\n", 0o600);
     host(&world, "  netrc: true\n  git_credentials: true\n  env: [MY_TOKEN]\n");
@@ -404,7 +403,7 @@ fn no_secret_stays_behind() {
     let quiet = smidr().args(["logs", "--task", "leak:do_act"]).run();
     quiet.expect_code(0).expect_out("quiet ***");
     shown.push(("logs --task", quiet));
-    // Who does not know the secrets of that build cannot take them out.
+    // Without that build's secrets, they cannot be masked.
     let strange = smidr().env("MY_TOKEN", "another-token").args(["logs", "--task", "leak:do_act"]).run();
     strange
         .expect_code(2)
@@ -412,7 +411,7 @@ fn no_secret_stays_behind() {
         .expect_err("may hold passwords or tokens of that build")
         .expect_err("less ");
     shown.push(("logs --task", strange));
-    // Who knows more than those can.
+    // With them and others, they can.
     let more = smidr().env("https_proxy", "http://me:another-one@127.0.0.1:9");
     more.args(["logs", "--task", "leak:do_act"]).run().expect_code(0).expect_out("quiet ***");
     for form in forms {
@@ -482,8 +481,8 @@ fn binds_of_this_machine() {
 }
 
 #[test]
-fn binds_that_cannot_be() {
-    let Some(world) = World::with_project("inputs::binds_that_cannot_be") else { return };
+fn wrong_binds_are_refused() {
+    let Some(world) = World::with_project("inputs::wrong_binds_are_refused") else { return };
     fs::create_dir(world.work.join("folder")).expect("a folder");
     fs::create_dir(world.work.join("out")).expect("a folder");
     symlink("/", world.work.join("root")).expect("a link");
@@ -505,7 +504,7 @@ fn binds_that_cannot_be() {
         ("{source: ../elsewhere, dest: /srv/x, writable: true}", "holds the layer `", "name the one"),
         ("{source: ../hops, dest: /srv/x, writable: true}", "holds the layer `", "name the one"),
     ];
-    // The layers stand behind two links; whoever can replace one of them, in the next build chooses the layers.
+    // The layers stand behind two links: replacing either would choose the layers of the next build.
     for folder in ["elsewhere", "hops"] {
         fs::create_dir(world.work.join(folder)).expect("a folder");
     }
@@ -547,8 +546,8 @@ fn binds_that_cannot_be() {
 }
 
 #[test]
-fn nothing_is_found_by_way_of_what_a_build_may_have_put_there() {
-    let Some(world) = World::with_project("inputs::nothing_is_found_by_way_of_what_a_build_may_have_put_there") else {
+fn inputs_behind_writable_folders_are_refused() {
+    let Some(world) = World::with_project("inputs::inputs_behind_writable_folders_are_refused") else {
         return;
     };
     // What a build before this one may have made of its own folders: a link to something that is none of its business.
@@ -626,8 +625,8 @@ fn nothing_is_found_by_way_of_what_a_build_may_have_put_there() {
 }
 
 #[test]
-fn devices_are_there_or_it_is_said_what_to_type() {
-    let Some(world) = World::with_project("inputs::devices_are_there_or_it_is_said_what_to_type") else { return };
+fn missing_devices_are_refused_with_a_hint() {
+    let Some(world) = World::with_project("inputs::missing_devices_are_refused_with_a_hint") else { return };
     use nix::unistd::{AccessFlags, access};
     for (name, path) in [("kvm", "/dev/kvm"), ("tun", "/dev/net/tun"), ("fuse", "/dev/fuse")] {
         host(&world, &format!("  devices: [{name}]\n"));

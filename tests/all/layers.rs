@@ -1,4 +1,4 @@
-//! Layers from git, with real repositories on this machine: pinned, kept apart, brought once, and what goes wrong with them.
+//! Layers from git, with real repositories on this machine: pinning, sharing, pruning, and errors.
 
 use std::{
     fs,
@@ -108,8 +108,8 @@ fn walk(root: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_branch_that_moves_changes_nothing_until_the_lock_says_so() {
-    let Some(git_world) = GitWorld::new("layers::a_branch_that_moves_changes_nothing_until_the_lock_says_so") else {
+fn a_moved_branch_changes_nothing_before_lock_update() {
+    let Some(git_world) = GitWorld::new("layers::a_moved_branch_changes_nothing_before_lock_update") else {
         return;
     };
     let first = git(&git_world.repository, &["rev-parse", "HEAD"]);
@@ -150,8 +150,8 @@ fn a_branch_that_moves_changes_nothing_until_the_lock_says_so() {
 }
 
 #[test]
-fn what_is_not_pinned_is_not_built_with_locked_or_offline() {
-    let Some(git_world) = GitWorld::new("layers::what_is_not_pinned_is_not_built_with_locked_or_offline") else {
+fn locked_and_offline_refuse_unpinned_layers() {
+    let Some(git_world) = GitWorld::new("layers::locked_and_offline_refuse_unpinned_layers") else {
         return;
     };
     let locked = git_world.smidr(&["build", "--locked"]);
@@ -171,8 +171,8 @@ fn what_is_not_pinned_is_not_built_with_locked_or_offline() {
 }
 
 #[test]
-fn what_cannot_be_brought_stops_the_build_before_bitbake() {
-    let Some(git_world) = GitWorld::new("layers::what_cannot_be_brought_stops_the_build_before_bitbake") else {
+fn a_failed_fetch_stops_the_build_before_bitbake() {
+    let Some(git_world) = GitWorld::new("layers::a_failed_fetch_stops_the_build_before_bitbake") else {
         return;
     };
     let config = fs::read_to_string(git_world.world.project().join("smidr.yaml")).expect("a config");
@@ -241,8 +241,8 @@ const BAD_PATCH: &str = "\
 ";
 
 #[test]
-fn a_checkout_that_somebody_has_changed_is_not_built() {
-    let Some(git_world) = GitWorld::new("layers::a_checkout_that_somebody_has_changed_is_not_built") else { return };
+fn a_modified_checkout_is_refused() {
+    let Some(git_world) = GitWorld::new("layers::a_modified_checkout_is_refused") else { return };
     let run = || git_world.smidr(&["run", "true"]);
     run().expect_code(0);
     let all = git_world.checkouts();
@@ -272,8 +272,8 @@ fn a_checkout_that_somebody_has_changed_is_not_built() {
 }
 
 #[test]
-fn a_mirror_has_the_submodules_too() {
-    let Some(git_world) = GitWorld::new("layers::a_mirror_has_the_submodules_too") else { return };
+fn submodules_are_fetched_from_beside_a_mirror() {
+    let Some(git_world) = GitWorld::new("layers::submodules_are_fetched_from_beside_a_mirror") else { return };
     let (group, mirror) = (git_world.world.work.join("repositories"), git_world.world.work.join("mirror"));
     let lib = group.join("lib");
     fs::create_dir(&lib).expect("a folder");
@@ -297,8 +297,8 @@ fn a_mirror_has_the_submodules_too() {
 }
 
 #[test]
-fn layers_that_do_not_fit_stop_the_build_before_bitbake() {
-    let Some(git_world) = GitWorld::new("layers::layers_that_do_not_fit_stop_the_build_before_bitbake") else { return };
+fn incompatible_layers_stop_the_build_before_bitbake() {
+    let Some(git_world) = GitWorld::new("layers::incompatible_layers_stop_the_build_before_bitbake") else { return };
     let world = &git_world.world;
     let layer = |name: &str, conf: &str| {
         let conf = format!(
@@ -401,7 +401,7 @@ fn three_builds_at_once_while_another_process_syncs() {
         git_world.smidr(&["layers", "sync"]).expect_code(0);
         other.moves_on(&git_world, &commit, version == 0);
         let kept = git_world.checkouts();
-        // What nobody holds any more may have been pruned.
+        // Checkouts without a lock on them may have been pruned.
         if builds.iter_mut().any(is_running) {
             assert!(before.iter().all(|file| kept.contains(file)), "a file of a build has changed");
         }
@@ -411,7 +411,7 @@ fn three_builds_at_once_while_another_process_syncs() {
     for build in builds {
         build.wait().expect_code(0);
     }
-    assert_eq!(git_world.lock(), lock, "nobody asked for an update");
+    assert_eq!(git_world.lock(), lock, "no update was requested");
 }
 
 /// Another project that uses the same repository, at commits of its own.
@@ -430,7 +430,7 @@ impl Other {
         Self { folder, config }
     }
 
-    /// Takes a commit, perhaps with a patch, has it written out, and lets everything go that nobody holds.
+    /// Updates the lock to a commit, perhaps with a patch, syncs, and prunes what is unused.
     fn moves_on(&self, git_world: &GitWorld, commit: &str, patched: bool) {
         let smidr = |args: &[&str]| git_world.world.smidr().args(args).current_dir(&self.folder).run();
         let source = if patched { "branch: main\n    patches: [./x.patch]" } else { "branch: main" };
@@ -441,7 +441,7 @@ impl Other {
         let folder = PathBuf::from(ls["repositories"][0]["folder"].as_str().expect("a folder"));
         assert_eq!(folder.join("patched").exists(), patched, "{ls}");
         smidr(&["layers", "prune", "--days", "0"]).expect_code(0).expect_out(&commit[..8]);
-        assert!(!folder.exists(), "nobody held it");
+        assert!(!folder.exists(), "it was not locked");
     }
 }
 
@@ -461,7 +461,7 @@ fn variants_are_pinned_side_by_side() {
     let commit = |layer: &Value| layer["git"]["pinned"]["commit"].as_str().unwrap_or_default().to_owned();
     assert_eq!(commit(&planned(&["plan", "--json"])), second);
     assert_eq!(commit(&planned(&["plan", "--json", "--variant", "next"])), first);
-    // What nobody asks for any more goes.
+    // Pins that no variant needs are removed.
     let text = fs::read_to_string(git_world.world.project().join("smidr.yaml")).expect("a config");
     fs::write(git_world.world.project().join("smidr.yaml"), text.replace(&variant, "")).expect("a config");
     git_world.smidr(&["lock"]).expect_code(0);
@@ -510,8 +510,8 @@ fn variants_that_differ_in_commits_patches_and_build_hosts() {
 }
 
 #[test]
-fn killed_while_it_brings_something() {
-    let Some(git_world) = GitWorld::new("layers::killed_while_it_brings_something") else { return };
+fn a_killed_sync_can_be_repeated() {
+    let Some(git_world) = GitWorld::new("layers::a_killed_sync_can_be_repeated") else { return };
     // Large enough that a kill meets every step.
     for n in 0..400 {
         let folder = git_world.repository.join(format!("recipes-many/r{n}"));
@@ -542,8 +542,8 @@ fn killed_while_it_brings_something() {
 }
 
 #[test]
-fn what_nobody_uses_is_pruned() {
-    let Some(git_world) = GitWorld::new("layers::what_nobody_uses_is_pruned") else { return };
+fn prune_removes_unused_checkouts() {
+    let Some(git_world) = GitWorld::new("layers::prune_removes_unused_checkouts") else { return };
     git_world.smidr(&["layers", "sync"]).expect_code(0);
     let first = git_world.checkouts();
     assert!(!first.is_empty());

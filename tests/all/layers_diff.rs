@@ -1,12 +1,12 @@
-//! What `smidr layers diff` tells: of branches that went on, went back or went away, and of folders of this machine.
+//! `smidr layers diff`: branches that advanced, were reset or removed, and folders of this machine.
 
 use std::fs;
 
 use smidr::layers::Changes;
 
 use super::{
-    layer_yard::try_git,
-    layers_kit::{Origin, Yard, git},
+    checkout_fixture::try_git,
+    fetch_fixture::{Origin, Yard, git},
     support::{Done, World, has, skip},
 };
 
@@ -66,8 +66,8 @@ fn forget(origin: &Origin) {
 }
 
 #[test]
-fn a_branch_that_went_back() {
-    let Some(project) = Project::new("layers_diff::a_branch_that_went_back") else { return };
+fn a_reset_branch() {
+    let Some(project) = Project::new("layers_diff::a_reset_branch") else { return };
     let first = project.hello.at("HEAD");
     for file in ["one", "two"] {
         project.hello.commit(file, "x");
@@ -86,8 +86,8 @@ fn a_branch_that_went_back() {
 }
 
 #[test]
-fn a_commit_that_is_nowhere_any_more() {
-    let Some(project) = Project::new("layers_diff::a_commit_that_is_nowhere_any_more") else { return };
+fn a_commit_that_the_server_lost() {
+    let Some(project) = Project::new("layers_diff::a_commit_that_the_server_lost") else { return };
     project.hello.commit("more", "x");
     let old = project.hello.commit("lost", "x");
     project.pin();
@@ -108,8 +108,8 @@ fn a_commit_that_is_nowhere_any_more() {
 }
 
 #[test]
-fn a_repository_that_is_gone_hides_no_other() {
-    let Some(project) = Project::new("layers_diff::a_repository_that_is_gone_hides_no_other") else { return };
+fn an_unreachable_repository_hides_no_other() {
+    let Some(project) = Project::new("layers_diff::an_unreachable_repository_hides_no_other") else { return };
     project.world.append("variants:\n  a: {description: a}\n");
     project.second.commit("news", "x");
     let gone = project.hello.path.with_extension("gone");
@@ -159,8 +159,8 @@ fn folders_of_this_machine() {
 }
 
 #[test]
-fn no_more_of_the_past_is_fetched_than_it_takes() {
-    let Some(yard) = Yard::new("layers_diff::no_more_of_the_past_is_fetched_than_it_takes") else { return };
+fn history_is_fetched_only_as_far_as_needed() {
+    let Some(yard) = Yard::new("layers_diff::history_is_fetched_only_as_far_as_needed") else { return };
     let origin = yard.repository("meta-x");
     let many: String = (1..=400)
         .map(|n| {

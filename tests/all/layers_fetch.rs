@@ -1,4 +1,4 @@
-//! From what a config wants to a commit in a mirror, with real git on the other side.
+//! Fetching the commit of a config into a mirror, with real git on the other side.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use smidr::{
     plan::PlannedGit,
 };
 
-use super::layers_kit::{Origin, Yard, git, locked, wanted};
+use super::fetch_fixture::{Origin, Yard, git, locked, wanted};
 
 /// `main` with three commits, `next` with one more, tags of both kinds.
 fn history(yard: &Yard) -> Origin {
@@ -140,7 +140,7 @@ fn no_object_is_stored_twice() {
     let killed = Yard::new("layers_fetch::no_object_is_stored_twice").expect("git is here");
     let (mirror, _) = killed.pin(&origin.branch("main")).expect("fetched");
     let note = mirror.path().join("smidr-packs-before");
-    assert!(!note.exists(), "nobody fetches");
+    assert!(!note.exists(), "nothing was fetched");
     let before = packs(mirror.path());
     let index = before[0].with_extension("idx");
     fs::write(&note, index.file_name().expect("a name").as_encoded_bytes()).expect("a file");
@@ -156,8 +156,8 @@ fn no_object_is_stored_twice() {
 }
 
 #[test]
-fn a_pack_is_not_written_anew_where_that_takes_more_room() {
-    let Some(yard) = Yard::new("layers_fetch::a_pack_is_not_written_anew_where_that_takes_more_room") else { return };
+fn a_pack_is_not_rewritten_if_it_would_grow() {
+    let Some(yard) = Yard::new("layers_fetch::a_pack_is_not_rewritten_if_it_would_grow") else { return };
     let origin = yard.repository("meta-x");
     let mut seed = 1_u64;
     let noise = std::iter::repeat_with(|| {
@@ -185,8 +185,8 @@ fn a_pack_is_not_written_anew_where_that_takes_more_room() {
 }
 
 #[test]
-fn what_is_pinned_stays() {
-    let Some(yard) = Yard::new("layers_fetch::what_is_pinned_stays") else { return };
+fn pinned_commits_stay() {
+    let Some(yard) = Yard::new("layers_fetch::pinned_commits_stay") else { return };
     let origin = history(&yard);
     let old = origin.at("main");
     let pinned = locked(origin.branch("main"), &old);
@@ -195,7 +195,7 @@ fn what_is_pinned_stays() {
     assert_eq!(yard.pin(&pinned).expect("pinned").1, old, "a branch that has moved changes nothing");
     assert_eq!(yard.pin(&origin.branch("main")).expect("fetched").1, new);
     // A lock from before, on another machine.
-    let elsewhere = Yard::new("layers_fetch::what_is_pinned_stays").expect("git is here");
+    let elsewhere = Yard::new("layers_fetch::pinned_commits_stay").expect("git is here");
     assert_eq!(elsewhere.pin(&pinned).expect("fetched by its id").1, old);
     // Nobody has it any more, but this mirror has.
     origin.git(&["reset", "-q", "--hard", "HEAD~2"]);
@@ -206,7 +206,7 @@ fn what_is_pinned_stays() {
     assert_eq!(yard.pin(&pinned).expect("pinned").1, old);
     assert_eq!(yard.pin(&origin.branch("main")).expect("fetched").1, other);
     assert!(yard.mirrors().mirror(&origin.url()).has(&new).expect("a look"), "what is here stays");
-    let third = Yard::new("layers_fetch::what_is_pinned_stays").expect("git is here");
+    let third = Yard::new("layers_fetch::pinned_commits_stay").expect("git is here");
     let gone = third.pin(&pinned).expect_err("nobody has it");
     assert!(matches!(&gone, GitError::Gone { name, .. } if name == "meta-x"), "{gone:?}");
     assert!(gone.hint().expect("a hint").contains("smidr lock --update meta-x"));
@@ -218,8 +218,8 @@ fn what_is_pinned_stays() {
 }
 
 #[test]
-fn what_is_pinned_costs_next_to_nothing() {
-    let Some(yard) = Yard::new("layers_fetch::what_is_pinned_costs_next_to_nothing") else { return };
+fn pinned_commits_need_no_fetch() {
+    let Some(yard) = Yard::new("layers_fetch::pinned_commits_need_no_fetch") else { return };
     let origin = history(&yard);
     let (_, commit) = yard.pin(&origin.branch("main")).expect("fetched");
     let pinned = locked(origin.branch("main"), &commit);
@@ -231,8 +231,8 @@ fn what_is_pinned_costs_next_to_nothing() {
 }
 
 #[test]
-fn without_a_network() {
-    let Some(yard) = Yard::new("layers_fetch::without_a_network") else { return };
+fn offline_uses_the_mirror_only() {
+    let Some(yard) = Yard::new("layers_fetch::offline_uses_the_mirror_only") else { return };
     let origin = history(&yard);
     let offline = |wanted: &PlannedGit| yard.mirrors().pin(wanted, yard.access(false));
     let error = offline(&origin.branch("main")).expect_err("nothing is here");
@@ -249,8 +249,8 @@ fn without_a_network() {
 }
 
 #[test]
-fn names_that_are_not_there() {
-    let Some(yard) = Yard::new("layers_fetch::names_that_are_not_there") else { return };
+fn unknown_branches_and_tags_are_refused() {
+    let Some(yard) = Yard::new("layers_fetch::unknown_branches_and_tags_are_refused") else { return };
     let origin = history(&yard);
     origin.git(&["branch", "scarthgap"]);
     origin.git(&["branch", "kirkstone"]);
@@ -291,8 +291,8 @@ fn names_that_are_not_there() {
 }
 
 #[test]
-fn a_branch_becomes_a_folder_and_back() {
-    let Some(yard) = Yard::new("layers_fetch::a_branch_becomes_a_folder_and_back") else { return };
+fn a_branch_replaced_by_a_folder_of_branches() {
+    let Some(yard) = Yard::new("layers_fetch::a_branch_replaced_by_a_folder_of_branches") else { return };
     let origin = history(&yard);
     origin.git(&["branch", "feature", "next"]);
     let (mirror, _) = yard.pin(&origin.branch("feature")).expect("fetched");
@@ -312,8 +312,8 @@ fn a_branch_becomes_a_folder_and_back() {
 }
 
 #[test]
-fn other_places_help() {
-    let Some(mut yard) = Yard::new("layers_fetch::other_places_help") else { return };
+fn mirrors_are_tried_in_order() {
+    let Some(mut yard) = Yard::new("layers_fetch::mirrors_are_tried_in_order") else { return };
     let origin = history(&yard);
     let with = |url: &str, mirrors: &[&str]| PlannedGit {
         mirrors: mirrors.iter().map(|url| (*url).into()).collect(),
@@ -340,8 +340,8 @@ fn other_places_help() {
 }
 
 #[test]
-fn what_has_changed_is_told() {
-    let Some(yard) = Yard::new("layers_fetch::what_has_changed_is_told") else { return };
+fn changes_between_two_commits() {
+    let Some(yard) = Yard::new("layers_fetch::changes_between_two_commits") else { return };
     let origin = history(&yard);
     let old = origin.at("main");
     let wanted = origin.branch("main");
@@ -370,7 +370,7 @@ fn what_has_changed_is_told() {
     let changes = ask(&new, &other, 10, true);
     assert!(changes.is_rewritten && changes.total == 1, "{changes:?}");
     // The server is gone, and so is the past.
-    let lonely = Yard::new("layers_fetch::what_has_changed_is_told").expect("git is here");
+    let lonely = Yard::new("layers_fetch::changes_between_two_commits").expect("git is here");
     lonely.pin(&wanted).expect("fetched");
     fs::remove_dir_all(&origin.path).expect("removed");
     let told = lonely.mirrors().changes(&wanted, &old, &other, 10, lonely.access(true)).expect("told");
@@ -391,8 +391,8 @@ fn damage(mirror: &Path) {
 }
 
 #[test]
-fn a_damaged_mirror_is_made_anew() {
-    let Some(yard) = Yard::new("layers_fetch::a_damaged_mirror_is_made_anew") else { return };
+fn a_damaged_mirror_is_replaced() {
+    let Some(yard) = Yard::new("layers_fetch::a_damaged_mirror_is_replaced") else { return };
     let origin = history(&yard);
     let wanted = origin.branch("main");
     let (mirror, old) = yard.pin(&wanted).expect("fetched");
@@ -406,8 +406,8 @@ fn a_damaged_mirror_is_made_anew() {
 }
 
 #[test]
-fn who_is_killed_while_mending_loses_nothing() {
-    let Some(yard) = Yard::new("layers_fetch::who_is_killed_while_mending_loses_nothing") else { return };
+fn a_kill_while_replacing_a_mirror_loses_nothing() {
+    let Some(yard) = Yard::new("layers_fetch::a_kill_while_replacing_a_mirror_loses_nothing") else { return };
     let origin = history(&yard);
     let wanted = origin.branch("main");
     let (mirror, commit) = yard.pin(&wanted).expect("fetched");
@@ -420,7 +420,7 @@ fn who_is_killed_while_mending_loses_nothing() {
     let pinned = locked(wanted.clone(), &commit);
     assert_eq!(yard.mirrors().pin(&pinned, yard.access(false)).expect("back, without a network").1, commit);
     assert!(!beside("old").exists());
-    // They had changed places, and nobody had looked through the old one yet.
+    // They were swapped, and the old one was not searched yet.
     git(yard.path(), &["clone", "-q", "--mirror", &origin.url(), beside("old").to_str().expect("a path")]);
     damage(mirror.path());
     yard.mirrors().mend(&wanted, &commit, yard.access(true)).expect("made anew");
@@ -437,8 +437,8 @@ fn who_is_killed_while_mending_loses_nothing() {
 }
 
 #[test]
-fn what_only_the_old_mirror_has_is_carried_over() {
-    let Some(yard) = Yard::new("layers_fetch::what_only_the_old_mirror_has_is_carried_over") else { return };
+fn commits_of_the_old_mirror_only_are_kept() {
+    let Some(yard) = Yard::new("layers_fetch::commits_of_the_old_mirror_only_are_kept") else { return };
     let origin = history(&yard);
     let wanted = origin.branch("main");
     let (mirror, old) = yard.pin(&wanted).expect("fetched");
@@ -469,14 +469,14 @@ fn packs(mirror: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn a_mirror_that_cannot_be_mended_stays() {
-    let Some(yard) = Yard::new("layers_fetch::a_mirror_that_cannot_be_mended_stays") else { return };
+fn a_mirror_that_cannot_be_replaced_stays() {
+    let Some(yard) = Yard::new("layers_fetch::a_mirror_that_cannot_be_replaced_stays") else { return };
     let origin = history(&yard);
     let wanted = origin.branch("main");
     let (mirror, commit) = yard.pin(&wanted).expect("fetched");
     damage(mirror.path());
     fs::rename(&origin.path, yard.path().join("away")).expect("moved");
-    yard.mirrors().mend(&wanted, &commit, yard.access(true)).expect_err("nobody has it");
+    yard.mirrors().mend(&wanted, &commit, yard.access(true)).expect_err("no server has it");
     let pack = fs::read_dir(mirror.path().join("objects/pack")).expect("packs").count();
     assert!(pack > 0, "the old one is still there");
     assert!(matches!(yard.mirrors().mend(&wanted, &commit, yard.access(false)), Err(GitError::Offline { .. })));
@@ -508,8 +508,8 @@ fn a_store_that_cannot_be_written() {
 }
 
 #[test]
-fn a_configuration_of_git_that_makes_no_sense() {
-    let Some(yard) = Yard::new("layers_fetch::a_configuration_of_git_that_makes_no_sense") else { return };
+fn a_malformed_git_configuration_is_an_error() {
+    let Some(yard) = Yard::new("layers_fetch::a_malformed_git_configuration_is_an_error") else { return };
     let origin = history(&yard);
     fs::write(yard.home().join(".gitconfig"), "[broken\n").expect("a file");
     let error = yard.pin(&origin.branch("main")).expect_err("broken");

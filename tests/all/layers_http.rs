@@ -1,4 +1,4 @@
-//! Fetching over HTTP from servers that demand, refuse, redirect, drip and break off; and what kills, stops and races do to a mirror.
+//! Fetching over HTTP from servers that require logins, refuse, redirect, are slow or break off; and kills, stops and races.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use smidr::{
 };
 
 use super::{
-    layers_kit::{Manners, Origin, Server, Yard, git, locked, wanted},
+    fetch_fixture::{Manners, Origin, Server, Yard, git, locked, wanted},
     support::{LONG, smidr_bin, wait_for},
 };
 
@@ -44,8 +44,8 @@ fn main_of(url: &str) -> PlannedGit {
 }
 
 #[test]
-fn a_server_that_behaves() {
-    let Some(yard) = Yard::new("layers_http::a_server_that_behaves") else { return };
+fn a_correct_server() {
+    let Some(yard) = Yard::new("layers_http::a_correct_server") else { return };
     let origin = large(&yard);
     let server = Server::start(&yard);
     let (mirror, commit) = yard.pin(&main_of(&server.url("large"))).expect("fetched");
@@ -146,8 +146,8 @@ fn passwords() {
 }
 
 #[test]
-fn a_server_that_is_ill() {
-    let Some(yard) = Yard::new("layers_http::a_server_that_is_ill") else { return };
+fn faulty_servers_are_reported() {
+    let Some(yard) = Yard::new("layers_http::faulty_servers_are_reported") else { return };
     let origin = large(&yard);
     let server = Server::start(&yard);
     let wanted = main_of(&server.url("large"));
@@ -223,8 +223,8 @@ fn state(yard: &Yard, url: &str) -> (String, Vec<String>) {
 }
 
 #[test]
-fn ten_at_once() {
-    let Some(yard) = Yard::new("layers_http::ten_at_once") else { return };
+fn ten_concurrent_processes() {
+    let Some(yard) = Yard::new("layers_http::ten_concurrent_processes") else { return };
     let urls: Vec<String> = (0..10)
         .map(|number| {
             let origin = yard.repository(&format!("meta-{number}"));
@@ -250,7 +250,7 @@ fn start(yard: &Yard, url: &str) -> Child {
     order(yard, &[url]).spawn().expect("a process")
 }
 
-/// smidr itself, which brings `main` of addresses into the yard's store, for a project that nobody had before.
+/// smidr itself, which fetches `main` of addresses into the yard's store, for a new project.
 fn order(yard: &Yard, urls: &[&str]) -> Command {
     let project = tempfile::Builder::new().prefix("project-").tempdir_in(yard.path()).expect("a folder").keep();
     let layers = urls.iter().enumerate();
@@ -265,8 +265,8 @@ fn order(yard: &Yard, urls: &[&str]) -> Command {
 }
 
 #[test]
-fn who_is_killed_leaves_nothing_that_matters() {
-    let Some(yard) = Yard::new("layers_http::who_is_killed_leaves_nothing_that_matters") else { return };
+fn a_killed_fetch_leaves_no_visible_mirror() {
+    let Some(yard) = Yard::new("layers_http::a_killed_fetch_leaves_no_visible_mirror") else { return };
     let origin = large(&yard);
     let server = Server::start(&yard);
     let url = server.url("large");
@@ -318,7 +318,7 @@ fn two_processes_fetch_once() {
     server.behave(Manners { drip: Some(Duration::from_millis(1)), ..Manners::default() });
     let url = server.url("large");
     let mut children = [start(&yard, &url), start(&yard, &url), start(&yard, &url)];
-    // And this one, which hears that it waits.
+    // And this one, which reports that it waits.
     wait_for("a fetch", LONG, || server.log().contains("POST"));
     let (mirror, commit) = yard.pin(&main_of(&url)).expect("fetched");
     for child in &mut children {
@@ -333,9 +333,9 @@ fn two_processes_fetch_once() {
 }
 
 #[test]
-fn who_is_asked_to_stop_does_so_at_once() {
+fn a_fetch_stops_at_once() {
     for configured in ["", "[http]\n\tproxy = \"\"\n"] {
-        let Some(yard) = Yard::new("layers_http::who_is_asked_to_stop_does_so_at_once") else { return };
+        let Some(yard) = Yard::new("layers_http::a_fetch_stops_at_once") else { return };
         fs::write(yard.home().join(".gitconfig"), configured).expect("a file");
         large(&yard);
         let server = Server::start(&yard);
@@ -357,8 +357,8 @@ fn who_is_asked_to_stop_does_so_at_once() {
 
 /// Whatever the user has told git of himself, a server learns it only where that was granted.
 #[test]
-fn logins_are_shown_where_they_are_granted() {
-    let Some(mut yard) = Yard::new("layers_http::logins_are_shown_where_they_are_granted") else { return };
+fn logins_go_only_where_granted() {
+    let Some(mut yard) = Yard::new("layers_http::logins_go_only_where_granted") else { return };
     let origin = large(&yard);
     let server = Server::start(&yard);
     let (url, base) = (server.url("large"), server.base());
@@ -387,7 +387,7 @@ fn logins_are_shown_where_they_are_granted() {
         assert_eq!(error.kind(), Kind::Request);
         assert!(error.hint().expect("a hint").ends_with(&format!("smidr trust --login {url}")));
         assert!(!server.log()[before..].to_lowercase().contains("authorization"), "{config}: {}", server.log());
-        // What anybody can read needs no grant.
+        // Public repositories need no grant.
         server.behave(Manners::default());
         assert_eq!(yard.pin(&main_of(&url)).expect("public").1, origin.at("main"), "{config}");
         assert!(!server.log()[before..].to_lowercase().contains("authorization"), "{config}: {}", server.log());
@@ -425,8 +425,8 @@ fn logins_are_shown_where_they_are_granted() {
 
 // In a process of its own: where certificates are is read from the environment. No git is asked, gix sends passwords over https itself.
 #[test]
-fn passwords_over_https_go_to_their_host_and_nowhere_else() {
-    let Some(yard) = Yard::new("layers_http::passwords_over_https_go_to_their_host_and_nowhere_else") else { return };
+fn passwords_over_https_go_only_to_their_host() {
+    let Some(yard) = Yard::new("layers_http::passwords_over_https_go_only_to_their_host") else { return };
     large(&yard);
     let (server, one) = Server::start_tls(&yard);
     let (thief, two) = Server::start_tls(&yard);
@@ -443,7 +443,7 @@ fn passwords_over_https_go_to_their_host_and_nowhere_else() {
     let with = |password: &str| server.url("large").replace("https://", &format!("https://me:{password}@"));
     assert!(!fetch(&server.url("large"), true), "not without a password");
     assert!(!fetch(&with("hunter3"), true), "not with another one");
-    assert!(!fetch(&with("hunter2"), false), "not where nobody knows who that is");
+    assert!(!fetch(&with("hunter2"), false), "not with an unknown certificate");
     server.behave(Manners { redirect: Some(thief.base()), ..Manners::default() });
     thief.behave(Manners { login, ..Manners::default() });
     assert!(!fetch(&with("hunter2"), true), "the thief is not given what it asks for");
@@ -455,8 +455,8 @@ fn passwords_over_https_go_to_their_host_and_nowhere_else() {
 
 /// A store can lie in a project, and come with it.
 #[test]
-fn a_mirror_tells_the_hosts_git_nothing() {
-    let Some(mut yard) = Yard::new("layers_http::a_mirror_tells_the_hosts_git_nothing") else { return };
+fn a_mirrors_configuration_is_ignored_by_the_hosts_git() {
+    let Some(mut yard) = Yard::new("layers_http::a_mirrors_configuration_is_ignored_by_the_hosts_git") else { return };
     let origin = large(&yard);
     let server = Server::start(&yard);
     let url = server.url("large");
@@ -482,7 +482,7 @@ fn a_mirror_tells_the_hosts_git_nothing() {
     // By the host's git.
     fs::write(yard.home().join(".gitconfig"), "[http]\n\tproxy = \"\"\n").expect("a file");
     server.behave(Manners { login: Some(("me".into(), "hunter2".into())), ..Manners::default() });
-    yard.pin(&main_of(&url)).expect_err("nobody knows the password");
+    yard.pin(&main_of(&url)).expect_err("without the password");
     server.behave(Manners::default());
     assert_eq!(yard.pin(&main_of(&url)).expect("brought").1, origin.at("main"));
     assert!(!ran.exists());
@@ -510,8 +510,8 @@ fn fake_ssh(yard: &Yard, last: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn ssh_never_asks() {
-    let Some(mut yard) = Yard::new("layers_http::ssh_never_asks") else { return };
+fn ssh_runs_in_batch_mode() {
+    let Some(mut yard) = Yard::new("layers_http::ssh_runs_in_batch_mode") else { return };
     let origin = large(&yard);
     let ssh = fake_ssh(&yard, "shift $(($# - 2)); exec sh -c \"$*\"").display().to_string();
     let by_ssh = |host: &str| main_of(&format!("ssh://git@{host}{}", origin.path.display()));

@@ -1,4 +1,4 @@
-//! What smidr.lock covers, and how it is told to forget.
+//! What smidr.lock must pin, and `smidr lock --update`.
 
 use std::fs;
 
@@ -34,7 +34,7 @@ fn a_folder_that_the_lock_does_not_name_is_not_built_with_locked() {
     let other = ["--locked", "--variant", "other"];
     refused(&["--locked"], "bitbake");
     refused(&other, "meta-hello, bitbake");
-    // A build pins what it was made from; `smidr lock` what all variants are.
+    // A build pins its own inputs; `smidr lock` those of all variants.
     build(&[]).expect_code(1);
     build(&["--locked"]).expect_code(1);
     refused(&other, "meta-hello");

@@ -1,6 +1,6 @@
-//! Life and death: however a build is stopped or killed, nothing of it is left, its record says how it ended, and the next one works.
+//! However a build is stopped or killed, no process of it is left, its record has the right end, and the next one works.
 //!
-//! What `stopping` shows with one Ctrl-C, two of them, and SIGKILL of smidr stands there; here is everything else.
+//! `stopping` has the simple cases: one Ctrl-C, two, and SIGKILL of smidr.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ use super::{
 /// How long BitBake may take after it was asked to stop (engine::drive).
 const GRACE: Duration = Duration::from_secs(30);
 
-/// A task that hears nothing but SIGKILL, with a child of the same kind that is called as pseudo's server is.
+/// A task that ignores everything but SIGKILL, with such a child under the name of pseudo's server.
 const DEAF: &str = "LICENSE = \"MIT\"\ninherit nobuild\naddtask act after do_patch before do_build\npython do_act() {\n    \
                     import shutil, signal, subprocess, time\n    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n    \
                     pseudo = shutil.copy(\"/bin/sleep\", d.expand(\"${WORKDIR}/pseudo\"))\n    \
@@ -48,7 +48,7 @@ enum Deed {
 
 struct Row {
     name: &'static str,
-    /// In seconds; none: it hears nothing, for ever.
+    /// In seconds; none: it ignores signals, forever.
     task: Option<u32>,
     deed: Deed,
     code: i32,
@@ -268,8 +268,8 @@ fn live_and_die(row: &Row, world: &World) {
 }
 
 #[test]
-fn however_it_ends_nothing_is_left() {
-    let name = "life::however_it_ends_nothing_is_left";
+fn no_process_outlives_any_end() {
+    let name = "life::no_process_outlives_any_end";
     let before = mounts();
     let worlds: Vec<World> = ROWS.iter().map_while(|_| World::with_project(name)).collect();
     if worlds.len() < ROWS.len() {
@@ -285,8 +285,8 @@ fn however_it_ends_nothing_is_left() {
 }
 
 #[test]
-fn what_failed_before_the_sandbox_was_killed_is_told() {
-    let name = "life::what_failed_before_the_sandbox_was_killed_is_told";
+fn failures_before_a_killed_sandbox_are_reported() {
+    let name = "life::failures_before_a_killed_sandbox_are_reported";
     for deed in [Deed::KillHelper, Deed::KillInit] {
         let Some(world) = World::with_project(name) else { return };
         write_task(&world, Some(1000));
@@ -332,7 +332,7 @@ fn a_closed_terminal_ends_what_runs_on_it() {
     wait_for("every process of the build to be gone", SECOND, || traces.left().is_empty());
     let status = world.smidr().args(["status", "--json"]).run().json();
     assert_eq!(status["builds"][0]["state"], "CANCELLED");
-    // A shell has nobody to talk to any more.
+    // A shell has lost its terminal.
     let (mut screen, mut child) = on_terminal(&setsid, &world, &["shell"]);
     screen.types("trap '' HUP; setsid sleep 1000 & sleep 1000 & echo un''der way\n");
     screen.says("under way");
@@ -393,7 +393,7 @@ fn a_shell_is_as_large_as_its_terminal() {
     assert_eq!(child.wait().expect("smidr ends").code(), Some(7));
 }
 
-/// Locks that nobody else holds: this world's own, on images that it shares.
+/// Locks that no other test holds: this world's own, on images that it shares.
 fn own_locks(world: &World) -> PathBuf {
     let locks = world.smidr.join("locks");
     fs::remove_file(&locks).expect("remove the link");
@@ -402,8 +402,8 @@ fn own_locks(world: &World) -> PathBuf {
 }
 
 #[test]
-fn who_waits_for_a_lock_hears_ctrl_c() {
-    let Some(world) = World::with_project("life::who_waits_for_a_lock_hears_ctrl_c") else { return };
+fn ctrl_c_ends_waiting_for_a_lock() {
+    let Some(world) = World::with_project("life::ctrl_c_ends_waiting_for_a_lock") else { return };
     let locks = own_locks(&world);
     let hold = |name: &str| {
         let file = fs::File::create(locks.join(name)).expect("a lock file");
@@ -424,7 +424,7 @@ fn who_waits_for_a_lock_hears_ctrl_c() {
     let status = world.smidr().args(["status", "--json"]).run().json();
     assert_eq!(status["builds"][0]["state"], "CANCELLED");
     stopped(&["run", "true"]);
-    // Whoever waits for longer gets it in the end.
+    // A process that goes on waiting gets the lock.
     let mut patient = world.smidr().args(["run", "echo", "at last"]).start();
     patient.until_says("waiting    for ");
     drop(store);

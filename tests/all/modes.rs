@@ -1,4 +1,4 @@
-//! Hosts that give less than all: what still works there, and that it is said.
+//! Hosts without full isolation: what still works there, and that it is reported.
 
 use std::{
     fs,
@@ -146,7 +146,7 @@ fn with_a_masked_proc_a_build_works_and_says_so() {
     );
     let run = masked(&world, &["run", "--", "python3", "-c", &script]).and_then(done);
     assert_eq!(run.expect("it worked a moment ago").expect_code(0).out, "refused\n");
-    // Who insists on everything is told what is in the way.
+    // `isolation: full` fails with the reason.
     world.edit("smidr.yaml", "recipe: hello", "recipe: hello\n  isolation: full");
     let strict = masked(&world, &["build"]).and_then(done).expect("it worked a moment ago");
     strict.expect_code(3).expect_err("mount /proc of its PID namespace").expect_err("parts of /proc are covered");
@@ -189,8 +189,8 @@ fn without_a_pid_namespace_nothing_outlives_smidr() {
 
 /// Where newuidmap and a range in /etc/subuid are.
 #[test]
-fn a_range_of_ids_on_request() {
-    let name = "modes::a_range_of_ids_on_request";
+fn host_ids_range_maps_a_range() {
+    let name = "modes::host_ids_range_maps_a_range";
     let Some(world) = World::with_project(name) else { return };
     world.edit("smidr.yaml", "recipe: hello", "recipe: hello\n  ids: range");
     let look = [
@@ -216,8 +216,8 @@ fn a_range_of_ids_on_request() {
 
 /// A container that allows nothing but is a build host: our own sandbox, in which a second smidr finds that it can mount nothing.
 #[test]
-fn without_namespaces_a_build_host_builds_when_told_to() {
-    let name = "modes::without_namespaces_a_build_host_builds_when_told_to";
+fn isolation_none_builds() {
+    let name = "modes::isolation_none_builds";
     let Some(world) = World::with_project(name) else { return };
     // smidr itself needs what is hidden from old versions of pseudo.
     world.append("  openat2: show\n");
@@ -256,8 +256,8 @@ fn without_namespaces_a_build_host_builds_when_told_to() {
 
 /// Other processes of the same user are in sight there.
 #[test]
-fn without_namespaces_others_are_seen_and_not_touched() {
-    let name = "modes::without_namespaces_others_are_seen_and_not_touched";
+fn isolation_none_still_filters_system_calls() {
+    let name = "modes::isolation_none_still_filters_system_calls";
     if is_root() {
         return skip(name, "root cannot do without namespaces");
     }

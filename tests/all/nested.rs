@@ -1,4 +1,4 @@
-//! smidr where it is itself in somebody's sandbox, at home nowhere, on memory instead of a disk, or run by unusual users.
+//! smidr inside another sandbox, with its home in memory, and run by unusual users.
 
 use std::{fs, os::unix::fs::chown, path::Path, process::Command};
 
@@ -77,10 +77,10 @@ fn homes_in_memory() {
     assert!(World::names(&world.smidr.join("workspaces")).is_empty(), "it was in memory, and is gone");
 }
 
-/// Whoever runs it: the image of one program comes into a store of their own, and runs.
+/// Each user imports the image of one program into a store of its own, and runs it.
 #[test]
-fn whoever_runs_it() {
-    let name = "nested::whoever_runs_it";
+fn unusual_users() {
+    let name = "nested::unusual_users";
     let Some(yard) = Yard::new(name, World::new()) else { return };
     yard.image(&[]);
     let world = &yard.world;
@@ -101,11 +101,11 @@ fn whoever_runs_it() {
         assert_eq!((done.code, done.out.as_str()), (Some(0), "ran\n"), "{what}: {done:?}");
         ran += 1;
     }
-    assert!(ran > 1, "hardly anybody could be tried");
-    // Who has no uid at all is told so.
+    assert!(ran > 1, "hardly any user could be tried");
+    // A user whose uid is not mapped gets an error.
     let nobody = behind(world, &["unshare", "-U"], &smidr_bin(), &["run", "true"]);
     nobody.expect_code(125).expect_one_error().expect_err("your uid or gid has no number");
-    // And root of a container that holds nothing: the kernel maps uid 0 for nobody without CAP_SETFCAP (user_namespaces(7)).
+    // And root of a container without capabilities: mapping uid 0 needs CAP_SETFCAP (user_namespaces(7)).
     if is_root() && tool("setpriv").is_some() {
         let bare = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"];
         behind(world, &bare, &smidr_bin(), &["run", "true"])
@@ -116,8 +116,8 @@ fn whoever_runs_it() {
 }
 
 #[test]
-fn a_user_whom_this_machine_does_not_know() {
-    let name = "nested::a_user_whom_this_machine_does_not_know";
+fn an_unknown_uid() {
+    let name = "nested::an_unknown_uid";
     if !is_root() {
         return skip(name, "only root can become another user; and as this one everything is tested");
     }
@@ -128,7 +128,7 @@ fn a_user_whom_this_machine_does_not_know() {
     let world = &yard.world;
     const UID: u32 = 54_321;
     let known = |file: &str| fs::read_to_string(file).unwrap_or_default().contains(&UID.to_string());
-    assert!(!known("/etc/passwd") && !known("/etc/subuid"), "uid {UID} is somebody here");
+    assert!(!known("/etc/passwd") && !known("/etc/subuid"), "uid {UID} exists here");
     // Where it may look, and a smidr that it can start.
     let smidr = world.home.join("smidr");
     fs::copy(smidr_bin(), &smidr).expect("a copy of smidr");
@@ -157,16 +157,16 @@ fn a_user_whom_this_machine_does_not_know() {
     fs::set_permissions(top, std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("a mode");
     let done = behind(world, &setpriv, &smidr, &["run", "--", "/bin/mark", "there"]);
     assert_eq!((done.code, done.out.as_str()), (Some(0), "ran\n"), "{done:?}");
-    // As root it is somebody else's.
+    // For root, it belongs to another user.
     let root = world.smidr().args(["run", "--", "/bin/mark", "here"]).run();
     root.expect_code(125).expect_one_error().expect_err("belongs to uid 54321");
 }
 
 #[test]
-fn a_smidr_that_lends_privileges_does_nothing() {
-    let name = "nested::a_smidr_that_lends_privileges_does_nothing";
+fn a_setuid_smidr_refuses_to_run() {
+    let name = "nested::a_setuid_smidr_refuses_to_run";
     if !is_root() || tool("setpriv").is_none() {
-        return skip(name, "only root can make a program setuid, and setpriv(1) become somebody else");
+        return skip(name, "only root can make a program setuid, and change its uid with setpriv(1)");
     }
     let world = World::new();
     let smidr = world.home.join("smidr");

@@ -61,8 +61,8 @@ fn server() -> (u16, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn sources_are_fetched_and_then_the_network_is_gone() {
-    let Some(world) = World::with_project("offline::sources_are_fetched_and_then_the_network_is_gone") else { return };
+fn fetch_only_builds_without_a_network() {
+    let Some(world) = World::with_project("offline::fetch_only_builds_without_a_network") else { return };
     let (port, asked) = server();
     let recipe = "layers/meta-hello/recipes-hello/reacher/reacher_1.0.bb";
     std::fs::create_dir_all(world.project().join(recipe).parent().expect("a folder")).expect("a folder");
@@ -93,8 +93,8 @@ const TRIES: &str = "LICENSE = \"MIT\"\ninherit nobuild\naddtask act after do_pa
     else:\n            bb.fatal(\"tries: reached %s\" % address[0])\n}\n";
 
 #[test]
-fn without_a_network_no_task_finds_one() {
-    let Some(world) = World::with_project("offline::without_a_network_no_task_finds_one") else { return };
+fn network_none_leaves_only_a_loopback() {
+    let Some(world) = World::with_project("offline::network_none_leaves_only_a_loopback") else { return };
     let (port, asked) = server();
     world.write("layers/meta-hello/recipes-test/tries/tries.bb", &TRIES.replace("@PORT@", &port.to_string()));
     world.append("  network: none\n");

@@ -1,4 +1,4 @@
-//! Patches as they come by mail: several in one file, and with what mails have around them.
+//! Patches in mail format: several in one file, with headers and signatures.
 
 use std::{fs, path::Path};
 
@@ -8,7 +8,7 @@ use smidr::{
 };
 
 use super::{
-    layer_yard::{git, patch as patch_of, picture, told, try_git},
+    checkout_fixture::{git, patch as patch_of, picture, told, try_git},
     support::{NO_HOME, has, hermetic, skip},
 };
 
@@ -120,9 +120,9 @@ fn a_series_in_one_file_is_applied_mail_by_mail() {
 }
 
 #[test]
-fn a_series_spends_what_one_patch_may() {
+fn a_series_has_the_limits_of_one_patch() {
     let home = tempfile::tempdir().expect("a folder");
-    // Sparse: a large file costs nothing until somebody holds copies of it.
+    // Sparse: a large file costs nothing until it is copied into memory.
     let large = fs::File::create(home.path().join("a0")).expect("a file");
     large.set_len(300 << 20).expect("a size");
     let mail = |n: u32| {
@@ -136,7 +136,7 @@ fn a_series_spends_what_one_patch_may() {
 }
 
 #[test]
-fn what_is_wrong_is_said_as_it_is() {
+fn errors_in_mails() {
     let home = tempfile::tempdir().expect("a folder");
     let fresh = || {
         fs::write(home.path().join("t.txt"), "one\ntwo\n").expect("a file");

@@ -1,4 +1,4 @@
-//! Patches on top of a tree: what `git apply` makes of them, and nothing outside.
+//! Patches on top of a tree: the same result as `git apply`, and nothing outside.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use smidr::{
 };
 
 use super::{
-    layer_yard::{git, patch as patch_of, picture, told, try_git},
+    checkout_fixture::{git, patch as patch_of, picture, told, try_git},
     support::{has, skip},
 };
 
@@ -135,8 +135,8 @@ fn after(folder: &Path) {
 }
 
 #[test]
-fn everything_that_git_writes_is_applied() {
-    if no_git("patches::everything_that_git_writes_is_applied") {
+fn every_form_of_git_diff_is_applied() {
+    if no_git("patches::every_form_of_git_diff_is_applied") {
         return;
     }
     for arguments in [
@@ -153,8 +153,8 @@ fn everything_that_git_writes_is_applied() {
 }
 
 #[test]
-fn what_looks_like_a_patch_in_a_message_is_taken_for_one() {
-    if no_git("patches::what_looks_like_a_patch_in_a_message_is_taken_for_one") {
+fn diff_lines_in_a_message_are_applied() {
+    if no_git("patches::diff_lines_in_a_message_are_applied") {
         return;
     }
     let old = |folder: &Path| write(folder, "f", "one\n");
@@ -166,15 +166,15 @@ fn what_looks_like_a_patch_in_a_message_is_taken_for_one() {
         old(home.path());
         patch::apply(&patch_of("x.patch", text.as_bytes()), home.path())
     };
-    // `git am` refuses it, too: what it might have meant is not for anybody to guess.
+    // `git am` refuses this ambiguous text, too.
     apply(&with("diff --git a/f b/f\n--- a/f\n@@ -1 +1 @@\n-x")).expect_err("half a patch");
     apply(&with("--- no file\n nor this")).expect("words");
     assert_eq!(fs::read_to_string(home.path().join("f")).expect("a file"), "two\n");
 }
 
 #[test]
-fn hunks_find_their_place_and_nothing_else() {
-    if no_git("patches::hunks_find_their_place_and_nothing_else") {
+fn hunks_apply_only_at_a_matching_place() {
+    if no_git("patches::hunks_apply_only_at_a_matching_place") {
         return;
     }
     let make = |folder: &Path| {
@@ -246,7 +246,7 @@ fn a_patch_without_context_is_refused() {
 }
 
 #[test]
-fn hostile_patches_reach_nothing() {
+fn hostile_patches_write_nothing_outside() {
     let home = tempfile::tempdir().expect("a folder");
     let (tree, victim) = (home.path().join("tree"), home.path().join("victim"));
     for folder in [&tree, &victim] {
@@ -310,8 +310,8 @@ fn hostile_patches_reach_nothing() {
 }
 
 #[test]
-fn a_small_binary_patch_makes_no_large_file() {
-    if no_git("patches::a_small_binary_patch_makes_no_large_file") {
+fn binary_patches_are_limited_in_size() {
+    if no_git("patches::binary_patches_are_limited_in_size") {
         return;
     }
     let zeros = |folder: &Path| write(folder, "x", vec![0; 1 << 20]);
@@ -332,8 +332,8 @@ fn a_small_binary_patch_makes_no_large_file() {
 }
 
 #[test]
-fn a_binary_patch_is_for_one_content() {
-    if no_git("patches::a_binary_patch_is_for_one_content") {
+fn a_binary_patch_needs_its_exact_original() {
+    if no_git("patches::a_binary_patch_needs_its_exact_original") {
         return;
     }
     let noise = |seed: u32| -> Vec<u8> {
@@ -379,15 +379,15 @@ fn patches_are_read_with_their_digests() {
     assert!(matches!(&error, PatchError::Missing { patch, .. } if patch == "./two.patch"), "{error}");
 }
 
-/// Numbers and sizes are whatever a stranger has written.
+/// Numbers and sizes are untrusted.
 #[test]
-fn hostile_patches_come_to_an_end() {
+fn hostile_patches_end_in_bounded_time() {
     let home = tempfile::tempdir().expect("a folder");
     write(home.path(), "a", numbers(50));
     let far = "--- a/a\n+++ b/a\n@@ -20,3 +18446744073709551000,3 @@\n line 20\n-no such line\n+x\n line 22\n";
     let error = patch::apply(&patch_of("x.patch", far.as_bytes()), home.path()).expect_err("no such line");
     assert!(matches!(error, PatchError::Hunk { .. }), "{error}");
-    // Sparse: a large file costs nothing until somebody holds copies of it.
+    // Sparse: a large file costs nothing until it is copied into memory.
     let large = fs::File::create(home.path().join("large")).expect("a file");
     large.set_len(300 << 20).expect("a size");
     let copies: String = (0..20)
@@ -407,14 +407,14 @@ proptest! {
 
     /// Any way from one tree to another, put on top of the first, or of something that has moved on.
     #[test]
-    fn generated_patches_are_taken_as_git_takes_them(
+    fn generated_patches_apply_as_with_git(
         olds in proptest::collection::btree_map("[a-c](/[d-e])?", (text(), any::<bool>(), any::<bool>()), 1..4),
         news in proptest::collection::btree_map("[a-c](/[d-e])?", (text(), any::<bool>(), any::<bool>()), 1..4),
         edits in proptest::collection::vec((any::<prop::sample::Index>(), 0..4_u8, "[abc]{0,2}"), 0..6),
         drift in proptest::collection::vec("[abc]{0,2}", 0..4),
         context in 1..4_u8,
     ) {
-        if no_git("patches::generated_patches_are_taken_as_git_takes_them") {
+        if no_git("patches::generated_patches_apply_as_with_git") {
             return Ok(());
         }
         let put = |folder: &Path, name: &str, lines: &[String], run: bool, end: bool| {

@@ -1,4 +1,4 @@
-//! `init`, `check` and `plan`: a project that is good as it is, and looking at it leaves no trace.
+//! `init`, `check` and `plan`: templates are valid, and `check` and `plan` write nothing.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -16,7 +16,7 @@ fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn hello_is_good_as_it_is() {
+fn the_hello_template_is_valid_and_looking_writes_nothing() {
     let world = World::new();
     let done = world.smidr().args(["init", "p", "--template", "hello"]).run();
     done.expect_code(0).expect_err("cd p && smidr build");
@@ -44,7 +44,7 @@ fn hello_is_good_as_it_is() {
 }
 
 #[test]
-fn the_config_may_stand_elsewhere() {
+fn a_config_in_another_folder() {
     let world = World::new();
     let project = world.init("p");
     let file = project.join("smidr.yaml");
@@ -58,7 +58,7 @@ fn the_config_may_stand_elsewhere() {
 }
 
 #[test]
-fn init_leaves_what_is_there() {
+fn init_overwrites_nothing() {
     let world = World::new();
     let folder = world.work.join("there");
     fs::create_dir(&folder).expect("a folder");
@@ -74,7 +74,7 @@ fn init_leaves_what_is_there() {
 }
 
 #[test]
-fn names_that_cannot_be() {
+fn invalid_project_names_are_refused() {
     let world = World::new();
     let long = "l".repeat(65);
     for name in ["a b", "../up", "a/b", ".hidden", "-dash", "ü", "", "a:b", long.as_str()] {
@@ -86,7 +86,7 @@ fn names_that_cannot_be() {
 }
 
 #[test]
-fn every_template_is_good_as_it_is() {
+fn every_template_is_valid() {
     let world = World::new();
     for name in provider::names() {
         let known = provider::find(name).expect("a provider");
@@ -110,13 +110,13 @@ fn every_template_is_good_as_it_is() {
             plan.expect_out(&format!("layer      {}  https://", layer.name));
         }
         assert_eq!(plan.out.contains("bitbake    https://"), version.bitbake.is_some(), "{}", plan.out);
-        assert!(!plan.out.contains("ACCEPT_FSL_EULA ="), "nobody accepts it for the user");
+        assert!(!plan.out.contains("ACCEPT_FSL_EULA ="), "only the user can accept it");
         assert_eq!(World::names(&world.smidr.join("workspaces")), Vec::<String>::new());
     }
 }
 
 #[test]
-fn init_begins_with_poky() {
+fn init_defaults_to_poky() {
     let world = World::new();
     world.smidr().args(["init", "p"]).run().expect_code(0);
     let plan = world.smidr().arg("plan").run();
@@ -148,7 +148,7 @@ build:
 ";
 
 #[test]
-fn a_config_lies_over_its_provider() {
+fn a_config_overrides_its_provider() {
     let world = World::new();
     world.init("p");
     let plan = |text: &str| {
@@ -190,7 +190,7 @@ fn a_config_lies_over_its_provider() {
 }
 
 #[test]
-fn variants_change_what_they_say() {
+fn variants_change_only_their_keys() {
     let world = World::new();
     world.init("p");
     world.append("variants:\n  small:\n    build: {image: libgreet}\n    local_conf: |\n      SMALL = \"1\"\n");

@@ -1,5 +1,5 @@
-//! pseudo in the sandbox: owners, modes and devices that nobody has for real outlive the process, the build and the sandbox; and
-//! openat2(2), which an old pseudo does not know.
+//! pseudo in the sandbox: its owners, modes and devices outlive the process, the build and the sandbox; and openat2(2), which an old
+//! pseudo does not intercept.
 
 use nix::sys::signal::Signal;
 
@@ -54,8 +54,8 @@ tar --numeric-owner -tvf ../root.tar | awk '{ print $1, $2, $3 }'");
 }
 
 #[test]
-fn owners_outlive_being_killed_together_with_everything_else() {
-    let name = "pseudo::owners_outlive_being_killed_together_with_everything_else";
+fn owners_outlive_a_kill() {
+    let name = "pseudo::owners_outlive_a_kill";
     let Some(world) = World::with_project(name) else { return };
     let deaf = format!("{PSEUDO}\ntrap '' INT TERM\npseudo sh -c '{MAKE}; echo rea\"\"dy; while :; do sleep 1; done'");
     let mut running = world.smidr().args(["run", "--", "sh", "-c", &deaf]).start();
@@ -96,8 +96,8 @@ fn owners_outlive_a_build_that_failed() {
 }
 
 #[test]
-fn openat2_is_hidden_from_builds_that_cannot_have_it() {
-    let Some(world) = World::with_project("pseudo::openat2_is_hidden_from_builds_that_cannot_have_it") else { return };
+fn openat2_is_hidden_for_an_old_pseudo() {
+    let Some(world) = World::with_project("pseudo::openat2_is_hidden_for_an_old_pseudo") else { return };
     let call = "import ctypes, errno\nlibc = ctypes.CDLL(None, use_errno=True)\n\
                 how = (ctypes.c_uint64 * 3)(0, 0, 0)\nfd = libc.syscall(437, -100, b'/usr', how, 24)\n\
                 print('opened' if fd > 2 else errno.errorcode[ctypes.get_errno()])";
@@ -121,7 +121,7 @@ fn openat2_is_hidden_from_builds_that_cannot_have_it() {
     std::fs::remove_dir_all(world.project().join("layers/meta-hello/recipes-devtools")).expect("remove it");
     // It is said, in a build and before.
     let explain = || world.smidr().args(["run", "--print-sandbox", "true"]).run().expect_code(0).out.clone();
-    assert!(explain().contains("there is no openat2"), "{}", explain());
+    assert!(explain().contains("answer ENOSYS to openat2"), "{}", explain());
     recipe(&world, "quick", "    true");
     let hidden = world.smidr().args(["build", "--target", "quick"]).run();
     hidden.expect_code(0).expect_err("full isolation, openat2 hidden, task network cut");

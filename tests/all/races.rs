@@ -1,5 +1,5 @@
-//! A folder that is a folder and then a link, thousands of times a second, in every place that a build can write to, while sandboxes are
-//! set up on it again and again (CVE-2021-30465, CVE-2024-45310). A canary on this machine stays as it is, to the byte, mode and time.
+//! A folder that is swapped with a link thousands of times a second, in every place that a build can write to, while sandboxes are set up
+//! on it (CVE-2021-30465, CVE-2024-45310). A canary on this machine must keep its bytes, modes and times.
 
 use std::{
     fs,
@@ -170,8 +170,8 @@ fn tell_what_others_do(world: &World, name: &str) {
 }
 
 #[test]
-fn nothing_leaves_a_place_that_is_swapped_all_the_time() {
-    let name = "races::nothing_leaves_a_place_that_is_swapped_all_the_time";
+fn swapped_links_never_lead_out() {
+    let name = "races::swapped_links_never_lead_out";
     let Some(world) = World::with_project(name) else { return };
     tell_what_others_do(&world, name);
     let shared = world.work.join("shared");

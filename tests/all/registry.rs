@@ -1,4 +1,4 @@
-//! Images from a registry: there and back, damaged and mended, built on, thrown away. With a registry that others wrote.
+//! Images pushed to and pulled from Debian's docker-registry: equal, shared, waited for, built on, pruned.
 
 use std::{
     fs,
@@ -45,8 +45,8 @@ pub fn with_layers(count: usize, size: usize) -> (World, String) {
 }
 
 #[test]
-fn there_and_back() {
-    let Some(registry) = Registry::start("registry::there_and_back") else { return };
+fn push_and_pull_give_the_same_image() {
+    let Some(registry) = Registry::start("registry::push_and_pull_give_the_same_image") else { return };
     let (from, manifest) = with_small();
     assert_eq!(digest(&push(&from, "small", &registry.at("team/small:1"))), manifest);
     let tap = Tap::before(&registry);
@@ -86,8 +86,8 @@ fn there_and_back() {
 }
 
 #[test]
-fn a_build_host_travels() {
-    let test = "registry::a_build_host_travels";
+fn a_pulled_build_host_builds() {
+    let test = "registry::a_pulled_build_host_builds";
     let Some(from) = World::with_image(test) else { return };
     let Some(registry) = Registry::start(test) else { return };
     let manifest = digest(&push(&from, "hello", &registry.at("hello:1")));
@@ -125,8 +125,8 @@ fn a_build_host_travels() {
 }
 
 #[test]
-fn what_is_not_there_is_said() {
-    let Some(registry) = Registry::start("registry::what_is_not_there_is_said") else { return };
+fn missing_images_and_servers_are_errors() {
+    let Some(registry) = Registry::start("registry::missing_images_and_servers_are_errors") else { return };
     let (from, manifest) = with_small();
     push(&from, "small", &registry.at("small:1")).expect_code(0);
     let world = World::new();
@@ -151,7 +151,7 @@ fn what_is_not_there_is_said() {
     let done = push(&from, "small", &format!("docker://{down}/small:1"));
     done.expect_code(4).expect_one_error().expect_err(&format!("cannot reach {down}"));
     push(&from, "nothing", &registry.at("small:1")).expect_code(2).expect_one_error().expect_err("no image `nothing`");
-    // What is here already is of no use as long as nobody says what the tag means; by its digest it is.
+    // A stored image does not answer for a tag that cannot be resolved, but does for its digest.
     let pinned = registry.at(&format!("small@{manifest}"));
     pull(&world, &pinned).expect_code(0);
     drop(registry);
@@ -159,8 +159,8 @@ fn what_is_not_there_is_said() {
 }
 
 #[test]
-fn compressed_anew_for_others() {
-    let Some(registry) = Registry::start("registry::compressed_anew_for_others") else { return };
+fn push_can_compress_again() {
+    let Some(registry) = Registry::start("registry::push_can_compress_again") else { return };
     let (from, manifest) = with_layers(2, 1000);
     let to = registry.at("x:gzip");
     let done = from.smidr().args(["image", "push", "--insecure", "layered", &to, "--compression", "gzip"]).run();
@@ -180,8 +180,8 @@ fn compressed_anew_for_others() {
 
 /// A layer that is here is neither fetched nor pushed again, even if it is not unpacked.
 #[test]
-fn what_is_here_does_not_travel() {
-    let Some(registry) = Registry::start("registry::what_is_here_does_not_travel") else { return };
+fn known_layers_are_not_transferred() {
+    let Some(registry) = Registry::start("registry::known_layers_are_not_transferred") else { return };
     let (from, manifest) = with_layers(2, 1000);
     push(&from, "layered", &registry.at("x:1")).expect_code(0);
     let (tap, world) = (Tap::before(&registry), World::new());
@@ -236,8 +236,8 @@ fn two_pulls_at_once_fetch_once() {
 }
 
 #[test]
-fn a_slow_layer_is_waited_for_by_name() {
-    let Some(registry) = Registry::start("registry::a_slow_layer_is_waited_for_by_name") else { return };
+fn waiting_for_a_layer_names_its_puller() {
+    let Some(registry) = Registry::start("registry::waiting_for_a_layer_names_its_puller") else { return };
     let (from, manifest) = with_layers(1, 10_000);
     push(&from, "layered", &registry.at("x:1")).expect_code(0);
     let (tap, world) = (Tap::before(&registry), World::new());
@@ -247,12 +247,12 @@ fn a_slow_layer_is_waited_for_by_name() {
     wait_for("the layer to be asked for", LONG, || tap.seen().iter().any(|line| line.ends_with(&layer)));
     let mut second = world.smidr().args(["image", "pull", "--insecure", &tap.at("x:1"), "--name", "second"]).start();
     second.until_says("held by image pull 127.0.0.1:");
-    // Who waits goes on when the other one is killed.
+    // The waiting one goes on when the other one is killed.
     first.signal(nix::sys::signal::Signal::SIGKILL);
     drop(first);
     tap.open();
     assert_eq!(digest(&second.wait()), manifest);
-    // What the dead one was making is removed by whoever comes next.
+    // The next process removes what the killed one left.
     world.smidr().args(["image", "verify"]).run().expect_code(0).expect_out("second  good");
     assert_eq!(counts(&world), [3, 1, 1, 0, 0]);
 }
@@ -283,7 +283,7 @@ fn names(world: &World) -> Vec<String> {
 }
 
 #[test]
-fn what_nobody_used_for_long_goes() {
+fn prune_removes_unused_images() {
     let world = World::new();
     let mut random = Random(3);
     // As large as they are old, in steps of 100 kB.
@@ -324,8 +324,8 @@ fn what_nobody_used_for_long_goes() {
 }
 
 #[test]
-fn what_is_used_stays() {
-    let test = "registry::what_is_used_stays";
+fn prune_keeps_used_images() {
+    let test = "registry::prune_keeps_used_images";
     let Some(from) = World::with_image(test) else { return };
     let world = World::new();
     // A store of its own: others use the one that all share.

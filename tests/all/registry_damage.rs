@@ -1,4 +1,4 @@
-//! Stores that somebody has damaged: what `image verify` says of them, and what it mends.
+//! Damaged stores: what `image verify` reports, and what it repairs.
 
 use std::{
     fs::{self, OpenOptions},
@@ -77,8 +77,8 @@ impl Pulled {
 }
 
 #[test]
-fn every_damaged_part_is_named_and_mended() {
-    let Some(all) = Pulled::new("registry_damage::every_damaged_part_is_named_and_mended", 4) else { return };
+fn every_damaged_part_is_named_and_repaired() {
+    let Some(all) = Pulled::new("registry_damage::every_damaged_part_is_named_and_repaired", 4) else { return };
     all.expect_good();
     flip(&all.layers[0].0);
     flip(&all.file(1));
@@ -99,8 +99,8 @@ fn every_damaged_part_is_named_and_mended() {
 }
 
 #[test]
-fn each_damage_alone_is_mended() {
-    let Some(all) = Pulled::new("registry_damage::each_damage_alone_is_mended", 2) else { return };
+fn each_damage_alone_is_repaired() {
+    let Some(all) = Pulled::new("registry_damage::each_damage_alone_is_repaired", 2) else { return };
     let file = |at: usize| all.file(at);
     let cut = |path: &Path| {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("make it writable");
@@ -116,7 +116,7 @@ fn each_damage_alone_is_mended() {
         ("differs at /folder/0/3", &|| {
             fs::set_permissions(file(0), fs::Permissions::from_mode(0o777)).expect("another mode");
         }),
-        // Whoever replaces a file changes its folder's time, and the folder comes first.
+        // Replacing a file changes its folder's time, and the folder is compared first.
         ("differs at /folder/0", &|| {
             fs::remove_file(file(0)).expect("remove a file");
             std::os::unix::fs::symlink("2", file(0)).expect("a link in its place");
@@ -142,8 +142,8 @@ fn each_damage_alone_is_mended() {
 }
 
 #[test]
-fn a_registry_that_is_down_repairs_nothing_and_loses_nothing() {
-    let test = "registry_damage::a_registry_that_is_down_repairs_nothing_and_loses_nothing";
+fn an_unreachable_registry_loses_nothing() {
+    let test = "registry_damage::an_unreachable_registry_loses_nothing";
     let Some(mut all) = Pulled::new(test, 2) else { return };
     flip(&all.layers[0].0);
     all.registry.stop();
@@ -151,15 +151,15 @@ fn a_registry_that_is_down_repairs_nothing_and_loses_nothing() {
     done.expect_code(4).expect_one_error().expect_err(&format!("cannot reach {}", all.registry.host()));
     all.verify(&[]).expect_code(3).expect_out(&all.part(0));
     all.registry.start_again();
-    // It has no TLS, and nobody said that it need not.
+    // It has no TLS, and --insecure is missing.
     let done = all.verify(&["--repair"]);
     done.expect_code(4).expect_one_error().expect_err("--insecure");
     all.expect_repaired();
 }
 
 #[test]
-fn what_is_unpacked_wrongly_needs_no_registry() {
-    let test = "registry_damage::what_is_unpacked_wrongly_needs_no_registry";
+fn a_wrong_tree_is_repaired_without_a_registry() {
+    let test = "registry_damage::a_wrong_tree_is_repaired_without_a_registry";
     let Some(mut all) = Pulled::new(test, 2) else { return };
     all.registry.stop();
     flip(&all.file(1));
@@ -168,7 +168,7 @@ fn what_is_unpacked_wrongly_needs_no_registry() {
 }
 
 #[test]
-fn what_came_from_a_file_is_mended_as_far_as_it_is_here() {
+fn imported_images_are_repaired_from_the_store() {
     let (world, manifest) = with_layers(2, 1000);
     let verify = |args: &[&str]| world.smidr().args(["image", "verify"]).args(args).run();
     let layers = layers(&world, &manifest);
@@ -193,8 +193,8 @@ fn what_came_from_a_file_is_mended_as_far_as_it_is_here() {
 }
 
 #[test]
-fn a_pull_mends_what_has_no_manifest() {
-    let Some(all) = Pulled::new("registry_damage::a_pull_mends_what_has_no_manifest", 2) else { return };
+fn a_pull_repairs_a_missing_manifest() {
+    let Some(all) = Pulled::new("registry_damage::a_pull_repairs_a_missing_manifest", 2) else { return };
     for damage in [|path: &Path| fs::remove_file(path).expect("remove it"), flip] {
         damage(&blob(&all.world, &all.manifest));
         let done = all.verify(&[]);

@@ -1,4 +1,4 @@
-//! Images for the tests that need several layers, or bytes that nobody can compress; and a look into a store.
+//! Images with several layers or incompressible content, and helpers to look into a store.
 
 use std::{
     fs::{self, File},

@@ -1,4 +1,4 @@
-//! A pull that is killed at any moment breaks nothing: not what was there, and not the next pull.
+//! A pull that is killed at any moment damages nothing, and the next one works.
 
 use std::{
     collections::BTreeMap,
@@ -84,7 +84,7 @@ fn a_hundred_killed_pulls_break_nothing() {
         half += usize::from(counts(&world)[4] > 0);
         parts += usize::from(counts(&world)[3] > 0);
         seen.check(&world, &what);
-        // Whoever comes next finds a store in order, and leaves nothing half-made in it.
+        // The next process finds a consistent store, and leaves no partial files.
         let list = run(&["ls"]);
         assert!(list.code == Some(0) && counts(&world)[4] == 0, "{what}: {list:?}, {:?}", counts(&world));
         let has_image = list.out.contains("image");

@@ -1,4 +1,4 @@
-//! Damage and mistakes around images that once stood in somebody's way: each is said, and can be mended.
+//! Regressions around damaged images: each is reported and can be repaired.
 
 use std::fs;
 
@@ -18,8 +18,8 @@ fn a_digest_with_its_algorithm_names_an_image() {
 
 /// Both the blob and what it was unpacked to.
 #[test]
-fn a_layer_that_is_damaged_twice_is_mended() {
-    let Some(all) = Pulled::new("registry_mended::a_layer_that_is_damaged_twice_is_mended", 1) else { return };
+fn a_layer_that_is_damaged_twice_is_repaired() {
+    let Some(all) = Pulled::new("registry_mended::a_layer_that_is_damaged_twice_is_repaired", 1) else { return };
     flip(&all.layers[0].0);
     flip(&all.file(0));
     all.verify(&[]).expect_code(3);
@@ -93,8 +93,8 @@ fn keep_counts_what_images_share_once() {
 }
 
 #[test]
-fn a_dry_run_knows_what_is_in_use() {
-    let Some(from) = World::with_image("registry_mended::a_dry_run_knows_what_is_in_use") else { return };
+fn a_dry_run_respects_use() {
+    let Some(from) = World::with_image("registry_mended::a_dry_run_respects_use") else { return };
     from.init("p");
     from.edit_host("hello");
     let mut running = from.smidr().args(["run", "--", "sh", "-c", "echo here; sleep 60"]).start();
@@ -144,7 +144,7 @@ fn a_damaged_seam_is_found() {
 
 /// A record of a name that is cut off.
 #[test]
-fn a_damaged_name_is_said_and_can_be_removed() {
+fn a_damaged_name_is_reported_and_can_be_removed() {
     let world = World::new();
     let source = world.work.join("small.tar");
     varied(&source);
@@ -154,7 +154,7 @@ fn a_damaged_name_is_said_and_can_be_removed() {
     world.smidr().args(["image", "rm", "small"]).run().expect_code(0);
 }
 
-/// `ls` says to verify, `verify` finds nothing to mend it from, and `rm` says to verify.
+/// `rm` once refused what neither `verify` nor `ls` could handle.
 #[test]
 fn an_image_without_manifest_can_be_removed() {
     let (world, manifest) = with_small();

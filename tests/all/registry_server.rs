@@ -1,6 +1,5 @@
-//! A registry for the tests: Debian's own, on a port of this machine, and a tap before it that counts requests and can hold them up.
-//!
-//! In goes nothing, out come addresses. Both end with the value that stands for them.
+//! A registry for the tests: Debian's docker-registry on a loopback port, and a proxy before it that counts and delays requests. Both end
+//! when their values are dropped.
 
 use std::{
     fs::{self, File},
@@ -19,7 +18,7 @@ use tempfile::TempDir;
 
 use super::support::{LONG, skip, tool};
 
-/// A port of this machine where nobody listens just now.
+/// A free port of this machine.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its number").port()
@@ -189,7 +188,7 @@ impl Tap {
         locked(&self.inner.asked).clone()
     }
 
-    /// Holds up whoever asks for a blob.
+    /// Delays requests for blobs.
     pub fn close(&self) {
         self.close_for("/blobs/");
     }

@@ -1,4 +1,4 @@
-//! Limits, accounting, and memory that runs out: on cgroups that the test makes where it may.
+//! Limits, accounting, and out of memory, in cgroups that the test makes where it may.
 
 use std::{
     fs,
@@ -102,8 +102,8 @@ fn memory_that_runs_out_is_named() {
 }
 
 #[test]
-fn a_program_that_is_refused_memory() {
-    let Some(world) = World::with_project("resources::a_program_that_is_refused_memory") else { return };
+fn a_refused_allocation_is_named() {
+    let Some(world) = World::with_project("resources::a_refused_allocation_is_named") else { return };
     // What a machine without overcommit answers: the same error, for everybody.
     recipe(
         &world,
@@ -118,8 +118,8 @@ fn a_program_that_is_refused_memory() {
 }
 
 #[test]
-fn what_a_build_used_is_recorded() {
-    let Some(world) = World::with_project("resources::what_a_build_used_is_recorded") else { return };
+fn resource_usage_is_recorded() {
+    let Some(world) = World::with_project("resources::resource_usage_is_recorded") else { return };
     recipe(&world, "busy", "    python3 -c 'x = bytearray(b\"x\") * (300 << 20); [i * i for i in range(3000000)]'");
     let done = world.smidr().args(["build", "--target", "busy"]).run();
     done.expect_code(0).expect_err("used       ").expect_err(" of processor time, up to ");
@@ -144,8 +144,8 @@ fn not_enforced(done: &Done, key: &str) -> bool {
 const MANY: &str = "import os, time\nn = 0\ntry:\n    while n < 40:\n        if os.fork() == 0:\n            time.sleep(100)\n        n += 1\nexcept BlockingIOError:\n    pass\nprint(n)\nos.killpg(0, 9)";
 
 #[test]
-fn processes_are_limited_or_it_is_said() {
-    let Some(world) = World::with_project("resources::processes_are_limited_or_it_is_said") else { return };
+fn a_process_limit_holds_or_is_warned_about() {
+    let Some(world) = World::with_project("resources::a_process_limit_holds_or_is_warned_about") else { return };
     let count = |done: &Done| done.out.trim().parse::<u32>().unwrap_or_else(|_| panic!("{done:?}"));
     let run = || world.smidr().args(["run", "python3", "-uc", MANY]).run();
     let free = run();
@@ -167,8 +167,8 @@ fn processes_are_limited_or_it_is_said() {
 }
 
 #[test]
-fn a_memory_limit_holds_or_it_is_said() {
-    let Some(world) = World::with_project("resources::a_memory_limit_holds_or_it_is_said") else { return };
+fn a_memory_limit_holds_or_is_warned_about() {
+    let Some(world) = World::with_project("resources::a_memory_limit_holds_or_is_warned_about") else { return };
     world.append("  memory: 300m\n");
     let run = world.smidr().args(["run", "python3", "-c", "bytearray(b\"x\") * (1 << 30); print(\"survived\")"]).run();
     match not_enforced(&run, "host.memory 300 MiB") {
@@ -209,8 +209,8 @@ fn leaves() -> Option<(PathBuf, Vec<String>)> {
 }
 
 #[test]
-fn a_cgroup_goes_with_its_build() {
-    let name = "resources::a_cgroup_goes_with_its_build";
+fn a_cgroup_is_removed_with_its_build() {
+    let name = "resources::a_cgroup_is_removed_with_its_build";
     if leaves().is_none() {
         return skip(name, "no cgroup v2 of this session is delegated to this user");
     }
@@ -253,8 +253,8 @@ fn a_cgroup_goes_with_its_build() {
 }
 
 #[test]
-fn a_bomb_ends_in_its_own_sandbox() {
-    let Some(world) = World::with_project("resources::a_bomb_ends_in_its_own_sandbox") else { return };
+fn a_fork_bomb_stays_in_its_sandbox() {
+    let Some(world) = World::with_project("resources::a_fork_bomb_stays_in_its_sandbox") else { return };
     let limit =
         || world.smidr().args(["run", "sh", "-c", "awk '/Max processes/ { print $3 }' /proc/self/limits"]).run();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -269,7 +269,7 @@ fn a_bomb_ends_in_its_own_sandbox() {
                 try:\n        os.fork()\n    except BlockingIOError:\n        refused += 1\n        time.sleep(0.01)\n\
                 if refused: os.write(1, b'EAGAIN\\n')\n";
     if not_enforced(&world.smidr().args(["run", "true"]).run(), "host.tasks") {
-        return skip("resources::a_bomb_ends_in_its_own_sandbox", "host.tasks does not hold here");
+        return skip("resources::a_fork_bomb_stays_in_its_sandbox", "host.tasks does not hold here");
     }
     let done = world.smidr().args(["run", "python3", "-c", bomb]).run();
     done.expect_out("EAGAIN");

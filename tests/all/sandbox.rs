@@ -1,4 +1,4 @@
-//! The sandbox from the inside: what a program in `smidr run` is, sees and may.
+//! The sandbox from the inside: ids, files and rights of a program in `smidr run`.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -17,8 +17,8 @@ fn says(world: &World, script: &str) -> String {
 }
 
 #[test]
-fn who_it_is_and_what_it_may() {
-    let Some(world) = World::with_project("sandbox::who_it_is_and_what_it_may") else { return };
+fn ids_and_capabilities() {
+    let Some(world) = World::with_project("sandbox::ids_and_capabilities") else { return };
     let own = nix::unistd::geteuid().as_raw();
     let expected = if own == 0 { 1000 } else { own };
     assert_eq!(says(&world, "id -u; id -g; id -un; echo $USER"), format!("{expected}\n{expected}\nbuilder\nbuilder"));
@@ -34,8 +34,8 @@ fn who_it_is_and_what_it_may() {
 }
 
 #[test]
-fn what_it_cannot_do() {
-    let Some(world) = World::with_project("sandbox::what_it_cannot_do") else { return };
+fn forbidden_operations_fail() {
+    let Some(world) = World::with_project("sandbox::forbidden_operations_fail") else { return };
     let rows = [
         ("echo x > /usr/x", "Read-only file system"),
         ("echo x > /etc/passwd", "Read-only file system"),
@@ -59,8 +59,8 @@ fn what_it_cannot_do() {
 }
 
 #[test]
-fn system_calls_that_no_build_needs() {
-    let Some(world) = World::with_project("sandbox::system_calls_that_no_build_needs") else { return };
+fn unneeded_system_calls_are_refused() {
+    let Some(world) = World::with_project("sandbox::unneeded_system_calls_are_refused") else { return };
     world.append("  openat2: show\n");
     let script = r#"
 import ctypes, errno, fcntl, os, platform, socket
@@ -113,8 +113,8 @@ fn abstract_sockets_of_this_machine_are_out_of_reach() {
 }
 
 #[test]
-fn what_it_sees() {
-    let Some(world) = World::with_project("sandbox::what_it_sees") else { return };
+fn visible_files_and_processes() {
+    let Some(world) = World::with_project("sandbox::visible_files_and_processes") else { return };
     fs::write(world.home.join("secret"), "mine").expect("a file");
     let project = world.project();
     let places = format!(
@@ -150,16 +150,16 @@ fn what_it_sees() {
 }
 
 #[test]
-fn layers_are_writable_where_people_develop() {
-    let Some(world) = World::with_project("sandbox::layers_are_writable_where_people_develop") else { return };
+fn layers_are_writable_in_run_and_shell() {
+    let Some(world) = World::with_project("sandbox::layers_are_writable_in_run_and_shell") else { return };
     let layer = world.project().join("layers/meta-hello");
     assert_eq!(says(&world, &format!("echo x > {}/new && echo ok", layer.display())), "ok");
     assert_eq!(fs::read_to_string(layer.join("new")).expect("the file"), "x\n");
 }
 
 #[test]
-fn nothing_of_the_caller_leaks() {
-    let Some(world) = World::with_project("sandbox::nothing_of_the_caller_leaks") else { return };
+fn no_environment_or_descriptor_of_the_caller_leaks() {
+    let Some(world) = World::with_project("sandbox::no_environment_or_descriptor_of_the_caller_leaks") else { return };
     world.append("  env: [GREETING]\n");
     let dump = "env; cat /proc/[0-9]*/environ | tr '\\0' '\\n'; cat /proc/*/cmdline | tr '\\0' ' '";
     let run = world.smidr().args(["run", "sh", "-c", dump]).env("GREETING", "named by the config");
@@ -176,8 +176,8 @@ fn nothing_of_the_caller_leaks() {
 }
 
 #[test]
-fn how_it_ends_is_passed_on() {
-    let Some(world) = World::with_project("sandbox::how_it_ends_is_passed_on") else { return };
+fn the_exit_status_is_passed_on() {
+    let Some(world) = World::with_project("sandbox::the_exit_status_is_passed_on") else { return };
     let rows = [
         ("exit 0", 0),
         ("exit 3", 3),
@@ -227,8 +227,8 @@ fn printing_the_sandbox_runs_nothing() {
 }
 
 #[test]
-fn a_network_of_its_own_on_request() {
-    let Some(world) = World::with_project("sandbox::a_network_of_its_own_on_request") else { return };
+fn network_none_gives_an_own_network() {
+    let Some(world) = World::with_project("sandbox::network_none_gives_an_own_network") else { return };
     let interfaces =
         "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | sort | tr '\\n' ' '; readlink /proc/self/ns/net";
     let host = fs::read_link("/proc/self/ns/net").expect("a link").display().to_string();
@@ -241,8 +241,8 @@ fn a_network_of_its_own_on_request() {
 }
 
 #[test]
-fn processors_are_limited_on_request() {
-    let Some(world) = World::with_project("sandbox::processors_are_limited_on_request") else { return };
+fn host_cpus_limits_processors() {
+    let Some(world) = World::with_project("sandbox::host_cpus_limits_processors") else { return };
     world.append("  cpus: 1\n");
     assert_eq!(says(&world, "nproc"), "1");
 }
@@ -264,7 +264,7 @@ fn signals_end_it() {
         let done = running.wait();
         assert_eq!(done.code, Some(code), "{script} after {signal}: {done:?}");
     }
-    // Who does not listen is killed by the second.
+    // A program that ignores the first is killed by the second.
     let mut running =
         world.smidr().args(["run", "bash", "-c", "trap '' INT TERM; echo ready; while :; do sleep 1; done"]).start();
     running.until_says("ready");
@@ -293,8 +293,8 @@ fn sigkill_leaves_nothing() {
 }
 
 #[test]
-fn a_terminal_is_handed_through() {
-    let name = "sandbox::a_terminal_is_handed_through";
+fn a_terminal_is_passed_through() {
+    let name = "sandbox::a_terminal_is_passed_through";
     let Some(script) = tool("script") else { return skip(name, "there is no script(1) to give it a terminal") };
     let Some(world) = World::with_project(name) else { return };
     let mut command = Command::new(script);
@@ -309,9 +309,9 @@ fn a_terminal_is_handed_through() {
 }
 
 #[test]
-fn what_belongs_to_others_is_refused() {
-    let Some(world) = World::with_project("sandbox::what_belongs_to_others_is_refused") else { return };
-    // Root gives its own away; anybody else has only to look at root's.
+fn folders_of_other_users_are_refused() {
+    let Some(world) = World::with_project("sandbox::folders_of_other_users_are_refused") else { return };
+    // Root gives its own folder away; others use one of root's.
     let (config, home) = if is_root() {
         let project = world.init("theirs");
         let home = world.work.join("their-home");

@@ -1,4 +1,4 @@
-//! A terminal of a test's own: a pty whose other side is a program's controlling terminal.
+//! A terminal for tests: a pty that is a program's controlling terminal.
 
 use std::{
     fs::File,
@@ -18,7 +18,7 @@ use rustix::{
 
 use super::support::{LONG, World, smidr_bin};
 
-/// What a person would look at. The terminal is closed when it is dropped.
+/// The master side of the pty. Dropping it closes the terminal.
 pub struct Screen {
     master: File,
     /// Tells the other side from other terminals.
@@ -94,7 +94,7 @@ impl Screen {
         }
     }
 
-    /// Waits until nobody is at the other side any more.
+    /// Waits until the other side is closed.
     #[track_caller]
     pub fn until_closed(&mut self) {
         let begun = Instant::now();

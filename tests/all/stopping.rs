@@ -1,4 +1,4 @@
-//! Builds that are stopped: politely, firmly, by force; and a project that is built twice at once.
+//! Builds that are stopped gracefully, by a second signal and by SIGKILL; and two builds of one project at once.
 
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,8 @@ fn state(world: &World) -> String {
 }
 
 #[test]
-fn once_is_a_wish() {
-    let Some(world) = World::with_project("stopping::once_is_a_wish") else { return };
+fn first_signal_is_graceful() {
+    let Some(world) = World::with_project("stopping::first_signal_is_graceful") else { return };
     let running = sleeping(&world, "    sleep 3; echo over > ${TMPDIR}/over");
     running.signal(Signal::SIGINT);
     let done = running.wait();
@@ -45,8 +45,8 @@ fn once_is_a_wish() {
 }
 
 #[test]
-fn from_another_terminal() {
-    let Some(world) = World::with_project("stopping::from_another_terminal") else { return };
+fn cancel_from_another_terminal() {
+    let Some(world) = World::with_project("stopping::cancel_from_another_terminal") else { return };
     let script = "    trap '' INT TERM HUP\n    while true; do sleep 1; done";
     let running = sleeping(&world, script);
     let id =
@@ -69,8 +69,8 @@ fn from_another_terminal() {
 }
 
 #[test]
-fn twice_is_an_order() {
-    let Some(world) = World::with_project("stopping::twice_is_an_order") else { return };
+fn second_signal_kills() {
+    let Some(world) = World::with_project("stopping::second_signal_kills") else { return };
     let mut running = sleeping(&world, "    trap '' INT TERM HUP\n    while true; do sleep 1; done");
     running.signal(Signal::SIGINT);
     running.until_says("stopping   BitBake finishes");
@@ -84,8 +84,8 @@ fn twice_is_an_order() {
 }
 
 #[test]
-fn killed_in_mid_build() {
-    let Some(world) = World::with_project("stopping::killed_in_mid_build") else { return };
+fn sigkill_in_mid_build_leaves_nothing() {
+    let Some(world) = World::with_project("stopping::sigkill_in_mid_build_leaves_nothing") else { return };
     let mut running =
         sleeping(&world, "    trap '' INT TERM HUP\n    setsid sleep 1000 &\n    while true; do sleep 1; done");
     let (marker, helper) = (marker(&world), format!("__sandbox-init\0{}\0", running.pid()));
@@ -102,8 +102,8 @@ fn killed_in_mid_build() {
 }
 
 #[test]
-fn the_same_build_twice_at_once() {
-    let Some(world) = World::with_project("stopping::the_same_build_twice_at_once") else { return };
+fn a_workspace_has_one_build_at_a_time() {
+    let Some(world) = World::with_project("stopping::a_workspace_has_one_build_at_a_time") else { return };
     let running = sleeping(&world, "    sleep 1000");
     let first =
         world.smidr().args(["status", "--json"]).run().json()["builds"][0]["id"].as_str().expect("an id").to_owned();
@@ -122,7 +122,7 @@ fn the_same_build_twice_at_once() {
     other.expect_code(0);
     let other = world.smidr().current_dir(&world.work.join("q/p")).args(["run", "true"]).run();
     other.expect_code(0);
-    // Whoever follows the log sees the end.
+    // `logs --follow` sees the end.
     let mut follower = world.smidr().args(["logs", "--follow", &first]).start();
     follower.until_says("Running task");
     running.signal(Signal::SIGTERM);

@@ -1,4 +1,4 @@
-//! What a stranger's project could read, or stop, by what its files are called, lead to and name.
+//! What an untrusted project could read or block by names of files, links and references.
 
 use std::{
     ffi::OsStr,
@@ -27,7 +27,7 @@ fn stranger(world: &World, args: &[&str]) -> Done {
 }
 
 #[test]
-fn any_name_of_a_file_can_be_granted() {
+fn asks_with_any_file_name_can_be_granted() {
     let world = World::new();
     let folder = world.work.join(OsStr::from_bytes(b"p\xff"));
     let private = world.work.join(OsStr::from_bytes(b"private\xfe"));
@@ -50,8 +50,8 @@ fn any_name_of_a_file_can_be_granted() {
 }
 
 #[test]
-fn an_image_that_only_the_user_has_is_asked_about() {
-    let Some(world) = World::with_image("strangers::an_image_that_only_the_user_has_is_asked_about") else { return };
+fn images_of_the_user_are_asks() {
+    let Some(world) = World::with_image("strangers::images_of_the_user_are_asks") else { return };
     let archive = world.work.join("mine.tar");
     let mut tar = tar::Builder::new(fs::File::create(&archive).expect("a file"));
     let mut header = tar::Header::new_gnu();
@@ -109,7 +109,7 @@ fn an_image_that_only_the_user_has_is_asked_about() {
 }
 
 #[test]
-fn what_links_lead_to_is_not_quoted() {
+fn targets_of_links_are_not_quoted() {
     let world = World::new();
     let folder = project(&world, "layers: []");
     let secret = world.home.join("credentials");
@@ -169,7 +169,7 @@ fn what_links_lead_to_is_not_quoted() {
 }
 
 #[test]
-fn trust_of_before_can_be_taken_back_without_a_config() {
+fn trust_can_be_revoked_without_a_config() {
     for breaks in ["name: [", ""] {
         let world = World::new();
         let asking = "host: {binds: [{source: ~/x, dest: /srv/x}]}";

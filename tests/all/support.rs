@@ -1,4 +1,4 @@
-//! What all tests share: the program, worlds of its own for each test, the one expensive image, processes and deadlines.
+//! Helpers for all tests: the program, a separate world for each test, the shared image, processes and deadlines.
 
 use std::{
     ffi::OsStr,
@@ -21,10 +21,10 @@ pub fn smidr_bin() -> PathBuf {
     std::env::var_os("SMIDR_BIN").map_or_else(|| env!("CARGO_BIN_EXE_smidr").into(), PathBuf::from)
 }
 
-/// Says aloud that a test cannot run here, and lets `scripts/test` count it.
+/// Reports that a test cannot run here, and lets `scripts/test` count it.
 pub fn skip(test: &str, reason: &str) {
     let line = format!("SKIP {test}: {reason}\n");
-    // Past the capture of the test harness: a skip that nobody sees is a lie.
+    // Directly to stderr: the test harness captures prints, and would hide the skip.
     let _ = io::stderr().write_all(line.as_bytes());
     if let Some(file) = std::env::var_os("SMIDR_TEST_SKIPS") {
         let mut file = fs::OpenOptions::new().append(true).create(true).open(file).expect("the file that counts skips");

@@ -1,4 +1,4 @@
-//! `smidr run` where some of its streams are the caller's terminal: what the program holds of it, and what the caller keeps.
+//! `smidr run` with the caller's terminal as some of its streams.
 
 use std::{fs, path::Path, process::Child};
 
@@ -101,8 +101,8 @@ fn a_program_holds_nothing_of_the_callers_terminal() {
 }
 
 #[test]
-fn lines_are_typed_to_a_program_before_a_pipe() {
-    let name = "terminals::lines_are_typed_to_a_program_before_a_pipe";
+fn terminal_input_reaches_a_program_before_a_pipe() {
+    let name = "terminals::terminal_input_reaches_a_program_before_a_pipe";
     let Some(setsid) = tool("setsid") else { return skip(name, "there is no setsid(1)") };
     let Some(world) = World::with_project(name) else { return };
     let script =
@@ -130,8 +130,8 @@ fn lines_are_typed_to_a_program_before_a_pipe() {
 }
 
 #[test]
-fn keys_are_left_to_a_pager() {
-    let name = "terminals::keys_are_left_to_a_pager";
+fn a_pager_gets_the_keys() {
+    let name = "terminals::a_pager_gets_the_keys";
     let (Some(setsid), Some(_)) = (tool("setsid"), tool("python3")) else {
         return skip(name, "there is no setsid(1) or no python3");
     };

@@ -1,4 +1,4 @@
-//! Builds that go wrong, each in its own way: one clear reason, the fitting exit code, and nothing lost.
+//! Failing builds: each has one clear reason and the right exit code, and loses nothing.
 
 use std::{fs, process::Command};
 
@@ -13,8 +13,8 @@ pub fn recipe(world: &World, name: &str, script: &str) {
 }
 
 #[test]
-fn a_compiler_that_complains() {
-    let Some(world) = World::with_project("trouble::a_compiler_that_complains") else { return };
+fn a_compiler_error_is_shown() {
+    let Some(world) = World::with_project("trouble::a_compiler_error_is_shown") else { return };
     world.edit("layers/meta-hello/recipes-hello/hello/files/hello.c", "greet(text, sizeof", "greet(txt, sizeof");
     let done = world.smidr().args(["build", "--target", "hello"]).run();
     done.expect_code(1)
@@ -38,8 +38,8 @@ fn a_compiler_that_complains() {
 }
 
 #[test]
-fn targets_and_recipes_that_cannot_be() {
-    let Some(world) = World::with_project("trouble::targets_and_recipes_that_cannot_be") else { return };
+fn unknown_targets_and_broken_recipes() {
+    let Some(world) = World::with_project("trouble::unknown_targets_and_broken_recipes") else { return };
     let near = world.smidr().args(["build", "--target", "hello-imag"]).run();
     assert!(matches!(near.code, Some(1 | 2)), "{near:?}");
     near.expect_err("hello-imag").expect_err("hello-image");
@@ -118,8 +118,8 @@ fn a_clean_build_removes_folders_that_can_only_be_read() {
 }
 
 #[test]
-fn time_is_up() {
-    let Some(world) = World::with_project("trouble::time_is_up") else { return };
+fn build_timeout_stops_the_build() {
+    let Some(world) = World::with_project("trouble::build_timeout_stops_the_build") else { return };
     recipe(&world, "slow", "    exec sleep 1000");
     world.append("advanced: {build_timeout: 6s}\n");
     let done = world.smidr().args(["build", "--target", "slow"]).run();

@@ -1,5 +1,5 @@
-//! What a stranger's project could do to the person who builds it, each row as it was once typed by an attacker: traps for the next shell, the
-//! git of this machine, caches that other projects believe, configs that ask for anything.
+//! Attacks of an untrusted project on its user, each as it was once found: code for later shells, the git of this machine, shared caches,
+//! configs that ask for anything.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    layers_kit::{Manners, Server, Yard},
+    fetch_fixture::{Manners, Server, Yard},
     screen::runs_on_terminal,
     support::{Done, NO_HOME, World, hermetic, is_root, skip, smidr_bin, tool},
 };
@@ -50,8 +50,8 @@ fn run(world: &World, script: &str) -> Done {
 }
 
 #[test]
-fn a_build_leaves_no_traps() {
-    let Some(world) = World::with_project("trust::a_build_leaves_no_traps") else { return };
+fn a_build_cannot_plant_code_for_later_runs() {
+    let Some(world) = World::with_project("trust::a_build_cannot_plant_code_for_later_runs") else { return };
     probe(
         &world,
         "mark() { echo \"$1: $2\" >> ${TOPDIR}/marks; }\n\
@@ -166,10 +166,10 @@ fn top(world: &World) -> PathBuf {
 }
 
 #[test]
-fn the_git_of_this_machine_obeys_nobody_inside() {
-    let Some(world) = World::with_project("trust::the_git_of_this_machine_obeys_nobody_inside") else { return };
+fn git_of_this_machine_runs_nothing_from_inside() {
+    let Some(world) = World::with_project("trust::git_of_this_machine_runs_nothing_from_inside") else { return };
     if tool("git").is_none() {
-        return skip("trust::the_git_of_this_machine_obeys_nobody_inside", "no git here");
+        return skip("trust::git_of_this_machine_runs_nothing_from_inside", "no git here");
     }
     repository(&world);
     let project = world.project();
@@ -233,8 +233,8 @@ fn the_git_of_this_machine_obeys_nobody_inside() {
 /// Where users go, in folders that a build writes to, it leaves no repository: the next git command, or a prompt that shows the branch, would
 /// run what stands in it.
 #[test]
-fn a_build_leaves_no_repository_where_users_go() {
-    let test = "trust::a_build_leaves_no_repository_where_users_go";
+fn repositories_left_by_a_build_are_quarantined() {
+    let test = "trust::repositories_left_by_a_build_are_quarantined";
     let Some(world) = World::with_project(test) else { return };
     world.edit("smidr.yaml", "build:\n", "directories: {build: ./b, tmp: ./t, deploy: ./d}\nbuild:\n");
     let shared = world.work.join("shared");
@@ -290,8 +290,8 @@ fn a_build_leaves_no_repository_where_users_go() {
 }
 
 #[test]
-fn what_a_shell_changes_in_conf_is_told() {
-    let Some(world) = World::with_project("trust::what_a_shell_changes_in_conf_is_told") else { return };
+fn changes_of_conf_in_a_shell_are_reported() {
+    let Some(world) = World::with_project("trust::changes_of_conf_in_a_shell_are_reported") else { return };
     let done = run(
         &world,
         "echo 'A = \"1\"' > conf/auto.conf; mkdir -p workspace/appends; touch workspace/appends/x.bbappend",
@@ -299,7 +299,7 @@ fn what_a_shell_changes_in_conf_is_told() {
     done.expect_code(0).expect_err("conf/auto.conf is new; later builds read it").expect_err("x.bbappend is new");
     // The user's own change asks nothing.
     run(&world, "true").expect_code(0);
-    // One that nobody has seen does.
+    // A new one does.
     fs::write(top(&world).join("conf/auto.conf"), "A = \"2\"\n").expect("a file");
     let refused = run(&world, "true");
     refused.expect_code(125).expect_err("auto.conf was left by an earlier build or shell");
@@ -324,7 +324,7 @@ const STRANGERS: [(&str, &str); 12] = [
 ];
 
 #[test]
-fn a_stranger_is_asked_about_and_does_nothing_before() {
+fn an_untrusted_project_runs_nothing_before_the_question() {
     let world = World::new();
     let home = world.home.clone();
     for folder in [".ssh", "Documents"] {
@@ -367,9 +367,9 @@ fn a_stranger_is_asked_about_and_does_nothing_before() {
 }
 
 #[test]
-fn one_question_and_then_none_until_something_new() {
-    let Some(world) = World::with_project("trust::one_question_and_then_none_until_something_new") else { return };
-    let Some(setsid) = tool("setsid") else { return skip("trust::one_question…", "no setsid here") };
+fn only_new_asks_are_asked_again() {
+    let Some(world) = World::with_project("trust::only_new_asks_are_asked_again") else { return };
+    let Some(setsid) = tool("setsid") else { return skip("trust::only_new_asks_are_asked_again", "no setsid here") };
     // What `init` has made asks nothing.
     let built = world.smidr().env("SMIDR_TRUST", "0").args(["build", "--target", "libgreet"]).run();
     built.expect_code(0);
@@ -483,10 +483,10 @@ const REPOSITORIES: &str = r#"
 "#;
 
 #[test]
-fn a_stranger_s_caches_are_its_own() {
-    let Some(world) = World::with_project("trust::a_stranger_s_caches_are_its_own") else { return };
+fn an_untrusted_project_has_its_own_caches() {
+    let Some(world) = World::with_project("trust::an_untrusted_project_has_its_own_caches") else { return };
     if tool("git").is_none() {
-        return skip("trust::a_stranger_s_caches_are_its_own", "no git here");
+        return skip("trust::an_untrusted_project_has_its_own_caches", "no git here");
     }
     world.smidr().arg("untrust").run().expect_code(0);
     probe(
@@ -570,7 +570,7 @@ fn variables_reach_only_servers_that_the_user_allows() {
 }
 
 #[test]
-fn folders_that_are_the_users_are_not_a_build_s() {
+fn folders_of_the_user_are_refused_as_build_folders() {
     let world = World::new();
     world.init("p");
     let thesis = world.home.join("Documents/thesis");
@@ -598,8 +598,8 @@ fn folders_that_are_the_users_are_not_a_build_s() {
 }
 
 #[test]
-fn whose_download_a_build_waits_for_is_told() {
-    let Some(world) = World::with_project("trust::whose_download_a_build_waits_for_is_told") else { return };
+fn waiting_for_a_download_names_its_build() {
+    let Some(world) = World::with_project("trust::waiting_for_a_download_names_its_build") else { return };
     let path = world.smidr.join("downloads/x.tar.gz.lock");
     probe(
         &world,
@@ -649,8 +649,8 @@ fn a_layer_at_the_projects_root_with_everything_below_it() {
 }
 
 #[test]
-fn nothing_stops_the_quarantine() {
-    let test = "trust::nothing_stops_the_quarantine";
+fn the_quarantine_cannot_be_blocked() {
+    let test = "trust::the_quarantine_cannot_be_blocked";
     let Some(world) = World::with_project(test) else { return };
     if tool("git").is_none() {
         return skip(test, "no git here");
@@ -679,15 +679,15 @@ fn nothing_stops_the_quarantine() {
 }
 
 #[test]
-fn a_recipe_of_a_project_takes_no_other_s_image() {
-    let Some(world) = World::with_project("trust::a_recipe_of_a_project_takes_no_other_s_image") else { return };
+fn a_projects_recipe_cannot_replace_another_image() {
+    let Some(world) = World::with_project("trust::a_projects_recipe_cannot_replace_another_image") else { return };
     let digest = |name: &str| {
         let list = world.smidr().args(["image", "ls", "--json"]).run().json();
         let images = list["images"].as_array().expect("a list").clone();
         images.iter().find(|image| image["name"] == name).map(|image| image["digest"].to_string())
     };
     let before = digest("hello").expect("the image of hello");
-    // As a stranger's: the name of a recipe that smidr carries, with something more in it.
+    // In an untrusted project: the name of one of smidr's recipes, with changed content.
     world.write("hello.yaml", "base: {image: hello}\nenv: {PLANTED: \"1\"}\n");
     fs::remove_file(world.project().join("smidr.lock")).ok();
     let done = world.smidr().args(["run", "--", "sh", "-c", "echo planted $PLANTED"]).run();
@@ -696,7 +696,7 @@ fn a_recipe_of_a_project_takes_no_other_s_image() {
 }
 
 #[test]
-fn files_of_a_project_have_an_end() {
+fn endless_files_of_a_project_are_refused() {
     let world = World::new();
     world.init("p");
     symlink("/dev/zero", world.project().join("smidr.lock")).expect("a link");

@@ -1,4 +1,4 @@
-//! The whole way, with a real BitBake in the real sandbox: from a project to artifacts, and all that can be asked about it.
+//! Whole builds with a real BitBake in the real sandbox, from a project to artifacts, and the commands that report on them.
 
 use std::{
     fs,
@@ -32,8 +32,8 @@ fn of<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
 }
 
 #[test]
-fn from_a_project_to_artifacts() {
-    let Some(world) = World::with_project("whole::from_a_project_to_artifacts") else { return };
+fn a_project_builds_its_artifacts() {
+    let Some(world) = World::with_project("whole::a_project_builds_its_artifacts") else { return };
     let mut running = world.smidr().args(["build", "--events", "json"]).start();
     let mut most = 0;
     while running.child.try_wait().expect("look at smidr").is_none() {
@@ -118,7 +118,7 @@ fn artifacts(world: &World, id: &str) {
 fn ext4(world: &World, id: &str) {
     let image = world.smidr.join("builds").join(id).join("artifacts").join(EXT4);
     let (Some(e2fsck), Some(debugfs)) = (tool("e2fsck"), tool("debugfs")) else {
-        return skip("whole::from_a_project_to_artifacts (the ext4)", "there is no e2fsprogs here");
+        return skip("whole::a_project_builds_its_artifacts (the ext4)", "there is no e2fsprogs here");
     };
     let check = Done::new(Command::new(e2fsck).arg("-fn").arg(&image).output().expect("e2fsck starts"));
     check.expect_code(0);
@@ -170,7 +170,7 @@ fn tar_gz(world: &World, id: &str) {
         }
         names.push(path);
     }
-    assert_eq!(devices, 2, "device nodes, though nobody was root");
+    assert_eq!(devices, 2, "device nodes, although the build was not root");
     assert!(names.iter().any(|name| name == "./usr/bin/hello"), "{names:?}");
 }
 
@@ -226,8 +226,8 @@ fn again(world: &World, first: &str) {
 }
 
 #[test]
-fn what_a_task_sees() {
-    let Some(world) = World::with_project("whole::what_a_task_sees") else { return };
+fn the_view_of_a_task() {
+    let Some(world) = World::with_project("whole::the_view_of_a_task") else { return };
     let layer = world.project().join("layers/meta-hello");
     world.write(
         "layers/meta-hello/recipes-test/looker/looker.bb",
@@ -267,8 +267,8 @@ do_look() {{
 }
 
 #[test]
-fn ways_to_ask_for_less() {
-    let Some(world) = World::with_project("whole::ways_to_ask_for_less") else { return };
+fn partial_builds() {
+    let Some(world) = World::with_project("whole::partial_builds") else { return };
     let ran = |args: &[&str]| {
         let done = world.smidr().args(["build", "--events", "json"]).args(args).run();
         done.expect_code(0);

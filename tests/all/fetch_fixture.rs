@@ -1,5 +1,5 @@
-//! What tests of fetching share: repositories made with git, a store of their own, and a server that speaks git's protocol over
-//! HTTP by way of `git http-backend`, and gets it wrong if asked to.
+//! Fixture for tests of fetching: repositories made with git, a store, and a server of git's HTTP protocol (`git http-backend`) that can be
+//! faulty on request.
 
 use std::{
     fs,
@@ -278,7 +278,7 @@ impl Server {
                 }
                 let (manners, log, root) = (manners.lock().expect("a mutex").clone(), log.clone(), root.clone());
                 let tls = tls.clone();
-                // Who hangs up is tested for that.
+                // Some tests close the connection early.
                 thread::spawn(move || drop(connection(stream, tls, &manners, &log, &root)));
             }
         });
@@ -396,7 +396,7 @@ fn answer(stream: &mut impl Write, out: impl Read, method: &str, manners: &Manne
     }
     write!(stream, "HTTP/1.1 {status}\r\n{headers}connection: close\r\n")?;
     let limit = manners.breaks_after.filter(|_| method == "POST");
-    // Who breaks off had promised more.
+    // The header promises more than is sent.
     write!(stream, "{}\r\n", if limit.is_some() { "content-length: 10000000\r\n" } else { "" })?;
     let mut sent = 0;
     let mut buffer = [0; 1024];

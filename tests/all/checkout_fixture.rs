@@ -1,4 +1,4 @@
-//! For tests of layers: git repositories made by the real git, whatever its user has configured, and pictures of trees.
+//! Fixture for tests of checkouts: git repositories made by the real git, and pictures of trees.
 
 use std::{
     collections::BTreeMap,
@@ -116,15 +116,15 @@ pub fn picture(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
 }
 
 #[derive(Clone, Default)]
-pub struct UiMessage(pub Arc<Mutex<Vec<Event>>>);
+pub struct Recorder(pub Arc<Mutex<Vec<Event>>>);
 
-impl EventSink for UiMessage {
+impl EventSink for Recorder {
     fn accept(&mut self, record: &Record) {
         self.0.lock().expect("a mutex").push(record.event.clone());
     }
 }
 
-impl UiMessage {
+impl Recorder {
     pub fn warnings(&self) -> Vec<String> {
         let events = self.0.lock().expect("a mutex");
         let warnings = events.iter().filter_map(|event| match event {
@@ -142,7 +142,7 @@ pub struct Yard {
     pub store: CheckoutStore,
     pub mirror: PathBuf,
     pub on: Emitter,
-    pub heard: UiMessage,
+    pub recorder: Recorder,
 }
 
 impl Yard {
@@ -162,10 +162,10 @@ impl Yard {
         let mirror = paths.layers().join("mirrors/meta-test-1");
         fs::create_dir_all(&mirror).expect("folders");
         git(&mirror, &["init", "-q", "--bare", "."]);
-        let heard = UiMessage::default();
-        let on = Emitter::new(BuildId::new("test", 7).expect("a name"), vec![Box::new(heard.clone())]);
+        let recorder = Recorder::default();
+        let on = Emitter::new(BuildId::new("test", 7).expect("a name"), vec![Box::new(recorder.clone())]);
         let store = CheckoutStore::new(&paths.layers());
-        Self { home, paths, store, mirror, on, heard }
+        Self { home, paths, store, mirror, on, recorder }
     }
 
     pub fn checkout(&self, commit: &CommitId) -> Result<Checkout, CheckoutError> {

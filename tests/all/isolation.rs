@@ -1,4 +1,4 @@
-//! The walls of the sandbox, one by one: what a program holds, which system calls it may make, and what it can do to PID 1.
+//! The isolation of the sandbox, part by part: capabilities, system calls, PID 1, mounts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use super::{
     support::{Done, World, skip, smidr_bin, tool},
 };
 
-/// Calls by number with arguments that a kernel without walls would find wrong in some other way, or do; prints what came of each.
+/// System calls by number, with arguments for which an unfiltered kernel would return another error or succeed; prints each result.
 const CALLS: &str = r#"
 import ctypes, errno, os, platform
 libc = ctypes.CDLL(None, use_errno=True)
@@ -62,14 +62,14 @@ fn all_are_refused(out: &str, rows: usize) {
 }
 
 #[test]
-fn mounts_and_namespaces_are_refused_to_everybody() {
-    let Some(world) = World::with_project("walls::mounts_and_namespaces_are_refused_to_everybody") else { return };
+fn mounts_and_namespaces_are_refused() {
+    let Some(world) = World::with_project("isolation::mounts_and_namespaces_are_refused") else { return };
     let python = |script: &str| world.smidr().args(["run", "--", "python3", "-c", &format!("{CALLS}{script}")]).run();
     all_are_refused(&python(TABLE).expect_code(0).out, 29);
-    // Nor to who is root of a user and network namespace of its own, where the kernel alone would let some of them happen.
+    // Nor as root of a user and network namespace of its own, where the kernel alone would allow some of them.
     let nested = format!("assert call(272 if platform.machine() == 'x86_64' else 97, 0x50000000) == 'done'\n{TABLE}");
     all_are_refused(&python(&nested).expect_code(0).out, 29);
-    // Without the walls most of them do something, or complain about something else.
+    // Without the filter most of them succeed, or fail with another error.
     if let Some(unshare) = tool("unshare")
         && let Some(python3) = tool("python3")
     {
@@ -142,7 +142,7 @@ print("all work")
 
 #[test]
 fn sockets_are_only_those_that_a_build_needs() {
-    let Some(world) = World::with_project("walls::sockets_are_only_those_that_a_build_needs") else { return };
+    let Some(world) = World::with_project("isolation::sockets_are_only_those_that_a_build_needs") else { return };
     let python = |script: &str| world.smidr().args(["run", "--", "python3", "-c", &format!("{CALLS}{script}")]).run();
     // As it is, and as root of a user and network namespace of its own, which may open everything that the kernel has.
     let nested = "assert call(272 if platform.machine() == 'x86_64' else 97, 0x50000000) == 'done'\n\
@@ -216,8 +216,8 @@ void _start(void) {
 "#;
 
 #[test]
-fn the_32_bit_door_is_closed_too() {
-    let name = "walls::the_32_bit_door_is_closed_too";
+fn the_32_bit_system_calls_are_filtered_too() {
+    let name = "isolation::the_32_bit_system_calls_are_filtered_too";
     if !cfg!(target_arch = "x86_64") {
         return skip(name, "only 64-bit x86 has such a door");
     }
@@ -239,7 +239,7 @@ fn the_32_bit_door_is_closed_too() {
 
 #[test]
 fn nothing_is_pushed_into_a_terminal() {
-    let name = "walls::nothing_is_pushed_into_a_terminal";
+    let name = "isolation::nothing_is_pushed_into_a_terminal";
     let Some(setsid) = tool("setsid") else { return skip(name, "there is no setsid(1)") };
     let Some(world) = World::with_project(name) else { return };
     // On its own controlling terminal, where the kernel would let it (dev.tty.legacy_tiocsti), whatever the upper half holds.
@@ -257,7 +257,7 @@ fn nothing_is_pushed_into_a_terminal() {
 
 #[test]
 fn pid_1_cannot_be_touched() {
-    let Some(world) = World::with_project("walls::pid_1_cannot_be_touched") else { return };
+    let Some(world) = World::with_project("isolation::pid_1_cannot_be_touched") else { return };
     let script = format!(
         "{CALLS}
 def attempt(name, work):
@@ -298,7 +298,7 @@ print('alive', os.path.exists('/proc/1'))
 
 #[test]
 fn bitbake_holds_what_it_needs_and_nothing_more() {
-    let Some(world) = World::with_project("walls::bitbake_holds_what_it_needs_and_nothing_more") else { return };
+    let Some(world) = World::with_project("isolation::bitbake_holds_what_it_needs_and_nothing_more") else { return };
     // In the place of the Python that would run BitBake: a program that tells what it was given, and fails.
     let look = "import os\nfor fd in sorted(int(fd) for fd in os.listdir('/proc/self/fd')):\n    try: \
                 print('fd', fd, os.readlink('/proc/self/fd/%d' % fd).split(':')[0])\n    except OSError: pass\n\
@@ -349,7 +349,7 @@ fn bitbake_holds_what_it_needs_and_nothing_more() {
     assert_eq!((value("NoNewPrivs:"), value("Seccomp:")), ("1".into(), "2".into()));
 }
 
-/// smidr started in an odd way; what runs in the sandbox says what it got of that.
+/// Starts smidr by a wrapper with unusual process attributes, and reports what a program in the sandbox inherits.
 fn started_by(world: &World, wrapper: &[&str], script: &str) -> Done {
     let mut command = Command::new(tool(wrapper[0]).expect("the wrapper"));
     world.surround(&mut command);
@@ -358,8 +358,8 @@ fn started_by(world: &World, wrapper: &[&str], script: &str) -> Done {
 }
 
 #[test]
-fn how_smidr_was_started_is_not_handed_on() {
-    let Some(world) = World::with_project("walls::how_smidr_was_started_is_not_handed_on") else { return };
+fn signal_masks_and_descriptors_are_not_inherited() {
+    let Some(world) = World::with_project("isolation::signal_masks_and_descriptors_are_not_inherited") else { return };
     let look = "grep -E '^(SigBlk|SigIgn|SigCgt|NoNewPrivs)' /proc/self/status; umask; ulimit -c; ulimit -n; ls /proc/self/fd; \
                 (exit 3) & wait $!; echo $?";
     let usual = started_by(&world, &["env"], look).expect_code(0).out.clone();
@@ -375,7 +375,10 @@ fn how_smidr_was_started_is_not_handed_on() {
     for wrapper in rows {
         let done = started_by(&world, wrapper, look);
         if done.err.contains("unrecognized option") {
-            skip("walls::how_smidr_was_started_is_not_handed_on", &format!("this env(1) has no {}", wrapper[1]));
+            skip(
+                "isolation::signal_masks_and_descriptors_are_not_inherited",
+                &format!("this env(1) has no {}", wrapper[1]),
+            );
             continue;
         }
         assert_eq!(done.expect_code(0).out, usual, "{wrapper:?}");
@@ -405,8 +408,8 @@ fn mounted(world: &World) -> BTreeMap<String, (BTreeSet<String>, String)> {
 }
 
 #[test]
-fn there_are_no_other_mounts() {
-    let Some(world) = World::with_project("walls::there_are_no_other_mounts") else { return };
+fn only_planned_mounts_exist() {
+    let Some(world) = World::with_project("isolation::only_planned_mounts_exist") else { return };
     let mounted = mounted(&world);
     let workspaces = world.smidr.join("workspaces");
     let mine = [
@@ -440,7 +443,7 @@ fn there_are_no_other_mounts() {
 
 #[test]
 fn what_is_mounted_in_a_layer_is_as_read_only_as_the_layer() {
-    let name = "walls::what_is_mounted_in_a_layer_is_as_read_only_as_the_layer";
+    let name = "isolation::what_is_mounted_in_a_layer_is_as_read_only_as_the_layer";
     let Some(unshare) = tool("unshare") else { return skip(name, "there is no unshare(1)") };
     let Some(world) = World::with_project(name) else { return };
     let layer = world.project().join("layers/meta-hello");

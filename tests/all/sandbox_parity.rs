@@ -1,4 +1,4 @@
-//! What the suites of other sandboxes (bubblewrap's, youki's, runc's) ask of theirs, asked of this one.
+//! Tests from the suites of other sandboxes (bubblewrap, youki, runc).
 
 use std::{
     fs,
@@ -31,8 +31,8 @@ fn after(world: &World, wrapper: &[&str], script: &str) -> Done {
 }
 
 #[test]
-fn a_bind_forbids_what_its_mounts_forbid() {
-    let name = "peers::a_bind_forbids_what_its_mounts_forbid";
+fn a_bind_keeps_read_only_and_noexec_of_its_mounts() {
+    let name = "sandbox_parity::a_bind_keeps_read_only_and_noexec_of_its_mounts";
     if tool("unshare").is_none() {
         return skip(name, "there is no unshare(1)");
     }
@@ -71,8 +71,8 @@ fn a_bind_forbids_what_its_mounts_forbid() {
 }
 
 #[test]
-fn what_its_caller_cannot_read_it_cannot_read() {
-    let name = "peers::what_its_caller_cannot_read_it_cannot_read";
+fn unreadable_files_stay_unreadable() {
+    let name = "sandbox_parity::unreadable_files_stay_unreadable";
     let Some(world) = World::with_project(name) else { return };
     // Root reads everything, by a capability that the build does not have.
     let closed = if is_root() {
@@ -95,7 +95,7 @@ fn what_its_caller_cannot_read_it_cannot_read() {
 
 #[test]
 fn a_bind_takes_the_place_of_a_link() {
-    let Some(yard) = Yard::new("peers::a_bind_takes_the_place_of_a_link", World::new()) else { return };
+    let Some(yard) = Yard::new("sandbox_parity::a_bind_takes_the_place_of_a_link", World::new()) else { return };
     let given = yard.world.work.join("given");
     fs::create_dir(&given).expect("a folder");
     for way in ["/etc", "/proc/self/root", "../../../../tmp", "itself", "nowhere"] {
@@ -110,9 +110,11 @@ fn a_bind_takes_the_place_of_a_link() {
 }
 
 #[test]
-fn nothing_of_the_machine_is_writable_or_told() {
-    let Some(world) = World::with_project("peers::nothing_of_the_machine_is_writable_or_told") else { return };
-    // Only what is in memory or belongs to the workspace, and what everybody may: asking for pressure.
+fn the_machine_is_neither_writable_nor_readable() {
+    let Some(world) = World::with_project("sandbox_parity::the_machine_is_neither_writable_nor_readable") else {
+        return;
+    };
+    // Only what is in memory or in the workspace, and files that any user may write: PSI triggers.
     let writable = says(&world, "find / -xdev -not -type l -writable | sort | tr '\\n' ' '");
     assert_eq!(writable.trim(), "/dev /run /tmp /var/tmp");
     // Opened and nothing more: a test that fails must not change the machine.
@@ -128,8 +130,8 @@ fn nothing_of_the_machine_is_writable_or_told() {
 }
 
 #[test]
-fn devices_do_what_devices_do() {
-    let Some(world) = World::with_project("peers::devices_do_what_devices_do") else { return };
+fn devices_work() {
+    let Some(world) = World::with_project("sandbox_parity::devices_work") else { return };
     let script = r#"
 import errno, os, pty, stat, multiprocessing
 def what(work):
@@ -162,13 +164,13 @@ for mode, name in ((stat.S_IFCHR, "char"), (stat.S_IFBLK, "block")):
 
 #[test]
 fn namespaces_inside_of_namespaces() {
-    let Some(world) = World::with_project("peers::namespaces_inside_of_namespaces") else { return };
+    let Some(world) = World::with_project("sandbox_parity::namespaces_inside_of_namespaces") else { return };
     let own = says(&world, "for n in user mnt pid ipc uts cgroup net; do readlink /proc/self/ns/$n; done");
     for (name, inner) in ["user", "mnt", "pid", "ipc", "uts", "cgroup", "net"].iter().zip(own.lines()) {
         let outer = fs::read_link(format!("/proc/self/ns/{name}")).expect("a namespace").display().to_string();
         assert_eq!(outer == inner, *name == "net", "{name}: {inner} inside, {outer} outside");
     }
-    // As deep as the kernel lets anybody (user_namespaces(7): 32), and where it ends it ends with an error.
+    // As deep as the kernel allows (user_namespaces(7): 32), and then an error.
     let dive = "deeper() { if [ $1 -lt 40 ]; then unshare -Urn sh -c \"$2\" sh $(($1 + 1)) \"$2\" || echo bottom $1; fi; }; deeper $1 \"$2\"";
     let done = world.smidr().args(["run", "--", "sh", "-c", dive, "sh", "0", dive]).run();
     let bottom = done.out.lines().find_map(|line| line.strip_prefix("bottom ")?.parse::<u32>().ok());
@@ -181,8 +183,8 @@ fn namespaces_inside_of_namespaces() {
 }
 
 #[test]
-fn orphans_are_waited_for() {
-    let Some(world) = World::with_project("peers::orphans_are_waited_for") else { return };
+fn orphans_are_reaped() {
+    let Some(world) = World::with_project("sandbox_parity::orphans_are_reaped") else { return };
     // Each of them loses its parent at once, and ends as a child of PID 1.
     let script = "for i in $(seq 100); do (sleep 0.05 &) ; done; sleep 0.5; n=0
         for s in /proc/[0-9]*/stat; do read -r line < $s || continue; case $line in *') Z '*) n=$((n + 1));; esac; done; echo $n left";
@@ -190,8 +192,8 @@ fn orphans_are_waited_for() {
 }
 
 #[test]
-fn set_user_id_means_nothing() {
-    let name = "peers::set_user_id_means_nothing";
+fn setuid_has_no_effect() {
+    let name = "sandbox_parity::setuid_has_no_effect";
     let Some(world) = World::with_project(name) else { return };
     let program = world.project().join("layers/meta-hello/who");
     let own = says(&world, &format!("cp /usr/bin/id {} && id -u", program.display()));
@@ -209,8 +211,8 @@ fn set_user_id_means_nothing() {
 }
 
 #[test]
-fn what_the_caller_has_given_up_stays_given_up() {
-    let Some(world) = World::with_project("peers::what_the_caller_has_given_up_stays_given_up") else { return };
+fn limits_of_the_caller_stay() {
+    let Some(world) = World::with_project("sandbox_parity::limits_of_the_caller_stay") else { return };
     let look = "nice; ulimit -Hn; ulimit -Ht; ulimit -Hf";
     let script =
         "ulimit -n 600; ulimit -t 5000; ulimit -f 4000000; exec nice -n 3 sh -c 'nice >&2; exec \"$@\"' sh \"$@\"";
@@ -218,18 +220,15 @@ fn what_the_caller_has_given_up_stays_given_up() {
     let nice = done.expect_code(0).err.lines().next().expect("how nice it is").to_owned();
     assert_eq!(done.out, format!("{nice}\n600\n5000\n4000000\n"));
     let (Some(_), Some(_)) = (tool("taskset"), tool("choom")) else {
-        return skip(
-            "peers::what_the_caller_has_given_up_stays_given_up",
-            "in part: there is no taskset(1) or choom(1)",
-        );
+        return skip("sandbox_parity::limits_of_the_caller_stay", "in part: there is no taskset(1) or choom(1)");
     };
     let first = ["choom", "-n", "321", "--", "taskset", "-c", "0"];
     assert_eq!(after(&world, &first, "nproc; cat /proc/self/oom_score_adj").expect_code(0).out, "1\n321\n");
 }
 
 #[test]
-fn modes_do_not_come_from_the_callers_umask() {
-    let Some(world) = World::with_project("peers::modes_do_not_come_from_the_callers_umask") else { return };
+fn modes_are_independent_of_the_umask() {
+    let Some(world) = World::with_project("sandbox_parity::modes_are_independent_of_the_umask") else { return };
     fs::create_dir(world.work.join("given")).expect("a folder");
     fs::write(world.work.join("file"), "x").expect("a file");
     symlink("file", world.work.join("link")).expect("a link");
@@ -254,8 +253,8 @@ fn modes_do_not_come_from_the_callers_umask() {
 }
 
 #[test]
-fn it_starts_where_the_build_is() {
-    let Some(world) = World::with_project("peers::it_starts_where_the_build_is") else { return };
+fn it_starts_in_the_build_folder() {
+    let Some(world) = World::with_project("sandbox_parity::it_starts_in_the_build_folder") else { return };
     let look = "import os; cwd = os.getcwd(); print(cwd == os.readlink('/proc/self/cwd') == os.path.realpath('.'), cwd.startswith('/'), \
                 os.path.exists('../../../../../../../../../etc/passwd'), os.stat('..').st_ino == os.stat(os.path.dirname(cwd)).st_ino)";
     let done = world.smidr().args(["run", "--", "python3", "-c", look]).run();
