@@ -22,7 +22,7 @@ pub const FILE: &str = "settings.yaml";
 pub struct Settings {
     /// Patterns of folders whose projects get what they ask for.
     pub trust: Vec<String>,
-    /// Variables that may stand in addresses.
+    /// Variables that are allowed in addresses.
     pub address_variables: Vec<String>,
     /// How much of the machine builds may use together.
     pub limits: BuildLimits,
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn wrong_settings_are_errors() {
         for (text, message) in [
             ("trust: work", "begins neither"),
             ("trust: '/a/[x'", "is not a valid"),

@@ -86,7 +86,7 @@ impl UserError for ArtifactError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Nothing { deploy, .. } => Some(format!("see what is there:  find {} -type f", deploy.display())),
-            Self::Link(_) => Some("begin anew:  smidr build --clean".into()),
+            Self::Link(_) => Some("build from scratch:  smidr build --clean".into()),
             Self::Full { source, .. } => Some(source.hint()),
             Self::Pattern(..) | Self::Place { .. } | Self::Stopped(_) => None,
             Self::File(error) => error.hint(),
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_half_made_stays() {
+    fn a_failed_copy_leaves_nothing() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (deploy, build) = (folder.path().join("deploy"), folder.path().join("build"));
         fs::create_dir(&deploy).expect("a folder");

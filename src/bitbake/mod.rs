@@ -17,7 +17,7 @@ pub const OWN_FOLDER: &str = "/.smidr";
 pub const OWN_FILES: [(&str, &str); 2] =
     [("launch.py", include_str!("ui/launch.py")), ("smidr.py", include_str!("ui/smidr.py"))];
 
-/// The command that runs BitBake with smidr's user interface, which stands in `own`.
+/// The command that runs BitBake with smidr's user interface, which is in `own`.
 pub fn command(plan: &Plan, own: &Path) -> Vec<String> {
     if plan.fetch_only {
         return fetch_command(plan, own);

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_nothing_may_stand() {
+    fn destinations_of_the_sandbox_itself_are_refused() {
         for bad in [
             "",
             "srv",

@@ -24,7 +24,7 @@ pub struct Config {
     pub bitbake: Option<Source>,
     /// What to build.
     pub build: Build,
-    /// Shared folders that stand elsewhere than under `SMIDR_HOME`.
+    /// Shared folders outside of `SMIDR_HOME`.
     pub directories: Directories,
     /// The build host.
     pub host: Host,
@@ -123,7 +123,7 @@ pub struct Build {
     pub extra_packages: Vec<Text>,
 }
 
-/// Folders that stand elsewhere.
+/// Folders of a build in other places than the default.
 #[derive(Clone, Debug, Default)]
 pub struct Directories {
     /// Layer mirrors and checkouts.

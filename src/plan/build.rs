@@ -70,7 +70,7 @@ pub struct Plan {
     /// Paths that no build may write to.
     #[serde(skip)]
     pub guarded: Vec<Guarded>,
-    /// Whether nothing may be pinned anew.
+    /// Whether no pin may be added or changed.
     pub locked: bool,
     /// Whether no network may be reached for images and layers.
     pub offline: bool,
@@ -177,10 +177,9 @@ impl UserError for PlanError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Path { .. } => Some(
-                "move it to a plain path; what stands below SMIDR_HOME moves with  export SMIDR_HOME=/some/plain/path"
-                    .into(),
-            ),
+            Self::Path { .. } => {
+                Some("use a plain path; for folders in SMIDR_HOME:  export SMIDR_HOME=/some/plain/path".into())
+            }
             Self::Holds { .. } | Self::InHome(_) | Self::Hidden(_) => {
                 Some("name a folder of its own under `directories:`".into())
             }
@@ -512,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn what_bitbake_cannot_take() {
+    fn paths_that_bitbake_refuses() {
         for bad in ["/home/a b/x", "/srv/c++", "/x@y", "/a%b", &format!("/{}", "l".repeat(401))] {
             assert!(check_path(Path::new(bad)).is_err(), "{bad}");
         }

@@ -147,7 +147,7 @@ pub fn environment(config: &Config, facts: &SystemFacts, folders: &Folders) -> V
     env
 }
 
-/// Where the host's CA certificates stand inside, as Debian's tools expect.
+/// The path of the host's CA certificates inside, as Debian's tools expect.
 pub const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// What curl, git, OpenSSL, Python's requests and Node.js read.

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 
-/// Folders of a build. All stand at the same path inside and outside the sandbox.
+/// Folders of a build. All have the same path inside and outside the sandbox.
 #[derive(Clone, Debug, Serialize)]
 pub struct Folders {
     /// Belongs to this project alone, and is kept between its builds.

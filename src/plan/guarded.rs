@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_build_may_write_to() {
+    fn inputs_of_later_builds_are_guarded() {
         for (source, why) in [
             ("./smidr.yaml", "it is smidr.yaml, and the build could write to it"),
             ("./smidr.lock", "it is smidr.lock"),

@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_where() {
+    fn inputs_have_fixed_places() {
         let host = "ssh_agent: true, netrc: true, git_credentials: ./secret/git, binds: [{source: ~/c, dest: /srv/./c/}, {source: ./f, writable: yes}]";
         let plan = plan_of(host, &facts()).expect("a plan");
         let shown: Vec<String> = plan.inputs.iter().map(ToString::to_string).collect();
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_outside() {
+    fn inputs_can_be_left_out() {
         let plan = plan_of("certificates: false, proxies: false", &facts()).expect("a plan");
         assert_eq!((plan.inputs.len(), &plan.ca_bundle), (0, &None));
         for name in ["http_proxy", "SSL_CERT_FILE", "SSH_AUTH_SOCK", "GIT_CONFIG_GLOBAL", "MY_TOKEN"] {
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_not_set_is_told() {
+    fn an_unset_variable_is_a_warning() {
         let plan = plan_of("env: [MY_TOKEN, MY_TOKNE]", &facts()).expect("a plan");
         let warned: Vec<&String> = plan.warnings.iter().filter(|warning| warning.contains("host.env")).collect();
         assert_eq!(warned, ["host.env: `MY_TOKNE` is not set here, so the build does not have it"]);

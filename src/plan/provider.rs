@@ -35,7 +35,7 @@ impl fmt::Display for PlannedProvider {
             (Some(asked), _) if *asked != self.version => write!(f, " for {asked}")?,
             (Some(_), _) => {}
             (None, DEFAULT) => write!(f, ", the default version")?,
-            (None, by) => write!(f, ", as {by} says")?,
+            (None, by) => write!(f, ", from {by}")?,
         }
         write!(f, ": {}; ", self.about)?;
         match &self.verified {

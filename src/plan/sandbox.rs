@@ -200,7 +200,7 @@ impl SandboxSpec {
                 if self.own_network { ", and an empty network" } else { "; keep this machine's network" }
             ));
             if self.isolation == Isolation::Full && !self.strict {
-                lines.push("where parts of /proc are masked, do without the PID namespace and say so".into());
+                lines.push("where parts of /proc are masked, warn and go on without the PID namespace".into());
             }
             lines.push(format!(
                 "be uid {} and gid {} inside, {} and {} outside",

@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_never_learns_a_password() {
+    fn a_lock_has_no_passwords() {
         let text = "name: x\nbase: {machine: m}\nbuild: {image: i}\nlayers:\n\
             - {name: l, git: 'https://me:${TOKEN}@host/l', branch: b}\n";
         let lookup = |name: &str| (name == "TOKEN").then(|| "hunter2".to_owned());

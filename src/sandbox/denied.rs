@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_others_are_theirs() {
+    fn prlimit_of_other_processes_is_refused() {
         for (column, architecture) in ARCHITECTURES.into_iter().enumerate() {
             let says = |shared, pid| run(&denied(false, shared), architecture, PRLIMIT[column], [pid, 0, 0]);
             assert_eq!([says(true, 0), says(true, 4711), says(false, 4711)], [ALLOW, EPERM, ALLOW]);
@@ -345,7 +345,7 @@ mod tests {
             for family in (0..64).filter(|family| ![1, 2, 10, 16].contains(family)) {
                 assert_eq!(says(column, SOCKET, [family, stream, 0]), no(libc::EAFNOSUPPORT), "{family}");
             }
-            // iptables, arptables, ebtables, IPVS; ip6tables; and what they stand beside.
+            // iptables, arptables, ebtables, IPVS; ip6tables; and neighbouring options.
             for (level, option, answer) in [
                 (0, 64, EPERM),
                 (0, 65, EPERM),

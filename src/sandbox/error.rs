@@ -152,7 +152,7 @@ pub enum Report {
     },
 }
 
-/// Why a sandbox could not be had.
+/// Why a sandbox could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// Our own binary could not be started again.
@@ -160,7 +160,7 @@ pub enum SandboxError {
     Spawn {
         /// The path of our own binary.
         path: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// Pipes and the like.
@@ -168,7 +168,7 @@ pub enum SandboxError {
     Prepare {
         /// What was to be made.
         what: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A step inside failed.
@@ -176,7 +176,7 @@ pub enum SandboxError {
     Step {
         /// The step, in words.
         step: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The program is not there, or cannot be executed.
@@ -184,7 +184,7 @@ pub enum SandboxError {
     Payload {
         /// The program.
         program: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The helper ended without a report.
@@ -212,7 +212,7 @@ impl SandboxError {
         matches!(self, Self::Step { step, source } if step == at && source.raw_os_error() == Some(errno))
     }
 
-    /// What stands in the way, where a step failed. Looks at this machine.
+    /// The obstacle, where a step failed. Looks at this machine.
     pub fn obstacle(&self) -> Option<Obstacle> {
         let Self::Step { step, source } = self else { return None };
         Some(diagnose(step, source.raw_os_error().unwrap_or(0), &Signs::gather()))

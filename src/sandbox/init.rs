@@ -264,7 +264,7 @@ fn init(
     lockdown::disarm()?;
     report(status, &ready);
     let (code, patience) = pid1::run(payload, spec.payload.linger, parent, &signals, control);
-    shutdown::part(patience);
+    shutdown::end_servers(patience);
     descendants::end();
     report(status, &Report::Exited { status: code, usage: resources::used() });
     Ok(code)

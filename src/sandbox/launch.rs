@@ -114,7 +114,7 @@ pub struct Exit {
 }
 
 /// Starts a sandbox and waits until everything is mounted and the payload is about to run. Where [`Isolation::Full`] is asked for
-/// and only a /proc of its own cannot be had, the sandbox shares this machine's processes; [`Sandbox::verified`] says so.
+/// and only a new /proc cannot be mounted, the sandbox shares this machine's processes, which [`Sandbox::verified`] shows.
 ///
 /// # Errors
 ///

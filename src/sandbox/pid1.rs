@@ -1,5 +1,4 @@
-//! What PID 1 does while the payload runs: reap everything, forward signals, and end in time. The same, by hand, where there is no PID
-//! namespace.
+//! PID 1 while the payload runs: reaps everything, forwards signals, and ends in time. Works without a PID namespace too.
 
 use std::{
     io,

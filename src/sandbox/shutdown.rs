@@ -27,7 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 pub const IMPATIENCE: Duration = Duration::from_millis(800);
 
 /// Ends every process below this one, if there are servers among them. What is left after all must be killed by the caller, or with it.
-pub fn part(patience: Duration) {
+pub fn end_servers(patience: Duration) {
     let until = Instant::now() + patience;
     let mut asked = BTreeSet::new();
     loop {

@@ -209,7 +209,7 @@ fn service(cgroup: &str) -> Option<String> {
     service.map(str::to_owned)
 }
 
-/// What stands on `/proc` or is protected there, as the kernel looks at it before it allows a new one (`mount_too_revealing`):
+/// What covers parts of `/proc` or protects them, by the kernel's rule for a new one (`mount_too_revealing`):
 /// folders that are made to be mount points hide nothing.
 fn proc_covered(table: &[Mount]) -> Vec<PathBuf> {
     let made_for_it = |mount: &&Mount| {

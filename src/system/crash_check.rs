@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_power_cut_left_is_told_by_counting() {
+    fn a_torn_tree_is_detected() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |path: &str| folder.path().join(path);
         fs::create_dir_all(at("fs/etc")).expect("folders");

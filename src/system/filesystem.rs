@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn proc_can_do_nothing_and_says_so() {
+    fn proc_supports_nothing() {
         let proc = FileSystem::of(Path::new("/proc")).expect("/proc");
         assert_eq!((proc.name.as_str(), proc.free), ("proc", 0));
         assert!(lacks(Path::new("/proc")).is_err());

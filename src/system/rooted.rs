@@ -48,7 +48,7 @@ pub enum RootedError {
         call: &'static str,
         /// Inside the root.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// Something else stands where a file or folder is needed.
@@ -111,8 +111,8 @@ pub enum Missing {
     Fail,
     /// Make them with this mode.
     Make(u32),
-    /// Make them with this mode, and put a folder in the place of whatever else stands in the way, as a later entry of an
-    /// archive does with an earlier one.
+    /// Make them with this mode, and replace anything else in the way by a folder, as a later entry of an archive replaces an
+    /// earlier one.
     Replace(u32),
 }
 
@@ -217,7 +217,7 @@ impl Rooted {
     ///
     /// # Errors
     ///
-    /// When something else stands there, a symbolic link included, or the kernel refuses.
+    /// When something else is there, a symbolic link included, or the kernel refuses.
     pub fn make_file(&self, path: &Path) -> Result<OwnedFd, RootedError> {
         let (dir, name) = self.parent(path)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -235,7 +235,7 @@ impl Rooted {
     ///
     /// # Errors
     ///
-    /// When a folder stands there, or the kernel refuses.
+    /// When a folder is there, or the kernel refuses.
     pub fn create_file(&self, path: &Path) -> Result<File, RootedError> {
         let (dir, name) = self.parent(path)?;
         match fs::unlinkat(&dir, name.as_os_str(), AtFlags::empty()) {
@@ -332,7 +332,7 @@ impl Rooted {
     ///
     /// # Errors
     ///
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn open_plain(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         self.openat2(path, flags | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS)
     }
@@ -355,7 +355,7 @@ impl Rooted {
 ///
 /// # Errors
 ///
-/// What the kernel said; ELOOP where there is a link, EINVAL where there is something else than a file.
+/// The kernel's error; ELOOP for a link, EINVAL for anything else than a file.
 pub fn open_linkless(path: &Path) -> io::Result<File> {
     // Without it, opening a FIFO would wait for a writer.
     let file =

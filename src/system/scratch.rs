@@ -16,7 +16,7 @@ const SIDE: &str = "side";
 pub struct Scratch {
     outer: PathBuf,
     tree: PathBuf,
-    // flock(2) on the folder itself says that its maker lives.
+    // A flock(2) on the folder itself: it is in use while its maker lives.
     _alive: File,
 }
 

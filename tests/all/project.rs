@@ -186,7 +186,7 @@ fn a_config_overrides_its_provider() {
     let series = plan("name: p\nyocto_series: wrynose\nbase: {provider: poky, machine: qemuarm64}\n");
     assert_eq!(series["provider"]["version"], "6.0");
     assert_eq!(series["bitbake"]["git"]["branch"], "2.18");
-    world.smidr().arg("plan").run().expect_out("provider   poky 6.0, as yocto_series says: ");
+    world.smidr().arg("plan").run().expect_out("provider   poky 6.0, from yocto_series: ");
 }
 
 #[test]

@@ -22,7 +22,7 @@ if ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
 here = os.path.dirname(os.path.realpath(__file__))
 bitbake = shutil.which("bitbake")
 if not bitbake:
-    sys.exit("smidr: there is no bitbake in PATH (%s); add `bitbake:` or a layer repository that carries it" % os.environ.get("PATH"))
+    sys.exit("smidr: there is no bitbake in PATH (%s); add `bitbake:` or a layer repository that contains it" % os.environ.get("PATH"))
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(bitbake))), "lib"))
 import bb.ui  # noqa: E402

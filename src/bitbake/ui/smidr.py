@@ -310,7 +310,7 @@ class Ui:
         logging.getLogger(record.name).handle(record)
 
     def wants_task_notes(self, level):
-        """What tasks note goes to their own logs, and here only under -v or -D."""
+        """Notes of tasks are in their own logs, and here only with -v or -D."""
         return level >= self.level and (level != Levels.NOTE or self.level <= Levels.VERBOSE)
 
     # ---- parsing and providers
@@ -499,11 +499,11 @@ def open_console(level, quiet, file):
 
     The handlers take what comes: the server sends no record that the levels and domains of the command line exclude.
     """
-    talk, errors = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
-    talk.setLevel(logging.NOTSET if quiet == 0 else Levels.WARNING)
-    talk.addFilter(lambda record: record.levelno < Levels.ERROR)
+    messages, errors = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    messages.setLevel(logging.NOTSET if quiet == 0 else Levels.WARNING)
+    messages.addFilter(lambda record: record.levelno < Levels.ERROR)
     errors.setLevel(Levels.ERROR)
-    handlers = [talk, errors]
+    handlers = [messages, errors]
     if file:
         bb.utils.mkdirhier(os.path.dirname(file))
         handlers.append(logging.FileHandler(file))

@@ -19,7 +19,7 @@ const ENOUGH: u64 = 15_000;
 /// More than any machine has.
 const NO_LIMIT: u64 = 1 << 30;
 
-/// What stands in the way of a sandbox.
+/// The cause of a failed sandbox, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
     /// In words.

@@ -183,7 +183,7 @@ fn set(file: &Path, value: &str) -> Result<(), String> {
     if holds(found.trim(), value) {
         Ok(())
     } else {
-        Err(format!("{name} says {} after {value} was written", found.trim()))
+        Err(format!("{name} is {} after {value} was written", found.trim()))
     }
 }
 

@@ -62,7 +62,7 @@ pub enum CgroupError {
     NotYours {
         /// The session's cgroup.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
