@@ -16,7 +16,7 @@ fn clean_keeps_the_last_good_build() {
     list(&bad).expect_code(0).expect_err("left nothing behind");
     let log = world.smidr().args(["logs", &good]).run();
     log.expect_code(0).expect_out("sandbox    full isolation").expect_out("task");
-    // A project knows its own builds, whatever others do meanwhile.
+    // A project lists its own builds only.
     let other = world.project().with_file_name("other");
     std::fs::create_dir(&other).expect("a folder");
     let config = std::fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
@@ -46,7 +46,7 @@ fn clean_removes_artifacts_of_old_builds() {
     let folder = |id: &str| -> PathBuf { world.smidr.join("builds").join(id) };
     let clean = |args: &[&str]| world.smidr().args(["artifacts", "clean"]).args(args).run();
     clean(&[]).expect_code(2).expect_err("--keep");
-    // The youngest are a moment old.
+    // All are younger than a day.
     assert_eq!(clean(&["--days", "1"]).expect_code(0).out, "");
     let would = clean(&["--keep", "1", "--dry-run"]);
     would.expect_code(0).expect_out(&ids[0]).expect_err("would remove what 1 builds left behind, ");
@@ -55,12 +55,12 @@ fn clean_removes_artifacts_of_old_builds() {
     let left = |id: &str| World::names(&folder(id));
     assert_eq!(left(&ids[0]), ["events.jsonl.zst", "secrets", "submission.json"]);
     assert!(folder(&ids[1]).join("logs").exists());
-    // Never of one that runs.
+    // Never those of a running build.
     let all = clean(&["--keep", "0"]);
     all.expect_code(0).expect_out(&ids[1]);
     assert!(!all.out.contains(&newest) && folder(&newest).is_dir() && left(&ids[1]).len() == 3, "{all:?}");
     assert_eq!(clean(&["--keep", "0"]).expect_code(0).out, "");
-    // It is still known that they were, how they ended, and what they said.
+    // The history and the logs of these builds stay.
     let told = status();
     let outcome = |id: &str| {
         let all = told["builds"].as_array().expect("a list");

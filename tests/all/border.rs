@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::support::{Done, LONG, Running, Smidr, World, wait_for};
 
-/// A recipe that reaches for the pipe of BitBake's user interface whenever it runs, and deploys what no build should.
+/// A recipe that tries to open the pipe of BitBake's user interface, and deploys hostile files.
 const SPOIL: &str = r##"LICENSE = "MIT"
 inherit nobuild
 
@@ -130,7 +130,7 @@ fn artifacts_lose_setuid_bits_and_outside_links() {
     for place in [&folder, &copied.join("images/hello-x86-64")] {
         are_harmless(place);
     }
-    // Names that are no UTF-8 are written down so that nothing is lost.
+    // Names that are not UTF-8 are recorded without loss.
     let odd = artifact(&listed, "images/hello-x86-64/bad\u{fffd}.img");
     let all = listed["artifacts"].as_array().expect("a list");
     let bytes: Vec<&str> = all.iter().filter_map(|artifact| artifact["path_bytes"].as_str()).collect();
@@ -201,7 +201,7 @@ fn are_harmless(folder: &Path) {
     assert_eq!(fs::read_link(at(b"odd")).expect("a link").as_os_str().as_bytes(), b"bad\xff.img");
 }
 
-/// Gives the project `p` a BitBake that claims what it likes. `script` may `say(e=…)` to smidr.
+/// Gives the project `p` a BitBake that sends any events. `script` may `say(e=…)` to smidr.
 fn pretend(world: &World, script: &str) {
     const TALK: &str = "import json, os, sys\nPIPE = int(os.environ['SMIDR_EVENT_FD'])\n\
         def say(**fields):\n    line = memoryview(json.dumps(fields).encode() + b'\\n')\n    while line:\n        line = line[os.write(PIPE, line):]\n\
@@ -231,10 +231,10 @@ fn bitbakes_exit_status_decides_not_its_events() {
         return;
     };
     let build = || trusted(&world).arg("build").run();
-    // A forged failure, and a forged verdict, of a BitBake that ended well.
+    // A forged failure and a forged verdict, with exit status 0.
     pretend(&world, "failed('do_x', None)\nsay(e='done', exit=1)\n");
     build().expect_code(0).expect_err("completed").expect_err("r:do_x");
-    // One that did not come to its end has built nothing, whatever its status.
+    // Without its last event the build failed, whatever the exit status.
     pretend(&world, "");
     build().expect_code(1).expect_err("before it was done");
     // A forged success.

@@ -23,17 +23,17 @@ use smidr::{
 
 use super::support::{NO_HOME, hermetic};
 
-/// What all repositories of a yard say they are copies of.
+/// The address of all repositories of a yard.
 pub const URL: &str = "https://git.example.org/group/meta-test.git";
 
-/// Runs git, and fails aloud if it does.
+/// Runs git, which must succeed.
 pub fn git(folder: &Path, arguments: &[&str]) -> String {
     let output = try_git(folder, arguments, b"");
     assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
-/// Runs git with something to read.
+/// Runs git with this on standard input.
 pub fn try_git(folder: &Path, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = hermetic("git", NO_HOME)
         .arg("-C")
@@ -59,7 +59,7 @@ pub fn try_git(folder: &Path, arguments: &[&str], input: &[u8]) -> Output {
     child.wait_with_output().expect("git ends")
 }
 
-/// Writes an object as it is, whatever git thinks of it.
+/// Writes an object without git's checks.
 pub fn object(folder: &Path, kind: &str, bytes: &[u8]) -> String {
     let output = try_git(folder, &["hash-object", "-t", kind, "--literally", "-w", "--stdin"], bytes);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -135,7 +135,7 @@ impl Recorder {
     }
 }
 
-/// A layer store that vanishes, a bare mirror in it, and something beside it that nothing may touch.
+/// A temporary layer store, a bare mirror in it, and a canary beside it.
 pub struct Yard {
     pub home: tempfile::TempDir,
     pub paths: Paths,
@@ -196,7 +196,7 @@ impl Yard {
         self.store.checkout(&wanted, submodule, &self.on, &stop)
     }
 
-    /// That nothing outside of the store has changed, and nothing half-made is in it.
+    /// Asserts that nothing outside of the store has changed, and that it has no partial files.
     pub fn is_clean(&self, checkouts: usize) {
         let names = |folder: &Path| {
             let mut names: Vec<String> = fs::read_dir(folder)

@@ -111,7 +111,7 @@ fn a_checkout_equals_git_checkout() {
         assert_eq!(asked, [(format!("file://{}", top.with_file_name("lib.git").display()), inner.clone())]);
         assert_eq!(made.folder, yard.paths.layers().join(format!("checkouts/{commit}/meta-test")));
         assert_eq!(made.borrowed, [yard.mirror.clone(), lib.clone()]);
-        // git's umask is the caller's, ours is not asked.
+        // git uses the caller's umask, smidr does not.
         let modes = |mut picture: std::collections::BTreeMap<PathBuf, (u32, Vec<u8>)>| {
             picture.values_mut().for_each(|(mode, _)| *mode &= 0o170_100);
             picture
@@ -147,7 +147,7 @@ fn a_checkout_equals_git_checkout() {
     }
 }
 
-/// Trees that no git would write, and what is said of them.
+/// Trees that no git would write, and the errors for them.
 #[test]
 fn hostile_trees_are_refused() {
     if no_git("checkouts::hostile_trees_are_refused") {
@@ -270,9 +270,9 @@ fn outside_links_need_permission() {
     yard.is_clean(1);
     let made = yard.checkout_with(&out, &[], true).expect("allowed");
     assert_eq!(fs::read_link(made.folder.join("link")).expect("a link"), Path::new("d/../../x"));
-    // It is there now, and still needs leave.
+    // The checkout exists now, and still needs permission.
     refused(yard.checkout(&out).expect_err("out"));
-    // By a patch, and by way of a link that was there before.
+    // By a patch, and through a link that existed before.
     let text = b"diff --git a/e b/e\nnew file mode 120000\n--- /dev/null\n+++ b/e\n@@ -0,0 +1 @@\n+d/up/../x\n\\ No newline at end of file\n";
     let error = yard.checkout_with(&fine, &[patch("evil.patch", text)], false).expect_err("out");
     assert!(error.to_string().contains("`e` -> `d/up/../x`"), "{error}");
@@ -298,7 +298,7 @@ fn damaged_objects_are_named_and_leave_nothing() {
         let good = fs::read(loose(id)).expect("an object");
         fs::remove_file(loose(id)).expect("removed");
         named(&yard, id);
-        // Sound in itself, and not what its name says.
+        // A valid object under another one's name.
         fs::copy(loose(&other), loose(id)).expect("replaced");
         named(&yard, id);
         fs::remove_file(loose(id)).expect("removed");
@@ -342,7 +342,7 @@ fn hostile_submodule_urls_and_paths_are_refused() {
     let (made, _) = asked(&with("[submodule \"../../hooks\"]\n\tpath = sub\n\turl = https://example.org/a\n"));
     assert!(matches!(made, Err(CheckoutError::Submodule { why: RefusedUrl::Name(_), .. })));
     yard.is_clean(0);
-    // A path in .gitmodules is a name to look up, and nothing else.
+    // A path in .gitmodules is only compared.
     let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = ../../sub\n\turl = https://example.org/a\n"));
     assert!(made.expect("made").join("sub").is_dir() && urls.is_empty());
     assert_eq!(
@@ -352,13 +352,13 @@ fn hostile_submodule_urls_and_paths_are_refused() {
     let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = sub\n\turl = ../other.git\n"));
     assert_eq!(fs::read_to_string(made.expect("made").join("sub/file")).expect("a file"), "x\n");
     assert_eq!(urls, ["https://git.example.org/group/other.git"]);
-    // One that git would not check out is not asked for, whatever its address.
+    // A submodule that git would not check out is not fetched, whatever its address.
     let (made, urls) = asked(&with("[submodule \"sub\"]\n\tpath = sub\n\turl = ext::x\n\tupdate = none\n"));
     let empty = made.expect("made").join("sub");
     assert!(fs::read_dir(&empty).expect("a folder").next().is_none() && urls.is_empty());
     assert_eq!(yard.recorder.warnings().len(), 1, "nothing more was said");
     assert!(try_git(empty.parent().expect("a folder"), &["status", "--porcelain"], b"").stdout.is_empty());
-    // What helps where one cannot be had.
+    // Hints where a submodule cannot be fetched.
     for (url, mirror) in [("../other.git", true), ("https://example.org/a", false)] {
         let wanted = with(&format!("[submodule \"sub\"]\n\tpath = sub\n\turl = {url}\n# gone\n"));
         let mut gone = |_: &str, _: &[String], _: &CommitId| {
@@ -458,7 +458,7 @@ fn a_fork_has_the_same_commit_under_its_own_name() {
     let yard = Yard::new();
     let blob = object(&yard.mirror, "blob", b"content\n");
     let commit = commit(&yard.mirror, &tree(&yard.mirror, &[("100644", b"file", &blob)]));
-    // Held meanwhile: one does not wait for the other.
+    // While the first is locked: one does not wait for the other.
     let first = yard.checkout(&commit).expect("made");
     for (url, name) in [
         ("https://example.org/me/fork.git/", "fork"),
@@ -490,7 +490,7 @@ fn incomplete_checkouts_are_made_again() {
     // A place without a record.
     let place = yard.paths.layers().join(format!("checkouts/{commit}/meta-test"));
     fs::create_dir_all(place.join("stale")).expect("folders");
-    // Not held: what is in use is not made anew.
+    // Not locked: a checkout in use is not made again.
     let made = yard.checkout(&commit).expect("made").folder;
     assert_eq!(picture(&made).keys().collect::<Vec<_>>(), [Path::new("file")]);
     yard.is_clean(1);
@@ -508,7 +508,7 @@ fn incomplete_checkouts_are_made_again() {
     earlier();
     yard.checkout(&commit).expect("counted");
     assert!(!mark.exists(), "good for ever");
-    // Its mirror has gone: git could tell nothing there.
+    // Its mirror is gone, so git would fail there.
     let moved = at.with_extension("moved");
     fs::rename(&at, &moved).expect("moved");
     assert!(matches!(yard.checkout(&commit), Err(CheckoutError::Damaged { .. })));
@@ -548,7 +548,7 @@ fn unused_checkouts_are_pruned() {
         let now = Timestamp::now() + (24 * days).hours();
         yard.store.prune(keep, now, &yard.on, &Default::default()).expect("pruned")
     };
-    // How many are in use when so many have gone.
+    // How many are in use after removing so many.
     let gone = |checkouts: usize, mirrors: usize| {
         let (mut sum, mut in_use) = ((0, 0), 0);
         eventually(&mut || {
@@ -597,7 +597,7 @@ fn removal_blocks_no_checkout() {
     let blob = object(&at, "blob", b"content\n");
     let commit = commit(&at, &tree(&at, &[("100644", b"file", &blob)]));
     let folder = yard.checkout(&commit).expect("made").folder;
-    // Nobody counts them before they go.
+    // They are not counted before removal.
     for n in 0..30_000 {
         fs::write(folder.join(format!("{n}")), "").expect("a file");
     }

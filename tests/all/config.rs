@@ -123,7 +123,7 @@ fn variants_are_checked_too() {
     let done = world.smidr().arg("check").run();
     done.expect_code(2).expect_err("with --variant d:").expect_err("`bulid`").expect_err("host.memory");
     world.smidr().args(["check", "--variant", "e"]).run().expect_code(2).expect_err("host.memory");
-    // Of what both have in common, nothing is said twice.
+    // Problems of the common part are shown once.
     world.write("smidr.yaml", &with("variants: {d: {env: {A: b}}}\n").replace("./layers/meta-hello", "./layers/gone"));
     let done = world.smidr().arg("check").run();
     assert_eq!(done.expect_code(2).err.matches("does not exist").count(), 1, "{}", done.err);

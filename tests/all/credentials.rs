@@ -10,10 +10,10 @@ use std::{
 
 use super::support::{Done, Smidr, World};
 
-/// What no command of a recipe may learn.
+/// Secrets that no command of a recipe may read.
 const SECRET: &str = "hunter2";
 
-/// Tells all that it sees, tries to reach a server, and fails so that it is shown.
+/// Prints all that it sees, tries to reach a server, and fails so that its output is shown.
 const LOOK: &str = "env; cat /.smidr/pip.conf /root/.config/pip/pip.conf 2>/dev/null || :; cat /proc/*/environ | tr '\\0' '\\n'; \
                     python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", PORT), 5)' 2>&1 | tail -1; echo seen; exit 3";
 
@@ -42,7 +42,7 @@ fn with_credentials(world: &World, index: SocketAddr) -> Smidr {
         .expect("a file");
     let proxy = format!("http://user:{SECRET}@127.0.0.1:9");
     let index = format!("http://user:{SECRET}@{index}/simple");
-    // Nothing else of the tests' own surroundings.
+    // No other variables of the test's environment.
     let smidr = world.smidr().env("PIP_INDEX_URL", index).env("PIP_EXTRA_INDEX_URL", "").env("PIP_RETRIES", "0");
     smidr.env("https_proxy", proxy).env("http_proxy", "http://127.0.0.1:8").env("no_proxy", "127.0.0.1")
 }
@@ -69,7 +69,7 @@ fn commands_of_a_recipe_see_no_credentials_and_no_network() {
         assert!(!alone.err.contains(hidden), "{hidden} in {}", alone.err);
     }
     assert!(heads.lock().expect("whole").is_empty());
-    // With a network it learns of it what is no secret.
+    // With a network it gets the settings of the network, without secrets.
     let with = build(&world, index, &format!("{commands}network: true\n"));
     with.expect_err("seen").expect_err("http_proxy=http://127.0.0.1:8");
     assert!(!with.err.contains("https_proxy") && !with.err.contains("refused"), "{}", with.err);

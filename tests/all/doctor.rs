@@ -97,7 +97,7 @@ fn tasks_that_cannot_be_cut_off() {
     let name = "doctor::tasks_that_cannot_be_cut_off";
     let Some(mut world) = World::with_project(name) else { return };
     world.work = world.project();
-    // Enough for the sandbox, and not for its tasks.
+    // Enough for the sandbox, but not for its tasks.
     let Some(doctor) = with_user_namespaces(1, &world, &["doctor", "--json"]) else {
         return skip(name, "their number cannot be limited in a namespace of its own here");
     };
@@ -105,7 +105,7 @@ fn tasks_that_cannot_be_cut_off() {
     assert_eq!((&tasks["verdict"], &tasks["errno"]), (&"doubtful".into(), &"ENOSPC".into()), "{tasks}");
     assert!(tasks["cause"].as_str().is_some_and(|cause| cause.starts_with("user namespaces are used up")), "{tasks}");
     let build = with_user_namespaces(1, &world, &["build"]).expect("it worked a moment ago");
-    // hello has a task that looks.
+    // hello has a task that tests it.
     build.expect_code(1).expect_err("failed in network-probe:do_probe");
     build.expect_err("BitBake cannot cut its tasks off from the network here: the sandbox cannot");
     build.expect_err("user namespaces are used up").expect_err("tasks share the network\n");
@@ -160,7 +160,7 @@ fn in_bubblewrap() {
         return skip(name, done.err.trim());
     }
     assert_eq!(finding(done.expect_code(0), "sandbox")["verdict"], "good");
-    // It can close the door behind itself.
+    // It can forbid further user namespaces.
     let closed =
         in_bwrap(&world, &["--unshare-user", "--disable-userns"], Stdio::null()).expect("it worked a moment ago");
     if closed.err.contains("bwrap: ") {

@@ -117,7 +117,7 @@ fn skopeo_and_umoci_load_our_exports() {
     assert_eq!(ours["lib"], "link usr/lib");
     assert_eq!(ours["usr/lib/away"], "link ../../../nowhere");
     assert!(ours["bin/sh"].ends_with("is bin/dash") && ours["empty"].starts_with("folder 711 "), "{ours:#?}");
-    // As it is: not compressed at all, which both read too.
+    // Uncompressed, which both read too.
     smidr(&world, &["export", "small", "plain.tar"]).expect_code(0);
     let inspect = other(&world, "skopeo", &["inspect", "oci-archive:plain.tar"]).json();
     assert_eq!(inspect["Digest"], manifest.as_str());
@@ -239,7 +239,7 @@ fn a_registry_is_shared_with_skopeo() {
         if tag == "oci" {
             assert_eq!(theirs, found.as_str());
         }
-        // Somebody else's documents leave as they came.
+        // Documents of other tools are exported unchanged.
         let name = to.strip_prefix("docker://").expect("a reference");
         assert_eq!(digest(&push(&there, name, &registry.at(&format!("back:{tag}")))), found);
         let text =

@@ -28,7 +28,7 @@ use tempfile::TempDir;
 
 use super::support::{NO_HOME, has, hermetic, skip, smidr_bin, tool};
 
-/// Hears everything.
+/// Records all events.
 #[derive(Clone, Default)]
 struct Ear(Arc<Mutex<Vec<Event>>>);
 
@@ -50,7 +50,7 @@ pub struct Yard {
 }
 
 impl Yard {
-    /// Skips aloud where there is no git.
+    /// Skips where there is no git.
     pub fn new(test: &str) -> Option<Self> {
         if !has("git") {
             skip(test, "no git here");
@@ -161,7 +161,7 @@ impl Origin {
         self.git(&["rev-parse", &format!("{revision}^{{commit}}")]).parse().expect("a commit")
     }
 
-    /// What a config without branch, tag and commit wants of it.
+    /// A request without branch, tag and commit.
     pub fn wanted(&self) -> PlannedGit {
         wanted(&self.url())
     }
@@ -211,16 +211,16 @@ pub fn git(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&done.stdout).trim().to_owned()
 }
 
-/// What the server gets wrong, or demands.
+/// Faults and requirements of the server.
 #[derive(Clone, Default)]
 pub struct Manners {
-    /// Lets in only with this.
+    /// Requires this login.
     pub login: Option<(String, String)>,
-    /// Sends everything to this base instead.
+    /// Redirects everything to this base.
     pub redirect: Option<String>,
     /// Ends an answer to POST after so many bytes.
     pub breaks_after: Option<usize>,
-    /// Does not know the protocol's second version: commits that no ref has are refused.
+    /// Does not support the protocol's second version: commits that no ref has are refused.
     pub old: bool,
     /// Waits after each kilobyte of a pack.
     pub drip: Option<Duration>,

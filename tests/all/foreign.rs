@@ -7,10 +7,10 @@ use super::{
     support::{World, skip, tool},
 };
 
-/// Writes to the clipboard, names the window, clears the screen, turns the direction of writing, gives a CI system an order, and forges an error.
+/// Escape sequences and the like: clipboard, window title, clear screen, text direction, a command to a CI system, and a forged error.
 const HOSTILE: &str = r"\033]52;c;eA==\007\033]0;title\007\033[2J\302\233 1m\342\200\256\r";
 
-/// A recipe that says it in every way that a build has.
+/// A recipe that prints it in every way that a build has.
 fn hostile(world: &World) {
     world.write(
         "layers/meta-hello/recipes-hello/hostile/hostile.bb",

@@ -10,7 +10,7 @@ use std::{
 
 use super::support::{World, skip, tool};
 
-/// Tries to leave a mark in each place that an image could have turned into a way out.
+/// Tries to write a file through each place that an image could have made a way out.
 const PROGRAM: &str = r#"
 #include <stdio.h>
 int main(int argc, char **argv) {

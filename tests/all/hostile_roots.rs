@@ -27,7 +27,7 @@ pub struct Yard {
 }
 
 impl Yard {
-    /// None where there can be none; the skip has been told then.
+    /// None where there can be none; the skip is then reported.
     pub fn new(test: &str, world: World) -> Option<Self> {
         if let Err(reason) = user_namespaces() {
             skip(test, reason);
@@ -47,7 +47,7 @@ impl Yard {
         Some(Self { world, program, canary, before })
     }
 
-    /// Brings an image with these entries and lets the project run in it.
+    /// Imports an image with these entries and lets the project run in it.
     pub fn image(&self, entries: &[Entry<'_>]) {
         let own = [Entry::Folder("bin"), Entry::File("bin/mark", &self.program, 0o755)];
         let all: Vec<Entry<'_>> = own.iter().chain(entries).copied().collect();
@@ -245,7 +245,7 @@ fn an_old_bubblewrap_fails_the_same_table() {
     assert_eq!(picture(&yard.canary), before);
 }
 
-/// What the config of the image in a layout says of where programs start.
+/// Changes the working directory in the config of the image in a layout.
 fn set_working_folder(layout: &Path, folder: &str) {
     let blobs = layout.join("blobs/sha256");
     let read = |digest: &Value| {

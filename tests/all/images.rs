@@ -40,7 +40,7 @@ fn digest(done: &Done) -> String {
     words[1].to_owned()
 }
 
-/// How many blobs, layers, names and half-made things the store has.
+/// How many blobs, layers, names and partial entries the store has.
 fn counts(world: &World) -> [usize; 4] {
     ["blobs/sha256", "diffs", "names", "tmp"].map(|folder| World::names(&world.smidr.join("images").join(folder)).len())
 }

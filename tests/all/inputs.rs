@@ -15,7 +15,7 @@ use std::{
 
 use super::support::{Done, LONG, NO_HOME, World, hermetic, skip, tool, wait_for};
 
-/// Writes the section `host` of the project's config anew.
+/// Replaces the section `host` of the project's config.
 fn host(world: &World, keys: &str) {
     let path = world.project().join("smidr.yaml");
     let text = fs::read_to_string(&path).expect("a config");
@@ -55,7 +55,7 @@ fn inner_home(world: &World) -> PathBuf {
     workspaces.join(&World::names(&workspaces)[0]).join("home")
 }
 
-/// A caller with everything that one has.
+/// A caller with all kinds of credentials.
 fn furnish(world: &World) {
     file(&world.home.join(".netrc"), "machine example.org login me password pw-of-netrc\n", 0o600);
     file(&world.home.join(".git-credentials"), "https://me:pw-of-git@example.org\n", 0o600);
@@ -83,7 +83,7 @@ fn a_build_gets_only_the_inputs_of_its_config() {
     done.expect_code(0).expect_out("HOME=");
     assert!(!done.out.contains("pw-of-"), "{}", done.out);
     assert!(!done.out.contains("netrc") && !done.out.contains("git"), "{}", done.out);
-    // The same look finds what was asked for: it would find the rest.
+    // The same commands find what the config names, so they would find the rest.
     host(&world, "  env: [MARKER]\n  netrc: true\n");
     ask().expect_code(0).expect_out("MARKER=pw-of-env").expect_out("password pw-of-netrc");
 }
@@ -112,7 +112,7 @@ fn credential_files_are_bound_and_never_copied() {
     assert_eq!(holding(&world.smidr, "pw-of-"), [""; 0].map(PathBuf::from), "a copy of a credential is a leak");
     assert_eq!(holding(&world.home, "pw-of-netrc"), [world.home.join(".netrc")]);
 
-    // A file of another place, changed meanwhile; readable by others, which is said.
+    // A file in another place, changed meanwhile, and readable by others, which is a warning.
     file(&world.work.join("own/netrc"), "machine a login b password pw-of-b\n", 0o644);
     host(&world, "  netrc: ../own/netrc\n");
     let done = inside(&world, "cat $HOME/.netrc; echo [$GIT_CONFIG_GLOBAL]");
@@ -159,7 +159,7 @@ fn git_reads_the_callers_credentials() {
     };
     let done = ask("fill", "protocol=https\nhost=example.org\n\n");
     done.expect_code(0).expect_out("username=me").expect_out("password=pw-of-git");
-    // It only reads: what git learns stays out of the caller's file, and is no complaint either.
+    // It only reads: new credentials are not stored in the caller's file, without an error.
     let done = ask("approve", "protocol=https\nhost=other.example\nusername=a\npassword=b\n\n");
     assert_eq!(done.expect_code(0).err, "");
     assert_eq!(fs::read_to_string(own).expect("the file"), "https://me:pw-of-git@example.org\n");
@@ -209,7 +209,7 @@ fn an_ssh_agent_is_shown_without_key_files() {
     ask("").expect_code(125).expect_one_error().expect_err("SSH_AUTH_SOCK is not set").expect_err("ssh-add");
     ask("/nowhere").expect_code(125).expect_one_error().expect_err("cannot read the ssh-agent /nowhere");
     ask("/etc/passwd").expect_code(125).expect_one_error().expect_err("is no socket");
-    // Nobody listens any more.
+    // A socket without a listener.
     let dead = world.work.join("dead");
     drop(UnixListener::bind(&dead).expect("a socket"));
     ask(&dead.display().to_string()).expect_code(125).expect_one_error().expect_err("no ssh-agent answers at");
@@ -361,7 +361,7 @@ fn secrets_are_masked_in_everything_kept() {
     let kept = fs::read_to_string(kept).expect("the log of the task that failed");
     assert!(kept.contains("marker-of-the-log") && kept.contains("login me password ***"), "{kept}");
     assert!(kept.lines().filter(|line| line.ends_with(" ***")).count() > 3000, "{kept}");
-    // What is looked for, in every form; and that it was printed: BitBake's own log has it.
+    // All forms of the secrets; BitBake's own log proves that they were printed.
     let forms = ["SECRET", "bWU6bmV0cmMjU0VDUkVU", "bWU6Z2l0I1NFQ1JFV", "b2tlbi9TRUNSRVQvMTIz"];
     let workspaces = world.smidr.join("workspaces");
     let logs = |form: &str| {
@@ -427,9 +427,9 @@ fn secrets_are_masked_in_everything_kept() {
             assert_eq!(holding(&world.smidr.join(place), form), [""; 0].map(PathBuf::from), "{place} holds {form}");
         }
     }
-    // The same search finds what is no secret.
+    // The same search finds other text.
     assert!(!holding(&world.smidr.join("builds"), "marker-of-the-log").is_empty());
-    // What tells the secrets goes with a build.
+    // The digests of the secrets are removed with the build.
     smidr().args(["artifacts", "clean", "--keep", "0"]).run().expect_code(0);
     let cleaned = smidr().env("MY_TOKEN", "").args(["logs", "--task", "leak:do_act"]).run();
     cleaned.expect_code(2).expect_one_error();
@@ -550,7 +550,7 @@ fn inputs_behind_writable_folders_are_refused() {
     let Some(world) = World::with_project("inputs::inputs_behind_writable_folders_are_refused") else {
         return;
     };
-    // What a build before this one may have made of its own folders: a link to something that is none of its business.
+    // An earlier build may have replaced its own folders by links to other files.
     let canary = world.work.join("canary");
     file(&canary.join("secret"), "pw-of-canary\n", 0o644);
     let _other = UnixListener::bind(canary.join("agent")).expect("a socket");
@@ -599,7 +599,7 @@ fn inputs_behind_writable_folders_are_refused() {
     symlink(world.work.join("dl/secret"), world.home.join(".ssh/known_hosts")).expect("a link");
     refused(("SSH_AUTH_SOCK", &at("canary/agent")), "lies where builds may write");
     assert_eq!(World::names(&canary), ["agent", "secret"]);
-    // A folder behind a link that no build reaches is as good as any.
+    // A folder behind a link that no build can change is allowed.
     fs::create_dir(world.work.join("far")).expect("a folder");
     symlink("far", world.work.join("near")).expect("a link");
     with("downloads: ../near/dl, sstate: ../near/ss", "");

@@ -125,7 +125,7 @@ if inet6:
         attempt("option 6 %d" % option, lambda: inet6.setsockopt(41, option, b"x" * 96))
 "#;
 
-/// What a build needs of them.
+/// The sockets that a build needs.
 const USUAL_SOCKETS: &str = r#"
 import socket, os
 a, b = socket.socketpair(); a.send(b"x"); assert b.recv(1) == b"x"
@@ -165,7 +165,7 @@ fn sockets_are_only_those_that_a_build_needs() {
         }
     }
     assert_eq!(python(USUAL_SOCKETS).expect_code(0).out, "all work\n");
-    // Without the wall some of them open.
+    // Without the filter some of them open.
     if let Some(unshare) = tool("unshare")
         && let Some(python3) = tool("python3")
     {
@@ -180,7 +180,7 @@ fn sockets_are_only_those_that_a_build_needs() {
     }
 }
 
-/// The same through the other door: 32-bit x86 has a table of its own. No C library: there need not be a 32-bit one.
+/// The same for the 32-bit x86 table of system calls. Without a C library, since there may be no 32-bit one.
 const PROGRAM_32: &str = r#"
 static int call(int nr, int a, int b, int c, int d, int e) {
     int result;
@@ -299,7 +299,7 @@ print('alive', os.path.exists('/proc/1'))
 #[test]
 fn bitbake_holds_what_it_needs_and_nothing_more() {
     let Some(world) = World::with_project("isolation::bitbake_holds_what_it_needs_and_nothing_more") else { return };
-    // In the place of the Python that would run BitBake: a program that tells what it was given, and fails.
+    // Instead of the Python that would run BitBake: a program that prints what it inherited, and fails.
     let look = "import os\nfor fd in sorted(int(fd) for fd in os.listdir('/proc/self/fd')):\n    try: \
                 print('fd', fd, os.readlink('/proc/self/fd/%d' % fd).split(':')[0])\n    except OSError: pass\n\
                 print('events', os.environ['SMIDR_EVENT_FD'])\nprint('cwd', os.getcwd())\nprint('groups', os.getsid(0) == os.getpid())\n\
@@ -315,7 +315,7 @@ fn bitbake_holds_what_it_needs_and_nothing_more() {
     world.write("own/bin/python3", &script);
     fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
     world.append("bitbake: {path: ./own}\n");
-    // Whatever smidr itself happens to hold.
+    // Capabilities that smidr itself holds.
     let mut command = Command::new("sh");
     world.surround(&mut command);
     command

@@ -26,7 +26,7 @@ pub fn git(folder: &Path, args: &[&str]) -> String {
 }
 
 impl GitWorld {
-    /// With the image of `hello`, or none where that cannot be had; the skip has been told then.
+    /// With the image of `hello`, or none where that is not possible; the skip is then reported.
     fn new(test: &str) -> Option<Self> {
         if !has("git") {
             skip(test, "there is no git here");
@@ -162,7 +162,7 @@ fn locked_and_offline_refuse_unpinned_layers() {
     assert_eq!(offline.code, Some(2), "{}", offline.err);
     git_world.smidr(&["lock"]).expect_code(0).expect_out("meta-hello").expect_out("host");
     git_world.smidr(&["run", "--", "true"]).expect_code(0);
-    // Another branch is asked for: the lock has no answer to that.
+    // Another branch, which the lock does not pin.
     git(&git_world.repository, &["branch", "other"]);
     git_world.world.edit("smidr.yaml", "branch: main", "branch: other");
     git_world.smidr(&["build", "--locked"]).expect_code(2).expect_one_error().expect_err("meta-hello");
@@ -211,7 +211,7 @@ fn a_failed_fetch_stops_the_build_before_bitbake() {
         fs::write(git_world.world.project().join("smidr.yaml"), text).expect("a config");
         let done = git_world.world.smidr().args(["build", "--events", "json"]).run();
         done.expect_code(code);
-        // What is wrong in the config itself is shown there, and counted at the end.
+        // Problems in the config are drawn there, and counted at the end.
         if !done.err.contains("smidr.yaml has 1 problem") {
             done.expect_one_error();
         }
@@ -286,7 +286,7 @@ fn submodules_are_fetched_from_beside_a_mirror() {
     let relative = ["config", "-f", ".gitmodules", "submodule.modules/lib.url", "../lib"];
     git(&git_world.repository, &relative);
     git_world.commit("A submodule");
-    // All of it has moved; only the mirror knows.
+    // All of it has moved to the mirror.
     fs::rename(&group, &mirror).expect("moved");
     let moved = format!("branch: main\n    mirrors: [file://{}/meta-hello]", mirror.display());
     git_world.world.edit("smidr.yaml", "branch: main", &moved);
@@ -330,7 +330,7 @@ fn incompatible_layers_stop_the_build_before_bitbake() {
         .expect_err("ignore_series: true");
     world.edit("smidr.yaml", "path: ./layers/meta-second}", "path: ./layers/meta-second, ignore_series: true}");
     build().expect_code(0);
-    // Said once, though each variant is looked at.
+    // Reported once for all variants.
     world.append("variants:\n  a: {description: a}\n  b: {description: b}\n");
     let lock = git_world.smidr(&["lock"]);
     assert_eq!(lock.expect_code(0).err.matches("(ignore_series)").count(), 1, "{}", lock.err);
@@ -344,7 +344,7 @@ fn patches_have_a_checkout_of_their_own() {
     let Some(git_world) = GitWorld::new("layers::patches_have_a_checkout_of_their_own") else { return };
     git_world.smidr(&["lock"]).expect_code(0);
     let plain = git_world.checkouts();
-    // What a developer would write: from a commit that the repository does not keep.
+    // A developer's patch, from a commit that is not in the repository.
     git_world.new_version("1.0", "1.0p");
     let patch = git(&git_world.repository, &["format-patch", "-1", "--stdout"]);
     git(&git_world.repository, &["reset", "-q", "--hard", "HEAD~1"]);
@@ -390,7 +390,7 @@ fn three_builds_at_once_while_another_process_syncs() {
         .into_iter()
         .map(|args| git_world.world.smidr().args(args).start())
         .collect();
-    // From here on each of them holds its layers.
+    // From here on each of them has locked its layers.
     builds.iter_mut().for_each(|build| build.until_says("layers     meta-hello"));
     let is_running = |build: &mut Running| build.child.try_wait().expect("look at smidr").is_none();
     let mut version = 0;
@@ -482,7 +482,7 @@ fn variants_that_differ_in_commits_patches_and_build_hosts() {
          patched:\n    layers: [{{name: meta-hello, git: {url}, branch: main, commit: {first}, patches: [./one.patch]}}]\n  \
          machine: {{host: {{recipe: other-host}}}}\n",
     ));
-    // What cannot be had is said before anything is pinned.
+    // Errors come before anything is pinned.
     git_world.smidr(&["lock"]).expect_one_error().expect_err("other-host");
     assert!(!git_world.world.project().join("smidr.lock").exists());
     git_world.world.edit("smidr.yaml", "{host: {recipe: other-host}}", "{host: {isolation: full}}");

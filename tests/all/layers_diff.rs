@@ -59,7 +59,7 @@ impl Project {
     }
 }
 
-/// Nobody has what no branch has any more.
+/// Removes commits that no branch has any more.
 fn forget(origin: &Origin) {
     origin.git(&["reflog", "expire", "--expire=now", "--all"]);
     origin.git(&["gc", "-q", "--prune=now"]);
@@ -94,11 +94,11 @@ fn a_commit_that_the_server_lost() {
     project.hello.git(&["reset", "-q", "--hard", "HEAD~1"]);
     project.hello.commit("other", "x");
     forget(&project.hello);
-    // It is here still, and nothing of its past is.
+    // The commit is here, but not its history.
     let diff = project.diff();
     diff.expect_code(0).expect_out("does not come from the old one").expect_out("other: x");
     assert!(!diff.out.contains("begin: x"), "{}", diff.out);
-    // It is not even here.
+    // The commit is not here.
     fs::remove_dir_all(project.world.smidr.join("layers")).expect("a fresh store");
     let diff = project.diff();
     diff.expect_code(0).expect_out(&format!("  {} is not there any more", old.short()));
@@ -153,7 +153,7 @@ fn folders_of_this_machine() {
     assert_eq!(json["also"], "other changes that are not committed", "{json}");
     let between = project.world.smidr().args(["layers", "diff"]).arg(&before).run();
     assert_eq!(between.expect_code(0).out, line(&format!("{old} -> {new} and changes")));
-    // One that is not there.
+    // A missing folder.
     fs::rename(&project.hello.path, project.hello.path.with_extension("gone")).expect("moved");
     project.diff().expect_code(2).expect_one_error().expect_out("-> ?: the layer `meta-hello` is not there");
 }

@@ -86,7 +86,7 @@ fn only_what_is_needed_is_fetched() {
     // One more branch shares nearly everything.
     let (_, next) = yard.pin(&origin.branch("next")).expect("fetched");
     assert_eq!(count(&next.to_string()), "1");
-    // A claim about the past needs it.
+    // To check a commit against a branch, the history is needed.
     let claim = PlannedGit { commit: Some(origin.at("light")), ..origin.branch("next") };
     yard.pin(&claim).expect("fetched");
     assert_eq!(count("refs/heads/next"), "6");
@@ -109,7 +109,7 @@ fn twice(repository: &Path) -> usize {
 fn no_object_is_stored_twice() {
     let Some(yard) = Yard::new("layers_fetch::no_object_is_stored_twice") else { return };
     let origin = history(&yard);
-    // What changes a little is sent as a change to what is here.
+    // Small changes are sent as deltas against objects that are here.
     let text = |number: usize| (0..400).map(|line| format!("{}\n", line * 7919 * (number + 3))).collect::<String>();
     let write = |tail: &str| {
         (0..20).for_each(|number| {
@@ -121,7 +121,7 @@ fn no_object_is_stored_twice() {
     origin.git(&["checkout", "-q", "-b", "changed"]);
     write("and more\n");
     origin.commit("more", "y");
-    // git itself leaves them.
+    // git itself keeps them.
     let url = origin.url();
     let theirs = yard.path().join("theirs");
     git(yard.path(), &["init", "-q", "--bare", "theirs"]);
@@ -136,7 +136,7 @@ fn no_object_is_stored_twice() {
     yard.pin(&origin.branch("changed")).expect("fetched");
     assert_eq!((packs(mirror.path()).len(), twice(mirror.path())), (2, 0));
     git(mirror.path(), &["fsck", "--strict"]);
-    // Somebody was killed between the fetch and the look at it.
+    // A process was killed between the fetch and its check.
     let killed = Yard::new("layers_fetch::no_object_is_stored_twice").expect("git is here");
     let (mirror, _) = killed.pin(&origin.branch("main")).expect("fetched");
     let note = mirror.path().join("smidr-packs-before");
@@ -173,7 +173,7 @@ fn a_pack_is_not_rewritten_if_it_would_grow() {
         origin.commit("large", &format!("{noise}{number}\n"));
     }
     let (mirror, _) = yard.pin(&origin.branch("main")).expect("fetched");
-    // All of its past: each commit a small change to what is here.
+    // All of its history: each commit is a small change to objects that are here.
     let past = PlannedGit { commit: Some(origin.at("many~1")), ..origin.branch("many") };
     yard.pin(&past).expect("fetched");
     assert!(mirror.has(&main).expect("a look"));
@@ -197,7 +197,7 @@ fn pinned_commits_stay() {
     // A lock from before, on another machine.
     let elsewhere = Yard::new("layers_fetch::pinned_commits_stay").expect("git is here");
     assert_eq!(elsewhere.pin(&pinned).expect("fetched by its id").1, old);
-    // Nobody has it any more, but this mirror has.
+    // Only this mirror has it.
     origin.git(&["reset", "-q", "--hard", "HEAD~2"]);
     let other = origin.commit("x", "another way");
     origin.git(&["reflog", "expire", "--expire=now", "--all"]);
@@ -275,7 +275,7 @@ fn unknown_branches_and_tags_are_refused() {
         assert_eq!(error.kind(), Kind::Request, "{error}");
         assert!(error.hint().unwrap_or_default().contains(hint), "{:?}", error.hint());
     }
-    // A server that does not know itself what lies behind its branch.
+    // A server that lacks the commit of its own branch.
     git(yard.path(), &["clone", "-q", "--depth=1", "--branch=main", &origin.url(), "srv/shallow"]);
     let cut = wanted(&format!("file://{}/srv/shallow", yard.path().display()));
     let error = yard.pin(&PlannedGit { commit: Some(origin.at("main~1")), branch: Some("main".into()), ..cut });
@@ -303,7 +303,7 @@ fn a_branch_replaced_by_a_folder_of_branches() {
     origin.git(&["branch", "-D", "feature/x"]);
     origin.git(&["branch", "feature", "next"]);
     assert_eq!(yard.pin(&origin.branch("feature")).expect("fetched").1, origin.at("next"));
-    // Everything, since this one is nowhere: what the server has no longer goes from the refs.
+    // An unknown commit makes it fetch everything: refs that the server lacks are removed.
     origin.git(&["branch", "-D", "feature"]);
     let nowhere = PlannedGit { commit: Some("12".repeat(20).parse().expect("an id")), ..origin.wanted() };
     yard.pin(&nowhere).expect_err("nowhere");
@@ -363,7 +363,7 @@ fn changes_between_two_commits() {
     assert_eq!(changes.commits[0].short(), new.short());
     assert!(changes.commits[0].authored.is_some());
     assert_eq!(ask(&new, &new, 3, true).total, 0);
-    // Rewritten: nothing of the old one leads to the new one.
+    // Rewritten: the new one does not descend from the old one.
     origin.git(&["reset", "-q", "--hard", "light"]);
     let other = origin.commit("other", "x");
     yard.pin(&wanted).expect("fetched");
@@ -427,7 +427,7 @@ fn a_kill_while_replacing_a_mirror_loses_nothing() {
     assert!(mirror.has(&commit).expect("a look"));
     assert!(beside("damaged-1").join("HEAD").is_file() && !beside("old").exists(), "{:?}", yard.names());
     assert!(yard.warned().contains("was interrupted; what was left is kept in "), "{}", yard.warned());
-    // And only people remove it.
+    // It is only removed by hand.
     let store = smidr::layers::Store::at(mirror.path().parent().and_then(Path::parent).expect("the store"));
     let all = smidr::layers::prune::Keep { used_within: Default::default(), dry_run: false };
     let access = yard.access(true);
@@ -449,7 +449,7 @@ fn commits_of_the_old_mirror_only_are_kept() {
     origin.git(&["reflog", "expire", "--expire=now", "--all"]);
     origin.git(&["gc", "-q", "--prune=now"]);
     assert_eq!(yard.pin(&wanted).expect("fetched").1, new);
-    // Only what has come last is damaged.
+    // Only the newest pack is damaged.
     for path in packs(mirror.path()).into_iter().filter(|path| !sound.contains(path)) {
         fs::remove_file(path).expect("removed");
     }

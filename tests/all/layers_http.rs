@@ -93,7 +93,7 @@ fn passwords() {
     let (mirror, commit) = yard.pin(&main_of(&within)).expect("with the password in the address");
     assert_eq!(commit, origin.at("main"));
     origin.git(&["branch", "odd"]);
-    // By the host's git, no argument of a program has it; with characters that mean something in an address and in a shell.
+    // By the host's git, and in no argument of a program; with special characters of addresses and shells.
     let odd = Some(("m@e".to_owned(), "p'a/s\"s %$1".to_owned()));
     server.behave(Manners { login: odd, ..Manners::default() });
     let shim = yard.path().join("shim");
@@ -137,7 +137,7 @@ fn passwords() {
     yard.pin(&away).expect_err("the thief asks in vain");
     let (user, log) = ("bWU6aHVudGVyMg", thief.log());
     assert!(log.contains("GET /large") && !log.contains(user), "{log}");
-    // And without git, it is said what git is needed for.
+    // Without git, the error says what git is needed for.
     yard.set("PATH", "/nonexistent");
     server.behave(Manners { login: Some(("me".into(), "hunter2".into())), ..Manners::default() });
     let error = yard.pin(&away).expect_err("no git");
@@ -355,7 +355,7 @@ fn a_fetch_stops_at_once() {
     }
 }
 
-/// Whatever the user has told git of himself, a server learns it only where that was granted.
+/// Credentials in the user's git configuration reach a server only where that was granted.
 #[test]
 fn logins_go_only_where_granted() {
     let Some(mut yard) = Yard::new("layers_http::logins_go_only_where_granted") else { return };
@@ -397,7 +397,7 @@ fn logins_go_only_where_granted() {
         assert_eq!(yard.pin(&main_of(&url)).expect("granted").1, origin.at("main"), "{config}");
         fs::remove_dir_all(yard.path().join("smidr")).expect("a store");
     }
-    // What was granted for one server is not for where it leads.
+    // A grant for one server does not cover the target of its redirect.
     let other = Server::start(&yard);
     other.behave(login());
     server.behave(Manners { redirect: Some(other.base()), ..Manners::default() });
@@ -497,7 +497,7 @@ fn a_mirrors_configuration_is_ignored_by_the_hosts_git() {
     assert!(!ran.exists());
 }
 
-/// A program that is called like ssh, notes what it is given, and runs what it should run there here.
+/// A program named ssh that logs its arguments and runs the remote command locally.
 fn fake_ssh(yard: &Yard, last: &str) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     let path = yard.path().join("bin/ssh");
@@ -516,12 +516,12 @@ fn ssh_runs_in_batch_mode() {
     let ssh = fake_ssh(&yard, "shift $(($# - 2)); exec sh -c \"$*\"").display().to_string();
     let by_ssh = |host: &str| main_of(&format!("ssh://git@{host}{}", origin.path.display()));
     let log = || fs::read_to_string(yard_log(&ssh)).unwrap_or_default();
-    // Whatever is called ssh, in a process of its own, whose PATH can be another one.
+    // The `ssh` of PATH, in a process of its own, which can have another PATH.
     let path = format!("{}:{}", yard.path().join("bin").display(), std::env::var("PATH").expect("PATH"));
     let mut command = order(&yard, &[&by_ssh("host.example.com").url]);
     assert!(command.env("PATH", path).env_remove("GIT_SSH_COMMAND").status().expect("a process").success());
     assert!(log().contains("-o BatchMode=yes") && log().contains("git@host.example.com"), "{}", log());
-    // Or what the user wants.
+    // Or the user's GIT_SSH_COMMAND.
     yard.set("GIT_SSH_COMMAND", &format!("{ssh} -o Own=yes"));
     let next = PlannedGit { commit: Some(origin.at("main~1")), ..wanted(&by_ssh("host.example.com").url) };
     assert_eq!(yard.pin(&next).expect("fetched").1, origin.at("main~1"));
@@ -558,7 +558,7 @@ fn ssh_runs_in_batch_mode() {
         assert_eq!(error.kind(), Kind::Outside);
         assert!(error.hint().is_some_and(|found| found.contains(hint)), "{:?}", error.hint());
     }
-    // Another port is another machine to ssh.
+    // For ssh, another port is another host.
     let error = yard.pin(&by_ssh("other.example.com:2222")).expect_err("another key");
     assert_eq!(
         error.hint().as_deref(),

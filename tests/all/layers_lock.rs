@@ -11,7 +11,7 @@ fn a_folder_that_the_lock_does_not_name_is_not_built_with_locked() {
         return;
     };
     world.smidr().arg("lock").run().expect_code(0);
-    // A BitBake that fails at once: what comes before it is looked at here.
+    // A BitBake that fails at once: this is about what comes before it.
     fs::create_dir_all(world.project().join("own/lib/bb")).expect("a folder");
     fs::create_dir_all(world.project().join("own/bin")).expect("a folder");
     for program in ["own/bin/python3", "own/bin/bitbake"] {
@@ -40,7 +40,7 @@ fn a_folder_that_the_lock_does_not_name_is_not_built_with_locked() {
     refused(&other, "meta-hello");
     world.smidr().arg("lock").run().expect_code(0);
     build(&other).expect_code(1);
-    // What a folder is at is a record, and may have moved on.
+    // A folder's commit is a record, not a pin.
     git(&world.project(), &["init", "-q"]);
     git(&world.project(), &["add", "-A"]);
     git(&world.project(), &["commit", "-qm", "Begin"]);
@@ -67,7 +67,7 @@ fn an_update_names_what_the_config_or_the_lock_has() {
         done.expect_code(2).expect_one_error().expect_err(refused).expect_err(hint);
         assert_eq!(text(), lock, "nothing was forgotten");
     }
-    // What only the lock has goes.
+    // Pins of names that only the lock has are removed.
     let config = fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
     let without = config.split("variants:").next().expect("what is above");
     fs::write(world.project().join("smidr.yaml"), without).expect("a config");

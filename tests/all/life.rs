@@ -42,7 +42,7 @@ enum Deed {
     FreezeServer,
     /// SIGSTOP for the sandbox's PID 1, then two signals for smidr.
     FreezeInit,
-    /// The config's time is up.
+    /// The config's build_timeout.
     Wait,
 }
 
@@ -60,7 +60,7 @@ struct Row {
 /// How long PID 1 may take to end everything (sandbox::launch).
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// On a machine that does nothing else a second is enough; here nine builds end at once, beside other tests.
+/// On an idle machine a second is enough; here nine builds end at once, beside other tests.
 const SLACK: Duration = Duration::from_secs(5);
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -310,7 +310,7 @@ fn failures_before_a_killed_sandbox_are_reported() {
         let outcome = &status["build"]["outcome"];
         assert_eq!((&outcome["failed"][0]["recipe"], &outcome["kind"]), (&"bad".into(), &"host".into()));
         assert!(outcome["failed"][0]["log"].as_str().is_some_and(|log| log.contains(&id)), "{outcome}: not kept");
-        // What was used is known only where a cgroup counts, and never said to be nothing.
+        // Usage is known only with a cgroup, and is never shown as zero.
         assert_ne!(outcome["usage"]["cpu_ms"], 0, "{outcome}");
         wait_for("every process to be gone", SECOND + SLACK, || traces.left().is_empty());
     }
@@ -321,7 +321,7 @@ fn a_closed_terminal_ends_what_runs_on_it() {
     let name = "life::a_closed_terminal_ends_what_runs_on_it";
     let Some(setsid) = tool("setsid") else { return skip(name, "there is no setsid(1)") };
     let Some(world) = World::with_project(name) else { return };
-    // A build is asked once, as by Ctrl-C: the task may finish.
+    // A build is stopped gracefully, as by one Ctrl-C: the task may finish.
     recipe(&world, "slow", "    sleep 3");
     let (mut screen, mut child) = on_terminal(&setsid, &world, &["build", "--target", "slow"]);
     screen.until("the task", || task_runs(&world));
@@ -354,7 +354,7 @@ fn ctrl_c_on_a_terminal_is_for_smidr_alone() {
     let name = "life::ctrl_c_on_a_terminal_is_for_smidr_alone";
     let Some(setsid) = tool("setsid") else { return skip(name, "there is no setsid(1)") };
     let Some(world) = World::with_project(name) else { return };
-    // BitBake would take two of them, its own and the one that smidr passes on, for an order to kill the task.
+    // Two of them, the terminal's and the one that smidr passes on, would make BitBake kill the task.
     recipe(&world, "slow", "    sleep 3; echo over > ${TMPDIR}/over");
     let (mut screen, mut child) = on_terminal(&setsid, &world, &["build", "--target", "slow"]);
     screen.until("the task", || task_runs(&world));

@@ -106,7 +106,7 @@ fn without_overlay_a_build_works_and_says_so() {
     });
 }
 
-/// Owners that only pseudo knows, made in one sandbox and seen in the next. `run` runs a script in one.
+/// Owners in pseudo's database, made in one sandbox and seen in the next. `run` runs a script in one.
 fn owners_are_kept(run: impl Fn(&str) -> Done) {
     let within = |script: &str| run(&format!("{}\n{script}", pseudo::PSEUDO));
     within(&format!("pseudo sh -c '{}'", pseudo::MAKE)).expect_code(0);
@@ -214,7 +214,7 @@ fn host_ids_range_maps_a_range() {
     world.smidr().arg("build").run().expect_code(0).expect_err("full isolation, a range of ids, task network cut");
 }
 
-/// A container that allows nothing but is a build host: our own sandbox, in which a second smidr finds that it can mount nothing.
+/// A build host in a container that allows no namespaces: our own sandbox, in which a second smidr cannot mount anything.
 #[test]
 fn isolation_none_builds() {
     let name = "modes::isolation_none_builds";
@@ -254,7 +254,7 @@ fn isolation_none_builds() {
     wait_for("the end of every orphan", Duration::from_secs(2), || processes_with(&marker).is_empty());
 }
 
-/// Other processes of the same user are in sight there.
+/// Other processes of the same user are visible there.
 #[test]
 fn isolation_none_still_filters_system_calls() {
     let name = "modes::isolation_none_still_filters_system_calls";

@@ -38,14 +38,14 @@ fn a_build_inside_bubblewrap() {
         let done = behind(&world, &[&bwrap, more].concat(), &smidr, &["run", "--", "sh", "-c", "id -un; echo $$"]);
         assert_eq!((done.code, done.out.as_str()), (Some(0), "builder\n2\n"), "{what}: {done:?}");
     }
-    // Behind a /proc of which parts are covered no other can be mounted ("too revealing"): either that is said, or it works without.
+    // Where parts of /proc are covered no other can be mounted ("too revealing"): it fails with that reason, or works without.
     let covered = [&bwrap[..], &["--unshare-pid", "--proc", "/proc"]].concat();
     let done = behind(&world, &covered, &smidr, &["run", "--", "id", "-un"]);
     match done.code {
         Some(0) => assert_eq!(done.out, "builder\n"),
         _ => drop(done.expect_code(125).expect_one_error().expect_err("parts of /proc are masked")),
     }
-    // Without another place to go to, a home that is read-only is said to be the obstacle.
+    // Without SMIDR_HOME, the error is about the read-only home.
     let lost = [&bwrap[..], &["--ro-bind", &home, &home, "--unsetenv", "SMIDR_HOME"]].concat();
     for (args, code) in [(&["build"][..], 3), (&["run", "true"], 125)] {
         let done = behind(&world, &lost, &smidr, args);
@@ -129,7 +129,7 @@ fn an_unknown_uid() {
     const UID: u32 = 54_321;
     let known = |file: &str| fs::read_to_string(file).unwrap_or_default().contains(&UID.to_string());
     assert!(!known("/etc/passwd") && !known("/etc/subuid"), "uid {UID} exists here");
-    // Where it may look, and a smidr that it can start.
+    // A folder that it may read, and a smidr that it can start.
     let smidr = world.home.join("smidr");
     fs::copy(smidr_bin(), &smidr).expect("a copy of smidr");
     let top = world.home.parent().expect("a folder");

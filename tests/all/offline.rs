@@ -79,7 +79,7 @@ fn fetch_only_builds_without_a_network() {
         .map(|event| event["stage"].to_string())
         .collect();
     assert_eq!(stages, [r#""prepare""#, r#""fetch""#, r#""run""#, r#""collect""#]);
-    // The whole network is what a build has that is not told otherwise.
+    // The default is the whole network.
     world.edit("smidr.yaml", "network: fetch-only", "network: full");
     let build = world.smidr().args(["build", "--target", "reacher", "--clean"]).run();
     build.expect_code(1).expect_err("reacher: the network is still there");
@@ -103,7 +103,7 @@ fn network_none_leaves_only_a_loopback() {
     none.expect_code(0).expect_err("full isolation, no network").expect_err("tries: 127.0.0.1: [Errno 111]");
     none.expect_err("tries: 192.0.2.1: [Errno 101] Network is unreachable");
     assert_eq!(asked.load(Ordering::SeqCst), 0);
-    // Its own loopback is empty, and this machine's is what a build has that is not told otherwise.
+    // Its own loopback has no server; the default is this machine's loopback.
     world.edit("smidr.yaml", "network: none", "network: full");
     build().expect_code(1).expect_err("tries: reached 127.0.0.1");
 }

@@ -41,7 +41,7 @@ fn branch(repository: &Path) {
     commit("remove what was added");
 }
 
-/// What a revision there holds, in a folder of its own.
+/// The tree of a revision, in a folder of its own.
 fn tree_of(repository: &Path, revision: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let archive = try_git(repository, &["-c", "tar.umask=0022", "archive", revision], b"");
@@ -79,7 +79,7 @@ fn a_series_in_one_file_is_applied_mail_by_mail() {
         let made = apply(text).unwrap_or_else(|error| panic!("{}", told(&error)));
         assert_eq!(made, expected, "{}", String::from_utf8_lossy(text));
     }
-    // None is left out without a word: not one that was sent encoded, nor one that is damaged, nor what stands before a line `--`.
+    // None is left out silently: neither an encoded nor a damaged mail, nor text before a line `--`.
     let sent = String::from_utf8_lossy(&whole)
         .replace("Subject: [PATCH 2/4]", "Content-Transfer-Encoding: Base64\nSubject: [PATCH 2/4]");
     let error = apply(sent.as_bytes()).expect_err("encoded");
@@ -104,7 +104,7 @@ fn a_series_in_one_file_is_applied_mail_by_mail() {
         patch::apply(&patch_of("one.patch", &fs::read(file.path()).expect("a patch")), tree.path()).expect("applied");
     }
     assert_eq!(picture(tree.path()), expected);
-    // Which of them it was.
+    // The error names the mail.
     let wrong = String::from_utf8_lossy(&whole).replace("\n-line 20\n", "\n-line XX\n");
     let error = apply(wrong.as_bytes()).expect_err("no such line");
     assert!(matches!(error, PatchError::Hunk { .. }), "{error:?}");
@@ -113,7 +113,7 @@ fn a_series_in_one_file_is_applied_mail_by_mail() {
         text.starts_with("series.patch (mail 2 of 4, \"[PATCH 2/4] rename and edit\") does not apply to `file`"),
         "{text}"
     );
-    // Words alone are no series.
+    // Text alone is not a series.
     let empty = "From 1111111111111111111111111111111111111111 Mon Sep 17 00:00:00 2001\nSubject: x\n\nwords\n";
     let error = apply(empty.repeat(2).as_bytes()).expect_err("no patch");
     assert!(matches!(error, PatchError::Malformed { .. }), "{error:?}");

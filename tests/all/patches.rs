@@ -79,7 +79,7 @@ fn numbers(to: usize) -> String {
     (1..=to).map(|n| format!("line {n}\n")).collect()
 }
 
-/// What git says of the way from one tree to another.
+/// git's diff between two trees.
 fn diff(before: impl Fn(&Path), after: impl Fn(&Path), arguments: &[&str]) -> Vec<u8> {
     let home = tempfile::tempdir().expect("a folder");
     git(home.path(), &["init", "-q", "."]);
@@ -405,7 +405,7 @@ fn text() -> impl Strategy<Value = Vec<String>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any way from one tree to another, put on top of the first, or of something that has moved on.
+    /// Random diffs, applied to their original or to a changed tree.
     #[test]
     fn generated_patches_apply_as_with_git(
         olds in proptest::collection::btree_map("[a-c](/[d-e])?", (text(), any::<bool>(), any::<bool>()), 1..4),

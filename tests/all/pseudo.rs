@@ -35,7 +35,7 @@ fn owners_outlive_the_process_and_the_sandbox() {
     assert_eq!(first.expect_code(0).out, OWNED);
     let second = run(&format!("pseudo sh -c \"{LOOK}\""));
     assert_eq!(second.expect_code(0).out, OWNED, "what one sandbox owned the next one owns");
-    // It is a belief, and only pseudo's.
+    // The owners exist only in pseudo.
     let bare = run("stat -c '%n %F %u' loop file");
     let uid = if super::support::is_root() { 1000 } else { nix::unistd::geteuid().as_raw() };
     assert_eq!(bare.expect_code(0).out, format!("loop regular empty file {uid}\nfile regular file {uid}\n"));
@@ -71,7 +71,7 @@ fn owners_outlive_a_kill() {
 #[test]
 fn owners_outlive_a_build_that_failed() {
     let Some(world) = World::with_project("pseudo::owners_outlive_a_build_that_failed") else { return };
-    // do_rootfs owns what do_image packs; between them stand a failure and another sandbox.
+    // do_rootfs sets owners of what do_image packs; a failure and another sandbox are between them.
     let config = std::fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
     world.write("smidr.yaml", &format!("{config}\nlocal_conf: |\n  IMAGE_FSTYPES = \"tar.gz none-such\"\n"));
     world.smidr().arg("build").run().expect_code(1).expect_err("failed in hello-image:do_image");
@@ -109,7 +109,7 @@ fn openat2_is_hidden_for_an_old_pseudo() {
         world.write("smidr.yaml", &format!("{config}  openat2: {word}\n"));
         assert_eq!(says(), expected, "{word}");
     }
-    // A layer's recipe says more than the image.
+    // A layer's recipe overrides the image's.
     let pseudo = |version: &str| {
         let text = format!("SRCREV = \"28dcefb8\"\nPV = \"{version}\"\n");
         world.write("layers/meta-hello/recipes-devtools/pseudo/pseudo_git.bb", &text);
@@ -119,7 +119,7 @@ fn openat2_is_hidden_for_an_old_pseudo() {
     pseudo("1.9.0+git");
     assert_eq!(says(), "ENOSYS\n");
     std::fs::remove_dir_all(world.project().join("layers/meta-hello/recipes-devtools")).expect("remove it");
-    // It is said, in a build and before.
+    // It is shown by --print-sandbox and in a build.
     let explain = || world.smidr().args(["run", "--print-sandbox", "true"]).run().expect_code(0).out.clone();
     assert!(explain().contains("answer ENOSYS to openat2"), "{}", explain());
     recipe(&world, "quick", "    true");

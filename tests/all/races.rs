@@ -26,7 +26,7 @@ use super::{
 const SETUPS: u32 = 40;
 const AT_MOST: Duration = Duration::from_secs(25);
 
-/// Swaps a folder and a link for as long as it lives. Afterwards the folder is a folder.
+/// Swaps a folder and a link until it is dropped, which leaves the folder in place.
 struct Racer {
     place: PathBuf,
     link: PathBuf,
@@ -95,11 +95,11 @@ fn mend(place: &Path, link: &Path, target: &Path, turn: u64) {
 }
 
 fn say(text: &str) {
-    // Past the capture of the test harness: how often it raced is what the test is worth.
+    // Directly to stderr, past the test harness: the number of races is the strength of the test.
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// What a setup would do that looks first and makes its mount point then: how often of how many times that lands in the canary.
+/// A vulnerable setup, which checks first and then makes its mount point: how often that ends in the canary.
 fn naive(folder: &Path) -> (u32, u32) {
     let (place, bait) = (folder.join("place"), folder.join("bait"));
     for path in [&place, &bait] {
@@ -192,7 +192,7 @@ fn swapped_links_never_lead_out() {
     let mounts_before = mounts();
     let workspaces = world.smidr.join("workspaces");
     let workspace = workspaces.join(&World::names(&workspaces)[0]);
-    // What it can read where it should be let in, and whether a mount stands in the canary's place.
+    // What it can read at the mount, and whether the canary is covered by a mount.
     let look = format!(
         "for f in $HOME ../home . conf tmp /srv/shared/inner; do cat $f/secret; done 2>/dev/null
          grep -q ' {0}' /proc/self/mountinfo && echo seen-by-the-build; true",

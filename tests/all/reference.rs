@@ -7,7 +7,7 @@ use smidr::config::{Problems, provider, read};
 const REFERENCE: &str = include_str!("../../docs/config.md");
 const README: &str = include_str!("../../README.md");
 
-/// A key that is nowhere, and near to none.
+/// An unknown key that is near to no other.
 const STRANGE: &str = "zzzzzzzz";
 
 /// A step into a document: a key, and whether its value is a list of mappings.
@@ -39,7 +39,7 @@ fn keys_at(steps: &[Step]) -> Option<Vec<String>> {
     Some(known.split(", ").map(str::to_owned).collect())
 }
 
-/// Every key that holds a value, found by asking.
+/// Every key with a value, found by the decoder's hints.
 fn known() -> BTreeSet<String> {
     let mut known = BTreeSet::new();
     let mut open: Vec<Vec<Step>> = vec![vec![]];

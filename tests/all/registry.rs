@@ -60,7 +60,7 @@ fn push_and_pull_give_the_same_image() {
     let asked = tap.asked();
     assert_eq!(asked.len(), 4, "what it means, the manifest, the configuration, the layer: {asked:?}");
     assert_eq!(counts(&world), [3, 1, 1, 0, 0]);
-    // What is here already costs one question.
+    // A stored image takes one request.
     assert_eq!(digest(&pull(&world, &reference)), manifest);
     assert_eq!(tap.asked(), ["HEAD /v2/team/small/manifests/1"]);
     // By what it is, under a name of its own; the layer does not come a second time.
@@ -102,7 +102,7 @@ fn a_pulled_build_host_builds() {
     assert!(lock.contains(&format!("name: {name}\n  image: {manifest}\n")), "{lock}");
     world.smidr().arg("build").run().expect_code(0).expect_err(&name).expect_err("completed");
     world.smidr().args(["artifacts", "list"]).run().expect_code(0).expect_out(".ext4");
-    // It is gone, and a registry without TLS is not talked to unasked.
+    // It was removed, and a registry without TLS needs --insecure.
     world.smidr().args(["image", "rm", &name]).run().expect_code(0);
     assert_eq!(counts(&world), [0; 5]);
     for (command, code) in [(&["run", "--", "true"][..], 125), (&["build"], 4)] {
@@ -111,7 +111,7 @@ fn a_pulled_build_host_builds() {
         done.expect_err(&format!("cannot reach {}", registry.host())).expect_err("hint: ").expect_err("--insecure");
         assert_eq!(counts(&world), [0; 5]);
     }
-    // With a word from the user, a build gets it by itself, and what the lock says.
+    // With an insecure registry in registries.conf, a build pulls what the lock pins.
     push(&from, "hello", &registry.at("hello:2")).expect_code(0);
     let folder = world.home.join(".config/containers");
     fs::create_dir_all(&folder).expect("a folder");
@@ -145,7 +145,7 @@ fn missing_images_and_servers_are_errors() {
         done.expect_code(code).expect_one_error().expect_err(&expected).expect_err("hint: ");
         assert_eq!((&*done.out, counts(&world)), ("", [0; 5]), "{reference}");
     }
-    // Without --insecure, plain http is no way to talk.
+    // Plain http needs --insecure.
     let done = world.smidr().args(["image", "pull", &registry.at("small:1")]).run();
     done.expect_code(4).expect_one_error().expect_err(&host).expect_err("--insecure");
     let done = push(&from, "small", &format!("docker://{down}/small:1"));
@@ -313,7 +313,7 @@ fn prune_removes_unused_images() {
     prune(&world, &["--keep", "much"]).expect_code(2).expect_one_error().expect_err("`much` is no size");
     prune(&world, &["--days", "30"]).expect_code(0).expect_out("old ").expect_err("removed 1 images, 4.0 MB");
     assert_eq!((names(&world), counts(&world)), (vec!["middle".into(), "new".into()], [6, 2, 2, 0, 0]));
-    // What no name refers to, and beginnings of blobs.
+    // Images without a name, and partial blobs.
     let stray = "0".repeat(64);
     fs::write(store(&world, "blobs/sha256").join(&stray), "x").expect("a blob");
     fs::write(store(&world, "partial").join(&stray), "x").expect("the beginning of a blob");
@@ -328,7 +328,7 @@ fn prune_keeps_used_images() {
     let test = "registry::prune_keeps_used_images";
     let Some(from) = World::with_image(test) else { return };
     let world = World::new();
-    // A store of its own: others use the one that all share.
+    // A separate store: other tests use the shared one.
     let layout = world.work.join("hello.tar");
     from.smidr().args(["image", "export", "hello"]).arg(&layout).run().expect_code(0);
     let manifest = import(&world, &layout, "hello");

@@ -50,7 +50,7 @@ impl Pulled {
         self.world.smidr().args(["image", "verify"]).args(args).run()
     }
 
-    /// How smidr calls a layer.
+    /// smidr's name of a layer.
     pub fn part(&self, at: usize) -> String {
         let name = self.layers[at].0.file_name().expect("a name").to_string_lossy();
         format!("the layer {}", &name[..8])
@@ -128,7 +128,7 @@ fn each_damage_alone_is_repaired() {
         all.verify(&[]).expect_code(3).expect_out(expected);
         all.expect_repaired();
     }
-    // Another tree in the place of a layer's is damage, and not ours to remove.
+    // A foreign tree at a layer's place is damage, and is not removed.
     let elsewhere = all.world.work.join("elsewhere");
     fs::rename(&all.layers[1].1, &elsewhere).expect("move it away");
     fs::write(elsewhere.join("more"), "x").expect("a file more");

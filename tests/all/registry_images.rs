@@ -151,7 +151,7 @@ pub fn unpacked(world: &World, diff_id: &str) -> PathBuf {
     store(world, "diffs").join(diff_id.strip_prefix("sha256:").expect("a digest")).join("fs")
 }
 
-/// How many blobs, layers, names, beginnings of blobs and half-made things the store has.
+/// How many blobs, layers, names, partial blobs and partial entries the store has.
 pub fn counts(world: &World) -> [usize; 5] {
     ["blobs/sha256", "diffs", "names", "partial", "tmp"].map(|folder| World::names(&store(world, folder)).len())
 }

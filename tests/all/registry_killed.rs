@@ -18,7 +18,7 @@ use super::{
 
 const KILLS: usize = 100;
 
-/// Another one for each run; to see one again, say SMIDR_TEST_SEED.
+/// Random for each run; set SMIDR_TEST_SEED to repeat one.
 fn seed() -> u64 {
     let given = std::env::var("SMIDR_TEST_SEED").ok().and_then(|text| text.parse().ok());
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |now| now.as_secs());

@@ -32,7 +32,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts one with nothing in it; none where there is no docker-registry, and the skip has been told then.
+    /// Starts an empty one; none where there is no docker-registry, and the skip is then reported.
     pub fn start(test: &str) -> Option<Self> {
         if tool("docker-registry").is_none() {
             skip(test, "there is no docker-registry here");
@@ -40,7 +40,7 @@ impl Registry {
         }
         let folder = tempfile::Builder::new().prefix("smidr-r-").tempdir().expect("a temporary folder");
         for _ in 0..5 {
-            // Somebody else can take the port before the registry does.
+            // Another process can take the port before the registry does.
             let port = free_port();
             if let Ok(child) = serve(&folder, port) {
                 return Some(Self { port, child, folder });
@@ -54,7 +54,7 @@ impl Registry {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// How smidr is told of an image there.
+    /// smidr's reference of an image there.
     pub fn at(&self, image: &str) -> String {
         format!("docker://{}/{image}", self.host())
     }
@@ -132,7 +132,7 @@ fn answers(port: u16) -> bool {
     ask().is_ok_and(|text| text.contains(" 200 ") && text.contains("Docker-Distribution-Api-Version"))
 }
 
-/// Stands before a registry, notes each request before it passes it on, and holds up some while it is closed.
+/// A proxy before a registry, which logs each request before it passes it on, and delays some while it is closed.
 pub struct Tap {
     port: u16,
     inner: Arc<Inner>,
@@ -142,14 +142,14 @@ pub struct Tap {
 struct Inner {
     to: u16,
     asked: Mutex<Vec<String>>,
-    // What is held up: requests that hold this text.
+    // Requests with this text are delayed.
     closed: Mutex<Option<String>>,
     opened: Condvar,
     over: AtomicBool,
 }
 
 impl Tap {
-    /// Before this registry, open.
+    /// A proxy for this registry, open.
     pub fn before(registry: &Registry) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its number").port();
@@ -173,17 +173,17 @@ impl Tap {
         Self { port, inner, accepting: Some(thread::spawn(accept)) }
     }
 
-    /// How smidr is told of an image behind it.
+    /// smidr's reference of an image behind it.
     pub fn at(&self, image: &str) -> String {
         format!("docker://127.0.0.1:{}/{image}", self.port)
     }
 
-    /// What was asked since the last time, as in `HEAD /v2/hello/manifests/1`.
+    /// The requests since the last call, such as `HEAD /v2/hello/manifests/1`.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *locked(&self.inner.asked))
     }
 
-    /// As [`Tap::asked`], which will tell it again.
+    /// As [`Tap::asked`], without resetting it.
     pub fn seen(&self) -> Vec<String> {
         locked(&self.inner.asked).clone()
     }
@@ -193,7 +193,7 @@ impl Tap {
         self.close_for("/blobs/");
     }
 
-    /// Holds up requests that hold this text.
+    /// Delays requests with this text.
     pub fn close_for(&self, part: &str) {
         *locked(&self.inner.closed) = Some(part.into());
     }

@@ -16,7 +16,7 @@ use super::{
     trouble::recipe,
 };
 
-/// A cgroup of v1 below the one that this test is in. Whatever is in it is killed, and it is removed, when it is dropped.
+/// A cgroup of v1 below the test's own. Dropping it kills its processes and removes it.
 struct MemoryCgroup(PathBuf);
 
 impl MemoryCgroup {
@@ -94,7 +94,7 @@ fn memory_that_runs_out_is_named() {
     let outcome = &status["build"]["outcome"];
     assert_eq!(outcome["kind"], "host");
     assert!(outcome["reasons"][0].as_str().expect("a reason").starts_with("memory ran out: "), "{outcome}");
-    // A mistake in the same surroundings is a mistake.
+    // An ordinary failure in the same cgroup stays one.
     recipe(&world, "greedy", "    echo Killed by nobody; exit 7");
     let done = group.run(&world, &["build", "--target", "greedy"]);
     done.expect_code(1).expect_err("failed in greedy:do_act");
@@ -104,7 +104,7 @@ fn memory_that_runs_out_is_named() {
 #[test]
 fn a_refused_allocation_is_named() {
     let Some(world) = World::with_project("resources::a_refused_allocation_is_named") else { return };
-    // What a machine without overcommit answers: the same error, for everybody.
+    // As on a machine without overcommit: the allocation fails.
     recipe(
         &world,
         "greedy",
@@ -133,7 +133,7 @@ fn resource_usage_is_recorded() {
     text.expect_code(0).expect_out("used       ").expect_out(" of processor time, up to ");
 }
 
-/// What the program says about a limit: nothing, or that it does not hold.
+/// Whether the program warns that a limit does not hold.
 fn not_enforced(done: &Done, key: &str) -> bool {
     done.err
         .lines()
@@ -185,7 +185,7 @@ fn a_memory_limit_holds_or_is_warned_about() {
         }
         true => drop(done.expect_code(0)),
     }
-    // Nothing is asked for, nothing is said.
+    // Without limits there is no warning.
     world.edit("smidr.yaml", "  memory: 300m\n", "");
     let quiet = world.smidr().args(["run", "true"]).run();
     assert_eq!((quiet.code, quiet.err.as_str()), (Some(0), ""));
@@ -273,6 +273,6 @@ fn a_fork_bomb_stays_in_its_sandbox() {
     }
     let done = world.smidr().args(["run", "python3", "-c", bomb]).run();
     done.expect_out("EAGAIN");
-    // The machine lives, and so does the next one.
+    // The machine and the next sandbox still work.
     world.smidr().args(["run", "sh", "-c", "true | true"]).run().expect_code(0);
 }

@@ -108,7 +108,7 @@ fn abstract_sockets_of_this_machine_are_out_of_reach() {
     );
     let done = world.smidr().args(["run", "--", "python3", "-c", &script]).run();
     assert_eq!(done.expect_code(0).out, "refused\nown works\n");
-    // From here it can be reached: the test would fail without the wall.
+    // From here it can be reached, so the test would fail without Landlock.
     std::os::unix::net::UnixStream::connect_addr(&address).expect("reached");
 }
 
@@ -195,7 +195,7 @@ fn the_exit_status_is_passed_on() {
     missing.expect_code(125).expect_one_error().expect_err("cannot run no-such-program in the sandbox");
     let folder = world.smidr().args(["run", "/usr"]).run();
     folder.expect_code(125).expect_one_error().expect_err("Permission denied");
-    // What it leaves running does not keep it.
+    // Processes that it leaves behind do not delay the end.
     assert_eq!(says(&world, "(setsid sleep 1000 >/dev/null 2>&1 &); echo done"), "done");
 }
 
@@ -207,7 +207,7 @@ fn streams_pass_through() {
     assert_eq!(done.expect_code(0).out, input);
     let done = inside(&world, "echo data; echo talk >&2");
     assert_eq!((done.out.as_str(), done.err.as_str()), ("data\n", "talk\n"));
-    // Arguments arrive as they are.
+    // Arguments are passed unchanged.
     let odd = ["a b", "", "--help", "$HOME", "*", "ü"];
     let done = world.smidr().args(["run", "--", "printf", "[%s]"]).args(odd).run();
     assert_eq!(done.out, "[a b][][--help][$HOME][*][ü]");
@@ -365,11 +365,11 @@ fn a_home_that_others_write_to_is_refused_and_one_that_they_read_is_closed() {
     for name in World::names(&world.smidr) {
         assert_eq!(mode(&world.smidr.join(&name)) & 0o077, 0, "{name}");
     }
-    // One folder of it, and a link, whose owner knows where it leads.
+    // A folder of it that others may write to: refused only if they can reach it. A link there is allowed.
     let recipes = world.smidr.join("recipes");
     set(&recipes, 0o777);
     world.smidr().args(["image", "ls"]).run().expect_code(0);
-    // Others cannot come there, unless they could until now.
+    // They can if its home was open until now.
     set(&world.smidr, 0o755);
     world.smidr().args(["image", "ls"]).run().expect_code(3).expect_err(&format!("{} can be", recipes.display()));
     fs::remove_dir(&recipes).expect("empty");
@@ -378,7 +378,7 @@ fn a_home_that_others_write_to_is_refused_and_one_that_they_read_is_closed() {
     set(&shared, 0o777);
     std::os::unix::fs::symlink(&shared, &recipes).expect("a link");
     world.smidr().args(["image", "ls"]).run().expect_code(0);
-    // In a folder as /tmp is one is as good as anywhere.
+    // A folder like /tmp is allowed as its parent.
     set(&world.work, 0o1777);
     let inside = world.work.join("home");
     world.smidr().args(["image", "ls"]).env("SMIDR_HOME", &inside).run().expect_code(0);

@@ -22,7 +22,7 @@ fn says(world: &World, script: &str) -> String {
     inside(world, script).expect_code(0).out.trim().to_owned()
 }
 
-/// smidr after something has been done to its process.
+/// smidr, started by a wrapper that changes its process attributes.
 fn after(world: &World, wrapper: &[&str], script: &str) -> Done {
     let mut command = Command::new(tool(wrapper[0]).expect("the wrapper"));
     world.surround(&mut command);
@@ -175,7 +175,7 @@ fn namespaces_inside_of_namespaces() {
     let done = world.smidr().args(["run", "--", "sh", "-c", dive, "sh", "0", dive]).run();
     let bottom = done.out.lines().find_map(|line| line.strip_prefix("bottom ")?.parse::<u32>().ok());
     assert!(bottom.is_some_and(|depth| (3..33).contains(&depth)), "{done:?}");
-    // Nowhere down there can anything be mounted or another kind of namespace be had.
+    // At any depth, mounts and other kinds of namespaces are refused.
     for refused in ["mount -t tmpfs none /tmp", "unshare -m true", "unshare -p true", "unshare -Ur unshare -Urm true"] {
         let done = inside(&world, &format!("unshare -Urn sh -c '{refused}'"));
         assert!(!matches!(done.code, Some(0 | 125)), "{refused}: {done:?}");
@@ -237,7 +237,7 @@ fn modes_are_independent_of_the_umask() {
     let usual = says(&world, look);
     assert!(usual.contains("755 /srv/a/b\n755 /run\n755 /run/d\n") && usual.contains("1777 /tmp"), "{usual}");
     let forget = || {
-        // What stands on top of the image is made anew.
+        // The skeleton on top of the image is made again.
         for name in World::names(&world.smidr.join("tmp/roots")) {
             let path = world.smidr.join("tmp/roots").join(name);
             let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };

@@ -39,7 +39,7 @@ fn first_signal_is_graceful() {
     assert_eq!(processes_with(&marker(&world)), Vec::<String>::new());
     assert_eq!(state(&world), "CANCELLED");
     assert!(done.out.lines().last().is_some_and(|line| line.contains(r#""state":"CANCELLED""#)), "{}", done.out);
-    // The workspace is free again, and what was cancelled goes on where it was.
+    // The workspace is free again, and the next build continues.
     recipe(&world, "slow", "    true");
     world.smidr().args(["build", "--target", "slow"]).run().expect_code(0);
 }
@@ -60,7 +60,7 @@ fn cancel_from_another_terminal() {
     let again = world.smidr().args(["cancel", &id]).run();
     again.expect_code(2).expect_err(&format!("the build {id} is over: CANCELLED"));
     world.smidr().args(["cancel", "p-00000000"]).run().expect_code(2).expect_err("there is no build");
-    // Politely: the task that runs may end.
+    // Gracefully: the running task may end.
     let running = sleeping(&world, "    sleep 3; echo over > ${TMPDIR}/over");
     let id =
         world.smidr().args(["status", "--json"]).run().json()["builds"][0]["id"].as_str().expect("an id").to_owned();

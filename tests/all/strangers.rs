@@ -96,7 +96,7 @@ fn images_of_the_user_are_asks() {
     project(&world, "layers: []\nhost: {image: mine}");
     let said = "every recipe can read the image mine of your store";
     stranger(&world, &["build"]).expect_code(2).expect_one_error().expect_err(said);
-    // A lock that names it is no way around.
+    // Naming it in the lock does not avoid the question.
     project(&world, "layers: []\nhost: {recipe: on-hello}");
     stranger(&world, &["trust"]).expect_code(0);
     stranger(&world, &["lock"]).expect_code(0);
@@ -130,14 +130,14 @@ fn targets_of_links_are_not_quoted() {
         for command in ["check", "plan", "build"] {
             told(stranger(&world, &[command]), place);
         }
-        // Named by the user himself, it is shown.
+        // Shown if the user names the file.
         let named = target.display().to_string();
         let shown = world.smidr().args(["--config", &named, "check"]).run();
         assert!(shown.err.contains("hunter2"), "{}", shown.err);
         fs::remove_file(&config).expect("removed");
         fs::write(&config, &good).expect("a config");
     }
-    // A variable of the environment, where the whole of it is a file.
+    // A link to the environment of smidr itself.
     fs::remove_file(&config).expect("removed");
     symlink("/proc/self/environ", &config).expect("a link");
     told(world.smidr().env("TOKEN", "hunter2").arg("check").run(), "environ:1:");

@@ -121,7 +121,7 @@ impl World {
         Ok(Self { home, smidr, work, _folder: folder })
     }
 
-    /// With the image of `hello` in its store, or none where that cannot be made; the skip has been told then.
+    /// With the image of `hello` in its store, or none where that cannot be made; the skip is then reported.
     pub fn with_image(test: &str) -> Option<Self> {
         let shared = shared_home(test)?;
         let world = Self::new();
@@ -246,7 +246,7 @@ impl Smidr {
         let (ended, watch) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                // Nobody need read it.
+                // The program need not read it.
                 let _ = stdin.write_all(input.as_bytes());
             });
             scope.spawn(move || {
@@ -393,7 +393,7 @@ impl Drop for Running {
     }
 }
 
-/// Looks again and again until something is true.
+/// Polls until something is true.
 #[track_caller]
 pub fn wait_for(what: &str, at_most: Duration, mut look: impl FnMut() -> bool) {
     let begun = Instant::now();

@@ -118,7 +118,7 @@ fn terminal_input_reaches_a_program_before_a_pipe() {
     screen.says("line <mine>");
     screen.until_closed();
     child.wait().expect("it ends");
-    // Ctrl-C is for all that stands there, as anywhere.
+    // Ctrl-C goes to the whole pipeline, as usual.
     let script = "trap : INT; \"$0\" run -- sh -c 'echo ready; trap \"echo caught; exit 3\" INT; while :; do sleep 0.05; done' </dev/null; echo \"code $?\"";
     let (mut screen, mut child) = shell(&setsid, &world, script, &[]);
     screen.says("ready");

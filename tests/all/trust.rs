@@ -230,8 +230,8 @@ fn git_of_this_machine_runs_nothing_from_inside() {
     assert!(!late.exists());
 }
 
-/// Where users go, in folders that a build writes to, it leaves no repository: the next git command, or a prompt that shows the branch, would
-/// run what stands in it.
+/// A build must leave no repository in folders where users work: the next git command, or a prompt that shows the branch, would run what its
+/// configuration says.
 #[test]
 fn repositories_left_by_a_build_are_quarantined() {
     let test = "trust::repositories_left_by_a_build_are_quarantined";
@@ -274,7 +274,7 @@ fn repositories_left_by_a_build_are_quarantined() {
     let own = World::names(&project.join("t/work"));
     assert!(!own.is_empty(), "work folders are the build's own");
     git(&shared.join("old"), &["status"]).expect_code(0);
-    // What was moved away is no repository any more, wherever the user goes.
+    // In quarantine git does not take it for a repository.
     let moved = world.smidr.join("quarantine").join(&World::names(&world.smidr.join("quarantine"))[0]);
     assert!(!World::names(&moved).is_empty());
     for name in World::names(&moved).into_iter().filter(|name| !name.ends_with(".path")) {
@@ -344,7 +344,7 @@ fn an_untrusted_project_runs_nothing_before_the_question() {
     .expect("a recipe");
     let smidr = |args: &[&str]| world.smidr().env("SMIDR_TRUST", "0").env("AWS_SECRET", "hunter2").args(args).run();
     for (more, said) in STRANGERS {
-        // Root cannot even ask for that.
+        // Not possible for root.
         if is_root() && more.contains("isolation: none") {
             continue;
         }
@@ -467,7 +467,7 @@ const REPOSITORIES: &str = r#"
         echo 'touch /tmp/smidr-ran' > git2/$name/hooks/post-checkout; chmod +x git2/$name/hooks/*
         printf '[core]\n\tfsmonitor = touch /tmp/smidr-ran\n' >> git2/$name/config
     done
-    # An object of the user's by way of a name that is another place to the store, and a FIFO.
+    # A malformed path of an object, a link to the user's objects, and a FIFO.
     git clone -q --mirror mine git2/placed; git -C git2/placed tag -d v1 > /dev/null; git init -q loose; git -C loose pull -q ../mine main
     object=$(git -C loose rev-parse HEAD); first=$(echo $object | cut -c1-1); two=$(echo $object | cut -c1-2)
     mkdir -p git2/placed/objects/$first; : > git2/placed/objects/$first/$(echo $object | cut -c2-)
@@ -504,14 +504,14 @@ fn an_untrusted_project_has_its_own_caches() {
     let private = domains.join(World::names(&domains).first().expect("a private domain")).join("downloads");
     let fifo = private.join("other.tar.gz.done");
     assert!(fs::symlink_metadata(&fifo).expect("the FIFO").file_type().is_fifo());
-    // Before the next build, what is no download is gone.
+    // Before the next build, everything but downloads is removed.
     let again = world.smidr().env("SMIDR_TRUST", "0").args(["build", "--target", "libgreet"]).run();
     again.expect_code(0).expect_err("things that are no downloads were removed");
     assert!(fs::symlink_metadata(&fifo).is_err() && fs::symlink_metadata(private.join("link.tar.gz")).is_err());
     // As BitBake's git fetcher leaves them, and worse.
     let made = hermetic("sh", &world.home).args(["-ec", REPOSITORIES]).current_dir(&private).status();
     assert!(made.expect("sh runs").success());
-    // Trusted from now on: plain files cross, and nothing that vouches for them.
+    // Trusted from now on: plain files cross, without their `.done`.
     world
         .smidr()
         .arg("trust")
@@ -733,7 +733,7 @@ fn logins_are_granted_by_address() {
     smidr(&["trust", "--login", &server.base()]).expect_code(0).expect_out("your logins and ssh keys open at http");
     sync().expect_code(0);
     smidr(&["untrust"]).expect_code(0);
-    // What was granted stands for itself; patterns and SMIDR_TRUST=1 grant all.
+    // A grant covers only itself; patterns and SMIDR_TRUST=1 grant all.
     fs::remove_dir_all(world.smidr.join("layers")).expect("a store");
     fs::remove_file(project.join("smidr.lock")).expect("a lock");
     sync().expect_code(2);
