@@ -200,9 +200,9 @@ fn a_failed_fetch_stops_the_build_before_bitbake() {
             vec!["bad.patch", "conf/layer.conf", "@@ -1,3 +1,3 @@"],
         ),
         ("no such sublayer", format!("git: {url}, branch: main, sublayers: {{include: [meta-x]}}"), 2, vec!["meta-x"]),
-        ("an option", "git: --upload-pack=touch, branch: main".into(), 2, vec!["no address"]),
+        ("an option", "git: --upload-pack=touch, branch: main".into(), 2, vec!["not an address"]),
         ("an option of ssh", "git: 'ssh://-oProxyCommand=x/y', branch: main".into(), 2, vec!["names no host"]),
-        ("another program", "git: 'ext::sh -c touch', branch: main".into(), 2, vec!["no address"]),
+        ("another program", "git: 'ext::sh -c touch', branch: main".into(), 2, vec!["not an address"]),
     ];
     for (name, source, code, parts) in rows {
         let (above, below) = config.split_once("layers:").expect("layers");
