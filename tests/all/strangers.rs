@@ -143,10 +143,10 @@ fn targets_of_links_are_not_quoted() {
     told(world.smidr().env("TOKEN", "hunter2").arg("check").run(), "environ:1:");
     fs::remove_file(&config).expect("removed");
     fs::write(&config, &good).expect("a config");
-    for (target, place) in [(&secret, "smidr.lock is a link, and line "), (&flat, "smidr.lock is a link, and line ")] {
+    for target in [&secret, &flat] {
         let lock = folder.join("smidr.lock");
         symlink(target, &lock).expect("a link");
-        told(stranger(&world, &["check"]), place);
+        told(stranger(&world, &["check"]), "smidr.lock is a link to a file that is not a lock (line ");
         fs::remove_file(&lock).expect("removed");
     }
     symlink(&secret, folder.join("linked.yaml")).expect("a link");
