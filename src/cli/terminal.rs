@@ -344,7 +344,6 @@ impl EventSink for Terminal {
 fn verb(activity: Activity) -> &'static str {
     match activity {
         Activity::Fetch => "fetch",
-        Activity::Repack => "repack",
         Activity::Checkout => "checkout",
         Activity::Download => "download",
         Activity::Pull => "pull",

@@ -155,9 +155,6 @@ impl<'a> Git<'a> {
             "protocol.ext.allow=never",
             "core.askPass=",
             "fetch.fsckObjects=false",
-            // In packs always: what is loose is looked for by nobody who looks for copies.
-            "fetch.unpackLimit=1",
-            "transfer.unpackLimit=1",
         ] {
             command.args(["-c", setting]);
         }

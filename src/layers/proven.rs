@@ -10,8 +10,15 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use gix::{ObjectId, hash::Kind::Sha1, odb::loose, prelude::Write as _};
-use gix_pack::{Bundle, bundle, data::input::Mode};
+use gix::{
+    ObjectId,
+    hash::Kind::Sha1,
+    odb::{
+        loose,
+        pack::{Bundle, bundle, data::input::Mode},
+    },
+    prelude::Write as _,
+};
 use walkdir::WalkDir;
 
 use super::{git_error::GitError, mirror};

@@ -97,8 +97,6 @@ pub enum Level {
 pub enum Activity {
     /// Commits of a layer repository come over the network.
     Fetch,
-    /// What the store has already is left out of what has come.
-    Repack,
     /// A commit of a layer repository is written out.
     Checkout,
     /// Packages and wheels of a rootfs recipe come over the network.

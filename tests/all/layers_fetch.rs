@@ -1,7 +1,6 @@
 //! Fetching the commit of a config into a mirror, with real git on the other side.
 
 use std::{
-    collections::BTreeSet,
     fs,
     os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::Path,
@@ -90,98 +89,6 @@ fn only_what_is_needed_is_fetched() {
     let claim = PlannedGit { commit: Some(origin.at("light")), ..origin.branch("next") };
     yard.pin(&claim).expect("fetched");
     assert_eq!(count("refs/heads/next"), "6");
-}
-
-/// How many objects a repository has in more than one pack.
-fn twice(repository: &Path) -> usize {
-    let indexes = packs(repository).into_iter().map(|pack| pack.with_extension("idx"));
-    let packed: Vec<String> = indexes
-        .flat_map(|index| {
-            let listed = git(repository, &["verify-pack", "-v", index.to_str().expect("a path")]);
-            let ids = listed.lines().filter_map(|line| line.split_once(' ').filter(|(id, _)| id.len() == 40));
-            ids.map(|(id, _)| id.to_owned()).collect::<Vec<_>>()
-        })
-        .collect();
-    packed.len() - packed.iter().collect::<BTreeSet<_>>().len()
-}
-
-#[test]
-fn no_object_is_stored_twice() {
-    let Some(yard) = Yard::new("layers_fetch::no_object_is_stored_twice") else { return };
-    let origin = history(&yard);
-    // Small changes are sent as deltas against objects that are here.
-    let text = |number: usize| (0..400).map(|line| format!("{}\n", line * 7919 * (number + 3))).collect::<String>();
-    let write = |tail: &str| {
-        (0..20).for_each(|number| {
-            fs::write(origin.path.join(format!("file{number}")), text(number) + tail).expect("a file");
-        });
-    };
-    write("");
-    origin.commit("more", "x");
-    origin.git(&["checkout", "-q", "-b", "changed"]);
-    write("and more\n");
-    origin.commit("more", "y");
-    // git itself keeps them.
-    let url = origin.url();
-    let theirs = yard.path().join("theirs");
-    git(yard.path(), &["init", "-q", "--bare", "theirs"]);
-    let fetch = |into: &Path, branch: &str| {
-        let refspec = format!("{branch}:refs/heads/{branch}");
-        git(into, &["-c", "fetch.unpackLimit=1", "fetch", "-q", "--depth=1", &url, &refspec]);
-    };
-    fetch(&theirs, "main");
-    fetch(&theirs, "changed");
-    assert!(twice(&theirs) > 15, "{} of git's", twice(&theirs));
-    let (mirror, _) = yard.pin(&origin.branch("main")).expect("fetched");
-    yard.pin(&origin.branch("changed")).expect("fetched");
-    assert_eq!((packs(mirror.path()).len(), twice(mirror.path())), (2, 0));
-    git(mirror.path(), &["fsck", "--strict"]);
-    // A process was killed between the fetch and its check.
-    let killed = Yard::new("layers_fetch::no_object_is_stored_twice").expect("git is here");
-    let (mirror, _) = killed.pin(&origin.branch("main")).expect("fetched");
-    let note = mirror.path().join("smidr-packs-before");
-    assert!(!note.exists(), "nothing was fetched");
-    let before = packs(mirror.path());
-    let index = before[0].with_extension("idx");
-    fs::write(&note, index.file_name().expect("a name").as_encoded_bytes()).expect("a file");
-    fetch(mirror.path(), "changed");
-    let fetched = packs(mirror.path()).into_iter().find(|pack| !before.contains(pack)).expect("another pack");
-    assert!(twice(mirror.path()) > 15);
-    killed.pin(&origin.branch("changed")).expect("here");
-    let settled = packs(mirror.path());
-    assert_eq!((settled.len(), settled.contains(&fetched), twice(mirror.path())), (2, false, 0));
-    git(mirror.path(), &["fsck", "--strict"]);
-    assert_eq!(killed.warned(), "");
-    assert!(!note.exists());
-}
-
-#[test]
-fn a_pack_is_not_rewritten_if_it_would_grow() {
-    let Some(yard) = Yard::new("layers_fetch::a_pack_is_not_rewritten_if_it_would_grow") else { return };
-    let origin = yard.repository("meta-x");
-    let mut seed = 1_u64;
-    let noise = std::iter::repeat_with(|| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        format!("{seed:x}\n")
-    });
-    let noise: String = noise.take(20_000).collect();
-    let main = origin.commit("large", &noise);
-    origin.git(&["checkout", "-q", "-b", "many"]);
-    for number in 0..40 {
-        origin.commit("large", &format!("{noise}{number}\n"));
-    }
-    let (mirror, _) = yard.pin(&origin.branch("main")).expect("fetched");
-    // All of its history: each commit is a small change to objects that are here.
-    let past = PlannedGit { commit: Some(origin.at("many~1")), ..origin.branch("many") };
-    yard.pin(&past).expect("fetched");
-    assert!(mirror.has(&main).expect("a look"));
-    let bytes = packs(mirror.path()).iter().map(|pack| fs::metadata(pack).expect("a pack").len()).sum::<u64>();
-    assert!(bytes < 3 * noise.len() as u64, "{bytes} bytes for {} and some changes", noise.len());
-    let left = fs::read_dir(mirror.path().join("objects/pack")).expect("packs").count();
-    assert_eq!(left, 2 * packs(mirror.path()).len(), "packs and indexes");
-    git(mirror.path(), &["fsck", "--strict"]);
 }
 
 #[test]

@@ -297,13 +297,10 @@ fn a_killed_fetch_leaves_no_visible_mirror() {
     server.behave(slow);
     kill_in_the_middle();
     assert!(mirror.has(&first).expect("a look") && !mirror.has(&second).expect("a look"));
-    let note = mirror.path().join("smidr-packs-before");
-    assert_eq!(fs::read_to_string(&note).expect("a note of what was there").lines().count(), 1);
     fs::write(mirror.path().join("packed-refs.lock"), "").expect("a stale lock");
     fs::write(mirror.path().join("shallow.lock"), "").expect("a stale lock");
     server.behave(Manners::default());
     assert_eq!(yard.pin(&main_of(&url)).expect("fetched").1, second);
-    assert!(!note.exists());
     let left = walkdir::WalkDir::new(mirror.path()).into_iter().flatten();
     let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().contains("tmp")).collect();
     assert!(left.is_empty(), "{left:?}");

@@ -30,7 +30,6 @@ const LAST_WORD: Duration = Duration::from_millis(700);
 pub fn background<T: Send + 'static>(
     room: &Room,
     url: &str,
-    activity: Activity,
     access: Access<'_>,
     work: impl FnOnce(&Counters, &AtomicBool) -> T + Send + 'static,
 ) -> Result<T, GitError> {
@@ -48,7 +47,7 @@ pub fn background<T: Send + 'static>(
     started.map_err(|error| failed(error.to_string()))?;
     let tell = || {
         if let (done, Some(total)) = counters.objects() {
-            access.on.progress(activity, &subject, done, Some(total), Unit::Items);
+            access.on.progress(Activity::Fetch, &subject, done, Some(total), Unit::Items);
         }
     };
     loop {

@@ -51,7 +51,7 @@ pub fn fetch(
     // A server may take its time before there is anything to count.
     access.on.progress(Activity::Fetch, &super::subject(url), 0, None, Unit::Items);
     let (folder, url_of, request, config) = (room.folder.clone(), url.to_owned(), request.clone(), config.clone());
-    background(room, url, Activity::Fetch, access, move |counters, interrupt| {
+    background(room, url, access, move |counters, interrupt| {
         Work { folder, url: url_of, request, config, counters, interrupt }.run()
     })?
 }

@@ -8,7 +8,6 @@ mod config;
 mod counters;
 mod error;
 mod inside;
-mod repack;
 mod request;
 
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use std::sync::Arc;
 pub(super) use self::config::GitConfig;
 pub(super) use self::error::ask_git;
 pub(super) use self::request::{Depth, Request, Shallow, Want, remove_stale, unknown};
-use self::{background::background, error::FetchError, repack::Settled, request::HEAD};
+use self::{error::FetchError, request::HEAD};
 use super::{
     access::Access,
     git_error::{GitError, when},
@@ -25,7 +24,7 @@ use super::{
     revision::{self, Behind},
 };
 use crate::{
-    model::{Activity, CommitId, last_part, without_secrets},
+    model::{CommitId, last_part, without_secrets},
     plan::PlannedGit,
 };
 
@@ -232,39 +231,17 @@ impl Place<'_> {
         if self.access.stop.is_requested() {
             return Err(GitError::Stopped(subject(self.url)));
         }
-        let settled = Settled::before(&self.room.folder)?;
-        let fetched = match inside::fetch(self.room, self.url, request, self.config, self.access) {
+        match inside::fetch(self.room, self.url, request, self.config, self.access) {
             Err(FetchError::NeedsGit(why)) => {
                 host_git::fetch(self.room, self.url, request, self.config, self.access, &why)
             }
             Err(FetchError::Error(error)) => Err(error),
             Ok(()) => Ok(()),
-        };
-        fetched?;
-        self.settle_packs(settled)?;
+        }?;
         // Whether a branch is at some commit is no answer to what it is.
         let refs = if request.only_at.is_some() { Vec::new() } else { request.locals() };
         mirror::note_fetched(&self.room.folder, &refs);
         Ok(())
-    }
-
-    // What has come is right already: that it takes more room than it needs stops nobody.
-    fn settle_packs(&self, settled: Settled) -> Result<(), GitError> {
-        let folder = self.room.folder.clone();
-        let done = background(self.room, self.url, Activity::Repack, self.access, move |counters, interrupt| {
-            settled.leave_out_copies(&folder, counters, interrupt)
-        });
-        match done.flatten() {
-            Err(stopped @ GitError::Stopped(_)) => return Err(stopped),
-            Err(error) => {
-                let name = subject(self.url);
-                self.access
-                    .on
-                    .warn(format!("{name}: some of its objects are in the store twice, and stay so: {error}"));
-            }
-            Ok(()) => {}
-        }
-        Settled::done(&self.room.folder)
     }
 
     fn open(&self) -> Result<gix::Repository, GitError> {
