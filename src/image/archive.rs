@@ -12,7 +12,7 @@ use super::{
     layer_error::LayerError,
     limits::{Limits, WINDOW},
     pax::{self, Pax, clamp},
-    sparse::{self, Map, Pieces, Place},
+    sparse::{self, Map, Pieces},
     tree::Xattrs,
 };
 
@@ -298,12 +298,9 @@ impl<R: Read> Archive<R> {
         if pax.sparse.is_empty() {
             return Ok(None);
         }
-        let (size, place) = pax.sparse.read().map_err(refuse)?;
+        let size = pax.sparse.size().map_err(refuse)?;
         let mut map = Map::new(path, size, &self.limits);
-        let stored = match place {
-            Place::Header => pax.sparse.fill(&mut map).map(|()| stored)?,
-            Place::Content => map.read_text(self, self.position, stored)?,
-        };
+        let stored = map.read_text(self, self.position, stored)?;
         map.finish(stored).map(|pieces| Some((size, pieces)))
     }
 

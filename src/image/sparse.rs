@@ -1,8 +1,8 @@
 //! Sparse files of an archive: which pieces of the file are stored, the rest being holes.
 //!
-//! GNU tar has written them in four ways: its own header of type `S`, with blocks of map behind it, and PAX records in the
-//! forms 0.0, 0.1 and 1.0, the last with the map before the content (GNU tar's manual, "Storing Sparse Files"). In goes any of
-//! them, out comes one checked [`Map`]. A few bytes can claim a huge map (CVE-2025-58183), so it is counted as it is read.
+//! Two of the forms that GNU tar writes are read into one checked [`Map`]: its own header of type `S`, with blocks of map behind it, and
+//! PAX 1.0, with the map before the content (GNU tar's manual, "Storing Sparse Files"). The older PAX forms 0.0 and 0.1 are refused.
+//! A few bytes can claim a huge map (CVE-2025-58183), so pieces are counted as they are read.
 
 use std::{io::Read, ops::Range};
 
@@ -191,20 +191,9 @@ pub struct Records {
     any: bool,
     name: Option<Vec<u8>>,
     size: Option<u64>,
-    real_size: Option<u64>,
     version: [Option<u64>; 2],
-    count: Option<u64>,
-    // Offsets and lengths by turns.
-    numbers: Option<Vec<u64>>,
-}
-
-/// Where the map is that PAX records speak of.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Place {
-    /// In the records.
-    Header,
-    /// Before the content.
-    Content,
+    /// There is a record of the forms 0.0 and 0.1, which other readers may prefer.
+    older: bool,
 }
 
 impl Records {
@@ -220,58 +209,29 @@ impl Records {
 
     /// Takes one record, without the beginning that all have. None when its value is damaged.
     pub fn apply(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
-        let number = || pax::number(value);
         self.any = true;
         match key {
             b"name" => self.name = (!value.is_empty()).then(|| value.to_vec()),
-            b"size" => self.size = Some(number()?),
-            b"realsize" => self.real_size = Some(number()?),
-            b"major" => self.version[0] = Some(number()?),
-            b"minor" => self.version[1] = Some(number()?),
-            b"numblocks" => self.count = Some(number()?),
-            b"offset" | b"numbytes" => {
-                let numbers = self.numbers.get_or_insert_default();
-                // By turns, an offset first.
-                numbers.push(Some(number()?).filter(|_| (key == b"offset") == numbers.len().is_multiple_of(2))?);
-            }
-            b"map" if self.numbers.is_some() => return None,
-            b"map" if value.is_empty() => self.numbers = Some(Vec::new()),
-            b"map" => self.numbers = Some(value.split(|byte| *byte == b',').map(pax::number).collect::<Option<_>>()?),
+            b"realsize" => self.size = Some(pax::number(value)?),
+            b"major" => self.version[0] = Some(pax::number(value)?),
+            b"minor" => self.version[1] = Some(pax::number(value)?),
+            b"size" | b"numblocks" | b"offset" | b"numbytes" | b"map" => self.older = true,
             _ => {}
         }
         Some(())
     }
 
-    /// How long the file is, holes included, and where its map is.
+    /// How long the file is, holes included. Its map stands before the content.
     ///
     /// # Errors
     ///
-    /// When the records say neither, or two things.
-    pub fn read(&self) -> Result<(u64, Place), &'static str> {
-        let size = match (self.size, self.real_size) {
-            (Some(size), Some(real)) if size != real => return Err("is a sparse file of two sizes"),
-            (size, real) => size.or(real).ok_or("is a sparse file without a size")?,
-        };
+    /// When the records are not those of PAX 1.0, or do not say.
+    pub fn size(&self) -> Result<u64, &'static str> {
         match self.version {
-            [Some(1), Some(0)] if self.numbers.is_none() => Ok((size, Place::Content)),
-            [None, None] | [Some(0), Some(0 | 1)] => Ok((size, Place::Header)),
-            [Some(1), Some(0)] => Err("is a sparse file with two maps"),
-            _ => Err("is a sparse file of a form that is not known"),
+            [Some(1), Some(0)] if !self.older => self.size.ok_or("is a sparse file without a size"),
+            _ => Err(
+                "is a sparse file in a form other than PAX 1.0 and old GNU; pack it again without --sparse, or with --sparse-version=1.0",
+            ),
         }
-    }
-
-    /// Adds what the records themselves have of a map.
-    ///
-    /// # Errors
-    ///
-    /// When it is damaged or too long.
-    pub fn fill(&self, map: &mut Map<'_>) -> Result<(), LayerError> {
-        let none = if self.count == Some(0) { Some(&[][..]) } else { None };
-        let numbers = self.numbers.as_deref().or(none).ok_or_else(|| map.refuse("is a sparse file without a map"))?;
-        let (pairs, rest) = numbers.as_chunks::<2>();
-        if !rest.is_empty() || self.count != Some(pairs.len() as u64) {
-            return Err(map.refuse(DAMAGED));
-        }
-        pairs.iter().try_for_each(|[offset, length]| map.push(*offset, *length))
     }
 }

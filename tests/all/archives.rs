@@ -221,7 +221,7 @@ impl Tools {
     fn packers(&self, yard: &Path) -> Vec<Packer> {
         let (mut packers, out) = (Vec::new(), yard.join("archive.tar"));
         for (tar, (options, tree)) in self.tar.iter().flat_map(|tar| TAR_OPTIONS.map(|options| (tar, options))) {
-            let python = tree == "short" || !options.contains("version=0.1") && !options.contains("version=1.0");
+            let python = tree == "short" || !options.contains("version=1.0");
             let (how, exact, tree) = (format!("tar {options}, {tree}"), options.contains("posix"), yard.join(tree));
             let mut command = hermetic(tar, NO_HOME);
             command.args(options.split(' ')).arg("-C").arg(&tree).arg("-cf").arg(&out).arg(".");
@@ -250,16 +250,13 @@ struct Packer {
 }
 
 /// And which of the two trees. With long names, Python takes the invented name of a sparse file for its real one.
-const TAR_OPTIONS: [(&str, &str); 10] = [
+const TAR_OPTIONS: [(&str, &str); 7] = [
     ("--format=v7", "short"),
     ("--format=ustar", "short"),
     ("--format=gnu", "long"),
     ("--format=posix", "long"),
     ("--format=gnu --sparse --hole-detection=raw", "long"),
-    ("--format=posix --sparse --hole-detection=raw --sparse-version=0.0", "long"),
-    ("--format=posix --sparse --hole-detection=raw --sparse-version=0.1", "short"),
     ("--format=posix --sparse --hole-detection=raw --sparse-version=1.0", "short"),
-    ("--format=posix --sparse --hole-detection=raw --sparse-version=0.1", "long"),
     ("--format=posix --sparse --hole-detection=raw --sparse-version=1.0", "long"),
 ];
 
