@@ -18,7 +18,6 @@ mod import;
 mod intake;
 mod layer_error;
 mod limits;
-mod locale;
 mod lowers;
 mod member;
 mod name;

@@ -1,13 +1,9 @@
-//! What builds take from this machine besides room: packages, certificates, the time zone; and whether the build host has its
-//! locale.
+//! What builds take from this machine besides room: packages, ids, certificates, the time zone.
 
 use std::{path::Path, process::Stdio};
 
-use super::{Home, finding::Finding};
-use crate::{
-    cli::context::default_wanted, config::Ids, model::SystemFacts, plan::Domain, project::Project,
-    system::process::Spawner,
-};
+use super::finding::Finding;
+use crate::{config::Ids, model::SystemFacts, project::Project, system::process::Spawner};
 
 /// What rootfs recipes are made with.
 const TOOLS: [&str; 3] = ["apt-get", "dpkg-deb", "tar"];
@@ -34,29 +30,6 @@ pub fn packages(spawner: &Spawner) -> Finding {
     }
 }
 
-/// Whether the build host of this project has the locale that BitBake insists on; without a project, all that are here. None
-/// where there is none to look at.
-pub fn locale(config: &Path, facts: &SystemFacts, home: &Home) -> Option<Finding> {
-    let images = match of_project(config, facts, home) {
-        Some(name) => vec![home.store.find(&name).ok()??],
-        None => home.store.list().ok()?,
-    };
-    let known: Vec<_> = images.iter().filter_map(|image| Some((image, home.store.has_locale(image)?))).collect();
-    let names = |has: bool| {
-        known.iter().filter(|(_, found)| *found == has).map(|(image, _)| image.name.to_string()).collect::<Vec<_>>()
-    };
-    let (with, without) = (names(true), names(false));
-    if let Some(first) = without.first() {
-        return Some(
-            Finding::doubtful("locale", format!("no en_US.UTF-8, on which BitBake insists, in {}", without.join(", ")))
-                .hint(format!(
-                    "add to the packages of a rootfs recipe  locales  and to its commands  localedef -i en_US -f UTF-8 en_US.UTF-8  (base: {{image: {first}}})"
-                )),
-        );
-    }
-    (!with.is_empty()).then(|| Finding::good("locale", format!("en_US.UTF-8 is in {}", with.join(", "))))
-}
-
 /// Whether a project that asks for a range of ids gets it; none where none does.
 pub fn ids(config: &Path, facts: &SystemFacts, spawner: &Spawner) -> Option<Finding> {
     let project = Project::read(config, None, facts).ok().filter(|project| project.config.host.ids == Ids::Range)?;
@@ -80,13 +53,6 @@ pub fn ids(config: &Path, facts: &SystemFacts, spawner: &Spawner) -> Option<Find
         );
     }
     Some(Finding::good("ids", "a range of /etc/subuid and /etc/subgid, by newuidmap (host.ids: range)"))
-}
-
-/// The image that the project is pinned to, or names. What is wrong with the project is not this command's to say.
-fn of_project(config: &Path, facts: &SystemFacts, home: &Home) -> Option<String> {
-    let project = Project::read(config, None, facts).ok()?;
-    let plan = project.plan(&default_wanted(None), facts, &home.paths, &Domain::Own).ok()?;
-    Some(plan.host.pinned.map_or(plan.host.name, |digest| digest.to_string()))
 }
 
 /// Whether servers can be trusted.

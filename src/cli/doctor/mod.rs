@@ -63,7 +63,6 @@ fn examine(config: &Path, facts: &SystemFacts, home: &Result<Home, Failure>, spa
     findings.push(limits::limits(facts, spawner));
     findings.extend(builds::ids(config, facts, spawner));
     findings.push(builds::packages(spawner));
-    findings.extend(home.as_ref().ok().and_then(|home| builds::locale(config, facts, home)));
     findings.push(builds::certificates(facts));
     findings.push(builds::time_zone(facts));
     findings
