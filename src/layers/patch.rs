@@ -4,7 +4,6 @@
 //! changed as `git apply` would change it, and by a file of several mails as `git am` would. Strictly: a hunk may have moved, but each of its lines has to be there. A patch
 //! changes nothing outside of the tree, nothing behind a symbolic link, and nothing in a `.git`.
 
-mod binary;
 mod change;
 mod error;
 mod false_headers;
@@ -96,7 +95,7 @@ fn apply_one(mail: &Mail<'_>, tree: &Path, limits: &change::Limits) -> Result<()
     };
     let parsed = parse(name, &body, options)?;
     let files = files::Files::open(tree, name)?;
-    let changes = change::changes(name, &parsed, &binary::ids(&body), &files, limits)?;
+    let changes = change::changes(name, &parsed, &files, limits)?;
     // As git does it: what goes makes room first.
     changes.iter().try_for_each(|change| files.remove(change))?;
     changes.iter().try_for_each(|change| files.write(change))

@@ -13,7 +13,6 @@ use diffy::patch_set::{FileMode, FileOperation, FilePatch, PatchKind};
 use gix::{bstr::ByteSlice as _, validate::path::component};
 
 use super::{
-    binary::{self, Ids},
     error::PatchError,
     files::{Files, shown},
     hunks,
@@ -79,7 +78,7 @@ impl Default for Limits {
     }
 }
 
-/// What every part of a patch does. `ids` are what the patch gives for each part, if it is git's.
+/// What every part of a patch does.
 ///
 /// # Errors
 ///
@@ -87,7 +86,6 @@ impl Default for Limits {
 pub fn changes(
     patch: &str,
     parts: &[FilePatch<'_, [u8]>],
-    ids: &[Option<Ids>],
     files: &Files<'_>,
     limits: &Limits,
 ) -> Result<Vec<Change>, PatchError> {
@@ -96,9 +94,9 @@ pub fn changes(
     let going = paths.iter().filter_map(goes).collect();
     let mut work = Work { files, going, state: BTreeMap::new(), limits };
     let mut changes = Vec::new();
-    for (at, (part, paths)) in parts.iter().zip(&paths).enumerate() {
+    for (part, paths) in parts.iter().zip(&paths) {
         let file = paths.from.as_deref().or(paths.to.as_deref()).map(shown).unwrap_or_default();
-        changes.push(work.change(&Part { patch, part, ids: ids.get(at).and_then(Option::as_ref), file }, paths)?);
+        changes.push(work.change(&Part { patch, part, file }, paths)?);
     }
     Ok(changes)
 }
@@ -116,7 +114,6 @@ struct Work<'a> {
 struct Part<'a> {
     patch: &'a str,
     part: &'a FilePatch<'a, [u8]>,
-    ids: Option<&'a Ids>,
     file: String,
 }
 
@@ -214,9 +211,7 @@ impl Part<'_> {
                 hunk: hunks::header(hunk),
                 crlf: hunks::crlf(&old, hunk),
             }),
-            PatchKind::Binary(binary) => {
-                binary::apply(&old, binary, self.ids).map_err(|why| PatchError::Binary { patch, file, why })
-            }
+            PatchKind::Binary(_) => Err(PatchError::Binary { patch, file }),
         }
     }
 }

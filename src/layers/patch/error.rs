@@ -139,15 +139,13 @@ pub enum PatchError {
         /// The file.
         file: String,
     },
-    /// A binary patch that does not apply.
-    #[error("{patch} does not apply to `{file}`: {why}")]
+    /// A change of a binary file, with its content or without.
+    #[error("{patch} changes the binary file `{file}`, and only changes of text are applied")]
     Binary {
         /// As the config has it.
         patch: String,
         /// The file.
         file: String,
-        /// What is wrong.
-        why: &'static str,
     },
     /// Submodules have no content that a patch could change.
     #[error("{patch} changes the submodule `{file}`, which a patch cannot do here")]
@@ -184,7 +182,9 @@ impl UserError for PatchError {
             Self::NoFile { .. } | Self::Exists { .. } | Self::Type { .. } | Self::Hunk { .. } | Self::Left { .. } => {
                 Some("make it anew on top of the commit in smidr.lock:  git format-patch -1".into())
             }
-            Self::Binary { .. } => Some("make it anew with its content:  git format-patch --binary -1".into()),
+            Self::Binary { .. } => Some(
+                "commit the file to a branch of the repository and name that in smidr.yaml, or put it into a layer of your own".into(),
+            ),
             Self::File(error) => error.hint(),
             _ => None,
         }
