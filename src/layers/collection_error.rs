@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    conf::{ConfError, Origin, short},
+    conf::ConfError,
     discover::Found,
     known::Repository,
     missing::Suggestion,
@@ -51,14 +51,6 @@ pub enum CollectionError {
         /// The other.
         second: Box<Found>,
     },
-    /// A layer that gives itself its name more than once.
-    #[error("the layer `{collection}` adds itself to BBFILE_COLLECTIONS twice ({at})")]
-    Twice {
-        /// The name.
-        collection: String,
-        /// Where the second time stands.
-        at: Origin,
-    },
     /// Layers of another time.
     #[error("{}", incompatible(layers, core))]
     Series {
@@ -97,56 +89,6 @@ pub enum CollectionError {
         /// The series for which they are wanted.
         series: Option<String>,
     },
-    /// A layer is there, in another version.
-    #[error("the layer `{collection}` ({folder}) needs {needs}, {}", match version { Some(version) => format!("and that layer's version is {version}"), None => "and that layer names no version".into() })]
-    Version {
-        /// The layer.
-        collection: String,
-        /// Its folder.
-        folder: PathBuf,
-        /// What it needs.
-        needs: String,
-        /// What is there.
-        version: Option<String>,
-    },
-    /// What BitBake cannot read.
-    #[error("LAYERDEPENDS_{collection} is nothing that BitBake reads: `{text}` ({folder})")]
-    Unreadable {
-        /// The layer.
-        collection: String,
-        /// Its folder.
-        folder: PathBuf,
-        /// The value.
-        text: String,
-    },
-    /// A priority that is no number.
-    #[error("BBFILE_PRIORITY_{collection} is no whole number: `{}` ({at})", short(text))]
-    Priority {
-        /// The layer.
-        collection: String,
-        /// The value.
-        text: String,
-        /// Where it stands.
-        at: Origin,
-    },
-    /// A layer that does not tell its recipes from others.
-    #[error(
-        "the layer `{collection}` does not say which recipes are its own: BBFILE_PATTERN_{collection} is not set ({at})"
-    )]
-    Pattern {
-        /// The layer.
-        collection: String,
-        /// Where it gives itself its name.
-        at: Origin,
-    },
-    /// Recipes for layers that may be there, without one of the two.
-    #[error("BBFILES_DYNAMIC takes nothing but COLLECTION:PATH, and has `{}` ({at})", short(&entries.join("`, `")))]
-    Dynamic {
-        /// All that are something else.
-        entries: Vec<String>,
-        /// Where the first stands.
-        at: Origin,
-    },
     /// A machine that no layer has.
     #[error("no layer has the machine `{machine}`")]
     Machine {
@@ -181,9 +123,6 @@ impl UserError for CollectionError {
             Self::Duplicate { first, second, .. } if first.folder == second.folder => {
                 format!("one entry in `layers` is enough: remove `{}` or `{}`", first.repository, second.repository)
             }
-            Self::Twice { collection, .. } => {
-                format!("once is enough, in one file:  BBFILE_COLLECTIONS += \"{collection}\"")
-            }
             Self::Duplicate { .. } => {
                 "leave one of them out: remove its repository from `layers`, or  sublayers: {exclude: [FOLDER]}".into()
             }
@@ -197,17 +136,6 @@ impl UserError for CollectionError {
                 format!("add a core layer to smidr.yaml:\nlayers:\n{core}")
             }
             Self::Depends { missing, series } => ways_out(missing, series.as_deref()),
-            Self::Version { .. } => "take branches of both that belong to one Yocto series".into(),
-            Self::Unreadable { .. } => "it should be like this:  core (>= 12) openembedded-layer".into(),
-            Self::Priority { collection, .. } => {
-                format!("it should be like this:  BBFILE_PRIORITY_{collection} = \"6\"")
-            }
-            Self::Pattern { collection, .. } => {
-                format!("it should say this:  BBFILE_PATTERN_{collection} = \"^${{LAYERDIR}}/\"")
-            }
-            Self::Dynamic { .. } => {
-                "it should be like this:  BBFILES_DYNAMIC += \"core:${LAYERDIR}/dynamic-layers/core/*/*.bb\"".into()
-            }
             Self::Machine { machine, known, unused } => match unused {
                 Some(cure) => {
                     let lines = use_more(std::iter::once(cure));

@@ -1,23 +1,20 @@
-//! What BitBake would say of a set of layers, before it runs: whether each fits the series, has what it depends on and has a name of its own, and
-//! whether some layer has the machine. In go layers, out come facts about them, or an error that says what would do.
+//! Checks a set of layers before BitBake runs: whether each fits the series, has the layers that it depends on and has a name of its own, and
+//! whether some layer has the machine and the distro. An error names what would do, which BitBake cannot know.
 //!
 //! `bb.cookerdata` (`parseConfigurationFiles`) and `bb.cooker` (`handleCollections`) are the specification, 2.0 to 2.18. What depends on inline
-//! Python or on overrides is not known here: it is said, and left to BitBake. `LAYERRECOMMENDS` has a part in nothing but priorities that are computed,
-//! and of `BBFILES_DYNAMIC` only the form is looked at.
+//! Python or on overrides is not known here: a warning says so, and BitBake decides. So it does about all else that it refuses with a clear message: lines
+//! that it cannot parse, priorities, patterns, `BBFILES_DYNAMIC`, versions in `LAYERDEPENDS`.
 
-mod faults;
-
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use serde::Serialize;
 
 use super::{
     collection_error::{CollectionError, Incompatible, Missing},
-    conf::{ConfError, Origin, Reader, Value},
+    conf::{ConfError, Reader, Value},
     discover::Found,
     missing,
     named::{self, Named},
-    versions::needed,
 };
 
 /// Before Yocto 3.4 what is now `:append` was `_append`, and nothing else was understood (BitBake 1.50 and before).
@@ -93,14 +90,12 @@ pub fn check(
     local_conf: &str,
 ) -> Result<Checked, CollectionError> {
     let mut set = read(found)?;
-    faults::check_dynamic(&set)?;
     set.reader.local(local_conf);
     let mut checked = Checked { series: words(&set.core), ..Checked::default() };
     if set.open {
         checked.warnings.push("which layers there are is not known: BBFILE_COLLECTIONS holds inline Python".into());
     }
     check_series(&set, series, &mut checked)?;
-    faults::check_own(&set)?;
     check_depends(&set, series, &mut checked)?;
     check_machine(&set, machine, &mut checked)?;
     check_distro(&set)?;
@@ -143,6 +138,9 @@ pub(super) fn read(found: &[Found]) -> Result<Set<'_>, CollectionError> {
             set.core = set.reader.get("LAYERSERIES_CORENAMES").unwrap_or_default();
         }
     }
+    // BitBake refuses a layer that names itself twice.
+    let mut seen = BTreeSet::new();
+    set.collections.retain(|(name, _)| seen.insert(name.clone()));
     Ok(set)
 }
 
@@ -154,17 +152,9 @@ impl Set<'_> {
             // As many as there were are the same ones, in whatever order.
             let owner =
                 before.iter().position(|(known, _)| known == name).map(|at| before.remove(at).1).unwrap_or(place);
-            match self.collections.iter().find(|(known, _)| known == name) {
-                None => {}
-                Some((_, first)) if *first == owner => {
-                    let at = self.reader.origin("BBFILE_COLLECTIONS", Some(name));
-                    let at = at.unwrap_or_else(|| self.conf(owner));
-                    return Err(CollectionError::Twice { collection: name.into(), at });
-                }
-                Some((_, first)) => {
-                    let [first, second] = [*first, owner].map(|place| Box::new(self.layer(place).clone()));
-                    return Err(CollectionError::Duplicate { collection: name.into(), first, second });
-                }
+            if let Some((_, first)) = self.collections.iter().find(|(known, first)| known == name && *first != owner) {
+                let [first, second] = [*first, owner].map(|place| Box::new(self.layer(place).clone()));
+                return Err(CollectionError::Duplicate { collection: name.into(), first, second });
             }
             self.collections.push((name.into(), owner));
         }
@@ -178,12 +168,6 @@ impl Set<'_> {
     #[expect(clippy::indexing_slicing, reason = "places are counted off `found`, which never changes")]
     pub(super) fn layer(&self, place: usize) -> &Found {
         &self.found[place]
-    }
-
-    /// The file in which a layer says what it is.
-    fn conf(&self, place: usize) -> Origin {
-        let layer = self.layer(place);
-        Origin { repository: Some(layer.repository.clone()), path: layer.folder.join("conf/layer.conf"), line: None }
     }
 
     fn has(&self, collection: &str) -> bool {
@@ -284,40 +268,17 @@ fn check_depends(set: &Set<'_>, series: Option<&str>, checked: &mut Checked) -> 
         if value.words().count() > MOST {
             return Err(ConfError::TooMuch { path: layer.folder.join("conf/layer.conf") }.into());
         }
-        let text = value.text();
-        let Some(all) = needed(&text) else {
-            if value.is_open() {
-                continue;
-            }
-            return Err(CollectionError::Unreadable {
-                collection: collection.clone(),
-                folder: layer.folder.clone(),
-                text,
-            });
-        };
-        for need in all {
-            if set.has(&need.collection) {
-                let Some(constraint) = need.version else { continue };
-                let version = set.about("LAYERVERSION", &need.collection);
-                let version = version.filter(|version| version.is_open() || version.words().next().is_some());
-                let fits = |version: &Value| version.certain().is_none_or(|version| constraint.holds(version));
-                if !version.as_ref().is_some_and(fits) {
-                    return Err(CollectionError::Version {
-                        collection: collection.clone(),
-                        folder: layer.folder.clone(),
-                        needs: format!("{} ({constraint})", need.collection),
-                        version: version.map(|version| version.text()),
-                    });
-                }
-            } else if !set.open {
-                match lacking.iter_mut().find(|missing| missing.needs == need.collection) {
-                    Some(missing) => missing.wanted_by.push((collection.clone(), layer.clone())),
-                    None => lacking.push(Missing {
-                        wanted_by: vec![(collection.clone(), layer.clone())],
-                        cure: missing::Suggestion::Unknown,
-                        needs: need.collection,
-                    }),
-                }
+        if set.open {
+            continue;
+        }
+        for needs in needed(&value.text()).into_iter().filter(|needs| !set.has(needs)) {
+            match lacking.iter_mut().find(|missing| missing.needs == needs) {
+                Some(missing) => missing.wanted_by.push((collection.clone(), layer.clone())),
+                None => lacking.push(Missing {
+                    wanted_by: vec![(collection.clone(), layer.clone())],
+                    cure: missing::Suggestion::Unknown,
+                    needs,
+                }),
             }
         }
     }
@@ -381,11 +342,11 @@ fn describe(set: &Set<'_>) -> Vec<LayerInfo> {
                 let value = set.about(variable, name)?;
                 value.certain().map(|text| text.trim().to_owned())
             };
-            let depends = set.about("LAYERDEPENDS", name).map(|value| value.text()).and_then(|text| needed(&text));
+            let depends = set.about("LAYERDEPENDS", name).map(|value| needed(&value.text()));
             LayerInfo {
                 collection: Some(name.clone()),
-                priority: certain("BBFILE_PRIORITY").and_then(|text| faults::int(&text)),
-                depends: depends.unwrap_or_default().into_iter().map(|need| need.collection).collect(),
+                priority: certain("BBFILE_PRIORITY").and_then(|text| text.parse().ok()),
+                depends: depends.unwrap_or_default(),
                 series: set.compat(name).map(words).unwrap_or_default(),
                 version: certain("LAYERVERSION"),
                 ..plain()
@@ -396,6 +357,18 @@ fn describe(set: &Set<'_>) -> Vec<LayerInfo> {
         }
     }
     layers
+}
+
+/// The collections in a list of dependencies, without their versions: `core (>= 12) openembedded-layer` (`explode_dep_versions2` of `bb.utils`).
+fn needed(text: &str) -> Vec<String> {
+    let mut in_version = false;
+    let is_name = |word: &&str| {
+        in_version |= word.starts_with('(');
+        let is_name = !in_version;
+        in_version &= !word.ends_with(')');
+        is_name
+    };
+    text.replace(',', "").split_whitespace().filter(is_name).map(str::to_owned).collect()
 }
 
 fn words(value: &Value) -> Vec<String> {

@@ -26,7 +26,6 @@ pub mod proven;
 pub mod prune;
 mod repository;
 mod revision;
-mod versions;
 
 use std::path::{Path, PathBuf};
 

@@ -94,14 +94,6 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
             ],
         ),
         (
-            vec![("core/meta", CORE.to_owned()), ("mine", mine("BBFILE_COLLECTIONS += \"other mine\""))],
-            None,
-            vec![
-                "the layer `mine` adds itself to BBFILE_COLLECTIONS twice (mine/conf/layer.conf:5, of `mine`)\n",
-                "once is enough, in one file:  BBFILE_COLLECTIONS += \"mine\"",
-            ],
-        ),
-        (
             vec![("core/meta", CORE.to_owned()), ("mine", other.clone())],
             None,
             vec![
@@ -135,21 +127,6 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
                 "which repository has nowhere:  https://",
                 "or leave out what needs it, where smidr.yaml names `mine`:\n    sublayers: {exclude: [meta-mine]}",
             ],
-        ),
-        (
-            vec![("core/meta", CORE.to_owned()), ("mine", needs("core (>= 16)"))],
-            None,
-            vec!["the layer `mine` (mine) needs core (>= 16), and that layer's version is 15\n"],
-        ),
-        (
-            vec![("core/meta", CORE.replace("LAYERVERSION", "X")), ("mine", needs("core (>= 16)"))],
-            None,
-            vec!["needs core (>= 16), and that layer names no version\n"],
-        ),
-        (
-            vec![("core/meta", CORE.to_owned()), ("mine", needs("core (16)"))],
-            None,
-            vec!["LAYERDEPENDS_mine is nothing that BitBake reads: `core (16)` (mine)\n"],
         ),
     ] {
         let confs: Vec<(&str, &str)> = confs.iter().map(|(place, conf)| (*place, conf.as_str())).collect();
@@ -216,7 +193,7 @@ fn what_is_not_known_is_no_reason_to_stop() {
             "which layers there are is not known",
         ),
         (mine("BBFILE_COLLECTIONS = \"mine\""), "mine takes the layer `core` out of BBFILE_COLLECTIONS"),
-        (mine("include ${@x()}.inc").replace("BBFILE_PATTERN", "X"), "which smidr does not see"),
+        (mine("include ${@x()}.inc"), "which smidr does not see"),
     ] {
         let all = checked(&[("core/meta", CORE), ("mine", &conf)], None).expect(&conf);
         assert!(all.warnings.iter().any(|warning| warning.contains(expected)), "{expected}: {:?}", all.warnings);
@@ -226,51 +203,33 @@ fn what_is_not_known_is_no_reason_to_stop() {
 }
 
 #[test]
-fn what_bitbake_refuses_is_told_with_its_line() {
-    let bare = mine("").replace("BBFILE_PATTERN", "X");
-    let dynamic =
-        |text: &str| mine(&format!("BBFILES_DYNAMIC += \"core:${{LAYERDIR}}/*.bb\"\nBBFILES_DYNAMIC += \"{text}\""));
-    for (conf, expected) in [
-        (
-            mine("BBFILE_PRIORITY_mine = \"7\"\nBBFILE_PRIORITY_mine = \"high\""),
-            "BBFILE_PRIORITY_mine is no whole number: `high` (mine/conf/layer.conf:6, of `mine`)\nit should be like this:  BBFILE_PRIORITY_mine = \"6\"",
-        ),
-        (mine("BBFILE_PRIORITY_mine = \" \""), "is no whole number: ` ` (mine/conf/layer.conf:5"),
-        (
-            bare,
-            "the layer `mine` does not say which recipes are its own: BBFILE_PATTERN_mine is not set (mine/conf/layer.conf:2, of `mine`)\nit should say this:  BBFILE_PATTERN_mine = \"^${LAYERDIR}/\"",
-        ),
-        (
-            dynamic("${LAYERDIR}/a.bb !x:${LAYERDIR}/b.bb :c !:d"),
-            "BBFILES_DYNAMIC takes nothing but COLLECTION:PATH, and has `mine/a.bb`, `:c` (mine/conf/layer.conf:6, of `mine`)",
-        ),
-        (
-            mine("A = b"),
-            "a line is nothing that BitBake reads in a conf file: `A = b` (mine/conf/layer.conf:5, of `mine`)",
-        ),
-    ] {
-        let text = refused(&[("core/meta", CORE), ("mine", &conf)], None);
-        assert!(text.contains(expected), "`{expected}` is not in: {text}");
-    }
-    // What BitBake takes, and what is not known.
+fn what_bitbake_says_clearly_is_left_to_bitbake() {
     for conf in [
-        mine("BBFILE_PRIORITY_mine = \" 1_0 \""),
-        mine("BBFILE_PRIORITY_mine = \"\""),
-        mine("BBFILE_PRIORITY_mine = \"${@high()}\""),
-        mine("BBFILE_PRIORITY_mine = \"high\"\nBBFILE_PRIORITY_mine:qemux86 = \"5\""),
-        mine("").replace("BBFILE_PATTERN_mine =", "BBFILE_PATTERN_mine ??="),
-        dynamic("${@x()} y"),
-        dynamic("${NOBODY}"),
+        mine("BBFILE_PRIORITY_mine = \"high\""),
+        mine("").replace("BBFILE_PATTERN", "X"),
+        mine("BBFILES_DYNAMIC += \"${LAYERDIR}/a.bb\""),
+        mine("BBFILE_COLLECTIONS += \"mine\""),
+        mine("LAYERDEPENDS_mine = \"core (>= 16)\""),
+        mine("LAYERDEPENDS_mine = \"core (16)\""),
+        mine("A = b"),
     ] {
-        let all = checked(&[("core/meta", CORE), ("mine", &conf)], None).expect(&conf);
-        let known = conf.contains("1_0").then_some(10);
-        assert_eq!(all.layers[1].priority.filter(|_| known.is_some()), known);
+        let all = checked(&[("core/meta", CORE), ("mine", &conf), ("bare", "")], None).expect(&conf);
+        let [_, mine, _] = &all.layers[..] else { panic!("{:?}", all.layers) };
+        assert_eq!((mine.collection.as_deref(), mine.priority), (Some("mine"), None), "{conf}");
     }
-    let yard = yard();
-    let found = layers(yard.path(), &[("core/meta", CORE)]);
-    check(&found, "x", None, "BBFILES_DYNAMIC = \"late\"\n").expect("nobody looks at it any more");
-    let error = check(&found, "x", None, "BBFILE_PRIORITY_core = \"high\"\n").expect_err("no number");
-    assert_eq!(error.to_string(), "BBFILE_PRIORITY_core is no whole number: `high` (local.conf)");
+}
+
+#[test]
+fn dependencies_without_their_versions() {
+    for (text, expected) in [
+        ("", &[][..]),
+        (" core  openembedded-layer ", &["core", "openembedded-layer"]),
+        ("core (>= 12) openembedded-layer", &["core", "openembedded-layer"]),
+        ("core (>=12), x ( = 1 ) y", &["core", "x", "y"]),
+        ("core (12", &["core"]),
+    ] {
+        assert_eq!(needed(text), expected, "{text}");
+    }
 }
 
 #[test]

@@ -3,8 +3,6 @@
 //! BitBake's `bb.parse.parse_py.ConfHandler` is the specification: a line ends in a backslash to go on, a value stands between quotes of one
 //! kind, and neither a quote nor a backslash can be escaped. Files that do not end in `.conf` are read by its `BBHandler`, which takes functions too.
 
-use std::path::Path;
-
 /// How an assignment changes a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operator {
@@ -61,72 +59,20 @@ const OPERATORS: [(&str, Operator); 8] = [
     ("=", Operator::Set),
 ];
 
-/// Which of BitBake's parsers reads a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dialect {
-    /// `.conf`: nothing but assignments and includes.
-    Conf,
-    /// `.inc`, as recipes are: functions and tasks too.
-    Recipe,
-}
-
-impl Dialect {
-    /// By the end of the file's name, as BitBake has it.
-    pub(super) fn of(path: &Path) -> Self {
-        if path.as_os_str().as_encoded_bytes().ends_with(b".conf") { Self::Conf } else { Self::Recipe }
-    }
-}
-
-/// What a file says.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Content {
-    /// Each with the number of its first line.
-    pub statements: Vec<(usize, Statement)>,
-    /// The first line that BitBake would refuse.
-    pub refused: Option<(usize, String)>,
-}
-
-/// What only recipes may say, of no interest here.
-const OF_RECIPES: [&str; 6] = ["inherit", "inherit_defer", "EXPORT_FUNCTIONS", "addtask", "deltask", "addhandler"];
-
-/// Reads a whole file.
-///
-/// Functions have no place in a `.conf` file, and BitBake says so; what is inside of them is not taken for assignments all the same.
-pub(super) fn statements(text: &str, dialect: Dialect) -> Content {
-    let (mut statements, mut refused) = (Vec::new(), None);
+/// Reads a whole file. Functions and lines that BitBake does not know are passed over: it refuses the latter itself, with file and line.
+pub(super) fn statements(text: &str) -> Vec<Statement> {
+    let mut statements = Vec::new();
     let mut block = Block::None;
     for line in joined(text) {
-        if block.holds(&line.text) {
+        if block.holds(&line) || line.starts_with('#') {
             continue;
         }
-        if line.text.starts_with('#') && !line.torn {
-            continue;
-        }
-        // Nothing comes of it there: BitBake waits for the rest.
-        if line.cut && dialect == Dialect::Recipe {
-            continue;
-        }
-        let read = statement(&line.text);
-        block = if matches!(read, Line::Refused) { Block::begins(&line.text) } else { Block::None };
-        let fine = match read {
-            _ if line.torn => false,
-            _ if block != Block::None => dialect == Dialect::Recipe,
-            Line::Statement(statement) => {
-                statements.push((line.number, statement));
-                true
-            }
-            Line::Nothing => true,
-            Line::Refused => dialect == Dialect::Recipe && OF_RECIPES.contains(&first_word(&line.text)),
-        };
-        if !fine {
-            refused = refused.or(Some((line.number, line.text)));
+        match statement(&line) {
+            Some(statement) => statements.push(statement),
+            None => block = Block::begins(&line),
         }
     }
-    Content { statements, refused }
-}
-
-fn first_word(line: &str) -> &str {
-    line.split(char::is_whitespace).next().unwrap_or_default()
+    statements
 }
 
 /// Where the reader is in a function.
@@ -170,70 +116,38 @@ impl Block {
     }
 }
 
-/// A line with what continues it.
-struct Whole {
-    /// Of its first line.
-    number: usize,
-    text: String,
-    /// A comment that goes on in a line that is none: BitBake asks which of the two it is.
-    torn: bool,
-    /// It goes on, and the file does not.
-    cut: bool,
-}
-
-/// All lines but those that are empty.
-fn joined(text: &str) -> Vec<Whole> {
+/// All lines but those that are empty, each with what continues it.
+fn joined(text: &str) -> Vec<String> {
     // Python reads `\r` alone as the end of a line too.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let mut lines = text.strip_suffix('\n').unwrap_or(&text).split('\n').enumerate();
+    let mut lines = text.lines();
     let mut joined = Vec::new();
-    while let Some((number, line)) = lines.next() {
-        if line.trim().is_empty() {
-            continue;
+    while let Some(line) = lines.next() {
+        let mut whole = line.trim_end().to_owned();
+        while whole.ends_with('\\') {
+            whole.pop();
+            whole.push_str(lines.next().unwrap_or_default().trim_end());
         }
-        let mut whole = Whole { number: number + 1, text: line.trim_end().to_owned(), torn: false, cut: false };
-        while whole.text.ends_with('\\') {
-            whole.text.pop();
-            let more = lines.next().map(|(_, more)| more.trim_end());
-            whole.torn |= whole.text.starts_with('#') && !more.is_some_and(|more| more.starts_with('#'));
-            match more {
-                Some(more) => whole.text.push_str(more),
-                None => {
-                    whole.cut = true;
-                    break;
-                }
-            }
+        if !whole.is_empty() {
+            joined.push(whole);
         }
-        joined.push(whole);
     }
     joined
 }
 
-enum Line {
-    Statement(Statement),
-    /// Fine, and of no interest here.
-    Nothing,
-    Refused,
-}
-
-fn statement(line: &str) -> Line {
+fn statement(line: &str) -> Option<Statement> {
     if let Some(assignment) = assignment(line) {
-        return assignment.map_or(Line::Nothing, Line::Statement);
+        return Some(assignment);
     }
-    let Some((word, rest)) = line.split_once(char::is_whitespace) else {
-        return if line.is_empty() { Line::Nothing } else { Line::Refused };
-    };
+    let (word, rest) = line.split_once(char::is_whitespace)?;
     let rest = rest.trim_start();
     match word {
-        _ if rest.is_empty() => Line::Refused,
+        _ if rest.is_empty() => None,
         "include" | "include_all" | "require" => {
-            Line::Statement(Statement::Include { files: rest.into(), required: word == "require" })
+            Some(Statement::Include { files: rest.into(), required: word == "require" })
         }
-        "unset" if rest.ends_with(']') => Line::Nothing,
-        "unset" if rest.chars().all(is_name) => Line::Statement(Statement::Unset(rest.into())),
-        "export" if rest.chars().all(is_name) => Line::Nothing,
-        "addpylib" | "addfragments" => Line::Nothing,
-        _ => Line::Refused,
+        "unset" if rest.chars().all(is_name) => Some(Statement::Unset(rest.into())),
+        _ => None,
     }
 }
 
@@ -241,8 +155,8 @@ fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-_+.${}/~:".contains(c)
 }
 
-/// None: no assignment; `Some(None)`: one of a flag.
-fn assignment(line: &str) -> Option<Option<Statement>> {
+/// An assignment to a variable; none to a flag of it.
+fn assignment(line: &str) -> Option<Statement> {
     let line = match line.strip_prefix("export") {
         Some(rest) if rest.starts_with(char::is_whitespace) => rest.trim_start(),
         _ => line,
@@ -255,13 +169,8 @@ fn assignment(line: &str) -> Option<Option<Statement>> {
         if rest.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')) {
             return None;
         }
-        let (flag, rest) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((flag, rest)) => (Some(flag), rest),
-            None => (None, rest),
-        };
         let (operator, value) = assigned(rest.trim_start())?;
-        let assign = || Statement::Assign { name: name.into(), operator, value: value.into() };
-        Some(flag.is_none().then(assign))
+        Some(Statement::Assign { name: name.into(), operator, value: value.into() })
     })
 }
 
@@ -283,15 +192,9 @@ mod tests {
     use super::*;
 
     fn one(line: &str) -> Option<Statement> {
-        let Content { statements: mut found, refused } = statements(line, Dialect::Conf);
-        assert_eq!(refused, None, "{line}");
+        let mut found = statements(line);
         assert!(found.len() < 2, "{line}: {found:?}");
-        found.pop().map(|(_, statement)| statement)
-    }
-
-    /// The first line that is refused.
-    fn refused(text: &str, dialect: Dialect) -> Option<usize> {
-        statements(text, dialect).refused.map(|(number, _)| number)
+        found.pop()
     }
 
     #[test]
@@ -335,51 +238,25 @@ mod tests {
             "  ",
             "# A = \"x\"",
             "# a \\\n# b",
+            "# a \\\nA = \"x\"",
+            "# a \\",
             "A[doc] = \"x\"",
             "unset A[doc]",
             "export A",
             "addpylib ${LAYERDIR}/lib x",
-        ] {
-            assert_eq!(one(nothing), None, "{nothing}");
-        }
-        // What BitBake refuses as well.
-        for line in [
+            "inherit x",
+            "addtask a after b before c",
+            // What BitBake refuses.
             "A = x",
             "A = \"x",
             "A = \"x\" y\"",
             " A = \"x\"",
             "A",
-            "inherit x",
             "include",
             "= \"x\"",
-            "# a \\\n  # b",
-            "# a \\\nA = \"x\"",
-            "# a \\",
         ] {
-            let expected = Content { statements: vec![], refused: Some((1, line_of(line))) };
-            assert_eq!(statements(line, Dialect::Conf), expected, "{line}");
+            assert_eq!(one(nothing), None, "{nothing}");
         }
-    }
-
-    fn line_of(line: &str) -> String {
-        line.replace("\\\n", "").trim_end_matches('\\').to_owned()
-    }
-
-    #[test]
-    fn what_is_included_may_say_what_recipes_say() {
-        for line in [
-            "inherit x",
-            "addtask a after b before c",
-            "python () {\n    x\n}",
-            "def f(d): # why\n    a = \"b\"\n# no end\n    return a",
-            "what nobody ends \\\n",
-        ] {
-            assert_eq!(refused(line, Dialect::Recipe), None, "{line}");
-            assert_eq!(refused(line, Dialect::Conf), Some(1), "{line}");
-        }
-        assert_eq!(refused("A = \"x\"\n\nA = x\n", Dialect::Recipe), Some(3));
-        assert_eq!(Dialect::of(Path::new("/a/layer.conf")), Dialect::Conf);
-        assert_eq!(Dialect::of(Path::new("/a/layer.inc")), Dialect::Recipe);
     }
 
     #[test]
@@ -389,19 +266,16 @@ mod tests {
             "do_it:append() {\nA=\"x\"\n}",
             "def f(d):\n    a = \"b\"\n\n    return a",
         ] {
-            let text = format!("{function}\nB = \"y\"\n");
-            let Content { statements: found, refused } = statements(&text, Dialect::Conf);
             let expected = Statement::Assign { name: "B".into(), operator: Operator::Set, value: "y".into() };
-            assert_eq!(found, [(text.lines().count(), expected)], "{function}");
-            assert_eq!(refused.map(|(number, _)| number), Some(1), "{function}");
+            assert_eq!(statements(&format!("{function}\nB = \"y\"\n")), [expected], "{function}");
         }
     }
 
     proptest! {
         #[test]
         fn any_text_is_read_to_its_end(text in "(?s).{0,300}", lines in "[AB_:+=?.\\[\\]\"' \\\\\n#${}@a]{0,300}") {
-            statements(&text, Dialect::Recipe);
-            statements(&lines, Dialect::Conf);
+            statements(&text);
+            statements(&lines);
         }
     }
 }

@@ -4,22 +4,18 @@
 //! Files come from whoever wrote the layer. They are opened inside the layer's repository only, up to a size, and nothing in them is run.
 
 mod lines;
-mod origin;
 mod variables;
 
 use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    rc::Rc,
 };
 
-use origin::Origins;
-pub use origin::{Origin, short};
 pub use variables::Value;
 use variables::{Variables, is_known};
 
-use self::lines::{Dialect, Statement, statements};
+use self::lines::{Statement, statements};
 use crate::{
     layers::discover::Found,
     model::{Kind, UserError, without_dots},
@@ -68,14 +64,6 @@ pub enum ConfError {
         /// The file.
         path: PathBuf,
     },
-    /// A line that BitBake cannot make sense of, and ends with.
-    #[error("a line is nothing that BitBake reads in a conf file: `{text}` ({at})")]
-    Line {
-        /// The line, or how it begins.
-        text: String,
-        /// Where it stands.
-        at: Origin,
-    },
     /// Values that grow without an end, or files without number.
     #[error(
         "{path} leads to more than any layer needs: its values refer to each other too often, or it includes too many files"
@@ -100,7 +88,6 @@ impl UserError for ConfError {
             Self::Missing { .. } => {
                 return Some("a layer is read inside its repository only: put the file itself there".into());
             }
-            Self::Line { .. } => return Some("what it should be like:  NAME = \"value\"".into()),
             Self::File { path, .. } | Self::Circle { path } | Self::TooMuch { path } => path,
         };
         Some(format!("look at it:  ls -l {}", path.display()))
@@ -114,9 +101,6 @@ pub struct Reader {
     /// Repositories, opened once.
     roots: BTreeMap<PathBuf, Rooted>,
     files: usize,
-    origins: Origins,
-    /// Whether some file is included that is not seen here.
-    pub partial: bool,
     /// For people: what was not read.
     pub warnings: Vec<String>,
 }
@@ -136,8 +120,7 @@ impl Reader {
                 roots.insert(layer.root.clone(), root);
             }
         }
-        let (variables, origins) = (Variables::new(), Origins::default());
-        Ok(Self { variables, roots, files: 0, origins, partial: false, warnings: Vec::new() })
+        Ok(Self { variables: Variables::new(), roots, files: 0, warnings: Vec::new() })
     }
 
     /// Reads the `conf/layer.conf` of one layer, after those that come before it in BBLAYERS.
@@ -147,7 +130,6 @@ impl Reader {
     /// When it is not there, or is nothing that should be read.
     pub fn layer(&mut self, layer: &Found) -> Result<(), ConfError> {
         let path = layer.folder.join("conf/layer.conf");
-        self.origins.repository = Some(layer.repository.clone());
         self.variables.refill();
         self.variables.set("LAYERDIR", layer.folder.display().to_string());
         // Escaped for regular expressions in BitBake: patterns of file names, which nothing here looks at.
@@ -165,24 +147,13 @@ impl Reader {
 
     /// Reads the text of a `local.conf`, which comes after all layers. What it includes is left out.
     pub fn local(&mut self, text: &str) {
-        self.origins.repository = None;
-        let path = Rc::from(Path::new("local.conf"));
-        for (_, statement) in statements(text, Dialect::Conf).statements {
+        for statement in statements(text) {
             match statement {
-                Statement::Assign { name, operator, value } => {
-                    // What is read here is a part of that file: its lines have other numbers there.
-                    self.origins.note(&path, None, &name, || self.variables.expand_now(&value));
-                    self.variables.assign(&name, operator, &value);
-                }
+                Statement::Assign { name, operator, value } => self.variables.assign(&name, operator, &value),
                 Statement::Unset(name) => self.variables.unset(&name),
-                Statement::Include { .. } => self.partial = true,
+                Statement::Include { .. } => {}
             }
         }
-    }
-
-    /// Where a variable got its value, or the word `word` of it.
-    pub fn origin(&self, name: &str, word: Option<&str>) -> Option<Origin> {
-        self.origins.of(name, word)
     }
 
     /// The value of a variable, as it is now.
@@ -215,17 +186,9 @@ impl Reader {
         if !self.variables.spend(text.len()) {
             return Err(ConfError::TooMuch { path: path.into() });
         }
-        let content = statements(text, Dialect::of(path));
-        if let Some((line, text)) = content.refused {
-            return Err(ConfError::Line { text: short(&text), at: self.origins.at(path, Some(line)) });
-        }
-        let shared: Rc<Path> = path.into();
-        for (line, statement) in content.statements {
+        for statement in statements(text) {
             match statement {
-                Statement::Assign { name, operator, value } => {
-                    self.origins.note(&shared, Some(line), &name, || self.variables.expand_now(&value));
-                    self.variables.assign(&name, operator, &value);
-                }
+                Statement::Assign { name, operator, value } => self.variables.assign(&name, operator, &value),
                 Statement::Unset(name) => self.variables.unset(&name),
                 Statement::Include { files, required } => self.include(path, &files, required, depth)?,
             }
@@ -246,7 +209,6 @@ impl Reader {
                 // What is optional may be missing. It may also stand in the build folder, but nobody puts facts about layers there.
                 None if !required && is_known(file) => {}
                 None => {
-                    self.partial = true;
                     self.warnings.push(format!(
                         "{} includes {}, which smidr does not see: what it says of layers is not known",
                         from.display(),

@@ -326,11 +326,6 @@ impl Variable {
     }
 }
 
-/// The variable that a name is about: A for `A:append`.
-pub(super) fn base(name: &str) -> &str {
-    edit(name).map_or(name, |(base, ..)| base)
-}
-
 /// `A:append:arm` is A, appended to, under a condition. Before BitBake 1.52 the same was written with `_`, which later ones refuse.
 fn edit(name: &str) -> Option<(&str, EditKind, bool)> {
     const KEYWORDS: [(&str, EditKind); 3] =
@@ -373,13 +368,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::layers::conf::lines::{Dialect, Statement, statements};
+    use crate::layers::conf::lines::{Statement, statements};
 
     fn read(text: &str) -> Variables {
         let mut variables = Variables::new();
-        let content = statements(text, Dialect::Conf);
-        assert_eq!(content.refused, None, "{text}");
-        for (_, statement) in content.statements {
+        for statement in statements(text) {
             match statement {
                 Statement::Assign { name, operator, value } => variables.assign(&name, operator, &value),
                 Statement::Unset(name) => variables.unset(&name),
