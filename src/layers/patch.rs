@@ -6,7 +6,6 @@
 
 mod change;
 mod error;
-mod false_headers;
 mod files;
 mod hunks;
 mod mails;
@@ -89,11 +88,8 @@ fn apply_one(mail: &Mail<'_>, tree: &Path, limits: &change::Limits) -> Result<()
     }
     let body = mails::patch_in(mail.text);
     let git = body.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"diff --git "));
-    let (body, options) = match git {
-        true => (body.into(), ParseOptions::gitdiff()),
-        false => (false_headers::without(body), ParseOptions::unidiff()),
-    };
-    let parsed = parse(name, &body, options)?;
+    let options = if git { ParseOptions::gitdiff() } else { ParseOptions::unidiff() };
+    let parsed = parse(name, body, options)?;
     let files = files::Files::open(tree, name)?;
     let changes = change::changes(name, &parsed, &files, limits)?;
     // As git does it: what goes makes room first.

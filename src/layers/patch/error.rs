@@ -171,6 +171,9 @@ impl UserError for PatchError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Missing { .. } => Some("paths are relative to smidr.yaml".into()),
+            Self::Malformed { .. } => {
+                Some("make it in the repository:  git format-patch -1".into())
+            }
             Self::Encoded { .. } => Some("take it from the repository instead:  git format-patch --stdout".into()),
             Self::Prefix { .. } => Some("make it in the repository, without --no-prefix:  git format-patch -1".into()),
             Self::Hunk { crlf: Some(LineEnds::Patch), .. } => {
