@@ -18,7 +18,7 @@ use super::{
     access::Access,
     fetch,
     git_error::GitError,
-    mirror::{self, DAMAGED, KEPT, Mirror, Mirrors, OLD, Room, id},
+    mirror::{self, DAMAGED, KEPT, Mirror, Mirrors, Room, id},
     revision,
 };
 use crate::{
@@ -38,15 +38,6 @@ impl Mirrors {
     pub fn mend(&self, wanted: &PlannedGit, commit: &CommitId, access: Access<'_>) -> Result<Mirror, GitError> {
         let mirror = self.mirror(&wanted.url);
         let lock = Arc::new(self.hold(&mirror, access)?);
-        mirror.restore()?;
-        // Of somebody who was killed here: nobody knows what has been carried over from it.
-        if let Some(kept) = set_aside(&mirror)? {
-            let url = mirror.url();
-            access.on.warn(format!(
-                "mending the mirror of {url} was interrupted; what was left is kept in {}",
-                kept.display()
-            ));
-        }
         if mirror.is_there() && is_sound(&mirror::open(mirror.path())?, commit) {
             return Ok(mirror);
         }
@@ -59,16 +50,25 @@ impl Mirrors {
         access.on.warn(format!("the mirror of {} is damaged: fetching it anew", mirror.url()));
         let room = Room::replacement(&mirror, &lock)?;
         let fetched = fetch::from_any_place(&room, &only(wanted, commit), access);
-        let carried = fetched.and_then(|_| carry_over(&mirror, &room, wanted, access));
-        let lost = match carried {
+        let lost = match fetched.and_then(|_| carry_over(&mirror, &room, wanted, access)) {
             Ok(lost) => lost,
             Err(error) => {
                 room.give_up();
                 return Err(error);
             }
         };
-        replace(&mirror, room)?;
-        settle_old(&mirror, &lost, access)?;
+        match replace(&mirror, room)? {
+            Some(damaged) if lost.is_empty() => files::remove_tree(&damaged)?,
+            Some(damaged) => {
+                let names: Vec<String> = lost.iter().map(CommitId::short).collect();
+                access.on.warn(format!(
+                    "{} cannot be fetched any more; what is left of the damaged mirror is kept in {}",
+                    names.join(", "),
+                    damaged.display()
+                ));
+            }
+            None => {}
+        }
         Ok(mirror)
     }
 }
@@ -184,43 +184,24 @@ fn cut_off(fresh: &Repository, commit: &CommitId) -> Result<(), GitError> {
     Ok(files::write_atomically(&path, format!("{}\n", lines.join("\n")).as_bytes(), 0o644)?)
 }
 
-// At once where the kernel can: builds read the checkouts that borrow the mirror's objects. Killed at any moment, the old mirror is in its place or beside it,
-// from where it comes back or is set aside.
-fn replace(mirror: &Mirror, mut room: Room) -> Result<(), GitError> {
-    let old = mirror.beside(OLD);
+// Puts the new mirror in its place and gives the path of the damaged one beside it. At once where the file system can (renameat2(2)): builds read
+// the checkouts that borrow the mirror's objects. After a kill, the damaged one or the new one is left under that path.
+fn replace(mirror: &Mirror, mut room: Room) -> Result<Option<PathBuf>, GitError> {
     room.tidy()?;
     if !mirror.path().exists() {
-        return room.settle();
+        room.settle()?;
+        return Ok(None);
     }
-    room.move_to(&old)?;
-    if renameat_with(CWD, &old, CWD, mirror.path(), RenameFlags::EXCHANGE).is_ok() {
-        return Ok(());
+    let mut number = 1;
+    while mirror.beside(&format!("{DAMAGED}{number}")).exists() {
+        number += 1;
     }
-    room.move_to(&mirror.beside("new"))?;
-    fs::rename(mirror.path(), &old).map_err(FileError::new("rename to", &old))?;
-    room.settle()
-}
-
-// An old folder, if there is one, gets a name under which it stays.
-fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, GitError> {
-    let old = mirror.beside(OLD);
-    let kept = (1..).map(|number| mirror.beside(&format!("{DAMAGED}{number}"))).find(|path| !path.exists());
-    let Some(kept) = kept.filter(|_| old.exists()) else { return Ok(None) };
-    fs::rename(&old, &kept).map_err(FileError::new("rename to", &kept))?;
-    Ok(Some(kept))
-}
-
-// The old folder goes, unless it has something that nobody else has, whatever its state.
-fn settle_old(mirror: &Mirror, lost: &[CommitId], access: Access<'_>) -> Result<(), GitError> {
-    let old = mirror.beside(OLD);
-    if lost.is_empty() {
-        return Ok(files::remove_tree(&old)?);
+    let damaged = mirror.beside(&format!("{DAMAGED}{number}"));
+    room.move_to(&damaged)?;
+    if renameat_with(CWD, &damaged, CWD, mirror.path(), RenameFlags::EXCHANGE).is_err() {
+        room.move_to(&mirror.beside("new"))?;
+        fs::rename(mirror.path(), &damaged).map_err(FileError::new("rename to", &damaged))?;
+        room.settle()?;
     }
-    let Some(kept) = set_aside(mirror)? else { return Ok(()) };
-    let names: Vec<String> = lost.iter().map(CommitId::short).collect();
-    let names = names.join(", ");
-    access
-        .on
-        .warn(format!("nobody has {names} any more; what is left of the old mirror is kept in {}", kept.display()));
-    Ok(())
+    Ok(Some(damaged))
 }

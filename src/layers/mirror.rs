@@ -32,9 +32,7 @@ const README: &str = "# A mirror of a git repository that smidr keeps, so that s
     # Checkouts beside it use its objects. git never collects garbage here (gc.auto=0): commits that the server has thrown away\n\
     # may be in the smidr.lock of a project. `smidr layers prune` removes what nothing uses.\n";
 
-/// What is being replaced, beside its place.
-pub(super) const OLD: &str = "old";
-/// What has been replaced, and may hold what nobody else has; a number follows.
+/// A damaged mirror beside the one that has replaced it; a number follows.
 pub(super) const DAMAGED: &str = "damaged-";
 
 /// Of the digest in a mirror's name. Of 48 bits, somebody who chooses an address finds one that shares the mirror of another within hours.
@@ -232,19 +230,6 @@ impl Mirror {
         self.path.join(KEPT).join(commit.to_string()).is_file()
     }
 
-    /// Whether somebody took it away to replace it, and may have been killed then.
-    pub(super) fn is_away(&self) -> bool {
-        !self.path.exists() && self.beside(OLD).join("HEAD").is_file()
-    }
-
-    /// Puts it back into its place if it is away. With its lock.
-    pub(super) fn restore(&self) -> Result<(), GitError> {
-        if self.is_away() {
-            fs::rename(self.beside(OLD), &self.path).map_err(FileError::new("rename to", &self.path))?;
-        }
-        Ok(())
-    }
-
     /// A name beside it, which is never taken for a mirror.
     pub(super) fn beside(&self, suffix: &str) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
@@ -279,11 +264,11 @@ pub(super) fn note_fetched(folder: &Path, refs: &[String]) {
     }
 }
 
-/// Whether a folder is what is left of a damaged mirror. Only people remove it: it may have what nobody else has.
+/// Whether a folder is what is left of a damaged mirror. smidr never removes it: it may hold the only copy of a commit.
 pub(super) fn is_remnant(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let kind = name.strip_prefix('.').and_then(|name| Some(name.split_once(".git.")?.1));
-    kind.is_some_and(|kind| kind == OLD || kind.starts_with(DAMAGED))
+    kind.is_some_and(|kind| kind.starts_with(DAMAGED))
 }
 
 /// The id of a commit, as gix has it.

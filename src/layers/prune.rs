@@ -107,6 +107,12 @@ impl CheckoutStore {
     ///
     /// When the store cannot be read or written, or somebody asks to stop.
     pub fn prune(&self, keep: Keep, now: Timestamp, on: &Emitter, stop: &StopToken) -> Result<Gone, CheckoutError> {
+        for damaged in entries(&self.store.join("mirrors"))?.iter().filter(|path| is_remnant(path)) {
+            on.warn(format!(
+                "{} is left of a damaged mirror; unless a smidr.lock needs a commit that only it has, remove it",
+                damaged.display()
+            ));
+        }
         let mut gone = Gone::default();
         let mut needed = BTreeSet::new();
         // Where everything goes that is to be removed: a kill leaves it there, and whoever makes the next scratch removes it.

@@ -309,38 +309,38 @@ fn a_damaged_mirror_is_replaced() {
     damage(mirror.path());
     assert!(mend(&old).expect("made anew").has(&old).expect("a look"));
     assert!(yard.warned().contains("is damaged"), "{}", yard.warned());
+    assert_eq!(yard.names().len(), 1, "the damaged one is gone: {:?}", yard.names());
     git(mirror.path(), &["fsck", "--strict"]);
 }
 
 #[test]
-fn a_kill_while_replacing_a_mirror_loses_nothing() {
-    let Some(yard) = Yard::new("layers_fetch::a_kill_while_replacing_a_mirror_loses_nothing") else { return };
+fn what_cannot_be_fetched_any_more_is_kept_aside() {
+    let Some(yard) = Yard::new("layers_fetch::what_cannot_be_fetched_any_more_is_kept_aside") else { return };
     let origin = history(&yard);
     let wanted = origin.branch("main");
-    let (mirror, commit) = yard.pin(&wanted).expect("fetched");
-    let beside = |kind: &str| {
-        let name = mirror.path().file_name().expect("a name").to_string_lossy();
-        mirror.path().with_file_name(format!(".{name}.{kind}"))
-    };
-    // The old one was taken away, and the new one had not got its place yet.
-    fs::rename(mirror.path(), beside("old")).expect("away");
-    let pinned = locked(wanted.clone(), &commit);
-    assert_eq!(yard.mirrors().pin(&pinned, yard.access(false)).expect("back, without a network").1, commit);
-    assert!(!beside("old").exists());
-    // They were swapped, and the old one was not searched yet.
-    git(yard.path(), &["clone", "-q", "--mirror", &origin.url(), beside("old").to_str().expect("a path")]);
+    let (mirror, old) = yard.pin(&wanted).expect("fetched");
+    origin.git(&["reset", "-q", "--hard", "light"]);
+    origin.git(&["branch", "-D", "next"]);
+    let new = origin.commit("recipes/z/z.bb", "z");
+    origin.git(&["reflog", "expire", "--expire=now", "--all"]);
+    origin.git(&["gc", "-q", "--prune=now"]);
+    assert_eq!(yard.pin(&wanted).expect("fetched").1, new);
     damage(mirror.path());
-    yard.mirrors().mend(&wanted, &commit, yard.access(true)).expect("made anew");
-    assert!(mirror.has(&commit).expect("a look"));
-    assert!(beside("damaged-1").join("HEAD").is_file() && !beside("old").exists(), "{:?}", yard.names());
-    assert!(yard.warned().contains("was interrupted; what was left is kept in "), "{}", yard.warned());
-    // It is only removed by hand.
+    yard.mirrors().mend(&wanted, &new, yard.access(true)).expect("made anew");
+    assert!(mirror.has(&new).expect("a look") && !mirror.has(&old).expect("a look"));
+    let name = mirror.path().file_name().expect("a name").to_string_lossy();
+    let aside = mirror.path().with_file_name(format!(".{name}.damaged-1"));
+    assert!(aside.join("HEAD").is_file(), "{:?}", yard.names());
+    let kept = format!("{} cannot be fetched any more; what is left of the damaged mirror is kept in ", old.short());
+    assert!(yard.warned().contains(&kept), "{}", yard.warned());
+    // Pruning tells of it and leaves it.
     let store = smidr::layers::Store::at(mirror.path().parent().and_then(Path::parent).expect("the store"));
     let all = smidr::layers::prune::Keep { used_within: Default::default(), dry_run: false };
     let access = yard.access(true);
     let later = jiff::Timestamp::now() + std::time::Duration::from_secs(400 * 24 * 60 * 60);
     store.checkouts.prune(all, later, access.on, access.stop).expect("pruned");
-    assert!(beside("damaged-1").is_dir() && !mirror.path().exists(), "{:?}", yard.names());
+    assert!(aside.is_dir() && !mirror.path().exists(), "{:?}", yard.names());
+    assert!(yard.warned().contains(&format!("{} is left of a damaged mirror", aside.display())), "{}", yard.warned());
 }
 
 #[test]

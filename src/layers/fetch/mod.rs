@@ -37,10 +37,6 @@ impl Mirrors {
     /// When no place has it, the config's branch, tag and commit do not fit, or the disk refuses.
     pub fn pin(&self, wanted: &PlannedGit, access: Access<'_>) -> Result<(Mirror, CommitId), GitError> {
         let mirror = self.mirror(&wanted.url);
-        if mirror.is_away() {
-            let _alone = self.hold(&mirror, access)?;
-            mirror.restore()?;
-        }
         if let Some(commit) = self.known(&mirror, wanted)? {
             return Ok((mirror, commit));
         }
