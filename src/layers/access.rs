@@ -1,4 +1,4 @@
-//! How the world outside may be reached while layers are made ready. Only values: `cli` has read the environment.
+//! How servers and the network may be reached while layers are made ready. Plain values: `cli` has read the environment.
 
 use crate::{
     events::Emitter,
@@ -9,17 +9,17 @@ use crate::{
 /// What fetching may use.
 #[derive(Clone, Copy)]
 pub struct Access<'a> {
-    /// Whether the network may be used; a folder of this machine counts as network, if it is asked for by URL.
+    /// Whether the network may be used. A folder of this machine that is named by URL counts as network.
     pub online: bool,
-    /// Hears of progress, of waiting, and of what is doubtful.
+    /// Receives progress, waiting and warnings.
     pub on: &'a Emitter,
-    /// Ends everything within a second.
+    /// Stops all work within a second.
     pub stop: &'a StopToken,
     /// Starts the host's git.
     pub spawner: &'a Spawner,
-    /// Which addresses may be shown the caller's credentials.
+    /// The addresses to which the caller's credentials may be shown.
     pub logins: &'a Logins,
-    /// The caller's: where the configuration of git is, and what git itself gets to see.
+    /// The caller's environment: where the configuration of git is, and what git itself sees.
     pub environment: &'a [(String, String)],
 }
 

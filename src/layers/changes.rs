@@ -1,4 +1,4 @@
-//! What has happened to a repository between two commits, for people who decide whether they want it.
+//! What has changed in a repository between two commits, for `layers diff`.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -14,32 +14,32 @@ use super::{
 };
 use crate::{model::CommitId, plan::PlannedGit};
 
-/// How much of the past is fetched before all of it is.
+/// How many commits are fetched first, before the whole past is.
 const FIRST: u32 = 200;
 
 /// The commits from one to another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// What is new, the newest first; not more than were asked for. Only the newest where nobody knows what both have come from.
+    /// The new commits, the newest first, at most as many as asked for. Only the newest one where no common ancestor is known.
     pub commits: Vec<Change>,
-    /// How many are new, all in all; as far as the mirror knows, if it does not know the whole past.
+    /// How many are new in all, as far as the mirror knows the past.
     pub total: usize,
     /// Whether the whole past between the two is known.
     pub is_whole: bool,
-    /// Whether the new one does not come from the old one: somebody has rewritten the branch, or another one is meant now.
+    /// Whether the new one does not descend from the old one: the branch was rewritten, or another branch is meant now.
     pub is_rewritten: bool,
-    /// What went away, the newest first, where the new one lies behind the old one; not more than were asked for.
+    /// The commits that were removed, the newest first, where the new one is an ancestor of the old one; at most as many as asked for.
     pub gone: Vec<Change>,
-    /// How many went away.
+    /// How many were removed.
     pub gone_total: usize,
-    /// Whether no place has the old one any more. What has happened since is not known then.
+    /// Whether no server has the old one any more. What has changed since is then unknown.
     pub is_lost: bool,
 }
 
 /// One commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Which.
+    /// Its id.
     pub commit: CommitId,
     /// The first line of its message, without control characters.
     pub subject: String,
@@ -55,12 +55,12 @@ impl Change {
 }
 
 impl Mirrors {
-    /// What has happened between two commits, at most `limit` of it. Fetches more of the past where that is missing and the network
-    /// may be used; where it cannot, what is known is said to be that.
+    /// The changes between two commits, at most `limit` of them. Fetches more of the past where that is missing and the network
+    /// may be used; otherwise the result says that it is incomplete.
     ///
     /// # Errors
     ///
-    /// When the mirror cannot be read, or somebody asks to stop.
+    /// When the mirror cannot be read, or a stop is requested.
     pub fn changes(
         &self,
         wanted: &PlannedGit,
@@ -82,7 +82,7 @@ impl Mirrors {
         let (new, old) =
             (|depth| request(wanted, to, depth), |depth| Request::new([Want::Commit(from.clone())], depth));
         let mut gives_old = true;
-        // A branch that was moved by force leads nowhere near the old one, which some servers still give by its id.
+        // A branch that was moved by force does not contain the old commit, but some servers still give it by its id.
         for depth in [Depth::Commits(FIRST), Depth::Past] {
             for (request, is_old) in [(new(depth), false), (old(depth), true)] {
                 if is_old && !gives_old {
@@ -92,7 +92,7 @@ impl Mirrors {
                 match fetch::deepen(&room, wanted, &request, access) {
                     Ok(()) => room.settle()?,
                     Err(error) if is_old && error.is_about_the_place() => gives_old = false,
-                    // It is only about what people are told.
+                    // The result is only shown, so a failure is a warning.
                     Err(error) if error.is_about_the_place() => {
                         access.on.warn(format!("the past of {} cannot be fetched: {error}", mirror.url()));
                         return Ok(found);

@@ -1,8 +1,8 @@
 //! Commits as folders that BitBake can read.
 //!
-//! In go a bare mirror, a commit and patches, out comes a folder that holds exactly that, for as long as the value lives. It
-//! is made whole or not at all, once for all who want it, and nobody changes it afterwards: files keep git's modes, 0644 and
-//! 0755, so that copies of them can be written to, and it is the sandbox that shows them read-only.
+//! A checkout is made of a bare mirror, a commit and patches, and is kept from removal while a value of [`Checkout`] lives. It
+//! appears complete by rename, once for all users, and is never changed afterwards: files keep git's modes, 0644 and
+//! 0755, so that copies of them can be written to; the sandbox shows them read-only.
 //!
 //! ```text
 //! checkouts/<commit>[-<patches>]/<name>/       the files; `.git` borrows the objects of mirrors
@@ -50,7 +50,7 @@ use crate::{
     },
 };
 
-/// Held together by all who use checkouts, and alone by whoever removes their lock files.
+/// Held shared by all users of checkouts, and exclusively to remove their lock files.
 pub(super) const STORE_LOCK: &str = "checkouts";
 
 /// The commits of layer repositories that are written out.
@@ -61,7 +61,7 @@ pub struct CheckoutStore {
     limits: Limits,
 }
 
-/// A commit that is written out. While it lives, nobody removes it.
+/// A commit that is written out. It is not removed while this value lives.
 #[derive(Debug)]
 pub struct Checkout {
     /// Its files.
@@ -73,12 +73,12 @@ pub struct Checkout {
 }
 
 impl Checkout {
-    /// Makes sure that nobody has changed it since it was made: all builds of all projects see it. Takes milliseconds for thousands of
-    /// files; what git notes of itself is not looked at.
+    /// Checks that it has not been changed since it was made: all builds of all projects share it. Takes milliseconds for thousands of
+    /// files; git's own files are not looked at.
     ///
     /// # Errors
     ///
-    /// When something in it is younger than it is, or cannot be looked at.
+    /// When something in it is younger than its record, or cannot be looked at.
     pub fn is_untouched(&self) -> Result<(), CheckoutError> {
         let Some(sealed) = self.sealed.map(SystemTime::from) else { return Ok(()) };
         match record::youngest(&self.folder)? {
@@ -91,32 +91,32 @@ impl Checkout {
     }
 }
 
-/// Has a submodule: for its address, its mirrors and its commit, a bare repository in which the commit is present.
+/// Brings a submodule: for its address, mirrors and commit, a bare repository in which the commit is present.
 pub type Submodules<'a> = dyn FnMut(&str, &[String], &CommitId) -> Result<PathBuf, SubmoduleFailed> + 'a;
 
 /// What is wanted.
 pub struct Wanted<'a> {
     /// A bare repository that has the commit.
     pub mirror: &'a Path,
-    /// What that is a copy of.
+    /// The address that it is a mirror of.
     pub url: &'a str,
-    /// Where else that is to be had, and with it what it names relative to itself.
+    /// The address's own mirrors, beside which relative addresses of submodules may be found too.
     pub mirrors: &'a [String],
-    /// What is written out.
+    /// The commit that is written out.
     pub commit: &'a CommitId,
-    /// What is changed about it then, in this order.
+    /// Patches, in this order.
     pub patches: &'a [ReadPatch],
     /// Whether links may lead out of it.
     pub outside_links: bool,
 }
 
 impl Wanted<'_> {
-    /// What is there, if it is whole and can still borrow what it needs.
+    /// The record of one that is complete and whose mirrors are there.
     fn found(&self, folder: &Path) -> Result<Option<Record>, CheckoutError> {
         let Some(record) = Record::of(folder) else { return Ok(None) };
         match record.borrowed.iter().find(|mirror| !mirror.join("objects").is_dir()) {
             None => Ok(Some(record)),
-            // Nothing is wrong with the files, which somebody may be using.
+            // The files are sound and may be in use: only `.git` lacks its mirror.
             Some(lost) if lost == self.mirror => {
                 let (object, mirror) = (self.commit.to_string(), lost.clone());
                 Err(CheckoutError::Damaged { object, mirror, source: None })
@@ -138,7 +138,7 @@ impl CheckoutStore {
         Self { limits, ..self }
     }
 
-    /// Keeps mirrors from being removed before a checkout stands on them.
+    /// Keeps mirrors from being removed before a checkout borrows from them.
     ///
     /// # Errors
     ///
@@ -168,7 +168,7 @@ impl CheckoutStore {
     /// # Errors
     ///
     /// When objects are damaged, the repository holds what must not be written out, a patch does not apply, the file
-    /// system refuses, or somebody asks to stop.
+    /// system refuses, or a stop is requested.
     pub fn checkout(
         &self,
         wanted: &Wanted<'_>,
@@ -188,7 +188,7 @@ impl CheckoutStore {
                 break (record, held);
             }
             drop(held);
-            // Held while it is made: the others wait, and whoever uses a wreck is waited for.
+            // Held exclusively while it is made: others wait, and an incomplete one that is in use is waited for.
             let _alone = self.lock(&use_lock(&key, &name), Mode::Exclusive, &what, on, stop)?;
             if wanted.found(&folder)?.is_none() {
                 self.make(wanted, &folder, submodule, on, stop)?;
@@ -219,7 +219,7 @@ impl CheckoutStore {
         Ok(scratch.tree_becomes(folder)?)
     }
 
-    /// A private folder in the file system of the store; what others left who were killed goes first.
+    /// A private folder in the file system of the store. What killed processes left there is removed first.
     pub(super) fn scratch(&self, on: &Emitter, stop: &StopToken) -> Result<Scratch, CheckoutError> {
         let tmp = self.folder("tmp");
         let _alone = self.lock("checkouts-tmp", Mode::Exclusive, "the layer store", on, stop)?;
@@ -247,7 +247,7 @@ impl CheckoutStore {
     }
 }
 
-/// The name of the lock that whoever uses a checkout holds together with others.
+/// The name of the lock that users of a checkout hold shared.
 pub(super) fn use_lock(key: &str, name: &str) -> String {
     format!("checkout-{key}@{name}")
 }
@@ -258,11 +258,11 @@ fn key<'a>(commit: &CommitId, patches: impl Iterator<Item = &'a PatchPin>) -> St
         return commit.to_string();
     }
     let all = patches.fold(Sha256::new(), |hash, patch| hash.chain_update(patch.sha256.hex()));
-    // 128 bits: of 64, anybody finds two lists of patches that would be one checkout.
+    // 128 bits: with 64, two lists of patches with one name can be found by trying.
     format!("{commit}-{:.32}", hex::encode(all.finalize()))
 }
 
-/// The last part of an address, as a name that is safe and that people know. OpenEmbedded's sanity check refuses the core layer where its
+/// The last part of an address as a safe and familiar name. OpenEmbedded's sanity check refuses the core layer where its
 /// path has a `+`, a space or an `@`.
 fn name_of(url: &str) -> String {
     let last = last_part(url).replace('+', "_");

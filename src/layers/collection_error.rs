@@ -31,7 +31,7 @@ pub struct Missing {
     pub needs: String,
     /// The layers that need it, by their own names.
     pub wanted_by: Vec<(String, Found)>,
-    /// How to come by it.
+    /// How to get it.
     pub cure: Suggestion,
 }
 
@@ -51,25 +51,25 @@ pub enum CollectionError {
         /// The other.
         second: Box<Found>,
     },
-    /// Layers of another time.
+    /// Layers of another series.
     #[error("{}", incompatible(layers, core))]
     Series {
-        /// All of them.
+        /// All such layers.
         layers: Vec<Incompatible>,
-        /// What the core layer is of.
+        /// The series of the core layer.
         core: Vec<String>,
     },
     /// The config names one series, and the core layer is of another.
     #[error("yocto_series is {wanted}, but the core layer ({folder}) is of {}", core.join(" "))]
     OtherSeries {
-        /// The config's.
+        /// The series in the config.
         wanted: String,
-        /// The core layer's.
+        /// The series of the core layer.
         core: Vec<String>,
         /// The core layer.
         folder: PathBuf,
     },
-    /// Nothing to compare a layer with.
+    /// There is no core layer to compare a layer with.
     #[error("the layer `{collection}` ({folder}) works with {}, but no layer says of which series it is: there is no core layer", names.join(" "))]
     NoCore {
         /// The layer.
@@ -78,10 +78,10 @@ pub enum CollectionError {
         folder: PathBuf,
         /// The series that it names.
         names: Vec<String>,
-        /// The one of them to take.
+        /// The one of them to use.
         series: Option<String>,
     },
-    /// Layers that are not there.
+    /// Layers that are missing.
     #[error("{}", lacking(missing))]
     Depends {
         /// All of them.
@@ -148,7 +148,7 @@ impl UserError for CollectionError {
     }
 }
 
-/// Where a layer is, with the config's name for it: folders of the store have names that say nothing.
+/// A layer's folder with the config's name for its repository: names of folders of the store are not meaningful.
 fn whose(layer: &Found) -> String {
     format!("`{}` ({})", layer.repository, layer.folder.display())
 }
@@ -173,7 +173,7 @@ fn other_branch(layers: &[Incompatible], core: &[String]) -> String {
     )
 }
 
-/// By the layers that need them, since one that is alone needs many.
+/// Grouped by the layers that need them.
 fn lacking(missing: &[Missing]) -> String {
     let mut wanting: Vec<(&str, &Found, Vec<String>)> = Vec::new();
     for one in missing {
@@ -192,7 +192,7 @@ fn lacking(missing: &[Missing]) -> String {
     format!("{}: not there", all.join("; "))
 }
 
-/// What to add, and, for layers that nobody asked for by name, how to do without.
+/// What to add, and, for layers that the config does not name, how to leave them out.
 fn ways_out(missing: &[Missing], series: Option<&str>) -> String {
     let mut ways = Vec::new();
     for (repository, collections) in grouped(missing) {
@@ -227,7 +227,7 @@ fn grouped(missing: &[Missing]) -> Vec<(&'static Repository, Vec<&str>)> {
     groups
 }
 
-/// Layers that are there and left out.
+/// Layers that are in the repositories and not used.
 fn use_more<'a>(cures: impl Iterator<Item = &'a Suggestion>) -> Vec<String> {
     let mut lists: Vec<(&str, Vec<&str>, bool)> = Vec::new();
     for cure in cures {

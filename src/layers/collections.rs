@@ -17,10 +17,10 @@ use super::{
     named::{self, Named},
 };
 
-/// Before Yocto 3.4 what is now `:append` was `_append`, and nothing else was understood (BitBake 1.50 and before).
+/// Before Yocto 3.4 `:append` was `_append`, and nothing else was understood (BitBake 1.50 and before).
 const OLD_SYNTAX: [&str; 5] = ["warrior", "zeus", "dunfell", "gatesgarth", "hardknott"];
 
-/// As many names as are looked at in one list: collections, or what one layer needs. There are some hundred layers in all the world.
+/// The longest list that is looked at: collections, or dependencies of one layer. Some hundred layers are known in all.
 const MOST: usize = 2000;
 
 /// A set of layers that fits together.
@@ -28,7 +28,7 @@ const MOST: usize = 2000;
 pub struct Checked {
     /// Further assignments for `bblayers.conf`: names with values.
     pub bblayers: Vec<(String, String)>,
-    /// For people: what could not be found out, and what is used against a layer's word.
+    /// For the user: what is not known, and what is used against the layer's declaration.
     pub warnings: Vec<String>,
     /// The series that the core layer is of (`LAYERSERIES_CORENAMES`).
     pub series: Vec<String>,
@@ -36,22 +36,22 @@ pub struct Checked {
     pub layers: Vec<LayerInfo>,
 }
 
-/// A layer, as its conf tells.
+/// A layer, as its conf describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LayerInfo {
-    /// What it calls itself; a layer may do without, and have no recipes then.
+    /// Its name; a layer may have none, and no recipes then.
     pub collection: Option<String>,
     /// Its folder.
     pub folder: PathBuf,
     /// What the config calls its repository.
     pub repository: String,
-    /// Which recipe BitBake takes where several layers have it: that of the highest. None: not said in the layer, or not known.
+    /// BitBake takes a recipe from the layer with the highest. None: not set by the layer, or not known.
     pub priority: Option<i64>,
-    /// The layers that it needs.
+    /// The collections that it depends on.
     pub depends: Vec<String>,
     /// The series that it works with.
     pub series: Vec<String>,
-    /// Its version, which others may ask for.
+    /// Its version, which other layers may require.
     pub version: Option<String>,
 }
 
@@ -59,9 +59,9 @@ pub struct LayerInfo {
 pub(super) struct Set<'a> {
     pub found: &'a [Found],
     pub reader: Reader,
-    /// BBFILE_COLLECTIONS, with the layer that each stands for: its place in `found`.
+    /// BBFILE_COLLECTIONS, each with the index of its layer in `found`.
     pub collections: Vec<(String, usize)>,
-    /// Whether there may be others.
+    /// Whether there may be more.
     pub open: bool,
     /// LAYERSERIES_CORENAMES.
     pub core: Value,
@@ -69,7 +69,7 @@ pub(super) struct Set<'a> {
     pub compat: Vec<(String, Value)>,
 }
 
-/// What layers say of themselves, whether or not they fit together.
+/// What layers declare, whether or not they fit together.
 ///
 /// # Errors
 ///
@@ -82,7 +82,7 @@ pub fn look(found: &[Found]) -> Result<Vec<LayerInfo>, CollectionError> {
 ///
 /// # Errors
 ///
-/// A conf that cannot be read, or the first kind of thing that keeps the layers from working together, with all that are of that kind.
+/// A conf that cannot be read, or the first kind of misfit, with all layers that have it.
 pub fn check(
     found: &[Found],
     machine: &str,
@@ -104,7 +104,7 @@ pub fn check(
     Ok(checked)
 }
 
-/// Reads layer after layer. What a layer says of series is taken down at its end, as BitBake does since 2.4, so that none may copy it from another.
+/// Reads layer after layer. LAYERSERIES_COMPAT is taken at the end of each, as BitBake does since 2.4, so that no layer can copy it from another.
 pub(super) fn read(found: &[Found]) -> Result<Set<'_>, CollectionError> {
     let mut set = Set {
         found,
@@ -127,7 +127,7 @@ pub(super) fn read(found: &[Found]) -> Result<Set<'_>, CollectionError> {
             if let Some(value) = set.reader.get(&name).filter(|value| value.is_open() || value.words().next().is_some())
             {
                 set.reader.unset(&name);
-                // A later layer may name more. BitBake 2.0 counts both, later ones what came last; here both count, and BitBake has the last word.
+                // A later layer may name more. BitBake 2.0 counts both, later versions the last; here both count, and BitBake decides.
                 match set.compat.iter_mut().find(|(known, _)| known == collection) {
                     Some((_, known)) => known.join(value),
                     None => set.compat.push((collection.clone(), value)),
@@ -145,11 +145,11 @@ pub(super) fn read(found: &[Found]) -> Result<Set<'_>, CollectionError> {
 }
 
 impl Set<'_> {
-    /// Which of the names are this layer's: those that were not there before it was read.
+    /// Assigns names to this layer: those that were not there before it was read.
     fn name<'n>(&mut self, place: usize, names: impl Iterator<Item = &'n str>) -> Result<(), CollectionError> {
         let mut before = std::mem::take(&mut self.collections);
         for name in names {
-            // As many as there were are the same ones, in whatever order.
+            // A name counts as an earlier one as often as it was there before, in any order.
             let owner =
                 before.iter().position(|(known, _)| known == name).map(|at| before.remove(at).1).unwrap_or(place);
             if let Some((_, first)) = self.collections.iter().find(|(known, first)| known == name && *first != owner) {
@@ -187,7 +187,7 @@ fn check_series(set: &Set<'_>, wanted: Option<&str>, checked: &mut Checked) -> R
     check_core(set, wanted, checked)?;
     let mut incompatible = Vec::new();
     for (collection, place) in &set.collections {
-        // A layer that names none is warned about by BitBake, in every version that there is.
+        // BitBake warns about a layer that names none, in all versions.
         let Some(compat) = set.compat(collection) else { continue };
         if compat.words().any(|name| checked.series.iter().any(|core| core == name)) {
             continue;
@@ -209,7 +209,7 @@ fn check_series(set: &Set<'_>, wanted: Option<&str>, checked: &mut Checked) -> R
         };
         if layer.ignore_series {
             let append = if OLD_SYNTAX.contains(&core.as_str()) { "_append" } else { ":append" };
-            // What is appended before a layer is read stays when the layer assigns: bb.data_smart, `setVar` with `parsing`.
+            // What is appended before a layer is read survives the layer's assignment: bb.data_smart, `setVar` with `parsing`.
             checked.bblayers.push((format!("LAYERSERIES_COMPAT_{collection}{append}"), format!(" {core}")));
             checked.warnings.push(format!(
                 "the layer `{collection}` works with {}, and is used with {core} all the same (ignore_series)",
@@ -226,15 +226,15 @@ fn check_series(set: &Set<'_>, wanted: Option<&str>, checked: &mut Checked) -> R
     }
 }
 
-/// The config's series against the one that the core layer is of.
+/// Checks the config's series against that of the core layer.
 fn check_core(set: &Set<'_>, wanted: Option<&str>, checked: &mut Checked) -> Result<(), CollectionError> {
     let Some(wanted) = wanted else { return Ok(()) };
-    // These are branches that belong to whichever series comes next.
+    // These branches belong to the next series, whichever that is.
     let moving = ["master", "main"].contains(&wanted) || wanted.ends_with("-next");
     if moving || set.core.is_open() || checked.series.is_empty() || checked.series.iter().any(|name| name == wanted) {
         return Ok(());
     }
-    // The layer that says so is the one called core, as a rule.
+    // The core layer is normally the one called core.
     let core = set.collections.iter().find(|(name, _)| name == "core").or_else(|| set.collections.first());
     let core = core.map(|(_, place)| set.layer(*place));
     if core.is_some_and(|core| core.ignore_series) {
@@ -248,7 +248,7 @@ fn check_core(set: &Set<'_>, wanted: Option<&str>, checked: &mut Checked) -> Res
     Err(CollectionError::OtherSeries { wanted: wanted.into(), core: checked.series.clone(), folder })
 }
 
-/// The series that speaks for the core layer.
+/// The series to name for the core layer.
 fn core_name(core: &[String], wanted: Option<&str>) -> Option<String> {
     let named = core.iter().find(|name| wanted == Some(name.as_str()));
     named.or_else(|| core.first()).cloned()
@@ -289,14 +289,14 @@ fn check_depends(set: &Set<'_>, series: Option<&str>, checked: &mut Checked) -> 
     let series = series.map(str::to_owned).or_else(|| match &checked.series[..] {
         [one] => Some(one.clone()),
         [] => None,
-        // OpenEmbedded-Core names two while it is between them, on this branch.
+        // OpenEmbedded-Core names two on this branch, between two series.
         _ => Some("master".into()),
     });
     Err(CollectionError::Depends { missing: lacking, series })
 }
 
 fn check_machine(set: &Set<'_>, machine: &str, checked: &mut Checked) -> Result<(), CollectionError> {
-    // local.conf names it, and may do so once more.
+    // local.conf may set it again.
     let last = set.reader.get("MACHINE");
     let Some(machine) = last.as_ref().map_or(Some(machine), Value::certain) else { return Ok(()) };
     let (folders, open) = set.reader.search_path();
@@ -305,7 +305,7 @@ fn check_machine(set: &Set<'_>, machine: &str, checked: &mut Checked) -> Result<
     }
     let known = named::names(&set.reader, &folders, Named::Machine)?;
     if open || known.is_empty() {
-        // A core layer of one's own may know no machines at all; then its bitbake.conf asks for none.
+        // A core layer other than OpenEmbedded's may have no machines; its bitbake.conf needs none then.
         checked.warnings.push(format!("no layer was found to have the machine `{machine}`"));
         return Ok(());
     }
@@ -315,7 +315,7 @@ fn check_machine(set: &Set<'_>, machine: &str, checked: &mut Checked) -> Result<
 
 fn check_distro(set: &Set<'_>) -> Result<(), CollectionError> {
     let distro = set.reader.get("DISTRO");
-    // OpenEmbedded-Core's own name for none at all, which needs no file.
+    // OpenEmbedded-Core's name for no distro, which needs no file.
     let Some(distro) = distro.as_ref().and_then(Value::certain).filter(|name| *name != "nodistro") else {
         return Ok(());
     };
@@ -324,7 +324,7 @@ fn check_distro(set: &Set<'_>) -> Result<(), CollectionError> {
         return Ok(());
     }
     match named::names(&set.reader, &folders, Named::Distro)? {
-        // A core layer of one's own may know no distros.
+        // A core layer other than OpenEmbedded's may have no distros.
         known if known.is_empty() => Ok(()),
         known => Err(CollectionError::Distro { distro: distro.into(), known }),
     }

@@ -1,7 +1,7 @@
-//! Which folders of a repository are layers: `sublayers()` of the config's `include` and `exclude`. In go a repository's folder and what the config
-//! says of it, out come the layers, in the order in which BitBake gets them.
+//! Which folders of a repository are layers: `sublayers()` applies the config's `include` and `exclude` to a repository's folder and gives
+//! the layers in the order of BBLAYERS.
 //!
-//! A layer is a folder with a `conf/layer.conf`. What that file says is not looked at here.
+//! A layer is a folder with a `conf/layer.conf`. The content of that file is not looked at here.
 
 use std::{
     ffi::OsStr,
@@ -18,7 +18,7 @@ use crate::{
     system::rooted::{Missing, Rooted, RootedError},
 };
 
-/// More folders than the root of a repository, or of one of its folders, has.
+/// An upper limit for the folders in the root of a repository, or in one of its folders.
 const MAX_ENTRIES: usize = 20_000;
 
 /// A layer that BitBake is to see.
@@ -32,11 +32,11 @@ pub struct Found {
     pub repository: String,
     /// Whether it is used with a series that it does not name.
     pub ignore_series: bool,
-    /// Whether somebody asked for it by name, or for the repository that it is all of; not only found there.
+    /// Whether the config names it, or names a repository that is one layer; not only found by search.
     pub chosen: bool,
 }
 
-/// Why the layers of a repository are not to be had.
+/// Why the layers of a repository cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
     /// A repository's folder.
@@ -49,7 +49,7 @@ pub enum DiscoverError {
         /// Why.
         source: RootedError,
     },
-    /// Nothing there, or nothing left.
+    /// There is no layer, or all are excluded.
     #[error("`{repository}` ({root}) holds no {}", if excluded.is_empty() { "conf/layer.conf" } else { "layer that is not left out" })]
     NoLayer {
         /// As the config calls it.
@@ -60,7 +60,7 @@ pub enum DiscoverError {
         excluded: Vec<String>,
     },
     /// A name in the config that no layer has.
-    #[error("`{name}` is no layer of `{repository}` ({root}): sublayers.{list} names it")]
+    #[error("`{name}` is not a layer of `{repository}` ({root}): sublayers.{list} names it")]
     Unknown {
         /// What the config says.
         name: String,
@@ -102,7 +102,7 @@ impl UserError for DiscoverError {
     }
 }
 
-/// The same layer in another folder, or the name that is nearest.
+/// The same layer in another folder, or the nearest name.
 fn near<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let last = |path: &str| path.rsplit('/').next().map(str::to_owned);
     let elsewhere = known.iter().find(|path| last(path) == last(name));
@@ -113,7 +113,7 @@ fn near<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
 ///
 /// # Errors
 ///
-/// When there is none, or the config names some that are not there.
+/// When there is none, or the config names one that does not exist.
 pub fn discover(root: &Path, layer: &PlannedLayer) -> Result<Vec<Found>, DiscoverError> {
     let failed = |source| DiscoverError::Folder { repository: layer.name.clone(), root: root.into(), source };
     let rooted = Rooted::open(root).map_err(failed)?;
@@ -154,7 +154,7 @@ pub fn discover(root: &Path, layer: &PlannedLayer) -> Result<Vec<Found>, Discove
     Ok(layers)
 }
 
-/// All layers in a repository, by their folders in it; nothing below a layer is one.
+/// All layers in a repository, by their folders in it. Folders below a layer are not searched.
 ///
 /// # Errors
 ///
@@ -173,22 +173,22 @@ pub fn layers_below(rooted: &Rooted) -> Result<Vec<String>, RootedError> {
     Ok(layers)
 }
 
-/// Layers that are there for tests of their repository, or as an example: of OpenEmbedded-Core, meta-ti, and tegra-demo-distro.
+/// Layers for tests of their repository, or examples: of OpenEmbedded-Core, meta-ti, and tegra-demo-distro.
 const FOR_TESTS: [&str; 4] = ["meta-selftest", "meta-skeleton", "meta-ti-test", "meta-demo-ci"];
 
-/// Whether a layer is not meant, unless somebody includes it by name. meta-mender has those of its tests in one folder.
+/// Whether a layer is used only where the config names it. meta-mender has those of its tests in one folder.
 fn is_for_tests(path: &str) -> bool {
     path.starts_with("tests/") || FOR_TESTS.contains(&path.rsplit('/').next().unwrap_or(path))
 }
 
-/// Whether there is a `conf/layer.conf`, whatever it is: one that cannot be read is an error later, and no layer that nobody misses.
+/// Whether there is a `conf/layer.conf` of any kind. One that cannot be read is an error later; here it would be left out without a word.
 fn is_layer(rooted: &Rooted, folder: &str) -> bool {
     let Ok((conf, name)) = rooted.parent(&Path::new(folder).join("conf/layer.conf")) else { return false };
     statat(&conf, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
-/// The names of folders in a folder, sorted. A link is none: what it leads to is found where it stands. Nor is a folder in which BitBake has built: its
-/// `workspace` is a layer of devtool's.
+/// The names of folders in a folder, sorted. Links are left out, since their targets are found where they stand; so are folders in which BitBake has
+/// built, whose `workspace` is a layer of devtool's.
 fn folders(rooted: &Rooted, path: &str) -> Result<Vec<String>, RootedError> {
     let is_build = |name: &str| rooted.resolve(&Path::new(path).join(name).join("conf/bblayers.conf")).is_ok();
     let mut folders: Vec<String> = entries(rooted, Path::new(path))?
@@ -200,7 +200,7 @@ fn folders(rooted: &Rooted, path: &str) -> Result<Vec<String>, RootedError> {
     Ok(folders)
 }
 
-/// What a folder inside a root holds. Names that are no UTF-8 are left out: no conf could name them.
+/// The entries of a folder inside a root. Names that are not UTF-8 are left out: no conf could name them.
 ///
 /// # Errors
 ///
@@ -216,7 +216,7 @@ pub(super) fn entries(rooted: &Rooted, path: &Path) -> Result<Vec<(String, FileT
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         let Some(name) = name.to_str().filter(|name| *name != "." && *name != "..") else { continue };
         let kind = match entry.file_type() {
-            // Some file systems do not say.
+            // Some file systems do not tell the type.
             FileType::Unknown => statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)
                 .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
             kind => kind,
@@ -226,7 +226,7 @@ pub(super) fn entries(rooted: &Rooted, path: &Path) -> Result<Vec<(String, FileT
     Ok(entries)
 }
 
-/// `./meta-one/` as it is found: `meta-one`.
+/// `./meta-one/` in the form in which it is found: `meta-one`.
 fn tidy(name: &str) -> String {
     name.split('/').filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>().join("/")
 }
@@ -291,7 +291,7 @@ mod tests {
         }
         for (include, exclude, message, hint) in [
             (&["meta-aa"][..], &[][..], "sublayers.include", "did you mean `meta-a`?"),
-            (&["meta-c"], &[], "`meta-c` is no layer of `mine`", "did you mean `more/meta-c`?"),
+            (&["meta-c"], &[], "`meta-c` is not a layer of `mine`", "did you mean `more/meta-c`?"),
             (
                 &[],
                 &["elsewhere"],

@@ -1,4 +1,4 @@
-//! What can go wrong between smidr and a git repository. Texts never hold a password: addresses are shown without it.
+//! What can fail between smidr and a git repository. Texts never hold a password: addresses are shown without it.
 
 use std::{error::Error, io, path::PathBuf};
 
@@ -9,13 +9,13 @@ use crate::{
     system::{files::FileError, lock::WaitError},
 };
 
-/// Text of others is cut off here.
+/// Foreign text is cut after so many characters.
 const MOST_CHARS: usize = 400;
 
-/// Why a commit of a repository is not there.
+/// Why a commit of a repository cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
-    /// Somebody asked smidr to stop.
+    /// A stop was requested.
     #[error("stopped while fetching {0}")]
     Stopped(String),
     /// The lock of a mirror.
@@ -24,8 +24,8 @@ pub enum GitError {
     /// The disk.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The network is not to be used, and would be needed.
-    #[error("{wanted} of {url} is not here yet, and the network is not to be used")]
+    /// The network would be needed and may not be used.
+    #[error("{wanted} of {url} is not in the store yet, and the network may not be used")]
     Offline {
         /// The repository.
         url: String,
@@ -43,7 +43,7 @@ pub enum GitError {
         name: String,
         /// Names that it has, the nearest first.
         near: Vec<String>,
-        /// What has that name there: `tag` where a branch is asked for, and the reverse.
+        /// What has that name instead: `tag` where a branch is asked for, and the reverse.
         other: Option<&'static str>,
     },
     /// No such commit.
@@ -64,7 +64,7 @@ pub enum GitError {
         /// The commit.
         commit: CommitId,
     },
-    /// The config names a commit and a branch that have nothing to do with each other.
+    /// The config names a commit and a branch that does not contain it.
     #[error("{url} has no commit {commit} on the branch `{branch}`")]
     NotOnBranch {
         /// The repository.
@@ -74,7 +74,7 @@ pub enum GitError {
         /// The branch.
         branch: String,
     },
-    /// The config names a commit and a branch, and the other side knows too little to tell whether they fit.
+    /// The config names a commit and a branch, and the server is shallow, so that containment is unknown.
     #[error("{url} cannot tell whether {commit} is on the branch `{branch}`: its own past is cut off")]
     Cut {
         /// The repository.
@@ -97,15 +97,15 @@ pub enum GitError {
         wanted: CommitId,
     },
     /// A tag of a file or a folder.
-    #[error("the tag `{tag}` of {url} is no commit")]
+    #[error("the tag `{tag}` of {url} is not a commit")]
     NoCommit {
         /// The repository.
         url: String,
         /// The tag.
         tag: String,
     },
-    /// Not for us.
-    #[error("{url} does not let smidr in {tried}")]
+    /// Access is denied.
+    #[error("{url} denies access {tried}")]
     Denied {
         /// The repository.
         url: String,
@@ -120,7 +120,7 @@ pub enum GitError {
         /// The repository.
         url: String,
     },
-    /// An index that says which submodules there are.
+    /// An index that is needed to tell which submodules there are.
     #[error("cannot read {}: {why}", path.display())]
     Index {
         /// The index.
@@ -159,7 +159,7 @@ pub enum GitError {
     Unreachable {
         /// The repository.
         url: String,
-        /// In the words of whoever tried.
+        /// The transport's own words.
         why: String,
     },
     /// There is no such repository.
@@ -167,10 +167,10 @@ pub enum GitError {
     NoRepository {
         /// The address.
         url: String,
-        /// In the words of whoever looked.
+        /// The server's own words.
         why: String,
     },
-    /// The server does not give a commit by its id; it may be had in another way.
+    /// The server does not give a commit by its id; it may be on a branch.
     #[error("{url} does not give the commit {commit}")]
     Refused {
         /// The repository.
@@ -178,15 +178,15 @@ pub enum GitError {
         /// The commit.
         commit: CommitId,
     },
-    /// Whatever else the other side does.
+    /// Any other failure of the server or the connection.
     #[error("cannot fetch from {url}: {why}")]
     Failed {
         /// The repository.
         url: String,
-        /// In the words of whoever tried.
+        /// The transport's own words.
         why: String,
     },
-    /// What came is not whole.
+    /// The objects of a commit are incomplete after a fetch.
     #[error("what {url} sent of the commit {commit} is not whole")]
     Torn {
         /// The repository.
@@ -195,14 +195,14 @@ pub enum GitError {
         commit: CommitId,
     },
     /// Neither the repository nor any of its mirrors.
-    #[error("neither {url} nor its mirrors have what is wanted:{}", lines(.failures))]
+    #[error("neither {url} nor its mirrors have it:{}", lines(.failures))]
     Everywhere {
         /// The repository.
         url: String,
         /// Why not, for each of them.
         failures: Vec<GitError>,
     },
-    /// Something that needs the host's git, which is not there.
+    /// The host's git is needed and not installed.
     #[error("{url} needs git on this machine, which is not installed: {why}")]
     NoGit {
         /// The repository.
@@ -233,7 +233,7 @@ pub enum GitError {
 
 fn host_key(url: &str, host: &str, is_changed: bool) -> String {
     if is_changed {
-        format!("{host}, where {url} is, shows another host key than ssh knows: somebody may be in between")
+        format!("{host}, where {url} is, shows another host key than ssh knows: the connection may be intercepted")
     } else {
         format!("ssh does not know the host key of {host}, where {url} is")
     }
@@ -248,17 +248,17 @@ fn lines(failures: &[GitError]) -> String {
 }
 
 impl GitError {
-    /// A mirror that git's own rules do not fit any more.
+    /// A mirror that gix cannot open or read.
     pub(super) fn mirror(path: &std::path::Path, error: &gix::Error) -> Self {
         Self::Mirror { path: path.into(), why: said(error) }
     }
 
-    /// A disk that refuses what is fetched. The mirrors' folder is named: a new mirror is gone once its first fetch has failed.
+    /// The disk refused what was fetched. The mirrors' folder is named: a new mirror is removed when its first fetch fails.
     pub(super) fn disk(mirror: &std::path::Path, source: io::Error) -> Self {
         Self::Disk { path: mirror.parent().unwrap_or(mirror).into(), source }
     }
 
-    /// Whether another place could do better.
+    /// Whether another mirror of the repository may succeed.
     pub(super) fn is_about_the_place(&self) -> bool {
         !matches!(
             self,
@@ -271,8 +271,8 @@ impl GitError {
         )
     }
 
-    /// Whether the same place may give the same thing when it is asked in another way.
-    pub(super) fn is_about_the_wish(&self) -> bool {
+    /// Whether the same server may give it when it is asked in another way.
+    pub(super) fn is_about_the_request(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::Unknown { .. } | Self::UnknownCommit { .. } | Self::Torn { .. })
     }
 }
@@ -337,7 +337,7 @@ impl UserError for GitError {
                 return Some(format!("if you trust the project with it:  smidr trust --login {url}"));
             }
             Self::HostKey { host, port, is_changed: true, .. } => {
-                // As ssh writes it into known_hosts.
+                // In the form that ssh writes into known_hosts.
                 let known = port.map_or_else(|| host.clone(), |port| format!("[{host}]:{port}"));
                 let known = shlex::try_quote(&known).unwrap_or_default();
                 return Some(format!("once you know why it has changed:  ssh-keygen -R {known}"));
@@ -386,19 +386,19 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// When something was, for people.
+/// A time, for messages.
 pub(super) fn when(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "some time ago".into(), |time| format!("on {}", time.strftime("%Y-%m-%d %H:%M UTC")))
 }
 
-/// The outermost and the innermost of what gix says, in one line.
+/// The outermost and the innermost of gix's errors, in one line.
 pub(super) fn said(error: &gix::Error) -> String {
     let inner = deepest(error.probable_cause()).to_string();
     let outer = error.error().to_string();
     if outer == inner { shown(&inner) } else { shown(&format!("{outer}: {inner}")) }
 }
 
-/// What an error comes from in the end.
+/// The innermost cause of an error.
 pub(super) fn deepest<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut error = error;
     while let Some(cause) = error.source() {
@@ -407,7 +407,7 @@ pub(super) fn deepest<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 
     error
 }
 
-/// Text of others, fit to be shown: one line, no control characters, no passwords, not too long.
+/// Foreign text made fit to show: one line, no control characters, no passwords, not too long.
 pub(super) fn shown(text: &str) -> String {
     let line: Vec<&str> = text.split_whitespace().collect();
     let clean = without_secrets(&line.join(" "));
@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(both.kind(), Kind::Outside);
         assert_eq!(
             both.to_string(),
-            "neither https://host/x nor its mirrors have what is wanted:\n  cannot reach https://host/x: no route\n  https://host/x has no branch `x`"
+            "neither https://host/x nor its mirrors have it:\n  cannot reach https://host/x: no route\n  https://host/x has no branch `x`"
         );
         assert_eq!(unknown().hint().as_deref(), Some("there is `y`"));
         let full = GitError::disk("/a b/.x.git.new".as_ref(), io::ErrorKind::StorageFull.into());

@@ -1,4 +1,4 @@
-//! Commits of other repositories in an index: `git status` enters their folders, and obeys the repository that it finds there.
+//! Commits of other repositories in an index (gitlinks): `git status` enters their folders, and obeys the repository that it finds there.
 
 use std::{
     fs,

@@ -1,7 +1,7 @@
 //! The host's git, for what gix cannot do: proxies and certificates that only git's configuration names, passwords over plain http,
-//! servers of long ago. The same request, the same refs, in the same mirror.
+//! old servers. The same request, the same refs, in the same mirror.
 //!
-//! It dies with smidr, never asks anybody, never collects garbage, and runs no transport that is a program (`ext::`).
+//! It dies with smidr, never prompts, never collects garbage, and runs no transport that is a program (`ext::`).
 
 use std::{
     ffi::OsStr,
@@ -26,12 +26,12 @@ use crate::{
     system::files::FileError,
 };
 
-/// How often a wish to stop is looked for.
+/// How often the stop request is polled.
 const LOOK: Duration = Duration::from_millis(50);
-/// Of what git says; the end of it is what matters.
+/// How much of git's output is kept; its end is what matters.
 const SAID_BYTES: usize = 64 << 10;
 
-/// What would lead git into another repository (git(1), "Environment Variables"), or make it ask somebody.
+/// Variables that would lead git into another repository (git(1), "Environment Variables"), or make it prompt.
 const WITHOUT: [&str; 11] = [
     "GIT_DIR",
     "GIT_WORK_TREE",
@@ -46,7 +46,7 @@ const WITHOUT: [&str; 11] = [
     "GIT_TRACE",
 ];
 
-/// What would show a server who the user is.
+/// Variables that would let git show the user's credentials to a server.
 const OF_THE_USER: [&str; 9] = [
     "GIT_CONFIG_COUNT",
     "GIT_CONFIG_PARAMETERS",
@@ -59,15 +59,15 @@ const OF_THE_USER: [&str; 9] = [
     "SSH_AUTH_SOCK",
 ];
 
-/// Where a login stands that belongs to an address, and a helper that tells git (gitcredentials(7)).
+/// Variables for the login of one address, and a credential helper that prints it (gitcredentials(7)).
 const LOGIN: [&str; 2] = ["SMIDR_GIT_USER", "SMIDR_GIT_PASSWORD"];
 const HELPER: &str =
     r#"!f() { test "$1" != get || printf 'username=%s\npassword=%s\n' "$SMIDR_GIT_USER" "$SMIDR_GIT_PASSWORD"; }; f"#;
 
-/// What git says of servers without git.
+/// git's own error for servers without git.
 const NO_DEPTH: &str = "does not support shallow";
 
-/// Fetches what is wanted into a mirror. `why` says why gix did not.
+/// Fetches a request into a mirror. `why` says what gix cannot do.
 pub(super) fn fetch(
     room: &Room,
     url: &str,
@@ -96,7 +96,7 @@ pub(super) fn fetch(
     arguments.extend(request.refspecs());
     let with_depth: Vec<&String> = arguments.iter().take(1).chain(&depth).chain(arguments.iter().skip(1)).collect();
     let (mut status, mut said) = git.run(&room.folder, &with_depth, true)?;
-    // A plain file server has no part of the past to offer.
+    // A server of plain files (dumb http) cannot be fetched from shallowly.
     if !status.success() && depth.is_some() && said.contains(NO_DEPTH) {
         (status, said) = git.run(&room.folder, &arguments, true)?;
     }
@@ -106,12 +106,12 @@ pub(super) fn fetch(
 struct Git<'a> {
     program: PathBuf,
     url: &'a str,
-    /// The same without a login: every user of this machine sees the arguments of programs.
+    /// The address without its login: every user of this machine sees the arguments of programs.
     address: String,
     /// User and password of the address.
     login: Option<(String, String)>,
     follows: bool,
-    /// In place of the user's configuration, where logins may not be used.
+    /// Replaces the user's configuration where logins may not be used.
     public: Option<NamedTempFile>,
     access: Access<'a>,
 }
@@ -165,14 +165,14 @@ impl<'a> Git<'a> {
         }
         if let Some((user, password)) = &self.login {
             command.env(LOGIN[0], user).env(LOGIN[1], password);
-            // Instead of all others, and for this server.
+            // This helper instead of all others, for this server only.
             command.args(["-c", "credential.helper=", "-c", &format!("credential.{}.helper={HELPER}", self.address)]);
         }
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    // To its end, or until somebody asks to stop: what it says, and how it ended.
+    // Runs git to its end, or until a stop is requested; gives its output and its status.
     fn run(
         &self,
         folder: &Path,
@@ -216,7 +216,7 @@ impl<'a> Git<'a> {
         fetch::remove_stale(&repository, request, None).map_err(|error| GitError::mirror(folder, &error))
     }
 
-    // All branches and tags of the other side.
+    // All branches and tags of the server.
     fn refs(&self, folder: &Path) -> Vec<String> {
         let arguments = ["ls-remote", "--refs", "--heads", "--tags", "--end-of-options", &self.address];
         let Ok((_, said)) = self.run(folder, &arguments, false) else { return Vec::new() };
@@ -277,7 +277,7 @@ impl<'a> Git<'a> {
     }
 }
 
-/// User and password that stand in an http address.
+/// User and password in an http address.
 fn login_in(url: &str) -> Option<(String, String)> {
     let parsed = gix::url::parse(url).ok()?;
     let is_http = matches!(parsed.scheme, gix::url::Scheme::Http | gix::url::Scheme::Https);
@@ -285,7 +285,7 @@ fn login_in(url: &str) -> Option<(String, String)> {
     Some((user.to_owned(), parsed.password().unwrap_or_default().to_owned()))
 }
 
-// Both of its outputs, line by line; progress ends with a carriage return.
+// Reads both outputs, line by line; progress lines end with a carriage return.
 fn listen(child: &mut Child) -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel();
     let out = child.stdout.take().map(|out| Box::new(out) as Box<dyn Read + Send>);
@@ -307,7 +307,7 @@ fn listen(child: &mut Child) -> mpsc::Receiver<String> {
     lines
 }
 
-/// `Receiving objects:  45% (450/1000), 1.2 MiB` and the same of deltas: objects are received, then resolved.
+/// Parses `Receiving objects:  45% (450/1000), 1.2 MiB` and the same of deltas: objects are received, then resolved.
 fn objects(line: &str) -> Option<(u64, u64)> {
     let second = line.starts_with("Resolving deltas:");
     if !second && !line.starts_with("Receiving objects:") {
@@ -320,7 +320,7 @@ fn objects(line: &str) -> Option<(u64, u64)> {
     Some((if second { total + done } else { done }, 2 * total))
 }
 
-/// What is worth showing of what git, or ssh, has said.
+/// The line of git's or ssh's output that names the failure.
 pub(super) fn words(said: &str) -> String {
     let telling = |line: &&str| {
         let line = line.trim_start_matches("remote: ");

@@ -1,4 +1,4 @@
-//! Where well-known layers are to be had: `known.toml`, which says where each fact comes from.
+//! Repositories of well-known layers: `known.toml`, which names the source of each fact.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -34,8 +34,8 @@ impl Repository {
         self.url.rsplit('/').next().unwrap_or(&self.url)
     }
 
-    /// As it is added to the section `layers` of `smidr.yaml`, for the named collections. Where it has no branch for the series, or the series is
-    /// not known, that is left to be filled in.
+    /// An entry for the section `layers` of `smidr.yaml` with the named collections. Where it has no branch for the series, or the series is
+    /// unknown, the branch is left to be filled in.
     pub fn yaml(&self, collections: &[&str], series: Option<&str>) -> String {
         let branch = match series {
             Some(series) if self.series.iter().any(|known| known == series) => format!("branch: {series}"),
@@ -47,7 +47,7 @@ impl Repository {
         folders.sort_unstable();
         folders.dedup();
         let mut yaml = format!("  - name: {}\n    git: {}\n    {branch}", self.name(), self.url);
-        // A repository that is one layer needs no more, and names itself where it is more than one.
+        // A repository that is one layer needs no sublayers; among several its own folder is named `.`.
         if folders != [""] {
             let folders: Vec<&str> =
                 folders.into_iter().map(|folder| if folder.is_empty() { "." } else { folder }).collect();

@@ -1,4 +1,4 @@
-//! Layers in folders of this machine: used as they are, and said to be at which commit.
+//! Layers in folders of this machine: used as they are; smidr.lock notes their commit.
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ impl Local {
         }
     }
 
-    /// For people.
+    /// The state, for messages.
     pub fn describe(&self) -> String {
         match (&self.pin.commit, self.pin.dirty) {
             (None, _) => "path".into(),
@@ -48,17 +48,17 @@ impl Local {
     }
 }
 
-/// The git repository that a folder belongs to. Those who keep their whole home in git do not mean to show it to a build.
+/// The git repository that a folder belongs to. A home folder that is a repository itself does not count: a build must not see it.
 pub fn repository(folder: &Path, home: &Path) -> Option<PathBuf> {
     let below_home = folder.ancestors().take_while(|folder| !home.starts_with(folder));
     below_home.into_iter().find(|folder| folder.join(".git").exists()).map(Path::to_path_buf)
 }
 
-/// What a repository is at, and whether something in `folder` has not been committed. None where git could not say either: without
-/// a commit, or with a repository that somebody else owns.
+/// The commit of a repository, and whether something in `folder` has not been committed. None where git could not say either: without
+/// a commit, or where another user owns the repository.
 fn state(repository: &Path, folder: &Path) -> Option<(CommitId, bool)> {
-    // Whose files they are says nothing of who wrote its `.git/config`: it may have come in an archive. Its filters are programs, which git's own
-    // status would run; nothing of a repository is run here. Those of the user's configuration are.
+    // The owner of files says nothing about the author of `.git/config`: it may have come in an archive. Its filters are programs, which git's own
+    // status would run. Nothing that a repository names is run here; programs of the user's configuration are.
     let options = gix::open::Options::default().with(gix::sec::Trust::Reduced);
     let repository = gix::open_opts(repository, options).ok()?;
     let commit = repository.head_id().ok()?;
@@ -66,7 +66,7 @@ fn state(repository: &Path, folder: &Path) -> Option<(CommitId, bool)> {
     Some((commit, is_dirty(&repository, folder).unwrap_or(true)))
 }
 
-/// Whether `git status` would name something in `folder`, or the commit has no such folder: status says nothing of what is ignored.
+/// Whether `git status` would name something in `folder`, or the commit has no such folder: status does not name ignored files.
 fn is_dirty(repository: &gix::Repository, folder: &Path) -> Option<bool> {
     let top = std::fs::canonicalize(repository.workdir()?).ok()?;
     let folder = std::fs::canonicalize(folder).ok()?;
@@ -74,7 +74,7 @@ fn is_dirty(repository: &gix::Repository, folder: &Path) -> Option<bool> {
     if !inside.is_empty() && repository.head_tree().ok()?.lookup_entry_by_path(inside).ok()?.is_none() {
         return Some(true);
     }
-    // The whole repository, or exactly that folder, whatever characters are in its name.
+    // The whole repository, or exactly that folder, whatever characters its name has.
     let patterns = (!inside.is_empty()).then(|| format!(":(top,literal){inside}").into());
     let status = repository.status(gix::progress::Discard).ok()?;
     let mut changes = status.into_iter(patterns).ok()?;

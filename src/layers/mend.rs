@@ -1,5 +1,5 @@
-//! A damaged mirror is made anew. What the server has is fetched again; what only the old mirror has is carried over, object by
-//! object, each with its digest checked. Nothing is thrown away before the new one is there.
+//! Replaces a damaged mirror. What the server has is fetched again; commits that only the old mirror has are copied object by
+//! object, each with its digest checked. The old mirror is removed only after the new one is in its place.
 
 use std::{
     collections::HashSet,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 impl Mirrors {
-    /// Makes a mirror anew in which an object of `commit` is damaged or missing. One that is sound, because somebody else was faster,
+    /// Replaces a mirror in which an object of `commit` is damaged or missing. One that is sound, because another process has replaced it already,
     /// stays as it is.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl Mirrors {
     }
 }
 
-// The same repository, for a commit and nothing else.
+// The same repository, pinned to one commit.
 fn only(wanted: &PlannedGit, commit: &CommitId) -> PlannedGit {
     let name = wanted.pinned.as_ref().map_or_else(|| fetch::subject(&wanted.url), |pinned| pinned.name.clone());
     let pinned = RepositoryPin {
@@ -90,7 +90,7 @@ fn only(wanted: &PlannedGit, commit: &CommitId) -> PlannedGit {
     PlannedGit { commit: Some(commit.clone()), pinned: Some(pinned), ..wanted.clone() }
 }
 
-// What others may be pinned to: from the server, or else from the old mirror. Gives what neither has.
+// Brings the commits to which other projects may be pinned: from the old mirror, or else from the server. Gives those that neither has.
 fn carry_over(
     mirror: &Mirror,
     room: &Room,
@@ -118,13 +118,13 @@ fn carry_over(
 fn kept(mirror: &Path) -> Vec<CommitId> {
     let loose = fs::read_dir(mirror.join(KEPT)).into_iter().flatten().flatten();
     let mut names: HashSet<String> = loose.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    // Where somebody has run `git pack-refs`.
+    // After a `git pack-refs` by hand.
     let packed = fs::read_to_string(mirror.join("packed-refs")).unwrap_or_default();
     names.extend(packed.lines().filter_map(|line| Some(line.split_once(&format!("{KEPT}/"))?.1.to_owned())));
     names.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
-/// Every object of a commit and its tree, depth first; false as soon as `each` says so or one cannot be read.
+/// Visits every object of a commit and its tree, depth first; false when `each` says so or an object cannot be read.
 fn every_object(
     repository: &Repository,
     commit: &CommitId,
@@ -167,14 +167,14 @@ fn is_sound(repository: &Repository, commit: &CommitId) -> bool {
     every_object(repository, commit, |_, _, _| true)
 }
 
-// A commit without its past; false where the old mirror does not have it undamaged.
+// Copies a commit without its past; false where the old mirror does not have it undamaged.
 fn copy(old: &Repository, fresh: &Repository, commit: &CommitId) -> bool {
     let copied =
         every_object(old, commit, |id, kind, data| fresh.has_object(id) || fresh.write_buf(kind, data).is_ok());
     copied && cut_off(fresh, commit).is_ok()
 }
 
-// Its parents are not there: git has to know (gitformat-pack's "shallow" file, one id in each line).
+// The parents are missing, so git needs the commit in its "shallow" file (gitformat-pack(5)), one id in each line.
 fn cut_off(fresh: &Repository, commit: &CommitId) -> Result<(), GitError> {
     let path = fresh.path().join("shallow");
     let mut known: HashSet<String> = fs::read_to_string(&path).unwrap_or_default().lines().map(String::from).collect();

@@ -1,8 +1,7 @@
-//! Mirrors: one bare repository for each address, whatever projects use it. In go addresses, out come folders that are whole; the
-//! network is [`super::fetch`]'s.
+//! Mirrors: one bare repository for each address, shared by all projects. The network is [`super::fetch`]'s.
 //!
-//! A mirror is made in a folder that nobody looks at, and appears by rename after its first fetch. From then on it only grows.
-//! Who writes into it holds its lock alone; reading needs none, since git's own files change by rename.
+//! A mirror is made in a temporary folder, and appears by rename after its first fetch. From then on it only grows.
+//! Writing needs its lock, held exclusively; reading needs none, since git's own files change by rename.
 
 use std::{
     fs, io,
@@ -24,9 +23,9 @@ use crate::{
     },
 };
 
-/// Refs that say: this commit has been seen here with its whole tree. They also keep it, should somebody run `git gc`.
+/// Refs that record commits whose whole tree is here. They also keep them from `git gc`.
 pub(super) const KEPT: &str = "refs/smidr/commits";
-/// Its time is the time of the last fetch.
+/// A file whose modification time is that of the last fetch.
 const FETCHED: &str = "smidr-fetched";
 const README: &str = "# A mirror of a git repository that smidr keeps, so that several projects share one copy and builds work without a network.\n\
     # Checkouts beside it use its objects. git never collects garbage here (gc.auto=0): commits that the server has thrown away\n\
@@ -35,10 +34,10 @@ const README: &str = "# A mirror of a git repository that smidr keeps, so that s
 /// A damaged mirror beside the one that has replaced it; a number follows.
 pub(super) const DAMAGED: &str = "damaged-";
 
-/// Of the digest in a mirror's name. Of 48 bits, somebody who chooses an address finds one that shares the mirror of another within hours.
+/// Hex digits of the digest in a mirror's name. With 12, an address that shares the mirror of another is found within hours.
 const DIGITS: usize = 32;
 
-/// A few megabytes of a pack may say that they are an object that fills any memory. This is what a checkout allows for one file, and half as much for
+/// A small pack can declare an arbitrarily large object. This is what a checkout allows for one file, and half as much for
 /// a delta that makes it.
 pub(super) const ALLOCATION_BYTES: usize = 1536 << 20;
 
@@ -56,16 +55,16 @@ pub struct Mirror {
     lock: PathBuf,
 }
 
-/// Where a fetch may write.
+/// The folder into which a fetch writes.
 pub(super) struct Room {
-    /// The mirror, or what is going to be one.
+    /// The mirror itself, or the temporary folder of a new one.
     pub folder: PathBuf,
     target: PathBuf,
     lock: Arc<FileLock>,
 }
 
 impl Mirrors {
-    /// The mirrors below `store`, usually `SMIDR_HOME/layers`; makes nothing yet.
+    /// The mirrors below `store`, usually `SMIDR_HOME/layers`. Creates nothing.
     pub fn new(store: &Path) -> Self {
         Self { folder: store.join("mirrors"), locks: store.join("locks") }
     }
@@ -80,7 +79,7 @@ impl Mirrors {
         }
     }
 
-    /// All that are there, by their names.
+    /// All mirrors, sorted by their paths.
     ///
     /// # Errors
     ///
@@ -104,7 +103,7 @@ impl Mirrors {
         Ok(found)
     }
 
-    /// Takes a mirror for writing, alone.
+    /// Locks a mirror exclusively, for writing.
     pub(super) fn hold(&self, mirror: &Mirror, access: Access<'_>) -> Result<FileLock, GitError> {
         files::make_private_dir(&self.locks)?;
         let waiting = |holder: &str| {
@@ -114,7 +113,7 @@ impl Mirrors {
         Ok(lock::lock(&mirror.lock, Mode::Exclusive, "fetching layers", access.stop, waiting)?)
     }
 
-    /// Makes ready for a fetch: what a killed process has left goes, and a mirror that is not there is begun beside its place.
+    /// Prepares a fetch: removes what a killed process has left, and begins a new mirror in a temporary folder.
     pub(super) fn room(&self, mirror: &Mirror, lock: &Arc<FileLock>) -> Result<Room, GitError> {
         let fresh = mirror.beside("new");
         files::remove_tree(&fresh)?;
@@ -132,7 +131,7 @@ impl Mirrors {
 }
 
 impl Room {
-    /// A mirror that replaces one that is there: `exchange` puts it in its place.
+    /// A temporary folder for a mirror that replaces one that is there.
     pub(super) fn replacement(mirror: &Mirror, lock: &Arc<FileLock>) -> Result<Self, GitError> {
         let fresh = mirror.beside("new");
         files::remove_tree(&fresh)?;
@@ -140,12 +139,12 @@ impl Room {
         Ok(Self { folder: fresh, target: mirror.path.clone(), lock: lock.clone() })
     }
 
-    /// The mirror's lock, for whoever writes into it and may live longer.
+    /// The mirror's lock, for a thread that writes into it and may outlive this value.
     pub(super) fn lock(&self) -> Arc<FileLock> {
         self.lock.clone()
     }
 
-    /// Lets everybody see what has been fetched.
+    /// Puts a new mirror in its place, where all see it.
     pub(super) fn settle(self) -> Result<(), GitError> {
         self.tidy()?;
         if self.folder != self.target {
@@ -154,19 +153,19 @@ impl Room {
         Ok(())
     }
 
-    /// Goes on in another folder.
+    /// Moves the folder.
     pub(super) fn move_to(&mut self, folder: &Path) -> Result<(), GitError> {
         fs::rename(&self.folder, folder).map_err(FileError::new("rename to", folder))?;
         self.folder = folder.into();
         Ok(())
     }
 
-    /// Leaves packs as git does.
+    /// Gives packs the modes that git gives them.
     pub(super) fn tidy(&self) -> Result<(), GitError> {
         tidy(&self.folder)
     }
 
-    /// Forgets a mirror whose first fetch has failed.
+    /// Removes a new mirror whose first fetch has failed.
     pub(super) fn give_up(self) {
         if self.folder != self.target {
             // The next fetch removes it as well.
@@ -211,12 +210,12 @@ impl Mirror {
         Ok(bytes)
     }
 
-    /// When somebody has fetched last.
+    /// When it was last fetched into.
     pub fn fetched(&self) -> Option<Timestamp> {
         modified(&self.path.join(FETCHED))
     }
 
-    /// When a ref has been fetched last.
+    /// When a ref was last fetched.
     pub(super) fn fetched_ref(&self, name: &str) -> Option<Timestamp> {
         modified(&self.path.join(name)).or_else(|| self.fetched())
     }
@@ -225,22 +224,22 @@ impl Mirror {
         self.path.join("HEAD").is_file()
     }
 
-    /// Whether a commit has been seen here with its whole tree. One look at the disk.
+    /// Whether a commit is recorded as complete. One look at the disk.
     pub(super) fn has_kept(&self, commit: &CommitId) -> bool {
         self.path.join(KEPT).join(commit.to_string()).is_file()
     }
 
-    /// A name beside it, which is never taken for a mirror.
+    /// A path beside it that is never taken for a mirror.
     pub(super) fn beside(&self, suffix: &str) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         self.path.with_file_name(format!(".{name}.{suffix}"))
     }
 }
 
-/// Opens a mirror: its own configuration and nothing of the user's.
+/// Opens a mirror with its own configuration, without the user's.
 pub(super) fn open(path: &Path) -> Result<gix::Repository, GitError> {
     let allocation = format!("gitoxide.objects.allocLimit={ALLOCATION_BYTES}");
-    // No hash table of 96 MiB per handle, which is gix's own choice: ten mirrors are read at once.
+    // Without gix's default of a 96 MiB hash table per handle: ten mirrors are read at once.
     let options = gix::open::Options::isolated().with(gix::sec::Trust::Full).open_path_as_is(true).cli_overrides([
         "core.deltaBaseCacheLimit=4m",
         "gitoxide.core.deltaBaseCacheLimit=1m",
@@ -249,13 +248,13 @@ pub(super) fn open(path: &Path) -> Result<gix::Repository, GitError> {
     gix::open_opts(path, options).map_err(|error| GitError::mirror(path, &error))
 }
 
-/// Notes that a commit is whole. Who may not write here has to look again next time.
+/// Records that a commit is complete. Without write access the check is repeated next time.
 pub(super) fn keep(repository: &gix::Repository, commit: &CommitId) {
     let name = format!("{KEPT}/{commit}");
     let _ = repository.reference(name, id(commit), PreviousValue::Any, "smidr");
 }
 
-/// Notes that refs have been asked for just now. Only a time that is told to people depends on it.
+/// Records the time of a fetch of these refs, which is only used in messages.
 pub(super) fn note_fetched(folder: &Path, refs: &[String]) {
     let now = std::time::SystemTime::now();
     let _ = fs::write(folder.join(FETCHED), "");
@@ -276,7 +275,7 @@ pub(super) fn id(commit: &CommitId) -> gix::ObjectId {
     gix::ObjectId::from_bytes_or_panic(commit.as_bytes())
 }
 
-/// The id of what must be a commit of a mirror.
+/// The commit that an object is or, through tags, leads to.
 pub(super) fn commit_id(repository: &gix::Repository, id: gix::ObjectId) -> Option<CommitId> {
     let object = repository.find_object(id).ok()?.peel_tags_to_end().ok()?;
     (object.kind == Kind::Commit).then_some(())?;
@@ -287,7 +286,7 @@ fn modified(path: &Path) -> Option<Timestamp> {
     fs::metadata(path).and_then(|metadata| metadata.modified()).ok().and_then(|time| Timestamp::try_from(time).ok())
 }
 
-// For people the last part of the address, for everything else a digest of all of it.
+// The last part of the address, to be recognised, and a digest of all of it.
 fn name(url: &str) -> String {
     let url = without_secrets(url);
     let url = url.trim_end_matches('/');
@@ -310,7 +309,7 @@ pub(super) fn make(folder: &Path, config: &str) -> Result<(), GitError> {
     Ok(())
 }
 
-/// Leaves nothing in a mirror that the host's git would obey: a store may lie in a project, and come with it.
+/// Removes everything from a mirror that the host's git would obey: a store may lie in a project, and come with it.
 fn make_own(folder: &Path, config: &str) -> Result<(), GitError> {
     for other in ["hooks", "config.worktree", "commondir", "objects/info/alternates"] {
         files::remove_tree(&folder.join(other))?;
@@ -338,7 +337,7 @@ fn url_in(path: &Path) -> Option<String> {
     Some(config.string("remote.origin.url")?.to_string())
 }
 
-/// Removes what a killed process has left behind: locks of git, half a pack, a pack without an index. With the mirror's lock.
+/// Removes what a killed process has left behind: locks of git, half a pack, a pack without an index. Needs the mirror's lock.
 fn sweep(folder: &Path) -> Result<(), GitError> {
     for part in ["", "refs", "objects/pack"] {
         let depth = if part.is_empty() { 1 } else { usize::MAX };
@@ -365,7 +364,7 @@ fn is_left_over(path: &Path, of_pack: bool) -> bool {
             || (name.ends_with(".idx") && !path.with_extension("pack").exists()))
 }
 
-/// Packs as git leaves them: for everybody who may see the folder, and not to be changed. gix makes them 0600.
+/// Makes packs 0444, as git does; gix makes them 0600.
 pub(super) fn tidy(folder: &Path) -> Result<(), GitError> {
     let packs = folder.join("objects/pack");
     for entry in fs::read_dir(&packs).map_err(FileError::new("read the folder", &packs))?.flatten() {

@@ -1,4 +1,4 @@
-//! Where a layer that others need is to be had: in a repository that is there already, or in one that is well known.
+//! Where to get a layer that others need: from a repository of the config, or from a well-known one.
 
 use super::{
     collection_error::Missing,
@@ -8,25 +8,25 @@ use super::{
 };
 use crate::system::rooted::Rooted;
 
-/// How to come by a layer.
+/// How to get a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Suggestion {
-    /// It stands in a repository of the config, unused.
+    /// It is in a repository of the config, unused.
     Here {
         /// As the config calls it.
         repository: String,
         /// The layer's folder in it.
         sublayer: String,
-        /// What is used of the repository by name; none: what is found there.
+        /// The layers of the repository that the config names; none where all that are found are used.
         chosen: Vec<String>,
     },
-    /// Some repository is known to have it.
+    /// A well-known repository has it.
     Known(&'static Repository),
-    /// Nobody here knows.
+    /// Unknown.
     Unknown,
 }
 
-/// Looks for each of them. What cannot be read on the way is not what somebody asked for, and is passed over.
+/// Fills in how to get each of them. Unused layers that cannot be read are passed over.
 pub(super) fn find(missing: &mut [Missing], found: &[Found]) {
     let unused = unused(found);
     for missing in missing {

@@ -1,7 +1,7 @@
-//! Yocto layers: from what the config names to folders that BitBake can read.
+//! Yocto layers: from the plan's sources to folders that BitBake can read.
 //!
-//! In goes a plan, out come [`Checkouts`]: which folders to show in the sandbox, which of them are layers, where BitBake is if one of
-//! the repositories carries it, and what all of it is pinned to. Nothing of a repository is run here.
+//! [`Checkouts`] is the result: the folders to show in the sandbox, which of them are layers, where BitBake is if one of
+//! the repositories carries it, and what all of it is pinned to. Nothing that a repository contains is run here.
 
 mod access;
 mod changes;
@@ -52,24 +52,24 @@ use crate::{
     plan::{OwnRepository, Plan, PlannedLayer, PlannedSource},
 };
 
-/// Layers that are there, for as long as this value lives.
+/// Layers that are ready; kept from removal while this value lives.
 #[derive(Debug, Default)]
 pub struct Checkouts {
-    /// Repositories of the user's that have to be visible in the sandbox: their layers, and `.git`, or BitBake could not tell revisions.
+    /// The user's repositories that have to be visible in the sandbox: their layers, and `.git`, without which BitBake cannot tell revisions.
     pub own: Vec<OwnRepository>,
-    /// What of the store has to be visible, and never changes.
+    /// Folders of the store that have to be visible, and never change.
     pub pinned: Vec<PathBuf>,
     /// BBLAYERS, in the order of the config.
     pub layers: Vec<PathBuf>,
     /// Further assignments for `bblayers.conf`.
     pub bblayers: Vec<(String, String)>,
-    /// For people: each repository's name and what it is pinned to.
+    /// For messages: each repository's name and what it is pinned to.
     pub names: Vec<(String, String)>,
     /// A folder with `bin/bitbake` in it.
     pub bitbake: Option<PathBuf>,
     /// For smidr.lock.
     pub pins: Vec<RepositoryPin>,
-    /// The repositories themselves: as long as they are held, nobody removes them.
+    /// The repositories: their locks keep them from removal.
     pub held: Vec<Repository>,
 }
 
@@ -79,11 +79,11 @@ impl Checkouts {
         self.own.iter().map(|own| &own.root).chain(&self.pinned).cloned().collect()
     }
 
-    /// Makes sure that what the lock names is what a build will see.
+    /// Checks that a build will see what the lock names.
     ///
     /// # Errors
     ///
-    /// When somebody has changed a checkout.
+    /// When a checkout has been changed.
     pub fn are_untouched(&self) -> Result<(), LayerError> {
         let pinned = self.held.iter().filter_map(|repository| match repository {
             Repository::Pinned { checkout, .. } => Some(checkout),
@@ -93,7 +93,7 @@ impl Checkouts {
     }
 }
 
-/// Why layers are not there.
+/// Why layers cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
     /// No such folder.
@@ -104,7 +104,7 @@ pub enum LayerError {
         /// Its folder.
         path: PathBuf,
     },
-    /// A link on the way to a layer, which its repository may have brought.
+    /// A symbolic link on the way to a layer, which its repository may have brought.
     #[error("the layer {layer} lies outside of {root}: a symbolic link leads there")]
     LeadsOut {
         /// The layer.
@@ -112,13 +112,13 @@ pub enum LayerError {
         /// Its repository.
         root: PathBuf,
     },
-    /// A folder that should have BitBake.
+    /// A folder in which BitBake should be.
     #[error("{0} holds no bin/bitbake")]
     NoBitbake(PathBuf),
-    /// `--locked`, and other patches than those that are pinned.
+    /// `--locked`, and the patches are not those that are pinned.
     #[error("the patches of `{0}` are not those that smidr.lock pins, and --locked pins nothing anew")]
     Patched(String),
-    /// A repository that cannot be brought.
+    /// A repository that cannot be fetched.
     #[error(transparent)]
     Git(#[from] GitError),
     /// A commit that cannot be written out.
@@ -162,11 +162,11 @@ impl UserError for LayerError {
     }
 }
 
-/// Brings every repository, finds their layers, and BitBake. `home` is the caller's.
+/// Brings every repository, finds their layers, and BitBake. `home` is the caller's home folder.
 ///
 /// # Errors
 ///
-/// The first thing that cannot be brought, or does not fit.
+/// The first repository that cannot be had, or the first kind of misfit.
 pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts, LayerError> {
     let repositories = Store::of(plan).bring(plan, home, access)?;
     let mut checkouts = Checkouts::default();
@@ -208,7 +208,7 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
     Ok(checkouts)
 }
 
-/// What is wrong with the folders and patches of this machine that a plan names: all of it, without reaching for anything else.
+/// All problems of the folders and patches of this machine that a plan names; nothing else is read.
 pub fn missing(plan: &Plan) -> Vec<LayerError> {
     let of_layer = |layer: &PlannedLayer| match folder(&layer.name, &layer.source)? {
         Some(folder) => discover(folder, layer).map(drop).map_err(LayerError::from),
@@ -228,7 +228,7 @@ fn patches(source: &PlannedSource) -> Result<(), LayerError> {
     }
 }
 
-/// The folder of this machine that a source is, if it is one.
+/// The folder of a source that is a folder of this machine.
 fn folder<'a>(name: &str, source: &'a PlannedSource) -> Result<Option<&'a Path>, LayerError> {
     match source {
         PlannedSource::Git(_) => Ok(None),

@@ -11,10 +11,10 @@ use super::{
     discover::entries,
 };
 
-/// How many names fit into a message.
+/// How many names are listed in a message.
 const SHOWN: usize = 40;
 
-/// What a file of that name stands for.
+/// The kind of a conf file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
     /// A board.
@@ -61,10 +61,10 @@ pub(super) fn names(reader: &Reader, folders: &[PathBuf], kind: Named) -> Result
     Ok(names)
 }
 
-/// Whether one is there that may stand in a folder below, as `vendor/board`.
+/// Whether there is one. The name may contain a folder, as `vendor/board`.
 pub(super) fn is_there(reader: &Reader, folders: &[PathBuf], kind: Named, name: &str) -> bool {
     let mut files = vec![format!("{}/{name}.conf", kind.folder())];
-    // OpenEmbedded-Core is content with this one (sanity.bbclass).
+    // OpenEmbedded-Core accepts this one too (sanity.bbclass).
     if kind == Named::Distro {
         files.push(format!("{}/include/{name}.inc", kind.folder()));
     }
@@ -72,7 +72,7 @@ pub(super) fn is_there(reader: &Reader, folders: &[PathBuf], kind: Named, name: 
     folders.iter().any(|folder| files.iter().any(|file| is_file(&folder.join(file))))
 }
 
-/// For people: the nearest first, then how many and which.
+/// For messages: the nearest name, then how many there are and which.
 pub(super) fn describe(kind: Named, wanted: &str, known: &[String]) -> String {
     let near = crate::config::nearest(wanted, known.iter().map(String::as_str));
     let near = near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();

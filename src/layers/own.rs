@@ -1,4 +1,4 @@
-//! What a build sees of the user's own repositories: its layers, `.git` and a few files. Something empty covers what else lies beside them.
+//! What a build sees of the user's own repositories: their layers, `.git` and a few files. Everything else in them is covered by something empty.
 
 use std::{
     ffi::OsStr,
@@ -19,13 +19,13 @@ use crate::{
     system::{files::read_bounded, repository::is_git_folder},
 };
 
-/// How files at the top of a repository begin that recipes name in LIC_FILES_CHKSUM, or that git reads.
+/// Beginnings of names of files at the top of a repository that recipes name in LIC_FILES_CHKSUM, or that git reads.
 const COMMON: [&str; 4] = ["LICENSE", "LICENCE", "COPYING", ".git"];
 
-/// Of folders below `modules`, in one repository.
+/// A limit for folders below `modules`, in one repository.
 const MOST_FOLDERS: usize = 1000;
 
-/// What of a `.git` builds see: what git needs to tell revisions and the state of files (gitrepository-layout(5)).
+/// The entries of a `.git` that builds see: what git needs to tell revisions and the state of files (gitrepository-layout(5)).
 const GIT_PARTS: [&str; 12] = [
     "HEAD",
     "commondir",
@@ -41,7 +41,7 @@ const GIT_PARTS: [&str; 12] = [
     "shallow",
 ];
 
-/// Keys of a repository's configuration that builds see, for the same.
+/// The keys of a repository's configuration that builds see, for the same purpose.
 const GIT_KEYS: [(&str, &[&str]); 5] = [
     ("branch", &["merge", "remote"]),
     (
@@ -80,7 +80,7 @@ pub(super) fn add(own: &mut Vec<OwnRepository>, local: &Local) {
     }
 }
 
-/// Sorts out what is shown of each repository, once all layers are known.
+/// Decides what is shown of each repository, once all layers are known.
 ///
 /// # Errors
 ///
@@ -108,7 +108,7 @@ fn shown(root: PathBuf, layers: &[PathBuf], bitbake: Option<&Path>) -> OwnReposi
     let layers = outermost(layers.iter().filter(|layer| layer.starts_with(&root)).cloned().collect());
     let mut shown = common_files(&root);
     let bitbake = bitbake.filter(|path| path.starts_with(&root));
-    // Of a submodule too: BitBake tells the revision of the innermost.
+    // Also of a submodule: BitBake tells the revision of the innermost repository.
     let ways = layers.iter().map(PathBuf::as_path).chain(bitbake);
     let ways = ways.flat_map(|folder| folder.ancestors().take_while(|folder| folder.starts_with(&root)));
     let mut gits: Vec<PathBuf> = ways.chain([root.as_path()]).map(|folder| folder.join(".git")).collect();
@@ -129,7 +129,7 @@ fn shown(root: PathBuf, layers: &[PathBuf], bitbake: Option<&Path>) -> OwnReposi
     OwnRepository { root, layers, shown: outermost(shown), gits, ..OwnRepository::default() }
 }
 
-/// Notes what builds do not see of a repository: whatever neither belongs to it nor leads to one of the `places` where they see something else.
+/// Notes what builds do not see of a repository: entries that neither belong to it nor lead to one of the `places` where builds see something else.
 pub fn hide(own: &mut OwnRepository, places: &[PathBuf]) {
     let seen: Vec<&Path> = own.layers.iter().chain(&own.shown).map(PathBuf::as_path).collect();
     let mut hidden = Vec::new();
@@ -148,7 +148,7 @@ pub fn hide(own: &mut OwnRepository, places: &[PathBuf]) {
             }
             match (leads, kind.is_symlink()) {
                 (true, _) if kind.is_dir() => folders.push(path),
-                // Where a link leads is visible or not by itself.
+                // The target of a link is hidden or visible by itself.
                 (true, _) | (_, true) => {}
                 (false, false) => hidden.push((path, kind.is_dir())),
             }
@@ -173,7 +173,7 @@ fn common_files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What of a `.git` builds do not see, in those of submodules too, and whether it is a folder.
+/// The entries of a `.git` that builds do not see, including those of submodules, each with whether it is a folder.
 fn rest_of(git: &Path) -> Vec<(PathBuf, bool)> {
     let of_one = |git: &PathBuf| {
         let entries = fs::read_dir(git).into_iter().flatten().flatten();
@@ -188,12 +188,12 @@ fn rest_of(git: &Path) -> Vec<(PathBuf, bool)> {
 
 fn is_seen(name: &OsStr) -> bool {
     let bytes = name.as_encoded_bytes();
-    // What comes and goes while git works has no place to mount on.
+    // Files that appear and vanish while git works cannot be mounted over.
     let is_passing = bytes.ends_with(b".lock") && name != "config.lock" || name == "gc.pid";
     is_passing || GIT_PARTS.iter().any(|part| name == *part) || bytes.starts_with(b"sharedindex.")
 }
 
-/// A `.git` and those of its submodules, which are called by any path; and whether these are all of them.
+/// A `.git` and those of its submodules, whose names may contain folders; and whether these are all of them.
 fn git_folders(git: &Path) -> (Vec<PathBuf>, bool) {
     let mut found = vec![git.to_path_buf()];
     let mut open = vec![git.join("modules")];
@@ -230,7 +230,7 @@ pub fn copies(own: &OwnRepository) -> Vec<(PathBuf, Vec<u8>)> {
     configs.map(public).chain(index).collect()
 }
 
-/// A repository's configuration as builds may see it: what git needs to tell the state of its files, and addresses without passwords.
+/// A repository's configuration for builds: what git needs to tell the state of its files, and addresses without passwords.
 fn public(text: &[u8]) -> Option<Vec<u8>> {
     let mut public = File::new(Metadata::from(Source::Local));
     let file = File::from_bytes_no_includes(text, Metadata::api(), Default::default()).ok()?;
@@ -251,7 +251,7 @@ fn public(text: &[u8]) -> Option<Vec<u8>> {
     Some(public.to_bstring().into())
 }
 
-/// An address without passwords, tokens behind a `?` or `#` included.
+/// An address without passwords or tokens, including those after a `?` or `#`.
 fn public_address(address: &str) -> String {
     let clean = without_secrets(address.split(['?', '#']).next().unwrap_or_default());
     match clean.split_once('@') {
@@ -262,7 +262,7 @@ fn public_address(address: &str) -> String {
 }
 
 /// A copy of a repository's index in which the files that a build does not see are marked as left out (skip-worktree, git-update-index(1)):
-/// git would else call the repository changed, and BitBake would write that into what it builds. None where every file is seen, or where
+/// otherwise git would call the repository changed, and BitBake would write that into what it builds. None where every file is seen, or where
 /// the index cannot be read.
 fn index(own: &OwnRepository) -> Option<Vec<u8>> {
     let git = own.root.join(".git");

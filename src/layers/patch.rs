@@ -1,7 +1,8 @@
 //! Patches on top of a repository.
 //!
-//! In go patches as `git format-patch`, `git diff` or `diff -u` write them, and a tree that nobody else knows yet; the tree is
-//! changed as `git apply` would change it, and by a file of several mails as `git am` would. Strictly: a hunk may have moved, but each of its lines has to be there. A patch
+//! Applies patches as `git format-patch`, `git diff` or `diff -u` write them to a tree that is not shared yet. The tree is
+//! changed as `git apply` would change it, and by a file of several mails as `git am` would. Strictly: a hunk may have moved, but each of
+//! its lines has to be there. A patch
 //! changes nothing outside of the tree, nothing behind a symbolic link, and nothing in a `.git`.
 
 mod change;
@@ -28,7 +29,7 @@ use crate::{
     system::files::FileError,
 };
 
-/// Larger than any patch that somebody has read.
+/// The largest file of patches, in bytes.
 const MAX_PATCH: u64 = 64 << 20;
 
 /// A patch that was read.
@@ -71,11 +72,11 @@ fn read(planned: &PlannedPatch) -> Result<ReadPatch, PatchError> {
     Ok(read(text))
 }
 
-/// Applies a patch to a tree, or, one after the other, those that a file holds. If it fails, the tree is of no use any more.
+/// Applies a patch to a tree, or all patches of a mailbox one after the other. After a failure the tree is unusable.
 ///
 /// # Errors
 ///
-/// When it is no patch, does not apply, or names what it may not.
+/// When it is not a patch, does not apply, or names a path that it must not change.
 pub fn apply(patch: &ReadPatch, tree: &Path) -> Result<(), PatchError> {
     let limits = change::Limits::default();
     mails::split(&patch.lock.file, &patch.text).iter().try_for_each(|mail| apply_one(mail, tree, &limits))
@@ -92,12 +93,12 @@ fn apply_one(mail: &Mail<'_>, tree: &Path, limits: &change::Limits) -> Result<()
     let parsed = parse(name, body, options)?;
     let files = files::Files::open(tree, name)?;
     let changes = change::changes(name, &parsed, &files, limits)?;
-    // As git does it: what goes makes room first.
+    // In git's order: all removals first, so that they make room.
     changes.iter().try_for_each(|change| files.remove(change))?;
     changes.iter().try_for_each(|change| files.write(change))
 }
 
-/// Whether a file of git's form is named, and no hunk follows: the first line belongs to git's header, not to a hunk before.
+/// Whether these lines are a file's header in git's form without a hunk. The first line has to be git's, so that lines of a hunk do not match.
 fn is_cut_off(lines: &&[&[u8]]) -> bool {
     let [head, old, new, hunk] = lines else { return false };
     let is_header = [&b"index "[..], b"diff --git "].iter().any(|start| head.starts_with(start));
@@ -107,7 +108,7 @@ fn is_cut_off(lines: &&[&[u8]]) -> bool {
 fn parse<'a>(name: &str, body: &'a [u8], options: ParseOptions) -> Result<Vec<FilePatch<'a, [u8]>>, PatchError> {
     let parsed: Result<Vec<_>, _> = PatchSet::parse_bytes(body, options).collect();
     let parsed = parsed.map_err(|source| PatchError::Malformed { patch: name.into(), source: Box::new(source) })?;
-    // What stands between two files is skipped by the parser, and a lost hunk would be skipped with it.
+    // The parser skips text between two files, and would skip a damaged hunk with it.
     let lines: Vec<&[u8]> = body.split(|byte| *byte == b'\n').collect();
     let headers =
         lines.iter().filter(|line| line.starts_with(b"@@ -")).count() + lines.windows(4).filter(is_cut_off).count();

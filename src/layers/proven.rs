@@ -1,6 +1,6 @@
-//! Copies an unverified bare repository, such as one that an untrusted build has fetched, by content: each object gets the name that its bytes
-//! have. Packs are given new indexes, loose objects are written anew, refs come along where their object is there.
-//! Configuration, hooks, alternates and whatever else git obeys do not.
+//! Copies an untrusted bare repository, such as one that an untrusted build has fetched, by content: each object gets the name that its bytes
+//! have. Packs are given new indexes, loose objects are written anew, refs are copied if their object is there.
+//! Configuration, hooks, alternates and all else that git obeys are not copied.
 
 use std::{
     collections::BTreeMap,
@@ -27,23 +27,23 @@ use crate::system::{
     rooted::open_linkless,
 };
 
-/// Of an object, once it is inflated.
+/// The largest object, inflated.
 const OBJECT_BYTES: usize = 256 << 20;
 
-/// As BitBake's git makes them.
+/// The configuration that BitBake's git makes.
 const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n";
 
-/// Copies a repository into a folder that does not exist yet. Says whether it is one that can be copied: not if it is damaged, or has only a part of
-/// its past. What stands in the folder then is to be removed.
+/// Copies a repository into a folder that does not exist yet. False if it cannot be copied, because it is damaged or has only a part of
+/// its past; the folder then has to be removed.
 ///
 /// # Errors
 ///
-/// When the file system refuses to write, or `interrupt` says so.
+/// When the file system refuses to write, or `interrupt` is set.
 pub fn copy(from: &Path, to: &Path, interrupt: &AtomicBool) -> Result<bool, GitError> {
     if ["shallow", "objects/info/alternates"].iter().any(|part| fs::symlink_metadata(from.join(part)).is_ok()) {
         return Ok(false);
     }
-    // What a link leads to is not the build's.
+    // The target of a link may lie outside of what the build can write.
     let is_link = |part: &str| fs::symlink_metadata(from.join(part)).is_ok_and(|data| data.is_symlink());
     if ["", "objects", "objects/pack", "refs", "packed-refs"].into_iter().any(is_link) {
         return Ok(false);
@@ -56,7 +56,7 @@ pub fn copy(from: &Path, to: &Path, interrupt: &AtomicBool) -> Result<bool, GitE
     if !loose_objects(&from.join("objects"), &repository, interrupt)? {
         return Ok(false);
     }
-    // With the packs that have come.
+    // Opened again, with the packs that were copied.
     let repository = mirror::open(to)?;
     let refs = refs(from).into_iter().filter(|(_, id)| repository.has_object(id));
     let lines: String = refs.map(|(name, id)| format!("{id} {name}\n")).collect();
@@ -79,7 +79,7 @@ fn packs(from: &Path, to: &Path, interrupt: &AtomicBool) -> Result<bool, GitErro
         let Ok(file) = open_linkless(&path) else { return Ok(false) };
         let options = bundle::write::Options {
             iteration_mode: Mode::Verify,
-            // Several objects are held at a time.
+            // Each thread holds an object in memory.
             thread_limit: Some(1),
             alloc_limit_bytes: Some(OBJECT_BYTES),
             ..bundle::write::Options::default()
@@ -111,7 +111,7 @@ fn loose_objects(from: &Path, to: &gix::Repository, interrupt: &AtomicBool) -> R
         let path = entry.path();
         let names = [path.parent().and_then(Path::file_name), path.file_name()]
             .map(|name| name.unwrap_or_default().to_string_lossy());
-        // Only what the store will find at this very place.
+        // Only files at the path at which the store looks for the object.
         let [first, rest] = &names;
         let is_place = first.len() == 2 && !rest.bytes().chain(first.bytes()).any(|byte| byte.is_ascii_uppercase());
         let Some(id) = ObjectId::from_hex(names.concat().as_bytes()).ok().filter(|_| is_place) else { continue };
@@ -135,7 +135,7 @@ fn stopped(from: &Path, interrupt: &AtomicBool) -> Result<(), GitError> {
     }
 }
 
-/// Names and ids; a file of its own says more than a line among many (gitrepository-layout(5)).
+/// Names and ids; a file of its own overrides a line of `packed-refs` (gitrepository-layout(5)).
 fn refs(from: &Path) -> BTreeMap<String, ObjectId> {
     let packed = read_bounded(&from.join("packed-refs")).unwrap_or_default();
     let packed = String::from_utf8_lossy(&packed).into_owned();

@@ -1,6 +1,6 @@
-//! Checkouts and mirrors that nobody has used for long leave the store.
+//! Removes checkouts and mirrors that have not been used for a given time.
 //!
-//! In goes an age, out comes what was removed. What a running build uses stays, whatever its age, and so does a mirror that a
+//! What a running build uses stays, whatever its age, and so does a mirror that a
 //! checkout borrows from.
 
 use std::{
@@ -37,24 +37,24 @@ pub struct StoredCheckout {
     pub url: String,
     /// The commit.
     pub commit: CommitId,
-    /// What was put on top.
+    /// Its patches.
     pub patches: Vec<PatchPin>,
     /// The mirrors that it borrows objects from.
     pub borrowed: Vec<PathBuf>,
     /// Bytes of its files.
     pub bytes: u64,
-    /// When somebody used it last.
+    /// When it was last used.
     pub last_used: Timestamp,
-    /// Who uses it now, as far as that is said.
+    /// The process that uses it now, if it is known.
     pub user: Option<String>,
 }
 
-/// What stays.
+/// What is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// What somebody has used within this time.
+    /// What was used within this time.
     pub used_within: Duration,
-    /// Say what would go, and keep it.
+    /// Only report what would be removed.
     pub dry_run: bool,
 }
 
@@ -64,19 +64,19 @@ impl Keep {
     }
 }
 
-/// What has gone, or would.
+/// What was removed, or would be.
 #[derive(Debug, Default)]
 pub struct Gone {
     /// Checkouts.
     pub checkouts: Vec<StoredCheckout>,
     /// Mirrors, and their bytes.
     pub mirrors: Vec<(PathBuf, u64)>,
-    /// Checkouts that are old enough, but somebody uses them.
+    /// Checkouts that are old enough, but in use.
     pub in_use: Vec<StoredCheckout>,
 }
 
 impl Gone {
-    /// How much room that makes.
+    /// How many bytes that frees.
     pub fn bytes(&self) -> u64 {
         let checkouts = self.checkouts.iter().map(|checkout| checkout.bytes);
         checkouts.chain(self.mirrors.iter().map(|(_, bytes)| *bytes)).fold(0, u64::saturating_add)
@@ -84,7 +84,7 @@ impl Gone {
 }
 
 impl CheckoutStore {
-    /// All checkouts, sorted by their folders; those that nobody can use any more are left out.
+    /// All checkouts, sorted by their folders; incomplete ones are left out.
     ///
     /// # Errors
     ///
@@ -101,11 +101,11 @@ impl CheckoutStore {
         Ok(found)
     }
 
-    /// Removes checkouts that nobody has used for long, then mirrors that no checkout needs and nobody has used for as long.
+    /// Removes checkouts that are older than `keep` allows, then mirrors of the same age that no checkout needs.
     ///
     /// # Errors
     ///
-    /// When the store cannot be read or written, or somebody asks to stop.
+    /// When the store cannot be read or written, or a stop is requested.
     pub fn prune(&self, keep: Keep, now: Timestamp, on: &Emitter, stop: &StopToken) -> Result<Gone, CheckoutError> {
         for damaged in entries(&self.store.join("mirrors"))?.iter().filter(|path| is_remnant(path)) {
             on.warn(format!(
@@ -115,7 +115,7 @@ impl CheckoutStore {
         }
         let mut gone = Gone::default();
         let mut needed = BTreeSet::new();
-        // Where everything goes that is to be removed: a kill leaves it there, and whoever makes the next scratch removes it.
+        // Everything is moved here before it is removed: after a kill, the next scratch folder that is made removes it.
         let scratch = if keep.dry_run { None } else { Some(self.scratch(on, stop)?) };
         for checkout in self.list()? {
             if !keep.is_old(checkout.last_used, now) {
@@ -132,7 +132,7 @@ impl CheckoutStore {
             return Ok(gone);
         };
         {
-            // Nobody makes a checkout from a mirror meanwhile.
+            // No checkout is made from a mirror while this lock is held.
             let _alone = self.lock(STORE_LOCK, Mode::Exclusive, "the layer store", on, stop)?;
             needed.extend(self.list()?.into_iter().flat_map(|checkout| checkout.borrowed));
             for (mirror, bytes) in self.unneeded(&needed, keep, now)? {
@@ -145,7 +145,7 @@ impl CheckoutStore {
         Ok(gone)
     }
 
-    /// Moves a checkout away, unless somebody uses it after all, then removes it. Without a scratch nothing happens.
+    /// Moves a checkout away unless it is in use after all, then removes it. Without a scratch folder nothing happens.
     fn discard(
         &self,
         folder: &Path,
@@ -162,11 +162,11 @@ impl CheckoutStore {
                 return Ok(false);
             }
             let away = move_away(folder, scratch)?;
-            // Another name for the same commit may stand there.
+            // Fails if another checkout of the same commit stands there.
             let _ = folder.parent().map(fs::remove_dir);
             away
         };
-        // Many files take long, and who wants the same commit again meanwhile does not wait for them.
+        // Without the lock: removing many files takes long, and the same commit may be checked out again meanwhile.
         files::remove_tree(&away)?;
         Ok(true)
     }
@@ -191,9 +191,9 @@ impl CheckoutStore {
         Ok(found)
     }
 
-    // A mirror that somebody writes into is used. Its lock is named after it.
+    // A mirror that is locked is being written. Its lock is named after it.
     fn take_away(&self, mirror: &Path, scratch: &Scratch) -> Result<bool, CheckoutError> {
-        // `.NAME.git.new` and its kin belong to NAME.
+        // `.NAME.git.new` and the like belong to NAME.
         let file = mirror.file_name().unwrap_or_default().to_string_lossy();
         let name = file.trim_start_matches('.').split(".git").next().unwrap_or_default();
         let lock = self.lock_path(&format!("mirror-{name}"));
@@ -202,7 +202,7 @@ impl CheckoutStore {
         Ok(true)
     }
 
-    /// What is of no use any more: checkouts without a record, and locks on what is not there. With the store's lock held alone.
+    /// Removes checkouts without a record, and locks of what is not there. Needs the store's lock, held exclusively.
     fn sweep(&self, scratch: &Scratch) -> Result<(), CheckoutError> {
         for folder in self.folders()? {
             if Record::read(&folder).is_none() && lock::holder(&self.lock_of(&folder))?.is_none() {
@@ -210,7 +210,7 @@ impl CheckoutStore {
             }
         }
         for above in self.keys()? {
-            // Not, if there is something in it.
+            // Fails if it is not empty.
             let _ = fs::remove_dir(above);
         }
         for path in entries(&self.locks)? {
@@ -245,9 +245,9 @@ impl CheckoutStore {
     }
 }
 
-/// Moves something of the store to where nobody looks for it.
+/// Moves an entry of the store into the scratch folder.
 fn move_away(from: &Path, scratch: &Scratch) -> Result<PathBuf, FileError> {
-    // Checkouts of two commits have one name, and so may two of one commit: with its patches and without.
+    // Checkouts of two commits may have one name, and so may two of one commit: with its patches and without.
     let parts: Vec<_> = from.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
     let to = scratch.path().join(parts.join("@"));
     fs::rename(from, &to).map_err(FileError::new("move away", from))?;

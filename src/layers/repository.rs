@@ -1,4 +1,4 @@
-//! Repositories, brought: a folder of this machine as it is, or a checkout of the store. Several at once.
+//! Brings repositories: a folder of this machine as it is, or a checkout of the store. Several at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,10 +23,10 @@ use crate::{
     plan::{Plan, PlannedGit, PlannedPath, PlannedSource},
 };
 
-/// Addresses that are asked at once. More would share the same network and the same disk.
+/// How many addresses are fetched from at once. More would share the same network and the same disk.
 const WORKERS: usize = 4;
 
-/// A repository that is there.
+/// A repository that is ready.
 #[derive(Debug)]
 pub enum Repository {
     /// A folder of this machine.
@@ -41,7 +41,7 @@ pub enum Repository {
 }
 
 impl Repository {
-    /// Where layers are looked for.
+    /// The folder in which layers are looked for.
     pub fn folder(&self) -> &Path {
         match self {
             Self::Local(local) => &local.folder,
@@ -65,7 +65,7 @@ impl Repository {
         }
     }
 
-    /// For people: what it is pinned to.
+    /// For messages: what it is pinned to.
     pub fn describe(&self) -> String {
         match self {
             Self::Local(local) => local.describe(),
@@ -81,7 +81,7 @@ impl Repository {
 pub struct Store {
     /// Bare repositories.
     pub mirrors: Mirrors,
-    /// What builds see.
+    /// The checkouts that builds see.
     pub checkouts: CheckoutStore,
 }
 
@@ -96,7 +96,7 @@ impl Store {
         Self { mirrors: Mirrors::new(folder), checkouts: CheckoutStore::new(folder) }
     }
 
-    /// A source as far as it is here, at what it is pinned to.
+    /// A source as far as it is here, at its pinned commit.
     ///
     /// # Errors
     ///
@@ -117,7 +117,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Of those that failed, the first in that order.
+    /// The first failure in that order.
     pub fn bring(&self, plan: &Plan, home: &Path, access: Access<'_>) -> Result<Vec<Repository>, LayerError> {
         let sources: Vec<(&str, &PlannedSource)> = plan.sources().collect();
         let done: Vec<Mutex<Option<Result<Repository, LayerError>>>> =
@@ -132,7 +132,7 @@ impl Store {
                     let one = self.bring_one(name, source, plan.locked, home, access);
                     let failed = one.is_err();
                     *done[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(one);
-                    // What has not been begun need not be.
+                    // After a failure no further source is begun.
                     if failed {
                         groups.lock().unwrap_or_else(PoisonError::into_inner).by_ref().for_each(drop);
                     }
@@ -176,7 +176,7 @@ impl Store {
         }
         let _here = self.checkouts.hold(access.on, access.stop)?;
         let (mirror, commit) = self.mirrors.pin(git, access)?;
-        // Where each mirror comes from that a checkout needs: its own, and those of submodules.
+        // The source of each mirror that a checkout needs: its own, and those of submodules.
         let mut sources = BTreeMap::from([(mirror.path().to_owned(), (git.clone(), commit.clone()))]);
         let mut mended = BTreeSet::new();
         let checkout = loop {
@@ -184,7 +184,7 @@ impl Store {
                 Ok(made) => break made,
                 Err(error) => error,
             };
-            // It can be had again, once.
+            // A damaged mirror is replaced, once.
             if let LayerError::Checkout(CheckoutError::Damaged { mirror: damaged, .. }) = &error
                 && access.online
                 && let Some((wanted, commit)) = sources.get(damaged)
@@ -218,7 +218,7 @@ impl Store {
         access: Access<'_>,
         sources: &mut BTreeMap<PathBuf, (PlannedGit, CommitId)>,
     ) -> Result<Checkout, LayerError> {
-        // What is written out stands where every task of a build can read it, and never knows a password.
+        // Every task of a build can read a checkout, so it holds no password.
         let url = without_secrets(&git.url);
         let mut submodule = |url: &str, mirrors: &[String], commit: &CommitId| -> Result<PathBuf, SubmoduleFailed> {
             if !may_fetch(url, git, access.logins) {
@@ -243,7 +243,7 @@ fn may_fetch(url: &str, of: &PlannedGit, logins: &Logins) -> bool {
     if logins.reach(url) || ["https://", "http://", "git://"].iter().any(|scheme| url.starts_with(scheme)) {
         return true;
     }
-    // One that is not there any more may still be in the store.
+    // A folder that is gone may still have a mirror in the store.
     let local = |url: &str| {
         let path = Path::new(url.strip_prefix("file://").unwrap_or(url));
         let is_plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
@@ -261,7 +261,7 @@ fn local(name: &str, path: &PlannedPath, home: &Path) -> Result<Repository, Laye
     }
 }
 
-/// Sources that have an address in common, so that nobody waits for himself.
+/// Groups sources that share an address, so that no thread waits for another's lock.
 fn by_address(sources: &[(&str, &PlannedSource)]) -> Vec<Vec<usize>> {
     let mut groups: Vec<(Option<&str>, Vec<usize>)> = Vec::new();
     for (at, (_, source)) in sources.iter().enumerate() {

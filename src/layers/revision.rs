@@ -1,4 +1,4 @@
-//! Questions to a mirror about commits: is it whole, what does a name mean, does one lie behind another. Never asks the network.
+//! Questions to a mirror about commits: whether one is complete, what a ref means, whether one is an ancestor of another. Never uses the network.
 
 use std::collections::{BinaryHeap, HashSet};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::CommitId;
 
-/// Whether a commit is here with every folder and file of its tree. Only looks them up; who reads them checks what they hold.
+/// Whether a commit is here with every folder and file of its tree. Objects are only looked up; readers check their content.
 pub(super) fn is_whole(repository: &Repository, commit: &CommitId) -> bool {
     let root = repository.find_commit(id(commit)).and_then(|commit| Ok(commit.tree_id()?.detach()));
     let Ok(root) = root else { return false };
@@ -42,29 +42,29 @@ pub(super) fn is_whole(repository: &Repository, commit: &CommitId) -> bool {
     true
 }
 
-/// What a ref means; tags of tags are followed to their end. None where it is not here.
+/// The object that a ref means; tags of tags are followed to their end. None where it is not here.
 pub(super) fn target(repository: &Repository, name: &str) -> Option<ObjectId> {
     let reference = repository.try_find_reference(name).ok()??;
     Some(reference.try_id()?.detach())
 }
 
-/// The commit that a ref means. None where it is not here, or is no commit.
+/// The commit that a ref means. None where it is not here, or is not a commit.
 pub(super) fn commit_of(repository: &Repository, name: &str) -> Option<CommitId> {
     commit_id(repository, target(repository, name)?)
 }
 
-/// Whether a commit lies on the way that led to another one.
+/// Whether a commit is an ancestor of another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Behind {
-    /// It does.
+    /// It is.
     Yes,
-    /// It does not, and the whole past is here.
+    /// It is not, and the whole past is here.
     No,
-    /// The past is not all here.
+    /// The past is incomplete.
     Unknown,
 }
 
-/// Whether `old` lies behind `new`, as far as the mirror knows.
+/// Whether `old` is an ancestor of `new`, as far as the mirror knows.
 pub(super) fn is_behind(repository: &Repository, old: &CommitId, new: &CommitId) -> Result<Behind, GitError> {
     let mut past = Past::of(repository, new)?;
     let old = id(old);
@@ -78,9 +78,9 @@ pub(super) fn is_behind(repository: &Repository, old: &CommitId, new: &CommitId)
 
 /// A commit of the past.
 pub(super) struct Found {
-    /// It.
+    /// Its id.
     pub id: ObjectId,
-    /// What it came from; empty where the mirror ends.
+    /// Its parents; empty where the mirror ends.
     pub parents: Vec<ObjectId>,
 }
 
@@ -90,17 +90,17 @@ pub(super) struct Past<'r> {
     shallow: HashSet<ObjectId>,
     queue: BinaryHeap<(i64, ObjectId)>,
     seen: HashSet<ObjectId>,
-    /// Whether something has been left out because it is not here.
+    /// Whether commits are missing because the mirror is shallow.
     pub is_cut: bool,
 }
 
 impl<'r> Past<'r> {
-    /// The past of a commit, with itself.
+    /// A commit and its ancestors.
     pub fn of(repository: &'r Repository, tip: &CommitId) -> Result<Self, GitError> {
         Self::without(repository, tip, &HashSet::new())
     }
 
-    /// The past of a commit, without some and without what is only behind those.
+    /// The same, without some commits and their ancestors.
     pub fn without(repository: &'r Repository, tip: &CommitId, without: &HashSet<ObjectId>) -> Result<Self, GitError> {
         let shallow = repository.shallow_commits().map_err(|error| GitError::mirror(repository.path(), &error))?;
         let shallow = shallow.iter().flat_map(|commits| commits.iter().copied()).collect();
@@ -119,7 +119,7 @@ impl<'r> Past<'r> {
         }
     }
 
-    /// The next one.
+    /// The next commit.
     pub fn next(&mut self) -> Result<Option<Found>, GitError> {
         let Some((_, id)) = self.queue.pop() else { return Ok(None) };
         let mut parents = Vec::new();

@@ -290,7 +290,7 @@ fn submodules_are_fetched_from_beside_a_mirror() {
     fs::rename(&group, &mirror).expect("moved");
     let moved = format!("branch: main\n    mirrors: [file://{}/meta-hello]", mirror.display());
     git_world.world.edit("smidr.yaml", "branch: main", &moved);
-    git_world.smidr(&["layers", "sync"]).expect_code(0).expect_err("/mirror/lib has what is wanted");
+    git_world.smidr(&["layers", "sync"]).expect_code(0).expect_err("/mirror/lib instead");
     let has_part = |path: &PathBuf| path.ends_with("meta-hello/modules/lib/part");
     assert!(git_world.checkouts().iter().any(|(path, ..)| has_part(path)), "{:?}", git_world.checkouts());
     assert!(!git_world.lock().contains("mirror/"), "the lock has the address of the config");

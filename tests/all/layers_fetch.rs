@@ -174,7 +174,7 @@ fn unknown_branches_and_tags_are_refused() {
         (unborn, "has no commit 1212", "check the commit"),
         (not_on, "on the branch `main`", "leave out `branch:`"),
         (other_tag, "the tag `heavy` of", "leave out"),
-        (with_tag("tree"), "is no commit", ""),
+        (with_tag("tree"), "is not a commit", ""),
     ];
     for (wanted, text, hint) in rows {
         let error = yard.pin(&wanted).expect_err("no such thing");

@@ -165,7 +165,7 @@ fn faulty_servers_are_reported() {
     let said = expect(Manners { status: Some(500), ..Manners::default() });
     assert!(said.contains("500"), "{said}");
     let said = expect(Manners { status: Some(403), ..Manners::default() });
-    assert!(said.contains("does not let smidr in"), "{said}");
+    assert!(said.contains("denies access"), "{said}");
     server.behave(Manners::default());
     assert_eq!(yard.pin(&wanted).expect("well again").1, origin.at("main"));
     drop(server);
@@ -534,7 +534,7 @@ fn ssh_runs_in_batch_mode() {
         ("echo 'Your key is too old.' >&2; exit 1", "Your key is too old.", ""),
         (
             DENIED,
-            "in with the keys that ssh has, without an agent: SSH_AUTH_SOCK is not set (ssh says: git@host: Permission denied (publickey).)",
+            "denies access with the keys that ssh has, without an agent: SSH_AUTH_SOCK is not set (ssh says: git@host: Permission denied (publickey).)",
             "ssh-add",
         ),
         (
@@ -544,7 +544,7 @@ fn ssh_runs_in_batch_mode() {
         ),
         (
             "echo '@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @' >&2; echo 'Host key verification failed.' >&2; exit 255",
-            "somebody may be in between",
+            "the connection may be intercepted",
             "ssh-keygen -R other.example.com",
         ),
     ];

@@ -153,7 +153,7 @@ fn errors_in_mails() {
         (diff("t.txt").replace('\n', "\r\n"), "x.patch does not apply to `t.txt`", "its lines end in CRLF"),
         (diff("crlf"), "x.patch does not apply to `crlf`", "the lines of the file end in CRLF"),
         // Words that look like a header.
-        (format!("--- words\n{}", diff("t.txt")), "x.patch is no patch that smidr can read", "git format-patch -1"),
+        (format!("--- words\n{}", diff("t.txt")), "x.patch is not a patch that smidr can read", "git format-patch -1"),
         (format!("{}--- words\n+++ more\n", diff("t.txt")), "x.patch names `words`", "git format-patch -1"),
         (diff("t.txt").replace("-two", "-tow"), "x.patch does not apply to `t.txt`", "make it anew"),
     ] {

@@ -1,4 +1,4 @@
-//! The `.git` folder of a checkout: enough for git to tell the revision, and nothing that it would write to.
+//! The `.git` folder of a checkout: enough for git to tell the revision, and nothing that git would write to.
 //!
 //! It borrows the mirror's objects, stands on one commit without a branch, and knows the mirror's tags, for `git describe`.
 
@@ -12,17 +12,17 @@ use crate::{
     system::files::{self, FileError},
 };
 
-/// What it is made of.
+/// The parts of a `.git`.
 pub struct Parts<'a> {
     /// The bare repository to borrow from.
     pub mirror: &'a Path,
     /// Where the repository comes from.
     pub url: &'a str,
-    /// What stands there.
+    /// The commit that is checked out.
     pub commit: &'a CommitId,
-    /// The files as git sees them.
+    /// The index entries of its files.
     pub index: gix::index::State,
-    /// Submodules that stand in their places, and where they come from.
+    /// Submodules in their places, and their addresses.
     pub submodules: &'a [(Declared, String)],
 }
 
@@ -60,7 +60,7 @@ fn write_index(path: &Path, index: gix::index::State, commit: &CommitId) -> Resu
     let file = gix::index::File::from_state(index, path);
     file.write_to(&mut bytes, gix::index::write::Options::default())
         .map_err(|source| CheckoutError::Git { commit: commit.clone(), source: Box::new(source) })?;
-    // A file that is as young as the index is read again by each `git status`, and this index is never renewed.
+    // git reads a file again at each `git status` if it is as young as the index, and this index is never renewed.
     Ok(files::write_atomically(path, &bytes, 0o644)?)
 }
 

@@ -1,4 +1,4 @@
-//! Why a commit is not written out.
+//! Why a commit cannot be written out.
 
 use std::{error::Error, fmt, io, path::PathBuf};
 
@@ -11,28 +11,28 @@ use crate::{
     },
 };
 
-/// Why a commit is not written out.
+/// Why a commit cannot be written out.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckoutError {
-    /// An object is not there, or its content is not what its id says. Fetching the mirror anew is what helps.
+    /// An object is missing, or its content does not have its id. Replacing the mirror helps.
     #[error("the object {object} in {mirror} is missing or damaged")]
     Damaged {
         /// Its id.
         object: String,
         /// The bare repository.
         mirror: PathBuf,
-        /// What git's formats have to say about it.
+        /// What gix says about its format.
         source: Option<Box<dyn Error + Send + Sync>>,
     },
-    /// Somebody has written into one that is there.
+    /// A finished checkout has been written to.
     #[error("the checkout {folder} has been changed since it was made: {path} is younger")]
     Changed {
         /// The checkout.
         folder: PathBuf,
-        /// The first thing that is not as it was: a file, or the folder in which something was made or removed.
+        /// The first difference: a file, or the folder in which something was made or removed.
         path: PathBuf,
     },
-    /// A tree with a name that is a trap.
+    /// A tree with a dangerous name.
     #[error("{repository} holds `{path}`, a name that must not be written to a disk")]
     Name {
         /// The repository's address.
@@ -50,7 +50,7 @@ pub enum CheckoutError {
         /// Where in it.
         path: String,
     },
-    /// A tree with something that git does not know.
+    /// A tree entry with a mode that git does not have.
     #[error("{repository} holds `{path}` with mode {mode:o}, which git does not know")]
     Mode {
         /// The repository's address.
@@ -60,7 +60,7 @@ pub enum CheckoutError {
         /// Its mode.
         mode: u16,
     },
-    /// A commit or a tree that nobody can read, though its content is what its id says.
+    /// A commit or a tree that cannot be parsed, though its content has its id.
     #[error("{repository} holds the object {object}, which is malformed")]
     Malformed {
         /// The repository's address.
@@ -68,27 +68,27 @@ pub enum CheckoutError {
         /// The object.
         object: String,
     },
-    /// More than there may be.
+    /// A limit was reached.
     #[error("{repository} holds more than {limit} {what}")]
     Limit {
         /// The repository's address.
         repository: String,
-        /// What there is too much of.
+        /// What is limited.
         what: &'static str,
-        /// How much there may be.
+        /// The limit.
         limit: u64,
     },
-    /// A symbolic link that leads out.
+    /// A symbolic link that leads out of the repository.
     #[error("{repository} holds the link `{link}` -> `{target}`, which leads out of it")]
     OutsideLink {
         /// The repository's address.
         repository: String,
         /// Where in it.
         link: String,
-        /// What it holds.
+        /// Its target.
         target: String,
     },
-    /// A submodule that must not be followed.
+    /// A submodule with a dangerous address or name.
     #[error("the submodule `{path}` of {repository} is refused: {why}")]
     Submodule {
         /// The repository's address.
@@ -98,59 +98,59 @@ pub enum CheckoutError {
         /// What is wrong with it.
         why: RefusedUrl,
     },
-    /// A submodule that cannot be had.
-    #[error("the submodule `{path}` of {repository} cannot be had")]
+    /// A submodule that cannot be fetched.
+    #[error("the submodule `{path}` of {repository} cannot be fetched")]
     Fetch {
         /// The repository's address.
         repository: String,
         /// Where in it.
         path: String,
-        /// Whether its address is one beside that of the repository.
+        /// Whether its address is relative to that of the repository.
         relative: bool,
-        /// What whoever was asked for it said.
+        /// The error of the fetch.
         source: SubmoduleFailed,
     },
-    /// Two names that are one on this file system.
+    /// Two names that are one name on this file system.
     #[error("`{path}` is there twice on the file system of {folder}, which does not tell upper from lower case")]
     Collision {
         /// Where in the repository.
         path: String,
-        /// Where it was written.
+        /// The folder.
         folder: PathBuf,
     },
-    /// gix, for another reason than the file system.
+    /// gix failed for another reason than the file system.
     #[error("cannot write out {commit} of {repository}")]
     Write {
         /// The repository's address.
         repository: String,
-        /// What was to be written out.
+        /// The commit.
         commit: CommitId,
-        /// What it said.
+        /// gix's error.
         source: Box<gix::Error>,
     },
-    /// What `.git` borrows could not be read or written.
+    /// The refs or objects that `.git` borrows could not be read or written.
     #[error("cannot prepare the git folder of {commit}")]
     Git {
-        /// What was to be written out.
+        /// The commit.
         commit: CommitId,
-        /// What gix said.
+        /// gix's error.
         source: Box<gix::Error>,
     },
-    /// The record of what was made.
+    /// The record could not be written.
     #[error("cannot write down what {commit} was made of")]
     Record {
-        /// What was written out.
+        /// The commit.
         commit: CommitId,
-        /// What is in the way.
+        /// The cause.
         source: serde_json::Error,
     },
     /// A patch.
     #[error(transparent)]
     Patch(#[from] PatchError),
-    /// Somebody asked to stop.
+    /// A stop was requested.
     #[error("stopped while writing out {0}")]
     Stopped(CommitId),
-    /// Waiting for others.
+    /// A lock.
     #[error(transparent)]
     Wait(#[from] WaitError),
     /// Files.
@@ -161,32 +161,32 @@ pub enum CheckoutError {
 /// What is wrong with the address of a submodule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedUrl {
-    /// It could be taken for an option, or holds what no address does.
+    /// It could be taken for an option, or has characters that no address has.
     #[error("`{0}` is not an address")]
     NoAddress(String),
-    /// It names a program, or a way that layers are not fetched by.
+    /// It names a program, or a transport that is not used for layers.
     #[error("`{0}` is not https, http, ssh or git")]
     Scheme(String),
-    /// A folder of this machine, named by a repository that comes from elsewhere.
+    /// A folder of this machine, named by a repository from elsewhere.
     #[error("`{0}` is a folder of this machine, and the repository comes from elsewhere")]
     Local(String),
     /// More `..` than there are folders.
     #[error("`{0}` leads above the server")]
     Above(String),
-    /// A name that would be a trap where git keeps submodules.
+    /// A name that is dangerous in git's own folder of submodules.
     #[error("it is called `{0}`")]
     Name(String),
-    /// `.gitmodules` is no git configuration.
+    /// `.gitmodules` is not a git configuration.
     #[error(".gitmodules cannot be read")]
     Unreadable,
 }
 
-/// Whatever went wrong with having a submodule.
+/// Any error of fetching a submodule.
 #[derive(Debug)]
 pub struct SubmoduleFailed(Box<dyn UserError + Send + Sync>);
 
 impl SubmoduleFailed {
-    /// Carries the error of whoever was asked for it.
+    /// Wraps the error of the fetch.
     pub fn new(error: impl UserError + Send + Sync + 'static) -> Self {
         Self(Box::new(error))
     }
@@ -205,7 +205,7 @@ impl Error for SubmoduleFailed {
 }
 
 impl CheckoutError {
-    /// What gix could not do: the file system's fault, if it says so.
+    /// gix's error, or that of the file system behind it.
     pub(super) fn of_gix(error: gix::Error, action: &'static str, path: &std::path::Path) -> Result<Self, gix::Error> {
         let code = error.downcast_any_ref::<io::Error>().and_then(io::Error::raw_os_error);
         match code {
@@ -215,7 +215,7 @@ impl CheckoutError {
     }
 }
 
-/// What helps where a submodule cannot be had. No patch does: patches are put on top of all submodules.
+/// What helps where a submodule cannot be fetched. A patch does not: patches are applied after all submodules are there.
 fn ways(path: &str, relative: bool) -> String {
     let mirror = match relative {
         true => "name a mirror of its repository that has it beside itself, in `mirrors:`, or ",

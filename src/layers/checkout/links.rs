@@ -1,6 +1,6 @@
-//! Which symbolic links of a checkout lead out of it.
+//! Finds symbolic links of a checkout that lead out of it.
 //!
-//! In goes a tree, out comes the first link that leads out: by an absolute path, by more `..` than there are folders, or by way of another link.
+//! A link leads out by an absolute path, by more `..` than there are folders, or through another link.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,13 +9,13 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// As many as the kernel follows in one path (`path_resolution(7)`): who goes further comes nowhere.
+/// How many links the kernel follows in one path (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
-/// Bytes of paths that may be looked up for all links of a tree together. Ten thousand links take some millions.
+/// How many bytes of paths may be looked up for all links of a tree together. Ten thousand links take some millions.
 pub const MAX_WORK: usize = 1 << 27;
 
-/// Links that lead on and on.
+/// Links that lead to each other take too long to follow.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLong;
 
@@ -36,7 +36,7 @@ pub fn find(root: &Path) -> io::Result<BTreeMap<PathBuf, PathBuf>> {
     Ok(links)
 }
 
-/// The first of a tree's links that leads out, and what it holds.
+/// The first of a tree's links that leads out, and its target.
 ///
 /// # Errors
 ///
@@ -51,7 +51,7 @@ pub fn outside(links: &BTreeMap<PathBuf, PathBuf>) -> Result<Option<(&Path, &Pat
     Ok(None)
 }
 
-// What is not there counts as a folder: it could be there one day, with a patch.
+// A missing entry counts as a folder: a patch could create it.
 fn leads_out(link: &Path, links: &BTreeMap<PathBuf, PathBuf>, work: &mut usize) -> Result<bool, TooLong> {
     let mut todo: VecDeque<OsString> = link.iter().map(OsStr::to_owned).collect();
     let (mut here, mut followed) = (PathBuf::new(), 0);

@@ -1,4 +1,4 @@
-//! One checkout in the making: a repository, its submodules in their places, patches on top.
+//! Makes one checkout: a repository, its submodules in their places, and patches.
 
 use std::{
     collections::HashMap,
@@ -27,13 +27,13 @@ use crate::{
     system::{files::FileError, stop::StopToken},
 };
 
-/// Larger than any that was ever written by hand.
+/// The largest .gitattributes, in bytes.
 const MAX_ATTRIBUTES: usize = 1 << 20;
 
-/// As many `*` as a line of .gitattributes may hold. `**/a/**/*.b` has five.
+/// How many `*` a line of .gitattributes may have. `**/a/**/*.b` has five.
 const MAX_STARS: usize = 8;
 
-/// What making one takes.
+/// What making a checkout needs.
 pub struct Making<'a, 'b> {
     pub wanted: &'a Wanted<'a>,
     pub room: &'a Path,
@@ -49,7 +49,7 @@ struct Repository<'a> {
     url: &'a str,
     mirrors: &'a [String],
     commit: &'a CommitId,
-    // How many repositories it stands in.
+    // How many repositories contain it.
     nesting: usize,
 }
 
@@ -61,7 +61,7 @@ struct Sum {
 }
 
 impl Making<'_, '_> {
-    /// Makes it in an empty folder that nobody else knows.
+    /// Makes it in an empty, private folder.
     ///
     /// # Errors
     ///
@@ -129,7 +129,7 @@ impl Making<'_, '_> {
         }
     }
 
-    /// What will not be as git would have written it; and what gix would be matching until the end of days.
+    /// Warns about attributes that gix treats differently from git; refuses patterns that take gix exponential time to match.
     fn attributes(&self, listing: &Listing, objects: &Objects, url: &str) -> Result<(), CheckoutError> {
         let name = name_of(url);
         let over = |what, limit: usize| CheckoutError::Limit { repository: url.into(), what, limit: limit as u64 };
@@ -198,12 +198,12 @@ impl Making<'_, '_> {
     }
 }
 
-// Of a line of .gitattributes. Each matches in every way there is, times every way of the next: 25 of them on a path of 60 folders have no end.
+// In one line of .gitattributes. Each `*` is tried at every place, for every place of the one before: 25 of them on a path of 60 folders never end.
 fn stars(line: &[u8]) -> usize {
     line.iter().filter(|byte| **byte == b'*').count()
 }
 
-// gix writes `$Id: …$` without git's last blank, and encodings that its library cannot write as they are.
+// gix writes `$Id: …$` without git's last blank, and leaves encodings that its library cannot write as they are.
 fn differs(attributes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(attributes).to_ascii_lowercase();
     let wide = |word: &str| word.starts_with("working-tree-encoding=utf-") && !word.ends_with("-8");

@@ -1,6 +1,6 @@
 //! The objects of a mirror, each hashed when it is read.
 //!
-//! In goes an id, out comes content that hashes to it, or nothing. What was wrong, and how much was read, is remembered.
+//! Gives content only if it hashes to its id. Failures and the number of bytes read are recorded.
 
 use std::{
     fmt,
@@ -19,7 +19,7 @@ use gix::{
 use super::{error::CheckoutError, tree::Limits};
 use crate::system::stop::StopToken;
 
-/// How a pointer of git-lfs begins, which is never longer than this.
+/// How a pointer of git-lfs begins, and its largest size.
 const POINTER: (&[u8], usize) = (b"version https://git-lfs.github.com/spec/", 1024);
 
 /// The objects of one mirror. Cheap to clone, one for each thread.
@@ -31,7 +31,7 @@ pub struct Objects {
 }
 
 struct Seen {
-    // Of all files and links, and of one.
+    // Limits for all files and links, and for one.
     limit: u64,
     largest: u64,
     bytes: AtomicU64,
@@ -41,7 +41,7 @@ struct Seen {
     bad: Mutex<Option<(ObjectId, Option<gix::Error>)>>,
 }
 
-/// What could not be read, or must not be.
+/// Objects that could not be read, or must not be.
 #[derive(Debug)]
 struct Refused(&'static str);
 
@@ -54,12 +54,12 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl Objects {
-    /// Opens a bare repository. Of the bytes that the limits allow, so many are `used`. Nothing is read any more once
-    /// somebody asks to stop.
+    /// Opens a bare repository. `used` bytes of the limits are spent already. Nothing is read any more once
+    /// a stop is requested.
     ///
     /// # Errors
     ///
-    /// When it is not there: `wanted` is then said to be missing.
+    /// When it is not there: `wanted` is then reported as missing.
     pub fn open(
         mirror: &Path,
         wanted: &ObjectId,
@@ -72,7 +72,7 @@ impl Objects {
             mirror: mirror.into(),
             source: Some(Box::new(error)),
         })?;
-        // An object is what its id says, whatever `refs/replace` would have instead.
+        // Without `refs/replace`, which would give another content for an id.
         odb.ignore_replacements = true;
         // Neighbours in a tree are often deltas of the same object.
         odb.set_pack_cache(|| Box::new(gix::odb::pack::cache::lru::StaticLinkedList::<64>::default()));
@@ -101,7 +101,7 @@ impl Objects {
         if found == Some(kind) { Ok(buffer) } else { Err(self.damaged(id)) }
     }
 
-    /// What was wrong with the objects so far, if anything was.
+    /// The first failure so far.
     pub fn trouble(&self, repository: &str) -> Option<CheckoutError> {
         if let Some((what, limit)) = *self.over() {
             return Some(CheckoutError::Limit { repository: repository.into(), what, limit });
@@ -129,7 +129,7 @@ impl Objects {
         CheckoutError::Damaged { object: id.to_string(), mirror: self.mirror.clone(), source }
     }
 
-    // A thread that panicked while it noted something has done no harm.
+    // The record is sound even if a thread panicked while it held the lock.
     fn bad(&self) -> MutexGuard<'_, Option<(ObjectId, Option<gix::Error>)>> {
         self.seen.bad.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,9 +143,9 @@ impl Objects {
         gix::Error::from_error(Refused("an object is missing or damaged"))
     }
 
-    // Before it is read: a small pack can hold a blob that fills any memory.
+    // Checked before it is read: a small pack can declare an arbitrarily large object.
     fn check_size(&self, id: &gix::oid) -> gix::Result {
-        // gix looks between chunks of files, which may be long.
+        // gix polls its own flag between chunks of files only.
         if self.seen.stop.is_requested() {
             return Err(gix::Error::from_error(Refused("stopped")));
         }

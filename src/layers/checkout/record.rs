@@ -1,4 +1,4 @@
-//! What a checkout says about itself: a small file in its `.git`, written last.
+//! The record of a checkout: a small file in its `.git`, written last.
 
 use std::{
     fs, io,
@@ -17,14 +17,14 @@ use crate::{
 
 const FILE: &str = ".git/smidr.json";
 
-/// Of the way that checkouts are made.
+/// The version of the format of checkouts.
 pub const VERSION: u32 = 1;
 
-/// The youngest thing in a checkout, and when it was written. git's own folders are not looked at.
+/// The youngest entry of a checkout, and its time. git's own folders are not looked at.
 ///
 /// # Errors
 ///
-/// When something cannot be looked at.
+/// When an entry cannot be looked at.
 pub fn youngest(folder: &Path) -> Result<Option<(SystemTime, PathBuf)>, FileError> {
     let mut youngest: Option<(SystemTime, PathBuf)> = None;
     for entry in walkdir::WalkDir::new(folder).into_iter().filter_entry(|entry| entry.file_name() != ".git") {
@@ -41,40 +41,40 @@ pub fn youngest(folder: &Path) -> Result<Option<(SystemTime, PathBuf)>, FileErro
 /// What a checkout was made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Of the way that it was made.
+    /// The version of the format.
     pub version: u32,
     /// Where it came from.
     pub url: String,
     /// The commit.
     pub commit: CommitId,
-    /// What was put on top.
+    /// Its patches.
     pub patches: Vec<PatchPin>,
     /// The mirrors that its objects are in.
     pub borrowed: Vec<PathBuf>,
-    /// A link that leads out, and where to.
+    /// A link that leads out, and its target.
     pub outside: Option<(String, String)>,
-    /// Of all files.
+    /// Bytes of all files.
     pub bytes: u64,
-    /// When the youngest thing in it was written, by the clock of its file system. An earlier smidr did not write that down.
+    /// The time of the youngest entry, by the clock of its file system. Records of an earlier version lack it.
     #[serde(default)]
     pub sealed: Option<Timestamp>,
 }
 
 impl Record {
-    /// The record of a checkout that is there and whole.
+    /// The record of a checkout that is complete.
     pub fn of(folder: &Path) -> Option<Self> {
         let record = Self::read(folder)?;
         let whole = crash_check::is_whole(&folder.join(".git"), folder);
         whole.then_some(record)
     }
 
-    /// The record alone.
+    /// The record, without a check of the checkout.
     pub fn read(folder: &Path) -> Option<Self> {
         let bytes = fs::read(folder.join(FILE)).ok()?;
         serde_json::from_slice::<Self>(&bytes).ok().filter(|record| record.version == VERSION)
     }
 
-    /// Writes it, and marks the checkout as complete. Nothing may be written to it afterwards.
+    /// Writes it, which marks the checkout as complete. The checkout must not be written to afterwards.
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ impl Record {
         crash_check::mark(&folder.join(".git"), folder)
     }
 
-    /// Notes that somebody uses it.
+    /// Records a use.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl Record {
         touch().map_err(FileError::new("note the use of", &path))
     }
 
-    /// When somebody used it last.
+    /// When it was last used.
     pub fn used(folder: &Path) -> io::Result<Timestamp> {
         let modified = fs::metadata(folder.join(FILE))?.modified()?;
         Timestamp::try_from(modified).map_err(io::Error::other)

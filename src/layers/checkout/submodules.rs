@@ -1,13 +1,13 @@
 //! Where submodules come from, and which addresses are refused.
 //!
-//! In go `.gitmodules` and the address of its repository, out come addresses that are safe to fetch from. Pure.
+//! Turns `.gitmodules` and the address of its repository into addresses that are safe to fetch from. Pure.
 
 use gix::bstr::{BString, ByteSlice as _};
 
 use super::error::RefusedUrl;
 use crate::model::is_ambiguous;
 
-/// Larger than any that was ever written by hand.
+/// The largest .gitmodules, in bytes.
 pub const MAX_GITMODULES: usize = 1 << 20;
 
 /// A submodule, as `.gitmodules` names it.
@@ -15,15 +15,15 @@ pub const MAX_GITMODULES: usize = 1 << 20;
 pub struct Declared {
     /// Its name, which is often its path.
     pub name: String,
-    /// Where it stands.
+    /// Its folder.
     pub path: BString,
-    /// Where it comes from, as it is written there.
+    /// Its address, as written there.
     pub url: String,
     /// Whether it is not to be checked out: `update = none` (gitmodules(5)).
     pub unwanted: bool,
 }
 
-/// Reads `.gitmodules`. What is incomplete there is left out.
+/// Reads `.gitmodules`. Incomplete entries are left out.
 ///
 /// # Errors
 ///
@@ -50,7 +50,7 @@ pub fn declared(text: &[u8]) -> Result<Vec<Declared>, RefusedUrl> {
 /// When it must not be fetched from.
 pub fn resolve(parent: &str, declared: &Declared) -> Result<String, RefusedUrl> {
     let (name, url) = (&declared.name, declared.url.as_str());
-    // As git does since CVE-2018-11235.
+    // As git refuses since CVE-2018-11235.
     if name.is_empty() || name.split(['/', '\\']).any(|part| part == "..") {
         return Err(RefusedUrl::Name(name.clone()));
     }
@@ -59,20 +59,20 @@ pub fn resolve(parent: &str, declared: &Declared) -> Result<String, RefusedUrl> 
     Ok(url)
 }
 
-/// Where else a submodule is to be had: beside each mirror of the repository that it belongs to, if its address is relative.
+/// The same submodule beside each mirror of the repository that it belongs to, if its address is relative.
 pub fn beside(mirrors: &[String], declared: &Declared) -> Vec<String> {
     let mirrors = mirrors.iter().filter(|_| is_relative(&declared.url));
     mirrors.filter_map(|mirror| resolve(mirror, declared).ok()).collect()
 }
 
-/// Whether an address is one beside that of the repository which names it.
+/// Whether an address is relative to that of the repository which names it.
 pub fn is_relative(url: &str) -> bool {
     url.starts_with("./") || url.starts_with("../")
 }
 
 fn check(parent: &str, url: &str) -> Result<(), RefusedUrl> {
     let no_address = || RefusedUrl::NoAddress(url.into());
-    // A backslash is a slash to HTTP clients, and none to who compares hosts.
+    // HTTP clients take a backslash for a slash; a comparison of hosts does not.
     if is_ambiguous(url) || url.is_empty() || url.starts_with('-') || url.chars().any(|c| c.is_control() || c == '\\') {
         return Err(no_address());
     }
@@ -84,7 +84,7 @@ fn check(parent: &str, url: &str) -> Result<(), RefusedUrl> {
         if !["https", "http", "ssh", "git"].contains(&scheme) {
             return Err(RefusedUrl::Scheme(url.into()));
         }
-        // What stands here becomes an argument of ssh (CVE-2017-1000117).
+        // The host becomes an argument of ssh (CVE-2017-1000117).
         let authority = rest.split('/').next().unwrap_or_default();
         let host = authority.rsplit('@').next().unwrap_or_default();
         let is_option = authority.starts_with('-') || host.starts_with('-');
@@ -102,7 +102,7 @@ fn check(parent: &str, url: &str) -> Result<(), RefusedUrl> {
     }
 }
 
-// As git-submodule(1) does it: each `../` takes one component away, up to the host.
+// As git-submodule(1) does it: each `../` removes one component, up to the host.
 fn relative(parent: &str, url: &str) -> Result<String, RefusedUrl> {
     let above = || RefusedUrl::Above(url.into());
     let (fixed, path) = split(parent);
@@ -128,7 +128,7 @@ fn relative(parent: &str, url: &str) -> Result<String, RefusedUrl> {
     Ok(format!("{fixed}{}", parts.join("/")))
 }
 
-// What stays, and the path after it: `https://host/`, `file:///`, `/`, `user@host:`.
+// The fixed part, and the path after it: `https://host/`, `file:///`, `/`, `user@host:`.
 fn split(url: &str) -> (&str, &str) {
     let at = match url.split_once("://") {
         Some((scheme, rest)) => rest.find('/').map_or(url.len(), |slash| scheme.len() + 3 + slash + 1),

@@ -1,6 +1,4 @@
-//! What a commit holds, read from trees that strangers made.
-//!
-//! In goes a commit, out comes a list of files, links and submodules whose paths may be written to a disk.
+//! Lists what a commit holds, from untrusted trees: files, links and submodules whose paths may be written to a disk.
 
 use std::collections::HashSet;
 
@@ -14,14 +12,14 @@ use gix::{
 
 use super::{error::CheckoutError, objects::Objects};
 
-/// What no repository of layers comes near.
+/// Limits, far above any repository of layers.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Folders in folders.
+    /// Nested folders.
     pub depth: usize,
     /// Bytes of a path inside the repository. The store's own is before it, and Linux takes 4095 (`path_resolution(7)`).
     pub path: usize,
-    /// Bytes of all paths of a repository, which are held at once. Linux has 6 MiB of them.
+    /// Bytes of all paths of a repository, which are in memory at once. Linux has 6 MiB of them.
     pub paths: usize,
     /// Files, folders, links, submodules; of a repository with its submodules.
     pub entries: u64,
@@ -29,7 +27,7 @@ pub struct Limits {
     pub bytes: u64,
     /// Bytes of one file, which is read as a whole.
     pub file: u64,
-    /// Submodules in submodules.
+    /// Nested submodules.
     pub nesting: usize,
 }
 
@@ -53,24 +51,24 @@ pub struct Listing {
     pub index: gix::index::State,
     /// The paths of submodules, and their commits.
     pub submodules: Vec<(BString, ObjectId)>,
-    /// The file that says where submodules come from.
+    /// `.gitmodules`.
     pub gitmodules: Option<ObjectId>,
-    /// The files that say how others are written out.
+    /// `.gitattributes` files.
     pub attributes: Vec<(BString, ObjectId)>,
-    /// Everything, folders included.
+    /// How many entries there are, folders included.
     pub entries: u64,
 }
 
-/// Names that would be traps on other systems are traps here: a checkout may lie on a file system that others share. Names that
+/// Names that are dangerous on other systems are refused here too: a checkout may lie on a file system that others share. Names that
 /// other systems merely do not have (`aux`, `a:b`) are fine.
 pub const VALID: component::Options =
     component::Options { protect_windows: false, protect_hfs: true, protect_ntfs: true };
 
-/// Lists what a commit holds. `entries` are there from other repositories of the same checkout.
+/// Lists what a commit holds. `entries` is how many entries other repositories of the same checkout have.
 ///
 /// # Errors
 ///
-/// When objects are damaged, or a name or mode is none that may be written out.
+/// When objects are damaged, or a name or mode must not be written out.
 pub fn list(
     objects: &Objects,
     commit: &ObjectId,
@@ -147,7 +145,7 @@ impl Walk<'_> {
                 self.todo.push((id, path, depth + 1));
                 return Ok(());
             }
-            // The second is of very old gits.
+            // The second is of very old versions of git.
             0o100_644 | 0o100_664 => Mode::FILE,
             0o100_755 => Mode::FILE_EXECUTABLE,
             0o120_000 => Mode::SYMLINK,

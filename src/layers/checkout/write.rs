@@ -1,4 +1,4 @@
-//! Files and links of a list become files and links of a folder, by several threads.
+//! Writes the files and links of a list into a folder, with several threads.
 
 use std::{
     collections::HashSet,
@@ -34,31 +34,31 @@ use crate::{
     system::{files::FileError, stop::StopToken},
 };
 
-/// How often somebody could read how far it is, and how late a wish to stop may be heard.
+/// How often progress is reported and the stop request is polled.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What is written out, for whom.
+/// What a checkout is written with.
 pub struct Job<'a> {
     /// The repository's address.
     pub repository: &'a str,
-    /// The folder of the store that it will be in: there still when what is half-made has gone.
+    /// The folder of the store that it will have; the temporary one may be gone when an error is shown.
     pub room: &'a Path,
-    /// For people.
+    /// Its name in messages.
     pub name: &'a str,
     /// The commit.
     pub commit: &'a CommitId,
-    /// Hears how far it is.
+    /// Receives progress.
     pub on: &'a Emitter,
-    /// Whether to go on.
+    /// The stop request.
     pub stop: &'a StopToken,
 }
 
 /// Writes a list out into an empty folder, as git would without any configuration: line ends and encodings as the repository's
-/// attributes have them, and no filter that is a program. Leaves in the list what the files look like to git.
+/// attributes have them, and without filters that are programs. Fills in the list how the files look to git.
 ///
 /// # Errors
 ///
-/// When objects are damaged, the file system refuses, or somebody asks to stop.
+/// When objects are damaged, the file system refuses, or a stop is requested.
 pub fn write(listing: &mut Listing, objects: &Objects, into: &Path, job: &Job<'_>) -> Result<(), CheckoutError> {
     let (total, counter, interrupted) = (listing.index.entries().len(), Counter::default(), AtomicBool::default());
     let failed = |source| failed(source, job);
@@ -106,7 +106,7 @@ fn options() -> Result<Options, gix::Error> {
     let pipeline = gix::filter::plumbing::Pipeline::new(gix::command::Context::default(), kind, drivers);
     let mut collection = Default::default();
     let none: [&Path; 0] = [];
-    // git's own macro `binary`, and nobody's `~/.config/git/attributes`.
+    // With git's own macro `binary`, and without any `~/.config/git/attributes`.
     let globals =
         gix::attrs::Search::new_globals(none, &mut Vec::new(), &mut collection).map_err(gix::Error::from_error)?;
     let source = state::attributes::Source::IdMapping;
@@ -176,7 +176,7 @@ impl gix::Count for Counter {
     }
 }
 
-/// Something done again and again beside the work, until that ends.
+/// Repeats something beside the work, until that ends.
 #[derive(Default)]
 struct Watching {
     ended: Mutex<bool>,

@@ -1,4 +1,4 @@
-//! The lines of a conf file as statements: text in, [`Statement`]s out. Knows nothing of what variables hold.
+//! Parses the lines of a conf file into [`Statement`]s. Knows nothing of the values of variables.
 //!
 //! BitBake's `bb.parse.parse_py.ConfHandler` is the specification: a line ends in a backslash to go on, a value stands between quotes of one
 //! kind, and neither a quote nor a backslash can be escaped. Files that do not end in `.conf` are read by its `BBHandler`, which takes functions too.
@@ -24,23 +24,23 @@ pub(super) enum Operator {
     PrependBare,
 }
 
-/// What the reader needs to know of a line.
+/// A statement that matters for layers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Statement {
-    /// `NAME = "value"` and its kin. Those of a flag (`NAME[flag] = …`) are left out: nothing here asks for one.
+    /// `NAME = "value"` and the like. Those of a flag (`NAME[flag] = …`) are left out.
     Assign {
         /// The variable, with overrides and `:append`.
         name: String,
         /// How.
         operator: Operator,
-        /// As it stands between the quotes.
+        /// The text between the quotes.
         value: String,
     },
     /// `include`, `require`, or `include_all`: names of files, not expanded.
     Include {
         /// The names, separated by spaces.
         files: String,
-        /// Whether BitBake refuses to go on without them.
+        /// Whether BitBake fails without them.
         required: bool,
     },
     /// `unset NAME`
@@ -59,7 +59,7 @@ const OPERATORS: [(&str, Operator); 8] = [
     ("=", Operator::Set),
 ];
 
-/// Reads a whole file. Functions and lines that BitBake does not know are passed over: it refuses the latter itself, with file and line.
+/// Reads a whole file. Functions and lines that BitBake does not know are skipped: it refuses the latter itself, with file and line.
 pub(super) fn statements(text: &str) -> Vec<Statement> {
     let mut statements = Vec::new();
     let mut block = Block::None;
@@ -75,13 +75,13 @@ pub(super) fn statements(text: &str) -> Vec<Statement> {
     statements
 }
 
-/// Where the reader is in a function.
+/// Whether the reader is in a function.
 #[derive(PartialEq, Eq)]
 enum Block {
     None,
-    /// A function of Python or shell, to a line with nothing but `}`.
+    /// A function of Python or shell, up to a line that is only `}`.
     Braces,
-    /// `def`, while lines are indented.
+    /// `def`, as long as lines are indented.
     Indented,
 }
 
@@ -95,7 +95,7 @@ impl Block {
         if line.ends_with('{') && line.contains('(') { Self::Braces } else { Self::None }
     }
 
-    /// Whether the line still belongs to it; ends it where not.
+    /// Whether the line still belongs to it; leaves the function if not.
     fn holds(&mut self, line: &str) -> bool {
         match self {
             Self::None => false,
@@ -116,9 +116,9 @@ impl Block {
     }
 }
 
-/// All lines but those that are empty, each with what continues it.
+/// All lines but empty ones, each joined with its continuation lines.
 fn joined(text: &str) -> Vec<String> {
-    // Python reads `\r` alone as the end of a line too.
+    // Python also ends a line at a `\r` alone.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut lines = text.lines();
     let mut joined = Vec::new();
@@ -161,11 +161,11 @@ fn assignment(line: &str) -> Option<Statement> {
         Some(rest) if rest.starts_with(char::is_whitespace) => rest.trim_start(),
         _ => line,
     };
-    // The shortest name that leaves an operator behind it: `+`, `.` and `:` may be part of either.
+    // The shortest name that is followed by an operator: `+`, `.` and `:` may be part of either.
     let end = line.find(|c| !is_name(c)).unwrap_or(line.len());
     (1..=end).find_map(|length| {
         let (name, rest) = line.split_at(length);
-        // In the middle of a name, as almost always.
+        // In the middle of a name, the usual case.
         if rest.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')) {
             return None;
         }
@@ -174,13 +174,13 @@ fn assignment(line: &str) -> Option<Statement> {
     })
 }
 
-/// The operator, and what stands between the quotes that go to the end of the line.
+/// The operator, and the text between the quotes that reach to the end of the line.
 fn assigned(rest: &str) -> Option<(Operator, &str)> {
     OPERATORS.iter().find_map(|(text, operator)| {
         let value = rest.strip_prefix(text)?.trim_start();
         let mark = value.chars().next().filter(|c| matches!(c, '"' | '\''))?;
         let inner = value.strip_prefix(mark)?.strip_suffix(mark)?;
-        // `"a" b"`: BitBake takes three quotes for a mistake, and four for what somebody wanted.
+        // `"a" b"`: BitBake refuses three quotes, and accepts four.
         (inner.matches(mark).count() != 1).then_some((*operator, inner))
     })
 }

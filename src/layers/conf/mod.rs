@@ -1,7 +1,7 @@
-//! The reader of `layer.conf`: all layers' files, one after the other, into one set of variables, as BitBake reads them before anything else
+//! Reads the `layer.conf` of all layers, one after the other, into one set of variables, as BitBake reads them before anything else
 //! (`bb.cookerdata`, `parseConfigurationFiles`).
 //!
-//! Files come from whoever wrote the layer. They are opened inside the layer's repository only, up to a size, and nothing in them is run.
+//! The files are untrusted. They are opened inside the layer's repository only, up to a size, and nothing in them is run.
 
 mod lines;
 mod variables;
@@ -22,19 +22,19 @@ use crate::{
     system::rooted::{Rooted, RootedError},
 };
 
-/// More than any `layer.conf` has, in bytes: OpenEmbedded-Core's is 5 KiB.
+/// The largest file, in bytes: OpenEmbedded-Core's is 5 KiB.
 const FILE_LIMIT: u64 = 1 << 20;
 
-/// As many files as may include each other.
+/// How deep files may include each other.
 const MAX_DEPTH: usize = 16;
 
-/// As many files as all layers together may name.
+/// How many files all layers together may include.
 const MAX_FILES: usize = 4096;
 
 /// Why the conf of a layer cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfError {
-    /// A repository's folder.
+    /// A repository's folder cannot be opened.
     #[error("cannot look into the repository of the layer {folder}")]
     Root {
         /// The layer.
@@ -42,7 +42,7 @@ pub enum ConfError {
         /// Why.
         source: RootedError,
     },
-    /// Nothing there, for those who stay inside.
+    /// There is no such file inside the repository.
     #[error("{path} is not there, or is a link that leads out of {root}")]
     Missing {
         /// The file.
@@ -50,7 +50,7 @@ pub enum ConfError {
         /// The repository.
         root: PathBuf,
     },
-    /// Not a text file of bearable size.
+    /// Not a text file, or too large.
     #[error("cannot read {path}")]
     File {
         /// The file.
@@ -64,7 +64,7 @@ pub enum ConfError {
         /// The file.
         path: PathBuf,
     },
-    /// Values that grow without an end, or files without number.
+    /// Values that grow without limit, or too many files.
     #[error(
         "{path} leads to more than any layer needs: its values refer to each other too often, or it includes too many files"
     )]
@@ -94,14 +94,14 @@ impl UserError for ConfError {
     }
 }
 
-/// Reads layers, and keeps what they say.
+/// Reads layers into variables.
 #[derive(Debug)]
 pub struct Reader {
     variables: Variables,
-    /// Repositories, opened once.
+    /// Repositories, each opened once.
     roots: BTreeMap<PathBuf, Rooted>,
     files: usize,
-    /// For people: what was not read.
+    /// For the user: what was not read.
     pub warnings: Vec<String>,
 }
 
@@ -110,7 +110,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// When one is no folder.
+    /// When one is not a folder.
     pub fn new(found: &[Found]) -> Result<Self, ConfError> {
         let mut roots = BTreeMap::new();
         for layer in found.iter().filter(|layer| layer.folder.starts_with(&layer.root)) {
@@ -127,12 +127,12 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// When it is not there, or is nothing that should be read.
+    /// When it is not there, or must not be read.
     pub fn layer(&mut self, layer: &Found) -> Result<(), ConfError> {
         let path = layer.folder.join("conf/layer.conf");
         self.variables.refill();
         self.variables.set("LAYERDIR", layer.folder.display().to_string());
-        // Escaped for regular expressions in BitBake: patterns of file names, which nothing here looks at.
+        // BitBake escapes it for regular expressions, in patterns of file names that are not used here.
         self.variables.set("LAYERDIR_RE", layer.folder.display().to_string());
         match self.inside(&path) {
             Some(text) => self.text(&path, &text?, 0)?,
@@ -145,7 +145,7 @@ impl Reader {
         if self.variables.is_exhausted() { Err(ConfError::TooMuch { path }) } else { Ok(()) }
     }
 
-    /// Reads the text of a `local.conf`, which comes after all layers. What it includes is left out.
+    /// Reads the text of a `local.conf`, which comes after all layers. Its includes are left out.
     pub fn local(&mut self, text: &str) {
         for statement in statements(text) {
             match statement {
@@ -156,18 +156,18 @@ impl Reader {
         }
     }
 
-    /// The value of a variable, as it is now.
+    /// The current value of a variable.
     pub fn get(&self, name: &str) -> Option<Value> {
         self.variables.refill();
         self.variables.get(name)
     }
 
-    /// Takes a variable out.
+    /// Removes a variable.
     pub fn unset(&mut self, name: &str) {
         self.variables.unset(name);
     }
 
-    /// A folder's place: which repository it is in, and where there; none outside of them all.
+    /// The repository of a folder, and its path in it; none outside of all repositories.
     pub fn place(&self, folder: &Path) -> Option<(&Rooted, PathBuf)> {
         let folder = without_dots(folder);
         let outer = self.roots.iter().rev().find(|(root, _)| folder.starts_with(root));
@@ -182,7 +182,7 @@ impl Reader {
     }
 
     fn text(&mut self, path: &Path, text: &str, depth: usize) -> Result<(), ConfError> {
-        // One file may be included as often as files may be named.
+        // One file may be included many times.
         if !self.variables.spend(text.len()) {
             return Err(ConfError::TooMuch { path: path.into() });
         }
@@ -206,7 +206,7 @@ impl Reader {
                 Some((path, _)) if path == from => {}
                 Some((path, _)) if depth >= MAX_DEPTH => return Err(ConfError::Circle { path }),
                 Some((path, text)) => self.text(&path, &text?, depth + 1)?,
-                // What is optional may be missing. It may also stand in the build folder, but nobody puts facts about layers there.
+                // An optional file may be missing. It could also be in the build folder, which holds no facts about layers.
                 None if !required && is_known(file) => {}
                 None => {
                     self.warnings.push(format!(
@@ -220,7 +220,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Beside the file that names it, then in BBPATH.
+    /// Looks beside the file that includes it, then in BBPATH.
     fn find(&self, from: &Path, file: &str) -> Option<(PathBuf, Result<String, ConfError>)> {
         if !is_known(file) {
             return None;
@@ -237,12 +237,12 @@ impl Reader {
         })
     }
 
-    /// The text of a file of some repository; none where there is no such file.
+    /// The text of a file of a repository; none where there is no such file.
     fn inside(&self, path: &Path) -> Option<Result<String, ConfError>> {
         let (rooted, inside) = self.place(path)?;
         let failed = |source| ConfError::File { path: path.into(), source };
         match rooted.read_text(&inside, FILE_LIMIT) {
-            // No text has one, and here it stands for what is not known.
+            // A NUL stands for an unknown value here, and is in no text file.
             Ok(text) if text.contains('\0') => Some(Err(failed(RootedError::NotText(inside)))),
             Ok(text) => Some(Ok(text)),
             Err(error) if is_absent(&error) => None,
@@ -251,7 +251,7 @@ impl Reader {
     }
 }
 
-/// Nothing there, or a file where a folder should be: BitBake looks on.
+/// Nothing there, or a file where a folder should be: BitBake continues its search.
 pub(super) fn is_absent(error: &RootedError) -> bool {
     let not_folder = |source: &io::Error| source.kind() == io::ErrorKind::NotADirectory;
     error.is_missing() || matches!(error, RootedError::Call { source, .. } if not_folder(source))

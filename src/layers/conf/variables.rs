@@ -1,6 +1,6 @@
-//! What variables hold while `layer.conf` files are read: BitBake's `bb.data_smart`, as much of it as those files need.
+//! The variables while `layer.conf` files are read: as much of BitBake's `bb.data_smart` as those files need.
 //!
-//! Inline Python (`${@…}`) is never run, and overrides are not known yet when layers are read. A [`Value`] tells which of its words are certain.
+//! Inline Python (`${@…}`) is never run, and overrides are not known when layers are read. A [`Value`] tells which of its words are certain.
 
 use std::{
     cell::Cell,
@@ -9,13 +9,13 @@ use std::{
 
 use super::lines::Operator;
 
-/// Stands for what Python would have given. No text file that is read holds one.
+/// Stands for the result of Python. No text file that is read contains it.
 const UNKNOWN: char = '\0';
 
-/// As many steps from one variable to the next as anybody needs. BitBake's own end is Python's recursion limit.
+/// How deep variables may refer to each other. BitBake's limit is Python's recursion limit.
 const MAX_DEPTH: usize = 40;
 
-/// Bytes that may be put together while one layer is read. The longest values are lists to which each layer adds: some 10 KiB after a hundred layers.
+/// How many bytes may be put together while one layer is read. The longest values are lists to which each layer adds: some 10 KiB after a hundred layers.
 const WORK: usize = 8 << 20;
 
 /// The variables of all layers.
@@ -31,7 +31,7 @@ struct Variable {
     /// By `??=`.
     default: Option<String>,
     edits: Vec<Edit>,
-    /// Whether there is another value of it for some machine, distro or the like.
+    /// Whether an override may replace it, for some machine, distro or the like.
     overridden: bool,
 }
 
@@ -54,44 +54,44 @@ enum EditKind {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Value {
     text: String,
-    /// Whether overrides or Python may make it another one.
+    /// Whether overrides or Python may change it.
     open: bool,
 }
 
 impl Value {
-    /// The words that are certainly in it.
+    /// The words that it certainly has.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         self.text.split_whitespace().filter(|word| is_known(word))
     }
 
-    /// Whether it holds, or may hold, more than its certain words.
+    /// Whether it has, or may have, more than its certain words.
     pub fn is_open(&self) -> bool {
         self.open || !is_known(&self.text)
     }
 
-    /// All of it, where all is certain.
+    /// The whole value, where all of it is certain.
     pub fn certain(&self) -> Option<&str> {
         (!self.is_open()).then_some(&self.text)
     }
 
-    /// What is certain, with whatever is not taken out of it.
+    /// The certain words, joined.
     pub fn text(&self) -> String {
         self.words().collect::<Vec<_>>().join(" ")
     }
 
-    /// Adds another value.
+    /// Appends another value.
     pub fn join(&mut self, other: Self) {
         self.text = format!("{} {}", self.text, other.text);
         self.open |= other.open;
     }
 
-    /// Everything, with marks for what is not known: see [`is_known`].
+    /// The whole value, with marks for unknown parts: see [`is_known`].
     pub(super) fn whole(&self) -> &str {
         &self.text
     }
 }
 
-/// Whether nothing in it waits for Python or for a variable that no layer sets.
+/// Whether no part of it depends on Python or on a variable that no layer sets.
 pub(super) fn is_known(text: &str) -> bool {
     !text.contains(UNKNOWN) && !text.contains("${")
 }
@@ -101,17 +101,17 @@ impl Variables {
         Self { all: BTreeMap::new(), work: Cell::new(WORK) }
     }
 
-    /// As much again, for the next layer.
+    /// Restores the budget, for the next layer.
     pub(super) fn refill(&self) {
         self.work.set(WORK);
     }
 
-    /// Whether expanding took more than it may; what was asked for since is not known.
+    /// Whether the budget is spent; values that were read since are unknown.
     pub(super) fn is_exhausted(&self) -> bool {
         self.work.get() == 0
     }
 
-    /// One statement.
+    /// Carries out an assignment.
     pub(super) fn assign(&mut self, name: &str, operator: Operator, value: &str) {
         let content = || self.all.get(name).and_then(|variable| variable.content.clone());
         let joined = match operator {
@@ -138,24 +138,24 @@ impl Variables {
         }
     }
 
-    /// Sets a variable as an assignment does: what was appended to it stays.
+    /// Sets a variable as an assignment does: its appends stay.
     pub(super) fn set(&mut self, name: &str, value: String) {
         self.note_override(name);
         self.entry(name).content = Some(value);
     }
 
-    /// `unset`, and BitBake's `delVar`: appends go too.
+    /// `unset`, and BitBake's `delVar`: removes its appends too.
     pub(super) fn unset(&mut self, name: &str) {
         self.all.remove(name);
     }
 
-    /// Puts the value of `name`, which is not to be expanded itself, wherever `${name}` stands, appends included. BitBake's `expandVarref`: a
-    /// variable that this changes loses its `:remove`, and what is appended under conditions.
+    /// Replaces `${name}` by the unexpanded value of `name` everywhere, appends included. As in BitBake's `expandVarref`, a
+    /// variable that this changes loses its `:remove`, and its conditional appends.
     pub(super) fn settle(&mut self, name: &str) {
         let reference = format!("${{{name}}}");
         let Some(value) = self.all.get(name).and_then(|variable| variable.content.clone()) else { return };
         for variable in self.all.values_mut().filter(|variable| variable.mentions(&reference)) {
-            // A default may mention it and not be the value.
+            // It may be in a default that is not the value.
             let (size, work) = (variable.size(), self.work.get());
             let grown = |raw: &str| raw.matches(&reference).count().saturating_mul(value.len());
             if size >= work {
@@ -176,14 +176,14 @@ impl Variables {
         self.get_at(name, 0)
     }
 
-    /// A text with what the variables hold now.
+    /// Expands a text with the current values.
     pub(super) fn expand_now(&self, text: &str) -> String {
         self.expand(text, 0)
     }
 
     fn get_at(&self, name: &str, depth: usize) -> Option<Value> {
         let variable = self.all.get(name)?;
-        // What is put together here may come to nothing, and is not counted again where it is put in.
+        // Counted here, since the expanded value may be empty and then costs nothing where it is inserted.
         if !self.spend(variable.size()) {
             return Some(Value { text: UNKNOWN.into(), open: true });
         }
@@ -202,13 +202,13 @@ impl Variables {
         Some(Value { text, open })
     }
 
-    /// Expands variables, and puts [`UNKNOWN`] in the place of Python. A variable that is not set stays as it is written.
+    /// Expands variables, and replaces Python by [`UNKNOWN`]. A variable that is not set stays as it is written.
     fn expand(&self, text: &str, depth: usize) -> String {
         if depth > MAX_DEPTH {
             return UNKNOWN.into();
         }
         let mut text = text.to_owned();
-        // Again, since `${A${B}}` names another variable once B is known.
+        // Repeated, since `${A${B}}` names another variable once B is expanded.
         for _ in 0..MAX_DEPTH {
             if !text.contains("${") {
                 break;
@@ -259,7 +259,7 @@ impl Variables {
     fn replace_python(&self, text: &str) -> String {
         let (mut out, mut rest) = (String::new(), text);
         while let Some((before, code)) = rest.split_once("${@") {
-            // Its end may be looked for up to the end of the text.
+            // The search for its end may reach the end of the text.
             if !self.spend(code.len()) {
                 return UNKNOWN.into();
             }
@@ -272,7 +272,7 @@ impl Variables {
         out
     }
 
-    /// Whether there is enough left.
+    /// Takes so much from the budget; false if it is spent.
     pub(super) fn spend(&self, bytes: usize) -> bool {
         self.work.set(self.work.get().saturating_sub(bytes + 1));
         !self.is_exhausted()
@@ -297,7 +297,7 @@ impl Variable {
         texts.into_iter().any(|part| part.contains(text))
     }
 
-    /// How many bytes and parts it is made of: prepending moves all that is there already, part by part.
+    /// The cost of putting it together, in bytes and parts: each prepend moves everything that is there already.
     fn size(&self) -> usize {
         let value = self.content.as_ref().or(self.default.as_ref()).map_or(0, String::len);
         let kind = |kind| self.edits.iter().filter(move |edit| edit.kind == kind && !edit.conditional);
@@ -307,7 +307,7 @@ impl Variable {
         value.saturating_add(moved).saturating_add(bytes(EditKind::Append) + self.edits.len())
     }
 
-    /// The value before it is expanded, with what is appended without conditions, and whether there is more to it.
+    /// The value before expansion, with unconditional appends, and whether overrides may change it.
     fn raw(&self) -> (Option<String>, bool) {
         let mut value = self.content.clone().or_else(|| self.default.clone());
         let mut open = self.overridden;
@@ -321,16 +321,16 @@ impl Variable {
                 value = Some(if kind == EditKind::Append { old + &edit.text } else { edit.text.clone() + &old });
             }
         }
-        // A value that is there under conditions only is there.
+        // A variable that is only set under conditions counts as set.
         (value.or_else(|| open.then(String::new)), open)
     }
 }
 
-/// `A:append:arm` is A, appended to, under a condition. Before BitBake 1.52 the same was written with `_`, which later ones refuse.
+/// `A:append:arm` is a conditional append to A. Before BitBake 1.52 it was written with `_`, which later versions refuse.
 fn edit(name: &str) -> Option<(&str, EditKind, bool)> {
     const KEYWORDS: [(&str, EditKind); 3] =
         [("append", EditKind::Append), ("prepend", EditKind::Prepend), ("remove", EditKind::Remove)];
-    // Looked for once: a name may be as long as a file, and all of it keywords.
+    // Searched once: a name may be as long as a file, and consist of keywords.
     let upper = name.rfind(|c: char| c.is_ascii_uppercase());
     name.match_indices([':', '_']).find_map(|(at, mark)| {
         let (base, rest) = name.split_at_checked(at)?;
@@ -342,7 +342,7 @@ fn edit(name: &str) -> Option<(&str, EditKind, bool)> {
     })
 }
 
-/// What follows the brace that closes inline Python, as `\${@(?:{.*?}|.)+?}` finds it: a pair of braces inside is stepped over.
+/// The text after the brace that closes inline Python, as `\${@(?:{.*?}|.)+?}` finds it: pairs of braces inside are skipped.
 fn after_python(code: &str) -> Option<&str> {
     let mut rest = code;
     while let Some(next) = rest.find(['{', '}']) {
@@ -355,7 +355,7 @@ fn after_python(code: &str) -> Option<&str> {
             None => break,
         }
     }
-    // The first brace of all then, where no pair leaves one over.
+    // If no pair leaves one over, the first closing brace.
     code.split_once('}').map(|(_, after)| after)
 }
 

@@ -1,4 +1,4 @@
-//! gix works on a thread of its own, while this one tells how far it is and hears who wants to stop.
+//! Runs gix on a thread of its own, while this one reports progress and polls the stop request.
 
 use std::{
     sync::{
@@ -16,17 +16,17 @@ use super::{
 };
 use crate::model::{Activity, Unit, without_secrets};
 
-/// How often progress is told, and a wish to stop is looked for.
+/// How often progress is reported and the stop request is polled.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long somebody who wants to stop waits for a clean end.
+/// How long a stop waits for a clean end.
 const LAST_WORD: Duration = Duration::from_millis(700);
 
-/// Does `work`, which counts in what it is given, and ends soon after the flag says so. Whoever wants to stop does not wait for that for long; the mirror
+/// Runs `work`, which counts in the counters and ends soon after the flag is set. On a stop the thread is detached after a short wait; the mirror
 /// stays locked until it has ended.
 ///
 /// # Errors
 ///
-/// When somebody wants to stop, or there can be no thread.
+/// When a stop is requested, or the thread cannot be started.
 pub fn background<T: Send + 'static>(
     room: &Room,
     url: &str,
@@ -59,7 +59,7 @@ pub fn background<T: Send + 'static>(
             Err(RecvTimeoutError::Disconnected) => return Err(failed("gix has panicked".into())),
             Err(RecvTimeoutError::Timeout) if access.stop.is_requested() => {
                 interrupt.store(true, Ordering::SeqCst);
-                // Whatever it says: nobody wants it any more.
+                // The result does not matter after a stop.
                 let _ = result.recv_timeout(LAST_WORD);
                 return Err(GitError::Stopped(subject));
             }

@@ -1,4 +1,4 @@
-//! The user's own configuration of git, as far as fetching needs it: which address stands for which, credential helpers, ssh,
+//! The user's configuration of git, as far as fetching needs it: rewritten addresses, credential helpers, ssh,
 //! proxies. Comes from the environment that `cli` has read, not from the one of this process.
 //!
 //! Two things still look at the process's own: the HTTP client for `https_proxy` and the like, and the programs that gix starts
@@ -20,15 +20,15 @@ use super::super::{
 };
 use crate::model::Logins;
 
-/// What the user has told git.
+/// What the user's configuration says.
 #[derive(Clone)]
 pub struct GitConfig {
     file: File,
-    /// Where `.netrc` is; none where it may not be used.
+    /// The folder of `.netrc`; none where it may not be used.
     home: Option<PathBuf>,
     /// Whether credentials may be shown.
     with_logins: bool,
-    /// Whether an address may lead elsewhere: not with a login, which was granted for this one.
+    /// Whether redirects are followed: not with a login, which was granted for one address.
     follows: bool,
     /// Variables that git understands and gix does not.
     only_git: Vec<&'static str>,
@@ -38,7 +38,7 @@ pub struct GitConfig {
 /// Keys of `http` that the in-process client does not follow.
 const ONLY_GIT: [&str; 8] =
     ["proxy", "sslCAInfo", "sslCAPath", "sslVerify", "sslCert", "sslKey", "cookieFile", "proxySSLCAInfo"];
-/// Keys of `http` that say nothing of the user: proxies, certificate authorities, patience.
+/// Keys of `http` that say nothing about the user: proxies, certificate authorities, timeouts.
 const REACHING: [&str; 14] = [
     "proxy",
     "proxyAuthMethod",
@@ -60,7 +60,7 @@ const ONLY_GIT_VARIABLES: [&str; 5] =
 
 impl GitConfig {
     /// Reads the files that git reads outside of a repository (git-config(1), "FILES"), for fetching from an address. Where logins have not been
-    /// granted, only how servers are reached is left.
+    /// granted, only the settings for reaching servers are kept.
     pub fn read(access: Access<'_>, address: &str) -> Result<Self, GitError> {
         let home = access.variable("HOME").map(PathBuf::from);
         let includes = includes::Options::follow_without_conditional(home.as_deref());
@@ -76,7 +76,7 @@ impl GitConfig {
         for (key, value) in from_variables(access) {
             file.set_raw_value(key.as_str(), value.as_str()).map_err(wrong)?;
         }
-        // Addresses over ssh and of this machine are asked about before anything is fetched.
+        // Addresses over ssh and of this machine need a grant before anything is fetched.
         let is_public = is_http(address) || address.starts_with("git://");
         let with_logins = !is_public || access.logins.reach(address);
         if !with_logins {
@@ -94,7 +94,7 @@ impl GitConfig {
         Ok(Self { file, home, with_logins, follows, only_git, has_agent: access.variable("SSH_AUTH_SOCK").is_some() })
     }
 
-    /// Whether an address may lead elsewhere.
+    /// Whether redirects are followed.
     pub fn follows(&self) -> bool {
         self.follows
     }
@@ -109,20 +109,20 @@ impl GitConfig {
         self.file.to_bstring().into()
     }
 
-    /// Lets a repository know it. What ssh says goes to the file `said`: gix would print what it does not understand.
+    /// Applies it to a repository. The output of ssh goes to the file `said`: gix would print what it does not understand.
     pub fn apply(&self, repository: &mut gix::Repository, said: &Path) -> gix::Result<()> {
         let mut config = repository.config_snapshot_mut();
         config.append(self.file.clone())?;
         let command = config.string("core.sshCommand");
         if let (Some(command), Ok(said)) = (command, shlex::try_quote(&said.to_string_lossy())) {
-            // git-config(1): it is for a shell, and gix sees by the `>` that it needs one.
+            // git-config(1): the value is for a shell; gix recognises by the `>` that it needs one.
             config.set_raw_value("core.sshCommand", format!("2>{said} {command}").as_str())?;
         }
         config.commit()?;
         Ok(())
     }
 
-    /// Why only git itself can reach an address, if that is so. `url` is what `insteadOf` has made of it.
+    /// Why only git itself can reach an address, if that is so. `url` is the address after `insteadOf`.
     pub fn only_git(&self, url: &gix::Url) -> Option<String> {
         if !matches!(url.scheme, gix::url::Scheme::Http | gix::url::Scheme::Https) {
             return None;
@@ -132,7 +132,7 @@ impl GitConfig {
         let of_section = sections.filter_map(|section| {
             let place = section.header().subsection_name().map(|place| place.to_str_lossy().into_owned());
             match place {
-                // gix does not look at sections for certain hosts.
+                // gix ignores sections for certain hosts.
                 Some(place) => is_for(&place, url).then(|| format!("`http.{place}` is set in git's configuration")),
                 None => {
                     let key = ONLY_GIT.into_iter().find(|key| section.value(key).is_some());
@@ -143,12 +143,12 @@ impl GitConfig {
         of_variable.into_iter().chain(of_section).next()
     }
 
-    /// Where curl looks for passwords, if there is such a file.
+    /// The file in which curl looks for passwords, if it exists.
     pub fn netrc(&self) -> Option<PathBuf> {
         self.home.as_ref().map(|home| home.join(".netrc")).filter(|path| path.is_file())
     }
 
-    /// Whether ssh is told of an agent, for messages.
+    /// Whether ssh has an agent, for messages.
     pub fn has_agent(&self) -> bool {
         self.has_agent
     }
@@ -166,7 +166,7 @@ fn is_http(address: &str) -> bool {
     ["https://", "http://"].iter().any(|scheme| address.starts_with(scheme))
 }
 
-/// How servers are reached, and other addresses of the same over http: nothing that says who the user is.
+/// Settings for reaching servers, and rewritten addresses over http: nothing that identifies the user.
 fn without_logins(file: &File, home: Option<&Path>) -> gix::Result<File> {
     let mut public = File::new(Metadata::from(Source::User));
     for section in file.sections() {
@@ -186,7 +186,7 @@ fn without_logins(file: &File, home: Option<&Path>) -> gix::Result<File> {
         }
         let mut copy = public.new_section(name, place.map(ToOwned::to_owned))?;
         for (key, value) in values {
-            // git itself is given another home.
+            // git itself gets another HOME.
             let value = match (home, value.strip_prefix("~/")) {
                 (Some(home), Some(rest)) => home.join(rest).display().to_string(),
                 _ => value,
@@ -241,13 +241,13 @@ fn from_variables(access: Access<'_>) -> Vec<(String, String)> {
 fn ours(user: &File, access: Access<'_>) -> Vec<(&'static str, String)> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let mut ours = vec![
-        // Nobody can answer: several repositories are fetched at once.
+        // No prompts: several repositories are fetched at once.
         ("gitoxide.credentials.terminalPrompt", "false".to_owned()),
         // Only `cli` prints.
         ("gitoxide.credentials.helperStderr", "false".to_owned()),
-        // A mirror that is shallow itself still serves.
+        // A server's repository may be shallow itself.
         ("clone.rejectShallow", "false".to_owned()),
-        // Each thread that indexes a pack holds what it inflates.
+        // Each thread that indexes a pack holds inflated objects.
         ("pack.threads", threads.to_string()),
     ];
     match (access.variable("GIT_SSH_COMMAND"), access.variable("GIT_SSH")) {
@@ -256,7 +256,7 @@ fn ours(user: &File, access: Access<'_>) -> Vec<(&'static str, String)> {
         (None, Some(program)) => ours.push(("gitoxide.ssh.commandWithoutShellFallback", program.into())),
         (None, None) => {
             ours.push(("core.sshCommand", "ssh -o BatchMode=yes".into()));
-            // Or gix would run ssh once more, only to find out what it is.
+            // Otherwise gix would run ssh once more, to find out its variant.
             ours.push(("ssh.variant", "ssh".into()));
         }
     }

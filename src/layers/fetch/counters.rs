@@ -1,4 +1,4 @@
-//! How far gix is: it counts in many places and threads; whoever waits for it looks now and then, and tells.
+//! Counts gix's progress, from many places and threads; the waiting thread polls it.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -10,10 +10,10 @@ use gix::{
     progress::{Id, MessageLevel, Step, StepShared, UNKNOWN, Unit},
 };
 
-/// Objects whose place in the pack has been found, and objects whose content has been resolved (`gix_pack::index::write`).
+/// The steps that are counted: objects found in the pack, and objects whose content has been resolved (`gix_pack::index::write`).
 const STEPS: [Id; 2] = [*b"IWIO", *b"IWRO"];
 
-/// All that is counted in one fetch.
+/// All counters of one fetch.
 #[derive(Clone, Default)]
 pub struct Counters(Arc<Mutex<Vec<Counted>>>);
 
@@ -24,21 +24,21 @@ struct Counted {
 }
 
 impl Counters {
-    /// What gix is given.
+    /// The progress that is passed to gix.
     pub fn node(&self) -> Node {
         self.add(UNKNOWN)
     }
 
-    /// Objects that have been received, then resolved: done, and of how many.
+    /// Objects that were received, then resolved: how many are done, and of how many.
     pub fn objects(&self) -> (u64, Option<u64>) {
-        // Numbers are whole at any time.
+        // The counters are sound even if a thread panicked while it held the lock.
         let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = 0;
         let mut total = 0;
         for one in counted.iter().filter(|one| STEPS.contains(&one.id)) {
             let max = one.max.load(Ordering::Relaxed);
             done += one.step.load(Ordering::Relaxed).min(max);
-            // Each object is resolved as well as received.
+            // Each object counts twice: received and resolved.
             total = total.max(max * STEPS.len());
         }
         (done as u64, (total > 0).then_some(total as u64))
@@ -52,7 +52,7 @@ impl Counters {
     }
 }
 
-/// One thing that is counted.
+/// One counter.
 pub struct Node {
     all: Counters,
     id: Id,

@@ -1,4 +1,4 @@
-//! What gix says when a fetch fails, put into the few words that matter: who has to do what.
+//! Maps gix's errors of a fetch to `GitError`.
 
 use std::{error::Error, io, path::Path};
 
@@ -16,9 +16,9 @@ use crate::model::without_secrets;
 
 /// Why gix has not fetched.
 pub enum FetchError {
-    /// It cannot, but git could.
+    /// gix cannot, but the host's git can.
     NeedsGit(String),
-    /// It could have.
+    /// It failed.
     Error(GitError),
 }
 
@@ -28,22 +28,22 @@ impl From<GitError> for FetchError {
     }
 }
 
-/// What was going on.
+/// The fetch that failed.
 pub struct Attempt<'a> {
     /// The mirror.
     pub folder: &'a Path,
-    /// As the config names it, without a password.
+    /// The address in the config, without a password.
     pub named: &'a str,
-    /// Where it was fetched from, after `insteadOf`.
+    /// The address that was fetched from, after `insteadOf`.
     pub url: &'a gix::Url,
-    /// What git has been told by the user.
+    /// The user's configuration of git.
     pub config: &'a GitConfig,
-    /// What was wanted.
+    /// The request.
     pub request: &'a Request,
 }
 
 impl Attempt<'_> {
-    /// Why it failed. `by_ssh` is what ssh has said, and the other side by way of it.
+    /// Why it failed. `by_ssh` is the output of ssh, which includes that of the server.
     pub fn trouble(&self, error: &gix::Error, by_ssh: &str) -> FetchError {
         let all = flat(error);
         let has_password = self.url.password().is_some() || self.is_http() && self.url.user().is_some();
@@ -81,7 +81,7 @@ impl Attempt<'_> {
         }
     }
 
-    // Where there is no other sign than words. Those of ssh are its own, in English; those of servers have been the same for years.
+    // Where only the text tells. Texts of ssh are its own, in English; those of servers have been the same for years.
     fn of_words(&self, error: &gix::Error, all: &[&(dyn Error + 'static)], by_ssh: &str) -> FetchError {
         let texts = all.iter().map(|error| shown(&error.to_string())).chain(by_ssh.lines().map(shown));
         let texts: Vec<String> = texts.collect();
@@ -125,7 +125,7 @@ impl Attempt<'_> {
             return GitError::Refused { url, commit: commit.clone() }.into();
         }
         if self.url.scheme == gix::url::Scheme::File {
-            // gix throws away what `git-upload-pack` says; git tells it.
+            // gix drops the output of `git-upload-pack`; git shows it.
             return FetchError::NeedsGit(said(error));
         }
         let why = if by_ssh.trim().is_empty() { said(error) } else { words(by_ssh) };
@@ -146,7 +146,7 @@ impl Attempt<'_> {
             return GitError::Denied { url, tried: format!("with the keys that ssh has, {agent}{last}"), hint }.into();
         }
         if !self.config.with_logins() && !has_password {
-            // What is granted is the config's address, before `insteadOf`.
+            // The grant is for the config's address, before `insteadOf`.
             return GitError::NeedsLogin { url: self.named.into() }.into();
         }
         if self.config.netrc().is_some() && !has_password {
@@ -173,13 +173,13 @@ impl Attempt<'_> {
     }
 }
 
-/// Something to type for who is not let in.
+/// What to type where access is denied.
 pub fn ask_git(url: &str) -> String {
     let url = shlex::try_quote(url).unwrap_or_default();
     format!("check the address, and that git gets in:  git ls-remote {url}")
 }
 
-// io::Error hides what it wraps from `source`.
+// `io::Error::source` skips the error that it wraps.
 fn flat(error: &gix::Error) -> Vec<&(dyn Error + 'static)> {
     let mut all: Vec<&(dyn Error + 'static)> = error.iter_errors().collect();
     let mut at = 0;
@@ -202,7 +202,7 @@ fn flat(error: &gix::Error) -> Vec<&(dyn Error + 'static)> {
     all
 }
 
-// Not by type: on its way through gix an error of the disk may become a text.
+// Not by type: gix may turn an error of the disk into text.
 fn disk(text: &str) -> Option<io::Error> {
     let number = text.rsplit_once("(os error ")?.1.split_once(')')?.0.parse().ok()?;
     let of_the_disk =

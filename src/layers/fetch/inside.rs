@@ -1,7 +1,7 @@
-//! Fetching in this process, with gix. In goes a request, out come objects and refs in the mirror.
+//! Fetches in this process, with gix.
 //!
-//! It runs in a thread of its own, because nothing interrupts a read that waits for a server: who is asked to stop leaves the thread
-//! behind. That one holds the mirror's lock until it ends, which is with its next byte.
+//! It runs in a thread of its own, because nothing interrupts a blocking read from a server. On a stop the thread is detached;
+//! it keeps the mirror's lock until its read returns.
 
 use std::{
     path::PathBuf,
@@ -35,12 +35,12 @@ use super::{
 };
 use crate::model::{Activity, CommitId, Unit, without_secrets};
 
-/// In the mirror, while a fetch goes on.
+/// A file in the mirror for the output of ssh, during a fetch.
 const SSH_SAID: &str = "smidr-ssh-said";
-/// Without a byte from the server.
+/// The longest time without a byte from the server.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Fetches what is wanted into a mirror.
+/// Fetches a request into a mirror.
 pub fn fetch(
     room: &Room,
     url: &str,
@@ -48,7 +48,7 @@ pub fn fetch(
     config: &GitConfig,
     access: Access<'_>,
 ) -> Result<(), FetchError> {
-    // A server may take its time before there is anything to count.
+    // The server may take a while before there is anything to count.
     access.on.progress(Activity::Fetch, &super::subject(url), 0, None, Unit::Items);
     let (folder, url_of, request, config) = (room.folder.clone(), url.to_owned(), request.clone(), config.clone());
     background(room, url, access, move |counters, interrupt| {
@@ -86,7 +86,7 @@ impl Work<'_> {
         let received = self.receive(&repository, &remote, &url);
         let by_ssh =
             std::fs::read(&ssh_said).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        // The next fetch begins a new one.
+        // The next fetch writes a new one.
         let _ = std::fs::remove_file(&ssh_said);
         received.map_err(|failure| match failure {
             Failure::Gix(error) => attempt.trouble(&error, &by_ssh),
@@ -112,7 +112,7 @@ impl Work<'_> {
         let shallow = match self.request.shallow(repository) {
             Shallow::Keep => fetch::Shallow::NoChange,
             Shallow::Undo => fetch::Shallow::undo(),
-            // Who wants more of the past than the newest has to ask for it.
+            // Only a request for a single commit can be met by what is here.
             Shallow::At(1) if found.are_here(repository, &self.request) => {
                 return found.note(repository, &self.request);
             }
@@ -137,7 +137,7 @@ impl From<gix::Error> for Failure {
     }
 }
 
-/// What the other side has, of what it was asked about.
+/// The refs that the server advertises, as far as they were asked for.
 struct Advertised<'m>(Vec<(&'m BStr, Option<ObjectId>, Option<ObjectId>)>);
 
 impl<'m> Advertised<'m> {
@@ -176,7 +176,7 @@ impl<'m> Advertised<'m> {
         Some(CommitId::from_sha1(peeled.as_ref()?.as_slice().try_into().ok()?))
     }
 
-    // Whether all that is wanted is whole here already, and only refs may have to move.
+    // Whether all wanted commits are complete here already, and only refs may have to move.
     fn are_here(&self, repository: &Repository, request: &Request) -> bool {
         request.wants.iter().all(|want| {
             self.of(want).is_some_and(|(_, target, peeled)| {
@@ -201,7 +201,7 @@ type Connection<'a, 'r> =
     gix::remote::Connection<'a, 'static, 'r, Box<dyn gix::protocol::transport::client::blocking_io::Transport + Send>>;
 
 fn connect<'a, 'r>(remote: &'a Remote<'r>, url: &gix::Url) -> Result<Connection<'a, 'r>, gix::Error> {
-    // Without one the HTTP client panics. Somebody else may have chosen one already, which is as good.
+    // Without one the HTTP client panics. An error means that one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut connection = remote.connect(Direction::Fetch)?;
     let text = url.to_bstring();
@@ -220,13 +220,13 @@ fn configure(builder: reqwest::blocking::ClientBuilder) -> gix::Result<reqwest::
     if reqwest::blocking::Client::builder().build().is_ok() {
         return Ok(builder);
     }
-    // A machine without certificate authorities.
+    // This machine has no certificate authorities.
     let known = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
     let known = known.filter_map(|certificate| reqwest::Certificate::from_der(certificate).ok());
     Ok(builder.tls_certs_only(known))
 }
 
-/// All branches and tags of the other side.
+/// All branches and tags of the server.
 fn refs(remote: &Remote<'_>, url: &gix::Url) -> Result<Vec<String>, gix::Error> {
     let all = Want::Everything.refspecs();
     let remote = remote.clone().with_refspecs(all.iter().map(String::as_str), Direction::Fetch)?;

@@ -1,7 +1,7 @@
-//! From what a config wants to a commit in a mirror. In go planned repositories, out come mirrors that have the commit, whole.
+//! Brings the commit of a planned repository into its mirror, complete.
 //!
-//! What is pinned and here costs one look at the disk. Otherwise the repository's address is asked, then its mirrors: for a branch's
-//! newest commit where that is enough, for its whole past only where the config makes two claims that have to fit.
+//! A pinned commit that is here costs one look at the disk. Otherwise the repository's address is tried, then its mirrors: for a branch's
+//! newest commit where that is enough, for its whole past only where the config names two things that have to fit.
 
 mod background;
 mod config;
@@ -29,12 +29,12 @@ use crate::{
 };
 
 impl Mirrors {
-    /// The commit that is wanted, and the mirror that has it with its whole tree. What is pinned, or named by its id, and here needs
-    /// no network and is not looked for there.
+    /// The wanted commit, and the mirror that has it with its whole tree. A commit that is pinned, or named by its id, and here needs
+    /// no network.
     ///
     /// # Errors
     ///
-    /// When no place has it, the config's branch, tag and commit do not fit, or the disk refuses.
+    /// When no server has it, the config's branch, tag and commit do not fit, or the disk refuses.
     pub fn pin(&self, wanted: &PlannedGit, access: Access<'_>) -> Result<(Mirror, CommitId), GitError> {
         let mirror = self.mirror(&wanted.url);
         if let Some(commit) = self.known(&mirror, wanted)? {
@@ -44,7 +44,7 @@ impl Mirrors {
             return offline(&mirror, wanted, access).map(|commit| (mirror, commit));
         }
         let lock = Arc::new(self.hold(&mirror, access)?);
-        // Somebody else may have fetched it meanwhile.
+        // Another process may have fetched it while this one waited for the lock.
         if let Some(commit) = self.known(&mirror, wanted)? {
             return Ok((mirror, commit));
         }
@@ -61,7 +61,7 @@ impl Mirrors {
         }
     }
 
-    // The wanted commit where nothing has to be asked for it.
+    // The wanted commit where no server has to be asked for it.
     fn known(&self, mirror: &Mirror, wanted: &PlannedGit) -> Result<Option<CommitId>, GitError> {
         if let Some(commit) = exact(wanted) {
             if mirror.has_kept(commit) {
@@ -76,20 +76,20 @@ impl Mirrors {
     }
 }
 
-/// The commit, where nothing else has to be looked at. What a lock says has been looked at when it was written.
+/// The commit, where it alone decides. A lock's commit was checked against the config when it was written.
 fn exact(wanted: &PlannedGit) -> Option<&CommitId> {
     let locked = wanted.pinned.as_ref().and_then(|pinned| pinned.commit.as_ref());
     locked.or(wanted.commit.as_ref().filter(|_| wanted.branch.is_none() && wanted.tag.is_none()))
 }
 
-/// What an address is called in progress: its last part.
+/// The name of an address in progress: its last part.
 pub(super) fn subject(url: &str) -> String {
     let url = without_secrets(url);
     // `/srv/meta-x/.git` is a repository as well.
     last_part(url.strip_suffix("/.git").unwrap_or(&url)).to_owned()
 }
 
-// What is here already, of an earlier fetch.
+// The result of an earlier fetch.
 fn offline(mirror: &Mirror, wanted: &PlannedGit, access: Access<'_>) -> Result<CommitId, GitError> {
     let missing = || GitError::Offline {
         url: mirror.url().into(),
@@ -104,7 +104,7 @@ fn offline(mirror: &Mirror, wanted: &PlannedGit, access: Access<'_>) -> Result<C
             let name = want_of(wanted).local().unwrap_or_default();
             let date = when(mirror.fetched_ref(&name));
             access.on.warn(format!(
-                "`{}` of {} is what it was {date}: the network is not to be used",
+                "`{}` of {} is as fetched {date}: the network may not be used",
                 wanted.wanted(),
                 mirror.url()
             ));
@@ -114,7 +114,7 @@ fn offline(mirror: &Mirror, wanted: &PlannedGit, access: Access<'_>) -> Result<C
     }
 }
 
-// The address first, then its mirrors.
+// Tries the address first, then its mirrors.
 pub(super) fn from_any_place(room: &Room, wanted: &PlannedGit, access: Access<'_>) -> Result<CommitId, GitError> {
     let mut failures = Vec::new();
     for place in std::iter::once(&wanted.url).chain(&wanted.mirrors) {
@@ -123,7 +123,7 @@ pub(super) fn from_any_place(room: &Room, wanted: &PlannedGit, access: Access<'_
         match at.commit(wanted) {
             Ok(commit) => {
                 for failure in failures {
-                    access.on.warn(format!("{failure}; {} has what is wanted", without_secrets(place)));
+                    access.on.warn(format!("{failure}; fetched from {} instead", without_secrets(place)));
                 }
                 return Ok(commit);
             }
@@ -137,9 +137,9 @@ pub(super) fn from_any_place(room: &Room, wanted: &PlannedGit, access: Access<'_
 fn verdict(mut failures: Vec<GitError>, wanted: &PlannedGit) -> GitError {
     let url = without_secrets(&wanted.url);
     let locked = wanted.pinned.as_ref().and_then(|pinned| Some((pinned.name.clone(), pinned.commit.clone()?)));
-    let nobody_has_it = failures.iter().all(|failure| matches!(failure, GitError::UnknownCommit { .. }));
+    let all_lack_it = failures.iter().all(|failure| matches!(failure, GitError::UnknownCommit { .. }));
     match (locked, failures.pop()) {
-        (Some((name, commit)), _) if nobody_has_it => GitError::Gone { url, name, commit },
+        (Some((name, commit)), _) if all_lack_it => GitError::Gone { url, name, commit },
         (_, Some(only)) if failures.is_empty() => only,
         (_, last) => {
             failures.extend(last);
@@ -148,7 +148,7 @@ fn verdict(mut failures: Vec<GitError>, wanted: &PlannedGit) -> GitError {
     }
 }
 
-/// Fetches into a mirror what changes between commits need: see [`super::changes`].
+/// Fetches the past that changes between commits need: see [`super::changes`].
 pub(super) fn deepen(room: &Room, wanted: &PlannedGit, request: &Request, access: Access<'_>) -> Result<(), GitError> {
     let mut failures = Vec::new();
     for url in std::iter::once(&wanted.url).chain(&wanted.mirrors) {
@@ -161,7 +161,7 @@ pub(super) fn deepen(room: &Room, wanted: &PlannedGit, request: &Request, access
     Err(verdict(failures, wanted))
 }
 
-/// One of the places where a repository may be had.
+/// One address from which a repository is fetched.
 struct Place<'a> {
     room: &'a Room,
     url: &'a str,
@@ -183,7 +183,7 @@ impl Place<'_> {
         Ok(commit)
     }
 
-    // A certain commit: as the branch's newest, by its id, somewhere on the branch, anywhere.
+    // Fetches a certain commit: as the branch's newest, by its id, somewhere on the branch, anywhere.
     fn exactly(&self, commit: &CommitId, branch: Option<&str>) -> Result<(), GitError> {
         let branch = branch.map(|name| Want::Branch(name.into()));
         let head = branch
@@ -198,17 +198,17 @@ impl Place<'_> {
         for request in requests.into_iter().flatten() {
             match self.fetch(&request) {
                 Ok(()) if revision::is_whole(&self.open()?, commit) => return Ok(()),
-                Err(error) if !error.is_about_the_wish() => return Err(error),
+                Err(error) if !error.is_about_the_request() => return Err(error),
                 Ok(()) | Err(_) => {}
             }
         }
         Err(GitError::UnknownCommit { url: self.shown(), commit: commit.clone() })
     }
 
-    // What a branch or a tag is now.
+    // The current commit of a branch or a tag.
     fn newest(&self, wanted: &PlannedGit) -> Result<CommitId, GitError> {
         let claims = [wanted.tag.is_some(), wanted.commit.is_some()].contains(&true) && wanted.branch.is_some();
-        // A tag is one commit; only what lies on a branch is a question about the past.
+        // A tag is one commit; whether a branch contains it is a question about the past.
         let depth = if claims { Depth::Past } else { Depth::Newest };
         let branch = wanted.branch.clone().map(Want::Branch);
         let mut wants: Vec<Want> = branch.into_iter().chain(wanted.tag.clone().map(Want::Tag)).collect();
@@ -234,7 +234,7 @@ impl Place<'_> {
             Err(FetchError::Error(error)) => Err(error),
             Ok(()) => Ok(()),
         }?;
-        // Whether a branch is at some commit is no answer to what it is.
+        // A request that is only met at one commit does not tell where the branch is now.
         let refs = if request.only_at.is_some() { Vec::new() } else { request.locals() };
         mirror::note_fetched(&self.room.folder, &refs);
         Ok(())
@@ -249,12 +249,12 @@ impl Place<'_> {
     }
 }
 
-/// What the refs of a mirror say about a wish.
+/// What the refs of a mirror say about a planned repository.
 enum Resolved {
     Commit(CommitId),
-    /// A ref is not here.
+    /// A ref is missing.
     Missing,
-    /// Too little of the past is here to tell whether a commit is on a branch.
+    /// The mirror is too shallow to tell whether the commit is on the branch.
     Cut {
         commit: CommitId,
         branch: String,
@@ -269,7 +269,7 @@ fn want_of(wanted: &PlannedGit) -> Want {
     }
 }
 
-// Branch, tag and commit are claims about one commit, and all of them have to be true.
+// Branch, tag and commit all describe one commit, and each has to be right.
 fn resolve(repository: &gix::Repository, wanted: &PlannedGit, url: &str) -> Result<Resolved, GitError> {
     let name = want_of(wanted).local().unwrap_or_else(|| HEAD.into());
     let url = || url.to_owned();

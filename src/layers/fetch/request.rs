@@ -1,4 +1,4 @@
-//! What is asked of one place, in one go: plain values, which gix and git both understand.
+//! One request to one server: plain values, for gix and for git.
 
 use std::path::Path;
 
@@ -10,17 +10,17 @@ use gix::{
 use super::super::{git_error::GitError, revision};
 use crate::model::CommitId;
 
-/// Where HEAD of the other side is noted.
+/// The local ref for the server's HEAD.
 pub const HEAD: &str = "refs/smidr/head";
 
-/// Something to have.
+/// Something to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Want {
     /// A branch.
     Branch(String),
     /// A tag.
     Tag(String),
-    /// Whatever the server's HEAD is.
+    /// The server's HEAD.
     Head,
     /// A commit, by its id. Servers may refuse that.
     Commit(CommitId),
@@ -28,41 +28,41 @@ pub enum Want {
     Everything,
 }
 
-/// How much of the past.
+/// How much of the past is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// Only the newest, where the mirror does not know more already.
+    /// Only the newest commit, unless the mirror has more already.
     Newest,
-    /// So many commits, where the mirror does not know more already.
+    /// So many commits, unless the mirror has more already.
     Commits(u32),
     /// All of it.
     Past,
 }
 
-/// What is wanted at once.
+/// What is fetched at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What to have.
+    /// What to fetch.
     pub wants: Vec<Want>,
-    /// With how much of the past.
+    /// How much of the past.
     pub depth: Depth,
     /// If the wanted branch is at another commit, nothing is fetched.
     pub only_at: Option<CommitId>,
 }
 
-/// What a mirror has to say to the server about its past.
+/// The shallow boundary that is sent to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shallow {
-    /// The past ends where it ends.
+    /// The one that is there.
     Keep,
-    /// It should end after so many commits.
+    /// After so many commits.
     At(u32),
-    /// It should not end.
+    /// None: the whole past.
     Undo,
 }
 
 impl Want {
-    /// For git: what there, and where to here.
+    /// Refspecs: remote names and local ones.
     pub fn refspecs(&self) -> Vec<String> {
         match self {
             Self::Branch(name) => vec![format!("+refs/heads/{name}:refs/heads/{name}")],
@@ -73,7 +73,7 @@ impl Want {
         }
     }
 
-    /// The ref that it becomes here, if it is one.
+    /// The local ref that it becomes, if it is one.
     pub fn local(&self) -> Option<String> {
         match self {
             Self::Branch(name) => Some(format!("refs/heads/{name}")),
@@ -90,12 +90,12 @@ impl Request {
         Self { wants: wants.into(), depth, only_at: None }
     }
 
-    /// For git: what there, and where to here.
+    /// Refspecs: remote names and local ones.
     pub fn refspecs(&self) -> Vec<String> {
         self.wants.iter().flat_map(Want::refspecs).collect()
     }
 
-    /// The refs that are wanted, by their names here.
+    /// The local refs that are wanted.
     pub fn locals(&self) -> Vec<String> {
         self.wants.iter().filter_map(Want::local).collect()
     }
@@ -108,7 +108,7 @@ impl Request {
         }
     }
 
-    /// What to say about the past. Asking for less than the mirror has would make it forget the rest.
+    /// The boundary to ask for. Asking for less than the mirror has would make it drop the rest.
     pub fn shallow(&self, repository: &Repository) -> Shallow {
         let is_shallow = repository.path().join("shallow").is_file();
         let count = match self.depth {
@@ -133,15 +133,15 @@ fn has_packs(folder: &Path) -> bool {
     entries.into_iter().any(|entry| entry.path().extension().is_some_and(|kind| kind == "idx"))
 }
 
-// Whether a ref is here, and does not end at once.
+// Whether a ref is here with more than one commit.
 fn has_past(repository: &Repository, name: &str) -> bool {
     let Some(commit) = revision::commit_of(repository, name) else { return false };
     let past = revision::Past::of(repository, &commit).and_then(|mut past| past.next());
     past.is_ok_and(|found| found.is_some_and(|found| !found.parents.is_empty()))
 }
 
-/// Removes refs that the other side cannot have any more: gix leaves them, and a branch `a` beside a branch `a/b` is a mirror that
-/// nobody can read. `has` knows all that the other side has, where everything is wanted.
+/// Removes refs that the server cannot have any more: gix leaves them, and a branch `a` beside a branch `a/b` makes a mirror
+/// unreadable. `has` tells whether the server has a ref, where everything is wanted.
 pub fn remove_stale(repository: &Repository, request: &Request, has: Option<&dyn Fn(&str) -> bool>) -> gix::Result<()> {
     let locals = request.locals();
     let has = has.filter(|_| request.wants.contains(&Want::Everything));
@@ -162,10 +162,10 @@ pub fn remove_stale(repository: &Repository, request: &Request, has: Option<&dyn
     Ok(())
 }
 
-/// As many names as fit into a line.
+/// How many names are listed in a message.
 const A_FEW: usize = 5;
 
-/// A branch or a tag that the other side does not have. `refs` are all of both that it has.
+/// The error for a branch or tag that the server does not have. `refs` are all that it has.
 pub fn unknown(url: String, kind: &'static str, name: &str, refs: &[String]) -> GitError {
     let (of_kind, of_other, other) = match kind {
         "tag" => ("refs/tags/", "refs/heads/", "branch"),
@@ -176,7 +176,7 @@ pub fn unknown(url: String, kind: &'static str, name: &str, refs: &[String]) -> 
     GitError::Unknown { url, kind, name: name.into(), near: near(name, &names), other: is_other.then_some(other) }
 }
 
-/// The names that are most like a wrong one, three at most; where none is, all of a few.
+/// The names nearest to a wrong one, three at most; if none is near, all of a few.
 fn near(wrong: &str, names: &[String]) -> Vec<String> {
     let low = wrong.to_lowercase();
     let mut near: Vec<(usize, &String)> = names

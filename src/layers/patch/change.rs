@@ -1,4 +1,4 @@
-//! What a patch makes of each file: worked out for all of them before anything is changed.
+//! Computes what a patch makes of each file, for all of them before anything is changed.
 
 use std::{
     borrow::Cow,
@@ -19,18 +19,18 @@ use super::{
 };
 use crate::layers::checkout::VALID_NAMES;
 
-/// As much as the patches of one file may read and make, in bytes. As large as a single file may be, with room for a second version of it.
+/// How many bytes the patches of one file may read and make: a file of the largest size, with room for a second version of it.
 const MAX_BYTES: u64 = 2 << 30;
 
-/// As large as a file may be that is changed by lines, in bytes.
+/// The largest file that can be changed by lines, in bytes.
 const MAX_TEXT: u64 = 32 << 20;
 
-/// What something is, as far as git cares.
+/// The type of an entry, as git distinguishes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
     /// A file.
     File,
-    /// A file that can be run.
+    /// An executable file.
     Program,
     /// A symbolic link.
     Link,
@@ -39,18 +39,18 @@ pub enum Type {
 /// A file, or a link with its target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
-    /// Which of both.
+    /// Its type.
     pub kind: Type,
-    /// What it holds.
+    /// Its bytes, or the target of a link.
     pub bytes: Vec<u8>,
 }
 
 /// What happens to the files that one part of a patch names.
 #[derive(Debug, Default)]
 pub struct Change {
-    /// What goes.
+    /// The path that is removed.
     pub remove: Option<PathBuf>,
-    /// What comes, in the place of what was there.
+    /// What is written, in the place of what was there.
     pub write: Option<(PathBuf, Content)>,
 }
 
@@ -58,17 +58,17 @@ pub struct Change {
 struct Paths {
     from: Option<PathBuf>,
     to: Option<PathBuf>,
-    // Whether `from` goes; whether it is the original, whatever earlier parts of the patch made of it.
+    // Whether `from` is removed; whether it means the original content, whatever earlier parts of the patch made of it.
     goes: bool,
     original: bool,
 }
 
-/// What may still be spent on the patches of one file.
+/// What the patches of one file may still spend.
 #[derive(Debug)]
 pub struct Limits {
     // Bytes to read and make.
     bytes: Cell<u64>,
-    // Steps on the way to the places of hunks.
+    // Steps in the search for the places of hunks.
     steps: Cell<u64>,
 }
 
@@ -78,11 +78,11 @@ impl Default for Limits {
     }
 }
 
-/// What every part of a patch does.
+/// The changes of every part of a patch.
 ///
 /// # Errors
 ///
-/// When one does not apply, or names what it may not.
+/// When one does not apply, or names a path that it must not change.
 pub fn changes(
     patch: &str,
     parts: &[FilePatch<'_, [u8]>],
@@ -101,10 +101,10 @@ pub fn changes(
     Ok(changes)
 }
 
-/// What the parts so far make of the files.
+/// The state of the files after the parts so far.
 struct Work<'a> {
     files: &'a Files<'a>,
-    // What some part takes away.
+    // Paths that some part removes.
     going: BTreeSet<PathBuf>,
     state: BTreeMap<PathBuf, Option<Content>>,
     limits: &'a Limits,
@@ -148,7 +148,7 @@ impl Work<'_> {
         Ok(change)
     }
 
-    // A line of a patch copies a file of any size, and all that a patch makes is held until all of it is known to apply.
+    // One line of a patch can copy a file of any size, and everything is held in memory until all parts are known to apply.
     fn spend(&self, part: &Part<'_>, bytes: usize) -> Result<(), PatchError> {
         let too_much = || PatchError::TooMuch { patch: part.patch.into(), file: part.file.clone(), limit: MAX_BYTES };
         let left = self.limits.bytes.get().checked_sub(bytes as u64).ok_or_else(too_much)?;
@@ -183,7 +183,7 @@ impl Part<'_> {
             return Err(PatchError::Submodule { patch, file });
         }
         let was = before.map(|content| content.kind);
-        // A file becomes a link by being removed and made.
+        // A file can become a link only by being removed and made anew.
         let other =
             |mode: Option<&FileMode>| mode.zip(was).is_some_and(|(mode, was)| is_link(mode) != (was == Type::Link));
         if other(old) || other(new) {
@@ -201,7 +201,7 @@ impl Part<'_> {
         let (patch, file) = (self.patch.to_owned(), self.file.clone());
         match self.part.patch() {
             PatchKind::Text(text) if text.hunks().is_empty() => Ok(old),
-            // Each of its lines is held as such, which takes more than the bytes of a short one.
+            // Each line is held by itself, which takes more memory than the bytes of a short one.
             PatchKind::Text(_) if old.len() as u64 > MAX_TEXT => {
                 Err(PatchError::TooMuch { patch, file, limit: MAX_TEXT })
             }
@@ -228,7 +228,7 @@ fn paths(patch: &str, part: &FilePatch<'_, [u8]>) -> Result<Paths, PatchError> {
         FileOperation::Create(path) => (None, Some(stripped(path)?), false, false),
         FileOperation::Modify { original, modified } => {
             let (old, new) = (stripped(original)?, stripped(modified)?);
-            // `diff -u file.orig file`: the shorter of both, as git has it.
+            // `diff -u file.orig file`: the shorter of both names, as git does.
             let path = if new.as_os_str().as_bytes().starts_with(old.as_os_str().as_bytes()) { old } else { new };
             (Some(path.clone()), Some(path), false, false)
         }

@@ -1,4 +1,4 @@
-//! Why a patch cannot be put on top.
+//! Why a patch cannot be applied.
 
 use std::path::PathBuf;
 
@@ -7,16 +7,16 @@ use crate::{
     system::files::FileError,
 };
 
-/// Whose lines end in CRLF.
+/// Which side has lines that end in CRLF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineEnds {
-    /// Those of the patch.
+    /// The patch.
     Patch,
-    /// Those of the file.
+    /// The file.
     File,
 }
 
-/// Why a patch cannot be put on top.
+/// Why a patch cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
     /// No such file.
@@ -35,7 +35,7 @@ pub enum PatchError {
         /// In bytes.
         limit: u64,
     },
-    /// Files that fill any memory.
+    /// More bytes of files than may be held in memory.
     #[error("{patch} goes through more than {limit} bytes of files, at `{file}`")]
     TooMuch {
         /// As the config has it.
@@ -45,15 +45,15 @@ pub enum PatchError {
         /// In bytes.
         limit: u64,
     },
-    /// No patch.
-    #[error("{patch} is no patch that smidr can read")]
+    /// Not a patch.
+    #[error("{patch} is not a patch that smidr can read")]
     Malformed {
         /// As the config has it.
         patch: String,
-        /// Where the trouble is.
+        /// The parser's error.
         source: Box<diffy::patch_set::PatchSetParseError>,
     },
-    /// A mail as it was sent, rather than as it was written.
+    /// A mail in a transfer encoding.
     #[error("{patch} is a mail in {encoding}, which smidr does not decode")]
     Encoded {
         /// As the config has it.
@@ -61,17 +61,17 @@ pub enum PatchError {
         /// As the mail calls it.
         encoding: &'static str,
     },
-    /// Hunks that belong to no file, or stand behind something that is none.
+    /// Hunks outside of any file, or damaged ones.
     #[error("{patch} has {of} hunks, of which only {found} can be read")]
     LostHunk {
         /// As the config has it.
         patch: String,
-        /// How many were understood.
+        /// How many were parsed.
         found: usize,
-        /// How many there seem to be.
+        /// How many headers of hunks there are.
         of: usize,
     },
-    /// A name that must not be written.
+    /// A path that must not be written.
     #[error("{patch} names `{file}`, which it must not change")]
     Name {
         /// As the config has it.
@@ -79,7 +79,7 @@ pub enum PatchError {
         /// The file.
         file: String,
     },
-    /// A name without the part that is taken away from each.
+    /// A path without the first component that is removed from each.
     #[error("{patch} names `{file}`, and its paths need the form `a/{file}`")]
     Prefix {
         /// As the config has it.
@@ -111,7 +111,7 @@ pub enum PatchError {
         /// The file.
         file: String,
     },
-    /// Something else than a file, or a link instead of one.
+    /// Another type than the patch says, such as a link instead of a file.
     #[error("{patch} does not apply: `{file}` is something else than the patch says")]
     Type {
         /// As the config has it.
@@ -119,7 +119,7 @@ pub enum PatchError {
         /// The file.
         file: String,
     },
-    /// Lines that are not there.
+    /// Lines of the hunk are not in the file.
     #[error("{patch} does not apply to `{file}`: its lines are not there, at {hunk}")]
     Hunk {
         /// As the config has it.
@@ -128,10 +128,10 @@ pub enum PatchError {
         file: String,
         /// The hunk's header.
         hunk: String,
-        /// Whose lines end in CRLF, where only those of one of both do.
+        /// Which side has lines that end in CRLF, where only one has.
         crlf: Option<LineEnds>,
     },
-    /// A removed file that has more in it.
+    /// A file that should be removed has further content.
     #[error("{patch} does not apply: it removes `{file}`, which holds more than the patch knows")]
     Left {
         /// As the config has it.

@@ -37,7 +37,7 @@ impl<'a> Files<'a> {
         Ok(Self { root, tree, patch })
     }
 
-    /// What is at a path; nothing, if nothing is.
+    /// The entry at a path, if there is one.
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ impl<'a> Files<'a> {
         Ok(Some(content))
     }
 
-    /// Removes what a change takes away, and folders that are empty then, as git has none.
+    /// Removes what a change removes, and folders that are empty then, as git does.
     ///
     /// # Errors
     ///
@@ -94,11 +94,11 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
-    /// Writes what a change brings.
+    /// Writes what a change writes.
     ///
     /// # Errors
     ///
-    /// When something is in the way, or the file system refuses.
+    /// When another entry is in the way, or the file system refuses.
     pub fn write(&self, change: &Change) -> Result<(), PatchError> {
         let Some((path, content)) = &change.write else { return Ok(()) };
         let (above, name) = split(path);
@@ -169,7 +169,7 @@ impl<'a> Files<'a> {
     }
 }
 
-/// For people.
+/// A path, for messages.
 pub fn shown(path: &Path) -> String {
     path.display().to_string()
 }

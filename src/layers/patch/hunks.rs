@@ -1,6 +1,6 @@
-//! Hunks find their place in a file.
+//! Finds the places of hunks in a file and applies them.
 //!
-//! In go a file and hunks, out comes the file changed. Pure. The search is git's (`apply.c`, find_pos): at the line that the
+//! Pure. The search is git's (`apply.c`, find_pos): at the line that the
 //! hunk names, then one further down, one further up, and so on; a hunk that begins with the file, or ends without context, has to be at
 //! that end. Lines that an earlier hunk has touched are out of bounds.
 
@@ -10,10 +10,10 @@ use diffy::{Hunk, Line};
 
 use super::error::LineEnds;
 
-/// Lines that may be looked at or moved for one patch. A patch of the whole Linux kernel takes some millions.
+/// How many lines may be compared or moved for one patch. A patch of the whole Linux kernel takes some millions.
 pub const MAX_STEPS: u64 = 1 << 31;
 
-/// Applies hunks, one after the other. Fails with the first that has no place, or whose place is not found in so many `steps`.
+/// Applies hunks, one after the other. Fails with the first that has no place, or whose place is not found in `steps`.
 pub fn apply<'h, 'a>(
     old: &[u8],
     hunks: &'h [Hunk<'a, [u8]>],
@@ -27,7 +27,7 @@ pub fn apply<'h, 'a>(
         let end = at + after.len();
         spend(steps, image.len() - at + after.len()).ok_or(hunk)?;
         image.splice(at..at + before.len(), after.into_iter().map(|line| (line, true)));
-        // Only the last line of all may have no end, and what was the last may be it no more.
+        // Only the last line may lack its end, and what was the last one may be followed by others now.
         let unended = |(line, _): &(&[u8], bool)| !line.ends_with(b"\n");
         let last = image.len().saturating_sub(1);
         if image.iter().take(end.min(last)).skip(at.saturating_sub(1)).any(unended) {
@@ -37,7 +37,7 @@ pub fn apply<'h, 'a>(
     Ok(image.into_iter().flat_map(|(line, _)| line).copied().collect())
 }
 
-/// As it stands in the patch.
+/// The header of a hunk, as it stands in the patch.
 pub fn header(hunk: &Hunk<'_, [u8]>) -> String {
     let (old, new) = (hunk.old_range(), hunk.new_range());
     let context = hunk.function_context().map(|text| String::from_utf8_lossy(text).trim_end().to_owned());
@@ -45,7 +45,7 @@ pub fn header(hunk: &Hunk<'_, [u8]>) -> String {
     format!("{ranges} {}", context.unwrap_or_default()).trim_end().to_owned()
 }
 
-/// Whose lines end in CRLF, where either the file's or the hunk's do.
+/// Which side has lines that end in CRLF, where only the file or only the hunk has.
 pub fn crlf(old: &[u8], hunk: &Hunk<'_, [u8]>) -> Option<LineEnds> {
     let before = lines(hunk, |line| matches!(line, Line::Insert(_)));
     let of_patch = before.iter().any(|line| line.ends_with(b"\r\n"));
@@ -73,7 +73,7 @@ fn spend(steps: &Cell<u64>, count: usize) -> Option<()> {
 fn place(image: &[(&[u8], bool)], hunk: &Hunk<'_, [u8]>, before: &[&[u8]], steps: &Cell<u64>) -> Option<usize> {
     let at_start = hunk.old_range().start() <= 1;
     let at_end = !matches!(hunk.lines().last(), Some(Line::Context(_)));
-    // Without a line that must be there, any place would do.
+    // A hunk without a line that must be there would fit anywhere.
     if before.is_empty() && !image.is_empty() {
         return None;
     }
@@ -93,9 +93,9 @@ fn place(image: &[(&[u8], bool)], hunk: &Hunk<'_, [u8]>, before: &[&[u8]], steps
     if at_end {
         return fits(last).then_some(last);
     }
-    // From beyond the end there is only the way up, however far beyond it is: the number is a stranger's.
+    // Beyond the end there is only the way up, however far beyond it is: the number is untrusted.
     let named = hunk.new_range().start().saturating_sub(1).min(last);
-    // Down before up, and what is beyond the end is passed over.
+    // Down before up; lines beyond the end are passed over.
     let distances = 0..=named.max(last - named);
     let places = distances.flat_map(|far| [named.checked_add(far), named.checked_sub(far)]);
     places.flatten().find(|at| *at <= last && fits(*at)).filter(|_| steps.get() > 0)

@@ -1,22 +1,22 @@
-//! Files of patches that are mailboxes: `git format-patch --stdout` writes a mail for each commit.
+//! Mailboxes of patches: `git format-patch --stdout` writes a mail for each commit.
 //!
-//! In goes the text of a file, out come its mails in their order. Pure. Each mail is a patch of its own: what it changes is what the
-//! ones before it have made.
+//! Splits the text of a file into its mails, in order. Pure. Each mail is a patch of its own and is applied to the result of the
+//! ones before it.
 
 use std::borrow::Cow;
 
 use crate::layers::git_error::shown;
 
-/// One mail, or the whole of a file that is no mailbox.
+/// One mail, or the whole of a file that is not a mailbox.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mail<'a> {
-    /// What it is called in messages.
+    /// Its name in messages.
     pub name: String,
-    /// All of it.
+    /// The whole text.
     pub text: &'a [u8],
 }
 
-/// The mails of a file that is called `file`. What holds no patch, as a cover letter does, is left out where others do.
+/// The mails of the file `file`. A mail without a patch, such as a cover letter, is left out if others have one.
 pub fn split<'a>(file: &str, text: &'a [u8]) -> Vec<Mail<'a>> {
     let texts = texts(text);
     let count = texts.len();
@@ -26,7 +26,7 @@ pub fn split<'a>(file: &str, text: &'a [u8]) -> Vec<Mail<'a>> {
     mails.map(|(at, text)| Mail { name: name(file, text, at + 1, count), text }).collect()
 }
 
-/// A mail without its header and its message, which end where git takes them to end (`patchbreak` of mailinfo.c): at a bare `---`, or
+/// A mail without its header and message, which end where git takes them to end (`patchbreak` of mailinfo.c): at a bare `---`, or
 /// where a change begins without one.
 pub fn patch_in(text: &[u8]) -> &[u8] {
     if !text.starts_with(b"From ") {
@@ -49,7 +49,7 @@ pub fn patch_in(text: &[u8]) -> &[u8] {
     text
 }
 
-/// How a mail's text is encoded, if it has to be decoded before anybody can read it (RFC 2045, 6).
+/// The transfer encoding of a mail whose text would have to be decoded (RFC 2045, 6).
 pub fn encoding(text: &[u8]) -> Option<&'static str> {
     const NAME: &[u8] = b"content-transfer-encoding:";
     if !text.starts_with(b"From ") {
@@ -93,7 +93,7 @@ fn is_separator(line: &[u8]) -> bool {
     }
 }
 
-// Or looks as if somebody had meant it to.
+// Also lines that are a damaged change.
 fn begins_change(line: &[u8]) -> bool {
     let starts: [&[u8]; 7] = [b"diff -", b"Index: ", b"--- ", b"+++ ", b"@@ -", b" @@ -", b"GIT binary patch"];
     starts.iter().any(|start| line.starts_with(start))
