@@ -1,9 +1,9 @@
-//! The one account for memory while an image comes in.
+//! The budget for memory while an image is unpacked.
 //!
-//! An entry of an archive is used and forgotten, but for what has to wait: for the end of its layer (whiteouts), or for the layers below
+//! An entry of an archive is used and dropped, except for what has to be kept: to the end of its layer (whiteouts), or for the layers below
 //! (implied folders, links). Four million entries could make gigabytes of that, so each path is charged here before it is kept. All
-//! layers of an image share one account, because several are unpacked at once and what they leave is put together at the end.
-//! Nothing is credited: whether an image fits would depend on which of its layers comes first.
+//! layers of an image share one account, because several are unpacked at once and their open parts are joined at the end.
+//! Nothing is given back: whether an image fits would then depend on the order of its layers.
 
 use std::{
     os::unix::ffi::OsStrExt as _,
@@ -16,10 +16,10 @@ use super::{
     limits::{Limits, MEMORY},
 };
 
-/// What a path costs beyond its bytes: its place in a map with the slack of the map's nodes, and the allocator's header.
+/// The cost of a path beyond its bytes: its entry in a map with the slack of the map's nodes, and the allocator's header.
 const EACH: u64 = 128;
 
-/// What has been kept for one image.
+/// The bytes that one image has been charged.
 #[derive(Debug)]
 pub struct Account {
     limit: u64,
@@ -40,7 +40,7 @@ impl Account {
     pub fn charge(&self, path: &Path) -> Result<(), LayerError> {
         let bytes = path.as_os_str().as_bytes();
         let cost = bytes.len() as u64 + EACH;
-        // The threads only add, and each sees the sum that its own addition made.
+        // Threads only add, and each sees the sum after its own addition.
         let used = self.used.fetch_add(cost, Ordering::Relaxed).saturating_add(cost);
         if used > self.limit {
             return Err(LayerError::Limit { entry: bytes.into(), what: MEMORY, limit: self.limit });
@@ -48,7 +48,7 @@ impl Account {
         Ok(())
     }
 
-    /// Charges a path and gives it back without the room that it grew.
+    /// Charges a path and returns it without spare capacity.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
-//! The host's own apt, as a resolver and verifier of packages: without root, and without touching the host.
+//! The host's apt, as a resolver and verifier of packages: without root, and without changing the host.
 //!
-//! apt runs with folders and a configuration of its own, so that no hook and no preference of the host takes part; what of the
-//! host does count are its mirror, its keyrings and its proxies. Signatures and hashes are apt's own business (apt-secure(8)).
+//! apt runs with folders and a configuration of its own, so that no hook and no preference of the host takes part. Only the host's
+//! mirror, keyrings and proxies are used. apt checks signatures and hashes itself (apt-secure(8)).
 
 use std::{
     collections::BTreeMap,
@@ -32,15 +32,15 @@ use crate::{
 pub struct Resolved {
     /// The files of all packages, in apt's own order.
     pub all: Vec<PathBuf>,
-    /// Those without which nothing can be configured.
+    /// The essential ones, which are needed to configure any other.
     pub essential: Vec<PathBuf>,
-    /// Exactly what they are.
+    /// Their versions and digests.
     pub lock: BTreeMap<String, PackagePin>,
-    /// As dpkg calls it: `amd64`.
+    /// In dpkg's words: `amd64`.
     pub architecture: String,
 }
 
-/// Why packages cannot be had.
+/// Why packages cannot be downloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum AptError {
     /// The host has no apt.
@@ -55,10 +55,10 @@ pub enum AptError {
     /// The keyring is not there.
     #[error("the keyring {0} that signs the suite is not on this host")]
     NoKeyring(PathBuf),
-    /// apt said no.
+    /// apt failed.
     #[error("{step} failed: {said}")]
     Failed {
-        /// What was tried.
+        /// The step.
         step: String,
         /// apt's own words.
         said: String,
@@ -68,7 +68,7 @@ pub enum AptError {
     Run {
         /// Which program.
         program: String,
-        /// What the kernel said.
+        /// The system's error.
         source: io::Error,
     },
     /// Files.
@@ -118,7 +118,7 @@ pub struct Apt<'a> {
 }
 
 impl<'a> Apt<'a> {
-    /// Sets apt up for a suite, in a folder that is kept: what is downloaded once is not downloaded again.
+    /// Sets apt up for a suite, in a folder that is kept, so that downloads are not repeated.
     ///
     /// # Errors
     ///
@@ -149,10 +149,10 @@ impl<'a> Apt<'a> {
     ///
     /// # Errors
     ///
-    /// When the mirror cannot be reached, a signature is wrong, a package does not exist, or the mirror has it no more.
+    /// When the mirror cannot be reached, a signature is wrong, or a package or version does not exist there.
     pub fn resolve(&self, packages: &[String], pinned: &BTreeMap<String, PackagePin>) -> Result<Resolved, AptError> {
         self.get("reading the package lists", &["update"])?;
-        // By name, or a package that provides the same as an essential one would push it out: gawk, mawk.
+        // By name: otherwise a package that provides the same could replace an essential one, as gawk does mawk.
         let essential = self.simulate(&["?essential".into()])?;
         let mut wanted: Vec<String> = essential.iter().map(|package| package.name.clone()).collect();
         if pinned.is_empty() {
@@ -195,7 +195,7 @@ impl<'a> Apt<'a> {
         self.folder.join("archives").join(format!("{}_{version}_{}.deb", package.name, package.architecture))
     }
 
-    /// What an installation would install, in its order.
+    /// The packages that an installation would install, in its order.
     fn simulate(&self, wanted: &[String]) -> Result<Vec<Package>, AptError> {
         let mut args = vec!["install", "--simulate", "-qq", "--"];
         args.extend(wanted.iter().map(String::as_str));
@@ -203,14 +203,14 @@ impl<'a> Apt<'a> {
         Ok(said.lines().filter_map(|line| Package::parse(line, &self.architecture)).collect())
     }
 
-    /// The suite and its updates, as the host's own mirror has them.
+    /// The sources for the suite and its updates, from the host's own mirror.
     fn sources(&self, suite: &Suite) -> Result<String, AptError> {
         let components = suite.components.join(" ");
         let line = |uri: &str, suite: &str, keyring: Option<&str>| {
             let option = keyring.map(|path| format!(" [signed-by={path}]")).unwrap_or_default();
             format!("deb{option} {uri} {suite} {components}\n")
         };
-        // The distribution's own keyring, where it stands in its usual place; else what apt trusts anyhow.
+        // The distribution's own keyring at its usual path; otherwise the keys that apt trusts by default.
         let usual = PathBuf::from(format!("/usr/share/keyrings/{}-archive-keyring.gpg", suite.distribution));
         let keyring = match &suite.signed_by {
             Some(path) if !Path::new(&path.text).exists() => return Err(AptError::NoKeyring(path.text.clone().into())),
@@ -223,7 +223,7 @@ impl<'a> Apt<'a> {
             .iter()
             .find(|target| target.suite == *suite.suite && target.is_of(&suite.distribution))
             .or_else(|| known.iter().find(|target| target.is_of(&suite.distribution) && !target.suite.contains('-')));
-        // The host's own mirror comes first: it is near, and may be the only one that can be reached.
+        // The host's own mirror comes first: it is near, and may be the only one that is reachable.
         let mirror = match (own, &suite.mirror) {
             (Some(own), _) => own,
             (None, Some(mirror)) => {
@@ -244,7 +244,7 @@ impl<'a> Apt<'a> {
         Ok(text)
     }
 
-    /// What the host's own sources are, as apt reads them.
+    /// The host's own sources, as apt reads them.
     fn host_targets(&self) -> Result<Vec<Target>, AptError> {
         let format = "$(REPO_URI)|$(RELEASE)";
         let said = self.ask("apt-get", &["indextargets", "--format", format, "Created-By: Packages"])?;
@@ -266,7 +266,7 @@ impl<'a> Apt<'a> {
              pkgCacheGen::ForceEssential \",\";\n",
             arch = self.architecture,
         );
-        // Of the host's configuration only how the network is reached counts; its hooks would act on the host.
+        // Only the host's settings for the network are used; its hooks would act on the host.
         for line in self.ask("apt-config", &["dump"])?.lines() {
             let name = line.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
             let network = name.starts_with("acquire::http") || name.starts_with("acquire::ftp");
@@ -278,7 +278,7 @@ impl<'a> Apt<'a> {
         Ok(text)
     }
 
-    /// Runs apt-get, showing how far it is.
+    /// Runs apt-get and reports its progress.
     fn get(&self, step: &str, args: &[&str]) -> Result<(), AptError> {
         let mut command = self.spawner.command("apt-get");
         command.args(["-q", "-o", "APT::Status-Fd=1"]).args(args);
@@ -293,7 +293,7 @@ impl<'a> Apt<'a> {
             let _ = pidfd_send_signal(&process, Signal::TERM);
         });
         let stderr = child.stderr.take();
-        // Both pipes are read at once, or a full one would hold apt up.
+        // Both pipes are read at once: a full one would block apt.
         let errors = std::thread::spawn(move || {
             let mut text = String::new();
             if let Some(mut pipe) = stderr {
@@ -311,7 +311,7 @@ impl<'a> Apt<'a> {
         }
         let status = child.wait().map_err(run)?;
         let said = errors.join().unwrap_or_default();
-        // An update that could not reach the mirror ends with 0 and a warning, and old lists.
+        // An update that could not reach the mirror exits with 0 and a warning, and leaves old lists.
         let failed = !status.success() || args.contains(&"update") && said.contains("Failed to fetch");
         if failed { Err(AptError::Failed { step: step.into(), said: words(&said) }) } else { Ok(()) }
     }
@@ -340,7 +340,7 @@ impl<'a> Apt<'a> {
     }
 }
 
-/// What apt complains about, without its decoration.
+/// apt's warnings and errors, without their prefixes.
 fn words(stderr: &str) -> String {
     let errors: Vec<&str> =
         stderr.lines().filter_map(|line| line.strip_prefix("E: ").or(line.strip_prefix("W: "))).collect();
@@ -371,7 +371,7 @@ impl Package {
     fn parse(line: &str, native: &str) -> Option<Self> {
         let rest = line.strip_prefix("Inst ")?;
         let (name, rest) = rest.split_once(' ')?;
-        // What follows the closing parenthesis, such as `[]`, is apt's own bookkeeping.
+        // Text after the closing parenthesis, such as `[]`, is apt's own bookkeeping.
         let inside = rest.split_once('(')?.1.split(')').next()?;
         let version = inside.split_whitespace().next()?;
         let architecture = inside.rsplit_once('[').and_then(|(_, end)| end.split(']').next()).unwrap_or(native);

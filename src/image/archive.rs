@@ -1,8 +1,8 @@
-//! Reading tar archives that nobody vouches for.
+//! Parser for untrusted tar archives.
 //!
-//! In goes a stream, out come entries, one by one, with every extension applied: PAX, GNU long names, sparse files. The walk
-//! from header to header is ours, because which size and which name count, and how much an extension may hold, is where
-//! parsers disagree and attacks live (CVE-2025-62518, CVE-2026-33055, CVE-2022-2879). It writes nothing.
+//! Gives the entries of a stream one by one, with every extension applied: PAX, GNU long names, sparse files. The walk
+//! from header to header is our own, because parsers disagree on which size and which name count, and on how much an extension may hold,
+//! and attacks use that (CVE-2025-62518, CVE-2026-33055, CVE-2022-2879). It writes nothing.
 
 use std::io::{self, BufRead, Read};
 
@@ -16,10 +16,10 @@ use super::{
     tree::Xattrs,
 };
 
-// One of each kind is all that an entry can use; global ones may stand there too, but not for ever.
+// An entry can use one of each kind. Global headers may stand between, but only so many.
 const MOST_EXTENSIONS: u32 = 64;
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A file with content.
@@ -39,21 +39,21 @@ pub enum Kind {
 /// One entry; its content is read from the [`Archive`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// As the archive has it.
+    /// Its path, as it stands in the archive.
     pub path: Vec<u8>,
     /// Target of a link.
     pub link: Vec<u8>,
-    /// What it is.
+    /// Its type.
     pub kind: Kind,
-    /// Permission bits, and whatever else the archive put there.
+    /// Permission bits, and any other bits of the mode field.
     pub mode: u32,
-    /// Seconds since the epoch, within what every file system can store.
+    /// Seconds since the epoch, within the range of every file system.
     pub mtime: i64,
     /// Nanoseconds.
     pub mtime_nsec: u32,
     /// Bytes of the file, those of its holes included.
     pub size: u64,
-    /// What is stored of a sparse file; of any other, all is.
+    /// The stored pieces of a sparse file; none where all of it is stored.
     pub sparse: Option<Pieces>,
     /// Extended attributes that a diff keeps, in the archive's order.
     pub xattrs: Xattrs,
@@ -62,7 +62,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Bytes that the archive holds of it, which is less than its size where it has holes.
+    /// Bytes of its content in the archive, which are fewer than its size where it has holes.
     pub fn stored(&self) -> u64 {
         self.sparse.as_ref().map_or(self.size, |pieces| pieces.iter().map(|(_, length)| length).sum())
     }
@@ -78,7 +78,7 @@ pub struct Archive<R> {
     ended: bool,
 }
 
-// What extension headers say about the next real entry.
+// What extension headers say about the next entry.
 #[derive(Default)]
 struct Pending {
     pax: Option<Pax>,
@@ -87,7 +87,7 @@ struct Pending {
 }
 
 impl<R: Read> Archive<R> {
-    /// Begins at the start of a stream.
+    /// Starts at the beginning of a stream.
     pub fn new(input: R, limits: Limits) -> Self {
         Self { input, position: 0, remaining: 0, padding: 0, limits, ended: false }
     }
@@ -102,7 +102,7 @@ impl<R: Read> Archive<R> {
         self.ended
     }
 
-    /// Goes to the next entry; none is left at the end of the archive.
+    /// Advances to the next entry; none at the end of the archive.
     ///
     /// # Errors
     ///
@@ -122,7 +122,7 @@ impl<R: Read> Archive<R> {
         Err(self.malformed("more extended headers in a row than an entry can use"))
     }
 
-    // Whether the header was an extended one.
+    // Whether the last header was an extended one.
     fn extend(&mut self, pending: &mut Pending, kind: u8, size: u64) -> Result<bool, LayerError> {
         match kind {
             b'x' => {
@@ -148,7 +148,7 @@ impl<R: Read> Archive<R> {
         Ok(true)
     }
 
-    /// Reads whatever is left of the stream, so that a digest over all of it can be had.
+    /// Reads the rest of the stream, so that a digest can cover all of it.
     ///
     /// # Errors
     ///
@@ -227,7 +227,7 @@ impl<R: Read> Archive<R> {
 
     fn long_name(&mut self, size: u64) -> Result<Vec<u8>, LayerError> {
         let mut name = self.extension(size)?;
-        // It is counted with the NUL at its end, or with the zeros that fill its last block.
+        // Counted with its NUL, or with the zeros that fill its last block.
         let end = name.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         name.truncate(end);
         Ok(name)
@@ -257,7 +257,7 @@ impl<R: Read> Archive<R> {
         let kind = entry_kind(fields::kind(header), &path).map_err(refuse)?;
         let stored = pax.size.unwrap_or(size);
         if kind != Kind::File && stored != 0 {
-            // Some readers skip such content and some take it for the next header.
+            // Some readers skip such content and some parse it as the next header.
             return Err(refuse("has content, though its type has none"));
         }
         if path.contains(&0) || link.contains(&0) {
@@ -273,7 +273,7 @@ impl<R: Read> Archive<R> {
         Ok(Entry { path, link, kind, mode, mtime, mtime_nsec, size, sparse, xattrs, offset })
     }
 
-    // Goes to where the content begins, past the map of a sparse file, of which it says the size and the stored pieces.
+    // Reads the map of a sparse file and advances to its content; gives the size and the stored pieces.
     fn sparse(
         &mut self,
         header: &Block,

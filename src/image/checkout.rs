@@ -1,7 +1,7 @@
-//! An image's layers as folders that a sandbox can stack.
+//! Prepares an image's layers as folders that a sandbox can stack.
 //!
-//! In goes an image of the store, out comes a `RootFs`: the folders of its layers, lowest first, kept from removal for as long
-//! as the value lives. Layers that are not unpacked yet are; each only once, however many smidr want it.
+//! The result is a `RootFs`: the folders of an image's layers, lowest first, kept from removal while
+//! the value lives. Missing layers are unpacked, each only once even if several processes want it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -37,7 +37,7 @@ use crate::{
     },
 };
 
-/// An image's file system, as folders to be stacked. While it lives, nothing of it is removed from the store.
+/// An image's file system, as folders to be stacked. Nothing of it is removed from the store while this value lives.
 #[derive(Debug)]
 pub struct RootFs {
     diffs: Vec<PathBuf>,
@@ -52,7 +52,7 @@ impl RootFs {
         &self.diffs
     }
 
-    /// The environment that the image asks for.
+    /// The environment that the image sets.
     pub fn env(&self) -> &[(String, String)] {
         &self.env
     }
@@ -63,12 +63,12 @@ impl RootFs {
     }
 }
 
-/// What `layer.json` holds, beside a layer's folder.
+/// The content of `layer.json`, beside a layer's folder.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Meta {
-    /// Of the way that layers are unpacked.
+    /// The version of the format of unpacked layers.
     pub version: u32,
-    /// Of all files.
+    /// Bytes of all files.
     pub bytes: u64,
     /// Files, folders, links.
     pub entries: u64,
@@ -88,7 +88,7 @@ impl Meta {
         Self { version: 1, bytes, entries, devices, implied, links }
     }
 
-    /// Whether the layer says by itself how it looks. The root folder is the sandbox's own.
+    /// Whether the layer depends on none below it. The root folder's own mode comes from the sandbox.
     fn is_closed(&self) -> bool {
         self.links.is_empty() && self.implied.iter().all(|path| path.as_os_str().is_empty())
     }
@@ -99,7 +99,7 @@ impl ImageStore {
     ///
     /// # Errors
     ///
-    /// When the image has been removed meanwhile, a blob is damaged, or the file system refuses.
+    /// When the image was removed meanwhile, a blob is damaged, or the file system refuses.
     pub fn checkout(&self, image: &StoredImage, on: &Emitter) -> Result<RootFs, ImageError> {
         let holder = format!("build {}", on.build());
         let _store = self.share(&holder, on)?;
@@ -113,8 +113,8 @@ impl ImageStore {
         Ok(RootFs { diffs, env: image.config.env.clone(), manifest: image.manifest.clone(), _locks: locks })
     }
 
-    /// Makes those layers of an image that are missing, and its seam, and locks all of them: folders to be stacked, the lowest
-    /// first. With the store's lock shared.
+    /// Makes the missing layers of an image, and its seam, and locks all of them: folders to be stacked, the lowest
+    /// first. Needs the store's lock, shared.
     pub(super) fn make_diffs(
         &self,
         image: &StoredImage,
@@ -131,7 +131,7 @@ impl ImageStore {
         Ok((diffs, locks))
     }
 
-    /// The folder that an image needs on top of its layers, if any. With its layers locked.
+    /// The folder that an image needs on top of its layers, if any. Its layers have to be locked.
     fn seam(
         &self,
         image: &StoredImage,
@@ -143,7 +143,7 @@ impl ImageStore {
         let to = self.seam_path(&image.manifest);
         let is_there = || to.exists() && crash_check::is_whole(&to, &to.join("fs"));
         if !is_there() {
-            // Asked before the lock is: an image that needs no seam has nothing to wait for.
+            // Checked before the lock is taken: an image without a seam has nothing to wait for.
             let account = Account::new(&limits);
             let Some(metas) = self.left_open(image, &account)? else { return Ok(None) };
             let _making = self.lock_making(&image.manifest, holder, on)?;
@@ -156,8 +156,8 @@ impl ImageStore {
         Ok(Some(to.join("fs")))
     }
 
-    /// What is known of an image's layers, lowest first, if any of them needs something on top. With its layers locked. An image may be
-    /// made of layers that came with others, or of one again and again.
+    /// The records of an image's layers, lowest first, if any of them needs something on top. Its layers have to be locked. An image may share
+    /// layers with others, or have one several times.
     pub(super) fn left_open(&self, image: &StoredImage, account: &Account) -> Result<Option<Vec<Meta>>, ImageError> {
         let charged = |(layer, diff_id): (&Descriptor, &Digest)| {
             let meta = self.meta(&self.diff(diff_id))?;
@@ -170,7 +170,7 @@ impl ImageStore {
         Ok(if metas.iter().all(Meta::is_closed) { None } else { Some(metas) })
     }
 
-    /// What an image needs on top of its layers, in a scratch folder. With its layers locked.
+    /// Makes the seam of an image in a scratch folder. Its layers have to be locked.
     pub(super) fn make_seam(
         &self,
         image: &StoredImage,
@@ -191,7 +191,7 @@ impl ImageStore {
     }
 
     pub(super) fn has_diff(&self, diff_id: &Digest) -> bool {
-        // What an earlier smidr has unpacked has a `meta.json`, and is of no use any more.
+        // An earlier version wrote a `meta.json`; what it unpacked is not used any more.
         let folder = self.diff(diff_id);
         folder.join("layer.json").exists() && crash_check::is_whole(&folder, &folder.join("fs"))
     }
@@ -202,7 +202,7 @@ impl ImageStore {
         json_of(&path.display().to_string(), &bytes)
     }
 
-    /// Lets a complete tree become a layer's folder. With the layer's lock held alone.
+    /// Moves a complete tree into a layer's place. Needs the layer's lock, held exclusively.
     pub(super) fn place_diff(&self, scratch: Scratch, diff_id: &Digest, meta: &Meta) -> Result<(), ImageError> {
         let path = scratch.outer().join("layer.json");
         let write = || -> io::Result<()> {
@@ -217,7 +217,7 @@ impl ImageStore {
     }
 }
 
-/// Tells a file's compression, and leaves its position as it was.
+/// Detects a file's compression, and leaves its position as it was.
 pub(super) fn sniff(file: &File) -> io::Result<Result<Compression, super::codec::Unsupported>> {
     use std::os::unix::fs::FileExt as _;
     let mut start = [0; 8];
@@ -231,7 +231,7 @@ pub(super) fn sniff(file: &File) -> io::Result<Result<Compression, super::codec:
     Ok(Compression::sniff(start.get(..filled).unwrap_or_default()))
 }
 
-/// Names of files in JSON, which need not be text: everything but plain ASCII as `%` and two digits.
+/// Names of files in JSON. They may be any bytes: all but plain ASCII is written as `%` and two digits.
 mod names {
     use std::{
         ffi::OsString,
@@ -241,7 +241,7 @@ mod names {
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    // Read and written one by one: together they may be megabytes.
+    // Read and written one by one: together they may take megabytes.
     struct Name(PathBuf);
 
     impl<'de> Deserialize<'de> for Name {

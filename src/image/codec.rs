@@ -1,4 +1,4 @@
-//! Bytes on their way: counted, hashed, compressed. Knows nothing of archives.
+//! Streams that count, hash and compress. Knows nothing of archives.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{model::Digest, system::files};
 
-/// How a layer is compressed, told from its first bytes.
+/// The compression of a layer, detected from its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all.
@@ -30,15 +30,15 @@ const MAGICS: [(&[u8], Result<Compression, Unsupported>); 6] = [
     (&[0x5d, 0, 0], Err(Unsupported("lzma"))),
 ];
 
-/// A zstd stream wants a larger window than this.
+/// A zstd stream needs a larger window than this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it needs a window of more than {0} bytes")]
 pub struct WindowTooLarge(pub u64);
 
-// As zstd_safe names ZSTD_error_frameParameter_windowTooLarge; it has no code that one could ask for.
+// zstd_safe's text for ZSTD_error_frameParameter_windowTooLarge; it gives no code to compare.
 const TOO_LARGE: &str = "Frame requires too much memory for decoding";
 
-/// The largest that zstd knows, as a power of two.
+/// zstd's largest window, as a power of two.
 const LARGEST_WINDOW: u32 = 31;
 
 impl Compression {
@@ -54,8 +54,8 @@ impl Compression {
         MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map_or(Ok(Self::None), |(_, found)| *found)
     }
 
-    /// Undoes the compression. Every member and frame is read, to the end of the stream; what a zstd decoder keeps in memory is at most
-    /// `window` bytes, else reading ends with [`WindowTooLarge`].
+    /// Decompresses every member and frame, to the end of the stream. A zstd decoder keeps at most
+    /// `window` bytes in memory, else reading ends with [`WindowTooLarge`].
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl Compression {
     }
 }
 
-// Gives the one error of a decoder a type that a limit stands behind.
+// Gives this one error of a decoder a type, since a limit causes it.
 struct Windowed<R> {
     decoder: R,
     window: u64,
@@ -87,7 +87,7 @@ impl<R: Read> Read for Windowed<R> {
     }
 }
 
-/// Hashes and counts what passes, reading or writing.
+/// Hashes and counts what is read or written through it.
 pub struct Hashed<T> {
     inner: T,
     hasher: Sha256,
@@ -95,12 +95,12 @@ pub struct Hashed<T> {
 }
 
 impl<T> Hashed<T> {
-    /// Begins with nothing.
+    /// Starts with nothing.
     pub fn new(inner: T) -> Self {
         Self { inner, hasher: Sha256::new(), count: 0 }
     }
 
-    /// What passed: its digest and number of bytes.
+    /// The digest and number of the bytes so far.
     pub fn finish(self) -> (T, Digest, u64) {
         (self.inner, Digest::from_sha256(self.hasher.finalize().into()), self.count)
     }
@@ -118,7 +118,7 @@ impl<R: Read> Read for Hashed<R> {
 impl<W: Write> Write for Hashed<W> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         let count = self.inner.write(buffer)?;
-        // More than there was would be a fault of the output.
+        // An inner writer that claims more than it was given is faulty.
         self.hasher.update(buffer.get(..count).ok_or(io::ErrorKind::InvalidData)?);
         self.count += count as u64;
         Ok(count)

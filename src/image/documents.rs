@@ -1,5 +1,5 @@
-//! The OCI documents: index, manifest, configuration. In goes JSON that nobody vouches for, out come values whose digests,
-//! sizes and media types have been checked, and back. Pure.
+//! The OCI documents: index, manifest, configuration. Parses untrusted JSON into values whose digests,
+//! sizes and media types have been checked, and writes them. Pure.
 
 use std::collections::BTreeMap;
 
@@ -26,10 +26,10 @@ pub mod media {
 /// The annotation that holds an image's name in an index.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// A blob that a document speaks of.
+/// A blob that a document refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
-    /// What it is said to be.
+    /// Its media type.
     pub media_type: String,
     /// Of its bytes.
     pub digest: Digest,
@@ -38,7 +38,7 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// As it stands in a document.
+    /// In the form of a document.
     pub fn to_json(&self) -> Value {
         object([
             ("mediaType", self.media_type.as_str().into()),
@@ -50,7 +50,7 @@ impl Descriptor {
     fn checked(what: &str, descriptor: &oci::Descriptor) -> Result<Self, ImageError> {
         let text = descriptor.digest().to_string();
         let digest = text.parse().map_err(|error| {
-            refuse(what, format!("speaks of something by a digest that smidr cannot check: {error}"))
+            refuse(what, format!("refers to something by a digest that smidr cannot check: {error}"))
         })?;
         Ok(Self { media_type: descriptor.media_type().to_string(), digest, size: descriptor.size() })
     }
@@ -65,10 +65,10 @@ pub struct Manifest {
     pub layers: Vec<Descriptor>,
 }
 
-/// The parts of an image's configuration that smidr uses. User, working folder and command mean nothing to a build.
+/// The parts of an image's configuration that smidr uses. User, working folder and command are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageConfig {
-    /// When it was made, if it says so.
+    /// When it was made, if it says.
     pub created: Option<Timestamp>,
     /// In Go's words: `amd64`, `arm64`.
     pub architecture: String,
@@ -80,23 +80,23 @@ pub struct ImageConfig {
     pub diff_ids: Vec<Digest>,
 }
 
-/// What an image is for.
+/// The platform of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Platform {
     /// `linux`.
     pub os: String,
     /// In Go's words.
     pub architecture: String,
-    /// Of the architecture: `v8`, `v3`.
+    /// The variant of the architecture: `v8`, `v3`.
     pub variant: Option<String>,
 }
 
 impl Platform {
-    /// How well it suits a machine, 0 best; none: not at all. A processor may not have what a higher variant of `amd64` needs.
+    /// How well it suits a machine, 0 best; none: not at all. A processor may lack what a higher variant of `amd64` needs.
     fn suits(&self, architecture: &str) -> Option<usize> {
         const KNOWN: [(&str, &[&str]); 3] =
             [("amd64", &["", "v1", "v2", "v3"]), ("arm64", &["v8", ""]), ("arm", &["v7", "", "v6", "v5"])];
-        // Attestations and the like are for the platform `unknown/unknown`.
+        // Attestations and the like have the platform `unknown/unknown`.
         if self.os != "linux" || self.architecture != architecture {
             return None;
         }
@@ -108,18 +108,18 @@ impl Platform {
     }
 }
 
-/// One choice that an index offers.
+/// One entry of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// A manifest or another index.
     pub descriptor: Descriptor,
-    /// Where it says.
+    /// Its platform, if it names one.
     pub platform: Option<Platform>,
     /// Its name, where it has one.
     pub name: Option<String>,
 }
 
-/// A document that a digest led to.
+/// A document that was found by its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
     /// An image.
@@ -129,15 +129,15 @@ pub enum Document {
 }
 
 impl Document {
-    /// Reads a manifest or an index, whichever it is; a document that could be both is refused (CVE-2021-41190). `said` is the media
+    /// Reads a manifest or an index; a document that could be both is refused (CVE-2021-41190). `said` is the media
     /// type that it was served with.
     ///
     /// # Errors
     ///
-    /// When it is neither, or speaks of something that smidr cannot use.
+    /// When it is neither, or refers to something that smidr cannot use.
     pub fn parse(what: &str, bytes: &[u8], said: Option<&str>, limits: &Limits) -> Result<Self, ImageError> {
         let value: Value = json_of(what, bytes)?;
-        // Whoever serves a document and the document itself must agree about what it is (CVE-2021-41190).
+        // The media type of the response and that in the document must agree (CVE-2021-41190).
         let said = said.map(|said| said.split(';').next().unwrap_or_default().trim());
         if let (Some(said), Some(own)) = (said, value.get("mediaType").and_then(Value::as_str))
             && said != own
@@ -204,7 +204,7 @@ fn choices(what: &str, bytes: &[u8]) -> Result<Vec<Choice>, ImageError> {
 ///
 /// When none fits, or several do.
 pub fn choose(what: &str, choices: Vec<Choice>, name: &str, architecture: &str) -> Result<Descriptor, ImageError> {
-    // One that does not say what it is for is the last to be taken.
+    // An entry without a platform is taken last.
     let rank = |choice: &Choice| choice.platform.as_ref().map_or(Some(usize::MAX), |on| on.suits(architecture));
     let offered = choices.len();
     let mut fitting: Vec<_> = choices.into_iter().filter(|choice| rank(choice).is_some()).collect();
@@ -229,7 +229,7 @@ impl ImageConfig {
     ///
     /// # Errors
     ///
-    /// When it is none, or for another system than Linux.
+    /// When it is not one, or for another system than Linux.
     pub fn parse(what: &str, bytes: &[u8]) -> Result<Self, ImageError> {
         let parsed: oci::ImageConfiguration = json_of(what, bytes)?;
         let os = parsed.os().to_string();
@@ -281,9 +281,9 @@ pub fn manifest_text(manifest: &Manifest) -> String {
 pub struct Addition<'a> {
     /// Digest of the uncompressed layer.
     pub diff_id: &'a Digest,
-    /// When the image is said to be made.
+    /// The creation time in the image.
     pub created: Option<Timestamp>,
-    /// What made it, for the history.
+    /// The history's `created_by`.
     pub created_by: &'a str,
     /// Environment to set.
     pub env: &'a [(String, String)],
@@ -295,7 +295,7 @@ pub struct Addition<'a> {
 ///
 /// # Errors
 ///
-/// When the base is no configuration.
+/// When the base is not a configuration.
 pub fn config_text(what: &str, base: Option<&[u8]>, new: &Addition<'_>) -> Result<String, ImageError> {
     let mut value: Map<String, Value> = match base {
         Some(bytes) => json_of(what, bytes)?,

@@ -1,4 +1,4 @@
-//! What can go wrong with images.
+//! Errors of the image store.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::{
     system::{files::FileError, lock::WaitError, rooted::RootedError},
 };
 
-/// Why something could not be done with an image.
+/// Why an operation on an image failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The store cannot be read or written.
@@ -17,17 +17,17 @@ pub enum ImageError {
     /// A part of the store is in use.
     #[error(transparent)]
     Lock(#[from] WaitError),
-    /// The store belongs to somebody else.
+    /// The store belongs to another user.
     #[error("the image store {path} belongs to the user with the id {owner}, not to {me}")]
     Foreign {
         /// The store.
         path: PathBuf,
-        /// Who owns it.
+        /// The uid of its owner.
         owner: u32,
-        /// Who runs smidr.
+        /// The uid of this process.
         me: u32,
     },
-    /// A registry did not give, or take, what it was asked for.
+    /// A registry refused or failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// No image has this name.
@@ -38,21 +38,21 @@ pub enum ImageError {
     InUse {
         /// Its name.
         name: ImageName,
-        /// Who uses it.
+        /// The build that uses it.
         holder: String,
     },
-    /// The source is no image.
+    /// The source is not an image.
     #[error("{path} {why}")]
     NoImage {
-        /// What was to be imported.
+        /// The path that was to be imported.
         path: PathBuf,
-        /// What it is instead.
+        /// Why it is not one.
         why: String,
     },
     /// The source cannot be read.
     #[error("cannot read {path}")]
     Source {
-        /// What was to be imported.
+        /// The path that was to be imported.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
@@ -60,7 +60,7 @@ pub enum ImageError {
     /// A part of the source cannot be found or read in it.
     #[error("cannot read `{part}` of {path}")]
     Part {
-        /// What was to be imported.
+        /// The path that was to be imported.
         path: PathBuf,
         /// The file in it.
         part: String,
@@ -70,31 +70,31 @@ pub enum ImageError {
     /// The source as an archive is damaged.
     #[error("cannot read {path}")]
     Archive {
-        /// What was to be imported.
+        /// The path that was to be imported.
         path: PathBuf,
         /// Why.
         source: LayerError,
     },
-    /// What a registry served is not what it should be.
+    /// A registry's content is not as promised.
     #[error(transparent)]
     Served(Box<ImageError>),
-    /// Bytes stopped coming.
+    /// A stream ended with an error.
     #[error("cannot read {what}")]
     Receive {
-        /// What was read.
+        /// The layer or blob.
         what: String,
         /// Why.
         source: std::io::Error,
     },
-    /// A layer is damaged, or asks for what no layer may.
+    /// A layer is damaged, or not acceptable.
     #[error("cannot unpack {what}")]
     Layer {
-        /// Which, and where it came from.
+        /// The layer, and where it came from.
         what: String,
         /// Why.
         source: LayerError,
     },
-    /// A tree could not become a layer.
+    /// A tree cannot be packed.
     #[error("cannot pack the new layer of `{name}`")]
     Pack {
         /// The new image.
@@ -102,30 +102,30 @@ pub enum ImageError {
         /// Why.
         source: LayerError,
     },
-    /// The content is not what its digest promises.
+    /// The content has another digest than promised.
     #[error("{what} is damaged: its digest should be {wanted} and is {found}")]
     Digest {
-        /// What was read.
+        /// The blob.
         what: String,
         /// As promised.
         wanted: Digest,
         /// As read.
         found: Digest,
     },
-    /// The content is not as long as its descriptor promises.
+    /// The content has another size than its descriptor says.
     #[error("{what} is damaged: it should have {wanted} bytes and has {found}")]
     Size {
-        /// What was read.
+        /// The blob.
         what: String,
         /// As promised.
         wanted: u64,
-        /// As read, or one more than wanted where reading stopped.
+        /// As read; one more than wanted where reading stopped.
         found: u64,
     },
-    /// A document of an image is not in the store any more.
+    /// A document of an image is no longer in the store.
     #[error("{0} is missing from the store")]
     Missing(String),
-    /// A document is larger than it may be.
+    /// A document exceeds its limit.
     #[error("{what} has {size} bytes, which exceeds the limit of {limit} for such a document")]
     TooLarge {
         /// Which.
@@ -135,7 +135,7 @@ pub enum ImageError {
         /// In bytes.
         limit: u64,
     },
-    /// A document is no JSON of the right shape.
+    /// A document is not JSON of the right shape.
     #[error("cannot understand {what}")]
     Json {
         /// Which.
@@ -143,7 +143,7 @@ pub enum ImageError {
         /// Why.
         source: serde_json::Error,
     },
-    /// A document says what it must not.
+    /// A document has an unacceptable content.
     #[error("{what} {why}")]
     Document {
         /// Which.
@@ -151,7 +151,7 @@ pub enum ImageError {
         /// What is wrong.
         why: String,
     },
-    /// The destination of an export is there already.
+    /// The destination of an export exists already.
     #[error("{0} exists already")]
     Exists(PathBuf),
     /// The destination of an export cannot be written.
@@ -190,7 +190,7 @@ impl UserError for ImageError {
             Self::Store(source) | Self::Export { source, .. } => source.hint(),
             Self::Lock(source) => source.hint(),
             Self::Registry(source) => source.hint(),
-            Self::Served(_) => Some("pull again; if that does not help, tell whoever publishes the image".into()),
+            Self::Served(_) => Some("pull again; if that does not help, tell its publisher".into()),
             Self::Receive { source, .. } => RegistryError::of(source).and_then(UserError::hint),
             Self::Foreign { .. } => Some("use a store of your own:  export SMIDR_HOME=DIR".into()),
             Self::Unknown(_) => Some("see what there is:  smidr image ls".into()),

@@ -1,7 +1,7 @@
-//! An image leaves the store: as an OCI layout in a folder, or as an archive of one.
+//! Exports an image: as an OCI layout in a folder, or as an archive of one.
 //!
-//! In goes an image, out comes something that skopeo and others load, with the same digests unless it is compressed anew. Every blob is hashed once more
-//! on its way, and the destination appears when it is complete or not at all.
+//! skopeo and others load the result. Digests stay the same unless it is compressed anew. Every blob is hashed once more
+//! while it is copied, and the destination appears when it is complete.
 
 use std::{
     fs::{self, File},
@@ -59,7 +59,7 @@ impl ImageStore {
 
 fn export_folder(image: &StoredImage, outgoing: &Outgoing, dest: &Path, progress: &Progress) -> Result<(), ImageError> {
     let folder = tempfile::Builder::new().prefix(".smidr-").tempdir_in(beside(dest)).map_err(failed(dest))?;
-    // Private while it is made; then as any folder that the user makes.
+    // Private while it is made; then with the mode that the umask gives a new folder.
     let inner = folder.path().join("layout");
     fs::create_dir_all(inner.join("blobs/sha256")).map_err(failed(dest))?;
     for (path, text) in small_files(image, outgoing) {
@@ -133,7 +133,7 @@ fn copy_blob(
     check(&format!("the blob {} in the store", blob.digest), blob, size, &found)
 }
 
-// The manifest too is small.
+// The manifest is small.
 fn small_files(image: &StoredImage, outgoing: &Outgoing) -> [(String, Vec<u8>); 3] {
     let index = index_text(&outgoing.manifest, image.name.as_str());
     let manifest = format!("blobs/{}", outgoing.manifest.digest.blob_path().display());

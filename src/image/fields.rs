@@ -1,14 +1,14 @@
-//! The fields of a tar header: names and numbers at fixed places of 512 bytes. Pure; knows nothing of what they mean together.
+//! The fields of a tar header: names and numbers at fixed places of 512 bytes. Pure; knows nothing of their combination.
 //!
-//! The `tar` crate has such functions too, but they take a `+` for a number and the last eight of twelve bytes for all of
-//! them, and where parsers disagree on a size, attacks live.
+//! The `tar` crate has such functions too, but they accept a `+` in a number and take the last eight of twelve bytes for all of
+//! them. Attacks use sizes on which parsers disagree.
 
 use std::ops::Range;
 
-/// What everything in an archive is a multiple of.
+/// The size of which everything in an archive is a multiple.
 pub const BLOCK: usize = 512;
 
-/// A header, as it is in the archive.
+/// A header, as raw bytes.
 pub type Block = [u8; BLOCK];
 
 const NAME: Range<usize> = 0..100;
@@ -20,27 +20,27 @@ const KIND: usize = 156;
 const LINK: Range<usize> = 157..257;
 const MAGIC: Range<usize> = 257..265;
 const PREFIX: Range<usize> = 345..500;
-// star keeps times where POSIX has the end of the prefix, and says so at the end of the block.
+// star keeps times at the end of POSIX's prefix, and marks that at the end of the block.
 const STAR_PREFIX: Range<usize> = 345..476;
 const STAR_MAGIC: Range<usize> = 508..512;
 
-/// What kind of entry it is: a letter or digit.
+/// The type: a letter or digit.
 pub fn kind(block: &Block) -> u8 {
     block[KIND]
 }
 
-/// Permission bits and what else stands there; none when it is no number.
+/// The mode field; none when it is not a number.
 pub fn mode(block: &Block) -> Option<u32> {
-    // More than 32 bits mean nothing, and what they hold is masked anyway.
+    // Bits beyond 32 have no meaning; the caller masks the rest.
     number(&block[MODE]).map(|mode| (mode & 0xffff_ffff) as u32)
 }
 
-/// Bytes that follow; none when it is no number, negative, or beyond 63 bits.
+/// The size field; none when it is not a number, negative, or beyond 63 bits.
 pub fn size(block: &Block) -> Option<u64> {
     length(&block[SIZE])
 }
 
-/// Seconds since the epoch, before it too; 0 when it is no number, since nothing depends on it.
+/// Seconds since the epoch, also before it; 0 when it is not a number, since nothing depends on it.
 pub fn mtime(block: &Block) -> i128 {
     number(&block[MTIME]).unwrap_or(0)
 }
@@ -50,12 +50,12 @@ pub fn is_sound(block: &Block) -> bool {
     let counted = || block.iter().enumerate().map(|(at, byte)| if CHECKSUM.contains(&at) { b' ' } else { *byte });
     let unsigned: i128 = counted().map(i128::from).sum();
     let signed: i128 = counted().map(|byte| i128::from(byte.cast_signed())).sum();
-    // Blank is no checksum, though other fields may be blank.
+    // A blank checksum is wrong, though other fields may be blank.
     let is_blank = text(&block[CHECKSUM]).is_empty();
     !is_blank && number(&block[CHECKSUM]).is_some_and(|sum| sum == unsigned || sum == signed)
 }
 
-/// Whether the header is GNU's own form, which keeps other things where POSIX has the prefix of the name.
+/// Whether the header is in GNU's own form, which uses POSIX's prefix for something else.
 pub fn is_gnu(block: &Block) -> bool {
     block[MAGIC] == *b"ustar  \0"
 }
@@ -76,7 +76,7 @@ pub fn link(block: &Block) -> Vec<u8> {
     text(&block[LINK]).to_vec()
 }
 
-/// A number that counts bytes; none when it is none, negative, or beyond 63 bits.
+/// A number of bytes; none when it is not a number, negative, or beyond 63 bits.
 pub fn length(field: &[u8]) -> Option<u64> {
     number(field).and_then(|number| i64::try_from(number).ok()).and_then(|number| u64::try_from(number).ok())
 }

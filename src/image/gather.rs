@@ -1,7 +1,7 @@
-//! An image's layers are gathered: those that are missing come from where the image comes from, several at once.
+//! Fetches the missing layers of an image from its source, several at once.
 //!
-//! In goes a list of layers, out come folders and the locks that keep them. A layer that two smidr want at once comes once. What
-//! a broken connection left of a blob is kept, and the rest asked for next time.
+//! The result is the layers' folders and the locks that keep them. A layer that two processes want at once is fetched once. The bytes
+//! of a blob that were received before a connection broke are kept, and the rest is requested next time.
 
 use std::{
     collections::BTreeMap,
@@ -38,18 +38,18 @@ use crate::{
     },
 };
 
-/// Layers that are received at the same time: enough to keep two processors and a network busy.
+/// How many layers are received at the same time: enough to keep two processors and a network busy.
 const AT_ONCE: usize = 4;
 
-/// The layers of an image, and where to have them from.
+/// The layers of an image, and their source.
 pub struct Wanted<'a> {
-    /// For messages: the image.
+    /// The image, for messages.
     pub what: &'a str,
     /// Each layer's blob and the digest of its content, lowest first.
     pub layers: Vec<(&'a Descriptor, &'a Digest)>,
-    /// Where blobs come from that the store does not have.
+    /// The source of blobs that the store lacks.
     pub from: Option<&'a dyn Registry>,
-    /// What the layers may ask for that are missing. None for an image that is in the store: it has been within its limits when it came.
+    /// Limits for the missing layers. None for an image that is in the store: they were checked when it was stored.
     pub limits: Limits,
 }
 
@@ -57,24 +57,24 @@ pub struct Wanted<'a> {
 struct Missing<'a> {
     blob: &'a Descriptor,
     diff_id: &'a Digest,
-    // Whether the content has to be unpacked, or is only checked.
+    // Whether the content has to be unpacked, or only checked.
     unpack: bool,
 }
 
-// One layer that has been received, and is not visible yet.
+// One layer that was received, and is not visible yet.
 struct Staged<'a> {
     blob: &'a Descriptor,
     diff_id: &'a Digest,
-    // Its bytes, if the store has not got them already. Locked until they have their place.
+    // Its bytes, if the store lacked them. Locked until they are in their place.
     landing: Option<Landing>,
     scratch: Scratch,
     meta: Option<Meta>,
 }
 
 impl ImageStore {
-    /// Makes the layers of an image ready, and locks them against removal. With the store's lock shared.
+    /// Makes the layers of an image ready, and locks them against removal. Needs the store's lock, shared.
     pub(super) fn gather(&self, wanted: &Wanted<'_>, holder: &str, on: &Emitter) -> Result<Vec<FileLock>, ImageError> {
-        // In the order of their names, so that two smidr never wait for each other in a circle. An image may have a layer twice,
+        // In the order of their digests, so that two processes never deadlock. An image may have a layer twice,
         // also in two blobs, as when two tools have compressed it.
         let mut layers: BTreeMap<String, (&Digest, BTreeMap<String, &Descriptor>)> = BTreeMap::new();
         for (blob, diff_id) in &wanted.layers {
@@ -103,7 +103,7 @@ impl ImageStore {
         Ok(used)
     }
 
-    // What has to come for one layer. Without a place to ask, only the content counts.
+    // What is missing of one layer. Without a source only the content counts.
     fn lacks<'a>(
         &self,
         diff_id: &'a Digest,
@@ -131,7 +131,7 @@ impl ImageStore {
         let total = missing.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.blob.size));
         let activity = if wanted.from.is_some() { Activity::Pull } else { Activity::Unpack };
         let progress = Progress::new(on, activity, wanted.what, Some(total));
-        // The largest first: what is left at the end should be short.
+        // The largest first, so that the last ones to finish are short.
         missing.sort_by_key(|layer| layer.blob.size);
         let workers = missing.len().min(AT_ONCE);
         let (queue, arrived, failed) = (Mutex::new(missing), Mutex::new(Vec::new()), Mutex::new(None));
@@ -141,7 +141,7 @@ impl ImageStore {
                 match self.receive(wanted, &layer, &account, &over, &progress, on) {
                     Ok(layer) => locked(&arrived).push(layer),
                     Err(error) => {
-                        // Only the first says what went wrong: the others were told to stop.
+                        // The first failure is the cause: the other threads were stopped because of it.
                         if !over.swap(true, Ordering::Relaxed) {
                             *locked(&failed) = Some(error);
                         }
@@ -220,20 +220,20 @@ impl ImageStore {
         self.lock(&diff_lock_name(&diff_id.hex()), Mode::Shared, holder, &what, on)
     }
 
-    /// Held by whoever makes a layer's folder, so that two smidr never do the same work. Another lock than that for using, which a
-    /// build may hold for hours: nobody who wants to make a layer shall wait for somebody who has it already.
+    /// Held to make a layer's folder, so that two processes never do the same work. Not the lock for using it, which a
+    /// build may hold for hours: unpacking must not wait for a running build.
     pub(super) fn lock_making(&self, diff_id: &Digest, holder: &str, on: &Emitter) -> Result<FileLock, ImageError> {
         let what = format!("the layer {}", diff_id.short());
         self.lock(&format!("making-{}", diff_id.hex()), Mode::Exclusive, holder, &what, on)
     }
 
-    /// Whether a blob is there, as far as its size tells.
+    /// Whether a blob is there, judged by its size.
     pub(super) fn has_blob(&self, blob: &Descriptor) -> bool {
         fs::metadata(self.blob(&blob.digest)).is_ok_and(|found| found.is_file() && found.len() == blob.size)
     }
 }
 
-/// Where a blob's bytes land, and those that have landed before. Locked for as long as it lives.
+/// A partial blob: the file for a blob's bytes, with those of earlier attempts. Locked while this value lives.
 struct Landing {
     path: PathBuf,
     file: File,
@@ -244,7 +244,7 @@ impl Landing {
     fn open(store: &ImageStore, blob: &Descriptor, scratch: &Scratch) -> Result<Self, ImageError> {
         let path = store.partial(&blob.digest);
         let mut new = Self::at(path)?;
-        // Two images may disagree about the content of one blob, and then no other lock keeps them apart. Whoever had it locked may
+        // Two images may disagree about the content of one blob, and then no other lock keeps them apart. The previous holder of this lock may
         // have put it in its place meanwhile.
         if new.file.try_lock().is_err() || !new.is_there() {
             new = Self::at(scratch.outer().join("blob"))?;
@@ -279,7 +279,7 @@ impl Landing {
         incoming: Incoming<'_>,
     ) -> Result<Received, ImageError> {
         let mut last = self.attempt(blob, from, incoming);
-        // What had landed may have been damaged since; and a mirror may serve something else than the registry itself.
+        // The bytes of an earlier attempt may be damaged; and a mirror may serve something else than the registry itself.
         while is_wrong(&last) {
             let had = self.have > 0;
             self.empty()?;
@@ -307,7 +307,7 @@ impl Landing {
     }
 }
 
-// Whether the bytes were not what they should be, rather than too many or lost on the way.
+// Whether the bytes were wrong, rather than too many or incomplete.
 fn is_wrong(received: &Result<Received, ImageError>) -> bool {
     match received {
         Err(ImageError::Digest { .. } | ImageError::Size { .. }) => true,
@@ -316,7 +316,7 @@ fn is_wrong(received: &Result<Received, ImageError>) -> bool {
     }
 }
 
-// A tree that is begun anew.
+// An empty folder for another attempt.
 fn clear(tree: &Path) -> Result<(), FileError> {
     files::remove_tree(tree)?;
     fs::create_dir(tree)
@@ -328,12 +328,12 @@ fn next<'a>(queue: &Mutex<Vec<Missing<'a>>>, over: &AtomicBool) -> Option<Missin
     if over.load(Ordering::Relaxed) { None } else { locked(queue).pop() }
 }
 
-// A thread that panicked takes the scope down with it; until then the data is as good as ever.
+// A panic of a thread ends the scope too; the data itself is sound.
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The name of the lock that whoever uses an unpacked layer shares.
+/// The name of the lock that users of an unpacked layer share.
 pub(super) fn diff_lock_name(hex: &str) -> String {
     format!("diff-{hex}")
 }

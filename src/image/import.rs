@@ -1,7 +1,7 @@
-//! An image enters the store from a file or folder.
+//! Imports an image from a file or folder.
 //!
-//! In goes a path, out comes an image whose every blob and layer has been checked against its digest. Until that is done, no
-//! name refers to any of it, and what a failure leaves is removed.
+//! Every blob and layer is checked against its digest. Until that is done, no
+//! name refers to any of it, and a failure removes everything.
 
 use std::{
     collections::BTreeMap,
@@ -43,13 +43,13 @@ struct DockerImage {
 }
 
 impl ImageStore {
-    /// Takes an image from an OCI layout (folder or archive), from what `docker save` wrote, or from an archive of a root
-    /// file system; the archives may be compressed with gzip or zstd. What it is, is told by its content. `label` names the wanted one of a layout
+    /// Imports an OCI layout (folder or archive), the output of `docker save`, or an archive of a root
+    /// file system; archives may be compressed with gzip or zstd. The form is detected from the content. `label` names the wanted image of a layout
     /// with several; without it, `name` does.
     ///
     /// # Errors
     ///
-    /// When it is none of these, damaged, for another platform, or asks for more than the limits; nothing of it stays then.
+    /// When it is none of these, damaged, for another platform, or exceeds the limits; nothing of it is kept then.
     pub fn import(
         &self,
         source: &Path,
@@ -60,7 +60,7 @@ impl ImageStore {
         let store = self.share(&format!("image import {name}"), on)?;
         let image = self.import_shared(source, label, name, on);
         drop(store);
-        // What a failure left, or what the name meant before.
+        // Left by a failure, or by the earlier meaning of the name.
         self.sweep_if_free(on);
         image
     }
@@ -141,7 +141,7 @@ impl Import<'_> {
         self.root_fs_documents(layer, &diff_id)
     }
 
-    // A layer of which nobody has said what its bytes should be. It is there when this returns.
+    // A layer for which no digest was promised. It is in its place when this returns.
     fn layer(
         &self,
         input: impl Read + Send,
@@ -162,7 +162,7 @@ impl Import<'_> {
         let received = intake::receive(incoming, input, keep)?;
         progress.finish();
         if !received.has_end && diff_id.is_none() {
-            // Nobody vouches for the content of such an archive, so its own end mark must be there.
+            // No digest covers such an archive, so its own end mark must be there.
             let source = LayerError::Truncated(received.found.bytes);
             return Err(ImageError::Archive { path: self.source.into(), source });
         }
@@ -180,7 +180,7 @@ impl Import<'_> {
     }
 
     fn root_fs_documents(&self, layer: Descriptor, diff_id: &Digest) -> Result<Digest, ImageError> {
-        // The same archive gives the same digest, so nothing here may come from the clock.
+        // The same archive gives the same digest, so no time of this machine may be used.
         let labels = BTreeMap::new();
         let addition = Addition { diff_id, created: None, created_by: "smidr image import", env: &[], labels: &labels };
         let config = config_text("the configuration", None, &addition)?;

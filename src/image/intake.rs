@@ -1,7 +1,7 @@
-//! A layer's bytes, on their one way into the store: kept as they come, hashed, inflated, hashed again and unpacked, all at
+//! Receives a layer into the store in one pass: its bytes are kept, hashed, inflated, hashed again and unpacked, all at
 //! the same time.
 //!
-//! In goes a stream that nobody vouches for, out comes what it was: digests, size, and its tree in a scratch folder. Nothing
+//! The stream is untrusted. The result says what it was: digests, size, and its tree in a scratch folder. Nothing
 //! becomes visible here.
 
 use std::{
@@ -36,55 +36,55 @@ use crate::{
 /// A file that takes a layer's bytes.
 #[derive(Clone, Copy)]
 pub struct Keep<'a> {
-    /// Written at its end.
+    /// The file, open at its end.
     pub file: &'a File,
-    /// For messages.
+    /// Its path, for messages.
     pub path: &'a Path,
-    /// How many of the bytes it has already.
+    /// How many bytes it has already.
     pub have: u64,
 }
 
-/// A layer before its bytes have come.
+/// A layer that is about to be received.
 #[derive(Clone, Copy)]
 pub struct Incoming<'a> {
-    /// For messages.
+    /// The layer, for messages.
     pub what: &'a str,
-    /// What they should be, where somebody has said so.
+    /// The promised digest of the bytes, if there is one.
     pub wanted: Option<&'a Descriptor>,
-    /// The digest of their content, likewise.
+    /// The promised digest of the content, if there is one.
     pub diff_id: Option<&'a Digest>,
-    /// How many there are; what the content may become depends on it.
+    /// The number of bytes, which limits the size of the content.
     pub size: u64,
-    /// An empty folder that takes the tree; without one, the content is only hashed.
+    /// An empty folder for the tree; without one, the content is only hashed.
     pub tree: Option<&'a Path>,
-    /// Becomes true when nobody wants the layer any more.
+    /// Becomes true when the layer is no longer wanted.
     pub over: &'a AtomicBool,
-    /// What it may ask for.
+    /// The limits.
     pub limits: Limits,
-    /// Of the image that it belongs to.
+    /// The memory budget of its image.
     pub account: &'a Account,
-    /// Counts its bytes.
+    /// Reports its bytes.
     pub progress: &'a Progress,
 }
 
-/// What a layer turned out to be.
+/// A layer that was received.
 #[derive(Debug)]
 pub struct Received {
-    /// Of its bytes.
+    /// The digest of its bytes.
     pub digest: Digest,
     /// Number of its bytes.
     pub size: u64,
-    /// How they are compressed.
+    /// Their compression.
     pub compression: Compression,
-    /// Of its content, padding and all.
+    /// The digest of its content, padding included.
     pub diff_id: Digest,
-    /// What unpacking found.
+    /// The result of unpacking.
     pub found: Unpacked,
     /// Whether the archive has its end mark.
     pub has_end: bool,
 }
 
-// Reads the bytes, counts them and keeps them. An error of its own waits here, since a reader can only pass on an io::Error.
+// Reads the bytes, counts and keeps them. An error of its own is stored here, since a reader can only pass on an io::Error.
 struct Inlet<'a, R> {
     input: R,
     layer: Incoming<'a>,
@@ -98,7 +98,7 @@ impl<R: Read> Read for Inlet<'_, R> {
         if self.layer.over.load(Ordering::Relaxed) {
             return Err(self.broken(io::Error::other("it is not wanted any more")));
         }
-        // One byte too many is enough to know.
+        // One byte too many is enough to tell.
         let most = self.layer.wanted.map_or(u64::MAX, |wanted| wanted.size.saturating_add(1));
         let mut input = self.input.by_ref().take(most.saturating_sub(self.count));
         let part = match files::read_part(&mut input, buffer) {
@@ -134,11 +134,11 @@ struct Content {
     has_end: bool,
 }
 
-/// Receives a layer, whose tree is complete when this returns.
+/// Receives a layer; its tree is complete when this returns.
 ///
 /// # Errors
 ///
-/// When the bytes are not what they should be, are no layer, or ask for more than the limits.
+/// When the bytes are not as promised, are not a layer, or exceed the limits.
 pub fn receive(layer: Incoming<'_>, input: impl Read + Send, keep: Option<Keep<'_>>) -> Result<Received, ImageError> {
     let Incoming { what, wanted, diff_id, limits, account, .. } = layer;
     let mut inlet = Inlet { input, layer, keep, count: 0, failed: None };
@@ -153,7 +153,7 @@ pub fn receive(layer: Incoming<'_>, input: impl Read + Send, keep: Option<Keep<'
     if let Some(error) = inlet.failed {
         return Err(error);
     }
-    // Nothing more was read after these, so size and digest say nothing.
+    // Reading stopped after these, so size and digest say nothing.
     let content = match content {
         Err(source @ (LayerError::Limit { .. } | LayerError::File { .. })) => {
             return Err(ImageError::Layer { what: what.into(), source });
@@ -173,7 +173,7 @@ pub fn receive(layer: Incoming<'_>, input: impl Read + Send, keep: Option<Keep<'
     Ok(Received { digest, size: count, compression, diff_id, found, has_end })
 }
 
-/// Compares what came with what was promised.
+/// Compares what was received with what was promised.
 ///
 /// # Errors
 ///
@@ -189,12 +189,12 @@ pub fn check(what: &str, wanted: &Descriptor, size: u64, digest: &Digest) -> Res
     Ok(())
 }
 
-/// What unpacking found, and whether the archive has its end mark.
+/// The result of unpacking, and whether the archive has its end mark.
 type Written = Result<(Unpacked, bool), LayerError>;
 
 fn content(bytes: &mut Ahead, window: u64, unpack: impl FnOnce(&mut Ahead) -> Written) -> Result<Content, LayerError> {
     let result = inflate(bytes, window, unpack);
-    // What is damaged is better told by its digest, which needs all of it; what is too large need not be looked at further.
+    // Damage is better reported by the digest, which needs the whole stream; after an exceeded limit the rest is not read.
     if !matches!(result, Err(LayerError::Limit { .. } | LayerError::File { .. })) {
         let _ = io::copy(bytes, &mut io::sink());
     }
@@ -211,7 +211,7 @@ fn inflate(bytes: &mut Ahead, window: u64, unpack: impl FnOnce(&mut Ahead) -> Wr
     Ok(Content { compression, diff_id: Digest::from_sha256(hasher.finalize().into()), found, has_end })
 }
 
-// Headers and padding come on top of the files' bytes.
+// Headers and padding are added to the files' bytes.
 fn most_of(room: u64) -> u64 {
     room.saturating_mul(2).saturating_add(1 << 30)
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with a layer.
+//! Errors of a layer.
 
 use std::{
     fmt, io,
@@ -13,7 +13,7 @@ use crate::{
     system::rooted::RootedError,
 };
 
-/// Why a tar stream could not become a tree, or a tree a tar stream.
+/// Why a tar stream cannot be unpacked, or a tree cannot be packed.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
     /// The stream could not be read: a damaged compression, or a disk.
@@ -21,13 +21,13 @@ pub enum LayerError {
     Read {
         /// Uncompressed bytes read before.
         at: u64,
-        /// What the reader said.
+        /// The reader's error.
         source: io::Error,
     },
     /// The stream ends too early.
     #[error("the archive is truncated: it ends after {0} bytes of its content")]
     Truncated(u64),
-    /// The archive is not what it should be.
+    /// The archive is malformed.
     #[error("the archive is damaged at byte {at} of its content: {why}")]
     Malformed {
         /// Uncompressed bytes before the damage.
@@ -35,7 +35,7 @@ pub enum LayerError {
         /// What is wrong.
         why: &'static str,
     },
-    /// A compression that no image layer may have; holds its name.
+    /// A compression that image layers do not have; holds its name.
     #[error("it is compressed with {0}, which image layers are not")]
     Compression(&'static str),
     /// An entry is not acceptable.
@@ -59,11 +59,11 @@ pub enum LayerError {
     /// The file system refused.
     #[error("cannot {call} `{path}`")]
     File {
-        /// What was tried.
+        /// The system call.
         call: &'static str,
-        /// In the tree.
+        /// Its path in the tree.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A path could not be resolved inside the tree.
@@ -76,7 +76,7 @@ pub enum LayerError {
     },
 }
 
-/// The bytes of a name, shown so that a terminal is safe from them.
+/// The bytes of a name, escaped for a terminal.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Name(Vec<u8>);
 

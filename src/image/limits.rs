@@ -1,27 +1,27 @@
-//! How much an image may ask of this machine. Every limit is named by the error that it causes.
+//! Limits for images. Every limit is named by the error that it causes.
 
 use crate::model::{Kind, UserError};
 
-/// Limits on one image. The defaults fit every build host seen so far ten times over.
+/// Limits on one image. The defaults are ten times what the largest known build host needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of all files of one unpacked layer, holes included.
     pub layer_bytes: u64,
     /// Bytes of one file.
     pub file_bytes: u64,
-    /// Entries of one layer, those included that it only implies.
+    /// Entries of one layer, including folders that it only implies.
     pub entries: u64,
     /// Components of a path.
     pub depth: usize,
-    /// Bytes of a path, as PATH_MAX has it.
+    /// Bytes of a path (PATH_MAX).
     pub path: usize,
     /// Bytes of a symbolic link's target, likewise.
     pub link: usize,
     /// Bytes of one extended header of a tar archive.
     pub header: u64,
-    /// Bytes of memory that an image's layers fill with what has to wait, as [`super::account`] counts.
+    /// Bytes of memory that an image's layers may keep, as [`super::account`] counts them.
     pub memory: u64,
-    /// Bytes of what a zstd decoder must keep of its output.
+    /// Bytes of a zstd decoder's window.
     pub window: u64,
     /// Stored pieces of a sparse file, between its holes.
     pub pieces: u64,
@@ -49,11 +49,11 @@ impl Default for Limits {
             header: 1 << 20,
             // Some 90,000 whiteouts, links and implied folders; four layers at once and all else stay below 128 MiB with it.
             memory: 16 << 20,
-            // What RFC 8878 wants of every decoder, and more than levels up to 19 ask for. Four layers have one each.
+            // RFC 8878 wants it of every decoder, and levels up to 19 need no more. Each of four layers has one.
             window: 8 << 20,
             pieces: 100_000,
             manifest: 4 << 20,
-            // Of variables of three bytes it becomes fifty times as much memory; others take 4 MiB, and honest ones are 50 KiB.
+            // Variables of three bytes take fifty times as much memory. Others allow 4 MiB; ordinary ones are 50 KiB.
             config: 2 << 20,
             ratio: 200,
             ratio_from: 1 << 30,
@@ -91,7 +91,7 @@ pub const WINDOW: &str = "bytes of zstd's window";
 
 const FOR_ITS_BLOB: &str = "bytes of an unpacked layer, for the size of its blob";
 
-/// Limits that a user may set, and which error's words belong to them.
+/// Limits that a user may set, each with the words of its error.
 const RAISABLE: [(&str, &str); 8] = [
     ("layer-bytes", LAYER_BYTES),
     ("ratio", FOR_ITS_BLOB),
@@ -103,7 +103,7 @@ const RAISABLE: [(&str, &str); 8] = [
     ("window-bytes", WINDOW),
 ];
 
-/// The name under which a limit can be set, by the words of an error.
+/// The name under which a limit can be set, found by the words of an error.
 pub fn name_of(what: &str) -> Option<&'static str> {
     RAISABLE.iter().find(|(_, words)| *words == what).map(|(name, _)| *name)
 }
@@ -113,7 +113,7 @@ impl Limits {
     ///
     /// # Errors
     ///
-    /// When there is no such limit, or the value is no number.
+    /// When there is no such limit, or the value is not a number.
     pub fn set(&mut self, text: &str) -> Result<(), NoLimit> {
         let wrong = || NoLimit(text.chars().take(80).collect());
         let (name, value) = text.split_once('=').ok_or_else(wrong)?;
@@ -132,19 +132,19 @@ impl Limits {
         Ok(())
     }
 
-    /// No limits on a layer: for what has been accepted before, and is known by its digest.
+    /// No limits on a layer: for content that was accepted before, and is known by its digest.
     pub fn none() -> Self {
         let most = u64::MAX;
         let layer = Self { layer_bytes: most, file_bytes: most, entries: most, ratio: most, ..Self::default() };
         Self { header: most, pieces: most, memory: most, window: most, ..layer }
     }
 
-    /// What limits a layer to `room` bytes, in the words of an error.
+    /// The limit that restricts a layer to `room` bytes, in the words of its error.
     pub fn reason_for(&self, room: u64) -> &'static str {
         if room < self.layer_bytes { FOR_ITS_BLOB } else { LAYER_BYTES }
     }
 
-    /// How large a layer may become whose blob has `blob` bytes, holes aside.
+    /// The largest size of a layer whose blob has `blob` bytes, holes aside.
     pub fn unpacked(&self, blob: u64) -> u64 {
         self.layer_bytes.min(self.ratio_from.max(blob.saturating_mul(self.ratio)))
     }

@@ -18,7 +18,7 @@ use crate::system::rooted::Rooted;
 pub struct Lowers(Vec<Rooted>);
 
 impl Lowers {
-    /// Takes the folders of an image's lower layers, lowest first, as overlayfs does not.
+    /// Opens the folders of an image's lower layers, given lowest first (overlayfs lists them topmost first).
     ///
     /// # Errors
     ///
@@ -29,12 +29,12 @@ impl Lowers {
         diffs.iter().rev().map(open).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The folder at `path`, if that is what these layers show there.
+    /// The folder that these layers show at `path`, if there is one.
     pub fn folder(&self, path: &Path) -> Option<Stat> {
         self.find(path).filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     }
@@ -57,7 +57,7 @@ impl Lowers {
     }
 }
 
-// None: this layer says nothing, look further down. Some(None): it hides whatever is below.
+// None: this layer has no entry, look further down. Some(None): it hides the layers below.
 fn see(layer: &Rooted, path: &Path) -> Option<Option<Stat>> {
     match layer.open_plain(path, OFlags::PATH).and_then(fs::fstat) {
         Ok(stat) if tree::is_whiteout(&stat) => Some(None),

@@ -1,6 +1,6 @@
 //! The headers of the tar archives that smidr writes: POSIX ustar, with a PAX header only where ustar has no room. Pure.
 //!
-//! Equal members give equal bytes: no owner but 0:0, no names of owners, nothing from the clock.
+//! Equal members give equal bytes: owner 0:0 only, no names of owners, no time of this machine.
 
 use tar::{EntryType, Header};
 
@@ -8,16 +8,16 @@ use tar::{EntryType, Header};
 const USTAR_MAX: u64 = 0o777_7777_7777;
 const NAME: usize = 100;
 
-/// What a header says.
+/// The content of a header.
 #[derive(Debug)]
 pub struct Member<'a> {
     /// Relative, with a `/` at the end of a folder.
     pub path: &'a [u8],
-    /// What it is.
+    /// Its type.
     pub kind: EntryType,
     /// Permission bits.
     pub mode: u32,
-    /// Since the epoch.
+    /// Seconds since the epoch.
     pub mtime: i64,
     /// Bytes of content.
     pub size: u64,
@@ -28,7 +28,7 @@ pub struct Member<'a> {
 }
 
 impl Member<'_> {
-    /// The bytes that stand before the content.
+    /// The bytes before the content.
     pub fn header(&self) -> Vec<u8> {
         let records = self.records();
         let mut bytes = Vec::with_capacity(512);
@@ -67,7 +67,7 @@ pub fn padding(size: u64) -> &'static [u8] {
     END.get(..(size.next_multiple_of(512) - size) as usize).unwrap_or_default()
 }
 
-/// What stands at an archive's end.
+/// The end mark of an archive.
 pub const END: [u8; 1024] = [0; 1024];
 
 fn ustar([path, link]: [&[u8]; 2], kind: EntryType, mode: u32, mtime: i64, size: u64) -> [u8; 512] {
@@ -86,7 +86,7 @@ fn ustar([path, link]: [&[u8]; 2], kind: EntryType, mode: u32, mtime: i64, size:
     *header.as_bytes()
 }
 
-// The length counts its own digits, so it is found by trying.
+// The length counts its own digits, so it is found by trial.
 fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut digits = 1;

@@ -1,8 +1,8 @@
-//! Build-host images: a content-addressed store, and the way of an image into it, onto the disk and out again.
+//! Build-host images: a content-addressed store, with import, unpacking and export.
 //!
-//! In go OCI layouts, docker archives and plain archives of a root file system, or a tree that a rootfs recipe made; out
-//! come folders, one per layer, for a sandbox to stack. Nothing here needs root, a user namespace or another program, and
-//! no image, however hostile, changes anything outside its own folder. It never runs anything of an image.
+//! Images come from registries, OCI layouts, docker archives, plain archives of a root file system, or a tree that a rootfs recipe made. The
+//! result is folders, one per layer, for a sandbox to stack. Nothing here needs root, a user namespace or another program, and
+//! no image, however hostile, changes anything outside its own folder. Nothing of an image is run.
 
 mod account;
 pub mod apt;

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{BuildId, InvalidName};
 
-/// The longest name, in bytes and escaped: with what is put around it, it has to be a file name.
+/// The longest name, in bytes and escaped: it has to be a file name, with a prefix and suffix.
 const LONGEST: usize = 230;
 
-/// What an image is called in the store: a word such as `debian-12`, or the whole reference of one that comes from a registry, such as
-/// `docker.io/library/debian:12`. Never like a digest.
+/// The name of an image in the store: a word such as `debian-12`, or the whole reference of one that was pulled from a registry, such as
+/// `docker.io/library/debian:12`. Never in the form of a digest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageName(String);
@@ -33,7 +33,7 @@ impl ImageName {
         safe
     }
 
-    /// The name that a file name means, if it means one.
+    /// The name for a file name, if it has the right form.
     pub fn from_file_name(name: &str) -> Option<Self> {
         let plain =
             ESCAPES.iter().fold(name.to_owned(), |name, (plain, escaped)| name.replace(escaped, &plain.to_string()));
@@ -56,7 +56,7 @@ impl FromStr for ImageName {
     }
 }
 
-// Whoever makes such a name has read the reference properly; here it only has to be harmless.
+// The reference parser has checked such a name already; here it only has to be harmless.
 fn is_reference(text: &str) -> bool {
     let part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')

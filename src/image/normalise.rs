@@ -1,7 +1,7 @@
-//! A tree as somebody left it becomes a tree as unpacking its own layer would make it.
+//! Normalises a tree into the form that unpacking its own layer would give it.
 //!
-//! In goes a folder, the layers below it and a time, out comes the same folder with modes, times, attributes and whiteouts
-//! put in order, so that packing it gives the same bytes on every machine. Nothing outside the folder is touched.
+//! Modes, times, attributes and whiteouts are put in order, given the layers below and a time,
+//! so that packing the folder gives the same bytes on every machine. Nothing outside the folder is changed.
 
 use std::{
     ffi::OsStr,
@@ -21,10 +21,10 @@ use super::{
     tree::{self, Time},
 };
 
-/// What a tree holds.
+/// The size of a tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// Of all files; one with several names counts as often.
+    /// Bytes of all files; one with several names counts each time.
     pub bytes: u64,
     /// Files, folders, links, whiteouts.
     pub entries: u64,
@@ -32,7 +32,7 @@ pub struct Census {
     pub removed: u64,
 }
 
-/// Puts the tree at `root` in order. No time in it is later than `epoch`, and none has a fraction.
+/// Normalises the tree at `root`. No time in it is later than `epoch`, and none has a fraction.
 ///
 /// # Errors
 ///
@@ -56,7 +56,7 @@ struct Normaliser<'a> {
 }
 
 impl Normaliser<'_> {
-    // `alone`: nothing below shows through here, so there is nothing to hide.
+    // `alone`: nothing below shows through here, so whiteouts have no effect.
     fn folder(
         &mut self,
         folder: &OwnedFd,
@@ -145,7 +145,7 @@ impl Normaliser<'_> {
         tree::set_time_at(dir, name, self.time(stat)).map_err(LayerError::file("set the time of", path))
     }
 
-    // What is packed must be fit for unpacking.
+    // What is packed must be acceptable for unpacking.
     fn check(&mut self, path: &Path, depth: usize) -> Result<(), LayerError> {
         self.census.entries += 1;
         let over = |what, limit| Err(LayerError::Limit { entry: path.as_os_str().as_bytes().into(), what, limit });
@@ -161,7 +161,7 @@ impl Normaliser<'_> {
         Ok(())
     }
 
-    // Only root can have files of others in a tree of his.
+    // Only root can have files of other owners in a tree.
     fn own(&self, dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), LayerError> {
         let me = rustix::process::geteuid();
         if Uid::from_raw(stat.st_uid) == me {
@@ -176,7 +176,7 @@ impl Normaliser<'_> {
             if tree::keeps_xattr(&name) || (opaque && name == tree::OPAQUE.as_bytes()) {
                 continue;
             }
-            // What a security module put there is not ours to remove, and never packed.
+            // Attributes of security modules cannot be removed, and are never packed.
             let _ = fs::fremovexattr(fd, OsStr::from_bytes(&name));
         }
         Ok(())

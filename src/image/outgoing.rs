@@ -1,4 +1,4 @@
-//! An image on its way out: which files make it up, as they are in the store, or compressed anew for tools that know no zstd.
+//! Prepares an image for export or push: its files as they are in the store, or compressed anew for tools without zstd.
 
 use std::{
     fs::File,
@@ -25,10 +25,10 @@ use crate::{
     },
 };
 
-/// How an image's layers leave the store.
+/// The compression of exported layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerForm {
-    /// As they are, so that every digest stays.
+    /// Unchanged, so that every digest stays.
     AsIs,
     /// With gzip, which every tool reads. The layers' content keeps its digests; manifest and blobs get new ones.
     Gzip,
@@ -37,7 +37,7 @@ pub enum LayerForm {
 /// The blobs of an image, each once, and its manifest.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// Layers and configuration, and where their bytes are.
+    /// Layers and configuration, each with the path of its bytes.
     pub blobs: Vec<(Descriptor, PathBuf)>,
     /// The manifest.
     pub manifest: Descriptor,
@@ -53,7 +53,7 @@ impl Outgoing {
 }
 
 impl ImageStore {
-    /// Makes an image ready to leave; new blobs go to `scratch`. With the store's lock shared.
+    /// Prepares an image; new blobs go to `scratch`. Needs the store's lock, shared.
     pub(super) fn outgoing(
         &self,
         image: &StoredImage,
@@ -119,7 +119,7 @@ impl ImageStore {
     }
 }
 
-// The digests of the content and of what it becomes. No name and no time in the header: equal content gives equal bytes.
+// The digests of the content and of its compressed form. No name and no time in the gzip header: equal content gives equal bytes.
 fn compress(content: impl Read, to: &Path, progress: &Progress) -> io::Result<(Digest, Digest, u64)> {
     let out = Hashed::new(BufWriter::with_capacity(256 << 10, File::create_new(to)?));
     let mut encoder = GzEncoder::new(out, Level::default());

@@ -1,6 +1,6 @@
-//! A normalised tree becomes an archive.
+//! Packs a normalised tree into a tar archive.
 //!
-//! In goes a folder as `normalise` leaves it, out comes a tar stream: sorted, owned by 0:0, hard links kept, whiteouts as
+//! Entries are sorted and owned by 0:0, hard links are kept, whiteouts are written as
 //! OCI layers have them. Equal trees give equal bytes.
 
 use std::{
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::system::files;
 
-/// Writes the tree at `root` to `out`, telling `progress` how many bytes of content each step wrote.
+/// Writes the tree at `root` to `out`, and reports to `progress` how many bytes of content each step wrote.
 ///
 /// # Errors
 ///

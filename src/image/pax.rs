@@ -1,25 +1,25 @@
-//! PAX extended headers: what they say about the next entry of an archive. Pure.
+//! PAX extended headers, which describe the next entry of an archive. Pure.
 //!
 //! Records are `LENGTH KEYWORD=VALUE\n`; the length counts itself, so a value may hold anything (pax(1), "pax Header Block").
 
 use super::{sparse, tree};
 
-/// What one extended header says.
+/// The content of one extended header.
 #[derive(Debug, Default)]
 pub struct Pax {
-    /// Instead of the header's name.
+    /// Replaces the header's name.
     pub path: Option<Vec<u8>>,
-    /// Instead of the header's target of a link.
+    /// Replaces the header's target of a link.
     pub link: Option<Vec<u8>>,
-    /// Instead of the header's size, always.
+    /// Replaces the header's size, always.
     pub size: Option<u64>,
-    /// Seconds and nanoseconds, as [`clamp`] has them.
+    /// Seconds and nanoseconds, within the range of [`clamp`].
     pub mtime: Option<(i64, u32)>,
-    /// That the entry is a sparse file.
+    /// The records of a sparse file.
     pub sparse: sparse::Records,
-    /// Those that a diff keeps, in their order.
+    /// Extended attributes that a diff keeps, in their order.
     pub xattrs: tree::Xattrs,
-    // Bytes of their names.
+    // Bytes of the attributes' names.
     listed: usize,
 }
 
@@ -28,14 +28,14 @@ impl Pax {
     ///
     /// # Errors
     ///
-    /// When it is damaged; says how.
+    /// When it is damaged, with the reason.
     pub fn parse(content: &[u8]) -> Result<Self, &'static str> {
         let mut pax = Self::default();
         each(content, |key, value| pax.apply(key, value).ok_or("a PAX header with a damaged value"))?;
         Ok(pax)
     }
 
-    // An empty value takes an earlier one back. None when the value is damaged.
+    // An empty value cancels an earlier one. None when the value is damaged.
     fn apply(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         let text = || std::str::from_utf8(value).ok();
         match key {
@@ -50,8 +50,8 @@ impl Pax {
                     self.sparse.apply(name, value)?;
                 } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.").filter(|name| tree::keeps_xattr(name)) {
                     self.listed += name.len() + 1;
-                    // More could be set than the kernel lists, and then the file can neither be compared nor packed. Security modules
-                    // add names.
+                    // More could be set than the kernel lists, and then the file can neither be compared nor packed. Half is left for names that security
+                    // modules add.
                     if self.listed <= tree::XATTR_LIST / 2 {
                         self.xattrs.push((name.to_vec(), value.to_vec()));
                     }
@@ -62,8 +62,8 @@ impl Pax {
     }
 }
 
-/// Whether a global header is well-formed. What it says is for all entries that follow, and smidr, like the Go programs
-/// that write and read nearly all images, does not listen to it.
+/// Whether a global header is well-formed. It would apply to all entries that follow; smidr ignores it, as do the Go programs
+/// that write and read nearly all images.
 ///
 /// # Errors
 ///
@@ -94,7 +94,7 @@ fn record(content: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     (!key.contains(&0)).then_some((key, value, rest))
 }
 
-/// Decimal digits and nothing else, within 63 bits: `parse` alone would take a `+`.
+/// Decimal digits only, within 63 bits: `parse` alone would accept a `+`.
 pub fn number(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     let number = if digits { std::str::from_utf8(text).ok()?.parse().ok()? } else { return None };
@@ -111,7 +111,7 @@ fn time(text: &str) -> Option<(i64, u32)> {
     }
     let seconds = number(whole.as_bytes())?.into();
     let nanos = format!("{fraction:0<9.9}").parse().ok()?;
-    // Beyond the last second there is no part of one.
+    // A clamped time has no fraction.
     Some((clamp(seconds), if seconds > MAX_TIME.into() { 0 } else { nanos }))
 }
 

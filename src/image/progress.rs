@@ -1,4 +1,4 @@
-//! Progress of long work, not told more often than anybody could read.
+//! Progress of long work, reported at most a few times a second.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -27,7 +27,7 @@ struct State {
 }
 
 impl Progress {
-    /// Begins, and says so.
+    /// Starts, and reports the start.
     pub fn new(on: &Emitter, activity: Activity, subject: impl Into<String>, total: Option<u64>) -> Self {
         let state = State { done: 0, total, told: Instant::now() };
         let new = Self { on: on.clone(), activity, subject: subject.into(), state: Mutex::new(state) };
@@ -35,9 +35,9 @@ impl Progress {
         new
     }
 
-    /// Some more is done.
+    /// Adds to what is done.
     pub fn add(&self, bytes: u64) {
-        // A thread that panicked while counting has done no harm.
+        // The count is sound even if a thread panicked while it held the lock.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.done += bytes;
         if state.told.elapsed() >= PAUSE {
@@ -46,7 +46,7 @@ impl Progress {
         }
     }
 
-    /// All is done.
+    /// Reports the end.
     pub fn finish(self) {
         let done = self.state.lock().unwrap_or_else(PoisonError::into_inner).done;
         self.tell(done, Some(done));

@@ -1,6 +1,6 @@
-//! Images that nobody has used for long leave the store.
+//! Removes images that have not been used for a given time.
 //!
-//! In goes a policy, out comes what was removed. What a running build uses stays, whatever its age.
+//! What a running build uses stays, whatever its age.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{events::Emitter, model::Digest};
 
-/// What may go.
+/// The policy.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Policy {
-    /// Images that nobody has used for longer.
+    /// Remove images that were not used for longer.
     pub unused_for: Option<Duration>,
-    /// The images that were not used for longest, until the rest has no more bytes.
+    /// Remove the least recently used images, until the rest has no more bytes.
     pub keep_bytes: Option<u64>,
-    /// Say what would go, and keep it.
+    /// Only report what would be removed.
     pub dry_run: bool,
 }
 
@@ -31,19 +31,19 @@ impl Policy {
     }
 }
 
-/// What has gone, or would.
+/// What was removed, or would be.
 #[derive(Debug, Default)]
 pub struct Pruned {
-    /// Images, and the bytes that went with each: those that no other image needs.
+    /// Images, and the bytes that only each of them needed.
     pub images: Vec<(StoredImage, u64)>,
-    /// Images whose documents are damaged, so that nobody knows how large they were.
+    /// Images whose documents are damaged, so that their size is unknown.
     pub damaged: Vec<ImageName>,
-    /// Images that would have gone if nobody used them, and who does.
+    /// Images that would have been removed but are in use, and by which build.
     pub in_use: Vec<(StoredImage, String)>,
 }
 
 impl ImageStore {
-    /// Removes images by a policy, then everything that no image refers to, beginnings of blobs included.
+    /// Removes images by a policy, then everything that no image refers to, partial blobs included.
     ///
     /// # Errors
     ///
@@ -62,7 +62,7 @@ impl ImageStore {
                         pruned.in_use.push((image, holder));
                         continue;
                     }
-                    // Somebody else was faster.
+                    // Another process has removed it.
                     Err(ImageError::Unknown(_)) => continue,
                     removed => removed?,
                 }
@@ -84,7 +84,7 @@ impl ImageStore {
     }
 }
 
-// The images that go, and how many bytes go with each: those that no image needs that stays.
+// The images to remove, and how many bytes each frees: those that no remaining image needs.
 fn chosen(mut images: Vec<StoredImage>, policy: Policy, now: Timestamp) -> Vec<(StoredImage, u64)> {
     images.sort_by_key(|image| image.last_used);
     let mut users: BTreeMap<Digest, (u64, usize)> = BTreeMap::new();

@@ -1,6 +1,6 @@
-//! A tree becomes an image of the store.
+//! Publishes a tree as an image of the store.
 //!
-//! In goes a folder that a rootfs recipe filled, out comes an image with one layer more than its base. The same tree, base,
+//! A folder that a rootfs recipe filled becomes an image with one layer more than its base. The same tree, base,
 //! environment, labels and epoch give the same digest on every machine.
 
 use std::{
@@ -36,15 +36,15 @@ use crate::{
 /// zstd's own default: smaller than gzip -6, and several times faster to write and to read.
 const LEVEL: i32 = 3;
 
-/// The output does not depend on their number, but on there being any.
+/// The output is the same for any number of threads above none.
 const THREADS: u32 = 2;
 
-/// An image to be.
+/// An image to be published.
 #[derive(Debug)]
 pub struct NewImage {
-    /// What it will be called. An image of that name is replaced.
+    /// Its name. An image of that name is replaced.
     pub name: ImageName,
-    /// What its layer stands on, if on anything.
+    /// Its base, if it has one.
     pub base: Option<StoredImage>,
     /// From [`ImageStore::scratch`]. Its folder is a whole root or, with a base, an overlayfs upper folder in `userxattr` form.
     pub tree: Scratch,
@@ -52,9 +52,9 @@ pub struct NewImage {
     pub env: Vec<(String, String)>,
     /// Labels to add to the base's.
     pub labels: BTreeMap<String, String>,
-    /// What made it, for people.
+    /// The history's `created_by`.
     pub created_by: String,
-    /// SOURCE_DATE_EPOCH: when the image is said to be made. No file in the layer is younger.
+    /// SOURCE_DATE_EPOCH: the creation time. No file in the layer is younger.
     pub epoch: i64,
 }
 
@@ -65,17 +65,17 @@ struct Packed {
 }
 
 impl ImageStore {
-    /// Makes an image of a tree. The tree itself becomes the unpacked layer, so that a checkout has nothing left to do.
+    /// Makes an image of a tree. The tree itself becomes the unpacked layer.
     ///
     /// # Errors
     ///
-    /// When the tree holds what no layer can, the base is not in the store any more, or the file system refuses.
+    /// When the tree holds something that no layer can, the base is no longer in the store, or the file system refuses.
     pub fn publish(&self, new: NewImage, on: &Emitter) -> Result<StoredImage, ImageError> {
         let name = new.name.clone();
         let store = self.share(&format!("image build {name}"), on)?;
         let image = self.publish_shared(new, on);
         drop(store);
-        // What the name meant before, or what a failure left.
+        // Left by the earlier meaning of the name, or by a failure.
         self.sweep_if_free(on);
         image
     }

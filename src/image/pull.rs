@@ -1,7 +1,7 @@
-//! An image enters the store from where images are kept: a registry, or a layout on this machine.
+//! Pulls an image from a registry or a layout on this machine.
 //!
-//! In goes a [`Registry`], whose every word is checked; out comes an image all of whose blobs and layers have the digests that the
-//! documents promise. The documents come first, then the layers, several at once; the image's name comes last.
+//! Everything that a [`Registry`] serves is checked; all blobs and layers of the image have the digests that its
+//! documents promise. The documents come first, then the layers, several at once; the image's name is written last.
 
 use super::{
     codec::digest,
@@ -16,35 +16,35 @@ use super::{
 };
 use crate::{events::Emitter, model::Digest};
 
-/// An index may lead to an index, but not for ever.
+/// How deep indexes may refer to each other.
 const MAX_INDICES: usize = 4;
 
-/// What an image may be called in an index.
+/// Labels of images in an index.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Label<'a> {
     /// Chooses among several.
     May(&'a str),
-    /// Where images have names, one has to have this.
+    /// Where images are labelled, one has to have this label.
     Must(&'a str),
 }
 
-/// An image to be had.
+/// An image to be pulled.
 pub(super) struct Order<'a> {
-    /// Where it comes from.
+    /// Its source.
     pub from: &'a dyn Registry,
-    /// What it is asked by there.
+    /// The tag or digest to ask for.
     pub wanted: Wanted<'a>,
-    /// For messages: where it comes from, in words.
+    /// The source in words, for messages.
     pub what: &'a str,
     /// Its name in the store.
     pub name: &'a ImageName,
-    /// Where it can be had again, if anywhere.
+    /// Where it can be pulled again, if anywhere.
     pub origin: Option<Origin>,
-    /// The name of the wanted one among several images for this machine; of the only one too, if it is a `Label::Must`.
+    /// The label of the wanted image among several for this machine; also required of a single one, if it is a `Label::Must`.
     pub label: Label<'a>,
 }
 
-// What would be the fault of whoever names a file is that of the registry here.
+// For a file these are errors of the user; here they are the registry's.
 fn served(error: ImageError) -> ImageError {
     match error {
         ImageError::Layer { source: LayerError::Limit { .. } | LayerError::File { .. }, .. } => error,
@@ -59,12 +59,12 @@ fn served(error: ImageError) -> ImageError {
 }
 
 impl ImageStore {
-    /// Pulls an image from a registry. One that is here already costs one question.
+    /// Pulls an image from a registry. One that is here already costs one request.
     ///
     /// # Errors
     ///
-    /// When the registry does not give it, it is not what its digests promise, asks for more than the limits, or the file system
-    /// refuses. What has come of it by then is kept for the next time.
+    /// When the registry refuses or fails, the content is not as promised, exceeds the limits, or the file system
+    /// refuses. What was received by then is kept for the next attempt.
     pub fn pull(
         &self,
         reference: &RegistryReference,
@@ -79,7 +79,7 @@ impl ImageStore {
         };
         let holder = format!("image pull {name}");
         let store = self.share(&holder, on)?;
-        // Registries challenge for public images too: that a login was shown says nothing yet.
+        // Registries challenge for public images too: that credentials were sent does not mean that they were needed.
         let note_public = |image: StoredImage| match image.origin.clone().filter(|origin| !origin.anonymous) {
             Some(origin) if is_public(reference, settings, &digest) => {
                 self.set_name(name, &image.manifest, &image.source, Some(Origin { anonymous: true, ..origin }))
@@ -100,12 +100,12 @@ impl ImageStore {
         };
         let image = self.bring(&order, &holder, on);
         drop(store);
-        // What a failure left, or what the name meant before.
+        // Left by a failure, or by the earlier meaning of the name.
         self.sweep_if_free(on);
         image.map_err(served).and_then(note_public)
     }
 
-    // The image of that name, if it is what the reference means now, and whole.
+    // The image of that name, if it is complete and what the reference means now.
     fn pulled(&self, name: &ImageName, digest: &Digest) -> Option<StoredImage> {
         // One that cannot be read is pulled again.
         let image = self.find(name.as_str()).ok()??;
@@ -114,7 +114,7 @@ impl ImageStore {
         whole.then_some(image)
     }
 
-    /// Brings an image and gives it its name. With the store's lock shared.
+    /// Fetches an image and gives it its name. Needs the store's lock, shared.
     pub(super) fn bring(&self, order: &Order<'_>, holder: &str, on: &Emitter) -> Result<StoredImage, ImageError> {
         let (manifest, bytes) = self.find_manifest(order)?;
         let what = format!("the configuration of {}", order.what);
@@ -174,7 +174,7 @@ impl ImageStore {
     }
 }
 
-/// Whether a registry gives a manifest to who is not logged in.
+/// Whether a registry gives a manifest without a login.
 fn is_public(reference: &RegistryReference, settings: &Settings, digest: &Digest) -> bool {
     let settings = Settings { logins: false, ..settings.clone() };
     HttpRegistry::open(reference, &settings).is_ok_and(|registry| {

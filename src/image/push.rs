@@ -1,4 +1,4 @@
-//! An image goes to a registry: what is not there yet, then its manifest, under a tag.
+//! Pushes an image to a registry: missing blobs, then its manifest, under a tag.
 
 use std::{
     fs::File,
@@ -22,15 +22,15 @@ use crate::{
     system::{files::FileError, scratch::Scratch},
 };
 
-/// How often the upload of a blob is begun.
+/// How often the upload of a blob is started.
 const ATTEMPTS: u32 = 3;
 
 impl ImageStore {
-    /// Pushes an image. Gives the digest under which the registry has it.
+    /// Pushes an image. Gives its digest in the registry.
     ///
     /// # Errors
     ///
-    /// When the registry does not take it, or a blob is missing from the store.
+    /// When the registry refuses it, or a blob is missing from the store.
     pub fn push(
         &self,
         image: &StoredImage,

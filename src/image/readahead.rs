@@ -1,7 +1,6 @@
-//! Reading ahead: other threads read and look at bytes while this one uses them.
+//! Reads ahead: other threads read and inspect bytes while this one uses them.
 //!
-//! Each stage is a thread of its own, and chunks are handed from one to the next and back to the first: memory is bounded,
-//! whatever passes through.
+//! Each stage is a thread of its own, and chunks are passed from one to the next and back to the first, so that memory is bounded.
 
 use std::{
     io::{self, BufRead, Cursor, Read},
@@ -17,8 +16,8 @@ const WAITING: usize = 4;
 
 type Chunk = io::Result<Vec<u8>>;
 
-/// Reads `input` in one thread, lets `look` see everything in another, and `consume` use it in this one. Gives what `consume`
-/// gave. What `consume` does not read, `look` may not have seen.
+/// Reads `input` in one thread, lets `look` see everything in another, and `consume` use it in this one. Gives the result of
+/// `consume`. What `consume` does not read, `look` may not have seen.
 pub fn read_ahead<T>(
     mut input: impl Read + Send,
     mut look: impl FnMut(&[u8]) + Send,
@@ -39,7 +38,7 @@ pub fn read_ahead<T>(
                 }
             }
         });
-        // Dropped before the scope ends, so that nobody waits for room that is never made.
+        // Dropped before the scope ends; otherwise the reader would wait forever for a free chunk.
         let mut ahead = Ahead { full: to_use, empty, chunk: Cursor::default() };
         consume(&mut ahead)
     })
@@ -55,7 +54,7 @@ fn feed(input: &mut impl Read, full: &SyncSender<Chunk>, empty: &Receiver<Vec<u8
             Err((count, _)) => (count, true),
         };
         chunk.truncate(count);
-        // What was read before an error still counts: the error may only be in the padding.
+        // Bytes before an error are passed on: the error may only be in the padding.
         if (count > 0 && full.send(Ok(chunk)).is_err())
             || read.is_err_and(|(_, error)| full.send(Err(error)).is_err())
             || last
@@ -65,7 +64,7 @@ fn feed(input: &mut impl Read, full: &SyncSender<Chunk>, empty: &Receiver<Vec<u8
     }
 }
 
-// As much as there is room for: less only at the end, or before an error.
+// Fills the chunk: it is shorter only at the end, or before an error.
 fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, (usize, io::Error)> {
     let mut filled = 0;
     while let Some(room @ [_, ..]) = buffer.get_mut(filled..) {
@@ -88,7 +87,7 @@ pub struct Ahead {
 
 impl BufRead for Ahead {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        // When the other side has gone, that is the end.
+        // The other stage has ended.
         if self.chunk.fill_buf()?.is_empty()
             && let Ok(next) = self.full.recv()
         {

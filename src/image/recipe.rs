@@ -1,4 +1,4 @@
-//! Rootfs recipes: how a build-host image is made. In goes YAML, out comes a checked [`Recipe`].
+//! Rootfs recipes: how a build-host image is made. Parses YAML into a checked [`Recipe`].
 
 use crate::config::{
     Problem, Problems, Text,
@@ -9,25 +9,25 @@ use crate::config::{
 /// A build-host image to be made.
 #[derive(Clone, Debug)]
 pub struct Recipe {
-    /// For people.
+    /// A description for the user.
     pub description: Option<Text>,
-    /// What it begins with.
+    /// Its base.
     pub base: Base,
     /// Packages of the base's distribution.
     pub packages: Vec<Text>,
     /// Python packages.
     pub pip: Option<Pip>,
-    /// Files that stand beside the recipe.
+    /// Files beside the recipe that are copied.
     pub files: Vec<FileCopy>,
     /// Shell commands that run in the image, as its root.
     pub commands: Vec<Text>,
     /// Whether they have this machine's network.
     pub network: bool,
-    /// Environment of everything that runs in the image later.
+    /// Environment of later programs in the image.
     pub env: Vec<(Text, Text)>,
 }
 
-/// What an image begins with.
+/// The base of an image.
 #[derive(Clone, Debug)]
 pub enum Base {
     /// Another image of the store.
@@ -43,18 +43,18 @@ pub struct Suite {
     pub suite: Text,
     /// `debian` or `ubuntu`.
     pub distribution: Text,
-    /// `main` unless said otherwise.
+    /// Components; `main` unless the recipe says otherwise.
     pub components: Vec<String>,
-    /// Where packages come from on a host whose own apt knows no mirror of that distribution.
+    /// The mirror for a host whose own apt has none for that distribution.
     pub mirror: Option<Text>,
-    /// The keyring that signs the suite; the host's own unless said otherwise.
+    /// The keyring that signs the suite; the host's own unless the recipe says otherwise.
     pub signed_by: Option<Text>,
 }
 
-/// Python packages, exactly.
+/// Python packages, each pinned by its hash.
 #[derive(Clone, Debug)]
 pub struct Pip {
-    /// Where they go; the interpreter's own place unless said otherwise.
+    /// The folder to install into; the interpreter's own unless the recipe says otherwise.
     pub target: Option<Text>,
     /// Lines of a requirements file, each with at least one `--hash`.
     pub requirements: Vec<Text>,
@@ -67,20 +67,20 @@ pub struct FileCopy {
     pub source: Text,
     /// Absolute, in the image.
     pub dest: Text,
-    /// Permissions; 0644 unless said otherwise, and 0755 for what the source lets its owner execute.
+    /// Permissions; by default 0755 for files that are executable for their owner, else 0644.
     pub mode: Option<u32>,
 }
 
 impl Recipe {
-    /// Reads a recipe. `file` is its name for people.
+    /// Reads a recipe. `file` is its name in messages.
     ///
     /// # Errors
     ///
-    /// Every problem that the text has, at once.
+    /// All problems of the text, at once.
     pub fn read(file: &str, text: &str) -> Result<Self, Problems> {
         let problems = |list| Problems { file: file.into(), text: text.into(), list };
         let root = Node::parse(text).map_err(|problem| problems(vec![problem]))?;
-        // A recipe gives the same image whoever builds it: nothing of the environment goes in.
+        // A recipe gives the same image for every caller: nothing of the environment is expanded.
         let mut d = Decoder::new(&|_| None);
         let mut f = d.fields(&root, "");
         let recipe = Self {
@@ -121,7 +121,7 @@ fn base(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Base {
                 .hint("begin with an image of another one:  image: NAME"),
         );
     }
-    // All of these become words of apt's sources.list, where a space or bracket would begin something else.
+    // All of these become words of apt's sources.list, where a space or bracket would start another word.
     if let Some(mirror) = &suite.mirror {
         let web = mirror.starts_with("http://") || mirror.starts_with("https://");
         if !web || mirror.contains(|c: char| c.is_whitespace() || c.is_control() || "[]#".contains(c)) {
@@ -203,7 +203,7 @@ fn commands(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Text> {
         .collect()
 }
 
-/// Names go to apt as arguments, where `-` begins an option and a suffix of `-` means removal.
+/// Names become arguments of apt, where `-` begins an option and a suffix of `-` means removal.
 fn check_package(d: &mut Decoder<'_>, package: &Text) {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.:".contains(c);
     let good = package.starts_with(|c: char| c.is_ascii_alphanumeric())

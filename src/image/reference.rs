@@ -1,7 +1,7 @@
-//! What a user writes to name an image that is not in the store: in goes text, out comes where to fetch it from. Pure.
+//! References: what a user writes to name an image that is not in the store. Parses text into a source. Pure.
 //!
-//! The grammar of registry references is the distribution specification's, narrowed: sha256 only, and nothing longer than
-//! [`LONGEST`]. What this accepts is safe as a part of a URL's path.
+//! The grammar of registry references is the distribution specification's, narrowed: sha256 only, and at most
+//! [`LONGEST`] bytes. What this accepts is safe as a part of a URL's path.
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr};
 
@@ -11,26 +11,26 @@ use crate::model::{Digest, InvalidDigest, Kind, Shown, UserError};
 pub const LONGEST: usize = 200;
 
 const DOCKER_HUB: &str = "docker.io";
-/// The Hub answers under another name than everybody writes.
+/// The host of Docker Hub's API is not the one in its references.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
 const DOCKER_HUB_ALIASES: [&str; 3] = [DOCKER_HUB, "index.docker.io", DOCKER_HUB_API];
 const OTHER_TOOLS: [&str; 5] = ["containers-storage:", "docker-daemon:", "dir:", "ostree:", "sif:"];
 
-/// Where an image is to come from.
+/// The source of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reference {
     /// A registry.
     Registry(RegistryReference),
-    /// A layout or an archive on this machine; which of them is told by its content.
+    /// A layout or an archive on this machine, distinguished by content.
     Local {
         /// The folder or file.
         path: PathBuf,
-        /// Which of its images, where it holds several.
+        /// The label of the image, where the source holds several.
         name: Option<String>,
     },
 }
 
-/// What the store calls an image: references there are whole.
+/// The name in the store for what a user writes: a reference without its scheme.
 pub fn stored_name(name: &str) -> String {
     match name.parse() {
         Ok(Reference::Registry(reference)) => reference.to_string(),
@@ -41,13 +41,13 @@ pub fn stored_name(name: &str) -> String {
 /// An image in a registry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistryReference {
-    /// Name or address, with a port where it is not the usual one. In lower case.
+    /// Name or address, with a port where it is not the default. In lower case.
     pub host: String,
     /// Path of the repository, such as `library/debian`.
     pub repository: String,
-    /// What the image is called there. Only a reference with a digest may lack it.
+    /// The tag. Only a reference with a digest may lack it.
     pub tag: Option<String>,
-    /// What the image must be.
+    /// The digest that the image must have.
     pub digest: Option<Digest>,
 }
 
@@ -57,10 +57,10 @@ pub enum ReferenceError {
     /// A single word could be an image of the store as well.
     #[error("`{0}` does not say where the image is to come from")]
     Bare(String),
-    /// A path could be anything.
+    /// A path could mean any form.
     #[error("`{0}` is a path, and does not say what is there")]
     Path(String),
-    /// No scheme that smidr knows.
+    /// An unknown scheme.
     #[error("smidr does not read images from `{0}`")]
     Scheme(String),
     /// Against the grammar.
@@ -146,7 +146,7 @@ fn local(text: &str, path: &str, name: Option<&str>) -> Result<Reference, Refere
 }
 
 impl RegistryReference {
-    /// Where the registry's API is, which for Docker Hub is another host.
+    /// The host of the registry's API, which for Docker Hub is another one.
     pub fn api_host(&self) -> &str {
         api_host(&self.host)
     }
@@ -156,14 +156,14 @@ impl RegistryReference {
         format!("{}/{}", self.host, self.repository)
     }
 
-    /// The same image, by what it is.
+    /// The same image, by its digest.
     pub fn pinned(&self, digest: Digest) -> Self {
         Self { digest: Some(digest), ..self.clone() }
     }
 
     fn parse(text: &str) -> Result<Self, &'static str> {
         let (text, tag) = match text.rsplit_once(':').filter(|(_, tag)| !tag.contains(['/', ']'])) {
-            // `localhost:5000` alone reads as the tag 5000 of `localhost`, as it does everywhere.
+            // `localhost:5000` alone is the tag 5000 of `localhost`, as in other tools.
             Some((text, tag)) => (text, Some(tag)),
             None => (text, None),
         };
@@ -198,7 +198,7 @@ impl FromStr for RegistryReference {
             parsed.tag = Some("latest".into());
         }
         let parsed = Self { digest, ..parsed };
-        // Docker Hub's names grow when they are written out.
+        // Docker Hub's names grow longer when they are completed.
         if parsed.to_string().len() > LONGEST {
             Err(malformed(text, "it is longer than 200 bytes"))
         } else {
@@ -220,7 +220,7 @@ pub(super) fn api_host(host: &str) -> &str {
     if host == DOCKER_HUB { DOCKER_HUB_API } else { host }
 }
 
-/// Reads `HOST/REPOSITORY`, where the first part is a host whatever it looks like.
+/// Reads `HOST/REPOSITORY`, where the first part is always a host.
 pub(super) fn place(text: &str) -> Result<(String, String), &'static str> {
     let (host, repository) = text.split_once('/').ok_or("it has no repository")?;
     check_host(host)?;
@@ -265,7 +265,7 @@ fn check_component(component: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Whether something can be a tag.
+/// Whether a text can be a tag.
 pub(super) fn check_tag(tag: &str) -> Result<(), &'static str> {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let fits = (1..=128).contains(&tag.len()) && tag.bytes().next().is_some_and(is_word);

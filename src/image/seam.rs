@@ -1,8 +1,8 @@
-//! What an image adds on top of its layers because it depends on more than one of them.
+//! The seam: what an image adds on top of its layers because it depends on more than one of them.
 //!
-//! An unpacked layer is a function of its own bytes, so that it can be shared. But a folder that a layer needs and does not
-//! name looks like the one below it, and a hard link may lead to a file of a lower layer. Both go into one small folder of the
-//! image's own, which lies on top. Reads the layers, writes the seam.
+//! An unpacked layer is a function of its own bytes, so that it can be shared. But a folder that a layer implies without naming it
+//! has the mode and time of the one below it, and a hard link may lead to a file of a lower layer. Both go into one small folder of the
+//! image's own, which is stacked on top. Reads the layers, writes the seam.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,18 +25,18 @@ use super::{
 };
 use crate::system::rooted::Rooted;
 
-/// One layer of an image, and what unpacking it left open.
+/// One layer of an image, with the open parts of its unpacking.
 pub struct Open<'a> {
     /// Its folder.
     pub folder: &'a Path,
-    /// Folders that it needs but does not name.
+    /// Folders that it implies but does not name.
     pub implied: BTreeSet<&'a Path>,
     /// Hard links to files below it, with their targets.
     pub links: BTreeMap<&'a Path, &'a Path>,
 }
 
 impl<'a> Open<'a> {
-    /// Takes a layer's folder, and what is known of it.
+    /// Takes a layer's folder and its record.
     pub fn new(folder: &'a Path, meta: &'a Meta) -> Self {
         let implied = meta.implied.iter().map(PathBuf::as_path).collect();
         let links = meta.links.iter().map(|(link, target)| (link.as_path(), target.as_path())).collect();
@@ -48,12 +48,12 @@ impl<'a> Open<'a> {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
     folders: BTreeMap<PathBuf, (u32, Time)>,
-    // Copies to be made of files of lower layers: the number of the layer that wants it, its path there, the target. In the order
+    // Copies of files of lower layers: the number of the layer that links to it, the link's path, the target. In the order
     // of layers, since a target may be such a copy itself.
     copies: BTreeSet<(usize, PathBuf, PathBuf)>,
 }
 
-/// Puts into an empty folder what the layers, the lowest first, need on top of them. The files may hold `room` bytes together; the
+/// Writes into an empty folder what the layers, given lowest first, need on top. The files may have `room` bytes together; the
 /// folders and links are charged to `account`.
 ///
 /// # Errors
@@ -67,14 +67,14 @@ pub fn make(layers: &[Open<'_>], tree: &Rooted, room: u64, account: &Account) ->
     let mut room = room;
     let mut done: BTreeMap<(usize, &Path), &Path> = BTreeMap::new();
     for (number, path, target) in &plan.copies {
-        // What links to one file is one file.
+        // Several links to one file become one file.
         match done.get(&(*number, target.as_path())) {
             Some(first) => link(tree, first, path).map_err(LayerError::file("link", path))?,
             None => copy(layers, *number, target, tree, path, &mut room)?,
         }
         done.entry((*number, target)).or_insert(path);
     }
-    // Last, and the deepest first: whatever is made in a folder changes its time.
+    // Last, and the deepest first: a new entry changes the time of its folder.
     for (path, (mode, time)) in plan.folders.iter().rev() {
         let folder = tree.open_plain(path, OFlags::RDONLY | OFlags::DIRECTORY);
         folder
@@ -102,7 +102,7 @@ fn plan(layers: &[Open<'_>], account: &Account) -> Result<Plan, LayerError> {
             }
         }
     }
-    // The seam's own folders lie on top, so they must look like what they cover.
+    // The seam's own folders are on top, so they need the mode and time of those that they cover.
     let copied = plan.copies.iter().map(|(_, path, _)| path);
     let mut holders = BTreeSet::new();
     for path in plan.folders.keys().chain(copied).flat_map(|path| path.ancestors().skip(1)) {
@@ -125,7 +125,7 @@ struct Stack<'a> {
 struct Found {
     // Mode and time.
     look: (u32, Time),
-    // Whether the uppermost layer that has the folder says how it looks.
+    // Whether the uppermost layer that has the folder names it.
     named_on_top: bool,
 }
 
@@ -136,7 +136,7 @@ enum Sight {
 }
 
 impl Stack<'_> {
-    // How a folder of the whole image looks, if there is one.
+    // Mode and time of a folder in the whole image, if there is one.
     fn folder(&self, path: &Path) -> Option<Found> {
         let mut seen = false;
         for (layer, root) in self.layers.iter().zip(&self.roots).rev() {
@@ -194,7 +194,7 @@ fn copy(
     room: &mut u64,
 ) -> Result<(), LayerError> {
     let refuse = |why| LayerError::Entry { entry: path.as_os_str().as_bytes().into(), why };
-    // The target may be such a link itself, of a layer further down.
+    // The target may be such a link itself, of a lower layer.
     if layers.iter().take(below).any(|layer| layer.links.contains_key(target)) {
         return link(tree, target, path).map_err(|_| refuse("is a hard link to a file that is not there"));
     }

@@ -1,4 +1,4 @@
-//! Where an import reads from: a folder or an archive, told apart by content, both seen as named files. Writes only a
+//! The source of an import: a folder or an archive, distinguished by content, both read as named files. Writes only a
 //! decompressed copy of a compressed archive, into a scratch folder.
 
 use std::{
@@ -27,33 +27,33 @@ use crate::{
     system::{rooted::Rooted, scratch::Scratch},
 };
 
-/// Named files, wherever they are.
+/// Named files in a folder or an archive.
 #[derive(Debug)]
 pub enum Files {
     /// An unpacked layout.
     Folder {
         /// Its files.
         root: Rooted,
-        /// For messages.
+        /// Its path, for messages.
         path: PathBuf,
     },
-    /// An archive without compression, with the places of its files.
+    /// An uncompressed archive, with the places of its files.
     Archive {
-        /// Where to read.
+        /// The file.
         file: File,
         /// Offset and size of each file.
         files: BTreeMap<PathBuf, (u64, u64)>,
-        /// For messages.
+        /// Its path, for messages.
         path: PathBuf,
     },
 }
 
-/// What a source turned out to be.
+/// The form of a source.
 #[derive(Debug)]
 pub enum Source {
     /// An OCI layout.
     Layout(Files),
-    /// What `docker save` writes.
+    /// The output of `docker save`.
     Docker(Files),
     /// An archive of a root file system.
     RootFs(File),
@@ -64,7 +64,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// When it is missing, damaged, or nothing that can be imported.
+    /// When it is missing, damaged, or cannot be imported.
     pub fn open(path: &Path, scratch: &Scratch, limits: Limits) -> Result<Self, ImageError> {
         let failed = |source| ImageError::Source { path: path.into(), source };
         let found = std::fs::metadata(path).map_err(failed)?;
@@ -121,14 +121,14 @@ impl Source {
 }
 
 impl Files {
-    /// For messages.
+    /// Its path, for messages.
     pub fn path(&self) -> &Path {
         match self {
             Self::Folder { path, .. } | Self::Archive { path, .. } => path,
         }
     }
 
-    /// Opens a file for reading from its beginning, and says how long it is.
+    /// Opens a file for reading from its beginning, and gives its length.
     ///
     /// # Errors
     ///
@@ -147,7 +147,7 @@ impl Files {
             }
             Self::Archive { file, files, path } => {
                 let Some((offset, size)) = files.get(name) else {
-                    return Err(no_image(path, format!("lacks `{}`, which it speaks of", name.display())));
+                    return Err(no_image(path, format!("lacks `{}`, which it refers to", name.display())));
                 };
                 Ok((Box::new(Part { file, at: *offset, left: *size }), *size))
             }
@@ -177,7 +177,7 @@ impl Files {
 }
 
 impl Registry for Files {
-    /// A layout has one index, which names its images; whoever asks for a tag chooses from it.
+    /// A layout has one index, which labels its images; the caller chooses by label.
     fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), ImageError> {
         let path = match wanted {
             Wanted::Tag(_) => PathBuf::from("index.json"),
@@ -198,7 +198,7 @@ fn blob_name(digest: &Digest) -> PathBuf {
     Path::new("blobs").join(digest.blob_path())
 }
 
-// A part of a file, with a position of its own.
+// A part of a file, with its own position.
 struct Part<'a> {
     file: &'a File,
     at: u64,
@@ -221,7 +221,7 @@ enum Scan {
     Files(BTreeMap<PathBuf, (u64, u64)>),
 }
 
-// Reads the archive's headers until an entry shows that it cannot be an image, or to the end.
+// Reads the archive's headers to the end, or until an entry shows that it cannot be an image.
 fn scan(path: &Path, mut file: &File, compression: Compression, limits: Limits) -> Result<Scan, ImageError> {
     let failed = |source| ImageError::Source { path: path.into(), source };
     let damaged = |source| match source {
@@ -252,7 +252,7 @@ fn scan(path: &Path, mut file: &File, compression: Compression, limits: Limits) 
             return Ok(Scan::RootFs);
         }
         if entry.sparse.is_some() {
-            // What is stored of it is not what it holds, and parts of this archive are read where they stand.
+            // The stored bytes are not the content, and files of this archive are read in place.
             let why = "is a sparse file, which the archive of an image must not hold; pack it again without --sparse";
             return Err(damaged(LayerError::Entry { entry: entry.path[..].into(), why }));
         }
@@ -299,7 +299,7 @@ fn belongs_to_image(name: &Path, kind: Kind) -> bool {
     }
 }
 
-// Layers are read in the manifest's order, which is not the archive's, so it must be possible to go back.
+// Layers are read in the manifest's order, not in the archive's, so the input must be seekable.
 fn inflate(
     path: &Path,
     mut file: &File,

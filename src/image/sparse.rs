@@ -22,10 +22,10 @@ const OLD_REAL_SIZE: Range<usize> = 483..495;
 const MORE_MAP: Range<usize> = 0..504;
 const MORE_GOES_ON: usize = 504;
 
-/// Of which one of the old forms a map is: twice twelve bytes.
+/// The size of one piece in an old map: twice twelve bytes.
 const OLD_PIECE: usize = 24;
 
-/// A map in the making.
+/// A map that is being read.
 pub struct Map<'a> {
     entry: &'a [u8],
     limit: u64,
@@ -37,7 +37,7 @@ pub struct Map<'a> {
 }
 
 impl<'a> Map<'a> {
-    /// Of a file that is called `entry` in messages and is `size` bytes long, holes included.
+    /// For the file `entry`, whose size is `size` bytes with holes.
     pub fn new(entry: &'a [u8], size: u64, limits: &Limits) -> Self {
         Self { entry, limit: limits.pieces, size, seen: 0, end: 0, stored: 0, pieces: Pieces::new() }
     }
@@ -82,8 +82,8 @@ impl<'a> Map<'a> {
         }
     }
 
-    /// Reads the map of PAX 1.0 from the beginning of a content of `stored` bytes, which stands at `offset` in the archive; it
-    /// fills whole blocks. Says how many bytes of the content are left.
+    /// Reads the map of PAX 1.0 from the beginning of a content of `stored` bytes, at `offset` in the archive; it
+    /// fills whole blocks. Gives how many bytes of the content are left.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl<'a> Map<'a> {
         Ok(lines.left)
     }
 
-    /// Takes the map of a GNU header, whose further blocks `more` reads.
+    /// Reads the map of a GNU header; `more` reads further blocks of it.
     ///
     /// # Errors
     ///
@@ -119,7 +119,7 @@ impl<'a> Map<'a> {
         Ok(())
     }
 
-    // GNU tar ends a map at its first blank; others read on as long as blocks are said to follow. Both cannot be right.
+    // GNU tar ends a map at its first blank; other readers continue as long as a block says that another follows. The two must agree.
     fn refuse_rest(&self, goes_on: bool, mark: u8) -> Result<(), LayerError> {
         if mark != 0 && !goes_on {
             Err(self.refuse("is a sparse file whose map goes on after its end"))
@@ -148,7 +148,7 @@ impl<'a> Map<'a> {
 
 const DAMAGED: &str = "is a sparse file with a damaged map";
 
-/// How long the file of a GNU header is, holes included.
+/// The size of the file of a GNU header, with holes.
 pub fn old_size(header: &Block) -> Option<u64> {
     fields::length(&header[OLD_REAL_SIZE]).filter(|_| fields::is_gnu(header))
 }
@@ -177,7 +177,7 @@ impl<R: Read> Lines<'_, R> {
             self.at += 1;
             match byte {
                 b'\n' => return pax::number(&line).ok_or_else(damaged),
-                // As many digits as 63 bits have.
+                // 63 bits have no more digits.
                 digit if line.len() < 19 => line.push(digit),
                 _ => return Err(damaged()),
             }
@@ -202,12 +202,12 @@ impl Records {
         !self.any
     }
 
-    /// The file's real name: the header has an invented one, for programs that know nothing of sparse files.
+    /// The file's real name: the header has a made-up one, for programs that cannot read sparse files.
     pub fn name(&mut self) -> Option<Vec<u8>> {
         self.name.take()
     }
 
-    /// Takes one record, without the beginning that all have. None when its value is damaged.
+    /// Takes one record, without the common prefix. None when its value is damaged.
     pub fn apply(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         self.any = true;
         match key {
@@ -221,11 +221,11 @@ impl Records {
         Some(())
     }
 
-    /// How long the file is, holes included. Its map stands before the content.
+    /// The size of the file, with holes. Its map stands before the content.
     ///
     /// # Errors
     ///
-    /// When the records are not those of PAX 1.0, or do not say.
+    /// When the records are not those of PAX 1.0, or give no size.
     pub fn size(&self) -> Result<u64, &'static str> {
         match self.version {
             [Some(1), Some(0)] if !self.older => self.size.ok_or("is a sparse file without a size"),

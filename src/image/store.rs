@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! blobs/sha256/<digest>       as in an OCI layout: manifests, configurations, compressed layers
-//! diffs/<diffID>/fs           a layer as overlayfs takes it; complete, or not there at all
-//! diffs/<diffID>/layer.json    what unpacking it found
+//! diffs/<diffID>/fs           a layer in overlayfs's form; complete, or not there at all
+//! diffs/<diffID>/layer.json    the result of unpacking it
 //! seams/<digest>/fs           what one image adds on top of its layers, by its manifest
-//! partial/<digest>            the beginning of a blob, locked by whoever adds to it
-//! names/<name>.json           which manifest a name means
-//! tmp/                        half-made things, each locked by its maker
+//! partial/<digest>            the beginning of a blob, locked while it is written to
+//! names/<name>.json           the manifest of a name
+//! tmp/                        incomplete entries, each locked by the process that makes it
 //! ```
 //!
-//! Everything appears by rename, and is looked at once more after a power cut ([`crate::system::crash_check`]; blobs by their size). Adding and reading share `images.lock`; only removal holds it
-//! alone, for as long as it takes to unlink. A build holds a lock on its image and on each layer, so that they stay.
+//! Everything appears by rename, without fsync, and is checked once after a power cut ([`crate::system::crash_check`]; blobs by their size).
+//! Adding and reading hold `images.lock` shared; only removal holds it
+//! exclusively, for as long as it takes to unlink. A build holds a lock on its image and on each layer, so that they stay.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,17 +59,17 @@ pub struct StoredImage {
     pub name: ImageName,
     /// The digest of its manifest.
     pub manifest: Digest,
-    /// When it says it was made; when it was stored, if it does not say.
+    /// The creation time in its configuration, or else the time when it was stored.
     pub created: Timestamp,
-    /// Where it came from, in words.
+    /// Its source in words.
     pub source: String,
-    /// Where it can be had again, if it came from a registry.
+    /// Where it can be pulled again, if it came from a registry.
     pub origin: Option<Origin>,
-    /// When a build used it last; when it was stored, if none has.
+    /// When a build last used it, or else the time when it was stored.
     pub last_used: Timestamp,
     /// Bytes of all its blobs.
     pub size: u64,
-    /// How many of them other names in the store need as well; known from [`ImageStore::list`] only.
+    /// How many of them other names in the store need too; set by [`ImageStore::list`] only.
     pub shared: u64,
     /// Number of layers.
     pub layers: usize,
@@ -77,7 +78,7 @@ pub struct StoredImage {
     pub(super) documents: Manifest,
 }
 
-/// What a name's file holds.
+/// The content of a name's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NameRecord {
     version: u32,
@@ -89,14 +90,14 @@ pub(super) struct NameRecord {
     origin: Option<Origin>,
 }
 
-/// Where an image can be had again.
+/// Where an image can be pulled again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// As `smidr image pull` takes it.
+    /// In the form that `smidr image pull` takes.
     pub reference: String,
-    /// What the reference meant when the image was pulled: the manifest, or the index that led to it.
+    /// The digest that the reference had when the image was pulled: of the manifest, or of the index that led to it.
     pub digest: Digest,
-    /// Whether no login was shown for it. Records of before do not tell.
+    /// Whether it was pulled without a login. Records of earlier versions do not tell.
     #[serde(default)]
     pub anonymous: bool,
 }
@@ -111,16 +112,16 @@ impl NameRecord {
 const STORE_LOCK: &str = "images";
 
 impl ImageStore {
-    /// The store for a look at what is there. Touches nothing.
+    /// The store for reading. Creates nothing.
     pub fn at(paths: &Paths) -> Self {
         Self { root: paths.images(), locks: paths.locks(), limits: Limits::default(), stop: StopToken::default() }
     }
 
-    /// Opens the store, making its folders where they are missing and removing what killed processes left half-made.
+    /// Opens the store, creates missing folders and removes what killed processes left incomplete.
     ///
     /// # Errors
     ///
-    /// When it belongs to somebody else, or the file system refuses.
+    /// When it belongs to another user, or the file system refuses.
     pub fn open(paths: &Paths) -> Result<Self, ImageError> {
         let store = Self::at(paths);
         store.check_owner()?;
@@ -145,7 +146,7 @@ impl ImageStore {
         Ok(store)
     }
 
-    /// The same store, which does not wait for others any more once somebody asks to stop.
+    /// The same store, whose waits end when a stop is requested.
     #[must_use]
     pub fn heeding(self, stop: &StopToken) -> Self {
         Self { stop: stop.clone(), ..self }
@@ -170,7 +171,7 @@ impl ImageStore {
         }
     }
 
-    /// All images, sorted by name, but those whose documents are damaged; [`ImageStore::names`] has these too.
+    /// All images, sorted by name, without those whose documents are damaged; [`ImageStore::names`] has these too.
     ///
     /// # Errors
     ///
@@ -197,7 +198,7 @@ impl ImageStore {
         Ok(images)
     }
 
-    /// The image of that name, or with that manifest digest: whole, or its first hexadecimal digits, eight at least.
+    /// The image with that name, or with that manifest digest: complete, or its first hexadecimal digits, eight at least.
     ///
     /// # Errors
     ///
@@ -215,14 +216,14 @@ impl ImageStore {
         let mut records = self.records()?;
         records.retain(|record| record.manifest.hex().starts_with(digits));
         records.sort_by(|a, b| a.name.cmp(&b.name));
-        // Digits that several manifests begin with name none of them.
+        // Digits that begin several digests name none of them.
         match records.first().cloned() {
             Some(first) if records.iter().all(|record| record.manifest == first.manifest) => self.load(first).map(Some),
             _ => Ok(None),
         }
     }
 
-    /// Forgets a name, then removes blobs and unpacked layers that no name refers to and no build uses.
+    /// Removes a name, then blobs and unpacked layers that no name refers to and no build uses.
     ///
     /// # Errors
     ///
@@ -239,7 +240,7 @@ impl ImageStore {
                     return Err(ImageError::InUse { name: name.clone(), holder });
                 }
             }
-            // What cannot be understood can still be forgotten.
+            // A damaged image can still be removed.
             Err(ImageError::Json { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -248,7 +249,7 @@ impl ImageStore {
         self.sweep()
     }
 
-    /// Who uses an image just now, if anybody does.
+    /// The process that uses an image now, if there is one.
     pub(super) fn user_of(&self, manifest: &Digest) -> Result<Option<String>, ImageError> {
         Ok(lock::holder(&self.image_lock(manifest))?)
     }
@@ -259,12 +260,12 @@ impl ImageStore {
     ///
     /// When the file system refuses.
     pub fn scratch(&self) -> Result<Scratch, ImageError> {
-        // Nobody can be clearing up between the folder's making and its locking.
+        // Cleaning up cannot run between the folder's creation and its locking.
         let _shared = lock::lock(&self.lock_path(STORE_LOCK), Mode::Shared, "smidr", &self.stop, |_| ())?;
         Ok(Scratch::make(&self.tmp())?)
     }
 
-    /// Removes what nothing refers to, unless somebody is using the store just now.
+    /// Removes what nothing refers to, unless the store is in use.
     ///
     /// What it cannot remove costs space and nothing else, so it only warns.
     pub(super) fn sweep_if_free(&self, on: &Emitter) {
@@ -278,7 +279,7 @@ impl ImageStore {
         }
     }
 
-    /// Removes what nothing refers to, beginnings of blobs included, as soon as nobody uses the store.
+    /// Removes what nothing refers to, partial blobs included, as soon as the store is not in use.
     pub(super) fn sweep_now(&self, on: &Emitter) -> Result<(), ImageError> {
         let _alone = self.lock(STORE_LOCK, Mode::Exclusive, "image prune", "the image store", on)?;
         for (_, path) in entries(&self.partials())? {
@@ -287,13 +288,13 @@ impl ImageStore {
         self.sweep()
     }
 
-    // Only with the store's lock held alone.
+    // Needs the store's lock, held exclusively.
     fn sweep(&self) -> Result<(), ImageError> {
         let mut kept = BTreeSet::new();
         for record in self.records()? {
             match self.load(record.clone()) {
                 Ok(image) => kept.extend(image.references()),
-                // Nothing can be made of a damaged image but its remains.
+                // The other parts of a damaged image are not known, so only its manifest is kept.
                 Err(error @ ImageError::Store(_)) => return Err(error),
                 Err(_) => kept.extend([record.manifest]),
             }
@@ -304,7 +305,7 @@ impl ImageStore {
             }
         }
         for (file, path) in entries(&self.names_folder())? {
-            // What a killed process was writing.
+            // Temporary files of killed processes.
             if file.starts_with('.') {
                 remove_if_there(&path)?;
             }
@@ -322,7 +323,7 @@ impl ImageStore {
         self.sweep_locks(&kept)
     }
 
-    // The store's lock keeps everybody from opening these, so nobody can hold one that is gone.
+    // The store's exclusive lock keeps these from being opened, so none can be held after it is removed.
     fn sweep_locks(&self, kept: &BTreeSet<Digest>) -> Result<(), ImageError> {
         for (file, path) in entries(&self.locks)? {
             let name = file.strip_suffix(".lock").and_then(|name| name.split_once('-'));
@@ -334,7 +335,7 @@ impl ImageStore {
         Ok(())
     }
 
-    // Moved away first: half a layer must never stand where a whole one would. Left alone while somebody uses it.
+    // Moved away first: an incomplete layer must never stand in the place of a complete one. Skipped while it is in use.
     pub(super) fn discard(&self, path: &Path, using: &Path) -> Result<(), ImageError> {
         let Attempt::Held(_lock) = lock::try_lock(using, Mode::Exclusive, "clearing up the image store")? else {
             return Ok(());
@@ -349,12 +350,12 @@ impl ImageStore {
         }
     }
 
-    /// Where the lock of whoever uses an unpacked layer is.
+    /// The lock that users of an unpacked layer share.
     pub(super) fn diff_lock(&self, diff_id: &Digest) -> PathBuf {
         self.lock_path(&diff_lock_name(&diff_id.hex()))
     }
 
-    /// Keeps everybody else from the store, and refuses where a build uses a layer of `image`.
+    /// Locks the store exclusively, and refuses where a build uses a layer of `image`.
     pub(super) fn alone_with(&self, image: &StoredImage, holder: &str, on: &Emitter) -> Result<FileLock, ImageError> {
         let alone = self.lock(STORE_LOCK, Mode::Exclusive, holder, "the image store", on)?;
         for (_, diff_id) in image.layer_list() {
@@ -406,12 +407,12 @@ impl ImageStore {
         self.root.join("partial")
     }
 
-    /// Where the seam of an image is, or would be.
+    /// The place of an image's seam.
     pub(super) fn seam_path(&self, manifest: &Digest) -> PathBuf {
         self.seams().join(manifest.hex())
     }
 
-    /// Where the beginning of a blob is kept.
+    /// The place of a partial blob.
     pub(super) fn partial(&self, blob: &Digest) -> PathBuf {
         self.partials().join(blob.hex())
     }
@@ -424,12 +425,12 @@ impl ImageStore {
         self.root.join("tmp")
     }
 
-    /// Where a blob is, or would be.
+    /// The place of a blob.
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs").join(digest.blob_path())
     }
 
-    /// Where an unpacked layer is, or would be.
+    /// The place of an unpacked layer.
     pub(super) fn diff(&self, diff_id: &Digest) -> PathBuf {
         self.diffs().join(diff_id.hex())
     }
@@ -438,14 +439,14 @@ impl ImageStore {
         self.names_folder().join(format!("{}.json", name.to_file_name()))
     }
 
-    /// Puts a small document where blobs are.
+    /// Stores a small document as a blob.
     pub(super) fn add_document(&self, bytes: &[u8]) -> Result<Digest, ImageError> {
         let digest = codec::digest(bytes);
         files::write_atomically(&self.blob(&digest), bytes, 0o600)?;
         Ok(digest)
     }
 
-    /// Reads a small blob, and checks it.
+    /// Reads a small blob, and checks its digest.
     pub(super) fn document(&self, what: &str, digest: &Digest, limit: u64) -> Result<Vec<u8>, ImageError> {
         let path = self.blob(digest);
         let size = match fs::metadata(&path) {
@@ -463,7 +464,7 @@ impl ImageStore {
         Ok(bytes)
     }
 
-    /// An image that has no name yet. With the store's lock shared.
+    /// An image without a name. Needs the store's lock, shared.
     pub(super) fn image_of(
         &self,
         name: &ImageName,
@@ -473,7 +474,7 @@ impl ImageStore {
         self.load(NameRecord::new(name, manifest, source, None))
     }
 
-    /// Lets a name mean a manifest, whose blobs are all there. With the store's lock shared.
+    /// Gives a name to a manifest, whose blobs are all there. Needs the store's lock, shared.
     pub(super) fn set_name(
         &self,
         name: &ImageName,
@@ -501,14 +502,14 @@ impl ImageStore {
         Ok(names)
     }
 
-    /// Images whose documents are damaged: their names, and when they were used last.
+    /// Images whose documents are damaged: their names, and when they were last used.
     pub(super) fn damaged(&self) -> Result<Vec<(ImageName, Timestamp)>, ImageError> {
         let damaged = |record: &NameRecord| self.load(record.clone()).is_err();
         let found = self.records()?.into_iter().filter(damaged);
         Ok(found.map(|record| (record.name.clone(), self.last_used(&record))).collect())
     }
 
-    /// Where the image of a name can be had again, and what it must be then; also if it is damaged.
+    /// Where the image of a name can be pulled again, and its expected digest; also if it is damaged.
     ///
     /// # Errors
     ///
@@ -519,8 +520,8 @@ impl ImageStore {
 
     fn records(&self) -> Result<Vec<NameRecord>, ImageError> {
         let names = self.names()?.into_iter();
-        // One that cannot be understood is in nobody's way.
-        // A name that goes while it is read was never there.
+        // One that cannot be parsed does not prevent the listing of others,
+        // and a name that vanishes while it is read is left out.
         let records = names.filter_map(|name| match self.record(&name) {
             Err(ImageError::Json { .. }) => None,
             found => found.transpose(),
@@ -568,7 +569,7 @@ impl ImageStore {
 }
 
 impl ImageStore {
-    // Whoever uses an image writes his name into its lock.
+    // Users of an image write their names into its lock.
     fn last_used(&self, record: &NameRecord) -> Timestamp {
         let used = fs::metadata(self.image_lock(&record.manifest)).and_then(|lock| lock.modified());
         let used = used.ok().and_then(|time| Timestamp::try_from(time).ok());

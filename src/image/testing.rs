@@ -56,7 +56,7 @@ impl EventSink for UiMessage {
     }
 }
 
-/// Hears everything.
+/// An emitter, and the events that it was given.
 pub fn emitter() -> (Emitter, UiMessage) {
     let heard = UiMessage::default();
     let id = BuildId::new("test", 7).expect("a good name");

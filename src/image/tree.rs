@@ -1,8 +1,8 @@
-//! What an unpacked layer, a `Diff`, looks like on disk: overlayfs's own form, with everything owned by the caller.
+//! The form of an unpacked layer, a `Diff`, on disk: overlayfs's own, with everything owned by the caller.
 //!
 //! A whiteout is a character device 0:0, which any user may make; an opaque folder carries `user.overlay.opaque`
 //! (overlayfs.rst, "userxattr"). Modes are those of the archive without setuid and setgid, and always readable and writable
-//! by the owner, because there is only one: an image's 0000 `/etc/shadow` or 0555 folders would be in its own way.
+//! by the owner, because there is only one: an image's 0000 `/etc/shadow` or 0555 folders could not be read or removed.
 
 use std::{
     ffi::OsStr,
@@ -22,49 +22,49 @@ use rustix::{
 use super::layer_error::LayerError;
 pub use crate::system::overlay::{OPAQUE, is_opaque, is_whiteout, names, open_folder};
 
-/// What a whiteout's file name begins with in an archive.
+/// The prefix of a whiteout's file name in an archive.
 pub const WHITEOUT: &[u8] = b".wh.";
 
 /// The name of the file that makes its folder opaque in an archive.
 pub const OPAQUE_FILE: &[u8] = b".wh..wh..opq";
 
-/// What the name of a file of aufs's own begins with.
+/// The prefix of names of aufs's own files.
 pub const AUFS: &[u8] = b".wh..wh.";
 
-/// Permission bits of a file as a diff has them.
+/// Permission bits of a file in a diff.
 pub fn file_mode(mode: u32) -> u32 {
     mode & 0o777 | 0o600
 }
 
-/// Permission bits of a folder as a diff has them.
+/// Permission bits of a folder in a diff.
 pub fn folder_mode(mode: u32) -> u32 {
     mode & 0o1777 | 0o700
 }
 
-/// Bytes of a file's list of extended attributes, and of a value, that the kernel gives at most (xattr(7)).
+/// The most bytes of a list of extended attributes, and of a value, that the kernel gives (xattr(7)).
 pub const XATTR_LIST: usize = 1 << 16;
 
 /// Extended attributes: names and values.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Whether a diff keeps an extended attribute: users' own, but none of those that overlayfs, podman and others obey, which
+/// Whether a diff keeps an extended attribute: those of users, except those that overlayfs, podman and others obey, which
 /// an image could forge.
 pub fn keeps_xattr(name: &[u8]) -> bool {
     const OBEYED: [&[u8]; 3] = [b"user.overlay.", b"user.containers.", b"user.rootlesscontainers"];
     name.starts_with(b"user.") && !OBEYED.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// A modification time. The time of the last access is set to it as well.
+/// A modification time. The access time is set to it as well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time {
-    /// Since the epoch.
+    /// Seconds since the epoch.
     pub seconds: i64,
-    /// Of a second.
+    /// Nanoseconds.
     pub nanos: u32,
 }
 
 impl Time {
-    /// Of something that exists.
+    /// The time of an existing entry.
     pub fn of(stat: &Stat) -> Self {
         let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
         #[expect(clippy::useless_conversion, reason = "32 bits wide on some architectures")]
@@ -88,13 +88,13 @@ pub fn set_time_at(dir: BorrowedFd<'_>, name: &OsStr, time: Time) -> rustix::io:
     fs::utimensat(dir, name, &time.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Puts a whiteout, without a time of its own.
+/// Creates a whiteout, without a time of its own.
 pub fn make_whiteout(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
     fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?;
     set_time_at(dir, name, Time::default())
 }
 
-/// Makes a folder, open for reading, opaque.
+/// Makes a folder, which is open for reading, opaque.
 pub fn set_opaque(folder: impl AsFd) -> rustix::io::Result<()> {
     fs::fsetxattr(folder, OPAQUE, b"y", XattrFlags::empty())
 }
@@ -110,7 +110,7 @@ pub fn xattrs(fd: impl AsFd) -> rustix::io::Result<Xattrs> {
     for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let mut value = Vec::with_capacity(XATTR_LIST);
         match fs::fgetxattr(&fd, OsStr::from_bytes(name), rustix::buffer::spare_capacity(&mut value)) {
-            // A security module may hide a value whose name it shows.
+            // A security module may hide a value although it lists the name.
             Err(Errno::NODATA | Errno::ACCESS | Errno::PERM) => continue,
             result => result?,
         };
@@ -121,7 +121,7 @@ pub fn xattrs(fd: impl AsFd) -> rustix::io::Result<Xattrs> {
     Ok(found)
 }
 
-/// Copies exactly `size` bytes into a file, straight from where they were read to.
+/// Copies exactly `size` bytes into a file.
 pub fn fill(
     file: &mut std::fs::File,
     content: &mut impl BufRead,

@@ -1,9 +1,9 @@
-//! An archive's entries become a tree: one layer, in a folder of its own.
+//! Unpacks an archive into a tree: one layer, in a folder of its own.
 //!
-//! In goes a tar stream and an empty folder, out comes the layer in overlayfs's form. Every path is resolved inside the
+//! The folder is empty before, and has overlayfs's form afterwards. Every path is resolved inside the
 //! folder by `system::rooted`, and the last component is never followed. Works as any user: no chown, no namespace. Whiteouts
-//! concern the layers below and not the order of the archive, so they are applied after everything else. What comes out depends on
-//! the stream alone: what a layer takes from those below it, [`super::seam`] adds for each image.
+//! concern the layers below and not the order of the archive, so they are applied after everything else. The result depends on
+//! the stream alone: what a layer needs from those below it, [`super::seam`] adds for each image.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,28 +36,28 @@ use crate::system::{
     rooted::{Missing, Rooted, RootedError, Walked},
 };
 
-/// What came out of a layer.
+/// The result of unpacking a layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Of all files.
+    /// Bytes of all files.
     pub bytes: u64,
     /// Files, folders, links.
     pub entries: u64,
-    /// Device nodes, which no ordinary user can make, and which were left out.
+    /// Device nodes, which were left out because no ordinary user can make them.
     pub devices: u64,
-    /// Folders that the archive does not name but needs. Their modes and times are those of the layers below.
+    /// Folders that the archive implies but does not name. Their modes and times are those of the layers below.
     pub implied: Vec<PathBuf>,
     /// Hard links to files that only a layer below may have, with their targets. They are not in the tree.
     pub links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Unpacks a whole archive into an empty folder. `room` is the most that its files may hold together, holes aside. What is kept beyond
-/// its entry goes to `account`.
+/// Unpacks a whole archive into an empty folder. `room` is the limit for its files together, holes aside. What is kept beyond
+/// its entry is charged to `account`.
 ///
 /// # Errors
 ///
-/// When the archive is damaged, tries something that no layer may, or asks for more than the limits; and when the file
-/// system refuses. The folder is then of no use.
+/// When the archive is damaged, has an unacceptable entry, or exceeds the limits; and when the file
+/// system refuses. The folder is then unusable.
 pub fn unpack<R: BufRead>(
     archive: &mut Archive<R>,
     tree: &Rooted,
@@ -72,10 +72,10 @@ pub fn unpack<R: BufRead>(
     unpacker.finish()
 }
 
-/// Of a folder that no archive names; its time is the epoch.
+/// The mode of an implied folder; its time is the epoch.
 pub const IMPLIED_MODE: u32 = 0o755;
 
-// A folder that holds the entry in hand, and where it really is.
+// The folder that contains the current entry, and its real path.
 #[derive(Clone)]
 struct Place {
     dir: Rc<OwnedFd>,
@@ -95,7 +95,7 @@ struct Unpacker<'a> {
     folders: Waiting,
     opaque: BTreeSet<PathBuf>,
     whiteouts: BTreeSet<PathBuf>,
-    // Archives go folder by folder. Forgotten whenever something is removed, since the way to it may be gone.
+    // A cache, since archives go folder by folder. Dropped whenever something is removed, since the path may be gone.
     last: Option<(PathBuf, Place)>,
 }
 
@@ -165,7 +165,7 @@ impl<'a> Unpacker<'a> {
         if self.done.bytes > self.limits.layer_bytes {
             return Err(limit(&entry.path, LAYER_BYTES, self.limits.layer_bytes));
         }
-        // Holes take neither space nor time.
+        // Holes cost neither space nor time.
         self.store(entry, entry.stored())
     }
 
@@ -187,7 +187,7 @@ impl<'a> Unpacker<'a> {
 
     fn note_folder(&mut self, path: &Path, entry: &Entry) -> Result<(), LayerError> {
         self.implied.remove(path);
-        // Until the end it takes room as a file does.
+        // Until the end its record takes space on the disk as a file does.
         let bytes = self.folders.push(path, tree::folder_mode(entry.mode), time(entry))?;
         self.store(entry, bytes)
     }
@@ -228,11 +228,11 @@ impl<'a> Unpacker<'a> {
         Ok(Place { dir: Rc::new(walked.dir), path: walked.path })
     }
 
-    // Something is in the way of the entry in hand; later entries win.
+    // Removes what stands in the place of the current entry: later entries win.
     fn clear(&mut self, entry: &Entry, place: &Place, name: &OsStr) -> Result<(), LayerError> {
         self.last = None;
         let path = place.path.join(name);
-        // What is below stands together in the set; looking through all of it once per entry could take for ever.
+        // Paths below it are adjacent in the set; a search through all of it for each entry would be quadratic.
         let below = self.implied.range(path.clone()..).take_while(|implied| implied.starts_with(&path));
         for gone in below.cloned().collect::<Vec<_>>() {
             self.implied.remove(&gone);
@@ -240,7 +240,7 @@ impl<'a> Unpacker<'a> {
         remove_at(place.dir.as_fd(), name).map_err(file_error("replace", entry))
     }
 
-    // Makes something that must be new, clearing its place when it is not.
+    // Creates something that must be new, and clears its place if needed.
     fn make<T>(
         &mut self,
         entry: &Entry,
@@ -280,7 +280,7 @@ impl<'a> Unpacker<'a> {
         tree::finish(&file, tree::file_mode(entry.mode), time(entry)).map_err(file_error("set mode and time of", entry))
     }
 
-    // What is not written stays a hole: a file may be much longer than all that is stored of it.
+    // Unwritten parts stay holes: a file may be much longer than what is stored of it.
     fn fill_pieces(
         &self,
         entry: &Entry,
@@ -318,7 +318,7 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    // The specification lets a hard link to a file of a lower layer fail; kaniko and others write them.
+    // The specification allows to refuse a hard link to a file of a lower layer; kaniko and others write them.
     fn note_link_below(
         &mut self,
         entry: &Entry,
@@ -329,7 +329,7 @@ impl<'a> Unpacker<'a> {
         if fs::statat(&place.dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             self.clear(entry, place, name)?;
         }
-        // A link to such a link leads where that one leads.
+        // A link to such a link has the same target.
         let target = self.links.get(&target).cloned().unwrap_or(target);
         let path = self.account.keep(place.path.join(name))?;
         self.links.insert(path, self.account.keep(target)?);
@@ -380,7 +380,7 @@ impl<'a> Unpacker<'a> {
     fn set_xattrs(&self, entry: &Entry, fd: &impl AsFd) -> Result<(), LayerError> {
         for (name, value) in &entry.xattrs {
             match fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty()) {
-                // A file system without attributes, or with less room for them: nothing that a build needs is lost.
+                // The file system has no attributes, or too little space for them: builds do not need them.
                 Ok(()) | Err(Errno::NOTSUP | Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) => {}
                 Err(errno) => return Err(file_error("set an attribute of", entry)(errno)),
             }
@@ -414,12 +414,12 @@ impl<'a> Unpacker<'a> {
     fn apply_whiteout(&mut self, path: &Path, opaque: &mut BTreeSet<PathBuf>) -> Result<(), LayerError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
         let walked = match self.tree.walk(parent, Missing::Make(0o755)) {
-            // A file or whiteout on the way hides what is below already.
+            // A file or whiteout above already hides what is below.
             Err(RootedError::WrongType { .. }) => return Ok(()),
             walked => walked.map_err(misplaced(path.as_os_str().as_bytes()))?,
         };
         let place = self.entered(walked)?;
-        // In an opaque folder there is nothing to hide, and a whiteout would be seen as a device.
+        // In an opaque folder there is nothing to hide, and a whiteout would appear as a device.
         if place.path.ancestors().any(|folder| opaque.contains(folder)) {
             return Ok(());
         }
@@ -434,10 +434,10 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    // Modes and times come last, since every entry changes the time of the folder that holds it.
+    // Modes and times are set last, since every entry changes the time of its folder.
     fn finish_folders(tree: &Rooted, implied: &BTreeSet<PathBuf>, folders: Waiting) -> Result<(), LayerError> {
         let finish = |path: &Path, mode, time| match tree.open_plain(path, OFlags::RDONLY | OFlags::DIRECTORY) {
-            // A later entry has taken its place.
+            // A later entry has replaced it.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
             opened => opened
                 .and_then(|fd| tree::finish(fd, mode, time))
@@ -448,7 +448,7 @@ impl<'a> Unpacker<'a> {
     }
 }
 
-// One that is there already takes no room.
+// One that exists already takes no space.
 fn keep(account: &Account, paths: &mut BTreeSet<PathBuf>, path: PathBuf) -> Result<(), LayerError> {
     if !paths.contains(&path) {
         paths.insert(account.keep(path)?);

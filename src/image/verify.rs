@@ -1,7 +1,7 @@
-//! Is the store what it says it is? Reads every byte of an image again.
+//! Verifies the store by reading every byte of an image again.
 //!
-//! Blobs are hashed. An unpacked layer is compared with what its blob unpacks to, file by file. What is damaged is named, and
-//! can be mended: an unpacked layer from its blob, a blob from where the image came from.
+//! Blobs are hashed. An unpacked layer is compared with what its blob unpacks to, file by file. Damaged parts are named, and
+//! can be repaired: an unpacked layer from its blob, a blob from the image's source.
 
 use std::{
     ffi::OsStr,
@@ -40,10 +40,10 @@ use crate::{
     },
 };
 
-/// What is wrong with a part of an image.
+/// The damage of a part of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Damage {
-    /// A blob is not there, or not whole.
+    /// A blob is missing or incomplete.
     Missing,
     /// A blob has another digest than its name.
     Digest(Digest),
@@ -56,7 +56,7 @@ pub enum Damage {
 pub struct Finding {
     /// In words: `the layer 1234abcd`.
     pub part: String,
-    /// What is wrong.
+    /// Its damage.
     pub damage: Damage,
     place: Place,
 }
@@ -69,11 +69,11 @@ enum Place {
 }
 
 impl ImageStore {
-    /// Looks at every byte of an image.
+    /// Checks every byte of an image.
     ///
     /// # Errors
     ///
-    /// When the image cannot even be read, or the file system refuses.
+    /// When the image's documents cannot be read, or the file system refuses.
     pub fn verify(&self, image: &StoredImage, on: &Emitter) -> Result<Vec<Finding>, ImageError> {
         let holder = format!("image verify {}", image.name);
         let _store = self.share(&holder, on)?;
@@ -95,7 +95,7 @@ impl ImageStore {
         Ok(found)
     }
 
-    // What it should be is known when all layers are good and unpacked.
+    // The expected seam is known only if all layers are sound and unpacked.
     fn verify_seam(&self, image: &StoredImage) -> Result<Option<Finding>, ImageError> {
         let outer = self.seam_path(&image.manifest);
         let seam = outer.join("fs");
@@ -111,7 +111,7 @@ impl ImageStore {
         Ok(differs.map(|path| Finding { part, damage: Damage::Differs(path), place: Place::Seam }))
     }
 
-    /// Removes what is damaged, so that it is made or fetched anew; not what a build uses.
+    /// Removes damaged parts that no build uses, so that they are made or fetched again.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl ImageStore {
         for finding in findings {
             match &finding.place {
                 Place::Blob(digest) => {
-                    // What was made from it cannot be compared with it any more.
+                    // Without its blob an unpacked layer cannot be compared any more.
                     for (_, diff_id) in image.layer_list().filter(|(blob, _)| blob.digest == *digest) {
                         self.discard(&self.diff(diff_id), &self.diff_lock(diff_id))?;
                     }
@@ -137,7 +137,7 @@ impl ImageStore {
                 Place::Seam => {}
             }
         }
-        // It may have been made from what is damaged.
+        // The seam may have been made from damaged layers.
         self.discard(&self.seam_path(&image.manifest), &self.image_lock(&image.manifest))
     }
 
@@ -164,7 +164,7 @@ impl ImageStore {
         }
     }
 
-    // One that is not unpacked is made when it is needed.
+    // A layer that is not unpacked is unpacked when it is needed.
     fn verify_diff(
         &self,
         layer: &Descriptor,
@@ -186,7 +186,7 @@ impl ImageStore {
             size: layer.size,
             tree: Some(scratch.path()),
             over: &AtomicBool::new(false),
-            // It has been within its limits when it came.
+            // Its limits were checked when it was stored.
             limits: Limits::none(),
             account: &Account::new(&Limits::none()),
             progress: &Progress::new(on, Activity::Unpack, part.as_str(), Some(layer.size)),
@@ -211,7 +211,7 @@ fn difference(wanted: &OwnedFd, found: &OwnedFd, path: &Path) -> rustix::io::Res
     if count(found)? != count(wanted)? || tree::xattrs(wanted)? != tree::xattrs(found)? {
         return Ok(Some(path.into()));
     }
-    // One by one, as the file system has them: a folder may hold millions of names.
+    // One by one, in the file system's order: a folder may hold millions of names.
     for entry in Dir::read_from(wanted)? {
         let entry = entry?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());

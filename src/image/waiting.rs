@@ -1,8 +1,8 @@
-//! Modes and times of a layer's folders, which can only be set when all its entries are there.
+//! Modes and times of a layer's folders, which can only be set after all its entries are written.
 //!
-//! They wait in a file and not in memory: honest layers have tens of thousands of folders, hostile ones millions, and this way neither
-//! a limit nor a number of folders matters. The file has no name, and lies in the tree that is being unpacked: it goes with it, and is
-//! as large as its file system allows.
+//! They are kept in a file and not in memory: ordinary layers have tens of thousands of folders, hostile ones millions, and this needs
+//! no limit on their number. The file has no name and is on the file system of the tree: it vanishes when it is closed, and is
+//! limited by the free space.
 
 use std::{
     ffi::OsStr,
@@ -20,20 +20,20 @@ use super::{
 };
 use crate::system::rooted::Rooted;
 
-/// Folders in the order of their entries; one may be there again and again.
+/// Folders in the order of their entries; one may occur several times.
 pub struct Waiting(BufWriter<File>);
 
 /// Bytes of a record before its path: the path's length, the mode, the time.
 const HEAD: usize = 4 + 4 + 8 + 4;
 
 impl Waiting {
-    /// None so far.
+    /// An empty list.
     ///
     /// # Errors
     ///
     /// When the file system refuses.
     pub fn new(tree: &Rooted) -> Result<Self, LayerError> {
-        // For the moment that it needs a name it has one that no entry can have.
+        // While it needs a name, it has one that no entry can have.
         let name = [AUFS, b"smidr"].concat();
         let name = OsStr::from_bytes(&name);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC;
@@ -42,7 +42,7 @@ impl Waiting {
         Ok(Self(BufWriter::new(file.map_err(LayerError::file("make", Path::new(name)))?.into())))
     }
 
-    /// Adds a folder; says how many bytes that took.
+    /// Adds a folder; gives the number of bytes of its record.
     ///
     /// # Errors
     ///
@@ -60,11 +60,11 @@ impl Waiting {
         Ok((HEAD + bytes.len()) as u64)
     }
 
-    /// Goes through all of them.
+    /// Calls `each` with all of them.
     ///
     /// # Errors
     ///
-    /// The first of `each`, or when the file system refuses.
+    /// The first error of `each`, or when the file system refuses.
     pub fn for_each(self, mut each: impl FnMut(&Path, u32, Time) -> Result<(), LayerError>) -> Result<(), LayerError> {
         let failed = |call| LayerError::io(call, Path::new("the folders' modes and times"));
         let mut file = self.0.into_inner().map_err(|error| failed("write")(error.into_error()))?;

@@ -1,21 +1,21 @@
-//! What builds take from this machine besides room: packages, ids, certificates, the time zone.
+//! What builds need of this machine besides space: packages, ids, certificates, the time zone.
 
 use std::{path::Path, process::Stdio};
 
 use super::finding::Finding;
 use crate::{config::Ids, model::SystemFacts, project::Project, system::process::Spawner};
 
-/// What rootfs recipes are made with.
+/// Programs that rootfs recipes are made with.
 const TOOLS: [&str; 3] = ["apt-get", "dpkg-deb", "tar"];
 
-/// Whether there can be a build host from packages.
+/// Whether a build host can be made from packages.
 pub fn packages(spawner: &Spawner) -> Finding {
     let start = |tool: &&str| {
         let mut command = spawner.command(tool);
         command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         spawner.spawn(command, Vec::new())
     };
-    // All at once: each takes a while to start.
+    // Started together: each takes a while.
     let started: Vec<_> = TOOLS.iter().map(|tool| (*tool, start(tool))).collect();
     let missing = started.into_iter().filter_map(|(tool, child)| {
         let works = child.and_then(|mut child| child.wait()).is_ok_and(|status| status.success());
@@ -30,7 +30,7 @@ pub fn packages(spawner: &Spawner) -> Finding {
     }
 }
 
-/// Whether a project that asks for a range of ids gets it; none where none does.
+/// Whether a project that asks for a range of ids gets one; none where it does not ask.
 pub fn ids(config: &Path, facts: &SystemFacts, spawner: &Spawner) -> Option<Finding> {
     let project = Project::read(config, None, facts).ok().filter(|project| project.config.host.ids == Ids::Range)?;
     let finding =
@@ -55,7 +55,7 @@ pub fn ids(config: &Path, facts: &SystemFacts, spawner: &Spawner) -> Option<Find
     Some(Finding::good("ids", "a range of /etc/subuid and /etc/subgid, by newuidmap (host.ids: range)"))
 }
 
-/// Whether servers can be trusted.
+/// Whether certificates of servers can be checked.
 pub fn certificates(facts: &SystemFacts) -> Finding {
     match &facts.ca_bundle {
         Some(path) => Finding::good("certificates", path.display().to_string()),
@@ -64,7 +64,7 @@ pub fn certificates(facts: &SystemFacts) -> Finding {
     }
 }
 
-/// Which time builds show.
+/// The time zone of builds.
 pub fn time_zone(facts: &SystemFacts) -> Finding {
     Finding::good("time zone", facts.time_zone.clone())
 }

@@ -1,4 +1,4 @@
-//! What was found out about one thing, and how it is shown: a table, and below it what to type.
+//! One finding, and its display: a line of a table, with remedies below the table.
 
 use serde::Serialize;
 
@@ -7,10 +7,10 @@ use crate::{
     sandbox::{Obstacle, Remedy},
 };
 
-/// Where the text of a finding begins.
+/// The column of a finding's text.
 const INDENT: usize = 24;
 
-/// Lines are no longer, but for what is to be typed.
+/// The longest line, except for commands.
 const WIDTH: usize = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -18,13 +18,13 @@ const WIDTH: usize = 100;
 pub enum Verdict {
     /// Works.
     Good,
-    /// Works, or may work, with less than all.
+    /// Works with restrictions, or may not work.
     Doubtful,
     /// Builds cannot work.
     Broken,
 }
 
-/// What was found out about one thing.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 pub struct Finding {
     pub name: &'static str,
@@ -65,12 +65,12 @@ impl Finding {
         Self { name, verdict, text: text.into(), hint: None, diagnosis: None }
     }
 
-    /// What to do, in one line; what is to be typed stands between two spaces.
+    /// What to do, in one line; a command stands between two pairs of spaces.
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// What stands in the way, with the name of the errno by which the kernel said so.
+    /// The cause, with the name of the kernel's errno.
     pub fn obstacle(self, errno: Option<String>, obstacle: Obstacle) -> Self {
         let hint = Some(obstacle.hint());
         let Obstacle { cause, remedy_user, remedy_admin } = obstacle;
@@ -78,7 +78,7 @@ impl Finding {
     }
 }
 
-/// Shows a finding as a line of the table, or some.
+/// Shows a finding as a line of the table, wrapped where it is long.
 pub fn show(finding: &Finding) {
     let word = match finding.verdict {
         Verdict::Good => "good",
@@ -86,7 +86,7 @@ pub fn show(finding: &Finding) {
         Verdict::Broken => "BROKEN",
     };
     let head = format!("{:<13} {word:<9} ", finding.name);
-    // What an obstacle's hint says stands below the table, and more.
+    // The remedies of an obstacle include its hint and are shown below the table.
     let below = finding.diagnosis.as_ref().map(|diagnosis| &diagnosis.cause).or(finding.hint.as_ref());
     let lines = wrap(&finding.text).into_iter().chain(below.map(|text| wrap(text)).unwrap_or_default());
     for (number, line) in lines.enumerate() {
@@ -94,7 +94,7 @@ pub fn show(finding: &Finding) {
     }
 }
 
-/// Shows what can be done about a finding: lines to type stand at the margin, so that they can be copied as they are.
+/// Shows the remedies of a finding: commands begin in the first column, so that they can be copied as they are.
 pub fn show_remedies(finding: &Finding) {
     let Some(diagnosis) = &finding.diagnosis else { return };
     let user = diagnosis.remedy_user.as_ref().map(|remedy| (format!("You can {}", remedy.how), remedy));
@@ -107,16 +107,16 @@ pub fn show_remedies(finding: &Finding) {
             true => say_block(&format!("\n{how}.")),
             false => say_block(&format!("\n{how}:\n")),
         }
-        // To be pasted: a line to type may have several.
+        // A command may have several lines.
         lines.iter().for_each(|line| say_block(line));
     }
 }
 
-/// Breaks text into lines that fit behind the indent. What is to be typed stands between two spaces and stays whole.
+/// Wraps text behind the indent. A command stands between two pairs of spaces and stays whole.
 fn wrap(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     for (number, part) in text.split("  ").enumerate() {
-        // Prose, then something to type, then prose again.
+        // Text, a command, text again.
         let typed = number % 2 == 1;
         let words: Vec<&str> = if typed { vec![part] } else { part.split(' ').collect() };
         for (at, word) in words.into_iter().enumerate() {

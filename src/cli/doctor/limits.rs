@@ -1,4 +1,4 @@
-//! Which limits of the config's section `host` would hold here, and how: tried out as a build does, by a cgroup that goes at once.
+//! Which limits of the config's section `host` would hold here, and how: tried as a build does it, with a cgroup that is removed at once.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use crate::{
     },
 };
 
-/// As many as any build starts; a number that every kernel takes.
+/// More than any build starts; every kernel accepts it.
 const TASKS: u32 = 30_000;
 
 /// Where systemd's own files are while it runs (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
 
-/// What came of it.
+/// The result of the trial.
 #[derive(Debug)]
 enum Found {
     /// A cgroup; through systemd or without, with the limits that do not hold and why, and whether processors have one.
@@ -26,7 +26,7 @@ enum Found {
     Nothing(CgroupError),
 }
 
-/// What a build could have.
+/// The limits that a build could have.
 pub fn limits(facts: &SystemFacts, spawner: &Spawner) -> Finding {
     judge(&try_out(facts, spawner), Path::new(SYSTEMD).is_dir(), facts.uid)
 }
@@ -63,7 +63,7 @@ fn judge(found: &Found, systemd: bool, uid: u32) -> Finding {
             let keys: Vec<&str> = missing.iter().map(|(key, _)| *key).collect();
             let why = missing.first().map(|(_, why)| why.as_str()).unwrap_or_default();
             let text = format!("{} would not hold", keys.join(" and "));
-            // The reason brings its own remedy where nobody could hand the controllers on.
+            // The reason includes a remedy where no parent could delegate the controllers.
             match why.split_once("; ") {
                 Some((why, hint)) => Finding::doubtful("limits", format!("{text}: {why}")).hint(hint),
                 None => Finding::doubtful("limits", format!("{text}: {why}")).hint(delegate(systemd)),
@@ -73,7 +73,7 @@ fn judge(found: &Found, systemd: bool, uid: u32) -> Finding {
             let tasks = if uid == 0 { " and host.tasks" } else { "" };
             let finding = Finding::doubtful("limits", format!("host.memory{tasks} would not hold: {error}"));
             match (error, error.hint()) {
-                // A session of the user's systemd is what it would take.
+                // A session of the user's systemd would be needed.
                 (CgroupError::NotYours { .. }, _) if systemd && uid != 0 => {
                     finding.hint(format!("as administrator:  loginctl enable-linger {uid}  and log in anew"))
                 }

@@ -1,4 +1,4 @@
-//! Whether this machine gives a build enough: memory, processes, files, watches.
+//! Whether this machine has enough for a build: memory, processes, files, watches.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::{
     system::{filesystem::FileSystem, limits::Limits},
 };
 
-/// What a C++ compiler takes, and BitBake starts as many of them as there are processors.
+/// What a C++ compiler needs; BitBake starts as many as there are processors.
 const PER_THREAD: u64 = 1_500_000_000;
 
 /// BitBake itself, its parsers and servers.
@@ -19,7 +19,7 @@ const FEW_FILES: u64 = 4096;
 const FEW_WATCHES: u64 = 8192;
 const FEW_WATCHERS: u64 = 16;
 
-/// Everything that is limited.
+/// All findings about limits of this machine.
 pub fn machine(limits: &Limits, facts: &SystemFacts) -> Vec<Finding> {
     let mut findings = vec![memory(limits, facts), processes(limits, facts), open_files(limits)];
     findings.extend(watches(limits));
@@ -87,13 +87,13 @@ fn watches(limits: &Limits) -> Option<Finding> {
 fn umask(limits: &Limits) -> Finding {
     let umask = limits.umask;
     if umask & 0o700 != 0 {
-        return Finding::doubtful("umask", format!("{umask:04o} takes files away from whoever makes them"))
+        return Finding::doubtful("umask", format!("{umask:04o} denies you access to files that you make"))
             .hint("before smidr:  umask 022");
     }
     Finding::good("umask", format!("{umask:04o} here, 0022 in builds"))
 }
 
-/// Builds have a `/tmp` of their own in memory; what apt and dpkg-deb unpack for rootfs recipes goes to this one.
+/// Builds have a `/tmp` of their own in memory; apt and dpkg-deb unpack rootfs recipes in this one.
 fn tmp() -> Option<Finding> {
     let system = FileSystem::of(Path::new("/tmp")).ok()?;
     let name = &system.name;

@@ -1,4 +1,4 @@
-//! `smidr doctor`: can this machine build? Does what a build does, tries out what a build needs, and says what does not work and
+//! `smidr doctor`: whether this machine can build. Does what a build does, tries what a build needs, and shows what fails and
 //! what to type.
 //!
 //! `--json` prints `{version, can_build, findings[]}`. Each finding has a name, a verdict (`good`, `doubtful`, `broken`), a text
@@ -41,7 +41,7 @@ pub fn doctor(config: &Path, args: &Doctor) -> Done {
         findings.iter().for_each(finding::show);
         findings.iter().for_each(finding::show_remedies);
     }
-    // Its kind decides the exit code, and its hint is the first thing to do.
+    // Its kind decides the exit code, and its hint is shown first.
     home.map(|_| ())?;
     if !args.json {
         talk(if can_build { "this machine can build" } else { "this machine cannot build yet" });
@@ -49,7 +49,7 @@ pub fn doctor(config: &Path, args: &Doctor) -> Done {
     Ok(if can_build { ExitCode::SUCCESS } else { ExitCode::from(Kind::Host.exit_code()) })
 }
 
-/// Everything that there is to find out, in the order in which people read it.
+/// All findings, in the order in which they are shown.
 fn examine(config: &Path, facts: &SystemFacts, home: &Result<Home, Failure>, spawner: &Spawner) -> Vec<Finding> {
     let limits = system::limits::gather();
     let mut findings = vec![sandbox::caller(facts), sandbox::kernel()];

@@ -1,4 +1,4 @@
-//! Whether there can be a sandbox: by making one, the way that a build does.
+//! Whether a sandbox can be made: by making one, as a build does.
 
 use std::{fs, path::PathBuf};
 
@@ -18,14 +18,14 @@ use crate::{
     },
 };
 
-/// Who builds.
+/// The user that builds.
 pub fn caller(facts: &SystemFacts) -> Finding {
     let (uid, gid) = facts.inner_ids();
     let text = format!("uid {} here, {uid}:{gid} in builds; no subuid entry and no helper needed", facts.uid);
     Finding::good("caller", text)
 }
 
-/// What the kernel's number tells. What it really can is tried out below.
+/// The kernel's version. What it can do is tried below.
 pub fn kernel() -> Finding {
     let release = kernel::release();
     let Some(version) = kernel::version(&release) else {
@@ -43,7 +43,7 @@ pub fn kernel() -> Finding {
     }
 }
 
-/// The very sequence of a build, up to the point where the program would start, on the file system that holds images.
+/// The steps of a build, up to the point where the program would start, on the file system that holds images.
 pub fn sandbox(facts: &SystemFacts, home: Option<&Home>, spawner: &Spawner) -> Vec<Finding> {
     let (uid, gid) = facts.inner_ids();
     let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid, range: None };
@@ -61,7 +61,7 @@ pub fn sandbox(facts: &SystemFacts, home: Option<&Home>, spawner: &Spawner) -> V
     }
 }
 
-/// Two folders to lie on top of each other. Gone when it is dropped.
+/// Two folders for an overlay. Removed when it is dropped.
 struct Place {
     top: PathBuf,
     below: PathBuf,
@@ -69,7 +69,7 @@ struct Place {
 }
 
 impl Place {
-    /// Where images are; where there can be none, wherever there is room, since that is not the sandbox's fault.
+    /// In the store of images; if that is not usable, elsewhere, since that is not the sandbox's fault.
     fn make(home: Option<&Home>, ids: &Ids) -> Result<Self, FileError> {
         let place = match home.and_then(|home| home.store.scratch().ok()) {
             Some(scratch) => {
@@ -104,12 +104,12 @@ fn spec(ids: Ids, place: &Place) -> SandboxSpec {
     SandboxSpec { probe_tasks: true, ..SandboxSpec::new(ids, root, mounts, Payload::default()) }
 }
 
-/// What came of it: one finding for each thing that a build may have to do without.
+/// The result: one finding for each feature that a build may lack.
 fn verified(found: &Verified, lacks: Option<&SandboxError>) -> Vec<Finding> {
     vec![isolation(lacks), modes(), root(found.no_overlay.as_ref()), sockets(found.sockets_scoped), tasks(&found.tasks)]
 }
 
-/// The first step that failed, the kernel's answer, why, and what to do.
+/// The first step that failed, the kernel's answer, the cause, and what to do.
 fn broken(error: &SandboxError) -> Finding {
     let errno = error.errno();
     let text = match (&errno, std::error::Error::source(error)) {
@@ -125,7 +125,7 @@ fn broken(error: &SandboxError) -> Finding {
     }
 }
 
-/// Which of the modes a build has here: it takes the first that works, and none of them only where its config says so.
+/// The mode that a build has here: the first that works; *none* only where its config says so.
 fn isolation(lacks: Option<&SandboxError>) -> Finding {
     let all = "user, mount, PID, IPC, UTS and cgroup namespaces, /proc, /dev, pivot_root";
     let Some(error) = lacks else { return Finding::good("sandbox", all) };
@@ -137,7 +137,7 @@ fn isolation(lacks: Option<&SandboxError>) -> Finding {
     }
 }
 
-/// Which modes there are, in the order in which they are tried, and what is lost with each.
+/// The modes, in the order in which they are tried, and what each lacks.
 fn modes() -> Finding {
     Finding::good(
         "modes",
@@ -155,7 +155,7 @@ fn root(no_overlay: Option<&StepFailure>) -> Finding {
     because(Finding::doubtful("root", text), failure)
 }
 
-/// A finding with the step that failed, the kernel's answer and what stands in the way.
+/// A finding with the step that failed, the kernel's answer and the cause.
 fn because(finding: Finding, failure: &StepFailure) -> Finding {
     let error = SandboxError::from(failure.clone());
     match error.obstacle() {
@@ -184,7 +184,7 @@ fn tasks(tasks: &Tasks) -> Finding {
     }
 }
 
-/// Each running task has a user namespace, and the sandbox another one.
+/// Each running task has a user namespace, and the sandbox has one more.
 pub fn namespaces(limits: &Limits, facts: &SystemFacts) -> Finding {
     let Some(limit) = limits.user_namespaces else {
         return Finding::doubtful("namespaces", "this kernel does not tell how many user namespaces there may be");

@@ -1,4 +1,4 @@
-//! Whether SMIDR_HOME can hold images and builds: its place, its file system, its room.
+//! Whether SMIDR_HOME can hold images and builds: its place, its file system, its free space.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -15,13 +15,13 @@ use crate::{
 /// BitBake stops when less is free; a build of a real system needs many times that.
 const LITTLE_SPACE: u64 = 20_000_000_000;
 
-/// A build of a real system makes more files than that.
+/// A build of a real system makes more files than this.
 const FEW_INODES: u64 = 2_000_000;
 
-/// What to do when the place is wrong.
+/// What to do when the place is unsuitable.
 const ELSEWHERE: &str = "choose another place:  export SMIDR_HOME=DIR";
 
-/// SMIDR_HOME that cannot even be opened.
+/// SMIDR_HOME cannot be opened.
 pub fn no_home(failure: &Failure) -> Finding {
     let cause = failure.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     let finding = Finding::broken("home", format!("{failure}{cause}"));
@@ -31,7 +31,7 @@ pub fn no_home(failure: &Failure) -> Finding {
     }
 }
 
-/// Everything about the place that SMIDR_HOME has.
+/// All findings about SMIDR_HOME's place.
 pub fn storage(home: &Home) -> Vec<Finding> {
     let path = home.paths.home();
     let system = match FileSystem::of(path) {
@@ -75,13 +75,13 @@ fn place(path: &Path, system: &FileSystem) -> Finding {
         .hint("put it on a disk of this machine:  export SMIDR_HOME=DIR")
 }
 
-/// The workspaces stand in it, and BitBake has to work there.
+/// It contains the workspaces, in which BitBake has to work.
 fn name(path: &Path) -> Option<Finding> {
     let error = check_path(&path.join("workspaces")).err()?;
     Some(Finding::broken("path", error.to_string()).hint(ELSEWHERE))
 }
 
-/// The kernel hands the bit on to each new folder, the one that is TMPDIR later included (sanity.bbclass; inode(7)).
+/// New folders inherit the bit, TMPDIR included (sanity.bbclass; inode(7)).
 fn setgid(workspaces: &Path) -> Option<Finding> {
     let mode = fs::metadata(workspaces).ok()?.mode();
     (mode & libc::S_ISGID != 0).then(|| {

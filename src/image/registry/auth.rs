@@ -1,5 +1,5 @@
-//! Saying who we are: tokens and passwords for one repository of one registry. Credentials go over https only, to the registry or to
-//! the token server that it names; over plain http we are nobody.
+//! Authentication: tokens and passwords for one repository of one registry. Credentials are sent over https only, to the registry or to
+//! the token server that it names. No credentials are sent over plain http.
 
 use std::{
     collections::BTreeMap,
@@ -24,10 +24,10 @@ use super::{
 };
 
 const TOKEN_BYTES: u64 = 1 << 20;
-/// Where a token server does not say how long a token lasts (distribution, "Token Authentication Specification").
+/// The lifetime of a token for which the server names none (distribution, "Token Authentication Specification").
 const USUAL_LIFE: u64 = 60;
 
-/// What is to be done with the repository.
+/// The access that is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// Reading.
@@ -43,14 +43,14 @@ pub struct Auth {
     /// Whether plain http is allowed for the registry, and for a token server on the same host.
     insecure: bool,
     settings: Arc<Settings>,
-    // Held while a token is fetched, so that of many threads only one does.
+    // Held while a token is fetched, so that only one of many threads fetches it.
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     granted: BTreeMap<Access, Granted>,
-    /// What the files and helpers said; none before they were asked.
+    /// The credentials in files and helpers; none before they were looked for.
     login: Option<Option<Credential>>,
     tried: Option<String>,
 }
@@ -74,29 +74,29 @@ struct TokenAnswer {
 }
 
 impl Auth {
-    /// For the repository of a registry, as users write them. Asks nobody yet.
+    /// For a repository of a registry. Makes no request.
     pub fn new(host: &str, repository: &str, insecure: bool, settings: &Arc<Settings>) -> Self {
         let (host, repository) = (host.to_owned(), repository.to_owned());
         Self { host, repository, insecure, settings: settings.clone(), state: Mutex::default() }
     }
 
-    /// What to send along, as far as it is known.
+    /// The authorization to send, as far as it is known.
     pub fn header(&self, access: Access) -> Option<HeaderValue> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.granted.get(&access).filter(|granted| granted.is_fresh()).map(|granted| granted.header.clone())
     }
 
-    /// Whether credentials have been shown.
+    /// Whether credentials have been sent.
     pub fn used_login(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(&state.login, Some(Some(_)))
     }
 
-    /// Finds an answer to what the registry at `from` demands after it was shown `used`.
+    /// Answers the challenge of the registry at `from` after it rejected `used`.
     ///
     /// # Errors
     ///
-    /// When there is none, or it may not be given.
+    /// When there are no credentials, or they must not be sent.
     pub fn answer(
         &self,
         http: &Http,
@@ -106,7 +106,7 @@ impl Auth {
         used: Option<&HeaderValue>,
     ) -> Result<HeaderValue, RegistryError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have answered meanwhile.
+        // Another thread may have fetched a token meanwhile.
         if let Some(granted) = state.granted.get(&access).filter(|it| it.is_fresh() && Some(&it.header) != used) {
             return Ok(granted.header.clone());
         }
@@ -122,7 +122,7 @@ impl Auth {
         Ok(header)
     }
 
-    /// The error for a registry that says no to what it was shown.
+    /// The error for a registry that rejects the credentials.
     pub fn denied(&self, from: &Url, status: StatusCode, said: String) -> RegistryError {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.refused(&state, from, status, said)
@@ -140,7 +140,7 @@ impl Auth {
         RegistryError::Denied { host: host_of(by), name, tried, said }
     }
 
-    // Credentials only where both the registry and whom they are shown to are reached over TLS: a token bought with a password
+    // Credentials need TLS both to the registry and to the receiver: a token that was bought with a password
     // must not go over plain http either.
     fn login(&self, state: &mut State, registry: &Url, to: &Url) -> Result<Option<Login>, RegistryError> {
         if !self.settings.logins || registry.scheme() != "https" || to.scheme() != "https" {
@@ -174,7 +174,7 @@ impl Auth {
         bearer: &Challenge,
     ) -> Result<Granted, RegistryError> {
         let realm = self.realm(from, bearer.get("realm").unwrap_or_default())?;
-        // Our own idea of the scope, never the registry's.
+        // The scope is computed here and not taken from the registry.
         let actions = if access == Access::Push { "pull,push" } else { "pull" };
         let scope = format!("repository:{}:{actions}", self.repository);
         let login = self.login(state, from, &realm)?;
@@ -238,7 +238,7 @@ fn token_request(realm: &Url, service: Option<&str>, scope: &str, login: Option<
         }
         return ask;
     };
-    // A URL is the one thing here that knows how to write a form.
+    // `Url` is used to encode a form.
     let mut form = realm.clone();
     form.set_query(None);
     form.query_pairs_mut()
@@ -259,7 +259,7 @@ fn granted(bytes: Option<&[u8]>) -> Result<Granted, &'static str> {
     let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty()).ok_or("there is none")?;
     let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| "it is not fit for a header")?;
     header.set_sensitive(true);
-    // A little less than promised: it has to get there in time. A day is plenty, and cannot overflow.
+    // A little less than promised, for the time on the way. At most a day, which cannot overflow.
     let life = Duration::from_secs(answer.expires_in.unwrap_or(USUAL_LIFE).min(86_400)) * 9 / 10;
     Ok(Granted { header, until: Some(Instant::now() + life) })
 }

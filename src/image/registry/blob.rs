@@ -1,4 +1,4 @@
-//! A blob as a stream: goes on where a connection broke, on another host if need be, and never gives more bytes than promised.
+//! A blob as a stream: resumes where a connection broke, on another host if needed, and never gives more bytes than promised.
 
 use std::io::{self, Read};
 
@@ -10,15 +10,15 @@ use super::{
 };
 use crate::image::documents::Descriptor;
 
-/// Reads a blob. An error of it holds a [`RegistryError`].
+/// Reads a blob. Its errors wrap a [`RegistryError`].
 pub struct BlobReader<'a> {
     registry: &'a HttpRegistry,
     blob: Descriptor,
     at: u64,
-    /// Which of the endpoints.
+    /// The index of the endpoint in use.
     which: usize,
     body: Option<Body>,
-    /// Since there was progress worth the name.
+    /// Failures since the last sizeable progress.
     failures: u32,
     progress: u64,
 }
@@ -71,7 +71,7 @@ impl<'a> BlobReader<'a> {
         RegistryError::Size { host: self.host(), what: blob_name(&self.blob), wanted: self.blob.size, found }
     }
 
-    // The connection is of no use any more.
+    // The connection is unusable now.
     fn broken(&mut self, source: io::Error) -> Result<(), RegistryError> {
         self.body = None;
         self.failures += 1;
@@ -89,11 +89,11 @@ impl<'a> BlobReader<'a> {
         self.connect()
     }
 
-    // All is there; but is that all?
+    // All bytes are read; check that no more follow.
     fn end(&mut self) -> Result<usize, RegistryError> {
         match self.body.take().map(|mut body| body.read(&mut [0])) {
             Some(Ok(count)) if count > 0 => Err(self.wrong_size("more".into())),
-            // What goes wrong now does no harm.
+            // Errors do not matter any more.
             _ => Ok(0),
         }
     }
@@ -120,7 +120,7 @@ impl Read for BlobReader<'_> {
             self.registry.settings.check_stop(&self.host()).map_err(RegistryError::into_io)?;
             let read = match &mut self.body {
                 Some(body) => body.take(most).read(buffer),
-                // Only after an error that the caller did not take for one.
+                // Only if the caller reads again after an error.
                 None => Err(io::ErrorKind::NotConnected.into()),
             };
             match read {

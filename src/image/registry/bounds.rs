@@ -1,12 +1,12 @@
-//! Where a registry may lead: not from the internet into a private network, and from nowhere onto this machine but from this machine.
+//! Bounds for the addresses that a registry names: no private network for one on the internet, and this machine only for one on this machine.
 //!
-//! A registry names other hosts: in redirects, for tokens, for uploads. What it names is reached from here, and with it whatever
-//! listens only here. So an address that is not of the internet must be in the same zone as the registry that the user has named, where
-//! *named* includes the mirrors of registries.conf. The judgement is pure; it is asked for addresses in URLs before anything is
-//! sent, and for names when they are resolved, so that a name can mean nothing else when it is connected to.
+//! A registry names other hosts: in redirects, for tokens, for uploads. They are connected to from here, and so could be services that
+//! listen only here. So an address outside of the internet must be in the same zone as the registry that the user has named, where
+//! *named* includes the mirrors of registries.conf. The decision is pure; it is made for addresses in URLs before anything is
+//! sent, and for names when they are resolved, so that a name cannot mean another address when it is connected to.
 //!
-//! A proxy that the environment names resolves names itself, and is where such a rule has to hold for them; smidr then still judges
-//! addresses in URLs, and takes the registry for one of the internet.
+//! A proxy in the environment resolves names itself, and has to enforce such a rule for them; smidr then still checks
+//! addresses in URLs, and treats the registry as one on the internet.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -18,23 +18,23 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 
-/// Who can be reached at an address, from all to none.
+/// The reach of an address, from widest to narrowest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Zone {
     /// Hosts of the internet.
     Internet,
     /// Hosts of a private network (RFC 1918, RFC 4193), or of a provider's own (RFC 6598).
     Private,
-    /// Hosts on the same wire, and the services of clouds that know a machine by it (RFC 3927).
+    /// Hosts on the same link, and clouds' metadata services (RFC 3927).
     Link,
     /// This machine.
     Loopback,
-    /// No host; the kernel takes it for this machine.
+    /// No host; the kernel connects it to this machine.
     Unspecified,
 }
 
 impl Zone {
-    /// Of an address. One that carries an IPv4 address leads where that one leads.
+    /// The zone of an address. One that embeds an IPv4 address has the zone of that one.
     pub fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Self::of_v4(address),
@@ -64,20 +64,20 @@ impl Zone {
             // IPv4-mapped, IPv4-compatible (RFC 4291), translated (RFC 6052), 6to4 (RFC 3056).
             [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => inner(high, low),
             [0x2002, high, low, ..] => inner(high, low),
-            // Translated within a network (RFC 8215), unique local, and what was site-local before (RFC 3879).
+            // Translated within a network (RFC 8215), unique local, and the former site-local (RFC 3879).
             [0x64, 0xff9b, 1, ..] | [0xfc00..0xfe00, ..] | [0xfec0..0xff00, ..] => Self::Private,
             [0xfe80..0xfec0, ..] => Self::Link,
             _ => Self::Internet,
         }
     }
 
-    /// Whether a registry in this zone may lead to one.
+    /// Whether a registry in this zone may name an address in another one.
     pub fn may_lead_to(self, zone: Self) -> bool {
         zone == Self::Internet || zone == self
     }
 }
 
-/// A host that the registry may not lead to.
+/// A host that the registry must not lead to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{to} is {}", match zone {
     Some(Zone::Internet) => "on the internet",
@@ -88,22 +88,22 @@ impl Zone {
     None => "the proxy that smidr uses",
 })]
 pub struct Inward {
-    /// The host, with the address that it was found at.
+    /// The host, with its resolved address.
     to: String,
     // None for a proxy.
     zone: Option<Zone>,
 }
 
-/// What one registry may lead to. Resolves names for its client.
+/// The bounds for one registry. Resolves names for its client.
 pub struct Bounds {
     home: String,
     proxies: Vec<String>,
-    // Of the registry, once it is known. A name that meant another zone later would be a way around the rule.
+    // The zone of the registry, once it is known. A name that later resolved to another zone would circumvent the rule.
     zone: Mutex<Option<Zone>>,
 }
 
 impl Bounds {
-    /// For the registry at the host of a URL, with the proxies that the user has named.
+    /// For the registry at the host of a URL, with the user's proxies.
     pub fn new(home: Option<&Url>, proxies: &[Url]) -> Arc<Self> {
         let zone = home.and_then(literal).map(Zone::of);
         let name = |url: &Url| url.domain().map(String::from);
@@ -111,11 +111,11 @@ impl Bounds {
         Arc::new(Self { home, proxies, zone: Mutex::new(zone) })
     }
 
-    /// Judges a URL before anything is sent to it, as far as it can be judged without resolving its name.
+    /// Checks a URL before anything is sent to it, as far as is possible without resolving its name.
     ///
     /// # Errors
     ///
-    /// When the registry may not lead there.
+    /// When the registry must not lead there.
     pub fn check(&self, url: &Url) -> Result<(), Inward> {
         let home = self.zone.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Zone::Internet);
         if let Some(address) = literal(url) {
@@ -123,7 +123,7 @@ impl Bounds {
             return if home.may_lead_to(zone) { Ok(()) } else { Err(Inward { to, zone: Some(zone) }) };
         }
         match url.domain() {
-            // Its name is resolved without a judgement.
+            // A proxy's name is resolved without a check, so the registry must not lead there.
             Some(name) if name != self.home && self.proxies.iter().any(|proxy| proxy == name) => {
                 Err(Inward { to: name.into(), zone: None })
             }
@@ -131,12 +131,12 @@ impl Bounds {
         }
     }
 
-    // Of what a name was resolved to, what may be connected to.
+    // The resolved addresses that may be connected to.
     fn admit(&self, name: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Inward> {
         let zone = |address: &SocketAddr| Zone::of(address.ip());
         let mut home = self.zone.lock().unwrap_or_else(PoisonError::into_inner);
         if home.is_none() && name == self.home {
-            // Who gives several answers gives the others up: they could be the way in for what the first one says.
+            // The widest zone of its addresses: otherwise one in a narrower zone would open that zone to the others.
             *home = found.iter().map(zone).min();
         }
         if self.proxies.iter().any(|proxy| proxy == name) {

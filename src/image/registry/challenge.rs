@@ -1,4 +1,4 @@
-//! What a registry says about how to authenticate: the header `WWW-Authenticate` (RFC 9110, section 11.6.1). Pure.
+//! Parses a registry's challenge: the header `WWW-Authenticate` (RFC 9110, section 11.6.1). Pure.
 
 /// One way to authenticate.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ impl Challenge {
     }
 }
 
-/// Every challenge of a header, which may hold several.
+/// All challenges of a header.
 pub fn parse(text: &str) -> Vec<Challenge> {
     let mut challenges: Vec<Challenge> = Vec::new();
     let mut rest = text;
@@ -31,7 +31,7 @@ pub fn parse(text: &str) -> Vec<Challenge> {
                 challenge.parameters.push((word.to_ascii_lowercase(), value));
                 rest = left;
             }
-            // A value that belongs to nothing.
+            // A value without a scheme.
             (Some(value), None) => rest = value,
             (None, _) if word.is_empty() => return challenges,
             (None, _) => {
@@ -42,7 +42,7 @@ pub fn parse(text: &str) -> Vec<Challenge> {
     }
 }
 
-// A token, or a string in quotes with backslashes. And what follows.
+// Parses a token, or a quoted string with backslashes. Gives the rest too.
 fn value_of(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
         let (value, rest) = text.split_at(text.find([',', ' ', '\t']).unwrap_or(text.len()));

@@ -1,5 +1,5 @@
-//! Who we are to a registry, as containers-auth.json(5) and docker's config.json tell it. Reads files and asks helpers; keeps
-//! passwords out of everything that is shown.
+//! Finds credentials for a registry, from files as in containers-auth.json(5) and docker's config.json. Reads files and runs helpers; keeps
+//! passwords out of all messages.
 
 use std::{
     collections::BTreeMap,
@@ -16,11 +16,11 @@ use super::{error::RegistryError, helper, settings::Settings};
 use crate::{model::Shown, system::files::FileError};
 
 const DOCKER_HUB: &str = "docker.io";
-/// What a helper and `config.json` call Docker Hub.
+/// The key of Docker Hub for helpers and in `config.json`.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 const FILE_BYTES: u64 = 1 << 20;
 
-/// A text that is never shown.
+/// A text that is never displayed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -42,21 +42,21 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How we say who we are.
+/// The form of a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Login {
-    /// The usual.
+    /// User and password.
     Password {
         /// The user's name.
         user: String,
-        /// The password, or what stands for it.
+        /// The password, or a token in its place.
         password: Secret,
     },
-    /// To be exchanged for a token of the registry's.
+    /// An identity token, to be exchanged for a token of the registry's.
     Identity(Secret),
 }
 
-/// A login, and where it is from.
+/// A login, and its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
     /// The login.
@@ -65,7 +65,7 @@ pub struct Credential {
     pub origin: String,
 }
 
-// Both formats are subsets of one.
+// One structure for both formats, which have these keys in common.
 #[derive(Default, Deserialize)]
 struct AuthFile {
     #[serde(default)]
@@ -84,14 +84,14 @@ struct Entry {
     identitytoken: Option<String>,
 }
 
-/// Asks a helper, the first argument, for a server, the second.
+/// Runs a helper, the first argument, for a server, the second.
 type AskHelper<'a> = dyn Fn(&str, &str) -> Result<Option<Login>, helper::HelperError> + 'a;
 
 /// Looks for credentials for `host` and the repository there.
 ///
 /// # Errors
 ///
-/// When a file cannot be read or makes no sense. A helper that fails is a warning, since most images need no credentials.
+/// When a file cannot be read or parsed. A helper that fails is a warning, since most images need no credentials.
 pub fn find(settings: &Settings, host: &str, repository: &str) -> Result<Option<Credential>, RegistryError> {
     let ask = |name: &str, server: &str| helper::ask(settings, name, server);
     search(&files(settings), host, repository, &ask, &|warning| (settings.warn)(warning))
@@ -139,7 +139,7 @@ fn read(path: &Path) -> Result<Option<AuthFile>, RegistryError> {
     if bytes.trim_ascii().is_empty() {
         return Ok(None);
     }
-    // The error's own text could quote a password.
+    // The parser's error could quote a password.
     let place =
         |error: serde_json::Error| bad(format!("line {}, column {} is not as expected", error.line(), error.column()));
     serde_json::from_slice(&bytes).map(Some).map_err(place)
@@ -202,17 +202,17 @@ fn server_of(host: &str) -> String {
     if host == DOCKER_HUB { DOCKER_HUB_KEY.into() } else { host.into() }
 }
 
-// `https://index.docker.io/v1/` and its like become hosts.
+// `https://index.docker.io/v1/` and the like become hosts.
 fn normal(key: &str) -> &str {
     let key = key.strip_prefix("https://").or(key.strip_prefix("http://")).unwrap_or(key).trim_end_matches('/');
-    // Only behind a host: `host/team/v1` is a repository.
+    // Only after a host alone: `host/team/v1` is a repository.
     match key.split_once('/') {
         Some((host, "v1" | "v2")) => host,
         _ => key,
     }
 }
 
-// Empty entries only say that a helper knows more.
+// An empty entry means that a helper has the credentials.
 fn login(path: &Path, entry: &Entry) -> Result<Option<Login>, RegistryError> {
     let bad =
         || RegistryError::Settings { path: path.into(), why: "an `auth` in it is not base64 of USER:PASSWORD".into() };

@@ -1,5 +1,5 @@
-//! One place that keeps a repository: a registry or a mirror of it, with its address, its client and its authentication. Every
-//! request of the distribution specification that only reads is here.
+//! One endpoint of a repository: a registry or a mirror of it, with its address, its client and its authentication. Every
+//! reading request of the distribution specification is here.
 
 use std::{
     io::{self, Read as _},
@@ -35,15 +35,15 @@ const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const DOCUMENTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// Answers to HEAD that only say that HEAD is not liked.
+/// Status codes with which some registries reject HEAD in general.
 const NO_HEAD: [u16; 3] = [400, 405, 501];
 
-/// A body on its way.
+/// The body of a response.
 pub type Body = Paced<Response>;
 
-/// A place that keeps the repository.
+/// A registry or mirror that has the repository.
 pub struct Endpoint {
-    /// Which.
+    /// Its place.
     pub place: Place,
     pub(super) http: Http,
     pub(super) auth: Auth,
@@ -54,7 +54,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Prepares for a place; connects to nobody yet.
+    /// Prepares an endpoint; does not connect.
     ///
     /// # Errors
     ///
@@ -62,34 +62,34 @@ impl Endpoint {
     pub fn new(place: Place, is_mirror: bool, settings: &Arc<Settings>) -> Result<Self, RegistryError> {
         let http = Http::new(&place.host, settings)?;
         let auth = Auth::new(&place.host, &place.repository, place.insecure, settings);
-        // A mirror only saves time, so it gets little of it.
+        // A mirror only saves time, so it gets short timeouts.
         let retries = if is_mirror { settings.patience.retries.min(1) } else { settings.patience.retries };
         let (settings, base, failed) = (settings.clone(), Mutex::default(), AtomicBool::new(false));
         Ok(Self { place, http, auth, settings, retries, base, failed })
     }
 
-    /// Whether it may be asked for this.
+    /// Whether it may be used for this.
     pub fn serves(&self, by_digest: bool) -> bool {
         let unfit = if by_digest { Serves::TagOnly } else { Serves::DigestOnly };
         self.place.serves != unfit && !self.failed.load(Ordering::Relaxed)
     }
 
-    /// Does not ask it again.
+    /// Marks it as not to be used again.
     pub fn give_up(&self) {
         self.failed.store(true, Ordering::Relaxed);
     }
 
-    /// For messages.
+    /// Its name, for messages.
     pub fn name(&self) -> String {
         format!("{}/{}", self.place.host, self.place.repository)
     }
 
-    /// Tries as often as is reasonable here.
+    /// Retries as the settings say.
     pub fn patiently<T>(&self, attempt: impl FnMut() -> Result<T, RegistryError>) -> Result<T, RegistryError> {
         retry::patiently(&self.settings, &self.place.host, self.retries, attempt)
     }
 
-    /// What a tag means.
+    /// The digest of a tag.
     pub fn resolve(&self, tag: &str, limit: u64) -> Result<Digest, RegistryError> {
         let (what, path) = (format!("{}:{tag}", self.name()), Wanted::Tag(tag).path()?);
         match self.patiently(|| self.get(Method::HEAD, &path, &[(ACCEPT, DOCUMENTS)], &what)) {
@@ -161,7 +161,7 @@ impl Endpoint {
         Ok(body)
     }
 
-    // Who does not know ranges sends everything again.
+    // Servers without support for ranges send everything again.
     fn skip(&self, body: &mut Body, count: u64, what: &str) -> Result<(), RegistryError> {
         let broken = |source| RegistryError::Broken { host: self.place.host.clone(), what: what.into(), source };
         let mut left = count;
@@ -194,13 +194,13 @@ impl Endpoint {
         self.call(Access::Pull, make)
     }
 
-    /// One request and, if the registry wants to know who asks, another one. Only an answer that says yes is one.
+    /// Sends a request and, if it is challenged, once more with credentials. Gives only successful responses.
     pub(super) fn call(&self, access: Access, make: impl Fn() -> Ask) -> Result<Response, RegistryError> {
         let used = self.auth.header(access);
         let ask = make();
         let (url, what) = (ask.url.clone(), ask.what.clone());
         let mut response = self.http.send(Ask { authorization: used.clone(), ..ask })?;
-        // Who we were redirected to has no say in who we are.
+        // A challenge of a host after a redirect is not answered.
         if response.status() == StatusCode::UNAUTHORIZED && same_origin(response.url(), &url) {
             let demands = texts(response.headers(), &WWW_AUTHENTICATE);
             let header = self.auth.answer(&self.http, access, &url, &demands, used.as_ref())?;
@@ -223,14 +223,14 @@ impl Endpoint {
         })
     }
 
-    /// The address of something in the repository.
+    /// The URL of a part of the repository.
     pub(super) fn url(&self, tail: &str) -> Result<Url, RegistryError> {
         let why = || "there is no address for it".to_owned();
         let wrong = |_| RegistryError::Answer { host: self.place.host.clone(), what: tail.into(), why: why() };
         self.base()?.join(&format!("{}/{tail}", self.place.repository)).map_err(wrong)
     }
 
-    // `https://host/v2/`, or with http where that is allowed and there is nothing better.
+    // `https://host/v2/`, or with http where that is allowed and https does not answer.
     fn base(&self) -> Result<Url, RegistryError> {
         let mut known = self.base.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(base) = &*known {
@@ -260,12 +260,12 @@ impl Endpoint {
     }
 }
 
-/// For messages.
+/// What was requested, for messages.
 pub fn blob_name(blob: &Descriptor) -> String {
     format!("the blob {}", blob.digest)
 }
 
-/// What the registry says the digest is. Another kind of digest than sha256 is as good as none.
+/// The digest in the registry's header. Digests other than sha256 are ignored.
 pub(super) fn promised(response: &Response) -> Option<Digest> {
     texts(response.headers(), &DIGEST).pop()?.parse().ok()
 }

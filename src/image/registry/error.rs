@@ -1,4 +1,4 @@
-//! What can go wrong between smidr and a registry. Texts never hold a secret, nor a whole URL, which may hold one.
+//! Errors of a registry. Texts never hold a secret, nor a whole URL, which may hold one.
 
 use std::{error::Error, io, path::PathBuf, time::Duration};
 
@@ -8,62 +8,62 @@ use crate::{
     system::files::FileError,
 };
 
-/// Why a registry did not give, or take, what it was asked for.
+/// Why a request to a registry failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// Somebody asked smidr to stop.
+    /// A stop was requested.
     #[error("stopped while talking to {0}")]
     Stopped(String),
-    /// No connection, or no answer over it.
+    /// No connection, or no response.
     #[error("cannot reach {host}")]
     Connection {
-        /// Which host.
+        /// The host.
         host: String,
         /// Why.
         source: reqwest::Error,
     },
-    /// An answer broke off, or came to a standstill.
+    /// A response broke off or stalled.
     #[error("{host} broke off while it sent {what}")]
     Broken {
-        /// Which registry.
+        /// The registry.
         host: String,
-        /// What it sent.
+        /// The content.
         what: String,
         /// Why.
         source: io::Error,
     },
-    /// An answer that says no.
+    /// A response with an error status.
     #[error("{host} answered {status} when it was asked for {what}{}", colon(.said))]
     Status {
-        /// Which host.
+        /// The host.
         host: String,
-        /// What it was asked for.
+        /// The request.
         what: String,
         /// The HTTP status.
         status: u16,
-        /// Its own words, shortened and escaped.
+        /// The registry's own words, shortened and escaped.
         said: String,
-        /// How long it wants to be left alone.
+        /// How long to wait, from `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// There is no such thing.
+    /// Not found.
     #[error("{host} does not know {what}{}", colon(.said))]
     Unknown {
-        /// Which registry.
+        /// The registry.
         host: String,
-        /// What it was asked for.
+        /// The request.
         what: String,
         /// Its own words, shortened and escaped.
         said: String,
     },
-    /// Not for us.
+    /// Access is denied.
     #[error("{host} does not allow smidr to use {name} with {tried}{}", colon(.said))]
     Denied {
-        /// Which host: the registry, or the one that gives out its tokens.
+        /// The host: the registry, or its token server.
         host: String,
         /// The repository.
         name: String,
-        /// Which credentials were shown to it, and where they are from.
+        /// The credentials that were sent, and their source.
         tried: String,
         /// Its own words, shortened and escaped.
         said: String,
@@ -74,23 +74,23 @@ pub enum RegistryError {
     /// Credentials do not go over plain http.
     #[error("{0} demands credentials, but is reached over plain http, over which smidr sends none")]
     PlainCredentials(String),
-    /// The registry asks for a kind of authentication that smidr does not have.
+    /// The registry wants a kind of authentication that smidr does not have.
     #[error("{0} asks for a kind of authentication that smidr does not know")]
     Challenge(String),
-    /// Tokens would be fetched where no credentials may go.
+    /// The token server must not get credentials.
     #[error("{host} sends smidr to `{realm}` for a token, which {why}")]
     Realm {
         /// The registry.
         host: String,
-        /// Where it sends us, escaped.
+        /// The token server, escaped.
         realm: String,
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The answer of a token server makes no sense.
+    /// The answer of a token server cannot be used.
     #[error("cannot use the token from {host}: {why}")]
     Token {
-        /// Who gave it.
+        /// The token server.
         host: String,
         /// What is wrong with it.
         why: &'static str,
@@ -98,66 +98,66 @@ pub enum RegistryError {
     /// A redirect that must not be followed.
     #[error("{host} redirects {what} {why}")]
     Redirect {
-        /// Which host.
+        /// The host.
         host: String,
-        /// What it was asked for.
+        /// The request.
         what: String,
-        /// Where to.
+        /// The target.
         why: &'static str,
     },
-    /// A redirect, token server or place for an upload that is nearer to us than the registry.
+    /// A redirect, token server or upload location in a nearer zone than the registry.
     #[error("{host} leads to a host that it may not lead to")]
     Inward {
         /// The registry.
         host: String,
-        /// Where it leads to.
+        /// The host that it named.
         source: Inward,
     },
-    /// An answer that makes no sense.
+    /// A response that cannot be used.
     #[error("{host} gave a wrong answer about {what}: {why}")]
     Answer {
-        /// Which registry.
+        /// The registry.
         host: String,
-        /// What it was asked for.
+        /// The request.
         what: String,
         /// What is wrong with it.
         why: String,
     },
-    /// A document is larger than it may be.
+    /// A document exceeds its limit.
     #[error("{what} from {host} exceeds the limit of {limit} bytes for such a document")]
     TooLarge {
-        /// Which registry.
+        /// The registry.
         host: String,
-        /// Which document.
+        /// The document.
         what: String,
         /// In bytes.
         limit: u64,
     },
-    /// The content is not as long as its descriptor promises.
+    /// The content has another size than its descriptor says.
     #[error("{what} from {host} should have {wanted} bytes and has {found}")]
     Size {
-        /// Which registry.
+        /// The registry.
         host: String,
-        /// What was read.
+        /// The blob.
         what: String,
         /// As promised.
         wanted: u64,
         /// As found: a number, or `more`.
         found: String,
     },
-    /// The content is not what its digest promises.
+    /// The content has another digest than its descriptor says.
     #[error("{what} from {host} should have the digest {wanted} and has {found}")]
     Digest {
-        /// Which registry.
+        /// The registry.
         host: String,
-        /// What was read.
+        /// The blob.
         what: String,
         /// As promised.
         wanted: Digest,
         /// As found.
         found: Digest,
     },
-    /// Nothing can be called that.
+    /// Not a tag.
     #[error("`{0}` is no tag")]
     Tag(String),
     /// registries.conf forbids it.
@@ -168,10 +168,10 @@ pub enum RegistryError {
         /// The file.
         path: PathBuf,
     },
-    /// A file that says how registries are reached cannot be read.
+    /// A settings file for registries cannot be read.
     #[error("cannot use the settings for registries")]
     File(#[from] FileError),
-    /// A file that says how registries are reached makes no sense. Without its text, which may hold a secret.
+    /// A settings file for registries cannot be parsed. Without its text, which may hold a secret.
     #[error("cannot understand {path}: {why}")]
     Settings {
         /// The file.
@@ -179,13 +179,13 @@ pub enum RegistryError {
         /// What is wrong with it.
         why: String,
     },
-    /// A proxy variable makes no sense. Without its value, which may hold a password.
+    /// A proxy variable cannot be used. Without its value, which may hold a password.
     #[error("cannot use the proxy in the environment variable `{0}`")]
     Proxy(String),
     /// The HTTP client cannot be made.
     #[error("cannot prepare to talk to {host}")]
     Client {
-        /// Which registry.
+        /// The registry.
         host: String,
         /// Why.
         source: Box<dyn Error + Send + Sync>,
@@ -207,27 +207,27 @@ impl RegistryError {
         }
     }
 
-    /// How often to try again at most: a host that is not there hardly comes up now.
+    /// How often to retry at most: a host that does not answer hardly comes up soon.
     pub(super) fn most_retries(&self) -> u32 {
         if matches!(self, Self::Connection { source, .. } if source.is_connect()) { 2 } else { u32::MAX }
     }
 
-    /// Whether another host could do better: everything but what is about this machine or the wish itself.
+    /// Whether another endpoint may succeed: false for errors of this machine and of the request itself.
     pub(super) fn is_about_the_host(&self) -> bool {
         !matches!(self, Self::Stopped(_))
     }
 
-    /// How long the registry wants to be left alone.
+    /// How long the registry asks to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         if let Self::Status { retry_after, .. } = self { *retry_after } else { None }
     }
 
-    /// As an error of a reader. [`RegistryError::from_io`] finds it again.
+    /// As the error of a reader, from which [`RegistryError::from_io`] gets it back.
     pub(super) fn into_io(self) -> io::Error {
         io::Error::other(self)
     }
 
-    /// Finds the error that a blob's reader ended with.
+    /// Gets back the error with which a blob's reader ended.
     ///
     /// # Errors
     ///
@@ -236,12 +236,12 @@ impl RegistryError {
         error.downcast()
     }
 
-    /// Whether the other side shows a certificate that cannot be trusted.
+    /// Whether the server's certificate cannot be trusted.
     pub(super) fn is_certificate(&self) -> bool {
         matches!(self, Self::Connection { source, .. } if certificate_refused(source))
     }
 
-    /// The error that a blob's reader ended with, if it is one.
+    /// The error with which a blob's reader ended, if it is one.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
@@ -258,14 +258,14 @@ impl RegistryError {
     }
 }
 
-// io::Error hides what it wraps from `source`, hence the detour.
+// `io::Error::source` skips the error that it wraps.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     let inner = inner.map(|inner| inner as &(dyn Error + 'static));
     error.downcast_ref().or_else(|| inner.or(error.source()).and_then(tls_error))
 }
 
-// What a self-signed certificate made by openssl without further wishes is: its own authority, which rustls does not take.
+// rustls refuses a self-signed certificate that openssl makes by default, since it is its own authority.
 fn is_own_authority(error: &reqwest::Error) -> bool {
     tls_error(error).is_some_and(|error| format!("{error:?}").contains("CaUsedAsEndEntity"))
 }

@@ -1,5 +1,5 @@
-//! Credential helpers: `docker-credential-NAME get`, the server on standard input, JSON on standard output. A helper gets a fixed
-//! time, dies with smidr, and what it says is never shown.
+//! Credential helpers: `docker-credential-NAME get`, the server on standard input, JSON on standard output. A helper has a
+//! timeout, dies with smidr, and its output is never shown.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -19,23 +19,23 @@ use crate::system::process::Spawner;
 
 const ANSWER_BYTES: u64 = 1 << 20;
 
-/// Why a helper gave nothing. Reads on after "the credential helper X".
+/// Why a helper failed. Continues "the credential helper X".
 #[derive(Debug, thiserror::Error)]
 pub enum HelperError {
-    /// It could be a path, or an option.
+    /// The name could be a path, or an option.
     #[error("is not used: its name holds other characters than a-z, 0-9 and -")]
     Name,
     /// It cannot be started.
     #[error("cannot be started: {0}")]
     Start(io::Error),
-    /// It does not end.
+    /// Its timeout is over.
     #[error("gave no answer within {} s, and was ended", .0.as_secs())]
     Slow(Duration),
-    /// It says that something is wrong.
+    /// It reports an error.
     #[error("failed with {0}")]
     Failed(ExitStatus),
-    /// What it says is no credential.
-    #[error("gave an answer that makes no sense")]
+    /// Its output is not a credential.
+    #[error("gave an answer that cannot be used")]
     Answer,
 }
 
@@ -46,11 +46,11 @@ struct Answer {
     secret: String,
 }
 
-/// Asks the helper `name` for the credentials of `server`. None where it has none.
+/// Runs the helper `name` for the credentials of `server`. None where it has none.
 ///
 /// # Errors
 ///
-/// When it cannot be asked, or does not answer.
+/// When it cannot be run, or does not answer.
 pub fn ask(settings: &Settings, name: &str, server: &str) -> Result<Option<Login>, HelperError> {
     let good = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !good {
@@ -78,13 +78,13 @@ fn talk(spawner: &Spawner, mut command: Command, server: &str, limit: Duration) 
     })
 }
 
-// None when it takes too long. The threads end with the helper's ends of the pipes.
+// None after the timeout. The threads end with the helper's ends of the pipes.
 fn converse(child: &mut Child, server: &str, limit: Duration) -> Option<Vec<u8>> {
     let (done, answer) = mpsc::channel();
     let (input, output) = (child.stdin.take(), child.stdout.take());
     let server = server.to_owned();
     thread::spawn(move || {
-        // A helper that does not listen may still answer.
+        // A helper that does not read its input may still answer.
         let _ = input.map(|mut input| input.write_all(server.as_bytes()));
         let mut bytes = Vec::new();
         let _ = output.map(|output| output.take(ANSWER_BYTES).read_to_end(&mut bytes));
@@ -93,7 +93,7 @@ fn converse(child: &mut Child, server: &str, limit: Duration) -> Option<Vec<u8>>
     answer.recv_timeout(limit).ok()
 }
 
-// Ends it where it does not end by itself: it may only have closed its output.
+// Kills it if it does not exit: it may only have closed its output.
 fn ended(child: &mut Child, end: Instant) -> io::Result<Option<ExitStatus>> {
     while Instant::now() < end {
         if let Some(status) = child.try_wait()? {
@@ -106,7 +106,7 @@ fn ended(child: &mut Child, end: Instant) -> io::Result<Option<ExitStatus>> {
     Ok(None)
 }
 
-// The words of docker's helper library, which all helpers use; there is no other sign.
+// The text of docker's helper library, which all helpers use; nothing else tells.
 fn is_not_found(answer: &[u8]) -> bool {
     String::from_utf8_lossy(answer).contains("credentials not found")
 }

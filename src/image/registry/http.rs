@@ -1,5 +1,5 @@
-//! One HTTP client per registry: which certificates it trusts, which proxies it takes, which redirects it follows, what it reads of
-//! an answer. Knows nothing of images.
+//! One HTTP client per registry: its certificates, proxies and redirects, and how much of
+//! a response is read. Knows nothing of images.
 
 use std::{
     fs,
@@ -31,11 +31,11 @@ use super::{
 use crate::{image::reference, model::Shown, system::files::FileError};
 
 const MOST_REDIRECTS: usize = 5;
-/// Of an answer that says no.
+/// How much of an error response is read.
 const ERROR_BYTES: u64 = 16 << 10;
 const ERROR_CHARS: usize = 300;
 
-/// Talks to one registry, and to whom that one redirects to.
+/// Sends requests to one registry, and to hosts that it redirects to.
 pub struct Http {
     host: String,
     client: Client,
@@ -47,17 +47,17 @@ pub struct Http {
 pub struct Ask {
     /// GET, HEAD, …
     pub method: Method,
-    /// Where.
+    /// The URL.
     pub url: Url,
-    /// All but the authorization.
+    /// All headers but the authorization.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Goes to the host of `url` only.
+    /// Sent to the host of `url` only.
     pub authorization: Option<HeaderValue>,
-    /// Who has one is not redirected.
+    /// The body. A request with one is not redirected.
     pub body: Option<Body>,
-    /// In place of the usual time without an answer.
+    /// Replaces the usual timeout.
     pub timeout: Option<Duration>,
-    /// For messages.
+    /// What is requested, for messages.
     pub what: String,
 }
 
@@ -89,7 +89,7 @@ impl Http {
     ) -> Result<Self, RegistryError> {
         let failed =
             |source: Box<dyn std::error::Error + Send + Sync>| RegistryError::Client { host: host.into(), source };
-        // A configuration of our own: nothing then depends on what the process has installed, and no certificate store is
+        // An explicit configuration: nothing then depends on the process's default provider, and no certificate store is
         // looked for in the environment.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -104,7 +104,7 @@ impl Http {
             .referer(false)
             .user_agent(concat!("smidr/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(settings.patience.connect)
-            // To the first byte of an answer, then between two reads.
+            // Until the first byte of a response, then between two reads.
             .timeout(settings.patience.idle);
         for proxy in proxies {
             builder = builder.proxy(proxy);
@@ -113,11 +113,11 @@ impl Http {
         Ok(Self { host: host.into(), client, bounds, settings: settings.clone() })
     }
 
-    /// Sends a request and follows redirects. The answer can be one that says no.
+    /// Sends a request and follows redirects. The response may have an error status.
     ///
     /// # Errors
     ///
-    /// When there is no answer, or a redirect that must not be followed.
+    /// When there is no response, or a redirect that must not be followed.
     pub fn send(&self, ask: Ask) -> Result<Response, RegistryError> {
         let Ask { method, mut url, headers, mut authorization, mut body, timeout, what } = ask;
         let may_follow = body.is_none() && matches!(method, Method::GET | Method::HEAD);
@@ -161,7 +161,7 @@ impl Http {
         }
     }
 
-    /// The body of an answer, at most `limit` bytes of it; none where there are more.
+    /// The body of a response, if it has at most `limit` bytes.
     pub fn read(&self, response: Response, limit: u64) -> std::io::Result<Option<Vec<u8>>> {
         if response.content_length().is_some_and(|length| length > limit) {
             return Ok(None);
@@ -171,12 +171,12 @@ impl Http {
         Ok((bytes.len() as u64 <= limit).then_some(bytes))
     }
 
-    /// What an answer says that says no: its words, and when to come back.
+    /// The text of an error response, and its `Retry-After`.
     pub fn refusal(&self, response: Response) -> (String, Option<Duration>) {
         let later = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let later = later.and_then(|text| retry::retry_after(text, Timestamp::now()));
         let mut bytes = Vec::new();
-        // What is said beyond the limit, or lost on the way, is not missed.
+        // Text beyond the limit, or lost on the way, is not needed.
         let _ = Paced::new(response, &self.settings.patience).take(ERROR_BYTES).read_to_end(&mut bytes);
         (words(&bytes), later)
     }
@@ -193,7 +193,7 @@ pub fn same_origin(a: &Url, b: &Url) -> bool {
     a.origin() == b.origin()
 }
 
-/// Text of others, fit to be shown.
+/// Foreign text made fit to show.
 pub fn shown(text: &str) -> String {
     Shown::plain(&text.trim().chars().take(ERROR_CHARS).collect::<String>()).into()
 }
@@ -205,7 +205,7 @@ fn next(url: &Url, response: &Response) -> Result<Url, &'static str> {
     Ok(next)
 }
 
-/// Whether a registry at `url` may send us to `next`.
+/// Whether a registry at `url` may redirect to `next`.
 pub fn may_go(url: &Url, next: &Url) -> Result<(), &'static str> {
     match (url.scheme(), next.scheme()) {
         (_, "https") | ("http", "http") if next.host_str().is_some() => Ok(()),
@@ -229,7 +229,7 @@ fn words(bytes: &[u8]) -> String {
 fn roots(host: &str, settings: &Settings) -> Result<RootCertStore, RegistryError> {
     let mut store = RootCertStore::empty();
     match &settings.ca_bundle {
-        // Bundles hold certificates that are too odd for this or that library.
+        // Some certificates of a bundle may be unusable for the library; they are skipped.
         Some(path) => drop(store.add_parsable_certificates(certificates(path)?)),
         None => drop(store.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned())),
     }
@@ -267,7 +267,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryErr
     if found.is_empty() { Err(bad("it holds no certificate in PEM".into())) } else { Ok(found) }
 }
 
-// Lower case before upper case, as curl has it; this machine is never asked through a proxy. With the URL of each.
+// Lower case before upper case, as in curl; this machine is never reached through a proxy. With the URL of each.
 fn proxies(settings: &Settings) -> Result<Vec<(Proxy, Url)>, RegistryError> {
     let either = |low: &'static str, up: &'static str| {
         [low, up].into_iter().find_map(|name| settings.variable(name).map(|value| (name, value)))

@@ -1,5 +1,5 @@
-//! Where a repository is really fetched from: containers-registries.conf(5), version 2, as far as smidr needs it. Reads files;
-//! talks to nobody.
+//! The places from which a repository is fetched: containers-registries.conf(5), version 2, as far as smidr needs it. Only reads
+//! files.
 
 use std::{
     collections::BTreeMap,
@@ -16,20 +16,20 @@ use crate::{
     system::files::{self, FileError},
 };
 
-/// What a place may be asked for.
+/// What may be requested from a place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Serves {
     /// Everything.
     #[default]
     All,
-    /// What a digest names, so that it cannot be stale or forged.
+    /// By digest only, so that the content cannot be stale or forged.
     DigestOnly,
-    /// What a tag names.
+    /// By tag only.
     TagOnly,
 }
 
-/// A place where a repository is kept.
+/// A place that has a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Its host, as users write it.
@@ -38,7 +38,7 @@ pub struct Place {
     pub repository: String,
     /// Whether it may be reached over plain http.
     pub insecure: bool,
-    /// What it may be asked for.
+    /// What may be requested from it.
     pub serves: Serves,
 }
 
@@ -69,14 +69,14 @@ struct Mirror {
     pull_from_mirror: Option<Serves>,
 }
 
-/// By prefix, with the file that says so.
+/// By prefix, with the file that configures it.
 type Tables = BTreeMap<String, (Table, PathBuf)>;
 
-/// Where to fetch a repository from, in order. The last one is the registry itself.
+/// The places of a repository, in order. The last one is the registry itself.
 ///
 /// # Errors
 ///
-/// When a file makes no sense, or blocks the repository.
+/// When a file cannot be parsed, or blocks the repository.
 pub fn places(reference: &RegistryReference, settings: &Settings) -> Result<Vec<Place>, RegistryError> {
     route(reference, settings.insecure, &read(settings)?)
 }
@@ -110,7 +110,7 @@ fn drop_ins(folder: &Path) -> Result<Vec<PathBuf>, RegistryError> {
     Ok(paths)
 }
 
-// A later file replaces what an earlier one says of the same prefix.
+// A later file replaces the entry of an earlier one for the same prefix.
 fn add(tables: &mut Tables, path: &Path) -> Result<(), RegistryError> {
     let bad = |why: String| RegistryError::Settings { path: path.into(), why };
     let file: File = toml::from_str(&files::read_text(path)?).map_err(|error| bad(error.message().into()))?;
@@ -147,13 +147,13 @@ fn route(reference: &RegistryReference, insecure: bool, tables: &Tables) -> Resu
         places.push(Place { host, repository, insecure: mirror.insecure, serves });
     }
     let location = table.location.as_deref().filter(|location| !location.is_empty());
-    // `*.example.com` may go without a location: it then stands for itself.
+    // `*.example.com` may lack a location, and is then its own.
     let last = location.or(Some(prefix.as_str()).filter(|prefix| !prefix.starts_with("*."))).map_or(Ok(own), at)?;
     places.push(upstream(last, insecure || table.insecure));
     Ok(places)
 }
 
-// What remains of a name after a prefix of whole components.
+// The rest of a name after a prefix of whole components.
 fn rest_after<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
     if let Some(domain) = prefix.strip_prefix('*') {
         let at = name.find('/')?;

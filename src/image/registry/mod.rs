@@ -1,5 +1,5 @@
-//! Registries: in goes a reference, out come documents and blobs, and back. Whatever they send is hostile until its digest has been
-//! checked: nobody gets more bytes than promised, and credentials go over https to the host that they belong to, nowhere else.
+//! The registry client: fetches documents and blobs, and pushes them. What a registry sends is hostile until its digest has been
+//! checked: no more bytes are read than promised, and credentials go over https to the host that they belong to, nowhere else.
 //!
 //! It blocks, with a thread per blob if the caller wants several at once. It never writes to the disk. URLs in descriptors are not
 //! followed (CVE-2020-15157).
@@ -32,17 +32,17 @@ use self::{blob::BlobReader, endpoint::Endpoint};
 use super::{documents::Descriptor, error::ImageError, limits::Limits, reference, reference::RegistryReference};
 use crate::model::Digest;
 
-/// What a document is asked by.
+/// The tag or digest of a requested document.
 #[derive(Clone, Copy, Debug)]
 pub enum Wanted<'a> {
-    /// What it is called.
+    /// A tag.
     Tag(&'a str),
-    /// What it is.
+    /// A digest.
     Digest(&'a Digest),
 }
 
 impl Wanted<'_> {
-    // As a part of a URL, where a wrong tag could lead anywhere.
+    // It becomes part of a URL, where a malformed tag could name another path.
     fn path(&self) -> Result<String, RegistryError> {
         match self {
             Self::Tag(tag) if reference::check_tag(tag).is_err() => Err(RegistryError::Tag(http::shown(tag))),
@@ -68,30 +68,30 @@ impl fmt::Display for Wanted<'_> {
     }
 }
 
-/// Where images come from: a registry over HTTP, or a local layout.
+/// A source of images: a registry over HTTP, or a local layout.
 pub trait Registry: Send + Sync {
-    /// A manifest or an index: its bytes, at most `limit` of them, and the media type that the registry claims. What is asked for by
-    /// its digest has it.
+    /// A manifest or an index: its bytes, at most `limit` of them, and the media type that the registry claims. If it is requested by
+    /// digest, its digest has been checked.
     ///
     /// # Errors
     ///
-    /// When there is no such document, it is too large, or it is not what it should be.
+    /// When there is no such document, it is too large, or its digest is wrong.
     fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), ImageError>;
 
-    /// A blob's bytes from `from` on, never more than its descriptor says. Goes on by itself where a connection breaks, and ends with
-    /// an error where that does not help; [`RegistryError::from_io`] finds it. The digest of the whole is for the caller to check.
+    /// A blob's bytes from `from` on, never more than its descriptor says. Resumes by itself where a connection breaks, and ends with
+    /// an error where that fails; [`RegistryError::from_io`] gets it. The caller has to check the digest of the whole.
     ///
     /// # Errors
     ///
-    /// When there is no such blob, or it is not as long as it should be.
+    /// When there is no such blob, or its size is wrong.
     fn blob(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send + '_>, ImageError>;
 
-    /// Asks no mirror any more, since what came was wrong. False when none was asked anyhow.
+    /// Stops using mirrors, since wrong content was received. False if none was in use.
     fn skip_mirrors(&self) -> bool {
         false
     }
 
-    /// Whether a login of the caller has been shown to anybody for it.
+    /// Whether credentials of the caller have been sent for it.
     fn used_login(&self) -> bool {
         false
     }
@@ -105,11 +105,11 @@ pub struct HttpRegistry {
 }
 
 impl HttpRegistry {
-    /// Prepares to talk about the repository of a reference; connects to nobody yet.
+    /// Prepares the client of a repository; does not connect.
     ///
     /// # Errors
     ///
-    /// When the settings for registries, certificates or proxies make no sense, or block the repository.
+    /// When the settings for registries, certificates or proxies are unusable, or block the repository.
     pub fn open(reference: &RegistryReference, settings: &Settings) -> Result<Self, RegistryError> {
         let settings = Arc::new(settings.clone());
         let places = mirrors::places(reference, &settings)?;
@@ -127,7 +127,7 @@ impl HttpRegistry {
         self.endpoints.split_last().expect("the registry itself is always among the places")
     }
 
-    // Whether to ask the next one after an error, which is then only a warning.
+    // Whether to try the next endpoint after an error, which then becomes a warning.
     fn may_go_on(&self, endpoint: &Endpoint, error: &RegistryError) -> bool {
         if !error.is_about_the_host() {
             return false;
@@ -157,13 +157,13 @@ impl HttpRegistry {
     }
 }
 
-/// The same as [`Registry`], with errors that say more.
+/// The methods of [`Registry`], with more specific errors.
 impl HttpRegistry {
-    /// What a tag means now.
+    /// The current digest of a tag.
     ///
     /// # Errors
     ///
-    /// When there is no such tag, or nobody to ask.
+    /// When there is no such tag, or no endpoint that may be asked.
     pub fn resolve(&self, tag: &str) -> Result<Digest, RegistryError> {
         self.first(false, |endpoint| endpoint.resolve(tag, Limits::default().manifest))
     }
@@ -172,7 +172,7 @@ impl HttpRegistry {
     ///
     /// # Errors
     ///
-    /// When there is no such document, it is too large, or it is not what it should be.
+    /// When there is no such document, it is too large, or its digest is wrong.
     pub fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), RegistryError> {
         self.first(wanted.digest().is_some(), |endpoint| endpoint.document(wanted, limit))
     }
@@ -181,7 +181,7 @@ impl HttpRegistry {
     ///
     /// # Errors
     ///
-    /// When there is no such blob, or it is not as long as it should be.
+    /// When there is no such blob, or its size is wrong.
     pub fn blob(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send + '_>, RegistryError> {
         Ok(Box::new(BlobReader::open(self, blob, from)?))
     }

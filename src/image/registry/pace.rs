@@ -1,5 +1,5 @@
-//! A reader that gives up on who sends next to nothing. Only the time spent waiting for the other side counts, not what
-//! the reader of the reader does with the bytes.
+//! A reader with a minimum transfer rate. Only the time spent waiting for the server counts, not the time that
+//! the caller spends on the bytes.
 
 use std::{
     io::{self, Read},
@@ -8,7 +8,7 @@ use std::{
 
 use super::settings::Patience;
 
-/// Reads at a walking pace at least.
+/// Fails when the rate is too low.
 pub struct Paced<R> {
     inner: R,
     window: Duration,
@@ -18,7 +18,7 @@ pub struct Paced<R> {
 }
 
 impl<R> Paced<R> {
-    /// Begins to measure.
+    /// Starts measuring.
     pub fn new(inner: R, patience: &Patience) -> Self {
         Self { inner, window: patience.window, least: patience.least, waited: Duration::ZERO, read: 0 }
     }

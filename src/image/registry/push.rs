@@ -1,4 +1,4 @@
-//! Writing to a registry. Only ever to the registry itself, never to a mirror.
+//! Writing to a registry: always to the registry itself, never to a mirror.
 
 use std::{io::Read, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     model::Digest,
 };
 
-/// The slowest upload that is waited for, in bytes per second.
+/// The slowest upload that is accepted, in bytes per second.
 const SLOWEST: u64 = 10 << 10;
 
 impl HttpRegistry {
@@ -28,7 +28,7 @@ impl HttpRegistry {
     ///
     /// # Errors
     ///
-    /// When it cannot be asked.
+    /// When the request fails.
     pub fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
         let endpoint = self.upstream();
         let url = endpoint.url(&format!("blobs/{digest}"))?;
@@ -40,11 +40,11 @@ impl HttpRegistry {
         }
     }
 
-    /// Writes a blob. Beginning is tried again, the upload itself is not: what has been read is gone. Ask again with a new reader.
+    /// Writes a blob. Starting the upload is retried, the upload itself is not, since its bytes have been read. Call again with a new reader.
     ///
     /// # Errors
     ///
-    /// When the registry does not take it, or the reader has less than the descriptor says. What it has beyond that is not sent.
+    /// When the registry refuses it, or the reader has fewer bytes than the descriptor says. Bytes beyond that are not sent.
     pub fn put_blob(&self, blob: &Descriptor, content: impl Read + Send + 'static) -> Result<(), RegistryError> {
         let endpoint = self.upstream();
         let begin = endpoint.url("blobs/uploads/")?;
@@ -63,11 +63,11 @@ impl HttpRegistry {
         endpoint.judge(response, &url, what).map(drop)
     }
 
-    /// Writes a manifest or an index, by tag or by its digest. Everything that it speaks of must be there.
+    /// Writes a manifest or an index, by tag or by its digest. Everything that it refers to must be there.
     ///
     /// # Errors
     ///
-    /// When the registry does not take it, or takes it for something else.
+    /// When the registry refuses it, or gives it another digest.
     pub fn put_manifest(&self, at: Wanted<'_>, media_type: &str, bytes: &[u8]) -> Result<Digest, RegistryError> {
         let endpoint = self.upstream();
         let url = endpoint.url(&at.path()?)?;
@@ -89,7 +89,7 @@ impl HttpRegistry {
     }
 }
 
-// Where to send the content. It may be another host, which then gets no credentials.
+// The URL for the content. It may be on another host, which then gets no credentials.
 fn upload(endpoint: &Endpoint, begin: &Url, response: &Response, what: &str) -> Result<Url, RegistryError> {
     let host = endpoint.place.host.clone();
     let wrong = |why: &str| RegistryError::Answer { host: host.clone(), what: what.into(), why: why.into() };

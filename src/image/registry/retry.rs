@@ -1,4 +1,4 @@
-//! Trying again: how long to wait, and for how many times. A registry that names a time is given that time, within limits.
+//! Retries: how long to wait, and how often. A delay that the registry asks for is kept, within limits.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{error::RegistryError, settings::Settings};
 
-/// Does something until it succeeds, fails for good, or has failed too often.
+/// Calls a function until it succeeds, fails for good, or has failed too often.
 pub fn patiently<T>(
     settings: &Settings,
     host: &str,
@@ -30,7 +30,7 @@ pub fn patiently<T>(
     }
 }
 
-/// Waits before the attempt after `failures` + 1 failures, ready to stop.
+/// Waits after `failures` + 1 failures; ends early when a stop is requested.
 pub fn pause(settings: &Settings, host: &str, failures: u32, wanted: Option<Duration>) -> Result<(), RegistryError> {
     let patience = &settings.patience;
     let wait = wanted.unwrap_or_else(|| jittered(backoff(patience.backoff, failures), RandomState::new().hash_one(())));
@@ -49,7 +49,7 @@ fn backoff(first: Duration, failures: u32) -> Duration {
     first.saturating_mul(1 << failures.min(16))
 }
 
-// Between half of the time and all of it, so that many clients that failed together do not come back together.
+// Between half of the delay and all of it, so that clients that failed together do not retry together.
 fn jittered(wait: Duration, random: u64) -> Duration {
     let part = u32::try_from(random % 1000).unwrap_or(0);
     wait / 2 + (wait / 2) * part / 1000

@@ -1,4 +1,4 @@
-//! What the registry client is told about the world: values, because only `cli` reads the environment.
+//! Settings of the registry client, as values: only `cli` reads the environment.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -9,53 +9,53 @@ use crate::{
     system::{process::Spawner, stop::StopToken},
 };
 
-/// Takes warnings: things that went wrong and did not matter in the end.
+/// Receives warnings: failures that were recovered from.
 pub type Warn = Arc<dyn Fn(String) + Send + Sync>;
 
-/// Says whether to stop.
+/// Tells whether a stop is requested.
 pub type Stopping = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// How registries are reached.
 #[derive(Clone)]
 pub struct Settings {
-    /// The caller's environment: proxies, and the places of settings.
+    /// The caller's environment: proxies, and the paths of settings.
     pub environment: Vec<(String, String)>,
     /// The caller's home.
     pub home: PathBuf,
     /// `/etc`; another folder in tests.
     pub etc: PathBuf,
-    /// The host's bundle of CA certificates. Without one, those that came with smidr are used.
+    /// The host's bundle of CA certificates. Without one, those in smidr's binary are used.
     pub ca_bundle: Option<PathBuf>,
     /// Whether the registry may be reached over plain http, without credentials.
     pub insecure: bool,
-    /// Whether the caller's logins may be shown.
+    /// Whether the caller's credentials may be sent.
     pub logins: bool,
-    /// Knows whether somebody wants smidr to stop.
+    /// Tells whether a stop is requested.
     pub stopping: Stopping,
     /// Starts credential helpers.
     pub spawner: Spawner,
-    /// Takes warnings.
+    /// Receives warnings.
     pub warn: Warn,
-    /// How patient to be.
+    /// Timeouts and retries.
     pub patience: Patience,
 }
 
-/// How patient the client is.
+/// Timeouts and retries of the client.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// To be connected.
+    /// For a connection.
     pub connect: Duration,
     /// Without a single byte.
     pub idle: Duration,
-    /// Over which the speed is measured.
+    /// The window over which the rate is measured.
     pub window: Duration,
-    /// Bytes per window that are too few to go on.
+    /// Fewer bytes per window are a failure.
     pub least: u64,
-    /// How often something is tried again.
+    /// How often something is retried.
     pub retries: u32,
-    /// How long to wait before the first new attempt; twice as long before each further one.
+    /// The delay before the first retry; doubled for each further one.
     pub backoff: Duration,
-    /// The longest wait, whatever the registry wants.
+    /// The longest delay, whatever the registry asks for.
     pub longest: Duration,
     /// For a credential helper to answer.
     pub helper: Duration,
@@ -77,7 +77,7 @@ impl Default for Patience {
 }
 
 impl Settings {
-    /// What this machine and the caller's environment say.
+    /// The settings of this machine and of the caller's environment.
     pub fn new(facts: &SystemFacts, spawner: &Spawner, stop: &StopToken, on: &Emitter) -> Self {
         let (stop, on) = (stop.clone(), on.clone());
         Self {
@@ -99,12 +99,12 @@ impl Settings {
         self.environment.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| &**value)
     }
 
-    /// `$XDG_CONFIG_HOME`, or what stands for it.
+    /// `$XDG_CONFIG_HOME`, or its default.
     pub(super) fn config_home(&self) -> PathBuf {
         self.variable("XDG_CONFIG_HOME").map_or_else(|| self.home.join(".config"), PathBuf::from)
     }
 
-    /// Ends what is going on when somebody asked for that.
+    /// An error if a stop is requested.
     pub(super) fn check_stop(&self, host: &str) -> Result<(), RegistryError> {
         if (self.stopping)() { Err(RegistryError::Stopped(host.into())) } else { Ok(()) }
     }

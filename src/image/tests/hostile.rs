@@ -1,4 +1,4 @@
-//! Archives that want something outside their folder, or more than they should. Each is unpacked beside a canary, which
+//! Archives that reach for something outside their folder, or exceed limits. Each is unpacked beside a canary, which
 //! must not change in a byte, a mode or a time; alone, and again as the upper of two layers in one store.
 //!
 //! The cases are those of the advisories that smidr's facts name (umoci CVE-2021-29136, go-archive CVE-2026-17106, containerd

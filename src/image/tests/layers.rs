@@ -1,4 +1,4 @@
-//! What a well-meant archive becomes: whiteouts in any order, folders that are only implied, odd modes and times.
+//! Ordinary archives: whiteouts in any order, folders that are only implied, odd modes and times.
 
 use std::{
     fs,

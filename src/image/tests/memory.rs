@@ -1,4 +1,4 @@
-//! Archives that want to fill the memory: what has to wait is charged to one account, and the rest does not wait.
+//! Archives that would fill the memory: everything that is kept is charged to one account.
 
 use std::{fs, io::Write as _};
 

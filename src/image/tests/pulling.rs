@@ -1,4 +1,4 @@
-//! Images from a registry that does everything wrong: what comes of it, and that nothing stays which should not.
+//! Pulls from a faulty registry: the result, and that nothing is left that should not be.
 
 use serde_json::json;
 use tar::EntryType;
@@ -101,7 +101,7 @@ fn a_pulled_image_is_whole_and_asked_for_once() {
     shop.pull(":v1").expect("an image");
     let asked: Vec<String> = shop.registry.seen("")[before..].iter().map(|seen| seen.method.clone()).collect();
     assert_eq!(asked, ["HEAD"]);
-    // By its digest nobody need be asked.
+    // By digest no request is needed.
     shop.pull(&format!("@{}", shop.manifest)).expect("an image");
     let asked = shop.registry.seen("").len();
     shop.pull(&format!("@{}", shop.manifest)).expect("an image");
@@ -113,7 +113,7 @@ fn whether_a_login_was_used_is_written_down() {
     let shop = Shop::new();
     let is_anonymous = |image: StoredImage| image.origin.is_some_and(|origin| origin.anonymous);
     assert!(is_anonymous(shop.pull(":v1").expect("an image")));
-    // Records of before do not tell, until the registry has been asked again.
+    // Records of earlier versions do not tell, until the registry has been asked again.
     let names = shop.test.paths.images().join("names/pulled.json");
     let record = std::fs::read_to_string(&names).expect("a record");
     assert!(record.contains(r#","anonymous":true"#), "{record}");

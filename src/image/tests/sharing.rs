@@ -1,4 +1,4 @@
-//! What images share in a store, and must not be able to use against each other; and what becomes of odd but legal ones.
+//! What images share in a store and must not be able to use against each other; and odd but legal images.
 
 use std::{
     collections::BTreeMap,

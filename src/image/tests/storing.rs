@@ -1,4 +1,4 @@
-//! Into the store, out of it, and away: what is kept, what is refused, and that a failure leaves nothing.
+//! Import, export and removal: what is kept, what is refused, and that a failure leaves nothing.
 
 use std::{
     fs,
@@ -344,9 +344,9 @@ fn nobody_waits_for_an_image_that_is_whole() {
     let image = import(&test, "one", "1");
     let _busy = [&image.manifest, &image.config.diff_ids[0]]
         .map(|digest| test.store.lock_making(digest, "somebody else", &on).expect("a lock"));
-    // Who was asked to stop ends where he would have waited.
+    // A stop request ends what would have to wait.
     let stop = StopToken::default();
-    stop.escalate();
+    stop.ask(nix::sys::signal::Signal::SIGINT);
     let store = ImageStore::open(&test.paths).expect("a store").heeding(&stop);
     let error = store.lock_making(&image.manifest, "a second one", &on).expect_err("busy");
     assert_eq!(error.kind(), Kind::Cancelled);

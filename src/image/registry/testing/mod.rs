@@ -1,5 +1,5 @@
-//! For tests: a registry on this machine that can do everything wrong, over plain http or over TLS, and that remembers what it was
-//! asked.
+//! For tests: a registry on this machine that can misbehave in many ways, over plain http or over TLS, and that records its
+//! requests.
 
 mod server;
 
@@ -27,7 +27,7 @@ use crate::{
     system::process::Spawner,
 };
 
-/// What goes wrong with one answer.
+/// A fault of one response.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// Another status, with headers and a body.
@@ -54,25 +54,25 @@ pub enum Fault {
     Content(Vec<u8>),
 }
 
-/// Who may use the registry.
+/// Who is allowed to use the registry.
 #[derive(Clone, Debug, Default)]
 pub enum Demand {
-    /// Everybody.
+    /// Any client.
     #[default]
     Nothing,
-    /// Who knows a name and a password.
+    /// Clients with a name and a password.
     Basic(&'static str, &'static str),
-    /// Who has a token, from `/token` here or from another realm. It is good for so many requests.
+    /// Clients with a token, from `/token` here or from another realm. A token is valid for so many requests.
     Token {
-        /// Whom tokens are given to; everybody if empty.
+        /// The user who gets tokens; any if empty.
         user: &'static str,
-        /// With which password, or identity token.
+        /// The user's password, or identity token.
         password: &'static str,
         /// Requests per token.
         uses: usize,
-        /// What the server says of a token's life, in seconds.
+        /// The lifetime that the server claims, in seconds.
         life: u64,
-        /// Instead of our own.
+        /// Replaces our own realm.
         realm: Option<String>,
     },
 }
@@ -107,9 +107,9 @@ struct State {
 
 /// The registry. Ends with the value.
 pub struct FaultyRegistry {
-    /// A home for whoever talks to it.
+    /// A home for its clients.
     pub home: tempfile::TempDir,
-    /// What the client warned of.
+    /// The client's warnings.
     pub warnings: Arc<Mutex<Vec<String>>>,
     address: SocketAddr,
     tls: bool,
@@ -133,7 +133,7 @@ impl FaultyRegistry {
         Self::start_tls_with(|parameters| parameters.is_ca = is_ca, None)
     }
 
-    /// With another certificate; and, over HTTP/2, what says everything in its place.
+    /// With another certificate; and, over HTTP/2, a function that handles the connection in its place.
     pub fn start_tls_with(change: impl FnOnce(&mut rcgen::CertificateParams), talk: Option<Talk>) -> Self {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut parameters = rcgen::CertificateParams::new(names).expect("good names");
@@ -171,7 +171,7 @@ impl FaultyRegistry {
                     return;
                 }
                 let (state, tls, own) = (state.clone(), tls.clone(), own.clone());
-                // Who hangs up on us is tested for that.
+                // Clients that hang up are part of the tests.
                 thread::spawn(move || drop(server::connection(stream, tls, talk, &state, &own)));
             }
         });
@@ -250,17 +250,17 @@ impl FaultyRegistry {
         self.state().manifests.get(tag).cloned()
     }
 
-    /// Does something wrong the next `times` times that `part` is in `METHOD PATH`.
+    /// Injects a fault the next `times` times that `part` is in `METHOD PATH`.
     pub fn fault(&self, part: &str, times: usize, fault: Fault) {
         self.state().faults.push((part.into(), times, fault));
     }
 
-    /// Does nothing wrong any more.
+    /// Removes all faults.
     pub fn heal(&self) {
         self.state().faults.clear();
     }
 
-    /// Lets not everybody in any more.
+    /// Requires authentication from now on.
     pub fn demand(&self, demand: Demand) {
         self.state().demand = demand;
     }

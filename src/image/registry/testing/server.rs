@@ -1,4 +1,4 @@
-//! The other side: how the faulty registry answers one request per connection, and how it gets that wrong.
+//! The server side of the faulty registry: one request per connection, with its faults.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -237,7 +237,7 @@ fn send(stream: &mut impl Write, method: &str, reply: &Reply) -> io::Result<()> 
             thread::sleep(pause);
         }
         if reply.endless {
-            // Until the other side has had enough.
+            // Until the client closes the connection.
             io::copy(&mut io::repeat(b'x'), stream)?;
         }
     }

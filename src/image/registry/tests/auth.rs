@@ -1,4 +1,4 @@
-//! Who we are, and whom we tell.
+//! Which credentials are sent, and to which hosts.
 
 use super::*;
 use crate::{

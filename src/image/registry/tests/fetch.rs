@@ -1,4 +1,4 @@
-//! Documents and blobs: limits, resuming, patience.
+//! Documents and blobs: limits, resuming, timeouts.
 
 use std::{
     io::Read as _,

@@ -1,4 +1,4 @@
-//! The registry client against a registry that does everything wrong.
+//! The registry client against a faulty registry.
 
 mod auth;
 mod fetch;

@@ -1,4 +1,4 @@
-//! Redirects, and mirrors: who else is asked, and what they get to know.
+//! Redirects and mirrors: which hosts are contacted, and what they receive.
 
 use super::*;
 use crate::{

@@ -1,4 +1,4 @@
-//! TLS and HTTP/2 that mean harm. Whatever the other side does with them ends, and with an error.
+//! Hostile TLS and HTTP/2: every exchange ends, with an error.
 
 use std::{
     io::{self, Read, Write},
