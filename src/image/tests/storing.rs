@@ -346,7 +346,7 @@ fn nobody_waits_for_an_image_that_is_whole() {
         .map(|digest| test.store.lock_making(digest, "somebody else", &on).expect("a lock"));
     // A stop request ends what would have to wait.
     let stop = StopToken::default();
-    stop.ask(nix::sys::signal::Signal::SIGINT);
+    stop.escalate();
     let store = ImageStore::open(&test.paths).expect("a store").heeding(&stop);
     let error = store.lock_making(&image.manifest, "a second one", &on).expect_err("busy");
     assert_eq!(error.kind(), Kind::Cancelled);
