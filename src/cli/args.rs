@@ -79,6 +79,9 @@ pub enum Command {
     /// Run a submission; not for people
     #[command(name = "__worker", hide = true)]
     Worker(Worker),
+    /// Keep a hash-equivalence server; not for people
+    #[command(name = "__keeper", hide = true)]
+    Keeper,
 }
 
 /// `smidr init`

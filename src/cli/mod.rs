@@ -14,6 +14,7 @@ mod doctor;
 mod history;
 mod image;
 mod init;
+mod keeper;
 mod layers;
 mod lock;
 mod logs;
@@ -76,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => logs::logs(&config, &args),
         Command::Attach(args) => attach::attach(&config, &args),
         Command::History(command) => history::history(&command),
+        Command::Keeper => keeper::keeper(),
         Command::Worker(args) => worker::worker(&args),
         Command::Cancel(args) => cancel::cancel(&args),
         Command::Artifacts(command) => artifacts::artifacts(&config, &command),

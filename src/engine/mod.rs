@@ -15,6 +15,7 @@ mod host;
 pub mod image_build;
 pub mod inputs;
 pub mod keep;
+pub mod keeper;
 mod memory;
 mod obeyed;
 mod packages;
@@ -324,12 +325,18 @@ fn run(
     let plan = &prepared.plan;
     let own = prepared.own_folder();
     let begun = Instant::now();
+    let server = keeper::hold(prepared, tools).unwrap_or_else(|error| {
+        tools.on.warn(format!("this build has a hash-equivalence server of its own: {}", causes(&error)));
+        None
+    });
+    let mut extra_env = vec![("BB_SERVER_TIMEOUT", "0")];
+    extra_env.extend(server.as_ref().map(|server| ("BB_HASHSERVE", server.address.as_str())));
     let mut once = |stage, argv, own_network| {
         tools.on.emit(Event::StageStarted { stage });
         let spec = SandboxSpec {
             own_network,
             probe_tasks: true,
-            ..prepared.sandbox(argv, edits, false, &[("BB_SERVER_TIMEOUT", "0")])?
+            ..prepared.sandbox(argv, edits, false, &extra_env)?
         };
         let _watch = flocks::Watch::begin(&plan.folders.downloads, tools);
         let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
@@ -362,6 +369,11 @@ fn run(
             ended => Ok(ended),
         },
     }
+}
+
+/// An error with its causes, on one line.
+fn causes(error: &EngineError) -> String {
+    Outcome::of(error).reasons.join(": ")
 }
 
 /// What two runs have used, as far as that is known.

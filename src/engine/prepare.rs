@@ -130,6 +130,11 @@ impl Prepared {
         &self.checkouts.names
     }
 
+    /// A folder with `bin/bitbake` in it, where BitBake is not the image's.
+    pub(super) fn bitbake(&self) -> Option<&Path> {
+        self.checkouts.bitbake.as_deref()
+    }
+
     /// Where smidr's own files stand, as the build sees them.
     pub(super) fn own_folder(&self) -> PathBuf {
         match &self.host {

@@ -168,6 +168,11 @@ fn within<T>(
 }
 
 impl Workspace {
+    /// A skeleton beside those of workspaces, for something that is not a build.
+    pub fn without_lock(skeleton: PathBuf) -> Self {
+        Self { skeleton, _locks: Vec::new() }
+    }
+
     /// Where smidr's own files stand on this machine.
     pub fn own_files(&self) -> PathBuf {
         self.skeleton.join(bitbake::OWN_FOLDER.trim_start_matches('/'))

@@ -142,6 +142,7 @@ pub fn environment(config: &Config, facts: &SystemFacts, folders: &Folders) -> V
         .chain(config.env.iter().map(|(name, _)| name.text.as_str()))
         .chain(config.host.env.iter().map(|name| name.text.as_str()))
         .chain(SHARED)
+        .chain(["BB_HASHSERVE"])
         .collect();
     put(&mut env, "BB_ENV_PASSTHROUGH_ADDITIONS", passed.join(" "));
     env
