@@ -47,6 +47,8 @@ mod images;
 mod inputs;
 #[path = "all/isolation.rs"]
 mod isolation;
+#[path = "all/keeper.rs"]
+mod keeper;
 #[path = "all/layers.rs"]
 mod layers;
 #[path = "all/layers_diff.rs"]

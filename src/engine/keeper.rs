@@ -26,6 +26,7 @@ use crate::{
     system::{
         files::{FileError, make_private_dir},
         lock::{self, Attempt, FileLock, Mode},
+        sockets::by_short_path,
     },
 };
 
@@ -71,7 +72,9 @@ pub fn hold(prepared: &Prepared, tools: Tools<'_>) -> Result<Option<Held>, Engin
     let plan = prepared.plan();
     // With an upstream, with a server of its own, or without one.
     let decides = plan.conf.iter().any(|(name, _)| name == NAME) || plan.conf_tail.contains(NAME);
-    let (false, Isolation::Full, Some(bitbake)) = (decides, plan.isolation, prepared.bitbake()) else { return Ok(None) };
+    let (false, Isolation::Full, Some(bitbake)) = (decides, plan.isolation, prepared.bitbake()) else {
+        return Ok(None);
+    };
     let BuildHost::Image { lock: host, .. } = &prepared.host else { return Ok(None) };
     let program = bitbake.join("bin/bitbake-hashserv");
     if !program.is_file() {
@@ -108,12 +111,14 @@ fn text(path: &Path) -> String {
 
 /// The form of the database (`hashserv/sqlite.py`, up to 2.6 `hashserv/__init__.py`): servers of another one do not see what is in it.
 fn form(bitbake: &Path) -> &'static str {
-    let has = |file: &str| fs::read_to_string(bitbake.join("lib/hashserv").join(file)).is_ok_and(|text| text.contains("unihashes_v3"));
+    let has = |file: &str| {
+        fs::read_to_string(bitbake.join("lib/hashserv").join(file)).is_ok_and(|text| text.contains("unihashes_v3"))
+    };
     if has("sqlite.py") { "v3" } else { "v2" }
 }
 
 fn answers(socket: &Path) -> bool {
-    UnixStream::connect(socket).is_ok()
+    by_short_path(socket, |path| UnixStream::connect(path)).is_ok()
 }
 
 /// Starts a keeper that outlives this process, and waits until its server answers.
@@ -161,19 +166,22 @@ pub fn run(keeper: &Keeper, tools: Tools<'_>, ready: impl FnOnce() -> io::Result
         let image = image.ok_or_else(|| EngineError::NoImage(keeper.image.to_string()))?;
         root = Some(tools.store.checkout(&image, tools.on)?);
         let output = || rustix::io::dup(rustix::stdio::stderr()).map_err(io::Error::from);
-        let stdio = output().and_then(sandbox::Stdio::to).map_err(FileError::new("use", Path::new("standard error")))?;
-        running = Some(sandbox::launch(&keeper.spec, stdio, &tools.spawner)?);
+        let stdio =
+            output().and_then(sandbox::Stdio::to).map_err(FileError::new("use", Path::new("standard error")))?;
+        let sandbox = sandbox::launch(&keeper.spec, stdio, &tools.spawner)?;
+        running = Some((sandbox.control(), thread::spawn(move || sandbox.wait())));
     }
     while !answers(&keeper.socket) {
+        if running.as_ref().is_some_and(|(_, ended)| ended.is_finished()) {
+            return Err(failed("it has ended").into());
+        }
         if Instant::now() > until {
             return Err(failed("it does not answer").into());
         }
         thread::sleep(Duration::from_millis(10));
     }
     ready().map_err(FileError::new("use", Path::new("standard output")))?;
-    let Some(running) = running else { return Ok(()) };
-    let control = running.control();
-    let ended = thread::spawn(move || running.wait());
+    let Some((control, ended)) = running else { return Ok(()) };
     // Held until the server is gone: the next build waits for that.
     let mut last = None;
     while last.is_none() && !ended.is_finished() && !tools.stop.is_requested() {
@@ -195,7 +203,13 @@ pub fn run(keeper: &Keeper, tools: Tools<'_>, ready: impl FnOnce() -> io::Result
 
 impl Prepared {
     /// A sandbox for a server of BitBake's, which sees BitBake and the folder of its database, and no network.
-    fn server(&self, name: &str, argv: Vec<String>, bitbake: &Path, tools: Tools<'_>) -> Result<SandboxSpec, EngineError> {
+    fn server(
+        &self,
+        name: &str,
+        argv: Vec<String>,
+        bitbake: &Path,
+        tools: Tools<'_>,
+    ) -> Result<SandboxSpec, EngineError> {
         let plan = self.plan();
         let skeleton = tools.paths.tmp().join("roots").join(name);
         let workspace = Workspace::without_lock(skeleton.clone());
@@ -217,7 +231,11 @@ impl Prepared {
             edit: false,
         };
         let path = root.env().iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());
-        let env = [("PATH", bitbake::search_path(Some(bitbake), path)), ("HOME", "/tmp".into()), ("LC_ALL", "C.UTF-8".into())];
+        let env = [
+            ("PATH", bitbake::search_path(Some(bitbake), path)),
+            ("HOME", "/tmp".into()),
+            ("LC_ALL", "C.UTF-8".into()),
+        ];
         let env = env.map(|(name, value)| (name.to_owned(), value)).into();
         let payload = Payload { argv, env, cwd: "/tmp".into(), ..Payload::default() };
         let mut spec = plan.sandbox(&placed, payload);

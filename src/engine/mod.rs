@@ -333,11 +333,7 @@ fn run(
     extra_env.extend(server.as_ref().map(|server| ("BB_HASHSERVE", server.address.as_str())));
     let mut once = |stage, argv, own_network| {
         tools.on.emit(Event::StageStarted { stage });
-        let spec = SandboxSpec {
-            own_network,
-            probe_tasks: true,
-            ..prepared.sandbox(argv, edits, false, &extra_env)?
-        };
+        let spec = SandboxSpec { own_network, probe_tasks: true, ..prepared.sandbox(argv, edits, false, &extra_env)? };
         let _watch = flocks::Watch::begin(&plan.folders.downloads, tools);
         let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
         let finished = drive::drive(spec, plan.limits, timeout, tools, &plan.folders, budget)?;

@@ -92,9 +92,9 @@ impl Paths {
         self.locks().join(format!("build-{id}.lock"))
     }
 
-    /// Builds that run, and those that wait for their turn.
-    pub fn slots(&self) -> PathBuf {
-        self.locks().join("slots")
+    /// The line of builds that run, and of those that wait for their turn.
+    pub fn queue(&self) -> PathBuf {
+        self.home.join("queue")
     }
 
     /// Half-made things, on the same file system as what they become.

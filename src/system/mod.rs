@@ -17,5 +17,6 @@ pub mod removal;
 pub mod repository;
 pub mod rooted;
 pub mod scratch;
+pub mod sockets;
 pub mod stop;
 pub mod trail;

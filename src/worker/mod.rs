@@ -194,9 +194,9 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
         Ok::<_, EngineError>(ticket)
     };
     // First the line of its own command, then that of all.
-    let line = submission.group.as_ref().map(|group| (tools.paths.slots().join(group.name.as_str()), group.places));
+    let line = submission.group.as_ref().map(|group| (tools.paths.build(&group.name).join("queue"), group.places));
     let _among_its_own = line.map(|(line, places)| turn(&line, places)).transpose()?;
-    let _among_all = turn(&tools.paths.slots(), project.settings.limits.builds(tools.facts.cpus))?;
+    let _among_all = turn(&tools.paths.queue(), project.settings.limits.builds(tools.facts.cpus))?;
     let host = project.host_lock(&plan).cloned();
     let locked = plan.locked;
     engine::build(plan, host.as_ref(), tools, |pins| Ok(project.pin(pins, &tools.paths, locked)?))
