@@ -21,10 +21,11 @@ pub mod image;
 pub mod layers;
 pub mod sandbox;
 
+pub mod queue;
+
 pub mod engine;
 
 pub mod history;
-pub mod queue;
 
 pub mod worker;
 

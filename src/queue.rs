@@ -94,6 +94,16 @@ impl Ticket {
     }
 }
 
+/// How many builds run, or wait for their turn.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn held(folder: &Path) -> Result<usize, FileError> {
+    let held = |number| lock::holder(&folder.join(name(number))).map(|holder| usize::from(holder.is_some()));
+    numbers(folder)?.into_iter().map(held).sum()
+}
+
 fn name(number: u64) -> String {
     format!("{number:020}.ticket")
 }

@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::mpsc::{self, RecvTimeoutError, SyncSender},
     thread,
     time::{Duration, Instant},
@@ -27,6 +27,7 @@ use crate::{
     events::Emitter,
     model::{Event, FailedTask, Level, Limits, TaskName, Usage},
     plan::{Folders, SandboxSpec},
+    queue,
     sandbox::{self, Control, Exit, SandboxError, Tasks},
     system::{process::Spawner, stop::StopRequest},
 };
@@ -139,7 +140,7 @@ pub fn drive(
             let _ = inbox.try_send(Message::Stop);
         }
     });
-    let mut course = Course::new(control, timeout, on, folders, budget);
+    let mut course = Course::new(control, timeout, on, folders, budget, tools.paths.queue());
     // Console and interface.
     let mut open = 2;
     loop {
@@ -228,6 +229,9 @@ struct Course<'a> {
     on: &'a Emitter,
     folders: &'a Folders,
     budget: &'a mut Budget,
+    // Where builds stand in line, and whether another one ran meanwhile.
+    queue: PathBuf,
+    shared: bool,
     timeout: Option<Instant>,
     grace: Option<Instant>,
     said_done: bool,
@@ -248,8 +252,11 @@ impl<'a> Course<'a> {
         on: &'a Emitter,
         folders: &'a Folders,
         budget: &'a mut Budget,
+        queue: PathBuf,
     ) -> Self {
         Self {
+            shared: is_shared(&queue),
+            queue,
             control,
             on,
             folders,
@@ -324,6 +331,7 @@ impl<'a> Course<'a> {
     fn note(&mut self, event: &Event) -> Option<FailedTask> {
         match event {
             Event::TaskEnded { name, ok: false, setscene: false, log, .. } if self.budget.takes_failed(self.on) => {
+                self.shared |= is_shared(&self.queue);
                 let failed = FailedTask { name: name.clone(), log: log.clone() };
                 self.failed.push(failed.clone());
                 return Some(failed);
@@ -383,14 +391,22 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn finish(self, end: End, confinement: Confinement, uid: u32) -> Finished {
+    fn finish(mut self, end: End, confinement: Confinement, uid: u32) -> Finished {
         self.budget.tell(self.on);
+        self.shared |= is_shared(&self.queue);
         let (usage, seen) = confinement.finish(end.usage);
         let unasked = !self.stopped && !self.timed_out;
         // SIGTERM is what a daemon that watches over memory sends first.
         let by_signal = [Signal::SIGKILL, Signal::SIGTERM].iter().any(|signal| end.status == 128 + *signal as i32);
         let failed = self.failed.first().map(|task| &task.name);
-        let evidence = Evidence { seen: &seen, sign: self.sign.as_ref(), failed, killed: by_signal && unasked, uid };
+        let evidence = Evidence {
+            seen: &seen,
+            sign: self.sign.as_ref(),
+            failed,
+            killed: by_signal && unasked,
+            shared: self.shared,
+            uid,
+        };
         Finished {
             exit: end.status,
             out_of_memory: memory::verdict(&evidence),
@@ -404,6 +420,11 @@ impl<'a> Course<'a> {
             timed_out: self.timed_out,
         }
     }
+}
+
+/// Whether builds other than this one are in line.
+fn is_shared(queue: &Path) -> bool {
+    queue::held(queue).is_ok_and(|held| held > 1)
 }
 
 /// What is told of an error. Cut between words: half a secret would not be recognised.

@@ -24,8 +24,10 @@ pub struct Evidence<'a> {
     pub sign: Option<&'a (TaskName, Sign)>,
     /// The first task that failed.
     pub failed: Option<&'a TaskName>,
-    /// Whether a signal that nobody of ours sent ended BitBake.
+    /// Whether a signal that smidr did not send ended BitBake.
     pub killed: bool,
+    /// Whether another build of this user ran meanwhile: what the session and the machine counted may be its.
+    pub shared: bool,
     /// Whose processes the build's are, outside.
     pub uid: u32,
 }
@@ -81,7 +83,7 @@ fn first_word(text: &str) -> String {
 
 /// One sentence that says so, if memory did run out.
 pub fn verdict(evidence: &Evidence<'_>) -> Option<String> {
-    let Evidence { seen, sign, failed, killed, uid } = evidence;
+    let Evidence { seen, sign, failed, killed, shared, uid } = evidence;
     let told = sign.map(|(_, sign)| sign);
     let task = sign.map(|(task, _)| task).or(*failed);
     let during = task.map_or_else(|| "while BitBake ran".into(), |task| format!("while {task} ran"));
@@ -93,7 +95,12 @@ pub fn verdict(evidence: &Evidence<'_>) -> Option<String> {
     let same = |victim: &&crate::system::oom::Victim| named.is_none_or(|name| victim.name == name);
     let victims = || seen.victims.iter().rev().filter(ours);
     let victim = victims().find(same).or_else(|| victims().next());
-    let by_kernel = seen.build > 0 || seen.session + seen.machine > 0 && (told.is_some() || *killed);
+    // Among several builds only the name of the program tells whose it was.
+    let is_ours = match shared {
+        true => named.is_some_and(|name| victims().any(|victim| victim.name == name)),
+        false => told.is_some() || *killed,
+    };
+    let by_kernel = seen.build > 0 || seen.session + seen.machine > 0 && is_ours;
     if by_kernel && !matches!(told, Some(Sign::Refused(_))) {
         let whom = match (victim, named) {
             (Some(victim), _) => format!("{} ({})", victim.name, size(victim.memory)),
@@ -241,8 +248,41 @@ mod tests {
         ];
         for (seen, sign, killed, expected) in rows {
             let failed = task("a");
-            let evidence = Evidence { seen: &seen, sign: sign.as_ref(), failed: Some(&failed), killed, uid: 1000 };
+            let shared = false;
+            let evidence =
+                Evidence { seen: &seen, sign: sign.as_ref(), failed: Some(&failed), killed, shared, uid: 1000 };
             assert_eq!(verdict(&evidence).as_deref(), expected, "{seen:?} {sign:?}");
+        }
+    }
+
+    #[test]
+    fn a_kill_in_another_build_explains_nothing() {
+        let victim = |name: &str| Victim { name: name.into(), memory: 1 << 30, uid: Some(1000) };
+        let seen = |build, victims: &[Victim]| Seen { build, session: 1, machine: 1, victims: victims.into() };
+        let compiler = Sign::CompilerKilled("cc1plus".into());
+        for (seen, sign, expected) in [
+            (seen(0, &[victim("ld")]), Some(Sign::Killed), None),
+            (seen(0, &[victim("ld")]), None, None),
+            (seen(0, &[victim("ld")]), Some(compiler.clone()), Some("memory ran out, most likely: cc1plus")),
+            (
+                seen(0, &[victim("ld"), victim("cc1plus")]),
+                Some(compiler),
+                Some("memory ran out: the kernel killed cc1plus"),
+            ),
+            (seen(1, &[victim("ld")]), None, Some("memory ran out: the kernel killed ld")),
+        ] {
+            let (failed, sign) = (task("a"), sign.map(|sign| (task("a"), sign)));
+            let evidence = Evidence {
+                seen: &seen,
+                sign: sign.as_ref(),
+                failed: Some(&failed),
+                killed: true,
+                shared: true,
+                uid: 1000,
+            };
+            let found = verdict(&evidence);
+            assert!(found.as_deref().unwrap_or_default().starts_with(expected.unwrap_or_default()), "{found:?}");
+            assert_eq!(found.is_some(), expected.is_some(), "{found:?}");
         }
     }
 
