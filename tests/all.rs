@@ -77,6 +77,8 @@ mod project;
 mod pseudo;
 #[path = "all/races.rs"]
 mod races;
+#[path = "all/records.rs"]
+mod records;
 #[path = "all/reference.rs"]
 mod reference;
 #[path = "all/registry.rs"]
