@@ -8,7 +8,11 @@ use super::{
     output::{Document, bytes, duration, say, say_lines, talk, used},
     report::Done,
 };
-use crate::{history::BuildRecord, service::LocalService, system::paths};
+use crate::{
+    history::{BuildRecord, TaskRecord},
+    service::LocalService,
+    system::paths,
+};
 
 /// How many builds a list shows.
 const LIMIT: u32 = 50;
@@ -21,10 +25,11 @@ pub fn status(args: &Status) -> Done {
     match &args.id {
         Some(id) => {
             let build = service.show(Some(id))?;
+            let tasks = service.tasks(&build.id)?;
             if args.json {
-                Document::new().with("build", &build)?.say();
+                Document::new().with("build", &build)?.with("tasks", &tasks)?.say();
             } else {
-                one(&build);
+                one(&build, &tasks);
             }
         }
         None => {
@@ -53,7 +58,7 @@ fn row(build: &BuildRecord) {
     say(format!("{:<32} {:<21} {started}  {took:>8}  {targets}{variant}", build.id, build.state));
 }
 
-fn one(build: &BuildRecord) {
+fn one(build: &BuildRecord, tasks: &[TaskRecord]) {
     let line = |subject: &str, text: &str| say_lines(format!("{subject:<10} {text}"));
     line("build", build.id.as_str());
     line("state", &build.state.to_string());
@@ -66,6 +71,9 @@ fn one(build: &BuildRecord) {
     }
     if let Some(exit) = outcome.bitbake_exit {
         line("bitbake", &format!("exit status {exit}"));
+    }
+    if let Some(text) = told(tasks) {
+        line("tasks", &text);
     }
     for task in &outcome.failed {
         let log = task.log.as_ref().map(|log| log.display().to_string()).unwrap_or_default();
@@ -82,4 +90,16 @@ fn one(build: &BuildRecord) {
     if outcome.cleaned {
         line("cleaned", "artifacts and logs have been removed since");
     }
+}
+
+/// How many tasks ran, and which took longest.
+fn told(tasks: &[TaskRecord]) -> Option<String> {
+    let took = |task: &TaskRecord| {
+        let took = task.ended?.duration_since(task.started).as_millis();
+        Some((u64::try_from(took).ok()?, task.name.to_string()))
+    };
+    let restored = tasks.iter().filter(|task| task.setscene).count();
+    let (longest, name) = tasks.iter().filter_map(took).max()?;
+    let sstate = if restored > 0 { format!(", {restored} from sstate") } else { String::new() };
+    Some(format!("{} run{sstate}; {name} took longest, {}", tasks.len() - restored, duration(longest)))
 }

@@ -11,7 +11,7 @@ use crate::{
     engine::Services,
     events::EventSink,
     executors::{self, Life, StartError},
-    history::{BuildRecord, History, HistoryError},
+    history::{BuildRecord, History, HistoryError, TaskRecord},
     model::{Artifact, BuildId, Kind, Outcome, Paths, State, Submission, UserError},
     system::{
         files::{FileError, remove_tree},
@@ -221,6 +221,15 @@ impl<'a> LocalService<'a> {
         self.stop(&build.id, force, None)?;
         self.watch(&build.id, u64::MAX - 1, Some(&StopToken::default()), |_| true)?;
         self.show(Some(id))
+    }
+
+    /// The tasks of a build that is over.
+    ///
+    /// # Errors
+    ///
+    /// When the record cannot be read.
+    pub fn tasks(&self, id: &BuildId) -> Result<Vec<TaskRecord>, ServiceError> {
+        Ok(self.history()?.map(|history| history.tasks(id)).transpose()?.unwrap_or_default())
     }
 
     /// What a build left behind.
