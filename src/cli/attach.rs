@@ -7,6 +7,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use nix::sys::signal::{SigSet, Signal};
+
 use super::{
     args::Attach,
     context,
@@ -17,6 +19,7 @@ use super::{
 use crate::{
     events::EventSink as _,
     history::journal::Entry,
+    model::{Event, Outcome, State},
     service::{LocalService, ServiceError},
     system::{files::FileError, paths, stop::StopToken},
 };
@@ -29,8 +32,7 @@ pub fn attach(config: &Path, args: &Attach) -> Done {
     let service = LocalService::new(&paths);
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
     let mut view = Terminal::new();
-    let mut after = 0;
-    let mut cancelling = false;
+    let (mut after, mut outcome, mut cancelling) = (0, None, false);
     // Each signal ends one watch.
     let current = Arc::new(Mutex::new(StopToken::default()));
     let watched = current.clone();
@@ -42,14 +44,19 @@ pub fn attach(config: &Path, args: &Attach) -> Done {
             if let Entry::Record(record) = entry {
                 after = record.seq().unwrap_or(after);
                 view.accept(&record);
+                if let Event::Finished { outcome: end } = record.event {
+                    outcome = Some(end);
+                }
             }
             true
         })?;
         if over {
-            let outcome = service.show(Some(build.id.as_str()))?.outcome;
-            return Ok(ExitCode::from(outcome.map_or(0, |outcome| outcome.exit_code())));
+            // A journal without an end is that of a build that was interrupted.
+            let outcome = outcome.unwrap_or_else(|| Outcome::new(State::Interrupted));
+            return Ok(ExitCode::from(outcome.exit_code()));
         }
-        if !cancelling && !wants_cancel() {
+        view.pause();
+        if !cancelling && !(signals.signal() == Signal::SIGINT && wants_cancel()) {
             talk(format!("{} goes on; watch it again:  smidr attach {}", build.id, build.id));
             return Ok(ExitCode::SUCCESS);
         }
@@ -61,13 +68,18 @@ pub fn attach(config: &Path, args: &Attach) -> Done {
     }
 }
 
-/// Whether the build is to be cancelled, rather than left alone. Without a terminal it is left alone.
+/// Whether the build is to be cancelled, rather than left alone. Without a terminal it is left alone; a signal while it is asked ends this
+/// process, as it ends any that reads from its terminal.
 fn wants_cancel() -> bool {
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return false;
     }
-    output::ask("\nDetach, and let the build go on, or cancel it? [D/c]");
+    talk("");
+    output::ask("Detach, and let the build go on, or cancel it? [D/c]");
+    let deaf = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    let _ = deaf.thread_unblock();
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
+    let _ = deaf.thread_block();
     read.is_ok() && ["c", "cancel"].contains(&answer.trim().to_ascii_lowercase().as_str())
 }

@@ -5,7 +5,7 @@ use std::{process::Child, sync::mpsc, thread};
 use super::{
     args::{Build, EventForm},
     output::{Bar, talk, watched},
-    report::{Done, Failure},
+    report::{Done, Failure, report},
     terminal::{JsonLines, Terminal},
 };
 use crate::{
@@ -77,7 +77,10 @@ pub fn build(
                 Said::Entry(Entry::Record(record)) => record,
                 Said::Entry(_) => continue,
                 Said::End(end) => {
-                    end?;
+                    // The others go on, and so does that one: it is only not shown any more.
+                    if let Err(error) = end {
+                        report(&error.into());
+                    }
                     continue;
                 }
             };
@@ -109,10 +112,18 @@ pub fn build(
         // Its build is over; so is it, in a moment.
         let _ = worker.wait();
     }
-    summary(submissions, &outcomes);
-    let code = match (stop.is_requested(), first_failed) {
-        (true, _) => Kind::Cancelled.exit_code(),
-        (false, code) => code.unwrap_or_default(),
+    // Of those whose end was not seen, the record tells.
+    let outcome_of = |submission: &Submission| service.show(Some(submission.id.as_str())).ok()?.outcome;
+    let ends: Vec<Outcome> = submissions
+        .iter()
+        .zip(outcomes)
+        .map(|(one, seen)| seen.or_else(|| outcome_of(one)).unwrap_or_else(|| Outcome::new(State::Interrupted)))
+        .collect();
+    summary(submissions, &ends);
+    let failed = ends.iter().map(Outcome::exit_code).find(|code| *code != 0);
+    let code = match stop.is_requested() {
+        true => Kind::Cancelled.exit_code(),
+        false => first_failed.or(failed).unwrap_or_default(),
     };
     Ok(code.into())
 }
@@ -135,9 +146,8 @@ fn label(one: &Submission, all: &[Submission]) -> String {
     }
 }
 
-fn summary(submissions: &[Submission], outcomes: &[Option<Outcome>]) {
-    for (submission, outcome) in submissions.iter().zip(outcomes) {
-        let state = outcome.as_ref().map_or(State::Interrupted, |outcome| outcome.state);
+fn summary(submissions: &[Submission], ends: &[Outcome]) {
+    for (submission, Outcome { state, .. }) in submissions.iter().zip(ends) {
         talk(format!("{:<40} {:<12} {state}", submission.id, submission.request.variant.as_deref().unwrap_or("")));
     }
 }

@@ -75,6 +75,16 @@ impl Terminal {
         }
     }
 
+    /// Takes the line of progress away until there is something new.
+    pub fn pause(&mut self) {
+        if let Some(bar) = &mut self.bar {
+            bar.clear();
+            *bar = Bar::new();
+        }
+        self.board.lock().shown(false);
+        self.drawn.set(false);
+    }
+
     fn print(&self, print: impl FnOnce()) {
         match &self.bar {
             Some(bar) => bar.suspend(print),

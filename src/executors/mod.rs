@@ -5,7 +5,7 @@ use std::{
     io::{self, BufRead as _, BufReader},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 use crate::{
@@ -35,10 +35,12 @@ pub enum Life {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// It ended before it had written a record.
-    #[error("the worker of {id} ended before its build began:\n{said}")]
+    #[error("the worker of {id} ended before its build began ({how}){}{said}", if said.is_empty() { "" } else { ":\n" })]
     Ended {
         /// The build.
         id: BuildId,
+        /// Its exit status.
+        how: ExitStatus,
         /// What it said.
         said: String,
     },
@@ -49,7 +51,10 @@ pub enum StartError {
 
 impl UserError for StartError {
     fn kind(&self) -> Kind {
-        Kind::Host
+        match self {
+            Self::Ended { how, .. } => how.code().and_then(Kind::of_exit_code).unwrap_or(Kind::Host),
+            Self::File(error) => error.kind(),
+        }
     }
 
     fn hint(&self) -> Option<String> {
@@ -83,9 +88,9 @@ pub fn start(id: &BuildId, paths: &Paths, spawner: &Spawner, life: Life) -> Resu
     match said {
         Some(Ok(line)) if line == READY => Ok(child),
         _ => {
-            child.wait().map_err(failed())?;
+            let how = child.wait().map_err(failed())?;
             let said = fs::read_to_string(&log).unwrap_or_default();
-            Err(StartError::Ended { id: id.clone(), said: said.trim_end().to_owned() })
+            Err(StartError::Ended { id: id.clone(), how, said: said.trim_end().to_owned() })
         }
     }
 }

@@ -30,6 +30,12 @@ impl Kind {
         }
     }
 
+    /// The kind that another smidr has ended with.
+    pub fn of_exit_code(code: i32) -> Option<Self> {
+        let all = [Self::Build, Self::Request, Self::Host, Self::Outside, Self::Cancelled];
+        all.into_iter().find(|kind| i32::from(kind.exit_code()) == code)
+    }
+
     /// An I/O error is the host's fault: a full disk, a missing permission. This is the one place that says so.
     pub fn of_io(_: &std::io::Error) -> Self {
         Self::Host

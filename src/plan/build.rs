@@ -482,8 +482,8 @@ impl Plan {
     }
 
     /// Lowers what the build may use of this machine to its share. What the config asks for is never raised.
-    pub fn take_share(&mut self, share: Share, has_pressure: bool) {
-        super::conf::take_share(&self.conf, &mut self.env, share.cpus, has_pressure);
+    pub fn take_share(&mut self, share: Share) {
+        super::conf::take_share(&self.conf, &mut self.env, share.cpus);
         self.limits.memory = [self.limits.memory, share.memory].into_iter().flatten().min();
     }
 

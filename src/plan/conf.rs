@@ -79,17 +79,20 @@ pub const SHARED: [&str; 5] =
 /// microseconds (PSI, Documentation/accounting/psi.rst).
 const PRESSURE: [&str; 3] = ["500000", "300000", "100000"];
 
-/// Lowers the number of tasks and jobs to a share of the processors.
-pub(super) fn take_share(conf: &[(String, String)], env: &mut Vec<(String, String)>, cpus: u32, has_pressure: bool) {
+/// Lowers the number of tasks and jobs to a share of the processors. What the project sets by the environment stays.
+pub(super) fn take_share(conf: &[(String, String)], env: &mut Vec<(String, String)>, cpus: u32) {
     let number = |name: &str| {
         let (_, value) = conf.iter().find(|(known, _)| known == name)?;
         value.trim_start_matches("-j ").parse::<u32>().ok()
     };
-    let [threads, make, pressure @ ..] = SHARED;
-    put(env, threads, number(threads).unwrap_or(cpus).min(cpus).to_string());
-    put(env, make, format!("-j {}", number(make).unwrap_or(cpus).min(cpus)));
-    for (name, most) in pressure.into_iter().zip(PRESSURE).filter(|_| has_pressure) {
-        put(env, name, most.into());
+    let [threads, make, ..] = SHARED;
+    put_new(env, threads, number(threads).unwrap_or(cpus).min(cpus).to_string());
+    put_new(env, make, format!("-j {}", number(make).unwrap_or(cpus).min(cpus)));
+}
+
+fn put_new(env: &mut Vec<(String, String)>, name: &str, value: String) {
+    if env.iter().all(|(known, _)| known != name) {
+        env.push((name.into(), value));
     }
 }
 
@@ -145,6 +148,11 @@ pub fn environment(config: &Config, facts: &SystemFacts, folders: &Folders) -> V
         .chain(["BB_HASHSERVE"])
         .collect();
     put(&mut env, "BB_ENV_PASSTHROUGH_ADDITIONS", passed.join(" "));
+    // Builds that begin later, and other programs, are counted by the kernel only.
+    let [_, _, pressure @ ..] = SHARED;
+    for (name, most) in pressure.into_iter().zip(PRESSURE).filter(|_| facts.has_pressure) {
+        put_new(&mut env, name, most.into());
+    }
     env
 }
 

@@ -105,7 +105,10 @@ fn chosen(builds: Vec<BuildRecord>, policy: Clean, now: Timestamp) -> Vec<BuildR
         let ended = build.ended.unwrap_or(build.started);
         policy
             .older_than
-            .is_some_and(|limit| Duration::try_from(now.duration_since(ended)).is_ok_and(|age| age <= limit))
+            // One that ended in the future is young: a clock was set back.
+            .is_some_and(|limit| {
+                Duration::try_from(now.duration_since(ended)).is_ok_and(|age| age <= limit) || ended > now
+            })
     };
     let any = policy.keep.is_some() || policy.older_than.is_some();
     let over = builds.into_iter().filter(|build| build.state.is_final());

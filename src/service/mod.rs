@@ -3,16 +3,26 @@
 mod clean;
 mod watch;
 
-use std::{path::Path, process::Child};
+use std::{
+    io,
+    path::Path,
+    process::Child,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 pub use clean::Clean;
+
+use rustix::process::Signal;
 
 use crate::{
     engine::Services,
     events::EventSink,
     executors::{self, Life, StartError},
     history::{BuildRecord, History, HistoryError, TaskRecord},
-    model::{Artifact, BuildId, Kind, Outcome, Paths, State, Submission, UserError},
+    model::{Artifact, BuildId, Event, Kind, Outcome, Paths, Record, State, Submission, UserError},
     system::{
         files::{FileError, remove_tree},
         lock::{self, Attempt, Mode, WaitError},
@@ -39,6 +49,9 @@ pub enum ServiceError {
         /// How it ended.
         state: State,
     },
+    /// Its process does not answer.
+    #[error("the worker of {0} does not answer")]
+    Silent(BuildId),
     /// Its process cannot be reached.
     #[error("the process of the build {0} cannot be found from here")]
     Elsewhere(BuildId),
@@ -66,7 +79,7 @@ impl UserError for ServiceError {
     fn kind(&self) -> Kind {
         match self {
             Self::Unknown(_) | Self::NoBuilds | Self::Over { .. } => Kind::Request,
-            Self::Elsewhere(_) => Kind::Host,
+            Self::Elsewhere(_) | Self::Silent(_) => Kind::Host,
             Self::Worker(error) => error.kind(),
             Self::Start(error) => error.kind(),
             Self::History(error) => error.kind(),
@@ -84,8 +97,20 @@ impl UserError for ServiceError {
             Self::History(error) => error.hint(),
             Self::FileLock(error) => error.hint(),
             Self::File(error) => error.hint(),
+            Self::Silent(id) => Some(format!("kill it:  smidr cancel --force {id}")),
             Self::Elsewhere(_) => Some("it runs in another container: cancel it there".into()),
             Self::Over { .. } => None,
+        }
+    }
+}
+
+/// Notes whether a build has run any program.
+struct Ran(Arc<AtomicBool>);
+
+impl EventSink for Ran {
+    fn accept(&mut self, record: &Record) {
+        if matches!(record.event, Event::Console { .. } | Event::RecipeStep { .. } | Event::SandboxReady { .. }) {
+            self.0.store(true, Ordering::SeqCst);
         }
     }
 }
@@ -111,14 +136,16 @@ impl<'a> LocalService<'a> {
         submission: Submission,
         services: Services,
         stop: &StopToken,
-        shown: Vec<Box<dyn EventSink>>,
+        mut shown: Vec<Box<dyn EventSink>>,
     ) -> Result<Outcome, ServiceError> {
         let id = submission.id.clone();
         let folder = self.paths.build(&id);
         worker::submit(&submission, &folder)?;
+        let ran = Arc::new(AtomicBool::new(false));
+        shown.push(Box::new(Ran(ran.clone())));
         let outcome = worker::run(submission, services, stop, shown, || {})?;
-        if outcome.kind == Some(Kind::Request) && outcome.bitbake_exit.is_none() {
-            // What was refused before it began is no build, and would hide those that are.
+        if outcome.kind == Some(Kind::Request) && !ran.load(Ordering::SeqCst) {
+            // What was refused before anything ran is no build, and would hide those that are.
             self.forget(&id)?;
         }
         Ok(outcome)
@@ -201,6 +228,12 @@ impl<'a> LocalService<'a> {
         });
         match asked {
             Some(Ok(Some(_))) => Ok(()),
+            // It is stopped, or hangs: what it built goes with it, and the next look at it says so.
+            Some(Err(error)) if kill && error.kind() == io::ErrorKind::WouldBlock => {
+                let killed = lock::signal_holder(&self.paths.alive(id), &[Signal::KILL])?;
+                if killed { Ok(()) } else { Err(ServiceError::Elsewhere(id.clone())) }
+            }
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(ServiceError::Silent(id.clone())),
             _ => match self.show(Some(id.as_str()))? {
                 build if build.state.is_final() => Err(ServiceError::Over { id: build.id, state: build.state }),
                 build => Err(ServiceError::Elsewhere(build.id)),

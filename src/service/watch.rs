@@ -67,7 +67,10 @@ impl LocalService<'_> {
             if follow.is_some_and(StopToken::is_requested) {
                 return Ok(false);
             }
-            wake.wait().map_err(failed())?;
+            // Whose worker has just gone is looked at without delay.
+            if !wake.lost() {
+                wake.wait().map_err(failed())?;
+            }
             if wake.client.is_none() {
                 wake.client = connect(&folder);
             }
@@ -78,7 +81,9 @@ impl LocalService<'_> {
 /// What wakes a reader: the journal, the worker, a stop.
 struct Wake {
     client: Option<Client>,
-    journal: OwnedFd,
+    was_connected: bool,
+    // None where the user has too many of them (inotify(7), max_user_instances): then it is looked at from time to time.
+    journal: Option<OwnedFd>,
     stopped: PipeReader,
     _listening: Listening,
 }
@@ -90,17 +95,18 @@ fn connect(folder: &Path) -> Option<Client> {
 
 impl Wake {
     fn new(folder: &Path, stop: &StopToken) -> io::Result<Self> {
-        let journal = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        match inotify::add_watch(&journal, folder.join(JOURNAL), inotify::WatchFlags::MODIFY) {
+        let journal = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok();
+        let journal = journal.filter(|journal| {
+            let watched = inotify::add_watch(journal, folder.join(JOURNAL), inotify::WatchFlags::MODIFY);
             // One that is over has another name.
-            Ok(_) | Err(rustix::io::Errno::NOENT) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+            matches!(watched, Ok(_) | Err(rustix::io::Errno::NOENT))
+        });
         let (stopped, waker) = io::pipe()?;
         let listening = stop.listen(move |_| {
             let _ = (&waker).write_all(&[0]);
         });
-        Ok(Self { client: connect(folder), journal, stopped, _listening: listening })
+        let client = connect(folder);
+        Ok(Self { was_connected: client.is_some(), client, journal, stopped, _listening: listening })
     }
 
     /// A passing state that has come.
@@ -115,17 +121,26 @@ impl Wake {
         }
     }
 
+    /// Whether the worker has gone since the last time that this was asked.
+    fn lost(&mut self) -> bool {
+        std::mem::replace(&mut self.was_connected, self.client.is_some()) && self.client.is_none()
+    }
+
     fn wait(&mut self) -> io::Result<()> {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = vec![readable(self.journal.as_fd()), readable(self.stopped.as_fd())];
+        let mut fds = vec![readable(self.stopped.as_fd())];
+        fds.extend(self.journal.iter().map(|journal| readable(journal.as_fd())));
         fds.extend(self.client.iter().map(|client| readable(client.fd())));
-        let timeout = if self.client.is_some() { PollTimeout::NONE } else { PollTimeout::from(LOOK_AGAIN) };
+        let is_woken = self.client.is_some() && self.journal.is_some();
+        let timeout = if is_woken { PollTimeout::NONE } else { PollTimeout::from(LOOK_AGAIN) };
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
         let mut events = [0; 4096];
-        while rustix::io::read(&self.journal, &mut events).is_ok_and(|read| read > 0) {}
+        if let Some(journal) = &self.journal {
+            while rustix::io::read(journal, &mut events).is_ok_and(|read| read > 0) {}
+        }
         Ok(())
     }
 }

@@ -13,13 +13,16 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use rustix::{
     fs::{Mode, OFlags},
+    io::Errno,
     net::{
         AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind,
-        connect, listen, recv, send, shutdown, socket_with, sockopt::socket_peercred,
+        connect, listen, recv, send, shutdown, socket_with,
+        sockopt::{Timeout, set_socket_timeout, socket_peercred},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -41,6 +44,15 @@ const PACKET: usize = 64 << 10;
 
 /// How many connections are served at once.
 const CONNECTIONS: usize = 256;
+
+/// How many passing states are kept for those who come later.
+const STATES: usize = 10_000;
+
+/// How long the next connection waits after one that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a worker may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +137,10 @@ impl EventSink for ProgressSink {
             event => {
                 let Some(key) = key(event) else { return };
                 let mut audience = lock(&self.0);
-                audience.last.insert(key, record.clone());
+                // Of tasks, a build may claim any number.
+                if audience.last.len() < STATES || audience.last.contains_key(&key) {
+                    audience.last.insert(key, record.clone());
+                }
                 if !audience.subscribers.is_empty() {
                     audience.subscribers.retain(|to| tell(to, record));
                 }
@@ -138,7 +153,7 @@ impl EventSink for ProgressSink {
 fn tell(to: &OwnedFd, record: &Record) -> bool {
     let Ok(packet) = serde_json::to_vec(&Say::Record { record: Box::new(record.clone()) }) else { return true };
     match send(to, &packet, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-        Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::MSGSIZE) => true,
+        Ok(_) | Err(Errno::AGAIN | Errno::MSGSIZE) => true,
         Err(_) => false,
     }
 }
@@ -166,17 +181,27 @@ impl Server {
         let (listener, build) = (socket.clone(), build.clone());
         let state = Shared { audience: audience.clone(), stop: stop.clone(), reason: reason.clone() };
         let served = thread::Builder::new().name("control".into()).spawn(move || {
-            // Ends when the socket is shut down.
-            while let Ok(peer) = accept_with(&listener, SocketFlags::CLOEXEC) {
+            // A shut down socket is no listener any more (EINVAL); all else passes, such as too many open files.
+            loop {
+                let peer = match accept_with(&listener, SocketFlags::CLOEXEC) {
+                    Ok(peer) => peer,
+                    Err(Errno::INVAL | Errno::BADF) => return,
+                    Err(_) => {
+                        thread::sleep(PAUSE);
+                        continue;
+                    }
+                };
                 let own = socket_peercred(&peer).is_ok_and(|peer| peer.uid == rustix::process::geteuid());
-                if !own || connections.load(Ordering::SeqCst) >= CONNECTIONS {
+                let connection = Connection::count(&connections);
+                if !own || connections.load(Ordering::SeqCst) > CONNECTIONS {
                     continue;
                 }
-                connections.fetch_add(1, Ordering::SeqCst);
-                let (state, build, connections) = (state.clone(), build.clone(), connections.clone());
+                let (state, build) = (state.clone(), build.clone());
                 let served = thread::Builder::new().spawn(move || {
-                    serve(&Arc::new(peer), &state, &build);
-                    connections.fetch_sub(1, Ordering::SeqCst);
+                    let peer = Arc::new(peer);
+                    serve(&peer, &state, &build);
+                    lock(&state.audience).subscribers.retain(|known| !Arc::ptr_eq(known, &peer));
+                    drop(connection);
                 });
                 drop(served);
             }
@@ -197,6 +222,22 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(self.folder.join(NAME));
         let _ = shutdown(&*self.socket, Shutdown::Both);
+    }
+}
+
+/// One of the connections that are served.
+struct Connection(Arc<AtomicUsize>);
+
+impl Connection {
+    fn count(all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(1, Ordering::SeqCst);
+        Self(all.clone())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -234,7 +275,8 @@ fn serve(peer: &Arc<OwnedFd>, state: &Shared, build: &BuildId) {
             }
             Some(Ask::Progress) => {
                 let mut audience = lock(&state.audience);
-                if audience.last.values().all(|record| tell(peer, record)) {
+                let is_new = !audience.subscribers.iter().any(|known| Arc::ptr_eq(known, peer));
+                if is_new && audience.last.values().all(|record| tell(peer, record)) {
                     audience.subscribers.push(peer.clone());
                 }
                 continue;
@@ -259,6 +301,9 @@ impl Client {
     pub fn connect(folder: &Path) -> io::Result<Option<Self>> {
         let connected = at(folder, |address| {
             let socket = socket()?;
+            // For connect(2) too, where the worker is stopped and its queue is full.
+            set_socket_timeout(&socket, Timeout::Send, Some(ANSWER))?;
+            set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER))?;
             connect(&socket, address)?;
             Ok(socket)
         });
@@ -281,17 +326,17 @@ impl Client {
         Ok(())
     }
 
-    /// What the worker says next. With `wait`, it is waited for; none at the end of the worker, or where there is nothing yet.
+    /// What the worker says next; none at its end. With `wait`, it is waited for, five seconds at most.
     ///
     /// # Errors
     ///
-    /// When the connection breaks, or, without `wait`, when there is nothing yet ([`io::ErrorKind::WouldBlock`]).
+    /// When the connection breaks, or when there is nothing yet ([`io::ErrorKind::WouldBlock`]).
     pub fn next(&self, wait: bool) -> io::Result<Option<Say>> {
         let mut packet = vec![0; PACKET];
         loop {
             let flags = if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
             let length = match recv(&self.0, &mut packet[..], flags) {
-                Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(None),
                 received => received?.1,
             };
             // What a newer worker says is skipped.

@@ -2,7 +2,7 @@
 
 pub mod control;
 
-use std::{fs, path::Path, time::Instant};
+use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path, time::Instant};
 
 use control::Server;
 
@@ -70,7 +70,13 @@ impl UserError for WorkerError {
 ///
 /// When the file system refuses.
 pub fn submit(submission: &Submission, folder: &Path) -> Result<(), FileError> {
-    make_private_dir(folder)?;
+    make_private_dir(folder.parent().unwrap_or(folder))?;
+    // Never one that is there: two builds may draw one number.
+    fs::DirBuilder::new().mode(0o700).create(folder).map_err(FileError::new("make the folder", folder))?;
+    write_down(submission, folder)
+}
+
+fn write_down(submission: &Submission, folder: &Path) -> Result<(), FileError> {
     let path = folder.join(SUBMISSION);
     let text = serde_json::to_vec(submission).map_err(|error| FileError::new("write", &path)(error.into()))?;
     write_atomically(&path, &text, 0o600)
@@ -80,11 +86,20 @@ pub fn submit(submission: &Submission, folder: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 ///
-/// When there is none, or it is none.
-pub fn submitted(folder: &Path) -> Result<Submission, FileError> {
+/// When there is none, or it is none that this smidr can read.
+pub fn submitted(folder: &Path) -> Result<Submission, WorkerError> {
+    #[derive(serde::Deserialize)]
+    struct Form {
+        version: u32,
+    }
     let path = folder.join(SUBMISSION);
-    let read = fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
-    read.map_err(FileError::new("read", &path))
+    let failed = || FileError::new("read", &path);
+    let bytes = fs::read(&path).map_err(failed())?;
+    let Form { version } = serde_json::from_slice(&bytes).map_err(|error| failed()(error.into()))?;
+    if version > Submission::VERSION {
+        return Err(WorkerError::TooNew(version));
+    }
+    Ok(serde_json::from_slice(&bytes).map_err(|error| failed()(error.into()))?)
 }
 
 /// Runs a submission, which stands in the build's folder, to its outcome. `shown` are sinks beside the journal; `begun` is called when the
@@ -100,9 +115,6 @@ pub fn run(
     shown: Vec<Box<dyn EventSink>>,
     begun: impl FnOnce(),
 ) -> Result<Outcome, WorkerError> {
-    if submission.version > Submission::VERSION {
-        return Err(WorkerError::TooNew(submission.version));
-    }
     let (id, folder) = (submission.id.clone(), services.paths.build(&submission.id));
     // Only `smidr status` could stand in the way, for a moment.
     let holder = format!("build {id}");
@@ -131,10 +143,12 @@ pub fn run(
         outcome = Outcome { usage: outcome.usage, failed: outcome.failed, ..Outcome::of(&error) };
     }
     outcome.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    // Before the end is told, after which the folder may be pruned.
+    if write_down(&submission.without_values(), &folder).is_err() {
+        let _ = fs::remove_file(folder.join(SUBMISSION));
+    }
     on.emit(Event::Finished { outcome: outcome.clone() });
     drop(control);
-    // The build is over: a file that stays as it was lends its values to who may read the folder, which is its user.
-    let _ = submit(&submission.without_values(), &folder);
     let _ = fs::remove_file(alive_path);
     drop(alive);
     match failure.take() {
@@ -158,7 +172,7 @@ fn plan(submission: &Submission, tools: Tools<'_>) -> Result<(Project, Plan), En
     plan.wait = submission.wait;
     plan.take_submitted(&submission.files);
     if let Some(share) = submission.share {
-        plan.take_share(share, tools.facts.has_pressure);
+        plan.take_share(share);
     }
     Ok((project, plan))
 }
@@ -185,7 +199,7 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
         config: Some(submission.config_path().clone()),
     });
     begun();
-    let (project, plan) = planned?;
+    let (project, _) = planned?;
     let holder = format!("build {}", submission.id);
     let turn = |line: &Path, places: u32| {
         let ticket = Ticket::draw(line, &holder)?;
@@ -197,6 +211,9 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
     let line = submission.group.as_ref().map(|group| (tools.paths.build(&group.name).join("queue"), group.places));
     let _among_its_own = line.map(|(line, places)| turn(&line, places)).transpose()?;
     let _among_all = turn(&tools.paths.queue(), project.settings.limits.builds(tools.facts.cpus))?;
+    // Once more: a link may lead elsewhere by now, and another file hold other passwords.
+    let (project, plan) = plan(submission, tools)?;
+    tools.on.hide(&inputs::secrets(&plan));
     let host = project.host_lock(&plan).cloned();
     let locked = plan.locked;
     engine::build(plan, host.as_ref(), tools, |pins| Ok(project.pin(pins, &tools.paths, locked)?))

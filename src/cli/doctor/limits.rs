@@ -146,7 +146,7 @@ mod tests {
                 Found::Nothing(CgroupError::Hidden),
                 false,
                 Verdict::Doubtful,
-                "not in sight",
+                "not visible",
                 Some("mount the container's"),
             ),
         ];
