@@ -115,3 +115,5 @@ mod trouble;
 mod trust;
 #[path = "all/whole.rs"]
 mod whole;
+#[path = "all/workers.rs"]
+mod workers;
