@@ -1,7 +1,8 @@
 //! Which builds of one SMIDR_HOME may run: as many as the budget allows, in the order in which they came.
 //!
-//! A build draws a *ticket*: a file with the next number, held by flock(2) until the build is over. It runs when fewer tickets than the
-//! budget has places are before it and still held. What a kill leaves behind is free, and removed by the next process that looks.
+//! A build draws a *ticket*: a file with the next number and the name of its line, held by flock(2) until the build is over. It runs when
+//! fewer tickets of its line than the budget has places are before it and still held. What a kill leaves behind is free, and removed by the
+//! next process that draws.
 
 use std::{
     fs,
@@ -19,10 +20,14 @@ use crate::system::{
 /// How often the line is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A place in the line. Dropping it lets the next one in.
+/// The line in which all builds stand. No build is called so.
+pub const ALL: &str = "ticket";
+
+/// A place in a line. Dropping it lets the next one in.
 #[derive(Debug)]
 pub struct Ticket {
     path: PathBuf,
+    line: String,
     number: u64,
     _held: FileLock,
 }
@@ -34,18 +39,25 @@ impl Drop for Ticket {
 }
 
 impl Ticket {
-    /// Goes to the end of the line in `folder`. `holder` names the build for others.
+    /// Goes to the end of a line, whose tickets are in `folder` with those of others. `holder` names the build for others.
     ///
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn draw(folder: &Path, holder: &str) -> Result<Self, FileError> {
+    pub fn draw(folder: &Path, line: &str, holder: &str) -> Result<Self, FileError> {
         make_private_dir(folder)?;
         let _alone = lock::lock_briefly(&folder.join("order.lock"), holder)?;
-        let number = numbers(folder)?.last().map_or(1, |last| last + 1);
-        let path = folder.join(name(number));
+        let mut number = 1;
+        for (other, line) in tickets(folder)? {
+            number = number.max(other + 1);
+            let path = folder.join(name(other, &line));
+            if lock::holder(&path)?.is_none() {
+                let _ = fs::remove_file(path);
+            }
+        }
+        let path = folder.join(name(number, line));
         match lock::try_lock(&path, Mode::Exclusive, holder)? {
-            Attempt::Held(held) => Ok(Self { path, number, _held: held }),
+            Attempt::Held(held) => Ok(Self { path, line: line.into(), number, _held: held }),
             Attempt::Busy(_) => Err(FileError::new("lock", &path)(std::io::ErrorKind::WouldBlock.into())),
         }
     }
@@ -73,20 +85,11 @@ impl Ticket {
         }
     }
 
-    /// How many builds before it are not over.
+    /// How many builds before it are not over. Their tickets were held before this one was drawn.
     fn ahead(&self, folder: &Path) -> Result<u64, FileError> {
         let mut ahead = 0;
-        for number in numbers(folder)?.into_iter().filter(|number| *number < self.number) {
-            let path = folder.join(name(number));
-            if lock::holder(&path)?.is_some() {
-                ahead += 1;
-                continue;
-            }
-            // Under the lock of whoever draws: a ticket is not held yet in the moment in which it is made.
-            let _alone = lock::lock_briefly(&folder.join("order.lock"), "smidr")?;
-            if lock::holder(&path)?.is_none() {
-                let _ = fs::remove_file(&path);
-            } else {
+        for (number, line) in tickets(folder)?.into_iter().filter(|(number, _)| *number < self.number) {
+            if line == self.line && lock::holder(&folder.join(name(number, &line)))?.is_some() {
                 ahead += 1;
             }
         }
@@ -100,20 +103,25 @@ impl Ticket {
 ///
 /// When the file system refuses.
 pub fn held(folder: &Path) -> Result<usize, FileError> {
-    let held = |number| lock::holder(&folder.join(name(number))).map(|holder| usize::from(holder.is_some()));
-    numbers(folder)?.into_iter().map(held).sum()
+    let held = |(number, line): (u64, String)| {
+        lock::holder(&folder.join(name(number, &line))).map(|holder| usize::from(holder.is_some()))
+    };
+    tickets(folder)?.into_iter().filter(|(_, line)| line == ALL).map(held).sum()
 }
 
-fn name(number: u64) -> String {
-    format!("{number:020}.ticket")
+fn name(number: u64, line: &str) -> String {
+    format!("{number:020}.{line}")
 }
 
-fn numbers(folder: &Path) -> Result<Vec<u64>, FileError> {
+/// Number and line of each ticket.
+fn tickets(folder: &Path) -> Result<Vec<(u64, String)>, FileError> {
     let entries = fs::read_dir(folder).map_err(FileError::new("list", folder))?;
-    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.strip_suffix(".ticket")?.parse().ok();
-    let mut numbers: Vec<u64> = entries.flatten().filter_map(number).collect();
-    numbers.sort_unstable();
-    Ok(numbers)
+    let ticket = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        let (number, line) = name.to_str()?.split_once('.')?;
+        Some((number.parse().ok()?, line.to_owned()))
+    };
+    Ok(entries.flatten().filter_map(ticket).collect())
 }
 
 #[cfg(test)]
@@ -124,18 +132,21 @@ mod tests {
     fn builds_run_in_the_order_in_which_they_came() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let at = folder.path().join("slots");
-        let draw = || Ticket::draw(&at, "build x").expect("a ticket");
+        let draw = || Ticket::draw(&at, ALL, "build x").expect("a ticket");
         let stop = StopToken::default();
         let (first, second, third, fourth) = (draw(), draw(), draw(), draw());
         for running in [&first, &second] {
             running.wait(2, &stop, |ahead| panic!("told to wait for {ahead}")).expect("its turn");
         }
         // One that was killed leaves its ticket behind.
-        fs::write(at.join(name(2)), "").expect("a file");
         drop(second);
-        fs::write(at.join(name(2)), "").expect("a file");
+        let left = [name(2, ALL), name(5, "p-00000001")].map(|name| at.join(name));
+        left.iter().for_each(|path| fs::write(path, "").expect("a file"));
         third.wait(2, &stop, |ahead| panic!("told to wait for {ahead}")).expect("its turn");
-        assert!(!at.join(name(2)).exists());
+        // Another line is another queue.
+        let apart = Ticket::draw(&at, "p-00000002", "build y").expect("a ticket");
+        apart.wait(1, &stop, |ahead| panic!("told to wait for {ahead}")).expect("its turn");
+        assert!(left.iter().all(|path| !path.exists()));
         let (mut told, mut first) = (Vec::new(), Some(first));
         let tell = |ahead| {
             told.push(ahead);

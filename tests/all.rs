@@ -117,3 +117,5 @@ mod trust;
 mod whole;
 #[path = "all/workers.rs"]
 mod workers;
+#[path = "all/workers_several.rs"]
+mod workers_several;

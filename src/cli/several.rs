@@ -40,6 +40,8 @@ pub fn build(
             Ok(worker) => workers.push(worker),
             Err(error) => {
                 stop_all(service, submissions, StopRequest::Kill, Some("another build could not be started"));
+                // They end with this process, and what they record would not be their end.
+                workers.iter_mut().for_each(|worker| drop(worker.wait()));
                 return Err(error.into());
             }
         }

@@ -16,7 +16,7 @@ use crate::{
     model::{Ask, Event, Kind, Outcome, Secrets, State, Submission, UserError},
     plan::Plan,
     project::{Project, Sources},
-    queue::Ticket,
+    queue::{self, Ticket},
     system::{
         files::{FileError, make_private_dir, write_atomically},
         lock::{self, Mode, WaitError},
@@ -201,16 +201,15 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
     begun();
     let (project, _) = planned?;
     let holder = format!("build {}", submission.id);
-    let turn = |line: &Path, places: u32| {
-        let ticket = Ticket::draw(line, &holder)?;
+    let turn = |line: &str, places: u32| {
+        let ticket = Ticket::draw(&tools.paths.queue(), line, &holder)?;
         let turn = ticket.wait(u64::from(places), tools.stop, |ahead| tools.on.emit(Event::Queued { ahead }));
         turn.map_err(|error| if tools.stop.is_requested() { EngineError::Stopped } else { error.into() })?;
         Ok::<_, EngineError>(ticket)
     };
     // First the line of its own command, then that of all.
-    let line = submission.group.as_ref().map(|group| (tools.paths.build(&group.name).join("queue"), group.places));
-    let _among_its_own = line.map(|(line, places)| turn(&line, places)).transpose()?;
-    let _among_all = turn(&tools.paths.queue(), project.settings.limits.builds(tools.facts.cpus))?;
+    let _among_its_own = submission.group.as_ref().map(|own| turn(own.name.as_str(), own.places)).transpose()?;
+    let _among_all = turn(queue::ALL, project.settings.limits.builds(tools.facts.cpus))?;
     // Once more: a link may lead elsewhere by now, and another file hold other passwords.
     let (project, plan) = plan(submission, tools)?;
     tools.on.hide(&inputs::secrets(&plan));
