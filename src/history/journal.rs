@@ -268,7 +268,7 @@ pub enum Entry {
     Record(Box<Record>),
     /// Something that this smidr cannot read: damaged, or written by a newer one.
     Unreadable,
-    /// Records that are not there, up to this number of them.
+    /// So many records are not there, beside those that cannot be read.
     Missing(u64),
 }
 
@@ -277,7 +277,11 @@ pub struct Reader {
     from: BufReader<Box<dyn Read + Send>>,
     // A line that the writer has not finished.
     line: Vec<u8>,
+    // Whether it is the rest of one that is too long.
+    is_rest: bool,
     next: u64,
+    // Lines since the last record that cannot be read.
+    unreadable: u64,
     waiting: Option<Box<Record>>,
 }
 
@@ -311,11 +315,23 @@ impl Reader {
             return Ok(Some(Self {
                 from: BufReader::with_capacity(256 << 10, from),
                 line: Vec::new(),
+                is_rest: false,
                 next: after + 1,
+                unreadable: 0,
                 waiting: None,
             }));
         }
         Ok(None)
+    }
+
+    /// The number of the last record that was read.
+    pub fn after(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// Whether there was half a line at the end.
+    pub fn is_cut(&self) -> bool {
+        !self.line.is_empty()
     }
 
     /// The next entry that is there; none where there is no more for now.
@@ -330,14 +346,23 @@ impl Reader {
         loop {
             let room = LONGEST.saturating_sub(self.line.len() as u64);
             (&mut self.from).take(room).read_until(b'\n', &mut self.line)?;
-            if self.line.last() != Some(&b'\n') && (self.line.len() as u64) < LONGEST {
+            let is_whole = self.line.last() == Some(&b'\n');
+            if !is_whole && (self.line.len() as u64) < LONGEST {
                 return Ok(None);
             }
             let record = serde_json::from_slice::<Record>(&self.line).ok();
             self.line.clear();
-            let Some(record) = record else { return Ok(Some(Entry::Unreadable)) };
+            if std::mem::replace(&mut self.is_rest, !is_whole) {
+                continue;
+            }
+            let Some(record) = record else {
+                self.unreadable += 1;
+                return Ok(Some(Entry::Unreadable));
+            };
+            let unreadable = std::mem::take(&mut self.unreadable);
             let Some(seq) = record.seq().filter(|seq| *seq >= self.next) else { continue };
-            let missing = seq - self.next;
+            // Those that cannot be read have been told already.
+            let missing = (seq - self.next).saturating_sub(unreadable);
             self.next = seq + 1;
             if missing > 0 {
                 self.waiting = Some(Box::new(record));

@@ -184,8 +184,10 @@ fn damage_is_counted_and_hides_nothing_else() {
         // The last line was cut: it may still come.
         (text.trim_end().to_owned(), "1 2 3"),
         (format!("{}\n{}\n{}\n", lines[0], lines[2], lines[3]), "1 -1 3 4"),
-        (format!("{}\n{{\"x\n{}\n{}\n", lines[0], lines[2], lines[3]), "1 ? -1 3 4"),
-        (format!("{}\n{future}\n{}\n", lines[0], lines[2]), "1 ? -1 3"),
+        (format!("{}\n{{\"x\n{}\n{}\n", lines[0], lines[2], lines[3]), "1 ? 3 4"),
+        (format!("{}\n{{\"x\n{}\n", lines[0], lines[3]), "1 ? -1 4"),
+        (format!("{}\n{}\n{}\n", lines[0], "x".repeat(17 << 20), lines[2]), "1 ? 3"),
+        (format!("{}\n{future}\n{}\n", lines[0], lines[2]), "1 ? 3"),
         ("\0\0\0".into(), ""),
         (String::new(), ""),
     ] {

@@ -49,6 +49,13 @@ impl LocalService<'_> {
                 Some(wake) if wake.client.is_some() => false,
                 Some(_) => self.show(Some(id.as_str()))?.state.is_final(),
             };
+            // Whoever found that the worker is gone has removed what it had written by half.
+            if over
+                && reader.is_cut()
+                && let Some(again) = Reader::open(&folder, reader.after())?
+            {
+                reader = again;
+            }
             while let Some(entry) = reader.read().map_err(failed())? {
                 let end = matches!(&entry, Entry::Record(record) if matches!(record.event, Event::Finished { .. }));
                 if !take(entry) {
