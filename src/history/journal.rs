@@ -78,13 +78,17 @@ impl Writer {
     pub fn reopen(folder: &Path) -> Result<Self, FileError> {
         let path = folder.join(JOURNAL);
         let open = || {
+            if !path.exists() {
+                unpack(folder)?;
+            }
             let mut file = fs::OpenOptions::new().read(true).append(true).open(&path)?;
             let whole = whole_lines(&mut file)?;
             file.set_len(whole)?;
             Ok((file, whole))
         };
-        let (file, whole) = open().map_err(FileError::new("open", &path))?;
-        Self::of(file, path, whole)
+        let (file, length) = open().map_err(FileError::new("open", &path))?;
+        // The one record that follows needs no reserve.
+        Ok(Self { file, path, line: Vec::new(), length, reserved: None })
     }
 
     fn of(file: File, path: PathBuf, length: u64) -> Result<Self, FileError> {
@@ -250,6 +254,14 @@ fn compress(folder: &Path) -> io::Result<()> {
     to.write_all(&text)?;
     to.write_all(&length.to_le_bytes())?;
     to.persist(folder.join(COMPRESSED))?;
+    Ok(())
+}
+
+/// Makes a journal plain again.
+fn unpack(folder: &Path) -> io::Result<()> {
+    let mut to = tempfile::Builder::new().prefix(".events").tempfile_in(folder)?;
+    zstd::stream::copy_decode(File::open(folder.join(COMPRESSED))?, &mut to)?;
+    to.persist(folder.join(JOURNAL))?;
     Ok(())
 }
 

@@ -273,20 +273,16 @@ impl History {
         forget().map_err(failed("write"))
     }
 
-    /// Ends the record of a build whose process is gone without having said how it ended. The caller holds the build's lock.
+    /// Ends the record of a build whose process is gone without having said how it ended. The caller holds the build's lock. Where that cannot
+    /// be written, because the disk is full, the next one that looks tries again.
     ///
     /// # Errors
     ///
-    /// When its journal or the index cannot be written.
+    /// When its journal cannot be read.
     pub fn mark_interrupted(&self, build: &BuildRecord) -> Result<BuildRecord, HistoryError> {
         let folder = self.builds.join(build.id.as_str());
         let (mut summary, mut seq) = Summary::read(&folder)?.unwrap_or_else(|| (Summary::of(build.clone()), 0));
         if !summary.build.state.is_final() {
-            make_private_dir(&folder)?;
-            let mut writer = match seq {
-                0 => Writer::create(&folder)?,
-                _ => Writer::reopen(&folder)?,
-            };
             seq += 1;
             let last = summary.last.unwrap_or(build.started);
             let duration = last.duration_since(summary.build.started).as_millis();
@@ -297,11 +293,12 @@ impl History {
             };
             let event = Event::Finished { outcome };
             let record = Record { build: build.id.clone(), place: Place::Seq(seq), at: Timestamp::now(), event };
-            writer.write(&record).map_err(FileError::new("write", &folder.join(journal::JOURNAL)))?;
-            writer.finish();
             summary.take(&record);
+            if end_journal(&folder, &record).is_err() {
+                return Ok(summary.build);
+            }
         }
-        self.put(&summary)?;
+        let _ = self.put(&summary);
         Ok(summary.build)
     }
 
@@ -357,6 +354,18 @@ impl History {
     pub fn into_sink(self) -> IndexSink {
         IndexSink { history: self, summary: None, failed: false }
     }
+}
+
+/// Writes the last record of a build whose worker is gone.
+fn end_journal(folder: &Path, record: &Record) -> Result<(), FileError> {
+    make_private_dir(folder)?;
+    let mut writer = match record.seq() {
+        Some(1) => Writer::create(folder)?,
+        _ => Writer::reopen(folder)?,
+    };
+    writer.write(record).map_err(FileError::new("write", &folder.join(journal::JOURNAL)))?;
+    writer.finish();
+    Ok(())
 }
 
 fn remove_rows(db: &Connection, id: &BuildId) -> rusqlite::Result<()> {

@@ -289,8 +289,11 @@ impl<'a> LocalService<'a> {
             Attempt::Held(_lock) => {
                 // It may have ended between the two looks.
                 let again = history.find(Some(build.id.as_str()))?.unwrap_or(build);
+                let ended = if again.state.is_final() { again } else { history.mark_interrupted(&again)? };
+                worker::forget_values(&self.paths.build(&ended.id));
+                // Last: whoever makes it anew must find what is done here.
                 let _ = std::fs::remove_file(path);
-                if again.state.is_final() { Ok(again) } else { Ok(history.mark_interrupted(&again)?) }
+                Ok(ended)
             }
         }
     }

@@ -102,6 +102,14 @@ pub fn submitted(folder: &Path) -> Result<Submission, WorkerError> {
     Ok(serde_json::from_slice(&bytes).map_err(|error| failed()(error.into()))?)
 }
 
+/// Removes the values of variables from the submission of a build that is over.
+pub fn forget_values(folder: &Path) {
+    let Ok(submission) = submitted(folder) else { return };
+    if write_down(&submission.without_values(), folder).is_err() {
+        let _ = fs::remove_file(folder.join(SUBMISSION));
+    }
+}
+
 /// Runs a submission, which stands in the build's folder, to its outcome. `shown` are sinks beside the journal; `begun` is called when the
 /// first record is written.
 ///
@@ -144,9 +152,7 @@ pub fn run(
     }
     outcome.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     // Before the end is told, after which the folder may be pruned.
-    if write_down(&submission.without_values(), &folder).is_err() {
-        let _ = fs::remove_file(folder.join(SUBMISSION));
-    }
+    forget_values(&folder);
     on.emit(Event::Finished { outcome: outcome.clone() });
     drop(control);
     let _ = fs::remove_file(alive_path);
