@@ -6,6 +6,7 @@ mod migrate;
 mod summary;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use std::{
 
 use jiff::Timestamp;
 use journal::Writer;
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 pub use summary::{BuildRecord, Summary, TaskRecord};
 
 use crate::{
@@ -99,11 +100,24 @@ impl UserError for HistoryError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::TooNew(_) => Some("update smidr".into()),
-            Self::Damaged(_) => Some("make it again from the builds' journals:  smidr history rebuild".into()),
+            _ if self.is_damage() => Some("make it again from the builds' journals:  smidr history rebuild".into()),
             Self::Earlier(id) => Some(format!("wait for it, or stop it:  kill -INT the smidr that builds {id}")),
             Self::Journal(error) => error.hint(),
             Self::NotOwn { path } => Some(format!("see what it is, and move it away:  ls -l {}", path.display())),
-            Self::Sqlite { .. } | Self::File { .. } => None,
+            Self::Sqlite { .. } | Self::Damaged(_) | Self::File { .. } => None,
+        }
+    }
+}
+
+impl HistoryError {
+    /// Whether the index is not what this smidr wrote.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Sqlite { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+            }
+            _ => false,
         }
     }
 }
@@ -225,10 +239,13 @@ impl History {
         args: impl rusqlite::Params,
         what: &str,
     ) -> Result<Vec<T>, HistoryError> {
+        self.strings(sql, args)?.iter().map(|text| parse(text, what)).collect()
+    }
+
+    fn strings(&self, sql: &str, args: impl rusqlite::Params) -> Result<Vec<String>, HistoryError> {
         let mut statement = self.db.prepare(sql).map_err(failed("read"))?;
-        let rows = statement.query_map(args, |row| row.get::<_, String>(0));
-        let texts = rows.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(failed("read"))?;
-        texts.iter().map(|text| parse(text, what)).collect()
+        let rows = statement.query_map(args, |row| row.get(0));
+        rows.and_then(Iterator::collect).map_err(failed("read"))
     }
 
     /// What a build left behind.
@@ -319,33 +336,44 @@ impl History {
     ///
     /// When the journals cannot be listed, or the index cannot be written.
     pub fn rebuild(paths: &Paths, mut unreadable: impl FnMut(&str, String)) -> Result<u64, HistoryError> {
-        let path = paths.history();
-        // Another process may have it open: it is emptied, not replaced. One that is damaged goes.
-        let history = match Self::open(paths) {
-            Err(HistoryError::Sqlite { .. } | HistoryError::Damaged(_)) => {
+        match Self::refill(paths, &mut unreadable) {
+            // Another process may have it open: only one that is damaged is replaced.
+            Err(error) if error.is_damage() => {
                 for suffix in ["", "-wal", "-shm"] {
-                    let mut part = path.clone().into_os_string();
+                    let mut part = paths.history().into_os_string();
                     part.push(suffix);
                     let _ = fs::rename(&part, Path::new(&part).with_extension(format!("damaged{suffix}")));
                 }
-                Self::open(paths)?
+                Self::refill(paths, &mut unreadable)
             }
-            opened => opened?,
-        };
-        let builds = paths.builds();
+            done => done,
+        }
+    }
+
+    fn refill(paths: &Paths, unreadable: &mut impl FnMut(&str, String)) -> Result<u64, HistoryError> {
+        let history = Self::open(paths)?;
+        // Listed before the folders: what is new meanwhile has one.
+        let mut gone: BTreeSet<String> = history.strings("SELECT id FROM builds", [])?.into_iter().collect();
         let mut count = 0;
-        for entry in fs::read_dir(&builds).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(paths.builds()).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let Some(id) = name.to_str().filter(|name| name.parse::<BuildId>().is_ok()) else { continue };
             match Summary::read(&entry.path()) {
+                Ok(None) => {
+                    unreadable(id, "it has no journal".into());
+                    continue;
+                }
                 Ok(Some((mut summary, _))) => {
                     summary.note_cleaned(&entry.path());
                     history.put(&summary)?;
                     count += 1;
                 }
-                Ok(None) => unreadable(id, "it has no journal".into()),
                 Err(error) => unreadable(id, error.to_string()),
             }
+            gone.remove(id);
+        }
+        for id in gone.iter().filter_map(|id| id.parse().ok()) {
+            history.forget(&id)?;
         }
         Ok(count)
     }
