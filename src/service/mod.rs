@@ -141,10 +141,14 @@ impl<'a> LocalService<'a> {
         let id = submission.id.clone();
         let folder = self.paths.build(&id);
         worker::submit(&submission, &folder)?;
-        let ran = Arc::new(AtomicBool::new(false));
-        shown.push(Box::new(Ran(ran.clone())));
-        let outcome = worker::run(submission, services, stop, shown, || {})?;
-        if outcome.kind == Some(Kind::Request) && !ran.load(Ordering::SeqCst) {
+        let anything = Arc::new(AtomicBool::new(false));
+        shown.push(Box::new(Ran(anything.clone())));
+        let ran = worker::run(submission, services, stop, shown, || {});
+        if ran.as_ref().is_err_and(|error| !matches!(error, WorkerError::Unrecorded(_))) {
+            let _ = self.forget(&id);
+        }
+        let outcome = ran?;
+        if outcome.kind == Some(Kind::Request) && !anything.load(Ordering::SeqCst) {
             // What was refused before anything ran is no build, and would hide those that are.
             self.forget(&id)?;
         }
@@ -169,6 +173,7 @@ impl<'a> LocalService<'a> {
         if let Some(history) = self.history()? {
             history.forget(id)?;
         }
+        let _ = std::fs::remove_file(self.paths.alive(id));
         Ok(remove_tree(&self.paths.build(id))?)
     }
 

@@ -27,7 +27,7 @@ use crate::{
 /// A submission, in the build's folder.
 pub const SUBMISSION: &str = "submission.json";
 
-/// Why a build could not begin. There is no record of it then.
+/// Why there is no record of a build, or of its end.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// Of a newer smidr.
@@ -42,6 +42,9 @@ pub enum WorkerError {
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The build is over, and its journal does not say so.
+    #[error("the end of the build is not recorded")]
+    Unrecorded(#[source] FileError),
 }
 
 impl UserError for WorkerError {
@@ -50,7 +53,7 @@ impl UserError for WorkerError {
             Self::TooNew(_) => Kind::Request,
             Self::History(error) => error.kind(),
             Self::Lock(error) => error.kind(),
-            Self::File(error) => error.kind(),
+            Self::File(error) | Self::Unrecorded(error) => error.kind(),
         }
     }
 
@@ -59,7 +62,7 @@ impl UserError for WorkerError {
             Self::TooNew(_) => Some("update smidr".into()),
             Self::History(error) => error.hint(),
             Self::Lock(error) => error.hint(),
-            Self::File(error) => error.hint(),
+            Self::File(error) | Self::Unrecorded(error) => error.hint(),
         }
     }
 }
@@ -158,7 +161,7 @@ pub fn run(
     let _ = fs::remove_file(alive_path);
     drop(alive);
     match failure.take() {
-        Some(error) => Err(error.into()),
+        Some(error) => Err(WorkerError::Unrecorded(error)),
         None => Ok(outcome),
     }
 }
