@@ -132,7 +132,9 @@ impl EventSink for ProgressSink {
     fn accept(&mut self, record: &Record) {
         match &record.event {
             // What was going on is over.
-            Event::StageStarted { .. } => lock(&self.0).last.clear(),
+            Event::StageStarted { .. } | Event::Parsed { .. } | Event::TasksPlanned { .. } => {
+                lock(&self.0).last.clear()
+            }
             Event::TaskEnded { pid, .. } => drop(lock(&self.0).last.remove(&Key::Task(*pid))),
             event => {
                 let Some(key) = key(event) else { return };
@@ -393,6 +395,12 @@ mod tests {
             matches!(&last, Some(Say::Record { record }) if matches!(record.event, Event::Progress { done: 3, .. })),
             "{last:?}"
         );
+        // What is over is not told to those who come later.
+        on.emit(Event::Parsed { recipes: 3, cached: 0, errors: 0 });
+        let late = Client::connect(&folder).expect("connected").expect("a worker");
+        late.ask(&Ask::Progress).expect("asked");
+        late.ask(&Ask::Who).expect("asked");
+        assert!(matches!(late.next(true).expect("an answer"), Some(Say::Worker { .. })));
         // One that does not read holds nobody up.
         for done in 0..100_000 {
             on.progress(Activity::Fetch, "x", done, None, Unit::Bytes);
