@@ -117,5 +117,9 @@ mod trust;
 mod whole;
 #[path = "all/workers.rs"]
 mod workers;
+#[path = "all/workers_broken.rs"]
+mod workers_broken;
+#[path = "all/workers_killed.rs"]
+mod workers_killed;
 #[path = "all/workers_several.rs"]
 mod workers_several;
