@@ -56,7 +56,8 @@ pub fn attach(config: &Path, args: &Attach) -> Done {
             return Ok(ExitCode::from(outcome.exit_code()));
         }
         view.pause();
-        if !cancelling && !(signals.signal() == Signal::SIGINT && wants_cancel()) {
+        let cancel = cancelling || signals.signal() == Signal::SIGINT && wants_cancel();
+        if !cancel {
             talk(format!("{} goes on; watch it again:  smidr attach {}", build.id, build.id));
             return Ok(ExitCode::SUCCESS);
         }

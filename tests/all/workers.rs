@@ -425,7 +425,7 @@ fn fifty_builds_at_once_end_with_a_true_record() {
     let status = world.smidr().args(["status", "--all", "--json"]).run().json();
     assert_eq!(status["total"], 50);
     world.until_quiet();
-    let slots = world.smidr.join("locks/slots");
+    let slots = world.smidr.join("queue");
     assert_eq!(World::names(&slots), ["order.lock"], "no ticket is left");
     world.next_build_works();
 }

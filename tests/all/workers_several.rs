@@ -92,7 +92,7 @@ fn variants_and_configs_are_built_at_once_and_keep_what_they_made() {
     world.smidr().args(["build", "--variant", "quick", "--variant", "quack"]).run().expect_code(2).expect_err("quack");
     assert_eq!(builds(&world).len(), all.len() + 1, "nothing begins where one cannot");
     world.until_quiet();
-    assert_eq!(World::names(&world.smidr.join("locks/slots")), ["order.lock"]);
+    assert_eq!(World::names(&world.smidr.join("queue")), ["order.lock"]);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn kill_9_of_the_foreground_process_ends_all() {
         assert_eq!(world.journal(&id(&build)).pop().expect("a record")["outcome"], build["outcome"]);
     }
     world.next_build_works();
-    assert_eq!(World::names(&world.smidr.join("locks/slots")), ["order.lock"]);
+    assert_eq!(World::names(&world.smidr.join("queue")), ["order.lock"]);
     // The death of one worker is the failure of one build.
     let mut running = world.smidr().args(["build", "--variant", "a", "--variant", "b"]).start();
     running.until_says("a:do_act");
