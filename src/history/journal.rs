@@ -45,6 +45,9 @@ const LEVEL: i32 = 3;
 /// A longer line is no record of ours, in bytes: events are cut before they come here.
 const LONGEST: u64 = 16 << 20;
 
+/// How much of the end of a journal is looked at for its last record, in bytes: no outcome is longer.
+const TAIL: u64 = 1 << 20;
+
 /// The magic number of a skippable frame (RFC 8878, 3.1.2), which holds the index.
 const SKIPPABLE: u32 = 0x184D_2A50;
 
@@ -161,12 +164,25 @@ fn whole_lines(file: &mut File) -> io::Result<u64> {
 
 /// The first problem of a journal, if any: shared with whoever decides how the build ends.
 #[derive(Clone, Default)]
-pub struct Failure(Arc<Mutex<Option<FileError>>>);
+pub struct Failure(Arc<Mutex<Ended>>);
+
+#[derive(Default)]
+struct Ended {
+    error: Option<FileError>,
+    // Of a journal that is whole.
+    writer: Option<Writer>,
+}
 
 impl Failure {
+    /// Ends a journal that is whole, after all sinks have seen the end of the build.
+    pub fn finish(&self) {
+        let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).writer.take();
+        writer.into_iter().for_each(Writer::finish);
+    }
+
     /// Takes it.
     pub fn take(&self) -> Option<FileError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).error.take()
     }
 }
 
@@ -187,8 +203,8 @@ impl JournalSink {
 
     fn fail(&mut self, error: io::Error, path: &Path) {
         if !std::mem::replace(&mut self.failed, true) {
-            let mut first = self.failure.0.lock().unwrap_or_else(PoisonError::into_inner);
-            *first = Some(FileError::new("write the journal", path)(error));
+            let mut ended = self.failure.0.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.error = Some(FileError::new("write the journal", path)(error));
             self.stop.request(StopRequest::Graceful);
         }
     }
@@ -204,13 +220,17 @@ impl EventSink for JournalSink {
         let Some(writer) = &mut self.writer else { return };
         let path = writer.path.clone();
         let written = writer.write(record).and_then(|()| if self.failed { Ok(()) } else { writer.reserve() });
-        if let Err(error) = written {
-            self.fail(error, &path);
-        }
-        if matches!(record.event, Event::Finished { .. })
-            && let Some(writer) = self.writer.take()
-        {
-            writer.finish();
+        let is_end = matches!(record.event, Event::Finished { .. });
+        match written {
+            Err(error) => {
+                // An end that is not there is told, whatever was before.
+                self.failed &= !is_end;
+                self.fail(error, &path);
+            }
+            Ok(()) if is_end => {
+                self.failure.0.lock().unwrap_or_else(PoisonError::into_inner).writer = self.writer.take();
+            }
+            Ok(()) => {}
         }
     }
 }
@@ -271,6 +291,17 @@ fn seq_of(line: &[u8]) -> Option<u64> {
         seq: u64,
     }
     serde_json::from_slice::<Seq>(line).ok().map(|line| line.seq)
+}
+
+/// The last record of a journal that is not compressed yet.
+pub fn last(folder: &Path) -> Option<Record> {
+    let mut file = File::open(folder.join(JOURNAL)).ok()?;
+    let start = file.metadata().ok()?.len().saturating_sub(TAIL);
+    file.seek(SeekFrom::Start(start)).ok()?;
+    let mut text = Vec::new();
+    file.take(TAIL).read_to_end(&mut text).ok()?;
+    let line = text.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()?;
+    serde_json::from_slice(line).ok()
 }
 
 /// What stands in a line of a journal.

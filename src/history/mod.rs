@@ -290,15 +290,20 @@ impl History {
         forget().map_err(failed("write"))
     }
 
+    /// How a build has ended whose end stands in its journal, and not in the index yet.
+    pub fn ended(&self, build: &BuildRecord) -> Option<BuildRecord> {
+        let record = journal::last(&self.builds.join(build.id.as_str()))?;
+        let mut summary = Summary::of(build.clone());
+        matches!(record.event, Event::Finished { .. }).then(|| summary.take(&record))?;
+        Some(summary.build)
+    }
+
     /// Ends the record of a build whose process is gone without having said how it ended. The caller holds the build's lock. Where that cannot
-    /// be written, because the disk is full, the next one that looks tries again.
-    ///
-    /// # Errors
-    ///
-    /// When its journal cannot be read.
-    pub fn mark_interrupted(&self, build: &BuildRecord) -> Result<BuildRecord, HistoryError> {
+    /// be written, because the disk is full, the next one that looks tries again. A journal that cannot be read ends no list of builds.
+    pub fn mark_interrupted(&self, build: &BuildRecord) -> BuildRecord {
         let folder = self.builds.join(build.id.as_str());
-        let (mut summary, mut seq) = Summary::read(&folder)?.unwrap_or_else(|| (Summary::of(build.clone()), 0));
+        let known = Summary::read(&folder).ok().flatten();
+        let (mut summary, mut seq) = known.unwrap_or_else(|| (Summary::of(build.clone()), 0));
         if !summary.build.state.is_final() {
             seq += 1;
             let last = summary.last.unwrap_or(build.started);
@@ -311,12 +316,12 @@ impl History {
             let event = Event::Finished { outcome };
             let record = Record { build: build.id.clone(), place: Place::Seq(seq), at: Timestamp::now(), event };
             summary.take(&record);
-            if end_journal(&folder, &record).is_err() {
-                return Ok(summary.build);
+            if end_journal(&folder, &record).is_err_and(|error| is_full(&error)) {
+                return summary.build;
             }
         }
         let _ = self.put(&summary);
-        Ok(summary.build)
+        summary.build
     }
 
     /// Puts a build with all that is known of it into the index.
@@ -382,6 +387,11 @@ impl History {
     pub fn into_sink(self) -> IndexSink {
         IndexSink { history: self, summary: None, failed: false }
     }
+}
+
+fn is_full(error: &FileError) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }
 
 /// Writes the last record of a build whose worker is gone.

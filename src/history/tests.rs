@@ -7,7 +7,7 @@ use std::{fs::File, io::Write as _};
 use serde_json::json;
 
 use super::{
-    journal::{COMPRESSED, Entry, JOURNAL, JournalSink, Reader},
+    journal::{COMPRESSED, Entry, Failure, JOURNAL, JournalSink, Reader},
     *,
 };
 use crate::{
@@ -33,10 +33,10 @@ fn id(number: u32) -> BuildId {
 }
 
 /// The journal of a new build.
-fn begin(paths: &Paths, id: &BuildId) -> Emitter {
+fn begin(paths: &Paths, id: &BuildId) -> Begun {
     let folder = paths.build(id);
     make_private_dir(&folder).expect("a folder");
-    let (journal, _) = JournalSink::new(Writer::create(&folder).expect("a journal"), &StopToken::default());
+    let (journal, failure) = JournalSink::new(Writer::create(&folder).expect("a journal"), &StopToken::default());
     let index = History::open(paths).expect("made").into_sink();
     let on = Emitter::new(id.clone(), vec![Box::new(journal), Box::new(index)]);
     on.emit(Event::BuildStarted {
@@ -46,7 +46,27 @@ fn begin(paths: &Paths, id: &BuildId) -> Emitter {
         variant: Some("debug".into()),
         config: Some("/p/smidr.yaml".into()),
     });
-    on
+    Begun { on, failure }
+}
+
+struct Begun {
+    on: Emitter,
+    failure: Failure,
+}
+
+impl std::ops::Deref for Begun {
+    type Target = Emitter;
+
+    fn deref(&self) -> &Emitter {
+        &self.on
+    }
+}
+
+impl Begun {
+    fn end(&self, outcome: Outcome) {
+        self.emit(Event::Finished { outcome });
+        self.failure.finish();
+    }
 }
 
 fn records(folder: &Path, after: u64) -> Vec<Entry> {
@@ -115,7 +135,7 @@ fn a_build_is_read_back_while_and_after_it_runs() {
     };
     assert_eq!(seqs(&records(&folder, 0)), (1..=4).map(Some).collect::<Vec<_>>(), "dense, without passing states");
     on.emit(Event::TaskEnded { name: name.clone(), pid: 9, ok: true, setscene: false, log: Some("/log".into()) });
-    on.emit(Event::Finished { outcome: Outcome { artifacts: 0, ..Outcome::new(State::Completed) } });
+    on.end(Outcome::new(State::Completed));
     assert!(!folder.join(JOURNAL).exists() && folder.join(COMPRESSED).exists());
     assert_eq!(seqs(&records(&folder, 4)), [Some(5), Some(6)]);
     let build = reader.find(Some(id(7).as_str())).expect("reads").expect("a build");
@@ -144,7 +164,7 @@ fn a_large_journal_is_read_from_the_middle() {
     for number in 0..20_000 {
         on.emit(Event::Console { line: format!("{number} {}", "x".repeat(200)) });
     }
-    on.emit(Event::Finished { outcome: Outcome::new(State::Completed) });
+    on.end(Outcome::new(State::Completed));
     let folder = paths.build(&id(1));
     for after in [0, 1, 5000, 19_999, 20_000, 20_001, 20_002] {
         let found = records(&folder, after);
@@ -211,14 +231,29 @@ fn a_build_whose_worker_is_gone_was_interrupted_when_it_was_last_heard_of() {
     drop(on);
     let history = History::open(paths).expect("opens");
     let build = history.find(None).expect("reads").expect("a build");
-    let marked = history.mark_interrupted(&build).expect("marked");
+    let marked = history.mark_interrupted(&build);
     assert_eq!((marked.state, marked.ended), (State::Interrupted, Some(last)));
     assert_eq!(marked.outcome.as_ref().map(Outcome::exit_code), Some(3));
-    assert_eq!(history.mark_interrupted(&build).expect("twice"), marked);
+    assert_eq!(history.mark_interrupted(&build), marked);
     let found = records(&folder, 0);
     assert_eq!(found.len(), 3, "{found:?}");
     History::rebuild(paths, |_, why| panic!("{why}")).expect("rebuilt");
     assert_eq!(history.find(None).expect("reads"), Some(marked));
+}
+
+#[test]
+fn a_journal_without_a_beginning_stops_no_list() {
+    let World { paths, .. } = &world();
+    for (number, text) in [(1, ""), (2, "garbage\n"), (3, "\0\0")] {
+        let on = begin(paths, &id(number));
+        drop(on);
+        fs::write(paths.build(&id(number)).join(JOURNAL), text).expect("written");
+        let history = History::open(paths).expect("opens");
+        let build = history.find(Some(id(number).as_str())).expect("reads").expect("a build");
+        assert_eq!(history.ended(&build), None);
+        assert_eq!(history.mark_interrupted(&build).state, State::Interrupted);
+        assert!(history.unfinished().expect("reads").is_empty(), "{text:?}: and known as such from now on");
+    }
 }
 
 #[test]
@@ -282,7 +317,7 @@ fn a_history_of_the_first_smidr_is_brought_along() {
     }
     let running = history.find(Some(id(3).as_str())).expect("reads").expect("a build");
     assert_eq!(running.state, State::Building);
-    assert_eq!(history.mark_interrupted(&running).expect("marked").state, State::Interrupted);
+    assert_eq!(history.mark_interrupted(&running).state, State::Interrupted);
     history.db.pragma_update(None, "user_version", VERSION + 1).expect("a newer one");
     assert!(matches!(History::open_existing(paths), Err(HistoryError::TooNew(_))));
 }

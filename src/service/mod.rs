@@ -290,11 +290,11 @@ impl<'a> LocalService<'a> {
         }
         let path = self.paths.alive(&build.id);
         match lock::try_lock(&path, Mode::Exclusive, "smidr status")? {
-            Attempt::Busy(_) => Ok(build),
+            Attempt::Busy(_) => Ok(history.ended(&build).unwrap_or(build)),
             Attempt::Held(_lock) => {
                 // It may have ended between the two looks.
                 let again = history.find(Some(build.id.as_str()))?.unwrap_or(build);
-                let ended = if again.state.is_final() { again } else { history.mark_interrupted(&again)? };
+                let ended = if again.state.is_final() { again } else { history.mark_interrupted(&again) };
                 worker::forget_values(&self.paths.build(&ended.id));
                 // Last: whoever makes it anew must find what is done here.
                 let _ = std::fs::remove_file(path);

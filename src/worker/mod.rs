@@ -157,6 +157,7 @@ pub fn run(
     // Before the end is told, after which the folder may be pruned.
     forget_values(&folder);
     on.emit(Event::Finished { outcome: outcome.clone() });
+    failure.finish();
     drop(control);
     let _ = fs::remove_file(alive_path);
     drop(alive);
