@@ -346,6 +346,9 @@ pub enum History {
 pub struct Worker {
     /// The build
     pub id: String,
+    /// It outlives the session that has started it
+    #[arg(long)]
+    pub outlives: bool,
 }
 
 /// `smidr artifacts`

@@ -63,7 +63,7 @@ pub fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
         sinks.push(Box::new(JsonLines));
     }
     let store = ImageStore::open(&paths)?;
-    let services = Services { paths: paths.clone(), facts: facts.clone(), store, spawner };
+    let services = Services { paths: paths.clone(), facts: facts.clone(), store, spawner, outlives: false };
     let outcome = service.run(submission.clone(), services, &stop, sinks)?;
     Ok(ExitCode::from(outcome.exit_code()))
 }

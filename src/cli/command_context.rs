@@ -45,7 +45,7 @@ impl CommandContext {
         let on = Emitter::new(BuildId::new(command, random())?, vec![Box::new(Terminal::new())]);
         on.hide(&context::secrets(&facts.environment));
         let _second = context::exit_at_second(&stop);
-        Ok(Self { services: Services { paths, facts, store, spawner }, on, stop, _second })
+        Ok(Self { services: Services { paths, facts, store, spawner, outlives: false }, on, stop, _second })
     }
 
     /// As the engine wants it.

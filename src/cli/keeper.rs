@@ -24,7 +24,7 @@ pub fn keeper() -> Done {
     let facts = context::gather();
     let paths = context::open_paths(&facts)?;
     let store = ImageStore::open(&paths)?;
-    let services = Services { paths, facts, store, spawner };
+    let services = Services { paths, facts, store, spawner, outlives: false };
     let on = Emitter::new(BuildId::new("hashserv", random())?, Vec::new());
     let tools = Tools { services: &services, stop: &stop, on: &on };
     engine::keeper::run(&keeper, tools, || executors::ready(io::stdout()))?;

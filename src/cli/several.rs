@@ -12,7 +12,7 @@ use crate::{
     events::EventSink as _,
     executors::Life,
     history::journal::Entry,
-    model::{Event, Kind, Outcome, State, Submission},
+    model::{Event, Kind, Outcome, State, Submission, UserError as _},
     service::{LocalService, ServiceError},
     system::{
         process::Spawner,
@@ -34,18 +34,26 @@ pub fn build(
     spawner: &Spawner,
     stop: &StopToken,
 ) -> Done {
-    let mut workers: Vec<Child> = Vec::new();
+    let (mut workers, mut started): (Vec<Child>, Vec<Submission>) = Default::default();
+    let mut first_failed = None;
     for submission in submissions {
         match service.start(submission, spawner, Life::WithParent) {
-            Ok(worker) => workers.push(worker),
+            Ok(worker) => {
+                workers.push(worker);
+                started.push(submission.clone());
+            }
             Err(error) => {
-                stop_all(service, submissions, StopRequest::Kill, Some("another build could not be started"));
-                // They end with this process, and what they record would not be their end.
-                workers.iter_mut().for_each(|worker| drop(worker.wait()));
-                return Err(error.into());
+                first_failed = first_failed.or(Some(error.kind().exit_code()));
+                report(&error.into());
+                if !args.keep_going {
+                    let reason = format!("{} could not be started", submission.id);
+                    stop_all(service, &started, StopRequest::Graceful, Some(&reason));
+                    break;
+                }
             }
         }
     }
+    let submissions = started.as_slice();
     // Each request goes to all of them; a build that is over has no use for it.
     let (requests, asked) = mpsc::channel();
     let listening = stop.listen(move |request| {
@@ -56,7 +64,6 @@ pub fn build(
     let mut views: Vec<Terminal> =
         submissions.iter().map(|one| Terminal::labelled(label(one, submissions), bars.next())).collect();
     let mut outcomes: Vec<Option<Outcome>> = vec![None; submissions.len()];
-    let mut first_failed = None;
     let (sender, said) = mpsc::sync_channel(1024);
     thread::scope(|scope| -> Result<(), Failure> {
         for (number, submission) in submissions.iter().enumerate() {

@@ -99,7 +99,7 @@ fn inside(
     on.hide(&engine::inputs::secrets(&plan));
     let redactor = on.redactor();
     let store = ImageStore::open(&paths)?.heeding(&stop);
-    let services = Services { paths, facts, store, spawner };
+    let services = Services { paths, facts, store, spawner, outlives: false };
     let Services { paths, facts, spawner, .. } = &services;
     let tools = Tools { services: &services, stop: &stop, on: &on };
     let host = project.host_lock(&plan).cloned();

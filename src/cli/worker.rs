@@ -31,7 +31,7 @@ pub fn worker(args: &Worker) -> Done {
         return Err(Refused::new(format!("the submission of {id} is one of {}", submission.id), None).into());
     }
     let store = ImageStore::open(&paths)?;
-    let services = Services { paths, facts, store, spawner };
+    let services = Services { paths, facts, store, spawner, outlives: args.outlives };
     // Where nothing reads it any more, the build goes on.
     let ready = || drop(executors::ready(std::io::stdout()));
     let outcome = worker::run(submission, services, &stop, Vec::new(), ready)?;

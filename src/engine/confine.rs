@@ -8,6 +8,7 @@ use crate::{
     sandbox::Verified,
     system::{
         cgroup::{Leaf, NotEnforced, Place, Scope, Used},
+        logout::logout,
         oom::{Seen, Watch},
     },
 };
@@ -38,14 +39,20 @@ impl Confinement {
         let usual = usual_tasks(tools.facts.cpus);
         // The kernel's own count never binds root.
         let wanted = Limits { tasks: limits.tasks.or((tools.facts.uid == 0).then_some(usual)), ..limits };
-        let (mut leaf, reason) = match Leaf::make(&place, name.as_str(), &wanted) {
+        let (mut leaf, mut reason) = match Leaf::make(&place, name.as_str(), &wanted) {
             Ok(leaf) => (Some(leaf), String::new()),
             Err(error) => (None, error.reason()),
         };
         let mut scope = None;
         let short = leaf.as_ref().is_none_or(|leaf| missing(leaf, &limits).next().is_some());
+        // A scope of the user's systemd ends with the last session, unless the user lingers.
+        let may_scope = !tools.outlives || logout().lingers;
+        if !may_scope {
+            reason += "; for builds that outlive the session:  loginctl enable-linger";
+        }
         if limits != Limits::default()
             && short
+            && may_scope
             && let Some(way) = Scope::find(&tools.facts, &tools.spawner)
             && let Ok(better) = Leaf::make(&way.place, name.as_str(), &limits)
         {

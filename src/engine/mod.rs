@@ -69,6 +69,8 @@ pub struct Services {
     pub store: ImageStore,
     /// Starts processes.
     pub spawner: Spawner,
+    /// Whether what runs is to outlive the caller's session.
+    pub outlives: bool,
 }
 
 /// What every stage of one run needs.

@@ -80,7 +80,12 @@ pub fn start(id: &BuildId, paths: &Paths, spawner: &Spawner, life: Life) -> Resu
         Life::WithParent => spawner.command(own),
         Life::OfItsOwn => Command::new(own),
     };
-    command.args([WORKER, id.as_str()]).env("SMIDR_HOME", paths.home()).current_dir("/");
+    if life == Life::OfItsOwn {
+        command.args([WORKER, "--outlives", id.as_str()]);
+    } else {
+        command.args([WORKER, id.as_str()]);
+    }
+    command.env("SMIDR_HOME", paths.home()).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
     let failed = || FileError::new("start a worker of", Path::new("smidr"));
     let mut child = spawner.spawn(command, Vec::new()).map_err(failed())?;

@@ -10,6 +10,7 @@ use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -384,8 +385,9 @@ impl History {
     }
 
     /// A sink that keeps the index of one build.
-    pub fn into_sink(self) -> IndexSink {
-        IndexSink { history: self, summary: None, failed: false }
+    pub fn into_sink(self) -> (IndexSink, Behind) {
+        let behind = Behind::default();
+        (IndexSink { history: self, summary: None, behind: behind.clone() }, behind)
     }
 }
 
@@ -493,13 +495,17 @@ fn parse<T: serde::de::DeserializeOwned>(json: &str, what: &str) -> Result<T, Hi
 pub struct IndexSink {
     history: History,
     summary: Option<Summary>,
-    failed: bool,
+    behind: Behind,
 }
 
-impl IndexSink {
-    /// Whether the index is behind the journal.
-    fn note(&mut self, written: Result<(), HistoryError>) {
-        self.failed |= written.is_err();
+/// Why the index of a build is behind its journal, if it is.
+#[derive(Clone, Default)]
+pub struct Behind(Arc<Mutex<Option<HistoryError>>>);
+
+impl Behind {
+    /// The first reason.
+    pub fn take(&self) -> Option<HistoryError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -518,7 +524,9 @@ impl EventSink for IndexSink {
             _ if summary.build.state != before => put_build(&self.history.db, &summary.build).map_err(failed("write")),
             _ => return,
         };
-        self.note(written);
+        if let Err(error) = written {
+            self.behind.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
     }
 }
 

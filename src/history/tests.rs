@@ -37,7 +37,7 @@ fn begin(paths: &Paths, id: &BuildId) -> Begun {
     let folder = paths.build(id);
     make_private_dir(&folder).expect("a folder");
     let (journal, failure) = JournalSink::new(Writer::create(&folder).expect("a journal"), &StopToken::default());
-    let index = History::open(paths).expect("made").into_sink();
+    let index = History::open(paths).expect("made").into_sink().0;
     let on = Emitter::new(id.clone(), vec![Box::new(journal), Box::new(index)]);
     on.emit(Event::BuildStarted {
         name: "hello".into(),

@@ -8,6 +8,7 @@ pub mod filesystem;
 pub mod kernel;
 pub mod limits;
 pub mod lock;
+pub mod logout;
 pub mod mounts;
 pub mod oom;
 pub mod overlay;

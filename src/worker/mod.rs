@@ -132,7 +132,7 @@ pub fn run(
     let alive_path = services.paths.alive(&id);
     let alive = lock::lock(&alive_path, Mode::Exclusive, &holder, &StopToken::default(), |_| {})?;
     let stop = stop.child();
-    let index = History::open(&services.paths)?.into_sink();
+    let (index, behind) = History::open(&services.paths)?.into_sink();
     let (journal, failure) = JournalSink::new(Writer::create(&folder)?, &stop);
     let (control, progress) = Server::start(&folder, &id, &stop)?;
     let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(journal), Box::new(index), Box::new(progress)];
@@ -154,6 +154,10 @@ pub fn run(
         outcome = Outcome { usage: outcome.usage, failed: outcome.failed, ..Outcome::of(&error) };
     }
     outcome.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if let Some(error) = behind.take() {
+        let why = Outcome::of(&error).reasons.join(": ");
+        on.warn(format!("{why}; once it can be written, bring the index up to date:  smidr history rebuild"));
+    }
     // Before the end is told, after which the folder may be pruned.
     forget_values(&folder);
     on.emit(Event::Finished { outcome: outcome.clone() });

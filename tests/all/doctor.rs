@@ -45,6 +45,7 @@ fn a_good_machine() {
         "processes",
         "open files",
         "limits",
+        "detached",
         "certificates",
     ] {
         assert_eq!(told.iter().filter(|known| **known == name).count(), 1, "{name} in {told:?}");

@@ -7,6 +7,7 @@ use crate::{
     model::{Limits, SystemFacts, UserError as _},
     system::{
         cgroup::{CgroupError, Leaf, Place, Scope},
+        logout::Logout,
         process::Spawner,
     },
 };
@@ -29,6 +30,23 @@ enum Found {
 /// The limits that a build could have.
 pub fn limits(facts: &SystemFacts, spawner: &Spawner) -> Finding {
     judge(&try_out(facts, spawner), Path::new(SYSTEMD).is_dir(), facts.uid)
+}
+
+/// Whether a build that outlives the terminal also outlives the session.
+pub fn detached(found: Logout) -> Finding {
+    match found {
+        Logout { kills: true, lingers: false } => Finding::doubtful(
+            "detached",
+            "builds with --detach end with your last session: logind has KillUserProcesses=yes",
+        )
+        .hint("let your processes go on:  loginctl enable-linger"),
+        Logout { lingers: false, .. } => {
+            Finding::good("detached", "builds with --detach go on after you log out, without scopes of your systemd")
+        }
+        Logout { lingers: true, .. } => {
+            Finding::good("detached", "builds with --detach go on after you log out (you linger)")
+        }
+    }
 }
 
 fn try_out(facts: &SystemFacts, spawner: &Spawner) -> Found {

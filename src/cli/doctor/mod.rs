@@ -24,7 +24,7 @@ use super::{
 use crate::{
     image::ImageStore,
     model::{Kind, Paths, SystemFacts},
-    system::{self, process::Spawner},
+    system::{self, logout::logout, process::Spawner},
 };
 use finding::{Finding, Verdict};
 
@@ -61,6 +61,7 @@ fn examine(config: &Path, facts: &SystemFacts, home: &Result<Home, Failure>, spa
     }
     findings.extend(machine::machine(&limits, facts));
     findings.push(limits::limits(facts, spawner));
+    findings.push(limits::detached(logout()));
     findings.extend(builds::ids(config, facts, spawner));
     findings.push(builds::packages(spawner));
     findings.push(builds::certificates(facts));
