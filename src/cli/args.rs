@@ -220,7 +220,7 @@ pub enum Layers {
         #[arg(long)]
         json: bool,
     },
-    /// Remove checkouts that nobody has used for long, and repositories that nothing stands on
+    /// Remove checkouts that were not used for long, and repositories that no checkout needs
     Prune {
         /// Keep what was used within this many days
         #[arg(long, value_name = "N", default_value_t = 30)]
@@ -469,7 +469,7 @@ pub enum Image {
         #[arg(long, requires = "repair")]
         insecure: bool,
     },
-    /// Remove what no image refers to, and images that nobody has used for long; never what a build uses
+    /// Remove what no image refers to, and images that were not used for long; never what a build uses
     Prune(Prune),
 }
 

@@ -57,7 +57,7 @@ impl Shared {
                 let board = Self(board);
                 {
                     let board = board.lock();
-                    // Drawn while nobody can show something else.
+                    // Drawn under the lock, so that nothing else is shown meanwhile.
                     if board.is_shown {
                         bar.text(&board.text(Timestamp::now()));
                     }

@@ -22,7 +22,7 @@ use crate::{
 /// Runs the command. `config` says beside which file rootfs recipes are looked for.
 pub fn image(config: &Path, command: &Image) -> Done {
     let context = CommandContext::open("image")?;
-    // Whatever is half-made is removed by whoever opens the store next. Only making an image has steps of its own to end.
+    // The next process that opens the store removes what is half-made. Only making an image has steps of its own to end.
     let at_once = !matches!(command, Image::Build { .. });
     let _at_once = at_once.then(|| context.stop.listen(|_| std::process::exit(130)));
     match command {

@@ -36,7 +36,7 @@ use clap::Parser as _;
 
 use args::{Cli, Command};
 
-/// Says why a smidr that may do more than its caller does nothing at all: whoever calls it decides what is mounted where.
+/// Says why a smidr that may do more than its caller does nothing: its caller decides what is mounted where.
 pub fn refuse_privileges() -> ExitCode {
     let what = "smidr needs no privileges, and its file lends some (setuid, setgid or file capabilities)";
     let hint = "take them away:  chmod ug-s FILE; setcap -r FILE".to_owned();

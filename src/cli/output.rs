@@ -1,6 +1,6 @@
 //! Standard output is data, standard error is talk.
 //!
-//! A build does not end because nobody listens any more; a command that only shows something does.
+//! A build goes on when its output is closed; a command that only shows something ends.
 
 use std::{
     io::{self, IsTerminal as _, Write},

@@ -37,7 +37,7 @@ pub struct Terminal {
     // Whether it has been shown once.
     drawn: Cell<bool>,
     board: board::Shared,
-    // BitBake's own log is shown as it is where nobody watches; where somebody does, only what matters of it.
+    // Without a terminal BitBake's own log is shown as it is; on one, only what matters of it.
     connected: bool,
     kept: (u64, u64),
     last_progress: Option<(Activity, Instant)>,
@@ -162,7 +162,7 @@ impl Terminal {
         }
     }
 
-    /// Shows what happens now, where somebody watches.
+    /// Shows what happens now, on a terminal.
     fn show(&self, subject: &'static str, text: String) -> bool {
         let Some(bar) = &self.bar else { return false };
         if !self.drawn.replace(true) {
@@ -176,7 +176,7 @@ impl Terminal {
     }
 
     fn message(&self, level: Level, text: &str, task: Option<&TaskName>) {
-        // Where nobody watches, the console has it.
+        // Without a terminal the console has it.
         if self.bar.is_none() && self.connected {
             return;
         }

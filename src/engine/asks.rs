@@ -108,7 +108,7 @@ fn of_host(plan: &Plan, paths: &Paths) -> Vec<Ask> {
     }
 }
 
-/// An image of the store that not everybody can have. What the store does not have can only be pulled.
+/// An image of the store that was not public. What the store does not have can only be pulled.
 fn of_image(wanted: &str, plan: &Plan, paths: &Paths) -> Option<Ask> {
     let store = ImageStore::at(paths);
     let image = store.find(wanted).ok()??;

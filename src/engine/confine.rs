@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// How many processes and threads a sandbox may have at once where nobody says: no honest build gets there (each processor builds a
+/// How many processes and threads a sandbox may have at once by default: no honest build gets there (each processor builds a
 /// recipe with one compiler a processor; OpenEmbedded counts 64 of them at most), and it is at most half of the process ids that the
 /// kernel has (1024 a processor, or 32768; kernel/pid.c). What runs away then is the build, not the machine.
 pub fn usual_tasks(cpus: u32) -> u32 {
@@ -119,7 +119,7 @@ impl Confinement {
 
 const TASKS: &str = "host.tasks";
 
-/// What was asked for and does not hold there. A precaution that does not is nobody's disappointment.
+/// What was asked for and does not hold there. A precaution that does not hold is not reported.
 fn missing<'a>(leaf: &'a Leaf, limits: &Limits) -> impl Iterator<Item = &'a NotEnforced> + use<'a> {
     let tasks = limits.tasks.is_some();
     leaf.not_enforced().iter().filter(move |limit| tasks || limit.key != TASKS)

@@ -1,4 +1,4 @@
-//! Runs BitBake in its sandbox and listens: to its user interface, to its console, to whoever wants it to stop, to the clock.
+//! Runs BitBake in its sandbox. Reads its user interface and its console, and heeds stop requests and the clock.
 //!
 //! One loop takes messages from all of them, in one order; this is where a build's course is decided. What the console and the user
 //! interface say are claims of a build, and taken in as far as its [`Budget`] goes; how BitBake ended is for the kernel to say.
@@ -78,11 +78,11 @@ pub struct Finished {
     pub disk_full: bool,
     /// That memory ran out, in a sentence.
     pub out_of_memory: Option<String>,
-    /// What the build used, as far as somebody knows.
+    /// What the build used, where that was counted.
     pub usage: Option<Usage>,
-    /// That somebody else ended the sandbox, or how it broke, where nobody of ours asked for its end.
+    /// How the sandbox was ended from outside, or broke, where smidr did not end it.
     pub broken: Option<SandboxError>,
-    /// Whether somebody stopped it.
+    /// Whether a stop was requested.
     pub stopped: bool,
     /// Whether the config's time was up.
     pub timed_out: bool,
@@ -312,7 +312,7 @@ impl<'a> Course<'a> {
         self.take(Event::TaskLog { name, log, tail });
     }
 
-    // Whoever reads the record would open what it names.
+    // Readers of the record open what it names.
     fn forget_foreign_log(&self, event: &mut Event) {
         if let Event::TaskStarted { log, .. } | Event::TaskEnded { log, .. } = event {
             log.take_if(|log| log.as_os_str().len() > LONGEST_PATH || self.folders.inside(log).is_none());
@@ -379,7 +379,7 @@ impl<'a> Course<'a> {
         if self.grace.is_some() {
             self.on.emit(Event::Stopping { force: true });
             self.control.end();
-            // Killed once; what remains is to parse_line of the end.
+            // Killed once; what remains is the message of its end.
             (self.grace, self.timeout) = (None, None);
         } else {
             self.timed_out = true;
@@ -443,7 +443,7 @@ fn tail(mut file: File) -> Option<Vec<String>> {
     file.seek(SeekFrom::Start(start)).ok()?;
     let mut bytes = Vec::new();
     file.take(LOG_BYTES).read_to_end(&mut bytes).ok()?;
-    // The first may be half a line, and half a secret, which nobody would recognise.
+    // The first may be half a line, and half a secret is not recognised.
     let lines = BufReader::new(bytes.as_slice()).split(b'\n').skip(usize::from(start > 0));
     Some(lines.map_while(Result::ok).map(|line| String::from_utf8_lossy(&line).into_owned()).collect())
 }

@@ -48,7 +48,7 @@ fn packages(image: &StoredImage) -> BTreeMap<String, PackagePin> {
     image.config.labels.get(PACKAGES_LABEL).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
 }
 
-// What the store has under that name stays what it is until somebody pulls: a tag that moved changes nothing by itself.
+// What the store has under that name stays what it is until the next pull: a tag that moved changes nothing by itself.
 fn from_store(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: bool) -> Result<StoredImage, EngineError> {
     let planned = &plan.host;
     let reference = match planned.name.parse() {

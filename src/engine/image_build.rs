@@ -379,7 +379,7 @@ fn is_pip_network(name: &str) -> bool {
 }
 
 /// What `pip install` runs as. It takes wheels only: what builds a source archive would see the credentials that pip has, and what that
-/// needs in turn is pinned by nobody. pip itself would compile in a folder with a random name, which it writes into what it compiles;
+/// needs in turn is not pinned. pip itself would compile in a folder with a random name, which it writes into what it compiles;
 /// and as files get the time of the recipe's packages in the end, compiled files must not depend on it.
 const PIP_INSTALL: &str = r#"
 printf '%s\n' "$1" > /tmp/requirements.txt

@@ -50,7 +50,7 @@ pub enum InputsError {
     /// No agent at all.
     #[error("host.ssh_agent: no ssh-agent, SSH_AUTH_SOCK is not set")]
     NoAgent,
-    /// A socket that nobody listens to.
+    /// A socket without a listener.
     #[error("host.ssh_agent: no ssh-agent answers at {path} (SSH_AUTH_SOCK)")]
     DeadAgent {
         /// The socket.
@@ -150,7 +150,7 @@ pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsErr
         }
         match input.what {
             What::Netrc | What::GitCredentials | What::Bind => reach.check_source(named)?,
-            // Whoever names these names no more than that.
+            // Each of these names grants no more than that file.
             What::SshAgent | What::KnownHosts => reach.check_way(named)?,
         }
         if input.writable {

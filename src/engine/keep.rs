@@ -1,8 +1,8 @@
 //! What is kept of a build: artifacts, licences and other records, logs of failed tasks without secrets. Copies; the workspace
 //! stays as it is, for the next build.
 //!
-//! A recipe can put anything in the place of what it should leave behind: a link to a file of this machine, a pipe that nobody
-//! writes to. So nothing is opened here but regular files inside the build's own folders.
+//! A recipe can put anything in the place of what it should leave behind: a link to a file of this machine, a pipe without a
+//! writer. So nothing is opened here but regular files inside the build's own folders.
 
 use std::{
     collections::BTreeSet,
@@ -151,7 +151,7 @@ pub fn open_log(folders: &Folders, log: &Path) -> Option<File> {
     Rooted::open(root).ok()?.open_file(rest).ok()
 }
 
-// Whether no link on the way leads out of the build's folders. The build is over: nobody changes them any more.
+// Whether no link on the way leads out of the build's folders. The build is over: they do not change any more.
 fn is_own(folders: &Folders, folder: &Path) -> bool {
     folders.inside(folder).is_some_and(|(root, rest)| {
         Rooted::open(root).is_ok_and(|root| root.open_plain(rest, OFlags::PATH | OFlags::DIRECTORY).is_ok())

@@ -215,7 +215,7 @@ mod tests {
                 true,
                 Some("memory ran out: the kernel killed x (3.1 GiB) while a:do_compile ran"),
             ),
-            // Nobody counted: a daemon of this machine may have killed it.
+            // Not counted by the kernel: a daemon of this machine may have killed it.
             (
                 seen(0, 0, 0, &[]),
                 compiler(),

@@ -164,7 +164,7 @@ pub enum EngineError {
     /// Artifacts.
     #[error(transparent)]
     Artifacts(#[from] ArtifactError),
-    /// What somebody else uses.
+    /// What another process holds.
     #[error(transparent)]
     Lock(#[from] WaitError),
     /// Files.

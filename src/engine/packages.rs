@@ -73,7 +73,7 @@ impl UserError for PackageError {
     }
 }
 
-/// What nobody reads on a build host, and what takes a third of the time to unpack. Copyright files stay.
+/// What is not read on a build host, and takes a third of the time to unpack. Copyright files stay.
 const LEFT_OUT: &str = "# Written by smidr: what nobody reads on a build host.
 path-exclude=/usr/share/doc/*
 path-include=/usr/share/doc/*/copyright

@@ -35,7 +35,7 @@ pub struct Prepared {
     pub(super) workspace: Workspace,
     // What the build sees of this machine, beside its image.
     shown: Vec<PathBuf>,
-    // Nobody takes the caches over meanwhile.
+    // Keeps the caches from being taken over meanwhile.
     _caches: FileLock,
     hide_openat2: bool,
 }

@@ -69,7 +69,7 @@ pub enum RecipeError {
         /// The file.
         source_name: String,
     },
-    /// It copies something that would not be the same for everybody.
+    /// It copies something that would not be the same on every machine.
     #[error("a rootfs recipe copies files and folders, and {0} is neither")]
     NotAFile(PathBuf),
     /// Files.

@@ -49,7 +49,7 @@ pub enum StepError {
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Somebody asked to stop.
+    /// A stop was requested.
     #[error("stopped")]
     Stopped,
 }

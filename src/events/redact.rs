@@ -1,4 +1,4 @@
-//! Takes secrets out of texts, events and logs before anybody can read them: in goes what must not be seen, out come copies with
+//! Takes secrets out of texts, events and logs before they can be read: in goes what must not be seen, out come copies with
 //! `***` in its place.
 
 use std::{
@@ -207,7 +207,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        // However it is written down, and whoever it belongs to, nothing but quotes and the user's part is left of it.
+        // In every spelling, for every user, nothing but quotes and the user's part is left of it.
         #[test]
         fn no_dress_of_a_secret_gets_through(
             secret in "[!-~\u{e4}\u{20ac}]([ -~\u{e4}\u{20ac}]{10,40})[!-~]",

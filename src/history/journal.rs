@@ -162,7 +162,7 @@ fn whole_lines(file: &mut File) -> io::Result<u64> {
     Ok(0)
 }
 
-/// The first problem of a journal, if any: shared with whoever decides how the build ends.
+/// How a journal ended: its first problem, or the writer of a whole one. Shared with the worker, which decides how the build ends.
 #[derive(Clone, Default)]
 pub struct Failure(Arc<Mutex<Ended>>);
 

@@ -451,7 +451,7 @@ fn make_private(path: &Path) -> Result<(), HistoryError> {
     }
 }
 
-/// What is there must be the caller's own files, for nobody else to read: events hold what builds print. Nothing is opened, since closing
+/// What is there must be the caller's own files, closed to others: events hold what builds print. Nothing is opened, since closing
 /// a second descriptor would drop the locks of a connection that this process has (sqlite.org/howtocorrupt.html, 2.2).
 fn close_to_others(path: &Path) -> Result<(), HistoryError> {
     for suffix in ["", "-wal", "-shm"] {

@@ -48,7 +48,7 @@ struct Secret {
     text: String,
 }
 
-// Its content is what nobody should see.
+// Its content must not be shown.
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Secrets({})", self.0.len())

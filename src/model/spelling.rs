@@ -43,7 +43,7 @@ pub fn base64(text: &str) -> [String; 2] {
     [STANDARD_NO_PAD.encode(text), URL_SAFE_NO_PAD.encode(text)]
 }
 
-/// Base64 of a text with anything before and after it, as in `user:text` for a user that nobody knows: those characters that come
+/// Base64 of a text with anything before and after it, as in `user:text` for an unknown user: those characters that come
 /// from the text alone, for each of the three ways in which it can lie.
 pub fn base64_inside(text: &str) -> Vec<String> {
     let inner = |before: usize| {

@@ -1,4 +1,4 @@
-//! Every text that an event carries, in one place: whoever adds an event has to say here which of its fields are texts.
+//! Every text that an event carries. A new field of an event has to be named here, as a text or as none.
 
 use super::{Action, Event, FailedTask, Hint, Outcome, TaskName};
 

@@ -296,7 +296,7 @@ impl<'a> LocalService<'a> {
                 let again = history.find(Some(build.id.as_str()))?.unwrap_or(build);
                 let ended = if again.state.is_final() { again } else { history.mark_interrupted(&again) };
                 worker::forget_values(&self.paths.build(&ended.id));
-                // Last: whoever makes it anew must find what is done here.
+                // Last: a process that makes it anew must find what is done here.
                 let _ = std::fs::remove_file(path);
                 Ok(ended)
             }

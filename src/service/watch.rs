@@ -49,7 +49,7 @@ impl LocalService<'_> {
                 Some(wake) if wake.client.is_some() => false,
                 Some(_) => self.show(Some(id.as_str()))?.state.is_final(),
             };
-            // Whoever found that the worker is gone has removed what it had written by half.
+            // The process that found the worker gone has removed what was written by half.
             if over
                 && reader.is_cut()
                 && let Some(again) = Reader::open(&folder, reader.after())?

@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::{files::FileError, stop::StopToken};
 use crate::model::{Kind, UserError};
 
-/// How often a lock that somebody else holds is tried again. flock(2) itself keeps no queue either.
+/// How often a busy lock is tried again. flock(2) itself keeps no queue either.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// A held lock. Dropping it lets go.
@@ -40,14 +40,14 @@ pub enum Mode {
 pub enum Attempt {
     /// Held now.
     Held(FileLock),
-    /// Somebody else holds it, and said this about himself.
+    /// Another process holds it, and this is its name.
     Busy(String),
 }
 
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
 pub enum WaitError {
-    /// Somebody asked to stop while somebody else held it.
+    /// A stop was requested while another process held it.
     #[error("stopped while waiting for {0}")]
     Stopped(String),
     /// The lock file.
@@ -71,7 +71,7 @@ impl UserError for WaitError {
     }
 }
 
-/// Takes a lock if nobody stands in the way.
+/// Takes a lock if it is free.
 ///
 /// # Errors
 ///
@@ -89,7 +89,7 @@ pub fn try_lock(path: &Path, mode: Mode, holder: &str) -> Result<Attempt, FileEr
     }
 }
 
-/// Who holds a lock just now, alone or together with others, if anybody does. Leaves no trace.
+/// The holder of a lock, alone or together with others, if there is one. Leaves no trace.
 ///
 /// # Errors
 ///
@@ -131,7 +131,7 @@ fn process_in(holder: &str) -> Option<Pid> {
     Pid::from_raw(number.parse().ok()?)
 }
 
-/// Whether a process has a file open: a number alone may mean somebody else by now, or in another PID namespace.
+/// Whether a process has a file open: a number alone may mean another process by now, or in another PID namespace.
 fn has_open(pid: Pid, path: &Path) -> bool {
     let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).into_iter().flatten().flatten();
     let path = std::fs::canonicalize(path);
@@ -142,7 +142,7 @@ fn has_open(pid: Pid, path: &Path) -> bool {
 fn name_in(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.read_to_string(&mut text);
-    // What stands below is of somebody before, for a moment.
+    // For a moment, text of the holder before stands below.
     let name = text.lines().next().map(str::trim).filter(|name| read.is_ok() && !name.is_empty());
     name.unwrap_or("another smidr").into()
 }
@@ -160,12 +160,12 @@ pub fn lock_briefly(path: &Path, holder: &str) -> Result<FileLock, FileError> {
     }
 }
 
-/// Takes a lock, waiting for as long as it needs, or until somebody asks to `stop`. `on_wait` hears once who is in the way, unless
+/// Takes a lock, waiting for as long as it needs, or until a stop is requested. `on_wait` is called once with the holder, unless
 /// that was over in a moment: many locks are held alone just to see whether they are free, by processes that never sign them.
 ///
 /// # Errors
 ///
-/// When the lock file cannot be opened, or somebody asks to stop.
+/// When the lock file cannot be opened, or a stop is requested.
 pub fn lock(
     path: &Path,
     mode: Mode,

@@ -295,7 +295,7 @@ fn serve(peer: &Arc<OwnedFd>, state: &Shared, build: &BuildId) {
 pub struct Client(OwnedFd);
 
 impl Client {
-    /// Connects to the worker of the build in `folder`; none where nobody serves it.
+    /// Connects to the worker of the build in `folder`; none where it is not served.
     ///
     /// # Errors
     ///
@@ -401,7 +401,7 @@ mod tests {
         late.ask(&Ask::Progress).expect("asked");
         late.ask(&Ask::Who).expect("asked");
         assert!(matches!(late.next(true).expect("an answer"), Some(Say::Worker { .. })));
-        // One that does not read holds nobody up.
+        // One that does not read delays no other.
         for done in 0..100_000 {
             on.progress(Activity::Fetch, "x", done, None, Unit::Bytes);
         }

@@ -41,7 +41,7 @@ struct Difference {
     also: Option<&'static str>,
     // Of a folder of this machine: whether something in it was, and is, not committed.
     dirty: Option<(bool, bool)>,
-    // Why nobody knows.
+    // Why it is not known.
     error: Option<Failure>,
 }
 
