@@ -12,25 +12,25 @@ pub mod config;
 pub mod lock;
 pub mod plan;
 
-pub mod project;
-pub mod settings;
+mod project;
+mod settings;
 
-pub mod artifacts;
-pub mod bitbake;
+mod artifacts;
+mod bitbake;
 pub mod image;
 pub mod layers;
 pub mod sandbox;
 
-pub mod queue;
+mod queue;
 
-pub mod engine;
+mod engine;
 
-pub mod history;
+mod history;
 
-pub mod worker;
+mod worker;
 
-pub mod executors;
+mod executors;
 
-pub mod service;
+mod service;
 
 pub mod cli;

@@ -21,11 +21,11 @@ use crate::system::{
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The line in which all builds stand. No build is called so.
-pub const ALL: &str = "ticket";
+pub(crate) const ALL: &str = "ticket";
 
 /// A place in a line. Dropping it lets the next one in.
 #[derive(Debug)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     path: PathBuf,
     line: String,
     number: u64,
@@ -44,7 +44,7 @@ impl Ticket {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn draw(folder: &Path, line: &str, holder: &str) -> Result<Self, FileError> {
+    pub(crate) fn draw(folder: &Path, line: &str, holder: &str) -> Result<Self, FileError> {
         make_private_dir(folder)?;
         let _alone = lock::lock_briefly(&folder.join("order.lock"), holder)?;
         let mut number = 1;
@@ -67,7 +67,7 @@ impl Ticket {
     /// # Errors
     ///
     /// When the file system refuses, or at a stop.
-    pub fn wait(&self, places: u64, stop: &StopToken, mut on_wait: impl FnMut(u64)) -> Result<(), WaitError> {
+    pub(crate) fn wait(&self, places: u64, stop: &StopToken, mut on_wait: impl FnMut(u64)) -> Result<(), WaitError> {
         let folder = self.path.parent().unwrap_or(Path::new(""));
         let mut told = None;
         loop {
@@ -102,7 +102,7 @@ impl Ticket {
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn held(folder: &Path) -> Result<usize, FileError> {
+pub(crate) fn held(folder: &Path) -> Result<usize, FileError> {
     let held = |(number, line): (u64, String)| {
         lock::holder(&folder.join(name(number, &line))).map(|holder| usize::from(holder.is_some()))
     };

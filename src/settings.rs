@@ -15,11 +15,11 @@ use crate::{
 };
 
 /// The file, below SMIDR_HOME.
-pub const FILE: &str = "settings.yaml";
+pub(crate) const FILE: &str = "settings.yaml";
 
 /// The user's settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Patterns of folders whose projects get what they ask for.
     pub trust: Vec<String>,
     /// Variables that are allowed in addresses.
@@ -30,7 +30,7 @@ pub struct Settings {
 
 /// The budget of all builds of one SMIDR_HOME.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BuildLimits {
+pub(crate) struct BuildLimits {
     /// How many run at once.
     pub builds: Option<u32>,
     /// Processors that builds started together share.
@@ -41,12 +41,12 @@ pub struct BuildLimits {
 
 impl BuildLimits {
     /// How many builds run at once on a machine with so many processors. A build of OpenEmbedded keeps four busy.
-    pub fn builds(&self, cpus: u32) -> u32 {
+    pub(crate) fn builds(&self, cpus: u32) -> u32 {
         self.builds.unwrap_or_else(|| (cpus / 4).max(2))
     }
 
     /// What each of `count` builds gets that are started together; none where there is nothing to divide.
-    pub fn share(&self, count: u32, cpus: u32) -> Option<Share> {
+    pub(crate) fn share(&self, count: u32, cpus: u32) -> Option<Share> {
         let divided = count > 1 || self.cpus.is_some() || self.memory.is_some();
         let count = count.max(1);
         let cpus = (self.cpus.unwrap_or(cpus).min(cpus) / count).max(1);
@@ -56,7 +56,7 @@ impl BuildLimits {
 
 /// Why settings cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub(crate) enum SettingsError {
     /// They are wrong.
     #[error(transparent)]
     Problems(#[from] Box<Problems>),
@@ -94,7 +94,7 @@ impl Settings {
     /// # Errors
     ///
     /// When the file cannot be read, or something in it is wrong.
-    pub fn read(paths: &Paths, home: &Path) -> Result<Self, SettingsError> {
+    pub(crate) fn read(paths: &Paths, home: &Path) -> Result<Self, SettingsError> {
         let file = paths.home().join(FILE);
         match fs::read_to_string(&file) {
             Ok(text) => {
@@ -126,7 +126,7 @@ impl Settings {
     }
 
     /// Whether the user trusts every project in this folder.
-    pub fn trusts(&self, folder: &Path) -> bool {
+    pub(crate) fn trusts(&self, folder: &Path) -> bool {
         self.trust.iter().filter_map(|pattern| matcher(pattern).ok()).any(|pattern| pattern.is_match(folder))
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn share(source: &File, target: &File) -> bool {
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn data_in(source: &File) -> io::Result<u64> {
+pub(crate) fn data_in(source: &File) -> io::Result<u64> {
     stretches(source)?
         .try_fold(0_u64, |sum, stretch| stretch.map(|Range { start, end }| sum.saturating_add(end - start)))
 }

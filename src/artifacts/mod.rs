@@ -12,9 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use copy::data_in;
+pub(crate) use copy::data_in;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-pub use room::{Room, Spent};
+pub(crate) use room::{Room, Spent};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, symlinkat};
 
 use crate::{
@@ -29,11 +29,11 @@ use crate::{
 };
 
 /// The name of the manifest, beside the folder of artifacts.
-pub const MANIFEST: &str = "artifacts.json";
+pub(crate) const MANIFEST: &str = "artifacts.json";
 
 /// Why artifacts cannot be kept.
 #[derive(Debug, thiserror::Error)]
-pub enum ArtifactError {
+pub(crate) enum ArtifactError {
     /// No file matches.
     #[error("no file in {deploy} matches {}", patterns.join(", "))]
     Nothing {
@@ -99,7 +99,7 @@ impl UserError for ArtifactError {
 /// # Errors
 ///
 /// When nothing matches, there is no room, a file cannot be copied, or at a stop; `<build>/artifacts` is then not there.
-pub fn collect(
+pub(crate) fn collect(
     deploy: &Path,
     patterns: &[String],
     build: &Path,
@@ -138,7 +138,7 @@ pub fn collect(
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn discard(build: &Path) -> Result<(), FileError> {
+pub(crate) fn discard(build: &Path) -> Result<(), FileError> {
     remove_tree(&build.join(MANIFEST))?;
     remove_tree(&build.join("artifacts"))
 }
@@ -148,7 +148,7 @@ pub fn discard(build: &Path) -> Result<(), FileError> {
 /// # Errors
 ///
 /// When there is no room, a file cannot be copied, or at a stop; `to` is then not there.
-pub fn keep_folder(
+pub(crate) fn keep_folder(
     from: &Path,
     to: &Path,
     redactor: &Redactor,
@@ -181,7 +181,7 @@ pub fn keep_folder(
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn keep_log(from: &File, to: &Path, at_most: u64, redactor: &Redactor) -> Result<(), FileError> {
+pub(crate) fn keep_log(from: &File, to: &Path, at_most: u64, redactor: &Redactor) -> Result<(), FileError> {
     let target = File::create(to).map_err(FileError::new("make", to))?;
     copy::copy_first(from, &target, redactor, at_most, &StopToken::default()).map_err(FileError::new("write", to))
 }
@@ -322,7 +322,7 @@ impl<'a> Keeper<'a> {
 /// # Errors
 ///
 /// When the file system refuses, or a file is there already.
-pub fn copy_all(from: &Path, artifacts: &[Artifact], dest: &Path) -> Result<usize, ArtifactError> {
+pub(crate) fn copy_all(from: &Path, artifacts: &[Artifact], dest: &Path) -> Result<usize, ArtifactError> {
     fs::create_dir_all(dest).map_err(FileError::new("make the folder", dest))?;
     let within = |path: &Path, source| ArtifactError::Place { path: dest.join(path), source };
     let root = Rooted::open(dest).map_err(|source| within(Path::new(""), source))?;

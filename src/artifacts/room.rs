@@ -16,7 +16,7 @@ const LENGTH: u64 = 1 << 40;
 
 /// What may still be kept of one build. Checked before a file is copied.
 #[derive(Debug)]
-pub struct Room {
+pub(crate) struct Room {
     place: PathBuf,
     bytes: u64,
     all_bytes: u64,
@@ -26,7 +26,7 @@ pub struct Room {
 
 /// The limit that was reached.
 #[derive(Debug, thiserror::Error)]
-pub enum Spent {
+pub(crate) enum Spent {
     /// Blocks on the disk.
     #[error("copies of this build may take {may} bytes of the disk of {place}, which keeps a reserve free")]
     Disk {
@@ -45,7 +45,7 @@ pub enum Spent {
 
 impl Spent {
     /// What to do about it.
-    pub fn hint(&self) -> String {
+    pub(crate) fn hint(&self) -> String {
         const LESS: &str = "keep less of the build (`artifacts:` in smidr.yaml)";
         match self {
             Self::Disk { place, .. } => format!("{LESS}, or free some space:  df -h {}", place.display()),
@@ -60,7 +60,7 @@ impl Room {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn on(place: &Path) -> Result<Self, FileError> {
+    pub(crate) fn on(place: &Path) -> Result<Self, FileError> {
         let found = rustix::fs::statvfs(place)
             .map_err(|errno| FileError::new("measure the free space of", place)(errno.into()))?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
@@ -69,12 +69,12 @@ impl Room {
     }
 
     /// So many bytes.
-    pub fn of(bytes: u64, place: &Path) -> Self {
+    pub(crate) fn of(bytes: u64, place: &Path) -> Self {
         Self { place: place.into(), bytes, all_bytes: bytes, length: LENGTH, files: FILES }
     }
 
     /// How many files may still be kept.
-    pub fn files_left(&self) -> u64 {
+    pub(crate) fn files_left(&self) -> u64 {
         self.files
     }
 

@@ -8,7 +8,7 @@ use crate::plan::{Plan, SHARED};
 const NOTICE: &str = "# Written by smidr before each build: change smidr.yaml instead (local_conf: takes any line).\n";
 
 /// The text of `local.conf`.
-pub fn local_conf(plan: &Plan) -> String {
+pub(crate) fn local_conf(plan: &Plan) -> String {
     let mut text = String::from(NOTICE);
     for (name, value) in &plan.conf {
         // Of a build's share the environment has the last word.
@@ -27,7 +27,7 @@ pub fn local_conf(plan: &Plan) -> String {
 }
 
 /// The text of `bblayers.conf`; `further` are assignments behind the list of layers.
-pub fn bblayers_conf(layers: &[PathBuf], further: &[(String, String)]) -> String {
+pub(crate) fn bblayers_conf(layers: &[PathBuf], further: &[(String, String)]) -> String {
     let mut text = format!("{NOTICE}BBPATH = \"${{TOPDIR}}\"\nBBFILES ?= \"\"\nBBLAYERS = \" \\\n");
     for layer in layers {
         let _ = writeln!(text, "  {} \\", layer.display());

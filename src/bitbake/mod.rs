@@ -5,20 +5,20 @@ mod ui_protocol;
 
 use std::path::Path;
 
-pub use conf::{bblayers_conf, local_conf};
-pub use ui_protocol::{NO_ROOM, UiMessage, parse_line};
+pub(crate) use conf::{bblayers_conf, local_conf};
+pub(crate) use ui_protocol::{NO_ROOM, UiMessage, parse_line};
 
 use crate::plan::Plan;
 
 /// The folder of smidr's own files in the sandbox. No distribution has it.
-pub const OWN_FOLDER: &str = "/.smidr";
+pub(crate) const OWN_FOLDER: &str = "/.smidr";
 
 /// smidr's user interface for BitBake, as files under [`OWN_FOLDER`]. They are GPL-2.0-only, since they import BitBake.
-pub const OWN_FILES: [(&str, &str); 2] =
+pub(crate) const OWN_FILES: [(&str, &str); 2] =
     [("launch.py", include_str!("ui/launch.py")), ("smidr.py", include_str!("ui/smidr.py"))];
 
 /// The command that runs BitBake with smidr's user interface, which is in `own`.
-pub fn command(plan: &Plan, own: &Path) -> Vec<String> {
+pub(crate) fn command(plan: &Plan, own: &Path) -> Vec<String> {
     if plan.fetch_only {
         return fetch_command(plan, own);
     }
@@ -29,7 +29,7 @@ pub fn command(plan: &Plan, own: &Path) -> Vec<String> {
 }
 
 /// The command that fetches all sources of the plan's targets, and of everything that these need.
-pub fn fetch_command(plan: &Plan, own: &Path) -> Vec<String> {
+pub(crate) fn fetch_command(plan: &Plan, own: &Path) -> Vec<String> {
     let mut argv = launcher(own);
     // `-c fetch` on an image fetches nothing: its own fetch task is empty.
     argv.push("--runall=fetch".into());
@@ -45,7 +45,7 @@ fn launcher(own: &Path) -> Vec<String> {
 }
 
 /// PATH inside: BitBake's own folder first, then the image's PATH.
-pub fn search_path(bitbake: Option<&Path>, image: Option<&str>) -> String {
+pub(crate) fn search_path(bitbake: Option<&Path>, image: Option<&str>) -> String {
     let image = image.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     match bitbake {
         Some(folder) => format!("{}:{image}", folder.join("bin").display()),

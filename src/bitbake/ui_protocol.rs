@@ -8,7 +8,7 @@ use crate::model::{Activity, Event, Level, TaskName, Unit, document_path};
 
 /// The meaning of a line.
 #[derive(Clone, Debug, PartialEq)]
-pub enum UiMessage {
+pub(crate) enum UiMessage {
     /// Something happened.
     Event(Event),
     /// The user interface has ended. Its verdict is also BitBake's exit status, which decides.
@@ -97,10 +97,10 @@ enum Line {
 }
 
 /// Part of the error of BitBake's disk monitor, which stops a build before a disk is full.
-pub const NO_ROOM: &str = "has no room left";
+pub(crate) const NO_ROOM: &str = "has no room left";
 
 /// Parses one line. Damaged lines, and kinds that are newer than this smidr, are ignored.
-pub fn parse_line(line: &str) -> UiMessage {
+pub(crate) fn parse_line(line: &str) -> UiMessage {
     let Ok(line) = serde_json::from_str::<Line>(line) else { return UiMessage::Nothing };
     let progress = |activity, done, total| Event::Progress {
         activity,

@@ -12,7 +12,7 @@ use crate::{config::provider, model::Digest};
 /// Build embedded Linux (Yocto, BitBake) without Docker and without root
 #[derive(Parser)]
 #[command(name = "smidr", version, max_term_width = 100, after_help = EXIT_CODES)]
-pub struct Cli {
+pub(super) struct Cli {
     /// The project's config
     #[arg(short, long, global = true, default_value = "smidr.yaml", value_name = "FILE")]
     pub config: Vec<PathBuf>,
@@ -33,7 +33,7 @@ const PASSED_ON: &str = "The program's own status is passed on (128 and the sign
 
 /// The commands.
 #[derive(Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Write a project that builds as it is
     Init(Init),
     /// Show every problem of the config at once
@@ -86,7 +86,7 @@ pub enum Command {
 
 /// `smidr init`
 #[derive(Args)]
-pub struct Init {
+pub(super) struct Init {
     /// Name of the project and of its new folder
     pub name: String,
     /// What to begin with; all but hello need git hosts
@@ -104,7 +104,7 @@ fn templates() -> PossibleValuesParser {
 
 /// `smidr check`
 #[derive(Args)]
-pub struct Check {
+pub(super) struct Check {
     /// Check the config with this overlay
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
@@ -138,7 +138,7 @@ pub struct Wanted {
 
 /// `smidr plan`
 #[derive(Args)]
-pub struct Plan {
+pub(super) struct Plan {
     /// What to plan for
     #[command(flatten)]
     pub wanted: Wanted,
@@ -152,7 +152,7 @@ pub struct Plan {
 
 /// `smidr build`
 #[derive(Args)]
-pub struct Build {
+pub(super) struct Build {
     /// What to build
     #[command(flatten)]
     pub wanted: Wanted,
@@ -181,14 +181,14 @@ pub struct Build {
 
 /// How events are printed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum EventForm {
+pub(super) enum EventForm {
     /// A JSON object per line
     Json,
 }
 
 /// `smidr lock`
 #[derive(Args)]
-pub struct Lock {
+pub(super) struct Lock {
     /// Pin these anew, to what their branches are at now: names of layers, `bitbake`, or `host`; without a name everything
     #[arg(long, value_name = "NAME", num_args = 0..)]
     pub update: Option<Vec<String>>,
@@ -196,7 +196,7 @@ pub struct Lock {
 
 /// `smidr layers`
 #[derive(Subcommand)]
-pub enum Layers {
+pub(super) enum Layers {
     /// Show the project's repositories and their layers, as far as they are here
     Ls {
         /// Show everything in the store instead, whatever project it belongs to
@@ -234,7 +234,7 @@ pub enum Layers {
 /// `smidr run`
 #[derive(Args)]
 #[command(after_help = PASSED_ON)]
-pub struct Run {
+pub(super) struct Run {
     /// Use this overlay of the config
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
@@ -249,7 +249,7 @@ pub struct Run {
 /// `smidr shell`
 #[derive(Args)]
 #[command(after_help = PASSED_ON)]
-pub struct Shell {
+pub(super) struct Shell {
     /// A build of this project: where it was made, its variant included
     pub id: Option<String>,
     /// Use this overlay of the config
@@ -262,7 +262,7 @@ pub struct Shell {
 
 /// `smidr trust`
 #[derive(Args)]
-pub struct Trust {
+pub(super) struct Trust {
     /// List the projects that are trusted, instead of trusting one
     #[arg(long)]
     pub list: bool,
@@ -276,11 +276,11 @@ pub struct Trust {
 
 /// `smidr untrust`
 #[derive(Args)]
-pub struct Untrust {}
+pub(super) struct Untrust {}
 
 /// What the caller grants for this one command.
 #[derive(Args, Clone, Default)]
-pub struct Grant {
+pub(super) struct Grant {
     /// Grant exactly the asks with this digest, as `smidr check` prints it; for CI
     #[arg(long = "trust", global = true, value_name = "DIGEST")]
     pub trust: Option<Digest>,
@@ -288,7 +288,7 @@ pub struct Grant {
 
 /// `smidr status`
 #[derive(Args)]
-pub struct Status {
+pub(super) struct Status {
     /// The build; the newest builds if left out
     pub id: Option<String>,
     /// List all builds, not only the newest 50
@@ -301,7 +301,7 @@ pub struct Status {
 
 /// `smidr cancel`
 #[derive(Args)]
-pub struct Cancel {
+pub(super) struct Cancel {
     /// The build
     pub id: String,
     /// Kill its tasks at once, instead of letting those that run finish (at most 30 s)
@@ -311,7 +311,7 @@ pub struct Cancel {
 
 /// `smidr logs`
 #[derive(Args)]
-pub struct Logs {
+pub(super) struct Logs {
     /// The build; if left out, the newest of the project in this folder, or of all
     pub id: Option<String>,
     /// Go on until the build ends
@@ -327,14 +327,14 @@ pub struct Logs {
 
 /// `smidr attach`
 #[derive(Args)]
-pub struct Attach {
+pub(super) struct Attach {
     /// The build; if left out, the newest of the project in this folder, or of all
     pub id: Option<String>,
 }
 
 /// `smidr history`
 #[derive(Subcommand)]
-pub enum History {
+pub(super) enum History {
     /// Make the index of builds again from their journals
     Rebuild,
     /// Remove old builds with all that is known of them
@@ -343,7 +343,7 @@ pub enum History {
 
 /// `smidr __worker`
 #[derive(Args)]
-pub struct Worker {
+pub(super) struct Worker {
     /// The build
     pub id: String,
     /// It outlives the session that has started it
@@ -353,7 +353,7 @@ pub struct Worker {
 
 /// `smidr artifacts`
 #[derive(Subcommand)]
-pub enum Artifacts {
+pub(super) enum Artifacts {
     /// List what a build left behind
     List(Listing),
     /// Copy everything that a build left behind into a folder
@@ -371,7 +371,7 @@ pub enum Artifacts {
 
 /// `smidr artifacts clean`
 #[derive(Args)]
-pub struct Clean {
+pub(super) struct Clean {
     /// Keep so many of the newest builds of each project and variant that left artifacts, and as many that left only logs
     #[arg(long, value_name = "BUILDS")]
     pub keep: Option<usize>,
@@ -385,7 +385,7 @@ pub struct Clean {
 
 /// A build whose artifacts are listed.
 #[derive(Args)]
-pub struct Listing {
+pub(super) struct Listing {
     /// The build; if left out, the newest of the project in this folder, or of all
     pub id: Option<String>,
     /// Print JSON
@@ -395,7 +395,7 @@ pub struct Listing {
 
 /// `smidr image`
 #[derive(Subcommand)]
-pub enum Image {
+pub(super) enum Image {
     /// List images
     Ls {
         /// Print JSON
@@ -475,7 +475,7 @@ pub enum Image {
 
 /// `smidr image prune`
 #[derive(Args)]
-pub struct Prune {
+pub(super) struct Prune {
     /// Remove images that no build has used for so many days
     #[arg(long, value_name = "DAYS")]
     pub days: Option<u32>,
@@ -489,7 +489,7 @@ pub struct Prune {
 
 /// How a registry is reached.
 #[derive(Args)]
-pub struct Reach {
+pub(super) struct Reach {
     /// The registry may be reached over plain http, without credentials
     #[arg(long)]
     pub insecure: bool,
@@ -497,14 +497,14 @@ pub struct Reach {
 
 /// How layers can be compressed anew.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Compression {
+pub(super) enum Compression {
     /// What every tool reads
     Gzip,
 }
 
 /// `smidr doctor`
 #[derive(Args)]
-pub struct Doctor {
+pub(super) struct Doctor {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -512,7 +512,7 @@ pub struct Doctor {
 
 /// `smidr completions`
 #[derive(Args)]
-pub struct Completions {
+pub(super) struct Completions {
     /// The shell
     pub shell: clap_complete::Shell,
 }

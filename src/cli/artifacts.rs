@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub fn artifacts(config: &Path, command: &Artifacts) -> Done {
+pub(super) fn artifacts(config: &Path, command: &Artifacts) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let find = |id: Option<&str>| find(config, &facts, &paths, id);

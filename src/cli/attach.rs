@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub fn attach(config: &Path, args: &Attach) -> Done {
+pub(super) fn attach(config: &Path, args: &Attach) -> Done {
     let signals = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;

@@ -24,7 +24,7 @@ const PERIOD: Duration = Duration::from_millis(500);
 
 /// Tasks of one build.
 #[derive(Default)]
-pub struct Board {
+pub(super) struct Board {
     /// What BitBake was asked for.
     pub targets: String,
     /// Of BitBake.
@@ -41,16 +41,16 @@ pub struct Board {
 
 /// A board that a thread looks at, too.
 #[derive(Clone, Default)]
-pub struct Shared(Arc<Mutex<Board>>);
+pub(super) struct Shared(Arc<Mutex<Board>>);
 
 impl Shared {
     /// For a look or a change. Nothing is drawn meanwhile.
-    pub fn lock(&self) -> MutexGuard<'_, Board> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Board> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Draws it on a line from time to time, for as long as it exists and whenever it is what the line shows.
-    pub fn keep_drawn(&self, bar: Bar) {
+    pub(super) fn keep_drawn(&self, bar: Bar) {
         let board = Arc::downgrade(&self.0);
         thread::spawn(move || {
             while let Some(board) = board.upgrade() {
@@ -71,38 +71,38 @@ impl Shared {
 
 impl Board {
     /// Forgets the tasks: BitBake begins anew.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.running.clear();
         (self.ran, self.covered, self.current) = (0, 0, 0);
     }
 
     /// Says whether the line shows it.
-    pub fn shown(&mut self, is_shown: bool) {
+    pub(super) fn shown(&mut self, is_shown: bool) {
         self.is_shown = is_shown;
     }
 
     /// A task begins, in a process of its own.
-    pub fn started(&mut self, pid: u32, name: TaskName, at: Timestamp) {
+    pub(super) fn started(&mut self, pid: u32, name: TaskName, at: Timestamp) {
         if self.running.len() < TASKS {
             self.running.insert(pid, (name, at, None));
         }
     }
 
     /// How far a task is.
-    pub fn progress(&mut self, pid: u32, percent: u8) {
+    pub(super) fn progress(&mut self, pid: u32, percent: u8) {
         if let Some(task) = self.running.get_mut(&pid) {
             task.2 = Some(percent);
         }
     }
 
     /// A task has ended. One that restores from sstate is not counted: BitBake then skips what it stands for, or runs it after all.
-    pub fn ended(&mut self, pid: u32, setscene: bool) {
+    pub(super) fn ended(&mut self, pid: u32, setscene: bool) {
         self.running.remove(&pid);
         self.ran += u64::from(!setscene);
     }
 
     /// A task was skipped, because sstate has its result or because it was run before.
-    pub fn skipped(&mut self, covered: bool) {
+    pub(super) fn skipped(&mut self, covered: bool) {
         *(if covered { &mut self.covered } else { &mut self.current }) += 1;
     }
 
@@ -111,7 +111,7 @@ impl Board {
     }
 
     /// The line: those that run longest first.
-    pub fn text(&self, now: Timestamp) -> String {
+    pub(super) fn text(&self, now: Timestamp) -> String {
         let mut text = format!("{}  {}  {}/{}", self.version, self.targets, self.done(), self.total);
         if let Some(percent) = (self.covered * 100).checked_div(self.done()).filter(|_| self.covered > 0) {
             let _ = write!(text, "  sstate {percent} %");
@@ -131,7 +131,7 @@ impl Board {
     }
 
     /// What was done, at the end.
-    pub fn summary(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         let sstate = if self.covered > 0 { format!(", {} from sstate", self.covered) } else { String::new() };
         match self.done() {
             done if done < self.total => format!("{done} of {} tasks, {} run{sstate}", self.total, self.ran),

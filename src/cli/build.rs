@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
+pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
     // Before any thread: threads inherit what is blocked.
     let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let spawner = start_spawner()?;
@@ -69,7 +69,7 @@ pub fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
 }
 
 /// Starts what starts processes.
-pub fn start_spawner() -> Result<Spawner, Failure> {
+pub(super) fn start_spawner() -> Result<Spawner, Failure> {
     Ok(Spawner::start().map_err(FileError::new("start", Path::new("/proc/self/exe")))?)
 }
 

@@ -6,7 +6,7 @@ use super::{args::Cancel, context, output::talk, report::Done};
 use crate::{service::LocalService, system::paths};
 
 /// Runs the command.
-pub fn cancel(args: &Cancel) -> Done {
+pub(super) fn cancel(args: &Cancel) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let build = LocalService::new(&paths).cancel(&args.id, args.force)?;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub fn check(file: &Path, grant: &Grant, args: &Check) -> Done {
+pub(super) fn check(file: &Path, grant: &Grant, args: &Check) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let given = trust::given(&facts, grant);

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What a command works with.
-pub struct CommandContext {
+pub(super) struct CommandContext {
     /// Shared folders, images, this machine.
     pub services: Services,
     /// Shows how it goes.
@@ -36,7 +36,7 @@ impl Deref for CommandContext {
 
 impl CommandContext {
     /// Opens everything, before any thread is started. `command` is what the events are said to belong to.
-    pub fn open(command: &str) -> Result<Self, Failure> {
+    pub(super) fn open(command: &str) -> Result<Self, Failure> {
         let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
         let spawner = start_spawner()?;
         let facts = context::gather();
@@ -49,7 +49,7 @@ impl CommandContext {
     }
 
     /// As the engine wants it.
-    pub fn tools(&self) -> Tools<'_> {
+    pub(super) fn tools(&self) -> Tools<'_> {
         Tools { services: &self.services, stop: &self.stop, on: &self.on }
     }
 }

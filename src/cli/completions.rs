@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Runs the command.
-pub fn completions(args: &Completions) -> Done {
+pub(super) fn completions(args: &Completions) -> Done {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "smidr", &mut script);
     say_block(String::from_utf8_lossy(&script).trim_end());

@@ -18,19 +18,19 @@ use crate::{
 };
 
 /// The caller's environment, as text; variables that are no UTF-8 are left out.
-pub fn environment() -> Vec<(String, String)> {
+pub(super) fn environment() -> Vec<(String, String)> {
     env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
 }
 
 /// The shared folders, open for use.
-pub fn open_paths(facts: &SystemFacts) -> Result<Paths, Failure> {
+pub(super) fn open_paths(facts: &SystemFacts) -> Result<Paths, Failure> {
     let found = paths::find(&facts.environment)?;
     paths::open(&found)?;
     Ok(found)
 }
 
 /// Ends a command that keeps no record at the second request to stop, whatever it waits for: what it writes survives that.
-pub fn exit_at_second(stop: &StopToken) -> Listening {
+pub(super) fn exit_at_second(stop: &StopToken) -> Listening {
     stop.listen(|request| {
         if request == StopRequest::Kill {
             std::process::exit(i32::from(Kind::Cancelled.exit_code()));
@@ -39,19 +39,19 @@ pub fn exit_at_second(stop: &StopToken) -> Listening {
 }
 
 /// This machine and its caller.
-pub fn gather() -> SystemFacts {
+pub(super) fn gather() -> SystemFacts {
     facts::gather(environment())
 }
 
 /// What sounds like a secret in an environment. For what is said where no plan says more.
-pub fn secrets(environment: &[(String, String)]) -> Secrets {
+pub(super) fn secrets(environment: &[(String, String)]) -> Secrets {
     let mut secrets = Secrets::default();
     environment.iter().for_each(|(name, value)| secrets.add_variable(name, value));
     secrets
 }
 
 /// A build by its id; without one the newest of the project in this folder, or of all where there is no project.
-pub fn named_or_newest(
+pub(super) fn named_or_newest(
     service: &LocalService<'_>,
     id: Option<&str>,
     config: &Path,
@@ -87,6 +87,6 @@ impl From<&Wanted> for BuildRequest {
 }
 
 /// Nothing in particular is wanted.
-pub fn default_wanted(variant: Option<String>) -> BuildRequest {
+pub(super) fn default_wanted(variant: Option<String>) -> BuildRequest {
     BuildRequest { variant, ..BuildRequest::default() }
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::service::{self, LocalService};
 
 /// Runs the command.
-pub fn history(command: &History) -> Done {
+pub(super) fn history(command: &History) -> Done {
     let facts = context::gather();
     let paths = context::open_paths(&facts)?;
     let service = LocalService::new(&paths);
@@ -31,7 +31,7 @@ pub fn history(command: &History) -> Done {
 }
 
 /// What the flags ask for.
-pub fn policy(wanted: &Clean) -> Result<service::Clean, Refused> {
+pub(super) fn policy(wanted: &Clean) -> Result<service::Clean, Refused> {
     if wanted.keep.is_none() && wanted.days.is_none() {
         let hint = "add  --keep 3  or  --days 30; with  --dry-run  nothing is removed";
         return Err(Refused::new("say what may be removed: --keep BUILDS, --days DAYS or both", Some(hint.into())));

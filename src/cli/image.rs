@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Runs the command. `config` says beside which file rootfs recipes are looked for.
-pub fn image(config: &Path, command: &Image) -> Done {
+pub(super) fn image(config: &Path, command: &Image) -> Done {
     let context = CommandContext::open("image")?;
     // The next process that opens the store removes what is half-made. Only making an image has steps of its own to end.
     let at_once = !matches!(command, Image::Build { .. });

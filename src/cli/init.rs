@@ -20,7 +20,7 @@ use crate::{
 static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/templates/hello");
 
 /// Runs the command.
-pub fn init(args: &Init) -> Done {
+pub(super) fn init(args: &Init) -> Done {
     if !BuildId::is_valid_name(&args.name) {
         return Err(InvalidName(args.name.clone()).into());
     }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub fn keeper() -> Done {
+pub(super) fn keeper() -> Done {
     // It outlives the build that has started it.
     let _ = rustix::process::setsid();
     let failed = || FileError::new("read", Path::new("standard input"));

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
+pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
     let context = CommandContext::open("lock")?;
     let mut project = Project::read(file, None, &context.facts)?;
     let before = project.lock.clone().unwrap_or_default();
@@ -86,7 +86,7 @@ fn names(file: &Path, project: &Project, context: &CommandContext) -> Result<Vec
 
 /// What is wanted of the build host.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum HostWanted {
+pub(super) enum HostWanted {
     /// Only layers are.
     Not,
     /// What the lock has, or what is here.
@@ -96,7 +96,7 @@ pub enum HostWanted {
 }
 
 /// What the config and each of its variants are to be pinned to.
-pub fn pin_all(
+pub(super) fn pin_all(
     context: &CommandContext,
     file: &Path,
     project: &Project,
@@ -124,7 +124,7 @@ fn wanted(variant: &str) -> BuildRequest {
 }
 
 /// The plan of a project that may do what it asks for.
-pub fn settle(
+pub(super) fn settle(
     context: &CommandContext,
     project: &Project,
     wanted: &BuildRequest,
@@ -174,7 +174,7 @@ fn summary(before: &Lock, after: &Lock) -> Vec<String> {
 }
 
 /// A line for each repository.
-pub fn repositories(before: &Lock, after: &Lock) -> Vec<String> {
+pub(super) fn repositories(before: &Lock, after: &Lock) -> Vec<String> {
     let line = |new: &RepositoryPin| {
         let named = || before.repositories().iter().filter(|old| old.name == new.name && old.branch == new.branch);
         let old = named().find(|old| old.replaces(new)).or_else(|| named().next());

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub fn logs(config: &Path, args: &Logs) -> Done {
+pub(super) fn logs(config: &Path, args: &Logs) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);

@@ -20,42 +20,42 @@ use crate::{
 const LONGEST_LINE: usize = 64 * 1024;
 
 /// Prints a line of data. Whatever it says, it is one line.
-pub fn say(line: impl AsRef<str>) {
+pub(super) fn say(line: impl AsRef<str>) {
     say_shown(&Shown::line(line.as_ref()));
 }
 
 /// Prints data that may have several lines, of which only the first begins where lines of smidr do.
-pub fn say_lines(text: impl AsRef<str>) {
+pub(super) fn say_lines(text: impl AsRef<str>) {
     say_shown(&Shown::lines(text.as_ref()));
 }
 
 /// Prints data whose lines are smidr's own.
-pub fn say_block(text: &str) {
+pub(super) fn say_block(text: &str) {
     say_shown(&Shown::block(text));
 }
 
 /// Prints a document on one line; a closed pipe is no error.
-pub fn offer_json(document: &impl Serialize) {
+pub(super) fn offer_json(document: &impl Serialize) {
     let _ = print(anstream::stdout().lock(), &Shown::json(&serde_json::to_string(document).unwrap_or_default()));
 }
 
 /// Prints a line of talk. Whatever it says, it is one line.
-pub fn talk(line: impl AsRef<str>) {
+pub(super) fn talk(line: impl AsRef<str>) {
     let _ = print(anstream::stderr().lock(), &Shown::line(line.as_ref()));
 }
 
 /// Prints talk that may have several lines, of which only the first begins where lines of smidr do.
-pub fn talk_lines(text: impl AsRef<str>) {
+pub(super) fn talk_lines(text: impl AsRef<str>) {
     let _ = print(anstream::stderr().lock(), &Shown::lines(text.as_ref()));
 }
 
 /// Prints talk whose lines are smidr's own.
-pub fn talk_block(text: &str) {
+pub(super) fn talk_block(text: &str) {
     let _ = print(anstream::stderr().lock(), &Shown::block(text));
 }
 
 /// Asks for an answer on the same line.
-pub fn ask(question: &str) {
+pub(super) fn ask(question: &str) {
     let _ = write!(anstream::stderr().lock(), "{} ", Shown::line(question));
 }
 
@@ -86,7 +86,7 @@ fn print(_: impl Write, text: &Shown) -> io::Result<()> {
 }
 
 /// Where a file goes that is shown as it is: byte by byte, but for a terminal, which gets it as it gets everything.
-pub fn raw() -> Box<dyn Write> {
+pub(super) fn raw() -> Box<dyn Write> {
     match io::stdout().is_terminal() {
         true => Box::new(ByLine { to: anstream::stdout().lock(), line: Vec::new() }),
         false => Box::new(io::stdout().lock()),
@@ -95,12 +95,12 @@ pub fn raw() -> Box<dyn Write> {
 
 /// A document for scripts, or a part of one: fields by their names.
 #[derive(Debug, Default, Serialize)]
-pub struct Document(Map<String, Value>);
+pub(super) struct Document(Map<String, Value>);
 
 /// A value holds what no document can: a path of the caller's own that is no UTF-8.
 #[derive(Debug, thiserror::Error)]
 #[error("`{name}` cannot be written as JSON")]
-pub struct Unwritable {
+pub(super) struct Unwritable {
     name: &'static str,
     source: serde_json::Error,
 }
@@ -113,7 +113,7 @@ impl UserError for Unwritable {
 
 impl Document {
     /// A whole one, with the version that there is.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Map::from_iter([("version".into(), 1.into())]))
     }
 
@@ -122,18 +122,18 @@ impl Document {
     /// # Errors
     ///
     /// When the value cannot be written down.
-    pub fn with(mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> Result<Self, Unwritable> {
+    pub(super) fn with(mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> Result<Self, Unwritable> {
         self.0.insert(name.into(), serde_json::to_value(value).map_err(|source| Unwritable { name, source })?);
         Ok(self)
     }
 
     /// Prints it.
-    pub fn say(self) {
+    pub(super) fn say(self) {
         self.say_without(&Redactor::default());
     }
 
     /// Prints it without secrets.
-    pub fn say_without(self, secrets: &Redactor) {
+    pub(super) fn say_without(self, secrets: &Redactor) {
         let mut document = Value::from(self.0);
         secrets.json(&mut document);
         say_shown(&Shown::json(&format!("{document:#}")));
@@ -177,7 +177,7 @@ impl<W: Write> Write for ByLine<W> {
 
 /// The line of progress, where people watch. Not drawn before there is something to show.
 #[derive(Clone)]
-pub struct Bar {
+pub(super) struct Bar {
     bar: ProgressBar,
     // The lines of builds that are shown together.
     among: Option<MultiProgress>,
@@ -185,7 +185,7 @@ pub struct Bar {
 
 impl Bar {
     /// A bar on standard error.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         let style = ProgressStyle::with_template("{prefix:<10} {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
@@ -193,13 +193,13 @@ impl Bar {
     }
 
     /// So many bars on standard error, one below the other.
-    pub fn several(count: usize) -> Vec<Self> {
+    pub(super) fn several(count: usize) -> Vec<Self> {
         let among = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         (0..count).map(|_| Self { bar: among.add(Self::new().bar), among: Some(among.clone()) }).collect()
     }
 
     /// Draws it from now on.
-    pub fn draw(&self) {
+    pub(super) fn draw(&self) {
         if self.among.is_none() {
             self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         }
@@ -207,23 +207,23 @@ impl Bar {
     }
 
     /// Says what is done.
-    pub fn subject(&self, subject: impl Into<std::borrow::Cow<'static, str>>) {
+    pub(super) fn subject(&self, subject: impl Into<std::borrow::Cow<'static, str>>) {
         self.bar.set_prefix(subject);
     }
 
     /// Says how far it is. It is cut to the width of the terminal, where a colour would lose its end.
-    pub fn text(&self, text: &str) {
+    pub(super) fn text(&self, text: &str) {
         self.bar.set_message(String::from(Shown::plain(text)));
     }
 
     /// What it says.
     #[cfg(test)]
-    pub fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         self.bar.message()
     }
 
     /// Steps aside for what people print.
-    pub fn suspend(&self, print: impl FnOnce()) {
+    pub(super) fn suspend(&self, print: impl FnOnce()) {
         match &self.among {
             Some(among) => among.suspend(print),
             None => self.bar.suspend(print),
@@ -231,18 +231,18 @@ impl Bar {
     }
 
     /// Takes it away.
-    pub fn clear(&self) {
+    pub(super) fn clear(&self) {
         self.bar.finish_and_clear();
     }
 }
 
 /// Whether people watch standard error, on a terminal that can draw.
-pub fn watched() -> bool {
+pub(super) fn watched() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 /// A number of bytes for people.
-pub fn bytes(size: u64) -> String {
+pub(super) fn bytes(size: u64) -> String {
     match size {
         0..1_000 => format!("{size} B"),
         1_000..1_000_000 => format!("{:.0} kB", size as f64 / 1e3),
@@ -253,7 +253,7 @@ pub fn bytes(size: u64) -> String {
 }
 
 /// A duration for people.
-pub fn duration(milliseconds: u64) -> String {
+pub(super) fn duration(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     match seconds {
         0..10 => format!("{:.1} s", milliseconds as f64 / 1e3),
@@ -264,7 +264,7 @@ pub fn duration(milliseconds: u64) -> String {
 }
 
 /// What a build has used, for people.
-pub fn used(usage: &Usage) -> String {
+pub(super) fn used(usage: &Usage) -> String {
     let whose = match usage.peak_of {
         PeakOf::Build => "",
         PeakOf::LargestProcess => " in its largest process",

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub fn plan(file: &Path, grant: &Grant, args: &Plan) -> Done {
+pub(super) fn plan(file: &Path, grant: &Grant, args: &Plan) -> Done {
     let facts = context::gather();
     let project = Project::read(file, args.variant.as_deref(), &facts)?;
     let paths = paths::find(&facts.environment)?;

@@ -60,7 +60,7 @@ fn terminal(stream: &OwnedFd) -> io::Result<Option<u64>> {
 }
 
 /// Between the caller's streams and the program's, before the program runs.
-pub struct Relay {
+pub(super) struct Relay {
     // Whether the program gets keys, not lines.
     keys: bool,
     // Where from, where to.
@@ -71,7 +71,7 @@ pub struct Relay {
 }
 
 /// A relay that runs. Restores the caller's terminal in the end.
-pub struct Relaying {
+pub(super) struct Relaying {
     before: Option<(File, Termios)>,
     input: Option<JoinHandle<()>>,
     outputs: Vec<JoinHandle<()>>,
@@ -79,7 +79,7 @@ pub struct Relaying {
 
 impl Relay {
     /// For the streams of this process. Also says what the program gets.
-    pub fn of_caller() -> io::Result<(Self, Stdio)> {
+    pub(super) fn of_caller() -> io::Result<(Self, Stdio)> {
         let own = [
             io::stdin().as_fd().try_clone_to_owned()?,
             io::stdout().as_fd().try_clone_to_owned()?,
@@ -131,7 +131,7 @@ impl Relay {
     }
 
     /// Whether the program's standard input is a terminal.
-    pub fn keys(&self) -> bool {
+    pub(super) fn keys(&self) -> bool {
         self.keys
     }
 
@@ -144,7 +144,7 @@ impl Relay {
     }
 
     /// Relays in both directions until the program has closed its side.
-    pub fn start(mut self) -> io::Result<Relaying> {
+    pub(super) fn start(mut self) -> io::Result<Relaying> {
         let input = self.input.take();
         let mut before = None;
         if self.keys
@@ -176,7 +176,7 @@ impl Relay {
 
 impl Relaying {
     /// Waits for what the program has printed last, once all that could print is gone. From then on, what is typed is the caller's.
-    pub fn finish(mut self) {
+    pub(super) fn finish(mut self) {
         let threads = self.input.take().into_iter().chain(self.outputs.drain(..));
         threads.for_each(|relaying| drop(relaying.join()));
     }

@@ -14,10 +14,10 @@ use crate::{
 };
 
 /// An error of any module, on its way to the user.
-pub type Failure = Box<dyn UserError + Send + Sync>;
+pub(super) type Failure = Box<dyn UserError + Send + Sync>;
 
 /// What a command returns.
-pub type Done = Result<ExitCode, Failure>;
+pub(super) type Done = Result<ExitCode, Failure>;
 
 impl<E: UserError + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
@@ -26,7 +26,7 @@ impl<E: UserError + Send + Sync + 'static> From<E> for Failure {
 }
 
 /// Prints an error with its causes and its hint.
-pub fn report(failure: &Failure) -> ExitCode {
+pub(super) fn report(failure: &Failure) -> ExitCode {
     let red = anstyle::AnsiColor::Red.on_default().bold();
     let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
     // A library's error may quote the address of a proxy, password included.
@@ -48,7 +48,7 @@ pub fn report(failure: &Failure) -> ExitCode {
 }
 
 /// Prints what is wrong with a command line, or the help that was asked for.
-pub fn usage(error: &mut clap::Error) {
+pub(super) fn usage(error: &mut clap::Error) {
     // A shell's `*` stands for names of files.
     let shown = |text: &String| String::from(Shown::plain(text));
     let values = error.context().filter_map(|(kind, value)| match value {
@@ -66,14 +66,14 @@ pub fn usage(error: &mut clap::Error) {
 /// A request that cannot be served, where no other module has a word for it.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
-pub struct Refused {
+pub(super) struct Refused {
     what: String,
     hint: Option<String>,
 }
 
 impl Refused {
     /// Says what is wrong with a request, and what to type instead.
-    pub fn new(what: impl Into<String>, hint: Option<String>) -> Self {
+    pub(super) fn new(what: impl Into<String>, hint: Option<String>) -> Self {
         Self { what: what.into(), hint }
     }
 }

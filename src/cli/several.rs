@@ -27,7 +27,7 @@ enum Said {
 }
 
 /// Runs all of them. Without `--keep-going` the first that fails stops the rest.
-pub fn build(
+pub(super) fn build(
     service: &LocalService<'_>,
     submissions: &[Submission],
     args: &Build,

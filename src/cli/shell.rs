@@ -32,12 +32,12 @@ use crate::{
 const OWN_FAILURE: u8 = 125;
 
 /// Runs the command `run`.
-pub fn run(file: &Path, grant: &Grant, args: Run) -> ExitCode {
+pub(super) fn run(file: &Path, grant: &Grant, args: Run) -> ExitCode {
     finish(inside(file, grant, args.variant, args.command, args.print_sandbox))
 }
 
 /// Runs the command `shell`.
-pub fn shell(file: &Path, grant: &Grant, args: Shell) -> ExitCode {
+pub(super) fn shell(file: &Path, grant: &Grant, args: Shell) -> ExitCode {
     let variant = match args.id.as_deref().map(|id| variant_of(file, id, args.variant.as_deref())).transpose() {
         Ok(found) => found.unwrap_or(args.variant),
         Err(failure) => {

@@ -18,7 +18,7 @@ use crate::{
 const LIMIT: u32 = 50;
 
 /// Runs the command.
-pub fn status(args: &Status) -> Done {
+pub(super) fn status(args: &Status) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);

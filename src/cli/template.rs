@@ -8,7 +8,7 @@ use crate::config::{
 };
 
 /// A `smidr.yaml` that builds as it is.
-pub fn config(provider: &Provider, name: &str) -> String {
+pub(super) fn config(provider: &Provider, name: &str) -> String {
     let Provider { name: called, about, image, machines, .. } = provider;
     let machine = machines.first().map(|machine| machine.text.as_str()).unwrap_or_default();
     let version = default_version(provider);
@@ -69,7 +69,7 @@ host:
 }
 
 /// What is to be said beside the file.
-pub fn warnings(provider: &Provider) -> Vec<String> {
+pub(super) fn warnings(provider: &Provider) -> Vec<String> {
     let mut warnings = Vec::new();
     if default_version(provider).is_none_or(|version| version.verified.is_none()) {
         warnings.push(format!(

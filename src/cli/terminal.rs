@@ -29,7 +29,7 @@ enum Stream {
 }
 
 /// The sink.
-pub struct Terminal {
+pub(super) struct Terminal {
     to: Stream,
     // Tells builds apart that are shown together.
     label: String,
@@ -47,17 +47,17 @@ pub struct Terminal {
 
 impl Terminal {
     /// On standard error, with progress where that is a terminal.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(Stream::Err, String::new(), watched().then(Bar::new))
     }
 
     /// The same for one of several builds. `bar` is its own line of progress.
-    pub fn labelled(label: String, bar: Option<Bar>) -> Self {
+    pub(super) fn labelled(label: String, bar: Option<Bar>) -> Self {
         Self::with(Stream::Err, label, bar)
     }
 
     /// Line by line, on standard output.
-    pub fn log() -> Self {
+    pub(super) fn log() -> Self {
         Self::with(Stream::Out, String::new(), None)
     }
 
@@ -76,7 +76,7 @@ impl Terminal {
     }
 
     /// Takes the line of progress away until there is something new.
-    pub fn pause(&mut self) {
+    pub(super) fn pause(&mut self) {
         if let Some(bar) = &mut self.bar {
             bar.clear();
             *bar = Bar::new();
@@ -254,12 +254,12 @@ impl Drop for Terminal {
 }
 
 /// A line that a build has printed. None of them looks like a line of smidr.
-pub fn console(line: &str) -> String {
+pub(super) fn console(line: &str) -> String {
     format!("| {line}")
 }
 
 /// What isolates a build.
-pub fn sandbox(isolation: &str, task_network_cut: bool) -> String {
+pub(super) fn sandbox(isolation: &str, task_network_cut: bool) -> String {
     format!("{isolation}, {}", if task_network_cut { "task network cut" } else { "tasks share the network" })
 }
 
@@ -374,7 +374,7 @@ fn paint(colour: AnsiColor, text: &str) -> String {
 }
 
 /// Events as lines of JSON on standard output, for scripts.
-pub struct JsonLines;
+pub(super) struct JsonLines;
 
 impl EventSink for JsonLines {
     fn accept(&mut self, record: &Record) {

@@ -32,12 +32,12 @@ use crate::{
 const GRANT_ALL: &str = "SMIDR_TRUST";
 
 /// What the caller grants for one command.
-pub fn given(facts: &SystemFacts, grant: &Grant) -> Given {
+pub(super) fn given(facts: &SystemFacts, grant: &Grant) -> Given {
     Given { all: facts.variable(GRANT_ALL).is_some_and(|value| value == "1"), digest: grant.trust.clone() }
 }
 
 /// The plan of a project with what it asks for. Touches nothing and asks nothing.
-pub fn judge(
+pub(super) fn judge(
     project: &Project,
     wanted: &BuildRequest,
     facts: &SystemFacts,
@@ -64,7 +64,7 @@ fn judge_by(
 }
 
 /// The plan of a project that may do what it asks for: it was granted before, or the user grants it now.
-pub fn settle(
+pub(super) fn settle(
     project: &Project,
     wanted: &BuildRequest,
     facts: &SystemFacts,
@@ -120,7 +120,7 @@ fn addresses(plan: &Plan) -> impl Iterator<Item = String> {
 }
 
 /// Grants asks that the user has caused himself, where there are any.
-pub fn keep(project: &Project, plan: &Plan, asks: &[Ask], paths: &Paths) -> Result<(), Failure> {
+pub(super) fn keep(project: &Project, plan: &Plan, asks: &[Ask], paths: &Paths) -> Result<(), Failure> {
     if !asks.is_empty() {
         Trust::open(paths)?.grant(&project.file, &plan.project_workspace(), asks)?;
     }
@@ -157,7 +157,7 @@ fn line(ask: &Ask) -> String {
 }
 
 /// What `plan` and `check` show.
-pub fn lines(judged: &Judged) -> Vec<String> {
+pub(super) fn lines(judged: &Judged) -> Vec<String> {
     judged
         .asks
         .iter()
@@ -176,7 +176,7 @@ fn says_yes(question: &str) -> bool {
 }
 
 /// Runs `smidr trust`.
-pub fn trust(file: &Path, args: &TrustArgs) -> Done {
+pub(super) fn trust(file: &Path, args: &TrustArgs) -> Done {
     let facts = context::gather();
     if args.list {
         return list(&paths::find(&facts.environment)?, args.json);
@@ -239,7 +239,11 @@ fn all_addresses(file: &Path, project: &Project, facts: &SystemFacts, paths: &Pa
 }
 
 /// Grants a project everything that it and its variants ask for now.
-pub fn trust_all(file: &Path, facts: &SystemFacts, paths: &Paths) -> Result<(Project, String, Vec<Ask>), Failure> {
+pub(super) fn trust_all(
+    file: &Path,
+    facts: &SystemFacts,
+    paths: &Paths,
+) -> Result<(Project, String, Vec<Ask>), Failure> {
     let project = Project::read(file, None, facts)?;
     let trust = Trust::open(paths)?;
     let variants = project.config.variants.iter().map(|name| Some(name.text.clone()));
@@ -258,7 +262,7 @@ pub fn trust_all(file: &Path, facts: &SystemFacts, paths: &Paths) -> Result<(Pro
 }
 
 /// Runs `smidr untrust`.
-pub fn untrust(file: &Path, _: &Untrust) -> Done {
+pub(super) fn untrust(file: &Path, _: &Untrust) -> Done {
     let facts = context::gather();
     let paths = context::open_paths(&facts)?;
     // A config that is wrong or gone can still be taken trust from.

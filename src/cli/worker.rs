@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub fn worker(args: &Worker) -> Done {
+pub(super) fn worker(args: &Worker) -> Done {
     // A session of its own: neither the starter's terminal nor its end is this build's.
     let _ = rustix::process::setsid();
     let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;

@@ -98,7 +98,7 @@ pub fn overlap(one: &Path, other: &Path) -> bool {
 }
 
 /// Takes the keys from the section `host`.
-pub fn inputs(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Inputs {
+pub(super) fn inputs(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Inputs {
     Inputs {
         ssh_agent: f.flag(d, "ssh_agent").unwrap_or(false),
         netrc: file(d, f, "netrc", "~/.netrc"),

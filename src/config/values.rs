@@ -28,7 +28,7 @@ impl FromStr for Size {
 
 /// A time span, written `90m`, `2h`, `2h30m` or `45s`; a plain number counts minutes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Minutes(pub std::time::Duration);
+pub(super) struct Minutes(pub std::time::Duration);
 
 impl FromStr for Minutes {
     type Err = ();

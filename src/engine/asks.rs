@@ -25,7 +25,7 @@ const LEFT: [&str; 2] = ["site.conf", "auto.conf"];
 const CONF_LIMIT: u64 = 4 << 20;
 
 /// A plan, and what its project asks for.
-pub struct Judged {
+pub(crate) struct Judged {
     /// The plan, with the caches that the project may use.
     pub plan: Plan,
     /// Everything that is asked for.
@@ -36,17 +36,17 @@ pub struct Judged {
 
 impl Judged {
     /// Identifies what is asked for.
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         asks_digest(&self.asks)
     }
 
     /// What was granted.
-    pub fn granted(&self) -> Vec<Ask> {
+    pub(crate) fn granted(&self) -> Vec<Ask> {
         self.asks.iter().filter(|ask| !self.refused.contains(ask)).cloned().collect()
     }
 
     /// Whether what was refused stops a build. Shared caches alone do not: a build without them uses some of its own.
-    pub fn stops(&self) -> bool {
+    pub(crate) fn stops(&self) -> bool {
         self.refused.iter().any(|ask| !matches!(ask, Ask::SharedCache { .. }))
     }
 }
@@ -56,7 +56,7 @@ impl Judged {
 /// # Errors
 ///
 /// When what is wanted cannot be built anywhere.
-pub fn judge(
+pub(crate) fn judge(
     project: &Project,
     wanted: &BuildRequest,
     facts: &SystemFacts,
@@ -161,7 +161,7 @@ fn of_recipe(plan: &Plan, paths: &Paths) -> Vec<Ask> {
 }
 
 /// Conf in the build folder that smidr did not write.
-pub fn left_conf(plan: &Plan) -> Vec<Ask> {
+pub(crate) fn left_conf(plan: &Plan) -> Vec<Ask> {
     let one = |name: &&str| {
         let path = plan.folders.top.join("conf").join(name);
         let (root, inside) = plan.folders.inside(&path)?;

@@ -30,11 +30,11 @@ const FAILED: u64 = 1000;
 const LOGS: u64 = 256 << 20;
 
 /// Of one log that is kept, in bytes.
-pub const LOG: u64 = 64 << 20;
+pub(super) const LOG: u64 = 64 << 20;
 
 /// What one build may still say.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     console: Account,
     messages: Account,
     tasks: Account,
@@ -83,7 +83,7 @@ impl Default for Budget {
 
 impl Budget {
     /// Whether an event of the build is taken in.
-    pub fn takes(&mut self, event: &mut Event, on: &Emitter) -> bool {
+    pub(crate) fn takes(&mut self, event: &mut Event, on: &Emitter) -> bool {
         let account = match event {
             Event::Console { .. } => &mut self.console,
             // Not recorded.
@@ -97,32 +97,32 @@ impl Budget {
     }
 
     /// Whether one more failed task is noted.
-    pub fn takes_failed(&mut self, on: &Emitter) -> bool {
+    pub(crate) fn takes_failed(&mut self, on: &Emitter) -> bool {
         self.failed.take(1, on)
     }
 
     /// Whether a log has not been shown yet.
-    pub fn is_new(&mut self, log: &Metadata) -> bool {
+    pub(crate) fn is_new(&mut self, log: &Metadata) -> bool {
         self.shown.insert(id(log))
     }
 
     /// Where a log has been kept already.
-    pub fn copy_of(&self, log: &Metadata) -> Option<&Path> {
+    pub(crate) fn copy_of(&self, log: &Metadata) -> Option<&Path> {
         self.kept.get(&id(log)).map(PathBuf::as_path)
     }
 
     /// Whether a log with so many bytes of data is kept, or the first [`LOG`] of them.
-    pub fn takes_log(&mut self, data: u64, on: &Emitter) -> bool {
+    pub(crate) fn takes_log(&mut self, data: u64, on: &Emitter) -> bool {
         self.logs.take(data.min(LOG), on)
     }
 
     /// A log has been kept.
-    pub fn log_kept(&mut self, log: &Metadata, copy: &Path) {
+    pub(crate) fn log_kept(&mut self, log: &Metadata, copy: &Path) {
         self.kept.insert(id(log), copy.into());
     }
 
     /// Says what is missing since the last time.
-    pub fn tell(&mut self, on: &Emitter) {
+    pub(crate) fn tell(&mut self, on: &Emitter) {
         [&mut self.console, &mut self.messages, &mut self.tasks, &mut self.failed, &mut self.logs]
             .into_iter()
             .for_each(|account| account.tell(on));

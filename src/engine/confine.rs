@@ -16,12 +16,12 @@ use crate::{
 /// How many processes and threads a sandbox may have at once by default: no honest build gets there (each processor builds a
 /// recipe with one compiler a processor; OpenEmbedded counts 64 of them at most), and it is at most half of the process ids that the
 /// kernel has (1024 a processor, or 32768; kernel/pid.c). What runs away then is the build, not the machine.
-pub fn usual_tasks(cpus: u32) -> u32 {
+pub(crate) fn usual_tasks(cpus: u32) -> u32 {
     cpus.saturating_mul(512).max(8192)
 }
 
 /// What keeps one sandbox within its limits. Dropping it removes its cgroup.
-pub struct Confinement {
+pub(crate) struct Confinement {
     limits: Limits,
     leaf: Option<Leaf>,
     scope: Option<Scope>,
@@ -33,7 +33,7 @@ pub struct Confinement {
 
 impl Confinement {
     /// Looks for the best that there is. `tools.on.build()` names the cgroup.
-    pub fn find(limits: Limits, tools: Tools<'_>) -> Self {
+    pub(crate) fn find(limits: Limits, tools: Tools<'_>) -> Self {
         let place = Place::own();
         let name = tools.on.build();
         let usual = usual_tasks(tools.facts.cpus);
@@ -63,7 +63,7 @@ impl Confinement {
     }
 
     /// Tells the sandbox.
-    pub fn apply(&self, spec: &mut SandboxSpec) {
+    pub(crate) fn apply(&self, spec: &mut SandboxSpec) {
         let lacks_tasks = |leaf: &Leaf| missing(leaf, &self.limits).any(|limit| limit.key == TASKS);
         spec.resources = Resources {
             cgroup: self.leaf.as_ref().map(|leaf| leaf.path().into()),
@@ -74,7 +74,7 @@ impl Confinement {
     }
 
     /// The limits that do not hold in a sandbox that runs, in words.
-    pub fn shortfalls(&self, verified: &Verified) -> Vec<String> {
+    pub(crate) fn shortfalls(&self, verified: &Verified) -> Vec<String> {
         let missing = match &self.leaf {
             Some(leaf) if verified.in_cgroup == Some(true) => missing(leaf, &self.limits).cloned().collect(),
             Some(leaf) => self.all(&format!("the sandbox could not enter {}", leaf.path().display())),
@@ -100,7 +100,7 @@ impl Confinement {
     }
 
     /// What was used: by the cgroup where it tells, else by what PID 1 saw, unless that was killed. Ends the confinement.
-    pub fn finish(self, seen_by_init: Option<Usage>) -> (Option<Usage>, Seen) {
+    pub(crate) fn finish(self, seen_by_init: Option<Usage>) -> (Option<Usage>, Seen) {
         let used = self.leaf.as_ref().map(Leaf::used).unwrap_or_default();
         // A leaf that the sandbox could not enter knows nothing.
         let used = if used.cpu_ms == Some(0) { Used::default() } else { used };

@@ -31,7 +31,7 @@ use crate::{
 
 /// What came over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Crossed {
+pub(crate) struct Crossed {
     /// Downloads.
     pub files: u64,
     /// Repositories that BitBake has fetched.
@@ -62,7 +62,7 @@ const MODE: u32 = 0o644;
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn cross(
+pub(crate) fn cross(
     cache: &Option<Text>,
     workspace: &str,
     paths: &Paths,
@@ -184,7 +184,7 @@ fn take_over(from: &Path, to: &Path) -> Result<bool, FileError> {
 }
 
 /// The lock that each build holds, together with others, on the caches that it uses.
-pub fn lock_of(caches: &Caches, paths: &Paths) -> std::path::PathBuf {
+pub(super) fn lock_of(caches: &Caches, paths: &Paths) -> std::path::PathBuf {
     let domain = caches.downloads.parent().filter(|folder| *folder != paths.home()).and_then(Path::file_name);
     let name = domain.map_or_else(|| "own".into(), |name| name.to_string_lossy().into_owned());
     lock::path_in(&paths.locks(), &format!("cache-{name}"))

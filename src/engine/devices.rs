@@ -16,7 +16,7 @@ const GROUP_MAY: u32 = 0o060;
 
 /// Why a device cannot be passed on.
 #[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
+pub(crate) enum DeviceError {
     /// Not there.
     #[error("host.devices: there is no {0} on this machine")]
     Missing(PathBuf),
@@ -58,7 +58,7 @@ impl UserError for DeviceError {
 /// # Errors
 ///
 /// The first that cannot.
-pub fn check(devices: &[PathBuf]) -> Result<(), DeviceError> {
+pub(super) fn check(devices: &[PathBuf]) -> Result<(), DeviceError> {
     devices.iter().try_for_each(|path| check_one(path))
 }
 

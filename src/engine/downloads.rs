@@ -21,7 +21,7 @@ use crate::{
 /// # Errors
 ///
 /// When the file system refuses, or a stop is asked for while another smidr holds them alone.
-pub fn claim(plan: &Plan, shown: &[PathBuf], holder: &str, tools: Tools<'_>) -> Result<FileLock, WaitError> {
+pub(super) fn claim(plan: &Plan, shown: &[PathBuf], holder: &str, tools: Tools<'_>) -> Result<FileLock, WaitError> {
     let Tools { services: Services { paths, .. }, on, stop } = tools;
     let caches = plan.domain.caches(paths, &plan.project_workspace());
     let path = lock_of(&caches, paths);

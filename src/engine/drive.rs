@@ -65,7 +65,7 @@ const WAITING: usize = 64;
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// BitBake's exit status, or 128 and the number of the signal that ended it.
     pub exit: i32,
     /// Whether its user interface said that it is done; if not, BitBake did not come that far.
@@ -92,7 +92,7 @@ impl Finished {
     /// Whether there is something to collect. BitBake's exit status says so, whatever was claimed before: its user interface ends with
     /// an error where a task failed, and nothing else in the build can reach that process. That it came to its end must have been said,
     /// too: a program that does nothing at all also ends with 0.
-    pub fn is_good(&self) -> bool {
+    pub(crate) fn is_good(&self) -> bool {
         self.exit == 0 && self.said_done && !self.stopped && !self.timed_out
     }
 }
@@ -111,7 +111,7 @@ enum Message {
 /// # Errors
 ///
 /// When the sandbox cannot be had, or the program is not there.
-pub fn drive(
+pub(super) fn drive(
     mut spec: SandboxSpec,
     limits: Limits,
     timeout: Option<Duration>,

@@ -49,7 +49,7 @@ const MOST_FILES: usize = 10_000;
 
 /// What is changed of layers and conf, from a beginning on.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Edits {
+pub(crate) struct Edits {
     #[serde(skip)]
     record: PathBuf,
     quarantine: PathBuf,
@@ -79,7 +79,7 @@ pub struct Edits {
 
 /// What a finished edit has to tell.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Edited {
+pub(crate) struct Edited {
     /// What was moved away, and where to; a second path where it could not be moved far.
     pub quarantined: Vec<(PathBuf, PathBuf)>,
     /// What should have been moved away and could not be, and why.
@@ -91,7 +91,7 @@ pub struct Edited {
 }
 
 /// Looks at what is there now.
-pub fn begin(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], what: Use, paths: &Paths) -> Edits {
+pub(super) fn begin(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], what: Use, paths: &Paths) -> Edits {
     let edited = own.iter().filter(|_| what == Use::Edit);
     let layers: Vec<PathBuf> = edited.flat_map(|own| own.layers.iter().cloned()).collect();
     let areas = obeyed::areas(plan, own, inputs, what);
@@ -125,7 +125,7 @@ pub fn begin(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], what: U
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn finish_interrupted(tools: Tools<'_>) -> Result<(), FileError> {
+pub(super) fn finish_interrupted(tools: Tools<'_>) -> Result<(), FileError> {
     let folder = tools.paths.tmp().join("edits");
     for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
         let record = entry.path();
@@ -156,7 +156,7 @@ impl Edits {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn keep(&self) -> Result<(), FileError> {
+    pub(crate) fn keep(&self) -> Result<(), FileError> {
         self.record.parent().map_or(Ok(()), make_private_dir)?;
         let failed = FileError::new("write", &self.record);
         let text = serde_json::to_vec(self).map_err(|error| failed(error.into()))?;
@@ -165,12 +165,12 @@ impl Edits {
     }
 
     /// What runs in the sandbox.
-    pub fn what(&self) -> Use {
+    pub(crate) fn what(&self) -> Use {
         self.what
     }
 
     /// What git obeys where the sandbox could write.
-    pub fn repositories(&self) -> impl Iterator<Item = &Path> {
+    pub(crate) fn repositories(&self) -> impl Iterator<Item = &Path> {
         obeyed::repositories(&self.obeyed, &self.areas)
     }
 
@@ -179,7 +179,7 @@ impl Edits {
     /// # Errors
     ///
     /// When something can neither be moved nor closed.
-    pub fn finish(self) -> Result<Edited, FileError> {
+    pub(crate) fn finish(self) -> Result<Edited, FileError> {
         let mut edited = Edited::default();
         let new_files = self.missing.iter().filter(|path| self.layers.iter().any(|layer| path.starts_with(layer)));
         let mut new: Vec<PathBuf> = new_files.filter(|path| fs::symlink_metadata(path).is_ok()).cloned().collect();
@@ -275,7 +275,7 @@ fn change_mode(fd: &OwnedFd, mode: u32) -> rustix::io::Result<()> {
 
 impl Edited {
     /// A sentence for each thing that the user should know.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let left = self.left.iter().map(|(path, why)| {
             format!(
                 "{} is new and could not be moved away ({why}): use no git and follow no link there",

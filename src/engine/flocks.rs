@@ -21,7 +21,7 @@ const PERIOD: Duration = Duration::from_secs(5);
 const MOST_ANCESTORS: usize = 64;
 
 /// Looks from time to time, until it is dropped.
-pub struct Watch(#[expect(dead_code, reason = "the thread ends when it is dropped")] Sender<()>);
+pub(super) struct Watch(#[expect(dead_code, reason = "the thread ends when it is dropped")] Sender<()>);
 
 /// A line of /proc/locks.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ struct Entry {
 
 impl Watch {
     /// Watches the locks in a folder of downloads.
-    pub fn begin(downloads: &Path, tools: Tools<'_>) -> Self {
+    pub(super) fn begin(downloads: &Path, tools: Tools<'_>) -> Self {
         let (alive, ended) = mpsc::channel();
         let (downloads, locks, on) = (downloads.to_path_buf(), tools.paths.locks(), tools.on.clone());
         thread::spawn(move || {

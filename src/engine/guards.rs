@@ -14,13 +14,13 @@ use crate::{
 };
 
 /// What the git of this machine obeys: its configuration names programs.
-pub const GIT: &str = ".git";
+pub(super) const GIT: &str = ".git";
 
 /// Folders and files of TOPDIR that BitBake reads before any recipe. Only `run` and `shell` change them.
-pub const DECISIVE: [&str; 4] = ["conf", "workspace/conf", "workspace/recipes", "workspace/appends"];
+pub(super) const DECISIVE: [&str; 4] = ["conf", "workspace/conf", "workspace/recipes", "workspace/appends"];
 
 /// Everything that must not be written to in a sandbox of this plan, as far as it exists.
-pub fn find(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], edits: &Edits) -> Vec<Guarded> {
+pub(super) fn find(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], edits: &Edits) -> Vec<Guarded> {
     let edit = edits.what() == Use::Edit;
     let mut guarded: Vec<Guarded> =
         everywhere(&plan.guarded).into_iter().filter(|guarded| !(edit && is_layer(&guarded.path, own))).collect();
@@ -51,7 +51,7 @@ pub fn find(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], edits: &
     folder.display(),
     repository.display()
 )]
-pub struct Submodule {
+pub(crate) struct Submodule {
     folder: PathBuf,
     repository: PathBuf,
 }
@@ -74,7 +74,7 @@ impl UserError for Submodule {
 /// # Errors
 ///
 /// The first that has, or an index that cannot be read, where the project has chosen the folder.
-pub fn check_submodules(plan: &Plan) -> Result<(), EngineError> {
+pub(super) fn check_submodules(plan: &Plan) -> Result<(), EngineError> {
     let mut known: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
     for folder in plan.folders.writable() {
         let is_chosen = !folder.starts_with(&plan.smidr_home);
@@ -96,7 +96,7 @@ pub fn check_submodules(plan: &Plan) -> Result<(), EngineError> {
 }
 
 /// The folders of TOPDIR that no build writes to.
-pub fn decisive(plan: &Plan) -> Vec<PathBuf> {
+pub(super) fn decisive(plan: &Plan) -> Vec<PathBuf> {
     DECISIVE.iter().map(|name| plan.folders.top.join(name)).collect()
 }
 

@@ -21,7 +21,7 @@ use crate::{
 /// # Errors
 ///
 /// When there is none, it cannot be made, or what was made is not what the lock pins.
-pub fn resolve_host(
+pub(super) fn resolve_host(
     tools: Tools<'_>,
     plan: &Plan,
     lock: Option<&HostPin>,
@@ -35,7 +35,7 @@ pub fn resolve_host(
 }
 
 /// What a lock says of an image.
-pub fn host_lock(name: &str, image: &StoredImage) -> HostPin {
+pub(super) fn host_lock(name: &str, image: &StoredImage) -> HostPin {
     HostPin {
         name: name.into(),
         image: image.manifest.clone(),

@@ -32,9 +32,9 @@ use crate::{
 };
 
 /// Labels of an image that was made here: the recipe's digest, and the packages as JSON.
-pub const RECIPE_LABEL: &str = "org.smidr.recipe";
+pub(crate) const RECIPE_LABEL: &str = "org.smidr.recipe";
 /// See [`RECIPE_LABEL`].
-pub const PACKAGES_LABEL: &str = "org.smidr.packages";
+pub(crate) const PACKAGES_LABEL: &str = "org.smidr.packages";
 
 /// What differs from one run to the next, or belongs to the machine that it was made on.
 const LEFTOVERS: [&str; 16] = [
@@ -61,7 +61,7 @@ const EXPECTED: [&str; 3] = ["var/cache", "var/log", "var/lib/apt/lists"];
 
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
-pub enum ImageBuildError {
+pub(crate) enum ImageBuildError {
     /// The recipe.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
@@ -124,7 +124,7 @@ impl UserError for ImageBuildError {
 /// # Errors
 ///
 /// When the store does not have that image.
-pub fn identity(store: &ImageStore, found: &FoundRecipe) -> Result<Digest, ImageBuildError> {
+pub(crate) fn identity(store: &ImageStore, found: &FoundRecipe) -> Result<Digest, ImageBuildError> {
     match &found.recipe.base {
         Base::Packages(_) => Ok(found.digest.clone()),
         Base::Image(name) => {
@@ -145,7 +145,7 @@ fn made_by(found: &FoundRecipe) -> String {
 }
 
 /// Whether an image was made here of exactly this recipe. What was imported may have labels of another image, but not that source.
-pub fn is_made_of(store: &ImageStore, image: &StoredImage, found: &FoundRecipe) -> bool {
+pub(crate) fn is_made_of(store: &ImageStore, image: &StoredImage, found: &FoundRecipe) -> bool {
     let label = image.config.labels.get(RECIPE_LABEL);
     image.source == made_by(found) && identity(store, found).is_ok_and(|digest| label == Some(&digest.to_string()))
 }
@@ -155,7 +155,7 @@ pub fn is_made_of(store: &ImageStore, image: &StoredImage, found: &FoundRecipe) 
 /// # Errors
 ///
 /// Whatever step failed first; nothing is left behind but downloaded packages.
-pub fn build(
+pub(crate) fn build(
     tools: Tools<'_>,
     found: &FoundRecipe,
     pinned: &BTreeMap<String, PackagePin>,

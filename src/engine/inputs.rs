@@ -26,7 +26,7 @@ const CREDENTIALS_LIMIT: u64 = 1 << 20;
 
 /// Why a build cannot be given what its config asks for.
 #[derive(Debug, thiserror::Error)]
-pub enum InputsError {
+pub(crate) enum InputsError {
     /// Not there, or closed to the caller.
     #[error("cannot read the {what} {path}")]
     Missing {
@@ -101,7 +101,7 @@ impl UserError for InputsError {
 }
 
 /// Every secret that this build is given: those of the plan, and those in its files of credentials.
-pub fn secrets(plan: &Plan) -> Secrets {
+pub(crate) fn secrets(plan: &Plan) -> Secrets {
     let mut secrets = plan.secrets();
     for input in &plan.inputs {
         // One that cannot be read is an error of `find`.
@@ -130,7 +130,7 @@ fn read_credentials(path: &Path) -> Option<String> {
 /// # Errors
 ///
 /// The first that is missing, is something else, or leads where it must not.
-pub fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsError> {
+pub(crate) fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsError> {
     let reach = Reach::of(plan, tools);
     plan.folders.writable().into_iter().try_for_each(|folder| reach.check_folder(folder))?;
     plan.ca_bundle.iter().try_for_each(|bundle| reach.check_way(bundle))?;
@@ -224,7 +224,7 @@ fn check_kind(input: &PlacedInput, all: &[PlacedInput]) -> Result<(), InputsErro
 /// # Errors
 ///
 /// The first place that cannot be had.
-pub fn check_places(plan: &Plan, shown: &[PathBuf], diffs: &[PathBuf]) -> Result<(), InputsError> {
+pub(crate) fn check_places(plan: &Plan, shown: &[PathBuf], diffs: &[PathBuf]) -> Result<(), InputsError> {
     for input in plan.inputs.iter().filter(|input| input.what == What::Bind) {
         let refused = |why: String| Err(InputsError::Place { dest: input.dest.clone(), why });
         let source = input.source.as_deref().unwrap_or(Path::new("/"));

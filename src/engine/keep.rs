@@ -30,14 +30,19 @@ use crate::{
 };
 
 /// Tells the secrets of a build from others.
-pub const SEAL: &str = "secrets";
+pub(crate) const SEAL: &str = "secrets";
 
 /// Copies what the plan asks for.
 ///
 /// # Errors
 ///
 /// When there is nothing though the config asks for something, or the file system refuses.
-pub fn artifacts(plan: &Plan, build: &Path, room: &mut Room, tools: Tools<'_>) -> Result<Vec<Artifact>, EngineError> {
+pub(crate) fn artifacts(
+    plan: &Plan,
+    build: &Path,
+    room: &mut Room,
+    tools: Tools<'_>,
+) -> Result<Vec<Artifact>, EngineError> {
     let folders = &plan.folders;
     // `--fetch-only` and tasks chosen by hand deploy nothing.
     if plan.fetch_only || !plan.bitbake_args.is_empty() && !folders.deploy.is_dir() {
@@ -57,7 +62,7 @@ pub fn artifacts(plan: &Plan, build: &Path, room: &mut Room, tools: Tools<'_>) -
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn pins(pins: Pins, build: &Path) -> Result<(), EngineError> {
+pub(crate) fn pins(pins: Pins, build: &Path) -> Result<(), EngineError> {
     let path = build.join("smidr.lock");
     let text = Lock::of(pins).to_text().map_err(|error| FileError::new("write", &path)(io::Error::other(error)))?;
     Ok(write_atomically(&path, text.as_bytes(), 0o644)?)
@@ -69,13 +74,13 @@ pub fn pins(pins: Pins, build: &Path) -> Result<(), EngineError> {
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn seal(secrets: &Secrets, id: &BuildId, build: &Path) -> Result<(), EngineError> {
+pub(crate) fn seal(secrets: &Secrets, id: &BuildId, build: &Path) -> Result<(), EngineError> {
     let lines: String = secrets.fingerprints(id.as_str()).iter().map(|digest| format!("{digest}\n")).collect();
     Ok(write_atomically(&build.join(SEAL), lines.as_bytes(), 0o600)?)
 }
 
 /// Whether these secrets hold all those of a build. Of one without a seal that cannot be told.
-pub fn knows(secrets: &Secrets, id: &BuildId, build: &Path) -> bool {
+pub(crate) fn knows(secrets: &Secrets, id: &BuildId, build: &Path) -> bool {
     let known: BTreeSet<String> = secrets.fingerprints(id.as_str()).iter().map(ToString::to_string).collect();
     fs::read_to_string(build.join(SEAL)).is_ok_and(|sealed| sealed.lines().all(|line| known.contains(line)))
 }
@@ -86,7 +91,7 @@ pub fn knows(secrets: &Secrets, id: &BuildId, build: &Path) -> bool {
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn records(folders: &Folders, build: &Path, room: &mut Room, tools: Tools<'_>) -> Result<(), EngineError> {
+pub(crate) fn records(folders: &Folders, build: &Path, room: &mut Room, tools: Tools<'_>) -> Result<(), EngineError> {
     let redactor = tools.on.redactor();
     for (name, folder) in records_of(folders) {
         if folder.is_dir() && is_own(folders, &folder) {
@@ -112,7 +117,7 @@ fn records_of(folders: &Folders) -> [(&'static str, PathBuf); 3] {
 }
 
 /// Copies the logs of failed tasks out of the workspace, where the next build replaces them. Each file once, whatever tasks name it.
-pub fn logs(
+pub(crate) fn logs(
     failed: &[FailedTask],
     folders: &Folders,
     build: &Path,
@@ -146,7 +151,7 @@ pub fn logs(
 }
 
 /// Opens a log that a build names.
-pub fn open_log(folders: &Folders, log: &Path) -> Option<File> {
+pub(crate) fn open_log(folders: &Folders, log: &Path) -> Option<File> {
     let (root, rest) = folders.inside(log)?;
     Rooted::open(root).ok()?.open_file(rest).ok()
 }

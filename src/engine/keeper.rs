@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// The hidden command that runs a keeper. It reads a [`Keeper`] from its standard input.
-pub const KEEPER: &str = "__keeper";
+pub(crate) const KEEPER: &str = "__keeper";
 
 /// What a keeper says once its server answers.
 const READY: &str = "ready";
@@ -47,7 +47,7 @@ const END: Duration = Duration::from_secs(2);
 
 /// Everything that a keeper works with.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Keeper {
+pub(crate) struct Keeper {
     spec: SandboxSpec,
     image: Digest,
     socket: PathBuf,
@@ -57,7 +57,7 @@ pub struct Keeper {
 }
 
 /// A build's hold on the server of its domain.
-pub struct Held {
+pub(crate) struct Held {
     /// What BB_HASHSERVE is.
     pub address: String,
     _user: FileLock,
@@ -68,7 +68,7 @@ pub struct Held {
 /// # Errors
 ///
 /// When it cannot be started.
-pub fn hold(prepared: &Prepared, tools: Tools<'_>) -> Result<Option<Held>, EngineError> {
+pub(crate) fn hold(prepared: &Prepared, tools: Tools<'_>) -> Result<Option<Held>, EngineError> {
     let plan = prepared.plan();
     // With an upstream, with a server of its own, or without one.
     let decides = plan.conf.iter().any(|(name, _)| name == NAME) || plan.conf_tail.contains(NAME);
@@ -152,7 +152,11 @@ fn start(keeper: &Keeper, name: &str, tools: Tools<'_>) -> Result<(), EngineErro
 /// # Errors
 ///
 /// When the sandbox cannot be had, or the server does not answer.
-pub fn run(keeper: &Keeper, tools: Tools<'_>, ready: impl FnOnce() -> io::Result<()>) -> Result<(), EngineError> {
+pub(crate) fn run(
+    keeper: &Keeper,
+    tools: Tools<'_>,
+    ready: impl FnOnce() -> io::Result<()>,
+) -> Result<(), EngineError> {
     let failed = |error: &'static str| FileError::new("use", &keeper.socket)(io::Error::other(error));
     let until = Instant::now() + START;
     let own = match lock::try_lock(&keeper.lock, Mode::Exclusive, "the hash-equivalence server")? {

@@ -6,7 +6,7 @@ use crate::{model::TaskName, system::oom::Seen};
 
 /// What a line of a failed task's log says about memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sign {
+pub(super) enum Sign {
     /// A compiler was killed; its driver names it.
     CompilerKilled(String),
     /// A program was refused memory and gave up.
@@ -17,7 +17,7 @@ pub enum Sign {
 
 /// What speaks for it, at the end of a build that failed.
 #[derive(Debug)]
-pub struct Evidence<'a> {
+pub(super) struct Evidence<'a> {
     /// What the kernel counted and named while the build ran.
     pub seen: &'a Seen,
     /// The most telling sign, and the task whose log has it.
@@ -33,12 +33,12 @@ pub struct Evidence<'a> {
 }
 
 /// The most telling sign in a log.
-pub fn sign_of(log: &[String]) -> Option<Sign> {
+pub(super) fn sign_of(log: &[String]) -> Option<Sign> {
     log.iter().filter_map(|line| sign_in(line)).max_by_key(weight)
 }
 
 /// How much a sign tells.
-pub fn weight(sign: &Sign) -> u8 {
+pub(super) fn weight(sign: &Sign) -> u8 {
     match sign {
         Sign::CompilerKilled(_) => 3,
         Sign::Refused(Some(_)) => 2,
@@ -82,7 +82,7 @@ fn first_word(text: &str) -> String {
 }
 
 /// One sentence that says so, if memory did run out.
-pub fn verdict(evidence: &Evidence<'_>) -> Option<String> {
+pub(super) fn verdict(evidence: &Evidence<'_>) -> Option<String> {
     let Evidence { seen, sign, failed, killed, shared, uid } = evidence;
     let told = sign.map(|(_, sign)| sign);
     let task = sign.map(|(task, _)| task).or(*failed);
@@ -118,7 +118,7 @@ pub fn verdict(evidence: &Evidence<'_>) -> Option<String> {
 }
 
 /// What to do about it. `limit` is the build's own, in bytes.
-pub fn hint(limit: Option<u64>) -> String {
+pub(super) fn hint(limit: Option<u64>) -> String {
     let less = "let less run at once (build.parallel_make, build.bb_number_threads)";
     match limit {
         Some(limit) => format!("{less}, or raise host.memory, which is {}", size(limit)),
@@ -127,7 +127,7 @@ pub fn hint(limit: Option<u64>) -> String {
 }
 
 /// Memory for people, in the units of the config.
-pub fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const MIB: f64 = 1_048_576.0;
     let mib = bytes as f64 / MIB;
     match mib {

@@ -12,30 +12,30 @@ mod edits;
 mod flocks;
 mod guards;
 mod host;
-pub mod image_build;
-pub mod inputs;
-pub mod keep;
-pub mod keeper;
+pub(crate) mod image_build;
+pub(crate) mod inputs;
+pub(crate) mod keep;
+pub(crate) mod keeper;
 mod memory;
 mod obeyed;
 mod packages;
 mod prepare;
 mod pseudo;
 mod reach;
-pub mod recipes;
+pub(crate) mod recipes;
 mod steps;
 mod workspace;
 
 use std::{ops::Deref, path::Path, time::Instant};
 
-pub use asks::{Judged, judge, left_conf};
+pub(crate) use asks::{Judged, judge, left_conf};
 use budget::Budget;
-pub use confine::{Confinement, usual_tasks};
-pub use crossing::cross;
-pub use drive::Finished;
-pub use edits::{Edited, Edits};
+pub(crate) use confine::{Confinement, usual_tasks};
+pub(crate) use crossing::cross;
+pub(crate) use drive::Finished;
+pub(crate) use edits::Edits;
 use host::resolve_host;
-pub use prepare::{Prepared, Use, prepare};
+pub(crate) use prepare::{Prepared, Use, prepare};
 
 use crate::{
     artifacts::{self, ArtifactError, Room},
@@ -60,7 +60,7 @@ use image_build::ImageBuildError;
 use workspace::WorkspaceError;
 
 /// What all runs of a process share.
-pub struct Services {
+pub(crate) struct Services {
     /// Shared folders.
     pub paths: Paths,
     /// This machine and its caller.
@@ -75,7 +75,7 @@ pub struct Services {
 
 /// What every stage of one run needs.
 #[derive(Clone, Copy)]
-pub struct Tools<'a> {
+pub(crate) struct Tools<'a> {
     /// What it shares with others.
     pub services: &'a Services,
     /// Whether to stop.
@@ -94,7 +94,7 @@ impl Deref for Tools<'_> {
 
 impl<'a> Tools<'a> {
     /// How layers may be fetched.
-    pub fn access(self, online: bool, logins: &'a Logins) -> Access<'a> {
+    pub(crate) fn access(self, online: bool, logins: &'a Logins) -> Access<'a> {
         let Self { services: Services { facts, spawner, .. }, stop, on } = self;
         Access { online, on, stop, spawner, logins, environment: &facts.environment }
     }
@@ -102,7 +102,7 @@ impl<'a> Tools<'a> {
 
 /// Why a build could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum EngineError {
+pub(crate) enum EngineError {
     /// Something that decides over later runs would be writable.
     #[error(transparent)]
     Exposed(#[from] Exposed),
@@ -237,7 +237,7 @@ impl UserError for EngineError {
 /// # Errors
 ///
 /// The first thing that is not there, or does not fit.
-pub fn layers(plan: &Plan, tools: Tools<'_>) -> Result<Checkouts, EngineError> {
+pub(crate) fn layers(plan: &Plan, tools: Tools<'_>) -> Result<Checkouts, EngineError> {
     match plan.unpinned() {
         loose if plan.locked && !loose.is_empty() => {
             Err(EngineError::NotLocked(loose.into_iter().map(str::to_owned).collect()))
@@ -252,7 +252,12 @@ pub fn layers(plan: &Plan, tools: Tools<'_>) -> Result<Checkouts, EngineError> {
 ///
 /// The first thing that is not there, or does not fit.
 /// With `fresh_host`, an image is brought or made again even if there is one.
-pub fn pin(plan: &Plan, lock: Option<&HostPin>, fresh_host: bool, tools: Tools<'_>) -> Result<Pins, EngineError> {
+pub(crate) fn pin(
+    plan: &Plan,
+    lock: Option<&HostPin>,
+    fresh_host: bool,
+    tools: Tools<'_>,
+) -> Result<Pins, EngineError> {
     let repositories = layers(plan, tools)?.pins;
     let hosts = match plan.isolation {
         Isolation::None => Vec::new(),
@@ -266,7 +271,7 @@ pub fn pin(plan: &Plan, lock: Option<&HostPin>, fresh_host: bool, tools: Tools<'
 /// # Errors
 ///
 /// What kept BitBake from running to its end. A build that BitBake failed is an outcome, not an error.
-pub fn build(
+pub(crate) fn build(
     plan: Plan,
     lock: Option<&HostPin>,
     tools: Tools<'_>,

@@ -31,7 +31,7 @@ const MOST_READ: u64 = 4 << 20;
 
 /// A folder to look into.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Area {
+pub(super) struct Area {
     folder: PathBuf,
     /// Links that lead out of this folder are looked for; none: no links are.
     root: Option<PathBuf>,
@@ -42,7 +42,7 @@ pub struct Area {
 }
 
 /// The folders that a sandbox of a plan can write to and that users go to.
-pub fn areas(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], what: Use) -> Vec<Area> {
+pub(super) fn areas(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], what: Use) -> Vec<Area> {
     let layers =
         own.iter().filter(|_| what == Use::Edit).flat_map(|own| own.layers.iter().map(|layer| (layer, &own.root)));
     let layers =
@@ -70,7 +70,7 @@ fn real(path: &Path) -> PathBuf {
 
 /// All that is in these folders, but for those `skipped` in them: `.git`, `HEAD` of what has the shape of a bare repository, links that lead out, and
 /// folders that cannot be looked into; each with what it is.
-pub fn look(areas: &[Area], skipped: &[PathBuf]) -> Seen {
+pub(super) fn look(areas: &[Area], skipped: &[PathBuf]) -> Seen {
     let Ok(root) = Rooted::open(Path::new("/")) else { return Seen::new() };
     let leads_there = |path: &Path| root.open_plain(path, OFlags::PATH | OFlags::DIRECTORY).is_ok();
     let there = areas.iter().filter(|area| area.folder.parent().is_none_or(leads_there));
@@ -162,7 +162,7 @@ fn leads_out(link: &Path, target: &Path, root: &Path) -> bool {
 }
 
 /// Of a file that no link leads to.
-pub fn digest(path: &Path) -> Option<String> {
+pub(super) fn digest(path: &Path) -> Option<String> {
     let file = open_linkless(path).ok()?;
     let mut bytes = Vec::new();
     file.take(MOST_READ).read_to_end(&mut bytes).ok()?;
@@ -170,7 +170,7 @@ pub fn digest(path: &Path) -> Option<String> {
 }
 
 /// Of what was found, all that git obeys, as far as it is a file or a folder: for a bare repository the whole of it.
-pub fn repositories<'s>(seen: &'s Seen, areas: &[Area]) -> impl Iterator<Item = &'s Path> {
+pub(super) fn repositories<'s>(seen: &'s Seen, areas: &[Area]) -> impl Iterator<Item = &'s Path> {
     let whole: Vec<&PathBuf> = areas.iter().map(|area| &area.folder).collect();
     seen.keys().filter_map(move |path| match path.file_name().is_some_and(|name| name == HEAD) {
         true => path.parent().filter(|folder| !whole.iter().any(|whole| whole == folder)),
@@ -179,21 +179,21 @@ pub fn repositories<'s>(seen: &'s Seen, areas: &[Area]) -> impl Iterator<Item = 
 }
 
 /// Paths, and what is there.
-pub type Seen = BTreeMap<PathBuf, String>;
+pub(super) type Seen = BTreeMap<PathBuf, String>;
 
 /// Programs inside choose names that are no text.
-pub mod seen {
+pub(super) mod seen {
     use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
 
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
     use super::Seen;
 
-    pub fn serialize<S: Serializer>(seen: &Seen, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(seen: &Seen, to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(seen.iter().map(|(path, what)| (hex::encode(path.as_os_str().as_encoded_bytes()), what)))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Seen, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Seen, D::Error> {
         let list = Vec::<(String, String)>::deserialize(from)?;
         let path = |text: String| Ok(OsString::from_vec(hex::decode(text).map_err(D::Error::custom)?).into());
         list.into_iter().map(|(text, what)| Ok((path(text)?, what))).collect()

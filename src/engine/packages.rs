@@ -33,7 +33,7 @@ use crate::{
 
 /// Why the packages of a base cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum PackageError {
+pub(crate) enum PackageError {
     /// apt.
     #[error(transparent)]
     Apt(#[from] AptError),
@@ -84,7 +84,7 @@ path-exclude=/usr/share/locale/*
 ";
 
 /// Packages that are here, and stay here while this value lives.
-pub struct Packages {
+pub(super) struct Packages {
     /// What they are, and where.
     pub resolved: Resolved,
     /// The folder that holds them.
@@ -99,7 +99,7 @@ pub struct Packages {
 /// # Errors
 ///
 /// When apt cannot.
-pub fn fetch(
+pub(super) fn fetch(
     tools: Tools<'_>,
     suite: &Suite,
     wanted: &[String],
@@ -123,7 +123,7 @@ pub fn fetch(
 /// # Errors
 ///
 /// When a package is damaged, or the file system refuses.
-pub fn unpack_essential(tools: Tools<'_>, packages: &Packages, tree: &Path) -> Result<(), PackageError> {
+pub(super) fn unpack_essential(tools: Tools<'_>, packages: &Packages, tree: &Path) -> Result<(), PackageError> {
     lay_foundation(tree, &packages.resolved.architecture)?;
     unpack_all(tools, &packages.resolved.essential, tree)
 }
@@ -214,7 +214,12 @@ fn unpack(tools: Tools<'_>, package: &Path, tree: &Path) -> Result<(), PackageEr
 /// # Errors
 ///
 /// When a package does not install, or one that it needs is not there.
-pub fn configure(tools: Tools<'_>, steps: &Steps<'_>, packages: &Packages, access: &Access) -> Result<(), StepError> {
+pub(super) fn configure(
+    tools: Tools<'_>,
+    steps: &Steps<'_>,
+    packages: &Packages,
+    access: &Access,
+) -> Result<(), StepError> {
     let name = |path: &PathBuf| Some(format!("{HOST_FOLDER}/packages/{}", path.file_name()?.to_str()?));
     let files: Vec<String> = packages.resolved.all.iter().filter_map(name).collect();
     let mut argv = vec!["dpkg", "--force-depends", "--force-unsafe-io", "--install"];
@@ -236,7 +241,7 @@ pub fn configure(tools: Tools<'_>, steps: &Steps<'_>, packages: &Packages, acces
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn settle_folders(tree: &Path, epoch: i64) -> Result<(), FileError> {
+pub(super) fn settle_folders(tree: &Path, epoch: i64) -> Result<(), FileError> {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(epoch.unsigned_abs());
     for entry in walkdir::WalkDir::new(tree) {
         let entry = entry.map_err(|error| FileError::new("read", tree)(error.into()))?;

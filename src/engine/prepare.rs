@@ -27,7 +27,7 @@ use crate::{
 
 /// A plan whose image, layers and workspace are there.
 #[derive(Debug)]
-pub struct Prepared {
+pub(crate) struct Prepared {
     pub(super) plan: Plan,
     pub(super) host: BuildHost,
     pub(super) inputs: Vec<PlacedInput>,
@@ -51,7 +51,7 @@ pub(super) enum BuildHost {
 
 /// What runs in a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Use {
+pub(crate) enum Use {
     /// BitBake, which changes no layer.
     Build,
     /// What the user has typed: layers and conf are writable.
@@ -81,7 +81,7 @@ impl BuildHost {
 /// # Errors
 ///
 /// The first thing that is not there.
-pub fn prepare(plan: Plan, lock: Option<&HostPin>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
+pub(crate) fn prepare(plan: Plan, lock: Option<&HostPin>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
     // First, so that nothing long is begun in vain.
     devices::check(&plan.devices)?;
     guards::check_submodules(&plan)?;
@@ -116,17 +116,17 @@ pub fn prepare(plan: Plan, lock: Option<&HostPin>, tools: Tools<'_>) -> Result<P
 
 impl Prepared {
     /// The plan that was made ready.
-    pub fn plan(&self) -> &Plan {
+    pub(crate) fn plan(&self) -> &Plan {
         &self.plan
     }
 
     /// What the project is pinned to from now on.
-    pub fn pins(&self) -> Pins {
+    pub(crate) fn pins(&self) -> Pins {
         Pins { hosts: self.host.lock().cloned().into_iter().collect(), repositories: self.checkouts.pins.clone() }
     }
 
     /// Layers, for people: names and what they are pinned to.
-    pub fn layers(&self) -> &[(String, String)] {
+    pub(crate) fn layers(&self) -> &[(String, String)] {
         &self.checkouts.names
     }
 
@@ -148,7 +148,7 @@ impl Prepared {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn begin_edits(&self, what: Use, paths: &Paths) -> Result<Edits, EngineError> {
+    pub(crate) fn begin_edits(&self, what: Use, paths: &Paths) -> Result<Edits, EngineError> {
         self.workspace.make_folders(&self.plan, &guards::decisive(&self.plan))?;
         Ok(edits::begin(&self.plan, &self.checkouts.own, &self.inputs, what, paths))
     }
@@ -158,7 +158,7 @@ impl Prepared {
     /// # Errors
     ///
     /// When something that decides over later runs would be writable, or the file system refuses.
-    pub fn sandbox(
+    pub(crate) fn sandbox(
         &self,
         argv: Vec<String>,
         edits: &Edits,

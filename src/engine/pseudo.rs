@@ -23,7 +23,7 @@ const RECIPE_LIMIT: u64 = 64 << 10;
 type Version = [u32; 3];
 
 /// Whether the pseudo of a build is known to be too old for openat2: that of the layers, or, where no layer has one, the image's package.
-pub fn lacks_openat2(checkouts: &Checkouts, packages: Option<&BTreeMap<String, PackagePin>>) -> bool {
+pub(super) fn lacks_openat2(checkouts: &Checkouts, packages: Option<&BTreeMap<String, PackagePin>>) -> bool {
     // Of several recipes BitBake takes the newest.
     let of_layers = checkouts.layers.iter().flat_map(|layer| in_layer(layer)).max();
     let of_image = || packages?.get("pseudo").and_then(|package| version(&package.version));

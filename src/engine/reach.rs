@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The places that matter, as they are on this machine just now: without links.
-pub struct Reach {
+pub(super) struct Reach {
     home: PathBuf,
     smidr: PathBuf,
     workspaces: PathBuf,
@@ -25,7 +25,7 @@ pub struct Reach {
 
 impl Reach {
     /// Looks at everything that a plan lets its build write to.
-    pub fn of(plan: &Plan, tools: Tools<'_>) -> Self {
+    pub(super) fn of(plan: &Plan, tools: Tools<'_>) -> Self {
         let written = plan.inputs.iter().filter(|input| input.writable).filter_map(|input| input.source.as_deref());
         let paths = &tools.paths;
         let shared = [
@@ -52,7 +52,7 @@ impl Reach {
     /// # Errors
     ///
     /// When it must not be shown, or a build could have put it there.
-    pub fn check_source(&self, named: &Path) -> Result<(), InputError> {
+    pub(super) fn check_source(&self, named: &Path) -> Result<(), InputError> {
         let off_limits = OffLimits { home: &self.home, smidr: &self.smidr, writable: &[] };
         way(named).iter().try_for_each(|(place, _)| off_limits.check(place))?;
         self.check_way(named)
@@ -63,7 +63,7 @@ impl Reach {
     /// # Errors
     ///
     /// When one could.
-    pub fn check_way(&self, named: &Path) -> Result<(), InputError> {
+    pub(super) fn check_way(&self, named: &Path) -> Result<(), InputError> {
         match way(named).into_iter().find(|(place, is_end)| self.outer(place, *is_end).is_some()) {
             None => Ok(()),
             Some((place, _)) => {
@@ -78,7 +78,7 @@ impl Reach {
     /// # Errors
     ///
     /// When one could have.
-    pub fn check_layer(&self, folder: &Path) -> Result<(), InputError> {
+    pub(super) fn check_layer(&self, folder: &Path) -> Result<(), InputError> {
         let mut links = way(folder).into_iter().filter(|(_, is_end)| !is_end);
         match links.find(|(place, _)| self.outer(place, false).is_some()) {
             None => Ok(()),
@@ -93,7 +93,7 @@ impl Reach {
     /// # Errors
     ///
     /// When it decides over later builds, or belongs to those of other projects.
-    pub fn check_written(&self, source: &Path) -> Result<(), InputError> {
+    pub(super) fn check_written(&self, source: &Path) -> Result<(), InputError> {
         let refused = |why: String| Err(InputError::Source { path: source.into(), why });
         if let Some(why) = self.guarded.iter().chain(&self.shared).find_map(|guarded| guarded.refuses(source)) {
             return refused(why);
@@ -109,7 +109,7 @@ impl Reach {
     /// # Errors
     ///
     /// When it holds what other projects stand on, or a build could have made it lead somewhere else.
-    pub fn check_folder(&self, folder: &Path) -> Result<(), InputError> {
+    pub(super) fn check_folder(&self, folder: &Path) -> Result<(), InputError> {
         let refused = |why: String| Err(InputError::Folder { path: folder.into(), why });
         for (place, is_end) in way(folder) {
             if let Some(outer) = self.outer(&place, is_end) {
@@ -152,7 +152,7 @@ fn way(path: &Path) -> Vec<(PathBuf, bool)> {
 }
 
 /// What is guarded, in every place on the way to it: a link that was replaced would lead somewhere else.
-pub fn everywhere(guarded: &[Guarded]) -> Vec<Guarded> {
+pub(super) fn everywhere(guarded: &[Guarded]) -> Vec<Guarded> {
     let places = |guarded: &Guarded| {
         let what = guarded.what.clone();
         trail(&guarded.path).into_iter().map(move |path| Guarded { path, what: what.clone() })

@@ -19,7 +19,7 @@ static EMBEDDED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/rootfs-recipes
 
 /// A rootfs recipe that was found, with the files that it copies.
 #[derive(Debug)]
-pub struct FoundRecipe {
+pub(crate) struct FoundRecipe {
     /// What people call it.
     pub name: String,
     /// Names the image that it makes.
@@ -32,7 +32,7 @@ pub struct FoundRecipe {
 }
 
 /// A file that a recipe copies: where to (below the copy's destination), content, and whether it is executable.
-pub struct SourceFile {
+pub(crate) struct SourceFile {
     /// Below the destination; empty: the destination itself.
     pub path: PathBuf,
     /// What it holds.
@@ -49,7 +49,7 @@ enum Files {
 
 /// Why there is no recipe.
 #[derive(Debug, thiserror::Error)]
-pub enum RecipeError {
+pub(crate) enum RecipeError {
     /// Nowhere.
     #[error("there is no rootfs recipe `{name}`")]
     Unknown {
@@ -138,7 +138,7 @@ fn place(name: &str, project: &Path, paths: &Paths) -> Place {
 }
 
 /// Whether a recipe of that name would come with smidr. Reads none.
-pub fn is_shipped(name: &str, project: &Path, paths: &Paths) -> bool {
+pub(crate) fn is_shipped(name: &str, project: &Path, paths: &Paths) -> bool {
     matches!(place(name, project, paths), Place::Shipped)
 }
 
@@ -147,7 +147,7 @@ pub fn is_shipped(name: &str, project: &Path, paths: &Paths) -> bool {
 /// # Errors
 ///
 /// When there is none, or it is wrong.
-pub fn find(name: &str, project: &Path, paths: &Paths) -> Result<FoundRecipe, RecipeError> {
+pub(crate) fn find(name: &str, project: &Path, paths: &Paths) -> Result<FoundRecipe, RecipeError> {
     match place(name, project, paths) {
         Place::Project(path) => at(&path).map_err(|error| error.told(project, &path)),
         Place::User(path) => at(&path),
@@ -161,21 +161,21 @@ pub fn find(name: &str, project: &Path, paths: &Paths) -> Result<FoundRecipe, Re
 /// # Errors
 ///
 /// When there is none, or it is wrong.
-pub fn at(path: &Path) -> Result<FoundRecipe, RecipeError> {
+pub(crate) fn at(path: &Path) -> Result<FoundRecipe, RecipeError> {
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let folder = path.parent().unwrap_or(Path::new(".")).to_path_buf();
     FoundRecipe::new(&name, &path.display().to_string(), &read_text(path)?, Files::Beside(folder))
 }
 
 /// The recipe of that name in this binary, whatever stands beside a config.
-pub fn shipped(name: &str) -> Option<Result<FoundRecipe, RecipeError>> {
+pub(crate) fn shipped(name: &str) -> Option<Result<FoundRecipe, RecipeError>> {
     let file = format!("{name}.yaml");
     let text = EMBEDDED.get_file(&file)?.contents_utf8()?;
     Some(FoundRecipe::new(name, &file, text, Files::Embedded))
 }
 
 /// The names of all recipes that can be found.
-pub fn known(project: &Path, paths: &Paths) -> Vec<String> {
+pub(crate) fn known(project: &Path, paths: &Paths) -> Vec<String> {
     let stem =
         |path: &Path| (path.extension()? == "yaml").then(|| path.file_stem()?.to_str().map(String::from)).flatten();
     let mut names: Vec<String> = EMBEDDED.files().filter_map(|file| stem(file.path())).collect();
@@ -190,17 +190,17 @@ pub fn known(project: &Path, paths: &Paths) -> Vec<String> {
 
 impl FoundRecipe {
     /// Whether it came with a project, rather than from smidr or from the user.
-    pub fn is_beside_a_config(&self, paths: &Paths) -> bool {
+    pub(crate) fn is_beside_a_config(&self, paths: &Paths) -> bool {
         matches!(&self.files, Files::Beside(folder) if *folder != paths.recipes())
     }
 
     /// Whether it is one of the user's own, for all projects.
-    pub fn is_the_users(&self, paths: &Paths) -> bool {
+    pub(crate) fn is_the_users(&self, paths: &Paths) -> bool {
         matches!(&self.files, Files::Beside(folder) if *folder == paths.recipes())
     }
 
     /// The same recipe for a project's builds: the image of one that came with the project has a name that no other project can mean.
-    pub fn of_project(mut self, paths: &Paths) -> Self {
+    pub(crate) fn of_project(mut self, paths: &Paths) -> Self {
         if self.is_beside_a_config(paths)
             && let Files::Beside(folder) = &self.files
         {
@@ -232,7 +232,7 @@ impl FoundRecipe {
     /// # Errors
     ///
     /// When there is no such file or folder.
-    pub fn sources(&self, source: &str) -> Result<Vec<SourceFile>, RecipeError> {
+    pub(crate) fn sources(&self, source: &str) -> Result<Vec<SourceFile>, RecipeError> {
         let missing = || RecipeError::NoFile { recipe: self.name.clone(), source_name: source.into() };
         match &self.files {
             Files::Embedded => embedded(source).ok_or_else(missing),

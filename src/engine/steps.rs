@@ -20,14 +20,14 @@ use crate::{
 };
 
 /// Where the steps find what belongs to the host, inside. Gone when the image is done.
-pub const HOST_FOLDER: &str = "/.smidr";
+pub(super) const HOST_FOLDER: &str = "/.smidr";
 
 /// How many lines of a step are kept, to be shown when it fails.
 const TAIL: usize = 60;
 
 /// Why a step did not work.
 #[derive(Debug, thiserror::Error)]
-pub enum StepError {
+pub(crate) enum StepError {
     /// The program said no.
     #[error("{step} ended with exit status {exit}:\n{tail}")]
     Failed {
@@ -79,7 +79,7 @@ impl UserError for StepError {
 
 /// What a step gets besides the root.
 #[derive(Clone, Debug, Default)]
-pub struct Access {
+pub(super) struct Access {
     /// Its environment.
     pub env: Vec<(String, String)>,
     /// Whether it has this machine's network.
@@ -89,7 +89,7 @@ pub struct Access {
 }
 
 /// A root in the making.
-pub struct Steps<'a> {
+pub(super) struct Steps<'a> {
     root: Root,
     ids: Ids,
     tasks: u32,
@@ -110,7 +110,7 @@ impl<'a> Steps<'a> {
     /// # Errors
     ///
     /// When a mount point cannot be made.
-    pub fn new(
+    pub(super) fn new(
         root: Root,
         tree: &Path,
         facts: &SystemFacts,
@@ -132,7 +132,7 @@ impl<'a> Steps<'a> {
     }
 
     /// Every mount point, and whether it is a file.
-    pub fn mount_points(&self) -> Vec<(PathBuf, bool)> {
+    pub(super) fn mount_points(&self) -> Vec<(PathBuf, bool)> {
         let fixed = ["/proc", "/sys", "/dev", "/tmp", "/run"].map(|path| (PathBuf::from(path), false));
         let binds = self.binds.iter().map(|(source, dest)| (dest.clone(), source.is_file()));
         fixed.into_iter().chain(binds).chain(self.secrets.iter().map(|dest| (dest.clone(), true))).collect()
@@ -143,7 +143,13 @@ impl<'a> Steps<'a> {
     /// # Errors
     ///
     /// When it ends with anything but 0.
-    pub fn run(&self, step: &str, argv: &[&str], access: &Access, mut line: impl FnMut(&str)) -> Result<(), StepError> {
+    pub(super) fn run(
+        &self,
+        step: &str,
+        argv: &[&str],
+        access: &Access,
+        mut line: impl FnMut(&str),
+    ) -> Result<(), StepError> {
         if self.stop.is_requested() {
             return Err(StepError::Stopped);
         }
@@ -199,7 +205,7 @@ impl<'a> Steps<'a> {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn finish(self) -> Result<(), StepError> {
+    pub(super) fn finish(self) -> Result<(), StepError> {
         // The steps may have put links anywhere: nothing is looked up but inside the root.
         let root = Rooted::open(&self.tree)?;
         for path in self.placeholders.iter().rev() {
@@ -210,7 +216,7 @@ impl<'a> Steps<'a> {
 }
 
 /// Makes mount points, and returns those that were not there.
-pub fn make_points(tree: &Path, points: &[(PathBuf, bool)]) -> Result<Vec<PathBuf>, RootedError> {
+pub(super) fn make_points(tree: &Path, points: &[(PathBuf, bool)]) -> Result<Vec<PathBuf>, RootedError> {
     let root = Rooted::open(tree)?;
     let mut made = Vec::new();
     for (path, file) in points {
@@ -233,11 +239,11 @@ pub fn make_points(tree: &Path, points: &[(PathBuf, bool)]) -> Result<Vec<PathBu
 }
 
 /// Longer lines of a console are cut into pieces, in bytes.
-pub const LINE_LIMIT: u64 = 64 * 1024;
+pub(super) const LINE_LIMIT: u64 = 64 * 1024;
 
 /// The lines that come through a pipe, of at most `limit` bytes, with anything that is no UTF-8 replaced. Longer ones are cut after a
 /// space where they have one: a secret that came in two pieces would not be recognised.
-pub fn lines(pipe: PipeReader, limit: u64) -> impl Iterator<Item = String> {
+pub(super) fn lines(pipe: PipeReader, limit: u64) -> impl Iterator<Item = String> {
     let mut reader = BufReader::new(pipe);
     let mut rest = Vec::new();
     std::iter::from_fn(move || {

@@ -38,7 +38,7 @@ const DEVTOOL: &str = "workspace";
 
 /// A workspace that belongs to this process.
 #[derive(Debug)]
-pub struct Workspace {
+pub(super) struct Workspace {
     /// The topmost folder of the sandbox's root. It stands outside of everything that a build may write to: one build could
     /// otherwise prepare what the next one believes.
     pub skeleton: PathBuf,
@@ -47,7 +47,7 @@ pub struct Workspace {
 
 /// Why there is no workspace.
 #[derive(Debug, thiserror::Error)]
-pub enum WorkspaceError {
+pub(crate) enum WorkspaceError {
     /// The same project, a second time.
     #[error("the workspace of `{project}` is in use by {holder}")]
     Busy {
@@ -103,7 +103,7 @@ impl UserError for WorkspaceError {
 /// # Errors
 ///
 /// When another smidr uses it, or the file system refuses.
-pub fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, WorkspaceError> {
+pub(super) fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, WorkspaceError> {
     let paths = &tools.paths;
     let folders = &plan.folders;
     let name = folders.workspace.file_name().unwrap_or_default();
@@ -151,7 +151,7 @@ pub fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, Wo
 }
 
 /// The lock of a build's folder, held by each process that uses it.
-pub fn lock_path(folder: &Path, paths: &Paths) -> PathBuf {
+pub(super) fn lock_path(folder: &Path, paths: &Paths) -> PathBuf {
     let hash = hex::encode(Sha256::digest(folder.as_os_str().as_encoded_bytes()));
     lock::path_in(&paths.locks(), &format!("workspace-{hash:.16}"))
 }
@@ -169,12 +169,12 @@ fn within<T>(
 
 impl Workspace {
     /// A skeleton beside those of workspaces, for something that is not a build.
-    pub fn without_lock(skeleton: PathBuf) -> Self {
+    pub(super) fn without_lock(skeleton: PathBuf) -> Self {
         Self { skeleton, _locks: Vec::new() }
     }
 
     /// Where smidr's own files stand on this machine.
-    pub fn own_files(&self) -> PathBuf {
+    pub(super) fn own_files(&self) -> PathBuf {
         self.skeleton.join(bitbake::OWN_FOLDER.trim_start_matches('/'))
     }
 
@@ -183,7 +183,7 @@ impl Workspace {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn write_conf(&self, plan: &Plan, checkouts: &Checkouts) -> Result<(), WorkspaceError> {
+    pub(super) fn write_conf(&self, plan: &Plan, checkouts: &Checkouts) -> Result<(), WorkspaceError> {
         let conf = plan.folders.top.join("conf");
         within(plan, &conf, |root, path| root.make_dirs(path, 0o755).map(drop))?;
         let files = [
@@ -209,7 +209,7 @@ impl Workspace {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn make_home(&self, plan: &Plan, inputs: &[PlacedInput]) -> Result<(), WorkspaceError> {
+    pub(super) fn make_home(&self, plan: &Plan, inputs: &[PlacedInput]) -> Result<(), WorkspaceError> {
         within(plan, &plan.folders.home, |root, path| {
             root.remove(path)?;
             root.make_dirs(path, 0o700).map(drop)
@@ -225,7 +225,7 @@ impl Workspace {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn make_folders(&self, plan: &Plan, folders: &[PathBuf]) -> Result<(), WorkspaceError> {
+    pub(super) fn make_folders(&self, plan: &Plan, folders: &[PathBuf]) -> Result<(), WorkspaceError> {
         folders.iter().try_for_each(|folder| within(plan, folder, make_plain_folder))
     }
 
@@ -234,7 +234,7 @@ impl Workspace {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn write_copies(&self, own: &mut [OwnRepository]) -> Result<(), FileError> {
+    pub(super) fn write_copies(&self, own: &mut [OwnRepository]) -> Result<(), FileError> {
         for (number, own) in own.iter_mut().enumerate() {
             for (copied, text) in layers::copies(own) {
                 let file = self.skeleton.with_extension(format!("git-{number}-{}", own.copies.len()));
@@ -250,7 +250,7 @@ impl Workspace {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn write_skeleton(
+    pub(super) fn write_skeleton(
         &self,
         plan: &Plan,
         facts: &SystemFacts,

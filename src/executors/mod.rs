@@ -14,17 +14,17 @@ use crate::{
 };
 
 /// The hidden command that runs a worker.
-pub const WORKER: &str = "__worker";
+pub(crate) const WORKER: &str = "__worker";
 
 /// What a worker says on its standard output once its first record is written.
-pub const READY: &str = "ready";
+pub(crate) const READY: &str = "ready";
 
 /// What a worker prints, in the build's folder.
 const LOG: &str = "worker.log";
 
 /// How long a worker lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
+pub(crate) enum Life {
     /// As long as the process that started it.
     WithParent,
     /// Until its build is over.
@@ -33,7 +33,7 @@ pub enum Life {
 
 /// Why a worker could not be started.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// It ended before it had written a record.
     #[error("the worker of {id} ended before its build began ({how}){}{said}", if said.is_empty() { "" } else { ":\n" })]
     Ended {
@@ -70,7 +70,7 @@ impl UserError for StartError {
 /// # Errors
 ///
 /// When it cannot be started, or ends at once.
-pub fn start(id: &BuildId, paths: &Paths, spawner: &Spawner, life: Life) -> Result<Child, StartError> {
+pub(crate) fn start(id: &BuildId, paths: &Paths, spawner: &Spawner, life: Life) -> Result<Child, StartError> {
     let folder = paths.build(id);
     let log = folder.join(LOG);
     let stderr = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log);
@@ -105,7 +105,7 @@ pub fn start(id: &BuildId, paths: &Paths, spawner: &Spawner, life: Life) -> Resu
 /// # Errors
 ///
 /// When standard output cannot be used.
-pub fn ready(mut out: impl io::Write) -> io::Result<()> {
+pub(crate) fn ready(mut out: impl io::Write) -> io::Result<()> {
     writeln!(out, "{READY}")?;
     out.flush()?;
     let null = fs::OpenOptions::new().write(true).open("/dev/null")?;

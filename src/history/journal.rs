@@ -25,10 +25,10 @@ use crate::{
 };
 
 /// The journal of a build that runs, in the build's folder.
-pub const JOURNAL: &str = "events.jsonl";
+pub(crate) const JOURNAL: &str = "events.jsonl";
 
 /// That of a build that is over.
-pub const COMPRESSED: &str = "events.jsonl.zst";
+pub(crate) const COMPRESSED: &str = "events.jsonl.zst";
 
 /// How much of the disk is kept in reserve for the records of a build's end, in bytes.
 const RESERVE: u64 = 256 << 10;
@@ -52,7 +52,7 @@ const TAIL: u64 = 1 << 20;
 const SKIPPABLE: u32 = 0x184D_2A50;
 
 /// Appends records.
-pub struct Writer {
+pub(crate) struct Writer {
     file: File,
     path: PathBuf,
     line: Vec<u8>,
@@ -67,7 +67,7 @@ impl Writer {
     /// # Errors
     ///
     /// When there is one already, or the file system refuses.
-    pub fn create(folder: &Path) -> Result<Self, FileError> {
+    pub(crate) fn create(folder: &Path) -> Result<Self, FileError> {
         let path = folder.join(JOURNAL);
         let file = fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
         Self::of(file.map_err(FileError::new("make", &path))?, path, 0)
@@ -78,7 +78,7 @@ impl Writer {
     /// # Errors
     ///
     /// When there is none, or the file system refuses.
-    pub fn reopen(folder: &Path) -> Result<Self, FileError> {
+    pub(crate) fn reopen(folder: &Path) -> Result<Self, FileError> {
         let path = folder.join(JOURNAL);
         let open = || {
             if !path.exists() {
@@ -106,7 +106,7 @@ impl Writer {
     /// # Errors
     ///
     /// When the file system refuses; nothing of the record is then there.
-    pub fn write(&mut self, record: &Record) -> io::Result<()> {
+    pub(crate) fn write(&mut self, record: &Record) -> io::Result<()> {
         self.line.clear();
         serde_json::to_writer(&mut self.line, record)?;
         self.line.push(b'\n');
@@ -123,7 +123,7 @@ impl Writer {
     /// # Errors
     ///
     /// When the disk is full.
-    pub fn reserve(&mut self) -> io::Result<()> {
+    pub(crate) fn reserve(&mut self) -> io::Result<()> {
         let Some(reserved) = self.reserved.filter(|reserved| self.length + RESERVE > *reserved) else { return Ok(()) };
         let begin = reserved.max(self.length);
         match fallocate(&self.file, FallocateFlags::KEEP_SIZE, begin, STEP) {
@@ -135,7 +135,7 @@ impl Writer {
     }
 
     /// Ends the journal: gives the reserve back, and compresses it. A journal that cannot be compressed stays as it is.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         let _ = self.file.set_len(self.length);
         let Some(folder) = self.path.parent() else { return };
         if compress(folder).is_ok() {
@@ -164,7 +164,7 @@ fn whole_lines(file: &mut File) -> io::Result<u64> {
 
 /// How a journal ended: its first problem, or the writer of a whole one. Shared with the worker, which decides how the build ends.
 #[derive(Clone, Default)]
-pub struct Failure(Arc<Mutex<Ended>>);
+pub(crate) struct Failure(Arc<Mutex<Ended>>);
 
 #[derive(Default)]
 struct Ended {
@@ -175,19 +175,19 @@ struct Ended {
 
 impl Failure {
     /// Ends a journal that is whole, after all sinks have seen the end of the build.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).writer.take();
         writer.into_iter().for_each(Writer::finish);
     }
 
     /// Takes it.
-    pub fn take(&self) -> Option<FileError> {
+    pub(crate) fn take(&self) -> Option<FileError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).error.take()
     }
 }
 
 /// The journal as the first sink of a build. Where it cannot be written, or its reserve cannot be kept, the build is stopped.
-pub struct JournalSink {
+pub(crate) struct JournalSink {
     writer: Option<Writer>,
     failure: Failure,
     failed: bool,
@@ -196,7 +196,7 @@ pub struct JournalSink {
 
 impl JournalSink {
     /// A sink that stops its build by `stop`.
-    pub fn new(writer: Writer, stop: &StopToken) -> (Self, Failure) {
+    pub(crate) fn new(writer: Writer, stop: &StopToken) -> (Self, Failure) {
         let failure = Failure::default();
         (Self { writer: Some(writer), failure: failure.clone(), failed: false, stop: stop.clone() }, failure)
     }
@@ -294,7 +294,7 @@ fn seq_of(line: &[u8]) -> Option<u64> {
 }
 
 /// The last record of a journal that is not compressed yet.
-pub fn last(folder: &Path) -> Option<Record> {
+pub(crate) fn last(folder: &Path) -> Option<Record> {
     let mut file = File::open(folder.join(JOURNAL)).ok()?;
     let start = file.metadata().ok()?.len().saturating_sub(TAIL);
     file.seek(SeekFrom::Start(start)).ok()?;
@@ -306,7 +306,7 @@ pub fn last(folder: &Path) -> Option<Record> {
 
 /// What stands in a line of a journal.
 #[derive(Debug, PartialEq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// A record.
     Record(Box<Record>),
     /// Something that this smidr cannot read: damaged, or written by a newer one.
@@ -316,7 +316,7 @@ pub enum Entry {
 }
 
 /// Reads the records of a journal, of a build that runs as well.
-pub struct Reader {
+pub(crate) struct Reader {
     from: BufReader<Box<dyn Read + Send>>,
     // A line that the writer has not finished.
     line: Vec<u8>,
@@ -334,7 +334,7 @@ impl Reader {
     /// # Errors
     ///
     /// When it cannot be read, or is another user's.
-    pub fn open(folder: &Path, after: u64) -> Result<Option<Self>, FileError> {
+    pub(crate) fn open(folder: &Path, after: u64) -> Result<Option<Self>, FileError> {
         let (plain, packed) = (folder.join(JOURNAL), folder.join(COMPRESSED));
         // A journal that is compressed meanwhile has its new name before it loses the old one.
         for path in [&plain, &packed, &plain] {
@@ -368,12 +368,12 @@ impl Reader {
     }
 
     /// The number of the last record that was read.
-    pub fn after(&self) -> u64 {
+    pub(crate) fn after(&self) -> u64 {
         self.next - 1
     }
 
     /// Whether there was half a line at the end.
-    pub fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         !self.line.is_empty()
     }
 
@@ -382,7 +382,7 @@ impl Reader {
     /// # Errors
     ///
     /// When the file cannot be read.
-    pub fn read(&mut self) -> io::Result<Option<Entry>> {
+    pub(crate) fn read(&mut self) -> io::Result<Option<Entry>> {
         if let Some(record) = self.waiting.take() {
             return Ok(Some(Entry::Record(record)));
         }

@@ -20,7 +20,7 @@ use crate::{
 /// # Errors
 ///
 /// When a build of the earlier smidr runs, or something cannot be written.
-pub fn from_1(db: &mut Connection, paths: &Paths) -> Result<(), HistoryError> {
+pub(super) fn from_1(db: &mut Connection, paths: &Paths) -> Result<(), HistoryError> {
     let change = failed("migrate");
     let transaction = db.transaction_with_behavior(TransactionBehavior::Exclusive).map_err(&change)?;
     let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(&change)?;

@@ -1,7 +1,7 @@
 //! The record of builds: a journal for each ([`journal`]), and an index over all of them in SQLite, which [`History::rebuild`] can make
 //! again. The only module that says SQL.
 
-pub mod journal;
+pub(crate) mod journal;
 mod migrate;
 mod summary;
 
@@ -17,7 +17,7 @@ use std::{
 use jiff::Timestamp;
 use journal::Writer;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
-pub use summary::{BuildRecord, Summary, TaskRecord};
+pub(crate) use summary::{BuildRecord, Summary, TaskRecord};
 
 use crate::{
     events::EventSink,
@@ -50,7 +50,7 @@ const INTERRUPTED: &str = "its smidr was killed, or the machine went down, while
 
 /// Why the record cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum HistoryError {
+pub(crate) enum HistoryError {
     /// SQLite's own words.
     #[error("cannot {action} the history of builds")]
     Sqlite {
@@ -128,7 +128,7 @@ fn failed(action: &'static str) -> impl Fn(rusqlite::Error) -> HistoryError {
 }
 
 /// The index.
-pub struct History {
+pub(crate) struct History {
     db: Connection,
     builds: PathBuf,
 }
@@ -139,7 +139,7 @@ impl History {
     /// # Errors
     ///
     /// When it cannot be opened, is not the caller's own, or is newer than this smidr.
-    pub fn open(paths: &Paths) -> Result<Self, HistoryError> {
+    pub(crate) fn open(paths: &Paths) -> Result<Self, HistoryError> {
         let path = paths.history();
         make_private(&path)?;
         close_to_others(&path)?;
@@ -151,7 +151,7 @@ impl History {
     /// # Errors
     ///
     /// As [`History::open`].
-    pub fn open_existing(paths: &Paths) -> Result<Option<Self>, HistoryError> {
+    pub(crate) fn open_existing(paths: &Paths) -> Result<Option<Self>, HistoryError> {
         if !paths.history().exists() {
             return Ok(None);
         }
@@ -185,7 +185,7 @@ impl History {
     /// # Errors
     ///
     /// When the index cannot be read.
-    pub fn builds(&self, limit: u32) -> Result<Vec<BuildRecord>, HistoryError> {
+    pub(crate) fn builds(&self, limit: u32) -> Result<Vec<BuildRecord>, HistoryError> {
         self.query("ORDER BY started DESC, rowid DESC LIMIT ?1", params![limit])
     }
 
@@ -194,7 +194,7 @@ impl History {
     /// # Errors
     ///
     /// When the index cannot be read.
-    pub fn unfinished(&self) -> Result<Vec<BuildRecord>, HistoryError> {
+    pub(crate) fn unfinished(&self) -> Result<Vec<BuildRecord>, HistoryError> {
         self.query("WHERE state IN ('QUEUED', 'PREPARING', 'BUILDING', 'EXTRACTING_ARTIFACTS')", [])
     }
 
@@ -203,7 +203,7 @@ impl History {
     /// # Errors
     ///
     /// When the index cannot be read.
-    pub fn count(&self) -> Result<u64, HistoryError> {
+    pub(crate) fn count(&self) -> Result<u64, HistoryError> {
         let count = self.db.query_row("SELECT count(*) FROM builds", [], |row| row.get::<_, i64>(0));
         count.map(i64::cast_unsigned).map_err(failed("read"))
     }
@@ -213,7 +213,7 @@ impl History {
     /// # Errors
     ///
     /// When the index cannot be read.
-    pub fn find(&self, id: Option<&str>) -> Result<Option<BuildRecord>, HistoryError> {
+    pub(crate) fn find(&self, id: Option<&str>) -> Result<Option<BuildRecord>, HistoryError> {
         match id {
             Some(id) => Ok(self.query("WHERE id = ?1", params![id])?.pop()),
             None => Ok(self.builds(1)?.pop()),
@@ -225,7 +225,7 @@ impl History {
     /// # Errors
     ///
     /// When the index cannot be read.
-    pub fn newest_of(&self, config: &Path, name: &str) -> Result<Option<BuildRecord>, HistoryError> {
+    pub(crate) fn newest_of(&self, config: &Path, name: &str) -> Result<Option<BuildRecord>, HistoryError> {
         let rest = "WHERE config = ?1 OR config IS NULL AND name = ?2 ORDER BY started DESC, rowid DESC LIMIT 1";
         Ok(self.query(rest, params![key(config), name])?.pop())
     }
@@ -254,7 +254,7 @@ impl History {
     /// # Errors
     ///
     /// When the index cannot be read.
-    pub fn artifacts(&self, id: &BuildId) -> Result<Vec<Artifact>, HistoryError> {
+    pub(crate) fn artifacts(&self, id: &BuildId) -> Result<Vec<Artifact>, HistoryError> {
         self.texts("SELECT artifact FROM artifacts WHERE build = ?1 ORDER BY number", [id.as_str()], "an artifact")
     }
 
@@ -263,7 +263,7 @@ impl History {
     /// # Errors
     ///
     /// When the index cannot be read.
-    pub fn tasks(&self, id: &BuildId) -> Result<Vec<TaskRecord>, HistoryError> {
+    pub(crate) fn tasks(&self, id: &BuildId) -> Result<Vec<TaskRecord>, HistoryError> {
         self.texts("SELECT task FROM tasks WHERE build = ?1 ORDER BY number", [id.as_str()], "a task")
     }
 
@@ -272,7 +272,7 @@ impl History {
     /// # Errors
     ///
     /// When the index cannot be written.
-    pub fn mark_cleaned(&self, id: &BuildId) -> Result<(), HistoryError> {
+    pub(crate) fn mark_cleaned(&self, id: &BuildId) -> Result<(), HistoryError> {
         let mark = "UPDATE builds SET record = json_set(record, '$.outcome.cleaned', json('true')) WHERE id = ?1";
         self.db.execute(mark, [id.as_str()]).map(drop).map_err(failed("write"))
     }
@@ -282,7 +282,7 @@ impl History {
     /// # Errors
     ///
     /// When the index cannot be written.
-    pub fn forget(&self, id: &BuildId) -> Result<(), HistoryError> {
+    pub(crate) fn forget(&self, id: &BuildId) -> Result<(), HistoryError> {
         let forget = || {
             let transaction = self.db.unchecked_transaction()?;
             remove_rows(&transaction, id)?;
@@ -292,7 +292,7 @@ impl History {
     }
 
     /// How a build has ended whose end stands in its journal, and not in the index yet.
-    pub fn ended(&self, build: &BuildRecord) -> Option<BuildRecord> {
+    pub(crate) fn ended(&self, build: &BuildRecord) -> Option<BuildRecord> {
         let record = journal::last(&self.builds.join(build.id.as_str()))?;
         let mut summary = Summary::of(build.clone());
         matches!(record.event, Event::Finished { .. }).then(|| summary.take(&record))?;
@@ -301,7 +301,7 @@ impl History {
 
     /// Ends the record of a build whose process is gone without having said how it ended. The caller holds the build's lock. Where that cannot
     /// be written, because the disk is full, the next one that looks tries again. A journal that cannot be read ends no list of builds.
-    pub fn mark_interrupted(&self, build: &BuildRecord) -> BuildRecord {
+    pub(crate) fn mark_interrupted(&self, build: &BuildRecord) -> BuildRecord {
         let folder = self.builds.join(build.id.as_str());
         let known = Summary::read(&folder).ok().flatten();
         let (mut summary, mut seq) = known.unwrap_or_else(|| (Summary::of(build.clone()), 0));
@@ -341,7 +341,7 @@ impl History {
     /// # Errors
     ///
     /// When the journals cannot be listed, or the index cannot be written.
-    pub fn rebuild(paths: &Paths, mut unreadable: impl FnMut(&str, String)) -> Result<u64, HistoryError> {
+    pub(crate) fn rebuild(paths: &Paths, mut unreadable: impl FnMut(&str, String)) -> Result<u64, HistoryError> {
         match Self::refill(paths, &mut unreadable) {
             // Another process may have it open: only one that is damaged is replaced.
             Err(error) if error.is_damage() => {
@@ -385,7 +385,7 @@ impl History {
     }
 
     /// A sink that keeps the index of one build.
-    pub fn into_sink(self) -> (IndexSink, Behind) {
+    pub(crate) fn into_sink(self) -> (IndexSink, Behind) {
         let behind = Behind::default();
         (IndexSink { history: self, summary: None, behind: behind.clone() }, behind)
     }
@@ -492,7 +492,7 @@ fn parse<T: serde::de::DeserializeOwned>(json: &str, what: &str) -> Result<T, Hi
 
 /// Keeps the index of one build: its state at once, all else at its end. An index that cannot be written ends no build: `smidr history
 /// rebuild` makes it again.
-pub struct IndexSink {
+pub(crate) struct IndexSink {
     history: History,
     summary: Option<Summary>,
     behind: Behind,
@@ -500,11 +500,11 @@ pub struct IndexSink {
 
 /// Why the index of a build is behind its journal, if it is.
 #[derive(Clone, Default)]
-pub struct Behind(Arc<Mutex<Option<HistoryError>>>);
+pub(crate) struct Behind(Arc<Mutex<Option<HistoryError>>>);
 
 impl Behind {
     /// The first reason.
-    pub fn take(&self) -> Option<HistoryError> {
+    pub(crate) fn take(&self) -> Option<HistoryError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

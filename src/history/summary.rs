@@ -19,7 +19,7 @@ const MOST_TASKS: usize = 200_000;
 
 /// What a list of builds shows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BuildRecord {
+pub(crate) struct BuildRecord {
     /// Its id.
     pub id: BuildId,
     /// The project's name.
@@ -45,7 +45,7 @@ pub struct BuildRecord {
 
 /// A task of a build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TaskRecord {
+pub(crate) struct TaskRecord {
     /// Which.
     #[serde(flatten)]
     pub name: TaskName,
@@ -64,7 +64,7 @@ pub struct TaskRecord {
 
 /// A build with all that the index keeps of it.
 #[derive(Clone, Debug)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// The build.
     pub build: BuildRecord,
     /// Its tasks, in the order in which they began.
@@ -77,7 +77,7 @@ pub struct Summary {
 
 impl Summary {
     /// What a build's first record tells; none for another record.
-    pub fn begin(record: &Record) -> Option<Self> {
+    pub(crate) fn begin(record: &Record) -> Option<Self> {
         let Event::BuildStarted { name, targets, machine, variant, config } = &record.event else { return None };
         Some(Self::of(BuildRecord {
             id: record.build.clone(),
@@ -94,7 +94,7 @@ impl Summary {
     }
 
     /// A build of which no more is known.
-    pub fn of(build: BuildRecord) -> Self {
+    pub(crate) fn of(build: BuildRecord) -> Self {
         Self { build, tasks: Vec::new(), artifacts: Vec::new(), last: None }
     }
 
@@ -103,7 +103,7 @@ impl Summary {
     /// # Errors
     ///
     /// When the journal cannot be read, or does not begin as one.
-    pub fn read(folder: &Path) -> Result<Option<(Self, u64)>, HistoryError> {
+    pub(crate) fn read(folder: &Path) -> Result<Option<(Self, u64)>, HistoryError> {
         let Some(mut reader) = Reader::open(folder, 0)? else { return Ok(None) };
         let mut summary = None;
         let mut seq = 0;
@@ -122,7 +122,7 @@ impl Summary {
     }
 
     /// Takes one record more.
-    pub fn take(&mut self, record: &Record) {
+    pub(crate) fn take(&mut self, record: &Record) {
         if record.seq().is_none() {
             return;
         }
@@ -171,7 +171,7 @@ impl Summary {
     }
 
     /// The journal does not say whether what a build left behind was removed since; its folder does.
-    pub fn note_cleaned(&mut self, folder: &Path) {
+    pub(crate) fn note_cleaned(&mut self, folder: &Path) {
         if let Some(outcome) = &mut self.build.outcome
             && outcome.artifacts > 0
         {

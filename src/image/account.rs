@@ -21,14 +21,14 @@ const EACH: u64 = 128;
 
 /// The bytes that one image has been charged.
 #[derive(Debug)]
-pub struct Account {
+pub(super) struct Account {
     limit: u64,
     used: AtomicU64,
 }
 
 impl Account {
     /// With nothing on it.
-    pub fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self { limit: limits.memory, used: AtomicU64::new(0) }
     }
 
@@ -37,7 +37,7 @@ impl Account {
     /// # Errors
     ///
     /// When the limit is reached; names the path.
-    pub fn charge(&self, path: &Path) -> Result<(), LayerError> {
+    pub(super) fn charge(&self, path: &Path) -> Result<(), LayerError> {
         let bytes = path.as_os_str().as_bytes();
         let cost = bytes.len() as u64 + EACH;
         // Threads only add, and each sees the sum after its own addition.
@@ -53,7 +53,7 @@ impl Account {
     /// # Errors
     ///
     /// As [`Account::charge`].
-    pub fn keep(&self, mut path: PathBuf) -> Result<PathBuf, LayerError> {
+    pub(super) fn keep(&self, mut path: PathBuf) -> Result<PathBuf, LayerError> {
         self.charge(&path)?;
         path.shrink_to_fit();
         Ok(path)

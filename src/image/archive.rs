@@ -21,7 +21,7 @@ const MOST_EXTENSIONS: u32 = 64;
 
 /// The type of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// A file with content.
     File,
     /// Another name of an earlier file.
@@ -38,7 +38,7 @@ pub enum Kind {
 
 /// One entry; its content is read from the [`Archive`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(super) struct Entry {
     /// Its path, as it stands in the archive.
     pub path: Vec<u8>,
     /// Target of a link.
@@ -63,13 +63,13 @@ pub struct Entry {
 
 impl Entry {
     /// Bytes of its content in the archive, which are fewer than its size where it has holes.
-    pub fn stored(&self) -> u64 {
+    pub(super) fn stored(&self) -> u64 {
         self.sparse.as_ref().map_or(self.size, |pieces| pieces.iter().map(|(_, length)| length).sum())
     }
 }
 
 /// A tar stream. Reading from it reads the current entry's content.
-pub struct Archive<R> {
+pub(super) struct Archive<R> {
     input: R,
     position: u64,
     remaining: u64,
@@ -88,17 +88,17 @@ struct Pending {
 
 impl<R: Read> Archive<R> {
     /// Starts at the beginning of a stream.
-    pub fn new(input: R, limits: Limits) -> Self {
+    pub(super) fn new(input: R, limits: Limits) -> Self {
         Self { input, position: 0, remaining: 0, padding: 0, limits, ended: false }
     }
 
     /// Bytes read so far.
-    pub fn position(&self) -> u64 {
+    pub(super) fn position(&self) -> u64 {
         self.position
     }
 
     /// Whether the two zero blocks that end an archive have been seen.
-    pub fn has_end(&self) -> bool {
+    pub(super) fn has_end(&self) -> bool {
         self.ended
     }
 
@@ -107,7 +107,7 @@ impl<R: Read> Archive<R> {
     /// # Errors
     ///
     /// When the archive is damaged, truncated, or asks for more than the limits.
-    pub fn next_entry(&mut self) -> Result<Option<Entry>, LayerError> {
+    pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, LayerError> {
         let mut pending = Pending::default();
         for _ in 0..MOST_EXTENSIONS {
             self.skip_rest()?;
@@ -153,7 +153,7 @@ impl<R: Read> Archive<R> {
     /// # Errors
     ///
     /// When the stream cannot be read or is longer than `limit` bytes in all.
-    pub fn drain(mut self, limit: u64) -> Result<R, LayerError> {
+    pub(super) fn drain(mut self, limit: u64) -> Result<R, LayerError> {
         let mut buffer = vec![0; 64 << 10];
         loop {
             let count = read_some(&mut self.input, &mut buffer, self.position)?;

@@ -268,23 +268,23 @@ mod names {
         Some(OsString::from_vec(bytes).into())
     }
 
-    pub fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(paths.iter().map(|path| escape(path)))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
         Ok(Vec::<Name>::deserialize(from)?.into_iter().map(|Name(path)| path).collect())
     }
 
     /// The same for pairs.
-    pub mod pairs {
+    pub(super) mod pairs {
         use super::*;
 
-        pub fn serialize<S: Serializer>(pairs: &[(PathBuf, PathBuf)], to: S) -> Result<S::Ok, S::Error> {
+        pub(crate) fn serialize<S: Serializer>(pairs: &[(PathBuf, PathBuf)], to: S) -> Result<S::Ok, S::Error> {
             to.collect_seq(pairs.iter().map(|(a, b)| (escape(a), escape(b))))
         }
 
-        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(PathBuf, PathBuf)>, D::Error> {
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(PathBuf, PathBuf)>, D::Error> {
             let pairs = Vec::<(Name, Name)>::deserialize(from)?;
             Ok(pairs.into_iter().map(|(Name(a), Name(b))| (a, b)).collect())
         }

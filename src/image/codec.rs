@@ -8,7 +8,7 @@ use crate::{model::Digest, system::files};
 
 /// The compression of a layer, detected from its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
+pub(super) enum Compression {
     /// Not at all.
     None,
     /// gzip, possibly several members.
@@ -19,7 +19,7 @@ pub enum Compression {
 
 /// A compression that smidr does not read; holds its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unsupported(pub &'static str);
+pub(super) struct Unsupported(pub &'static str);
 
 const MAGICS: [(&[u8], Result<Compression, Unsupported>); 6] = [
     (&[0x1f, 0x8b], Ok(Compression::Gzip)),
@@ -33,7 +33,7 @@ const MAGICS: [(&[u8], Result<Compression, Unsupported>); 6] = [
 /// A zstd stream needs a larger window than this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it needs a window of more than {0} bytes")]
-pub struct WindowTooLarge(pub u64);
+pub(super) struct WindowTooLarge(pub u64);
 
 // zstd_safe's text for ZSTD_error_frameParameter_windowTooLarge; it gives no code to compare.
 const TOO_LARGE: &str = "Frame requires too much memory for decoding";
@@ -47,7 +47,7 @@ impl Compression {
     /// # Errors
     ///
     /// When it is a compression that smidr does not read.
-    pub fn sniff(start: &[u8]) -> Result<Self, Unsupported> {
+    pub(super) fn sniff(start: &[u8]) -> Result<Self, Unsupported> {
         if let [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] = start {
             return Ok(Self::Zstd);
         }
@@ -60,7 +60,11 @@ impl Compression {
     /// # Errors
     ///
     /// When the decoder cannot be made.
-    pub fn decode<'a>(self, input: impl BufRead + Send + 'a, window: u64) -> io::Result<Box<dyn Read + Send + 'a>> {
+    pub(super) fn decode<'a>(
+        self,
+        input: impl BufRead + Send + 'a,
+        window: u64,
+    ) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Self::None => Box::new(input),
             Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
@@ -88,7 +92,7 @@ impl<R: Read> Read for Windowed<R> {
 }
 
 /// Hashes and counts what is read or written through it.
-pub struct Hashed<T> {
+pub(super) struct Hashed<T> {
     inner: T,
     hasher: Sha256,
     count: u64,
@@ -96,12 +100,12 @@ pub struct Hashed<T> {
 
 impl<T> Hashed<T> {
     /// Starts with nothing.
-    pub fn new(inner: T) -> Self {
+    pub(super) fn new(inner: T) -> Self {
         Self { inner, hasher: Sha256::new(), count: 0 }
     }
 
     /// The digest and number of the bytes so far.
-    pub fn finish(self) -> (T, Digest, u64) {
+    pub(super) fn finish(self) -> (T, Digest, u64) {
         (self.inner, Digest::from_sha256(self.hasher.finalize().into()), self.count)
     }
 }
@@ -130,6 +134,6 @@ impl<W: Write> Write for Hashed<W> {
 }
 
 /// The digest of some bytes.
-pub fn digest(bytes: &[u8]) -> Digest {
+pub(super) fn digest(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
 }

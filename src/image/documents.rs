@@ -12,19 +12,19 @@ use super::{error::ImageError, limits::Limits};
 use crate::model::Digest;
 
 /// Media types that smidr writes.
-pub mod media {
+pub(super) mod media {
     /// Of a manifest.
-    pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     /// Of an index.
-    pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
     /// Of a configuration.
-    pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
     /// Of a layer; a suffix tells its compression.
-    pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+    pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 }
 
 /// The annotation that holds an image's name in an index.
-pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// A blob that a document refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Descriptor {
 
 /// A manifest: one image for one platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifest {
+pub(super) struct Manifest {
     /// Its configuration.
     pub config: Descriptor,
     /// Its layers, lowest first.
@@ -82,7 +82,7 @@ pub struct ImageConfig {
 
 /// The platform of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Platform {
+pub(super) struct Platform {
     /// `linux`.
     pub os: String,
     /// In Go's words.
@@ -110,7 +110,7 @@ impl Platform {
 
 /// One entry of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub(super) struct Choice {
     /// A manifest or another index.
     pub descriptor: Descriptor,
     /// Its platform, if it names one.
@@ -121,7 +121,7 @@ pub struct Choice {
 
 /// A document that was found by its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Document {
+pub(super) enum Document {
     /// An image.
     Manifest(Manifest),
     /// A choice of images.
@@ -135,7 +135,7 @@ impl Document {
     /// # Errors
     ///
     /// When it is neither, or refers to something that smidr cannot use.
-    pub fn parse(what: &str, bytes: &[u8], said: Option<&str>, limits: &Limits) -> Result<Self, ImageError> {
+    pub(super) fn parse(what: &str, bytes: &[u8], said: Option<&str>, limits: &Limits) -> Result<Self, ImageError> {
         let value: Value = json_of(what, bytes)?;
         // The media type of the response and that in the document must agree (CVE-2021-41190).
         let said = said.map(|said| said.split(';').next().unwrap_or_default().trim());
@@ -203,7 +203,12 @@ fn choices(what: &str, bytes: &[u8]) -> Result<Vec<Choice>, ImageError> {
 /// # Errors
 ///
 /// When none fits, or several do.
-pub fn choose(what: &str, choices: Vec<Choice>, name: &str, architecture: &str) -> Result<Descriptor, ImageError> {
+pub(super) fn choose(
+    what: &str,
+    choices: Vec<Choice>,
+    name: &str,
+    architecture: &str,
+) -> Result<Descriptor, ImageError> {
     // An entry without a platform is taken last.
     let rank = |choice: &Choice| choice.platform.as_ref().map_or(Some(usize::MAX), |on| on.suits(architecture));
     let offered = choices.len();
@@ -253,7 +258,7 @@ impl ImageConfig {
 }
 
 /// This machine's architecture in Go's words, which OCI documents use.
-pub fn architecture() -> &'static str {
+pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -265,7 +270,7 @@ pub fn architecture() -> &'static str {
 }
 
 /// A manifest's text. Equal values give equal bytes: serde_json sorts the keys.
-pub fn manifest_text(manifest: &Manifest) -> String {
+pub(super) fn manifest_text(manifest: &Manifest) -> String {
     let layers: Vec<_> = manifest.layers.iter().map(Descriptor::to_json).collect();
     object([
         ("schemaVersion", 2.into()),
@@ -278,7 +283,7 @@ pub fn manifest_text(manifest: &Manifest) -> String {
 
 /// A new layer on an image's configuration.
 #[derive(Debug)]
-pub struct Addition<'a> {
+pub(super) struct Addition<'a> {
     /// Digest of the uncompressed layer.
     pub diff_id: &'a Digest,
     /// The creation time in the image.
@@ -296,7 +301,7 @@ pub struct Addition<'a> {
 /// # Errors
 ///
 /// When the base is not a configuration.
-pub fn config_text(what: &str, base: Option<&[u8]>, new: &Addition<'_>) -> Result<String, ImageError> {
+pub(super) fn config_text(what: &str, base: Option<&[u8]>, new: &Addition<'_>) -> Result<String, ImageError> {
     let mut value: Map<String, Value> = match base {
         Some(bytes) => json_of(what, bytes)?,
         None => Map::from_iter([
@@ -346,7 +351,7 @@ fn merged_env(base: Option<&Value>, new: &[(String, String)]) -> Value {
 }
 
 /// The text of an index with one image.
-pub fn index_text(manifest: &Descriptor, name: &str) -> String {
+pub(super) fn index_text(manifest: &Descriptor, name: &str) -> String {
     let mut entry = manifest.to_json();
     if let Value::Object(fields) = &mut entry {
         fields.insert("annotations".into(), object([(REF_NAME, name.into())]));
@@ -356,7 +361,7 @@ pub fn index_text(manifest: &Descriptor, name: &str) -> String {
 }
 
 /// Reads JSON.
-pub fn json_of<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, ImageError> {
+pub(super) fn json_of<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, ImageError> {
     serde_json::from_slice(bytes).map_err(|source| ImageError::Json { what: what.into(), source })
 }
 

@@ -6,10 +6,10 @@
 use std::ops::Range;
 
 /// The size of which everything in an archive is a multiple.
-pub const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 
 /// A header, as raw bytes.
-pub type Block = [u8; BLOCK];
+pub(super) type Block = [u8; BLOCK];
 
 const NAME: Range<usize> = 0..100;
 const MODE: Range<usize> = 100..108;
@@ -25,28 +25,28 @@ const STAR_PREFIX: Range<usize> = 345..476;
 const STAR_MAGIC: Range<usize> = 508..512;
 
 /// The type: a letter or digit.
-pub fn kind(block: &Block) -> u8 {
+pub(super) fn kind(block: &Block) -> u8 {
     block[KIND]
 }
 
 /// The mode field; none when it is not a number.
-pub fn mode(block: &Block) -> Option<u32> {
+pub(super) fn mode(block: &Block) -> Option<u32> {
     // Bits beyond 32 have no meaning; the caller masks the rest.
     number(&block[MODE]).map(|mode| (mode & 0xffff_ffff) as u32)
 }
 
 /// The size field; none when it is not a number, negative, or beyond 63 bits.
-pub fn size(block: &Block) -> Option<u64> {
+pub(super) fn size(block: &Block) -> Option<u64> {
     length(&block[SIZE])
 }
 
 /// Seconds since the epoch, also before it; 0 when it is not a number, since nothing depends on it.
-pub fn mtime(block: &Block) -> i128 {
+pub(super) fn mtime(block: &Block) -> i128 {
     number(&block[MTIME]).unwrap_or(0)
 }
 
 /// Whether the checksum is right, taken over unsigned bytes or, as some old programs did, over signed ones.
-pub fn is_sound(block: &Block) -> bool {
+pub(super) fn is_sound(block: &Block) -> bool {
     let counted = || block.iter().enumerate().map(|(at, byte)| if CHECKSUM.contains(&at) { b' ' } else { *byte });
     let unsigned: i128 = counted().map(i128::from).sum();
     let signed: i128 = counted().map(|byte| i128::from(byte.cast_signed())).sum();
@@ -56,12 +56,12 @@ pub fn is_sound(block: &Block) -> bool {
 }
 
 /// Whether the header is in GNU's own form, which uses POSIX's prefix for something else.
-pub fn is_gnu(block: &Block) -> bool {
+pub(super) fn is_gnu(block: &Block) -> bool {
     block[MAGIC] == *b"ustar  \0"
 }
 
 /// The name, with its prefix where the header's form has one.
-pub fn path(block: &Block) -> Vec<u8> {
+pub(super) fn path(block: &Block) -> Vec<u8> {
     let name = text(&block[NAME]);
     let is_posix = block[MAGIC].starts_with(b"ustar\0");
     let prefix = if block[STAR_MAGIC] == *b"tar\0" { &block[STAR_PREFIX] } else { &block[PREFIX] };
@@ -72,12 +72,12 @@ pub fn path(block: &Block) -> Vec<u8> {
 }
 
 /// The target of a link.
-pub fn link(block: &Block) -> Vec<u8> {
+pub(super) fn link(block: &Block) -> Vec<u8> {
     text(&block[LINK]).to_vec()
 }
 
 /// A number of bytes; none when it is not a number, negative, or beyond 63 bits.
-pub fn length(field: &[u8]) -> Option<u64> {
+pub(super) fn length(field: &[u8]) -> Option<u64> {
     number(field).and_then(|number| i64::try_from(number).ok()).and_then(|number| u64::try_from(number).ok())
 }
 

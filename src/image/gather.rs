@@ -42,7 +42,7 @@ use crate::{
 const AT_ONCE: usize = 4;
 
 /// The layers of an image, and their source.
-pub struct Wanted<'a> {
+pub(super) struct Wanted<'a> {
     /// The image, for messages.
     pub what: &'a str,
     /// Each layer's blob and the digest of its content, lowest first.

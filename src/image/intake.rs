@@ -35,7 +35,7 @@ use crate::{
 
 /// A file that takes a layer's bytes.
 #[derive(Clone, Copy)]
-pub struct Keep<'a> {
+pub(super) struct Keep<'a> {
     /// The file, open at its end.
     pub file: &'a File,
     /// Its path, for messages.
@@ -46,7 +46,7 @@ pub struct Keep<'a> {
 
 /// A layer that is about to be received.
 #[derive(Clone, Copy)]
-pub struct Incoming<'a> {
+pub(super) struct Incoming<'a> {
     /// The layer, for messages.
     pub what: &'a str,
     /// The promised digest of the bytes, if there is one.
@@ -69,7 +69,7 @@ pub struct Incoming<'a> {
 
 /// A layer that was received.
 #[derive(Debug)]
-pub struct Received {
+pub(super) struct Received {
     /// The digest of its bytes.
     pub digest: Digest,
     /// Number of its bytes.
@@ -139,7 +139,11 @@ struct Content {
 /// # Errors
 ///
 /// When the bytes are not as promised, are not a layer, or exceed the limits.
-pub fn receive(layer: Incoming<'_>, input: impl Read + Send, keep: Option<Keep<'_>>) -> Result<Received, ImageError> {
+pub(super) fn receive(
+    layer: Incoming<'_>,
+    input: impl Read + Send,
+    keep: Option<Keep<'_>>,
+) -> Result<Received, ImageError> {
     let Incoming { what, wanted, diff_id, limits, account, .. } = layer;
     let mut inlet = Inlet { input, layer, keep, count: 0, failed: None };
     let mut hasher = Sha256::new();
@@ -178,7 +182,7 @@ pub fn receive(layer: Incoming<'_>, input: impl Read + Send, keep: Option<Keep<'
 /// # Errors
 ///
 /// When it has another size or digest.
-pub fn check(what: &str, wanted: &Descriptor, size: u64, digest: &Digest) -> Result<(), ImageError> {
+pub(super) fn check(what: &str, wanted: &Descriptor, size: u64, digest: &Digest) -> Result<(), ImageError> {
     if size != wanted.size {
         return Err(ImageError::Size { what: what.into(), wanted: wanted.size, found: size });
     }

@@ -78,16 +78,16 @@ impl UserError for NoLimit {
 }
 
 /// What [`Limits::layer_bytes`] limits.
-pub const LAYER_BYTES: &str = "bytes of an unpacked layer";
+pub(super) const LAYER_BYTES: &str = "bytes of an unpacked layer";
 
 /// What [`Limits::entries`] limits.
-pub const ENTRIES: &str = "files and folders of a layer";
+pub(super) const ENTRIES: &str = "files and folders of a layer";
 
 /// What [`Limits::memory`] limits.
-pub const MEMORY: &str = "bytes of memory for names that wait until a layer or its image is complete";
+pub(super) const MEMORY: &str = "bytes of memory for names that wait until a layer or its image is complete";
 
 /// What [`Limits::window`] limits.
-pub const WINDOW: &str = "bytes of zstd's window";
+pub(super) const WINDOW: &str = "bytes of zstd's window";
 
 const FOR_ITS_BLOB: &str = "bytes of an unpacked layer, for the size of its blob";
 
@@ -104,7 +104,7 @@ const RAISABLE: [(&str, &str); 8] = [
 ];
 
 /// The name under which a limit can be set, found by the words of an error.
-pub fn name_of(what: &str) -> Option<&'static str> {
+pub(super) fn name_of(what: &str) -> Option<&'static str> {
     RAISABLE.iter().find(|(_, words)| *words == what).map(|(name, _)| *name)
 }
 

@@ -15,7 +15,7 @@ use crate::system::rooted::Rooted;
 
 /// Unpacked layers, the topmost first.
 #[derive(Debug, Default)]
-pub struct Lowers(Vec<Rooted>);
+pub(super) struct Lowers(Vec<Rooted>);
 
 impl Lowers {
     /// Opens the folders of an image's lower layers, given lowest first (overlayfs lists them topmost first).
@@ -23,29 +23,29 @@ impl Lowers {
     /// # Errors
     ///
     /// When one cannot be opened.
-    pub fn open(diffs: &[PathBuf]) -> Result<Self, LayerError> {
+    pub(super) fn open(diffs: &[PathBuf]) -> Result<Self, LayerError> {
         let open =
             |path: &PathBuf| Rooted::open(path).map_err(|source| LayerError::Place { entry: b"."[..].into(), source });
         diffs.iter().rev().map(open).collect::<Result<_, _>>().map(Self)
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The folder that these layers show at `path`, if there is one.
-    pub fn folder(&self, path: &Path) -> Option<Stat> {
+    pub(super) fn folder(&self, path: &Path) -> Option<Stat> {
         self.find(path).filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     }
 
     /// Whether these layers show anything at `path`.
-    pub fn has(&self, path: &Path) -> bool {
+    pub(super) fn has(&self, path: &Path) -> bool {
         self.find(path).is_some()
     }
 
     /// The regular file at `path`, open for reading.
-    pub fn file(&self, path: &Path) -> Option<(File, Stat)> {
+    pub(super) fn file(&self, path: &Path) -> Option<(File, Stat)> {
         let layer = self.0.iter().find_map(|layer| see(layer, path).map(|seen| seen.map(|_| layer)))??;
         let file = layer.open_plain(path, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
         let stat = fs::fstat(&file).ok()?;

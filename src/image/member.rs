@@ -10,7 +10,7 @@ const NAME: usize = 100;
 
 /// The content of a header.
 #[derive(Debug)]
-pub struct Member<'a> {
+pub(super) struct Member<'a> {
     /// Relative, with a `/` at the end of a folder.
     pub path: &'a [u8],
     /// Its type.
@@ -29,7 +29,7 @@ pub struct Member<'a> {
 
 impl Member<'_> {
     /// The bytes before the content.
-    pub fn header(&self) -> Vec<u8> {
+    pub(super) fn header(&self) -> Vec<u8> {
         let records = self.records();
         let mut bytes = Vec::with_capacity(512);
         if !records.is_empty() {
@@ -62,13 +62,13 @@ impl Member<'_> {
 }
 
 /// Zeros after a content of `size` bytes.
-pub fn padding(size: u64) -> &'static [u8] {
+pub(super) fn padding(size: u64) -> &'static [u8] {
     // Below 512, so it fits any integer.
     END.get(..(size.next_multiple_of(512) - size) as usize).unwrap_or_default()
 }
 
 /// The end mark of an archive.
-pub const END: [u8; 1024] = [0; 1024];
+pub(super) const END: [u8; 1024] = [0; 1024];
 
 fn ustar([path, link]: [&[u8]; 2], kind: EntryType, mode: u32, mtime: i64, size: u64) -> [u8; 512] {
     let mut header = Header::new_ustar();

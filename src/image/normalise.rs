@@ -23,7 +23,7 @@ use super::{
 
 /// The size of a tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
+pub(super) struct Census {
     /// Bytes of all files; one with several names counts each time.
     pub bytes: u64,
     /// Files, folders, links, whiteouts.
@@ -37,7 +37,7 @@ pub struct Census {
 /// # Errors
 ///
 /// When something in it cannot be changed, or could not be unpacked again.
-pub fn normalise(root: &Path, lowers: &Lowers, epoch: i64, limits: Limits) -> Result<Census, LayerError> {
+pub(super) fn normalise(root: &Path, lowers: &Lowers, epoch: i64, limits: Limits) -> Result<Census, LayerError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut work = Normaliser { lowers, epoch, limits, census: Census::default() };
     let start = fs::stat(root).map_err(LayerError::file("find", root))?;

@@ -36,7 +36,7 @@ pub enum LayerForm {
 
 /// The blobs of an image, each once, and its manifest.
 #[derive(Debug)]
-pub struct Outgoing {
+pub(super) struct Outgoing {
     /// Layers and configuration, each with the path of its bytes.
     pub blobs: Vec<(Descriptor, PathBuf)>,
     /// The manifest.
@@ -47,7 +47,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// Bytes of everything.
-    pub fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
         self.blobs.iter().map(|(blob, _)| blob.size).sum::<u64>() + self.manifest.size
     }
 }

@@ -30,7 +30,7 @@ use crate::system::files;
 /// # Errors
 ///
 /// When the tree cannot be read or `out` cannot be written.
-pub fn pack<W: Write>(root: &Path, out: W, progress: &mut dyn FnMut(u64)) -> Result<W, LayerError> {
+pub(super) fn pack<W: Write>(root: &Path, out: W, progress: &mut dyn FnMut(u64)) -> Result<W, LayerError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = fs::open(root, flags, Mode::empty()).map_err(LayerError::file("open", root))?;
     let stat = fs::fstat(&folder).map_err(LayerError::file("find", root))?;

@@ -6,7 +6,7 @@ use super::{sparse, tree};
 
 /// The content of one extended header.
 #[derive(Debug, Default)]
-pub struct Pax {
+pub(super) struct Pax {
     /// Replaces the header's name.
     pub path: Option<Vec<u8>>,
     /// Replaces the header's target of a link.
@@ -29,7 +29,7 @@ impl Pax {
     /// # Errors
     ///
     /// When it is damaged, with the reason.
-    pub fn parse(content: &[u8]) -> Result<Self, &'static str> {
+    pub(super) fn parse(content: &[u8]) -> Result<Self, &'static str> {
         let mut pax = Self::default();
         each(content, |key, value| pax.apply(key, value).ok_or("a PAX header with a damaged value"))?;
         Ok(pax)
@@ -68,7 +68,7 @@ impl Pax {
 /// # Errors
 ///
 /// When it is damaged.
-pub fn check(content: &[u8]) -> Result<(), &'static str> {
+pub(super) fn check(content: &[u8]) -> Result<(), &'static str> {
     each(content, |_, _| Ok(()))
 }
 
@@ -95,7 +95,7 @@ fn record(content: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 }
 
 /// Decimal digits only, within 63 bits: `parse` alone would accept a `+`.
-pub fn number(text: &[u8]) -> Option<u64> {
+pub(super) fn number(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     let number = if digits { std::str::from_utf8(text).ok()?.parse().ok()? } else { return None };
     i64::try_from(number).ok().map(|_| number)
@@ -116,10 +116,10 @@ fn time(text: &str) -> Option<(i64, u32)> {
 }
 
 /// 2^33 - 1: the year 2242, which ext4, XFS and btrfs can all store.
-pub const MAX_TIME: i64 = (1 << 33) - 1;
+pub(super) const MAX_TIME: i64 = (1 << 33) - 1;
 
 /// A time that every file system can store.
-pub fn clamp(seconds: i128) -> i64 {
+pub(super) fn clamp(seconds: i128) -> i64 {
     i64::try_from(seconds.clamp(0, MAX_TIME.into())).unwrap_or(MAX_TIME)
 }
 

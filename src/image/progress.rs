@@ -13,7 +13,7 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Counts bytes of one piece of work, which several threads may share.
-pub struct Progress {
+pub(super) struct Progress {
     on: Emitter,
     activity: Activity,
     subject: String,
@@ -28,7 +28,7 @@ struct State {
 
 impl Progress {
     /// Starts, and reports the start.
-    pub fn new(on: &Emitter, activity: Activity, subject: impl Into<String>, total: Option<u64>) -> Self {
+    pub(super) fn new(on: &Emitter, activity: Activity, subject: impl Into<String>, total: Option<u64>) -> Self {
         let state = State { done: 0, total, told: Instant::now() };
         let new = Self { on: on.clone(), activity, subject: subject.into(), state: Mutex::new(state) };
         new.tell(0, total);
@@ -36,7 +36,7 @@ impl Progress {
     }
 
     /// Adds to what is done.
-    pub fn add(&self, bytes: u64) {
+    pub(super) fn add(&self, bytes: u64) {
         // The count is sound even if a thread panicked while it held the lock.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.done += bytes;
@@ -47,7 +47,7 @@ impl Progress {
     }
 
     /// Reports the end.
-    pub fn finish(self) {
+    pub(super) fn finish(self) {
         let done = self.state.lock().unwrap_or_else(PoisonError::into_inner).done;
         self.tell(done, Some(done));
     }

@@ -18,7 +18,7 @@ type Chunk = io::Result<Vec<u8>>;
 
 /// Reads `input` in one thread, lets `look` see everything in another, and `consume` use it in this one. Gives the result of
 /// `consume`. What `consume` does not read, `look` may not have seen.
-pub fn read_ahead<T>(
+pub(super) fn read_ahead<T>(
     mut input: impl Read + Send,
     mut look: impl FnMut(&[u8]) + Send,
     consume: impl FnOnce(&mut Ahead) -> T,
@@ -79,7 +79,7 @@ fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, (usize, io::E
 }
 
 /// The reading end of [`read_ahead`].
-pub struct Ahead {
+pub(super) struct Ahead {
     full: Receiver<Chunk>,
     empty: SyncSender<Vec<u8>>,
     chunk: Cursor<Vec<u8>>,

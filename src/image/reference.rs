@@ -8,7 +8,7 @@ use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr};
 use crate::model::{Digest, InvalidDigest, Kind, Shown, UserError};
 
 /// The longest reference, in bytes and without its scheme.
-pub const LONGEST: usize = 200;
+pub(super) const LONGEST: usize = 200;
 
 const DOCKER_HUB: &str = "docker.io";
 /// The host of Docker Hub's API is not the one in its references.

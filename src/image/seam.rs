@@ -26,7 +26,7 @@ use super::{
 use crate::system::rooted::Rooted;
 
 /// One layer of an image, with the open parts of its unpacking.
-pub struct Open<'a> {
+pub(super) struct Open<'a> {
     /// Its folder.
     pub folder: &'a Path,
     /// Folders that it implies but does not name.
@@ -37,7 +37,7 @@ pub struct Open<'a> {
 
 impl<'a> Open<'a> {
     /// Takes a layer's folder and its record.
-    pub fn new(folder: &'a Path, meta: &'a Meta) -> Self {
+    pub(super) fn new(folder: &'a Path, meta: &'a Meta) -> Self {
         let implied = meta.implied.iter().map(PathBuf::as_path).collect();
         let links = meta.links.iter().map(|(link, target)| (link.as_path(), target.as_path())).collect();
         Self { folder, implied, links }
@@ -59,7 +59,7 @@ struct Plan {
 /// # Errors
 ///
 /// When a hard link leads nowhere, or the file system refuses.
-pub fn make(layers: &[Open<'_>], tree: &Rooted, room: u64, account: &Account) -> Result<(), LayerError> {
+pub(super) fn make(layers: &[Open<'_>], tree: &Rooted, room: u64, account: &Account) -> Result<(), LayerError> {
     let plan = plan(layers, account)?;
     for path in plan.folders.keys() {
         tree.make_dirs(path, IMPLIED_MODE).map_err(placed(path))?;

@@ -29,7 +29,7 @@ use crate::{
 
 /// Named files in a folder or an archive.
 #[derive(Debug)]
-pub enum Files {
+pub(super) enum Files {
     /// An unpacked layout.
     Folder {
         /// Its files.
@@ -50,7 +50,7 @@ pub enum Files {
 
 /// The form of a source.
 #[derive(Debug)]
-pub enum Source {
+pub(super) enum Source {
     /// An OCI layout.
     Layout(Files),
     /// The output of `docker save`.
@@ -65,7 +65,7 @@ impl Source {
     /// # Errors
     ///
     /// When it is missing, damaged, or cannot be imported.
-    pub fn open(path: &Path, scratch: &Scratch, limits: Limits) -> Result<Self, ImageError> {
+    pub(super) fn open(path: &Path, scratch: &Scratch, limits: Limits) -> Result<Self, ImageError> {
         let failed = |source| ImageError::Source { path: path.into(), source };
         let found = std::fs::metadata(path).map_err(failed)?;
         if found.is_dir() {
@@ -122,7 +122,7 @@ impl Source {
 
 impl Files {
     /// Its path, for messages.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         match self {
             Self::Folder { path, .. } | Self::Archive { path, .. } => path,
         }
@@ -133,7 +133,7 @@ impl Files {
     /// # Errors
     ///
     /// When there is no such file.
-    pub fn open(&self, name: &Path) -> Result<(Box<dyn Read + Send + '_>, u64), ImageError> {
+    pub(super) fn open(&self, name: &Path) -> Result<(Box<dyn Read + Send + '_>, u64), ImageError> {
         match self {
             Self::Folder { root, path } => {
                 let part = || name.display().to_string();
@@ -159,7 +159,7 @@ impl Files {
     /// # Errors
     ///
     /// When it is missing, or larger than `limit`.
-    pub fn read(&self, name: &Path, limit: u64) -> Result<Vec<u8>, ImageError> {
+    pub(super) fn read(&self, name: &Path, limit: u64) -> Result<Vec<u8>, ImageError> {
         let (input, size) = self.open(name)?;
         let what = format!("`{}` of {}", name.display(), self.path().display());
         if size > limit {

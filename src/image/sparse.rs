@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Offset in the file and length of each stored piece, ascending, none of them empty.
-pub type Pieces = Vec<(u64, u64)>;
+pub(super) type Pieces = Vec<(u64, u64)>;
 
 const OLD_MAP: Range<usize> = 386..482;
 const OLD_GOES_ON: usize = 482;
@@ -26,7 +26,7 @@ const MORE_GOES_ON: usize = 504;
 const OLD_PIECE: usize = 24;
 
 /// A map that is being read.
-pub struct Map<'a> {
+pub(super) struct Map<'a> {
     entry: &'a [u8],
     limit: u64,
     size: u64,
@@ -38,7 +38,7 @@ pub struct Map<'a> {
 
 impl<'a> Map<'a> {
     /// For the file `entry`, whose size is `size` bytes with holes.
-    pub fn new(entry: &'a [u8], size: u64, limits: &Limits) -> Self {
+    pub(super) fn new(entry: &'a [u8], size: u64, limits: &Limits) -> Self {
         Self { entry, limit: limits.pieces, size, seen: 0, end: 0, stored: 0, pieces: Pieces::new() }
     }
 
@@ -74,7 +74,7 @@ impl<'a> Map<'a> {
     /// # Errors
     ///
     /// When it does not.
-    pub fn finish(self, stored: u64) -> Result<Pieces, LayerError> {
+    pub(super) fn finish(self, stored: u64) -> Result<Pieces, LayerError> {
         if self.stored == stored {
             Ok(self.pieces)
         } else {
@@ -88,7 +88,7 @@ impl<'a> Map<'a> {
     /// # Errors
     ///
     /// When it is damaged or too long.
-    pub fn read_text(&mut self, content: &mut impl Read, offset: u64, stored: u64) -> Result<u64, LayerError> {
+    pub(super) fn read_text(&mut self, content: &mut impl Read, offset: u64, stored: u64) -> Result<u64, LayerError> {
         let mut lines = Lines { content, offset, left: stored, block: [0; BLOCK], at: BLOCK };
         let count = lines.number(self.entry)?;
         self.expect(count)?;
@@ -104,7 +104,7 @@ impl<'a> Map<'a> {
     /// # Errors
     ///
     /// When it is damaged or too long.
-    pub fn read_old(
+    pub(super) fn read_old(
         &mut self,
         header: &Block,
         mut more: impl FnMut() -> Result<Block, LayerError>,
@@ -149,7 +149,7 @@ impl<'a> Map<'a> {
 const DAMAGED: &str = "is a sparse file with a damaged map";
 
 /// The size of the file of a GNU header, with holes.
-pub fn old_size(header: &Block) -> Option<u64> {
+pub(super) fn old_size(header: &Block) -> Option<u64> {
     fields::length(&header[OLD_REAL_SIZE]).filter(|_| fields::is_gnu(header))
 }
 
@@ -187,7 +187,7 @@ impl<R: Read> Lines<'_, R> {
 
 /// The records `GNU.sparse.*` of a PAX header.
 #[derive(Debug, Default)]
-pub struct Records {
+pub(super) struct Records {
     any: bool,
     name: Option<Vec<u8>>,
     size: Option<u64>,
@@ -198,17 +198,17 @@ pub struct Records {
 
 impl Records {
     /// Whether there is any.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         !self.any
     }
 
     /// The file's real name: the header has a made-up one, for programs that cannot read sparse files.
-    pub fn name(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn name(&mut self) -> Option<Vec<u8>> {
         self.name.take()
     }
 
     /// Takes one record, without the common prefix. None when its value is damaged.
-    pub fn apply(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+    pub(super) fn apply(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         self.any = true;
         match key {
             b"name" => self.name = (!value.is_empty()).then(|| value.to_vec()),
@@ -226,7 +226,7 @@ impl Records {
     /// # Errors
     ///
     /// When the records are not those of PAX 1.0, or give no size.
-    pub fn size(&self) -> Result<u64, &'static str> {
+    pub(super) fn size(&self) -> Result<u64, &'static str> {
         match self.version {
             [Some(1), Some(0)] if !self.older => self.size.ok_or("is a sparse file without a size"),
             _ => Err(

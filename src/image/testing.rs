@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A store that vanishes.
-pub struct TestStore {
+pub(super) struct TestStore {
     /// Everything.
     pub home: tempfile::TempDir,
     /// Where things are.
@@ -33,7 +33,7 @@ pub struct TestStore {
 }
 
 impl TestStore {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         let paths = Paths::new(home.path().join("smidr"));
         let store = ImageStore::open(&paths).expect("a store");
@@ -41,14 +41,14 @@ impl TestStore {
     }
 
     /// Files in `blobs`, `diffs`, `names` and `tmp`.
-    pub fn counts(&self) -> [usize; 4] {
+    pub(super) fn counts(&self) -> [usize; 4] {
         ["blobs/sha256", "diffs", "names", "tmp"]
             .map(|folder| fs::read_dir(self.paths.images().join(folder)).expect("a folder of the store").count())
     }
 }
 
 #[derive(Clone, Default)]
-pub struct UiMessage(pub Arc<Mutex<Vec<Event>>>);
+pub(super) struct UiMessage(pub Arc<Mutex<Vec<Event>>>);
 
 impl EventSink for UiMessage {
     fn accept(&mut self, record: &Record) {
@@ -57,39 +57,39 @@ impl EventSink for UiMessage {
 }
 
 /// An emitter, and the events that it was given.
-pub fn emitter() -> (Emitter, UiMessage) {
+pub(super) fn emitter() -> (Emitter, UiMessage) {
     let heard = UiMessage::default();
     let id = BuildId::new("test", 7).expect("a good name");
     (Emitter::new(id, vec![Box::new(heard.clone())]), heard)
 }
 
 /// An error and all its causes in one line.
-pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn told(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Packed, as a layer may be.
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut out, bytes).expect("memory");
     out.finish().expect("memory")
 }
 
 /// Likewise.
-pub fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).expect("memory")
 }
 
 /// An archive in the making.
 #[derive(Clone, Default)]
-pub struct Tar {
+pub(super) struct Tar {
     pub bytes: Vec<u8>,
     unended: bool,
 }
 
 impl Tar {
-    pub fn entry(mut self, path: &str, kind: EntryType, mode: u32, link: &str, content: &[u8]) -> Self {
+    pub(super) fn entry(mut self, path: &str, kind: EntryType, mode: u32, link: &str, content: &[u8]) -> Self {
         let size = content.len() as u64;
         let (path, link) = (path.as_bytes(), link.as_bytes());
         let member = Member { path, kind, mode, mtime: 1_000_000_000, size, link, xattrs: &[] };
@@ -99,29 +99,29 @@ impl Tar {
         self
     }
 
-    pub fn file(self, path: &str, content: &str) -> Self {
+    pub(super) fn file(self, path: &str, content: &str) -> Self {
         self.entry(path, EntryType::Regular, 0o644, "", content.as_bytes())
     }
 
-    pub fn folder(self, path: &str, mode: u32) -> Self {
+    pub(super) fn folder(self, path: &str, mode: u32) -> Self {
         self.entry(path, EntryType::Directory, mode, "", b"")
     }
 
-    pub fn symlink(self, path: &str, link: &str) -> Self {
+    pub(super) fn symlink(self, path: &str, link: &str) -> Self {
         self.entry(path, EntryType::Symlink, 0o777, link, b"")
     }
 
-    pub fn hard_link(self, path: &str, link: &str) -> Self {
+    pub(super) fn hard_link(self, path: &str, link: &str) -> Self {
         self.entry(path, EntryType::Link, 0o644, link, b"")
     }
 
     /// A PAX header, as it is.
-    pub fn pax(self, records: &[u8]) -> Self {
+    pub(super) fn pax(self, records: &[u8]) -> Self {
         self.entry("././@PaxHeader", EntryType::XHeader, 0o644, "", records)
     }
 
     /// A header with some of its bytes changed and its checksum right again, and its content.
-    pub fn patched(mut self, path: &str, patches: &[(usize, &[u8])], content: &[u8]) -> Self {
+    pub(super) fn patched(mut self, path: &str, patches: &[(usize, &[u8])], content: &[u8]) -> Self {
         let begin = self.bytes.len();
         self = self.entry(path, EntryType::Regular, 0o644, "", content);
         let mut header = tar::Header::new_old();
@@ -134,23 +134,23 @@ impl Tar {
         self
     }
 
-    pub fn raw(mut self, bytes: &[u8]) -> Self {
+    pub(super) fn raw(mut self, bytes: &[u8]) -> Self {
         self.bytes.extend(bytes);
         self
     }
 
     /// Without its last bytes, and to be left so.
-    pub fn cut(mut self, count: usize) -> Self {
+    pub(super) fn cut(mut self, count: usize) -> Self {
         self.bytes.truncate(self.bytes.len() - count);
         self.unended()
     }
 
     /// An archive that shall not get an end.
-    pub fn unended(self) -> Self {
+    pub(super) fn unended(self) -> Self {
         Self { unended: true, ..self }
     }
 
-    pub fn end(mut self) -> Vec<u8> {
+    pub(super) fn end(mut self) -> Vec<u8> {
         if !self.unended {
             self.bytes.extend(END);
         }
@@ -159,7 +159,7 @@ impl Tar {
 }
 
 /// One PAX record.
-pub fn record(key: &str, value: &str) -> Vec<u8> {
+pub(super) fn record(key: &str, value: &str) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
     let length = (1..).map(|digits| rest + digits).find(|length| rest + length.to_string().len() == *length);
     format!("{} {key}={value}\n", length.expect("some length fits")).into_bytes()
@@ -167,7 +167,7 @@ pub fn record(key: &str, value: &str) -> Vec<u8> {
 
 /// What there is to know of a file.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Seen {
+pub(super) struct Seen {
     pub mode: u32,
     pub owner: u32,
     pub mtime: (i64, i64),
@@ -178,7 +178,7 @@ pub struct Seen {
 }
 
 /// Everything below a folder, itself included.
-pub fn picture(root: &Path) -> BTreeMap<PathBuf, Seen> {
+pub(super) fn picture(root: &Path) -> BTreeMap<PathBuf, Seen> {
     let mut first = BTreeMap::new();
     let mut picture = BTreeMap::new();
     for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
@@ -203,7 +203,7 @@ pub fn picture(root: &Path) -> BTreeMap<PathBuf, Seen> {
 }
 
 /// Fills a tree with one of everything that a layer may hold.
-pub fn furnish(scratch: &Scratch) {
+pub(super) fn furnish(scratch: &Scratch) {
     let root = scratch.path();
     let at = |path: &str| root.join(path);
     fs::create_dir_all(at("usr/bin")).expect("folders");
@@ -229,6 +229,6 @@ pub fn furnish(scratch: &Scratch) {
     rustix::fs::fsetxattr(&tool, "user.colour", b"gr\nee\0n", none).expect("an attribute");
 }
 
-pub fn chmod(path: &Path, mode: u32) {
+pub(super) fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("a mode");
 }

@@ -20,43 +20,43 @@ use rustix::{
 };
 
 use super::layer_error::LayerError;
-pub use crate::system::overlay::{OPAQUE, is_opaque, is_whiteout, names, open_folder};
+pub(super) use crate::system::overlay::{OPAQUE, is_opaque, is_whiteout, names, open_folder};
 
 /// The prefix of a whiteout's file name in an archive.
-pub const WHITEOUT: &[u8] = b".wh.";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
 
 /// The name of the file that makes its folder opaque in an archive.
-pub const OPAQUE_FILE: &[u8] = b".wh..wh..opq";
+pub(super) const OPAQUE_FILE: &[u8] = b".wh..wh..opq";
 
 /// The prefix of names of aufs's own files.
-pub const AUFS: &[u8] = b".wh..wh.";
+pub(super) const AUFS: &[u8] = b".wh..wh.";
 
 /// Permission bits of a file in a diff.
-pub fn file_mode(mode: u32) -> u32 {
+pub(super) fn file_mode(mode: u32) -> u32 {
     mode & 0o777 | 0o600
 }
 
 /// Permission bits of a folder in a diff.
-pub fn folder_mode(mode: u32) -> u32 {
+pub(super) fn folder_mode(mode: u32) -> u32 {
     mode & 0o1777 | 0o700
 }
 
 /// The most bytes of a list of extended attributes, and of a value, that the kernel gives (xattr(7)).
-pub const XATTR_LIST: usize = 1 << 16;
+pub(super) const XATTR_LIST: usize = 1 << 16;
 
 /// Extended attributes: names and values.
-pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Whether a diff keeps an extended attribute: those of users, except those that overlayfs, podman and others obey, which
 /// an image could forge.
-pub fn keeps_xattr(name: &[u8]) -> bool {
+pub(super) fn keeps_xattr(name: &[u8]) -> bool {
     const OBEYED: [&[u8]; 3] = [b"user.overlay.", b"user.containers.", b"user.rootlesscontainers"];
     name.starts_with(b"user.") && !OBEYED.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// A modification time. The access time is set to it as well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Time {
+pub(super) struct Time {
     /// Seconds since the epoch.
     pub seconds: i64,
     /// Nanoseconds.
@@ -65,7 +65,7 @@ pub struct Time {
 
 impl Time {
     /// The time of an existing entry.
-    pub fn of(stat: &Stat) -> Self {
+    pub(super) fn of(stat: &Stat) -> Self {
         let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
         #[expect(clippy::useless_conversion, reason = "32 bits wide on some architectures")]
         Self { seconds: i64::from(stat.st_mtime), nanos }
@@ -78,29 +78,29 @@ impl Time {
 }
 
 /// Sets a file's or folder's mode and time, in this order, through a descriptor that is open for reading or writing.
-pub fn finish(fd: impl AsFd, mode: u32, time: Time) -> rustix::io::Result<()> {
+pub(super) fn finish(fd: impl AsFd, mode: u32, time: Time) -> rustix::io::Result<()> {
     fs::fchmod(&fd, Mode::from(mode))?;
     fs::futimens(&fd, &time.timestamps())
 }
 
 /// Sets the time of a link, named pipe or anything else that is not opened.
-pub fn set_time_at(dir: BorrowedFd<'_>, name: &OsStr, time: Time) -> rustix::io::Result<()> {
+pub(super) fn set_time_at(dir: BorrowedFd<'_>, name: &OsStr, time: Time) -> rustix::io::Result<()> {
     fs::utimensat(dir, name, &time.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Creates a whiteout, without a time of its own.
-pub fn make_whiteout(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
+pub(super) fn make_whiteout(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
     fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?;
     set_time_at(dir, name, Time::default())
 }
 
 /// Makes a folder, which is open for reading, opaque.
-pub fn set_opaque(folder: impl AsFd) -> rustix::io::Result<()> {
+pub(super) fn set_opaque(folder: impl AsFd) -> rustix::io::Result<()> {
     fs::fsetxattr(folder, OPAQUE, b"y", XattrFlags::empty())
 }
 
 /// The extended attributes of an open file, sorted; none where the file system has none.
-pub fn xattrs(fd: impl AsFd) -> rustix::io::Result<Xattrs> {
+pub(super) fn xattrs(fd: impl AsFd) -> rustix::io::Result<Xattrs> {
     let mut list = Vec::with_capacity(XATTR_LIST);
     match fs::flistxattr(&fd, rustix::buffer::spare_capacity(&mut list)) {
         Err(Errno::NOTSUP) => return Ok(Vec::new()),
@@ -122,7 +122,7 @@ pub fn xattrs(fd: impl AsFd) -> rustix::io::Result<Xattrs> {
 }
 
 /// Copies exactly `size` bytes into a file.
-pub fn fill(
+pub(super) fn fill(
     file: &mut std::fs::File,
     content: &mut impl BufRead,
     size: u64,

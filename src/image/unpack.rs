@@ -38,7 +38,7 @@ use crate::system::{
 
 /// The result of unpacking a layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unpacked {
+pub(super) struct Unpacked {
     /// Bytes of all files.
     pub bytes: u64,
     /// Files, folders, links.
@@ -58,7 +58,7 @@ pub struct Unpacked {
 ///
 /// When the archive is damaged, has an unacceptable entry, or exceeds the limits; and when the file
 /// system refuses. The folder is then unusable.
-pub fn unpack<R: BufRead>(
+pub(super) fn unpack<R: BufRead>(
     archive: &mut Archive<R>,
     tree: &Rooted,
     limits: Limits,
@@ -73,7 +73,7 @@ pub fn unpack<R: BufRead>(
 }
 
 /// The mode of an implied folder; its time is the epoch.
-pub const IMPLIED_MODE: u32 = 0o755;
+pub(super) const IMPLIED_MODE: u32 = 0o755;
 
 // The folder that contains the current entry, and its real path.
 #[derive(Clone)]
@@ -461,7 +461,7 @@ fn keep(account: &Account, paths: &mut BTreeSet<PathBuf>, path: PathBuf) -> Resu
 /// # Errors
 ///
 /// When it holds `..`, or is deeper or longer than the limits.
-pub fn clean(path: &[u8], entry: &[u8], limits: &Limits) -> Result<PathBuf, LayerError> {
+pub(super) fn clean(path: &[u8], entry: &[u8], limits: &Limits) -> Result<PathBuf, LayerError> {
     if path.len() > limits.path {
         return Err(limit(entry, "bytes of a path", limits.path as u64));
     }

@@ -21,7 +21,7 @@ use super::{
 use crate::system::rooted::Rooted;
 
 /// Folders in the order of their entries; one may occur several times.
-pub struct Waiting(BufWriter<File>);
+pub(super) struct Waiting(BufWriter<File>);
 
 /// Bytes of a record before its path: the path's length, the mode, the time.
 const HEAD: usize = 4 + 4 + 8 + 4;
@@ -32,7 +32,7 @@ impl Waiting {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn new(tree: &Rooted) -> Result<Self, LayerError> {
+    pub(super) fn new(tree: &Rooted) -> Result<Self, LayerError> {
         // While it needs a name, it has one that no entry can have.
         let name = [AUFS, b"smidr"].concat();
         let name = OsStr::from_bytes(&name);
@@ -47,7 +47,7 @@ impl Waiting {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn push(&mut self, path: &Path, mode: u32, time: Time) -> Result<u64, LayerError> {
+    pub(super) fn push(&mut self, path: &Path, mode: u32, time: Time) -> Result<u64, LayerError> {
         let bytes = path.as_os_str().as_bytes();
         let length = u32::try_from(bytes.len()).expect("a path has at most PATH_MAX bytes");
         let mut head = Vec::with_capacity(HEAD);
@@ -65,7 +65,10 @@ impl Waiting {
     /// # Errors
     ///
     /// The first error of `each`, or when the file system refuses.
-    pub fn for_each(self, mut each: impl FnMut(&Path, u32, Time) -> Result<(), LayerError>) -> Result<(), LayerError> {
+    pub(super) fn for_each(
+        self,
+        mut each: impl FnMut(&Path, u32, Time) -> Result<(), LayerError>,
+    ) -> Result<(), LayerError> {
         let failed = |call| LayerError::io(call, Path::new("the folders' modes and times"));
         let mut file = self.0.into_inner().map_err(|error| failed("write")(error.into_error()))?;
         file.rewind().map_err(failed("read"))?;

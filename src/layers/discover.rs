@@ -159,7 +159,7 @@ pub fn discover(root: &Path, layer: &PlannedLayer) -> Result<Vec<Found>, Discove
 /// # Errors
 ///
 /// When a folder cannot be read.
-pub fn layers_below(rooted: &Rooted) -> Result<Vec<String>, RootedError> {
+pub(super) fn layers_below(rooted: &Rooted) -> Result<Vec<String>, RootedError> {
     let mut layers = Vec::new();
     for name in folders(rooted, "")? {
         if is_layer(rooted, &name) {

@@ -16,7 +16,7 @@ const SHOWN: usize = 40;
 
 /// The kind of a conf file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Named {
+pub(super) enum Named {
     /// A board.
     Machine,
     /// A policy.

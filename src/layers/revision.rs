@@ -96,12 +96,16 @@ pub(super) struct Past<'r> {
 
 impl<'r> Past<'r> {
     /// A commit and its ancestors.
-    pub fn of(repository: &'r Repository, tip: &CommitId) -> Result<Self, GitError> {
+    pub(super) fn of(repository: &'r Repository, tip: &CommitId) -> Result<Self, GitError> {
         Self::without(repository, tip, &HashSet::new())
     }
 
     /// The same, without some commits and their ancestors.
-    pub fn without(repository: &'r Repository, tip: &CommitId, without: &HashSet<ObjectId>) -> Result<Self, GitError> {
+    pub(super) fn without(
+        repository: &'r Repository,
+        tip: &CommitId,
+        without: &HashSet<ObjectId>,
+    ) -> Result<Self, GitError> {
         let shallow = repository.shallow_commits().map_err(|error| GitError::mirror(repository.path(), &error))?;
         let shallow = shallow.iter().flat_map(|commits| commits.iter().copied()).collect();
         let mut past = Self { repository, shallow, queue: BinaryHeap::new(), seen: without.clone(), is_cut: false };
@@ -120,7 +124,7 @@ impl<'r> Past<'r> {
     }
 
     /// The next commit.
-    pub fn next(&mut self) -> Result<Option<Found>, GitError> {
+    pub(super) fn next(&mut self) -> Result<Option<Found>, GitError> {
         let Some((_, id)) = self.queue.pop() else { return Ok(None) };
         let mut parents = Vec::new();
         if self.shallow.contains(&id) {

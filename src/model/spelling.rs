@@ -18,7 +18,7 @@ const BASH: &str = " \t\n'\"\\|&;()<>!{}*[]?^$`,";
 const MORE: &str = " \t\n'\"\\|&;()<>!{}*[]?^$`~#=";
 
 /// The text as programs write it where it stands alone; some of these may be the same.
-pub fn spellings(text: &str) -> Vec<String> {
+pub(super) fn spellings(text: &str) -> Vec<String> {
     let mut all = vec![text.to_owned()];
     all.extend(KEPT.iter().flat_map(|kept| [false, true].map(|upper| percent(text, upper, kept))));
     // Forms of web pages write a space as plus (application/x-www-form-urlencoded).
@@ -39,13 +39,13 @@ pub fn spellings(text: &str) -> Vec<String> {
 }
 
 /// Base64 of a text that stands alone.
-pub fn base64(text: &str) -> [String; 2] {
+pub(super) fn base64(text: &str) -> [String; 2] {
     [STANDARD_NO_PAD.encode(text), URL_SAFE_NO_PAD.encode(text)]
 }
 
 /// Base64 of a text with anything before and after it, as in `user:text` for an unknown user: those characters that come
 /// from the text alone, for each of the three ways in which it can lie.
-pub fn base64_inside(text: &str) -> Vec<String> {
+pub(super) fn base64_inside(text: &str) -> Vec<String> {
     let inner = |before: usize| {
         let bytes = [vec![0; before].as_slice(), text.as_bytes()].concat();
         // A character holds six bits.

@@ -10,7 +10,7 @@ use crate::{
 const DISK_MONITOR: &str = "STOPTASKS,${TMPDIR},1G,100K STOPTASKS,${DL_DIR},1G,100K STOPTASKS,${SSTATE_DIR},1G,100K HALT,${TMPDIR},100M,1K HALT,${DL_DIR},100M,1K HALT,${SSTATE_DIR},100M,1K";
 
 /// The variables of `local.conf` in their order.
-pub fn variables(
+pub(super) fn variables(
     config: &Config,
     facts: &SystemFacts,
     folders: &Folders,
@@ -97,7 +97,7 @@ fn put_new(env: &mut Vec<(String, String)>, name: &str, value: String) {
 }
 
 /// BitBake's environment, except for PATH, which depends on where BitBake is.
-pub fn environment(config: &Config, facts: &SystemFacts, folders: &Folders) -> Vec<(String, String)> {
+pub(super) fn environment(config: &Config, facts: &SystemFacts, folders: &Folders) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
     let fixed = [
         ("HOME", path(&folders.home)),

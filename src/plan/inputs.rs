@@ -16,10 +16,10 @@ use crate::{
 };
 
 /// The caller's ssh-agent, inside. `/run` is in memory, so nothing of it stays.
-pub const SSH_AGENT: &str = "/run/smidr/ssh-agent.sock";
+pub(super) const SSH_AGENT: &str = "/run/smidr/ssh-agent.sock";
 
 /// The caller's git credentials, inside.
-pub const GIT_CREDENTIALS: &str = "/run/smidr/git-credentials";
+pub(super) const GIT_CREDENTIALS: &str = "/run/smidr/git-credentials";
 
 /// A global config of git that names them.
 pub const GIT_CONFIG: &str = "/.smidr/gitconfig";
@@ -182,7 +182,7 @@ impl OffLimits<'_> {
 /// # Errors
 ///
 /// The first that cannot be shown, or not there.
-pub fn inputs(
+pub(super) fn inputs(
     config: &Config,
     facts: &SystemFacts,
     paths: &Paths,
@@ -297,7 +297,7 @@ fn check_nested(inputs: &[Input]) -> Result<(), InputError> {
 }
 
 /// Variables with the places of inputs.
-pub fn variables(config: &Config) -> Vec<(&'static str, &'static str)> {
+pub(super) fn variables(config: &Config) -> Vec<(&'static str, &'static str)> {
     let wanted = &config.host.inputs;
     let agent = wanted.ssh_agent.then_some(("SSH_AUTH_SOCK", SSH_AGENT));
     let git = wanted.git_credentials.is_some().then_some(("GIT_CONFIG_GLOBAL", GIT_CONFIG));

@@ -2,7 +2,7 @@
 //!
 //! Reads the config and reads and writes the lock; never prints, and reads no environment but the variables in [`SystemFacts`].
 
-pub mod trust;
+pub(crate) mod trust;
 
 use std::{
     fs, io,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A project: its config with everything that belongs to it.
-pub struct Project {
+pub(crate) struct Project {
     /// The config, absolute.
     pub file: PathBuf,
     /// The config.
@@ -43,7 +43,7 @@ pub struct Project {
 
 /// The texts that a project is read from: those of a folder, or of a submission.
 #[derive(Clone, Debug)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// The config, absolute.
     pub file: PathBuf,
     /// Whether a link led to it.
@@ -56,7 +56,7 @@ pub struct Sources {
 
 /// Why there is no project, or its lock cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ProjectError {
+pub(crate) enum ProjectError {
     /// There is no config.
     #[error("there is no {}", .file.display())]
     Missing {
@@ -130,7 +130,7 @@ impl Sources {
     /// # Errors
     ///
     /// When there is no config, it belongs to another user, or cannot be read.
-    pub fn read(file: &Path) -> Result<Self, ProjectError> {
+    pub(crate) fn read(file: &Path) -> Result<Self, ProjectError> {
         if !file.exists() {
             let file = std::path::absolute(file).map_err(FileError::new("find", file))?;
             let name = file.file_name().unwrap_or_default();
@@ -149,7 +149,7 @@ impl Sources {
     }
 
     /// Those of a submission.
-    pub fn of(submission: &Submission) -> Self {
+    pub(crate) fn of(submission: &Submission) -> Self {
         Self {
             file: submission.config_path().clone(),
             is_link: submission.config_is_link,
@@ -165,7 +165,7 @@ impl Project {
     /// # Errors
     ///
     /// When there is none, it belongs to another user, or it is wrong.
-    pub fn read(file: &Path, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
+    pub(crate) fn read(file: &Path, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
         Self::of(Sources::read(file)?, variant, facts)
     }
 
@@ -174,7 +174,7 @@ impl Project {
     /// # Errors
     ///
     /// When one of them is wrong.
-    pub fn of(sources: Sources, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
+    pub(crate) fn of(sources: Sources, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
         let Sources { file, is_link, config: text, lock } = &sources;
         // A project chooses where its links lead, and a CI's log may be read by many.
         let told = |problems: Problems| match is_link {
@@ -202,7 +202,7 @@ impl Project {
     /// # Errors
     ///
     /// When the build cannot be named.
-    pub fn submission(
+    pub(crate) fn submission(
         &self,
         plan: &Plan,
         request: BuildRequest,
@@ -244,7 +244,7 @@ impl Project {
     /// # Errors
     ///
     /// When what is asked for cannot be built anywhere.
-    pub fn plan(
+    pub(crate) fn plan(
         &self,
         wanted: &BuildRequest,
         facts: &SystemFacts,
@@ -255,7 +255,7 @@ impl Project {
     }
 
     /// What the project is pinned to, as far as a plan's build host goes.
-    pub fn host_lock(&self, plan: &Plan) -> Option<&HostPin> {
+    pub(crate) fn host_lock(&self, plan: &Plan) -> Option<&HostPin> {
         self.lock.as_ref()?.host(&plan.host.name)
     }
 
@@ -264,7 +264,7 @@ impl Project {
     /// # Errors
     ///
     /// When the lock has become unreadable meanwhile, or the file system refuses.
-    pub fn pin(&self, pins: Pins, paths: &Paths, locked: bool) -> Result<(), ProjectError> {
+    pub(crate) fn pin(&self, pins: Pins, paths: &Paths, locked: bool) -> Result<(), ProjectError> {
         if locked {
             return Ok(());
         }
@@ -287,7 +287,7 @@ impl Project {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn alone(&self, paths: &Paths) -> Result<system::lock::FileLock, FileError> {
+    pub(crate) fn alone(&self, paths: &Paths) -> Result<system::lock::FileLock, FileError> {
         let name = Sha256::digest(self.file.as_os_str().as_encoded_bytes());
         let path = system::lock::path_in(&paths.locks(), &format!("pin-{:.16}", hex::encode(name)));
         system::lock::lock_briefly(&path, "smidr")
@@ -298,7 +298,7 @@ impl Project {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn write_lock(&self, lock: &Lock) -> Result<(), FileError> {
+    pub(crate) fn write_lock(&self, lock: &Lock) -> Result<(), FileError> {
         let path = lock_path(&self.file);
         let text = lock.to_text().map_err(|error| FileError::new("write", &path)(io::Error::other(error)))?;
         write_atomically(&path, text.as_bytes(), 0o644)

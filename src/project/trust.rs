@@ -25,7 +25,7 @@ const VERSION: u32 = 1;
 
 /// A project that the user trusts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Trusted {
+pub(crate) struct Trusted {
     /// Its config.
     #[serde(flatten, with = "document_path::config")]
     pub config: PathBuf,
@@ -48,7 +48,7 @@ struct Record {
 
 /// Why the record cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
+pub(crate) enum TrustError {
     /// It is damaged, or from a newer smidr.
     #[error("cannot read {}", file.display())]
     Record {
@@ -77,7 +77,7 @@ impl UserError for TrustError {
 
 /// What a caller grants for one command, without a record.
 #[derive(Clone, Debug, Default)]
-pub struct Given {
+pub(crate) struct Given {
     /// Whatever is asked for (`SMIDR_TRUST=1`).
     pub all: bool,
     /// Exactly the asks with this digest (`--trust`).
@@ -85,7 +85,7 @@ pub struct Given {
 }
 
 /// The record.
-pub struct Trust {
+pub(crate) struct Trust {
     file: PathBuf,
     locks: PathBuf,
     record: Record,
@@ -97,7 +97,7 @@ impl Trust {
     /// # Errors
     ///
     /// When it is damaged.
-    pub fn read(paths: &Paths) -> Result<Self, TrustError> {
+    pub(crate) fn read(paths: &Paths) -> Result<Self, TrustError> {
         let file = paths.trust();
         let record = match fs::read(&file) {
             Ok(bytes) => parse(&file, &bytes)?,
@@ -117,7 +117,7 @@ impl Trust {
     /// # Errors
     ///
     /// When it is damaged or cannot be written.
-    pub fn open(paths: &Paths) -> Result<Self, TrustError> {
+    pub(crate) fn open(paths: &Paths) -> Result<Self, TrustError> {
         let mut trust = Self::read(paths)?;
         if !trust.file.exists() {
             trust = trust.change(|_| {})?;
@@ -129,7 +129,7 @@ impl Trust {
     }
 
     /// What of `asks` is not granted. `workspace` is the name of the project's, without a variant.
-    pub fn refused(
+    pub(crate) fn refused(
         &self,
         config: &Path,
         workspace: &str,
@@ -152,7 +152,7 @@ impl Trust {
     }
 
     /// Which servers may be shown the user's logins for a project.
-    pub fn logins(&self, config: &Path, workspace: &str, given: &Given, settings: &Settings) -> Logins {
+    pub(crate) fn logins(&self, config: &Path, workspace: &str, given: &Given, settings: &Settings) -> Logins {
         let folder = config.parent().unwrap_or(config);
         if given.all || settings.trusts(folder) || self.is_earlier(workspace) {
             return Logins::All;
@@ -165,12 +165,12 @@ impl Trust {
     }
 
     /// Whether a project was built before there was this record.
-    pub fn is_earlier(&self, workspace: &str) -> bool {
+    pub(crate) fn is_earlier(&self, workspace: &str) -> bool {
         self.record.earlier.iter().any(|name| is_of(name, workspace))
     }
 
     /// All projects that are trusted.
-    pub fn list(&self) -> &[Trusted] {
+    pub(crate) fn list(&self) -> &[Trusted] {
         &self.record.projects
     }
 
@@ -183,7 +183,7 @@ impl Trust {
     /// # Errors
     ///
     /// When the record cannot be written.
-    pub fn grant(self, config: &Path, workspace: &str, asks: &[Ask]) -> Result<Self, TrustError> {
+    pub(crate) fn grant(self, config: &Path, workspace: &str, asks: &[Ask]) -> Result<Self, TrustError> {
         self.change(|record| {
             record.earlier.retain(|name| !is_of(name, workspace));
             let known =
@@ -206,7 +206,7 @@ impl Trust {
     /// # Errors
     ///
     /// When the record cannot be written.
-    pub fn revoke(self, config: &Path) -> Result<bool, TrustError> {
+    pub(crate) fn revoke(self, config: &Path) -> Result<bool, TrustError> {
         let was = self.record.projects.iter().any(|known| known.config == config)
             || self.record.earlier.iter().any(|name| is_workspace_of(name, config));
         self.change(|record| {

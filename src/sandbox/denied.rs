@@ -129,7 +129,7 @@ const TABLES: u32 = 64;
 const X32: u32 = 0x4000_0000;
 
 /// The filter. `hide_openat2` answers ENOSYS to openat2(2); `shared` is for sandboxes that share this machine's processes.
-pub fn denied(hide_openat2: bool, shared: bool) -> Vec<sock_filter> {
+pub(super) fn denied(hide_openat2: bool, shared: bool) -> Vec<sock_filter> {
     let mut program = vec![load(ARCHITECTURE)];
     for (column, architecture) in ARCHITECTURES.into_iter().enumerate() {
         let rules = rules(column, architecture, hide_openat2, shared);

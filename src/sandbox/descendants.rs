@@ -18,14 +18,14 @@ const HUNT: Duration = Duration::from_secs(5);
 
 /// Every process below this one. Complete only where this process adopts orphans: as PID 1, or as a subreaper (`prctl(2)`). None where
 /// /proc shows the processes of another PID namespace: the same numbers mean others there.
-pub fn all() -> BTreeSet<i32> {
+pub(super) fn all() -> BTreeSet<i32> {
     let me = getpid().as_raw();
     let shown = fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == me.to_string().as_str());
     if shown { below(me, &parents()) } else { BTreeSet::new() }
 }
 
 /// Ends every process below this one, those that they start meanwhile included, and reaps them.
-pub fn end() {
+pub(super) fn end() {
     // For PID 1, -1 means the sandbox; for any other process, everything that the caller runs (kill(2)).
     if getpid() == Pid::from_raw(1) {
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
@@ -47,7 +47,7 @@ pub fn end() {
 }
 
 /// Kills the processes whose parent is `parent`, as this process sees them.
-pub fn kill_children(parent: i32) {
+pub(super) fn kill_children(parent: i32) {
     let children = parents().into_iter().filter(|(_, of)| *of == parent).map(|(pid, _)| pid);
     send(&children.collect(), Signal::SIGKILL);
 }

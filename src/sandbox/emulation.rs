@@ -50,7 +50,7 @@ const ARCH: u32 = arch::X86_64;
 const ARCH: u32 = arch::AARCH64;
 
 /// The filter. Programs of another architecture are let through as they are.
-pub fn root_emulation() -> Vec<sock_filter> {
+pub(super) fn root_emulation() -> Vec<sock_filter> {
     let (allow, pretend) = (allow(), answer(0));
     let mut program = vec![load(ARCHITECTURE), jump(ARCH, 1, 0), allow, load(NUMBER)];
     for number in PRETENDED {

@@ -23,7 +23,7 @@ use crate::{
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Maps one uid and one gid, which needs no privilege when they are one's own (user_namespaces(7)).
-pub fn write_single(ids: &Ids) -> Result<(), StepFailure> {
+pub(super) fn write_single(ids: &Ids) -> Result<(), StepFailure> {
     let maps = [
         ("setgroups", "deny".to_owned()),
         ("gid_map", format!("{} {} 1", ids.gid, ids.outer_gid)),
@@ -38,14 +38,14 @@ pub fn write_single(ids: &Ids) -> Result<(), StepFailure> {
 }
 
 /// A process that stays outside of the new user namespace and runs newuidmap and newgidmap, which work from outside only.
-pub struct Mapper {
+pub(super) struct Mapper {
     process: Pid,
     go: PipeWriter,
 }
 
 impl Mapper {
     /// Starts it. This process is the one whose namespace will be mapped.
-    pub fn start(ids: &Ids, range: SubordinateIds) -> Result<Self, StepFailure> {
+    pub(super) fn start(ids: &Ids, range: SubordinateIds) -> Result<Self, StepFailure> {
         let failed = || StepFailure::at("prepare the mapping of further ids");
         let (mut wait, go) = io::pipe().map_err(failed())?;
         match sys::fork_single_threaded().map_err(failed())? {
@@ -64,7 +64,7 @@ impl Mapper {
     }
 
     /// Has the maps written, now that this process is in its namespace. Says whether they are.
-    pub fn map(mut self) -> bool {
+    pub(super) fn map(mut self) -> bool {
         self.go.write_all(&[1]).is_ok() && wait_for(self.process) == 0
     }
 }

@@ -30,15 +30,15 @@ use super::{
 use crate::plan::{Ids, Isolation, SandboxSpec};
 
 /// The hidden first argument that makes our binary the helper.
-pub const HELPER: &str = "__sandbox-init";
+pub(super) const HELPER: &str = "__sandbox-init";
 
 /// Tells the payload the number of its event pipe.
-pub const EVENT_FD: &str = "SMIDR_EVENT_FD";
+pub(super) const EVENT_FD: &str = "SMIDR_EVENT_FD";
 
 /// The helper's arguments: smidr's process id, to detect its end, and numbers of inherited descriptors: the spec as JSON; a pipe for
 /// reports, one JSON line each; a pipe of signals to forward, one byte each, whose end means that smidr is gone; and, optionally, the
 /// payload's event pipe.
-pub struct HelperArgs {
+pub(super) struct HelperArgs {
     /// Process id of smidr.
     pub parent: u32,
     /// Where the spec is read from.
@@ -53,7 +53,7 @@ pub struct HelperArgs {
 
 impl HelperArgs {
     /// As arguments of the helper.
-    pub fn to_args(&self) -> Vec<String> {
+    pub(super) fn to_args(&self) -> Vec<String> {
         let mut args = vec![HELPER.into(), self.parent.to_string()];
         args.extend([self.spec, self.status, self.control].map(|fd| fd.to_string()));
         args.extend(self.events.map(|fd| fd.to_string()));
@@ -191,7 +191,7 @@ fn become_parent_of_init(
 }
 
 /// The exit status of a child, or 128 and the number of the signal that ended it.
-pub fn wait_for(child: Pid) -> u8 {
+pub(super) fn wait_for(child: Pid) -> u8 {
     use nix::sys::wait::{WaitStatus, waitpid};
     loop {
         match waitpid(child, None) {

@@ -34,14 +34,14 @@ const EMULATED_ROOT: [Capability; 3] =
     [Capability::CAP_DAC_OVERRIDE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_FOWNER];
 
 /// What PID 1 gives up. It never executes anything, so only the capabilities that it holds matter.
-pub fn disarm() -> Result<(), StepFailure> {
+pub(super) fn disarm() -> Result<(), StepFailure> {
     set_held(&CapsHashSet::new()).map_err(StepFailure::at("drop capabilities"))?;
     nix::sys::prctl::set_no_new_privs().map_err(StepFailure::at("set no_new_privs"))
 }
 
 /// Cuts this process and its children off from abstract sockets of others (X11, D-Bus), which network namespaces keep apart and
 /// mount namespaces do not (CVE-2020-15257). Says whether the kernel can (landlock(7), Linux 6.12).
-pub fn scope_sockets() -> Result<bool, StepFailure> {
+pub(super) fn scope_sockets() -> Result<bool, StepFailure> {
     let step = "keep abstract sockets out of reach (Landlock)";
     let name = format!("smidr-{:x}", RandomState::new().hash_one(std::process::id()));
     let address = SocketAddr::from_abstract_name(name).map_err(StepFailure::at(step))?;
@@ -56,7 +56,7 @@ pub fn scope_sockets() -> Result<bool, StepFailure> {
 
 /// Keeps this process and its children from sending signals to others of the same user, as a PID namespace would. Says whether the
 /// kernel can (landlock(7), Linux 6.12); where it can, tracing others is refused as well.
-pub fn scope_signals() -> Result<bool, StepFailure> {
+pub(super) fn scope_signals() -> Result<bool, StepFailure> {
     let step = "keep other processes out of reach of its signals (Landlock)";
     let scoped = scope(Scope::Signal, step)?;
     let refused = kill(Pid::parent(), None) == Err(nix::Error::EPERM);
@@ -82,7 +82,7 @@ fn scope(scope: Scope, step: &str) -> Result<bool, StepFailure> {
 }
 
 /// Drops all privileges and verifies that they are gone.
-pub fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
+pub(super) fn lock_down(spec: &SandboxSpec) -> Result<(), StepFailure> {
     // A core dump of a compiler in a loop fills a disk.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(StepFailure::at("limit core dumps"))?;
     // Many programs close every number that could be open (Python, pseudo), which takes its time when there are millions.

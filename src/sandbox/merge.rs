@@ -26,7 +26,7 @@ use super::{
 use crate::system::overlay::{is_opaque, is_whiteout, names, open_folder};
 
 /// Fills `target` with what `folders` show together, the topmost first. Everything but folders made here is read-only.
-pub fn merge(target: BorrowedFd<'_>, folders: &[OwnedFd], path: &Path) -> Step<()> {
+pub(super) fn merge(target: BorrowedFd<'_>, folders: &[OwnedFd], path: &Path) -> Step<()> {
     let mut seen = HashSet::new();
     for folder in folders {
         for name in names(folder).map_err(StepFailure::at(format!("list {}", path.display())))? {

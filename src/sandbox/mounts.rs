@@ -26,15 +26,15 @@ use crate::{
     system::rooted::{Rooted, RootedError},
 };
 
-pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
-pub const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
-pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+pub(super) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+pub(super) const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+pub(super) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
 /// Of memory; the smallest that Linux has.
 const PAGE: usize = 4096;
 
 /// The step that fails where parts of this machine's /proc are masked.
-pub const OWN_PROC: &str = "mount /proc of its PID namespace";
+pub(super) const OWN_PROC: &str = "mount /proc of its PID namespace";
 
 /// The harmless devices that every sandbox has.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -60,10 +60,10 @@ const PROC_HIDDEN: [&str; 11] = [
 ];
 
 /// What a step of the way yields, or which step failed.
-pub type Step<T> = Result<T, StepFailure>;
+pub(super) type Step<T> = Result<T, StepFailure>;
 
 /// Mounts whose sources are open: no path of this machine is looked up after this.
-pub struct Opened<'a> {
+pub(super) struct Opened<'a> {
     root: OpenedRoot,
     mounts: Vec<(&'a MountOp, Source)>,
     devices: Vec<(&'static str, OwnedFd)>,
@@ -80,7 +80,7 @@ enum Source {
 }
 
 /// Opens every source, as this machine names them.
-pub fn open_sources(spec: &SandboxSpec) -> Step<Opened<'_>> {
+pub(super) fn open_sources(spec: &SandboxSpec) -> Step<Opened<'_>> {
     let root = match &spec.root {
         Root::Layers(lower) => OpenedRoot::Overlay { lower: open_folders(lower)?, upper: None },
         Root::Writable { lower, upper, work } => {
@@ -110,7 +110,7 @@ pub fn open_sources(spec: &SandboxSpec) -> Step<Opened<'_>> {
 
 /// How the root's folders came to lie on top of each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stacked {
+pub(super) enum Stacked {
     /// By overlayfs, or there was only one.
     ByKernel,
     /// Bound one by one, because overlayfs cannot be mounted here.
@@ -118,7 +118,7 @@ pub enum Stacked {
 }
 
 /// Builds the new root on top of `/tmp` of the old one and makes it the root.
-pub fn enter(opened: Opened<'_>) -> Step<Stacked> {
+pub(super) fn enter(opened: Opened<'_>) -> Step<Stacked> {
     // Nothing that happens here may reach the host, but what the host mounts later may be seen here.
     mount::mount_change("/", mount::MountPropagationFlags::DOWNSTREAM | mount::MountPropagationFlags::REC)
         .map_err(StepFailure::at("detach its mounts from the host's"))?;
@@ -377,12 +377,12 @@ fn clone_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     mount::open_tree(fd, "", flags)
 }
 
-pub fn restrict(tree: BorrowedFd<'_>, flags: u64, dest: &Path) -> Step<()> {
+pub(super) fn restrict(tree: BorrowedFd<'_>, flags: u64, dest: &Path) -> Step<()> {
     mount_setattr(tree, MountAttr(flags), Reach::Below)
         .map_err(StepFailure::at(format!("restrict the mount at {}", dest.display())))
 }
 
-pub fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>, dest: &Path) -> Step<()> {
+pub(super) fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>, dest: &Path) -> Step<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     mount::move_mount(tree, "", at, "", flags).map_err(StepFailure::at(format!("mount at {}", dest.display())))
 }

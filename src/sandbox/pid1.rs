@@ -29,26 +29,26 @@ use super::{
 const LINGER: Duration = Duration::from_secs(10);
 
 /// On the control pipe: end at once.
-pub const KILL: u8 = 0;
+pub(super) const KILL: u8 = 0;
 
 /// On the control pipe: end, and let pseudo's servers write their databases.
-pub const END: u8 = u8::MAX;
+pub(super) const END: u8 = u8::MAX;
 
 /// The signal for the death of its parent, where PID 1 must clean up before it ends.
-pub const PARENT_GONE: Signal = Signal::SIGUSR2;
+pub(super) const PARENT_GONE: Signal = Signal::SIGUSR2;
 
 /// The signals of PID 1, blocked so that they wait to be read: PID 1 ignores what it does not handle (pid_namespaces(7)).
-pub struct Signals(SignalFd);
+pub(super) struct Signals(SignalFd);
 
 impl Signals {
     /// Blocks all signals.
-    pub fn block() -> io::Result<Self> {
+    pub(super) fn block() -> io::Result<Self> {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
         Ok(Self(SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
     }
 
     /// For the payload: nothing is blocked, whatever smidr itself was started with.
-    pub fn unblock() -> io::Result<()> {
+    pub(super) fn unblock() -> io::Result<()> {
         Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
     }
 }
@@ -57,7 +57,7 @@ impl Signals {
 /// shutdown may take. The caller must end what is left: by its own end as PID 1, or with [`descendants::end`].
 ///
 /// The end of `parent` ends everything.
-pub fn run(payload: Pid, linger: bool, parent: u32, signals: &Signals, control: &OwnedFd) -> (i32, Duration) {
+pub(super) fn run(payload: Pid, linger: bool, parent: u32, signals: &Signals, control: &OwnedFd) -> (i32, Duration) {
     let mut ended: Option<(i32, Instant)> = None;
     loop {
         let (status, left) = reap(payload);

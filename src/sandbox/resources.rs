@@ -21,14 +21,14 @@ use crate::{
 
 /// Puts the helper into its cgroup, before anything is unshared: the cgroup namespace then begins there. Whether that works is
 /// reported, since a build without limits is better than none.
-pub fn join(resources: &Resources) -> Option<bool> {
+pub(super) fn join(resources: &Resources) -> Option<bool> {
     // 0 means the writer (cgroups(7)).
     resources.cgroup.as_ref().map(|cgroup| fs::write(cgroup.join("cgroup.procs"), "0").is_ok())
 }
 
 /// Limits the processes of PID 1 and of everything that it will start, if the kernel counts them for this user namespace alone. Says
 /// whether it does, where that was asked for.
-pub fn limit_processes(spec: &SandboxSpec) -> Result<Option<bool>, StepFailure> {
+pub(super) fn limit_processes(spec: &SandboxSpec) -> Result<Option<bool>, StepFailure> {
     let Some(most) = spec.resources.processes else {
         spec.resources.precaution.filter(|_| spec.isolation != Isolation::None).into_iter().for_each(take_precaution);
         return Ok(None);
@@ -95,7 +95,7 @@ fn idle_child() -> Result<Pid, Option<i32>> {
 
 /// What everything together has used. Only what was waited for counts (getrusage(2)), so everything must have ended. Memory is that of
 /// the largest process; blocks are of 512 bytes.
-pub fn used() -> Usage {
+pub(super) fn used() -> Usage {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Usage::default() };
     let milliseconds = |time: nix::sys::time::TimeVal| time.tv_sec() * 1000 + time.tv_usec() / 1000;
     let positive = |number: i64| u64::try_from(number).unwrap_or(0);

@@ -21,13 +21,13 @@ use nix::{
 use super::descendants;
 
 /// Time for writing; a database of a hundred thousand files takes less than a second.
-pub const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Time when everything has to be gone within a second.
-pub const IMPATIENCE: Duration = Duration::from_millis(800);
+pub(super) const IMPATIENCE: Duration = Duration::from_millis(800);
 
 /// Ends every process below this one, if there are servers among them. What is left after all must be killed by the caller, or with it.
-pub fn end_servers(patience: Duration) {
+pub(super) fn end_servers(patience: Duration) {
     let until = Instant::now() + patience;
     let mut asked = BTreeSet::new();
     loop {

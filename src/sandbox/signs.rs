@@ -18,7 +18,7 @@ const MARKS: [(&str, Container); 4] = [
 
 /// What may surround this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Container {
+pub(super) enum Container {
     /// Docker's.
     Docker,
     /// podman's, with or without root.
@@ -41,7 +41,7 @@ pub enum Container {
 
 /// The facts; none where this machine does not show them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Signs {
+pub(super) struct Signs {
     /// The sysctl kernel.unprivileged_userns_clone, which Debian's kernels have.
     pub userns_clone: Option<u64>,
     /// The sysctl user.max_user_namespaces of this user namespace.
@@ -84,7 +84,7 @@ pub struct Signs {
 
 impl Signs {
     /// Looks at this machine.
-    pub fn gather() -> Self {
+    pub(super) fn gather() -> Self {
         let text = |path: &str| {
             // That a file exists is a fact too, even if it cannot be read.
             std::fs::read_to_string(path).ok().or_else(|| Path::new(path).exists().then(String::new))
@@ -128,20 +128,20 @@ impl Signs {
     }
 
     /// Whether AppArmor keeps user namespaces from programs without a profile, this one among them (Ubuntu 23.10 and later).
-    pub fn is_restricted_by_apparmor(&self) -> bool {
+    pub(super) fn is_restricted_by_apparmor(&self) -> bool {
         // A process that enters a user namespace without permission gets that profile, which refuses everything in it.
         self.apparmor_restricts == Some(1) || self.profile() == Some("unprivileged_userns")
     }
 
     /// The AppArmor profile that confines this process.
-    pub fn profile(&self) -> Option<&str> {
+    pub(super) fn profile(&self) -> Option<&str> {
         let label = self.label.as_deref()?;
         let name = label.rsplit_once(" (").filter(|(_, mode)| *mode != "unconfined)" && *mode != "complain)")?.0;
         Some(name)
     }
 
     /// The SELinux type of this process, unless it is an unconfined one.
-    pub fn domain(&self) -> Option<&str> {
+    pub(super) fn domain(&self) -> Option<&str> {
         let label = self.label.as_deref().filter(|label| !label.contains('('))?;
         label.split(':').nth(2).filter(|domain| !["unconfined_t", "kernel_t", "init_t"].contains(domain))
     }

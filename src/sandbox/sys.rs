@@ -10,11 +10,11 @@ use std::{
 use nix::unistd::ForkResult;
 
 /// Flags that a mount gains: `MOUNT_ATTR_RDONLY`, `_NOSUID`, `_NODEV`, `_NOEXEC` of mount_setattr(2).
-pub struct MountAttr(pub u64);
+pub(super) struct MountAttr(pub u64);
 
 /// How far a change of mounts goes.
 #[derive(Clone, Copy)]
-pub enum Reach {
+pub(super) enum Reach {
     /// This mount.
     Alone,
     /// This mount and everything below it.
@@ -22,7 +22,7 @@ pub enum Reach {
 }
 
 /// Adds flags to mounts (`mount_setattr(2)`, Linux 5.12).
-pub fn mount_setattr(mount: BorrowedFd<'_>, add: MountAttr, reach: Reach) -> io::Result<()> {
+pub(super) fn mount_setattr(mount: BorrowedFd<'_>, add: MountAttr, reach: Reach) -> io::Result<()> {
     let recursive = match reach {
         Reach::Alone => 0,
         Reach::Below => libc::AT_RECURSIVE,
@@ -48,7 +48,7 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, add: MountAttr, reach: Reach) -> io:
 /// # Panics
 ///
 /// When there is more than one thread, since the child could then do next to nothing (`signal-safety(7)`).
-pub fn fork_single_threaded() -> io::Result<ForkResult> {
+pub(super) fn fork_single_threaded() -> io::Result<ForkResult> {
     let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(1);
     assert_eq!(threads, 1, "fork in a process with threads");
     // SAFETY: with a single thread no lock can be held by a thread that the child lacks, so the child may do anything.
@@ -56,7 +56,7 @@ pub fn fork_single_threaded() -> io::Result<ForkResult> {
 }
 
 /// Installs a seccomp filter for this thread and its children (`seccomp(2)`); no_new_privs must be set.
-pub fn install_seccomp(program: &[libc::sock_filter]) -> io::Result<()> {
+pub(super) fn install_seccomp(program: &[libc::sock_filter]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
     let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     // SAFETY: `fprog` points to `len` live instructions, which the kernel copies and does not change.
@@ -66,7 +66,7 @@ pub fn install_seccomp(program: &[libc::sock_filter]) -> io::Result<()> {
 
 /// Whether a filter answers for the kernel when characters are to be pushed into a terminal (`ioctl_tty(2)`): no file is open at -1.
 /// True also where the filter has no rules for this architecture.
-pub fn refuses_characters() -> bool {
+pub(super) fn refuses_characters() -> bool {
     let known = cfg!(any(target_arch = "x86_64", target_arch = "x86", target_arch = "aarch64", target_arch = "arm"));
     // SAFETY: the kernel refuses the descriptor -1 before it reads through the pointer.
     let result = unsafe { libc::ioctl(-1, libc::TIOCSTI, std::ptr::null::<libc::c_char>()) };
@@ -74,7 +74,7 @@ pub fn refuses_characters() -> bool {
 }
 
 /// Switches the loopback interface of this network namespace on (`netdevice(7)`).
-pub fn loopback_up() -> io::Result<()> {
+pub(super) fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
     // SAFETY: all-zero bytes are a valid ifreq, a plain C struct of integers and arrays.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -90,7 +90,7 @@ pub fn loopback_up() -> io::Result<()> {
 /// Takes over a file descriptor that was inherited at a known number.
 ///
 /// Must be called once per number, at the start of the helper, before anything else has opened files.
-pub fn inherited_fd(number: i32) -> io::Result<std::os::fd::OwnedFd> {
+pub(super) fn inherited_fd(number: i32) -> io::Result<std::os::fd::OwnedFd> {
     // SAFETY: fcntl(F_GETFD) only asks whether the number is open.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
@@ -100,7 +100,7 @@ pub fn inherited_fd(number: i32) -> io::Result<std::os::fd::OwnedFd> {
 }
 
 /// Marks every descriptor from `first` on to be closed by the next exec (`close_range(2)`, Linux 5.11).
-pub fn cloexec_from(first: u32) -> io::Result<()> {
+pub(super) fn cloexec_from(first: u32) -> io::Result<()> {
     // SAFETY: only flags of descriptors change; nothing is closed.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -111,7 +111,7 @@ const SIGNALS: usize = 64;
 
 /// Lets every signal do what it does by default, whatever this process was started with or Rust has set: an ignored SIGPIPE or
 /// SIGCHLD would be inherited by every program that we start (`execve(2)`).
-pub fn default_signals() {
+pub(super) fn default_signals() {
     // By system call: the C library refuses its own two real-time signals, which the caller of smidr may have ignored too. The kernel's
     // struct sigaction: handler, flags, restorer, mask, each 0 for the default.
     let default = [0usize; 4];
@@ -131,7 +131,7 @@ pub fn privileged_by_file() -> bool {
 }
 
 /// Lets the end of a child be waited for, even if this process was started with SIGCHLD ignored (`wait(2)`, NOTES).
-pub fn default_child_signal() {
+pub(super) fn default_child_signal() {
     use nix::sys::signal::{SigHandler, Signal, signal};
     // SAFETY: the default action runs no code of ours.
     let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };

@@ -23,7 +23,7 @@ use crate::{
 
 /// What may go. At least one of the two, or nothing does.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Clean {
+pub(crate) struct Clean {
     /// How many builds of each project and variant stay, the newest: so many that left artifacts, and so many that did not.
     pub keep: Option<usize>,
     /// Only what builds left that ended longer ago.
@@ -38,7 +38,7 @@ impl LocalService<'_> {
     /// # Errors
     ///
     /// When the index cannot be read or written, or something cannot be removed.
-    pub fn prune(&self, policy: Clean, now: Timestamp) -> Result<Vec<BuildRecord>, ServiceError> {
+    pub(crate) fn prune(&self, policy: Clean, now: Timestamp) -> Result<Vec<BuildRecord>, ServiceError> {
         let gone = chosen(self.list(u32::MAX)?, policy, now);
         if !policy.dry_run {
             gone.iter().try_for_each(|build| self.forget(&build.id))?;
@@ -51,7 +51,7 @@ impl LocalService<'_> {
     /// # Errors
     ///
     /// When the record cannot be read or written, or something cannot be removed.
-    pub fn clean(&self, policy: Clean, now: Timestamp) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
+    pub(crate) fn clean(&self, policy: Clean, now: Timestamp) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
         let Some(history) = self.history()? else { return Ok(Vec::new()) };
         let mut cleaned = Vec::new();
         let is_there = |build: &BuildRecord| !left(&self.paths.build(&build.id)).is_empty();

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-pub use clean::Clean;
+pub(crate) use clean::Clean;
 
 use rustix::process::Signal;
 
@@ -37,7 +37,7 @@ use crate::{
 
 /// Why a request could not be served.
 #[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
+pub(crate) enum ServiceError {
     /// No such build.
     #[error("there is no build `{0}`")]
     Unknown(String),
@@ -116,13 +116,13 @@ impl EventSink for Ran {
 }
 
 /// Builds of this user, on this machine.
-pub struct LocalService<'a> {
+pub(crate) struct LocalService<'a> {
     paths: &'a Paths,
 }
 
 impl<'a> LocalService<'a> {
     /// Serves what is under `paths`, which must be open.
-    pub fn new(paths: &'a Paths) -> Self {
+    pub(crate) fn new(paths: &'a Paths) -> Self {
         Self { paths }
     }
 
@@ -131,7 +131,7 @@ impl<'a> LocalService<'a> {
     /// # Errors
     ///
     /// When there can be no record of it.
-    pub fn run(
+    pub(crate) fn run(
         &self,
         submission: Submission,
         services: Services,
@@ -160,7 +160,7 @@ impl<'a> LocalService<'a> {
     /// # Errors
     ///
     /// When it cannot be started.
-    pub fn start(&self, submission: &Submission, spawner: &Spawner, life: Life) -> Result<Child, ServiceError> {
+    pub(crate) fn start(&self, submission: &Submission, spawner: &Spawner, life: Life) -> Result<Child, ServiceError> {
         worker::submit(submission, &self.paths.build(&submission.id))?;
         let started = executors::start(&submission.id, self.paths, spawner, life);
         if started.is_err() {
@@ -182,7 +182,7 @@ impl<'a> LocalService<'a> {
     /// # Errors
     ///
     /// When the record cannot be read.
-    pub fn list(&self, limit: u32) -> Result<Vec<BuildRecord>, ServiceError> {
+    pub(crate) fn list(&self, limit: u32) -> Result<Vec<BuildRecord>, ServiceError> {
         let Some(history) = self.history()? else { return Ok(Vec::new()) };
         history.builds(limit)?.into_iter().map(|build| self.now(&history, build)).collect()
     }
@@ -192,7 +192,7 @@ impl<'a> LocalService<'a> {
     /// # Errors
     ///
     /// When the record cannot be read.
-    pub fn count(&self) -> Result<u64, ServiceError> {
+    pub(crate) fn count(&self) -> Result<u64, ServiceError> {
         Ok(self.history()?.map(|history| history.count()).transpose()?.unwrap_or_default())
     }
 
@@ -201,7 +201,7 @@ impl<'a> LocalService<'a> {
     /// # Errors
     ///
     /// When there is no such build.
-    pub fn show(&self, id: Option<&str>) -> Result<BuildRecord, ServiceError> {
+    pub(crate) fn show(&self, id: Option<&str>) -> Result<BuildRecord, ServiceError> {
         let unknown = || id.map_or(ServiceError::NoBuilds, |id| ServiceError::Unknown(id.into()));
         let history = self.history()?.ok_or_else(unknown)?;
         let build = history.find(id)?.ok_or_else(unknown)?;
@@ -213,7 +213,7 @@ impl<'a> LocalService<'a> {
     /// # Errors
     ///
     /// When the record cannot be read.
-    pub fn newest_of(&self, config: &Path, name: &str) -> Result<Option<BuildRecord>, ServiceError> {
+    pub(crate) fn newest_of(&self, config: &Path, name: &str) -> Result<Option<BuildRecord>, ServiceError> {
         let Some(history) = self.history()? else { return Ok(None) };
         history.newest_of(config, name)?.map(|build| self.now(&history, build)).transpose()
     }
@@ -223,7 +223,7 @@ impl<'a> LocalService<'a> {
     /// # Errors
     ///
     /// When there is no such build, it is over, or its worker cannot be reached.
-    pub fn stop(&self, id: &BuildId, kill: bool, reason: Option<&str>) -> Result<(), ServiceError> {
+    pub(crate) fn stop(&self, id: &BuildId, kill: bool, reason: Option<&str>) -> Result<(), ServiceError> {
         let folder = self.paths.build(id);
         let ask = Ask::Stop { kill, reason: reason.map(str::to_owned) };
         let client = Client::connect(&folder).map_err(FileError::new("reach the worker in", &folder))?;
@@ -251,7 +251,7 @@ impl<'a> LocalService<'a> {
     /// # Errors
     ///
     /// As for [`LocalService::stop`].
-    pub fn cancel(&self, id: &str, force: bool) -> Result<BuildRecord, ServiceError> {
+    pub(crate) fn cancel(&self, id: &str, force: bool) -> Result<BuildRecord, ServiceError> {
         let build = self.show(Some(id))?;
         if build.state.is_final() {
             return Err(ServiceError::Over { id: build.id, state: build.state });
@@ -266,7 +266,7 @@ impl<'a> LocalService<'a> {
     /// # Errors
     ///
     /// When the record cannot be read.
-    pub fn tasks(&self, id: &BuildId) -> Result<Vec<TaskRecord>, ServiceError> {
+    pub(crate) fn tasks(&self, id: &BuildId) -> Result<Vec<TaskRecord>, ServiceError> {
         Ok(self.history()?.map(|history| history.tasks(id)).transpose()?.unwrap_or_default())
     }
 
@@ -275,7 +275,7 @@ impl<'a> LocalService<'a> {
     /// # Errors
     ///
     /// When the record cannot be read.
-    pub fn artifacts(&self, id: &BuildId) -> Result<Vec<Artifact>, ServiceError> {
+    pub(crate) fn artifacts(&self, id: &BuildId) -> Result<Vec<Artifact>, ServiceError> {
         Ok(self.history()?.map(|history| history.artifacts(id)).transpose()?.unwrap_or_default())
     }
 
@@ -308,7 +308,7 @@ impl<'a> LocalService<'a> {
     /// # Errors
     ///
     /// When the index cannot be written.
-    pub fn rebuild(&self, unreadable: impl FnMut(&str, String)) -> Result<u64, ServiceError> {
+    pub(crate) fn rebuild(&self, unreadable: impl FnMut(&str, String)) -> Result<u64, ServiceError> {
         let count = History::rebuild(self.paths, unreadable)?;
         // Those whose worker is gone are told so.
         if let Some(history) = self.history()? {
@@ -321,7 +321,7 @@ impl<'a> LocalService<'a> {
 }
 
 /// Eight hexadecimal digits' worth of chance, from the keys that the standard library draws from the kernel.
-pub fn random() -> u32 {
+pub(crate) fn random() -> u32 {
     use std::hash::{BuildHasher as _, RandomState};
     let hash = RandomState::new().hash_one(std::process::id());
     (hash >> 32) as u32

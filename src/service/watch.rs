@@ -30,7 +30,7 @@ impl LocalService<'_> {
     /// # Errors
     ///
     /// When the journal cannot be read.
-    pub fn watch(
+    pub(crate) fn watch(
         &self,
         id: &BuildId,
         after: u64,

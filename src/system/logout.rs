@@ -34,8 +34,8 @@ fn kills(place: &Path) -> bool {
 }
 
 fn says_kill(text: &str) -> bool {
-    let values = text.lines().filter_map(|line| line.trim().strip_prefix("KillUserProcesses="));
-    values.last().is_some_and(|value| ["yes", "true", "on", "1"].contains(&value.trim()))
+    let mut values = text.lines().rev().filter_map(|line| line.trim().strip_prefix("KillUserProcesses="));
+    values.next().is_some_and(|value| ["yes", "true", "on", "1"].contains(&value.trim()))
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
-pub enum Ask {
+pub(crate) enum Ask {
     /// Who serves this.
     Who,
     /// To stop the build.
@@ -74,7 +74,7 @@ pub enum Ask {
 /// What a worker says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
-pub enum Say {
+pub(crate) enum Say {
     /// Who serves this.
     Worker {
         /// The build.
@@ -94,7 +94,7 @@ pub enum Say {
 }
 
 /// Serves the control socket for as long as it lives.
-pub struct Server {
+pub(crate) struct Server {
     socket: Arc<OwnedFd>,
     folder: PathBuf,
     reason: Arc<Mutex<Option<String>>>,
@@ -122,7 +122,7 @@ fn key(event: &Event) -> Option<Key> {
 }
 
 /// Hands passing states to subscribers.
-pub struct ProgressSink(Arc<Mutex<Audience>>);
+pub(crate) struct ProgressSink(Arc<Mutex<Audience>>);
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -166,7 +166,7 @@ impl Server {
     /// # Errors
     ///
     /// When the socket cannot be made.
-    pub fn start(folder: &Path, build: &BuildId, stop: &StopToken) -> Result<(Self, ProgressSink), FileError> {
+    pub(crate) fn start(folder: &Path, build: &BuildId, stop: &StopToken) -> Result<(Self, ProgressSink), FileError> {
         let path = folder.join(NAME);
         let failed = || FileError::new("make the socket", &path);
         let made = at(folder, |address| {
@@ -215,7 +215,7 @@ impl Server {
 
 impl Server {
     /// Why the build was asked to stop, where a client said so.
-    pub fn reason(&self) -> Option<String> {
+    pub(crate) fn reason(&self) -> Option<String> {
         lock(&self.reason).clone()
     }
 }
@@ -292,7 +292,7 @@ fn serve(peer: &Arc<OwnedFd>, state: &Shared, build: &BuildId) {
 }
 
 /// A connection to a worker. Its end is the worker's end.
-pub struct Client(OwnedFd);
+pub(crate) struct Client(OwnedFd);
 
 impl Client {
     /// Connects to the worker of the build in `folder`; none where it is not served.
@@ -300,7 +300,7 @@ impl Client {
     /// # Errors
     ///
     /// When there is a socket and it cannot be reached.
-    pub fn connect(folder: &Path) -> io::Result<Option<Self>> {
+    pub(crate) fn connect(folder: &Path) -> io::Result<Option<Self>> {
         let connected = at(folder, |address| {
             let socket = socket()?;
             // For connect(2) too, where the worker is stopped and its queue is full.
@@ -323,7 +323,7 @@ impl Client {
     /// # Errors
     ///
     /// When the worker is gone.
-    pub fn ask(&self, ask: &Ask) -> io::Result<()> {
+    pub(crate) fn ask(&self, ask: &Ask) -> io::Result<()> {
         send(&self.0, &serde_json::to_vec(ask)?, SendFlags::NOSIGNAL)?;
         Ok(())
     }
@@ -333,7 +333,7 @@ impl Client {
     /// # Errors
     ///
     /// When the connection breaks, or when there is nothing yet ([`io::ErrorKind::WouldBlock`]).
-    pub fn next(&self, wait: bool) -> io::Result<Option<Say>> {
+    pub(crate) fn next(&self, wait: bool) -> io::Result<Option<Say>> {
         let mut packet = vec![0; PACKET];
         loop {
             let flags = if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
@@ -349,7 +349,7 @@ impl Client {
     }
 
     /// For poll(2).
-    pub fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
     }
 }

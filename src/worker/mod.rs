@@ -1,6 +1,6 @@
 //! The worker: one submission, from its first record to its outcome. Runs in the process that calls it.
 
-pub mod control;
+pub(crate) mod control;
 
 use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path, time::Instant};
 
@@ -25,11 +25,11 @@ use crate::{
 };
 
 /// A submission, in the build's folder.
-pub const SUBMISSION: &str = "submission.json";
+pub(crate) const SUBMISSION: &str = "submission.json";
 
 /// Why there is no record of a build, or of its end.
 #[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
+pub(crate) enum WorkerError {
     /// Of a newer smidr.
     #[error("the submission has form {0}, and this smidr knows form {known}", known = Submission::VERSION)]
     TooNew(u32),
@@ -72,7 +72,7 @@ impl UserError for WorkerError {
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn submit(submission: &Submission, folder: &Path) -> Result<(), FileError> {
+pub(crate) fn submit(submission: &Submission, folder: &Path) -> Result<(), FileError> {
     make_private_dir(folder.parent().unwrap_or(folder))?;
     // Never one that is there: two builds may draw one number.
     fs::DirBuilder::new().mode(0o700).create(folder).map_err(FileError::new("make the folder", folder))?;
@@ -90,7 +90,7 @@ fn write_down(submission: &Submission, folder: &Path) -> Result<(), FileError> {
 /// # Errors
 ///
 /// When there is none, or it is none that this smidr can read.
-pub fn submitted(folder: &Path) -> Result<Submission, WorkerError> {
+pub(crate) fn submitted(folder: &Path) -> Result<Submission, WorkerError> {
     #[derive(serde::Deserialize)]
     struct Form {
         version: u32,
@@ -106,7 +106,7 @@ pub fn submitted(folder: &Path) -> Result<Submission, WorkerError> {
 }
 
 /// Removes the values of variables from the submission of a build that is over.
-pub fn forget_values(folder: &Path) {
+pub(crate) fn forget_values(folder: &Path) {
     let Ok(submission) = submitted(folder) else { return };
     if write_down(&submission.without_values(), folder).is_err() {
         let _ = fs::remove_file(folder.join(SUBMISSION));
@@ -119,7 +119,7 @@ pub fn forget_values(folder: &Path) {
 /// # Errors
 ///
 /// When there can be no record of it.
-pub fn run(
+pub(crate) fn run(
     submission: Submission,
     mut services: Services,
     stop: &StopToken,

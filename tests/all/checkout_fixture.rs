@@ -24,17 +24,17 @@ use smidr::{
 use super::support::{NO_HOME, hermetic};
 
 /// The address of all repositories of a yard.
-pub const URL: &str = "https://git.example.org/group/meta-test.git";
+pub(crate) const URL: &str = "https://git.example.org/group/meta-test.git";
 
 /// Runs git, which must succeed.
-pub fn git(folder: &Path, arguments: &[&str]) -> String {
+pub(crate) fn git(folder: &Path, arguments: &[&str]) -> String {
     let output = try_git(folder, arguments, b"");
     assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
 /// Runs git with this on standard input.
-pub fn try_git(folder: &Path, arguments: &[&str], input: &[u8]) -> Output {
+pub(crate) fn try_git(folder: &Path, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = hermetic("git", NO_HOME)
         .arg("-C")
         .arg(folder)
@@ -60,14 +60,14 @@ pub fn try_git(folder: &Path, arguments: &[&str], input: &[u8]) -> Output {
 }
 
 /// Writes an object without git's checks.
-pub fn object(folder: &Path, kind: &str, bytes: &[u8]) -> String {
+pub(crate) fn object(folder: &Path, kind: &str, bytes: &[u8]) -> String {
     let output = try_git(folder, &["hash-object", "-t", kind, "--literally", "-w", "--stdin"], bytes);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 /// A tree of entries: mode, name, id. Not sorted, not checked.
-pub fn tree(folder: &Path, entries: &[(&str, &[u8], &str)]) -> String {
+pub(crate) fn tree(folder: &Path, entries: &[(&str, &[u8], &str)]) -> String {
     let mut bytes = Vec::new();
     for (mode, name, id) in entries {
         bytes.extend(mode.as_bytes());
@@ -80,24 +80,24 @@ pub fn tree(folder: &Path, entries: &[(&str, &[u8], &str)]) -> String {
 }
 
 /// A commit of a tree.
-pub fn commit(folder: &Path, tree: &str) -> CommitId {
+pub(crate) fn commit(folder: &Path, tree: &str) -> CommitId {
     git(folder, &["commit-tree", tree, "-m", "x"]).parse().expect("a commit")
 }
 
 /// A patch.
-pub fn patch(name: &str, text: &[u8]) -> ReadPatch {
+pub(crate) fn patch(name: &str, text: &[u8]) -> ReadPatch {
     let sha256 = Digest::from_sha256(<sha2::Sha256 as sha2::Digest>::digest(text).into());
     ReadPatch { lock: PatchPin { file: name.into(), sha256 }, text: text.into() }
 }
 
 /// An error and all its causes in one line.
-pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Everything below a folder but `.git`: mode and content of files, targets of links.
-pub fn picture(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+pub(crate) fn picture(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let tree = walkdir::WalkDir::new(folder).min_depth(1).into_iter().filter_entry(|entry| entry.file_name() != ".git");
     tree.map(|entry| {
         let entry = entry.expect("an entry");
@@ -116,7 +116,7 @@ pub fn picture(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
 }
 
 #[derive(Clone, Default)]
-pub struct Recorder(pub Arc<Mutex<Vec<Event>>>);
+pub(crate) struct Recorder(pub Arc<Mutex<Vec<Event>>>);
 
 impl EventSink for Recorder {
     fn accept(&mut self, record: &Record) {
@@ -125,7 +125,7 @@ impl EventSink for Recorder {
 }
 
 impl Recorder {
-    pub fn warnings(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let events = self.0.lock().expect("a mutex");
         let warnings = events.iter().filter_map(|event| match event {
             Event::Warning { text } => Some(text.clone()),
@@ -136,7 +136,7 @@ impl Recorder {
 }
 
 /// A temporary layer store, a bare mirror in it, and a canary beside it.
-pub struct Yard {
+pub(crate) struct Yard {
     pub home: tempfile::TempDir,
     pub paths: Paths,
     pub store: CheckoutStore,
@@ -147,13 +147,13 @@ pub struct Yard {
 
 impl Yard {
     /// Where the store has its locks.
-    pub fn locks(&self) -> PathBuf {
+    pub(crate) fn locks(&self) -> PathBuf {
         let locks = self.paths.layers().join("locks");
         fs::create_dir_all(&locks).expect("a folder");
         locks
     }
 
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         let paths = Paths::new(home.path().join("smidr"));
         fs::create_dir_all(paths.home()).expect("folders");
@@ -168,11 +168,11 @@ impl Yard {
         Self { home, paths, store, mirror, on, recorder }
     }
 
-    pub fn checkout(&self, commit: &CommitId) -> Result<Checkout, CheckoutError> {
+    pub(crate) fn checkout(&self, commit: &CommitId) -> Result<Checkout, CheckoutError> {
         self.checkout_with(commit, &[], false)
     }
 
-    pub fn checkout_with(
+    pub(crate) fn checkout_with(
         &self,
         commit: &CommitId,
         patches: &[ReadPatch],
@@ -183,7 +183,7 @@ impl Yard {
         self.checkout_of(URL, commit, patches, outside_links, &mut none)
     }
 
-    pub fn checkout_of(
+    pub(crate) fn checkout_of(
         &self,
         url: &str,
         commit: &CommitId,
@@ -197,7 +197,7 @@ impl Yard {
     }
 
     /// Asserts that nothing outside of the store has changed, and that it has no partial files.
-    pub fn is_clean(&self, checkouts: usize) {
+    pub(crate) fn is_clean(&self, checkouts: usize) {
         let names = |folder: &Path| {
             let mut names: Vec<String> = fs::read_dir(folder)
                 .map(|list| {

@@ -39,7 +39,7 @@ impl EventSink for Ear {
 }
 
 /// Repositories to fetch from, and a store to fetch into.
-pub struct Yard {
+pub(crate) struct Yard {
     folder: TempDir,
     pub environment: Vec<(String, String)>,
     ear: Ear,
@@ -51,7 +51,7 @@ pub struct Yard {
 
 impl Yard {
     /// Skips where there is no git.
-    pub fn new(test: &str) -> Option<Self> {
+    pub(crate) fn new(test: &str) -> Option<Self> {
         if !has("git") {
             skip(test, "no git here");
             return None;
@@ -74,50 +74,50 @@ impl Yard {
         })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub fn home(&self) -> PathBuf {
+    pub(crate) fn home(&self) -> PathBuf {
         self.path().join("home")
     }
 
     /// What stands in the folder of the mirrors.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         super::support::World::names(&self.path().join("smidr/layers/mirrors"))
     }
 
-    pub fn mirrors(&self) -> Mirrors {
+    pub(crate) fn mirrors(&self) -> Mirrors {
         mirrors(self.path())
     }
 
-    pub fn access(&self, online: bool) -> Access<'_> {
+    pub(crate) fn access(&self, online: bool) -> Access<'_> {
         let Self { on, stop, spawner, environment, logins, .. } = self;
         Access { online, on, stop, spawner, logins, environment }
     }
 
     /// A variable of the caller's environment.
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.environment.retain(|(known, _)| known != name);
         self.environment.push((name.into(), value.into()));
     }
 
-    pub fn pin(&self, wanted: &PlannedGit) -> Result<(Mirror, CommitId), GitError> {
+    pub(crate) fn pin(&self, wanted: &PlannedGit) -> Result<(Mirror, CommitId), GitError> {
         self.mirrors().pin(wanted, self.access(true))
     }
 
-    pub fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         self.ear.0.lock().expect("a mutex").clone()
     }
 
     /// The warnings so far, in one text.
-    pub fn warned(&self) -> String {
+    pub(crate) fn warned(&self) -> String {
         let warning = |event: Event| if let Event::Warning { text } = event { Some(text) } else { None };
         self.events().into_iter().filter_map(warning).collect::<Vec<_>>().join("\n")
     }
 
     /// A repository with one commit on `main`.
-    pub fn repository(&self, name: &str) -> Origin {
+    pub(crate) fn repository(&self, name: &str) -> Origin {
         let origin = Origin { path: self.path().join("srv").join(name) };
         fs::create_dir_all(&origin.path).expect("a folder");
         origin.git(&["init", "-q", "-b", "main"]);
@@ -127,28 +127,28 @@ impl Yard {
 }
 
 /// The mirrors below a folder.
-pub fn mirrors(folder: &Path) -> Mirrors {
+pub(crate) fn mirrors(folder: &Path) -> Mirrors {
     let paths = Paths::new(folder.join("smidr"));
     Mirrors::new(&paths.layers())
 }
 
 /// A repository that others fetch from.
-pub struct Origin {
+pub(crate) struct Origin {
     pub path: PathBuf,
 }
 
 impl Origin {
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("file://{}", self.path.display())
     }
 
     #[track_caller]
-    pub fn git(&self, arguments: &[&str]) -> String {
+    pub(crate) fn git(&self, arguments: &[&str]) -> String {
         git(&self.path, arguments)
     }
 
     /// Writes a file and commits it.
-    pub fn commit(&self, file: &str, text: &str) -> CommitId {
+    pub(crate) fn commit(&self, file: &str, text: &str) -> CommitId {
         let path = self.path.join(file);
         fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
         fs::write(path, text).expect("a file");
@@ -157,21 +157,21 @@ impl Origin {
         self.at("HEAD")
     }
 
-    pub fn at(&self, revision: &str) -> CommitId {
+    pub(crate) fn at(&self, revision: &str) -> CommitId {
         self.git(&["rev-parse", &format!("{revision}^{{commit}}")]).parse().expect("a commit")
     }
 
     /// A request without branch, tag and commit.
-    pub fn wanted(&self) -> PlannedGit {
+    pub(crate) fn wanted(&self) -> PlannedGit {
         wanted(&self.url())
     }
 
-    pub fn branch(&self, name: &str) -> PlannedGit {
+    pub(crate) fn branch(&self, name: &str) -> PlannedGit {
         PlannedGit { branch: Some(name.into()), ..self.wanted() }
     }
 }
 
-pub fn wanted(url: &str) -> PlannedGit {
+pub(crate) fn wanted(url: &str) -> PlannedGit {
     PlannedGit {
         url: url.into(),
         mirrors: vec![],
@@ -185,7 +185,7 @@ pub fn wanted(url: &str) -> PlannedGit {
 }
 
 /// The same with a lock that names a commit.
-pub fn locked(wanted: PlannedGit, commit: &CommitId) -> PlannedGit {
+pub(crate) fn locked(wanted: PlannedGit, commit: &CommitId) -> PlannedGit {
     let pinned = RepositoryPin {
         name: "meta-x".into(),
         git: Some(wanted.url.clone()),
@@ -202,7 +202,7 @@ pub fn locked(wanted: PlannedGit, commit: &CommitId) -> PlannedGit {
 
 /// Runs git.
 #[track_caller]
-pub fn git(folder: &Path, arguments: &[&str]) -> String {
+pub(crate) fn git(folder: &Path, arguments: &[&str]) -> String {
     let mut command = hermetic("git", NO_HOME);
     command.args(["-c", "user.name=T", "-c", "user.email=t@example.com", "-c", "protocol.file.allow=always"]);
     command.args(arguments).current_dir(folder);
@@ -213,7 +213,7 @@ pub fn git(folder: &Path, arguments: &[&str]) -> String {
 
 /// Faults and requirements of the server.
 #[derive(Clone, Default)]
-pub struct Manners {
+pub(crate) struct Manners {
     /// Requires this login.
     pub login: Option<(String, String)>,
     /// Redirects everything to this base.
@@ -229,7 +229,7 @@ pub struct Manners {
 }
 
 /// `git http-backend` behind a listener on the loopback.
-pub struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     scheme: &'static str,
     manners: Arc<Mutex<Manners>>,
@@ -239,12 +239,12 @@ pub struct Server {
 
 impl Server {
     /// Serves all repositories of a yard.
-    pub fn start(yard: &Yard) -> Self {
+    pub(crate) fn start(yard: &Yard) -> Self {
         Self::with(yard, None)
     }
 
     /// The same over TLS, and its certificate.
-    pub fn start_tls(yard: &Yard) -> (Self, String) {
+    pub(crate) fn start_tls(yard: &Yard) -> (Self, String) {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut parameters = rcgen::CertificateParams::new(names).expect("good names");
         parameters.is_ca = rcgen::IsCa::ExplicitNoCa;
@@ -285,20 +285,20 @@ impl Server {
         new
     }
 
-    pub fn url(&self, name: &str) -> String {
+    pub(crate) fn url(&self, name: &str) -> String {
         format!("{}/{name}/.git", self.base())
     }
 
-    pub fn base(&self) -> String {
+    pub(crate) fn base(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
     }
 
-    pub fn behave(&self, manners: Manners) {
+    pub(crate) fn behave(&self, manners: Manners) {
         *self.manners.lock().expect("a mutex") = manners;
     }
 
     /// Heads of all requests so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().expect("a mutex").join("\n")
     }
 }

@@ -23,7 +23,7 @@ int main(int argc, char **argv) {
 }
 "#;
 
-pub fn static_program(world: &World) -> Result<PathBuf, &'static str> {
+pub(crate) fn static_program(world: &World) -> Result<PathBuf, &'static str> {
     let cc = tool("cc").ok_or("there is no C compiler")?;
     let (source, program) = (world.work.join("mark.c"), world.work.join("mark"));
     fs::write(&source, PROGRAM).expect("a file");
@@ -32,10 +32,10 @@ pub fn static_program(world: &World) -> Result<PathBuf, &'static str> {
 }
 
 /// Mode, times and content of a file, or where a link leads.
-pub type Look = (u32, [i64; 4], Vec<u8>);
+pub(crate) type Look = (u32, [i64; 4], Vec<u8>);
 
 /// Names, content, modes and times of all that is in the canary's folder, and of the folder.
-pub fn picture(folder: &Path) -> BTreeMap<PathBuf, Look> {
+pub(crate) fn picture(folder: &Path) -> BTreeMap<PathBuf, Look> {
     let entries = walkdir::WalkDir::new(folder).into_iter().map(|entry| entry.expect("an entry"));
     entries
         .map(|entry| {
@@ -53,7 +53,7 @@ pub fn picture(folder: &Path) -> BTreeMap<PathBuf, Look> {
         .collect()
 }
 
-pub fn canary(world: &World) -> PathBuf {
+pub(crate) fn canary(world: &World) -> PathBuf {
     let folder = world.work.join("canary");
     for name in ["", "pts", "shm", "net", "tmp", "sys"] {
         fs::create_dir_all(folder.join(name)).expect("a folder");
@@ -65,14 +65,14 @@ pub fn canary(world: &World) -> PathBuf {
 }
 
 #[derive(Clone, Copy)]
-pub enum Entry<'a> {
+pub(crate) enum Entry<'a> {
     Link(&'a str, &'a str),
     File(&'a str, &'a [u8], u32),
     Folder(&'a str),
 }
 
 /// Writes an archive with names as they are, which `tar::Builder` itself would refuse.
-pub fn archive(path: &Path, entries: &[Entry<'_>]) {
+pub(crate) fn archive(path: &Path, entries: &[Entry<'_>]) {
     let mut tar = tar::Builder::new(File::create(path).expect("a file"));
     for entry in entries {
         let mut header = tar::Header::new_gnu();

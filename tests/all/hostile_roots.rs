@@ -19,7 +19,7 @@ use super::{
 };
 
 /// An image of a single program, and whatever else is put there.
-pub struct Yard {
+pub(crate) struct Yard {
     pub world: World,
     program: Vec<u8>,
     canary: PathBuf,
@@ -28,7 +28,7 @@ pub struct Yard {
 
 impl Yard {
     /// None where there can be none; the skip is then reported.
-    pub fn new(test: &str, world: World) -> Option<Self> {
+    pub(crate) fn new(test: &str, world: World) -> Option<Self> {
         if let Err(reason) = user_namespaces() {
             skip(test, reason);
             return None;
@@ -48,7 +48,7 @@ impl Yard {
     }
 
     /// Imports an image with these entries and lets the project run in it.
-    pub fn image(&self, entries: &[Entry<'_>]) {
+    pub(crate) fn image(&self, entries: &[Entry<'_>]) {
         let own = [Entry::Folder("bin"), Entry::File("bin/mark", &self.program, 0o755)];
         let all: Vec<Entry<'_>> = own.iter().chain(entries).copied().collect();
         let tar = self.world.work.join("image.tar");
@@ -67,7 +67,7 @@ impl Yard {
     }
 
     #[track_caller]
-    pub fn unharmed(&self, what: &str) {
+    pub(crate) fn unharmed(&self, what: &str) {
         assert_eq!(picture(&self.canary), self.before, "{what}: the canary was touched");
     }
 

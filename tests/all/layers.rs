@@ -17,7 +17,7 @@ struct GitWorld {
 }
 
 /// Runs git in a folder, and gives what it printed.
-pub fn git(folder: &Path, args: &[&str]) -> String {
+pub(crate) fn git(folder: &Path, args: &[&str]) -> String {
     let fixed = ["-c", "user.name=A Developer", "-c", "user.email=developer@localhost", "-c", "commit.gpgsign=false"];
     let mut command = hermetic("git", NO_HOME);
     command.arg("-C").arg(folder).args(fixed).args(args);

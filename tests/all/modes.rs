@@ -45,7 +45,7 @@ fn without_overlay_on(folder: &str, world: &World, args: &[&str]) -> Option<Done
 }
 
 /// The skeleton of a sandbox's root stands in `tmp`.
-pub fn without_overlay(world: &World, args: &[&str]) -> Option<Done> {
+pub(crate) fn without_overlay(world: &World, args: &[&str]) -> Option<Done> {
     without_overlay_on("tmp", world, args)
 }
 

@@ -9,13 +9,13 @@ use super::{
 };
 
 /// A pseudo with its database where BitBake has it, in `${WORKDIR}/pseudo`.
-pub const PSEUDO: &str = "set -e; W=$PWD/tmp/work/all/owners/1.0; mkdir -p $W/pseudo $W/root; cd $W/root
+pub(crate) const PSEUDO: &str = "set -e; W=$PWD/tmp/work/all/owners/1.0; mkdir -p $W/pseudo $W/root; cd $W/root
 export PSEUDO_PREFIX=/usr PSEUDO_LOCALSTATEDIR=$W/pseudo";
 
-pub const MAKE: &str = "echo x > file; chown 12:34 file; chmod 4755 file; mkdir folder; chown 5:6 folder; chmod 1777 folder
+pub(crate) const MAKE: &str = "echo x > file; chown 12:34 file; chmod 4755 file; mkdir folder; chown 5:6 folder; chmod 1777 folder
 mknod -m 620 tty c 5 1; mknod -m 600 loop b 7 0; ln -s file link; chown -h 9:9 link; mkfifo pipe; chown 1:2 pipe; ln file again";
 
-pub const OWNED: &str = "again 12:34 4755 0,0
+pub(crate) const OWNED: &str = "again 12:34 4755 0,0
 file 12:34 4755 0,0
 folder 5:6 1777 0,0
 link 9:9 777 0,0
@@ -24,7 +24,7 @@ pipe 1:2 644 0,0
 tty 0:0 620 5,1
 ";
 
-pub const LOOK: &str = "stat -c '%n %u:%g %a %t,%T' -- *";
+pub(crate) const LOOK: &str = "stat -c '%n %u:%g %a %t,%T' -- *";
 
 #[test]
 fn owners_outlive_the_process_and_the_sandbox() {

@@ -12,20 +12,20 @@ use super::{
     support::{Done, LONG, World, wait_for},
 };
 
-pub fn import(world: &World, source: &Path, name: &str) -> String {
+pub(crate) fn import(world: &World, source: &Path, name: &str) -> String {
     digest(&world.smidr().args(["image", "import"]).arg(source).args(["--name", name]).run())
 }
 
-pub fn push(world: &World, name: &str, to: &str) -> Done {
+pub(crate) fn push(world: &World, name: &str, to: &str) -> Done {
     world.smidr().args(["image", "push", "--insecure", name, to]).run()
 }
 
-pub fn pull(world: &World, from: &str) -> Done {
+pub(crate) fn pull(world: &World, from: &str) -> Done {
     world.smidr().args(["image", "pull", "--insecure", from]).run()
 }
 
 /// A world with the image `small`, which has links and odd names.
-pub fn with_small() -> (World, String) {
+pub(crate) fn with_small() -> (World, String) {
     let world = World::new();
     let source = world.work.join("small.tar");
     varied(&source);
@@ -34,7 +34,7 @@ pub fn with_small() -> (World, String) {
 }
 
 /// A world with the image `layered`: some layers of random files.
-pub fn with_layers(count: usize, size: usize) -> (World, String) {
+pub(crate) fn with_layers(count: usize, size: usize) -> (World, String) {
     let world = World::new();
     let source = world.work.join("layered.tar");
     let mut random = Random(1);
@@ -272,7 +272,7 @@ fn age(world: &World, name: &str, manifest: &str, days: u64) {
     }
 }
 
-pub fn prune(world: &World, args: &[&str]) -> Done {
+pub(crate) fn prune(world: &World, args: &[&str]) -> Done {
     world.smidr().args(["image", "prune"]).args(args).run()
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Changes one byte of a file and nothing else: neither its size nor its times.
-pub fn flip(path: &Path) {
+pub(crate) fn flip(path: &Path) {
     let before = fs::metadata(path).expect("a file to damage");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("make it writable");
     let file = OpenOptions::new().read(true).write(true).open(path).expect("open it");
@@ -26,7 +26,7 @@ pub fn flip(path: &Path) {
 }
 
 /// A world with an image of these many layers from a registry, its name, and the layers: blob, unpacked folder.
-pub struct Pulled {
+pub(crate) struct Pulled {
     pub registry: Registry,
     pub world: World,
     pub name: String,
@@ -35,7 +35,7 @@ pub struct Pulled {
 }
 
 impl Pulled {
-    pub fn new(test: &str, count: usize) -> Option<Self> {
+    pub(crate) fn new(test: &str, count: usize) -> Option<Self> {
         let registry = Registry::start(test)?;
         let (from, manifest) = with_layers(count, 1000);
         push(&from, "layered", &registry.at("layered:1")).expect_code(0);
@@ -46,29 +46,29 @@ impl Pulled {
         Some(Self { registry, world, name, manifest, layers })
     }
 
-    pub fn verify(&self, args: &[&str]) -> Done {
+    pub(crate) fn verify(&self, args: &[&str]) -> Done {
         self.world.smidr().args(["image", "verify"]).args(args).run()
     }
 
     /// smidr's name of a layer.
-    pub fn part(&self, at: usize) -> String {
+    pub(crate) fn part(&self, at: usize) -> String {
         let name = self.layers[at].0.file_name().expect("a name").to_string_lossy();
         format!("the layer {}", &name[..8])
     }
 
     /// A file of an unpacked layer.
-    pub fn file(&self, at: usize) -> PathBuf {
+    pub(crate) fn file(&self, at: usize) -> PathBuf {
         self.layers[at].1.join(format!("folder/{at}/3"))
     }
 
     #[track_caller]
-    pub fn expect_good(&self) {
+    pub(crate) fn expect_good(&self) {
         let done = self.verify(&[]);
         assert_eq!((done.code, &*done.out), (Some(0), &*format!("{}  good\n", self.name)), "{}", done.err);
     }
 
     #[track_caller]
-    pub fn expect_repaired(&self) {
+    pub(crate) fn expect_repaired(&self) {
         let done = self.verify(&["--repair", "--insecure"]);
         done.expect_code(0).expect_out(&format!("{}  repaired\n", self.name));
         self.expect_good();

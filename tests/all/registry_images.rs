@@ -11,16 +11,16 @@ use sha2::{Digest as _, Sha256};
 use super::support::{Done, World};
 
 /// A file of a layer.
-pub struct Entry {
+pub(crate) struct Entry {
     pub path: String,
     pub content: Vec<u8>,
 }
 
 /// Numbers that look random and are the same for the same seed: splitmix64.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
-    pub fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -28,18 +28,18 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
         (0..count.div_ceil(8)).flat_map(|_| self.number().to_le_bytes()).take(count).collect()
     }
 }
 
 /// Files of random bytes below a folder.
-pub fn files(random: &mut Random, folder: &str, count: usize, size: usize) -> Vec<Entry> {
+pub(crate) fn files(random: &mut Random, folder: &str, count: usize, size: usize) -> Vec<Entry> {
     (0..count).map(|at| Entry { path: format!("{folder}/{at}"), content: random.bytes(size) }).collect()
 }
 
 /// Writes an image of several layers, the lowest first, as `docker save` does.
-pub fn layered(path: &Path, layers: &[Vec<Entry>]) {
+pub(crate) fn layered(path: &Path, layers: &[Vec<Entry>]) {
     let layers: Vec<(String, Vec<u8>)> =
         layers.iter().map(|files| tar_of(files)).map(|tar| (hex_of(&tar), tar)).collect();
     let architecture = match std::env::consts::ARCH {
@@ -74,7 +74,7 @@ fn tar_of(files: &[Entry]) -> Vec<u8> {
 }
 
 /// Writes an archive of a root file system that has one of everything that can stand in one: links of both kinds, folders, modes.
-pub fn varied(path: &Path) {
+pub(crate) fn varied(path: &Path) {
     let mut tar = tar::Builder::new(File::create(path).expect("a file"));
     let mut add = |kind: tar::EntryType, name: &str, mode: u32, target: &str, content: &str| {
         let mut header = tar::Header::new_gnu();
@@ -107,29 +107,29 @@ pub fn varied(path: &Path) {
     tar.finish().expect("the end of the archive");
 }
 
-pub fn hex_of(bytes: &[u8]) -> String {
+pub(crate) fn hex_of(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
 /// The digest that commands print behind a name.
 #[track_caller]
-pub fn digest(done: &Done) -> String {
+pub(crate) fn digest(done: &Done) -> String {
     let words: Vec<&str> = done.expect_code(0).out.split_whitespace().collect();
     assert!(words.len() == 2 && words[1].starts_with("sha256:"), "{done:?}");
     words[1].to_owned()
 }
 
 /// A folder or file of the world's store.
-pub fn store(world: &World, path: &str) -> PathBuf {
+pub(crate) fn store(world: &World, path: &str) -> PathBuf {
     world.smidr.join("images").join(path)
 }
 
-pub fn blob(world: &World, digest: &str) -> PathBuf {
+pub(crate) fn blob(world: &World, digest: &str) -> PathBuf {
     store(world, "blobs/sha256").join(digest.strip_prefix("sha256:").expect("a digest"))
 }
 
 /// The manifest of that digest, and the configuration that it names.
-pub fn documents(world: &World, manifest: &str) -> (Value, Value) {
+pub(crate) fn documents(world: &World, manifest: &str) -> (Value, Value) {
     let read = |digest: &str| -> Value {
         serde_json::from_slice(&fs::read(blob(world, digest)).expect("a document")).expect("JSON")
     };
@@ -139,7 +139,7 @@ pub fn documents(world: &World, manifest: &str) -> (Value, Value) {
 }
 
 /// The digests of an image's layers as they are stored and of what they unpack to, the lowest first.
-pub fn layers(world: &World, manifest: &str) -> Vec<(String, String)> {
+pub(crate) fn layers(world: &World, manifest: &str) -> Vec<(String, String)> {
     let (manifest, config) = documents(world, manifest);
     let text = |value: &Value| value.as_str().expect("a digest").to_owned();
     let blobs = manifest["layers"].as_array().expect("layers").iter().map(|layer| text(&layer["digest"]));
@@ -147,11 +147,11 @@ pub fn layers(world: &World, manifest: &str) -> Vec<(String, String)> {
 }
 
 /// The folder that holds an unpacked layer.
-pub fn unpacked(world: &World, diff_id: &str) -> PathBuf {
+pub(crate) fn unpacked(world: &World, diff_id: &str) -> PathBuf {
     store(world, "diffs").join(diff_id.strip_prefix("sha256:").expect("a digest")).join("fs")
 }
 
 /// How many blobs, layers, names, partial blobs and partial entries the store has.
-pub fn counts(world: &World) -> [usize; 5] {
+pub(crate) fn counts(world: &World) -> [usize; 5] {
     ["blobs/sha256", "diffs", "names", "partial", "tmp"].map(|folder| World::names(&store(world, folder)).len())
 }

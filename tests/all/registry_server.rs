@@ -19,13 +19,13 @@ use tempfile::TempDir;
 use super::support::{LONG, skip, tool};
 
 /// A free port of this machine.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its number").port()
 }
 
 /// A docker-registry that runs. Ended when dropped; its images are gone then.
-pub struct Registry {
+pub(crate) struct Registry {
     port: u16,
     child: Child,
     folder: TempDir,
@@ -33,7 +33,7 @@ pub struct Registry {
 
 impl Registry {
     /// Starts an empty one; none where there is no docker-registry, and the skip is then reported.
-    pub fn start(test: &str) -> Option<Self> {
+    pub(crate) fn start(test: &str) -> Option<Self> {
         if tool("docker-registry").is_none() {
             skip(test, "there is no docker-registry here");
             return None;
@@ -50,23 +50,23 @@ impl Registry {
     }
 
     /// `127.0.0.1:PORT`.
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
     /// smidr's reference of an image there.
-    pub fn at(&self, image: &str) -> String {
+    pub(crate) fn at(&self, image: &str) -> String {
         format!("docker://{}/{image}", self.host())
     }
 
     /// Ends it; its images stay.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
     /// Starts it again where it was.
-    pub fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         self.child = serve(&self.folder, self.port).unwrap_or_else(|()| panic!("{}", said(&self.folder)));
     }
 }
@@ -133,7 +133,7 @@ fn answers(port: u16) -> bool {
 }
 
 /// A proxy before a registry, which logs each request before it passes it on, and delays some while it is closed.
-pub struct Tap {
+pub(crate) struct Tap {
     port: u16,
     inner: Arc<Inner>,
     accepting: Option<thread::JoinHandle<()>>,
@@ -150,7 +150,7 @@ struct Inner {
 
 impl Tap {
     /// A proxy for this registry, open.
-    pub fn before(registry: &Registry) -> Self {
+    pub(crate) fn before(registry: &Registry) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its number").port();
         let inner = Arc::new(Inner {
@@ -174,32 +174,32 @@ impl Tap {
     }
 
     /// smidr's reference of an image behind it.
-    pub fn at(&self, image: &str) -> String {
+    pub(crate) fn at(&self, image: &str) -> String {
         format!("docker://127.0.0.1:{}/{image}", self.port)
     }
 
     /// The requests since the last call, such as `HEAD /v2/hello/manifests/1`.
-    pub fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *locked(&self.inner.asked))
     }
 
     /// As [`Tap::asked`], without resetting it.
-    pub fn seen(&self) -> Vec<String> {
+    pub(crate) fn seen(&self) -> Vec<String> {
         locked(&self.inner.asked).clone()
     }
 
     /// Delays requests for blobs.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.close_for("/blobs/");
     }
 
     /// Delays requests with this text.
-    pub fn close_for(&self, part: &str) {
+    pub(crate) fn close_for(&self, part: &str) {
         *locked(&self.inner.closed) = Some(part.into());
     }
 
     /// Lets them go.
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         *locked(&self.inner.closed) = None;
         self.inner.opened.notify_all();
     }

@@ -19,7 +19,7 @@ use rustix::{
 use super::support::{LONG, World, smidr_bin};
 
 /// The master side of the pty. Dropping it closes the terminal.
-pub struct Screen {
+pub(crate) struct Screen {
     master: File,
     /// Tells the other side from other terminals.
     pub number: u64,
@@ -27,17 +27,17 @@ pub struct Screen {
 }
 
 /// Starts smidr on a terminal of 30 lines of 100 characters, on which nothing is drawn.
-pub fn on_terminal(setsid: &Path, world: &World, args: &[&str]) -> (Screen, Child) {
+pub(crate) fn on_terminal(setsid: &Path, world: &World, args: &[&str]) -> (Screen, Child) {
     on_kind_of_terminal("dumb", setsid, world, args)
 }
 
 /// Starts smidr on a terminal with a TERM.
-pub fn on_kind_of_terminal(term: &str, setsid: &Path, world: &World, args: &[&str]) -> (Screen, Child) {
+pub(crate) fn on_kind_of_terminal(term: &str, setsid: &Path, world: &World, args: &[&str]) -> (Screen, Child) {
     starts(term, setsid, world, &smidr_bin(), args)
 }
 
 /// As [`on_terminal`], with any program.
-pub fn runs_on_terminal(setsid: &Path, world: &World, program: &Path, args: &[&str]) -> (Screen, Child) {
+pub(crate) fn runs_on_terminal(setsid: &Path, world: &World, program: &Path, args: &[&str]) -> (Screen, Child) {
     starts("dumb", setsid, world, program, args)
 }
 
@@ -62,23 +62,23 @@ fn starts(term: &str, setsid: &Path, world: &World, program: &Path, args: &[&str
 }
 
 impl Screen {
-    pub fn resize(&self, rows: u16, columns: u16) {
+    pub(crate) fn resize(&self, rows: u16, columns: u16) {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&self.master, size).expect("set the size");
     }
 
-    pub fn types(&mut self, text: &str) {
+    pub(crate) fn types(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).expect("type");
     }
 
     /// All that has appeared so far.
-    pub fn seen(&self) -> &str {
+    pub(crate) fn seen(&self) -> &str {
         &self.seen
     }
 
     /// Waits until this has appeared.
     #[track_caller]
-    pub fn says(&mut self, text: &str) {
+    pub(crate) fn says(&mut self, text: &str) {
         let begun = Instant::now();
         while !self.seen.contains(text) {
             assert!(self.look() && begun.elapsed() < LONG, "no `{text}` in\n{}", self.seen);
@@ -87,7 +87,7 @@ impl Screen {
 
     /// Waits until something is true, while the program may go on printing.
     #[track_caller]
-    pub fn until(&mut self, what: &str, mut is: impl FnMut() -> bool) {
+    pub(crate) fn until(&mut self, what: &str, mut is: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !is() {
             assert!(self.look() && begun.elapsed() < LONG, "waited in vain for {what}; seen:\n{}", self.seen);
@@ -96,7 +96,7 @@ impl Screen {
 
     /// Waits until the other side is closed.
     #[track_caller]
-    pub fn until_closed(&mut self) {
+    pub(crate) fn until_closed(&mut self) {
         let begun = Instant::now();
         while self.look() {
             assert!(begun.elapsed() < LONG, "still open; seen:\n{}", self.seen);

@@ -14,15 +14,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Longer than anything here takes, even on a busy machine.
-pub const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// The program under test.
-pub fn smidr_bin() -> PathBuf {
+pub(crate) fn smidr_bin() -> PathBuf {
     std::env::var_os("SMIDR_BIN").map_or_else(|| env!("CARGO_BIN_EXE_smidr").into(), PathBuf::from)
 }
 
 /// Reports that a test cannot run here, and lets `scripts/test` count it.
-pub fn skip(test: &str, reason: &str) {
+pub(crate) fn skip(test: &str, reason: &str) {
     let line = format!("SKIP {test}: {reason}\n");
     // Directly to stderr: the test harness captures prints, and would hide the skip.
     let _ = io::stderr().write_all(line.as_bytes());
@@ -33,17 +33,17 @@ pub fn skip(test: &str, reason: &str) {
 }
 
 /// Whether tests run as root.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
 /// Whether a program is in PATH, or where administrators have theirs.
-pub fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     tool(program).is_some()
 }
 
 /// Where a program is.
-pub fn tool(program: &str) -> Option<PathBuf> {
+pub(crate) fn tool(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin".into(), "/sbin".into()];
     std::env::split_paths(&path).chain(more).map(|folder| folder.join(program)).find(|path| path.is_file())
@@ -67,11 +67,11 @@ fn passed_on() -> impl Iterator<Item = (String, String)> {
 }
 
 /// A home for programs that need none.
-pub const NO_HOME: &str = "/nonexistent";
+pub(crate) const NO_HOME: &str = "/nonexistent";
 
 /// Any program but smidr. It finds no configuration, logins, sockets or runtime folders of this machine or of its user, so that
 /// tests do not depend on what was used here before.
-pub fn hermetic(program: impl AsRef<OsStr>, home: impl AsRef<Path>) -> Command {
+pub(crate) fn hermetic(program: impl AsRef<OsStr>, home: impl AsRef<Path>) -> Command {
     let home = home.as_ref();
     let mut command = Command::new(program);
     command.env_clear().env("HOME", home).env("LC_ALL", "C").stdin(Stdio::null());
@@ -98,7 +98,7 @@ pub fn hermetic(program: impl AsRef<OsStr>, home: impl AsRef<Path>) -> Command {
 }
 
 /// Folders that no other test uses: a home, a SMIDR_HOME, and a place for projects.
-pub struct World {
+pub(crate) struct World {
     pub home: PathBuf,
     pub smidr: PathBuf,
     pub work: PathBuf,
@@ -107,12 +107,12 @@ pub struct World {
 
 impl World {
     /// With a SMIDR_HOME that does not exist yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::new_in(&std::env::temp_dir()).expect("a temporary folder")
     }
 
     /// As [`World::new`], in another place than usual.
-    pub fn new_in(place: &Path) -> io::Result<Self> {
+    pub(crate) fn new_in(place: &Path) -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix("smidr-t-").tempdir_in(place)?;
         let at = |name: &str| folder.path().join(name);
         let (home, smidr, work) = (at("home"), at("smidr"), at("work"));
@@ -122,7 +122,7 @@ impl World {
     }
 
     /// With the image of `hello` in its store, or none where that cannot be made; the skip is then reported.
-    pub fn with_image(test: &str) -> Option<Self> {
+    pub(crate) fn with_image(test: &str) -> Option<Self> {
         let shared = shared_home(test)?;
         let world = Self::new();
         // Layers are read-only, and their locks belong to them; everything else is this world's own.
@@ -134,26 +134,26 @@ impl World {
     }
 
     /// As [`World::with_image`], and with a project `p` from the template `hello`.
-    pub fn with_project(test: &str) -> Option<Self> {
+    pub(crate) fn with_project(test: &str) -> Option<Self> {
         let world = Self::with_image(test)?;
         world.init("p");
         Some(world)
     }
 
     /// Writes a project from the template `hello`.
-    pub fn init(&self, name: &str) -> PathBuf {
+    pub(crate) fn init(&self, name: &str) -> PathBuf {
         let done = self.smidr().args(["init", name, "--template", "hello"]).current_dir(&self.work).run();
         done.expect_code(0);
         self.work.join(name)
     }
 
     /// The folder of the project `p`.
-    pub fn project(&self) -> PathBuf {
+    pub(crate) fn project(&self) -> PathBuf {
         self.work.join("p")
     }
 
     /// Changes a file of the project `p`; the old text must be there.
-    pub fn edit(&self, file: &str, old: &str, new: &str) {
+    pub(crate) fn edit(&self, file: &str, old: &str, new: &str) {
         let path = self.project().join(file);
         let text = fs::read_to_string(&path).expect("a file of the project");
         assert!(text.contains(old), "{file} has no `{old}`");
@@ -161,7 +161,7 @@ impl World {
     }
 
     /// Lets the project `p` run in an image of the store.
-    pub fn edit_host(&self, image: &str) {
+    pub(crate) fn edit_host(&self, image: &str) {
         let path = self.project().join("smidr.yaml");
         let text = fs::read_to_string(&path).expect("a config");
         let above = text.split("\nhost:").next().expect("what is above");
@@ -171,21 +171,21 @@ impl World {
     }
 
     /// Writes a file of the project `p`, and its folders.
-    pub fn write(&self, file: &str, text: &str) {
+    pub(crate) fn write(&self, file: &str, text: &str) {
         let path = self.project().join(file);
         fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
         fs::write(&path, text).expect("write the file");
     }
 
     /// Appends to the config of the project `p`.
-    pub fn append(&self, text: &str) {
+    pub(crate) fn append(&self, text: &str) {
         let path = self.project().join("smidr.yaml");
         let old = fs::read_to_string(&path).expect("a config");
         fs::write(&path, format!("{old}{text}")).expect("write the config");
     }
 
     /// smidr in this world, in the project `p` where there is one.
-    pub fn smidr(&self) -> Smidr {
+    pub(crate) fn smidr(&self) -> Smidr {
         let project = self.project();
         let mut command = Command::new(smidr_bin());
         self.surround(&mut command);
@@ -194,13 +194,13 @@ impl World {
     }
 
     /// Gives a command the environment of this world and nothing else.
-    pub fn surround(&self, command: &mut Command) {
+    pub(crate) fn surround(&self, command: &mut Command) {
         command.env_clear().envs(passed_on()).env("TERM", "dumb");
         command.env("HOME", &self.home).env("SMIDR_HOME", &self.smidr).env("SMIDR_TRUST", "1").stdin(Stdio::null());
     }
 
     /// The names in a folder, sorted; none when it is not there.
-    pub fn names(folder: &Path) -> Vec<String> {
+    pub(crate) fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
@@ -209,36 +209,36 @@ impl World {
 }
 
 /// A command line of smidr.
-pub struct Smidr(Command);
+pub(crate) struct Smidr(Command);
 
 impl Smidr {
-    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.0.arg(arg);
         self
     }
 
-    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+    pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.0.args(args);
         self
     }
 
-    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.0.env(name, value);
         self
     }
 
-    pub fn current_dir(mut self, path: &Path) -> Self {
+    pub(crate) fn current_dir(mut self, path: &Path) -> Self {
         self.0.current_dir(path);
         self
     }
 
     /// Runs it to its end.
-    pub fn run(self) -> Done {
+    pub(crate) fn run(self) -> Done {
         self.run_with("")
     }
 
     /// Runs it to its end, with this on standard input. Killed when it takes for ever.
-    pub fn run_with(mut self, input: &str) -> Done {
+    pub(crate) fn run_with(mut self, input: &str) -> Done {
         self.0.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.0.spawn().expect("smidr starts");
         let mut stdin = child.stdin.take().expect("a pipe");
@@ -261,7 +261,7 @@ impl Smidr {
     }
 
     /// Starts it; standard output and standard error go to a file each.
-    pub fn start(mut self) -> Running {
+    pub(crate) fn start(mut self) -> Running {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let make = |name: &str| fs::File::create(folder.path().join(name)).expect("a file");
         self.0.stdin(Stdio::null()).stdout(make("out")).stderr(make("err"));
@@ -272,39 +272,39 @@ impl Smidr {
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Done {
+pub(crate) struct Done {
     pub code: Option<i32>,
     pub out: String,
     pub err: String,
 }
 
 impl Done {
-    pub fn new(output: Output) -> Self {
+    pub(crate) fn new(output: Output) -> Self {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
     }
 
     #[track_caller]
-    pub fn expect_code(&self, code: i32) -> &Self {
+    pub(crate) fn expect_code(&self, code: i32) -> &Self {
         assert_eq!(self.code, Some(code), "--- out\n{}--- err\n{}", self.out, self.err);
         self
     }
 
     #[track_caller]
-    pub fn expect_err(&self, part: &str) -> &Self {
+    pub(crate) fn expect_err(&self, part: &str) -> &Self {
         assert!(self.err.contains(part), "no `{part}` in\n{}", self.err);
         self
     }
 
     #[track_caller]
-    pub fn expect_out(&self, part: &str) -> &Self {
+    pub(crate) fn expect_out(&self, part: &str) -> &Self {
         assert!(self.out.contains(part), "no `{part}` in\n{}", self.out);
         self
     }
 
     /// One error, and not a second one: a user reads the first and types what the hint says.
     #[track_caller]
-    pub fn expect_one_error(&self) -> &Self {
+    pub(crate) fn expect_one_error(&self) -> &Self {
         assert_eq!(
             self.err.lines().filter(|line| line.starts_with("error:")).count(),
             1,
@@ -317,13 +317,13 @@ impl Done {
 
     /// Standard output as JSON.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in {}", self.out))
     }
 
     /// The id of the build that ended, as the last lines say it.
     #[track_caller]
-    pub fn build_id(&self) -> String {
+    pub(crate) fn build_id(&self) -> String {
         let words = self.err.lines().rev().flat_map(str::split_whitespace);
         let is_id = |word: &&str| {
             word.rsplit_once('-')
@@ -334,31 +334,31 @@ impl Done {
 }
 
 /// A smidr that runs. Killed when dropped.
-pub struct Running {
+pub(crate) struct Running {
     pub child: Child,
     folder: TempDir,
 }
 
 impl Running {
-    pub fn pid(&self) -> nix::unistd::Pid {
+    pub(crate) fn pid(&self) -> nix::unistd::Pid {
         nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"))
     }
 
-    pub fn out(&self) -> String {
+    pub(crate) fn out(&self) -> String {
         fs::read_to_string(self.folder.path().join("out")).unwrap_or_default()
     }
 
-    pub fn err(&self) -> String {
+    pub(crate) fn err(&self) -> String {
         fs::read_to_string(self.folder.path().join("err")).unwrap_or_default()
     }
 
-    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         nix::sys::signal::kill(self.pid(), signal).expect("send a signal");
     }
 
     /// Waits until standard output or standard error has this.
     #[track_caller]
-    pub fn until_says(&mut self, part: &str) {
+    pub(crate) fn until_says(&mut self, part: &str) {
         let begun = Instant::now();
         loop {
             let (out, err) = (self.out(), self.err());
@@ -374,7 +374,7 @@ impl Running {
 
     /// Waits for the end.
     #[track_caller]
-    pub fn wait(mut self) -> Done {
+    pub(crate) fn wait(mut self) -> Done {
         let mut status = None;
         let child = &mut self.child;
         wait_for("smidr to end", LONG, || {
@@ -395,7 +395,7 @@ impl Drop for Running {
 
 /// Polls until something is true.
 #[track_caller]
-pub fn wait_for(what: &str, at_most: Duration, mut look: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, at_most: Duration, mut look: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !look() {
         assert!(begun.elapsed() < at_most, "waited {at_most:?} in vain for {what}");
@@ -404,7 +404,7 @@ pub fn wait_for(what: &str, at_most: Duration, mut look: impl FnMut() -> bool) {
 }
 
 /// Living processes of this machine whose command line or environment holds `marker`, as far as we may look.
-pub fn processes_with(marker: &str) -> Vec<String> {
+pub(crate) fn processes_with(marker: &str) -> Vec<String> {
     let holds = |path: &Path| {
         fs::read(path).is_ok_and(|bytes| bytes.windows(marker.len()).any(|window| window == marker.as_bytes()))
     };
@@ -424,7 +424,7 @@ pub fn processes_with(marker: &str) -> Vec<String> {
 }
 
 /// One home of smidr for the whole run, with the image of `hello` in its store; none where it cannot be made.
-pub fn shared_home(test: &str) -> Option<&'static Path> {
+pub(crate) fn shared_home(test: &str) -> Option<&'static Path> {
     static HOME: OnceLock<Shared> = OnceLock::new();
     match HOME.get_or_init(make_shared_home) {
         Shared::At(path) => Some(path),
@@ -467,7 +467,7 @@ fn make_shared_home() -> Shared {
 }
 
 /// Whether this host lets this user make namespaces at all, found out without smidr.
-pub fn user_namespaces() -> Result<(), &'static str> {
+pub(crate) fn user_namespaces() -> Result<(), &'static str> {
     let Some(unshare) = tool("unshare") else { return Ok(()) };
     let tried = Command::new(unshare).args(["-Ur", "true"]).stderr(Stdio::null()).status();
     if tried.is_ok_and(|status| status.success()) { Ok(()) } else { Err("no user namespaces here") }

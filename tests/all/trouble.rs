@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use super::support::{Done, World, is_root, skip, smidr_bin, tool};
 
 /// A recipe with one task that runs a script.
-pub fn recipe(world: &World, name: &str, script: &str) {
+pub(crate) fn recipe(world: &World, name: &str, script: &str) {
     let text = format!(
         "LICENSE = \"MIT\"\ninherit nobuild\naddtask act after do_patch before do_build\ndo_act() {{\n{script}\n}}\n"
     );

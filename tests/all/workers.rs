@@ -22,10 +22,10 @@ use super::{
 };
 
 /// How soon a build whose process is gone is known as such, and everything of it ended.
-pub const SOON: Duration = Duration::from_secs(2);
+pub(crate) const SOON: Duration = Duration::from_secs(2);
 
 /// A world with locks of its own, so that its builds wait for no other test's. What still runs at its end is killed.
-pub struct Alone(World);
+pub(crate) struct Alone(World);
 
 impl Deref for Alone {
     type Target = World;
@@ -45,7 +45,7 @@ impl Drop for Alone {
 
 impl Alone {
     /// With a project `p`, or none where that is not possible; the skip is then reported.
-    pub fn new(test: &str) -> Option<Self> {
+    pub(crate) fn new(test: &str) -> Option<Self> {
         let world = World::with_project(test)?;
         let locks = world.smidr.join("locks");
         fs::remove_file(&locks).expect("remove the link");
@@ -54,29 +54,29 @@ impl Alone {
     }
 
     /// What runs in this world: workers, and everything that their builds have started.
-    pub fn processes(&self) -> Vec<String> {
+    pub(crate) fn processes(&self) -> Vec<String> {
         let all = processes_with(&self.smidr.display().to_string());
         all.into_iter().filter(|line| !line.contains(" status ")).collect()
     }
 
     /// Uses another SMIDR_HOME from now on.
-    pub fn move_to(&mut self, home: PathBuf) {
+    pub(crate) fn move_to(&mut self, home: PathBuf) {
         self.0.smidr = home;
     }
 
     /// The user's own settings.
-    pub fn settings(&self, text: &str) {
+    pub(crate) fn settings(&self, text: &str) {
         fs::write(self.smidr.join("settings.yaml"), text).expect("write the settings");
     }
 
     /// A recipe whose task waits for [`Alone::release`], and says `word` then.
-    pub fn held(&self, name: &str, word: &str) {
+    pub(crate) fn held(&self, name: &str, word: &str) {
         let mark = self.mark(name).display().to_string();
         recipe(self, name, &format!("    until test -e {mark}; do sleep 0.05; done\n    echo {word}"));
     }
 
     /// Lets the task of a recipe go on.
-    pub fn release(&self, name: &str) {
+    pub(crate) fn release(&self, name: &str) {
         fs::write(self.mark(name), "").expect("a file");
     }
 
@@ -86,7 +86,7 @@ impl Alone {
 
     /// A build that goes on by itself. Gives its id.
     #[track_caller]
-    pub fn detached(&self, args: &[&str]) -> String {
+    pub(crate) fn detached(&self, args: &[&str]) -> String {
         let done = self.smidr().args(["build", "--detach"]).args(args).run();
         let ids: Vec<&str> = done.expect_code(0).out.lines().collect();
         assert_eq!(ids.len(), 1, "{done:?}");
@@ -95,31 +95,31 @@ impl Alone {
 
     /// A build as `status` tells it.
     #[track_caller]
-    pub fn build(&self, id: &str) -> Value {
+    pub(crate) fn build(&self, id: &str) -> Value {
         let done = self.smidr().args(["status", id, "--json"]).run();
         done.expect_code(0).json()["build"].clone()
     }
 
     #[track_caller]
-    pub fn until_state(&self, id: &str, state: &str) {
+    pub(crate) fn until_state(&self, id: &str, state: &str) {
         wait_for(&format!("{id} to be {state}"), LONG, || self.build(id)["state"] == state);
     }
 
     /// Waits until the task `do_act` of a build runs.
     #[track_caller]
-    pub fn until_acts(&self, id: &str) {
+    pub(crate) fn until_acts(&self, id: &str) {
         let journal = self.folder(id).join("events.jsonl");
         let acts = |line: &str| line.contains(r#""task_started""#) && line.contains(r#""do_act""#);
         wait_for("the task to run", LONG, || fs::read_to_string(&journal).unwrap_or_default().lines().any(acts));
     }
 
-    pub fn folder(&self, id: &str) -> PathBuf {
+    pub(crate) fn folder(&self, id: &str) -> PathBuf {
         self.smidr.join("builds").join(id)
     }
 
     /// The worker of a build, as its lock names it.
     #[track_caller]
-    pub fn worker(&self, id: &str) -> Pid {
+    pub(crate) fn worker(&self, id: &str) -> Pid {
         let lock = fs::read_to_string(self.smidr.join("locks").join(format!("build-{id}.lock"))).expect("its lock");
         let number = lock.split_once("(process ").and_then(|(_, rest)| rest.trim_end().strip_suffix(')'));
         Pid::from_raw(number.and_then(|number| number.parse().ok()).expect("its process"))
@@ -127,7 +127,7 @@ impl Alone {
 
     /// The journal of a build, whose numbers must be dense.
     #[track_caller]
-    pub fn journal(&self, id: &str) -> Vec<Value> {
+    pub(crate) fn journal(&self, id: &str) -> Vec<Value> {
         let done = self.smidr().args(["logs", id, "--json"]).run();
         assert_eq!(done.expect_code(0).err, "");
         let records: Vec<Value> = done.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -139,7 +139,7 @@ impl Alone {
 
     /// Waits until nothing of this world runs.
     #[track_caller]
-    pub fn until_quiet(&self) {
+    pub(crate) fn until_quiet(&self) {
         let mut left = Vec::new();
         let what = "every process to be gone";
         let begun = std::time::Instant::now();
@@ -155,7 +155,7 @@ impl Alone {
 
     /// A build that ends at once.
     #[track_caller]
-    pub fn next_build_works(&self) {
+    pub(crate) fn next_build_works(&self) {
         recipe(self, "quick", "    true");
         self.smidr().args(["build", "--target", "quick"]).run().expect_code(0);
     }

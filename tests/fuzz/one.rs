@@ -17,7 +17,7 @@ use smidr::{
 const BLOCK: usize = 512;
 
 /// A store, and a canary beside it.
-pub struct Yard {
+pub(crate) struct Yard {
     folder: tempfile::TempDir,
     store: ImageStore,
     before: Vec<(PathBuf, [i64; 6])>,
@@ -25,7 +25,7 @@ pub struct Yard {
 
 impl Yard {
     /// In a temporary folder.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let canary = folder.path().join("canary");
         fs::create_dir_all(canary.join("deep")).expect("folders");
@@ -48,7 +48,7 @@ impl Yard {
     }
 
     /// Imports an archive and, if that worked, removes it. Says what came of it.
-    pub fn import(&mut self, input: &[u8]) -> Result<(), ImageError> {
+    pub(crate) fn import(&mut self, input: &[u8]) -> Result<(), ImageError> {
         let source = self.folder.path().join("input");
         fs::write(&source, plausible(input)).expect("an input");
         let on = Emitter::new(BuildId::new("fuzz", 1).expect("a good name"), Vec::new());

@@ -9,7 +9,7 @@ use crate::{config::Ids, model::SystemFacts, project::Project, system::process::
 const TOOLS: [&str; 3] = ["apt-get", "dpkg-deb", "tar"];
 
 /// Whether a build host can be made from packages.
-pub fn packages(spawner: &Spawner) -> Finding {
+pub(super) fn packages(spawner: &Spawner) -> Finding {
     let start = |tool: &&str| {
         let mut command = spawner.command(tool);
         command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -31,7 +31,7 @@ pub fn packages(spawner: &Spawner) -> Finding {
 }
 
 /// Whether a project that asks for a range of ids gets one; none where it does not ask.
-pub fn ids(config: &Path, facts: &SystemFacts, spawner: &Spawner) -> Option<Finding> {
+pub(super) fn ids(config: &Path, facts: &SystemFacts, spawner: &Spawner) -> Option<Finding> {
     let project = Project::read(config, None, facts).ok().filter(|project| project.config.host.ids == Ids::Range)?;
     let finding =
         |text: &str| Finding::doubtful("ids", format!("{} asks for host.ids: range, {text}", &*project.config.name));
@@ -56,7 +56,7 @@ pub fn ids(config: &Path, facts: &SystemFacts, spawner: &Spawner) -> Option<Find
 }
 
 /// Whether certificates of servers can be checked.
-pub fn certificates(facts: &SystemFacts) -> Finding {
+pub(super) fn certificates(facts: &SystemFacts) -> Finding {
     match &facts.ca_bundle {
         Some(path) => Finding::good("certificates", path.display().to_string()),
         None => Finding::doubtful("certificates", "no bundle of CA certificates: https will fail")
@@ -65,6 +65,6 @@ pub fn certificates(facts: &SystemFacts) -> Finding {
 }
 
 /// The time zone of builds.
-pub fn time_zone(facts: &SystemFacts) -> Finding {
+pub(super) fn time_zone(facts: &SystemFacts) -> Finding {
     Finding::good("time zone", facts.time_zone.clone())
 }

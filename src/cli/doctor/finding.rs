@@ -15,7 +15,7 @@ const WIDTH: usize = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Works.
     Good,
     /// Works with restrictions, or may not work.
@@ -26,7 +26,7 @@ pub enum Verdict {
 
 /// The result of one check.
 #[derive(Debug, Serialize)]
-pub struct Finding {
+pub(super) struct Finding {
     pub name: &'static str,
     pub verdict: Verdict,
     pub text: String,
@@ -49,15 +49,15 @@ struct Diagnosis {
 }
 
 impl Finding {
-    pub fn good(name: &'static str, text: impl Into<String>) -> Self {
+    pub(super) fn good(name: &'static str, text: impl Into<String>) -> Self {
         Self::new(name, Verdict::Good, text)
     }
 
-    pub fn doubtful(name: &'static str, text: impl Into<String>) -> Self {
+    pub(super) fn doubtful(name: &'static str, text: impl Into<String>) -> Self {
         Self::new(name, Verdict::Doubtful, text)
     }
 
-    pub fn broken(name: &'static str, text: impl Into<String>) -> Self {
+    pub(super) fn broken(name: &'static str, text: impl Into<String>) -> Self {
         Self::new(name, Verdict::Broken, text)
     }
 
@@ -66,12 +66,12 @@ impl Finding {
     }
 
     /// What to do, in one line; a command stands between two pairs of spaces.
-    pub fn hint(self, hint: impl Into<String>) -> Self {
+    pub(super) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 
     /// The cause, with the name of the kernel's errno.
-    pub fn obstacle(self, errno: Option<String>, obstacle: Obstacle) -> Self {
+    pub(super) fn obstacle(self, errno: Option<String>, obstacle: Obstacle) -> Self {
         let hint = Some(obstacle.hint());
         let Obstacle { cause, remedy_user, remedy_admin } = obstacle;
         Self { hint, diagnosis: Some(Diagnosis { errno, cause, remedy_user, remedy_admin }), ..self }
@@ -79,7 +79,7 @@ impl Finding {
 }
 
 /// Shows a finding as a line of the table, wrapped where it is long.
-pub fn show(finding: &Finding) {
+pub(super) fn show(finding: &Finding) {
     let word = match finding.verdict {
         Verdict::Good => "good",
         Verdict::Doubtful => "doubtful",
@@ -95,7 +95,7 @@ pub fn show(finding: &Finding) {
 }
 
 /// Shows the remedies of a finding: commands begin in the first column, so that they can be copied as they are.
-pub fn show_remedies(finding: &Finding) {
+pub(super) fn show_remedies(finding: &Finding) {
     let Some(diagnosis) = &finding.diagnosis else { return };
     let user = diagnosis.remedy_user.as_ref().map(|remedy| (format!("You can {}", remedy.how), remedy));
     let admin = diagnosis.remedy_admin.as_ref().map(|remedy| {

@@ -28,12 +28,12 @@ enum Found {
 }
 
 /// The limits that a build could have.
-pub fn limits(facts: &SystemFacts, spawner: &Spawner) -> Finding {
+pub(super) fn limits(facts: &SystemFacts, spawner: &Spawner) -> Finding {
     judge(&try_out(facts, spawner), Path::new(SYSTEMD).is_dir(), facts.uid)
 }
 
 /// Whether a build that outlives the terminal also outlives the session.
-pub fn detached(found: Logout) -> Finding {
+pub(super) fn detached(found: Logout) -> Finding {
     match found {
         Logout { kills: true, lingers: false } => Finding::doubtful(
             "detached",

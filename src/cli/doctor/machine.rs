@@ -20,7 +20,7 @@ const FEW_WATCHES: u64 = 8192;
 const FEW_WATCHERS: u64 = 16;
 
 /// All findings about limits of this machine.
-pub fn machine(limits: &Limits, facts: &SystemFacts) -> Vec<Finding> {
+pub(super) fn machine(limits: &Limits, facts: &SystemFacts) -> Vec<Finding> {
     let mut findings = vec![memory(limits, facts), processes(limits, facts), open_files(limits)];
     findings.extend(watches(limits));
     findings.push(umask(limits));

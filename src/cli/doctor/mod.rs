@@ -29,7 +29,7 @@ use crate::{
 use finding::{Finding, Verdict};
 
 /// Runs the command. `config` is the project's, if there is one.
-pub fn doctor(config: &Path, args: &Doctor) -> Done {
+pub(super) fn doctor(config: &Path, args: &Doctor) -> Done {
     let spawner = start_spawner()?;
     let facts = context::gather();
     let home = Home::open(&facts);

@@ -19,14 +19,14 @@ use crate::{
 };
 
 /// The user that builds.
-pub fn caller(facts: &SystemFacts) -> Finding {
+pub(super) fn caller(facts: &SystemFacts) -> Finding {
     let (uid, gid) = facts.inner_ids();
     let text = format!("uid {} here, {uid}:{gid} in builds; no subuid entry and no helper needed", facts.uid);
     Finding::good("caller", text)
 }
 
 /// The kernel's version. What it can do is tried below.
-pub fn kernel() -> Finding {
+pub(super) fn kernel() -> Finding {
     let release = kernel::release();
     let Some(version) = kernel::version(&release) else {
         return Finding::doubtful("kernel", format!("it does not tell its version: `{release}`"));
@@ -44,7 +44,7 @@ pub fn kernel() -> Finding {
 }
 
 /// The steps of a build, up to the point where the program would start, on the file system that holds images.
-pub fn sandbox(facts: &SystemFacts, home: Option<&Home>, spawner: &Spawner) -> Vec<Finding> {
+pub(super) fn sandbox(facts: &SystemFacts, home: Option<&Home>, spawner: &Spawner) -> Vec<Finding> {
     let (uid, gid) = facts.inner_ids();
     let ids = Ids { outer_uid: facts.uid, outer_gid: facts.gid, uid, gid, range: None };
     let place = match Place::make(home, &ids) {
@@ -185,7 +185,7 @@ fn tasks(tasks: &Tasks) -> Finding {
 }
 
 /// Each running task has a user namespace, and the sandbox has one more.
-pub fn namespaces(limits: &Limits, facts: &SystemFacts) -> Finding {
+pub(super) fn namespaces(limits: &Limits, facts: &SystemFacts) -> Finding {
     let Some(limit) = limits.user_namespaces else {
         return Finding::doubtful("namespaces", "this kernel does not tell how many user namespaces there may be");
     };

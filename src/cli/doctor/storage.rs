@@ -22,7 +22,7 @@ const FEW_INODES: u64 = 2_000_000;
 const ELSEWHERE: &str = "choose another place:  export SMIDR_HOME=DIR";
 
 /// SMIDR_HOME cannot be opened.
-pub fn no_home(failure: &Failure) -> Finding {
+pub(super) fn no_home(failure: &Failure) -> Finding {
     let cause = failure.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     let finding = Finding::broken("home", format!("{failure}{cause}"));
     match failure.hint() {
@@ -32,7 +32,7 @@ pub fn no_home(failure: &Failure) -> Finding {
 }
 
 /// All findings about SMIDR_HOME's place.
-pub fn storage(home: &Home) -> Vec<Finding> {
+pub(super) fn storage(home: &Home) -> Vec<Finding> {
     let path = home.paths.home();
     let system = match FileSystem::of(path) {
         Ok(system) => system,

@@ -46,7 +46,7 @@ struct Difference {
 }
 
 /// Runs the command.
-pub fn diff(
+pub(super) fn diff(
     context: &CommandContext,
     file: &Path,
     grant: &Grant,

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub fn layers(file: &Path, grant: &Grant, command: &Layers) -> Done {
+pub(super) fn layers(file: &Path, grant: &Grant, command: &Layers) -> Done {
     let context = CommandContext::open("layers")?;
     let done = match command {
         Layers::Ls { store: true, json } => store(&context, file, *json),

@@ -29,7 +29,7 @@ const USUAL_LIFE: u64 = 60;
 
 /// The access that is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Access {
+pub(super) enum Access {
     /// Reading.
     Pull,
     /// Reading and writing.
@@ -37,7 +37,7 @@ pub enum Access {
 }
 
 /// Authentication for one repository.
-pub struct Auth {
+pub(super) struct Auth {
     host: String,
     repository: String,
     /// Whether plain http is allowed for the registry, and for a token server on the same host.
@@ -75,19 +75,19 @@ struct TokenAnswer {
 
 impl Auth {
     /// For a repository of a registry. Makes no request.
-    pub fn new(host: &str, repository: &str, insecure: bool, settings: &Arc<Settings>) -> Self {
+    pub(super) fn new(host: &str, repository: &str, insecure: bool, settings: &Arc<Settings>) -> Self {
         let (host, repository) = (host.to_owned(), repository.to_owned());
         Self { host, repository, insecure, settings: settings.clone(), state: Mutex::default() }
     }
 
     /// The authorization to send, as far as it is known.
-    pub fn header(&self, access: Access) -> Option<HeaderValue> {
+    pub(super) fn header(&self, access: Access) -> Option<HeaderValue> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.granted.get(&access).filter(|granted| granted.is_fresh()).map(|granted| granted.header.clone())
     }
 
     /// Whether credentials have been sent.
-    pub fn used_login(&self) -> bool {
+    pub(super) fn used_login(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(&state.login, Some(Some(_)))
     }
@@ -97,7 +97,7 @@ impl Auth {
     /// # Errors
     ///
     /// When there are no credentials, or they must not be sent.
-    pub fn answer(
+    pub(super) fn answer(
         &self,
         http: &Http,
         access: Access,
@@ -123,7 +123,7 @@ impl Auth {
     }
 
     /// The error for a registry that rejects the credentials.
-    pub fn denied(&self, from: &Url, status: StatusCode, said: String) -> RegistryError {
+    pub(super) fn denied(&self, from: &Url, status: StatusCode, said: String) -> RegistryError {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.refused(&state, from, status, said)
     }

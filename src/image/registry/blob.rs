@@ -11,7 +11,7 @@ use super::{
 use crate::image::documents::Descriptor;
 
 /// Reads a blob. Its errors wrap a [`RegistryError`].
-pub struct BlobReader<'a> {
+pub(super) struct BlobReader<'a> {
     registry: &'a HttpRegistry,
     blob: Descriptor,
     at: u64,
@@ -29,7 +29,7 @@ impl<'a> BlobReader<'a> {
     /// # Errors
     ///
     /// When no host gives the blob.
-    pub fn open(registry: &'a HttpRegistry, blob: &Descriptor, from: u64) -> Result<Self, RegistryError> {
+    pub(super) fn open(registry: &'a HttpRegistry, blob: &Descriptor, from: u64) -> Result<Self, RegistryError> {
         let mut new = Self { registry, blob: blob.clone(), at: from, which: 0, body: None, failures: 0, progress: 0 };
         if from > blob.size {
             return Err(new.wrong_size(from.to_string()));

@@ -20,7 +20,7 @@ use reqwest::{
 
 /// The reach of an address, from widest to narrowest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Zone {
+pub(super) enum Zone {
     /// Hosts of the internet.
     Internet,
     /// Hosts of a private network (RFC 1918, RFC 4193), or of a provider's own (RFC 6598).
@@ -35,7 +35,7 @@ pub enum Zone {
 
 impl Zone {
     /// The zone of an address. One that embeds an IPv4 address has the zone of that one.
-    pub fn of(address: IpAddr) -> Self {
+    pub(super) fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Self::of_v4(address),
             IpAddr::V6(address) => Self::of_v6(address),
@@ -72,7 +72,7 @@ impl Zone {
     }
 
     /// Whether a registry in this zone may name an address in another one.
-    pub fn may_lead_to(self, zone: Self) -> bool {
+    pub(super) fn may_lead_to(self, zone: Self) -> bool {
         zone == Self::Internet || zone == self
     }
 }
@@ -95,7 +95,7 @@ pub struct Inward {
 }
 
 /// The bounds for one registry. Resolves names for its client.
-pub struct Bounds {
+pub(super) struct Bounds {
     home: String,
     proxies: Vec<String>,
     // The zone of the registry, once it is known. A name that later resolved to another zone would circumvent the rule.
@@ -104,7 +104,7 @@ pub struct Bounds {
 
 impl Bounds {
     /// For the registry at the host of a URL, with the user's proxies.
-    pub fn new(home: Option<&Url>, proxies: &[Url]) -> Arc<Self> {
+    pub(super) fn new(home: Option<&Url>, proxies: &[Url]) -> Arc<Self> {
         let zone = home.and_then(literal).map(Zone::of);
         let name = |url: &Url| url.domain().map(String::from);
         let (home, proxies) = (home.and_then(name).unwrap_or_default(), proxies.iter().filter_map(name).collect());
@@ -116,7 +116,7 @@ impl Bounds {
     /// # Errors
     ///
     /// When the registry must not lead there.
-    pub fn check(&self, url: &Url) -> Result<(), Inward> {
+    pub(super) fn check(&self, url: &Url) -> Result<(), Inward> {
         let home = self.zone.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Zone::Internet);
         if let Some(address) = literal(url) {
             let (zone, to) = (Zone::of(address), address.to_string());
@@ -154,7 +154,7 @@ impl Bounds {
 }
 
 /// The resolver of a client.
-pub struct Bounded(pub Arc<Bounds>);
+pub(super) struct Bounded(pub Arc<Bounds>);
 
 impl Resolve for Bounded {
     fn resolve(&self, name: Name) -> Resolving {

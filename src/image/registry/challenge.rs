@@ -2,7 +2,7 @@
 
 /// One way to authenticate.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Challenge {
+pub(super) struct Challenge {
     /// In lower case: `bearer`, `basic`.
     pub scheme: String,
     /// Names, in lower case, and values.
@@ -11,13 +11,13 @@ pub struct Challenge {
 
 impl Challenge {
     /// The value of a parameter.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// All challenges of a header.
-pub fn parse(text: &str) -> Vec<Challenge> {
+pub(super) fn parse(text: &str) -> Vec<Challenge> {
     let mut challenges: Vec<Challenge> = Vec::new();
     let mut rest = text;
     loop {

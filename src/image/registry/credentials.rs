@@ -22,16 +22,16 @@ const FILE_BYTES: u64 = 1 << 20;
 
 /// A text that is never displayed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub(super) struct Secret(String);
 
 impl Secret {
     /// Hides a text.
-    pub fn new(text: impl Into<String>) -> Self {
+    pub(super) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
     /// The text, for the one place that sends it.
-    pub fn reveal(&self) -> &str {
+    pub(super) fn reveal(&self) -> &str {
         &self.0
     }
 }
@@ -44,7 +44,7 @@ impl fmt::Debug for Secret {
 
 /// The form of a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Login {
+pub(super) enum Login {
     /// User and password.
     Password {
         /// The user's name.
@@ -58,7 +58,7 @@ pub enum Login {
 
 /// A login, and its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credential {
+pub(super) struct Credential {
     /// The login.
     pub login: Login,
     /// `a password from FILE`, for messages.
@@ -92,7 +92,7 @@ type AskHelper<'a> = dyn Fn(&str, &str) -> Result<Option<Login>, helper::HelperE
 /// # Errors
 ///
 /// When a file cannot be read or parsed. A helper that fails is a warning, since most images need no credentials.
-pub fn find(settings: &Settings, host: &str, repository: &str) -> Result<Option<Credential>, RegistryError> {
+pub(super) fn find(settings: &Settings, host: &str, repository: &str) -> Result<Option<Credential>, RegistryError> {
     let ask = |name: &str, server: &str| helper::ask(settings, name, server);
     search(&files(settings), host, repository, &ask, &|warning| (settings.warn)(warning))
 }

@@ -39,10 +39,10 @@ const DOCUMENTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 const NO_HEAD: [u16; 3] = [400, 405, 501];
 
 /// The body of a response.
-pub type Body = Paced<Response>;
+pub(super) type Body = Paced<Response>;
 
 /// A registry or mirror that has the repository.
-pub struct Endpoint {
+pub(super) struct Endpoint {
     /// Its place.
     pub place: Place,
     pub(super) http: Http,
@@ -59,7 +59,7 @@ impl Endpoint {
     /// # Errors
     ///
     /// When the client cannot be made.
-    pub fn new(place: Place, is_mirror: bool, settings: &Arc<Settings>) -> Result<Self, RegistryError> {
+    pub(super) fn new(place: Place, is_mirror: bool, settings: &Arc<Settings>) -> Result<Self, RegistryError> {
         let http = Http::new(&place.host, settings)?;
         let auth = Auth::new(&place.host, &place.repository, place.insecure, settings);
         // A mirror only saves time, so it gets short timeouts.
@@ -69,28 +69,28 @@ impl Endpoint {
     }
 
     /// Whether it may be used for this.
-    pub fn serves(&self, by_digest: bool) -> bool {
+    pub(super) fn serves(&self, by_digest: bool) -> bool {
         let unfit = if by_digest { Serves::TagOnly } else { Serves::DigestOnly };
         self.place.serves != unfit && !self.failed.load(Ordering::Relaxed)
     }
 
     /// Marks it as not to be used again.
-    pub fn give_up(&self) {
+    pub(super) fn give_up(&self) {
         self.failed.store(true, Ordering::Relaxed);
     }
 
     /// Its name, for messages.
-    pub fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("{}/{}", self.place.host, self.place.repository)
     }
 
     /// Retries as the settings say.
-    pub fn patiently<T>(&self, attempt: impl FnMut() -> Result<T, RegistryError>) -> Result<T, RegistryError> {
+    pub(super) fn patiently<T>(&self, attempt: impl FnMut() -> Result<T, RegistryError>) -> Result<T, RegistryError> {
         retry::patiently(&self.settings, &self.place.host, self.retries, attempt)
     }
 
     /// The digest of a tag.
-    pub fn resolve(&self, tag: &str, limit: u64) -> Result<Digest, RegistryError> {
+    pub(super) fn resolve(&self, tag: &str, limit: u64) -> Result<Digest, RegistryError> {
         let (what, path) = (format!("{}:{tag}", self.name()), Wanted::Tag(tag).path()?);
         match self.patiently(|| self.get(Method::HEAD, &path, &[(ACCEPT, DOCUMENTS)], &what)) {
             Ok(response) => {
@@ -106,7 +106,7 @@ impl Endpoint {
     }
 
     /// A manifest or an index.
-    pub fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), RegistryError> {
+    pub(super) fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), RegistryError> {
         let (what, path) = (format!("{}{wanted}", self.name()), wanted.path()?);
         self.patiently(|| {
             let response = self.get(Method::GET, &path, &[(ACCEPT, DOCUMENTS)], &what)?;
@@ -128,7 +128,7 @@ impl Endpoint {
     }
 
     /// A blob from `from` on; one attempt.
-    pub fn blob(&self, blob: &Descriptor, from: u64) -> Result<Body, RegistryError> {
+    pub(super) fn blob(&self, blob: &Descriptor, from: u64) -> Result<Body, RegistryError> {
         let what = blob_name(blob);
         let range = format!("bytes={from}-");
         let headers: &[_] = if from > 0 { &[(RANGE, range.as_str())] } else { &[] };
@@ -261,7 +261,7 @@ impl Endpoint {
 }
 
 /// What was requested, for messages.
-pub fn blob_name(blob: &Descriptor) -> String {
+pub(super) fn blob_name(blob: &Descriptor) -> String {
     format!("the blob {}", blob.digest)
 }
 

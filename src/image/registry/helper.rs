@@ -21,7 +21,7 @@ const ANSWER_BYTES: u64 = 1 << 20;
 
 /// Why a helper failed. Continues "the credential helper X".
 #[derive(Debug, thiserror::Error)]
-pub enum HelperError {
+pub(super) enum HelperError {
     /// The name could be a path, or an option.
     #[error("is not used: its name holds other characters than a-z, 0-9 and -")]
     Name,
@@ -51,7 +51,7 @@ struct Answer {
 /// # Errors
 ///
 /// When it cannot be run, or does not answer.
-pub fn ask(settings: &Settings, name: &str, server: &str) -> Result<Option<Login>, HelperError> {
+pub(super) fn ask(settings: &Settings, name: &str, server: &str) -> Result<Option<Login>, HelperError> {
     let good = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !good {
         return Err(HelperError::Name);

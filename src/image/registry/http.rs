@@ -36,7 +36,7 @@ const ERROR_BYTES: u64 = 16 << 10;
 const ERROR_CHARS: usize = 300;
 
 /// Sends requests to one registry, and to hosts that it redirects to.
-pub struct Http {
+pub(super) struct Http {
     host: String,
     client: Client,
     bounds: Arc<Bounds>,
@@ -44,7 +44,7 @@ pub struct Http {
 }
 
 /// A request.
-pub struct Ask {
+pub(super) struct Ask {
     /// GET, HEAD, …
     pub method: Method,
     /// The URL.
@@ -63,7 +63,7 @@ pub struct Ask {
 
 impl Ask {
     /// A request without anything special.
-    pub fn new(method: Method, url: Url, what: &str) -> Self {
+    pub(super) fn new(method: Method, url: Url, what: &str) -> Self {
         let what = what.into();
         Self { method, url, headers: Vec::new(), authorization: None, body: None, timeout: None, what }
     }
@@ -75,7 +75,7 @@ impl Http {
     /// # Errors
     ///
     /// When a certificate or a proxy cannot be used.
-    pub fn new(host: &str, settings: &Arc<Settings>) -> Result<Self, RegistryError> {
+    pub(super) fn new(host: &str, settings: &Arc<Settings>) -> Result<Self, RegistryError> {
         let (proxies, urls): (Vec<_>, Vec<_>) = proxies(settings)?.into_iter().unzip();
         let home = Url::parse(&format!("https://{}", reference::api_host(host))).ok();
         Self::within(host, settings, Bounds::new(home.as_ref(), &urls), proxies)
@@ -118,7 +118,7 @@ impl Http {
     /// # Errors
     ///
     /// When there is no response, or a redirect that must not be followed.
-    pub fn send(&self, ask: Ask) -> Result<Response, RegistryError> {
+    pub(super) fn send(&self, ask: Ask) -> Result<Response, RegistryError> {
         let Ask { method, mut url, headers, mut authorization, mut body, timeout, what } = ask;
         let may_follow = body.is_none() && matches!(method, Method::GET | Method::HEAD);
         for _ in 0..=MOST_REDIRECTS {
@@ -162,7 +162,7 @@ impl Http {
     }
 
     /// The body of a response, if it has at most `limit` bytes.
-    pub fn read(&self, response: Response, limit: u64) -> std::io::Result<Option<Vec<u8>>> {
+    pub(super) fn read(&self, response: Response, limit: u64) -> std::io::Result<Option<Vec<u8>>> {
         if response.content_length().is_some_and(|length| length > limit) {
             return Ok(None);
         }
@@ -172,7 +172,7 @@ impl Http {
     }
 
     /// The text of an error response, and its `Retry-After`.
-    pub fn refusal(&self, response: Response) -> (String, Option<Duration>) {
+    pub(super) fn refusal(&self, response: Response) -> (String, Option<Duration>) {
         let later = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let later = later.and_then(|text| retry::retry_after(text, Timestamp::now()));
         let mut bytes = Vec::new();
@@ -183,18 +183,18 @@ impl Http {
 }
 
 /// `host` or `host:port`, for messages.
-pub fn host_of(url: &Url) -> String {
+pub(super) fn host_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Whether two URLs have scheme, host and port in common.
-pub fn same_origin(a: &Url, b: &Url) -> bool {
+pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
     a.origin() == b.origin()
 }
 
 /// Foreign text made fit to show.
-pub fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     Shown::plain(&text.trim().chars().take(ERROR_CHARS).collect::<String>()).into()
 }
 
@@ -206,7 +206,7 @@ fn next(url: &Url, response: &Response) -> Result<Url, &'static str> {
 }
 
 /// Whether a registry at `url` may redirect to `next`.
-pub fn may_go(url: &Url, next: &Url) -> Result<(), &'static str> {
+pub(super) fn may_go(url: &Url, next: &Url) -> Result<(), &'static str> {
     match (url.scheme(), next.scheme()) {
         (_, "https") | ("http", "http") if next.host_str().is_some() => Ok(()),
         ("https", "http") => Err("from https to plain http"),
@@ -294,7 +294,7 @@ fn proxies(settings: &Settings) -> Result<Vec<(Proxy, Url)>, RegistryError> {
 }
 
 /// The headers of an answer with this name, as text.
-pub fn texts(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
+pub(super) fn texts(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok().map(String::from)).collect()
 }
 

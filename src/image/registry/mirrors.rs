@@ -19,7 +19,7 @@ use crate::{
 /// What may be requested from a place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Serves {
+pub(super) enum Serves {
     /// Everything.
     #[default]
     All,
@@ -31,7 +31,7 @@ pub enum Serves {
 
 /// A place that has a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(super) struct Place {
     /// Its host, as users write it.
     pub host: String,
     /// The repository there.
@@ -77,7 +77,7 @@ type Tables = BTreeMap<String, (Table, PathBuf)>;
 /// # Errors
 ///
 /// When a file cannot be parsed, or blocks the repository.
-pub fn places(reference: &RegistryReference, settings: &Settings) -> Result<Vec<Place>, RegistryError> {
+pub(super) fn places(reference: &RegistryReference, settings: &Settings) -> Result<Vec<Place>, RegistryError> {
     route(reference, settings.insecure, &read(settings)?)
 }
 

@@ -25,7 +25,7 @@ mod tests;
 
 use std::{fmt, io::Read, sync::Arc};
 
-pub use error::RegistryError;
+pub(super) use error::RegistryError;
 pub use settings::Settings;
 
 use self::{blob::BlobReader, endpoint::Endpoint};
@@ -34,7 +34,7 @@ use crate::model::Digest;
 
 /// The tag or digest of a requested document.
 #[derive(Clone, Copy, Debug)]
-pub enum Wanted<'a> {
+pub(super) enum Wanted<'a> {
     /// A tag.
     Tag(&'a str),
     /// A digest.
@@ -69,7 +69,7 @@ impl fmt::Display for Wanted<'_> {
 }
 
 /// A source of images: a registry over HTTP, or a local layout.
-pub trait Registry: Send + Sync {
+pub(super) trait Registry: Send + Sync {
     /// A manifest or an index: its bytes, at most `limit` of them, and the media type that the registry claims. If it is requested by
     /// digest, its digest has been checked.
     ///
@@ -98,7 +98,7 @@ pub trait Registry: Send + Sync {
 }
 
 /// A repository of a registry over HTTP, with its mirrors.
-pub struct HttpRegistry {
+pub(super) struct HttpRegistry {
     settings: Arc<Settings>,
     /// Mirrors, then the registry itself.
     endpoints: Vec<Endpoint>,
@@ -110,7 +110,7 @@ impl HttpRegistry {
     /// # Errors
     ///
     /// When the settings for registries, certificates or proxies are unusable, or block the repository.
-    pub fn open(reference: &RegistryReference, settings: &Settings) -> Result<Self, RegistryError> {
+    pub(super) fn open(reference: &RegistryReference, settings: &Settings) -> Result<Self, RegistryError> {
         let settings = Arc::new(settings.clone());
         let places = mirrors::places(reference, &settings)?;
         let last = places.len() - 1;
@@ -164,7 +164,7 @@ impl HttpRegistry {
     /// # Errors
     ///
     /// When there is no such tag, or no endpoint that may be asked.
-    pub fn resolve(&self, tag: &str) -> Result<Digest, RegistryError> {
+    pub(super) fn resolve(&self, tag: &str) -> Result<Digest, RegistryError> {
         self.first(false, |endpoint| endpoint.resolve(tag, Limits::default().manifest))
     }
 
@@ -173,7 +173,7 @@ impl HttpRegistry {
     /// # Errors
     ///
     /// When there is no such document, it is too large, or its digest is wrong.
-    pub fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), RegistryError> {
+    pub(super) fn document(&self, wanted: Wanted<'_>, limit: u64) -> Result<(Vec<u8>, Option<String>), RegistryError> {
         self.first(wanted.digest().is_some(), |endpoint| endpoint.document(wanted, limit))
     }
 
@@ -182,7 +182,7 @@ impl HttpRegistry {
     /// # Errors
     ///
     /// When there is no such blob, or its size is wrong.
-    pub fn blob(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send + '_>, RegistryError> {
+    pub(super) fn blob(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + Send + '_>, RegistryError> {
         Ok(Box::new(BlobReader::open(self, blob, from)?))
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use super::settings::Patience;
 
 /// Fails when the rate is too low.
-pub struct Paced<R> {
+pub(super) struct Paced<R> {
     inner: R,
     window: Duration,
     least: u64,
@@ -19,7 +19,7 @@ pub struct Paced<R> {
 
 impl<R> Paced<R> {
     /// Starts measuring.
-    pub fn new(inner: R, patience: &Patience) -> Self {
+    pub(super) fn new(inner: R, patience: &Patience) -> Self {
         Self { inner, window: patience.window, least: patience.least, waited: Duration::ZERO, read: 0 }
     }
 }

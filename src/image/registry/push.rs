@@ -29,7 +29,7 @@ impl HttpRegistry {
     /// # Errors
     ///
     /// When the request fails.
-    pub fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
+    pub(crate) fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
         let endpoint = self.upstream();
         let url = endpoint.url(&format!("blobs/{digest}"))?;
         let make = || Ask::new(Method::HEAD, url.clone(), &format!("the blob {digest}"));
@@ -45,7 +45,7 @@ impl HttpRegistry {
     /// # Errors
     ///
     /// When the registry refuses it, or the reader has fewer bytes than the descriptor says. Bytes beyond that are not sent.
-    pub fn put_blob(&self, blob: &Descriptor, content: impl Read + Send + 'static) -> Result<(), RegistryError> {
+    pub(crate) fn put_blob(&self, blob: &Descriptor, content: impl Read + Send + 'static) -> Result<(), RegistryError> {
         let endpoint = self.upstream();
         let begin = endpoint.url("blobs/uploads/")?;
         let what = blob_name(blob);
@@ -68,7 +68,7 @@ impl HttpRegistry {
     /// # Errors
     ///
     /// When the registry refuses it, or gives it another digest.
-    pub fn put_manifest(&self, at: Wanted<'_>, media_type: &str, bytes: &[u8]) -> Result<Digest, RegistryError> {
+    pub(crate) fn put_manifest(&self, at: Wanted<'_>, media_type: &str, bytes: &[u8]) -> Result<Digest, RegistryError> {
         let endpoint = self.upstream();
         let url = endpoint.url(&at.path()?)?;
         let (host, what) = (endpoint.place.host.clone(), format!("{}{at}", endpoint.name()));

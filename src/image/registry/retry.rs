@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{error::RegistryError, settings::Settings};
 
 /// Calls a function until it succeeds, fails for good, or has failed too often.
-pub fn patiently<T>(
+pub(super) fn patiently<T>(
     settings: &Settings,
     host: &str,
     retries: u32,
@@ -31,7 +31,12 @@ pub fn patiently<T>(
 }
 
 /// Waits after `failures` + 1 failures; ends early when a stop is requested.
-pub fn pause(settings: &Settings, host: &str, failures: u32, wanted: Option<Duration>) -> Result<(), RegistryError> {
+pub(super) fn pause(
+    settings: &Settings,
+    host: &str,
+    failures: u32,
+    wanted: Option<Duration>,
+) -> Result<(), RegistryError> {
     let patience = &settings.patience;
     let wait = wanted.unwrap_or_else(|| jittered(backoff(patience.backoff, failures), RandomState::new().hash_one(())));
     let end = Instant::now() + wait.min(patience.longest);
@@ -56,7 +61,7 @@ fn jittered(wait: Duration, random: u64) -> Duration {
 }
 
 /// Reads `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3).
-pub fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));

@@ -10,10 +10,10 @@ use crate::{
 };
 
 /// Receives warnings: failures that were recovered from.
-pub type Warn = Arc<dyn Fn(String) + Send + Sync>;
+pub(super) type Warn = Arc<dyn Fn(String) + Send + Sync>;
 
 /// Tells whether a stop is requested.
-pub type Stopping = Arc<dyn Fn() -> bool + Send + Sync>;
+pub(super) type Stopping = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// How registries are reached.
 #[derive(Clone)]

@@ -22,13 +22,13 @@ use crate::system::rooted::Rooted;
 const SECRETS: [&str; 3] = ["untouched", "root:x:0:0", "too"];
 
 /// A folder with a canary, and an empty root beside it.
-pub struct Yard {
+pub(super) struct Yard {
     folder: tempfile::TempDir,
     before: BTreeMap<PathBuf, Seen>,
 }
 
 impl Yard {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let canary = folder.path().join("victim");
         fs::create_dir_all(canary.join("deep")).expect("folders");
@@ -42,20 +42,20 @@ impl Yard {
         Self { folder, before }
     }
 
-    pub fn root(&self) -> PathBuf {
+    pub(super) fn root(&self) -> PathBuf {
         self.folder.path().join("root")
     }
 
-    pub fn unpack(&self, archive: &[u8], limits: Limits) -> Result<Unpacked, LayerError> {
+    pub(super) fn unpack(&self, archive: &[u8], limits: Limits) -> Result<Unpacked, LayerError> {
         self.unpack_into(archive, limits, limits.layer_bytes)
     }
 
-    pub fn unpack_into(&self, archive: &[u8], limits: Limits, room: u64) -> Result<Unpacked, LayerError> {
+    pub(super) fn unpack_into(&self, archive: &[u8], limits: Limits, room: u64) -> Result<Unpacked, LayerError> {
         let tree = Rooted::open(&self.root()).expect("a root");
         unpack(&mut Archive::new(archive, limits), &tree, limits, room, &Account::new(&limits))
     }
 
-    pub fn assert_untouched(&self, case: &str) {
+    pub(super) fn assert_untouched(&self, case: &str) {
         assert_eq!(picture(&self.folder.path().join("victim")), self.before, "{case}");
         for file in ["file", "passwd", "deep/file"] {
             let links = self.folder.path().join("victim").join(file).metadata().expect("a file").nlink();
@@ -69,7 +69,7 @@ impl Yard {
 }
 
 /// What must come of an archive.
-pub enum Then {
+pub(super) enum Then {
     /// Refused, with a message that holds this.
     Refused(&'static str),
     /// Unpacked, and this path holds this content or, after `-> `, is a link to it.
@@ -87,11 +87,11 @@ pub enum Then {
 }
 
 /// A case: its name, the archive, what must come of it.
-pub type Case = (&'static str, Tar, Then);
+pub(super) type Case = (&'static str, Tar, Then);
 
 /// An error with its causes.
 /// Fails the test if something else came of it.
-pub fn check(case: &str, root: &Path, result: Result<Unpacked, LayerError>, then: &Then) {
+pub(super) fn check(case: &str, root: &Path, result: Result<Unpacked, LayerError>, then: &Then) {
     match (then, result) {
         (Then::Refused(text), Err(error)) => assert!(told(&error).contains(text), "{case}: {}", told(&error)),
         (Then::Harmless(path), _) => {
@@ -121,7 +121,7 @@ pub fn check(case: &str, root: &Path, result: Result<Unpacked, LayerError>, then
 }
 
 /// Unpacks each archive beside a canary of its own, and looks at both.
-pub fn try_all(cases: Vec<Case>) {
+pub(super) fn try_all(cases: Vec<Case>) {
     for (case, tar, then) in cases {
         let yard = Yard::new();
         let bytes = tar.end();

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The parts of a `.git`.
-pub struct Parts<'a> {
+pub(super) struct Parts<'a> {
     /// The bare repository to borrow from.
     pub mirror: &'a Path,
     /// Where the repository comes from.
@@ -31,7 +31,7 @@ pub struct Parts<'a> {
 /// # Errors
 ///
 /// When the mirror's refs cannot be read, or the file system refuses.
-pub fn make(folder: &Path, parts: Parts<'_>) -> Result<(), CheckoutError> {
+pub(super) fn make(folder: &Path, parts: Parts<'_>) -> Result<(), CheckoutError> {
     let git = folder.join(".git");
     let tags = tags(parts.mirror).map_err(|source| CheckoutError::Git { commit: parts.commit.clone(), source })?;
     let write = || -> io::Result<()> {

@@ -13,18 +13,18 @@ use std::{
 const MAX_LINKS: usize = 40;
 
 /// How many bytes of paths may be looked up for all links of a tree together. Ten thousand links take some millions.
-pub const MAX_WORK: usize = 1 << 27;
+pub(super) const MAX_WORK: usize = 1 << 27;
 
 /// Links that lead to each other take too long to follow.
 #[derive(Debug, PartialEq, Eq)]
-pub struct TooLong;
+pub(super) struct TooLong;
 
 /// The symbolic links below a folder by their paths in it, without following any.
 ///
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn find(root: &Path) -> io::Result<BTreeMap<PathBuf, PathBuf>> {
+pub(super) fn find(root: &Path) -> io::Result<BTreeMap<PathBuf, PathBuf>> {
     let mut links = BTreeMap::new();
     for entry in walkdir::WalkDir::new(root) {
         let entry = entry?;
@@ -41,7 +41,7 @@ pub fn find(root: &Path) -> io::Result<BTreeMap<PathBuf, PathBuf>> {
 /// # Errors
 ///
 /// When following them takes more than [`MAX_WORK`].
-pub fn outside(links: &BTreeMap<PathBuf, PathBuf>) -> Result<Option<(&Path, &Path)>, TooLong> {
+pub(super) fn outside(links: &BTreeMap<PathBuf, PathBuf>) -> Result<Option<(&Path, &Path)>, TooLong> {
     let mut work = MAX_WORK;
     for (link, target) in links {
         if leads_out(link, links, &mut work)? {

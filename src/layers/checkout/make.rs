@@ -34,7 +34,7 @@ const MAX_ATTRIBUTES: usize = 1 << 20;
 const MAX_STARS: usize = 8;
 
 /// What making a checkout needs.
-pub struct Making<'a, 'b> {
+pub(super) struct Making<'a, 'b> {
     pub wanted: &'a Wanted<'a>,
     pub room: &'a Path,
     pub limits: &'a Limits,
@@ -66,7 +66,7 @@ impl Making<'_, '_> {
     /// # Errors
     ///
     /// As [`super::CheckoutStore::checkout`].
-    pub fn make(mut self, into: &Path) -> Result<(), CheckoutError> {
+    pub(super) fn make(mut self, into: &Path) -> Result<(), CheckoutError> {
         let Wanted { mirror, url, mirrors, commit, patches, outside_links } = *self.wanted;
         let mut sum = Sum::default();
         self.repository(&Repository { mirror, url, mirrors, commit, nesting: 0 }, into, &mut sum)?;

@@ -24,7 +24,7 @@ const POINTER: (&[u8], usize) = (b"version https://git-lfs.github.com/spec/", 10
 
 /// The objects of one mirror. Cheap to clone, one for each thread.
 #[derive(Clone)]
-pub struct Objects {
+pub(super) struct Objects {
     odb: gix::odb::Handle,
     mirror: PathBuf,
     seen: Arc<Seen>,
@@ -60,7 +60,7 @@ impl Objects {
     /// # Errors
     ///
     /// When it is not there: `wanted` is then reported as missing.
-    pub fn open(
+    pub(super) fn open(
         mirror: &Path,
         wanted: &ObjectId,
         limits: &Limits,
@@ -95,14 +95,14 @@ impl Objects {
     /// # Errors
     ///
     /// When it is missing, damaged, or of another kind.
-    pub fn read(&self, id: &ObjectId, kind: Kind) -> Result<Vec<u8>, CheckoutError> {
+    pub(super) fn read(&self, id: &ObjectId, kind: Kind) -> Result<Vec<u8>, CheckoutError> {
         let mut buffer = Vec::new();
         let found = self.try_find(id, &mut buffer).ok().flatten().map(|data| data.kind);
         if found == Some(kind) { Ok(buffer) } else { Err(self.damaged(id)) }
     }
 
     /// The first failure so far.
-    pub fn trouble(&self, repository: &str) -> Option<CheckoutError> {
+    pub(super) fn trouble(&self, repository: &str) -> Option<CheckoutError> {
         if let Some((what, limit)) = *self.over() {
             return Some(CheckoutError::Limit { repository: repository.into(), what, limit });
         }
@@ -115,12 +115,12 @@ impl Objects {
     }
 
     /// Bytes of files and links that were read so far.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.seen.bytes.load(Ordering::Relaxed)
     }
 
     /// How many of the files were pointers of git-lfs.
-    pub fn pointers(&self) -> u64 {
+    pub(super) fn pointers(&self) -> u64 {
         self.seen.pointers.load(Ordering::Relaxed)
     }
 

@@ -18,14 +18,14 @@ use crate::{
 const FILE: &str = ".git/smidr.json";
 
 /// The version of the format of checkouts.
-pub const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// The youngest entry of a checkout, and its time. git's own folders are not looked at.
 ///
 /// # Errors
 ///
 /// When an entry cannot be looked at.
-pub fn youngest(folder: &Path) -> Result<Option<(SystemTime, PathBuf)>, FileError> {
+pub(super) fn youngest(folder: &Path) -> Result<Option<(SystemTime, PathBuf)>, FileError> {
     let mut youngest: Option<(SystemTime, PathBuf)> = None;
     for entry in walkdir::WalkDir::new(folder).into_iter().filter_entry(|entry| entry.file_name() != ".git") {
         let looked = entry.and_then(|entry| Ok((entry.metadata()?.modified(), entry)));
@@ -40,7 +40,7 @@ pub fn youngest(folder: &Path) -> Result<Option<(SystemTime, PathBuf)>, FileErro
 
 /// What a checkout was made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// The version of the format.
     pub version: u32,
     /// Where it came from.
@@ -62,14 +62,14 @@ pub struct Record {
 
 impl Record {
     /// The record of a checkout that is complete.
-    pub fn of(folder: &Path) -> Option<Self> {
+    pub(crate) fn of(folder: &Path) -> Option<Self> {
         let record = Self::read(folder)?;
         let whole = crash_check::is_whole(&folder.join(".git"), folder);
         whole.then_some(record)
     }
 
     /// The record, without a check of the checkout.
-    pub fn read(folder: &Path) -> Option<Self> {
+    pub(crate) fn read(folder: &Path) -> Option<Self> {
         let bytes = fs::read(folder.join(FILE)).ok()?;
         serde_json::from_slice::<Self>(&bytes).ok().filter(|record| record.version == VERSION)
     }
@@ -79,7 +79,7 @@ impl Record {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn seal(&self, folder: &Path, text: &[u8]) -> Result<(), FileError> {
+    pub(crate) fn seal(&self, folder: &Path, text: &[u8]) -> Result<(), FileError> {
         files::write_atomically(&folder.join(FILE), text, 0o644)?;
         crash_check::mark(&folder.join(".git"), folder)
     }
@@ -89,14 +89,14 @@ impl Record {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn touch(folder: &Path) -> Result<(), FileError> {
+    pub(crate) fn touch(folder: &Path) -> Result<(), FileError> {
         let path = folder.join(FILE);
         let touch = || fs::File::options().write(true).open(&path)?.set_modified(SystemTime::now());
         touch().map_err(FileError::new("note the use of", &path))
     }
 
     /// When it was last used.
-    pub fn used(folder: &Path) -> io::Result<Timestamp> {
+    pub(crate) fn used(folder: &Path) -> io::Result<Timestamp> {
         let modified = fs::metadata(folder.join(FILE))?.modified()?;
         Timestamp::try_from(modified).map_err(io::Error::other)
     }

@@ -8,11 +8,11 @@ use super::error::RefusedUrl;
 use crate::model::is_ambiguous;
 
 /// The largest .gitmodules, in bytes.
-pub const MAX_GITMODULES: usize = 1 << 20;
+pub(super) const MAX_GITMODULES: usize = 1 << 20;
 
 /// A submodule, as `.gitmodules` names it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Declared {
+pub(super) struct Declared {
     /// Its name, which is often its path.
     pub name: String,
     /// Its folder.
@@ -28,7 +28,7 @@ pub struct Declared {
 /// # Errors
 ///
 /// When it is no git configuration.
-pub fn declared(text: &[u8]) -> Result<Vec<Declared>, RefusedUrl> {
+pub(super) fn declared(text: &[u8]) -> Result<Vec<Declared>, RefusedUrl> {
     let read = gix::config::File::from_bytes_no_includes(text, gix::config::file::Metadata::api(), Default::default());
     let file = read.map_err(|_| RefusedUrl::Unreadable)?;
     let mut found = Vec::new();
@@ -48,7 +48,7 @@ pub fn declared(text: &[u8]) -> Result<Vec<Declared>, RefusedUrl> {
 /// # Errors
 ///
 /// When it must not be fetched from.
-pub fn resolve(parent: &str, declared: &Declared) -> Result<String, RefusedUrl> {
+pub(super) fn resolve(parent: &str, declared: &Declared) -> Result<String, RefusedUrl> {
     let (name, url) = (&declared.name, declared.url.as_str());
     // As git refuses since CVE-2018-11235.
     if name.is_empty() || name.split(['/', '\\']).any(|part| part == "..") {
@@ -60,13 +60,13 @@ pub fn resolve(parent: &str, declared: &Declared) -> Result<String, RefusedUrl> 
 }
 
 /// The same submodule beside each mirror of the repository that it belongs to, if its address is relative.
-pub fn beside(mirrors: &[String], declared: &Declared) -> Vec<String> {
+pub(super) fn beside(mirrors: &[String], declared: &Declared) -> Vec<String> {
     let mirrors = mirrors.iter().filter(|_| is_relative(&declared.url));
     mirrors.filter_map(|mirror| resolve(mirror, declared).ok()).collect()
 }
 
 /// Whether an address is relative to that of the repository which names it.
-pub fn is_relative(url: &str) -> bool {
+pub(super) fn is_relative(url: &str) -> bool {
     url.starts_with("./") || url.starts_with("../")
 }
 

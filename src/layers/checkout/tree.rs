@@ -46,7 +46,7 @@ impl Default for Limits {
 }
 
 /// What a commit holds.
-pub struct Listing {
+pub(super) struct Listing {
     /// Files, links and submodules, in git's order.
     pub index: gix::index::State,
     /// The paths of submodules, and their commits.
@@ -61,7 +61,7 @@ pub struct Listing {
 
 /// Names that are dangerous on other systems are refused here too: a checkout may lie on a file system that others share. Names that
 /// other systems merely do not have (`aux`, `a:b`) are fine.
-pub const VALID: component::Options =
+pub(crate) const VALID: component::Options =
     component::Options { protect_windows: false, protect_hfs: true, protect_ntfs: true };
 
 /// Lists what a commit holds. `entries` is how many entries other repositories of the same checkout have.
@@ -69,7 +69,7 @@ pub const VALID: component::Options =
 /// # Errors
 ///
 /// When objects are damaged, or a name or mode must not be written out.
-pub fn list(
+pub(super) fn list(
     objects: &Objects,
     commit: &ObjectId,
     repository: &str,

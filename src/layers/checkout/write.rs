@@ -38,7 +38,7 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a checkout is written with.
-pub struct Job<'a> {
+pub(super) struct Job<'a> {
     /// The repository's address.
     pub repository: &'a str,
     /// The folder of the store that it will have; the temporary one may be gone when an error is shown.
@@ -59,7 +59,7 @@ pub struct Job<'a> {
 /// # Errors
 ///
 /// When objects are damaged, the file system refuses, or a stop is requested.
-pub fn write(listing: &mut Listing, objects: &Objects, into: &Path, job: &Job<'_>) -> Result<(), CheckoutError> {
+pub(super) fn write(listing: &mut Listing, objects: &Objects, into: &Path, job: &Job<'_>) -> Result<(), CheckoutError> {
     let (total, counter, interrupted) = (listing.index.entries().len(), Counter::default(), AtomicBool::default());
     let failed = |source| failed(source, job);
     let options = options().map_err(failed)?;

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use variables::Value;
+pub(super) use variables::Value;
 use variables::{Variables, is_known};
 
 use self::lines::{Statement, statements};
@@ -96,7 +96,7 @@ impl UserError for ConfError {
 
 /// Reads layers into variables.
 #[derive(Debug)]
-pub struct Reader {
+pub(super) struct Reader {
     variables: Variables,
     /// Repositories, each opened once.
     roots: BTreeMap<PathBuf, Rooted>,
@@ -111,7 +111,7 @@ impl Reader {
     /// # Errors
     ///
     /// When one is not a folder.
-    pub fn new(found: &[Found]) -> Result<Self, ConfError> {
+    pub(super) fn new(found: &[Found]) -> Result<Self, ConfError> {
         let mut roots = BTreeMap::new();
         for layer in found.iter().filter(|layer| layer.folder.starts_with(&layer.root)) {
             if !roots.contains_key(&layer.root) {
@@ -128,7 +128,7 @@ impl Reader {
     /// # Errors
     ///
     /// When it is not there, or must not be read.
-    pub fn layer(&mut self, layer: &Found) -> Result<(), ConfError> {
+    pub(super) fn layer(&mut self, layer: &Found) -> Result<(), ConfError> {
         let path = layer.folder.join("conf/layer.conf");
         self.variables.refill();
         self.variables.set("LAYERDIR", layer.folder.display().to_string());
@@ -146,7 +146,7 @@ impl Reader {
     }
 
     /// Reads the text of a `local.conf`, which comes after all layers. Its includes are left out.
-    pub fn local(&mut self, text: &str) {
+    pub(super) fn local(&mut self, text: &str) {
         for statement in statements(text) {
             match statement {
                 Statement::Assign { name, operator, value } => self.variables.assign(&name, operator, &value),
@@ -157,25 +157,25 @@ impl Reader {
     }
 
     /// The current value of a variable.
-    pub fn get(&self, name: &str) -> Option<Value> {
+    pub(super) fn get(&self, name: &str) -> Option<Value> {
         self.variables.refill();
         self.variables.get(name)
     }
 
     /// Removes a variable.
-    pub fn unset(&mut self, name: &str) {
+    pub(super) fn unset(&mut self, name: &str) {
         self.variables.unset(name);
     }
 
     /// The repository of a folder, and its path in it; none outside of all repositories.
-    pub fn place(&self, folder: &Path) -> Option<(&Rooted, PathBuf)> {
+    pub(super) fn place(&self, folder: &Path) -> Option<(&Rooted, PathBuf)> {
         let folder = without_dots(folder);
         let outer = self.roots.iter().rev().find(|(root, _)| folder.starts_with(root));
         outer.and_then(|(root, rooted)| Some((rooted, folder.strip_prefix(root).ok()?.into())))
     }
 
     /// The folders in which BitBake looks for `conf/machine` and the like, and whether there may be others.
-    pub fn search_path(&self) -> (Vec<PathBuf>, bool) {
+    pub(super) fn search_path(&self) -> (Vec<PathBuf>, bool) {
         let Some(value) = self.variables.get("BBPATH") else { return (Vec::new(), false) };
         let known = value.whole().split(':').filter(|part| !part.is_empty() && is_known(part));
         (known.map(PathBuf::from).collect(), value.is_open())

@@ -52,7 +52,7 @@ enum EditKind {
 
 /// The expanded value of a variable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Value {
+pub(crate) struct Value {
     text: String,
     /// Whether overrides or Python may change it.
     open: bool,
@@ -60,27 +60,27 @@ pub struct Value {
 
 impl Value {
     /// The words that it certainly has.
-    pub fn words(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn words(&self) -> impl Iterator<Item = &str> {
         self.text.split_whitespace().filter(|word| is_known(word))
     }
 
     /// Whether it has, or may have, more than its certain words.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.open || !is_known(&self.text)
     }
 
     /// The whole value, where all of it is certain.
-    pub fn certain(&self) -> Option<&str> {
+    pub(crate) fn certain(&self) -> Option<&str> {
         (!self.is_open()).then_some(&self.text)
     }
 
     /// The certain words, joined.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.words().collect::<Vec<_>>().join(" ")
     }
 
     /// Appends another value.
-    pub fn join(&mut self, other: Self) {
+    pub(crate) fn join(&mut self, other: Self) {
         self.text = format!("{} {}", self.text, other.text);
         self.open |= other.open;
     }

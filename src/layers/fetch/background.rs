@@ -27,7 +27,7 @@ const LAST_WORD: Duration = Duration::from_millis(700);
 /// # Errors
 ///
 /// When a stop is requested, or the thread cannot be started.
-pub fn background<T: Send + 'static>(
+pub(super) fn background<T: Send + 'static>(
     room: &Room,
     url: &str,
     access: Access<'_>,

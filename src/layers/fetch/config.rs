@@ -22,7 +22,7 @@ use crate::model::Logins;
 
 /// What the user's configuration says.
 #[derive(Clone)]
-pub struct GitConfig {
+pub(crate) struct GitConfig {
     file: File,
     /// The folder of `.netrc`; none where it may not be used.
     home: Option<PathBuf>,
@@ -61,7 +61,7 @@ const ONLY_GIT_VARIABLES: [&str; 5] =
 impl GitConfig {
     /// Reads the files that git reads outside of a repository (git-config(1), "FILES"), for fetching from an address. Where logins have not been
     /// granted, only the settings for reaching servers are kept.
-    pub fn read(access: Access<'_>, address: &str) -> Result<Self, GitError> {
+    pub(crate) fn read(access: Access<'_>, address: &str) -> Result<Self, GitError> {
         let home = access.variable("HOME").map(PathBuf::from);
         let includes = includes::Options::follow_without_conditional(home.as_deref());
         let options = Options { includes, ..Options::default() };
@@ -95,22 +95,22 @@ impl GitConfig {
     }
 
     /// Whether redirects are followed.
-    pub fn follows(&self) -> bool {
+    pub(crate) fn follows(&self) -> bool {
         self.follows
     }
 
     /// Whether credentials may be shown.
-    pub fn with_logins(&self) -> bool {
+    pub(crate) fn with_logins(&self) -> bool {
         self.with_logins
     }
 
     /// All of it, as a file that git reads.
-    pub fn text(&self) -> Vec<u8> {
+    pub(crate) fn text(&self) -> Vec<u8> {
         self.file.to_bstring().into()
     }
 
     /// Applies it to a repository. The output of ssh goes to the file `said`: gix would print what it does not understand.
-    pub fn apply(&self, repository: &mut gix::Repository, said: &Path) -> gix::Result<()> {
+    pub(crate) fn apply(&self, repository: &mut gix::Repository, said: &Path) -> gix::Result<()> {
         let mut config = repository.config_snapshot_mut();
         config.append(self.file.clone())?;
         let command = config.string("core.sshCommand");
@@ -123,7 +123,7 @@ impl GitConfig {
     }
 
     /// Why only git itself can reach an address, if that is so. `url` is the address after `insteadOf`.
-    pub fn only_git(&self, url: &gix::Url) -> Option<String> {
+    pub(crate) fn only_git(&self, url: &gix::Url) -> Option<String> {
         if !matches!(url.scheme, gix::url::Scheme::Http | gix::url::Scheme::Https) {
             return None;
         }
@@ -144,17 +144,17 @@ impl GitConfig {
     }
 
     /// The file in which curl looks for passwords, if it exists.
-    pub fn netrc(&self) -> Option<PathBuf> {
+    pub(crate) fn netrc(&self) -> Option<PathBuf> {
         self.home.as_ref().map(|home| home.join(".netrc")).filter(|path| path.is_file())
     }
 
     /// Whether ssh has an agent, for messages.
-    pub fn has_agent(&self) -> bool {
+    pub(crate) fn has_agent(&self) -> bool {
         self.has_agent
     }
 
     /// The credential helpers, for messages.
-    pub fn helpers(&self) -> Vec<String> {
+    pub(crate) fn helpers(&self) -> Vec<String> {
         let sections = self.file.sections_by_name("credential").into_iter().flatten();
         let helpers = sections.flat_map(|section| section.values("helper"));
         let first = |helper: &str| helper.split_whitespace().next().unwrap_or_default().to_owned();

@@ -15,7 +15,7 @@ const STEPS: [Id; 2] = [*b"IWIO", *b"IWRO"];
 
 /// All counters of one fetch.
 #[derive(Clone, Default)]
-pub struct Counters(Arc<Mutex<Vec<Counted>>>);
+pub(super) struct Counters(Arc<Mutex<Vec<Counted>>>);
 
 struct Counted {
     id: Id,
@@ -25,12 +25,12 @@ struct Counted {
 
 impl Counters {
     /// The progress that is passed to gix.
-    pub fn node(&self) -> Node {
+    pub(super) fn node(&self) -> Node {
         self.add(UNKNOWN)
     }
 
     /// Objects that were received, then resolved: how many are done, and of how many.
-    pub fn objects(&self) -> (u64, Option<u64>) {
+    pub(super) fn objects(&self) -> (u64, Option<u64>) {
         // The counters are sound even if a thread panicked while it held the lock.
         let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = 0;
@@ -53,7 +53,7 @@ impl Counters {
 }
 
 /// One counter.
-pub struct Node {
+pub(super) struct Node {
     all: Counters,
     id: Id,
     step: StepShared,

@@ -15,7 +15,7 @@ use super::{
 use crate::model::without_secrets;
 
 /// Why gix has not fetched.
-pub enum FetchError {
+pub(super) enum FetchError {
     /// gix cannot, but the host's git can.
     NeedsGit(String),
     /// It failed.
@@ -29,7 +29,7 @@ impl From<GitError> for FetchError {
 }
 
 /// The fetch that failed.
-pub struct Attempt<'a> {
+pub(super) struct Attempt<'a> {
     /// The mirror.
     pub folder: &'a Path,
     /// The address in the config, without a password.
@@ -44,7 +44,7 @@ pub struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Why it failed. `by_ssh` is the output of ssh, which includes that of the server.
-    pub fn trouble(&self, error: &gix::Error, by_ssh: &str) -> FetchError {
+    pub(super) fn trouble(&self, error: &gix::Error, by_ssh: &str) -> FetchError {
         let all = flat(error);
         let has_password = self.url.password().is_some() || self.is_http() && self.url.user().is_some();
         let url = self.shown_url();
@@ -174,7 +174,7 @@ impl Attempt<'_> {
 }
 
 /// What to type where access is denied.
-pub fn ask_git(url: &str) -> String {
+pub(crate) fn ask_git(url: &str) -> String {
     let url = shlex::try_quote(url).unwrap_or_default();
     format!("check the address, and that git gets in:  git ls-remote {url}")
 }

@@ -41,7 +41,7 @@ const SSH_SAID: &str = "smidr-ssh-said";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fetches a request into a mirror.
-pub fn fetch(
+pub(super) fn fetch(
     room: &Room,
     url: &str,
     request: &Request,

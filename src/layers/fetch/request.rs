@@ -11,11 +11,11 @@ use super::super::{git_error::GitError, revision};
 use crate::model::CommitId;
 
 /// The local ref for the server's HEAD.
-pub const HEAD: &str = "refs/smidr/head";
+pub(super) const HEAD: &str = "refs/smidr/head";
 
 /// Something to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Want {
+pub(crate) enum Want {
     /// A branch.
     Branch(String),
     /// A tag.
@@ -30,7 +30,7 @@ pub enum Want {
 
 /// How much of the past is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
+pub(crate) enum Depth {
     /// Only the newest commit, unless the mirror has more already.
     Newest,
     /// So many commits, unless the mirror has more already.
@@ -41,7 +41,7 @@ pub enum Depth {
 
 /// What is fetched at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub(crate) struct Request {
     /// What to fetch.
     pub wants: Vec<Want>,
     /// How much of the past.
@@ -52,7 +52,7 @@ pub struct Request {
 
 /// The shallow boundary that is sent to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shallow {
+pub(crate) enum Shallow {
     /// The one that is there.
     Keep,
     /// After so many commits.
@@ -63,7 +63,7 @@ pub enum Shallow {
 
 impl Want {
     /// Refspecs: remote names and local ones.
-    pub fn refspecs(&self) -> Vec<String> {
+    pub(crate) fn refspecs(&self) -> Vec<String> {
         match self {
             Self::Branch(name) => vec![format!("+refs/heads/{name}:refs/heads/{name}")],
             Self::Tag(name) => vec![format!("+refs/tags/{name}:refs/tags/{name}")],
@@ -74,7 +74,7 @@ impl Want {
     }
 
     /// The local ref that it becomes, if it is one.
-    pub fn local(&self) -> Option<String> {
+    pub(crate) fn local(&self) -> Option<String> {
         match self {
             Self::Branch(name) => Some(format!("refs/heads/{name}")),
             Self::Tag(name) => Some(format!("refs/tags/{name}")),
@@ -86,22 +86,22 @@ impl Want {
 
 impl Request {
     /// A request without a condition.
-    pub fn new(wants: impl Into<Vec<Want>>, depth: Depth) -> Self {
+    pub(crate) fn new(wants: impl Into<Vec<Want>>, depth: Depth) -> Self {
         Self { wants: wants.into(), depth, only_at: None }
     }
 
     /// Refspecs: remote names and local ones.
-    pub fn refspecs(&self) -> Vec<String> {
+    pub(crate) fn refspecs(&self) -> Vec<String> {
         self.wants.iter().flat_map(Want::refspecs).collect()
     }
 
     /// The local refs that are wanted.
-    pub fn locals(&self) -> Vec<String> {
+    pub(crate) fn locals(&self) -> Vec<String> {
         self.wants.iter().filter_map(Want::local).collect()
     }
 
     /// The commit, where one is wanted by its id alone.
-    pub fn only_commit(&self) -> Option<&CommitId> {
+    pub(crate) fn only_commit(&self) -> Option<&CommitId> {
         match self.wants.as_slice() {
             [Want::Commit(id)] => Some(id),
             _ => None,
@@ -109,7 +109,7 @@ impl Request {
     }
 
     /// The boundary to ask for. Asking for less than the mirror has would make it drop the rest.
-    pub fn shallow(&self, repository: &Repository) -> Shallow {
+    pub(crate) fn shallow(&self, repository: &Repository) -> Shallow {
         let is_shallow = repository.path().join("shallow").is_file();
         let count = match self.depth {
             Depth::Past if is_shallow => return Shallow::Undo,
@@ -142,7 +142,11 @@ fn has_past(repository: &Repository, name: &str) -> bool {
 
 /// Removes refs that the server cannot have any more: gix leaves them, and a branch `a` beside a branch `a/b` makes a mirror
 /// unreadable. `has` tells whether the server has a ref, where everything is wanted.
-pub fn remove_stale(repository: &Repository, request: &Request, has: Option<&dyn Fn(&str) -> bool>) -> gix::Result<()> {
+pub(crate) fn remove_stale(
+    repository: &Repository,
+    request: &Request,
+    has: Option<&dyn Fn(&str) -> bool>,
+) -> gix::Result<()> {
     let locals = request.locals();
     let has = has.filter(|_| request.wants.contains(&Want::Everything));
     let below = |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.starts_with('/'));
@@ -166,7 +170,7 @@ pub fn remove_stale(repository: &Repository, request: &Request, has: Option<&dyn
 const A_FEW: usize = 5;
 
 /// The error for a branch or tag that the server does not have. `refs` are all that it has.
-pub fn unknown(url: String, kind: &'static str, name: &str, refs: &[String]) -> GitError {
+pub(crate) fn unknown(url: String, kind: &'static str, name: &str, refs: &[String]) -> GitError {
     let (of_kind, of_other, other) = match kind {
         "tag" => ("refs/tags/", "refs/heads/", "branch"),
         _ => ("refs/heads/", "refs/tags/", "tag"),

@@ -27,7 +27,7 @@ const MAX_TEXT: u64 = 32 << 20;
 
 /// The type of an entry, as git distinguishes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Type {
+pub(super) enum Type {
     /// A file.
     File,
     /// An executable file.
@@ -38,7 +38,7 @@ pub enum Type {
 
 /// A file, or a link with its target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Content {
+pub(super) struct Content {
     /// Its type.
     pub kind: Type,
     /// Its bytes, or the target of a link.
@@ -47,7 +47,7 @@ pub struct Content {
 
 /// What happens to the files that one part of a patch names.
 #[derive(Debug, Default)]
-pub struct Change {
+pub(super) struct Change {
     /// The path that is removed.
     pub remove: Option<PathBuf>,
     /// What is written, in the place of what was there.
@@ -65,7 +65,7 @@ struct Paths {
 
 /// What the patches of one file may still spend.
 #[derive(Debug)]
-pub struct Limits {
+pub(super) struct Limits {
     // Bytes to read and make.
     bytes: Cell<u64>,
     // Steps in the search for the places of hunks.
@@ -83,7 +83,7 @@ impl Default for Limits {
 /// # Errors
 ///
 /// When one does not apply, or names a path that it must not change.
-pub fn changes(
+pub(super) fn changes(
     patch: &str,
     parts: &[FilePatch<'_, [u8]>],
     files: &Files<'_>,

@@ -20,7 +20,7 @@ use super::{
 use crate::system::{files::FileError, rooted::Rooted};
 
 /// A tree, and the patch that changes it.
-pub struct Files<'a> {
+pub(super) struct Files<'a> {
     root: Rooted,
     tree: &'a Path,
     patch: &'a str,
@@ -32,7 +32,7 @@ impl<'a> Files<'a> {
     /// # Errors
     ///
     /// When it cannot be opened.
-    pub fn open(tree: &'a Path, patch: &'a str) -> Result<Self, PatchError> {
+    pub(super) fn open(tree: &'a Path, patch: &'a str) -> Result<Self, PatchError> {
         let root = Rooted::open(tree).map_err(io::Error::other).map_err(FileError::new("open", tree))?;
         Ok(Self { root, tree, patch })
     }
@@ -42,7 +42,7 @@ impl<'a> Files<'a> {
     /// # Errors
     ///
     /// When it is behind a link, or neither file nor link.
-    pub fn read(&self, path: &Path) -> Result<Option<Content>, PatchError> {
+    pub(super) fn read(&self, path: &Path) -> Result<Option<Content>, PatchError> {
         let (above, name) = split(path);
         let Some(above) = self.folder(above, path)? else { return Ok(None) };
         let stat = match fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -73,7 +73,7 @@ impl<'a> Files<'a> {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub fn remove(&self, change: &Change) -> Result<(), PatchError> {
+    pub(super) fn remove(&self, change: &Change) -> Result<(), PatchError> {
         let Some(path) = &change.remove else { return Ok(()) };
         let (mut above, mut name) = split(path);
         let mut flags = AtFlags::empty();
@@ -99,7 +99,7 @@ impl<'a> Files<'a> {
     /// # Errors
     ///
     /// When another entry is in the way, or the file system refuses.
-    pub fn write(&self, change: &Change) -> Result<(), PatchError> {
+    pub(super) fn write(&self, change: &Change) -> Result<(), PatchError> {
         let Some((path, content)) = &change.write else { return Ok(()) };
         let (above, name) = split(path);
         let above = self.make_folder(above, path)?;
@@ -170,7 +170,7 @@ impl<'a> Files<'a> {
 }
 
 /// A path, for messages.
-pub fn shown(path: &Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 

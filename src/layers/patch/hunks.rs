@@ -11,10 +11,10 @@ use diffy::{Hunk, Line};
 use super::error::LineEnds;
 
 /// How many lines may be compared or moved for one patch. A patch of the whole Linux kernel takes some millions.
-pub const MAX_STEPS: u64 = 1 << 31;
+pub(super) const MAX_STEPS: u64 = 1 << 31;
 
 /// Applies hunks, one after the other. Fails with the first that has no place, or whose place is not found in `steps`.
-pub fn apply<'h, 'a>(
+pub(super) fn apply<'h, 'a>(
     old: &[u8],
     hunks: &'h [Hunk<'a, [u8]>],
     steps: &Cell<u64>,
@@ -38,7 +38,7 @@ pub fn apply<'h, 'a>(
 }
 
 /// The header of a hunk, as it stands in the patch.
-pub fn header(hunk: &Hunk<'_, [u8]>) -> String {
+pub(super) fn header(hunk: &Hunk<'_, [u8]>) -> String {
     let (old, new) = (hunk.old_range(), hunk.new_range());
     let context = hunk.function_context().map(|text| String::from_utf8_lossy(text).trim_end().to_owned());
     let ranges = format!("@@ -{},{} +{},{} @@", old.start(), old.len(), new.start(), new.len());
@@ -46,7 +46,7 @@ pub fn header(hunk: &Hunk<'_, [u8]>) -> String {
 }
 
 /// Which side has lines that end in CRLF, where only the file or only the hunk has.
-pub fn crlf(old: &[u8], hunk: &Hunk<'_, [u8]>) -> Option<LineEnds> {
+pub(super) fn crlf(old: &[u8], hunk: &Hunk<'_, [u8]>) -> Option<LineEnds> {
     let before = lines(hunk, |line| matches!(line, Line::Insert(_)));
     let of_patch = before.iter().any(|line| line.ends_with(b"\r\n"));
     let of_file = old.windows(2).any(|two| two == b"\r\n");

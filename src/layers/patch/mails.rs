@@ -9,7 +9,7 @@ use crate::layers::git_error::shown;
 
 /// One mail, or the whole of a file that is not a mailbox.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Mail<'a> {
+pub(super) struct Mail<'a> {
     /// Its name in messages.
     pub name: String,
     /// The whole text.
@@ -17,7 +17,7 @@ pub struct Mail<'a> {
 }
 
 /// The mails of the file `file`. A mail without a patch, such as a cover letter, is left out if others have one.
-pub fn split<'a>(file: &str, text: &'a [u8]) -> Vec<Mail<'a>> {
+pub(super) fn split<'a>(file: &str, text: &'a [u8]) -> Vec<Mail<'a>> {
     let texts = texts(text);
     let count = texts.len();
     let holds_patch = |text: &[u8]| encoding(text).is_some() || lines(text).any(begins_change);
@@ -28,7 +28,7 @@ pub fn split<'a>(file: &str, text: &'a [u8]) -> Vec<Mail<'a>> {
 
 /// A mail without its header and message, which end where git takes them to end (`patchbreak` of mailinfo.c): at a bare `---`, or
 /// where a change begins without one.
-pub fn patch_in(text: &[u8]) -> &[u8] {
+pub(super) fn patch_in(text: &[u8]) -> &[u8] {
     if !text.starts_with(b"From ") {
         return text;
     }
@@ -50,7 +50,7 @@ pub fn patch_in(text: &[u8]) -> &[u8] {
 }
 
 /// The transfer encoding of a mail whose text would have to be decoded (RFC 2045, 6).
-pub fn encoding(text: &[u8]) -> Option<&'static str> {
+pub(super) fn encoding(text: &[u8]) -> Option<&'static str> {
     const NAME: &[u8] = b"content-transfer-encoding:";
     if !text.starts_with(b"From ") {
         return None;

@@ -110,7 +110,7 @@ impl Failed<'_> {
 }
 
 /// Judges a step that failed with `errno`, on a machine with these signs. What is certain comes before what is likely.
-pub fn diagnose(step: &str, errno: i32, signs: &Signs) -> Obstacle {
+pub(super) fn diagnose(step: &str, errno: i32, signs: &Signs) -> Obstacle {
     let failed = Failed { stage: Stage::of(step), errno, signs };
     let causes: [fn(&Failed<'_>) -> Option<Obstacle>; 15] = [
         used_up,

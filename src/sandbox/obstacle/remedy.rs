@@ -35,12 +35,12 @@ impl Remedy {
 }
 
 /// What only the administrator can type.
-pub fn administrator<L: Into<String>>(lines: impl IntoIterator<Item = L>) -> Remedy {
+pub(super) fn administrator<L: Into<String>>(lines: impl IntoIterator<Item = L>) -> Remedy {
     Remedy::new("as administrator", lines)
 }
 
 /// Sets a sysctl, now and after the next boot.
-pub fn by_sysctl(signs: &Signs, name: &str, value: u64) -> Remedy {
+pub(super) fn by_sysctl(signs: &Signs, name: &str, value: u64) -> Remedy {
     // A container shows its machine's, but cannot set them; only those of its own user namespace.
     let how = match signs.container {
         Some(_) if !signs.nested => "as administrator, outside of the container",
@@ -51,7 +51,7 @@ pub fn by_sysctl(signs: &Signs, name: &str, value: u64) -> Remedy {
 }
 
 /// How to run smidr outside of its container, or with more rights in it: for its user, and for its administrator.
-pub fn outside(signs: &Signs) -> (Option<Remedy>, Option<Remedy>) {
+pub(super) fn outside(signs: &Signs) -> (Option<Remedy>, Option<Remedy>) {
     let here = own_command(signs);
     let start = |line: &str| Remedy::new("start the container with", [line]);
     let leave = |by: &str| Remedy::new("run smidr outside of the container", [format!("{by} {here}")]);
@@ -105,7 +105,7 @@ fn runner(line: &str) -> Remedy {
 }
 
 /// Docker's daemon does not support `systempaths=unconfined`: its command line translates that, the runner does not.
-pub fn privileged_runner() -> Remedy {
+pub(super) fn privileged_runner() -> Remedy {
     runner("privileged = true")
 }
 
@@ -121,7 +121,7 @@ fn unit(service: &str) -> Remedy {
 }
 
 /// The profile that lets smidr, and nothing else, have user namespaces; children stay in it.
-pub fn apparmor_profile(signs: &Signs) -> Remedy {
+pub(super) fn apparmor_profile(signs: &Signs) -> Remedy {
     let profile = format!(
         "cat > /etc/apparmor.d/smidr <<'EOF'
 abi <abi/4.0>,
@@ -150,11 +150,11 @@ fn pattern(path: &str) -> String {
 }
 
 /// The command that the user has typed, approximately.
-pub fn own_command(signs: &Signs) -> String {
+pub(super) fn own_command(signs: &Signs) -> String {
     format!("{} doctor", quoted(&signs.binary.display().to_string()))
 }
 
 /// For a shell.
-pub fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     shlex::try_quote(text).map_or_else(|_| text.to_owned(), std::borrow::Cow::into_owned)
 }

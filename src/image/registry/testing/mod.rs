@@ -3,7 +3,7 @@
 
 mod server;
 
-pub use server::Talk;
+pub(crate) use server::Talk;
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ use crate::{
 
 /// A fault of one response.
 #[derive(Clone, Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Another status, with headers and a body.
     Status(u16, Vec<(&'static str, String)>, &'static str),
     /// Somewhere else, with 307.
@@ -56,7 +56,7 @@ pub enum Fault {
 
 /// Who is allowed to use the registry.
 #[derive(Clone, Debug, Default)]
-pub enum Demand {
+pub(crate) enum Demand {
     /// Any client.
     #[default]
     Nothing,
@@ -79,7 +79,7 @@ pub enum Demand {
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub method: String,
     /// With the query.
     pub path: String,
@@ -89,7 +89,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 }
@@ -106,7 +106,7 @@ struct State {
 }
 
 /// The registry. Ends with the value.
-pub struct FaultyRegistry {
+pub(crate) struct FaultyRegistry {
     /// A home for its clients.
     pub home: tempfile::TempDir,
     /// The client's warnings.
@@ -119,22 +119,22 @@ pub struct FaultyRegistry {
 
 impl FaultyRegistry {
     /// Over plain http.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(None, None)
     }
 
     /// Over TLS; its certificate is in `home`, and trusted by its settings.
-    pub fn start_tls() -> Self {
+    pub(crate) fn start_tls() -> Self {
         Self::start_tls_as(rcgen::IsCa::ExplicitNoCa)
     }
 
     /// With a certificate that says that it may sign others, or not.
-    pub fn start_tls_as(is_ca: rcgen::IsCa) -> Self {
+    pub(crate) fn start_tls_as(is_ca: rcgen::IsCa) -> Self {
         Self::start_tls_with(|parameters| parameters.is_ca = is_ca, None)
     }
 
     /// With another certificate; and, over HTTP/2, a function that handles the connection in its place.
-    pub fn start_tls_with(change: impl FnOnce(&mut rcgen::CertificateParams), talk: Option<Talk>) -> Self {
+    pub(crate) fn start_tls_with(change: impl FnOnce(&mut rcgen::CertificateParams), talk: Option<Talk>) -> Self {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut parameters = rcgen::CertificateParams::new(names).expect("good names");
         parameters.is_ca = rcgen::IsCa::ExplicitNoCa;
@@ -179,22 +179,22 @@ impl FaultyRegistry {
     }
 
     /// `127.0.0.1:PORT`.
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         self.address.to_string()
     }
 
     /// `http://127.0.0.1:PORT`.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
     }
 
     /// In PEM.
-    pub fn certificate(&self) -> PathBuf {
+    pub(crate) fn certificate(&self) -> PathBuf {
         self.home.path().join("ca.pem")
     }
 
     /// How to reach it, in no time and without any environment.
-    pub fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         let warnings = self.warnings.clone();
         Settings {
             environment: Vec::new(),
@@ -215,24 +215,24 @@ impl FaultyRegistry {
     }
 
     /// A client for one of its repositories.
-    pub fn open(&self, name: &str) -> HttpRegistry {
+    pub(crate) fn open(&self, name: &str) -> HttpRegistry {
         self.open_with(name, &self.settings()).expect("good settings")
     }
 
     /// A client with other settings.
-    pub fn open_with(&self, name: &str, settings: &Settings) -> Result<HttpRegistry, RegistryError> {
+    pub(crate) fn open_with(&self, name: &str, settings: &Settings) -> Result<HttpRegistry, RegistryError> {
         HttpRegistry::open(&format!("{}/{name}", self.host()).parse().expect("a reference"), settings)
     }
 
     /// A blob of every repository.
-    pub fn add_blob(&self, bytes: &[u8]) -> Descriptor {
+    pub(crate) fn add_blob(&self, bytes: &[u8]) -> Descriptor {
         let digest = codec::digest(bytes);
         self.state().blobs.insert(digest.to_string(), bytes.into());
         Descriptor { media_type: "application/octet-stream".into(), digest, size: bytes.len() as u64 }
     }
 
     /// A manifest of every repository, by tag and by digest.
-    pub fn add_manifest(&self, tag: &str, media_type: &str, bytes: &[u8]) -> Digest {
+    pub(crate) fn add_manifest(&self, tag: &str, media_type: &str, bytes: &[u8]) -> Digest {
         let digest = codec::digest(bytes);
         for name in [tag.to_owned(), digest.to_string()] {
             self.state().manifests.insert(name, (media_type.into(), bytes.into()));
@@ -241,38 +241,38 @@ impl FaultyRegistry {
     }
 
     /// What it has of a blob that was pushed.
-    pub fn blob(&self, digest: &Digest) -> Option<Vec<u8>> {
+    pub(crate) fn blob(&self, digest: &Digest) -> Option<Vec<u8>> {
         self.state().blobs.get(&digest.to_string()).cloned()
     }
 
     /// What it has under a tag.
-    pub fn manifest(&self, tag: &str) -> Option<(String, Vec<u8>)> {
+    pub(crate) fn manifest(&self, tag: &str) -> Option<(String, Vec<u8>)> {
         self.state().manifests.get(tag).cloned()
     }
 
     /// Injects a fault the next `times` times that `part` is in `METHOD PATH`.
-    pub fn fault(&self, part: &str, times: usize, fault: Fault) {
+    pub(crate) fn fault(&self, part: &str, times: usize, fault: Fault) {
         self.state().faults.push((part.into(), times, fault));
     }
 
     /// Removes all faults.
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.state().faults.clear();
     }
 
     /// Requires authentication from now on.
-    pub fn demand(&self, demand: Demand) {
+    pub(crate) fn demand(&self, demand: Demand) {
         self.state().demand = demand;
     }
 
     /// Requests with `part` in `METHOD PATH`.
-    pub fn seen(&self, part: &str) -> Vec<Seen> {
+    pub(crate) fn seen(&self, part: &str) -> Vec<Seen> {
         let fits = |seen: &&Seen| format!("{} {}", seen.method, seen.path).contains(part);
         self.state().log.iter().filter(fits).cloned().collect()
     }
 
     /// The warnings so far, in one text.
-    pub fn warned(&self) -> String {
+    pub(crate) fn warned(&self) -> String {
         self.warnings.lock().expect("a mutex").join("\n")
     }
 

@@ -15,7 +15,7 @@ use super::{Demand, Fault, Seen, State};
 use crate::image::codec;
 
 /// Says everything on a connection.
-pub type Talk = fn(&mut StreamOwned<ServerConnection, TcpStream>) -> io::Result<()>;
+pub(crate) type Talk = fn(&mut StreamOwned<ServerConnection, TcpStream>) -> io::Result<()>;
 
 struct Reply {
     status: u16,
@@ -41,7 +41,7 @@ impl Reply {
     }
 }
 
-pub fn connection(
+pub(super) fn connection(
     stream: TcpStream,
     tls: Option<Arc<ServerConfig>>,
     talk: Option<Talk>,
