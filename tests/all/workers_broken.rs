@@ -4,6 +4,16 @@ use std::{fs, io::Write as _, os::unix::fs::symlink, path::Path, process::Comman
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
+use smidr::{
+    events::Emitter,
+    history::{
+        History,
+        journal::{JournalSink, Writer},
+    },
+    model::{BuildId, Event, Paths, State},
+    service::LocalService,
+    system::stop::StopToken,
+};
 
 use super::{
     support::{Done, LONG, World, is_root, skip, smidr_bin, tool, wait_for},
@@ -321,4 +331,31 @@ fn an_interrupted_build_is_known_on_a_full_disk() {
     done.expect_code(0).expect_out("code 0\n").expect_out("was interrupted after");
     assert_eq!((done.err.as_str(), done.out.matches("INTERRUPTED").count()), ("", 2), "{}", done.out);
     world.until_quiet();
+}
+
+#[test]
+fn many_that_look_at_once_write_one_end() {
+    let world = World::new();
+    let paths = Paths::new(world.smidr.clone());
+    smidr::system::paths::open(&paths).expect("a SMIDR_HOME");
+    for number in 0..40 {
+        let id = BuildId::new("p", number).expect("an id");
+        let folder = paths.build(&id);
+        fs::create_dir(&folder).expect("a folder");
+        let (journal, _) = JournalSink::new(Writer::create(&folder).expect("a journal"), &StopToken::default());
+        let index = History::open(&paths).expect("an index").into_sink();
+        let on = Emitter::new(id.clone(), vec![Box::new(journal), Box::new(index)]);
+        let (name, machine, targets) = ("p".into(), "m".into(), Vec::new());
+        on.emit(Event::BuildStarted { name, targets, machine, variant: None, config: None });
+        drop(on);
+        let looks = || LocalService::new(&paths).show(Some(id.as_str())).expect("a build").state;
+        let states: Vec<State> = std::thread::scope(|scope| {
+            let lookers = [(); 8].map(|()| scope.spawn(looks));
+            lookers.map(|looker| looker.join().expect("no panic")).to_vec()
+        });
+        // One that looks while another one writes may still see it run.
+        assert!(states.iter().all(|state| matches!(state, State::Queued | State::Interrupted)), "{states:?}");
+        assert_eq!(looks(), State::Interrupted);
+        assert_eq!(unpack(&folder).len(), 2, "build {number}");
+    }
 }
