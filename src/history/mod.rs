@@ -105,6 +105,12 @@ impl UserError for HistoryError {
             Self::Earlier(id) => Some(format!("wait for it, or stop it:  kill -INT the smidr that builds {id}")),
             Self::Journal(error) => error.hint(),
             Self::NotOwn { path } => Some(format!("see what it is, and move it away:  ls -l {}", path.display())),
+            // Whatever SQLite cannot write or make is said to be one of these.
+            Self::Sqlite { source, .. }
+                if matches!(source.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure)) =>
+            {
+                Some("free some space, if there is none:  df -h".into())
+            }
             Self::Sqlite { .. } | Self::Damaged(_) | Self::File { .. } => None,
         }
     }

@@ -53,6 +53,11 @@ impl Alone {
         Some(Self(world))
     }
 
+    /// Without a project and without an image.
+    pub fn empty() -> Self {
+        Self(World::new())
+    }
+
     /// What runs in this world: workers, and everything that their builds have started.
     pub(crate) fn processes(&self) -> Vec<String> {
         let all = processes_with(&self.smidr.display().to_string());

@@ -5,12 +5,12 @@ use std::{fs, io::Write as _, os::unix::fs::symlink, path::Path, process::Comman
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use smidr::{
-    events::Emitter,
+    events::{Emitter, EventSink},
     history::{
         History,
         journal::{JournalSink, Writer},
     },
-    model::{BuildId, Event, Paths, State},
+    model::{BuildId, Event, Outcome, Paths, Record, State},
     service::LocalService,
     system::stop::StopToken,
 };
@@ -261,12 +261,17 @@ fn a_home_too_deep_for_a_socket_s_address() {
 /// Runs a shell whose `$SMIDR_HOME/builds` is a file system of its own of this size; `$0` is smidr. None where that cannot be.
 fn with_small_disk(world: &World, size: &str, script: &str) -> Option<Done> {
     let mount = format!(
-        "mkdir -p \"$SMIDR_HOME/builds\" && mount -t tmpfs -o mode=700,size={size} none \"$SMIDR_HOME/builds\" || exit 99"
+        "mkdir -p \"$SMIDR_HOME/builds\" && mount -t tmpfs -o mode=700,size={size} none \"$SMIDR_HOME/builds\" && cd p || exit 99"
     );
+    in_own_mounts(world, &format!("{mount}\n{script}"))
+}
+
+/// Runs a shell in a mount namespace of its own; `$0` is smidr. None where that cannot be, or the script says so with 99.
+fn in_own_mounts(world: &World, script: &str) -> Option<Done> {
     let mut command = Command::new(tool("unshare")?);
     world.surround(&mut command);
     let own = if is_root() { "-m" } else { "-Urm" };
-    command.current_dir(world.project()).args([own, "sh", "-c", &format!("{mount}\n{script}")]).arg(smidr_bin());
+    command.current_dir(&world.work).args([own, "sh", "-c", script]).arg(smidr_bin());
     let done = Done::new(command.output().expect("unshare starts"));
     (done.code != Some(99) && !done.err.starts_with("unshare:")).then_some(done)
 }
@@ -333,21 +338,30 @@ fn an_interrupted_build_is_known_on_a_full_disk() {
     world.until_quiet();
 }
 
+/// A build whose worker is this test.
+fn begin(
+    paths: &Paths,
+    id: &BuildId,
+    order: impl FnOnce(Box<dyn EventSink>, Box<dyn EventSink>) -> Vec<Box<dyn EventSink>>,
+) -> Emitter {
+    smidr::system::paths::open(paths).expect("a SMIDR_HOME");
+    let folder = paths.build(id);
+    fs::create_dir(&folder).expect("a folder");
+    let (journal, _) = JournalSink::new(Writer::create(&folder).expect("a journal"), &StopToken::default());
+    let index = History::open(paths).expect("an index").into_sink();
+    let on = Emitter::new(id.clone(), order(Box::new(journal), Box::new(index)));
+    let (name, machine, targets) = ("p".into(), "m".into(), Vec::new());
+    on.emit(Event::BuildStarted { name, targets, machine, variant: None, config: None });
+    on
+}
+
 #[test]
 fn many_that_look_at_once_write_one_end() {
     let world = World::new();
     let paths = Paths::new(world.smidr.clone());
-    smidr::system::paths::open(&paths).expect("a SMIDR_HOME");
     for number in 0..40 {
         let id = BuildId::new("p", number).expect("an id");
-        let folder = paths.build(&id);
-        fs::create_dir(&folder).expect("a folder");
-        let (journal, _) = JournalSink::new(Writer::create(&folder).expect("a journal"), &StopToken::default());
-        let index = History::open(&paths).expect("an index").into_sink();
-        let on = Emitter::new(id.clone(), vec![Box::new(journal), Box::new(index)]);
-        let (name, machine, targets) = ("p".into(), "m".into(), Vec::new());
-        on.emit(Event::BuildStarted { name, targets, machine, variant: None, config: None });
-        drop(on);
+        drop(begin(&paths, &id, |journal, index| vec![journal, index]));
         let looks = || LocalService::new(&paths).show(Some(id.as_str())).expect("a build").state;
         let states: Vec<State> = std::thread::scope(|scope| {
             let lookers = [(); 8].map(|()| scope.spawn(looks));
@@ -356,6 +370,45 @@ fn many_that_look_at_once_write_one_end() {
         // One that looks while another one writes may still see it run.
         assert!(states.iter().all(|state| matches!(state, State::Queued | State::Interrupted)), "{states:?}");
         assert_eq!(looks(), State::Interrupted);
-        assert_eq!(unpack(&folder).len(), 2, "build {number}");
+        assert_eq!(unpack(&paths.build(&id)).len(), 2, "build {number}");
     }
+}
+
+/// Takes its time.
+struct Slow;
+
+impl EventSink for Slow {
+    fn accept(&mut self, record: &Record) {
+        if matches!(record.event, Event::Finished { .. }) {
+            std::thread::sleep(SOON / 4);
+        }
+    }
+}
+
+#[test]
+fn who_has_followed_to_the_end_finds_it_in_the_index() {
+    let world = World::new();
+    let paths = Paths::new(world.smidr.clone());
+    let id = BuildId::new("p", 1).expect("an id");
+    let on = begin(&paths, &id, |journal, index| vec![journal, Box::new(Slow), index]);
+    let _alive =
+        fs::File::create(paths.alive(&id)).map(|file| file.lock().map(|()| file)).expect("a lock").expect("held");
+    let service = LocalService::new(&paths);
+    std::thread::scope(|scope| {
+        scope.spawn(|| on.emit(Event::Finished { outcome: Outcome::new(State::Completed) }));
+        assert!(service.watch(&id, 0, Some(&StopToken::default()), |_| true).expect("followed"));
+        assert_eq!(service.show(Some(id.as_str())).expect("a build").state, State::Completed);
+    });
+}
+
+#[test]
+fn an_index_that_cannot_be_opened_on_a_full_disk_says_so() {
+    let name = "workers_broken::an_index_that_cannot_be_opened_on_a_full_disk_says_so";
+    let world = Alone::empty();
+    let script = "mkdir -p \"$SMIDR_HOME\" && mount -t tmpfs -o mode=700,size=300k none \"$SMIDR_HOME\" || exit 99
+        \"$0\" history rebuild; dd if=/dev/zero of=\"$SMIDR_HOME/rest\" bs=4k 2>/dev/null; \"$0\" status";
+    let Some(done) = in_own_mounts(&world, script) else {
+        return skip(name, "nothing can be mounted in a namespace of its own here");
+    };
+    done.expect_code(3).expect_one_error().expect_err("the history of builds").expect_err("hint: free some space");
 }
