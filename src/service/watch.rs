@@ -4,6 +4,8 @@ use std::{
     io::{self, PipeReader, Write as _},
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -62,6 +64,9 @@ impl LocalService<'_> {
                     return Ok(false);
                 }
                 if end {
+                    if follow.is_some() {
+                        self.until_indexed(id);
+                    }
                     return Ok(true);
                 }
             }
@@ -81,6 +86,20 @@ impl LocalService<'_> {
             if wake.client.is_none() {
                 wake.client = connect(&folder);
             }
+        }
+    }
+}
+
+/// How long the index may be behind the end of a journal. One that cannot be written stays behind.
+const INDEXED: Duration = Duration::from_secs(2);
+
+impl LocalService<'_> {
+    /// Waits for the index: who has seen the end of a build asks for its artifacts next.
+    fn until_indexed(&self, id: &BuildId) {
+        let begun = Instant::now();
+        let is_over = || self.show(Some(id.as_str())).is_ok_and(|build| build.state.is_final());
+        while !is_over() && begun.elapsed() < INDEXED {
+            thread::sleep(Duration::from_millis(5));
         }
     }
 }
