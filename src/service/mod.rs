@@ -326,3 +326,6 @@ pub(crate) fn random() -> u32 {
     let hash = RandomState::new().hash_one(std::process::id());
     (hash >> 32) as u32
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,8 +97,8 @@ impl LocalService<'_> {
     /// Waits for the index: who has seen the end of a build asks for its artifacts next.
     fn until_indexed(&self, id: &BuildId) {
         let begun = Instant::now();
-        let is_over = || self.show(Some(id.as_str())).is_ok_and(|build| build.state.is_final());
-        while !is_over() && begun.elapsed() < INDEXED {
+        let is_over = || Some(self.history().ok()??.find(Some(id.as_str())).ok()??.state.is_final());
+        while is_over() != Some(true) && begun.elapsed() < INDEXED {
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -54,7 +54,7 @@ impl Alone {
     }
 
     /// Without a project and without an image.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self(World::new())
     }
 

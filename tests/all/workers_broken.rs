@@ -2,24 +2,13 @@
 
 use std::{fs, io::Write as _, os::unix::fs::symlink, path::Path, process::Command};
 
-use nix::sys::signal::{Signal, kill};
-use serde_json::Value;
-use smidr::{
-    events::{Emitter, EventSink},
-    history::{
-        History,
-        journal::{JournalSink, Writer},
-    },
-    model::{BuildId, Event, Outcome, Paths, Record, State},
-    service::LocalService,
-    system::stop::StopToken,
-};
-
 use super::{
     support::{Done, LONG, World, is_root, skip, smidr_bin, tool, wait_for},
     trouble::recipe,
     workers::{Alone, SOON},
 };
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
 
 fn killed(world: &Alone, id: &str) {
     kill(world.worker(id), Signal::SIGKILL).expect("a worker");
@@ -336,69 +325,6 @@ fn an_interrupted_build_is_known_on_a_full_disk() {
     done.expect_code(0).expect_out("code 0\n").expect_out("was interrupted after");
     assert_eq!((done.err.as_str(), done.out.matches("INTERRUPTED").count()), ("", 2), "{}", done.out);
     world.until_quiet();
-}
-
-/// A build whose worker is this test.
-fn begin(
-    paths: &Paths,
-    id: &BuildId,
-    order: impl FnOnce(Box<dyn EventSink>, Box<dyn EventSink>) -> Vec<Box<dyn EventSink>>,
-) -> Emitter {
-    smidr::system::paths::open(paths).expect("a SMIDR_HOME");
-    let folder = paths.build(id);
-    fs::create_dir(&folder).expect("a folder");
-    let (journal, _) = JournalSink::new(Writer::create(&folder).expect("a journal"), &StopToken::default());
-    let index = History::open(paths).expect("an index").into_sink();
-    let on = Emitter::new(id.clone(), order(Box::new(journal), Box::new(index)));
-    let (name, machine, targets) = ("p".into(), "m".into(), Vec::new());
-    on.emit(Event::BuildStarted { name, targets, machine, variant: None, config: None });
-    on
-}
-
-#[test]
-fn many_that_look_at_once_write_one_end() {
-    let world = World::new();
-    let paths = Paths::new(world.smidr.clone());
-    for number in 0..40 {
-        let id = BuildId::new("p", number).expect("an id");
-        drop(begin(&paths, &id, |journal, index| vec![journal, index]));
-        let looks = || LocalService::new(&paths).show(Some(id.as_str())).expect("a build").state;
-        let states: Vec<State> = std::thread::scope(|scope| {
-            let lookers = [(); 8].map(|()| scope.spawn(looks));
-            lookers.map(|looker| looker.join().expect("no panic")).to_vec()
-        });
-        // One that looks while another one writes may still see it run.
-        assert!(states.iter().all(|state| matches!(state, State::Queued | State::Interrupted)), "{states:?}");
-        assert_eq!(looks(), State::Interrupted);
-        assert_eq!(unpack(&paths.build(&id)).len(), 2, "build {number}");
-    }
-}
-
-/// Takes its time.
-struct Slow;
-
-impl EventSink for Slow {
-    fn accept(&mut self, record: &Record) {
-        if matches!(record.event, Event::Finished { .. }) {
-            std::thread::sleep(SOON / 4);
-        }
-    }
-}
-
-#[test]
-fn who_has_followed_to_the_end_finds_it_in_the_index() {
-    let world = World::new();
-    let paths = Paths::new(world.smidr.clone());
-    let id = BuildId::new("p", 1).expect("an id");
-    let on = begin(&paths, &id, |journal, index| vec![journal, Box::new(Slow), index]);
-    let _alive =
-        fs::File::create(paths.alive(&id)).map(|file| file.lock().map(|()| file)).expect("a lock").expect("held");
-    let service = LocalService::new(&paths);
-    std::thread::scope(|scope| {
-        scope.spawn(|| on.emit(Event::Finished { outcome: Outcome::new(State::Completed) }));
-        assert!(service.watch(&id, 0, Some(&StopToken::default()), |_| true).expect("followed"));
-        assert_eq!(service.show(Some(id.as_str())).expect("a build").state, State::Completed);
-    });
 }
 
 #[test]

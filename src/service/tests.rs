@@ -1,0 +1,75 @@
+//! Processes that look at a build at the same time, and one that has followed it to its end.
+
+use std::{fs, time::Duration};
+
+use super::*;
+use crate::{
+    events::Emitter,
+    history::journal::{JournalSink, Reader, Writer},
+};
+
+/// A build whose worker is this test.
+fn begin(
+    paths: &Paths,
+    id: &BuildId,
+    order: impl FnOnce(Box<dyn EventSink>, Box<dyn EventSink>) -> Vec<Box<dyn EventSink>>,
+) -> Emitter {
+    crate::system::paths::open(paths).expect("a SMIDR_HOME");
+    let folder = paths.build(id);
+    fs::create_dir(&folder).expect("a folder");
+    let (journal, _) = JournalSink::new(Writer::create(&folder).expect("a journal"), &StopToken::default());
+    let index = History::open(paths).expect("an index").into_sink().0;
+    let on = Emitter::new(id.clone(), order(Box::new(journal), Box::new(index)));
+    let (name, machine, targets) = ("p".into(), "m".into(), Vec::new());
+    on.emit(Event::BuildStarted { name, targets, machine, variant: None, config: None });
+    on
+}
+
+#[test]
+fn many_that_look_at_once_write_one_end() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let paths = Paths::new(folder.path().join("home"));
+    for number in 0..40 {
+        let id = BuildId::new("p", number).expect("an id");
+        drop(begin(&paths, &id, |journal, index| vec![journal, index]));
+        let looks = || LocalService::new(&paths).show(Some(id.as_str())).expect("a build").state;
+        let states: Vec<State> = std::thread::scope(|scope| {
+            let lookers = [(); 8].map(|()| scope.spawn(looks));
+            lookers.map(|looker| looker.join().expect("no panic")).to_vec()
+        });
+        // One that looks while another one writes may still see it run.
+        assert!(states.iter().all(|state| matches!(state, State::Queued | State::Interrupted)), "{states:?}");
+        assert_eq!(looks(), State::Interrupted);
+        let mut reader = Reader::open(&paths.build(&id), 0).expect("opens").expect("a journal");
+        let records = std::iter::from_fn(|| reader.read().expect("reads")).count();
+        assert_eq!(records, 2, "build {number}");
+    }
+}
+
+/// Takes its time.
+struct Slow;
+
+impl EventSink for Slow {
+    fn accept(&mut self, record: &Record) {
+        if matches!(record.event, Event::Finished { .. }) {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+}
+
+#[test]
+fn who_has_followed_to_the_end_finds_it_in_the_index() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let paths = Paths::new(folder.path().join("home"));
+    let id = BuildId::new("p", 1).expect("an id");
+    let on = begin(&paths, &id, |journal, index| vec![journal, Box::new(Slow), index]);
+    let _alive =
+        fs::File::create(paths.alive(&id)).map(|file| file.lock().map(|()| file)).expect("a lock").expect("held");
+    let service = LocalService::new(&paths);
+    std::thread::scope(|scope| {
+        scope.spawn(|| on.emit(Event::Finished { outcome: Outcome::new(State::Completed) }));
+        assert!(service.watch(&id, 0, Some(&StopToken::default()), |_| true).expect("followed"));
+        let history = History::open(&paths).expect("an index");
+        assert_eq!(history.find(Some(id.as_str())).expect("reads").map(|build| build.state), Some(State::Completed));
+    });
+}
