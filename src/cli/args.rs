@@ -220,7 +220,7 @@ pub(super) enum Layers {
         #[arg(long)]
         json: bool,
     },
-    /// Remove checkouts that were not used for long, and repositories that no checkout needs
+    /// Remove checkouts unused for long, and repositories that no checkout needs
     Prune {
         /// Keep what was used within this many days
         #[arg(long, value_name = "N", default_value_t = 30)]
@@ -469,7 +469,7 @@ pub(super) enum Image {
         #[arg(long, requires = "repair")]
         insecure: bool,
     },
-    /// Remove what no image refers to, and images that were not used for long; never what a build uses
+    /// Remove what no image refers to, and images unused for long; never those of a running build
     Prune(Prune),
 }
 
