@@ -119,7 +119,7 @@ fn terminal_input_reaches_a_program_before_a_pipe() {
     screen.until_closed();
     child.wait().expect("it ends");
     // Ctrl-C goes to the whole pipeline, as usual.
-    let script = "trap : INT; \"$0\" run -- sh -c 'echo ready; trap \"echo caught; exit 3\" INT; while :; do sleep 0.05; done' </dev/null; echo \"code $?\"";
+    let script = "trap : INT; \"$0\" run -- sh -c 'trap \"echo caught; exit 3\" INT; echo ready; while :; do sleep 0.05; done' </dev/null; echo \"code $?\"";
     let (mut screen, mut child) = shell(&setsid, &world, script, &[]);
     screen.says("ready");
     screen.types("\x03");
