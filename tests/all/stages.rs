@@ -49,3 +49,23 @@ fn two_stops_before_bitbake_runs_are_recorded() {
     running.signal(Signal::SIGTERM);
     cancelled(&world, running);
 }
+
+#[test]
+fn a_failure_before_bitbake_keeps_its_kind_and_hints() {
+    let Some(world) = World::with_project("stages::a_failure_before_bitbake_keeps_its_kind_and_hints") else { return };
+    // A port without a listener.
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let layer = format!("layers:\n  - name: gone\n    git: http://127.0.0.1:{port}/gone.git\n    branch: main\n");
+    world.edit("smidr.yaml", "layers:\n", &layer);
+    let here = world.smidr().arg("build").run();
+    here.expect_code(4).expect_one_error().expect_err("hint: ");
+    // From another process, and from the record, it is the same.
+    let id = world.smidr().args(["build", "--detach"]).run().expect_code(0).out.trim().to_owned();
+    let attached = world.smidr().args(["attach", &id]).run();
+    attached.expect_code(4).expect_one_error().expect_err("hint: ");
+    let outcome = &world.smidr().args(["status", &id, "--json"]).run().json()["build"]["outcome"];
+    assert_eq!((&outcome["state"], &outcome["kind"]), (&"FAILED".into(), &"outside".into()), "{outcome}");
+    assert!(outcome["hints"][0]["text"].is_string() && outcome["reasons"][0].is_string(), "{outcome}");
+    world.smidr().args(["status", &id]).run().expect_code(0).expect_out("hint ");
+    world.smidr().args(["logs", &id]).run().expect_code(0).expect_out("hint: ");
+}

@@ -318,6 +318,7 @@ fn an_interrupted_build_is_known_on_a_full_disk() {
     let script = "id=$(\"$0\" build --detach --target slow) && until \"$0\" logs $id | grep -q do_act; do sleep 0.1; done
         kill -9 $(sed 's/.*process //; s/)//' \"$SMIDR_HOME/locks/build-$id.lock\")
         dd if=/dev/zero of=\"$SMIDR_HOME/builds/rest\" bs=4k 2>/dev/null; dd if=/dev/zero of=\"$SMIDR_HOME/builds/rest2\" bs=1 2>/dev/null
+        for look in $(seq 100); do \"$0\" status $id | grep -q INTERRUPTED && break; sleep 0.05; done
         \"$0\" status $id; echo \"code $?\"; rm \"$SMIDR_HOME\"/builds/rest*; \"$0\" status $id; \"$0\" logs $id";
     let Some(done) = with_small_disk(&world, "3m", script) else {
         return skip(name, "nothing can be mounted in a namespace of its own here");
