@@ -9,7 +9,7 @@ use std::{
 use super::{
     args::Logs,
     context::{self, default_wanted},
-    output::{offer_json, raw, talk},
+    output::{in_pages, raw, say_json, talk},
     report::{Done, Failure, Refused},
     terminal::Terminal,
 };
@@ -47,21 +47,23 @@ pub(super) fn logs(config: &Path, args: &Logs) -> Done {
             _ => Ok(ExitCode::SUCCESS),
         };
     }
-    let stop = StopToken::default();
-    let follow = args.follow.then_some(&stop);
     let mut view = Terminal::log();
     let mut lost = 0;
-    service.watch(&build.id, 0, follow, |entry| {
+    let mut show = |entry| {
         match entry {
-            // Passing states are for who watches.
+            // Passing states are shown by `attach`.
             Entry::Record(record) if record.seq().is_none() => {}
-            Entry::Record(record) if args.json => offer_json(&record),
+            Entry::Record(record) if args.json => say_json(&record),
             Entry::Record(record) => view.accept(&record),
             Entry::Missing(count) => lost += count,
             Entry::Unreadable => lost += 1,
         }
         true
-    })?;
+    };
+    match args.follow {
+        true => service.watch(&build.id, 0, Some(&StopToken::default()), &mut show)?,
+        false => in_pages(|| service.watch(&build.id, 0, None, &mut show))?,
+    };
     if lost > 0 {
         talk(format!("warning: {lost} records of the journal of {} are damaged or from a newer smidr", build.id));
     }

@@ -3,6 +3,7 @@
 //! A build goes on when its output is closed; a command that only shows something ends.
 
 use std::{
+    cell::RefCell,
     io::{self, IsTerminal as _, Write},
     time::Duration,
 };
@@ -34,6 +35,11 @@ pub(super) fn say_block(text: &str) {
     say_shown(&Shown::block(text));
 }
 
+/// Prints a document on one line.
+pub(crate) fn say_json(document: &impl Serialize) {
+    say_shown(&Shown::json(&serde_json::to_string(document).unwrap_or_default()));
+}
+
 /// Prints a document on one line; a closed pipe is no error.
 pub(super) fn offer_json(document: &impl Serialize) {
     let _ = print(anstream::stdout().lock(), &Shown::json(&serde_json::to_string(document).unwrap_or_default()));
@@ -59,10 +65,42 @@ pub(super) fn ask(question: &str) {
     let _ = write!(anstream::stderr().lock(), "{} ", Shown::line(question));
 }
 
+/// How much data is printed at once, in bytes, where there is much of it.
+const PAGE: usize = 64 * 1024;
+
+thread_local! {
+    /// Data that is printed with what follows.
+    static WAITING: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+/// Prints the data of `work` in larger pieces. For what is all there, not for what comes bit by bit.
+pub(crate) fn in_pages<T>(work: impl FnOnce() -> T) -> T {
+    WAITING.set(Some(Vec::with_capacity(2 * PAGE)));
+    let done = work();
+    if let Some(rest) = WAITING.take() {
+        end_at_closed_pipe(anstream::stdout().lock().write_all(&rest));
+    }
+    done
+}
+
 fn say_shown(text: &Shown) {
-    if let Err(error) = print(anstream::stdout().lock(), text)
-        && error.kind() == io::ErrorKind::BrokenPipe
-    {
+    let is_waiting = WAITING.with_borrow_mut(|waiting| {
+        let Some(page) = waiting else { return false };
+        // Memory takes anything.
+        let _ = writeln!(page, "{text}");
+        if page.len() >= PAGE {
+            end_at_closed_pipe(anstream::stdout().lock().write_all(page));
+            page.clear();
+        }
+        true
+    });
+    if !is_waiting {
+        end_at_closed_pipe(print(anstream::stdout().lock(), text));
+    }
+}
+
+fn end_at_closed_pipe(printed: io::Result<()>) {
+    if printed.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
         // `smidr logs | head` has seen enough. 128 and the number of SIGPIPE is what a shell would report.
         std::process::exit(141);
     }
@@ -71,7 +109,7 @@ fn say_shown(text: &Shown) {
 #[cfg(test)]
 thread_local! {
     /// What this thread has printed.
-    pub static PRINTED: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
+    pub static PRINTED: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 #[cfg(not(test))]
