@@ -21,6 +21,8 @@ pub mod image;
 pub mod layers;
 pub mod sandbox;
 
+mod recipes;
+
 mod queue;
 
 mod engine;

@@ -16,7 +16,7 @@ use super::{
     trust,
 };
 use crate::{
-    engine::Services,
+    engine::{self, Services},
     events::EventSink,
     executors::Life,
     image::ImageStore,
@@ -116,7 +116,7 @@ impl Asked<'_> {
         if args.wanted.locked && stale {
             talk("warning: smidr.yaml has changed since smidr.lock was written:  smidr lock");
         }
-        let mut submission = project.submission(&judged.plan, request, judged.granted(), self.facts, random())?;
+        let mut submission = engine::submission(&project, &judged, request, self.facts, self.paths, random())?;
         submission.wait = args.wait;
         self.all.push(submission);
         Ok(())

@@ -10,10 +10,10 @@ use super::{
     trust,
 };
 use crate::{
-    engine::recipes,
     layers,
     model::{Paths, SystemFacts},
     project::{Project, ProjectError, trust::Given},
+    recipes,
     system::paths,
 };
 
@@ -84,7 +84,7 @@ impl Checked<'_> {
             self.wrong(&error.into());
         }
         if plan.host.recipe
-            && let Err(error) = recipes::find(&plan.host.name, &plan.project, self.paths)
+            && let Err(error) = recipes::planned(plan, self.paths)
         {
             self.wrong(&error.into());
         }

@@ -10,12 +10,13 @@ use super::{
 };
 use crate::{
     config::{Size, nearest},
-    engine::{EngineError, image_build, recipes},
+    engine::EngineError,
     image::{
         Damage, Finding, ImageName, LayerForm, Limits, Policy, Reference, RegistryReference, RegistrySettings,
         StoredImage, stored_name,
     },
     model::Kind,
+    recipes,
     system::files::FileError,
 };
 
@@ -82,7 +83,7 @@ impl CommandContext {
             true => recipes::at(&project.join(recipe))?,
             false => recipes::find(recipe, &project, &self.paths)?,
         };
-        match image_build::build(self.tools(), &found, &BTreeMap::new()) {
+        match recipes::build(self.tools().recipes(), &found, &BTreeMap::new()) {
             Err(_) if self.stop.is_requested() => Err(EngineError::Stopped.into()),
             made => Ok(made?),
         }

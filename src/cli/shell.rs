@@ -18,6 +18,7 @@ use crate::{
     events::Emitter,
     image::ImageStore,
     model::{BuildId, Kind, Limits},
+    plan,
     project::Project,
     sandbox,
     service::{LocalService, random},
@@ -111,7 +112,7 @@ fn inside(
     let env = [("TERM", term.as_str()), ("GIT_OPTIONAL_LOCKS", "0")];
     let edits = prepared.begin_edits(Use::Edit, paths)?;
     let mut spec = prepared.sandbox(command, &edits, relay.keys(), &env)?;
-    spec.resources.precaution = Some(engine::usual_tasks(facts.cpus));
+    spec.resources.precaution = Some(plan::usual_tasks(facts.cpus));
     if print_sandbox {
         spec.describe().iter().for_each(|line| say(redactor.text(line)));
         return Ok(ExitCode::SUCCESS);

@@ -4,17 +4,14 @@ use std::{fs, io::Read as _, path::Path};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    image_build,
-    recipes::{self, FoundRecipe},
-};
 use crate::{
     config::Config,
-    image::{ImageStore, recipe::Base, stored_name},
+    image::{ImageStore, stored_name},
     layers,
     model::{Ask, BuildRequest, Digest, Paths, SystemFacts, asks_digest},
     plan::{self, Domain, Isolation, Plan, PlanError, PlannedSource},
     project::Project,
+    recipes::{self, Base, FoundRecipe},
     system::{rooted::Rooted, trail::trail},
 };
 
@@ -113,7 +110,7 @@ fn of_image(wanted: &str, plan: &Plan, paths: &Paths) -> Option<Ask> {
     let store = ImageStore::at(paths);
     let image = store.find(wanted).ok()??;
     let name = image.name.as_str();
-    let is_made_of = |found: &FoundRecipe| image_build::is_made_of(&store, &image, found);
+    let is_made_of = |found: &FoundRecipe| recipes::is_made_of(&store, &image, found);
     let is_open = match &image.origin {
         Some(origin) => origin.anonymous,
         None => {
@@ -127,11 +124,11 @@ fn of_image(wanted: &str, plan: &Plan, paths: &Paths) -> Option<Ask> {
 
 /// What a rootfs recipe asks for: one of the project, and the image of one of the user's own.
 fn of_recipe(plan: &Plan, paths: &Paths) -> Vec<Ask> {
-    if recipes::is_shipped(&plan.host.name, &plan.project, paths) {
+    if recipes::is_shipped(plan, paths) {
         return Vec::new();
     }
     // What is wrong with a recipe is said when it is used.
-    let Ok(found) = recipes::find(&plan.host.name, &plan.project, paths) else { return Vec::new() };
+    let Ok(found) = recipes::planned(plan, paths) else { return Vec::new() };
     if found.is_the_users(paths) {
         return vec![Ask::StoredImage { name: found.image }];
     }

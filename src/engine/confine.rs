@@ -4,7 +4,7 @@
 use super::{Tools, memory};
 use crate::{
     model::{Limits, PeakOf, Usage},
-    plan::{Resources, SandboxSpec, Through},
+    plan::{Resources, SandboxSpec, Through, usual_tasks},
     sandbox::Verified,
     system::{
         cgroup::{Leaf, NotEnforced, Place, Scope, Used},
@@ -12,13 +12,6 @@ use crate::{
         oom::{Seen, Watch},
     },
 };
-
-/// How many processes and threads a sandbox may have at once by default: no honest build gets there (each processor builds a
-/// recipe with one compiler a processor; OpenEmbedded counts 64 of them at most), and it is at most half of the process ids that the
-/// kernel has (1024 a processor, or 32768; kernel/pid.c). What runs away then is the build, not the machine.
-pub(crate) fn usual_tasks(cpus: u32) -> u32 {
-    cpus.saturating_mul(512).max(8192)
-}
 
 /// What keeps one sandbox within its limits. Dropping it removes its cgroup.
 pub(crate) struct Confinement {
@@ -123,20 +116,4 @@ const TASKS: &str = "host.tasks";
 fn missing<'a>(leaf: &'a Leaf, limits: &Limits) -> impl Iterator<Item = &'a NotEnforced> + use<'a> {
     let tasks = limits.tasks.is_some();
     leaf.not_enforced().iter().filter(move |limit| tasks || limit.key != TASKS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_build_gets_there_and_the_machine_has_more() {
-        for cpus in 1..=4096u32 {
-            let most = usual_tasks(cpus);
-            // A driver, a compiler and an assembler for each job of each recipe.
-            let builders = cpus.min(64);
-            assert!(most >= 2 * 3 * builders * builders || cpus > 36 && most >= 4 * 64 * 64, "{cpus}: {most}");
-            assert!(most <= (1024 * cpus).max(32768) / 2, "{cpus}: {most}");
-        }
-    }
 }

@@ -20,7 +20,6 @@ use super::{
     confine::Confinement,
     keep,
     memory::{self, Evidence, Sign},
-    steps::{LINE_LIMIT, lines},
 };
 use crate::{
     bitbake::{NO_ROOM, UiMessage, parse_line},
@@ -29,7 +28,11 @@ use crate::{
     plan::{Folders, SandboxSpec},
     queue,
     sandbox::{self, Control, Exit, SandboxError, Tasks},
-    system::{process::Spawner, stop::StopRequest},
+    system::{
+        lines::{LINE_LIMIT, lines},
+        process::Spawner,
+        stop::StopRequest,
+    },
 };
 
 /// How long BitBake may take to end what runs, after it was asked to stop. With the end of what does not, it is half a minute.

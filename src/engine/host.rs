@@ -2,17 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    EngineError, Tools,
-    image_build::{self, ImageBuildError, PACKAGES_LABEL, RECIPE_LABEL},
-    recipes,
-};
+use super::{EngineError, Tools};
 use crate::{
     config::HOST,
     image::{Reference, ReferenceError, RegistrySettings, RootFs, StoredImage},
     lock::{HostPin, PackagePin},
     model::{Digest, Event},
     plan::Plan,
+    recipes::{self, ImageBuildError, PACKAGES_LABEL, RECIPE_LABEL},
     system::lock::{self, Mode},
 };
 
@@ -79,9 +76,9 @@ fn from_store(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: bool
 }
 
 fn from_recipe(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: bool) -> Result<StoredImage, EngineError> {
-    let found = recipes::find(&plan.host.name, &plan.project, &tools.paths).map_err(ImageBuildError::from)?;
+    let found = recipes::planned(plan, &tools.paths)?;
     let found = found.of_project(&tools.paths);
-    let identity = image_build::identity(&tools.store, &found)?;
+    let identity = recipes::identity(&tools.store, &found)?;
     // A recipe that was edited is meant to change the image: the lock follows it.
     let lock = lock.filter(|lock| {
         let same = lock.recipe.as_ref() == Some(&identity);
@@ -112,7 +109,7 @@ fn from_recipe(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: boo
     if let Some(image) = known()? {
         return Ok(image);
     }
-    let image = image_build::build(tools, &found, &lock.map(|lock| lock.packages.clone()).unwrap_or_default())?;
+    let image = recipes::build(tools.recipes(), &found, &lock.map(|lock| lock.packages.clone()).unwrap_or_default())?;
     match lock {
         Some(lock) if lock.image != image.manifest => Err(EngineError::Digest {
             name: found.name,

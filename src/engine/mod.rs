@@ -12,30 +12,28 @@ mod edits;
 mod flocks;
 mod guards;
 mod host;
-pub(crate) mod image_build;
 pub(crate) mod inputs;
 pub(crate) mod keep;
 pub(crate) mod keeper;
 mod memory;
 mod obeyed;
-mod packages;
 mod prepare;
 mod pseudo;
 mod reach;
-pub(crate) mod recipes;
-mod steps;
+mod submission;
 mod workspace;
 
 use std::{ops::Deref, path::Path, time::Instant};
 
 pub(crate) use asks::{Judged, judge, left_conf};
 use budget::Budget;
-pub(crate) use confine::{Confinement, usual_tasks};
+pub(crate) use confine::Confinement;
 pub(crate) use crossing::cross;
 pub(crate) use drive::Finished;
 pub(crate) use edits::Edits;
 use host::resolve_host;
 pub(crate) use prepare::{Prepared, Use, prepare};
+pub(crate) use submission::submission;
 
 use crate::{
     artifacts::{self, ArtifactError, Room},
@@ -48,6 +46,7 @@ use crate::{
     model::{Event, FailedTask, Hint, Kind, Logins, Outcome, Paths, Stage, State, SystemFacts, Usage, UserError},
     plan::{Exposed, Isolation, Plan, PlanError, SandboxSpec},
     project::ProjectError,
+    recipes::{self, ImageBuildError, RecipeError},
     sandbox::SandboxError,
     system::{
         files::{FileError, make_private_dir},
@@ -56,7 +55,6 @@ use crate::{
         stop::StopToken,
     },
 };
-use image_build::ImageBuildError;
 use workspace::WorkspaceError;
 
 /// What all runs of a process share.
@@ -98,6 +96,12 @@ impl<'a> Tools<'a> {
         let Self { services: Services { facts, spawner, .. }, stop, on } = self;
         Access { online, on, stop, spawner, logins, environment: &facts.environment }
     }
+
+    /// What making an image needs.
+    pub(crate) fn recipes(self) -> recipes::Context<'a> {
+        let Self { services: Services { paths, facts, store, spawner, .. }, stop, on } = self;
+        recipes::Context { paths, facts, store, spawner, stop, on }
+    }
 }
 
 /// Why a build could not be made.
@@ -118,6 +122,9 @@ pub(crate) enum EngineError {
     /// Layers.
     #[error(transparent)]
     Layers(#[from] LayerError),
+    /// A rootfs recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
     /// The image, made from a rootfs recipe.
     #[error(transparent)]
     ImageBuild(#[from] ImageBuildError),
@@ -186,6 +193,7 @@ impl UserError for EngineError {
             Self::Device(error) => error.kind(),
             Self::Inputs(error) => error.kind(),
             Self::Layers(error) => error.kind(),
+            Self::Recipe(error) => error.kind(),
             Self::ImageBuild(error) => error.kind(),
             Self::Image(error) => error.kind(),
             Self::NoImage(_) | Self::NotLocked(_) | Self::Offline(_) | Self::NotGranted(_) => Kind::Request,
@@ -210,6 +218,7 @@ impl UserError for EngineError {
             Self::Device(error) => error.hint(),
             Self::Inputs(error) => error.hint(),
             Self::Layers(error) => error.hint(),
+            Self::Recipe(error) => error.hint(),
             Self::ImageBuild(error) => error.hint(),
             Self::Image(error) => error.hint(),
             Self::NoImage(name) => Some(format!(

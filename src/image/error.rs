@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{layer_error::LayerError, name::ImageName, registry::RegistryError};
+use super::{layer_error::LayerError, name::ImageName, registry::error::RegistryError};
 use crate::{
     model::{Digest, Kind, UserError},
     system::{files::FileError, lock::WaitError, rooted::RootedError},

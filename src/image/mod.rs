@@ -5,7 +5,6 @@
 //! no image, however hostile, changes anything outside its own folder. Nothing of an image is run.
 
 mod account;
-pub mod apt;
 mod archive;
 mod checkout;
 mod codec;
@@ -31,7 +30,6 @@ mod publish;
 mod pull;
 mod push;
 mod readahead;
-pub mod recipe;
 mod reference;
 mod registry;
 mod seam;

@@ -13,7 +13,6 @@ mod discover;
 mod fetch;
 mod git_error;
 mod gitlinks;
-mod host_git;
 mod known;
 mod local;
 mod mend;
@@ -42,7 +41,8 @@ pub use local::repository as repository_around;
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Suggestion;
 pub use own::{copies, hide};
-use patch::{PatchError, read_patches};
+use patch::PatchError;
+pub(crate) use patch::read_patches;
 pub use repository::{Repository, Store};
 
 use crate::{

@@ -28,7 +28,9 @@ pub struct Submission {
     /// The text of `smidr.lock`.
     pub lock: Option<String>,
     /// Patches that the config names.
-    pub files: Vec<SubmittedFile>,
+    pub files: Vec<FileContent>,
+    /// The build host's rootfs recipe, where it has one.
+    pub recipe: Option<SubmittedRecipe>,
     /// Variables that the config names, with the caller's values. Removed when the build is over.
     pub variables: BTreeMap<String, String>,
     /// What of the project's asks was granted.
@@ -64,15 +66,32 @@ pub enum Origin {
     },
 }
 
-/// A file as it was when the build was submitted.
+/// A file with its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SubmittedFile {
+pub struct FileContent {
     /// Where it stands.
     #[serde(flatten, with = "document_path::path")]
     pub path: PathBuf,
-    /// What it held.
+    /// What it holds.
     #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
     pub content: Vec<u8>,
+    /// Whether its owner may execute it.
+    pub executable: bool,
+}
+
+/// A rootfs recipe as it was when the build was submitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub enum SubmittedRecipe {
+    /// The one that is part of smidr.
+    Shipped,
+    /// A file of the project or of the user.
+    File {
+        /// The recipe.
+        text: FileContent,
+        /// The files that it copies, by each `source:` in it. Their paths are relative to that.
+        copies: BTreeMap<String, Vec<FileContent>>,
+    },
 }
 
 /// How much of a machine one of several builds gets.

@@ -22,7 +22,7 @@ use crate::{
     config::{self, Config, HOST, HostImage, Network, Openat2},
     lock::Lock,
     model::{
-        BuildId, BuildRequest, Digest, Kind, Limits, Logins, Paths, Share, SubmittedFile, SystemFacts, UserError,
+        BuildRequest, Digest, FileContent, Kind, Limits, Logins, Paths, Share, SubmittedRecipe, SystemFacts, UserError,
         document_path, without_dots,
     },
 };
@@ -127,6 +127,9 @@ pub struct PlannedHost {
     pub recipe: bool,
     /// What the lock pins it to; none: not resolved yet.
     pub pinned: Option<Digest>,
+    /// The rootfs recipe as it was submitted; none: the file counts.
+    #[serde(skip)]
+    pub submitted: Option<SubmittedRecipe>,
 }
 
 /// Why there can be no plan.
@@ -307,7 +310,7 @@ fn host(config: &Config, lock: Option<&Lock>) -> PlannedHost {
         HostImage::Image(name) => (name.text.clone(), false),
     };
     let pinned = lock.and_then(|lock| lock.host(&name)).map(|host| host.image.clone());
-    PlannedHost { name, recipe, pinned }
+    PlannedHost { name, recipe, pinned, submitted: None }
 }
 
 fn folders(
@@ -470,8 +473,9 @@ impl Plan {
         layers.chain(self.bitbake.as_ref().map(|source| (config::BITBAKE, source)))
     }
 
-    /// Takes patches as they were submitted, whatever stands in their files now.
-    pub fn take_submitted(&mut self, files: &[SubmittedFile]) {
+    /// Takes patches and the rootfs recipe as they were submitted, whatever stands in their files now.
+    pub fn take_submitted(&mut self, files: &[FileContent], recipe: Option<&SubmittedRecipe>) {
+        self.host.submitted = recipe.cloned();
         let layers = self.layers.iter_mut().map(|layer| &mut layer.source);
         for source in layers.chain(&mut self.bitbake) {
             let PlannedSource::Git(git) = source else { continue };
@@ -485,15 +489,6 @@ impl Plan {
     pub fn take_share(&mut self, share: Share) {
         super::conf::take_share(&self.conf, &mut self.env, share.cpus);
         self.limits.memory = [self.limits.memory, share.memory].into_iter().flatten().min();
-    }
-
-    /// A new id for a build of this plan. `random` is drawn by the caller.
-    ///
-    /// # Errors
-    ///
-    /// Never for names that the config accepted.
-    pub fn build_id(&self, random: u32) -> Result<BuildId, crate::model::InvalidName> {
-        BuildId::new(&self.name, random)
     }
 }
 

@@ -64,6 +64,13 @@ pub struct Resources {
     pub precaution: Option<u32>,
 }
 
+/// How many processes and threads a sandbox may have at once by default: no honest build gets there (each processor builds a
+/// recipe with one compiler a processor; OpenEmbedded counts 64 of them at most), and it is at most half of the process ids that the
+/// kernel has (1024 a processor, or 32768; kernel/pid.c). What runs away then is the build, not the machine.
+pub fn usual_tasks(cpus: u32) -> u32 {
+    cpus.saturating_mul(512).max(8192)
+}
+
 /// A program that executes the helper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Through {
@@ -302,5 +309,16 @@ mod tests {
         );
         assert_eq!(id_map(54_321, 54_321, (7, 100)), [[0, 7, 100], [54_321, 54_321, 1]]);
         assert_eq!(id_map(0, 1000, (7, 2)), [[0, 1000, 1], [1, 7, 2]]);
+    }
+
+    #[test]
+    fn no_build_gets_there_and_the_machine_has_more() {
+        for cpus in 1..=4096u32 {
+            let most = usual_tasks(cpus);
+            // A driver, a compiler and an assembler for each job of each recipe.
+            let builders = cpus.min(64);
+            assert!(most >= 2 * 3 * builders * builders || cpus > 36 && most >= 4 * 64 * 64, "{cpus}: {most}");
+            assert!(most <= (1024 * cpus).max(32768) / 2, "{cpus}: {most}");
+        }
     }
 }

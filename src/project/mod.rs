@@ -15,9 +15,10 @@ use crate::{
     config::{self, Config, Problem, Problems, UsedVariable},
     lock::{HostPin, Lock, LockError, Pins, lock_path},
     model::{
-        Ask, BuildRequest, Digest, InvalidName, Kind, Origin, Paths, Submission, SubmittedFile, SystemFacts, UserError,
+        BuildRequest, Digest, FileContent, InvalidName, Kind, Paths, Submission, SubmittedRecipe, SystemFacts,
+        UserError,
     },
-    plan::{self, Domain, Plan, PlanError, PlannedSource},
+    plan::{self, Domain, Plan, PlanError},
     settings::{self, Settings, SettingsError},
     system::{
         self,
@@ -38,7 +39,8 @@ pub(crate) struct Project {
     pub settings: Settings,
     /// What it is pinned to.
     pub lock: Option<Lock>,
-    sources: Sources,
+    /// What it was read from.
+    pub sources: Sources,
 }
 
 /// The texts that a project is read from: those of a folder, or of a submission.
@@ -52,6 +54,10 @@ pub(crate) struct Sources {
     pub config: String,
     /// The text of its lock.
     pub lock: Option<String>,
+    /// Its patches, where they were submitted.
+    pub files: Vec<FileContent>,
+    /// Its rootfs recipe, where that was submitted.
+    pub recipe: Option<SubmittedRecipe>,
 }
 
 /// Why there is no project, or its lock cannot be used.
@@ -145,7 +151,7 @@ impl Sources {
         let bytes = read_bounded(&file).map_err(FileError::new("read", &file))?;
         let config = String::from_utf8(bytes).map_err(|_| ProjectError::NotText(file.clone()))?;
         let lock = read_lock(&file)?;
-        Ok(Self { file, is_link, config, lock })
+        Ok(Self { file, is_link, config, lock, files: Vec::new(), recipe: None })
     }
 
     /// Those of a submission.
@@ -155,6 +161,8 @@ impl Sources {
             is_link: submission.config_is_link,
             config: submission.config.clone(),
             lock: submission.lock.clone(),
+            files: submission.files.clone(),
+            recipe: submission.recipe.clone(),
         }
     }
 }
@@ -175,7 +183,7 @@ impl Project {
     ///
     /// When one of them is wrong.
     pub(crate) fn of(sources: Sources, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
-        let Sources { file, is_link, config: text, lock } = &sources;
+        let Sources { file, is_link, config: text, lock, .. } = &sources;
         // A project chooses where its links lead, and a CI's log may be read by many.
         let told = |problems: Problems| match is_link {
             true => problems.unquoted(&format!(
@@ -197,48 +205,6 @@ impl Project {
         Ok(Self { file: file.clone(), config, digest, settings, lock, sources })
     }
 
-    /// All that a worker needs to build a plan of this project.
-    ///
-    /// # Errors
-    ///
-    /// When the build cannot be named.
-    pub(crate) fn submission(
-        &self,
-        plan: &Plan,
-        request: BuildRequest,
-        granted: Vec<Ask>,
-        facts: &SystemFacts,
-        random: u32,
-    ) -> Result<Submission, ProjectError> {
-        let patches = plan.sources().flat_map(|(_, source)| match source {
-            PlannedSource::Git(git) => git.patches.as_slice(),
-            PlannedSource::Path(_) => &[],
-        });
-        // What cannot be read is said when it is needed.
-        let submitted = |file: &PathBuf| Some(SubmittedFile { path: file.clone(), content: read_bounded(file).ok()? });
-        let files = patches.filter_map(|patch| submitted(&patch.file)).collect();
-        let used = self.config.variables.iter().map(|used| &used.name);
-        let names = used.chain(self.config.host.env.iter().map(|name| &name.text));
-        let value =
-            |name: &String| Some((name.clone(), facts.environment.iter().find(|(known, _)| known == name)?.1.clone()));
-        Ok(Submission {
-            version: Submission::VERSION,
-            id: plan.build_id(random)?,
-            origin: Origin::Local { config: self.file.clone() },
-            request,
-            config: self.sources.config.clone(),
-            config_is_link: self.sources.is_link,
-            lock: self.sources.lock.clone(),
-            files,
-            variables: names.filter_map(value).collect(),
-            granted,
-            logins: plan.logins.clone(),
-            share: None,
-            group: None,
-            wait: false,
-        })
-    }
-
     /// The plan for what is wanted.
     ///
     /// # Errors
@@ -251,7 +217,9 @@ impl Project {
         paths: &Paths,
         domain: &Domain,
     ) -> Result<Plan, PlanError> {
-        plan::make(&self.config, self.lock.as_ref(), facts, paths, &self.file, wanted, domain)
+        let mut plan = plan::make(&self.config, self.lock.as_ref(), facts, paths, &self.file, wanted, domain)?;
+        plan.take_submitted(&self.sources.files, self.sources.recipe.as_ref());
+        Ok(plan)
     }
 
     /// What the project is pinned to, as far as a plan's build host goes.

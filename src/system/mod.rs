@@ -7,6 +7,7 @@ pub mod files;
 pub mod filesystem;
 pub mod kernel;
 pub mod limits;
+pub mod lines;
 pub mod lock;
 pub mod logout;
 pub mod mounts;

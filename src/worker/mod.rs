@@ -184,7 +184,6 @@ fn plan(submission: &Submission, tools: Tools<'_>) -> Result<(Project, Plan), En
     let mut plan = judged.plan;
     plan.logins = submission.logins.clone();
     plan.wait = submission.wait;
-    plan.take_submitted(&submission.files);
     if let Some(share) = submission.share {
         plan.take_share(share);
     }

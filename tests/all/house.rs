@@ -1,15 +1,17 @@
 //! The rules of `src/ARCHITECTURE.md`, checked in the sources: imports between modules, and constructs allowed only in some files.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
+use syn::visit::{self, Visit};
+
 use super::support::skip;
 
 /// Below it stands nothing; `cli` may use all.
-const TABLE: [(&str, &str); 19] = [
+const TABLE: [(&str, &str); 20] = [
     ("model", ""),
     ("events", "model"),
     ("system", "model"),
@@ -23,8 +25,12 @@ const TABLE: [(&str, &str); 19] = [
     ("image", "model events system config lock plan"),
     ("layers", "model events system config lock plan"),
     ("sandbox", "model events system config lock plan"),
+    ("recipes", "model events system config lock plan image sandbox"),
     ("queue", "model system"),
-    ("engine", "model events system config lock plan settings project queue artifacts bitbake image layers sandbox"),
+    (
+        "engine",
+        "model events system config lock plan settings project queue artifacts bitbake image layers sandbox recipes",
+    ),
     ("history", "model events system"),
     ("worker", "model events system plan project engine history queue"),
     ("executors", "model system"),
@@ -70,43 +76,123 @@ impl Source {
         (!["main", "lib"].contains(&first)).then_some(first)
     }
 
-    /// Modules that it names after `crate::`, in lists too.
-    fn imports(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        for rest in self.code.split("crate::").skip(1) {
-            match rest.strip_prefix('{') {
-                Some(list) => found.extend(heads(list)),
-                None => found.push(word(rest)),
-            }
-        }
-        found.retain(|name| TABLE.iter().any(|(known, _)| known == name) || name == "cli");
-        found
+    /// Where it stands in the tree of modules: `[engine, drive]` for `src/engine/drive.rs`.
+    fn place(&self) -> Vec<String> {
+        let inside = self.path.trim_start_matches("src/").trim_end_matches(".rs");
+        let mut place: Vec<String> = inside.split('/').map(String::from).collect();
+        place.pop_if(|last| ["mod", "lib", "main"].contains(&last.as_str()));
+        place
+    }
+
+    /// Items of this crate that it names, from the crate's root. What only its tests name does not count.
+    fn imports(&self) -> Result<Vec<Vec<String>>, String> {
+        let file = syn::parse_file(&self.text).map_err(|error| format!("{}: {error}", self.path))?;
+        let mut named = Named::default();
+        named.visit_file(&file);
+        let place = self.place();
+        let whole = |path: Vec<String>| {
+            let supers = path.iter().take_while(|word| *word == "super").count();
+            let start = match path.first().map(String::as_str) {
+                Some("crate") => &[],
+                Some("super") => place.get(..place.len().checked_sub(supers)?)?,
+                _ => place.as_slice(),
+            };
+            let rest = path.into_iter().skip_while(|word| ["crate", "self", "super"].contains(&word.as_str()));
+            Some(start.iter().cloned().chain(rest).collect())
+        };
+        Ok(named.paths.into_iter().filter_map(whole).collect())
     }
 }
 
-/// The first words of the entries of a `{…}` list, of which the opening brace has been read.
-fn heads(list: &str) -> Vec<String> {
-    let (mut depth, mut expects, mut found) = (1, true, Vec::new());
-    for (at, c) in list.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 1 => expects = true,
-            c if expects && c.is_alphabetic() => {
-                found.push(word(&list[at..]));
-                expects = false;
-            }
-            _ => {}
-        }
-        if depth == 0 {
-            break;
-        }
-    }
-    found
+/// Paths as they are written, outside of tests.
+#[derive(Default)]
+struct Named {
+    paths: Vec<Vec<String>>,
 }
 
-fn word(text: &str) -> String {
-    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
+    let is_test = |attribute: &syn::Attribute| {
+        attribute.path().is_ident("cfg") && attribute.parse_args::<syn::Ident>().is_ok_and(|word| word == "test")
+    };
+    attributes.iter().any(is_test)
+}
+
+impl Named {
+    fn take(&mut self, before: &[String], tree: &syn::UseTree) {
+        let with = |word: &syn::Ident| -> Vec<String> { before.iter().cloned().chain([word.to_string()]).collect() };
+        match tree {
+            syn::UseTree::Path(path) => self.take(&with(&path.ident), &path.tree),
+            syn::UseTree::Group(group) => group.items.iter().for_each(|tree| self.take(before, tree)),
+            syn::UseTree::Name(name) => self.paths.push(with(&name.ident)),
+            syn::UseTree::Rename(name) => self.paths.push(with(&name.ident)),
+            syn::UseTree::Glob(_) => self.paths.push(before.to_vec()),
+        }
+    }
+}
+
+impl<'a> Visit<'a> for Named {
+    fn visit_item_mod(&mut self, module: &'a syn::ItemMod) {
+        if !is_for_tests(&module.attrs) {
+            visit::visit_item_mod(self, module);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'a syn::ItemUse) {
+        if !is_for_tests(&item.attrs) {
+            self.take(&[], &item.tree);
+        }
+    }
+
+    // Who may see an item imports nothing.
+    fn visit_visibility(&mut self, _: &'a syn::Visibility) {}
+
+    fn visit_path(&mut self, path: &'a syn::Path) {
+        let words: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        if ["crate", "super", "self"].iter().any(|start| words[0] == *start) && words.len() > 1 {
+            self.paths.push(words);
+        }
+        visit::visit_path(self, path);
+    }
+}
+
+/// Files that import each other, directly or by way of others, and are not all in one folder. The root of a module (`mod.rs`) is in its
+/// own folder and in that of its parent.
+fn circles(sources: &[Source]) -> Vec<String> {
+    let places: BTreeMap<Vec<String>, &Source> = sources.iter().map(|source| (source.place(), source)).collect();
+    let file_of = |path: &[String]| (1..=path.len()).rev().find_map(|length| places.get(path.get(..length)?).copied());
+    let imports = |source: &Source| -> BTreeSet<Vec<String>> {
+        let named = source.imports().unwrap_or_default();
+        named.iter().filter_map(|path| Some(file_of(path)?.place())).collect()
+    };
+    let edges: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> =
+        places.iter().map(|(place, source)| (place.clone(), imports(source))).collect();
+    let reached = |from: &Vec<String>| {
+        let (mut seen, mut todo) = (BTreeSet::new(), vec![from.clone()]);
+        while let Some(place) = todo.pop() {
+            for next in edges.get(&place).into_iter().flatten() {
+                if seen.insert(next.clone()) {
+                    todo.push(next.clone());
+                }
+            }
+        }
+        seen
+    };
+    let all: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> =
+        places.keys().map(|place| (place, reached(place))).collect();
+    let mut found = BTreeSet::new();
+    for (place, reach) in &all {
+        let circle: BTreeSet<&Vec<String>> =
+            reach.iter().filter(|other| all.get(other).is_some_and(|back| back.contains(*place))).collect();
+        let is_in = |folder: &[String], file: &Vec<String>| {
+            file == folder || file.split_last().is_some_and(|(_, up)| up == folder)
+        };
+        let folders = [place.as_slice(), place.get(..place.len().saturating_sub(1)).unwrap_or_default()];
+        if circle.len() > 1 && !folders.iter().any(|folder| circle.iter().all(|file| is_in(folder, file))) {
+            let names: Vec<String> = circle.iter().map(|file| file.join("::")).collect();
+            found.insert(names.join(", "));
+        }
+    }
+    found.into_iter().map(|names| format!("files of different folders import each other: {names}")).collect()
 }
 
 /// Every rule that a file breaks.
@@ -140,10 +226,15 @@ fn broken(source: &Source) -> Vec<String> {
         forbid(&IMPURE, "this module is pure");
     }
     if let Some((_, allowed)) = TABLE.iter().find(|(name, _)| *name == module) {
-        for import in source.imports() {
-            if import != module && !allowed.split(' ').any(|name| name == import) {
-                broken.push(format!("{}: {module} must not know {import}", source.path));
+        let known = |name: &&String| *name == "cli" || TABLE.iter().any(|(known, _)| known == name);
+        match source.imports() {
+            Ok(paths) => {
+                let imported: BTreeSet<&String> = paths.iter().filter_map(|path| path.first()).filter(known).collect();
+                let wrong =
+                    imported.iter().filter(|name| **name != module && !allowed.split(' ').any(|one| one == **name));
+                broken.extend(wrong.map(|import| format!("{}: {module} must not know {import}", source.path)));
             }
+            Err(error) => broken.push(error),
         }
     } else if module != "cli" && !module.is_empty() {
         broken.push(format!("{}: the import table does not know {module}", source.path));
@@ -187,15 +278,12 @@ fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn sources_keep_the_rules() {
     let Some(root) = repository("house::sources_keep_the_rules") else { return };
-    let mut seen = 0;
-    let mut all = Vec::new();
-    for (path, content) in files(&root) {
-        if path.ends_with(".rs") && path.starts_with("src/") {
-            seen += 1;
-            all.extend(broken(&Source::new(&path, &String::from_utf8_lossy(&content))));
-        }
-    }
-    assert!(seen > 50, "only {seen} sources found");
+    let files = files(&root);
+    let sources = files.iter().filter(|(path, _)| path.ends_with(".rs") && path.starts_with("src/"));
+    let sources: Vec<Source> =
+        sources.map(|(path, content)| Source::new(path, &String::from_utf8_lossy(content))).collect();
+    assert!(sources.len() > 50, "only {} sources found", sources.len());
+    let all: Vec<String> = sources.iter().flat_map(broken).chain(circles(&sources)).collect();
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
@@ -228,6 +316,7 @@ fn the_checker_can_fail() {
         ("src/sandbox/init.rs", "//! x\nfn f() { unsafe { g() } }", "unsafe stands in"),
         ("src/engine/x.rs", "//! x\nlet a = std::env::var(\"A\");", "read the environment"),
         ("src/service/x.rs", "//! x\nlet q = \"SELECT 1\";", "says SQL"),
+        ("src/image/x/y.rs", "//! x\nuse super::super::super::sandbox::Exit;", "image must not know sandbox"),
         ("src/engine/x.rs", "//! x\nprintln!(\"a\");", "only cli prints"),
         ("src/config/x.rs", "//! x\nlet a = std::fs::read(\"a\");", "is pure"),
         ("src/cli/x.rs", "//! x\nanstream::println!(\"a\");", "only cli::output prints"),
@@ -244,6 +333,24 @@ fn the_checker_can_fail() {
     assert!(!broken(&Source::new("src/cli/x.rs", &long)).is_empty());
     let good = "//! x\n// unsafe { } and crate::cli in a comment\nuse crate::{system::{files, rooted}, model::Digest};";
     assert_eq!(broken(&Source::new("src/image/x.rs", good)), Vec::<String>::new());
+}
+
+#[test]
+fn circles_between_folders_are_found() {
+    let found = |files: &[(&str, &str)]| {
+        let source = |(path, text): &(&str, &str)| Source::new(path, text);
+        circles(&files.iter().map(source).collect::<Vec<_>>()).len()
+    };
+    let root = ("src/a/mod.rs", "mod b;\nuse b::B;\nuse c::{C, D};");
+    let beside = ("src/a/b.rs", "use super::c::C;\nuse crate::a::A;");
+    assert_eq!(found(&[root, beside, ("src/a/c/mod.rs", "mod d;\nuse d::D;"), ("src/a/c/d.rs", "use super::C;")]), 0);
+    assert_eq!(
+        found(&[root, beside, ("src/a/c/mod.rs", "mod d;\nuse d::D;"), ("src/a/c/d.rs", "use crate::a::b::B;")]),
+        1
+    );
+    assert_eq!(found(&[("src/a/x.rs", "use crate::b::B;"), ("src/b/mod.rs", "fn f() { super::a::x::f() }")]), 1);
+    let in_tests = "#[cfg(test)]\nmod tests {\n    use crate::a::f;\n}";
+    assert_eq!(found(&[("src/a/mod.rs", "use crate::b::B;"), ("src/b/mod.rs", in_tests)]), 0);
 }
 
 #[test]

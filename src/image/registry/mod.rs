@@ -10,7 +10,7 @@ mod bounds;
 mod challenge;
 mod credentials;
 mod endpoint;
-mod error;
+pub(super) mod error;
 mod helper;
 mod http;
 mod mirrors;

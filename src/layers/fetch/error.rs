@@ -5,11 +5,9 @@ use std::{error::Error, io, path::Path};
 use gix::protocol::transport::client;
 
 use super::{
-    super::{
-        git_error::{GitError, deepest, said, shown},
-        host_git::words,
-    },
+    super::git_error::{GitError, deepest, said, shown},
     config::GitConfig,
+    host_git::words,
     request::Request,
 };
 use crate::model::without_secrets;

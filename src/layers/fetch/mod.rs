@@ -7,19 +7,18 @@ mod background;
 mod config;
 mod counters;
 mod error;
+mod host_git;
 mod inside;
 mod request;
 
 use std::sync::Arc;
 
 pub(super) use self::config::GitConfig;
-pub(super) use self::error::ask_git;
-pub(super) use self::request::{Depth, Request, Shallow, Want, remove_stale, unknown};
+pub(super) use self::request::{Depth, Request, Want};
 use self::{error::FetchError, request::HEAD};
 use super::{
     access::Access,
     git_error::{GitError, when},
-    host_git,
     mirror::{self, Mirror, Mirrors, Room},
     revision::{self, Behind},
 };

@@ -15,14 +15,12 @@ use std::{
 };
 
 use super::{
-    Tools,
+    Context,
+    apt::{Apt, AptError, Resolved},
+    recipe::Suite,
     steps::{Access, HOST_FOLDER, StepError, Steps},
 };
 use crate::{
-    image::{
-        apt::{Apt, AptError, Resolved},
-        recipe::Suite,
-    },
     lock::PackagePin,
     model::{Activity, Event, Kind, Unit, UserError},
     system::{
@@ -100,20 +98,20 @@ pub(super) struct Packages {
 ///
 /// When apt cannot.
 pub(super) fn fetch(
-    tools: Tools<'_>,
+    making: Context<'_>,
     suite: &Suite,
     wanted: &[String],
     pinned: &BTreeMap<String, PackagePin>,
     holder: &str,
 ) -> Result<Packages, PackageError> {
     let name = format!("{}-{}", suite.distribution, suite.suite);
-    let folder = tools.paths.images().join("packages").join(&name);
+    let folder = making.paths.images().join("packages").join(&name);
     let waiting = |other: &str| {
-        tools.on.emit(Event::Waiting { resource: "the package cache".into(), holder: other.into() });
+        making.on.emit(Event::Waiting { resource: "the package cache".into(), holder: other.into() });
     };
-    let path = lock::path_in(&tools.paths.locks(), &format!("packages-{name}"));
-    let cache = lock::lock(&path, Mode::Exclusive, holder, tools.stop, waiting)?;
-    let resolved = Apt::new(&folder, suite, &tools.spawner, tools.stop, tools.on)?.resolve(wanted, pinned)?;
+    let path = lock::path_in(&making.paths.locks(), &format!("packages-{name}"));
+    let cache = lock::lock(&path, Mode::Exclusive, holder, making.stop, waiting)?;
+    let resolved = Apt::new(&folder, suite, making.spawner, making.stop, making.on)?.resolve(wanted, pinned)?;
     let epoch = newest(&resolved.all)?;
     Ok(Packages { resolved, archives: folder.join("archives"), epoch, _cache: cache })
 }
@@ -123,9 +121,9 @@ pub(super) fn fetch(
 /// # Errors
 ///
 /// When a package is damaged, or the file system refuses.
-pub(super) fn unpack_essential(tools: Tools<'_>, packages: &Packages, tree: &Path) -> Result<(), PackageError> {
+pub(super) fn unpack_essential(making: Context<'_>, packages: &Packages, tree: &Path) -> Result<(), PackageError> {
     lay_foundation(tree, &packages.resolved.architecture)?;
-    unpack_all(tools, &packages.resolved.essential, tree)
+    unpack_all(making, &packages.resolved.essential, tree)
 }
 
 /// When the newest package was built, from the headers of the archives: the same packages, the same time.
@@ -166,21 +164,21 @@ fn lay_foundation(tree: &Path, architecture: &str) -> Result<(), FileError> {
 }
 
 /// Unpacks packages as the caller, several at once: owners are dropped, as everything is by decree root's later.
-fn unpack_all(tools: Tools<'_>, packages: &[PathBuf], tree: &Path) -> Result<(), PackageError> {
+fn unpack_all(making: Context<'_>, packages: &[PathBuf], tree: &Path) -> Result<(), PackageError> {
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     let worker = || {
         while let Some(package) = packages.get(next.fetch_add(1, Ordering::SeqCst)) {
-            if let Err(error) = unpack(tools, package, tree) {
+            if let Err(error) = unpack(making, package, tree) {
                 *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 next.store(packages.len(), Ordering::SeqCst);
             }
             let done = next.load(Ordering::SeqCst).min(packages.len()) as u64;
-            tools.on.progress(Activity::Unpack, "essential packages", done, Some(packages.len() as u64), Unit::Items);
+            making.on.progress(Activity::Unpack, "essential packages", done, Some(packages.len() as u64), Unit::Items);
         }
     };
     thread::scope(|scope| {
-        for _ in 0..tools.facts.cpus.clamp(1, 4) {
+        for _ in 0..making.facts.cpus.clamp(1, 4) {
             scope.spawn(worker);
         }
     });
@@ -190,18 +188,18 @@ fn unpack_all(tools: Tools<'_>, packages: &[PathBuf], tree: &Path) -> Result<(),
     }
 }
 
-fn unpack(tools: Tools<'_>, package: &Path, tree: &Path) -> Result<(), PackageError> {
+fn unpack(making: Context<'_>, package: &Path, tree: &Path) -> Result<(), PackageError> {
     let failed = |said: String| PackageError::Unpack { package: package.into(), said };
     let io = |error: std::io::Error| failed(error.to_string());
-    let mut source = tools.spawner.command("dpkg-deb");
+    let mut source = making.spawner.command("dpkg-deb");
     source.arg("--fsys-tarfile").arg(package).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut source = tools.spawner.spawn(source, Vec::new()).map_err(io)?;
-    let mut sink: Command = tools.spawner.command("tar");
+    let mut source = making.spawner.spawn(source, Vec::new()).map_err(io)?;
+    let mut sink: Command = making.spawner.command("tar");
     // Folders that are links already, as /bin is, stay links.
     sink.args(["--extract", "--keep-directory-symlink", "--no-same-owner", "--same-permissions", "--directory"])
         .arg(tree);
     sink.stdin(source.stdout.take().map_or_else(Stdio::null, Stdio::from)).stdout(Stdio::null()).stderr(Stdio::piped());
-    let sink = tools.spawner.spawn(sink, Vec::new()).map_err(io)?;
+    let sink = making.spawner.spawn(sink, Vec::new()).map_err(io)?;
     let outputs = [sink.wait_with_output().map_err(io)?, source.wait_with_output().map_err(io)?];
     match outputs.iter().find(|output| !output.status.success()) {
         Some(output) => Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
@@ -215,7 +213,7 @@ fn unpack(tools: Tools<'_>, package: &Path, tree: &Path) -> Result<(), PackageEr
 ///
 /// When a package does not install, or one that it needs is not there.
 pub(super) fn configure(
-    tools: Tools<'_>,
+    making: Context<'_>,
     steps: &Steps<'_>,
     packages: &Packages,
     access: &Access,
@@ -229,7 +227,7 @@ pub(super) fn configure(
     steps.run("dpkg --install", &argv, access, |line| {
         if line.starts_with("Unpacking ") || line.starts_with("Setting up ") {
             done += 1;
-            tools.on.progress(Activity::Configure, "packages", done.min(total), Some(total), Unit::Items);
+            making.on.progress(Activity::Configure, "packages", done.min(total), Some(total), Unit::Items);
         }
     })?;
     // --force-depends would let a package through that lacks another one.

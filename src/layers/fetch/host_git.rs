@@ -16,10 +16,14 @@ use std::{
 use tempfile::NamedTempFile;
 
 use super::{
-    access::Access,
-    fetch::{self, GitConfig, Request, Shallow, Want, unknown},
-    git_error::{GitError, shown},
-    mirror::{self, Room},
+    super::{
+        access::Access,
+        git_error::{GitError, shown},
+        mirror::{self, Room},
+    },
+    GitConfig,
+    error::ask_git,
+    request::{Request, Shallow, Want, remove_stale, unknown},
 };
 use crate::{
     model::{Activity, Unit, without_secrets},
@@ -181,7 +185,7 @@ impl<'a> Git<'a> {
     ) -> Result<(ExitStatus, String), GitError> {
         let failed =
             |error: std::io::Error| GitError::Failed { url: without_secrets(self.url), why: error.to_string() };
-        let subject = fetch::subject(self.url);
+        let subject = super::subject(self.url);
         let spawned = self.access.spawner.spawn(self.command(folder, arguments), Vec::new());
         let mut child = spawned.map_err(failed)?;
         let lines = listen(&mut child);
@@ -213,7 +217,7 @@ impl<'a> Git<'a> {
     // git refuses to make `a/b` where there is `a`, and would say so only after it has fetched everything.
     fn remove_stale(&self, folder: &Path, request: &Request) -> Result<(), GitError> {
         let repository = mirror::open(folder)?;
-        fetch::remove_stale(&repository, request, None).map_err(|error| GitError::mirror(folder, &error))
+        remove_stale(&repository, request, None).map_err(|error| GitError::mirror(folder, &error))
     }
 
     // All branches and tags of the server.
@@ -254,7 +258,7 @@ impl<'a> Git<'a> {
             if self.public.is_some() && self.login.is_none() {
                 return GitError::NeedsLogin { url };
             }
-            let hint = fetch::ask_git(&url);
+            let hint = ask_git(&url);
             return GitError::Denied { url, tried: format!("(git says: {why})"), hint };
         }
         if has(&[

@@ -8,9 +8,7 @@ use crate::config::{
 
 /// A build-host image to be made.
 #[derive(Clone, Debug)]
-pub struct Recipe {
-    /// A description for the user.
-    pub description: Option<Text>,
+pub(crate) struct Recipe {
     /// Its base.
     pub base: Base,
     /// Packages of the base's distribution.
@@ -29,7 +27,7 @@ pub struct Recipe {
 
 /// The base of an image.
 #[derive(Clone, Debug)]
-pub enum Base {
+pub(crate) enum Base {
     /// Another image of the store.
     Image(Text),
     /// Packages of a distribution.
@@ -38,7 +36,7 @@ pub enum Base {
 
 /// A distribution's suite.
 #[derive(Clone, Debug)]
-pub struct Suite {
+pub(crate) struct Suite {
     /// `bookworm`, `noble`.
     pub suite: Text,
     /// `debian` or `ubuntu`.
@@ -53,7 +51,7 @@ pub struct Suite {
 
 /// Python packages, each pinned by its hash.
 #[derive(Clone, Debug)]
-pub struct Pip {
+pub(crate) struct Pip {
     /// The folder to install into; the interpreter's own unless the recipe says otherwise.
     pub target: Option<Text>,
     /// Lines of a requirements file, each with at least one `--hash`.
@@ -62,7 +60,7 @@ pub struct Pip {
 
 /// A file or folder to copy.
 #[derive(Clone, Debug)]
-pub struct FileCopy {
+pub(crate) struct FileCopy {
     /// Relative to the recipe.
     pub source: Text,
     /// Absolute, in the image.
@@ -77,14 +75,15 @@ impl Recipe {
     /// # Errors
     ///
     /// All problems of the text, at once.
-    pub fn read(file: &str, text: &str) -> Result<Self, Problems> {
+    pub(crate) fn read(file: &str, text: &str) -> Result<Self, Problems> {
         let problems = |list| Problems { file: file.into(), text: text.into(), list };
         let root = Node::parse(text).map_err(|problem| problems(vec![problem]))?;
         // A recipe gives the same image for every caller: nothing of the environment is expanded.
         let mut d = Decoder::new(&|_| None);
         let mut f = d.fields(&root, "");
+        // For readers of the file.
+        f.text(&mut d, "description");
         let recipe = Self {
-            description: f.text(&mut d, "description"),
             base: base(&mut d, &mut f),
             packages: f.texts(&mut d, "packages"),
             pip: pip(&mut d, &mut f),

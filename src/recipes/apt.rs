@@ -29,7 +29,7 @@ use crate::{
 
 /// Packages that apt resolved, verified and downloaded.
 #[derive(Debug)]
-pub struct Resolved {
+pub(super) struct Resolved {
     /// The files of all packages, in apt's own order.
     pub all: Vec<PathBuf>,
     /// The essential ones, which are needed to configure any other.
@@ -42,7 +42,7 @@ pub struct Resolved {
 
 /// Why packages cannot be downloaded.
 #[derive(Debug, thiserror::Error)]
-pub enum AptError {
+pub(crate) enum AptError {
     /// The host has no apt.
     #[error("this host has no {0}, which resolves and verifies packages")]
     Missing(&'static str),
@@ -109,7 +109,7 @@ impl UserError for AptError {
 }
 
 /// apt with folders of its own.
-pub struct Apt<'a> {
+pub(super) struct Apt<'a> {
     folder: PathBuf,
     architecture: String,
     spawner: &'a Spawner,
@@ -123,7 +123,7 @@ impl<'a> Apt<'a> {
     /// # Errors
     ///
     /// When the host has no apt, or no mirror or keyring for the suite.
-    pub fn new(
+    pub(super) fn new(
         folder: &Path,
         suite: &Suite,
         spawner: &'a Spawner,
@@ -150,7 +150,11 @@ impl<'a> Apt<'a> {
     /// # Errors
     ///
     /// When the mirror cannot be reached, a signature is wrong, or a package or version does not exist there.
-    pub fn resolve(&self, packages: &[String], pinned: &BTreeMap<String, PackagePin>) -> Result<Resolved, AptError> {
+    pub(super) fn resolve(
+        &self,
+        packages: &[String],
+        pinned: &BTreeMap<String, PackagePin>,
+    ) -> Result<Resolved, AptError> {
         self.get("reading the package lists", &["update"])?;
         // By name: otherwise a package that provides the same could replace an essential one, as gawk does mawk.
         let essential = self.simulate(&["?essential".into()])?;

@@ -12,16 +12,14 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Tools,
+    Context,
+    find::{FoundRecipe, RecipeError},
     packages::{self, PackageError},
-    recipes::{FoundRecipe, RecipeError},
+    recipe::{Base, Pip, Suite},
     steps::{Access, HOST_FOLDER, StepError, Steps, make_points},
 };
 use crate::{
-    image::{
-        ImageError, ImageName, ImageStore, NewImage, RootFs, Scratch, StoredImage,
-        recipe::{Base, Pip, Suite},
-    },
+    image::{ImageError, ImageName, ImageStore, NewImage, RootFs, Scratch, StoredImage},
     lock::PackagePin,
     model::{Digest, Event, InvalidName, Kind, SystemFacts, UserError},
     plan::Root,
@@ -156,54 +154,54 @@ pub(crate) fn is_made_of(store: &ImageStore, image: &StoredImage, found: &FoundR
 ///
 /// Whatever step failed first; nothing is left behind but downloaded packages.
 pub(crate) fn build(
-    tools: Tools<'_>,
+    making: Context<'_>,
     found: &FoundRecipe,
     pinned: &BTreeMap<String, PackagePin>,
 ) -> Result<StoredImage, ImageBuildError> {
     let name: ImageName = found.image.parse()?;
-    let scratch = tools.store.scratch()?;
-    let mut labels = BTreeMap::from([(RECIPE_LABEL.to_owned(), identity(&tools.store, found)?.to_string())]);
+    let scratch = making.store.scratch()?;
+    let mut labels = BTreeMap::from([(RECIPE_LABEL.to_owned(), identity(making.store, found)?.to_string())]);
     let (base, epoch) = match &found.recipe.base {
         Base::Packages(suite) => {
-            let (lock, epoch) = package_base(tools, found, suite, &scratch, pinned)?;
+            let (lock, epoch) = package_base(making, found, suite, &scratch, pinned)?;
             labels.insert(PACKAGES_LABEL.into(), serde_json::to_string(&lock).unwrap_or_default());
             (None, epoch)
         }
         Base::Image(base) => {
-            let image = base_image(&tools.store, found, base)?;
-            let root = tools.store.checkout(&image, tools.on)?;
+            let image = base_image(making.store, found, base)?;
+            let root = making.store.checkout(&image, making.on)?;
             let epoch = image.created.as_second();
-            image_base(tools, found, &scratch, &root, epoch)?;
+            image_base(making, found, &scratch, &root, epoch)?;
             (Some(image), epoch)
         }
     };
-    tools.on.emit(Event::RecipeStep { recipe: found.name.clone(), step: "pack the layer".into() });
+    making.on.emit(Event::RecipeStep { recipe: found.name.clone(), step: "pack the layer".into() });
     let env = found.recipe.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect();
     let created_by = made_by(found);
-    Ok(tools.store.publish(NewImage { name, base, tree: scratch, env, labels, created_by, epoch }, tools.on)?)
+    Ok(making.store.publish(NewImage { name, base, tree: scratch, env, labels, created_by, epoch }, making.on)?)
 }
 
 fn package_base(
-    tools: Tools<'_>,
+    making: Context<'_>,
     found: &FoundRecipe,
     suite: &Suite,
     scratch: &Scratch,
     pinned: &BTreeMap<String, PackagePin>,
 ) -> Result<(BTreeMap<String, PackagePin>, i64), ImageBuildError> {
     let tree = scratch.path();
-    tools.step(found, "resolve and download packages");
+    making.step(found, "resolve and download packages");
     let wanted: Vec<String> = found.recipe.packages.iter().map(|text| text.text.clone()).collect();
-    let packages = packages::fetch(tools, suite, &wanted, pinned, &format!("image build {}", found.name))?;
-    tools.step(found, "unpack the essential packages");
-    packages::unpack_essential(tools, &packages, tree)?;
-    let mut binds = host_files(tools, found, scratch)?;
+    let packages = packages::fetch(making, suite, &wanted, pinned, &format!("image build {}", found.name))?;
+    making.step(found, "unpack the essential packages");
+    packages::unpack_essential(making, &packages, tree)?;
+    let mut binds = host_files(making, found, scratch)?;
     binds.push((packages.archives.clone(), Path::new(HOST_FOLDER).join("packages")));
     let root = Root::Folder(tree.into());
-    let steps = Steps::new(root, tree, &tools.facts, binds, vec![pip_conf()], &tools.spawner, tools.stop)?;
-    let accesses = Accesses::new(&tools.facts, found, &[], packages.epoch);
-    tools.step(found, "configure packages");
-    packages::configure(tools, &steps, &packages, &accesses.none)?;
-    own_steps(tools, found, &steps, &accesses)?;
+    let steps = Steps::new(root, tree, making.facts, binds, vec![pip_conf()], making.spawner, making.stop)?;
+    let accesses = Accesses::new(making.facts, found, &[], packages.epoch);
+    making.step(found, "configure packages");
+    packages::configure(making, &steps, &packages, &accesses.none)?;
+    own_steps(making, found, &steps, &accesses)?;
     steps.finish()?;
     clean(tree)?;
     packages::settle_folders(tree, packages.epoch)?;
@@ -211,7 +209,7 @@ fn package_base(
 }
 
 fn image_base(
-    tools: Tools<'_>,
+    making: Context<'_>,
     found: &FoundRecipe,
     scratch: &Scratch,
     base: &RootFs,
@@ -222,12 +220,12 @@ fn image_base(
     let work = scratch.side("work")?;
     let lower = base.diffs().iter().rev().cloned().chain([skeleton.clone()]).collect();
     let root = Root::Writable { lower, upper: scratch.path().into(), work };
-    let binds = host_files(tools, found, scratch)?;
-    let steps = Steps::new(root, scratch.path(), &tools.facts, binds, vec![pip_conf()], &tools.spawner, tools.stop)?;
+    let binds = host_files(making, found, scratch)?;
+    let steps = Steps::new(root, scratch.path(), making.facts, binds, vec![pip_conf()], making.spawner, making.stop)?;
     make_points(&skeleton, &steps.mount_points())?;
-    let accesses = Accesses::new(&tools.facts, found, base.env(), epoch);
+    let accesses = Accesses::new(making.facts, found, base.env(), epoch);
     if !found.recipe.packages.is_empty() {
-        tools.step(found, "install packages with the image's own apt");
+        making.step(found, "install packages with the image's own apt");
         let mut install =
             vec!["apt-get", "-q", "-y", "-o", "APT::Sandbox::User=root", "--no-install-recommends", "install", "--"];
         install.extend(found.recipe.packages.iter().map(|text| text.text.as_str()));
@@ -235,20 +233,20 @@ fn image_base(
         steps.run("apt-get update", &update, &accesses.apt, |_| {})?;
         steps.run("apt-get install", &install, &accesses.apt, |_| {})?;
     }
-    own_steps(tools, found, &steps, &accesses)?;
+    own_steps(making, found, &steps, &accesses)?;
     steps.finish()?;
     Ok(clean(scratch.path())?)
 }
 
 /// What a recipe does after its packages are there.
 fn own_steps(
-    tools: Tools<'_>,
+    making: Context<'_>,
     found: &FoundRecipe,
     steps: &Steps<'_>,
     accesses: &Accesses,
 ) -> Result<(), ImageBuildError> {
     if let Some(pip) = &found.recipe.pip {
-        tools.step(found, "install Python packages");
+        making.step(found, "install Python packages");
         install_pip(steps, pip, &accesses.pip)?;
     }
     for (number, copy) in found.recipe.files.iter().enumerate() {
@@ -257,14 +255,14 @@ fn own_steps(
         steps.run(&format!("copy {}", copy.source), &copying, &accesses.none, |_| {})?;
     }
     for command in &found.recipe.commands {
-        tools.step(found, command);
+        making.step(found, command);
         let step = format!("the command `{command}`");
         steps.run(&step, &["/bin/sh", "-ec", command], &accesses.commands, |_| {})?;
     }
     Ok(())
 }
 
-impl Tools<'_> {
+impl Context<'_> {
     fn step(self, found: &FoundRecipe, step: &str) {
         self.on.emit(Event::RecipeStep { recipe: found.name.clone(), step: step.into() });
     }
@@ -272,18 +270,18 @@ impl Tools<'_> {
 
 /// Files of the host that all steps may see: how names are resolved, whom to trust, what the recipe copies.
 fn host_files(
-    tools: Tools<'_>,
+    making: Context<'_>,
     found: &FoundRecipe,
     scratch: &Scratch,
 ) -> Result<Vec<(PathBuf, PathBuf)>, ImageBuildError> {
     let side = scratch.side("host")?;
     let resolv_conf = side.join("resolv.conf");
-    write_atomically(&resolv_conf, tools.facts.resolv_conf.as_bytes(), 0o644)?;
+    write_atomically(&resolv_conf, making.facts.resolv_conf.as_bytes(), 0o644)?;
     let inside = |name: &str| Path::new(HOST_FOLDER).join(name);
     let own = scratch.side("files")?;
     lay_out_files(found, &own)?;
     let mut files = vec![(resolv_conf, "/etc/resolv.conf".into()), (own, inside("files"))];
-    if let Some(bundle) = &tools.facts.ca_bundle {
+    if let Some(bundle) = &making.facts.ca_bundle {
         files.push((fs::canonicalize(bundle).unwrap_or_else(|_| bundle.clone()), inside("ca.crt")));
     }
     Ok(files)

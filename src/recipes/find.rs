@@ -1,6 +1,7 @@
 //! Where rootfs recipes are found: beside the config, in `SMIDR_HOME/recipes`, in this binary. A name with a slash is a path.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -8,10 +9,11 @@ use std::{
 use include_dir::{Dir, DirEntry, include_dir};
 use sha2::{Digest as _, Sha256};
 
+use super::recipe::Recipe;
 use crate::{
     config::{Problems, nearest},
-    image::recipe::Recipe,
-    model::{Digest, Kind, Paths, UserError},
+    model::{Digest, FileContent, Kind, Paths, SubmittedRecipe, UserError},
+    plan::Plan,
     system::files::{FileError, read_text, shell},
 };
 
@@ -28,23 +30,27 @@ pub(crate) struct FoundRecipe {
     pub recipe: Recipe,
     /// Of the text and all files: two recipes with the same digest make the same image of the same packages.
     pub digest: Digest,
+    text: String,
     files: Files,
-}
-
-/// A file that a recipe copies: where to (below the copy's destination), content, and whether it is executable.
-pub(crate) struct SourceFile {
-    /// Below the destination; empty: the destination itself.
-    pub path: PathBuf,
-    /// What it holds.
-    pub content: Vec<u8>,
-    /// Whether its owner may execute it.
-    pub executable: bool,
 }
 
 #[derive(Debug)]
 enum Files {
     Embedded,
+    /// In the folder of this recipe.
     Beside(PathBuf),
+    /// What stood there when the build was submitted.
+    Submitted(PathBuf, BTreeMap<String, Vec<FileContent>>),
+}
+
+impl Files {
+    /// The folder of a recipe that is not part of smidr.
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Embedded => None,
+            Self::Beside(recipe) | Self::Submitted(recipe, _) => recipe.parent(),
+        }
+    }
 }
 
 /// Why there is no recipe.
@@ -137,9 +143,12 @@ fn place(name: &str, project: &Path, paths: &Paths) -> Place {
     }
 }
 
-/// Whether a recipe of that name would come with smidr. Reads none.
-pub(crate) fn is_shipped(name: &str, project: &Path, paths: &Paths) -> bool {
-    matches!(place(name, project, paths), Place::Shipped)
+/// Whether the recipe of a plan's build host comes with smidr. Reads none.
+pub(crate) fn is_shipped(plan: &Plan, paths: &Paths) -> bool {
+    match &plan.host.submitted {
+        Some(submitted) => *submitted == SubmittedRecipe::Shipped,
+        None => matches!(place(&plan.host.name, &plan.project, paths), Place::Shipped),
+    }
 }
 
 /// Finds a recipe by name or path. `project` is the folder of the config.
@@ -151,9 +160,44 @@ pub(crate) fn find(name: &str, project: &Path, paths: &Paths) -> Result<FoundRec
     match place(name, project, paths) {
         Place::Project(path) => at(&path).map_err(|error| error.told(project, &path)),
         Place::User(path) => at(&path),
-        Place::Shipped => shipped(name)
-            .unwrap_or_else(|| Err(RecipeError::Unknown { name: name.into(), known: known(project, paths) })),
+        Place::Shipped => shipped_or_unknown(name, project, paths),
     }
+}
+
+fn shipped_or_unknown(name: &str, project: &Path, paths: &Paths) -> Result<FoundRecipe, RecipeError> {
+    shipped(name).unwrap_or_else(|| Err(RecipeError::Unknown { name: name.into(), known: known(project, paths) }))
+}
+
+/// The recipe of a plan's build host: as it was submitted, or as it is found now.
+///
+/// # Errors
+///
+/// As for [`find`].
+pub(crate) fn planned(plan: &Plan, paths: &Paths) -> Result<FoundRecipe, RecipeError> {
+    let (name, project) = (plan.host.name.as_str(), plan.project.as_path());
+    match &plan.host.submitted {
+        None => find(name, project, paths),
+        Some(SubmittedRecipe::Shipped) => shipped_or_unknown(name, project, paths),
+        Some(SubmittedRecipe::File { text, copies }) => {
+            FoundRecipe::of(&text.path, &String::from_utf8_lossy(&text.content), |path| {
+                Files::Submitted(path, copies.clone())
+            })
+        }
+    }
+}
+
+/// The recipe of a plan's build host with all that it copies, for a submission.
+///
+/// # Errors
+///
+/// When there is none, or it is wrong.
+pub(crate) fn submit(plan: &Plan, paths: &Paths) -> Result<SubmittedRecipe, RecipeError> {
+    let found = find(&plan.host.name, &plan.project, paths)?;
+    let Files::Beside(path) = &found.files else { return Ok(SubmittedRecipe::Shipped) };
+    let copies = found.recipe.files.iter().map(|copy| Ok((copy.source.text.clone(), found.sources(&copy.source)?)));
+    let copies = copies.collect::<Result<_, RecipeError>>()?;
+    let text = FileContent { path: path.clone(), content: found.text.into_bytes(), executable: false };
+    Ok(SubmittedRecipe::File { text, copies })
 }
 
 /// The recipe in a file.
@@ -162,16 +206,14 @@ pub(crate) fn find(name: &str, project: &Path, paths: &Paths) -> Result<FoundRec
 ///
 /// When there is none, or it is wrong.
 pub(crate) fn at(path: &Path) -> Result<FoundRecipe, RecipeError> {
-    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let folder = path.parent().unwrap_or(Path::new(".")).to_path_buf();
-    FoundRecipe::new(&name, &path.display().to_string(), &read_text(path)?, Files::Beside(folder))
+    FoundRecipe::of(path, &read_text(path)?, Files::Beside)
 }
 
 /// The recipe of that name in this binary, whatever stands beside a config.
 pub(crate) fn shipped(name: &str) -> Option<Result<FoundRecipe, RecipeError>> {
     let file = format!("{name}.yaml");
     let text = EMBEDDED.get_file(&file)?.contents_utf8()?;
-    Some(FoundRecipe::new(name, &file, text, Files::Embedded))
+    Some(FoundRecipe::of(Path::new(&file), text, |_| Files::Embedded))
 }
 
 /// The names of all recipes that can be found.
@@ -191,29 +233,29 @@ pub(crate) fn known(project: &Path, paths: &Paths) -> Vec<String> {
 impl FoundRecipe {
     /// Whether it came with a project, rather than from smidr or from the user.
     pub(crate) fn is_beside_a_config(&self, paths: &Paths) -> bool {
-        matches!(&self.files, Files::Beside(folder) if *folder != paths.recipes())
+        self.files.folder().is_some_and(|folder| folder != paths.recipes())
     }
 
     /// Whether it is one of the user's own, for all projects.
     pub(crate) fn is_the_users(&self, paths: &Paths) -> bool {
-        matches!(&self.files, Files::Beside(folder) if *folder == paths.recipes())
+        self.files.folder().is_some_and(|folder| folder == paths.recipes())
     }
 
     /// The same recipe for a project's builds: the image of one that came with the project has a name that no other project can mean.
     pub(crate) fn of_project(mut self, paths: &Paths) -> Self {
-        if self.is_beside_a_config(paths)
-            && let Files::Beside(folder) = &self.files
-        {
+        if let Some(folder) = self.files.folder().filter(|_| self.is_beside_a_config(paths)) {
             let place = Sha256::digest(folder.as_os_str().as_encoded_bytes());
             self.image = format!("{}-{:.8}", self.name, hex::encode(place));
         }
         self
     }
 
-    fn new(name: &str, file: &str, text: &str, files: Files) -> Result<Self, RecipeError> {
-        let recipe = Recipe::read(file, text).map_err(|problems| RecipeError::Wrong(Box::new(problems)))?;
-        let digest = Digest::from_sha256([0; 32]);
-        let mut found = Self { name: name.into(), image: name.into(), recipe, digest, files };
+    fn of(path: &Path, text: &str, files: impl FnOnce(PathBuf) -> Files) -> Result<Self, RecipeError> {
+        let read = Recipe::read(&path.display().to_string(), text);
+        let recipe = read.map_err(|problems| RecipeError::Wrong(Box::new(problems)))?;
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let (digest, files) = (Digest::from_sha256([0; 32]), files(path.into()));
+        let mut found = Self { image: name.clone(), name, text: text.into(), recipe, digest, files };
         let mut hash = Sha256::new_with_prefix(text);
         for copy in found.recipe.files.clone() {
             for file in found.sources(&copy.source)? {
@@ -227,16 +269,18 @@ impl FoundRecipe {
         Ok(found)
     }
 
-    /// The files behind a `source:`, in a stable order.
+    /// The files behind a `source:`, in a stable order. Their paths are relative to it; empty: the source is the file.
     ///
     /// # Errors
     ///
     /// When there is no such file or folder.
-    pub(crate) fn sources(&self, source: &str) -> Result<Vec<SourceFile>, RecipeError> {
+    pub(crate) fn sources(&self, source: &str) -> Result<Vec<FileContent>, RecipeError> {
         let missing = || RecipeError::NoFile { recipe: self.name.clone(), source_name: source.into() };
         match &self.files {
             Files::Embedded => embedded(source).ok_or_else(missing),
-            Files::Beside(folder) => {
+            Files::Submitted(_, copies) => copies.get(source).cloned().ok_or_else(missing),
+            Files::Beside(recipe) => {
+                let folder = recipe.parent().unwrap_or(Path::new("."));
                 // A link may lead to another file beside the recipe, but not away from it.
                 let canonical = |path: &Path| fs::canonicalize(path).map_err(|_| missing());
                 let (home, root) = (canonical(folder)?, canonical(&folder.join(source))?);
@@ -249,7 +293,7 @@ impl FoundRecipe {
     }
 }
 
-fn embedded(source: &str) -> Option<Vec<SourceFile>> {
+fn embedded(source: &str) -> Option<Vec<FileContent>> {
     fn below<'a>(entries: &'a [DirEntry<'a>], out: &mut Vec<&'a include_dir::File<'a>>) {
         for entry in entries {
             match entry {
@@ -265,7 +309,7 @@ fn embedded(source: &str) -> Option<Vec<SourceFile>> {
     }
     files.sort_by_key(|file| file.path());
     let relative = |path: &Path| path.strip_prefix(source).unwrap_or(path).to_path_buf();
-    let source_file = |file: &&include_dir::File<'_>| SourceFile {
+    let source_file = |file: &&include_dir::File<'_>| FileContent {
         path: relative(file.path()),
         content: file.contents().to_vec(),
         // The binary keeps no permissions: a script says by its first line that it is a program.
@@ -274,7 +318,7 @@ fn embedded(source: &str) -> Option<Vec<SourceFile>> {
     Some(files.iter().map(source_file).collect())
 }
 
-fn on_disk(root: &Path) -> Result<Vec<SourceFile>, RecipeError> {
+fn on_disk(root: &Path) -> Result<Vec<FileContent>, RecipeError> {
     use std::os::unix::fs::PermissionsExt as _;
     let mut files = Vec::new();
     for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
@@ -290,7 +334,7 @@ fn on_disk(root: &Path) -> Result<Vec<SourceFile>, RecipeError> {
         let mode =
             entry.metadata().map_err(|error| FileError::new("look at", path)(error.into()))?.permissions().mode();
         let relative = path.strip_prefix(root).unwrap_or(path).to_path_buf();
-        files.push(SourceFile { path: relative, content, executable: mode & 0o100 != 0 });
+        files.push(FileContent { path: relative, content, executable: mode & 0o100 != 0 });
     }
     Ok(files)
 }

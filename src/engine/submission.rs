@@ -1,0 +1,59 @@
+//! What a build is asked with, read whole: afterwards nothing on disk counts.
+
+use super::{EngineError, Judged};
+use crate::{
+    layers::{LayerError, read_patches},
+    model::{BuildId, BuildRequest, FileContent, Origin, Paths, Submission, SystemFacts},
+    plan::{Isolation, Plan, PlannedSource},
+    project::{Project, ProjectError},
+    recipes,
+};
+
+/// Everything that a worker needs to build a project. `random` is drawn by the caller, for the build's id.
+///
+/// # Errors
+///
+/// When a patch or the rootfs recipe cannot be read, or the build cannot be named.
+pub(crate) fn submission(
+    project: &Project,
+    judged: &Judged,
+    request: BuildRequest,
+    facts: &SystemFacts,
+    paths: &Paths,
+    random: u32,
+) -> Result<Submission, EngineError> {
+    let plan = &judged.plan;
+    let has_recipe = plan.host.recipe && plan.isolation != Isolation::None;
+    let config = &project.config;
+    let names = config.variables.iter().map(|used| &used.name).chain(config.host.env.iter().map(|name| &name.text));
+    let value =
+        |name: &String| Some((name.clone(), facts.environment.iter().find(|(known, _)| known == name)?.1.clone()));
+    Ok(Submission {
+        version: Submission::VERSION,
+        id: BuildId::new(&plan.name, random).map_err(ProjectError::from)?,
+        origin: Origin::Local { config: project.file.clone() },
+        request,
+        config: project.sources.config.clone(),
+        config_is_link: project.sources.is_link,
+        lock: project.sources.lock.clone(),
+        files: patches(plan)?,
+        recipe: has_recipe.then(|| recipes::submit(plan, paths)).transpose()?,
+        variables: names.filter_map(value).collect(),
+        granted: judged.granted(),
+        logins: plan.logins.clone(),
+        share: None,
+        group: None,
+        wait: false,
+    })
+}
+
+fn patches(plan: &Plan) -> Result<Vec<FileContent>, LayerError> {
+    let mut files = Vec::new();
+    for (_, source) in plan.sources() {
+        let PlannedSource::Git(git) = source else { continue };
+        for (patch, read) in git.patches.iter().zip(read_patches(git)?) {
+            files.push(FileContent { path: patch.file.clone(), content: read.text, executable: false });
+        }
+    }
+    Ok(files)
+}
