@@ -13,12 +13,15 @@ use std::{
 
 use crate::system::{
     files::{FileError, make_private_dir},
-    lock::{self, Attempt, FileLock, Mode, WaitError},
+    lock::{self, FileLock, WaitError},
     stop::StopToken,
 };
 
-/// How often the line is looked at.
+/// How often the next build looks at the line; those behind it look more rarely, since each look opens the tickets of all before it.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// The rarest look, in units of [`LOOK`].
+const RAREST: u64 = 20;
 
 /// The line in which all builds stand. No build is called so.
 pub(crate) const ALL: &str = "ticket";
@@ -56,10 +59,9 @@ impl Ticket {
             }
         }
         let path = folder.join(name(number, line));
-        match lock::try_lock(&path, Mode::Exclusive, holder)? {
-            Attempt::Held(held) => Ok(Self { path, line: line.into(), number, _held: held }),
-            Attempt::Busy(_) => Err(FileError::new("lock", &path)(std::io::ErrorKind::WouldBlock.into())),
-        }
+        // Only a process that counts tickets holds it, for a moment.
+        let held = lock::lock_briefly(&path, holder)?;
+        Ok(Self { path, line: line.into(), number, _held: held })
     }
 
     /// Waits for its turn. `on_wait` is called with the number of builds before it, at first and when that changes.
@@ -81,7 +83,12 @@ impl Ticket {
             if told.replace(ahead) != Some(ahead) {
                 on_wait(ahead);
             }
-            thread::sleep(LOOK);
+            for _ in 0..(ahead + 1 - places.max(1)).min(RAREST) {
+                thread::sleep(LOOK);
+                if stop.is_requested() {
+                    break;
+                }
+            }
         }
     }
 

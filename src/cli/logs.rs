@@ -56,7 +56,10 @@ pub(super) fn logs(config: &Path, args: &Logs) -> Done {
             Entry::Record(record) if args.json => say_json(&record),
             Entry::Record(record) => view.accept(&record),
             Entry::Missing(count) => lost += count,
-            Entry::Unreadable => lost += 1,
+            Entry::Unreadable(line) => match serde_json::from_slice::<serde_json::Value>(&line) {
+                Ok(newer) if args.json => say_json(&newer),
+                _ => lost += 1,
+            },
         }
         true
     };

@@ -104,7 +104,7 @@ fn inside(
     let Services { paths, facts, spawner, .. } = &services;
     let tools = Tools { services: &services, stop: &stop, on: &on };
     let host = project.host_lock(&plan).cloned();
-    let prepared = engine::prepare(plan, host.as_ref(), tools)?;
+    let prepared = engine::prepare(plan, host.as_ref(), None, tools)?;
     project.pin(prepared.pins(), paths, false)?;
     let streams = || FileError::new("use", Path::new("standard input and output"));
     let (relay, stdio) = Relay::of_caller().map_err(streams())?;

@@ -34,6 +34,7 @@ pub(crate) use edits::Edits;
 use host::resolve_host;
 pub(crate) use prepare::{Prepared, Use, prepare};
 pub(crate) use submission::submission;
+pub(crate) use workspace::claim;
 
 use crate::{
     artifacts::{self, ArtifactError, Room},
@@ -55,7 +56,7 @@ use crate::{
         stop::StopToken,
     },
 };
-use workspace::WorkspaceError;
+use workspace::{Claim, WorkspaceError};
 
 /// What all runs of a process share.
 pub(crate) struct Services {
@@ -275,7 +276,8 @@ pub(crate) fn pin(
     Ok(Pins { hosts, repositories })
 }
 
-/// Builds: prepare, run, collect. `pin` gets what the project is pinned to, once that is known, and writes the lock.
+/// Builds: prepare, run, collect. `workspace` is the plan's where it was taken already; `pin` gets what the project is pinned to, once that
+/// is known, and writes the lock.
 ///
 /// # Errors
 ///
@@ -283,22 +285,25 @@ pub(crate) fn pin(
 pub(crate) fn build(
     plan: Plan,
     lock: Option<&HostPin>,
+    workspace: Option<Claim>,
     tools: Tools<'_>,
     pin: impl FnOnce(Pins) -> Result<(), EngineError>,
 ) -> Result<Outcome, EngineError> {
     // Whatever goes wrong after a stop went wrong because of it: children of ours get Ctrl-C, too.
-    stages(plan, lock, tools, pin).map_err(|error| if tools.stop.is_requested() { EngineError::Stopped } else { error })
+    stages(plan, lock, workspace, tools, pin)
+        .map_err(|error| if tools.stop.is_requested() { EngineError::Stopped } else { error })
 }
 
 fn stages(
     plan: Plan,
     lock: Option<&HostPin>,
+    workspace: Option<Claim>,
     tools: Tools<'_>,
     pin: impl FnOnce(Pins) -> Result<(), EngineError>,
 ) -> Result<Outcome, EngineError> {
     tools.on.emit(Event::StageStarted { stage: Stage::Prepare });
     plan.warnings.iter().for_each(|warning| tools.on.warn(warning.clone()));
-    let prepared = prepare(plan, lock, tools)?;
+    let prepared = prepare(plan, lock, workspace, tools)?;
     pin(prepared.pins())?;
     tools.on.emit(match prepared.host.lock() {
         Some(lock) => Event::HostReady { name: lock.name.clone(), digest: Some(lock.image.clone()) },

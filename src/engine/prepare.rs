@@ -13,7 +13,7 @@ use super::{
     guards,
     host::resolve_host,
     inputs, pseudo,
-    workspace::{self, Workspace},
+    workspace::{self, Claim, Workspace},
 };
 use crate::{
     bitbake,
@@ -76,12 +76,17 @@ impl BuildHost {
     }
 }
 
-/// Makes image, layers and workspace ready.
+/// Makes image, layers and workspace ready. The workspace is taken, unless it was before.
 ///
 /// # Errors
 ///
 /// The first thing that is not there.
-pub(crate) fn prepare(plan: Plan, lock: Option<&HostPin>, tools: Tools<'_>) -> Result<Prepared, EngineError> {
+pub(crate) fn prepare(
+    plan: Plan,
+    lock: Option<&HostPin>,
+    workspace: Option<Claim>,
+    tools: Tools<'_>,
+) -> Result<Prepared, EngineError> {
     // First, so that nothing long is begun in vain.
     devices::check(&plan.devices)?;
     guards::check_submodules(&plan)?;
@@ -91,7 +96,7 @@ pub(crate) fn prepare(plan: Plan, lock: Option<&HostPin>, tools: Tools<'_>) -> R
     edits::finish_interrupted(tools)?;
     let checkouts = super::layers(&plan, tools)?;
     checkouts.are_untouched()?;
-    let workspace = workspace::open(&plan, tools, &holder)?;
+    let workspace = workspace::open(&plan, workspace, tools)?;
     let shown = plan.folders.writable().into_iter().map(Path::to_path_buf);
     let shown: Vec<PathBuf> =
         shown.chain(checkouts.shown()).chain(inputs.iter().map(|input| input.dest.clone())).collect();

@@ -4,6 +4,7 @@
 //! be the image's. Since it lies on top, nothing that an image puts in those places counts.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
@@ -36,13 +37,20 @@ const CONF_LIMIT: u64 = 4 << 20;
 /// devtool's workspace, below TOPDIR.
 const DEVTOOL: &str = "workspace";
 
+/// The folders of a workspace, which belong to this process.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    folders: Vec<PathBuf>,
+    _locks: Vec<FileLock>,
+}
+
 /// A workspace that belongs to this process.
 #[derive(Debug)]
 pub(super) struct Workspace {
     /// The topmost folder of the sandbox's root. It stands outside of everything that a build may write to: one build could
     /// otherwise prepare what the next one believes.
     pub skeleton: PathBuf,
-    _locks: Vec<FileLock>,
+    _claim: Option<Claim>,
 }
 
 /// Why there is no workspace.
@@ -98,25 +106,27 @@ impl UserError for WorkspaceError {
     }
 }
 
-/// Takes the workspace of a plan for this process, and makes its folders.
+/// The folders of a plan that one process at a time may use, in one order for all: two that wait do not wait for each other.
+fn claimed(plan: &Plan) -> Vec<PathBuf> {
+    // Two projects may share a TOPDIR or TMPDIR that stands elsewhere, but not at the same time: the second BitBake would talk to
+    // the server of the first.
+    let folders = &plan.folders;
+    let own = [&folders.workspace, &folders.top, &folders.tmp, &folders.deploy].into_iter();
+    let elsewhere = own.filter(|path| !path.starts_with(&folders.workspace)).chain([&folders.workspace]);
+    let all: BTreeSet<&PathBuf> = elsewhere.collect();
+    all.into_iter().cloned().collect()
+}
+
+/// Takes the workspace of a plan for this process. One that is busy is waited for where the plan says so.
 ///
 /// # Errors
 ///
 /// When another smidr uses it, or the file system refuses.
-pub(super) fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Workspace, WorkspaceError> {
-    let paths = &tools.paths;
-    let folders = &plan.folders;
-    let name = folders.workspace.file_name().unwrap_or_default();
-    // Two projects may share a TOPDIR or TMPDIR that stands elsewhere, but not at the same time: the second BitBake would talk to
-    // the server of the first.
-    let own = [&folders.workspace, &folders.top, &folders.tmp, &folders.deploy];
-    let mut elsewhere: Vec<&PathBuf> = own.into_iter().filter(|path| !path.starts_with(&folders.workspace)).collect();
-    elsewhere.push(&folders.workspace);
-    // In one order for all, so that two that wait do not wait for each other; and each once.
-    elsewhere.sort();
-    elsewhere.dedup();
+pub(crate) fn claim(plan: &Plan, tools: Tools<'_>) -> Result<Claim, WorkspaceError> {
+    let (paths, holder) = (&tools.paths, format!("build {}", tools.on.build()));
+    let folders = claimed(plan);
     let mut locks = Vec::new();
-    for folder in elsewhere {
+    for folder in &folders {
         let path = lock_path(folder, paths);
         // Everything in a folder that no build has marked is the user's. Before there were marks, a lock told of earlier builds.
         let is_known = folder.starts_with(paths.home()) || path.exists() || folder.join(FOLDER_MARK).is_file();
@@ -126,13 +136,28 @@ pub(super) fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Worksp
         let resource = || format!("the workspace of `{}`", plan.name);
         let waiting = |other: &str| tools.on.emit(Event::Waiting { resource: resource(), holder: other.into() });
         locks.push(match plan.wait {
-            true => lock::lock(&path, Mode::Exclusive, holder, tools.stop, waiting)?,
-            false => match lock::try_lock(&path, Mode::Exclusive, holder)? {
+            true => lock::lock(&path, Mode::Exclusive, &holder, tools.stop, waiting)?,
+            false => match lock::try_lock(&path, Mode::Exclusive, &holder)? {
                 Attempt::Held(lock) => lock,
                 Attempt::Busy(holder) => return Err(WorkspaceError::Busy { project: plan.name.clone(), holder }),
             },
         });
     }
+    Ok(Claim { folders, _locks: locks })
+}
+
+/// Makes the folders of a plan's workspace, which is taken unless it is `known` already.
+///
+/// # Errors
+///
+/// As for [`claim`].
+pub(super) fn open(plan: &Plan, known: Option<Claim>, tools: Tools<'_>) -> Result<Workspace, WorkspaceError> {
+    let claim = match known.filter(|known| known.folders == claimed(plan)) {
+        Some(claim) => claim,
+        None => claim(plan, tools)?,
+    };
+    let (paths, folders) = (&tools.paths, &plan.folders);
+    let name = folders.workspace.file_name().unwrap_or_default();
     folders.writable().into_iter().try_for_each(make_private_dir)?;
     if plan.clean {
         clean(plan, tools.on)?;
@@ -147,7 +172,7 @@ pub(super) fn open(plan: &Plan, tools: Tools<'_>, holder: &str) -> Result<Worksp
     }
     let roots = paths.tmp().join("roots");
     make_private_dir(&roots)?;
-    Ok(Workspace { skeleton: roots.join(name), _locks: locks })
+    Ok(Workspace { skeleton: roots.join(name), _claim: Some(claim) })
 }
 
 /// The lock of a build's folder, held by each process that uses it.
@@ -170,7 +195,7 @@ fn within<T>(
 impl Workspace {
     /// A skeleton beside those of workspaces, for something that is not a build.
     pub(super) fn without_lock(skeleton: PathBuf) -> Self {
-        Self { skeleton, _locks: Vec::new() }
+        Self { skeleton, _claim: None }
     }
 
     /// Where smidr's own files stand on this machine.

@@ -20,7 +20,7 @@ pub(crate) const WORKER: &str = "__worker";
 pub(crate) const READY: &str = "ready";
 
 /// What a worker prints, in the build's folder.
-const LOG: &str = "worker.log";
+pub(crate) const LOG: &str = "worker.log";
 
 /// How long a worker lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,6 +30,9 @@ pub(crate) const JOURNAL: &str = "events.jsonl";
 /// That of a build that is over.
 pub(crate) const COMPRESSED: &str = "events.jsonl.zst";
 
+/// How the names of journals begin that are being compressed or made plain again.
+pub(crate) const PACKING: &str = ".events";
+
 /// How much of the disk is kept in reserve for the records of a build's end, in bytes.
 const RESERVE: u64 = 256 << 10;
 
@@ -251,7 +254,7 @@ struct Frame {
 
 fn compress(folder: &Path) -> io::Result<()> {
     let mut from = BufReader::with_capacity(FRAME, File::open(folder.join(JOURNAL))?);
-    let mut to = tempfile::Builder::new().prefix(".events").tempfile_in(folder)?;
+    let mut to = tempfile::Builder::new().prefix(PACKING).tempfile_in(folder)?;
     let mut index = Index::default();
     let mut offset = 0;
     loop {
@@ -279,7 +282,7 @@ fn compress(folder: &Path) -> io::Result<()> {
 
 /// Makes a journal plain again.
 fn unpack(folder: &Path) -> io::Result<()> {
-    let mut to = tempfile::Builder::new().prefix(".events").tempfile_in(folder)?;
+    let mut to = tempfile::Builder::new().prefix(PACKING).tempfile_in(folder)?;
     zstd::stream::copy_decode(File::open(folder.join(COMPRESSED))?, &mut to)?;
     to.persist(folder.join(JOURNAL))?;
     Ok(())
@@ -309,8 +312,8 @@ pub(crate) fn last(folder: &Path) -> Option<Record> {
 pub(crate) enum Entry {
     /// A record.
     Record(Box<Record>),
-    /// Something that this smidr cannot read: damaged, or written by a newer one.
-    Unreadable,
+    /// A line that this smidr cannot read: damaged, or written by a newer one.
+    Unreadable(Vec<u8>),
     /// So many records are not there, beside those that cannot be read.
     Missing(u64),
 }
@@ -394,13 +397,14 @@ impl Reader {
                 return Ok(None);
             }
             let record = serde_json::from_slice::<Record>(&self.line).ok();
+            let line = if record.is_none() { std::mem::take(&mut self.line) } else { Vec::new() };
             self.line.clear();
             if std::mem::replace(&mut self.is_rest, !is_whole) {
                 continue;
             }
             let Some(record) = record else {
                 self.unreadable += 1;
-                return Ok(Some(Entry::Unreadable));
+                return Ok(Some(Entry::Unreadable(line)));
             };
             let unreadable = std::mem::take(&mut self.unreadable);
             let Some(seq) = record.seq().filter(|seq| *seq >= self.next) else { continue };

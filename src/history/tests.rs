@@ -192,7 +192,7 @@ fn damage_is_counted_and_hides_nothing_else() {
             .iter()
             .map(|entry| match entry {
                 Entry::Record(record) => format!("{}", record.seq().unwrap_or_default()),
-                Entry::Unreadable => "?".into(),
+                Entry::Unreadable(_) => "?".into(),
                 Entry::Missing(count) => format!("-{count}"),
             })
             .collect::<Vec<_>>()

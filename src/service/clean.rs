@@ -13,13 +13,18 @@ use jiff::Timestamp;
 use super::{LocalService, ServiceError};
 use crate::{
     engine::keep::SEAL,
+    executors::LOG,
     history::{
         BuildRecord,
         journal::{COMPRESSED, JOURNAL},
     },
-    system::files::remove_tree,
+    model::BuildId,
+    system::{files::remove_tree, lock},
     worker::SUBMISSION,
 };
+
+/// How long a worker may take to write its first record: it waits for nothing.
+const START: Duration = Duration::from_secs(600);
 
 /// What may go. At least one of the two, or nothing does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +38,8 @@ pub(crate) struct Clean {
 }
 
 impl LocalService<'_> {
-    /// Removes builds with all that is known of them, and what they left behind, by a policy; never one that runs. Gives the builds.
+    /// Removes builds with all that is known of them, and what they left behind, by a policy; never one that runs. Gives the builds. What was
+    /// submitted and never began goes too.
     ///
     /// # Errors
     ///
@@ -42,8 +48,24 @@ impl LocalService<'_> {
         let gone = chosen(self.list(u32::MAX)?, policy, now);
         if !policy.dry_run {
             gone.iter().try_for_each(|build| self.forget(&build.id))?;
+            self.remove_unbegun()?;
         }
         Ok(gone)
+    }
+
+    /// Removes submissions whose worker never wrote a record, and will not: its starter was killed.
+    fn remove_unbegun(&self) -> Result<(), ServiceError> {
+        for entry in fs::read_dir(self.paths.builds()).into_iter().flatten().flatten() {
+            let folder = entry.path();
+            let is_there = |name: &str| folder.join(name).exists();
+            let age = entry.metadata().ok().and_then(|found| found.modified().ok()?.elapsed().ok());
+            let is_begun = is_there(JOURNAL) || is_there(COMPRESSED) || !is_there(SUBMISSION);
+            let Some(Ok(id)) = entry.file_name().to_str().map(str::parse::<BuildId>) else { continue };
+            if !is_begun && age.is_some_and(|age| age > START) && lock::holder(&self.paths.alive(&id))?.is_none() {
+                self.forget(&id)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what builds have kept, by a policy; never of one that runs. Gives the builds, and the bytes that went with each.
@@ -73,7 +95,7 @@ impl LocalService<'_> {
 
 /// What a build left behind: all in its folder but what is known of it.
 fn left(folder: &Path) -> Vec<PathBuf> {
-    let known = [JOURNAL, COMPRESSED, SUBMISSION, SEAL];
+    let known = [JOURNAL, COMPRESSED, SUBMISSION, SEAL, LOG];
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter(|entry| known.iter().all(|name| entry.file_name() != *name)).map(|entry| entry.path()).collect()
 }

@@ -295,7 +295,7 @@ impl<'a> LocalService<'a> {
                 // It may have ended between the two looks.
                 let again = history.find(Some(build.id.as_str()))?.unwrap_or(build);
                 let ended = if again.state.is_final() { again } else { history.mark_interrupted(&again) };
-                worker::forget_values(&self.paths.build(&ended.id));
+                worker::tidy(&self.paths.build(&ended.id));
                 // Last: a process that makes it anew must find what is done here.
                 let _ = std::fs::remove_file(path);
                 Ok(ended)

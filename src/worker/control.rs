@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,7 +17,6 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags},
     io::Errno,
     net::{
         AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind,
@@ -32,12 +31,13 @@ use crate::{
     model::{BuildId, Event, Record},
     system::{
         files::FileError,
+        sockets::by_short_path,
         stop::{StopRequest, StopToken},
     },
 };
 
 /// The socket's name in the build's folder.
-const NAME: &str = "control.sock";
+pub(crate) const NAME: &str = "control.sock";
 
 /// The largest packet, in bytes.
 const PACKET: usize = 64 << 10;
@@ -358,11 +358,8 @@ fn socket() -> rustix::io::Result<OwnedFd> {
     socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
-/// Works on the socket by a short name, since an address holds 108 bytes (unix(7)).
 fn at<T>(folder: &Path, work: impl FnOnce(&SocketAddrUnix) -> rustix::io::Result<T>) -> io::Result<T> {
-    let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()))?;
-    Ok(work(&address)?)
+    by_short_path(&folder.join(NAME), |path| Ok(work(&SocketAddrUnix::new(path)?)?))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 pub(crate) mod control;
 
-use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path, time::Instant};
+use std::{cell::Cell, fs, os::unix::fs::DirBuilderExt as _, path::Path, time::Instant};
 
 use control::Server;
 
@@ -11,11 +11,11 @@ use crate::{
     events::{Emitter, EventSink},
     history::{
         History, HistoryError,
-        journal::{JournalSink, Writer},
+        journal::{self, JournalSink, Writer},
     },
     model::{Ask, Event, Kind, Outcome, Secrets, State, Submission, UserError},
     plan::Plan,
-    project::{Project, Sources},
+    project::{Project, ProjectError, Sources},
     queue::{self, Ticket},
     system::{
         files::{FileError, make_private_dir, write_atomically},
@@ -105,8 +105,20 @@ pub(crate) fn submitted(folder: &Path) -> Result<Submission, WorkerError> {
     Ok(serde_json::from_slice(&bytes).map_err(|error| failed()(error.into()))?)
 }
 
+/// Removes what the worker of a build that is over was killed before it could remove: its socket, a journal that it was compressing, and
+/// the values of variables.
+pub(crate) fn tidy(folder: &Path) {
+    forget_values(folder);
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name == control::NAME || name.as_encoded_bytes().starts_with(journal::PACKING.as_bytes()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Removes the values of variables from the submission of a build that is over.
-pub(crate) fn forget_values(folder: &Path) {
+fn forget_values(folder: &Path) {
     let Ok(submission) = submitted(folder) else { return };
     if write_down(&submission.without_values(), folder).is_err() {
         let _ = fs::remove_file(folder.join(SUBMISSION));
@@ -212,21 +224,37 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
         config: Some(submission.config_path().clone()),
     });
     begun();
-    let (project, _) = planned?;
+    let (mut project, mut plan) = planned?;
+    // A busy workspace is waited for without a place in the queue.
+    let workspace = plan.wait.then(|| engine::claim(&plan, tools)).transpose()?;
+    let waited = Cell::new(plan.wait);
     let holder = format!("build {}", submission.id);
     let turn = |line: &str, places: u32| {
         let ticket = Ticket::draw(&tools.paths.queue(), line, &holder)?;
-        let turn = ticket.wait(u64::from(places), tools.stop, |ahead| tools.on.emit(Event::Queued { ahead }));
+        let turn = ticket.wait(u64::from(places), tools.stop, |ahead| {
+            waited.set(true);
+            tools.on.emit(Event::Queued { ahead });
+        });
         turn.map_err(|error| if tools.stop.is_requested() { EngineError::Stopped } else { error.into() })?;
         Ok::<_, EngineError>(ticket)
     };
     // First the line of its own command, then that of all.
     let _among_its_own = submission.group.as_ref().map(|own| turn(own.name.as_str(), own.places)).transpose()?;
     let _among_all = turn(queue::ALL, project.settings.limits.builds(tools.facts.cpus))?;
-    // Once more: a link may lead elsewhere by now, and another file hold other passwords.
-    let (project, plan) = plan(submission, tools)?;
-    tools.on.hide(&inputs::secrets(&plan));
+    if waited.get() {
+        // A link may lead elsewhere by now, and another file hold other passwords.
+        (project, plan) = self::plan(submission, tools)?;
+        tools.on.hide(&inputs::secrets(&plan));
+    }
     let host = project.host_lock(&plan).cloned();
     let locked = plan.locked;
-    engine::build(plan, host.as_ref(), tools, |pins| Ok(project.pin(pins, &tools.paths, locked)?))
+    engine::build(plan, host.as_ref(), workspace, tools, |pins| match project.pin(pins, &tools.paths, locked) {
+        // The build is of the lock that was submitted.
+        Err(ProjectError::Lock(error)) => {
+            let why = Outcome::of(&error).reasons.join(": ");
+            tools.on.warn(format!("smidr.lock is not what was submitted, and stays as it is: {why}"));
+            Ok(())
+        }
+        pinned => Ok(pinned?),
+    })
 }

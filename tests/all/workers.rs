@@ -359,7 +359,7 @@ fn a_queued_build_is_what_was_submitted() {
     fs::rename(other.join("layers/meta-hello"), &layer).expect("the layer moves");
     let told = |word: &str| {
         let text = format!(
-            "LICENSE = \"MIT\"\ninherit nobuild\naddtask act after do_patch before do_build\ndo_act() {{\n    echo {word} $WORD\n}}\n"
+            "LICENSE = \"MIT\"\ninherit nobuild\naddtask act after do_patch before do_build\ndo_act() {{\n    echo {word} $WORD\n    cat /opt/tool\n}}\n"
         );
         fs::create_dir_all(layer.join("recipes-test/told")).expect("folders");
         fs::write(layer.join("recipes-test/told/told.bb"), text).expect("a recipe");
@@ -375,7 +375,10 @@ fn a_queued_build_is_what_was_submitted() {
     let config = fs::read_to_string(other.join("smidr.yaml")).expect("a config");
     let source = format!("git: file://{}\n    branch: main\n    patches: [./x.patch]", layer.display());
     let config = config.replace("path: ./layers/meta-hello", &source).replace("image: hello-image", "image: told");
-    let config = format!("{config}env: {{WORD: \"${{SUBMITTED}}\"}}\n");
+    let config = format!("{config}env: {{WORD: \"${{SUBMITTED}}\"}}\n").replace("recipe: hello", "recipe: own");
+    let recipe = "base: {image: hello}\nfiles: [{source: tool, dest: /opt/tool}]\n";
+    fs::write(other.join("own.yaml"), recipe).expect("a rootfs recipe");
+    fs::write(other.join("tool"), "submitted tool\n").expect("a file");
     fs::write(other.join("smidr.yaml"), &config).expect("a config");
     let smidr = || world.smidr().current_dir(&other).env("SUBMITTED", "mine");
     smidr().arg("lock").run().expect_code(0);
@@ -394,21 +397,22 @@ fn a_queued_build_is_what_was_submitted() {
     git(&layer, &["commit", "-qm", "Newer"]);
     let newer = git(&layer, &["rev-parse", "HEAD"]);
     let old = git(&layer, &["rev-parse", "HEAD~1"]);
-    fs::write(other.join("smidr.lock"), pinned.replace(&old, &newer)).expect("a lock");
+    let changed = format!("{}: [", pinned.replace(&old, &newer));
+    fs::write(other.join("smidr.lock"), &changed).expect("a lock");
+    fs::write(other.join("tool"), "newer\n").expect("a file");
+    fs::remove_file(other.join("own.yaml")).expect("no recipe");
     fs::write(other.join("x.patch"), "no patch\n").expect("a patch");
     fs::write(other.join("smidr.yaml"), config.replace("image: told", "image: nothing")).expect("a config");
     world.until_acts(&first);
     world.release("slow");
-    watcher.wait().expect_code(0).expect_err("completed in");
-    smidr().args(["logs", &id, "--task", "told:do_act"]).run().expect_code(0).expect_out("patched mine");
+    watcher.wait().expect_code(0).expect_err("smidr.lock is not what was submitted").expect_err("completed in");
+    let log = smidr().args(["logs", &id, "--task", "told:do_act"]).run();
+    log.expect_code(0).expect_out("patched mine").expect_out("submitted tool");
     // The values are gone, the rest stays.
     world.until_quiet();
     let kept = fs::read_to_string(&submission).expect("a submission");
     assert!(kept.contains(r#""SUBMITTED":"""#) && kept.contains("image: told"), "{kept}");
-    assert!(
-        fs::read_to_string(other.join("smidr.lock")).expect("a lock").contains(&newer),
-        "the user's own lock stays"
-    );
+    assert_eq!(fs::read_to_string(other.join("smidr.lock")).expect("a lock"), changed, "the user's own lock stays");
     world.until_quiet();
 }
 
