@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::HOST,
-    model::{CommitId, Digest, Kind, UserError},
+    model::{CommitId, Digest, Hint, Kind, UserError},
 };
 
 /// The newest version that this smidr reads and writes.
@@ -193,14 +193,14 @@ impl UserError for LockError {
         Kind::Request
     }
 
-    fn hint(&self) -> Option<String> {
-        Some(match self {
+    fn hints(&self) -> Vec<Hint> {
+        vec![match self {
             Self::Damaged(_) | Self::Package(_) => {
-                "restore it from version control, or update smidr:  git checkout smidr.lock".into()
+                Hint::command("restore it from version control, or update smidr", "git checkout smidr.lock")
             }
-            Self::Linked { .. } => "replace the link by the lock itself".into(),
-            Self::TooNew(_) => "update smidr".into(),
-        })
+            Self::Linked { .. } => Hint::new("replace the link by the lock itself"),
+            Self::TooNew(_) => Hint::new("update smidr"),
+        }]
     }
 }
 

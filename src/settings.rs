@@ -10,7 +10,7 @@ use crate::{
         decode::Decoder,
         node::{Node, Text},
     },
-    model::{Kind, Paths, Share, UserError},
+    model::{Hint, Kind, Paths, Share, UserError},
     system::files::FileError,
 };
 
@@ -73,10 +73,10 @@ impl UserError for SettingsError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Problems(error) => error.hint(),
-            Self::File(error) => error.hint(),
+            Self::Problems(error) => error.hints(),
+            Self::File(error) => error.hints(),
         }
     }
 

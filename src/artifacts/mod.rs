@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, symlinkat};
 
 use crate::{
     events::{Emitter, Redactor},
-    model::{Activity, Artifact, FOLDER_MARK, Kind, Unit, UserError, leads_out},
+    model::{Activity, Artifact, FOLDER_MARK, Hint, Kind, Unit, UserError, leads_out},
     system::{
         files::{FileError, make_private_dir, remove_tree, sha256_of_all, write_atomically},
         repository::is_git_folder,
@@ -83,13 +83,15 @@ impl UserError for ArtifactError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Nothing { deploy, .. } => Some(format!("see what is there:  find {} -type f", deploy.display())),
-            Self::Link(_) => Some("build from scratch:  smidr build --clean".into()),
-            Self::Full { source, .. } => Some(source.hint()),
-            Self::Pattern(..) | Self::Place { .. } | Self::Stopped(_) => None,
-            Self::File(error) => error.hint(),
+            Self::Nothing { deploy, .. } => {
+                vec![Hint::command("see what is there", format!("find {} -type f", deploy.display()))]
+            }
+            Self::Link(_) => vec![Hint::command("build from scratch", "smidr build --clean")],
+            Self::Full { source, .. } => vec![source.hint()],
+            Self::Pattern(..) | Self::Place { .. } | Self::Stopped(_) => Vec::new(),
+            Self::File(error) => error.hints(),
         }
     }
 }

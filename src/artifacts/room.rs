@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::system::files::FileError;
+use crate::{model::Hint, system::files::FileError};
 
 /// The reserve: the smaller of this, in bytes, and a twentieth of the disk.
 const RESERVE: u64 = 1 << 30;
@@ -45,11 +45,13 @@ pub(crate) enum Spent {
 
 impl Spent {
     /// What to do about it.
-    pub(crate) fn hint(&self) -> String {
+    pub(crate) fn hint(&self) -> Hint {
         const LESS: &str = "keep less of the build (`artifacts:` in smidr.yaml)";
         match self {
-            Self::Disk { place, .. } => format!("{LESS}, or free some space:  df -h {}", place.display()),
-            Self::Length | Self::Files => LESS.into(),
+            Self::Disk { place, .. } => {
+                Hint::command(format!("{LESS}, or free some space"), format!("df -h {}", place.display()))
+            }
+            Self::Length | Self::Files => Hint::new(LESS),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     artifacts,
     history::BuildRecord,
-    model::{Artifact, Paths, SystemFacts},
+    model::{Artifact, Hint, Paths, SystemFacts},
     service::LocalService,
     system::paths,
 };
@@ -81,7 +81,7 @@ fn copy((build, found): Found, paths: &Paths, dest: &Path) -> Done {
     }
     if let Some(taken) = found.iter().find(|artifact| fs::symlink_metadata(dest.join(&artifact.path)).is_ok()) {
         let what = format!("{} exists already, and is left as it is", dest.join(&taken.path).display());
-        return Err(Refused::new(what, Some("choose another folder".into())).into());
+        return Err(Refused::new(what, [Hint::new("choose another folder")]).into());
     }
     let outside = artifacts::copy_all(&from, &found, dest)?;
     talk(format!("{} files in {}", found.len() - outside, dest.display()));

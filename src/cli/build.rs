@@ -20,7 +20,7 @@ use crate::{
     events::EventSink,
     executors::Life,
     image::ImageStore,
-    model::{BuildRequest, Group, Paths, Submission, SystemFacts},
+    model::{BuildRequest, Group, Hint, Paths, Submission, SystemFacts},
     plan::Domain,
     project::{Project, trust::Given},
     service::{LocalService, random},
@@ -80,7 +80,7 @@ fn variants(file: &Path, args: &Build, facts: &SystemFacts) -> Result<Vec<Option
         let all: Vec<_> = project.config.variants.iter().map(|name| Some(name.text.clone())).collect();
         if all.is_empty() {
             let what = format!("{} has no variants", project.file.display());
-            return Err(Refused::new(what, Some("leave --all-variants out".into())).into());
+            return Err(Refused::new(what, [Hint::new("leave --all-variants out")]).into());
         }
         return Ok(all);
     }

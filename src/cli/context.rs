@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     history::BuildRecord,
-    model::{BuildRequest, Kind, Paths, Secrets, SystemFacts},
+    model::{BuildRequest, Hint, Kind, Paths, Secrets, SystemFacts},
     project::{Project, ProjectError},
     service::LocalService,
     system::{
@@ -67,7 +67,7 @@ pub(super) fn named_or_newest(
     };
     service.newest_of(&project.file, &project.config.name)?.ok_or_else(|| {
         let what = format!("`{}` has not been built yet", project.config.name);
-        Refused::new(what, Some("builds of other projects:  smidr status".into())).into()
+        Refused::new(what, [Hint::command("builds of other projects", "smidr status")]).into()
     })
 }
 

@@ -8,6 +8,7 @@ use super::{
     output::{say, talk},
     report::{Done, Refused},
 };
+use crate::model::Hint;
 use crate::service::{self, LocalService};
 
 /// Runs the command.
@@ -33,8 +34,8 @@ pub(super) fn history(command: &History) -> Done {
 /// What the flags ask for.
 pub(super) fn policy(wanted: &Clean) -> Result<service::Clean, Refused> {
     if wanted.keep.is_none() && wanted.days.is_none() {
-        let hint = "add  --keep 3  or  --days 30; with  --dry-run  nothing is removed";
-        return Err(Refused::new("say what may be removed: --keep BUILDS, --days DAYS or both", Some(hint.into())));
+        let hint = Hint::new("add  --keep 3  or  --days 30; with  --dry-run  nothing is removed");
+        return Err(Refused::new("say what may be removed: --keep BUILDS, --days DAYS or both", [hint]));
     }
     let day = Duration::from_secs(24 * 60 * 60);
     Ok(service::Clean { keep: wanted.keep, older_than: wanted.days.map(|days| day * days), dry_run: wanted.dry_run })

@@ -15,7 +15,7 @@ use crate::{
         Damage, Finding, ImageName, LayerForm, Limits, Policy, Reference, RegistryReference, RegistrySettings,
         StoredImage, stored_name,
     },
-    model::Kind,
+    model::{Hint, Kind},
     recipes,
     system::files::FileError,
 };
@@ -66,10 +66,10 @@ impl CommandContext {
         }
         let all = self.store.names()?;
         let hint = match nearest(name, all.iter().map(ImageName::as_str)) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "all images:  smidr image ls".into(),
+            Some(near) => Hint::new(format!("did you mean `{near}`?")),
+            None => Hint::command("all images", "smidr image ls"),
         };
-        Err(Refused::new(format!("there is no image `{name}`"), Some(hint)).into())
+        Err(Refused::new(format!("there is no image `{name}`"), [hint]).into())
     }
 
     fn settings(&self, insecure: bool) -> RegistrySettings {
@@ -104,7 +104,7 @@ impl CommandContext {
                 Ok(store.pull(&reference, &name, &self.settings(insecure), &self.on)?)
             }
             Reference::Local { path, name: label } => {
-                let unnamed = || Refused::new("an image from a file needs a name", Some("add  --name NAME".into()));
+                let unnamed = || Refused::new("an image from a file needs a name", [Hint::new("add  --name NAME")]);
                 Ok(store.import(&path, label.as_deref(), &name.ok_or_else(unnamed)?, &self.on)?)
             }
         }
@@ -113,8 +113,8 @@ impl CommandContext {
     fn push(&self, name: &str, to: &str, insecure: bool, form: LayerForm) -> Result<(), Failure> {
         let image = self.find(name)?;
         let Reference::Registry(to) = to.parse()? else {
-            let hint = format!("smidr image export {name} DEST");
-            return Err(Refused::new("images are pushed to registries only", Some(hint)).into());
+            let hint = Hint::command("write it into a file", format!("smidr image export {name} DEST"));
+            return Err(Refused::new("images are pushed to registries only", [hint]).into());
         };
         let digest = self.store.push(&image, &to, form, &self.settings(insecure), &self.on)?;
         say(format!("{to}  {digest}"));
@@ -181,7 +181,11 @@ impl CommandContext {
         }
         let Some((origin, manifest)) = self.store.origin(name)? else {
             let what = format!("{name} did not come from a registry, so what is damaged is lost");
-            return Err(Refused::new(what, Some(format!("bring it again:  smidr image rm {name}"))).into());
+            return Err(Refused::new(
+                what,
+                [Hint::command("remove it, and bring it again", format!("smidr image rm {name}"))],
+            )
+            .into());
         };
         // It has been accepted once, with this very digest.
         let store = self.store.clone().with_limits(Limits::none());
@@ -191,7 +195,7 @@ impl CommandContext {
     }
 
     fn prune(&self, wanted: &Prune) -> Result<(), Failure> {
-        let wrong = |text: &str| Refused::new(format!("`{text}` is no size"), Some("write  --keep 20g".into()));
+        let wrong = |text: &str| Refused::new(format!("`{text}` is no size"), [Hint::new("write  --keep 20g")]);
         let keep = wanted.keep.as_deref().map(|text| text.parse::<Size>().map_err(|()| wrong(text))).transpose()?;
         let day = Duration::from_secs(24 * 60 * 60);
         let policy = Policy {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::provider,
-    model::{BuildId, InvalidName},
+    model::{BuildId, Hint, InvalidName},
     system::files::{FileError, remove_tree},
 };
 
@@ -27,7 +27,7 @@ pub(super) fn init(args: &Init) -> Done {
     let target = Path::new(&args.name);
     if target.symlink_metadata().is_ok() {
         let what = format!("`{}` exists already, and is left as it is", target.display());
-        return Err(Refused::new(what, Some("choose another name, or remove it yourself".into())).into());
+        return Err(Refused::new(what, [Hint::new("choose another name, or remove it yourself")]).into());
     }
     // What is no provider is `hello`: the command line takes nothing else.
     let provider = provider::find(&args.template);

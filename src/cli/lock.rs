@@ -14,7 +14,7 @@ use crate::{
     config::{BITBAKE, Config, HOST, nearest},
     engine,
     lock::{Lock, Pins, RepositoryPin},
-    model::{BuildRequest, CommitId},
+    model::{BuildRequest, CommitId, Hint},
     plan::Plan,
     project::Project,
 };
@@ -65,7 +65,7 @@ fn forget(lock: &mut Lock, names: &[String], config: &[String]) -> Result<bool, 
             None => format!("there are: {}", known.join(", ")),
         };
         let all = unknown.join("`, `");
-        return Err(Refused::new(format!("neither smidr.yaml nor smidr.lock has `{all}`"), Some(hint)).into());
+        return Err(Refused::new(format!("neither smidr.yaml nor smidr.lock has `{all}`"), [Hint::new(hint)]).into());
     }
     lock.forget(&names);
     Ok(names.contains(&HOST))

@@ -18,7 +18,7 @@ use crate::{
     engine::{inputs, keep},
     events::{EventSink as _, Redactor},
     history::{BuildRecord, journal::Entry},
-    model::{Event, Paths, Secrets, SystemFacts, TaskName},
+    model::{Event, Hint, Paths, Secrets, SystemFacts, TaskName},
     plan::Domain,
     project::Project,
     service::LocalService,
@@ -87,11 +87,11 @@ fn secrets(config: &Path, build: &BuildRecord, facts: &SystemFacts, paths: &Path
 fn unknown_secrets(task: &str, log: &Path) -> Refused {
     let what =
         format!("the log of {task} may hold passwords or tokens of that build, which are not to be found any more");
-    let hint = format!(
-        "ask again in the project's folder, with the environment and credential files that the build had, or read it unmasked:  less {}",
-        log.display()
+    let hint = Hint::command(
+        "ask again in the project's folder, with the environment and credential files that the build had, or read it unmasked",
+        format!("less {}", log.display()),
     );
-    Refused::new(what, Some(hint))
+    Refused::new(what, [hint])
 }
 
 /// Where the log of a task is, and whether it was kept.
@@ -126,7 +126,7 @@ fn task_log(
         None => {
             let names: Vec<String> = known.iter().map(|(name, _)| name.to_string()).collect();
             let hint = nearest(wanted, names.iter().map(String::as_str)).map(|near| format!("did you mean {near}?"));
-            Err(Refused::new(format!("{} ran no task {wanted}", build.id), hint).into())
+            Err(Refused::new(format!("{} ran no task {wanted}", build.id), hint.map(Hint::new)).into())
         }
     }
 }

@@ -36,11 +36,13 @@ use clap::Parser as _;
 
 use args::{Cli, Command};
 
+use crate::model::Hint;
+
 /// Says why a smidr that may do more than its caller does nothing: its caller decides what is mounted where.
 pub fn refuse_privileges() -> ExitCode {
     let what = "smidr needs no privileges, and its file lends some (setuid, setgid or file capabilities)";
-    let hint = "take them away:  chmod ug-s FILE; setcap -r FILE".to_owned();
-    report::report(&report::Refused::new(what, Some(hint)).into())
+    let hint = Hint::command("take them away", "chmod ug-s FILE; setcap -r FILE");
+    report::report(&report::Refused::new(what, [hint]).into())
 }
 
 /// Parses the command line, runs the command, and reports how it ended.
@@ -58,7 +60,7 @@ pub fn main() -> ExitCode {
     let config = match (configs.as_slice(), &cli.command) {
         ([config], _) | ([config, ..], Command::Build(_)) => config.clone(),
         _ => {
-            let hint = Some("name one:  --config FILE".to_owned());
+            let hint = [Hint::new("name one:  --config FILE")];
             return report::report(&report::Refused::new("only `smidr build` takes several configs", hint).into());
         }
     };

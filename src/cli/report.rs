@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     events::Redactor,
-    model::{Shown, UserError},
+    model::{Hint, Shown, UserError},
 };
 
 /// An error of any module, on its way to the user.
@@ -25,7 +25,7 @@ impl<E: UserError + Send + Sync + 'static> From<E> for Failure {
     }
 }
 
-/// Prints an error with its causes and its hint.
+/// Prints an error with its causes and its hints.
 pub(super) fn report(failure: &Failure) -> ExitCode {
     let red = anstyle::AnsiColor::Red.on_default().bold();
     let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
@@ -41,7 +41,7 @@ pub(super) fn report(failure: &Failure) -> ExitCode {
         talk(format!("{red}caused by:{red:#} {}", error));
         cause = error.source();
     }
-    if let Some(hint) = failure.hint() {
+    for hint in failure.hints() {
         talk(format!("{cyan}hint:{cyan:#} {}", hint));
     }
     ExitCode::from(failure.kind().exit_code())
@@ -68,13 +68,13 @@ pub(super) fn usage(error: &mut clap::Error) {
 #[error("{what}")]
 pub(super) struct Refused {
     what: String,
-    hint: Option<String>,
+    hints: Vec<Hint>,
 }
 
 impl Refused {
     /// Says what is wrong with a request, and what to type instead.
-    pub(super) fn new(what: impl Into<String>, hint: Option<String>) -> Self {
-        Self { what: what.into(), hint }
+    pub(super) fn new(what: impl Into<String>, hints: impl IntoIterator<Item = Hint>) -> Self {
+        Self { what: what.into(), hints: hints.into_iter().collect() }
     }
 }
 
@@ -83,7 +83,7 @@ impl UserError for Refused {
         crate::model::Kind::Request
     }
 
-    fn hint(&self) -> Option<String> {
-        self.hint.clone()
+    fn hints(&self) -> Vec<Hint> {
+        self.hints.clone()
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     engine::{self, Confinement, Services, Tools, Use},
     events::Emitter,
     image::ImageStore,
-    model::{BuildId, Kind, Limits},
+    model::{BuildId, Hint, Kind, Limits},
     plan,
     project::Project,
     sandbox,
@@ -58,13 +58,13 @@ fn variant_of(file: &Path, id: &str, wanted: Option<&str>) -> Result<Option<Stri
     if wanted.is_some() && wanted != build.variant.as_deref() {
         let variant =
             build.variant.as_ref().map_or_else(|| "no variant".into(), |name| format!("the variant `{name}`"));
-        let hint = format!("leave one of them out:  smidr shell {id}");
-        return Err(Refused::new(format!("{id} is a build of {variant}"), Some(hint)).into());
+        let hint = Hint::command("leave one of them out", format!("smidr shell {id}"));
+        return Err(Refused::new(format!("{id} is a build of {variant}"), [hint]).into());
     }
     match Project::read(file, None, &facts) {
         Ok(project) if *project.config.name != *build.name => {
             let what = format!("{id} is a build of `{}`, and this is `{}`", build.name, project.config.name);
-            Err(Refused::new(what, Some("go to that project's folder".into())).into())
+            Err(Refused::new(what, [Hint::new("go to that project's folder")]).into())
         }
         // What is wrong with the config is said by who needs it.
         _ => Ok(build.variant),

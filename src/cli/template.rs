@@ -73,7 +73,7 @@ pub(super) fn warnings(provider: &Provider) -> Vec<String> {
     let mut warnings = Vec::new();
     if default_version(provider).is_none_or(|version| version.verified.is_none()) {
         warnings.push(format!(
-            "nobody has built this yet: {} {} as its vendor documents it",
+            "not built with smidr yet: {} {} as its vendor documents it",
             provider.name, provider.default
         ));
     }

@@ -15,7 +15,9 @@ use super::{
 use crate::{
     engine::{self, Judged},
     image::Reference,
-    model::{Ask, BuildRequest, Digest, Kind, Logins, Paths, SystemFacts, UserError, is_ambiguous, without_secrets},
+    model::{
+        Ask, BuildRequest, Digest, Hint, Kind, Logins, Paths, SystemFacts, UserError, is_ambiguous, without_secrets,
+    },
     plan::{Domain, Plan, PlannedSource},
     project::{
         Project,
@@ -90,7 +92,7 @@ pub(super) fn settle(
     if let Some(digest) = &given.digest {
         let what = format!("--trust says {digest}, and {} asks for something else", project.file.display());
         screen(project, &judged.refused);
-        return Err(Refused::new(what, Some(format!("look at it; then  --trust={}", judged.digest()))).into());
+        return Err(Refused::new(what, [Hint::new(format!("look at it; then  --trust={}", judged.digest()))]).into());
     }
     screen(project, &judged.refused);
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
@@ -119,7 +121,7 @@ fn addresses(plan: &Plan) -> impl Iterator<Item = String> {
     plan.sources().flat_map(move |(_, source)| of_source(source)).chain(image)
 }
 
-/// Grants asks that the user has caused himself, where there are any.
+/// Grants asks that the user has caused, where there are any.
 pub(super) fn keep(project: &Project, plan: &Plan, asks: &[Ask], paths: &Paths) -> Result<(), Failure> {
     if !asks.is_empty() {
         Trust::open(paths)?.grant(&project.file, &plan.project_workspace(), asks)?;
@@ -140,8 +142,11 @@ impl UserError for NotTrusted {
         Kind::Request
     }
 
-    fn hint(&self) -> Option<String> {
-        Some(format!("if you trust its code:  smidr trust    in CI, for exactly this:  --trust={}", self.digest))
+    fn hints(&self) -> Vec<Hint> {
+        vec![
+            Hint::command("if you trust its code", "smidr trust"),
+            Hint::command("in CI, for exactly this", format!("smidr build --trust={}", self.digest)),
+        ]
     }
 }
 
@@ -210,8 +215,8 @@ fn lend(file: &Path, addresses: &[String], facts: &SystemFacts, paths: &Paths) -
         let below = without_secrets(address);
         let host = below.split_once("://").map_or(below.as_str(), |(_, rest)| rest);
         if host.trim_matches('/').is_empty() || is_ambiguous(address) {
-            let hint = "for example:  smidr trust --login https://git.example.com/team".to_owned();
-            return Err(Refused::new(format!("`{address}` names no server"), Some(hint)).into());
+            let hint = Hint::command("for example", "smidr trust --login https://git.example.com/team");
+            return Err(Refused::new(format!("`{address}` names no server"), [hint]).into());
         }
         let logins = Logins::Below(vec![below.clone()]);
         if !named.iter().any(|address| logins.reach(address)) {
@@ -276,8 +281,8 @@ pub(super) fn untrust(file: &Path, _: &Untrust) -> Done {
         talk(format!("{} is not trusted any more", config.display()));
         return Ok(ExitCode::SUCCESS);
     }
-    let hint = "those that are:  smidr trust --list".to_owned();
-    Err(Refused::new(format!("{} was not trusted", config.display()), Some(hint)).into())
+    let hint = Hint::command("those that are", "smidr trust --list");
+    Err(Refused::new(format!("{} was not trusted", config.display()), [hint]).into())
 }
 
 fn list(paths: &Paths, json: bool) -> Done {

@@ -197,9 +197,9 @@ mod tests {
     };
 
     #[derive(Clone, Default)]
-    struct UiMessage(Arc<Mutex<Vec<String>>>);
+    struct Recorded(Arc<Mutex<Vec<String>>>);
 
-    impl EventSink for UiMessage {
+    impl EventSink for Recorded {
         fn accept(&mut self, record: &Record) {
             if let Event::Warning { text } = &record.event {
                 self.0.lock().expect("unbroken").push(text.clone());
@@ -207,9 +207,9 @@ mod tests {
         }
     }
 
-    fn emitter() -> (Emitter, UiMessage) {
-        let heard = UiMessage::default();
-        (Emitter::new(BuildId::new("x", 1).expect("an id"), vec![Box::new(heard.clone())]), heard)
+    fn emitter() -> (Emitter, Recorded) {
+        let recorded = Recorded::default();
+        (Emitter::new(BuildId::new("x", 1).expect("an id"), vec![Box::new(recorded.clone())]), recorded)
     }
 
     fn console(length: usize) -> Event {
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_million_lines_and_not_without_end() {
-        let (on, heard) = emitter();
+        let (on, recorded) = emitter();
         let mut budget = Budget::default();
         assert!(cost(&mut console(270)) * 1_000_000 <= CONSOLE);
         let mut long = Event::Console { line: "\0".repeat(60_000) };
@@ -228,7 +228,7 @@ mod tests {
         assert!(!budget.takes(&mut console(0), &on));
         budget.tell(&on);
         budget.tell(&on);
-        let said = heard.0.lock().expect("unbroken").clone();
+        let said = recorded.0.lock().expect("unbroken").clone();
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].contains("384 MiB") && said[1].contains(&format!(" {} lines", 1501 - passed)), "{said:?}");
         // Other things are not held up.

@@ -9,7 +9,7 @@ use std::{
 use nix::unistd::{Gid, Group};
 use rustix::fs::{Access, access};
 
-use crate::model::{Kind, UserError};
+use crate::model::{Hint, Kind, UserError};
 
 /// Group and others may read and write.
 const GROUP_MAY: u32 = 0o060;
@@ -37,19 +37,22 @@ impl UserError for DeviceError {
         Kind::Host
     }
 
-    fn hint(&self) -> Option<String> {
-        Some(match self {
+    fn hints(&self) -> Vec<Hint> {
+        vec![match self {
             Self::Missing(path) => match path.file_name().and_then(|name| name.to_str()) {
-                Some("kvm") => "load it:  sudo modprobe kvm_intel || sudo modprobe kvm_amd  (in a virtual machine, its host must allow nested virtualisation)".into(),
-                name => format!("load it:  sudo modprobe {}", name.unwrap_or_default()),
+                Some("kvm") => Hint::command(
+                    "load it (in a virtual machine, its host must allow nested virtualisation)",
+                    "sudo modprobe kvm_intel || sudo modprobe kvm_amd",
+                ),
+                name => Hint::command("load it", format!("sudo modprobe {}", name.unwrap_or_default())),
             },
             Self::Closed { group: Some(group), .. } => {
-                format!("join the group, then log in again:  sudo usermod -aG {group} \"$(id -un)\"")
+                Hint::command("join the group, then log in again", format!("sudo usermod -aG {group} \"$(id -un)\""))
             }
             Self::Closed { path, group: None, .. } => {
-                format!("ask for access:  sudo setfacl -m u:\"$(id -un)\":rw {}", path.display())
+                Hint::command("ask for access", format!("sudo setfacl -m u:\"$(id -un)\":rw {}", path.display()))
             }
-        })
+        }]
     }
 }
 

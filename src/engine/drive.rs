@@ -154,7 +154,7 @@ pub(super) fn drive(
         course.heed(tools.stop.requested());
         match message {
             Ok(Message::Console(line)) => course.take(Event::Console { line }),
-            Ok(Message::Interface(line)) => course.heard(&line),
+            Ok(Message::Interface(line)) => course.take_line(&line),
             Ok(Message::Closed) => open -= 1,
             Ok(Message::Stop) => {}
             Ok(Message::Ended(exit)) => {
@@ -165,7 +165,7 @@ pub(super) fn drive(
                 while open > 0 {
                     match messages.recv_timeout(until.saturating_duration_since(Instant::now())) {
                         Ok(Message::Console(line)) => course.take(Event::Console { line }),
-                        Ok(Message::Interface(line)) => course.heard(&line),
+                        Ok(Message::Interface(line)) => course.take_line(&line),
                         Ok(Message::Closed) => open -= 1,
                         Ok(Message::Stop | Message::Ended(_)) => {}
                         Err(_) => break,
@@ -281,7 +281,7 @@ impl<'a> Course<'a> {
         self.grace.or(self.timeout)
     }
 
-    fn heard(&mut self, line: &str) {
+    fn take_line(&mut self, line: &str) {
         match parse_line(line) {
             UiMessage::Nothing => {}
             UiMessage::Done => self.said_done = true,

@@ -9,7 +9,7 @@ use std::{
 use super::{EngineError, edits::Edits, prepare::Use, reach::everywhere};
 use crate::{
     layers::{self, LayerError},
-    model::{Kind, UserError},
+    model::{Hint, Kind, UserError},
     plan::{Guarded, OwnRepository, PlacedInput, Plan},
 };
 
@@ -61,11 +61,11 @@ impl UserError for Submodule {
         Kind::Request
     }
 
-    fn hint(&self) -> Option<String> {
-        Some(
-            "choose another folder (`directories`), or remove the submodule from the index:  git rm --cached PATH"
-                .into(),
-        )
+    fn hints(&self) -> Vec<Hint> {
+        vec![Hint::command(
+            "choose another folder (`directories`), or remove the submodule from the index",
+            "git rm --cached PATH",
+        )]
     }
 }
 

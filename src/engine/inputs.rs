@@ -16,7 +16,7 @@ use rustix::{fs::OFlags, io::Errno};
 use super::{Tools, reach::Reach};
 use crate::{
     events::Emitter,
-    model::{Kind, Secrets, UserError},
+    model::{Hint, Kind, Secrets, UserError},
     plan::{self, Input, PlacedInput, Plan, PlannedSource, What, in_the_way},
     system::{files::shell, rooted::Rooted},
 };
@@ -82,20 +82,29 @@ impl UserError for InputsError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::NoAgent | Self::DeadAgent { .. } => Some("start one:  eval \"$(ssh-agent)\" && ssh-add".into()),
+            Self::NoAgent | Self::DeadAgent { .. } => {
+                vec![Hint::command("start one", "eval \"$(ssh-agent)\" && ssh-add")]
+            }
             Self::Missing { path, source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some(format!("see who may read it:  ls -l {}", shell(path)))
+                vec![Hint::command("see who may read it", format!("ls -l {}", shell(path)))]
             }
             Self::Missing { what: What::SshAgent, .. } => {
-                Some("SSH_AUTH_SOCK names an agent that is gone; start one:  eval \"$(ssh-agent)\" && ssh-add".into())
+                vec![Hint::command(
+                    "SSH_AUTH_SOCK names an agent that is gone; start one",
+                    "eval \"$(ssh-agent)\" && ssh-add",
+                )]
             }
-            Self::Missing { what: What::Bind, path, .. } => Some(format!("make it:  mkdir -p {}", shell(path))),
-            Self::Missing { .. } => Some("write its path instead of `true`, or remove the key under `host:`".into()),
-            Self::Place { .. } => Some("show it in a place of its own:  dest: /srv/NAME".into()),
-            Self::Refused(error) => error.hint(),
-            Self::Kind { .. } => None,
+            Self::Missing { what: What::Bind, path, .. } => {
+                vec![Hint::command("make it", format!("mkdir -p {}", shell(path)))]
+            }
+            Self::Missing { .. } => {
+                vec![Hint::new("write its path instead of `true`, or remove the key under `host:`")]
+            }
+            Self::Place { .. } => vec![Hint::config("show it in a place of its own", "dest: /srv/NAME")],
+            Self::Refused(error) => error.hints(),
+            Self::Kind { .. } => Vec::new(),
         }
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! A build that succeeds had enough. One that failed while something else of this machine was killed did not fail for that.
 
-use crate::{model::TaskName, system::oom::Seen};
+use crate::{
+    model::{Hint, TaskName},
+    system::oom::Seen,
+};
 
 /// What a line of a failed task's log says about memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,12 +121,12 @@ pub(super) fn verdict(evidence: &Evidence<'_>) -> Option<String> {
 }
 
 /// What to do about it. `limit` is the build's own, in bytes.
-pub(super) fn hint(limit: Option<u64>) -> String {
+pub(super) fn hint(limit: Option<u64>) -> Hint {
     let less = "let less run at once (build.parallel_make, build.bb_number_threads)";
-    match limit {
+    Hint::new(match limit {
         Some(limit) => format!("{less}, or raise host.memory, which is {}", size(limit)),
         None => format!("{less}; C++ compilers and linkers take 1.5 GiB each and more"),
-    }
+    })
 }
 
 /// Memory for people, in the units of the config.

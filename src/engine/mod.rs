@@ -212,32 +212,33 @@ impl UserError for EngineError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Exposed(error) => error.hint(),
-            Self::Submodule(error) => error.hint(),
-            Self::Device(error) => error.hint(),
-            Self::Inputs(error) => error.hint(),
-            Self::Layers(error) => error.hint(),
-            Self::Recipe(error) => error.hint(),
-            Self::ImageBuild(error) => error.hint(),
-            Self::Image(error) => error.hint(),
-            Self::NoImage(name) => Some(format!(
-                "bring it:  smidr image pull REFERENCE --name {name}  or  smidr image import FILE --name {name}"
-            )),
-            Self::Plan(error) => error.hint(),
-            Self::NotGranted(_) => Some("if you trust its code:  smidr trust".into()),
-            Self::NotLocked(_) => Some("pin it, and commit smidr.lock:  smidr lock".into()),
-            Self::Offline(_) => Some("bring it while there is a network:  smidr lock".into()),
-            Self::Reference(error) => error.hint(),
-            Self::Project(error) => error.hint(),
-            Self::Digest { .. } => Some("to take the new image:  smidr lock --update host".into()),
-            Self::Workspace(error) => error.hint(),
-            Self::Sandbox(error) => error.hint(),
-            Self::Artifacts(error) => error.hint(),
-            Self::Lock(error) => error.hint(),
-            Self::File(error) => error.hint(),
-            Self::Lost | Self::Stopped => None,
+            Self::Exposed(error) => error.hints(),
+            Self::Submodule(error) => error.hints(),
+            Self::Device(error) => error.hints(),
+            Self::Inputs(error) => error.hints(),
+            Self::Layers(error) => error.hints(),
+            Self::Recipe(error) => error.hints(),
+            Self::ImageBuild(error) => error.hints(),
+            Self::Image(error) => error.hints(),
+            Self::NoImage(name) => vec![
+                Hint::command("bring it from a registry", format!("smidr image pull REFERENCE --name {name}")),
+                Hint::command("bring it from a file", format!("smidr image import FILE --name {name}")),
+            ],
+            Self::Plan(error) => error.hints(),
+            Self::NotGranted(_) => vec![Hint::command("if you trust its code", "smidr trust")],
+            Self::NotLocked(_) => vec![Hint::command("pin it, and commit smidr.lock", "smidr lock")],
+            Self::Offline(_) => vec![Hint::command("bring it while there is a network", "smidr lock")],
+            Self::Reference(error) => error.hints(),
+            Self::Project(error) => error.hints(),
+            Self::Digest { .. } => vec![Hint::command("to take the new image", "smidr lock --update host")],
+            Self::Workspace(error) => error.hints(),
+            Self::Sandbox(error) => error.hints(),
+            Self::Artifacts(error) => error.hints(),
+            Self::Lock(error) => error.hints(),
+            Self::File(error) => error.hints(),
+            Self::Lost | Self::Stopped => Vec::new(),
         }
     }
 }
@@ -408,19 +409,18 @@ fn not_built(finished: &Finished, failed: Vec<FailedTask>, memory_limit: Option<
     }
     let state = if finished.stopped { State::Cancelled } else { State::Failed };
     let out_of_memory = finished.out_of_memory.clone().filter(|_| state == State::Failed);
-    let hint: Option<String> = match (&out_of_memory, finished.disk_full, &finished.broken) {
-        (Some(_), ..) => Some(memory::hint(memory_limit)),
-        (None, true, _) => Some("free some space:  df -h".into()),
-        (None, false, broken) => broken.as_ref().and_then(UserError::hint),
+    let hints = match (&out_of_memory, finished.disk_full, &finished.broken) {
+        (Some(_), ..) => vec![memory::hint(memory_limit)],
+        (None, true, _) => vec![Hint::command("free some space", "df -h")],
+        (None, false, broken) => broken.as_ref().map(UserError::hints).unwrap_or_default(),
     };
     let mut reasons = if state == State::Failed { reasons(finished, failed.is_empty()) } else { Vec::new() };
     reasons.splice(..0, out_of_memory);
     let mut outcome = Outcome::new(state);
-    if state == State::Failed && (hint.is_some() || finished.broken.is_some()) {
+    if state == State::Failed && (!hints.is_empty() || finished.broken.is_some()) {
         outcome.kind = Some(Kind::Host);
     }
-    let (bitbake_exit, usage, hints) =
-        (Some(finished.exit), finished.usage, hint.map(Hint::from).into_iter().collect());
+    let (bitbake_exit, usage) = (Some(finished.exit), finished.usage);
     Some(Outcome { bitbake_exit, failed, reasons, hints, usage, ..outcome })
 }
 

@@ -19,7 +19,7 @@ use crate::{
     bitbake,
     events::Emitter,
     layers::{self, Checkouts},
-    model::{Event, FOLDER_MARK, Kind, Paths, SystemFacts, UserError},
+    model::{Event, FOLDER_MARK, Hint, Kind, Paths, SystemFacts, UserError},
     plan::{CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
     system::{
         files::{FileError, make_private_dir, remove_tree, shell, write_atomically},
@@ -93,15 +93,23 @@ impl UserError for WorkspaceError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Busy { .. } => Some("wait for it:  smidr build --wait    or see what it does:  smidr status".into()),
-            Self::Left { folder, .. } => {
-                Some(format!("begin anew:  smidr build --clean    or  rm -r {}", shell(folder)))
+            Self::Busy { .. } => {
+                vec![
+                    Hint::command("wait for it", "smidr build --wait"),
+                    Hint::command("see what it does", "smidr status"),
+                ]
             }
-            Self::Wait(error) => error.hint(),
-            Self::InUse(_) => Some("name a new or empty folder under `directories:`".into()),
-            Self::File(error) => error.hint(),
+            Self::Left { folder, .. } => {
+                vec![
+                    Hint::command("begin anew", "smidr build --clean"),
+                    Hint::command("or remove what is there", format!("rm -r {}", shell(folder))),
+                ]
+            }
+            Self::Wait(error) => error.hints(),
+            Self::InUse(_) => vec![Hint::new("name a new or empty folder under `directories:`")],
+            Self::File(error) => error.hints(),
         }
     }
 }

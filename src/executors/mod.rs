@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    model::{BuildId, Kind, Paths, UserError},
+    model::{BuildId, Hint, Kind, Paths, UserError},
     system::{files::FileError, process::Spawner},
 };
 
@@ -57,10 +57,10 @@ impl UserError for StartError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Ended { .. } => None,
-            Self::File(error) => error.hint(),
+            Self::Ended { .. } => Vec::new(),
+            Self::File(error) => error.hints(),
         }
     }
 }

@@ -102,7 +102,7 @@ fn journal(id: &str, records: &[String], ended: Option<&str>) -> String {
 /// The first smidr knew one hint, and whether the machine was to blame.
 fn renew(outcome: &mut Fields) {
     let blamed = outcome.remove("host_at_fault").is_some_and(|blamed| blamed == true);
-    let hint = outcome.remove("hint").and_then(|hint| Some(Hint::from(hint.as_str()?.to_owned())));
+    let hint = outcome.remove("hint").and_then(|hint| Some(Hint::new(hint.as_str()?)));
     let kind = match outcome.get("state").and_then(Value::as_str) {
         Some("COMPLETED") => None,
         Some("CANCELLED") => Some(Kind::Cancelled),

@@ -21,7 +21,7 @@ pub(crate) use summary::{BuildRecord, Summary, TaskRecord};
 
 use crate::{
     events::EventSink,
-    model::{Artifact, BuildId, Event, Kind, Outcome, Paths, Place, Record, State, UserError, document_path},
+    model::{Artifact, BuildId, Event, Hint, Kind, Outcome, Paths, Place, Record, State, UserError, document_path},
     system::files::{FileError, make_private_dir},
 };
 
@@ -98,20 +98,26 @@ impl UserError for HistoryError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::TooNew(_) => Some("update smidr".into()),
-            _ if self.is_damage() => Some("make it again from the builds' journals:  smidr history rebuild".into()),
-            Self::Earlier(id) => Some(format!("wait for it, or stop it:  kill -INT the smidr that builds {id}")),
-            Self::Journal(error) => error.hint(),
-            Self::NotOwn { path } => Some(format!("see what it is, and move it away:  ls -l {}", path.display())),
+            Self::TooNew(_) => vec![Hint::new("update smidr")],
+            _ if self.is_damage() => {
+                vec![Hint::command("make it again from the builds' journals", "smidr history rebuild")]
+            }
+            Self::Earlier(id) => {
+                vec![Hint::command("wait for it, or stop it", format!("kill -INT the smidr that builds {id}"))]
+            }
+            Self::Journal(error) => error.hints(),
+            Self::NotOwn { path } => {
+                vec![Hint::command("see what it is, and move it away", format!("ls -l {}", path.display()))]
+            }
             // Whatever SQLite cannot write or make is said to be one of these.
             Self::Sqlite { source, .. }
                 if matches!(source.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure)) =>
             {
-                Some("free some space, if there is none:  df -h".into())
+                vec![Hint::command("free some space, if there is none", "df -h")]
             }
-            Self::Sqlite { .. } | Self::Damaged(_) | Self::File { .. } => None,
+            Self::Sqlite { .. } | Self::Damaged(_) | Self::File { .. } => Vec::new(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{layer_error::LayerError, name::ImageName, registry::error::RegistryError};
 use crate::{
-    model::{Digest, Kind, UserError},
+    model::{Digest, Hint, Kind, UserError},
     system::{files::FileError, lock::WaitError, rooted::RootedError},
 };
 
@@ -185,28 +185,31 @@ impl UserError for ImageError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Store(source) | Self::Export { source, .. } => source.hint(),
-            Self::Lock(source) => source.hint(),
-            Self::Registry(source) => source.hint(),
-            Self::Served(_) => Some("pull again; if that does not help, tell its publisher".into()),
-            Self::Receive { source, .. } => RegistryError::of(source).and_then(UserError::hint),
-            Self::Foreign { .. } => Some("use a store of your own:  export SMIDR_HOME=DIR".into()),
-            Self::Unknown(_) => Some("see what there is:  smidr image ls".into()),
-            Self::InUse { .. } => Some("see what runs:  smidr status".into()),
+            Self::Store(source) | Self::Export { source, .. } => source.hints(),
+            Self::Lock(source) => source.hints(),
+            Self::Registry(source) => source.hints(),
+            Self::Served(_) => vec![Hint::new("pull again; if that does not help, tell its publisher")],
+            Self::Receive { source, .. } => RegistryError::of(source).map(UserError::hints).unwrap_or_default(),
+            Self::Foreign { .. } => vec![Hint::command("use a store of your own", "export SMIDR_HOME=DIR")],
+            Self::Unknown(_) => vec![Hint::command("see what there is", "smidr image ls")],
+            Self::InUse { .. } => vec![Hint::command("see what runs", "smidr status")],
             Self::Exists(path) => {
                 let path = path.display().to_string();
-                Some(format!("choose another name, or:  rm -r {}", shlex::try_quote(&path).unwrap_or_default()))
+                vec![Hint::command(
+                    "choose another name, or",
+                    format!("rm -r {}", shlex::try_quote(&path).unwrap_or_default()),
+                )]
             }
             Self::Archive { source: LayerError::Truncated(_), .. }
             | Self::Layer { source: LayerError::Truncated(_), .. } => {
-                Some("the file is incomplete: copy or download it again".into())
+                vec![Hint::new("the file is incomplete: copy or download it again")]
             }
-            Self::Missing(_) => Some("mend the store:  smidr image verify --repair".into()),
-            Self::Archive { source, .. } | Self::Layer { source, .. } | Self::Pack { source, .. } => source.hint(),
-            Self::Digest { .. } | Self::Size { .. } => Some("copy or download the image again".into()),
-            _ => None,
+            Self::Missing(_) => vec![Hint::command("mend the store", "smidr image verify --repair")],
+            Self::Archive { source, .. } | Self::Layer { source, .. } | Self::Pack { source, .. } => source.hints(),
+            Self::Digest { .. } | Self::Size { .. } => vec![Hint::new("copy or download the image again")],
+            _ => Vec::new(),
         }
     }
 }

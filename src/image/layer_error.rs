@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::limits::name_of;
 use crate::{
-    model::{Kind, Shown, UserError},
+    model::{Hint, Kind, Shown, UserError},
     system::rooted::RootedError,
 };
 
@@ -125,15 +125,17 @@ impl UserError for LayerError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
         match self {
-            Self::Limit { what, .. } => name_of(what)
-                .map(|name| format!("if you trust the image:  smidr image pull (or import) … --limit {name}=NUMBER")),
-            Self::File { source, .. } if full.contains(&source.kind()) => {
-                Some("free some space where SMIDR_HOME is:  df -h".into())
+            Self::Limit { what, .. } => {
+                let raise = |name| format!("smidr image pull (or import) … --limit {name}=NUMBER");
+                name_of(what).map(|name| Hint::command("if you trust the image", raise(name))).into_iter().collect()
             }
-            _ => None,
+            Self::File { source, .. } if full.contains(&source.kind()) => {
+                vec![Hint::command("free some space where SMIDR_HOME is", "df -h")]
+            }
+            _ => Vec::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Limits for images. Every limit is named by the error that it causes.
 
-use crate::model::{Kind, UserError};
+use crate::model::{Hint, Kind, UserError};
 
 /// Limits on one image. The defaults are ten times what the largest known build host needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +72,11 @@ impl UserError for NoLimit {
         Kind::Request
     }
 
-    fn hint(&self) -> Option<String> {
-        Some(format!("write NAME=NUMBER, with one of the names {}", RAISABLE.map(|(name, _)| name).join(", ")))
+    fn hints(&self) -> Vec<Hint> {
+        vec![Hint::new(format!(
+            "write NAME=NUMBER, with one of the names {}",
+            RAISABLE.map(|(name, _)| name).join(", ")
+        ))]
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr};
 
-use crate::model::{Digest, InvalidDigest, Kind, Shown, UserError};
+use crate::model::{Digest, Hint, InvalidDigest, Kind, Shown, UserError};
 
 /// The longest reference, in bytes and without its scheme.
 pub(super) const LONGEST: usize = 200;
@@ -86,18 +86,18 @@ impl UserError for ReferenceError {
         Kind::Request
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Bare(text) => Some(format!("for an image of Docker Hub write:  docker://{text}")),
+            Self::Bare(text) => vec![Hint::command("for an image of Docker Hub write", format!("docker://{text}"))],
             Self::Path(text) => {
                 let path = shlex::try_quote(text).unwrap_or_default().into_owned();
-                Some(format!("write oci:{path}, oci-archive:{path} or docker-archive:{path}"))
+                vec![Hint::new(format!("write oci:{path}, oci-archive:{path} or docker-archive:{path}"))]
             }
             Self::Scheme(_) => {
-                Some("write docker://HOST/NAME:TAG, oci:PATH, oci-archive:PATH or docker-archive:PATH".into())
+                vec![Hint::new("write docker://HOST/NAME:TAG, oci:PATH, oci-archive:PATH or docker-archive:PATH")]
             }
             Self::Malformed { .. } | Self::Digest { .. } => {
-                Some("a reference looks like docker://registry.example.com/team/image:tag".into())
+                vec![Hint::new("a reference looks like docker://registry.example.com/team/image:tag")]
             }
         }
     }

@@ -48,19 +48,19 @@ impl TestStore {
 }
 
 #[derive(Clone, Default)]
-pub(super) struct UiMessage(pub Arc<Mutex<Vec<Event>>>);
+pub(super) struct Recorded(pub Arc<Mutex<Vec<Event>>>);
 
-impl EventSink for UiMessage {
+impl EventSink for Recorded {
     fn accept(&mut self, record: &Record) {
         self.0.lock().expect("a mutex").push(record.event.clone());
     }
 }
 
 /// An emitter, and the events that it was given.
-pub(super) fn emitter() -> (Emitter, UiMessage) {
-    let heard = UiMessage::default();
+pub(super) fn emitter() -> (Emitter, Recorded) {
+    let recorded = Recorded::default();
     let id = BuildId::new("test", 7).expect("a good name");
-    (Emitter::new(id, vec![Box::new(heard.clone())]), heard)
+    (Emitter::new(id, vec![Box::new(recorded.clone())]), recorded)
 }
 
 /// An error and all its causes in one line.

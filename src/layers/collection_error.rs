@@ -9,7 +9,7 @@ use super::{
     missing::Suggestion,
     named::{self, Named},
 };
-use crate::model::{Kind, UserError};
+use crate::model::{Hint, Kind, UserError};
 
 /// A layer that does not work with the core layer's series.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Missing {
     /// The layers that need it, by their own names.
     pub wanted_by: Vec<(String, Found)>,
     /// How to get it.
-    pub cure: Suggestion,
+    pub suggestion: Suggestion,
 }
 
 /// Why layers do not work together.
@@ -117,34 +117,36 @@ impl UserError for CollectionError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Conf(error) => return error.hint(),
-            Self::Duplicate { first, second, .. } if first.folder == second.folder => {
-                format!("one entry in `layers` is enough: remove `{}` or `{}`", first.repository, second.repository)
+    fn hints(&self) -> Vec<Hint> {
+        vec![match self {
+            Self::Conf(error) => return error.hints(),
+            Self::Depends { missing, series } => return ways_out(missing, series.as_deref()),
+            Self::Machine { unused: Some(unused), .. } => {
+                let is_there =
+                    |hint: Hint| Hint { text: format!("a layer has it that is not used: {}", hint.text), ..hint };
+                return use_more(std::iter::once(unused)).into_iter().map(is_there).collect();
             }
-            Self::Duplicate { .. } => {
-                "leave one of them out: remove its repository from `layers`, or  sublayers: {exclude: [FOLDER]}".into()
-            }
+            Self::Duplicate { first, second, .. } if first.folder == second.folder => Hint::new(format!(
+                "one entry in `layers` is enough: remove `{}` or `{}`",
+                first.repository, second.repository
+            )),
+            Self::Duplicate { .. } => Hint::config(
+                "leave one of them out: remove its repository from `layers`, or exclude its folder",
+                "sublayers: {exclude: [FOLDER]}",
+            ),
             Self::Series { layers, core } => other_branch(layers, core),
-            Self::OtherSeries { core, .. } => {
-                format!("yocto_series: {}\nor take the core layer of the series that you want", core.join(" # or "))
-            }
+            Self::OtherSeries { core, .. } => Hint::config(
+                "take the core layer of the series that you want, or",
+                format!("yocto_series: {}", core.join(" # or ")),
+            ),
             Self::NoCore { series, .. } => {
                 let core = Repository::with("core").map(|core| core.yaml(&["core"], series.as_deref()));
                 let core = core.unwrap_or_default();
-                format!("add a core layer to smidr.yaml:\nlayers:\n{core}")
+                Hint::config("add a core layer to smidr.yaml", format!("layers:\n{core}"))
             }
-            Self::Depends { missing, series } => ways_out(missing, series.as_deref()),
-            Self::Machine { machine, known, unused } => match unused {
-                Some(cure) => {
-                    let lines = use_more(std::iter::once(cure));
-                    format!("a layer has it that is not used: {}", lines.join("\n"))
-                }
-                None => named::describe(Named::Machine, machine, known),
-            },
-            Self::Distro { distro, known } => named::describe(Named::Distro, distro, known),
-        })
+            Self::Machine { machine, known, .. } => Hint::new(named::describe(Named::Machine, machine, known)),
+            Self::Distro { distro, known } => Hint::new(named::describe(Named::Distro, distro, known)),
+        }]
     }
 }
 
@@ -161,15 +163,14 @@ fn incompatible(layers: &[Incompatible], core: &[String]) -> String {
     format!("{}; the core layer is of {}", all.join(", "), core.join(" "))
 }
 
-fn other_branch(layers: &[Incompatible], core: &[String]) -> String {
+fn other_branch(layers: &[Incompatible], core: &[String]) -> Hint {
     let mut repositories: Vec<&str> = layers.iter().map(|layer| layer.repository.as_str()).collect();
     repositories.dedup();
     let each = |repository: &&str| format!("  - name: {repository}\n    ignore_series: true");
     let ignoring: Vec<String> = repositories.iter().map(each).collect();
-    format!(
-        "take the branch that is for {}, or say that it does not matter:\nlayers:\n{}",
-        core.join(" or "),
-        ignoring.join("\n")
+    Hint::config(
+        format!("take the branch that is for {}, or say that it does not matter", core.join(" or ")),
+        format!("layers:\n{}", ignoring.join("\n")),
     )
 }
 
@@ -193,32 +194,29 @@ fn lacking(missing: &[Missing]) -> String {
 }
 
 /// What to add, and, for layers that the config does not name, how to leave them out.
-fn ways_out(missing: &[Missing], series: Option<&str>) -> String {
+fn ways_out(missing: &[Missing], series: Option<&str>) -> Vec<Hint> {
     let mut ways = Vec::new();
-    for (repository, collections) in grouped(missing) {
-        let yaml = repository.yaml(&collections, series);
-        match ways.is_empty() {
-            true => ways.push(format!("add to smidr.yaml:\nlayers:\n{yaml}")),
-            false => ways.push(yaml),
-        }
+    let known: Vec<String> =
+        grouped(missing).into_iter().map(|(repository, collections)| repository.yaml(&collections, series)).collect();
+    if !known.is_empty() {
+        ways.push(Hint::config("add to smidr.yaml", format!("layers:\n{}", known.join("\n"))));
     }
     let unknown: Vec<&str> =
-        missing.iter().filter(|one| one.cure == Suggestion::Unknown).map(|one| one.needs.as_str()).collect();
+        missing.iter().filter(|one| one.suggestion == Suggestion::Unknown).map(|one| one.needs.as_str()).collect();
     if !unknown.is_empty() {
         let all = unknown.join(", ");
-        ways.push(format!(
-            "which repository has {all}:  https://layers.openembedded.org/layerindex/branch/master/layers/"
-        ));
+        let index = "https://layers.openembedded.org/layerindex/branch/master/layers/";
+        ways.push(Hint::page(format!("which repository has {all}"), index));
     }
-    ways.extend(use_more(missing.iter().map(|one| &one.cure)));
+    ways.extend(use_more(missing.iter().map(|one| &one.suggestion)));
     ways.extend(without(missing));
-    ways.join("\n")
+    ways
 }
 
 fn grouped(missing: &[Missing]) -> Vec<(&'static Repository, Vec<&str>)> {
     let mut groups: Vec<(&Repository, Vec<&str>)> = Vec::new();
     for one in missing {
-        let Suggestion::Known(repository) = one.cure else { continue };
+        let Suggestion::Known(repository) = one.suggestion else { continue };
         match groups.iter_mut().find(|(known, _)| *known == repository) {
             Some((_, collections)) => collections.push(&one.needs),
             None => groups.push((repository, vec![&one.needs])),
@@ -228,10 +226,10 @@ fn grouped(missing: &[Missing]) -> Vec<(&'static Repository, Vec<&str>)> {
 }
 
 /// Layers that are in the repositories and not used.
-fn use_more<'a>(cures: impl Iterator<Item = &'a Suggestion>) -> Vec<String> {
+fn use_more<'a>(unused: impl Iterator<Item = &'a Suggestion>) -> Vec<Hint> {
     let mut lists: Vec<(&str, Vec<&str>, bool)> = Vec::new();
-    for cure in cures {
-        let Suggestion::Here { repository, sublayer, chosen } = cure else { continue };
+    for suggestion in unused {
+        let Suggestion::Here { repository, sublayer, chosen } = suggestion else { continue };
         match lists.iter_mut().find(|(name, ..)| name == repository) {
             Some((_, list, _)) => list.push(sublayer),
             None => {
@@ -242,18 +240,17 @@ fn use_more<'a>(cures: impl Iterator<Item = &'a Suggestion>) -> Vec<String> {
     }
     let line = |(name, list, chosen): (&str, Vec<&str>, bool)| match (list.join(", "), chosen) {
         (list, true) => {
-            format!("use more of `{name}`, where smidr.yaml names it:\n    sublayers: {{include: [{list}]}}")
+            let text = format!("use more of `{name}`, where smidr.yaml names it");
+            Hint::config(text, format!("sublayers: {{include: [{list}]}}"))
         }
-        (list, false) => {
-            format!(
-                "use {list} of `{name}` too: take it out of sublayers.exclude, or name all that you use in sublayers.include"
-            )
-        }
+        (list, false) => Hint::new(format!(
+            "use {list} of `{name}` too: take it out of sublayers.exclude, or name all that you use in sublayers.include"
+        )),
     };
     lists.into_iter().map(line).collect()
 }
 
-fn without(missing: &[Missing]) -> Vec<String> {
+fn without(missing: &[Missing]) -> Vec<Hint> {
     let mut lists: Vec<(&str, Vec<String>)> = Vec::new();
     let found = missing.iter().flat_map(|one| &one.wanted_by).map(|(_, layer)| layer).filter(|layer| !layer.chosen);
     for layer in found {
@@ -266,9 +263,9 @@ fn without(missing: &[Missing]) -> Vec<String> {
         }
     }
     let line = |(name, list): (&str, Vec<String>)| {
-        format!(
-            "or leave out what needs it, where smidr.yaml names `{name}`:\n    sublayers: {{exclude: [{}]}}",
-            list.join(", ")
+        Hint::config(
+            format!("or leave out what needs it, where smidr.yaml names `{name}`"),
+            format!("sublayers: {{exclude: [{}]}}", list.join(", ")),
         )
     };
     lists.into_iter().map(line).collect()

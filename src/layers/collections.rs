@@ -276,7 +276,7 @@ fn check_depends(set: &Set<'_>, series: Option<&str>, checked: &mut Checked) -> 
                 Some(missing) => missing.wanted_by.push((collection.clone(), layer.clone())),
                 None => lacking.push(Missing {
                     wanted_by: vec![(collection.clone(), layer.clone())],
-                    cure: missing::Suggestion::Unknown,
+                    suggestion: missing::Suggestion::Unknown,
                     needs,
                 }),
             }

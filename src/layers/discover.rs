@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 
 use crate::{
     config::nearest,
-    model::{Kind, UserError},
+    model::{Hint, Kind, UserError},
     plan::PlannedLayer,
     system::rooted::{Missing, Rooted, RootedError},
 };
@@ -83,21 +83,23 @@ impl UserError for DiscoverError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Folder { .. } => None,
-            Self::NoLayer { excluded, .. } if excluded.is_empty() => Some(
-                "a layer is a folder with that file: it is looked for in the folder itself and up to two folders below"
-                    .into(),
-            ),
+            Self::Folder { .. } => Vec::new(),
+            Self::NoLayer { excluded, .. } if excluded.is_empty() => vec![Hint::new(
+                "a layer is a folder with that file: it is looked for in the folder itself and up to two folders below",
+            )],
             Self::NoLayer { excluded, .. } => {
-                Some(format!("name what is to be used:  sublayers: {{include: [{}]}}", excluded.join(", ")))
+                vec![Hint::config(
+                    "name what is to be used",
+                    format!("sublayers: {{include: [{}]}}", excluded.join(", ")),
+                )]
             }
-            Self::Unknown { name, known, .. } => Some(match near(name, known) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None if known.is_empty() => "no layer is in there".into(),
-                None => format!("the layers in there: {}", known.join(", ")),
-            }),
+            Self::Unknown { name, known, .. } => vec![match near(name, known) {
+                Some(near) => Hint::new(format!("did you mean `{near}`?")),
+                None if known.is_empty() => Hint::new("no layer is in there"),
+                None => Hint::new(format!("the layers in there: {}", known.join(", "))),
+            }],
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{error::Error, io, path::PathBuf};
 use jiff::Timestamp;
 
 use crate::{
-    model::{CommitId, Kind, Shown, UserError, without_secrets},
+    model::{CommitId, Hint, Kind, Shown, UserError, without_secrets},
     system::{files::FileError, lock::WaitError},
 };
 
@@ -112,7 +112,7 @@ pub enum GitError {
         /// Which credentials were shown, or looked for.
         tried: String,
         /// What to do.
-        hint: String,
+        hint: Box<Hint>,
     },
     /// It wants a login, and the project may not use the user's.
     #[error("{url} wants a login, and this project has not been granted yours")]
@@ -302,83 +302,102 @@ impl UserError for GitError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
-        let text = match self {
-            Self::Wait(error) => return error.hint(),
-            Self::File(error) => return error.hint(),
-            Self::Offline { .. } => "leave out --offline, or fetch it while there is a network:  smidr layers sync",
-            Self::Unknown { other: Some(other), name, .. } => {
-                return Some(format!("it is a {other}: write `{other}: {name}`"));
+    fn hints(&self) -> Vec<Hint> {
+        let hint = match self {
+            Self::Wait(error) => return error.hints(),
+            Self::File(error) => return error.hints(),
+            Self::Offline { .. } => {
+                Hint::command("leave out --offline, or fetch it while there is a network", "smidr layers sync")
             }
-            Self::Unknown { near, .. } if near.is_empty() => return None,
+            Self::Unknown { other: Some(other), name, .. } => {
+                return vec![Hint::new(format!("it is a {other}: write `{other}: {name}`"))];
+            }
+            Self::Unknown { near, .. } if near.is_empty() => return Vec::new(),
             Self::Unknown { near, .. } => {
                 let near: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
-                return Some(format!("there is {}", near.join(", ")));
+                return vec![Hint::new(format!("there is {}", near.join(", ")))];
             }
             Self::UnknownCommit { .. } => {
-                "check the commit; a commit that no branch has any more is given by few servers"
+                Hint::new("check the commit; a commit that no branch has any more is given by few servers")
             }
             Self::Gone { name, .. } => {
                 let name = shlex::try_quote(name).unwrap_or_default();
-                return Some(format!("take what the config asks for now:  smidr lock --update {name}"));
+                return vec![Hint::command("take what the config asks for now", format!("smidr lock --update {name}"))];
             }
-            Self::NotOnBranch { .. } => "leave out `branch:`, or name the branch that the commit is on",
-            Self::Cut { .. } => "leave out `branch:`",
-            Self::OtherTag { .. } => "leave out `commit:` or `tag:`",
-            Self::Denied { hint, .. } => return Some(hint.clone()),
-            Self::Index { .. } => {
-                "it belongs to a repository around a folder of the build; see what git says there:  git status"
-            }
-            Self::Elsewhere { .. } => {
-                "name the address that it leads to, often the same with .git at its end:  git ls-remote ADDRESS  shows it"
-            }
+            Self::NotOnBranch { .. } => Hint::new("leave out `branch:`, or name the branch that the commit is on"),
+            Self::Cut { .. } => Hint::new("leave out `branch:`"),
+            Self::OtherTag { .. } => Hint::new("leave out `commit:` or `tag:`"),
+            Self::Denied { hint, .. } => return vec![(**hint).clone()],
+            Self::Index { .. } => Hint::command(
+                "it belongs to a repository around a folder of the build; see what git says there",
+                "git status",
+            ),
+            Self::Elsewhere { .. } => Hint::command(
+                "name the address that it leads to, often the same with .git at its end; git shows it",
+                "git ls-remote ADDRESS",
+            ),
             Self::NeedsLogin { url } | Self::NotGranted { url } => {
                 let url = shlex::try_quote(url).unwrap_or_default();
-                return Some(format!("if you trust the project with it:  smidr trust --login {url}"));
+                return vec![Hint::command("if you trust the project with it", format!("smidr trust --login {url}"))];
             }
             Self::HostKey { host, port, is_changed: true, .. } => {
                 // In the form that ssh writes into known_hosts.
                 let known = port.map_or_else(|| host.clone(), |port| format!("[{host}]:{port}"));
                 let known = shlex::try_quote(&known).unwrap_or_default();
-                return Some(format!("once you know why it has changed:  ssh-keygen -R {known}"));
+                return vec![Hint::command("once you know why it has changed", format!("ssh-keygen -R {known}"))];
             }
             Self::HostKey { host, port, .. } => {
                 let host = shlex::try_quote(host).unwrap_or_default();
                 let port = port.map(|port| format!("-p {port} ")).unwrap_or_default();
-                return Some(format!(
-                    "log in once and compare the fingerprint:  ssh {port}{host};  or, if you trust this network:  ssh-keyscan {port}{host} >> ~/.ssh/known_hosts"
-                ));
+                return vec![
+                    Hint::command("log in once and compare the fingerprint", format!("ssh {port}{host}")),
+                    Hint::command(
+                        "if you trust this network",
+                        format!("ssh-keyscan {port}{host} >> ~/.ssh/known_hosts"),
+                    ),
+                ];
             }
             Self::Failed { url, why } if why.contains("dubious ownership") => {
                 let path = shlex::try_quote(url.strip_prefix("file://").unwrap_or(url)).unwrap_or_default();
-                return Some(format!("if you trust its owner:  git config --global --add safe.directory {path}"));
+                return vec![Hint::command(
+                    "if you trust its owner",
+                    format!("git config --global --add safe.directory {path}"),
+                )];
             }
             Self::Failed { url, .. } => {
-                return Some(format!(
-                    "see what git says:  git ls-remote {}",
-                    shlex::try_quote(url).unwrap_or_default()
-                ));
+                return vec![Hint::command(
+                    "see what git says",
+                    format!("git ls-remote {}", shlex::try_quote(url).unwrap_or_default()),
+                )];
             }
-            Self::Unreachable { why, .. } if why.contains("peer certificate") => {
-                "if it is an authority of your own, tell git:  git config --global http.sslCAInfo /PATH/TO/ca.pem"
+            Self::Unreachable { why, .. } if why.contains("peer certificate") => Hint::command(
+                "if it is an authority of your own, tell git",
+                "git config --global http.sslCAInfo /PATH/TO/ca.pem",
+            ),
+            Self::Unreachable { .. } => Hint::new("check the address, the network and the proxy, or add `mirrors:`"),
+            Self::NoRepository { .. } => {
+                Hint::new("check the address; a private repository can also look like a missing one")
             }
-            Self::Unreachable { .. } => "check the address, the network and the proxy, or add `mirrors:`",
-            Self::NoRepository { .. } => "check the address; a private repository can also look like a missing one",
-            Self::NoGit { .. } => "install git:  sudo apt-get install git",
-            Self::Config(_) => "look at it:  git config --global --list",
+            Self::NoGit { .. } => Hint::command("install git", "sudo apt-get install git"),
+            Self::Config(_) => Hint::command("look at it", "git config --global --list"),
             Self::Mirror { path, .. } => {
                 let path = path.display().to_string();
-                return Some(format!("remove it:  rm -r {}", shlex::try_quote(&path).unwrap_or_default()));
+                return vec![Hint::command(
+                    "remove it",
+                    format!("rm -r {}", shlex::try_quote(&path).unwrap_or_default()),
+                )];
             }
             Self::Disk { path, source } if is_full(source) => {
                 let path = path.display().to_string();
                 let path = shlex::try_quote(&path).unwrap_or_default();
-                return Some(format!("free some space on that file system:  df -h {path}"));
+                return vec![Hint::command("free some space on that file system", format!("df -h {path}"))];
             }
-            Self::Everywhere { failures, .. } => return failures.iter().find_map(UserError::hint),
-            _ => return None,
+            Self::Everywhere { failures, .. } => {
+                return failures.iter().map(UserError::hints).find(|hints| !hints.is_empty()).unwrap_or_default();
+            }
+            _ => return Vec::new(),
         };
-        Some(text.into())
+        vec![hint]
     }
 }
 

@@ -31,8 +31,8 @@ pub(super) fn find(missing: &mut [Missing], found: &[Found]) {
     let unused = unused(found);
     for missing in missing {
         let here = unused.iter().find(|(collection, _)| *collection == missing.needs);
-        missing.cure = match (here, Repository::with(&missing.needs)) {
-            (Some((_, cure)), _) => cure.clone(),
+        missing.suggestion = match (here, Repository::with(&missing.needs)) {
+            (Some((_, suggestion)), _) => suggestion.clone(),
             (None, Some(repository)) => Suggestion::Known(repository),
             (None, None) => Suggestion::Unknown,
         };
@@ -46,15 +46,15 @@ pub(super) fn with_machine(machine: &str, found: &[Found]) -> Option<Suggestion>
         let inside = layer.folder.strip_prefix(&layer.root).ok()?.join(&file);
         Rooted::open(&layer.root).and_then(|root| root.resolve(&inside)).ok()
     };
-    left_out(found).into_iter().find_map(|(layer, cure)| has(&layer).map(|_| cure))
+    left_out(found).into_iter().find_map(|(layer, suggestion)| has(&layer).map(|_| suggestion))
 }
 
 /// The collections of layers that lie in the config's repositories and are not used.
 fn unused(found: &[Found]) -> Vec<(String, Suggestion)> {
     let mut unused = Vec::new();
-    for (layer, cure) in left_out(found) {
+    for (layer, suggestion) in left_out(found) {
         let Ok(set) = collections::read(std::slice::from_ref(&layer)) else { continue };
-        unused.extend(set.collections.into_iter().map(|(collection, _)| (collection, cure.clone())));
+        unused.extend(set.collections.into_iter().map(|(collection, _)| (collection, suggestion.clone())));
     }
     unused
 }

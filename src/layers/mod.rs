@@ -48,7 +48,7 @@ pub use repository::{Repository, Store};
 use crate::{
     config::BITBAKE,
     lock::RepositoryPin,
-    model::{Kind, UserError},
+    model::{Hint, Kind, UserError},
     plan::{OwnRepository, Plan, PlannedLayer, PlannedSource},
 };
 
@@ -147,17 +147,17 @@ impl UserError for LayerError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Missing { .. } => Some("paths are relative to smidr.yaml".into()),
-            Self::LeadsOut { .. } => Some("name the folder that it leads to as a layer of its own".into()),
-            Self::NoBitbake(_) => None,
-            Self::Patched(_) => Some("pin them, and commit smidr.lock:  smidr lock".into()),
-            Self::Git(error) => error.hint(),
-            Self::Checkout(error) => error.hint(),
-            Self::Patch(error) => error.hint(),
-            Self::Discover(error) => error.hint(),
-            Self::Collection(error) => error.hint(),
+            Self::Missing { .. } => vec![Hint::new("paths are relative to smidr.yaml")],
+            Self::LeadsOut { .. } => vec![Hint::new("name the folder that it leads to as a layer of its own")],
+            Self::NoBitbake(_) => Vec::new(),
+            Self::Patched(_) => vec![Hint::command("pin them, and commit smidr.lock", "smidr lock")],
+            Self::Git(error) => error.hints(),
+            Self::Checkout(error) => error.hints(),
+            Self::Patch(error) => error.hints(),
+            Self::Discover(error) => error.hints(),
+            Self::Collection(error) => error.hints(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Ids that belong to a user beside his own (subuid(5), subgid(5)): the first, and how many.
+/// Ids that belong to a user beside their own (subuid(5), subgid(5)): the first, and how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubordinateIds {
     /// First uid and their number.

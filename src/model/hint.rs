@@ -20,35 +20,31 @@ pub struct Hint {
 pub enum Action {
     /// A command line for a shell.
     Command(String),
-    /// A line for `smidr.yaml` or a rootfs recipe.
+    /// Lines for `smidr.yaml` or a rootfs recipe.
     Config(String),
     /// The address of a page.
     Page(String),
 }
 
 impl Hint {
-    /// A hint that is a command.
+    /// What to do, in words.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), action: None }
+    }
+
+    /// A command, and when or what for.
     pub fn command(text: impl Into<String>, command: impl Into<String>) -> Self {
         Self { text: text.into(), action: Some(Action::Command(command.into())) }
     }
-}
 
-/// Errors word their hints as `text:  action`, see [`super::UserError::hint`].
-impl From<String> for Hint {
-    fn from(hint: String) -> Self {
-        let Some((text, action)) = hint.split_once(":  ") else { return Self { text: hint, action: None } };
-        let is_key = |text: &str| {
-            let key = text.trim_end_matches('\n').split(": ").next().unwrap_or_default().trim_end_matches(':');
-            key.len() < text.len()
-                && !key.is_empty()
-                && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-        };
-        let action = match action {
-            page if page.starts_with("https://") => Action::Page(page.into()),
-            line if is_key(line) => Action::Config(line.into()),
-            command => Action::Command(command.into()),
-        };
-        Self { text: text.into(), action: Some(action) }
+    /// Lines of a config, and when or what for.
+    pub fn config(text: impl Into<String>, lines: impl Into<String>) -> Self {
+        Self { text: text.into(), action: Some(Action::Config(lines.into())) }
+    }
+
+    /// A page, and what it tells.
+    pub fn page(text: impl Into<String>, address: impl Into<String>) -> Self {
+        Self { text: text.into(), action: Some(Action::Page(address.into())) }
     }
 }
 
@@ -56,6 +52,7 @@ impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.action {
             None => f.write_str(&self.text),
+            Some(Action::Config(lines)) if lines.contains('\n') => write!(f, "{}:\n{lines}", self.text),
             Some(Action::Command(action) | Action::Config(action) | Action::Page(action)) => {
                 write!(f, "{}:  {action}", self.text)
             }
@@ -68,16 +65,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_errors_become_fields_and_words_again() {
-        for (words, action) in [
-            ("free some space:  df -h", Some(Action::Command("df -h".into()))),
-            ("where commands need one:  network: true", Some(Action::Config("network: true".into()))),
-            ("name what is used:  sublayers: {include: [a]}", Some(Action::Config("sublayers: {include: [a]}".into()))),
-            ("see:  https://example.com/x", Some(Action::Page("https://example.com/x".into()))),
-            ("choose another name", None),
+    fn a_hint_survives_a_document_and_reads_well() {
+        for (hint, words) in [
+            (Hint::command("free some space", "df -h"), "free some space:  df -h"),
+            (Hint::config("where commands need one", "network: true"), "where commands need one:  network: true"),
+            (Hint::config("add a layer", "layers:\n- name: a"), "add a layer:\nlayers:\n- name: a"),
+            (Hint::page("see", "https://example.com/x"), "see:  https://example.com/x"),
+            (Hint::new("choose another name"), "choose another name"),
         ] {
-            let hint = Hint::from(words.to_owned());
-            assert_eq!((&hint.action, hint.to_string().as_str()), (&action, words));
+            assert_eq!(hint.to_string(), words);
             let json = serde_json::to_string(&hint).expect("JSON");
             assert_eq!(serde_json::from_str::<Hint>(&json).expect(&json), hint);
         }

@@ -118,7 +118,7 @@ impl Outcome {
             reasons.push(error.to_string());
             cause = error.source();
         }
-        let hints = error.hint().map(Hint::from).into_iter().collect();
+        let hints = error.hints();
         match error.kind() {
             // What was asked for needs no reason.
             Kind::Cancelled => Self::new(State::Cancelled),

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Hint;
+
 /// Who has to act on an error. Decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,9 +49,16 @@ pub trait UserError: std::error::Error {
     /// Decides the exit code.
     fn kind(&self) -> Kind;
 
-    /// What to do next: words, and where there is something to type or to read, `: `, two spaces in all, and that ([`super::Hint`]).
+    /// What to do next.
+    fn hints(&self) -> Vec<Hint> {
+        Vec::new()
+    }
+
+    /// All hints as text.
+    #[cfg(test)]
     fn hint(&self) -> Option<String> {
-        None
+        let lines: Vec<String> = self.hints().iter().map(Hint::to_string).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
     /// The lines of a document that are wrong, with carets; shown above the error. `colour` for terminals.

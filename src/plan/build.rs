@@ -22,8 +22,8 @@ use crate::{
     config::{self, Config, HOST, HostImage, Network, Openat2},
     lock::Lock,
     model::{
-        BuildRequest, Digest, FileContent, Kind, Limits, Logins, Paths, Share, SubmittedRecipe, SystemFacts, UserError,
-        document_path, without_dots,
+        BuildRequest, Digest, FileContent, Hint, Kind, Limits, Logins, Paths, Share, SubmittedRecipe, SystemFacts,
+        UserError, document_path, without_dots,
     },
 };
 
@@ -178,17 +178,17 @@ impl UserError for PlanError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
             Self::Path { .. } => {
-                Some("use a plain path; for folders in SMIDR_HOME:  export SMIDR_HOME=/some/plain/path".into())
+                vec![Hint::command("use a plain path; for folders in SMIDR_HOME", "export SMIDR_HOME=/some/plain/path")]
             }
             Self::Holds { .. } | Self::InHome(_) | Self::Hidden(_) => {
-                Some("name a folder of its own under `directories:`".into())
+                vec![Hint::new("name a folder of its own under `directories:`")]
             }
-            Self::Input(error) => error.hint(),
-            Self::Word(_) => None,
-            Self::Root => Some("build as an ordinary user:  useradd -m builder && su - builder".into()),
+            Self::Input(error) => error.hints(),
+            Self::Word(_) => Vec::new(),
+            Self::Root => vec![Hint::command("build as an ordinary user", "useradd -m builder && su - builder")],
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{build::Plan, folders::Folders, guarded::Guarded, sources::PlannedSource};
 use crate::{
     config::{self, Config, overlap, refused_dest},
-    model::{Kind, Paths, Secrets, SystemFacts, UserError, document_path},
+    model::{Hint, Kind, Paths, Secrets, SystemFacts, UserError, document_path},
 };
 
 /// The caller's ssh-agent, inside. `/run` is in memory, so nothing of it stays.
@@ -109,12 +109,12 @@ impl UserError for InputError {
         Kind::Request
     }
 
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Source { .. } => "name the one folder or file that the build needs".into(),
-            Self::Folder { .. } => "name a folder of its own under `directories:`".into(),
-            Self::Dest { .. } => "show it in a place of its own:  dest: /srv/NAME".into(),
-        })
+    fn hints(&self) -> Vec<Hint> {
+        vec![match self {
+            Self::Source { .. } => Hint::new("name the one folder or file that the build needs"),
+            Self::Folder { .. } => Hint::new("name a folder of its own under `directories:`"),
+            Self::Dest { .. } => Hint::config("show it in a place of its own", "dest: /srv/NAME"),
+        }]
     }
 }
 

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{guarded::Guarded, sandbox::MountOp};
-use crate::model::{Kind, UserError};
+use crate::model::{Hint, Kind, UserError};
 
 /// An input of later runs that a build could change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,8 +25,8 @@ impl UserError for Exposed {
         Kind::Request
     }
 
-    fn hint(&self) -> Option<String> {
-        Some("let the build write to a folder that does not hold it".into())
+    fn hints(&self) -> Vec<Hint> {
+        vec![Hint::new("let the build write to a folder that does not hold it")]
     }
 }
 

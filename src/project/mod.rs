@@ -15,7 +15,7 @@ use crate::{
     config::{self, Config, Problem, Problems, UsedVariable},
     lock::{HostPin, Lock, LockError, Pins, lock_path},
     model::{
-        BuildRequest, Digest, FileContent, InvalidName, Kind, Paths, Submission, SubmittedRecipe, SystemFacts,
+        BuildRequest, Digest, FileContent, Hint, InvalidName, Kind, Paths, Submission, SubmittedRecipe, SystemFacts,
         UserError,
     },
     plan::{self, Domain, Plan, PlanError},
@@ -106,18 +106,20 @@ impl UserError for ProjectError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
             Self::Missing { above: Some(folder), .. } => {
-                Some(format!("the project is further up:  cd {}", shell(folder)))
+                vec![Hint::command("the project is further up", format!("cd {}", shell(folder)))]
             }
-            Self::Missing { above: None, .. } => Some("begin a project:  smidr init NAME --template hello".into()),
-            Self::NotText(_) | Self::Name(_) => None,
-            Self::Config(error) => error.hint(),
-            Self::Owner(error) => error.hint(),
-            Self::Settings(error) => error.hint(),
-            Self::Lock(error) => error.hint(),
-            Self::File(error) => error.hint(),
+            Self::Missing { above: None, .. } => {
+                vec![Hint::command("begin a project", "smidr init NAME --template hello")]
+            }
+            Self::NotText(_) | Self::Name(_) => Vec::new(),
+            Self::Config(error) => error.hints(),
+            Self::Owner(error) => error.hints(),
+            Self::Settings(error) => error.hints(),
+            Self::Lock(error) => error.hints(),
+            Self::File(error) => error.hints(),
         }
     }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Ask, Digest, Kind, Logins, Paths, UserError, asks_digest, document_path},
+    model::{Ask, Digest, Hint, Kind, Logins, Paths, UserError, asks_digest, document_path},
     plan::is_workspace_of,
     settings::Settings,
     system::{
@@ -67,10 +67,12 @@ impl UserError for TrustError {
         Kind::Host
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Record { file, .. } => Some(format!("without it every project asks again:  rm {}", file.display())),
-            Self::File(error) => error.hint(),
+            Self::Record { file, .. } => {
+                vec![Hint::command("without it every project asks again", format!("rm {}", file.display()))]
+            }
+            Self::File(error) => error.hints(),
         }
     }
 }

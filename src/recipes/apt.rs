@@ -19,7 +19,7 @@ use super::recipe::Suite;
 use crate::{
     events::Emitter,
     lock::PackagePin,
-    model::{Activity, Kind, Unit, UserError},
+    model::{Activity, Hint, Kind, Unit, UserError},
     system::{
         files::{FileError, make_private_dir, sha256_of, write_atomically},
         process::Spawner,
@@ -86,24 +86,30 @@ impl UserError for AptError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Missing(_) => Some("begin the rootfs recipe with an image instead:  base: {image: NAME}".into()),
-            Self::NoMirror { distribution } => Some(format!(
-                "add to the recipe's base:  mirror: URL  and  signed_by: /usr/share/keyrings/{distribution}-archive-keyring.gpg"
-            )),
+            Self::Missing(_) => {
+                vec![Hint::config("begin the rootfs recipe with an image instead", "base: {image: NAME}")]
+            }
+            Self::NoMirror { distribution } => vec![Hint::config(
+                "add to the recipe's base",
+                format!("mirror: URL\nsigned_by: /usr/share/keyrings/{distribution}-archive-keyring.gpg"),
+            )],
             Self::NoKeyring(path) if path.to_string_lossy().contains("ubuntu") => {
-                Some("as administrator:  apt-get install ubuntu-keyring".into())
+                vec![Hint::command("as administrator", "apt-get install ubuntu-keyring")]
             }
-            Self::NoKeyring(_) => Some("as administrator:  apt-get install debian-archive-keyring".into()),
+            Self::NoKeyring(_) => vec![Hint::command("as administrator", "apt-get install debian-archive-keyring")],
             Self::Failed { said, .. } if said.contains("Unable to locate package") => {
-                Some("is it the name of a package in that suite?".into())
+                vec![Hint::new("is it the name of a package in that suite?")]
             }
-            Self::Failed { said, .. } if said.contains("was not found") && said.contains("Version") => Some(
-                "the mirror has moved on since smidr.lock was written; to take what it has now:  smidr lock --update host".into(),
-            ),
-            Self::File(error) => error.hint(),
-            _ => None,
+            Self::Failed { said, .. } if said.contains("was not found") && said.contains("Version") => {
+                vec![Hint::command(
+                    "the mirror has moved on since smidr.lock was written; to take what it has now",
+                    "smidr lock --update host",
+                )]
+            }
+            Self::File(error) => error.hints(),
+            _ => Vec::new(),
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     image::{ImageError, ImageName, ImageStore, NewImage, RootFs, Scratch, StoredImage},
     lock::PackagePin,
-    model::{Digest, Event, InvalidName, Kind, SystemFacts, UserError},
+    model::{Digest, Event, Hint, InvalidName, Kind, SystemFacts, UserError},
     plan::Root,
     system::{
         files::{FileError, write_atomically},
@@ -104,15 +104,17 @@ impl UserError for ImageBuildError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Recipe(error) => error.hint(),
-            Self::NoBase { base, .. } => Some(format!("bring it:  smidr image import FILE --name {base}")),
-            Self::Packages(error) => error.hint(),
-            Self::Step(error) => error.hint(),
-            Self::Store(error) => error.hint(),
-            Self::File(error) => error.hint(),
-            _ => None,
+            Self::Recipe(error) => error.hints(),
+            Self::NoBase { base, .. } => {
+                vec![Hint::command("bring it", format!("smidr image import FILE --name {base}"))]
+            }
+            Self::Packages(error) => error.hints(),
+            Self::Step(error) => error.hints(),
+            Self::Store(error) => error.hints(),
+            Self::File(error) => error.hints(),
+            _ => Vec::new(),
         }
     }
 }

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::recipe::Recipe;
 use crate::{
     config::{Problems, nearest},
-    model::{Digest, FileContent, Kind, Paths, SubmittedRecipe, UserError},
+    model::{Digest, FileContent, Hint, Kind, Paths, SubmittedRecipe, UserError},
     plan::Plan,
     system::files::{FileError, read_text, shell},
 };
@@ -108,13 +108,13 @@ impl UserError for RecipeError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Unknown { name, known } => Some(match nearest(name, known.iter().map(String::as_str)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("there are: {}", known.join(", ")),
-            }),
-            _ => None,
+            Self::Unknown { name, known } => vec![match nearest(name, known.iter().map(String::as_str)) {
+                Some(near) => Hint::new(format!("did you mean `{near}`?")),
+                None => Hint::new(format!("there are: {}", known.join(", "))),
+            }],
+            _ => Vec::new(),
         }
     }
 }

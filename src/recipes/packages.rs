@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     lock::PackagePin,
-    model::{Activity, Event, Kind, Unit, UserError},
+    model::{Activity, Event, Hint, Kind, Unit, UserError},
     system::{
         files::{FileError, write_atomically},
         lock::{self, FileLock, Mode, WaitError},
@@ -61,12 +61,12 @@ impl UserError for PackageError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Apt(error) => error.hint(),
-            Self::Unpack { .. } => None,
-            Self::FileLock(error) => error.hint(),
-            Self::File(error) => error.hint(),
+            Self::Apt(error) => error.hints(),
+            Self::Unpack { .. } => Vec::new(),
+            Self::FileLock(error) => error.hints(),
+            Self::File(error) => error.hints(),
         }
     }
 }

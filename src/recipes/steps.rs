@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    model::{Kind, SystemFacts, UserError},
+    model::{Hint, Kind, SystemFacts, UserError},
     plan::{Ids, MountOp, Payload, Resources, Root, SandboxSpec, usual_tasks},
     sandbox::{self, SandboxError},
     system::{
@@ -65,14 +65,14 @@ impl UserError for StepError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
             Self::Failed { network: false, .. } => {
-                Some("it had no network; where commands of a rootfs recipe need one:  network: true".into())
+                vec![Hint::config("it had no network; where commands of a rootfs recipe need one", "network: true")]
             }
-            Self::Sandbox(error) => error.hint(),
-            Self::File(error) => error.hint(),
-            _ => None,
+            Self::Sandbox(error) => error.hints(),
+            Self::File(error) => error.hints(),
+            _ => Vec::new(),
         }
     }
 }

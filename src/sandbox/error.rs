@@ -9,7 +9,7 @@ use super::{
     signs::Signs,
 };
 use crate::{
-    model::{Kind, Usage, UserError},
+    model::{Hint, Kind, Usage, UserError},
     plan::{Isolation, SandboxSpec},
 };
 
@@ -239,16 +239,17 @@ impl UserError for SandboxError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Step { .. } => self.obstacle().map(|obstacle| obstacle.hint()),
+            Self::Step { .. } => self.obstacle().map(|obstacle| obstacle.hint()).into_iter().collect(),
             Self::Payload { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Some("is it part of the build host? Its rootfs recipe lists the packages".into())
+                vec![Hint::new("is it part of the build host? Its rootfs recipe lists the packages")]
             }
-            Self::Killed(_) => Some(
-                "an administrator or an out-of-memory daemon may have done that:  journalctl -b -u systemd-oomd".into(),
-            ),
-            _ => None,
+            Self::Killed(_) => vec![Hint::command(
+                "an administrator or an out-of-memory daemon may have done that",
+                "journalctl -b -u systemd-oomd",
+            )],
+            _ => Vec::new(),
         }
     }
 }

@@ -258,13 +258,13 @@ impl Control {
     fn order(&self, byte: u8) {
         self.send(byte);
         if !self.0.killing.swap(true, Ordering::SeqCst) {
-            let reins = Arc::clone(&self.0);
+            let control = Arc::clone(&self.0);
             thread::spawn(move || {
                 thread::sleep(OF_INIT);
                 // Usually already gone. SIGKILL ends a stopped PID 1 too, and its parent ends what that has left.
-                descendants::kill_children(reins.helper_pid);
+                descendants::kill_children(control.helper_pid);
                 thread::sleep(OF_HELPER);
-                let _ = pidfd_send_signal(&reins.helper, rustix::process::Signal::KILL);
+                let _ = pidfd_send_signal(&control.helper, rustix::process::Signal::KILL);
             });
         }
     }

@@ -22,7 +22,7 @@ use crate::{
     events::EventSink,
     executors::{self, Life, StartError},
     history::{BuildRecord, History, HistoryError, TaskRecord},
-    model::{Artifact, BuildId, Event, Kind, Outcome, Paths, Record, State, Submission, UserError},
+    model::{Artifact, BuildId, Event, Hint, Kind, Outcome, Paths, Record, State, Submission, UserError},
     system::{
         files::{FileError, remove_tree},
         lock::{self, Attempt, Mode, WaitError},
@@ -88,18 +88,18 @@ impl UserError for ServiceError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Unknown(_) => Some("all builds:  smidr status".into()),
-            Self::NoBuilds => Some("smidr build".into()),
-            Self::Worker(error) => error.hint(),
-            Self::Start(error) => error.hint(),
-            Self::History(error) => error.hint(),
-            Self::FileLock(error) => error.hint(),
-            Self::File(error) => error.hint(),
-            Self::Silent(id) => Some(format!("kill it:  smidr cancel --force {id}")),
-            Self::Elsewhere(_) => Some("it runs in another container: cancel it there".into()),
-            Self::Over { .. } => None,
+            Self::Unknown(_) => vec![Hint::command("all builds", "smidr status")],
+            Self::NoBuilds => vec![Hint::new("smidr build")],
+            Self::Worker(error) => error.hints(),
+            Self::Start(error) => error.hints(),
+            Self::History(error) => error.hints(),
+            Self::FileLock(error) => error.hints(),
+            Self::File(error) => error.hints(),
+            Self::Silent(id) => vec![Hint::command("kill it", format!("smidr cancel --force {id}"))],
+            Self::Elsewhere(_) => vec![Hint::new("it runs in another container: cancel it there")],
+            Self::Over { .. } => Vec::new(),
         }
     }
 }

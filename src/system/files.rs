@@ -17,7 +17,7 @@ use rustix::{
 use sha2::{Digest as _, Sha256};
 
 use super::removal::remove_at;
-use crate::model::{Digest, Kind, UserError};
+use crate::model::{Digest, Hint, Kind, UserError};
 
 /// What failed, on which path.
 #[derive(Debug, thiserror::Error)]
@@ -47,14 +47,16 @@ impl UserError for FileError {
         Kind::of_io(&self.source)
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self.source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(format!(
-                "free some space on that file system:  df -h {}",
-                shlex::try_quote(&self.path).unwrap_or_default()
-            )),
-            io::ErrorKind::ReadOnlyFilesystem => Some("choose a writable place:  export SMIDR_HOME=DIR".into()),
-            _ => None,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => vec![Hint::command(
+                "free some space on that file system",
+                format!("df -h {}", shlex::try_quote(&self.path).unwrap_or_default()),
+            )],
+            io::ErrorKind::ReadOnlyFilesystem => {
+                vec![Hint::command("choose a writable place", "export SMIDR_HOME=DIR")]
+            }
+            _ => Vec::new(),
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{files::FileError, stop::StopToken};
-use crate::model::{Kind, UserError};
+use crate::model::{Hint, Kind, UserError};
 
 /// How often a busy lock is tried again. flock(2) itself keeps no queue either.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
@@ -63,10 +63,10 @@ impl UserError for WaitError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Stopped(_) => None,
-            Self::File(error) => error.hint(),
+            Self::Stopped(_) => Vec::new(),
+            Self::File(error) => error.hints(),
         }
     }
 }
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_hears_who_was_first() {
+    fn who_waits_is_told_the_holder() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = path_in(folder.path(), "store");
         let first = try_lock(&path, Mode::Exclusive, "image build debian-12").expect("lock");
@@ -259,7 +259,7 @@ mod tests {
             let waits = scope.spawn(|| lock(&path, Mode::Shared, "build", &StopToken::default(), |_| drop(first)));
             assert!(waits.join().expect("no panic").is_ok());
         });
-        let mut moment = Some(try_lock(&path, Mode::Exclusive, "nobody to speak of").expect("lock"));
+        let mut moment = Some(try_lock(&path, Mode::Exclusive, "a moment's holder").expect("lock"));
         let told = |other: &str| panic!("told of {other}, who was gone at once");
         assert!(lock_after(|| drop(moment.take()), &path, Mode::Shared, "build", &StopToken::default(), told).is_ok());
         assert!(lock(&path, Mode::Shared, "build", &stop, |_| ()).is_ok(), "a free one is not waited for");

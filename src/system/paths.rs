@@ -9,7 +9,7 @@ use std::{
 use nix::unistd::Uid;
 
 use super::files::{FileError, make_private_dir, read_text, shell, write_atomically};
-use crate::model::{Kind, Paths, UserError};
+use crate::model::{Hint, Kind, Paths, UserError};
 
 /// The layout's version that this smidr reads and writes.
 const VERSION: u32 = 2;
@@ -72,20 +72,23 @@ impl UserError for PathsError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::NoHome => Some("export SMIDR_HOME=DIR".into()),
+            Self::NoHome => vec![Hint::command("name one", "export SMIDR_HOME=DIR")],
             Self::Foreign { path, owner, .. } if path.ends_with(".smidr") => {
-                Some(format!("use your own:  export SMIDR_HOME=DIR  (or run as {owner})"))
+                vec![Hint::command(format!("run as {owner}, or use your own"), "export SMIDR_HOME=DIR")]
             }
             Self::Foreign { path, owner, .. } => {
-                Some(format!("run smidr as {owner}, or take it over:  chown -R $(id -u):$(id -g) {}", path.display()))
+                vec![Hint::command(
+                    format!("run smidr as {owner}, or take it over"),
+                    format!("chown -R $(id -u):$(id -g) {}", path.display()),
+                )]
             }
             Self::Writable { path, .. } => {
-                Some(format!("if all that is in it is yours, close it:  chmod 700 {}", shell(path)))
+                vec![Hint::command("if all that is in it is yours, close it", format!("chmod 700 {}", shell(path)))]
             }
-            Self::TooNew { .. } => Some("update smidr, or use another folder:  export SMIDR_HOME=DIR".into()),
-            Self::File(error) => error.hint(),
+            Self::TooNew { .. } => vec![Hint::command("update smidr, or use another folder", "export SMIDR_HOME=DIR")],
+            Self::File(error) => error.hints(),
         }
     }
 }

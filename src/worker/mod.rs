@@ -13,7 +13,7 @@ use crate::{
         History, HistoryError,
         journal::{self, JournalSink, Writer},
     },
-    model::{Ask, Event, Kind, Outcome, Secrets, State, Submission, UserError},
+    model::{Ask, Event, Hint, Kind, Outcome, Secrets, State, Submission, UserError},
     plan::Plan,
     project::{Project, ProjectError, Sources},
     queue::{self, Ticket},
@@ -57,12 +57,12 @@ impl UserError for WorkerError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::TooNew(_) => Some("update smidr".into()),
-            Self::History(error) => error.hint(),
-            Self::Lock(error) => error.hint(),
-            Self::File(error) | Self::Unrecorded(error) => error.hint(),
+            Self::TooNew(_) => vec![Hint::new("update smidr")],
+            Self::History(error) => error.hints(),
+            Self::Lock(error) => error.hints(),
+            Self::File(error) | Self::Unrecorded(error) => error.hints(),
         }
     }
 }

@@ -9,18 +9,19 @@ use std::{
 };
 
 use jiff::{Timestamp, ToSpan as _};
+use smidr::model::UserError as _;
 use smidr::{
     layers::{
         checkout::{CheckoutError, Limits, RefusedUrl, SubmoduleFailed},
         prune::Keep,
     },
-    model::{CommitId, Event, UserError as _},
+    model::{CommitId, Event},
     system::lock,
 };
 
 use super::{
     checkout_fixture::{URL, Yard, commit, git, object, patch, picture, told, tree, try_git},
-    support::{has, skip},
+    support::{HintText as _, has, skip},
 };
 
 fn no_git(test: &str) -> bool {

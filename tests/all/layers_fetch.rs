@@ -14,6 +14,7 @@ use smidr::{
 };
 
 use super::fetch_fixture::{Origin, Yard, git, locked, wanted};
+use super::support::HintText as _;
 
 /// `main` with three commits, `next` with one more, tags of both kinds.
 fn history(yard: &Yard) -> Origin {

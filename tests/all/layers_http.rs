@@ -18,7 +18,7 @@ use smidr::{
 
 use super::{
     fetch_fixture::{Manners, Origin, Server, Yard, git, locked, wanted},
-    support::{LONG, smidr_bin, wait_for},
+    support::{HintText as _, LONG, smidr_bin, wait_for},
 };
 
 /// A repository that is large enough to be interrupted: half a megabyte that cannot be compressed.

@@ -2,14 +2,11 @@
 
 use std::{fs, path::Path};
 
-use smidr::{
-    layers::patch::{self, PatchError},
-    model::UserError as _,
-};
+use smidr::layers::patch::{self, PatchError};
 
 use super::{
     checkout_fixture::{git, patch as patch_of, picture, told, try_git},
-    support::{NO_HOME, has, hermetic, skip},
+    support::{HintText as _, NO_HOME, has, hermetic, skip},
 };
 
 /// A branch on top of `main` whose every commit changes what the one before has made, in a repository.

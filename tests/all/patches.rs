@@ -7,15 +7,15 @@ use std::{
 };
 
 use proptest::prelude::*;
+use smidr::model::UserError as _;
 use smidr::{
     layers::patch::{self, PatchError},
-    model::UserError as _,
     plan::{PlannedGit, PlannedPatch},
 };
 
 use super::{
     checkout_fixture::{git, patch as patch_of, picture, told, try_git},
-    support::{has, skip},
+    support::{HintText as _, has, skip},
 };
 
 fn no_git(test: &str) -> bool {

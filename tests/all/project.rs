@@ -94,7 +94,7 @@ fn every_template_is_valid() {
         done.expect_code(0).expect_err(&format!("cd {name} && smidr build"));
         let version = known.version(&known.default).expect("a default version");
         let unbuilt = version.verified.is_none();
-        assert_eq!(done.err.contains("nobody has built this yet"), unbuilt, "{}", done.err);
+        assert_eq!(done.err.contains("not built with smidr yet"), unbuilt, "{}", done.err);
         let project = world.work.join(name);
         assert_eq!(World::names(&project), ["smidr.yaml"], "it needs no other file");
         let smidr = |command: &str| world.smidr().current_dir(&project).arg(command).run();

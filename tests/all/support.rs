@@ -472,3 +472,15 @@ pub(crate) fn user_namespaces() -> Result<(), &'static str> {
     let tried = Command::new(unshare).args(["-Ur", "true"]).stderr(Stdio::null()).status();
     if tried.is_ok_and(|status| status.success()) { Ok(()) } else { Err("no user namespaces here") }
 }
+
+/// The hints of an error as text.
+pub(crate) trait HintText {
+    fn hint(&self) -> Option<String>;
+}
+
+impl<E: smidr::model::UserError> HintText for E {
+    fn hint(&self) -> Option<String> {
+        let lines: Vec<String> = self.hints().iter().map(ToString::to_string).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+}

@@ -74,7 +74,11 @@ impl Finding {
     pub(super) fn obstacle(self, errno: Option<String>, obstacle: Obstacle) -> Self {
         let hint = Some(obstacle.hint());
         let Obstacle { cause, remedy_user, remedy_admin } = obstacle;
-        Self { hint, diagnosis: Some(Diagnosis { errno, cause, remedy_user, remedy_admin }), ..self }
+        Self {
+            hint: hint.map(|hint| hint.to_string()),
+            diagnosis: Some(Diagnosis { errno, cause, remedy_user, remedy_admin }),
+            ..self
+        }
     }
 }
 

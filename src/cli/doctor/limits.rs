@@ -90,12 +90,12 @@ fn judge(found: &Found, systemd: bool, uid: u32) -> Finding {
         Found::Nothing(error) => {
             let tasks = if uid == 0 { " and host.tasks" } else { "" };
             let finding = Finding::doubtful("limits", format!("host.memory{tasks} would not hold: {error}"));
-            match (error, error.hint()) {
+            match (error, error.hints().pop()) {
                 // A session of the user's systemd would be needed.
                 (CgroupError::NotYours { .. }, _) if systemd && uid != 0 => {
                     finding.hint(format!("as administrator:  loginctl enable-linger {uid}  and log in anew"))
                 }
-                (_, Some(hint)) => finding.hint(hint),
+                (_, Some(hint)) => finding.hint(hint.to_string()),
                 (_, None) => finding,
             }
         }

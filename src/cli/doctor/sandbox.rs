@@ -118,9 +118,9 @@ fn broken(error: &SandboxError) -> Finding {
         (None, None) => error.to_string(),
     };
     let finding = Finding::broken("sandbox", text);
-    match (error.obstacle(), error.hint()) {
+    match (error.obstacle(), error.hints().pop()) {
         (Some(obstacle), _) => finding.obstacle(errno, obstacle),
-        (None, Some(hint)) => finding.hint(hint),
+        (None, Some(hint)) => finding.hint(hint.to_string()),
         (None, None) => finding,
     }
 }

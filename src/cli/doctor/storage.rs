@@ -25,8 +25,8 @@ const ELSEWHERE: &str = "choose another place:  export SMIDR_HOME=DIR";
 pub(super) fn no_home(failure: &Failure) -> Finding {
     let cause = failure.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     let finding = Finding::broken("home", format!("{failure}{cause}"));
-    match failure.hint() {
-        Some(hint) => finding.hint(hint),
+    match failure.hints().pop() {
+        Some(hint) => finding.hint(hint.to_string()),
         None => finding.hint(ELSEWHERE),
     }
 }

@@ -4,7 +4,7 @@ use std::{error::Error, io, path::PathBuf, time::Duration};
 
 use super::bounds::Inward;
 use crate::{
-    model::{Digest, Kind, UserError},
+    model::{Digest, Hint, Kind, UserError},
     system::files::FileError,
 };
 
@@ -286,35 +286,45 @@ impl UserError for RegistryError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
-        let text = match self {
-            Self::Unknown { .. } => "check the name and the tag; a private repository can also look like a missing one",
-            Self::Denied { .. } => "check the name, and log in:  skopeo login HOST  or  docker login HOST",
+    fn hints(&self) -> Vec<Hint> {
+        let hint = match self {
+            Self::Unknown { .. } => {
+                Hint::new("check the name and the tag; a private repository can also look like a missing one")
+            }
+            Self::Denied { .. } => {
+                return vec![
+                    Hint::command("check the name, and log in", "skopeo login HOST"),
+                    Hint::command("the same with Docker", "docker login HOST"),
+                ];
+            }
             Self::NeedsLogin(name) => {
                 let name = shlex::try_quote(name).unwrap_or_default();
-                return Some(format!("if you trust the project with it:  smidr trust --login {name}"));
+                return vec![Hint::command("if you trust the project with it", format!("smidr trust --login {name}"))];
             }
-            Self::Status { status: 429, .. } => {
-                "wait, or log in: many registries allow more requests with a login (in a build, once  smidr trust --login REGISTRY  grants it)"
-            }
-            Self::PlainCredentials(_) => "reach the registry over https, without --insecure",
-            Self::Connection { source, .. } if is_own_authority(source) => {
-                "make the registry a certificate that is no authority:  openssl req -x509 -addext basicConstraints=CA:FALSE"
-            }
+            Self::Status { status: 429, .. } => Hint::command(
+                "wait, or log in: many registries allow more requests with a login; grant it to builds",
+                "smidr trust --login REGISTRY",
+            ),
+            Self::PlainCredentials(_) => Hint::new("reach the registry over https, without --insecure"),
+            Self::Connection { source, .. } if is_own_authority(source) => Hint::command(
+                "make the registry a certificate that is no authority",
+                "openssl req -x509 -addext basicConstraints=CA:FALSE",
+            ),
             Self::Connection { source, .. } if certificate_refused(source) => {
-                "put the registry's CA certificate into ~/.config/containers/certs.d/HOST/ca.crt"
+                Hint::new("put the registry's CA certificate into ~/.config/containers/certs.d/HOST/ca.crt")
             }
-            Self::Connection { .. } => {
-                "check the name, the network and the proxy; from a registry without TLS:  smidr image pull --insecure REFERENCE  (push takes it too)"
-            }
-            Self::Broken { .. } => "check the network, then start again: what has been fetched is kept",
-            Self::Inward { .. } => {
-                "a registry may lead into its own network only: name it by an address there, or have it send the content itself (storage.redirect.disable of the distribution registry)"
-            }
-            Self::Blocked { .. } => "use another image, or change that file",
-            Self::File(source) => return source.hint(),
-            _ => return None,
+            Self::Connection { .. } => Hint::command(
+                "check the name, the network and the proxy; from a registry without TLS (push takes it too)",
+                "smidr image pull --insecure REFERENCE",
+            ),
+            Self::Broken { .. } => Hint::new("check the network, then start again: what has been fetched is kept"),
+            Self::Inward { .. } => Hint::new(
+                "a registry may lead into its own network only: name it by an address there, or have it send the content itself (storage.redirect.disable of the distribution registry)",
+            ),
+            Self::Blocked { .. } => Hint::new("use another image, or change that file"),
+            Self::File(source) => return source.hints(),
+            _ => return Vec::new(),
         };
-        Some(text.into())
+        vec![hint]
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::super::{
     ImageError, ImageName, ImageStore, LayerForm, Limits, StoredImage,
     codec::digest,
-    testing::{Tar, TestStore, UiMessage, emitter, gzip, picture, told, zstd},
+    testing::{Recorded, Tar, TestStore, emitter, gzip, picture, told, zstd},
 };
 use crate::{
     model::{Activity, Event, Kind, UserError as _},
@@ -360,15 +360,15 @@ fn a_layer_is_unpacked_once_and_nobody_waits_for_those_who_use_it() {
     fs::remove_dir_all(test.store.diff(&image.config.diff_ids[0])).expect("removed");
     let (start, all_have_it) = (Barrier::new(6), Barrier::new(6));
     let work = || {
-        let (on, UiMessage(heard)) = emitter();
+        let (on, Recorded(recorded)) = emitter();
         start.wait();
         let root = test.store.checkout(&image, &on).expect("a root");
         // If one waited for another to finish using it, this would never be over.
         all_have_it.wait();
         drop(root);
         let begun = |event: &&Event| matches!(event, Event::Progress { activity: Activity::Unpack, done: 0, .. });
-        let heard = heard.lock().expect("a mutex");
-        heard.iter().filter(begun).count()
+        let recorded = recorded.lock().expect("a mutex");
+        recorded.iter().filter(begun).count()
     };
     let begun: usize = thread::scope(|scope| {
         let threads: Vec<_> = (0..6).map(|_| scope.spawn(work)).collect();
@@ -380,20 +380,20 @@ fn a_layer_is_unpacked_once_and_nobody_waits_for_those_who_use_it() {
 #[test]
 fn waiting_says_for_whom() {
     let test = TestStore::new();
-    let (image, (on, UiMessage(heard))) = (import(&test, "one", "1"), emitter());
+    let (image, (on, Recorded(recorded))) = (import(&test, "one", "1"), emitter());
     let held = test.store.share("image build debian-12", &emitter().0).expect("a lock");
     thread::scope(|scope| {
         let removal = scope.spawn(|| test.store.remove(&image.name, &on));
-        while heard.lock().expect("a mutex").is_empty() {
+        while recorded.lock().expect("a mutex").is_empty() {
             thread::yield_now();
         }
         drop(held);
         removal.join().expect("no panic").expect("removed");
     });
-    let heard = heard.lock().expect("a mutex");
+    let recorded = recorded.lock().expect("a mutex");
     assert!(
-        matches!(&heard[0], Event::Waiting { holder, .. } if holder.starts_with("image build debian-12")),
-        "{heard:?}"
+        matches!(&recorded[0], Event::Waiting { holder, .. } if holder.starts_with("image build debian-12")),
+        "{recorded:?}"
     );
 }
 

@@ -4,7 +4,7 @@ use std::{error::Error, fmt, io, path::PathBuf};
 
 use crate::{
     layers::patch::PatchError,
-    model::{CommitId, Kind, UserError},
+    model::{CommitId, Hint, Kind, UserError},
     system::{
         files::{FileError, shell},
         lock::WaitError,
@@ -249,25 +249,24 @@ impl UserError for CheckoutError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
             Self::OutsideLink { .. } => {
-                Some("if you trust it, write `outside_links: true` beside its `git:` in smidr.yaml".into())
+                vec![Hint::new("if you trust it, write `outside_links: true` beside its `git:` in smidr.yaml")]
             }
-            Self::Changed { folder, .. } => Some(format!(
-                "all projects share it: keep changes as a patch, or in a layer of `path:`. It is made anew after  rm -rf {}",
-                shell(folder)
-            )),
-            Self::Collision { .. } => Some("keep layers elsewhere:  export SMIDR_HOME=DIR".into()),
+            Self::Changed { folder, .. } => vec![Hint::command(
+                "all projects share it: keep changes as a patch, or in a layer of `path:`; then have it made anew",
+                format!("rm -rf {}", shell(folder)),
+            )],
+            Self::Collision { .. } => vec![Hint::command("keep layers elsewhere", "export SMIDR_HOME=DIR")],
             Self::Fetch { path, relative, source, .. } => {
                 let ways = matches!(source.0.kind(), Kind::Outside | Kind::Request).then(|| ways(path, *relative));
-                let all: Vec<String> = source.0.hint().into_iter().chain(ways).collect();
-                (!all.is_empty()).then(|| all.join("\n"))
+                source.0.hints().into_iter().chain(ways.map(Hint::new)).collect()
             }
-            Self::Patch(error) => error.hint(),
-            Self::Wait(error) => error.hint(),
-            Self::File(error) => error.hint(),
-            _ => None,
+            Self::Patch(error) => error.hints(),
+            Self::Wait(error) => error.hints(),
+            Self::File(error) => error.hints(),
+            _ => Vec::new(),
         }
     }
 }

@@ -125,7 +125,7 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
                 "the layer `mine` (mine/meta-mine) needs `meta-python`, `nowhere`: not there\n",
                 "layers:\n  - name: meta-openembedded\n    git: https://git.openembedded.org/meta-openembedded\n    branch: scarthgap\n    sublayers: {include: [meta-python]}\n",
                 "which repository has nowhere:  https://",
-                "or leave out what needs it, where smidr.yaml names `mine`:\n    sublayers: {exclude: [meta-mine]}",
+                "or leave out what needs it, where smidr.yaml names `mine`:  sublayers: {exclude: [meta-mine]}",
             ],
         ),
     ] {
@@ -137,7 +137,7 @@ fn what_does_not_fit_is_refused_with_what_would_do() {
     }
     // A layer that is there and not used, in a repository of which others are used: by name, or all but those left out.
     for (place, expected) in [
-        ("mine/meta-mine+", "    sublayers: {include: [meta-mine, meta-unused]}"),
+        ("mine/meta-mine+", "names it:  sublayers: {include: [meta-mine, meta-unused]}"),
         ("mine/meta-mine", "use meta-unused of `mine` too: take it out"),
     ] {
         let yard = yard();

@@ -18,7 +18,7 @@ use variables::{Variables, is_known};
 use self::lines::{Statement, statements};
 use crate::{
     layers::discover::Found,
-    model::{Kind, UserError, without_dots},
+    model::{Hint, Kind, UserError, without_dots},
     system::rooted::{Rooted, RootedError},
 };
 
@@ -82,15 +82,15 @@ impl UserError for ConfError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         let path = match self {
-            Self::Root { .. } => return None,
+            Self::Root { .. } => return Vec::new(),
             Self::Missing { .. } => {
-                return Some("a layer is read inside its repository only: put the file itself there".into());
+                return vec![Hint::new("a layer is read inside its repository only: put the file itself there")];
             }
             Self::File { path, .. } | Self::Circle { path } | Self::TooMuch { path } => path,
         };
-        Some(format!("look at it:  ls -l {}", path.display()))
+        vec![Hint::command("look at it", format!("ls -l {}", path.display()))]
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     host_git::words,
     request::Request,
 };
-use crate::model::without_secrets;
+use crate::model::{Hint, without_secrets};
 
 /// Why gix has not fetched.
 pub(super) enum FetchError {
@@ -136,7 +136,8 @@ impl Attempt<'_> {
             let who = self.url.user().map(|user| format!("{user}@")).unwrap_or_default();
             let who = format!("{who}{}", self.url.host().unwrap_or_default());
             let who = shlex::try_quote(&who).unwrap_or_default();
-            let hint = format!("smidr never asks for a passphrase (use ssh-add); try:  ssh -o BatchMode=yes -T {who}");
+            let text = "smidr never asks for a passphrase (use ssh-add); try";
+            let hint = Box::new(Hint::command(text, format!("ssh -o BatchMode=yes -T {who}")));
             let agent =
                 if self.config.has_agent() { "and the agent" } else { "without an agent: SSH_AUTH_SOCK is not set" };
             let last = by_ssh.lines().map(shown).rfind(|line| !line.is_empty());
@@ -158,7 +159,7 @@ impl Attempt<'_> {
         } else {
             format!("with what git's credential helpers say ({})", helpers.join(", "))
         };
-        let hint = ask_git(&url);
+        let hint = Box::new(ask_git(&url));
         GitError::Denied { url, tried, hint }.into()
     }
 
@@ -172,9 +173,9 @@ impl Attempt<'_> {
 }
 
 /// What to type where access is denied.
-pub(crate) fn ask_git(url: &str) -> String {
+pub(crate) fn ask_git(url: &str) -> Hint {
     let url = shlex::try_quote(url).unwrap_or_default();
-    format!("check the address, and that git gets in:  git ls-remote {url}")
+    Hint::command("check the address, and that git gets in", format!("git ls-remote {url}"))
 }
 
 // `io::Error::source` skips the error that it wraps.

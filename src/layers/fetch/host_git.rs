@@ -258,7 +258,7 @@ impl<'a> Git<'a> {
             if self.public.is_some() && self.login.is_none() {
                 return GitError::NeedsLogin { url };
             }
-            let hint = ask_git(&url);
+            let hint = Box::new(ask_git(&url));
             return GitError::Denied { url, tried: format!("(git says: {why})"), hint };
         }
         if has(&[

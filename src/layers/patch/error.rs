@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    model::{Kind, UserError},
+    model::{Hint, Kind, UserError},
     system::files::FileError,
 };
 
@@ -168,28 +168,36 @@ impl UserError for PatchError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Missing { .. } => Some("paths are relative to smidr.yaml".into()),
+            Self::Missing { .. } => vec![Hint::new("paths are relative to smidr.yaml")],
             Self::Malformed { .. } => {
-                Some("make it in the repository:  git format-patch -1".into())
+                vec![Hint::command("make it in the repository", "git format-patch -1")]
             }
-            Self::Encoded { .. } => Some("take it from the repository instead:  git format-patch --stdout".into()),
-            Self::Prefix { .. } => Some("make it in the repository, without --no-prefix:  git format-patch -1".into()),
+            Self::Encoded { .. } => {
+                vec![Hint::command("take it from the repository instead", "git format-patch --stdout")]
+            }
+            Self::Prefix { .. } => {
+                vec![Hint::command("make it in the repository, without --no-prefix", "git format-patch -1")]
+            }
             Self::Hunk { crlf: Some(LineEnds::Patch), .. } => {
-                Some("its lines end in CRLF, those of the file do not; take that out:  sed -i 's/\\r$//' PATCH".into())
+                vec![Hint::command(
+                    "its lines end in CRLF, those of the file do not; take that out",
+                    "sed -i 's/\\r$//' PATCH",
+                )]
             }
-            Self::Hunk { crlf: Some(LineEnds::File), .. } => Some(
-                "the lines of the file end in CRLF, those of the patch do not any more; make it anew, and send it as a file:  git format-patch -1".into(),
-            ),
+            Self::Hunk { crlf: Some(LineEnds::File), .. } => vec![Hint::command(
+                "the lines of the file end in CRLF, those of the patch do not any more; make it anew, and send it as a file",
+                "git format-patch -1",
+            )],
             Self::NoFile { .. } | Self::Exists { .. } | Self::Type { .. } | Self::Hunk { .. } | Self::Left { .. } => {
-                Some("make it anew on top of the commit in smidr.lock:  git format-patch -1".into())
+                vec![Hint::command("make it anew on top of the commit in smidr.lock", "git format-patch -1")]
             }
-            Self::Binary { .. } => Some(
-                "commit the file to a branch of the repository and name that in smidr.yaml, or put it into a layer of your own".into(),
-            ),
-            Self::File(error) => error.hint(),
-            _ => None,
+            Self::Binary { .. } => vec![Hint::new(
+                "commit the file to a branch of the repository and name that in smidr.yaml, or put it into a layer of your own",
+            )],
+            Self::File(error) => error.hints(),
+            _ => Vec::new(),
         }
     }
 }

@@ -8,7 +8,10 @@ mod remedy;
 mod tests;
 
 use super::signs::{Container, Signs};
-use crate::system::kernel::{OLDEST, version};
+use crate::{
+    model::Hint,
+    system::kernel::{OLDEST, version},
+};
 
 pub use remedy::Remedy;
 use remedy::{administrator, by_sysctl, outside};
@@ -49,10 +52,10 @@ impl Obstacle {
     }
 
     /// In one line: the cause, and the first thing to type.
-    pub fn hint(&self) -> String {
+    pub fn hint(&self) -> Hint {
         match self.remedy_user.as_ref().or(self.remedy_admin.as_ref()) {
-            Some(remedy) => format!("{}; {}", self.cause, remedy.in_short()),
-            None => self.cause.clone(),
+            Some(remedy) => Hint { text: format!("{}; {}", self.cause, remedy.how), ..remedy.in_short() },
+            None => Hint::new(&self.cause),
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::sandbox::signs::{Container, Signs};
+use crate::{
+    model::Hint,
+    sandbox::signs::{Container, Signs},
+};
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,11 +28,13 @@ impl Remedy {
     }
 
     /// For one line of a hint.
-    pub fn in_short(&self) -> String {
+    pub fn in_short(&self) -> Hint {
         match self.lines.first() {
-            None => self.how.clone(),
-            Some(line) if line.contains('\n') => format!("{}, what this prints:  smidr doctor", self.how),
-            Some(line) => format!("{}:  {line}", self.how),
+            None => Hint::new(&self.how),
+            Some(line) if line.contains('\n') => {
+                Hint::command(format!("{}, what this prints", self.how), "smidr doctor")
+            }
+            Some(line) => Hint::command(&self.how, line),
         }
     }
 }

@@ -445,7 +445,7 @@ fn machines_as_they_were_met() {
                 }
             }
         }
-        assert!(!found.hint().contains('\n'), "{machine}: a hint is one line");
+        assert!(!found.hint().to_string().contains('\n'), "{machine}: a hint is one line");
     }
 }
 

@@ -18,7 +18,7 @@ pub use leaf::{Leaf, Used};
 pub use place::Place;
 pub use scope::Scope;
 
-use crate::model::{Kind, UserError};
+use crate::model::{Hint, Kind, UserError};
 
 /// The controller of memory, and what its limit is called in a config.
 const MEMORY: Controller = Controller { name: "memory", key: "host.memory" };
@@ -70,7 +70,7 @@ pub enum CgroupError {
 impl CgroupError {
     /// The error and its hint, as one clause.
     pub fn reason(&self) -> String {
-        self.hint().map_or_else(|| self.to_string(), |hint| format!("{self}; {hint}"))
+        self.hints().pop().map_or_else(|| self.to_string(), |hint| format!("{self}; {hint}"))
     }
 }
 
@@ -79,19 +79,21 @@ impl UserError for CgroupError {
         Kind::Host
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hints(&self) -> Vec<Hint> {
         match self {
             Self::NoV2 | Self::Hybrid => {
                 // sd_booted(3). Without systemd, a kernel parameter leaves the controllers to v2 (cgroup-v2.rst).
                 let systemd = Path::new("/run/systemd/system").is_dir();
                 let parameter = if systemd { "systemd.unified_cgroup_hierarchy=1" } else { "cgroup_no_v1=all" };
-                Some(format!("as administrator, start the kernel (outside of any container) with  {parameter}"))
+                vec![Hint::new(format!(
+                    "as administrator, start the kernel (outside of any container) with {parameter}"
+                ))]
             }
-            Self::Hidden => Some("mount the container's cgroup at /sys/fs/cgroup".into()),
+            Self::Hidden => vec![Hint::new("mount the container's cgroup at /sys/fs/cgroup")],
             Self::NotYours { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-                Some("mount /sys/fs/cgroup of the container writable".into())
+                vec![Hint::new("mount /sys/fs/cgroup of the container writable")]
             }
-            Self::NotYours { .. } => Some("try:  systemd-run --user --scope smidr build".into()),
+            Self::NotYours { .. } => vec![Hint::command("try", "systemd-run --user --scope smidr build")],
         }
     }
 }
