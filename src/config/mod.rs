@@ -8,6 +8,7 @@ mod host;
 mod inputs;
 pub mod node;
 pub mod problem;
+mod provided;
 pub mod provider;
 mod read;
 mod schema;

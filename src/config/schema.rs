@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{decode::UsedVariable, inputs::Inputs, node::Text, provider::Provided, values::Size};
+use super::{decode::UsedVariable, inputs::Inputs, node::Text, provided::Provided, values::Size};
 use crate::model::CommitId;
 
 /// A project: one `smidr.yaml`.

@@ -35,7 +35,6 @@ use make::Making;
 pub(super) use record::Record;
 use sha2::{Digest as _, Sha256};
 pub use tree::Limits;
-pub(super) use tree::VALID as VALID_NAMES;
 
 use super::patch::ReadPatch;
 use crate::{

@@ -25,6 +25,7 @@ pub mod proven;
 pub mod prune;
 mod repository;
 mod revision;
+mod valid_names;
 
 use std::path::{Path, PathBuf};
 

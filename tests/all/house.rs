@@ -148,7 +148,7 @@ impl<'a> Visit<'a> for Named {
 
     fn visit_path(&mut self, path: &'a syn::Path) {
         let words: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-        if ["crate", "super", "self"].iter().any(|start| words[0] == *start) && words.len() > 1 {
+        if words.len() > 1 {
             self.paths.push(words);
         }
         visit::visit_path(self, path);

@@ -10,7 +10,7 @@ use gix::{
     validate::path::{component, component::Mode as Leaf},
 };
 
-use super::{error::CheckoutError, objects::Objects};
+use super::{super::valid_names::VALID_NAMES, error::CheckoutError, objects::Objects};
 
 /// Limits, far above any repository of layers.
 #[derive(Clone, Copy, Debug)]
@@ -58,11 +58,6 @@ pub(super) struct Listing {
     /// How many entries there are, folders included.
     pub entries: u64,
 }
-
-/// Names that are dangerous on other systems are refused here too: a checkout may lie on a file system that others share. Names that
-/// other systems merely do not have (`aux`, `a:b`) are fine.
-pub(crate) const VALID: component::Options =
-    component::Options { protect_windows: false, protect_hfs: true, protect_ntfs: true };
 
 /// Lists what a commit holds. `entries` is how many entries other repositories of the same checkout have.
 ///
@@ -123,7 +118,7 @@ impl Walk<'_> {
     fn entry(&mut self, entry: &EntryRef<'_>, path: BString, depth: usize) -> Result<(), CheckoutError> {
         let mode = entry.mode.value();
         let is_link = (mode == 0o120_000).then_some(Leaf::Symlink);
-        component(entry.filename, is_link, VALID).map_err(|source| CheckoutError::Name {
+        component(entry.filename, is_link, VALID_NAMES).map_err(|source| CheckoutError::Name {
             repository: self.repository.into(),
             path: path.to_string(),
             source,

@@ -23,11 +23,7 @@ use gix::{
     },
 };
 
-use super::{
-    error::CheckoutError,
-    objects::Objects,
-    tree::{Listing, VALID},
-};
+use super::{super::valid_names::VALID_NAMES, error::CheckoutError, objects::Objects, tree::Listing};
 use crate::{
     events::Emitter,
     model::{Activity, CommitId, Unit},
@@ -111,7 +107,7 @@ fn options() -> Result<Options, gix::Error> {
         gix::attrs::Search::new_globals(none, &mut Vec::new(), &mut collection).map_err(gix::Error::from_error)?;
     let source = state::attributes::Source::IdMapping;
     Ok(Options {
-        validate: VALID,
+        validate: VALID_NAMES,
         destination_is_initially_empty: true,
         attributes: state::Attributes::new(globals, None, source, collection),
         ..Options::new(pipeline)

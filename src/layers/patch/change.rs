@@ -17,7 +17,7 @@ use super::{
     files::{Files, shown},
     hunks,
 };
-use crate::layers::checkout::VALID_NAMES;
+use crate::layers::valid_names::VALID_NAMES;
 
 /// How many bytes the patches of one file may read and make: a file of the largest size, with room for a second version of it.
 const MAX_BYTES: u64 = 2 << 30;
