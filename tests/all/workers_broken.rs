@@ -340,3 +340,23 @@ fn an_index_that_cannot_be_opened_on_a_full_disk_says_so() {
     };
     done.expect_code(3).expect_one_error().expect_err("the history of builds").expect_err("hint: free some space");
 }
+
+#[test]
+fn a_build_whose_index_cannot_be_written_is_still_completed() {
+    let Some(world) = Alone::new("workers_broken::a_build_whose_index_cannot_be_written_is_still_completed") else {
+        return;
+    };
+    world.held("slow", "at last");
+    let mut build = world.smidr().args(["build", "--target", "slow"]).start();
+    build.until_says("do_act");
+    let index = rusqlite::Connection::open(world.smidr.join("history.db")).expect("the index");
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON builds BEGIN SELECT RAISE(ABORT, 'it is refused'); END";
+    index.execute_batch(refuse).expect("a trigger");
+    world.release("slow");
+    let done = build.wait();
+    done.expect_code(0).expect_err("completed in").expect_err("it is refused").expect_err("smidr history rebuild");
+    let id = done.build_id();
+    index.execute_batch("DROP TRIGGER refuse").expect("no trigger");
+    world.smidr().args(["history", "rebuild"]).run().expect_code(0);
+    assert_eq!(world.build(&id)["state"], "COMPLETED");
+}
