@@ -61,7 +61,10 @@ fn show((build, artifacts): Found, paths: &Paths, listing: &Listing) -> Done {
         document.with("folder", &folder)?.say();
         return Ok(ExitCode::SUCCESS);
     }
-    talk(format!("{} in {}", build.id, folder.display()));
+    match artifacts.is_empty() {
+        true => talk(format!("{} ({}) left nothing behind", build.id, build.state)),
+        false => talk(format!("{} in {}", build.id, folder.display())),
+    }
     for artifact in &artifacts {
         let digest = artifact.sha256.as_ref().map(|digest| digest.hex()).unwrap_or_default();
         say(format!("{digest:<64}  {:>12}  {}", artifact.size, folder.join(&artifact.path).display()));

@@ -76,7 +76,7 @@ fn wants_cancel() -> bool {
         return false;
     }
     talk("");
-    output::ask("Detach, and let the build go on, or cancel it? [D/c]");
+    output::ask("Detach, and let the build go on (Ctrl-C again does so, too), or cancel it? [D/c]");
     let deaf = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     let _ = deaf.thread_unblock();
     let mut answer = String::new();

@@ -49,8 +49,8 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Draws it on a line from time to time, for as long as it exists and whenever it is what the line shows.
-    pub(super) fn keep_drawn(&self, bar: Bar) {
+    /// Draws it on a line from time to time, behind `subject`, for as long as it exists and whenever it is what the line shows.
+    pub(super) fn keep_drawn(&self, bar: Bar, subject: String) {
         let board = Arc::downgrade(&self.0);
         thread::spawn(move || {
             while let Some(board) = board.upgrade() {
@@ -59,7 +59,7 @@ impl Shared {
                     let board = board.lock();
                     // Drawn under the lock, so that nothing else is shown meanwhile.
                     if board.is_shown {
-                        bar.text(&board.text(Timestamp::now()));
+                        bar.show(&format!("{subject}{}", board.text(Timestamp::now())));
                     }
                 }
                 drop(board);
@@ -181,7 +181,7 @@ mod tests {
             board.started(7, name, Timestamp::now());
             board.shown(true);
         }
-        board.keep_drawn(bar.clone());
+        board.keep_drawn(bar.clone(), String::new());
         let until = std::time::Instant::now() + Duration::from_secs(60);
         while !bar.message().contains("0/42  hello:do_compile 0:01") {
             assert!(std::time::Instant::now() < until, "{}", bar.message());

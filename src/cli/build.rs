@@ -51,7 +51,8 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
             say(submission.id.as_str());
         }
         if io::stderr().is_terminal() {
-            talk("watch:  smidr attach ID    stop:  smidr cancel ID");
+            let id = if let [one] = submissions.as_slice() { one.id.as_str() } else { "ID" };
+            talk(format!("watch:  smidr attach {id}    stop:  smidr cancel {id}"));
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -115,6 +116,9 @@ impl Asked<'_> {
         let stale = project.lock.as_ref().is_some_and(|lock| lock.config.as_ref() != Some(&project.digest));
         if args.wanted.locked && stale {
             talk("warning: smidr.yaml has changed since smidr.lock was written:  smidr lock");
+        }
+        if !args.wait {
+            engine::check_free(&judged.plan, self.paths)?;
         }
         let mut submission = engine::submission(&project, &judged, request, self.facts, self.paths, random())?;
         submission.wait = args.wait;

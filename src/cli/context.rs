@@ -63,7 +63,12 @@ pub(super) fn named_or_newest(
     };
     let project = match project {
         Err(ProjectError::Missing { above: None, .. }) => return Ok(service.show(None)?),
-        project => project?,
+        // One that is wrong by now: its builds are known by its path.
+        Err(error) => {
+            let file = std::fs::canonicalize(config).unwrap_or_else(|_| config.into());
+            return Ok(service.newest_of(&file, "")?.ok_or(error)?);
+        }
+        Ok(project) => project,
     };
     service.newest_of(&project.file, &project.config.name)?.ok_or_else(|| {
         let what = format!("`{}` has not been built yet", project.config.name);

@@ -225,7 +225,7 @@ impl Bar {
     /// A bar on standard error.
     pub(super) fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        let style = ProgressStyle::with_template("{prefix:<10} {wide_msg}");
+        let style = ProgressStyle::with_template("{wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         Self { bar, among: None }
     }
@@ -244,13 +244,8 @@ impl Bar {
         self.bar.enable_steady_tick(Duration::from_millis(250));
     }
 
-    /// Says what is done.
-    pub(super) fn subject(&self, subject: impl Into<std::borrow::Cow<'static, str>>) {
-        self.bar.set_prefix(subject);
-    }
-
-    /// Says how far it is. It is cut to the width of the terminal, where a colour would lose its end.
-    pub(super) fn text(&self, text: &str) {
+    /// Says what is done, and how far it is. It is cut to the width of the terminal, where a colour would lose its end.
+    pub(super) fn show(&self, text: &str) {
         self.bar.set_message(String::from(Shown::plain(text)));
     }
 
@@ -330,7 +325,7 @@ mod tests {
     #[test]
     fn the_bar_shows_no_more_than_a_line() {
         let bar = Bar::new();
-        bar.text("a\n\x1b[31mb\u{9b}c");
+        bar.show("a\n\x1b[31mb\u{9b}c");
         assert_eq!(bar.message(), "a\\n\\u{1b}[31mb\\u{9b}c");
     }
 }

@@ -150,6 +150,9 @@ fn label(one: &Submission, all: &[Submission]) -> String {
     let variant = one.request.variant.as_deref();
     match (one_project, variant) {
         (true, Some(variant)) => format!("{variant:<12} "),
+        (_, None) if all.iter().any(|other| other.id.name() == one.id.name() && other.id != one.id) => {
+            format!("{:<12} ", one.config_path().file_name().unwrap_or_default().display())
+        }
         (_, None) => format!("{:<12} ", one.id.name()),
         (false, Some(variant)) => format!("{:<12} ", format!("{}/{variant}", one.id.name())),
     }

@@ -21,6 +21,9 @@ use crate::{
 /// Without a terminal, progress of the same work is told this often.
 const PLAIN_PERIOD: Duration = Duration::from_secs(10);
 
+/// What the line of progress is about while tasks run.
+const BITBAKE: &str = "bitbake";
+
 /// Where it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stream {
@@ -157,7 +160,7 @@ impl Terminal {
             }
             board.text(Timestamp::now())
         };
-        if self.show("bitbake", text) {
+        if self.show(BITBAKE, text) {
             self.board.lock().shown(true);
         }
     }
@@ -167,11 +170,10 @@ impl Terminal {
         let Some(bar) = &self.bar else { return false };
         if !self.drawn.replace(true) {
             bar.draw();
-            self.board.keep_drawn(bar.clone());
+            self.board.keep_drawn(bar.clone(), format!("{}{BITBAKE:<10} ", self.label));
         }
         self.board.lock().shown(false);
-        bar.subject(subject);
-        bar.text(&text);
+        bar.show(&format!("{}{subject:<10} {text}", self.label));
         true
     }
 
@@ -226,7 +228,7 @@ impl Terminal {
         let error = paint(AnsiColor::Red, "error:");
         let mut reasons = outcome.reasons.as_slice();
         if outcome.state == State::Interrupted {
-            self.line(format!("{error} {id} was interrupted after {took}"));
+            self.line(format!("{error} {id} was interrupted after at least {took}"));
         } else if let (None, Some((first, causes))) = (outcome.bitbake_exit, reasons.split_first()) {
             // What kept BitBake from running is an error as any command's are.
             self.lines(format!("{error} {first}"));
@@ -274,9 +276,10 @@ impl EventSink for Terminal {
         match &record.event {
             Event::BuildStarted { targets, .. } => self.board.lock().targets = targets.join(" "),
             Event::StageStarted { stage } => self.stage(*stage),
-            Event::Queued { ahead } => {
+            Event::Queued { ahead, of_command } => {
                 let builds = if *ahead == 1 { "1 build is".into() } else { format!("{ahead} builds are") };
-                self.line(format!("queued     {builds} before it (limits.builds in settings.yaml)"));
+                let limit = if *of_command { "--jobs" } else { "limits.builds in settings.yaml" };
+                self.line(format!("queued     {builds} before it ({limit})"));
             }
             Event::Waiting { resource, holder } => self.line(format!("waiting    for {resource}, held by {holder}")),
             Event::Warning { text } => {

@@ -34,7 +34,7 @@ pub(crate) use edits::Edits;
 use host::resolve_host;
 pub(crate) use prepare::{Prepared, Use, prepare};
 pub(crate) use submission::submission;
-pub(crate) use workspace::claim;
+pub(crate) use workspace::{check_free, claim};
 
 use crate::{
     artifacts::{self, ArtifactError, Room},

@@ -145,13 +145,27 @@ pub(crate) fn claim(plan: &Plan, tools: Tools<'_>) -> Result<Claim, WorkspaceErr
         let waiting = |other: &str| tools.on.emit(Event::Waiting { resource: resource(), holder: other.into() });
         locks.push(match plan.wait {
             true => lock::lock(&path, Mode::Exclusive, &holder, tools.stop, waiting)?,
-            false => match lock::try_lock(&path, Mode::Exclusive, &holder)? {
+            false => match lock::lock_if_free(&path, &holder)? {
                 Attempt::Held(lock) => lock,
                 Attempt::Busy(holder) => return Err(WorkspaceError::Busy { project: plan.name.clone(), holder }),
             },
         });
     }
     Ok(Claim { folders, _locks: locks })
+}
+
+/// Refuses a plan whose workspace is busy, without taking it: a build that cannot begin is best refused before there is a record of it.
+///
+/// # Errors
+///
+/// When it is busy.
+pub(crate) fn check_free(plan: &Plan, paths: &Paths) -> Result<(), WorkspaceError> {
+    for folder in claimed(plan) {
+        if let Some(holder) = lock::holder(&lock_path(&folder, paths))? {
+            return Err(WorkspaceError::Busy { project: plan.name.clone(), holder });
+        }
+    }
+    Ok(())
 }
 
 /// Makes the folders of a plan's workspace, which is taken unless it is `known` already.

@@ -16,6 +16,11 @@ use crate::model::{Activity, BuildId, Event, Place, Record, Secrets, Unit};
 pub trait EventSink: Send {
     /// Takes one event.
     fn accept(&mut self, record: &Record);
+
+    /// Whether it can still take such an event. One that a sink cannot take gets no number: numbers are dense in every journal.
+    fn takes(&self, _event: &Event) -> bool {
+        true
+    }
 }
 
 /// A cheap handle on one build's journal. Stamps build, sequence number and time.
@@ -58,7 +63,7 @@ impl Emitter {
     pub fn emit(&self, mut event: Event) {
         let mut journal = self.lock();
         journal.redactor.event(&mut event);
-        let place = if event.is_passing() {
+        let place = if event.is_passing() || !journal.sinks.iter().all(|sink| sink.takes(&event)) {
             Place::After(journal.seq)
         } else {
             journal.seq += 1;

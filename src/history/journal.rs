@@ -72,6 +72,10 @@ impl Writer {
     /// When there is one already, or the file system refuses.
     pub(crate) fn create(folder: &Path) -> Result<Self, FileError> {
         let path = folder.join(JOURNAL);
+        // That of a build that is over stays.
+        if folder.join(COMPRESSED).exists() {
+            return Err(FileError::new("make", &path)(io::ErrorKind::AlreadyExists.into()));
+        }
         let file = fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
         Self::of(file.map_err(FileError::new("make", &path))?, path, 0)
     }
@@ -214,10 +218,13 @@ impl JournalSink {
 }
 
 impl EventSink for JournalSink {
+    // The reserve is for how tasks and the build end.
+    fn takes(&self, event: &Event) -> bool {
+        !self.failed || !matches!(event, Event::Console { .. } | Event::Message { .. } | Event::TaskLog { .. })
+    }
+
     fn accept(&mut self, record: &Record) {
-        // The reserve is for how tasks and the build end.
-        let is_talk = matches!(record.event, Event::Console { .. } | Event::Message { .. } | Event::TaskLog { .. });
-        if record.event.is_passing() || self.failed && is_talk {
+        if record.seq().is_none() {
             return;
         }
         let Some(writer) = &mut self.writer else { return };

@@ -165,7 +165,9 @@ impl History {
     /// As [`History::open`].
     pub(crate) fn open_existing(paths: &Paths) -> Result<Option<Self>, HistoryError> {
         if !paths.history().exists() {
-            return Ok(None);
+            // One that was removed is made again.
+            let has_builds = fs::read_dir(paths.builds()).is_ok_and(|mut builds| builds.next().is_some());
+            return has_builds.then(|| Self::open(paths)).transpose();
         }
         close_to_others(&paths.history())?;
         // Writable all the same: SQLite's readers in WAL mode take part in its bookkeeping.
@@ -181,15 +183,23 @@ impl History {
         db.pragma_update(None, "journal_mode", "WAL").map_err(&open)?;
         db.pragma_update(None, "synchronous", "NORMAL").map_err(&open)?;
         let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+        let mut is_new = false;
         loop {
             match version(&db).map_err(&open)? {
                 VERSION => break,
-                0 => create(&db)?,
+                0 => {
+                    create(&db)?;
+                    is_new = true;
+                }
                 1 => migrate::from_1(&mut db, paths)?,
                 newer => return Err(HistoryError::TooNew(newer)),
             }
         }
-        Ok(Self { db, builds: paths.builds() })
+        let history = Self { db, builds: paths.builds() };
+        if is_new {
+            history.refill(&mut |_, _| ())?;
+        }
+        Ok(history)
     }
 
     /// All builds, the newest first.
@@ -354,7 +364,7 @@ impl History {
     ///
     /// When the journals cannot be listed, or the index cannot be written.
     pub(crate) fn rebuild(paths: &Paths, mut unreadable: impl FnMut(&str, String)) -> Result<u64, HistoryError> {
-        match Self::refill(paths, &mut unreadable) {
+        match Self::open(paths).and_then(|history| history.refill(&mut unreadable)) {
             // Another process may have it open: only one that is damaged is replaced.
             Err(error) if error.is_damage() => {
                 for suffix in ["", "-wal", "-shm"] {
@@ -362,18 +372,17 @@ impl History {
                     part.push(suffix);
                     let _ = fs::rename(&part, Path::new(&part).with_extension(format!("damaged{suffix}")));
                 }
-                Self::refill(paths, &mut unreadable)
+                Self::open(paths)?.refill(&mut unreadable)
             }
             done => done,
         }
     }
 
-    fn refill(paths: &Paths, unreadable: &mut impl FnMut(&str, String)) -> Result<u64, HistoryError> {
-        let history = Self::open(paths)?;
+    fn refill(&self, unreadable: &mut impl FnMut(&str, String)) -> Result<u64, HistoryError> {
         // Listed before the folders: what is new meanwhile has one.
-        let mut gone: BTreeSet<String> = history.strings("SELECT id FROM builds", [])?.into_iter().collect();
+        let mut gone: BTreeSet<String> = self.strings("SELECT id FROM builds", [])?.into_iter().collect();
         let mut count = 0;
-        for entry in fs::read_dir(paths.builds()).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(&self.builds).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let Some(id) = name.to_str().filter(|name| name.parse::<BuildId>().is_ok()) else { continue };
             match Summary::read(&entry.path()) {
@@ -383,7 +392,7 @@ impl History {
                 }
                 Ok(Some((mut summary, _))) => {
                     summary.note_cleaned(&entry.path());
-                    history.put(&summary)?;
+                    self.put(&summary)?;
                     count += 1;
                 }
                 Err(error) => unreadable(id, error.to_string()),
@@ -391,7 +400,7 @@ impl History {
             gone.remove(id);
         }
         for id in gone.iter().filter_map(|id| id.parse().ok()) {
-            history.forget(&id)?;
+            self.forget(&id)?;
         }
         Ok(count)
     }

@@ -165,6 +165,9 @@ pub enum Event {
     Queued {
         /// How many builds run, or are before it.
         ahead: u64,
+        /// Whether only builds of the same command count: so many of them run at once.
+        #[serde(default)]
+        of_command: bool,
     },
     /// A stage begins; the one before it is over.
     StageStarted {

@@ -54,12 +54,11 @@ impl LocalService<'_> {
     }
 
     /// Removes submissions whose worker never wrote a record, and will not: its starter was killed.
-    fn remove_unbegun(&self) -> Result<(), ServiceError> {
+    pub(super) fn remove_unbegun(&self) -> Result<(), ServiceError> {
         for entry in fs::read_dir(self.paths.builds()).into_iter().flatten().flatten() {
-            let folder = entry.path();
-            let is_there = |name: &str| folder.join(name).exists();
+            let length = |name: &str| fs::metadata(entry.path().join(name)).map_or(0, |found| found.len());
             let age = entry.metadata().ok().and_then(|found| found.modified().ok()?.elapsed().ok());
-            let is_begun = is_there(JOURNAL) || is_there(COMPRESSED) || !is_there(SUBMISSION);
+            let is_begun = length(JOURNAL) + length(COMPRESSED) > 0;
             let Some(Ok(id)) = entry.file_name().to_str().map(str::parse::<BuildId>) else { continue };
             if !is_begun && age.is_some_and(|age| age > START) && lock::holder(&self.paths.alive(&id))?.is_none() {
                 self.forget(&id)?;

@@ -164,17 +164,19 @@ impl<'a> LocalService<'a> {
         worker::submit(submission, &self.paths.build(&submission.id))?;
         let started = executors::start(&submission.id, self.paths, spawner, life);
         if started.is_err() {
-            self.forget(&submission.id)?;
+            let _ = self.forget(&submission.id);
         }
         Ok(started?)
     }
 
     fn forget(&self, id: &BuildId) -> Result<(), ServiceError> {
+        // The folder in any case: it holds the values of variables.
+        let removed = remove_tree(&self.paths.build(id));
+        let _ = std::fs::remove_file(self.paths.alive(id));
         if let Some(history) = self.history()? {
             history.forget(id)?;
         }
-        let _ = std::fs::remove_file(self.paths.alive(id));
-        Ok(remove_tree(&self.paths.build(id))?)
+        Ok(removed?)
     }
 
     /// All builds, the newest first.
@@ -233,15 +235,18 @@ impl<'a> LocalService<'a> {
         });
         match asked {
             Some(Ok(Some(_))) => Ok(()),
-            // It is stopped, or hangs: what it built goes with it, and the next look at it says so.
-            Some(Err(error)) if kill && error.kind() == io::ErrorKind::WouldBlock => {
-                let killed = lock::signal_holder(&self.paths.alive(id), &[Signal::KILL])?;
-                if killed { Ok(()) } else { Err(ServiceError::Elsewhere(id.clone())) }
+            Some(Err(error)) if !kill && error.kind() == io::ErrorKind::WouldBlock => {
+                Err(ServiceError::Silent(id.clone()))
             }
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(ServiceError::Silent(id.clone())),
+            // It hangs, serves too many others, or its socket is gone: a signal reaches it all the same. What a killed one built goes with
+            // it, and the next look at it says so.
             _ => match self.show(Some(id.as_str()))? {
                 build if build.state.is_final() => Err(ServiceError::Over { id: build.id, state: build.state }),
-                build => Err(ServiceError::Elsewhere(build.id)),
+                build => {
+                    let signal = if kill { Signal::KILL } else { Signal::TERM };
+                    let reached = lock::signal_holder(&self.paths.alive(id), &[signal])?;
+                    if reached { Ok(()) } else { Err(ServiceError::Elsewhere(build.id)) }
+                }
             },
         }
     }
@@ -309,6 +314,7 @@ impl<'a> LocalService<'a> {
     ///
     /// When the index cannot be written.
     pub(crate) fn rebuild(&self, unreadable: impl FnMut(&str, String)) -> Result<u64, ServiceError> {
+        self.remove_unbegun()?;
         let count = History::rebuild(self.paths, unreadable)?;
         // Those whose worker is gone are told so.
         if let Some(history) = self.history()? {

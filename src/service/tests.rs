@@ -73,3 +73,46 @@ fn who_has_followed_to_the_end_finds_it_in_the_index() {
         assert_eq!(history.find(Some(id.as_str())).expect("reads").map(|build| build.state), Some(State::Completed));
     });
 }
+
+#[test]
+fn what_never_began_goes_with_the_next_prune() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let paths = Paths::new(folder.path().join("home"));
+    let id = |number| BuildId::new("p", number).expect("an id");
+    begin(&paths, &id(1), |journal, index| vec![journal, index]);
+    // Killed while it wrote the submission; before the first record; a moment ago; and one whose worker is about to begin.
+    let (written, empty, young, held) = (id(2), id(3), id(4), id(5));
+    for (id, file) in
+        [(&written, ".smidr-x"), (&empty, "events.jsonl"), (&young, "submission.json"), (&held, "events.jsonl")]
+    {
+        fs::create_dir(paths.build(id)).expect("a folder");
+        fs::write(paths.build(id).join(file), if file.starts_with("events") { "" } else { "a value" }).expect("a file");
+    }
+    let _alive = lock::try_lock(&paths.alive(&held), Mode::Exclusive, "a worker").expect("a lock");
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    for id in [&written, &empty, &held] {
+        fs::File::open(paths.build(id)).and_then(|folder| folder.set_modified(long_ago)).expect("an older folder");
+    }
+    let service = LocalService::new(&paths);
+    service.prune(Clean::default(), jiff::Timestamp::now()).expect("pruned");
+    let left = |id: &BuildId| paths.build(id).exists();
+    assert_eq!(
+        [left(&id(1)), left(&written), left(&empty), left(&young), left(&held)],
+        [true, false, false, true, true]
+    );
+}
+
+#[test]
+fn a_removed_index_is_made_again() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let paths = Paths::new(folder.path().join("home"));
+    let id = BuildId::new("p", 1).expect("an id");
+    drop(begin(&paths, &id, |journal, index| vec![journal, index]));
+    fs::remove_file(paths.history()).expect("removed");
+    assert_eq!(LocalService::new(&paths).count().expect("an index"), 1);
+    // A build that is refused leaves nothing, even where the index cannot be opened.
+    fs::remove_file(paths.history()).expect("removed");
+    fs::create_dir(paths.history()).expect("a folder in its place");
+    assert!(LocalService::new(&paths).forget(&id).is_err());
+    assert!(!paths.build(&id).exists());
+}

@@ -102,19 +102,28 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
 /// Larger than any text written by hand, in bytes.
 const TEXT_LIMIT: u64 = 16 << 20;
 
-/// Reads a file of a project, which could be anything else, such as an endless device or a pipe without a writer.
+/// Opens a file that could be anything else, such as an endless device or a pipe without a writer.
+///
+/// # Errors
+///
+/// When it is not a regular file, or cannot be opened.
+pub fn open_regular(path: &Path) -> io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+}
+
+/// Reads a file of a project.
 ///
 /// # Errors
 ///
 /// When it is not a regular file, is too large, or cannot be read.
 pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-    }
     let mut bytes = Vec::new();
-    match file.take(TEXT_LIMIT + 1).read_to_end(&mut bytes)? as u64 {
+    match open_regular(path)?.take(TEXT_LIMIT + 1).read_to_end(&mut bytes)? as u64 {
         0..=TEXT_LIMIT => Ok(bytes),
         _ => Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 16 MiB")),
     }

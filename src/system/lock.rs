@@ -89,6 +89,21 @@ pub fn try_lock(path: &Path, mode: Mode, holder: &str) -> Result<Attempt, FileEr
     }
 }
 
+/// Takes a lock alone if it is free. One that is held only to see whether it is free is tried again.
+///
+/// # Errors
+///
+/// When the lock file cannot be opened.
+pub fn lock_if_free(path: &Path, holder: &str) -> Result<Attempt, FileError> {
+    match try_lock(path, Mode::Exclusive, holder)? {
+        Attempt::Busy(_) => {
+            thread::sleep(TRY_AGAIN);
+            try_lock(path, Mode::Exclusive, holder)
+        }
+        held => Ok(held),
+    }
+}
+
 /// The holder of a lock, alone or together with others, if there is one. Leaves no trace.
 ///
 /// # Errors

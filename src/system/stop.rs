@@ -61,7 +61,7 @@ pub struct Listening {
 pub struct Stopped;
 
 impl StopToken {
-    /// A token for the signals of this process: the first one is graceful, each further one kills. Must come before any other thread is
+    /// A token for the signals of this process: the first one is graceful, each further one kills, but for hangups. Must come before any other thread is
     /// started, since threads inherit which signals are blocked.
     ///
     /// # Errors
@@ -77,7 +77,8 @@ impl StopToken {
         thread::Builder::new().name("signals".into()).spawn(move || {
             while let Ok(signal) = signals.wait() {
                 asked.0.signal.store(signal as i32, Ordering::SeqCst);
-                asked.escalate();
+                // A terminal that is closed sends it more than once: the kernel does, and the shell.
+                if signal == Signal::SIGHUP { asked.request(StopRequest::Graceful) } else { asked.escalate() }
             }
         })?;
         Ok(token)

@@ -2,7 +2,7 @@
 
 pub(crate) mod control;
 
-use std::{cell::Cell, fs, os::unix::fs::DirBuilderExt as _, path::Path, time::Instant};
+use std::{cell::Cell, fs, io::Read as _, os::unix::fs::DirBuilderExt as _, path::Path, time::Instant};
 
 use control::Server;
 
@@ -18,7 +18,7 @@ use crate::{
     project::{Project, ProjectError, Sources},
     queue::{self, Ticket},
     system::{
-        files::{FileError, make_private_dir, write_atomically},
+        files::{FileError, make_private_dir, open_regular, write_atomically},
         lock::{self, Mode, WaitError},
         stop::StopToken,
     },
@@ -97,7 +97,8 @@ pub(crate) fn submitted(folder: &Path) -> Result<Submission, WorkerError> {
     }
     let path = folder.join(SUBMISSION);
     let failed = || FileError::new("read", &path);
-    let bytes = fs::read(&path).map_err(failed())?;
+    let mut bytes = Vec::new();
+    open_regular(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(failed())?;
     let Form { version } = serde_json::from_slice(&bytes).map_err(|error| failed()(error.into()))?;
     if version > Submission::VERSION {
         return Err(WorkerError::TooNew(version));
@@ -225,22 +226,22 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
     });
     begun();
     let (mut project, mut plan) = planned?;
-    // A busy workspace is waited for without a place in the queue.
-    let workspace = plan.wait.then(|| engine::claim(&plan, tools)).transpose()?;
+    // Before a place in the queue: a busy workspace is refused at once, or waited for without holding up others.
+    let workspace = engine::claim(&plan, tools)?;
     let waited = Cell::new(plan.wait);
     let holder = format!("build {}", submission.id);
-    let turn = |line: &str, places: u32| {
+    let turn = |line: &str, places: u32, of_command| {
         let ticket = Ticket::draw(&tools.paths.queue(), line, &holder)?;
         let turn = ticket.wait(u64::from(places), tools.stop, |ahead| {
             waited.set(true);
-            tools.on.emit(Event::Queued { ahead });
+            tools.on.emit(Event::Queued { ahead, of_command });
         });
         turn.map_err(|error| if tools.stop.is_requested() { EngineError::Stopped } else { error.into() })?;
         Ok::<_, EngineError>(ticket)
     };
     // First the line of its own command, then that of all.
-    let _among_its_own = submission.group.as_ref().map(|own| turn(own.name.as_str(), own.places)).transpose()?;
-    let _among_all = turn(queue::ALL, project.settings.limits.builds(tools.facts.cpus))?;
+    let _among_its_own = submission.group.as_ref().map(|own| turn(own.name.as_str(), own.places, true)).transpose()?;
+    let _among_all = turn(queue::ALL, project.settings.limits.builds(tools.facts.cpus), false)?;
     if waited.get() {
         // A link may lead elsewhere by now, and another file hold other passwords.
         (project, plan) = self::plan(submission, tools)?;
@@ -248,7 +249,7 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
     }
     let host = project.host_lock(&plan).cloned();
     let locked = plan.locked;
-    engine::build(plan, host.as_ref(), workspace, tools, |pins| match project.pin(pins, &tools.paths, locked) {
+    engine::build(plan, host.as_ref(), Some(workspace), tools, |pins| match project.pin(pins, &tools.paths, locked) {
         // The build is of the lock that was submitted.
         Err(ProjectError::Lock(error)) => {
             let why = Outcome::of(&error).reasons.join(": ");

@@ -68,6 +68,9 @@ fn a_wrong_config_shows_no_other_project() {
         done.expect_code(2).expect_err("unknown key");
         assert_eq!(done.out, "");
     }
+    // Builds of this project can be looked at even so.
+    world.write("smidr.yaml", &config.replace("build:", "biuld:"));
+    world.smidr().arg("logs").run().expect_code(0).expect_out("completed in");
 }
 
 #[test]

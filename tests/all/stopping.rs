@@ -45,6 +45,18 @@ fn first_signal_is_graceful() {
 }
 
 #[test]
+fn a_closed_terminal_is_graceful() {
+    let Some(world) = World::with_project("stopping::a_closed_terminal_is_graceful") else { return };
+    let running = sleeping(&world, "    sleep 3; echo over > ${TMPDIR}/over");
+    // From the kernel and from the shell.
+    running.signal(Signal::SIGHUP);
+    running.signal(Signal::SIGHUP);
+    let done = running.wait();
+    done.expect_code(130).expect_err("CANCELLED");
+    assert!(!done.err.contains("everything is killed"), "{}", done.err);
+}
+
+#[test]
 fn cancel_from_another_terminal() {
     let Some(world) = World::with_project("stopping::cancel_from_another_terminal") else { return };
     let script = "    trap '' INT TERM HUP\n    while true; do sleep 1; done";

@@ -183,7 +183,7 @@ fn a_detached_build_outlives_its_terminal_and_is_watched() {
     let script = "\"$0\" build --detach --target slow > id; echo over; read line";
     let (mut screen, mut shell) = runs_on_terminal(&setsid, &world, Path::new("/bin/sh"), &["-c", script, &smidr]);
     screen.says("over");
-    assert!(screen.seen().contains("smidr attach ID"), "{}", screen.seen());
+    assert!(screen.seen().contains("smidr attach p-"), "{}", screen.seen());
     let id = fs::read_to_string(world.project().join("id")).expect("what it printed").trim_end().to_owned();
     let worker = world.worker(&id);
     assert_eq!(session(worker), worker.as_raw(), "a session of its own");
@@ -238,7 +238,7 @@ fn attach_on_a_terminal_asks_whether_to_detach_or_to_cancel() {
         let (mut screen, mut child) = attach();
         screen.says("do_act");
         screen.types("\x03");
-        screen.says("Detach, and let the build go on, or cancel it? [D/c]");
+        screen.says("or cancel it? [D/c]");
         screen.types(answer);
         screen.says(&format!("{id} goes on"));
         screen.until_closed();
@@ -318,8 +318,8 @@ fn several_clients_cancel_at_once() {
 #[test]
 fn a_busy_workspace_is_waited_for() {
     let Some(world) = Alone::new("workers::a_busy_workspace_is_waited_for") else { return };
-    // One that waits for its workspace has a place in the queue.
-    world.settings("limits: {builds: 8}\n");
+    // One that waits for its workspace has no place in the queue.
+    world.settings("limits: {builds: 2}\n");
     world.held("slow", "at last");
     recipe(&world, "quick", "    true");
     let first = world.detached(&["--target", "slow"]);
@@ -327,14 +327,18 @@ fn a_busy_workspace_is_waited_for() {
     let mut waits = world.smidr().args(["build", "--wait", "--target", "quick"]).start();
     waits.until_says("waiting    for the workspace of `p`");
     waits.until_says(&format!("build {first}"));
-    // One that does not want to wait, and one that no longer does.
-    let busy = world.detached(&["--target", "quick"]);
-    world.until_state(&busy, "FAILED");
-    let outcome = &world.build(&busy)["outcome"];
-    assert!(outcome["reasons"][0].as_str().is_some_and(|why| why.contains("is in use by")), "{outcome}");
-    assert!(outcome["reasons"][0].as_str().is_some_and(|why| why.contains(&first)), "{outcome}");
-    assert_eq!(outcome["kind"], "request");
-    world.smidr().args(["attach", &busy]).run().expect_code(2).expect_err("smidr build --wait");
+    // One that does not want to wait is refused, and not recorded.
+    for how in [&["build"][..], &["build", "--detach"]] {
+        let busy = world.smidr().args(how).args(["--target", "quick"]).run();
+        busy.expect_code(2).expect_err("is in use by").expect_err(&first).expect_err("smidr build --wait");
+    }
+    assert_eq!(world.smidr().args(["status", "--all", "--json"]).run().json()["total"], 2);
+    // Another project has its turn meanwhile.
+    let other = world.init("other");
+    fs::remove_dir_all(other.join("layers/meta-hello")).expect("no layer");
+    let other = world.smidr().current_dir(&other).args(["build", "--detach"]).run();
+    world.until_state(other.expect_code(0).out.trim_end(), "FAILED");
+    // One that no longer wants to wait.
     let tired = world.detached(&["--wait", "--target", "quick"]);
     wait_for("it to wait", LONG, || world.journal(&tired).iter().any(|record| record["event"] == "waiting"));
     world.smidr().args(["cancel", &tired]).run().expect_code(0).expect_err("CANCELLED");
@@ -423,7 +427,13 @@ fn fifty_builds_at_once_end_with_a_true_record() {
     // It fails before BitBake runs: its layer is not there.
     let project = world.init("q");
     fs::remove_dir_all(project.join("layers/meta-hello")).expect("no layer");
-    let submit = |_| world.smidr().current_dir(&project).args(["build", "--detach"]).start();
+    let variants: String = (0..50).map(|number| format!("  v{number}: {{}}\n")).collect();
+    let config = fs::read_to_string(project.join("smidr.yaml")).expect("a config") + "variants:\n" + &variants;
+    fs::write(project.join("smidr.yaml"), config).expect("a config");
+    let submit = |number| {
+        let variant = format!("v{number}");
+        world.smidr().current_dir(&project).args(["build", "--detach", "--variant", &variant]).start()
+    };
     let mut running: Vec<_> = (0..50).map(submit).collect();
     let ids: Vec<String> = running.drain(..).map(|one| one.wait().expect_code(0).out.trim_end().to_owned()).collect();
     for id in &ids {

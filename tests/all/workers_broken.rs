@@ -296,6 +296,7 @@ fn a_full_disk_ends_the_build_and_not_its_record() {
     let last: Value = serde_json::from_str(lines.next().expect("a record")).expect("JSON");
     assert_eq!(last["outcome"], build["outcome"], "the journal has its end");
     done.expect_out("FAILED");
+    assert!(!done.err.contains("are damaged"), "what was not written has no number: {}", done.err);
     // A worker of its own; and the space may be gone before anything begins.
     let script =
         "id=$(\"$0\" build --detach --clean --target loud) && \"$0\" attach $id; echo \"code $?\"; \"$0\" status $id";
@@ -359,4 +360,23 @@ fn a_build_whose_index_cannot_be_written_is_still_completed() {
     index.execute_batch("DROP TRIGGER refuse").expect("no trigger");
     world.smidr().args(["history", "rebuild"]).run().expect_code(0);
     assert_eq!(world.build(&id)["state"], "COMPLETED");
+}
+
+#[test]
+fn a_worker_without_its_socket_is_stopped_by_a_signal() {
+    let Some(world) = Alone::new("workers_broken::a_worker_without_its_socket_is_stopped_by_a_signal") else { return };
+    for (force, state) in [(&[][..], "CANCELLED"), (&["--force"], "INTERRUPTED")] {
+        world.held("slow", "never");
+        let id = world.detached(&["--clean", "--target", "slow"]);
+        world.until_acts(&id);
+        fs::remove_file(world.folder(&id).join("control.sock")).expect("its socket");
+        world.smidr().arg("cancel").args(force).arg(&id).run().expect_code(0).expect_err(state);
+        assert_eq!(world.build(&id)["state"], state);
+        world.until_quiet();
+    }
+    // A build that is over is not run again.
+    recipe(&world, "quick", "    true");
+    let over = world.smidr().args(["build", "--target", "quick"]).run().expect_code(0).build_id();
+    world.smidr().args(["__worker", &over]).run().expect_code(3).expect_err("already exists");
+    assert_eq!(world.build(&over)["state"], "COMPLETED");
 }

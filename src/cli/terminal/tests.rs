@@ -44,7 +44,8 @@ fn samples() -> Vec<Event> {
             variant: Some(text()),
             config: log(),
         },
-        Event::Queued { ahead: 1 },
+        Event::Queued { ahead: 1, of_command: false },
+        Event::Queued { ahead: 2, of_command: true },
         Event::StageStarted { stage: Stage::Fetch },
         Event::Waiting { resource: text(), holder: text() },
         Event::Warning { text: text() },
@@ -109,8 +110,7 @@ fn printed(events: &[Event], watched: bool, connected: bool) -> String {
         let record =
             Record { build: build.clone(), place: Place::Seq(seq), at: Timestamp::UNIX_EPOCH, event: event.clone() };
         terminal.accept(&record);
-        // It stands behind a word that says what is going on.
-        bar.extend(terminal.bar.iter().map(|bar| format!("bitbake    {}\n", bar.message())));
+        bar.extend(terminal.bar.iter().map(|bar| format!("{}\n", bar.message())));
         JsonLines.accept(&record);
         log.accept(&record);
     }
