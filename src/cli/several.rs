@@ -160,6 +160,6 @@ fn label(one: &Submission, all: &[Submission]) -> String {
 
 fn summary(submissions: &[Submission], ends: &[Outcome]) {
     for (submission, Outcome { state, .. }) in submissions.iter().zip(ends) {
-        talk(format!("{:<40} {:<12} {state}", submission.id, submission.request.variant.as_deref().unwrap_or("")));
+        talk(format!("{:<40} {} {state}", submission.id, label(submission, submissions)));
     }
 }

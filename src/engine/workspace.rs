@@ -97,7 +97,7 @@ impl UserError for WorkspaceError {
         match self {
             Self::Busy { .. } => {
                 vec![
-                    Hint::command("wait for it", "smidr build --wait"),
+                    Hint::command("have a build wait for it", "smidr build --wait"),
                     Hint::command("see what it does", "smidr status"),
                 ]
             }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::{Ask, BuildId, BuildRequest, Logins, document_path};
+use super::{Ask, BuildId, BuildRequest, Digest, Logins, document_path};
 
 /// The form of the document.
 const VERSION: u32 = 1;
@@ -89,8 +89,10 @@ pub enum SubmittedRecipe {
     File {
         /// The recipe.
         text: FileContent,
-        /// The files that it copies, by each `source:` in it. Their paths are relative to that.
-        copies: BTreeMap<String, Vec<FileContent>>,
+        /// Of the recipe and all that it copies.
+        digest: Digest,
+        /// The files that it copies, by each `source:` in it; their paths are relative to that. None: they are too large, or the build is over.
+        copies: Option<BTreeMap<String, Vec<FileContent>>>,
     },
 }
 
@@ -113,9 +115,12 @@ impl Submission {
         config
     }
 
-    /// The same without the values of variables, for when the build is over.
-    pub fn without_values(mut self) -> Self {
+    /// What is kept of it when the build is over: no values of variables, and no files that an image was made of.
+    pub fn for_the_record(mut self) -> Self {
         self.variables.values_mut().for_each(String::clear);
+        if let Some(SubmittedRecipe::File { copies, .. }) = &mut self.recipe {
+            *copies = None;
+        }
         self
     }
 }

@@ -17,6 +17,9 @@ use crate::{
     system::files::{FileError, read_text, shell},
 };
 
+/// How much of what a recipe copies is part of a submission, in bytes. More must not change until the build begins.
+const SUBMITTED: usize = 16 << 20;
+
 static EMBEDDED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/rootfs-recipes");
 
 /// A rootfs recipe that was found, with the files that it copies.
@@ -75,6 +78,12 @@ pub(crate) enum RecipeError {
         /// The file.
         source_name: String,
     },
+    /// What it copies is too large for a submission, and has changed since.
+    #[error("what the rootfs recipe `{recipe}` copies has changed since the build was submitted")]
+    Changed {
+        /// The recipe.
+        recipe: String,
+    },
     /// It copies something that would not be the same on every machine.
     #[error("a rootfs recipe copies files and folders, and {0} is neither")]
     NotAFile(PathBuf),
@@ -114,6 +123,7 @@ impl UserError for RecipeError {
                 Some(near) => Hint::new(format!("did you mean `{near}`?")),
                 None => Hint::new(format!("there are: {}", known.join(", "))),
             }],
+            Self::Changed { .. } => vec![Hint::command("submit the build again", "smidr build")],
             _ => Vec::new(),
         }
     }
@@ -178,12 +188,21 @@ pub(crate) fn planned(plan: &Plan, paths: &Paths) -> Result<FoundRecipe, RecipeE
     match &plan.host.submitted {
         None => find(name, project, paths),
         Some(SubmittedRecipe::Shipped) => shipped_or_unknown(name, project, paths),
-        Some(SubmittedRecipe::File { text, copies }) => {
-            FoundRecipe::of(&text.path, &String::from_utf8_lossy(&text.content), |path| {
-                Files::Submitted(path, copies.clone())
-            })
-        }
+        Some(SubmittedRecipe::File { text, digest, copies }) => submitted(text, digest, copies.as_ref()),
     }
+}
+
+fn submitted(
+    text: &FileContent,
+    digest: &Digest,
+    copies: Option<&BTreeMap<String, Vec<FileContent>>>,
+) -> Result<FoundRecipe, RecipeError> {
+    let files = |path| match copies {
+        Some(copies) => Files::Submitted(path, copies.clone()),
+        None => Files::Beside(path),
+    };
+    let found = FoundRecipe::of(&text.path, &String::from_utf8_lossy(&text.content), files)?;
+    if found.digest == *digest { Ok(found) } else { Err(RecipeError::Changed { recipe: found.name }) }
 }
 
 /// The recipe of a plan's build host with all that it copies, for a submission.
@@ -192,12 +211,18 @@ pub(crate) fn planned(plan: &Plan, paths: &Paths) -> Result<FoundRecipe, RecipeE
 ///
 /// When there is none, or it is wrong.
 pub(crate) fn submit(plan: &Plan, paths: &Paths) -> Result<SubmittedRecipe, RecipeError> {
-    let found = find(&plan.host.name, &plan.project, paths)?;
-    let Files::Beside(path) = &found.files else { return Ok(SubmittedRecipe::Shipped) };
-    let copies = found.recipe.files.iter().map(|copy| Ok((copy.source.text.clone(), found.sources(&copy.source)?)));
-    let copies = copies.collect::<Result<_, RecipeError>>()?;
-    let text = FileContent { path: path.clone(), content: found.text.into_bytes(), executable: false };
-    Ok(SubmittedRecipe::File { text, copies })
+    find(&plan.host.name, &plan.project, paths)?.submit()
+}
+
+impl FoundRecipe {
+    fn submit(self) -> Result<SubmittedRecipe, RecipeError> {
+        let Files::Beside(path) = &self.files else { return Ok(SubmittedRecipe::Shipped) };
+        let copies = self.recipe.files.iter().map(|copy| Ok((copy.source.text.clone(), self.sources(&copy.source)?)));
+        let copies: BTreeMap<String, Vec<FileContent>> = copies.collect::<Result<_, RecipeError>>()?;
+        let size: usize = copies.values().flatten().map(|file| file.content.len()).sum();
+        let text = FileContent { path: path.clone(), content: self.text.into_bytes(), executable: false };
+        Ok(SubmittedRecipe::File { text, digest: self.digest, copies: (size <= SUBMITTED).then_some(copies) })
+    }
 }
 
 /// The recipe in a file.
@@ -368,5 +393,30 @@ mod tests {
         fs::write(folder.path().join("tool/a"), "2").expect("a file");
         let after = find("./hello.yaml", folder.path(), &paths).expect("found by path").digest;
         assert_ne!(before, after);
+    }
+
+    #[test]
+    fn what_is_submitted_counts_unless_it_is_too_large() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (path, tool) = (folder.path().join("own.yaml"), folder.path().join("tool"));
+        let text = "base: {image: debian-12}\nfiles: [{source: tool, dest: /opt/tool}]\n";
+        fs::write(&path, text).expect("a recipe");
+        for (size, counts) in [(1, true), (SUBMITTED, true), (SUBMITTED + 1, false)] {
+            fs::write(&tool, vec![b'x'; size]).expect("a file");
+            let found = at(&path).expect("a good recipe");
+            let before = found.digest.clone();
+            let SubmittedRecipe::File { text, digest, copies } = found.submit().expect("read") else {
+                panic!("it is no file")
+            };
+            let take = || submitted(&text, &digest, copies.as_ref());
+            assert_eq!(take().expect("unchanged").digest, before);
+            fs::write(&tool, "changed").expect("a file");
+            fs::write(&path, "changed").expect("a recipe");
+            match take() {
+                Ok(found) => assert!(counts && found.digest == before, "{size}"),
+                Err(error) => assert!(!counts && matches!(error, RecipeError::Changed { .. }), "{size}: {error}"),
+            }
+            fs::write(&path, &text.content).expect("a recipe");
+        }
     }
 }

@@ -121,7 +121,7 @@ pub(crate) fn tidy(folder: &Path) {
 /// Removes the values of variables from the submission of a build that is over.
 fn forget_values(folder: &Path) {
     let Ok(submission) = submitted(folder) else { return };
-    if write_down(&submission.without_values(), folder).is_err() {
+    if write_down(&submission.for_the_record(), folder).is_err() {
         let _ = fs::remove_file(folder.join(SUBMISSION));
     }
 }
