@@ -31,6 +31,7 @@ pub(super) fn attach(config: &Path, args: &Attach) -> Done {
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
+    let build = if args.id.is_none() { service.or_running(build)? } else { build };
     let mut view = Terminal::new();
     let (mut after, mut outcome, mut cancelling) = (0, None, false);
     // Each signal ends one watch.

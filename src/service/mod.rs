@@ -220,6 +220,23 @@ impl<'a> LocalService<'a> {
         history.newest_of(config, name)?.map(|build| self.now(&history, build)).transpose()
     }
 
+    /// That build, or if it is over one of the same project that is not.
+    ///
+    /// # Errors
+    ///
+    /// When the record cannot be read.
+    pub(crate) fn or_running(&self, build: BuildRecord) -> Result<BuildRecord, ServiceError> {
+        let Some(history) = self.history()?.filter(|_| build.state.is_final()) else { return Ok(build) };
+        let is_beside = |other: &BuildRecord| other.config == build.config && other.name == build.name;
+        for other in history.unfinished()?.into_iter().filter(is_beside) {
+            let other = self.now(&history, other)?;
+            if !other.state.is_final() {
+                return Ok(other);
+            }
+        }
+        Ok(build)
+    }
+
     /// Asks a build to stop, without waiting for its end.
     ///
     /// # Errors

@@ -116,3 +116,18 @@ fn a_removed_index_is_made_again() {
     assert!(LocalService::new(&paths).forget(&id).is_err());
     assert!(!paths.build(&id).exists());
 }
+
+#[test]
+fn a_build_that_runs_is_found_beside_one_that_is_over() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let paths = Paths::new(folder.path().join("home"));
+    let id = |number| BuildId::new("p", number).expect("an id");
+    let _running = begin(&paths, &id(1), |journal, index| vec![journal, index]);
+    let _alive = lock::try_lock(&paths.alive(&id(1)), Mode::Exclusive, "a worker").expect("a lock");
+    let over = begin(&paths, &id(2), |journal, index| vec![journal, index]);
+    over.emit(Event::Finished { outcome: Outcome::new(State::Cancelled) });
+    let service = LocalService::new(&paths);
+    let newest = service.show(None).expect("a build");
+    assert_eq!(newest.id, id(2));
+    assert_eq!(service.or_running(newest).expect("a build").id, id(1));
+}
