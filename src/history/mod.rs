@@ -313,6 +313,11 @@ impl History {
         forget().map_err(failed("write"))
     }
 
+    /// A build as its journal tells, if it has one that can be read.
+    pub(crate) fn in_journal(paths: &Paths, id: &BuildId) -> Option<BuildRecord> {
+        Some(Summary::read(&paths.build(id)).ok()??.0.build)
+    }
+
     /// How a build has ended whose end stands in its journal, and not in the index yet.
     pub(crate) fn ended(&self, build: &BuildRecord) -> Option<BuildRecord> {
         let record = journal::last(&self.builds.join(build.id.as_str()))?;

@@ -186,6 +186,7 @@ impl<'a> LocalService<'a> {
     /// When the record cannot be read.
     pub(crate) fn list(&self, limit: u32) -> Result<Vec<BuildRecord>, ServiceError> {
         let Some(history) = self.history()? else { return Ok(Vec::new()) };
+        self.take_up(&history)?;
         history.builds(limit)?.into_iter().map(|build| self.now(&history, build)).collect()
     }
 
@@ -206,7 +207,13 @@ impl<'a> LocalService<'a> {
     pub(crate) fn show(&self, id: Option<&str>) -> Result<BuildRecord, ServiceError> {
         let unknown = || id.map_or(ServiceError::NoBuilds, |id| ServiceError::Unknown(id.into()));
         let history = self.history()?.ok_or_else(unknown)?;
-        let build = history.find(id)?.ok_or_else(unknown)?;
+        let build = match history.find(id)? {
+            None => {
+                self.take_up(&history)?;
+                history.find(id)?.ok_or_else(unknown)?
+            }
+            Some(build) => build,
+        };
         self.now(&history, build)
     }
 
@@ -299,6 +306,24 @@ impl<'a> LocalService<'a> {
     /// When the record cannot be read.
     pub(crate) fn artifacts(&self, id: &BuildId) -> Result<Vec<Artifact>, ServiceError> {
         Ok(self.history()?.map(|history| history.artifacts(id)).transpose()?.unwrap_or_default())
+    }
+
+    /// Takes up builds whose worker was killed after it had written the first record and before the index had it. Such a worker leaves its lock.
+    fn take_up(&self, history: &History) -> Result<(), ServiceError> {
+        for entry in std::fs::read_dir(self.paths.locks()).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let id = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("build-")?.strip_suffix(".lock")?.parse::<BuildId>().ok());
+            let Some(id) = id.filter(|id| self.paths.alive(id) == entry.path()) else { continue };
+            if history.find(Some(id.as_str()))?.is_none()
+                && lock::holder(&entry.path())?.is_none()
+                && let Some(build) = History::in_journal(self.paths, &id)
+            {
+                self.now(history, build)?;
+            }
+        }
+        Ok(())
     }
 
     fn history(&self) -> Result<Option<History>, ServiceError> {

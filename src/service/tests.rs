@@ -131,3 +131,20 @@ fn a_build_that_runs_is_found_beside_one_that_is_over() {
     assert_eq!(newest.id, id(2));
     assert_eq!(service.or_running(newest).expect("a build").id, id(1));
 }
+
+#[test]
+fn a_build_that_only_its_journal_knows_is_taken_up() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let paths = Paths::new(folder.path().join("home"));
+    let (first, killed) = (BuildId::new("p", 1).expect("an id"), BuildId::new("p", 2).expect("an id"));
+    drop(begin(&paths, &first, |journal, index| vec![journal, index]));
+    // Killed between the two: its lock stays.
+    drop(begin(&paths, &killed, |journal, _| vec![journal]));
+    let service = LocalService::new(&paths);
+    let alive = lock::try_lock(&paths.alive(&killed), Mode::Exclusive, "a worker").expect("a lock");
+    assert_eq!(service.list(9).expect("a list").len(), 1, "it runs");
+    drop(alive);
+    let list = service.list(9).expect("a list");
+    assert_eq!(list.iter().map(|build| (&build.id, build.state)).collect::<Vec<_>>()[0], (&killed, State::Interrupted));
+    assert_eq!(list.len(), 2);
+}
