@@ -140,6 +140,8 @@ fn of_recipe(plan: &Plan, paths: &Paths) -> Vec<Ask> {
     // Its pip and apt come with a base image; its pip also with packages of a mirror of its own.
     let gives = match &found.recipe.base {
         Base::Image(_) => found.recipe.pip.is_some() || !found.recipe.packages.is_empty(),
+        // What comes with smidr brings its own.
+        Base::Recipe(_) => false,
         Base::Packages(suite) => found.recipe.pip.is_some() && (suite.mirror.is_some() || suite.signed_by.is_some()),
     };
     if gives {

@@ -13,9 +13,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Context,
-    find::{FoundRecipe, RecipeError},
+    find::{self, FoundBase, FoundRecipe, RecipeError},
     packages::{self, PackageError},
-    recipe::{Base, Pip, Suite},
+    recipe::{Pip, Suite},
     steps::{Access, HOST_FOLDER, StepError, Steps, make_points},
 };
 use crate::{
@@ -74,6 +74,14 @@ pub(crate) enum ImageBuildError {
         /// The image.
         base: String,
     },
+    /// Packages are to be added to an image that was made here.
+    #[error("the image `{base}` was made by smidr and has no package sources, so `{recipe}` cannot add packages to it")]
+    NoSources {
+        /// The recipe.
+        recipe: String,
+        /// The image.
+        base: String,
+    },
     /// Packages.
     #[error(transparent)]
     Packages(#[from] PackageError),
@@ -95,7 +103,7 @@ impl UserError for ImageBuildError {
     fn kind(&self) -> Kind {
         match self {
             Self::Recipe(error) => error.kind(),
-            Self::Name(_) | Self::NoBase { .. } => Kind::Request,
+            Self::Name(_) | Self::NoBase { .. } | Self::NoSources { .. } => Kind::Request,
             Self::Packages(error) => error.kind(),
             Self::Step(error) => error.kind(),
             Self::Place(error) => error.kind(),
@@ -110,6 +118,10 @@ impl UserError for ImageBuildError {
             Self::NoBase { base, .. } => {
                 vec![Hint::command("bring it", format!("smidr image import FILE --name {base}"))]
             }
+            Self::NoSources { base, .. } => match find::shipped(base) {
+                Some(_) => vec![Hint::config("begin with its recipe", format!("base: {{recipe: {base}}}"))],
+                None => vec![Hint::new("add the packages to the recipe of that image")],
+            },
             Self::Packages(error) => error.hints(),
             Self::Step(error) => error.hints(),
             Self::Store(error) => error.hints(),
@@ -125,9 +137,9 @@ impl UserError for ImageBuildError {
 ///
 /// When the store does not have that image.
 pub(crate) fn identity(store: &ImageStore, found: &FoundRecipe) -> Result<Digest, ImageBuildError> {
-    match &found.recipe.base {
-        Base::Packages(_) => Ok(found.digest.clone()),
-        Base::Image(name) => {
+    match found.base() {
+        FoundBase::Packages(_) => Ok(found.digest.clone()),
+        FoundBase::Image(name) => {
             let text = format!("{} on {}", found.digest, base_image(store, found, name)?.manifest);
             Ok(Digest::from_sha256(Sha256::digest(text).into()))
         }
@@ -139,9 +151,12 @@ fn base_image(store: &ImageStore, found: &FoundRecipe, name: &str) -> Result<Sto
     image.ok_or_else(|| ImageBuildError::NoBase { recipe: found.name.clone(), base: name.into() })
 }
 
+/// The beginning of the source of each image that was made here.
+const MADE_BY: &str = "smidr image build ";
+
 /// What made the image of a recipe, for people.
 fn made_by(found: &FoundRecipe) -> String {
-    format!("smidr image build {}", found.name)
+    format!("{MADE_BY}{}", found.name)
 }
 
 /// Whether an image was made here of exactly this recipe. What was imported may have labels of another image, but not that source.
@@ -163,14 +178,17 @@ pub(crate) fn build(
     let name: ImageName = found.image.parse()?;
     let scratch = making.store.scratch()?;
     let mut labels = BTreeMap::from([(RECIPE_LABEL.to_owned(), identity(making.store, found)?.to_string())]);
-    let (base, epoch) = match &found.recipe.base {
-        Base::Packages(suite) => {
+    let (base, epoch) = match found.base() {
+        FoundBase::Packages(suite) => {
             let (lock, epoch) = package_base(making, found, suite, &scratch, pinned)?;
             labels.insert(PACKAGES_LABEL.into(), serde_json::to_string(&lock).unwrap_or_default());
             (None, epoch)
         }
-        Base::Image(base) => {
+        FoundBase::Image(base) => {
             let image = base_image(making.store, found, base)?;
+            if !found.recipe.packages.is_empty() && image.source.starts_with(MADE_BY) {
+                return Err(ImageBuildError::NoSources { recipe: found.name.clone(), base: base.into() });
+            }
             let root = making.store.checkout(&image, making.on)?;
             let epoch = image.created.as_second();
             image_base(making, found, &scratch, &root, epoch)?;
@@ -178,7 +196,7 @@ pub(crate) fn build(
         }
     };
     making.on.emit(Event::RecipeStep { recipe: found.name.clone(), step: "pack the layer".into() });
-    let env = found.recipe.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect();
+    let env = over(Vec::new(), found.env());
     let created_by = made_by(found);
     Ok(making.store.publish(NewImage { name, base, tree: scratch, env, labels, created_by, epoch }, making.on)?)
 }
@@ -192,7 +210,9 @@ fn package_base(
 ) -> Result<(BTreeMap<String, PackagePin>, i64), ImageBuildError> {
     let tree = scratch.path();
     making.step(found, "resolve and download packages");
-    let wanted: Vec<String> = found.recipe.packages.iter().map(|text| text.text.clone()).collect();
+    let chain = found.chain();
+    let wanted: Vec<String> =
+        chain.iter().flat_map(|recipe| &recipe.recipe.packages).map(|text| text.text.clone()).collect();
     let packages = packages::fetch(making, suite, &wanted, pinned, &format!("image build {}", found.name))?;
     making.step(found, "unpack the essential packages");
     packages::unpack_essential(making, &packages, tree)?;
@@ -200,10 +220,13 @@ fn package_base(
     binds.push((packages.archives.clone(), Path::new(HOST_FOLDER).join("packages")));
     let root = Root::Folder(tree.into());
     let steps = Steps::new(root, tree, making.facts, binds, vec![pip_conf()], making.spawner, making.stop)?;
-    let accesses = Accesses::new(making.facts, found, &[], packages.epoch);
     making.step(found, "configure packages");
+    let accesses = Accesses::new(making.facts, found, &found.env(), packages.epoch);
     packages::configure(making, &steps, &packages, &accesses.none)?;
-    own_steps(making, found, &steps, &accesses)?;
+    for (level, recipe) in found.chain().into_iter().enumerate() {
+        let accesses = Accesses::new(making.facts, recipe, &recipe.env(), packages.epoch);
+        own_steps(making, recipe, level, &steps, &accesses)?;
+    }
     steps.finish()?;
     clean(tree)?;
     packages::settle_folders(tree, packages.epoch)?;
@@ -235,7 +258,7 @@ fn image_base(
         steps.run("apt-get update", &update, &accesses.apt, |_| {})?;
         steps.run("apt-get install", &install, &accesses.apt, |_| {})?;
     }
-    own_steps(making, found, &steps, &accesses)?;
+    own_steps(making, found, 0, &steps, &accesses)?;
     steps.finish()?;
     Ok(clean(scratch.path())?)
 }
@@ -244,6 +267,7 @@ fn image_base(
 fn own_steps(
     making: Context<'_>,
     found: &FoundRecipe,
+    level: usize,
     steps: &Steps<'_>,
     accesses: &Accesses,
 ) -> Result<(), ImageBuildError> {
@@ -252,7 +276,7 @@ fn own_steps(
         install_pip(steps, pip, &accesses.pip)?;
     }
     for (number, copy) in found.recipe.files.iter().enumerate() {
-        let source = format!("{HOST_FOLDER}/files/{number}");
+        let source = format!("{HOST_FOLDER}/files/{level}-{number}");
         let copying = ["/bin/sh", "-ec", COPY, "copy", &source, &copy.dest];
         steps.run(&format!("copy {}", copy.source), &copying, &accesses.none, |_| {})?;
     }
@@ -405,9 +429,13 @@ if [ -d "$1" ]; then mkdir -p "$2"; cp -Rp "$1/." "$2/"; else mkdir -p "$(dirnam
 
 /// Lays out what the recipe copies, one folder or file per copy, with its permissions.
 fn lay_out_files(found: &FoundRecipe, folder: &Path) -> Result<(), ImageBuildError> {
-    for (number, copy) in found.recipe.files.iter().enumerate() {
-        let root = folder.join(number.to_string());
-        for file in found.sources(&copy.source)? {
+    let copies = |recipe: &FoundRecipe| recipe.recipe.files.clone().into_iter().enumerate();
+    let levels = found.chain().into_iter().enumerate();
+    for (level, recipe, (number, copy)) in
+        levels.flat_map(|(level, recipe)| copies(recipe).map(move |copy| (level, recipe, copy)))
+    {
+        let root = folder.join(format!("{level}-{number}"));
+        for file in recipe.sources(&copy.source)? {
             let path = if file.path.as_os_str().is_empty() { root.clone() } else { root.join(&file.path) };
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder).map_err(FileError::new("make the folder", folder))?;

@@ -9,9 +9,9 @@ use std::{
 use include_dir::{Dir, DirEntry, include_dir};
 use sha2::{Digest as _, Sha256};
 
-use super::recipe::Recipe;
+use super::recipe::{Base, Recipe, Suite};
 use crate::{
-    config::{Problems, nearest},
+    config::{Problem, Problems, nearest},
     model::{Digest, FileContent, Hint, Kind, Paths, SubmittedRecipe, UserError},
     plan::Plan,
     system::files::{FileError, read_text, shell},
@@ -33,8 +33,18 @@ pub(crate) struct FoundRecipe {
     pub recipe: Recipe,
     /// Of the text and all files: two recipes with the same digest make the same image of the same packages.
     pub digest: Digest,
+    /// The recipe that it begins with.
+    below: Option<Box<FoundRecipe>>,
     text: String,
     files: Files,
+}
+
+/// What an image begins with.
+pub(super) enum FoundBase<'a> {
+    /// Packages of a distribution.
+    Packages(&'a Suite),
+    /// Another image of the store.
+    Image(&'a str),
 }
 
 #[derive(Debug)]
@@ -241,11 +251,19 @@ pub(crate) fn shipped(name: &str) -> Option<Result<FoundRecipe, RecipeError>> {
     Some(FoundRecipe::of(Path::new(&file), text, |_| Files::Embedded))
 }
 
+fn shipped_names() -> Vec<String> {
+    let mut names: Vec<String> = EMBEDDED.files().filter_map(|file| stem(file.path())).collect();
+    names.sort();
+    names
+}
+
+fn stem(path: &Path) -> Option<String> {
+    (path.extension()? == "yaml").then(|| path.file_stem()?.to_str().map(String::from)).flatten()
+}
+
 /// The names of all recipes that can be found.
 pub(crate) fn known(project: &Path, paths: &Paths) -> Vec<String> {
-    let stem =
-        |path: &Path| (path.extension()? == "yaml").then(|| path.file_stem()?.to_str().map(String::from)).flatten();
-    let mut names: Vec<String> = EMBEDDED.files().filter_map(|file| stem(file.path())).collect();
+    let mut names = shipped_names();
     for folder in [paths.recipes(), project.to_path_buf()] {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         names.extend(entries.filter_map(|entry| stem(&entry.path())).filter(|name| name != "smidr"));
@@ -256,6 +274,33 @@ pub(crate) fn known(project: &Path, paths: &Paths) -> Vec<String> {
 }
 
 impl FoundRecipe {
+    /// The recipes that make its image, in their order: those that it begins with, and itself.
+    pub(super) fn chain(&self) -> Vec<&Self> {
+        let mut chain = self.below.as_ref().map(|below| below.chain()).unwrap_or_default();
+        chain.push(self);
+        chain
+    }
+
+    /// What the first recipe of the chain begins with.
+    pub(super) fn base(&self) -> FoundBase<'_> {
+        match (&self.recipe.base, &self.below) {
+            (Base::Packages(suite), _) => FoundBase::Packages(suite),
+            (Base::Image(name), _) | (Base::Recipe(name), None) => FoundBase::Image(name),
+            (Base::Recipe(_), Some(below)) => below.base(),
+        }
+    }
+
+    /// The environment that its image gives to programs.
+    pub(super) fn env(&self) -> Vec<(String, String)> {
+        let own = |recipe: &&Self| recipe.recipe.env.clone();
+        let mut env: Vec<(String, String)> = Vec::new();
+        for (name, value) in self.chain().iter().flat_map(own) {
+            env.retain(|(known, _)| *known != name.text);
+            env.push((name.text, value.text));
+        }
+        env
+    }
+
     /// Whether it came with a project, rather than from smidr or from the user.
     pub(crate) fn is_beside_a_config(&self, paths: &Paths) -> bool {
         self.files.folder().is_some_and(|folder| folder != paths.recipes())
@@ -280,8 +325,10 @@ impl FoundRecipe {
         let recipe = read.map_err(|problems| RecipeError::Wrong(Box::new(problems)))?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let (digest, files) = (Digest::from_sha256([0; 32]), files(path.into()));
-        let mut found = Self { image: name.clone(), name, text: text.into(), recipe, digest, files };
+        let below = below(&recipe.base, &path.display().to_string(), text)?;
+        let mut found = Self { image: name.clone(), name, text: text.into(), recipe, digest, files, below };
         let mut hash = Sha256::new_with_prefix(text);
+        hash.update(found.below.iter().map(|below| below.digest.to_string()).collect::<String>());
         for copy in found.recipe.files.clone() {
             for file in found.sources(&copy.source)? {
                 hash.update(file.path.as_os_str().as_encoded_bytes());
@@ -316,6 +363,18 @@ impl FoundRecipe {
             }
         }
     }
+}
+
+/// The recipe that another one begins with, which comes with smidr.
+fn below(base: &Base, file: &str, text: &str) -> Result<Option<Box<FoundRecipe>>, RecipeError> {
+    let Base::Recipe(name) = base else { return Ok(None) };
+    if let Some(found) = shipped(name) {
+        return Ok(Some(Box::new(found?)));
+    }
+    let known = shipped_names();
+    let problem = Problem::new(name.span.clone(), format!("base.recipe: no recipe `{name}` comes with smidr"));
+    let problem = problem.hint(format!("there are: {}", known.join(", ")));
+    Err(RecipeError::Wrong(Box::new(Problems { file: file.into(), text: text.into(), list: vec![problem] })))
 }
 
 fn embedded(source: &str) -> Option<Vec<FileContent>> {
@@ -373,11 +432,33 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let paths = Paths::new(folder.path().join("home"));
         let names = known(folder.path(), &paths);
-        assert_eq!(names, ["debian-12", "hello", "ubuntu-22.04", "ubuntu-24.04"]);
+        assert_eq!(names, ["debian-12", "debian-13", "hello", "ubuntu-22.04", "ubuntu-24.04", "ubuntu-26.04"]);
         let found: Vec<_> =
             names.iter().map(|name| find(name, folder.path(), &paths).expect("a good recipe")).collect();
         assert!(found.iter().all(|one| found.iter().filter(|other| one.digest == other.digest).count() == 1));
-        assert!(matches!(find("debian-13", folder.path(), &paths), Err(RecipeError::Unknown { .. })));
+        assert!(matches!(find("debian-11", folder.path(), &paths), Err(RecipeError::Unknown { .. })));
+    }
+
+    #[test]
+    fn a_recipe_begins_with_one_that_ships() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let paths = Paths::new(folder.path().join("home"));
+        let write = |base: &str| {
+            let text = format!("base: {{recipe: {base}}}\npackages: [strace]\nenv: {{PATH: /mine, OWN: x}}\n");
+            fs::write(folder.path().join("mine.yaml"), text).expect("a recipe");
+            find("mine", folder.path(), &paths)
+        };
+        let found = write("hello").expect("a good recipe");
+        let packages: Vec<_> = found.chain().into_iter().flat_map(|recipe| recipe.recipe.packages.clone()).collect();
+        assert!(
+            packages.iter().any(|name| *name.text == *"gcc") && packages.iter().any(|name| *name.text == *"strace")
+        );
+        assert_eq!(found.env(), [("PATH".into(), "/mine".into()), ("OWN".into(), "x".into())]);
+        assert!(matches!(found.base(), FoundBase::Packages(suite) if *suite.suite.text == *"bookworm"));
+        // What is below belongs to what it is.
+        assert_ne!(found.digest, write("debian-12").expect("a good recipe").digest);
+        let Err(RecipeError::Wrong(problems)) = write("debian-11") else { panic!("no such recipe ships") };
+        assert!(problems.render(false).contains("there are: debian-12, debian-13"), "{}", problems.render(false));
     }
 
     #[test]

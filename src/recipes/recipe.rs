@@ -30,6 +30,8 @@ pub(crate) struct Recipe {
 pub(crate) enum Base {
     /// Another image of the store.
     Image(Text),
+    /// A recipe that comes with smidr: the image has what that one has, and more.
+    Recipe(Text),
     /// Packages of a distribution.
     Packages(Suite),
 }
@@ -103,6 +105,10 @@ fn base(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Base {
     if let Some(image) = f.text(d, "image") {
         f.finish(d);
         return Base::Image(image);
+    }
+    if let Some(recipe) = f.text(d, "recipe") {
+        f.finish(d);
+        return Base::Recipe(recipe);
     }
     let suite = Suite {
         suite: f.required(d, "suite"),

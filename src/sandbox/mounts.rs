@@ -67,6 +67,8 @@ pub(super) struct Opened<'a> {
     root: OpenedRoot,
     mounts: Vec<(&'a MountOp, Source)>,
     devices: Vec<(&'static str, OwnedFd)>,
+    // The payload's terminal, as /dev/console.
+    console: Option<OwnedFd>,
 }
 
 enum OpenedRoot {
@@ -105,7 +107,15 @@ pub(super) fn open_sources(spec: &SandboxSpec) -> Step<Opened<'_>> {
         .collect::<Step<_>>()?;
     let devices =
         DEVICES.iter().map(|name| Ok((*name, clone_tree(&Path::new("/dev").join(name))?))).collect::<Step<_>>()?;
-    Ok(Opened { root, mounts, devices })
+    let console = if spec.payload.terminal { terminal() } else { None };
+    Ok(Opened { root, mounts, devices, console })
+}
+
+/// The terminal on standard input. In the sandbox it has no name in /dev/pts, which is another file system there, so that ttyname(3), and with
+/// it tmux(1), would find none. None where this machine does not know its name either.
+fn terminal() -> Option<OwnedFd> {
+    let name = rustix::termios::ttyname(io::stdin(), Vec::new()).ok()?;
+    clone_tree(Path::new(name.to_str().ok()?)).ok()
 }
 
 /// How the root's folders came to lie on top of each other.
@@ -131,6 +141,9 @@ pub(super) fn enter(opened: Opened<'_>) -> Step<Stacked> {
     let rooted = Rooted::from_fd(root);
     for (op, source) in &opened.mounts {
         apply(&rooted, op, source, &opened.devices)?;
+    }
+    if let Some(console) = &opened.console {
+        device(&rooted, Path::new("/dev/console"), console)?;
     }
     if let Stacked::ByHand(_) = stacked {
         // Not before: mount points may still have been missing.
