@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::PathBuf};
 
-use crate::plan::{Plan, SHARED};
+use crate::plan::{BY_ENVIRONMENT, Plan};
 
 /// The first line of the file.
 const NOTICE: &str = "# Written by smidr before each build: change smidr.yaml instead (local_conf: takes any line).\n";
@@ -11,12 +11,13 @@ const NOTICE: &str = "# Written by smidr before each build: change smidr.yaml in
 pub(crate) fn local_conf(plan: &Plan) -> String {
     let mut text = String::from(NOTICE);
     for (name, value) in &plan.conf {
-        // Of a build's share the environment has the last word.
-        let operator = if SHARED.contains(&name.as_str()) { "?=" } else { "=" };
+        // Where the environment has the last word; for MACHINE in `smidr shell`, as usual with OpenEmbedded.
+        let is_weak = BY_ENVIRONMENT.contains(&name.as_str()) || name == "MACHINE";
+        let operator = if is_weak { "?=" } else { "=" };
         let _ = writeln!(text, "{name} {operator} {}", quote(value));
     }
     // What BitBake parses does not depend on it.
-    let _ = writeln!(text, "BB_HASHCONFIG_IGNORE_VARS:append = \" {}\"", SHARED.join(" "));
+    let _ = writeln!(text, "BB_HASHCONFIG_IGNORE_VARS:append = \" {}\"", BY_ENVIRONMENT.join(" "));
     for (name, value) in &plan.exports {
         let _ = writeln!(text, "export {name} = {}", quote(value));
     }

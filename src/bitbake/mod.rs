@@ -44,11 +44,36 @@ fn launcher(own: &Path) -> Vec<String> {
     ["python3", "-B", &script, "-u", "smidr"].map(String::from).into()
 }
 
-/// PATH inside: BitBake's own folder first, then the image's PATH.
-pub(crate) fn search_path(bitbake: Option<&Path>, image: Option<&str>) -> String {
-    let image = image.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    match bitbake {
-        Some(folder) => format!("{}:{image}", folder.join("bin").display()),
-        None => image.into(),
+/// Variables that users set for one command, as in `MACHINE=qemuarm64 bitbake IMAGE` (oe-buildenv-internal).
+pub(crate) const TYPED: &str =
+    "MACHINE DISTRO SDKMACHINE TCLIBC TCMODE BB_SRCREV_POLICY BB_SETSCENE_ENFORCE BB_LOGCONFIG";
+
+/// What `oe-init-build-env` sets, for programs that users start by hand: `core` is OpenEmbedded-Core's COREBASE, `template` the folder of
+/// conf that its layers start with. BDIR and BITBAKEDIR are for the script itself, should it be sourced.
+pub(crate) fn init_environment(
+    top: &Path,
+    bitbake: Option<&Path>,
+    core: Option<&Path>,
+    template: Option<&Path>,
+) -> Vec<(String, String)> {
+    let mut env = Vec::new();
+    let mut set = |name: &str, path: &Path| env.push((name.to_owned(), path.display().to_string()));
+    ["BUILDDIR", "BBPATH", "BDIR"].iter().for_each(|name| set(name, top));
+    if let Some(bitbake) = bitbake {
+        set("BITBAKEDIR", bitbake);
+        set("PYTHONPATH", &bitbake.join("lib"));
     }
+    if let Some(template) = template.filter(|_| core.is_some()) {
+        set("TEMPLATECONF", template);
+    }
+    env
+}
+
+/// PATH inside: OpenEmbedded-Core's scripts where users type commands, BitBake's own folder, then the image's PATH.
+pub(crate) fn search_path(core: Option<&Path>, bitbake: Option<&Path>, image: Option<&str>) -> String {
+    let image = image.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    let scripts = core.map(|folder| folder.join("scripts"));
+    let bin = bitbake.map(|folder| folder.join("bin"));
+    let folders = scripts.into_iter().chain(bin).map(|folder| folder.display().to_string());
+    folders.chain([image.to_owned()]).collect::<Vec<_>>().join(":")
 }

@@ -51,6 +51,9 @@ pub(super) enum Command {
     Run(Run),
     /// Open a shell in the build's own sandbox
     Shell(Shell),
+    /// Decide on what was changed in local.conf and bblayers.conf in a shell
+    #[command(subcommand)]
+    Conf(Conf),
     /// Grant a project what it asks for beyond its own folders
     Trust(Trust),
     /// Take back what was granted to a project
@@ -145,6 +148,9 @@ pub(super) struct Plan {
     /// Plan with this overlay of the config
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
+    /// Print local.conf and bblayers.conf whole
+    #[arg(long, conflicts_with = "json")]
+    pub conf: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -258,6 +264,23 @@ pub(super) struct Shell {
     /// Print what the sandbox does, one operation per line, instead of running anything
     #[arg(long)]
     pub print_sandbox: bool,
+}
+
+/// `smidr conf`
+#[derive(Subcommand)]
+pub(super) enum Conf {
+    /// Write added layers and lines into the config, so that builds have them too
+    Adopt(OfVariant),
+    /// Drop what was changed
+    Discard(OfVariant),
+}
+
+/// A workspace of the project.
+#[derive(Args)]
+pub(super) struct OfVariant {
+    /// That of this overlay of the config
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
 }
 
 /// `smidr trust`

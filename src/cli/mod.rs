@@ -9,6 +9,7 @@ mod cancel;
 mod check;
 mod command_context;
 mod completions;
+mod conf;
 mod context;
 mod doctor;
 mod history;
@@ -73,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Layers(command) => layers::layers(&config, &grant, &command),
         Command::Run(args) => return shell::run(&config, &grant, args),
         Command::Shell(args) => return shell::shell(&config, &grant, args),
+        Command::Conf(command) => conf::conf(&config, &command),
         Command::Trust(args) => trust::trust(&config, &args),
         Command::Untrust(args) => trust::untrust(&config, &args),
         Command::Status(args) => status::status(&args),

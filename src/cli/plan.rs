@@ -5,12 +5,12 @@ use std::{path::Path, process::ExitCode};
 use super::{
     args::{Grant, Plan},
     context,
-    output::{Document, say, say_lines},
+    output::{Document, say, say_block, say_lines},
     report::Done,
     trust,
 };
 use crate::{
-    engine::Judged,
+    engine::{self, Judged},
     events::Redactor,
     model::BuildRequest,
     plan::{self, Isolation},
@@ -32,7 +32,9 @@ pub(super) fn plan(file: &Path, grant: &Grant, args: &Plan) -> Done {
     )?;
     let plan = &judged.plan;
     let redactor = Redactor::new(&plan.secrets());
-    if args.json {
+    if args.conf {
+        conf(plan, &facts.home, &redactor);
+    } else if args.json {
         let document =
             Document::new().with("plan", plan)?.with("asks", &judged.asks)?.with("refused", &judged.refused)?;
         document.with("digest", &judged.digest())?.say_without(&redactor);
@@ -40,6 +42,19 @@ pub(super) fn plan(file: &Path, grant: &Grant, args: &Plan) -> Done {
         summary(&judged, &redactor);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What BitBake reads, as comments say where.
+fn conf(plan: &plan::Plan, home: &Path, redactor: &Redactor) {
+    let (local, layers, missing) = engine::conf::planned(plan, home);
+    let folder = plan.folders.top.join("conf");
+    for (name, text) in [("local.conf", local), ("bblayers.conf", layers)] {
+        say(format!("# {}", folder.join(name).display()));
+        say_block(&redactor.text(&text));
+    }
+    for name in missing {
+        say(format!("# the layers of {name} are not here yet:  smidr layers sync"));
+    }
 }
 
 fn summary(judged: &Judged, redactor: &Redactor) {
@@ -62,6 +77,9 @@ fn summary(judged: &Judged, redactor: &Redactor) {
     for layer in &plan.layers {
         line("layer", &format!("{}  {}", layer.name, plan::describe(&layer.source)));
     }
+    if let Some(layer) = engine::conf::devtool_layer(plan) {
+        line("layer", &format!("{}, of devtool", layer.display()));
+    }
     if let Some(bitbake) = &plan.bitbake {
         line("bitbake", &plan::describe(bitbake));
     }
@@ -72,6 +90,9 @@ fn summary(judged: &Judged, redactor: &Redactor) {
     }
     for (name, value) in &plan.conf {
         line("conf", &format!("{name} = \"{value}\""));
+    }
+    for text in plan.conf_tail.lines() {
+        line("conf", text);
     }
     line("artifacts", &format!("{} in {}", plan.artifacts.join(" "), plan.folders.deploy.display()));
     for warning in &plan.warnings {

@@ -6,6 +6,7 @@ use std::{path::Path, process::ExitCode};
 use super::{
     args::{Grant, Run, Shell},
     build::start_spawner,
+    conf,
     context::{self, default_wanted},
     output::{say, talk, talk_lines},
     pty::Relay,
@@ -14,7 +15,10 @@ use super::{
     trust,
 };
 use crate::{
-    engine::{self, Confinement, Services, Tools, Use},
+    engine::{
+        self, Confinement, Prepared, Services, Tools, Use,
+        conf::{Written, changes},
+    },
     events::Emitter,
     image::ImageStore,
     model::{BuildId, Hint, Kind, Limits},
@@ -34,7 +38,7 @@ const OWN_FAILURE: u8 = 125;
 
 /// Runs the command `run`.
 pub(super) fn run(file: &Path, grant: &Grant, args: Run) -> ExitCode {
-    finish(inside(file, grant, args.variant, args.command, args.print_sandbox))
+    finish(inside(file, grant, args.variant, Some(args.command), args.print_sandbox))
 }
 
 /// Runs the command `shell`.
@@ -46,8 +50,7 @@ pub(super) fn shell(file: &Path, grant: &Grant, args: Shell) -> ExitCode {
             return ExitCode::from(OWN_FAILURE);
         }
     };
-    let command = ["/bin/sh", "-c", "exec \"$(command -v bash || echo sh)\""].map(String::from).to_vec();
-    finish(inside(file, grant, variant, command, args.print_sandbox))
+    finish(inside(file, grant, variant, None, args.print_sandbox))
 }
 
 /// The variant that a build was of: builds of one variant have one workspace, but not those of another, or of another project.
@@ -81,11 +84,15 @@ fn finish(done: Result<ExitCode, Failure>) -> ExitCode {
     if cancelled { code } else { ExitCode::from(OWN_FAILURE) }
 }
 
+/// The image's best shell.
+const SHELL: [&str; 3] = ["/bin/sh", "-c", "exec \"$(command -v bash || echo sh)\""];
+
+/// Runs a command, or a shell.
 fn inside(
     file: &Path,
     grant: &Grant,
     variant: Option<String>,
-    command: Vec<String>,
+    command: Option<Vec<String>>,
     print_sandbox: bool,
 ) -> Result<ExitCode, Failure> {
     let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
@@ -104,13 +111,15 @@ fn inside(
     let Services { paths, facts, spawner, .. } = &services;
     let tools = Tools { services: &services, stop: &stop, on: &on };
     let host = project.host_lock(&plan).cloned();
-    let prepared = engine::prepare(plan, host.as_ref(), None, tools)?;
+    let prepared = engine::prepare(plan, host.as_ref(), None, Use::Edit, tools)?;
     project.pin(prepared.pins(), paths, false)?;
     let streams = || FileError::new("use", Path::new("standard input and output"));
     let (relay, stdio) = Relay::of_caller().map_err(streams())?;
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
     let env = [("TERM", term.as_str()), ("GIT_OPTIONAL_LOCKS", "0")];
-    let edits = prepared.begin_edits(Use::Edit, paths)?;
+    let edits = prepared.begin_edits(paths)?;
+    let is_shell = command.is_none();
+    let command = command.unwrap_or_else(|| SHELL.map(String::from).to_vec());
     let mut spec = prepared.sandbox(command, &edits, relay.keys(), &env)?;
     spec.resources.precaution = Some(plan::usual_tasks(facts.cpus));
     if print_sandbox {
@@ -126,6 +135,9 @@ fn inside(
     // What showed how far the preparation was must not draw into the program's output.
     drop(on);
     drop(second);
+    if is_shell && relay.keys() {
+        greet(&prepared);
+    }
     edits.keep()?;
     let exit = sandbox::launch(&spec, stdio, spawner).map_err(Failure::from).and_then(|running| {
         let losses = running.verified().losses(&spec).into_iter();
@@ -144,6 +156,7 @@ fn inside(
         Ok(exit?)
     });
     edits.finish()?.lines().into_iter().for_each(warn);
+    conf::tell(prepared.plan(), &changes(prepared.plan(), &Written::of(prepared.plan(), paths)));
     // What the user has changed here is nothing to ask about.
     trust::keep(&project, prepared.plan(), &engine::left_conf(prepared.plan()), paths)?;
     // What was to be done says more than the one step that failed.
@@ -152,6 +165,25 @@ fn inside(
         spec.describe().iter().for_each(|step| talk(format!("  {step}")));
     }
     Ok(ExitCode::from(u8::try_from(exit?.status).unwrap_or(OWN_FAILURE)))
+}
+
+/// Layers that are named to who opens a shell.
+const NAMED: usize = 3;
+
+/// Says where one is, and what is writable.
+fn greet(prepared: &Prepared) {
+    let plan = prepared.plan();
+    let variant = plan.variant.as_ref().map(|name| format!(", variant {name}")).unwrap_or_default();
+    talk(format!(
+        "{}{variant}, in {}: bitbake, devtool, recipetool and the like are in PATH; exit to leave",
+        plan.name, plan.host.name
+    ));
+    let layers = prepared.editable();
+    let names = layers.iter().take(NAMED).map(|layer| layer.strip_prefix(&plan.project).unwrap_or(layer));
+    let mut names: Vec<String> = names.map(|layer| layer.display().to_string()).collect();
+    names.extend((layers.len() > NAMED).then(|| format!("{} more layers", layers.len() - NAMED)));
+    names.push("this folder".into());
+    talk(format!("writable: {}; git commit only outside, .git is read-only here", names.join(", ")));
 }
 
 fn warn(what: String) {

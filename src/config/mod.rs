@@ -4,6 +4,7 @@
 //! folder, is checked by later stages.
 
 pub mod decode;
+pub mod edit;
 mod host;
 mod inputs;
 pub mod node;

@@ -53,7 +53,11 @@ fn overlay_variant(d: &mut Decoder<'_>, root: &mut Node, variant: &str) {
         _ => Vec::new(),
     };
     match known.iter().find(|(name, _)| name.text == variant) {
-        Some((_, over)) => root.overlay(over),
+        Some((_, over)) => {
+            let below = root.get(LOCAL_CONF).cloned();
+            root.overlay(over);
+            append_local_conf(root, below);
+        }
         None => {
             let problem = Problem::new(root.span.start..root.span.start, format!("there is no variant `{variant}`"));
             let names: Vec<&str> = known.iter().map(|(name, _)| name.text.as_str()).collect();
@@ -63,6 +67,24 @@ fn overlay_variant(d: &mut Decoder<'_>, root: &mut Node, variant: &str) {
                 (None, true) => problem.hint("write it under `variants:`"),
             });
         }
+    }
+}
+
+const LOCAL_CONF: &str = "local_conf";
+
+/// A variant's `local_conf` comes after the project's: both hold lines of one file, of which the later ones have the last word.
+fn append_local_conf(root: &mut Node, below: Option<Node>) {
+    let Value::Map(entries) = &mut root.value else { return };
+    let own = entries.iter_mut().find(|(name, _)| name.text == LOCAL_CONF).map(|(_, node)| node);
+    let (Some(own), Some(below)) = (own, below) else { return };
+    if own.span != below.span {
+        let items = |node: Node| match node.value {
+            Value::List(items) => items,
+            _ => vec![node],
+        };
+        let span = own.span.clone();
+        let both = items(below).into_iter().chain(items(own.clone())).collect();
+        *own = Node { span, value: Value::List(both) };
     }
 }
 
@@ -113,7 +135,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         inherit_classes: features.texts(d, "inherit_classes"),
         advanced: advanced(d, &mut f),
         artifacts: artifacts(d, &mut f),
-        local_conf: local_conf(d, f.node("local_conf")),
+        local_conf: local_conf(d, f.node(LOCAL_CONF)),
         env: f.fields(d, "env").into_pairs(d),
         variants: variants(d, f.node("variants")),
         cache: cache(d, &mut f),
@@ -244,7 +266,9 @@ fn local_conf(d: &mut Decoder<'_>, node: Option<&Node>) -> String {
     };
     match node {
         None => String::new(),
-        Some(Node { value: Value::List(items), .. }) => items.iter().filter_map(lines).collect::<Vec<_>>().join("\n"),
+        Some(Node { value: Value::List(items), .. }) => {
+            items.iter().filter_map(lines).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
+        }
         Some(node) => lines(node).unwrap_or_else(|| {
             d.problem(Problem::new(node.span.clone(), "local_conf must be text, or a list of lines"));
             String::new()
@@ -329,6 +353,28 @@ local_conf: |
         let dev = read("smidr.yaml", GOOD, Some("dev"), &|_| None).expect("good");
         assert_eq!((dev.build.image.text.as_str(), dev.build.threads), ("dev-image", Some(8)));
         assert!(read("smidr.yaml", GOOD, Some("deb"), &|_| None).is_err());
+    }
+
+    #[test]
+    fn local_conf_of_a_variant_comes_after_that_of_the_project() {
+        for (own, over, expected) in [
+            ("A = 1", "B = 2", "A = 1\nB = 2"),
+            ("[A = 1, B = 2]", "[C = 3]", "A = 1\nB = 2\nC = 3"),
+            ("|\n  A = 1\n  B = 2\n", "[C = 3, D = 4]", "A = 1\n  B = 2\nC = 3\nD = 4"),
+            ("", "B = 2", "B = 2"),
+            ("A = 1", "", "A = 1"),
+        ] {
+            let text = format!(
+                "name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\nlocal_conf: {own}\nvariants:\n  v:\n    local_conf: {over}\n"
+            );
+            let config = read("smidr.yaml", &text, Some("v"), &|_| None).expect(&text);
+            assert_eq!(config.local_conf.replace("\n  ", "\n"), expected.replace("\n  ", "\n"), "{text}");
+            let without = read("smidr.yaml", &text, None, &|_| None).expect(&text);
+            assert!(!without.local_conf.contains('C') && !without.local_conf.contains("B = 2\nB"), "{text}");
+        }
+        // One that says nothing of it leaves the project's.
+        let text = "name: x\nbase: {machine: m}\nbuild: {image: i}\nlocal_conf: A = 1\nvariants: {v: {}}\n";
+        assert_eq!(read("smidr.yaml", text, Some("v"), &|_| None).expect("good").local_conf, "A = 1");
     }
 
     #[test]

@@ -236,7 +236,7 @@ impl Prepared {
         };
         let path = root.env().iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());
         let env = [
-            ("PATH", bitbake::search_path(Some(bitbake), path)),
+            ("PATH", bitbake::search_path(None, Some(bitbake), path)),
             ("HOME", "/tmp".into()),
             ("LC_ALL", "C.UTF-8".into()),
         ];

@@ -3,6 +3,7 @@
 
 mod asks;
 mod budget;
+pub(crate) mod conf;
 mod confine;
 mod crossing;
 mod devices;
@@ -304,7 +305,7 @@ fn stages(
 ) -> Result<Outcome, EngineError> {
     tools.on.emit(Event::StageStarted { stage: Stage::Prepare });
     plan.warnings.iter().for_each(|warning| tools.on.warn(warning.clone()));
-    let prepared = prepare(plan, lock, workspace, tools)?;
+    let prepared = prepare(plan, lock, workspace, Use::Build, tools)?;
     pin(prepared.pins())?;
     tools.on.emit(match prepared.host.lock() {
         Some(lock) => Event::HostReady { name: lock.name.clone(), digest: Some(lock.image.clone()) },
@@ -316,7 +317,7 @@ fn stages(
     make_private_dir(&build)?;
     keep::pins(prepared.pins(), &build)?;
     keep::seal(&inputs::secrets(&prepared.plan), &id, &build)?;
-    let edits = prepared.begin_edits(Use::Build, &tools.paths)?;
+    let edits = prepared.begin_edits(&tools.paths)?;
     edits.keep()?;
     let outcome = run_and_collect(&prepared, &edits, &build, tools);
     // With the workspace's lock still held.

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EngineError, Tools, devices, downloads,
+    EngineError, Tools, conf, devices, downloads,
     edits::{self, Edits},
     guards,
     host::resolve_host,
@@ -29,6 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(super) plan: Plan,
+    what: Use,
     pub(super) host: BuildHost,
     pub(super) inputs: Vec<PlacedInput>,
     checkouts: Checkouts,
@@ -38,6 +39,7 @@ pub(crate) struct Prepared {
     // Keeps the caches from being taken over meanwhile.
     _caches: FileLock,
     hide_openat2: bool,
+    git_identity: Vec<u8>,
 }
 
 /// Where the programs come from that BitBake needs.
@@ -85,11 +87,15 @@ pub(crate) fn prepare(
     plan: Plan,
     lock: Option<&HostPin>,
     workspace: Option<Claim>,
+    what: Use,
     tools: Tools<'_>,
 ) -> Result<Prepared, EngineError> {
     // First, so that nothing long is begun in vain.
     devices::check(&plan.devices)?;
     guards::check_submodules(&plan)?;
+    if what == Use::Build {
+        conf::check(&plan, &tools.paths)?;
+    }
     let inputs = inputs::find(&plan, tools)?;
     let holder = format!("build {}", tools.on.build());
     // Before layers are looked at: what is moved away could be taken for a part of them.
@@ -109,14 +115,15 @@ pub(crate) fn prepare(
         inputs::check_places(&plan, &checkouts.shown(), root.diffs())?;
         BuildHost::Image { lock, root }
     };
-    workspace.write_conf(&plan, &checkouts)?;
+    workspace.write_conf(&plan, &checkouts, what)?;
     workspace.write_skeleton(&plan, &tools.facts, &checkouts.shown(), &inputs)?;
     if tools.stop.is_requested() {
         return Err(EngineError::Stopped);
     }
     let packages = host.lock().map(|lock| &lock.packages);
     let hide_openat2 = !plan.openat2.unwrap_or_else(|| !pseudo::lacks_openat2(&checkouts, packages));
-    Ok(Prepared { plan, host, inputs, checkouts, workspace, _caches: caches, shown, hide_openat2 })
+    let git_identity = layers::identity(tools.access(false, &plan.logins));
+    Ok(Prepared { plan, what, host, inputs, checkouts, workspace, _caches: caches, shown, hide_openat2, git_identity })
 }
 
 impl Prepared {
@@ -133,6 +140,11 @@ impl Prepared {
     /// Layers, for people: names and what they are pinned to.
     pub(crate) fn layers(&self) -> &[(String, String)] {
         &self.checkouts.names
+    }
+
+    /// Layers that `run` and `shell` may change.
+    pub(crate) fn editable(&self) -> Vec<&Path> {
+        self.checkouts.own.iter().flat_map(|own| &own.layers).map(PathBuf::as_path).collect()
     }
 
     /// A folder with `bin/bitbake` in it, where BitBake is not the image's.
@@ -153,9 +165,30 @@ impl Prepared {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub(crate) fn begin_edits(&self, what: Use, paths: &Paths) -> Result<Edits, EngineError> {
+    pub(crate) fn begin_edits(&self, paths: &Paths) -> Result<Edits, EngineError> {
         self.workspace.make_folders(&self.plan, &guards::decisive(&self.plan))?;
-        Ok(edits::begin(&self.plan, &self.checkouts.own, &self.inputs, what, paths))
+        Ok(edits::begin(&self.plan, &self.checkouts.own, &self.inputs, self.what, paths))
+    }
+
+    /// What users who type commands expect, as after `source oe-init-build-env`. What the config sets stays.
+    fn add_init_environment(&self, env: &mut Vec<(String, String)>) {
+        let (checkouts, top) = (&self.checkouts, &self.plan.folders.top);
+        let templates = checkouts.layers.iter().rev().map(|layer| layer.join("conf/templates/default"));
+        let template = templates.into_iter().find(|folder| folder.is_dir());
+        let own = bitbake::init_environment(top, checkouts.bitbake.as_deref(), checkouts.core(), template.as_deref());
+        for (name, value) in own {
+            if env.iter().all(|(known, _)| *known != name) {
+                env.push((name, value));
+            }
+        }
+        if let Some((_, passed)) = env.iter_mut().find(|(name, _)| name == "BB_ENV_PASSTHROUGH_ADDITIONS") {
+            *passed = format!("{passed} {}", bitbake::TYPED);
+        }
+        // git reads no ~/.gitconfig beside this one.
+        if env.iter().any(|(name, _)| name == "GIT_CONFIG_GLOBAL") {
+            let config = self.plan.folders.home.join(".gitconfig");
+            env.push(("GIT_CONFIG_SYSTEM".into(), config.display().to_string()));
+        }
     }
 
     /// The sandbox of this build with a program in it, and a fresh HOME.
@@ -172,6 +205,9 @@ impl Prepared {
     ) -> Result<SandboxSpec, EngineError> {
         let edit = edits.what() == Use::Edit;
         self.workspace.make_home(&self.plan, &self.inputs)?;
+        if edit {
+            self.workspace.write_git_config(&self.plan, &self.git_identity)?;
+        }
         let mut repositories = self.checkouts.own.clone();
         if !edit {
             // As late as can be: what comes into being afterwards is seen.
@@ -180,10 +216,13 @@ impl Prepared {
         }
         let host = self.host.env();
         let host_path = host.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());
-        let mut env: Vec<(String, String)> =
-            vec![("PATH".into(), bitbake::search_path(self.checkouts.bitbake.as_deref(), host_path))];
+        let (bitbake, core) = (self.checkouts.bitbake.as_deref(), self.checkouts.core().filter(|_| edit));
+        let mut env: Vec<(String, String)> = vec![("PATH".into(), bitbake::search_path(core, bitbake, host_path))];
         env.extend(host.iter().filter(|(name, _)| name != "PATH").cloned());
         env.extend(self.plan.env.iter().cloned());
+        if edit {
+            self.add_init_environment(&mut env);
+        }
         env.extend(extra_env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let placed = Placed {
             diffs: match &self.host {

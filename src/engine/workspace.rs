@@ -14,11 +14,11 @@ use std::{
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
-use super::Tools;
+use super::{Tools, conf::ConfChanged};
 use crate::{
     bitbake,
     events::Emitter,
-    layers::{self, Checkouts},
+    layers,
     model::{Event, FOLDER_MARK, Hint, Kind, Paths, SystemFacts, UserError},
     plan::{CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
     system::{
@@ -31,11 +31,8 @@ use crate::{
 /// Where other distributions' tools look for CA certificates.
 const CA_BUNDLE_ELSEWHERE: &str = "/etc/pki/tls/certs/ca-bundle.crt";
 
-/// More than any conf of ours has, in bytes.
-const CONF_LIMIT: u64 = 4 << 20;
-
 /// devtool's workspace, below TOPDIR.
-const DEVTOOL: &str = "workspace";
+pub(super) const DEVTOOL: &str = "workspace";
 
 /// The folders of a workspace, which belong to this process.
 #[derive(Debug)]
@@ -75,6 +72,9 @@ pub(crate) enum WorkspaceError {
     /// A folder of the user's.
     #[error("{} is not empty, and no build has used it before: builds change what is in it, and --clean removes it", .0.display())]
     InUse(PathBuf),
+    /// A build would drop what the user has changed.
+    #[error(transparent)]
+    Conf(#[from] ConfChanged),
     /// A stop while it was waited for.
     #[error(transparent)]
     Wait(#[from] WaitError),
@@ -88,6 +88,7 @@ impl UserError for WorkspaceError {
         match self {
             Self::Busy { .. } | Self::InUse(_) => Kind::Request,
             Self::Left { source, .. } => source.kind(),
+            Self::Conf(error) => error.kind(),
             Self::Wait(error) => error.kind(),
             Self::File(error) => error.kind(),
         }
@@ -107,6 +108,7 @@ impl UserError for WorkspaceError {
                     Hint::command("or remove what is there", format!("rm -r {}", shell(folder))),
                 ]
             }
+            Self::Conf(error) => error.hints(),
             Self::Wait(error) => error.hints(),
             Self::InUse(_) => vec![Hint::new("name a new or empty folder under `directories:`")],
             Self::File(error) => error.hints(),
@@ -179,7 +181,6 @@ pub(super) fn open(plan: &Plan, known: Option<Claim>, tools: Tools<'_>) -> Resul
         None => claim(plan, tools)?,
     };
     let (paths, folders) = (&tools.paths, &plan.folders);
-    let name = folders.workspace.file_name().unwrap_or_default();
     folders.writable().into_iter().try_for_each(make_private_dir)?;
     if plan.clean {
         clean(plan, tools.on)?;
@@ -192,9 +193,14 @@ pub(super) fn open(plan: &Plan, known: Option<Claim>, tools: Tools<'_>) -> Resul
     for folder in [&folders.top, &folders.tmp] {
         within(plan, folder, |root, path| root.make_dirs(path, 0o700).map(drop))?;
     }
-    let roots = paths.tmp().join("roots");
-    make_private_dir(&roots)?;
-    Ok(Workspace { skeleton: roots.join(name), _claim: Some(claim) })
+    let skeleton = skeleton(plan, paths);
+    skeleton.parent().map_or(Ok(()), make_private_dir)?;
+    Ok(Workspace { skeleton, _claim: Some(claim) })
+}
+
+/// Where the skeleton of a plan's workspace stands.
+pub(super) fn skeleton(plan: &Plan, paths: &Paths) -> PathBuf {
+    paths.tmp().join("roots").join(plan.folders.workspace.file_name().unwrap_or_default())
 }
 
 /// The lock of a build's folder, held by each process that uses it.
@@ -204,7 +210,7 @@ pub(super) fn lock_path(folder: &Path, paths: &Paths) -> PathBuf {
 }
 
 /// Works on a path that a build may write to, without following a link that leads out of there.
-fn within<T>(
+pub(super) fn within<T>(
     plan: &Plan,
     path: &Path,
     work: impl FnOnce(&Rooted, &Path) -> Result<T, RootedError>,
@@ -225,31 +231,6 @@ impl Workspace {
         self.skeleton.join(bitbake::OWN_FOLDER.trim_start_matches('/'))
     }
 
-    /// Writes the conf of the next build.
-    ///
-    /// # Errors
-    ///
-    /// When the file system refuses.
-    pub(super) fn write_conf(&self, plan: &Plan, checkouts: &Checkouts) -> Result<(), WorkspaceError> {
-        let conf = plan.folders.top.join("conf");
-        within(plan, &conf, |root, path| root.make_dirs(path, 0o755).map(drop))?;
-        let files = [
-            ("local.conf", bitbake::local_conf(plan)),
-            ("bblayers.conf", bitbake::bblayers_conf(&checkouts.layers, &checkouts.bblayers)),
-        ];
-        for (name, text) in files {
-            let path = conf.join(name);
-            // An unchanged file keeps its time: BitBake parses everything anew when a conf file changes.
-            let old = within(plan, &path, |root, path| root.read_text(path, CONF_LIMIT));
-            if old.is_ok_and(|old| old == text) {
-                continue;
-            }
-            let mut file = within(plan, &path, Rooted::create_file)?;
-            file.write_all(text.as_bytes()).map_err(FileError::new("write", &path))?;
-        }
-        Ok(())
-    }
-
     /// Makes HOME anew: what an earlier start has left there would be obeyed by the next one, such as `.bashrc`. With it, the mount points
     /// of inputs that stand in it.
     ///
@@ -265,6 +246,17 @@ impl Workspace {
             .iter()
             .filter(|input| plan.folders.inside(&input.dest).is_some())
             .try_for_each(|input| within(plan, &input.dest, make_plain_file))
+    }
+
+    /// Writes git's configuration into HOME, for users who commit in there, and for devtool, which commits for them.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub(super) fn write_git_config(&self, plan: &Plan, text: &[u8]) -> Result<(), WorkspaceError> {
+        let path = plan.folders.home.join(".gitconfig");
+        let mut file = within(plan, &path, Rooted::create_file)?;
+        Ok(file.write_all(text).map_err(FileError::new("write", &path))?)
     }
 
     /// Makes folders of the build, in the place of whatever else stands there.
@@ -388,7 +380,7 @@ fn clear(root: &Rooted, folder: &Path, keep: &[&Path]) -> Result<(), RootedError
     Ok(())
 }
 
-fn is_plain_folder(root: &Rooted, path: &Path) -> bool {
+pub(super) fn is_plain_folder(root: &Rooted, path: &Path) -> bool {
     root.open_plain(path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
 }
 

@@ -13,6 +13,7 @@ mod discover;
 mod fetch;
 mod git_error;
 mod gitlinks;
+mod identity;
 mod known;
 mod local;
 mod mend;
@@ -38,6 +39,7 @@ pub use conf::ConfError;
 pub use discover::{DiscoverError, Found, discover};
 pub use git_error::GitError;
 pub use gitlinks::gitlinks;
+pub(crate) use identity::identity;
 pub use local::repository as repository_around;
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Suggestion;
@@ -78,6 +80,11 @@ impl Checkouts {
     /// Everything that has to be visible in the sandbox.
     pub fn shown(&self) -> Vec<PathBuf> {
         self.own.iter().map(|own| &own.root).chain(&self.pinned).cloned().collect()
+    }
+
+    /// OpenEmbedded-Core's COREBASE: the folder around its layer.
+    pub fn core(&self) -> Option<&Path> {
+        self.layers.iter().find(|layer| layer.join("conf/bitbake.conf").is_file()).and_then(|layer| layer.parent())
     }
 
     /// Checks that a build will see what the lock names.

@@ -15,7 +15,6 @@ pub(super) fn variables(
     facts: &SystemFacts,
     folders: &Folders,
     machine: &str,
-    offline: bool,
 ) -> Vec<(String, String)> {
     let mut out: Vec<(String, String)> = Vec::new();
     let mut set = |name: &str, value: String| out.push((name.into(), value));
@@ -48,7 +47,7 @@ pub(super) fn variables(
     list("PREMIRRORS", &advanced.premirrors, false);
     list("LICENSE_FLAGS_ACCEPTED", &advanced.license_flags, false);
     let switches = [
-        ("BB_NO_NETWORK", if offline { Some(true) } else { advanced.no_network }),
+        ("BB_NO_NETWORK", advanced.no_network),
         ("BB_FETCH_PREMIRRORONLY", advanced.premirror_only),
         ("ACCEPT_FSL_EULA", advanced.accept_fsl_eula),
     ];
@@ -71,9 +70,15 @@ pub(super) fn variables(
     out
 }
 
-/// What a build's share decides comes by the environment: BitBake parses everything anew when a conf file changes.
-pub const SHARED: [&str; 5] =
-    ["BB_NUMBER_THREADS", "PARALLEL_MAKE", "BB_PRESSURE_MAX_CPU", "BB_PRESSURE_MAX_IO", "BB_PRESSURE_MAX_MEMORY"];
+/// What one build does in another way than the next comes by the environment: BitBake parses everything anew when a conf file changes.
+pub const BY_ENVIRONMENT: [&str; 6] = [
+    "BB_NUMBER_THREADS",
+    "PARALLEL_MAKE",
+    "BB_NO_NETWORK",
+    "BB_PRESSURE_MAX_CPU",
+    "BB_PRESSURE_MAX_IO",
+    "BB_PRESSURE_MAX_MEMORY",
+];
 
 /// Beyond this much of each second in which some program waits for a processor, a disk or memory, BitBake starts no further task, in
 /// microseconds (PSI, Documentation/accounting/psi.rst).
@@ -85,7 +90,7 @@ pub(super) fn take_share(conf: &[(String, String)], env: &mut Vec<(String, Strin
         let (_, value) = conf.iter().find(|(known, _)| known == name)?;
         value.trim_start_matches("-j ").parse::<u32>().ok()
     };
-    let [threads, make, ..] = SHARED;
+    let [threads, make, ..] = BY_ENVIRONMENT;
     put_new(env, threads, number(threads).unwrap_or(cpus).min(cpus).to_string());
     put_new(env, make, format!("-j {}", number(make).unwrap_or(cpus).min(cpus)));
 }
@@ -97,7 +102,12 @@ fn put_new(env: &mut Vec<(String, String)>, name: &str, value: String) {
 }
 
 /// BitBake's environment, except for PATH, which depends on where BitBake is.
-pub(super) fn environment(config: &Config, facts: &SystemFacts, folders: &Folders) -> Vec<(String, String)> {
+pub(super) fn environment(
+    config: &Config,
+    facts: &SystemFacts,
+    folders: &Folders,
+    offline: bool,
+) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
     let fixed = [
         ("HOME", path(&folders.home)),
@@ -144,12 +154,15 @@ pub(super) fn environment(config: &Config, facts: &SystemFacts, folders: &Folder
         .chain(inputs.iter().map(|(name, _)| *name))
         .chain(config.env.iter().map(|(name, _)| name.text.as_str()))
         .chain(config.host.env.iter().map(|name| name.text.as_str()))
-        .chain(SHARED)
+        .chain(BY_ENVIRONMENT)
         .chain(["BB_HASHSERVE"])
         .collect();
     put(&mut env, "BB_ENV_PASSTHROUGH_ADDITIONS", passed.join(" "));
     // Builds that begin later, and other programs, are counted by the kernel only.
-    let [_, _, pressure @ ..] = SHARED;
+    let [_, _, no_network, pressure @ ..] = BY_ENVIRONMENT;
+    if offline {
+        put(&mut env, no_network, "1".into());
+    }
     for (name, most) in pressure.into_iter().zip(PRESSURE).filter(|_| facts.has_pressure) {
         put_new(&mut env, name, most.into());
     }

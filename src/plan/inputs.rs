@@ -409,7 +409,7 @@ mod tests {
         for name in ["http_proxy", "SSL_CERT_FILE", "SSH_AUTH_SOCK", "GIT_CONFIG_GLOBAL", "MY_TOKEN"] {
             assert_eq!(variable(&plan, name), None, "{name}");
         }
-        let shared = format!("{} BB_HASHSERVE", crate::plan::SHARED.join(" "));
+        let shared = format!("{} BB_HASHSERVE", crate::plan::BY_ENVIRONMENT.join(" "));
         assert_eq!(variable(&plan, "BB_ENV_PASSTHROUGH_ADDITIONS"), Some(shared.as_str()));
         // Ours, not the caller's, whose socket is not there.
         let plan = plan_of("ssh_agent: true, env: [SSH_AUTH_SOCK]", &facts()).expect("a plan");

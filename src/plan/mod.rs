@@ -15,7 +15,7 @@ mod sources;
 
 pub use asks::asks;
 pub use build::{Plan, PlanError, PlannedHost, check_path, is_hidden, is_workspace_of, make};
-pub use conf::{CA_BUNDLE, SHARED};
+pub use conf::{BY_ENVIRONMENT, CA_BUNDLE};
 pub use domain::{Caches, Domain};
 pub use folders::Folders;
 pub use guarded::Guarded;

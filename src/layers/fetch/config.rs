@@ -212,7 +212,8 @@ fn is_for(place: &str, url: &gix::Url) -> bool {
     })
 }
 
-fn files(access: Access<'_>, home: Option<&Path>) -> Vec<(Source, PathBuf)> {
+/// The files that git reads outside of a repository, those that there are.
+pub(crate) fn files(access: Access<'_>, home: Option<&Path>) -> Vec<(Source, PathBuf)> {
     let mut files: Vec<(Source, PathBuf)> = Vec::new();
     if access.variable("GIT_CONFIG_NOSYSTEM").is_none_or(|value| ["0", "false", "no", "off"].contains(&value)) {
         files.push((Source::System, access.variable("GIT_CONFIG_SYSTEM").unwrap_or("/etc/gitconfig").into()));

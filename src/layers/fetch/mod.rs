@@ -4,7 +4,7 @@
 //! newest commit where that is enough, for its whole past only where the config names two things that have to fit.
 
 mod background;
-mod config;
+pub(super) mod config;
 mod counters;
 mod error;
 mod host_git;
