@@ -20,5 +20,6 @@ pub mod repository;
 pub mod rooted;
 pub mod scratch;
 pub mod sockets;
+pub mod space;
 pub mod stop;
 pub mod trail;
