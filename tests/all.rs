@@ -25,6 +25,8 @@ mod checkouts;
 mod config;
 #[path = "all/credentials.rs"]
 mod credentials;
+#[path = "all/disk.rs"]
+mod disk;
 #[path = "all/doctor.rs"]
 mod doctor;
 #[path = "all/exchange.rs"]

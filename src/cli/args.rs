@@ -75,6 +75,8 @@ pub(super) enum Command {
     /// Make, bring and remove build-host images
     #[command(subcommand)]
     Image(Image),
+    /// Show what all of it takes on the disk
+    Du(Du),
     /// Find out whether this machine can build, and what to do if not
     Doctor(Doctor),
     /// Print a script that completes commands in your shell
@@ -523,6 +525,14 @@ pub(super) struct Reach {
 pub(super) enum Compression {
     /// What every tool reads
     Gzip,
+}
+
+/// `smidr du`
+#[derive(Args)]
+pub(super) struct Du {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `smidr doctor`

@@ -12,6 +12,7 @@ mod completions;
 mod conf;
 mod context;
 mod doctor;
+mod du;
 mod history;
 mod image;
 mod init;
@@ -86,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Cancel(args) => cancel::cancel(&args),
         Command::Artifacts(command) => artifacts::artifacts(&config, &command),
         Command::Image(command) => image::image(&config, &command),
+        Command::Du(args) => du::du(&args),
         Command::Doctor(args) => doctor::doctor(&config, &args),
         Command::Completions(args) => completions::completions(&args),
     };

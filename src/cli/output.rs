@@ -165,6 +165,19 @@ impl Document {
         Ok(self)
     }
 
+    /// With the fields of a document.
+    ///
+    /// # Errors
+    ///
+    /// When the value cannot be written down.
+    pub(super) fn with_all(mut self, fields: &impl Serialize) -> Result<Self, Unwritable> {
+        match serde_json::to_value(fields).map_err(|source| Unwritable { name: "document", source })? {
+            Value::Object(fields) => self.0.extend(fields),
+            other => drop(self.0.insert("document".into(), other)),
+        }
+        Ok(self)
+    }
+
     /// Prints it.
     pub(super) fn say(self) {
         self.say_without(&Redactor::default());

@@ -103,7 +103,7 @@ pub(super) fn begin(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], 
         record: record(plan, paths),
         what,
         lock: lock_path(&plan.folders.workspace, paths),
-        quarantine: paths.home().join("quarantine").join(plan.folders.workspace.file_name().unwrap_or_default()),
+        quarantine: paths.quarantine().join(plan.folders.workspace.file_name().unwrap_or_default()),
         top: (plan.folders.top.clone(), root.clone()),
         missing: plan
             .guarded

@@ -18,6 +18,7 @@ pub(crate) mod keep;
 pub(crate) mod keeper;
 mod memory;
 mod obeyed;
+pub(crate) mod owner;
 mod prepare;
 mod pseudo;
 mod reach;

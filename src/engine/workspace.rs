@@ -14,7 +14,7 @@ use std::{
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
-use super::{Tools, conf::ConfChanged};
+use super::{Tools, conf::ConfChanged, owner::Owner};
 use crate::{
     bitbake,
     events::Emitter,
@@ -153,6 +153,7 @@ pub(crate) fn claim(plan: &Plan, tools: Tools<'_>) -> Result<Claim, WorkspaceErr
             },
         });
     }
+    Owner::note(plan, paths)?;
     Ok(Claim { folders, _locks: locks })
 }
 

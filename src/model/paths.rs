@@ -59,7 +59,7 @@ impl Paths {
 
     /// The caches of a trust domain other than the user's own.
     pub fn domain(&self, name: &str) -> PathBuf {
-        self.home.join("domains").join(name)
+        self.domains().join(name)
     }
 
     /// The user's own rootfs recipes.
@@ -70,6 +70,21 @@ impl Paths {
     /// Folders that survive from one build of a project to its next.
     pub fn workspaces(&self) -> PathBuf {
         self.home.join("workspaces")
+    }
+
+    /// Whose workspaces are, a file for each.
+    pub fn owners(&self) -> PathBuf {
+        self.home.join("owners")
+    }
+
+    /// What builds made where this machine would obey it, moved away.
+    pub fn quarantine(&self) -> PathBuf {
+        self.home.join("quarantine")
+    }
+
+    /// The folders of trust domains other than the user's own.
+    pub fn domains(&self) -> PathBuf {
+        self.home.join("domains")
     }
 
     /// All builds' own folders.

@@ -1,6 +1,7 @@
 //! What a user may ask of builds: start one, look at them, follow one. On this machine.
 
 mod clean;
+pub(crate) mod du;
 mod watch;
 
 use std::{

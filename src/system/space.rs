@@ -100,7 +100,7 @@ pub fn measure(folders: &[&Path]) -> Measured {
         match openat(CWD, *path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(folder) => match look(&folder, c"", AtFlags::EMPTY_PATH) {
                 Ok(found) if roots.insert(id(&found)) => {
-                    all.folders.iter_mut().nth(root).into_iter().for_each(|sum| sum.add(&found));
+                    all.folders.get_mut(root).into_iter().for_each(|sum| sum.add(&found));
                     open.push(Folder { root, parent: Arc::new(folder), name: c".".into() });
                 }
                 Ok(_) => {}
