@@ -77,6 +77,8 @@ pub(super) enum Command {
     Image(Image),
     /// Show what all of it takes on the disk
     Du(Du),
+    /// Free space on the disk; without options, show what could go
+    Clean(CleanUp),
     /// Find out whether this machine can build, and what to do if not
     Doctor(Doctor),
     /// Print a script that completes commands in your shell
@@ -533,6 +535,53 @@ pub(super) struct Du {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `smidr clean`
+#[derive(Args)]
+#[command(
+    after_help = "What a running build uses stays. `smidr image prune`, `layers prune` and `artifacts clean` do their part of this alone."
+)]
+pub(super) struct CleanUp {
+    /// Remove what no build has used for so long, such as 30d or 12h; of artifacts and logs the newest of each project and variant stay
+    #[arg(long, value_name = "AGE")]
+    pub older_than: Option<String>,
+    /// Remove the downloads and sstate that were used longest ago until the rest takes no more, such as 20g
+    #[arg(long, value_name = "SIZE")]
+    pub keep_size: Option<String>,
+    /// Remove workspaces and caches of projects whose config is not there any more
+    #[arg(long)]
+    pub gone: bool,
+    /// Remove only things of this kind; may be repeated
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub only: Vec<Store>,
+    /// Say what would go, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What takes space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Store {
+    /// What BitBake has downloaded
+    Downloads,
+    /// What BitBake has built and could use again
+    Sstate,
+    /// Layers' checkouts and mirrors
+    Layers,
+    /// Build-host images
+    Images,
+    /// What builds left behind
+    Artifacts,
+    /// Folders of projects that are gone
+    Workspaces,
 }
 
 /// `smidr doctor`

@@ -7,6 +7,7 @@ mod board;
 mod build;
 mod cancel;
 mod check;
+mod clean;
 mod command_context;
 mod completions;
 mod conf;
@@ -88,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Artifacts(command) => artifacts::artifacts(&config, &command),
         Command::Image(command) => image::image(&config, &command),
         Command::Du(args) => du::du(&args),
+        Command::Clean(args) => clean::clean(&args),
         Command::Doctor(args) => doctor::doctor(&config, &args),
         Command::Completions(args) => completions::completions(&args),
     };

@@ -173,7 +173,7 @@ pub(super) fn lines(judged: &Judged) -> Vec<String> {
         .collect()
 }
 
-fn says_yes(question: &str) -> bool {
+pub(super) fn says_yes(question: &str) -> bool {
     output::ask(&format!("{question} [y/N]"));
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);

@@ -24,4 +24,4 @@ pub use problem::{Problem, Problems, nearest};
 pub use read::{PRIVATE, read};
 pub use schema::*;
 pub use source::{BITBAKE, HOST};
-pub use values::Size;
+pub use values::{Age, Size};

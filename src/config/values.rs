@@ -26,6 +26,27 @@ impl FromStr for Size {
     }
 }
 
+/// How long ago, written `12h`, `30d` or `8w`. A plain number says no unit, and `m` could be minutes or months.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age(pub std::time::Duration);
+
+impl FromStr for Age {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let text = text.trim();
+        let unit = text.chars().next_back().ok_or(())?;
+        let hours: u64 = match unit {
+            'h' => 1,
+            'd' => 24,
+            'w' => 7 * 24,
+            _ => return Err(()),
+        };
+        let number: u32 = text.strip_suffix(unit).unwrap_or_default().trim().parse().map_err(|_| ())?;
+        Ok(Self(std::time::Duration::from_secs(hours * 3600 * u64::from(number))))
+    }
+}
+
 /// A time span, written `90m`, `2h`, `2h30m` or `45s`; a plain number counts minutes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Minutes(pub std::time::Duration);
@@ -58,6 +79,11 @@ mod tests {
         assert_eq!("1024".parse(), Ok(Size(1024)));
         for wrong in ["", "g", "-1g", "8x", "0", "99999999999t"] {
             assert!(wrong.parse::<Size>().is_err(), "{wrong}");
+        }
+        let hours = |text: &str| text.parse::<Age>().map(|age| age.0.as_secs() / 3600);
+        assert_eq!((hours("12h"), hours("30d"), hours("2 w"), hours("0d")), (Ok(12), Ok(720), Ok(336), Ok(0)));
+        for wrong in ["", "d", "30", "-1d", "30m", "1y", "4294967296d", "3dd"] {
+            assert!(hours(wrong).is_err(), "{wrong}");
         }
         let seconds = |text: &str| text.parse::<Minutes>().map(|m| m.0.as_secs());
         assert_eq!(seconds("90"), Ok(5400));

@@ -9,6 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::{crossing::lock_of, workspace::lock_path};
 use crate::{
     config::PRIVATE,
     model::{Paths, document_path},
@@ -106,4 +107,36 @@ pub(crate) fn workspaces(paths: &Paths) -> Vec<(OsString, Option<Owner>)> {
 pub(crate) fn file_of(mut workspace: OsString, paths: &Paths) -> PathBuf {
     workspace.push(".json");
     paths.owners().join(workspace)
+}
+
+/// The caches of a domain.
+#[derive(Debug)]
+pub(crate) struct DomainCaches {
+    /// Its folder below `domains`; none for the user's own.
+    pub name: Option<OsString>,
+    /// DL_DIR.
+    pub downloads: PathBuf,
+    /// SSTATE_DIR.
+    pub sstate: PathBuf,
+    /// Held by each build that uses them, together with others.
+    pub lock: PathBuf,
+}
+
+/// The caches of all domains, the user's own first.
+pub(crate) fn domains(paths: &Paths) -> Vec<DomainCaches> {
+    let entries = fs::read_dir(paths.domains()).into_iter().flatten().flatten();
+    let mut names: Vec<Option<OsString>> = entries.map(|entry| Some(entry.file_name())).collect();
+    names.push(None);
+    names.sort();
+    let of = |name: Option<OsString>| {
+        let named = |name: &OsString| Domain::Named(name.to_string_lossy().into_owned());
+        let caches = name.as_ref().map_or(Domain::Own, named).caches(paths, "");
+        DomainCaches { lock: lock_of(&caches, paths), name, downloads: caches.downloads, sstate: caches.sstate }
+    };
+    names.into_iter().map(of).collect()
+}
+
+/// The lock that each process holds which uses a workspace.
+pub(crate) fn lock_of_workspace(folder: &Path, paths: &Paths) -> PathBuf {
+    lock_path(folder, paths)
 }

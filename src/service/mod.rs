@@ -2,6 +2,8 @@
 
 mod clean;
 pub(crate) mod du;
+pub(crate) mod gone;
+pub(crate) mod unused;
 mod watch;
 
 use std::{

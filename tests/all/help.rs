@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 39] = [
+const COMMANDS: [&[&str]; 41] = [
     &[],
     &["init"],
     &["check"],
@@ -42,6 +42,8 @@ const COMMANDS: [&[&str]; 39] = [
     &["image", "push"],
     &["image", "verify"],
     &["image", "prune"],
+    &["du"],
+    &["clean"],
     &["doctor"],
     &["completions"],
 ];
