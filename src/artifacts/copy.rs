@@ -1,7 +1,7 @@
 //! Copies one file: data as data, holes as holes, without setuid and similar bits.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File, Metadata, Permissions},
     io::{self, Read as _, Seek as _},
     ops::Range,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
@@ -15,20 +15,17 @@ use rustix::{
 
 use crate::{events::Redactor, system::stop::StopToken};
 
-/// Without setuid, setgid and sticky: a copy must not run with its owner's rights.
-const MODES: u32 = 0o777;
+/// Without setuid, setgid and sticky: a copy must not run with its owner's rights. Without the right to write: several builds share what is kept.
+const KEPT: u32 = 0o555;
+
+/// What a copy of what is kept has besides: it is its owner's alone.
+const OWN: u32 = 0o200;
 
 /// Opens a regular file for reading; it may have been replaced by something else since it was listed.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
-}
-
-/// Identifies a file that has several names.
-pub(super) fn shared(file: &File) -> io::Result<Option<(u64, u64)>> {
-    let metadata = file.metadata()?;
-    Ok((metadata.nlink() > 1).then(|| (metadata.dev(), metadata.ino())))
 }
 
 /// Shares the blocks where the file system can (btrfs, xfs). Whether it could.
@@ -77,11 +74,25 @@ pub(super) fn copy_first(
     if filled < length { target.set_len(length) } else { Ok(()) }
 }
 
-/// Gives the copy the permissions and the time of the last change that the file has.
-pub(super) fn dress(source: &File, target: &File) -> io::Result<()> {
-    let metadata = source.metadata()?;
-    target.set_permissions(Permissions::from_mode(metadata.permissions().mode() & MODES))?;
-    target.set_modified(metadata.modified()?)
+/// Tells a file from others, whatever names it has.
+pub(super) fn id(found: &Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+/// The permissions that a file is kept with.
+pub(super) fn kept_mode(source: &Metadata) -> u32 {
+    source.mode() & KEPT
+}
+
+/// The permissions of the user's own copy of what was kept.
+pub(super) fn own_mode(kept: &Metadata) -> u32 {
+    kept_mode(kept) | OWN
+}
+
+/// Gives the copy permissions, and the time of the last change that the file has.
+pub(super) fn dress(source: &Metadata, target: &File, mode: u32) -> io::Result<()> {
+    target.set_permissions(Permissions::from_mode(mode))?;
+    target.set_modified(source.modified()?)
 }
 
 /// Where a file has data: everywhere, for a file system without support for holes (lseek(2)).

@@ -4,26 +4,29 @@
 //! bits; a link that leads out of the kept tree is recorded in the manifest and not made.
 
 mod copy;
+mod hand_out;
+mod pool;
 mod room;
 
 use std::{
-    collections::HashMap,
-    fs::{self, File},
+    fs::{self, File, Metadata},
+    io,
     path::{Path, PathBuf},
 };
 
 pub(crate) use copy::data_in;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+pub(crate) use hand_out::{copy_all, select};
+pub(crate) use pool::{Pool, sweep};
 pub(crate) use room::{Room, Spent};
-use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, symlinkat};
 
 use crate::{
     events::{Emitter, Redactor},
-    model::{Activity, Artifact, FOLDER_MARK, Hint, Kind, Unit, UserError, leads_out},
+    model::{Activity, Artifact, Digest, FOLDER_MARK, Hint, Kind, Unit, UserError, leads_out},
     system::{
-        files::{FileError, make_private_dir, remove_tree, sha256_of_all, write_atomically},
+        files::{FileError, make_private_dir, remove_tree, write_atomically},
         repository::is_git_folder,
-        rooted::{Rooted, RootedError},
+        rooted::RootedError,
         stop::{StopToken, Stopped},
     },
 };
@@ -61,6 +64,17 @@ pub(crate) enum ArtifactError {
         /// Why.
         source: RootedError,
     },
+    /// Something else is where a copy is to be.
+    #[error("{first}{} there already, and not what the build left", more_of(*more))]
+    Another {
+        /// Where.
+        first: PathBuf,
+        /// How many others.
+        more: usize,
+    },
+    /// A pattern names nothing.
+    #[error("the build left nothing that `{0}` names")]
+    NoSuch(String),
     /// A malformed pattern.
     #[error("`{0}` is not a valid pattern")]
     Pattern(String, #[source] globset::Error),
@@ -72,11 +86,15 @@ pub(crate) enum ArtifactError {
     File(#[from] FileError),
 }
 
+fn more_of(more: usize) -> String {
+    if more == 0 { " is".into() } else { format!(" and {more} others are") }
+}
+
 impl UserError for ArtifactError {
     fn kind(&self) -> Kind {
         match self {
             Self::Nothing { .. } | Self::Link(_) | Self::Full { .. } => Kind::Build,
-            Self::Pattern(..) => Kind::Request,
+            Self::Pattern(..) | Self::Another { .. } | Self::NoSuch(_) => Kind::Request,
             Self::Place { source, .. } => source.kind(),
             Self::Stopped(_) => Kind::Cancelled,
             Self::File(error) => error.kind(),
@@ -90,6 +108,8 @@ impl UserError for ArtifactError {
             }
             Self::Link(_) => vec![Hint::command("build from scratch", "smidr build --clean")],
             Self::Full { source, .. } => vec![source.hint()],
+            Self::Another { .. } => vec![Hint::new("choose another folder, or replace them with  --force")],
+            Self::NoSuch(_) => vec![Hint::command("see what there is", "smidr artifacts list")],
             Self::Pattern(..) | Self::Place { .. } | Self::Stopped(_) => Vec::new(),
             Self::File(error) => error.hints(),
         }
@@ -105,22 +125,23 @@ pub(crate) fn collect(
     deploy: &Path,
     patterns: &[String],
     build: &Path,
-    room: &mut Room,
+    keep: Keep<'_>,
     on: &Emitter,
     stop: &StopToken,
 ) -> Result<Vec<Artifact>, ArtifactError> {
     let wanted = matcher(patterns)?;
-    let found = find(deploy, room, on, stop, |path| wanted.is_match(path))?;
+    let found = find(deploy, keep.room, on, stop, |path| wanted.is_match(path))?;
     if found.is_empty() {
         return Err(ArtifactError::Nothing { deploy: deploy.into(), patterns: patterns.to_vec() });
     }
     let mut half = Half::new(&build.join("artifacts"))?;
     let mut kept = Vec::with_capacity(found.len());
-    let mut keeper = Keeper::new(deploy, &half.at, Redactor::default(), room, stop);
+    let mut keeper = Keeper::new(deploy, &half.at, Redactor::default(), keep, stop);
     for (done, path) in found.iter().enumerate() {
         on.progress(Activity::Collect, "artifacts", done as u64, Some(found.len() as u64), Unit::Items);
-        kept.push(keeper.artifact(path)?);
+        kept.extend(keeper.artifact(path)?);
     }
+    keeper.tell(on);
     half.show()?;
     #[derive(serde::Serialize)]
     struct Manifest<'a> {
@@ -154,14 +175,14 @@ pub(crate) fn keep_folder(
     from: &Path,
     to: &Path,
     redactor: &Redactor,
-    room: &mut Room,
+    keep: Keep<'_>,
     on: &Emitter,
     stop: &StopToken,
 ) -> Result<(), ArtifactError> {
-    let found = find(from, room, on, stop, |_| true)?;
+    let found = find(from, keep.room, on, stop, |_| true)?;
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     let mut half = Half::new(to)?;
-    let mut keeper = Keeper::new(from, &half.at, redactor.clone(), room, stop);
+    let mut keeper = Keeper::new(from, &half.at, redactor.clone(), keep, stop);
     let mut outside = Vec::new();
     for (done, path) in found.iter().enumerate() {
         on.progress(Activity::Collect, &name, done as u64, Some(found.len() as u64), Unit::Items);
@@ -169,6 +190,7 @@ pub(crate) fn keep_folder(
             outside.push(path);
         }
     }
+    keeper.tell(on);
     half.show()?;
     half.keep();
     if let Some(first) = outside.first() {
@@ -186,6 +208,22 @@ pub(crate) fn keep_folder(
 pub(crate) fn keep_log(from: &File, to: &Path, at_most: u64, redactor: &Redactor) -> Result<(), FileError> {
     let target = File::create(to).map_err(FileError::new("make", to))?;
     copy::copy_first(from, &target, redactor, at_most, &StopToken::default()).map_err(FileError::new("write", to))
+}
+
+/// What copies are made with.
+#[derive(Debug)]
+pub(crate) struct Keep<'a> {
+    /// What was kept before.
+    pub pool: &'a mut Pool,
+    /// How much more may be.
+    pub room: &'a mut Room,
+}
+
+impl Keep<'_> {
+    /// The same, for a part of the work.
+    pub(crate) fn again(&mut self) -> Keep<'_> {
+        Keep { pool: self.pool, room: self.room }
+    }
 }
 
 /// A folder that becomes visible when it is complete, and is removed otherwise.
@@ -229,10 +267,10 @@ enum Taken {
     Link(PathBuf),
     /// A link that leads out, which was not made.
     Outside(PathBuf),
-    /// A copy, perhaps of a file that has more names.
-    File { shared: bool },
-    /// Another name of a copy that was made before.
-    Again(PathBuf),
+    /// A file, with the digest and the size of what is kept.
+    File(Digest, u64),
+    /// Not at all: its owner may not read it.
+    Unreadable,
 }
 
 /// Copies files of one folder to another one.
@@ -240,39 +278,27 @@ struct Keeper<'a> {
     from: &'a Path,
     to: PathBuf,
     redactor: Redactor,
+    pool: &'a mut Pool,
     room: &'a mut Room,
     stop: &'a StopToken,
-    // The first name of each file that has several.
-    shared: HashMap<(u64, u64), PathBuf>,
-    // By their first names.
-    hashed: HashMap<PathBuf, Artifact>,
+    unreadable: Vec<PathBuf>,
 }
 
 impl<'a> Keeper<'a> {
-    fn new(from: &'a Path, to: &Path, redactor: Redactor, room: &'a mut Room, stop: &'a StopToken) -> Self {
-        Self { from, to: to.into(), redactor, room, stop, shared: HashMap::new(), hashed: HashMap::new() }
+    fn new(from: &'a Path, to: &Path, redactor: Redactor, keep: Keep<'a>, stop: &'a StopToken) -> Self {
+        let Keep { pool, room } = keep;
+        Self { from, to: to.into(), redactor, pool, room, stop, unreadable: Vec::new() }
     }
 
-    fn artifact(&mut self, path: &Path) -> Result<Artifact, ArtifactError> {
-        let taken = self.take(path)?;
-        if let Taken::Again(first) = &taken
-            && let Some(first) = self.hashed.get(first)
-        {
-            return Ok(Artifact { path: path.into(), ..first.clone() });
-        }
-        if let Taken::Link(link) | Taken::Outside(link) = taken {
-            return Ok(Artifact { path: path.into(), size: 0, sha256: None, link: Some(link) });
-        }
-        let to = self.to.join(path);
-        let length = fs::metadata(&to).map_err(FileError::new("look at", &to))?.len();
-        self.room.hashed(length).map_err(|spent| self.full(path, spent))?;
-        let copy = File::open(&to).and_then(|file| sha256_of_all(self.stop.reader(file)));
-        let (sha256, size) = copy.map_err(FileError::new("read", &to))?;
-        let artifact = Artifact { path: path.into(), size, sha256: Some(sha256), link: None };
-        if matches!(taken, Taken::File { shared: true }) {
-            self.hashed.insert(path.into(), artifact.clone());
-        }
-        Ok(artifact)
+    /// None for what cannot be read.
+    fn artifact(&mut self, path: &Path) -> Result<Option<Artifact>, ArtifactError> {
+        Ok(match self.take(path)? {
+            Taken::Link(link) | Taken::Outside(link) => {
+                Some(Artifact { path: path.into(), size: 0, sha256: None, link: Some(link) })
+            }
+            Taken::File(sha256, size) => Some(Artifact { path: path.into(), size, sha256: Some(sha256), link: None }),
+            Taken::Unreadable => None,
+        })
     }
 
     fn take(&mut self, path: &Path) -> Result<Taken, ArtifactError> {
@@ -291,79 +317,51 @@ impl<'a> Keeper<'a> {
             std::os::unix::fs::symlink(&link, &to).map_err(FileError::new("make the link", &to))?;
             return Ok(Taken::Link(link));
         }
-        let source = copy::open(&from).map_err(FileError::new("copy", &from))?;
-        let shared = copy::shared(&source).map_err(FileError::new("look at", &from))?;
-        if let Some(first) = shared.and_then(|id| self.shared.get(&id))
-            // A file system without hard links, or with too many of this one: then a copy.
-            && fs::hard_link(self.to.join(first), &to).is_ok()
-        {
-            return Ok(Taken::Again(first.clone()));
+        let source = match copy::open(&from) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.unreadable.push(from);
+                return Ok(Taken::Unreadable);
+            }
+            source => source.map_err(FileError::new("copy", &from))?,
+        };
+        let found = source.metadata().map_err(FileError::new("look at", &from))?;
+        let (redacted, mode) = (self.redactor.knows_any(), copy::kept_mode(&found));
+        if let Some((sha256, size)) = self.pool.link(&found, redacted, mode, &to) {
+            return Ok(Taken::File(sha256, size));
         }
+        self.room.hashed(found.len()).map_err(|spent| self.full(path, spent))?;
+        self.copy(path, (&source, &found), mode)?;
+        let aside = self.to.with_extension("link");
+        let (sha256, size) = self.pool.take_up(&found, redacted, (&to, mode), &aside, self.stop)?;
+        Ok(Taken::File(sha256, size))
+    }
+
+    /// Copies a file. A hard link to the build's own would change together with the next build's.
+    fn copy(&mut self, path: &Path, (source, found): (&File, &Metadata), mode: u32) -> Result<(), ArtifactError> {
+        let (from, to) = (self.from.join(path), self.to.join(path));
         let target = File::create_new(&to).map_err(FileError::new("make", &to))?;
-        // A hard link to the build's own file would change together with the next build's.
-        if self.redactor.knows_any() || !copy::share(&source, &target) {
-            let data = data_in(&source).map_err(FileError::new("look at", &from))?;
+        if self.redactor.knows_any() || !copy::share(source, &target) {
+            let data = data_in(source).map_err(FileError::new("look at", &from))?;
             self.room.data(data).map_err(|spent| self.full(path, spent))?;
-            copy::copy_data(&source, &target, &self.redactor, self.stop).map_err(FileError::new("copy", &from))?;
+            copy::copy_data(source, &target, &self.redactor, self.stop).map_err(FileError::new("copy", &from))?;
         }
-        copy::dress(&source, &target).map_err(FileError::new("copy", &from))?;
-        if let Some(id) = shared {
-            self.shared.entry(id).or_insert_with(|| path.into());
-        }
-        Ok(Taken::File { shared: shared.is_some() })
+        Ok(copy::dress(found, &target, mode).map_err(FileError::new("copy", &from))?)
     }
 
     fn full(&self, path: &Path, source: Spent) -> ArtifactError {
         ArtifactError::Full { path: self.from.join(path), source }
     }
-}
 
-/// Copies kept artifacts into a folder of the user's. Links in it, perhaps from a copy of another build, are not followed out of it.
-/// Returns the number of links that were not made because they lead out.
-///
-/// # Errors
-///
-/// When the file system refuses, or a file is there already.
-pub(crate) fn copy_all(from: &Path, artifacts: &[Artifact], dest: &Path) -> Result<usize, ArtifactError> {
-    fs::create_dir_all(dest).map_err(FileError::new("make the folder", dest))?;
-    let within = |path: &Path, source| ArtifactError::Place { path: dest.join(path), source };
-    let root = Rooted::open(dest).map_err(|source| within(Path::new(""), source))?;
-    let mut shared: HashMap<(u64, u64), &Path> = HashMap::new();
-    let mut outside = 0;
-    for artifact in artifacts {
-        let path = artifact.path.as_path();
-        if artifact.leads_out() {
-            outside += 1;
-            continue;
-        }
-        let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
-        let folder = root.make_dirs(parent, 0o755).map_err(|source| within(path, source))?;
-        let failed = || FileError::new("make", &dest.join(path));
-        if let Some(link) = &artifact.link {
-            symlinkat(link, &folder, name).map_err(|errno| failed()(errno.into()))?;
-            continue;
-        }
-        let (from, copying) = (from.join(path), || FileError::new("copy to", &dest.join(path)));
-        let source = copy::open(&from).map_err(FileError::new("read", &from))?;
-        let id = copy::shared(&source).map_err(copying())?;
-        if let Some(first) = id.and_then(|id| shared.get(&id))
-            && let Ok((place, known)) = root.parent(first)
-            && linkat(&place, &known, &folder, name, AtFlags::empty()).is_ok()
-        {
-            continue;
-        }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target = openat(&folder, name, flags, Mode::from(0o666)).map_err(|errno| failed()(errno.into()))?;
-        let target = File::from(target);
-        if !copy::share(&source, &target) {
-            copy::copy_data(&source, &target, &Redactor::default(), &StopToken::default()).map_err(copying())?;
-        }
-        copy::dress(&source, &target).map_err(copying())?;
-        if let Some(id) = id {
-            shared.entry(id).or_insert(path);
+    /// Says what could not be read: what is deployed for its owner not to read is lost, and the build is not.
+    fn tell(self, on: &Emitter) {
+        if let Some(first) = self.unreadable.first() {
+            let count = self.unreadable.len();
+            on.warn(format!(
+                "{count} files are not kept, since their modes let not even you read them: {} is the first",
+                first.display()
+            ));
         }
     }
-    Ok(outside)
 }
 
 fn matcher(patterns: &[String]) -> Result<GlobSet, ArtifactError> {
@@ -396,7 +394,16 @@ fn find(
     let mut repositories = 0;
     while let Some(entry) = walk.next() {
         stop.check()?;
-        let entry = entry.map_err(|error| FileError::new("read", deploy)(error.into()))?;
+        let entry = match entry.map_err(io::Error::from) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                on.warn(format!(
+                    "a folder in {} is not kept, since its mode lets not even you read it",
+                    deploy.display()
+                ));
+                continue;
+            }
+            entry => entry.map_err(FileError::new("read", deploy))?,
+        };
         let Ok(path) = entry.path().strip_prefix(deploy) else { continue };
         if entry.depth() == 1 && entry.file_name() == FOLDER_MARK {
             continue;
@@ -443,8 +450,10 @@ mod tests {
         std::os::unix::fs::symlink("a.ext4", images.join("latest")).expect("a link");
         let build = folder.path().join("build");
         let on = Emitter::new(BuildId::new("x", 1).expect("an id"), Vec::new());
-        let room = || Room::of(1 << 20, &build);
-        let kept = collect(&deploy, &["images/board/**".into()], &build, &mut room(), &on, &StopToken::default())
+        let (mut pool, mut room) =
+            (Pool::open(&folder.path().join("kept"), &folder.path().join("seen")), Room::of(1 << 20, &build));
+        let mut keep = Keep { pool: &mut pool, room: &mut room };
+        let kept = collect(&deploy, &["images/board/**".into()], &build, keep.again(), &on, &StopToken::default())
             .expect("collected");
         let names: Vec<String> = kept.iter().map(|artifact| artifact.path.display().to_string()).collect();
         assert_eq!(names, ["images/board/a.ext4", "images/board/latest"]);
@@ -457,7 +466,7 @@ mod tests {
             &deploy,
             &["images/other/*".into()],
             &folder.path().join("b2"),
-            &mut room(),
+            keep.again(),
             &on,
             &StopToken::default(),
         );
@@ -485,8 +494,10 @@ mod tests {
         fs::hard_link(deploy.join("a"), deploy.join("a2")).expect("a second name");
         let id = || BuildId::new("x", 1).expect("an id");
         let collect = |bytes: u64, on: &Emitter| {
-            collect(&deploy, &["**".into()], &build, &mut Room::of(bytes, &build), on, &StopToken::default())
-                .map(|kept| kept.len())
+            let (mut pool, mut room) =
+                (Pool::open(&folder.path().join("kept"), &folder.path().join("seen")), Room::of(bytes, &build));
+            let keep = Keep { pool: &mut pool, room: &mut room };
+            collect(&deploy, &["**".into()], &build, keep, on, &StopToken::default()).map(|kept| kept.len())
         };
         let on = Emitter::new(id(), Vec::new());
         let broken = Emitter::new(id(), vec![Box::new(Breaks)]);

@@ -208,6 +208,7 @@ pub(super) struct Lock {
 #[derive(Subcommand)]
 pub(super) enum Layers {
     /// Show the project's repositories and their layers, as far as they are here
+    #[command(visible_alias = "list")]
     Ls {
         /// Show everything in the store instead, whatever project it belongs to
         #[arg(long)]
@@ -382,18 +383,29 @@ pub(super) struct Worker {
 #[derive(Subcommand)]
 pub(super) enum Artifacts {
     /// List what a build left behind
+    #[command(visible_alias = "ls")]
     List(Listing),
-    /// Copy everything that a build left behind into a folder
-    Copy {
-        /// The build
-        id: String,
-        /// The folder; made if it is missing
-        dest: PathBuf,
-    },
+    /// Copy what a build left behind into a folder
+    #[command(
+        override_usage = "smidr artifacts copy [OPTIONS] <DEST>\n       smidr artifacts copy [OPTIONS] <ID> <DEST> [PATTERN]..."
+    )]
+    Copy(Copy),
     /// Show where a build's artifacts are, with their digests
     Show(Listing),
     /// Remove artifacts and logs of old builds; that they were built stays known
     Clean(Clean),
+}
+
+/// `smidr artifacts copy`
+#[derive(Args)]
+pub(super) struct Copy {
+    /// The folder, made if it is missing; before it the build, if it is not the newest of the project in this folder; after it paths or patterns
+    /// such as '*.wic', if not everything is wanted
+    #[arg(required = true, value_name = "DEST")]
+    pub words: Vec<PathBuf>,
+    /// Replace files that are there already
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `smidr artifacts clean`
@@ -405,6 +417,9 @@ pub(super) struct Clean {
     /// Only builds that ended more than so many days ago
     #[arg(long, value_name = "DAYS")]
     pub days: Option<u32>,
+    /// Builds of all projects, not only of the one in this folder
+    #[arg(long)]
+    pub all_projects: bool,
     /// Say what would go, and remove nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -424,6 +439,7 @@ pub(super) struct Listing {
 #[derive(Subcommand)]
 pub(super) enum Image {
     /// List images
+    #[command(visible_alias = "list")]
     Ls {
         /// Print JSON
         #[arg(long)]

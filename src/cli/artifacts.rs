@@ -1,9 +1,12 @@
 //! `smidr artifacts`: what builds left behind.
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use super::{
-    args::{Artifacts, Clean, Listing},
+    args::{Artifacts, Copy, Listing},
     context,
     history::policy,
     output::{Document, bytes, say, talk},
@@ -13,8 +16,8 @@ use crate::{
     artifacts,
     history::BuildRecord,
     model::{Artifact, Hint, Paths, SystemFacts},
-    service::LocalService,
-    system::paths,
+    service::{Clean, LocalService},
+    system::{files::FileError, paths, stop::StopToken},
 };
 
 /// Runs the command.
@@ -23,10 +26,10 @@ pub(super) fn artifacts(config: &Path, command: &Artifacts) -> Done {
     let paths = paths::find(&facts.environment)?;
     let find = |id: Option<&str>| find(config, &facts, &paths, id);
     match command {
-        Artifacts::List(listing) => list(find(listing.id.as_deref())?, listing),
+        Artifacts::List(listing) => list(find(listing.id.as_deref())?, &paths, listing),
         Artifacts::Show(listing) => show(find(listing.id.as_deref())?, &paths, listing),
-        Artifacts::Copy { id, dest } => copy(find(Some(id))?, &paths, dest),
-        Artifacts::Clean(wanted) => clean(&paths, wanted),
+        Artifacts::Copy(wanted) => copy(config, &facts, &paths, wanted),
+        Artifacts::Clean(wanted) => clean(&paths, &policy(config, wanted)?),
     }
 }
 
@@ -39,13 +42,13 @@ fn find(config: &Path, facts: &SystemFacts, paths: &Paths, id: Option<&str>) -> 
     Ok((build, artifacts))
 }
 
-fn list((build, artifacts): Found, listing: &Listing) -> Done {
+fn list((build, artifacts): Found, paths: &Paths, listing: &Listing) -> Done {
     if listing.json {
         Document::new().with("build", &build.id)?.with("artifacts", &artifacts)?.say();
     } else if artifacts.is_empty() {
         talk(format!("{} ({}) left nothing behind", build.id, build.state));
-    } else if is_cleaned(&build) {
-        talk(format!("what {} left behind has been removed since", build.id));
+    } else if let Some(day) = context::cleaned_on(&build, paths) {
+        talk(format!("what {} left behind was removed by `smidr artifacts clean` on {day}", build.id));
     }
     for artifact in artifacts.iter().filter(|_| !listing.json) {
         let size = artifact.link.as_ref().map_or_else(|| bytes(artifact.size), |link| format!("-> {}", link.display()));
@@ -72,23 +75,50 @@ fn show((build, artifacts): Found, paths: &Paths, listing: &Listing) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-fn copy((build, found): Found, paths: &Paths, dest: &Path) -> Done {
+/// The words of `copy`: the folder alone, or the build, the folder, and patterns.
+fn words<'a>(words: &'a [PathBuf], paths: &Paths) -> Result<(Option<&'a str>, &'a Path, Vec<String>), Failure> {
+    match words {
+        [dest] => {
+            let is_build = dest.to_str().and_then(|word| word.parse().ok()).is_some_and(|id| paths.build(&id).is_dir());
+            if is_build {
+                let hint = Hint::command("for example", format!("smidr artifacts copy {} out", dest.display()));
+                return Err(Refused::new("name the folder to copy to", [hint]).into());
+            }
+            Ok((None, dest, Vec::new()))
+        }
+        [id, dest, patterns @ ..] => {
+            let text = |path: &PathBuf| {
+                let wrong = || Refused::new(format!("`{}` is no text", path.display()), None);
+                path.to_str().map(String::from).ok_or_else(wrong)
+            };
+            let patterns = patterns.iter().map(text).collect::<Result<_, _>>()?;
+            Ok((Some(id.to_str().unwrap_or_default()), dest, patterns))
+        }
+        [] => Err(Refused::new("name the folder to copy to", None).into()),
+    }
+}
+
+fn copy(config: &Path, facts: &SystemFacts, paths: &Paths, wanted: &Copy) -> Done {
+    let (id, dest, patterns) = words(&wanted.words, paths)?;
+    let (build, found) = find(config, facts, paths, id)?;
     if found.is_empty() {
         return Err(Refused::new(format!("{} ({}) left nothing behind", build.id, build.state), None).into());
     }
     let from = paths.build(&build.id).join("artifacts");
     if !from.is_dir() {
-        return Err(
-            Refused::new(format!("the artifacts of {} are gone from {}", build.id, from.display()), None).into()
-        );
+        let what = match context::cleaned_on(&build, paths) {
+            Some(day) => format!("the artifacts of {} were removed by `smidr artifacts clean` on {day}", build.id),
+            None => format!("the artifacts of {} are gone from {}", build.id, from.display()),
+        };
+        return Err(Refused::new(what, None).into());
     }
-    if let Some(taken) = found.iter().find(|artifact| fs::symlink_metadata(dest.join(&artifact.path)).is_ok()) {
-        let what = format!("{} exists already, and is left as it is", dest.join(&taken.path).display());
-        return Err(Refused::new(what, [Hint::new("choose another folder")]).into());
-    }
-    let outside = artifacts::copy_all(&from, &found, dest)?;
-    talk(format!("{} files in {}", found.len() - outside, dest.display()));
-    if outside > 0 {
+    let found = artifacts::select(found, &patterns)?;
+    let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let copied = artifacts::copy_all(&from, &found, dest, wanted.force, &stop)?;
+    let there = if copied.there > 0 { format!("; {} were there already", copied.there) } else { String::new() };
+    talk(format!("{} files of {} copied to {}{there}", copied.made, build.id, dest.display()));
+    if copied.outside > 0 {
+        let outside = copied.outside;
         talk(format!(
             "{outside} links were not made, since each leads out of the artifacts: see `smidr artifacts list`"
         ));
@@ -96,17 +126,12 @@ fn copy((build, found): Found, paths: &Paths, dest: &Path) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-fn is_cleaned(build: &BuildRecord) -> bool {
-    build.outcome.as_ref().is_some_and(|outcome| outcome.cleaned)
-}
-
-fn clean(paths: &Paths, wanted: &Clean) -> Done {
-    let policy = policy(wanted)?;
+fn clean(paths: &Paths, policy: &Clean) -> Done {
     let cleaned = LocalService::new(paths).clean(policy, jiff::Timestamp::now())?;
     for (build, freed) in &cleaned {
         say(format!("{:<40} {:>8}", build.id, bytes(*freed)));
     }
-    let verb = if wanted.dry_run { "would remove" } else { "removed" };
+    let verb = if policy.dry_run { "would remove" } else { "removed" };
     let freed = cleaned.iter().fold(0, |sum: u64, (_, freed)| sum.saturating_add(*freed));
     talk(format!("{verb} what {} builds left behind, {}", cleaned.len(), bytes(freed)));
     Ok(ExitCode::SUCCESS)

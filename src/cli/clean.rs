@@ -130,8 +130,8 @@ impl CommandContext {
         }
         if let Some(limit) = policy.older_than {
             if wants(Store::Artifacts) {
-                let policy = service::Clean { keep: Some(1), older_than: Some(limit), dry_run };
-                for (build, freed) in LocalService::new(&self.paths).clean(policy, now)? {
+                let policy = service::Clean { project: None, keep: Some(1), older_than: Some(limit), dry_run };
+                for (build, freed) in LocalService::new(&self.paths).clean(&policy, now)? {
                     swept.take(Store::Artifacts, build.id.to_string(), freed, build.ended);
                 }
             }

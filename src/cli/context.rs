@@ -76,6 +76,13 @@ pub(super) fn named_or_newest(
     })
 }
 
+/// The day on which what a build left behind was removed. Its folder has not changed since.
+pub(super) fn cleaned_on(build: &BuildRecord, paths: &Paths) -> Option<String> {
+    build.outcome.as_ref().filter(|outcome| outcome.cleaned)?;
+    let changed = std::fs::metadata(paths.build(&build.id)).and_then(|found| found.modified()).ok()?;
+    Some(jiff::Timestamp::try_from(changed).ok()?.strftime("%F").to_string())
+}
+
 impl From<&Wanted> for BuildRequest {
     fn from(wanted: &Wanted) -> Self {
         Self {

@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use super::{
     args::{Compression, Image, Prune},
+    clean::size,
     command_context::CommandContext,
     output::{Document, Unwritable, bytes, say, say_lines, talk},
     report::{Done, Failure, Refused, report},
 };
 use crate::{
-    config::{Size, nearest},
+    config::nearest,
     engine::EngineError,
     image::{
         Damage, Finding, ImageName, LayerForm, Limits, Policy, Reference, RegistryReference, RegistrySettings,
@@ -195,14 +196,10 @@ impl CommandContext {
     }
 
     fn prune(&self, wanted: &Prune) -> Result<(), Failure> {
-        let wrong = |text: &str| Refused::new(format!("`{text}` is no size"), [Hint::new("write  --keep 20g")]);
-        let keep = wanted.keep.as_deref().map(|text| text.parse::<Size>().map_err(|()| wrong(text))).transpose()?;
+        let keep = wanted.keep.as_deref().map(|text| size(text, "--keep 20g")).transpose()?;
         let day = Duration::from_secs(24 * 60 * 60);
-        let policy = Policy {
-            unused_for: wanted.days.map(|days| day * days),
-            keep_bytes: keep.map(|Size(bytes)| bytes),
-            dry_run: wanted.dry_run,
-        };
+        let policy =
+            Policy { unused_for: wanted.days.map(|days| day * days), keep_bytes: keep, dry_run: wanted.dry_run };
         let pruned = self.store.prune(policy, jiff::Timestamp::now(), &self.on)?;
         for (image, freed) in &pruned.images {
             say(format!("{:<24} {:>8}", image.name, bytes(*freed)));

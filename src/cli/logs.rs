@@ -106,6 +106,10 @@ fn task_log(
     let failed = build.outcome.iter().flat_map(|outcome| &outcome.failed).find(|task| task.name.to_string() == wanted);
     let kept = failed.and_then(|task| task.log.clone()).filter(|log| log.starts_with(paths.build(&build.id)));
     if let Some(log) = kept {
+        if let Some(day) = context::cleaned_on(build, paths).filter(|_| !log.exists()) {
+            let what = format!("the log of {wanted} was removed by `smidr artifacts clean` on {day}");
+            return Err(Refused::new(what, None).into());
+        }
         return Ok((log, true));
     }
     let mut known: Vec<(TaskName, PathBuf)> = Vec::new();

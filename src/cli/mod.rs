@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Logs(args) => logs::logs(&config, &args),
         Command::Attach(args) => attach::attach(&config, &args),
-        Command::History(command) => history::history(&command),
+        Command::History(command) => history::history(&config, &command),
         Command::Keeper => keeper::keeper(),
         Command::Worker(args) => worker::worker(&args),
         Command::Cancel(args) => cancel::cancel(&args),

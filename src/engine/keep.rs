@@ -18,7 +18,7 @@ use super::{
     budget::{self, Budget},
 };
 use crate::{
-    artifacts::{self, ArtifactError, Room},
+    artifacts::{self, ArtifactError, Keep},
     events::Emitter,
     lock::{Lock, Pins},
     model::{Artifact, BuildId, FailedTask, Secrets},
@@ -40,7 +40,7 @@ pub(crate) const SEAL: &str = "secrets";
 pub(crate) fn artifacts(
     plan: &Plan,
     build: &Path,
-    room: &mut Room,
+    keep: Keep<'_>,
     tools: Tools<'_>,
 ) -> Result<Vec<Artifact>, EngineError> {
     let folders = &plan.folders;
@@ -51,7 +51,7 @@ pub(crate) fn artifacts(
     if folders.deploy.is_dir() && !is_own(folders, &folders.deploy) {
         return Err(ArtifactError::Link(folders.deploy.clone()).into());
     }
-    match artifacts::collect(&folders.deploy, &plan.artifacts, build, room, tools.on, tools.stop) {
+    match artifacts::collect(&folders.deploy, &plan.artifacts, build, keep, tools.on, tools.stop) {
         Err(ArtifactError::Nothing { .. }) if !plan.artifacts_required => Ok(Vec::new()),
         collected => Ok(collected?),
     }
@@ -91,11 +91,16 @@ pub(crate) fn knows(secrets: &Secrets, id: &BuildId, build: &Path) -> bool {
 /// # Errors
 ///
 /// When the file system refuses.
-pub(crate) fn records(folders: &Folders, build: &Path, room: &mut Room, tools: Tools<'_>) -> Result<(), EngineError> {
+pub(crate) fn records(
+    folders: &Folders,
+    build: &Path,
+    mut keep: Keep<'_>,
+    tools: Tools<'_>,
+) -> Result<(), EngineError> {
     let redactor = tools.on.redactor();
     for (name, folder) in records_of(folders) {
         if folder.is_dir() && is_own(folders, &folder) {
-            match artifacts::keep_folder(&folder, &build.join(name), &redactor, room, tools.on, tools.stop) {
+            match artifacts::keep_folder(&folder, &build.join(name), &redactor, keep.again(), tools.on, tools.stop) {
                 Err(ArtifactError::Full { path, source }) => {
                     tools.on.warn(format!("{name} is not kept, since {} cannot be: {source}", path.display()));
                 }

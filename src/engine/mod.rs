@@ -27,6 +27,7 @@ mod workspace;
 
 use std::{ops::Deref, path::Path, time::Instant};
 
+pub(crate) use crate::artifacts::sweep;
 pub(crate) use asks::{Judged, judge, left_conf};
 use budget::Budget;
 pub(crate) use confine::Confinement;
@@ -39,7 +40,7 @@ pub(crate) use submission::submission;
 pub(crate) use workspace::{check_free, claim};
 
 use crate::{
-    artifacts::{self, ArtifactError, Room},
+    artifacts::{self, ArtifactError, Keep, Pool, Room},
     bitbake,
     config::Network,
     events::Emitter,
@@ -442,11 +443,15 @@ fn reasons(finished: &Finished, no_task: bool) -> Vec<String> {
 
 fn collect(prepared: &Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
     let mut room = Room::on(build)?;
-    let kept = keep::artifacts(&prepared.plan, build, &mut room, tools)?;
-    if let Err(error) = keep::records(&prepared.plan.folders, build, &mut room, tools) {
+    let workspace = prepared.plan.folders.workspace.file_name().unwrap_or_default();
+    let mut pool = Pool::open(&tools.paths.kept(), &owner::memory_of(workspace.into(), &tools.paths));
+    let mut keep = Keep { pool: &mut pool, room: &mut room };
+    let kept = keep::artifacts(&prepared.plan, build, keep.again(), tools)?;
+    if let Err(error) = keep::records(&prepared.plan.folders, build, keep, tools) {
         artifacts::discard(build)?;
         return Err(error);
     }
+    pool.close()?;
     kept.iter().for_each(|artifact| tools.on.emit(Event::ArtifactKept { artifact: artifact.clone() }));
     Ok(Outcome {
         bitbake_exit: Some(finished.exit),

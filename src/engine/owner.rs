@@ -109,6 +109,12 @@ pub(crate) fn file_of(mut workspace: OsString, paths: &Paths) -> PathBuf {
     paths.owners().join(workspace)
 }
 
+/// What is remembered of the files that were kept of a workspace.
+pub(crate) fn memory_of(mut workspace: OsString, paths: &Paths) -> PathBuf {
+    workspace.push(".kept");
+    paths.owners().join(workspace)
+}
+
 /// The caches of a domain.
 #[derive(Debug)]
 pub(crate) struct DomainCaches {

@@ -97,6 +97,11 @@ impl Paths {
         self.builds().join(id.as_str())
     }
 
+    /// Files that were kept of builds, by their digests: other names of what is in the folders of builds.
+    pub fn kept(&self) -> PathBuf {
+        self.home.join("kept")
+    }
+
     /// Lock files. They hold no data but the name of their holder.
     pub fn locks(&self) -> PathBuf {
         self.home.join("locks")

@@ -1,7 +1,7 @@
 //! What old builds have left behind goes: artifacts, records and logs of failed tasks. That they were is still known.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::{LocalService, ServiceError};
 use crate::{
-    engine::keep::SEAL,
+    engine::{self, keep::SEAL},
     executors::LOG,
     history::{
         BuildRecord,
@@ -27,8 +27,10 @@ use crate::{
 const START: Duration = Duration::from_secs(600);
 
 /// What may go. At least one of the two, or nothing does.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Clean {
+    /// Only builds of the project with this config; else those of all.
+    pub project: Option<PathBuf>,
     /// How many builds of each project and variant stay, the newest: so many that left artifacts, and so many that did not.
     pub keep: Option<usize>,
     /// Only what builds left that ended longer ago.
@@ -38,17 +40,25 @@ pub(crate) struct Clean {
 }
 
 impl LocalService<'_> {
-    /// Removes builds with all that is known of them, and what they left behind, by a policy; never one that runs. Gives the builds. What was
+    /// Removes builds with all that is known of them, and what they left behind, by a policy; never one that runs. Gives the builds, and the bytes that went with each. What was
     /// submitted and never began goes too.
     ///
     /// # Errors
     ///
     /// When the index cannot be read or written, or something cannot be removed.
-    pub(crate) fn prune(&self, policy: Clean, now: Timestamp) -> Result<Vec<BuildRecord>, ServiceError> {
-        let gone = chosen(self.list(u32::MAX)?, policy, now);
+    pub(crate) fn prune(&self, policy: &Clean, now: Timestamp) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
+        let mut names = Names::of(&self.paths.kept());
+        let mut gone = Vec::new();
+        for build in chosen(self.list(u32::MAX)?, policy, now) {
+            let bytes = names.freed_with(&self.paths.build(&build.id));
+            if !policy.dry_run {
+                self.forget(&build.id)?;
+            }
+            gone.push((build, bytes));
+        }
         if !policy.dry_run {
-            gone.iter().try_for_each(|build| self.forget(&build.id))?;
             self.remove_unbegun()?;
+            engine::sweep(&self.paths.kept())?;
         }
         Ok(gone)
     }
@@ -72,21 +82,25 @@ impl LocalService<'_> {
     /// # Errors
     ///
     /// When the record cannot be read or written, or something cannot be removed.
-    pub(crate) fn clean(&self, policy: Clean, now: Timestamp) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
+    pub(crate) fn clean(&self, policy: &Clean, now: Timestamp) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
         let Some(history) = self.history()? else { return Ok(Vec::new()) };
+        let mut names = Names::of(&self.paths.kept());
         let mut cleaned = Vec::new();
         let is_there = |build: &BuildRecord| !left(&self.paths.build(&build.id)).is_empty();
         let there = self.list(u32::MAX)?.into_iter().filter(is_there).collect();
         for build in chosen(there, policy, now) {
             let folder = self.paths.build(&build.id);
             let left = left(&folder);
-            let bytes = left.iter().map(|path| taken(path)).fold(0, u64::saturating_add);
+            let bytes = left.iter().map(|path| names.freed_with(path)).fold(0, u64::saturating_add);
             if !policy.dry_run {
                 // Marked last: what is interrupted is done by the next one.
                 left.iter().try_for_each(|path| remove_tree(path))?;
                 history.mark_cleaned(&build.id)?;
             }
             cleaned.push((build, bytes));
+        }
+        if !policy.dry_run {
+            engine::sweep(&self.paths.kept())?;
         }
         Ok(cleaned)
     }
@@ -99,18 +113,39 @@ fn left(folder: &Path) -> Vec<PathBuf> {
     entries.filter(|entry| known.iter().all(|name| entry.file_name() != *name)).map(|entry| entry.path()).collect()
 }
 
-/// What the files of a folder take on the disk, in bytes: no hole, and each once, whatever names it has.
-fn taken(folder: &Path) -> u64 {
-    let mut seen = HashSet::new();
-    let files = walkdir::WalkDir::new(folder).into_iter().flatten().filter_map(|entry| entry.metadata().ok());
-    files
-        .filter(|file| file.is_file() && (file.nlink() == 1 || seen.insert((file.dev(), file.ino()))))
-        .fold(0, |sum: u64, file| sum.saturating_add(file.blocks().saturating_mul(512)))
+/// The names of files that are kept under several: what is freed goes with the last.
+struct Names {
+    objects: HashSet<(u64, u64)>,
+    left: HashMap<(u64, u64), u64>,
+}
+
+impl Names {
+    /// A name in the folder of objects keeps nothing: it goes after the last other one.
+    fn of(objects: &Path) -> Self {
+        let entries = fs::read_dir(objects).into_iter().flatten().flatten().filter_map(|entry| entry.metadata().ok());
+        Self { objects: entries.map(|found| (found.dev(), found.ino())).collect(), left: HashMap::new() }
+    }
+
+    /// Bytes on the disk that go with a folder, after those that were asked for before.
+    fn freed_with(&mut self, folder: &Path) -> u64 {
+        let files = walkdir::WalkDir::new(folder).into_iter().flatten().filter_map(|entry| entry.metadata().ok());
+        files
+            .filter(|file| file.is_file() && self.is_last(file))
+            .fold(0, |sum: u64, file| sum.saturating_add(file.blocks().saturating_mul(512)))
+    }
+
+    fn is_last(&mut self, file: &fs::Metadata) -> bool {
+        let id = (file.dev(), file.ino());
+        let own = u64::from(self.objects.contains(&id));
+        let left = self.left.entry(id).or_insert_with(|| file.nlink().saturating_sub(own));
+        *left = left.saturating_sub(1);
+        *left == 0
+    }
 }
 
 /// `builds` are sorted, the newest first. One that runs neither goes nor counts: who knows how it will end. One that left no artifacts never takes the
 /// place of the last good one.
-fn chosen(builds: Vec<BuildRecord>, policy: Clean, now: Timestamp) -> Vec<BuildRecord> {
+fn chosen(builds: Vec<BuildRecord>, policy: &Clean, now: Timestamp) -> Vec<BuildRecord> {
     let mut kept = Vec::new();
     let mut stays = |build: &BuildRecord| {
         let kind = (
@@ -132,7 +167,8 @@ fn chosen(builds: Vec<BuildRecord>, policy: Clean, now: Timestamp) -> Vec<BuildR
             })
     };
     let any = policy.keep.is_some() || policy.older_than.is_some();
-    let over = builds.into_iter().filter(|build| build.state.is_final());
+    let is_asked = |build: &BuildRecord| policy.project.is_none() || build.config == policy.project;
+    let over = builds.into_iter().filter(|build| build.state.is_final() && is_asked(build));
     over.filter(|build| !stays(build) && any && !is_young(build)).collect()
 }
 
@@ -150,7 +186,16 @@ mod tests {
         file("hole").set_len(1 << 40).expect("a hole");
         fs::write(folder.path().join("one"), vec![1; 1 << 20]).expect("a file");
         fs::hard_link(folder.path().join("one"), folder.path().join("two")).expect("a second name");
-        assert!((1 << 20..1 << 21).contains(&taken(folder.path())), "{}", taken(folder.path()));
+        let taken = || Names::of(Path::new("/nowhere")).freed_with(folder.path());
+        assert!((1 << 20..1 << 21).contains(&taken()), "{}", taken());
+        // What another folder has stays; a name among the objects keeps nothing.
+        let beside = tempfile::tempdir().expect("a temporary folder");
+        fs::hard_link(folder.path().join("one"), beside.path().join("object")).expect("a third name");
+        assert_eq!(taken(), 0);
+        let mut names = Names::of(beside.path());
+        let [first, second] = ["one", "two"].map(|name| names.freed_with(&folder.path().join(name)));
+        assert_eq!(first, 0);
+        assert!((1 << 20..1 << 21).contains(&second), "{second}");
     }
 
     #[test]
@@ -161,7 +206,7 @@ mod tests {
             build(1, "a", 2, State::Completed),
             of("debug", build(0, "a", 3, State::Completed)),
         ];
-        let gone = chosen(builds, Clean { keep: Some(1), ..Clean::default() }, Timestamp::UNIX_EPOCH);
+        let gone = chosen(builds, &Clean { keep: Some(1), ..Clean::default() }, Timestamp::UNIX_EPOCH);
         assert_eq!(gone.len(), 1);
         assert!(gone[0].id.as_str().starts_with("a-0"), "{gone:?}");
     }
@@ -209,8 +254,8 @@ mod tests {
             (Some(2), Some(7), &[]),
             (Some(9), Some(0), &[]),
         ] {
-            let policy = Clean { keep, older_than: days.map(|days: u32| days * DAY), dry_run: false };
-            let gone: Vec<String> = chosen(all(), policy, now)
+            let policy = Clean { keep, older_than: days.map(|days: u32| days * DAY), ..Clean::default() };
+            let gone: Vec<String> = chosen(all(), &policy, now)
                 .iter()
                 .map(|build| format!("{}-{}", build.name, build.id.as_str().split('-').nth(1).unwrap_or_default()))
                 .collect();

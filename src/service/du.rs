@@ -127,8 +127,9 @@ pub(crate) fn disk_use(paths: &Paths) -> DiskUse {
     let mut domains: Vec<DomainUse> =
         domains.into_iter().map(|name| domain(paths, name, &workspaces, &space)).collect();
     domains.sort_by_key(|domain| (domain.name.is_some(), Reverse(domain.downloads.and(domain.sstate).bytes)));
-    let named = [paths.layers(), paths.images(), paths.builds(), paths.quarantine()].map(|path| space(&path));
-    let [layers, images, builds, quarantine] = named;
+    let named =
+        [paths.layers(), paths.images(), paths.builds(), paths.kept(), paths.quarantine()].map(|path| space(&path));
+    let [layers, images, builds, objects, quarantine] = named;
     let (downloads, sstate) =
         (domains.iter().map(|domain| domain.downloads).sum(), domains.iter().map(|domain| domain.sstate).sum());
     let other = space(paths.home());
@@ -140,7 +141,7 @@ pub(crate) fn disk_use(paths: &Paths) -> DiskUse {
         sstate,
         layers,
         images,
-        builds: KeptBuilds { count: kept as u64, space: builds },
+        builds: KeptBuilds { count: kept as u64, space: builds.and(objects) },
         quarantine,
         other,
         saving: domains.iter().fold(0, |sum: u64, domain| sum.saturating_add(domain.saving)),
@@ -152,7 +153,7 @@ pub(crate) fn disk_use(paths: &Paths) -> DiskUse {
 
 /// What is counted apart from SMIDR_HOME, which is the last, so that it has only what no other has.
 fn roots(paths: &Paths, workspaces: &[(OsString, Option<Owner>)], domains: &[Option<OsString>]) -> Vec<PathBuf> {
-    let mut roots = vec![paths.layers(), paths.images(), paths.builds(), paths.quarantine()];
+    let mut roots = vec![paths.layers(), paths.images(), paths.builds(), paths.kept(), paths.quarantine()];
     for name in domains {
         roots.extend(caches(paths, name.as_deref()));
     }

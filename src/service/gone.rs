@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    engine::owner::{Owner, domains, file_of, is_private, lock_of_workspace, workspaces},
+    engine::owner::{Owner, domains, file_of, is_private, lock_of_workspace, memory_of, workspaces},
     model::Paths,
     system::{
         files::{FileError, remove_tree},
@@ -71,6 +71,7 @@ pub(crate) fn clean(paths: &Paths, dry_run: bool) -> Result<Removed, FileError> 
         let lock = lock_of_workspace(&folder, paths);
         if remove(Gone { bytes: bytes_of(&folder), path: folder, config }, &lock, dry_run, &mut removed)? && !dry_run {
             skeleton(name, paths)?;
+            remove_tree(&memory_of(name.clone(), paths))?;
             remove_tree(&file_of(name.clone(), paths))?;
         }
         for folder in owner.iter().flat_map(|owner| &owner.elsewhere).filter(|folder| folder.path.exists()) {

@@ -94,7 +94,7 @@ fn what_never_began_goes_with_the_next_prune() {
         fs::File::open(paths.build(id)).and_then(|folder| folder.set_modified(long_ago)).expect("an older folder");
     }
     let service = LocalService::new(&paths);
-    service.prune(Clean::default(), jiff::Timestamp::now()).expect("pruned");
+    service.prune(&Clean::default(), jiff::Timestamp::now()).expect("pruned");
     let left = |id: &BuildId| paths.build(id).exists();
     assert_eq!(
         [left(&id(1)), left(&written), left(&empty), left(&young), left(&held)],
