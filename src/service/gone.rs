@@ -134,13 +134,13 @@ fn away(path: &Path) -> Option<PathBuf> {
     Some(path.with_file_name(away))
 }
 
-/// Removes what stands outside of a workspace and is made for it alone: its skeleton, and copies of files of the user's repositories.
+/// Removes what stands outside of a workspace and is made for it alone: its skeleton, and files beside that.
 fn skeleton(workspace: &OsStr, paths: &Paths) -> Result<(), FileError> {
     let name = workspace.as_bytes();
     for entry in fs::read_dir(paths.tmp().join("roots")).into_iter().flatten().flatten() {
         let found = entry.file_name();
         let rest = found.as_bytes().strip_prefix(name);
-        if rest.is_some_and(|rest| rest.is_empty() || rest == b".seal" || rest.starts_with(b".git-")) {
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b".")) {
             remove_tree(&entry.path())?;
         }
     }
