@@ -28,8 +28,11 @@ pub(super) const WHITEOUT: &[u8] = b".wh.";
 /// The name of the file that makes its folder opaque in an archive.
 pub(super) const OPAQUE_FILE: &[u8] = b".wh..wh..opq";
 
-/// The prefix of names of aufs's own files.
+/// The prefix of names of AUFS's own files and folders.
 pub(super) const AUFS: &[u8] = b".wh..wh.";
+
+/// The folder at the root of a branch in which AUFS kept the files that have several names.
+pub(super) const AUFS_LINKS: &str = ".wh..wh.plnk";
 
 /// Permission bits of a file in a diff.
 pub(super) fn file_mode(mode: u32) -> u32 {

@@ -125,6 +125,12 @@ impl<'a> Unpacker<'a> {
         let path = clean(&entry.path, &entry.path, &self.limits)?;
         let Some(name) = path.file_name() else { return self.add_root(entry) };
         let parent = path.parent().unwrap_or(Path::new(""));
+        if is_of_aufs(&path) {
+            // Docker on AUFS stored them until 2017 or so. Files are needed until the end, for the hard links to them.
+            let linked = entry.kind == Kind::File && parent == tree::AUFS_LINKS && !reserved(Path::new(name));
+            let place = if linked { self.place(entry, parent)? } else { return Ok(()) };
+            return self.add_file(entry, &place, name, content);
+        }
         if reserved(parent) || (reserved(Path::new(name)) && entry.kind == Kind::Folder) {
             return Err(refuse(entry, "has a folder with a name that only whiteouts may have"));
         }
@@ -136,13 +142,7 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         }
         let place = self.place(entry, parent)?;
-        if !self.links.is_empty() {
-            let path = place.path.join(name);
-            let below = self.links.range(path.clone()..).map(|(link, _)| link);
-            for gone in below.take_while(|link| link.starts_with(&path)).cloned().collect::<Vec<_>>() {
-                self.links.remove(&gone);
-            }
-        }
+        self.forget_links(&place.path.join(name), entry.kind);
         match entry.kind {
             Kind::File => self.add_file(entry, &place, name, content),
             Kind::HardLink => self.add_hard_link(entry, &place, name),
@@ -150,6 +150,18 @@ impl<'a> Unpacker<'a> {
             Kind::Folder => self.add_folder(entry, &place, name),
             Kind::Fifo => self.add_fifo(entry, &place, name),
             Kind::Device => Ok(()),
+        }
+    }
+
+    // Later entries win. A folder leaves what is in it, as kaniko names folders several times.
+    fn forget_links(&mut self, path: &Path, kind: Kind) {
+        if kind == Kind::Folder {
+            self.links.remove(path);
+            return;
+        }
+        let below = self.links.range(path.to_path_buf()..).map(|(link, _)| link);
+        for gone in below.take_while(|link| link.starts_with(path)).cloned().collect::<Vec<_>>() {
+            self.links.remove(&gone);
         }
     }
 
@@ -400,6 +412,10 @@ impl<'a> Unpacker<'a> {
         for path in std::mem::take(&mut self.whiteouts) {
             self.apply_whiteout(&path, &mut opaque)?;
         }
+        if self.implied.remove(Path::new(tree::AUFS_LINKS)) {
+            let name = OsStr::new(tree::AUFS_LINKS);
+            remove_at(self.tree.root(), name).map_err(LayerError::file("remove", Path::new(name)))?;
+        }
         Self::finish_folders(self.tree, &self.implied, self.folders)?;
         self.done.implied = self.implied.into_iter().collect();
         self.done.links = self.links.into_iter().collect();
@@ -477,6 +493,11 @@ pub(super) fn clean(path: &[u8], entry: &[u8], limits: &Limits) -> Result<PathBu
         clean.push(OsStr::from_bytes(part));
     }
     Ok(clean)
+}
+
+fn is_of_aufs(path: &Path) -> bool {
+    let first = path.iter().next().unwrap_or_default().as_bytes();
+    first.starts_with(tree::AUFS) && first != tree::OPAQUE_FILE
 }
 
 fn reserved(path: &Path) -> bool {

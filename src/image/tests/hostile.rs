@@ -118,6 +118,20 @@ fn cases() -> Vec<Case> {
         ("a folder with a whiteout's name", tar().folder(".wh.d", 0o755), Refused("only whiteouts")),
         ("a file in a folder with a whiteout's name", tar().file(".wh.d/x", ""), Refused("only whiteouts")),
         ("aufs's own files", tar().file(".wh..wh.plnk", ""), Lacks(".wh..wh.plnk")),
+        ("aufs's own folders", tar().file(".wh..wh.plnk/1.2", "x").file(".wh..wh.orph/x", ""), Lacks(".wh..wh.plnk")),
+        (
+            "a link in the place of aufs's own folder",
+            tar()
+                .symlink(".wh..wh.plnk", "../victim")
+                .file(".wh..wh.plnk/file", "x")
+                .hard_link("a", ".wh..wh.plnk/file"),
+            Holds("a", "x"),
+        ),
+        (
+            "a way into aufs's own folder",
+            tar().symlink("way", ".wh..wh.plnk").file("way/1", "x").hard_link("a", ".wh..wh.plnk/1"),
+            Holds("a", "x"),
+        ),
         ("a device", tar().entry("null", EntryType::Char, 0o666, "", b""), Lacks("null")),
         ("a device that would be a whiteout", tar().entry("etc", EntryType::Char, 0o0, "", b""), Lacks("etc")),
         ("an empty name", tar().file("", "x").file("y", "z"), Holds("y", "z")),
