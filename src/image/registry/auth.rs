@@ -256,7 +256,9 @@ fn token_request(realm: &Url, service: Option<&str>, scope: &str, login: Option<
 fn granted(bytes: Option<&[u8]>) -> Result<Granted, &'static str> {
     let bytes = bytes.ok_or("the answer is too long")?;
     let answer: TokenAnswer = serde_json::from_slice(bytes).map_err(|_| "the answer is not as expected")?;
-    let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty()).ok_or("there is none")?;
+    // Servers may fill either, and leave the other empty.
+    let token = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
+    let token = token.ok_or("there is none")?;
     let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| "it is not fit for a header")?;
     header.set_sensitive(true);
     // A little less than promised, for the time on the way. At most a day, which cannot overflow.

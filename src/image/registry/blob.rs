@@ -84,7 +84,7 @@ impl<'a> BlobReader<'a> {
             }
             (self.which, self.failures) = (self.which + 1, 0);
         } else {
-            retry::pause(settings, &self.host(), self.failures - 1, None)?;
+            retry::pause(settings, &self.host(), retry::delay(settings, self.failures - 1))?;
         }
         self.connect()
     }

@@ -35,8 +35,8 @@ const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const DOCUMENTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// Status codes with which some registries reject HEAD in general.
-const NO_HEAD: [u16; 3] = [400, 405, 501];
+/// Status codes with which some registries reject HEAD in general; and 429, whose reason is in the body that an answer to HEAD has not.
+const NO_HEAD: [u16; 4] = [400, 405, 429, 501];
 
 /// The body of a response.
 pub(super) type Body = Paced<Response>;
@@ -92,14 +92,12 @@ impl Endpoint {
     /// The digest of a tag.
     pub(super) fn resolve(&self, tag: &str, limit: u64) -> Result<Digest, RegistryError> {
         let (what, path) = (format!("{}:{tag}", self.name()), Wanted::Tag(tag).path()?);
-        match self.patiently(|| self.get(Method::HEAD, &path, &[(ACCEPT, DOCUMENTS)], &what)) {
-            Ok(response) => {
-                if let Some(digest) = promised(&response) {
-                    return Ok(digest);
-                }
-            }
-            Err(RegistryError::Status { status, .. }) if NO_HEAD.contains(&status) => {}
-            Err(error) => return Err(error),
+        let answer = self.patiently(|| match self.get(Method::HEAD, &path, &[(ACCEPT, DOCUMENTS)], &what) {
+            Err(RegistryError::Status { status, .. }) if NO_HEAD.contains(&status) => Ok(None),
+            answer => answer.map(Some),
+        })?;
+        if let Some(digest) = answer.as_ref().and_then(promised) {
+            return Ok(digest);
         }
         let (bytes, _) = self.document(Wanted::Tag(tag), limit)?;
         Ok(codec::digest(&bytes))

@@ -33,7 +33,7 @@ pub enum RegistryError {
         source: io::Error,
     },
     /// A response with an error status.
-    #[error("{host} answered {status} when it was asked for {what}{}", colon(.said))]
+    #[error("{host} answered {status} when it was asked for {what}{}{}", colon(.said), later(*.retry_after))]
     Status {
         /// The host.
         host: String,
@@ -196,6 +196,15 @@ fn colon(said: &str) -> String {
     if said.is_empty() { String::new() } else { format!(": {said}") }
 }
 
+fn later(after: Option<Duration>) -> String {
+    after.filter(|after| !after.is_zero()).map_or_else(String::new, |after| {
+        let (hours, minutes, seconds) = (after.as_secs() / 3600, after.as_secs() / 60 % 60, after.as_secs() % 60);
+        let parts = [(hours, "h"), (minutes, "min"), (seconds, "s")].into_iter().filter(|(count, _)| *count > 0);
+        let parts: Vec<String> = parts.map(|(count, unit)| format!("{count} {unit}")).collect();
+        format!(" (it asks for a wait of {})", parts.join(" "))
+    })
+}
+
 impl RegistryError {
     /// Whether the same request may succeed a little later.
     pub(super) fn is_temporary(&self) -> bool {
@@ -301,10 +310,13 @@ impl UserError for RegistryError {
                 let name = shlex::try_quote(name).unwrap_or_default();
                 return vec![Hint::command("if you trust the project with it", format!("smidr trust --login {name}"))];
             }
-            Self::Status { status: 429, .. } => Hint::command(
-                "wait, or log in: many registries allow more requests with a login; grant it to builds",
-                "smidr trust --login REGISTRY",
-            ),
+            Self::Status { status: 429, .. } => {
+                return vec![
+                    Hint::command("log in: many registries allow more requests with a login", "skopeo login HOST"),
+                    Hint::command("builds use it when it is granted", "smidr trust --login HOST"),
+                    Hint::new("or use a mirror, which /etc/containers/registries.conf names ([[registry.mirror]])"),
+                ];
+            }
             Self::PlainCredentials(_) => Hint::new("reach the registry over https, without --insecure"),
             Self::Connection { source, .. } if is_own_authority(source) => Hint::command(
                 "make the registry a certificate that is no authority",

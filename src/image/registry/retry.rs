@@ -1,4 +1,4 @@
-//! Retries: how long to wait, and how often. A delay that the registry asks for is kept, within limits.
+//! Retries: how long to wait, and how often. A delay that the registry asks for is kept, or there is no further attempt.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -10,7 +10,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{error::RegistryError, settings::Settings};
 
-/// Calls a function until it succeeds, fails for good, or has failed too often.
+/// A wait from this length on is told.
+const WORTH_SAYING: Duration = Duration::from_secs(3);
+
+/// Calls a function until it succeeds, fails for good, or has failed too often. A registry that asks for a longer wait than the settings allow
+/// is not asked again.
 pub(super) fn patiently<T>(
     settings: &Settings,
     host: &str,
@@ -20,26 +24,32 @@ pub(super) fn patiently<T>(
     let mut failures = 0;
     loop {
         settings.check_stop(host)?;
-        match attempt() {
-            Err(error) if error.is_temporary() && failures < retries.min(error.most_retries()) => {
-                pause(settings, host, failures, error.retry_after())?;
-                failures += 1;
-            }
+        let error = match attempt() {
+            Err(error) if error.is_temporary() && failures < retries.min(error.most_retries()) => error,
             done => return done,
+        };
+        let wanted = error.retry_after();
+        let wait = wanted.unwrap_or_else(|| delay(settings, failures));
+        if wait > settings.patience.longest && wanted.is_some() {
+            return Err(error);
         }
+        if wait >= WORTH_SAYING {
+            (settings.warn)(format!("{}; smidr asks again in {} s", error.line(), wait.as_secs()));
+        }
+        pause(settings, host, wait)?;
+        failures += 1;
     }
 }
 
-/// Waits after `failures` + 1 failures; ends early when a stop is requested.
-pub(super) fn pause(
-    settings: &Settings,
-    host: &str,
-    failures: u32,
-    wanted: Option<Duration>,
-) -> Result<(), RegistryError> {
+/// How long to wait after `failures` + 1 failures where the registry does not say.
+pub(super) fn delay(settings: &Settings, failures: u32) -> Duration {
     let patience = &settings.patience;
-    let wait = wanted.unwrap_or_else(|| jittered(backoff(patience.backoff, failures), RandomState::new().hash_one(())));
-    let end = Instant::now() + wait.min(patience.longest);
+    jittered(backoff(patience.backoff, failures), RandomState::new().hash_one(())).min(patience.longest)
+}
+
+/// Waits; ends early when a stop is requested.
+pub(super) fn pause(settings: &Settings, host: &str, wait: Duration) -> Result<(), RegistryError> {
+    let end = Instant::now() + wait;
     loop {
         settings.check_stop(host)?;
         let left = end.saturating_duration_since(Instant::now());

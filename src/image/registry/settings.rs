@@ -55,7 +55,7 @@ pub struct Patience {
     pub retries: u32,
     /// The delay before the first retry; doubled for each further one.
     pub backoff: Duration,
-    /// The longest delay, whatever the registry asks for.
+    /// The longest delay. A registry that asks for a longer one is not asked again.
     pub longest: Duration,
     /// For a credential helper to answer.
     pub helper: Duration,

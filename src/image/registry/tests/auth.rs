@@ -198,6 +198,25 @@ fn an_identity_token_is_exchanged() {
 }
 
 #[test]
+fn either_field_may_hold_the_token() {
+    for fields in [
+        r#""token":"good","access_token":"""#,
+        r#""token":"","access_token":"good""#,
+        r#""token":null,"access_token":"good","expires_in":null"#,
+        r#""access_token":"good""#,
+    ] {
+        let server = start(false, token("", ""));
+        server.fault("/token", 1, Fault::Content(format!("{{{fields}}}").into()));
+        // The server itself knows nothing of this token: it only matters that it is sent.
+        let _ = get(&server.open("a/b"));
+        assert!(
+            server.seen("manifests").iter().any(|ask| ask.header("authorization") == Some("Bearer good")),
+            "{fields}"
+        );
+    }
+}
+
+#[test]
 fn tokens_can_be_nonsense() {
     let rows = [("{}", "there is none"), ("[", "not as expected"), ("{\"token\":\"a\\nb\"}", "not fit for a header")];
     for (answer, why) in rows {

@@ -202,18 +202,27 @@ fn what_may_pass_is_tried_again_and_the_rest_is_not() {
 fn a_registry_may_ask_for_time() {
     let server = FaultyRegistry::start();
     server.add_manifest("12", MANIFEST, b"{}");
-    let later = |seconds: &str| Fault::Status(429, vec![("retry-after", seconds.into())], "");
-    server.fault("GET", 1, later("1"));
+    let words = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit"}]}"#;
+    let later = |seconds: &str| Fault::Status(429, vec![("retry-after", seconds.into())], words);
     let mut settings = server.settings();
-    settings.patience.longest = Duration::from_millis(300);
+    settings.patience.longest = Duration::from_secs(4);
     let registry = server.open_with("a/b", &settings).expect("settings");
+    // Told, and kept.
+    server.fault("GET", 1, later("3"));
     let start = Instant::now();
     registry.document(Wanted::Tag("12"), 100).expect("the second time");
-    let waited = start.elapsed();
-    assert!(waited >= Duration::from_millis(300), "it waits: {waited:?}");
-    server.fault("GET", 1, later("100000"));
-    registry.document(Wanted::Tag("12"), 100).expect("the second time");
-    assert!(start.elapsed() < Duration::from_secs(30), "but not for ever");
+    assert!(start.elapsed() >= Duration::from_secs(3), "it waits: {:?}", start.elapsed());
+    let told = server.warnings.lock().expect("a mutex").join("\n");
+    let parts = ["answered 429", "a/b:12", "You have reached", "a wait of 3 s", "asks again in 3 s"];
+    assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+    // Too long: the end, with the registry's words though the first question was HEAD, which has none. It is not asked again.
+    server.fault("manifests", 99, later("3660"));
+    let error = registry.resolve("12").expect_err("too long");
+    let parts = ["You have reached your pull rate limit", "a wait of 1 h 1 min"];
+    assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
+    assert!(error.hints().iter().any(|hint| format!("{hint:?}").contains("mirror")), "{:?}", error.hints());
+    assert_eq!(server.seen("manifests").len(), 4, "twice before, HEAD, and GET");
+    assert_eq!(server.warnings.lock().expect("a mutex").len(), 1);
 }
 
 #[test]
