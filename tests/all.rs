@@ -43,6 +43,10 @@ mod hostile;
 mod hostile_roots;
 #[path = "all/house.rs"]
 mod house;
+#[path = "all/image_maker.rs"]
+mod image_maker;
+#[path = "all/image_shapes.rs"]
+mod image_shapes;
 #[path = "all/images.rs"]
 mod images;
 #[path = "all/inputs.rs"]

@@ -18,7 +18,7 @@ use super::{
 
 /// Runs another tool in the world's place for projects.
 #[track_caller]
-fn other(world: &World, program: &str, args: &[&str]) -> Done {
+pub(crate) fn other(world: &World, program: &str, args: &[&str]) -> Done {
     let mut command = hermetic(tool(program).expect("the tool was there a moment ago"), &world.home);
     // Both keep temporary files.
     command.env("TMPDIR", &world.home).current_dir(&world.work);
@@ -71,11 +71,13 @@ fn tree(root: &Path) -> BTreeMap<String, String> {
 }
 
 /// The layers of an image as the kernel stacks them; none where an overlay cannot be mounted.
-fn merged(world: &World, manifest: &str) -> Option<PathBuf> {
+pub(crate) fn merged_tree(world: &World, manifest: &str) -> Option<PathBuf> {
     let (lowest, out) = (world.work.join("lowest"), world.work.join("merged"));
     let seam = store(world, "seams").join(manifest.strip_prefix("sha256:").expect("a digest")).join("fs");
     let mut folders = vec![lowest.clone()];
-    folders.extend(layers(world, manifest).iter().map(|(_, diff_id)| unpacked(world, diff_id)));
+    // The kernel takes no folder twice.
+    let all: Vec<PathBuf> = layers(world, manifest).iter().map(|(_, diff_id)| unpacked(world, diff_id)).collect();
+    folders.extend(all.iter().enumerate().filter(|(at, one)| !all[at + 1..].contains(one)).map(|(_, one)| one.clone()));
     folders.extend(seam.is_dir().then_some(seam));
     let folders: Vec<String> = folders.iter().rev().map(|folder| folder.display().to_string()).collect();
     let script = "mkdir lowest merged mount
@@ -197,7 +199,7 @@ fn images_changed_by_umoci_are_imported() {
     let changed = digest(&done);
     assert_eq!(layers(&world, &changed).len(), 2);
     smidr(&world, &["verify", "changed"]).expect_code(0);
-    match merged(&world, &changed) {
+    match merged_tree(&world, &changed) {
         Some(ours) => {
             let (ours, theirs) = (tree(&ours), tree(&world.work.join("again/rootfs")));
             assert_eq!(ours, theirs);
