@@ -1,7 +1,10 @@
 //! The OCI documents: index, manifest, configuration. Parses untrusted JSON into values whose digests,
 //! sizes and media types have been checked, and writes them. Pure.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use jiff::Timestamp;
 use oci_spec::image as oci;
@@ -108,6 +111,13 @@ impl Platform {
     }
 }
 
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
 /// One entry of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
@@ -211,7 +221,12 @@ pub(super) fn choose(
 ) -> Result<Descriptor, ImageError> {
     // An entry without a platform is taken last.
     let rank = |choice: &Choice| choice.platform.as_ref().map_or(Some(usize::MAX), |on| on.suits(architecture));
-    let offered = choices.len();
+    let offered: BTreeSet<String> = choices
+        .iter()
+        .filter_map(|choice| choice.platform.as_ref())
+        .filter(|on| on.architecture != "unknown")
+        .map(Platform::to_string)
+        .collect();
     let mut fitting: Vec<_> = choices.into_iter().filter(|choice| rank(choice).is_some()).collect();
     let best = fitting.iter().filter_map(rank).min();
     fitting.retain(|choice| rank(choice) == best);
@@ -221,7 +236,11 @@ pub(super) fn choose(
     fitting.dedup_by(|a, b| a.descriptor.digest == b.descriptor.digest);
     match fitting.len() {
         1 => Ok(fitting.remove(0).descriptor),
-        0 => Err(refuse(what, format!("offers {offered} images, none of them for linux/{architecture}"))),
+        0 if offered.is_empty() => Err(refuse(what, "offers no image")),
+        0 => {
+            let offered = offered.into_iter().collect::<Vec<_>>().join(", ");
+            Err(refuse(what, format!("offers images for {offered}, and none for linux/{architecture}")))
+        }
         _ => {
             let names: Vec<_> = fitting.iter().map(|choice| choice.name.as_deref().unwrap_or("(no name)")).collect();
             Err(refuse(what, format!("offers several images: {}; export the one you want", names.join(", "))))

@@ -23,7 +23,7 @@ use super::{
     layer_error::LayerError,
     name::ImageName,
     progress::Progress,
-    pull::{Label, Order},
+    pull::{Label, Order, note_foreign},
     registry::Wanted,
     source::{Files, Source, no_image},
     store::{ImageStore, StoredImage},
@@ -89,7 +89,9 @@ impl ImageStore {
         let text = format!("import of {}", source.display());
         let image = self.image_of(name, &manifest, &text)?;
         self.make_diffs(&image, None, self.limits, &holder, on)?;
-        self.set_name(name, &manifest, &text, None)
+        let image = self.set_name(name, &manifest, &text, None)?;
+        note_foreign(&image, on);
+        Ok(image)
     }
 }
 

@@ -125,7 +125,9 @@ impl ImageStore {
         let image = self.image_of(order.name, &manifest, order.what)?;
         self.make_diffs(&image, Some(order.from), self.limits, holder, on)?;
         let origin = order.origin.clone().map(|origin| Origin { anonymous: !order.from.used_login(), ..origin });
-        self.set_name(order.name, &manifest, order.what, origin)
+        let image = self.set_name(order.name, &manifest, order.what, origin)?;
+        note_foreign(&image, on);
+        Ok(image)
     }
 
     fn find_manifest(&self, order: &Order<'_>) -> Result<(Manifest, Vec<u8>), ImageError> {
@@ -171,6 +173,15 @@ impl ImageStore {
         read.map_err(|source| ImageError::Receive { what: what.into(), source })?;
         check(what, wanted, bytes.len() as u64, &digest(&bytes))?;
         Ok(bytes)
+    }
+}
+
+/// Says when an image is for another architecture: there was no choice, or it would have been refused.
+pub(super) fn note_foreign(image: &StoredImage, on: &Emitter) {
+    let (theirs, ours) = (&image.config.architecture, architecture());
+    if theirs != ours {
+        let need = "its programs run only where the kernel has an emulator for them (qemu-user, binfmt_misc)";
+        on.warn(format!("`{}` is for {theirs}, and this machine is {ours}: {need}", image.name));
     }
 }
 

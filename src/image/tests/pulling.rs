@@ -172,7 +172,7 @@ fn an_index_leads_to_the_image_for_this_machine() {
     let none = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": &entries[..3] });
     shop.registry.add_manifest("none", INDEX, none.to_string().as_bytes());
     let error = shop.pull(":none").expect_err("nothing for us");
-    assert!(told(&error).contains("offers 3 images, none of them for linux/"), "{}", told(&error));
+    assert!(told(&error).contains("and none for linux/"), "{}", told(&error));
 }
 
 #[test]
