@@ -114,9 +114,16 @@ fn policy(args: &CleanUp) -> Result<Policy, Refused> {
 
 /// A size with its unit: a plain number is as likely meant as gigabytes, or as a count.
 pub(super) fn size(text: &str, example: &str) -> Result<u64, Refused> {
-    let has_unit = text.trim_end().ends_with(|last: char| last.is_ascii_alphabetic());
-    let wrong = || Refused::new(format!("`{text}` is no size with a unit"), [Hint::new(format!("write  {example}"))]);
-    text.parse::<Size>().ok().filter(|_| has_unit).map(|Size(bytes)| bytes).ok_or_else(wrong)
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text.strip_prefix(digits).unwrap_or_default();
+    let hint = [Hint::new(format!("write  {example}"))];
+    match (digits.parse::<u64>(), text.parse::<Size>()) {
+        // Nothing needs no unit.
+        (Ok(0), _) if format!("1{unit}").parse::<Size>().is_ok() => Ok(0),
+        (Ok(_), Ok(Size(bytes))) if !unit.is_empty() => Ok(bytes),
+        (Ok(_), Ok(_)) => Err(Refused::new(format!("`{text}` has no unit: it is {text} bytes"), hint)),
+        _ => Err(Refused::new(format!("`{text}` is not a size"), hint)),
+    }
 }
 
 impl CommandContext {

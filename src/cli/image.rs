@@ -1,6 +1,11 @@
 //! `smidr image`: build-host images.
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use super::{
     args::{Compression, Image, Prune},
@@ -13,11 +18,11 @@ use crate::{
     config::nearest,
     engine::EngineError,
     image::{
-        Damage, Finding, ImageName, LayerForm, Limits, Policy, Reference, RegistryReference, RegistrySettings,
-        StoredImage, stored_name,
+        Checked, Damage, Finding, ImageName, LayerForm, Limits, Policy, Reference, RegistryReference, RegistrySettings,
+        StoredImage, Usage, stored_name,
     },
-    model::{Hint, Kind},
-    recipes,
+    model::{Digest, Hint, Kind},
+    project, recipes,
     system::files::FileError,
 };
 
@@ -38,20 +43,14 @@ pub(super) fn image(config: &Path, command: &Image) -> Done {
         }
         Image::Import { source, name, limits } => {
             let store = context.store.clone().with_limits(limits_of(limits)?);
-            tell(&store.import(source, None, &name.parse::<ImageName>()?, &context.on)?);
+            let (path, label) = source_of(source)?;
+            tell(&store.import(&path, label.as_deref(), &name.parse::<ImageName>()?, &context.on)?);
         }
         Image::Export { name, dest, compression } => {
             context.store.export(&context.find(name)?, dest, form(*compression), &context.on)?;
             talk(format!("{name} is in {}", dest.display()));
         }
-        Image::Rm { name } => {
-            let name = match name.parse::<ImageName>() {
-                Ok(name) if context.store.names()?.contains(&name) => name,
-                _ => context.find(name)?.name,
-            };
-            context.store.remove(&name, &context.on)?;
-            talk(format!("removed {name}"));
-        }
+        Image::Rm { name } => context.remove(name)?,
         Image::Verify { name, repair, insecure } => return context.verify(name.as_deref(), *repair, *insecure),
         Image::Prune(wanted) => context.prune(wanted)?,
     }
@@ -122,21 +121,41 @@ impl CommandContext {
         Ok(())
     }
 
+    fn remove(&self, name: &str) -> Result<(), Failure> {
+        let name = match name.parse::<ImageName>() {
+            Ok(name) if self.store.names()?.contains(&name) => name,
+            _ => self.find(name)?.name,
+        };
+        let manifest = self.store.find(name.as_str()).ok().flatten().map(|image| image.manifest);
+        let freed = self.store.remove(&name, &self.on)?;
+        talk(match freed {
+            0 => format!("removed the name {name}; other images need all of it"),
+            freed => format!("removed {name}, {}", bytes(freed)),
+        });
+        let is_gone = |manifest: &Digest| matches!(self.store.find(&manifest.to_string()), Ok(None));
+        for config in manifest.filter(is_gone).iter().flat_map(|manifest| project::pinning(manifest, &self.paths)) {
+            talk(format!("{} is pinned to it: its next build makes or pulls it again", config.display()));
+        }
+        Ok(())
+    }
+
     fn verify(&self, name: Option<&str>, repair: bool, insecure: bool) -> Done {
         let names = match name.map(str::parse::<ImageName>) {
             None => self.store.names()?,
             Some(Ok(name)) if self.store.names()?.contains(&name) => vec![name],
             Some(_) => vec![self.find(name.unwrap_or_default())?.name],
         };
-        let (mut damaged, mut kind) = (0, Kind::Host);
+        let (mut damaged, mut kind, mut checked) = (0, Kind::Host, Checked::default());
         for name in &names {
-            let wrong = self.look(name);
+            let wrong = self.look(name, &mut checked);
             wrong.iter().for_each(|line| say_lines(format!("{name}  DAMAGED  {}", line.0)));
             if wrong.is_empty() {
                 say(format!("{name}  good"));
                 continue;
             }
             let repaired = repair.then(|| self.repair(name, insecure));
+            // What others have in common with it is mended as well.
+            checked = if repair { Checked::default() } else { checked };
             match &repaired {
                 Some(Ok(())) => say(format!("{name}  repaired")),
                 // The next one may be mended all the same.
@@ -153,14 +172,14 @@ impl CommandContext {
         }
         let all = names.len();
         let hint = if repair { "" } else { "; to mend what can be:  smidr image verify --repair" };
-        talk(format!("{damaged} of {all} images are damaged{hint}"));
+        talk(format!("damaged: {damaged} of {}{hint}", images(all)));
         Ok(ExitCode::from(kind.exit_code()))
     }
 
     // What is wrong with an image, in words, and as far as it is about single parts.
-    fn look(&self, name: &ImageName) -> Vec<(String, Option<Finding>)> {
+    fn look(&self, name: &ImageName, checked: &mut Checked) -> Vec<(String, Option<Finding>)> {
         let looked = self.store.find(name.as_str()).and_then(|image| match image {
-            Some(image) => self.store.verify(&image, &self.on),
+            Some(image) => self.store.verify(&image, checked, &self.on),
             // Gone meanwhile.
             None => Ok(Vec::new()),
         });
@@ -171,7 +190,8 @@ impl CommandContext {
     }
 
     fn repair(&self, name: &ImageName, insecure: bool) -> Result<(), Failure> {
-        let findings: Vec<Finding> = self.look(name).into_iter().filter_map(|(_, finding)| finding).collect();
+        let findings: Vec<Finding> =
+            self.look(name, &mut Checked::default()).into_iter().filter_map(|(_, finding)| finding).collect();
         let image = self.store.find(name.as_str()).ok().flatten();
         if let Some(image) = &image {
             self.store.discard_damaged(image, &findings, &self.on)?;
@@ -196,10 +216,9 @@ impl CommandContext {
     }
 
     fn prune(&self, wanted: &Prune) -> Result<(), Failure> {
-        let keep = wanted.keep.as_deref().map(|text| size(text, "--keep 20g")).transpose()?;
+        let keep_bytes = wanted.keep.as_deref().map(|text| size(text, "--keep 20g")).transpose()?;
         let day = Duration::from_secs(24 * 60 * 60);
-        let policy =
-            Policy { unused_for: wanted.days.map(|days| day * days), keep_bytes: keep, dry_run: wanted.dry_run };
+        let policy = Policy { unused_for: wanted.days.map(|days| day * days), keep_bytes, dry_run: wanted.dry_run };
         let pruned = self.store.prune(policy, jiff::Timestamp::now(), &self.on)?;
         for (image, freed) in &pruned.images {
             say(format!("{:<24} {:>8}", image.name, bytes(*freed)));
@@ -208,24 +227,28 @@ impl CommandContext {
         for (image, holder) in &pruned.in_use {
             talk(format!("{} stays: {holder} uses it", image.name));
         }
-        let verb = if wanted.dry_run { "would remove" } else { "removed" };
         let freed = pruned.images.iter().fold(0, |sum: u64, (_, freed)| sum.saturating_add(*freed));
-        let count = pruned.images.len() + pruned.damaged.len();
-        talk(format!("{verb} {count} images, {}", bytes(freed)));
+        let verb = if wanted.dry_run { "would remove" } else { "removed" };
+        let rest = match pruned.leftovers {
+            0 => String::new(),
+            rest => format!(", and {} that no image needed", bytes(rest)),
+        };
+        talk(format!("{verb} {}, {}{rest}", images(pruned.images.len() + pruned.damaged.len()), bytes(freed)));
         Ok(())
     }
 
     fn list(&self, json: bool) -> Done {
         let images = self.store.list()?;
+        let usage = self.store.usage(&images);
         if json {
-            let list = images.iter().map(document).collect::<Result<Vec<_>, _>>()?;
+            let list = images.iter().map(|image| document(image, &usage)).collect::<Result<Vec<_>, _>>()?;
             Document::new().with("images", &list)?.say();
         } else if images.is_empty() {
             talk("there are no images yet:  smidr image build debian-12");
         }
         for image in images.iter().filter(|_| !json) {
             let used = image.last_used.strftime("%Y-%m-%d");
-            let (size, shared) = (bytes(image.size), bytes(image.shared));
+            let (size, shared) = (bytes(usage.of(&image.name)), bytes(usage.shared(&image.name)));
             say(format!(
                 "{:<24} sha256:{}…  {size:>8}  shared {shared:>8}  used {used}  {}",
                 image.name,
@@ -248,6 +271,23 @@ fn words(finding: &Finding) -> String {
     }
 }
 
+fn images(count: usize) -> String {
+    if count == 1 { "1 image".into() } else { format!("{count} images") }
+}
+
+/// The file or folder that is to be imported, which may be written as for `pull`, and the label of the image in it.
+fn source_of(source: &Path) -> Result<(PathBuf, Option<String>), Failure> {
+    let text = source.to_str().unwrap_or_default();
+    match text.parse() {
+        Ok(Reference::Local { path, name }) if !source.exists() => Ok((path, name)),
+        Ok(Reference::Registry(_)) if text.contains("://") => {
+            let hint = Hint::command("pull it", format!("smidr image pull {text}"));
+            Err(Refused::new(format!("`{text}` is an image of a registry, not a file or folder"), [hint]).into())
+        }
+        _ => Ok((source.into(), None)),
+    }
+}
+
 fn form(compression: Option<Compression>) -> LayerForm {
     match compression {
         Some(Compression::Gzip) => LayerForm::Gzip,
@@ -267,7 +307,7 @@ fn tell(image: &StoredImage) {
     say(format!("{}  {}", image.name, image.manifest));
 }
 
-fn document(image: &StoredImage) -> Result<Document, Unwritable> {
+fn document(image: &StoredImage, usage: &Usage) -> Result<Document, Unwritable> {
     Document::default()
         .with("name", &image.name)?
         .with("digest", &image.manifest)?
@@ -275,6 +315,8 @@ fn document(image: &StoredImage) -> Result<Document, Unwritable> {
         .with("source", &image.source)?
         .with("size", &image.size)?
         .with("shared", &image.shared)?
+        .with("on_disk", &usage.of(&image.name))?
+        .with("on_disk_shared", &usage.shared(&image.name))?
         .with("layers", &image.layers)?
         .with("last_used", &image.last_used)
 }

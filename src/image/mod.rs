@@ -34,6 +34,7 @@ mod reference;
 mod registry;
 mod seam;
 mod source;
+mod space;
 mod sparse;
 mod store;
 #[cfg(test)]
@@ -58,5 +59,6 @@ pub use prune::{Policy, Pruned};
 pub use publish::NewImage;
 pub use reference::{Reference, ReferenceError, RegistryReference, stored_name};
 pub use registry::Settings as RegistrySettings;
+pub use space::Usage;
 pub use store::{ImageStore, Origin, StoredImage};
-pub use verify::{Damage, Finding};
+pub use verify::{Checked, Damage, Finding};

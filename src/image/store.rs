@@ -31,6 +31,7 @@ use super::{
     gather::diff_lock_name,
     limits::Limits,
     name::ImageName,
+    space::{file_size, sizes},
 };
 use crate::{
     events::Emitter,
@@ -223,12 +224,12 @@ impl ImageStore {
         }
     }
 
-    /// Removes a name, then blobs and unpacked layers that no name refers to and no build uses.
+    /// Removes a name, then blobs and unpacked layers that no name refers to and no build uses. Gives the bytes that are free then.
     ///
     /// # Errors
     ///
     /// When there is no such name, or a build uses the image and no other name keeps it.
-    pub fn remove(&self, name: &ImageName, on: &Emitter) -> Result<(), ImageError> {
+    pub fn remove(&self, name: &ImageName, on: &Emitter) -> Result<u64, ImageError> {
         let _alone = self.lock(STORE_LOCK, Mode::Exclusive, "image rm", "the image store", on)?;
         match self.record(name) {
             Ok(None) => return Err(ImageError::Unknown(name.to_string())),
@@ -272,24 +273,26 @@ impl ImageStore {
         let sweep =
             || match lock::try_lock(&self.lock_path(STORE_LOCK), Mode::Exclusive, "clearing up the image store")? {
                 Attempt::Held(_alone) => self.sweep(),
-                Attempt::Busy(_) => Ok(()),
+                Attempt::Busy(_) => Ok(0),
             };
         if let Err(error) = sweep() {
             on.warn(format!("the image store could not be cleared up: {error}"));
         }
     }
 
-    /// Removes what nothing refers to, partial blobs included, as soon as the store is not in use.
-    pub(super) fn sweep_now(&self, on: &Emitter) -> Result<(), ImageError> {
+    /// Removes what nothing refers to, partial blobs included, as soon as the store is not in use. Gives the bytes that are free then.
+    pub(super) fn sweep_now(&self, on: &Emitter) -> Result<u64, ImageError> {
         let _alone = self.lock(STORE_LOCK, Mode::Exclusive, "image prune", "the image store", on)?;
+        let mut freed = 0;
         for (_, path) in entries(&self.partials())? {
-            remove_if_there(&path)?;
+            freed += remove_if_there(&path)?;
         }
-        self.sweep()
+        Ok(freed + self.sweep()?)
     }
 
     // Needs the store's lock, held exclusively.
-    fn sweep(&self) -> Result<(), ImageError> {
+    fn sweep(&self) -> Result<u64, ImageError> {
+        let mut freed: u64 = 0;
         let mut kept = BTreeSet::new();
         for record in self.records()? {
             match self.load(record.clone()) {
@@ -301,7 +304,7 @@ impl ImageStore {
         }
         for (hex, path) in entries(&self.blobs())? {
             if !is_kept(&hex, &kept) {
-                remove_if_there(&path)?;
+                freed += remove_if_there(&path)?;
             }
         }
         for (file, path) in entries(&self.names_folder())? {
@@ -312,15 +315,16 @@ impl ImageStore {
         }
         for (hex, path) in entries(&self.diffs())? {
             if !is_kept(&hex, &kept) {
-                self.discard(&path, &self.lock_path(&diff_lock_name(&hex)))?;
+                freed += self.discard(&path, &self.lock_path(&diff_lock_name(&hex)))?;
             }
         }
         for (hex, path) in entries(&self.seams())? {
             if !is_kept(&hex, &kept) {
-                self.discard(&path, &self.lock_path(&image_lock_name_of(&hex)))?;
+                freed += self.discard(&path, &self.lock_path(&image_lock_name_of(&hex)))?;
             }
         }
-        self.sweep_locks(&kept)
+        self.sweep_locks(&kept)?;
+        Ok(freed)
     }
 
     // The store's exclusive lock keeps these from being opened, so none can be held after it is removed.
@@ -335,18 +339,19 @@ impl ImageStore {
         Ok(())
     }
 
-    // Moved away first: an incomplete layer must never stand in the place of a complete one. Skipped while it is in use.
-    pub(super) fn discard(&self, path: &Path, using: &Path) -> Result<(), ImageError> {
+    // Moved away first: an incomplete layer must never stand in the place of a complete one. Skipped while it is in use. Gives its bytes.
+    pub(super) fn discard(&self, path: &Path, using: &Path) -> Result<u64, ImageError> {
         let Attempt::Held(_lock) = lock::try_lock(using, Mode::Exclusive, "clearing up the image store")? else {
-            return Ok(());
+            return Ok(0);
         };
+        let size = sizes(&[path]).into_iter().sum();
         let scratch = Scratch::make(&self.tmp())?;
         let away = scratch.outer().join("away");
         match fs::rename(path, &away) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(FileError::new("move away", path)(error).into())
             }
-            _ => Ok(()),
+            _ => Ok(size),
         }
     }
 
@@ -617,10 +622,12 @@ fn image_lock_name_of(hex: &str) -> String {
     format!("image-{hex}")
 }
 
-fn remove_if_there(path: &Path) -> Result<(), FileError> {
+// Gives its bytes.
+fn remove_if_there(path: &Path) -> Result<u64, FileError> {
+    let size = file_size(path);
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(FileError::new("remove", path)(error)),
-        _ => Ok(()),
+        _ => Ok(size),
     }
 }
 

@@ -4,6 +4,7 @@
 //! can be repaired: an unpacked layer from its blob, a blob from the image's source.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     fs::{self, File},
     io::{self, Read},
@@ -68,25 +69,35 @@ enum Place {
     Seam,
 }
 
+/// What has been found of layers, by the digests of blob and content. Images share layers, and may have one several times.
+#[derive(Debug, Default)]
+pub struct Checked(BTreeMap<(Digest, Digest), Option<Finding>>);
+
 impl ImageStore {
-    /// Checks every byte of an image.
+    /// Checks every byte of an image, but for layers that have been `checked` before.
     ///
     /// # Errors
     ///
     /// When the image's documents cannot be read, or the file system refuses.
-    pub fn verify(&self, image: &StoredImage, on: &Emitter) -> Result<Vec<Finding>, ImageError> {
+    pub fn verify(&self, image: &StoredImage, checked: &mut Checked, on: &Emitter) -> Result<Vec<Finding>, ImageError> {
         let holder = format!("image verify {}", image.name);
         let _store = self.share(&holder, on)?;
-        let layers: u64 = image.layer_list().map(|(blob, _)| blob.size).sum();
-        let progress = Progress::new(on, Activity::Verify, image.name.as_str(), Some(layers));
+        let distinct: BTreeMap<_, _> =
+            image.layer_list().map(|(layer, id)| ((layer.digest.clone(), id.clone()), layer)).collect();
+        let left = distinct.iter().filter(|(key, _)| !checked.0.contains_key(key)).map(|(_, layer)| layer.size).sum();
+        let progress = Progress::new(on, Activity::Verify, image.name.as_str(), Some(left));
         // Removed together at the end: some file systems are slow to make files where many have just been removed.
         let (mut found, mut scratches) = (Vec::new(), Vec::new());
-        for (layer, diff_id) in image.layer_list() {
-            let part = format!("the layer {}", layer.digest.short());
-            match self.verify_blob(layer, &part, &progress)? {
-                Some(finding) => found.push(finding),
-                None => found.extend(self.verify_diff(layer, diff_id, part, &mut scratches, on)?),
+        for (key, layer) in distinct {
+            if !checked.0.contains_key(&key) {
+                let part = format!("the layer {}", layer.digest.short());
+                let finding = match self.verify_blob(layer, &part, &progress)? {
+                    None => self.verify_diff(layer, &key.1, part, &mut scratches, on)?,
+                    damaged => damaged,
+                };
+                checked.0.insert(key.clone(), finding);
             }
+            found.extend(checked.0.get(&key).cloned().flatten());
         }
         if found.is_empty() {
             found.extend(self.verify_seam(image)?);
@@ -133,12 +144,14 @@ impl ImageStore {
                         _ => {}
                     }
                 }
-                Place::Diff(diff_id) => self.discard(&self.diff(diff_id), &self.diff_lock(diff_id))?,
+                Place::Diff(diff_id) => {
+                    self.discard(&self.diff(diff_id), &self.diff_lock(diff_id))?;
+                }
                 Place::Seam => {}
             }
         }
         // The seam may have been made from damaged layers.
-        self.discard(&self.seam_path(&image.manifest), &self.image_lock(&image.manifest))
+        self.discard(&self.seam_path(&image.manifest), &self.image_lock(&image.manifest)).map(drop)
     }
 
     fn verify_blob(&self, layer: &Descriptor, part: &str, progress: &Progress) -> Result<Option<Finding>, ImageError> {

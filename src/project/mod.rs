@@ -313,6 +313,16 @@ fn parse_lock(config: &Path, text: &str) -> Result<Lock, LockError> {
     Lock::parse(text).map_err(|error| if lock_path(config).is_symlink() { error.unquoted() } else { error })
 }
 
+/// The configs that the user has trusted whose locks name an image. A lock that cannot be read names none.
+pub(crate) fn pinning(image: &Digest, paths: &Paths) -> Vec<PathBuf> {
+    let pins = |config: &Path| {
+        let lock = read_lock(config).ok().flatten().and_then(|text| Lock::parse(&text).ok());
+        lock.is_some_and(|lock| lock.hosts().iter().any(|host| host.image == *image))
+    };
+    let trusted = trust::Trust::read(paths).map(|trust| trust.list().to_vec()).unwrap_or_default();
+    trusted.into_iter().map(|project| project.config).filter(|config| pins(config)).collect()
+}
+
 /// The text of a config's lock.
 fn read_lock(config: &Path) -> Result<Option<String>, FileError> {
     let path = lock_path(config);

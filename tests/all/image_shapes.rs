@@ -398,3 +398,66 @@ fn a_build_host_may_have_a_layer_twice() {
         world.smidr().args(["image", "rm", &image]).run().expect_code(0);
     }
 }
+
+#[test]
+fn an_image_for_another_machine_is_told() {
+    let world = World::new();
+    let layout = Layout::new(&world.work.join("layout"));
+    let foreign = layout.image(&[base()], &json!({"architecture": "riscv64"}), &json!({}));
+    layout.index(std::slice::from_ref(&foreign));
+    let smidr = |args: &[&str]| world.smidr().arg("image").args(args).current_dir(&world.work).run();
+    // As `pull` names it, too.
+    for (command, source) in [("pull", "oci:layout"), ("import", "oci:layout:latest"), ("import", "layout")] {
+        let done = smidr(&[command, source, "--name", "foreign"]);
+        done.expect_code(0).expect_err("warning: `foreign` is for riscv64, and this machine is ");
+    }
+    let registry = smidr(&["import", "docker://registry.example/x:1", "--name", "x"]);
+    registry.expect_code(2).expect_one_error().expect_err("smidr image pull docker://registry.example/x:1");
+    // Where there is a choice, none is made.
+    let mut choice = foreign;
+    choice["platform"] = json!({"architecture": "riscv64", "os": "linux", "variant": "v1"});
+    let kind = "application/vnd.oci.image.index.v1+json";
+    layout.index(&[layout.document(&json!({"schemaVersion": 2, "mediaType": kind, "manifests": [choice]}))]);
+    let refused = smidr(&["pull", "oci:layout", "--name", "other"]);
+    refused.expect_code(2).expect_one_error().expect_err("offers images for linux/riscv64/v1, and none for linux/");
+}
+
+#[test]
+fn sizes_are_those_of_the_disk() {
+    let world = World::new();
+    let layout = Layout::new(&world.work.join("layout"));
+    let text = "a line that packs well\n".repeat(100_000);
+    let mut sparse = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(text.len() as u64);
+    sparse.append_data(&mut header, "usr/share/long", text.as_bytes()).expect("memory");
+    let long = Layer { tar: sparse.into_inner().expect("memory"), form: Form::Gzip };
+    for (name, layers) in [("one", vec![base(), long.clone()]), ("two", vec![long, layer("f 644 own x")])] {
+        layout.index(&[layout.image(&layers, &json!({}), &json!({}))]);
+        let source = format!("oci:{}", layout.path.display());
+        world.smidr().args(["image", "pull", &source, "--name", name]).run().expect_code(0);
+    }
+    let list = || {
+        let json = world.smidr().args(["image", "ls", "--json"]).run().json();
+        json["images"].as_array().expect("a list").clone()
+    };
+    let images = list();
+    let number = |image: &Value, key: &str| image[key].as_u64().expect("bytes");
+    for image in &images {
+        assert!(number(image, "size") < 100_000, "packed: {image}");
+        assert!((2_300_000..2_500_000).contains(&number(image, "on_disk")), "unpacked: {image}");
+        assert!((2_300_000..2_400_000).contains(&number(image, "on_disk_shared")), "{image}");
+    }
+    world.smidr().args(["image", "ls"]).run().expect_code(0).expect_out("2.4 MB  shared");
+    // What goes is what only it needs, and a lock that names it is told.
+    let project = world.init("p");
+    world.edit_host("two");
+    let digest = images[1]["digest"].as_str().expect("a digest");
+    fs::write(project.join("smidr.lock"), format!("version: 1\nhosts:\n- name: two\n  image: {digest}\n"))
+        .expect("a lock");
+    world.smidr().args(["image", "rm", "one"]).run().expect_code(0).expect_err("removed one, ").expect_err(" kB");
+    let gone = world.smidr().args(["image", "rm", "two"]).run();
+    gone.expect_code(0).expect_err("removed two, 2.4 MB").expect_err("smidr.yaml is pinned to it");
+    assert!(list().is_empty());
+}

@@ -294,31 +294,43 @@ fn prune_removes_unused_images() {
     }
     let before = counts(&world);
     assert_eq!(before, [9, 3, 3, 0, 0]);
-    let rows: [(&[&str], &[&str]); 7] = [
+    let rows: [(&[&str], &[&str]); 8] = [
         (&[], &[]),
         (&["--days", "50"], &[]),
         (&["--days", "30"], &["old"]),
         (&["--days", "0"], &["old", "middle", "new"]),
-        (&["--keep", "7m"], &[]),
-        (&["--keep", "5m"], &["old"]),
-        (&["--keep", "3m", "--days", "30"], &["old"]),
+        // Packed and unpacked, each takes twice what is in it.
+        (&["--keep", "14m"], &[]),
+        (&["--keep", "10m"], &["old"]),
+        (&["--keep", "6m", "--days", "30"], &["old"]),
+        (&["--keep", "0"], &["old", "middle", "new"]),
     ];
     for (args, expected) in rows {
         let done = prune(&world, &[args, &["--dry-run"]].concat());
         let gone: Vec<&str> = done.expect_code(0).out.lines().filter_map(|line| line.split(' ').next()).collect();
         assert_eq!(gone, expected, "{args:?}: {}", done.out);
-        done.expect_err(&format!("would remove {} images, ", expected.len()));
+        let images = if expected.len() == 1 { "image" } else { "images" };
+        done.expect_err(&format!("would remove {} {images}, ", expected.len()));
         assert_eq!(counts(&world), before, "{args:?}: nothing is removed");
     }
-    prune(&world, &["--keep", "much"]).expect_code(2).expect_one_error().expect_err("`much` is no size");
-    prune(&world, &["--days", "30"]).expect_code(0).expect_out("old ").expect_err("removed 1 images, 4.0 MB");
+    for (text, why) in [
+        ("much", "`much` is not a size"),
+        ("20", "`20` has no unit: it is 20 bytes"),
+        ("-1g", "not a size"),
+        ("0x", "not a size"),
+        ("99999999999g", "not a size"),
+    ] {
+        let done = prune(&world, &[&format!("--keep={text}")]);
+        done.expect_code(2).expect_one_error().expect_err(why).expect_err("smidr image prune --keep 20g");
+    }
+    prune(&world, &["--days", "30"]).expect_code(0).expect_out("old ").expect_err("removed 1 image, 8.");
     assert_eq!((names(&world), counts(&world)), (vec!["middle".into(), "new".into()], [6, 2, 2, 0, 0]));
     // Images without a name, and partial blobs.
     let stray = "0".repeat(64);
     fs::write(store(&world, "blobs/sha256").join(&stray), "x").expect("a blob");
     fs::write(store(&world, "partial").join(&stray), "x").expect("the beginning of a blob");
     fs::create_dir_all(store(&world, "diffs").join(&stray).join("fs")).expect("a layer");
-    prune(&world, &["--keep", "1m"]).expect_code(0).expect_err("removed 1 images, ");
+    prune(&world, &["--keep", "1m"]).expect_code(0).expect_err("removed 1 image, ").expect_err("that no image needed");
     assert_eq!((names(&world), counts(&world)), (vec!["new".into()], [3, 1, 1, 0, 0]));
     world.smidr().args(["image", "verify"]).run().expect_code(0);
 }
@@ -344,7 +356,7 @@ fn prune_keeps_used_images() {
     age(&world, "hello", &manifest, 100);
     age(&world, "small", &small, 100);
     let done = prune(&world, &["--days", "30"]);
-    done.expect_code(0).expect_err("hello stays: build ").expect_err("uses it").expect_err("removed 1 images");
+    done.expect_code(0).expect_err("hello stays: build ").expect_err("uses it").expect_err("removed 1 image, ");
     assert_eq!((names(&world), counts(&world)), (vec!["hello".into()], [3, 1, 1, 0, 0]));
     let done = prune(&world, &["--keep", "1k"]);
     done.expect_code(0).expect_err("hello stays: build ").expect_err("removed 0 images");
@@ -354,6 +366,6 @@ fn prune_keeps_used_images() {
     fs::write(Path::new(running.out().trim()).join("go"), "").expect("let it go on");
     running.wait().expect_code(0).expect_out("Python 3");
     age(&world, "hello", &manifest, 100);
-    prune(&world, &["--days", "30"]).expect_code(0).expect_out("hello ").expect_err("removed 1 images");
+    prune(&world, &["--days", "30"]).expect_code(0).expect_out("hello ").expect_err("removed 1 image, ");
     assert_eq!(counts(&world), [0; 5]);
 }

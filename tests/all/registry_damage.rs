@@ -84,7 +84,7 @@ fn every_damaged_part_is_named_and_repaired() {
     flip(&all.file(1));
     fs::remove_file(&all.layers[2].0).expect("remove a blob");
     let done = all.verify(&[]);
-    done.expect_code(3).expect_err("1 of 1 images are damaged").expect_err("smidr image verify --repair");
+    done.expect_code(3).expect_err("damaged: 1 of 1 image").expect_err("smidr image verify --repair");
     let (first, second, third) = (all.part(0), all.part(1), all.part(2));
     let lines: Vec<&str> = done.out.lines().collect();
     assert_eq!(lines.len(), 3, "what is good is not named: {}", done.out);

@@ -11,6 +11,7 @@ use super::super::{
     reference::RegistryReference,
     registry::testing::{Fault, FaultyRegistry},
     testing::{Tar, TestStore, emitter, gzip, told, zstd},
+    verify::Checked,
 };
 use crate::model::{Digest, Kind, UserError as _};
 
@@ -96,7 +97,7 @@ fn a_pulled_image_is_whole_and_asked_for_once() {
     assert_eq!(root.diffs().len(), 4, "three layers and their seam");
     let seam = root.diffs().last().expect("a seam");
     assert_eq!(std::fs::read_to_string(seam.join("three")).expect("a link to below"), noise(1, 300_000));
-    assert_eq!(shop.test.store.verify(&image, &emitter().0).expect("verified"), []);
+    assert_eq!(shop.test.store.verify(&image, &mut Checked::default(), &emitter().0).expect("verified"), []);
     let before = shop.registry.seen("").len();
     shop.pull(":v1").expect("an image");
     let asked: Vec<String> = shop.registry.seen("")[before..].iter().map(|seen| seen.method.clone()).collect();
@@ -239,7 +240,11 @@ fn whatever_goes_wrong_with_a_layer_nothing_stays_and_the_next_pull_works() {
         shop.assert_empty(&case);
         shop.registry.heal();
         let image = shop.pull(":v1").expect(&case);
-        assert_eq!(shop.test.store.verify(&image, &emitter().0).expect("verified"), [], "{case}");
+        assert_eq!(
+            shop.test.store.verify(&image, &mut Checked::default(), &emitter().0).expect("verified"),
+            [],
+            "{case}"
+        );
     }
 }
 
@@ -287,7 +292,7 @@ fn what_came_before_a_broken_connection_is_not_fetched_again() {
         shop.registry.seen(&path)[before..].iter().map(|seen| seen.header("range").unwrap_or("all").into()).collect();
     assert_eq!(ranges, [format!("bytes={have}-")]);
     assert!(!partial.exists());
-    assert_eq!(shop.test.store.verify(&image, &emitter().0).expect("verified"), []);
+    assert_eq!(shop.test.store.verify(&image, &mut Checked::default(), &emitter().0).expect("verified"), []);
 }
 
 #[test]
@@ -298,7 +303,7 @@ fn a_damaged_part_is_fetched_anew() {
     for wrong in [vec![0; 1000], vec![1; usize::try_from(layer.size).expect("small") + 5]] {
         std::fs::write(&partial, wrong).expect("a file");
         let image = shop.pull(":v1").expect("an image");
-        assert_eq!(shop.test.store.verify(&image, &emitter().0).expect("verified"), []);
+        assert_eq!(shop.test.store.verify(&image, &mut Checked::default(), &emitter().0).expect("verified"), []);
         shop.test.store.remove(&image.name, &emitter().0).expect("removed");
         shop.assert_empty("removed");
     }

@@ -19,7 +19,7 @@ use super::super::{
         testing::{Fault, FaultyRegistry},
     },
     testing::{Tar, TestStore, emitter, told},
-    verify::Damage,
+    verify::{Checked, Damage},
 };
 use crate::model::{Digest, Kind, UserError as _};
 
@@ -149,7 +149,7 @@ fn a_blob_that_waits_for_its_place_cannot_be_replaced() {
         });
         let pulled = pulled.expect("an image");
         assert_eq!(fs::read(test.store.blob(&digest(&first))).expect("a blob"), first);
-        assert_eq!(test.store.verify(&pulled, &emitter().0).expect("verified"), []);
+        assert_eq!(test.store.verify(&pulled, &mut Checked::default(), &emitter().0).expect("verified"), []);
     }
 }
 
@@ -183,7 +183,7 @@ fn one_content_in_two_blobs_is_two_blobs_and_one_layer() {
     let packed = zstd::encode_all(content.as_slice(), 1).expect("compressed");
     let shelf = image(&[plain(&content), (&packed, digest(&content))]);
     let stored = bring(&test, &shelf, "twice", Limits::default()).expect("an image");
-    assert_eq!(test.store.verify(&stored, &emitter().0).expect("verified"), []);
+    assert_eq!(test.store.verify(&stored, &mut Checked::default(), &emitter().0).expect("verified"), []);
     assert_eq!(test.counts(), [4, 1, 1, 0]);
     // The second is checked like the first.
     let lie = zstd::encode_all(&b"something else"[..], 1).expect("compressed");
@@ -229,7 +229,7 @@ fn of_equal_layers_the_uppermost_counts() {
         assert_eq!(root.diffs()[..expected.len()], expected, "{case}");
         // What stands above them is the seam.
         assert!(root.diffs()[expected.len()..].iter().all(|folder| !expected.contains(folder)), "{case}");
-        assert_eq!(test.store.verify(&stored, &emitter().0).expect(case), [], "{case}");
+        assert_eq!(test.store.verify(&stored, &mut Checked::default(), &emitter().0).expect(case), [], "{case}");
     }
 }
 
@@ -267,7 +267,7 @@ fn a_limit_is_told_as_a_limit() {
     // What has come in with other limits stays usable with these.
     let stored = bring(&test, &image(&[plain(&content)]), "big", Limits::default()).expect("an image");
     let strict = test.store.clone().with_limits(limits);
-    assert_eq!(strict.verify(&stored, &emitter().0).expect("verified"), []);
+    assert_eq!(strict.verify(&stored, &mut Checked::default(), &emitter().0).expect("verified"), []);
     fs::remove_dir_all(test.store.diff(&digest(&content))).expect("removed");
     strict.checkout(&stored, &emitter().0).expect("unpacked again");
 }
@@ -290,13 +290,13 @@ fn links_to_one_file_below_are_one_file_and_have_their_limit() {
         .map(|entry| std::os::unix::fs::MetadataExt::ino(&entry.expect("an entry").metadata().expect("a file")))
         .collect();
     assert_eq!((fs::read_dir(&seam).expect("a folder").count(), inodes.len()), (102, 1));
-    assert_eq!(test.store.verify(&stored, &emitter().0).expect("verified"), []);
+    assert_eq!(test.store.verify(&stored, &mut Checked::default(), &emitter().0).expect("verified"), []);
     fs::write(seam.join("z"), "EVIL").expect("written");
-    let found = test.store.verify(&stored, &emitter().0).expect("verified");
+    let found = test.store.verify(&stored, &mut Checked::default(), &emitter().0).expect("verified");
     assert!(matches!(&found[..], [only] if matches!(only.damage, Damage::Differs(_))), "{found:?}");
     drop(root);
     test.store.discard_damaged(&stored, &found, &emitter().0).expect("discarded");
-    assert_eq!(test.store.verify(&stored, &emitter().0).expect("verified"), []);
+    assert_eq!(test.store.verify(&stored, &mut Checked::default(), &emitter().0).expect("verified"), []);
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn all_layers_of_an_image_have_one_account() {
     let stored = bring(&test, &both, "both", Limits::default()).expect("an image");
     let strict = test.store.clone().with_limits(limits);
     strict.checkout(&stored, &emitter().0).expect("a root");
-    assert_eq!(strict.verify(&stored, &emitter().0).expect("verified"), []);
+    assert_eq!(strict.verify(&stored, &mut Checked::default(), &emitter().0).expect("verified"), []);
 }
 
 #[test]
@@ -371,16 +371,43 @@ fn pruning_counts_what_names_share_once() {
     let test = TestStore::new();
     let content = tar("a", &"x".repeat(100_000));
     let shelf = image(&[plain(&content)]);
-    let size = bring(&test, &shelf, "one", Limits::default()).expect("an image").size;
+    bring(&test, &shelf, "one", Limits::default()).expect("an image");
     bring(&test, &shelf, "two", Limits::default()).expect("an image");
+    let usage = test.store.usage(&test.store.list().expect("a list"));
+    let name = |text: &str| text.parse().expect("a name");
+    let size = usage.total();
+    assert_eq!((usage.of(&name("one")), usage.shared(&name("two"))), (size, size));
+    assert!(size > 200_000, "packed and unpacked: {size}");
     let prune = |keep| {
         let policy = Policy { keep_bytes: Some(keep), ..Policy::default() };
-        test.store.prune(policy, jiff::Timestamp::now(), &emitter().0).expect("pruned").images
+        let pruned = test.store.prune(policy, jiff::Timestamp::now(), &emitter().0).expect("pruned");
+        (pruned.images.into_iter().map(|(_, freed)| freed).collect::<Vec<u64>>(), pruned.leftovers)
     };
-    assert_eq!(prune(size).len(), 0);
-    let gone: Vec<u64> = prune(50_000).into_iter().map(|(_, freed)| freed).collect();
-    assert_eq!(gone.iter().sum::<u64>(), size - shelf.blobs[&shelf.manifest.to_string()].len() as u64);
+    assert_eq!(prune(size), (vec![], 0));
+    assert_eq!(prune(50_000), (vec![0, size], 0), "the second takes all with it");
     assert_eq!(test.counts(), [0; 4]);
+}
+
+#[test]
+fn a_layer_of_several_images_is_read_once() {
+    let test = TestStore::new();
+    let (both, own) = (tar("a", "x"), tar("b", "y"));
+    let one = bring(&test, &image(&[plain(&both)]), "one", Limits::default()).expect("an image");
+    let two = bring(&test, &image(&[plain(&both), plain(&own)]), "two", Limits::default()).expect("an image");
+    let mut checked = Checked::default();
+    let mut verify = |image: &StoredImage| test.store.verify(image, &mut checked, &emitter().0).expect("verified");
+    assert_eq!(verify(&one), []);
+    // Not noticed any more, which shows that it is not read again; what only the other has is.
+    for layer in [&both, &own] {
+        fs::write(test.store.blob(&digest(layer)), vec![0; layer.len()]).expect("damaged");
+    }
+    let found = verify(&two);
+    assert!(matches!(&found[..], [only] if only.part.contains(&digest(&own).short())), "{found:?}");
+    // Damage that was found is damage of each.
+    let mut anew = Checked::default();
+    for (image, count) in [(&one, 1), (&two, 2), (&one, 1)] {
+        assert_eq!(test.store.verify(image, &mut anew, &emitter().0).expect("verified").len(), count);
+    }
 }
 
 #[test]
@@ -394,7 +421,7 @@ fn a_damaged_image_is_in_nobodys_way() {
     assert_eq!(test.store.names().expect("names").len(), 2);
     test.store.prune(Policy::default(), jiff::Timestamp::now(), &emitter().0).expect("pruned");
     test.store.remove(&broken.name, &emitter().0).expect("removed");
-    assert_eq!(test.store.verify(&good, &emitter().0).expect("verified"), []);
+    assert_eq!(test.store.verify(&good, &mut Checked::default(), &emitter().0).expect("verified"), []);
 }
 
 #[test]
@@ -420,7 +447,7 @@ fn a_mirror_that_lies_is_not_the_last_word() {
     let reference = format!("{host}/team/x:1").parse().expect("a reference");
     let pull = || test.store.pull(&reference, &"x".parse().expect("a name"), &server.settings(), &emitter().0);
     let stored = pull().expect("an image");
-    assert_eq!(test.store.verify(&stored, &emitter().0).expect("verified"), []);
+    assert_eq!(test.store.verify(&stored, &mut Checked::default(), &emitter().0).expect("verified"), []);
     assert!(server.warnings.lock().expect("a mutex").iter().any(|warning| warning.contains("is not asked again")));
     // When all of them lie, it is not the user's fault.
     test.store.remove(&stored.name, &emitter().0).expect("removed");
