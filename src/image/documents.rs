@@ -234,6 +234,10 @@ pub(super) fn choose(
         fitting.retain(|choice| choice.name.as_deref() == Some(name));
     }
     fitting.dedup_by(|a, b| a.descriptor.digest == b.descriptor.digest);
+    // Of equal platforms the first (OCI, "Image Index Specification"). Several names, or nothing at all, are several images.
+    if fitting.iter().all(|choice| choice.platform.is_some() && choice.name.is_none()) {
+        fitting.truncate(1);
+    }
     match fitting.len() {
         1 => Ok(fitting.remove(0).descriptor),
         0 if offered.is_empty() => Err(refuse(what, "offers no image")),

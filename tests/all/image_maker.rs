@@ -22,6 +22,8 @@ pub(crate) enum Form {
     /// As eStargz does it: several members, one after the other.
     GzipMembers,
     Zstd,
+    /// As zstd:chunked: several frames, and a frame to be skipped that holds a table of contents.
+    ZstdChunked,
 }
 
 /// A layer: its archive, and how it is stored.
@@ -47,11 +49,16 @@ impl Layer {
             out.write_all(bytes).expect("memory");
             out.finish().expect("memory")
         };
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).expect("memory");
         match self.form {
             Form::Plain => (self.tar.clone(), ""),
             Form::Gzip => (gzip(&self.tar), "+gzip"),
             Form::GzipMembers => (self.tar.chunks(512).flat_map(gzip).collect(), "+gzip"),
-            Form::Zstd => (zstd::encode_all(&self.tar[..], 1).expect("memory"), "+zstd"),
+            Form::Zstd => (zstd(&self.tar), "+zstd"),
+            Form::ZstdChunked => {
+                let frames = self.tar.chunks(512).flat_map(zstd);
+                (frames.chain(*b"\x50\x2a\x4d\x18\x04\0\0\0toc.").collect(), "+zstd")
+            }
         }
     }
 }

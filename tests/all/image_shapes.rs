@@ -79,16 +79,20 @@ fn shapes() -> Vec<Shape> {
             )
         },
         shape(
-            "BuildKit: eStargz, with its own files at the root",
+            "BuildKit: eStargz, with its own files at the root, and zstd in chunks",
             vec![
                 layer("f 644 .no.prefetch.landmark \u{f}\nd 755 a/\nf 644 a/b one\nf 644 stargz.index.json {}").stored(Form::GzipMembers),
                 layer("f 644 a/c two\nf 644 .prefetch.landmark \u{f}").stored(Form::GzipMembers),
+                layer("f 644 a/d three").stored(Form::ZstdChunked),
             ],
-            "f 644 .no.prefetch.landmark \u{f}\nf 644 .prefetch.landmark \u{f}\nd 755 a\nf 644 a/b one\nf 644 a/c two
+            "f 644 .no.prefetch.landmark \u{f}\nf 644 .prefetch.landmark \u{f}\nd 755 a\nf 644 a/b one\nf 644 a/c two\nf 644 a/d three
              f 644 stargz.index.json {}",
         ),
         Shape {
-            config: json!({"history": [{"created_by": "/bin/sh"}, {"comment": "FROM x"}], "created": "2023-01-02T03:04:05.678901234Z"}),
+            config: json!({
+                "history": [{"created_by": "/bin/sh"}, {"comment": "FROM x"}], "created": "2023-01-02T03:04:05.678901234Z",
+                "config": {"Env": null, "Entrypoint": null, "Cmd": null, "Volumes": null, "ExposedPorts": null, "Labels": null, "OnBuild": null},
+            }),
             manifest: json!({"mediaType": "application/vnd.docker.distribution.manifest.v2+json"}),
             ..shape(
                 "buildah: Docker's media types, mount points as empty folders, whole folders whited out and made again",
@@ -218,8 +222,13 @@ fn make(layout: &Layout, shape: &Shape) {
     proof["platform"] = json!({"architecture": "unknown", "os": "unknown"});
     proof["annotations"] =
         json!({"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": image["digest"]});
-    image["platform"] = json!({"architecture": architecture(), "os": "linux"});
-    let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [proof, image]});
+    // And a second one for the same platform, of which the first counts.
+    let mut second = layout.image(&[layer("f 644 second x")], &json!({}), &json!({}));
+    for image in [&mut image, &mut second] {
+        image["platform"] = json!({"architecture": architecture(), "os": "linux"});
+    }
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": [proof, image, second]});
     layout.index(&[layout.document(&index)]);
 }
 
