@@ -130,7 +130,7 @@ fn clean_removes_what_is_not_needed_any_more() {
     let clean = |args: &[&str]| world.smidr().arg("clean").args(args).current_dir(&world.work).run();
     for (args, told) in [
         (&["--older-than", "30"][..], "`30` is no age"),
-        (&["--keep-size", "20"], "`20` is no size with a unit"),
+        (&["--keep-size", "20"], "`20` has no unit"),
         (&["--yes"], "say what may be removed"),
     ] {
         clean(args).expect_code(2).expect_one_error().expect_err(told);
