@@ -192,14 +192,11 @@ impl<'n> Fields<'n> {
     pub fn flag(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Option<bool> {
         let path = self.path(key);
         let text = self.text(d, key)?;
-        match text.text.to_ascii_lowercase().as_str() {
-            "true" | "yes" | "on" | "1" => Some(true),
-            "false" | "no" | "off" | "0" => Some(false),
-            _ => {
-                d.problem(Problem::new(text.span, format!("{path} must be true or false, not `{}`", text.text)));
-                None
-            }
+        let flag = truth(&text);
+        if flag.is_none() {
+            d.problem(Problem::new(text.span, format!("{path} must be true or false, not `{}`", text.text)));
         }
+        flag
     }
 
     /// Takes all remaining keys as names and scalars.
@@ -221,6 +218,15 @@ impl<'n> Fields<'n> {
                 None => problem.hint(format!("known here: {}", self.known.join(", "))),
             });
         }
+    }
+}
+
+/// A truth value, in one of YAML's spellings.
+pub(super) fn truth(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
+        _ => None,
     }
 }
 

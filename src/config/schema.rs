@@ -106,6 +106,17 @@ pub struct GitSource {
     pub patches: Vec<Text>,
     /// Whether it may hold symbolic links that lead out of it.
     pub outside_links: bool,
+    /// Which of its submodules are brought; none: those that its layers may need.
+    pub submodules: Option<SubmoduleKey>,
+}
+
+/// Which submodules of a repository are brought.
+#[derive(Clone, Debug)]
+pub enum SubmoduleKey {
+    /// All that git would bring, or none.
+    Flag(bool),
+    /// These, by their folders.
+    Listed(Vec<Text>),
 }
 
 /// What BitBake builds, and how.

@@ -1,10 +1,10 @@
 //! Where layers and BitBake come from: the keys of `layers[]` and of `bitbake`.
 
 use super::{
-    decode::{Decoder, Fields},
-    node::{Span, Text},
+    decode::{Decoder, Fields, truth},
+    node::{Span, Text, Value},
     problem::Problem,
-    schema::{GitSource, Layer, Source},
+    schema::{GitSource, Layer, Source, SubmoduleKey},
 };
 use crate::model::{CommitId, is_ambiguous};
 
@@ -15,7 +15,7 @@ pub const BITBAKE: &str = "bitbake";
 pub const HOST: &str = "host";
 
 /// Keys that are only for git repositories.
-const GIT_ONLY: [&str; 6] = ["branch", "tag", "commit", "mirrors", "patches", "outside_links"];
+const GIT_ONLY: [&str; 7] = ["branch", "tag", "commit", "mirrors", "patches", "outside_links", "submodules"];
 
 /// Reads the section `layers`. `series` is the branch of those that name none.
 pub(super) fn layers(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Text>) -> Vec<Layer> {
@@ -108,7 +108,25 @@ fn git(d: &mut Decoder<'_>, f: &mut Fields<'_>, url: Text, series: Option<&Text>
         mirrors,
         patches: f.texts(d, "patches"),
         outside_links: f.flag(d, "outside_links").unwrap_or_default(),
+        submodules: submodules(d, f),
     }
+}
+
+fn submodules(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<SubmoduleKey> {
+    let path = f.path("submodules");
+    let node = f.node("submodules")?;
+    if let Value::List(_) = node.value {
+        let listed = d.texts(node, &path);
+        check_folders(d, &path, &listed);
+        return Some(SubmoduleKey::Listed(listed));
+    }
+    let text = d.text(node, &path)?;
+    let flag = truth(&text);
+    if flag.is_none() {
+        let title = format!("{path} must be true, false or a list of folders, not `{}`", text.text);
+        d.problem(Problem::new(text.span.clone(), title).hint(format!("write `[{}]` for that one", text.text)));
+    }
+    flag.map(SubmoduleKey::Flag)
 }
 
 /// Why git must not get this address, if so.
@@ -174,14 +192,18 @@ fn is_reference(name: &str) -> bool {
 /// Folders inside a repository.
 fn folders(d: &mut Decoder<'_>, f: &mut Fields<'_>, key: &'static str) -> Vec<Text> {
     let folders = f.texts(d, key);
-    for folder in &folders {
+    check_folders(d, &f.path(key), &folders);
+    folders
+}
+
+fn check_folders(d: &mut Decoder<'_>, path: &str, folders: &[Text]) {
+    for folder in folders {
         let leaves = folder.split('/').any(|part| part == "..");
         if leaves || folder.starts_with('/') || folder.is_empty() {
-            let title = format!("{}: `{}` is not a folder inside the repository", f.path(key), folder.text);
+            let title = format!("{path}: `{}` is not a folder inside the repository", folder.text);
             d.problem(Problem::new(folder.span.clone(), title));
         }
     }
-    folders
 }
 
 /// Refuses names of layers that would be ambiguous in smidr.lock.

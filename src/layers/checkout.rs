@@ -5,8 +5,8 @@
 //! 0755, so that copies of them can be written to; the sandbox shows them read-only.
 //!
 //! ```text
-//! checkouts/<commit>[-<patches>]/<name>/       the files; `.git` borrows the objects of mirrors
-//! checkouts/<commit>[-<patches>]/<name>/.git/smidr.json   what it was made of; its time is that of the last use
+//! checkouts/<commit>[-<differences>]/<name>/       the files; `.git` borrows the objects of mirrors
+//! checkouts/<commit>[-<differences>]/<name>/.git/smidr.json   what it was made of; its time is that of the last use
 //! checkouts/tmp/                               half-made ones, each locked by its maker
 //! ```
 //!
@@ -17,6 +17,7 @@ mod dotgit;
 mod error;
 mod links;
 mod make;
+mod needed;
 mod objects;
 mod record;
 mod submodules;
@@ -32,6 +33,7 @@ use std::{
 pub use error::{CheckoutError, RefusedUrl, SubmoduleFailed};
 use jiff::Timestamp;
 use make::Making;
+use needed::Needed;
 pub(super) use record::Record;
 use sha2::{Digest as _, Sha256};
 pub use tree::Limits;
@@ -41,6 +43,7 @@ use crate::{
     events::Emitter,
     lock::PatchPin,
     model::{CommitId, Event, last_part},
+    plan::Submodules as Choice,
     system::{
         files,
         lock::{self, Attempt, FileLock, Mode},
@@ -107,6 +110,8 @@ pub struct Wanted<'a> {
     pub patches: &'a [ReadPatch],
     /// Whether links may lead out of it.
     pub outside_links: bool,
+    /// Which of its submodules are brought.
+    pub submodules: &'a Choice,
 }
 
 impl Wanted<'_> {
@@ -151,8 +156,15 @@ impl CheckoutStore {
     /// # Errors
     ///
     /// When its lock cannot be had.
-    pub fn find(&self, url: &str, commit: &CommitId, patches: &[PatchPin]) -> Result<Option<Checkout>, CheckoutError> {
-        let (key, name) = (key(commit, patches.iter()), name_of(url));
+    pub fn find(
+        &self,
+        (mirror, url): (&Path, &str),
+        commit: &CommitId,
+        patches: &[PatchPin],
+        submodules: &Choice,
+    ) -> Result<Option<Checkout>, CheckoutError> {
+        let submodules = self.identity(mirror, commit, submodules);
+        let (key, name) = (key(commit, patches.iter(), submodules.as_deref()), name_of(url));
         let folder = self.folder(&key).join(&name);
         if !folder.is_dir() {
             return Ok(None);
@@ -176,7 +188,8 @@ impl CheckoutStore {
         stop: &StopToken,
     ) -> Result<Checkout, CheckoutError> {
         let Wanted { url, commit, patches, outside_links, .. } = *wanted;
-        let key = key(commit, patches.iter().map(|patch| &patch.lock));
+        let submodules = self.identity(wanted.mirror, commit, wanted.submodules);
+        let key = key(commit, patches.iter().map(|patch| &patch.lock), submodules.as_deref());
         let name = name_of(url);
         let folder = self.folder(&key).join(&name);
         let what = format!("the checkout of {}", commit.short());
@@ -211,11 +224,18 @@ impl CheckoutStore {
     ) -> Result<(), CheckoutError> {
         let scratch = self.scratch(on, stop)?;
         let room = self.folder("");
-        Making { wanted, room: &room, limits: &self.limits, submodule, on, stop }.make(scratch.path())?;
+        let needed = Needed::new(wanted.submodules);
+        Making { wanted, room: &room, limits: &self.limits, submodule, needed, on, stop }.make(scratch.path())?;
         if let Some(above) = folder.parent() {
             files::make_private_dir(above)?;
         }
         Ok(scratch.tree_becomes(folder)?)
+    }
+
+    /// What tells a choice of submodules from others; none where all are brought, or the repository has none.
+    fn identity(&self, mirror: &Path, commit: &CommitId, choice: &Choice) -> Option<String> {
+        let identity = needed::identity(choice)?;
+        tree::has_submodules(mirror, commit, &self.limits).then_some(identity)
     }
 
     /// A private folder in the file system of the store. What killed processes left there is removed first.
@@ -251,12 +271,13 @@ pub(super) fn use_lock(key: &str, name: &str) -> String {
     format!("checkout-{key}@{name}")
 }
 
-fn key<'a>(commit: &CommitId, patches: impl Iterator<Item = &'a PatchPin>) -> String {
-    let mut patches = patches.peekable();
-    if patches.peek().is_none() {
+fn key<'a>(commit: &CommitId, patches: impl Iterator<Item = &'a PatchPin>, submodules: Option<&str>) -> String {
+    let patches: String = patches.map(|patch| patch.sha256.hex().to_owned()).collect();
+    let differences = patches + submodules.unwrap_or_default();
+    if differences.is_empty() {
         return commit.to_string();
     }
-    let all = patches.fold(Sha256::new(), |hash, patch| hash.chain_update(patch.sha256.hex()));
+    let all = Sha256::new().chain_update(differences);
     // 128 bits: with 64, two lists of patches with one name can be found by trying.
     format!("{commit}-{:.32}", hex::encode(all.finalize()))
 }

@@ -179,7 +179,7 @@ pub(super) fn layers_below(rooted: &Rooted) -> Result<Vec<String>, RootedError> 
 const FOR_TESTS: [&str; 4] = ["meta-selftest", "meta-skeleton", "meta-ti-test", "meta-demo-ci"];
 
 /// Whether a layer is used only where the config names it. meta-mender has those of its tests in one folder.
-fn is_for_tests(path: &str) -> bool {
+pub(super) fn is_for_tests(path: &str) -> bool {
     path.starts_with("tests/") || FOR_TESTS.contains(&path.rsplit('/').next().unwrap_or(path))
 }
 
@@ -229,7 +229,7 @@ pub(super) fn entries(rooted: &Rooted, path: &Path) -> Result<Vec<(String, FileT
 }
 
 /// `./meta-one/` in the form in which it is found: `meta-one`.
-fn tidy(name: &str) -> String {
+pub(super) fn tidy(name: &str) -> String {
     name.split('/').filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>().join("/")
 }
 

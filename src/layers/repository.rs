@@ -109,7 +109,9 @@ impl Store {
         let Some((pin, commit)) = git.pinned.as_ref().and_then(|pin| Some((pin, pin.commit.as_ref()?))) else {
             return Ok(None);
         };
-        let checkout = self.checkouts.find(&without_secrets(&git.url), commit, &pin.patches)?;
+        let mirror = self.mirrors.mirror(&git.url);
+        let place = (mirror.path(), mirror.url());
+        let checkout = self.checkouts.find(place, commit, &pin.patches, &git.submodules)?;
         Ok(checkout.map(|checkout| Repository::Pinned { pin: pin.clone(), checkout }))
     }
 
@@ -232,7 +234,8 @@ impl Store {
             Ok(mirror.path().into())
         };
         let (mirrors, outside_links) = (&git.mirrors[..], git.outside_links);
-        let wanted = Wanted { mirror, url: &url, mirrors, commit, patches, outside_links };
+        let submodules = &git.submodules;
+        let wanted = Wanted { mirror, url: &url, mirrors, commit, patches, outside_links, submodules };
         Ok(self.checkouts.checkout(&wanted, &mut submodule, access.on, access.stop)?)
     }
 }

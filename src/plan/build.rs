@@ -16,7 +16,7 @@ use super::{
     inputs::{Input, InputError},
     provider::{self, PlannedProvider},
     sandbox::Ids,
-    sources::{self, PlannedLayer, PlannedSource},
+    sources::{self, PlannedLayer, PlannedSource, Submodules},
 };
 use crate::{
     config::{self, Config, HOST, HostImage, Network, Openat2},
@@ -226,7 +226,8 @@ pub fn make(
     let host = host(config, lock);
     let (uid, gid) = facts.inner_ids();
     let layers: Vec<PlannedLayer> = config.layers.iter().map(|layer| sources::layer(layer, lock, &place)).collect();
-    let bitbake = config.bitbake.as_ref().map(|source| sources::source(config::BITBAKE, source, lock, &place));
+    let bitbake =
+        config.bitbake.as_ref().map(|source| sources::source(config::BITBAKE, source, Submodules::All, lock, &place));
     let local = sources::local(&layers, bitbake.as_ref());
     local.iter().try_for_each(|path| check_path(path))?;
     let store = default_or(config.directories.layers.as_ref(), "layers", paths.layers(), paths, &place)?;

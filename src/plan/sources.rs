@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::{
-    config::{self, Layer, Source},
+    config::{self, GitSource, Layer, Source, SubmoduleKey},
     lock::{Asked, Lock, RepositoryPin},
     model::{CommitId, document_path, without_secrets},
 };
@@ -64,8 +64,24 @@ pub struct PlannedGit {
     pub patches: Vec<PlannedPatch>,
     /// Whether it may contain symbolic links that lead out of it.
     pub outside_links: bool,
+    /// Which of its submodules are brought.
+    pub submodules: Submodules,
     /// The lock's pin; none: not resolved yet, or the config has changed.
     pub pinned: Option<RepositoryPin>,
+}
+
+/// Which submodules of a repository are brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Submodules {
+    /// All that git would bring.
+    All,
+    /// None.
+    None,
+    /// Those in these folders, and no others.
+    Listed(Vec<String>),
+    /// Those that the layers in these folders may need; without a folder: the layers that are found.
+    ForLayers(Vec<String>),
 }
 
 /// A patch on top of a repository.
@@ -102,6 +118,7 @@ impl PlannedGit {
             commit: Some(commit.clone()),
             patches: Vec::new(),
             outside_links: false,
+            submodules: Submodules::All,
             pinned: None,
         }
     }
@@ -127,18 +144,21 @@ impl PlannedGit {
 }
 
 pub(super) fn layer(layer: &Layer, lock: Option<&Lock>, place: &dyn Fn(&str) -> PathBuf) -> PlannedLayer {
+    let include = texts(&layer.include);
     PlannedLayer {
         name: layer.name.text.clone(),
-        source: source(&layer.name, &layer.source, lock, place),
-        include: texts(&layer.include),
+        source: source(&layer.name, &layer.source, Submodules::ForLayers(include.clone()), lock, place),
+        include,
         exclude: texts(&layer.exclude),
         ignore_series: layer.ignore_series,
     }
 }
 
+/// A source. `usual` are its submodules where the config names none.
 pub(super) fn source(
     name: &str,
     source: &Source,
+    usual: Submodules,
     lock: Option<&Lock>,
     place: &dyn Fn(&str) -> PathBuf,
 ) -> PlannedSource {
@@ -160,10 +180,19 @@ pub(super) fn source(
         commit: git.commit.clone(),
         patches: git.patches.iter().map(patch).collect(),
         outside_links: git.outside_links,
+        submodules: submodules(git).unwrap_or(usual),
         pinned: None,
     };
     planned.pinned = lock.and_then(|lock| lock.repository(name, &planned.asked())).cloned();
     PlannedSource::Git(Box::new(planned))
+}
+
+fn submodules(git: &GitSource) -> Option<Submodules> {
+    Some(match git.submodules.as_ref()? {
+        SubmoduleKey::Flag(true) => Submodules::All,
+        SubmoduleKey::Flag(false) => Submodules::None,
+        SubmoduleKey::Listed(folders) => Submodules::Listed(texts(folders)),
+    })
 }
 
 /// The folders of this machine among all sources.

@@ -18,6 +18,7 @@ use smidr::{
     },
     lock::PatchPin,
     model::{BuildId, CommitId, Digest, Event, Paths, Record},
+    plan::Submodules as Choice,
     system::stop::StopToken,
 };
 
@@ -191,8 +192,20 @@ impl Yard {
         outside_links: bool,
         submodule: &mut Submodules<'_>,
     ) -> Result<Checkout, CheckoutError> {
+        self.chosen(url, commit, (patches, outside_links), &Choice::All, submodule)
+    }
+
+    /// With a choice of submodules.
+    pub(crate) fn chosen(
+        &self,
+        url: &str,
+        commit: &CommitId,
+        (patches, outside_links): (&[ReadPatch], bool),
+        submodules: &Choice,
+        submodule: &mut Submodules<'_>,
+    ) -> Result<Checkout, CheckoutError> {
         let stop = StopToken::default();
-        let wanted = Wanted { mirror: &self.mirror, url, mirrors: &[], commit, patches, outside_links };
+        let wanted = Wanted { mirror: &self.mirror, url, mirrors: &[], commit, patches, outside_links, submodules };
         self.store.checkout(&wanted, submodule, &self.on, &stop)
     }
 

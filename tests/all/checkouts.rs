@@ -16,6 +16,7 @@ use smidr::{
         prune::Keep,
     },
     model::{CommitId, Event},
+    plan::Submodules as Choice,
     system::lock,
 };
 
@@ -367,7 +368,7 @@ fn hostile_submodule_urls_and_paths_are_refused() {
         };
         let error = yard.checkout_of(URL, &wanted, &[], false, &mut gone).expect_err("nowhere");
         let hint = error.hint().expect("a hint");
-        assert!(hint.ends_with(".gitmodules says `update = none` for `sub`"), "{hint}");
+        assert!(hint.ends_with(":  submodules: false"), "{hint}");
         assert_eq!(hint.contains("`mirrors:`"), mirror, "{hint}");
     }
     // A submodule of a submodule, without end.
@@ -380,6 +381,107 @@ fn hostile_submodule_urls_and_paths_are_refused() {
     }
     let (made, _) = asked(&last);
     assert!(told(&made.expect_err("deep")).contains("more than 10 submodules inside each other"));
+}
+
+/// A repository of repositories: a layer, one in a submodule, and submodules that are only for tests.
+#[test]
+fn submodules_are_brought_by_choice() {
+    if no_git("checkouts::submodules_are_brought_by_choice") {
+        return;
+    }
+    let yard = Yard::new();
+    let at = yard.mirror.clone();
+    let blob = object(&at, "blob", b"x\n");
+    let conf = tree(&at, &[("100644", b"layer.conf", &blob)]);
+    let layer = tree(&at, &[("40000", b"conf", &conf)]);
+    let inner = commit(&at, &layer).to_string();
+    let (lib, tests) = (tree(&at, &[("160000", b"lib", &inner)]), tree(&at, &[("160000", b"suite", &inner)]));
+    let own = tree(&at, &[("40000", b"conf", &conf), ("40000", b"files", &lib)]);
+    let with = |modules: &[u8]| {
+        let modules = object(&at, "blob", modules);
+        let entries: [(&str, &[u8], &str); 4] = [
+            ("100644", b".gitmodules", &modules),
+            ("160000", b"meta-b", &inner),
+            ("40000", b"meta-own", &own),
+            ("40000", b"tests", &tests),
+        ];
+        commit(&at, &tree(&at, &entries))
+    };
+    let declared: String = ["meta-b", "meta-own/files/lib", "tests/suite"]
+        .map(|path| format!("[submodule \"{path}\"]\n\tpath = {path}\n\turl = ../{path}\n"))
+        .concat();
+    let whole = with(declared.as_bytes());
+    let owned = |list: &[&str]| list.iter().map(|path| (*path).to_owned()).collect();
+    let get = |choice: &Choice| {
+        let mut asked = Vec::new();
+        let mut bring = |url: &str, _: &[String], _: &CommitId| {
+            let path = url.rsplit("group/").next().expect("a path").to_owned();
+            asked.push(path);
+            Ok(at.clone())
+        };
+        let made = yard.chosen(URL, &whole, (&[], false), choice, &mut bring);
+        (made, asked)
+    };
+    let all = ["meta-b", "meta-own/files/lib", "tests/suite"];
+    let mut folders = Vec::new();
+    for (choice, expected) in [
+        (Choice::None, &[][..]),
+        (Choice::ForLayers(owned(&[])), &["meta-b", "meta-own/files/lib"]),
+        (Choice::ForLayers(owned(&["meta-b"])), &["meta-b"]),
+        (Choice::ForLayers(owned(&["meta-own"])), &["meta-own/files/lib"]),
+        (Choice::Listed(owned(&["tests/suite"])), &["tests/suite"]),
+        (Choice::All, &all),
+    ] {
+        let (made, asked) = get(&choice);
+        let made = made.expect("made");
+        assert_eq!(asked, expected, "{choice:?}");
+        for path in all {
+            assert_eq!(made.folder.join(path).join("conf/layer.conf").exists(), expected.contains(&path), "{path}");
+            assert!(made.folder.join(path).is_dir(), "{path}");
+        }
+        assert_eq!(git(&made.folder, &["status", "--porcelain"]), "", "{choice:?}");
+        // The same choice is the same checkout, another one is not.
+        let (again, asked) = get(&choice);
+        assert_eq!((again.expect("there").folder, asked.len()), (made.folder.clone(), 0));
+        let found = yard.store.find((&yard.mirror, URL), &whole, &[], &choice).expect("found");
+        assert_eq!(found.map(|checkout| checkout.folder), Some(made.folder.clone()));
+        assert!(!folders.contains(&made.folder), "{choice:?}");
+        folders.push(made.folder);
+    }
+    let said = yard.recorder.warnings();
+    let left = |paths: &str| {
+        format!(
+            "submodules of meta-test outside of the layers that are used are left out: {paths}; `submodules:` brings those that it names"
+        )
+    };
+    assert_eq!(said, [left("tests/suite"), left("meta-own/files/lib, tests/suite"), left("meta-b, tests/suite")]);
+    // The error of one that cannot be had names the key, with what is to be kept.
+    let other = with(format!("{declared}# other\n").as_bytes());
+    let mut gone = |_: &str, _: &[String], _: &CommitId| {
+        Err(SubmoduleFailed::new(CheckoutError::Malformed { repository: "x".into(), object: "y".into() }))
+    };
+    let mut failed = |choice| yard.chosen(URL, &other, (&[], false), &choice, &mut gone).expect_err("gone").hint();
+    let hint = failed(Choice::All).expect("a hint");
+    assert!(hint.ends_with("submodules: [meta-own/files/lib, tests/suite]"), "{hint}");
+    let hint = failed(Choice::Listed(owned(&["tests/suite"]))).expect("a hint");
+    assert!(hint.ends_with("submodules: false"), "{hint}");
+    let (made, _) = get(&Choice::Listed(owned(&["tests/suit"])));
+    let error = made.expect_err("no such submodule");
+    assert_eq!(error.kind().exit_code(), 2);
+    assert!(told(&error).contains("has no submodule `tests/suit`"), "{error}");
+    assert_eq!(error.hint().as_deref(), Some("there is meta-b, meta-own/files/lib, tests/suite"));
+    // A .gitmodules that cannot be read does not matter where none are wanted.
+    let broken = with(b"[submodule");
+    let mut none = |url: &str, _: &[String], _: &CommitId| -> Result<PathBuf, SubmoduleFailed> { panic!("{url}") };
+    yard.chosen(URL, &broken, (&[], false), &Choice::None, &mut none).expect("made");
+    // A repository without submodules is one checkout, whatever the choice.
+    let plain = commit(&at, &layer);
+    let one = yard.chosen(URL, &plain, (&[], false), &Choice::None, &mut none).expect("made").folder;
+    assert_eq!(
+        yard.chosen(URL, &plain, (&[], false), &Choice::ForLayers(owned(&[])), &mut none).expect("there").folder,
+        one
+    );
+    yard.is_clean(8);
 }
 
 #[test]

@@ -180,6 +180,7 @@ pub(crate) fn wanted(url: &str) -> PlannedGit {
         commit: None,
         patches: vec![],
         outside_links: false,
+        submodules: smidr::plan::Submodules::All,
         pinned: None,
     }
 }

@@ -350,6 +350,7 @@ fn patches_are_read_with_their_digests() {
         commit: None,
         patches: vec![patch("one.patch")],
         outside_links: false,
+        submodules: smidr::plan::Submodules::All,
         pinned: None,
     };
     let read = patch::read_patches(&wanted).expect("read");

@@ -93,20 +93,34 @@ pub enum CheckoutError {
     Submodule {
         /// The repository's address.
         repository: String,
-        /// Where in it.
+        /// Where in the checkout.
         path: String,
+        /// What to write in smidr.yaml to do without it.
+        without: String,
         /// What is wrong with it.
         why: RefusedUrl,
+    },
+    /// The config names a submodule that is not there.
+    #[error("{repository} has no submodule `{path}`, which `submodules:` names")]
+    NoSubmodule {
+        /// The repository's address.
+        repository: String,
+        /// What the config names.
+        path: String,
+        /// Those that are there.
+        known: Vec<String>,
     },
     /// A submodule that cannot be fetched.
     #[error("the submodule `{path}` of {repository} cannot be fetched")]
     Fetch {
         /// The repository's address.
         repository: String,
-        /// Where in it.
+        /// Where in the checkout.
         path: String,
         /// Whether its address is relative to that of the repository.
         relative: bool,
+        /// What to write in smidr.yaml to do without it.
+        without: String,
         /// The error of the fetch.
         source: SubmoduleFailed,
     },
@@ -215,15 +229,13 @@ impl CheckoutError {
     }
 }
 
-/// What helps where a submodule cannot be fetched. A patch does not: patches are applied after all submodules are there.
-fn ways(path: &str, relative: bool) -> String {
+/// What helps where a submodule cannot be fetched.
+fn ways(relative: bool, without: &str) -> Hint {
     let mirror = match relative {
         true => "name a mirror of its repository that has it beside itself, in `mirrors:`, or ",
         false => "",
     };
-    format!(
-        "{mirror}do without it: take a branch of the repository whose .gitmodules says `update = none` for `{path}`"
-    )
+    Hint::config(format!("{mirror}if its layers can do without it, write beside the repository's `git:`"), without)
 }
 
 impl UserError for CheckoutError {
@@ -235,7 +247,8 @@ impl UserError for CheckoutError {
             | Self::Mode { .. }
             | Self::Limit { .. }
             | Self::OutsideLink { .. }
-            | Self::Submodule { .. } => Kind::Request,
+            | Self::Submodule { .. }
+            | Self::NoSubmodule { .. } => Kind::Request,
             Self::Changed { .. }
             | Self::Collision { .. }
             | Self::Write { .. }
@@ -259,9 +272,12 @@ impl UserError for CheckoutError {
                 format!("rm -rf {}", shell(folder)),
             )],
             Self::Collision { .. } => vec![Hint::command("keep layers elsewhere", "export SMIDR_HOME=DIR")],
-            Self::Fetch { path, relative, source, .. } => {
-                let ways = matches!(source.0.kind(), Kind::Outside | Kind::Request).then(|| ways(path, *relative));
-                source.0.hints().into_iter().chain(ways.map(Hint::new)).collect()
+            Self::Submodule { without, .. } => vec![ways(false, without)],
+            Self::NoSubmodule { known, .. } if known.is_empty() => vec![Hint::new("it has none")],
+            Self::NoSubmodule { known, .. } => vec![Hint::new(format!("there is {}", known.join(", ")))],
+            Self::Fetch { relative, without, source, .. } => {
+                let ways = matches!(source.0.kind(), Kind::Outside | Kind::Request).then(|| ways(*relative, without));
+                source.0.hints().into_iter().chain(ways).collect()
             }
             Self::Patch(error) => error.hints(),
             Self::Wait(error) => error.hints(),

@@ -1,7 +1,7 @@
 //! Makes one checkout: a repository, its submodules in their places, and patches.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ffi::OsStr,
     fs,
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
@@ -14,6 +14,7 @@ use super::{
     Submodules, Wanted, dotgit,
     error::{CheckoutError, RefusedUrl},
     links, name_of,
+    needed::{Needed, Tree},
     objects::Objects,
     record::{Record, VERSION, youngest},
     submodules::{self, Declared},
@@ -22,8 +23,9 @@ use super::{
 };
 use crate::{
     events::Emitter,
-    layers::patch,
+    layers::{discover, patch},
     model::{CommitId, without_secrets},
+    plan::Submodules as Choice,
     system::{files::FileError, stop::StopToken},
 };
 
@@ -39,6 +41,7 @@ pub(super) struct Making<'a, 'b> {
     pub room: &'a Path,
     pub limits: &'a Limits,
     pub submodule: &'a mut Submodules<'b>,
+    pub needed: Needed<'a>,
     pub on: &'a Emitter,
     pub stop: &'a StopToken,
 }
@@ -49,7 +52,8 @@ struct Repository<'a> {
     url: &'a str,
     mirrors: &'a [String],
     commit: &'a CommitId,
-    // How many repositories contain it.
+    // Its folder in the checkout, and how many repositories contain it.
+    place: &'a str,
     nesting: usize,
 }
 
@@ -58,6 +62,33 @@ struct Sum {
     entries: u64,
     bytes: u64,
     borrowed: Vec<PathBuf>,
+    // Submodules by their folders in the checkout: all that were met, and those that are brought.
+    met: BTreeSet<String>,
+    brought: BTreeSet<String>,
+}
+
+impl Repository<'_> {
+    /// The folder of one of its submodules in the checkout.
+    fn at(&self, submodule: &BString) -> String {
+        if self.place.is_empty() { submodule.to_string() } else { format!("{}/{submodule}", self.place) }
+    }
+}
+
+/// What was written of a repository.
+struct Written<'a> {
+    listing: &'a Listing,
+    folder: &'a Path,
+}
+
+impl Tree for Written<'_> {
+    fn paths(&self) -> impl Iterator<Item = String> {
+        let index = &self.listing.index;
+        index.entries().iter().map(|entry| entry.path(index).to_string())
+    }
+
+    fn target(&self, link: &str) -> Option<String> {
+        Some(fs::read_link(self.folder.join(link)).ok()?.to_string_lossy().into_owned())
+    }
 }
 
 impl Making<'_, '_> {
@@ -67,9 +98,10 @@ impl Making<'_, '_> {
     ///
     /// As [`super::CheckoutStore::checkout`].
     pub(super) fn make(mut self, into: &Path) -> Result<(), CheckoutError> {
-        let Wanted { mirror, url, mirrors, commit, patches, outside_links } = *self.wanted;
+        let Wanted { mirror, url, mirrors, commit, patches, outside_links, submodules } = *self.wanted;
         let mut sum = Sum::default();
-        self.repository(&Repository { mirror, url, mirrors, commit, nesting: 0 }, into, &mut sum)?;
+        self.repository(&Repository { mirror, url, mirrors, commit, place: "", nesting: 0 }, into, &mut sum)?;
+        self.all_are_there(submodules, &sum)?;
         for patch in patches {
             patch::apply(patch, into)?;
         }
@@ -129,6 +161,60 @@ impl Making<'_, '_> {
         }
     }
 
+    /// Decides which submodules of a repository are brought.
+    fn choose(
+        &mut self,
+        known: &HashMap<BString, Declared>,
+        written: &Written<'_>,
+        of: &Repository<'_>,
+        sum: &mut Sum,
+    ) {
+        self.needed.look(of.place, written);
+        // One that the config names is wanted, whatever its repository says.
+        let listed = matches!(self.wanted.submodules, Choice::Listed(_));
+        let mut left = Vec::new();
+        for (path, _) in &written.listing.submodules {
+            let inside = of.at(path);
+            let Some(declared) = known.get(path) else {
+                self.on.warn(format!(
+                    "`{path}` of {} is a submodule that .gitmodules does not know: it stays empty",
+                    name_of(of.url)
+                ));
+                continue;
+            };
+            if !self.needed.takes(&inside) {
+                left.push(inside.clone());
+            } else if listed || !declared.unwanted {
+                sum.brought.insert(inside.clone());
+            }
+            sum.met.insert(inside);
+        }
+        self.say_left(of, &left);
+    }
+
+    fn say_left(&self, of: &Repository<'_>, left: &[String]) {
+        if let (Choice::ForLayers(_), false) = (self.wanted.submodules, left.is_empty()) {
+            self.on.warn(format!(
+                "submodules of {} outside of the layers that are used are left out: {}; `submodules:` brings those that it names",
+                name_of(of.url),
+                left.join(", ")
+            ));
+        }
+    }
+
+    /// Checks that all submodules that the config names exist.
+    fn all_are_there(&self, choice: &Choice, sum: &Sum) -> Result<(), CheckoutError> {
+        let Choice::Listed(listed) = choice else { return Ok(()) };
+        match listed.iter().map(|path| discover::tidy(path)).find(|path| !sum.met.contains(path)) {
+            None => Ok(()),
+            Some(path) => Err(CheckoutError::NoSubmodule {
+                repository: self.wanted.url.into(),
+                path,
+                known: sum.met.iter().cloned().collect(),
+            }),
+        }
+    }
+
     /// Warns about attributes that gix treats differently from git; refuses patterns that take gix exponential time to match.
     fn attributes(&self, listing: &Listing, objects: &Objects, url: &str) -> Result<(), CheckoutError> {
         let name = name_of(url);
@@ -158,44 +244,61 @@ impl Making<'_, '_> {
         into: &Path,
         sum: &mut Sum,
     ) -> Result<Vec<(Declared, String)>, CheckoutError> {
-        let mut known = declared(listing, objects, of)?;
-        let mut made = Vec::new();
-        for (path, id) in &listing.submodules {
+        for (path, _) in &listing.submodules {
             let place = into.join(OsStr::from_bytes(path));
             let open = || fs::set_permissions(&place, fs::Permissions::from_mode(0o755));
             let ready = fs::create_dir_all(&place).and_then(|()| open());
             ready.map_err(FileError::new("make the folder", &place))?;
-            let Some(declared) = known.remove(path) else {
-                self.on.warn(format!(
-                    "`{path}` of {} is a submodule that .gitmodules does not know: it stays empty",
-                    name_of(of.url)
-                ));
-                continue;
-            };
-            if declared.unwanted {
-                continue;
-            }
+        }
+        if listing.submodules.is_empty() || *self.wanted.submodules == Choice::None {
+            return Ok(Vec::new());
+        }
+        let mut known = declared(listing, objects, of)?;
+        self.choose(&known, &Written { listing, folder: into }, of, sum);
+        let mut made = Vec::new();
+        for (path, id) in &listing.submodules {
+            let (inside, place) = (of.at(path), into.join(OsStr::from_bytes(path)));
+            let Some(declared) = known.remove(path).filter(|_| sum.brought.contains(&inside)) else { continue };
             if of.nesting >= self.limits.nesting {
                 let (what, limit) = ("submodules inside each other", self.limits.nesting as u64);
                 return Err(CheckoutError::Limit { repository: of.url.into(), what, limit });
             }
-            let url = submodules::resolve(of.url, &declared).map_err(|why| refused(of, path, why))?;
+            let url = submodules::resolve(of.url, &declared)
+                .map_err(|why| refused(of, &inside, why, sum.without(&inside)))?;
             let commit = commit_of(id)
                 .ok_or_else(|| CheckoutError::Malformed { repository: of.url.into(), object: id.to_string() })?;
             let mirrors = submodules::beside(of.mirrors, &declared);
             let mirror = (self.submodule)(&url, &mirrors, &commit).map_err(|source| CheckoutError::Fetch {
                 repository: of.url.into(),
-                path: path.to_string(),
+                path: inside.clone(),
                 relative: submodules::is_relative(&declared.url),
+                without: sum.without(&inside),
                 source,
             })?;
-            let inner =
-                Repository { mirror: &mirror, url: &url, mirrors: &mirrors, commit: &commit, nesting: of.nesting + 1 };
+            let (mirror, url, mirrors, commit) = (&mirror, &url, &mirrors, &commit);
+            let inner = Repository { mirror, url, mirrors, commit, place: &inside, nesting: of.nesting + 1 };
             self.repository(&inner, &place, sum)?;
+            let url = url.clone();
             made.push((declared, url));
         }
         Ok(made)
     }
+}
+
+impl Sum {
+    /// What to write to do without a submodule.
+    fn without(&self, submodule: &str) -> String {
+        let is_other = |path: &&String| !Path::new(path).starts_with(submodule);
+        let others: Vec<String> = self.brought.iter().filter(is_other).map(|path| yaml(path)).collect();
+        if others.is_empty() { "submodules: false".into() } else { format!("submodules: [{}]", others.join(", ")) }
+    }
+}
+
+// A word, or a text in quotes.
+fn yaml(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let plain = text.chars().all(is_plain) && text.chars().any(char::is_alphabetic) && !text.starts_with('-');
+    if plain { text.into() } else { format!("'{}'", text.replace('\'', "''")) }
 }
 
 // In one line of .gitattributes. Each `*` is tried at every place, for every place of the one before: 25 of them on a path of 60 folders never end.
@@ -221,12 +324,13 @@ fn declared(
         let (what, limit) = ("bytes in .gitmodules", submodules::MAX_GITMODULES as u64);
         return Err(CheckoutError::Limit { repository: of.url.into(), what, limit });
     }
-    let declared = submodules::declared(&text).map_err(|why| refused(of, &".gitmodules".into(), why))?;
+    let declared =
+        submodules::declared(&text).map_err(|why| refused(of, ".gitmodules", why, "submodules: false".into()))?;
     Ok(declared.into_iter().map(|declared| (declared.path.clone(), declared)).collect())
 }
 
-fn refused(of: &Repository<'_>, path: &BString, why: RefusedUrl) -> CheckoutError {
-    CheckoutError::Submodule { repository: of.url.into(), path: path.to_string(), why }
+fn refused(of: &Repository<'_>, path: &str, why: RefusedUrl, without: String) -> CheckoutError {
+    CheckoutError::Submodule { repository: of.url.into(), path: path.into(), without, why }
 }
 
 fn commit_of(id: &ObjectId) -> Option<CommitId> {

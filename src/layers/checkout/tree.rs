@@ -1,6 +1,6 @@
 //! Lists what a commit holds, from untrusted trees: files, links and submodules whose paths may be written to a disk.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
 use gix::{
     ObjectId,
@@ -11,6 +11,7 @@ use gix::{
 };
 
 use super::{super::valid_names::VALID_NAMES, error::CheckoutError, objects::Objects};
+use crate::{model::CommitId, system::stop::StopToken};
 
 /// Limits, far above any repository of layers.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +82,21 @@ pub(super) fn list(
         walk.tree(&tree, &path, depth)?;
     }
     walk.listing.index.sort_entries();
+    walk.listing.submodules.sort();
     Ok(walk.listing)
+}
+
+/// Whether a commit has submodules: it then has `.gitmodules`. No, where it cannot be read.
+pub(super) fn has_submodules(mirror: &Path, commit: &CommitId, limits: &Limits) -> bool {
+    let id = ObjectId::from_bytes_or_panic(commit.as_bytes());
+    let look = || -> Option<bool> {
+        let objects = Objects::open(mirror, &id, limits, 0, &StopToken::default()).ok()?;
+        let bytes = objects.read(&id, Kind::Commit).ok()?;
+        let tree = CommitRefIter::from_bytes(&bytes, id.kind()).tree_id().ok()?;
+        let bytes = objects.read(&tree, Kind::Tree).ok()?;
+        Some(TreeRefIter::from_bytes(&bytes, id.kind()).flatten().any(|entry| entry.filename == ".gitmodules"))
+    };
+    look().unwrap_or_default()
 }
 
 struct Walk<'a> {
