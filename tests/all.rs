@@ -65,6 +65,8 @@ mod layers_fetch;
 mod layers_http;
 #[path = "all/layers_lock.rs"]
 mod layers_lock;
+#[path = "all/layers_words.rs"]
+mod layers_words;
 #[path = "all/life.rs"]
 mod life;
 #[path = "all/modes.rs"]

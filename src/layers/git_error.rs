@@ -129,10 +129,12 @@ pub enum GitError {
         why: String,
     },
     /// A redirect, where a login was granted for one address.
-    #[error("{url} leads elsewhere, and a login was granted for this address only")]
+    #[error("{url} leads to {to}, and a login was granted for this address only")]
     Elsewhere {
         /// The repository.
         url: String,
+        /// Where to, as far as that is known.
+        to: String,
     },
     /// A submodule that needs the user's keys or a folder of this machine.
     #[error(
@@ -258,6 +260,18 @@ impl GitError {
         Self::Disk { path: mirror.parent().unwrap_or(mirror).into(), source }
     }
 
+    /// The same error with the words of an http server. `has_text`: more than a status.
+    pub(super) fn with_words(self, words: String, has_text: bool, leads_to: Option<String>) -> Self {
+        match self {
+            Self::Denied { url, tried, hint } => Self::Denied { url, tried: format!("{tried} ({words})"), hint },
+            Self::NoRepository { url, why } if has_text && why.is_empty() => Self::NoRepository { url, why: words },
+            Self::NoRepository { url, why } if has_text => Self::NoRepository { url, why: format!("{why} ({words})") },
+            Self::Failed { url, .. } => Self::Failed { url, why: words },
+            Self::Elsewhere { url, to } => Self::Elsewhere { url, to: leads_to.unwrap_or(to) },
+            other => other,
+        }
+    }
+
     /// Whether another mirror of the repository may succeed.
     pub(super) fn is_about_the_place(&self) -> bool {
         !matches!(
@@ -332,9 +346,9 @@ impl UserError for GitError {
                 "it belongs to a repository around a folder of the build; see what git says there",
                 "git status",
             ),
-            Self::Elsewhere { .. } => Hint::command(
+            Self::Elsewhere { url, .. } => Hint::command(
                 "name the address that it leads to, often the same with .git at its end; git shows it",
-                "git ls-remote ADDRESS",
+                format!("git ls-remote {}", shlex::try_quote(url).unwrap_or_default()),
             ),
             Self::NeedsLogin { url } | Self::NotGranted { url } => {
                 let url = shlex::try_quote(url).unwrap_or_default();
@@ -365,9 +379,10 @@ impl UserError for GitError {
                 )];
             }
             Self::Failed { url, .. } => {
+                // Which shows also what fails only after the server has listed its branches.
                 return vec![Hint::command(
                     "see what git says",
-                    format!("git ls-remote {}", shlex::try_quote(url).unwrap_or_default()),
+                    format!("git clone --bare --depth=1 {} /tmp/see", shlex::try_quote(url).unwrap_or_default()),
                 )];
             }
             Self::Unreachable { why, .. } if why.contains("peer certificate") => Hint::command(

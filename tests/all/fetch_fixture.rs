@@ -227,6 +227,8 @@ pub(crate) struct Manners {
     pub drip: Option<Duration>,
     /// Answers with this status.
     pub status: Option<u16>,
+    /// The content of such an answer, with its type.
+    pub page: Option<(&'static str, &'static str)>,
 }
 
 /// `git http-backend` behind a listener on the loopback.
@@ -344,15 +346,15 @@ fn serve(stream: impl Read + Write, manners: &Manners, log: &Mutex<Vec<String>>,
     }
     let body = body(&mut stream, header("content-length"), header("transfer-encoding"))?;
     if let Some(base) = &manners.redirect {
-        return refuse(stream.get_mut(), 302, &format!("location: {base}{target}\r\n"));
+        return refuse(stream.get_mut(), 302, &format!("location: {base}{target}\r\n"), manners);
     }
     if let Some(status) = manners.status {
-        return refuse(stream.get_mut(), status, "");
+        return refuse(stream.get_mut(), status, "", manners);
     }
     if let Some((user, password)) = &manners.login {
         let expected = format!("Basic {}", base64(format!("{user}:{password}").as_bytes()));
         if header("authorization") != Some(expected) {
-            return refuse(stream.get_mut(), 401, "www-authenticate: Basic realm=\"here\"\r\n");
+            return refuse(stream.get_mut(), 401, "www-authenticate: Basic realm=\"here\"\r\n", manners);
         }
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -378,8 +380,13 @@ fn serve(stream: impl Read + Write, manners: &Manners, log: &Mutex<Vec<String>>,
     answered
 }
 
-fn refuse(stream: &mut impl Write, status: u16, more: &str) -> io::Result<()> {
-    write!(stream, "HTTP/1.1 {status} No\r\n{more}content-length: 0\r\nconnection: close\r\n\r\n")
+fn refuse(stream: &mut impl Write, status: u16, more: &str, manners: &Manners) -> io::Result<()> {
+    let (kind, page) = manners.page.unwrap_or(("text/plain", ""));
+    let length = page.len();
+    write!(
+        stream,
+        "HTTP/1.1 {status} No\r\n{more}content-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{page}"
+    )
 }
 
 fn answer(stream: &mut impl Write, out: impl Read, method: &str, manners: &Manners) -> io::Result<()> {

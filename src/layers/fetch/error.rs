@@ -7,10 +7,14 @@ use gix::protocol::transport::client;
 use super::{
     super::git_error::{GitError, deepest, said, shown},
     config::GitConfig,
-    host_git::words,
+    heard,
+    host_git::speech,
     request::Request,
 };
 use crate::model::{Hint, without_secrets};
+
+/// What gix cannot do.
+const OLD_PROTOCOL: &str = "the server speaks only the old protocol without a service";
 
 /// Why gix has not fetched.
 pub(super) enum FetchError {
@@ -62,6 +66,21 @@ impl Attempt<'_> {
         self.of_words(error, &all, by_ssh)
     }
 
+    /// The same failure with the words of an http server.
+    pub(super) fn with_words(&self, failure: FetchError) -> FetchError {
+        let is_asked = self.is_http() && !matches!(failure, FetchError::NeedsGit(ref why) if why != OLD_PROTOCOL);
+        let Some(heard) = is_asked.then(|| heard::listen(self.url)).flatten() else { return failure };
+        match failure {
+            FetchError::Error(error) => error.with_words(heard.words, heard.has_text, heard.leads_to).into(),
+            FetchError::NeedsGit(why) => match heard.leads_to {
+                Some(to) if !self.config.follows() => GitError::Elsewhere { url: self.shown_url(), to }.into(),
+                Some(_) => FetchError::NeedsGit(why),
+                // A page, about which git would say less.
+                None => GitError::NoRepository { url: self.shown_url(), why: heard.words }.into(),
+            },
+        }
+    }
+
     fn of_transport(&self, error: &client::Error) -> Option<FetchError> {
         match error {
             client::Error::AuthenticationRefused(_) => {
@@ -92,7 +111,7 @@ impl Attempt<'_> {
             return GitError::disk(self.folder, source).into();
         }
         if !self.config.follows() && self.is_http() && find(&["HTTP status 30"]).is_some() {
-            return GitError::Elsewhere { url }.into();
+            return GitError::Elsewhere { url, to: "elsewhere".into() }.into();
         }
         if find(&["HTTP status 404", "HTTP status 410"]).is_some() {
             let why = if self.config.with_logins() { "" } else { "at least none that is public" };
@@ -109,15 +128,16 @@ impl Attempt<'_> {
         let unreachable =
             ["resolve hostname", "connect to host", "Connection closed by", "No route to host", "Connection refused"];
         if let Some(why) = find(&unreachable).or_else(|| all.iter().find_map(|error| away(*error))) {
+            let why = Some(speech(by_ssh)).filter(|words| !words.is_empty()).unwrap_or(why);
             return GitError::Unreachable { url, why }.into();
         }
         if find(&["'dumb' protocol"]).is_some() {
-            return FetchError::NeedsGit("the server speaks only the old protocol without a service".into());
+            return FetchError::NeedsGit(OLD_PROTOCOL.into());
         }
         if !by_ssh.is_empty()
             && find(&["not appear to be a git repository", "Repository not found", "not a git repository"]).is_some()
         {
-            return GitError::NoRepository { url, why: words(by_ssh) }.into();
+            return GitError::NoRepository { url, why: speech(by_ssh) }.into();
         }
         if let Some(commit) = self.request.only_commit() {
             return GitError::Refused { url, commit: commit.clone() }.into();
@@ -126,7 +146,7 @@ impl Attempt<'_> {
             // gix drops the output of `git-upload-pack`; git shows it.
             return FetchError::NeedsGit(said(error));
         }
-        let why = if by_ssh.trim().is_empty() { said(error) } else { words(by_ssh) };
+        let why = Some(speech(by_ssh)).filter(|words| !words.is_empty()).unwrap_or_else(|| said(error));
         GitError::Failed { url, why }.into()
     }
 
@@ -137,12 +157,13 @@ impl Attempt<'_> {
             let who = format!("{who}{}", self.url.host().unwrap_or_default());
             let who = shlex::try_quote(&who).unwrap_or_default();
             let text = "smidr never asks for a passphrase (use ssh-add); try";
-            let hint = Box::new(Hint::command(text, format!("ssh -o BatchMode=yes -T {who}")));
+            let port = self.url.port.map(|port| format!("-p {port} ")).unwrap_or_default();
+            let hint = Box::new(Hint::command(text, format!("ssh -o BatchMode=yes -T {port}{who}")));
             let agent =
                 if self.config.has_agent() { "and the agent" } else { "without an agent: SSH_AUTH_SOCK is not set" };
-            let last = by_ssh.lines().map(shown).rfind(|line| !line.is_empty());
-            let last = last.map(|line| format!(" (ssh says: {line})")).unwrap_or_default();
-            return GitError::Denied { url, tried: format!("with the keys that ssh has, {agent}{last}"), hint }.into();
+            let words = Some(speech(by_ssh)).filter(|words| !words.is_empty());
+            let words = words.map(|words| format!(" (ssh says: {words})")).unwrap_or_default();
+            return GitError::Denied { url, tried: format!("with the keys that ssh has, {agent}{words}"), hint }.into();
         }
         if !self.config.with_logins() && !has_password {
             // The grant is for the config's address, before `insteadOf`.

@@ -243,7 +243,7 @@ impl<'a> Git<'a> {
             }
         }
         if !self.follows && has(&["error: 301", "error: 302", "error: 303", "error: 307", "error: 308"]) {
-            return GitError::Elsewhere { url };
+            return GitError::Elsewhere { url, to: "elsewhere".into() };
         }
         if has(&["No space left on device", "Disk quota exceeded"]) {
             return GitError::disk(folder, std::io::ErrorKind::StorageFull.into());
@@ -324,14 +324,28 @@ fn objects(line: &str) -> Option<(u64, u64)> {
     Some((if second { total + done } else { done }, 2 * total))
 }
 
-/// The line of git's or ssh's output that names the failure.
-pub(super) fn words(said: &str) -> String {
-    let telling = |line: &&str| {
-        let line = line.trim_start_matches("remote: ");
-        ["fatal: ", "error: ", "ERROR: ", "ssh: "].iter().any(|start| line.starts_with(start))
+/// The line of git's output that names the failure, and what the server says.
+fn words(said: &str) -> String {
+    let of_server: Vec<&str> = said.lines().filter(|line| line.starts_with("remote:")).collect();
+    let of_git = || said.lines().filter(|line| !line.starts_with("remote:"));
+    let telling = |line: &&str| ["fatal: ", "error: ", "ERROR: ", "ssh: "].iter().any(|start| line.starts_with(start));
+    let line = of_git().find(telling).or_else(|| of_git().rfind(|line| !line.trim().is_empty()));
+    let line = shown(line.unwrap_or("it says nothing").trim_start_matches("fatal: "));
+    match speech(&of_server.join("\n")) {
+        words if words.is_empty() => line,
+        words => format!("{line} (the server says: {words})"),
+    }
+}
+
+/// What a server says, over ssh or by way of git, in one line: without lines that only decorate, progress and warnings of ssh itself.
+pub(super) fn speech(said: &str) -> String {
+    let own = ["Warning: Permanently added", "** ", "debug1:", "Pseudo-terminal "];
+    let progress = ["Enumerating objects:", "Counting objects:", "Compressing objects:", "Total "];
+    let is_said = |line: &&str| {
+        line.contains(char::is_alphanumeric) && !own.iter().chain(&progress).any(|start| line.starts_with(start))
     };
-    let line = said.lines().find(telling).or_else(|| said.lines().rfind(|line| !line.trim().is_empty()));
-    shown(line.unwrap_or("it says nothing").trim_start_matches("fatal: "))
+    let lines = said.lines().map(|line| line.trim_start_matches("remote:").trim()).filter(is_said);
+    shown(&lines.collect::<Vec<_>>().join("; "))
 }
 
 #[cfg(test)]
@@ -352,7 +366,8 @@ mod tests {
             assert_eq!(objects(other), None, "{other}");
         }
         let said = "remote: Hello\nfatal: unable to access 'https://me:pw@host/x/': The requested URL returned error: 500\nbye\n";
-        assert_eq!(words(said), "unable to access 'https://host/x/': The requested URL returned error: 500");
+        let expected = "unable to access 'https://host/x/': The requested URL returned error: 500";
+        assert_eq!(words(said), format!("{expected} (the server says: Hello)"));
         assert_eq!(words("\nlast words\n\n"), "last words");
         assert_eq!(words(""), "it says nothing");
     }

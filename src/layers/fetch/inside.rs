@@ -89,7 +89,7 @@ impl Work<'_> {
         // The next fetch writes a new one.
         let _ = std::fs::remove_file(&ssh_said);
         received.map_err(|failure| match failure {
-            Failure::Gix(error) => attempt.trouble(&error, &by_ssh),
+            Failure::Gix(error) => attempt.with_words(attempt.trouble(&error, &by_ssh)),
             Failure::Unknown(kind, name) => {
                 let refs = refs(&remote, &url).unwrap_or_default();
                 unknown(without_secrets(&self.url), kind, &name, &refs).into()
@@ -215,7 +215,8 @@ fn connect<'a, 'r>(remote: &'a Remote<'r>, url: &gix::Url) -> Result<Connection<
     Ok(connection)
 }
 
-fn configure(builder: reqwest::blocking::ClientBuilder) -> gix::Result<reqwest::blocking::ClientBuilder> {
+/// The client for all requests: its patience, and certificate authorities.
+pub(super) fn configure(builder: reqwest::blocking::ClientBuilder) -> gix::Result<reqwest::blocking::ClientBuilder> {
     let builder = builder.timeout(PATIENCE);
     if reqwest::blocking::Client::builder().build().is_ok() {
         return Ok(builder);

@@ -7,6 +7,7 @@ mod background;
 pub(super) mod config;
 mod counters;
 mod error;
+mod heard;
 mod host_git;
 mod inside;
 mod request;
