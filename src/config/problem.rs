@@ -1,6 +1,6 @@
 //! Problems of a document, drawn with line and caret like rustc's.
 
-use std::fmt;
+use std::{cmp::Reverse, fmt};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
@@ -107,12 +107,91 @@ impl UserError for Problems {
     }
 }
 
-/// The known name that is nearest to a misspelt one, if any is near enough to be meant.
+/// The known name that is nearest to a wrong one, if any is near enough to be meant: first one that differs by a slip of the keyboard, then that with
+/// the longest common beginning, since names begin with their family (`imx8mm…`), then that with the fewest other letters.
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
-        .filter(|(distance, name)| *distance <= (name.len().max(wrong.len()) / 3).max(1))
-        .min()
-        .map(|(_, name)| name)
+    let plain = plain(wrong);
+    let near = known.into_iter().filter_map(|name| {
+        let (letters, other) = (self::plain(name), strsim::damerau_levenshtein(wrong, name));
+        let common = plain.chars().zip(letters.chars()).take_while(|(one, two)| one == two).count();
+        let count = plain.chars().count();
+        let shortened = count >= SHORTEST && 2 * common >= count && is_part(&plain, &letters);
+        let is_near = other <= (name.len().max(wrong.len()) / 3).max(1) || shortened;
+        // Another letter in the place of one is often another model.
+        let replaced = count == letters.chars().count() && strsim::levenshtein(&plain, &letters) == 1;
+        let is_slip = shortened && letters.starts_with(&plain) || plain == letters || other == 1 && !replaced;
+        is_near.then_some((!is_slip, Reverse(common), other, name))
+    });
+    near.min().map(|(.., name)| name)
+}
+
+/// The fewest letters of a shortened name.
+const SHORTEST: usize = 4;
+
+// Separators and case are no part of what one remembers of a name.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !"-_.".contains(*c)).flat_map(char::to_lowercase).collect()
+}
+
+/// Whether all letters of a word are in another one, in their order.
+fn is_part(word: &str, of: &str) -> bool {
+    let mut letters = of.chars();
+    word.chars().all(|letter| letters.any(|other| other == letter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_count_more_than_letters() {
+        let boards = [
+            "imx8mm-lpddr4-evk",
+            "imx8mn-ddr4-evk",
+            "imx8mq-evk",
+            "raspberrypi4",
+            "raspberrypi4-64",
+            "raspberrypi5",
+            "qemuarm",
+            "qemuarm64",
+            "qemux86",
+            "qemux86-64",
+            "beaglebone-yocto",
+        ];
+        for (wrong, near) in [
+            ("imx8mmevk", "imx8mm-lpddr4-evk"),
+            ("imx8mm-evk", "imx8mm-lpddr4-evk"),
+            ("imx8mqevk", "imx8mq-evk"),
+            ("imx8mn-lpddr4-evk", "imx8mn-ddr4-evk"),
+            ("raspberrypi5-64", "raspberrypi5"),
+            ("raspberypi4", "raspberrypi4"),
+            ("RaspberryPi4_64", "raspberrypi4-64"),
+            ("qemuax86-64", "qemux86-64"),
+            ("qemuarn64", "qemuarm64"),
+            ("qemux86_64", "qemux86-64"),
+            ("qemux68-64", "qemux86-64"),
+            ("beaglebone", "beaglebone-yocto"),
+        ] {
+            assert_eq!(nearest(wrong, boards), Some(near), "{wrong}");
+        }
+        for wrong in ["x", "", "stm32mp1", "imx"] {
+            assert_eq!(nearest(wrong, boards), None, "{wrong}");
+        }
+        let keys =
+            ["name", "path", "git", "branch", "tag", "commit", "mirrors", "patches", "sublayers", "ignore_series"];
+        for (wrong, near) in [
+            ("nmae", "name"),
+            ("oath", "path"),
+            ("ptah", "path"),
+            ("brunch", "branch"),
+            ("comit", "commit"),
+            ("mirror", "mirrors"),
+            ("patch", "patches"),
+            ("sub_layers", "sublayers"),
+            ("ignore", "ignore_series"),
+        ] {
+            assert_eq!(nearest(wrong, keys), Some(near), "{wrong}");
+        }
+        assert_eq!(nearest("url", keys), None);
+    }
 }
