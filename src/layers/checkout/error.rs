@@ -50,16 +50,6 @@ pub enum CheckoutError {
         /// Where in it.
         path: String,
     },
-    /// A tree entry with a mode that git does not have.
-    #[error("{repository} holds `{path}` with mode {mode:o}, which git does not know")]
-    Mode {
-        /// The repository's address.
-        repository: String,
-        /// Where in it.
-        path: String,
-        /// Its mode.
-        mode: u16,
-    },
     /// A commit or a tree that cannot be parsed, though its content has its id.
     #[error("{repository} holds the object {object}, which is malformed")]
     Malformed {
@@ -244,7 +234,6 @@ impl UserError for CheckoutError {
             Self::Damaged { .. } | Self::Malformed { .. } => Kind::Outside,
             Self::Name { .. }
             | Self::Twice { .. }
-            | Self::Mode { .. }
             | Self::Limit { .. }
             | Self::OutsideLink { .. }
             | Self::Submodule { .. }

@@ -6,7 +6,10 @@ use gix::{
     ObjectId,
     bstr::{BString, ByteSlice as _},
     index::entry::{Flags, Mode, Stat},
-    objs::{CommitRefIter, Kind, TreeRefIter, tree::EntryRef},
+    objs::{
+        CommitRefIter, Kind, TreeRefIter,
+        tree::{EntryKind, EntryRef},
+    },
     validate::path::{component, component::Mode as Leaf},
 };
 
@@ -64,7 +67,7 @@ pub(super) struct Listing {
 ///
 /// # Errors
 ///
-/// When objects are damaged, or a name or mode must not be written out.
+/// When objects are damaged, or a name must not be written out.
 pub(super) fn list(
     objects: &Objects,
     commit: &ObjectId,
@@ -131,8 +134,9 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, entry: &EntryRef<'_>, path: BString, depth: usize) -> Result<(), CheckoutError> {
-        let mode = entry.mode.value();
-        let is_link = (mode == 0o120_000).then_some(Leaf::Symlink);
+        // As git reads a mode: its type, and of its permissions the owner's x.
+        let kind = entry.mode.kind();
+        let is_link = (kind == EntryKind::Link).then_some(Leaf::Symlink);
         component(entry.filename, is_link, VALID_NAMES).map_err(|source| CheckoutError::Name {
             repository: self.repository.into(),
             path: path.to_string(),
@@ -150,19 +154,15 @@ impl Walk<'_> {
             return Err(self.limit("bytes in the paths of its files", self.limits.paths as u64));
         }
         let id = entry.oid.to_owned();
-        let mode = match mode {
-            0o040_000 => {
+        let mode = match kind {
+            EntryKind::Tree => {
                 self.todo.push((id, path, depth + 1));
                 return Ok(());
             }
-            // The second is of very old versions of git.
-            0o100_644 | 0o100_664 => Mode::FILE,
-            0o100_755 => Mode::FILE_EXECUTABLE,
-            0o120_000 => Mode::SYMLINK,
-            0o160_000 => Mode::COMMIT,
-            mode => {
-                return Err(CheckoutError::Mode { repository: self.repository.into(), path: path.to_string(), mode });
-            }
+            EntryKind::Blob => Mode::FILE,
+            EntryKind::BlobExecutable => Mode::FILE_EXECUTABLE,
+            EntryKind::Link => Mode::SYMLINK,
+            EntryKind::Commit => Mode::COMMIT,
         };
         if mode == Mode::COMMIT {
             self.listing.submodules.push((path.clone(), id));
