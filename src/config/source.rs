@@ -6,7 +6,7 @@ use super::{
     problem::Problem,
     schema::{GitSource, Layer, Source, SubmoduleKey},
 };
-use crate::model::{CommitId, is_ambiguous};
+use crate::model::{CommitId, is_ambiguous, scp_parts};
 
 /// The name of the repository of `bitbake:` in smidr.lock.
 pub const BITBAKE: &str = "bitbake";
@@ -129,35 +129,41 @@ fn submodules(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<SubmoduleKey> {
     flag.map(SubmoduleKey::Flag)
 }
 
+/// Schemes of addresses; the last two are git's old names of ssh.
+const SCHEMES: [&str; 7] = ["https", "http", "ssh", "git", "file", "git+ssh", "ssh+git"];
+
 /// Why git must not get this address, if so.
 fn refused_address(address: &str) -> Option<&'static str> {
     // HTTP clients read `\` as `/`, git does not: `https://one\@other/x` is the host `one` for the former and `other` for the latter.
-    let plain = |text: &str| text.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '\\');
+    let plain = |text: &str| text.chars().all(|c| (c == ' ' || !c.is_whitespace()) && !c.is_control() && c != '\\');
     if address.is_empty() || address.starts_with('-') || !plain(address) {
         return Some("is not an address");
     }
-    if is_ambiguous(address) {
+    // A space ends an address in a text, from which its password would then not be cut.
+    if is_ambiguous(&address.replace(' ', "%20")) {
         return Some("has a `?`, `#` or `/` where its host stands; in a password they are written %3F, %23 and %2F");
     }
     if let Some((scheme, rest)) = address.split_once("://") {
-        let known = ["https", "http", "ssh", "git", "file"].contains(&scheme);
+        let authority = rest.split('/').next().unwrap_or_default();
         // ssh would take such a host for an option of its own (CVE-2017-1000117).
-        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-        return match known {
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        return match SCHEMES.contains(&scheme) {
             false => Some("has an unknown scheme"),
-            true if host.starts_with('-') || rest.is_empty() => Some("names no host"),
+            true if scheme.starts_with("http") && rest.contains(' ') => Some("has a space, which is written %20"),
+            true if authority.contains(' ') || host.starts_with('-') || rest.is_empty() => Some("names no host"),
             true => None,
         };
     }
-    match address.split_once(':') {
+    match scp_parts(address) {
         // For git, `ext::sh -c …` is a program, not a host.
-        Some((host, path)) if path.starts_with(':') || host.contains('/') || host.is_empty() => {
+        Some((host, path)) if path.starts_with(':') || host.contains(['/', ' ']) || host.is_empty() => {
             Some("is not an address")
         }
         Some((host, path)) => {
-            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-            (host.starts_with('-') || path.starts_with('-') || path.is_empty()).then_some("names no host")
+            let is_option = host.split(['@', '[']).any(|part| part.starts_with('-'));
+            (is_option || path.starts_with('-') || path.is_empty()).then_some("names no host")
         }
+        None if address.contains(':') => Some("is not an address"),
         None => Some("is a folder, not an address"),
     }
 }
@@ -233,6 +239,15 @@ mod tests {
             "host:x",
             "git://git.openembedded.org/bitbake",
             "file:///srv/git/poky.git",
+            "file:///srv/my git/sp%20ace.git",
+            "ssh://git@host/my x.git",
+            "git+ssh://git@host/x.git",
+            "ssh+git://git@host/x.git",
+            "git@host:My Project/x.git",
+            "git@[::1]:x.git",
+            "[::1]:x.git",
+            "[git@host:2222]:x.git",
+            "https://host/my%20x.git",
         ] {
             assert_eq!(refused_address(good), None, "{good}");
         }
@@ -254,6 +269,15 @@ mod tests {
             "./x:y",
             "a b:c",
             "host:",
+            "https://host/a b",
+            "https://a b/c",
+            "ssh://me:p w@host/x",
+            "ssh://me:p/w x@host/y",
+            "git@[-oProxyCommand=x]:y",
+            "[-oProxyCommand=x]:y",
+            "git@[::1]:",
+            "git@[::1]",
+            "file:///a\tb",
             "https://evil\\@host/x",
             "https://me:pa/ss@host/x",
         ] {

@@ -5,7 +5,7 @@ use std::{error::Error, io, path::PathBuf};
 use jiff::Timestamp;
 
 use crate::{
-    model::{CommitId, Hint, Kind, Shown, UserError, without_secrets},
+    model::{CommitId, Hint, Kind, Shown, UserError, folder_of, without_secrets},
     system::{files::FileError, lock::WaitError},
 };
 
@@ -372,7 +372,8 @@ impl UserError for GitError {
                 ];
             }
             Self::Failed { url, why } if why.contains("dubious ownership") => {
-                let path = shlex::try_quote(url.strip_prefix("file://").unwrap_or(url)).unwrap_or_default();
+                let path = folder_of(url).map_or_else(|| url.clone(), |path| path.display().to_string());
+                let path = shlex::try_quote(&path).unwrap_or_default();
                 return vec![Hint::command(
                     "if you trust its owner",
                     format!("git config --global --add safe.directory {path}"),

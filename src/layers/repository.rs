@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     lock::RepositoryPin,
-    model::{CommitId, Logins, with_secrets_of, without_secrets},
+    model::{CommitId, Logins, folder_of, with_secrets_of, without_secrets},
     plan::{Plan, PlannedGit, PlannedPath, PlannedSource},
 };
 
@@ -248,9 +248,9 @@ fn may_fetch(url: &str, of: &PlannedGit, logins: &Logins) -> bool {
     }
     // A folder that is gone may still have a mirror in the store.
     let local = |url: &str| {
-        let path = Path::new(url.strip_prefix("file://").unwrap_or(url));
+        let path = folder_of(url).unwrap_or_else(|| url.into());
         let is_plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
-        is_plain.then(|| fs::canonicalize(path).unwrap_or_else(|_| path.into()))
+        is_plain.then(|| fs::canonicalize(&path).unwrap_or(path))
     };
     let parents = std::iter::once(&of.url).chain(&of.mirrors).filter_map(|parent| local(parent));
     let parents: Vec<PathBuf> = parents.filter_map(|parent| Some(parent.parent()?.to_owned())).collect();

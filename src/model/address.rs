@@ -1,4 +1,6 @@
-//! Addresses as they may be shown and written down.
+//! Addresses of repositories: their parts, and the form in which they may be shown and written down.
+
+use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf};
 
 /// A text whose addresses have no passwords, and no users where those could be secrets.
 pub fn without_secrets(text: &str) -> String {
@@ -52,6 +54,29 @@ pub fn is_ambiguous(address: &str) -> bool {
         || is_url && split_login(rest).is_some_and(|(login, _)| login.contains('/'))
 }
 
+/// The folder of a `file://` address, decoded as git decodes it.
+pub fn folder_of(address: &str) -> Option<PathBuf> {
+    let path = address.strip_prefix("file://")?;
+    Some(OsString::from_vec(percent_encoding::percent_decode_str(path).collect()).into())
+}
+
+/// The host of `USER@HOST:PATH` as scp(1) and git write it, with its user and port, and the path; none for addresses of other forms. What has a
+/// colon of its own stands in brackets: `USER@[::1]:PATH`, `[USER@HOST:PORT]:PATH`.
+pub fn scp_parts(address: &str) -> Option<(&str, &str)> {
+    if address.contains("://") {
+        return None;
+    }
+    let user = address
+        .split_once('[')
+        .filter(|(user, _)| user.is_empty() || user.ends_with('@') && !user.contains([':', '/']));
+    let end = match user {
+        Some(_) => address.find("]:")? + 1,
+        None => address.find(':')?,
+    };
+    let (host, path) = address.split_at_checked(end)?;
+    Some((host, path.strip_prefix(':')?))
+}
+
 /// The last part of an address, which is what people call a repository.
 pub fn last_part(address: &str) -> &str {
     let last = address.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
@@ -101,6 +126,31 @@ mod tests {
             ("://", "://"),
         ] {
             assert_eq!(without_secrets(text), clean);
+        }
+    }
+
+    #[test]
+    fn parts_of_addresses() {
+        for (address, parts) in [
+            ("git@host:group/x.git", Some(("git@host", "group/x.git"))),
+            ("host:a b", Some(("host", "a b"))),
+            ("u@[::1]:p:q", Some(("u@[::1]", "p:q"))),
+            ("[::1]:p", Some(("[::1]", "p"))),
+            ("[u@host:22]:p", Some(("[u@host:22]", "p"))),
+            ("host:a/[b]:c", Some(("host", "a/[b]:c"))),
+            ("u@[::1]", None),
+            ("[::1:p", None),
+            ("ssh://host/x", None),
+            ("/srv/x", None),
+        ] {
+            assert_eq!(scp_parts(address), parts, "{address}");
+        }
+        for (address, folder) in [
+            ("file:///a%20b/%C3%A9/100%", Some("/a b/\u{e9}/100%")),
+            ("file:///a b", Some("/a b")),
+            ("https://h/a%20b", None),
+        ] {
+            assert_eq!(folder_of(address), folder.map(PathBuf::from), "{address}");
         }
     }
 

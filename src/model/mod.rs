@@ -24,7 +24,7 @@ mod submission;
 mod texts;
 mod user_error;
 
-pub use address::{is_ambiguous, last_part, with_secrets_of, without_secrets};
+pub use address::{folder_of, is_ambiguous, last_part, scp_parts, with_secrets_of, without_secrets};
 pub use artifact::{Artifact, leads_out};
 pub use ask::{Ask, asks_digest};
 pub use build_id::{BuildId, InvalidName};

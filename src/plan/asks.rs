@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::{self, Config, HostImage},
     lock::lock_path,
-    model::{Ask, without_secrets},
+    model::{Ask, folder_of, without_secrets},
 };
 
 /// Variables whose values a build sees anyway.
@@ -113,9 +113,9 @@ fn repository(git: &PlannedGit, real: &dyn Fn(&Path) -> PathBuf) -> Vec<Ask> {
     let addresses = std::iter::once(&git.url).chain(&git.mirrors).map(|url| without_secrets(url));
     let ask = |url: String| match url.split_once("://") {
         // One inside the project needs an ask too: parts of it may be links to others.
-        Some(("file", path)) => Some(Ask::LocalRepository { path: real(Path::new(path)), url }),
-        Some(("ssh", _)) | None => Some(Ask::SshRepository { url }),
-        Some(_) => None,
+        Some(("file", _)) => Some(Ask::LocalRepository { path: real(&folder_of(&url).unwrap_or_default()), url }),
+        Some(("https" | "http" | "git", _)) => None,
+        Some(_) | None => Some(Ask::SshRepository { url }),
     };
     addresses.filter_map(ask).collect()
 }

@@ -423,3 +423,43 @@ fn a_malformed_git_configuration_is_an_error() {
     let error = yard.pin(&origin.branch("main")).expect_err("broken");
     assert!(matches!(error, GitError::Config(_)) && error.to_string().contains(".gitconfig"), "{error}");
 }
+
+/// Addresses are what git takes.
+#[test]
+fn addresses_of_all_forms() {
+    let Some(mut yard) = Yard::new("layers_fetch::addresses_of_all_forms") else { return };
+    let origin = yard.repository("sp ace/100% r");
+    let srv = origin.path.ancestors().nth(2).expect("a folder").to_owned();
+    let folder = srv.display();
+    for url in [format!("file://{folder}/sp%20ace/100% r"), format!("file://{folder}/sp ace/100%25%20r")] {
+        assert_eq!(
+            yard.pin(&PlannedGit { branch: Some("main".into()), ..wanted(&url) }).expect(&url).1,
+            origin.at("main")
+        );
+        git(&srv, &["ls-remote", &url]);
+    }
+    // A server whose home is the folder of all repositories.
+    let (program, heard) = (yard.path().join("ssh"), yard.path().join("heard"));
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" > {}\ncd {folder}\nwhile [ \"${{1#git-upload-pack}}\" = \"$1\" ]; do shift; done\nexec sh -c \"$*\"\n",
+        heard.display()
+    );
+    fs::write(&program, script).expect("a script");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+    yard.set("GIT_SSH_COMMAND", &program.display().to_string());
+    let whole = format!("{folder}/sp%20ace/100%25%20r");
+    for (url, host) in [
+        ("git@git.example.org:sp ace/100% r".to_owned(), "git@git.example.org "),
+        ("git@[::1]:sp ace/100% r".into(), "git@::1 "),
+        ("[git@git.example.org:2222]:sp ace/100% r".into(), "-p 2222 git@git.example.org "),
+        (format!("git+ssh://git@git.example.org{whole}"), "git@git.example.org "),
+        (format!("ssh+git://git@git.example.org:2222{whole}"), "-p 2222 git@git.example.org "),
+        (format!("ssh://git@git.example.org{folder}/sp ace/100%25 r"), "git@git.example.org "),
+    ] {
+        let wanted = PlannedGit { branch: Some("main".into()), ..wanted(&url) };
+        let pinned = yard.pin(&wanted).unwrap_or_else(|error| panic!("{url}: {error}"));
+        assert_eq!(pinned.1, origin.at("main"), "{url}");
+        let heard = fs::read_to_string(&heard).expect("ssh was called").replace("-p2222", "-p 2222");
+        assert!(heard.contains(host), "{url}: {heard}");
+    }
+}

@@ -5,7 +5,7 @@
 use gix::bstr::{BString, ByteSlice as _};
 
 use super::error::RefusedUrl;
-use crate::model::is_ambiguous;
+use crate::model::{is_ambiguous, scp_parts};
 
 /// The largest .gitmodules, in bytes.
 pub(super) const MAX_GITMODULES: usize = 1 << 20;
@@ -81,7 +81,7 @@ fn check(parent: &str, url: &str) -> Result<(), RefusedUrl> {
         return if at_home { Ok(()) } else { Err(RefusedUrl::Local(url.into())) };
     }
     if let Some((scheme, rest)) = url.split_once("://") {
-        if !["https", "http", "ssh", "git"].contains(&scheme) {
+        if !["https", "http", "ssh", "git", "git+ssh", "ssh+git"].contains(&scheme) {
             return Err(RefusedUrl::Scheme(url.into()));
         }
         // The host becomes an argument of ssh (CVE-2017-1000117).
@@ -90,13 +90,14 @@ fn check(parent: &str, url: &str) -> Result<(), RefusedUrl> {
         let is_option = authority.starts_with('-') || host.starts_with('-');
         return if host.is_empty() || is_option { Err(no_address()) } else { Ok(()) };
     }
-    // `ext::` and its like name programs (gitremote-helpers(7)).
-    if url.contains("::") {
-        return Err(RefusedUrl::Scheme(url.into()));
-    }
-    match url.split_once(':') {
+    match scp_parts(url) {
+        // `ext::` and its like name programs (gitremote-helpers(7)).
+        Some((host, path)) if path.starts_with(':') || path.contains("::") && !host.contains('[') => {
+            Err(RefusedUrl::Scheme(url.into()))
+        }
         Some((host, path)) if !host.contains('/') && !host.is_empty() && !path.is_empty() => {
-            if host.rsplit('@').next().unwrap_or_default().starts_with('-') { Err(no_address()) } else { Ok(()) }
+            let is_option = host.split(['@', '[']).any(|part| part.starts_with('-'));
+            if is_option { Err(no_address()) } else { Ok(()) }
         }
         _ => Err(no_address()),
     }
@@ -133,7 +134,7 @@ fn split(url: &str) -> (&str, &str) {
     let at = match url.split_once("://") {
         Some((scheme, rest)) => rest.find('/').map_or(url.len(), |slash| scheme.len() + 3 + slash + 1),
         None if url.starts_with('/') => 1,
-        None => url.split_once(':').map_or(0, |(host, path)| host.len() + 1 + usize::from(path.starts_with('/'))),
+        None => scp_parts(url).map_or(0, |(host, path)| host.len() + 1 + usize::from(path.starts_with('/'))),
     };
     url.split_at(at)
 }
@@ -157,6 +158,8 @@ mod tests {
             (https, "https://elsewhere.example.org/a", "https://elsewhere.example.org/a"),
             (https, "ssh://git@host:2222/a", "ssh://git@host:2222/a"),
             (https, "git@host:group/a.git", "git@host:group/a.git"),
+            (https, "git@[::1]:a.git", "git@[::1]:a.git"),
+            ("git@[::1]:g/a.git", "../b.git", "git@[::1]:g/b.git"),
             ("git@host:group/a.git", "../b.git", "git@host:group/b.git"),
             ("git@host:a.git", "../b.git", "git@host:b.git"),
             ("git@host:/srv/a.git", "../b.git", "git@host:/srv/b.git"),
@@ -193,6 +196,7 @@ mod tests {
             "ssh://git@-oProxyCommand=id/a",
             "-oProxyCommand=id:a",
             "git@-oProxyCommand=id:a",
+            "git@[-oProxyCommand=id]:a",
             "https:///a",
             "../../../../a",
             "../../..",

@@ -153,6 +153,11 @@ impl GitConfig {
         self.has_agent
     }
 
+    /// How ssh is called.
+    pub(crate) fn ssh_command(&self) -> Option<String> {
+        self.file.string("core.sshCommand").map(|command| command.to_string())
+    }
+
     /// The credential helpers, for messages.
     pub(crate) fn helpers(&self) -> Vec<String> {
         let sections = self.file.sections_by_name("credential").into_iter().flatten();

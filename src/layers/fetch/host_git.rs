@@ -115,6 +115,7 @@ struct Git<'a> {
     /// User and password of the address.
     login: Option<(String, String)>,
     follows: bool,
+    ssh: Option<String>,
     /// Replaces the user's configuration where logins may not be used.
     public: Option<NamedTempFile>,
     access: Access<'a>,
@@ -134,8 +135,8 @@ impl<'a> Git<'a> {
             if config.with_logins() { None } else { Some(public().map_err(FileError::new("write to", folder))?) };
         let login = login_in(url);
         let address = if login.is_some() { without_secrets(url) } else { url.to_owned() };
-        let follows = config.follows();
-        Ok(Self { program: program.ok_or_else(missing)?, url, address, login, follows, public, access })
+        let (follows, ssh) = (config.follows(), config.ssh_command());
+        Ok(Self { program: program.ok_or_else(missing)?, url, address, login, follows, ssh, public, access })
     }
 
     fn command(&self, folder: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
@@ -161,6 +162,9 @@ impl<'a> Git<'a> {
             "fetch.fsckObjects=false",
         ] {
             command.args(["-c", setting]);
+        }
+        if let Some(ssh) = &self.ssh {
+            command.args(["-c", &format!("core.sshCommand={ssh}")]);
         }
         if !self.follows {
             // The key for the whole address outranks those for its server.

@@ -4,6 +4,7 @@
 //! it keeps the mirror's lock until its read returns.
 
 use std::{
+    os::unix::ffi::OsStrExt as _,
     path::PathBuf,
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
@@ -33,7 +34,7 @@ use super::{
     error::{Attempt, FetchError},
     request::{Request, Shallow, Want, remove_stale, unknown},
 };
-use crate::model::{Activity, CommitId, Unit, without_secrets};
+use crate::model::{Activity, CommitId, Unit, folder_of, without_secrets};
 
 /// A file in the mirror for the output of ssh, during a fetch.
 const SSH_SAID: &str = "smidr-ssh-said";
@@ -71,8 +72,11 @@ impl Work<'_> {
         let mut repository = mirror::open(&self.folder)?;
         let ssh_said = self.folder.join(SSH_SAID);
         self.config.apply(&mut repository, &ssh_said).map_err(|error| GitError::Config(said(&error)))?;
-        let wrong = |error: gix::Error| GitError::NoRepository { url: without_secrets(&self.url), why: said(&error) };
-        let remote = repository.remote_at(self.url.as_str()).map_err(wrong)?.with_fetch_tags(fetch::Tags::None);
+        // git takes more forms of addresses than gix, and decodes those of folders.
+        let address = folder_of(&self.url).map(|path| [b"file://", path.as_os_str().as_bytes()].concat());
+        let address = gix::url::parse(address.as_deref().unwrap_or(self.url.as_bytes()));
+        let address = address.map_err(|_| FetchError::NeedsGit("only git itself takes such an address".into()))?;
+        let remote = repository.remote_at(address).map_err(broken)?.with_fetch_tags(fetch::Tags::None);
         let url =
             remote.url(Direction::Fetch).cloned().ok_or_else(|| GitError::Config("an address is empty".into()))?;
         if let Some(why) = self.config.only_git(&url) {
