@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::{
     access::Access,
+    commit::Commit,
     fetch::{self, Depth, Request, Want},
     git_error::{GitError, shown},
     mirror::{self, Mirrors, id},
@@ -171,13 +172,12 @@ fn behind(repository: &gix::Repository, tip: &CommitId, without: &HashSet<Object
 }
 
 fn parents(repository: &gix::Repository, id: ObjectId) -> Vec<ObjectId> {
-    repository.find_commit(id).map(|commit| commit.parent_ids().map(gix::Id::detach).collect()).unwrap_or_default()
+    Commit::find(repository, id).map(|commit| commit.parents()).unwrap_or_default()
 }
 
 fn change(repository: &gix::Repository, id: ObjectId) -> Option<Change> {
-    let commit = repository.find_commit(id).ok()?;
-    let subject = commit.message().ok()?.summary().to_string();
-    let seconds = commit.author().ok()?.time().ok()?.seconds;
+    let commit = Commit::find(repository, id)?;
+    let authored = commit.authored().and_then(|seconds| Timestamp::from_second(seconds).ok());
     let id = CommitId::from_sha1(id.as_slice().try_into().ok()?);
-    Some(Change { commit: id, subject: shown(&subject), authored: Timestamp::from_second(seconds).ok() })
+    Some(Change { commit: id, subject: shown(&commit.subject()), authored })
 }

@@ -8,6 +8,7 @@ mod changes;
 pub mod checkout;
 mod collection_error;
 mod collections;
+mod commit;
 mod conf;
 mod discover;
 mod fetch;

@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, HashSet};
 use gix::{ObjectId, Repository, objs::tree::EntryKind};
 
 use super::{
+    commit::Commit,
     git_error::GitError,
     mirror::{commit_id, id},
 };
@@ -117,8 +118,8 @@ impl<'r> Past<'r> {
         if !self.seen.insert(id) {
             return;
         }
-        match self.repository.find_commit(id).ok().and_then(|commit| commit.time().ok()) {
-            Some(time) => self.queue.push((time.seconds, id)),
+        match Commit::find(self.repository, id) {
+            Some(commit) => self.queue.push((commit.committed(), id)),
             None => self.is_cut = true,
         }
     }
@@ -129,8 +130,8 @@ impl<'r> Past<'r> {
         let mut parents = Vec::new();
         if self.shallow.contains(&id) {
             self.is_cut = true;
-        } else if let Ok(commit) = self.repository.find_commit(id) {
-            parents = commit.parent_ids().map(gix::Id::detach).collect();
+        } else if let Some(commit) = Commit::find(self.repository, id) {
+            parents = commit.parents();
         }
         parents.iter().for_each(|parent| self.push(*parent));
         Ok(Some(Found { id, parents }))

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use smidr::layers::Changes;
+use smidr::{layers::Changes, plan::PlannedGit};
 
 use super::{
-    checkout_fixture::try_git,
+    checkout_fixture::{object, try_git},
     fetch_fixture::{Origin, Yard, git},
     support::{Done, World, has, skip},
 };
@@ -181,6 +181,49 @@ fn history_is_fetched_only_as_far_as_needed() {
     let here = || git(mirror.path(), &["rev-list", "--count", &new.to_string()]);
     assert_eq!(here(), "200");
     assert_eq!((ask("main~300").total, ask("main~300").is_whole), (300, true));
+    assert_eq!(yard.warned(), "");
+}
+
+/// Commits that git never wrote, or not for long: git log shows them, and what lies behind them.
+#[test]
+fn odd_commits_are_shown() {
+    let Some(yard) = Yard::new("layers_diff::odd_commits_are_shown") else { return };
+    let origin = yard.repository("meta-x");
+    let old = origin.at("main");
+    let mut tip = origin.commit("ordinary", "x").to_string();
+    let tree = origin.git(&["rev-parse", "main^{tree}"]);
+    let odd = [
+        "A <a@x> 1700000000 +51800",
+        "NoMail 1700000000 +0000",
+        "A <a@x> -1 +0000",
+        "A <a@x> 18446744073709551614 +0000",
+        "A <a@x>",
+        "A <a@x> Tue Jan 1 00:00:00 2008",
+        " <> 0 +0000",
+        "A<g <A<g@x>> 1282910542 +0200",
+    ];
+    for (number, who) in odd.iter().enumerate() {
+        let head = format!("tree {tree}\nparent {tip}\nauthor {who}\ncommitter {who}\n");
+        let text = format!("{head}encoding ISO-8859-1\n\nodd ? {number}\n");
+        let text: Vec<u8> = text.bytes().map(|byte| if byte == b'?' { 0xe9 } else { byte }).collect();
+        tip = object(&origin.path, "commit", &text);
+        // A tag whose tagger is as odd.
+        let tag = format!("object {tip}\ntype commit\ntag t{number}\ntagger {who}\n\nt\n");
+        let tag = object(&origin.path, "tag", tag.as_bytes());
+        origin.git(&["update-ref", &format!("refs/tags/t{number}"), &tag]);
+        let wanted = PlannedGit { tag: Some(format!("t{number}")), ..origin.wanted() };
+        assert_eq!(yard.pin(&wanted).expect("a tag").1.to_string(), tip, "{who}");
+    }
+    origin.git(&["update-ref", "refs/heads/main", &tip]);
+    let wanted = origin.branch("main");
+    let (_, new) = yard.pin(&wanted).expect("fetched");
+    let found = yard.mirrors().changes(&wanted, &old, &new, 20, yard.access(true)).expect("told");
+    assert_eq!((found.total, found.is_whole, found.is_rewritten), (odd.len() + 1, true, false), "{found:?}");
+    let subjects: Vec<&str> = found.commits.iter().map(|change| change.subject.as_str()).collect();
+    for number in 0..odd.len() {
+        assert!(subjects.contains(&format!("odd \u{e9} {number}").as_str()), "{subjects:?}");
+    }
+    assert!(subjects.contains(&"ordinary: x"), "{subjects:?}");
     assert_eq!(yard.warned(), "");
 }
 
