@@ -82,7 +82,10 @@ fn git(d: &mut Decoder<'_>, f: &mut Fields<'_>, url: Text, series: Option<&Text>
     let commit = f.text(d, "commit");
     let named = branch.is_some() || tag.is_some() || commit.is_some();
     let commit = commit.and_then(|text| {
-        let expected = "the whole id of a commit, as `git rev-parse` prints it (40 lower-case digits)";
+        let expected = match text.len() {
+            64 => "the id of a commit of a repository of SHA-1 (40 lower-case digits)",
+            _ => "the whole id of a commit, as `git rev-parse` prints it (40 lower-case digits)",
+        };
         d.parse::<CommitId>(text, &f.path("commit"), expected)
     });
     let branch = if named { branch } else { series.cloned() };

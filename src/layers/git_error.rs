@@ -223,6 +223,12 @@ pub enum GitError {
         /// Why.
         why: String,
     },
+    /// A repository in git's newer format of objects.
+    #[error("{url} is a repository of SHA-256 (its ids have 64 digits), and smidr reads only those of SHA-1")]
+    OtherHash {
+        /// The repository.
+        url: String,
+    },
     /// The disk, in the middle of a fetch.
     #[error("cannot write into {path}")]
     Disk {
@@ -307,6 +313,7 @@ impl UserError for GitError {
             | Self::NeedsLogin { .. }
             | Self::Elsewhere { .. }
             | Self::NotGranted { .. }
+            | Self::OtherHash { .. }
             | Self::Config(_) => Kind::Request,
             Self::Everywhere { failures, .. } if failures.iter().all(|one| one.kind() == Kind::Request) => {
                 Kind::Request
@@ -393,6 +400,9 @@ impl UserError for GitError {
             Self::Unreachable { .. } => Hint::new("check the address, the network and the proxy, or add `mirrors:`"),
             Self::NoRepository { .. } => {
                 Hint::new("check the address; a private repository can also look like a missing one")
+            }
+            Self::OtherHash { .. } => {
+                Hint::new("name a copy of it with SHA-1, if there is one, or a clone of it on this machine as `path:`")
             }
             Self::NoGit { .. } => Hint::command("install git", "sudo apt-get install git"),
             Self::Config(_) => Hint::command("look at it", "git config --global --list"),

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gix::index::entry::Mode;
+use gix::{bstr::ByteSlice as _, index::entry::Mode};
 
 use super::git_error::{GitError, said};
 use crate::system::files::read_bounded;
@@ -34,7 +34,14 @@ pub fn gitlinks(root: &Path) -> Result<Vec<PathBuf>, GitError> {
         return Ok(Vec::new());
     }
     let index = gix::index::File::at(&index, gix::hash::Kind::Sha1, true, gix::index::decode::Options::default())
-        .map_err(|error| GitError::Index { path: git.join("index"), why: said(&error) })?;
+        .map_err(|error| {
+            let config = read_bounded(&git.join("config")).unwrap_or_default().to_ascii_lowercase();
+            let is_other =
+                ["objectformat = sha256", "objectformat=sha256"].iter().any(|word| config.contains_str(word));
+            let why =
+                if is_other { "its repository is of SHA-256, and smidr reads only SHA-1".into() } else { said(&error) };
+            GitError::Index { path: git.join("index"), why }
+        })?;
     let links = index.entries().iter().filter(|entry| entry.mode == Mode::COMMIT);
     Ok(links.filter_map(|entry| Some(root.join(gix::path::from_bstr(entry.path(&index)).ok()?))).collect())
 }

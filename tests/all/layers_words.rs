@@ -131,3 +131,23 @@ fn over_http() {
     let text = error.to_string();
     assert!(text.contains(&format!("{}/sign_in", other.base())), "{text}");
 }
+
+/// What is found is named, not a part of the protocol.
+#[test]
+fn a_repository_of_sha256() {
+    let Some(yard) = Yard::new("layers_words::a_repository_of_sha256") else { return };
+    let origin = yard.repository("other");
+    fs::remove_dir_all(origin.path.join(".git")).expect("removed");
+    origin.git(&["init", "-q", "-b", "main", "--object-format=sha256"]);
+    origin.git(&["add", "-A"]);
+    origin.git(&["commit", "-qm", "x"]);
+    let server = Server::start(&yard);
+    for old in [false, true] {
+        server.behave(Manners { old, ..Manners::default() });
+        for url in [origin.url(), server.url("other")] {
+            let error = yard.pin(&main_of(&url)).expect_err("of another kind");
+            assert!(error.to_string().contains("a repository of SHA-256"), "{url}: {error}");
+            assert!(error.hint().expect("a hint").contains("SHA-1"), "{error}");
+        }
+    }
+}

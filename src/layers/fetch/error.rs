@@ -16,6 +16,14 @@ use crate::model::{Hint, without_secrets};
 /// What gix cannot do.
 const OLD_PROTOCOL: &str = "the server speaks only the old protocol without a service";
 
+/// What gix and git say about a repository whose objects are not named by SHA-1.
+pub(super) const OTHER_HASH: [&str; 4] = [
+    "object format used by the remote is unsupported",
+    "mismatched algorithms",
+    "mismatched object format",
+    "A hash sized 64 hexadecimal",
+];
+
 /// Why gix has not fetched.
 pub(super) enum FetchError {
     /// gix cannot, but the host's git can.
@@ -106,6 +114,9 @@ impl Attempt<'_> {
         let url = self.shown_url();
         if find(&["is a valid git directory"]).is_some() {
             return GitError::NoRepository { url, why: String::new() }.into();
+        }
+        if find(&OTHER_HASH).is_some() {
+            return GitError::OtherHash { url }.into();
         }
         if let Some(source) = texts.iter().find_map(|text| disk(text)) {
             return GitError::disk(self.folder, source).into();

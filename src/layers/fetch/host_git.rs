@@ -22,7 +22,7 @@ use super::{
         mirror::{self, Room},
     },
     GitConfig,
-    error::ask_git,
+    error::{OTHER_HASH, ask_git},
     request::{Request, Shallow, Want, remove_stale, unknown},
 };
 use crate::{
@@ -248,6 +248,9 @@ impl<'a> Git<'a> {
         }
         if !self.follows && has(&["error: 301", "error: 302", "error: 303", "error: 307", "error: 308"]) {
             return GitError::Elsewhere { url, to: "elsewhere".into() };
+        }
+        if has(&OTHER_HASH) {
+            return GitError::OtherHash { url };
         }
         if has(&["No space left on device", "Disk quota exceeded"]) {
             return GitError::disk(folder, std::io::ErrorKind::StorageFull.into());
