@@ -102,6 +102,7 @@ pub(crate) fn prepare(
     edits::finish_interrupted(tools)?;
     let checkouts = super::layers(&plan, tools)?;
     checkouts.are_untouched()?;
+    checkouts.lead_nowhere_else(&plan)?;
     let workspace = workspace::open(&plan, workspace, tools)?;
     let shown = plan.folders.writable().into_iter().map(Path::to_path_buf);
     let shown: Vec<PathBuf> =

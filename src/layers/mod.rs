@@ -16,6 +16,7 @@ mod git_error;
 mod gitlinks;
 mod identity;
 mod known;
+mod links_out;
 mod local;
 mod mend;
 mod mirror;
@@ -53,7 +54,7 @@ use crate::{
     config::BITBAKE,
     lock::RepositoryPin,
     model::{Hint, Kind, UserError},
-    plan::{OwnRepository, Plan, PlannedLayer, PlannedSource},
+    plan::{Isolation, OwnRepository, Plan, PlannedLayer, PlannedSource},
 };
 
 /// Layers that are ready; kept from removal while this value lives.
@@ -100,6 +101,15 @@ impl Checkouts {
         });
         Ok(pinned.into_iter().try_for_each(Checkout::is_untouched)?)
     }
+
+    /// Checks that no link of a layer of this machine leads to what a build does not see. Without a sandbox it sees everything.
+    ///
+    /// # Errors
+    ///
+    /// The first link that does.
+    pub fn lead_nowhere_else(&self, plan: &Plan) -> Result<(), LayerError> {
+        if plan.isolation == Isolation::None { Ok(()) } else { links_out::check(self, plan) }
+    }
 }
 
 /// Why layers cannot be had.
@@ -120,6 +130,16 @@ pub enum LayerError {
         layer: PathBuf,
         /// Its repository.
         root: PathBuf,
+    },
+    /// A symbolic link in a layer of this machine.
+    #[error("{link} is a symbolic link to {target}, which the build does not see")]
+    LinkOut {
+        /// The link.
+        link: PathBuf,
+        /// Where it leads to.
+        target: PathBuf,
+        /// The folder to show, as the config would name it.
+        folder: PathBuf,
     },
     /// A folder in which BitBake should be.
     #[error("{0} holds no bin/bitbake")]
@@ -147,7 +167,11 @@ pub enum LayerError {
 impl UserError for LayerError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Missing { .. } | Self::LeadsOut { .. } | Self::NoBitbake(_) | Self::Patched(_) => Kind::Request,
+            Self::Missing { .. }
+            | Self::LeadsOut { .. }
+            | Self::LinkOut { .. }
+            | Self::NoBitbake(_)
+            | Self::Patched(_) => Kind::Request,
             Self::Git(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
             Self::Patch(error) => error.kind(),
@@ -160,6 +184,10 @@ impl UserError for LayerError {
         match self {
             Self::Missing { .. } => vec![Hint::new("paths are relative to smidr.yaml")],
             Self::LeadsOut { .. } => vec![Hint::new("name the folder that it leads to as a layer of its own")],
+            Self::LinkOut { folder, .. } => vec![Hint::config(
+                "put what it leads to into the layer, or show it to the build",
+                format!("host: {{binds: [{{source: '{}'}}]}}", folder.display().to_string().replace('\'', "''")),
+            )],
             Self::NoBitbake(_) => Vec::new(),
             Self::Patched(_) => vec![Hint::command("pin them, and commit smidr.lock", "smidr lock")],
             Self::Git(error) => error.hints(),

@@ -7,7 +7,7 @@ use std::{
         fd::AsFd as _,
         unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -67,7 +67,21 @@ impl UserError for FileError {
 ///
 /// When the file system refuses.
 pub fn make_private_dir(path: &Path) -> Result<(), FileError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FileError::new("make the folder", path))
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    // The kernel says of a link to nowhere that it exists.
+    let dangling = |error| match path.ancestors().find_map(dangling) {
+        Some((link, target)) => {
+            let words = format!("{} is a symbolic link to {}, which is not there", link.display(), target.display());
+            io::Error::new(io::ErrorKind::NotFound, words)
+        }
+        None => error,
+    };
+    made.map_err(dangling).map_err(FileError::new("make the folder", path))
+}
+
+fn dangling(path: &Path) -> Option<(&Path, PathBuf)> {
+    let target = fs::read_link(path).ok()?;
+    (!path.exists()).then_some((path, target))
 }
 
 /// Replaces a file's content at once or not at all: a new file beside it, then a rename.

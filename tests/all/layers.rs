@@ -296,6 +296,48 @@ fn submodules_are_fetched_from_beside_a_mirror() {
     assert!(!git_world.lock().contains("mirror/"), "the lock has the address of the config");
 }
 
+/// A file that `ls` shows, and the build does not see.
+#[test]
+fn links_that_lead_out_of_a_path_layer_are_found_before_bitbake() {
+    use std::os::unix::fs::symlink;
+    let Some(world) = World::with_project("layers::links_that_lead_out_of_a_path_layer_are_found_before_bitbake")
+    else {
+        return;
+    };
+    let project = world.project();
+    let layer = project.join("layers/meta-hello");
+    let (recipe, common) = (layer.join("recipes-hello/hello/hello_1.0.bb"), project.join("common"));
+    // Links that are no trouble: to nowhere, to the system, to another file of the layer, of an editor.
+    for (link, target) in
+        [("nowhere", "/nowhere/at/all"), ("off", "/dev/null"), ("same", "conf/layer.conf"), (".#lock", "/root")]
+    {
+        symlink(target, layer.join(link)).expect("a link");
+    }
+    world.smidr().args(["build", "--target", "hello"]).run().expect_code(0);
+    fs::create_dir(&common).expect("a folder");
+    fs::rename(&recipe, common.join("hello_1.0.bb")).expect("moved");
+    symlink("../../../../common/hello_1.0.bb", &recipe).expect("a link");
+    for versioned in [false, true] {
+        if versioned && has("git") {
+            git(&project, &["init", "-q"]);
+        }
+        let done = world.smidr().args(["build", "--target", "hello"]).run();
+        let said = format!("{} is a symbolic link to {}", recipe.display(), common.join("hello_1.0.bb").display());
+        done.expect_code(2).expect_one_error().expect_err(&said).expect_err("which the build does not see");
+        done.expect_err("host: {binds: [{source: './common'}]}");
+    }
+    // What the hint says helps.
+    let text = fs::read_to_string(project.join("smidr.yaml")).expect("a config");
+    fs::write(project.join("smidr.yaml"), text.replace("host:\n", "host:\n  binds: [{source: './common'}]\n"))
+        .expect("a config");
+    world.smidr().args(["build", "--target", "hello"]).run().expect_code(0);
+    // A folder of the build that is a link to nowhere.
+    symlink("./gone", project.join("dang")).expect("a link");
+    world.edit("smidr.yaml", "host:\n", "directories: {sstate: ./dang}\nhost:\n");
+    let done = world.smidr().args(["build", "--target", "hello"]).run();
+    done.expect_one_error().expect_err("dang is a symbolic link to ./gone, which is not there");
+}
+
 #[test]
 fn incompatible_layers_stop_the_build_before_bitbake() {
     let Some(git_world) = GitWorld::new("layers::incompatible_layers_stop_the_build_before_bitbake") else { return };
