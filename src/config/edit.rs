@@ -39,7 +39,7 @@ fn insert(text: &str, key: &str, style: &str, new: &[String]) -> Option<String> 
     };
     let block = lines.iter().skip(at + 1).take_while(|line| belongs(line)).collect::<Vec<_>>();
     let is_content =
-        |line: &&String| !line.trim().is_empty() && !(style.is_empty() && line.trim_start().starts_with('#'));
+        |line: &&String| !(line.trim().is_empty() || style.is_empty() && line.trim_start().starts_with('#'));
     let first = block.iter().copied().find(is_content)?;
     let indentation = first.get(..first.len() - first.trim_start().len())?.to_owned();
     let last = block.iter().copied().rposition(|line| is_content(&line))?;

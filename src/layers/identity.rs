@@ -24,7 +24,7 @@ pub(crate) fn identity(access: Access<'_>) -> Vec<u8> {
     for (source, path) in files(access, home.as_deref()) {
         // A file that git cannot read says nothing about its user.
         let metadata = Metadata::from(source).at(&path).with(gix::sec::Trust::Full);
-        if let Ok(Some(read)) = File::from_paths_metadata([metadata], options.clone()) {
+        if let Ok(Some(read)) = File::from_paths_metadata([metadata], options) {
             let _ = config.append(read);
         }
     }
