@@ -21,6 +21,8 @@ mod border;
 mod checkout_fixture;
 #[path = "all/checkouts.rs"]
 mod checkouts;
+#[path = "all/conf.rs"]
+mod conf;
 #[path = "all/config.rs"]
 mod config;
 #[path = "all/credentials.rs"]

@@ -161,8 +161,15 @@ fn read(plan: &Plan, name: &str) -> Option<String> {
 /// Lines that only the first text has, and those that only the second has; without what says nothing to BitBake.
 fn difference(before: &str, now: &str) -> (Vec<String>, Vec<String>) {
     let lines = |text: &str| -> Vec<String> {
-        let bare = text.lines().map(|line| line.trim_end_matches('\\').trim().to_owned());
-        bare.filter(|line| !line.is_empty() && !line.starts_with('#') && line != "\"").collect()
+        let bare = text.lines().map(|line| line.trim_end_matches('\\').trim());
+        // Paths count one by one.
+        let words = |line: &str| -> Vec<String> {
+            match line.starts_with('/') {
+                true => line.split_whitespace().map(str::to_owned).collect(),
+                false => vec![line.to_owned()],
+            }
+        };
+        bare.filter(|line| !line.is_empty() && !line.starts_with('#') && *line != "\"").flat_map(words).collect()
     };
     let (mut gone, mut new) = (lines(before), Vec::new());
     for line in lines(now) {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 41] = [
+const COMMANDS: [&[&str]; 44] = [
     &[],
     &["init"],
     &["check"],
@@ -18,6 +18,9 @@ const COMMANDS: [&[&str]; 41] = [
     &["layers", "prune"],
     &["run"],
     &["shell"],
+    &["conf"],
+    &["conf", "adopt"],
+    &["conf", "discard"],
     &["trust"],
     &["untrust"],
     &["status"],
@@ -70,7 +73,7 @@ fn help_of_every_command() {
 #[test]
 fn the_help_test_covers_every_command() {
     let world = World::new();
-    for parent in [&[][..], &["artifacts"], &["history"], &["image"], &["layers"]] {
+    for parent in [&[][..], &["artifacts"], &["conf"], &["history"], &["image"], &["layers"]] {
         let help = world.smidr().args(parent).arg("--help").run().out;
         let list =
             help.split("Commands:\n").nth(1).expect("a list of commands").split("\n\n").next().expect("its lines");
