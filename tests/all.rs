@@ -57,6 +57,8 @@ mod inputs;
 mod isolation;
 #[path = "all/keeper.rs"]
 mod keeper;
+#[path = "all/kept.rs"]
+mod kept;
 #[path = "all/layers.rs"]
 mod layers;
 #[path = "all/layers_diff.rs"]

@@ -116,7 +116,7 @@ impl UserError for ArtifactError {
     }
 }
 
-/// Copies what matches from `deploy` to `<build>/artifacts`, whole or not at all, and writes the manifest.
+/// Copies what matches and is the build's own from `deploy` to `<build>/artifacts`, whole or not at all, and writes the manifest.
 ///
 /// # Errors
 ///
@@ -124,13 +124,14 @@ impl UserError for ArtifactError {
 pub(crate) fn collect(
     deploy: &Path,
     patterns: &[String],
+    is_own: &dyn Fn(&Path) -> bool,
     build: &Path,
     keep: Keep<'_>,
     on: &Emitter,
     stop: &StopToken,
 ) -> Result<Vec<Artifact>, ArtifactError> {
     let wanted = matcher(patterns)?;
-    let found = find(deploy, keep.room, on, stop, |path| wanted.is_match(path))?;
+    let found = find(deploy, keep.room, on, stop, |path| wanted.is_match(path) && is_own(path))?;
     if found.is_empty() {
         return Err(ArtifactError::Nothing { deploy: deploy.into(), patterns: patterns.to_vec() });
     }

@@ -11,6 +11,13 @@ use crate::model::{Activity, Event, Level, TaskName, Unit, document_path};
 pub(crate) enum UiMessage {
     /// Something happened.
     Event(Event),
+    /// What BitBake was asked to do: whether tasks run, and which one of the targets.
+    Action {
+        /// Whether tasks run.
+        builds: bool,
+        /// The task, such as `build`.
+        task: Option<String>,
+    },
     /// The user interface has ended. Its verdict is also BitBake's exit status, which decides.
     Done,
     /// Nothing of interest, or unknown to this smidr.
@@ -22,6 +29,10 @@ pub(crate) enum UiMessage {
 enum Line {
     Hello {
         version: String,
+    },
+    Action {
+        builds: bool,
+        task: Option<String>,
     },
     Log {
         level: Level,
@@ -111,6 +122,7 @@ pub(crate) fn parse_line(line: &str) -> UiMessage {
     };
     UiMessage::Event(match line {
         Line::Done => return UiMessage::Done,
+        Line::Action { builds, task } => return UiMessage::Action { builds, task },
         Line::Other | Line::TaskProgress { percent: None, .. } => return UiMessage::Nothing,
         Line::Hello { version } => Event::BitbakeReady { version },
         Line::Log { level, text, recipe, task } => {

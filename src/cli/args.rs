@@ -120,9 +120,12 @@ pub(super) struct Check {
 /// What is built, for `build` and `plan`.
 #[derive(Args, Clone, Default)]
 pub struct Wanted {
-    /// Build this instead of build.image; may be repeated
-    #[arg(long = "target", value_name = "TARGET")]
+    /// Build these instead of build.image
+    #[arg(value_name = "TARGET")]
     pub targets: Vec<String>,
+    /// The same, as an option; may be repeated
+    #[arg(long = "target", value_name = "TARGET")]
+    pub more_targets: Vec<String>,
     /// Build for this machine instead of the config's
     #[arg(long, value_name = "MACHINE")]
     pub machine: Option<String>,
@@ -330,8 +333,8 @@ pub(super) struct Status {
 /// `smidr cancel`
 #[derive(Args)]
 pub(super) struct Cancel {
-    /// The build
-    pub id: String,
+    /// The build; if left out, the one of the project in this folder that runs
+    pub id: Option<String>,
     /// Kill its tasks at once, instead of letting those that run finish (at most 30 s)
     #[arg(long)]
     pub force: bool,

@@ -1,15 +1,18 @@
 //! `smidr cancel`: stops a build of another smidr process.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use super::{args::Cancel, context, output::talk, report::Done};
 use crate::{service::LocalService, system::paths};
 
 /// Runs the command.
-pub(super) fn cancel(args: &Cancel) -> Done {
+pub(super) fn cancel(config: &Path, args: &Cancel) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
-    let build = LocalService::new(&paths).cancel(&args.id, args.force)?;
+    let service = LocalService::new(&paths);
+    let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
+    let build = if args.id.is_none() { service.or_running(build)? } else { build };
+    let build = service.cancel(build.id.as_str(), args.force)?;
     // It may have come to its end while it was being asked.
     talk(format!("{} {}", build.id, build.state));
     Ok(ExitCode::SUCCESS)

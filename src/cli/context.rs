@@ -1,6 +1,9 @@
 //! What commands have in common: the environment, the shared folders, the newest build.
 
-use std::{env, path::Path};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use super::{
     args::Wanted,
@@ -50,6 +53,15 @@ pub(super) fn secrets(environment: &[(String, String)]) -> Secrets {
     secrets
 }
 
+/// A config that is named without a folder and is not in this one: that of a folder above, as git and cargo look for theirs.
+pub(super) fn find_above(file: PathBuf) -> PathBuf {
+    if file.components().count() != 1 || file.is_absolute() || file.exists() {
+        return file;
+    }
+    let here = env::current_dir().unwrap_or_default();
+    here.ancestors().skip(1).map(|folder| folder.join(&file)).find(|above| above.is_file()).unwrap_or(file)
+}
+
 /// A build by its id; without one the newest of the project in this folder, or of all where there is no project.
 pub(super) fn named_or_newest(
     service: &LocalService<'_>,
@@ -86,7 +98,7 @@ pub(super) fn cleaned_on(build: &BuildRecord, paths: &Paths) -> Option<String> {
 impl From<&Wanted> for BuildRequest {
     fn from(wanted: &Wanted) -> Self {
         Self {
-            targets: wanted.targets.clone(),
+            targets: [wanted.targets.clone(), wanted.more_targets.clone()].concat(),
             machine: wanted.machine.clone(),
             variant: None,
             fetch_only: wanted.fetch_only,

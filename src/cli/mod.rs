@@ -59,7 +59,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let (configs, grant) = (cli.config, cli.grant);
+    let configs: Vec<_> = cli.config.into_iter().map(context::find_above).collect();
+    let grant = cli.grant;
     let config = match (configs.as_slice(), &cli.command) {
         ([config], _) | ([config, ..], Command::Build(_)) => config.clone(),
         _ => {
@@ -85,7 +86,7 @@ pub fn main() -> ExitCode {
         Command::History(command) => history::history(&config, &command),
         Command::Keeper => keeper::keeper(),
         Command::Worker(args) => worker::worker(&args),
-        Command::Cancel(args) => cancel::cancel(&args),
+        Command::Cancel(args) => cancel::cancel(&config, &args),
         Command::Artifacts(command) => artifacts::artifacts(&config, &command),
         Command::Image(command) => image::image(&config, &command),
         Command::Du(args) => du::du(&args),

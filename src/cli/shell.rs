@@ -102,7 +102,9 @@ fn inside(
     let project = Project::read(file, variant.as_deref(), &facts)?;
     let paths = context::open_paths(&facts)?;
     let given = trust::given(&facts, grant);
-    let plan = trust::settle(&project, &default_wanted(variant), &facts, &paths, &given, &stop)?.plan;
+    let mut plan = trust::settle(&project, &default_wanted(variant), &facts, &paths, &given, &stop)?.plan;
+    // Who only looks brings nothing.
+    plan.offline |= print_sandbox;
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
     on.hide(&engine::inputs::secrets(&plan));
     let redactor = on.redactor();
@@ -112,7 +114,7 @@ fn inside(
     let tools = Tools { services: &services, stop: &stop, on: &on };
     let host = project.host_lock(&plan).cloned();
     let prepared = engine::prepare(plan, host.as_ref(), None, Use::Edit, tools)?;
-    project.pin(prepared.pins(), paths, false)?;
+    project.pin(prepared.pins(), paths, print_sandbox)?;
     let streams = || FileError::new("use", Path::new("standard input and output"));
     let (relay, stdio) = Relay::of_caller().map_err(streams())?;
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());

@@ -4,6 +4,7 @@
 //! interface say are claims of a build, and taken in as far as its [`Budget`] goes; how BitBake ended is for the kernel to say.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
@@ -18,6 +19,7 @@ use super::{
     EngineError, Tools,
     budget::Budget,
     confine::Confinement,
+    deployed::Action,
     keep,
     memory::{self, Evidence, Sign},
 };
@@ -59,6 +61,9 @@ const DISK_FULL: &str = "No space left on device";
 /// How many of BitBake's own errors are told at the end, where no task failed.
 const ERRORS_KEPT: usize = 20;
 
+/// Tasks that are remembered; an image of everything has some 50,000.
+const MOST_TASKS: usize = 200_000;
+
 /// How much of one of them, in bytes.
 const ERROR_BYTES: usize = 16 * 1024;
 
@@ -73,6 +78,10 @@ pub(crate) struct Finished {
     pub exit: i32,
     /// Whether its user interface said that it is done; if not, BitBake did not come that far.
     pub said_done: bool,
+    /// What BitBake was asked to do.
+    pub action: Action,
+    /// The tasks of the build, those that did not have to run too.
+    pub tasks: BTreeSet<TaskName>,
     /// Tasks that are said to have failed.
     pub failed: Vec<FailedTask>,
     /// Errors in BitBake's words, where no task failed.
@@ -238,6 +247,8 @@ struct Course<'a> {
     timeout: Option<Instant>,
     grace: Option<Instant>,
     said_done: bool,
+    action: Action,
+    tasks: BTreeSet<TaskName>,
     failed: Vec<FailedTask>,
     errors: Vec<String>,
     disk_full: bool,
@@ -267,6 +278,8 @@ impl<'a> Course<'a> {
             timeout: timeout.map(|timeout| Instant::now() + timeout),
             grace: None,
             said_done: false,
+            action: Action::Look,
+            tasks: BTreeSet::new(),
             failed: Vec::new(),
             errors: Vec::new(),
             disk_full: false,
@@ -285,6 +298,11 @@ impl<'a> Course<'a> {
         match parse_line(line) {
             UiMessage::Nothing => {}
             UiMessage::Done => self.said_done = true,
+            UiMessage::Action { builds: false, .. } => self.action = Action::Look,
+            UiMessage::Action { task, .. } => {
+                let whole = task.is_none_or(|task| ["build", "do_build"].contains(&task.as_str()));
+                self.action = if whole { Action::Build } else { Action::Task };
+            }
             UiMessage::Event(mut event) => {
                 self.forget_foreign_log(&mut event);
                 let failed = self.note(&event);
@@ -332,6 +350,13 @@ impl<'a> Course<'a> {
 
     // Gives the task that failed, if that is what happened.
     fn note(&mut self, event: &Event) -> Option<FailedTask> {
+        if let Event::TaskStarted { name, .. } | Event::TaskSkipped { name, .. } = event
+            && self.tasks.len() < MOST_TASKS
+        {
+            // Without its multiconfig: files are listed by recipe.
+            let recipe = name.recipe.rsplit(':').next().unwrap_or_default().to_owned();
+            self.tasks.insert(TaskName { recipe, task: name.task.clone() });
+        }
         match event {
             Event::TaskEnded { name, ok: false, setscene: false, log, .. } if self.budget.takes_failed(self.on) => {
                 self.shared |= is_shared(&self.queue);
@@ -416,6 +441,8 @@ impl<'a> Course<'a> {
             usage,
             broken: end.broken.filter(|_| unasked),
             said_done: self.said_done,
+            action: self.action,
+            tasks: self.tasks,
             failed: self.failed,
             errors: self.errors,
             disk_full: self.disk_full,

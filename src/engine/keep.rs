@@ -9,6 +9,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use rustix::fs::OFlags;
@@ -16,6 +17,8 @@ use rustix::fs::OFlags;
 use super::{
     EngineError, Tools,
     budget::{self, Budget},
+    deployed::{Action, Deployed},
+    drive::Finished,
 };
 use crate::{
     artifacts::{self, ArtifactError, Keep},
@@ -32,27 +35,32 @@ use crate::{
 /// Tells the secrets of a build from others.
 pub(crate) const SEAL: &str = "secrets";
 
-/// Copies what the plan asks for.
+/// Copies what the plan asks for, of what this build deployed; it began at `since`.
 ///
 /// # Errors
 ///
 /// When there is nothing though the config asks for something, or the file system refuses.
 pub(crate) fn artifacts(
     plan: &Plan,
+    finished: &Finished,
+    since: SystemTime,
     build: &Path,
     keep: Keep<'_>,
     tools: Tools<'_>,
 ) -> Result<Vec<Artifact>, EngineError> {
     let folders = &plan.folders;
-    // `--fetch-only` and tasks chosen by hand deploy nothing.
-    if plan.fetch_only || !plan.bitbake_args.is_empty() && !folders.deploy.is_dir() {
+    if plan.fetch_only || finished.action == Action::Look {
         return Ok(Vec::new());
     }
     if folders.deploy.is_dir() && !is_own(folders, &folders.deploy) {
         return Err(ArtifactError::Link(folders.deploy.clone()).into());
     }
-    match artifacts::collect(&folders.deploy, &plan.artifacts, build, keep, tools.on, tools.stop) {
-        Err(ArtifactError::Nothing { .. }) if !plan.artifacts_required => Ok(Vec::new()),
+    let deployed = Deployed::look(plan, &finished.action, &finished.tasks, since);
+    // A task that was chosen by hand need not deploy anything.
+    let is_required = plan.artifacts_required && finished.action == Action::Build;
+    let is_own = |path: &Path| deployed.is_own(path);
+    match artifacts::collect(&folders.deploy, &plan.artifacts, &is_own, build, keep, tools.on, tools.stop) {
+        Err(ArtifactError::Nothing { .. }) if !is_required => Ok(Vec::new()),
         collected => Ok(collected?),
     }
 }

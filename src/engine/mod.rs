@@ -6,6 +6,7 @@ mod budget;
 pub(crate) mod conf;
 mod confine;
 mod crossing;
+mod deployed;
 mod devices;
 mod downloads;
 mod drive;
@@ -25,7 +26,11 @@ mod reach;
 mod submission;
 mod workspace;
 
-use std::{ops::Deref, path::Path, time::Instant};
+use std::{
+    ops::Deref,
+    path::Path,
+    time::{Instant, SystemTime},
+};
 
 pub(crate) use crate::artifacts::sweep;
 pub(crate) use asks::{Judged, judge, left_conf};
@@ -329,11 +334,19 @@ fn stages(
 
 fn run_and_collect(prepared: &Prepared, edits: &Edits, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
     let mut budget = Budget::default();
+    let since = SystemTime::now();
     match run(prepared, edits, build, &mut budget, tools)? {
         Err(outcome) => Ok(*outcome),
         Ok(finished) => {
             tools.on.emit(Event::StageStarted { stage: Stage::Collect });
-            collect(prepared, &finished, build, tools)
+            match collect(prepared, &finished, since, build, tools) {
+                // It ends as any other build that fails.
+                Err(error) if error.kind() == Kind::Build => {
+                    let (bitbake_exit, usage) = (Some(finished.exit), finished.usage);
+                    Ok(Outcome { bitbake_exit, usage, ..Outcome::of(&error) })
+                }
+                collected => collected,
+            }
         }
     }
 }
@@ -441,12 +454,18 @@ fn reasons(finished: &Finished, no_task: bool) -> Vec<String> {
     reasons
 }
 
-fn collect(prepared: &Prepared, finished: &Finished, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
+fn collect(
+    prepared: &Prepared,
+    finished: &Finished,
+    since: SystemTime,
+    build: &Path,
+    tools: Tools<'_>,
+) -> Result<Outcome, EngineError> {
     let mut room = Room::on(build)?;
     let workspace = prepared.plan.folders.workspace.file_name().unwrap_or_default();
     let mut pool = Pool::open(&tools.paths.kept(), &owner::memory_of(workspace.into(), &tools.paths));
     let mut keep = Keep { pool: &mut pool, room: &mut room };
-    let kept = keep::artifacts(&prepared.plan, build, keep.again(), tools)?;
+    let kept = keep::artifacts(&prepared.plan, finished, since, build, keep.again(), tools)?;
     if let Err(error) = keep::records(&prepared.plan.folders, build, keep, tools) {
         artifacts::discard(build)?;
         return Err(error);

@@ -242,6 +242,17 @@ impl History {
         }
     }
 
+    /// Builds whose id, or its last part, begins with a text: at most four, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub(crate) fn matching(&self, text: &str) -> Result<Vec<BuildRecord>, HistoryError> {
+        let rest = "WHERE substr(id, 1, length(?1)) = ?1 OR substr(id, length(id) - 7, length(?1)) = ?1 \
+                    ORDER BY started DESC, rowid DESC LIMIT 4";
+        self.query(rest, params![text])
+    }
+
     /// The newest build of the project with this config. Builds of the first smidr are known by the project's name only.
     ///
     /// # Errors

@@ -44,6 +44,14 @@ pub(crate) enum ServiceError {
     /// No such build.
     #[error("there is no build `{0}`")]
     Unknown(String),
+    /// A part of the ids of several builds.
+    #[error("`{text}` begins the ids of several builds: {}", ids.iter().map(BuildId::as_str).collect::<Vec<_>>().join(", "))]
+    Ambiguous {
+        /// What was typed.
+        text: String,
+        /// The newest of them.
+        ids: Vec<BuildId>,
+    },
     /// There is nothing to stop any more.
     #[error("the build {id} is over: {state}")]
     Over {
@@ -81,7 +89,7 @@ pub(crate) enum ServiceError {
 impl UserError for ServiceError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unknown(_) | Self::NoBuilds | Self::Over { .. } => Kind::Request,
+            Self::Unknown(_) | Self::Ambiguous { .. } | Self::NoBuilds | Self::Over { .. } => Kind::Request,
             Self::Elsewhere(_) | Self::Silent(_) => Kind::Host,
             Self::Worker(error) => error.kind(),
             Self::Start(error) => error.kind(),
@@ -94,6 +102,7 @@ impl UserError for ServiceError {
     fn hints(&self) -> Vec<Hint> {
         match self {
             Self::Unknown(_) => vec![Hint::command("all builds", "smidr status")],
+            Self::Ambiguous { .. } => vec![Hint::new("type more of it")],
             Self::NoBuilds => vec![Hint::new("smidr build")],
             Self::Worker(error) => error.hints(),
             Self::Start(error) => error.hints(),
@@ -202,7 +211,7 @@ impl<'a> LocalService<'a> {
         Ok(self.history()?.map(|history| history.count()).transpose()?.unwrap_or_default())
     }
 
-    /// One build; without an id the newest.
+    /// One build; without an id the newest. The beginning of an id is enough, or of its last part.
     ///
     /// # Errors
     ///
@@ -213,7 +222,14 @@ impl<'a> LocalService<'a> {
         let build = match history.find(id)? {
             None => {
                 self.take_up(&history)?;
-                history.find(id)?.ok_or_else(unknown)?
+                match history.matching(id.unwrap_or_default())?.as_mut_slice() {
+                    [] => return Err(unknown()),
+                    [one] => one.clone(),
+                    several => {
+                        let ids = several.iter().map(|build| build.id.clone()).collect();
+                        return Err(ServiceError::Ambiguous { text: id.unwrap_or_default().into(), ids });
+                    }
+                }
             }
             Some(build) => build,
         };

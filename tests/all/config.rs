@@ -175,12 +175,21 @@ fn missing_and_binary_configs_are_refused() {
 }
 
 #[test]
-fn the_hint_names_the_project_further_up() {
+fn a_project_is_found_from_its_folders() {
     let world = World::new();
     world.init("p");
-    let inside = world.smidr().arg("plan").current_dir(&world.project().join("layers/meta-hello")).run();
-    inside.expect_code(2).expect_one_error().expect_err("layers/meta-hello/smidr.yaml");
-    inside.expect_err(&format!("the project is further up:  cd {}", world.project().display()));
+    let inside = world.project().join("layers/meta-hello");
+    world
+        .smidr()
+        .arg("plan")
+        .current_dir(&inside)
+        .run()
+        .expect_code(0)
+        .expect_out(&format!("p in {}", world.project().display()));
+    // One that is named with its folder is that one.
+    let named = world.smidr().args(["-c", "./smidr.yaml", "plan"]).current_dir(&inside).run();
+    named.expect_code(2).expect_one_error().expect_err("layers/meta-hello/smidr.yaml");
+    world.smidr().arg("plan").current_dir(&world.work).run().expect_code(2).expect_err("smidr init NAME");
 }
 
 #[test]

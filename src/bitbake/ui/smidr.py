@@ -191,6 +191,10 @@ class Ui:
             return self.fail(wanted["msg"])
         action = wanted["action"]
         self.universe = action[0] == "buildTargets" and "universe" in action[1]
+        options = self.params.options
+        tries = getattr(options, "dry_run", False) or getattr(options, "dump_signatures", None)
+        task = action[2] if action[0] == "buildTargets" and not tries else None
+        self.emit("action", builds=task is not None, task=task)
         answer, error = self.server.runCommand(action)
         if error or not answer:
             return self.fail("Command '%s' failed: %s" % (action[0], error or "returned %s" % answer))
