@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::Path, process::ExitCode};
 use super::{
     args::{Check, Grant},
     context::{self, default_wanted},
-    output::{talk, talk_lines},
+    output::{talk, talk_block, talk_lines, watched},
     report::{Done, Failure, report},
     trust,
 };
@@ -74,7 +74,10 @@ impl Checked<'_> {
         if !judged.refused.is_empty() && self.said.insert(judged.digest().to_string()) {
             talk(format!("to grant them:  smidr trust    in CI, for exactly these:  --trust={}", judged.digest()));
         }
-        for warning in &plan.warnings {
+        if let Some(drawn) = project.drawn_warnings(watched()).filter(|drawn| self.said.insert(drawn.clone())) {
+            talk_block(&drawn);
+        }
+        for warning in plan.warnings.iter().filter(|warning| !project.draws(warning)) {
             if self.said.insert(warning.clone()) {
                 talk_lines(format!("warning: {warning}"));
             }

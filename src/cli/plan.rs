@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 use super::{
     args::{Grant, Plan},
     context,
-    output::{Document, say, say_block, say_lines},
+    output::{Document, say, say_block, say_lines, talk_block, watched},
     report::Done,
     trust,
 };
@@ -39,7 +39,7 @@ pub(super) fn plan(file: &Path, grant: &Grant, args: &Plan) -> Done {
             Document::new().with("plan", plan)?.with("asks", &judged.asks)?.with("refused", &judged.refused)?;
         document.with("digest", &judged.digest())?.say_without(&redactor);
     } else {
-        summary(&judged, &redactor);
+        summary(&judged, &redactor, &project);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -57,7 +57,7 @@ fn conf(plan: &plan::Plan, home: &Path, redactor: &Redactor) {
     }
 }
 
-fn summary(judged: &Judged, redactor: &Redactor) {
+fn summary(judged: &Judged, redactor: &Redactor, project: &Project) {
     let plan = &judged.plan;
     let line = |subject: &str, text: &str| say(redactor.text(&format!("{subject:<10} {text}")));
     for ask in trust::lines(judged) {
@@ -95,7 +95,10 @@ fn summary(judged: &Judged, redactor: &Redactor) {
         line("conf", text);
     }
     line("artifacts", &format!("{} in {}", plan.artifacts.join(" "), plan.folders.deploy.display()));
-    for warning in &plan.warnings {
+    if let Some(drawn) = project.drawn_warnings(watched()) {
+        talk_block(&redactor.text(&drawn));
+    }
+    for warning in plan.warnings.iter().filter(|warning| !project.draws(warning)) {
         say_lines(redactor.text(&format!("{:<10} {warning}", "warning")));
     }
 }

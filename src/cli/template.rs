@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::config::{
     Text,
     provider::{Provider, ProviderVersion},
+    series::Series,
 };
 
 /// A `smidr.yaml` that builds as it is.
@@ -43,9 +44,10 @@ build:
 
 # The machine that BitBake runs on, inside the sandbox.
 host:
-  recipe: debian-12
+  recipe: {host}
 ",
         default = provider.default,
+        host = Series::called(series).map_or("debian-12", |series| series.host.as_str()),
         versions = others("; ", provider.versions.iter().map(|version| &version.name), &provider.default),
         boards = others("  # ", machines, machine),
     );

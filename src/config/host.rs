@@ -6,6 +6,7 @@ use super::{
     node::{Span, Text},
     problem::Problem,
     schema::*,
+    series::Series,
 };
 
 /// The default stands first.
@@ -16,8 +17,8 @@ const NETWORKS: [(&str, Network); 3] =
     [("full", Network::Full), ("fetch-only", Network::FetchOnly), ("none", Network::None)];
 const OPENAT2: [(&str, Openat2); 3] = [("auto", Openat2::Auto), ("hide", Openat2::Hide), ("show", Openat2::Show)];
 
-/// Reads the section `host`, and `container`, its older name.
-pub(super) fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
+/// Reads the section `host`, and `container`, its older name. Without a build host in it, the usual one of the project's series is taken.
+pub(super) fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Series>) -> Host {
     let mut container = f.fields(d, "container");
     let base_image = container.text(d, "base_image");
     let container_memory = size(d, &mut container, "memory");
@@ -32,7 +33,10 @@ pub(super) fn host(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Host {
         }
         (None, Some(image)) => HostImage::Image(image),
         (Some(recipe), None) => HostImage::Recipe(recipe),
-        (None, None) => HostImage::Recipe(Text { span: f.span.clone(), text: DEFAULT_RECIPE.into() }),
+        (None, None) => {
+            let text = series.map_or(DEFAULT_RECIPE, |series| &series.host).into();
+            HostImage::Recipe(Text { span: f.span.clone(), text })
+        }
     };
     let span = f.span.clone();
     let host = Host {
@@ -78,7 +82,7 @@ fn without_namespaces(d: &mut Decoder<'_>, span: &Span, host: &Host) {
     }
 }
 
-/// The build host of configs that name none.
+/// The build host of configs that name neither one nor a known series.
 const DEFAULT_RECIPE: &str = "debian-12";
 
 /// One word of a few; the first of them where the key is missing.

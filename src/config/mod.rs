@@ -13,6 +13,7 @@ mod provided;
 pub mod provider;
 mod read;
 mod schema;
+pub mod series;
 mod source;
 mod substitute;
 mod values;

@@ -45,6 +45,15 @@ pub struct Problems {
 impl Problems {
     /// All problems with line and caret; `colour` for terminals.
     pub fn render(&self, colour: bool) -> String {
+        self.drawn_as(&Level::ERROR, colour)
+    }
+
+    /// The same as warnings.
+    pub fn render_warnings(&self, colour: bool) -> String {
+        self.drawn_as(&Level::WARNING, colour)
+    }
+
+    fn drawn_as(&self, level: &Level<'static>, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut list: Vec<&Problem> = self.list.iter().collect();
         list.sort_by_key(|problem| problem.span.start);
@@ -54,7 +63,7 @@ impl Problems {
             hint: problem.hint.as_deref().map(|hint| Shown::plain(hint).into()),
         };
         let file = String::from(Shown::plain(&self.file));
-        let drawn = list.into_iter().map(shown).map(|problem| renderer.render(&self.report(&file, &problem)));
+        let drawn = list.into_iter().map(shown).map(|problem| renderer.render(&self.report(level, &file, &problem)));
         // Filters what is quoted of the document.
         String::from(Shown::block(&drawn.collect::<Vec<_>>().join("\n")))
     }
@@ -73,14 +82,14 @@ impl Problems {
         self
     }
 
-    fn report<'a>(&'a self, file: &'a str, problem: &'a Problem) -> Vec<Group<'a>> {
+    fn report<'a>(&'a self, level: &Level<'a>, file: &'a str, problem: &'a Problem) -> Vec<Group<'a>> {
         let end = problem.span.end.min(self.text.len());
         let start = problem.span.start.min(end);
         // Marks only the first line of a value.
         let first = self.text.get(start..end).and_then(|value| value.lines().next());
         let end = first.map_or(end, |line| start + line.len());
         let snippet = Snippet::source(&self.text).path(file).annotation(AnnotationKind::Primary.span(start..end));
-        let mut groups = vec![Level::ERROR.primary_title(problem.title.as_str()).element(snippet)];
+        let mut groups = vec![level.clone().primary_title(problem.title.as_str()).element(snippet)];
         if let Some(hint) = &problem.hint {
             groups.push(Group::with_title(Level::HELP.with_name("hint").secondary_title(hint.as_str())));
         }

@@ -7,6 +7,7 @@ use super::{
     problem::{Problem, Problems, nearest},
     provider,
     schema::*,
+    series,
     source::{bitbake, check_names, layers},
     values::Minutes,
 };
@@ -26,6 +27,7 @@ pub fn read(file: &str, text: &str, variant: Option<&str>, lookup: Lookup<'_>) -
     }
     let mut config = config(&mut d, &root);
     config.variables = std::mem::take(&mut d.variables);
+    config.warnings = series::warnings(&config);
     if d.problems.is_empty() { Ok(config) } else { Err(problems(d.problems)) }
 }
 
@@ -99,13 +101,13 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         );
     }
     let base = base(d, &mut f);
-    let series = f.text(d, "yocto_series");
-    let provided = provider::provided(d, &base, series.as_ref());
+    let own_series = f.text(d, "yocto_series");
+    let provided = provider::provided(d, &base, own_series.as_ref());
     let below = provided.as_ref();
     // An unknown provider is one problem, not also one for each missing default.
     let unknown = base.provider.as_ref().filter(|_| below.is_none());
     let stand_in = unknown.map(|text| Text { span: text.span.clone(), text: String::new() });
-    let yocto_series = series.or_else(|| below?.version.series.clone()).or_else(|| stand_in.clone());
+    let yocto_series = own_series.or_else(|| below?.version.series.clone()).or_else(|| stand_in.clone());
     let mut features = f.fields(d, "features");
     let mut build_fields = f.fields(d, "build");
     let mut image_features = build_fields.texts(d, "extra_image_features");
@@ -119,16 +121,18 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         });
     }
     let mut packages = f.fields(d, "packages");
+    let layers = layers(d, &mut f, yocto_series.as_ref());
+    let known = series::of(yocto_series.as_ref(), &layers);
     let mut config = Config {
         name,
         description: f.text(d, "description"),
         base,
-        layers: layers(d, &mut f, yocto_series.as_ref()),
+        layers,
         bitbake: bitbake(d, &mut f),
         yocto_series,
         build,
         directories: directories(d, &mut f),
-        host: host(d, &mut f),
+        host: host(d, &mut f, known),
         package_classes: packages.texts(d, "classes"),
         image_features,
         user_classes: features.texts(d, "user_classes"),
@@ -139,6 +143,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         env: f.fields(d, "env").into_pairs(d),
         variants: variants(d, f.node("variants")),
         cache: cache(d, &mut f),
+        warnings: Vec::new(),
         variables: Vec::new(),
         provided: provided.clone(),
     };

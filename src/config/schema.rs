@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{decode::UsedVariable, inputs::Inputs, node::Text, provided::Provided, values::Size};
+use super::{decode::UsedVariable, inputs::Inputs, node::Text, problem::Problem, provided::Provided, values::Size};
 use crate::model::CommitId;
 
 /// A project: one `smidr.yaml`.
@@ -48,6 +48,8 @@ pub struct Config {
     pub variants: Vec<Text>,
     /// The name of the caches that it shares; none: the user's own.
     pub cache: Option<Text>,
+    /// What does not seem to fit together.
+    pub warnings: Vec<Problem>,
     /// Variables of the caller that its values name.
     pub variables: Vec<UsedVariable>,
 }

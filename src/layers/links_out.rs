@@ -1,5 +1,5 @@
 //! Symbolic links in layers of this machine that lead to what a build does not see. BitBake would say that the link's own file is not there, which
-//! everybody else sees. A link that leads nowhere here, or into the system's own folders, which the image has too, is left to BitBake.
+//! `ls` shows. A link that leads nowhere here, or into the system's own folders, which the image has too, is left to BitBake.
 
 use std::{
     fs,
@@ -25,6 +25,8 @@ const MOST_ENTRIES: usize = 200_000;
 /// The first that does, in the order of names.
 pub(super) fn check(checkouts: &Checkouts, plan: &Plan) -> Result<(), LayerError> {
     let writable = plan.folders.writable();
+    // A layer may be the whole project, with SMIDR_HOME in it.
+    let others = [writable.as_slice(), &[plan.smidr_home.as_path(), plan.layer_store.as_path()]].concat();
     let own = checkouts.own.iter().flat_map(|own| own.layers.iter().chain(&own.shown));
     let inputs = plan.inputs.iter().map(|input| &input.dest);
     let seen = own.chain(&checkouts.pinned).chain(inputs).map(PathBuf::as_path);
@@ -35,7 +37,7 @@ pub(super) fn check(checkouts: &Checkouts, plan: &Plan) -> Result<(), LayerError
     };
     let layers = checkouts.own.iter().flat_map(|own| &own.layers);
     let is_of_layer = |entry: &DirEntry| {
-        entry.depth() == 0 || !is_hidden(entry) && !writable.contains(&entry.path()) && !is_build(entry)
+        entry.depth() == 0 || !is_hidden(entry) && !others.contains(&entry.path()) && !is_build(entry)
     };
     let entries =
         layers.flat_map(|layer| WalkDir::new(layer).sort_by_file_name().into_iter().filter_entry(is_of_layer));

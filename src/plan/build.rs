@@ -449,6 +449,7 @@ fn warnings(config: &Config, facts: &SystemFacts) -> Vec<String> {
         warnings.push(format!("host.env: `{}` is not set here, so the build does not have it", name.text));
     }
     warnings.extend(provider::warnings(config));
+    warnings.extend(config.warnings.iter().map(|warning| warning.title.clone()));
     warnings
 }
 

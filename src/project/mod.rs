@@ -196,7 +196,10 @@ impl Project {
         };
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let read = config::read(&name, text, variant, &|name| facts.variable(name));
-        let config = read.map_err(|problems| Box::new(told(problems)))?;
+        let mut config = read.map_err(|problems| Box::new(told(problems)))?;
+        if *is_link {
+            config.warnings.clear();
+        }
         let settings = match paths::find(&facts.environment) {
             Ok(paths) => Settings::read(&paths, &facts.home)?,
             Err(_) => Settings::default(),
@@ -205,6 +208,19 @@ impl Project {
         let lock = lock.as_deref().map(|text| parse_lock(file, text)).transpose()?;
         let digest = Digest::from_sha256(Sha256::digest(text).into());
         Ok(Self { file: file.clone(), config, digest, settings, lock, sources })
+    }
+
+    /// The config's warnings with line and caret, where there are any.
+    pub(crate) fn drawn_warnings(&self, colour: bool) -> Option<String> {
+        let file = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let list = self.config.warnings.clone();
+        let all = Problems { file, text: self.sources.config.clone(), list };
+        (!all.list.is_empty()).then(|| all.render_warnings(colour))
+    }
+
+    /// Whether a warning of a plan is one of the config's.
+    pub(crate) fn draws(&self, warning: &str) -> bool {
+        self.config.warnings.iter().any(|problem| problem.title == warning)
     }
 
     /// The plan for what is wanted.

@@ -115,6 +115,31 @@ fn all_problems_at_once() {
     assert!(done.err.contains("smidr.yaml:1:1") && done.err.contains("smidr.yaml:3:"), "{}", done.err);
 }
 
+/// What the config alone tells about its series; nothing is fetched.
+#[test]
+fn parts_of_two_series_are_warned_about() {
+    let world = World::new();
+    world.init("p");
+    let layers = "layers:\n- {name: one, git: 'https://h.invalid/1', branch: scarthgap}\n- {name: two, git: 'https://h.invalid/2', branch: kirkstone}\n";
+    world.write("smidr.yaml", &format!("name: p\n{BASE}{layers}build: {{image: x}}\nhost: {{recipe: debian-13}}\n"));
+    for args in [&["check"][..], &["plan"]] {
+        let done = world.smidr().args(args).run();
+        done.expect_code(0)
+            .expect_err("warning: the layer `two` is of kirkstone, and the project of scarthgap\n --> smidr.yaml:5:51")
+            .expect_err("^^^^^^^^^")
+            .expect_err("warning: BitBake of scarthgap was not validated on `debian-13`\n --> smidr.yaml:7:16");
+        assert_eq!(done.err.matches("is of kirkstone").count() + done.out.matches("is of kirkstone").count(), 1);
+    }
+    let provided = "base: {provider: poky, version: '4.0', machine: qemux86}\n";
+    world.write("smidr.yaml", &format!("name: p\nyocto_series: scarthgap\n{provided}"));
+    let done = world.smidr().args(["check"]).run();
+    done.expect_code(2)
+        .expect_err("yocto_series is scarthgap, but poky 4.0 is of kirkstone")
+        .expect_err("smidr.yaml:2:15");
+    world.write("smidr.yaml", &format!("name: p\n{provided}"));
+    world.smidr().args(["plan"]).run().expect_code(0).expect_out("ubuntu-22.04");
+}
+
 #[test]
 fn variants_are_checked_too() {
     let world = World::new();

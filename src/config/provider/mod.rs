@@ -13,6 +13,7 @@ use super::{
     node::{Node, Span, Text, Value},
     problem::{Problem, nearest},
     schema::*,
+    series::Series,
 };
 use include_dir::{Dir, include_dir};
 
@@ -79,11 +80,27 @@ pub(super) fn provided(d: &mut Decoder<'_>, base: &Base, series: Option<&Text>) 
         (None, None) => (provider.version(&provider.default), Choice::Default),
     };
     match found.cloned() {
-        Some(version) => Some(Provided { provider, version, choice }),
+        Some(version) => {
+            differs(d, &provider, &version, series);
+            Some(Provided { provider, version, choice })
+        }
         None => {
             d.problem(unknown_version(&provider, base.version.as_ref(), series));
             None
         }
+    }
+}
+
+/// The layers of a version do not work with another series.
+fn differs(d: &mut Decoder<'_>, provider: &Provider, version: &ProviderVersion, series: Option<&Text>) {
+    let (Some(wanted), Some(own)) = (series, &version.series) else { return };
+    if wanted.text != own.text && Series::called(wanted).is_some() {
+        let title = format!("yocto_series is {wanted}, but {} {} is of {own}", provider.name, version.name);
+        let hint = match provider.of_series(wanted) {
+            Some(fits) => format!("leave out yocto_series, or write `version: \"{}\"` in `base`", fits.name),
+            None => "leave out yocto_series, or choose another version".into(),
+        };
+        d.problem(Problem::new(wanted.span.clone(), title).hint(hint));
     }
 }
 
