@@ -83,6 +83,8 @@ pub(super) enum Command {
     Doctor(Doctor),
     /// Print a script that completes commands in your shell
     Completions(Completions),
+    /// Print the manual page, or write one for each command
+    Man(Man),
     /// Run a submission; not for people
     #[command(name = "__worker", hide = true)]
     Worker(Worker),
@@ -609,6 +611,14 @@ pub(super) struct Doctor {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `smidr man`
+#[derive(Args)]
+pub(super) struct Man {
+    /// Write a page for each command into this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub dir: Option<PathBuf>,
 }
 
 /// `smidr completions`

@@ -21,6 +21,7 @@ mod keeper;
 mod layers;
 mod lock;
 mod logs;
+mod man;
 mod output;
 mod plan;
 mod pty;
@@ -92,7 +93,13 @@ pub fn main() -> ExitCode {
         Command::Du(args) => du::du(&args),
         Command::Clean(args) => clean::clean(&args),
         Command::Doctor(args) => doctor::doctor(&config, &args),
+        Command::Man(args) => man::man(&args),
         Command::Completions(args) => completions::completions(&args),
     };
-    done.unwrap_or_else(|failure| report::report(&failure))
+    let code = done.unwrap_or_else(|failure| report::report(&failure));
+    match output::written().map_err(|lost| report::report(&lost.into())) {
+        // What failed already says more.
+        Err(of_lost) if code == ExitCode::SUCCESS => of_lost,
+        _ => code,
+    }
 }

@@ -5,6 +5,7 @@
 use std::{
     cell::RefCell,
     io::{self, IsTerminal as _, Write},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -42,7 +43,7 @@ pub(crate) fn say_json(document: &impl Serialize) {
 
 /// Prints a document on one line; a closed pipe is no error.
 pub(super) fn offer_json(document: &impl Serialize) {
-    let _ = print(anstream::stdout().lock(), &Shown::json(&serde_json::to_string(document).unwrap_or_default()));
+    note(print(anstream::stdout().lock(), &Shown::json(&serde_json::to_string(document).unwrap_or_default())));
 }
 
 /// Prints a line of talk. Whatever it says, it is one line.
@@ -100,10 +101,42 @@ fn say_shown(text: &Shown) {
 }
 
 fn end_at_closed_pipe(printed: io::Result<()>) {
-    if printed.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+    match printed {
         // `smidr logs | head` has seen enough. 128 and the number of SIGPIPE is what a shell would report.
-        std::process::exit(141);
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(141),
+        printed => note(printed),
     }
+}
+
+/// The first error of standard output but a closed pipe, such as a full disk.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+fn note(printed: io::Result<()>) {
+    if let Err(error) = printed.and_then(|()| io::stdout().flush())
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        let _ = LOST.set(error);
+    }
+}
+
+/// Standard output that could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output could not be written, and what is missing there is lost")]
+pub(super) struct Lost(#[source] io::Error);
+
+impl UserError for Lost {
+    fn kind(&self) -> Kind {
+        Kind::Host
+    }
+}
+
+/// What became of standard output, once everything is printed.
+///
+/// # Errors
+///
+/// When some of it could not be written.
+pub(super) fn written() -> Result<(), Lost> {
+    LOST.get().map_or(Ok(()), |error| Err(Lost(io::Error::new(error.kind(), error.to_string()))))
 }
 
 #[cfg(test)]

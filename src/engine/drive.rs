@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
+    io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     sync::mpsc::{self, RecvTimeoutError, SyncSender},
     thread,
@@ -466,14 +466,23 @@ fn beginning(text: &str) -> String {
     format!("{} …", start.rsplit_once(char::is_whitespace).map_or("", |(words, _)| words))
 }
 
-/// The lines at the end of a log.
+/// The lines at the end of a log. One that is too long has only its end, behind a remark: errors stand there.
 fn tail(mut file: File) -> Option<Vec<String>> {
     let length = file.metadata().ok()?.len();
     let start = length.saturating_sub(LOG_BYTES);
     file.seek(SeekFrom::Start(start)).ok()?;
     let mut bytes = Vec::new();
     file.take(LOG_BYTES).read_to_end(&mut bytes).ok()?;
-    // The first may be half a line, and half a secret is not recognised.
-    let lines = BufReader::new(bytes.as_slice()).split(b'\n').skip(usize::from(start > 0));
-    Some(lines.map_while(Result::ok).map(|line| String::from_utf8_lossy(&line).into_owned()).collect())
+    let mut lines: Vec<String> =
+        bytes.split(|byte| *byte == b'\n').map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+    // Behind the last newline there is nothing.
+    lines.pop_if(|last| last.is_empty());
+    if start > 0
+        && let Some(first) = lines.first_mut()
+    {
+        // Half a word could be half a secret, which is not recognised.
+        let whole = first.split_once(char::is_whitespace).map_or("", |(_, rest)| rest);
+        *first = format!("[the beginning of this line is left out] {whole}");
+    }
+    Some(lines)
 }

@@ -218,6 +218,27 @@ fn a_project_is_found_from_its_folders() {
 }
 
 #[test]
+fn standard_output_on_a_full_disk_is_an_error() {
+    let world = World::new();
+    world.init("p");
+    for command in [
+        &["plan", "--json"][..],
+        &["plan"],
+        &["layers", "ls"],
+        &["status", "--json"],
+        &["image", "ls", "--json"],
+        &["doctor", "--json"],
+        &["completions", "bash"],
+        &["du"],
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+        let done = world.smidr().args(command).run_into(full);
+        done.expect_code(3).expect_one_error().expect_err("standard output could not be written");
+        done.expect_err("caused by: No space left on device");
+    }
+}
+
+#[test]
 fn an_unknown_variant_is_refused() {
     let world = World::new();
     world.init("p");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 44] = [
+const COMMANDS: [&[&str]; 45] = [
     &[],
     &["init"],
     &["check"],
@@ -48,6 +48,7 @@ const COMMANDS: [&[&str]; 44] = [
     &["du"],
     &["clean"],
     &["doctor"],
+    &["man"],
     &["completions"],
 ];
 
@@ -82,6 +83,21 @@ fn the_help_test_covers_every_command() {
             assert!(COMMANDS.contains(&path.as_slice()), "{path:?} is in no test");
         }
     }
+}
+
+#[test]
+fn manual_pages_of_all_commands() {
+    let world = World::new();
+    world.smidr().arg("man").run().expect_code(0).expect_out(".TH smidr 1").expect_out("SUBCOMMANDS");
+    let folder = world.work.join("man");
+    let done = world.smidr().args(["man", "--dir"]).arg(folder.to_str().expect("text")).run();
+    done.expect_code(0).expect_out("man -l ");
+    let pages = World::names(&folder);
+    for page in ["smidr.1", "smidr-build.1", "smidr-layers-diff.1"] {
+        assert!(pages.iter().any(|known| known == page), "{page} in {pages:?}");
+    }
+    // What is not for people has none.
+    assert!(!pages.iter().any(|page| page.contains("__")), "{pages:?}");
 }
 
 #[test]

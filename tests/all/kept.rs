@@ -47,3 +47,15 @@ fn only_what_a_build_deployed_is_kept() {
     let done = build(&world, &["hello"]);
     done.expect_code(1).expect_err("failed after").expect_err("matches nothing/*").expect_err("used ");
 }
+
+#[test]
+fn the_end_of_a_long_line_of_a_log_is_shown() {
+    let Some(world) = World::with_project("kept::the_end_of_a_long_line_of_a_log_is_shown") else { return };
+    world.write(
+        "layers/meta-hello/recipes-hello/odd/odd.bb",
+        "SUMMARY = \"Odd\"\nLICENSE = \"MIT\"\ninherit nobuild\ndo_shout[nostamp] = \"1\"\ndo_shout() {\n    printf 'gcc '; \
+         head -c 200000 /dev/zero | tr '\\0' 'x'; echo ' undefined reference to foo'\n    exit 1\n}\naddtask shout\n",
+    );
+    let done = build(&world, &["odd:do_shout"]);
+    done.expect_code(1).expect_err("[the beginning of this line is left out] undefined reference to foo");
+}

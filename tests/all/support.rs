@@ -260,6 +260,12 @@ impl Smidr {
         })
     }
 
+    /// Runs it to its end, with standard output to a file.
+    pub(crate) fn run_into(mut self, out: fs::File) -> Done {
+        self.0.stdin(Stdio::null()).stdout(out).stderr(Stdio::piped());
+        Done::new(self.0.output().expect("smidr runs"))
+    }
+
     /// Starts it; standard output and standard error go to a file each.
     pub(crate) fn start(mut self) -> Running {
         let folder = tempfile::tempdir().expect("a temporary folder");
