@@ -454,8 +454,9 @@ mod tests {
         let (mut pool, mut room) =
             (Pool::open(&folder.path().join("kept"), &folder.path().join("seen")), Room::of(1 << 20, &build));
         let mut keep = Keep { pool: &mut pool, room: &mut room };
-        let kept = collect(&deploy, &["images/board/**".into()], &build, keep.again(), &on, &StopToken::default())
-            .expect("collected");
+        let kept =
+            collect(&deploy, &["images/board/**".into()], &|_| true, &build, keep.again(), &on, &StopToken::default())
+                .expect("collected");
         let names: Vec<String> = kept.iter().map(|artifact| artifact.path.display().to_string()).collect();
         assert_eq!(names, ["images/board/a.ext4", "images/board/latest"]);
         assert_eq!(fs::read(build.join("artifacts/images/board/a.ext4")).expect("kept"), b"content");
@@ -466,6 +467,7 @@ mod tests {
         let nothing = collect(
             &deploy,
             &["images/other/*".into()],
+            &|_| true,
             &folder.path().join("b2"),
             keep.again(),
             &on,
@@ -498,7 +500,7 @@ mod tests {
             let (mut pool, mut room) =
                 (Pool::open(&folder.path().join("kept"), &folder.path().join("seen")), Room::of(bytes, &build));
             let keep = Keep { pool: &mut pool, room: &mut room };
-            collect(&deploy, &["**".into()], &build, keep, on, &StopToken::default()).map(|kept| kept.len())
+            collect(&deploy, &["**".into()], &|_| true, &build, keep, on, &StopToken::default()).map(|kept| kept.len())
         };
         let on = Emitter::new(id(), Vec::new());
         let broken = Emitter::new(id(), vec![Box::new(Breaks)]);

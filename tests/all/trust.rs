@@ -68,8 +68,12 @@ fn a_build_cannot_plant_code_for_later_runs() {
          mkdir -p ${TOPDIR}/workspace/sources/x && mark written sources",
     );
     build_probe(&world).expect_code(0);
+    // The one file there is smidr's own.
     let marks = run(&world, "cat marks; ls -A ~; ls -A ~/.local 2>/dev/null; true").expect_code(0).out.clone();
-    assert_eq!(marks, "written: sources\n", "what a build could change, and what the next shell finds in HOME");
+    assert_eq!(
+        marks, "written: sources\n.gitconfig\n",
+        "what a build could change, and what the next shell finds in HOME"
+    );
     // With --clean all goes but the caches and what devtool works on.
     let stays = world.smidr.join("downloads/stays");
     fs::write(&stays, "").expect("a file");
