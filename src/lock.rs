@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::HOST,
+    config::{self, HOST, Problems},
     model::{CommitId, Digest, Hint, Kind, UserError},
 };
 
@@ -171,14 +171,17 @@ pub struct PackagePin {
 pub enum LockError {
     /// Not what `smidr` writes.
     #[error("smidr.lock is damaged")]
-    Damaged(#[source] Box<serde_yaml::Error>),
+    Damaged(Box<Problems>),
+    /// A merge of git's that was left open.
+    #[error("smidr.lock has a merge conflict")]
+    Conflict(Box<Problems>),
     /// A link, so that nothing of what it leads to is quoted.
     #[error("smidr.lock is a link to a file that is not a lock (line {line}, column {column})")]
     Linked {
         /// The line, from 1.
-        line: u64,
+        line: usize,
         /// The column, from 1.
-        column: u64,
+        column: usize,
     },
     /// A malformed name or version of a package.
     #[error("smidr.lock has the package `{0}`, which is not a valid name and version")]
@@ -193,10 +196,20 @@ impl UserError for LockError {
         Kind::Request
     }
 
+    fn drawn(&self, colour: bool) -> Option<String> {
+        match self {
+            Self::Damaged(problems) | Self::Conflict(problems) => Some(problems.render(colour)),
+            _ => None,
+        }
+    }
+
     fn hints(&self) -> Vec<Hint> {
         vec![match self {
             Self::Damaged(_) | Self::Package(_) => {
                 Hint::command("restore it from version control, or update smidr", "git checkout smidr.lock")
+            }
+            Self::Conflict(_) => {
+                Hint::command("keep what both sides pin alike, and pin the rest to what it is now", "smidr lock")
             }
             Self::Linked { .. } => Hint::new("replace the link by the lock itself"),
             Self::TooNew(_) => Hint::new("update smidr"),
@@ -209,8 +222,11 @@ impl LockError {
     #[must_use]
     pub fn unquoted(self) -> Self {
         match self {
-            Self::Damaged(error) => {
-                let (line, column) = error.location().map_or((1, 1), |place| (place.line(), place.column()));
+            Self::Damaged(problems) | Self::Conflict(problems) => {
+                let start = problems.list.first().map_or(0, |problem| problem.span.start);
+                let before = problems.text.get(..start).unwrap_or_default();
+                let line = before.matches('\n').count() + 1;
+                let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
                 Self::Linked { line, column }
             }
             other => other,
@@ -305,6 +321,11 @@ impl Lock {
     ///
     /// When it is damaged or too new.
     pub fn parse(text: &str) -> Result<Self, LockError> {
+        let problems =
+            |problem| Box::new(Problems { file: "smidr.lock".into(), text: text.into(), list: vec![problem] });
+        if let Some(conflict) = config::conflict(text) {
+            return Err(LockError::Conflict(problems(config::Problem { hint: None, ..conflict })));
+        }
         #[derive(Deserialize)]
         struct Version {
             version: u32,
@@ -315,7 +336,7 @@ impl Lock {
             // A newer version may have another form.
             Err(error) => match serde_yaml::from_str(text) {
                 Ok(Version { version }) if version > VERSION => return Err(LockError::TooNew(version)),
-                _ => return Err(LockError::Damaged(Box::new(error))),
+                _ => return Err(LockError::Damaged(problems(config::yaml_problem(text, &error)))),
             },
         };
         // These become arguments of the host's apt, and a lock is untrusted.
@@ -325,6 +346,33 @@ impl Lock {
             Some((name, package)) => Err(LockError::Package(format!("{name}={}", package.version))),
             None => Ok(lock),
         }
+    }
+
+    /// What the two sides of a merge conflict pin alike, or only one of them pins; and the names of what they pin differently.
+    ///
+    /// # Errors
+    ///
+    /// When one of the sides is no lock.
+    pub fn merged(text: &str) -> Result<(Self, Vec<String>), LockError> {
+        let [ours, theirs] = config::sides(text);
+        let (mut lock, theirs) = (Self::parse(&ours)?, Self::parse(&theirs)?);
+        let mut left_out: Vec<String> = Vec::new();
+        let mut both = Pins { hosts: lock.hosts.clone(), repositories: lock.repositories.clone() };
+        both.hosts.extend(theirs.hosts.iter().filter(|pin| lock.host(&pin.name).is_none()).cloned());
+        let is_new = |pin: &&RepositoryPin| !lock.repositories.iter().any(|known| known.replaces(pin));
+        both.repositories.extend(theirs.repositories.iter().filter(is_new).cloned());
+        both.hosts.retain(|pin| {
+            let agrees = theirs.host(&pin.name).is_none_or(|other| other == pin);
+            left_out.extend((!agrees).then(|| pin.name.clone()));
+            agrees
+        });
+        both.repositories.retain(|pin| {
+            let agrees = theirs.repositories.iter().all(|other| !other.replaces(pin) || other == pin);
+            left_out.extend((!agrees).then(|| pin.name.clone()));
+            agrees
+        });
+        (lock.config, lock.hosts, lock.repositories) = (None, both.hosts, both.repositories);
+        Ok((lock, left_out))
     }
 
     /// The text of the lock: the same lock gives the same text.
@@ -451,6 +499,24 @@ mod tests {
     fn newer_and_damaged_locks_are_refused() {
         assert!(matches!(Lock::parse("version: 2\nfoo: bar\n"), Err(LockError::TooNew(2))));
         assert!(matches!(Lock::parse("version: 1\nhost: 3\n"), Err(LockError::Damaged(_))));
-        assert!(matches!(Lock::parse("<<<<<<< HEAD\n"), Err(LockError::Damaged(_))));
+        assert!(matches!(Lock::parse("<<<<<<< HEAD\n"), Err(LockError::Conflict(_))));
+    }
+
+    #[test]
+    fn a_merge_keeps_what_both_sides_pin_alike() {
+        let pin = |name: &str, commit: &str| {
+            format!("- name: {name}\n  git: https://h/{name}\n  branch: b\n  commit: {}\n", commit.repeat(20))
+        };
+        let text = format!(
+            "version: 1\nrepositories:\n{}<<<<<<< ours\n{}=======\n{}{}>>>>>>> theirs\n",
+            pin("same", "0a"),
+            pin("other", "0b"),
+            pin("other", "0c"),
+            pin("new", "0d")
+        );
+        let (lock, left_out) = Lock::merged(&text).expect("two locks");
+        let names: Vec<&str> = lock.repositories().iter().map(|pin| pin.name.as_str()).collect();
+        assert_eq!((names, left_out), (vec!["same", "new"], vec!["other".to_owned()]));
+        assert!(Lock::merged("<<<<<<< a\nversion: 1\n=======\nnonsense\n>>>>>>> b\n").is_err());
     }
 }

@@ -17,6 +17,8 @@ mod archives;
 mod artifacts;
 #[path = "all/border.rs"]
 mod border;
+#[path = "all/check.rs"]
+mod check;
 #[path = "all/checkout_fixture.rs"]
 mod checkout_fixture;
 #[path = "all/checkouts.rs"]

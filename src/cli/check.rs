@@ -1,4 +1,4 @@
-//! `smidr check`: every problem of the config and of its variants at once.
+//! `smidr check`: every problem of the config and of its variants at once, as far as it can be known without the network. Changes nothing.
 
 use std::{collections::HashSet, path::Path, process::ExitCode};
 
@@ -6,14 +6,15 @@ use super::{
     args::{Check, Grant},
     context::{self, default_wanted},
     output::{talk, talk_block, talk_lines, watched},
-    report::{Done, Failure, report},
+    report::{self, Done, Failure, report},
     trust,
 };
 use crate::{
-    layers,
-    model::{Paths, SystemFacts},
-    project::{Project, ProjectError, trust::Given},
-    recipes,
+    config::{self, Problem},
+    engine::{self, Wrong},
+    model::{Kind, Paths, SystemFacts, UserError},
+    project::{Project, ProjectError, Sources, trust::Given},
+    recipes::RecipeError,
     system::paths,
 };
 
@@ -22,85 +23,148 @@ pub(super) fn check(file: &Path, grant: &Grant, args: &Check) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let given = trust::given(&facts, grant);
-    let mut checked =
-        Checked { given, file, facts: &facts, paths: &paths, said: HashSet::new(), code: ExitCode::SUCCESS };
-    let variants = checked.one(args.variant.clone());
+    let sources = Sources::look(file)?;
+    let variants = config::variants(&sources.config);
+    let mut checked = Checked { given, sources, facts: &facts, paths: &paths, said: HashSet::new(), kinds: Vec::new() };
+    checked.one(args.variant.clone());
     for variant in variants.into_iter().filter(|_| args.variant.is_none()) {
         checked.one(Some(variant));
     }
-    if checked.code == ExitCode::SUCCESS {
-        talk(format!("{} is good", file.display()));
-    }
-    Ok(checked.code)
+    // What is wrong with the request is told before what this machine lacks.
+    let kind = checked.kinds.iter().find(|kind| **kind == Kind::Request).or(checked.kinds.first());
+    Ok(match kind {
+        Some(kind) => ExitCode::from(kind.exit_code()),
+        None => {
+            talk(format!("{} is good", file.display()));
+            ExitCode::SUCCESS
+        }
+    })
 }
 
 struct Checked<'a> {
-    file: &'a Path,
+    sources: Sources,
     given: Given,
     facts: &'a SystemFacts,
     paths: &'a Paths,
     // Variants have most in common, and nothing is said twice.
     said: HashSet<String>,
-    code: ExitCode,
+    kinds: Vec<Kind>,
 }
 
 impl Checked<'_> {
-    // Gives the names of all variants.
-    fn one(&mut self, variant: Option<String>) -> Vec<String> {
-        let project = match Project::read(self.file, variant.as_deref(), self.facts) {
-            Ok(project) => project,
-            Err(error) => {
-                if let (ProjectError::Config(_), Some(variant)) = (&error, &variant) {
-                    talk(format!("with --variant {variant}:"));
+    fn one(&mut self, variant: Option<String>) {
+        let examined = Project::examine(self.sources.clone(), variant.as_deref(), self.facts);
+        let (project, wrong) = match examined {
+            Ok(examined) => examined,
+            Err(error) => return self.wrong(error),
+        };
+        let mut drawn = Vec::new();
+        for error in wrong {
+            match error {
+                ProjectError::Config(problems) => {
+                    drawn.extend(problems.list.into_iter().map(|problem| (problem, Kind::Request)))
                 }
-                // Two variants may have the same number of problems, which are not the same.
-                self.code = report(&error.into());
+                error => self.wrong(error),
+            }
+        }
+        if let Some(mut project) = project {
+            for wrong in self.look(&mut project, variant.clone()) {
+                match self.problem(&wrong, variant.as_deref()) {
+                    Some(problem) => drawn.push(problem),
+                    None => self.wrong(wrong.error),
+                }
+            }
+        }
+        self.draw(drawn, variant.as_deref());
+    }
+
+    /// What is wrong beyond the text itself. Also says what the project asks for, and warns.
+    fn look(&mut self, project: &mut Project, variant: Option<String>) -> Vec<Wrong> {
+        let wanted = default_wanted(variant);
+        let all_layers = project.config.layers.len();
+        let mut wrong = match engine::settle(project, &wanted, self.facts, self.paths) {
+            Ok(wrong) => wrong,
+            Err(error) => {
+                self.wrong(error);
                 return Vec::new();
             }
         };
-        let judged = match trust::judge(&project, &default_wanted(variant), self.facts, self.paths, &self.given) {
+        let judged = match trust::judge(project, &wanted, self.facts, self.paths, &self.given) {
             Ok(judged) => judged,
             Err(failure) => {
-                self.wrong(&failure);
-                return names(&project);
+                self.report(&failure);
+                return wrong;
             }
         };
-        let plan = &judged.plan;
         for ask in trust::lines(&judged) {
-            if self.said.insert(ask.clone()) {
-                talk(format!("asks: {ask}"));
-            }
+            self.say(format!("asks: {ask}"));
         }
-        if !judged.refused.is_empty() && self.said.insert(judged.digest().to_string()) {
-            talk(format!("to grant them:  smidr trust    in CI, for exactly these:  --trust={}", judged.digest()));
+        if !judged.refused.is_empty() {
+            let digest = judged.digest();
+            self.say(format!("to grant them:  smidr trust    in CI, for exactly these:  --trust={digest}"));
         }
+        let is_whole = project.config.whole && project.config.layers.len() == all_layers;
+        let seen = engine::look(project, &judged.plan, is_whole, self.facts, self.paths);
         if let Some(drawn) = project.drawn_warnings(watched()).filter(|drawn| self.said.insert(drawn.clone())) {
             talk_block(&drawn);
         }
-        for warning in plan.warnings.iter().filter(|warning| !project.draws(warning)) {
-            if self.said.insert(warning.clone()) {
-                talk_lines(format!("warning: {warning}"));
-            }
+        let plain = judged.plan.warnings.iter().filter(|warning| !project.draws(warning));
+        for warning in plain.chain(&seen.warnings) {
+            self.say(format!("warning: {warning}"));
         }
-        // What only this machine knows. One missing folder does not hide the next.
-        for error in layers::missing(plan) {
-            self.wrong(&error.into());
+        if !seen.absent.is_empty() {
+            self.say(format!("not here yet, so not looked at: {}; to bring them:  smidr lock", seen.absent.join(", ")));
         }
-        if plan.host.recipe
-            && let Err(error) = recipes::planned(plan, self.paths)
-        {
-            self.wrong(&error.into());
-        }
-        names(&project)
+        wrong.extend(seen.wrong);
+        wrong
     }
 
-    fn wrong(&mut self, failure: &Failure) {
-        if self.said.insert(failure.to_string()) {
-            self.code = report(failure);
+    fn say(&mut self, line: String) {
+        if self.said.insert(line.clone()) {
+            talk_lines(line);
         }
     }
-}
 
-fn names(project: &Project) -> Vec<String> {
-    project.config.variants.iter().map(ToString::to_string).collect()
+    /// The place in the config that asks for what is wrong.
+    fn problem(&self, wrong: &Wrong, variant: Option<&str>) -> Option<(Problem, Kind)> {
+        // A recipe is drawn itself.
+        if matches!(&wrong.error, engine::EngineError::Recipe(RecipeError::Wrong(_))) {
+            return None;
+        }
+        let by_keys = || config::place(&self.sources.config, variant, &wrong.keys);
+        let span = wrong.span.clone().or_else(by_keys)?;
+        let mut title = wrong.error.to_string();
+        let mut cause = std::error::Error::source(&wrong.error);
+        while let Some(error) = cause {
+            title += &format!(": {error}");
+            cause = error.source();
+        }
+        let hints: Vec<String> = wrong.error.hints().iter().map(ToString::to_string).collect();
+        let hint = (!hints.is_empty()).then(|| hints.join("\n"));
+        Some((Problem { span, title, hint }, wrong.error.kind()))
+    }
+
+    fn draw(&mut self, mut list: Vec<(Problem, Kind)>, variant: Option<&str>) {
+        list.retain(|(problem, _)| self.said.insert(format!("{problem:?}")));
+        if list.is_empty() {
+            return;
+        }
+        self.kinds.extend(list.iter().map(|(_, kind)| *kind));
+        if let Some(variant) = variant {
+            talk(format!("with --variant {variant}:"));
+        }
+        let problems = self.sources.problems(list.into_iter().map(|(problem, _)| problem).collect());
+        talk_block(&report::redacted(&problems.render(watched())));
+    }
+
+    fn wrong(&mut self, error: impl UserError + Send + Sync + 'static) {
+        self.report(&error.into());
+    }
+
+    fn report(&mut self, failure: &Failure) {
+        if self.said.insert(format!("{failure}\n{:?}", failure.hints())) {
+            self.kinds.push(failure.kind());
+            report(failure);
+        }
+    }
 }

@@ -71,7 +71,7 @@ pub(super) fn named_or_newest(
 ) -> Result<BuildRecord, Failure> {
     let project = match id {
         Some(_) => return Ok(service.show(id)?),
-        None => Project::read(config, None, facts),
+        None => Project::look(config, None, facts),
     };
     let project = match project {
         Err(ProjectError::Missing { above: None, .. }) => return Ok(service.show(None)?),

@@ -6,23 +6,23 @@ use super::{
     args::{self, Grant},
     command_context::CommandContext,
     context::default_wanted,
-    output::say,
+    output::{say, talk},
     report::{Done, Failure, Refused},
     trust,
 };
 use crate::{
-    config::{BITBAKE, Config, HOST, nearest},
+    config::{BITBAKE, Config, HOST, conflict, nearest},
     engine,
-    lock::{Lock, Pins, RepositoryPin},
+    lock::{Lock, Pins, RepositoryPin, lock_path},
     model::{BuildRequest, CommitId, Hint},
     plan::Plan,
-    project::Project,
+    project::{Project, Sources},
 };
 
 /// Runs the command.
 pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
     let context = CommandContext::open("lock")?;
-    let mut project = Project::read(file, None, &context.facts)?;
+    let (mut project, had_conflict) = open(file, &context)?;
     let before = project.lock.clone().unwrap_or_default();
     let mut lock = before.clone();
     let fresh_host = match &args.update {
@@ -31,11 +31,11 @@ pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
             lock = Lock::default();
             true
         }
-        Some(wanted) => forget(&mut lock, wanted, &names(file, &project, &context)?)?,
+        Some(wanted) => forget(&mut lock, wanted, &names(&project, &context)?)?,
     };
     project.lock = Some(lock);
     let host = if fresh_host { HostWanted::Fresh } else { HostWanted::Pinned };
-    let pins = pin_all(&context, file, &project, host, grant)?;
+    let pins = pin_all(&context, &project, host, grant)?;
     let _alone = project.alone(&context.paths)?;
     let mut lock = project.lock.clone().unwrap_or_default();
     lock.forget_folders();
@@ -43,12 +43,34 @@ pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
     lock.pin(pins);
     lock.keep(&asked);
     lock.config = Some(project.digest.clone());
-    if lock != before {
+    if lock != before || had_conflict {
         project.write_lock(&lock)?;
     }
     let redactor = context.on.redactor();
     summary(&before, &lock).iter().for_each(|line| say(redactor.text(line)));
     Ok(std::process::ExitCode::SUCCESS)
+}
+
+/// The project, and whether its lock is what both sides of an open merge pin alike.
+fn open(file: &Path, context: &CommandContext) -> Result<(Project, bool), Failure> {
+    let mut sources = Sources::read(file)?;
+    let Some(text) = sources.lock.take_if(|text| conflict(text).is_some()) else {
+        return Ok((Project::of(sources, None, &context.facts)?, false));
+    };
+    let merged = Lock::merged(&text);
+    let (lock, left_out) =
+        merged.map_err(|error| if lock_path(&sources.file).is_symlink() { error.unquoted() } else { error })?;
+    let mut project = Project::of(sources, None, &context.facts)?;
+    project.lock = Some(lock);
+    talk("smidr.lock had a merge conflict: what both sides pin alike stays");
+    left_out.iter().for_each(|name| talk(format!("pinned differently by the two sides, so to what it is now: {name}")));
+    Ok((project, true))
+}
+
+/// The project with one of its variants.
+fn with_variant(context: &CommandContext, project: &Project, variant: &str) -> Result<Project, Failure> {
+    let of_variant = Project::of(project.sources.clone(), Some(variant), &context.facts)?;
+    Ok(Project { lock: project.lock.clone(), ..of_variant })
 }
 
 /// Forgets what is to be pinned anew, which the config or one of its variants has, or the lock. Says whether the build host is among it.
@@ -72,14 +94,14 @@ fn forget(lock: &mut Lock, names: &[String], config: &[String]) -> Result<bool, 
 }
 
 /// What the config and its variants call what is pinned.
-fn names(file: &Path, project: &Project, context: &CommandContext) -> Result<Vec<String>, Failure> {
+fn names(project: &Project, context: &CommandContext) -> Result<Vec<String>, Failure> {
     let of = |config: &Config| {
         let bitbake = config.bitbake.as_ref().map(|_| BITBAKE.to_owned());
         config.layers.iter().map(|layer| layer.name.text.clone()).chain(bitbake).collect::<Vec<_>>()
     };
     let mut names = of(&project.config);
     for variant in &project.config.variants {
-        names.extend(of(&Project::read(file, Some(variant), &context.facts)?.config));
+        names.extend(of(&with_variant(context, project, variant)?.config));
     }
     Ok(names)
 }
@@ -98,19 +120,17 @@ pub(super) enum HostWanted {
 /// What the config and each of its variants are to be pinned to.
 pub(super) fn pin_all(
     context: &CommandContext,
-    file: &Path,
     project: &Project,
     host: HostWanted,
     grant: &Grant,
 ) -> Result<Pins, Failure> {
     // What is wrong with one of them is said before anything long begins.
     for variant in &project.config.variants {
-        settle(context, &Project::read(file, Some(variant), &context.facts)?, &wanted(variant), grant)?;
+        settle(context, &with_variant(context, project, variant)?, &wanted(variant), grant)?;
     }
     let mut all = pin_one(context, project, default_wanted(None), host, grant)?;
     for variant in &project.config.variants {
-        let mut variant_project = Project::read(file, Some(variant), &context.facts)?;
-        variant_project.lock.clone_from(&project.lock);
+        let mut variant_project = with_variant(context, project, variant)?;
         variant_project.lock.get_or_insert_default().pin(all.clone());
         let pins = pin_one(context, &variant_project, wanted(variant), host, grant)?;
         all.repositories.extend(pins.repositories);

@@ -75,7 +75,7 @@ pub(super) fn logs(config: &Path, args: &Logs) -> Done {
 
 /// What the project in this folder keeps secret; where there is none, what the environment sounds like.
 fn secrets(config: &Path, build: &BuildRecord, facts: &SystemFacts, paths: &Paths) -> Secrets {
-    let project = Project::read(config, build.variant.as_deref(), facts).ok();
+    let project = Project::look(config, build.variant.as_deref(), facts).ok();
     match project
         .and_then(|project| project.plan(&default_wanted(build.variant.clone()), facts, paths, &Domain::Own).ok())
     {

@@ -21,7 +21,7 @@ use crate::{
 /// Runs the command.
 pub(super) fn plan(file: &Path, grant: &Grant, args: &Plan) -> Done {
     let facts = context::gather();
-    let project = Project::read(file, args.variant.as_deref(), &facts)?;
+    let project = Project::look(file, args.variant.as_deref(), &facts)?;
     let paths = paths::find(&facts.environment)?;
     let judged = trust::judge(
         &project,

@@ -29,13 +29,12 @@ impl<E: UserError + Send + Sync + 'static> From<E> for Failure {
 pub(super) fn report(failure: &Failure) -> ExitCode {
     let red = anstyle::AnsiColor::Red.on_default().bold();
     let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
-    // A library's error may quote the address of a proxy, password included.
-    let redactor = Redactor::new(&context::secrets(&context::environment()));
-    let talk = |line: String| talk_lines(redactor.text(&line));
-    if let Some(drawn) = failure.drawn(watched()) {
-        talk_block(&redactor.text(&drawn));
+    let talk = |line: String| talk_lines(redacted(&line));
+    match failure.drawn(watched()) {
+        // Each problem is an error of its own.
+        Some(drawn) => talk_block(&redacted(&drawn)),
+        None => talk(format!("{red}error:{red:#} {}", failure)),
     }
-    talk(format!("{red}error:{red:#} {}", failure));
     let mut cause = failure.source();
     while let Some(error) = cause {
         talk(format!("{red}caused by:{red:#} {}", error));
@@ -45,6 +44,12 @@ pub(super) fn report(failure: &Failure) -> ExitCode {
         talk(format!("{cyan}hint:{cyan:#} {}", hint));
     }
     ExitCode::from(failure.kind().exit_code())
+}
+
+/// A text without what sounds like a secret in the caller's environment: a library's error may quote the address of a proxy, password
+/// included.
+pub(super) fn redacted(text: &str) -> String {
+    Redactor::new(&context::secrets(&context::environment())).text(text).into_owned()
 }
 
 /// Prints what is wrong with a command line, or the help that was asked for.

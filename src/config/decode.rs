@@ -43,6 +43,10 @@ pub struct Fields<'n> {
     path: String,
     left: Vec<(&'n Text, &'n Node)>,
     known: Vec<&'static str>,
+    // What is missing here is no problem of its own: that of the mapping itself is told.
+    excused: bool,
+    // Problems about keys that are missing, unless one that is there was meant.
+    owed: Vec<(&'static str, Problem)>,
 }
 
 impl<'a> Decoder<'a> {
@@ -64,10 +68,10 @@ impl<'a> Decoder<'a> {
             _ => {
                 let what = if path.is_empty() { "the document" } else { path };
                 self.problem(Problem::new(node.span.clone(), format!("{what} must be a mapping of keys to values")));
-                Vec::new()
+                return Fields { excused: true, ..Fields::empty(node.span.clone(), path.into()) };
             }
         };
-        Fields { span: node.span.clone(), path: path.into(), left, known: Vec::new() }
+        Fields { left, ..Fields::empty(node.span.clone(), path.into()) }
     }
 
     /// A scalar with its variables substituted.
@@ -125,6 +129,25 @@ impl<'a> Decoder<'a> {
 }
 
 impl<'n> Fields<'n> {
+    fn empty(span: Span, path: String) -> Self {
+        Fields { span, path, left: Vec::new(), known: Vec::new(), excused: false, owed: Vec::new() }
+    }
+
+    /// Whether a key that is there was meant to be this one.
+    fn is_meant(&self, key: &str) -> bool {
+        self.left.iter().any(|(name, _)| name.text != key && nearest(&name.text, [key]).is_some())
+    }
+
+    /// Notes that a key is missing: `finish` says so, unless another one was meant to be it.
+    pub fn lacks(&mut self, key: &'static str, problem: Problem) {
+        self.owed.push((key, problem));
+    }
+
+    /// Whether it would not be said that this key is missing.
+    pub fn excuses(&self, key: &str) -> bool {
+        self.excused || self.is_meant(key)
+    }
+
     /// The name of a key with those of all mappings around it.
     pub fn path(&self, key: &str) -> String {
         if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
@@ -142,7 +165,7 @@ impl<'n> Fields<'n> {
         let path = self.path(key);
         match self.node(key) {
             Some(node) => d.fields(node, &path),
-            None => Fields { span: self.span.clone(), path, left: Vec::new(), known: Vec::new() },
+            None => Fields { excused: self.excused || self.is_meant(key), ..Fields::empty(self.span.clone(), path) },
         }
     }
 
@@ -157,7 +180,7 @@ impl<'n> Fields<'n> {
         let before = d.problems.len();
         let text = self.text(d, key);
         if text.is_none() && d.problems.len() == before {
-            d.problem(Problem::new(first_line(&self.span), format!("{} is missing", self.path(key))));
+            self.lacks(key, Problem::new(first_line(&self.span), format!("{} is missing", self.path(key))));
         }
         text.unwrap_or_default()
     }
@@ -208,8 +231,10 @@ impl<'n> Fields<'n> {
             .collect()
     }
 
-    /// Reports every key that was not taken.
+    /// Reports every key that is missing, and every one that was not taken.
     pub fn finish(self, d: &mut Decoder<'_>) {
+        let missing = self.owed.iter().filter(|(key, _)| !self.excuses(key));
+        missing.for_each(|(_, problem)| d.problem(problem.clone()));
         for (key, _) in &self.left {
             let problem = Problem::new(key.span.clone(), format!("unknown key `{}`", self.path(&key.text)));
             d.problem(match nearest(&key.text, self.known.iter().copied()) {

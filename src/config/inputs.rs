@@ -128,6 +128,7 @@ fn binds(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Bind> {
     let mut binds: Vec<Bind> = Vec::new();
     for (i, node) in f.list(d, "binds").iter().enumerate() {
         let path = format!("host.binds[{i}]");
+        let before = d.problems.len();
         let mut f = d.fields(node, &path);
         let source = f.required(d, "source");
         let dest = f.text(d, "dest");
@@ -150,7 +151,10 @@ fn binds(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Bind> {
                 );
             }
         }
-        binds.push(Bind { source, dest, writable, git_writable });
+        // One that is wrong is told already.
+        if d.problems.len() == before {
+            binds.push(Bind { source, dest, writable, git_writable });
+        }
     }
     binds
 }

@@ -3,11 +3,13 @@
 //! Pure: reads no file and no environment; the caller gives a lookup for variables. What depends on this machine, such as a missing layer
 //! folder, is checked by later stages.
 
+mod conflict;
 pub mod decode;
 pub mod edit;
 mod host;
 mod inputs;
 pub mod node;
+mod place;
 pub mod problem;
 mod provided;
 pub mod provider;
@@ -17,12 +19,16 @@ pub mod series;
 mod source;
 mod substitute;
 mod values;
+mod yaml_error;
 
+pub use conflict::{conflict, sides};
 pub use decode::UsedVariable;
 pub use inputs::{Bind, Inputs, overlap, refused_dest};
-pub use node::Text;
+pub use node::{Span, Text};
+pub use place::place;
 pub use problem::{Problem, Problems, nearest};
-pub use read::{PRIVATE, read};
+pub use read::{PRIVATE, examine, read, variants};
 pub use schema::*;
 pub use source::{BITBAKE, HOST};
 pub use values::{Age, Size};
+pub use yaml_error::problem as yaml_problem;

@@ -19,8 +19,18 @@ use crate::model::BuildId;
 ///
 /// Every problem that the text has, at once.
 pub fn read(file: &str, text: &str, variant: Option<&str>, lookup: Lookup<'_>) -> Result<Config, Problems> {
-    let problems = |list| Problems { file: file.into(), text: text.into(), list };
-    let mut root = Node::parse(text).map_err(|problem| problems(vec![problem]))?;
+    match examine(text, variant, lookup) {
+        (Some(config), list) if list.is_empty() => Ok(config),
+        (_, list) => Err(Problems { file: file.into(), text: text.into(), list }),
+    }
+}
+
+/// Reads as much of a config as can be read, with every problem that the text has. What is wrong is missing in the config.
+pub fn examine(text: &str, variant: Option<&str>, lookup: Lookup<'_>) -> (Option<Config>, Vec<Problem>) {
+    let mut root = match Node::parse(text) {
+        Ok(root) => root,
+        Err(problem) => return (None, vec![problem]),
+    };
     let mut d = Decoder::new(lookup);
     if let Some(variant) = variant {
         overlay_variant(&mut d, &mut root, variant);
@@ -28,7 +38,13 @@ pub fn read(file: &str, text: &str, variant: Option<&str>, lookup: Lookup<'_>) -
     let mut config = config(&mut d, &root);
     config.variables = std::mem::take(&mut d.variables);
     config.warnings = series::warnings(&config);
-    if d.problems.is_empty() { Ok(config) } else { Err(problems(d.problems)) }
+    if !config.whole {
+        let unknown = || Text { text: "unknown".into(), ..Text::default() };
+        config.base.machine.get_or_insert_with(unknown);
+        config.build.image = Some(config.build.image).filter(|image| !image.is_empty()).unwrap_or_else(unknown);
+    }
+    let is_mapping = matches!(root.value, Value::Map(_));
+    (is_mapping.then_some(config), d.problems)
 }
 
 /// A name for caches that several projects share.
@@ -44,6 +60,16 @@ fn cache(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Text> {
         )),
     );
     None
+}
+
+/// The names of the variants of a config.
+pub fn variants(text: &str) -> Vec<String> {
+    let root = Node::parse(text).ok();
+    let entries = match root.as_ref().and_then(|root| root.get("variants")).map(|node| &node.value) {
+        Some(Value::Map(entries)) => entries.as_slice(),
+        _ => &[],
+    };
+    entries.iter().map(|(name, _)| name.text.clone()).collect()
 }
 
 /// The prefix of the names of caches that belong to one project.
@@ -100,20 +126,22 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
                 .hint("use up to 64 letters, digits, dots, underscores and dashes, beginning with a letter or digit"),
         );
     }
-    let base = base(d, &mut f);
+    let (base, is_told) = base(d, &mut f);
     let own_series = f.text(d, "yocto_series");
     let provided = provider::provided(d, &base, own_series.as_ref());
     let below = provided.as_ref();
     // An unknown provider is one problem, not also one for each missing default.
     let unknown = base.provider.as_ref().filter(|_| below.is_none());
+    let unknown = unknown.or_else(|| f.excuses("yocto_series").then_some(&name));
     let stand_in = unknown.map(|text| Text { span: text.span.clone(), text: String::new() });
     let yocto_series = own_series.or_else(|| below?.version.series.clone()).or_else(|| stand_in.clone());
     let mut features = f.fields(d, "features");
     let mut build_fields = f.fields(d, "build");
     let mut image_features = build_fields.texts(d, "extra_image_features");
     image_features.extend(features.texts(d, "extra_image_features"));
-    let build = build(d, build_fields, below.map(|below| &below.provider.image).or(stand_in.as_ref()));
-    if base.machine.is_none() && build.machine.is_none() {
+    let (build, is_told_of_build) =
+        build(d, build_fields, below.map(|below| &below.provider.image).or(stand_in.as_ref()));
+    if base.machine.is_none() && build.machine.is_none() && !(is_told || is_told_of_build) {
         let problem = Problem::new(0..0, "no machine: base.machine and build.machine are both missing");
         d.problem(match below.map(|below| &below.provider) {
             Some(provider) => problem.hint(format!("such as {}", join(&provider.machines))),
@@ -121,6 +149,9 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         });
     }
     let mut packages = f.fields(d, "packages");
+    let named = root.get("layers").map_or(0, |node| if let Value::List(items) = &node.value { items.len() } else { 1 });
+    let has_machine = base.machine.is_some() || build.machine.is_some();
+    let whole = has_machine && !build.image.is_empty() && stand_in.is_none() && !f.excuses("layers");
     let layers = layers(d, &mut f, yocto_series.as_ref());
     let known = series::of(yocto_series.as_ref(), &layers);
     let mut config = Config {
@@ -141,12 +172,14 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         artifacts: artifacts(d, &mut f),
         local_conf: local_conf(d, f.node(LOCAL_CONF)),
         env: f.fields(d, "env").into_pairs(d),
-        variants: variants(d, f.node("variants")),
+        variants: overlays(d, f.node("variants")),
         cache: cache(d, &mut f),
         warnings: Vec::new(),
         variables: Vec::new(),
         provided: provided.clone(),
+        whole,
     };
+    config.whole &= config.layers.len() == named;
     if let Some(provided) = provided {
         provided.lie_under(&mut config);
     }
@@ -154,11 +187,9 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     packages.finish(d);
     features.finish(d);
     f.finish(d);
-    for (_, value) in config.env.iter().filter(|(_, value)| value.contains('"') && value.contains('\'')) {
-        d.problem(Problem::new(
-            value.span.clone(),
-            "env: a value cannot hold both kinds of quotes, since BitBake has no escapes",
-        ));
+    for (name, value) in config.env.iter().filter(|(_, value)| value.contains('\0')) {
+        let title = format!("env.{name}: no variable can hold the character U+0000");
+        d.problem(Problem::new(value.span.clone(), title));
     }
     for (name, _) in &config.env {
         let valid = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -169,26 +200,36 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     config
 }
 
-fn base(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Base {
+/// Also says whether a problem about the machine was told.
+fn base(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> (Base, bool) {
     let mut f = f.fields(d, "base");
+    let (machine, is_told) = machine(d, &mut f);
     let base = Base {
         provider: f.text(d, "provider"),
-        machine: f.text(d, "machine").and_then(|text| word(d, text, "base.machine")),
+        machine,
         distro: f.text(d, "distro").and_then(|text| word(d, text, "base.distro")),
         version: f.text(d, "version"),
     };
+    let is_told = is_told || f.excuses("machine");
     f.finish(d);
-    base
+    (base, is_told)
+}
+
+fn machine(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> (Option<Text>, bool) {
+    let (before, path) = (d.problems.len(), f.path("machine"));
+    let machine = f.text(d, "machine").and_then(|text| word(d, text, &path));
+    (machine, d.problems.len() > before)
 }
 
 // `usual` is the provider's image.
-fn build(d: &mut Decoder<'_>, mut f: Fields<'_>, usual: Option<&Text>) -> Build {
+fn build(d: &mut Decoder<'_>, mut f: Fields<'_>, usual: Option<&Text>) -> (Build, bool) {
+    let (machine, is_told) = machine(d, &mut f);
     let build = Build {
         image: match usual {
             Some(usual) => f.text(d, "image").unwrap_or_else(|| usual.clone()),
             None => f.required(d, "image"),
         },
-        machine: f.text(d, "machine").and_then(|text| word(d, text, "build.machine")),
+        machine,
         threads: f.count(d, "bb_number_threads"),
         parallel_make: f.count(d, "parallel_make"),
         extra_packages: words(d, &mut f, "extra_packages"),
@@ -196,8 +237,9 @@ fn build(d: &mut Decoder<'_>, mut f: Fields<'_>, usual: Option<&Text>) -> Build 
     if !build.image.is_empty() {
         word(d, build.image.clone(), "build.image");
     }
+    let is_told = is_told || f.excuses("machine");
     f.finish(d);
-    build
+    (build, is_told)
 }
 
 fn directories(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Directories {
@@ -282,7 +324,7 @@ fn local_conf(d: &mut Decoder<'_>, node: Option<&Node>) -> String {
 }
 
 // Overlays that are not selected are checked too, as far as possible without the rest: they must be mappings.
-fn variants(d: &mut Decoder<'_>, node: Option<&Node>) -> Vec<Text> {
+fn overlays(d: &mut Decoder<'_>, node: Option<&Node>) -> Vec<Text> {
     let Some(Node { value: Value::Map(entries), .. }) = node else {
         if let Some(node) = node.filter(|node| !matches!(node.value, Value::Null)) {
             d.problem(Problem::new(node.span.clone(), "variants must be a mapping of names to overlays"));

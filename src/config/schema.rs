@@ -52,6 +52,8 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// Variables of the caller that its values name.
     pub variables: Vec<UsedVariable>,
+    /// Whether machine, target and all layers are in it; not so only in a config that has problems.
+    pub whole: bool,
 }
 
 /// The board that is built for.

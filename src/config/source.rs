@@ -70,7 +70,8 @@ fn source(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Text>) -> Opt
         }
         (None, None) => {
             let title = format!("{} is missing", f.path("git"));
-            d.problem(Problem::new(place.start..place.start, title).hint("write `git: URL` or `path: FOLDER`"));
+            let key = if f.excuses("path") { "path" } else { "git" };
+            f.lacks(key, Problem::new(place.start..place.start, title).hint("write `git: URL` or `path: FOLDER`"));
             GIT_ONLY.into_iter().for_each(|key| _ = f.node(key));
             None
         }

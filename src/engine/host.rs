@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use super::{EngineError, Tools};
 use crate::{
     config::HOST,
-    image::{Reference, ReferenceError, RegistrySettings, RootFs, StoredImage},
+    image::{ImageStore, Reference, ReferenceError, RegistrySettings, RootFs, StoredImage},
     lock::{HostPin, PackagePin},
-    model::{Digest, Event},
+    model::{Digest, Event, Paths},
     plan::Plan,
     recipes::{self, ImageBuildError, PACKAGES_LABEL, RECIPE_LABEL},
     system::lock::{self, Mode},
@@ -43,6 +43,25 @@ pub(super) fn host_lock(name: &str, image: &StoredImage) -> HostPin {
 
 fn packages(image: &StoredImage) -> BTreeMap<String, PackagePin> {
     image.config.labels.get(PACKAGES_LABEL).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
+/// Checks that the image of a plan is here, or can be asked for.
+///
+/// # Errors
+///
+/// When it is neither.
+pub(super) fn look(plan: &Plan, paths: &Paths) -> Result<(), EngineError> {
+    let name = &plan.host.name;
+    match name.parse() {
+        Ok(Reference::Registry(_)) => return Ok(()),
+        Ok(Reference::Local { .. }) => return Err(EngineError::NoImage(name.clone())),
+        Err(ReferenceError::Bare(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let wanted = plan.host.pinned.as_ref().map_or_else(|| name.clone(), ToString::to_string);
+    // A store that was never opened has none.
+    let found = if paths.images().join("names").is_dir() { ImageStore::at(paths).find(&wanted)? } else { None };
+    found.map(drop).ok_or_else(|| EngineError::NoImage(name.clone()))
 }
 
 // What the store has under that name stays what it is until the next pull: a tag that moved changes nothing by itself.

@@ -15,8 +15,7 @@ use rustix::{fs::OFlags, io::Errno};
 
 use super::{Tools, reach::Reach};
 use crate::{
-    events::Emitter,
-    model::{Hint, Kind, Secrets, UserError},
+    model::{Hint, Kind, Paths, Secrets, UserError},
     plan::{self, Input, PlacedInput, Plan, PlannedSource, What, in_the_way},
     system::{files::shell, rooted::Rooted},
 };
@@ -140,41 +139,67 @@ fn read_credentials(path: &Path) -> Option<String> {
 ///
 /// The first that is missing, is something else, or leads where it must not.
 pub(crate) fn find(plan: &Plan, tools: Tools<'_>) -> Result<Vec<PlacedInput>, InputsError> {
-    let reach = Reach::of(plan, tools);
-    plan.folders.writable().into_iter().try_for_each(|folder| reach.check_folder(folder))?;
-    plan.ca_bundle.iter().try_for_each(|bundle| reach.check_way(bundle))?;
-    let mut placed = Vec::new();
-    for input in &plan.inputs {
-        let Some(named) = &input.source else { return Err(InputsError::NoAgent) };
-        let found = fs::canonicalize(named).and_then(|path| Ok((fs::metadata(&path)?, path)));
-        let (data, source) = match found {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && input.what == What::KnownHosts => continue,
-            found => found.map_err(missing(input, named))?,
-        };
-        match input.what {
-            What::SshAgent => answers(named, &source, &data)?,
-            What::KnownHosts if !data.is_file() => continue,
-            What::KnownHosts | What::Bind => {}
-            What::Netrc | What::GitCredentials => credentials(input, &source, &data, tools.on)?,
-        }
-        match input.what {
-            What::Netrc | What::GitCredentials | What::Bind => reach.check_source(named)?,
-            // Each of these names grants no more than that file.
-            What::SshAgent | What::KnownHosts => reach.check_way(named)?,
-        }
-        if input.writable {
-            reach.check_written(&source)?;
-        }
-        let Input { dest, writable, git_writable, .. } = input.clone();
-        placed.push(PlacedInput { source, dest, writable, git_writable, folder: data.is_dir() });
+    let (placed, wrong) = look(plan, &tools.facts.home, &tools.paths, &|warning| tools.on.warn(warning));
+    match wrong.into_iter().next() {
+        None => Ok(placed),
+        Some((_, error)) => Err(error),
     }
-    placed.iter().try_for_each(|input| check_kind(input, &placed))?;
+}
+
+/// The inputs that can be had, and all that is wrong with the others, by their number in the plan. What has no number concerns a folder of the build
+/// or a layer. `home` is the caller's.
+pub(super) fn look(
+    plan: &Plan,
+    home: &Path,
+    paths: &Paths,
+    warn: &dyn Fn(String),
+) -> (Vec<PlacedInput>, Vec<(Option<usize>, InputsError)>) {
+    let reach = Reach::of(plan, home, paths);
+    let folders = plan.folders.writable().into_iter().map(|folder| reach.check_folder(folder));
+    let bundle = plan.ca_bundle.iter().map(|bundle| reach.check_way(bundle));
+    let mut wrong: Vec<_> = folders.chain(bundle).filter_map(Result::err).map(|error| (None, error.into())).collect();
+    let mut placed = Vec::new();
+    for (at, input) in plan.inputs.iter().enumerate() {
+        match look_at(input, &reach, warn) {
+            Ok(found) => placed.extend(found.map(|found| (at, found))),
+            Err(error) => wrong.push((Some(at), error)),
+        }
+    }
+    let all: Vec<PlacedInput> = placed.iter().map(|(_, found)| found.clone()).collect();
+    let misplaced = |(at, found): &(usize, PlacedInput)| Some((Some(*at), check_kind(found, &all).err()?));
+    wrong.extend(placed.iter().filter_map(misplaced));
     for (_, source) in plan.sources() {
         if let PlannedSource::Path(path) = source {
-            reach.check_layer(&path.folder)?;
+            wrong.extend(reach.check_layer(&path.folder).err().map(|error| (None, error.into())));
         }
     }
-    Ok(placed)
+    (all, wrong)
+}
+
+/// One that is there; none where it may be missing.
+fn look_at(input: &Input, reach: &Reach, warn: &dyn Fn(String)) -> Result<Option<PlacedInput>, InputsError> {
+    let Some(named) = &input.source else { return Err(InputsError::NoAgent) };
+    let found = fs::canonicalize(named).and_then(|path| Ok((fs::metadata(&path)?, path)));
+    let (data, source) = match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && input.what == What::KnownHosts => return Ok(None),
+        found => found.map_err(missing(input, named))?,
+    };
+    match input.what {
+        What::SshAgent => answers(named, &source, &data)?,
+        What::KnownHosts if !data.is_file() => return Ok(None),
+        What::KnownHosts | What::Bind => {}
+        What::Netrc | What::GitCredentials => credentials(input, &source, &data, warn)?,
+    }
+    match input.what {
+        What::Netrc | What::GitCredentials | What::Bind => reach.check_source(named)?,
+        // Each of these names grants no more than that file.
+        What::SshAgent | What::KnownHosts => reach.check_way(named)?,
+    }
+    if input.writable {
+        reach.check_written(&source)?;
+    }
+    let Input { dest, writable, git_writable, .. } = input.clone();
+    Ok(Some(PlacedInput { source, dest, writable, git_writable, folder: data.is_dir() }))
 }
 
 fn missing(input: &Input, path: &Path) -> impl FnOnce(io::Error) -> InputsError {
@@ -190,7 +215,7 @@ fn answers(named: &Path, source: &Path, data: &fs::Metadata) -> Result<(), Input
     UnixStream::connect(source).map(drop).map_err(dead)
 }
 
-fn credentials(input: &Input, source: &Path, data: &fs::Metadata, on: &Emitter) -> Result<(), InputsError> {
+fn credentials(input: &Input, source: &Path, data: &fs::Metadata, warn: &dyn Fn(String)) -> Result<(), InputsError> {
     if !data.is_file() {
         return Err(InputsError::Kind { what: input.what, path: source.into(), wanted: "regular file" });
     }
@@ -200,7 +225,7 @@ fn credentials(input: &Input, source: &Path, data: &fs::Metadata, on: &Emitter) 
         return Err(InputsError::Kind { what: input.what, path: source.into(), wanted: "file of at most 1 MiB" });
     }
     if data.mode() & 0o077 != 0 {
-        on.warn(format!(
+        warn(format!(
             "the {} {} can be read by others; keep it to yourself:  chmod 600 {}",
             input.what,
             source.display(),

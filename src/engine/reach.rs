@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Tools;
 use crate::{
+    model::Paths,
     plan::{Guarded, InputError, OffLimits, Plan, is_hidden},
     system::trail::trail,
 };
@@ -25,9 +25,8 @@ pub(super) struct Reach {
 
 impl Reach {
     /// Looks at everything that a plan lets its build write to.
-    pub(super) fn of(plan: &Plan, tools: Tools<'_>) -> Self {
+    pub(super) fn of(plan: &Plan, home: &Path, paths: &Paths) -> Self {
         let written = plan.inputs.iter().filter(|input| input.writable).filter_map(|input| input.source.as_deref());
-        let paths = &tools.paths;
         let shared = [
             (plan.layer_store.clone(), "the store of layers"),
             (paths.images(), "the store of images"),
@@ -37,7 +36,7 @@ impl Reach {
         ];
         let shared = shared.map(|(path, what)| Guarded { path, what: what.into() });
         Self {
-            home: real(&tools.facts.home),
+            home: real(home),
             smidr: real(paths.home()),
             workspaces: real(&paths.workspaces()),
             own: plan.folders.writable().into_iter().chain(written).map(real).collect(),

@@ -89,19 +89,32 @@ pub fn check(
     series: Option<&str>,
     local_conf: &str,
 ) -> Result<Checked, CollectionError> {
+    let (checked, misfits) = look_for_misfits(found, machine, series, local_conf)?;
+    misfits.into_iter().next().map_or(Ok(checked), Err)
+}
+
+/// The same, with the misfits of all kinds.
+pub(super) fn look_for_misfits(
+    found: &[Found],
+    machine: &str,
+    series: Option<&str>,
+    local_conf: &str,
+) -> Result<(Checked, Vec<CollectionError>), CollectionError> {
     let mut set = read(found)?;
     set.reader.local(local_conf);
     let mut checked = Checked { series: words(&set.core), ..Checked::default() };
     if set.open {
         checked.warnings.push("which layers there are is not known: BBFILE_COLLECTIONS holds inline Python".into());
     }
-    check_series(&set, series, &mut checked)?;
-    check_depends(&set, series, &mut checked)?;
-    check_machine(&set, machine, &mut checked)?;
-    check_distro(&set)?;
+    let misfits = [
+        check_series(&set, series, &mut checked),
+        check_depends(&set, series, &mut checked),
+        check_machine(&set, machine, &mut checked),
+        check_distro(&set),
+    ];
     checked.layers = describe(&set);
     checked.warnings.append(&mut set.reader.warnings);
-    Ok(checked)
+    Ok((checked, misfits.into_iter().filter_map(Result::err).collect()))
 }
 
 /// Reads layer after layer. LAYERSERIES_COMPAT is taken at the end of each, as BitBake does since 2.4, so that no layer can copy it from another.

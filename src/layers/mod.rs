@@ -28,6 +28,7 @@ pub mod proven;
 pub mod prune;
 mod repository;
 mod revision;
+mod targets;
 mod valid_names;
 
 use std::path::{Path, PathBuf};
@@ -141,6 +142,14 @@ pub enum LayerError {
         /// The folder to show, as the config would name it.
         folder: PathBuf,
     },
+    /// A target that no layer has a recipe for.
+    #[error("no layer has a recipe for the target `{target}`")]
+    Target {
+        /// The target.
+        target: String,
+        /// The recipe that is called most like it.
+        near: Option<String>,
+    },
     /// A folder in which BitBake should be.
     #[error("{0} holds no bin/bitbake")]
     NoBitbake(PathBuf),
@@ -170,6 +179,7 @@ impl UserError for LayerError {
             Self::Missing { .. }
             | Self::LeadsOut { .. }
             | Self::LinkOut { .. }
+            | Self::Target { .. }
             | Self::NoBitbake(_)
             | Self::Patched(_) => Kind::Request,
             Self::Git(error) => error.kind(),
@@ -188,6 +198,10 @@ impl UserError for LayerError {
                 "put what it leads to into the layer, or show it to the build",
                 format!("host: {{binds: [{{source: '{}'}}]}}", folder.display().to_string().replace('\'', "''")),
             )],
+            Self::Target { near, .. } => vec![match near {
+                Some(near) => Hint::new(format!("did you mean `{near}`?")),
+                None => Hint::new("the recipe of a target NAME is a file NAME.bb or NAME_VERSION.bb in a layer"),
+            }],
             Self::NoBitbake(_) => Vec::new(),
             Self::Patched(_) => vec![Hint::command("pin them, and commit smidr.lock", "smidr lock")],
             Self::Git(error) => error.hints(),
@@ -221,10 +235,7 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
         }
         checkouts.bitbake = Some(repository.folder().into());
     }
-    let distro = plan.conf.iter().find(|(name, _)| name == "DISTRO");
-    let distro = distro.map(|(name, value)| format!("{name} = \"{value}\"\n")).unwrap_or_default();
-    let local_conf = distro + &plan.conf_tail;
-    let checked = check(&found, &plan.machine, plan.series.as_deref(), &local_conf)?;
+    let checked = check(&found, &plan.machine, plan.series.as_deref(), &local_conf(plan))?;
     checked.warnings.into_iter().for_each(|warning| access.on.warn(warning));
     checkouts.bblayers = checked.bblayers;
     checkouts.layers = found.into_iter().map(|layer| layer.folder).collect();
@@ -245,8 +256,50 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
     Ok(checkouts)
 }
 
-/// All problems of the folders and patches of this machine that a plan names; nothing else is read.
-pub fn missing(plan: &Plan) -> Vec<LayerError> {
+/// What of a plan's conf decides over its layers.
+fn local_conf(plan: &Plan) -> String {
+    let distro = plan.conf.iter().find(|(name, _)| name == "DISTRO");
+    let distro = distro.map(|(name, value)| format!("{name} = \"{value}\"\n")).unwrap_or_default();
+    distro + &plan.conf_tail
+}
+
+/// What was found in the layers that are here.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// What does not fit.
+    pub misfits: Vec<LayerError>,
+    /// For the user.
+    pub warnings: Vec<String>,
+    /// Repositories that are not here: then the layers were not checked together.
+    pub absent: Vec<String>,
+}
+
+/// Checks all layers of a plan together, and whether they have its targets, if all of them are here. Fetches nothing.
+///
+/// # Errors
+///
+/// When one of them cannot be read.
+pub fn look_at_all(plan: &Plan, home: &Path) -> Result<Looked, LayerError> {
+    let store = Store::of(plan);
+    let (mut found, mut absent) = (Vec::new(), Vec::new());
+    for layer in &plan.layers {
+        match store.find(&layer.name, &layer.source, home)? {
+            Some(repository) => found.extend(discover(repository.folder(), layer)?),
+            None => absent.push(layer.name.clone()),
+        }
+    }
+    if !absent.is_empty() || found.is_empty() {
+        return Ok(Looked { absent, ..Looked::default() });
+    }
+    let (checked, misfits) =
+        collections::look_for_misfits(&found, &plan.machine, plan.series.as_deref(), &local_conf(plan))?;
+    let misfits = misfits.into_iter().map(LayerError::from);
+    let targets = plan.targets.iter().filter_map(|target| targets::check(target, plan, &found).err());
+    Ok(Looked { misfits: misfits.chain(targets).collect(), warnings: checked.warnings, absent })
+}
+
+/// All problems of the folders and patches of this machine that a plan names, each with the name of its layer; nothing else is read.
+pub fn missing(plan: &Plan) -> Vec<(String, LayerError)> {
     let of_layer = |layer: &PlannedLayer| match folder(&layer.name, &layer.source)? {
         Some(folder) => discover(folder, layer).map(drop).map_err(LayerError::from),
         None => patches(&layer.source),
@@ -255,7 +308,9 @@ pub fn missing(plan: &Plan) -> Vec<LayerError> {
         Some(folder) if !has_bitbake(folder) => Err(LayerError::NoBitbake(folder.into())),
         _ => patches(source),
     };
-    plan.layers.iter().map(of_layer).chain(plan.bitbake.as_ref().map(of_bitbake)).filter_map(Result::err).collect()
+    let layers = plan.layers.iter().map(|layer| (layer.name.clone(), of_layer(layer)));
+    let all = layers.chain(plan.bitbake.as_ref().map(|source| (BITBAKE.to_owned(), of_bitbake(source))));
+    all.filter_map(|(name, checked)| Some((name, checked.err()?))).collect()
 }
 
 fn patches(source: &PlannedSource) -> Result<(), LayerError> {

@@ -71,13 +71,29 @@ pub(crate) enum ProjectError {
         /// A parent folder that has one.
         above: Option<PathBuf>,
     },
+    /// A name on the command line that no overlay has.
+    #[error("there is no variant `{variant}` in {} (--variant)", .file.display())]
+    Variant {
+        /// The name.
+        variant: String,
+        /// The config.
+        file: PathBuf,
+        /// The names that there are.
+        known: Vec<String>,
+    },
+    /// A folder in the place of a config.
+    #[error("{} is a folder, and --config names a file", .0.display())]
+    Folder(PathBuf),
+    /// It belongs to another user.
+    #[error("the project {} belongs to another user, and a build of it is theirs", .0.display())]
+    Foreign(PathBuf),
     /// A config that is no text.
     #[error("{} is not valid UTF-8", .0.display())]
     NotText(PathBuf),
     /// The config is wrong.
     #[error(transparent)]
     Config(#[from] Box<Problems>),
-    /// It belongs to another user.
+    /// Its folder cannot be looked at.
     #[error(transparent)]
     Owner(#[from] PathsError),
     /// The user's settings are wrong.
@@ -97,7 +113,10 @@ pub(crate) enum ProjectError {
 impl UserError for ProjectError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Missing { .. } | Self::NotText(_) | Self::Name(_) => Kind::Request,
+            Self::Missing { .. } | Self::Variant { .. } | Self::Folder(_) | Self::NotText(_) | Self::Name(_) => {
+                Kind::Request
+            }
+            Self::Foreign(_) => Kind::Host,
             Self::Config(error) => error.kind(),
             Self::Owner(error) => error.kind(),
             Self::Settings(error) => error.kind(),
@@ -114,6 +133,21 @@ impl UserError for ProjectError {
             Self::Missing { above: None, .. } => {
                 vec![Hint::command("begin a project", "smidr init NAME --template hello")]
             }
+            Self::Variant { known, .. } if known.is_empty() => {
+                vec![Hint::new("it has none; they stand under `variants:`")]
+            }
+            Self::Variant { variant, known, .. } => {
+                let near = config::nearest(variant, known.iter().map(String::as_str));
+                let near = near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+                vec![Hint::new(format!("{near}there are: {}", known.join(", ")))]
+            }
+            Self::Folder(folder) => {
+                let file = folder.join("smidr.yaml");
+                let is_there =
+                    file.is_file().then(|| Hint::command("name the file", format!("smidr -c {}", shell(&file))));
+                is_there.into_iter().collect()
+            }
+            Self::Foreign(_) => vec![Hint::new("log in as its owner, or copy it to a folder of your own")],
             Self::NotText(_) | Self::Name(_) => Vec::new(),
             Self::Config(error) => error.hints(),
             Self::Owner(error) => error.hints(),
@@ -127,33 +161,64 @@ impl UserError for ProjectError {
         match self {
             Self::Config(problems) => problems.drawn(colour),
             Self::Settings(error) => error.drawn(colour),
+            Self::Lock(error) => error.drawn(colour),
             _ => None,
         }
     }
 }
 
 impl Sources {
-    /// Reads config and lock of a folder.
+    /// Reads config and lock of a folder that belongs to the caller.
     ///
     /// # Errors
     ///
     /// When there is no config, it belongs to another user, or cannot be read.
     pub(crate) fn read(file: &Path) -> Result<Self, ProjectError> {
+        let sources = Self::look(file)?;
+        let folder = sources.file.parent().unwrap_or(Path::new("/"));
+        // What smidr writes there would have the wrong owner, or could not be written.
+        match paths::check_owner(folder) {
+            Err(PathsError::Foreign { path, .. }) => Err(ProjectError::Foreign(path)),
+            checked => Ok(checked.map(|()| sources)?),
+        }
+    }
+
+    /// Reads config and lock of any folder, to look at them.
+    ///
+    /// # Errors
+    ///
+    /// When there is no config, or it cannot be read.
+    pub(crate) fn look(file: &Path) -> Result<Self, ProjectError> {
         if !file.exists() {
             let file = std::path::absolute(file).map_err(FileError::new("find", file))?;
             let name = file.file_name().unwrap_or_default();
             let above = file.ancestors().skip(2).find(|folder| folder.join(name).is_file()).map(Path::to_path_buf);
             return Err(ProjectError::Missing { file, above });
         }
+        if file.is_dir() {
+            return Err(ProjectError::Folder(file.into()));
+        }
         let named = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let (named, file_name) = (fs::canonicalize(named), file.file_name().unwrap_or_default());
         let file = fs::canonicalize(file).map_err(FileError::new("find", file))?;
         let is_link = named.is_ok_and(|folder| folder.join(file_name) != file);
-        paths::check_owner(file.parent().unwrap_or(Path::new("/")))?;
         let bytes = read_bounded(&file).map_err(FileError::new("read", &file))?;
         let config = String::from_utf8(bytes).map_err(|_| ProjectError::NotText(file.clone()))?;
         let lock = read_lock(&file)?;
         Ok(Self { file, is_link, config, lock, files: Vec::new(), recipe: None })
+    }
+
+    /// Problems of the config. A project chooses where its links lead, and a CI's log may be read by many: what came in by one is not quoted.
+    pub(crate) fn problems(&self, list: Vec<Problem>) -> Problems {
+        let file = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let problems = Problems { file, text: self.config.clone(), list };
+        match self.is_link {
+            true => problems.unquoted(&format!(
+                "{0} came in by a link, so nothing of it is quoted; to see more:  smidr --config {0} check",
+                shell(&self.file)
+            )),
+            false => problems,
+        }
     }
 
     /// Those of a submission.
@@ -179,35 +244,68 @@ impl Project {
         Self::of(Sources::read(file)?, variant, facts)
     }
 
+    /// The same for any folder, to look at it.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or it is wrong.
+    pub(crate) fn look(file: &Path, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
+        Self::of(Sources::look(file)?, variant, facts)
+    }
+
     /// The project that these texts are.
     ///
     /// # Errors
     ///
     /// When one of them is wrong.
     pub(crate) fn of(sources: Sources, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
-        let Sources { file, is_link, config: text, lock, .. } = &sources;
-        // A project chooses where its links lead, and a CI's log may be read by many.
-        let told = |problems: Problems| match is_link {
-            true => problems.unquoted(&format!(
-                "{0} came in by a link, so nothing of it is quoted; to see more:  smidr --config {0} check",
-                shell(file)
-            )),
-            false => problems,
-        };
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let read = config::read(&name, text, variant, &|name| facts.variable(name));
-        let mut config = read.map_err(|problems| Box::new(told(problems)))?;
-        if *is_link {
+        let (project, wrong) = Self::examine(sources, variant, facts)?;
+        match wrong.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(project.expect("a config without problems was read")),
+        }
+    }
+
+    /// As much of a project as its texts give, and what is wrong with each of them.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such variant.
+    pub(crate) fn examine(
+        sources: Sources,
+        variant: Option<&str>,
+        facts: &SystemFacts,
+    ) -> Result<(Option<Self>, Vec<ProjectError>), ProjectError> {
+        let Sources { file, is_link, config: text, .. } = &sources;
+        let (mut config, list) = config::examine(text, variant, &|name| facts.variable(name));
+        if let (Some(config), true) = (&mut config, *is_link) {
             config.warnings.clear();
         }
+        if let (Some(_), Some(variant)) = (&config, variant)
+            && let known = config::variants(text)
+            && !known.iter().any(|known| known == variant)
+        {
+            return Err(ProjectError::Variant { variant: variant.into(), file: file.clone(), known });
+        }
+        let mut wrong = Vec::new();
         let settings = match paths::find(&facts.environment) {
-            Ok(paths) => Settings::read(&paths, &facts.home)?,
+            Ok(paths) => Settings::read(&paths, &facts.home).unwrap_or_else(|error| {
+                wrong.push(error.into());
+                Settings::default()
+            }),
             Err(_) => Settings::default(),
         };
-        check_addresses(&name, text, &config, &settings).map_err(|problems| Box::new(told(*problems)))?;
-        let lock = lock.as_deref().map(|text| parse_lock(file, text)).transpose()?;
-        let digest = Digest::from_sha256(Sha256::digest(text).into());
-        Ok(Self { file: file.clone(), config, digest, settings, lock, sources })
+        let addresses = config.iter().flat_map(|config| check_addresses(config, &settings));
+        let list: Vec<Problem> = list.into_iter().chain(addresses).collect();
+        if !list.is_empty() {
+            wrong.insert(0, Box::new(sources.problems(list)).into());
+        }
+        let lock = sources.lock.as_deref().map(|text| parse_lock(file, text)).transpose().unwrap_or_else(|error| {
+            wrong.push(error.into());
+            None
+        });
+        let (file, digest) = (file.clone(), Digest::from_sha256(Sha256::digest(text).into()));
+        Ok((config.map(|config| Self { file, config, digest, settings, lock, sources }), wrong))
     }
 
     /// The config's warnings with line and caret, where there are any.
@@ -305,7 +403,7 @@ const ADDRESSES: [&str; 9] = [
 ];
 
 /// Refuses variables in addresses that the user has not named: their values would go to whatever server the config chooses.
-fn check_addresses(name: &str, text: &str, config: &Config, settings: &Settings) -> Result<(), Box<Problems>> {
+fn check_addresses(config: &Config, settings: &Settings) -> Vec<Problem> {
     let is_address = |key: &str| {
         let plain = key.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect::<String>();
         ADDRESSES.contains(&plain.as_str())
@@ -320,8 +418,7 @@ fn check_addresses(name: &str, text: &str, config: &Config, settings: &Settings)
             used.name
         ))
     };
-    let list: Vec<Problem> = refused.map(problem).collect();
-    if list.is_empty() { Ok(()) } else { Err(Box::new(Problems { file: name.into(), text: text.into(), list })) }
+    refused.map(problem).collect()
 }
 
 /// A config's lock. What a link leads to is not quoted.

@@ -75,13 +75,10 @@ impl UserError for PathsError {
     fn hints(&self) -> Vec<Hint> {
         match self {
             Self::NoHome => vec![Hint::command("name one", "export SMIDR_HOME=DIR")],
-            Self::Foreign { path, owner, .. } if path.ends_with(".smidr") => {
-                vec![Hint::command(format!("run as {owner}, or use your own"), "export SMIDR_HOME=DIR")]
-            }
-            Self::Foreign { path, owner, .. } => {
+            Self::Foreign { owner, .. } => {
                 vec![Hint::command(
-                    format!("run smidr as {owner}, or take it over"),
-                    format!("chown -R $(id -u):$(id -g) {}", path.display()),
+                    format!("run smidr as {owner}, or use a folder of your own"),
+                    "export SMIDR_HOME=DIR",
                 )]
             }
             Self::Writable { path, .. } => {

@@ -548,7 +548,7 @@ fn wrong_binds_are_refused() {
     check
         .expect_err("host.binds[2].dest: `/etc/passwd` would hide")
         .expect_err("host.binds[4].dest: `/opt//x/` is taken");
-    assert_eq!(check.err.matches(" --> smidr.yaml:").count(), 8, "{}", check.err);
+    assert_eq!(check.err.matches(" --> smidr.yaml:").count(), 9, "{}", check.err);
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn line(checkout: &StoredCheckout) -> String {
 fn sync(context: &CommandContext, file: &Path, grant: &Grant) -> Result<(), Failure> {
     let project = Project::read(file, None, &context.facts)?;
     let before = project.lock.clone().unwrap_or_default();
-    let pins = pin_all(context, file, &project, HostWanted::Not, grant)?;
+    let pins = pin_all(context, &project, HostWanted::Not, grant)?;
     project.pin(pins, &context.paths, false)?;
     let after = Project::read(file, None, &context.facts)?.lock.unwrap_or_default();
     let redactor = context.on.redactor();

@@ -1,0 +1,157 @@
+//! `smidr check`: everything that can be known without the network at once, one error for one mistake, each at its line.
+
+use std::fs;
+
+use super::support::{World, is_root, skip};
+
+/// The places of all errors in what was said, and nothing else.
+fn places(said: &str) -> Vec<&str> {
+    said.lines().filter_map(|line| line.trim_start().strip_prefix("--> ")).collect()
+}
+
+#[test]
+fn one_mistake_is_one_error_at_its_place() {
+    let world = World::new();
+    world.init("p");
+    let original = fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
+    let rows: &[(&str, &str, &[&str], &str)] = &[
+        ("name: p", "nmae: p", &["did you mean `name`?"], "2:1"),
+        ("image: hello-image", "imgae: hello-image", &["unknown key `build.imgae`"], "14:3"),
+        ("build:", "biuld:", &["did you mean `build`?"], "13:1"),
+        ("base:", "bsae:", &["did you mean `base`?"], "5:1"),
+        ("layers:\n", "laeyrs:\n", &["did you mean `layers`?"], "9:1"),
+        ("machine: hello", "mahcine: hello", &["did you mean `machine`?"], "6:3"),
+        ("path: ./", "pth: ./", &["did you mean `path`?"], "11:5"),
+        ("base:\n  machine: hello-x86-64\n  distro: hello\n", "base: x\n", &["base must be a mapping"], "5:7"),
+        ("machine: hello-x86-64", "machine: foo", &["no layer has the machine `foo`", "hello-x86-64"], "6:12"),
+        ("distro: hello", "distro: helo", &["no layer has the distro `helo`", "did you mean `hello`?"], "7:11"),
+        ("image: hello-image", "image: hello-imgae", &["did you mean `hello-image`?"], "14:10"),
+        ("./layers/meta-hello", "./layers/gone", &["layers/gone does not exist"], "11:11"),
+        ("./layers/meta-hello", "./layers/meta-hello/classes", &["holds no conf/layer.conf"], "11:11"),
+        (
+            "path: ./layers/meta-hello",
+            "path: ./layers\n    sublayers: {include: [meta-helo]}",
+            &["`meta-helo`"],
+            "12:27",
+        ),
+        ("recipe: hello", "recipe: helo", &["did you mean `hello`?"], "18:11"),
+        ("recipe: hello", "image: not-here", &["smidr image import FILE"], "18:10"),
+        ("recipe: hello", "recipe: hello\n  binds: [{source: /tmp/none}]", &["the bind /tmp/none"], "19:20"),
+        ("recipe: hello", "recipe: hello\n  binds: [{source: /proc/1}]", &["belongs to the kernel"], "19:20"),
+        ("recipe: hello", "recipe: hello\n  netrc: ./no", &["cannot read the netrc"], "19:10"),
+        ("recipe: hello", "recipe: hello\n  git_credentials: ./no", &["cannot read the git cred"], "19:20"),
+        ("name: p", "name: p\ndirectories: {deploy: /, downloads: ./dl}", &["holds your project"], "3:23"),
+        ("name: p", "name: p\ndirectories: {downloads: /x y}", &["holds a space"], "3:26"),
+    ];
+    for (old, new, expected, place) in rows {
+        world.write("smidr.yaml", &original.replace(old, new));
+        let done = world.smidr().arg("check").run();
+        done.expect_code(2).expect_one_error();
+        expected.iter().for_each(|part| _ = done.expect_err(part));
+        assert_eq!(places(&done.err), [format!("smidr.yaml:{place}")], "{new}:\n{}", done.err);
+    }
+    world.write("smidr.yaml", "- a\n- b\n");
+    let list = world.smidr().arg("check").run();
+    assert_eq!(places(&list.expect_code(2).expect_one_error().err), ["smidr.yaml:1:1"]);
+}
+
+#[test]
+fn no_mistake_hides_another() {
+    let world = World::new();
+    world.init("p");
+    world.edit("smidr.yaml", "name: p", "nmae: p");
+    world.edit("smidr.yaml", "machine: hello-x86-64", "machine: foo");
+    world.edit("smidr.yaml", "distro: hello", "distro: helo");
+    world.edit("smidr.yaml", "recipe: hello", "recipe: helo\n  netrc: ./no\n  binds: [{source: /none}]");
+    world.append("directories: {deploy: /}\nvariants: {v: {build: {image: hello-imgae}}}\n");
+    let done = world.smidr().arg("check").run();
+    let wanted = ["2:1", "6:12", "7:11", "18:11", "19:10", "20:20", "21:23", "22:31"];
+    let wanted: Vec<String> = wanted.iter().map(|place| format!("smidr.yaml:{place}")).collect();
+    assert_eq!(places(&done.expect_code(2).err), wanted, "{}", done.err);
+    done.expect_err("with --variant v:");
+    // A layer that is gone does not hide what needs no layer; what needs all layers is not guessed.
+    world.edit("smidr.yaml", "path: ./layers/meta-hello", "path: ./gone");
+    let done = world.smidr().arg("check").run();
+    let places = places(&done.expect_code(2).err);
+    assert!(places.contains(&"smidr.yaml:11:11") && places.contains(&"smidr.yaml:18:11"), "{}", done.err);
+    assert!(!done.err.contains("no layer has"), "{}", done.err);
+}
+
+#[test]
+fn targets_that_have_no_file_of_their_name_are_left_to_bitbake() {
+    let world = World::new();
+    world.init("p");
+    world.edit("smidr.yaml", "image: hello-image", "image: virtual-thing");
+    world.smidr().arg("check").run().expect_code(2).expect_err("no layer has a recipe for the target `virtual-thing`");
+    world.write("layers/meta-hello/recipes-x/x/x_1.bb", "PROVIDES = \"virtual-thing\"\n");
+    world.smidr().arg("check").run().expect_code(0);
+    for target in ["hello-native", "lib32-hello", "mc:x:hello", "hello:do_compile", "world"] {
+        world.edit("smidr.yaml", "image: ", &format!("image: {target} # "));
+        world.smidr().arg("check").run().expect_code(0);
+    }
+}
+
+#[test]
+fn a_variant_of_the_command_line_has_no_place_in_the_config() {
+    let world = World::new();
+    world.init("p");
+    world.append("variants: {debug: {}, release: {}}\n");
+    for command in ["check", "plan", "build"] {
+        let done = world.smidr().args([command, "--variant", "debg"]).run();
+        done.expect_code(2).expect_one_error().expect_err("--variant").expect_err("did you mean `debug`?");
+        assert!(!done.err.contains("-->"), "{}", done.err);
+    }
+    world.smidr().args(["check", "--variant", "x"]).run().expect_code(2).expect_err("there are: debug, release");
+}
+
+#[test]
+fn who_only_looks_need_not_own_the_folder() {
+    if !is_root() {
+        return skip("check::who_only_looks_need_not_own_the_folder", "only root can give a folder away");
+    }
+    let world = World::new();
+    world.init("p");
+    std::os::unix::fs::chown(world.project(), Some(4242), None).expect("given away");
+    world.smidr().arg("check").run().expect_code(0);
+    world.smidr().arg("plan").run().expect_code(0);
+    let build = world.smidr().arg("build").run();
+    build.expect_code(3).expect_one_error().expect_err("belongs to another user");
+    let home = world.work.join("home-of-another");
+    fs::create_dir(&home).expect("a folder");
+    std::os::unix::fs::chown(&home, Some(4242), None).expect("given away");
+    std::os::unix::fs::chown(world.project(), Some(0), None).expect("taken back");
+    let home = world.smidr().arg("build").env("SMIDR_HOME", &home).run();
+    home.expect_code(3).expect_one_error().expect_err("export SMIDR_HOME=DIR");
+    assert!(!(build.err + &home.err).contains("chown"));
+}
+
+#[test]
+fn a_folder_is_not_a_config() {
+    let world = World::new();
+    world.init("p");
+    let done = world.smidr().args(["-c", "/", "check"]).run();
+    done.expect_code(2).expect_one_error().expect_err("/ is a folder, and --config names a file");
+    let done = world.smidr().args(["-c", ".", "build"]).run();
+    done.expect_code(2).expect_one_error().expect_err("smidr -c ./smidr.yaml");
+}
+
+#[test]
+fn conflicts_of_git_are_named() {
+    let world = World::new();
+    world.init("p");
+    let original = fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
+    world.edit("smidr.yaml", "name: p\n", "<<<<<<< HEAD\nname: p\n=======\nname: q\n>>>>>>> other\n");
+    for command in ["check", "build"] {
+        let done = world.smidr().arg(command).run();
+        done.expect_code(2).expect_one_error().expect_err("git has left a merge conflict here");
+        assert_eq!(places(&done.err), ["smidr.yaml:2:1"]);
+    }
+    world.write("smidr.yaml", &original);
+    let conflict = "version: 1\n<<<<<<< HEAD\nconfig: sha256:00\n=======\nconfig: sha256:11\n>>>>>>> other\n";
+    world.write("smidr.lock", conflict);
+    for command in ["check", "plan", "build"] {
+        let done = world.smidr().arg(command).run();
+        done.expect_code(2).expect_one_error().expect_err("merge conflict").expect_err("smidr lock");
+        assert_eq!(places(&done.err), ["smidr.lock:2:1"]);
+    }
+}
