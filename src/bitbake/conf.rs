@@ -40,13 +40,23 @@ pub(crate) fn bblayers_conf(layers: &[PathBuf], further: &[(String, String)]) ->
     text
 }
 
-/// A value as BitBake reads it back: on one line, between quotes that do not occur in it; bb.parse.parse_py.ConfHandler has no
-/// escapes. The config refuses values with both kinds of quotes.
+/// A value as BitBake reads it back. bb.parse.parse_py.ConfHandler reads lines, joins those that end with a backslash, and has no escapes
+/// within quotes: what cannot stand there is written as inline Python, which BitBake evaluates where it expands variables.
 fn quote(value: &str) -> String {
-    let line = value.replace("\\\n", " ").replace(['\n', '\r'], " ");
-    let mark = if line.contains('"') { '\'' } else { '"' };
-    // A backslash at the end would join the next line.
-    format!("{mark}{}{mark}", line.trim_end_matches('\\'))
+    let fits = !value.contains(['\n', '\r']) && !value.ends_with('\\');
+    match (value.contains('"'), value.contains('\'')) {
+        (false, _) if fits => format!("\"{value}\""),
+        (true, false) if fits => format!("'{value}'"),
+        _ => format!("\"${{@'{}'}}\"", value.chars().map(in_python).collect::<String>()),
+    }
+}
+
+/// A character in a string of inline Python, which neither quotes nor braces may end.
+fn in_python(c: char) -> String {
+    match c {
+        '\n' | '\r' | '\\' | '"' | '\'' | '{' | '}' => format!("\\x{:02x}", u32::from(c)),
+        c => c.into(),
+    }
 }
 
 #[cfg(test)]
@@ -59,9 +69,10 @@ mod tests {
             &["/a/meta".into(), "/b/meta-own".into()],
             &[("LAYERSERIES_COMPAT_own:append".into(), " wrynose".into())],
         ));
-        assert_eq!(quote("a\nb"), "\"a b\"");
-        assert_eq!(quote("x\\"), "\"x\"");
         assert_eq!(quote("-j 2"), "\"-j 2\"");
         assert_eq!(quote("5\" disk"), "'5\" disk'");
+        assert_eq!(quote("a\nb"), r#""${@'a\x0ab'}""#);
+        assert_eq!(quote("x\\"), r#""${@'x\x5c'}""#);
+        assert_eq!(quote("'\"${A}"), r#""${@'\x27\x22$\x7bA\x7d'}""#);
     }
 }

@@ -187,9 +187,10 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     packages.finish(d);
     features.finish(d);
     f.finish(d);
-    for (name, value) in config.env.iter().filter(|(_, value)| value.contains('\0')) {
-        let title = format!("env.{name}: no variable can hold the character U+0000");
-        d.problem(Problem::new(value.span.clone(), title));
+    for (name, value) in &config.env {
+        if let Some(why) = refused_value(value) {
+            d.problem(Problem::new(value.span.clone(), format!("env.{name}: {why}")));
+        }
     }
     for (name, _) in &config.env {
         let valid = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -198,6 +199,20 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         }
     }
     config
+}
+
+/// Why a value cannot be one of BitBake's environment, if so. bb.data.emit_var writes it between double quotes into the scripts of shell tasks, and
+/// leaves backslashes as they are.
+fn refused_value(value: &str) -> Option<&'static str> {
+    let before_special =
+        value.split('\\').skip(1).any(|after| after.is_empty() || after.starts_with(['"', '$', '`', '\n']));
+    match value.contains('\0') {
+        true => Some("no variable can hold the character U+0000"),
+        false if before_special => Some(
+            "BitBake's shell tasks cannot have a backslash at the end, or before a backslash, quote, dollar, backtick or line break",
+        ),
+        false => None,
+    }
 }
 
 /// Also says whether a problem about the machine was told.

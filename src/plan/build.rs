@@ -448,6 +448,12 @@ fn warnings(config: &Config, facts: &SystemFacts) -> Vec<String> {
     for name in config.host.env.iter().filter(|name| !is_set(&name.text)) {
         warnings.push(format!("host.env: `{}` is not set here, so the build does not have it", name.text));
     }
+    // bb.data.emit_var writes variables into the scripts of tasks.
+    for (name, _) in config.env.iter().filter(|(_, value)| value.contains('\n')) {
+        warnings.push(format!(
+            "env.{name}: BitBake gives shell tasks a space for each line break in it; Python tasks see it as it is"
+        ));
+    }
     warnings.extend(provider::warnings(config));
     warnings.extend(config.warnings.iter().map(|warning| warning.title.clone()));
     warnings

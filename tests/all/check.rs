@@ -155,3 +155,32 @@ fn conflicts_of_git_are_named() {
         assert_eq!(places(&done.err), ["smidr.lock:2:1"]);
     }
 }
+
+#[test]
+fn no_value_of_env_changes_silently() {
+    let Some(world) = World::with_project("check::no_value_of_env_changes_silently") else { return };
+    world.write(
+        "layers/meta-hello/recipes-test/teller/teller.bb",
+        "LICENSE = \"MIT\"\ninherit nobuild\naddtask act after do_patch before do_build\npython do_act() {\n    import os\n    \
+         for name in (\"CERT\", \"QUOTES\", \"PATTERN\"):\n        bb.warn(\"%s %r %s\" % (name, d.getVar(name), d.getVar(name) == os.environ[name]))\n}\n",
+    );
+    world.append(
+        "env:\n  CERT: |\n    -----BEGIN {\n    a=\n  QUOTES: \"it's \\\"$${MACHINE}\\\"\"\n  PATTERN: 'a\\.b{2}'\n",
+    );
+    let done = world.smidr().args(["build", "--target", "teller"]).run();
+    done.expect_code(0)
+        .expect_err(r"CERT '-----BEGIN {\na=\n' True")
+        .expect_err(r#"QUOTES 'it\'s "hello-x86-64"' True"#)
+        .expect_err(r"PATTERN 'a\\.b{2}' True");
+    let check = world.smidr().arg("check").run();
+    check.expect_code(0).expect_err("warning: env.CERT: BitBake gives shell tasks a space for each line break");
+    assert!(!check.err.contains("env.QUOTES"), "{}", check.err);
+    for bad in [r"'x\'", r"'a\\b'", r"'a\$b'", r#"'a\"b'"#, "\"a\\0b\""] {
+        world.edit("smidr.yaml", "env:\n", &format!("env:\n  BAD: {bad}\n"));
+        for command in ["check", "build"] {
+            let done = world.smidr().arg(command).run();
+            done.expect_code(2).expect_one_error().expect_err("env.BAD: ").expect_err("smidr.yaml:20:8");
+        }
+        world.edit("smidr.yaml", &format!("  BAD: {bad}\n"), "");
+    }
+}
