@@ -22,6 +22,7 @@ use super::{
     deployed::Action,
     keep,
     memory::{self, Evidence, Sign},
+    origin::Said,
 };
 use crate::{
     bitbake::{NO_ROOM, UiMessage, parse_line},
@@ -58,6 +59,10 @@ const LONGEST_PATH: usize = 4096;
 /// What every program says when it cannot write any more (strerror(3), ENOSPC).
 const DISK_FULL: &str = "No space left on device";
 
+/// What programs say when fork(2) or pthread_create(3) gives EAGAIN: shells, Python, make, glibc's strerror(3).
+const NO_PROCESS: [&str; 4] =
+    ["can't start new thread", "Resource temporarily unavailable", "Cannot fork", "can't fork"];
+
 /// How many of BitBake's own errors are told at the end, where no task failed.
 const ERRORS_KEPT: usize = 20;
 
@@ -84,8 +89,12 @@ pub(crate) struct Finished {
     pub tasks: BTreeSet<TaskName>,
     /// Tasks that are said to have failed.
     pub failed: Vec<FailedTask>,
-    /// Errors in BitBake's words, where no task failed.
-    pub errors: Vec<String>,
+    /// BitBake's own errors, where no task failed.
+    pub errors: Vec<Said>,
+    /// Whether no further process could be started.
+    pub no_process: bool,
+    /// Whether it was ended for that, because BitBake itself could not begin.
+    pub starved: bool,
     /// Whether a disk was full.
     pub disk_full: bool,
     /// That memory ran out, in a sentence.
@@ -152,7 +161,7 @@ pub(super) fn drive(
             let _ = inbox.try_send(Message::Stop);
         }
     });
-    let mut course = Course::new(control, timeout, on, folders, budget, tools.paths.queue());
+    let mut course = Course::new(control, timeout, limits.tasks, on, folders, budget, tools.paths.queue());
     // Console and interface.
     let mut open = 2;
     loop {
@@ -250,8 +259,13 @@ struct Course<'a> {
     action: Action,
     tasks: BTreeSet<TaskName>,
     failed: Vec<FailedTask>,
-    errors: Vec<String>,
+    errors: Vec<Said>,
     disk_full: bool,
+    no_process: bool,
+    // How many processes it may have, whether BitBake has begun, and whether it was ended because it could not.
+    most_tasks: Option<u32>,
+    begun: bool,
+    starved: bool,
     // What the logs of failed tasks say about memory, the most telling.
     sign: Option<(TaskName, Sign)>,
     asked: Option<StopRequest>,
@@ -263,6 +277,7 @@ impl<'a> Course<'a> {
     fn new(
         control: Control,
         timeout: Option<Duration>,
+        tasks: Option<u32>,
         on: &'a Emitter,
         folders: &'a Folders,
         budget: &'a mut Budget,
@@ -283,6 +298,10 @@ impl<'a> Course<'a> {
             failed: Vec::new(),
             errors: Vec::new(),
             disk_full: false,
+            no_process: false,
+            most_tasks: tasks,
+            begun: false,
+            starved: false,
             sign: None,
             asked: None,
             stopped: false,
@@ -295,6 +314,7 @@ impl<'a> Course<'a> {
     }
 
     fn take_line(&mut self, line: &str) {
+        self.begun = true;
         match parse_line(line) {
             UiMessage::Nothing => {}
             UiMessage::Done => self.said_done = true,
@@ -316,6 +336,16 @@ impl<'a> Course<'a> {
 
     // Says it, if there is room for it.
     fn take(&mut self, mut event: Event) {
+        if let Event::Console { line } = &event
+            && is_short_of_processes(line)
+        {
+            self.no_process = true;
+            // BitBake would try it for half a minute.
+            if self.most_tasks.is_some() && !self.begun && !self.starved {
+                self.starved = true;
+                self.control.end();
+            }
+        }
         if self.budget.takes(&mut event, self.on) {
             self.on.emit(event);
         }
@@ -328,6 +358,7 @@ impl<'a> Course<'a> {
         }
         let Some(mut tail) = tail(file) else { return };
         self.disk_full |= tail.iter().any(|line| line.contains(DISK_FULL));
+        self.no_process |= tail.iter().any(|line| is_short_of_processes(line));
         self.note_memory(&name, &tail);
         tail.drain(..tail.len().saturating_sub(LOG_LINES));
         self.take(Event::TaskLog { name, log, tail });
@@ -366,18 +397,19 @@ impl<'a> Course<'a> {
             }
             Event::Message { level, text, .. } if *level >= Level::Error => {
                 self.disk_full |= text.contains(DISK_FULL) || text.contains(NO_ROOM);
-                self.note_error(|| beginning(text));
+                self.note_error(|| Said::Message(beginning(text)));
             }
             Event::NoProvider { item, close_matches, .. } => self.note_error(|| {
                 let near = if close_matches.is_empty() { "" } else { "; near: " };
-                beginning(&format!("nothing provides `{item}`{near}{}", close_matches.join(", ")))
+                let text = beginning(&format!("nothing provides `{item}`{near}{}", close_matches.join(", ")));
+                Said::NoProvider { item: item.clone(), text }
             }),
             _ => {}
         }
         None
     }
 
-    fn note_error(&mut self, text: impl FnOnce() -> String) {
+    fn note_error(&mut self, text: impl FnOnce() -> Said) {
         if self.errors.len() < ERRORS_KEPT {
             self.errors.push(text());
         }
@@ -423,7 +455,7 @@ impl<'a> Course<'a> {
         self.budget.tell(self.on);
         self.shared |= is_shared(&self.queue);
         let (usage, seen) = confinement.finish(end.usage);
-        let unasked = !self.stopped && !self.timed_out;
+        let unasked = !self.stopped && !self.timed_out && !self.starved;
         // SIGTERM is what a daemon that watches over memory sends first.
         let by_signal = [Signal::SIGKILL, Signal::SIGTERM].iter().any(|signal| end.status == 128 + *signal as i32);
         let failed = self.failed.first().map(|task| &task.name);
@@ -446,6 +478,8 @@ impl<'a> Course<'a> {
             failed: self.failed,
             errors: self.errors,
             disk_full: self.disk_full,
+            no_process: self.no_process,
+            starved: self.starved,
             stopped: self.stopped,
             timed_out: self.timed_out,
         }
@@ -455,6 +489,10 @@ impl<'a> Course<'a> {
 /// Whether builds other than this one are in line.
 fn is_shared(queue: &Path) -> bool {
     queue::held(queue).is_ok_and(|held| held > 1)
+}
+
+fn is_short_of_processes(line: &str) -> bool {
+    NO_PROCESS.iter().any(|sign| line.contains(sign))
 }
 
 /// What is told of an error. Cut between words: half a secret would not be recognised.

@@ -11,6 +11,7 @@ mod devices;
 mod downloads;
 mod drive;
 mod edits;
+mod failure;
 mod flocks;
 mod guards;
 mod host;
@@ -20,6 +21,7 @@ pub(crate) mod keeper;
 mod look;
 mod memory;
 mod obeyed;
+mod origin;
 pub(crate) mod owner;
 mod prepare;
 mod pseudo;
@@ -40,6 +42,7 @@ pub(crate) use confine::Confinement;
 pub(crate) use crossing::cross;
 pub(crate) use drive::Finished;
 pub(crate) use edits::Edits;
+use failure::not_built;
 use host::resolve_host;
 pub(crate) use look::{Wrong, look, settle};
 pub(crate) use prepare::{Prepared, Use, prepare};
@@ -54,7 +57,7 @@ use crate::{
     image::{ImageError, ImageStore, ReferenceError},
     layers::{self, Access, Checkouts, LayerError},
     lock::{HostPin, Pins},
-    model::{Event, FailedTask, Hint, Kind, Logins, Outcome, Paths, Stage, State, SystemFacts, Usage, UserError},
+    model::{Event, Hint, Kind, Logins, Outcome, Paths, Stage, State, SystemFacts, Usage, UserError},
     plan::{Exposed, Isolation, Plan, PlanError, SandboxSpec},
     project::ProjectError,
     recipes::{self, ImageBuildError, RecipeError},
@@ -387,7 +390,7 @@ fn run(
         }
         let failed =
             if good { Vec::new() } else { keep::logs(&finished.failed, &plan.folders, build, budget, tools.on) };
-        Ok(match not_built(&finished, failed, plan.limits.memory) {
+        Ok(match not_built(&finished, failed, plan) {
             None => Ok(finished),
             Some(outcome) => Err(Box::new(outcome)),
         })
@@ -418,42 +421,6 @@ fn together(first: Option<Usage>, second: Option<Usage>) -> Option<Usage> {
         (Some(first), Some(second)) => Some(first.then(second)),
         (first, second) => first.or(second),
     }
-}
-
-/// The outcome of a build that left nothing to collect, if this is one.
-fn not_built(finished: &Finished, failed: Vec<FailedTask>, memory_limit: Option<u64>) -> Option<Outcome> {
-    if finished.is_good() {
-        return None;
-    }
-    let state = if finished.stopped { State::Cancelled } else { State::Failed };
-    let out_of_memory = finished.out_of_memory.clone().filter(|_| state == State::Failed);
-    let hints = match (&out_of_memory, finished.disk_full, &finished.broken) {
-        (Some(_), ..) => vec![memory::hint(memory_limit)],
-        (None, true, _) => vec![Hint::command("free some space", "df -h")],
-        (None, false, broken) => broken.as_ref().map(UserError::hints).unwrap_or_default(),
-    };
-    let mut reasons = if state == State::Failed { reasons(finished, failed.is_empty()) } else { Vec::new() };
-    reasons.splice(..0, out_of_memory);
-    let mut outcome = Outcome::new(state);
-    if state == State::Failed && (!hints.is_empty() || finished.broken.is_some()) {
-        outcome.kind = Some(Kind::Host);
-    }
-    let (bitbake_exit, usage) = (Some(finished.exit), finished.usage);
-    Some(Outcome { bitbake_exit, failed, reasons, hints, usage, ..outcome })
-}
-
-/// Why a build failed, beside tasks that did.
-fn reasons(finished: &Finished, no_task: bool) -> Vec<String> {
-    let mut reasons = if no_task { finished.errors.clone() } else { Vec::new() };
-    if finished.timed_out {
-        reasons.insert(0, "the build's time was up (advanced.build_timeout)".into());
-    } else if let Some(broken) = &finished.broken {
-        reasons.insert(0, broken.to_string());
-    } else if reasons.is_empty() && no_task {
-        let how = if finished.said_done { "and names no task" } else { "before it was done" };
-        reasons.push(format!("BitBake ended with exit status {} {how}", finished.exit));
-    }
-    reasons
 }
 
 fn collect(

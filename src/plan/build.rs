@@ -27,6 +27,12 @@ use crate::{
     },
 };
 
+/// With fewer processes and threads than this, no build comes to its end.
+const FEW_TASKS: u32 = 32;
+
+/// With less memory than this, in bytes, no build comes to its end.
+const LITTLE_MEMORY: u64 = 64 << 20;
+
 /// What a build will do.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
@@ -37,6 +43,9 @@ pub struct Plan {
     /// The config.
     #[serde(flatten, with = "document_path::file")]
     pub file: PathBuf,
+    /// Its text, to show lines of it; empty where nothing of it may be quoted.
+    #[serde(skip)]
+    pub config_text: String,
     /// Where it stands.
     #[serde(flatten, with = "document_path::project")]
     pub project: PathBuf,
@@ -241,6 +250,7 @@ pub fn make(
         name: config.name.text.clone(),
         variant: request.variant.clone(),
         file: file.to_path_buf(),
+        config_text: String::new(),
         project: project.to_path_buf(),
         smidr_home: paths.home().to_path_buf(),
         domain: domain.clone(),
@@ -447,6 +457,18 @@ fn warnings(config: &Config, facts: &SystemFacts) -> Vec<String> {
     let is_set = |name: &str| facts.environment.iter().any(|(known, _)| known == name);
     for name in config.host.env.iter().filter(|name| !is_set(&name.text)) {
         warnings.push(format!("host.env: `{}` is not set here, so the build does not have it", name.text));
+    }
+    // Its server, worker and user interface with their threads, and what one task of a small recipe starts, are 20.
+    if let Some(tasks) = config.host.tasks.filter(|tasks| *tasks < FEW_TASKS) {
+        warnings.push(format!(
+            "host.tasks: BitBake cannot build with {tasks} processes and threads; it needs some hundreds"
+        ));
+    }
+    if let Some(memory) = config.host.memory.filter(|memory| memory.0 < LITTLE_MEMORY) {
+        let mib = memory.0 >> 20;
+        warnings.push(format!(
+            "host.memory: BitBake cannot build with {mib} MiB; for OpenEmbedded it needs some gigabytes"
+        ));
     }
     // bb.data.emit_var writes variables into the scripts of tasks.
     for (name, _) in config.env.iter().filter(|(_, value)| value.contains('\n')) {

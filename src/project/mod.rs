@@ -335,6 +335,9 @@ impl Project {
     ) -> Result<Plan, PlanError> {
         let mut plan = plan::make(&self.config, self.lock.as_ref(), facts, paths, &self.file, wanted, domain)?;
         plan.take_submitted(&self.sources.files, self.sources.recipe.as_ref());
+        if !self.sources.is_link {
+            plan.config_text.clone_from(&self.sources.config);
+        }
         Ok(plan)
     }
 

@@ -184,3 +184,45 @@ fn no_value_of_env_changes_silently() {
         world.edit("smidr.yaml", &format!("  BAD: {bad}\n"), "");
     }
 }
+
+#[test]
+fn errors_of_bitbake_have_the_line_that_asked() {
+    let Some(world) = World::with_project("check::errors_of_bitbake_have_the_line_that_asked") else { return };
+    let original = fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
+    let rows: &[(&str, &str, &str)] = &[
+        ("local_conf: |\n  A = \"1\"\n  FOO bar\n", "BitBake cannot read this: unparsed line: 'FOO bar'", "21:3"),
+        ("local_conf: |\n  require conf/nope.inc\n", "Could not include required file conf/nope.inc", "20:3"),
+        ("features: {inherit_classes: [nope]}\n", "no layer has the class `nope`", "19:30"),
+        ("local_conf: 'B := \"${@foo()}\"'\n", "BitBake cannot expand ", "19:14"),
+    ];
+    for (text, title, place) in rows {
+        world.write("smidr.yaml", &format!("{original}{text}"));
+        let done = world.smidr().arg("build").run();
+        done.expect_code(1).expect_err(title);
+        assert_eq!(places(&done.err), [format!("smidr.yaml:{place}")], "{text}:\n{}", done.err);
+        assert!(!done.err.contains("ConfHandler"), "{}", done.err);
+    }
+    world.write("smidr.yaml", &original);
+    world.edit("smidr.yaml", "  image: hello-image\n", "  image: hello-image\n  extra_packages: [strace]\n");
+    let done = world.smidr().arg("build").run();
+    assert_eq!(places(&done.expect_code(1).expect_err("nothing provides `strace`").err), ["smidr.yaml:15:20"]);
+    world.write("smidr.yaml", &original);
+    // The command line has no line in the config.
+    let done = world.smidr().args(["build", "--target", "hello-imgae"]).run();
+    assert_eq!(places(&done.expect_code(1).expect_err("nothing provides `hello-imgae`").err), Vec::<&str>::new());
+    let done = world.smidr().args(["build", "--", "--nope"]).run();
+    done.expect_code(2).expect_one_error().expect_err("what stands behind -- goes to BitBake").expect_err("--nope");
+}
+
+#[test]
+fn a_limit_that_is_reached_is_named() {
+    let name = "check::a_limit_that_is_reached_is_named";
+    let Some(world) = World::with_project(name) else { return };
+    world.edit("smidr.yaml", "  recipe: hello\n", "  recipe: hello\n  tasks: 5\n");
+    world.smidr().arg("check").run().expect_code(0).expect_err("BitBake cannot build with 5 processes");
+    let done = world.smidr().arg("build").run();
+    if done.err.contains("host.tasks 5 is not enforced") {
+        return skip(name, "no limit of processes holds for this user");
+    }
+    done.expect_code(3).expect_one_error().expect_err("may have 5 at once (host.tasks)").expect_err("host: {tasks: ");
+}

@@ -24,6 +24,7 @@ featureSet = [bb.cooker.CookerFeatures.SEND_SANITYEVENTS, bb.cooker.CookerFeatur
 
 PERIOD = 0.1  # seconds between two lines of the same progress
 PING_AFTER = 60  # seconds without an event
+PARSE_ERROR = "bb.parse.ParseError: "
 TEXT = 32 * 1024  # characters of a text in an event, since smidr limits lines; the console has all of it
 CLOSE_TIMEOUT = 10  # seconds for the reader to take the last lines
 LEVEL_NAMES = {
@@ -301,7 +302,11 @@ class Ui:
         once = record.levelno in (Levels.WARNONCE, Levels.ERRORONCE)
         if once and (record.levelno, record.getMessage()) in self.once:
             return
-        text = record.getMessage() + "".join("\n" + line for line in getattr(record, "bb_exc_formatted", []))
+        trace = getattr(record, "bb_exc_formatted", [])
+        if trace and trace[-1].startswith(PARSE_ERROR):  # a mistake in conf or a recipe: the way to it leads through the parser
+            record.msg, record.args = trace[-1][len(PARSE_ERROR):].strip(), ()
+            record.bb_exc_formatted = trace = []
+        text = record.getMessage() + "".join("\n" + line for line in trace)
         task = self.tasks.get(self.by_pid.get(pid))
         level = LEVEL_NAMES.get(record.levelno, "debug" if record.levelno <= Levels.DEBUG else "note")
         self.emit("log", level=level, text=shortened(text), **(task.names() if task else {}))
