@@ -22,7 +22,7 @@ use crate::{
     model::{Event, FOLDER_MARK, Hint, Kind, Paths, SystemFacts, UserError},
     plan::{CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
     system::{
-        files::{FileError, make_private_dir, remove_tree, shell, write_atomically},
+        files::{FileError, make_dir, make_private_dir, remove_tree, shell, write_atomically},
         lock::{self, Attempt, FileLock, Mode, WaitError},
         rooted::{Rooted, RootedError},
     },
@@ -182,7 +182,9 @@ pub(super) fn open(plan: &Plan, known: Option<Claim>, tools: Tools<'_>) -> Resul
         None => claim(plan, tools)?,
     };
     let (paths, folders) = (&tools.paths, &plan.folders);
-    folders.writable().into_iter().try_for_each(make_private_dir)?;
+    // Folders that the user has named may be for others to read.
+    let mode = |folder: &Path| if folder.starts_with(paths.home()) { 0o700 } else { 0o777 };
+    folders.writable().into_iter().try_for_each(|folder| make_dir(folder, mode(folder)))?;
     if plan.clean {
         clean(plan, tools.on)?;
     }
@@ -192,7 +194,7 @@ pub(super) fn open(plan: &Plan, known: Option<Claim>, tools: Tools<'_>) -> Resul
         within(plan, &folder.join(FOLDER_MARK), make_plain_file)?;
     }
     for folder in [&folders.top, &folders.tmp] {
-        within(plan, folder, |root, path| root.make_dirs(path, 0o700).map(drop))?;
+        within(plan, folder, |root, path| root.make_dirs(path, mode(folder)).map(drop))?;
     }
     let skeleton = skeleton(plan, paths);
     skeleton.parent().map_or(Ok(()), make_private_dir)?;

@@ -67,7 +67,16 @@ impl UserError for FileError {
 ///
 /// When the file system refuses.
 pub fn make_private_dir(path: &Path) -> Result<(), FileError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    make_dir(path, 0o700)
+}
+
+/// Makes a folder and its parents, with as much of `mode` as the caller's umask leaves.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn make_dir(path: &Path, mode: u32) -> Result<(), FileError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
     // The kernel says of a link to nowhere that it exists.
     let dangling = |error| match path.ancestors().find_map(dangling) {
         Some((link, target)) => {

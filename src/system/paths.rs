@@ -32,6 +32,17 @@ pub enum PathsError {
     /// Neither SMIDR_HOME nor HOME is set.
     #[error("neither SMIDR_HOME nor HOME is set")]
     NoHome,
+    /// A path that means something else in each folder.
+    #[error("SMIDR_HOME is {}, which is not an absolute path", .0.display())]
+    Relative(PathBuf),
+    /// Something else stands there.
+    #[error("SMIDR_HOME is {}, which {why}", .path.display())]
+    NotOurs {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        why: &'static str,
+    },
     /// It belongs to another user.
     #[error("{path} belongs to {owner}, and you are {caller}")]
     Foreign {
@@ -66,7 +77,7 @@ pub enum PathsError {
 impl UserError for PathsError {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoHome | Self::TooNew { .. } => Kind::Request,
+            Self::NoHome | Self::Relative(_) | Self::NotOurs { .. } | Self::TooNew { .. } => Kind::Request,
             Self::Foreign { .. } | Self::Writable { .. } => Kind::Host,
             Self::File(error) => error.kind(),
         }
@@ -75,6 +86,10 @@ impl UserError for PathsError {
     fn hints(&self) -> Vec<Hint> {
         match self {
             Self::NoHome => vec![Hint::command("name one", "export SMIDR_HOME=DIR")],
+            Self::Relative(path) => {
+                vec![Hint::command("for one in this folder", format!("export SMIDR_HOME=\"$PWD\"/{}", shell(path)))]
+            }
+            Self::NotOurs { .. } => vec![Hint::command("name a new or empty folder", "export SMIDR_HOME=DIR")],
             Self::Foreign { owner, .. } => {
                 vec![Hint::command(
                     format!("run smidr as {owner}, or use a folder of your own"),
@@ -94,7 +109,7 @@ impl UserError for PathsError {
 ///
 /// # Errors
 ///
-/// When the environment does not name it.
+/// When the environment does not name it, or names what is not smidr's.
 pub fn find(environment: &[(String, String)]) -> Result<Paths, PathsError> {
     let get = |name: &str| environment.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, v)| v);
     let home = match (get("SMIDR_HOME"), get("HOME")) {
@@ -103,8 +118,30 @@ pub fn find(environment: &[(String, String)]) -> Result<Paths, PathsError> {
         (None, None) => return Err(PathsError::NoHome),
     };
     // Mount points and stored paths must not depend on where smidr is called.
-    let home = std::path::absolute(&home).map_err(FileError::new("find", &home))?;
-    Ok(Paths::new(fs::canonicalize(&home).unwrap_or(home)))
+    if home.is_relative() {
+        return Err(PathsError::Relative(home));
+    }
+    let home = fs::canonicalize(&home).unwrap_or(home);
+    match not_ours(&home) {
+        Some(why) => Err(PathsError::NotOurs { path: home, why }),
+        None => Ok(Paths::new(home)),
+    }
+}
+
+/// What users put into a new SMIDR_HOME themselves, and what smidr puts there first.
+const OURS: [&str; 4] = ["version", "settings.yaml", "recipes", "locks"];
+
+/// Why a path cannot be SMIDR_HOME, if so: smidr takes the whole folder for itself.
+fn not_ours(home: &Path) -> Option<&'static str> {
+    if ["/proc", "/sys", "/dev"].iter().any(|own| home.starts_with(own)) && !home.starts_with("/dev/shm") {
+        return Some("belongs to the kernel");
+    }
+    if home.exists() && !home.is_dir() {
+        return Some("is not a folder");
+    }
+    let is_used = fs::read_dir(home).is_ok_and(|mut found| found.next().is_some());
+    let is_ours = OURS.iter().any(|name| home.join(name).symlink_metadata().is_ok());
+    (is_used && !is_ours).then_some("holds files that are not smidr's")
 }
 
 /// Makes the shared folders, or checks those that are there. Afterwards only their owner reaches them.

@@ -226,3 +226,39 @@ fn a_limit_that_is_reached_is_named() {
     }
     done.expect_code(3).expect_one_error().expect_err("may have 5 at once (host.tasks)").expect_err("host: {tasks: ");
 }
+
+#[test]
+fn a_home_that_is_not_smidrs_is_refused_by_every_command() {
+    let world = World::new();
+    world.init("p");
+    let file = world.work.join("file");
+    fs::write(&file, "x").expect("a file");
+    let (file, used) = (file.display().to_string(), world.work.display().to_string());
+    for (home, why) in [
+        ("/proc", "belongs to the kernel"),
+        ("home", "is not an absolute path"),
+        (file.as_str(), "is not a folder"),
+        (used.as_str(), "holds files that are not smidr's"),
+    ] {
+        for command in [&["status"][..], &["check"], &["build"], &["image", "ls"], &["artifacts", "list"]] {
+            let done = world.smidr().args(command).env("SMIDR_HOME", home).run();
+            done.expect_code(2).expect_one_error().expect_err(why).expect_err("export SMIDR_HOME=");
+        }
+    }
+    assert!(!world.project().join("home").exists());
+}
+
+#[test]
+fn folders_that_the_user_names_have_the_callers_umask() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some(world) = World::with_project("check::folders_that_the_user_names_have_the_callers_umask") else { return };
+    world.append("directories: {downloads: ../shared/dl, sstate: ../shared/sstate, deploy: ../shared/deploy}\n");
+    world.smidr().args(["build", "--target", "host-libc"]).run().expect_code(0);
+    let mode = |path: &std::path::Path| fs::metadata(path).expect("a folder").permissions().mode() & 0o777;
+    let made = world.work.join("plain");
+    fs::create_dir(&made).expect("a folder");
+    for name in ["", "dl", "sstate", "deploy"] {
+        assert_eq!(mode(&world.work.join("shared").join(name)), mode(&made), "{name}");
+    }
+    assert_eq!(mode(&world.smidr), 0o700);
+}

@@ -299,5 +299,5 @@ fn without_home_and_smidr_home() {
     let done = world.smidr().arg("build").env("HOME", "").env("SMIDR_HOME", "").run();
     done.expect_code(2).expect_one_error().expect_err("export SMIDR_HOME=DIR");
     let done = world.smidr().arg("doctor").env("SMIDR_HOME", "/proc/nowhere").run();
-    done.expect_code(3).expect_one_error();
+    done.expect_code(2).expect_one_error();
 }
