@@ -88,7 +88,7 @@ fn words<'a>(words: &'a [PathBuf], paths: &Paths) -> Result<(Option<&'a str>, &'
         }
         [id, dest, patterns @ ..] => {
             let text = |path: &PathBuf| {
-                let wrong = || Refused::new(format!("`{}` is no text", path.display()), None);
+                let wrong = || Refused::new(format!("`{}` is not valid UTF-8", path.display()), None);
                 path.to_str().map(String::from).ok_or_else(wrong)
             };
             let patterns = patterns.iter().map(text).collect::<Result<_, _>>()?;

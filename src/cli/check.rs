@@ -59,6 +59,8 @@ impl Checked<'_> {
             Err(error) => return self.wrong(error),
         };
         let mut drawn = Vec::new();
+        // A link may lead to what is no config, and errors about its values would quote them.
+        let is_read = wrong.is_empty() || !self.sources.is_link;
         for error in wrong {
             match error {
                 ProjectError::Config(problems) => {
@@ -67,7 +69,7 @@ impl Checked<'_> {
                 error => self.wrong(error),
             }
         }
-        if let Some(mut project) = project {
+        if let Some(mut project) = project.filter(|_| is_read) {
             for wrong in self.look(&mut project, variant.clone()) {
                 match self.problem(&wrong, variant.as_deref()) {
                     Some(problem) => drawn.push(problem),

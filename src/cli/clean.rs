@@ -101,7 +101,7 @@ fn options() -> Hint {
 
 fn policy(args: &CleanUp) -> Result<Policy, Refused> {
     let no_age = |text: &String| {
-        Refused::new(format!("`{text}` is no age"), [Hint::new("write  --older-than 30d,  12h  or  8w")])
+        Refused::new(format!("`{text}` is not an age"), [Hint::new("write  --older-than 30d,  12h  or  8w")])
     };
     let older_than = args.older_than.as_ref().map(|text| text.parse::<Age>().map_err(|()| no_age(text))).transpose()?;
     Ok(Policy {

@@ -38,8 +38,11 @@ pub fn examine(text: &str, variant: Option<&str>, lookup: Lookup<'_>) -> (Option
     let mut config = config(&mut d, &root);
     config.variables = std::mem::take(&mut d.variables);
     config.warnings = series::warnings(&config);
+    let unknown = || Text { text: "unknown".into(), ..Text::default() };
+    if !BuildId::is_valid_name(&config.name) {
+        config.name = unknown();
+    }
     if !config.whole {
-        let unknown = || Text { text: "unknown".into(), ..Text::default() };
         config.base.machine.get_or_insert_with(unknown);
         config.build.image = Some(config.build.image).filter(|image| !image.is_empty()).unwrap_or_else(unknown);
     }

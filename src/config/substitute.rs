@@ -44,7 +44,7 @@ fn expand(inside: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Strin
             format!("the environment variable {name} is not set; write `${{{name}:-default}}` to go on without it")
         })
     } else {
-        Err(format!("`${{{inside}}}` is none of ${{VAR}}, ${{VAR:-default}}, ${{VAR:+alternative}}"))
+        Err(format!("`${{{inside}}}` is not one of ${{VAR}}, ${{VAR:-default}}, ${{VAR:+alternative}}"))
     }
 }
 

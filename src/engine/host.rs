@@ -103,7 +103,7 @@ fn from_recipe(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: boo
         let same = lock.recipe.as_ref() == Some(&identity);
         if !same && !plan.locked {
             tools.on.warn(format!(
-                "the rootfs recipe `{}` has changed since smidr.lock was written; it is made anew",
+                "the rootfs recipe `{}` has changed since smidr.lock was written; it is made again",
                 found.name
             ));
         }

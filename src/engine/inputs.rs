@@ -37,7 +37,7 @@ pub(crate) enum InputsError {
         source: io::Error,
     },
     /// There, but something else.
-    #[error("the {what} {path} is no {wanted}")]
+    #[error("the {what} {path} is not a {wanted}")]
     Kind {
         /// What it should be.
         what: What,

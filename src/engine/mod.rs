@@ -155,10 +155,10 @@ pub(crate) enum EngineError {
     #[error("the project asks for what was not granted: {}", .0.join(", "))]
     NotGranted(Vec<String>),
     /// `--locked`, and something would have to be pinned.
-    #[error("smidr.lock does not pin {}, and --locked pins nothing anew", .0.join(", "))]
+    #[error("smidr.lock does not pin {}, and --locked adds no pins", .0.join(", "))]
     NotLocked(Vec<String>),
     /// `--offline`, and the image is not here.
-    #[error("the image of `{0}` is not in the store, and --offline brings none")]
+    #[error("the image of `{0}` is not in the store, and --offline does not fetch it")]
     Offline(String),
     /// An image that is neither here nor can be made.
     #[error("the image `{0}` is not in the store")]

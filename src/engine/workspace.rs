@@ -104,7 +104,7 @@ impl UserError for WorkspaceError {
             }
             Self::Left { folder, .. } => {
                 vec![
-                    Hint::command("begin anew", "smidr build --clean"),
+                    Hint::command("start with an empty workspace", "smidr build --clean"),
                     Hint::command("or remove what is there", format!("rm -r {}", shell(folder))),
                 ]
             }

@@ -214,7 +214,7 @@ impl Sources {
         let problems = Problems { file, text: self.config.clone(), list };
         match self.is_link {
             true => problems.unquoted(&format!(
-                "{0} came in by a link, so nothing of it is quoted; to see more:  smidr --config {0} check",
+                "{0} is reached through a link, so nothing of it is quoted; to see more:  smidr --config {0} check",
                 shell(&self.file)
             )),
             false => problems,

@@ -132,20 +132,23 @@ fn base(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Base {
         if !web || mirror.contains(|c: char| c.is_whitespace() || c.is_control() || "[]#".contains(c)) {
             d.problem(Problem::new(
                 mirror.span.clone(),
-                format!("base.mirror: `{mirror}` is no http or https address"),
+                format!("base.mirror: `{mirror}` is not an http or https address"),
             ));
         }
     }
     if let Some(keyring) = &suite.signed_by {
         let path = |c: char| c.is_ascii_alphanumeric() || "/-._+".contains(c);
         if !keyring.starts_with('/') || !keyring.chars().all(path) {
-            d.problem(Problem::new(keyring.span.clone(), format!("base.signed_by: `{keyring}` is no absolute path")));
+            d.problem(Problem::new(
+                keyring.span.clone(),
+                format!("base.signed_by: `{keyring}` is not an absolute path"),
+            ));
         }
     }
     let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
     for text in suite.components.iter().map(String::as_str).chain([&*suite.suite]) {
         if !plain(text) {
-            d.problem(Problem::new(suite.suite.span.clone(), format!("base: `{text}` is no suite or component")));
+            d.problem(Problem::new(suite.suite.span.clone(), format!("base: `{text}` is not a suite or component")));
         }
     }
     let components = if suite.components.is_empty() { vec!["main".into()] } else { suite.components };
@@ -215,7 +218,7 @@ fn check_package(d: &mut Decoder<'_>, package: &Text) {
         && package.chars().all(plain)
         && (!package.ends_with(['-', '+']) || package.ends_with("++"));
     if !good {
-        d.problem(Problem::new(package.span.clone(), format!("packages: `{package}` is no package name")));
+        d.problem(Problem::new(package.span.clone(), format!("packages: `{package}` is not a package name")));
     }
 }
 

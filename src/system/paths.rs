@@ -128,8 +128,19 @@ pub fn find(environment: &[(String, String)]) -> Result<Paths, PathsError> {
     }
 }
 
-/// What users put into a new SMIDR_HOME themselves, and what smidr puts there first.
-const OURS: [&str; 4] = ["version", "settings.yaml", "recipes", "locks"];
+/// By any of these a SMIDR_HOME is known, which another smidr may be making just now; users put some of it there themselves.
+const OURS: [&str; 10] = [
+    "version",
+    "settings.yaml",
+    "recipes",
+    "images",
+    "locks",
+    "workspaces",
+    "domains",
+    "downloads",
+    "sstate-cache",
+    "history.db",
+];
 
 /// Why a path cannot be SMIDR_HOME, if so: smidr takes the whole folder for itself.
 fn not_ours(home: &Path) -> Option<&'static str> {
@@ -139,7 +150,8 @@ fn not_ours(home: &Path) -> Option<&'static str> {
     if home.exists() && !home.is_dir() {
         return Some("is not a folder");
     }
-    let is_used = fs::read_dir(home).is_ok_and(|mut found| found.next().is_some());
+    let mut found = fs::read_dir(home).into_iter().flatten().flatten();
+    let is_used = found.any(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
     let is_ours = OURS.iter().any(|name| home.join(name).symlink_metadata().is_ok());
     (is_used && !is_ours).then_some("holds files that are not smidr's")
 }

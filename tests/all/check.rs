@@ -16,6 +16,7 @@ fn one_mistake_is_one_error_at_its_place() {
     let original = fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
     let rows: &[(&str, &str, &[&str], &str)] = &[
         ("name: p", "nmae: p", &["did you mean `name`?"], "2:1"),
+        ("name: p", "name: a b", &["`a b` cannot name a project"], "2:7"),
         ("image: hello-image", "imgae: hello-image", &["unknown key `build.imgae`"], "14:3"),
         ("build:", "biuld:", &["did you mean `build`?"], "13:1"),
         ("base:", "bsae:", &["did you mean `base`?"], "5:1"),

@@ -129,7 +129,7 @@ fn clean_removes_what_is_not_needed_any_more() {
     let world = with_own_locks(world);
     let clean = |args: &[&str]| world.smidr().arg("clean").args(args).current_dir(&world.work).run();
     for (args, told) in [
-        (&["--older-than", "30"][..], "`30` is no age"),
+        (&["--older-than", "30"][..], "`30` is not an age"),
         (&["--keep-size", "20"], "`20` has no unit"),
         (&["--yes"], "say what may be removed"),
     ] {

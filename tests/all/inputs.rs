@@ -135,7 +135,7 @@ fn credential_files_are_bound_and_never_copied() {
 
     for (keys, code, expected) in [
         ("  netrc: ./nowhere\n", 125, "cannot read the netrc "),
-        ("  git_credentials: /etc\n", 125, "is no regular file"),
+        ("  git_credentials: /etc\n", 125, "is not a regular file"),
         ("  netrc: ~/.smidr-none/../../smidr/version\n", 125, "SMIDR_HOME"),
     ] {
         host(&world, keys);
@@ -214,7 +214,7 @@ fn an_ssh_agent_is_shown_without_key_files() {
     };
     ask("").expect_code(125).expect_one_error().expect_err("SSH_AUTH_SOCK is not set").expect_err("ssh-add");
     ask("/nowhere").expect_code(125).expect_one_error().expect_err("cannot read the ssh-agent /nowhere");
-    ask("/etc/passwd").expect_code(125).expect_one_error().expect_err("is no socket");
+    ask("/etc/passwd").expect_code(125).expect_one_error().expect_err("is not a socket");
     // A socket without a listener.
     let dead = world.work.join("dead");
     drop(UnixListener::bind(&dead).expect("a socket"));

@@ -93,7 +93,7 @@ fn judge(found: &Found, systemd: bool, uid: u32) -> Finding {
             match (error, error.hints().pop()) {
                 // A session of the user's systemd would be needed.
                 (CgroupError::NotYours { .. }, _) if systemd && uid != 0 => {
-                    finding.hint(format!("as administrator:  loginctl enable-linger {uid}  and log in anew"))
+                    finding.hint(format!("as administrator:  loginctl enable-linger {uid}  and log in again"))
                 }
                 (_, Some(hint)) => finding.hint(hint.to_string()),
                 (_, None) => finding,
@@ -105,7 +105,7 @@ fn judge(found: &Found, systemd: bool, uid: u32) -> Finding {
 fn delegate(systemd: bool) -> &'static str {
     if systemd {
         "as administrator:  mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' > \
-         /etc/systemd/system/user@.service.d/delegate.conf && systemctl daemon-reload  and log in anew"
+         /etc/systemd/system/user@.service.d/delegate.conf && systemctl daemon-reload  and log in again"
     } else {
         "as administrator, hand the controllers on:  echo '+memory +pids +cpu' > /sys/fs/cgroup/cgroup.subtree_control"
     }
