@@ -263,3 +263,20 @@ fn folders_that_the_user_names_have_the_callers_umask() {
     }
     assert_eq!(mode(&world.smidr), 0o700);
 }
+
+#[test]
+fn lock_settles_a_conflict_of_its_file() {
+    let Some(world) = World::with_project("check::lock_settles_a_conflict_of_its_file") else { return };
+    world.smidr().arg("lock").run().expect_code(0);
+    let file = world.project().join("smidr.lock");
+    let good = fs::read_to_string(&file).expect("a lock");
+    let image = good.lines().find(|line| line.contains("image: ")).expect("a build host");
+    let theirs =
+        format!("{}{}", image.split("sha256:").next().expect("a key"), format_args!("sha256:{}", "ab".repeat(32)));
+    let conflict = format!("<<<<<<< HEAD\n{image}\n=======\n{theirs}\n>>>>>>> other");
+    world.write("smidr.lock", &good.replace(image, &conflict));
+    world.smidr().arg("build").run().expect_code(2).expect_one_error().expect_err("smidr lock");
+    let done = world.smidr().arg("lock").run();
+    done.expect_code(0).expect_err("pinned differently by the two sides, so to what it is now: hello");
+    assert_eq!(fs::read_to_string(&file).expect("a lock"), good);
+}
