@@ -106,7 +106,7 @@ fn policy(args: &CleanUp) -> Result<Policy, Refused> {
     let older_than = args.older_than.as_ref().map(|text| text.parse::<Age>().map_err(|()| no_age(text))).transpose()?;
     Ok(Policy {
         older_than: older_than.map(|Age(age)| age),
-        keep_size: args.keep_size.as_deref().map(|text| size(text, "--keep-size 20g")).transpose()?,
+        keep_size: args.keep_size.as_deref().map(|text| size(text, "smidr clean --keep-size 20g")).transpose()?,
         gone: args.gone,
         only: args.only.clone(),
     })
@@ -116,7 +116,7 @@ fn policy(args: &CleanUp) -> Result<Policy, Refused> {
 pub(super) fn size(text: &str, example: &str) -> Result<u64, Refused> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = text.strip_prefix(digits).unwrap_or_default();
-    let hint = [Hint::new(format!("write  {example}"))];
+    let hint = [Hint::command("write the unit", example)];
     match (digits.parse::<u64>(), text.parse::<Size>()) {
         // Nothing needs no unit.
         (Ok(0), _) if format!("1{unit}").parse::<Size>().is_ok() => Ok(0),

@@ -216,7 +216,7 @@ impl CommandContext {
     }
 
     fn prune(&self, wanted: &Prune) -> Result<(), Failure> {
-        let keep_bytes = wanted.keep.as_deref().map(|text| size(text, "--keep 20g")).transpose()?;
+        let keep_bytes = wanted.keep.as_deref().map(|text| size(text, "smidr image prune --keep 20g")).transpose()?;
         let day = Duration::from_secs(24 * 60 * 60);
         let policy = Policy { unused_for: wanted.days.map(|days| day * days), keep_bytes, dry_run: wanted.dry_run };
         let pruned = self.store.prune(policy, jiff::Timestamp::now(), &self.on)?;

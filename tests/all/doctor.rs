@@ -320,7 +320,7 @@ fn a_home_on_a_read_only_file_system() {
 fn a_home_that_cannot_be_made() {
     let world = World::new();
     let done = world.smidr().args(["doctor", "--json"]).env("SMIDR_HOME", "/proc/nowhere").run();
-    let home = finding(done.expect_code(3).expect_one_error(), "home");
+    let home = finding(done.expect_code(2).expect_one_error(), "home");
     assert_eq!((&home["verdict"], &done.json()["can_build"]), (&"broken".into(), &false.into()), "{home}");
     assert!(home["text"].as_str().is_some_and(|text| text.contains("/proc/nowhere")), "{home}");
     assert!(finding(&done, "memory")["text"].is_string(), "the rest is told all the same");

@@ -159,7 +159,7 @@ fn an_unknown_uid() {
     assert_eq!((done.code, done.out.as_str()), (Some(0), "ran\n"), "{done:?}");
     // For root, it belongs to another user.
     let root = world.smidr().args(["run", "--", "/bin/mark", "here"]).run();
-    root.expect_code(125).expect_one_error().expect_err("belongs to uid 54321");
+    root.expect_code(125).expect_one_error().expect_err("belongs to another user, and a build of it is theirs");
 }
 
 #[test]

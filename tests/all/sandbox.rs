@@ -311,27 +311,35 @@ fn a_terminal_is_passed_through() {
 #[test]
 fn folders_of_other_users_are_refused() {
     let Some(world) = World::with_project("sandbox::folders_of_other_users_are_refused") else { return };
-    // Root gives its own folder away; others use one of root's.
-    let (config, home) = if is_root() {
+    // Root gives its own folders away; others use one of root's.
+    if is_root() {
         let project = world.init("theirs");
-        let home = world.work.join("their-home");
-        fs::create_dir(&home).expect("a folder");
-        for path in [&project, &home] {
-            std::os::unix::fs::chown(path, Some(4242), Some(4242)).expect("chown");
+        std::os::unix::fs::chown(&project, Some(4242), Some(4242)).expect("chown");
+        let config = project.join("smidr.yaml");
+        for (command, code) in [(&["build"][..], 3), (&["run", "true"], 125)] {
+            let done = world.smidr().arg("--config").arg(&config).args(command).run();
+            done.expect_code(code)
+                .expect_one_error()
+                .expect_err("belongs to another user, and a build of it is theirs");
         }
-        (project.join("smidr.yaml"), home)
-    } else {
-        ("/etc/passwd".into(), "/usr".into())
-    };
-    let owner = if is_root() { "uid 4242" } else { "root" };
-    for (command, code) in [(&["build"][..], 3), (&["check"], 3), (&["plan"], 3), (&["run", "true"], 125)] {
-        let done = world.smidr().arg("--config").arg(&config).args(command).run();
-        done.expect_code(code).expect_one_error().expect_err(&format!("belongs to {owner}"));
-        done.expect_err("hint: run smidr as").expect_err("chown -R $(id -u):$(id -g) ");
+        // Who only looks may.
+        for command in ["check", "plan"] {
+            world.smidr().arg("--config").arg(&config).arg(command).run().expect_code(0);
+        }
     }
-    for (command, code) in [(&["build"][..], 3), (&["image", "ls"], 3), (&["run", "true"], 125), (&["doctor"], 3)] {
+    let home = world.work.join("their-home");
+    let (home, code, why) = if is_root() {
+        fs::create_dir(&home).expect("a folder");
+        std::os::unix::fs::chown(&home, Some(4242), Some(4242)).expect("chown");
+        (home, 3, "belongs to uid 4242")
+    } else {
+        ("/usr".into(), 2, "holds files that are not smidr's")
+    };
+    for (command, code) in
+        [(&["build"][..], code), (&["image", "ls"], code), (&["run", "true"], 125), (&["doctor"], code)]
+    {
         let done = world.smidr().args(command).env("SMIDR_HOME", &home).run();
-        done.expect_code(code).expect_one_error().expect_err(&format!("belongs to {owner}")).expect_err("hint: ");
+        done.expect_code(code).expect_one_error().expect_err(why).expect_err("hint: ");
     }
     if is_root() {
         assert_eq!(World::names(&home), Vec::<String>::new());
