@@ -80,3 +80,64 @@ fn one_folder_named_twice_is_locked_once() {
     recipe(&world, "one", "    true");
     world.smidr().args(["build", "--target", "one"]).run().expect_code(0);
 }
+
+/// `TaskStarted` as a document has it.
+fn snake(name: &str) -> String {
+    let mut text = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !text.is_empty() {
+            text.push('_');
+        }
+        text.push(letter.to_ascii_lowercase());
+    }
+    text
+}
+
+#[test]
+fn the_reference_names_every_event_and_field() {
+    let reference = include_str!("../../docs/events.md");
+    let section = |name: &str| {
+        let from = reference
+            .split(&format!("## `{name}`\n"))
+            .nth(1)
+            .unwrap_or_else(|| panic!("{name} is not in docs/events.md"));
+        from.split("\n##").next().expect("a section").to_owned()
+    };
+    let check = |name: &str, fields: &syn::Fields| {
+        let section = section(name);
+        for field in fields {
+            let own = field.ident.as_ref().expect("a name").to_string();
+            let is_task = matches!(&field.ty, syn::Type::Path(path) if path.path.is_ident("TaskName"));
+            let names = if is_task { vec!["recipe".into(), "task".into()] } else { vec![own] };
+            for field in names {
+                assert!(section.contains(&format!("| `{field}` |")), "{name}.{field} is not in docs/events.md");
+            }
+        }
+        section.matches("\n| `").count()
+    };
+    let mut checked = 0;
+    for source in [include_str!("../../src/model/event.rs"), include_str!("../../src/model/outcome.rs")] {
+        for item in syn::parse_file(source).expect("Rust").items {
+            match item {
+                syn::Item::Enum(event) if event.ident == "Event" => {
+                    checked += event.variants.len();
+                    event.variants.iter().for_each(|variant| {
+                        let expected = check(&snake(&variant.ident.to_string()), &variant.fields);
+                        let flattened = variant.fields.iter().filter(
+                            |field| matches!(&field.ty, syn::Type::Path(path) if path.path.is_ident("TaskName")),
+                        );
+                        assert_eq!(expected, variant.fields.len() + flattened.count(), "{}: too many", variant.ident);
+                    });
+                    let kinds = reference.matches("\n### `").count();
+                    assert_eq!(kinds, event.variants.len(), "docs/events.md has kinds that there are not");
+                }
+                syn::Item::Struct(outcome) if outcome.ident == "Outcome" => {
+                    checked += 1;
+                    check("outcome", &outcome.fields);
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(checked > 20, "{checked}");
+}
