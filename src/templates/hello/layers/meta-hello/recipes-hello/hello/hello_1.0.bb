@@ -5,7 +5,7 @@ LICENSE = "MIT OR Apache-2.0"
 LICENSE_FILES = "hello.c"
 
 DEPENDS = "libgreet"
-SRC_URI = "file://Makefile file://hello.c file://0001-Greet-from-smidr.patch"
+SRC_URI = "file://Makefile file://hello.c file://0001-Makefile-say-who-builds.patch"
 
 inherit cc
 

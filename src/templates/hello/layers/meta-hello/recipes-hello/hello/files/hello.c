@@ -10,6 +10,9 @@ int main(int argc, char **argv)
 
 	greet(text, sizeof(text), argc > 1 ? argv[1] : "world");
 	printf("%s\n", text);
+#ifdef BUILT_BY
+	puts("Built by " BUILT_BY ".");
+#endif
 	printf("hello %s, libgreet %s\n", PACKAGE_VERSION, greet_version());
 	return 0;
 }
