@@ -11,7 +11,8 @@ use std::{
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -27,6 +28,9 @@ use crate::{
 
 /// Of the tables below, kept in `PRAGMA user_version`.
 const VERSION: i64 = 2;
+
+/// How long other processes are waited for that write to the index.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const TABLES: &str = "
 CREATE TABLE builds (
@@ -178,14 +182,14 @@ impl History {
 
     fn opened(paths: &Paths, mut db: Connection) -> Result<Self, HistoryError> {
         let open = failed("open");
-        db.busy_timeout(Duration::from_secs(10)).map_err(&open)?;
+        db.busy_timeout(PATIENCE).map_err(&open)?;
         // Readers never wait for the writer; what a power cut costs is in the journals.
-        db.pragma_update(None, "journal_mode", "WAL").map_err(&open)?;
+        patiently(|| db.pragma_update(None, "journal_mode", "WAL")).map_err(&open)?;
         db.pragma_update(None, "synchronous", "NORMAL").map_err(&open)?;
         let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
         let mut is_new = false;
         loop {
-            match version(&db).map_err(&open)? {
+            match patiently(|| version(&db)).map_err(&open)? {
                 VERSION => break,
                 0 => {
                     create(&db)?;
@@ -443,6 +447,19 @@ fn end_journal(folder: &Path, record: &Record) -> Result<(), FileError> {
     writer.write(record).map_err(FileError::new("write", &folder.join(journal::JOURNAL)))?;
     writer.finish();
     Ok(())
+}
+
+/// Tries again while other processes make the index or change its mode, for which SQLite does not wait by itself (busy_timeout).
+fn patiently<T>(mut work: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match work() {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            done => return done,
+        }
+    }
 }
 
 fn remove_rows(db: &Connection, id: &BuildId) -> rusqlite::Result<()> {
