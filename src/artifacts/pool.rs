@@ -2,7 +2,7 @@
 //! a workspace that has not changed since it was kept is linked again, and neither copied nor read.
 //!
 //! No lock is needed: an object is published by a link to a file that stands in a build's folder already, and one that only the pool names is
-//! removed. Who is too late to link to it copies. Never gives a build an object that was written to meanwhile.
+//! removed. A link that comes too late for that is a copy. Never gives a build an object that was written to meanwhile.
 
 use std::{
     collections::HashMap,

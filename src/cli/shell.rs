@@ -103,7 +103,7 @@ fn inside(
     let paths = context::open_paths(&facts)?;
     let given = trust::given(&facts, grant);
     let mut plan = trust::settle(&project, &default_wanted(variant), &facts, &paths, &given, &stop)?.plan;
-    // Who only looks brings nothing.
+    // Describing a sandbox fetches nothing.
     plan.offline |= print_sandbox;
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
     on.hide(&engine::inputs::secrets(&plan));
@@ -169,7 +169,7 @@ fn inside(
     Ok(ExitCode::from(u8::try_from(exit?.status).unwrap_or(OWN_FAILURE)))
 }
 
-/// Layers that are named to who opens a shell.
+/// How many layers are named when a shell opens.
 const NAMED: usize = 3;
 
 /// Says where one is, and what is writable.

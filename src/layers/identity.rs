@@ -1,4 +1,4 @@
-//! Who makes commits in `run` and `shell`, where devtool makes some: the caller's name and mail, as git's configuration has them. Reads files only.
+//! The author of commits in `run` and `shell`, where devtool makes some: the caller's name and mail from git's configuration. Reads files only.
 
 use std::path::PathBuf;
 

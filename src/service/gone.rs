@@ -96,7 +96,7 @@ pub(crate) fn clean(paths: &Paths, dry_run: bool) -> Result<Removed, FileError> 
     Ok(removed)
 }
 
-/// Removes a folder that nobody holds. Whether it was removed, or would be.
+/// Removes a folder whose lock is free. Gives whether it was removed, or would be.
 fn remove(gone: Gone, lock: &Path, dry_run: bool, removed: &mut Removed) -> Result<bool, FileError> {
     let held = match dry_run {
         true => lock::holder(lock)?.map_or(Ok(None), Err),

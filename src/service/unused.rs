@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// What BitBake keeps beside an object: when it was used, that it is complete, who signed it, who uses it now.
+/// What BitBake keeps beside an object: when it was used, that it is complete, its signature, a lock while it is used.
 const BESIDE: [&str; 4] = [".done", ".siginfo", ".sig", ".lock"];
 
 /// How names of sstate objects begin (sstate.bbclass).
@@ -87,7 +87,7 @@ pub(crate) struct Unused {
 pub(crate) struct Cleaned {
     /// Those that were not used for longest first.
     pub gone: Vec<Unused>,
-    /// Folders of caches that were left alone, and who uses each.
+    /// Folders of caches that are in use, and the holder of each lock.
     pub busy: Vec<(PathBuf, String)>,
 }
 
@@ -123,7 +123,7 @@ pub(crate) fn clean(paths: &Paths, policy: Policy, now: Timestamp) -> Result<Cle
     Ok(cleaned)
 }
 
-/// Holds the caches of a domain alone, or says who uses them.
+/// Takes the lock of a domain's caches alone, or gives its holder.
 fn hold(domain: &DomainCaches, dry_run: bool) -> Result<Result<Option<FileLock>, String>, FileError> {
     if dry_run {
         return Ok(lock::holder(&domain.lock)?.map_or(Ok(None), Err));

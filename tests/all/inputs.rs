@@ -87,7 +87,7 @@ fn a_build_gets_only_the_inputs_of_its_config() {
     done.expect_code(0).expect_out("HOME=");
     assert!(!done.out.contains("pw-of-"), "{}", done.out);
     assert!(!done.out.contains("netrc") && !done.out.contains("git-credentials"), "{}", done.out);
-    // Who commits in there is the caller.
+    // Commits in there have the caller's name.
     done.expect_out("name = A Person");
     // The same commands find what the config names, so they would find the rest.
     host(&world, "  env: [MARKER]\n  netrc: true\n");

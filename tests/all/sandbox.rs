@@ -322,7 +322,7 @@ fn folders_of_other_users_are_refused() {
                 .expect_one_error()
                 .expect_err("belongs to another user, and a build of it is theirs");
         }
-        // Who only looks may.
+        // check and plan only look.
         for command in ["check", "plan"] {
             world.smidr().arg("--config").arg(&config).arg(command).run().expect_code(0);
         }
