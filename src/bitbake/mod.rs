@@ -17,6 +17,14 @@ pub(crate) const OWN_FOLDER: &str = "/.smidr";
 pub(crate) const OWN_FILES: [(&str, &str); 2] =
     [("launch.py", include_str!("ui/launch.py")), ("smidr.py", include_str!("ui/smidr.py"))];
 
+/// Below [`OWN_FOLDER`]: programs that wait for BitBake's lock and then run the command of the same name, for a shell beside a running build.
+pub(crate) const WAITING: &str = "bin";
+/// Their names.
+pub(crate) const WAITING_NAMES: [&str; 7] =
+    ["bitbake", "bitbake-diffsigs", "bitbake-dumpsig", "bitbake-getvar", "bitbake-layers", "devtool", "recipetool"];
+/// Their text.
+pub(crate) const WAITING_TEXT: &str = include_str!("wait.sh");
+
 /// The command that runs BitBake with smidr's user interface, which is in `own`.
 pub(crate) fn command(plan: &Plan, own: &Path) -> Vec<String> {
     if plan.fetch_only {

@@ -137,8 +137,12 @@ fn inside(
     // What showed how far the preparation was must not draw into the program's output.
     drop(on);
     drop(second);
-    if is_shell && relay.keys() {
-        greet(&prepared);
+    match prepared.user() {
+        Some(user) => {
+            talk(format!("{user} runs here: layers and conf are read-only, and bitbake waits until it is done"))
+        }
+        None if is_shell && relay.keys() => greet(&prepared),
+        None => {}
     }
     edits.keep()?;
     let exit = sandbox::launch(&spec, stdio, spawner).map_err(Failure::from).and_then(|running| {
@@ -158,9 +162,11 @@ fn inside(
         Ok(exit?)
     });
     edits.finish()?.lines().into_iter().for_each(warn);
-    conf::tell(prepared.plan(), &changes(prepared.plan(), &Written::of(prepared.plan(), paths)));
-    // What the user has changed here is nothing to ask about.
-    trust::keep(&project, prepared.plan(), &engine::left_conf(prepared.plan()), paths)?;
+    if prepared.user().is_none() {
+        conf::tell(prepared.plan(), &changes(prepared.plan(), &Written::of(prepared.plan(), paths)));
+        // What the user has changed here is nothing to ask about.
+        trust::keep(&project, prepared.plan(), &engine::left_conf(prepared.plan()), paths)?;
+    }
     // What was to be done says more than the one step that failed.
     if exit.as_ref().is_err_and(|failure| failure.kind() == Kind::Host) {
         talk("the sandbox, step by step:");

@@ -202,12 +202,7 @@ fn layers_in(line: &str) -> Option<Vec<PathBuf>> {
 pub(crate) struct Written(PathBuf);
 
 impl Written {
-    /// Beside a workspace's skeleton.
-    pub(super) fn beside(skeleton: &Path) -> Self {
-        Self(skeleton.to_path_buf())
-    }
-
-    /// Of a plan.
+    /// Of a plan: beside the skeleton of its workspace.
     pub(crate) fn of(plan: &Plan, paths: &Paths) -> Self {
         Self(super::workspace::skeleton(plan, paths))
     }
@@ -242,15 +237,24 @@ fn put(plan: &Plan, name: &str, text: &str) -> Result<(), WorkspaceError> {
 }
 
 impl Workspace {
-    /// Writes the conf of the next start. In `run` and `shell`, what the user has changed stays.
+    /// Writes the conf of the next start. In `run` and `shell`, what the user has changed stays, and that of a running build.
     ///
     /// # Errors
     ///
     /// When the file system refuses.
-    pub(super) fn write_conf(&self, plan: &Plan, checkouts: &Checkouts, what: Use) -> Result<(), WorkspaceError> {
+    pub(super) fn write_conf(
+        &self,
+        plan: &Plan,
+        checkouts: &Checkouts,
+        what: Use,
+        paths: &Paths,
+    ) -> Result<(), WorkspaceError> {
+        if what == Use::Look {
+            return Ok(());
+        }
         let conf = plan.folders.top.join("conf");
         within(plan, &conf, |root, path| root.make_dirs(path, 0o755).map(drop))?;
-        let written = Written::beside(&self.skeleton);
+        let written = Written::of(plan, paths);
         if what == Use::Edit && !changes(plan, &written).is_empty() {
             return Ok(());
         }

@@ -22,9 +22,11 @@ use super::{
     Tools, guards,
     obeyed::{self, Area, Seen, digest, seen},
     prepare::Use,
+    session::Session,
     workspace::lock_path,
 };
 use crate::{
+    events::Emitter,
     model::{Digest, Paths},
     plan::{OwnRepository, PlacedInput, Plan},
     system::{
@@ -91,7 +93,14 @@ pub(crate) struct Edited {
 }
 
 /// Looks at what is there now.
-pub(super) fn begin(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], what: Use, paths: &Paths) -> Edits {
+pub(super) fn begin(
+    plan: &Plan,
+    own: &[OwnRepository],
+    inputs: &[PlacedInput],
+    what: Use,
+    session: Option<&Session>,
+    paths: &Paths,
+) -> Edits {
     let edited = own.iter().filter(|_| what == Use::Edit);
     let layers: Vec<PathBuf> = edited.flat_map(|own| own.layers.iter().cloned()).collect();
     let areas = obeyed::areas(plan, own, inputs, what);
@@ -100,9 +109,9 @@ pub(super) fn begin(plan: &Plan, own: &[OwnRepository], inputs: &[PlacedInput], 
     let skipped: Vec<PathBuf> =
         plan.folders.writable().into_iter().chain([plan.smidr_home.as_path()]).map(Path::to_path_buf).collect();
     Edits {
-        record: record(plan, paths),
+        record: session.map_or_else(|| record(plan, paths), Session::record),
         what,
-        lock: lock_path(&plan.folders.workspace, paths),
+        lock: session.map_or_else(|| lock_path(&plan.folders.workspace, paths), |session| session.lock().into()),
         quarantine: paths.quarantine().join(plan.folders.workspace.file_name().unwrap_or_default()),
         top: (plan.folders.top.clone(), root.clone()),
         missing: plan
@@ -129,20 +138,33 @@ pub(super) fn finish_interrupted(tools: Tools<'_>) -> Result<(), FileError> {
     let folder = tools.paths.tmp().join("edits");
     for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
         let record = entry.path();
-        let Ok(edits) = fs::read(&record).map(|text| serde_json::from_slice::<Edits>(&text)) else { continue };
-        let Ok(edits) = edits else {
-            fs::remove_file(&record).map_err(FileError::new("remove", &record))?;
-            continue;
-        };
-        let Attempt::Held(_lock) = lock::try_lock(&edits.lock, lock::Mode::Exclusive, "what was interrupted")? else {
-            continue;
-        };
-        // The one that held the lock may have finished it.
-        if record.exists() {
-            Edits { record, ..edits }.finish()?.lines().into_iter().for_each(|line| tools.on.warn(line));
+        let Some(edits) = read(&record)? else { continue };
+        if let Attempt::Held(_lock) = lock::try_lock(&edits.lock, lock::Mode::Exclusive, "what was interrupted")? {
+            finish_left(&record, tools.on)?;
         }
     }
     Ok(())
+}
+
+/// Finishes what a record tells, unless that was done meanwhile. The lock that it names is held.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub(super) fn finish_left(record: &Path, on: &Emitter) -> Result<(), FileError> {
+    if let Some(edits) = read(record)? {
+        edits.finish()?.lines().into_iter().for_each(|line| on.warn(line));
+    }
+    Ok(())
+}
+
+/// A record; one that is only half there goes.
+fn read(record: &Path) -> Result<Option<Edits>, FileError> {
+    let Ok(text) = fs::read(record) else { return Ok(None) };
+    match serde_json::from_slice::<Edits>(&text) {
+        Ok(edits) => Ok(Some(Edits { record: record.into(), ..edits })),
+        Err(_) => fs::remove_file(record).map_err(FileError::new("remove", record)).map(|()| None),
+    }
 }
 
 fn record(plan: &Plan, paths: &Paths) -> PathBuf {

@@ -26,6 +26,7 @@ pub(crate) mod owner;
 mod prepare;
 mod pseudo;
 mod reach;
+mod session;
 mod submission;
 mod workspace;
 

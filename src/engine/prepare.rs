@@ -13,6 +13,7 @@ use super::{
     guards,
     host::resolve_host,
     inputs, pseudo,
+    session::{self, Session},
     workspace::{self, Claim, Workspace},
 };
 use crate::{
@@ -58,6 +59,8 @@ pub(crate) enum Use {
     Build,
     /// What the user has typed: layers and conf are writable.
     Edit,
+    /// The same beside a running build, where they are not.
+    Look,
 }
 
 impl BuildHost {
@@ -100,10 +103,12 @@ pub(crate) fn prepare(
     let holder = format!("build {}", tools.on.build());
     // Before layers are looked at: what is moved away could be taken for a part of them.
     edits::finish_interrupted(tools)?;
+    session::sweep(tools)?;
     let checkouts = super::layers(&plan, tools)?;
     checkouts.are_untouched()?;
     checkouts.lead_nowhere_else(&plan)?;
-    let workspace = workspace::open(&plan, workspace, tools)?;
+    let workspace = workspace::open(&plan, workspace, what, tools)?;
+    let what = if workspace.user.is_some() { Use::Look } else { what };
     let shown = plan.folders.writable().into_iter().map(Path::to_path_buf);
     let shown: Vec<PathBuf> =
         shown.chain(checkouts.shown()).chain(inputs.iter().map(|input| input.dest.clone())).collect();
@@ -116,7 +121,7 @@ pub(crate) fn prepare(
         inputs::check_places(&plan, &checkouts.shown(), root.diffs())?;
         BuildHost::Image { lock, root }
     };
-    workspace.write_conf(&plan, &checkouts, what)?;
+    workspace.write_conf(&plan, &checkouts, what, &tools.paths)?;
     workspace.write_skeleton(&plan, &tools.facts, &checkouts.shown(), &inputs)?;
     if tools.stop.is_requested() {
         return Err(EngineError::Stopped);
@@ -141,6 +146,11 @@ impl Prepared {
     /// Layers, for people: names and what they are pinned to.
     pub(crate) fn layers(&self) -> &[(String, String)] {
         &self.checkouts.names
+    }
+
+    /// The build that runs in the workspace, where this is a look at it.
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.workspace.user.as_deref()
     }
 
     /// Layers that `run` and `shell` may change.
@@ -168,7 +178,8 @@ impl Prepared {
     /// When the file system refuses.
     pub(crate) fn begin_edits(&self, paths: &Paths) -> Result<Edits, EngineError> {
         self.workspace.make_folders(&self.plan, &guards::decisive(&self.plan))?;
-        Ok(edits::begin(&self.plan, &self.checkouts.own, &self.inputs, self.what, paths))
+        let session = self.workspace.session.as_ref();
+        Ok(edits::begin(&self.plan, &self.checkouts.own, &self.inputs, self.what, session, paths))
     }
 
     /// What users who type commands expect, as after `source oe-init-build-env`. What the config sets stays.
@@ -187,7 +198,7 @@ impl Prepared {
         }
         // git reads no ~/.gitconfig beside this one.
         if env.iter().any(|(name, _)| name == "GIT_CONFIG_GLOBAL") {
-            let config = self.plan.folders.home.join(".gitconfig");
+            let config = self.workspace.home(&self.plan).join(".gitconfig");
             env.push(("GIT_CONFIG_SYSTEM".into(), config.display().to_string()));
         }
     }
@@ -204,11 +215,9 @@ impl Prepared {
         terminal: bool,
         extra_env: &[(&str, &str)],
     ) -> Result<SandboxSpec, EngineError> {
-        let edit = edits.what() == Use::Edit;
+        let (edit, by_hand) = (edits.what() == Use::Edit, edits.what() != Use::Build);
         self.workspace.make_home(&self.plan, &self.inputs)?;
-        if edit {
-            self.workspace.write_git_config(&self.plan, &self.git_identity)?;
-        }
+        self.workspace.write_git_config(&self.git_identity)?;
         let mut repositories = self.checkouts.own.clone();
         if !edit {
             // As late as can be: what comes into being afterwards is seen.
@@ -217,13 +226,20 @@ impl Prepared {
         }
         let host = self.host.env();
         let host_path = host.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_str());
-        let (bitbake, core) = (self.checkouts.bitbake.as_deref(), self.checkouts.core().filter(|_| edit));
-        let mut env: Vec<(String, String)> = vec![("PATH".into(), bitbake::search_path(core, bitbake, host_path))];
+        let (bitbake, core) = (self.checkouts.bitbake.as_deref(), self.checkouts.core().filter(|_| by_hand));
+        let mut path = bitbake::search_path(core, bitbake, host_path);
+        if edits.what() == Use::Look {
+            path = format!("{}:{path}", self.own_folder().join(bitbake::WAITING).display());
+        }
+        let mut env: Vec<(String, String)> = vec![("PATH".into(), path)];
         env.extend(host.iter().filter(|(name, _)| name != "PATH").cloned());
-        env.extend(self.plan.env.iter().cloned());
-        if edit {
+        env.extend(self.plan.env.iter().filter(|(name, _)| name != "HOME").cloned());
+        env.push(("HOME".into(), self.workspace.home(&self.plan).display().to_string()));
+        if by_hand {
             self.add_init_environment(&mut env);
         }
+        // Idle, it would keep the next build from starting its own.
+        env.extend((edits.what() == Use::Look).then(|| ("BB_SERVER_TIMEOUT".into(), "0".into())));
         env.extend(extra_env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let placed = Placed {
             diffs: match &self.host {
@@ -242,10 +258,17 @@ impl Prepared {
             env,
             cwd: self.plan.folders.top.clone(),
             terminal,
-            linger: edit,
+            linger: by_hand,
             cpus: self.plan.limits.cpus,
         };
         let mut spec = self.plan.sandbox(&placed, payload);
+        let home =
+            self.workspace.session.as_ref().filter(|_| self.plan.isolation != Isolation::None).map(Session::home);
+        spec.mounts.extend(home.iter().map(|home| MountOp::Bind {
+            source: home.clone(),
+            dest: self.plan.folders.home.clone(),
+            writable: true,
+        }));
         spec.hide_openat2 = self.hide_openat2;
         // A folder of the host may be named by a link; inside it stands where the name says.
         for op in &mut spec.mounts {
@@ -262,6 +285,7 @@ impl Prepared {
             .folders
             .writable()
             .into_iter()
+            .chain(home.as_deref())
             .map(|own| fs::canonicalize(own).unwrap_or_else(|_| own.into()))
             .collect();
         plan::check_mounts(&spec.mounts, &guarded, &own)?;

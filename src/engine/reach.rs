@@ -33,6 +33,7 @@ impl Reach {
             (paths.builds(), "what is kept of builds"),
             (paths.locks(), "the locks of smidr"),
             (paths.tmp().join("roots"), "what sandboxes begin with"),
+            (paths.tmp().join("sessions"), "what sandboxes begin with"),
         ];
         let shared = shared.map(|(path, what)| Guarded { path, what: what.into() });
         Self {

@@ -1,26 +1,29 @@
-//! A build's workspace: kept between the builds of one project, used by one at a time.
+//! A build's workspace: kept between the builds of one project, used by one build at a time, or by shells.
 //!
 //! Beside it stands the *skeleton*, the topmost folder of the sandbox's root: mount points and the files of `/etc` that must not
 //! be the image's. Since it lies on top, nothing that an image puts in those places counts.
 
 use std::{
     collections::BTreeSet,
-    fs,
-    io::Write as _,
+    fs::{self, TryLockError},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
-use super::{Tools, conf::ConfChanged, owner::Owner};
+use super::{Tools, conf::ConfChanged, owner::Owner, prepare::Use, session::Session};
 use crate::{
     bitbake,
     events::Emitter,
     layers,
     model::{Event, FOLDER_MARK, Hint, Kind, Paths, SystemFacts, UserError},
-    plan::{CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, OwnRepository, PlacedInput, Plan, What, git_config},
+    plan::{
+        CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, Isolation, OwnRepository, PlacedInput, Plan, What, git_config,
+    },
     system::{
         files::{FileError, make_dir, make_private_dir, remove_tree, shell, write_atomically},
         lock::{self, Attempt, FileLock, Mode, WaitError},
@@ -30,6 +33,13 @@ use crate::{
 
 /// Where other distributions' tools look for CA certificates.
 const CA_BUNDLE_ELSEWHERE: &str = "/etc/pki/tls/certs/ca-bundle.crt";
+
+/// Holders of a workspace: `run` and `shell`, and what one beside a build has left running.
+const SHELL: &str = "a shell";
+const BITBAKE: &str = "BitBake in a shell";
+
+/// How long what was killed may take to end.
+const MOMENT: Duration = Duration::from_secs(5);
 
 /// devtool's workspace, below TOPDIR.
 pub(super) const DEVTOOL: &str = "workspace";
@@ -47,6 +57,10 @@ pub(super) struct Workspace {
     /// The topmost folder of the sandbox's root. It stands outside of everything that a build may write to: one build could
     /// otherwise prepare what the next one believes.
     pub skeleton: PathBuf,
+    /// What belongs to this `run` or `shell` alone.
+    pub session: Option<Session>,
+    /// The build that it belongs to, where this `run` or `shell` may only look at it.
+    pub user: Option<String>,
     _claim: Option<Claim>,
 }
 
@@ -96,10 +110,15 @@ impl UserError for WorkspaceError {
 
     fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Busy { .. } => {
+            Self::Busy { holder, .. } => {
+                let wait = Hint::command("have a build wait for it", "smidr build --wait");
+                let is_shell = holder.starts_with(SHELL) || holder == BITBAKE;
                 vec![
-                    Hint::command("have a build wait for it", "smidr build --wait"),
-                    Hint::command("see what it does", "smidr status"),
+                    match is_shell {
+                        true => Hint::new("leave that shell"),
+                        false => Hint::command("see what it does", "smidr status"),
+                    },
+                    wait,
                 ]
             }
             Self::Left { folder, .. } => {
@@ -127,13 +146,19 @@ fn claimed(plan: &Plan) -> Vec<PathBuf> {
     all.into_iter().cloned().collect()
 }
 
-/// Takes the workspace of a plan for this process. One that is busy is waited for where the plan says so.
+/// Takes the workspace of a plan for a build of this process. One that is busy is waited for where the plan says so.
 ///
 /// # Errors
 ///
 /// When another smidr uses it, or the file system refuses.
 pub(crate) fn claim(plan: &Plan, tools: Tools<'_>) -> Result<Claim, WorkspaceError> {
-    let (paths, holder) = (&tools.paths, format!("build {}", tools.on.build()));
+    let claim = take(plan, Mode::Exclusive, &format!("build {}", tools.on.build()), tools)?;
+    wait_for_bitbake(plan, tools)?;
+    Ok(claim)
+}
+
+fn take(plan: &Plan, mode: Mode, holder: &str, tools: Tools<'_>) -> Result<Claim, WorkspaceError> {
+    let paths = &tools.paths;
     let folders = claimed(plan);
     let mut locks = Vec::new();
     for folder in &folders {
@@ -146,8 +171,8 @@ pub(crate) fn claim(plan: &Plan, tools: Tools<'_>) -> Result<Claim, WorkspaceErr
         let resource = || format!("the workspace of `{}`", plan.name);
         let waiting = |other: &str| tools.on.emit(Event::Waiting { resource: resource(), holder: other.into() });
         locks.push(match plan.wait {
-            true => lock::lock(&path, Mode::Exclusive, &holder, tools.stop, waiting)?,
-            false => match lock::lock_if_free(&path, &holder)? {
+            true => lock::lock(&path, mode, holder, tools.stop, waiting)?,
+            false => match lock::lock_if_free(&path, mode, holder)? {
                 Attempt::Held(lock) => lock,
                 Attempt::Busy(holder) => return Err(WorkspaceError::Busy { project: plan.name.clone(), holder }),
             },
@@ -155,6 +180,33 @@ pub(crate) fn claim(plan: &Plan, tools: Tools<'_>) -> Result<Claim, WorkspaceErr
     }
     Owner::note(plan, paths)?;
     Ok(Claim { folders, _locks: locks })
+}
+
+/// A shell beside an earlier build may still run BitBake. A second one would not start a server, but connect to that one, in another sandbox.
+fn wait_for_bitbake(plan: &Plan, tools: Tools<'_>) -> Result<(), WorkspaceError> {
+    let path = plan.folders.top.join("bitbake.lock");
+    let is_held =
+        |root: &Rooted, path: &Path| Ok(matches!(root.open_file(path)?.try_lock(), Err(TryLockError::WouldBlock)));
+    let begun = Instant::now();
+    let mut is_told = false;
+    while within(plan, &path, is_held).unwrap_or(false) {
+        let busy = || WorkspaceError::Busy { project: plan.name.clone(), holder: BITBAKE.into() };
+        if tools.stop.is_requested() {
+            return Err(WaitError::Stopped(BITBAKE.into()).into());
+        }
+        // The processes of a smidr that was killed end within a moment.
+        if begun.elapsed() > MOMENT && !plan.wait {
+            return Err(busy());
+        }
+        if begun.elapsed() > MOMENT && !is_told {
+            is_told = true;
+            tools
+                .on
+                .emit(Event::Waiting { resource: format!("the workspace of `{}`", plan.name), holder: BITBAKE.into() });
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Refuses a plan whose workspace is busy, without taking it: a build that cannot begin is best refused before there is a record of it.
@@ -171,16 +223,48 @@ pub(crate) fn check_free(plan: &Plan, paths: &Paths) -> Result<(), WorkspaceErro
     Ok(())
 }
 
-/// Makes the folders of a plan's workspace, which is taken unless it is `known` already.
+/// Makes the folders of a plan's workspace, which is taken unless it is `known` already. Shells share one; where a build has it, a shell may only look at it.
 ///
 /// # Errors
 ///
 /// As for [`claim`].
-pub(super) fn open(plan: &Plan, known: Option<Claim>, tools: Tools<'_>) -> Result<Workspace, WorkspaceError> {
-    let claim = match known.filter(|known| known.folders == claimed(plan)) {
-        Some(claim) => claim,
-        None => claim(plan, tools)?,
+pub(super) fn open(
+    plan: &Plan,
+    known: Option<Claim>,
+    what: Use,
+    tools: Tools<'_>,
+) -> Result<Workspace, WorkspaceError> {
+    let known = known.filter(|known| known.folders == claimed(plan));
+    let (claim, user) = match (known, what) {
+        (Some(claim), _) => (Some(claim), None),
+        (None, Use::Build) => (Some(claim(plan, tools)?), None),
+        (None, _) => match take(plan, Mode::Shared, SHELL, tools) {
+            Err(WorkspaceError::Busy { holder, .. }) if has_conf(plan) => (None, Some(holder)),
+            taken => (Some(taken?), None),
+        },
     };
+    if user.is_none() {
+        make(plan, tools)?;
+    }
+    if what == Use::Build {
+        let skeleton = skeleton(plan, &tools.paths);
+        skeleton.parent().map_or(Ok(()), make_private_dir)?;
+        return Ok(Workspace { skeleton, session: None, user, _claim: claim });
+    }
+    // A mount point: the session's own is mounted there.
+    let home = |root: &Rooted, path: &Path| make_plain_folder(root, path);
+    within(plan, &plan.folders.home, home)?;
+    let session = Session::begin(tools)?;
+    Ok(Workspace { skeleton: session.skeleton(), session: Some(session), user, _claim: claim })
+}
+
+/// Whether a build has come so far that a shell can look at it.
+fn has_conf(plan: &Plan) -> bool {
+    let conf = plan.folders.top.join("conf/bblayers.conf");
+    within(plan, &conf, |root, path| root.open_file(path)).is_ok()
+}
+
+fn make(plan: &Plan, tools: Tools<'_>) -> Result<(), WorkspaceError> {
     let (paths, folders) = (&tools.paths, &plan.folders);
     // Folders that the user has named may be for others to read.
     let mode = |folder: &Path| if folder.starts_with(paths.home()) { 0o700 } else { 0o777 };
@@ -196,9 +280,7 @@ pub(super) fn open(plan: &Plan, known: Option<Claim>, tools: Tools<'_>) -> Resul
     for folder in [&folders.top, &folders.tmp] {
         within(plan, folder, |root, path| root.make_dirs(path, mode(folder)).map(drop))?;
     }
-    let skeleton = skeleton(plan, paths);
-    skeleton.parent().map_or(Ok(()), make_private_dir)?;
-    Ok(Workspace { skeleton, _claim: Some(claim) })
+    Ok(())
 }
 
 /// Where the skeleton of a plan's workspace stands.
@@ -226,7 +308,7 @@ pub(super) fn within<T>(
 impl Workspace {
     /// A skeleton beside those of workspaces, for something that is not a build.
     pub(super) fn without_lock(skeleton: PathBuf) -> Self {
-        Self { skeleton, _claim: None }
+        Self { skeleton, session: None, user: None, _claim: None }
     }
 
     /// Where smidr's own files stand on this machine.
@@ -241,25 +323,43 @@ impl Workspace {
     ///
     /// When the file system refuses.
     pub(super) fn make_home(&self, plan: &Plan, inputs: &[PlacedInput]) -> Result<(), WorkspaceError> {
-        within(plan, &plan.folders.home, |root, path| {
-            root.remove(path)?;
-            root.make_dirs(path, 0o700).map(drop)
-        })?;
-        inputs
-            .iter()
-            .filter(|input| plan.folders.inside(&input.dest).is_some())
-            .try_for_each(|input| within(plan, &input.dest, make_plain_file))
+        let own = self.session.as_ref().map(Session::home);
+        if own.is_none() {
+            // Emptied rather than replaced: where a shell looks at this workspace, its own HOME is mounted there.
+            within(plan, &plan.folders.home, |root, path| {
+                make_plain_folder(root, path)?;
+                clear(root, path, &[])
+            })?;
+        }
+        for input in inputs {
+            match (&own, input.dest.strip_prefix(&plan.folders.home)) {
+                (Some(own), Ok(inside)) => {
+                    let root = Rooted::open(own).and_then(|root| make_plain_file(&root, inside));
+                    root.map_err(|source| WorkspaceError::Left { folder: own.clone(), source })?;
+                }
+                _ if plan.folders.inside(&input.dest).is_some() => within(plan, &input.dest, make_plain_file)?,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
-    /// Writes git's configuration into HOME, for users who commit in there, and for devtool, which commits for them.
+    /// HOME in the sandbox.
+    pub(super) fn home(&self, plan: &Plan) -> PathBuf {
+        match &self.session {
+            Some(session) if plan.isolation == Isolation::None => session.home(),
+            _ => plan.folders.home.clone(),
+        }
+    }
+
+    /// Writes git's configuration into the HOME of a session, for users who commit in there, and for devtool, which commits for them.
     ///
     /// # Errors
     ///
     /// When the file system refuses.
-    pub(super) fn write_git_config(&self, plan: &Plan, text: &[u8]) -> Result<(), WorkspaceError> {
-        let path = plan.folders.home.join(".gitconfig");
-        let mut file = within(plan, &path, Rooted::create_file)?;
-        Ok(file.write_all(text).map_err(FileError::new("write", &path))?)
+    pub(super) fn write_git_config(&self, text: &[u8]) -> Result<(), FileError> {
+        let Some(path) = self.session.as_ref().map(|session| session.home().join(".gitconfig")) else { return Ok(()) };
+        fs::write(&path, text).map_err(FileError::new("write", &path))
     }
 
     /// Makes folders of the build, in the place of whatever else stands there.
@@ -336,16 +436,16 @@ impl Workspace {
                 copy().map_err(FileError::new("copy the CA certificates to", &place))?;
             }
         }
-        plain_modes(&self.skeleton)?;
+        plain_modes(&self.skeleton, &self.own_files().join(bitbake::WAITING))?;
         // Last: a skeleton that was not finished has no seal, or that of another one.
         write_atomically(&seal, content.as_bytes(), 0o600)
     }
 }
 
 /// What a build sees does not depend on its caller's umask.
-fn plain_modes(skeleton: &Path) -> Result<(), FileError> {
+fn plain_modes(skeleton: &Path, programs: &Path) -> Result<(), FileError> {
     walkdir::WalkDir::new(skeleton).into_iter().flatten().try_for_each(|entry| {
-        let mode = if entry.file_type().is_dir() { 0o755 } else { 0o644 };
+        let mode = if entry.file_type().is_dir() || entry.path().starts_with(programs) { 0o755 } else { 0o644 };
         let set = fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode));
         set.map_err(FileError::new("set the mode of", entry.path()))
     })
@@ -440,6 +540,8 @@ fn generated_files(plan: &Plan, facts: &SystemFacts) -> Vec<(String, String)> {
     }
     files.push((format!("{}/{EMPTY_FILE}", bitbake::OWN_FOLDER), String::new()));
     files.extend(bitbake::OWN_FILES.map(|(name, text)| (format!("{}/{name}", bitbake::OWN_FOLDER), text.to_owned())));
+    let waiting = format!("{}/{}", bitbake::OWN_FOLDER, bitbake::WAITING);
+    files.extend(bitbake::WAITING_NAMES.map(|name| (format!("{waiting}/{name}"), bitbake::WAITING_TEXT.to_owned())));
     files
 }
 

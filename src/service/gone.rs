@@ -13,7 +13,7 @@ use crate::{
     model::Paths,
     system::{
         files::{FileError, remove_tree},
-        lock::{self, Attempt},
+        lock::{self, Attempt, Mode},
         space::measure,
     },
 };
@@ -100,7 +100,7 @@ pub(crate) fn clean(paths: &Paths, dry_run: bool) -> Result<Removed, FileError> 
 fn remove(gone: Gone, lock: &Path, dry_run: bool, removed: &mut Removed) -> Result<bool, FileError> {
     let held = match dry_run {
         true => lock::holder(lock)?.map_or(Ok(None), Err),
-        false => match lock::lock_if_free(lock, "smidr clean")? {
+        false => match lock::lock_if_free(lock, Mode::Exclusive, "smidr clean")? {
             Attempt::Held(lock) => Ok(Some(lock)),
             Attempt::Busy(holder) => Err(holder),
         },

@@ -89,16 +89,16 @@ pub fn try_lock(path: &Path, mode: Mode, holder: &str) -> Result<Attempt, FileEr
     }
 }
 
-/// Takes a lock alone if it is free. One that is held only to see whether it is free is tried again.
+/// Takes a lock if it is free. One that is held only to see whether it is free is tried again.
 ///
 /// # Errors
 ///
 /// When the lock file cannot be opened.
-pub fn lock_if_free(path: &Path, holder: &str) -> Result<Attempt, FileError> {
-    match try_lock(path, Mode::Exclusive, holder)? {
+pub fn lock_if_free(path: &Path, mode: Mode, holder: &str) -> Result<Attempt, FileError> {
+    match try_lock(path, mode, holder)? {
         Attempt::Busy(_) => {
             thread::sleep(TRY_AGAIN);
-            try_lock(path, Mode::Exclusive, holder)
+            try_lock(path, mode, holder)
         }
         held => Ok(held),
     }
