@@ -247,9 +247,7 @@ pub(super) fn open(
         make(plan, tools)?;
     }
     if what == Use::Build {
-        let skeleton = skeleton(plan, &tools.paths);
-        skeleton.parent().map_or(Ok(()), make_private_dir)?;
-        return Ok(Workspace { skeleton, session: None, user, _claim: claim });
+        return Ok(Workspace { skeleton: skeleton(plan, &tools.paths), session: None, user, _claim: claim });
     }
     // A mount point: the session's own is mounted there.
     let home = |root: &Rooted, path: &Path| make_plain_folder(root, path);
@@ -280,7 +278,7 @@ fn make(plan: &Plan, tools: Tools<'_>) -> Result<(), WorkspaceError> {
     for folder in [&folders.top, &folders.tmp] {
         within(plan, folder, |root, path| root.make_dirs(path, mode(folder)).map(drop))?;
     }
-    Ok(())
+    Ok(skeleton(plan, paths).parent().map_or(Ok(()), make_private_dir)?)
 }
 
 /// Where the skeleton of a plan's workspace stands.

@@ -119,15 +119,24 @@ fn a_workspace_has_one_build_at_a_time() {
     let running = sleeping(&world, "    sleep 1000");
     let first =
         world.smidr().args(["status", "--json"]).run().json()["builds"][0]["id"].as_str().expect("an id").to_owned();
-    for (command, code) in [(&["build"][..], 2), (&["run", "true"], 125)] {
-        let second = world.smidr().args(command).run();
-        second
-            .expect_code(code)
-            .expect_one_error()
-            .expect_err("is in use by")
-            .expect_err(&first)
-            .expect_err("smidr status");
-    }
+    let second = world.smidr().arg("build").run();
+    second.expect_code(2).expect_one_error().expect_err("is in use by").expect_err(&first).expect_err("smidr status");
+    // A shell beside it looks, and has a HOME of its own; BitBake's commands wait for the lock of the running one.
+    let layer = world.project().join("layers/meta-hello").display().to_string();
+    let look = format!(
+        "touch ~/mine; ls -A ~; cat conf/local.conf; for file in conf/x workspace/conf/x {layer}/x; do touch $file; done; \
+         timeout 1 bitbake --version; echo ended $?"
+    );
+    let joined = world.smidr().args(["run", "--", "sh", "-c", &look]).run();
+    joined.expect_code(0).expect_err(&format!("{first} (process")).expect_err("layers and conf are read-only");
+    joined
+        .expect_out("mine\n")
+        .expect_out("MACHINE")
+        .expect_out("ended 124")
+        .expect_err("bitbake: waiting for the BitBake");
+    assert_eq!(joined.err.matches("Read-only file system").count(), 3, "{}", joined.err);
+    assert_eq!(world.smidr().args(["run", "ls", "-A"]).run().out.matches("mine").count(), 0);
+    assert!(!world.smidr.join("tmp/sessions").read_dir().is_ok_and(|mut left| left.next().is_some()));
     // Another project of the same name is another project.
     std::fs::create_dir(world.work.join("q")).expect("a folder");
     let other = world.smidr().current_dir(&world.work.join("q")).args(["init", "p", "--template", "hello"]).run();

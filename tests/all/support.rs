@@ -464,6 +464,12 @@ fn make_shared_home() -> Shared {
     let mut world = World::new();
     world.smidr = place.join("smidr");
     let begun = Instant::now();
+    // scripts/test gives the second user what the first has made a moment ago.
+    if std::env::var_os("SMIDR_TEST_IMAGES").is_some()
+        && world.smidr().args(["image", "ls"]).run().out.contains("hello")
+    {
+        return Shared::At(world.smidr);
+    }
     let done = world.smidr().args(["image", "build", "hello"]).run();
     if done.code != Some(0) {
         return Shared::Failed(done.err);
