@@ -336,7 +336,9 @@ impl<'a> Course<'a> {
 
     // Says it, if there is room for it.
     fn take(&mut self, mut event: Event) {
+        // Once BitBake has begun, without a limit, the logs of failed tasks tell.
         if let Event::Console { line } = &event
+            && (self.most_tasks.is_some() || !self.begun)
             && is_short_of_processes(line)
         {
             self.no_process = true;
