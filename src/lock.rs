@@ -8,8 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{self, HOST, Problems},
-    model::{CommitId, Digest, Hint, Kind, UserError},
+    config::{self, HOST, Problems, Source, Text},
+    model::{CommitId, Digest, Hint, Kind, UserError, without_secrets},
 };
 
 /// The newest version that this smidr reads and writes.
@@ -114,6 +114,25 @@ impl Asked {
     }
 }
 
+impl From<&Source> for Asked {
+    fn from(source: &Source) -> Self {
+        let git = match source {
+            Source::Path(path) => return Self::folder(path),
+            Source::Git(git) => git,
+        };
+        let text = |text: &Option<Text>| text.as_ref().map(|text| text.text.clone());
+        Self {
+            // The lock is committed, so it must not hold passwords.
+            git: Some(without_secrets(&git.url)),
+            path: None,
+            branch: text(&git.branch),
+            tag: text(&git.tag),
+            at: git.commit.clone(),
+            patches: git.patches.iter().map(|patch| patch.text.clone()).collect(),
+        }
+    }
+}
+
 impl RepositoryPin {
     /// Whether both pin the same request.
     pub fn replaces(&self, other: &Self) -> bool {
@@ -121,6 +140,11 @@ impl RepositoryPin {
             == (&other.name, &other.git, &other.path, &other.branch, &other.tag, other.exact)
             && (!self.exact || self.commit == other.commit)
             && self.patch_files().eq(other.patch_files())
+    }
+
+    /// Whether it has exactly these patches, as the config names them.
+    pub fn has_patches(&self, files: &[String]) -> bool {
+        self.patch_files().eq(files.iter().map(String::as_str))
     }
 
     fn patch_files(&self) -> impl Iterator<Item = &str> {
@@ -252,9 +276,7 @@ impl Lock {
     /// What a repository is pinned to, if that is what is asked for.
     pub fn repository(&self, name: &str, asked: &Asked) -> Option<&RepositoryPin> {
         let answers = || self.repositories.iter().filter(|known| known.name == name && known.answers(asked));
-        answers()
-            .find(|known| known.patch_files().eq(asked.patches.iter().map(String::as_str)))
-            .or_else(|| answers().next())
+        answers().find(|known| known.has_patches(&asked.patches)).or_else(|| answers().next())
     }
 
     /// What a build host is pinned to.
@@ -289,6 +311,21 @@ impl Lock {
         self.repositories.sort();
     }
 
+    /// Adds what another lock pins beyond this one.
+    #[must_use]
+    pub fn with(mut self, further: &Self) -> Self {
+        self.hosts
+            .extend(further.hosts.iter().filter(|pin| self.host(&pin.name).is_none()).cloned().collect::<Vec<_>>());
+        let is_new = |pin: &&RepositoryPin| !self.repositories.iter().any(|known| known.replaces(pin));
+        self.repositories.extend(further.repositories.iter().filter(is_new).cloned().collect::<Vec<_>>());
+        self
+    }
+
+    /// Whether it pins nothing.
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.repositories.is_empty()
+    }
+
     /// Takes pins that were resolved on top of `before`, except those that are equal in it: this lock may have newer ones.
     pub fn pin_news(&mut self, mut pins: Pins, before: &Self) {
         pins.hosts.retain(|new| !before.hosts.contains(new) || self.host(&new.name).is_none());
@@ -321,8 +358,9 @@ impl Lock {
     ///
     /// When it is damaged or too new.
     pub fn parse(text: &str) -> Result<Self, LockError> {
-        let problems =
-            |problem| Box::new(Problems { file: "smidr.lock".into(), text: text.into(), list: vec![problem] });
+        let problems = |problem| {
+            Box::new(Problems { file: "smidr.lock".into(), text: text.into(), further: None, list: vec![problem] })
+        };
         if let Some(conflict) = config::conflict(text) {
             return Err(LockError::Conflict(problems(config::Problem { hint: None, ..conflict })));
         }
@@ -383,6 +421,16 @@ impl Lock {
     pub fn to_text(&self) -> Result<String, serde_yaml::ser::Error> {
         let body = serde_yaml::to_string(self)?;
         Ok(format!("# Written by smidr. Commit it: it pins what this project is built with.\n{body}"))
+    }
+
+    /// The text of the lock of the user's own file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::to_text`].
+    pub fn to_local_text(&self) -> Result<String, serde_yaml::ser::Error> {
+        let body = serde_yaml::to_string(self)?;
+        Ok(format!("# Written by smidr, for smidr.local.yaml. Not to be committed.\n{body}"))
     }
 }
 

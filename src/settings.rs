@@ -108,7 +108,7 @@ impl Settings {
     }
 
     fn parse(name: &str, text: &str, home: &Path) -> Result<Self, Problems> {
-        let problems = |list| Problems { file: name.into(), text: text.into(), list };
+        let problems = |list| Problems { file: name.into(), text: text.into(), further: None, list };
         let root = Node::parse(text).map_err(|problem| problems(vec![problem]))?;
         let mut d = Decoder::new(&|_| None);
         let mut f = d.fields(&root, "");

@@ -75,6 +75,8 @@ mod layers_lock;
 mod layers_words;
 #[path = "all/life.rs"]
 mod life;
+#[path = "all/local.rs"]
+mod local;
 #[path = "all/modes.rs"]
 mod modes;
 #[path = "all/nested.rs"]

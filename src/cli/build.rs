@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     args::{Build, EventForm, Grant},
-    context,
+    context, local,
     output::{say, talk},
     report::{Done, Failure, Refused},
     several,
@@ -112,6 +112,11 @@ impl Asked<'_> {
         }
         if judged.plan.domain == Domain::Private {
             talk("caches     this project's own: nothing is shared with others; to share yours:  smidr trust");
+        }
+        // Once for all variants.
+        if !self.all.iter().any(|known| *known.config_path() == project.file) {
+            let (own, warning) = local::lines(&project, &self.facts.home);
+            own.into_iter().chain(warning.map(|warning| format!("warning: {warning}"))).for_each(talk);
         }
         let stale = project.lock.as_ref().is_some_and(|lock| lock.config.as_ref() != Some(&project.digest));
         if args.wanted.locked && stale {

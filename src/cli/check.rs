@@ -5,6 +5,7 @@ use std::{collections::HashSet, path::Path, process::ExitCode};
 use super::{
     args::{Check, Grant},
     context::{self, default_wanted},
+    local,
     output::{talk, talk_block, talk_lines, watched},
     report::{self, Done, Failure, report},
     trust,
@@ -24,7 +25,7 @@ pub(super) fn check(file: &Path, grant: &Grant, args: &Check) -> Done {
     let paths = paths::find(&facts.environment)?;
     let given = trust::given(&facts, grant);
     let sources = Sources::look(file)?;
-    let variants = config::variants(&sources.config);
+    let variants = sources.texts.variants();
     let mut checked = Checked { given, sources, facts: &facts, paths: &paths, said: HashSet::new(), kinds: Vec::new() };
     checked.one(args.variant.clone());
     for variant in variants.into_iter().filter(|_| args.variant.is_none()) {
@@ -98,6 +99,8 @@ impl Checked<'_> {
                 return wrong;
             }
         };
+        let (own, warning) = local::lines(project, &self.facts.home);
+        own.into_iter().chain(warning.map(|warning| format!("warning: {warning}"))).for_each(|line| self.say(line));
         for ask in trust::lines(&judged) {
             self.say(format!("asks: {ask}"));
         }
@@ -133,7 +136,7 @@ impl Checked<'_> {
         if matches!(&wrong.error, engine::EngineError::Recipe(RecipeError::Wrong(_))) {
             return None;
         }
-        let by_keys = || config::place(&self.sources.config, variant, &wrong.keys);
+        let by_keys = || config::place(&self.sources.texts, variant, &wrong.keys);
         let span = wrong.span.clone().or_else(by_keys)?;
         let mut title = wrong.error.to_string();
         let mut cause = std::error::Error::source(&wrong.error);

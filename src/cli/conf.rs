@@ -89,10 +89,13 @@ fn adopt(project: &Project, plan: &Plan, changes: &ConfChanges) -> Result<(), Fa
     let text = fs::read_to_string(file).map_err(FileError::new("read", file))?;
     let new = config::edit::add(&text, &layers, &changes.lines);
     let facts = context::gather();
+    // What is added goes into the config that is committed.
+    let config = project.local.as_ref().map_or(Some(&project.config), |local| local.committed(None));
     let is_right = |new: &String| {
+        let Some(config) = config else { return false };
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let read = config::read(&name, new, None, &|name| facts.variable(name));
-        let expected = project.config.local_conf.lines().map(str::to_owned).chain(changes.lines.iter().cloned());
+        let expected = config.local_conf.lines().map(str::to_owned).chain(changes.lines.iter().cloned());
         read.is_ok_and(|read| {
             read.local_conf.lines().map(str::to_owned).eq(expected)
                 && layers.iter().all(|(name, _)| read.layers.iter().any(|layer| *layer.name.text == **name))

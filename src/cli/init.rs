@@ -19,6 +19,9 @@ use crate::{
 
 static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/templates/hello");
 
+/// What is the user's own and not to be committed.
+const IGNORED: &str = "/smidr.local.*\n";
+
 /// Runs the command.
 pub(super) fn init(args: &Init) -> Done {
     if !BuildId::is_valid_name(&args.name) {
@@ -36,6 +39,8 @@ pub(super) fn init(args: &Init) -> Done {
         Some(provider) => write_config(&half, &template::config(provider, &args.name)),
         None => write(&FILES, &half, &args.name),
     };
+    let ignore = half.join(".gitignore");
+    let written = written.and_then(|()| fs::write(&ignore, IGNORED).map_err(FileError::new("write", &ignore)));
     let written = written.and_then(|()| fs::rename(&half, target).map_err(FileError::new("make visible", target)));
     if let Err(error) = written {
         let _ = remove_tree(&half);

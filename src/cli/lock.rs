@@ -6,6 +6,7 @@ use super::{
     args::{self, Grant},
     command_context::CommandContext,
     context::default_wanted,
+    local,
     output::{say, talk},
     report::{Done, Failure, Refused},
     trust,
@@ -13,6 +14,7 @@ use super::{
 use crate::{
     config::{BITBAKE, Config, HOST, conflict, nearest},
     engine,
+    events::Redactor,
     lock::{Lock, Pins, RepositoryPin, lock_path},
     model::{BuildRequest, CommitId, Hint},
     plan::Plan,
@@ -31,12 +33,12 @@ pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
             lock = Lock::default();
             true
         }
-        Some(wanted) => forget(&mut lock, wanted, &names(&project, &context)?)?,
+        Some(wanted) => forget(&mut lock, wanted, &all_names(file, &project, &context)?)?,
     };
     project.lock = Some(lock);
     let host = if fresh_host { HostWanted::Fresh } else { HostWanted::Pinned };
     let pins = pin_all(&context, &project, host, grant)?;
-    let _alone = project.alone(&context.paths)?;
+    let alone = project.alone(&context.paths)?;
     let mut lock = project.lock.clone().unwrap_or_default();
     lock.forget_folders();
     let asked = pins.clone();
@@ -48,12 +50,47 @@ pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
     }
     let redactor = context.on.redactor();
     summary(&before, &lock).iter().for_each(|line| say(redactor.text(line)));
+    drop(alone);
+    lock_own(file, &context, grant, args, &redactor)?;
     Ok(std::process::ExitCode::SUCCESS)
 }
 
-/// The project, and whether its lock is what both sides of an open merge pin alike.
+/// Pins what only the user's own file asks for.
+fn lock_own(
+    file: &Path,
+    context: &CommandContext,
+    grant: &Grant,
+    args: &args::Lock,
+    redactor: &Redactor,
+) -> Result<(), Failure> {
+    let mut project = Project::read(file, None, &context.facts)?;
+    let Some(local) = &project.local else { return Ok(()) };
+    let before = local.lock.clone().unwrap_or_default();
+    let mut kept = before.clone();
+    match &args.update {
+        None => {}
+        Some(names) if names.is_empty() => kept = Lock::default(),
+        Some(names) => kept.forget(&names.iter().map(String::as_str).collect::<Vec<_>>()),
+    }
+    let committed = Sources::read(file)?.committed();
+    let committed = Project::of(committed, None, &context.facts)?.lock.unwrap_or_default();
+    project.lock = Some(committed.with(&kept));
+    let (_, own) = local.divide(pin_all(context, &project, HostWanted::Pinned, grant)?);
+    let lock = Lock::of(own);
+    let _alone = project.alone(&context.paths)?;
+    if lock != before {
+        project.write_local_lock(&lock)?;
+    }
+    if !lock.is_empty() {
+        talk(format!("{}, for what only it asks:", local::used(local, &project.file)));
+        summary(&before, &lock).iter().for_each(|line| say(redactor.text(line)));
+    }
+    Ok(())
+}
+
+/// The project as it is committed, and whether its lock is what both sides of an open merge pin alike.
 fn open(file: &Path, context: &CommandContext) -> Result<(Project, bool), Failure> {
-    let mut sources = Sources::read(file)?;
+    let mut sources = Sources::read(file)?.committed();
     let Some(text) = sources.lock.take_if(|text| conflict(text).is_some()) else {
         return Ok((Project::of(sources, None, &context.facts)?, false));
     };
@@ -91,6 +128,15 @@ fn forget(lock: &mut Lock, names: &[String], config: &[String]) -> Result<bool, 
     }
     lock.forget(&names);
     Ok(names.contains(&HOST))
+}
+
+/// What the config, the user's own file and all variants call what is pinned.
+fn all_names(file: &Path, project: &Project, context: &CommandContext) -> Result<Vec<String>, Failure> {
+    let mut all = names(project, context)?;
+    if Sources::read(file)?.texts.local.is_some() {
+        all.extend(names(&Project::read(file, None, &context.facts)?, context)?);
+    }
+    Ok(all)
 }
 
 /// What the config and its variants call what is pinned.

@@ -19,6 +19,7 @@ mod image;
 mod init;
 mod keeper;
 mod layers;
+mod local;
 mod lock;
 mod logs;
 mod man;

@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use super::{
     args::{Grant, Plan},
-    context,
+    context, local,
     output::{Document, say, say_block, say_lines, talk_block, watched},
     report::Done,
     trust,
@@ -39,7 +39,7 @@ pub(super) fn plan(file: &Path, grant: &Grant, args: &Plan) -> Done {
             Document::new().with("plan", plan)?.with("asks", &judged.asks)?.with("refused", &judged.refused)?;
         document.with("digest", &judged.digest())?.say_without(&redactor);
     } else {
-        summary(&judged, &redactor, &project);
+        summary(&judged, &redactor, &project, &facts.home);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -57,13 +57,15 @@ fn conf(plan: &plan::Plan, home: &Path, redactor: &Redactor) {
     }
 }
 
-fn summary(judged: &Judged, redactor: &Redactor, project: &Project) {
+fn summary(judged: &Judged, redactor: &Redactor, project: &Project, home: &Path) {
     let plan = &judged.plan;
     let line = |subject: &str, text: &str| say(redactor.text(&format!("{subject:<10} {text}")));
     for ask in trust::lines(judged) {
         line("asks", &ask);
     }
     line("project", &format!("{} in {}", plan.name, plan.project.display()));
+    let (own, warning) = local::lines(project, home);
+    own.iter().for_each(|own| line("local", own));
     line("target", &format!("{} for {}", plan.targets.join(" "), plan.machine));
     let kind = if plan.host.recipe { "rootfs recipe" } else { "image" };
     let pinned = plan.host.pinned.as_ref().map_or_else(|| "unresolved".into(), ToString::to_string);
@@ -98,7 +100,7 @@ fn summary(judged: &Judged, redactor: &Redactor, project: &Project) {
     if let Some(drawn) = project.drawn_warnings(watched()) {
         talk_block(&redactor.text(&drawn));
     }
-    for warning in plan.warnings.iter().filter(|warning| !project.draws(warning)) {
+    for warning in plan.warnings.iter().filter(|warning| !project.draws(warning)).chain(&warning) {
         say_lines(redactor.text(&format!("{:<10} {warning}", "warning")));
     }
 }

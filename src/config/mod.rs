@@ -18,6 +18,7 @@ mod schema;
 pub mod series;
 mod source;
 mod substitute;
+mod texts;
 mod values;
 mod yaml_error;
 
@@ -27,8 +28,9 @@ pub use inputs::{Bind, Inputs, overlap, refused_dest};
 pub use node::{Span, Text};
 pub use place::place;
 pub use problem::{Problem, Problems, nearest};
-pub use read::{PRIVATE, examine, read, variants};
+pub use read::{PRIVATE, examine, read};
 pub use schema::*;
 pub use source::{BITBAKE, HOST};
+pub use texts::{Texts, local_path};
 pub use values::{Age, Size};
 pub use yaml_error::problem as yaml_problem;

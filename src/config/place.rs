@@ -1,15 +1,15 @@
 //! Where a config asks for something: from the keys that lead there to a place in its text. Pure, and best effort: what is not
 //! found has no place.
 
-use super::node::{Node, Span, Value};
+use super::{
+    node::{Node, Span, Value},
+    texts::Texts,
+};
 
 /// The place of what `keys` lead to, with the overlay `variant`: as deep as they lead. An entry of a list is meant by its text, its
 /// `name`, or its number from 0.
-pub fn place(text: &str, variant: Option<&str>, keys: &[String]) -> Option<Span> {
-    let mut root = Node::parse(text).ok()?;
-    if let Some(over) = variant.and_then(|variant| root.get("variants")?.get(variant).cloned()) {
-        root.overlay(&over);
-    }
+pub fn place(texts: &Texts, variant: Option<&str>, keys: &[String]) -> Option<Span> {
+    let root = texts.tree(variant).0?;
     let (mut node, mut found) = (&root, None);
     for key in keys {
         let Some((next, span)) = step(node, key) else { break };
@@ -65,7 +65,7 @@ variants:
 ";
         let marked = |variant, keys: &[&str]| {
             let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
-            place(text, variant, &keys).and_then(|span| text.get(span))
+            place(&text.into(), variant, &keys).and_then(|span| text.get(span))
         };
         for (variant, keys, wanted) in [
             (None, &["base", "machine"][..], Some("one")),

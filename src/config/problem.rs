@@ -38,6 +38,8 @@ pub struct Problems {
     pub file: String,
     /// The whole document.
     pub text: String,
+    /// Name and text of a document whose places count on behind those of the first.
+    pub further: Option<(String, String)>,
     /// At least one, in the order of the text.
     pub list: Vec<Problem>,
 }
@@ -62,8 +64,11 @@ impl Problems {
             title: Shown::plain(&problem.title).into(),
             hint: problem.hint.as_deref().map(|hint| Shown::plain(hint).into()),
         };
-        let file = String::from(Shown::plain(&self.file));
-        let drawn = list.into_iter().map(shown).map(|problem| renderer.render(&self.report(level, &file, &problem)));
+        let drawn = list.into_iter().map(shown).map(|problem| {
+            let (file, text, problem) = self.in_its_document(problem);
+            let file = String::from(Shown::plain(file));
+            renderer.render(&report(text, level, &file, &problem))
+        });
         // Filters what is quoted of the document.
         String::from(Shown::block(&drawn.collect::<Vec<_>>().join("\n")))
     }
@@ -72,7 +77,11 @@ impl Problems {
     /// read. `hint` is how to see more.
     #[must_use]
     pub fn unquoted(mut self, hint: &str) -> Self {
-        self.text = self.text.chars().map(|c| if c == '\n' { c.into() } else { " ".repeat(c.len_utf8()) }).collect();
+        let blank = |text: &str| {
+            text.chars().map(|c| if c == '\n' { c.into() } else { " ".repeat(c.len_utf8()) }).collect::<String>()
+        };
+        self.text = blank(&self.text);
+        self.further = self.further.map(|(file, text)| (file, blank(&text)));
         for Problem { span, title, hint } in &mut self.list {
             (span.end, *title, *hint) = (span.start, "something is wrong here".into(), None);
         }
@@ -82,25 +91,52 @@ impl Problems {
         self
     }
 
-    fn report<'a>(&'a self, level: &Level<'a>, file: &'a str, problem: &'a Problem) -> Vec<Group<'a>> {
-        let end = problem.span.end.min(self.text.len());
-        let start = problem.span.start.min(end);
-        // Marks only the first line of a value.
-        let first = self.text.get(start..end).and_then(|value| value.lines().next());
-        let end = first.map_or(end, |line| start + line.len());
-        let snippet = Snippet::source(&self.text).path(file).annotation(AnnotationKind::Primary.span(start..end));
-        let mut groups = vec![level.clone().primary_title(problem.title.as_str()).element(snippet)];
-        if let Some(hint) = &problem.hint {
-            groups.push(Group::with_title(Level::HELP.with_name("hint").secondary_title(hint.as_str())));
+    /// The document that a problem is in, and its place there.
+    fn in_its_document(&self, problem: Problem) -> (&str, &str, Problem) {
+        match &self.further {
+            Some((file, text)) if self.is_further(&problem) => {
+                let begin = behind(&self.text);
+                let span = problem.span.start - begin..problem.span.end.saturating_sub(begin);
+                (file, text, Problem { span, ..problem })
+            }
+            _ => (&self.file, &self.text, problem),
         }
-        groups
     }
+
+    fn is_further(&self, problem: &Problem) -> bool {
+        self.further.is_some() && problem.span.start >= behind(&self.text)
+    }
+}
+
+/// Where the places of a further document begin. One more than the end, which is a place as well.
+pub(super) fn behind(text: &str) -> usize {
+    text.len() + 1
+}
+
+fn report<'a>(text: &'a str, level: &Level<'a>, file: &'a str, problem: &'a Problem) -> Vec<Group<'a>> {
+    let end = problem.span.end.min(text.len());
+    let start = problem.span.start.min(end);
+    // Marks only the first line of a value.
+    let first = text.get(start..end).and_then(|value| value.lines().next());
+    let end = first.map_or(end, |line| start + line.len());
+    let snippet = Snippet::source(text).path(file).annotation(AnnotationKind::Primary.span(start..end));
+    let mut groups = vec![level.clone().primary_title(problem.title.as_str()).element(snippet)];
+    if let Some(hint) = &problem.hint {
+        groups.push(Group::with_title(Level::HELP.with_name("hint").secondary_title(hint.as_str())));
+    }
+    groups
 }
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.list.len();
-        write!(f, "{} has {count} problem{}", self.file, if count == 1 { "" } else { "s" })
+        let further = self.list.iter().filter(|problem| self.is_further(problem)).count();
+        let problems = format!("{count} problem{}", if count == 1 { "" } else { "s" });
+        match &self.further {
+            Some((file, _)) if further == count => write!(f, "{file} has {problems}"),
+            Some((file, _)) if further > 0 => write!(f, "{} and {file} have {problems}", self.file),
+            _ => write!(f, "{} has {problems}", self.file),
+        }
     }
 }
 

@@ -4,11 +4,12 @@ use super::{
     decode::{Decoder, Fields, Lookup},
     host::host,
     node::{Node, Text, Value},
-    problem::{Problem, Problems, nearest},
+    problem::{Problem, Problems},
     provider,
     schema::*,
     series,
     source::{bitbake, check_names, layers},
+    texts::{LOCAL_CONF, Texts},
     values::Minutes,
 };
 use crate::model::BuildId;
@@ -19,22 +20,18 @@ use crate::model::BuildId;
 ///
 /// Every problem that the text has, at once.
 pub fn read(file: &str, text: &str, variant: Option<&str>, lookup: Lookup<'_>) -> Result<Config, Problems> {
-    match examine(text, variant, lookup) {
+    match examine(&text.into(), variant, lookup) {
         (Some(config), list) if list.is_empty() => Ok(config),
-        (_, list) => Err(Problems { file: file.into(), text: text.into(), list }),
+        (_, list) => Err(Problems { file: file.into(), text: text.into(), further: None, list }),
     }
 }
 
-/// Reads as much of a config as can be read, with every problem that the text has. What is wrong is missing in the config.
-pub fn examine(text: &str, variant: Option<&str>, lookup: Lookup<'_>) -> (Option<Config>, Vec<Problem>) {
-    let mut root = match Node::parse(text) {
-        Ok(root) => root,
-        Err(problem) => return (None, vec![problem]),
-    };
+/// Reads as much of a config as can be read, with every problem that its texts have. What is wrong is missing in the config.
+pub fn examine(texts: &Texts, variant: Option<&str>, lookup: Lookup<'_>) -> (Option<Config>, Vec<Problem>) {
+    let (root, problems) = texts.tree(variant);
+    let Some(root) = root else { return (None, problems) };
     let mut d = Decoder::new(lookup);
-    if let Some(variant) = variant {
-        overlay_variant(&mut d, &mut root, variant);
-    }
+    d.problems = problems;
     let mut config = config(&mut d, &root);
     config.variables = std::mem::take(&mut d.variables);
     config.warnings = series::warnings(&config);
@@ -65,59 +62,8 @@ fn cache(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Text> {
     None
 }
 
-/// The names of the variants of a config.
-pub fn variants(text: &str) -> Vec<String> {
-    let root = Node::parse(text).ok();
-    let entries = match root.as_ref().and_then(|root| root.get("variants")).map(|node| &node.value) {
-        Some(Value::Map(entries)) => entries.as_slice(),
-        _ => &[],
-    };
-    entries.iter().map(|(name, _)| name.text.clone()).collect()
-}
-
 /// The prefix of the names of caches that belong to one project.
 pub const PRIVATE: &str = "private-";
-
-fn overlay_variant(d: &mut Decoder<'_>, root: &mut Node, variant: &str) {
-    let known = match root.get("variants").map(|node| &node.value) {
-        Some(Value::Map(entries)) => entries.clone(),
-        _ => Vec::new(),
-    };
-    match known.iter().find(|(name, _)| name.text == variant) {
-        Some((_, over)) => {
-            let below = root.get(LOCAL_CONF).cloned();
-            root.overlay(over);
-            append_local_conf(root, below);
-        }
-        None => {
-            let problem = Problem::new(root.span.start..root.span.start, format!("there is no variant `{variant}`"));
-            let names: Vec<&str> = known.iter().map(|(name, _)| name.text.as_str()).collect();
-            d.problem(match (nearest(variant, names.iter().copied()), names.is_empty()) {
-                (Some(near), _) => problem.hint(format!("did you mean `{near}`?")),
-                (None, false) => problem.hint(format!("variants here: {}", names.join(", "))),
-                (None, true) => problem.hint("write it under `variants:`"),
-            });
-        }
-    }
-}
-
-const LOCAL_CONF: &str = "local_conf";
-
-/// A variant's `local_conf` comes after the project's: both hold lines of one file, of which the later ones have the last word.
-fn append_local_conf(root: &mut Node, below: Option<Node>) {
-    let Value::Map(entries) = &mut root.value else { return };
-    let own = entries.iter_mut().find(|(name, _)| name.text == LOCAL_CONF).map(|(_, node)| node);
-    let (Some(own), Some(below)) = (own, below) else { return };
-    if own.span != below.span {
-        let items = |node: Node| match node.value {
-            Value::List(items) => items,
-            _ => vec![node],
-        };
-        let span = own.span.clone();
-        let both = items(below).into_iter().chain(items(own.clone())).collect();
-        *own = Node { span, value: Value::List(both) };
-    }
-}
 
 fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     let mut f = d.fields(root, "");

@@ -15,7 +15,7 @@ pub const BITBAKE: &str = "bitbake";
 pub const HOST: &str = "host";
 
 /// Keys that are only for git repositories.
-const GIT_ONLY: [&str; 7] = ["branch", "tag", "commit", "mirrors", "patches", "outside_links", "submodules"];
+pub(super) const GIT_ONLY: [&str; 7] = ["branch", "tag", "commit", "mirrors", "patches", "outside_links", "submodules"];
 
 /// Reads the section `layers`. `series` is the branch of those that name none.
 pub(super) fn layers(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Text>) -> Vec<Layer> {

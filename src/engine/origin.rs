@@ -3,7 +3,7 @@
 
 use crate::{
     bitbake,
-    config::{self, Problem, Problems, Span},
+    config::{self, Problem, Span},
     plan::Plan,
 };
 
@@ -87,13 +87,8 @@ fn of_conf(plan: &Plan, wanted: &str, skip: usize) -> Option<Span> {
     if wanted.is_empty() || !plan.conf_tail.contains(wanted) {
         return None;
     }
-    let mut at = 0;
-    let mut found = Vec::new();
-    for line in plan.config_text.split_inclusive('\n') {
-        let inside = line.find(wanted).map(|start| at + start..at + start + wanted.len());
-        found.extend(inside);
-        at += line.len();
-    }
+    let find = |(at, line): (usize, &str)| line.find(wanted).map(|start| at + start..at + start + wanted.len());
+    let found: Vec<Span> = plan.texts.lines().filter_map(find).collect();
     found.get(skip).or(found.first()).cloned()
 }
 
@@ -120,22 +115,20 @@ fn of_variable(plan: &Plan, name: &str) -> Option<Span> {
 
 /// The place of what the keys lead to, if it is `text`: what was asked for on the command line has none.
 fn place(plan: &Plan, keys: &[&str], text: &str) -> Option<Span> {
-    exact(plan, keys).filter(|span| plan.config_text.get(span.clone()).is_some_and(|found| found.contains(text)))
+    exact(plan, keys).filter(|span| plan.texts.get(span).is_some_and(|found| found.contains(text)))
 }
 
 fn exact(plan: &Plan, keys: &[&str]) -> Option<Span> {
     let find = |keys: &[&str]| {
         let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
-        config::place(&plan.config_text, plan.variant.as_deref(), &keys)
+        config::place(&plan.texts, plan.variant.as_deref(), &keys)
     };
     let (_, around) = keys.split_last()?;
     find(keys).filter(|span| find(around).as_ref() != Some(span))
 }
 
 fn drawn(plan: &Plan, span: Span, title: String) -> String {
-    let file = plan.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let list = vec![Problem::new(span, title)];
-    let drawn = Problems { file, text: plan.config_text.clone(), list }.render(false);
+    let drawn = plan.texts.problems(&plan.file, vec![Problem::new(span, title)]).render(false);
     drawn.trim_start_matches("error: ").trim_end().to_owned()
 }
 
@@ -154,7 +147,7 @@ mod tests {
         let (facts, paths) = (SystemFacts::of_an_ordinary_user(), Paths::new("/home/u/.smidr".into()));
         let (file, wanted) = (Path::new("/home/u/p/smidr.yaml"), BuildRequest::default());
         let plan = make(&config, None, &facts, &paths, file, &wanted, &Domain::Own).expect("a plan");
-        Plan { config_text: text.into(), ..plan }
+        Plan { texts: text.into(), ..plan }
     }
 
     fn told(text: &str, said: &Said) -> String {

@@ -3,7 +3,7 @@
 use super::{EngineError, Judged};
 use crate::{
     layers::{LayerError, read_patches},
-    model::{BuildId, BuildRequest, FileContent, Origin, Paths, Submission, SystemFacts},
+    model::{BuildId, BuildRequest, FileContent, Origin, Paths, Submission, SubmittedLocal, SystemFacts},
     plan::{Isolation, Plan, PlannedSource},
     project::{Project, ProjectError},
     recipes,
@@ -33,9 +33,13 @@ pub(crate) fn submission(
         id: BuildId::new(&plan.name, random).map_err(ProjectError::from)?,
         origin: Origin::Local { config: project.file.clone() },
         request,
-        config: project.sources.config.clone(),
+        config: project.sources.texts.config.clone(),
         config_is_link: project.sources.is_link,
         lock: project.sources.lock.clone(),
+        local: project.sources.texts.local.clone().map(|config| {
+            let lock = project.sources.local_lock.clone();
+            SubmittedLocal { config, lock }
+        }),
         files: patches(plan)?,
         recipe: has_recipe.then(|| recipes::submit(plan, paths)).transpose()?,
         variables: names.filter_map(value).collect(),

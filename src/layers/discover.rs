@@ -254,7 +254,12 @@ mod tests {
 
     fn look(root: &Path, include: &[&str], exclude: &[&str]) -> Result<Vec<String>, DiscoverError> {
         let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
-        let source = PlannedSource::Path(PlannedPath { folder: root.into(), written: String::new(), pinned: false });
+        let source = PlannedSource::Path(PlannedPath {
+            folder: root.into(),
+            written: String::new(),
+            pinned: false,
+            instead_of: None,
+        });
         let (include, exclude) = (texts(include), texts(exclude));
         let layer = PlannedLayer { name: "mine".into(), source, include, exclude, ignore_series: false };
         let found = discover(root, &layer)?;

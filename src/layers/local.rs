@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use gix::bstr::ByteSlice as _;
+
 use crate::{lock::RepositoryPin, model::CommitId, plan::PlannedPath};
 
 /// A folder of this machine that layers come from.
@@ -57,13 +59,37 @@ pub fn repository(folder: &Path, home: &Path) -> Option<PathBuf> {
 /// The commit of a repository, and whether something in `folder` has not been committed. None where git could not say either: without
 /// a commit, or where another user owns the repository.
 fn state(repository: &Path, folder: &Path) -> Option<(CommitId, bool)> {
-    // The owner of files says nothing about the author of `.git/config`: it may have come in an archive. Its filters are programs, which git's own
-    // status would run. Nothing that a repository names is run here; programs of the user's configuration are.
-    let options = gix::open::Options::default().with(gix::sec::Trust::Reduced);
-    let repository = gix::open_opts(repository, options).ok()?;
+    let repository = open(repository)?;
     let commit = repository.head_id().ok()?;
     let commit = CommitId::from_sha1(commit.as_bytes().try_into().ok()?);
     Some((commit, is_dirty(&repository, folder).unwrap_or(true)))
+}
+
+fn open(repository: &Path) -> Option<gix::Repository> {
+    // The owner of files says nothing about the author of `.git/config`: it may have come in an archive. Its filters are programs, which git's own
+    // status would run. Nothing that a repository names is run here; programs of the user's configuration are.
+    let options = gix::open::Options::default().with(gix::sec::Trust::Reduced);
+    gix::open_opts(repository, options).ok()
+}
+
+/// Whether git would take a file into a commit, or has: it belongs to a repository that does not ignore it. Runs nothing.
+pub fn would_commit(file: &Path, home: &Path) -> bool {
+    file.parent().and_then(|folder| repository(folder, home)).and_then(|found| is_taken(&found, file)).unwrap_or(false)
+}
+
+fn is_taken(repository: &Path, file: &Path) -> Option<bool> {
+    let top = std::fs::canonicalize(repository).ok()?;
+    let inside = std::fs::canonicalize(file.parent()?).ok()?.join(file.file_name()?);
+    let inside = gix::path::into_bstr(inside.strip_prefix(&top).ok()?).ok()?.into_owned();
+    let repository = open(&top)?;
+    let index = repository.index_or_empty().ok()?;
+    if index.entry_by_path(inside.as_ref()).is_some() {
+        return Some(true);
+    }
+    let source = gix::worktree::stack::state::ignore::Source::WorktreeThenIdMappingIfNotSkipped;
+    let mut ignored = repository.excludes(&index, None, source).ok()?;
+    let entry = ignored.at_entry(inside.as_bstr(), Some(gix::index::entry::Mode::FILE)).ok()?;
+    Some(!entry.is_excluded())
 }
 
 /// Whether `git status` would name something in `folder`, or the commit has no such folder: status does not name ignored files.
@@ -97,7 +123,7 @@ mod tests {
     }
 
     fn described(folder: &Path) -> String {
-        let path = PlannedPath { folder: folder.into(), written: "./x".into(), pinned: false };
+        let path = PlannedPath { folder: folder.into(), written: "./x".into(), pinned: false, instead_of: None };
         Local::find("x", &path, Path::new("/nowhere")).describe()
     }
 
@@ -152,8 +178,17 @@ mod tests {
         git(top.path(), &["commit", "-qm", "ignore"]);
         assert!(described(&ignored).ends_with("and changes"), "one that is ignored");
         assert!(!described(top.path()).ends_with("and changes"), "the whole repository");
+        for (file, taken) in [
+            ("layers/ignored/x", false),
+            ("layers/x", true),
+            (".gitignore", true),
+            ("layers/a b/conf/layer.conf", true),
+        ] {
+            assert_eq!(would_commit(&top.path().join(file), Path::new("/nowhere")), taken, "{file}");
+        }
+        assert!(!would_commit(&top.path().join("layers/x"), top.path()), "a home under git");
         // A home under git is no repository of layers.
-        let path = PlannedPath { folder: layer.clone(), written: "./x".into(), pinned: false };
+        let path = PlannedPath { folder: layer.clone(), written: "./x".into(), pinned: false, instead_of: None };
         assert_eq!(Local::find("x", &path, top.path()).repository, layer);
         assert_eq!(Local::find("x", &path, Path::new("/nowhere")).repository, top.path());
     }

@@ -43,7 +43,7 @@ pub use discover::{DiscoverError, Found, discover};
 pub use git_error::GitError;
 pub use gitlinks::gitlinks;
 pub(crate) use identity::identity;
-pub use local::repository as repository_around;
+pub use local::{repository as repository_around, would_commit};
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Suggestion;
 pub use own::{copies, hide};

@@ -27,6 +27,9 @@ pub struct Submission {
     pub config_is_link: bool,
     /// The text of `smidr.lock`.
     pub lock: Option<String>,
+    /// The user's own file beside the config.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<SubmittedLocal>,
     /// Patches that the config names.
     pub files: Vec<FileContent>,
     /// The build host's rootfs recipe, where it has one.
@@ -64,6 +67,15 @@ pub enum Origin {
         #[serde(flatten, with = "document_path::config")]
         config: PathBuf,
     },
+}
+
+/// The user's own file beside a config.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubmittedLocal {
+    /// The text of `smidr.local.yaml`.
+    pub config: String,
+    /// The text of `smidr.local.lock`.
+    pub lock: Option<String>,
 }
 
 /// A file with its content.

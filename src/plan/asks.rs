@@ -91,8 +91,12 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
                 .map(|path| Ask::Outside { what: "the rootfs recipe".into(), path }),
         );
     }
-    // The lock decides what is built, as the config does, and may be a link.
-    asks.extend(outside(&lock_path(&plan.file)).map(|path| Ask::Outside { what: "smidr.lock".into(), path }));
+    // These decide what is built, as the config does, and may be links.
+    let local = config::local_path(&plan.file);
+    let locks = [(lock_path(&plan.file), "smidr.lock"), (lock_path(&local), "smidr.local.lock")];
+    for (path, what) in [(local, "smidr.local.yaml")].into_iter().chain(locks) {
+        asks.extend(outside(&path).map(|path| Ask::Outside { what: what.into(), path }));
+    }
     let default = [(&folders.downloads, &plan.folders.downloads), (&folders.sstate, &plan.folders.sstate)];
     if default.iter().any(|(named, path)| named.is_none() || path.starts_with(&plan.smidr_home)) {
         asks.push(Ask::SharedCache { domain: config.cache.as_ref().map(|name| name.text.clone()) });

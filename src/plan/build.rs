@@ -19,7 +19,7 @@ use super::{
     sources::{self, PlannedLayer, PlannedSource, Submodules},
 };
 use crate::{
-    config::{self, Config, HOST, HostImage, Network, Openat2},
+    config::{self, Config, HOST, HostImage, Network, Openat2, Texts},
     lock::Lock,
     model::{
         BuildRequest, Digest, FileContent, Hint, Kind, Limits, Logins, Paths, Share, SubmittedRecipe, SystemFacts,
@@ -43,9 +43,11 @@ pub struct Plan {
     /// The config.
     #[serde(flatten, with = "document_path::file")]
     pub file: PathBuf,
-    /// Its text, to show lines of it; empty where nothing of it may be quoted.
+    /// Its texts, to show lines of them; empty where nothing of them may be quoted.
     #[serde(skip)]
-    pub config_text: String,
+    pub texts: Texts,
+    /// The keys that the user's own file beside it sets.
+    pub local: Vec<String>,
     /// Where it stands.
     #[serde(flatten, with = "document_path::project")]
     pub project: PathBuf,
@@ -250,7 +252,8 @@ pub fn make(
         name: config.name.text.clone(),
         variant: request.variant.clone(),
         file: file.to_path_buf(),
-        config_text: String::new(),
+        texts: Texts::default(),
+        local: Vec::new(),
         project: project.to_path_buf(),
         smidr_home: paths.home().to_path_buf(),
         domain: domain.clone(),

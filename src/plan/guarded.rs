@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::sources::{PlannedLayer, PlannedSource};
 use crate::{
-    config::{Config, HostImage},
+    config::{Config, HostImage, local_path},
     lock::lock_path,
 };
 
@@ -44,7 +44,8 @@ pub(super) fn guarded(
 ) -> Vec<Guarded> {
     let new = |path: &Path, what: &str| Guarded { path: path.into(), what: what.into() };
     let itself = |file: &Path| new(file, &file.file_name().unwrap_or_default().to_string_lossy());
-    let mut all = vec![itself(file), itself(&lock_path(file))];
+    let local = local_path(file);
+    let mut all = [file, &lock_path(file), &local, &lock_path(&local)].map(itself).to_vec();
     if let HostImage::Recipe(name) = &config.host.image {
         let name = if name.text.contains('/') { name.text.clone() } else { format!("{}.yaml", name.text) };
         all.push(new(&place(&name), "the rootfs recipe"));
@@ -93,6 +94,8 @@ mod tests {
         for (source, why) in [
             ("./smidr.yaml", "it is smidr.yaml, and the build could write to it"),
             ("./smidr.lock", "it is smidr.lock"),
+            ("./smidr.local.yaml", "it is smidr.local.yaml"),
+            ("./smidr.local.lock", "it is smidr.local.lock"),
             (".", "it holds smidr.yaml"),
             ("./mine.yaml", "it is the rootfs recipe"),
             ("./layers", "it holds the layer `l`"),

@@ -45,6 +45,9 @@ pub struct PlannedPath {
     pub written: String,
     /// Whether the lock names it. The commit there is a record, not a pin: a folder of the project's own repository changes with each commit.
     pub pinned: bool,
+    /// The address in whose place the user's own file has it: the layer is being edited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<String>,
 }
 
 /// A git repository, and the wanted revision.
@@ -166,7 +169,7 @@ pub(super) fn source(
         Source::Path(path) => {
             let (folder, written) = (place(path), path.text.clone());
             let pinned = lock.is_some_and(|lock| lock.repository(name, &Asked::folder(&written)).is_some());
-            return PlannedSource::Path(PlannedPath { folder, written, pinned });
+            return PlannedSource::Path(PlannedPath { folder, written, pinned, instead_of: None });
         }
         Source::Git(git) => git,
     };
@@ -208,7 +211,10 @@ pub(super) fn local(layers: &[PlannedLayer], bitbake: Option<&PlannedSource>) ->
 /// For display: its origin and its pin.
 pub fn describe(source: &PlannedSource) -> String {
     match source {
-        PlannedSource::Path(path) => show(&path.folder),
+        PlannedSource::Path(path) => match &path.instead_of {
+            None => show(&path.folder),
+            Some(url) => format!("{}, edited here instead of {url}", show(&path.folder)),
+        },
         PlannedSource::Git(git) => {
             let pinned = git.pinned.as_ref().and_then(|lock| lock.commit.as_ref());
             let pinned = pinned.map_or_else(|| "unresolved".into(), CommitId::short);

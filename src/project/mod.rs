@@ -2,6 +2,7 @@
 //!
 //! Reads the config and reads and writes the lock; never prints, and reads no environment but the variables in [`SystemFacts`].
 
+mod local;
 pub(crate) mod trust;
 
 use std::{
@@ -11,8 +12,9 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use self::local::Local;
 use crate::{
-    config::{self, Config, Problem, Problems, UsedVariable},
+    config::{self, Config, Problem, Problems, Texts, UsedVariable, local_path},
     lock::{HostPin, Lock, LockError, Pins, lock_path},
     model::{
         BuildRequest, Digest, FileContent, Hint, InvalidName, Kind, Paths, Submission, SubmittedRecipe, SystemFacts,
@@ -33,12 +35,14 @@ pub(crate) struct Project {
     pub file: PathBuf,
     /// The config.
     pub config: Config,
-    /// Of the config's text.
+    /// Of the text of the config alone.
     pub digest: Digest,
     /// The user's settings, which decide what it may do.
     pub settings: Settings,
-    /// What it is pinned to.
+    /// What it is pinned to, by the lock of the user's own file too.
     pub lock: Option<Lock>,
+    /// The user's own file, where there is one.
+    pub local: Option<Local>,
     /// What it was read from.
     pub sources: Sources,
 }
@@ -48,12 +52,14 @@ pub(crate) struct Project {
 pub(crate) struct Sources {
     /// The config, absolute.
     pub file: PathBuf,
-    /// Whether a link led to it.
+    /// Whether a link led to it, or to the user's own file beside it.
     pub is_link: bool,
-    /// Its text.
-    pub config: String,
+    /// Its text, and that of the user's own file.
+    pub texts: Texts,
     /// The text of its lock.
     pub lock: Option<String>,
+    /// The text of the lock of the user's own file.
+    pub local_lock: Option<String>,
     /// Its patches, where they were submitted.
     pub files: Vec<FileContent>,
     /// Its rootfs recipe, where that was submitted.
@@ -102,6 +108,9 @@ pub(crate) enum ProjectError {
     /// The lock is wrong.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// The lock of the user's own file is not what `smidr` writes.
+    #[error("{} is damaged", .0.display())]
+    LocalLock(PathBuf),
     /// A name that no build can have.
     #[error(transparent)]
     Name(#[from] InvalidName),
@@ -113,9 +122,12 @@ pub(crate) enum ProjectError {
 impl UserError for ProjectError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Missing { .. } | Self::Variant { .. } | Self::Folder(_) | Self::NotText(_) | Self::Name(_) => {
-                Kind::Request
-            }
+            Self::Missing { .. }
+            | Self::Variant { .. }
+            | Self::Folder(_)
+            | Self::NotText(_)
+            | Self::LocalLock(_)
+            | Self::Name(_) => Kind::Request,
             Self::Foreign(_) => Kind::Host,
             Self::Config(error) => error.kind(),
             Self::Owner(error) => error.kind(),
@@ -146,6 +158,12 @@ impl UserError for ProjectError {
                 let is_there =
                     file.is_file().then(|| Hint::command("name the file", format!("smidr -c {}", shell(&file))));
                 is_there.into_iter().collect()
+            }
+            Self::LocalLock(file) => {
+                vec![Hint::command(
+                    "without it, what smidr.local.yaml asks for is pinned anew",
+                    format!("rm {}", shell(file)),
+                )]
             }
             Self::Foreign(_) => vec![Hint::new("log in as its owner, or copy it to a folder of your own")],
             Self::NotText(_) | Self::Name(_) => Vec::new(),
@@ -201,18 +219,33 @@ impl Sources {
         let named = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let (named, file_name) = (fs::canonicalize(named), file.file_name().unwrap_or_default());
         let file = fs::canonicalize(file).map_err(FileError::new("find", file))?;
-        let is_link = named.is_ok_and(|folder| folder.join(file_name) != file);
-        let bytes = read_bounded(&file).map_err(FileError::new("read", &file))?;
-        let config = String::from_utf8(bytes).map_err(|_| ProjectError::NotText(file.clone()))?;
-        let lock = read_lock(&file)?;
-        Ok(Self { file, is_link, config, lock, files: Vec::new(), recipe: None })
+        let own = local_path(&file);
+        let is_link = named.is_ok_and(|folder| folder.join(file_name) != file) || own.is_symlink();
+        let text = |path: &Path| {
+            let bytes = read_bounded(path).map_err(FileError::new("read", path))?;
+            String::from_utf8(bytes).map_err(|_| ProjectError::NotText(path.into()))
+        };
+        let config = text(&file)?;
+        // A link that leads nowhere is an error, not a file that is not there.
+        let local = own.symlink_metadata().is_ok().then(|| text(&own)).transpose()?;
+        let local_lock = if local.is_some() { read_lock(&lock_path(&own))? } else { None };
+        let lock = read_lock(&lock_path(&file))?;
+        Ok(Self { file, is_link, texts: Texts { config, local }, lock, local_lock, files: Vec::new(), recipe: None })
+    }
+
+    /// The same without the user's own file.
+    #[must_use]
+    pub(crate) fn committed(&self) -> Self {
+        Self { texts: self.texts.committed(), local_lock: None, ..self.clone() }
     }
 
     /// Problems of the config. A project chooses where its links lead, and a CI's log may be read by many: what came in by one is not quoted.
     pub(crate) fn problems(&self, list: Vec<Problem>) -> Problems {
-        let file = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let problems = Problems { file, text: self.config.clone(), list };
+        let problems = self.texts.problems(&self.file, list);
+        let own = local_path(&self.file);
         match self.is_link {
+            true if own.is_symlink() => problems
+                .unquoted(&format!("{} is a link, so nothing is quoted; put the file itself there", shell(&own))),
             true => problems.unquoted(&format!(
                 "{0} is reached through a link, so nothing of it is quoted; to see more:  smidr --config {0} check",
                 shell(&self.file)
@@ -226,8 +259,12 @@ impl Sources {
         Self {
             file: submission.config_path().clone(),
             is_link: submission.config_is_link,
-            config: submission.config.clone(),
+            texts: Texts {
+                config: submission.config.clone(),
+                local: submission.local.as_ref().map(|local| local.config.clone()),
+            },
             lock: submission.lock.clone(),
+            local_lock: submission.local.as_ref().and_then(|local| local.lock.clone()),
             files: submission.files.clone(),
             recipe: submission.recipe.clone(),
         }
@@ -276,13 +313,13 @@ impl Project {
         variant: Option<&str>,
         facts: &SystemFacts,
     ) -> Result<(Option<Self>, Vec<ProjectError>), ProjectError> {
-        let Sources { file, is_link, config: text, .. } = &sources;
-        let (mut config, list) = config::examine(text, variant, &|name| facts.variable(name));
+        let Sources { file, is_link, texts, .. } = &sources;
+        let (mut config, list) = config::examine(texts, variant, &|name| facts.variable(name));
         if let (Some(config), true) = (&mut config, *is_link) {
             config.warnings.clear();
         }
         if let (Some(_), Some(variant)) = (&config, variant)
-            && let known = config::variants(text)
+            && let known = texts.variants()
             && !known.iter().any(|known| known == variant)
         {
             return Err(ProjectError::Variant { variant: variant.into(), file: file.clone(), known });
@@ -300,19 +337,26 @@ impl Project {
         if !list.is_empty() {
             wrong.insert(0, Box::new(sources.problems(list)).into());
         }
-        let lock = sources.lock.as_deref().map(|text| parse_lock(file, text)).transpose().unwrap_or_else(|error| {
-            wrong.push(error.into());
-            None
-        });
-        let (file, digest) = (file.clone(), Digest::from_sha256(Sha256::digest(text).into()));
-        Ok((config.map(|config| Self { file, config, digest, settings, lock, sources }), wrong))
+        let mut parsed = |path: PathBuf, text: &Option<String>| {
+            text.as_deref().map(|text| parse_lock(&path, text)).transpose().unwrap_or_else(|error| {
+                wrong.push(error);
+                None
+            })
+        };
+        let lock = parsed(lock_path(file), &sources.lock);
+        let local = Local::of(&sources, parsed(lock_path(&local_path(file)), &sources.local_lock), facts);
+        let own = local.as_ref().and_then(|local| local.lock.as_ref());
+        let lock = match (lock, own) {
+            (lock, None) => lock,
+            (lock, Some(own)) => Some(lock.unwrap_or_default().with(own)),
+        };
+        let (file, digest) = (file.clone(), Digest::from_sha256(Sha256::digest(&texts.config).into()));
+        Ok((config.map(|config| Self { file, config, digest, settings, lock, local, sources }), wrong))
     }
 
     /// The config's warnings with line and caret, where there are any.
     pub(crate) fn drawn_warnings(&self, colour: bool) -> Option<String> {
-        let file = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let list = self.config.warnings.clone();
-        let all = Problems { file, text: self.sources.config.clone(), list };
+        let all = self.sources.texts.problems(&self.file, self.config.warnings.clone());
         (!all.list.is_empty()).then(|| all.render_warnings(colour))
     }
 
@@ -335,8 +379,9 @@ impl Project {
     ) -> Result<Plan, PlanError> {
         let mut plan = plan::make(&self.config, self.lock.as_ref(), facts, paths, &self.file, wanted, domain)?;
         plan.take_submitted(&self.sources.files, self.sources.recipe.as_ref());
+        self.local.iter().for_each(|local| local.note(&mut plan));
         if !self.sources.is_link {
-            plan.config_text.clone_from(&self.sources.config);
+            plan.texts.clone_from(&self.sources.texts);
         }
         Ok(plan)
     }
@@ -357,16 +402,26 @@ impl Project {
         }
         // Builds of two variants may end their preparation at the same time.
         let _alone = self.alone(paths)?;
-        let text = read_lock(&self.file)?;
-        let now = match text {
-            text if text == self.sources.lock => self.lock.clone(),
-            text => text.as_deref().map(|text| parse_lock(&self.file, text)).transpose()?,
+        let (committed, own) = match &self.local {
+            None => (pins, Pins::default()),
+            Some(local) => local.divide(pins),
         };
-        let now = now.unwrap_or_default();
+        if self.local.is_none() || committed != Pins::default() {
+            self.pin_in(&lock_path(&self.file), committed, Some(&self.digest))?;
+        }
+        if own != Pins::default() {
+            self.pin_in(&lock_path(&local_path(&self.file)), own, None)?;
+        }
+        Ok(())
+    }
+
+    /// Adds to a lock what is new. `config` is the digest of what it is the lock of.
+    fn pin_in(&self, path: &Path, pins: Pins, config: Option<&Digest>) -> Result<(), ProjectError> {
+        let now = read_lock(path)?.map(|text| parse_lock(path, &text)).transpose()?.unwrap_or_default();
         let mut lock = now.clone();
         lock.pin_news(pins, &self.lock.clone().unwrap_or_default());
-        lock.config = Some(self.digest.clone());
-        if lock == now { Ok(()) } else { Ok(self.write_lock(&lock)?) }
+        lock.config = config.cloned();
+        if lock == now { Ok(()) } else { Ok(write_lock(path, &lock)?) }
     }
 
     /// Keeps other processes from writing the lock.
@@ -386,11 +441,35 @@ impl Project {
     ///
     /// When the file system refuses.
     pub(crate) fn write_lock(&self, lock: &Lock) -> Result<(), FileError> {
-        let path = lock_path(&self.file);
-        let text = lock.to_text().map_err(|error| FileError::new("write", &path)(io::Error::other(error)))?;
-        write_atomically(&path, text.as_bytes(), 0o644)
+        write_lock(&lock_path(&self.file), lock)
+    }
+
+    /// Writes the lock of the user's own file as it is; one that would pin nothing goes.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub(crate) fn write_local_lock(&self, lock: &Lock) -> Result<(), FileError> {
+        let path = lock_path(&local_path(&self.file));
+        match lock.is_empty() {
+            false => write_lock(&path, lock),
+            true => match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::new("remove", &path)(error)),
+                _ => Ok(()),
+            },
+        }
     }
 }
+
+fn write_lock(path: &Path, lock: &Lock) -> Result<(), FileError> {
+    let is_local = path.to_string_lossy().ends_with(LOCAL_LOCK);
+    let text = if is_local { lock.to_local_text() } else { lock.to_text() };
+    let text = text.map_err(|error| FileError::new("write", path)(io::Error::other(error)))?;
+    write_atomically(path, text.as_bytes(), 0o644)
+}
+
+/// The end of the names of locks of users' own files.
+const LOCAL_LOCK: &str = ".local.lock";
 
 /// Keys whose values say which server is asked.
 const ADDRESSES: [&str; 9] = [
@@ -424,29 +503,32 @@ fn check_addresses(config: &Config, settings: &Settings) -> Vec<Problem> {
     refused.map(problem).collect()
 }
 
-/// A config's lock. What a link leads to is not quoted.
-fn parse_lock(config: &Path, text: &str) -> Result<Lock, LockError> {
-    Lock::parse(text).map_err(|error| if lock_path(config).is_symlink() { error.unquoted() } else { error })
+/// The lock at a path. What a link leads to is not quoted.
+fn parse_lock(path: &Path, text: &str) -> Result<Lock, ProjectError> {
+    Lock::parse(text).map_err(|error| match path.to_string_lossy().ends_with(LOCAL_LOCK) {
+        true => ProjectError::LocalLock(path.into()),
+        false if path.is_symlink() => error.unquoted().into(),
+        false => error.into(),
+    })
 }
 
 /// The configs that the user has trusted whose locks name an image. A lock that cannot be read names none.
 pub(crate) fn pinning(image: &Digest, paths: &Paths) -> Vec<PathBuf> {
     let pins = |config: &Path| {
-        let lock = read_lock(config).ok().flatten().and_then(|text| Lock::parse(&text).ok());
+        let lock = read_lock(&lock_path(config)).ok().flatten().and_then(|text| Lock::parse(&text).ok());
         lock.is_some_and(|lock| lock.hosts().iter().any(|host| host.image == *image))
     };
     let trusted = trust::Trust::read(paths).map(|trust| trust.list().to_vec()).unwrap_or_default();
     trusted.into_iter().map(|project| project.config).filter(|config| pins(config)).collect()
 }
 
-/// The text of a config's lock.
-fn read_lock(config: &Path) -> Result<Option<String>, FileError> {
-    let path = lock_path(config);
-    let text = read_bounded(&path)
+/// The text of the lock at a path.
+fn read_lock(path: &Path) -> Result<Option<String>, FileError> {
+    let text = read_bounded(path)
         .and_then(|bytes| String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)));
     match text {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FileError::new("read", &path)(error)),
+        Err(error) => Err(FileError::new("read", path)(error)),
     }
 }

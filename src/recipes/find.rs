@@ -374,7 +374,12 @@ fn below(base: &Base, file: &str, text: &str) -> Result<Option<Box<FoundRecipe>>
     let known = shipped_names();
     let problem = Problem::new(name.span.clone(), format!("base.recipe: no recipe `{name}` comes with smidr"));
     let problem = problem.hint(format!("there are: {}", known.join(", ")));
-    Err(RecipeError::Wrong(Box::new(Problems { file: file.into(), text: text.into(), list: vec![problem] })))
+    Err(RecipeError::Wrong(Box::new(Problems {
+        file: file.into(),
+        text: text.into(),
+        further: None,
+        list: vec![problem],
+    })))
 }
 
 fn embedded(source: &str) -> Option<Vec<FileContent>> {

@@ -78,7 +78,7 @@ impl Recipe {
     ///
     /// All problems of the text, at once.
     pub(crate) fn read(file: &str, text: &str) -> Result<Self, Problems> {
-        let problems = |list| Problems { file: file.into(), text: text.into(), list };
+        let problems = |list| Problems { file: file.into(), text: text.into(), further: None, list };
         let root = Node::parse(text).map_err(|problem| problems(vec![problem]))?;
         // A recipe gives the same image for every caller: nothing of the environment is expanded.
         let mut d = Decoder::new(&|_| None);

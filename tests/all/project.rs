@@ -96,7 +96,7 @@ fn every_template_is_valid() {
         let unbuilt = version.verified.is_none();
         assert_eq!(done.err.contains("not built with smidr yet"), unbuilt, "{}", done.err);
         let project = world.work.join(name);
-        assert_eq!(World::names(&project), ["smidr.yaml"], "it needs no other file");
+        assert_eq!(World::names(&project), [".gitignore", "smidr.yaml"], "it needs no other file");
         let smidr = |command: &str| world.smidr().current_dir(&project).arg(command).run();
         let check = smidr("check");
         check.expect_code(0).expect_err("smidr.yaml is good");
