@@ -224,6 +224,8 @@ pub(super) enum Layers {
     },
     /// Bring everything that smidr.lock pins, and pin what it does not
     Sync,
+    /// Edit a git layer in a working copy, which builds use until it is given back
+    Edit(LayersEdit),
     /// Show what has changed since smidr.lock, or from one lock to another
     Diff {
         /// A lock; without it, smidr.lock against the branches
@@ -245,6 +247,22 @@ pub(super) enum Layers {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// `smidr layers edit`
+#[derive(Args)]
+pub(super) struct LayersEdit {
+    /// The layer, as smidr.yaml calls it
+    pub name: String,
+    /// The folder of the working copy; without it, layers/NAME beside smidr.yaml
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+    /// Give it back: builds use the pinned layer again. The working copy stays
+    #[arg(long)]
+    pub done: bool,
+    /// Write a patch for each commit that was made in it
+    #[arg(long, value_name = "DIR", requires = "done")]
+    pub patch: Option<PathBuf>,
 }
 
 /// `smidr run`

@@ -87,7 +87,8 @@ fn adopt(project: &Project, plan: &Plan, changes: &ConfChanges) -> Result<(), Fa
     let layers =
         changes.layers.iter().map(|layer| placed(project, plan, layer)).collect::<Result<Vec<_>, Failure>>()?;
     let text = fs::read_to_string(file).map_err(FileError::new("read", file))?;
-    let new = config::edit::add(&text, &layers, &changes.lines);
+    let entries: Vec<String> = layers.iter().map(|(name, path)| config::edit::layer(name, path)).collect();
+    let new = config::edit::add(&text, &entries, &changes.lines);
     let facts = context::gather();
     // What is added goes into the config that is committed.
     let config = project.local.as_ref().map_or(Some(&project.config), |local| local.committed(None));

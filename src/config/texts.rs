@@ -213,6 +213,8 @@ fn collect(node: &Node, path: &str, keys: &mut Vec<String>) {
                 _ => None,
             }));
         }
+        // Comments alone.
+        _ if path.is_empty() => {}
         _ => keys.push(path.to_owned()),
     }
 }
@@ -309,6 +311,7 @@ variants:
         let edited = read("layers: [{name: meta-a, path: ../a}]\nbitbake: {path: ../bb}\n", None);
         assert_eq!(edited.layers[0].include[0].text, "sub", "what it takes of a repository stays");
         assert!(matches!(&edited.bitbake, Some(Source::Path(path)) if path.text == "../bb"));
+        assert_eq!(texts("# nothing\n").local_keys(), Vec::<String>::new());
         assert_eq!(texts("variants: {own: {}}\n").variants(), ["v", "own"]);
         assert_eq!(
             texts("host: {cpus: 2}\nlayers: [{name: meta-a, path: x}, {name: b}]\nlocal_conf: [L]\n").local_keys(),

@@ -58,7 +58,7 @@ pub fn repository(folder: &Path, home: &Path) -> Option<PathBuf> {
 
 /// The commit of a repository, and whether something in `folder` has not been committed. None where git could not say either: without
 /// a commit, or where another user owns the repository.
-fn state(repository: &Path, folder: &Path) -> Option<(CommitId, bool)> {
+pub(super) fn state(repository: &Path, folder: &Path) -> Option<(CommitId, bool)> {
     let repository = open(repository)?;
     let commit = repository.head_id().ok()?;
     let commit = CommitId::from_sha1(commit.as_bytes().try_into().ok()?);

@@ -11,6 +11,7 @@ mod collections;
 mod commit;
 mod conf;
 mod discover;
+pub mod edit;
 mod fetch;
 mod git_error;
 mod gitlinks;

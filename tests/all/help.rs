@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 45] = [
+const COMMANDS: [&[&str]; 46] = [
     &[],
     &["init"],
     &["check"],
@@ -14,6 +14,7 @@ const COMMANDS: [&[&str]; 45] = [
     &["layers"],
     &["layers", "ls"],
     &["layers", "sync"],
+    &["layers", "edit"],
     &["layers", "diff"],
     &["layers", "prune"],
     &["run"],

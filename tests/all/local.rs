@@ -123,3 +123,127 @@ fn a_file_of_ones_own_lies_over_the_config() {
     linked.expect_code(2).expect_err("smidr.local.yaml is a link, so nothing is quoted");
     assert!(!linked.err.contains("hunter2"), "{}", linked.err);
 }
+
+/// A patch as `git format-patch` writes it, and one as `diff -u` does.
+const MAIL: &str = "\
+From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
+From: A Developer <developer@localhost>
+Date: Mon, 5 Jan 2026 10:00:00 +0000
+Subject: [PATCH] sub: a note
+
+---
+ sub/note | 1 +
+ 1 file changed, 1 insertion(+)
+ create mode 100644 sub/note
+
+diff --git a/sub/note b/sub/note
+new file mode 100644
+index 0000000..5626abf
+--- /dev/null
++++ b/sub/note
+@@ -0,0 +1 @@
++one
+-- 
+2.39.2
+";
+const PLAIN: &str = "--- a/sub/note\n+++ b/sub/note\n@@ -1 +1,2 @@\n one\n+two\n";
+
+#[test]
+fn a_layer_is_edited_and_given_back() {
+    let Some(local) = LocalWorld::new("local::a_layer_is_edited_and_given_back") else { return };
+    let world = &local.world;
+    // A repository of several layers, of which one is used, with patches.
+    let repository = world.work.join("meta-hello");
+    for layer in ["sub", "other"] {
+        let conf = repository.join(layer).join("conf");
+        fs::create_dir_all(conf.join("machine")).expect("a folder");
+        fs::write(conf.join("layer.conf"), format!("BBFILE_COLLECTIONS += \"{layer}\"\n")).expect("a file");
+        fs::write(conf.join("machine/hello-x86-64.conf"), "").expect("a file");
+    }
+    git(&repository, &["add", "-A"]);
+    git(&repository, &["commit", "-qm", "Sublayers"]);
+    world.write("patches/mail.patch", MAIL);
+    world.write("patches/plain.patch", PLAIN);
+    world.edit(
+        "smidr.yaml",
+        "branch: main",
+        "branch: main\n    sublayers: {include: [sub]}\n    patches: [patches/mail.patch, patches/plain.patch]",
+    );
+    local.smidr(&["layers", "sync"]).expect_code(0);
+    let (lock, config) = (local.text("smidr.lock"), local.text("smidr.yaml"));
+    // The mirror is enough.
+    let gone = world.work.join("gone");
+    fs::rename(&repository, &gone).expect("the repository goes");
+
+    let edit = local.smidr(&["layers", "edit", "meta-hello"]);
+    edit.expect_code(0)
+        .expect_err("with the 2 patches of the config as commits, on the branch smidr-edit")
+        .expect_err("smidr layers edit meta-hello --done")
+        .expect_err("git sees it in the project; to leave it out:  echo '/layers/meta-hello' >>");
+    let copy = world.project().join("layers/meta-hello");
+    assert_eq!(edit.out.trim(), copy.display().to_string());
+    assert_eq!(git(&copy, &["remote", "get-url", "origin"]), local.url());
+    assert_eq!(git(&copy, &["log", "--format=%s", "-3"]), "Apply patches/plain.patch\nsub: a note\nSublayers");
+    assert_eq!(git(&copy, &["status", "--porcelain", "--branch"]), "## smidr-edit");
+    assert_eq!(fs::read_to_string(copy.join("sub/note")).expect("the note"), "one\ntwo\n");
+    assert!(local.text("smidr.local.yaml").ends_with("layers:\n  - {name: meta-hello, path: ./layers/meta-hello}\n"));
+    let plan = local.plan();
+    assert_eq!(plan["layers"][0]["include"], serde_json::json!(["sub"]), "what is taken of it stays");
+    assert_eq!(plan["layers"][0]["path"]["folder"], copy.display().to_string());
+    for command in [&["plan"][..], &["layers", "ls"]] {
+        local.smidr(command).expect_code(0).expect_out(&format!("edited here instead of {}", local.url()));
+    }
+    local.smidr(&["layers", "edit", "meta-hello"]).expect_code(2).expect_one_error().expect_err("has the layer");
+
+    // Work in it, some of it not committed.
+    fs::write(copy.join("sub/note"), "three\n").expect("a file");
+    git(&copy, &["commit", "-qam", "sub: three"]);
+    fs::write(copy.join("sub/unfinished"), "").expect("a file");
+    // Nothing that the copy's configuration names is run by smidr.
+    let trap = world.work.join("trap");
+    for key in ["core.fsmonitor", "diff.external", "core.pager", "filter.x.clean", "diff.x.textconv", "gpg.program"] {
+        git(&copy, &["config", key, &format!("touch '{}'; true", trap.display())]);
+    }
+    fs::create_dir_all(copy.join(".git/info")).expect("a folder");
+    fs::write(copy.join(".git/info/attributes"), "* filter=x diff=x\n").expect("a file");
+    let done = local.smidr(&["layers", "edit", "meta-hello", "--done"]);
+    done.expect_code(0)
+        .expect_out("sub: three")
+        .expect_err("builds use the pinned `meta-hello` again")
+        .expect_err("warning: not all is committed in it")
+        .expect_err("--done --patch patches")
+        .expect_err("push origin HEAD:BRANCH");
+    assert_eq!(done.out.lines().count(), 1, "{}", done.out);
+    assert!(!trap.exists(), "a program of the copy's configuration was run");
+    assert!(copy.join("sub/unfinished").exists(), "the copy stays");
+    for gone in ["smidr.local.yaml", "smidr.local.lock"] {
+        assert!(!world.project().join(gone).exists(), "{gone}");
+    }
+    assert_eq!((local.text("smidr.lock"), local.text("smidr.yaml")), (lock, config));
+    assert!(local.plan()["layers"][0]["git"]["pinned"]["commit"].is_string());
+
+    // The patch makes the same of the pinned commit.
+    let patched = local.smidr(&["layers", "edit", "meta-hello", "--done", "--patch", "patches"]);
+    patched.expect_code(0).expect_err("patches: [./patches/0001-sub-three.patch]");
+    assert!(!trap.exists(), "a program of the copy's configuration was run");
+    world.edit("smidr.yaml", "patches/plain.patch]", "patches/plain.patch, ./patches/0001-sub-three.patch]");
+    local.smidr(&["layers", "sync"]).expect_code(0).expect_out("and 3 patches");
+    let listed = local.smidr(&["layers", "ls", "--json"]).expect_code(0).json();
+    let checkout = std::path::PathBuf::from(listed["repositories"][0]["folder"].as_str().expect("a folder"));
+    assert_eq!(fs::read_to_string(checkout.join("sub/note")).expect("the note"), "three\n");
+
+    // It can be taken up again, and elsewhere: a folder beside the project that its user has named asks nothing.
+    local.smidr(&["layers", "edit", "meta-hello"]).expect_code(0).expect_err("is taken up again");
+    local.smidr(&["layers", "edit", "meta-hello", "--done"]).expect_code(0);
+    local.smidr(&["layers", "edit", "meta-hello", "--into", "../elsewhere"]).expect_code(0);
+    let elsewhere = world.work.join("elsewhere");
+    assert!(local.text("smidr.local.yaml").contains(&elsewhere.display().to_string()));
+    let judged = world.smidr().args(["plan", "--json"]).env("SMIDR_TRUST", "0").run().expect_code(0).json();
+    let named = |list: &serde_json::Value| list.to_string().contains("elsewhere");
+    assert!(named(&judged["asks"]) && !named(&judged["refused"]), "{judged}");
+    for (name, said) in [("meta-helo", "did you mean `meta-hello`?"), ("nothing-like-it", "its layers from git: ")] {
+        let _ = local.smidr(&["layers", "edit", "meta-hello", "--done"]);
+        local.smidr(&["layers", "edit", name]).expect_code(2).expect_one_error().expect_err(said);
+    }
+    local.smidr(&["layers", "edit", "nothing", "--done"]).expect_code(2).expect_err("is not being edited");
+}

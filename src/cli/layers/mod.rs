@@ -1,6 +1,7 @@
 //! `smidr layers`: the repositories that layers come from.
 
 mod diff;
+mod edit;
 
 use std::{
     path::{Path, PathBuf},
@@ -36,6 +37,7 @@ pub(super) fn layers(file: &Path, grant: &Grant, command: &Layers) -> Done {
     let done = match command {
         Layers::Ls { store: true, json } => store(&context, file, *json),
         Layers::Ls { store: false, json } => list(&context, file, *json),
+        Layers::Edit(args) => edit::edit(&context, file, grant, args),
         Layers::Sync => sync(&context, file, grant),
         Layers::Diff { old, new, json } => diff::diff(&context, file, grant, (old.as_deref(), new.as_deref()), *json),
         Layers::Prune { days, dry_run } => prune(&context, file, grant, *days, *dry_run),

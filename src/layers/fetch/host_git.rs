@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const SAID_BYTES: usize = 64 << 10;
 
 /// Variables that would lead git into another repository (git(1), "Environment Variables"), or make it prompt.
-const WITHOUT: [&str; 11] = [
+pub(in crate::layers) const WITHOUT: [&str; 11] = [
     "GIT_DIR",
     "GIT_WORK_TREE",
     "GIT_INDEX_FILE",
@@ -107,6 +107,12 @@ pub(super) fn fetch(
     if status.success() { Ok(()) } else { Err(git.failure(&room.folder, request, &said)) }
 }
 
+/// The host's git.
+pub(in crate::layers) fn program(access: Access<'_>) -> Option<PathBuf> {
+    let path = access.variable("PATH").unwrap_or("/usr/bin:/bin");
+    std::env::split_paths(path).map(|folder| folder.join("git")).find(|path| path.is_file())
+}
+
 struct Git<'a> {
     program: PathBuf,
     url: &'a str,
@@ -123,8 +129,7 @@ struct Git<'a> {
 
 impl<'a> Git<'a> {
     fn find(url: &'a str, folder: &Path, config: &GitConfig, access: Access<'a>, why: &str) -> Result<Self, GitError> {
-        let path = access.variable("PATH").unwrap_or("/usr/bin:/bin");
-        let program = std::env::split_paths(path).map(|folder| folder.join("git")).find(|path| path.is_file());
+        let program = program(access);
         let missing = || GitError::NoGit { url: without_secrets(url), why: why.into() };
         let public = || {
             let mut file = tempfile::Builder::new().prefix("smidr-git-config-").tempfile_in(folder)?;

@@ -15,6 +15,7 @@ mod request;
 use std::sync::Arc;
 
 pub(super) use self::config::GitConfig;
+pub(super) use self::host_git::{WITHOUT, program};
 pub(super) use self::request::{Depth, Request, Want};
 use self::{error::FetchError, request::HEAD};
 use super::{
