@@ -124,6 +124,43 @@ fn a_file_of_ones_own_lies_over_the_config() {
     assert!(!linked.err.contains("hunter2"), "{}", linked.err);
 }
 
+#[test]
+fn the_committed_lock_holds_nothing_of_ones_own() {
+    let Some(world) = World::with_project("local::the_committed_lock_holds_nothing_of_ones_own") else { return };
+    let text = |file: &str| fs::read_to_string(world.project().join(file)).unwrap_or_default();
+    let lock = |args: &[&str]| world.smidr().arg("lock").args(args).run();
+    world.append("variants:\n  other: {local_conf: X = 1}\n");
+    lock(&[]).expect_code(0);
+    let committed = text("smidr.lock");
+    for name in ["mine", "more"] {
+        world.write(&format!("{name}/conf/layer.conf"), &format!("BBFILE_COLLECTIONS += \"{name}\"\n"));
+        world.write(&format!("{name}/conf/machine/hello-x86-64.conf"), "");
+    }
+    world.write(
+        "smidr.local.yaml",
+        "layers: [{name: meta-hello, path: ./mine}]\nvariants: {other: {layers: [{name: meta-more, path: ./more}]}}\n",
+    );
+    let own = lock(&[]);
+    own.expect_code(0).expect_err("smidr.local.yaml is in effect: layers.meta-hello, variants.other.layers.meta-more");
+    assert_eq!(text("smidr.lock"), committed);
+    let pinned = text("smidr.local.lock");
+    assert!(pinned.contains("./mine") && pinned.contains("./more") && !pinned.contains("hosts"), "{pinned}");
+    lock(&["--update", "meta-more"]).expect_code(0);
+    assert_eq!((text("smidr.lock"), text("smidr.local.lock")), (committed.clone(), pinned));
+    world.write("smidr.local.lock", "what?\n");
+    lock(&[])
+        .expect_code(2)
+        .expect_one_error()
+        .expect_err("smidr.local.lock is damaged")
+        .expect_err("hint: without it");
+    // With nothing left to pin, it goes.
+    fs::remove_file(world.project().join("smidr.local.lock")).expect("the lock goes");
+    lock(&[]).expect_code(0);
+    world.write("smidr.local.yaml", "local_conf: MINE = 1\n");
+    lock(&[]).expect_code(0);
+    assert_eq!((text("smidr.lock"), text("smidr.local.lock")), (committed, String::new()));
+}
+
 /// A patch as `git format-patch` writes it, and one as `diff -u` does.
 const MAIL: &str = "\
 From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
