@@ -87,7 +87,7 @@ pub(super) fn clean(args: &CleanUp) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     let is_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if is_terminal && !args.yes && !says_yes("Remove it?") {
+    if is_terminal && !args.yes && !says_yes("Remove it?", &context.stop) {
         talk("nothing was removed");
         return Ok(ExitCode::SUCCESS);
     }

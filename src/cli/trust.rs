@@ -98,7 +98,7 @@ pub(super) fn settle(
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Err(NotTrusted { project: project.file.display().to_string(), digest: judged.digest() }.into());
     }
-    if !says_yes("Trust it?") {
+    if !says_yes("Trust it?", stop) {
         return Err(NotTrusted { project: project.file.display().to_string(), digest: judged.digest() }.into());
     }
     let trust = trust.grant(&project.file, &workspace, &judged.asks)?;
@@ -173,7 +173,9 @@ pub(super) fn lines(judged: &Judged) -> Vec<String> {
         .collect()
 }
 
-pub(super) fn says_yes(question: &str) -> bool {
+/// Asks a question, before anything has begun: a request to stop ends the process, which would wait for an answer.
+pub(super) fn says_yes(question: &str, stop: &StopToken) -> bool {
+    let _listening = stop.listen(|_| std::process::exit(i32::from(Kind::Cancelled.exit_code())));
     output::ask(&format!("{question} [y/N]"));
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);

@@ -395,6 +395,7 @@ fn only_new_asks_are_asked_again() {
     };
     let trust_is_asked = |world: &World| world.smidr().env("SMIDR_TRUST", "0").args(["run", "--", "true"]).run();
     assert_eq!(ask("n\n").0, Some(125));
+    assert_eq!(ask("\x03").0, Some(130), "Ctrl-C at the question");
     trust_is_asked(&world).expect_code(125);
     let (code, seen) = ask("y\n");
     assert_eq!(code, Some(0), "{seen}");
