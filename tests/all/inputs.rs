@@ -114,7 +114,7 @@ fn credential_files_are_bound_and_never_copied() {
         assert!(!matches!(inside(&world, write).code, Some(0 | 125)), "{write}");
     }
     let home = inner_home(&world);
-    assert_eq!(fs::read_to_string(home.join(".netrc")).expect("a mount point"), "");
+    assert!(!home.join(".netrc").exists(), "a shell has a HOME of its own");
     assert_eq!(holding(&world.smidr, "pw-of-"), [""; 0].map(PathBuf::from), "a copy of a credential is a leak");
     assert_eq!(holding(&world.home, "pw-of-netrc"), [world.home.join(".netrc")]);
 
@@ -125,12 +125,12 @@ fn credential_files_are_bound_and_never_copied() {
     assert_eq!(done.expect_code(0).out, "machine a login b password pw-of-b\n[]\n");
     done.expect_err("can be read by others").expect_err("chmod 600 ");
 
-    // An earlier build could have put links in the way.
-    fs::remove_file(home.join(".netrc")).expect("remove the mount point");
-    symlink("/etc/passwd", home.join(".netrc")).expect("a link");
+    // An earlier build could have put something else in the place of HOME.
+    fs::remove_dir(&home).expect("remove the mount point");
+    symlink("/etc", &home).expect("a link");
     assert_eq!(says(&world, "cat $HOME/.netrc; grep -c builder /etc/passwd"), "machine a login b password pw-of-b\n1");
-    fs::remove_file(home.join(".netrc")).expect("remove the mount point");
-    fs::create_dir(home.join(".netrc")).expect("a folder");
+    fs::remove_dir(&home).expect("remove the mount point");
+    file(&home, "x", 0o644);
     assert_eq!(says(&world, "cat $HOME/.netrc"), "machine a login b password pw-of-b");
 
     for (keys, code, expected) in [

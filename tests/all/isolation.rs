@@ -412,8 +412,10 @@ fn only_planned_mounts_exist() {
     let Some(world) = World::with_project("isolation::only_planned_mounts_exist") else { return };
     let mounted = mounted(&world);
     let workspaces = world.smidr.join("workspaces");
+    let workspace = workspaces.join(&World::names(&workspaces)[0]);
     let mine = [
-        workspaces.join(&World::names(&workspaces)[0]),
+        workspace.join("home"),
+        workspace,
         world.smidr.join("downloads"),
         world.smidr.join("sstate-cache"),
         world.project().join("layers/meta-hello"),
