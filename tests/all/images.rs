@@ -219,6 +219,7 @@ fn hello_is_the_same_image_everywhere() {
 
 /// The build host of every project that names none, from an empty store: what a Yocto build needs first must be there.
 #[test]
+#[ignore = "makes an image of 400 packages: scripts/test --slow"]
 fn debian_12_is_a_build_host() {
     let world = World::new();
     let made = world.smidr().args(["image", "build", "debian-12"]).run();
