@@ -1,6 +1,7 @@
 //! BitBake's input (conf, arguments) and output (events). Starts nothing and reads no files.
 
 mod conf;
+pub(crate) mod log;
 mod ui_protocol;
 
 use std::path::Path;

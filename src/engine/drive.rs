@@ -4,7 +4,7 @@
 //! interface say are claims of a build, and taken in as far as its [`Budget`] goes; how BitBake ended is for the kernel to say.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
@@ -25,7 +25,7 @@ use super::{
     origin::Said,
 };
 use crate::{
-    bitbake::{NO_ROOM, UiMessage, parse_line},
+    bitbake::{self, NO_ROOM, UiMessage, parse_line},
     events::Emitter,
     model::{Event, FailedTask, Level, Limits, TaskName, Usage},
     plan::{Folders, SandboxSpec},
@@ -260,6 +260,8 @@ struct Course<'a> {
     tasks: BTreeSet<TaskName>,
     failed: Vec<FailedTask>,
     errors: Vec<Said>,
+    // Of tasks that run.
+    said_by: BTreeMap<TaskName, Vec<String>>,
     disk_full: bool,
     no_process: bool,
     // How many processes it may have, whether BitBake has begun, and whether it was ended because it could not.
@@ -297,6 +299,7 @@ impl<'a> Course<'a> {
             tasks: BTreeSet::new(),
             failed: Vec::new(),
             errors: Vec::new(),
+            said_by: BTreeMap::new(),
             disk_full: false,
             no_process: false,
             most_tasks: tasks,
@@ -327,7 +330,7 @@ impl<'a> Course<'a> {
                 self.forget_foreign_log(&mut event);
                 let failed = self.note(&event);
                 self.take(event);
-                if let Some(FailedTask { name, log: Some(log) }) = failed {
+                if let Some(FailedTask { name, log: Some(log), .. }) = failed {
                     self.show(name, log);
                 }
             }
@@ -362,6 +365,7 @@ impl<'a> Course<'a> {
         self.disk_full |= tail.iter().any(|line| line.contains(DISK_FULL));
         self.no_process |= tail.iter().any(|line| is_short_of_processes(line));
         self.note_memory(&name, &tail);
+        self.note_reasons(&name, bitbake::log::reason(&tail));
         tail.drain(..tail.len().saturating_sub(LOG_LINES));
         self.take(Event::TaskLog { name, log, tail });
     }
@@ -393,13 +397,19 @@ impl<'a> Course<'a> {
         match event {
             Event::TaskEnded { name, ok: false, setscene: false, log, .. } if self.budget.takes_failed(self.on) => {
                 self.shared |= is_shared(&self.queue);
-                let failed = FailedTask { name: name.clone(), log: log.clone() };
+                let reasons = self.said_by.remove(name).unwrap_or_default();
+                let failed = FailedTask { name: name.clone(), log: log.clone(), reasons };
                 self.failed.push(failed.clone());
                 return Some(failed);
             }
-            Event::Message { level, text, .. } if *level >= Level::Error => {
+            Event::Message { level, text, task } if *level >= Level::Error => {
                 self.disk_full |= text.contains(DISK_FULL) || text.contains(NO_ROOM);
-                self.note_error(|| Said::Message(beginning(text)));
+                if let Some(task) = task {
+                    self.note_said(task, text);
+                }
+                if !bitbake::log::is_repetition(text) {
+                    self.note_error(|| Said::Message(beginning(text)));
+                }
             }
             Event::NoProvider { item, close_matches, .. } => self.note_error(|| {
                 let near = if close_matches.is_empty() { "" } else { "; near: " };
@@ -409,6 +419,21 @@ impl<'a> Course<'a> {
             _ => {}
         }
         None
+    }
+
+    // Why a task failed whose log says nothing of it, or is not there.
+    fn note_said(&mut self, task: &TaskName, text: &str) {
+        let lines: Vec<String> = format!("ERROR: {text}").lines().map(str::to_owned).collect();
+        let reasons = bitbake::log::reason(&lines);
+        if self.said_by.len() < ERRORS_KEPT && !reasons.is_empty() {
+            self.said_by.insert(task.clone(), reasons);
+        }
+    }
+
+    fn note_reasons(&mut self, name: &TaskName, reasons: Vec<String>) {
+        if let Some(failed) = self.failed.iter_mut().rfind(|task| task.name == *name).filter(|_| !reasons.is_empty()) {
+            failed.reasons = reasons;
+        }
     }
 
     fn note_error(&mut self, text: impl FnOnce() -> Said) {

@@ -155,10 +155,8 @@ pub(crate) fn logs(
         budget.log_kept(&found, &to);
         Some(to)
     };
-    let failed = failed
-        .iter()
-        .map(|task| FailedTask { name: task.name.clone(), log: keep(task).or_else(|| task.log.clone()) })
-        .collect();
+    let failed =
+        failed.iter().map(|task| FailedTask { log: keep(task).or_else(|| task.log.clone()), ..task.clone() }).collect();
     budget.tell(on);
     failed
 }

@@ -153,7 +153,11 @@ mod tests {
     fn events_and_documents() {
         let redactor = redactor(&["hunter2"]);
         let name = TaskName { recipe: "a-hunter2".into(), task: "do_x".into() };
-        let failed = vec![FailedTask { name: name.clone(), log: Some("/srv/hunter2/log".into()) }];
+        let failed = vec![FailedTask {
+            name: name.clone(),
+            log: Some("/srv/hunter2/log".into()),
+            reasons: vec!["hunter2".into()],
+        }];
         let reasons = vec!["it was hunter2".into()];
         let mut event = Event::Finished { outcome: Outcome { failed, reasons, ..Outcome::new(State::Failed) } };
         redactor.event(&mut event);

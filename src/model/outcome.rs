@@ -74,6 +74,9 @@ pub struct FailedTask {
     /// Its log, at the host's own path.
     #[serde(flatten, with = "document_path::log")]
     pub log: Option<PathBuf>,
+    /// Why: the most telling lines of its log, or of BitBake's messages.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
 }
 
 /// How a build ended.

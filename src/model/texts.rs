@@ -65,7 +65,10 @@ impl Event {
                     duration_ms: _,
                     cleaned: _,
                 } = outcome;
-                failed.iter_mut().for_each(|FailedTask { name, .. }| task(name, change));
+                for FailedTask { name, log: _, reasons } in failed {
+                    task(name, change);
+                    reasons.iter_mut().for_each(&mut *change);
+                }
                 reasons.iter_mut().for_each(&mut *change);
                 for Hint { text, action } in hints {
                     change(text);

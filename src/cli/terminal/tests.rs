@@ -34,7 +34,7 @@ fn samples() -> Vec<Event> {
         duration_ms: 1,
         cleaned: false,
     };
-    let failed = vec![FailedTask { name: name(), log: log() }];
+    let failed = vec![FailedTask { name: name(), log: log(), reasons: vec![text()] }];
     let artifact = Artifact { path: "x".into(), size: 1, sha256: Some(digest.clone()), link: log() };
     let mut all = vec![
         Event::BuildStarted {
