@@ -1,42 +1,82 @@
-//! Running tasks and elapsed times for the status line, redrawn twice a second.
+//! What of a build goes on just now, and the lines that show it. In go records and the time, out come lines; a thread draws them again, so
+//! that clocks go on. It never prints.
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
+use anstyle::AnsiColor;
 use jiff::Timestamp;
 
-use super::output::Bar;
-use crate::model::TaskName;
+use super::{
+    live::Room,
+    output::{Bar, bytes, paint},
+    times::{between, clock},
+    wrap::{cut, width},
+};
+use crate::model::{Activity, Event, Record, Shown, Stage, TaskName, Unit};
 
 /// How many running tasks are followed: more than any machine runs, and no more than memory is there for, whatever a build claims.
 const TASKS: usize = 10_000;
 
-/// How many running tasks are named.
-const TASKS_SHOWN: usize = 4;
+/// How many running tasks have lines of their own.
+const TASKS_SHOWN: usize = 8;
 
-/// How often the clocks are looked at: twice in what they count.
-const PERIOD: Duration = Duration::from_millis(500);
+/// Rows of the terminal that are left to what was said before.
+const ROWS_LEFT: usize = 6;
 
-/// Tasks of one build.
+/// How often the clocks are looked at: often enough that none skips a second.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// How wide a bar is, in columns.
+const BAR: std::ops::RangeInclusive<usize> = 8..=30;
+
+/// Where the words of a line begin.
+const WORDS: usize = 11;
+
+/// Below so many columns, lines of tasks begin farther left.
+const NARROW: usize = 60;
+
+/// Below so many, tasks have none.
+const TINY: usize = 30;
+
+/// A build, as far as it is.
 #[derive(Default)]
 pub(super) struct Board {
     /// What BitBake was asked for.
-    pub targets: String,
+    pub targets: Vec<String>,
     /// Of BitBake.
     pub version: String,
     /// All tasks that are to be run or skipped. Those that restore from sstate are not among them: what they restore is skipped.
     pub total: u64,
+    /// When the build began.
+    pub begun: Option<Timestamp>,
     ran: u64,
     covered: u64,
     current: u64,
-    running: BTreeMap<u32, (TaskName, Timestamp, Option<u8>)>,
-    // Whether the line shows it just now.
-    is_shown: bool,
+    running: BTreeMap<u32, Running>,
+    work: Option<Work>,
+    is_collecting: bool,
+    is_hidden: bool,
+}
+
+struct Running {
+    name: TaskName,
+    since: Timestamp,
+    percent: Option<u8>,
+}
+
+/// Long work beside tasks.
+struct Work {
+    activity: Activity,
+    subject: String,
+    done: u64,
+    total: Option<u64>,
+    unit: Unit,
+    since: Timestamp,
 }
 
 /// A board that a thread looks at, too.
@@ -49,150 +89,346 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Draws it on a line from time to time, behind `subject`, for as long as it exists and whenever it is what the line shows.
-    pub(super) fn keep_drawn(&self, bar: Bar, subject: String) {
+    /// Draws it from time to time, behind a label, for as long as it exists.
+    pub(super) fn keep_drawn(&self, bar: Bar, label: String) {
         let board = Arc::downgrade(&self.0);
         thread::spawn(move || {
             while let Some(board) = board.upgrade() {
-                let board = Self(board);
-                {
-                    let board = board.lock();
-                    // Drawn under the lock, so that nothing else is shown meanwhile.
-                    if board.is_shown {
-                        bar.show(&format!("{subject}{}", board.text(Timestamp::now())));
-                    }
-                }
-                drop(board);
+                Self(board).draw(&bar, &label);
                 thread::sleep(PERIOD);
             }
         });
     }
+
+    /// Draws it.
+    pub(super) fn draw(&self, bar: &Bar, label: &str) {
+        // Under the lock, so that nothing is drawn after it was taken away.
+        let board = self.lock();
+        bar.show(&board.lines(Timestamp::now(), bar.room(), label));
+    }
 }
 
 impl Board {
-    /// Forgets the tasks: BitBake begins anew.
-    pub(super) fn begin(&mut self) {
-        self.running.clear();
-        (self.ran, self.covered, self.current) = (0, 0, 0);
-    }
-
-    /// Says whether the line shows it.
-    pub(super) fn shown(&mut self, is_shown: bool) {
-        self.is_shown = is_shown;
-    }
-
-    /// A task begins, in a process of its own.
-    pub(super) fn started(&mut self, pid: u32, name: TaskName, at: Timestamp) {
-        if self.running.len() < TASKS {
-            self.running.insert(pid, (name, at, None));
+    /// Takes what has happened.
+    pub(super) fn take(&mut self, record: &Record) {
+        self.is_hidden = false;
+        match &record.event {
+            Event::BuildStarted { targets, .. } => {
+                self.targets.clone_from(targets);
+                self.begun = Some(record.at);
+            }
+            Event::StageStarted { stage } => {
+                self.work = None;
+                self.is_collecting = *stage == Stage::Collect;
+                // BitBake begins anew.
+                if matches!(stage, Stage::Fetch | Stage::Run) {
+                    self.running.clear();
+                    (self.ran, self.covered, self.current, self.total) = (0, 0, 0, 0);
+                }
+            }
+            Event::Progress { activity, subject, done, total, unit } => {
+                let same = self.work.take().filter(|work| work.activity == *activity && work.subject == *subject);
+                let (subject, since) = (subject.clone(), same.map_or(record.at, |work| work.since));
+                self.work = Some(Work { activity: *activity, subject, done: *done, total: *total, unit: *unit, since });
+            }
+            Event::HostReady { .. }
+            | Event::LayersReady { .. }
+            | Event::SandboxReady { .. }
+            | Event::RecipeStep { .. }
+            | Event::Parsed { .. } => self.work = None,
+            Event::BitbakeReady { version } => self.version.clone_from(version),
+            Event::TasksPlanned { total, .. } => (self.total, self.work) = (*total, None),
+            Event::TaskStarted { name, pid, total, setscene, .. } => {
+                if !setscene {
+                    self.total = *total;
+                }
+                if self.running.len() < TASKS {
+                    self.running.insert(*pid, Running { name: name.clone(), since: record.at, percent: None });
+                }
+            }
+            Event::TaskProgress { pid, percent } => {
+                if let Some(task) = self.running.get_mut(pid) {
+                    task.percent = Some(*percent);
+                }
+            }
+            // One that restores from sstate is not counted: BitBake then skips what it stands for, or runs it after all.
+            Event::TaskEnded { pid, setscene, .. } => {
+                self.running.remove(pid);
+                self.ran += u64::from(!setscene);
+            }
+            // Because sstate has its result, or because it was run before.
+            Event::TaskSkipped { covered, .. } => *(if *covered { &mut self.covered } else { &mut self.current }) += 1,
+            Event::Finished { .. } => self.is_hidden = true,
+            _ => {}
         }
     }
 
-    /// How far a task is.
-    pub(super) fn progress(&mut self, pid: u32, percent: u8) {
-        if let Some(task) = self.running.get_mut(&pid) {
-            task.2 = Some(percent);
-        }
+    /// Shows nothing until something happens.
+    pub(super) fn hide(&mut self) {
+        self.is_hidden = true;
     }
 
-    /// A task has ended. One that restores from sstate is not counted: BitBake then skips what it stands for, or runs it after all.
-    pub(super) fn ended(&mut self, pid: u32, setscene: bool) {
-        self.running.remove(&pid);
-        self.ran += u64::from(!setscene);
-    }
-
-    /// A task was skipped, because sstate has its result or because it was run before.
-    pub(super) fn skipped(&mut self, covered: bool) {
-        *(if covered { &mut self.covered } else { &mut self.current }) += 1;
-    }
-
-    fn done(&self) -> u64 {
+    /// Tasks that are done, whether they ran or did not have to.
+    pub(super) fn done(&self) -> u64 {
         self.ran + self.covered + self.current
     }
 
-    /// The line: those that run longest first.
-    pub(super) fn text(&self, now: Timestamp) -> String {
-        let mut text = format!("{}  {}  {}/{}", self.version, self.targets, self.done(), self.total);
-        if let Some(percent) = (self.covered * 100).checked_div(self.done()).filter(|_| self.covered > 0) {
-            let _ = write!(text, "  sstate {percent} %");
-        }
-        let mut running: Vec<_> = self.running.values().collect();
-        running.sort_by_key(|(_, since, _)| *since);
-        for (name, since, percent) in running.iter().take(TASKS_SHOWN) {
-            let _ = write!(text, "  {name} {}", clock(now.duration_since(*since).unsigned_abs()));
-            if let Some(percent) = percent {
-                let _ = write!(text, " {percent} %");
+    /// How far it is, in few words.
+    pub(super) fn progress(&self) -> Option<String> {
+        (self.total > 0).then(|| format!("{}/{} {} %", self.done(), self.total, percent(self.done(), self.total)))
+    }
+
+    /// Its lines: how far it is, and each task that runs, the longest first.
+    pub(super) fn lines(&self, now: Timestamp, room: Room, label: &str) -> Vec<String> {
+        // The last column stays free: some terminals break the line behind it at once.
+        let columns = room.columns.saturating_sub(1);
+        let label = String::from(Shown::plain(label));
+        match &self.work {
+            _ if self.is_hidden => Vec::new(),
+            Some(work) => vec![work.line(now, self.begun.unwrap_or(work.since), columns, &label)],
+            None if self.total == 0 && self.running.is_empty() || self.is_collecting => Vec::new(),
+            None => {
+                let mut running: Vec<_> = self.running.values().collect();
+                running.sort_by_key(|task| task.since);
+                let is_tiny = columns < TINY;
+                let most = if is_tiny { 0 } else { TASKS_SHOWN.min(room.rows.saturating_sub(ROWS_LEFT)) };
+                let tail = match running.first() {
+                    // There is no other place for it.
+                    Some(longest) if most == 0 => {
+                        format!("{} {}", longest.name, clock(between(longest.since, now)))
+                    }
+                    _ => shortened(&self.targets),
+                };
+                let mut lines = vec![self.line(now, columns, &label, &tail)];
+                lines.extend(task_lines(&running, most, now, columns));
+                lines
             }
         }
-        if running.len() > TASKS_SHOWN {
-            let _ = write!(text, "  +{}", running.len() - TASKS_SHOWN);
-        }
-        text
+    }
+
+    fn line(&self, now: Timestamp, columns: usize, label: &str, tail: &str) -> String {
+        let sstate = (self.covered * 100).checked_div(self.done()).filter(|_| self.covered > 0);
+        let meter = Meter {
+            count: format!("{}/{}", self.done(), self.total),
+            percent: Some(percent(self.done(), self.total)),
+            running: format!("{} running", self.running.len()),
+            sstate: sstate.map(|percent| format!("sstate {percent} %")).unwrap_or_default(),
+            clock: self.begun.map(|begun| clock(between(begun, now))).unwrap_or_default(),
+            tail: tail.into(),
+        };
+        meter.line(&format!("{label}{:<10} ", "bitbake"), columns)
     }
 
     /// What was done, at the end.
-    pub(super) fn summary(&self) -> String {
+    pub(super) fn summary(&self) -> Option<String> {
         let sstate = if self.covered > 0 { format!(", {} from sstate", self.covered) } else { String::new() };
-        match self.done() {
-            done if done < self.total => format!("{done} of {} tasks, {} run{sstate}", self.total, self.ran),
-            _ => format!("{} tasks, {} run{sstate}", self.total, self.ran),
-        }
+        let of = if self.done() < self.total { format!("{} of ", self.done()) } else { String::new() };
+        (self.total > 0).then(|| format!("{of}{} tasks, {} run{sstate}", self.total, self.ran))
     }
 }
 
-fn clock(elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs();
-    match seconds / 3600 {
-        0 => format!("{}:{:02}", seconds / 60, seconds % 60),
-        hours => format!("{hours}:{:02}:{:02}", seconds / 60 % 60, seconds % 60),
+impl Work {
+    fn line(&self, now: Timestamp, begun: Timestamp, columns: usize, label: &str) -> String {
+        let is_share = self.unit == Unit::Percent || self.activity == Activity::LoadCache;
+        let count = match self.total {
+            _ if is_share => String::new(),
+            Some(total) => format!("{}/{}", amount(self.done, self.unit), amount(total, self.unit)),
+            None => amount(self.done, self.unit),
+        };
+        let meter = Meter {
+            count,
+            percent: self.total.filter(|total| *total > 0).map(|total| percent(self.done, total)),
+            running: String::new(),
+            sstate: String::new(),
+            clock: clock(between(begun, now)),
+            tail: self.subject.clone(),
+        };
+        meter.line(&format!("{label}{:<10} ", verb(self.activity)), columns)
+    }
+}
+
+fn task_lines(running: &[&Running], most: usize, now: Timestamp, columns: usize) -> Vec<String> {
+    // One line says how many have none.
+    let named = if running.len() > most { most.saturating_sub(1) } else { running.len() };
+    let indent = if columns < NARROW { 2 } else { WORDS };
+    let rows: Vec<(String, String)> = running
+        .iter()
+        .take(named)
+        .map(|task| {
+            let percent = task.percent.map(|percent| format!("  {percent} %")).unwrap_or_default();
+            let since = clock(between(task.since, now));
+            (String::from(Shown::plain(&task.name.to_string())), format!("  {since:>5}{percent}"))
+        })
+        .collect();
+    let widest = |of: fn(&(String, String)) -> &String| rows.iter().map(|row| width(of(row))).max().unwrap_or_default();
+    let name_width = widest(|(name, _)| name).min(columns.saturating_sub(indent + widest(|(_, since)| since)));
+    let line = |(name, since): &(String, String)| {
+        let name = cut(name, name_width);
+        format!("{:indent$}{name}{}{since}", "", " ".repeat(name_width.saturating_sub(width(&name))))
+    };
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    if named < running.len() && most > 0 {
+        lines.push(format!("{:indent$}+{} more", "", running.len() - named));
+    }
+    lines.iter().map(|line| cut(line, columns)).collect()
+}
+
+/// How far something is, in one line: what is worth least is left out first.
+struct Meter {
+    count: String,
+    percent: Option<u64>,
+    running: String,
+    sstate: String,
+    clock: String,
+    tail: String,
+}
+
+impl Meter {
+    fn line(&self, head: &str, columns: usize) -> String {
+        let tail = String::from(Shown::plain(&self.tail));
+        let share = self.percent.map(|percent| format!("{percent} %")).unwrap_or_default();
+        let mut left = columns.saturating_sub(width(head));
+        let mut first = true;
+        let mut fits = |wanted: usize| {
+            let gap = if first { 0 } else { 2 };
+            let fits = wanted > 0 && wanted + gap <= left;
+            if fits {
+                left -= wanted + gap;
+                first = false;
+            }
+            fits
+        };
+        // In the order of their worth.
+        let [has_count, has_clock, has_share] = [&self.count, &self.clock, &share].map(|text| fits(width(text)));
+        let [has_running, has_sstate] = [&self.running, &self.sstate].map(|text| fits(width(text)));
+        let has_bar = self.percent.is_some() && fits(*BAR.start());
+        let tail_least = width(&tail).min(16);
+        let has_tail = fits(tail_least);
+        let bar_width = if has_bar { (*BAR.start() + left).min(*BAR.end()) } else { 0 };
+        left = (left + if has_bar { *BAR.start() } else { 0 }).saturating_sub(bar_width);
+        let parts = [
+            (has_count, self.count.clone()),
+            (has_bar, bar(self.percent.unwrap_or_default(), bar_width)),
+            (has_share, share),
+            (has_running, self.running.clone()),
+            (has_sstate, self.sstate.clone()),
+            (has_clock, self.clock.clone()),
+            (has_tail, cut(&tail, tail_least + left)),
+        ];
+        let shown: Vec<String> = parts.into_iter().filter_map(|(has, text)| has.then_some(text)).collect();
+        format!("{}{}", cut(head, columns), shown.join("  "))
+    }
+}
+
+/// `━━━━━━╸───`, with a colour.
+fn bar(percent: u64, width: usize) -> String {
+    let halves = usize::try_from(percent.min(100)).unwrap_or_default() * width * 2 / 100;
+    let done = format!("{}{}", "━".repeat(halves / 2), if halves % 2 == 1 { "╸" } else { "" });
+    let rest = "─".repeat(width - halves.div_ceil(2));
+    format!("{}{rest}", paint(AnsiColor::Cyan, &done))
+}
+
+fn percent(done: u64, total: u64) -> u64 {
+    // Never 100 before the end.
+    done.saturating_mul(100).checked_div(total).unwrap_or_default().min(100)
+}
+
+/// A number with its unit.
+pub(super) fn amount(number: u64, unit: Unit) -> String {
+    match unit {
+        Unit::Bytes => bytes(number),
+        Unit::Percent => format!("{number} %"),
+        Unit::Items => number.to_string(),
+    }
+}
+
+/// What BitBake was asked for, in few words.
+pub(super) fn shortened(targets: &[String]) -> String {
+    match targets {
+        [first, _, ..] => format!("{first} +{}", targets.len() - 1),
+        _ => targets.concat(),
+    }
+}
+
+/// What is done, as a line says it.
+pub(super) fn verb(activity: Activity) -> &'static str {
+    match activity {
+        Activity::Fetch => "fetch",
+        Activity::Checkout => "checkout",
+        Activity::Download => "download",
+        Activity::Pull => "pull",
+        Activity::Unpack => "unpack",
+        Activity::Configure => "configure",
+        Activity::Pack => "pack",
+        Activity::Verify => "verify",
+        Activity::Push => "push",
+        Activity::Export => "export",
+        Activity::Collect => "collect",
+        Activity::LoadCache | Activity::Parse => "parse",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{BuildId, Place};
+
+    fn take(board: &mut Board, event: Event) {
+        let build = BuildId::new("x", 1).expect("an id");
+        board.take(&Record { build, place: Place::Seq(1), at: Timestamp::now(), event });
+    }
+
+    fn name() -> TaskName {
+        TaskName { recipe: "hello".into(), task: "do_compile".into() }
+    }
+
+    fn started(pid: u32, setscene: bool) -> Event {
+        Event::TaskStarted { name: name(), pid, index: 1, total: 1000, setscene, log: None }
+    }
+
+    fn ended(pid: u32, setscene: bool) -> Event {
+        Event::TaskEnded { name: name(), pid, ok: true, setscene, log: None }
+    }
 
     #[test]
     fn what_sstate_restores_is_counted_once() {
-        let mut board = Board { total: 1000, ..Board::default() };
-        let (name, at) = (TaskName { recipe: "hello".into(), task: "do_compile".into() }, Timestamp::now());
+        let mut board = Board::default();
+        take(&mut board, Event::TasksPlanned { total: 1000, setscene: 800 });
         for pid in 0..800 {
-            board.started(pid, name.clone(), at);
-            board.ended(pid, true);
+            take(&mut board, started(pid, true));
+            take(&mut board, ended(pid, true));
         }
-        assert_eq!(board.text(at), "    0/1000");
-        (0..900).for_each(|_| board.skipped(true));
-        (0..60).for_each(|_| board.skipped(false));
+        assert_eq!(board.progress().as_deref(), Some("0/1000 0 %"));
+        (0..900).for_each(|_| take(&mut board, Event::TaskSkipped { name: name(), covered: true }));
+        (0..60).for_each(|_| take(&mut board, Event::TaskSkipped { name: name(), covered: false }));
         for pid in 0..40 {
-            board.started(pid, name.clone(), at);
-            board.ended(pid, false);
+            take(&mut board, started(pid, false));
+            take(&mut board, ended(pid, false));
         }
-        assert_eq!(board.text(at), "    1000/1000  sstate 90 %");
-        assert_eq!(board.summary(), "1000 tasks, 40 run, 900 from sstate");
+        assert_eq!(board.progress().as_deref(), Some("1000/1000 100 %"));
+        assert_eq!(board.summary().as_deref(), Some("1000 tasks, 40 run, 900 from sstate"));
+        take(&mut board, Event::StageStarted { stage: Stage::Run });
+        assert_eq!((board.progress(), board.summary()), (None, None), "BitBake begins anew");
     }
 
     #[test]
     fn clocks_go_on_by_themselves() {
         let (board, bar) = (Shared::default(), Bar::new());
-        let name = TaskName { recipe: "hello".into(), task: "do_compile".into() };
-        {
-            let mut board = board.lock();
-            board.total = 42;
-            board.started(7, name, Timestamp::now());
-            board.shown(true);
-        }
+        take(&mut board.lock(), started(7, false));
         board.keep_drawn(bar.clone(), String::new());
         let until = std::time::Instant::now() + Duration::from_secs(60);
-        while !bar.message().contains("0/42  hello:do_compile 0:01") {
+        while !bar.message().contains("hello:do_compile   0:01") {
             assert!(std::time::Instant::now() < until, "{}", bar.message());
             thread::sleep(Duration::from_millis(20));
         }
-        let mut board = board.lock();
-        board.ended(7, false);
-        assert_eq!(
-            (board.text(Timestamp::now()).as_str(), board.summary().as_str()),
-            ("    1/42", "1 of 42 tasks, 1 run")
-        );
-        assert_eq!([clock(Duration::from_secs(59)), clock(Duration::from_secs(3725))], ["0:59", "1:02:05"]);
+        board.lock().hide();
+        board.draw(&bar, "");
+        assert_eq!(bar.message(), "");
+    }
+
+    #[test]
+    fn several_targets_are_told_shortly() {
+        let targets = |names: &[&str]| shortened(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        assert_eq!([targets(&[]), targets(&["a"]), targets(&["a", "b", "c"])], ["", "a", "a +2"]);
     }
 }

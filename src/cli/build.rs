@@ -52,7 +52,8 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
         }
         if io::stderr().is_terminal() {
             let id = if let [one] = submissions.as_slice() { one.id.as_str() } else { "ID" };
-            talk(format!("watch:  smidr attach {id}    stop:  smidr cancel {id}"));
+            talk(format!("watch:  smidr attach {id}"));
+            talk(format!("stop:   smidr cancel {id}"));
         }
         return Ok(ExitCode::SUCCESS);
     }

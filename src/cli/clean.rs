@@ -18,6 +18,7 @@ use super::{
     command_context::CommandContext,
     output::{Document, bytes, say, talk},
     report::{Done, Failure, Refused},
+    times::day,
     trust::says_yes,
 };
 use crate::{
@@ -244,7 +245,7 @@ impl Swept {
                 (*count, *size) = (*count + 1, size.saturating_add(thing.bytes));
                 continue;
             }
-            let used = thing.last_used.map(|used| format!(", last used {}", used.strftime("%F"))).unwrap_or_default();
+            let used = thing.last_used.map(|used| format!(", last used {}", day(used))).unwrap_or_default();
             lines.push(format!("{:>9}  {:<10} {}{used}", bytes(thing.bytes), word(thing.kind), thing.name));
         }
         for (root, (count, size)) in objects {

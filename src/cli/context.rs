@@ -8,6 +8,7 @@ use std::{
 use super::{
     args::Wanted,
     report::{Failure, Refused},
+    times::day,
 };
 use crate::{
     history::BuildRecord,
@@ -92,7 +93,7 @@ pub(super) fn named_or_newest(
 pub(super) fn cleaned_on(build: &BuildRecord, paths: &Paths) -> Option<String> {
     build.outcome.as_ref().filter(|outcome| outcome.cleaned)?;
     let changed = std::fs::metadata(paths.build(&build.id)).and_then(|found| found.modified()).ok()?;
-    Some(jiff::Timestamp::try_from(changed).ok()?.strftime("%F").to_string())
+    Some(day(jiff::Timestamp::try_from(changed).ok()?))
 }
 
 impl From<&Wanted> for BuildRequest {

@@ -13,6 +13,7 @@ use super::{
     command_context::CommandContext,
     output::{Document, Unwritable, bytes, say, say_lines, talk},
     report::{Done, Failure, Refused, report},
+    times::day,
 };
 use crate::{
     config::nearest,
@@ -247,7 +248,7 @@ impl CommandContext {
             talk("there are no images yet:  smidr image build debian-12");
         }
         for image in images.iter().filter(|_| !json) {
-            let used = image.last_used.strftime("%Y-%m-%d");
+            let used = day(image.last_used);
             let (size, shared) = (bytes(usage.of(&image.name)), bytes(usage.shared(&image.name)));
             say(format!(
                 "{:<24} sha256:{}…  {size:>8}  shared {shared:>8}  used {used}  {}",

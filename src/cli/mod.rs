@@ -19,6 +19,7 @@ mod image;
 mod init;
 mod keeper;
 mod layers;
+mod live;
 mod local;
 mod lock;
 mod logs;
@@ -32,8 +33,10 @@ mod shell;
 mod status;
 mod template;
 mod terminal;
+mod times;
 mod trust;
 mod worker;
+mod wrap;
 
 use std::process::ExitCode;
 

@@ -5,30 +5,38 @@
 use std::{
     cell::RefCell,
     io::{self, IsTerminal as _, Write},
-    sync::OnceLock,
-    time::Duration,
+    os::fd::AsFd,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::{
+    live::{Frame, Room},
+    wrap,
+};
 use crate::{
     events::Redactor,
     model::{Kind, PeakOf, Shown, Usage, UserError},
 };
+
+/// The lines at the end of the terminal are drawn no more often than this.
+const DRAWN_EVERY: Duration = Duration::from_millis(100);
 
 /// A log whose lines are longer is shown in pieces.
 const LONGEST_LINE: usize = 64 * 1024;
 
 /// Prints a line of data. Whatever it says, it is one line.
 pub(super) fn say(line: impl AsRef<str>) {
-    say_shown(&Shown::line(line.as_ref()));
+    say_shown(&fitting(&io::stdout(), Shown::line(line.as_ref())));
 }
 
 /// Prints data that may have several lines, of which only the first begins where lines of smidr do.
 pub(super) fn say_lines(text: impl AsRef<str>) {
-    say_shown(&Shown::lines(text.as_ref()));
+    say_shown(&fitting(&io::stdout(), Shown::lines(text.as_ref())));
 }
 
 /// Prints data whose lines are smidr's own.
@@ -48,17 +56,47 @@ pub(super) fn offer_json(document: &impl Serialize) {
 
 /// Prints a line of talk. Whatever it says, it is one line.
 pub(super) fn talk(line: impl AsRef<str>) {
-    let _ = print(anstream::stderr().lock(), &Shown::line(line.as_ref()));
+    let _ = print(anstream::stderr().lock(), &fitting(&io::stderr(), Shown::line(line.as_ref())));
 }
 
 /// Prints talk that may have several lines, of which only the first begins where lines of smidr do.
 pub(super) fn talk_lines(text: impl AsRef<str>) {
-    let _ = print(anstream::stderr().lock(), &Shown::lines(text.as_ref()));
+    let _ = print(anstream::stderr().lock(), &fitting(&io::stderr(), Shown::lines(text.as_ref())));
 }
 
 /// Prints talk whose lines are smidr's own.
 pub(super) fn talk_block(text: &str) {
     let _ = print(anstream::stderr().lock(), &Shown::block(text));
+}
+
+/// On a terminal, a text that breaks between words. What then stands at the beginning of a line is filtered once more.
+fn fitting(stream: &(impl AsFd + io::IsTerminal), text: Shown) -> Shown {
+    match width_of(stream) {
+        None => text,
+        Some(columns) => Shown::block(&wrap::wrap(&text.to_string(), columns)),
+    }
+}
+
+/// The columns of a terminal; none for anything else.
+fn width_of(stream: &(impl AsFd + io::IsTerminal)) -> Option<usize> {
+    // Tests choose it, wherever they run.
+    #[cfg(test)]
+    let stream = COLUMNS.get().map(|columns| (stream, columns));
+    #[cfg(test)]
+    return stream.map(|(_, columns)| columns);
+    #[cfg(not(test))]
+    stream.is_terminal().then(|| size(stream)).flatten().map(|(_, columns)| columns)
+}
+
+/// The columns that tables have, on a terminal.
+pub(super) fn room_for_tables() -> Option<usize> {
+    width_of(&io::stdout())
+}
+
+/// A word with a colour.
+pub(super) fn paint(colour: AnsiColor, text: &str) -> String {
+    let style: Style = colour.on_default().bold();
+    format!("{style}{text}{style:#}")
 }
 
 /// Asks for an answer on the same line.
@@ -143,6 +181,18 @@ pub(super) fn written() -> Result<(), Lost> {
 thread_local! {
     /// What this thread has printed.
     pub static PRINTED: RefCell<String> = const { RefCell::new(String::new()) };
+    /// The width of the terminal that this thread prints on.
+    static COLUMNS: std::cell::Cell<Option<usize>> = const { std::cell::Cell::new(None) };
+}
+
+/// What this thread has printed, as a terminal of a width shows it (none: no terminal), without colours.
+#[cfg(test)]
+pub(super) fn printed_on(columns: Option<usize>, work: impl FnOnce()) -> String {
+    PRINTED.take();
+    COLUMNS.set(columns);
+    work();
+    COLUMNS.set(None);
+    anstream::adapter::strip_str(&PRINTED.take()).to_string()
 }
 
 #[cfg(not(test))]
@@ -259,60 +309,110 @@ impl<W: Write> Write for ByLine<W> {
     }
 }
 
-/// The line of progress, where people watch. Not drawn before there is something to show.
+/// Lines at the end of the terminal that are drawn again and again, where people watch. Several builds have one below the other.
 #[derive(Clone)]
 pub(super) struct Bar {
-    bar: ProgressBar,
-    // The lines of builds that are shown together.
-    among: Option<MultiProgress>,
+    screen: Arc<Mutex<Screen>>,
+    number: usize,
+}
+
+/// What stands at the end of the terminal.
+#[derive(Default)]
+struct Screen {
+    blocks: Vec<Vec<String>>,
+    frame: Frame,
+    drawn: Option<Instant>,
 }
 
 impl Bar {
-    /// A bar on standard error.
+    /// One on standard error.
     pub(super) fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        let style = ProgressStyle::with_template("{wide_msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        Self { bar, among: None }
+        let screen = Screen { blocks: vec![Vec::new()], ..Screen::default() };
+        Self { screen: Arc::new(Mutex::new(screen)), number: 0 }
     }
 
-    /// So many bars on standard error, one below the other.
+    /// So many on standard error, one below the other.
     pub(super) fn several(count: usize) -> Vec<Self> {
-        let among = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-        (0..count).map(|_| Self { bar: among.add(Self::new().bar), among: Some(among.clone()) }).collect()
+        let screen = Screen { blocks: vec![Vec::new(); count], ..Screen::default() };
+        let screen = Arc::new(Mutex::new(screen));
+        (0..count).map(|number| Self { screen: screen.clone(), number }).collect()
     }
 
-    /// Draws it from now on.
-    pub(super) fn draw(&self) {
-        if self.among.is_none() {
-            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+    fn lock(&self) -> MutexGuard<'_, Screen> {
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much room there is for it.
+    pub(super) fn room(&self) -> Room {
+        let (rows, columns) = size(&io::stderr()).unwrap_or((24, 80));
+        let is_one = self.lock().blocks.len() == 1;
+        Room { columns, rows: if is_one { rows } else { 1 } }
+    }
+
+    /// Puts these lines in the place of those before. Each is one line, whatever it says.
+    pub(super) fn show(&self, lines: &[String]) {
+        let mut screen = self.lock();
+        let Some(block) = screen.blocks.get_mut(self.number) else { return };
+        *block = lines.iter().map(|line| String::from(Shown::line(line))).collect();
+        // What is left out now is shown by the next look at the clocks.
+        if lines.is_empty() || screen.drawn.is_none_or(|drawn| drawn.elapsed() >= DRAWN_EVERY) {
+            screen.draw();
         }
-        self.bar.enable_steady_tick(Duration::from_millis(250));
     }
 
-    /// Says what is done, and how far it is. It is cut to the width of the terminal, where a colour would lose its end.
-    pub(super) fn show(&self, text: &str) {
-        self.bar.set_message(String::from(Shown::plain(text)));
+    /// Steps aside for what people print.
+    pub(super) fn suspend(&self, print: impl FnOnce()) {
+        let mut screen = self.lock();
+        screen.erase();
+        print();
+        screen.draw();
+    }
+
+    /// Takes it away.
+    pub(super) fn clear(&self) {
+        self.show(&[]);
     }
 
     /// What it says.
     #[cfg(test)]
     pub(super) fn message(&self) -> String {
-        self.bar.message()
+        self.lock().blocks.concat().join("\n")
+    }
+}
+
+impl Screen {
+    fn draw(&mut self) {
+        let lines = self.blocks.concat();
+        let plain = anstream::AutoStream::choice(&io::stderr()) == anstream::ColorChoice::Never;
+        let colour = |line: String| if plain { anstream::adapter::strip_str(&line).to_string() } else { line };
+        let lines: Vec<String> = lines.into_iter().map(colour).collect();
+        let text = self.frame.draw(&lines, columns());
+        put(&text);
+        self.drawn = Some(Instant::now());
     }
 
-    /// Steps aside for what people print.
-    pub(super) fn suspend(&self, print: impl FnOnce()) {
-        match &self.among {
-            Some(among) => among.suspend(print),
-            None => self.bar.suspend(print),
-        }
+    fn erase(&mut self) {
+        let text = self.frame.erase(columns());
+        put(&text);
     }
+}
 
-    /// Takes it away.
-    pub(super) fn clear(&self) {
-        self.bar.finish_and_clear();
+fn columns() -> usize {
+    size(&io::stderr()).map_or(80, |(_, columns)| columns)
+}
+
+// What moves the cursor is smidr's own, and no colour that a stream may take out.
+fn put(text: &str) {
+    if cfg!(not(test)) && !text.is_empty() {
+        let mut to = io::stderr().lock();
+        let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
     }
+}
+
+/// Rows and columns of a terminal.
+fn size(stream: &impl AsFd) -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(stream).ok().filter(|size| size.ws_col > 0)?;
+    Some((size.ws_row.into(), size.ws_col.into()))
 }
 
 /// Whether people watch standard error, on a terminal that can draw.
@@ -371,7 +471,7 @@ mod tests {
     #[test]
     fn the_bar_shows_no_more_than_a_line() {
         let bar = Bar::new();
-        bar.show("a\n\x1b[31mb\u{9b}c");
-        assert_eq!(bar.message(), "a\\n\\u{1b}[31mb\\u{9b}c");
+        bar.show(&["a\n\x1b[2Jb\u{9b}c".into()]);
+        assert_eq!(bar.message(), "a\\n\\u{1b}[2Jb\\u{9b}c");
     }
 }

@@ -1,16 +1,23 @@
 //! `smidr status`: builds, or one of them.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
+
+use anstyle::AnsiColor;
+use jiff::Timestamp;
 
 use super::{
     args::Status,
+    board::{Board, shortened},
     context,
-    output::{Document, bytes, duration, say, say_lines, talk, used},
+    output::{Document, bytes, duration, paint, room_for_tables, say, say_lines, talk, used},
     report::Done,
+    times::{between, minute, moment},
+    wrap::{table, width},
 };
 use crate::{
-    history::{BuildRecord, TaskRecord},
-    service::LocalService,
+    history::{BuildRecord, TaskRecord, journal::Entry},
+    model::{Shown, State},
+    service::{LocalService, ServiceError},
     system::paths,
 };
 
@@ -29,7 +36,8 @@ pub(super) fn status(args: &Status) -> Done {
             if args.json {
                 Document::new().with("build", &build)?.with("tasks", &tasks)?.say();
             } else {
-                one(&build, &tasks);
+                let progress = if build.state.is_final() { None } else { progress(&build, &service)? };
+                one(&build, &tasks, progress.as_deref());
             }
         }
         None => {
@@ -40,7 +48,7 @@ pub(super) fn status(args: &Status) -> Done {
             } else if builds.is_empty() {
                 talk("nothing has been built yet");
             } else {
-                builds.iter().for_each(row);
+                list(builds.clone(), &service)?;
                 if total > builds.len() as u64 {
                     talk(format!("the newest {} of {total} builds; all of them:  smidr status --all", builds.len()));
                 }
@@ -50,24 +58,99 @@ pub(super) fn status(args: &Status) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(build: &BuildRecord) {
-    let took = build.outcome.as_ref().map(|outcome| duration(outcome.duration_ms)).unwrap_or_default();
-    let started = build.started.strftime("%Y-%m-%d %H:%M");
-    let variant = build.variant.iter().map(|variant| format!("  ({variant})")).collect::<String>();
-    let targets = build.targets.join(" ");
-    say(format!("{:<32} {:<21} {started}  {took:>8}  {targets}{variant}", build.id, build.state));
+/// A table: project by project, in each what runs first, then the newest first.
+fn list(mut builds: Vec<BuildRecord>, service: &LocalService<'_>) -> Result<(), ServiceError> {
+    let mut projects: Vec<(String, Option<PathBuf>)> = Vec::new();
+    for BuildRecord { name, config, .. } in &builds {
+        if !projects.iter().any(|known| (&known.0, &known.1) == (name, config)) {
+            projects.push((name.clone(), config.clone()));
+        }
+    }
+    let place =
+        |build: &BuildRecord| projects.iter().position(|(name, config)| (name, config) == (&build.name, &build.config));
+    builds.sort_by_key(|build| (place(build), build.state.is_final()));
+    // Two checkouts may have one name.
+    let folder = |build: &BuildRecord| -> Option<String> {
+        let is_alone = projects.iter().filter(|(name, _)| *name == build.name).count() < 2;
+        let folder = build.config.as_ref().filter(|_| !is_alone)?.parent()?.file_name()?;
+        Some(format!(" ({})", folder.display()))
+    };
+    let room = room_for_tables();
+    let mut rows = Vec::new();
+    for build in &builds {
+        let project = format!("{}{}", build.name, folder(build).unwrap_or_default());
+        let progress = if build.state.is_final() { None } else { progress(build, service)? };
+        rows.push(row(build, &project, progress.unwrap_or_default(), room.is_some()));
+    }
+    let mut header = vec!["ID", "PROJECT", "STATE", "PROGRESS", "BEGUN", "TOOK", "TARGET"];
+    if builds.iter().all(|build| build.state.is_final()) {
+        leave_out("PROGRESS", &mut header, &mut rows);
+    }
+    // An id begins with the project's name.
+    if room.is_some_and(|columns| table(&header, &rows, None).iter().any(|line| width(line) > columns)) {
+        leave_out("PROJECT", &mut header, &mut rows);
+    }
+    table(&header, &rows, room).iter().for_each(say);
+    Ok(())
 }
 
-fn one(build: &BuildRecord, tasks: &[TaskRecord]) {
+fn leave_out(name: &str, header: &mut Vec<&str>, rows: &mut [Vec<String>]) {
+    if let Some(column) = header.iter().position(|other| *other == name) {
+        header.remove(column);
+        rows.iter_mut().for_each(|row| drop(row.remove(column)));
+    }
+}
+
+fn row(build: &BuildRecord, project: &str, progress: String, is_short: bool) -> Vec<String> {
+    let foreign = |text: &str| String::from(Shown::plain(text));
+    let variant = build.variant.iter().map(|variant| format!(" ({variant})")).collect::<String>();
+    let targets = if is_short { shortened(&build.targets) } else { build.targets.join(" ") };
+    let took = match &build.outcome {
+        Some(outcome) => outcome.duration_ms,
+        None => u64::try_from(between(build.started, Timestamp::now()).as_millis()).unwrap_or_default(),
+    };
+    let (begun, took, target) = (minute(build.started), duration(took), foreign(&format!("{targets}{variant}")));
+    vec![build.id.to_string(), foreign(project), coloured(build.state), progress, begun, took, target]
+}
+
+fn coloured(state: State) -> String {
+    let colour = match state {
+        State::Completed => AnsiColor::Green,
+        State::Failed | State::Interrupted => AnsiColor::Red,
+        State::Cancelled => AnsiColor::Yellow,
+        State::Queued | State::Preparing | State::Building | State::ExtractingArtifacts => AnsiColor::Cyan,
+    };
+    paint(colour, &state.to_string())
+}
+
+/// How far a build is that runs, as its journal tells.
+fn progress(build: &BuildRecord, service: &LocalService<'_>) -> Result<Option<String>, ServiceError> {
+    let mut board = Board::default();
+    service.watch(&build.id, 0, None, |entry| {
+        if let Entry::Record(record) = entry {
+            board.take(&record);
+        }
+        true
+    })?;
+    Ok(board.progress())
+}
+
+fn one(build: &BuildRecord, tasks: &[TaskRecord], progress: Option<&str>) {
     let line = |subject: &str, text: &str| say_lines(format!("{subject:<10} {text}"));
     line("build", build.id.as_str());
-    line("state", &build.state.to_string());
+    if let Some(config) = &build.config {
+        line("config", &config.display().to_string());
+    }
+    line("state", &coloured(build.state));
     let variant = build.variant.iter().map(|variant| format!(", variant {variant}")).collect::<String>();
     line("target", &format!("{} for {}{variant}", build.targets.join(" "), build.machine));
-    line("started", &build.started.to_string());
+    line("started", &moment(build.started));
+    if let Some(progress) = progress {
+        line("progress", progress);
+    }
     let Some(outcome) = &build.outcome else { return };
     if let Some(ended) = build.ended {
-        line("ended", &format!("{ended}, after {}", duration(outcome.duration_ms)));
+        line("ended", &format!("{}, after {}", moment(ended), duration(outcome.duration_ms)));
     }
     if let Some(exit) = outcome.bitbake_exit {
         line("bitbake", &format!("exit status {exit}"));
@@ -78,6 +161,7 @@ fn one(build: &BuildRecord, tasks: &[TaskRecord]) {
     for task in &outcome.failed {
         let log = task.log.as_ref().map(|log| log.display().to_string()).unwrap_or_default();
         line("failed", &format!("{}  {log}", task.name));
+        task.reasons.iter().for_each(|reason| line("because", reason));
     }
     outcome.reasons.iter().for_each(|reason| line("because", reason));
     outcome.hints.iter().for_each(|hint| line("hint", &hint.to_string()));

@@ -1,28 +1,23 @@
 //! Shows a build to people, as it runs or from its journal: on a terminal with progress, elsewhere line by line.
 
-use std::{
-    cell::Cell,
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+mod failure;
+mod progress;
 
-use anstyle::{AnsiColor, Style};
-use jiff::Timestamp;
+use std::{cell::Cell, collections::BTreeSet};
+
+use anstyle::AnsiColor;
+use failure::Troubles;
+use progress::Works;
 
 use super::{
-    board::{self, Board},
-    output::{Bar, bytes, duration, offer_json, say, say_lines, talk, talk_lines, used, watched},
+    board::{self, shortened},
+    output::{Bar, bytes, duration, offer_json, paint, say, say_lines, talk, talk_lines, used, watched},
+    times::{between, clock},
 };
 use crate::{
     events::EventSink,
-    model::{Activity, Event, Level, Outcome, Record, Stage, State, TaskName, Unit},
+    model::{Event, Level, Outcome, Record, Stage, State, TaskName},
 };
-
-/// Without a terminal, progress of the same work is told this often.
-const PLAIN_PERIOD: Duration = Duration::from_secs(10);
-
-/// What the line of progress is about while tasks run.
-const BITBAKE: &str = "bitbake";
 
 /// Where it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +35,12 @@ pub(super) struct Terminal {
     // Whether it has been shown once.
     drawn: Cell<bool>,
     board: board::Shared,
-    // Without a terminal BitBake's own log is shown as it is; on one, only what matters of it.
+    // From then on all that matters comes as events. The whole of BitBake's own log is what `smidr logs` shows.
     connected: bool,
     kept: (u64, u64),
-    last_progress: Option<(Activity, Instant)>,
+    // Without a terminal.
+    works: Works,
+    troubles: Troubles,
     // One command may look at the same thing more than once: for each variant, for instance.
     warned: BTreeSet<String>,
 }
@@ -73,19 +70,18 @@ impl Terminal {
             board: board::Shared::default(),
             connected: false,
             kept: (0, 0),
-            last_progress: None,
+            works: Works::default(),
+            troubles: Troubles::default(),
             warned: BTreeSet::new(),
         }
     }
 
-    /// Takes the line of progress away until there is something new.
+    /// Takes the lines of progress away until there is something new.
     pub(super) fn pause(&mut self) {
-        if let Some(bar) = &mut self.bar {
+        self.board.lock().hide();
+        if let Some(bar) = &self.bar {
             bar.clear();
-            *bar = Bar::new();
         }
-        self.board.lock().shown(false);
-        self.drawn.set(false);
     }
 
     fn print(&self, print: impl FnOnce()) {
@@ -114,15 +110,13 @@ impl Terminal {
 
     fn stage(&mut self, stage: Stage) {
         match stage {
-            Stage::Prepare | Stage::Collect => {}
+            Stage::Prepare => {}
+            Stage::Collect => self.troubles.collecting(),
             Stage::Fetch => {
                 self.line("fetch      all sources first: the build itself has no network (host.network: fetch-only)")
             }
             // BitBake begins anew.
-            Stage::Run => {
-                self.board.lock().begin();
-                self.connected = false;
-            }
+            Stage::Run => self.connected = false,
         }
     }
 
@@ -130,76 +124,65 @@ impl Terminal {
         self.line(format!("{subject:<10} {text:<47}  {state}").trim_end());
     }
 
-    fn progress(&mut self, activity: Activity, subject: &str, done: u64, total: Option<u64>, unit: Unit) {
-        let verb = verb(activity);
-        let count = |n| if unit == Unit::Bytes { bytes(n) } else { n.to_string() };
-        let mut text = match total {
-            _ if unit == Unit::Percent => format!("{subject}  {done} %"),
-            Some(total) => format!("{subject}  {}/{}", count(done), count(total)),
-            None => format!("{subject}  {}", count(done)),
-        };
-        if activity == Activity::LoadCache {
-            text = subject.into();
-        }
-        if self.show(verb, text.clone()) {
-            return;
-        }
-        let due = self.last_progress.is_none_or(|(last, at)| last != activity || at.elapsed() >= PLAIN_PERIOD);
-        if due && !matches!(activity, Activity::LoadCache | Activity::Collect) {
-            self.last_progress = Some((activity, Instant::now()));
-            self.line(format!("{verb:<10} {text}"));
-        }
-    }
-
-    fn tasks(&self, change: impl FnOnce(&mut Board)) {
-        let text = {
-            let mut board = self.board.lock();
-            change(&mut board);
-            if self.bar.is_none() {
-                return;
-            }
-            board.text(Timestamp::now())
-        };
-        if self.show(BITBAKE, text) {
-            self.board.lock().shown(true);
-        }
-    }
-
-    /// Shows what happens now, on a terminal.
-    fn show(&self, subject: &'static str, text: String) -> bool {
-        let Some(bar) = &self.bar else { return false };
+    // On a terminal.
+    fn draw(&self) {
+        let Some(bar) = &self.bar else { return };
         if !self.drawn.replace(true) {
-            bar.draw();
-            self.board.keep_drawn(bar.clone(), format!("{}{BITBAKE:<10} ", self.label));
+            self.board.keep_drawn(bar.clone(), self.label.clone());
         }
-        self.board.lock().shown(false);
-        bar.show(&format!("{}{subject:<10} {text}", self.label));
-        true
+        self.board.draw(bar, &self.label);
     }
 
-    fn message(&self, level: Level, text: &str, task: Option<&TaskName>) {
-        // Without a terminal the console has it.
-        if self.bar.is_none() && self.connected {
+    /// A task begins: a line, where no lines are drawn again.
+    fn task(&self, record: &Record, name: &TaskName, index: u64, total: u64, setscene: bool) {
+        if self.bar.is_some() || self.to == Stream::Out {
             return;
         }
-        let word = match level {
-            Level::Warning => paint(AnsiColor::Yellow, "warning:"),
-            Level::Error | Level::Critical => paint(AnsiColor::Red, "error:"),
-            Level::Plain => return text.lines().for_each(|line| self.line(console(line))),
-            Level::Debug | Level::Verbose | Level::Note => return,
-        };
-        let origin = task.map(|task| format!(" {task}:")).unwrap_or_default();
-        self.lines(format!("{word}{origin} {text}").trim_start());
+        let begun = self.board.lock().begun.unwrap_or(record.at);
+        let what = if setscene { "sstate" } else { "task" };
+        let count = format!("{index}/{total}");
+        self.line(format!("{what:<10} {count:<9}  {}  {name}", clock(between(begun, record.at))));
     }
 
-    fn finished(&self, record: &Record, outcome: &Outcome) {
+    fn console(&mut self, line: &str) {
+        if self.to == Stream::Out || !self.connected {
+            self.line(console(line));
+        } else {
+            self.troubles.heard(line);
+        }
+    }
+
+    fn message(&mut self, level: Level, text: &str, task: Option<&TaskName>) {
+        // The console has it.
+        if self.to == Stream::Out && self.connected {
+            return;
+        }
+        match level {
+            Level::Plain => text.lines().for_each(|line| self.line(console(line))),
+            Level::Debug | Level::Verbose | Level::Note => {}
+            Level::Warning => self.lines(failure::message(AnsiColor::Yellow, "warning:", text, task)),
+            Level::Error | Level::Critical => {
+                let began = self.board.lock().total > 0;
+                if let Some(text) = self.troubles.take(text, task, began) {
+                    self.lines(text);
+                }
+            }
+        }
+    }
+
+    fn finished(&mut self, record: &Record, outcome: &Outcome) {
         if let Some(bar) = &self.bar {
             bar.clear();
         }
         let (id, took) = (&record.build, duration(outcome.duration_ms));
-        if self.bar.is_some() && self.connected {
+        self.troubles.rest(outcome).into_iter().for_each(|text| self.lines(text));
+        if self.to == Stream::Err && self.connected {
             let board = self.board.lock();
-            self.fact("bitbake", &format!("{}  {}", board.version, board.targets), &board.summary());
+            self.fact(
+                "bitbake",
+                &format!("{}  {}", board.version, shortened(&board.targets)),
+                &board.summary().unwrap_or_default(),
+            );
         }
         if let Some(usage) = &outcome.usage {
             self.fact("used", &used(usage), "");
@@ -213,36 +196,15 @@ impl Terminal {
             }
             State::Cancelled => {
                 self.line(format!("{id} {} after {took}", paint(AnsiColor::Yellow, "CANCELLED")));
-                self.causes(&outcome.reasons);
+                failure::causes(&outcome.reasons).into_iter().for_each(|text| self.lines(text));
             }
-            _ => self.failure(record, outcome, &took),
-        }
-    }
-
-    fn causes(&self, reasons: &[String]) {
-        reasons.iter().for_each(|reason| self.lines(format!("{} {reason}", paint(AnsiColor::Red, "caused by:"))));
-    }
-
-    fn failure(&self, record: &Record, outcome: &Outcome, took: &str) {
-        let id = &record.build;
-        let error = paint(AnsiColor::Red, "error:");
-        let mut reasons = outcome.reasons.as_slice();
-        if outcome.state == State::Interrupted {
-            self.line(format!("{error} {id} was interrupted after at least {took}"));
-        } else if let (None, Some((first, causes))) = (outcome.bitbake_exit, reasons.split_first()) {
-            // What kept BitBake from running is an error as any command's are.
-            self.lines(format!("{error} {first}"));
-            reasons = causes;
-        } else if outcome.failed.is_empty() {
-            self.line(format!("{error} {id} failed after {took}"));
-        }
-        for task in &outcome.failed {
-            self.line(format!("{error} {id} failed in {} (after {took})", task.name));
-            self.line(format!("log: smidr logs {id} --task {}      shell: smidr shell {id}", task.name));
-        }
-        self.causes(reasons);
-        for hint in &outcome.hints {
-            self.lines(format!("{} {hint}", paint(AnsiColor::Cyan, "hint:")));
+            _ => {
+                let board = self.board.lock();
+                let (done, total) = (board.done(), board.total);
+                drop(board);
+                let told = self.troubles.told(record, outcome, done, total);
+                told.into_iter().for_each(|text| self.lines(text));
+            }
         }
     }
 }
@@ -273,8 +235,9 @@ impl Default for Terminal {
 
 impl EventSink for Terminal {
     fn accept(&mut self, record: &Record) {
+        self.board.lock().take(record);
+        self.troubles.note(record);
         match &record.event {
-            Event::BuildStarted { targets, .. } => self.board.lock().targets = targets.join(" "),
             Event::StageStarted { stage } => self.stage(*stage),
             Event::Queued { ahead, of_command } => {
                 let builds = if *ahead == 1 { "1 build is".into() } else { format!("{ahead} builds are") };
@@ -300,47 +263,37 @@ impl EventSink for Terminal {
                 let state = if *task_network_cut { "verified" } else { "" };
                 self.fact("sandbox", &sandbox(isolation, *task_network_cut), state);
             }
-            Event::Progress { activity, subject, done, total, unit } => {
-                self.progress(*activity, subject, *done, *total, *unit);
+            Event::Progress { .. } if self.bar.is_none() => {
+                if let Some(line) = self.works.line(record) {
+                    self.line(line);
+                }
             }
-            Event::RecipeStep { recipe, step } => {
-                self.show("image", format!("{recipe}: {step}"));
-                self.line(format!("image      {recipe}: {step}"));
-            }
-            Event::Console { line } if self.bar.is_none() || !self.connected => self.line(console(line)),
-            Event::Console { .. } => {}
+            Event::RecipeStep { recipe, step } => self.line(format!("image      {recipe}: {step}")),
+            Event::Console { line } => self.console(line),
             Event::BitbakeReady { version } => {
                 self.connected = true;
-                let mut board = self.board.lock();
-                board.version.clone_from(version);
                 if self.bar.is_none() {
-                    self.fact("bitbake", &format!("{version}  {}", board.targets), "");
+                    let targets = self.board.lock().targets.join(" ");
+                    self.fact("bitbake", &format!("{version}  {targets}"), "");
                 }
             }
             Event::Parsed { recipes, errors, .. } if *errors > 0 => {
                 self.line(format!("bitbake    {errors} of {recipes} recipes cannot be parsed"));
             }
-            Event::Parsed { .. } => {}
-            Event::TasksPlanned { total, .. } => self.tasks(|board| board.total = *total),
-            Event::TaskStarted { name, pid, total, setscene, .. } => {
-                self.tasks(|board| {
-                    if !setscene {
-                        board.total = *total;
-                    }
-                    board.started(*pid, name.clone(), record.at);
-                });
+            Event::TaskStarted { name, index, total, setscene, .. } => {
+                self.task(record, name, *index, *total, *setscene);
             }
-            Event::TaskProgress { pid, percent } => self.tasks(|board| board.progress(*pid, *percent)),
-            Event::TaskEnded { pid, setscene, .. } => self.tasks(|board| board.ended(*pid, *setscene)),
-            Event::TaskSkipped { covered, .. } => self.tasks(|board| board.skipped(*covered)),
             Event::Message { level, text, task } => self.message(*level, text, task.as_ref()),
-            Event::NoProvider { item, .. } if self.bar.is_some() => {
-                self.line(format!("{} nothing provides `{item}`", paint(AnsiColor::Red, "error:")));
+            Event::NoProvider { item, .. } => {
+                self.message(Level::Error, &format!("nothing provides `{item}`"), None);
             }
-            Event::NoProvider { .. } => {}
             Event::TaskLog { name, log, tail } => {
-                self.line(format!("--- {name}, the end of {}", log.display()));
-                tail.iter().for_each(|line| self.line(console(line)));
+                let (end, lines) = match self.to {
+                    Stream::Out => (format!("the end of {}", log.display()), tail.clone()),
+                    Stream::Err => ("what its log says at the end".into(), self.troubles.excerpt(name, tail)),
+                };
+                self.line(format!("--- {name}, {end}"));
+                lines.iter().for_each(|line| self.line(console(line)));
             }
             Event::Stopping { force: false } => {
                 self.line("stopping   BitBake finishes the tasks that run (at most 30 s; Ctrl-C again kills them)");
@@ -350,30 +303,16 @@ impl EventSink for Terminal {
                 self.kept = (self.kept.0 + 1, self.kept.1 + artifact.size);
             }
             Event::Finished { outcome } => self.finished(record, outcome),
+            Event::BuildStarted { .. }
+            | Event::Progress { .. }
+            | Event::Parsed { .. }
+            | Event::TasksPlanned { .. }
+            | Event::TaskProgress { .. }
+            | Event::TaskEnded { .. }
+            | Event::TaskSkipped { .. } => {}
         }
+        self.draw();
     }
-}
-
-fn verb(activity: Activity) -> &'static str {
-    match activity {
-        Activity::Fetch => "fetch",
-        Activity::Checkout => "checkout",
-        Activity::Download => "download",
-        Activity::Pull => "pull",
-        Activity::Unpack => "unpack",
-        Activity::Configure => "configure",
-        Activity::Pack => "pack",
-        Activity::Verify => "verify",
-        Activity::Push => "push",
-        Activity::Export => "export",
-        Activity::Collect => "collect",
-        Activity::LoadCache | Activity::Parse => "parse",
-    }
-}
-
-fn paint(colour: AnsiColor, text: &str) -> String {
-    let style: Style = colour.on_default().bold();
-    format!("{style}{text}{style:#}")
 }
 
 /// Events as lines of JSON on standard output, for scripts.

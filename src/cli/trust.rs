@@ -11,6 +11,7 @@ use super::{
     context::{self, default_wanted},
     output::{self, Document, say, talk},
     report::{Done, Failure, Refused},
+    times::day,
 };
 use crate::{
     engine::{self, Judged},
@@ -294,7 +295,7 @@ fn list(paths: &Paths, json: bool) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     for known in trust.list() {
-        say(format!("{}  since {}", shell(&known.config), known.at.strftime("%F")));
+        say(format!("{}  since {}", shell(&known.config), day(known.at)));
         known.asks.iter().for_each(|ask| say(line(ask)));
     }
     if trust.list().is_empty() {

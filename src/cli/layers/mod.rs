@@ -19,6 +19,7 @@ use super::{
     lock::{HostWanted, pin_all, repositories, settle},
     output::{Document, Unwritable, bytes, say, say_lines, talk},
     report::{Done, Failure},
+    times::day,
 };
 use crate::{
     engine,
@@ -187,7 +188,7 @@ fn line(checkout: &StoredCheckout) -> String {
     let patched = if patches.is_empty() { "" } else { " and patches" };
     let used = match user {
         Some(user) => format!("in use by {user}"),
-        None => format!("used {}", last_used.strftime("%F")),
+        None => format!("used {}", day(*last_used)),
     };
     format!("checkout  {:>8}  {url} {}{patched}, {used}", bytes(*size), commit.short())
 }

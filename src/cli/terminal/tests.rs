@@ -1,11 +1,16 @@
-//! Every text of every event, hostile: nothing raw reaches a terminal, and no line looks like one of smidr's own.
+//! Every text of every event, hostile: nothing raw reaches a terminal, and no line looks like one of smidr's own. And a whole build that
+//! was recorded, as each kind of reader sees it.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::*;
 use crate::{
-    cli::output::PRINTED,
-    model::{Artifact, BuildId, FailedTask, PeakOf, Place, Usage, danger},
+    cli::{
+        live::Room,
+        output::{PRINTED, printed_on},
+    },
+    model::{Activity, Artifact, BuildId, FailedTask, PeakOf, Place, Unit, Usage, danger},
 };
 
 const HOSTILE: [&str; 3] = [
@@ -151,4 +156,65 @@ fn nothing_that_an_event_says_reaches_a_terminal_raw() {
         }
     }
     assert!(seen > 200, "only {seen} texts were shown at all");
+}
+
+/// A build of nine recipes, of which one fails.
+fn recorded() -> Vec<Record> {
+    include_str!("failed-build.jsonl").lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+/// What a reader of the recorded build sees.
+fn read(columns: Option<usize>, mut view: Terminal) -> String {
+    printed_on(columns, || {
+        recorded().iter().for_each(|record| view.accept(record));
+        assert_eq!(view.bar.as_ref().map(Bar::message).unwrap_or_default(), "", "nothing stays behind");
+    })
+}
+
+#[test]
+fn a_failed_build_as_each_reader_sees_it() {
+    let watched = || Terminal::with(Stream::Err, String::new(), Some(Bar::new()));
+    let unwatched = Terminal::with(Stream::Err, String::new(), None);
+    let seen = [
+        ("on a terminal of 80 columns", read(Some(80), watched())),
+        ("on a terminal of 40 columns", read(Some(40), watched())),
+        ("in a pipe", read(None, unwatched)),
+        ("smidr logs", read(None, Terminal::log())),
+    ];
+    for (reader, text) in &seen {
+        assert_eq!(text.matches("fatal error: foo.h").count(), 2, "{reader}: in the log and in the reason\n{text}");
+        let last = text.lines().rfind(|line| line.starts_with("error: ")).expect("an error");
+        assert!(last.starts_with("error: my-system-e3d58ee5 failed in"), "{reader}: {last}");
+    }
+    let document: Vec<String> = seen.map(|(reader, text)| format!("=== {reader}\n{text}")).into();
+    insta::assert_snapshot!(document.join("\n"));
+}
+
+#[test]
+fn what_goes_on_fits_any_terminal() {
+    let mut board = board::Board::default();
+    let mut shots = Vec::new();
+    for record in recorded() {
+        board.take(&record);
+        // Many tasks run; some of them say how far they are; artifacts would be gathered now.
+        let moments = [Place::Seq(7), Place::After(7), Place::Seq(103), Place::After(109), Place::Seq(121)];
+        if moments.contains(&record.place) {
+            for (columns, rows) in [(80, 24), (40, 24), (40, 9), (20, 24), (100, 1)] {
+                let lines = board.lines(record.at, Room { columns, rows }, "");
+                assert!(lines.len() < rows.max(2), "{lines:?}");
+                let lines = printed_on(None, || lines.iter().for_each(talk));
+                assert!(lines.lines().all(|line| crate::cli::wrap::width(line) < columns), "{lines}");
+                shots.push((record.place, format!("=== {:?}, {columns} columns, {rows} rows\n{lines}", record.place)));
+            }
+        }
+    }
+    // Of several states at the same place, the last.
+    let last = |number: usize, place: &Place| !shots.iter().skip(number + 5).any(|(other, _)| other == place);
+    let shown: Vec<&str> = shots
+        .iter()
+        .enumerate()
+        .filter(|(number, (place, _))| last(*number, place))
+        .map(|(_, (_, text))| text.as_str())
+        .collect();
+    insta::assert_snapshot!(shown.join("\n"));
 }
