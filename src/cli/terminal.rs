@@ -171,9 +171,7 @@ impl Terminal {
     }
 
     fn finished(&mut self, record: &Record, outcome: &Outcome) {
-        if let Some(bar) = &self.bar {
-            bar.clear();
-        }
+        self.pause();
         let (id, took) = (&record.build, duration(outcome.duration_ms));
         self.troubles.rest(outcome).into_iter().for_each(|text| self.lines(text));
         if self.to == Stream::Err && self.connected {
@@ -211,9 +209,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.clear();
-        }
+        self.pause();
     }
 }
 

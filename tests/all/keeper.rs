@@ -54,7 +54,7 @@ fn builds_of_a_domain_share_one_server() {
     let socket = sstate.join("smidr-v2.sock");
     recipe(&world, "one", "    while ! [ -e ${TOPDIR}/../go ]; do sleep 0.1; done");
     let mut first = world.smidr().args(["build", "--target", "one"]).start();
-    first.until_says("Running task");
+    first.until_says("task  ");
     wait_for("the server", LONG, || keepers(&world).len() == 1);
     assert!(UnixStream::connect(&socket).is_ok() || socket.as_os_str().len() > 100);
     // Another workspace, while the first build runs.

@@ -95,6 +95,14 @@ def shortened(text):
     return "%s… (%d more characters are on the console)" % (start, len(text) - len(start))
 
 
+def pieces(text):
+    """All of a text, as whole lines of which each piece fits into an event."""
+    while len(text) > TEXT and (end := text.rfind("\n", 0, TEXT)) > 0:
+        yield text[:end]
+        text = text[end + 1:]
+    yield shortened(text)
+
+
 class Task:
     """One task that runqueue started, until it has ended."""
 
@@ -309,7 +317,8 @@ class Ui:
         text = record.getMessage() + "".join("\n" + line for line in trace)
         task = self.tasks.get(self.by_pid.get(pid))
         level = LEVEL_NAMES.get(record.levelno, "debug" if record.levelno <= Levels.DEBUG else "note")
-        self.emit("log", level=level, text=shortened(text), **(task.names() if task else {}))
+        for piece in pieces(text) if level == "plain" else [shortened(text)]:
+            self.emit("log", level=level, text=piece, **(task.names() if task else {}))
         if once:
             self.once.add((record.levelno, record.getMessage()))
         elif task and record.levelno != Levels.PLAIN:
