@@ -7,7 +7,10 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser},
 };
 
-use crate::{config::provider, model::Digest};
+use crate::{
+    config::provider,
+    model::{Digest, State},
+};
 
 /// Build embedded Linux (Yocto, BitBake) without Docker and without root
 #[derive(Parser)]
@@ -345,9 +348,19 @@ pub(super) struct Status {
     /// List all builds, not only the newest 50
     #[arg(long, conflicts_with = "id")]
     pub all: bool,
+    /// List only builds in this state, such as building or failed; repeatable
+    #[arg(long = "state", value_name = "STATE", conflicts_with = "id", value_parser = state)]
+    pub states: Vec<State>,
+    /// List only builds of the project with this name
+    #[arg(long, value_name = "NAME", conflicts_with = "id")]
+    pub project: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+fn state(text: &str) -> Result<State, String> {
+    text.to_ascii_uppercase().replace('-', "_").parse()
 }
 
 /// `smidr cancel`

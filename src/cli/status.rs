@@ -41,16 +41,21 @@ pub(super) fn status(args: &Status) -> Done {
             }
         }
         None => {
-            let (shown, total) = (if args.all { u32::MAX } else { LIMIT }, service.count()?);
-            let builds = service.list(shown)?;
+            let is_chosen = !args.states.is_empty() || args.project.is_some();
+            let of_project = |build: &BuildRecord| args.project.as_ref().is_none_or(|name| *name == build.name);
+            let mut builds = service.list(if args.all || is_chosen { u32::MAX } else { LIMIT })?;
+            builds.retain(|build| of_project(build) && (args.states.is_empty() || args.states.contains(&build.state)));
+            let total = if is_chosen { builds.len() as u64 } else { service.count()? };
+            builds.truncate(if args.all { usize::MAX } else { LIMIT as usize });
             if args.json {
                 Document::new().with("total", &total)?.with("builds", &builds)?.say();
             } else if builds.is_empty() {
-                talk("nothing has been built yet");
+                talk(if is_chosen { "there are no such builds" } else { "nothing has been built yet" });
             } else {
-                list(builds.clone(), &service)?;
-                if total > builds.len() as u64 {
-                    talk(format!("the newest {} of {total} builds; all of them:  smidr status --all", builds.len()));
+                let count = builds.len();
+                list(builds, &service)?;
+                if total > count as u64 {
+                    talk(format!("the newest {count} of {total} builds; all of them:  smidr status --all"));
                 }
             }
         }
@@ -86,9 +91,11 @@ fn list(mut builds: Vec<BuildRecord>, service: &LocalService<'_>) -> Result<(), 
     if builds.iter().all(|build| build.state.is_final()) {
         leave_out("PROGRESS", &mut header, &mut rows);
     }
-    // An id begins with the project's name.
-    if room.is_some_and(|columns| table(&header, &rows, None).iter().any(|line| width(line) > columns)) {
-        leave_out("PROJECT", &mut header, &mut rows);
+    // An id begins with the project's name. Where the target is shortened already, times are worth less than whole lines.
+    for (name, shortened) in [("PROJECT", None), ("BEGUN", room), ("TOOK", room)] {
+        if room.is_some_and(|columns| table(&header, &rows, shortened).iter().any(|line| width(line) > columns)) {
+            leave_out(name, &mut header, &mut rows);
+        }
     }
     table(&header, &rows, room).iter().for_each(say);
     Ok(())

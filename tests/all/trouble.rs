@@ -28,6 +28,20 @@ fn a_compiler_error_is_shown() {
     let outcome = &status["build"]["outcome"];
     assert_eq!((&status["build"]["state"], &outcome["bitbake_exit"]), (&"FAILED".into(), &1.into()));
     assert_eq!(outcome["failed"][0]["recipe"], "hello");
+    assert!(
+        outcome["failed"][0]["reasons"][0].as_str().is_some_and(|reason| reason.contains("undeclared")),
+        "{outcome}"
+    );
+    done.expect_err("\nerror: ").expect_err("(task ").expect_err(&format!("\nshell:  smidr shell {id}\n"));
+    // As a table, of which the rows can be chosen; and one build, with times of this place.
+    let table = world.smidr().args(["status", "--state", "failed"]).run();
+    let rows: Vec<&str> = table.expect_code(0).out.lines().collect();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    assert!(rows[0].starts_with("ID ") && rows[0].find("STATE") == rows[1].find("FAILED"), "{rows:?}");
+    world.smidr().args(["status", "--state", "building"]).run().expect_code(0).expect_err("no such builds");
+    world.smidr().args(["status", "--state", "nothing"]).run().expect_code(2);
+    let one = world.smidr().env("TZ", "XYZ-3").args(["status", &id]).run();
+    one.expect_code(0).expect_out(" XYZ\n").expect_out("because    hello.c:11:15: error: ");
     let kept = outcome["failed"][0]["log"].as_str().expect("a log").to_owned();
     assert!(kept.starts_with(&world.smidr.join("builds").join(&id).display().to_string()), "{kept}");
     world.smidr().args(["artifacts", "list", &id]).run().expect_code(0).expect_err("left nothing behind");

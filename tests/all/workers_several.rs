@@ -51,7 +51,7 @@ fn variants_and_configs_are_built_at_once_and_keep_what_they_made() {
     let name = "workers_several::variants_and_configs_are_built_at_once_and_keep_what_they_made";
     let Some(world) = with_variants(name, &["hello-image", "quick"]) else { return };
     let done = world.smidr().args(["build", "--all-variants", "--events", "json"]).run();
-    done.expect_code(0).expect_err("hello-image  |").expect_err("quick        |");
+    done.expect_code(0).expect_err("hello-image  task  ").expect_err("quick        task  ");
     for variant in ["hello-image", "quick"] {
         let build = of(&world, variant);
         let id = id(&build);
