@@ -302,7 +302,7 @@ impl Meter {
         let [has_count, has_clock, has_share] = [&self.count, &self.clock, &share].map(|text| fits(width(text)));
         let [has_running, has_sstate] = [&self.running, &self.sstate].map(|text| fits(width(text)));
         let has_bar = self.percent.is_some() && fits(*BAR.start());
-        let tail_least = width(&tail).min(16);
+        let tail_least = width(&tail).min(12);
         let has_tail = fits(tail_least);
         let bar_width = if has_bar { (*BAR.start() + left).min(*BAR.end()) } else { 0 };
         left = (left + if has_bar { *BAR.start() } else { 0 }).saturating_sub(bar_width);

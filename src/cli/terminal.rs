@@ -92,10 +92,15 @@ impl Terminal {
     }
 
     fn line(&self, line: impl AsRef<str>) {
-        let line = format!("{}{}", self.label, line.as_ref());
+        self.all([line.as_ref().to_owned()]);
+    }
+
+    // At once, so that what is drawn steps aside only once.
+    fn all(&self, lines: impl IntoIterator<Item = String>) {
+        let lines = lines.into_iter().map(|line| format!("{}{line}", self.label));
         match self.to {
-            Stream::Err => self.print(|| talk(line)),
-            Stream::Out => say(line),
+            Stream::Err => self.print(|| lines.for_each(talk)),
+            Stream::Out => lines.for_each(say),
         }
     }
 
@@ -288,8 +293,8 @@ impl EventSink for Terminal {
                     Stream::Out => (format!("the end of {}", log.display()), tail.clone()),
                     Stream::Err => ("what its log says at the end".into(), self.troubles.excerpt(name, tail)),
                 };
-                self.line(format!("--- {name}, {end}"));
-                lines.iter().for_each(|line| self.line(console(line)));
+                let heading = format!("--- {name}, {end}");
+                self.all([heading].into_iter().chain(lines.iter().map(|line| console(line))));
             }
             Event::Stopping { force: false } => {
                 self.line("stopping   BitBake finishes the tasks that run (at most 30 s; Ctrl-C again kills them)");
