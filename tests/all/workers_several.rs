@@ -75,7 +75,7 @@ fn variants_and_configs_are_built_at_once_and_keep_what_they_made() {
     std::fs::write(other.join("smidr.yaml"), config.replace("name: p", "name: q")).expect("a config");
     let args = ["-c", "smidr.yaml", "-c", "../q/smidr.yaml", "build", "--jobs", "1", "--variant", "quick"];
     let done = world.smidr().args(args).run();
-    done.expect_code(0).expect_err("p/quick      |").expect_err("q/quick      |");
+    done.expect_code(0).expect_err("p/quick      bitbake  ").expect_err("q/quick      bitbake  ");
     let all = builds(&world);
     let newest = |name: &str| all.iter().find(|build| build["name"] == name).expect("a build").clone();
     let journals = ["p", "q"].map(|name| world.journal(&id(&newest(name))));
