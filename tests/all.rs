@@ -37,6 +37,8 @@ mod doctor;
 mod exchange;
 #[path = "all/fetch_fixture.rs"]
 mod fetch_fixture;
+#[path = "all/flags.rs"]
+mod flags;
 #[path = "all/foreign.rs"]
 mod foreign;
 #[path = "all/help.rs"]

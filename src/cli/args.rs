@@ -16,9 +16,12 @@ use crate::{
 #[derive(Parser)]
 #[command(name = "smidr", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub(super) struct Cli {
-    /// The project's config
+    /// The project's config; commands that are about no project do not look at it
     #[arg(short, long, global = true, default_value = "smidr.yaml", value_name = "FILE")]
     pub config: Vec<PathBuf>,
+    /// How much is said, and how
+    #[command(flatten)]
+    pub voice: Voice,
     /// What the caller grants
     #[command(flatten)]
     pub grant: Grant,
@@ -331,6 +334,32 @@ pub(super) struct Trust {
 /// `smidr untrust`
 #[derive(Args)]
 pub(super) struct Untrust {}
+
+/// How much is said beside data, and in which colours.
+#[derive(Args)]
+pub(super) struct Voice {
+    /// Print only errors and data
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Also say which tasks begin and end, and what is restored or skipped
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Use colours: auto (on terminals, without NO_COLOR), always or never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    pub color: Colour,
+}
+
+/// When colours are used.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum Colour {
+    /// Where a terminal shows them, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Even in files and pipes
+    Always,
+    /// Nowhere
+    Never,
+}
 
 /// What the caller grants for this one command.
 #[derive(Args, Clone, Default)]

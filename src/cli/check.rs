@@ -6,9 +6,10 @@ use super::{
     args::{Check, Grant},
     context::{self, default_wanted},
     local,
-    output::{talk, talk_block, talk_lines, watched},
+    output::{complain, complain_block, talk, talk_block, talk_lines},
     report::{self, Done, Failure, report},
     trust,
+    voice::coloured,
 };
 use crate::{
     config::{self, Problem},
@@ -110,7 +111,7 @@ impl Checked<'_> {
         }
         let is_whole = project.config.whole && project.config.layers.len() == all_layers;
         let seen = engine::look(project, &judged.plan, is_whole, self.facts, self.paths);
-        if let Some(drawn) = project.drawn_warnings(watched()).filter(|drawn| self.said.insert(drawn.clone())) {
+        if let Some(drawn) = project.drawn_warnings(coloured()).filter(|drawn| self.said.insert(drawn.clone())) {
             talk_block(&drawn);
         }
         let plain = judged.plan.warnings.iter().filter(|warning| !project.draws(warning));
@@ -156,10 +157,10 @@ impl Checked<'_> {
         }
         self.kinds.extend(list.iter().map(|(_, kind)| *kind));
         if let Some(variant) = variant {
-            talk(format!("with --variant {variant}:"));
+            complain(format!("with --variant {variant}:"));
         }
         let problems = self.sources.problems(list.into_iter().map(|(problem, _)| problem).collect());
-        talk_block(&report::redacted(&problems.render(watched())));
+        complain_block(&report::redacted(&problems.render(coloured())));
     }
 
     fn wrong(&mut self, error: impl UserError + Send + Sync + 'static) {

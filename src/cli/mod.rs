@@ -35,10 +35,11 @@ mod template;
 mod terminal;
 mod times;
 mod trust;
+mod voice;
 mod worker;
 mod wrap;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser as _;
 
@@ -59,11 +60,13 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(mut error) => {
+            voice::set_colour_of(std::env::args_os().collect::<Vec<_>>().iter().map(OsString::as_os_str));
             report::usage(&mut error);
             // clap says 2 for a wrong request and 0 for --help, as our table does.
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    voice::set(&cli.voice);
     let configs: Vec<_> = cli.config.into_iter().map(context::find_above).collect();
     let grant = cli.grant;
     let config = match (configs.as_slice(), &cli.command) {

@@ -14,8 +14,11 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+pub(super) use anstream::ColorChoice;
+
 use super::{
     live::{Frame, Room},
+    voice::is_quiet,
     wrap,
 };
 use crate::{
@@ -56,16 +59,37 @@ pub(super) fn offer_json(document: &impl Serialize) {
 
 /// Prints a line of talk. Whatever it says, it is one line.
 pub(super) fn talk(line: impl AsRef<str>) {
-    let _ = print(anstream::stderr().lock(), &fitting(&io::stderr(), Shown::line(line.as_ref())));
+    if !is_quiet() {
+        complain(line);
+    }
 }
 
 /// Prints talk that may have several lines, of which only the first begins where lines of smidr do.
 pub(super) fn talk_lines(text: impl AsRef<str>) {
-    let _ = print(anstream::stderr().lock(), &fitting(&io::stderr(), Shown::lines(text.as_ref())));
+    if !is_quiet() {
+        complain_lines(text);
+    }
 }
 
 /// Prints talk whose lines are smidr's own.
 pub(super) fn talk_block(text: &str) {
+    if !is_quiet() {
+        complain_block(text);
+    }
+}
+
+/// Prints a line of an error, however little is to be said. Whatever it says, it is one line.
+pub(super) fn complain(line: impl AsRef<str>) {
+    let _ = print(anstream::stderr().lock(), &fitting(&io::stderr(), Shown::line(line.as_ref())));
+}
+
+/// Prints an error that may have several lines, of which only the first begins where lines of smidr do.
+pub(super) fn complain_lines(text: impl AsRef<str>) {
+    let _ = print(anstream::stderr().lock(), &fitting(&io::stderr(), Shown::lines(text.as_ref())));
+}
+
+/// Prints an error whose lines are smidr's own.
+pub(super) fn complain_block(text: &str) {
     let _ = print(anstream::stderr().lock(), &Shown::block(text));
 }
 
@@ -383,7 +407,7 @@ impl Bar {
 impl Screen {
     fn draw(&mut self) {
         let lines = self.blocks.concat();
-        let plain = anstream::AutoStream::choice(&io::stderr()) == anstream::ColorChoice::Never;
+        let plain = anstream::AutoStream::choice(&io::stderr()) == ColorChoice::Never;
         let colour = |line: String| if plain { anstream::adapter::strip_str(&line).to_string() } else { line };
         let lines: Vec<String> = lines.into_iter().map(colour).collect();
         let text = self.frame.draw(&lines, columns());
@@ -413,11 +437,6 @@ fn put(text: &str) {
 fn size(stream: &impl AsFd) -> Option<(usize, usize)> {
     let size = rustix::termios::tcgetwinsize(stream).ok().filter(|size| size.ws_col > 0)?;
     Some((size.ws_row.into(), size.ws_col.into()))
-}
-
-/// Whether people watch standard error, on a terminal that can draw.
-pub(super) fn watched() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 /// A number of bytes for people.

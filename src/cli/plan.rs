@@ -5,9 +5,10 @@ use std::{path::Path, process::ExitCode};
 use super::{
     args::{Grant, Plan},
     context, local,
-    output::{Document, say, say_block, say_lines, talk_block, watched},
+    output::{Document, say, say_block, say_lines, talk_block},
     report::Done,
     trust,
+    voice::coloured,
 };
 use crate::{
     engine::{self, Judged},
@@ -97,7 +98,7 @@ fn summary(judged: &Judged, redactor: &Redactor, project: &Project, home: &Path)
         line("conf", text);
     }
     line("artifacts", &format!("{} in {}", plan.artifacts.join(" "), plan.folders.deploy.display()));
-    if let Some(drawn) = project.drawn_warnings(watched()) {
+    if let Some(drawn) = project.drawn_warnings(coloured()) {
         talk_block(&redactor.text(&drawn));
     }
     for warning in plan.warnings.iter().filter(|warning| !project.draws(warning)).chain(&warning) {

@@ -6,7 +6,8 @@ use clap::error::ContextValue;
 
 use super::{
     context,
-    output::{say_block, talk_block, talk_lines, watched},
+    output::{complain_block, complain_lines, say_block},
+    voice::coloured,
 };
 use crate::{
     events::Redactor,
@@ -29,19 +30,19 @@ impl<E: UserError + Send + Sync + 'static> From<E> for Failure {
 pub(super) fn report(failure: &Failure) -> ExitCode {
     let red = anstyle::AnsiColor::Red.on_default().bold();
     let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
-    let talk = |line: String| talk_lines(redacted(&line));
-    match failure.drawn(watched()) {
+    let say = |line: String| complain_lines(redacted(&line));
+    match failure.drawn(coloured()) {
         // Each problem is an error of its own.
-        Some(drawn) => talk_block(&redacted(&drawn)),
-        None => talk(format!("{red}error:{red:#} {}", failure)),
+        Some(drawn) => complain_block(&redacted(&drawn)),
+        None => say(format!("{red}error:{red:#} {}", failure)),
     }
     let mut cause = failure.source();
     while let Some(error) = cause {
-        talk(format!("{red}caused by:{red:#} {}", error));
+        say(format!("{red}caused by:{red:#} {}", error));
         cause = error.source();
     }
     for hint in failure.hints() {
-        talk(format!("{cyan}hint:{cyan:#} {}", hint));
+        say(format!("{cyan}hint:{cyan:#} {}", hint));
     }
     ExitCode::from(failure.kind().exit_code())
 }
@@ -65,7 +66,7 @@ pub(super) fn usage(error: &mut clap::Error) {
         error.insert(kind, value);
     }
     let text = error.render().ansi().to_string();
-    if error.use_stderr() { talk_block(text.trim_end()) } else { say_block(text.trim_end()) }
+    if error.use_stderr() { complain_block(text.trim_end()) } else { say_block(text.trim_end()) }
 }
 
 /// A request that cannot be served, where no other module has a word for it.

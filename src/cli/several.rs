@@ -4,9 +4,10 @@ use std::{process::Child, sync::mpsc, thread};
 
 use super::{
     args::{Build, EventForm},
-    output::{Bar, talk, watched},
+    output::{Bar, talk},
     report::{Done, Failure, report},
     terminal::{JsonLines, Terminal},
+    voice::watched,
 };
 use crate::{
     events::EventSink as _,

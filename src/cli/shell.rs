@@ -8,7 +8,7 @@ use super::{
     build::start_spawner,
     conf,
     context::{self, default_wanted},
-    output::{say, talk, talk_lines},
+    output::{complain, say, talk, talk_lines},
     pty::Relay,
     report::{Failure, Refused, report},
     terminal::Terminal,
@@ -169,8 +169,8 @@ fn inside(
     }
     // What was to be done says more than the one step that failed.
     if exit.as_ref().is_err_and(|failure| failure.kind() == Kind::Host) {
-        talk("the sandbox, step by step:");
-        spec.describe().iter().for_each(|step| talk(format!("  {step}")));
+        complain("the sandbox, step by step:");
+        spec.describe().iter().for_each(|step| complain(format!("  {step}")));
     }
     Ok(ExitCode::from(u8::try_from(exit?.status).unwrap_or(OWN_FAILURE)))
 }

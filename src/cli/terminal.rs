@@ -11,8 +11,9 @@ use progress::Works;
 
 use super::{
     board::{self, shortened},
-    output::{Bar, bytes, duration, offer_json, paint, say, say_lines, talk, talk_lines, used, watched},
+    output::{Bar, bytes, complain, complain_lines, duration, offer_json, paint, say, say_lines, used},
     times::{between, clock},
+    voice::{self, Amount, watched},
 };
 use crate::{
     events::EventSink,
@@ -29,6 +30,7 @@ enum Stream {
 /// The sink.
 pub(super) struct Terminal {
     to: Stream,
+    amount: Amount,
     // Tells builds apart that are shown together.
     label: String,
     bar: Option<Bar>,
@@ -62,8 +64,14 @@ impl Terminal {
     }
 
     fn with(to: Stream, label: String, bar: Option<Bar>) -> Self {
+        // What was asked for is data.
+        let amount = match (to, voice::amount()) {
+            (Stream::Out, Amount::Errors) => Amount::Usual,
+            (_, amount) => amount,
+        };
         Self {
             to,
+            amount,
             label,
             bar,
             drawn: Cell::new(false),
@@ -99,7 +107,7 @@ impl Terminal {
     fn all(&self, lines: impl IntoIterator<Item = String>) {
         let lines = lines.into_iter().map(|line| format!("{}{line}", self.label));
         match self.to {
-            Stream::Err => self.print(|| lines.for_each(talk)),
+            Stream::Err => self.print(|| lines.for_each(complain)),
             Stream::Out => lines.for_each(say),
         }
     }
@@ -108,7 +116,7 @@ impl Terminal {
     fn lines(&self, text: impl AsRef<str>) {
         let text = format!("{}{}", self.label, text.as_ref());
         match self.to {
-            Stream::Err => self.print(|| talk_lines(text)),
+            Stream::Err => self.print(|| complain_lines(text)),
             Stream::Out => say_lines(text),
         }
     }
@@ -149,6 +157,18 @@ impl Terminal {
         self.line(format!("{what:<10} {count:<9}  {}  {name}", clock(between(begun, record.at))));
     }
 
+    /// Whether it is, or explains, something that went wrong.
+    fn tells_error(&self, event: &Event) -> bool {
+        match event {
+            Event::Message { level, .. } => *level >= Level::Error,
+            // Only looked at.
+            Event::Console { .. } => self.connected,
+            Event::NoProvider { .. } | Event::TaskLog { .. } => true,
+            Event::Finished { outcome } => outcome.state != State::Completed,
+            _ => false,
+        }
+    }
+
     fn console(&mut self, line: &str) {
         if self.to == Stream::Out || !self.connected {
             self.line(console(line));
@@ -179,7 +199,7 @@ impl Terminal {
         self.pause();
         let (id, took) = (&record.build, duration(outcome.duration_ms));
         self.troubles.rest(outcome).into_iter().for_each(|text| self.lines(text));
-        if self.to == Stream::Err && self.connected {
+        if self.to == Stream::Err && self.connected && self.amount != Amount::Errors {
             let board = self.board.lock();
             self.fact(
                 "bitbake",
@@ -187,7 +207,7 @@ impl Terminal {
                 &board.summary().unwrap_or_default(),
             );
         }
-        if let Some(usage) = &outcome.usage {
+        if let Some(usage) = outcome.usage.as_ref().filter(|_| self.amount != Amount::Errors) {
             self.fact("used", &used(usage), "");
         }
         match outcome.state {
@@ -208,6 +228,25 @@ impl Terminal {
                 let told = self.troubles.told(record, outcome, done, total);
                 told.into_iter().for_each(|text| self.lines(text));
             }
+        }
+    }
+
+    /// What only those want to know who ask for details.
+    fn details(&self, record: &Record) {
+        let task = |name: &TaskName, state: &str| self.fact("task", &name.to_string(), state);
+        match &record.event {
+            Event::TasksPlanned { total, setscene } => {
+                self.fact("tasks", &format!("{total}, of which sstate may save {setscene}"), "");
+            }
+            // Elsewhere it has a line in any case.
+            Event::TaskStarted { name, index, total, .. } if self.bar.is_some() || self.to == Stream::Out => {
+                task(name, &format!("begins, {index} of {total}"));
+            }
+            Event::TaskEnded { name, ok: true, .. } => task(name, "done"),
+            Event::TaskEnded { name, ok: false, .. } => task(name, "failed"),
+            Event::TaskSkipped { name, covered: true } => task(name, "in sstate"),
+            Event::TaskSkipped { name, covered: false } => task(name, "was run before"),
+            _ => {}
         }
     }
 }
@@ -238,6 +277,11 @@ impl EventSink for Terminal {
     fn accept(&mut self, record: &Record) {
         self.board.lock().take(record);
         self.troubles.note(record);
+        match self.amount {
+            Amount::Errors if !self.tells_error(&record.event) => return,
+            Amount::Details => self.details(record),
+            _ => {}
+        }
         match &record.event {
             Event::StageStarted { stage } => self.stage(*stage),
             Event::Queued { ahead, of_command } => {

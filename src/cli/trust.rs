@@ -153,9 +153,11 @@ impl UserError for NotTrusted {
 
 /// One screen: who asks, for what, and what could happen.
 fn screen(project: &Project, asks: &[Ask]) {
-    talk(format!("{} asks for more than a build in its own folders:", project.file.display()));
-    asks.iter().for_each(|ask| talk(line(ask)));
-    talk("Its recipes are programs that run with all of this. Grant it only if you trust their authors with it.");
+    output::complain(format!("{} asks for more than a build in its own folders:", project.file.display()));
+    asks.iter().for_each(|ask| output::complain(line(ask)));
+    output::complain(
+        "Its recipes are programs that run with all of this. Grant it only if you trust their authors with it.",
+    );
 }
 
 fn line(ask: &Ask) -> String {

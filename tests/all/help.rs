@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-const COMMANDS: [&[&str]; 46] = [
+pub(super) const COMMANDS: [&[&str]; 46] = [
     &[],
     &["init"],
     &["check"],

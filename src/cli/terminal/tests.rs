@@ -202,7 +202,7 @@ fn what_goes_on_fits_any_terminal() {
             for (columns, rows) in [(80, 24), (40, 24), (40, 9), (20, 24), (100, 1)] {
                 let lines = board.lines(record.at, Room { columns, rows }, "");
                 assert!(lines.len() < rows.max(2), "{lines:?}");
-                let lines = printed_on(None, || lines.iter().for_each(talk));
+                let lines = printed_on(None, || lines.iter().for_each(complain));
                 assert!(lines.lines().all(|line| crate::cli::wrap::width(line) < columns), "{lines}");
                 shots.push((record.place, format!("=== {:?}, {columns} columns, {rows} rows\n{lines}", record.place)));
             }
@@ -305,5 +305,31 @@ fn each_error_is_told_once() {
     for (events, outcome, expected) in rows {
         let printed = told(&events, outcome);
         assert_eq!(printed, format!("{after}\n{expected}"), "{events:?}");
+    }
+}
+
+/// What one sink prints of all samples.
+fn told_at(amount: Amount) -> String {
+    PRINTED.take();
+    let mut terminal = Terminal::new();
+    (terminal.amount, terminal.connected) = (amount, true);
+    let build = BuildId::new("x", 1).expect("an id");
+    for event in samples() {
+        terminal.accept(&Record { build: build.clone(), place: Place::Seq(1), at: Timestamp::UNIX_EPOCH, event });
+    }
+    PRINTED.take()
+}
+
+#[test]
+fn quiet_tells_what_failed_and_verbose_each_task() {
+    let (quiet, usual, verbose) = (told_at(Amount::Errors), told_at(Amount::Usual), told_at(Amount::Details));
+    for part in ["error:", "x:x", "hint:"] {
+        assert!(quiet.contains(part), "no {part} in\n{quiet}");
+    }
+    for part in ["warning:", "completed", "used   ", "sandbox", "layers", "waiting"] {
+        assert!(usual.contains(part) && !quiet.contains(part), "{part}:\n{usual}\n{quiet}");
+    }
+    for part in ["  failed", "in sstate", "of which sstate may save 1"] {
+        assert!(verbose.contains(part) && !usual.contains(part), "{part} in\n{verbose}");
     }
 }
