@@ -23,6 +23,8 @@ mod check;
 mod checkout_fixture;
 #[path = "all/checkouts.rs"]
 mod checkouts;
+#[path = "all/completions.rs"]
+mod completions;
 #[path = "all/conf.rs"]
 mod conf;
 #[path = "all/config.rs"]

@@ -7,6 +7,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser},
 };
 
+use super::candidates;
 use crate::{
     config::provider,
     model::{Digest, State},
@@ -121,7 +122,7 @@ fn templates() -> PossibleValuesParser {
 #[derive(Args)]
 pub(super) struct Check {
     /// Check the config with this overlay
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = candidates::variants())]
     pub variant: Option<String>,
 }
 
@@ -129,13 +130,13 @@ pub(super) struct Check {
 #[derive(Args, Clone, Default)]
 pub struct Wanted {
     /// Build these instead of build.image
-    #[arg(value_name = "TARGET")]
+    #[arg(value_name = "TARGET", add = candidates::targets())]
     pub targets: Vec<String>,
     /// The same, as an option; may be repeated
-    #[arg(long = "target", value_name = "TARGET")]
+    #[arg(long = "target", value_name = "TARGET", add = candidates::targets())]
     pub more_targets: Vec<String>,
     /// Build for this machine instead of the config's
-    #[arg(long, value_name = "MACHINE")]
+    #[arg(long, value_name = "MACHINE", add = candidates::machines())]
     pub machine: Option<String>,
     /// Remove first all that builds of the project write; downloads and sstate stay
     #[arg(long)]
@@ -161,7 +162,7 @@ pub(super) struct Plan {
     #[command(flatten)]
     pub wanted: Wanted,
     /// Plan with this overlay of the config
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = candidates::variants())]
     pub variant: Option<String>,
     /// Print local.conf and bblayers.conf whole
     #[arg(long, conflicts_with = "json")]
@@ -178,7 +179,7 @@ pub(super) struct Build {
     #[command(flatten)]
     pub wanted: Wanted,
     /// Build with this overlay of the config; several are built at once
-    #[arg(long = "variant", value_name = "NAME")]
+    #[arg(long = "variant", value_name = "NAME", add = candidates::variants())]
     pub variants: Vec<String>,
     /// Build all variants of the config at once
     #[arg(long, conflicts_with = "variants")]
@@ -211,7 +212,7 @@ pub(super) enum EventForm {
 #[derive(Args)]
 pub(super) struct Lock {
     /// Pin these anew, to what their branches are at now: names of layers, `bitbake`, or `host`; without a name everything
-    #[arg(long, value_name = "NAME", num_args = 0..)]
+    #[arg(long, value_name = "NAME", num_args = 0.., add = candidates::pins())]
     pub update: Option<Vec<String>>,
 }
 
@@ -276,7 +277,7 @@ pub(super) struct LayersEdit {
 #[command(after_help = PASSED_ON)]
 pub(super) struct Run {
     /// Use this overlay of the config
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = candidates::variants())]
     pub variant: Option<String>,
     /// Print what the sandbox does, one operation per line, instead of running anything
     #[arg(long)]
@@ -291,9 +292,10 @@ pub(super) struct Run {
 #[command(after_help = PASSED_ON)]
 pub(super) struct Shell {
     /// A build of this project: where it was made, its variant included
+    #[arg(add = candidates::builds())]
     pub id: Option<String>,
     /// Use this overlay of the config
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = candidates::variants())]
     pub variant: Option<String>,
     /// Print what the sandbox does, one operation per line, instead of running anything
     #[arg(long)]
@@ -313,7 +315,7 @@ pub(super) enum Conf {
 #[derive(Args)]
 pub(super) struct OfVariant {
     /// That of this overlay of the config
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = candidates::variants())]
     pub variant: Option<String>,
 }
 
@@ -373,6 +375,7 @@ pub(super) struct Grant {
 #[derive(Args)]
 pub(super) struct Status {
     /// The build; the newest builds if left out
+    #[arg(add = candidates::builds())]
     pub id: Option<String>,
     /// List all builds, not only the newest 50
     #[arg(long, conflicts_with = "id")]
@@ -396,6 +399,7 @@ fn state(text: &str) -> Result<State, String> {
 #[derive(Args)]
 pub(super) struct Cancel {
     /// The build; if left out, the one of the project in this folder that runs
+    #[arg(add = candidates::builds())]
     pub id: Option<String>,
     /// Kill its tasks at once, instead of letting those that run finish (at most 30 s)
     #[arg(long)]
@@ -406,12 +410,13 @@ pub(super) struct Cancel {
 #[derive(Args)]
 pub(super) struct Logs {
     /// The build; if left out, the newest of the project in this folder, or of all
+    #[arg(add = candidates::builds())]
     pub id: Option<String>,
     /// Go on until the build ends
     #[arg(long, short)]
     pub follow: bool,
     /// Only this task's own log
-    #[arg(long, value_name = "RECIPE:TASK", conflicts_with = "follow")]
+    #[arg(long, value_name = "RECIPE:TASK", conflicts_with = "follow", add = candidates::tasks())]
     pub task: Option<String>,
     /// Print the journal, a JSON object per line
     #[arg(long, conflicts_with = "task")]
@@ -422,6 +427,7 @@ pub(super) struct Logs {
 #[derive(Args)]
 pub(super) struct Attach {
     /// The build; if left out, the newest of the project in this folder, or of all
+    #[arg(add = candidates::builds())]
     pub id: Option<String>,
 }
 
@@ -466,7 +472,7 @@ pub(super) enum Artifacts {
 pub(super) struct Copy {
     /// The folder, made if it is missing; before it the build, if it is not the newest of the project in this folder; after it paths or patterns
     /// such as '*.wic', if not everything is wanted
-    #[arg(required = true, value_name = "DEST")]
+    #[arg(required = true, value_name = "DEST", add = candidates::builds_or_paths())]
     pub words: Vec<PathBuf>,
     /// Replace files that are there already
     #[arg(long)]
@@ -494,6 +500,7 @@ pub(super) struct Clean {
 #[derive(Args)]
 pub(super) struct Listing {
     /// The build; if left out, the newest of the project in this folder, or of all
+    #[arg(add = candidates::builds())]
     pub id: Option<String>,
     /// Print JSON
     #[arg(long)]
@@ -513,6 +520,7 @@ pub(super) enum Image {
     /// Make an image from a rootfs recipe
     Build {
         /// Name or path of the rootfs recipe
+        #[arg(add = candidates::rootfs_recipes())]
         recipe: String,
     },
     /// Bring an image from a registry
@@ -531,6 +539,7 @@ pub(super) enum Image {
     /// Send an image to a registry
     Push {
         /// The image's name or digest
+        #[arg(add = candidates::images())]
         name: String,
         /// Where to: docker://HOST/NAME:TAG
         reference: String,
@@ -554,6 +563,7 @@ pub(super) enum Image {
     /// Write an image as an OCI layout, or as an archive if the name ends in .tar
     Export {
         /// The image's name or digest
+        #[arg(add = candidates::images())]
         name: String,
         /// The new folder or file
         dest: PathBuf,
@@ -564,11 +574,13 @@ pub(super) enum Image {
     /// Remove an image's name, and what no other image needs
     Rm {
         /// The image's name
+        #[arg(add = candidates::images())]
         name: String,
     },
     /// Read every byte of images again, and say what is damaged
     Verify {
         /// The image's name or digest; without it, all images
+        #[arg(add = candidates::images())]
         name: Option<String>,
         /// Make or pull anew what is damaged
         #[arg(long)]

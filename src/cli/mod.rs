@@ -6,6 +6,7 @@ mod attach;
 mod board;
 mod build;
 mod cancel;
+mod candidates;
 mod check;
 mod clean;
 mod command_context;
@@ -56,6 +57,9 @@ pub fn refuse_privileges() -> ExitCode {
 
 /// Parses the command line, runs the command, and reports how it ended.
 pub fn main() -> ExitCode {
+    if let Some(code) = completions::answer() {
+        return code;
+    }
     crate::system::process::allow_open_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -57,6 +57,11 @@ pub(super) fn offer_json(document: &impl Serialize) {
     note(print(anstream::stdout().lock(), &Shown::json(&serde_json::to_string(document).unwrap_or_default())));
 }
 
+/// Prints what a shell reads, byte by byte.
+pub(super) fn print_bytes(bytes: &[u8]) {
+    note(io::stdout().write_all(bytes));
+}
+
 /// Prints a line of talk. Whatever it says, it is one line.
 pub(super) fn talk(line: impl AsRef<str>) {
     if !is_quiet() {

@@ -60,5 +60,5 @@ pub use publish::NewImage;
 pub use reference::{Reference, ReferenceError, RegistryReference, stored_name};
 pub use registry::Settings as RegistrySettings;
 pub use space::Usage;
-pub use store::{ImageStore, Origin, StoredImage};
+pub use store::{ImageStore, Origin, StoredImage, names};
 pub use verify::{Checked, Damage, Finding};

@@ -112,6 +112,11 @@ impl NameRecord {
 
 const STORE_LOCK: &str = "images";
 
+/// The names of images in a store that need not be there, for a command line; nothing is opened.
+pub fn names(paths: &Paths) -> Vec<ImageName> {
+    ImageStore::at(paths).names().unwrap_or_default()
+}
+
 impl ImageStore {
     /// The store for reading. Creates nothing.
     pub fn at(paths: &Paths) -> Self {

@@ -23,6 +23,7 @@ mod mend;
 mod mirror;
 mod missing;
 mod named;
+pub mod offered;
 mod own;
 pub mod patch;
 pub mod proven;

@@ -8,7 +8,7 @@ mod recipe;
 mod steps;
 
 pub(crate) use build::{ImageBuildError, PACKAGES_LABEL, RECIPE_LABEL, build, identity, is_made_of};
-pub(crate) use find::{FoundRecipe, RecipeError, at, find, is_shipped, planned, shipped, submit};
+pub(crate) use find::{FoundRecipe, RecipeError, at, find, is_shipped, known, planned, shipped, submit};
 pub(crate) use recipe::Base;
 
 use crate::{

@@ -105,9 +105,9 @@ fn manual_pages_of_all_commands() {
 fn completions_for_shells() {
     let world = World::new();
     for (shell, marks) in [
-        ("bash", ["complete -F", "artifacts"]),
-        ("zsh", ["#compdef smidr", "artifacts"]),
-        ("fish", ["complete -c smidr", "artifacts"]),
+        ("bash", ["complete -o nosort -F", "SMIDR_COMPLETE=bash"]),
+        ("zsh", ["#compdef smidr", "SMIDR_COMPLETE=\"zsh\""]),
+        ("fish", ["--command smidr", "SMIDR_COMPLETE=fish"]),
     ] {
         let done = world.smidr().args(["completions", shell]).run();
         done.expect_code(0).expect_out(marks[0]).expect_out(marks[1]);
