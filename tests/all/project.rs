@@ -30,7 +30,12 @@ fn the_hello_template_is_valid_and_looking_writes_nothing() {
     let plan = world.smidr().arg("plan").run();
     plan.expect_code(0)
         .expect_out("target     hello-image for hello-x86-64")
-        .expect_out("rootfs recipe hello, unresolved");
+        .expect_out("rootfs recipe hello, unresolved\n")
+        .expect_out("unresolved means: not pinned in smidr.lock; the build pins")
+        .expect_out("isolation  its own processes")
+        .expect_out("network    for all tasks")
+        .expect_out("logins     shown to all servers")
+        .expect_out("memory     no limit");
     let json = world.smidr().args(["plan", "--json", "--target", "libgreet", "--machine", "other"]).run();
     let json = json.expect_code(0).json();
     assert_eq!(json["version"], 1);
@@ -41,6 +46,35 @@ fn the_hello_template_is_valid_and_looking_writes_nothing() {
     assert_eq!(tree(&world.project()), before);
     assert_eq!(tree(&world.smidr), noted);
     assert_eq!(World::names(&world.home), Vec::<String>::new());
+}
+
+#[test]
+fn a_plan_shows_all_that_decides() {
+    let world = World::new();
+    world.init("p");
+    world.edit(
+        "smidr.yaml",
+        "  recipe: hello",
+        "  recipe: hello\n  network: fetch-only\n  memory: 2g\n  cpus: 3\n  isolation: full",
+    );
+    world.append("env: {GREETING: hi}\nadvanced: {build_timeout: 90}\n");
+    let done = world.smidr().args(["plan", "--clean", "--locked", "--", "-k"]).run();
+    for line in [
+        "with less there is no build (host.isolation: full)",
+        "network    for fetching sources, not for the build (host.network: fetch-only)",
+        "memory     at most 2.1 GB",
+        "processors at most 3",
+        "time       at most 5400 s",
+        "env        GREETING=hi",
+        "build      first removes",
+        "build      pins nothing anew (--locked)",
+        "arguments  -k",
+        "unresolved means: not pinned in smidr.lock; --locked refuses to build",
+    ] {
+        done.expect_code(0).expect_out(line);
+    }
+    let offline = world.smidr().args(["plan", "--offline"]).run();
+    offline.expect_code(0).expect_out("network    none, neither for image and layers nor in the build (--offline)");
 }
 
 #[test]
