@@ -35,6 +35,8 @@ mod credentials;
 mod disk;
 #[path = "all/doctor.rs"]
 mod doctor;
+#[path = "all/documents.rs"]
+mod documents;
 #[path = "all/exchange.rs"]
 mod exchange;
 #[path = "all/fetch_fixture.rs"]

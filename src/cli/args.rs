@@ -7,7 +7,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser},
 };
 
-use super::candidates;
+use super::{candidates, voice::Voice};
 use crate::{
     config::provider,
     model::{Digest, State},
@@ -124,6 +124,9 @@ pub(super) struct Check {
     /// Check the config with this overlay
     #[arg(long, value_name = "NAME", add = candidates::variants())]
     pub variant: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What is built, for `build` and `plan`.
@@ -214,6 +217,15 @@ pub(super) struct Lock {
     /// Pin these anew, to what their branches are at now: names of layers, `bitbake`, or `host`; without a name everything
     #[arg(long, value_name = "NAME", num_args = 0.., add = candidates::pins())]
     pub update: Option<Vec<String>>,
+    /// With --update: all layers and BitBake, and not the build host
+    #[arg(long, requires = "update")]
+    pub layers: bool,
+    /// With --update: the build host, and no layer
+    #[arg(long, requires = "update")]
+    pub host: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `smidr layers`
@@ -230,7 +242,11 @@ pub(super) enum Layers {
         json: bool,
     },
     /// Bring everything that smidr.lock pins, and pin what it does not
-    Sync,
+    Sync {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Edit a git layer in a working copy, which builds use until it is given back
     Edit(LayersEdit),
     /// Show what has changed since smidr.lock, or from one lock to another
@@ -250,9 +266,12 @@ pub(super) enum Layers {
         /// Keep what was used within this many days
         #[arg(long, value_name = "N", default_value_t = 30)]
         days: u64,
-        /// Only show what would go
+        /// Say what would go, and remove nothing
         #[arg(long)]
         dry_run: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -336,32 +355,6 @@ pub(super) struct Trust {
 /// `smidr untrust`
 #[derive(Args)]
 pub(super) struct Untrust {}
-
-/// How much is said beside data, and in which colours.
-#[derive(Args)]
-pub(super) struct Voice {
-    /// Print only errors and data
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// Also say which tasks begin and end, and what is restored or skipped
-    #[arg(short, long, global = true)]
-    pub verbose: bool,
-    /// Use colours: auto (on terminals, without NO_COLOR), always or never
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
-    pub color: Colour,
-}
-
-/// When colours are used.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum Colour {
-    /// Where a terminal shows them, unless NO_COLOR is set
-    #[default]
-    Auto,
-    /// Even in files and pipes
-    Always,
-    /// Nowhere
-    Never,
-}
 
 /// What the caller grants for this one command.
 #[derive(Args, Clone, Default)]
@@ -494,6 +487,9 @@ pub(super) struct Clean {
     /// Say what would go, and remove nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A build whose artifacts are listed.
@@ -576,6 +572,9 @@ pub(super) enum Image {
         /// The image's name
         #[arg(add = candidates::images())]
         name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Read every byte of images again, and say what is damaged
     Verify {
@@ -588,6 +587,9 @@ pub(super) enum Image {
         /// With --repair: the registry may be reached over plain http, without credentials
         #[arg(long, requires = "repair")]
         insecure: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Remove what no image refers to, and images unused for long; never those of a running build
     Prune(Prune),
@@ -605,6 +607,9 @@ pub(super) struct Prune {
     /// Say what would go, and remove nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How a registry is reached.

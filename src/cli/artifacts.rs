@@ -8,7 +8,7 @@ use std::{
 use super::{
     args::{Artifacts, Copy, Listing},
     context,
-    history::policy,
+    history::{gone, policy},
     output::{Document, bytes, say, talk},
     report::{Done, Failure, Refused},
 };
@@ -29,7 +29,7 @@ pub(super) fn artifacts(config: &Path, command: &Artifacts) -> Done {
         Artifacts::List(listing) => list(find(listing.id.as_deref())?, &paths, listing),
         Artifacts::Show(listing) => show(find(listing.id.as_deref())?, &paths, listing),
         Artifacts::Copy(wanted) => copy(config, &facts, &paths, wanted),
-        Artifacts::Clean(wanted) => clean(&paths, &policy(config, wanted)?),
+        Artifacts::Clean(wanted) => clean(&paths, &policy(config, wanted)?, wanted.json),
     }
 }
 
@@ -126,8 +126,12 @@ fn copy(config: &Path, facts: &SystemFacts, paths: &Paths, wanted: &Copy) -> Don
     Ok(ExitCode::SUCCESS)
 }
 
-fn clean(paths: &Paths, policy: &Clean) -> Done {
+fn clean(paths: &Paths, policy: &Clean, json: bool) -> Done {
     let cleaned = LocalService::new(paths).clean(policy, jiff::Timestamp::now())?;
+    if json {
+        gone(policy.dry_run, &cleaned)?.say();
+        return Ok(ExitCode::SUCCESS);
+    }
     for (build, freed) in &cleaned {
         say(format!("{:<40} {:>8}", build.id, bytes(*freed)));
     }

@@ -80,6 +80,13 @@ pub(super) fn clean(args: &CleanUp) -> Done {
     if is_dry || !args.json {
         would.show(args.json, true)?;
     }
+    if is_dry && would.things.is_empty() && !args.json {
+        talk(match is_asked {
+            true => "nothing to remove: nothing that is here is that old, that large, or of a project that is gone",
+            false => "nothing to remove: all of it has been used within 30 days, by projects that are there",
+        });
+        return Ok(ExitCode::SUCCESS);
+    }
     if !is_asked {
         talk("nothing was removed: this has not been used for 30 days, or belongs to projects that are gone");
         talk(format!("to remove it:  smidr clean --older-than 30d --gone; all options:  {}", "smidr clean --help"));
@@ -189,6 +196,9 @@ impl Swept {
             self.take(Store::Layers, format!("{} {}", one.url, one.commit.short()), one.bytes, Some(one.last_used));
         }
         gone.mirrors.iter().for_each(|(path, bytes)| self.take(Store::Layers, shown(path), *bytes, None));
+        if gone.leftovers > 0 {
+            self.take(Store::Layers, "checkouts that are not whole".into(), gone.leftovers, None);
+        }
         for one in gone.in_use {
             let user = one.user.unwrap_or_else(|| "another smidr".into());
             self.keep(format!("{} {}", one.url, one.commit.short()), format!("{user} uses it"));
@@ -200,6 +210,9 @@ impl Swept {
             self.take(Store::Images, image.name.to_string(), bytes, Some(image.last_used));
         }
         pruned.damaged.iter().for_each(|name| self.take(Store::Images, format!("{name} (damaged)"), 0, None));
+        if pruned.leftovers > 0 {
+            self.take(Store::Images, "what no image needs".into(), pruned.leftovers, None);
+        }
         pruned.in_use.iter().for_each(|(image, user)| self.keep(image.name.to_string(), format!("{user} uses it")));
     }
 

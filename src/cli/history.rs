@@ -9,11 +9,14 @@ use std::{
 use super::{
     args::{Clean, History},
     context,
-    output::{bytes, say, talk},
+    output::{Document, Unwritable, bytes, say, talk},
     report::{Done, Failure, Refused},
 };
-use crate::model::Hint;
-use crate::service::{self, LocalService};
+use crate::{
+    history::BuildRecord,
+    model::Hint,
+    service::{self, LocalService},
+};
 
 /// Runs the command.
 pub(super) fn history(config: &Path, command: &History) -> Done {
@@ -27,6 +30,10 @@ pub(super) fn history(config: &Path, command: &History) -> Done {
         }
         History::Prune(wanted) => {
             let gone = service.prune(&policy(config, wanted)?, jiff::Timestamp::now())?;
+            if wanted.json {
+                self::gone(wanted.dry_run, &gone)?.say();
+                return Ok(ExitCode::SUCCESS);
+            }
             for (build, freed) in &gone {
                 say(format!("{:<40} {:<12} {:>8}", build.id, build.state, bytes(*freed)));
             }
@@ -36,6 +43,17 @@ pub(super) fn history(config: &Path, command: &History) -> Done {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds of which something was removed, or would be.
+pub(super) fn gone(dry_run: bool, builds: &[(BuildRecord, u64)]) -> Result<Document, Unwritable> {
+    let document = |(build, freed): &(BuildRecord, u64)| {
+        let document = Document::default().with("id", &build.id)?.with("state", &build.state)?;
+        document.with("ended", &build.ended)?.with("bytes", freed)
+    };
+    let list = builds.iter().map(document).collect::<Result<Vec<_>, _>>()?;
+    let freed = builds.iter().fold(0, |sum: u64, (_, freed)| sum.saturating_add(*freed));
+    Document::new().with("dry_run", &dry_run)?.with("bytes", &freed)?.with("builds", &list)
 }
 
 /// What the flags ask for.

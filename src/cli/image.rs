@@ -1,7 +1,7 @@
 //! `smidr image`: build-host images.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::nearest,
-    engine::EngineError,
+    engine::{EngineError, owner},
     image::{
         Checked, Damage, Finding, ImageName, LayerForm, Limits, Policy, Reference, RegistryReference, RegistrySettings,
         StoredImage, Usage, stored_name,
@@ -51,8 +51,10 @@ pub(super) fn image(config: &Path, command: &Image) -> Done {
             context.store.export(&context.find(name)?, dest, form(*compression), &context.on)?;
             talk(format!("{name} is in {}", dest.display()));
         }
-        Image::Rm { name } => context.remove(name)?,
-        Image::Verify { name, repair, insecure } => return context.verify(name.as_deref(), *repair, *insecure),
+        Image::Rm { name, json } => context.remove(name, *json)?,
+        Image::Verify { name, repair, insecure, json } => {
+            return context.verify(name.as_deref(), repair.then_some(*insecure), *json);
+        }
         Image::Prune(wanted) => context.prune(wanted)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -122,43 +124,64 @@ impl CommandContext {
         Ok(())
     }
 
-    fn remove(&self, name: &str) -> Result<(), Failure> {
+    fn remove(&self, name: &str, json: bool) -> Result<(), Failure> {
         let name = match name.parse::<ImageName>() {
             Ok(name) if self.store.names()?.contains(&name) => name,
             _ => self.find(name)?.name,
         };
         let manifest = self.store.find(name.as_str()).ok().flatten().map(|image| image.manifest);
         let freed = self.store.remove(&name, &self.on)?;
+        let is_gone = |manifest: &Digest| matches!(self.store.find(&manifest.to_string()), Ok(None));
+        let configs = self.known_configs();
+        let pinned = manifest.filter(is_gone).map_or_else(Vec::new, |manifest| project::pinning(&manifest, configs));
+        if json {
+            let document = Document::new().with("name", &name)?.with("bytes", &freed)?;
+            let shown: Vec<String> = pinned.iter().map(|config| config.display().to_string()).collect();
+            document.with("pinned_by", &shown)?.say();
+            return Ok(());
+        }
         talk(match freed {
             0 => format!("removed the name {name}; other images need all of it"),
             freed => format!("removed {name}, {}", bytes(freed)),
         });
-        let is_gone = |manifest: &Digest| matches!(self.store.find(&manifest.to_string()), Ok(None));
-        for config in manifest.filter(is_gone).iter().flat_map(|manifest| project::pinning(manifest, &self.paths)) {
+        for config in pinned {
             talk(format!("{} is pinned to it: its next build makes or pulls it again", config.display()));
         }
         Ok(())
     }
 
-    fn verify(&self, name: Option<&str>, repair: bool, insecure: bool) -> Done {
+    /// The configs of all projects that smidr knows: those that are trusted, and those that have been built.
+    fn known_configs(&self) -> BTreeSet<PathBuf> {
+        let owners = owner::workspaces(&self.paths).into_iter().filter_map(|(_, owner)| Some(owner?.config));
+        project::trusted(&self.paths).into_iter().chain(owners).collect()
+    }
+
+    /// Reads images again, and mends them if `repair` says how far a registry may be trusted.
+    fn verify(&self, name: Option<&str>, repair: Option<bool>, json: bool) -> Done {
         let names = match name.map(str::parse::<ImageName>) {
             None => self.store.names()?,
             Some(Ok(name)) if self.store.names()?.contains(&name) => vec![name],
             Some(_) => vec![self.find(name.unwrap_or_default())?.name],
         };
         let (mut damaged, mut kind, mut checked) = (0, Kind::Host, Checked::default());
+        let mut seen = Vec::new();
+        let say_lines = |line: String| (!json).then(|| say_lines(line));
         for name in &names {
             let wrong = self.look(name, &mut checked);
-            wrong.iter().for_each(|line| say_lines(format!("{name}  DAMAGED  {}", line.0)));
+            wrong.iter().for_each(|line| _ = say_lines(format!("{name}  DAMAGED  {}", line.0)));
+            let words: Vec<&String> = wrong.iter().map(|(words, _)| words).collect();
+            let document = Document::default().with("name", name)?.with("damage", &words)?;
             if wrong.is_empty() {
-                say(format!("{name}  good"));
+                say_lines(format!("{name}  good"));
+                seen.push(document.with("repaired", &false)?);
                 continue;
             }
-            let repaired = repair.then(|| self.repair(name, insecure));
+            let repaired = repair.map(|insecure| self.repair(name, insecure));
+            seen.push(document.with("repaired", &matches!(repaired, Some(Ok(()))))?);
             // What others have in common with it is mended as well.
-            checked = if repair { Checked::default() } else { checked };
+            checked = if repair.is_some() { Checked::default() } else { checked };
             match &repaired {
-                Some(Ok(())) => say(format!("{name}  repaired")),
+                Some(Ok(())) => _ = say_lines(format!("{name}  repaired")),
                 // The next one may be mended all the same.
                 Some(Err(failure)) => {
                     report(failure);
@@ -168,11 +191,14 @@ impl CommandContext {
             }
             damaged += usize::from(!matches!(repaired, Some(Ok(()))));
         }
+        if json {
+            Document::new().with("images", &seen)?.say();
+        }
         if damaged == 0 {
             return Ok(ExitCode::SUCCESS);
         }
         let all = names.len();
-        let hint = if repair { "" } else { "; to mend what can be:  smidr image verify --repair" };
+        let hint = if repair.is_some() { "" } else { "; to mend what can be:  smidr image verify --repair" };
         talk(format!("damaged: {damaged} of {}{hint}", images(all)));
         Ok(ExitCode::from(kind.exit_code()))
     }
@@ -221,6 +247,22 @@ impl CommandContext {
         let day = Duration::from_secs(24 * 60 * 60);
         let policy = Policy { unused_for: wanted.days.map(|days| day * days), keep_bytes, dry_run: wanted.dry_run };
         let pruned = self.store.prune(policy, jiff::Timestamp::now(), &self.on)?;
+        let freed = pruned.images.iter().fold(0, |sum: u64, (_, freed)| sum.saturating_add(*freed));
+        if wanted.json {
+            let image = |(image, freed): &(StoredImage, u64)| {
+                Document::default().with("name", &image.name)?.with("bytes", freed)?.with("last_used", &image.last_used)
+            };
+            let kept = |(image, holder): &(StoredImage, String)| {
+                Document::default().with("name", &image.name)?.with("why", &format!("{holder} uses it"))
+            };
+            let images = pruned.images.iter().map(image).collect::<Result<Vec<_>, _>>()?;
+            let kept = pruned.in_use.iter().map(kept).collect::<Result<Vec<_>, _>>()?;
+            let bytes = freed.saturating_add(pruned.leftovers);
+            let document = Document::new().with("dry_run", &wanted.dry_run)?.with("bytes", &bytes)?;
+            let document = document.with("leftovers", &pruned.leftovers)?.with("images", &images)?;
+            document.with("damaged", &pruned.damaged)?.with("kept", &kept)?.say();
+            return Ok(());
+        }
         for (image, freed) in &pruned.images {
             say(format!("{:<24} {:>8}", image.name, bytes(*freed)));
         }
@@ -228,7 +270,6 @@ impl CommandContext {
         for (image, holder) in &pruned.in_use {
             talk(format!("{} stays: {holder} uses it", image.name));
         }
-        let freed = pruned.images.iter().fold(0, |sum: u64, (_, freed)| sum.saturating_add(*freed));
         let verb = if wanted.dry_run { "would remove" } else { "removed" };
         let rest = match pruned.leftovers {
             0 => String::new(),

@@ -2,21 +2,22 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::{
     args::{self, Grant},
     command_context::CommandContext,
     context::default_wanted,
     local,
-    output::{say, talk},
+    output::{Document, Unwritable, say, talk},
     report::{Done, Failure, Refused},
     trust,
 };
 use crate::{
     config::{BITBAKE, Config, HOST, conflict, nearest},
     engine,
-    events::Redactor,
-    lock::{Lock, Pins, RepositoryPin, lock_path},
-    model::{BuildRequest, CommitId, Hint},
+    lock::{HostPin, Lock, PatchPin, Pins, RepositoryPin, lock_path},
+    model::{BuildRequest, CommitId, Digest, Hint},
     plan::Plan,
     project::{Project, Sources},
 };
@@ -27,14 +28,19 @@ pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
     let (mut project, had_conflict) = open(file, &context)?;
     let before = project.lock.clone().unwrap_or_default();
     let mut lock = before.clone();
-    let fresh_host = match &args.update {
-        None => false,
-        Some(names) if names.is_empty() => {
+    // What is to be pinned anew; no name is everything.
+    let mut wanted = args.update.clone();
+    let mut fresh_host = wanted.is_some();
+    if let Some(names) = &mut wanted {
+        if names.is_empty() && !args.layers && !args.host {
             lock = Lock::default();
-            true
+        } else {
+            let known = all_names(file, &project, &context)?;
+            names.extend(known.iter().filter(|_| args.layers).cloned());
+            names.extend(args.host.then(|| HOST.to_owned()));
+            fresh_host = forget(&mut lock, names, &known)?;
         }
-        Some(wanted) => forget(&mut lock, wanted, &all_names(file, &project, &context)?)?,
-    };
+    }
     project.lock = Some(lock);
     let host = if fresh_host { HostWanted::Fresh } else { HostWanted::Pinned };
     let pins = pin_all(&context, &project, host, grant)?;
@@ -49,25 +55,51 @@ pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
         project.write_lock(&lock)?;
     }
     let redactor = context.on.redactor();
-    summary(&before, &lock).iter().for_each(|line| say(redactor.text(line)));
     drop(alone);
-    lock_own(file, &context, grant, args, &redactor)?;
+    let own = lock_own(file, &context, grant, &wanted)?;
+    if args.json {
+        let local = own.as_ref().map(|own| own.document()).transpose()?;
+        own_document(Document::new(), &before, &lock)?.with("local", &local)?.say_without(&redactor);
+        return Ok(std::process::ExitCode::SUCCESS);
+    }
+    summary(&before, &lock).iter().for_each(|line| say(redactor.text(line)));
+    if let Some(own) = own.filter(|own| !own.lock.is_empty()) {
+        talk(format!("{}, for what only it asks:", own.used));
+        summary(&own.before, &own.lock).iter().for_each(|line| say(redactor.text(line)));
+    }
     Ok(std::process::ExitCode::SUCCESS)
 }
 
-/// Pins what only the user's own file asks for.
+/// What the user's own file is pinned to.
+struct Own {
+    used: String,
+    before: Lock,
+    lock: Lock,
+}
+
+impl Own {
+    fn document(&self) -> Result<Document, Unwritable> {
+        own_document(Document::default(), &self.before, &self.lock)
+    }
+}
+
+fn own_document(document: Document, before: &Lock, lock: &Lock) -> Result<Document, Unwritable> {
+    let hosts: Vec<PinnedHost<'_>> = lock.hosts().iter().map(|host| PinnedHost::of(before, host)).collect();
+    document.with("hosts", &hosts)?.with("repositories", &repository_documents(before, lock))
+}
+
+/// Pins what only the user's own file asks for, where there is one. Of `wanted` see [`lock`].
 fn lock_own(
     file: &Path,
     context: &CommandContext,
     grant: &Grant,
-    args: &args::Lock,
-    redactor: &Redactor,
-) -> Result<(), Failure> {
+    wanted: &Option<Vec<String>>,
+) -> Result<Option<Own>, Failure> {
     let mut project = Project::read(file, None, &context.facts)?;
-    let Some(local) = &project.local else { return Ok(()) };
+    let Some(local) = &project.local else { return Ok(None) };
     let before = local.lock.clone().unwrap_or_default();
     let mut kept = before.clone();
-    match &args.update {
+    match wanted {
         None => {}
         Some(names) if names.is_empty() => kept = Lock::default(),
         Some(names) => kept.forget(&names.iter().map(String::as_str).collect::<Vec<_>>()),
@@ -81,11 +113,7 @@ fn lock_own(
     if lock != before {
         project.write_local_lock(&lock)?;
     }
-    if !lock.is_empty() {
-        talk(format!("{}, for what only it asks:", local::used(local, &project.file)));
-        summary(&before, &lock).iter().for_each(|line| say(redactor.text(line)));
-    }
-    Ok(())
+    Ok(Some(Own { used: local::used(local, &project.file), before, lock }))
 }
 
 /// The project as it is committed, and whether its lock is what both sides of an open merge pin alike.
@@ -230,9 +258,8 @@ fn pin_one(
 /// A line for everything that is pinned.
 fn summary(before: &Lock, after: &Lock) -> Vec<String> {
     let mut lines = Vec::new();
-    for host in after.hosts() {
-        let was = before.host(&host.name).filter(|old| old.image != host.image);
-        let was = was.map(|old| format!(", was {}", old.image.short())).unwrap_or_default();
+    for PinnedHost { host, was } in after.hosts().iter().map(|host| PinnedHost::of(before, host)) {
+        let was = was.map(|old| format!(", was {}", old.short())).unwrap_or_default();
         lines.push(format!("{HOST:<24} {} {}{was}", host.name, host.image.short()));
     }
     lines.extend(repositories(before, after));
@@ -241,12 +268,66 @@ fn summary(before: &Lock, after: &Lock) -> Vec<String> {
 
 /// A line for each repository.
 pub(super) fn repositories(before: &Lock, after: &Lock) -> Vec<String> {
-    let line = |new: &RepositoryPin| {
-        let named = || before.repositories().iter().filter(|old| old.name == new.name && old.branch == new.branch);
-        let old = named().find(|old| old.replaces(new)).or_else(|| named().next());
-        format!("{:<24} {}{}", new.name, describe(new), was(old, new))
-    };
+    let line = |new: &RepositoryPin| format!("{:<24} {}{}", new.name, describe(new), was(before_it(before, new), new));
     after.repositories().iter().map(line).collect()
+}
+
+fn before_it<'a>(before: &'a Lock, new: &RepositoryPin) -> Option<&'a RepositoryPin> {
+    let named = || before.repositories().iter().filter(|old| old.name == new.name && old.branch == new.branch);
+    named().find(|old| old.replaces(new)).or_else(|| named().next())
+}
+
+/// A build host as it is pinned now, for scripts.
+#[derive(Serialize)]
+struct PinnedHost<'a> {
+    #[serde(flatten)]
+    host: &'a HostPin,
+    // The image before, where that was another.
+    was: Option<&'a Digest>,
+}
+
+impl<'a> PinnedHost<'a> {
+    fn of(before: &'a Lock, host: &'a HostPin) -> Self {
+        let was = before.host(&host.name).map(|old| &old.image).filter(|old| **old != host.image);
+        Self { host, was }
+    }
+}
+
+/// A repository as it is pinned now, for scripts.
+#[derive(Serialize)]
+pub(super) struct PinnedRepository<'a> {
+    name: &'a str,
+    git: Option<&'a str>,
+    path: Option<&'a str>,
+    branch: Option<&'a str>,
+    tag: Option<&'a str>,
+    commit: Option<&'a CommitId>,
+    dirty: bool,
+    patches: &'a [PatchPin],
+    // Whether no pin was there before.
+    new: bool,
+    // The commit before, where that was another.
+    was: Option<&'a CommitId>,
+}
+
+/// A document for each repository.
+pub(super) fn repository_documents<'a>(before: &'a Lock, after: &'a Lock) -> Vec<PinnedRepository<'a>> {
+    let document = |new: &'a RepositoryPin| {
+        let old = before_it(before, new);
+        PinnedRepository {
+            name: &new.name,
+            git: new.git.as_deref(),
+            path: new.path.as_deref(),
+            branch: new.branch.as_deref(),
+            tag: new.tag.as_deref(),
+            commit: new.commit.as_ref(),
+            dirty: new.dirty,
+            patches: &new.patches,
+            new: old.is_none(),
+            was: old.and_then(|old| old.commit.as_ref()).filter(|old| Some(*old) != new.commit.as_ref()),
+        }
+    };
+    after.repositories().iter().map(document).collect()
 }
 
 fn describe(lock: &RepositoryPin) -> String {

@@ -6,10 +6,35 @@ use std::{
     sync::OnceLock,
 };
 
-use super::{
-    args::{Colour, Voice},
-    output::ColorChoice,
-};
+use clap::{Args, ValueEnum};
+
+use super::output::ColorChoice;
+
+/// How much is said beside data, and in which colours.
+#[derive(Args)]
+pub(super) struct Voice {
+    /// Print only errors and data
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Also say which tasks begin and end, and what is restored or skipped
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Use colours: auto (on terminals, without NO_COLOR), always or never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    pub color: Colour,
+}
+
+/// When colours are used.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum Colour {
+    /// Where a terminal shows them, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Even in files and pipes
+    Always,
+    /// Nowhere
+    Never,
+}
 
 /// How much is said beside data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +76,7 @@ pub(super) fn set_colour_of<'a>(words: impl Iterator<Item = &'a OsStr>) {
     let words: Vec<&str> = words.filter_map(OsStr::to_str).take_while(|word| *word != "--").collect();
     let apart = words.windows(2).filter_map(|pair| matches!(pair, ["--color", _]).then(|| pair.last()).flatten());
     let wanted = words.iter().filter_map(|word| word.strip_prefix("--color=")).chain(apart.copied()).last();
-    set_colour(wanted.and_then(|word| clap::ValueEnum::from_str(word, false).ok()).unwrap_or_default());
+    set_colour(wanted.and_then(|word| ValueEnum::from_str(word, false).ok()).unwrap_or_default());
 }
 
 /// How much is said.

@@ -91,6 +91,14 @@ impl Problems {
         self
     }
 
+    /// The file of a problem, and line and column in it, in characters, from 1.
+    pub fn position(&self, problem: &Problem) -> (&str, usize, usize) {
+        let (file, text, problem) = self.in_its_document(problem.clone());
+        let before = text.get(..problem.span.start).unwrap_or(text);
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        (file, before.matches('\n').count() + 1, line.chars().count() + 1)
+    }
+
     /// The document that a problem is in, and its place there.
     fn in_its_document(&self, problem: Problem) -> (&str, &str, Problem) {
         match &self.further {

@@ -37,7 +37,7 @@ impl Policy {
 pub struct Pruned {
     /// Images, and the bytes on the disk that only each of them needed.
     pub images: Vec<(StoredImage, u64)>,
-    /// Bytes of what no image needed any more: beginnings of blobs, leftovers. Not known before they are removed.
+    /// Bytes of what no image needed any more: beginnings of blobs, leftovers.
     pub leftovers: u64,
     /// Images whose documents are damaged, so that their size is unknown.
     pub damaged: Vec<ImageName>,
@@ -80,9 +80,7 @@ impl ImageStore {
                 }
             }
         }
-        if !policy.dry_run {
-            pruned.leftovers += self.sweep_now(on)?;
-        }
+        pruned.leftovers += if policy.dry_run { self.unneeded_bytes()? } else { self.sweep_now(on)? };
         Ok(pruned)
     }
 }

@@ -112,6 +112,14 @@ impl NameRecord {
 
 const STORE_LOCK: &str = "images";
 
+/// What no image refers to, with the locks of those who use it.
+struct Unneeded {
+    kept: BTreeSet<Digest>,
+    blobs: Vec<PathBuf>,
+    diffs: Vec<(PathBuf, PathBuf)>,
+    seams: Vec<(PathBuf, PathBuf)>,
+}
+
 /// The names of images in a store that need not be there, for a command line; nothing is opened.
 pub fn names(paths: &Paths) -> Vec<ImageName> {
     ImageStore::at(paths).names().unwrap_or_default()
@@ -295,9 +303,22 @@ impl ImageStore {
         Ok(freed + self.sweep()?)
     }
 
-    // Needs the store's lock, held exclusively.
-    fn sweep(&self) -> Result<u64, ImageError> {
-        let mut freed: u64 = 0;
+    /// The bytes that [`Self::sweep_now`] would free, as far as nothing uses them.
+    pub(super) fn unneeded_bytes(&self) -> Result<u64, ImageError> {
+        let partials = entries(&self.partials())?.into_iter().map(|(_, path)| path);
+        let unneeded = self.unneeded()?;
+        let locked = [&unneeded.diffs, &unneeded.seams].into_iter().flatten();
+        let mut all: Vec<PathBuf> = partials.chain(unneeded.blobs.iter().cloned()).collect();
+        for (path, lock) in locked {
+            if lock::holder(lock)?.is_none() {
+                all.push(path.clone());
+            }
+        }
+        Ok(sizes(&all.iter().map(PathBuf::as_path).collect::<Vec<_>>()).into_iter().fold(0, u64::saturating_add))
+    }
+
+    // What no image refers to.
+    fn unneeded(&self) -> Result<Unneeded, ImageError> {
         let mut kept = BTreeSet::new();
         for record in self.records()? {
             match self.load(record.clone()) {
@@ -307,10 +328,24 @@ impl ImageStore {
                 Err(_) => kept.extend([record.manifest]),
             }
         }
-        for (hex, path) in entries(&self.blobs())? {
-            if !is_kept(&hex, &kept) {
-                freed += remove_if_there(&path)?;
-            }
+        let of = |folder: PathBuf| -> Result<Vec<(String, PathBuf)>, ImageError> {
+            let found = entries(&folder)?.into_iter();
+            Ok(found.filter(|(hex, _)| !is_kept(hex, &kept)).collect())
+        };
+        let blobs = of(self.blobs())?.into_iter().map(|(_, path)| path).collect();
+        let diffs = of(self.diffs())?.into_iter();
+        let diffs = diffs.map(|(hex, path)| (path, self.lock_path(&diff_lock_name(&hex)))).collect();
+        let seams = of(self.seams())?.into_iter();
+        let seams = seams.map(|(hex, path)| (path, self.lock_path(&image_lock_name_of(&hex)))).collect();
+        Ok(Unneeded { kept, blobs, diffs, seams })
+    }
+
+    // Needs the store's lock, held exclusively.
+    fn sweep(&self) -> Result<u64, ImageError> {
+        let Unneeded { kept, blobs, diffs, seams } = self.unneeded()?;
+        let mut freed: u64 = 0;
+        for path in blobs {
+            freed += remove_if_there(&path)?;
         }
         for (file, path) in entries(&self.names_folder())? {
             // Temporary files of killed processes.
@@ -318,15 +353,8 @@ impl ImageStore {
                 remove_if_there(&path)?;
             }
         }
-        for (hex, path) in entries(&self.diffs())? {
-            if !is_kept(&hex, &kept) {
-                freed += self.discard(&path, &self.lock_path(&diff_lock_name(&hex)))?;
-            }
-        }
-        for (hex, path) in entries(&self.seams())? {
-            if !is_kept(&hex, &kept) {
-                freed += self.discard(&path, &self.lock_path(&image_lock_name_of(&hex)))?;
-            }
+        for (path, lock) in diffs.into_iter().chain(seams) {
+            freed += self.discard(&path, &lock)?;
         }
         self.sweep_locks(&kept)?;
         Ok(freed)

@@ -71,6 +71,8 @@ pub struct Gone {
     pub checkouts: Vec<StoredCheckout>,
     /// Mirrors, and their bytes.
     pub mirrors: Vec<(PathBuf, u64)>,
+    /// Bytes of what never became a checkout.
+    pub leftovers: u64,
     /// Checkouts that are old enough, but in use.
     pub in_use: Vec<StoredCheckout>,
 }
@@ -79,7 +81,7 @@ impl Gone {
     /// How many bytes that frees.
     pub fn bytes(&self) -> u64 {
         let checkouts = self.checkouts.iter().map(|checkout| checkout.bytes);
-        checkouts.chain(self.mirrors.iter().map(|(_, bytes)| *bytes)).fold(0, u64::saturating_add)
+        checkouts.chain(self.mirrors.iter().map(|(_, bytes)| *bytes)).fold(self.leftovers, u64::saturating_add)
     }
 }
 
@@ -129,6 +131,7 @@ impl CheckoutStore {
         }
         let Some(scratch) = scratch else {
             gone.mirrors = self.unneeded(&needed, keep, now)?;
+            gone.leftovers = sizes(&self.incomplete()?);
             return Ok(gone);
         };
         {
@@ -140,7 +143,7 @@ impl CheckoutStore {
                     gone.mirrors.push((mirror, bytes));
                 }
             }
-            self.sweep(&scratch)?;
+            gone.leftovers = self.sweep(&scratch)?;
         }
         Ok(gone)
     }
@@ -202,12 +205,24 @@ impl CheckoutStore {
         Ok(true)
     }
 
-    /// Removes checkouts without a record, and locks of what is not there. Needs the store's lock, held exclusively.
-    fn sweep(&self, scratch: &Scratch) -> Result<(), CheckoutError> {
+    /// Checkouts without a record, which nothing is making.
+    fn incomplete(&self) -> Result<Vec<PathBuf>, FileError> {
+        let mut found = Vec::new();
         for folder in self.folders()? {
             if Record::read(&folder).is_none() && lock::holder(&self.lock_of(&folder))?.is_none() {
-                move_away(&folder, scratch)?;
+                found.push(folder);
             }
+        }
+        Ok(found)
+    }
+
+    /// Removes checkouts without a record, and locks of what is not there. Needs the store's lock, held exclusively. Gives the bytes that are free
+    /// then.
+    fn sweep(&self, scratch: &Scratch) -> Result<u64, CheckoutError> {
+        let incomplete = self.incomplete()?;
+        let freed = sizes(&incomplete);
+        for folder in incomplete {
+            move_away(&folder, scratch)?;
         }
         for above in self.keys()? {
             // Fails if it is not empty.
@@ -221,7 +236,7 @@ impl CheckoutStore {
                 fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
             }
         }
-        Ok(())
+        Ok(freed)
     }
 
     fn folders(&self) -> Result<Vec<PathBuf>, FileError> {
@@ -274,6 +289,11 @@ fn last_change(mirror: &Path) -> io::Result<Timestamp> {
         newest = newest.max(entry?.metadata()?.modified()?);
     }
     Timestamp::try_from(newest).map_err(io::Error::other)
+}
+
+/// What is gone meanwhile counts nothing.
+fn sizes(trees: &[PathBuf]) -> u64 {
+    trees.iter().filter_map(|tree| size(tree).ok()).fold(0, u64::saturating_add)
 }
 
 fn size(tree: &Path) -> io::Result<u64> {

@@ -512,14 +512,19 @@ fn parse_lock(path: &Path, text: &str) -> Result<Lock, ProjectError> {
     })
 }
 
-/// The configs that the user has trusted whose locks name an image. A lock that cannot be read names none.
-pub(crate) fn pinning(image: &Digest, paths: &Paths) -> Vec<PathBuf> {
+/// The configs of projects that are trusted.
+pub(crate) fn trusted(paths: &Paths) -> Vec<PathBuf> {
+    let trusted = trust::Trust::read(paths).map(|trust| trust.list().to_vec()).unwrap_or_default();
+    trusted.into_iter().map(|project| project.config).collect()
+}
+
+/// Those configs whose locks name an image. A lock that cannot be read names none.
+pub(crate) fn pinning(image: &Digest, configs: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
     let pins = |config: &Path| {
         let lock = read_lock(&lock_path(config)).ok().flatten().and_then(|text| Lock::parse(&text).ok());
         lock.is_some_and(|lock| lock.hosts().iter().any(|host| host.image == *image))
     };
-    let trusted = trust::Trust::read(paths).map(|trust| trust.list().to_vec()).unwrap_or_default();
-    trusted.into_iter().map(|project| project.config).filter(|config| pins(config)).collect()
+    configs.into_iter().filter(|config| pins(config)).collect()
 }
 
 /// The text of the lock at a path.

@@ -21,7 +21,7 @@ fn completed(world: &World, words: &[&str], typed: &str) -> Vec<String> {
 }
 
 /// A build with one task, as far as the record goes.
-fn record(world: &World, id: &str) {
+pub(super) fn record(world: &World, id: &str) {
     let folder = world.smidr.join("builds").join(id);
     fs::create_dir_all(&folder).expect("a folder");
     let config = world.project().join("smidr.yaml");
@@ -34,12 +34,17 @@ fn record(world: &World, id: &str) {
             r#"{{"build":"{id}","seq":{seq},"at":"2026-01-01T00:00:0{seq}Z","event":"{rest},"recipe":"hello","task":"do_compile","pid":1"#
         )
     };
-    let outcome = r#"{"state":"COMPLETED","bitbake_exit":0,"artifacts":0,"artifact_bytes":0,"duration_ms":1}"#;
+    let outcome = r#"{"state":"COMPLETED","bitbake_exit":0,"artifacts":1,"artifact_bytes":1,"duration_ms":1}"#;
+    let sha256 = "a".repeat(64);
+    let artifact = format!(r#"{{"path":"a","size":1,"sha256":"sha256:{sha256}"}}"#);
     let lines = [
         started,
         format!(r#"{},"index":1,"total":1,"setscene":false,"log":null}}"#, task(2, r#"task_started""#)),
         format!(r#"{},"ok":true,"log":null}}"#, task(3, r#"task_ended""#)),
-        format!(r#"{{"build":"{id}","seq":4,"at":"2026-01-01T00:00:04Z","event":"finished","outcome":{outcome}}}"#),
+        format!(
+            r#"{{"build":"{id}","seq":4,"at":"2026-01-01T00:00:04Z","event":"artifact_kept","artifact":{artifact}}}"#
+        ),
+        format!(r#"{{"build":"{id}","seq":5,"at":"2026-01-01T00:00:04Z","event":"finished","outcome":{outcome}}}"#),
     ];
     fs::write(folder.join("events.jsonl"), lines.join("\n") + "\n").expect("a journal");
 }

@@ -33,7 +33,12 @@ fn keys(value: &Value, above: &str, found: &mut BTreeSet<String>) {
 
 /// The keys that a table below a title of the reference lists.
 fn written(title: &str) -> BTreeSet<String> {
-    let below = REFERENCE.split(&format!("## `{title}`")).nth(1).expect("the title");
+    written_in(REFERENCE, title)
+}
+
+/// The same of any reference; none where it has no such title.
+pub(super) fn written_in(reference: &str, title: &str) -> BTreeSet<String> {
+    let below = reference.split(&format!("## `{title}`\n")).nth(1).unwrap_or_default();
     let rows = below.split("\n## ").next().unwrap_or_default().lines().filter(|line| line.starts_with("| `"));
     let first = rows.filter_map(|row| row.split('|').nth(1));
     first.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()

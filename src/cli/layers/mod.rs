@@ -16,7 +16,7 @@ use super::{
     args::{Grant, Layers},
     command_context::CommandContext,
     context::default_wanted,
-    lock::{HostWanted, pin_all, repositories, settle},
+    lock::{HostWanted, pin_all, repositories, repository_documents, settle},
     output::{Document, Unwritable, bytes, say, say_lines, talk},
     report::{Done, Failure},
     times::day,
@@ -39,9 +39,9 @@ pub(super) fn layers(file: &Path, grant: &Grant, command: &Layers) -> Done {
         Layers::Ls { store: true, json } => store(&context, file, *json),
         Layers::Ls { store: false, json } => list(&context, file, *json),
         Layers::Edit(args) => edit::edit(&context, file, grant, args),
-        Layers::Sync => sync(&context, file, grant),
+        Layers::Sync { json } => sync(&context, file, grant, *json),
         Layers::Diff { old, new, json } => diff::diff(&context, file, grant, (old.as_deref(), new.as_deref()), *json),
-        Layers::Prune { days, dry_run } => prune(&context, file, grant, *days, *dry_run),
+        Layers::Prune { days, dry_run, json } => prune(&context, file, grant, (*days, *dry_run), *json),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -193,18 +193,28 @@ fn line(checkout: &StoredCheckout) -> String {
     format!("checkout  {:>8}  {url} {}{patched}, {used}", bytes(*size), commit.short())
 }
 
-fn sync(context: &CommandContext, file: &Path, grant: &Grant) -> Result<(), Failure> {
+fn sync(context: &CommandContext, file: &Path, grant: &Grant, json: bool) -> Result<(), Failure> {
     let project = Project::read(file, None, &context.facts)?;
     let before = project.lock.clone().unwrap_or_default();
     let pins = pin_all(context, &project, HostWanted::Not, grant)?;
     project.pin(pins, &context.paths, false)?;
     let after = Project::read(file, None, &context.facts)?.lock.unwrap_or_default();
     let redactor = context.on.redactor();
+    if json {
+        Document::new().with("repositories", &repository_documents(&before, &after))?.say_without(&redactor);
+        return Ok(());
+    }
     repositories(&before, &after).iter().for_each(|line| say(redactor.text(line)));
     Ok(())
 }
 
-fn prune(context: &CommandContext, file: &Path, grant: &Grant, days: u64, dry_run: bool) -> Result<(), Failure> {
+fn prune(
+    context: &CommandContext,
+    file: &Path,
+    grant: &Grant,
+    (days, dry_run): (u64, bool),
+    json: bool,
+) -> Result<(), Failure> {
     let keep = Keep { used_within: Duration::from_secs(days.saturating_mul(24 * 60 * 60)), dry_run };
     // A store that the project names elsewhere is swept only with the user's leave.
     let store = match Project::read(file, None, &context.facts) {
@@ -212,6 +222,15 @@ fn prune(context: &CommandContext, file: &Path, grant: &Grant, days: u64, dry_ru
         Err(_) => Store::at(&context.paths.layers()),
     };
     let gone = store.checkouts.prune(keep, Timestamp::now(), &context.on, &context.stop)?;
+    if json {
+        let documents = |all: &[StoredCheckout]| all.iter().map(document).collect::<Result<Vec<_>, _>>();
+        let mirror = |(path, bytes): &(PathBuf, u64)| Document::default().with("path", path)?.with("bytes", bytes);
+        let mirrors = gone.mirrors.iter().map(mirror).collect::<Result<Vec<_>, _>>()?;
+        let all = Document::new().with("dry_run", &dry_run)?.with("bytes", &gone.bytes())?;
+        let all = all.with("leftovers", &gone.leftovers)?.with("checkouts", &documents(&gone.checkouts)?)?;
+        all.with("mirrors", &mirrors)?.with("kept", &documents(&gone.in_use)?)?.say();
+        return Ok(());
+    }
     gone.checkouts.iter().for_each(|checkout| say(line(checkout)));
     for (mirror, size) in &gone.mirrors {
         say(format!("mirror    {:>8}  {}", bytes(*size), mirror.display()));

@@ -1,0 +1,210 @@
+//! Every JSON document of every command, compared with docs/json.md: what is there is written down, and what is written down is there.
+
+use std::{collections::BTreeSet, fs};
+
+use serde_json::Value;
+
+use super::{
+    completions::record,
+    disk::written_in,
+    layers::git,
+    support::{Done, World, has, skip},
+};
+
+const REFERENCE: &str = include_str!("../../docs/json.md");
+
+/// What these projects do not have: an image made of packages, another image than before, a machine that cannot build, a symbolic link.
+const NOT_HERE: [&str; 9] = [
+    "hosts[].recipe",
+    "hosts[].packages",
+    "artifacts[].link",
+    "findings[].hint",
+    "findings[].errno",
+    "findings[].cause",
+    "findings[].remedy_user",
+    "findings[].remedy_admin",
+    "plan.ca_bundle",
+];
+
+/// All keys of a document, as the reference writes them; an empty list counts as one of its entries.
+fn keys(value: &Value, above: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                keys(field, &format!("{above}{}{name}", if above.is_empty() { "" } else { "." }), found);
+            }
+        }
+        Value::Array(list) if !list.is_empty() => {
+            list.iter().for_each(|field| keys(field, &format!("{above}[]"), found))
+        }
+        Value::Array(_) => _ = found.insert(format!("{above}[]")),
+        _ => _ = found.insert(above.to_owned()),
+    }
+}
+
+/// Whether a key is another one, or of what that holds.
+fn is_of(key: &str, other: &str) -> bool {
+    key.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+#[derive(Default)]
+struct Seen(Vec<(&'static str, BTreeSet<String>)>);
+
+impl Seen {
+    fn add(&mut self, title: &'static str, done: &Done) {
+        let document: Value = done.json();
+        assert_eq!(document["version"], 1, "{title}");
+        let mut found = BTreeSet::new();
+        keys(&document, "", &mut found);
+        match self.0.iter_mut().find(|(known, _)| *known == title) {
+            Some((_, all)) => all.extend(found),
+            None => self.0.push((title, found)),
+        }
+    }
+}
+
+/// A project with as much as a config can have, and a second commit in one of its layers.
+fn project(world: &World) {
+    world.init("p");
+    let repository = world.work.join("meta-git");
+    fs::create_dir_all(repository.join("conf")).expect("folders");
+    let conf = "BBFILE_COLLECTIONS += \"git\"\nBBFILE_PRIORITY_git = \"5\"\nLAYERVERSION_git = \"2\"\nLAYERDEPENDS_git = \"meta-hello\"\nLAYERSERIES_COMPAT_git = \"hello\"\n";
+    fs::write(repository.join("conf/layer.conf"), conf).expect("a layer");
+    fs::write(repository.join("COPYING"), "a\n").expect("a file");
+    git(&repository, &["init", "-q", "-b", "main"]);
+    git(&repository, &["add", "-A"]);
+    git(&repository, &["commit", "-qm", "Begin"]);
+    git(&repository, &["tag", "v1"]);
+    fs::write(world.project().join("a.patch"), "--- a/COPYING\n+++ b/COPYING\n@@ -1 +1 @@\n-a\n+b\n").expect("a patch");
+    world.edit(
+        "smidr.yaml",
+        "    path: ./layers/meta-hello\n",
+        &format!(
+            "    path: ./layers/meta-hello\n  - name: meta-git\n    git: file://{0}\n    branch: main\n    mirrors: ['file://{0}']\n    patches: [a.patch]\n",
+            repository.display()
+        ),
+    );
+    world.edit_host("tiny");
+    fs::create_dir_all(world.work.join("shown")).expect("a folder");
+    world.append(&format!(
+        "  binds: [{{source: {}}}]\nenv: {{GREETING: hi}}\nartifacts: ['*']\nvariants: {{debug: {{}}}}\n",
+        world.work.join("shown").display()
+    ));
+}
+
+/// An image with one folder.
+fn import(world: &World, folder: &str, name: &str) {
+    let archive = world.work.join("root.tar");
+    let mut tar = tar::Builder::new(fs::File::create(&archive).expect("a file"));
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_mode(0o755);
+    tar.append_data(&mut header, folder, std::io::empty()).expect("a folder");
+    tar.finish().expect("an archive");
+    world.smidr().args(["image", "import"]).arg(&archive).args(["--name", name]).run().expect_code(0);
+}
+
+#[test]
+fn layers_and_host_are_pinned_anew_one_without_the_other() {
+    if !has("git") {
+        return skip("documents::layers_and_host_are_pinned_anew_one_without_the_other", "there is no git here");
+    }
+    let world = World::new();
+    project(&world);
+    import(&world, "usr/", "tiny");
+    import(&world, "usr/", "kept");
+    let lock = |flags: &[&str]| world.smidr().args(["lock", "--json"]).args(flags).run().expect_code(0).json();
+    let changed = |document: &Value| {
+        let is_other = |list: &str| document[list].as_array().expect("a list").iter().any(|one| !one["was"].is_null());
+        (is_other("hosts"), is_other("repositories"))
+    };
+    let commit = |text: &str| {
+        let repository = world.work.join("meta-git");
+        fs::write(repository.join("README"), text).expect("a file");
+        git(&repository, &["add", "-A"]);
+        git(&repository, &["commit", "-qm", text]);
+    };
+    assert_eq!(changed(&lock(&[])), (false, false));
+    commit("one");
+    import(&world, "opt/", "tiny");
+    assert_eq!(changed(&lock(&["--update", "--layers"])), (false, true), "the build host stays");
+    commit("two");
+    assert_eq!(changed(&lock(&["--update", "--host"])), (true, false), "layers stay");
+    assert_eq!(changed(&lock(&["--update", "host", "--layers"])), (false, true));
+    world.smidr().args(["lock", "--layers"]).run().expect_code(2).expect_err("--update");
+    // A project that was built here is known, trusted or not.
+    world.smidr().arg("untrust").run();
+    let owner = format!(
+        r#"{{"version":1,"config":"{}","variant":null,"domain":null,"elsewhere":[]}}"#,
+        world.project().join("smidr.yaml").display()
+    );
+    for folder in ["workspaces/p-1", "owners"] {
+        fs::create_dir_all(world.smidr.join(folder)).expect("folders");
+    }
+    fs::write(world.smidr.join("owners/p-1.json"), owner).expect("a record");
+    let removed = world.smidr().args(["image", "rm", "tiny"]).run();
+    removed.expect_code(0).expect_err("p/smidr.yaml is pinned to it");
+}
+
+#[test]
+fn the_reference_has_every_key_of_every_document() {
+    if !has("git") {
+        return skip("documents::the_reference_has_every_key_of_every_document", "there is no git here");
+    }
+    let world = World::new();
+    project(&world);
+    let run = |line: &str| world.smidr().args(line.split(' ')).run();
+    import(&world, "usr/", "tiny");
+    let mut seen = Seen::default();
+    let mut add = |title: &'static str, line: &str, code: i32| {
+        let done = run(line);
+        done.expect_code(code);
+        seen.add(title, &done);
+    };
+    add("smidr plan --json", "plan --json", 0);
+    add("smidr check --json", "check --json", 0);
+    add("smidr layers ls --json", "layers ls --json", 0);
+    add("smidr lock --json", "lock --json", 0);
+    add("smidr layers sync --json", "layers sync --json", 0);
+    add("smidr layers ls --json", "layers ls --json", 0);
+    add("smidr layers ls --store --json", "layers ls --store --json", 0);
+    add("smidr plan --json", "plan --json -- -k", 0);
+    let repository = world.work.join("meta-git");
+    fs::write(repository.join("README"), "x\n").expect("a file");
+    git(&repository, &["add", "-A"]);
+    git(&repository, &["commit", "-qm", "More"]);
+    add("smidr layers diff --json", "layers diff --json", 0);
+    add("smidr lock --json", "lock --update --layers --json", 0);
+    world.append("nonsense: 1\n");
+    add("smidr check --json", "check --json", 2);
+    world.edit("smidr.yaml", "nonsense: 1\n", "");
+    add("smidr layers prune --json", "layers prune --days 0 --dry-run --json", 0);
+    add("smidr trust --list --json", "trust --list --json", 0);
+    add("smidr image ls --json", "image ls --json", 0);
+    add("smidr image verify --json", "image verify --json", 0);
+    add("smidr image prune --json", "image prune --keep 0 --dry-run --json", 0);
+    add("smidr doctor --json", "doctor --json", 0);
+    record(&world, "p-0000abcd");
+    run("history rebuild").expect_code(0);
+    add("smidr status --json", "status --json", 0);
+    add("smidr status ID --json", "status p-0000abcd --json", 0);
+    add("smidr artifacts list --json", "artifacts list p-0000abcd --json", 0);
+    add("smidr artifacts show --json", "artifacts show p-0000abcd --json", 0);
+    add("smidr artifacts clean --json", "artifacts clean --keep 0 --dry-run --json", 0);
+    add("smidr history prune --json", "history prune --keep 0 --dry-run --json", 0);
+    add("smidr image rm --json", "image rm tiny --json", 0);
+    let mut wrong = Vec::new();
+    for (title, found) in &seen.0 {
+        let written = written_in(REFERENCE, title);
+        // What is null, or an empty list, may have more below it.
+        let is_written = |key: &&String| written.iter().any(|known| is_of(key, known) || is_of(known, key));
+        let is_there = |key: &&String| found.iter().any(|known| is_of(known, key)) || NOT_HERE.contains(&key.as_str());
+        wrong.extend(
+            found.iter().filter(|key| !is_written(key)).map(|key| format!("{title}: {key} is not in docs/json.md")),
+        );
+        wrong.extend(written.iter().filter(|key| !is_there(key)).map(|key| format!("{title}: there is no {key}")));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let titles = REFERENCE.lines().filter(|line| line.starts_with("## `smidr "));
+    assert_eq!(titles.count(), seen.0.len(), "docs/json.md has documents that there are not");
+}
