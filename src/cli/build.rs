@@ -10,7 +10,7 @@ use super::{
     args::{Build, EventForm, Grant},
     context, local,
     output::{say, talk},
-    report::{Done, Failure, Refused},
+    report::{Done, Failure, Refused, placed},
     several,
     terminal::{JsonLines, Terminal},
     trust,
@@ -126,7 +126,8 @@ impl Asked<'_> {
         if !args.wait {
             engine::check_free(&judged.plan, self.paths)?;
         }
-        let mut submission = engine::submission(&project, &judged, request, self.facts, self.paths, random())?;
+        let submission = engine::submission(&project, &judged, request.clone(), self.facts, self.paths, random());
+        let mut submission = submission.map_err(|error| placed(error, &project, &request, self.facts, self.paths))?;
         submission.wait = args.wait;
         self.all.push(submission);
         Ok(())

@@ -10,7 +10,7 @@ use super::{
     context::default_wanted,
     local,
     output::{Document, Unwritable, say, talk},
-    report::{Done, Failure, Refused},
+    report::{Done, Failure, Refused, placed},
     trust,
 };
 use crate::{
@@ -244,15 +244,17 @@ fn pin_one(
 ) -> Result<Pins, Failure> {
     let plan = settle(context, project, &wanted, grant)?;
     context.on.hide(&engine::inputs::secrets(&plan));
-    match host {
-        HostWanted::Not => Ok(Pins { hosts: Vec::new(), repositories: engine::layers(&plan, context.tools())?.pins }),
+    let pins = match host {
+        HostWanted::Not => engine::layers(&plan, context.tools())
+            .map(|checkouts| Pins { hosts: Vec::new(), repositories: checkouts.pins }),
         host => {
             let known = project.host_lock(&plan);
             // What is asked for anew is not in the lock any more, unless the config before has brought it.
             let fresh = host == HostWanted::Fresh && known.is_none();
-            Ok(engine::pin(&plan, known, fresh, context.tools())?)
+            engine::pin(&plan, known, fresh, context.tools())
         }
-    }
+    };
+    pins.map_err(|error| placed(error, project, &wanted, &context.facts, &context.paths))
 }
 
 /// A line for everything that is pinned.

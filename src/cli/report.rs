@@ -10,8 +10,10 @@ use super::{
     voice::coloured,
 };
 use crate::{
+    config, engine,
     events::Redactor,
-    model::{Hint, Shown, UserError},
+    model::{BuildRequest, ConfigPlace, Hint, Kind, Paths, Shown, SystemFacts, UserError},
+    project::Project,
 };
 
 /// An error of any module, on its way to the user.
@@ -69,6 +71,43 @@ pub(super) fn usage(error: &mut clap::Error) {
     if error.use_stderr() { complain_block(text.trim_end()) } else { say_block(text.trim_end()) }
 }
 
+/// An error with the line of the config that asked for what failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+struct Placed {
+    place: ConfigPlace,
+    error: Failure,
+}
+
+impl UserError for Placed {
+    fn kind(&self) -> Kind {
+        self.error.kind()
+    }
+
+    fn drawn(&self, colour: bool) -> Option<String> {
+        let hints: Vec<String> = self.error.hints().iter().map(ToString::to_string).collect();
+        let hint = (!hints.is_empty()).then(|| hints.join("\n"));
+        let causes = std::iter::successors(self.error.source(), |cause| cause.source());
+        let title = causes.fold(self.error.to_string(), |title, cause| format!("{title}: {cause}"));
+        Some(config::drawn_at(&self.place, &title, hint.as_deref(), colour))
+    }
+}
+
+/// An error with the line of the config that asked for what failed, if one did.
+pub(super) fn placed(
+    error: impl Into<Failure>,
+    project: &Project,
+    wanted: &BuildRequest,
+    facts: &SystemFacts,
+    paths: &Paths,
+) -> Failure {
+    let error = error.into();
+    match engine::place(&*error, project, wanted, facts, paths) {
+        Some(place) => Placed { place, error }.into(),
+        None => error,
+    }
+}
+
 /// A request that cannot be served, where no other module has a word for it.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
@@ -85,8 +124,8 @@ impl Refused {
 }
 
 impl UserError for Refused {
-    fn kind(&self) -> crate::model::Kind {
-        crate::model::Kind::Request
+    fn kind(&self) -> Kind {
+        Kind::Request
     }
 
     fn hints(&self) -> Vec<Hint> {

@@ -10,7 +10,7 @@ use super::{
     context::{self, default_wanted},
     output::{complain, say, talk, talk_lines},
     pty::Relay,
-    report::{Failure, Refused, report},
+    report::{Failure, Refused, placed, report},
     terminal::Terminal,
     trust,
 };
@@ -102,7 +102,8 @@ fn inside(
     let project = Project::read(file, variant.as_deref(), &facts)?;
     let paths = context::open_paths(&facts)?;
     let given = trust::given(&facts, grant);
-    let mut plan = trust::settle(&project, &default_wanted(variant), &facts, &paths, &given, &stop)?.plan;
+    let wanted = default_wanted(variant);
+    let mut plan = trust::settle(&project, &wanted, &facts, &paths, &given, &stop)?.plan;
     // Describing a sandbox fetches nothing.
     plan.offline |= print_sandbox;
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
@@ -113,7 +114,8 @@ fn inside(
     let Services { paths, facts, spawner, .. } = &services;
     let tools = Tools { services: &services, stop: &stop, on: &on };
     let host = project.host_lock(&plan).cloned();
-    let prepared = engine::prepare(plan, host.as_ref(), None, Use::Edit, tools)?;
+    let prepared = engine::prepare(plan, host.as_ref(), None, Use::Edit, tools);
+    let prepared = prepared.map_err(|error| placed(error, &project, &wanted, facts, paths))?;
     project.pin(prepared.pins(), paths, print_sandbox)?;
     let streams = || FileError::new("use", Path::new("standard input and output"));
     let (relay, stdio) = Relay::of_caller().map_err(streams())?;

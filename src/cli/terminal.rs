@@ -11,11 +11,15 @@ use progress::Works;
 
 use super::{
     board::{self, shortened},
-    output::{Bar, bytes, complain, complain_lines, duration, offer_json, paint, say, say_lines, used},
+    output::{
+        Bar, bytes, complain, complain_block, complain_lines, duration, offer_json, paint, say, say_block, say_lines,
+        used,
+    },
     times::{between, clock},
     voice::{self, Amount, watched},
 };
 use crate::{
+    config,
     events::EventSink,
     model::{Event, Level, Outcome, Record, Stage, State, TaskName},
 };
@@ -121,6 +125,14 @@ impl Terminal {
         }
     }
 
+    // For texts whose lines are smidr's own.
+    fn block(&self, text: &str) {
+        match self.to {
+            Stream::Err => self.print(|| complain_block(text)),
+            Stream::Out => say_block(text),
+        }
+    }
+
     fn stage(&mut self, stage: Stage) {
         match stage {
             Stage::Prepare => {}
@@ -221,6 +233,7 @@ impl Terminal {
                 self.line(format!("{id} {} after {took}", paint(AnsiColor::Yellow, "CANCELLED")));
                 failure::causes(&outcome.reasons).into_iter().for_each(|text| self.lines(text));
             }
+            _ if outcome.place.is_some() => self.placed(outcome),
             _ => {
                 let board = self.board.lock();
                 let (done, total) = (board.done(), board.total);
@@ -229,6 +242,15 @@ impl Terminal {
                 told.into_iter().for_each(|text| self.lines(text));
             }
         }
+    }
+
+    /// An error of the config, at its line.
+    fn placed(&self, outcome: &Outcome) {
+        let Some(place) = &outcome.place else { return };
+        let title = format!("{}{}", self.label, outcome.reasons.join(": "));
+        let hints: Vec<String> = outcome.hints.iter().map(ToString::to_string).collect();
+        let hint = (!hints.is_empty()).then(|| hints.join("\n"));
+        self.block(&config::drawn_at(place, &title, hint.as_deref(), voice::coloured()));
     }
 
     /// What only those want to know who ask for details.

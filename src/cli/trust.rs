@@ -10,7 +10,7 @@ use super::{
     args::{Grant, Trust as TrustArgs, Untrust},
     context::{self, default_wanted},
     output::{self, Document, say, talk},
-    report::{Done, Failure, Refused},
+    report::{Done, Failure, Refused, placed},
     times::day,
 };
 use crate::{
@@ -61,7 +61,8 @@ fn judge_by(
     let refused = |plan: &Plan, asks: &[Ask]| {
         trust.refused(&project.file, &plan.project_workspace(), asks, given, &project.settings)
     };
-    let mut judged = engine::judge(project, wanted, facts, paths, refused)?;
+    let judged = engine::judge(project, wanted, facts, paths, refused);
+    let mut judged = judged.map_err(|error| placed(error, project, wanted, facts, paths))?;
     judged.plan.logins = trust.logins(&project.file, &judged.plan.project_workspace(), given, &project.settings);
     Ok(judged)
 }

@@ -27,7 +27,7 @@ pub use decode::UsedVariable;
 pub use inputs::{Bind, Inputs, overlap, refused_dest};
 pub use node::{Span, Text};
 pub use place::place;
-pub use problem::{Problem, Problems, nearest};
+pub use problem::{Problem, Problems, drawn_at, nearest};
 pub use read::{PRIVATE, examine, read};
 pub use schema::*;
 pub use source::{BITBAKE, HOST};

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, fmt};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::node::Span;
-use crate::model::{Kind, Shown, UserError};
+use crate::model::{ConfigPlace, Kind, Shown, UserError};
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +99,16 @@ impl Problems {
         (file, before.matches('\n').count() + 1, line.chars().count() + 1)
     }
 
+    /// The line of a problem.
+    pub fn place(&self, problem: &Problem) -> ConfigPlace {
+        let (file, line, column) = self.position(problem);
+        let (_, text, Problem { span, .. }) = self.in_its_document(problem.clone());
+        let shown = text.lines().nth(line - 1).unwrap_or_default().to_owned();
+        let rest = (shown.chars().count() + 1).saturating_sub(column);
+        let length = text.get(span).map_or(0, |value| value.chars().count()).min(rest);
+        ConfigPlace { file: file.to_owned(), line, column, length, text: shown }
+    }
+
     /// The document that a problem is in, and its place there.
     fn in_its_document(&self, problem: Problem) -> (&str, &str, Problem) {
         match &self.further {
@@ -158,6 +168,22 @@ impl UserError for Problems {
     fn drawn(&self, colour: bool) -> Option<String> {
         Some(self.render(colour))
     }
+}
+
+/// An error with the line of the config that asked for what failed.
+pub fn drawn_at(place: &ConfigPlace, title: &str, hint: Option<&str>, colour: bool) -> String {
+    let plain = |text: &str| String::from(Shown::plain(text));
+    let (file, text, title, hint) = (plain(&place.file), plain(&place.text), plain(title), hint.map(plain));
+    let at = |column: usize| text.char_indices().nth(column).map_or(text.len(), |(at, _)| at);
+    let (start, end) = (place.column.saturating_sub(1), place.column.saturating_sub(1).saturating_add(place.length));
+    let annotation = AnnotationKind::Primary.span(at(start)..at(end));
+    let snippet = Snippet::source(&text).path(&file).line_start(place.line).annotation(annotation);
+    let mut groups = vec![Level::ERROR.primary_title(title.as_str()).element(snippet)];
+    groups.extend(
+        hint.iter().map(|hint| Group::with_title(Level::HELP.with_name("hint").secondary_title(hint.as_str()))),
+    );
+    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    String::from(Shown::block(&renderer.render(&groups)))
 }
 
 /// The known name that is nearest to a wrong one, if any is near enough to be meant: first one that differs by a slip of the keyboard, then that with

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use super::{EngineError, devices, guards, host, inputs};
 use crate::{
-    config::{BITBAKE, Config, Span},
+    config::{self, BITBAKE, Config, Problem, Span},
     layers::{self, CollectionError, DiscoverError, LayerError, patch::PatchError},
-    model::{BuildRequest, Paths, SystemFacts},
-    plan::{self, Domain, InputError, Isolation, Plan, PlanError, What},
+    model::{BuildRequest, ConfigPlace, Kind, Paths, SystemFacts, UserError, without_secrets},
+    plan::{self, Domain, InputError, Isolation, Plan, PlanError, PlannedSource, What},
     project::Project,
     recipes,
 };
@@ -168,6 +168,52 @@ pub(crate) fn look(project: &Project, plan: &Plan, whole: bool, facts: &SystemFa
         }
     }
     seen
+}
+
+/// The line of the config that asks for what failed, as `smidr check` shows it, or which only a look into the network could tell.
+pub(crate) fn place(
+    error: &(dyn UserError + 'static),
+    project: &Project,
+    wanted: &BuildRequest,
+    facts: &SystemFacts,
+    paths: &Paths,
+) -> Option<ConfigPlace> {
+    let sources = &project.sources;
+    // What is drawn already has its place, and nothing of what a link leads to is quoted.
+    if error.drawn(false).is_some() || sources.is_link || error.kind() == Kind::Cancelled {
+        return None;
+    }
+    let mut looked = project.clone();
+    let mut all = settle(&mut looked, wanted, facts, paths).ok()?;
+    let plan = looked.plan(wanted, facts, paths, &Domain::Own).ok()?;
+    let error_of_ours: &(dyn std::error::Error + 'static) = error;
+    let fetched = error_of_ours.downcast_ref().and_then(|error| of_fetch(error, &plan));
+    if fetched.is_none() {
+        let whole = project.config.whole && looked.config.layers.len() == project.config.layers.len();
+        all.extend(look(&looked, &plan, whole, facts, paths).wrong);
+    }
+    let title = error.to_string();
+    let same = || all.into_iter().find(|wrong| wrong.error.to_string() == title);
+    let (keys, span) = match fetched {
+        Some(keys) => (keys, None),
+        None => same().map(|wrong| (wrong.keys, wrong.span))?,
+    };
+    let span = span.or_else(|| config::place(&sources.texts, wanted.variant.as_deref(), &keys))?;
+    let problem = Problem::new(span, title);
+    Some(sources.problems(vec![problem.clone()]).place(&problem))
+}
+
+/// The keys of a repository that cannot be had as the config wants it.
+fn of_fetch(error: &EngineError, plan: &Plan) -> Option<Vec<String>> {
+    let EngineError::Layers(LayerError::Git(error)) = error else { return None };
+    let said = error.to_string();
+    let is_it = |source: &PlannedSource| match source {
+        PlannedSource::Git(git) => said.contains(&without_secrets(&git.url)),
+        PlannedSource::Path(_) => false,
+    };
+    let name = plan.sources().find(|(_, source)| is_it(source))?.0;
+    let part = if name == BITBAKE { vec![BITBAKE] } else { vec!["layers", name] };
+    Some(owned(&part, &[error.key()]))
 }
 
 fn of_input(config: &Config, plan: &Plan, input: Option<usize>, error: inputs::InputsError) -> Wrong {

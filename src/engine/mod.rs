@@ -45,7 +45,7 @@ pub(crate) use drive::Finished;
 pub(crate) use edits::Edits;
 use failure::not_built;
 use host::resolve_host;
-pub(crate) use look::{Wrong, look, settle};
+pub(crate) use look::{Wrong, look, place, settle};
 pub(crate) use prepare::{Prepared, Use, prepare};
 pub(crate) use submission::submission;
 pub(crate) use workspace::{check_free, claim};

@@ -297,6 +297,19 @@ impl GitError {
     }
 }
 
+impl GitError {
+    /// The key of a repository in the config that asks for what cannot be had.
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::Unknown { kind, .. } => kind,
+            Self::UnknownCommit { .. } | Self::NotOnBranch { .. } | Self::Cut { .. } | Self::Refused { .. } => "commit",
+            Self::OtherTag { .. } | Self::NoCommit { .. } => "tag",
+            Self::Everywhere { failures, .. } => failures.first().map_or("git", Self::key),
+            _ => "git",
+        }
+    }
+}
+
 impl UserError for GitError {
     fn kind(&self) -> Kind {
         match self {

@@ -37,7 +37,7 @@ pub use foreign::Shown;
 pub use foreign::danger;
 pub use hint::{Action, Hint};
 pub use logins::Logins;
-pub use outcome::{FailedTask, Outcome, State};
+pub use outcome::{ConfigPlace, FailedTask, Outcome, State};
 pub use paths::{FOLDER_MARK, Paths, without_dots};
 pub use request::BuildRequest;
 pub use resources::{Limits, PeakOf, Usage};

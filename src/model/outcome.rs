@@ -79,6 +79,21 @@ pub struct FailedTask {
     pub reasons: Vec<String>,
 }
 
+/// A line of a config, and what is meant of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigPlace {
+    /// The name of the config.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// In characters.
+    pub length: usize,
+    /// The line.
+    pub text: String,
+}
+
 /// How a build ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -98,6 +113,9 @@ pub struct Outcome {
     /// What to do about it.
     #[serde(default)]
     pub hints: Vec<Hint>,
+    /// The line of the config that asked for what failed, if one did and BitBake did not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<ConfigPlace>,
     /// What it used of this machine, where BitBake ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
@@ -148,6 +166,7 @@ impl Outcome {
                 _ => None,
             },
             hints: Vec::new(),
+            place: None,
             usage: None,
             artifacts: 0,
             artifact_bytes: 0,

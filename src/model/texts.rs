@@ -1,6 +1,6 @@
 //! Every text that an event carries. A new field of an event has to be named here, as a text or as none.
 
-use super::{Action, Event, FailedTask, Hint, Outcome, TaskName};
+use super::{Action, ConfigPlace, Event, FailedTask, Hint, Outcome, TaskName};
 
 impl Event {
     /// Hands every text to `change`, which may replace it. Paths, digests and numbers are none: a path that was changed would name
@@ -59,6 +59,7 @@ impl Event {
                     reasons,
                     kind: _,
                     hints,
+                    place,
                     usage: _,
                     artifacts: _,
                     artifact_bytes: _,
@@ -70,6 +71,10 @@ impl Event {
                     reasons.iter_mut().for_each(&mut *change);
                 }
                 reasons.iter_mut().for_each(&mut *change);
+                if let Some(ConfigPlace { file, text, .. }) = place {
+                    change(file);
+                    change(text);
+                }
                 for Hint { text, action } in hints {
                     change(text);
                     if let Some(Action::Command(action) | Action::Config(action) | Action::Page(action)) = action {

@@ -10,6 +10,7 @@ use crate::{
 };
 
 /// The user's own file, as far as the rest of a project has to know of it.
+#[derive(Clone)]
 pub(crate) struct Local {
     /// The keys that it sets.
     pub keys: Vec<String>,

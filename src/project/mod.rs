@@ -30,6 +30,7 @@ use crate::{
 };
 
 /// A project: its config with everything that belongs to it.
+#[derive(Clone)]
 pub(crate) struct Project {
     /// The config, absolute.
     pub file: PathBuf,

@@ -249,13 +249,19 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
     }
     let host = project.host_lock(&plan).cloned();
     let locked = plan.locked;
-    engine::build(plan, host.as_ref(), Some(workspace), tools, |pins| match project.pin(pins, &tools.paths, locked) {
-        // The build is of the lock that was submitted.
-        Err(ProjectError::Lock(error)) => {
-            let why = Outcome::of(&error).reasons.join(": ");
-            tools.on.warn(format!("smidr.lock is not what was submitted, and stays as it is: {why}"));
-            Ok(())
+    let built = engine::build(plan, host.as_ref(), Some(workspace), tools, |pins| {
+        match project.pin(pins, &tools.paths, locked) {
+            // The build is of the lock that was submitted.
+            Err(ProjectError::Lock(error)) => {
+                let why = Outcome::of(&error).reasons.join(": ");
+                tools.on.warn(format!("smidr.lock is not what was submitted, and stays as it is: {why}"));
+                Ok(())
+            }
+            pinned => Ok(pinned?),
         }
-        pinned => Ok(pinned?),
+    });
+    built.or_else(|error| {
+        let place = engine::place(&error, &project, request, &tools.facts, &tools.paths);
+        Ok(Outcome { place, ..Outcome::of(&error) })
     })
 }

@@ -280,3 +280,53 @@ fn lock_settles_a_conflict_of_its_file() {
     done.expect_code(0).expect_err("pinned differently by the two sides, so to what it is now: hello");
     assert_eq!(fs::read_to_string(&file).expect("a lock"), good);
 }
+
+/// What is known before BitBake starts has its line, whatever command finds it.
+#[test]
+fn every_command_shows_the_line_that_check_shows() {
+    let world = World::new();
+    world.init("p");
+    let repository = world.work.join("meta-git");
+    fs::create_dir_all(&repository).expect("a folder");
+    fs::write(repository.join("README"), "x").expect("a file");
+    let has_git = super::support::has("git");
+    if has_git {
+        super::layers::git(&repository, &["init", "-q", "-b", "main"]);
+        super::layers::git(&repository, &["add", "-A"]);
+        super::layers::git(&repository, &["commit", "-qm", "Begin"]);
+    }
+    let original = fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
+    let branch = format!("git: file://{}\n    branch: mian", repository.display());
+    let rows: &[(&str, &str, &str)] = &[
+        ("recipe: hello", "recipe: hello\n  binds: [{source: /tmp/none}]", "19:20"),
+        ("recipe: hello", "recipe: hello\n  devices: [mem]", "19:13"),
+        ("recipe: hello", "recipe: hello\n  netrc: ./no", "19:10"),
+        ("recipe: hello", "recipe: helo", "18:11"),
+        ("recipe: hello", "image: not-here", "18:10"),
+        ("machine: hello-x86-64", "machine: foo", "6:12"),
+        ("distro: hello", "distro: helo", "7:11"),
+        ("./layers/meta-hello", "./layers/gone", "11:11"),
+        ("name: p", "name: p\ndirectories: {downloads: /x y}", "3:26"),
+        // Only the network knows.
+        ("path: ./layers/meta-hello", &branch, "12:13"),
+    ];
+    for (old, new, place) in rows.iter().filter(|(_, new, _)| has_git || *new != branch) {
+        world.write("smidr.yaml", &original.replace(old, new));
+        let expected = [format!("smidr.yaml:{place}")];
+        if *new != branch {
+            assert_eq!(places(&world.smidr().arg("check").run().err), expected, "check of {new}");
+        }
+        // What a build is shown of its caller is nothing to pin.
+        let is_input = new.starts_with("recipe: hello\n");
+        for command in [&["lock"][..], &["build"], &["run", "true"]].into_iter().skip(usize::from(is_input)) {
+            let done = world.smidr().args(command).run();
+            done.expect_one_error();
+            assert_eq!(places(&done.err), expected, "{command:?} of {new}:\n{}", done.err);
+        }
+    }
+    // What a link leads to is not quoted.
+    world.write("other.yaml", &original.replace("recipe: hello", "recipe: hello\n  netrc: ./no"));
+    fs::remove_file(world.project().join("smidr.yaml")).expect("a file less");
+    std::os::unix::fs::symlink("other.yaml", world.project().join("smidr.yaml")).expect("a link");
+    assert_eq!(places(&world.smidr().arg("build").run().expect_code(2).err), Vec::<&str>::new());
+}

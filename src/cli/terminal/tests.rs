@@ -33,6 +33,7 @@ fn samples() -> Vec<Event> {
         reasons: vec![text()],
         kind: Some(crate::model::Kind::Host),
         hints: vec![crate::model::Hint::command("x", "x")],
+        place: Some(crate::model::ConfigPlace { file: text(), line: 1, column: 1, length: 1, text: text() }),
         usage: Some(usage),
         artifacts: 1,
         artifact_bytes: 1,
