@@ -160,7 +160,8 @@ pub(crate) fn look(project: &Project, plan: &Plan, whole: bool, facts: &SystemFa
     if all_here && whole {
         match layers::look_at_all(plan, &facts.home) {
             Ok(looked) => {
-                seen.wrong.extend(looked.misfits.into_iter().map(|error| of_layer("", project, error)));
+                seen.wrong
+                    .extend(looked.misfits.into_iter().map(|error| of_layer(layer_of(plan, &error), project, error)));
                 seen.warnings.extend(looked.warnings);
                 seen.absent = looked.absent;
             }
@@ -264,7 +265,7 @@ fn of_layer(name: &str, project: &Project, error: LayerError) -> Wrong {
     let machine = if project.config.build.machine.is_some() { ["build", "machine"] } else { ["base", "machine"] };
     let part = if name == BITBAKE { vec![BITBAKE] } else { vec!["layers", name] };
     let keys: Vec<String> = match &error {
-        LayerError::Missing { .. } | LayerError::NoBitbake(_) => owned(&part, &["path"]),
+        LayerError::Missing { .. } | LayerError::NoBitbake(_) | LayerError::LinkOut { .. } => owned(&part, &["path"]),
         LayerError::Patch(error) => owned(&part, &["patches", of_patch(error)]),
         LayerError::Discover(DiscoverError::Unknown { name, list, .. }) => owned(&part, &["sublayers", list, name]),
         LayerError::Discover(_) => owned(&part, &["path"]),
@@ -287,6 +288,13 @@ fn of_layer(name: &str, project: &Project, error: LayerError) -> Wrong {
         _ => Vec::new(),
     };
     Wrong { keys, span: None, error: error.into() }
+}
+
+/// The layer that holds what an error is about, where that is a file.
+fn layer_of<'a>(plan: &'a Plan, error: &LayerError) -> &'a str {
+    let LayerError::LinkOut { link, .. } = error else { return "" };
+    let holds = |source: &PlannedSource| matches!(source, PlannedSource::Path(path) if link.starts_with(&path.folder));
+    plan.layers.iter().find(|layer| holds(&layer.source)).map_or("", |layer| &layer.name)
 }
 
 fn of_patch(error: &PatchError) -> &str {

@@ -113,6 +113,17 @@ impl Checkouts {
     pub fn lead_nowhere_else(&self, plan: &Plan) -> Result<(), LayerError> {
         if plan.isolation == Isolation::None { Ok(()) } else { links_out::check(self, plan) }
     }
+
+    /// Has a build see a repository.
+    fn show(&mut self, repository: &Repository) {
+        match repository {
+            Repository::Local(local) => own::add(&mut self.own, local),
+            Repository::Pinned { checkout, .. } => {
+                self.pinned.push(checkout.folder.clone());
+                self.pinned.extend(checkout.borrowed.iter().cloned());
+            }
+        }
+    }
 }
 
 /// Why layers cannot be had.
@@ -244,13 +255,7 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
     for (repository, (name, _)) in repositories.iter().zip(plan.sources()) {
         checkouts.names.push((name.into(), repository.describe()));
         checkouts.pins.push(repository.pin().clone());
-        match repository {
-            Repository::Local(local) => own::add(&mut checkouts.own, local),
-            Repository::Pinned { checkout, .. } => {
-                checkouts.pinned.push(checkout.folder.clone());
-                checkouts.pinned.extend(checkout.borrowed.iter().cloned());
-            }
-        }
+        checkouts.show(repository);
     }
     own::finish(&mut checkouts)?;
     checkouts.pinned = outermost(checkouts.pinned);
@@ -283,21 +288,27 @@ pub struct Looked {
 /// When one of them cannot be read.
 pub fn look_at_all(plan: &Plan, home: &Path) -> Result<Looked, LayerError> {
     let store = Store::of(plan);
-    let (mut found, mut absent) = (Vec::new(), Vec::new());
+    let (mut found, mut absent, mut seen) = (Vec::new(), Vec::new(), Checkouts::default());
     for layer in &plan.layers {
         match store.find(&layer.name, &layer.source, home)? {
-            Some(repository) => found.extend(discover(repository.folder(), layer)?),
+            Some(repository) => {
+                found.extend(discover(repository.folder(), layer)?);
+                seen.show(&repository);
+            }
             None => absent.push(layer.name.clone()),
         }
     }
+    seen.layers = found.iter().map(|layer| layer.folder.clone()).collect();
+    own::finish(&mut seen)?;
+    let link_out = seen.lead_nowhere_else(plan).err();
     if !absent.is_empty() || found.is_empty() {
-        return Ok(Looked { absent, ..Looked::default() });
+        return Ok(Looked { absent, misfits: link_out.into_iter().collect(), ..Looked::default() });
     }
     let (checked, misfits) =
         collections::look_for_misfits(&found, &plan.machine, plan.series.as_deref(), &local_conf(plan))?;
     let misfits = misfits.into_iter().map(LayerError::from);
     let targets = plan.targets.iter().filter_map(|target| targets::check(target, plan, &found).err());
-    Ok(Looked { misfits: misfits.chain(targets).collect(), warnings: checked.warnings, absent })
+    Ok(Looked { misfits: misfits.chain(targets).chain(link_out).collect(), warnings: checked.warnings, absent })
 }
 
 /// All problems of the folders and patches of this machine that a plan names, each with the name of its layer; nothing else is read.

@@ -310,6 +310,9 @@ fn every_command_shows_the_line_that_check_shows() {
         // Only the network knows.
         ("path: ./layers/meta-hello", &branch, "12:13"),
     ];
+    let elsewhere = world.work.join("elsewhere");
+    fs::write(&elsewhere, "x").expect("a file");
+    let link = world.project().join("layers/meta-hello/link");
     for (old, new, place) in rows.iter().filter(|(_, new, _)| has_git || *new != branch) {
         world.write("smidr.yaml", &original.replace(old, new));
         let expected = [format!("smidr.yaml:{place}")];
@@ -324,6 +327,14 @@ fn every_command_shows_the_line_that_check_shows() {
             assert_eq!(places(&done.err), expected, "{command:?} of {new}:\n{}", done.err);
         }
     }
+    world.write("smidr.yaml", &original);
+    std::os::unix::fs::symlink(&elsewhere, &link).expect("a link");
+    for command in ["check", "build"] {
+        let done = world.smidr().arg(command).run();
+        done.expect_code(2).expect_one_error().expect_err("is a symbolic link to");
+        assert_eq!(places(&done.err), ["smidr.yaml:11:11"], "{command}: {}", done.err);
+    }
+    fs::remove_file(link).expect("a link less");
     // What a link leads to is not quoted.
     world.write("other.yaml", &original.replace("recipe: hello", "recipe: hello\n  netrc: ./no"));
     fs::remove_file(world.project().join("smidr.yaml")).expect("a file less");

@@ -279,6 +279,11 @@ fn is_own_authority(error: &reqwest::Error) -> bool {
     tls_error(error).is_some_and(|error| format!("{error:?}").contains("CaUsedAsEndEntity"))
 }
 
+/// What users log in to: Docker Hub is asked at other hosts than it is called by.
+fn login_host(host: &str) -> &str {
+    if host.ends_with(".docker.io") { "docker.io" } else { host }
+}
+
 fn certificate_refused(error: &reqwest::Error) -> bool {
     matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_)))
 }
@@ -300,20 +305,24 @@ impl UserError for RegistryError {
             Self::Unknown { .. } => {
                 Hint::new("check the name and the tag; a private repository can also look like a missing one")
             }
-            Self::Denied { .. } => {
+            Self::Denied { name, .. } => {
+                // The token server may be another host.
+                let host = login_host(name.split('/').next().unwrap_or(name));
                 return vec![
-                    Hint::command("check the name, and log in", "skopeo login HOST"),
-                    Hint::command("the same with Docker", "docker login HOST"),
+                    Hint::command("check the name, and log in", format!("skopeo login {host}")),
+                    Hint::command("the same with Docker", format!("docker login {host}")),
                 ];
             }
             Self::NeedsLogin(name) => {
                 let name = shlex::try_quote(name).unwrap_or_default();
                 return vec![Hint::command("if you trust the project with it", format!("smidr trust --login {name}"))];
             }
-            Self::Status { status: 429, .. } => {
+            Self::Status { status: 429, host, .. } => {
+                let host = login_host(host);
+                let log_in = "log in: many registries allow more requests with a login";
                 return vec![
-                    Hint::command("log in: many registries allow more requests with a login", "skopeo login HOST"),
-                    Hint::command("builds use it when it is granted", "smidr trust --login HOST"),
+                    Hint::command(log_in, format!("skopeo login {host}")),
+                    Hint::command("builds use it when it is granted", format!("smidr trust --login {host}")),
                     Hint::new("or use a mirror, which /etc/containers/registries.conf names ([[registry.mirror]])"),
                 ];
             }
@@ -322,8 +331,8 @@ impl UserError for RegistryError {
                 "make the registry a certificate that is no authority",
                 "openssl req -x509 -addext basicConstraints=CA:FALSE",
             ),
-            Self::Connection { source, .. } if certificate_refused(source) => {
-                Hint::new("put the registry's CA certificate into ~/.config/containers/certs.d/HOST/ca.crt")
+            Self::Connection { source, host } if certificate_refused(source) => {
+                Hint::new(format!("put the registry's CA certificate into ~/.config/containers/certs.d/{host}/ca.crt"))
             }
             Self::Connection { .. } => Hint::command(
                 "check the name, the network and the proxy; from a registry without TLS (push takes it too)",

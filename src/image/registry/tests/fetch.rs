@@ -221,6 +221,8 @@ fn a_registry_may_ask_for_time() {
     let parts = ["You have reached your pull rate limit", "a wait of 1 h 1 min"];
     assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
     assert!(error.hints().iter().any(|hint| format!("{hint:?}").contains("mirror")), "{:?}", error.hints());
+    let login = format!("skopeo login {}", server.host());
+    assert!(error.hints().iter().any(|hint| hint.to_string().contains(&login)), "{:?}", error.hints());
     assert_eq!(server.seen("manifests").len(), 4, "twice before, HEAD, and GET");
     assert_eq!(server.warnings.lock().expect("a mutex").len(), 1);
 }
@@ -273,7 +275,7 @@ fn tls_needs_a_certificate_that_is_known() {
     };
     settings.insecure = false;
     let (certificate, hint) = refuse(&settings);
-    assert!(certificate && hint.contains("certs.d"), "{hint}");
+    assert!(certificate && hint.contains(&format!("certs.d/{}/ca.crt", server.host())), "{hint}");
     let own = server.home.path().join(format!("etc/docker/certs.d/{}/ca.crt", server.host()));
     write(&own, &std::fs::read_to_string(server.certificate()).expect("a certificate"));
     server.open_with("a/b", &settings).expect("settings").resolve("12").expect("a digest");
