@@ -12,6 +12,7 @@ const LINES: &[(&str, i32)] = &[
     ("layers ls", 0),
     ("layers sync", 0),
     ("layers diff", 0),
+    ("layers edit none", 2),
     ("layers prune", 0),
     ("run true", 125),
     ("shell", 125),
@@ -114,5 +115,14 @@ fn a_config_is_not_looked_at_where_it_means_nothing() {
         "artifacts clean --keep 9 --all-projects",
     ] {
         world.smidr().args(["-c", "/none/x.yaml"]).args(line.split(' ')).run().expect_code(0);
+    }
+}
+
+#[test]
+fn a_clean_that_finds_nothing_says_so() {
+    let world = World::new();
+    world.init("p");
+    for line in ["clean", "clean --dry-run", "clean --older-than 1d --dry-run", "clean --gone --dry-run"] {
+        world.smidr().args(line.split(' ')).run().expect_code(0).expect_err("nothing to remove: ");
     }
 }

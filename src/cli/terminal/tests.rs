@@ -26,19 +26,28 @@ fn samples() -> Vec<Event> {
     let log = || Some("/x".into());
     let digest = crate::model::Digest::from_sha256([1; 32]);
     let usage = Usage { cpu_ms: 1, peak_memory: 1, peak_of: PeakOf::Build, read_bytes: 1, written_bytes: 1 };
-    let outcome = |state, bitbake_exit, failed| Outcome {
-        state,
-        bitbake_exit,
-        failed,
-        reasons: vec![text()],
-        kind: Some(crate::model::Kind::Host),
-        hints: vec![crate::model::Hint::command("x", "x")],
-        place: Some(crate::model::ConfigPlace { file: text(), line: 1, column: 1, length: 1, text: text() }),
-        usage: Some(usage),
-        artifacts: 1,
-        artifact_bytes: 1,
-        duration_ms: 1,
-        cleaned: false,
+    let outcome = |state, bitbake_exit, failed: Vec<FailedTask>| {
+        let has_place = failed.is_empty();
+        Outcome {
+            state,
+            bitbake_exit,
+            failed,
+            reasons: vec![text()],
+            kind: Some(crate::model::Kind::Host),
+            hints: vec![crate::model::Hint::command("x", "x")],
+            place: has_place.then(|| crate::model::ConfigPlace {
+                file: text(),
+                line: 1,
+                column: 1,
+                length: 1,
+                text: text(),
+            }),
+            usage: Some(usage),
+            artifacts: 1,
+            artifact_bytes: 1,
+            duration_ms: 1,
+            cleaned: false,
+        }
     };
     let failed = vec![FailedTask { name: name(), log: log(), reasons: vec![text()] }];
     let artifact = Artifact { path: "x".into(), size: 1, sha256: Some(digest.clone()), link: log() };
