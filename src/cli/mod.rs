@@ -17,6 +17,7 @@ mod doctor;
 mod du;
 mod history;
 mod image;
+mod image_args;
 mod init;
 mod keeper;
 mod layers;
