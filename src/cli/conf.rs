@@ -68,18 +68,29 @@ pub(super) fn tell(plan: &Plan, changes: &ConfChanges) {
     lines.for_each(|line| talk_lines(format!("  {line}")));
 }
 
+/// Whether a line tells what a shell took out.
+fn is_gone(line: &str) -> bool {
+    line.contains(".conf: - ")
+}
+
 /// Writes them into the config.
 fn adopt(project: &Project, plan: &Plan, changes: &ConfChanges) -> Result<(), Failure> {
     let file = &project.file;
     let by_hand = |why: String| {
+        let config = changes.config();
+        let variant = plan.variant.as_ref().map(|name| format!(" --variant {name}")).unwrap_or_default();
         let hints = [
-            Hint::config("write it yourself", changes.config()),
-            Hint::command("then drop the changes of the shell", "smidr conf discard"),
+            (!config.is_empty()).then(|| Hint::config("write it yourself", config)),
+            changes.other.iter().any(|line| is_gone(line)).then(|| Hint::new("take it out yourself")),
+            Some(Hint::command("then drop the changes of the shell", format!("smidr conf discard{variant}"))),
         ];
-        Failure::from(Refused::new(why, hints))
+        Failure::from(Refused::new(why, hints.into_iter().flatten()))
     };
     if let Some(variant) = &plan.variant {
         return Err(by_hand(format!("smidr does not edit the variant `{variant}` in {}", file.display())));
+    }
+    if let Some(line) = changes.other.iter().find(|line| is_gone(line)) {
+        return Err(by_hand(format!("smidr takes nothing out of {}: `{line}`", file.display())));
     }
     if let Some(line) = changes.other.first() {
         return Err(by_hand(format!("{} has no place for `{line}`", file.display())));

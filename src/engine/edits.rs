@@ -343,8 +343,9 @@ fn conf(root: &Path, top: &Path) -> Seen {
     if let (Ok(rooted), Ok(inside)) = (Rooted::open(root), top.strip_prefix(root)) {
         guards::DECISIVE.iter().for_each(|name| note(&rooted, root, &inside.join(name), MOST_DEEP, &mut found));
     }
-    // What smidr writes before each build says nothing.
-    ["local.conf", "bblayers.conf"].iter().for_each(|name| drop(found.remove(&top.join("conf").join(name))));
+    // What smidr writes before each build says nothing, and what sourcing oe-init-build-env leaves is read by that script alone.
+    let silent = ["local.conf", "bblayers.conf", "templateconf.cfg", "conf-notes.txt", "conf-summary.txt"];
+    silent.iter().for_each(|name| drop(found.remove(&top.join("conf").join(name))));
     found
 }
 

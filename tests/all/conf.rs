@@ -58,6 +58,19 @@ fn changed_conf_is_adopted_or_discarded() {
     run(&world, "grep -c 'layers/meta-new' conf/bblayers.conf && grep -c 'EXTRA = \"2\"' conf/local.conf")
         .expect_code(0)
         .expect_out("1\n1");
+
+    // As `bitbake-layers remove-layer` does: what to take out of the config is told.
+    run(&world, "sed -i '/meta-new/d' conf/bblayers.conf").expect_code(0).expect_err("bblayers.conf: - ");
+    let done = conf(&world, "adopt");
+    done.expect_code(2).expect_err("smidr takes nothing out of").expect_err("hint: take it out yourself");
+    assert!(!done.err.contains("write it yourself"), "{}", done.err);
+    conf(&world, "discard").expect_code(0);
+
+    // What sourcing oe-init-build-env leaves is read by no build.
+    let done =
+        run(&world, "echo meta > conf/templateconf.cfg; echo x | tee conf/conf-notes.txt > conf/conf-summary.txt");
+    done.expect_code(0);
+    assert!(!done.err.contains("later builds read it"), "{}", done.err);
 }
 
 #[test]
