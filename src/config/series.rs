@@ -63,6 +63,11 @@ fn branch_of(layer: &Layer) -> Option<&Text> {
     }
 }
 
+/// The build hosts that the project's series was validated on from its first year on, if it names a series.
+pub fn hosts(config: &Config) -> &'static [String] {
+    of(config.yocto_series.as_ref(), &config.layers).map_or(&[], |series| &series.hosts)
+}
+
 /// What does not seem to fit together.
 pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     let Some(series) = of(config.yocto_series.as_ref(), &config.layers) else { return Vec::new() };
@@ -148,11 +153,11 @@ mod tests {
             format!("base: {{machine: m}}\nlayers: [{{name: l, git: 'https://h/l', branch: {branch}}}]\n")
         };
         for (text, host) in [
-            (layer("kirkstone"), "ubuntu-22.04"),
-            (layer("kirkstone-5.15.y"), "ubuntu-22.04"),
+            (layer("kirkstone"), "debian-11"),
+            (layer("kirkstone-5.15.y"), "debian-11"),
             (layer("master"), "debian-12"),
             (format!("{}yocto_series: wrynose\n", layer("main")), "debian-13"),
-            ("base: {provider: poky, version: '4.0', machine: m}\n".into(), "ubuntu-22.04"),
+            ("base: {provider: poky, version: '4.0', machine: m}\n".into(), "debian-11"),
             ("base: {provider: poky, version: '5.0', machine: m}\n".into(), "debian-12"),
             (format!("{}host: {{recipe: debian-12}}\n", layer("kirkstone")), "debian-12"),
         ] {

@@ -8,7 +8,7 @@ use crate::{
     image::{ImageStore, Reference, ReferenceError, RegistrySettings, RootFs, StoredImage},
     lock::{HostPin, PackagePin},
     model::{Digest, Event, Paths},
-    plan::Plan,
+    plan::{Plan, PlannedHost},
     recipes::{self, ImageBuildError, PACKAGES_LABEL, RECIPE_LABEL},
     system::lock::{self, Mode},
 };
@@ -94,6 +94,18 @@ fn from_store(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: bool
     }
 }
 
+// In place of a recipe that this machine cannot make, one of another distribution may do.
+fn foreign(source: ImageBuildError, plan: &Plan) -> EngineError {
+    let PlannedHost { name, validated, .. } = &plan.host;
+    let distribution = |name: &str| name.split('-').next().map(str::to_owned);
+    let would_do = |other: &&String| distribution(other) != distribution(name) && recipes::shipped(other).is_some();
+    let instead: Vec<String> = validated.iter().filter(would_do).cloned().collect();
+    match source.is_of_another_distribution() && recipes::shipped(name).is_some() && !instead.is_empty() {
+        true => EngineError::Foreign { name: name.clone(), instead, source: Box::new(source) },
+        false => source.into(),
+    }
+}
+
 fn from_recipe(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: bool) -> Result<StoredImage, EngineError> {
     let found = recipes::planned(plan, &tools.paths)?;
     let found = found.of_project(&tools.paths);
@@ -128,7 +140,8 @@ fn from_recipe(tools: Tools<'_>, plan: &Plan, lock: Option<&HostPin>, fresh: boo
     if let Some(image) = known()? {
         return Ok(image);
     }
-    let image = recipes::build(tools.recipes(), &found, &lock.map(|lock| lock.packages.clone()).unwrap_or_default())?;
+    let packages = lock.map(|lock| lock.packages.clone()).unwrap_or_default();
+    let image = recipes::build(tools.recipes(), &found, &packages).map_err(|error| foreign(error, plan))?;
     match lock {
         Some(lock) if lock.image != image.manifest => Err(EngineError::Digest {
             name: found.name,

@@ -143,6 +143,16 @@ pub(crate) enum EngineError {
     /// The image, made from a rootfs recipe.
     #[error(transparent)]
     ImageBuild(#[from] ImageBuildError),
+    /// The image, of a distribution that this machine's apt does not know.
+    #[error("the build host `{name}` cannot be made on this machine")]
+    Foreign {
+        /// The rootfs recipe.
+        name: String,
+        /// Shipped ones of other distributions that the project's series was validated on.
+        instead: Vec<String>,
+        /// What is missing.
+        source: Box<ImageBuildError>,
+    },
     /// The store.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -210,6 +220,7 @@ impl UserError for EngineError {
             Self::Layers(error) => error.kind(),
             Self::Recipe(error) => error.kind(),
             Self::ImageBuild(error) => error.kind(),
+            Self::Foreign { source, .. } => source.kind(),
             Self::Image(error) => error.kind(),
             Self::NoImage(_) | Self::NotLocked(_) | Self::Offline(_) | Self::NotGranted(_) => Kind::Request,
             Self::Plan(error) => error.kind(),
@@ -235,6 +246,12 @@ impl UserError for EngineError {
             Self::Layers(error) => error.hints(),
             Self::Recipe(error) => error.hints(),
             Self::ImageBuild(error) => error.hints(),
+            Self::Foreign { instead, source, .. } => {
+                let one = |name: &String| {
+                    Hint::config("the series was validated on it too", format!("host: {{recipe: {name}}}"))
+                };
+                instead.iter().map(one).chain(source.hints()).collect()
+            }
             Self::Image(error) => error.hints(),
             Self::NoImage(name) => vec![
                 Hint::command("bring it from a registry", format!("smidr image pull REFERENCE --name {name}")),

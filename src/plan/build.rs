@@ -138,6 +138,9 @@ pub struct PlannedHost {
     pub recipe: bool,
     /// What the lock pins it to; none: not resolved yet.
     pub pinned: Option<Digest>,
+    /// Those that the project's series was validated on.
+    #[serde(skip)]
+    pub validated: &'static [String],
     /// The rootfs recipe as it was submitted; none: the file counts.
     #[serde(skip)]
     pub submitted: Option<SubmittedRecipe>,
@@ -324,7 +327,7 @@ fn host(config: &Config, lock: Option<&Lock>) -> PlannedHost {
         HostImage::Image(name) => (name.text.clone(), false),
     };
     let pinned = lock.and_then(|lock| lock.host(&name)).map(|host| host.image.clone());
-    PlannedHost { name, recipe, pinned, submitted: None }
+    PlannedHost { name, recipe, pinned, validated: config::series::hosts(config), submitted: None }
 }
 
 fn folders(

@@ -92,11 +92,14 @@ impl UserError for AptError {
                 vec![Hint::config("begin the rootfs recipe with an image instead", "base: {image: NAME}")]
             }
             Self::NoMirror { distribution } => vec![Hint::config(
-                "add to the recipe's base",
+                "add to the base of a rootfs recipe of your own",
                 format!("mirror: URL\nsigned_by: /usr/share/keyrings/{distribution}-archive-keyring.gpg"),
             )],
             Self::NoKeyring(path) if path.to_string_lossy().contains("ubuntu") => {
-                vec![Hint::command("as administrator", "apt-get install ubuntu-keyring")]
+                vec![Hint::command(
+                    "as administrator (on Debian 12 it is in bookworm-backports)",
+                    "apt-get install ubuntu-keyring",
+                )]
             }
             Self::NoKeyring(_) => vec![Hint::command("as administrator", "apt-get install debian-archive-keyring")],
             Self::Failed { said, .. } if said.contains("Unable to locate package") => {

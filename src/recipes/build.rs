@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Context,
+    apt::AptError,
     find::{self, FoundBase, FoundRecipe, RecipeError},
     packages::{self, PackageError},
     recipe::{Pip, Suite},
@@ -128,6 +129,13 @@ impl UserError for ImageBuildError {
             Self::File(error) => error.hints(),
             _ => Vec::new(),
         }
+    }
+}
+
+impl ImageBuildError {
+    /// Whether this machine's apt does not know the recipe's distribution.
+    pub(crate) fn is_of_another_distribution(&self) -> bool {
+        matches!(self, Self::Packages(PackageError::Apt(AptError::NoMirror { .. } | AptError::NoKeyring(_))))
     }
 }
 

@@ -437,11 +437,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let paths = Paths::new(folder.path().join("home"));
         let names = known(folder.path(), &paths);
-        assert_eq!(names, ["debian-12", "debian-13", "hello", "ubuntu-22.04", "ubuntu-24.04", "ubuntu-26.04"]);
+        assert_eq!(
+            names,
+            ["debian-11", "debian-12", "debian-13", "hello", "ubuntu-22.04", "ubuntu-24.04", "ubuntu-26.04"]
+        );
         let found: Vec<_> =
             names.iter().map(|name| find(name, folder.path(), &paths).expect("a good recipe")).collect();
         assert!(found.iter().all(|one| found.iter().filter(|other| one.digest == other.digest).count() == 1));
-        assert!(matches!(find("debian-11", folder.path(), &paths), Err(RecipeError::Unknown { .. })));
+        assert!(matches!(find("debian-10", folder.path(), &paths), Err(RecipeError::Unknown { .. })));
     }
 
     #[test]
@@ -462,8 +465,12 @@ mod tests {
         assert!(matches!(found.base(), FoundBase::Packages(suite) if *suite.suite.text == *"bookworm"));
         // What is below belongs to what it is.
         assert_ne!(found.digest, write("debian-12").expect("a good recipe").digest);
-        let Err(RecipeError::Wrong(problems)) = write("debian-11") else { panic!("no such recipe ships") };
-        assert!(problems.render(false).contains("there are: debian-12, debian-13"), "{}", problems.render(false));
+        let Err(RecipeError::Wrong(problems)) = write("debian-10") else { panic!("no such recipe ships") };
+        assert!(
+            problems.render(false).contains("there are: debian-11, debian-12, debian-13"),
+            "{}",
+            problems.render(false)
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::support::{Done, World, shared_home};
+use super::support::{Done, World, shared_home, skip};
 
 /// Writes an archive of a small root file system.
 fn archive(path: &Path, files: &[(&str, &str)]) {
@@ -233,4 +233,24 @@ fn debian_12_is_a_build_host() {
                   do command -v $tool || exit 1; done";
     let done = world.smidr().args(["run", "sh", "-ec", script]).run();
     done.expect_code(0).expect_out("en_US.utf8").expect_out("/usr/bin/zstd");
+}
+
+/// A build host of a distribution that this machine's apt does not know: what the series was validated on besides is named.
+#[test]
+fn a_foreign_build_host_names_another_one() {
+    if Path::new("/usr/share/keyrings/ubuntu-archive-keyring.gpg").exists() {
+        return skip("a foreign build host", "this machine has Ubuntu's keyring");
+    }
+    let world = World::new();
+    world.init("p");
+    world.edit("smidr.yaml", "recipe: hello", "recipe: ubuntu-22.04");
+    let text = fs::read_to_string(world.project().join("smidr.yaml")).expect("a config");
+    world.write("smidr.yaml", &format!("{text}yocto_series: kirkstone\n"));
+    world.edit("layers/meta-hello/conf/layer.conf", "\"hello\"", "\"kirkstone\"");
+    let done = world.smidr().arg("build").run();
+    done.expect_code(3)
+        .expect_err("the build host `ubuntu-22.04` cannot be made on this machine")
+        .expect_err("caused by: the keyring /usr/share/keyrings/ubuntu-archive-keyring.gpg that signs the suite")
+        .expect_err("host: {recipe: debian-11}")
+        .expect_err("apt-get install ubuntu-keyring");
 }
