@@ -309,7 +309,8 @@ pub fn make(
             range: facts.subordinate.filter(|_| config.host.ids == config::Ids::Range),
         },
         timeout: config.advanced.build_timeout,
-        artifacts_required: !config.artifacts.is_empty(),
+        // They are those of the config's own target; another recipe, built by name, need not deploy anything.
+        artifacts_required: !config.artifacts.is_empty() && targets.contains(&config.build.image.text),
         artifacts: match config.artifacts.as_slice() {
             [] => vec![format!("images/{machine}/**")],
             patterns => patterns.iter().map(|text| text.text.clone()).collect(),
@@ -564,6 +565,19 @@ mod tests {
             }
         }
         assert!(!is_workspace_of(&format!("{}0", workspace_name("x", file, None)), file));
+    }
+
+    #[test]
+    fn artifacts_are_required_of_the_own_target() {
+        let text = "name: x\nbase: {machine: m}\nbuild: {image: i}\nartifacts: ['images/**']\n";
+        let config = config::read("smidr.yaml", text, None, &|_| None).expect("a good config");
+        let (facts, paths) = (SystemFacts::of_an_ordinary_user(), Paths::new("/home/u/.smidr".into()));
+        for (targets, required) in [(&[][..], true), (&["i"], true), (&["other", "i"], true), (&["other"], false)] {
+            let targets = targets.iter().map(|name| (*name).to_owned()).collect();
+            let request = BuildRequest { targets, ..BuildRequest::default() };
+            let plan = make(&config, None, &facts, &paths, Path::new("/p/smidr.yaml"), &request, &Domain::Own);
+            assert_eq!(plan.expect("a plan").artifacts_required, required);
+        }
     }
 
     #[test]
