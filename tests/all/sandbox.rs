@@ -131,7 +131,7 @@ fn visible_files_and_processes() {
     assert_eq!(says(&world, "pwd"), top.join("build").display().to_string());
     assert_eq!(says(&world, "echo $HOME"), top.join("home").display().to_string());
     assert_eq!(says(&world, "touch ~/kept && hostname"), "smidr");
-    assert!(top.join("home/kept").is_file(), "HOME is the workspace's");
+    assert!(!top.join("home/kept").exists(), "HOME is the session's own, and gone with it");
     assert_eq!(says(&world, "cat /etc/hostname"), "smidr");
     // /tmp is empty but for mount points, open to all, and gone afterwards.
     assert_eq!(says(&world, "stat -c %a /tmp /var/tmp; echo x > /tmp/left; cat /tmp/left"), "1777\n1777\nx");
