@@ -216,7 +216,7 @@ impl Prepared {
     ) -> Result<SandboxSpec, EngineError> {
         let plan = self.plan();
         let skeleton = tools.paths.tmp().join("roots").join(name);
-        let workspace = Workspace::without_lock(skeleton.clone());
+        let mut workspace = Workspace::without_lock(skeleton.clone());
         let shown = [bitbake.to_path_buf(), plan.folders.hash_equivalence.clone()];
         make_private_dir(&plan.folders.hash_equivalence)?;
         {

@@ -107,7 +107,7 @@ pub(crate) fn prepare(
     let checkouts = super::layers(&plan, tools)?;
     checkouts.are_untouched()?;
     checkouts.lead_nowhere_else(&plan)?;
-    let workspace = workspace::open(&plan, workspace, what, tools)?;
+    let mut workspace = workspace::open(&plan, workspace, what, tools)?;
     let what = if workspace.user.is_some() { Use::Look } else { what };
     let shown = plan.folders.writable().into_iter().map(Path::to_path_buf);
     let shown: Vec<PathBuf> =

@@ -57,6 +57,8 @@ pub(super) struct Workspace {
     /// The topmost folder of the sandbox's root. It stands outside of everything that a build may write to: one build could
     /// otherwise prepare what the next one believes.
     pub skeleton: PathBuf,
+    // That of the last build, for a shell: no build changes it while the shell has its share of the workspace.
+    of_build: Option<PathBuf>,
     /// What belongs to this `run` or `shell` alone.
     pub session: Option<Session>,
     /// The build that it belongs to, where this `run` or `shell` may only look at it.
@@ -247,13 +249,15 @@ pub(super) fn open(
         make(plan, tools)?;
     }
     if what == Use::Build {
-        return Ok(Workspace { skeleton: skeleton(plan, &tools.paths), session: None, user, _claim: claim });
+        let skeleton = skeleton(plan, &tools.paths);
+        return Ok(Workspace { skeleton, of_build: None, session: None, user, _claim: claim });
     }
     // A mount point: the session's own is mounted there.
     let home = |root: &Rooted, path: &Path| make_plain_folder(root, path);
     within(plan, &plan.folders.home, home)?;
     let session = Session::begin(tools)?;
-    Ok(Workspace { skeleton: session.skeleton(), session: Some(session), user, _claim: claim })
+    let of_build = user.is_none().then(|| skeleton(plan, &tools.paths));
+    Ok(Workspace { skeleton: session.skeleton(), of_build, session: Some(session), user, _claim: claim })
 }
 
 /// Whether a build has come so far that a shell can look at it.
@@ -306,7 +310,7 @@ pub(super) fn within<T>(
 impl Workspace {
     /// A skeleton beside those of workspaces, for something that is not a build.
     pub(super) fn without_lock(skeleton: PathBuf) -> Self {
-        Self { skeleton, session: None, user: None, _claim: None }
+        Self { skeleton, of_build: None, session: None, user: None, _claim: None }
     }
 
     /// Where smidr's own files stand on this machine.
@@ -391,7 +395,7 @@ impl Workspace {
     ///
     /// When the file system refuses.
     pub(super) fn write_skeleton(
-        &self,
+        &mut self,
         plan: &Plan,
         facts: &SystemFacts,
         shown: &[PathBuf],
@@ -401,8 +405,13 @@ impl Workspace {
         let bundle =
             plan.ca_bundle.as_ref().map(|path| (path, fs::metadata(path).and_then(|data| data.modified()).ok()));
         let content = format!("{:?}", (&points, generated_files(plan, facts), bundle));
-        let seal = self.skeleton.with_extension("seal");
-        if fs::read_to_string(&seal).is_ok_and(|sealed| sealed == content) {
+        let is_sealed =
+            |skeleton: &Path| fs::read_to_string(skeleton.with_extension("seal")).is_ok_and(|sealed| sealed == content);
+        if let Some(of_build) = self.of_build.take_if(|of_build| is_sealed(of_build)) {
+            self.skeleton = of_build;
+            return Ok(());
+        }
+        if is_sealed(&self.skeleton) {
             return Ok(());
         }
         remove_tree(&self.skeleton)?;
@@ -435,8 +444,13 @@ impl Workspace {
             }
         }
         plain_modes(&self.skeleton, &self.own_files().join(bitbake::WAITING))?;
+        if let Some(of_build) = self.of_build.take_if(|of_build| !of_build.exists())
+            && fs::rename(&self.skeleton, &of_build).is_ok()
+        {
+            self.skeleton = of_build;
+        }
         // Last: a skeleton that was not finished has no seal, or that of another one.
-        write_atomically(&seal, content.as_bytes(), 0o600)
+        write_atomically(&self.skeleton.with_extension("seal"), content.as_bytes(), 0o600)
     }
 }
 
