@@ -27,6 +27,7 @@ mod prepare;
 mod pseudo;
 mod reach;
 mod session;
+mod skeleton;
 mod submission;
 mod workspace;
 

@@ -1,12 +1,9 @@
 //! A build's workspace: kept between the builds of one project, used by one build at a time, or by shells.
-//!
-//! Beside it stands the *skeleton*, the topmost folder of the sandbox's root: mount points and the files of `/etc` that must not
-//! be the image's. Since it lies on top, nothing that an image puts in those places counts.
+//! Beside it stands its skeleton.
 
 use std::{
     collections::BTreeSet,
     fs::{self, TryLockError},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -20,19 +17,14 @@ use crate::{
     bitbake,
     events::Emitter,
     layers,
-    model::{Event, FOLDER_MARK, Hint, Kind, Paths, SystemFacts, UserError},
-    plan::{
-        CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, Isolation, OwnRepository, PlacedInput, Plan, What, git_config,
-    },
+    model::{Event, FOLDER_MARK, Hint, Kind, Paths, UserError},
+    plan::{Isolation, OwnRepository, PlacedInput, Plan},
     system::{
-        files::{FileError, make_dir, make_private_dir, remove_tree, shell, write_atomically},
+        files::{FileError, make_dir, make_private_dir, shell},
         lock::{self, Attempt, FileLock, Mode, WaitError},
         rooted::{Rooted, RootedError},
     },
 };
-
-/// Where other distributions' tools look for CA certificates.
-const CA_BUNDLE_ELSEWHERE: &str = "/etc/pki/tls/certs/ca-bundle.crt";
 
 /// Holders of a workspace: `run` and `shell`, and what one beside a build has left running.
 const SHELL: &str = "a shell";
@@ -57,8 +49,8 @@ pub(super) struct Workspace {
     /// The topmost folder of the sandbox's root. It stands outside of everything that a build may write to: one build could
     /// otherwise prepare what the next one believes.
     pub skeleton: PathBuf,
-    // That of the last build, for a shell: no build changes it while the shell has its share of the workspace.
-    of_build: Option<PathBuf>,
+    /// That of the last build, for a shell: no build changes it while the shell has its share of the workspace.
+    pub of_build: Option<PathBuf>,
     /// What belongs to this `run` or `shell` alone.
     pub session: Option<Session>,
     /// The build that it belongs to, where this `run` or `shell` may only look at it.
@@ -388,79 +380,6 @@ impl Workspace {
         }
         Ok(())
     }
-
-    /// Makes the skeleton anew, unless it would be the same.
-    ///
-    /// # Errors
-    ///
-    /// When the file system refuses.
-    pub(super) fn write_skeleton(
-        &mut self,
-        plan: &Plan,
-        facts: &SystemFacts,
-        shown: &[PathBuf],
-        inputs: &[PlacedInput],
-    ) -> Result<(), FileError> {
-        let points = plan.mount_points(shown, inputs);
-        let bundle =
-            plan.ca_bundle.as_ref().map(|path| (path, fs::metadata(path).and_then(|data| data.modified()).ok()));
-        let content = format!("{:?}", (&points, generated_files(plan, facts), bundle));
-        let is_sealed =
-            |skeleton: &Path| fs::read_to_string(skeleton.with_extension("seal")).is_ok_and(|sealed| sealed == content);
-        if let Some(of_build) = self.of_build.take_if(|of_build| is_sealed(of_build)) {
-            self.skeleton = of_build;
-            return Ok(());
-        }
-        if is_sealed(&self.skeleton) {
-            return Ok(());
-        }
-        remove_tree(&self.skeleton)?;
-        let inside = |path: &Path| self.skeleton.join(path.strip_prefix("/").unwrap_or(path));
-        let empty = Path::new(bitbake::OWN_FOLDER).join(EMPTY_FOLDER);
-        for point in points.iter().filter(|(_, folder)| *folder).map(|(point, _)| point).chain([&empty]) {
-            let point = inside(point);
-            fs::create_dir_all(&point).map_err(FileError::new("make the folder", &point))?;
-        }
-        let files = points.into_iter().filter(|(_, folder)| !folder).map(|(point, _)| (point, String::new()));
-        let generated = generated_files(plan, facts).into_iter().map(|(path, text)| (PathBuf::from(path), text));
-        for (path, text) in files.chain(generated) {
-            let path = inside(&path);
-            let write = || {
-                if let Some(folder) = path.parent() {
-                    fs::create_dir_all(folder)?;
-                }
-                fs::write(&path, text)
-            };
-            write().map_err(FileError::new("write", &path))?;
-        }
-        if let Some(bundle) = &plan.ca_bundle {
-            for place in [CA_BUNDLE, CA_BUNDLE_ELSEWHERE] {
-                let place = inside(Path::new(place));
-                let copy = || {
-                    fs::create_dir_all(place.parent().unwrap_or(Path::new("/")))?;
-                    fs::copy(bundle, &place)
-                };
-                copy().map_err(FileError::new("copy the CA certificates to", &place))?;
-            }
-        }
-        plain_modes(&self.skeleton, &self.own_files().join(bitbake::WAITING))?;
-        if let Some(of_build) = self.of_build.take_if(|of_build| !of_build.exists())
-            && fs::rename(&self.skeleton, &of_build).is_ok()
-        {
-            self.skeleton = of_build;
-        }
-        // Last: a skeleton that was not finished has no seal, or that of another one.
-        write_atomically(&self.skeleton.with_extension("seal"), content.as_bytes(), 0o600)
-    }
-}
-
-/// What a build sees does not depend on its caller's umask.
-fn plain_modes(skeleton: &Path, programs: &Path) -> Result<(), FileError> {
-    walkdir::WalkDir::new(skeleton).into_iter().flatten().try_for_each(|entry| {
-        let mode = if entry.file_type().is_dir() || entry.path().starts_with(programs) { 0o755 } else { 0o644 };
-        let set = fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode));
-        set.map_err(FileError::new("set the mode of", entry.path()))
-    })
 }
 
 /// Removes all that builds write but the caches. devtool's workspace holds the user's own work, and stays.
@@ -520,69 +439,4 @@ fn make_plain_file(root: &Rooted, path: &Path) -> Result<(), RootedError> {
         root.make_file(path)?;
     }
     Ok(())
-}
-
-/// Files whose content the sandbox decides, not the image.
-fn generated_files(plan: &Plan, facts: &SystemFacts) -> Vec<(String, String)> {
-    let (uid, gid, home) = (plan.ids.uid, plan.ids.gid, plan.folders.home.display());
-    let mut files: Vec<(String, String)> = [
-        // BitBake cuts its tasks off from the network only if its uid stands in this very file (bb.utils.is_local_uid).
-        (
-            "/etc/passwd",
-            format!(
-                "root:x:0:0:root:/root:/usr/sbin/nologin\nbuilder:x:{uid}:{gid}:smidr:{home}:/bin/bash\n\
-                 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-            ),
-        ),
-        ("/etc/group", format!("root:x:0:\nbuilder:x:{gid}:\ntty:x:5:\nnogroup:x:65534:\n")),
-        ("/etc/hostname", "smidr\n".into()),
-        ("/etc/hosts", "127.0.0.1 localhost smidr\n::1 localhost\n".into()),
-        ("/etc/resolv.conf", facts.resolv_conf.clone()),
-        // An image may name services that it does not have.
-        (
-            "/etc/nsswitch.conf",
-            "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n".into(),
-        ),
-        ("/etc/machine-id", "00000000000000000000000000000000\n".into()),
-    ]
-    .map(|(path, text)| (path.to_owned(), text))
-    .into();
-    if plan.inputs.iter().any(|input| input.what == What::GitCredentials) {
-        files.push((GIT_CONFIG.into(), git_config()));
-    }
-    files.push((format!("{}/{EMPTY_FILE}", bitbake::OWN_FOLDER), String::new()));
-    files.extend(bitbake::OWN_FILES.map(|(name, text)| (format!("{}/{name}", bitbake::OWN_FOLDER), text.to_owned())));
-    let waiting = format!("{}/{}", bitbake::OWN_FOLDER, bitbake::WAITING);
-    files.extend(bitbake::WAITING_NAMES.map(|name| (format!("{waiting}/{name}"), bitbake::WAITING_TEXT.to_owned())));
-    files
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        config::{read, refused_dest},
-        model::BuildRequest,
-        plan::make,
-    };
-
-    #[test]
-    fn no_bind_can_take_the_place_of_our_own() {
-        let facts = SystemFacts { ca_bundle: Some("/etc/ssl/cert.pem".into()), ..SystemFacts::of_an_ordinary_user() };
-        let text = "name: x\nbase: {machine: m}\nbuild: {image: i}\nhost: {ssh_agent: true, netrc: true, git_credentials: true}\n";
-        let config = read("smidr.yaml", text, None, &|_| None).expect("a config");
-        let paths = Paths::new("/home/u/.smidr".into());
-        let file = Path::new("/home/u/p/smidr.yaml");
-        let plan = make(&config, None, &facts, &paths, file, &BuildRequest::default(), &crate::plan::Domain::Own)
-            .expect("a plan");
-        let mut own: Vec<PathBuf> = generated_files(&plan, &facts).into_iter().map(|(path, _)| path.into()).collect();
-        own.extend(plan.mount_points(&[], &[]).into_iter().map(|(path, _)| path));
-        own.extend(plan.inputs.iter().map(|input| input.dest.clone()));
-        own.extend([CA_BUNDLE, CA_BUNDLE_ELSEWHERE].map(PathBuf::from));
-        assert!(own.iter().any(|path| path == Path::new(GIT_CONFIG)) && own.len() > 15, "{own:?}");
-        // What is below SMIDR_HOME is refused by the plan.
-        for path in own.iter().filter(|path| !path.starts_with("/home/u/.smidr")) {
-            assert!(refused_dest(path).is_some(), "{}", path.display());
-        }
-    }
 }
