@@ -384,8 +384,8 @@ fn a_shell_is_as_large_as_its_terminal() {
     screen.types("stty size | tr ' ' x\n");
     screen.says("41x123");
     // Ctrl-C is a byte for what runs in there, and ends neither the shell nor smidr.
-    screen.types("sleep 1000\n");
-    screen.until("sleep to run", || !processes_with("sleep\x001000").is_empty());
+    screen.types("sleep 1371\n");
+    screen.until("sleep to run", || !processes_with("sleep\x001371").is_empty());
     screen.types("\x03");
     screen.types("echo still\" \"there; exit 7\n");
     screen.says("still there");
