@@ -104,7 +104,7 @@ pub(super) enum Command {
 /// `smidr init`
 #[derive(Args)]
 pub(super) struct Init {
-    /// Name of the project and of its new folder
+    /// Name of the project and of its new folder; `.` for this folder
     pub name: String,
     /// What to begin with; all but hello need git hosts
     #[arg(long, default_value = "poky", value_name = "PROVIDER", value_parser = templates())]

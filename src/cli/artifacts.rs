@@ -48,7 +48,10 @@ fn list((build, artifacts): Found, paths: &Paths, listing: &Listing) -> Done {
     } else if artifacts.is_empty() {
         talk(format!("{} ({}) left nothing behind", build.id, build.state));
     } else if let Some(day) = context::cleaned_on(&build, paths) {
-        talk(format!("what {} left behind was removed by `smidr artifacts clean` on {day}", build.id));
+        talk(format!(
+            "what {} left behind was removed on {day}, by `smidr clean` or `smidr artifacts clean`",
+            build.id
+        ));
     }
     for artifact in artifacts.iter().filter(|_| !listing.json) {
         let size = artifact.link.as_ref().map_or_else(|| bytes(artifact.size), |link| format!("-> {}", link.display()));
@@ -77,7 +80,10 @@ fn show((build, artifacts): Found, paths: &Paths, listing: &Listing) -> Done {
 
 /// The words of `copy`: the folder alone, or the build, the folder, and patterns.
 fn words<'a>(words: &'a [PathBuf], paths: &Paths) -> Result<(Option<&'a str>, &'a Path, Vec<String>), Failure> {
+    // No build is called so.
+    let is_path = |word: &PathBuf| word.is_absolute() || word.starts_with(".") || word.starts_with("..");
     match words {
+        [dest, patterns @ ..] if is_path(dest) && !patterns.is_empty() => Ok((None, dest, texts(patterns)?)),
         [dest] => {
             let is_build = dest.to_str().and_then(|word| word.parse().ok()).is_some_and(|id| paths.build(&id).is_dir());
             if is_build {
@@ -86,16 +92,17 @@ fn words<'a>(words: &'a [PathBuf], paths: &Paths) -> Result<(Option<&'a str>, &'
             }
             Ok((None, dest, Vec::new()))
         }
-        [id, dest, patterns @ ..] => {
-            let text = |path: &PathBuf| {
-                let wrong = || Refused::new(format!("`{}` is not valid UTF-8", path.display()), None);
-                path.to_str().map(String::from).ok_or_else(wrong)
-            };
-            let patterns = patterns.iter().map(text).collect::<Result<_, _>>()?;
-            Ok((Some(id.to_str().unwrap_or_default()), dest, patterns))
-        }
+        [id, dest, patterns @ ..] => Ok((Some(id.to_str().unwrap_or_default()), dest, texts(patterns)?)),
         [] => Err(Refused::new("name the folder to copy to", None).into()),
     }
+}
+
+fn texts(patterns: &[PathBuf]) -> Result<Vec<String>, Refused> {
+    let text = |path: &PathBuf| {
+        let wrong = || Refused::new(format!("`{}` is not valid UTF-8", path.display()), None);
+        path.to_str().map(String::from).ok_or_else(wrong)
+    };
+    patterns.iter().map(text).collect()
 }
 
 fn copy(config: &Path, facts: &SystemFacts, paths: &Paths, wanted: &Copy) -> Done {
@@ -107,7 +114,10 @@ fn copy(config: &Path, facts: &SystemFacts, paths: &Paths, wanted: &Copy) -> Don
     let from = paths.build(&build.id).join("artifacts");
     if !from.is_dir() {
         let what = match context::cleaned_on(&build, paths) {
-            Some(day) => format!("the artifacts of {} were removed by `smidr artifacts clean` on {day}", build.id),
+            Some(day) => format!(
+                "the artifacts of {} were removed on {day}, by `smidr clean` or `smidr artifacts clean`",
+                build.id
+            ),
             None => format!("the artifacts of {} are gone from {}", build.id, from.display()),
         };
         return Err(Refused::new(what, None).into());

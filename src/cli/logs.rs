@@ -107,7 +107,7 @@ fn task_log(
     let kept = failed.and_then(|task| task.log.clone()).filter(|log| log.starts_with(paths.build(&build.id)));
     if let Some(log) = kept {
         if let Some(day) = context::cleaned_on(build, paths).filter(|_| !log.exists()) {
-            let what = format!("the log of {wanted} was removed by `smidr artifacts clean` on {day}");
+            let what = format!("the log of {wanted} was removed on {day}, by `smidr clean` or `smidr artifacts clean`");
             return Err(Refused::new(what, None).into());
         }
         return Ok((log, true));

@@ -184,10 +184,8 @@ const NAMED: usize = 3;
 fn greet(prepared: &Prepared) {
     let plan = prepared.plan();
     let variant = plan.variant.as_ref().map(|name| format!(", variant {name}")).unwrap_or_default();
-    talk(format!(
-        "{}{variant}, in {}: bitbake, devtool, recipetool and the like are in PATH; exit to leave",
-        plan.name, plan.host.name
-    ));
+    let tools = if prepared.has_scripts() { "bitbake, devtool, recipetool and the like are" } else { "bitbake is" };
+    talk(format!("{}{variant}, in {}: {tools} in PATH; exit to leave", plan.name, plan.host.name));
     let layers = prepared.editable();
     let names = layers.iter().take(NAMED).map(|layer| layer.strip_prefix(&plan.project).unwrap_or(layer));
     let mut names: Vec<String> = names.map(|layer| layer.display().to_string()).collect();

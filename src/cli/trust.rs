@@ -171,7 +171,12 @@ pub(super) fn lines(judged: &Judged) -> Vec<String> {
         .asks
         .iter()
         .map(|ask| {
-            let state = if judged.refused.contains(ask) { "not granted" } else { "granted" };
+            let state = match (judged.refused.contains(ask), ask) {
+                (false, _) => "granted",
+                // It stops no build.
+                (true, Ask::SharedCache { .. }) => "not granted, so builds have caches of their own",
+                (true, _) => "not granted",
+            };
             format!("{state}: {}: {}", ask.key(), ask.consequence())
         })
         .collect()

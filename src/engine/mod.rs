@@ -170,7 +170,7 @@ pub(crate) enum EngineError {
     #[error("smidr.lock does not pin {}, and --locked adds no pins", .0.join(", "))]
     NotLocked(Vec<String>),
     /// `--offline`, and the image is not here.
-    #[error("the image of `{0}` is not in the store, and --offline does not fetch it")]
+    #[error("the image of `{0}` is not in the store, and nothing is fetched with --offline or --print-sandbox")]
     Offline(String),
     /// An image that is neither here nor can be made.
     #[error("the image `{0}` is not in the store")]

@@ -153,6 +153,11 @@ impl Prepared {
         self.workspace.user.as_deref()
     }
 
+    /// Whether OpenEmbedded-Core's scripts are in PATH.
+    pub(crate) fn has_scripts(&self) -> bool {
+        self.checkouts.core().is_some_and(|core| core.join("scripts/devtool").is_file())
+    }
+
     /// Layers that `run` and `shell` may change.
     pub(crate) fn editable(&self) -> Vec<&Path> {
         self.checkouts.own.iter().flat_map(|own| &own.layers).map(PathBuf::as_path).collect()

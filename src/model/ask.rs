@@ -211,10 +211,10 @@ impl Ask {
                 format!("{} was left by an earlier build or shell, and builds read it", path.display())
             }
             Self::SharedCache { domain: None } => {
-                "its builds write to your downloads and sstate, which your other projects believe".into()
+                "its builds write to your downloads and sstate, which your other projects use unchecked".into()
             }
             Self::SharedCache { domain: Some(name) } => {
-                format!("its builds write to the downloads and sstate of `{name}`, which other projects believe")
+                format!("its builds write to the downloads and sstate of `{name}`, which other projects use unchecked")
             }
         }
     }

@@ -61,7 +61,7 @@ impl FromStr for State {
             .iter()
             .find(|(_, name)| *name == text)
             .map(|(state, _)| *state)
-            .ok_or_else(|| format!("`{text}` is not a state of a build"))
+            .ok_or_else(|| format!("`{text}` is not a state of a build: {}", NAMES.map(|(_, name)| name).join(", ")))
     }
 }
 

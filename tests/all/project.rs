@@ -108,6 +108,25 @@ fn init_overwrites_nothing() {
 }
 
 #[test]
+fn a_project_in_this_folder() {
+    let world = World::new();
+    let here = world.work.join("my-project");
+    fs::create_dir(&here).expect("a folder");
+    fs::write(here.join(".gitignore"), "/out").expect("a file");
+    fs::write(here.join("README.md"), "mine\n").expect("a file");
+    let init = || world.smidr().args(["init", ".", "--template", "hello"]).current_dir(&here).run();
+    init().expect_code(0).expect_err("next:  smidr build");
+    assert_eq!(World::names(&here), [".gitignore", "README.md", "layers", "smidr.yaml"]);
+    let text = |name: &str| fs::read_to_string(here.join(name)).expect("a file");
+    assert!(text("smidr.yaml").contains("name: my-project\n"));
+    assert_eq!((text(".gitignore").as_str(), text("README.md").as_str()), ("/out\n/smidr.local.*\n", "mine\n"));
+    let before = tree(&here);
+    init().expect_code(2).expect_one_error().expect_err("exists already");
+    assert_eq!(tree(&here), before);
+    assert_eq!(World::names(&here).len(), 4);
+}
+
+#[test]
 fn invalid_project_names_are_refused() {
     let world = World::new();
     let long = "l".repeat(65);
