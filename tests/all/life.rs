@@ -378,8 +378,9 @@ fn a_shell_is_as_large_as_its_terminal() {
     screen.types("trap 'echo re''sized' WINCH; echo wait''ing\n");
     screen.says("waiting");
     screen.resize(41, 123);
-    // A shell that waits for a line looks at its traps after it, and the new size may still be on its way.
-    screen.types("until stty size | grep -q '41 123'; do sleep 0.1; done\n");
+    // A shell that waits for a line looks at its traps after it, and the new size may still be on its way. The signal goes to the group of processes
+    // in the foreground: a command substitution leaves that to the shell.
+    screen.types("until [ \"$(sleep 0.1; stty size)\" = '41 123' ]; do :; done\n");
     screen.says("resized");
     screen.types("stty size | tr ' ' x\n");
     screen.says("41x123");
