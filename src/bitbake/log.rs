@@ -193,8 +193,8 @@ DEBUG: Python function do_fetch finished",
                 &["Hunk #1 FAILED at 2."],
             ),
             (
-                "/work/temp/run.do_fetch.7: line 12: wget: command not found\nWARNING: /work/temp/run.do_fetch.7:180 exit 127 from 'wget'",
-                &["/work/temp/run.do_fetch.7: line 12: wget: command not found"],
+                "/b/temp/run.do_fetch.7: line 12: wget: command not found\nWARNING: /b/temp/run.do_fetch.7:180 exit 127 from 'wget'",
+                &["/b/temp/run.do_fetch.7: line 12: wget: command not found"],
             ),
             (
                 "ERROR: QA Issue: hello: Files/directories were installed but not shipped [installed-vs-shipped]\nERROR: Fatal QA errors were found, failing task.",
