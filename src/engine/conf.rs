@@ -17,7 +17,7 @@ use crate::{
     model::{Hint, Kind, Paths, UserError, last_part},
     plan::Plan,
     system::{
-        files::{FileError, make_private_dir, write_atomically},
+        files::{FileError, write_atomically},
         rooted::Rooted,
     },
 };
@@ -255,8 +255,6 @@ impl Workspace {
         let conf = plan.folders.top.join("conf");
         within(plan, &conf, |root, path| root.make_dirs(path, 0o755).map(drop))?;
         let written = Written::of(plan, paths);
-        // A shell's own skeleton stands elsewhere, and may be the first start in this SMIDR_HOME.
-        written.0.parent().map_or(Ok(()), make_private_dir)?;
         if what == Use::Edit && !changes(plan, &written).is_empty() {
             return Ok(());
         }

@@ -245,8 +245,7 @@ pub(super) fn open(
         return Ok(Workspace { skeleton, of_build: None, session: None, user, _claim: claim });
     }
     // A mount point: the session's own is mounted there.
-    let home = |root: &Rooted, path: &Path| make_plain_folder(root, path);
-    within(plan, &plan.folders.home, home)?;
+    within(plan, &plan.folders.home, make_plain_folder)?;
     let session = Session::begin(tools)?;
     let of_build = user.is_none().then(|| skeleton(plan, &tools.paths));
     Ok(Workspace { skeleton: session.skeleton(), of_build, session: Some(session), user, _claim: claim })
