@@ -35,4 +35,8 @@ mod executors;
 
 mod service;
 
+mod daemon;
+
+mod rpc;
+
 pub mod cli;

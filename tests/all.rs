@@ -11,6 +11,8 @@ mod support;
 #[path = "fuzz/one.rs"]
 mod fuzz_one;
 
+#[path = "all/api.rs"]
+mod api;
 #[path = "all/archives.rs"]
 mod archives;
 #[path = "all/artifacts.rs"]

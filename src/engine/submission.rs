@@ -48,6 +48,11 @@ pub(crate) fn submission(
         share: None,
         group: None,
         wait: false,
+        customer: None,
+        labels: Default::default(),
+        priority: 0,
+        retry_interrupted: false,
+        layers: Vec::new(),
     })
 }
 

@@ -42,5 +42,5 @@ pub use paths::{FOLDER_MARK, Paths, without_dots};
 pub use request::BuildRequest;
 pub use resources::{Limits, PeakOf, Usage};
 pub use secret::Secrets;
-pub use submission::{FileContent, Group, Origin, Share, Submission, SubmittedLocal, SubmittedRecipe};
+pub use submission::{FileContent, Group, Origin, Share, Submission, SubmittedLayer, SubmittedLocal, SubmittedRecipe};
 pub use user_error::{Kind, UserError};

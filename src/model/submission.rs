@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::{Ask, BuildId, BuildRequest, Digest, Logins, document_path};
+use super::{Ask, BuildId, BuildRequest, CommitId, Digest, Logins, document_path};
 
 /// The form of the document.
 const VERSION: u32 = 1;
@@ -46,6 +46,36 @@ pub struct Submission {
     pub group: Option<Group>,
     /// Whether it waits for a busy workspace.
     pub wait: bool,
+    /// Whose build it is, for a daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customer: Option<String>,
+    /// What the caller has noted about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Higher goes first, within a customer.
+    #[serde(default)]
+    pub priority: i32,
+    /// Whether it is started once more where its worker is killed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retry_interrupted: bool,
+    /// Path layers of a remote origin, as blobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<SubmittedLayer>,
+}
+
+/// A path layer that was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubmittedLayer {
+    /// As the config calls it.
+    pub name: String,
+    /// Of the tar archive with its files.
+    pub digest: Digest,
+    /// Of the archive, in bytes.
+    pub size: u64,
+    /// The commit of the repository that it is part of.
+    pub commit: Option<CommitId>,
+    /// Whether files differ from that commit.
+    pub dirty: bool,
 }
 
 /// Builds of one command.
@@ -64,6 +94,14 @@ pub enum Origin {
     /// A config of this machine.
     Local {
         /// Its path, absolute.
+        #[serde(flatten, with = "document_path::config")]
+        config: PathBuf,
+    },
+    /// A client of the daemon, which keeps what was sent of the project in a folder of its own.
+    Remote {
+        /// Whose it is.
+        customer: String,
+        /// Where the daemon keeps the config, absolute.
         #[serde(flatten, with = "document_path::config")]
         config: PathBuf,
     },
@@ -123,7 +161,7 @@ impl Submission {
 
     /// The config's path.
     pub fn config_path(&self) -> &PathBuf {
-        let Origin::Local { config } = &self.origin;
+        let (Origin::Local { config } | Origin::Remote { config, .. }) = &self.origin;
         config
     }
 

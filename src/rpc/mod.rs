@@ -1,0 +1,19 @@
+//! The API: `smidr.proto`, its conversion to and from the words of `model`, checked at the border, the server and the client.
+
+mod batch;
+
+/// The generated code. Made by `SMIDR_UPDATE_API=1 cargo test api::`.
+#[expect(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::indexing_slicing,
+    clippy::allow_attributes,
+    reason = "generated"
+)]
+pub(crate) mod proto {
+    include!("generated/smidr.v1.rs");
+}
+
+/// What reflection serves.
+pub(crate) const DESCRIPTOR: &[u8] = include_bytes!("generated/smidr.bin");
