@@ -3,7 +3,10 @@
 use std::{path::Path, process::ExitCode};
 
 use super::{args::Cancel, context, output::talk, report::Done};
-use crate::{service::LocalService, system::paths};
+use crate::{
+    service::{BuildService as _, LocalService},
+    system::paths,
+};
 
 /// Runs the command.
 pub(super) fn cancel(config: &Path, args: &Cancel) -> Done {

@@ -2,6 +2,7 @@
 //! again. The only module that says SQL.
 
 pub(crate) mod journal;
+mod list;
 mod migrate;
 mod summary;
 
@@ -17,6 +18,7 @@ use std::{
 
 use jiff::Timestamp;
 use journal::Writer;
+pub(crate) use list::{Cursor, Filter, Page};
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 pub(crate) use summary::{BuildRecord, Summary, TaskRecord};
 

@@ -1,6 +1,9 @@
 //! What the index knows of a build: its journal, folded.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -33,6 +36,15 @@ pub(crate) struct BuildRecord {
     pub targets: Vec<String>,
     /// The variant of the config, if it was one.
     pub variant: Option<String>,
+    /// Whose build it is, for a daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customer: Option<String>,
+    /// What the caller has noted about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Whether it waits for the daemon, and has no worker yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
     /// Where it is, or how it ended.
     pub state: State,
     /// When it began.
@@ -78,7 +90,9 @@ pub(crate) struct Summary {
 impl Summary {
     /// What a build's first record tells; none for another record.
     pub(crate) fn begin(record: &Record) -> Option<Self> {
-        let Event::BuildStarted { name, targets, machine, variant, config } = &record.event else { return None };
+        let Event::BuildStarted { name, targets, machine, variant, config, customer, labels } = &record.event else {
+            return None;
+        };
         Some(Self::of(BuildRecord {
             id: record.build.clone(),
             name: name.clone(),
@@ -86,6 +100,9 @@ impl Summary {
             machine: machine.clone(),
             targets: targets.clone(),
             variant: variant.clone(),
+            customer: customer.clone(),
+            labels: labels.clone(),
+            waits: false,
             state: State::Queued,
             started: record.at,
             ended: None,

@@ -45,6 +45,8 @@ fn begin(paths: &Paths, id: &BuildId) -> Begun {
         machine: "m".into(),
         variant: Some("debug".into()),
         config: Some("/p/smidr.yaml".into()),
+        customer: None,
+        labels: Default::default(),
     });
     Begun { on, failure }
 }

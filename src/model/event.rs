@@ -1,6 +1,6 @@
 //! Everything observable about a build, in the words of the domain. Sinks make sentences of it.
 
-use std::{fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -160,6 +160,12 @@ pub enum Event {
         /// The project's config. Records of the first smidr have none.
         #[serde(flatten, with = "document_path::config")]
         config: Option<PathBuf>,
+        /// Whose build it is, for a daemon.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        customer: Option<String>,
+        /// What the caller has noted about it.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        labels: BTreeMap<String, String>,
     },
     /// The build waits for its turn.
     Queued {

@@ -7,7 +7,7 @@ impl Event {
     /// another file.
     pub fn for_each_text(&mut self, change: &mut dyn FnMut(&mut String)) {
         match self {
-            Self::BuildStarted { name, targets, machine, variant, config: _ } => {
+            Self::BuildStarted { name, targets, machine, variant, config: _, customer: _, labels: _ } => {
                 change(name);
                 variant.iter_mut().for_each(&mut *change);
                 targets.iter_mut().for_each(&mut *change);

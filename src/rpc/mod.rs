@@ -1,6 +1,8 @@
 //! The API: `smidr.proto`, its conversion to and from the words of `model`, checked at the border, the server and the client.
 
 mod batch;
+mod convert;
+mod records;
 
 /// The generated code. Made by `SMIDR_UPDATE_API=1 cargo test api::`.
 #[expect(

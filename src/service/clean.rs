@@ -226,6 +226,9 @@ mod tests {
             outcome: (state == State::Completed).then(|| Outcome { artifacts: 1, ..Outcome::new(state) }),
             variant: None,
             config: None,
+            customer: None,
+            labels: Default::default(),
+            waits: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a user may ask of builds: start one, look at them, follow one. On this machine.
 
+mod builds;
 mod clean;
 pub(crate) mod du;
 pub(crate) mod gone;
@@ -8,7 +9,7 @@ mod watch;
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     process::Child,
     sync::{
         Arc,
@@ -16,6 +17,7 @@ use std::{
     },
 };
 
+pub(crate) use builds::{BuildService, Listed, Sink};
 pub(crate) use clean::Clean;
 
 use rustix::process::Signal;
@@ -30,6 +32,7 @@ use crate::{
         files::{FileError, remove_tree},
         lock::{self, Attempt, Mode, WaitError},
         process::Spawner,
+        rooted::Rooted,
         stop::StopToken,
     },
     worker::{
@@ -66,6 +69,46 @@ pub(crate) enum ServiceError {
     /// Its process cannot be reached.
     #[error("the process of the build {0} cannot be found from here")]
     Elsewhere(BuildId),
+    /// It is not over, and cannot be removed.
+    #[error("the build {0} is not over")]
+    Runs(BuildId),
+    /// A place in a list that no answer gave.
+    #[error("`{0}` is no place in the list of builds")]
+    Place(String),
+    /// A build has no such file.
+    #[error("{id} left no file {} behind", .path.display())]
+    NoArtifact {
+        /// The build.
+        id: BuildId,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Beyond the end of a file.
+    #[error("{} of {id} has {size} bytes, and {offset} was asked for", .path.display())]
+    Offset {
+        /// The build.
+        id: BuildId,
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// What was asked for.
+        offset: u64,
+    },
+    /// What a daemon answered.
+    #[error("{message}")]
+    Daemon {
+        /// Its words.
+        message: String,
+        /// Its causes.
+        causes: Vec<String>,
+        /// Who has to act.
+        kind: Kind,
+        /// What to do.
+        hints: Vec<Hint>,
+        /// Problems of a config, drawn.
+        drawn: Option<String>,
+    },
     /// Not a single build yet.
     #[error("nothing has been built yet")]
     NoBuilds,
@@ -89,7 +132,15 @@ pub(crate) enum ServiceError {
 impl UserError for ServiceError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unknown(_) | Self::Ambiguous { .. } | Self::NoBuilds | Self::Over { .. } => Kind::Request,
+            Self::Unknown(_)
+            | Self::Ambiguous { .. }
+            | Self::NoBuilds
+            | Self::Over { .. }
+            | Self::Runs(_)
+            | Self::Place(_)
+            | Self::NoArtifact { .. }
+            | Self::Offset { .. } => Kind::Request,
+            Self::Daemon { kind, .. } => *kind,
             Self::Elsewhere(_) | Self::Silent(_) => Kind::Host,
             Self::Worker(error) => error.kind(),
             Self::Start(error) => error.kind(),
@@ -111,7 +162,16 @@ impl UserError for ServiceError {
             Self::File(error) => error.hints(),
             Self::Silent(id) => vec![Hint::command("kill it", format!("smidr cancel --force {id}"))],
             Self::Elsewhere(_) => vec![Hint::new("it runs in another container: cancel it there")],
-            Self::Over { .. } => Vec::new(),
+            Self::Runs(id) => vec![Hint::command("stop it first", format!("smidr cancel {id}"))],
+            Self::Daemon { hints, .. } => hints.clone(),
+            Self::Over { .. } | Self::Place(_) | Self::NoArtifact { .. } | Self::Offset { .. } => Vec::new(),
+        }
+    }
+
+    fn drawn(&self, _colour: bool) -> Option<String> {
+        match self {
+            Self::Daemon { drawn, .. } => drawn.clone(),
+            _ => None,
         }
     }
 }
@@ -294,21 +354,6 @@ impl<'a> LocalService<'a> {
         }
     }
 
-    /// Asks a build to stop, and waits until it has; with `force`, everything in it is killed at once. Gives its final state.
-    ///
-    /// # Errors
-    ///
-    /// As for [`LocalService::stop`].
-    pub(crate) fn cancel(&self, id: &str, force: bool) -> Result<BuildRecord, ServiceError> {
-        let build = self.show(Some(id))?;
-        if build.state.is_final() {
-            return Err(ServiceError::Over { id: build.id, state: build.state });
-        }
-        self.stop(&build.id, force, None)?;
-        self.watch(&build.id, u64::MAX - 1, Some(&StopToken::default()), |_| true)?;
-        self.show(Some(id))
-    }
-
     /// The tasks of a build that is over.
     ///
     /// # Errors
@@ -325,6 +370,33 @@ impl<'a> LocalService<'a> {
     /// When the record cannot be read.
     pub(crate) fn artifacts(&self, id: &BuildId) -> Result<Vec<Artifact>, ServiceError> {
         Ok(self.history()?.map(|history| history.artifacts(id)).transpose()?.unwrap_or_default())
+    }
+
+    /// Opens a file that a build left behind, at an offset. Gives its size too.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file.
+    pub(crate) fn open_artifact(
+        &self,
+        id: &BuildId,
+        artifact: &Artifact,
+        offset: u64,
+    ) -> Result<(std::fs::File, u64), ServiceError> {
+        let path = || artifact.path.clone();
+        if artifact.link.is_some() {
+            return Err(ServiceError::NoArtifact { id: id.clone(), path: path() });
+        }
+        let folder = self.paths.build(id).join("artifacts");
+        let failed = || FileError::new("read", &folder.join(&artifact.path));
+        let opened = Rooted::open(&folder).and_then(|root| root.open_file(&artifact.path));
+        let mut file = opened.map_err(io::Error::other).map_err(failed())?;
+        let size = file.metadata().map_err(failed())?.len();
+        if offset > size {
+            return Err(ServiceError::Offset { id: id.clone(), path: path(), size, offset });
+        }
+        io::Seek::seek(&mut file, io::SeekFrom::Start(offset)).map_err(failed())?;
+        Ok((file, size))
     }
 
     /// Takes up builds whose worker was killed after it had written the first record and before the index had it. Such a worker leaves its lock.
@@ -351,7 +423,7 @@ impl<'a> LocalService<'a> {
 
     /// A build as it is now: one whose process is gone was interrupted.
     fn now(&self, history: &History, build: BuildRecord) -> Result<BuildRecord, ServiceError> {
-        if build.state.is_final() {
+        if build.state.is_final() || build.waits {
             return Ok(build);
         }
         let path = self.paths.alive(&build.id);

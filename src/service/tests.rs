@@ -21,7 +21,8 @@ fn begin(
     let index = History::open(paths).expect("an index").into_sink().0;
     let on = Emitter::new(id.clone(), order(Box::new(journal), Box::new(index)));
     let (name, machine, targets) = ("p".into(), "m".into(), Vec::new());
-    on.emit(Event::BuildStarted { name, targets, machine, variant: None, config: None });
+    let (variant, config, customer, labels) = (None, None, None, Default::default());
+    on.emit(Event::BuildStarted { name, targets, machine, variant, config, customer, labels });
     on
 }
 

@@ -223,6 +223,8 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
             .map_or_else(|_| request.machine.clone().unwrap_or_default(), |(_, plan)| plan.machine.clone()),
         variant: request.variant.clone(),
         config: Some(submission.config_path().clone()),
+        customer: submission.customer.clone(),
+        labels: submission.labels.clone(),
     });
     begun();
     let (mut project, mut plan) = planned?;

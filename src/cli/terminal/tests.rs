@@ -58,6 +58,8 @@ fn samples() -> Vec<Event> {
             machine: text(),
             variant: Some(text()),
             config: log(),
+            customer: None,
+            labels: Default::default(),
         },
         Event::Queued { ahead: 1, of_command: false },
         Event::Queued { ahead: 2, of_command: true },

@@ -553,7 +553,7 @@ pub mod record {
         Finished(super::Finished),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BuildStarted {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -565,6 +565,13 @@ pub struct BuildStarted {
     pub variant: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "5")]
     pub config: ::core::option::Option<Path>,
+    #[prost(string, tag = "6")]
+    pub customer: ::prost::alloc::string::String,
+    #[prost(map = "string, string", tag = "7")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueuedBehind {

@@ -1,0 +1,114 @@
+//! Lists of builds, part by part.
+
+use std::collections::BTreeMap;
+
+use rusqlite::Row;
+
+use super::{BuildRecord, History, HistoryError, failed, parse, put_build};
+use crate::model::State;
+
+/// Which builds are wanted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    /// Of this customer.
+    pub customer: Option<String>,
+    /// Of projects with this name.
+    pub name: Option<String>,
+    /// In one of these states; none: in any.
+    pub states: Vec<State>,
+    /// With all of these labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A place in the list of builds.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Cursor {
+    started: String,
+    row: i64,
+}
+
+/// A part of the list of builds.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// The builds.
+    pub builds: Vec<BuildRecord>,
+    /// Where the next part begins, if there is one.
+    pub next: Option<Cursor>,
+}
+
+impl History {
+    /// Builds that are wanted, the newest first, after a place in that order.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub(crate) fn page(&self, wanted: &Filter, after: Option<&Cursor>, limit: u32) -> Result<Page, HistoryError> {
+        let (mut clauses, mut values): (Vec<String>, Vec<String>) = Default::default();
+        let mut add = |clause: &str, value: String| {
+            values.push(value);
+            clauses.push(clause.replace('#', &format!("?{}", values.len())));
+        };
+        if let Some(customer) = &wanted.customer {
+            add("json_extract(record, '$.customer') = #", customer.clone());
+        }
+        if let Some(name) = &wanted.name {
+            add("name = #", name.clone());
+        }
+        if !wanted.states.is_empty() {
+            let states: Vec<String> = wanted.states.iter().map(State::to_string).collect();
+            add("state IN (SELECT value FROM json_each(#))", serde_json::json!(states).to_string());
+        }
+        for (label, value) in &wanted.labels {
+            // A pair, compared as a whole: a label may hold any character.
+            let pair = serde_json::json!([label, value]).to_string();
+            add("EXISTS (SELECT 1 FROM json_each(record, '$.labels') WHERE json_array(key, value) = json(#))", pair);
+        }
+        if let Some(Cursor { started, row }) = after {
+            add("started <= #", started.clone());
+            add(
+                "(started, rowid) < (SELECT json_extract(#, '$[0]'), json_extract(#, '$[1]'))",
+                serde_json::json!([started, row]).to_string(),
+            );
+        }
+        let clauses = if clauses.is_empty() { "1".into() } else { clauses.join(" AND ") };
+        let sql = format!(
+            "SELECT record, started, rowid FROM builds WHERE {clauses} ORDER BY started DESC, rowid DESC LIMIT {}",
+            u64::from(limit) + 1
+        );
+        let read = || {
+            let mut statement = self.db.prepare_cached(&sql)?;
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, Cursor { started: row.get(1)?, row: row.get(2)? }));
+            statement.query_map(rusqlite::params_from_iter(&values), row)?.collect::<Result<Vec<(String, _)>, _>>()
+        };
+        let mut rows = read().map_err(failed("read"))?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        let next = rows.last().filter(|_| more).map(|(_, cursor)| cursor.clone());
+        let builds = rows.iter().map(|(text, _)| parse(text, "a build")).collect::<Result<_, _>>()?;
+        Ok(Page { builds, next })
+    }
+
+    /// Makes lists of one customer's builds fast.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be written.
+    pub(crate) fn by_customer(&self) -> Result<(), HistoryError> {
+        let index = "CREATE INDEX IF NOT EXISTS builds_customer ON builds(json_extract(record, '$.customer'), started)";
+        self.db.execute_batch(index).map_err(failed("write"))
+    }
+
+    /// Puts a build that has no journal yet into the index.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be written.
+    pub(crate) fn announce(&self, builds: &[BuildRecord]) -> Result<(), HistoryError> {
+        let announce = || {
+            let transaction = self.db.unchecked_transaction()?;
+            builds.iter().try_for_each(|build| put_build(&transaction, build))?;
+            transaction.commit()
+        };
+        announce().map_err(failed("write"))
+    }
+}

@@ -1,0 +1,322 @@
+//! Words of the API to words of `model`, and back. What comes in is checked here.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::PathBuf,
+};
+
+use jiff::Timestamp;
+
+use super::proto::{self, hint, path};
+use crate::{
+    history::BuildRecord,
+    model::{
+        Action, Artifact, BuildId, ConfigPlace, Digest, FailedTask, Hint, Kind, Outcome, PeakOf, State, TaskName, Usage,
+    },
+};
+
+/// A field that cannot be what it says.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}: {why}")]
+pub(crate) struct Invalid {
+    /// Its name in the `.proto`.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Invalid {
+    /// Says what is wrong with a field.
+    pub(crate) fn new(field: &'static str, why: impl ToString) -> Self {
+        Self { field, why: why.to_string() }
+    }
+
+    /// A field that is not there.
+    pub(crate) fn missing(field: &'static str) -> Self {
+        Self::new(field, "is missing")
+    }
+}
+
+/// A time.
+pub(crate) fn time(at: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
+}
+
+/// A time that came in.
+pub(crate) fn time_of(at: Option<prost_types::Timestamp>) -> Option<Timestamp> {
+    let at = at?;
+    Timestamp::new(at.seconds, at.nanos).ok()
+}
+
+/// A path.
+pub(crate) fn path(path: &std::path::Path) -> proto::Path {
+    let form = match path.to_str() {
+        Some(text) => path::Form::Text(text.into()),
+        None => path::Form::Raw(path.as_os_str().as_bytes().into()),
+    };
+    proto::Path { form: Some(form) }
+}
+
+/// A path that came in.
+pub(crate) fn path_of(path: Option<proto::Path>) -> Option<PathBuf> {
+    Some(match path?.form? {
+        path::Form::Text(text) => text.into(),
+        path::Form::Raw(bytes) => OsString::from_vec(bytes).into(),
+    })
+}
+
+/// A state.
+pub(crate) fn state(state: State) -> proto::State {
+    match state {
+        State::Queued => proto::State::Queued,
+        State::Preparing => proto::State::Preparing,
+        State::Building => proto::State::Building,
+        State::ExtractingArtifacts => proto::State::ExtractingArtifacts,
+        State::Completed => proto::State::Completed,
+        State::Failed => proto::State::Failed,
+        State::Cancelled => proto::State::Cancelled,
+        State::Interrupted => proto::State::Interrupted,
+    }
+}
+
+/// A state that came in; none where it is not given.
+///
+/// # Errors
+///
+/// For one of a newer API.
+pub(crate) fn state_of(number: i32) -> Result<Option<State>, Invalid> {
+    let state = proto::State::try_from(number).map_err(|_| Invalid::new("state", "is not known here"))?;
+    Ok(Some(match state {
+        proto::State::Unspecified => return Ok(None),
+        proto::State::Queued => State::Queued,
+        proto::State::Preparing => State::Preparing,
+        proto::State::Building => State::Building,
+        proto::State::ExtractingArtifacts => State::ExtractingArtifacts,
+        proto::State::Completed => State::Completed,
+        proto::State::Failed => State::Failed,
+        proto::State::Cancelled => State::Cancelled,
+        proto::State::Interrupted => State::Interrupted,
+    }))
+}
+
+/// A kind.
+pub(crate) fn kind(kind: Option<Kind>) -> proto::Kind {
+    match kind {
+        None => proto::Kind::Unspecified,
+        Some(Kind::Build) => proto::Kind::Build,
+        Some(Kind::Request) => proto::Kind::Request,
+        Some(Kind::Host) => proto::Kind::Host,
+        Some(Kind::Outside) => proto::Kind::Outside,
+        Some(Kind::Cancelled) => proto::Kind::Stopped,
+    }
+}
+
+/// A kind that came in. One of a newer API is the machine's fault.
+pub(crate) fn kind_of(number: i32) -> Option<Kind> {
+    match proto::Kind::try_from(number) {
+        Ok(proto::Kind::Unspecified) => None,
+        Ok(proto::Kind::Build) => Some(Kind::Build),
+        Ok(proto::Kind::Request) => Some(Kind::Request),
+        Ok(proto::Kind::Outside) => Some(Kind::Outside),
+        Ok(proto::Kind::Stopped) => Some(Kind::Cancelled),
+        Ok(proto::Kind::Host) | Err(_) => Some(Kind::Host),
+    }
+}
+
+/// A hint.
+pub(crate) fn hint(hint: &Hint) -> proto::Hint {
+    let action = hint.action.as_ref().map(|action| match action {
+        Action::Command(text) => hint::Action::Command(text.clone()),
+        Action::Config(text) => hint::Action::Config(text.clone()),
+        Action::Page(text) => hint::Action::Page(text.clone()),
+    });
+    proto::Hint { text: hint.text.clone(), action }
+}
+
+/// A hint that came in.
+pub(crate) fn hint_of(hint: proto::Hint) -> Hint {
+    let action = hint.action.map(|action| match action {
+        hint::Action::Command(text) => Action::Command(text),
+        hint::Action::Config(text) => Action::Config(text),
+        hint::Action::Page(text) => Action::Page(text),
+    });
+    Hint { text: hint.text, action }
+}
+
+/// A task's name.
+pub(crate) fn task(name: &TaskName) -> proto::TaskName {
+    proto::TaskName { recipe: name.recipe.clone(), task: name.task.clone() }
+}
+
+/// A task's name that came in.
+pub(crate) fn task_of(name: Option<proto::TaskName>) -> TaskName {
+    let name = name.unwrap_or_default();
+    TaskName { recipe: name.recipe, task: name.task }
+}
+
+fn failed(task: &FailedTask) -> proto::FailedTask {
+    proto::FailedTask {
+        name: Some(self::task(&task.name)),
+        log: task.log.as_deref().map(path),
+        reasons: task.reasons.clone(),
+    }
+}
+
+fn failed_of(task: proto::FailedTask) -> FailedTask {
+    FailedTask { name: task_of(task.name), log: path_of(task.log), reasons: task.reasons }
+}
+
+/// An outcome.
+pub(crate) fn outcome(outcome: &Outcome) -> proto::Outcome {
+    proto::Outcome {
+        state: state(outcome.state).into(),
+        bitbake_exit: outcome.bitbake_exit,
+        failed: outcome.failed.iter().map(failed).collect(),
+        reasons: outcome.reasons.clone(),
+        kind: kind(outcome.kind).into(),
+        hints: outcome.hints.iter().map(hint).collect(),
+        place: outcome.place.as_ref().map(|place| proto::ConfigPlace {
+            file: place.file.clone(),
+            line: place.line as u64,
+            column: place.column as u64,
+            length: place.length as u64,
+            text: place.text.clone(),
+        }),
+        usage: outcome.usage.map(|usage| proto::Usage {
+            cpu_ms: usage.cpu_ms,
+            peak_memory: usage.peak_memory,
+            peak_of_build: usage.peak_of == PeakOf::Build,
+            read_bytes: usage.read_bytes,
+            written_bytes: usage.written_bytes,
+        }),
+        artifacts: outcome.artifacts,
+        artifact_bytes: outcome.artifact_bytes,
+        duration_ms: outcome.duration_ms,
+        cleaned: outcome.cleaned,
+    }
+}
+
+/// An outcome that came in.
+///
+/// # Errors
+///
+/// Without a state that is known here.
+pub(crate) fn outcome_of(outcome: proto::Outcome) -> Result<Outcome, Invalid> {
+    let number = |number: u64| usize::try_from(number).unwrap_or_default();
+    Ok(Outcome {
+        state: state_of(outcome.state)?.ok_or_else(|| Invalid::missing("outcome.state"))?,
+        bitbake_exit: outcome.bitbake_exit,
+        failed: outcome.failed.into_iter().map(failed_of).collect(),
+        reasons: outcome.reasons,
+        kind: kind_of(outcome.kind),
+        hints: outcome.hints.into_iter().map(hint_of).collect(),
+        place: outcome.place.map(|place| ConfigPlace {
+            file: place.file,
+            line: number(place.line),
+            column: number(place.column),
+            length: number(place.length),
+            text: place.text,
+        }),
+        usage: outcome.usage.map(|usage| Usage {
+            cpu_ms: usage.cpu_ms,
+            peak_memory: usage.peak_memory,
+            peak_of: if usage.peak_of_build { PeakOf::Build } else { PeakOf::LargestProcess },
+            read_bytes: usage.read_bytes,
+            written_bytes: usage.written_bytes,
+        }),
+        artifacts: outcome.artifacts,
+        artifact_bytes: outcome.artifact_bytes,
+        duration_ms: outcome.duration_ms,
+        cleaned: outcome.cleaned,
+    })
+}
+
+/// An artifact.
+pub(crate) fn artifact(artifact: &Artifact) -> proto::Artifact {
+    proto::Artifact {
+        path: Some(path(&artifact.path)),
+        size: artifact.size,
+        sha256: artifact.sha256.as_ref().map(|digest| digest.hex().to_string()),
+        link: artifact.link.as_deref().map(path),
+    }
+}
+
+/// An artifact that came in.
+///
+/// # Errors
+///
+/// Without a path, or with a digest that is none.
+pub(crate) fn artifact_of(artifact: proto::Artifact) -> Result<Artifact, Invalid> {
+    let digest = |hex: String| format!("sha256:{hex}").parse::<Digest>();
+    Ok(Artifact {
+        path: path_of(artifact.path).ok_or_else(|| Invalid::missing("artifact.path"))?,
+        size: artifact.size,
+        sha256: artifact.sha256.map(digest).transpose().map_err(|error| Invalid::new("artifact.sha256", error))?,
+        link: path_of(artifact.link),
+    })
+}
+
+/// A build, and its place in the queue if it waits for the daemon.
+pub(crate) fn build(build: &BuildRecord, queued: Option<proto::Queued>) -> proto::Build {
+    proto::Build {
+        id: build.id.as_str().into(),
+        name: build.name.clone(),
+        customer: build.customer.clone().unwrap_or_default(),
+        labels: build.labels.clone().into_iter().collect(),
+        machine: build.machine.clone(),
+        targets: build.targets.clone(),
+        variant: build.variant.clone(),
+        state: state(build.state).into(),
+        started: Some(time(build.started)),
+        ended: build.ended.map(time),
+        outcome: build.outcome.as_ref().map(outcome),
+        config: build.config.as_deref().map(path),
+        queued,
+    }
+}
+
+/// A build that came in.
+///
+/// # Errors
+///
+/// Without an id, a state or a time.
+pub(crate) fn build_of(build: proto::Build) -> Result<BuildRecord, Invalid> {
+    Ok(BuildRecord {
+        id: id_of("id", &build.id)?,
+        name: build.name,
+        config: path_of(build.config),
+        machine: build.machine,
+        targets: build.targets,
+        variant: build.variant,
+        customer: Some(build.customer).filter(|customer| !customer.is_empty()),
+        labels: build.labels.into_iter().collect(),
+        waits: build.queued.is_some(),
+        state: state_of(build.state)?.ok_or_else(|| Invalid::missing("state"))?,
+        started: time_of(build.started).ok_or_else(|| Invalid::missing("started"))?,
+        ended: time_of(build.ended),
+        outcome: build.outcome.map(outcome_of).transpose()?,
+    })
+}
+
+/// The id of a build, whole.
+///
+/// # Errors
+///
+/// For what is none.
+pub(crate) fn id_of(field: &'static str, text: &str) -> Result<BuildId, Invalid> {
+    text.parse().map_err(|error| Invalid::new(field, error))
+}
+
+/// What an outcome tells of a failure.
+pub(crate) fn explanation(record: &BuildRecord) -> proto::Explanation {
+    let told = record.outcome.as_ref().map(outcome).unwrap_or_default();
+    proto::Explanation {
+        state: state(record.state).into(),
+        kind: told.kind,
+        reasons: told.reasons,
+        hints: told.hints,
+        failed: told.failed,
+        diagnosis: None,
+    }
+}
