@@ -1,3 +1,363 @@
 //! The daemon: it takes submissions, decides which build starts when, starts their workers and follows them. It runs no build itself.
 
+pub(crate) mod access;
 pub(crate) mod ledger;
+mod queue;
+mod submit;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc},
+};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use self::{
+    access::{Denied, How, Principal, Scope, Token, TokenHash},
+    ledger::{Ledger, LedgerError},
+};
+use crate::{
+    history::{BuildRecord, History, HistoryError},
+    model::{BuildId, Hint, Kind, Paths, SystemFacts, UserError},
+    plan::PlanError,
+    project::ProjectError,
+    service::{BuildService as _, LocalService, ServiceError},
+    settings::{Settings, SettingsError},
+    system::{
+        files::{FileError, make_private_dir},
+        lock::{self, Attempt, FileLock, Mode},
+        process::Spawner,
+    },
+    worker::WorkerError,
+};
+pub(crate) use queue::{Place, QueueView};
+pub(crate) use submit::{Accepted, Asked};
+
+/// The ledger's file, and that of the lock, below SMIDR_HOME/daemon.
+const LEDGER: &str = "daemon.db";
+const LOCK: &str = "daemon.lock";
+
+/// Why the daemon cannot do what is asked of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DaemonError {
+    /// Another one runs.
+    #[error("a daemon runs already for this SMIDR_HOME: {0}")]
+    Runs(String),
+    /// The caller may not.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The config.
+    #[error(transparent)]
+    Project(#[from] ProjectError),
+    /// What it asks for cannot be built.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// What it asks for is not granted.
+    #[error("the project asks for what was not granted: {}", .0.join(", "))]
+    NotGranted(Vec<String>),
+    /// Builds.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The index.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// A build that never began.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The user's settings.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Files.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A name that is taken.
+    #[error("there is a {what} `{name}` already")]
+    Taken {
+        /// Of what.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A name that is not there.
+    #[error("there is no {what} `{name}`")]
+    Missing {
+        /// Of what.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// It ends.
+    #[error("the daemon is about to end")]
+    Ends,
+}
+
+impl UserError for DaemonError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Runs(_) | Self::NotGranted(_) | Self::Taken { .. } | Self::Missing { .. } => Kind::Request,
+            Self::Ends => Kind::Outside,
+            Self::Denied(error) => error.kind(),
+            Self::Project(error) => error.kind(),
+            Self::Plan(error) => error.kind(),
+            Self::Service(error) => error.kind(),
+            Self::Ledger(error) => error.kind(),
+            Self::History(error) => error.kind(),
+            Self::Worker(error) => error.kind(),
+            Self::Settings(error) => error.kind(),
+            Self::File(error) => error.kind(),
+        }
+    }
+
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            Self::Runs(_) => vec![
+                Hint::command("look at it", "smidr daemon status"),
+                Hint::command("let this one take its place", "smidr daemon --replace"),
+            ],
+            Self::NotGranted(_) => vec![Hint::command("in the project's folder, if you trust its code", "smidr trust")],
+            Self::Taken { .. } | Self::Missing { .. } | Self::Ends => Vec::new(),
+            Self::Denied(error) => error.hints(),
+            Self::Project(error) => error.hints(),
+            Self::Plan(error) => error.hints(),
+            Self::Service(error) => error.hints(),
+            Self::Ledger(error) => error.hints(),
+            Self::History(error) => error.hints(),
+            Self::Worker(error) => error.hints(),
+            Self::Settings(error) => error.hints(),
+            Self::File(error) => error.hints(),
+        }
+    }
+
+    fn drawn(&self, colour: bool) -> Option<String> {
+        match self {
+            Self::Project(error) => error.drawn(colour),
+            Self::Settings(error) => error.drawn(colour),
+            Self::Service(error) => error.drawn(colour),
+            _ => None,
+        }
+    }
+}
+
+/// What the daemon is and knows. Shared by all that serves.
+pub(crate) struct Daemon {
+    /// SMIDR_HOME.
+    pub paths: Paths,
+    /// This machine.
+    pub facts: SystemFacts,
+    /// When it began.
+    pub started: Timestamp,
+    spawner: Spawner,
+    ledger: Ledger,
+    history: Mutex<History>,
+    queue: Mutex<queue::State>,
+    wake: mpsc::Sender<queue::Signal>,
+    tokens: RwLock<HashMap<TokenHash, Token>>,
+    // Counts changes of tokens: streams look again whether they may go on.
+    access: watch::Sender<u64>,
+    _alone: FileLock,
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A failure of a call to the kernel that has no object.
+fn io_error(action: &'static str, paths: &Paths) -> impl FnOnce(io::Error) -> FileError {
+    FileError::new(action, &paths.daemon())
+}
+
+impl Daemon {
+    /// Takes the SMIDR_HOME for this daemon, finds what waits and what runs, and starts builds.
+    ///
+    /// # Errors
+    ///
+    /// When another daemon runs, or something that it needs cannot be opened.
+    pub(crate) fn start(paths: Paths, facts: SystemFacts, spawner: Spawner) -> Result<Arc<Self>, DaemonError> {
+        let folder = paths.daemon();
+        make_private_dir(&folder)?;
+        let holder = format!("daemon, process {}", std::process::id());
+        let alone = match lock::try_lock(&folder.join(LOCK), Mode::Exclusive, &holder)? {
+            Attempt::Held(lock) => lock,
+            Attempt::Busy(holder) => return Err(DaemonError::Runs(holder.to_string())),
+        };
+        let ledger = Ledger::open(&folder.join(LEDGER))?;
+        let now = Timestamp::now();
+        ledger.forget_requests(now)?;
+        let history = History::open(&paths)?;
+        history.by_customer()?;
+        let tokens = ledger.tokens()?.into_iter().map(|token| (token.hash, token)).collect();
+        let settings = Settings::read(&paths, &facts.home)?;
+        let (wake, signals) = mpsc::channel();
+        let daemon = Arc::new(Self {
+            queue: Mutex::new(queue::State::new(settings.limits.builds(facts.cpus))),
+            paths,
+            facts,
+            started: now,
+            spawner,
+            ledger,
+            history: Mutex::new(history),
+            wake,
+            tokens: RwLock::new(tokens),
+            access: watch::Sender::new(0),
+            _alone: alone,
+        });
+        daemon.recover()?;
+        let failed = io_error("start a thread of", &daemon.paths);
+        queue::run(daemon.clone(), signals).map_err(failed)?;
+        Ok(daemon)
+    }
+
+    /// Builds of this machine.
+    pub(crate) fn builds(&self) -> LocalService<'_> {
+        LocalService::new(&self.paths)
+    }
+
+    /// A build that the caller may see.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or it is another customer's.
+    pub(crate) fn show(&self, principal: &Principal, id: &str) -> Result<BuildRecord, DaemonError> {
+        principal.require(Scope::Read)?;
+        let build = match self.builds().show(Some(id)) {
+            // Other customers' ids are not told.
+            Err(ServiceError::Ambiguous { text, ids }) => {
+                let seen: Vec<BuildRecord> = ids
+                    .iter()
+                    .filter_map(|id| self.builds().show(Some(id.as_str())).ok())
+                    .filter(|build| principal.sees(build.customer.as_deref()))
+                    .collect();
+                match <[BuildRecord; 1]>::try_from(seen) {
+                    Ok([one]) => one,
+                    Err(seen) if seen.is_empty() => return Err(ServiceError::Unknown(id.into()).into()),
+                    Err(seen) => {
+                        let ids = seen.into_iter().map(|build| build.id).collect();
+                        return Err(ServiceError::Ambiguous { text, ids }.into());
+                    }
+                }
+            }
+            found => found?,
+        };
+        match principal.sees(build.customer.as_deref()) {
+            true => Ok(build),
+            false => Err(ServiceError::Unknown(id.into()).into()),
+        }
+    }
+
+    /// Stops a build. Gives its state.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or its worker cannot be reached.
+    pub(crate) fn cancel(
+        &self,
+        principal: &Principal,
+        id: &str,
+        force: bool,
+        reason: Option<&str>,
+    ) -> Result<BuildRecord, DaemonError> {
+        principal.require(Scope::Cancel)?;
+        let build = self.show(&Principal { scopes: vec![Scope::Read], ..principal.clone() }, id)?;
+        if build.state.is_final() {
+            return Ok(build);
+        }
+        let by = format!("cancelled by {}", principal.name);
+        let reason = reason.map_or(by.clone(), |reason| format!("{by}: {reason}"));
+        if self.drop_waiting(&build.id, &reason)? {
+            return Ok(self.builds().show(Some(build.id.as_str()))?);
+        }
+        match self.builds().stop(&build.id, force, Some(&reason)) {
+            Ok(()) | Err(ServiceError::Over { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(self.builds().show(Some(build.id.as_str()))?)
+    }
+
+    /// Removes a build that is over.
+    ///
+    /// # Errors
+    ///
+    /// When it is not over, or the caller may not.
+    pub(crate) fn remove(&self, principal: &Principal, id: &str) -> Result<(), DaemonError> {
+        principal.require(Scope::Cancel)?;
+        let build = self.show(&Principal { scopes: vec![Scope::Read], ..principal.clone() }, id)?;
+        Ok(self.builds().remove(&build.id)?)
+    }
+
+    /// The caller that shows a token; none for one that is not good.
+    pub(crate) fn by_token(&self, text: &str) -> Option<Principal> {
+        let hash = access::hash(text)?;
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(&hash)?.principal(Timestamp::now())
+    }
+
+    /// Whether a caller is still what it was.
+    pub(crate) fn still(&self, principal: &Principal) -> bool {
+        match &principal.how {
+            How::Owner | How::Certificate => true,
+            How::Token(hash) => {
+                let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+                tokens.get(hash).and_then(|token| token.principal(Timestamp::now())).as_ref() == Some(principal)
+            }
+        }
+    }
+
+    /// Told at each change of tokens.
+    pub(crate) fn access_changes(&self) -> watch::Receiver<u64> {
+        self.access.subscribe()
+    }
+
+    /// Makes a token. Its text is known here and then never again.
+    ///
+    /// # Errors
+    ///
+    /// When its name is taken, or it cannot be kept.
+    pub(crate) async fn create_token(
+        &self,
+        name: String,
+        scopes: Vec<Scope>,
+        customer: Option<String>,
+        lifetime: Option<std::time::Duration>,
+    ) -> Result<(Token, String), DaemonError> {
+        let text = access::draw().map_err(io_error("draw random bits for", &self.paths))?;
+        let hash = access::hash(&text).unwrap_or_default();
+        let created = Timestamp::now();
+        let expires = lifetime.and_then(|lifetime| created.checked_add(lifetime).ok());
+        let token = Token { name, hash, scopes, customer, created, expires };
+        if !self.ledger.add_token(token.clone()).await? {
+            return Err(DaemonError::Taken { what: "token", name: token.name });
+        }
+        self.tokens.write().unwrap_or_else(PoisonError::into_inner).insert(hash, token.clone());
+        Ok((token, text))
+    }
+
+    /// All tokens.
+    pub(crate) fn tokens(&self) -> Vec<Token> {
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        let sorted: BTreeMap<&String, &Token> = tokens.values().map(|token| (&token.name, token)).collect();
+        sorted.into_values().cloned().collect()
+    }
+
+    /// Revokes a token. Streams that were opened with it end.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or that cannot be kept.
+    pub(crate) async fn revoke_token(&self, name: String) -> Result<(), DaemonError> {
+        if !self.ledger.remove_token(name.clone()).await? {
+            return Err(DaemonError::Missing { what: "token", name });
+        }
+        self.tokens.write().unwrap_or_else(PoisonError::into_inner).retain(|_, token| token.name != name);
+        self.access.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Whether a build waits for this daemon.
+    pub(crate) fn waits(&self, id: &BuildId) -> Option<Place> {
+        lock(&self.queue).place(id)
+    }
+}

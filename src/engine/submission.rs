@@ -49,6 +49,7 @@ pub(crate) fn submission(
         group: None,
         wait: false,
         customer: None,
+        project: None,
         labels: Default::default(),
         priority: 0,
         retry_interrupted: false,

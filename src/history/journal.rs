@@ -336,15 +336,45 @@ pub(crate) struct Reader {
     // Lines since the last record that cannot be read.
     unreadable: u64,
     waiting: Option<Box<Record>>,
+    // Bytes that were read of a plain journal; none for a compressed one.
+    read: Option<u64>,
+}
+
+/// A place in a journal: after a record, and where that ends, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Spot {
+    /// The number of the last record before it.
+    pub after: u64,
+    /// Where the next one begins in a plain journal.
+    pub offset: Option<u64>,
 }
 
 impl Reader {
+    /// Begins at a place.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be read, or is another user's.
+    pub(crate) fn at(folder: &Path, spot: Spot) -> Result<Option<Self>, FileError> {
+        Self::begin(folder, spot)
+    }
+
+    /// The place after what was read.
+    pub(crate) fn spot(&self) -> Spot {
+        let offset = self.read.filter(|_| self.waiting.is_none()).map(|read| read - self.line.len() as u64);
+        Spot { after: self.after(), offset }
+    }
+
     /// Begins after a record, 0 for all; none where the build has no journal.
     ///
     /// # Errors
     ///
     /// When it cannot be read, or is another user's.
     pub(crate) fn open(folder: &Path, after: u64) -> Result<Option<Self>, FileError> {
+        Self::begin(folder, Spot { after, offset: None })
+    }
+
+    fn begin(folder: &Path, Spot { after, offset }: Spot) -> Result<Option<Self>, FileError> {
         let (plain, packed) = (folder.join(JOURNAL), folder.join(COMPRESSED));
         // A journal that is compressed meanwhile has its new name before it loses the old one.
         for path in [&plain, &packed, &plain] {
@@ -359,10 +389,15 @@ impl Reader {
             if !own {
                 return Err(FileError::new("read", path)(foreign()));
             }
+            let mut file = file;
+            let mut read = None;
             let from: Box<dyn Read + Send> = if path == &packed {
                 let file = at_frame(file, after).map_err(FileError::new("read", path))?;
                 Box::new(zstd::Decoder::new(file).map_err(FileError::new("read", path))?)
             } else {
+                let begin = offset.unwrap_or_default();
+                file.seek(SeekFrom::Start(begin)).map_err(FileError::new("read", path))?;
+                read = Some(begin);
                 Box::new(file)
             };
             return Ok(Some(Self {
@@ -372,6 +407,7 @@ impl Reader {
                 next: after + 1,
                 unreadable: 0,
                 waiting: None,
+                read,
             }));
         }
         Ok(None)
@@ -398,7 +434,8 @@ impl Reader {
         }
         loop {
             let room = LONGEST.saturating_sub(self.line.len() as u64);
-            (&mut self.from).take(room).read_until(b'\n', &mut self.line)?;
+            let read = (&mut self.from).take(room).read_until(b'\n', &mut self.line)?;
+            self.read = self.read.map(|before| before + read as u64);
             let is_whole = self.line.last() == Some(&b'\n');
             if !is_whole && (self.line.len() as u64) < LONGEST {
                 return Ok(None);

@@ -132,6 +132,16 @@ impl Paths {
         self.home.join("trust.json")
     }
 
+    /// What the daemon keeps.
+    pub fn daemon(&self) -> PathBuf {
+        self.home.join("daemon")
+    }
+
+    /// The projects of the daemon's clients.
+    pub fn projects(&self) -> PathBuf {
+        self.home.join("projects")
+    }
+
     /// The layout's version.
     pub fn version(&self) -> PathBuf {
         self.home.join("version")

@@ -49,6 +49,9 @@ pub struct Submission {
     /// Whose build it is, for a daemon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer: Option<String>,
+    /// The project's name, where the id begins with the customer's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
     /// What the caller has noted about it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -163,6 +166,11 @@ impl Submission {
     pub fn config_path(&self) -> &PathBuf {
         let (Origin::Local { config } | Origin::Remote { config, .. }) = &self.origin;
         config
+    }
+
+    /// The project's name.
+    pub fn name(&self) -> String {
+        self.project.clone().unwrap_or_else(|| self.id.name().into())
     }
 
     /// What is kept of it when the build is over: no values of variables, and no files that an image was made of.

@@ -49,7 +49,7 @@ pub(crate) struct Project {
 }
 
 /// The texts that a project is read from: those of a folder, or of a submission.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Sources {
     /// The config, absolute.
     pub file: PathBuf,

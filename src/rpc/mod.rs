@@ -3,6 +3,7 @@
 mod batch;
 mod convert;
 mod records;
+mod submission;
 
 /// The generated code. Made by `SMIDR_UPDATE_API=1 cargo test api::`.
 #[expect(

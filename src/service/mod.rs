@@ -19,6 +19,7 @@ use std::{
 
 pub(crate) use builds::{BuildService, Listed, Sink};
 pub(crate) use clean::Clean;
+pub(crate) use watch::Woken;
 
 use rustix::process::Signal;
 

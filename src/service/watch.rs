@@ -14,7 +14,7 @@ use rustix::fs::inotify;
 use super::{LocalService, ServiceError};
 use crate::{
     history::journal::{Entry, JOURNAL, Reader},
-    model::{BuildId, Event},
+    model::{BuildId, Event, Record},
     system::{
         files::FileError,
         stop::{Listening, StopToken},
@@ -90,6 +90,50 @@ impl LocalService<'_> {
     }
 }
 
+/// What wakes the reader of a journal.
+#[derive(Debug)]
+pub(crate) enum Woken {
+    /// There may be more in the journal.
+    Journal,
+    /// A passing state.
+    Passing(Box<Record>),
+    /// The build is over.
+    Over,
+}
+
+impl LocalService<'_> {
+    /// Says when there is something new in the journal of a build, until the build is over or the token stops, without reading it.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be watched.
+    pub(crate) fn wakes(&self, id: &BuildId, stop: &StopToken, mut on: impl FnMut(Woken)) -> Result<(), ServiceError> {
+        let folder = self.paths.build(id);
+        let failed = || FileError::new("follow the build in", &folder);
+        let mut wake = Wake::new(&folder, stop).map_err(failed())?;
+        loop {
+            let over = wake.client.is_none() && self.show(Some(id.as_str()))?.state.is_final();
+            on(Woken::Journal);
+            if over {
+                on(Woken::Over);
+                return Ok(());
+            }
+            while let Some(record) = wake.passing() {
+                on(Woken::Passing(record));
+            }
+            if stop.is_requested() {
+                return Ok(());
+            }
+            if !wake.lost() {
+                wake.wait().map_err(failed())?;
+            }
+            if wake.client.is_none() {
+                wake.client = connect(&folder);
+            }
+        }
+    }
+}
+
 /// How long the index may be behind the end of a journal. One that cannot be written stays behind.
 const INDEXED: Duration = Duration::from_secs(2);
 
@@ -136,7 +180,7 @@ impl Wake {
     }
 
     /// A passing state that has come.
-    fn passing(&mut self) -> Option<Box<crate::model::Record>> {
+    fn passing(&mut self) -> Option<Box<Record>> {
         loop {
             match self.client.as_ref()?.next(false) {
                 Ok(Some(Say::Record { record })) => return Some(record),

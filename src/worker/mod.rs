@@ -13,7 +13,7 @@ use crate::{
         History, HistoryError,
         journal::{self, JournalSink, Writer},
     },
-    model::{Ask, Event, Hint, Kind, Outcome, Secrets, State, Submission, UserError},
+    model::{Ask, Event, Hint, Kind, Outcome, Paths, Secrets, State, Submission, UserError},
     plan::Plan,
     project::{Project, ProjectError, Sources},
     queue::{self, Ticket},
@@ -184,6 +184,38 @@ pub(crate) fn run(
     }
 }
 
+/// Records a build that is over before it had a worker: cancelled while it waited, or one whose worker could not be started.
+///
+/// # Errors
+///
+/// When that cannot be recorded.
+pub(crate) fn end_unbegun(submission: &Submission, paths: &Paths, outcome: Outcome) -> Result<(), WorkerError> {
+    let folder = paths.build(&submission.id);
+    make_private_dir(&paths.builds())?;
+    make_private_dir(&folder)?;
+    let stop = StopToken::default();
+    let (journal, failure) = JournalSink::new(Writer::create(&folder)?, &stop);
+    let (index, _) = History::open(paths)?.into_sink();
+    write_down(&submission.clone().for_the_record(), &folder)?;
+    let on = Emitter::new(submission.id.clone(), vec![Box::new(journal), Box::new(index)]);
+    on.emit(begun_event(submission, submission.request.targets.clone(), submission.request.machine.clone()));
+    on.emit(Event::Finished { outcome });
+    failure.finish();
+    failure.take().map_or(Ok(()), |error| Err(WorkerError::Unrecorded(error)))
+}
+
+fn begun_event(submission: &Submission, targets: Vec<String>, machine: Option<String>) -> Event {
+    Event::BuildStarted {
+        name: submission.name(),
+        targets,
+        machine: machine.unwrap_or_default(),
+        variant: submission.request.variant.clone(),
+        config: Some(submission.config_path().clone()),
+        customer: submission.customer.clone(),
+        labels: submission.labels.clone(),
+    }
+}
+
 /// What a submission asks for, as a project and a plan of this machine.
 fn plan(submission: &Submission, tools: Tools<'_>) -> Result<(Project, Plan), EngineError> {
     let request = &submission.request;
@@ -215,17 +247,11 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
         }
     }
     let request = &submission.request;
-    tools.on.emit(Event::BuildStarted {
-        name: submission.id.name().into(),
-        targets: planned.as_ref().map_or_else(|_| request.targets.clone(), |(_, plan)| plan.targets.clone()),
-        machine: planned
-            .as_ref()
-            .map_or_else(|_| request.machine.clone().unwrap_or_default(), |(_, plan)| plan.machine.clone()),
-        variant: request.variant.clone(),
-        config: Some(submission.config_path().clone()),
-        customer: submission.customer.clone(),
-        labels: submission.labels.clone(),
-    });
+    let (targets, machine) = match &planned {
+        Ok((_, plan)) => (plan.targets.clone(), Some(plan.machine.clone())),
+        Err(_) => (request.targets.clone(), request.machine.clone()),
+    };
+    tools.on.emit(begun_event(submission, targets, machine));
     begun();
     let (mut project, mut plan) = planned?;
     // Before a place in the queue: a busy workspace is refused at once, or waited for without holding up others.

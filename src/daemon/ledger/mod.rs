@@ -1,6 +1,9 @@
 //! What the daemon must not forget: the builds that wait, tokens, schedules, webhooks and what was sent to them. One SQLite file; everything
 //! that is written at the same time is one commit, so that many callers wait for one fsync.
 
+pub(crate) mod tokens;
+pub(crate) mod waiting;
+
 use std::{
     fs,
     os::unix::fs::OpenOptionsExt as _,
@@ -83,6 +86,14 @@ type Work = Box<dyn FnOnce(&Connection) -> (bool, Finish) + Send>;
 /// Answers a caller, with the error of the commit if there was one.
 type Finish = Box<dyn FnOnce(Option<&Arc<rusqlite::Error>>) + Send>;
 
+/// All tables.
+const TABLES: [&str; 2] = [waiting::TABLES, tokens::TABLES];
+
+/// A time as it was written down; the beginning of time where that cannot be read.
+fn time(text: &str) -> jiff::Timestamp {
+    text.parse().unwrap_or(jiff::Timestamp::MIN)
+}
+
 /// The daemon's own database. Clones are the same one.
 #[derive(Clone)]
 pub(crate) struct Ledger {
@@ -92,12 +103,16 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger at a path, and makes it if there is none. `tables` are those of each part of the daemon, in the order of versions.
+    /// Opens the ledger at a path, and makes it if there is none.
     ///
     /// # Errors
     ///
     /// When it cannot be opened, or is newer than this smidr.
-    pub(crate) fn open(path: &Path, tables: &[&str]) -> Result<Self, LedgerError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, LedgerError> {
+        Self::with(path, &TABLES)
+    }
+
+    fn with(path: &Path, tables: &[&str]) -> Result<Self, LedgerError> {
         let own = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         own.map_err(|error| LedgerError::File { path: path.into(), source: Arc::new(error) })?;
         let failed = |source| LedgerError::Sqlite { action: "open", path: path.into(), source: Arc::new(source) };
@@ -217,17 +232,17 @@ mod tests {
     fn what_fails_takes_nothing_along() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("daemon.db");
-        let ledger = Ledger::open(&path, &["CREATE TABLE x (n INTEGER PRIMARY KEY) STRICT;"]).expect("a ledger");
+        let ledger = Ledger::with(&path, &["CREATE TABLE x (n INTEGER PRIMARY KEY) STRICT;"]).expect("a ledger");
         let add = |n: i64| move |db: &Connection| db.execute("INSERT INTO x VALUES (?1)", [n]).map(drop);
         // Waiting together, they are one commit.
         let all: Vec<_> = [1, 2, 2, 3].into_iter().map(|n| ledger.begin(add(n))).collect();
         let done: Vec<bool> = all.into_iter().map(|one| one.blocking_recv().expect("an answer").is_ok()).collect();
         assert_eq!(done, [true, true, false, true]);
         drop(ledger);
-        let again = Ledger::open(&path, &[]).expect("a ledger");
+        let again = Ledger::open(&path).expect("a ledger");
         let count = |db: &Connection| db.query_row("SELECT count(*) FROM x", [], |row| row.get::<_, i64>(0));
         assert_eq!(again.read(count).expect("a number"), 3);
         again.write_now(|db| db.pragma_update(None, "user_version", 99)).expect("written");
-        assert!(matches!(Ledger::open(&path, &[]), Err(LedgerError::TooNew { version: 99, .. })));
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::TooNew { version: 99, .. })));
     }
 }

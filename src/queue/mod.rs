@@ -4,6 +4,8 @@
 //! fewer tickets of its line than the budget has places are before it and still held. What a kill leaves behind is free, and removed by the
 //! next process that draws.
 
+pub(crate) mod policy;
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,0 +1,429 @@
+//! The queue as it runs: what waits and what runs, in memory beside the ledger; the thread that starts workers, and one for each build that
+//! runs, which waits for its end.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Daemon, DaemonError, ledger::waiting::Waiting, lock};
+use crate::{
+    executors::{self, Life},
+    history::{BuildRecord, History},
+    model::{BuildId, Outcome, State as BuildState, UserError as _},
+    queue::policy::{self, Budget, Decision},
+    service::{BuildService as _, ServiceError},
+    system::{self, files::remove_tree, stop::StopToken},
+    worker,
+};
+
+/// The ledger's note that the queue is paused.
+const PAUSED: &str = "paused";
+
+/// How long a build waits whose worker could not be started, before the next try.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// How often a worker is tried to be started.
+const TRIES: u32 = 3;
+
+/// What the queue knows of a build.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct About {
+    /// As lists show it.
+    pub record: BuildRecord,
+    /// Where it builds.
+    pub workspace: PathBuf,
+    /// Higher goes first, within a customer.
+    pub priority: i32,
+    /// Its limit, in bytes.
+    pub memory: Option<u64>,
+    /// Its limit of processors.
+    pub cpus: Option<u32>,
+}
+
+impl About {
+    fn id(&self) -> &BuildId {
+        &self.record.id
+    }
+
+    /// In whose turn it is. A build of no customer is one of its project's.
+    fn customer(&self) -> String {
+        self.record.customer.clone().unwrap_or_else(|| self.record.name.clone())
+    }
+
+    fn workspace(&self) -> String {
+        self.workspace.to_string_lossy().into_owned()
+    }
+}
+
+struct Entry {
+    seq: u64,
+    since: Timestamp,
+    about: About,
+    tries: u32,
+    // Why its worker could not be started.
+    failed: Option<String>,
+}
+
+/// A place in the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// From 1.
+    pub position: u32,
+    /// Why it waits.
+    pub reason: String,
+}
+
+/// A build in the queue, as it is shown.
+#[derive(Clone, Debug)]
+pub(crate) struct InQueue {
+    /// The build.
+    pub record: BuildRecord,
+    /// Its priority.
+    pub priority: i32,
+    /// Since when it waits or runs.
+    pub since: Timestamp,
+    /// Of one that waits.
+    pub place: Option<Place>,
+}
+
+/// The queue, as it is shown.
+#[derive(Clone, Debug)]
+pub(crate) struct QueueView {
+    /// Whether it is paused.
+    pub paused: bool,
+    /// How many run at once.
+    pub builds: u32,
+    /// What runs.
+    pub running: Vec<InQueue>,
+    /// What waits, in its order.
+    pub waiting: Vec<InQueue>,
+}
+
+/// The queue.
+pub(super) struct State {
+    budget: Budget,
+    waiting: BTreeMap<u64, Entry>,
+    running: HashMap<BuildId, Entry>,
+    decided: Vec<Decision>,
+    ends: bool,
+}
+
+/// What wakes the thread that starts workers.
+pub(crate) enum Signal {
+    /// Something has changed.
+    Look,
+    /// A build is over.
+    Ended(BuildId),
+    /// Start nothing more, and end.
+    End,
+}
+
+impl State {
+    pub(super) fn new(builds: u32) -> Self {
+        Self {
+            budget: Budget { builds, ..Budget::default() },
+            waiting: BTreeMap::new(),
+            running: HashMap::new(),
+            decided: Vec::new(),
+            ends: false,
+        }
+    }
+
+    /// Adds one that waits. Gives its place.
+    pub(super) fn add(&mut self, seq: u64, since: Timestamp, about: About) -> Place {
+        let id = about.id().clone();
+        self.waiting.insert(seq, Entry { seq, since, about, tries: 0, failed: None });
+        self.decide();
+        self.place(&id).unwrap_or(Place { position: 1, reason: String::new() })
+    }
+
+    pub(super) fn place(&self, id: &BuildId) -> Option<Place> {
+        let entry = self.waiting.values().find(|entry| entry.about.id() == id)?;
+        let decision = self.decided.iter().find(|decision| decision.id == *id);
+        let reason = match (&entry.failed, decision.and_then(|decision| decision.why.as_ref())) {
+            (Some(failed), _) => format!("its worker could not be started: {failed}"),
+            (None, Some(why)) => why.to_string(),
+            (None, None) => "it starts now".into(),
+        };
+        Some(Place { position: decision.map_or(1, |decision| decision.position), reason })
+    }
+
+    fn decide(&mut self) {
+        let waiting: Vec<_> = self.waiting.values().map(waiting_of).collect();
+        let running: Vec<_> = self.running.values().map(running_of).collect();
+        self.decided = policy::decide(&running, &waiting, &self.budget);
+    }
+
+    fn remove_waiting(&mut self, id: &BuildId) -> Option<Entry> {
+        let seq = self.waiting.values().find(|entry| entry.about.id() == id)?.seq;
+        self.waiting.remove(&seq)
+    }
+
+    fn view(&self) -> QueueView {
+        let shown = |entry: &Entry, place| InQueue {
+            record: entry.about.record.clone(),
+            priority: entry.about.priority,
+            since: entry.since,
+            place,
+        };
+        let mut running: Vec<InQueue> = self.running.values().map(|entry| shown(entry, None)).collect();
+        running.sort_by_key(|one| one.since);
+        let waiting = self.waiting.values().map(|entry| shown(entry, self.place(entry.about.id())));
+        let mut waiting: Vec<InQueue> = waiting.collect();
+        waiting.sort_by_key(|one| one.place.as_ref().map(|place| place.position));
+        QueueView { paused: self.budget.paused, builds: self.budget.builds, running, waiting }
+    }
+}
+
+fn waiting_of(entry: &Entry) -> policy::Waiting {
+    policy::Waiting {
+        id: entry.about.id().clone(),
+        seq: entry.seq,
+        customer: entry.about.customer(),
+        priority: entry.about.priority,
+        workspace: entry.about.workspace(),
+        memory: entry.about.memory,
+        cpus: entry.about.cpus,
+    }
+}
+
+fn running_of(entry: &Entry) -> policy::Running {
+    policy::Running {
+        id: entry.about.id().clone(),
+        customer: entry.about.customer(),
+        workspace: entry.about.workspace(),
+        memory: entry.about.memory,
+        cpus: entry.about.cpus,
+    }
+}
+
+/// Starts the thread that starts workers.
+pub(super) fn run(daemon: Arc<Daemon>, signals: Receiver<Signal>) -> io::Result<()> {
+    let followed: Vec<BuildId> = lock(&daemon.queue).running.keys().cloned().collect();
+    for id in followed {
+        follow(&daemon, id)?;
+    }
+    thread::Builder::new().name("queue".into()).spawn(move || {
+        let mut retry = None;
+        loop {
+            let signal = match retry {
+                None => signals.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(pause) => signals.recv_timeout(pause),
+            };
+            match signal {
+                Ok(Signal::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Signal::Ended(id)) => daemon.ended(&id),
+                Ok(Signal::Look) | Err(RecvTimeoutError::Timeout) => {}
+            }
+            retry = daemon.start_some().then_some(AGAIN);
+        }
+    })?;
+    Ok(())
+}
+
+/// Waits for the end of a build, on a thread of its own: few run at once.
+fn follow(daemon: &Arc<Daemon>, id: BuildId) -> io::Result<()> {
+    let daemon = daemon.clone();
+    thread::Builder::new().name("follow".into()).spawn(move || {
+        let ever = StopToken::default();
+        // One whose journal cannot be watched is looked at from time to time.
+        while daemon.builds().wakes(&id, &ever, |_| {}).is_err() {
+            thread::sleep(AGAIN);
+        }
+        let _ = daemon.wake.send(Signal::Ended(id));
+    })?;
+    Ok(())
+}
+
+impl Daemon {
+    /// Finds what waits and what runs, after a start.
+    pub(super) fn recover(&self) -> Result<(), DaemonError> {
+        let mut announced = Vec::new();
+        for Waiting { seq, build, since, about } in self.ledger.all_waiting()? {
+            let has_begun = History::in_journal(&self.paths, &build).is_some()
+                || system::lock::holder(&self.paths.alive(&build))?.is_some();
+            let about = serde_json::from_str::<About>(&about).ok();
+            match about.filter(|_| !has_begun) {
+                Some(about) => {
+                    announced.push(about.record.clone());
+                    lock(&self.queue).add(seq, since, about);
+                }
+                None => self.ledger.begun(&build)?,
+            }
+        }
+        let history = lock(&self.history);
+        history.announce(&announced)?;
+        let unfinished = history.unfinished()?;
+        drop(history);
+        for build in unfinished.into_iter().filter(|build| !build.waits) {
+            let build = self.builds().show(Some(build.id.as_str()))?;
+            if !build.state.is_final() {
+                let about = self.about_running(build);
+                let entry = Entry { seq: 0, since: about.record.started, about, tries: 0, failed: None };
+                lock(&self.queue).running.insert(entry.about.id().clone(), entry);
+            }
+        }
+        let mut queue = lock(&self.queue);
+        queue.budget.paused = self.ledger.setting(PAUSED)?.is_some_and(|paused| paused == "true");
+        queue.decide();
+        drop(queue);
+        let _ = self.wake.send(Signal::Look);
+        Ok(())
+    }
+
+    /// What the queue has to know of a build that another daemon, or its user, has started.
+    fn about_running(&self, record: BuildRecord) -> About {
+        let submission = worker::submitted(&self.paths.build(&record.id)).ok();
+        let workspace = submission.as_ref().map(|submission| submission.config_path().clone()).unwrap_or_default();
+        About { record, workspace, priority: 0, memory: None, cpus: None }
+    }
+
+    /// Starts what may start. Gives whether to try again soon.
+    fn start_some(self: &Arc<Self>) -> bool {
+        loop {
+            let mut queue = lock(&self.queue);
+            queue.decide();
+            if queue.ends {
+                return false;
+            }
+            let is_next = |decision: &&Decision| decision.why.is_none();
+            let next: Vec<BuildId> = queue.decided.iter().filter(is_next).map(|one| one.id.clone()).collect();
+            // One that has just failed waits for the next try.
+            let ready = next
+                .iter()
+                .find(|id| queue.waiting.values().any(|entry| entry.about.id() == *id && entry.failed.is_none()));
+            let Some(id) = ready.cloned() else { return !next.is_empty() && self.forgive(&mut queue) };
+            let Some(mut entry) = queue.remove_waiting(&id) else { continue };
+            entry.tries += 1;
+            let about = entry.about.clone();
+            queue.running.insert(id.clone(), entry);
+            drop(queue);
+            match self.start_worker(&id) {
+                Ok(()) => {
+                    let _ = follow(self, id);
+                }
+                Err(error) => self.not_started(&id, about, &error),
+            }
+        }
+    }
+
+    /// Lets those be tried again whose worker could not be started.
+    fn forgive(&self, queue: &mut State) -> bool {
+        let mut any = false;
+        for entry in queue.waiting.values_mut() {
+            any |= entry.failed.take().is_some();
+        }
+        any
+    }
+
+    fn start_worker(&self, id: &BuildId) -> Result<(), DaemonError> {
+        let folder = self.paths.build(id);
+        let Some(submission) = self.ledger.submission(id)? else { return Ok(()) };
+        // What a daemon left that was killed before the worker wrote a record.
+        if folder.exists() && History::in_journal(&self.paths, id).is_none() {
+            remove_tree(&folder)?;
+        }
+        if !folder.exists() {
+            worker::submit(&submission, &folder)?;
+            let mut child =
+                executors::start(id, &self.paths, &self.spawner, Life::OfItsOwn).map_err(ServiceError::from)?;
+            // Reaped when it ends.
+            thread::Builder::new()
+                .spawn(move || child.wait())
+                .map_err(super::io_error("wait for a worker of", &self.paths))?;
+        }
+        self.ledger.begun(id)?;
+        Ok(())
+    }
+
+    /// Puts a build back, or ends it, whose worker could not be started.
+    fn not_started(&self, id: &BuildId, about: About, error: &DaemonError) {
+        let mut queue = lock(&self.queue);
+        let Some(mut entry) = queue.running.remove(id) else { return };
+        let mut why = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            why = format!("{why}: {error}");
+            cause = error.source();
+        }
+        if entry.tries < TRIES {
+            entry.failed = Some(why);
+            queue.waiting.insert(entry.seq, entry);
+            return;
+        }
+        drop(queue);
+        let outcome = Outcome { hints: error.hints(), ..Outcome::of(error) };
+        if self.end_unbegun(id, outcome).is_err() {
+            lock(&self.queue).add(entry.seq, entry.since, about);
+        }
+    }
+
+    /// Ends a build that has no worker.
+    fn end_unbegun(&self, id: &BuildId, outcome: Outcome) -> Result<(), DaemonError> {
+        if let Some(submission) = self.ledger.submission(id)? {
+            let folder = self.paths.build(id);
+            if folder.exists() && History::in_journal(&self.paths, id).is_none() {
+                remove_tree(&folder)?;
+            }
+            worker::end_unbegun(&submission, &self.paths, outcome)?;
+            let _ = fs::remove_file(self.paths.alive(id));
+        }
+        Ok(self.ledger.begun(id)?)
+    }
+
+    /// Cancels a build that waits. Gives whether it waited.
+    pub(super) fn drop_waiting(&self, id: &BuildId, reason: &str) -> Result<bool, DaemonError> {
+        let Some(entry) = lock(&self.queue).remove_waiting(id) else { return Ok(false) };
+        let outcome = Outcome { reasons: vec![reason.into()], ..Outcome::new(BuildState::Cancelled) };
+        if let Err(error) = self.end_unbegun(id, outcome) {
+            lock(&self.queue).waiting.insert(entry.seq, entry);
+            return Err(error);
+        }
+        let _ = self.wake.send(Signal::Look);
+        Ok(true)
+    }
+
+    fn ended(&self, id: &BuildId) {
+        lock(&self.queue).running.remove(id);
+    }
+
+    /// The queue.
+    pub(crate) fn queue(&self) -> QueueView {
+        lock(&self.queue).view()
+    }
+
+    /// Starts nothing more, or goes on.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be kept.
+    pub(crate) async fn pause(&self, paused: bool) -> Result<(), DaemonError> {
+        self.ledger.set(PAUSED, paused.to_string()).await?;
+        let mut queue = lock(&self.queue);
+        queue.budget.paused = paused;
+        queue.decide();
+        drop(queue);
+        let _ = self.wake.send(Signal::Look);
+        Ok(())
+    }
+
+    /// Starts no more builds: the daemon is about to end. Gives what runs.
+    pub(crate) fn end(&self) -> Vec<BuildId> {
+        let mut queue = lock(&self.queue);
+        queue.ends = true;
+        let running = queue.running.keys().cloned().collect();
+        drop(queue);
+        running
+    }
+}
