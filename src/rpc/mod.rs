@@ -1,7 +1,10 @@
 //! The API: `smidr.proto`, its conversion to and from the words of `model`, checked at the border, the server and the client.
 
+mod authority;
 mod batch;
 mod convert;
+mod feed;
+mod listen;
 mod records;
 mod submission;
 

@@ -1,0 +1,291 @@
+//! Journals as streams. What clients at the same place want is read and encoded once; they share the bytes. A client keeps a place, not a
+//! buffer, so that one that reads slowly costs neither memory nor another's time.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    thread,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::{
+    batch, convert,
+    proto::LogLine,
+    records::{record, task_name, task_texts, texts},
+};
+use crate::{
+    history::journal::{Entry, Reader, Spot},
+    model::{BuildId, Event, Paths, Record},
+    service::{LocalService, Woken},
+    system::{files::FileError, stop::StopToken},
+};
+
+/// How much of a stream is encoded at once, in bytes.
+const CHUNK: usize = 256 << 10;
+
+/// How large a message is at most, in bytes, unless one item is larger.
+const MESSAGE: usize = 48 << 10;
+
+/// Records that come within this time wake followers once.
+const TOGETHER: Duration = Duration::from_millis(10);
+
+/// How many passing states a follower may be behind before it misses some.
+const PASSING: usize = 256;
+
+/// What a stream is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Form {
+    /// Records.
+    Records,
+    /// Lines of text.
+    Lines,
+    /// Lines of text that hold `grep`, of one task if one is named. Not shared.
+    Some {
+        /// A part of the line; empty: any.
+        grep: String,
+        /// `recipe:do_task`; empty: all.
+        task: String,
+    },
+}
+
+/// A piece of a journal, encoded.
+struct Chunk {
+    to: Spot,
+    messages: Vec<Bytes>,
+    ends: bool,
+}
+
+/// All journals that are read now.
+pub(crate) struct Feeds {
+    paths: Paths,
+    all: Mutex<HashMap<BuildId, Weak<Feed>>>,
+}
+
+/// One journal.
+pub(crate) struct Feed {
+    folder: PathBuf,
+    chunks: tokio::sync::Mutex<HashMap<(Form, u64), Weak<Chunk>>>,
+    tip: watch::Sender<Tip>,
+    passing: broadcast::Sender<Bytes>,
+    follower: StopToken,
+}
+
+/// What is known of a journal's end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tip {
+    changes: u64,
+    over: bool,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.follower.escalate();
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Feeds {
+    /// Of the builds under these paths.
+    pub(crate) fn new(paths: Paths) -> Self {
+        Self { paths, all: Mutex::default() }
+    }
+
+    /// The feed of a build. It is followed for as long as one holds it.
+    pub(crate) fn of(&self, id: &BuildId) -> Arc<Feed> {
+        let mut all = lock(&self.all);
+        if let Some(feed) = all.get(id).and_then(Weak::upgrade) {
+            return feed;
+        }
+        all.retain(|_, feed| feed.strong_count() > 0);
+        let feed = Arc::new(Feed {
+            folder: self.paths.build(id),
+            chunks: tokio::sync::Mutex::default(),
+            tip: watch::Sender::default(),
+            passing: broadcast::Sender::new(PASSING),
+            follower: StopToken::default(),
+        });
+        all.insert(id.clone(), Arc::downgrade(&feed));
+        self.follow(id, &feed);
+        feed
+    }
+
+    /// Wakes those who wait for more of a journal, on a thread of its own.
+    fn follow(&self, id: &BuildId, feed: &Arc<Feed>) {
+        let (paths, id, stop) = (self.paths.clone(), id.clone(), feed.follower.clone());
+        let (tip, passing) = (feed.tip.clone(), feed.passing.clone());
+        let followed = thread::Builder::new().name("feed".into()).stack_size(256 << 10).spawn(move || {
+            let on = |woken| match woken {
+                Woken::Journal => {
+                    tip.send_modify(|tip| tip.changes += 1);
+                    if tip.receiver_count() > 0 {
+                        thread::sleep(TOGETHER);
+                    }
+                }
+                Woken::Passing(state) => {
+                    if passing.receiver_count() > 0 {
+                        let mut encoded = BytesMut::new();
+                        batch::encode(&record(&state), &mut encoded);
+                        let _ = passing.send(encoded.freeze());
+                    }
+                }
+                Woken::Over => {}
+            };
+            let _ = LocalService::new(&paths).wakes(&id, &stop, on);
+            tip.send_modify(|tip| (tip.over, tip.changes) = (true, tip.changes + 1));
+        });
+        if followed.is_err() {
+            feed.tip.send_modify(|tip| tip.over = true);
+        }
+    }
+}
+
+impl Feed {
+    async fn chunk(self: &Arc<Self>, form: &Form, from: Spot) -> Result<Arc<Chunk>, FileError> {
+        let key = (form.clone(), from.after);
+        let is_shared = !matches!(form, Form::Some { .. });
+        // Held while it is read: the others wait for it, instead of reading the same.
+        let mut chunks = if is_shared { Some(self.chunks.lock().await) } else { None };
+        if let Some(chunk) = chunks.as_ref().and_then(|chunks| chunks.get(&key)).and_then(Weak::upgrade) {
+            return Ok(chunk);
+        }
+        let (folder, form) = (self.folder.clone(), form.clone());
+        let read = tokio::task::spawn_blocking(move || read(&folder, &form, from)).await;
+        let chunk = Arc::new(read.unwrap_or_else(|_| Ok(Chunk { to: from, messages: Vec::new(), ends: true }))?);
+        if let Some(chunks) = &mut chunks
+            && !chunk.messages.is_empty()
+        {
+            chunks.retain(|_, chunk| chunk.strong_count() > 0);
+            chunks.insert(key, Arc::downgrade(&chunk));
+        }
+        Ok(chunk)
+    }
+
+    /// Sends messages from a place on, until the end of the build or, without `follow`, of what is there. `goes_on` is asked after each wait.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be read.
+    pub(crate) async fn stream(
+        self: Arc<Self>,
+        form: Form,
+        mut from: Spot,
+        follow: bool,
+        progress: bool,
+        to: mpsc::Sender<Bytes>,
+        mut until: impl AsyncFnMut(),
+    ) -> Result<(), FileError> {
+        let mut tip = self.tip.subscribe();
+        let mut passing = (follow && progress).then(|| self.passing.subscribe());
+        loop {
+            let over = tip.borrow_and_update().over;
+            let chunk = self.chunk(&form, from).await?;
+            for message in &chunk.messages {
+                tokio::select! {
+                    sent = to.send(message.clone()) => if sent.is_err() { return Ok(()) },
+                    () = until() => return Ok(()),
+                }
+            }
+            let (is_new, ends) = (chunk.to != from, chunk.ends);
+            from = chunk.to;
+            drop(chunk);
+            if ends || (!is_new && (over || !follow)) {
+                return Ok(());
+            }
+            if is_new {
+                continue;
+            }
+            loop {
+                tokio::select! {
+                    changed = tip.changed() => {
+                        if changed.is_err() { return Ok(()) }
+                        break;
+                    }
+                    state = next(&mut passing) => if let Some(state) = state
+                        && to.send(state).await.is_err() { return Ok(()) },
+                    () = to.closed() => return Ok(()),
+                    () = until() => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// The next passing state; one that is missed is nothing.
+async fn next(passing: &mut Option<broadcast::Receiver<Bytes>>) -> Option<Bytes> {
+    match passing {
+        None => std::future::pending().await,
+        Some(passing) => match passing.recv().await {
+            Ok(state) => Some(state),
+            Err(broadcast::error::RecvError::Lagged(_)) => None,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        },
+    }
+}
+
+fn read(folder: &std::path::Path, form: &Form, from: Spot) -> Result<Chunk, FileError> {
+    let empty = Chunk { to: from, messages: Vec::new(), ends: false };
+    let Some(mut reader) = Reader::at(folder, from)? else { return Ok(empty) };
+    let mut encoder = Encoder::default();
+    let mut ends = false;
+    let mut seen = 0;
+    while encoder.total < CHUNK && seen < CHUNK && !ends {
+        let entry = reader.read().map_err(FileError::new("read the journal in", folder))?;
+        let Some(entry) = entry else { break };
+        let Entry::Record(entry) = entry else { continue };
+        ends = matches!(entry.event, Event::Finished { .. });
+        seen += 64;
+        encoder.add(form, &entry);
+    }
+    Ok(Chunk { to: reader.spot(), messages: encoder.finish(), ends })
+}
+
+#[derive(Default)]
+struct Encoder {
+    all: BytesMut,
+    messages: Vec<Bytes>,
+    total: usize,
+}
+
+impl Encoder {
+    fn add(&mut self, form: &Form, entry: &Record) {
+        match form {
+            Form::Records => self.encode(&record(entry)),
+            Form::Lines => texts(entry).into_iter().for_each(|text| self.line(entry, text)),
+            Form::Some { grep, task } => {
+                let mut lines = if task.is_empty() { texts(entry) } else { Vec::new() };
+                if task_name(entry).is_some_and(|name| task.is_empty() || name == *task) {
+                    lines.extend(task_texts(entry));
+                }
+                lines.into_iter().filter(|line| line.contains(grep)).for_each(|text| self.line(entry, text));
+            }
+        }
+    }
+
+    fn line(&mut self, entry: &Record, text: String) {
+        let seq = entry.seq().unwrap_or_default();
+        self.encode(&LogLine { seq, at: Some(convert::time(entry.at)), text });
+    }
+
+    fn encode(&mut self, item: &(impl prost::Message + Default)) {
+        let before = self.all.len();
+        batch::encode(item, &mut self.all);
+        self.total += self.all.len() - before;
+        if self.all.len() >= MESSAGE {
+            self.messages.push(self.all.split().freeze());
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        if !self.all.is_empty() {
+            self.messages.push(self.all.freeze());
+        }
+        self.messages
+    }
+}

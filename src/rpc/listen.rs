@@ -1,0 +1,212 @@
+//! Connections: the Unix socket, and TCP with TLS. What is known of a peer travels with each of its requests.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Extension, Router};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use rustls::{RootCertStore, ServerConfig, pki_types::CertificateDer, server::WebPkiClientVerifier};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::{Semaphore, watch},
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::authority::{Identity, tls_error};
+use crate::system::{files::FileError, sockets::by_short_path};
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How often a silent HTTP/2 connection is asked whether it is there, and how long it may take to answer.
+const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
+
+/// How long the head of a request may take over HTTP/1.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// How many connections are served at once.
+const CONNECTIONS: usize = 4096;
+
+/// How many streams one connection may have.
+const STREAMS: u32 = 1024;
+
+/// How large the frames of answers may be, in bytes; also what one stream may have on its way.
+const WINDOW: u32 = 1 << 20;
+
+/// What is known of the other side of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// Its address, or `unix`.
+    pub address: String,
+    /// Of a Unix socket: its uid.
+    pub uid: Option<u32>,
+    /// The subject of its client certificate (CN), which is good.
+    pub subject: Option<String>,
+}
+
+/// What a daemon listens on.
+pub(crate) enum Listener {
+    /// The Unix socket.
+    Unix(UnixListener),
+    /// TCP, with TLS or, on loopback and when that is asked for, without.
+    Tcp(TcpListener, Option<Arc<ServerConfig>>),
+}
+
+/// The settings of TLS. Clients may show a certificate of one of these authorities.
+///
+/// # Errors
+///
+/// When certificate and key do not fit.
+pub(crate) fn tls(identity: Identity, clients: &[CertificateDer<'static>]) -> io::Result<Arc<ServerConfig>> {
+    let mut roots = RootCertStore::empty();
+    for root in clients {
+        roots.add(root.clone()).map_err(tls_error)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(io::Error::other)?;
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(tls_error)?.with_client_cert_verifier(verifier);
+    let mut config = config.with_single_cert(identity.chain, identity.key).map_err(tls_error)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Makes the Unix socket. The caller has made sure that no other daemon serves it.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub(crate) fn unix(path: &Path) -> Result<std::os::unix::net::UnixListener, FileError> {
+    let failed = || FileError::new("make the socket", path);
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed()(error)),
+        _ => {}
+    }
+    let made = by_short_path(path, |short| std::os::unix::net::UnixListener::bind(short));
+    let made = made.map_err(failed())?;
+    // The folder is closed to others; the socket is, too.
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, closed).map_err(failed())?;
+    made.set_nonblocking(true).map_err(failed())?;
+    Ok(made)
+}
+
+/// Serves connections until `ends` says so, and then waits for those that are open to end their requests.
+pub(crate) async fn serve(listener: Listener, app: Router, ends: watch::Receiver<bool>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut stop = ends.clone();
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = accept(&listener) => accepted,
+            _ = stop.wait_for(|ends| *ends) => break,
+        };
+        let (app, ends) = (app.clone(), ends.clone());
+        match accepted {
+            Ok(Accepted::Unix(stream)) => {
+                let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                let peer = Peer { address: "unix".into(), uid, subject: None };
+                tokio::spawn(async move {
+                    connection(stream, peer, app, ends).await;
+                    drop(place);
+                });
+            }
+            Ok(Accepted::Tcp(stream, address, tls)) => {
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(async move {
+                    tcp(stream, address, tls, app, ends).await;
+                    drop(place);
+                });
+            }
+            // Too many open files: the next one may end soon.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = timeout(Duration::from_secs(5), room.acquire_many(all)).await;
+}
+
+enum Accepted {
+    Unix(tokio::net::UnixStream),
+    Tcp(tokio::net::TcpStream, SocketAddr, Option<Arc<ServerConfig>>),
+}
+
+async fn accept(listener: &Listener) -> io::Result<Accepted> {
+    match listener {
+        Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+        Listener::Tcp(listener, tls) => {
+            listener.accept().await.map(|(stream, address)| Accepted::Tcp(stream, address, tls.clone()))
+        }
+    }
+}
+
+async fn tcp(
+    stream: tokio::net::TcpStream,
+    address: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
+    app: Router,
+    ends: watch::Receiver<bool>,
+) {
+    let mut peer = Peer { address: address.ip().to_canonical().to_string(), uid: None, subject: None };
+    let Some(tls) = tls else { return connection(stream, peer, app, ends).await };
+    // One that says nothing, or nonsense, costs a place for a moment.
+    let Ok(Ok(stream)) = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await else { return };
+    let certificates = stream.get_ref().1.peer_certificates();
+    peer.subject = certificates.and_then(|chain| chain.first()).and_then(subject);
+    connection(stream, peer, app, ends).await;
+}
+
+/// The common name of a certificate that was verified.
+fn subject(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    parsed.subject().iter_common_name().next()?.as_str().ok().map(String::from)
+}
+
+async fn connection<S>(stream: S, peer: Peer, app: Router, mut ends: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(app.layer(Extension(peer)));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1)
+        .max_concurrent_streams(STREAMS)
+        .max_send_buf_size(WINDOW as usize)
+        .initial_stream_window_size(WINDOW)
+        .max_header_list_size(16 << 10);
+    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    loop {
+        tokio::select! {
+            _ = served.as_mut() => return,
+            _ = ends.wait_for(|ends| *ends) => {
+                served.as_mut().graceful_shutdown();
+                break;
+            }
+        }
+    }
+    let _ = served.await;
+}
+
+/// Where the Unix socket is.
+pub(crate) fn socket_path(daemon: &Path) -> PathBuf {
+    daemon.join("daemon.sock")
+}
