@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod ledger;
 mod queue;
 mod submit;
+mod tally;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,8 +20,9 @@ use self::{
     ledger::{Ledger, LedgerError},
 };
 use crate::{
+    artifacts::{self, ArtifactError},
     history::{BuildRecord, History, HistoryError},
-    model::{BuildId, Hint, Kind, Paths, SystemFacts, UserError},
+    model::{Artifact, BuildId, Hint, Kind, Paths, SystemFacts, UserError},
     plan::PlanError,
     project::ProjectError,
     service::{BuildService as _, LocalService, ServiceError},
@@ -32,7 +34,7 @@ use crate::{
     },
     worker::WorkerError,
 };
-pub(crate) use queue::{Place, QueueView};
+pub(crate) use queue::{InQueue, Place, QueueView};
 pub(crate) use submit::{Accepted, Asked};
 
 /// The ledger's file, and that of the lock, below SMIDR_HOME/daemon.
@@ -91,6 +93,9 @@ pub(crate) enum DaemonError {
         /// The name.
         name: String,
     },
+    /// Artifacts.
+    #[error(transparent)]
+    Artifacts(#[from] ArtifactError),
     /// It ends.
     #[error("the daemon is about to end")]
     Ends,
@@ -101,6 +106,7 @@ impl UserError for DaemonError {
         match self {
             Self::Runs(_) | Self::NotGranted(_) | Self::Taken { .. } | Self::Missing { .. } => Kind::Request,
             Self::Ends => Kind::Outside,
+            Self::Artifacts(error) => error.kind(),
             Self::Denied(error) => error.kind(),
             Self::Project(error) => error.kind(),
             Self::Plan(error) => error.kind(),
@@ -122,6 +128,7 @@ impl UserError for DaemonError {
             Self::NotGranted(_) => vec![Hint::command("in the project's folder, if you trust its code", "smidr trust")],
             Self::Taken { .. } | Self::Missing { .. } | Self::Ends => Vec::new(),
             Self::Denied(error) => error.hints(),
+            Self::Artifacts(error) => error.hints(),
             Self::Project(error) => error.hints(),
             Self::Plan(error) => error.hints(),
             Self::Service(error) => error.hints(),
@@ -159,7 +166,24 @@ pub(crate) struct Daemon {
     tokens: RwLock<HashMap<TokenHash, Token>>,
     // Counts changes of tokens: streams look again whether they may go on.
     access: watch::Sender<u64>,
+    // What it listens on, for people.
+    addresses: RwLock<Vec<String>>,
+    ending: watch::Sender<Option<Ending>>,
+    tallies: Mutex<HashMap<BuildId, tally::Tally>>,
+    // Counts changes of the queue.
+    changes: watch::Sender<u64>,
     _alone: FileLock,
+}
+
+/// How the daemon is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Builds go on.
+    Leave,
+    /// Builds are cancelled.
+    Cancel,
+    /// It ends with the last build, and starts no more.
+    Drain,
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -204,6 +228,10 @@ impl Daemon {
             wake,
             tokens: RwLock::new(tokens),
             access: watch::Sender::new(0),
+            addresses: RwLock::default(),
+            ending: watch::Sender::new(None),
+            tallies: Mutex::default(),
+            changes: watch::Sender::new(0),
             _alone: alone,
         });
         daemon.recover()?;
@@ -354,6 +382,46 @@ impl Daemon {
         self.tokens.write().unwrap_or_else(PoisonError::into_inner).retain(|_, token| token.name != name);
         self.access.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// The caller with a client certificate of that subject, if there is one.
+    pub(crate) fn by_subject(&self, _subject: &str) -> Option<Principal> {
+        None
+    }
+
+    /// What it listens on, for people.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.addresses.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what it listens on.
+    pub(crate) fn listens_on(&self, addresses: Vec<String>) {
+        *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    /// Told at each change of the queue.
+    pub(crate) fn queue_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Asks it to end.
+    pub(crate) fn ask_to_end(&self, how: Ending) {
+        self.ending.send_replace(Some(how));
+    }
+
+    /// Told when it is asked to end.
+    pub(crate) fn endings(&self) -> watch::Receiver<Option<Ending>> {
+        self.ending.subscribe()
+    }
+
+    /// What a build left behind, as far as patterns match; without patterns all.
+    ///
+    /// # Errors
+    ///
+    /// When a pattern is wrong or matches nothing, or the record cannot be read.
+    pub(crate) fn artifacts(&self, id: &BuildId, patterns: &[String]) -> Result<Vec<Artifact>, DaemonError> {
+        let all = self.builds().artifacts(id)?;
+        if patterns.is_empty() { Ok(all) } else { Ok(artifacts::select(all, patterns)?) }
     }
 
     /// Whether a build waits for this daemon.

@@ -22,7 +22,7 @@ use crate::{
     history::{BuildRecord, History},
     model::{BuildId, Outcome, State as BuildState, UserError as _},
     queue::policy::{self, Budget, Decision},
-    service::{BuildService as _, ServiceError},
+    service::ServiceError,
     system::{self, files::remove_tree, stop::StopToken},
     worker,
 };
@@ -227,6 +227,7 @@ pub(super) fn run(daemon: Arc<Daemon>, signals: Receiver<Signal>) -> io::Result<
                 Ok(Signal::Look) | Err(RecvTimeoutError::Timeout) => {}
             }
             retry = daemon.start_some().then_some(AGAIN);
+            daemon.changes.send_modify(|count| *count += 1);
         }
     })?;
     Ok(())

@@ -2,8 +2,8 @@
 //! buffer, so that one that reads slowly costs neither memory nor another's time.
 
 use std::{
-    collections::HashMap,
-    path::PathBuf,
+    collections::{HashMap, VecDeque},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
     time::Duration,
@@ -229,7 +229,44 @@ async fn next(passing: &mut Option<broadcast::Receiver<Bytes>>) -> Option<Bytes>
     }
 }
 
-fn read(folder: &std::path::Path, form: &Form, from: Spot) -> Result<Chunk, FileError> {
+/// Where the last lines of a journal begin, but not before `from`.
+///
+/// # Errors
+///
+/// When the journal cannot be read.
+pub(crate) fn tail(folder: &Path, form: &Form, lines: u32, from: Spot) -> Result<Spot, FileError> {
+    let Some(mut reader) = Reader::at(folder, from)? else { return Ok(from) };
+    // Where each of the last records with lines begins, and how many lines it has.
+    let (mut last, mut count) = (VecDeque::new(), 0);
+    loop {
+        let spot = reader.spot();
+        let entry = reader.read().map_err(FileError::new("read the journal in", folder))?;
+        let Some(entry) = entry else { break };
+        let Entry::Record(entry) = entry else { continue };
+        let has = lines_of(form, &entry).len();
+        if has == 0 {
+            continue;
+        }
+        last.push_back((spot, has));
+        count += has;
+        while last.front().is_some_and(|(_, first)| count - first >= lines as usize) {
+            count -= last.pop_front().map_or(0, |(_, first)| first);
+        }
+    }
+    Ok(last.front().map_or_else(|| reader.spot(), |(spot, _)| *spot))
+}
+
+fn lines_of(form: &Form, entry: &Record) -> Vec<String> {
+    let Form::Some { grep, task } = form else { return texts(entry) };
+    let mut lines = if task.is_empty() { texts(entry) } else { Vec::new() };
+    if task_name(entry).is_some_and(|name| task.is_empty() || name == *task) {
+        lines.extend(task_texts(entry));
+    }
+    lines.retain(|line| line.contains(grep));
+    lines
+}
+
+fn read(folder: &Path, form: &Form, from: Spot) -> Result<Chunk, FileError> {
     let empty = Chunk { to: from, messages: Vec::new(), ends: false };
     let Some(mut reader) = Reader::at(folder, from)? else { return Ok(empty) };
     let mut encoder = Encoder::default();
@@ -257,14 +294,7 @@ impl Encoder {
     fn add(&mut self, form: &Form, entry: &Record) {
         match form {
             Form::Records => self.encode(&record(entry)),
-            Form::Lines => texts(entry).into_iter().for_each(|text| self.line(entry, text)),
-            Form::Some { grep, task } => {
-                let mut lines = if task.is_empty() { texts(entry) } else { Vec::new() };
-                if task_name(entry).is_some_and(|name| task.is_empty() || name == *task) {
-                    lines.extend(task_texts(entry));
-                }
-                lines.into_iter().filter(|line| line.contains(grep)).for_each(|text| self.line(entry, text));
-            }
+            lines => lines_of(lines, entry).into_iter().for_each(|text| self.line(entry, text)),
         }
     }
 

@@ -1,11 +1,17 @@
 //! The API: `smidr.proto`, its conversion to and from the words of `model`, checked at the border, the server and the client.
 
+mod auth;
 mod authority;
 mod batch;
+pub(crate) mod client;
 mod convert;
+mod download;
 mod feed;
 mod listen;
 mod records;
+pub(crate) mod run;
+mod server;
+mod status;
 mod submission;
 
 /// The generated code. Made by `SMIDR_UPDATE_API=1 cargo test api::`.

@@ -167,7 +167,12 @@ pub(crate) fn local_config(local: &proto::LocalProject) -> Result<PathBuf, Inval
     }
 }
 
-fn check_words(request: &proto::StartBuildRequest) -> Result<(), Invalid> {
+/// Refuses words that make no sense in any request.
+///
+/// # Errors
+///
+/// With the field.
+pub(crate) fn check_words(request: &proto::StartBuildRequest) -> Result<(), Invalid> {
     if request.config.is_empty() {
         return Err(Invalid::missing("config"));
     }

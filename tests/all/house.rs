@@ -35,7 +35,10 @@ const TABLE: [(&str, &str); 22] = [
     ("worker", "model events system plan project engine history queue"),
     ("executors", "model system"),
     ("service", "model events system settings engine history worker executors"),
-    ("daemon", "model events system config settings plan project engine queue history worker executors service"),
+    (
+        "daemon",
+        "model events system config settings plan project artifacts engine queue history worker executors service",
+    ),
     ("rpc", "model events system config engine history worker executors service daemon"),
 ];
 

@@ -1,0 +1,493 @@
+//! The server of the API: each call is checked here, and answered by the daemon.
+
+use std::{pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    batch::{Batch, LogLines, Records},
+    convert::{self, artifact, path_of, state_of, time},
+    feed::{Feeds, Form},
+    proto::{self, smidr_server::Smidr},
+    status::status,
+    submission,
+};
+use crate::{
+    daemon::{
+        Asked, Daemon, DaemonError, InQueue, Place, QueueView,
+        access::{Principal, Scope, Token},
+    },
+    history::{BuildRecord, Filter, journal::Spot},
+    model::{BuildId, State},
+    service::{BuildService as _, ServiceError},
+};
+
+/// How many messages of a stream wait for a client at most.
+const AHEAD: usize = 2;
+
+/// How many builds a page has, where the caller does not say.
+const PAGE: u32 = 50;
+
+/// How many at most.
+const LARGEST_PAGE: u32 = 1000;
+
+/// The answers of the API.
+#[derive(Clone)]
+pub(crate) struct Api {
+    /// Answers.
+    pub daemon: Arc<Daemon>,
+    /// Journals.
+    pub feeds: Arc<Feeds>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Sent<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn principal<T>(request: &Request<T>) -> Result<Principal, Status> {
+    request.extensions().get::<Principal>().cloned().ok_or_else(|| Status::unauthenticated("the caller is not known"))
+}
+
+fn answer<T, E: Into<DaemonError>>(result: Result<T, E>) -> Answer<T> {
+    result.map(Response::new).map_err(|error| status(&error.into()))
+}
+
+/// An id as callers write it; one that cannot be part of an id is none of a build.
+fn wanted(id: &str) -> Result<&str, Status> {
+    let is_part =
+        !id.is_empty() && id.len() <= 100 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    match is_part {
+        true => Ok(id),
+        false if id.is_empty() => Err(Status::invalid_argument("build_id is missing")),
+        false => Err(Status::not_found("there is no such build")),
+    }
+}
+
+/// Work that blocks: SQLite, files.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, DaemonError> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| status(&error)),
+        Err(_) => Err(Status::internal("the daemon has failed in this call; its log says more")),
+    }
+}
+
+fn queued(place: Place) -> proto::Queued {
+    proto::Queued { position: place.position, reason: place.reason }
+}
+
+fn in_queue(one: InQueue) -> proto::QueueEntry {
+    proto::QueueEntry {
+        build_id: one.record.id.to_string(),
+        customer: one.record.customer.unwrap_or_default(),
+        priority: one.priority,
+        since: Some(time(one.since)),
+        position: one.place.as_ref().map_or(0, |place| place.position),
+        reason: one.place.map(|place| place.reason).unwrap_or_default(),
+    }
+}
+
+fn queue(view: QueueView) -> proto::Queue {
+    proto::Queue {
+        paused: view.paused,
+        max_builds: view.builds,
+        running: view.running.into_iter().map(in_queue).collect(),
+        waiting: view.waiting.into_iter().map(in_queue).collect(),
+    }
+}
+
+fn scope(scope: Scope) -> proto::Scope {
+    match scope {
+        Scope::Read => proto::Scope::Read,
+        Scope::Submit => proto::Scope::Submit,
+        Scope::Cancel => proto::Scope::Cancel,
+        Scope::Admin => proto::Scope::Admin,
+    }
+}
+
+fn scopes_of(numbers: &[i32]) -> Result<Vec<Scope>, Status> {
+    let scope = |number: &i32| match proto::Scope::try_from(*number) {
+        Ok(proto::Scope::Read) => Ok(Scope::Read),
+        Ok(proto::Scope::Submit) => Ok(Scope::Submit),
+        Ok(proto::Scope::Cancel) => Ok(Scope::Cancel),
+        Ok(proto::Scope::Admin) => Ok(Scope::Admin),
+        Ok(proto::Scope::Unspecified) | Err(_) => Err(Status::invalid_argument("scopes: one is not known here")),
+    };
+    numbers.iter().map(scope).collect()
+}
+
+fn token(token: &Token) -> proto::Token {
+    proto::Token {
+        name: token.name.clone(),
+        scopes: token.scopes.iter().map(|one| scope(*one).into()).collect(),
+        customer: token.customer.clone().unwrap_or_default(),
+        created: Some(time(token.created)),
+        expires: token.expires.map(time),
+        last_used: None,
+    }
+}
+
+impl Api {
+    /// A build that the caller may see.
+    async fn build(&self, principal: &Principal, id: &str) -> Result<BuildRecord, Status> {
+        let (daemon, principal, id) = (self.daemon.clone(), principal.clone(), wanted(id)?.to_owned());
+        blocking(move || daemon.show(&principal, &id)).await
+    }
+
+    fn as_sent(&self, build: &BuildRecord) -> proto::Build {
+        convert::build(build, self.daemon.waits(&build.id).map(queued))
+    }
+
+    /// Streams a journal in the form that is wanted.
+    async fn journal<T: Send + 'static>(
+        &self,
+        principal: Principal,
+        id: &BuildId,
+        form: Form,
+        from: Spot,
+        (follow, progress): (bool, bool),
+    ) -> Sent<Batch<T>> {
+        let (to, messages) = mpsc::channel(AHEAD);
+        let (feed, daemon) = (self.feeds.of(id), self.daemon.clone());
+        tokio::spawn(async move {
+            let mut changes = daemon.access_changes();
+            let until = async move || {
+                // Ends when the caller may no longer.
+                while changes.changed().await.is_ok() && daemon.still(&principal) {}
+            };
+            let _ = feed.stream(form, from, follow, progress, to, until).await;
+        });
+        let message = |encoded: Bytes| Ok(Batch::encoded(encoded));
+        Box::pin(ReceiverStream::new(messages).map(message))
+    }
+
+    async fn start(
+        &self,
+        principal: Principal,
+        sent: proto::StartBuildRequest,
+    ) -> Result<proto::StartBuildResponse, Status> {
+        principal.require(Scope::Submit).map_err(|error| status(&error.into()))?;
+        if sent.local.is_some() {
+            principal
+                .require_owner()
+                .map_err(|_| status(&DaemonError::Denied(crate::daemon::access::Denied::Local)))?;
+        }
+        let customer = principal.customer_for(Some(sent.customer.clone()).filter(|name| !name.is_empty()));
+        let customer = customer.map_err(|error| status(&error.into()))?;
+        submission::check_words(&sent)?;
+        let request_id = sent.request_id.clone();
+        let daemon = self.daemon.clone();
+        let (submission, about) = tokio::task::spawn_blocking(move || {
+            let local = sent.local.as_ref().map(submission::local_config).transpose()?;
+            let asked = Asked {
+                config: &sent.config,
+                config_name: submission::config_name(&sent),
+                local_config: sent.local_config.as_deref(),
+                variant: sent.variant.as_deref(),
+                variables: sent.variables.clone().into_iter().collect(),
+                local,
+                customer: customer.clone(),
+            };
+            let (id, origin, project) = daemon.name(&asked).map_err(|error| status(&error))?;
+            let mut submission = submission::submission(sent, origin, id)?;
+            (submission.project, submission.customer) = (Some(project), customer);
+            let about = daemon.judge(&mut submission).map_err(|error| status(&error))?;
+            Ok::<_, Status>((submission, about))
+        })
+        .await
+        .map_err(|_| Status::internal("the daemon has failed in this call; its log says more"))??;
+        let accepted = self.daemon.take(&principal, submission, about, &request_id).await;
+        let accepted = accepted.map_err(|error| status(&error))?;
+        Ok(proto::StartBuildResponse {
+            build_id: accepted.build.to_string(),
+            repeated: accepted.repeated,
+            queued: accepted.place.map(queued),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Smidr for Api {
+    type StreamLogsStream = Sent<LogLines>;
+    type WatchBuildStream = Sent<Records>;
+    type DownloadArtifactStream = Sent<proto::Chunk>;
+    type DownloadBuildStream = Sent<proto::Chunk>;
+
+    async fn start_build(&self, request: Request<proto::StartBuildRequest>) -> Answer<proto::StartBuildResponse> {
+        let principal = principal(&request)?;
+        self.start(principal, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_build(&self, request: Request<proto::GetBuildRequest>) -> Answer<proto::Build> {
+        let build = self.build(&principal(&request)?, &request.get_ref().build_id).await?;
+        Ok(Response::new(self.as_sent(&build)))
+    }
+
+    async fn get_build_status(&self, request: Request<proto::GetBuildStatusRequest>) -> Answer<proto::BuildStatus> {
+        let build = self.build(&principal(&request)?, &request.get_ref().build_id).await?;
+        let (daemon, id) = (self.daemon.clone(), build.id.clone());
+        let tally = blocking(move || Ok(daemon.tally(&id)?)).await?;
+        Ok(Response::new(proto::BuildStatus {
+            build_id: build.id.to_string(),
+            state: convert::state(build.state).into(),
+            queued: self.daemon.waits(&build.id).map(queued),
+            tasks_done: tally.done,
+            tasks_total: tally.total,
+            tasks_failed: tally.failed,
+            started: Some(time(build.started)),
+            ended: build.ended.map(time),
+            exit_code: build.outcome.as_ref().map(|outcome| outcome.exit_code().into()),
+        }))
+    }
+
+    async fn list_builds(&self, request: Request<proto::ListBuildsRequest>) -> Answer<proto::ListBuildsResponse> {
+        let principal = principal(&request)?;
+        principal.require(Scope::Read).map_err(|error| status(&error.into()))?;
+        let wanted = request.into_inner();
+        let states = wanted.states.iter().map(|state| state_of(*state)).collect::<Result<Vec<_>, _>>()?;
+        let asked = Some(wanted.customer).filter(|customer| !customer.is_empty());
+        let Ok(customer) = principal.customer_for(asked) else {
+            // Another customer's builds: there are none to be seen.
+            return Ok(Response::new(proto::ListBuildsResponse::default()));
+        };
+        let filter = Filter {
+            customer,
+            name: Some(wanted.name).filter(|name| !name.is_empty()),
+            states: states.into_iter().flatten().collect::<Vec<State>>(),
+            labels: wanted.labels.into_iter().collect(),
+        };
+        let size = if wanted.page_size == 0 { PAGE } else { wanted.page_size.min(LARGEST_PAGE) };
+        let (daemon, from) = (self.daemon.clone(), wanted.page_token);
+        let (builds, next) = blocking(move || {
+            let from = Some(from.as_str()).filter(|from| !from.is_empty());
+            Ok(daemon.builds().page(&filter, from, size)?)
+        })
+        .await?;
+        Ok(Response::new(proto::ListBuildsResponse {
+            builds: builds.iter().map(|build| self.as_sent(build)).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn stream_logs(&self, request: Request<proto::StreamLogsRequest>) -> Answer<Self::StreamLogsStream> {
+        let principal = principal(&request)?;
+        let asked = request.into_inner();
+        let build = self.build(&principal, &asked.build_id).await?;
+        let form = match (asked.grep.as_str(), asked.task.as_str()) {
+            ("", "") => Form::Lines,
+            _ => Form::Some { grep: asked.grep, task: asked.task },
+        };
+        let mut from = Spot { after: asked.after_seq, offset: None };
+        if asked.tail > 0 {
+            let (daemon, id, form, tail) = (self.daemon.clone(), build.id.clone(), form.clone(), asked.tail);
+            from = blocking(move || {
+                Ok(super::feed::tail(&daemon.paths.build(&id), &form, tail, from).map_err(ServiceError::from)?)
+            })
+            .await?;
+        }
+        Ok(Response::new(self.journal(principal, &build.id, form, from, (asked.follow, false)).await))
+    }
+
+    async fn watch_build(&self, request: Request<proto::WatchBuildRequest>) -> Answer<Self::WatchBuildStream> {
+        let principal = principal(&request)?;
+        let asked = request.into_inner();
+        let build = self.build(&principal, &asked.build_id).await?;
+        let from = Spot { after: asked.after_seq, offset: None };
+        Ok(Response::new(self.journal(principal, &build.id, Form::Records, from, (asked.follow, asked.progress)).await))
+    }
+
+    async fn cancel_build(&self, request: Request<proto::CancelBuildRequest>) -> Answer<proto::CancelBuildResponse> {
+        let (principal, daemon) = (principal(&request)?, self.daemon.clone());
+        let asked = request.into_inner();
+        wanted(&asked.build_id)?;
+        let build = blocking(move || {
+            let reason = Some(asked.reason.as_str()).filter(|reason| !reason.is_empty());
+            daemon.cancel(&principal, &asked.build_id, asked.force, reason)
+        })
+        .await?;
+        Ok(Response::new(proto::CancelBuildResponse { state: convert::state(build.state).into() }))
+    }
+
+    async fn delete_build(&self, request: Request<proto::DeleteBuildRequest>) -> Answer<proto::DeleteBuildResponse> {
+        let (principal, daemon) = (principal(&request)?, self.daemon.clone());
+        let id = wanted(&request.get_ref().build_id)?.to_owned();
+        blocking(move || daemon.remove(&principal, &id)).await?;
+        Ok(Response::new(proto::DeleteBuildResponse {}))
+    }
+
+    async fn purge_builds(&self, _: Request<proto::PurgeBuildsRequest>) -> Answer<proto::PurgeBuildsResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn explain_build(&self, request: Request<proto::ExplainBuildRequest>) -> Answer<proto::Explanation> {
+        let build = self.build(&principal(&request)?, &request.get_ref().build_id).await?;
+        Ok(Response::new(convert::explanation(&build)))
+    }
+
+    async fn list_artifacts(
+        &self,
+        request: Request<proto::ListArtifactsRequest>,
+    ) -> Answer<proto::ListArtifactsResponse> {
+        let principal = principal(&request)?;
+        let asked = request.into_inner();
+        let build = self.build(&principal, &asked.build_id).await?;
+        let (daemon, id) = (self.daemon.clone(), build.id.clone());
+        let artifacts = blocking(move || daemon.artifacts(&id, &asked.patterns)).await?;
+        let artifacts = artifacts.iter().map(artifact).collect();
+        Ok(Response::new(proto::ListArtifactsResponse { build_id: build.id.to_string(), artifacts }))
+    }
+
+    async fn download_artifact(
+        &self,
+        request: Request<proto::DownloadArtifactRequest>,
+    ) -> Answer<Self::DownloadArtifactStream> {
+        let principal = principal(&request)?;
+        let asked = request.into_inner();
+        let build = self.build(&principal, &asked.build_id).await?;
+        let Some(path) = path_of(asked.path) else { return Err(Status::invalid_argument("path is missing")) };
+        super::download::artifact(&self.daemon, build.id, path, asked.offset).await.map(Response::new)
+    }
+
+    async fn download_build(&self, _: Request<proto::DownloadBuildRequest>) -> Answer<Self::DownloadBuildStream> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn get_queue(&self, request: Request<proto::GetQueueRequest>) -> Answer<proto::Queue> {
+        let principal = principal(&request)?;
+        principal.require(Scope::Read).map_err(|error| status(&error.into()))?;
+        let mut view = self.daemon.queue();
+        // Of other customers' builds, not even the number.
+        let sees = |one: &InQueue| principal.sees(one.record.customer.as_deref());
+        view.running.retain(sees);
+        view.waiting.retain(sees);
+        Ok(Response::new(queue(view)))
+    }
+
+    async fn pause_queue(&self, request: Request<proto::PauseQueueRequest>) -> Answer<proto::Queue> {
+        principal(&request)?.require(Scope::Admin).map_err(|error| status(&error.into()))?;
+        self.daemon.pause(true).await.map_err(|error| status(&error))?;
+        Ok(Response::new(queue(self.daemon.queue())))
+    }
+
+    async fn resume_queue(&self, request: Request<proto::ResumeQueueRequest>) -> Answer<proto::Queue> {
+        principal(&request)?.require(Scope::Admin).map_err(|error| status(&error.into()))?;
+        self.daemon.pause(false).await.map_err(|error| status(&error))?;
+        Ok(Response::new(queue(self.daemon.queue())))
+    }
+
+    async fn missing_blobs(&self, _: Request<proto::MissingBlobsRequest>) -> Answer<proto::MissingBlobsResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn upload_blob(&self, _: Request<Streaming<proto::UploadBlobRequest>>) -> Answer<proto::UploadBlobResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn create_token(&self, request: Request<proto::CreateTokenRequest>) -> Answer<proto::CreateTokenResponse> {
+        principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
+        let asked = request.into_inner();
+        if !BuildId::is_valid_name(&asked.name) {
+            return Err(Status::invalid_argument(format!("name: {}", crate::model::InvalidName(asked.name))));
+        }
+        let scopes = scopes_of(&asked.scopes)?;
+        if scopes.is_empty() {
+            return Err(Status::invalid_argument("scopes is empty: read, submit, cancel or admin"));
+        }
+        let lifetime = (asked.lifetime_s > 0).then(|| std::time::Duration::from_secs(asked.lifetime_s));
+        let customer = Some(asked.customer).filter(|customer| !customer.is_empty());
+        if let Some(customer) = &customer
+            && !BuildId::is_valid_name(customer)
+        {
+            return Err(Status::invalid_argument("customer is not a name"));
+        }
+        let made = self.daemon.create_token(asked.name, scopes, customer, lifetime).await;
+        let (made, secret) = made.map_err(|error| status(&error))?;
+        Ok(Response::new(proto::CreateTokenResponse { token: Some(token(&made)), secret }))
+    }
+
+    async fn list_tokens(&self, request: Request<proto::ListTokensRequest>) -> Answer<proto::ListTokensResponse> {
+        principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
+        let tokens = self.daemon.tokens().iter().map(token).collect();
+        Ok(Response::new(proto::ListTokensResponse { tokens }))
+    }
+
+    async fn delete_token(&self, request: Request<proto::DeleteTokenRequest>) -> Answer<proto::DeleteTokenResponse> {
+        principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
+        answer(self.daemon.revoke_token(request.into_inner().name).await.map(|()| proto::DeleteTokenResponse {}))
+    }
+
+    async fn create_schedule(&self, _: Request<proto::CreateScheduleRequest>) -> Answer<proto::Schedule> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_schedules(&self, _: Request<proto::ListSchedulesRequest>) -> Answer<proto::ListSchedulesResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn delete_schedule(&self, _: Request<proto::DeleteScheduleRequest>) -> Answer<proto::DeleteScheduleResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn create_webhook(&self, _: Request<proto::CreateWebhookRequest>) -> Answer<proto::CreateWebhookResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_webhooks(&self, _: Request<proto::ListWebhooksRequest>) -> Answer<proto::ListWebhooksResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn delete_webhook(&self, _: Request<proto::DeleteWebhookRequest>) -> Answer<proto::DeleteWebhookResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_deliveries(&self, _: Request<proto::ListDeliveriesRequest>) -> Answer<proto::ListDeliveriesResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn resend_delivery(&self, _: Request<proto::ResendDeliveryRequest>) -> Answer<proto::ResendDeliveryResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn who_am_i(&self, request: Request<proto::WhoAmIRequest>) -> Answer<proto::WhoAmIResponse> {
+        let principal = principal(&request)?;
+        Ok(Response::new(proto::WhoAmIResponse {
+            scopes: principal.scopes.iter().map(|one| scope(*one).into()).collect(),
+            customer: principal.customer.clone().unwrap_or_default(),
+            how: principal.how.name().into(),
+            name: principal.name,
+        }))
+    }
+
+    async fn get_server_info(&self, request: Request<proto::GetServerInfoRequest>) -> Answer<proto::ServerInfo> {
+        let principal = principal(&request)?;
+        let view = self.daemon.queue();
+        let is_admin = principal.has(Scope::Admin);
+        let admin = |text: String| if is_admin { text } else { String::new() };
+        Ok(Response::new(proto::ServerInfo {
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: Some(time(self.daemon.started)),
+            builds_running: u32::try_from(view.running.len()).unwrap_or(u32::MAX),
+            builds_waiting: u32::try_from(view.waiting.len()).unwrap_or(u32::MAX),
+            paused: view.paused,
+            home: admin(self.daemon.paths.home().display().to_string()),
+            addresses: if is_admin { self.daemon.addresses() } else { Vec::new() },
+            pid: if is_admin { std::process::id() } else { 0 },
+        }))
+    }
+
+    async fn stop_daemon(&self, request: Request<proto::StopDaemonRequest>) -> Answer<proto::StopDaemonResponse> {
+        principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
+        let how = proto::stop_daemon_request::Builds::try_from(request.get_ref().builds);
+        let how = match how {
+            Ok(proto::stop_daemon_request::Builds::Leave) => crate::daemon::Ending::Leave,
+            Ok(proto::stop_daemon_request::Builds::CancelAll) => crate::daemon::Ending::Cancel,
+            Ok(proto::stop_daemon_request::Builds::Drain) => crate::daemon::Ending::Drain,
+            Err(_) => return Err(Status::invalid_argument("builds: not known here")),
+        };
+        self.daemon.ask_to_end(how);
+        Ok(Response::new(proto::StopDaemonResponse {}))
+    }
+}

@@ -1,0 +1,179 @@
+//! Errors as gRPC status codes, with details that a client can print; and back.
+
+use prost::Message as _;
+use tonic::{Code, Status};
+
+use super::{
+    convert::{self, Invalid},
+    proto::ErrorInfo,
+};
+use crate::{
+    daemon::DaemonError,
+    model::{Kind, UserError},
+    service::ServiceError,
+};
+
+/// Details travel in a header; more than this is cut, in bytes.
+const DETAILS: usize = 6 << 10;
+
+/// How many characters of a text travel.
+const TEXT: usize = 2000;
+
+/// google.rpc.Status.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<prost_types::Any>,
+}
+
+/// The type of [`ErrorInfo`], for those who know it.
+const TYPE: &str = "type.googleapis.com/smidr.v1.ErrorInfo";
+
+/// An error of the daemon as a status.
+pub(crate) fn status(error: &DaemonError) -> Status {
+    of(code(error), error)
+}
+
+/// Any error with a code.
+pub(crate) fn of(code: Code, error: &dyn UserError) -> Status {
+    let mut causes = Vec::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        causes.push(short(&error.to_string()));
+        cause = error.source();
+    }
+    let drawn = error.drawn(false).unwrap_or_default();
+    let message = first_line(&short(&error.to_string()));
+    let mut info = ErrorInfo {
+        kind: convert::kind(Some(error.kind())).into(),
+        causes,
+        hints: error.hints().iter().map(convert::hint).collect(),
+        drawn,
+        further: 0,
+    };
+    fit(&mut info);
+    let details = vec![prost_types::Any { type_url: TYPE.into(), value: info.encode_to_vec() }];
+    let whole = RpcStatus { code: code.into(), message: message.clone(), details };
+    Status::with_details(code, message, whole.encode_to_vec().into())
+}
+
+/// A status says one line.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(TEXT).collect()
+}
+
+/// Leaves out what a header cannot hold: whole problems, from the end.
+fn fit(info: &mut ErrorInfo) {
+    info.hints.truncate(16);
+    while info.encoded_len() > DETAILS && !info.drawn.is_empty() {
+        // Problems are apart by an empty line.
+        match info.drawn.trim_end().rfind("\n\n") {
+            Some(at) => info.drawn.truncate(at),
+            None => info.drawn.clear(),
+        }
+        info.further += 1;
+    }
+    while info.encoded_len() > DETAILS && info.causes.pop().is_some() {}
+    if info.encoded_len() > DETAILS {
+        info.hints.clear();
+    }
+}
+
+fn code(error: &DaemonError) -> Code {
+    match error {
+        DaemonError::Denied(_) => Code::PermissionDenied,
+        DaemonError::Project(_) | DaemonError::Plan(_) | DaemonError::NotGranted(_) => match error.kind() {
+            Kind::Request => Code::InvalidArgument,
+            _ => Code::FailedPrecondition,
+        },
+        DaemonError::Service(error) => match error {
+            ServiceError::Unknown(_) | ServiceError::NoArtifact { .. } | ServiceError::NoBuilds => Code::NotFound,
+            ServiceError::Ambiguous { .. } | ServiceError::Place(_) => Code::InvalidArgument,
+            ServiceError::Offset { .. } => Code::OutOfRange,
+            ServiceError::Runs(_) | ServiceError::Over { .. } => Code::FailedPrecondition,
+            _ => by_kind(error.kind()),
+        },
+        DaemonError::Ledger(error) if error.is_full() => Code::ResourceExhausted,
+        DaemonError::Taken { .. } => Code::AlreadyExists,
+        DaemonError::Missing { .. } => Code::NotFound,
+        DaemonError::Ends => Code::Unavailable,
+        _ => by_kind(error.kind()),
+    }
+}
+
+fn by_kind(kind: Kind) -> Code {
+    match kind {
+        Kind::Request => Code::FailedPrecondition,
+        Kind::Outside => Code::Unavailable,
+        Kind::Cancelled => Code::Cancelled,
+        Kind::Build | Kind::Host => Code::Internal,
+    }
+}
+
+impl From<Invalid> for Status {
+    fn from(invalid: Invalid) -> Self {
+        Self::invalid_argument(short(&invalid.to_string()))
+    }
+}
+
+/// What a status says, as an error of builds.
+pub(crate) fn error(status: &Status) -> ServiceError {
+    let details = RpcStatus::decode(status.details()).unwrap_or_default().details;
+    let info = details.iter().find(|detail| detail.type_url == TYPE);
+    let info = info.and_then(|detail| ErrorInfo::decode(&*detail.value).ok()).unwrap_or_default();
+    let kind = convert::kind_of(info.kind).unwrap_or(match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted => Kind::Outside,
+        Code::Cancelled => Kind::Cancelled,
+        Code::Internal | Code::DataLoss | Code::Unknown => Kind::Host,
+        _ => Kind::Request,
+    });
+    let mut drawn = Some(info.drawn).filter(|drawn| !drawn.is_empty());
+    if let (Some(drawn), further @ 1..) = (&mut drawn, info.further) {
+        drawn.push_str(&format!("\n\n{further} further problems were left out\n"));
+    }
+    ServiceError::Daemon {
+        message: status.message().to_owned(),
+        causes: info.causes,
+        kind,
+        hints: info.hints.into_iter().map(convert::hint_of).collect(),
+        drawn,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BuildId, Hint};
+
+    #[test]
+    fn an_error_arrives_as_it_was() {
+        let id: BuildId = "x-00000001".parse().expect("an id");
+        let sent: DaemonError = ServiceError::Runs(id).into();
+        let status = status(&sent);
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        let arrived = error(&status);
+        assert_eq!(
+            (arrived.to_string(), arrived.kind(), arrived.hints()),
+            (sent.to_string(), sent.kind(), sent.hints())
+        );
+        let plain = error(&Status::unavailable("gone"));
+        assert_eq!((plain.kind(), plain.hints()), (Kind::Outside, Vec::<Hint>::new()));
+    }
+
+    #[test]
+    fn what_a_header_cannot_hold_is_counted() {
+        let drawn = vec!["error: something is wrong\n --> line\n"; 400].join("\n");
+        let mut info = ErrorInfo { drawn, causes: vec!["x".repeat(100)], ..ErrorInfo::default() };
+        fit(&mut info);
+        assert!(info.encoded_len() <= DETAILS && info.further > 200, "{} {}", info.encoded_len(), info.further);
+        assert!(info.drawn.starts_with("error:") && info.causes.len() == 1);
+    }
+}
