@@ -1,6 +1,8 @@
 //! The daemon: it takes submissions, decides which build starts when, starts their workers and follows them. It runs no build itself.
 
 pub(crate) mod access;
+pub(crate) mod allow;
+pub(crate) mod config;
 pub(crate) mod ledger;
 mod queue;
 mod submit;
