@@ -431,3 +431,5 @@ impl Daemon {
         lock(&self.queue).place(id)
     }
 }
+pub(crate) mod policy;
+mod where_asked;

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::Config,
-    image::{ImageStore, stored_name},
+    image::{ImageStore, Reference, stored_name},
     layers,
     model::{Ask, BuildRequest, Digest, Paths, SystemFacts, asks_digest},
     plan::{self, Domain, Isolation, Plan, PlanError, PlannedSource},
@@ -103,6 +103,16 @@ fn of_host(plan: &Plan, paths: &Paths) -> Vec<Ask> {
             of_image(&wanted, plan, paths).into_iter().collect()
         }
     }
+}
+
+/// The image of a registry that a plan names, as `HOST/REPOSITORY:TAG`; by its digest only where it has no tag.
+pub(crate) fn registry_image(plan: &Plan) -> Option<String> {
+    if plan.isolation == Isolation::None || plan.host.recipe {
+        return None;
+    }
+    let Ok(Reference::Registry(mut reference)) = plan.host.name.parse() else { return None };
+    reference.digest.take_if(|_| reference.tag.is_some());
+    Some(reference.to_string())
 }
 
 /// An image of the store that was not public. What the store does not have can only be pulled.

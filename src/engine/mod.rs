@@ -38,7 +38,7 @@ use std::{
 };
 
 pub(crate) use crate::artifacts::sweep;
-pub(crate) use asks::{Judged, judge, left_conf};
+pub(crate) use asks::{Judged, judge, left_conf, registry_image};
 use budget::Budget;
 pub(crate) use confine::Confinement;
 pub(crate) use crossing::cross;
