@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod allow;
+pub(crate) mod audit;
 pub(crate) mod config;
 pub(crate) mod ledger;
 mod queue;
@@ -431,5 +432,6 @@ impl Daemon {
         lock(&self.queue).place(id)
     }
 }
+pub(crate) mod limits;
 pub(crate) mod policy;
 mod where_asked;
