@@ -175,6 +175,11 @@ impl Allow {
         Ok(Self { name, about: about.map(str::to_owned) })
     }
 
+    /// The address that `login` names.
+    pub(crate) fn login(&self) -> Option<&String> {
+        self.about.as_ref().filter(|_| self.name == Name::Login)
+    }
+
     /// Whether this allows what is needed.
     pub(crate) fn covers(&self, need: &Need<'_>) -> bool {
         // What may be changed may be read.

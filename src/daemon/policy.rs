@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, Problem, Texts},
-    model::Ask,
+    model::{Ask, Logins},
 };
 
 /// What becomes of the asks of a submission.
@@ -22,6 +22,8 @@ pub(crate) struct Verdict {
     pub refused: Vec<Refusal>,
     /// The name of the caches that it gets.
     pub domain: String,
+    /// Where the daemon's logins and ssh keys may be shown for it.
+    pub logins: Logins,
 }
 
 /// Something that the policy does not allow.
@@ -65,9 +67,11 @@ pub(crate) fn judge(
     policy: &DaemonConfig,
     customer: &str,
 ) -> Verdict {
-    let mut verdict = Verdict { granted: Vec::new(), refused: Vec::new(), domain: policy.domain(customer) };
     let own = policy.customers.get(customer).map_or(&[][..], |known| &known.allow);
     let allowed: Vec<&Allow> = policy.allow.iter().chain(own).collect();
+    let mut logins: Vec<String> = allowed.iter().filter_map(|allow| allow.login()).cloned().collect();
+    let (granted, refused, domain) = (Vec::new(), Vec::new(), policy.domain(customer));
+    let mut verdict = Verdict { granted, refused, domain, logins: Logins::default() };
     let lacking = |needs: Vec<Need<'_>>| -> Option<String> {
         let lacks = |need: &Need<'_>| !allowed.iter().any(|allow| allow.covers(need));
         let names: Vec<String> = needs.into_iter().filter(lacks).map(|need| need.to_string()).collect();
@@ -86,8 +90,11 @@ pub(crate) fn judge(
                 }
             }
         }
-        if let Ask::SharedCache { domain: Some(name) } = ask {
-            verdict.domain.clone_from(name);
+        match ask {
+            Ask::SharedCache { domain: Some(name) } => verdict.domain.clone_from(name),
+            // Its keys are the daemon's.
+            Ask::SshRepository { url } => logins.push(url.clone()),
+            _ => {}
         }
         verdict.granted.push(ask.clone());
     }
@@ -97,6 +104,7 @@ pub(crate) fn judge(
         let (keys, consequence) = (where_asked::image(project), format!("builds run in {image}"));
         verdict.refused.push(Refusal { keys, key: "host.image".into(), name, consequence });
     }
+    verdict.logins = Logins::Below(logins);
     verdict
 }
 
@@ -258,13 +266,15 @@ directories: {sstate: /srv/ss}
             let problem = refused.problem(&PROJECT.into(), None);
             let marked = problem.and_then(|problem| PROJECT.get(problem.span)).map(|text| text.trim_matches('\''));
             assert_eq!(marked, *line, "{ask:?} {:?}", refused.keys);
-            assert_eq!(judged(names).granted, [ask.clone()]);
+            let all_of_it = std::slice::from_ref(ask);
+            assert_eq!(judged(names).granted, all_of_it);
             // What the refusal says to write allows it.
-            assert_eq!(judged(&refused.name.split(", ").collect::<Vec<_>>()).granted, [ask.clone()], "{refused}");
+            assert_eq!(judged(&refused.name.split(", ").collect::<Vec<_>>()).granted, all_of_it, "{refused}");
             let is_other = |name: &&str| {
                 let word = |text: &str| text.split(':').next().unwrap_or_default().to_owned();
                 let same = |own: &&str| word(own) == word(name);
-                !names.iter().any(|own| same(&own)) && !(word(name) == "bind-writable" && word(names[0]) == "bind")
+                let includes = word(name) == "bind-writable" && word(names[0]) == "bind";
+                !(includes || names.iter().any(|own| same(&own)))
             };
             let others: Vec<&str> = all.iter().copied().filter(is_other).collect();
             assert_eq!(judged(&others).granted, [], "{ask:?}");
@@ -303,6 +313,20 @@ directories: {sstate: /srv/ss}
         assert_eq!(refused.keys, ["host", "image"]);
         assert_eq!(refused.name, "images:docker.io/library/debian:12");
         assert_eq!(judged(&["images:docker.io/library/*"]), []);
+    }
+
+    #[test]
+    fn logins_are_shown_where_the_policy_says() {
+        let ssh = Ask::SshRepository { url: "git@h:team/far".into() };
+        let judged =
+            |allow: &[&str]| judge(std::slice::from_ref(&ssh), None, &project(PROJECT), &policy(allow), "acme").logins;
+        assert_eq!(judged(&[]), Logins::default());
+        let logins = judged(&["login:https://h/team/", "ssh-repositories"]);
+        for (address, reached) in
+            [("https://h/team/x", true), ("https://h/other", false), ("git@h:team/far", true), ("git@h:team/x", false)]
+        {
+            assert_eq!(logins.reach(address), reached, "{address}");
+        }
     }
 
     #[test]

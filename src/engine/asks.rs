@@ -181,3 +181,30 @@ pub(crate) fn left_conf(plan: &Plan) -> Vec<Ask> {
     };
     LEFT.iter().filter_map(one).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn only_images_of_registries_have_a_name_there() {
+        let sha = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        for (host, wanted) in [
+            ("image: docker://debian:12", Some("docker.io/library/debian:12".to_owned())),
+            ("image: R.example.com/team/x", Some("r.example.com/team/x:latest".into())),
+            (&format!("image: r.example.com/x:1@{sha}"), Some("r.example.com/x:1".into())),
+            (&format!("image: r.example.com/x@{sha}"), Some(format!("r.example.com/x@{sha}"))),
+            ("image: of-the-store", None),
+            ("recipe: debian-12", None),
+            ("isolation: none", None),
+        ] {
+            let text = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\nhost: {{{host}}}\n");
+            let config = config::read("smidr.yaml", &text, None, &|_| None).expect(host);
+            let (facts, paths) = (SystemFacts::of_an_ordinary_user(), Paths::new("/home/u/.smidr".into()));
+            let (file, request) = (Path::new("/home/u/p/smidr.yaml"), BuildRequest::default());
+            let plan = plan::make(&config, None, &facts, &paths, file, &request, &Domain::Own).expect("a plan");
+            assert_eq!(registry_image(&plan), wanted, "{host}");
+        }
+    }
+}
