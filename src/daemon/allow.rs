@@ -387,4 +387,21 @@ mod tests {
             assert!(found.hint().contains(hint), "{text}: {}", found.hint());
         }
     }
+
+    #[test]
+    fn every_entry_is_documented() {
+        let reference = include_str!("../../docs/daemon-yaml.md");
+        let section =
+            reference.split("\n## allow\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+        let rows: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let wanted = NAMES.map(|(word, _, form)| match form {
+            Form::Nothing => word.into(),
+            Form::Path => format!("{word}:PATH"),
+            Form::PathOrAll => format!("{word}[:PATH]"),
+            Form::Address => format!("{word}:ADDRESS"),
+            Form::AddressOrAll => format!("{word}[:ADDRESS]"),
+            Form::Pattern => format!("{word}:NAME"),
+        });
+        assert_eq!(rows, wanted);
+    }
 }

@@ -600,4 +600,32 @@ webhooks: {allow_private: true}
         let all = parse(FILE, "a: 1\nqueue: {b: 1}\nlimits: {streams: x}\n").expect_err("three problems");
         assert_eq!(all.list.len(), 3, "{}", all.render(false));
     }
+
+    #[test]
+    fn every_key_is_documented() {
+        let reference = include_str!("../../docs/daemon-yaml.md");
+        let example =
+            reference.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+        let config = parse(FILE, example).unwrap_or_else(|wrong| panic!("{}", wrong.render(false)));
+        assert_eq!(config.customers.len(), 1);
+        // What is known where a key is unknown.
+        for (text, section) in [
+            ("KEY: 1", ""),
+            ("queue: {KEY: 1}", "queue."),
+            ("customers: {a: {KEY: 1}}", ""),
+            ("certificates: [{subject: x, KEY: 1}]", ""),
+            ("tls: {KEY: 1}", "tls."),
+            ("limits: {KEY: 1}", "limits."),
+            ("retention: {KEY: 1}", "retention."),
+            ("webhooks: {KEY: 1}", "webhooks."),
+        ] {
+            let problems = parse(FILE, &text.replace("KEY", "zzzzzzzzzzzz")).expect_err(text);
+            let hint = problems.list[0].hint.clone().unwrap_or_default();
+            let known = hint.strip_prefix("known here: ").unwrap_or_else(|| panic!("{text}: {hint}"));
+            for key in known.split(", ") {
+                let forms = [format!("`{section}{key}`"), format!("`{section}{key}."), format!("\n## {key}")];
+                assert!(forms.iter().any(|form| reference.contains(form)), "{section}{key} is not documented");
+            }
+        }
+    }
 }

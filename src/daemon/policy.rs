@@ -174,6 +174,33 @@ host:
 directories: {sstate: /srv/ss}
 ";
 
+    const WIDEST: [&str; 24] = [
+        "no-isolation",
+        "bind:/",
+        "bind-writable:/",
+        "git-writable:/",
+        "credentials",
+        "ssh-agent",
+        "proxies",
+        "devices:/",
+        "folders:/",
+        "outside",
+        "local-repositories",
+        "ssh-repositories",
+        "login:https://h/",
+        "outside-links",
+        "id-range",
+        "recipe-commands",
+        "recipe-network",
+        "recipe-mirror",
+        "recipe-keys",
+        "recipe-credentials",
+        "images:**",
+        "stored-images:**",
+        "left-conf",
+        "cache:**",
+    ];
+
     fn project(text: &str) -> Config {
         let lookup = |name: &str| Some(format!("value-of-{name}"));
         config::read("smidr.yaml", text, None, &lookup).unwrap_or_else(|wrong| panic!("{}", wrong.render(false)))
@@ -255,7 +282,6 @@ directories: {sstate: /srv/ss}
     fn each_ask_is_refused_and_allowed_by_its_name_alone() {
         let project = project(PROJECT);
         let rows = rows();
-        let all: Vec<&str> = rows.iter().flat_map(|(_, names, _)| names.iter().copied()).collect();
         for (ask, names, line) in &rows {
             let judged = |allow: &[&str]| {
                 let verdict = judge(std::slice::from_ref(ask), None, &project, &policy(allow), "acme");
@@ -270,13 +296,14 @@ directories: {sstate: /srv/ss}
             assert_eq!(judged(names).granted, all_of_it);
             // What the refusal says to write allows it.
             assert_eq!(judged(&refused.name.split(", ").collect::<Vec<_>>()).granted, all_of_it, "{refused}");
+            // All else, as widely as it can be allowed.
+            let word = |text: &str| text.split(':').next().unwrap_or_default().to_owned();
             let is_other = |name: &&str| {
-                let word = |text: &str| text.split(':').next().unwrap_or_default().to_owned();
-                let same = |own: &&str| word(own) == word(name);
                 let includes = word(name) == "bind-writable" && word(names[0]) == "bind";
-                !(includes || names.iter().any(|own| same(&own)))
+                !(includes || names.iter().any(|own| word(own) == word(name)))
             };
-            let others: Vec<&str> = all.iter().copied().filter(is_other).collect();
+            let others: Vec<&str> = WIDEST.into_iter().filter(is_other).collect();
+            assert!(others.len() < WIDEST.len());
             assert_eq!(judged(&others).granted, [], "{ask:?}");
             if names.len() > 1 {
                 names.iter().for_each(|name| assert_eq!(judged(&[name]).granted, [], "{ask:?} {name}"));

@@ -112,3 +112,72 @@ fn last(path: &Path) -> String {
 fn owned(keys: &[&str]) -> Vec<String> {
     keys.iter().map(|key| (*key).to_owned()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        model::{BuildRequest, Paths, SystemFacts},
+        plan::{self, Domain},
+    };
+
+    /// Asks as a plan makes them: their words may change there.
+    #[test]
+    fn what_a_plan_asks_has_its_line() {
+        let text = "\
+name: x
+base: {machine: m}
+build: {image: i}
+bitbake:
+  path: /opt/bb
+layers:
+  - {name: own, path: ../own}
+  - name: far
+    git: git@h:team/far
+    branch: b
+    outside_links: true
+    patches: [../x.patch]
+    mirrors: ['file:///srv/far']
+host:
+  recipe: ../r.yaml
+  ids: range
+  ssh_agent: true
+  git_credentials: /srv/keys/git
+  devices: [tun]
+  binds: [{source: ~/c, dest: /srv/c}]
+directories: {sstate: /srv/ss}
+";
+        let config = config::read("smidr.yaml", text, None, &|_| None).expect("a config");
+        let environment = vec![("SSH_AUTH_SOCK".into(), "/tmp/agent".into())];
+        let facts = SystemFacts { environment, ..SystemFacts::of_an_ordinary_user() };
+        let (paths, request) = (Paths::new("/home/u/.smidr".into()), BuildRequest::default());
+        let file = Path::new("/home/u/p/smidr.yaml");
+        let plan = plan::make(&config, None, &facts, &paths, file, &request, &Domain::Own).expect("a plan");
+        let asks = plan::asks(&config, &plan, &|path| path.to_path_buf());
+        // Downloads are those of the user, and nothing in the text says so.
+        let asks: Vec<Ask> = asks.into_iter().filter(|ask| !matches!(ask, Ask::SharedCache { .. })).collect();
+        let mut marked: Vec<&str> = Vec::new();
+        for ask in &asks {
+            let span = config::place(&text.into(), None, &keys(ask, &config));
+            marked.push(span.and_then(|span| text.get(span)).unwrap_or_else(|| panic!("{ask:?} has no line")));
+        }
+        marked.sort_unstable();
+        let wanted = [
+            "'file:///srv/far'",
+            "../own",
+            "../r.yaml",
+            "/opt/bb",
+            "/srv/keys/git",
+            "/srv/ss",
+            "git@h:team/far",
+            "patches",
+            "range",
+            "true",
+            "true",
+            "tun",
+            "~/c",
+        ];
+        assert_eq!(marked, wanted);
+    }
+}
