@@ -7,6 +7,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser},
 };
 
+pub(super) use super::daemon_args::{Client, Daemon};
 pub(super) use super::image_args::{Compression, Image, Prune};
 use super::{candidates, voice::Voice};
 use crate::{
@@ -87,6 +88,10 @@ pub(super) enum Command {
     Du(Du),
     /// Free space on the disk; without options, show what could go
     Clean(CleanUp),
+    /// Take builds for a team, queue them, and run them; or look after the daemon that does
+    Daemon(Box<Daemon>),
+    /// Start builds on a daemon and look at them, from anywhere
+    Client(Box<Client>),
     /// Find out whether this machine can build, and what to do if not
     Doctor(Doctor),
     /// Print a script that completes commands in your shell
@@ -200,6 +205,9 @@ pub(super) struct Build {
     /// Print the build's id and return; the build goes on without this terminal
     #[arg(long, conflicts_with = "events")]
     pub detach: bool,
+    /// Build on a daemon: this user's own, or the one at ADDRESS
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "", require_equals = true, conflicts_with = "detach")]
+    pub daemon: Option<String>,
     /// Print events to standard output in this form
     #[arg(long, value_name = "FORM")]
     pub events: Option<EventForm>,
@@ -385,7 +393,7 @@ pub(super) struct Status {
     pub json: bool,
 }
 
-fn state(text: &str) -> Result<State, String> {
+pub(super) fn state(text: &str) -> Result<State, String> {
     text.to_ascii_uppercase().replace('-', "_").parse()
 }
 

@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     events::EventSink as _,
-    history::journal::Entry,
+    history::{BuildRecord, journal::Entry},
     model::{Event, Outcome, State},
-    service::{LocalService, ServiceError},
+    service::{BuildService, LocalService, ServiceError},
     system::{files::FileError, paths, stop::StopToken},
 };
 
@@ -32,6 +32,16 @@ pub(super) fn attach(config: &Path, args: &Attach) -> Done {
     let service = LocalService::new(&paths);
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
     let build = if args.id.is_none() { service.or_running(build)? } else { build };
+    follow(&service, &build, "smidr attach", &signals)
+}
+
+/// The same for a build of a daemon. `again` is what watches it once more.
+pub(super) fn attach_to(service: &dyn BuildService, build: &BuildRecord, again: &str) -> Done {
+    let signals = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    follow(service, build, again, &signals)
+}
+
+fn follow(service: &dyn BuildService, build: &BuildRecord, again: &str, signals: &StopToken) -> Done {
     let mut view = Terminal::new();
     let (mut after, mut outcome, mut cancelling) = (0, None, false);
     // Each signal ends one watch.
@@ -41,7 +51,7 @@ pub(super) fn attach(config: &Path, args: &Attach) -> Done {
     loop {
         let stop = StopToken::default();
         *current.lock().unwrap_or_else(PoisonError::into_inner) = stop.clone();
-        let over = service.watch(&build.id, after, Some(&stop), |entry| {
+        let over = service.watch(&build.id, after, Some(&stop), &mut |entry| {
             if let Entry::Record(record) = entry {
                 after = record.seq().unwrap_or(after);
                 view.accept(&record);
@@ -59,7 +69,7 @@ pub(super) fn attach(config: &Path, args: &Attach) -> Done {
         view.pause();
         let cancel = cancelling || signals.signal() == Signal::SIGINT && wants_cancel();
         if !cancel {
-            talk(format!("{} goes on; watch it again:  smidr attach {}", build.id, build.id));
+            talk(format!("{} goes on; watch it again:  {again} {}", build.id, build.id));
             return Ok(ExitCode::SUCCESS);
         }
         // As in the terminal that started it: the second time kills.

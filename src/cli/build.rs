@@ -7,8 +7,11 @@ use std::{
 };
 
 use super::{
-    args::{Build, EventForm, Grant},
-    context, local,
+    args::{Build, EventForm, Grant, Wanted},
+    client, context,
+    daemon_args::ReachDaemon,
+    follow::View,
+    local,
     output::{say, talk},
     report::{Done, Failure, Refused, placed},
     several,
@@ -23,7 +26,8 @@ use crate::{
     model::{BuildRequest, Group, Hint, Paths, Submission, SystemFacts},
     plan::Domain,
     project::{Project, trust::Given},
-    service::{LocalService, random},
+    rpc::client::Remote,
+    service::{BuildService as _, LocalService, random},
     settings::Settings,
     system::{files::FileError, process::Spawner, stop::StopToken},
 };
@@ -39,10 +43,15 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
         Asked { facts: &facts, paths: &paths, given: trust::given(&facts, grant), stop: &stop, all: Vec::new() };
     for file in files {
         for variant in variants(file, args, &facts)? {
-            asked.add(file, variant, args)?;
+            asked.add(file, variant, &args.wanted, args.wait || args.daemon.is_some())?;
         }
     }
     let mut submissions = asked.all;
+    if let Some(address) = &args.daemon {
+        let reach = ReachDaemon { address: Some(address.clone()), ..ReachDaemon::default() };
+        let remote = client::reach(&paths, &reach, &facts)?;
+        return on_daemon(&remote, &submissions, args, &stop);
+    }
     share(&mut submissions, args.jobs, Settings::read(&paths, &facts.home)?, facts.cpus);
     let service = LocalService::new(&paths);
     if args.detach {
@@ -68,6 +77,35 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
     let services = Services { paths: paths.clone(), facts: facts.clone(), store, spawner, outlives: false };
     let outcome = service.run(submission.clone(), services, &stop, sinks)?;
     Ok(ExitCode::from(outcome.exit_code()))
+}
+
+/// Builds on a daemon, as if it were here.
+fn on_daemon(remote: &Remote, submissions: &[Submission], args: &Build, stop: &StopToken) -> Done {
+    if let [submission] = submissions {
+        let id = remote.submit(submission)?;
+        // First of all: the build goes on whatever happens to this terminal.
+        talk(format!("build      {id}  on {}", remote.address));
+        return client::until_its_end(remote, &id, View::Live(args.events), stop);
+    }
+    let hint = [Hint::command("one by one", "smidr client start --variant NAME")];
+    Err(Refused::new("--daemon takes one build", hint).into())
+}
+
+/// What one command submits of one project.
+pub(super) fn one_submission(
+    file: &Path,
+    grant: &Grant,
+    wanted: &Wanted,
+    variant: Option<String>,
+    facts: &SystemFacts,
+    paths: &Paths,
+    stop: &StopToken,
+) -> Result<Submission, Failure> {
+    let mut asked = Asked { facts, paths, given: trust::given(facts, grant), stop, all: Vec::new() };
+    // It waits in the daemon's queue.
+    asked.add(file, variant, wanted, true)?;
+    let nothing = || Refused::new("nothing is to be built", None).into();
+    asked.all.pop().ok_or_else(nothing)
 }
 
 /// Starts what starts processes.
@@ -102,9 +140,9 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn add(&mut self, file: &Path, variant: Option<String>, args: &Build) -> Result<(), Failure> {
+    fn add(&mut self, file: &Path, variant: Option<String>, wanted: &Wanted, wait: bool) -> Result<(), Failure> {
         let project = Project::read(file, variant.as_deref(), self.facts)?;
-        let request = BuildRequest { variant, ..(&args.wanted).into() };
+        let request = BuildRequest { variant, ..wanted.into() };
         let judged = trust::settle(&project, &request, self.facts, self.paths, &self.given, self.stop)?;
         let same =
             |known: &Submission| *known.config_path() == project.file && known.request.variant == request.variant;
@@ -120,15 +158,15 @@ impl Asked<'_> {
             own.into_iter().chain(warning.map(|warning| format!("warning: {warning}"))).for_each(talk);
         }
         let stale = project.lock.as_ref().is_some_and(|lock| lock.config.as_ref() != Some(&project.digest));
-        if args.wanted.locked && stale {
+        if wanted.locked && stale {
             talk("warning: smidr.yaml has changed since smidr.lock was written:  smidr lock");
         }
-        if !args.wait {
+        if !wait {
             engine::check_free(&judged.plan, self.paths)?;
         }
         let submission = engine::submission(&project, &judged, request.clone(), self.facts, self.paths, random());
         let mut submission = submission.map_err(|error| placed(error, &project, &request, self.facts, self.paths))?;
-        submission.wait = args.wait;
+        submission.wait = wait;
         self.all.push(submission);
         Ok(())
     }

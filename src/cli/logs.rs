@@ -21,7 +21,7 @@ use crate::{
     model::{Event, Hint, Paths, Secrets, SystemFacts, TaskName},
     plan::Domain,
     project::Project,
-    service::LocalService,
+    service::{BuildService, LocalService},
     system::{files::FileError, paths, rooted::open_linkless, stop::StopToken},
 };
 
@@ -47,25 +47,30 @@ pub(super) fn logs(config: &Path, args: &Logs) -> Done {
             _ => Ok(ExitCode::SUCCESS),
         };
     }
+    print(&service, &build, 0, args.follow, args.json)
+}
+
+/// Prints what a build said after a record.
+pub(super) fn print(service: &dyn BuildService, build: &BuildRecord, after: u64, follow: bool, json: bool) -> Done {
     let mut view = Terminal::log();
     let mut lost = 0;
     let mut show = |entry| {
         match entry {
             // Passing states are shown by `attach`.
             Entry::Record(record) if record.seq().is_none() => {}
-            Entry::Record(record) if args.json => say_json(&record),
+            Entry::Record(record) if json => say_json(&record),
             Entry::Record(record) => view.accept(&record),
             Entry::Missing(count) => lost += count,
             Entry::Unreadable(line) => match serde_json::from_slice::<serde_json::Value>(&line) {
-                Ok(newer) if args.json => say_json(&newer),
+                Ok(newer) if json => say_json(&newer),
                 _ => lost += 1,
             },
         }
         true
     };
-    match args.follow {
-        true => service.watch(&build.id, 0, Some(&StopToken::default()), &mut show)?,
-        false => in_pages(|| service.watch(&build.id, 0, None, &mut show))?,
+    match follow {
+        true => service.watch(&build.id, after, Some(&StopToken::default()), &mut show)?,
+        false => in_pages(|| service.watch(&build.id, after, None, &mut show))?,
     };
     if lost > 0 {
         talk(format!("warning: {lost} records of the journal of {} are damaged or from a newer smidr", build.id));

@@ -9,12 +9,17 @@ mod cancel;
 mod candidates;
 mod check;
 mod clean;
+mod client;
 mod command_context;
 mod completions;
 mod conf;
 mod context;
+mod daemon;
+mod daemon_args;
 mod doctor;
+mod download;
 mod du;
+mod follow;
 mod history;
 mod image;
 mod image_args;
@@ -102,6 +107,8 @@ pub fn main() -> ExitCode {
         Command::Cancel(args) => cancel::cancel(&config, &args),
         Command::Artifacts(command) => artifacts::artifacts(&config, &command),
         Command::Image(command) => image::image(&config, &command),
+        Command::Daemon(args) => daemon::daemon(&args),
+        Command::Client(args) => client::client(&config, &grant, &args),
         Command::Du(args) => du::du(&args),
         Command::Clean(args) => clean::clean(&args),
         Command::Doctor(args) => doctor::doctor(&config, &args),

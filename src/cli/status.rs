@@ -10,14 +10,14 @@ use super::{
     board::{Board, shortened},
     context,
     output::{Document, bytes, duration, paint, room_for_tables, say, say_lines, talk, used},
-    report::Done,
+    report::{Done, Failure},
     times::{between, minute, moment},
     wrap::{table, width},
 };
 use crate::{
     history::{BuildRecord, TaskRecord, journal::Entry},
     model::{Shown, State},
-    service::{LocalService, ServiceError},
+    service::{BuildService, LocalService, ServiceError},
     system::paths,
 };
 
@@ -30,16 +30,7 @@ pub(super) fn status(args: &Status) -> Done {
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);
     match &args.id {
-        Some(id) => {
-            let build = service.show(Some(id))?;
-            let tasks = service.tasks(&build.id)?;
-            if args.json {
-                Document::new().with("build", &build)?.with("tasks", &tasks)?.say();
-            } else {
-                let progress = if build.state.is_final() { None } else { progress(&build, &service)? };
-                one(&build, &tasks, progress.as_deref());
-            }
-        }
+        Some(id) => of(&service, &service.show(Some(id))?, args.json)?,
         None => {
             let is_chosen = !args.states.is_empty() || args.project.is_some();
             let of_project = |build: &BuildRecord| args.project.as_ref().is_none_or(|name| *name == build.name);
@@ -61,6 +52,18 @@ pub(super) fn status(args: &Status) -> Done {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// One build.
+pub(super) fn of(service: &dyn BuildService, build: &BuildRecord, json: bool) -> Result<(), Failure> {
+    let tasks = service.tasks(&build.id)?;
+    if json {
+        Document::new().with("build", build)?.with("tasks", &tasks)?.say();
+    } else {
+        let progress = if build.state.is_final() { None } else { progress(build, service)? };
+        one(build, &tasks, progress.as_deref());
+    }
+    Ok(())
 }
 
 /// A table: project by project, in each what runs first, then the newest first.
@@ -131,9 +134,9 @@ fn coloured(state: State) -> String {
 }
 
 /// How far a build is that runs, as its journal tells.
-fn progress(build: &BuildRecord, service: &LocalService<'_>) -> Result<Option<String>, ServiceError> {
+fn progress(build: &BuildRecord, service: &dyn BuildService) -> Result<Option<String>, ServiceError> {
     let mut board = Board::default();
-    service.watch(&build.id, 0, None, |entry| {
+    service.watch(&build.id, 0, None, &mut |entry| {
         if let Entry::Record(record) = entry {
             board.take(&record);
         }

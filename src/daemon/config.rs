@@ -10,7 +10,7 @@ use std::{
     str::FromStr,
 };
 
-use super::allow::Allow;
+use super::{access::Scope, allow::Allow};
 use crate::{
     config::{
         PRIVATE, Problem, Problems, Size,
@@ -96,34 +96,6 @@ pub(crate) struct Certificate {
     pub customer: Option<String>,
     /// What it may do. `read` by default.
     pub scopes: Vec<Scope>,
-}
-
-/// What a caller may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Scope {
-    /// Look at builds.
-    Read,
-    /// Start builds.
-    Submit,
-    /// Stop builds.
-    Cancel,
-    /// Everything, of all customers.
-    Admin,
-}
-
-impl FromStr for Scope {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "read" => Ok(Self::Read),
-            "submit" => Ok(Self::Submit),
-            "cancel" => Ok(Self::Cancel),
-            "admin" => Ok(Self::Admin),
-            _ => Err(()),
-        }
-    }
 }
 
 /// Certificates that others have made.

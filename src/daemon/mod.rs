@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use self::{
     access::{Denied, How, Principal, Scope, Token, TokenHash},
+    config::{DaemonConfig, DaemonConfigError},
     ledger::{Ledger, LedgerError},
 };
 use crate::{
@@ -74,6 +75,9 @@ pub(crate) enum DaemonError {
     /// A build that never began.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// `daemon.yaml`.
+    #[error(transparent)]
+    Config(#[from] DaemonConfigError),
     /// The user's settings.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -117,6 +121,7 @@ impl UserError for DaemonError {
             Self::Ledger(error) => error.kind(),
             Self::History(error) => error.kind(),
             Self::Worker(error) => error.kind(),
+            Self::Config(error) => error.kind(),
             Self::Settings(error) => error.kind(),
             Self::File(error) => error.kind(),
         }
@@ -138,6 +143,7 @@ impl UserError for DaemonError {
             Self::Ledger(error) => error.hints(),
             Self::History(error) => error.hints(),
             Self::Worker(error) => error.hints(),
+            Self::Config(error) => error.hints(),
             Self::Settings(error) => error.hints(),
             Self::File(error) => error.hints(),
         }
@@ -146,6 +152,7 @@ impl UserError for DaemonError {
     fn drawn(&self, colour: bool) -> Option<String> {
         match self {
             Self::Project(error) => error.drawn(colour),
+            Self::Config(error) => error.drawn(colour),
             Self::Settings(error) => error.drawn(colour),
             Self::Service(error) => error.drawn(colour),
             _ => None,
@@ -161,6 +168,7 @@ pub(crate) struct Daemon {
     pub facts: SystemFacts,
     /// When it began.
     pub started: Timestamp,
+    config: RwLock<Arc<DaemonConfig>>,
     spawner: Spawner,
     ledger: Ledger,
     history: Mutex<History>,
@@ -222,6 +230,7 @@ impl Daemon {
         let (wake, signals) = mpsc::channel();
         let daemon = Arc::new(Self {
             queue: Mutex::new(queue::State::new(settings.limits.builds(facts.cpus))),
+            config: RwLock::new(Arc::new(config::read(&paths)?)),
             paths,
             facts,
             started: now,
@@ -241,6 +250,11 @@ impl Daemon {
         let failed = io_error("start a thread of", &daemon.paths);
         queue::run(daemon.clone(), signals).map_err(failed)?;
         Ok(daemon)
+    }
+
+    /// What `daemon.yaml` says.
+    pub(crate) fn config(&self) -> Arc<DaemonConfig> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Builds of this machine.
@@ -388,8 +402,15 @@ impl Daemon {
     }
 
     /// The caller with a client certificate of that subject, if there is one.
-    pub(crate) fn by_subject(&self, _subject: &str) -> Option<Principal> {
-        None
+    pub(crate) fn by_subject(&self, subject: &str) -> Option<Principal> {
+        let config = self.config();
+        let known = config.certificates.iter().find(|known| known.subject == subject)?;
+        Some(Principal {
+            name: subject.into(),
+            how: How::Certificate,
+            scopes: known.scopes.clone(),
+            customer: known.customer.clone(),
+        })
     }
 
     /// What it listens on, for people.

@@ -129,7 +129,7 @@ impl UserError for ConnectError {
 
 /// Adds the token to each call.
 #[derive(Clone)]
-struct Bearer(Option<MetadataValue<Ascii>>);
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -140,7 +140,8 @@ impl Interceptor for Bearer {
     }
 }
 
-type Caller = SmidrClient<InterceptedService<Channel, Bearer>>;
+/// What makes calls.
+pub(crate) type Caller = SmidrClient<InterceptedService<Channel, Bearer>>;
 
 /// A daemon.
 pub(crate) struct Remote {
@@ -287,6 +288,27 @@ impl Remote {
                 }
             }
         })
+    }
+
+    /// Hands on each line of a log until its end.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon answers.
+    pub(crate) fn lines(
+        &self,
+        request: proto::StreamLogsRequest,
+        mut take: impl FnMut(&str),
+    ) -> Result<(), ServiceError> {
+        let done = self.stream(
+            |mut caller| async move { caller.stream_logs(request).await },
+            None,
+            |lines: super::batch::LogLines| {
+                lines.items.iter().for_each(|line| take(&line.text));
+                Ok(true)
+            },
+        );
+        done.map(drop).map_err(Into::into)
     }
 
     /// What the daemon is.

@@ -1,7 +1,7 @@
 //! The API: `smidr.proto`, its conversion to and from the words of `model`, checked at the border, the server and the client.
 
 mod auth;
-mod authority;
+pub(crate) mod authority;
 mod batch;
 pub(crate) mod client;
 mod convert;
@@ -26,6 +26,8 @@ mod submission;
 pub(crate) mod proto {
     include!("generated/smidr.v1.rs");
 }
+
+pub(crate) use convert::time_of;
 
 /// What reflection serves.
 pub(crate) const DESCRIPTOR: &[u8] = include_bytes!("generated/smidr.bin");

@@ -1,0 +1,342 @@
+//! `smidr client`: builds of a daemon, from anywhere.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use super::{
+    args::Grant,
+    attach, build, context,
+    daemon_args::{Client, ClientCommand, ClientLogs, Download, List, ReachDaemon, Start, Which},
+    download,
+    follow::{End, View, follow},
+    logs,
+    output::{Document, bytes, say, talk},
+    report::{Done, Failure, Refused},
+    status,
+    times::moment,
+};
+use crate::{
+    history::{BuildRecord, Filter},
+    model::{BuildId, Hint, Paths},
+    rpc::{
+        client::{Login, Remote, kept},
+        proto,
+    },
+    service::BuildService,
+    system::{
+        files::{FileError, write_atomically},
+        paths,
+        stop::StopToken,
+    },
+};
+
+/// What `login` keeps, below SMIDR_HOME.
+const LOGIN: &str = "client.json";
+
+/// Which daemon, where that is not said otherwise.
+const ADDRESS: &str = "SMIDR_DAEMON";
+
+/// Runs the command.
+pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
+    if let ClientCommand::Start(start) = &args.command {
+        return self::start(config, grant, &args.reach, start);
+    }
+    let facts = context::gather();
+    let paths = paths::find(&facts.environment)?;
+    match &args.command {
+        ClientCommand::Login { to } => return login(&paths, &args.reach, to),
+        ClientCommand::Logout => return logout(&paths),
+        _ => {}
+    }
+    let remote = reach(&paths, &args.reach, &facts)?;
+    let shown = |which: &Which| remote.show(which.id());
+    match &args.command {
+        ClientCommand::Whoami => whoami(&remote)?,
+        ClientCommand::Status(which) => status::of(&remote, &shown(which)?, which.json)?,
+        ClientCommand::Logs(wanted) => return print_logs(&remote, wanted),
+        ClientCommand::List(wanted) => list(&remote, wanted)?,
+        ClientCommand::Cancel { which, force } => {
+            let build = shown(which)?;
+            let build = if build.state.is_final() { build } else { remote.cancel(build.id.as_str(), *force)? };
+            match which.json {
+                true => Document::new().with("build", &build)?.say(),
+                false => talk(format!("{} {}", build.id, build.state)),
+            }
+        }
+        ClientCommand::Attach(which) => return attach::attach_to(&remote, &shown(which)?, "smidr client attach"),
+        ClientCommand::Artifacts(which) => artifacts(&remote, &shown(which)?, which.json)?,
+        ClientCommand::Download(wanted) => return self::download(&remote, wanted),
+        ClientCommand::Delete(which) => {
+            let build = shown(which)?;
+            remote.remove(&build.id)?;
+            talk(format!("{} is removed", build.id));
+        }
+        ClientCommand::Queue { json } => {
+            let queue = remote.call(|mut caller| async move { caller.get_queue(proto::GetQueueRequest {}).await })?;
+            match json {
+                true => queue_document(Document::new().with("paused", &queue.paused)?, &queue)?.say(),
+                false => queue_lines(&queue).into_iter().for_each(say),
+            }
+        }
+        ClientCommand::Login { .. } | ClientCommand::Logout | ClientCommand::Start(_) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon that is meant.
+pub(super) fn reach(paths: &Paths, reach: &ReachDaemon, facts: &crate::model::SystemFacts) -> Result<Remote, Failure> {
+    let address = reach.address.clone().or_else(|| facts.variable(ADDRESS)).filter(|address| !address.is_empty());
+    let file = paths.home().join(LOGIN);
+    let known = kept(&file)?;
+    Ok(match (address, known) {
+        (Some(address), known) => {
+            // What is kept of that very daemon counts beside what is said.
+            let known = known.filter(|known| known.address == address).unwrap_or_default();
+            Remote::at(&asked(reach, Login { address, ..known })?, paths)?
+        }
+        (None, Some(known)) => Remote::at(&asked(reach, known)?, paths)?,
+        (None, None) => Remote::own(paths)?,
+    })
+}
+
+/// A login with what the command line says of it.
+fn asked(reach: &ReachDaemon, known: Login) -> Result<Login, Failure> {
+    let token = reach.token_file.as_deref().map(|file| {
+        let text = fs::read_to_string(file).map_err(FileError::new("read", file))?;
+        Ok::<_, FileError>(text.trim().to_owned())
+    });
+    let absolute = |path: &Path| std::path::absolute(path).map_err(FileError::new("find", path));
+    let certificate = match (&reach.certificate, &reach.key) {
+        (Some(certificate), Some(key)) => Some((absolute(certificate)?, absolute(key)?)),
+        _ => known.certificate,
+    };
+    Ok(Login {
+        pin: reach.pin.clone().or(known.pin),
+        token: token.transpose()?.or(known.token),
+        certificate,
+        insecure: reach.insecure || known.insecure,
+        address: known.address,
+    })
+}
+
+fn login(paths: &Paths, reach: &ReachDaemon, to: &str) -> Done {
+    paths::open(paths)?;
+    let login = asked(reach, Login { address: to.into(), ..Login::default() })?;
+    let remote = Remote::at(&login, paths)?;
+    // A login that is not good is not kept.
+    let me = who(&remote)?;
+    let text = serde_json::to_vec(&login).map_err(|error| FileError::new("write", paths.home())(error.into()))?;
+    write_atomically(&paths.home().join(LOGIN), &text, 0o600)?;
+    talk(format!("{to} knows this client as {} ({})", me.name, me.how));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn logout(paths: &Paths) -> Done {
+    let file = paths.home().join(LOGIN);
+    match fs::remove_file(&file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(FileError::new("remove", &file)(error).into())
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn who(remote: &Remote) -> Result<proto::WhoAmIResponse, Failure> {
+    Ok(remote.call(|mut caller| async move { caller.who_am_i(proto::WhoAmIRequest {}).await })?)
+}
+
+fn whoami(remote: &Remote) -> Result<(), Failure> {
+    let me = who(remote)?;
+    let scopes: Vec<String> = me.scopes().map(|scope| scope.as_str_name().to_ascii_lowercase()).collect();
+    let customer = if me.customer.is_empty() { "all customers" } else { &me.customer };
+    say(format!("{} ({}) at {}: {} for {customer}", me.name, me.how, remote.address, scopes.join(", ")));
+    Ok(())
+}
+
+fn start(config: &Path, grant: &Grant, at: &ReachDaemon, args: &Start) -> Done {
+    // Before any thread: threads inherit what is blocked.
+    let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let facts = context::gather();
+    let paths = context::open_paths(&facts)?;
+    let mut submission =
+        build::one_submission(config, grant, &args.wanted, args.variant.clone(), &facts, &paths, &stop)?;
+    submission.customer.clone_from(&args.about.customer);
+    submission.labels = labels(&args.about.labels)?;
+    submission.priority = args.about.priority;
+    submission.retry_interrupted = args.about.retry_interrupted;
+    let remote = reach(&paths, at, &facts)?;
+    let id = remote.submit(&submission)?;
+    match args.json {
+        true => Document::new().with("build", &id)?.say(),
+        false => say(format!("Build ID: {id}")),
+    }
+    if !args.wait {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let view = if args.follow { View::Live(args.events) } else { View::Silent };
+    until_its_end(&remote, &id, view, &stop)
+}
+
+/// Follows a build, and ends as a local build would.
+pub(super) fn until_its_end(service: &dyn BuildService, id: &BuildId, view: View, stop: &StopToken) -> Done {
+    match follow(service, id, view, stop)? {
+        End::Over(outcome) => {
+            if matches!(view, View::Silent) {
+                talk(format!("{id} {}", outcome.state));
+            }
+            Ok(ExitCode::from(outcome.exit_code()))
+        }
+        End::Left => {
+            talk(format!("{id} goes on; watch it with:  smidr client attach {id}"));
+            Ok(ExitCode::from(130))
+        }
+    }
+}
+
+/// Labels as they are written.
+pub(super) fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let one = |text: &String| match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => {
+            Err(Refused::new(format!("`{text}` is no label"), [Hint::new("KEY=VALUE, as in --label branch=main")])
+                .into())
+        }
+    };
+    texts.iter().map(one).collect()
+}
+
+fn list(remote: &Remote, wanted: &List) -> Result<(), Failure> {
+    let filter = Filter {
+        customer: wanted.customer.clone(),
+        name: wanted.project.clone(),
+        states: wanted.states.clone(),
+        labels: labels(&wanted.labels)?,
+    };
+    let (mut builds, mut from) = (Vec::new(), None::<String>);
+    while builds.len() < wanted.limit as usize {
+        let left = wanted.limit - u32::try_from(builds.len()).unwrap_or(u32::MAX);
+        let (more, next) = remote.page(&filter, from.as_deref(), left)?;
+        builds.extend(more);
+        from = next;
+        if from.is_none() {
+            break;
+        }
+    }
+    if wanted.json {
+        Document::new().with("builds", &builds)?.say();
+        return Ok(());
+    }
+    for (number, build) in builds.iter().enumerate() {
+        if number > 0 {
+            say("");
+        }
+        entry(build);
+    }
+    if builds.is_empty() {
+        talk("there are no such builds");
+    }
+    Ok(())
+}
+
+/// A build in the list. Scripts read the first line.
+fn entry(build: &BuildRecord) {
+    let line = |subject: &str, text: &str| say(format!("  {subject:<9} {text}"));
+    say(format!("Build ID: {}", build.id));
+    line("state", &build.state.to_string());
+    let variant = build.variant.iter().map(|variant| format!(", variant {variant}")).collect::<String>();
+    line("target", &format!("{} for {}{variant}", build.targets.join(" "), build.machine));
+    if let Some(customer) = &build.customer {
+        line("customer", customer);
+    }
+    for (key, value) in &build.labels {
+        line("label", &format!("{key}={value}"));
+    }
+    line("begun", &moment(build.started));
+    if let Some(ended) = build.ended {
+        line("ended", &moment(ended));
+    }
+}
+
+fn print_logs(remote: &Remote, wanted: &ClientLogs) -> Done {
+    let build = remote.show(wanted.which.id())?;
+    let is_plain = wanted.grep.is_none() && wanted.task.is_none() && wanted.tail == 0;
+    if is_plain || wanted.which.json {
+        return logs::print(remote, &build, wanted.from_seq, wanted.follow, wanted.which.json);
+    }
+    remote.lines(
+        proto::StreamLogsRequest {
+            build_id: build.id.to_string(),
+            after_seq: wanted.from_seq,
+            follow: wanted.follow,
+            grep: wanted.grep.clone().unwrap_or_default(),
+            task: wanted.task.clone().unwrap_or_default(),
+            tail: wanted.tail,
+        },
+        |line| say(line),
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn artifacts(remote: &Remote, build: &BuildRecord, json: bool) -> Result<(), Failure> {
+    let artifacts = remote.artifacts(&build.id)?;
+    if json {
+        Document::new().with("build", &build.id)?.with("artifacts", &artifacts)?.say();
+        return Ok(());
+    }
+    if artifacts.is_empty() {
+        talk(format!("{} ({}) left nothing behind", build.id, build.state));
+    }
+    for artifact in &artifacts {
+        let size = artifact.link.as_ref().map_or_else(|| bytes(artifact.size), |link| format!("-> {}", link.display()));
+        let digest = artifact.sha256.as_ref().map(|digest| digest.hex()).unwrap_or_default();
+        say(format!("{digest:<64}  {size:>10}  {}", artifact.path.display()));
+    }
+    Ok(())
+}
+
+fn download(remote: &Remote, wanted: &Download) -> Done {
+    let (id, dest): (Option<String>, PathBuf) = match wanted.words.as_slice() {
+        [dest] => (wanted.build_id.clone(), dest.clone()),
+        [id, dest] if wanted.build_id.is_none() => (id.to_str().map(String::from), dest.clone()),
+        _ => return Err(Refused::new("name the build once, and the folder to copy to", None).into()),
+    };
+    let build = remote.show(id.as_deref())?;
+    download::download(remote, &build, &dest, &wanted.patterns, wanted.force)
+}
+
+/// The queue, for people.
+pub(super) fn queue_lines(queue: &proto::Queue) -> Vec<String> {
+    let mut lines = Vec::new();
+    if queue.paused {
+        lines.push("paused     no more builds are started; again with:  smidr daemon resume".into());
+    }
+    lines.push(format!("running    {} of at most {}", queue.running.len(), queue.max_builds));
+    lines.extend(queue.running.iter().map(|one| format!("  {}", one.build_id)));
+    lines.push(format!("waiting    {}", queue.waiting.len()));
+    lines.extend(queue.waiting.iter().map(|one| format!("  {:>3}. {}  {}", one.position, one.build_id, one.reason)));
+    lines
+}
+
+/// The queue, for scripts.
+pub(super) fn queue_document(document: Document, queue: &proto::Queue) -> Result<Document, Failure> {
+    let entry = |one: &proto::QueueEntry| {
+        let mut value = serde_json::Map::new();
+        value.insert("build".into(), one.build_id.clone().into());
+        value.insert("customer".into(), one.customer.clone().into());
+        value.insert("priority".into(), one.priority.into());
+        value.insert("since".into(), crate::rpc::time_of(one.since).map(|at| at.to_string()).into());
+        value
+    };
+    let waits = |one: &proto::QueueEntry| {
+        let mut value = entry(one);
+        value.insert("position".into(), one.position.into());
+        value.insert("reason".into(), one.reason.clone().into());
+        value
+    };
+    let document = document.with("running", &queue.running.iter().map(entry).collect::<Vec<_>>())?;
+    Ok(document.with("waiting", &queue.waiting.iter().map(waits).collect::<Vec<_>>())?)
+}

@@ -1,0 +1,312 @@
+//! `smidr daemon`: serves builds, and looks after the daemon that does.
+
+use std::{
+    fs,
+    io::{self, BufReader},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use super::{
+    build::start_spawner,
+    client::queue_lines,
+    context,
+    daemon_args::{Daemon as DaemonArgs, DaemonCommand, TokenCommand},
+    output::{Document, say, say_block, talk},
+    report::{Done, Failure, Refused},
+    times::moment,
+};
+use crate::{
+    config::Age,
+    daemon::{Daemon, access::Scope, config},
+    executors,
+    model::{Hint, Paths},
+    rpc::{
+        authority::Authority,
+        client::Remote,
+        proto::{self, stop_daemon_request::Builds},
+        run::{self, Address},
+    },
+    system::{
+        files::{FileError, write_atomically},
+        paths,
+        stop::StopToken,
+    },
+};
+
+/// Its log, where it has no terminal, below SMIDR_HOME/daemon.
+const LOG: &str = "daemon.log";
+
+/// Runs the command.
+pub(super) fn daemon(args: &DaemonArgs) -> Done {
+    match &args.command {
+        None if args.background => background(args),
+        None => serve(args),
+        Some(command) => ask(command),
+    }
+}
+
+fn serve(args: &DaemonArgs) -> Done {
+    if args.of_background {
+        let _ = rustix::process::setsid();
+    }
+    let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let spawner = start_spawner()?;
+    let facts = context::gather();
+    let paths = context::open_paths(&facts)?;
+    let home = paths.home().to_owned();
+    let user_home = facts.home.clone();
+    let daemon = Daemon::start(paths, facts, spawner)?;
+    let mut addresses: Vec<Address> =
+        args.address.iter().map(|text| Address { text: text.clone(), insecure: args.insecure }).collect();
+    if let (Some(address), true) = (daemon.config().address, addresses.is_empty()) {
+        addresses.push(Address { text: address.to_string(), insecure: false });
+    }
+    let ready = run::listen(daemon, &addresses)?;
+    let lines = greeting(&ready, &home, &user_home);
+    let is_of_background = args.of_background;
+    ready.serve(&stop, move || {
+        lines.into_iter().for_each(say);
+        if is_of_background {
+            // The one that has started it reads until here.
+            let _ = executors::ready(io::stdout());
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A path as users write it.
+fn tilde(path: &Path, home: &Path) -> String {
+    path.strip_prefix(home).map_or_else(|_| path.display().to_string(), |rest| format!("~/{}", rest.display()))
+}
+
+fn greeting(ready: &run::Ready, home: &Path, user_home: &Path) -> Vec<String> {
+    let on = |kind: &str, what: &str, how: &str| format!("listening on  {kind:<5} {what:<45} {how}");
+    let mut lines = vec![
+        format!("smidr daemon  {}  home {}", env!("CARGO_PKG_VERSION"), tilde(home, user_home)),
+        on("unix", &tilde(&ready.socket, user_home), "this user, no token"),
+    ];
+    let mut port = None;
+    for (address, insecure) in &ready.addresses {
+        let how = if *insecure { "no TLS, token" } else { "TLS, token or client certificate" };
+        lines.push(on("tcp", &address.to_string(), how));
+        port = port.or((!insecure).then_some(address.port()));
+    }
+    if let (Some(port), Some(pin)) = (port, &ready.pin) {
+        lines.push(format!("join another machine with:  smidr client login HOST:{port} --pin {pin} --token-file FILE"));
+    }
+    if !ready.addresses.is_empty() {
+        lines.push("tokens:  smidr daemon token create NAME --scope submit [--customer NAME] [--expires 90d]".into());
+    }
+    lines
+}
+
+/// Starts a process of its own that serves, and returns once it does.
+fn background(args: &DaemonArgs) -> Done {
+    let facts = context::gather();
+    let paths = context::open_paths(&facts)?;
+    crate::system::files::make_private_dir(&paths.daemon())?;
+    let log = paths.daemon().join(LOG);
+    let stderr = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log);
+    let stderr = stderr.map_err(FileError::new("make", &log))?;
+    let begun = stderr.metadata().map_or(0, |found| found.len());
+    let own = std::env::current_exe().map_err(FileError::new("find", Path::new("/proc/self/exe")))?;
+    let mut command = Command::new(own);
+    command.args(["daemon", "--of-background"]).current_dir("/");
+    args.address.iter().for_each(|address| _ = command.args(["--address", address]));
+    command.args(args.insecure.then_some("--insecure"));
+    command.env("SMIDR_HOME", paths.home());
+    let failed = || FileError::new("start", Path::new("smidr daemon"));
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn();
+    let mut child = child.map_err(failed())?;
+    let mut is_ready = false;
+    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(io::BufRead::lines) {
+        let line = line.map_err(failed())?;
+        is_ready = line == executors::READY;
+        if !is_ready {
+            say(line);
+        }
+    }
+    if is_ready {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ended = child.wait().map_err(failed())?;
+    let said = fs::read(&log).unwrap_or_default();
+    let said = String::from_utf8_lossy(said.get(usize::try_from(begun).unwrap_or_default()..).unwrap_or_default());
+    super::output::complain_block(said.trim_end());
+    Ok(ended.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn ask(command: &DaemonCommand) -> Done {
+    let facts = context::gather();
+    let paths = paths::find(&facts.environment)?;
+    match command {
+        DaemonCommand::Check => return check(&paths),
+        DaemonCommand::Ca => {
+            say_block(Authority::open(&paths.daemon())?.pem.trim_end());
+            return Ok(ExitCode::SUCCESS);
+        }
+        DaemonCommand::Certificate { subject, out } => return certificate(&paths, subject, out),
+        _ => {}
+    }
+    let remote = Remote::own(&paths)?;
+    match command {
+        DaemonCommand::Status { json } => status(&remote, *json)?,
+        DaemonCommand::Stop { cancel, drain, .. } => stop(&remote, *cancel, *drain, &paths)?,
+        DaemonCommand::Pause => {
+            remote.call(|mut caller| async move { caller.pause_queue(proto::PauseQueueRequest {}).await })?;
+            talk("no more builds are started; again with:  smidr daemon resume");
+        }
+        DaemonCommand::Resume => {
+            remote.call(|mut caller| async move { caller.resume_queue(proto::ResumeQueueRequest {}).await })?;
+        }
+        DaemonCommand::Token(command) => token(&remote, command)?,
+        DaemonCommand::Check | DaemonCommand::Ca | DaemonCommand::Certificate { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(paths: &Paths) -> Done {
+    let file = paths.home().join(config::FILE);
+    config::read(paths)?;
+    match file.exists() {
+        true => talk(format!("{} is good", file.display())),
+        false => talk(format!("there is no {}: the defaults count", file.display())),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn certificate(paths: &Paths, subject: &str, out: &Path) -> Done {
+    if !crate::model::BuildId::is_valid_name(subject) {
+        return Err(crate::model::InvalidName(subject.into()).into());
+    }
+    let issued = Authority::open(&paths.daemon())?.client(subject)?;
+    let file = |end: &str| -> PathBuf { out.join(format!("{subject}.{end}")) };
+    write_atomically(&file("key"), issued.key.as_bytes(), 0o600)?;
+    write_atomically(&file("pem"), issued.certificate.as_bytes(), 0o644)?;
+    say(format!("{} and {}", file("pem").display(), file("key").display()));
+    let entry = format!("certificates: [{{subject: {subject}, scopes: [read, submit, cancel]}}]");
+    talk(format!("what it may do, in {}:  {entry}", paths.home().join(config::FILE).display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(remote: &Remote, json: bool) -> Result<(), Failure> {
+    let info = remote.info()?;
+    let queue = remote.call(|mut caller| async move { caller.get_queue(proto::GetQueueRequest {}).await })?;
+    if json {
+        let document = Document::new().with("daemon_version", &info.version)?.with("pid", &info.pid)?;
+        let document = document.with("home", &info.home)?.with("addresses", &info.addresses)?;
+        let document = document.with("paused", &queue.paused)?.with("max_builds", &queue.max_builds)?;
+        super::client::queue_document(document, &queue)?.say();
+        return Ok(());
+    }
+    let line = |subject: &str, text: &str| say(format!("{subject:<10} {text}"));
+    line("daemon", &format!("{}, process {}", info.version, info.pid));
+    line("home", &info.home);
+    info.addresses.iter().for_each(|address| line("address", address));
+    if let Some(started) = crate::rpc::time_of(info.started) {
+        line("started", &moment(started));
+    }
+    queue_lines(&queue).into_iter().for_each(say);
+    Ok(())
+}
+
+fn stop(remote: &Remote, cancel: bool, drain: bool, paths: &Paths) -> Result<(), Failure> {
+    let builds = match (cancel, drain) {
+        (true, _) => Builds::CancelAll,
+        (_, true) => Builds::Drain,
+        _ => Builds::Leave,
+    };
+    let info = remote.info()?;
+    let request = proto::StopDaemonRequest { builds: builds.into() };
+    remote.call(|mut caller| async move { caller.stop_daemon(request).await })?;
+    // It is gone when its lock is free.
+    let socket = paths.daemon().join("daemon.sock");
+    while socket.exists() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let builds = match (info.builds_running, cancel) {
+        (0, _) | (_, true) => String::new(),
+        (count, false) => format!("; {count} builds go on:  smidr status"),
+    };
+    talk(format!("the daemon has ended{builds}"));
+    Ok(())
+}
+
+fn token(remote: &Remote, command: &TokenCommand) -> Result<(), Failure> {
+    match command {
+        TokenCommand::Create { name, scope, customer, expires } => {
+            let lifetime_s = match expires {
+                None => 0,
+                Some(text) => text.parse::<Age>().map_err(|()| wrong_age(text))?.0.as_secs(),
+            };
+            let scopes = scope.iter().map(|scope| number_of(*scope)).collect();
+            let request = proto::CreateTokenRequest {
+                name: name.clone(),
+                scopes,
+                customer: customer.clone().unwrap_or_default(),
+                lifetime_s,
+            };
+            let made = remote.call(|mut caller| {
+                let request = request.clone();
+                async move { caller.create_token(request).await }
+            })?;
+            say(&made.secret);
+            talk("it is shown only now: keep it in a file that only its user can read");
+        }
+        TokenCommand::Ls { json } => {
+            let answer =
+                remote.call(|mut caller| async move { caller.list_tokens(proto::ListTokensRequest {}).await })?;
+            if *json {
+                Document::new().with("tokens", &answer.tokens.iter().map(token_json).collect::<Vec<_>>())?.say();
+                return Ok(());
+            }
+            for one in &answer.tokens {
+                let customer = if one.customer.is_empty() { "all customers" } else { &one.customer };
+                let expires = crate::rpc::time_of(one.expires)
+                    .map_or("never expires".into(), |at| format!("until {}", moment(at)));
+                say(format!("{:<24} {:<24} {customer:<20} {expires}", one.name, scope_names(one).join(",")));
+            }
+        }
+        TokenCommand::Rm { name } => {
+            let request = proto::DeleteTokenRequest { name: name.clone() };
+            remote.call(|mut caller| {
+                let request = request.clone();
+                async move { caller.delete_token(request).await }
+            })?;
+            talk(format!("{name} is revoked"));
+        }
+    }
+    Ok(())
+}
+
+fn wrong_age(text: &str) -> Refused {
+    Refused::new(format!("`{text}` is not a time"), [Hint::new("such as 90d, 12h or 30m")])
+}
+
+fn number_of(scope: Scope) -> i32 {
+    match scope {
+        Scope::Read => proto::Scope::Read,
+        Scope::Submit => proto::Scope::Submit,
+        Scope::Cancel => proto::Scope::Cancel,
+        Scope::Admin => proto::Scope::Admin,
+    }
+    .into()
+}
+
+fn scope_names(token: &proto::Token) -> Vec<String> {
+    token.scopes().map(|scope| scope.as_str_name().to_ascii_lowercase()).collect()
+}
+
+fn token_json(token: &proto::Token) -> serde_json::Value {
+    let time = |at| crate::rpc::time_of(at).map(|at| at.to_string());
+    let mut value = serde_json::Map::new();
+    value.insert("name".into(), token.name.clone().into());
+    value.insert("scopes".into(), scope_names(token).into());
+    value.insert("customer".into(), token.customer.clone().into());
+    value.insert("created".into(), time(token.created).into());
+    value.insert("expires".into(), time(token.expires).into());
+    value.into()
+}

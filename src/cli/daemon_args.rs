@@ -1,0 +1,316 @@
+//! The words of `smidr daemon` and `smidr client`. What is said here is what `--help` shows.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{
+    args::{EventForm, Wanted, state},
+    candidates,
+};
+use crate::{daemon::access::Scope, model::State};
+
+/// `smidr daemon`
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Daemon {
+    /// What to do with the daemon that runs, instead of starting one
+    #[command(subcommand)]
+    pub command: Option<DaemonCommand>,
+    /// Listen on this address too, with TLS: HOST:PORT, or :PORT for all addresses of this machine; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Vec<String>,
+    /// Listen there without TLS; only on loopback
+    #[arg(long, requires = "address")]
+    pub insecure: bool,
+    /// Return once it serves; its log goes to SMIDR_HOME/daemon/daemon.log
+    #[arg(long)]
+    pub background: bool,
+    /// The process that --background starts
+    #[arg(long, hide = true)]
+    pub of_background: bool,
+}
+
+/// What to do with the daemon that runs.
+#[derive(Subcommand)]
+pub(super) enum DaemonCommand {
+    /// Show what the daemon does
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End the daemon; builds go on
+    Stop {
+        /// Cancel builds that run; those that wait stay
+        #[arg(long, conflicts_with = "drain")]
+        cancel: bool,
+        /// Start no more builds, and end with the last one that runs
+        #[arg(long)]
+        drain: bool,
+        /// Let builds go on, as without any of these options
+        #[arg(long, conflicts_with_all = ["cancel", "drain"])]
+        leave: bool,
+    },
+    /// Start no more builds; those that run go on, and new ones are taken
+    Pause,
+    /// Start builds again
+    Resume,
+    /// Make, list and revoke tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Check daemon.yaml
+    Check,
+    /// Print the certificate of the daemon's authority
+    Ca,
+    /// Make a client certificate; daemon.yaml says what its subject may do
+    Certificate {
+        /// The subject, as `certificates` in daemon.yaml has it
+        subject: String,
+        /// The folder to write SUBJECT.pem and SUBJECT.key to
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out: PathBuf,
+    },
+}
+
+/// `smidr daemon token`
+#[derive(Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token, and print it: it is shown only now
+    Create {
+        /// Its name
+        name: String,
+        /// What it allows: read, submit, cancel or admin; may be repeated, or separated by commas
+        #[arg(long, value_name = "SCOPE", value_delimiter = ',', required = true)]
+        scope: Vec<Scope>,
+        /// Only builds of this customer
+        #[arg(long, value_name = "NAME")]
+        customer: Option<String>,
+        /// How long it is good, such as 90d or 12h; without this it does not expire
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
+    },
+    /// List tokens
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke a token; what was opened with it ends
+    #[command(visible_alias = "revoke")]
+    Rm {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `smidr client`
+#[derive(Args)]
+pub(super) struct Client {
+    /// The daemon
+    #[command(flatten)]
+    pub reach: ReachDaemon,
+    /// What to do
+    #[command(subcommand)]
+    pub command: ClientCommand,
+}
+
+/// Which daemon is spoken to. Without any of it: the one of the login, or the one of this SMIDR_HOME.
+#[derive(Args, Clone, Default)]
+pub(super) struct ReachDaemon {
+    /// The daemon's address, instead of that of the login or the own one
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    pub address: Option<String>,
+    /// What `smidr daemon` prints: the SHA-256 of the certificate of its authority
+    #[arg(long, global = true, value_name = "sha256:HEX")]
+    pub pin: Option<String>,
+    /// A file with a token
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A client certificate, in PEM form
+    #[arg(long, global = true, value_name = "FILE", requires = "key")]
+    pub certificate: Option<PathBuf>,
+    /// Its key
+    #[arg(long, global = true, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
+    /// Without TLS; only on loopback
+    #[arg(long, global = true)]
+    pub insecure: bool,
+}
+
+/// What to do with a daemon's builds.
+#[derive(Subcommand)]
+pub(super) enum ClientCommand {
+    /// Keep a daemon's address and a token for later commands
+    Login {
+        /// Its address
+        #[arg(value_name = "HOST:PORT")]
+        to: String,
+    },
+    /// Forget the login
+    Logout,
+    /// Show who the daemon takes this client for
+    Whoami,
+    /// Start a build
+    Start(Start),
+    /// Show a build
+    Status(Which),
+    /// Show what a build said
+    Logs(ClientLogs),
+    /// List builds, the newest first
+    List(List),
+    /// Stop a build
+    Cancel {
+        /// The build
+        #[command(flatten)]
+        which: Which,
+        /// Kill its tasks at once
+        #[arg(long)]
+        force: bool,
+    },
+    /// Watch a build, as if it had been started here
+    Attach(Which),
+    /// List what a build left behind
+    Artifacts(Which),
+    /// Copy what a build left behind
+    Download(Download),
+    /// Remove a build that is over, with all that is known of it
+    Delete(Which),
+    /// Show which builds run and which wait, and why
+    Queue {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A build of a daemon.
+#[derive(Args)]
+pub(super) struct Which {
+    /// The build; the newest if left out
+    #[arg(value_name = "ID", conflicts_with = "build_id")]
+    pub id: Option<String>,
+    /// The same, as an option
+    #[arg(long, value_name = "ID")]
+    pub build_id: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Which {
+    /// The id, if there is one.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref().or(self.build_id.as_deref())
+    }
+}
+
+/// `smidr client start`
+#[derive(Args)]
+pub(super) struct Start {
+    /// What to build
+    #[command(flatten)]
+    pub wanted: Wanted,
+    /// Build with this overlay of the config
+    #[arg(long, value_name = "NAME", add = candidates::variants())]
+    pub variant: Option<String>,
+    /// What names the build
+    #[command(flatten)]
+    pub about: About,
+    /// Return when the build is over, with the exit code of a local build
+    #[arg(long)]
+    pub wait: bool,
+    /// Show the build as it runs
+    #[arg(long, requires = "wait")]
+    pub follow: bool,
+    /// Print events to standard output in this form
+    #[arg(long, value_name = "FORM", requires = "follow")]
+    pub events: Option<EventForm>,
+    /// List the files that would be sent, and send nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long, conflicts_with = "wait")]
+    pub json: bool,
+}
+
+/// What a daemon is told of a build beside what is built.
+#[derive(Args, Clone, Default)]
+pub(super) struct About {
+    /// Whose build it is: names the build and its caches
+    #[arg(long, value_name = "NAME")]
+    pub customer: Option<String>,
+    /// Something to find it by; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Higher goes first, within a customer
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-100..=100))]
+    pub priority: i32,
+    /// Start it again, once, where its worker is killed
+    #[arg(long)]
+    pub retry_interrupted: bool,
+}
+
+/// `smidr client logs`
+#[derive(Args)]
+pub(super) struct ClientLogs {
+    /// The build
+    #[command(flatten)]
+    pub which: Which,
+    /// Go on until the build ends
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Begin after this record
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub from_seq: u64,
+    /// Only the last lines
+    #[arg(long, value_name = "LINES", default_value_t = 0)]
+    pub tail: u32,
+    /// Only lines that hold this text
+    #[arg(long, value_name = "TEXT")]
+    pub grep: Option<String>,
+    /// Only what this task said
+    #[arg(long, value_name = "RECIPE:TASK")]
+    pub task: Option<String>,
+}
+
+/// `smidr client list`
+#[derive(Args)]
+pub(super) struct List {
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: u32,
+    /// Only builds in this state, such as building or failed; repeatable
+    #[arg(long = "state", value_name = "STATE", value_parser = state)]
+    pub states: Vec<State>,
+    /// Only builds of this customer
+    #[arg(long, value_name = "NAME")]
+    pub customer: Option<String>,
+    /// Only builds of the project with this name
+    #[arg(long, value_name = "NAME")]
+    pub project: Option<String>,
+    /// Only builds with this label; repeatable
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `smidr client download`
+#[derive(Args)]
+pub(super) struct Download {
+    /// The build, and the folder to copy to; the newest build if only the folder is named
+    #[arg(required = true, num_args = 1..=2, value_name = "[ID] DEST")]
+    pub words: Vec<PathBuf>,
+    /// The build, as an option
+    #[arg(long, value_name = "ID")]
+    pub build_id: Option<String>,
+    /// Only files that match, such as '*.wic'; may be repeated
+    #[arg(long = "path", value_name = "GLOB")]
+    pub patterns: Vec<String>,
+    /// Replace files that are there already
+    #[arg(long)]
+    pub force: bool,
+}
