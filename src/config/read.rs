@@ -50,13 +50,13 @@ pub fn examine(texts: &Texts, variant: Option<&str>, lookup: Lookup<'_>) -> (Opt
 /// A name for caches that several projects share.
 fn cache(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Text> {
     let text = f.text(d, "cache")?;
-    if BuildId::is_valid_name(&text) && !text.starts_with(PRIVATE) {
+    if BuildId::is_valid_name(&text) && ![PRIVATE, CUSTOMER].iter().any(|own| text.starts_with(own)) {
         return Some(text);
     }
     let title = format!("cache: `{}` cannot name caches", text.text);
     d.problem(
         Problem::new(text.span, title).hint(format!(
-            "use up to 64 letters, digits, dots, underscores and dashes, not beginning with `{PRIVATE}`"
+            "use up to 64 letters, digits, dots, underscores and dashes, not beginning with `{PRIVATE}` or `{CUSTOMER}`"
         )),
     );
     None
@@ -64,6 +64,9 @@ fn cache(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Text> {
 
 /// The prefix of the names of caches that belong to one project.
 pub const PRIVATE: &str = "private-";
+
+/// The prefix of the names of caches that belong to one customer of a daemon.
+pub const CUSTOMER: &str = "customer-";
 
 fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     let mut f = d.fields(root, "");

@@ -60,12 +60,13 @@ pub(crate) fn judge(
     paths: &Paths,
     refused: impl FnOnce(&Plan, &[Ask]) -> Vec<Ask>,
 ) -> Result<Judged, PlanError> {
-    let domain = project.config.cache.as_ref().map_or(Domain::Own, |name| Domain::Named(name.text.clone()));
+    let customer = facts.remote.as_ref().map(|remote| remote.customer.as_str());
+    let domain = Domain::wanted(project.config.cache.as_ref().map(|name| name.text.as_str()), customer);
     let plan = project.plan(wanted, facts, paths, &domain)?;
     let asks = asks(&project.config, &plan, &facts.home, paths);
     let refused = refused(&plan, &asks);
     let plan = match refused.iter().any(|ask| matches!(ask, Ask::SharedCache { .. })) {
-        true => project.plan(wanted, facts, paths, &Domain::Private)?,
+        true => project.plan(wanted, facts, paths, &Domain::instead(customer))?,
         false => plan,
     };
     Ok(Judged { plan, asks, refused })
@@ -80,6 +81,7 @@ fn asks(config: &Config, plan: &Plan, home: &Path, paths: &Paths) -> Vec<Ask> {
     // A build sees `.git` of the repository around a layer, with its history.
     for (name, source) in plan.sources() {
         if let PlannedSource::Path(path) = source
+            && path.sent.is_none()
             && let Some(root) = layers::repository_around(&path.folder, home).map(|root| real(&root))
             && !root.starts_with(real(&plan.project))
         {

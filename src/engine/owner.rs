@@ -52,11 +52,7 @@ impl Owner {
             version: VERSION,
             config: plan.file.clone(),
             variant: plan.variant.clone(),
-            domain: match &plan.domain {
-                Domain::Own => None,
-                Domain::Private => Some(format!("{PRIVATE}{}", plan.project_workspace())),
-                Domain::Named(name) => Some(name.clone()),
-            },
+            domain: plan.domain.folder(&plan.project_workspace()),
             elsewhere: elsewhere.map(|path| Elsewhere { path: path.into() }).collect(),
         }
     }

@@ -259,6 +259,7 @@ mod tests {
             written: String::new(),
             pinned: false,
             instead_of: None,
+            sent: None,
         });
         let (include, exclude) = (texts(include), texts(exclude));
         let layer = PlannedLayer { name: "mine".into(), source, include, exclude, ignore_series: false };

@@ -20,8 +20,12 @@ pub struct Local {
 impl Local {
     /// Looks at a folder that is there. `home` is the caller's.
     pub fn find(name: &str, path: &PlannedPath, home: &Path) -> Self {
-        let repository = repository(&path.folder, home);
-        let state = repository.as_deref().and_then(|repository| state(repository, &path.folder));
+        // What was sent is told by its client: a repository around it here would be another one.
+        let repository = if path.sent.is_none() { repository(&path.folder, home) } else { None };
+        let state = match &path.sent {
+            Some(sent) => sent.commit.clone().map(|commit| (commit, sent.dirty)),
+            None => repository.as_deref().and_then(|repository| state(repository, &path.folder)),
+        };
         let (commit, dirty) = state.map_or((None, false), |(commit, dirty)| (Some(commit), dirty));
         Self {
             folder: path.folder.clone(),
@@ -123,7 +127,7 @@ mod tests {
     }
 
     fn described(folder: &Path) -> String {
-        let path = PlannedPath { folder: folder.into(), written: "./x".into(), pinned: false, instead_of: None };
+        let path = PlannedPath { folder: folder.into(), written: "./x".into(), pinned: false, instead_of: None, sent: None };
         Local::find("x", &path, Path::new("/nowhere")).describe()
     }
 
@@ -188,7 +192,7 @@ mod tests {
         }
         assert!(!would_commit(&top.path().join("layers/x"), top.path()), "a home under git");
         // A home under git is no repository of layers.
-        let path = PlannedPath { folder: layer.clone(), written: "./x".into(), pinned: false, instead_of: None };
+        let path = PlannedPath { folder: layer.clone(), written: "./x".into(), pinned: false, instead_of: None, sent: None };
         assert_eq!(Local::find("x", &path, top.path()).repository, layer);
         assert_eq!(Local::find("x", &path, Path::new("/nowhere")).repository, top.path());
     }

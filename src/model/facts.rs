@@ -1,8 +1,13 @@
 //! What the plan needs to know of this machine.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
+
+use super::{Origin, Submission, SubmittedLayer};
 
 /// Ids that belong to a user beside their own (subuid(5), subgid(5)): the first, and how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +45,19 @@ pub struct SystemFacts {
     pub resolv_conf: String,
     /// The time zone as a tz name, such as `Europe/Berlin`; `UTC` where it cannot be told.
     pub time_zone: String,
+    /// Where the config comes from elsewhere: what counts for it in the place of this machine and of `environment`.
+    pub remote: Option<RemoteCaller>,
+}
+
+/// The caller of a build whose project was sent by a client of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteCaller {
+    /// Whose build it is.
+    pub customer: String,
+    /// The variables that its config may name. There are no others.
+    pub variables: BTreeMap<String, String>,
+    /// Its path layers.
+    pub layers: Vec<SubmittedLayer>,
 }
 
 impl SystemFacts {
@@ -59,12 +77,43 @@ impl SystemFacts {
             ca_bundle: None,
             resolv_conf: String::new(),
             time_zone: "UTC".into(),
+            remote: None,
         }
     }
 
-    /// A variable of the caller's environment.
+    /// The facts for a submission. Variables count as they were submitted. Of a remote one they do not count for smidr itself, whose own
+    /// environment says which programs it runs; and of that environment nothing counts for the config.
+    #[must_use]
+    pub fn for_submission(mut self, submission: &Submission) -> Self {
+        match &submission.origin {
+            Origin::Local { .. } => {
+                self.environment.retain(|(known, _)| !submission.variables.contains_key(known));
+                self.environment.extend(submission.variables.clone());
+            }
+            Origin::Remote { customer, .. } => {
+                // With a password: builds see them.
+                self.fetch_env.retain(|(_, value)| !value.contains('@'));
+                self.remote = Some(RemoteCaller {
+                    customer: customer.clone(),
+                    variables: submission.variables.clone(),
+                    layers: submission.layers.clone(),
+                });
+            }
+        }
+        self
+    }
+
+    /// A variable that a config names.
     pub fn variable(&self, name: &str) -> Option<String> {
-        self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+        match &self.remote {
+            Some(remote) => remote.variables.get(name).cloned(),
+            None => self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()),
+        }
+    }
+
+    /// What `~` means in the config of a project. A remote one has no home here.
+    pub fn home_for<'a>(&'a self, project: &'a Path) -> &'a Path {
+        if self.remote.is_some() { project } else { &self.home }
     }
 
     /// The uid and gid that the build has inside its sandbox: the caller's own, and 1000 for root, because BitBake refuses uid 0.

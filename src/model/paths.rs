@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::BuildId;
+use super::{BuildId, Digest};
 
 /// A path without `.` and `..`, as it is written: no link is looked at.
 pub fn without_dots(path: &Path) -> PathBuf {
@@ -115,6 +115,21 @@ impl Paths {
     /// The line of builds that run, and of those that wait for their turn.
     pub fn queue(&self) -> PathBuf {
         self.home.join("queue")
+    }
+
+    /// Projects that clients of the daemon have sent, by customer and name.
+    pub fn projects(&self) -> PathBuf {
+        self.home.join("projects")
+    }
+
+    /// What clients of the daemon have sent: archives of path layers.
+    pub fn blobs(&self) -> PathBuf {
+        self.home.join("daemon").join("blobs")
+    }
+
+    /// One of them.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.hex())
     }
 
     /// Half-made things, on the same file system as what they become.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     Isolation, Plan,
     build::absolute,
+    domain::Domain,
     inputs::What,
     sources::{PlannedGit, PlannedSource},
 };
@@ -77,14 +78,16 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
         match source {
             PlannedSource::Path(path) => asks.extend(outside(&path.folder).map(|path| Ask::Outside { what, path })),
             PlannedSource::Git(git) => {
-                let patches = git.patches.iter().filter_map(|patch| outside(&patch.file));
+                // What was submitted is read nowhere.
+                let read = git.patches.iter().filter(|patch| patch.submitted.is_none());
+                let patches = read.filter_map(|patch| outside(&patch.file));
                 asks.extend(patches.map(|path| Ask::Outside { what: format!("a patch of {what}"), path }));
                 asks.extend(git.outside_links.then_some(Ask::OutsideLinks { layer: what }));
                 asks.extend(repository(git, real));
             }
         }
     }
-    if let HostImage::Recipe(name) = &config.host.image {
+    if let (HostImage::Recipe(name), None) = (&config.host.image, &plan.host.submitted) {
         let name = if name.contains('/') { name.text.clone() } else { format!("{}.yaml", name.text) };
         asks.extend(
             outside(&absolute(&plan.project, Path::new("/"), &name))
@@ -98,7 +101,8 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
         asks.extend(outside(&path).map(|path| Ask::Outside { what: what.into(), path }));
     }
     let default = [(&folders.downloads, &plan.folders.downloads), (&folders.sstate, &plan.folders.sstate)];
-    if default.iter().any(|(named, path)| named.is_none() || path.starts_with(&plan.smidr_home)) {
+    let is_the_customers = matches!(plan.domain, Domain::Customer(_));
+    if !is_the_customers && default.iter().any(|(named, path)| named.is_none() || path.starts_with(&plan.smidr_home)) {
         asks.push(Ask::SharedCache { domain: config.cache.as_ref().map(|name| name.text.clone()) });
     }
     asks.sort();
@@ -130,7 +134,7 @@ mod tests {
     use crate::{
         config::read,
         model::{BuildRequest, Paths, SystemFacts},
-        plan::{Domain, make},
+        plan::make,
     };
 
     fn asks_of(more: &str) -> Vec<String> {

@@ -16,7 +16,7 @@ use super::{
     inputs::{Input, InputError},
     provider::{self, PlannedProvider},
     sandbox::Ids,
-    sources::{self, PlannedLayer, PlannedSource, Submodules},
+    sources::{self, NotSent, Places, PlannedLayer, PlannedPatch, PlannedSource, Submodules},
 };
 use crate::{
     config::{self, Config, HOST, HostImage, Network, Openat2, Texts},
@@ -174,6 +174,9 @@ pub enum PlanError {
     /// An input that must not be shown to the build.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// Something of a remote project.
+    #[error(transparent)]
+    NotSent(#[from] NotSent),
     /// A name given on the command line.
     #[error("`{0}` cannot be a target or machine")]
     Word(String),
@@ -201,7 +204,7 @@ impl UserError for PlanError {
                 vec![Hint::new("name a folder of its own under `directories:`")]
             }
             Self::Input(error) => error.hints(),
-            Self::Word(_) => Vec::new(),
+            Self::Word(_) | Self::NotSent(_) => Vec::new(),
             Self::Root => vec![Hint::command("build as an ordinary user", "useradd -m builder && su - builder")],
         }
     }
@@ -222,7 +225,7 @@ pub fn make(
     domain: &Domain,
 ) -> Result<Plan, PlanError> {
     let project = file.parent().unwrap_or(file);
-    let place = |text: &str| absolute(project, &facts.home, text);
+    let place = |text: &str| absolute(project, facts.home_for(project), text);
     let folders = folders(config, paths, file, &facts.home, request.variant.as_deref(), domain, &place)?;
     let machine = request
         .machine
@@ -239,12 +242,13 @@ pub fn make(
     }
     let host = host(config, lock);
     let (uid, gid) = facts.inner_ids();
-    let layers: Vec<PlannedLayer> = config.layers.iter().map(|layer| sources::layer(layer, lock, &place)).collect();
-    let bitbake =
-        config.bitbake.as_ref().map(|source| sources::source(config::BITBAKE, source, Submodules::All, lock, &place));
+    let places = Places { lock, place: &place, project, remote: facts.remote.as_ref() };
+    let layers: Vec<PlannedLayer> = config.layers.iter().map(|layer| places.layer(layer)).collect::<Result<_, _>>()?;
+    let bitbake = config.bitbake.as_ref().map(|source| places.source(config::BITBAKE, source, Submodules::All));
+    let bitbake = bitbake.transpose()?;
     let local = sources::local(&layers, bitbake.as_ref());
     local.iter().try_for_each(|path| check_path(path))?;
-    let store = default_or(config.directories.layers.as_ref(), "layers", paths.layers(), paths, &place)?;
+    let store = default_or(config.directories.layers.as_ref(), "layers", paths.layers(), paths, project, &place)?;
     check_path(&store)?;
     if let Some(folder) = folders.writable().into_iter().find(|folder| config::overlap(folder, &store)) {
         return Err(PlanError::Holds { path: folder.into(), what: "the store of layers, or lies in it" });
@@ -346,11 +350,11 @@ fn folders(
     let caches = domain.caches(paths, &workspace_name(&config.name, file, None));
     let or = |text: &Option<config::Text>, default: PathBuf| match text {
         None => Ok(default),
-        Some(text) if place(text).starts_with(paths.home()) => Err(PlanError::InHome(place(text))),
+        Some(text) if is_smidrs(&place(text), project, paths) => Err(PlanError::InHome(place(text))),
         Some(text) => Ok(place(text)),
     };
-    let downloads = default_or(named.downloads.as_ref(), "downloads", caches.downloads, paths, place)?;
-    let sstate = default_or(named.sstate.as_ref(), "sstate-cache", caches.sstate, paths, place)?;
+    let downloads = default_or(named.downloads.as_ref(), "downloads", caches.downloads, paths, project, place)?;
+    let sstate = default_or(named.sstate.as_ref(), "sstate-cache", caches.sstate, paths, project, place)?;
     // The database of hash equivalence belongs to the sstate.
     let elsewhere = !sstate.starts_with(paths.home());
     let hash_equivalence = if elsewhere { sstate.clone() } else { caches.hash_equivalence };
@@ -386,6 +390,7 @@ fn default_or(
     name: &str,
     default: PathBuf,
     paths: &Paths,
+    project: &Path,
     place: &dyn Fn(&str) -> PathBuf,
 ) -> Result<PathBuf, PlanError> {
     let Some(text) = text else { return Ok(default) };
@@ -393,7 +398,13 @@ fn default_or(
     if text.text == format!("~/.smidr/{name}") || named == paths.home().join(name) {
         return Ok(default);
     }
-    if named.starts_with(paths.home()) { Err(PlanError::InHome(named)) } else { Ok(named) }
+    if is_smidrs(&named, project, paths) { Err(PlanError::InHome(named)) } else { Ok(named) }
+}
+
+/// Whether a path lies in SMIDR_HOME, and not in the folder of a project that stands there because it was sent.
+fn is_smidrs(path: &Path, project: &Path, paths: &Paths) -> bool {
+    let is_own = project.starts_with(paths.projects()) && path.starts_with(project);
+    path.starts_with(paths.home()) && !is_own
 }
 
 /// Whether a folder is, or lies in, a hidden folder of the user's home, where programs keep settings and keys. `.cache` holds neither.
@@ -461,8 +472,7 @@ fn warnings(config: &Config, facts: &SystemFacts) -> Vec<String> {
     if config.host.ids == config::Ids::Range && facts.subordinate.is_none() {
         warnings.push("host.ids: range has no effect: /etc/subuid and /etc/subgid have no range for you".into());
     }
-    let is_set = |name: &str| facts.environment.iter().any(|(known, _)| known == name);
-    for name in config.host.env.iter().filter(|name| !is_set(&name.text)) {
+    for name in config.host.env.iter().filter(|name| facts.variable(&name.text).is_none()) {
         warnings.push(format!("host.env: `{}` is not set here, so the build does not have it", name.text));
     }
     // Its server, worker and user interface with their threads, and what one task of a small recipe starts, are 20.
@@ -513,13 +523,32 @@ impl Plan {
     /// Takes patches and the rootfs recipe as they were submitted, whatever stands in their files now.
     pub fn take_submitted(&mut self, files: &[FileContent], recipe: Option<&SubmittedRecipe>) {
         self.host.submitted = recipe.cloned();
-        let layers = self.layers.iter_mut().map(|layer| &mut layer.source);
-        for source in layers.chain(&mut self.bitbake) {
-            let PlannedSource::Git(git) = source else { continue };
-            for patch in &mut git.patches {
-                patch.submitted = files.iter().find(|file| file.path == patch.file).map(|file| file.content.clone());
-            }
+        for patch in self.patches_mut() {
+            // A remote client names them as its config does, whose folder is another one.
+            let is_it = |file: &&FileContent| file.path == patch.file || file.path == Path::new(&patch.written);
+            patch.submitted = files.iter().find(is_it).map(|file| file.content.clone());
         }
+    }
+
+    /// Makes sure that no patch is read from this machine.
+    ///
+    /// # Errors
+    ///
+    /// The first that was not submitted.
+    pub fn has_all_patches(&mut self) -> Result<(), NotSent> {
+        match self.patches_mut().find(|patch| patch.submitted.is_none()) {
+            Some(patch) => Err(NotSent::Patch(patch.written.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn patches_mut(&mut self) -> impl Iterator<Item = &mut PlannedPatch> {
+        let layers = self.layers.iter_mut().map(|layer| &mut layer.source);
+        let git = layers.chain(&mut self.bitbake).filter_map(|source| match source {
+            PlannedSource::Git(git) => Some(git),
+            PlannedSource::Path(_) => None,
+        });
+        git.flat_map(|git| &mut git.patches)
     }
 
     /// Lowers what the build may use of this machine to its share. What the config asks for is never raised.

@@ -136,8 +136,8 @@ pub(super) fn environment(
         put(&mut env, name, value.text.clone());
     }
     for name in &config.host.env {
-        if let Some((_, value)) = facts.environment.iter().find(|(known, _)| *known == name.text) {
-            put(&mut env, name, value.clone());
+        if let Some(value) = facts.variable(&name.text) {
+            put(&mut env, name, value);
         }
     }
     // Last, since files that the caller's own variables name are not in the sandbox.

@@ -7,7 +7,10 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{config::PRIVATE, model::Paths};
+use crate::{
+    config::{CUSTOMER, PRIVATE},
+    model::Paths,
+};
 
 /// The trust domain of a build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -17,6 +20,8 @@ pub enum Domain {
     Own,
     /// The project's alone.
     Private,
+    /// The customer's of a daemon, for all projects that clients have sent of theirs.
+    Customer(String),
     /// Those of all projects that name it (`cache`).
     Named(String),
 }
@@ -33,19 +38,34 @@ pub struct Caches {
 }
 
 impl Domain {
-    /// Where its caches are. `workspace` is the name of the project's workspace, without a variant.
+    /// What a project wants: the caches that its config names, or the usual ones of its user or customer.
+    pub fn wanted(cache: Option<&str>, customer: Option<&str>) -> Self {
+        match cache {
+            Some(name) => Self::Named(name.into()),
+            None => customer.map_or(Self::Own, |name| Self::Customer(name.into())),
+        }
+    }
+
+    /// What a project gets to which these are not granted.
+    pub fn instead(customer: Option<&str>) -> Self {
+        customer.map_or(Self::Private, |name| Self::Customer(name.into()))
+    }
+
+    /// Its folder below `domains`; none for the user's own. `workspace` is the name of the project's workspace, without a variant.
+    pub fn folder(&self, workspace: &str) -> Option<String> {
+        match self {
+            Self::Own => None,
+            Self::Private => Some(format!("{PRIVATE}{workspace}")),
+            Self::Customer(name) => Some(format!("{CUSTOMER}{name}")),
+            Self::Named(name) => Some(name.clone()),
+        }
+    }
+
+    /// Where its caches are. `workspace` is as above.
     pub fn caches(&self, paths: &Paths, workspace: &str) -> Caches {
-        let folder = match self {
+        let Some(folder) = self.folder(workspace).map(|name| paths.domain(&name)) else {
             // Beside its sstate.
-            Self::Own => {
-                return Caches {
-                    downloads: paths.downloads(),
-                    sstate: paths.sstate(),
-                    hash_equivalence: paths.sstate(),
-                };
-            }
-            Self::Private => paths.domain(&format!("{PRIVATE}{workspace}")),
-            Self::Named(name) => paths.domain(name),
+            return Caches { downloads: paths.downloads(), sstate: paths.sstate(), hash_equivalence: paths.sstate() };
         };
         let at = |name| Path::new(&folder).join(name);
         Caches { downloads: at("downloads"), sstate: at("sstate"), hash_equivalence: at("hashequiv") }
@@ -57,7 +77,28 @@ impl fmt::Display for Domain {
         match self {
             Self::Own => f.write_str("yours"),
             Self::Private => f.write_str("this project's own"),
+            Self::Customer(name) => write!(f, "those of the customer {name}"),
             Self::Named(name) => write!(f, "those called {name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_project_gets_what_it_only_names() {
+        let folder = |domain: Domain| domain.folder("x-1").unwrap_or_default();
+        assert_eq!(Domain::wanted(None, None), Domain::Own);
+        assert_eq!(folder(Domain::wanted(None, Some("acme"))), "customer-acme");
+        assert_eq!(folder(Domain::wanted(Some("team"), Some("acme"))), "team");
+        assert_eq!(folder(Domain::instead(Some("acme"))), "customer-acme");
+        assert_eq!(folder(Domain::instead(None)), "private-x-1");
+        // `config` refuses these as names.
+        for own in ["private-x-1", "customer-acme"] {
+            let text = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\ncache: {own}\n");
+            assert!(crate::config::read("smidr.yaml", &text, None, &|_| None).is_err(), "{own}");
         }
     }
 }

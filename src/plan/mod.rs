@@ -24,4 +24,6 @@ pub use mount_guard::{Exposed, check as check_mounts, protect};
 pub use mounts::{EMPTY_FILE, EMPTY_FOLDER, OwnRepository, Placed};
 pub use provider::PlannedProvider;
 pub use sandbox::{Ids, Isolation, MountOp, Payload, Resources, Root, SandboxSpec, Through, id_map, usual_tasks};
-pub use sources::{PlannedGit, PlannedLayer, PlannedPatch, PlannedPath, PlannedSource, Submodules, describe};
+pub use sources::{
+    NotSent, PlannedGit, PlannedLayer, PlannedPatch, PlannedPath, PlannedSource, SENT_LAYERS, Submodules, describe, sent_folder,
+};

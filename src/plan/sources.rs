@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::{self, GitSource, Layer, Source, SubmoduleKey},
     lock::{Asked, Lock, RepositoryPin},
-    model::{CommitId, document_path, without_secrets},
+    model::{BuildId, CommitId, RemoteCaller, SubmittedLayer, document_path, without_secrets},
 };
 
 /// A repository with Yocto layers.
@@ -48,6 +49,32 @@ pub struct PlannedPath {
     /// The address in whose place the user's own file has it: the layer is being edited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instead_of: Option<String>,
+    /// What a client of the daemon has sent of it. Then it stands in the project's folder, without its repository.
+    #[serde(skip)]
+    pub sent: Option<SubmittedLayer>,
+}
+
+/// Something that a remote project names, and that its client has not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum NotSent {
+    /// A path layer, or BitBake.
+    #[error("the layer `{0}` is a folder of the client's machine, and was not sent")]
+    Layer(String),
+    /// A patch.
+    #[error("the patch {0} is a file of the client's machine, and was not sent")]
+    Patch(String),
+}
+
+/// Where the layers of remote projects stand, in the project's folder.
+pub const SENT_LAYERS: &str = ".layers";
+
+/// The folder of a layer that was sent.
+pub fn sent_folder(project: &Path, name: &str) -> PathBuf {
+    let file = match BuildId::is_valid_name(name) {
+        true => name.to_owned(),
+        false => hex::encode(Sha256::digest(name)),
+    };
+    project.join(SENT_LAYERS).join(file)
 }
 
 /// A git repository, and the wanted revision.
@@ -146,48 +173,68 @@ impl PlannedGit {
     }
 }
 
-pub(super) fn layer(layer: &Layer, lock: Option<&Lock>, place: &dyn Fn(&str) -> PathBuf) -> PlannedLayer {
-    let include = texts(&layer.include);
-    PlannedLayer {
-        name: layer.name.text.clone(),
-        source: source(&layer.name, &layer.source, Submodules::ForLayers(include.clone()), lock, place),
-        include,
-        exclude: texts(&layer.exclude),
-        ignore_series: layer.ignore_series,
-    }
+/// What decides where sources are.
+pub(super) struct Places<'a> {
+    /// The project's.
+    pub lock: Option<&'a Lock>,
+    /// Where a path of the config is.
+    pub place: &'a dyn Fn(&str) -> PathBuf,
+    /// The config's folder.
+    pub project: &'a Path,
+    /// The client that has sent the project.
+    pub remote: Option<&'a RemoteCaller>,
 }
 
-/// A source. `usual` are its submodules where the config names none.
-pub(super) fn source(
-    name: &str,
-    source: &Source,
-    usual: Submodules,
-    lock: Option<&Lock>,
-    place: &dyn Fn(&str) -> PathBuf,
-) -> PlannedSource {
-    let git = match source {
-        Source::Path(path) => {
-            let (folder, written) = (place(path), path.text.clone());
-            let pinned = lock.is_some_and(|lock| lock.repository(name, &Asked::folder(&written)).is_some());
-            return PlannedSource::Path(PlannedPath { folder, written, pinned, instead_of: None });
-        }
-        Source::Git(git) => git,
-    };
-    let text = |text: &Option<config::Text>| text.as_ref().map(|text| text.text.clone());
-    let patch = |text: &config::Text| PlannedPatch { file: place(text), written: text.text.clone(), submitted: None };
-    let mut planned = PlannedGit {
-        url: git.url.text.clone(),
-        mirrors: texts(&git.mirrors),
-        branch: text(&git.branch),
-        tag: text(&git.tag),
-        commit: git.commit.clone(),
-        patches: git.patches.iter().map(patch).collect(),
-        outside_links: git.outside_links,
-        submodules: submodules(git).unwrap_or(usual),
-        pinned: None,
-    };
-    planned.pinned = lock.and_then(|lock| lock.repository(name, &planned.asked())).cloned();
-    PlannedSource::Git(Box::new(planned))
+impl Places<'_> {
+    /// A layer.
+    pub(super) fn layer(&self, layer: &Layer) -> Result<PlannedLayer, NotSent> {
+        let include = texts(&layer.include);
+        Ok(PlannedLayer {
+            name: layer.name.text.clone(),
+            source: self.source(&layer.name, &layer.source, Submodules::ForLayers(include.clone()))?,
+            include,
+            exclude: texts(&layer.exclude),
+            ignore_series: layer.ignore_series,
+        })
+    }
+
+    /// A source. `usual` are its submodules where the config names none.
+    pub(super) fn source(&self, name: &str, source: &Source, usual: Submodules) -> Result<PlannedSource, NotSent> {
+        Ok(match source {
+            Source::Path(path) => PlannedSource::Path(self.folder(name, path)?),
+            Source::Git(git) => PlannedSource::Git(Box::new(self.git(name, git, usual))),
+        })
+    }
+
+    fn folder(&self, name: &str, path: &str) -> Result<PlannedPath, NotSent> {
+        let sent = |remote: &RemoteCaller| {
+            let found = remote.layers.iter().find(|layer| layer.name == name).cloned();
+            found.ok_or_else(|| NotSent::Layer(name.into()))
+        };
+        let sent = self.remote.map(sent).transpose()?;
+        let folder = if sent.is_some() { sent_folder(self.project, name) } else { (self.place)(path) };
+        let pinned = self.lock.is_some_and(|lock| lock.repository(name, &Asked::folder(path)).is_some());
+        Ok(PlannedPath { folder, written: path.into(), pinned, instead_of: None, sent })
+    }
+
+    fn git(&self, name: &str, git: &GitSource, usual: Submodules) -> PlannedGit {
+        let Self { lock, place, .. } = self;
+        let text = |text: &Option<config::Text>| text.as_ref().map(|text| text.text.clone());
+        let patch = |text: &config::Text| PlannedPatch { file: place(text), written: text.text.clone(), submitted: None };
+        let mut planned = PlannedGit {
+            url: git.url.text.clone(),
+            mirrors: texts(&git.mirrors),
+            branch: text(&git.branch),
+            tag: text(&git.tag),
+            commit: git.commit.clone(),
+            patches: git.patches.iter().map(patch).collect(),
+            outside_links: git.outside_links,
+            submodules: submodules(git).unwrap_or(usual),
+            pinned: None,
+        };
+        planned.pinned = lock.and_then(|lock| lock.repository(name, &planned.asked())).cloned();
+        planned
+    }
 }
 
 fn submodules(git: &GitSource) -> Option<Submodules> {
@@ -242,7 +289,9 @@ mod tests {
         let lookup = |name: &str| (name == "TOKEN").then(|| "hunter2".to_owned());
         let config = config::read("smidr.yaml", text, None, &lookup).expect("a good config");
         let place = |text: &str| PathBuf::from(text);
-        let PlannedSource::Git(git) = layer(&config.layers[0], None, &place).source else { panic!("it is from git") };
+        let places = Places { lock: None, place: &place, project: Path::new("/p"), remote: None };
+        let layer = places.layer(&config.layers[0]).expect("a layer");
+        let PlannedSource::Git(git) = layer.source else { panic!("it is from git") };
         assert_eq!(git.url, "https://me:hunter2@host/l");
         assert_eq!(git.asked().git.as_deref(), Some("https://host/l"));
     }

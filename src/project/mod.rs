@@ -17,7 +17,7 @@ use crate::{
     config::{self, Config, Problem, Problems, Texts, UsedVariable, local_path},
     lock::{HostPin, Lock, LockError, Pins, lock_path},
     model::{
-        BuildRequest, Digest, FileContent, Hint, InvalidName, Kind, Paths, Submission, SubmittedRecipe, SystemFacts,
+        BuildRequest, Digest, FileContent, Hint, InvalidName, Kind, Origin, Paths, Submission, SubmittedRecipe, SystemFacts,
         UserError,
     },
     plan::{self, Domain, Plan, PlanError},
@@ -267,9 +267,19 @@ impl Sources {
             lock: submission.lock.clone(),
             local_lock: submission.local.as_ref().and_then(|local| local.lock.clone()),
             files: submission.files.clone(),
-            recipe: submission.recipe.clone(),
+            recipe: recipe_of(submission),
         }
     }
+}
+
+/// The rootfs recipe of a submission. That of a remote one is never looked for on this machine, and stands nowhere but in its project.
+fn recipe_of(submission: &Submission) -> Option<SubmittedRecipe> {
+    let Origin::Remote { config, .. } = &submission.origin else { return submission.recipe.clone() };
+    let mut recipe = submission.recipe.clone().unwrap_or(SubmittedRecipe::Shipped);
+    if let SubmittedRecipe::File { text, .. } = &mut recipe {
+        text.path = config.with_file_name(text.path.file_name().unwrap_or_default());
+    }
+    Some(recipe)
 }
 
 impl Project {
@@ -333,7 +343,9 @@ impl Project {
             }),
             Err(_) => Settings::default(),
         };
-        let addresses = config.iter().flat_map(|config| check_addresses(config, &settings));
+        // A remote client's variables are its own, and its own settings have judged them.
+        let judged = config.as_ref().filter(|_| facts.remote.is_none());
+        let addresses = judged.into_iter().flat_map(|config| check_addresses(config, &settings));
         let list: Vec<Problem> = list.into_iter().chain(addresses).collect();
         if !list.is_empty() {
             wrong.insert(0, Box::new(sources.problems(list)).into());
@@ -380,6 +392,9 @@ impl Project {
     ) -> Result<Plan, PlanError> {
         let mut plan = plan::make(&self.config, self.lock.as_ref(), facts, paths, &self.file, wanted, domain)?;
         plan.take_submitted(&self.sources.files, self.sources.recipe.as_ref());
+        if facts.remote.is_some() {
+            plan.has_all_patches()?;
+        }
         self.local.iter().for_each(|local| local.note(&mut plan));
         if !self.sources.is_link {
             plan.texts.clone_from(&self.sources.texts);

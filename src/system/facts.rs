@@ -59,6 +59,7 @@ pub fn gather(environment: Vec<(String, String)>) -> SystemFacts {
         // Content, not a path: it is usually a link into /run, and replaced by rename when the network changes.
         resolv_conf: fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         time_zone: time_zone(get("TZ")),
+        remote: None,
         environment,
     }
 }

@@ -152,10 +152,7 @@ pub(crate) fn run(
     sinks.extend(shown);
     let on = Emitter::new(id.clone(), sinks);
     // What the config names counts as it was submitted.
-    for (name, value) in &submission.variables {
-        services.facts.environment.retain(|(known, _)| known != name);
-        services.facts.environment.push((name.clone(), value.clone()));
-    }
+    services.facts = services.facts.for_submission(&submission);
     services.store = services.store.heeding(&stop);
     let started = Instant::now();
     let tools = Tools { services: &services, stop: &stop, on: &on };
@@ -242,7 +239,8 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
         Ok((_, plan)) => tools.on.hide(&inputs::secrets(plan)),
         Err(_) => {
             let mut secrets = Secrets::default();
-            tools.facts.environment.iter().for_each(|(name, value)| secrets.add_variable(name, value));
+            let known = tools.facts.environment.iter().map(|(name, value)| (name, value));
+            known.chain(&submission.variables).for_each(|(name, value)| secrets.add_variable(name, value));
             tools.on.hide(&secrets);
         }
     }
