@@ -54,11 +54,9 @@ fn cache(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Text> {
         return Some(text);
     }
     let title = format!("cache: `{}` cannot name caches", text.text);
-    d.problem(
-        Problem::new(text.span, title).hint(format!(
-            "use up to 64 letters, digits, dots, underscores and dashes, not beginning with `{PRIVATE}` or `{CUSTOMER}`"
-        )),
-    );
+    d.problem(Problem::new(text.span, title).hint(format!(
+        "use up to 64 letters, digits, dots, underscores and dashes, not beginning with `{PRIVATE}` or `{CUSTOMER}`"
+    )));
     None
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod allow;
 pub(crate) mod audit;
+pub(crate) mod blobs;
 pub(crate) mod config;
 pub(crate) mod ledger;
 mod queue;

@@ -26,6 +26,7 @@ pub(crate) mod owner;
 mod prepare;
 mod pseudo;
 mod reach;
+mod remote;
 mod session;
 mod skeleton;
 mod submission;
@@ -48,6 +49,7 @@ use failure::not_built;
 use host::resolve_host;
 pub(crate) use look::{Wrong, look, place, settle};
 pub(crate) use prepare::{Prepared, Use, prepare};
+pub(crate) use remote::Sent;
 pub(crate) use submission::submission;
 pub(crate) use workspace::{check_free, claim};
 
@@ -71,6 +73,7 @@ use crate::{
         stop::StopToken,
     },
 };
+use remote::RemoteError;
 use workspace::{Claim, WorkspaceError};
 
 /// What all runs of a process share.
@@ -188,6 +191,9 @@ pub(crate) enum EngineError {
         /// What was made.
         found: String,
     },
+    /// The folder of a project that was sent.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// The workspace.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
@@ -228,6 +234,7 @@ impl UserError for EngineError {
             Self::Reference(error) => error.kind(),
             Self::Project(error) => error.kind(),
             Self::Digest { .. } => Kind::Outside,
+            Self::Remote(error) => error.kind(),
             Self::Workspace(error) => error.kind(),
             Self::Sandbox(error) => error.kind(),
             Self::Artifacts(error) => error.kind(),
@@ -265,6 +272,7 @@ impl UserError for EngineError {
             Self::Reference(error) => error.hints(),
             Self::Project(error) => error.hints(),
             Self::Digest { .. } => vec![Hint::command("to take the new image", "smidr lock --update host")],
+            Self::Remote(error) => error.hints(),
             Self::Workspace(error) => error.hints(),
             Self::Sandbox(error) => error.hints(),
             Self::Artifacts(error) => error.hints(),

@@ -81,6 +81,24 @@ pub fn would_commit(file: &Path, home: &Path) -> bool {
     file.parent().and_then(|folder| repository(folder, home)).and_then(|found| is_taken(&found, file)).unwrap_or(false)
 }
 
+/// The files of a folder that git tracks, absolute. Runs nothing.
+pub(super) fn tracked(repository: &Path, folder: &Path) -> Vec<PathBuf> {
+    let find = || {
+        let top = std::fs::canonicalize(repository).ok()?;
+        let inside = gix::path::into_bstr(folder.strip_prefix(&top).ok()?).ok()?.into_owned();
+        let repository = open(&top)?;
+        let index = repository.index_or_empty().ok()?;
+        let mut prefix = inside;
+        if !prefix.is_empty() {
+            prefix.push(b'/');
+        }
+        let entries = index.prefixed_entries(prefix.as_ref()).unwrap_or_default();
+        let files = entries.iter().filter_map(|entry| gix::path::from_bstr(entry.path(&index)).ok());
+        Some(files.map(|file| top.join(file)).collect())
+    };
+    find().unwrap_or_default()
+}
+
 fn is_taken(repository: &Path, file: &Path) -> Option<bool> {
     let top = std::fs::canonicalize(repository).ok()?;
     let inside = std::fs::canonicalize(file.parent()?).ok()?.join(file.file_name()?);
@@ -127,7 +145,8 @@ mod tests {
     }
 
     fn described(folder: &Path) -> String {
-        let path = PlannedPath { folder: folder.into(), written: "./x".into(), pinned: false, instead_of: None, sent: None };
+        let path =
+            PlannedPath { folder: folder.into(), written: "./x".into(), pinned: false, instead_of: None, sent: None };
         Local::find("x", &path, Path::new("/nowhere")).describe()
     }
 
@@ -192,7 +211,8 @@ mod tests {
         }
         assert!(!would_commit(&top.path().join("layers/x"), top.path()), "a home under git");
         // A home under git is no repository of layers.
-        let path = PlannedPath { folder: layer.clone(), written: "./x".into(), pinned: false, instead_of: None, sent: None };
+        let path =
+            PlannedPath { folder: layer.clone(), written: "./x".into(), pinned: false, instead_of: None, sent: None };
         assert_eq!(Local::find("x", &path, top.path()).repository, layer);
         assert_eq!(Local::find("x", &path, Path::new("/nowhere")).repository, top.path());
     }

@@ -25,12 +25,14 @@ mod missing;
 mod named;
 pub mod offered;
 mod own;
+pub mod pack;
 pub mod patch;
 pub mod proven;
 pub mod prune;
 mod repository;
 mod revision;
 mod targets;
+pub mod unpack;
 mod valid_names;
 
 use std::path::{Path, PathBuf};

@@ -220,7 +220,8 @@ impl Places<'_> {
     fn git(&self, name: &str, git: &GitSource, usual: Submodules) -> PlannedGit {
         let Self { lock, place, .. } = self;
         let text = |text: &Option<config::Text>| text.as_ref().map(|text| text.text.clone());
-        let patch = |text: &config::Text| PlannedPatch { file: place(text), written: text.text.clone(), submitted: None };
+        let patch =
+            |text: &config::Text| PlannedPatch { file: place(text), written: text.text.clone(), submitted: None };
         let mut planned = PlannedGit {
             url: git.url.text.clone(),
             mirrors: texts(&git.mirrors),

@@ -17,8 +17,8 @@ use crate::{
     config::{self, Config, Problem, Problems, Texts, UsedVariable, local_path},
     lock::{HostPin, Lock, LockError, Pins, lock_path},
     model::{
-        BuildRequest, Digest, FileContent, Hint, InvalidName, Kind, Origin, Paths, Submission, SubmittedRecipe, SystemFacts,
-        UserError,
+        BuildRequest, Digest, FileContent, Hint, InvalidName, Kind, Origin, Paths, Submission, SubmittedRecipe,
+        SystemFacts, UserError,
     },
     plan::{self, Domain, Plan, PlanError},
     settings::{self, Settings, SettingsError},

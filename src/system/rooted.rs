@@ -337,6 +337,14 @@ impl Rooted {
         self.openat2(path, flags | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS)
     }
 
+    /// Whether the symbolic link at `path` leads out of the root, as the kernel would follow it. One that leads to nothing does not.
+    pub fn leads_out(&self, path: &Path) -> bool {
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let found = fs::openat2(&self.root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how);
+        // EAGAIN: something was renamed meanwhile, and nothing can be said for sure.
+        matches!(found, Err(Errno::XDEV | Errno::AGAIN))
+    }
+
     fn openat2(&self, path: &Path, flags: OFlags, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

@@ -7,7 +7,7 @@ use std::{cell::Cell, fs, io::Read as _, os::unix::fs::DirBuilderExt as _, path:
 use control::Server;
 
 use crate::{
-    engine::{self, EngineError, Services, Tools, inputs},
+    engine::{self, EngineError, Sent, Services, Tools, inputs},
     events::{Emitter, EventSink},
     history::{
         History, HistoryError,
@@ -252,9 +252,12 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
     tools.on.emit(begun_event(submission, targets, machine));
     begun();
     let (mut project, mut plan) = planned?;
+    let sent = Sent::of(submission, &tools.paths).map_err(EngineError::from)?;
     // Before a place in the queue: a busy workspace is refused at once, or waited for without holding up others.
     let workspace = engine::claim(&plan, tools)?;
-    let waited = Cell::new(plan.wait);
+    // A project that was sent is written now, and looked at anew.
+    let waited = Cell::new(plan.wait || sent.is_some());
+    let _project = sent.map(|sent| sent.write(plan.wait, tools)).transpose().map_err(EngineError::from)?;
     let holder = format!("build {}", submission.id);
     let turn = |line: &str, places: u32, of_command| {
         let ticket = Ticket::draw(&tools.paths.queue(), line, &holder)?;
