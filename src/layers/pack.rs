@@ -298,3 +298,155 @@ fn special(found: &Metadata) -> &'static str {
         _ => "device",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::symlink, process::Command};
+
+    use super::*;
+    use crate::{
+        config::read,
+        model::{BuildRequest, CommitId, Paths, SystemFacts},
+        plan::{Domain, make},
+    };
+
+    fn write(top: &Path, files: &[&str]) {
+        for file in files {
+            let path = top.join(file);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+            fs::write(path, file).expect("a file");
+        }
+    }
+
+    fn git(top: &Path, args: &[&str]) -> String {
+        let identity = ["-c", "user.name=x", "-c", "user.email=x@localhost", "-c", "commit.gpgsign=false"];
+        let mut command = Command::new("git");
+        command.arg("-C").arg(top).args(identity).args(args).env("GIT_CONFIG_GLOBAL", "/dev/null");
+        let done = command.output().expect("git runs");
+        assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).expect("text").trim().to_owned()
+    }
+
+    fn packed_with(top: &Path, limits: Limits) -> Result<PackedLayer, PackError> {
+        let text = "name: x\nbase: {machine: m}\nbuild: {image: i}\nlayers: [{name: l, path: ./layers/l}]\n";
+        let config = read("smidr.yaml", text, None, &|_| None).expect("a good config");
+        let (facts, paths) = (SystemFacts::of_an_ordinary_user(), Paths::new("/home/u/.smidr".into()));
+        let file = top.join("smidr.yaml");
+        let plan = make(&config, None, &facts, &paths, &file, &BuildRequest::default(), &Domain::Own).expect("a plan");
+        Ok(pack(&plan, Path::new("/nowhere"), &std::env::temp_dir(), limits)?.remove(0))
+    }
+
+    fn packed(top: &Path) -> PackedLayer {
+        packed_with(top, Limits::default()).expect("packed")
+    }
+
+    fn names(packed: &PackedLayer) -> Vec<&str> {
+        packed.files.iter().filter_map(|file| file.path.to_str()).collect()
+    }
+
+    #[test]
+    fn what_a_repository_holds_is_sent() {
+        let top = tempfile::tempdir().expect("a temporary folder");
+        let layer = top.path().join("layers/l");
+        write(&layer, &["conf/layer.conf", "r/a.bb", "r/forced.log", ".hidden", "out/x", "secret", ".git-is-not/x"]);
+        write(top.path(), &["elsewhere"]);
+        // Without a repository nothing is ignored.
+        fs::write(layer.join(".gitignore"), "out/\n").expect("a file");
+        let all =
+            [".git-is-not/x", ".gitignore", ".hidden", "conf/layer.conf", "out/x", "r/a.bb", "r/forced.log", "secret"];
+        let whole = packed(top.path());
+        assert_eq!(names(&whole), all);
+        assert_eq!((whole.layer.commit.clone(), whole.layer.dirty), (None, false));
+        git(top.path(), &["init", "-q"]);
+        fs::write(top.path().join(".gitignore"), "*.log\n").expect("a file");
+        fs::write(top.path().join(".git/info/exclude"), "/layers/l/secret\n").expect("a file");
+        // Of the user's own configuration, which does not count.
+        let global = top.path().join("global");
+        fs::write(&global, "*.bb\n").expect("a file");
+        git(top.path(), &["config", "core.excludesFile", global.to_str().expect("text")]);
+        git(top.path(), &["add", "-A"]);
+        git(top.path(), &["add", "-f", "layers/l/r/forced.log", "layers/l/r/a.bb"]);
+        git(top.path(), &["commit", "-qm", "x"]);
+        let commit: CommitId = git(top.path(), &["rev-parse", "HEAD"]).parse().expect("a commit");
+        let clean = packed(top.path());
+        let held = [".git-is-not/x", ".gitignore", ".hidden", "conf/layer.conf", "r/a.bb", "r/forced.log"];
+        assert_eq!(names(&clean), held);
+        assert_eq!((clean.layer.commit.clone(), clean.layer.dirty), (Some(commit.clone()), false));
+        // What is not committed is sent too.
+        write(&layer, &["r/new.bb", "r/other.log"]);
+        let dirty = packed(top.path());
+        assert_eq!((dirty.files.len(), dirty.layer.dirty, dirty.layer.commit.clone()), (7, true, Some(commit)));
+        // A repository inside is a part of it, without its `.git`.
+        write(&layer, &["sub/x"]);
+        git(&layer.join("sub"), &["init", "-q"]);
+        assert_eq!(names(&packed(top.path())).last(), Some(&"sub/x"));
+        assert_eq!(
+            packed(top.path()).files.iter().find(|file| file.path == Path::new("sub/x")).and_then(|f| f.size),
+            Some(5)
+        );
+    }
+
+    #[test]
+    fn the_same_files_are_the_same_archive() {
+        let digest = |order: &[&str], time: u64| {
+            let top = tempfile::tempdir().expect("a temporary folder");
+            let layer = top.path().join("layers/l");
+            write(&layer, order);
+            fs::set_permissions(layer.join("b"), fs::Permissions::from_mode(if time == 1 { 0o700 } else { 0o775 }))
+                .expect("a mode");
+            symlink("b", layer.join("link")).expect("a link");
+            let file = File::open(layer.join("b")).expect("a file");
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(time)).expect("a time");
+            let packed = packed(top.path());
+            assert_eq!(packed.layer.size, packed.archive.metadata().expect("a file").len());
+            packed.layer.digest
+        };
+        let long = format!("{0}/{0}", "long".repeat(40));
+        let one = digest(&["b", "a/x", &long], 1);
+        assert_eq!(one, digest(&[&long, "a/x", "b"], 2));
+        assert_ne!(one, digest(&["b", "a/y", &long], 1));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_named() {
+        let refused = |change: &dyn Fn(&Path)| {
+            let top = tempfile::tempdir().expect("a temporary folder");
+            let layer = top.path().join("layers/l");
+            write(&layer, &["a/x", "b"]);
+            write(top.path(), &["beside"]);
+            change(&layer);
+            packed_with(top.path(), Limits { files: 4, bytes: 10 })
+                .map(|packed| packed.files.len())
+                .map_err(|error| error.to_string())
+        };
+        let link = |name: &'static str, target: &'static str| {
+            move |layer: &Path| symlink(target, layer.join(name)).expect("a link")
+        };
+        assert_eq!(refused(&|_| {}), Ok(2));
+        for (name, target) in [("a/in", "../b"), ("in", "a"), ("nowhere", "a/missing"), ("a/round", "..")] {
+            assert_eq!(refused(&link(name, target)), Ok(3), "{target}");
+        }
+        for (name, target) in [("a/out", "../../../beside"), ("out", "/etc/hostname"), ("out", "../missing")] {
+            let error = refused(&link(name, target)).expect_err(target);
+            assert!(error.contains(&format!("its link {name} leads out of it")), "{error}");
+        }
+        // Each `a/here` is one folder up for the eye only.
+        let tricky = refused(&|layer| {
+            symlink(".", layer.join("here")).expect("a link");
+            symlink("here/here/../../beside", layer.join("out")).expect("a link");
+        });
+        assert!(tricky.expect_err("out").contains("its link out leads out"));
+        let pipe = |layer: &Path| {
+            rustix::fs::mknodat(rustix::fs::CWD, layer.join("p"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+                .expect("a pipe");
+        };
+        assert!(refused(&pipe).expect_err("a pipe").contains("p is a named pipe"));
+        let socket = |layer: &Path| drop(std::os::unix::net::UnixListener::bind(layer.join("s")).expect("a socket"));
+        assert!(refused(&socket).expect_err("a socket").contains("s is a socket"));
+        assert!(refused(&|layer| write(layer, &["1", "2", "3"])).expect_err("files").contains("more than 4 files"));
+        assert!(refused(&|layer| write(layer, &["seven77"])).expect_err("bytes").contains("more than 10 bytes"));
+        assert!(
+            refused(&|layer| fs::remove_dir_all(layer).expect("removed")).expect_err("gone").contains("is not there")
+        );
+    }
+}

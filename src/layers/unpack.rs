@@ -267,3 +267,165 @@ fn same(one: &mut fs::File, mut other: fs::File) -> io::Result<bool> {
 fn refuse(path: &Path, why: &'static str) -> UnpackError {
     UnpackError::Entry { path: path.into(), why }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tar::{Builder, Header};
+
+    use super::*;
+
+    /// An entry with any name, which `tar` itself refuses to write.
+    fn entry(archive: &mut Vec<u8>, kind: EntryType, name: &str, target: &str, content: &[u8]) {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        let old = header.as_old_mut();
+        old.name[..name.len()].copy_from_slice(name.as_bytes());
+        old.linkname[..target.len()].copy_from_slice(target.as_bytes());
+        header.set_cksum();
+        archive.extend(header.as_bytes());
+        archive.extend(content);
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    }
+
+    fn unpacked(archive: &[u8]) -> (tempfile::TempDir, Result<(), String>) {
+        let top = tempfile::tempdir().expect("a temporary folder");
+        let folder = top.path().join("layer");
+        fs::create_dir(&folder).expect("a folder");
+        fs::write(top.path().join("victim"), "mine").expect("a file");
+        let digest = Digest::from_sha256(Sha256::digest(archive).into());
+        let done = unpack(archive, &digest, &folder).map_err(|error| error.to_string());
+        assert_eq!(fs::read_to_string(top.path().join("victim")).expect("a file"), "mine");
+        assert_eq!(fs::read_dir(top.path()).expect("a folder").count(), 2);
+        (top, done)
+    }
+
+    #[test]
+    fn a_layer_comes_back_as_it_was() {
+        let mut archive = Vec::new();
+        let mut builder = Builder::new(&mut archive);
+        let long = format!("{0}/{0}", "long".repeat(40));
+        for (name, mode) in [("conf/layer.conf", 0o644), ("run", 0o4755), (long.as_str(), 0o600)] {
+            let mut header = Header::new_gnu();
+            header.set_mode(mode);
+            header.set_size(name.len() as u64);
+            builder.append_data(&mut header, name, name.as_bytes()).expect("packed");
+        }
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Symlink);
+        header.set_size(0);
+        builder.append_link(&mut header, "conf/link", "../run").expect("packed");
+        builder.append_link(&mut header, "far", &long).expect("packed");
+        drop(builder);
+        let (top, done) = unpacked(&archive);
+        assert_eq!(done, Ok(()));
+        let at = |name: &str| top.path().join("layer").join(name);
+        let mode = |name: &str| at(name).metadata().expect("found").permissions().mode() & 0o7777;
+        assert_eq!([mode("conf/layer.conf"), mode("run"), mode(&long), mode("conf")], [0o644, 0o755, 0o644, 0o755]);
+        for (name, text) in [("conf/link", "run"), ("far", &long), (&long, &long)] {
+            assert_eq!(fs::read_to_string(at(name)).expect("a file"), text);
+        }
+        let other = Digest::from_sha256([7; 32]);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert!(matches!(unpack(&*archive, &other, folder.path()), Err(UnpackError::Digest { .. })));
+    }
+
+    #[test]
+    fn a_hostile_archive_is_refused() {
+        let file = EntryType::Regular;
+        let link = EntryType::Symlink;
+        type Row<'a> = (&'a [(EntryType, &'a str, &'a str)], &'a str);
+        let rows: &[Row<'_>] = &[
+            (&[(file, "../victim", "")], "has `..` in its path"),
+            (&[(file, "a/../../victim", "")], "has `..` in its path"),
+            (&[(file, "/victim", "")], "has an absolute path"),
+            (&[(link, "out", "..")], "is a link that leads out"),
+            (&[(link, "out", "/etc/passwd")], "is a link that leads out"),
+            (&[(link, "here", "."), (link, "out", "here/here/../../victim")], "is a link that leads out"),
+            (&[(link, "out", ".."), (file, "out/victim", "")], "lies behind a symbolic link"),
+            (&[(link, "d", "e"), (EntryType::Directory, "e", ""), (file, "d/x", "")], "lies behind a symbolic link"),
+            (&[(link, "out", "../victim"), (EntryType::Directory, "out", "")], "lies behind a symbolic link"),
+            (&[(file, "a", ""), (file, "a/b", "")], "is not a folder"),
+            (&[(file, "a", ""), (link, "a", "b")], "cannot write a"),
+            (&[(EntryType::Link, "a", "/etc/passwd")], "is no file, folder or symbolic link"),
+            (&[(EntryType::Char, "a", "")], "is no file, folder or symbolic link"),
+            (&[(EntryType::Block, "a", "")], "is no file, folder or symbolic link"),
+            (&[(EntryType::Fifo, "a", "")], "is no file, folder or symbolic link"),
+            (&[(EntryType::XHeader, "a", "")], "is no file, folder or symbolic link"),
+            (&[(EntryType::GNUSparse, "a", "")], "is no file, folder or symbolic link"),
+            (&[(file, ".git/config", "")], "belongs to a .git"),
+            (&[(file, "a/.GIT", "")], "belongs to a .git"),
+            (&[(file, ".", "")], "is the layer itself"),
+        ];
+        for (entries, why) in rows {
+            let mut archive = Vec::new();
+            entries.iter().for_each(|(kind, name, target)| entry(&mut archive, *kind, name, target, b""));
+            let (_, done) = unpacked(&archive);
+            let error = done.expect_err(why);
+            assert!(error.contains(why), "{entries:?}: {error}");
+        }
+        // A link is replaced by a file, not followed.
+        let mut archive = Vec::new();
+        entry(&mut archive, link, "out", "../victim", b"");
+        entry(&mut archive, file, "out", "", b"theirs");
+        let (top, done) = unpacked(&archive);
+        assert_eq!(done, Ok(()));
+        assert_eq!(fs::read_to_string(top.path().join("layer/out")).expect("a file"), "theirs");
+    }
+
+    #[test]
+    fn an_archive_that_lies_about_itself_is_refused() {
+        let mut archive = Vec::new();
+        entry(&mut archive, EntryType::Regular, "a", "", &[b'x'; 2000]);
+        let (_, done) = unpacked(&archive[..1500]);
+        done.expect_err("cut off");
+        let (_, done) = unpacked(b"no archive at all, and longer than nothing".repeat(20).as_slice());
+        done.expect_err("no archive");
+        let mut long = Vec::new();
+        entry(&mut long, EntryType::GNULongName, "x", "", &[b'n'; 5000]);
+        entry(&mut long, EntryType::Regular, "a", "", b"");
+        assert!(unpacked(&long).1.expect_err("long").contains("has too long a name"));
+        let deep = "d/".repeat(1500) + "x";
+        let mut archive = Vec::new();
+        entry(&mut archive, EntryType::GNULongName, "x", "", deep.as_bytes());
+        entry(&mut archive, EntryType::Regular, "a", "", b"");
+        assert!(unpacked(&archive).1.expect_err("deep").contains("folders deep"));
+    }
+
+    #[test]
+    fn only_what_has_changed_gets_a_new_time() {
+        let top = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| top.path().join(name);
+        let day = |count: u32| SystemTime::UNIX_EPOCH + Duration::from_secs(86_400) * count;
+        let write = |name: &str, text: &str, time: SystemTime| {
+            fs::create_dir_all(at(name).parent().expect("a folder")).expect("folders");
+            fs::write(at(name), text).expect("a file");
+            fs::File::open(at(name)).and_then(|file| file.set_modified(time)).expect("a time");
+        };
+        let later = SystemTime::now() + Duration::from_secs(1000);
+        for (name, old, new, time) in [
+            ("same", "x", "x", day(3)),
+            ("changed", "x", "y", day(3)),
+            ("future", "x", "y", later),
+            ("grown", "", "y", day(3)),
+        ] {
+            write(&format!("old/{name}"), old, time);
+            write(&format!("new/{name}"), new, day(9));
+        }
+        write("new/added", "x", day(9));
+        write("new/linked", "x", day(9));
+        symlink(at("new/linked"), at("old/linked")).expect("a link");
+        rustix::fs::mknodat(rustix::fs::CWD, at("old/pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .expect("a pipe");
+        write("new/pipe", "x", day(9));
+        keep_times(&at("old"), &at("new")).expect("times");
+        let time = |name: &str| at("new").join(name).metadata().and_then(|found| found.modified()).expect("a time");
+        assert_eq!(time("same"), day(3));
+        assert_eq!(time("future"), later + STEP);
+        assert!(time("changed") > day(10_000) && time("grown") > day(10_000));
+        assert_eq!([time("added"), time("linked"), time("pipe")], [day(9); 3]);
+    }
+}
