@@ -117,6 +117,8 @@ mod registry_killed;
 mod registry_mended;
 #[path = "all/registry_server.rs"]
 mod registry_server;
+#[path = "all/remote.rs"]
+mod remote;
 #[path = "all/resources.rs"]
 mod resources;
 #[path = "all/sandbox.rs"]

@@ -18,6 +18,9 @@ pub struct SubordinateIds {
     pub gids: (u32, u32),
 }
 
+/// As Debian calls the home of those that have none.
+const NO_HOME: &str = "/nonexistent";
+
 /// Facts about the host and the caller, gathered once by `system::facts`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemFacts {
@@ -111,9 +114,9 @@ impl SystemFacts {
         }
     }
 
-    /// What `~` means in the config of a project. A remote one has no home here.
-    pub fn home_for<'a>(&'a self, project: &'a Path) -> &'a Path {
-        if self.remote.is_some() { project } else { &self.home }
+    /// What `~` means in a config. One from elsewhere has no home here.
+    pub fn home_of_config(&self) -> &Path {
+        if self.remote.is_some() { Path::new(NO_HOME) } else { &self.home }
     }
 
     /// The uid and gid that the build has inside its sandbox: the caller's own, and 1000 for root, because BitBake refuses uid 0.

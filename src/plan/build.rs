@@ -225,7 +225,7 @@ pub fn make(
     domain: &Domain,
 ) -> Result<Plan, PlanError> {
     let project = file.parent().unwrap_or(file);
-    let place = |text: &str| absolute(project, facts.home_for(project), text);
+    let place = |text: &str| absolute(project, facts.home_of_config(), text);
     let folders = folders(config, paths, file, &facts.home, request.variant.as_deref(), domain, &place)?;
     let machine = request
         .machine
