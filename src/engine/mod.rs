@@ -50,7 +50,7 @@ use host::resolve_host;
 pub(crate) use look::{Wrong, look, place, settle};
 pub(crate) use prepare::{Prepared, Use, prepare};
 pub(crate) use remote::Sent;
-pub(crate) use submission::submission;
+pub(crate) use submission::{for_elsewhere, submission};
 pub(crate) use workspace::{check_free, claim};
 
 use crate::{

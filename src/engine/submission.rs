@@ -1,9 +1,13 @@
 //! What a build is asked with, read whole: afterwards nothing on disk counts.
 
+use std::{collections::BTreeMap, path::Path};
+
 use super::{EngineError, Judged};
 use crate::{
     layers::{LayerError, read_patches},
-    model::{BuildId, BuildRequest, FileContent, Origin, Paths, Submission, SubmittedLocal, SystemFacts},
+    model::{
+        BuildId, BuildRequest, FileContent, Origin, Paths, Submission, SubmittedLayer, SubmittedLocal, SystemFacts,
+    },
     plan::{Isolation, Plan, PlannedSource},
     project::{Project, ProjectError},
     recipes,
@@ -55,6 +59,23 @@ pub(crate) fn submission(
         retry_interrupted: false,
         layers: Vec::new(),
     })
+}
+
+/// The same for a daemon on another machine, which knows no folder of this one: patches are called as the config calls them, and path layers come
+/// as blobs.
+pub(crate) fn for_elsewhere(mut submission: Submission, plan: &Plan, layers: Vec<SubmittedLayer>) -> Submission {
+    let git = plan.sources().filter_map(|(_, source)| match source {
+        PlannedSource::Git(git) => Some(git),
+        PlannedSource::Path(_) => None,
+    });
+    let written: BTreeMap<&Path, &str> =
+        git.flat_map(|git| &git.patches).map(|patch| (patch.file.as_path(), patch.written.as_str())).collect();
+    for file in &mut submission.files {
+        if let Some(name) = written.get(file.path.as_path()) {
+            file.path = name.into();
+        }
+    }
+    Submission { layers, ..submission }
 }
 
 fn patches(plan: &Plan) -> Result<Vec<FileContent>, LayerError> {

@@ -263,8 +263,8 @@ impl Packer<'_> {
         let mut input = BufReader::new(file).take(size + 1);
         let added = self.archive.append_data(&mut header, path, &mut (&mut input).take(size));
         added.map_err(FileError::new("pack", whole))?;
-        let left = input.limit() - u64::try_from(io::copy(&mut input, &mut io::sink()).unwrap_or(0)).unwrap_or(0);
-        match left {
+        io::copy(&mut input, &mut io::sink()).map_err(FileError::new("read", whole))?;
+        match input.limit() {
             1 => Ok(size),
             _ => Err(PackError::Changed { name: self.name.into(), path: path.into() }),
         }

@@ -125,3 +125,36 @@ impl SystemFacts {
         (own(self.uid), own(self.gid))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn a_remote_client_changes_nothing_that_smidr_itself_obeys() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let facts = SystemFacts {
+            environment: vec![pair("PATH", "/bin"), pair("TOKEN", "hunter2")],
+            fetch_env: vec![pair("http_proxy", "http://proxy"), pair("https_proxy", "http://me:x@proxy")],
+            ..SystemFacts::of_an_ordinary_user()
+        };
+        let of = |origin: Origin| {
+            let submission = Submission {
+                variables: [pair("PATH", "/evil"), pair("NEW", "x")].into(),
+                ..Submission::of_a_test(origin)
+            };
+            facts.clone().for_submission(&submission)
+        };
+        let config = PathBuf::from("/x/smidr.yaml");
+        let local = of(Origin::Local { config: config.clone() });
+        assert_eq!((local.remote.as_ref(), local.home_of_config()), (None, Path::new("/home/u")));
+        let value = |facts: &SystemFacts, name: &str| facts.variable(name).unwrap_or_default();
+        assert_eq!(["PATH", "NEW", "TOKEN"].map(|name| value(&local, name)), ["/evil", "x", "hunter2"]);
+        let remote = of(Origin::Remote { customer: "acme".into(), config });
+        assert_eq!(["PATH", "NEW", "TOKEN"].map(|name| value(&remote, name)), ["/evil", "x", ""]);
+        assert_eq!((&remote.environment, remote.home_of_config()), (&facts.environment, Path::new(NO_HOME)));
+        assert_eq!(remote.fetch_env, [pair("http_proxy", "http://proxy")]);
+    }
+}

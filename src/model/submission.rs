@@ -173,6 +173,35 @@ impl Submission {
         self.project.clone().unwrap_or_else(|| self.id.name().into())
     }
 
+    /// One that asks for nothing.
+    #[cfg(test)]
+    pub fn of_a_test(origin: Origin) -> Self {
+        Self {
+            version: VERSION,
+            id: BuildId::new("x", 1).expect("an id"),
+            origin,
+            request: BuildRequest::default(),
+            config: String::new(),
+            config_is_link: false,
+            lock: None,
+            local: None,
+            files: Vec::new(),
+            recipe: None,
+            variables: BTreeMap::new(),
+            granted: Vec::new(),
+            logins: Logins::default(),
+            share: None,
+            group: None,
+            wait: false,
+            customer: None,
+            project: None,
+            labels: BTreeMap::new(),
+            priority: 0,
+            retry_interrupted: false,
+            layers: Vec::new(),
+        }
+    }
+
     /// What is kept of it when the build is over: no values of variables, and no files that an image was made of.
     pub fn for_the_record(mut self) -> Self {
         self.variables.values_mut().for_each(String::clear);

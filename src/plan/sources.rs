@@ -282,6 +282,62 @@ fn texts(texts: &[config::Text]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        model::{BuildRequest, Digest, FileContent, Paths, SystemFacts},
+        plan::{Domain, Plan, asks, make},
+    };
+
+    #[test]
+    fn a_remote_project_names_nothing_of_this_machine() {
+        let text = "name: x\nbase: {machine: m}\nbuild: {image: i}\nbitbake: {path: ~/bb}\nlayers:\n- {name: l, path: /srv/l}\n\
+            - {name: a/b, path: ../b}\n- {name: g, git: 'https://h/g', branch: b, patches: [~/x.patch]}\n\
+            directories: {tmp: ./tmp, downloads: ~/.smidr/downloads}\nhost: {env: [DAEMONS, SENT], netrc: true}\n";
+        let config = config::read("smidr.yaml", text, None, &|_| None).expect("a good config");
+        let layer = |name: &str| SubmittedLayer {
+            name: name.into(),
+            digest: Digest::from_sha256([1; 32]),
+            size: 1,
+            commit: None,
+            dirty: false,
+        };
+        let facts = |layers: &[&str]| SystemFacts {
+            environment: vec![("DAEMONS".into(), "x".into())],
+            remote: Some(RemoteCaller {
+                customer: "acme".into(),
+                variables: [("SENT".to_owned(), "x".to_owned())].into(),
+                layers: layers.iter().map(|name| layer(name)).collect(),
+            }),
+            ..SystemFacts::of_an_ordinary_user()
+        };
+        let paths = Paths::new("/home/u/.smidr".into());
+        let file = Path::new("/home/u/.smidr/projects/acme/x/smidr.yaml");
+        let plan = |layers: &[&str]| {
+            let domain = Domain::wanted(None, Some("acme"));
+            make(&config, None, &facts(layers), &paths, file, &BuildRequest::default(), &domain)
+        };
+        assert!(plan(&["l", "bitbake"]).expect_err("no layer").to_string().contains("the layer `a/b`"));
+        let mut plan = plan(&["l", "a/b", "bitbake"]).expect("a plan");
+        let folders = local(&plan.layers, plan.bitbake.as_ref());
+        assert_eq!(folders[0], file.with_file_name(".layers/l"));
+        assert_eq!(folders[2], file.with_file_name(".layers/bitbake"));
+        // No layer's name is a path.
+        assert!(
+            folders[1].parent() == folders[0].parent() && folders[1].file_name().is_some_and(|name| name.len() == 64)
+        );
+        assert_eq!(plan.folders.tmp, file.with_file_name("tmp"));
+        assert!(plan.folders.downloads.starts_with("/home/u/.smidr/domains/customer-acme"));
+        assert!(plan.inputs.iter().all(|input| input.source.as_deref() == Some(Path::new("/nonexistent/.netrc"))));
+        let value = |name: &str| plan.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        assert_eq!((value("DAEMONS"), value("SENT")), (None, Some("x")));
+        let asks = |plan: &Plan| serde_json::to_string(&asks(&config, plan, &|path| path.into())).expect("JSON");
+        assert!(asks(&plan).contains("a patch of"), "{}", asks(&plan));
+        assert!(!asks(&plan).contains("shared_cache") && !asks(&plan).contains("the layer l"), "{}", asks(&plan));
+        assert!(plan.has_all_patches().expect_err("no patch").to_string().contains("~/x.patch"));
+        let patch = FileContent { path: "~/x.patch".into(), content: b"x".to_vec(), executable: false };
+        plan.take_submitted(&[patch], None);
+        plan.has_all_patches().expect("all are there");
+        assert!(!asks(&plan).contains("a patch of"), "{}", asks(&plan));
+    }
 
     #[test]
     fn a_lock_has_no_passwords() {

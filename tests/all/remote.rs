@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     layers::git,
-    support::{Done, World, has, skip},
+    support::{Done, LONG, World, has, skip, wait_for},
 };
 
 const COMMIT: &str = "0123456789012345678901234567890123456789";
@@ -140,6 +140,7 @@ fn a_project_that_was_sent_is_built_and_built_again() {
     let Some(mut remote) = Remote::new("remote::a_project_that_was_sent_is_built_and_built_again") else { return };
     // Where the client has its layer means nothing here.
     remote.world.edit("smidr.yaml", "path: ./layers/meta-hello", "path: ../../elsewhere/meta-hello");
+    remote.world.write("layers/meta-hello/old/file", "old\n");
     let greet = "recipes-hello/libgreet/files/greet.c";
     let first = remote.builds(json!({}));
     let journal = remote.journal(&first);
@@ -161,7 +162,7 @@ fn a_project_that_was_sent_is_built_and_built_again() {
     let other = remote.sent("conf/layer.conf").metadata().expect("a file");
     remote.world.edit(&format!("layers/meta-hello/{greet}"), "Hello, %s!", "Good day, %s!");
     remote.world.write("layers/meta-hello/new/file", "new\n");
-    fs::remove_file(remote.world.project().join("layers/meta-hello/classes/license.bbclass")).expect("removed");
+    fs::remove_file(remote.world.project().join("layers/meta-hello/old/file")).expect("removed");
     fs::write(remote.folder().join("smidr.local.yaml"), "name: left\n").expect("a file");
     let again = remote.builds(json!({}));
     let tasks = ran(&remote.journal(&again));
@@ -173,7 +174,7 @@ fn a_project_that_was_sent_is_built_and_built_again() {
     assert_eq!((kept.mtime(), kept.mtime_nsec()), (other.mtime(), other.mtime_nsec()));
     let changed = remote.sent(greet).metadata().expect("a file");
     assert!(changed.mtime() > before.mtime(), "BitBake would not see it");
-    assert!(remote.sent("new/file").is_file() && !remote.sent("classes/license.bbclass").exists());
+    assert!(remote.sent("new/file").is_file() && !remote.sent("old").exists());
     assert_eq!(World::names(&remote.folder()), [".layers", ".layers.json", "smidr.lock", "smidr.yaml"]);
     assert_eq!(World::names(&remote.folder().join(".layers")), ["meta-hello"]);
     // Its workspace belongs to a config that is there.
@@ -357,4 +358,39 @@ fn nothing_of_the_daemons_environment_gets_in() {
     assert_eq!(World::names(&remote.world.smidr.join("domains")), ["customer-acme"], "{id}");
     remote.builds(json!({"granted": [{"ask": "shared_cache", "domain": "team"}]}));
     assert_eq!(World::names(&remote.world.smidr.join("domains")), ["customer-acme", "team"]);
+}
+
+#[test]
+fn layers_stay_as_they_are_while_a_build_uses_them() {
+    let Some(mut remote) = Remote::new("remote::layers_stay_as_they_are_while_a_build_uses_them") else { return };
+    remote.world.append("variants: {other: {}}\n");
+    let variant = || {
+        json!({
+            "targets": ["host-libc"], "machine": null, "variant": "other", "fetch_only": false, "locked": false, "offline": false,
+            "clean": false, "bitbake_args": [],
+        })
+    };
+    remote.builds(json!({"request": variant()}));
+    // As a build of another variant holds it.
+    let name = hex::encode(Sha256::digest(remote.folder().as_os_str().as_encoded_bytes()));
+    let lock = remote.world.smidr.join("locks").join(format!("project-{name:.16}.lock"));
+    let held = fs::File::open(lock).expect("the lock of the project");
+    held.lock_shared().expect("a lock");
+    remote.builds(json!({"request": variant()}));
+    remote.world.write("layers/meta-hello/new/file", "new\n");
+    let why = remote.refused(json!({"request": variant()}));
+    assert!(why.contains("are in use by") && why.contains("and this build brings others"), "{why}");
+    assert!(!remote.sent("new/file").exists());
+    // One that waits gets its turn.
+    let submission = remote.submission(json!({"request": variant(), "wait": true}));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| remote.run(&submission, &[]).1.code);
+        let journal =
+            remote.world.smidr.join("builds").join(submission["id"].as_str().expect("an id")).join("events.jsonl");
+        let is_waiting = || fs::read_to_string(&journal).unwrap_or_default().contains("the layers of");
+        wait_for("the build to wait", LONG, is_waiting);
+        drop(held);
+        assert_eq!(waits.join().expect("it ends"), Some(0));
+    });
+    assert!(remote.sent("new/file").is_file());
 }
