@@ -324,10 +324,13 @@ fn nothing_of_the_daemons_environment_gets_in() {
         variable("WHERE", "env.PLACE"),
         variable("DAEMON_TOKEN", "env.OTHER"),
     ];
+    fs::write(remote.world.home.join(".gitconfig"), "[user]\nname = hunter2\nemail = hunter2@localhost\n")
+        .expect("a file");
     let variables = json!({"TOKEN": "sent-token", "WHERE": "here", "SMIDR_HOME": "/nowhere", "PATH": "/nowhere"});
     let environment = [
         ("DAEMON_TOKEN", "hunter2-of-the-daemon"),
         ("WHERE", "there"),
+        ("GIT_AUTHOR_NAME", "hunter2 the operator"),
         ("http_proxy", "http://user:hunter2-of-the-proxy@localhost:1"),
         ("https_proxy", "http://localhost:2"),
     ];
