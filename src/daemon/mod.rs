@@ -21,6 +21,8 @@ use tokio::sync::watch;
 
 use self::{
     access::{Denied, How, Principal, Scope, Token, TokenHash},
+    audit::Audit,
+    blobs::{BlobError, Blobs},
     config::{DaemonConfig, DaemonConfigError},
     ledger::{Ledger, LedgerError},
 };
@@ -64,6 +66,20 @@ pub(crate) enum DaemonError {
     /// What it asks for is not granted.
     #[error("the project asks for what was not granted: {}", .0.join(", "))]
     NotGranted(Vec<String>),
+    /// What it asks for is not allowed to those who are elsewhere.
+    #[error("{0}")]
+    Refused(Box<submit::Refused>),
+    /// Too many wait.
+    #[error("{most} builds of {customer} wait already")]
+    Full {
+        /// Whose.
+        customer: String,
+        /// How many may wait.
+        most: u32,
+    },
+    /// Blobs.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
     /// Builds.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -113,7 +129,9 @@ impl UserError for DaemonError {
     fn kind(&self) -> Kind {
         match self {
             Self::Runs(_) | Self::NotGranted(_) | Self::Taken { .. } | Self::Missing { .. } => Kind::Request,
-            Self::Ends => Kind::Outside,
+            Self::Ends | Self::Full { .. } => Kind::Outside,
+            Self::Refused(_) => Kind::Request,
+            Self::Blob(error) => error.kind(),
             Self::Artifacts(error) => error.kind(),
             Self::Denied(error) => error.kind(),
             Self::Project(error) => error.kind(),
@@ -135,6 +153,9 @@ impl UserError for DaemonError {
                 Hint::command("let this one take its place", "smidr daemon --replace"),
             ],
             Self::NotGranted(_) => vec![Hint::command("in the project's folder, if you trust its code", "smidr trust")],
+            Self::Refused(refused) => refused.hints(),
+            Self::Full { .. } => vec![Hint::new("try again when one of them has started")],
+            Self::Blob(error) => error.hints(),
             Self::Taken { .. } | Self::Missing { .. } | Self::Ends => Vec::new(),
             Self::Denied(error) => error.hints(),
             Self::Artifacts(error) => error.hints(),
@@ -153,6 +174,7 @@ impl UserError for DaemonError {
     fn drawn(&self, colour: bool) -> Option<String> {
         match self {
             Self::Project(error) => error.drawn(colour),
+            Self::Refused(refused) => refused.drawn(colour),
             Self::Config(error) => error.drawn(colour),
             Self::Settings(error) => error.drawn(colour),
             Self::Service(error) => error.drawn(colour),
@@ -170,6 +192,10 @@ pub(crate) struct Daemon {
     /// When it began.
     pub started: Timestamp,
     config: RwLock<Arc<DaemonConfig>>,
+    /// Path layers of clients.
+    pub blobs: Blobs,
+    /// Who did what.
+    pub audit: Audit,
     spawner: Spawner,
     ledger: Ledger,
     history: Mutex<History>,
@@ -228,10 +254,16 @@ impl Daemon {
         history.by_customer()?;
         let tokens = ledger.tokens()?.into_iter().map(|token| (token.hash, token)).collect();
         let settings = Settings::read(&paths, &facts.home)?;
+        let config = config::read(&paths)?;
+        let builds = settings.limits.builds(facts.cpus);
+        let mut queue = queue::State::new(builds);
+        queue.configure(&config, builds);
         let (wake, signals) = mpsc::channel();
         let daemon = Arc::new(Self {
-            queue: Mutex::new(queue::State::new(settings.limits.builds(facts.cpus))),
-            config: RwLock::new(Arc::new(config::read(&paths)?)),
+            queue: Mutex::new(queue),
+            blobs: Blobs::open(&paths, config.limits.blob_size)?,
+            audit: Audit::open(&folder)?,
+            config: RwLock::new(Arc::new(config)),
             paths,
             facts,
             started: now,

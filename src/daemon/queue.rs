@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
@@ -16,12 +16,12 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Daemon, DaemonError, ledger::waiting::Waiting, lock};
+use super::{Daemon, DaemonError, config::DaemonConfig, ledger::waiting::Waiting, lock};
 use crate::{
     executors::{self, Life},
     history::{BuildRecord, History},
-    model::{BuildId, Outcome, State as BuildState, UserError as _},
-    queue::policy::{self, Budget, Decision},
+    model::{BuildId, Digest, Outcome, State as BuildState, UserError as _},
+    queue::policy::{self, Budget, Decision, Pressure, Resource},
     service::ServiceError,
     system::{self, files::remove_tree, stop::StopToken},
     worker,
@@ -49,6 +49,9 @@ pub(crate) struct About {
     pub memory: Option<u64>,
     /// Its limit of processors.
     pub cpus: Option<u32>,
+    /// Blobs that it needs.
+    #[serde(default)]
+    pub blobs: Vec<Digest>,
 }
 
 impl About {
@@ -57,7 +60,7 @@ impl About {
     }
 
     /// In whose turn it is. A build of no customer is one of its project's.
-    fn customer(&self) -> String {
+    pub(super) fn customer(&self) -> String {
         self.record.customer.clone().unwrap_or_else(|| self.record.name.clone())
     }
 
@@ -116,6 +119,8 @@ pub(super) struct State {
     waiting: BTreeMap<u64, Entry>,
     running: HashMap<BuildId, Entry>,
     decided: Vec<Decision>,
+    // Of pressure, in percent.
+    limit: u32,
     ends: bool,
 }
 
@@ -136,6 +141,7 @@ impl State {
             waiting: BTreeMap::new(),
             running: HashMap::new(),
             decided: Vec::new(),
+            limit: 100,
             ends: false,
         }
     }
@@ -159,7 +165,27 @@ impl State {
         Some(Place { position: decision.map_or(1, |decision| decision.position), reason })
     }
 
+    /// How many of a customer wait.
+    pub(super) fn waiting_of(&self, customer: &str) -> usize {
+        self.waiting.values().filter(|entry| entry.about.customer() == customer).count()
+    }
+
+    /// Whether a build that waits needs a blob.
+    pub(super) fn needs(&self, blob: &Digest) -> bool {
+        let mut all = self.waiting.values().chain(self.running.values());
+        all.any(|entry| entry.about.blobs.contains(blob))
+    }
+
+    /// Takes over what `daemon.yaml` says.
+    pub(super) fn configure(&mut self, config: &DaemonConfig, builds: u32) {
+        self.budget.builds = config.queue.builds.unwrap_or(builds);
+        (self.budget.memory, self.budget.cpus) = (config.queue.memory, config.queue.cpus);
+        self.budget.weights = config.customers.iter().map(|(name, known)| (name.clone(), known.weight)).collect();
+        self.limit = config.queue.pressure;
+    }
+
     fn decide(&mut self) {
+        self.budget.pressure = pressure(self.limit).filter(|_| !self.waiting.is_empty());
         let waiting: Vec<_> = self.waiting.values().map(waiting_of).collect();
         let running: Vec<_> = self.running.values().map(running_of).collect();
         self.decided = policy::decide(&running, &waiting, &self.budget);
@@ -184,6 +210,20 @@ impl State {
         waiting.sort_by_key(|one| one.place.as_ref().map(|place| place.position));
         QueueView { paused: self.budget.paused, builds: self.budget.builds, running, waiting }
     }
+}
+
+/// The largest share of time, in percent, in which processes waited for a resource (PSI, averaged over 10 s), if it is above the limit.
+fn pressure(limit: u32) -> Option<Pressure> {
+    let of = |(resource, file): (Resource, &str)| {
+        let text = fs::read_to_string(Path::new("/proc/pressure").join(file)).ok()?;
+        let some = text.lines().find(|line| line.starts_with("some "))?;
+        let percent: f64 = some.split("avg10=").nth(1)?.split(' ').next()?.parse().ok()?;
+        // Never more than 100.
+        Some(Pressure { resource, percent: percent as u32 })
+    };
+    let all = [(Resource::Cpu, "cpu"), (Resource::Memory, "memory"), (Resource::Io, "io")];
+    let highest = all.into_iter().filter_map(of).max_by_key(|pressure| pressure.percent);
+    highest.filter(|pressure| limit < 100 && pressure.percent > limit)
 }
 
 fn waiting_of(entry: &Entry) -> policy::Waiting {
@@ -287,7 +327,7 @@ impl Daemon {
     fn about_running(&self, record: BuildRecord) -> About {
         let submission = worker::submitted(&self.paths.build(&record.id)).ok();
         let workspace = submission.as_ref().map(|submission| submission.config_path().clone()).unwrap_or_default();
-        About { record, workspace, priority: 0, memory: None, cpus: None }
+        About { record, workspace, priority: 0, memory: None, cpus: None, blobs: Vec::new() }
     }
 
     /// Starts what may start. Gives whether to try again soon.
@@ -304,10 +344,14 @@ impl Daemon {
             let ready = next
                 .iter()
                 .find(|id| queue.waiting.values().any(|entry| entry.about.id() == *id && entry.failed.is_none()));
-            let Some(id) = ready.cloned() else { return !next.is_empty() && self.forgive(&mut queue) };
+            let Some(id) = ready.cloned() else {
+                let is_held_back = queue.budget.pressure.is_some();
+                return !next.is_empty() && self.forgive(&mut queue) || is_held_back;
+            };
             let Some(mut entry) = queue.remove_waiting(&id) else { continue };
             entry.tries += 1;
             let about = entry.about.clone();
+            queue.budget.recent.push(about.customer());
             queue.running.insert(id.clone(), entry);
             drop(queue);
             match self.start_worker(&id) {

@@ -1,6 +1,6 @@
 //! Taking a submission: it is judged, written down, and waits.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -9,13 +9,14 @@ use super::{
     access::Principal,
     ledger::waiting::Taken,
     lock,
+    policy::{self, Verdict},
     queue::{About, Place, Signal},
 };
 use crate::{
-    config::Texts,
+    config::{Problem, Problems, Texts},
     engine,
     history::BuildRecord,
-    model::{Ask, BuildId, Origin, State, Submission, SystemFacts},
+    model::{Ask, BuildId, Hint, Origin, RemoteCaller, State, Submission},
     plan::Plan,
     project::{Project, Sources},
     service::random,
@@ -50,18 +51,48 @@ pub(crate) struct Accepted {
     pub place: Option<Place>,
 }
 
-impl Daemon {
-    /// The facts that a submission is judged with: of the daemon's environment nothing enters a config of others.
-    fn facts_for(&self, variables: &[(String, String)], is_local: bool) -> SystemFacts {
-        let mut facts = self.facts.clone();
-        if !is_local {
-            facts.environment.retain(|(name, _)| name == "SMIDR_HOME");
-        }
-        facts.environment.retain(|(known, _)| !variables.iter().any(|(name, _)| name == known));
-        facts.environment.extend(variables.iter().cloned());
-        facts
+/// What of a config the policy does not allow.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    lines: Vec<String>,
+    hints: Vec<Hint>,
+    problems: Option<Problems>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join("; "))
+    }
+}
+
+impl Refused {
+    fn of(verdict: &Verdict, project: &Project, variant: Option<&str>) -> Self {
+        let texts = &project.sources.texts;
+        let placed: Vec<(Option<Problem>, &policy::Refusal)> =
+            verdict.refused.iter().map(|refusal| (refusal.problem(texts, variant), refusal)).collect();
+        let lines = verdict.refused.iter().map(ToString::to_string).collect();
+        // What stands in a line has its hint there.
+        let hints =
+            placed.iter().filter(|(problem, _)| problem.is_none()).map(|(_, refusal)| Hint::new(refusal.hint()));
+        let hints = hints.collect();
+        let list: Vec<Problem> = placed.into_iter().filter_map(|(problem, _)| problem).collect();
+        let name = project.file.file_name().unwrap_or_default();
+        let problems = (!list.is_empty()).then(|| texts.problems(std::path::Path::new(name), list));
+        Self { lines, hints, problems }
     }
 
+    /// What would allow it.
+    pub(super) fn hints(&self) -> Vec<Hint> {
+        self.hints.clone()
+    }
+
+    /// The lines of the config.
+    pub(super) fn drawn(&self, colour: bool) -> Option<String> {
+        self.problems.as_ref().map(|problems| problems.render(colour))
+    }
+}
+
+impl Daemon {
     /// Names what a client sends: its id, its origin, its project.
     ///
     /// # Errors
@@ -71,7 +102,14 @@ impl Daemon {
         let texts = Texts { config: asked.config.into(), local: asked.local_config.map(Into::into) };
         let file = asked.local.clone().unwrap_or_else(|| asked.config_name.into());
         let sources = Sources { file, texts, ..Sources::default() };
-        let facts = self.facts_for(&asked.variables, asked.local.is_some());
+        let mut facts = self.facts.clone();
+        if asked.local.is_none() {
+            let (customer, variables) = (String::new(), asked.variables.iter().cloned().collect());
+            facts.remote = Some(RemoteCaller { customer, caches: None, variables, layers: Vec::new() });
+        } else {
+            facts.environment.retain(|(known, _)| !asked.variables.iter().any(|(name, _)| name == known));
+            facts.environment.extend(asked.variables.iter().cloned());
+        }
         let project = Project::of(sources, asked.variant, &facts)?;
         let name = project.config.name.text;
         let customer = asked.customer.clone().unwrap_or_else(|| name.clone());
@@ -80,7 +118,8 @@ impl Daemon {
             Some(config) => Origin::Local { config: config.clone() },
             None => {
                 let config = self.paths.projects().join(&customer).join(&name).join(asked.config_name);
-                Origin::Remote { customer, config }
+                let caches = self.config().customers.get(&customer).and_then(|known| known.domain.clone());
+                Origin::Remote { customer, caches, config }
             }
         };
         Ok((id, origin, name))
@@ -92,15 +131,33 @@ impl Daemon {
     ///
     /// When it asks for what is not granted, or cannot be built.
     pub(crate) fn judge(&self, submission: &mut Submission) -> Result<About, DaemonError> {
-        let variables: Vec<_> = submission.variables.clone().into_iter().collect();
-        let is_local = matches!(submission.origin, Origin::Local { .. });
-        let facts = self.facts_for(&variables, is_local);
-        let project = Project::of(Sources::of(submission), submission.request.variant.as_deref(), &facts)?;
+        let facts = self.facts.clone().for_submission(submission);
+        let variant = submission.request.variant.clone();
+        let project = Project::of(Sources::of(submission), variant.as_deref(), &facts)?;
         let granted = submission.granted.clone();
-        let refused = |_: &Plan, asks: &[Ask]| asks.iter().filter(|ask| !granted.contains(ask)).cloned().collect();
+        let is_remote = facts.remote.is_some();
+        let mut verdict = None;
+        let refused = |plan: &Plan, asks: &[Ask]| {
+            if !is_remote {
+                return asks.iter().filter(|ask| !granted.contains(ask)).cloned().collect();
+            }
+            let customer = facts.remote.as_ref().map_or("", |remote| &remote.customer);
+            let image = engine::registry_image(plan);
+            let judged = policy::judge(asks, image.as_deref(), &project.config, &self.config(), customer);
+            // Caches that are refused stop it too, since their name stands in the config.
+            verdict = Some(judged);
+            Vec::new()
+        };
         let judged = engine::judge(&project, &submission.request, &facts, &self.paths, refused)?;
         if judged.stops() {
             return Err(DaemonError::NotGranted(judged.refused.iter().map(|ask| ask.key().to_string()).collect()));
+        }
+        if let Some(verdict) = verdict {
+            if !verdict.refused.is_empty() {
+                return Err(DaemonError::Refused(Box::new(Refused::of(&verdict, &project, variant.as_deref()))));
+            }
+            submission.granted = verdict.granted;
+            submission.logins = verdict.logins;
         }
         let plan = judged.plan;
         let limits = plan.limits;
@@ -124,7 +181,18 @@ impl Daemon {
             priority: submission.priority,
             memory: limits.memory,
             cpus: limits.cpus,
+            blobs: submission.layers.iter().map(|layer| layer.digest.clone()).collect(),
         })
+    }
+
+    /// Whether a customer may have one more that waits.
+    fn check_room(&self, about: &About) -> Result<(), DaemonError> {
+        let customer = about.customer();
+        let most = self.config().waiting(&customer);
+        match lock(&self.queue).waiting_of(&customer) >= most as usize {
+            true => Err(DaemonError::Full { customer, most }),
+            false => Ok(()),
+        }
     }
 
     /// Takes a submission that was judged. Answered when it is on the disk.
@@ -144,6 +212,7 @@ impl Daemon {
         let request = (!request_id.is_empty()).then(|| format!("{whose}\n{request_id}"));
         let text = serde_json::to_string(&about).unwrap_or_default();
         let now = about.record.started;
+        self.check_room(&about)?;
         match self.ledger.take(&submission, text, request, now).await? {
             Taken::Before(build) => {
                 let place = self.waits(&build);

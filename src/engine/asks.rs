@@ -61,7 +61,9 @@ pub(crate) fn judge(
     refused: impl FnOnce(&Plan, &[Ask]) -> Vec<Ask>,
 ) -> Result<Judged, PlanError> {
     let customer = facts.remote.as_ref().map(|remote| remote.customer.as_str());
-    let domain = Domain::wanted(project.config.cache.as_ref().map(|name| name.text.as_str()), customer);
+    let given = facts.remote.as_ref().and_then(|remote| remote.caches.as_deref());
+    let cache = project.config.cache.as_ref().map(|name| name.text.as_str());
+    let domain = Domain::wanted(cache.or(given), customer);
     let plan = project.plan(wanted, facts, paths, &domain)?;
     let asks = asks(&project.config, &plan, &facts.home, paths);
     let refused = refused(&plan, &asks);

@@ -57,6 +57,8 @@ pub struct SystemFacts {
 pub struct RemoteCaller {
     /// Whose build it is.
     pub customer: String,
+    /// The name of its caches, if they are not its customer's own.
+    pub caches: Option<String>,
     /// The variables that its config may name. There are no others.
     pub variables: BTreeMap<String, String>,
     /// Its path layers.
@@ -93,11 +95,12 @@ impl SystemFacts {
                 self.environment.retain(|(known, _)| !submission.variables.contains_key(known));
                 self.environment.extend(submission.variables.clone());
             }
-            Origin::Remote { customer, .. } => {
+            Origin::Remote { customer, caches, .. } => {
                 // With a password: builds see them.
                 self.fetch_env.retain(|(_, value)| !value.contains('@'));
                 self.remote = Some(RemoteCaller {
                     customer: customer.clone(),
+                    caches: caches.clone(),
                     variables: submission.variables.clone(),
                     layers: submission.layers.clone(),
                 });
@@ -152,7 +155,7 @@ mod tests {
         assert_eq!((local.remote.as_ref(), local.home_of_config()), (None, Path::new("/home/u")));
         let value = |facts: &SystemFacts, name: &str| facts.variable(name).unwrap_or_default();
         assert_eq!(["PATH", "NEW", "TOKEN"].map(|name| value(&local, name)), ["/evil", "x", "hunter2"]);
-        let remote = of(Origin::Remote { customer: "acme".into(), config });
+        let remote = of(Origin::Remote { customer: "acme".into(), caches: None, config });
         assert_eq!(["PATH", "NEW", "TOKEN"].map(|name| value(&remote, name)), ["/evil", "x", ""]);
         assert_eq!((&remote.environment, remote.home_of_config()), (&facts.environment, Path::new(NO_HOME)));
         assert_eq!(remote.fetch_env, [pair("http_proxy", "http://proxy")]);

@@ -124,7 +124,7 @@ impl Paths {
 
     /// What clients of the daemon have sent: archives of path layers.
     pub fn blobs(&self) -> PathBuf {
-        self.home.join("daemon").join("blobs")
+        self.daemon().join("blobs")
     }
 
     /// One of them.
@@ -150,11 +150,6 @@ impl Paths {
     /// What the daemon keeps.
     pub fn daemon(&self) -> PathBuf {
         self.home.join("daemon")
-    }
-
-    /// The projects of the daemon's clients.
-    pub fn projects(&self) -> PathBuf {
-        self.home.join("projects")
     }
 
     /// The layout's version.

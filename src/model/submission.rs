@@ -104,6 +104,9 @@ pub enum Origin {
     Remote {
         /// Whose it is.
         customer: String,
+        /// The name of the caches that the daemon's policy gives it, if they are not its customer's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        caches: Option<String>,
         /// Where the daemon keeps the config, absolute.
         #[serde(flatten, with = "document_path::config")]
         config: PathBuf,
