@@ -24,7 +24,7 @@ use crate::{
     executors::Life,
     image::ImageStore,
     model::{BuildRequest, Group, Hint, Paths, Submission, SystemFacts},
-    plan::Domain,
+    plan::{Domain, Plan},
     project::{Project, trust::Given},
     rpc::client::Remote,
     service::{BuildService as _, LocalService, random},
@@ -39,8 +39,14 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
     let spawner = start_spawner()?;
     let facts = context::gather();
     let paths = context::open_paths(&facts)?;
-    let mut asked =
-        Asked { facts: &facts, paths: &paths, given: trust::given(&facts, grant), stop: &stop, all: Vec::new() };
+    let mut asked = Asked {
+        facts: &facts,
+        paths: &paths,
+        given: trust::given(&facts, grant),
+        stop: &stop,
+        all: Vec::new(),
+        plans: Vec::new(),
+    };
     for file in files {
         for variant in variants(file, args, &facts)? {
             asked.add(file, variant, &args.wanted, args.wait || args.daemon.is_some())?;
@@ -100,12 +106,12 @@ pub(super) fn one_submission(
     facts: &SystemFacts,
     paths: &Paths,
     stop: &StopToken,
-) -> Result<Submission, Failure> {
-    let mut asked = Asked { facts, paths, given: trust::given(facts, grant), stop, all: Vec::new() };
+) -> Result<(Submission, Plan), Failure> {
+    let mut asked = Asked { facts, paths, given: trust::given(facts, grant), stop, all: Vec::new(), plans: Vec::new() };
     // It waits in the daemon's queue.
     asked.add(file, variant, wanted, true)?;
     let nothing = || Refused::new("nothing is to be built", None).into();
-    asked.all.pop().ok_or_else(nothing)
+    asked.all.pop().zip(asked.plans.pop()).ok_or_else(nothing)
 }
 
 /// Starts what starts processes.
@@ -137,6 +143,7 @@ struct Asked<'a> {
     given: Given,
     stop: &'a StopToken,
     all: Vec<Submission>,
+    plans: Vec<Plan>,
 }
 
 impl Asked<'_> {
@@ -168,6 +175,7 @@ impl Asked<'_> {
         let mut submission = submission.map_err(|error| placed(error, &project, &request, self.facts, self.paths))?;
         submission.wait = wait;
         self.all.push(submission);
+        self.plans.push(judged.plan);
         Ok(())
     }
 }

@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{
     history::{BuildRecord, Filter},
-    model::{BuildId, Hint, Paths},
+    layers::{self, PackLimits, PackedLayer},
+    model::{BuildId, Hint, Paths, Submission},
     rpc::{
         client::{Login, Remote, kept},
         proto,
@@ -162,13 +163,21 @@ fn start(config: &Path, grant: &Grant, at: &ReachDaemon, args: &Start) -> Done {
     let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let facts = context::gather();
     let paths = context::open_paths(&facts)?;
-    let mut submission =
+    let (mut submission, plan) =
         build::one_submission(config, grant, &args.wanted, args.variant.clone(), &facts, &paths, &stop)?;
     submission.customer.clone_from(&args.about.customer);
     submission.labels = labels(&args.about.labels)?;
     submission.priority = args.about.priority;
     submission.retry_interrupted = args.about.retry_interrupted;
     let remote = reach(&paths, at, &facts)?;
+    if !remote.is_own || args.dry_run {
+        let mut packed = layers::pack(&plan, &facts.home, &paths.tmp(), PackLimits::default())?;
+        if args.dry_run {
+            return would_send(&submission, &packed);
+        }
+        remote.send(&mut packed, |layer| talk(format!("sending    {}, {}", layer.name, bytes(layer.size))))?;
+        submission.layers = packed.into_iter().map(|packed| packed.layer).collect();
+    }
     let id = remote.submit(&submission)?;
     match args.json {
         true => Document::new().with("build", &id)?.say(),
@@ -179,6 +188,26 @@ fn start(config: &Path, grant: &Grant, at: &ReachDaemon, args: &Start) -> Done {
     }
     let view = if args.follow { View::Live(args.events) } else { View::Silent };
     until_its_end(&remote, &id, view, &stop)
+}
+
+/// Lists what would be sent: files that git does not know may hold secrets.
+fn would_send(submission: &Submission, packed: &[PackedLayer]) -> Done {
+    let own = |name: &str, size: usize| say(format!("{:>10}  {name}", bytes(size as u64)));
+    own(&submission.config_path().file_name().unwrap_or_default().to_string_lossy(), submission.config.len());
+    submission.lock.iter().for_each(|lock| own("smidr.lock", lock.len()));
+    submission.local.iter().for_each(|local| own("smidr.local.yaml", local.config.len()));
+    submission.files.iter().for_each(|file| own(&file.path.display().to_string(), file.content.len()));
+    for PackedLayer { layer, folder, files, .. } in packed {
+        let commit = layer.commit.as_ref().map_or("in no repository".into(), |commit| commit.short());
+        let state = if layer.dirty { ", changed" } else { "" };
+        say(format!("{:>10}  {}: {commit}{state}, {} files", bytes(layer.size), folder.display(), files.len()));
+        for file in files {
+            let size = file.size.map_or("link".into(), bytes);
+            say(format!("{size:>10}    {}", file.path.display()));
+        }
+    }
+    submission.variables.keys().for_each(|name| say(format!("  variable  {name}, with its value")));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Follows a build, and ends as a local build would.

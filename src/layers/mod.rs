@@ -51,6 +51,7 @@ pub use local::{repository as repository_around, would_commit};
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Suggestion;
 pub use own::{copies, hide};
+pub use pack::{Limits as PackLimits, PackedFile, PackedLayer, pack};
 use patch::PatchError;
 pub(crate) use patch::read_patches;
 pub use repository::{Repository, Store};

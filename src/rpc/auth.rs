@@ -1,6 +1,11 @@
-//! What a request is allowed to do is known before it is served: each gets its `Principal` here, or none and an answer.
+//! What a request is allowed to do is known before it is served: each gets its `Principal` here, or none and an answer. Rates are kept here,
+//! and what changes something is written into the audit log.
 
-use std::sync::Arc;
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::Body,
@@ -9,54 +14,238 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tonic::Status;
+use jiff::Timestamp;
+use tonic::{Code, Status};
 
 use super::listen::Peer;
-use crate::daemon::{Daemon, access::Principal};
+use crate::daemon::{
+    Daemon,
+    access::{How, Principal},
+    audit::{self, Call},
+    limits::{Buckets, client},
+};
 
 /// Served without a word of who asks: they tell nothing but that the daemon lives.
 const OPEN: [&str; 4] = ["/healthz", "/readyz", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
 
+/// Calls that change nothing: only their refusals are written into the audit log.
+const READS: [&str; 18] = [
+    "GetBuild",
+    "GetBuildStatus",
+    "ListBuilds",
+    "StreamLogs",
+    "WatchBuild",
+    "ExplainBuild",
+    "ListArtifacts",
+    "DownloadArtifact",
+    "DownloadBuild",
+    "GetQueue",
+    "MissingBlobs",
+    "ListTokens",
+    "ListSchedules",
+    "ListWebhooks",
+    "ListDeliveries",
+    "WhoAmI",
+    "GetServerInfo",
+    "ServerReflectionInfo",
+];
+
+/// What a call was about, noted by what answers it.
+#[derive(Clone, Default)]
+pub(crate) struct Noted(Arc<Mutex<(Option<String>, Option<String>)>>);
+
+impl Noted {
+    /// Notes the build, and whose it is.
+    pub(crate) fn build(&self, id: &str, customer: Option<&str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Some(id.into()), customer.map(Into::into));
+    }
+}
+
+/// What decides whether requests pass.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    daemon: Arc<Daemon>,
+    wrong: Arc<Mutex<Buckets<IpAddr>>>,
+    requests: Arc<Mutex<Buckets<String>>>,
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gate {
+    /// The gate of a daemon.
+    pub(crate) fn new(daemon: Arc<Daemon>) -> Self {
+        let requests = Buckets::of_requests(daemon.config().limits.requests_per_second);
+        Self {
+            daemon,
+            wrong: Arc::new(Mutex::new(Buckets::of_wrong_tokens())),
+            requests: Arc::new(Mutex::new(requests)),
+        }
+    }
+
+    /// Who asks. A token counts before what the connection says.
+    fn principal(&self, request: &Request<Body>) -> Result<Principal, Refusal> {
+        let peer = request.extensions().get::<Peer>();
+        if let Some(shown) = request.headers().get(header::AUTHORIZATION) {
+            let address = peer.and_then(|peer| peer.address.parse().ok()).map(client);
+            let now = Instant::now();
+            if let Some(wait) = address.and_then(|address| lock(&self.wrong).wait(&address, now)) {
+                return Err(Refusal::Wait("too many wrong tokens came from this address", wait));
+            }
+            let token = shown.to_str().ok().and_then(|text| text.split_once(' '));
+            let token =
+                token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
+            let known = token.and_then(|token| self.daemon.by_token(token));
+            if let (None, Some(address)) = (&known, address) {
+                let _ = lock(&self.wrong).take(&address, now);
+            }
+            return known.ok_or(Refusal::Unknown("the token is not known, has expired or was revoked"));
+        }
+        let Some(peer) = peer else { return Err(Refusal::Unknown("the connection is not known")) };
+        if peer.uid.is_some_and(|uid| uid == rustix::process::geteuid().as_raw()) {
+            return Ok(Principal::owner(&format!("uid {}", self.daemon.facts.uid)));
+        }
+        if let Some(subject) = &peer.subject {
+            let known = self.daemon.by_subject(subject);
+            return known.ok_or(Refusal::Unknown("the certificate's subject is not in daemon.yaml"));
+        }
+        Err(Refusal::Unknown("show a token (authorization: Bearer …) or a client certificate"))
+    }
+
+    /// Whether a caller may ask once more now.
+    fn rate(&self, principal: &Principal) -> Result<(), Refusal> {
+        if principal.how == How::Owner {
+            return Ok(());
+        }
+        let key = format!("{} {}", principal.how.name(), principal.name);
+        let taken = lock(&self.requests).take(&key, Instant::now());
+        taken.map_err(|wait| Refusal::Wait("too many requests", wait))
+    }
+
+    fn note(&self, principal: Option<&Principal>, request: &Asked, noted: &Noted, status: &str) {
+        let what = request.what.as_str();
+        if status == "ok" && READS.contains(&what) {
+            return;
+        }
+        let (build, customer) = lock(&noted.0).clone();
+        let how = match principal.map(|principal| &principal.how) {
+            None => audit::How::Nothing,
+            Some(How::Owner) => audit::How::Owner,
+            Some(How::Token(_)) => audit::How::Token,
+            Some(How::Certificate) => audit::How::Certificate,
+        };
+        self.daemon.audit.note(&Call {
+            at: Timestamp::now(),
+            who: principal.map_or("", |principal| &principal.name),
+            how,
+            address: request.address.as_deref(),
+            what,
+            build: build.as_deref(),
+            customer: customer.as_deref(),
+            status,
+        });
+    }
+}
+
+/// What is written down of a request.
+struct Asked {
+    what: String,
+    address: Option<String>,
+    is_grpc: bool,
+}
+
+impl Asked {
+    fn of(request: &Request<Body>) -> Self {
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let address = request.extensions().get::<Peer>().map(|peer| peer.address.clone());
+        let path = request.uri().path();
+        let is_grpc = kind.is_some_and(|kind| kind.starts_with("application/grpc"));
+        let what = if is_grpc {
+            path.rsplit('/').next().unwrap_or_default().into()
+        } else {
+            format!("{} {path}", request.method())
+        };
+        Self { what, address: address.filter(|address| address != "unix"), is_grpc }
+    }
+}
+
+/// Why a request does not pass.
+enum Refusal {
+    /// It does not say who asks.
+    Unknown(&'static str),
+    /// Later it may.
+    Wait(&'static str, Duration),
+}
+
+impl Refusal {
+    fn status(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "unauthenticated",
+            Self::Wait(..) => "resource_exhausted",
+        }
+    }
+
+    fn answer(self, is_grpc: bool) -> Response {
+        let (code, http, why) = match &self {
+            Self::Unknown(why) => (Code::Unauthenticated, StatusCode::UNAUTHORIZED, (*why).to_owned()),
+            Self::Wait(why, wait) => {
+                let why = format!("{why}: try again in {:.1} s", wait.as_secs_f64());
+                (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, why)
+            }
+        };
+        let mut response = match is_grpc {
+            true => Status::new(code, why).into_http(),
+            false => (http, format!("{why}\n")).into_response(),
+        };
+        let headers = response.headers_mut();
+        match self {
+            Self::Unknown(_) => headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            Self::Wait(_, wait) => headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1)),
+        };
+        response
+    }
+}
+
 /// Lets requests pass that come from a caller that is known.
-pub(crate) async fn check(State(daemon): State<Arc<Daemon>>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
     if OPEN.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    match principal(&daemon, &request) {
-        Ok(principal) => {
-            request.extensions_mut().insert(principal);
-            next.run(request).await
+    let (asked, noted) = (Asked::of(&request), Noted::default());
+    let principal = match gate.principal(&request) {
+        Ok(principal) => principal,
+        Err(refusal) => {
+            gate.note(None, &asked, &noted, refusal.status());
+            return refusal.answer(asked.is_grpc);
         }
-        Err(why) => refusal(&request, why),
+    };
+    if let Err(refusal) = gate.rate(&principal) {
+        gate.note(Some(&principal), &asked, &noted, refusal.status());
+        return refusal.answer(asked.is_grpc);
     }
-}
-
-/// Who asks. A token counts before what the connection says.
-fn principal(daemon: &Daemon, request: &Request<Body>) -> Result<Principal, &'static str> {
-    let peer = request.extensions().get::<Peer>();
-    if let Some(shown) = request.headers().get(header::AUTHORIZATION) {
-        let token = shown.to_str().ok().and_then(|text| text.split_once(' '));
-        let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
-        return token
-            .and_then(|token| daemon.by_token(token))
-            .ok_or("the token is not known, has expired or was revoked");
-    }
-    let Some(peer) = peer else { return Err("the connection is not known") };
-    if peer.uid.is_some_and(|uid| uid == rustix::process::geteuid().as_raw()) {
-        return Ok(Principal::owner(&format!("uid {}", daemon.facts.uid)));
-    }
-    if let Some(subject) = &peer.subject {
-        return daemon.by_subject(subject).ok_or("the certificate's subject is not in daemon.yaml");
-    }
-    Err("show a token (authorization: Bearer …) or a client certificate")
-}
-
-fn refusal(request: &Request<Body>, why: &'static str) -> Response {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    if kind.is_some_and(|kind| kind.starts_with("application/grpc")) {
-        return Status::unauthenticated(why).into_http();
-    }
-    let mut response = (StatusCode::UNAUTHORIZED, format!("{why}\n")).into_response();
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    request.extensions_mut().insert(principal.clone());
+    request.extensions_mut().insert(noted.clone());
+    let response = next.run(request).await;
+    // An answer without a message has its status among the headers.
+    let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok()?.parse::<i32>().ok());
+    let status = match code.map(Code::from) {
+        None | Some(Code::Ok) if response.status().is_success() || asked.is_grpc => "ok".into(),
+        None | Some(Code::Ok) => response.status().as_u16().to_string(),
+        Some(code) => snake(&format!("{code:?}")),
+    };
+    gate.note(Some(&principal), &asked, &noted, &status);
     response
+}
+
+/// `PermissionDenied` as `permission_denied`.
+fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read as _, Seek as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -39,7 +40,8 @@ use super::{
 };
 use crate::{
     history::{BuildRecord, Filter, TaskRecord, journal::Entry},
-    model::{Artifact, BuildId, Event, Hint, Kind, Paths, Submission, UserError},
+    layers::PackedLayer,
+    model::{Artifact, BuildId, Event, Hint, Kind, Paths, Submission, SubmittedLayer, UserError},
     service::{BuildService, Listed, ServiceError, Sink},
     system::{files::FileError, sockets::by_short_path, stop::StopToken},
 };
@@ -49,6 +51,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// How long a call is tried again whose connection has broken: a daemon that is replaced is back before that.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How much of a blob one message holds, in bytes.
+const PART: usize = 256 << 10;
 
 /// The largest message that is taken, in bytes.
 const MESSAGE: usize = 64 << 20;
@@ -288,6 +293,53 @@ impl Remote {
                 }
             }
         })
+    }
+
+    /// Sends path layers that the daemon does not have. `told` hears of each before it is sent.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon answers.
+    pub(crate) fn send(
+        &self,
+        layers: &mut [PackedLayer],
+        mut told: impl FnMut(&SubmittedLayer),
+    ) -> Result<(), ServiceError> {
+        let digests: Vec<String> = layers.iter().map(|layer| layer.layer.digest.to_string()).collect();
+        let request = proto::MissingBlobsRequest { digests };
+        let missing = self.call(|mut caller| {
+            let request = request.clone();
+            async move { caller.missing_blobs(request).await }
+        })?;
+        for packed in layers {
+            let digest = packed.layer.digest.to_string();
+            if !missing.digests.contains(&digest) {
+                continue;
+            }
+            told(&packed.layer);
+            let size = packed.layer.size;
+            self.call(|mut caller| {
+                let file = packed.archive.try_clone();
+                let digest = digest.clone();
+                async move {
+                    let mut file = file.map_err(|error| Status::aborted(error.to_string()))?;
+                    file.rewind().map_err(|error| Status::aborted(error.to_string()))?;
+                    let mut first = Some((digest, size));
+                    let parts = std::iter::from_fn(move || {
+                        let mut data = vec![0; PART];
+                        let read = file.read(&mut data).ok()?;
+                        data.truncate(read);
+                        let (digest, size) = match first.take() {
+                            None if read == 0 => return None,
+                            first => first.unwrap_or_default(),
+                        };
+                        Some(proto::UploadBlobRequest { digest, size, data })
+                    });
+                    caller.upload_blob(tokio_stream::iter(parts)).await
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// Hands on each line of a log until its end.

@@ -3,6 +3,7 @@
 mod auth;
 pub(crate) mod authority;
 mod batch;
+mod blobs;
 pub(crate) mod client;
 mod convert;
 mod download;

@@ -26,9 +26,6 @@ use crate::{
     system::{files::FileError, stop::StopToken},
 };
 
-/// The largest message that is taken, in bytes: a submission with its patches and its recipe's files.
-const MESSAGE: usize = 64 << 20;
-
 /// Threads that serve; what blocks has threads of its own.
 const THREADS: usize = 2;
 
@@ -262,8 +259,10 @@ async fn end_builds(daemon: &Arc<Daemon>, how: Ending) {
 
 /// All that is served on one port.
 fn app(daemon: &Arc<Daemon>) -> Router {
-    let api = Api { daemon: daemon.clone(), feeds: Arc::new(Feeds::new(daemon.paths.clone())) };
-    let service = SmidrServer::new(api).max_decoding_message_size(MESSAGE);
+    let api =
+        Api { daemon: daemon.clone(), feeds: Arc::new(Feeds::new(daemon.paths.clone())), streams: Arc::default() };
+    let message = usize::try_from(daemon.config().limits.message_size).unwrap_or(usize::MAX);
+    let service = SmidrServer::new(api).max_decoding_message_size(message);
     let (health, health_service) = tonic_health::server::health_reporter();
     drop(health);
     let reflection = tonic_reflection::server::Builder::configure()
@@ -275,5 +274,5 @@ fn app(daemon: &Arc<Daemon>) -> Router {
     let grpc = grpc.into_axum_router().layer(tonic_web::GrpcWebLayer::new());
     let web = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(|| async { "ok\n" }));
     let grpc = grpc.fallback(|| async { axum::http::StatusCode::NOT_FOUND });
-    web.merge(grpc).layer(axum::middleware::from_fn_with_state(daemon.clone(), auth::check))
+    web.merge(grpc).layer(axum::middleware::from_fn_with_state(auth::Gate::new(daemon.clone()), auth::check))
 }

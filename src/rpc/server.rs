@@ -1,6 +1,10 @@
 //! The server of the API: each call is checked here, and answered by the daemon.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -8,6 +12,7 @@ use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    auth::Noted,
     batch::{Batch, LogLines, Records},
     convert::{self, artifact, path_of, state_of, time},
     feed::{Feeds, Form},
@@ -18,7 +23,7 @@ use super::{
 use crate::{
     daemon::{
         Asked, Daemon, DaemonError, InQueue, Place, QueueView,
-        access::{Principal, Scope, Token},
+        access::{How, Principal, Scope, Token},
     },
     history::{BuildRecord, Filter, journal::Spot},
     model::{BuildId, State},
@@ -41,6 +46,26 @@ pub(crate) struct Api {
     pub daemon: Arc<Daemon>,
     /// Journals.
     pub feeds: Arc<Feeds>,
+    /// Open streams, by caller.
+    pub streams: Arc<Mutex<HashMap<String, u32>>>,
+}
+
+/// One of a caller's open streams.
+struct OpenStream {
+    all: Arc<Mutex<HashMap<String, u32>>>,
+    key: String,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.key);
+            }
+        }
+    }
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -48,6 +73,11 @@ type Sent<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn principal<T>(request: &Request<T>) -> Result<Principal, Status> {
     request.extensions().get::<Principal>().cloned().ok_or_else(|| Status::unauthenticated("the caller is not known"))
+}
+
+/// What the audit log says of a call.
+fn note<T>(request: &Request<T>) -> Noted {
+    request.extensions().get::<Noted>().cloned().unwrap_or_default()
 }
 
 fn answer<T, E: Into<DaemonError>>(result: Result<T, E>) -> Answer<T> {
@@ -141,6 +171,22 @@ impl Api {
         convert::build(build, self.daemon.waits(&build.id).map(queued))
     }
 
+    /// Counts one more stream of a caller.
+    fn open_stream(&self, principal: &Principal) -> Result<OpenStream, Status> {
+        let key = format!("{} {}", principal.how.name(), principal.name);
+        let most = self.daemon.config().limits.streams;
+        let mut all = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(key.clone()).or_default();
+        if *count >= most && principal.how != How::Owner {
+            return Err(Status::resource_exhausted(format!(
+                "{most} streams are open already: try again when one has ended"
+            )));
+        }
+        *count += 1;
+        drop(all);
+        Ok(OpenStream { all: self.streams.clone(), key })
+    }
+
     /// Streams a journal in the form that is wanted.
     async fn journal<T: Send + 'static>(
         &self,
@@ -149,7 +195,8 @@ impl Api {
         form: Form,
         from: Spot,
         (follow, progress): (bool, bool),
-    ) -> Sent<Batch<T>> {
+    ) -> Result<Sent<Batch<T>>, Status> {
+        let open = self.open_stream(&principal)?;
         let (to, messages) = mpsc::channel(AHEAD);
         let (feed, daemon) = (self.feeds.of(id), self.daemon.clone());
         tokio::spawn(async move {
@@ -159,9 +206,10 @@ impl Api {
                 while changes.changed().await.is_ok() && daemon.still(&principal) {}
             };
             let _ = feed.stream(form, from, follow, progress, to, until).await;
+            drop(open);
         });
         let message = |encoded: Bytes| Ok(Batch::encoded(encoded));
-        Box::pin(ReceiverStream::new(messages).map(message))
+        Ok(Box::pin(ReceiverStream::new(messages).map(message)))
     }
 
     async fn start(
@@ -217,8 +265,12 @@ impl Smidr for Api {
     type DownloadBuildStream = Sent<proto::Chunk>;
 
     async fn start_build(&self, request: Request<proto::StartBuildRequest>) -> Answer<proto::StartBuildResponse> {
-        let principal = principal(&request)?;
-        self.start(principal, request.into_inner()).await.map(Response::new)
+        let (principal, noted) = (principal(&request)?, note(&request));
+        let asked = request.into_inner();
+        let customer = Some(asked.customer.clone()).filter(|customer| !customer.is_empty());
+        let started = self.start(principal, asked).await?;
+        noted.build(&started.build_id, customer.as_deref());
+        Ok(Response::new(started))
     }
 
     async fn get_build(&self, request: Request<proto::GetBuildRequest>) -> Answer<proto::Build> {
@@ -288,7 +340,7 @@ impl Smidr for Api {
             })
             .await?;
         }
-        Ok(Response::new(self.journal(principal, &build.id, form, from, (asked.follow, false)).await))
+        Ok(Response::new(self.journal(principal, &build.id, form, from, (asked.follow, false)).await?))
     }
 
     async fn watch_build(&self, request: Request<proto::WatchBuildRequest>) -> Answer<Self::WatchBuildStream> {
@@ -296,13 +348,15 @@ impl Smidr for Api {
         let asked = request.into_inner();
         let build = self.build(&principal, &asked.build_id).await?;
         let from = Spot { after: asked.after_seq, offset: None };
-        Ok(Response::new(self.journal(principal, &build.id, Form::Records, from, (asked.follow, asked.progress)).await))
+        Ok(Response::new(
+            self.journal(principal, &build.id, Form::Records, from, (asked.follow, asked.progress)).await?,
+        ))
     }
 
     async fn cancel_build(&self, request: Request<proto::CancelBuildRequest>) -> Answer<proto::CancelBuildResponse> {
-        let (principal, daemon) = (principal(&request)?, self.daemon.clone());
+        let (principal, daemon, noted) = (principal(&request)?, self.daemon.clone(), note(&request));
         let asked = request.into_inner();
-        wanted(&asked.build_id)?;
+        noted.build(wanted(&asked.build_id)?, None);
         let build = blocking(move || {
             let reason = Some(asked.reason.as_str()).filter(|reason| !reason.is_empty());
             daemon.cancel(&principal, &asked.build_id, asked.force, reason)
@@ -314,6 +368,7 @@ impl Smidr for Api {
     async fn delete_build(&self, request: Request<proto::DeleteBuildRequest>) -> Answer<proto::DeleteBuildResponse> {
         let (principal, daemon) = (principal(&request)?, self.daemon.clone());
         let id = wanted(&request.get_ref().build_id)?.to_owned();
+        note(&request).build(&id, None);
         blocking(move || daemon.remove(&principal, &id)).await?;
         Ok(Response::new(proto::DeleteBuildResponse {}))
     }
@@ -378,12 +433,20 @@ impl Smidr for Api {
         Ok(Response::new(queue(self.daemon.queue())))
     }
 
-    async fn missing_blobs(&self, _: Request<proto::MissingBlobsRequest>) -> Answer<proto::MissingBlobsResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn missing_blobs(&self, request: Request<proto::MissingBlobsRequest>) -> Answer<proto::MissingBlobsResponse> {
+        principal(&request)?.require(Scope::Submit).map_err(|error| status(&error.into()))?;
+        let (daemon, wanted) = (self.daemon.clone(), super::blobs::digests(&request.get_ref().digests)?);
+        let missing = blocking(move || Ok(daemon.blobs.missing(&wanted))).await?;
+        let digests = missing.iter().map(ToString::to_string).collect();
+        Ok(Response::new(proto::MissingBlobsResponse { digests }))
     }
 
-    async fn upload_blob(&self, _: Request<Streaming<proto::UploadBlobRequest>>) -> Answer<proto::UploadBlobResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn upload_blob(
+        &self,
+        request: Request<Streaming<proto::UploadBlobRequest>>,
+    ) -> Answer<proto::UploadBlobResponse> {
+        principal(&request)?.require(Scope::Submit).map_err(|error| status(&error.into()))?;
+        super::blobs::receive(&self.daemon, request.into_inner()).await.map(Response::new)
     }
 
     async fn create_token(&self, request: Request<proto::CreateTokenRequest>) -> Answer<proto::CreateTokenResponse> {

@@ -39,7 +39,7 @@ const TABLE: [(&str, &str); 22] = [
         "daemon",
         "model events system config settings plan project artifacts engine queue history worker executors service",
     ),
-    ("rpc", "model events system config engine history worker executors service daemon"),
+    ("rpc", "model events system config layers engine history worker executors service daemon"),
 ];
 
 /// What no pure module may touch: files, network, environment, processes, the clock.
