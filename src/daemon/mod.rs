@@ -489,3 +489,4 @@ impl Daemon {
 pub(crate) mod limits;
 pub(crate) mod policy;
 mod where_asked;
+pub(crate) mod schedules;

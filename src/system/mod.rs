@@ -23,3 +23,4 @@ pub mod sockets;
 pub mod space;
 pub mod stop;
 pub mod trail;
+pub(crate) mod zone;

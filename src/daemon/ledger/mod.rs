@@ -3,6 +3,8 @@
 
 pub(crate) mod tokens;
 pub(crate) mod waiting;
+pub(crate) mod schedules;
+pub(crate) mod webhooks;
 
 use std::{
     fs,

@@ -1,0 +1,473 @@
+//! Builds at times. In go schedules of the ledger and the clock, out come runs that are due. What is built is text to it: whoever calls [`Schedules::run`] makes a build of
+//! it. Times are right where clocks change, and each due time is started once, also where the clock is set back or the daemon is killed in between.
+
+use std::{
+    io,
+    num::NonZeroU32,
+    os::{fd::AsFd as _, unix::net::UnixStream},
+    sync::Arc,
+    thread,
+};
+
+use croner::Cron;
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        time::TimeSpec,
+        timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use super::ledger::{
+    Ledger, LedgerError,
+    schedules::{self as table, Ran, ScheduleRow},
+};
+use crate::{
+    model::{Hint, Kind, UserError},
+    system::stop::StopToken,
+};
+
+/// A run that begins later than this was missed.
+const ON_TIME: SignedDuration = SignedDuration::from_mins(1);
+/// A clock that is set back further than this was wrong before.
+const WRONG_CLOCK: SignedDuration = SignedDuration::from_hours(24);
+/// Two leap days are 8 years apart at most. What is due in no 10 years is never due.
+const NEVER: SignedDuration = SignedDuration::from_hours(10 * 366 * 24);
+/// So many missed runs are counted at most.
+const MOST_MISSED: u32 = 10_000;
+const LONGEST_NAME: usize = 128;
+
+/// Why there is no such schedule.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ScheduleError {
+    /// What is no expression.
+    #[error("`{cron}` is no time for a schedule: {why}")]
+    Cron {
+        /// What was written.
+        cron: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An expression that fits no day.
+    #[error("`{cron}` is never due in {time_zone}")]
+    Never {
+        /// What was written.
+        cron: String,
+        /// The time zone.
+        time_zone: String,
+    },
+    /// A time zone that is not known.
+    #[error("there is no time zone `{0}`")]
+    TimeZone(String),
+    /// A name that cannot be used.
+    #[error("`{0}` is no name for a schedule: it has 1 to {LONGEST_NAME} letters, digits, `.`, `_` or `-`")]
+    Name(String),
+    /// A reference of git that could be something else.
+    #[error("`{value}` cannot be the {what} of a config in git")]
+    Git {
+        /// What it is.
+        what: &'static str,
+        /// What was written.
+        value: String,
+    },
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The timer, or what wakes it.
+    #[error("cannot make the timer of the schedules")]
+    Timer(#[from] io::Error),
+}
+
+impl UserError for ScheduleError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Cron { .. } | Self::Never { .. } | Self::TimeZone(_) | Self::Name(_) | Self::Git { .. } => {
+                Kind::Request
+            }
+            Self::Ledger(error) => error.kind(),
+            Self::Timer(_) => Kind::Host,
+        }
+    }
+
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            Self::Cron { .. } => vec![Hint::new("five fields, as crontab(5) has them: `30 2 * * 1-5`, or @daily")],
+            Self::TimeZone(_) => vec![Hint::new("name it as the IANA does: Europe/Berlin")],
+            Self::Ledger(error) => error.hints(),
+            Self::Never { .. } | Self::Name(_) | Self::Git { .. } | Self::Timer(_) => Vec::new(),
+        }
+    }
+}
+
+/// What is built.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub(crate) enum Source {
+    /// What was submitted with the schedule, as text. Only the caller knows its form.
+    Submission {
+        /// It.
+        template: String,
+    },
+    /// A config in a git repository.
+    Git(GitConfig),
+}
+
+/// A config in a git repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GitConfig {
+    /// Its address.
+    pub url: String,
+    /// A branch or a tag.
+    pub reference: String,
+    /// The config in it.
+    pub path: String,
+    /// What is built instead of what it says.
+    #[serde(default)]
+    pub targets: Vec<String>,
+    /// An overlay of it.
+    #[serde(default)]
+    pub variant: Option<String>,
+}
+
+/// A schedule that is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct NewSchedule {
+    /// Whose builds it starts; empty: of no customer.
+    pub customer: String,
+    /// Its name.
+    pub name: String,
+    /// Five fields, or a word such as @daily.
+    pub cron: String,
+    /// As the IANA names it; empty: UTC.
+    pub time_zone: String,
+    /// What is built.
+    pub source: Source,
+    /// Whether one run is made up for those that were missed.
+    pub run_missed: bool,
+    /// Whether nothing is built where the pins have not changed.
+    pub only_if_changed: bool,
+}
+
+/// Times that come again, by the clock of a time zone.
+#[derive(Clone, Debug)]
+pub(crate) struct When {
+    cron: Cron,
+    zone: TimeZone,
+}
+
+impl When {
+    /// Reads an expression. A time zone that is left out is UTC.
+    ///
+    /// # Errors
+    ///
+    /// When it is none, is never due, or the time zone is not known.
+    pub(crate) fn new(cron: &str, time_zone: &str) -> Result<Self, ScheduleError> {
+        let name = if time_zone.is_empty() { "UTC" } else { time_zone };
+        let zone = TimeZone::get(name).map_err(|_| ScheduleError::TimeZone(time_zone.into()))?;
+        let wrong = |why: String| ScheduleError::Cron { cron: cron.into(), why };
+        let fields = cron.split_whitespace().count();
+        match (cron.contains('@'), fields) {
+            (true, 1) | (false, 5) => {}
+            (true, _) => return Err(wrong("a word with @ stands alone".into())),
+            (false, _) => return Err(wrong(format!("it has {fields} fields"))),
+        }
+        let parsed = cron.parse().map_err(|error: croner::errors::CronError| wrong(error.to_string()))?;
+        let when = Self { cron: parsed, zone };
+        // From a day that no clock change is near, so that the answer does not depend on today.
+        match when.next_after(Timestamp::UNIX_EPOCH) {
+            Some(_) => Ok(when),
+            None => Err(ScheduleError::Never { cron: cron.into(), time_zone: name.into() }),
+        }
+    }
+
+    /// The first due time after another time. A time of day that a clock change leaves out is due when the clock has changed, one that comes twice is due the first time; every so
+    /// many minutes or hours goes on through both.
+    pub(crate) fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
+        let second = Timestamp::from_second(time.as_second().checked_sub(i64::from(time.subsec_nanosecond() < 0))?).ok()?;
+        let next = self.cron.find_next_occurrence(&second.to_zoned(self.zone.clone()), false).ok()?.timestamp();
+        (next > time && next.duration_since(time) < NEVER).then_some(next)
+    }
+
+    /// How many due times there are after one time and up to another, and the last of them.
+    fn between(&self, after: Timestamp, until: Timestamp) -> Option<(NonZeroU32, Timestamp)> {
+        let all = std::iter::successors(self.next_after(after), |last| self.next_after(*last));
+        let mut found = None;
+        for (count, at) in (1..=MOST_MISSED).zip(all.take_while(|at| *at <= until)) {
+            found = Some((NonZeroU32::new(count)?, at));
+        }
+        found
+    }
+}
+
+/// A schedule whose time has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Whose builds it starts.
+    pub customer: String,
+    /// Its name.
+    pub name: String,
+    /// The due time.
+    pub at: Timestamp,
+    /// How many due times have passed without a run: all but the last, and that one too where it is late.
+    pub missed: u32,
+    /// Whether it is run now. Else it was missed, and is skipped.
+    pub runs: bool,
+    /// What is built.
+    pub source: Source,
+    /// Whether nothing is built where the pins have not changed.
+    pub only_if_changed: bool,
+    /// Of what the last build was pinned to.
+    pub pins: Option<String>,
+}
+
+impl Due {
+    /// The same for each attempt to start the run of one due time, so that it becomes one build.
+    pub(crate) fn request_id(&self) -> String {
+        format!("schedule/{}/{}/{}", self.customer, self.name, self.at)
+    }
+}
+
+/// Schedules whose due times lie behind, and those whose run was begun and not finished.
+pub(crate) fn due(schedules: &[ScheduleRow], now: Timestamp) -> Vec<Due> {
+    schedules.iter().filter_map(|schedule| due_one(schedule, now)).collect()
+}
+
+fn due_one(schedule: &ScheduleRow, now: Timestamp) -> Option<Due> {
+    let (when, source) = readable(schedule)?;
+    let (count, at) = when.between(handled(schedule, now), now)?;
+    let is_late = now.duration_since(at) > ON_TIME;
+    Some(Due {
+        at,
+        missed: if is_late { count.get() } else { count.get() - 1 },
+        runs: !is_late || schedule.run_missed,
+        ..of(schedule, at, source)
+    })
+}
+
+fn of(schedule: &ScheduleRow, at: Timestamp, source: Source) -> Due {
+    Due {
+        customer: schedule.customer.clone(),
+        name: schedule.name.clone(),
+        at,
+        missed: schedule.missed,
+        runs: true,
+        source,
+        only_if_changed: schedule.only_if_changed,
+        pins: schedule.pins.clone(),
+    }
+}
+
+/// None for one that another smidr has written and this one cannot read.
+fn readable(schedule: &ScheduleRow) -> Option<(When, Source)> {
+    let when = When::new(&schedule.cron, &schedule.time_zone).ok()?;
+    Some((when, serde_json::from_str(&schedule.source).ok()?))
+}
+
+/// Due times up to this one are over: they are not run again by a clock that was set back, unless it was wrong before.
+fn handled(schedule: &ScheduleRow, now: Timestamp) -> Timestamp {
+    if schedule.handled.duration_since(now) > WRONG_CLOCK { now } else { schedule.handled }
+}
+
+/// When a schedule is due next; none for one that cannot be read.
+pub(crate) fn next(schedule: &ScheduleRow, now: Timestamp) -> Option<Timestamp> {
+    readable(schedule)?.0.next_after(handled(schedule, now))
+}
+
+/// When the first of these is due.
+pub(crate) fn sleep_until(schedules: &[ScheduleRow], now: Timestamp) -> Option<Timestamp> {
+    schedules.iter().filter_map(|schedule| next(schedule, now)).min()
+}
+
+/// All schedules of a daemon. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Schedules {
+    ledger: Ledger,
+    // A byte wakes the loop.
+    wake: Arc<(UnixStream, UnixStream)>,
+}
+
+impl Schedules {
+    /// Those of a ledger.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no more descriptors.
+    pub(crate) fn new(ledger: &Ledger) -> Result<Self, ScheduleError> {
+        let (writer, reader) = UnixStream::pair()?;
+        writer.set_nonblocking(true)?;
+        reader.set_nonblocking(true)?;
+        Ok(Self { ledger: ledger.clone(), wake: Arc::new((writer, reader)) })
+    }
+
+    /// Adds a schedule, or replaces that of its customer and name.
+    ///
+    /// # Errors
+    ///
+    /// When it is wrong, or cannot be written down.
+    pub(crate) async fn create(&self, new: NewSchedule, now: Timestamp) -> Result<ScheduleRow, ScheduleError> {
+        let row = checked(new, now)?;
+        self.ledger.write(table::put(row.clone())).await?;
+        self.wake();
+        Ok(row)
+    }
+
+    /// Removes a schedule, and says whether there was one. A run that is being started goes on.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be written.
+    pub(crate) async fn delete(&self, customer: &str, name: &str) -> Result<bool, ScheduleError> {
+        let was_there = self.ledger.write(table::delete(customer.into(), name.into())).await?;
+        self.wake();
+        Ok(was_there)
+    }
+
+    /// All of them, by customer and name.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub(crate) fn list(&self) -> Result<Vec<ScheduleRow>, ScheduleError> {
+        Ok(self.ledger.read(table::all)?)
+    }
+
+    /// Has the loop look at the schedules and at the stop again.
+    pub(crate) fn wake(&self) {
+        // A full pipe wakes it as well.
+        let _ = rustix::io::write(&self.wake.0, b"x");
+    }
+
+    /// Starts what is due, each run in a thread, until a stop is requested and those threads have ended. Runs that were begun when the daemon was killed are begun again, with the same request id.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger or the timer fails.
+    pub(crate) fn run(&self, stop: &StopToken, start: impl Fn(&Due) -> Ran + Sync) -> Result<(), ScheduleError> {
+        let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK);
+        let timer = timer.map_err(io::Error::from)?;
+        let woken = self.clone();
+        let _listening = stop.listen(move |_| woken.wake());
+        thread::scope(|scope| {
+            let begin = |due: Due| {
+                let start = &start;
+                scope.spawn(move || self.start(&due, start));
+            };
+            for schedule in self.list()? {
+                match (schedule.pending, readable(&schedule)) {
+                    (Some(at), Some((_, source))) => begin(of(&schedule, at, source)),
+                    (None, None) => {
+                        tracing::warn!(name = schedule.name, cron = schedule.cron, "a schedule that cannot be read");
+                    }
+                    _ => {}
+                }
+            }
+            while !stop.is_requested() {
+                let now = Timestamp::now();
+                for due in due(&idle(self.list()?), now) {
+                    if due.missed > 0 {
+                        let Due { customer, name, missed, runs, .. } = &due;
+                        tracing::warn!(customer, name, missed, runs, "runs of a schedule were missed");
+                    }
+                    let starts = due.runs.then_some(due.at);
+                    let (customer, name) = (due.customer.clone(), due.name.clone());
+                    self.ledger.write_now(table::handle(customer, name, now, starts, due.missed))?;
+                    if due.runs {
+                        begin(due);
+                    }
+                }
+                self.sleep(&timer, sleep_until(&idle(self.list()?), now))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn start(&self, due: &Due, start: &(impl Fn(&Due) -> Ran + Sync)) {
+        let ran = start(due);
+        if let Ran::Failed(why) = &ran {
+            tracing::warn!(customer = due.customer, name = due.name, why, "a schedule started no build");
+        }
+        let finished = table::finish(due.customer.clone(), due.name.clone(), due.at, ran);
+        if let Err(error) = self.ledger.write_now(finished) {
+            // It is begun again at the next start, and is the same build then.
+            tracing::error!(customer = due.customer, name = due.name, %error, "cannot note the run of a schedule");
+        }
+        self.wake();
+    }
+
+    /// Sleeps until a time, until it is woken, or until the clock is set.
+    fn sleep(&self, timer: &TimerFd, until: Option<Timestamp>) -> io::Result<()> {
+        if let Some(until) = until {
+            // A timer at zero would be none.
+            let at = TimeSpec::new(until.as_second().max(1), 0);
+            // timerfd_create(2): poll returns when the clock is changed, so that what is due then is seen at once.
+            let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+            timer.set(Expiration::OneShot(at), flags)?;
+        } else {
+            timer.unset()?;
+        }
+        let reader = &self.wake.1;
+        let mut either = [PollFd::new(timer.as_fd(), PollFlags::POLLIN), PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut either, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut seen = [0; 64];
+        while rustix::io::read(reader, &mut seen).is_ok_and(|count| count > 0) {}
+        Ok(())
+    }
+}
+
+/// Those that are not being started.
+fn idle(schedules: Vec<ScheduleRow>) -> Vec<ScheduleRow> {
+    schedules.into_iter().filter(|schedule| schedule.pending.is_none()).collect()
+}
+
+/// What is kept of a new schedule. Its first due time comes after `now`.
+fn checked(new: NewSchedule, now: Timestamp) -> Result<ScheduleRow, ScheduleError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if new.name.is_empty() || new.name.len() > LONGEST_NAME || !new.name.chars().all(is_plain) {
+        return Err(ScheduleError::Name(new.name));
+    }
+    When::new(&new.cron, &new.time_zone)?;
+    if let Source::Git(git) = &new.source {
+        check_git(git)?;
+    }
+    Ok(ScheduleRow {
+        customer: new.customer,
+        name: new.name,
+        cron: new.cron,
+        time_zone: if new.time_zone.is_empty() { "UTC".into() } else { new.time_zone },
+        source: serde_json::to_string(&new.source).expect("each field has a text"),
+        run_missed: new.run_missed,
+        only_if_changed: new.only_if_changed,
+        handled: now,
+        pending: None,
+        last: None,
+        last_build: None,
+        last_error: None,
+        missed: 0,
+        pins: None,
+    })
+}
+
+/// These become arguments of a command, and a path in a checkout.
+fn check_git(git: &GitConfig) -> Result<(), ScheduleError> {
+    let wrong = |what, value: &str| Err(ScheduleError::Git { what, value: value.into() });
+    let is_odd = |text: &str| text.is_empty() || text.starts_with('-') || text.chars().any(char::is_control);
+    if is_odd(&git.url) {
+        return wrong("address", &crate::model::without_secrets(&git.url));
+    }
+    if is_odd(&git.reference) {
+        return wrong("branch or tag", &git.reference);
+    }
+    let is_below = std::path::Path::new(&git.path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if is_odd(&git.path) || !is_below {
+        return wrong("path", &git.path);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

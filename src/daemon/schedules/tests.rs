@@ -1,0 +1,259 @@
+//! When schedules are due, by a table and a fixed clock; and the loop, by a ledger.
+
+use std::sync::{Mutex, mpsc};
+
+use super::*;
+use crate::system::stop::StopRequest;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+#[test]
+fn times_are_right_where_clocks_change() {
+    // After each time, the next ones.
+    #[rustfmt::skip]
+    let rows: &[(&str, &str, &str, &[&str])] = &[
+        ("30 2 * * *", "", "2027-03-28T00:00Z", &["2027-03-28T02:30Z", "2027-03-29T02:30Z"]),
+        // Spring: 02:00 becomes 03:00 at 01:00Z. What is left out is due at once, on that day.
+        ("30 2 * * *", "Europe/Berlin", "2027-03-27T12:00Z", &["2027-03-28T01:00Z", "2027-03-29T00:30Z"]),
+        ("0 3 * * *", "Europe/Berlin", "2027-03-27T12:00Z", &["2027-03-28T01:00Z", "2027-03-29T01:00Z"]),
+        ("*/30 * * * *", "Europe/Berlin", "2027-03-28T00:20Z", &["2027-03-28T00:30Z", "2027-03-28T01:00Z", "2027-03-28T01:30Z"]),
+        ("0 2 * * 0", "Europe/Berlin", "2027-03-27T12:00Z", &["2027-03-28T01:00Z", "2027-04-04T00:00Z"]),
+        // Autumn: 03:00 becomes 02:00 at 01:00Z. What comes twice is due once, intervals go on.
+        ("30 2 * * *", "Europe/Berlin", "2027-10-30T12:00Z", &["2027-10-31T00:30Z", "2027-11-01T01:30Z"]),
+        ("30 2 * * *", "Europe/Berlin", "2027-10-31T01:10Z", &["2027-11-01T01:30Z"]),
+        ("*/30 * * * *", "Europe/Berlin", "2027-10-31T00:10Z", &["2027-10-31T00:30Z", "2027-10-31T01:00Z", "2027-10-31T01:30Z", "2027-10-31T02:00Z"]),
+        ("0 * * * *", "Europe/Berlin", "2027-10-30T23:30Z", &["2027-10-31T00:00Z", "2027-10-31T01:00Z", "2027-10-31T02:00Z"]),
+        ("0 6 * * *", "Asia/Kathmandu", "2027-05-01T00:00Z", &["2027-05-01T00:15Z", "2027-05-02T00:15Z"]),
+        ("0 0 31 * *", "", "2027-01-31T00:00Z", &["2027-03-31T00:00Z", "2027-05-31T00:00Z"]),
+        ("0 3 L * *", "", "2027-11-29T00:00Z", &["2027-11-30T03:00Z", "2027-12-31T03:00Z", "2028-01-31T03:00Z", "2028-02-29T03:00Z"]),
+        ("0 0 29 2 *", "", "2027-01-01T00:00Z", &["2028-02-29T00:00Z", "2032-02-29T00:00Z"]),
+        ("0 0 29 2 *", "", "2097-01-01T00:00Z", &["2104-02-29T00:00Z"]),
+        // Either of both days, as crontab(5) has it.
+        ("0 0 13 * 5", "", "2027-08-12T00:00Z", &["2027-08-13T00:00Z", "2027-08-20T00:00Z"]),
+        ("@daily", "Europe/Berlin", "2027-07-01T12:00Z", &["2027-07-01T22:00Z", "2027-07-02T22:00Z"]),
+        ("@weekly", "", "2027-07-01T12:00Z", &["2027-07-04T00:00Z"]),
+        ("0 9 * * MON-FRI", "", "2027-07-02T12:00Z", &["2027-07-05T09:00Z"]),
+        // Parts of a second neither hide a due time nor repeat one.
+        ("* * * * *", "", "2027-07-02T12:00:59.9Z", &["2027-07-02T12:01Z"]),
+        ("* * * * *", "", "2027-07-02T12:01:00.1Z", &["2027-07-02T12:02Z"]),
+        ("* * * * *", "", "2027-07-02T12:01:00Z", &["2027-07-02T12:02Z"]),
+    ];
+    for (cron, zone, after, expected) in rows {
+        let when = When::new(cron, zone).expect(cron);
+        let found = std::iter::successors(when.next_after(at(after)), |last| when.next_after(*last));
+        let found: Vec<Timestamp> = found.take(expected.len()).collect();
+        assert_eq!(found, expected.iter().map(|text| at(text)).collect::<Vec<_>>(), "{cron} {zone} {after}");
+    }
+}
+
+#[test]
+fn what_is_no_time_is_refused_with_the_reason() {
+    for (cron, zone, said) in [
+        ("0 0 31 2 *", "UTC", "`0 0 31 2 *` is never due in UTC"),
+        ("0 0 30 2 *", "Europe/Berlin", "never due"),
+        ("0 0 31 4,6,9,11 *", "", "never due in UTC"),
+        ("0 * * * * *", "", "it has 6 fields"),
+        ("* * * *", "", "it has 4 fields"),
+        ("", "", "it has 0 fields"),
+        ("61 * * * *", "", "is no time for a schedule"),
+        ("0 0 * * 8", "", "is no time for a schedule"),
+        ("@reboot", "", "is no time for a schedule"),
+        ("@daily 0 0 * *", "", "stands alone"),
+        ("0 0 * * @daily", "", "stands alone"),
+        ("x y z a b", "", "is no time for a schedule"),
+        ("0 0 * * *", "Europe/Atlantis", "there is no time zone `Europe/Atlantis`"),
+        ("0 0 * * *", "../../etc/passwd", "there is no time zone"),
+    ] {
+        let error = When::new(cron, zone).expect_err(cron).to_string();
+        assert!(error.contains(said), "{cron}: {error}");
+    }
+}
+
+/// A static binary in a container finds time zones where the machine has none.
+#[test]
+fn time_zones_are_part_of_the_program() {
+    let bundled = jiff::tz::TimeZoneDatabase::bundled();
+    for name in ["Europe/Berlin", "Asia/Kathmandu", "UTC"] {
+        assert!(bundled.get(name).is_ok(), "{name}");
+    }
+}
+
+fn row(cron: &str, handled: &str, run_missed: bool) -> ScheduleRow {
+    let source = Source::Submission { template: "{}".into() };
+    let (customer, name) = ("acme".into(), "nightly".into());
+    let new = NewSchedule {
+        customer,
+        name,
+        cron: cron.into(),
+        time_zone: "Europe/Berlin".into(),
+        source,
+        run_missed,
+        only_if_changed: false,
+    };
+    checked(new, at(handled)).expect("a schedule")
+}
+
+#[test]
+fn a_due_time_is_run_once_and_those_that_were_missed_as_asked() {
+    let handled = "2027-07-01T00:00Z";
+    // Due at 01:00Z.
+    let daily = "0 3 * * *";
+    #[rustfmt::skip]
+    let rows: &[(&str, bool, &str, Option<(&str, u32, bool)>)] = &[
+        (daily, true, "2027-07-01T00:59:59.9Z", None),
+        (daily, true, "2027-07-01T01:00Z", Some(("2027-07-01T01:00Z", 0, true))),
+        (daily, false, "2027-07-01T01:01Z", Some(("2027-07-01T01:00Z", 0, true))),
+        (daily, false, "2027-07-01T01:01:01Z", Some(("2027-07-01T01:00Z", 1, false))),
+        (daily, true, "2027-07-04T00:00Z", Some(("2027-07-03T01:00Z", 3, true))),
+        (daily, false, "2027-07-04T01:00:30Z", Some(("2027-07-04T01:00Z", 3, true))),
+        ("* * * * *", true, "2028-07-01T00:00Z", Some(("2027-07-07T22:40Z", MOST_MISSED, true))),
+    ];
+    for (cron, run_missed, now, expected) in rows {
+        let found = due(&[row(cron, handled, *run_missed)], at(now));
+        let found: Vec<_> = found.iter().map(|due| (due.at, due.missed, due.runs)).collect();
+        let expected: Vec<_> = expected.iter().map(|(time, missed, runs)| (at(time), *missed, *runs)).collect();
+        assert_eq!(found, expected, "{cron} {run_missed} {now}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_repeats_nothing() {
+    let schedule = row("0 3 * * *", "2027-07-01T01:00:10Z", true);
+    for now in ["2027-07-01T00:30Z", "2027-07-01T01:00:30Z", "2027-06-30T12:00Z"] {
+        assert_eq!(due(std::slice::from_ref(&schedule), at(now)), [], "{now}");
+        assert_eq!(next(&schedule, at(now)), Some(at("2027-07-02T01:00Z")), "{now}");
+    }
+    // The clock stood in another year: it is not waited for.
+    assert_eq!(next(&schedule, at("2026-01-01T00:00Z")), Some(at("2026-01-01T02:00Z")));
+    assert_eq!(sleep_until(&[], at("2026-01-01T00:00Z")), None);
+    let other = row("0 2 * * *", "2027-07-01T01:00:10Z", true);
+    assert_eq!(sleep_until(&[schedule, other], at("2027-07-01T12:00Z")), Some(at("2027-07-02T00:00Z")));
+}
+
+#[test]
+fn what_would_be_an_option_or_lead_out_of_a_repository_is_refused() {
+    let good = GitConfig {
+        url: "https://example.org/p".into(),
+        reference: "main".into(),
+        path: "a/smidr.yaml".into(),
+        targets: Vec::new(),
+        variant: None,
+    };
+    assert!(check_git(&good).is_ok());
+    let with = |change: fn(&mut GitConfig)| {
+        let mut git = good.clone();
+        change(&mut git);
+        check_git(&git).expect_err("a wrong one").to_string()
+    };
+    assert!(with(|git| git.url = "--upload-pack=x".into()).contains("address"));
+    assert!(with(|git| git.reference = "-x".into()).contains("branch or tag"));
+    assert!(with(|git| git.path = "../smidr.yaml".into()).contains("path"));
+    assert!(with(|git| git.path = "/etc/passwd".into()).contains("path"));
+    assert!(with(|git| git.path = String::new()).contains("path"));
+}
+
+/// A run, and what it became.
+type Runs = Vec<(String, String)>;
+
+/// Lets the loop start this many runs, then stops it.
+fn run(ledger: &Ledger, count: usize, answer: impl Fn(&Due) -> Ran + Sync) -> Runs {
+    let schedules = Schedules::new(ledger).expect("schedules");
+    let (stop, seen, (told, heard)) = (StopToken::default(), Mutex::new(Vec::new()), mpsc::channel());
+    thread::scope(|scope| {
+        let looping = scope.spawn(|| {
+            schedules.run(&stop, |due| {
+                seen.lock().expect("a list").push((due.name.clone(), due.request_id()));
+                told.send(()).expect("heard");
+                answer(due)
+            })
+        });
+        (0..count).for_each(|_| heard.recv().expect("a run"));
+        stop.request(StopRequest::Graceful);
+        looping.join().expect("the loop").expect("no error");
+    });
+    seen.into_inner().expect("a list")
+}
+
+#[test]
+fn a_run_that_was_begun_by_a_killed_daemon_is_begun_again_as_the_same_build() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("daemon.db");
+    let ledger = Ledger::open(&path, &[table::TABLES]).expect("a ledger");
+    let mut killed = row("0 0 1 1 *", "2026-01-01T00:00Z", true);
+    (killed.handled, killed.pending) = (Timestamp::now(), Some(at("2026-02-01T01:00Z")));
+    let mut missed = row("* * * * *", "2026-01-01T00:00Z", true);
+    missed.name = "minutely".into();
+    let mut skipped = row("0 0 1 1 *", "2020-06-01T00:00Z", false);
+    skipped.name = "yearly".into();
+    for row in [killed, missed, skipped] {
+        ledger.write_now(table::put(row)).expect("written");
+    }
+    drop(ledger);
+    let ledger = Ledger::open(&path, &[table::TABLES]).expect("a ledger");
+    let mut runs = run(&ledger, 2, |due| match due.name.as_str() {
+        "nightly" => Ran::Started("acme-1".into(), Some("sha256:1".into())),
+        _ => Ran::Failed("no such branch".into()),
+    });
+    runs.sort();
+    let names: Vec<&str> = runs.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["minutely", "nightly"]);
+    assert_eq!(runs[1].1, "schedule/acme/nightly/2026-02-01T01:00:00Z");
+    let all = ledger.read(table::all).expect("read");
+    let of = |name: &str| all.iter().find(|row| row.name == name).expect(name).clone();
+    let nightly = of("nightly");
+    assert_eq!((nightly.pending, nightly.last_build.as_deref()), (None, Some("acme-1")));
+    assert_eq!((nightly.pins.as_deref(), nightly.last_error), (Some("sha256:1"), None));
+    let minutely = of("minutely");
+    assert_eq!((minutely.pending, minutely.last_error.as_deref()), (None, Some("no such branch")));
+    assert_eq!(minutely.missed, MOST_MISSED);
+    assert!(minutely.last.is_some() && minutely.handled > at("2026-11-01T00:00Z"), "{minutely:?}");
+    let yearly = of("yearly");
+    assert!(yearly.missed >= 6 && yearly.last.is_none() && yearly.last_build.is_none(), "{yearly:?}");
+}
+
+#[test]
+fn a_new_schedule_wakes_the_loop_and_a_replaced_one_hears_nothing_of_the_old_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger = Ledger::open(&folder.path().join("daemon.db"), &[table::TABLES]).expect("a ledger");
+    let schedules = Schedules::new(&ledger).expect("schedules");
+    let (stop, (told, heard)) = (StopToken::default(), mpsc::channel());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let create = |row: ScheduleRow| {
+        let new = NewSchedule {
+            customer: row.customer,
+            name: row.name,
+            cron: row.cron,
+            time_zone: row.time_zone,
+            source: serde_json::from_str(&row.source).expect("a source"),
+            run_missed: true,
+            only_if_changed: true,
+        };
+        runtime.block_on(schedules.create(new, row.handled)).expect("created")
+    };
+    thread::scope(|scope| {
+        let looping = scope.spawn(|| {
+            schedules.run(&stop, |due| {
+                let (answer, wait) = mpsc::channel();
+                told.send((due.clone(), answer)).expect("heard");
+                wait.recv().expect("an answer")
+            })
+        });
+        create(ScheduleRow { name: "first".into(), ..row("0 3 * * *", "2026-01-01T00:00Z", true) });
+        let (_, first) = heard.recv().expect("a run");
+        // The loop sleeps, or is about to.
+        create(row("0 3 * * *", "2026-01-01T00:00Z", true));
+        let (due, answer) = heard.recv().expect("a run");
+        assert!(due.runs && due.missed > 0 && due.only_if_changed && due.name == "nightly");
+        first.send(Ran::Unchanged).expect("answered");
+        create(row("0 0 1 1 *", &Timestamp::now().to_string(), true));
+        answer.send(Ran::Started("acme-1".into(), None)).expect("answered");
+        stop.request(StopRequest::Graceful);
+        looping.join().expect("the loop").expect("no error");
+    });
+    let row = ledger.read(|db| table::get(db, "acme", "nightly")).expect("read").expect("a row");
+    assert_eq!((row.cron.as_str(), row.last_build, row.pending), ("0 0 1 1 *", None, None));
+    assert!(runtime.block_on(schedules.delete("acme", "nightly")).expect("deleted"));
+    assert!(!runtime.block_on(schedules.delete("acme", "nightly")).expect("nothing there"));
+}
