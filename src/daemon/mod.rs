@@ -490,3 +490,4 @@ pub(crate) mod limits;
 pub(crate) mod policy;
 mod where_asked;
 pub(crate) mod schedules;
+pub(crate) mod webhooks;

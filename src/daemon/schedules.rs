@@ -185,7 +185,8 @@ impl When {
     /// The first due time after another time. A time of day that a clock change leaves out is due when the clock has changed, one that comes twice is due the first time; every so
     /// many minutes or hours goes on through both.
     pub(crate) fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
-        let second = Timestamp::from_second(time.as_second().checked_sub(i64::from(time.subsec_nanosecond() < 0))?).ok()?;
+        let second =
+            Timestamp::from_second(time.as_second().checked_sub(i64::from(time.subsec_nanosecond() < 0))?).ok()?;
         let next = self.cron.find_next_occurrence(&second.to_zoned(self.zone.clone()), false).ok()?.timestamp();
         (next > time && next.duration_since(time) < NEVER).then_some(next)
     }
@@ -408,7 +409,8 @@ impl Schedules {
             timer.unset()?;
         }
         let reader = &self.wake.1;
-        let mut either = [PollFd::new(timer.as_fd(), PollFlags::POLLIN), PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        let mut either =
+            [PollFd::new(timer.as_fd(), PollFlags::POLLIN), PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
         match poll(&mut either, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -462,7 +464,8 @@ fn check_git(git: &GitConfig) -> Result<(), ScheduleError> {
     if is_odd(&git.reference) {
         return wrong("branch or tag", &git.reference);
     }
-    let is_below = std::path::Path::new(&git.path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let is_below =
+        std::path::Path::new(&git.path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
     if is_odd(&git.path) || !is_below {
         return wrong("path", &git.path);
     }

@@ -148,7 +148,8 @@ pub(crate) fn finish(
             Ran::Unchanged => (None, None, None),
             Ran::Failed(why) => (None, None, Some(why)),
         };
-        let sql = "UPDATE schedules SET pending = NULL, last_build = coalesce(?4, last_build), pins = coalesce(?5, pins),
+        let sql =
+            "UPDATE schedules SET pending = NULL, last_build = coalesce(?4, last_build), pins = coalesce(?5, pins),
             last_error = ?6 WHERE customer = ?1 AND name = ?2 AND pending = ?3";
         db.execute(sql, params![customer, name, at.as_millisecond(), build, pins, error]).map(drop)
     }
