@@ -489,5 +489,6 @@ impl Daemon {
 pub(crate) mod limits;
 pub(crate) mod policy;
 mod where_asked;
+pub(crate) mod metrics;
 pub(crate) mod schedules;
 pub(crate) mod webhooks;
