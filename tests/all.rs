@@ -31,6 +31,8 @@ mod completions;
 mod conf;
 #[path = "all/config.rs"]
 mod config;
+#[path = "all/config_of.rs"]
+mod config_of;
 #[path = "all/credentials.rs"]
 mod credentials;
 #[path = "all/disk.rs"]

@@ -101,6 +101,9 @@ pub(super) enum Command {
     /// Run a submission; not for people
     #[command(name = "__worker", hide = true)]
     Worker(Worker),
+    /// Print a config of a git repository as a submission; not for people
+    #[command(name = "__config-of", hide = true)]
+    ConfigOf(ConfigOf),
     /// Keep a hash-equivalence server; not for people
     #[command(name = "__keeper", hide = true)]
     Keeper,
@@ -450,6 +453,26 @@ pub(super) struct Worker {
     /// It outlives the session that has started it
     #[arg(long)]
     pub outlives: bool,
+}
+
+/// `smidr __config-of`
+#[derive(Args)]
+pub(super) struct ConfigOf {
+    /// The repository
+    pub url: String,
+    /// A branch, a tag or a commit
+    pub reference: String,
+    /// The config in it
+    pub path: PathBuf,
+    /// What is built instead of what it says
+    #[arg(long = "target", value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// An overlay of it
+    #[arg(long)]
+    pub variant: Option<String>,
+    /// Say what it would be pinned to now
+    #[arg(long)]
+    pub pins: bool,
 }
 
 /// `smidr artifacts`

@@ -13,6 +13,7 @@ mod client;
 mod command_context;
 mod completions;
 mod conf;
+mod config_of;
 mod context;
 mod daemon;
 mod daemon_args;
@@ -104,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::History(command) => history::history(&config, &command),
         Command::Keeper => keeper::keeper(),
         Command::Worker(args) => worker::worker(&args),
+        Command::ConfigOf(args) => config_of::config_of(&args),
         Command::Cancel(args) => cancel::cancel(&config, &args),
         Command::Artifacts(command) => artifacts::artifacts(&config, &command),
         Command::Image(command) => image::image(&config, &command),

@@ -128,7 +128,12 @@ impl Metrics {
         to.register_with_unit("disk_free", "What is free on the disk of SMIDR_HOME", Unit::Bytes, self.free.clone());
         to.register("builds_ended", "Builds that are over, by state", self.ended.clone());
         to.register_with_unit("build_duration", "How long builds ran, by state", Unit::Seconds, self.took.clone());
-        to.register_with_unit("build_wait", "How long builds waited before they ran", Unit::Seconds, self.waited.clone());
+        to.register_with_unit(
+            "build_wait",
+            "How long builds waited before they ran",
+            Unit::Seconds,
+            self.waited.clone(),
+        );
         to.register("tasks", "Tasks of builds that are over, by result", self.tasks.clone());
         to.register("sstate", "Results that sstate had, and that it did not have", self.sstate.clone());
         to.register("rpcs", "Calls that were answered, by method and code", self.rpcs.clone());

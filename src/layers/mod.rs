@@ -29,6 +29,7 @@ pub mod pack;
 pub mod patch;
 pub mod proven;
 pub mod prune;
+mod reference;
 mod repository;
 mod revision;
 mod targets;

@@ -164,7 +164,7 @@ impl Store {
         }
     }
 
-    fn bring_git(
+    pub(super) fn bring_git(
         &self,
         name: &str,
         git: &PlannedGit,
