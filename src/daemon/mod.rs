@@ -491,4 +491,5 @@ pub(crate) mod policy;
 mod where_asked;
 pub(crate) mod metrics;
 pub(crate) mod schedules;
+pub(crate) mod units;
 pub(crate) mod webhooks;

@@ -35,8 +35,6 @@ use crate::{
 const ON_TIME: SignedDuration = SignedDuration::from_mins(1);
 /// A clock that is set back further than this was wrong before.
 const WRONG_CLOCK: SignedDuration = SignedDuration::from_hours(24);
-/// Two leap days are 8 years apart at most. What is due in no 10 years is never due.
-const NEVER: SignedDuration = SignedDuration::from_hours(10 * 366 * 24);
 /// So many missed runs are counted at most.
 const MOST_MISSED: u32 = 10_000;
 const LONGEST_NAME: usize = 128;
@@ -190,7 +188,7 @@ impl When {
         let second =
             Timestamp::from_second(time.as_second().checked_sub(i64::from(time.subsec_nanosecond() < 0))?).ok()?;
         let next = self.cron.find_next_occurrence(&second.to_zoned(self.zone.clone()), false).ok()?.timestamp();
-        (next > time && next.duration_since(time) < NEVER).then_some(next)
+        (next > time).then_some(next)
     }
 
     /// How many due times there are after one time and up to another, and the last of them.

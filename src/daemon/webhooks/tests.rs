@@ -48,7 +48,10 @@ fn server(answers: &[&str]) -> (String, Receiver<Request>) {
             reader.read_exact(&mut body).expect("a body");
             let answer = answers.get(at).or(answers.last()).expect("an answer");
             let (status, text) = answer.split_once('|').unwrap_or((answer, ""));
-            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n", text.len());
+            let head = format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\nlocation: /hook\r\n",
+                text.len()
+            );
             let _ = stream.write_all(format!("{head}\r\n{text}").as_bytes());
             if seen.send(Request { headers, body: String::from_utf8(body).expect("text") }).is_err() {
                 break;
