@@ -285,8 +285,8 @@ mod tests {
             .stderr(Stdio::piped())
             .spawn();
         let Ok(mut child) = child else {
-            eprintln!("SKIP daemon::metrics::promtool_finds_nothing_wrong: promtool is not installed");
-            return;
+            let test = "daemon::metrics::promtool_finds_nothing_wrong";
+            return drop(writeln!(std::io::stderr(), "SKIP {test}: promtool is not installed"));
         };
         let text = older(&sample());
         child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("written");

@@ -1,18 +1,18 @@
 //! Builds at times. In go schedules of the ledger and the clock, out come runs that are due. What is built is text to it: whoever calls [`Schedules::run`] makes a build of
 //! it. Times are right where clocks change, and each due time is started once, also where the clock is set back or the daemon is killed in between.
 
+pub(crate) mod due;
 pub(crate) mod fetched;
+mod when;
 
 use std::{
     io,
-    num::NonZeroU32,
     os::{fd::AsFd as _, unix::net::UnixStream},
     sync::Arc,
     thread,
 };
 
-use croner::Cron;
-use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
@@ -22,6 +22,8 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::due::{due, of, readable, sleep_until};
+pub(crate) use self::{due::Due, when::When};
 use super::ledger::{
     Ledger, LedgerError,
     schedules::{self as table, Ran, ScheduleRow},
@@ -31,12 +33,6 @@ use crate::{
     system::stop::StopToken,
 };
 
-/// A run that begins later than this was missed.
-const ON_TIME: SignedDuration = SignedDuration::from_mins(1);
-/// A clock that is set back further than this was wrong before.
-const WRONG_CLOCK: SignedDuration = SignedDuration::from_hours(24);
-/// So many missed runs are counted at most.
-const MOST_MISSED: u32 = 10_000;
 const LONGEST_NAME: usize = 128;
 
 /// Why there is no such schedule.
@@ -148,137 +144,6 @@ pub(crate) struct NewSchedule {
     pub run_missed: bool,
     /// Whether nothing is built where the pins have not changed.
     pub only_if_changed: bool,
-}
-
-/// Times that come again, by the clock of a time zone.
-#[derive(Clone, Debug)]
-pub(crate) struct When {
-    cron: Cron,
-    zone: TimeZone,
-}
-
-impl When {
-    /// Reads an expression. A time zone that is left out is UTC.
-    ///
-    /// # Errors
-    ///
-    /// When it is none, is never due, or the time zone is not known.
-    pub(crate) fn new(cron: &str, time_zone: &str) -> Result<Self, ScheduleError> {
-        let name = if time_zone.is_empty() { "UTC" } else { time_zone };
-        let zone = TimeZone::get(name).map_err(|_| ScheduleError::TimeZone(time_zone.into()))?;
-        let wrong = |why: String| ScheduleError::Cron { cron: cron.into(), why };
-        let fields = cron.split_whitespace().count();
-        match (cron.contains('@'), fields) {
-            (true, 1) | (false, 5) => {}
-            (true, _) => return Err(wrong("a word with @ stands alone".into())),
-            (false, _) => return Err(wrong(format!("it has {fields} fields"))),
-        }
-        let parsed = cron.parse().map_err(|error: croner::errors::CronError| wrong(error.to_string()))?;
-        let when = Self { cron: parsed, zone };
-        // From a day that no clock change is near, so that the answer does not depend on today.
-        match when.next_after(Timestamp::UNIX_EPOCH) {
-            Some(_) => Ok(when),
-            None => Err(ScheduleError::Never { cron: cron.into(), time_zone: name.into() }),
-        }
-    }
-
-    /// The first due time after another time. A time of day that a clock change leaves out is due when the clock has changed, one that comes twice is due the first time; every so
-    /// many minutes or hours goes on through both.
-    pub(crate) fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
-        let second =
-            Timestamp::from_second(time.as_second().checked_sub(i64::from(time.subsec_nanosecond() < 0))?).ok()?;
-        let next = self.cron.find_next_occurrence(&second.to_zoned(self.zone.clone()), false).ok()?.timestamp();
-        (next > time).then_some(next)
-    }
-
-    /// How many due times there are after one time and up to another, and the last of them.
-    fn between(&self, after: Timestamp, until: Timestamp) -> Option<(NonZeroU32, Timestamp)> {
-        let all = std::iter::successors(self.next_after(after), |last| self.next_after(*last));
-        let mut found = None;
-        for (count, at) in (1..=MOST_MISSED).zip(all.take_while(|at| *at <= until)) {
-            found = Some((NonZeroU32::new(count)?, at));
-        }
-        found
-    }
-}
-
-/// A schedule whose time has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Due {
-    /// Whose builds it starts.
-    pub customer: String,
-    /// Its name.
-    pub name: String,
-    /// The due time.
-    pub at: Timestamp,
-    /// How many due times have passed without a run: all but the last, and that one too where it is late.
-    pub missed: u32,
-    /// Whether it is run now. Else it was missed, and is skipped.
-    pub runs: bool,
-    /// What is built.
-    pub source: Source,
-    /// Whether nothing is built where the pins have not changed.
-    pub only_if_changed: bool,
-    /// Of what the last build was pinned to.
-    pub pins: Option<String>,
-}
-
-impl Due {
-    /// The same for each attempt to start the run of one due time, so that it becomes one build.
-    pub(crate) fn request_id(&self) -> String {
-        format!("schedule/{}/{}/{}", self.customer, self.name, self.at)
-    }
-}
-
-/// Schedules whose due times lie behind, and those whose run was begun and not finished.
-pub(crate) fn due(schedules: &[ScheduleRow], now: Timestamp) -> Vec<Due> {
-    schedules.iter().filter_map(|schedule| due_one(schedule, now)).collect()
-}
-
-fn due_one(schedule: &ScheduleRow, now: Timestamp) -> Option<Due> {
-    let (when, source) = readable(schedule)?;
-    let (count, at) = when.between(handled(schedule, now), now)?;
-    let is_late = now.duration_since(at) > ON_TIME;
-    Some(Due {
-        at,
-        missed: if is_late { count.get() } else { count.get() - 1 },
-        runs: !is_late || schedule.run_missed,
-        ..of(schedule, at, source)
-    })
-}
-
-fn of(schedule: &ScheduleRow, at: Timestamp, source: Source) -> Due {
-    Due {
-        customer: schedule.customer.clone(),
-        name: schedule.name.clone(),
-        at,
-        missed: schedule.missed,
-        runs: true,
-        source,
-        only_if_changed: schedule.only_if_changed,
-        pins: schedule.pins.clone(),
-    }
-}
-
-/// None for one that another smidr has written and this one cannot read.
-fn readable(schedule: &ScheduleRow) -> Option<(When, Source)> {
-    let when = When::new(&schedule.cron, &schedule.time_zone).ok()?;
-    Some((when, serde_json::from_str(&schedule.source).ok()?))
-}
-
-/// Due times up to this one are over: they are not run again by a clock that was set back, unless it was wrong before.
-fn handled(schedule: &ScheduleRow, now: Timestamp) -> Timestamp {
-    if schedule.handled.duration_since(now) > WRONG_CLOCK { now } else { schedule.handled }
-}
-
-/// When a schedule is due next; none for one that cannot be read.
-pub(crate) fn next(schedule: &ScheduleRow, now: Timestamp) -> Option<Timestamp> {
-    readable(schedule)?.0.next_after(handled(schedule, now))
-}
-
-/// When the first of these is due.
-pub(crate) fn sleep_until(schedules: &[ScheduleRow], now: Timestamp) -> Option<Timestamp> {
-    schedules.iter().filter_map(|schedule| next(schedule, now)).min()
 }
 
 /// All schedules of a daemon. Clones are the same.

@@ -2,42 +2,31 @@
 //! least once, with the same id. Blocking, in threads of its own.
 
 mod body;
+mod deliver;
 mod send;
 mod signature;
 
 use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
 
-use self::send::{Message, Sender};
 pub(crate) use self::{
     body::{BuildFacts, Event},
+    deliver::Attempt,
     send::{BadUrl, Sending},
 };
 use super::ledger::{
     Ledger, LedgerError,
-    webhooks::{self as table, DeliveryRow, Sent, WebhookRow},
+    webhooks::{self as table, DeliveryRow, WebhookRow},
 };
-use crate::{
-    model::{Hint, Kind, UserError, without_secrets},
-    system::stop::StopToken,
-};
+use crate::model::{Hint, Kind, UserError, without_secrets};
 
-/// So many are sent at once: of all customers, and of one.
-const AT_ONCE: usize = 8;
-const OF_ONE_CUSTOMER: usize = 2;
 /// While one secret replaces another, both sign.
 const MOST_SECRETS: usize = 4;
 const LONGEST_NAME: usize = 128;
-/// The longest delay between two attempts.
-const LONGEST_DELAY: SignedDuration = SignedDuration::from_hours(4);
-/// A clock that is set is noticed after this.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60 * 60);
-
 /// Why there is no such webhook, or nothing can be sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WebhookError {
@@ -106,17 +95,6 @@ pub(crate) struct NewWebhook {
     pub secrets: Vec<String>,
 }
 
-/// How an attempt ended, for those who count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attempt {
-    /// It was taken.
-    Delivered,
-    /// It is tried again.
-    Failed,
-    /// It is not tried again.
-    GivenUp,
-}
-
 /// How webhooks are sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -153,17 +131,6 @@ struct Running {
     // Customer and name of each webhook that is being sent to.
     busy: Vec<(String, String)>,
     is_woken: bool,
-}
-
-impl Running {
-    fn has_room(&self, delivery: &DeliveryRow) -> bool {
-        let of_customer = self.busy.iter().filter(|(customer, _)| *customer == delivery.customer);
-        self.busy.len() < AT_ONCE && of_customer.count() < OF_ONE_CUSTOMER && !self.busy.contains(&place(delivery))
-    }
-}
-
-fn place(delivery: &DeliveryRow) -> (String, String) {
-    (delivery.customer.clone(), delivery.webhook.clone())
 }
 
 impl Webhooks {
@@ -252,88 +219,6 @@ impl Webhooks {
         self.shared.changed.notify_all();
     }
 
-    /// Sends what is due until a stop is requested. What is being sent then is waited for; what waits stays in the ledger.
-    ///
-    /// # Errors
-    ///
-    /// When the ledger cannot be read, or TLS cannot be set up.
-    pub(crate) fn run(&self, stop: &StopToken, told: impl Fn(Attempt) + Sync) -> Result<(), WebhookError> {
-        let sender = Sender::new(&self.settings.sending).map_err(WebhookError::Client)?;
-        let woken = self.clone();
-        let _listening = stop.listen(move |_| woken.wake());
-        thread::scope(|scope| {
-            while !stop.is_requested() {
-                self.change(|running| running.is_woken = false);
-                let now = Timestamp::now();
-                for delivery in self.ledger.read(|db| table::due(db, now))? {
-                    if self.take(&delivery) {
-                        let (sender, told) = (&sender, &told);
-                        scope.spawn(move || {
-                            told(self.attempt(sender, &delivery));
-                            self.change(|running| {
-                                running.busy.retain(|busy| *busy != place(&delivery));
-                                running.is_woken = true;
-                            });
-                        });
-                    }
-                }
-                let next = self.ledger.read(|db| table::next(db, now))?;
-                self.sleep(next.and_then(|next| next.duration_since(now).try_into().ok()));
-            }
-            Ok(())
-        })
-    }
-
-    /// Takes a place for an attempt, where there is one.
-    fn take(&self, delivery: &DeliveryRow) -> bool {
-        let mut running = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_room = running.has_room(delivery);
-        if has_room {
-            running.busy.push(place(delivery));
-        }
-        has_room
-    }
-
-    fn sleep(&self, time: Option<Duration>) {
-        let time = time.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
-        let running = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.shared.changed.wait_timeout_while(running, time, |running| !running.is_woken));
-    }
-
-    fn attempt(&self, sender: &Sender, delivery: &DeliveryRow) -> Attempt {
-        let hook = self.ledger.read(|db| table::get(db, &delivery.customer, &delivery.webhook));
-        // One that was removed meanwhile has taken its deliveries along.
-        let Ok(Some(hook)) = hook else { return Attempt::GivenUp };
-        let secrets: Vec<&str> = hook.secrets.split(' ').collect();
-        let now = Timestamp::now();
-        let answer = sender.send(&Message {
-            url: &hook.url,
-            secrets: &secrets,
-            id: &delivery.id,
-            timestamp: now.as_second(),
-            body: &delivery.body,
-        });
-        let next = now + delay(self.settings.first_delay, delivery.attempts, chance());
-        let next = (next <= delivery.give_up).then_some(next);
-        let (sent, attempt) = match answer.status {
-            200..300 => (Sent::Delivered(answer.status), Attempt::Delivered),
-            410 => (Sent::Gone(410), Attempt::GivenUp),
-            status => {
-                let attempt = if next.is_some() { Attempt::Failed } else { Attempt::GivenUp };
-                (Sent::Failed(status, answer.words, next), attempt)
-            }
-        };
-        if attempt == Attempt::GivenUp {
-            let (customer, webhook, id, status) = (&hook.customer, &hook.name, &delivery.id, answer.status);
-            tracing::warn!(customer, webhook, id, status, "a webhook was not delivered and is not tried again");
-        }
-        if let Err(error) = self.ledger.write_now(table::finish(delivery.id.clone(), sent)) {
-            // It is sent again, with the same id.
-            tracing::error!(id = delivery.id, %error, "cannot note what came of a webhook");
-        }
-        attempt
-    }
-
     fn checked(&self, new: NewWebhook, made: Option<&str>) -> Result<WebhookRow, WebhookError> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if new.name.is_empty() || new.name.len() > LONGEST_NAME || !new.name.chars().all(is_plain) {
@@ -363,17 +248,6 @@ impl Webhooks {
 /// An address without user and password.
 pub(crate) fn shown_url(url: &str) -> String {
     without_secrets(url)
-}
-
-/// How long an attempt waits after so many failures before it. `chance` is between 0 and 1, so that what failed together does not come back together.
-fn delay(first: SignedDuration, before: u32, chance: f64) -> SignedDuration {
-    let whole = first.saturating_mul(4_i32.saturating_pow(before)).min(LONGEST_DELAY);
-    whole / 2 + SignedDuration::try_from_secs_f64(whole.as_secs_f64() / 2.0 * chance).unwrap_or_default()
-}
-
-/// Between 0 and 1.
-fn chance() -> f64 {
-    f64::from(crate::service::random()) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

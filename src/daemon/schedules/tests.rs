@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, mpsc};
 
-use super::*;
+use super::{due::next, when::MOST_MISSED, *};
 use crate::system::stop::StopRequest;
 
 fn at(text: &str) -> Timestamp {

@@ -181,8 +181,8 @@ impl Sender {
 /// Foreign text, within bounds.
 fn shown(bytes: &[u8]) -> String {
     let text: String = Shown::plain(String::from_utf8_lossy(bytes).trim()).into();
-    let end = text.floor_char_boundary(ANSWER);
-    text.get(..end).unwrap_or_default().to_owned()
+    let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= ANSWER).last();
+    text.get(..end.unwrap_or_default()).unwrap_or_default().to_owned()
 }
 
 /// The causes alone: the error itself names the address, and perhaps a login in it.

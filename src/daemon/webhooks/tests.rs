@@ -1,14 +1,19 @@
 //! Webhooks against a server on loopback: what it is sent, and what a daemon does that is killed in between.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpListener,
+    fs,
+    io::{self, BufRead as _, BufReader, Read as _},
+    net::{TcpListener, TcpStream},
     path::Path,
     sync::mpsc::{self, Receiver},
+    thread,
 };
 
-use super::*;
-use crate::{model::State, system::stop::StopRequest};
+use super::{deliver::delay, table::Sent, *};
+use crate::{
+    model::State,
+    system::stop::{StopRequest, StopToken},
+};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -27,38 +32,66 @@ impl Request {
 
 /// Answers requests in turn, and gives what came in. The last answer is repeated.
 fn server(answers: &[&str]) -> (String, Receiver<Request>) {
+    serve(answers, "http", Ok)
+}
+
+/// The same behind TLS, with the certificate for it.
+fn tls_server(answers: &[&str]) -> (String, Receiver<Request>, String) {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.expect("versions").with_no_client_auth().with_single_cert(vec![cert.der().clone()], key);
+    let config = Arc::new(config.expect("a configuration"));
+    let (url, requests) = serve(answers, "https", move |stream| {
+        let mut talk = rustls::ServerConnection::new(config.clone()).expect("a connection");
+        let mut stream = stream;
+        talk.complete_io(&mut stream)?;
+        Ok(rustls::StreamOwned::new(talk, stream))
+    });
+    (url.replace("127.0.0.1", "localhost"), requests, cert.pem())
+}
+
+fn serve<S: io::Read + io::Write>(
+    answers: &[&str],
+    scheme: &str,
+    begin: impl Fn(TcpStream) -> io::Result<S> + Send + 'static,
+) -> (String, Receiver<Request>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = format!("http://{}/hook", listener.local_addr().expect("an address"));
+    let address = format!("{scheme}://{}/hook", listener.local_addr().expect("an address"));
     let (seen, requests) = mpsc::channel();
     let answers: Vec<String> = answers.iter().map(|text| (*text).to_owned()).collect();
     thread::spawn(move || {
         for (at, stream) in listener.incoming().enumerate() {
-            let Ok(mut stream) = stream else { break };
-            let mut reader = BufReader::new(stream.try_clone().expect("a stream"));
-            let (mut line, mut headers) = (String::new(), Vec::new());
-            reader.read_line(&mut line).expect("a line");
-            loop {
-                line.clear();
-                reader.read_line(&mut line).expect("a line");
-                let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-                headers.push((name.to_ascii_lowercase(), value.to_owned()));
-            }
-            let length = headers.iter().find(|(name, _)| name == "content-length").expect("a length");
-            let mut body = vec![0; length.1.parse().expect("a number")];
-            reader.read_exact(&mut body).expect("a body");
+            let Ok(stream) = begin(stream.expect("a stream")) else { continue };
             let answer = answers.get(at).or(answers.last()).expect("an answer");
-            let (status, text) = answer.split_once('|').unwrap_or((answer, ""));
-            let head = format!(
-                "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\nlocation: /hook\r\n",
-                text.len()
-            );
-            let _ = stream.write_all(format!("{head}\r\n{text}").as_bytes());
-            if seen.send(Request { headers, body: String::from_utf8(body).expect("text") }).is_err() {
+            if seen.send(talk(stream, answer)).is_err() {
                 break;
             }
         }
     });
     (address, requests)
+}
+
+fn talk(stream: impl io::Read + io::Write, answer: &str) -> Request {
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut headers) = (String::new(), Vec::new());
+    reader.read_line(&mut line).expect("a line");
+    loop {
+        line.clear();
+        reader.read_line(&mut line).expect("a line");
+        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        headers.push((name.to_ascii_lowercase(), value.to_owned()));
+    }
+    let length = headers.iter().find(|(name, _)| name == "content-length").expect("a length");
+    let mut body = vec![0; length.1.parse().expect("a number")];
+    reader.read_exact(&mut body).expect("a body");
+    let (status, text) = answer.split_once('|').unwrap_or((answer, ""));
+    let head = format!("content-length: {}\r\nconnection: close\r\nlocation: /hook\r\n", text.len());
+    let _ = reader.get_mut().write_all(format!("HTTP/1.1 {status}\r\n{head}\r\n{text}").as_bytes());
+    let _ = reader.get_mut().flush();
+    Request { headers, body: String::from_utf8(body).expect("text") }
 }
 
 fn open(path: &Path) -> Ledger {
@@ -130,22 +163,11 @@ fn what_is_sent_is_signed_and_documented() {
     assert_eq!(request.header("authorization"), "Basic dXNlcjpwYXNz");
     let mut body: serde_json::Value = serde_json::from_str(&request.body).expect("JSON");
     assert!(body["timestamp"].take().as_str().is_some_and(|text| text.parse::<Timestamp>().is_ok()));
-    let expected = serde_json::json!({
-        "type": "build.finished",
-        "timestamp": null,
-        "data": {
-            "id": "acme-a3f9c2b1",
-            "name": "gateway",
-            "customer": "acme",
-            "state": "FAILED",
-            "targets": ["core-image-minimal"],
-            "machine": "qemux86-64",
-            "started": "2026-11-30T10:00:00Z",
-            "ended": "2026-11-30T11:00:00Z",
-            "exit_code": 1,
-            "reasons": ["busybox:do_compile failed"],
-        },
-    });
+    // The example of the documentation.
+    let (_, example) = include_str!("../../../docs/webhooks.md").split_once("```json").expect("an example");
+    let (example, _) = example.split_once("```").expect("its end");
+    let mut expected: serde_json::Value = serde_json::from_str(example).expect("JSON");
+    expected["timestamp"] = serde_json::Value::Null;
     assert_eq!(body, expected);
     let row = webhooks.deliveries("acme", "ci", 10).expect("rows").remove(0);
     assert!(row.delivered && row.attempts == 1 && row.status == 204 && row.next_attempt.is_none(), "{row:?}");
@@ -224,6 +246,25 @@ fn this_machine_is_not_connected_to_unless_that_is_allowed() {
     let webhooks = Webhooks::new(&ledger, quick(true));
     assert_eq!(run(&webhooks, 1), [Attempt::Delivered]);
     requests.recv().expect("a request");
+}
+
+#[test]
+fn a_certificate_counts_as_the_machine_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger = open(&folder.path().join("daemon.db"));
+    let (url, requests, certificate) = tls_server(&["200 OK"]);
+    let strangers = Webhooks::new(&ledger, quick(true));
+    add(&strangers, hook(&url)).expect("created");
+    tell(&ledger, Event::Queued, "acme");
+    assert_eq!(run(&strangers, 1), [Attempt::Failed]);
+    let row = strangers.deliveries("acme", "", 1).expect("rows").remove(0);
+    assert!(row.error.starts_with("no connection: invalid peer certificate"), "{}", row.error);
+    let bundle = folder.path().join("ca.pem");
+    fs::write(&bundle, certificate).expect("a file");
+    let mut settings = quick(true);
+    settings.sending.ca_bundle = Some(bundle);
+    assert_eq!(run(&Webhooks::new(&ledger, settings), 1), [Attempt::Delivered]);
+    assert!(requests.recv().expect("a request").body.contains("build.queued"));
 }
 
 #[test]
