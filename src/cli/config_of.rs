@@ -9,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use serde_json::json;
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -19,12 +19,12 @@ use super::{
     report::{Done, Failure, Refused, placed},
 };
 use crate::{
-    config::{Config, Source, Texts},
+    config::{self, Config, Source, Texts},
     daemon::schedules::fetched::{Fetched, Given, Pinned},
     engine::{self, Judged},
-    layers::{Repository, Store, discover},
+    layers::{LayerError, Repository, Store, discover},
     lock::Lock,
-    model::{BuildRequest, Digest, Hint, SystemFacts, is_ambiguous, without_secrets},
+    model::{BuildRequest, CommitId, Digest, Hint, SystemFacts, is_ambiguous, without_secrets},
     plan::{PlannedLayer, PlannedPath, PlannedSource},
     project::{Project, Sources},
     service::random,
@@ -97,6 +97,28 @@ fn read(repository: &Repository, args: &args::ConfigOf, facts: &SystemFacts) -> 
     Ok(Project::of(Sources { texts, ..project.sources }, args.variant.as_deref(), facts)?)
 }
 
+/// What is laid over the config.
+#[derive(Serialize)]
+struct Overlay<'a> {
+    layers: Vec<OwnLayer<'a>>,
+}
+
+/// A layer of the repository.
+#[derive(Serialize)]
+struct OwnLayer<'a> {
+    name: &'a str,
+    git: &'a str,
+    commit: Option<&'a CommitId>,
+    sublayers: Sublayers,
+}
+
+#[derive(Serialize)]
+struct Sublayers {
+    include: Vec<String>,
+    // The config's own are of another folder.
+    exclude: [String; 0],
+}
+
 /// What names layers of the repository by its address; none where the config has no such layers.
 fn own_layers(config: &Config, file: &Path, repository: &Repository, url: &str) -> Result<Option<String>, Failure> {
     let (root, mut own) = (repository.whole(), Vec::new());
@@ -112,7 +134,7 @@ fn own_layers(config: &Config, file: &Path, repository: &Repository, url: &str) 
             let hint = Hint::new("it may name layers of its own repository by path, and others by `git:`");
             return Err(Refused::new(format!("the layer `{name}` is not in the repository: {path}"), [hint]).into());
         };
-        let texts = |list: &[crate::config::Text]| list.iter().map(|text| text.text.clone()).collect();
+        let texts = |list: &[config::Text]| list.iter().map(|text| text.text.clone()).collect();
         let planned = PlannedLayer {
             name: name.clone(),
             source: PlannedSource::Path(PlannedPath {
@@ -125,7 +147,7 @@ fn own_layers(config: &Config, file: &Path, repository: &Repository, url: &str) 
             exclude: texts(&layer.exclude),
             ignore_series: layer.ignore_series,
         };
-        let found = discover(&folder, &planned).map_err(crate::layers::LayerError::from)?;
+        let found = discover(&folder, &planned).map_err(LayerError::from)?;
         let include: Vec<String> = found
             .iter()
             .filter_map(|found| found.folder.strip_prefix(root).ok())
@@ -133,15 +155,11 @@ fn own_layers(config: &Config, file: &Path, repository: &Repository, url: &str) 
             // The repository itself is one layer.
             .filter(|path| !path.is_empty())
             .collect();
-        own.push(json!({
-            "name": name,
-            "git": url,
-            "commit": repository.pin().commit,
-            "sublayers": {"include": include, "exclude": []},
-        }));
+        let sublayers = Sublayers { include, exclude: [] };
+        own.push(OwnLayer { name, git: url, commit: repository.pin().commit.as_ref(), sublayers });
     }
     // JSON is YAML.
-    Ok((!own.is_empty()).then(|| json!({"layers": own}).to_string()))
+    Ok((!own.is_empty()).then(|| serde_json::to_string(&Overlay { layers: own }).expect("each field has a text")))
 }
 
 fn fetched(
@@ -168,7 +186,7 @@ fn fetched(
             Some(pin(context, &fresh, &judge(&fresh)?, &request)?)
         }
     };
-    let commit = crate::model::CommitId::from_sha1([0; 20]);
+    let commit = CommitId::from_sha1([0; 20]);
     Ok(Fetched { commit, submission, asks: judged.asks, pins })
 }
 
@@ -191,6 +209,6 @@ fn pin(
     let lock = Lock::of(pins)
         .to_text()
         .map_err(|error| FileError::new("write", Path::new("smidr.lock"))(io::Error::other(error)))?;
-    let whole = json!([project.digest, request, lock]).to_string();
+    let whole = serde_json::to_string(&(&project.digest, request, &lock)).expect("each field has a text");
     Ok(Pinned { digest: Digest::from_sha256(Sha256::digest(whole).into()), lock })
 }

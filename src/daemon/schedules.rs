@@ -68,6 +68,9 @@ pub(crate) enum ScheduleError {
         /// What was written.
         value: String,
     },
+    /// Pins are compared where a config is fetched.
+    #[error("only a config in git can be built only if its pins have changed")]
+    Changed,
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -79,9 +82,12 @@ pub(crate) enum ScheduleError {
 impl UserError for ScheduleError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Cron { .. } | Self::Never { .. } | Self::TimeZone(_) | Self::Name(_) | Self::Git { .. } => {
-                Kind::Request
-            }
+            Self::Cron { .. }
+            | Self::Never { .. }
+            | Self::TimeZone(_)
+            | Self::Name(_)
+            | Self::Git { .. }
+            | Self::Changed => Kind::Request,
             Self::Ledger(error) => error.kind(),
             Self::Timer(_) => Kind::Host,
         }
@@ -92,7 +98,7 @@ impl UserError for ScheduleError {
             Self::Cron { .. } => vec![Hint::new("five fields, as crontab(5) has them: `30 2 * * 1-5`, or @daily")],
             Self::TimeZone(_) => vec![Hint::new("name it as the IANA does: Europe/Berlin")],
             Self::Ledger(error) => error.hints(),
-            Self::Never { .. } | Self::Name(_) | Self::Git { .. } | Self::Timer(_) => Vec::new(),
+            Self::Never { .. } | Self::Name(_) | Self::Git { .. } | Self::Changed | Self::Timer(_) => Vec::new(),
         }
     }
 }
@@ -215,6 +221,7 @@ impl Schedules {
         let timer = timer.map_err(io::Error::from)?;
         let woken = self.clone();
         let _listening = stop.listen(move |_| woken.wake());
+        self.ledger.write_now(table::count_anew)?;
         thread::scope(|scope| {
             let begin = |due: Due| {
                 let start = &start;
@@ -298,8 +305,10 @@ fn checked(new: NewSchedule, now: Timestamp) -> Result<ScheduleRow, ScheduleErro
         return Err(ScheduleError::Name(new.name));
     }
     When::new(&new.cron, &new.time_zone)?;
-    if let Source::Git(git) = &new.source {
-        check_git(git)?;
+    match &new.source {
+        Source::Git(git) => check_git(git)?,
+        Source::Submission { .. } if new.only_if_changed => return Err(ScheduleError::Changed),
+        Source::Submission { .. } => {}
     }
     Ok(ScheduleRow {
         customer: new.customer,

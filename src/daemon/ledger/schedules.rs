@@ -53,7 +53,7 @@ pub(crate) struct ScheduleRow {
     pub last_build: Option<String>,
     /// Why the last run started no build.
     pub last_error: Option<String>,
-    /// How many due times had passed without a run when that was looked at last.
+    /// How many due times have passed without a run, as far as the daemon has noticed since it was started.
     pub missed: u32,
     /// Of what the last build was pinned to.
     pub pins: Option<String>,
@@ -128,11 +128,16 @@ pub(crate) fn handle(
     missed: u32,
 ) -> impl FnOnce(&Connection) -> rusqlite::Result<()> {
     move |db| {
-        let sql = "UPDATE schedules SET handled = ?3, pending = ?4, last = coalesce(?4, last), missed = ?5
+        let sql = "UPDATE schedules SET handled = ?3, pending = ?4, last = coalesce(?4, last), missed = missed + ?5
             WHERE customer = ?1 AND name = ?2";
         let (handled, starts) = (handled.as_millisecond(), starts.map(Timestamp::as_millisecond));
         db.execute(sql, params![customer, name, handled, starts, missed]).map(drop)
     }
+}
+
+/// Begins to count missed runs.
+pub(crate) fn count_anew(db: &Connection) -> rusqlite::Result<()> {
+    db.execute("UPDATE schedules SET missed = 0", []).map(drop)
 }
 
 /// Notes how the run of a due time ended. Does nothing where the schedule was replaced meanwhile.

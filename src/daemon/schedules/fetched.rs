@@ -127,9 +127,16 @@ impl GitConfig {
         let how = child.wait().map_err(failed())?;
         match how.success() {
             true => Ok(serde_json::from_slice(&out)?),
-            false => Err(FetchedError::Refused { how, said: String::from_utf8_lossy(&said).trim().to_owned() }),
+            false => Err(FetchedError::Refused { how, said: error_in(&String::from_utf8_lossy(&said)) }),
         }
     }
+}
+
+/// What a command says after it has said what it does.
+fn error_in(said: &str) -> String {
+    let begin = if said.starts_with("error: ") { Some(0) } else { said.find("\nerror: ").map(|at| at + 1) };
+    let error = begin.and_then(|at| said.get(at..)).and_then(|error| error.strip_prefix("error: "));
+    error.unwrap_or(said).trim().to_owned()
 }
 
 /// All that comes, of which only so much is kept: a full pipe would stop the command.
@@ -140,4 +147,21 @@ fn read(from: Option<impl Read>, most: u64) -> Vec<u8> {
         let _ = io::copy(&mut from, &mut io::sink());
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_what_counts_of_what_is_said() {
+        for (said, expected) in [
+            ("fetch      p\nerror: there is no x\nhint: y\n", "there is no x\nhint: y"),
+            ("error: there is no x\n", "there is no x"),
+            ("an error: is in here\n", "an error: is in here"),
+            ("", ""),
+        ] {
+            assert_eq!(error_in(said), expected);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{sync::PoisonError, thread, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Running, WebhookError, Webhooks,
+    LedgerError, Running, WebhookError, Webhooks,
     send::{Message, Sender},
     table::{self, DeliveryRow, Sent},
 };
@@ -14,6 +14,8 @@ use crate::system::stop::StopToken;
 /// So many are sent at once: of all customers, and of one.
 const AT_ONCE: usize = 8;
 const OF_ONE_CUSTOMER: usize = 2;
+/// How long a webhook is left alone after the ledger could not be used.
+const AFTER_AN_ERROR: Duration = Duration::from_secs(60);
 /// The longest delay between two attempts.
 const LONGEST_DELAY: SignedDuration = SignedDuration::from_hours(4);
 /// A clock that is set is noticed after this.
@@ -59,7 +61,7 @@ impl Webhooks {
                     if self.take(&delivery) {
                         let (sender, told) = (&sender, &told);
                         scope.spawn(move || {
-                            told(self.attempt(sender, &delivery));
+                            self.attempt(sender, &delivery, stop).into_iter().for_each(told);
                             self.change(|running| {
                                 running.busy.retain(|busy| *busy != place(&delivery));
                                 running.is_woken = true;
@@ -68,7 +70,7 @@ impl Webhooks {
                     }
                 }
                 let next = self.ledger.read(|db| table::next(db, now))?;
-                self.sleep(next.and_then(|next| next.duration_since(now).try_into().ok()));
+                self.sleep(next.and_then(|next| next.duration_since(now).try_into().ok()), stop);
             }
             Ok(())
         })
@@ -84,16 +86,34 @@ impl Webhooks {
         has_room
     }
 
-    fn sleep(&self, time: Option<Duration>) {
+    fn sleep(&self, time: Option<Duration>, stop: &StopToken) {
         let time = time.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
         let running = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.shared.changed.wait_timeout_while(running, time, |running| !running.is_woken));
+        let goes_on = |running: &mut Running| !running.is_woken && !stop.is_requested();
+        drop(self.shared.changed.wait_timeout_while(running, time, goes_on));
     }
 
-    fn attempt(&self, sender: &Sender, delivery: &DeliveryRow) -> Attempt {
-        let hook = self.ledger.read(|db| table::get(db, &delivery.customer, &delivery.webhook));
-        // One that was removed meanwhile has taken its deliveries along.
-        let Ok(Some(hook)) = hook else { return Attempt::GivenUp };
+    /// Keeps the place of an attempt for a while: what the ledger cannot note would be sent again at once.
+    fn pause(&self, error: &LedgerError, stop: &StopToken) {
+        tracing::error!(%error, "cannot note what came of a webhook");
+        let running = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.shared.changed.wait_timeout_while(running, AFTER_AN_ERROR, |_| !stop.is_requested()));
+    }
+
+    /// None where nothing was sent: the delivery is over, since another attempt ended after it was found to be due, or the webhook is gone.
+    fn attempt(&self, sender: &Sender, found: &DeliveryRow, stop: &StopToken) -> Option<Attempt> {
+        let read = self.ledger.read(|db| {
+            let hook = table::get(db, &found.customer, &found.webhook)?;
+            Ok((table::one(db, &found.id)?.filter(|now| now.next_attempt == found.next_attempt), hook))
+        });
+        let (delivery, hook) = match read {
+            Ok((Some(delivery), Some(hook))) => (delivery, hook),
+            Ok(_) => return None,
+            Err(error) => {
+                self.pause(&error, stop);
+                return None;
+            }
+        };
         let secrets: Vec<&str> = hook.secrets.split(' ').collect();
         let now = Timestamp::now();
         let answer = sender.send(&Message {
@@ -117,11 +137,10 @@ impl Webhooks {
             let (customer, webhook, id, status) = (&hook.customer, &hook.name, &delivery.id, answer.status);
             tracing::warn!(customer, webhook, id, status, "a webhook was not delivered and is not tried again");
         }
-        if let Err(error) = self.ledger.write_now(table::finish(delivery.id.clone(), sent)) {
-            // It is sent again, with the same id.
-            tracing::error!(id = delivery.id, %error, "cannot note what came of a webhook");
+        if let Err(error) = self.ledger.write_now(table::finish(delivery.id, sent)) {
+            self.pause(&error, stop);
         }
-        attempt
+        Some(attempt)
     }
 }
 

@@ -135,7 +135,7 @@ fn tell(ledger: &Ledger, event: Event, customer: &str) -> usize {
 fn run(webhooks: &Webhooks, count: usize) -> Vec<Attempt> {
     let (stop, (told, heard)) = (StopToken::default(), mpsc::channel());
     thread::scope(|scope| {
-        let looping = scope.spawn(|| webhooks.run(&stop, |attempt| drop(told.send(attempt))));
+        let looping = scope.spawn(|| webhooks.run(&stop, |attempt| told.send(attempt).expect("heard")));
         let attempts = (0..count).map(|_| heard.recv().expect("an attempt")).collect();
         stop.request(StopRequest::Graceful);
         looping.join().expect("the loop").expect("no error");
@@ -297,7 +297,7 @@ fn the_history_is_bounded_and_what_waits_too() {
     let ledger = open(&folder.path().join("daemon.db"));
     let webhooks = Webhooks::new(&ledger, quick(false));
     add(&webhooks, hook("https://example.org/")).expect("created");
-    (0..1003).for_each(|_| drop(tell(&ledger, Event::Queued, "acme")));
+    assert!((0..1003).all(|_| tell(&ledger, Event::Queued, "acme") == 1));
     let all = webhooks.deliveries("acme", "ci", u32::MAX).expect("rows");
     let (waiting, refused): (Vec<_>, Vec<_>) = all.into_iter().partition(|row| row.next_attempt.is_some());
     assert_eq!((waiting.len(), refused.len()), (1000, 3));
