@@ -1,4 +1,4 @@
-//! Builds at times. In go schedules of the ledger and the clock, out come runs that are due. What is built is text to it: whoever calls [`Schedules::run`] makes a build of
+//! Builds at times. In go schedules of the ledger and the clock, out come runs that are due. What is built is text to it: the caller of [`Schedules::run`] makes a build of
 //! it. Times are right where clocks change, and each due time is started once, also where the clock is set back or the daemon is killed in between.
 
 pub(crate) mod due;

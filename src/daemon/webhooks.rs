@@ -69,7 +69,7 @@ impl UserError for WebhookError {
             Self::Event(_) => vec![Hint::new(format!("there are: {}", Event::ALL.map(Event::name).join(", ")))],
             Self::Url { source: BadUrl::Inward(_), .. } => {
                 vec![Hint::config(
-                    "allow it in daemon.yaml, if all who make webhooks may reach it",
+                    "allow it in daemon.yaml, for all webhooks",
                     "webhooks: {private: true}",
                 )]
             }

@@ -1,4 +1,4 @@
-//! What a branch or a tag of a repository is now, for whoever reads more in it than layers.
+//! What a branch or a tag of a repository is now, where more than its layers is read.
 
 use super::{Access, GitError, LayerError, Repository, Store};
 use crate::plan::{PlannedGit, Submodules};

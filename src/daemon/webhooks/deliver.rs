@@ -21,7 +21,7 @@ const LONGEST_DELAY: SignedDuration = SignedDuration::from_hours(4);
 /// A clock that is set is noticed after this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60 * 60);
 
-/// How an attempt ended, for those who count.
+/// How an attempt ended, to be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attempt {
     /// It was taken.
