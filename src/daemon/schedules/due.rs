@@ -37,7 +37,7 @@ impl Due {
     }
 }
 
-/// Schedules whose due times lie behind, and those whose run was begun and not finished.
+/// Schedules whose due times lie behind. Those whose run is being started are left out by the caller.
 pub(crate) fn due(schedules: &[ScheduleRow], now: Timestamp) -> Vec<Due> {
     schedules.iter().filter_map(|schedule| due_one(schedule, now)).collect()
 }
