@@ -142,6 +142,7 @@ fn own_layers(config: &Config, file: &Path, repository: &Repository, url: &str) 
                 written: path.text.clone(),
                 pinned: false,
                 instead_of: None,
+                sent: None,
             }),
             include: texts(&layer.include),
             exclude: texts(&layer.exclude),

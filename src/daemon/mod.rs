@@ -6,9 +6,18 @@ pub(crate) mod audit;
 pub(crate) mod blobs;
 pub(crate) mod config;
 pub(crate) mod ledger;
+pub(crate) mod limits;
+pub(crate) mod metrics;
+pub(crate) mod policy;
 mod queue;
+mod scheduled;
+pub(crate) mod schedules;
 mod submit;
 mod tally;
+mod told;
+pub(crate) mod units;
+pub(crate) mod webhooks;
+mod where_asked;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,6 +34,9 @@ use self::{
     blobs::{BlobError, Blobs},
     config::{DaemonConfig, DaemonConfigError},
     ledger::{Ledger, LedgerError},
+    metrics::Metrics,
+    schedules::{ScheduleError, Schedules},
+    webhooks::{WebhookError, Webhooks},
 };
 use crate::{
     artifacts::{self, ArtifactError},
@@ -38,6 +50,7 @@ use crate::{
         files::{FileError, make_private_dir},
         lock::{self, Attempt, FileLock, Mode},
         process::Spawner,
+        stop::StopToken,
     },
     worker::WorkerError,
 };
@@ -77,6 +90,12 @@ pub(crate) enum DaemonError {
         /// How many may wait.
         most: u32,
     },
+    /// Schedules.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// Webhooks.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     /// Blobs.
     #[error(transparent)]
     Blob(#[from] BlobError),
@@ -132,6 +151,8 @@ impl UserError for DaemonError {
             Self::Ends | Self::Full { .. } => Kind::Outside,
             Self::Refused(_) => Kind::Request,
             Self::Blob(error) => error.kind(),
+            Self::Schedule(error) => error.kind(),
+            Self::Webhook(error) => error.kind(),
             Self::Artifacts(error) => error.kind(),
             Self::Denied(error) => error.kind(),
             Self::Project(error) => error.kind(),
@@ -156,6 +177,8 @@ impl UserError for DaemonError {
             Self::Refused(refused) => refused.hints(),
             Self::Full { .. } => vec![Hint::new("try again when one of them has started")],
             Self::Blob(error) => error.hints(),
+            Self::Schedule(error) => error.hints(),
+            Self::Webhook(error) => error.hints(),
             Self::Taken { .. } | Self::Missing { .. } | Self::Ends => Vec::new(),
             Self::Denied(error) => error.hints(),
             Self::Artifacts(error) => error.hints(),
@@ -196,6 +219,12 @@ pub(crate) struct Daemon {
     pub blobs: Blobs,
     /// Who did what.
     pub audit: Audit,
+    /// Builds at times.
+    pub schedules: Schedules,
+    /// What addresses are told.
+    pub webhooks: Webhooks,
+    /// What is counted.
+    pub metrics: Metrics,
     spawner: Spawner,
     ledger: Ledger,
     history: Mutex<History>,
@@ -204,6 +233,7 @@ pub(crate) struct Daemon {
     tokens: RwLock<HashMap<TokenHash, Token>>,
     // Counts changes of tokens: streams look again whether they may go on.
     access: watch::Sender<u64>,
+    stop: StopToken,
     // What it listens on, for people.
     addresses: RwLock<Vec<String>>,
     ending: watch::Sender<Option<Ending>>,
@@ -261,6 +291,9 @@ impl Daemon {
         let (wake, signals) = mpsc::channel();
         let daemon = Arc::new(Self {
             queue: Mutex::new(queue),
+            schedules: Schedules::new(&ledger)?,
+            webhooks: Webhooks::new(&ledger, webhooks::Settings::new(config.private_webhooks, facts.ca_bundle.clone())),
+            metrics: Metrics::new(),
             blobs: Blobs::open(&paths, config.limits.blob_size)?,
             audit: Audit::open(&folder)?,
             config: RwLock::new(Arc::new(config)),
@@ -273,6 +306,7 @@ impl Daemon {
             wake,
             tokens: RwLock::new(tokens),
             access: watch::Sender::new(0),
+            stop: StopToken::default(),
             addresses: RwLock::default(),
             ending: watch::Sender::new(None),
             tallies: Mutex::default(),
@@ -282,7 +316,35 @@ impl Daemon {
         daemon.recover()?;
         let failed = io_error("start a thread of", &daemon.paths);
         queue::run(daemon.clone(), signals).map_err(failed)?;
+        daemon.begin_beside()?;
         Ok(daemon)
+    }
+
+    /// Starts what runs beside the queue: schedules, and what is told to webhooks.
+    fn begin_beside(self: &Arc<Self>) -> Result<(), DaemonError> {
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let begun = std::thread::Builder::new().name(name.into()).spawn(work);
+            begun.map(drop).map_err(io_error("start a thread of", &self.paths))
+        };
+        let daemon = self.clone();
+        spawn(
+            "schedules",
+            Box::new(move || {
+                if let Err(error) = daemon.schedules.run(&daemon.stop, |due| daemon.run_schedule(due)) {
+                    tracing::error!(%error, "schedules have stopped");
+                }
+            }),
+        )?;
+        let daemon = self.clone();
+        spawn(
+            "webhooks",
+            Box::new(move || {
+                if let Err(error) = daemon.webhooks.run(&daemon.stop, |attempt| daemon.metrics.sent(attempt)) {
+                    tracing::error!(%error, "webhooks have stopped");
+                }
+            }),
+        )?;
+        Ok(())
     }
 
     /// What `daemon.yaml` says.
@@ -486,10 +548,3 @@ impl Daemon {
         lock(&self.queue).place(id)
     }
 }
-pub(crate) mod limits;
-pub(crate) mod policy;
-mod where_asked;
-pub(crate) mod metrics;
-pub(crate) mod schedules;
-pub(crate) mod units;
-pub(crate) mod webhooks;

@@ -16,7 +16,14 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Daemon, DaemonError, config::DaemonConfig, ledger::waiting::Waiting, lock};
+use super::{
+    Daemon, DaemonError,
+    config::DaemonConfig,
+    ledger::waiting::Waiting,
+    lock,
+    told::facts,
+    webhooks::{Event, Webhooks},
+};
 use crate::{
     executors::{self, Life},
     history::{BuildRecord, History},
@@ -300,16 +307,24 @@ impl Daemon {
                     announced.push(about.record.clone());
                     lock(&self.queue).add(seq, since, about);
                 }
-                None => self.ledger.begun(&build)?,
+                None => self.ledger.begun(&build, None)?,
             }
         }
         let history = lock(&self.history);
         history.announce(&announced)?;
         let unfinished = history.unfinished()?;
         drop(history);
+        for Waiting { build, since, about, .. } in self.ledger.all_running()? {
+            // One that ended meanwhile is followed too: its end is told then.
+            if let Ok(about) = serde_json::from_str::<About>(&about) {
+                let entry = Entry { seq: 0, since, about, tries: 0, failed: None };
+                lock(&self.queue).running.insert(build, entry);
+            }
+        }
         for build in unfinished.into_iter().filter(|build| !build.waits) {
             let build = self.builds().show(Some(build.id.as_str()))?;
-            if !build.state.is_final() {
+            let is_known = lock(&self.queue).running.contains_key(&build.id);
+            if !build.state.is_final() && !is_known {
                 let about = self.about_running(build);
                 let entry = Entry { seq: 0, since: about.record.started, about, tries: 0, failed: None };
                 lock(&self.queue).running.insert(entry.about.id().clone(), entry);
@@ -388,7 +403,14 @@ impl Daemon {
                 .spawn(move || child.wait())
                 .map_err(super::io_error("wait for a worker of", &self.paths))?;
         }
-        self.ledger.begun(id)?;
+        let build = lock(&self.queue).running.get(id).map(|entry| entry.about.record.clone());
+        let told = build.map(|build| {
+            let build = BuildRecord { waits: false, started: Timestamp::now(), ..build };
+            Webhooks::queue(Event::Started, &facts(&build, BuildState::Preparing), build.started)
+        });
+        self.ledger.begun(id, told)?;
+        self.webhooks.wake();
+        tracing::info!(build = %id, "a build starts");
         Ok(())
     }
 
@@ -424,7 +446,14 @@ impl Daemon {
             worker::end_unbegun(&submission, &self.paths, outcome)?;
             let _ = fs::remove_file(self.paths.alive(id));
         }
-        Ok(self.ledger.begun(id)?)
+        let told = self
+            .builds()
+            .show(Some(id.as_str()))
+            .ok()
+            .map(|build| Webhooks::queue(Event::Finished, &facts(&build, build.state), Timestamp::now()));
+        self.ledger.ended(id, told)?;
+        self.webhooks.wake();
+        Ok(())
     }
 
     /// Cancels a build that waits. Gives whether it waited.
@@ -439,8 +468,12 @@ impl Daemon {
         Ok(true)
     }
 
-    fn ended(&self, id: &BuildId) {
-        lock(&self.queue).running.remove(id);
+    fn ended(self: &Arc<Self>, id: &BuildId) {
+        let entry = lock(&self.queue).running.remove(id);
+        let since = entry.map_or_else(Timestamp::now, |entry| entry.since);
+        if let Err(error) = self.tell_end(id, since) {
+            tracing::error!(build = %id, %error, "the end of a build could not be noted");
+        }
     }
 
     /// The queue.

@@ -11,6 +11,8 @@ use super::{
     lock,
     policy::{self, Verdict},
     queue::{About, Place, Signal},
+    told::facts,
+    webhooks::{Event, Webhooks},
 };
 use crate::{
     config::{Problem, Problems, Texts},
@@ -213,21 +215,50 @@ impl Daemon {
         let text = serde_json::to_string(&about).unwrap_or_default();
         let now = about.record.started;
         self.check_room(&about)?;
-        match self.ledger.take(&submission, text, request, now).await? {
+        let told = Webhooks::queue(Event::Queued, &facts(&about.record, State::Queued), now);
+        match self.ledger.take(&submission, text, request, now, told).await? {
             Taken::Before(build) => {
                 let place = self.waits(&build);
                 Ok(Accepted { build, repeated: true, place })
             }
             Taken::New(seq) => {
-                let build = submission.id;
-                let (daemon, record) = (self.clone(), about.record.clone());
-                let place = lock(&self.queue).add(seq, now, about);
-                let announced = tokio::task::spawn_blocking(move || lock(&daemon.history).announce(&[record])).await;
-                // It is taken: what the index lacks, a look at the queue tells.
-                drop(announced);
-                let _ = self.wake.send(Signal::Look);
-                Ok(Accepted { build, repeated: false, place: Some(place) })
+                let daemon = self.clone();
+                let entered = tokio::task::spawn_blocking(move || daemon.enter(seq, now, about)).await;
+                Ok(Accepted { build: submission.id, repeated: false, place: entered.ok() })
             }
         }
+    }
+
+    /// Takes a submission of the daemon itself. Gives the build, or the one that the same request was before.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be kept.
+    pub(super) fn take_now(
+        &self,
+        submission: Submission,
+        about: About,
+        request: Option<String>,
+    ) -> Result<BuildId, DaemonError> {
+        let text = serde_json::to_string(&about).unwrap_or_default();
+        let now = about.record.started;
+        let told = Webhooks::queue(Event::Queued, &facts(&about.record, State::Queued), now);
+        match self.ledger.take_now(&submission, text, request, now, told)? {
+            Taken::Before(build) => Ok(build),
+            Taken::New(seq) => {
+                self.enter(seq, now, about);
+                Ok(submission.id)
+            }
+        }
+    }
+
+    /// Puts into the queue what the ledger has.
+    fn enter(&self, seq: u64, now: Timestamp, about: About) -> Place {
+        // Before it may start: what it is then replaces this. What the index lacks, the queue tells.
+        let _ = lock(&self.history).announce(std::slice::from_ref(&about.record));
+        let place = lock(&self.queue).add(seq, now, about);
+        self.webhooks.wake();
+        let _ = self.wake.send(Signal::Look);
+        place
     }
 }

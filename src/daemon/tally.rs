@@ -20,6 +20,12 @@ pub(crate) struct Tally {
     pub total: u64,
     /// How many failed.
     pub failed: u64,
+    /// How many need not run.
+    pub skipped: u64,
+    /// How many took their result from sstate.
+    pub from_sstate: u64,
+    /// How many could not.
+    pub not_in_sstate: u64,
 }
 
 impl Tally {
@@ -30,7 +36,14 @@ impl Tally {
                 self.done += 1;
                 self.failed += u64::from(!ok);
             }
-            Event::TaskSkipped { .. } => self.done += 1,
+            Event::TaskEnded { setscene: true, ok, .. } => {
+                self.from_sstate += u64::from(*ok);
+                self.not_in_sstate += u64::from(!ok);
+            }
+            Event::TaskSkipped { .. } => {
+                self.done += 1;
+                self.skipped += 1;
+            }
             _ => {}
         }
     }

@@ -1,9 +1,9 @@
 //! What the daemon must not forget: the builds that wait, tokens, schedules, webhooks and what was sent to them. One SQLite file; everything
 //! that is written at the same time is one commit, so that many callers wait for one fsync.
 
+pub(crate) mod schedules;
 pub(crate) mod tokens;
 pub(crate) mod waiting;
-pub(crate) mod schedules;
 pub(crate) mod webhooks;
 
 use std::{
@@ -89,7 +89,7 @@ type Work = Box<dyn FnOnce(&Connection) -> (bool, Finish) + Send>;
 type Finish = Box<dyn FnOnce(Option<&Arc<rusqlite::Error>>) + Send>;
 
 /// All tables.
-const TABLES: [&str; 2] = [waiting::TABLES, tokens::TABLES];
+const TABLES: [&str; 4] = [waiting::TABLES, tokens::TABLES, schedules::TABLES, webhooks::TABLES];
 
 /// A time as it was written down; the beginning of time where that cannot be read.
 fn time(text: &str) -> jiff::Timestamp {

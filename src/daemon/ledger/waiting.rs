@@ -1,9 +1,9 @@
 //! Submissions that wait for a worker, and which requests were taken.
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{Ledger, LedgerError, time};
+use super::{Ledger, LedgerError, time, webhooks::Queued};
 use crate::model::{BuildId, Submission};
 
 /// How long a request id is known, in days.
@@ -14,6 +14,7 @@ pub(super) const TABLES: &str = "
 CREATE TABLE waiting (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, build TEXT NOT NULL UNIQUE, since TEXT NOT NULL, about TEXT NOT NULL, submission TEXT NOT NULL
 ) STRICT;
+CREATE TABLE running (build TEXT PRIMARY KEY, since TEXT NOT NULL, about TEXT NOT NULL) STRICT;
 CREATE TABLE requests (key TEXT PRIMARY KEY, build TEXT NOT NULL, at TEXT NOT NULL) STRICT;
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 ";
@@ -47,6 +48,33 @@ fn waiting(row: &Row<'_>) -> rusqlite::Result<Option<Waiting>> {
     Ok(build.parse().ok().map(|build| Waiting { seq: seq.cast_unsigned(), build, since, about }))
 }
 
+fn taking(
+    submission: &Submission,
+    about: String,
+    request: Option<String>,
+    now: Timestamp,
+    told: Queued,
+) -> impl FnOnce(&Connection) -> rusqlite::Result<Taken> + use<> {
+    let build = submission.id.clone();
+    let text = serde_json::to_string(submission).unwrap_or_default();
+    move |db| {
+        if let Some(key) = request {
+            let known =
+                db.query_row("SELECT build FROM requests WHERE key = ?1", [&key], |row| row.get::<_, String>(0));
+            if let Some(build) = known.optional()?.and_then(|build| build.parse().ok()) {
+                return Ok(Taken::Before(build));
+            }
+            let values = params![key, build.as_str(), now.to_string()];
+            db.execute("INSERT OR REPLACE INTO requests VALUES (?1,?2,?3)", values)?;
+        }
+        let values = params![build.as_str(), now.to_string(), about, text];
+        db.execute("INSERT INTO waiting (build, since, about, submission) VALUES (?1,?2,?3,?4)", values)?;
+        let seq = db.last_insert_rowid().cast_unsigned();
+        told(db)?;
+        Ok(Taken::New(seq))
+    }
+}
+
 impl Ledger {
     /// Takes a submission, once for each request.
     ///
@@ -59,26 +87,25 @@ impl Ledger {
         about: String,
         request: Option<String>,
         now: Timestamp,
+        told: Queued,
     ) -> Result<Taken, LedgerError> {
-        let build = submission.id.clone();
-        let text = serde_json::to_string(submission).unwrap_or_default();
-        let is_known = move |db: &rusqlite::Connection, key: &str| {
-            let known = db.query_row("SELECT build FROM requests WHERE key = ?1", [key], |row| row.get::<_, String>(0));
-            Ok::<_, rusqlite::Error>(known.optional()?.and_then(|build| build.parse().ok()))
-        };
-        self.write(move |db| {
-            if let Some(key) = request {
-                if let Some(build) = is_known(db, &key)? {
-                    return Ok(Taken::Before(build));
-                }
-                let values = params![key, build.as_str(), now.to_string()];
-                db.execute("INSERT OR REPLACE INTO requests VALUES (?1,?2,?3)", values)?;
-            }
-            let values = params![build.as_str(), now.to_string(), about, text];
-            db.execute("INSERT INTO waiting (build, since, about, submission) VALUES (?1,?2,?3,?4)", values)?;
-            Ok(Taken::New(db.last_insert_rowid().cast_unsigned()))
-        })
-        .await
+        self.write(taking(submission, about, request, now, told)).await
+    }
+
+    /// The same, for threads.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be written.
+    pub(crate) fn take_now(
+        &self,
+        submission: &Submission,
+        about: String,
+        request: Option<String>,
+        now: Timestamp,
+        told: Queued,
+    ) -> Result<Taken, LedgerError> {
+        self.write_now(taking(submission, about, request, now, told))
     }
 
     /// All that wait, in the order in which they came.
@@ -102,14 +129,47 @@ impl Ledger {
         Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
-    /// Forgets one that waits no more.
+    /// Notes that one that waited runs.
     ///
     /// # Errors
     ///
     /// When the ledger cannot be written.
-    pub(crate) fn begun(&self, build: &BuildId) -> Result<(), LedgerError> {
+    pub(crate) fn begun(&self, build: &BuildId, told: Option<Queued>) -> Result<(), LedgerError> {
         let build = build.as_str().to_owned();
-        self.write_now(move |db| db.execute("DELETE FROM waiting WHERE build = ?1", [build]).map(drop))
+        self.write_now(move |db| {
+            let sql = "INSERT OR REPLACE INTO running SELECT build, since, about FROM waiting WHERE build = ?1";
+            if db.execute(sql, [&build])? > 0 {
+                told.map(|told| told(db)).transpose()?;
+            }
+            db.execute("DELETE FROM waiting WHERE build = ?1", [build]).map(drop)
+        })
+    }
+
+    /// All that run, as far as the ledger knows.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub(crate) fn all_running(&self) -> Result<Vec<Waiting>, LedgerError> {
+        let sql = "SELECT 0, build, since, about FROM running ORDER BY since";
+        self.read(|db| db.prepare(sql)?.query_map([], waiting)?.filter_map(Result::transpose).collect())
+    }
+
+    /// Notes that one is over, whether it ran or waited.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be written.
+    pub(crate) fn ended(&self, build: &BuildId, told: Option<Queued>) -> Result<(), LedgerError> {
+        let build = build.as_str().to_owned();
+        self.write_now(move |db| {
+            let known = db.execute("DELETE FROM running WHERE build = ?1", [&build])?
+                + db.execute("DELETE FROM waiting WHERE build = ?1", [&build])?;
+            if known > 0 {
+                told.map(|told| told(db)).transpose()?;
+            }
+            Ok(())
+        })
     }
 
     /// Forgets requests that were taken long ago.

@@ -1,0 +1,86 @@
+//! What becomes of builds, told to webhooks and metrics; and what follows from it: a second try, retention.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{
+    Daemon, DaemonError, lock,
+    metrics::Tasks,
+    webhooks::{BuildFacts, Event, Webhooks},
+};
+use crate::{
+    history::BuildRecord,
+    model::{BuildId, State, Submission},
+    service::random,
+    worker,
+};
+
+/// The label of a second try: the build that was interrupted.
+const RETRY_OF: &str = "retry-of";
+
+/// A build, as webhooks are told of it.
+pub(super) fn facts(build: &BuildRecord, state: State) -> BuildFacts {
+    BuildFacts {
+        id: build.id.to_string(),
+        name: build.name.clone(),
+        customer: build.customer.clone().unwrap_or_default(),
+        state,
+        targets: build.targets.clone(),
+        machine: Some(build.machine.clone()).filter(|machine| !machine.is_empty()),
+        started: (!build.waits).then_some(build.started),
+        ended: build.ended,
+        exit_code: build.outcome.as_ref().map(|outcome| outcome.exit_code()),
+        reasons: build.outcome.as_ref().map(|outcome| outcome.reasons.clone()).unwrap_or_default(),
+    }
+}
+
+impl Daemon {
+    /// Tells that a build is over, once.
+    pub(super) fn tell_end(self: &std::sync::Arc<Self>, id: &BuildId, since: Timestamp) -> Result<(), DaemonError> {
+        let build = match self.builds().show(Some(id.as_str())) {
+            Ok(build) => build,
+            // Removed meanwhile.
+            Err(_) => return Ok(self.ledger.ended(id, None)?),
+        };
+        let now = Timestamp::now();
+        self.ledger.ended(id, Some(Webhooks::queue(Event::Finished, &facts(&build, build.state), now)))?;
+        self.webhooks.wake();
+        let tally = self.tally(id).unwrap_or_default();
+        let tasks = Tasks {
+            succeeded: tally.done.saturating_sub(tally.failed + tally.skipped),
+            failed: tally.failed,
+            from_sstate: tally.from_sstate,
+            not_in_sstate: tally.not_in_sstate,
+        };
+        let between = |from: Timestamp, to: Timestamp| Duration::try_from(to.duration_since(from)).unwrap_or_default();
+        self.metrics.ended(
+            build.state,
+            between(since, build.started),
+            between(build.started, build.ended.unwrap_or(now)),
+            tasks,
+        );
+        lock(&self.tallies).remove(id);
+        tracing::info!(build = %id, state = %build.state, "a build is over");
+        if build.state == State::Interrupted {
+            self.try_again(id)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a build once more whose worker was killed, where that was asked for.
+    fn try_again(self: &std::sync::Arc<Self>, id: &BuildId) -> Result<(), DaemonError> {
+        let Ok(submission) = worker::submitted(&self.paths.build(id)) else { return Ok(()) };
+        if !submission.retry_interrupted || submission.labels.contains_key(RETRY_OF) {
+            return Ok(());
+        }
+        let again = BuildId::new(id.name(), random()).map_err(crate::project::ProjectError::from)?;
+        let mut submission = Submission { id: again.clone(), ..submission };
+        submission.labels.insert(RETRY_OF.into(), id.to_string());
+        let about = self.judge(&mut submission)?;
+        // Once for each that was interrupted, whatever is killed meanwhile.
+        self.take_now(submission, about, Some(format!("{RETRY_OF}\n{id}")))?;
+        tracing::info!(build = %id, again = %again, "an interrupted build starts again");
+        Ok(())
+    }
+}
