@@ -54,7 +54,7 @@ use crate::{
     },
     worker::WorkerError,
 };
-pub(crate) use queue::{InQueue, Place, QueueView};
+pub(crate) use queue::{About, InQueue, Place, QueueView};
 pub(crate) use submit::{Accepted, Asked};
 
 /// The ledger's file, and that of the lock, below SMIDR_HOME/daemon.

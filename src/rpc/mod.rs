@@ -1,5 +1,6 @@
 //! The API: `smidr.proto`, its conversion to and from the words of `model`, checked at the border, the server and the client.
 
+mod admin;
 mod auth;
 pub(crate) mod authority;
 mod batch;

@@ -22,11 +22,11 @@ use super::{
 };
 use crate::{
     daemon::{
-        Asked, Daemon, DaemonError, InQueue, Place, QueueView,
-        access::{How, Principal, Scope, Token},
+        About, Asked, Daemon, DaemonError, InQueue, Place, QueueView,
+        access::{Denied, How, Principal, Scope},
     },
     history::{BuildRecord, Filter, journal::Spot},
-    model::{BuildId, State},
+    model::{BuildId, State, Submission},
     service::{BuildService as _, ServiceError},
 };
 
@@ -129,37 +129,6 @@ fn queue(view: QueueView) -> proto::Queue {
     }
 }
 
-fn scope(scope: Scope) -> proto::Scope {
-    match scope {
-        Scope::Read => proto::Scope::Read,
-        Scope::Submit => proto::Scope::Submit,
-        Scope::Cancel => proto::Scope::Cancel,
-        Scope::Admin => proto::Scope::Admin,
-    }
-}
-
-fn scopes_of(numbers: &[i32]) -> Result<Vec<Scope>, Status> {
-    let scope = |number: &i32| match proto::Scope::try_from(*number) {
-        Ok(proto::Scope::Read) => Ok(Scope::Read),
-        Ok(proto::Scope::Submit) => Ok(Scope::Submit),
-        Ok(proto::Scope::Cancel) => Ok(Scope::Cancel),
-        Ok(proto::Scope::Admin) => Ok(Scope::Admin),
-        Ok(proto::Scope::Unspecified) | Err(_) => Err(Status::invalid_argument("scopes: one is not known here")),
-    };
-    numbers.iter().map(scope).collect()
-}
-
-fn token(token: &Token) -> proto::Token {
-    proto::Token {
-        name: token.name.clone(),
-        scopes: token.scopes.iter().map(|one| scope(*one).into()).collect(),
-        customer: token.customer.clone().unwrap_or_default(),
-        created: Some(time(token.created)),
-        expires: token.expires.map(time),
-        last_used: None,
-    }
-}
-
 impl Api {
     /// A build that the caller may see.
     async fn build(&self, principal: &Principal, id: &str) -> Result<BuildRecord, Status> {
@@ -212,23 +181,20 @@ impl Api {
         Ok(Box::pin(ReceiverStream::new(messages).map(message)))
     }
 
-    async fn start(
+    /// What is sent, named and judged.
+    pub(super) async fn judged(
         &self,
-        principal: Principal,
+        principal: &Principal,
         sent: proto::StartBuildRequest,
-    ) -> Result<proto::StartBuildResponse, Status> {
-        principal.require(Scope::Submit).map_err(|error| status(&error.into()))?;
+    ) -> Result<(Submission, About), Status> {
         if sent.local.is_some() {
-            principal
-                .require_owner()
-                .map_err(|_| status(&DaemonError::Denied(crate::daemon::access::Denied::Local)))?;
+            principal.require_owner().map_err(|_| status(&DaemonError::Denied(Denied::Local)))?;
         }
         let customer = principal.customer_for(Some(sent.customer.clone()).filter(|name| !name.is_empty()));
         let customer = customer.map_err(|error| status(&error.into()))?;
         submission::check_words(&sent)?;
-        let request_id = sent.request_id.clone();
         let daemon = self.daemon.clone();
-        let (submission, about) = tokio::task::spawn_blocking(move || {
+        let judging = tokio::task::spawn_blocking(move || {
             let local = sent.local.as_ref().map(submission::local_config).transpose()?;
             let asked = Asked {
                 config: &sent.config,
@@ -243,10 +209,19 @@ impl Api {
             let mut submission = submission::submission(sent, origin, id)?;
             (submission.project, submission.customer) = (Some(project), customer);
             let about = daemon.judge(&mut submission).map_err(|error| status(&error))?;
-            Ok::<_, Status>((submission, about))
-        })
-        .await
-        .map_err(|_| Status::internal("the daemon has failed in this call; its log says more"))??;
+            Ok((submission, about))
+        });
+        judging.await.unwrap_or_else(|_| Err(Status::internal("the daemon has failed in this call; its log says more")))
+    }
+
+    async fn start(
+        &self,
+        principal: Principal,
+        sent: proto::StartBuildRequest,
+    ) -> Result<proto::StartBuildResponse, Status> {
+        principal.require(Scope::Submit).map_err(|error| status(&error.into()))?;
+        let request_id = sent.request_id.clone();
+        let (submission, about) = self.judged(&principal, sent).await?;
         let accepted = self.daemon.take(&principal, submission, about, &request_id).await;
         let accepted = accepted.map_err(|error| status(&error))?;
         Ok(proto::StartBuildResponse {
@@ -450,31 +425,13 @@ impl Smidr for Api {
     }
 
     async fn create_token(&self, request: Request<proto::CreateTokenRequest>) -> Answer<proto::CreateTokenResponse> {
-        principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
-        let asked = request.into_inner();
-        if !BuildId::is_valid_name(&asked.name) {
-            return Err(Status::invalid_argument(format!("name: {}", crate::model::InvalidName(asked.name))));
-        }
-        let scopes = scopes_of(&asked.scopes)?;
-        if scopes.is_empty() {
-            return Err(Status::invalid_argument("scopes is empty: read, submit, cancel or admin"));
-        }
-        let lifetime = (asked.lifetime_s > 0).then(|| std::time::Duration::from_secs(asked.lifetime_s));
-        let customer = Some(asked.customer).filter(|customer| !customer.is_empty());
-        if let Some(customer) = &customer
-            && !BuildId::is_valid_name(customer)
-        {
-            return Err(Status::invalid_argument("customer is not a name"));
-        }
-        let made = self.daemon.create_token(asked.name, scopes, customer, lifetime).await;
-        let (made, secret) = made.map_err(|error| status(&error))?;
-        Ok(Response::new(proto::CreateTokenResponse { token: Some(token(&made)), secret }))
+        let principal = principal(&request)?;
+        self.make_token(&principal, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_tokens(&self, request: Request<proto::ListTokensRequest>) -> Answer<proto::ListTokensResponse> {
-        principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
-        let tokens = self.daemon.tokens().iter().map(token).collect();
-        Ok(Response::new(proto::ListTokensResponse { tokens }))
+        let principal = principal(&request)?;
+        self.tokens(&principal).map(Response::new)
     }
 
     async fn delete_token(&self, request: Request<proto::DeleteTokenRequest>) -> Answer<proto::DeleteTokenResponse> {
@@ -482,42 +439,68 @@ impl Smidr for Api {
         answer(self.daemon.revoke_token(request.into_inner().name).await.map(|()| proto::DeleteTokenResponse {}))
     }
 
-    async fn create_schedule(&self, _: Request<proto::CreateScheduleRequest>) -> Answer<proto::Schedule> {
-        Err(Status::unimplemented("not yet"))
+    async fn create_schedule(&self, request: Request<proto::CreateScheduleRequest>) -> Answer<proto::Schedule> {
+        let principal = principal(&request)?;
+        self.make_schedule(principal, request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_schedules(&self, _: Request<proto::ListSchedulesRequest>) -> Answer<proto::ListSchedulesResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn list_schedules(
+        &self,
+        request: Request<proto::ListSchedulesRequest>,
+    ) -> Answer<proto::ListSchedulesResponse> {
+        let principal = principal(&request)?;
+        self.schedules(&principal).map(Response::new)
     }
 
-    async fn delete_schedule(&self, _: Request<proto::DeleteScheduleRequest>) -> Answer<proto::DeleteScheduleResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn delete_schedule(
+        &self,
+        request: Request<proto::DeleteScheduleRequest>,
+    ) -> Answer<proto::DeleteScheduleResponse> {
+        let principal = principal(&request)?;
+        self.drop_schedule(&principal, request.into_inner()).await.map(Response::new)
     }
 
-    async fn create_webhook(&self, _: Request<proto::CreateWebhookRequest>) -> Answer<proto::CreateWebhookResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn create_webhook(
+        &self,
+        request: Request<proto::CreateWebhookRequest>,
+    ) -> Answer<proto::CreateWebhookResponse> {
+        let principal = principal(&request)?;
+        self.make_webhook(&principal, request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_webhooks(&self, _: Request<proto::ListWebhooksRequest>) -> Answer<proto::ListWebhooksResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn list_webhooks(&self, request: Request<proto::ListWebhooksRequest>) -> Answer<proto::ListWebhooksResponse> {
+        let principal = principal(&request)?;
+        self.webhooks(&principal).map(Response::new)
     }
 
-    async fn delete_webhook(&self, _: Request<proto::DeleteWebhookRequest>) -> Answer<proto::DeleteWebhookResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn delete_webhook(
+        &self,
+        request: Request<proto::DeleteWebhookRequest>,
+    ) -> Answer<proto::DeleteWebhookResponse> {
+        let principal = principal(&request)?;
+        self.drop_webhook(&principal, request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_deliveries(&self, _: Request<proto::ListDeliveriesRequest>) -> Answer<proto::ListDeliveriesResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn list_deliveries(
+        &self,
+        request: Request<proto::ListDeliveriesRequest>,
+    ) -> Answer<proto::ListDeliveriesResponse> {
+        let principal = principal(&request)?;
+        self.deliveries(&principal, request.into_inner()).map(Response::new)
     }
 
-    async fn resend_delivery(&self, _: Request<proto::ResendDeliveryRequest>) -> Answer<proto::ResendDeliveryResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn resend_delivery(
+        &self,
+        request: Request<proto::ResendDeliveryRequest>,
+    ) -> Answer<proto::ResendDeliveryResponse> {
+        let principal = principal(&request)?;
+        self.resend(&principal, request.into_inner()).await.map(Response::new)
     }
 
     async fn who_am_i(&self, request: Request<proto::WhoAmIRequest>) -> Answer<proto::WhoAmIResponse> {
         let principal = principal(&request)?;
         Ok(Response::new(proto::WhoAmIResponse {
-            scopes: principal.scopes.iter().map(|one| scope(*one).into()).collect(),
+            scopes: principal.scopes.iter().map(|one| super::admin::scope(*one).into()).collect(),
             customer: principal.customer.clone().unwrap_or_default(),
             how: principal.how.name().into(),
             name: principal.name,

@@ -1017,6 +1017,9 @@ pub struct Webhook {
     /// build.queued, build.started, build.finished; all if left out.
     #[prost(string, repeated, tag = "4")]
     pub events: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// It answered 410 Gone then: nothing is sent until it is created again.
+    #[prost(message, optional, tag = "5")]
+    pub ended: ::core::option::Option<::prost_types::Timestamp>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateWebhookRequest {
