@@ -20,6 +20,7 @@ use super::{
     times::moment,
 };
 use crate::{
+    engine,
     history::{BuildRecord, Filter},
     layers::{self, PackLimits, PackedLayer},
     model::{BuildId, Hint, Paths, Submission},
@@ -176,7 +177,7 @@ fn start(config: &Path, grant: &Grant, at: &ReachDaemon, args: &Start) -> Done {
             return would_send(&submission, &packed);
         }
         remote.send(&mut packed, |layer| talk(format!("sending    {}, {}", layer.name, bytes(layer.size))))?;
-        submission.layers = packed.into_iter().map(|packed| packed.layer).collect();
+        submission = engine::for_elsewhere(submission, &plan, packed.into_iter().map(|packed| packed.layer).collect());
     }
     let id = remote.submit(&submission)?;
     match args.json {

@@ -28,7 +28,7 @@ pub use inputs::{Bind, Inputs, overlap, refused_dest};
 pub use node::{Span, Text};
 pub use place::place;
 pub use problem::{Problem, Problems, drawn_at, nearest};
-pub use read::{CUSTOMER, PRIVATE, examine, read};
+pub use read::{PRIVATE, examine, read};
 pub use schema::*;
 pub use source::{BITBAKE, HOST};
 pub use texts::{Texts, local_path};

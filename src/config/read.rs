@@ -12,7 +12,7 @@ use super::{
     texts::{LOCAL_CONF, Texts},
     values::Minutes,
 };
-use crate::model::BuildId;
+use crate::model::{BuildId, CUSTOMER};
 
 /// Reads a config. `file` is its name in messages, `variant` an overlay of the same file, `lookup` reads the environment.
 ///
@@ -62,9 +62,6 @@ fn cache(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Text> {
 
 /// The prefix of the names of caches that belong to one project.
 pub const PRIVATE: &str = "private-";
-
-/// The prefix of the names of caches that belong to one customer of a daemon.
-pub const CUSTOMER: &str = "customer-";
 
 fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     let mut f = d.fields(root, "");

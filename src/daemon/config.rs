@@ -17,7 +17,7 @@ use crate::{
         decode::{Decoder, Fields},
         node::{Node, Text, Value},
     },
-    model::{BuildId, Hint, Kind, Paths, UserError},
+    model::{BuildId, CUSTOMER, Hint, Kind, Paths, UserError},
     system::files::{FileError, read_text},
 };
 
@@ -213,9 +213,6 @@ impl DaemonConfig {
         named.unwrap_or_else(|| format!("{CUSTOMER}{customer}"))
     }
 }
-
-/// Begins the names of customers' own caches.
-const CUSTOMER: &str = "customer.";
 
 /// Reads `daemon.yaml`; the defaults without one.
 ///

@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     image::{ImageStore, Reference, stored_name},
     layers,
-    model::{Ask, BuildRequest, Digest, Paths, SystemFacts, asks_digest},
+    model::{Ask, BuildRequest, Digest, Paths, RemoteCaller, SystemFacts, asks_digest},
     plan::{self, Domain, Isolation, Plan, PlanError, PlannedSource},
     project::Project,
     recipes::{self, Base, FoundRecipe},
@@ -60,10 +60,10 @@ pub(crate) fn judge(
     paths: &Paths,
     refused: impl FnOnce(&Plan, &[Ask]) -> Vec<Ask>,
 ) -> Result<Judged, PlanError> {
-    let customer = facts.remote.as_ref().map(|remote| remote.customer.as_str());
-    let given = facts.remote.as_ref().and_then(|remote| remote.caches.as_deref());
-    let cache = project.config.cache.as_ref().map(|name| name.text.as_str());
-    let domain = Domain::wanted(cache.or(given), customer);
+    // A client asks for nothing with caches that are its customer's, whatever the daemon's policy calls these.
+    let customer = facts.remote.as_ref().map(RemoteCaller::own_caches);
+    let customer = customer.as_deref();
+    let domain = Domain::wanted(project.config.cache.as_ref().map(|name| name.text.as_str()), customer);
     let plan = project.plan(wanted, facts, paths, &domain)?;
     let asks = asks(&project.config, &plan, &facts.home, paths);
     let refused = refused(&plan, &asks);

@@ -101,10 +101,12 @@ impl<'a> Sent<'a> {
     pub(crate) fn of(submission: &'a Submission, paths: &Paths) -> Result<Option<Self>, RemoteError> {
         let Origin::Remote { config, .. } = &submission.origin else { return Ok(None) };
         let folder = config.strip_prefix(paths.projects()).ok().and_then(|inside| inside.parent());
-        let is_plain = folder.is_some_and(|folder| {
-            let mut parts = folder.components();
-            parts.clone().count() == 2 && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
-        });
+        let is_hidden = config.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_plain = !is_hidden
+            && folder.is_some_and(|folder| {
+                let mut parts = folder.components();
+                parts.clone().count() == 2 && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
+            });
         let (true, Some(folder)) = (is_plain, config.parent()) else {
             return Err(RemoteError::Place(config.clone()));
         };

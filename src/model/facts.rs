@@ -18,6 +18,9 @@ pub struct SubordinateIds {
     pub gids: (u32, u32),
 }
 
+/// Begins the names of caches that belong to one customer of a daemon.
+pub const CUSTOMER: &str = "customer.";
+
 /// As Debian calls the home of those that have none.
 const NO_HOME: &str = "/nonexistent";
 
@@ -63,6 +66,13 @@ pub struct RemoteCaller {
     pub variables: BTreeMap<String, String>,
     /// Its path layers.
     pub layers: Vec<SubmittedLayer>,
+}
+
+impl RemoteCaller {
+    /// The name of the caches that it gets without naming any.
+    pub fn own_caches(&self) -> String {
+        self.caches.clone().unwrap_or_else(|| format!("{CUSTOMER}{}", self.customer))
+    }
 }
 
 impl SystemFacts {

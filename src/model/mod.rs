@@ -31,7 +31,7 @@ pub use build_id::{BuildId, InvalidName};
 pub use commit::{CommitId, InvalidCommit};
 pub use digest::{Digest, InvalidDigest};
 pub use event::{Activity, Event, Level, Place, Record, Stage, TaskName, Unit};
-pub use facts::{RemoteCaller, SubordinateIds, SystemFacts};
+pub use facts::{CUSTOMER, RemoteCaller, SubordinateIds, SystemFacts};
 pub use foreign::Shown;
 #[cfg(test)]
 pub use foreign::danger;

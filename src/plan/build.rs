@@ -523,9 +523,12 @@ impl Plan {
     /// Takes patches and the rootfs recipe as they were submitted, whatever stands in their files now.
     pub fn take_submitted(&mut self, files: &[FileContent], recipe: Option<&SubmittedRecipe>) {
         self.host.submitted = recipe.cloned();
+        let project = self.project.clone();
         for patch in self.patches_mut() {
             // A remote client names them as its config does, whose folder is another one.
-            let is_it = |file: &&FileContent| file.path == patch.file || file.path == Path::new(&patch.written);
+            let is_it = |file: &&FileContent| {
+                file.path == Path::new(&patch.written) || without_dots(&project.join(&file.path)) == patch.file
+            };
             patch.submitted = files.iter().find(is_it).map(|file| file.content.clone());
         }
     }

@@ -7,10 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{
-    config::{CUSTOMER, PRIVATE},
-    model::Paths,
-};
+use crate::{config::PRIVATE, model::Paths};
 
 /// The trust domain of a build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,6 +36,7 @@ pub struct Caches {
 
 impl Domain {
     /// What a project wants: the caches that its config names, or the usual ones of its user or customer.
+    /// `customer` is the name of a customer's caches.
     pub fn wanted(cache: Option<&str>, customer: Option<&str>) -> Self {
         match cache {
             Some(name) => Self::Named(name.into()),
@@ -56,8 +54,7 @@ impl Domain {
         match self {
             Self::Own => None,
             Self::Private => Some(format!("{PRIVATE}{workspace}")),
-            Self::Customer(name) => Some(format!("{CUSTOMER}{name}")),
-            Self::Named(name) => Some(name.clone()),
+            Self::Customer(name) | Self::Named(name) => Some(name.clone()),
         }
     }
 
@@ -77,8 +74,7 @@ impl fmt::Display for Domain {
         match self {
             Self::Own => f.write_str("yours"),
             Self::Private => f.write_str("this project's own"),
-            Self::Customer(name) => write!(f, "those of the customer {name}"),
-            Self::Named(name) => write!(f, "those called {name}"),
+            Self::Customer(name) | Self::Named(name) => write!(f, "those called {name}"),
         }
     }
 }
@@ -91,12 +87,12 @@ mod tests {
     fn no_project_gets_what_it_only_names() {
         let folder = |domain: Domain| domain.folder("x-1").unwrap_or_default();
         assert_eq!(Domain::wanted(None, None), Domain::Own);
-        assert_eq!(folder(Domain::wanted(None, Some("acme"))), "customer-acme");
-        assert_eq!(folder(Domain::wanted(Some("team"), Some("acme"))), "team");
-        assert_eq!(folder(Domain::instead(Some("acme"))), "customer-acme");
+        assert_eq!(folder(Domain::wanted(None, Some("customer.acme"))), "customer.acme");
+        assert_eq!(folder(Domain::wanted(Some("team"), Some("customer.acme"))), "team");
+        assert_eq!(folder(Domain::instead(Some("customer.acme"))), "customer.acme");
         assert_eq!(folder(Domain::instead(None)), "private-x-1");
         // `config` refuses these as names.
-        for own in ["private-x-1", "customer-acme"] {
+        for own in ["private-x-1", "customer.acme"] {
             let text = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\ncache: {own}\n");
             assert!(crate::config::read("smidr.yaml", &text, None, &|_| None).is_err(), "{own}");
         }

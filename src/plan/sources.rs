@@ -304,6 +304,7 @@ mod tests {
             environment: vec![("DAEMONS".into(), "x".into())],
             remote: Some(RemoteCaller {
                 customer: "acme".into(),
+                caches: None,
                 variables: [("SENT".to_owned(), "x".to_owned())].into(),
                 layers: layers.iter().map(|name| layer(name)).collect(),
             }),
@@ -312,7 +313,7 @@ mod tests {
         let paths = Paths::new("/home/u/.smidr".into());
         let file = Path::new("/home/u/.smidr/projects/acme/x/smidr.yaml");
         let plan = |layers: &[&str]| {
-            let domain = Domain::wanted(None, Some("acme"));
+            let domain = Domain::wanted(None, Some("customer.acme"));
             make(&config, None, &facts(layers), &paths, file, &BuildRequest::default(), &domain)
         };
         assert!(plan(&["l", "bitbake"]).expect_err("no layer").to_string().contains("the layer `a/b`"));
@@ -325,7 +326,7 @@ mod tests {
             folders[1].parent() == folders[0].parent() && folders[1].file_name().is_some_and(|name| name.len() == 64)
         );
         assert_eq!(plan.folders.tmp, file.with_file_name("tmp"));
-        assert!(plan.folders.downloads.starts_with("/home/u/.smidr/domains/customer-acme"));
+        assert!(plan.folders.downloads.starts_with("/home/u/.smidr/domains/customer.acme"));
         assert!(plan.inputs.iter().all(|input| input.source.as_deref() == Some(Path::new("/nonexistent/.netrc"))));
         let value = |name: &str| plan.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         assert_eq!((value("DAEMONS"), value("SENT")), (None, Some("x")));

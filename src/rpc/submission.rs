@@ -219,7 +219,9 @@ pub(crate) fn config_name(request: &proto::StartBuildRequest) -> &str {
 
 fn file_of(field: &'static str, sent: proto::SubmittedFile, folder: &Path) -> Result<FileContent, Invalid> {
     let path = path_of(sent.path).ok_or_else(|| Invalid::missing(field))?;
-    Ok(FileContent { path: without_dots(&folder.join(path)), content: sent.content, executable: sent.executable })
+    // In the client's home: as its config calls it.
+    let path = if path.starts_with("~") { path } else { without_dots(&folder.join(path)) };
+    Ok(FileContent { path, content: sent.content, executable: sent.executable })
 }
 
 fn recipe_of(sent: proto::SubmittedRecipe, folder: &Path) -> Result<SubmittedRecipe, Invalid> {

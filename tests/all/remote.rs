@@ -150,7 +150,7 @@ fn a_project_that_was_sent_is_built_and_built_again() {
     assert!(lock.contains(COMMIT) && lock.contains("../../elsewhere/meta-hello"), "{lock}");
     assert_eq!(fs::read_to_string(remote.folder().join("smidr.yaml")).expect("a config"), remote.config());
     // Its customer's caches, and no others.
-    assert_eq!(World::names(&remote.world.smidr.join("domains")), ["customer-acme"]);
+    assert_eq!(World::names(&remote.world.smidr.join("domains")), ["customer.acme"]);
     assert_eq!(World::names(&remote.world.smidr.join("downloads")), [""; 0]);
     // The same again: nothing is written, and nothing is needed.
     let before = remote.sent(greet).metadata().expect("a file");
@@ -358,9 +358,15 @@ fn nothing_of_the_daemons_environment_gets_in() {
     // Other projects' caches are an ask; without it the customer's own are used.
     remote.world.append("cache: team\n");
     let id = remote.builds(json!({}));
-    assert_eq!(World::names(&remote.world.smidr.join("domains")), ["customer-acme"], "{id}");
+    assert_eq!(World::names(&remote.world.smidr.join("domains")), ["customer.acme"], "{id}");
     remote.builds(json!({"granted": [{"ask": "shared_cache", "domain": "team"}]}));
-    assert_eq!(World::names(&remote.world.smidr.join("domains")), ["customer-acme", "team"]);
+    assert_eq!(World::names(&remote.world.smidr.join("domains")), ["customer.acme", "team"]);
+    // Those that the policy gives a customer are no ask.
+    let config = remote.config().replace("cache: team\n", "");
+    let file = remote.folder().join("smidr.yaml");
+    let origin = json!({"from": "remote", "customer": "acme", "caches": "joined", "config": file});
+    remote.builds(json!({"config": config, "origin": origin}));
+    assert_eq!(World::names(&remote.world.smidr.join("domains")), ["customer.acme", "joined", "team"]);
 }
 
 #[test]
