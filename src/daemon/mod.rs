@@ -41,7 +41,7 @@ use self::{
 use crate::{
     artifacts::{self, ArtifactError},
     history::{BuildRecord, History, HistoryError},
-    model::{Artifact, BuildId, Hint, Kind, Paths, SystemFacts, UserError},
+    model::{Artifact, BuildId, Digest, Hint, Kind, Paths, SystemFacts, UserError},
     plan::PlanError,
     project::ProjectError,
     service::{BuildService as _, LocalService, ServiceError},
@@ -99,6 +99,14 @@ pub(crate) enum DaemonError {
     /// Blobs.
     #[error(transparent)]
     Blob(#[from] BlobError),
+    /// A path layer that was not sent.
+    #[error("the layer {layer} was not sent: there is no blob {digest}")]
+    NoBlob {
+        /// Its name.
+        layer: String,
+        /// Of its archive.
+        digest: Digest,
+    },
     /// Builds.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -149,7 +157,7 @@ impl UserError for DaemonError {
         match self {
             Self::Runs(_) | Self::NotGranted(_) | Self::Taken { .. } | Self::Missing { .. } => Kind::Request,
             Self::Ends | Self::Full { .. } => Kind::Outside,
-            Self::Refused(_) => Kind::Request,
+            Self::Refused(_) | Self::NoBlob { .. } => Kind::Request,
             Self::Blob(error) => error.kind(),
             Self::Schedule(error) => error.kind(),
             Self::Webhook(error) => error.kind(),
@@ -177,6 +185,7 @@ impl UserError for DaemonError {
             Self::Refused(refused) => refused.hints(),
             Self::Full { .. } => vec![Hint::new("try again when one of them has started")],
             Self::Blob(error) => error.hints(),
+            Self::NoBlob { .. } => vec![Hint::new("send it with UploadBlob first, as `smidr client start` does")],
             Self::Schedule(error) => error.hints(),
             Self::Webhook(error) => error.hints(),
             Self::Taken { .. } | Self::Missing { .. } | Self::Ends => Vec::new(),
@@ -317,6 +326,7 @@ impl Daemon {
         let failed = io_error("start a thread of", &daemon.paths);
         queue::run(daemon.clone(), signals).map_err(failed)?;
         daemon.begin_beside()?;
+        daemon.sweep_blobs();
         Ok(daemon)
     }
 

@@ -215,6 +215,10 @@ impl Daemon {
         let text = serde_json::to_string(&about).unwrap_or_default();
         let now = about.record.started;
         self.check_room(&about)?;
+        let missing = self.blobs.missing(&about.blobs);
+        if let Some(layer) = submission.layers.iter().find(|layer| missing.contains(&layer.digest)) {
+            return Err(DaemonError::NoBlob { layer: layer.name.clone(), digest: layer.digest.clone() });
+        }
         let told = Webhooks::queue(Event::Queued, &facts(&about.record, State::Queued), now);
         match self.ledger.take(&submission, text, request, now, told).await? {
             Taken::Before(build) => {

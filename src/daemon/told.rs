@@ -5,13 +5,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Daemon, DaemonError, lock,
+    Daemon, DaemonError,
+    blobs::Keep,
+    ledger::schedules::ScheduleRow,
+    lock,
     metrics::Tasks,
+    schedules::Source,
     webhooks::{BuildFacts, Event, Webhooks},
 };
 use crate::{
     history::BuildRecord,
-    model::{BuildId, State, Submission},
+    model::{BuildId, Digest, State, Submission},
     service::random,
     worker,
 };
@@ -33,6 +37,13 @@ pub(super) fn facts(build: &BuildRecord, state: State) -> BuildFacts {
         exit_code: build.outcome.as_ref().map(|outcome| outcome.exit_code()),
         reasons: build.outcome.as_ref().map(|outcome| outcome.reasons.clone()).unwrap_or_default(),
     }
+}
+
+/// The blobs of a schedule's submission.
+fn blobs_of(schedule: &ScheduleRow) -> Vec<Digest> {
+    let Ok(Source::Submission { template }) = serde_json::from_str(&schedule.source) else { return Vec::new() };
+    let submission: Result<Submission, _> = serde_json::from_str(&template);
+    submission.map(|sent| sent.layers.into_iter().map(|layer| layer.digest).collect()).unwrap_or_default()
 }
 
 impl Daemon {
@@ -62,10 +73,22 @@ impl Daemon {
         );
         lock(&self.tallies).remove(id);
         tracing::info!(build = %id, state = %build.state, "a build is over");
+        self.sweep_blobs();
         if build.state == State::Interrupted {
             self.try_again(id)?;
         }
         Ok(())
+    }
+
+    /// Removes blobs that were not used for long.
+    pub(super) fn sweep_blobs(&self) {
+        let days = self.config().limits.blob_days;
+        let keep = Keep { used_within: Duration::from_secs(u64::from(days) * 86_400), bytes: u64::MAX };
+        let of_schedules: Vec<Digest> = self.schedules.list().unwrap_or_default().iter().flat_map(blobs_of).collect();
+        let needed = |blob: &Digest| of_schedules.contains(blob) || lock(&self.queue).needs(blob);
+        if let Err(error) = self.blobs.sweep(keep, &needed) {
+            tracing::warn!(%error, "old blobs could not be removed");
+        }
     }
 
     /// Starts a build once more whose worker was killed, where that was asked for.

@@ -102,6 +102,7 @@ fn code(error: &DaemonError) -> Code {
             _ => by_kind(error.kind()),
         },
         DaemonError::Ledger(error) if error.is_full() => Code::ResourceExhausted,
+        DaemonError::NoBlob { .. } => Code::FailedPrecondition,
         DaemonError::Refused(_) => Code::PermissionDenied,
         DaemonError::Full { .. } => Code::ResourceExhausted,
         DaemonError::Blob(error) if error.kind() == Kind::Request => Code::InvalidArgument,
