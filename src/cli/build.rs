@@ -52,12 +52,12 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
             asked.add(file, variant, &args.wanted, args.wait || args.daemon.is_some())?;
         }
     }
-    let mut submissions = asked.all;
     if let Some(address) = &args.daemon {
         let reach = ReachDaemon { address: Some(address.clone()), ..ReachDaemon::default() };
         let remote = client::reach(&paths, &reach, &facts)?;
-        return on_daemon(&remote, &submissions, args, &stop);
+        return on_daemon(&remote, &asked, args, &stop);
     }
+    let mut submissions = asked.all;
     share(&mut submissions, args.jobs, Settings::read(&paths, &facts.home)?, facts.cpus);
     let service = LocalService::new(&paths);
     if args.detach {
@@ -73,7 +73,11 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     let [submission] = submissions.as_slice() else {
-        return several::build(&service, &submissions, args, &spawner, &stop);
+        let start = |submission: &Submission| {
+            let worker = service.start(submission, &spawner, Life::WithParent)?;
+            Ok((submission.id.clone(), Some(worker)))
+        };
+        return several::build(&service, &submissions, args, start, &stop);
     };
     let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(Terminal::new())];
     if let Some(EventForm::Json) = args.events {
@@ -86,15 +90,24 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
 }
 
 /// Builds on a daemon, as if it were here.
-fn on_daemon(remote: &Remote, submissions: &[Submission], args: &Build, stop: &StopToken) -> Done {
-    if let [submission] = submissions {
-        let id = remote.submit(submission)?;
+fn on_daemon(remote: &Remote, asked: &Asked<'_>, args: &Build, stop: &StopToken) -> Done {
+    let mut plans = asked.plans.iter();
+    let mut start = |submission: &Submission| {
+        let plan = plans.next();
+        let submission = match plan {
+            Some(plan) => client::with_layers(remote, submission.clone(), plan, asked.facts, asked.paths)?,
+            None => submission.clone(),
+        };
+        let id = remote.submit(&submission)?;
         // First of all: the build goes on whatever happens to this terminal.
         talk(format!("build      {id}  on {}", remote.address));
+        Ok((id, None))
+    };
+    if let [submission] = asked.all.as_slice() {
+        let (id, _) = start(submission)?;
         return client::until_its_end(remote, &id, View::Live(args.events), stop);
     }
-    let hint = [Hint::command("one by one", "smidr client start --variant NAME")];
-    Err(Refused::new("--daemon takes one build", hint).into())
+    several::build(remote, &asked.all, args, start, stop)
 }
 
 /// What one command submits of one project.

@@ -23,7 +23,8 @@ use crate::{
     engine,
     history::{BuildRecord, Filter},
     layers::{self, PackLimits, PackedLayer},
-    model::{BuildId, Hint, Paths, Submission},
+    model::{BuildId, Hint, Paths, Submission, SystemFacts},
+    plan::Plan,
     rpc::{
         client::{Login, Remote, kept},
         proto,
@@ -90,7 +91,7 @@ pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
 }
 
 /// The daemon that is meant.
-pub(super) fn reach(paths: &Paths, reach: &ReachDaemon, facts: &crate::model::SystemFacts) -> Result<Remote, Failure> {
+pub(super) fn reach(paths: &Paths, reach: &ReachDaemon, facts: &SystemFacts) -> Result<Remote, Failure> {
     let address = reach.address.clone().or_else(|| facts.variable(ADDRESS)).filter(|address| !address.is_empty());
     let file = paths.home().join(LOGIN);
     let known = kept(&file)?;
@@ -171,14 +172,10 @@ fn start(config: &Path, grant: &Grant, at: &ReachDaemon, args: &Start) -> Done {
     submission.priority = args.about.priority;
     submission.retry_interrupted = args.about.retry_interrupted;
     let remote = reach(&paths, at, &facts)?;
-    if !remote.is_own || args.dry_run {
-        let mut packed = layers::pack(&plan, &facts.home, &paths.tmp(), PackLimits::default())?;
-        if args.dry_run {
-            return would_send(&submission, &packed);
-        }
-        remote.send(&mut packed, |layer| talk(format!("sending    {}, {}", layer.name, bytes(layer.size))))?;
-        submission = engine::for_elsewhere(submission, &plan, packed.into_iter().map(|packed| packed.layer).collect());
+    if args.dry_run {
+        return would_send(&submission, &layers::pack(&plan, &facts.home, &paths.tmp(), PackLimits::default())?);
     }
+    let submission = with_layers(&remote, submission, &plan, &facts, &paths)?;
     let id = remote.submit(&submission)?;
     match args.json {
         true => Document::new().with("build", &id)?.say(),
@@ -189,6 +186,22 @@ fn start(config: &Path, grant: &Grant, at: &ReachDaemon, args: &Start) -> Done {
     }
     let view = if args.follow { View::Live(args.events) } else { View::Silent };
     until_its_end(&remote, &id, view, &stop)
+}
+
+/// A submission whose path layers the daemon has. One on this machine reads their folders.
+pub(super) fn with_layers(
+    remote: &Remote,
+    submission: Submission,
+    plan: &Plan,
+    facts: &SystemFacts,
+    paths: &Paths,
+) -> Result<Submission, Failure> {
+    if remote.is_own {
+        return Ok(submission);
+    }
+    let mut packed = layers::pack(plan, &facts.home, &paths.tmp(), PackLimits::default())?;
+    remote.send(&mut packed, |layer| talk(format!("sending    {}, {}", layer.name, bytes(layer.size))))?;
+    Ok(engine::for_elsewhere(submission, plan, packed.into_iter().map(|packed| packed.layer).collect()))
 }
 
 /// Lists what would be sent: files that git does not know may hold secrets.

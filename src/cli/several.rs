@@ -11,14 +11,10 @@ use super::{
 };
 use crate::{
     events::EventSink as _,
-    executors::Life,
     history::journal::Entry,
-    model::{Event, Kind, Outcome, State, Submission, UserError as _},
-    service::{LocalService, ServiceError},
-    system::{
-        process::Spawner,
-        stop::{StopRequest, StopToken},
-    },
+    model::{BuildId, Event, Kind, Outcome, State, Submission},
+    service::{BuildService, ServiceError},
+    system::stop::{StopRequest, StopToken},
 };
 
 /// What a follower says of its build.
@@ -29,23 +25,23 @@ enum Said {
 
 /// Runs all of them. Without `--keep-going` the first that fails stops the rest.
 pub(super) fn build(
-    service: &LocalService<'_>,
+    service: &(dyn BuildService + Sync),
     submissions: &[Submission],
     args: &Build,
-    spawner: &Spawner,
+    mut start: impl FnMut(&Submission) -> Result<(BuildId, Option<Child>), Failure>,
     stop: &StopToken,
 ) -> Done {
     let (mut workers, mut started): (Vec<Child>, Vec<Submission>) = Default::default();
     let mut first_failed = None;
     for submission in submissions {
-        match service.start(submission, spawner, Life::WithParent) {
-            Ok(worker) => {
-                workers.push(worker);
-                started.push(submission.clone());
+        match start(submission) {
+            Ok((id, worker)) => {
+                workers.extend(worker);
+                started.push(Submission { id, ..submission.clone() });
             }
             Err(error) => {
                 first_failed = first_failed.or(Some(error.kind().exit_code()));
-                report(&error.into());
+                report(&error);
                 if !args.keep_going {
                     let reason = format!("{} could not be started", submission.id);
                     stop_all(service, &started, StopRequest::Graceful, Some(&reason));
@@ -71,8 +67,8 @@ pub(super) fn build(
             let sender = sender.clone();
             scope.spawn(move || {
                 let ever = StopToken::default();
-                let take = |entry| sender.send((number, Said::Entry(entry))).is_ok();
-                let end = service.watch(&submission.id, 0, Some(&ever), take);
+                let mut take = |entry| sender.send((number, Said::Entry(entry))).is_ok();
+                let end = service.watch(&submission.id, 0, Some(&ever), &mut take);
                 let _ = sender.send((number, Said::End(end)));
             });
         }
@@ -138,7 +134,12 @@ pub(super) fn build(
     Ok(code.into())
 }
 
-fn stop_all(service: &LocalService<'_>, submissions: &[Submission], request: StopRequest, reason: Option<&str>) {
+fn stop_all(
+    service: &(dyn BuildService + Sync),
+    submissions: &[Submission],
+    request: StopRequest,
+    reason: Option<&str>,
+) {
     for submission in submissions {
         // One that is over needs no stop.
         let _ = service.stop(&submission.id, request == StopRequest::Kill, reason);
