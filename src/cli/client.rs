@@ -8,12 +8,12 @@ use std::{
 };
 
 use super::{
-    args::Grant,
+    args::{Grant, Wanted},
     attach, build, context,
-    daemon_args::{Client, ClientCommand, ClientLogs, Download, List, ReachDaemon, Start, Which},
+    daemon_args::{Client, ClientCommand, ClientLogs, Download, List, ReachDaemon, ScheduleCommand, Start, Which},
     download,
     follow::{End, View, follow},
-    logs,
+    hooks, logs,
     output::{Document, bytes, say, talk},
     report::{Done, Failure, Refused},
     status,
@@ -85,6 +85,10 @@ pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
                 false => queue_lines(&queue).into_iter().for_each(say),
             }
         }
+        ClientCommand::Schedule(command) => {
+            hooks::schedule(&remote, command, || scheduled(config, grant, command, &remote, &facts, &paths))?;
+        }
+        ClientCommand::Webhook(command) => hooks::webhook(&remote, command)?,
         ClientCommand::Login { .. } | ClientCommand::Logout | ClientCommand::Start(_) => {}
     }
     Ok(ExitCode::SUCCESS)
@@ -186,6 +190,23 @@ fn start(config: &Path, grant: &Grant, at: &ReachDaemon, args: &Start) -> Done {
     }
     let view = if args.follow { View::Live(args.events) } else { View::Silent };
     until_its_end(&remote, &id, view, &stop)
+}
+
+/// What a schedule stores of the project in this folder.
+fn scheduled(
+    config: &Path,
+    grant: &Grant,
+    command: &ScheduleCommand,
+    remote: &Remote,
+    facts: &SystemFacts,
+    paths: &Paths,
+) -> Result<Submission, Failure> {
+    let ScheduleCommand::Create(new) = command else { return Err(Refused::new("nothing is to be built", None).into()) };
+    let wanted = Wanted { targets: new.targets.clone(), ..Wanted::default() };
+    paths::open(paths)?;
+    let stop = StopToken::default();
+    let (submission, plan) = build::one_submission(config, grant, &wanted, new.variant.clone(), facts, paths, &stop)?;
+    with_layers(remote, submission, &plan, facts, paths)
 }
 
 /// A submission whose path layers the daemon has. One on this machine reads their folders.

@@ -177,11 +177,128 @@ pub(super) enum ClientCommand {
     Download(Download),
     /// Remove a build that is over, with all that is known of it
     Delete(Which),
+    /// Build at times
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
+    /// Tell addresses what becomes of builds
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Show which builds run and which wait, and why
     Queue {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+}
+
+/// `smidr client schedule`
+#[derive(Subcommand)]
+pub(super) enum ScheduleCommand {
+    /// Build at times; replaces the schedule with this name
+    Create(NewSchedule),
+    /// List schedules
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a schedule
+    Rm {
+        /// Its name
+        name: String,
+        /// Whose it is
+        #[arg(long, value_name = "NAME")]
+        customer: Option<String>,
+    },
+}
+
+/// `smidr client schedule create`
+#[derive(Args)]
+pub(super) struct NewSchedule {
+    /// Its name
+    pub name: String,
+    /// When: minute, hour, day of the month, month, day of the week, as crontab(5) has them; or @daily
+    #[arg(long, value_name = "CRON")]
+    pub cron: String,
+    /// The time zone of that, such as Europe/Berlin; UTC if left out
+    #[arg(long, value_name = "ZONE")]
+    pub time_zone: Option<String>,
+    /// Build the config of this git repository, as it is then; without it, this project as it is now
+    #[arg(long, value_name = "URL")]
+    pub git: Option<String>,
+    /// The branch or tag of the repository
+    #[arg(long = "ref", value_name = "REF", default_value = "main", requires = "git")]
+    pub reference: String,
+    /// The config in the repository
+    #[arg(long, value_name = "FILE", default_value = "smidr.yaml", requires = "git")]
+    pub path: String,
+    /// Build these instead of build.image; may be repeated
+    #[arg(long = "target", value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// Build with this overlay of the config
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
+    /// Whose builds they are
+    #[arg(long, value_name = "NAME")]
+    pub customer: Option<String>,
+    /// Make up one run for those that were missed while the daemon was down
+    #[arg(long)]
+    pub run_missed: bool,
+    /// Build only if smidr.lock would change
+    #[arg(long, requires = "git")]
+    pub only_if_changed: bool,
+}
+
+/// `smidr client webhook`
+#[derive(Subcommand)]
+pub(super) enum WebhookCommand {
+    /// Tell an address what becomes of builds; replaces the webhook with this name
+    Create {
+        /// Its name
+        name: String,
+        /// The address
+        url: String,
+        /// Only this: build.queued, build.started or build.finished; may be repeated
+        #[arg(long = "event", value_name = "EVENT")]
+        events: Vec<String>,
+        /// Only builds of this customer
+        #[arg(long, value_name = "NAME")]
+        customer: Option<String>,
+        /// What signs, as whsec_ and base64; without it one is made; twice while one replaces another
+        #[arg(long = "secret", value_name = "SECRET")]
+        secrets: Vec<String>,
+    },
+    /// List webhooks
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a webhook
+    Rm {
+        /// Its name
+        name: String,
+        /// Whose it is
+        #[arg(long, value_name = "NAME")]
+        customer: Option<String>,
+    },
+    /// Show what was sent, and how it was answered
+    Deliveries {
+        /// Only to this webhook
+        name: Option<String>,
+        /// Whose it is
+        #[arg(long, value_name = "NAME")]
+        customer: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send a delivery again, with its id
+    Resend {
+        /// The delivery
+        id: String,
     },
 }
 

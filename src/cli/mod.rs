@@ -22,6 +22,7 @@ mod download;
 mod du;
 mod follow;
 mod history;
+mod hooks;
 mod image;
 mod image_args;
 mod init;

@@ -30,6 +30,7 @@ pub(crate) mod proto {
 }
 
 pub(crate) use convert::time_of;
+pub(crate) use submission::request;
 
 /// What reflection serves.
 pub(crate) const DESCRIPTOR: &[u8] = include_bytes!("generated/smidr.bin");
