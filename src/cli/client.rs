@@ -72,7 +72,7 @@ pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
         }
         ClientCommand::Attach(which) => return attach::attach_to(&remote, &shown(which)?, "smidr client attach"),
         ClientCommand::Artifacts(which) => artifacts(&remote, &shown(which)?, which.json)?,
-        ClientCommand::Download(wanted) => return self::download(&remote, wanted),
+        ClientCommand::Download(wanted) => return copy(&remote, wanted),
         ClientCommand::Delete(which) => {
             let build = shown(which)?;
             remote.remove(&build.id)?;
@@ -362,7 +362,7 @@ fn artifacts(remote: &Remote, build: &BuildRecord, json: bool) -> Result<(), Fai
     Ok(())
 }
 
-fn download(remote: &Remote, wanted: &Download) -> Done {
+fn copy(remote: &Remote, wanted: &Download) -> Done {
     let (id, dest): (Option<String>, PathBuf) = match wanted.words.as_slice() {
         [dest] => (wanted.build_id.clone(), dest.clone()),
         [id, dest] if wanted.build_id.is_none() => (id.to_str().map(String::from), dest.clone()),

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -110,19 +110,6 @@ impl Blobs {
     /// Notes that a blob is used. False where it is not here.
     pub(crate) fn touch(&self, digest: &Digest) -> bool {
         File::open(self.paths.blob(digest)).and_then(|file| file.set_modified(SystemTime::now())).is_ok()
-    }
-
-    /// Reads a blob. None where it is not here.
-    ///
-    /// # Errors
-    ///
-    /// When the file system refuses.
-    pub(crate) fn read(&self, digest: &Digest) -> Result<Option<File>, FileError> {
-        let path = self.paths.blob(digest);
-        match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => Ok(Some(opened.map_err(FileError::new("open", &path))?)),
-        }
     }
 
     /// Begins to take a blob.
@@ -271,10 +258,10 @@ mod tests {
         other.expect("taken").finish().expect("good");
         assert_eq!(names(folder.path()), 1);
         assert!(blobs.missing(std::slice::from_ref(&good)).is_empty());
-        let file = blobs.read(&good).expect("readable").expect("a blob");
+        let file = File::open(blobs.paths.blob(&good)).expect("a blob");
         assert_eq!(file.metadata().expect("found").permissions().mode() & 0o777, 0o600);
-        assert_eq!(io::read_to_string(file).expect("text"), "hello world");
-        assert!(blobs.read(&digest(b"x")).expect("readable").is_none());
+        assert_eq!(std::io::read_to_string(file).expect("text"), "hello world");
+        assert!(!blobs.paths.blob(&digest(b"x")).exists());
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use super::{access::Scope, allow::Allow};

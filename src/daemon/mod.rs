@@ -55,7 +55,7 @@ use crate::{
     worker::WorkerError,
 };
 pub(crate) use queue::{About, InQueue, Place, QueueView};
-pub(crate) use submit::{Accepted, Asked};
+pub(crate) use submit::Asked;
 
 /// The ledger's file, and that of the lock, below SMIDR_HOME/daemon.
 const LEDGER: &str = "daemon.db";
@@ -538,6 +538,11 @@ impl Daemon {
         self.ending.send_replace(Some(how));
     }
 
+    /// Whether it was asked to end.
+    fn is_ending(&self) -> bool {
+        self.ending.borrow().is_some()
+    }
+
     /// Told when it is asked to end.
     pub(crate) fn endings(&self) -> watch::Receiver<Option<Ending>> {
         self.ending.subscribe()
@@ -554,7 +559,7 @@ impl Daemon {
     }
 
     /// Whether a build waits for this daemon.
-    pub(crate) fn waits(&self, id: &BuildId) -> Option<Place> {
-        lock(&self.queue).place(id)
+    pub(crate) fn waits(&self, id: &BuildId, principal: &Principal) -> Option<Place> {
+        lock(&self.queue).place(id, principal)
     }
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Daemon, DaemonError,
+    access::Principal,
     config::DaemonConfig,
     ledger::waiting::Waiting,
     lock,
@@ -27,10 +28,10 @@ use super::{
 use crate::{
     executors::{self, Life},
     history::{BuildRecord, History},
-    model::{BuildId, Digest, Outcome, State as BuildState, UserError as _},
+    model::{BuildId, Digest, Origin, Outcome, Share, State as BuildState, Submission, UserError as _},
     queue::policy::{self, Budget, Decision, Pressure, Resource},
     service::ServiceError,
-    system::{self, files::remove_tree, stop::StopToken},
+    system::{files::remove_tree, lock::holder, stop::StopToken},
     worker,
 };
 
@@ -137,8 +138,6 @@ pub(crate) enum Signal {
     Look,
     /// A build is over.
     Ended(BuildId),
-    /// Start nothing more, and end.
-    End,
 }
 
 impl State {
@@ -153,20 +152,18 @@ impl State {
         }
     }
 
-    /// Adds one that waits. Gives its place.
-    pub(super) fn add(&mut self, seq: u64, since: Timestamp, about: About) -> Place {
-        let id = about.id().clone();
+    /// Adds one that waits.
+    pub(super) fn add(&mut self, seq: u64, since: Timestamp, about: About) {
         self.waiting.insert(seq, Entry { seq, since, about, tries: 0, failed: None });
         self.decide();
-        self.place(&id).unwrap_or(Place { position: 1, reason: String::new() })
     }
 
-    pub(super) fn place(&self, id: &BuildId) -> Option<Place> {
+    pub(super) fn place(&self, id: &BuildId, principal: &Principal) -> Option<Place> {
         let entry = self.waiting.values().find(|entry| entry.about.id() == id)?;
         let decision = self.decided.iter().find(|decision| decision.id == *id);
         let reason = match (&entry.failed, decision.and_then(|decision| decision.why.as_ref())) {
             (Some(failed), _) => format!("its worker could not be started: {failed}"),
-            (None, Some(why)) => why.to_string(),
+            (None, Some(why)) => why.clone().hiding(|id| self.is_seen(id, principal)).to_string(),
             (None, None) => "it starts now".into(),
         };
         Some(Place { position: decision.map_or(1, |decision| decision.position), reason })
@@ -191,6 +188,13 @@ impl State {
         self.limit = config.queue.pressure;
     }
 
+    /// Whether a caller may know of a build in the queue.
+    fn is_seen(&self, id: &BuildId, principal: &Principal) -> bool {
+        let waiting = self.waiting.values().find(|entry| entry.about.id() == id);
+        let entry = self.running.get(id).or(waiting);
+        entry.is_some_and(|entry| principal.sees(entry.about.record.customer.as_deref()))
+    }
+
     fn decide(&mut self) {
         self.budget.pressure = pressure(self.limit).filter(|_| !self.waiting.is_empty());
         let waiting: Vec<_> = self.waiting.values().map(waiting_of).collect();
@@ -203,16 +207,19 @@ impl State {
         self.waiting.remove(&seq)
     }
 
-    fn view(&self) -> QueueView {
+    fn view(&self, principal: &Principal) -> QueueView {
         let shown = |entry: &Entry, place| InQueue {
             record: entry.about.record.clone(),
             priority: entry.about.priority,
             since: entry.since,
             place,
         };
-        let mut running: Vec<InQueue> = self.running.values().map(|entry| shown(entry, None)).collect();
+        // Of other customers' builds, not even the number.
+        let sees = |entry: &&Entry| principal.sees(entry.about.record.customer.as_deref());
+        let mut running: Vec<InQueue> = self.running.values().filter(sees).map(|entry| shown(entry, None)).collect();
         running.sort_by_key(|one| one.since);
-        let waiting = self.waiting.values().map(|entry| shown(entry, self.place(entry.about.id())));
+        let waiting =
+            self.waiting.values().filter(sees).map(|entry| shown(entry, self.place(entry.about.id(), principal)));
         let mut waiting: Vec<InQueue> = waiting.collect();
         waiting.sort_by_key(|one| one.place.as_ref().map(|place| place.position));
         QueueView { paused: self.budget.paused, builds: self.budget.builds, running, waiting }
@@ -269,7 +276,7 @@ pub(super) fn run(daemon: Arc<Daemon>, signals: Receiver<Signal>) -> io::Result<
                 Some(pause) => signals.recv_timeout(pause),
             };
             match signal {
-                Ok(Signal::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Signal::Ended(id)) => daemon.ended(&id),
                 Ok(Signal::Look) | Err(RecvTimeoutError::Timeout) => {}
             }
@@ -299,8 +306,8 @@ impl Daemon {
     pub(super) fn recover(&self) -> Result<(), DaemonError> {
         let mut announced = Vec::new();
         for Waiting { seq, build, since, about } in self.ledger.all_waiting()? {
-            let has_begun = History::in_journal(&self.paths, &build).is_some()
-                || system::lock::holder(&self.paths.alive(&build))?.is_some();
+            let has_begun =
+                History::in_journal(&self.paths, &build).is_some() || holder(&self.paths.alive(&build))?.is_some();
             let about = serde_json::from_str::<About>(&about).ok();
             match about.filter(|_| !has_begun) {
                 Some(about) => {
@@ -389,7 +396,8 @@ impl Daemon {
 
     fn start_worker(&self, id: &BuildId) -> Result<(), DaemonError> {
         let folder = self.paths.build(id);
-        let Some(submission) = self.ledger.submission(id)? else { return Ok(()) };
+        let Some(mut submission) = self.ledger.submission(id)? else { return Ok(()) };
+        submission.share = self.share(&submission);
         // What a daemon left that was killed before the worker wrote a record.
         if folder.exists() && History::in_journal(&self.paths, id).is_none() {
             remove_tree(&folder)?;
@@ -412,6 +420,17 @@ impl Daemon {
         self.webhooks.wake();
         tracing::info!(build = %id, "a build starts");
         Ok(())
+    }
+
+    /// How much of the machine a build gets: its part of the processors, beside those that run; and no more memory than its customer may have.
+    fn share(&self, submission: &Submission) -> Option<Share> {
+        let running = u32::try_from(self.running()).unwrap_or(u32::MAX).max(1);
+        let memory = match &submission.origin {
+            Origin::Remote { customer, .. } => self.config().customer(customer).memory,
+            Origin::Local { .. } => None,
+        };
+        let cpus = (self.facts.cpus / running).max(1);
+        (running > 1 || memory.is_some()).then_some(Share { cpus, memory })
     }
 
     /// Puts a build back, or ends it, whose worker could not be started.
@@ -476,9 +495,14 @@ impl Daemon {
         }
     }
 
-    /// The queue.
-    pub(crate) fn queue(&self) -> QueueView {
-        lock(&self.queue).view()
+    /// The queue, as far as a caller may know of it.
+    pub(crate) fn queue(&self, principal: &Principal) -> QueueView {
+        lock(&self.queue).view(principal)
+    }
+
+    /// How many builds run.
+    pub(crate) fn running(&self) -> usize {
+        lock(&self.queue).running.len()
     }
 
     /// Starts nothing more, or goes on.

@@ -214,6 +214,9 @@ impl Daemon {
         let request = (!request_id.is_empty()).then(|| format!("{whose}\n{request_id}"));
         let text = serde_json::to_string(&about).unwrap_or_default();
         let now = about.record.started;
+        if self.is_ending() {
+            return Err(DaemonError::Ends);
+        }
         self.check_room(&about)?;
         let missing = self.blobs.missing(&about.blobs);
         if let Some(layer) = submission.layers.iter().find(|layer| missing.contains(&layer.digest)) {
@@ -222,13 +225,14 @@ impl Daemon {
         let told = Webhooks::queue(Event::Queued, &facts(&about.record, State::Queued), now);
         match self.ledger.take(&submission, text, request, now, told).await? {
             Taken::Before(build) => {
-                let place = self.waits(&build);
+                let place = self.waits(&build, principal);
                 Ok(Accepted { build, repeated: true, place })
             }
             Taken::New(seq) => {
                 let daemon = self.clone();
-                let entered = tokio::task::spawn_blocking(move || daemon.enter(seq, now, about)).await;
-                Ok(Accepted { build: submission.id, repeated: false, place: entered.ok() })
+                let _ = tokio::task::spawn_blocking(move || daemon.enter(seq, now, about)).await;
+                let place = self.waits(&submission.id, principal);
+                Ok(Accepted { build: submission.id, repeated: false, place })
             }
         }
     }
@@ -257,12 +261,11 @@ impl Daemon {
     }
 
     /// Puts into the queue what the ledger has.
-    fn enter(&self, seq: u64, now: Timestamp, about: About) -> Place {
+    fn enter(&self, seq: u64, now: Timestamp, about: About) {
         // Before it may start: what it is then replaces this. What the index lacks, the queue tells.
         let _ = lock(&self.history).announce(std::slice::from_ref(&about.record));
-        let place = lock(&self.queue).add(seq, now, about);
+        lock(&self.queue).add(seq, now, about);
         self.webhooks.wake();
         let _ = self.wake.send(Signal::Look);
-        place
     }
 }

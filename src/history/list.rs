@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::Row;
-
 use super::{BuildRecord, History, HistoryError, failed, parse, put_build};
 use crate::model::State;
 

@@ -18,7 +18,7 @@ use std::{
 
 use jiff::Timestamp;
 use journal::Writer;
-pub(crate) use list::{Cursor, Filter, Page};
+pub(crate) use list::{Cursor, Filter};
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 pub(crate) use summary::{BuildRecord, Summary, TaskRecord};
 

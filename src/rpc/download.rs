@@ -11,7 +11,7 @@ use super::{proto::Chunk, status::status};
 use crate::{
     daemon::{Daemon, DaemonError},
     model::{Artifact, BuildId},
-    service::{BuildService as _, ServiceError},
+    service::ServiceError,
 };
 
 /// How large a piece is, in bytes.

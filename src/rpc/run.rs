@@ -22,7 +22,6 @@ use super::{
 use crate::{
     daemon::{Daemon, DaemonError, Ending},
     model::{Hint, Kind, UserError},
-    service::BuildService as _,
     system::{files::FileError, stop::StopToken},
 };
 
@@ -252,7 +251,7 @@ async fn end_builds(daemon: &Arc<Daemon>, how: Ending) {
         }
         Ending::Drain => {
             let mut changes = daemon.queue_changes();
-            while !daemon.queue().running.is_empty() && changes.changed().await.is_ok() {}
+            while daemon.running() > 0 && changes.changed().await.is_ok() {}
         }
     }
 }

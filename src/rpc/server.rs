@@ -136,8 +136,8 @@ impl Api {
         blocking(move || daemon.show(&principal, &id)).await
     }
 
-    fn as_sent(&self, build: &BuildRecord) -> proto::Build {
-        convert::build(build, self.daemon.waits(&build.id).map(queued))
+    fn as_sent(&self, principal: &Principal, build: &BuildRecord) -> proto::Build {
+        convert::build(build, self.daemon.waits(&build.id, principal).map(queued))
     }
 
     /// Counts one more stream of a caller.
@@ -249,18 +249,20 @@ impl Smidr for Api {
     }
 
     async fn get_build(&self, request: Request<proto::GetBuildRequest>) -> Answer<proto::Build> {
-        let build = self.build(&principal(&request)?, &request.get_ref().build_id).await?;
-        Ok(Response::new(self.as_sent(&build)))
+        let principal = principal(&request)?;
+        let build = self.build(&principal, &request.get_ref().build_id).await?;
+        Ok(Response::new(self.as_sent(&principal, &build)))
     }
 
     async fn get_build_status(&self, request: Request<proto::GetBuildStatusRequest>) -> Answer<proto::BuildStatus> {
-        let build = self.build(&principal(&request)?, &request.get_ref().build_id).await?;
+        let principal = principal(&request)?;
+        let build = self.build(&principal, &request.get_ref().build_id).await?;
         let (daemon, id) = (self.daemon.clone(), build.id.clone());
         let tally = blocking(move || Ok(daemon.tally(&id)?)).await?;
         Ok(Response::new(proto::BuildStatus {
             build_id: build.id.to_string(),
             state: convert::state(build.state).into(),
-            queued: self.daemon.waits(&build.id).map(queued),
+            queued: self.daemon.waits(&build.id, &principal).map(queued),
             tasks_done: tally.done,
             tasks_total: tally.total,
             tasks_failed: tally.failed,
@@ -294,7 +296,7 @@ impl Smidr for Api {
         })
         .await?;
         Ok(Response::new(proto::ListBuildsResponse {
-            builds: builds.iter().map(|build| self.as_sent(build)).collect(),
+            builds: builds.iter().map(|build| self.as_sent(&principal, build)).collect(),
             next_page_token: next.unwrap_or_default(),
         }))
     }
@@ -388,24 +390,21 @@ impl Smidr for Api {
     async fn get_queue(&self, request: Request<proto::GetQueueRequest>) -> Answer<proto::Queue> {
         let principal = principal(&request)?;
         principal.require(Scope::Read).map_err(|error| status(&error.into()))?;
-        let mut view = self.daemon.queue();
-        // Of other customers' builds, not even the number.
-        let sees = |one: &InQueue| principal.sees(one.record.customer.as_deref());
-        view.running.retain(sees);
-        view.waiting.retain(sees);
-        Ok(Response::new(queue(view)))
+        Ok(Response::new(queue(self.daemon.queue(&principal))))
     }
 
     async fn pause_queue(&self, request: Request<proto::PauseQueueRequest>) -> Answer<proto::Queue> {
-        principal(&request)?.require(Scope::Admin).map_err(|error| status(&error.into()))?;
+        let principal = principal(&request)?;
+        principal.require(Scope::Admin).map_err(|error| status(&error.into()))?;
         self.daemon.pause(true).await.map_err(|error| status(&error))?;
-        Ok(Response::new(queue(self.daemon.queue())))
+        Ok(Response::new(queue(self.daemon.queue(&principal))))
     }
 
     async fn resume_queue(&self, request: Request<proto::ResumeQueueRequest>) -> Answer<proto::Queue> {
-        principal(&request)?.require(Scope::Admin).map_err(|error| status(&error.into()))?;
+        let principal = principal(&request)?;
+        principal.require(Scope::Admin).map_err(|error| status(&error.into()))?;
         self.daemon.pause(false).await.map_err(|error| status(&error))?;
-        Ok(Response::new(queue(self.daemon.queue())))
+        Ok(Response::new(queue(self.daemon.queue(&principal))))
     }
 
     async fn missing_blobs(&self, request: Request<proto::MissingBlobsRequest>) -> Answer<proto::MissingBlobsResponse> {
@@ -509,7 +508,7 @@ impl Smidr for Api {
 
     async fn get_server_info(&self, request: Request<proto::GetServerInfoRequest>) -> Answer<proto::ServerInfo> {
         let principal = principal(&request)?;
-        let view = self.daemon.queue();
+        let view = self.daemon.queue(&principal);
         let is_admin = principal.has(Scope::Admin);
         let admin = |text: String| if is_admin { text } else { String::new() };
         Ok(Response::new(proto::ServerInfo {

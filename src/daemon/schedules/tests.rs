@@ -207,7 +207,7 @@ fn run(ledger: &Ledger, count: usize, answer: impl Fn(&Due) -> Ran + Sync) -> Ru
 fn a_run_that_was_begun_by_a_killed_daemon_is_begun_again_as_the_same_build() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("daemon.db");
-    let ledger = Ledger::open(&path, &[table::TABLES]).expect("a ledger");
+    let ledger = Ledger::open(&path).expect("a ledger");
     let mut killed = row("0 0 1 1 *", "2026-01-01T00:00Z", true);
     (killed.handled, killed.pending) = (Timestamp::now(), Some(at("2026-02-01T01:00Z")));
     let mut missed = row("* * * * *", "2026-01-01T00:00Z", true);
@@ -220,7 +220,7 @@ fn a_run_that_was_begun_by_a_killed_daemon_is_begun_again_as_the_same_build() {
         ledger.write_now(table::put(row)).expect("written");
     }
     drop(ledger);
-    let ledger = Ledger::open(&path, &[table::TABLES]).expect("a ledger");
+    let ledger = Ledger::open(&path).expect("a ledger");
     let mut runs = run(&ledger, 2, |due| match due.name.as_str() {
         "nightly" => Ran::Started("acme-1".into(), Some("sha256:1".into())),
         _ => Ran::Failed("no such branch".into()),
@@ -245,7 +245,7 @@ fn a_run_that_was_begun_by_a_killed_daemon_is_begun_again_as_the_same_build() {
 #[test]
 fn a_new_schedule_wakes_the_loop_and_a_replaced_one_hears_nothing_of_the_old_run() {
     let folder = tempfile::tempdir().expect("a folder");
-    let ledger = Ledger::open(&folder.path().join("daemon.db"), &[table::TABLES]).expect("a ledger");
+    let ledger = Ledger::open(&folder.path().join("daemon.db")).expect("a ledger");
     let schedules = Schedules::new(&ledger).expect("schedules");
     let (stop, (told, heard)) = (StopToken::default(), mpsc::channel());
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");

@@ -95,7 +95,7 @@ fn talk(stream: impl io::Read + io::Write, answer: &str) -> Request {
 }
 
 fn open(path: &Path) -> Ledger {
-    Ledger::open(path, &[super::super::ledger::schedules::TABLES, table::TABLES]).expect("a ledger")
+    Ledger::open(path).expect("a ledger")
 }
 
 fn quick(allow_private: bool) -> Settings {
