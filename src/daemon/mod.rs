@@ -39,7 +39,7 @@ use self::{
     webhooks::{WebhookError, Webhooks},
 };
 use crate::{
-    artifacts::{self, ArtifactError},
+    artifacts,
     history::{BuildRecord, History, HistoryError},
     model::{Artifact, BuildId, Digest, Hint, Kind, Paths, SystemFacts, UserError},
     plan::PlanError,
@@ -56,6 +56,7 @@ use crate::{
 };
 pub(crate) use queue::{About, InQueue, Place, QueueView};
 pub(crate) use submit::Asked;
+pub(crate) use crate::artifacts::ArtifactError;
 
 /// The ledger's file, and that of the lock, below SMIDR_HOME/daemon.
 const LEDGER: &str = "daemon.db";

@@ -9,6 +9,7 @@ pub(crate) mod client;
 mod convert;
 mod download;
 mod feed;
+mod http;
 mod listen;
 mod records;
 pub(crate) mod run;

@@ -15,6 +15,7 @@ use super::{
     DESCRIPTOR, auth,
     authority::{Authority, AuthorityError},
     feed::Feeds,
+    http,
     listen::{self, Listener},
     proto::smidr_server::SmidrServer,
     server::Api,
@@ -273,5 +274,7 @@ fn app(daemon: &Arc<Daemon>) -> Router {
     let grpc = grpc.into_axum_router().layer(tonic_web::GrpcWebLayer::new());
     let web = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(|| async { "ok\n" }));
     let grpc = grpc.fallback(|| async { axum::http::StatusCode::NOT_FOUND });
-    web.merge(grpc).layer(axum::middleware::from_fn_with_state(auth::Gate::new(daemon.clone()), auth::check))
+    let gate = auth::Gate::new(daemon.clone());
+    let web = web.merge(http::routes(daemon.clone())).merge(grpc);
+    web.layer(axum::middleware::from_fn_with_state(gate, auth::check))
 }

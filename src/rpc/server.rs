@@ -15,6 +15,7 @@ use super::{
     auth::Noted,
     batch::{Batch, LogLines, Records},
     convert::{self, artifact, path_of, state_of, time},
+    download::{self, FilePieces, LEFT_OUT, Tar},
     feed::{Feeds, Form},
     proto::{self, smidr_server::Smidr},
     status::status,
@@ -85,7 +86,7 @@ fn answer<T, E: Into<DaemonError>>(result: Result<T, E>) -> Answer<T> {
 }
 
 /// An id as callers write it; one that cannot be part of an id is none of a build.
-fn wanted(id: &str) -> Result<&str, Status> {
+pub(super) fn wanted(id: &str) -> Result<&str, Status> {
     let is_part =
         !id.is_empty() && id.len() <= 100 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     match is_part {
@@ -96,7 +97,7 @@ fn wanted(id: &str) -> Result<&str, Status> {
 }
 
 /// Work that blocks: SQLite, files.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, DaemonError> + Send + 'static,
 ) -> Result<T, Status> {
     match tokio::task::spawn_blocking(work).await {
@@ -380,11 +381,28 @@ impl Smidr for Api {
         let asked = request.into_inner();
         let build = self.build(&principal, &asked.build_id).await?;
         let Some(path) = path_of(asked.path) else { return Err(Status::invalid_argument("path is missing")) };
-        super::download::artifact(&self.daemon, build.id, path, asked.offset).await.map(Response::new)
+        let (daemon, id, offset) = (self.daemon.clone(), build.id, asked.offset);
+        let (pieces, artifact) = blocking(move || {
+            let artifact = download::found(&daemon, &id, &path)?;
+            Ok((FilePieces::open(&daemon, &id, &artifact, offset, None)?, artifact))
+        })
+        .await?;
+        let sha256 = artifact.sha256.map(|digest| digest.hex().to_string());
+        let sent = download::stream(self.daemon.clone(), principal, pieces);
+        Ok(Response::new(download::chunks(artifact.size, sha256, sent)))
     }
 
-    async fn download_build(&self, _: Request<proto::DownloadBuildRequest>) -> Answer<Self::DownloadBuildStream> {
-        Err(Status::unimplemented("not yet"))
+    async fn download_build(&self, request: Request<proto::DownloadBuildRequest>) -> Answer<Self::DownloadBuildStream> {
+        let principal = principal(&request)?;
+        let asked = request.into_inner();
+        let build = self.build(&principal, &asked.build_id).await?;
+        let daemon = self.daemon.clone();
+        let archive = blocking(move || Tar::new(daemon, &build.id, &asked.patterns)).await?;
+        let (size, left_out) = (archive.size, archive.left_out);
+        let sent = download::stream(self.daemon.clone(), principal, archive);
+        let mut response = Response::new(download::chunks(size, None, sent));
+        response.metadata_mut().insert(LEFT_OUT, left_out.into());
+        Ok(response)
     }
 
     async fn get_queue(&self, request: Request<proto::GetQueueRequest>) -> Answer<proto::Queue> {

@@ -8,7 +8,7 @@ use super::{
     proto::ErrorInfo,
 };
 use crate::{
-    daemon::DaemonError,
+    daemon::{ArtifactError, DaemonError},
     model::{Kind, UserError},
     service::ServiceError,
 };
@@ -95,7 +95,11 @@ fn code(error: &DaemonError) -> Code {
             _ => Code::FailedPrecondition,
         },
         DaemonError::Service(error) => match error {
-            ServiceError::Unknown(_) | ServiceError::NoArtifact { .. } | ServiceError::NoBuilds => Code::NotFound,
+            ServiceError::Unknown(_)
+            | ServiceError::NoArtifact { .. }
+            | ServiceError::Gone { .. }
+            | ServiceError::NoBuilds => Code::NotFound,
+            ServiceError::Size { .. } => Code::DataLoss,
             ServiceError::Ambiguous { .. } | ServiceError::Place(_) => Code::InvalidArgument,
             ServiceError::Offset { .. } => Code::OutOfRange,
             ServiceError::Runs(_) | ServiceError::Over { .. } => Code::FailedPrecondition,
@@ -108,6 +112,8 @@ fn code(error: &DaemonError) -> Code {
         DaemonError::Blob(error) if error.kind() == Kind::Request => Code::InvalidArgument,
         DaemonError::Taken { .. } => Code::AlreadyExists,
         DaemonError::Missing { .. } => Code::NotFound,
+        DaemonError::Artifacts(ArtifactError::NoSuch(_)) => Code::NotFound,
+        DaemonError::Artifacts(ArtifactError::Pattern(..)) => Code::InvalidArgument,
         DaemonError::Ends => Code::Unavailable,
         _ => by_kind(error.kind()),
     }

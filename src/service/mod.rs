@@ -21,7 +21,7 @@ pub(crate) use builds::{BuildService, Listed, Sink};
 pub(crate) use clean::Clean;
 pub(crate) use watch::Woken;
 
-use rustix::process::Signal;
+use rustix::{fs::OFlags, io::Errno, process::Signal};
 
 use crate::{
     engine::Services,
@@ -84,6 +84,26 @@ pub(crate) enum ServiceError {
         /// The file.
         path: PathBuf,
     },
+    /// A file that was removed since.
+    #[error("{} of {id} is not there any more", .path.display())]
+    Gone {
+        /// The build.
+        id: BuildId,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that has changed since.
+    #[error("{} of {id} is damaged: it has {found} bytes, and had {size}", .path.display())]
+    Size {
+        /// The build.
+        id: BuildId,
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes, when it was kept.
+        size: u64,
+        /// What there is.
+        found: u64,
+    },
     /// Beyond the end of a file.
     #[error("{} of {id} has {size} bytes, and {offset} was asked for", .path.display())]
     Offset {
@@ -140,9 +160,10 @@ impl UserError for ServiceError {
             | Self::Runs(_)
             | Self::Place(_)
             | Self::NoArtifact { .. }
+            | Self::Gone { .. }
             | Self::Offset { .. } => Kind::Request,
             Self::Daemon { kind, .. } => *kind,
-            Self::Elsewhere(_) | Self::Silent(_) => Kind::Host,
+            Self::Elsewhere(_) | Self::Silent(_) | Self::Size { .. } => Kind::Host,
             Self::Worker(error) => error.kind(),
             Self::Start(error) => error.kind(),
             Self::History(error) => error.kind(),
@@ -165,7 +186,12 @@ impl UserError for ServiceError {
             Self::Elsewhere(_) => vec![Hint::new("it runs in another container: cancel it there")],
             Self::Runs(id) => vec![Hint::command("stop it first", format!("smidr cancel {id}"))],
             Self::Daemon { hints, .. } => hints.clone(),
-            Self::Over { .. } | Self::Place(_) | Self::NoArtifact { .. } | Self::Offset { .. } => Vec::new(),
+            Self::Over { .. }
+            | Self::Place(_)
+            | Self::NoArtifact { .. }
+            | Self::Gone { .. }
+            | Self::Size { .. }
+            | Self::Offset { .. } => Vec::new(),
         }
     }
 
@@ -390,9 +416,21 @@ impl<'a> LocalService<'a> {
         }
         let folder = self.paths.build(id).join("artifacts");
         let failed = || FileError::new("read", &folder.join(&artifact.path));
-        let opened = Rooted::open(&folder).and_then(|root| root.open_file(&artifact.path));
-        let mut file = opened.map_err(io::Error::other).map_err(failed())?;
-        let size = file.metadata().map_err(failed())?.len();
+        let gone = || ServiceError::Gone { id: id.clone(), path: path() };
+        let root = match Rooted::open(&folder) {
+            Err(error) if error.is_missing() => return Err(gone()),
+            opened => opened.map_err(io::Error::other).map_err(failed())?,
+        };
+        // Without it, opening a FIFO would wait for a writer.
+        let mut file = match root.open_plain(&artifact.path, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(gone()),
+            opened => std::fs::File::from(opened.map_err(io::Error::from).map_err(failed())?),
+        };
+        let found = file.metadata().map_err(failed())?;
+        let size = found.len();
+        if !found.is_file() || size != artifact.size {
+            return Err(ServiceError::Size { id: id.clone(), path: path(), size: artifact.size, found: size });
+        }
         if offset > size {
             return Err(ServiceError::Offset { id: id.clone(), path: path(), size, offset });
         }
