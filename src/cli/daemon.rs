@@ -13,13 +13,13 @@ use super::{
     build::start_spawner,
     client::queue_lines,
     context,
-    daemon_args::{Daemon as DaemonArgs, DaemonCommand, TokenCommand},
-    output::{Document, say, say_block, talk},
+    daemon_args::{Daemon as DaemonArgs, DaemonCommand, Purge, TokenCommand},
+    output::{Document, bytes, say, say_block, talk},
     report::{Done, Failure, Refused},
     times::moment,
 };
 use crate::{
-    config::Age,
+    config::{Age, Size},
     daemon::{Daemon, access::Scope, config},
     executors,
     model::{Hint, Paths},
@@ -163,6 +163,7 @@ fn ask(command: &DaemonCommand) -> Done {
             remote.call(|mut caller| async move { caller.resume_queue(proto::ResumeQueueRequest {}).await })?;
         }
         DaemonCommand::Token(command) => token(&remote, command)?,
+        DaemonCommand::Purge(wanted) => purge(&remote, wanted)?,
         DaemonCommand::Check | DaemonCommand::Ca | DaemonCommand::Certificate { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
@@ -282,8 +283,41 @@ fn token(remote: &Remote, command: &TokenCommand) -> Result<(), Failure> {
     Ok(())
 }
 
+fn purge(remote: &Remote, wanted: &Purge) -> Result<(), Failure> {
+    let age = |text: &String| text.parse::<Age>().map(|age| age.0.as_secs()).map_err(|()| wrong_age(text));
+    let size = |text: &String| {
+        let wrong = || Refused::new(format!("`{text}` is not a size"), [Hint::new("such as 200G or 500M")]);
+        text.parse::<Size>().map(|size| size.0).map_err(|_| wrong())
+    };
+    let request = proto::PurgeBuildsRequest {
+        keep: wanted.keep,
+        older_than_s: wanted.older_than.as_ref().map(age).transpose()?,
+        max_bytes: wanted.max_size.as_ref().map(size).transpose()?,
+        customer: wanted.customer.clone().unwrap_or_default(),
+        artifacts_only: wanted.artifacts_only,
+        dry_run: wanted.dry_run,
+    };
+    let gone = remote.call(|mut caller| {
+        let request = request.clone();
+        async move { caller.purge_builds(request).await }
+    })?;
+    if wanted.json {
+        let document = Document::new().with("dry_run", &wanted.dry_run)?.with("bytes", &gone.bytes)?;
+        document.with("builds", &gone.build_ids)?.say();
+        return Ok(());
+    }
+    gone.build_ids.iter().for_each(say);
+    let verb = if wanted.dry_run { "would remove" } else { "removed" };
+    let what = match wanted.artifacts_only {
+        true => format!("what {} builds left behind", gone.build_ids.len()),
+        false => format!("{} builds with all that is known of them", gone.build_ids.len()),
+    };
+    talk(format!("{verb} {what}, {}", bytes(gone.bytes)));
+    Ok(())
+}
+
 fn wrong_age(text: &str) -> Refused {
-    Refused::new(format!("`{text}` is not a time"), [Hint::new("such as 90d, 12h or 30m")])
+    Refused::new(format!("`{text}` is not a time"), [Hint::new("such as 90d, 12h or 8w")])
 }
 
 fn number_of(scope: Scope) -> i32 {

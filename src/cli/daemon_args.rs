@@ -56,6 +56,8 @@ pub(super) enum DaemonCommand {
     Pause,
     /// Start builds again
     Resume,
+    /// Remove old builds; what more than one option names goes only if all of them say so
+    Purge(Purge),
     /// Make, list and revoke tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -71,6 +73,34 @@ pub(super) enum DaemonCommand {
         #[arg(long, value_name = "DIR", default_value = ".")]
         out: PathBuf,
     },
+}
+
+/// `smidr daemon purge`
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+pub(super) struct Purge {
+    /// Keep so many builds of each project, variant and customer, the newest: so many that left artifacts, and so many that did not. Without
+    /// this, or with 1, one of each stays
+    #[arg(long, value_name = "N", group = "what")]
+    pub keep: Option<u32>,
+    /// Only builds that ended longer ago, such as 30d or 12h
+    #[arg(long, value_name = "AGE", group = "what")]
+    pub older_than: Option<String>,
+    /// Of each customer, only so many that the artifacts of the others fit into this size, such as 200G
+    #[arg(long, value_name = "SIZE", group = "what")]
+    pub max_size: Option<String>,
+    /// Only builds of this customer
+    #[arg(long, value_name = "NAME")]
+    pub customer: Option<String>,
+    /// Remove only what builds left behind; what is known of them stays
+    #[arg(long)]
+    pub artifacts_only: bool,
+    /// Only list them
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `smidr daemon token`

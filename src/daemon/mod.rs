@@ -12,6 +12,7 @@ pub(crate) mod policy;
 mod queue;
 mod scheduled;
 pub(crate) mod schedules;
+mod retention;
 mod submit;
 mod tally;
 mod told;
@@ -57,6 +58,7 @@ use crate::{
 pub(crate) use queue::{About, InQueue, Place, QueueView};
 pub(crate) use submit::Asked;
 pub(crate) use crate::artifacts::ArtifactError;
+pub(crate) use retention::{Purge, Rule};
 
 /// The ledger's file, and that of the lock, below SMIDR_HOME/daemon.
 const LEDGER: &str = "daemon.db";
@@ -240,6 +242,8 @@ pub(crate) struct Daemon {
     history: Mutex<History>,
     queue: Mutex<queue::State>,
     wake: mpsc::Sender<queue::Signal>,
+    // Builds that are over: what is older may go.
+    retain: mpsc::Sender<Option<BuildId>>,
     tokens: RwLock<HashMap<TokenHash, Token>>,
     // Counts changes of tokens: streams look again whether they may go on.
     access: watch::Sender<u64>,
@@ -299,6 +303,7 @@ impl Daemon {
         let mut queue = queue::State::new(builds);
         queue.configure(&config, builds);
         let (wake, signals) = mpsc::channel();
+        let (retain, ended) = mpsc::channel();
         let daemon = Arc::new(Self {
             queue: Mutex::new(queue),
             schedules: Schedules::new(&ledger)?,
@@ -314,6 +319,7 @@ impl Daemon {
             ledger,
             history: Mutex::new(history),
             wake,
+            retain,
             tokens: RwLock::new(tokens),
             access: watch::Sender::new(0),
             stop: StopToken::default(),
@@ -328,6 +334,8 @@ impl Daemon {
         queue::run(daemon.clone(), signals).map_err(failed)?;
         daemon.begin_beside()?;
         daemon.sweep_blobs();
+        retention::run(daemon.clone(), ended).map_err(io_error("start a thread of", &daemon.paths))?;
+        let _ = daemon.retain.send(None);
         Ok(daemon)
     }
 

@@ -493,6 +493,7 @@ impl Daemon {
         if let Err(error) = self.tell_end(id, since) {
             tracing::error!(build = %id, %error, "the end of a build could not be noted");
         }
+        let _ = self.retain.send(Some(id.clone()));
     }
 
     /// The queue, as far as a caller may know of it.

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     daemon::{
-        About, Asked, Daemon, DaemonError, InQueue, Place, QueueView,
+        About, Asked, Daemon, DaemonError, InQueue, Place, Purge, QueueView, Rule,
         access::{Denied, How, Principal, Scope},
     },
     history::{BuildRecord, Filter, journal::Spot},
@@ -351,8 +351,25 @@ impl Smidr for Api {
         Ok(Response::new(proto::DeleteBuildResponse {}))
     }
 
-    async fn purge_builds(&self, _: Request<proto::PurgeBuildsRequest>) -> Answer<proto::PurgeBuildsResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn purge_builds(&self, request: Request<proto::PurgeBuildsRequest>) -> Answer<proto::PurgeBuildsResponse> {
+        let (principal, daemon) = (principal(&request)?, self.daemon.clone());
+        let asked = request.into_inner();
+        let rule = Rule {
+            keep: asked.keep.map(|keep| keep as usize),
+            older_than: asked.older_than_s.map(std::time::Duration::from_secs),
+            size: asked.max_bytes,
+            ..Rule::default()
+        };
+        if rule.is_empty() {
+            return Err(Status::invalid_argument("keep, older_than_s or max_bytes says what goes"));
+        }
+        let customer = Some(asked.customer).filter(|customer| !customer.is_empty());
+        let purge = Purge { rule, customer, artifacts_only: asked.artifacts_only, dry_run: asked.dry_run };
+        let gone = blocking(move || daemon.purge(&principal, purge)).await?;
+        Ok(Response::new(proto::PurgeBuildsResponse {
+            build_ids: gone.iter().map(|(build, _)| build.id.to_string()).collect(),
+            bytes: gone.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes)),
+        }))
     }
 
     async fn explain_build(&self, request: Request<proto::ExplainBuildRequest>) -> Answer<proto::Explanation> {

@@ -47,17 +47,33 @@ impl LocalService<'_> {
     ///
     /// When the index cannot be read or written, or something cannot be removed.
     pub(crate) fn prune(&self, policy: &Clean, now: Timestamp) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
+        let gone = self.remove_all(chosen(self.list(u32::MAX)?, policy, now), policy.dry_run)?;
+        if !policy.dry_run {
+            self.remove_unbegun()?;
+        }
+        Ok(gone)
+    }
+
+    /// Removes these builds, which are over, with all that is known of them. Gives them, and the bytes that went with each.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be written, or something cannot be removed.
+    pub(crate) fn remove_all(
+        &self,
+        builds: Vec<BuildRecord>,
+        dry_run: bool,
+    ) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
         let mut names = Names::of(&self.paths.kept());
         let mut gone = Vec::new();
-        for build in chosen(self.list(u32::MAX)?, policy, now) {
+        for build in builds {
             let bytes = names.freed_with(&self.paths.build(&build.id));
-            if !policy.dry_run {
+            if !dry_run {
                 self.forget(&build.id)?;
             }
             gone.push((build, bytes));
         }
-        if !policy.dry_run {
-            self.remove_unbegun()?;
+        if !dry_run {
             engine::sweep(&self.paths.kept())?;
         }
         Ok(gone)
@@ -83,23 +99,39 @@ impl LocalService<'_> {
     ///
     /// When the record cannot be read or written, or something cannot be removed.
     pub(crate) fn clean(&self, policy: &Clean, now: Timestamp) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
+        let there = self.list(u32::MAX)?.into_iter().filter(|build| self.has_left(build)).collect();
+        self.clean_all(chosen(there, policy, now), policy.dry_run)
+    }
+
+    fn has_left(&self, build: &BuildRecord) -> bool {
+        !left(&self.paths.build(&build.id)).is_empty()
+    }
+
+    /// Removes what these builds, which are over, have kept. Gives those that had something, and the bytes that went with each.
+    ///
+    /// # Errors
+    ///
+    /// When the record cannot be written, or something cannot be removed.
+    pub(crate) fn clean_all(
+        &self,
+        builds: Vec<BuildRecord>,
+        dry_run: bool,
+    ) -> Result<Vec<(BuildRecord, u64)>, ServiceError> {
         let Some(history) = self.history()? else { return Ok(Vec::new()) };
         let mut names = Names::of(&self.paths.kept());
         let mut cleaned = Vec::new();
-        let is_there = |build: &BuildRecord| !left(&self.paths.build(&build.id)).is_empty();
-        let there = self.list(u32::MAX)?.into_iter().filter(is_there).collect();
-        for build in chosen(there, policy, now) {
+        for build in builds.into_iter().filter(|build| self.has_left(build)) {
             let folder = self.paths.build(&build.id);
             let left = left(&folder);
             let bytes = left.iter().map(|path| names.freed_with(path)).fold(0, u64::saturating_add);
-            if !policy.dry_run {
+            if !dry_run {
                 // Marked last: what is interrupted is done by the next one.
                 left.iter().try_for_each(|path| remove_tree(path))?;
                 history.mark_cleaned(&build.id)?;
             }
             cleaned.push((build, bytes));
         }
-        if !policy.dry_run {
+        if !dry_run {
             engine::sweep(&self.paths.kept())?;
         }
         Ok(cleaned)
