@@ -4,33 +4,26 @@
 
 use std::{
     collections::HashMap,
-    ffi::{OsStr, OsString},
-    fs::{self, File},
+    ffi::OsStr,
+    fs::File,
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use rustix::{
-    fs::{AtFlags, Mode, OFlags, linkat, openat, readlinkat, renameat, symlinkat},
-    io::Errno,
-};
+use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, renameat};
 
-use super::{ArtifactError, copy};
+use super::{
+    ArtifactError,
+    arrivals::{Arrivals, PART, There, part},
+    copy,
+};
 use crate::{
     events::Redactor,
-    model::{Artifact, Digest},
-    system::{
-        files::{FileError, sha256_of_all},
-        removal::remove_at,
-        rooted::Rooted,
-        stop::StopToken,
-    },
+    model::Artifact,
+    system::{files::FileError, removal::remove_at, stop::StopToken},
 };
-
-/// Names a copy that is not whole yet.
-const PART: &str = ".smidr-part";
 
 /// What came of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,14 +34,6 @@ pub(crate) struct Copied {
     pub there: usize,
     /// Links that were not made, because they lead out.
     pub outside: usize,
-}
-
-/// What stands in the place of a copy.
-#[derive(PartialEq, Eq)]
-enum There {
-    Nothing,
-    TheSame,
-    Another,
 }
 
 /// The artifacts that patterns name: by their paths, or, for a pattern without a slash, by their names.
@@ -95,9 +80,7 @@ pub(crate) fn copy_all(
     force: bool,
     stop: &StopToken,
 ) -> Result<Copied, ArtifactError> {
-    fs::create_dir_all(dest).map_err(FileError::new("make the folder", dest))?;
-    let root = Rooted::open(dest).map_err(|source| ArtifactError::Place { path: dest.into(), source })?;
-    let mut to = Target { root, dest, from, stop, shared: HashMap::new() };
+    let mut to = Target { to: Arrivals::open(dest)?, from, stop, shared: HashMap::new() };
     let mut copied = Copied::default();
     let mut missing = Vec::new();
     let mut others = Vec::new();
@@ -106,7 +89,7 @@ pub(crate) fn copy_all(
             copied.outside += 1;
             continue;
         }
-        match to.there(artifact)? {
+        match to.to.there(artifact, stop)? {
             There::TheSame => copied.there += 1,
             There::Nothing => missing.push(artifact),
             There::Another => {
@@ -128,8 +111,7 @@ pub(crate) fn copy_all(
 
 /// The user's folder.
 struct Target<'a> {
-    root: Rooted,
-    dest: &'a Path,
+    to: Arrivals,
     from: &'a Path,
     stop: &'a StopToken,
     // The first copy of each file that is kept under several names.
@@ -137,47 +119,15 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    fn there(&self, artifact: &Artifact) -> Result<There, ArtifactError> {
-        // What is in the way of a folder, making the folder says.
-        let Ok((folder, name)) = self.root.parent(&artifact.path) else { return Ok(There::Nothing) };
-        let failed = FileError::new("read", &self.dest.join(&artifact.path));
-        let found = match &artifact.link {
-            Some(link) => match readlinkat(&folder, &name, Vec::new()) {
-                Ok(found) => Ok(OsStr::from_bytes(found.to_bytes()) == link.as_os_str()),
-                Err(Errno::INVAL) => Ok(false),
-                Err(errno) => Err(errno),
-            },
-            None => self.is_same(&folder, &name, artifact.size, artifact.sha256.as_ref()),
-        };
-        match found {
-            Ok(true) => Ok(There::TheSame),
-            Ok(false) => Ok(There::Another),
-            Err(Errno::NOENT) => Ok(There::Nothing),
-            // A link, or what is no file.
-            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::ACCESS) => Ok(There::Another),
-            Err(errno) => Err(failed(errno.into()).into()),
-        }
-    }
-
-    fn is_same(&self, folder: &OwnedFd, name: &OsStr, size: u64, sha256: Option<&Digest>) -> rustix::io::Result<bool> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(openat(folder, name, flags, Mode::empty())?);
-        let is_alike = file.metadata().is_ok_and(|found| found.is_file() && found.len() == size);
-        let read = || sha256_of_all(self.stop.reader(file));
-        Ok(is_alike && read().is_ok_and(|(found, _)| sha256 == Some(&found)))
-    }
-
     fn put(&mut self, artifact: &Artifact) -> Result<(), ArtifactError> {
         let path = artifact.path.as_path();
-        let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
-        let folder = self.root.make_dirs(parent, 0o755);
-        let folder = folder.map_err(|source| ArtifactError::Place { path: self.dest.join(path), source })?;
-        let failed = || FileError::new("copy to", &self.dest.join(path));
-        let made = match &artifact.link {
-            Some(link) => part(&folder, |part| symlinkat(link, &folder, part)).map_err(io::Error::from),
-            None => self.copy(path, &folder),
-        };
-        made.and_then(|()| Ok(renameat(&folder, PART, &folder, name)?)).map_err(failed())?;
+        if let Some(link) = &artifact.link {
+            return self.to.link(path, link);
+        }
+        let (folder, name) = self.to.folder(path)?;
+        let made = self.copy(path, &folder);
+        let failed = FileError::new("copy to", &self.to.dest.join(path));
+        made.and_then(|()| Ok(renameat(&folder, PART, &folder, name)?)).map_err(failed)?;
         // Two names of one file stay where they are.
         let _ = remove_at(std::os::fd::AsFd::as_fd(&folder), OsStr::new(PART));
         Ok(())
@@ -188,7 +138,7 @@ impl Target<'_> {
         let found = source.metadata()?;
         let id = copy::id(&found);
         if let Some(first) = self.shared.get(&id)
-            && let Ok((place, known)) = self.root.parent(first)
+            && let Ok((place, known)) = self.to.root.parent(first)
             && part(folder, |part| linkat(&place, &known, folder, part, AtFlags::empty())).is_ok()
         {
             return Ok(());
@@ -201,16 +151,5 @@ impl Target<'_> {
         copy::dress(&found, &target, copy::own_mode(&found))?;
         self.shared.entry(id).or_insert_with(|| path.into());
         Ok(())
-    }
-}
-
-/// Makes the part that a copy begins as, in the place of what a killed one has left.
-fn part<T>(folder: &OwnedFd, make: impl Fn(OsString) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
-    match make(PART.into()) {
-        Err(Errno::EXIST) => {
-            remove_at(std::os::fd::AsFd::as_fd(folder), OsStr::new(PART))?;
-            make(PART.into())
-        }
-        made => made,
     }
 }

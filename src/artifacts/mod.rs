@@ -3,6 +3,7 @@
 //! The build chose all names and content: each file is kept once, within a limit of disk space ([`Room`]) and without setuid and similar
 //! bits; a link that leads out of the kept tree is recorded in the manifest and not made.
 
+mod arrivals;
 mod copy;
 mod hand_out;
 mod pool;
@@ -14,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(crate) use arrivals::{Arrivals, Part, There};
 pub(crate) use copy::data_in;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 pub(crate) use hand_out::{copy_all, select};

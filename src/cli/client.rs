@@ -1,11 +1,6 @@
 //! `smidr client`: builds of a daemon, from anywhere.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{collections::BTreeMap, fs, path::Path, process::ExitCode};
 
 use super::{
     args::{Grant, Wanted},
@@ -45,8 +40,10 @@ const ADDRESS: &str = "SMIDR_DAEMON";
 
 /// Runs the command.
 pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
-    if let ClientCommand::Start(start) = &args.command {
-        return self::start(config, grant, &args.reach, start);
+    match &args.command {
+        ClientCommand::Start(start) => return self::start(config, grant, &args.reach, start),
+        ClientCommand::Download(wanted) => return download(&args.reach, wanted),
+        _ => {}
     }
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
@@ -72,7 +69,6 @@ pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
         }
         ClientCommand::Attach(which) => return attach::attach_to(&remote, &shown(which)?, "smidr client attach"),
         ClientCommand::Artifacts(which) => artifacts(&remote, &shown(which)?, which.json)?,
-        ClientCommand::Download(wanted) => return copy(&remote, wanted),
         ClientCommand::Delete(which) => {
             let build = shown(which)?;
             remote.remove(&build.id)?;
@@ -89,7 +85,7 @@ pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
             hooks::schedule(&remote, command, || scheduled(config, grant, command, &remote, &facts, &paths))?;
         }
         ClientCommand::Webhook(command) => hooks::webhook(&remote, command)?,
-        ClientCommand::Login { .. } | ClientCommand::Logout | ClientCommand::Start(_) => {}
+        ClientCommand::Login { .. } | ClientCommand::Logout | ClientCommand::Start(_) | ClientCommand::Download(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -362,14 +358,27 @@ fn artifacts(remote: &Remote, build: &BuildRecord, json: bool) -> Result<(), Fai
     Ok(())
 }
 
-fn copy(remote: &Remote, wanted: &Download) -> Done {
-    let (id, dest): (Option<String>, PathBuf) = match wanted.words.as_slice() {
-        [dest] => (wanted.build_id.clone(), dest.clone()),
-        [id, dest] if wanted.build_id.is_none() => (id.to_str().map(String::from), dest.clone()),
-        _ => return Err(Refused::new("name the build once, and the folder to copy to", None).into()),
+fn download(at: &ReachDaemon, wanted: &Download) -> Done {
+    // Before any thread: threads inherit what is blocked.
+    let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let facts = context::gather();
+    let remote = reach(&paths::find(&facts.environment)?, at, &facts)?;
+    let named = |id: &Path| id.to_str().map(String::from);
+    let (id, dest) = match (wanted.words.as_slice(), &wanted.build_id, &wanted.tar) {
+        ([dest], id, None) => (id.clone(), Some(dest)),
+        ([id, dest], None, None) => (named(id), Some(dest)),
+        ([], id, Some(_)) => (id.clone(), None),
+        ([id], None, Some(_)) => (named(id), None),
+        (_, _, None) => return Err(Refused::new("name the build once, and the folder to copy to", None).into()),
+        (_, _, Some(_)) => return Err(Refused::new("name the build once, and no folder", None).into()),
     };
     let build = remote.show(id.as_deref())?;
-    download::download(remote, &build, &dest, &wanted.patterns, wanted.force)
+    let Download { patterns, force, .. } = wanted;
+    let what = download::Wanted { remote: &remote, build: &build, patterns, force: *force, stop: &stop };
+    match (dest, &wanted.tar) {
+        (Some(dest), _) => download::download(&what, dest),
+        (None, tar) => download::archive(&what, tar.as_deref().unwrap_or(Path::new("-"))),
+    }
 }
 
 /// The queue, for people.

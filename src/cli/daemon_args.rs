@@ -449,7 +449,7 @@ pub(super) struct List {
 #[derive(Args)]
 pub(super) struct Download {
     /// The build, and the folder to copy to; the newest build if only the folder is named
-    #[arg(required = true, num_args = 1..=2, value_name = "[ID] DEST")]
+    #[arg(required_unless_present = "tar", num_args = 1..=2, value_name = "[ID] DEST")]
     pub words: Vec<PathBuf>,
     /// The build, as an option
     #[arg(long, value_name = "ID")]
@@ -457,6 +457,9 @@ pub(super) struct Download {
     /// Only files that match, such as '*.wic'; may be repeated
     #[arg(long = "path", value_name = "GLOB")]
     pub patterns: Vec<String>,
+    /// Write a tar archive to this file instead, or to standard output (-)
+    #[arg(long, value_name = "FILE")]
+    pub tar: Option<PathBuf>,
     /// Replace files that are there already
     #[arg(long)]
     pub force: bool,

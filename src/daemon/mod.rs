@@ -39,6 +39,7 @@ use self::{
     schedules::{ScheduleError, Schedules},
     webhooks::{WebhookError, Webhooks},
 };
+pub(crate) use crate::artifacts::ArtifactError;
 use crate::{
     artifacts,
     history::{BuildRecord, History, HistoryError},
@@ -57,7 +58,6 @@ use crate::{
 };
 pub(crate) use queue::{About, InQueue, Place, QueueView};
 pub(crate) use submit::Asked;
-pub(crate) use crate::artifacts::ArtifactError;
 pub(crate) use retention::{Purge, Rule};
 
 /// The ledger's file, and that of the lock, below SMIDR_HOME/daemon.

@@ -15,11 +15,7 @@ use super::{
     access::{Denied, Principal, Scope},
     config::Keep,
 };
-use crate::{
-    history::BuildRecord,
-    model::BuildId,
-    system::lock,
-};
+use crate::{history::BuildRecord, model::BuildId, system::lock};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -182,7 +178,11 @@ impl Daemon {
     /// # Errors
     ///
     /// When the caller may not, or something cannot be removed.
-    pub(crate) fn purge(&self, principal: &Principal, mut purge: Purge) -> Result<Vec<(BuildRecord, u64)>, DaemonError> {
+    pub(crate) fn purge(
+        &self,
+        principal: &Principal,
+        mut purge: Purge,
+    ) -> Result<Vec<(BuildRecord, u64)>, DaemonError> {
         principal.require(if principal.customer.is_some() { Scope::Cancel } else { Scope::Admin })?;
         if let (Some(own), Some(asked)) = (&principal.customer, &purge.customer)
             && own != asked

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::PathBuf,
+    path::{Component, PathBuf},
 };
 
 use jiff::Timestamp;
@@ -246,11 +246,15 @@ pub(crate) fn artifact(artifact: &Artifact) -> proto::Artifact {
 ///
 /// # Errors
 ///
-/// Without a path, or with a digest that is none.
+/// Without a path inside the artifacts, or with a digest that is none.
 pub(crate) fn artifact_of(artifact: proto::Artifact) -> Result<Artifact, Invalid> {
     let digest = |hex: String| format!("sha256:{hex}").parse::<Digest>();
+    let path = path_of(artifact.path).ok_or_else(|| Invalid::missing("artifact.path"))?;
+    if path.file_name().is_none() || !path.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(Invalid::new("artifact.path", format!("`{}` leads out of the artifacts", path.display())));
+    }
     Ok(Artifact {
-        path: path_of(artifact.path).ok_or_else(|| Invalid::missing("artifact.path"))?,
+        path,
         size: artifact.size,
         sha256: artifact.sha256.map(digest).transpose().map_err(|error| Invalid::new("artifact.sha256", error))?,
         link: path_of(artifact.link),

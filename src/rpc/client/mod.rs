@@ -4,6 +4,7 @@ mod connect;
 
 use std::{
     io::{Read as _, Seek as _},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -84,7 +85,11 @@ impl Remote {
         let notify = stopped.clone();
         let _listening = stop.map(|stop| stop.listen(move |_| notify.notify_one()));
         self.runtime.block_on(async {
-            let mut messages = call(self.caller.clone()).await.map_err(Broken::Status)?.into_inner();
+            let messages = tokio::select! {
+                messages = call(self.caller.clone()) => messages,
+                () = stopped.notified() => return Ok(false),
+            };
+            let mut messages = messages.map_err(Broken::Status)?.into_inner();
             loop {
                 let message = tokio::select! {
                     message = messages.message() => message.map_err(Broken::Status)?,
@@ -179,8 +184,19 @@ impl Remote {
         self.call(|mut caller| async move { caller.get_server_info(proto::GetServerInfoRequest {}).await })
     }
 
-    /// The bytes of an artifact, from an offset.
-    fn download(&self, id: &BuildId, artifact: &Artifact, offset: u64, take: Sink<'_>) -> Result<(), ServiceError> {
+    /// Hands on the bytes of an artifact, from an offset to its end. Ends earlier at a stop.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon answers, and what `take` fails with.
+    pub(crate) fn download(
+        &self,
+        id: &BuildId,
+        artifact: &Artifact,
+        offset: u64,
+        stop: Option<&StopToken>,
+        take: Sink<'_>,
+    ) -> Result<(), ServiceError> {
         let mut at = offset;
         let begun = std::time::Instant::now();
         loop {
@@ -192,7 +208,7 @@ impl Remote {
             let failed = || FileError::new("copy", &artifact.path);
             let done = self.stream(
                 |mut caller| async move { caller.download_artifact(request).await },
-                None,
+                stop,
                 |chunk: proto::Chunk| {
                     take(&chunk.data).map_err(failed())?;
                     at += chunk.data.len() as u64;
@@ -204,6 +220,35 @@ impl Remote {
                 Err(Broken::Status(status)) if is_broken(&status) && begun.elapsed() < PATIENCE => pause(),
                 Err(broken) => return Err(broken.into()),
             }
+        }
+    }
+
+    /// Hands on a tar archive of all artifacts, or of those that match. Gives whether it came to its end, and not to a stop.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon answers, and what `take` fails with.
+    pub(crate) fn archive(
+        &self,
+        id: &BuildId,
+        patterns: &[String],
+        stop: &StopToken,
+        take: Sink<'_>,
+    ) -> Result<bool, ServiceError> {
+        let request = proto::DownloadBuildRequest { build_id: id.to_string(), patterns: patterns.to_vec() };
+        let (mut missing, failed) = (0, || FileError::new("write", Path::new("the archive")));
+        let done = self.stream(
+            |mut caller| async move { caller.download_build(request).await },
+            Some(stop),
+            |chunk: proto::Chunk| {
+                missing = (missing + chunk.size.unwrap_or_default()).saturating_sub(chunk.data.len() as u64);
+                take(&chunk.data).map_err(failed())?;
+                Ok(true)
+            },
+        );
+        match done? {
+            true if missing > 0 => Err(failed()(std::io::ErrorKind::UnexpectedEof.into()).into()),
+            ended => Ok(ended),
         }
     }
 }
@@ -290,7 +335,7 @@ impl BuildService for Remote {
     }
 
     fn read(&self, id: &BuildId, artifact: &Artifact, offset: u64, take: Sink<'_>) -> Result<(), ServiceError> {
-        self.download(id, artifact, offset, take)
+        self.download(id, artifact, offset, None, take)
     }
 
     fn watch(
