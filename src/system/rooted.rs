@@ -458,7 +458,11 @@ impl Walk<'_> {
         if self.stack.len() >= MAX_DEPTH {
             return Err(RootedError::TooDeep { path: self.path.into(), limit: MAX_DEPTH });
         }
-        fs::mkdirat(self.here(), name.as_os_str(), mode).map_err(RootedError::call("make", self.path))?;
+        match fs::mkdirat(self.here(), name.as_os_str(), mode) {
+            // Another thread or process has made it meanwhile.
+            Err(Errno::EXIST) => return self.enter(name),
+            made => made.map_err(RootedError::call("make", self.path))?,
+        }
         self.enter(name)?;
         self.made.push(self.place());
         Ok(())
