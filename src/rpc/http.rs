@@ -11,13 +11,17 @@ use axum::{
     routing::get,
 };
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 use tonic::{Code, Status};
 
 use super::{
     download::{self, FilePieces, LEFT_OUT, Tar},
     server::{blocking, wanted},
 };
-use crate::daemon::{Daemon, access::Principal};
+use crate::{
+    daemon::{Daemon, access::Principal},
+    model::{Artifact, BuildId},
+};
 
 /// Before the id of a build.
 const BUILDS: &str = "/v1/builds/";
@@ -32,6 +36,19 @@ pub(crate) fn routes(daemon: Arc<Daemon>) -> Router {
         .route("/v1/builds/{id}/artifacts.tar", get(tar))
         .route("/v1/builds/{id}/artifacts/{*path}", get(file))
         .with_state(daemon)
+}
+
+/// What `smidr artifacts list --json` prints.
+#[derive(Serialize)]
+struct List {
+    version: u32,
+    build: BuildId,
+    artifacts: Vec<Artifact>,
+}
+
+#[derive(Serialize)]
+struct Wrong<'a> {
+    error: &'a str,
 }
 
 /// An error as an answer.
@@ -55,7 +72,7 @@ impl IntoResponse for Refusal {
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        (code, Json(serde_json::json!({"error": self.0.message()}))).into_response()
+        (code, Json(Wrong { error: self.0.message() })).into_response()
     }
 }
 
@@ -73,7 +90,7 @@ async fn list(State(daemon): State<Arc<Daemon>>, Extension(principal): Extension
     let document = blocking(move || {
         let build = daemon.show(&principal, &id)?;
         let artifacts = daemon.artifacts(&build.id, &[])?;
-        Ok(serde_json::json!({"version": 1, "build": build.id, "artifacts": artifacts}))
+        Ok(List { version: 1, build: build.id, artifacts })
     });
     Ok(Json(document.await?).into_response())
 }

@@ -5,6 +5,7 @@ mod auth;
 pub(crate) mod authority;
 mod batch;
 mod blobs;
+mod bring;
 pub(crate) mod client;
 mod convert;
 mod download;

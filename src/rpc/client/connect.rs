@@ -25,7 +25,7 @@ use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint, Uri},
+    transport::{Channel, Uri},
 };
 
 use super::Remote;
@@ -33,6 +33,7 @@ use crate::{
     model::{Hint, Kind, Paths, UserError},
     rpc::{
         authority::{AuthorityError, identity, pin_of},
+        bring::endpoint,
         listen::socket_path,
         proto::smidr_client::SmidrClient,
     },
@@ -157,7 +158,7 @@ impl Remote {
         let runtime = runtime(paths)?;
         let channel = {
             let _inside = runtime.enter();
-            Endpoint::from_static("http://smidr").connect_with_connector_lazy(connector)
+            endpoint().connect_with_connector_lazy(connector)
         };
         let (caller, address) = (caller(channel, None), "the Unix socket".into());
         Ok(Self { runtime, caller, is_own: true, address })
@@ -210,7 +211,7 @@ impl Remote {
         });
         let channel = {
             let _inside = runtime.enter();
-            Endpoint::from_static("http://smidr").connect_with_connector_lazy(connector)
+            endpoint().connect_with_connector_lazy(connector)
         };
         Ok(Self { runtime, caller: caller(channel, token), is_own: false, address: login.address.clone() })
     }

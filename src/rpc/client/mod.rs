@@ -4,7 +4,6 @@ mod connect;
 
 use std::{
     io::{Read as _, Seek as _},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -15,7 +14,7 @@ use tonic::{Code, Status};
 
 use self::connect::Caller;
 use super::{
-    convert::{artifact_of, build_of, path},
+    convert::{artifact_of, build_of},
     proto,
     records::record_of,
     status::error,
@@ -30,7 +29,7 @@ use crate::{
 };
 
 /// How long a call is tried again whose connection has broken: a daemon that is replaced is back before that.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How much of a blob one message holds, in bytes.
 const PART: usize = 256 << 10;
@@ -72,7 +71,7 @@ impl Remote {
     }
 
     /// Hands on each message of a stream until `take` wants no more. Gives whether the stream came to its end.
-    fn stream<T, F>(
+    pub(super) fn stream<T, F>(
         &self,
         call: impl FnOnce(Caller) -> F,
         stop: Option<&StopToken>,
@@ -183,79 +182,13 @@ impl Remote {
     pub(crate) fn info(&self) -> Result<proto::ServerInfo, ServiceError> {
         self.call(|mut caller| async move { caller.get_server_info(proto::GetServerInfoRequest {}).await })
     }
-
-    /// Hands on the bytes of an artifact, from an offset to its end. Ends earlier at a stop.
-    ///
-    /// # Errors
-    ///
-    /// What the daemon answers, and what `take` fails with.
-    pub(crate) fn download(
-        &self,
-        id: &BuildId,
-        artifact: &Artifact,
-        offset: u64,
-        stop: Option<&StopToken>,
-        take: Sink<'_>,
-    ) -> Result<(), ServiceError> {
-        let mut at = offset;
-        let begun = std::time::Instant::now();
-        loop {
-            let request = proto::DownloadArtifactRequest {
-                build_id: id.to_string(),
-                path: Some(path(&artifact.path)),
-                offset: at,
-            };
-            let failed = || FileError::new("copy", &artifact.path);
-            let done = self.stream(
-                |mut caller| async move { caller.download_artifact(request).await },
-                stop,
-                |chunk: proto::Chunk| {
-                    take(&chunk.data).map_err(failed())?;
-                    at += chunk.data.len() as u64;
-                    Ok(true)
-                },
-            );
-            match done {
-                Ok(_) => return Ok(()),
-                Err(Broken::Status(status)) if is_broken(&status) && begun.elapsed() < PATIENCE => pause(),
-                Err(broken) => return Err(broken.into()),
-            }
-        }
-    }
-
-    /// Hands on a tar archive of all artifacts, or of those that match. Gives whether it came to its end, and not to a stop.
-    ///
-    /// # Errors
-    ///
-    /// What the daemon answers, and what `take` fails with.
-    pub(crate) fn archive(
-        &self,
-        id: &BuildId,
-        patterns: &[String],
-        stop: &StopToken,
-        take: Sink<'_>,
-    ) -> Result<bool, ServiceError> {
-        let request = proto::DownloadBuildRequest { build_id: id.to_string(), patterns: patterns.to_vec() };
-        let (mut missing, failed) = (0, || FileError::new("write", Path::new("the archive")));
-        let done = self.stream(
-            |mut caller| async move { caller.download_build(request).await },
-            Some(stop),
-            |chunk: proto::Chunk| {
-                missing = (missing + chunk.size.unwrap_or_default()).saturating_sub(chunk.data.len() as u64);
-                take(&chunk.data).map_err(failed())?;
-                Ok(true)
-            },
-        );
-        match done? {
-            true if missing > 0 => Err(failed()(std::io::ErrorKind::UnexpectedEof.into()).into()),
-            ended => Ok(ended),
-        }
-    }
 }
 
 /// Why a stream ended before its end.
-enum Broken {
+pub(super) enum Broken {
+    /// The daemon, or the connection.
     Status(Status),
+    /// The one that takes its messages.
     Taken(ServiceError),
 }
 
@@ -268,12 +201,12 @@ impl From<Broken> for ServiceError {
     }
 }
 
-fn pause() {
+pub(super) fn pause() {
     std::thread::sleep(Duration::from_millis(300));
 }
 
 /// Whether it was the connection that failed, or the daemon that ended.
-fn is_broken(status: &Status) -> bool {
+pub(super) fn is_broken(status: &Status) -> bool {
     let of_transport = std::error::Error::source(status).is_some();
     matches!(status.code(), Code::Unavailable)
         || (of_transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled))
