@@ -402,3 +402,20 @@ fn old_builds_go() {
     assert_eq!(builds(&yard), ["a-00000002", "a-00000003", "b-00000004"]);
     assert_eq!(yard.run("client list --json").json()["builds"].as_array().expect("a list").len(), 3);
 }
+
+#[test]
+fn a_revoked_token_ends_downloads_and_slow_ones_hold_up_no_other() {
+    let yard = Yard::new();
+    yard.build("a-00000001", None, 1, &[Left::File("f", &noise(32 << 20))]);
+    let yard = yard.serve();
+    let token = yard.token("t", "--scope read");
+    let web = yard.tls();
+    let path = "/v1/builds/a-00000001/artifacts/f";
+    // More than the daemon has threads for what blocks.
+    let mut slow: Vec<Response> = (0..80).map(|_| web.get(path, &token).send().expect("an answer")).collect();
+    assert_eq!(sent(web.get("/v1/builds/a-00000001/artifacts", &token)).0, 200);
+    yard.run("daemon token rm t").expect_code(0);
+    let mut bytes = Vec::new();
+    assert!(slow.remove(0).read_to_end(&mut bytes).is_err());
+    assert!(bytes.len() < 32 << 20);
+}
