@@ -280,13 +280,13 @@ pub struct DeleteBuildRequest {
 pub struct DeleteBuildResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PurgeBuildsRequest {
-    /// Of each project and customer, keep so many.
+    /// Of each project, variant and customer, keep so many: so many that left artifacts, and so many that did not.
     #[prost(uint32, optional, tag = "1")]
     pub keep: ::core::option::Option<u32>,
     /// Only what ended so many seconds ago.
     #[prost(uint64, optional, tag = "2")]
     pub older_than_s: ::core::option::Option<u64>,
-    /// Remove until no more than so many bytes are kept.
+    /// Of each customer, remove the oldest until no more than so many bytes of artifacts are kept.
     #[prost(uint64, optional, tag = "3")]
     pub max_bytes: ::core::option::Option<u64>,
     #[prost(string, tag = "4")]
@@ -1635,7 +1635,8 @@ pub mod smidr_client {
                 .insert(GrpcMethod::new("smidr.v1.Smidr", "DeleteBuild"));
             self.inner.unary(req, path, codec).await
         }
-        /// Removes old builds.
+        /// Removes old builds: those that each of the given bounds lets go. The newest of each project stays, unless keep is 0. Takes the scope admin, or, of
+        /// the own customer's builds, cancel.
         pub async fn purge_builds(
             &mut self,
             request: impl tonic::IntoRequest<super::PurgeBuildsRequest>,
@@ -1732,7 +1733,7 @@ pub mod smidr_client {
                 .insert(GrpcMethod::new("smidr.v1.Smidr", "DownloadArtifact"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// All artifacts of a build, or those that match, as one tar archive.
+        /// All artifacts of a build, or those that match, as one tar archive. Links that lead out are not in it: the metadata smidr-links-left-out counts them.
         pub async fn download_build(
             &mut self,
             request: impl tonic::IntoRequest<super::DownloadBuildRequest>,
@@ -2278,7 +2279,8 @@ pub mod smidr_server {
             tonic::Response<super::DeleteBuildResponse>,
             tonic::Status,
         >;
-        /// Removes old builds.
+        /// Removes old builds: those that each of the given bounds lets go. The newest of each project stays, unless keep is 0. Takes the scope admin, or, of
+        /// the own customer's builds, cancel.
         async fn purge_builds(
             &self,
             request: tonic::Request<super::PurgeBuildsRequest>,
@@ -2319,7 +2321,7 @@ pub mod smidr_server {
             >
             + std::marker::Send
             + 'static;
-        /// All artifacts of a build, or those that match, as one tar archive.
+        /// All artifacts of a build, or those that match, as one tar archive. Links that lead out are not in it: the metadata smidr-links-left-out counts them.
         async fn download_build(
             &self,
             request: tonic::Request<super::DownloadBuildRequest>,
