@@ -10,9 +10,9 @@ pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod policy;
 mod queue;
+mod retention;
 mod scheduled;
 pub(crate) mod schedules;
-mod retention;
 mod submit;
 mod tally;
 mod told;
@@ -57,8 +57,8 @@ use crate::{
     worker::WorkerError,
 };
 pub(crate) use queue::{About, InQueue, Place, QueueView};
-pub(crate) use submit::Asked;
 pub(crate) use retention::{Purge, Rule};
+pub(crate) use submit::Asked;
 
 /// The ledger's file, and that of the lock, below SMIDR_HOME/daemon.
 const LEDGER: &str = "daemon.db";
