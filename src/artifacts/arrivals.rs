@@ -224,8 +224,8 @@ impl Part {
     /// # Errors
     ///
     /// When the file system refuses.
-    pub(crate) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.file.write_all(piece)?;
+    pub(crate) fn write(&mut self, piece: &[u8]) -> Result<(), FileError> {
+        self.file.write_all(piece).map_err(FileError::new("write", &self.path))?;
         self.hash.update(piece);
         self.length += piece.len() as u64;
         Ok(())

@@ -196,15 +196,19 @@ fn rest(
     progress: &Progress<'_>,
 ) -> Result<(), Failure> {
     if part.length < artifact.size {
-        let offset = part.length;
-        wanted.remote.download(&wanted.build.id, artifact, offset, Some(stop), &mut |piece| {
+        let (offset, mut full) = (part.length, None);
+        let done = wanted.remote.download(&wanted.build.id, artifact, offset, Some(stop), &mut |piece| {
             if part.length + piece.len() as u64 > artifact.size {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "more arrived than the file has"));
             }
-            part.write(piece)?;
             progress.add(piece.len() as u64);
-            Ok(())
-        })?;
+            part.write(piece).map_err(|error| {
+                full = Some(error);
+                io::ErrorKind::Other.into()
+            })
+        });
+        // Where it stands here, and not on the daemon's machine.
+        full.map_or(Ok(()), |error| Err(error.into())).and(done.map_err(Failure::from))?;
     }
     stop.check().map_err(ArtifactError::from)?;
     match part.length == artifact.size {
