@@ -68,10 +68,12 @@ fn serve(args: &DaemonArgs) -> Done {
     let lines = greeting(&ready, &home, &user_home);
     let is_of_background = args.of_background;
     ready.serve(&stop, move || {
-        lines.into_iter().for_each(say);
         if is_of_background {
-            // The one that has started it reads until here.
+            // The one that has started it reads until here, if it is still there.
+            print_bytes(format!("{}\n", lines.join("\n")).as_bytes());
             let _ = executors::ready(io::stdout());
+        } else {
+            lines.into_iter().for_each(say);
         }
     })?;
     Ok(ExitCode::SUCCESS)

@@ -53,13 +53,6 @@ pub(crate) trait BuildService {
     /// When the record cannot be read.
     fn artifacts(&self, id: &BuildId) -> Result<Vec<Artifact>, ServiceError>;
 
-    /// Hands the bytes of an artifact to `take`, from an offset.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such file, or it cannot be read; what `take` fails with.
-    fn read(&self, id: &BuildId, artifact: &Artifact, offset: u64, take: Sink<'_>) -> Result<(), ServiceError>;
-
     /// Hands every entry of a build's journal after record number `after` to `take`, in order. With `follow`, passing states too, until the
     /// build is over or that token stops. `take` says whether it wants more. Gives whether the end of the build was reached.
     ///
@@ -130,17 +123,6 @@ impl BuildService for LocalService<'_> {
 
     fn artifacts(&self, id: &BuildId) -> Result<Vec<Artifact>, ServiceError> {
         self.artifacts(id)
-    }
-
-    fn read(&self, id: &BuildId, artifact: &Artifact, offset: u64, take: Sink<'_>) -> Result<(), ServiceError> {
-        let (mut file, _) = self.open_artifact(id, artifact, offset)?;
-        let path = self.paths.build(id).join("artifacts").join(&artifact.path);
-        let mut piece = vec![0; 256 << 10];
-        loop {
-            let read = io::Read::read(&mut file, &mut piece).map_err(FileError::new("read", &path))?;
-            let Some(piece) = piece.get(..read).filter(|piece| !piece.is_empty()) else { return Ok(()) };
-            take(piece).map_err(FileError::new("copy", &path))?;
-        }
     }
 
     fn watch(

@@ -1,7 +1,7 @@
 //! Schedules in the ledger: what is built when, how far each has come, and how its last run ended. Times are milliseconds.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, Row, params};
 
 /// What the ledger keeps of schedules.
 pub(crate) const TABLES: &str = "
@@ -111,12 +111,6 @@ pub(crate) fn delete(customer: String, name: String) -> impl FnOnce(&Connection)
 pub(crate) fn all(db: &Connection) -> rusqlite::Result<Vec<ScheduleRow>> {
     let sql = format!("SELECT {COLUMNS} FROM schedules ORDER BY customer, name");
     db.prepare_cached(&sql)?.query_map([], row)?.collect()
-}
-
-/// One schedule.
-pub(crate) fn get(db: &Connection, customer: &str, name: &str) -> rusqlite::Result<Option<ScheduleRow>> {
-    let sql = format!("SELECT {COLUMNS} FROM schedules WHERE customer = ?1 AND name = ?2");
-    db.prepare_cached(&sql)?.query_row(params![customer, name], row).optional()
 }
 
 /// Notes that due times up to `handled` are over, how many of them were missed, and whether one of them is being started.

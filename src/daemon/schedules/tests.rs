@@ -281,7 +281,12 @@ fn a_new_schedule_wakes_the_loop_and_a_replaced_one_hears_nothing_of_the_old_run
         stop.request(StopRequest::Graceful);
         looping.join().expect("the loop").expect("no error");
     });
-    let row = ledger.read(|db| table::get(db, "acme", "nightly")).expect("read").expect("a row");
+    let row = ledger
+        .read(table::all)
+        .expect("read")
+        .into_iter()
+        .find(|row| row.customer == "acme" && row.name == "nightly")
+        .expect("a row");
     assert_eq!((row.cron.as_str(), row.last_build, row.pending), ("0 0 1 1 *", None, None));
     assert!(runtime.block_on(schedules.delete("acme", "nightly")).expect("deleted"));
     assert!(!runtime.block_on(schedules.delete("acme", "nightly")).expect("nothing there"));

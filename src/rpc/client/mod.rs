@@ -24,8 +24,8 @@ use crate::{
     history::{BuildRecord, Filter, TaskRecord, journal::Entry},
     layers::PackedLayer,
     model::{Artifact, BuildId, Event, Hint, Kind, Submission, SubmittedLayer},
-    service::{BuildService, Listed, ServiceError, Sink},
-    system::{files::FileError, stop::StopToken},
+    service::{BuildService, Listed, ServiceError},
+    system::stop::StopToken,
 };
 
 /// How long a call is tried again whose connection has broken: a daemon that is replaced is back before that.
@@ -265,10 +265,6 @@ impl BuildService for Remote {
             async move { caller.list_artifacts(request).await }
         })?;
         answer.artifacts.into_iter().map(|artifact| artifact_of(artifact).map_err(odd)).collect()
-    }
-
-    fn read(&self, id: &BuildId, artifact: &Artifact, offset: u64, take: Sink<'_>) -> Result<(), ServiceError> {
-        self.download(id, artifact, offset, None, take)
     }
 
     fn watch(
