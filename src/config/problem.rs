@@ -44,8 +44,11 @@ pub struct Problems {
     pub list: Vec<Problem>,
 }
 
+/// How many problems are drawn. Each takes a walk through the document, and a daemon draws what strangers send.
+const DRAWN: usize = 100;
+
 impl Problems {
-    /// All problems with line and caret; `colour` for terminals.
+    /// All problems, up to a hundred, with line and caret; `colour` for terminals.
     pub fn render(&self, colour: bool) -> String {
         self.drawn_as(&Level::ERROR, colour)
     }
@@ -64,13 +67,18 @@ impl Problems {
             title: Shown::plain(&problem.title).into(),
             hint: problem.hint.as_deref().map(|hint| Shown::plain(hint).into()),
         };
-        let drawn = list.into_iter().map(shown).map(|problem| {
+        let further = list.len().saturating_sub(DRAWN);
+        let drawn = list.into_iter().take(DRAWN).map(shown).map(|problem| {
             let (file, text, problem) = self.in_its_document(problem);
             let file = String::from(Shown::plain(file));
             renderer.render(&report(text, level, &file, &problem))
         });
+        let mut drawn = drawn.collect::<Vec<_>>();
+        if further > 0 {
+            drawn.push(format!("and {further} further problems"));
+        }
         // Filters what is quoted of the document.
-        String::from(Shown::block(&drawn.collect::<Vec<_>>().join("\n")))
+        String::from(Shown::block(&drawn.join("\n")))
     }
 
     /// The same places, without quoting the file, and without titles, which quote it too: a project could name a file that it must not
