@@ -21,13 +21,17 @@ use super::{
     server::Api,
 };
 use crate::{
-    daemon::{Daemon, DaemonError, Ending},
+    daemon::{Daemon, DaemonError, Ending, access::Principal},
     model::{Hint, Kind, UserError},
     system::{files::FileError, stop::StopToken},
 };
 
 /// Threads that serve; what blocks has threads of its own.
 const THREADS: usize = 2;
+
+/// Of each thread, in bytes, as the main thread of other commands has: configs that are nested as deeply as the parser allows need more than one
+/// MiB. Only what is used takes memory.
+const STACK: usize = 8 << 20;
 
 /// How many calls that block run at once.
 const BLOCKING: usize = 64;
@@ -193,7 +197,7 @@ impl Ready {
             .worker_threads(THREADS)
             .max_blocking_threads(BLOCKING)
             .thread_name("serve")
-            .thread_stack_size(1 << 20)
+            .thread_stack_size(STACK)
             .enable_all()
             .build()
             .map_err(RunError::Threads)?;
@@ -244,8 +248,9 @@ async fn end_builds(daemon: &Arc<Daemon>, how: Ending) {
         Ending::Cancel => {
             let daemon = daemon.clone();
             let stopped = tokio::task::spawn_blocking(move || {
+                let ending = Principal::owner("smidr daemon stop");
                 for id in running {
-                    let _ = daemon.builds().stop(&id, false, Some("the daemon was stopped"));
+                    let _ = daemon.cancel(&ending, id.as_str(), false, None);
                 }
             });
             let _ = stopped.await;
