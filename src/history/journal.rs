@@ -404,7 +404,7 @@ impl Reader {
                 from: BufReader::with_capacity(256 << 10, from),
                 line: Vec::new(),
                 is_rest: false,
-                next: after + 1,
+                next: after.saturating_add(1),
                 unreadable: 0,
                 waiting: None,
                 read,
@@ -468,7 +468,7 @@ impl Reader {
 fn at_frame(mut file: File, after: u64) -> io::Result<File> {
     if after > 0
         && let Some(index) = index_of(&mut file)
-        && let Some(frame) = index.frames.iter().rev().find(|frame| frame.seq <= after + 1)
+        && let Some(frame) = index.frames.iter().rev().find(|frame| frame.seq <= after.saturating_add(1))
     {
         file.seek(SeekFrom::Start(frame.offset))?;
     } else {
