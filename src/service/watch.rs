@@ -80,7 +80,7 @@ impl LocalService<'_> {
                 return Ok(false);
             }
             // Whose worker has just gone is looked at without delay.
-            if !wake.lost() {
+            if !wake.lost() && !wake.look_for(&folder) {
                 wake.wait().map_err(failed())?;
             }
             if wake.client.is_none() {
@@ -124,7 +124,7 @@ impl LocalService<'_> {
             if stop.is_requested() {
                 return Ok(());
             }
-            if !wake.lost() {
+            if !wake.lost() && !wake.look_for(&folder) {
                 wake.wait().map_err(failed())?;
             }
             if wake.client.is_none() {
@@ -154,6 +154,8 @@ struct Wake {
     was_connected: bool,
     // None where the user has too many of them (inotify(7), max_user_instances): then it is looked at from time to time.
     journal: Option<OwnedFd>,
+    // Not as long as the journal is not there: that of a build that waits for a daemon.
+    is_watched: bool,
     stopped: PipeReader,
     _listening: Listening,
 }
@@ -166,17 +168,27 @@ fn connect(folder: &Path) -> Option<Client> {
 impl Wake {
     fn new(folder: &Path, stop: &StopToken) -> io::Result<Self> {
         let journal = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok();
-        let journal = journal.filter(|journal| {
-            let watched = inotify::add_watch(journal, folder.join(JOURNAL), inotify::WatchFlags::MODIFY);
-            // One that is over has another name.
-            matches!(watched, Ok(_) | Err(rustix::io::Errno::NOENT))
-        });
         let (stopped, waker) = io::pipe()?;
         let listening = stop.listen(move |_| {
             let _ = (&waker).write_all(&[0]);
         });
         let client = connect(folder);
-        Ok(Self { was_connected: client.is_some(), client, journal, stopped, _listening: listening })
+        let (was_connected, is_watched) = (client.is_some(), false);
+        let mut wake = Self { client, was_connected, journal, is_watched, stopped, _listening: listening };
+        wake.look_for(folder);
+        Ok(wake)
+    }
+
+    /// Watches the journal once it is there. Gives whether that has just begun: what was written before wakes nothing.
+    fn look_for(&mut self, folder: &Path) -> bool {
+        let Some(journal) = self.journal.as_ref().filter(|_| !self.is_watched) else { return false };
+        let watched = inotify::add_watch(journal, folder.join(JOURNAL), inotify::WatchFlags::MODIFY);
+        self.is_watched = watched.is_ok();
+        // One that is over has another name.
+        if !matches!(watched, Ok(_) | Err(rustix::io::Errno::NOENT)) {
+            self.journal = None;
+        }
+        self.is_watched
     }
 
     /// A passing state that has come.
@@ -201,7 +213,7 @@ impl Wake {
         let mut fds = vec![readable(self.stopped.as_fd())];
         fds.extend(self.journal.iter().map(|journal| readable(journal.as_fd())));
         fds.extend(self.client.iter().map(|client| readable(client.fd())));
-        let is_woken = self.client.is_some() && self.journal.is_some();
+        let is_woken = self.client.is_some() && self.is_watched;
         let timeout = if is_woken { PollTimeout::NONE } else { PollTimeout::from(LOOK_AGAIN) };
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
