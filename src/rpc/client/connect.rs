@@ -217,7 +217,8 @@ impl Remote {
     }
 }
 
-fn causes(error: &dyn std::error::Error) -> String {
+/// An error with what caused it, on one line.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -12,7 +12,7 @@ pub(crate) use connect::{Login, kept};
 use tokio::{runtime::Runtime, sync::Notify};
 use tonic::{Code, Status};
 
-use self::connect::Caller;
+use self::connect::{Caller, causes};
 use super::{
     convert::{artifact_of, build_of},
     proto,
@@ -64,7 +64,7 @@ impl Remote {
                         tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(Duration::from_secs(2));
                     }
-                    Err(status) => return Err(error(&status)),
+                    Err(status) => return Err(failed(&status)),
                 }
             }
         })
@@ -195,7 +195,7 @@ pub(super) enum Broken {
 impl From<Broken> for ServiceError {
     fn from(broken: Broken) -> Self {
         match broken {
-            Broken::Status(status) => error(&status),
+            Broken::Status(status) => failed(&status),
             Broken::Taken(error) => error,
         }
     }
@@ -208,8 +208,34 @@ pub(super) fn pause() {
 /// Whether it was the connection that failed, or the daemon that ended.
 pub(super) fn is_broken(status: &Status) -> bool {
     let of_transport = std::error::Error::source(status).is_some();
-    matches!(status.code(), Code::Unavailable)
-        || (of_transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled))
+    !is_refused(status)
+        && (matches!(status.code(), Code::Unavailable)
+            || (of_transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled)))
+}
+
+/// Whether TLS says no, as it will the next time: to a client certificate, for one, which a server looks at after the client's handshake.
+fn is_refused(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let of_tls = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if of_tls.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// What the daemon has answered, or why there is no answer.
+fn failed(status: &Status) -> ServiceError {
+    let Some(cause) = std::error::Error::source(status) else { return error(status) };
+    ServiceError::Daemon {
+        message: "the connection to the daemon has failed".into(),
+        causes: vec![causes(cause)],
+        kind: Kind::Outside,
+        hints: Vec::new(),
+        drawn: None,
+    }
 }
 
 impl BuildService for Remote {
@@ -288,7 +314,7 @@ impl BuildService for Remote {
                     for record in records.items {
                         let Some(record) = record_of(id, record).map_err(odd)? else { continue };
                         if let Some(seq) = record.seq() {
-                            let missing = seq.saturating_sub(after + 1);
+                            let missing = seq.saturating_sub(after).saturating_sub(1);
                             if missing > 0 && !take(Entry::Missing(missing)) {
                                 return Ok(false);
                             }
