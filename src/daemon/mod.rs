@@ -268,6 +268,12 @@ pub(crate) enum Ending {
     Drain,
 }
 
+/// How long a token's end is waited for at once.
+const LOOK_AT_CLOCK: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// How often a build is looked at that is being started, before it can be stopped.
+const BETWEEN: std::time::Duration = std::time::Duration::from_millis(10);
+
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -427,8 +433,14 @@ impl Daemon {
         }
         let by = format!("cancelled by {}", principal.name);
         let reason = reason.map_or(by.clone(), |reason| format!("{by}: {reason}"));
-        if self.drop_waiting(&build.id, &reason)? {
-            return Ok(self.builds().show(Some(build.id.as_str()))?);
+        loop {
+            if self.drop_waiting(&build.id, &reason)? {
+                return Ok(self.builds().show(Some(build.id.as_str()))?);
+            }
+            if !self.is_between(&build.id) {
+                break;
+            }
+            std::thread::sleep(BETWEEN);
         }
         match self.builds().stop(&build.id, force, Some(&reason)) {
             Ok(()) | Err(ServiceError::Over { .. }) => {}
@@ -463,6 +475,15 @@ impl Daemon {
                 tokens.get(hash).and_then(|token| token.principal(Timestamp::now())).as_ref() == Some(principal)
             }
         }
+    }
+
+    /// How long a caller is good at most; none: for ever.
+    pub(crate) fn time_left(&self, principal: &Principal) -> Option<std::time::Duration> {
+        let How::Token(hash) = &principal.how else { return None };
+        let expires = self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(hash)?.expires?;
+        // A clock that is set does not wake: it is looked at from time to time.
+        let left = std::time::Duration::try_from(expires.duration_since(Timestamp::now())).unwrap_or_default();
+        Some(left.clamp(std::time::Duration::from_millis(10), LOOK_AT_CLOCK))
     }
 
     /// Told at each change of tokens.

@@ -2,7 +2,7 @@
 //! runs, which waits for its end.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -129,6 +129,8 @@ pub(super) struct State {
     decided: Vec<Decision>,
     // Of pressure, in percent.
     limit: u32,
+    // Neither waiting nor with a worker that could hear: being started, or ended.
+    between: HashSet<BuildId>,
     ends: bool,
 }
 
@@ -148,6 +150,7 @@ impl State {
             running: HashMap::new(),
             decided: Vec::new(),
             limit: 100,
+            between: HashSet::new(),
             ends: false,
         }
     }
@@ -375,13 +378,15 @@ impl Daemon {
             let about = entry.about.clone();
             queue.budget.recent.push(about.customer());
             queue.running.insert(id.clone(), entry);
+            queue.between.insert(id.clone());
             drop(queue);
             match self.start_worker(&id) {
                 Ok(()) => {
-                    let _ = follow(self, id);
+                    let _ = follow(self, id.clone());
                 }
                 Err(error) => self.not_started(&id, about, &error),
             }
+            lock(&self.queue).between.remove(&id);
         }
     }
 
@@ -477,14 +482,26 @@ impl Daemon {
 
     /// Cancels a build that waits. Gives whether it waited.
     pub(super) fn drop_waiting(&self, id: &BuildId, reason: &str) -> Result<bool, DaemonError> {
-        let Some(entry) = lock(&self.queue).remove_waiting(id) else { return Ok(false) };
+        let mut queue = lock(&self.queue);
+        let Some(entry) = queue.remove_waiting(id) else { return Ok(false) };
+        queue.between.insert(id.clone());
+        drop(queue);
         let outcome = Outcome { reasons: vec![reason.into()], ..Outcome::new(BuildState::Cancelled) };
-        if let Err(error) = self.end_unbegun(id, outcome) {
-            lock(&self.queue).waiting.insert(entry.seq, entry);
+        let ended = self.end_unbegun(id, outcome);
+        let mut queue = lock(&self.queue);
+        queue.between.remove(id);
+        if let Err(error) = ended {
+            queue.waiting.insert(entry.seq, entry);
             return Err(error);
         }
+        drop(queue);
         let _ = self.wake.send(Signal::Look);
         Ok(true)
+    }
+
+    /// Whether a build is just being started, or ended without a worker: there is nothing that could be told to stop.
+    pub(super) fn is_between(&self, id: &BuildId) -> bool {
+        lock(&self.queue).between.contains(id)
     }
 
     fn ended(self: &Arc<Self>, id: &BuildId) {

@@ -173,7 +173,18 @@ impl Api {
             let mut changes = daemon.access_changes();
             let until = async move || {
                 // Ends when the caller may no longer.
-                while changes.changed().await.is_ok() && daemon.still(&principal) {}
+                while daemon.still(&principal) {
+                    let expires = async {
+                        match daemon.time_left(&principal) {
+                            Some(left) => tokio::time::sleep(left).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        changed = changes.changed() => if changed.is_err() { return },
+                        () = expires => {}
+                    }
+                }
             };
             let _ = feed.stream(form, from, follow, progress, to, until).await;
             drop(open);
