@@ -37,6 +37,20 @@ mod config_of;
 mod credentials;
 #[path = "all/daemon_files.rs"]
 mod daemon_files;
+#[path = "all/daemon.rs"]
+mod daemon;
+#[path = "all/daemon_access.rs"]
+mod daemon_access;
+#[path = "all/daemon_ends.rs"]
+mod daemon_ends;
+#[path = "all/daemon_fixture.rs"]
+mod daemon_fixture;
+#[path = "all/daemon_fuzz.rs"]
+mod daemon_fuzz;
+#[path = "all/daemon_hostile.rs"]
+mod daemon_hostile;
+#[path = "all/daemon_killed.rs"]
+mod daemon_killed;
 #[path = "all/disk.rs"]
 mod disk;
 #[path = "all/doctor.rs"]

@@ -58,6 +58,13 @@ impl Alone {
         Self(World::new())
     }
 
+    /// With a project `p` that cannot be built for want of an image.
+    pub(crate) fn without_image() -> Self {
+        let world = World::new();
+        world.init("p");
+        Self(world)
+    }
+
     /// What runs in this world: workers, and everything that their builds have started.
     pub(crate) fn processes(&self) -> Vec<String> {
         let all = processes_with(&self.smidr.display().to_string());

@@ -257,7 +257,7 @@ fn with_small_disk(world: &World, size: &str, script: &str) -> Option<Done> {
 }
 
 /// Runs a shell in a mount namespace of its own; `$0` is smidr. None where that cannot be, or the script says so with 99.
-fn in_own_mounts(world: &World, script: &str) -> Option<Done> {
+pub(crate) fn in_own_mounts(world: &World, script: &str) -> Option<Done> {
     let mut command = Command::new(tool("unshare")?);
     world.surround(&mut command);
     let own = if is_root() { "-m" } else { "-Urm" };

@@ -1,0 +1,330 @@
+//! Builds of a daemon: what its users see is what users of local builds see, in every state and from every way in.
+
+use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
+
+use serde_json::Value;
+
+use super::{
+    daemon_fixture::{Served, wire},
+    support::{Done, Smidr, wait_for},
+    trouble::recipe,
+    workers::SOON,
+};
+
+/// By which way a user asks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// `smidr build --detach` and its sisters, without the daemon.
+    Local,
+    /// `smidr client`, on the Unix socket.
+    Unix,
+    /// The same over TLS, with a token. Builds are started by the Unix socket: the project is a folder of this machine.
+    Tls,
+}
+
+/// The commands of one way.
+struct User<'a> {
+    served: &'a Served,
+    way: Way,
+    token: PathBuf,
+}
+
+impl User<'_> {
+    fn start(&self, target: &str) -> String {
+        match self.way {
+            Way::Local => self.served.detached(&["--clean", "--target", target]),
+            Way::Unix | Way::Tls => self.served.started(&["--clean", "--target", target]),
+        }
+    }
+
+    fn does(&self, args: &[&str]) -> Smidr {
+        match self.way {
+            Way::Local => self.served.smidr().args(args),
+            Way::Unix => self.served.client(args),
+            Way::Tls => self.served.client_with(&self.token, args),
+        }
+    }
+
+    fn state(&self, id: &str) -> String {
+        let status = self.does(&["status", id, "--json"]).run();
+        status.expect_code(0).json()["build"]["state"].as_str().expect("a state").to_owned()
+    }
+
+    fn artifacts(&self, id: &str) -> Done {
+        match self.way {
+            Way::Local => self.served.smidr().args(["artifacts", "list", id, "--json"]).run(),
+            Way::Unix | Way::Tls => self.does(&["artifacts", id, "--json"]).run(),
+        }
+    }
+}
+
+/// The numbers of records that `--json` printed.
+fn numbers(text: &str) -> Vec<u64> {
+    let record = |line: &str| serde_json::from_str::<Value>(line).expect("JSON");
+    text.lines().filter_map(|line| record(line)["seq"].as_u64()).collect()
+}
+
+/// Every record once, from the first.
+#[track_caller]
+pub(crate) fn expect_dense(text: &str) {
+    let found = numbers(text);
+    assert!(!found.is_empty() && found.iter().copied().eq(1..=found.len() as u64), "{found:?}");
+}
+
+#[test]
+fn builds_are_the_same_by_every_way() {
+    let Some(served) = Served::new("daemon::builds_are_the_same_by_every_way") else { return };
+    let token = served.token("ci", &["--scope", "read,submit,cancel"]);
+    for way in [Way::Local, Way::Unix, Way::Tls] {
+        let user = User { served: &served, way, token: token.clone() };
+        a_build_that_is_followed(&user);
+        builds_that_are_cancelled(&user);
+    }
+    served.until_only_the_daemon();
+}
+
+fn a_build_that_is_followed(user: &User<'_>) {
+    let served = user.served;
+    served.held("slow", "at last");
+    let id = user.start("slow");
+    let mut first = user.does(&["logs", &id, "--follow"]).start();
+    served.until_acts(&id);
+    assert_eq!(user.state(&id), "BUILDING", "{:?}", user.way);
+    first.until_says("do_act");
+    // One that comes late, and one that wants records.
+    let late = user.does(&["logs", &id, "--follow"]).start();
+    let raw = user.does(&["logs", &id, "--follow", "--json"]).start();
+    served.release("slow");
+    let (first, late, raw) = (first.wait(), late.wait(), raw.wait());
+    for one in [&first, &late, &raw] {
+        one.expect_code(0);
+    }
+    assert_eq!(first.out, late.out, "{:?}", user.way);
+    expect_dense(&raw.out);
+    // Over, it is told from the start, and the stream ends.
+    for args in [&["logs", &id, "--follow"][..], &["logs", &id]] {
+        assert_eq!(user.does(args).run().expect_code(0).out, first.out, "{:?}", user.way);
+    }
+    assert_eq!(user.does(&["logs", &id, "--json"]).run().out, raw.out, "{:?}", user.way);
+    assert_eq!(user.state(&id), "COMPLETED", "{:?}", user.way);
+    assert_eq!(user.artifacts(&id).expect_code(0).json()["build"], id.as_str(), "{:?}", user.way);
+}
+
+fn builds_that_are_cancelled(user: &User<'_>) {
+    for args in [&["cancel"][..], &["cancel", "--force"]] {
+        user.served.held("deaf", "never");
+        let id = user.start("deaf");
+        user.served.until_acts(&id);
+        let mut follower = user.does(&["logs", &id, "--follow"]).start();
+        follower.until_says("do_act");
+        user.does(args).arg(&id).run().expect_code(0).expect_err(&format!("{id} CANCELLED"));
+        follower.wait().expect_code(0);
+        assert_eq!(user.state(&id), "CANCELLED", "{:?}", user.way);
+        let again = user.does(args).arg(&id).run();
+        // A local user is told that there was nothing to do; a script that cancels twice is in no error.
+        again.expect_code(if user.way == Way::Local { 2 } else { 0 }).expect_err("CANCELLED");
+        assert_eq!(user.state(&id), "CANCELLED", "{:?}", user.way);
+    }
+}
+
+#[test]
+fn exit_codes_are_those_of_local_builds() {
+    let Some(served) = Served::new("daemon::exit_codes_are_those_of_local_builds") else { return };
+    recipe(&served, "good", "    true");
+    recipe(&served, "bad", "    exit 7");
+    let remote = ["client", "start", "--wait", "--follow"];
+    for (target, code, says) in [("good", 0, "completed in"), ("bad", 1, "failed in bad:do_act")] {
+        let local = served.smidr().args(["build", "--clean", "--target", target]).run();
+        local.expect_code(code).expect_err(says);
+        let by_client = served.smidr().args(remote).args(["--clean", "--target", target]).run();
+        by_client.expect_code(code).expect_err(says);
+        let by_build = served.smidr().args(["build", "--daemon", "--clean", "--target", target]).run();
+        by_build.expect_code(code).expect_err(says);
+        let silent = served.client(&["start", "--wait", "--target", target]).run();
+        silent.expect_code(code);
+        assert_eq!(silent.err.matches(says).count(), 0, "{}", silent.err);
+    }
+    served.held("slow", "never");
+    let mut stopped = served.smidr().args(remote).args(["--target", "slow"]).start();
+    stopped.until_says("do_act");
+    let id = stopped.out().lines().next().and_then(|line| line.strip_prefix("Build ID: ")).expect("an id").to_owned();
+    served.client(&["cancel", &id]).run().expect_code(0);
+    stopped.wait().expect_code(130);
+    // As a build of the terminal: Ctrl-C stops it.
+    let mut stopped = served.smidr().args(["build", "--daemon", "--target", "slow"]).start();
+    stopped.until_says("do_act");
+    stopped.signal(nix::sys::signal::Signal::SIGINT);
+    let done = stopped.wait();
+    done.expect_code(130);
+    served.until_shown(&done.build_id(), "CANCELLED");
+    // A hangup leaves it alone.
+    let mut left = served.smidr().args(["build", "--daemon", "--target", "slow"]).start();
+    left.until_says("do_act");
+    left.signal(nix::sys::signal::Signal::SIGHUP);
+    left.wait();
+    let id = served.client(&["list", "--limit", "1", "--json"]).run().json()["builds"][0]["id"].clone();
+    let id = id.as_str().expect("an id");
+    assert_eq!(served.shown(id)["state"], "BUILDING");
+    served.client(&["cancel", id]).run().expect_code(0);
+}
+
+#[test]
+fn a_wrong_config_is_shown_with_line_and_caret() {
+    let served = Served::paused();
+    served.append("surprise: yes\n");
+    let local = served.smidr().args(["build", "--detach"]).run();
+    for args in [&["client", "start"][..], &["client", "start", "--wait", "--follow"], &["build", "--daemon"]] {
+        let done = served.smidr().args(args).run();
+        done.expect_code(2).expect_one_error().expect_err("surprise").expect_err("^");
+        assert_eq!((&done.out, &done.err), (&local.out, &local.err), "{args:?}");
+    }
+    // What the client would have seen is seen by the daemon, too.
+    let sent = wire::Start { config: "surprise: yes\nname: 7\n".into(), ..wire::Start::default() };
+    let refused = served.caller().call::<wire::Started>("StartBuild", &sent).expect_err("refused");
+    let details = String::from_utf8_lossy(refused.details()).into_owned();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+    assert!(details.contains("surprise") && details.contains('^') && details.contains("smidr.yaml:1"), "{details}");
+    assert_eq!(served.waiting(), [""; 0]);
+}
+
+#[test]
+fn the_old_way_of_scripts_works() {
+    let Some(served) = Served::new("daemon::the_old_way_of_scripts_works") else { return };
+    recipe(&served, "word", "    true");
+    let script = r#"set -e
+        "$0" client start --target word --customer acme >/dev/null
+        BUILD_ID=$("$0" client list --limit 1 | grep "Build ID" | awk '{print $3}')
+        "$0" client logs --build-id $BUILD_ID --follow
+        "$0" client status --build-id $BUILD_ID --json"#;
+    let mut command = Command::new("sh");
+    served.surround(&mut command);
+    command.current_dir(served.project()).args(["-c", script]).arg(super::support::smidr_bin());
+    let done = Done::new(command.output().expect("sh starts"));
+    done.expect_code(0).expect_out("(word:do_act)").expect_out("\"COMPLETED\"").expect_out("\"acme-");
+}
+
+#[test]
+fn a_queue_that_is_paused_takes_builds_and_cancels_them_at_once() {
+    let served = Served::paused();
+    let ids: Vec<String> = (0..3).map(|_| served.started(&[])).collect();
+    assert_eq!(served.waiting(), *ids);
+    served.client(&["status", &ids[2]]).run().expect_code(0).expect_out("QUEUED");
+    served.client(&["queue"]).run().expect_code(0).expect_out("paused").expect_out("  3. ");
+    // A local user sees it as well, and so does one who follows it.
+    assert_eq!(served.build(&ids[1])["state"], "QUEUED");
+    let follower = served.client(&["logs", "--follow", &ids[1]]).start();
+    let waits = served.client(&["attach", &ids[1]]).start();
+    served.client(&["cancel", &ids[1]]).run().expect_code(0).expect_err("CANCELLED");
+    served.client(&["cancel", "--force", &ids[1]]).run().expect_code(0).expect_err("CANCELLED");
+    follower.wait().expect_code(0);
+    waits.wait().expect_code(130);
+    assert_eq!(served.waiting(), [ids[0].as_str(), ids[2].as_str()]);
+    // It stays as it is, whatever becomes of the daemon.
+    served.kill();
+    served.begin();
+    assert_eq!(served.waiting(), [ids[0].as_str(), ids[2].as_str()]);
+    assert_eq!(served.shown(&ids[1])["state"], "CANCELLED");
+    served.daemon(&["status"]).expect_code(0).expect_out("paused");
+    served.daemon(&["stop"]).expect_code(0);
+    served.until_ended().expect_code(0);
+    // Without the daemon, the record says that it waits.
+    assert_eq!(served.build(&ids[2])["state"], "QUEUED");
+    served.begin();
+    assert_eq!(served.waiting(), [ids[0].as_str(), ids[2].as_str()]);
+    // Ids may be cut, and stand in either place.
+    let short = ids[2].strip_suffix(&ids[2][ids[2].len() - 2..]).expect("a shorter one");
+    served.client(&["cancel", "--build-id", short]).run().expect_code(0);
+    assert_eq!(served.waiting(), [ids[0].as_str()]);
+    // Nothing of one that never began is left but its record.
+    served.client(&["delete", &ids[2]]).run().expect_code(0);
+    served.client(&["status", &ids[2]]).run().expect_code(2).expect_one_error();
+    served.client(&["delete", &ids[0]]).run().expect_code(2).expect_err("is not over");
+}
+
+#[test]
+fn priorities_order_the_builds_of_a_customer() {
+    let served = Served::paused();
+    let start = |customer: &str, priority: &str| {
+        served.started(&["--customer", customer, "--priority", priority, "--label", "branch=main"])
+    };
+    let (low, high) = (start("acme", "-5"), start("acme", "7"));
+    let other = start("zeta", "0");
+    let waiting = served.waiting();
+    let place = |id: &String| waiting.iter().position(|one| one == id).expect("it waits");
+    assert!(place(&high) < place(&low), "{waiting:?}");
+    assert!(place(&other) < place(&low), "in turn: {waiting:?}");
+    let labelled = served.client(&["list", "--label", "branch=main", "--customer", "zeta", "--json"]).run().json();
+    assert_eq!(labelled["builds"].as_array().expect("a list").len(), 1);
+    assert_eq!(labelled["builds"][0]["id"], other.as_str());
+    served.client(&["start", "--priority", "101"]).run().expect_code(2);
+}
+
+#[test]
+fn a_request_that_is_repeated_is_one_build() {
+    let served = Served::paused();
+    let config = served.project().join("smidr.yaml");
+    let request = |request_id: &str| wire::Start {
+        config: fs::read_to_string(&config).expect("a config"),
+        config_name: "smidr.yaml".into(),
+        request_id: request_id.into(),
+        local: Some(wire::Local { config: Some(wire::Path { text: config.display().to_string() }) }),
+        ..wire::Start::default()
+    };
+    let caller = served.caller();
+    let start = |id: &str| caller.call::<wire::Started>("StartBuild", &request(id)).expect("taken");
+    let (one, again, other) = (start("x"), start("x"), start("y"));
+    assert_eq!((&one.build_id, one.repeated, again.repeated), (&again.build_id, false, true));
+    assert_ne!(one.build_id, other.build_id);
+    // Without an id each is a build of its own.
+    let (none, another) = (start(""), start(""));
+    assert_ne!(none.build_id, another.build_id);
+    // Many at once, and after the daemon was killed.
+    let together: Vec<_> = (0..20)
+        .map(|_| {
+            caller.runtime().spawn(caller.open("StartBuild", vec![prost::Message::encode_to_vec(&request("z")).into()]))
+        })
+        .collect();
+    let ids: BTreeSet<String> = together
+        .into_iter()
+        .map(|one| {
+            let answer = caller.runtime().block_on(async { one.await.expect("no panic")?.message().await });
+            let answer = answer.expect("taken").expect("an answer");
+            <wire::Started as prost::Message>::decode(answer).expect("a message").build_id
+        })
+        .collect();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    served.kill();
+    served.begin();
+    let after = served.caller().call::<wire::Started>("StartBuild", &request("x")).expect("taken");
+    assert_eq!((after.build_id, after.repeated), (one.build_id, true));
+    assert_eq!(served.waiting().len(), 5);
+}
+
+#[test]
+fn cancelled_while_it_starts_it_never_runs_on() {
+    let Some(served) = Served::new("daemon::cancelled_while_it_starts_it_never_runs_on") else { return };
+    served.held("slow", "never");
+    // From "it starts now" to "its first record is written", in steps.
+    for round in 0..8_u64 {
+        let id = served.started(&["--target", "slow"]);
+        std::thread::sleep(std::time::Duration::from_millis(round * 6));
+        served.client(&["cancel", &id]).run().expect_code(0).expect_err("CANCELLED");
+        assert_eq!(served.shown(&id)["state"], "CANCELLED", "round {round}");
+    }
+    served.until_only_the_daemon();
+    assert_eq!(served.waiting(), [""; 0]);
+}
+
+#[test]
+fn ids_that_are_wrong_are_refused_in_words() {
+    let served = Served::paused();
+    let id = served.started(&["--customer", "acme"]);
+    for wrong in ["nothing", "../../etc/passwd", "", "acme-00000000", "%", "acme-*"] {
+        for command in ["status", "logs", "cancel", "artifacts", "delete"] {
+            let done = served.client(&[command, "--build-id", wrong]).run();
+            done.expect_code(2).expect_one_error();
+        }
+    }
+    assert_eq!(served.waiting(), [id]);
+    wait_for("the daemon to answer", SOON, || served.daemon(&["status"]).code == Some(0));
+}
