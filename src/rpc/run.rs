@@ -270,12 +270,14 @@ fn app(daemon: &Arc<Daemon>) -> Router {
     let service = SmidrServer::new(api).max_decoding_message_size(message);
     let (health, health_service) = tonic_health::server::health_reporter();
     drop(health);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTOR)
-        .build_v1()
-        .expect("the descriptor that is part of this program is whole");
+    let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTOR);
+    let whole = "the descriptor that is part of this program is whole";
+    let (reflects, reflects_older) =
+        (reflection().build_v1().expect(whole), reflection().build_v1alpha().expect(whole));
     // Only what is gRPC: this layer answers everything else with an error.
-    let grpc = tonic::service::Routes::new(service).add_service(health_service).add_service(reflection);
+    let grpc = tonic::service::Routes::new(service).add_service(health_service).add_service(reflects);
+    // Python's and others' clients know the older name only.
+    let grpc = grpc.add_service(reflects_older);
     let grpc = grpc.into_axum_router().layer(tonic_web::GrpcWebLayer::new());
     let web = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(|| async { "ok\n" }));
     let grpc = grpc.fallback(|| async { axum::http::StatusCode::NOT_FOUND });
