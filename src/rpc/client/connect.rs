@@ -18,6 +18,7 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     runtime::{Builder, Runtime},
 };
@@ -194,11 +195,20 @@ impl Remote {
         let runtime = runtime(paths)?;
         let unreachable = |why: String| ConnectError::Unreachable { address: login.address.clone(), why };
         // Tried once, so that the reason is known.
-        let first = runtime.block_on(async { tokio::time::timeout(CONNECT, dial()).await });
+        let shows_certificate = login.certificate.is_some();
+        let first = runtime.block_on(async {
+            tokio::time::timeout(CONNECT, async {
+                match dial().await? {
+                    Dialled::Tls(stream) if shows_certificate => greet(*stream).await,
+                    _ => Ok(()),
+                }
+            })
+            .await
+        });
         match first {
             Err(_) => return Err(unreachable("it does not answer within 10 s".into())),
             Ok(Err(error)) => return Err(unreachable(causes(&error))),
-            Ok(Ok(_)) => {}
+            Ok(Ok(())) => {}
         }
         let connector = tower::service_fn(move |_: Uri| {
             let dialled = dial();
@@ -238,6 +248,13 @@ fn runtime(paths: &Paths) -> Result<Runtime, ConnectError> {
 
 fn caller(channel: Channel, token: Option<MetadataValue<Ascii>>) -> Caller {
     SmidrClient::with_interceptor(channel, Bearer(token)).max_decoding_message_size(MESSAGE)
+}
+
+/// Says the first words of HTTP/2, and waits for an answer: a server may refuse a client certificate when the client's own handshake is over
+/// (RFC 8446, 2), and the next call would only find a connection that is closed.
+async fn greet(mut stream: tokio_rustls::client::TlsStream<TcpStream>) -> std::io::Result<()> {
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+    stream.read_u8().await.map(drop)
 }
 
 enum Dialled {

@@ -208,22 +208,8 @@ pub(super) fn pause() {
 /// Whether it was the connection that failed, or the daemon that ended.
 pub(super) fn is_broken(status: &Status) -> bool {
     let of_transport = std::error::Error::source(status).is_some();
-    !is_refused(status)
-        && (matches!(status.code(), Code::Unavailable)
-            || (of_transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled)))
-}
-
-/// Whether TLS says no, as it will the next time: to a client certificate, for one, which a server looks at after the client's handshake.
-fn is_refused(status: &Status) -> bool {
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        let of_tls = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if of_tls.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    matches!(status.code(), Code::Unavailable)
+        || (of_transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled))
 }
 
 /// What the daemon has answered, or why there is no answer.
