@@ -11,8 +11,8 @@ use super::{
 
 const ROUNDS: usize = 50;
 
-/// Builds of a round.
-const BUILDS: usize = 3;
+/// Customers, of whom each third round has a build of all, and the others of one: some builds run and some wait at every moment.
+const CUSTOMERS: usize = 3;
 
 #[test]
 #[ignore = "takes minutes: scripts/test --slow"]
@@ -24,13 +24,14 @@ fn kill_9_of_the_daemon_at_any_moment() {
     let mut answered = BTreeSet::new();
     for round in 0..ROUNDS {
         // Some are answered before the daemon is gone, and some try until it is there again.
-        let starts: Vec<_> = (0..BUILDS)
+        let builds = if round % 3 == 0 { CUSTOMERS } else { 1 };
+        let starts: Vec<_> = (0..builds)
             .map(|number| {
                 let customer = format!("c{number}");
                 served.client(&["start", "--clean", "--target", "quick", "--customer", &customer]).start()
             })
             .collect();
-        thread::sleep(Duration::from_millis(random.below(4000) as u64));
+        thread::sleep(Duration::from_millis(random.below(1500) as u64));
         served.kill();
         thread::sleep(Duration::from_millis(random.below(500) as u64));
         served.begin();
