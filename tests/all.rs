@@ -35,14 +35,14 @@ mod config;
 mod config_of;
 #[path = "all/credentials.rs"]
 mod credentials;
-#[path = "all/daemon_files.rs"]
-mod daemon_files;
 #[path = "all/daemon.rs"]
 mod daemon;
 #[path = "all/daemon_access.rs"]
 mod daemon_access;
 #[path = "all/daemon_ends.rs"]
 mod daemon_ends;
+#[path = "all/daemon_files.rs"]
+mod daemon_files;
 #[path = "all/daemon_fixture.rs"]
 mod daemon_fixture;
 #[path = "all/daemon_fuzz.rs"]

@@ -14,7 +14,7 @@ use super::{
     client::queue_lines,
     context,
     daemon_args::{Daemon as DaemonArgs, DaemonCommand, Purge, TokenCommand},
-    output::{Document, bytes, say, say_block, talk},
+    output::{Document, bytes, print_bytes, say, say_block, talk},
     report::{Done, Failure, Refused},
     times::moment,
 };
