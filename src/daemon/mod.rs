@@ -10,6 +10,7 @@ pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod policy;
 mod queue;
+mod reload;
 mod scheduled;
 pub(crate) mod schedules;
 mod submit;
@@ -22,7 +23,9 @@ mod where_asked;
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc},
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -252,6 +255,8 @@ pub(crate) enum Ending {
     Cancel,
     /// It ends with the last build, and starts no more.
     Drain,
+    /// Builds go on, and another daemon has its sockets.
+    Replaced,
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -263,20 +268,33 @@ fn io_error(action: &'static str, paths: &Paths) -> impl FnOnce(io::Error) -> Fi
     FileError::new(action, &paths.daemon())
 }
 
+/// Waits until no other daemon runs, but not longer than `patience`.
+fn alone(file: &Path, patience: Duration) -> Result<FileLock, DaemonError> {
+    let until = Instant::now() + patience;
+    loop {
+        match lock::lock_if_free(file, Mode::Exclusive, "daemon")? {
+            Attempt::Held(lock) => return Ok(lock),
+            Attempt::Busy(holder) if Instant::now() >= until => return Err(DaemonError::Runs(holder)),
+            Attempt::Busy(_) => {}
+        }
+    }
+}
+
 impl Daemon {
     /// Takes the SMIDR_HOME for this daemon, finds what waits and what runs, and starts builds.
     ///
     /// # Errors
     ///
-    /// When another daemon runs, or something that it needs cannot be opened.
-    pub(crate) fn start(paths: Paths, facts: SystemFacts, spawner: Spawner) -> Result<Arc<Self>, DaemonError> {
+    /// When another daemon runs, also after `patience`, or something that it needs cannot be opened.
+    pub(crate) fn start(
+        paths: Paths,
+        facts: SystemFacts,
+        spawner: Spawner,
+        patience: Duration,
+    ) -> Result<Arc<Self>, DaemonError> {
         let folder = paths.daemon();
         make_private_dir(&folder)?;
-        let holder = format!("daemon, process {}", std::process::id());
-        let alone = match lock::try_lock(&folder.join(LOCK), Mode::Exclusive, &holder)? {
-            Attempt::Held(lock) => lock,
-            Attempt::Busy(holder) => return Err(DaemonError::Runs(holder.to_string())),
-        };
+        let alone = alone(&folder.join(LOCK), patience)?;
         let ledger = Ledger::open(&folder.join(LEDGER))?;
         let now = Timestamp::now();
         ledger.forget_requests(now)?;
@@ -438,12 +456,22 @@ impl Daemon {
     /// Whether a caller is still what it was.
     pub(crate) fn still(&self, principal: &Principal) -> bool {
         match &principal.how {
-            How::Owner | How::Certificate => true,
+            How::Owner => true,
+            How::Certificate => self.by_subject(&principal.name).as_ref() == Some(principal),
             How::Token(hash) => {
                 let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
                 tokens.get(hash).and_then(|token| token.principal(Timestamp::now())).as_ref() == Some(principal)
             }
         }
+    }
+
+    /// The holder of the lock of the daemon that runs, if one does.
+    ///
+    /// # Errors
+    ///
+    /// When the lock cannot be looked at.
+    pub(crate) fn holder(paths: &Paths) -> Result<Option<String>, DaemonError> {
+        Ok(lock::holder(&paths.daemon().join(LOCK))?)
     }
 
     /// Told at each change of tokens.
@@ -515,6 +543,7 @@ impl Daemon {
 
     /// Notes what it listens on.
     pub(crate) fn listens_on(&self, addresses: Vec<String>) {
+        tracing::info!(addresses = addresses.join(" "), "listening");
         *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
@@ -525,6 +554,7 @@ impl Daemon {
 
     /// Asks it to end.
     pub(crate) fn ask_to_end(&self, how: Ending) {
+        tracing::info!(?how, "asked to end");
         self.ending.send_replace(Some(how));
     }
 

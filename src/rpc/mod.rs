@@ -5,16 +5,21 @@ mod auth;
 pub(crate) mod authority;
 mod batch;
 mod blobs;
+mod came;
 pub(crate) mod client;
 mod convert;
 mod download;
 mod feed;
+pub(crate) mod handover;
 mod listen;
+mod probes;
 mod records;
 pub(crate) mod run;
 mod server;
+pub(crate) mod sockets;
 mod status;
 mod submission;
+mod systemd;
 
 /// The generated code. Made by `SMIDR_UPDATE_API=1 cargo test api::`.
 #[expect(

@@ -3,11 +3,14 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -47,18 +50,35 @@ pub(crate) struct Api {
     /// Journals.
     pub feeds: Arc<Feeds>,
     /// Open streams, by caller.
-    pub streams: Arc<Mutex<HashMap<String, u32>>>,
+    pub streams: Streams,
+    /// Streams end when this says so.
+    pub ends: watch::Receiver<bool>,
+}
+
+/// Open streams, by caller.
+#[derive(Clone, Default)]
+pub(crate) struct Streams(Arc<Mutex<HashMap<String, u32>>>);
+
+impl Streams {
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.lock().values().copied().map(u64::from).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One of a caller's open streams.
 struct OpenStream {
-    all: Arc<Mutex<HashMap<String, u32>>>,
+    all: Streams,
     key: String,
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock();
         if let Some(count) = all.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
@@ -96,7 +116,7 @@ fn wanted(id: &str) -> Result<&str, Status> {
 }
 
 /// Work that blocks: SQLite, files.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, DaemonError> + Send + 'static,
 ) -> Result<T, Status> {
     match tokio::task::spawn_blocking(work).await {
@@ -144,7 +164,7 @@ impl Api {
     fn open_stream(&self, principal: &Principal) -> Result<OpenStream, Status> {
         let key = format!("{} {}", principal.how.name(), principal.name);
         let most = self.daemon.config().limits.streams;
-        let mut all = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.streams.lock();
         let count = all.entry(key.clone()).or_default();
         if *count >= most && principal.how != How::Owner {
             return Err(Status::resource_exhausted(format!(
@@ -167,18 +187,26 @@ impl Api {
     ) -> Result<Sent<Batch<T>>, Status> {
         let open = self.open_stream(&principal)?;
         let (to, messages) = mpsc::channel(AHEAD);
-        let (feed, daemon) = (self.feeds.of(id), self.daemon.clone());
+        let (feed, daemon, mut ends) = (self.feeds.of(id), self.daemon.clone(), self.ends.clone());
+        let cut = Arc::new(AtomicBool::new(false));
+        let is_cut = cut.clone();
         tokio::spawn(async move {
             let mut changes = daemon.access_changes();
             let until = async move || {
-                // Ends when the caller may no longer.
-                while changes.changed().await.is_ok() && daemon.still(&principal) {}
+                tokio::select! {
+                    // The caller may no longer.
+                    () = async { while changes.changed().await.is_ok() && daemon.still(&principal) {} } => {}
+                    _ = ends.wait_for(|ends| *ends) => cut.store(true, Ordering::Relaxed),
+                }
             };
             let _ = feed.stream(form, from, follow, progress, to, until).await;
             drop(open);
         });
         let message = |encoded: Bytes| Ok(Batch::encoded(encoded));
-        Ok(Box::pin(ReceiverStream::new(messages).map(message)))
+        // One that the end of the daemon has cut off says so: its client goes on from where it is.
+        let last = tokio_stream::once(())
+            .filter_map(move |()| is_cut.load(Ordering::Relaxed).then(|| Err(status(&DaemonError::Ends))));
+        Ok(Box::pin(ReceiverStream::new(messages).map(message).chain(last)))
     }
 
     /// What is sent, named and judged.
@@ -522,6 +550,12 @@ impl Smidr for Api {
             addresses: if is_admin { self.daemon.addresses() } else { Vec::new() },
             pid: if is_admin { std::process::id() } else { 0 },
         }))
+    }
+
+    async fn reload_daemon(&self, request: Request<proto::ReloadDaemonRequest>) -> Answer<proto::ReloadDaemonResponse> {
+        principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
+        let later = super::run::reload(&self.daemon).await?;
+        Ok(Response::new(proto::ReloadDaemonResponse { later: later.into_iter().map(String::from).collect() }))
     }
 
     async fn stop_daemon(&self, request: Request<proto::StopDaemonRequest>) -> Answer<proto::StopDaemonResponse> {
