@@ -35,6 +35,8 @@ mod config;
 mod config_of;
 #[path = "all/credentials.rs"]
 mod credentials;
+#[path = "all/daemon_ops.rs"]
+mod daemon_ops;
 #[path = "all/disk.rs"]
 mod disk;
 #[path = "all/doctor.rs"]

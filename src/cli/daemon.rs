@@ -79,11 +79,16 @@ fn serve(args: &DaemonArgs) -> Done {
     let before = if args.replace { handover::ask(&paths.daemon())? } else { None };
     let (before, held) = before.map_or((None, held), |(before, held)| (Some(before), held));
     let prepared = prepare(&addresses(args, &paths, &held)?, held)?;
-    let patience = if args.replace { ENDING } else { Duration::ZERO };
-    if let Some(before) = before {
-        tracing::info!(version = before.version, "takes the place of another");
-        before.go()?;
-    }
+    let patience = match before {
+        Some(before) => {
+            tracing::info!(version = before.version, "takes the place of another");
+            before.go()?;
+            ENDING
+        }
+        // One that could not be asked may be about to end.
+        None if args.replace => handover::PATIENCE,
+        None => Duration::ZERO,
+    };
     let ready = run::listen(Daemon::start(paths, facts, spawner, patience)?, prepared)?;
     let lines = greeting(&ready, &home, &user_home);
     let is_of_background = args.of_background;
@@ -191,7 +196,7 @@ fn ask(command: &DaemonCommand) -> Done {
     let remote = Remote::own(&paths)?;
     match command {
         DaemonCommand::Status { json } => status(&remote, *json)?,
-        DaemonCommand::Stop { cancel, drain, .. } => daemon_ops::stop(&remote, *cancel, *drain, &paths)?,
+        DaemonCommand::Stop { cancel, drain, .. } => daemon_ops::stop(remote, *cancel, *drain, &paths)?,
         DaemonCommand::Reload => daemon_ops::reload(&remote, &paths)?,
         DaemonCommand::Pause => {
             remote.call(|mut caller| async move { caller.pause_queue(proto::PauseQueueRequest {}).await })?;

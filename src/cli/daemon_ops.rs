@@ -23,7 +23,7 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Ends the daemon, and returns when it is gone.
-pub(super) fn stop(remote: &Remote, cancel: bool, drain: bool, paths: &Paths) -> Result<(), Failure> {
+pub(super) fn stop(remote: Remote, cancel: bool, drain: bool, paths: &Paths) -> Result<(), Failure> {
     let builds = match (cancel, drain) {
         (true, _) => Builds::CancelAll,
         (_, true) => Builds::Drain,
@@ -35,6 +35,8 @@ pub(super) fn stop(remote: &Remote, cancel: bool, drain: bool, paths: &Paths) ->
     }
     let request = proto::StopDaemonRequest { builds: builds.into() };
     remote.call(|mut caller| async move { caller.stop_daemon(request).await })?;
+    // The daemon waits for its connections to end.
+    drop(remote);
     // It is gone when it holds its lock no longer. Another one may begin at once.
     let process = format!("(process {})", info.pid);
     while Daemon::holder(paths)?.is_some_and(|holder| holder.contains(&process)) {

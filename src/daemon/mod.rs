@@ -175,6 +175,7 @@ impl UserError for DaemonError {
             Self::Runs(_) => vec![
                 Hint::command("look at it", "smidr daemon status"),
                 Hint::command("let this one take its place", "smidr daemon --replace"),
+                Hint::command("or end it; its builds go on", "smidr daemon stop"),
             ],
             Self::NotGranted(_) => vec![Hint::command("in the project's folder, if you trust its code", "smidr trust")],
             Self::Refused(refused) => refused.hints(),

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long the other side may take for a word.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many descriptors go in one message (SCM_MAX_FD is 253).
 const MOST: usize = 250;
