@@ -30,7 +30,8 @@ pub(super) fn begin() -> Result<(), Failure> {
     };
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
-        let what = panic.payload_as_str().unwrap_or("?");
+        let what = panic.payload();
+        let what = what.downcast_ref::<&str>().copied().or_else(|| Some(what.downcast_ref::<String>()?.as_str()));
         tracing::error!(place, what, "a thread has panicked");
     }));
     Ok(())

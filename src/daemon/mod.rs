@@ -490,7 +490,7 @@ impl Daemon {
         name: String,
         scopes: Vec<Scope>,
         customer: Option<String>,
-        lifetime: Option<std::time::Duration>,
+        lifetime: Option<Duration>,
     ) -> Result<(Token, String), DaemonError> {
         let text = access::draw().map_err(io_error("draw random bits for", &self.paths))?;
         let hash = access::hash(&text).unwrap_or_default();

@@ -193,7 +193,7 @@ impl Ready {
             Some(authority) => {
                 let (host, addresses) = names();
                 let identity = authority.server(&host, &addresses)?;
-                Some(listen::tls(identity, &[authority.certificate.clone()]).map_err(RunError::Serve)?)
+                Some(listen::tls(identity, std::slice::from_ref(&authority.certificate)).map_err(RunError::Serve)?)
             }
             None => None,
         };

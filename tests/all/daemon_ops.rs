@@ -197,13 +197,14 @@ fn builds_outlive_their_daemon() {
     let Some(world) = World::with_project("daemon_ops::builds_outlive_their_daemon") else { return };
     let daemon = Daemon::start(world, &[]);
     let start = || daemon.smidr(&["client", "start", "--json"]).run().expect_code(0).json();
-    let id = |started: &Value| started["id"].as_str().expect("an id").to_owned();
+    let id = |started: &Value| started["build"].as_str().expect("an id").to_owned();
     let state = |id: &str| daemon.smidr(&["status", id, "--json"]).run().expect_code(0).json();
     let (first, second) = (id(&start()), id(&start()));
     let queue = || daemon.smidr(&["client", "queue", "--json"]).run().json();
     wait_for("a build that runs", LONG, || queue()["running"].as_array().is_some_and(|all| all.len() == 1));
     // A follower does not hold it up.
     let follower = daemon.smidr(&["client", "logs", &first, "--follow"]).start();
+    wait_for("a line", LONG, || !follower.out().is_empty());
     daemon.smidr(&["daemon", "stop"]).run().expect_code(0).expect_err("1 builds go on").expect_err("1 builds wait");
     daemon.begin(&[]);
     follower.wait().expect_code(0);
