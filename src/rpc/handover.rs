@@ -249,6 +249,7 @@ mod tests {
         let wanted = [Address { text: "127.0.0.1:0".into(), insecure: false }];
         let own = prepare(&wanted, Held::default()).expect("sockets").open(folder.path()).expect("sockets");
         let (offered, listener) = (Offered::new(&own).expect("an offer"), listen(folder.path()).expect("a socket"));
+        listener.set_nonblocking(false).expect("a socket that waits");
         let old = std::thread::spawn(move || {
             let (stream, _) = listener.accept().expect("a connection");
             offered.to(&stream).expect("a hand over")
@@ -269,6 +270,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         assert!(ask(folder.path()).expect("no error").is_none());
         let listener = listen(folder.path()).expect("a socket");
+        listener.set_nonblocking(false).expect("a socket that waits");
         let old = std::thread::spawn(move || drop(listener.accept()));
         assert!(matches!(ask(folder.path()).map(drop), Err(HandoverError::Silent(_))));
         old.join().expect("no panic");
