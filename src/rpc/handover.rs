@@ -35,7 +35,7 @@ const MOST: usize = 250;
 /// How long an offer is at most, in bytes.
 const OFFER: usize = 4096;
 
-/// The words of who takes over. A later protocol has other ones.
+/// The words of the one that takes over. A later protocol has other ones.
 const ASK: &[u8] = b"sockets 1\n";
 const GO: &[u8] = b"go\n";
 

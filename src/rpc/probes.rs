@@ -20,7 +20,7 @@ use crate::daemon::{
     metrics::{CONTENT_TYPE, Present},
 };
 
-/// For so long an answer of the disk counts: everybody may ask.
+/// For so long an answer of the disk counts: no token is needed to ask.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// How long the disk may take.

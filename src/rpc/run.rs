@@ -251,7 +251,7 @@ async fn reload_at(hangups: Hangups, daemon: Arc<Daemon>) {
     }
 }
 
-/// Those who watch the daemon's health learn that it ends, and their streams end.
+/// Tells watchers of the health that the daemon ends; their streams end, too.
 async fn end_health(mut health: HealthReporter) {
     health.set_service_status("", ServingStatus::NotServing).await;
     health.clear_service_status("").await;

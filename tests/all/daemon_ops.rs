@@ -108,8 +108,8 @@ fn call_until(address: &str, token: &str, over: &AtomicBool) -> u32 {
 }
 
 #[test]
-fn a_daemon_is_replaced_and_nobody_notices() {
-    let Some(world) = World::with_project("daemon_ops::a_daemon_is_replaced_and_nobody_notices") else { return };
+fn a_replacement_fails_no_call() {
+    let Some(world) = World::with_project("daemon_ops::a_replacement_fails_no_call") else { return };
     let args = ["--address", "127.0.0.1:0", "--insecure"];
     let daemon = Daemon::start(world, &args);
     daemon.config("limits: {requests_per_second: 1000000}\n");
