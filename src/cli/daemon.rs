@@ -14,6 +14,7 @@ use super::{
     client::queue_lines,
     context,
     daemon_args::{Daemon as DaemonArgs, DaemonCommand, Purge, TokenCommand},
+    daemon_log, daemon_ops,
     output::{Document, bytes, print_bytes, say, say_block, talk},
     report::{Done, Failure, Refused},
     times::moment,
@@ -26,8 +27,9 @@ use crate::{
     rpc::{
         authority::Authority,
         client::Remote,
-        proto::{self, stop_daemon_request::Builds},
-        run::{self, Address},
+        handover, proto,
+        run::{self, Hangups},
+        sockets::{Address, Held, prepare},
     },
     system::{
         files::{FileError, write_atomically},
@@ -38,6 +40,13 @@ use crate::{
 
 /// Its log, where it has no terminal, below SMIDR_HOME/daemon.
 const LOG: &str = "daemon.log";
+
+/// The log before it, and how long a log may be when a daemon starts, in bytes.
+const OLD_LOG: &str = "daemon.log.1";
+const LONGEST_LOG: u64 = 10 << 20;
+
+/// How long a daemon whose place is taken may need to end.
+const ENDING: Duration = Duration::from_secs(30);
 
 /// Runs the command.
 pub(super) fn daemon(args: &DaemonArgs) -> Done {
@@ -52,22 +61,38 @@ fn serve(args: &DaemonArgs) -> Done {
     if args.of_background {
         let _ = rustix::process::setsid();
     }
-    let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    let hangups = Hangups::default();
+    let hangup = hangups.clone();
+    let stop = StopToken::on_signals_and(move |_| hangup.tell());
+    let stop = stop.map_err(FileError::new("take over signals", Path::new("smidr")))?;
+    daemon_log::begin()?;
+    // Before any other process is started, which would inherit them.
+    let held = Held::of_systemd()?;
     let spawner = start_spawner()?;
     let facts = context::gather();
     let paths = context::open_paths(&facts)?;
     let home = paths.home().to_owned();
     let user_home = facts.home.clone();
-    let daemon = Daemon::start(paths, facts, spawner)?;
-    let mut addresses: Vec<Address> =
-        args.address.iter().map(|text| Address { text: text.clone(), insecure: args.insecure }).collect();
-    if let (Some(address), true) = (daemon.config().address, addresses.is_empty()) {
-        addresses.push(Address { text: address.to_string(), insecure: false });
-    }
-    let ready = run::listen(daemon, &addresses)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), home = %home.display(), "start");
+    // While another daemon still serves.
+    Daemon::check(&paths, &facts)?;
+    let before = if args.replace { handover::ask(&paths.daemon())? } else { None };
+    let (before, held) = before.map_or((None, held), |(before, held)| (Some(before), held));
+    let prepared = prepare(&addresses(args, &paths, &held)?, held)?;
+    let patience = match before {
+        Some(before) => {
+            tracing::info!(version = before.version, "takes the place of another");
+            before.go()?;
+            ENDING
+        }
+        // One that could not be asked may be about to end.
+        None if args.replace => handover::PATIENCE,
+        None => Duration::ZERO,
+    };
+    let ready = run::listen(Daemon::start(paths, facts, spawner, patience)?, prepared)?;
     let lines = greeting(&ready, &home, &user_home);
     let is_of_background = args.of_background;
-    ready.serve(&stop, move || {
+    ready.serve(&stop, &hangups, move || {
         if is_of_background {
             // The one that has started it reads until here, if it is still there.
             print_bytes(format!("{}\n", lines.join("\n")).as_bytes());
@@ -79,6 +104,15 @@ fn serve(args: &DaemonArgs) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where TCP is listened on: as the command line says, or what systemd holds, or as `daemon.yaml` says.
+fn addresses(args: &DaemonArgs, paths: &Paths, held: &Held) -> Result<Vec<Address>, Failure> {
+    if !args.address.is_empty() {
+        return Ok(args.address.iter().map(|text| Address { text: text.clone(), insecure: args.insecure }).collect());
+    }
+    let address = config::read(paths)?.address.filter(|_| !held.is_of_systemd() || !held.has_tcp());
+    Ok(address.map(|address| Address { text: address.to_string(), insecure: false }).into_iter().collect())
+}
+
 /// A path as users write it.
 fn tilde(path: &Path, home: &Path) -> String {
     path.strip_prefix(home).map_or_else(|_| path.display().to_string(), |rest| format!("~/{}", rest.display()))
@@ -88,7 +122,7 @@ fn greeting(ready: &run::Ready, home: &Path, user_home: &Path) -> Vec<String> {
     let on = |kind: &str, what: &str, how: &str| format!("listening on  {kind:<5} {what:<45} {how}");
     let mut lines = vec![
         format!("smidr daemon  {}  home {}", env!("CARGO_PKG_VERSION"), tilde(home, user_home)),
-        on("unix", &tilde(&ready.socket, user_home), "this user, no token"),
+        on("unix", &tilde(ready.socket(), user_home), "this user, no token"),
     ];
     let mut port = None;
     for (address, insecure) in &ready.addresses {
@@ -111,6 +145,10 @@ fn background(args: &DaemonArgs) -> Done {
     let paths = context::open_paths(&facts)?;
     crate::system::files::make_private_dir(&paths.daemon())?;
     let log = paths.daemon().join(LOG);
+    if fs::metadata(&log).is_ok_and(|found| found.len() > LONGEST_LOG) {
+        let old = paths.daemon().join(OLD_LOG);
+        fs::rename(&log, &old).map_err(FileError::new("make", &old))?;
+    }
     let stderr = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log);
     let stderr = stderr.map_err(FileError::new("make", &log))?;
     let begun = stderr.metadata().map_or(0, |found| found.len());
@@ -118,7 +156,7 @@ fn background(args: &DaemonArgs) -> Done {
     let mut command = Command::new(own);
     command.args(["daemon", "--of-background"]).current_dir("/");
     args.address.iter().for_each(|address| _ = command.args(["--address", address]));
-    command.args(args.insecure.then_some("--insecure"));
+    command.args(args.insecure.then_some("--insecure")).args(args.replace.then_some("--replace"));
     command.env("SMIDR_HOME", paths.home());
     let failed = || FileError::new("start", Path::new("smidr daemon"));
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn();
@@ -137,7 +175,8 @@ fn background(args: &DaemonArgs) -> Done {
     let ended = child.wait().map_err(failed())?;
     let said = fs::read(&log).unwrap_or_default();
     let said = String::from_utf8_lossy(said.get(usize::try_from(begun).unwrap_or_default()..).unwrap_or_default());
-    super::output::complain_block(said.trim_end());
+    // What is there as JSON stays there.
+    said.lines().filter(|line| !line.starts_with('{')).for_each(super::output::complain_block);
     Ok(ended.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
@@ -151,12 +190,16 @@ fn ask(command: &DaemonCommand) -> Done {
             return Ok(ExitCode::SUCCESS);
         }
         DaemonCommand::Certificate { subject, out } => return certificate(&paths, subject, out),
+        DaemonCommand::Units { system, address, write } => {
+            return daemon_ops::units(&paths, &facts.home, *system, address.as_deref(), *write);
+        }
         _ => {}
     }
     let remote = Remote::own(&paths)?;
     match command {
         DaemonCommand::Status { json } => status(&remote, *json)?,
-        DaemonCommand::Stop { cancel, drain, .. } => stop(&remote, *cancel, *drain, &paths)?,
+        DaemonCommand::Stop { cancel, drain, .. } => daemon_ops::stop(remote, *cancel, *drain, &paths)?,
+        DaemonCommand::Reload => daemon_ops::reload(&remote, &paths)?,
         DaemonCommand::Pause => {
             remote.call(|mut caller| async move { caller.pause_queue(proto::PauseQueueRequest {}).await })?;
             talk("no more builds are started; again with:  smidr daemon resume");
@@ -166,7 +209,7 @@ fn ask(command: &DaemonCommand) -> Done {
         }
         DaemonCommand::Token(command) => token(&remote, command)?,
         DaemonCommand::Purge(wanted) => purge(&remote, wanted)?,
-        DaemonCommand::Check | DaemonCommand::Ca | DaemonCommand::Certificate { .. } => {}
+        DaemonCommand::Check | DaemonCommand::Ca | DaemonCommand::Certificate { .. } | DaemonCommand::Units { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -213,28 +256,6 @@ fn status(remote: &Remote, json: bool) -> Result<(), Failure> {
         line("started", &moment(started));
     }
     queue_lines(&queue).into_iter().for_each(say);
-    Ok(())
-}
-
-fn stop(remote: &Remote, cancel: bool, drain: bool, paths: &Paths) -> Result<(), Failure> {
-    let builds = match (cancel, drain) {
-        (true, _) => Builds::CancelAll,
-        (_, true) => Builds::Drain,
-        _ => Builds::Leave,
-    };
-    let info = remote.info()?;
-    let request = proto::StopDaemonRequest { builds: builds.into() };
-    remote.call(|mut caller| async move { caller.stop_daemon(request).await })?;
-    // It is gone when its lock is free.
-    let socket = paths.daemon().join("daemon.sock");
-    while socket.exists() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let builds = match (info.builds_running, cancel) {
-        (0, _) | (_, true) => String::new(),
-        (count, false) => format!("; {count} builds go on:  smidr status"),
-    };
-    talk(format!("the daemon has ended{builds}"));
     Ok(())
 }
 

@@ -23,6 +23,9 @@ pub(super) struct Daemon {
     /// Listen there without TLS; only on loopback
     #[arg(long, requires = "address")]
     pub insecure: bool,
+    /// Take the place of the daemon that runs: its sockets and its builds; no request is refused
+    #[arg(long)]
+    pub replace: bool,
     /// Return once it serves; its log goes to SMIDR_HOME/daemon/daemon.log
     #[arg(long)]
     pub background: bool,
@@ -51,6 +54,20 @@ pub(super) enum DaemonCommand {
         /// Let builds go on, as without any of these options
         #[arg(long, conflicts_with_all = ["cancel", "drain"])]
         leave: bool,
+    },
+    /// Read daemon.yaml again; a bad one is refused, and the old one stays
+    Reload,
+    /// Print the units for systemd: a service and its socket
+    Units {
+        /// Of the machine's daemon, which runs as the user smidr; without this: of your own
+        #[arg(long)]
+        system: bool,
+        /// Let systemd listen on this address too: HOST:PORT or PORT
+        #[arg(long, value_name = "ADDRESS")]
+        address: Option<String>,
+        /// Write them where systemd looks for them
+        #[arg(long)]
+        write: bool,
     },
     /// Start no more builds; those that run go on, and new ones are taken
     Pause,

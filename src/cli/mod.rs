@@ -17,6 +17,8 @@ mod config_of;
 mod context;
 mod daemon;
 mod daemon_args;
+mod daemon_log;
+mod daemon_ops;
 mod doctor;
 mod download;
 mod du;

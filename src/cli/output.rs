@@ -93,6 +93,31 @@ pub(super) fn complain_lines(text: impl AsRef<str>) {
     let _ = print(anstream::stderr().lock(), &fitting(&io::stderr(), Shown::lines(text.as_ref())));
 }
 
+/// A line of a log, on standard error. Each is written at once.
+pub(super) enum LogLine {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Write for LogLine {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let line = match self {
+            Self::Text => Shown::line(text.trim_end_matches('\n')),
+            Self::Json => Shown::json(text.trim_end_matches('\n')),
+        };
+        // A log that is closed, or a disk that is full, ends no daemon.
+        let _ = print(anstream::stderr().lock(), &line);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Prints an error whose lines are smidr's own.
 pub(super) fn complain_block(text: &str) {
     let _ = print(anstream::stderr().lock(), &Shown::block(text));

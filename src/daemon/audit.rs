@@ -128,6 +128,7 @@ impl Audit {
         }
     }
 
+    #[cfg(test)]
     /// How many calls could not be written down since the last that could; 0: all is well. For `daemon status` and metrics.
     pub(crate) fn missing(&self) -> u64 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).missing

@@ -37,6 +37,11 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
         Self::new(per_second.into(), per_second.saturating_mul(2))
     }
 
+    /// Lets them fill as those of requests with another rate.
+    pub(crate) fn set_requests(&mut self, per_second: u32) {
+        (self.rate, self.burst) = (per_second.into(), per_second.saturating_mul(2).into());
+    }
+
     /// For wrong tokens of one address: ten at once, then one every six seconds.
     pub(crate) fn of_wrong_tokens() -> Self {
         Self::new(1.0 / 6.0, 10)

@@ -10,6 +10,7 @@ pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod policy;
 mod queue;
+mod reload;
 mod retention;
 mod scheduled;
 pub(crate) mod schedules;
@@ -23,7 +24,9 @@ mod where_asked;
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc},
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -183,6 +186,7 @@ impl UserError for DaemonError {
             Self::Runs(_) => vec![
                 Hint::command("look at it", "smidr daemon status"),
                 Hint::command("let this one take its place", "smidr daemon --replace"),
+                Hint::command("or end it; its builds go on", "smidr daemon stop"),
             ],
             Self::NotGranted(_) => vec![Hint::command("in the project's folder, if you trust its code", "smidr trust")],
             Self::Refused(refused) => refused.hints(),
@@ -266,13 +270,15 @@ pub(crate) enum Ending {
     Cancel,
     /// It ends with the last build, and starts no more.
     Drain,
+    /// Builds go on, and another daemon has its sockets.
+    Replaced,
 }
 
 /// How long a token's end is waited for at once.
-const LOOK_AT_CLOCK: std::time::Duration = std::time::Duration::from_secs(3600);
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(3600);
 
 /// How often a build is looked at that is being started, before it can be stopped.
-const BETWEEN: std::time::Duration = std::time::Duration::from_millis(10);
+const BETWEEN: Duration = Duration::from_millis(10);
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -283,20 +289,33 @@ fn io_error(action: &'static str, paths: &Paths) -> impl FnOnce(io::Error) -> Fi
     FileError::new(action, &paths.daemon())
 }
 
+/// Waits until no other daemon runs, but not longer than `patience`.
+fn alone(file: &Path, patience: Duration) -> Result<FileLock, DaemonError> {
+    let until = Instant::now() + patience;
+    loop {
+        match lock::lock_if_free(file, Mode::Exclusive, "daemon")? {
+            Attempt::Held(lock) => return Ok(lock),
+            Attempt::Busy(holder) if Instant::now() >= until => return Err(DaemonError::Runs(holder)),
+            Attempt::Busy(_) => {}
+        }
+    }
+}
+
 impl Daemon {
     /// Takes the SMIDR_HOME for this daemon, finds what waits and what runs, and starts builds.
     ///
     /// # Errors
     ///
-    /// When another daemon runs, or something that it needs cannot be opened.
-    pub(crate) fn start(paths: Paths, facts: SystemFacts, spawner: Spawner) -> Result<Arc<Self>, DaemonError> {
+    /// When another daemon runs, also after `patience`, or something that it needs cannot be opened.
+    pub(crate) fn start(
+        paths: Paths,
+        facts: SystemFacts,
+        spawner: Spawner,
+        patience: Duration,
+    ) -> Result<Arc<Self>, DaemonError> {
         let folder = paths.daemon();
         make_private_dir(&folder)?;
-        let holder = format!("daemon, process {}", std::process::id());
-        let alone = match lock::try_lock(&folder.join(LOCK), Mode::Exclusive, &holder)? {
-            Attempt::Held(lock) => lock,
-            Attempt::Busy(holder) => return Err(DaemonError::Runs(holder.to_string())),
-        };
+        let alone = alone(&folder.join(LOCK), patience)?;
         let ledger = Ledger::open(&folder.join(LEDGER))?;
         let now = Timestamp::now();
         ledger.forget_requests(now)?;
@@ -469,7 +488,8 @@ impl Daemon {
     /// Whether a caller is still what it was.
     pub(crate) fn still(&self, principal: &Principal) -> bool {
         match &principal.how {
-            How::Owner | How::Certificate => true,
+            How::Owner => true,
+            How::Certificate => self.by_subject(&principal.name).as_ref() == Some(principal),
             How::Token(hash) => {
                 let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
                 tokens.get(hash).and_then(|token| token.principal(Timestamp::now())).as_ref() == Some(principal)
@@ -478,12 +498,21 @@ impl Daemon {
     }
 
     /// How long a caller is good at most; none: for ever.
-    pub(crate) fn time_left(&self, principal: &Principal) -> Option<std::time::Duration> {
+    pub(crate) fn time_left(&self, principal: &Principal) -> Option<Duration> {
         let How::Token(hash) = &principal.how else { return None };
         let expires = self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(hash)?.expires?;
         // A clock that is set does not wake: it is looked at from time to time.
-        let left = std::time::Duration::try_from(expires.duration_since(Timestamp::now())).unwrap_or_default();
-        Some(left.clamp(std::time::Duration::from_millis(10), LOOK_AT_CLOCK))
+        let left = Duration::try_from(expires.duration_since(Timestamp::now())).unwrap_or_default();
+        Some(left.clamp(Duration::from_millis(10), LOOK_AT_CLOCK))
+    }
+
+    /// The holder of the lock of the daemon that runs, if one does.
+    ///
+    /// # Errors
+    ///
+    /// When the lock cannot be looked at.
+    pub(crate) fn holder(paths: &Paths) -> Result<Option<String>, DaemonError> {
+        Ok(lock::holder(&paths.daemon().join(LOCK))?)
     }
 
     /// Told at each change of tokens.
@@ -501,7 +530,7 @@ impl Daemon {
         name: String,
         scopes: Vec<Scope>,
         customer: Option<String>,
-        lifetime: Option<std::time::Duration>,
+        lifetime: Option<Duration>,
     ) -> Result<(Token, String), DaemonError> {
         let text = access::draw().map_err(io_error("draw random bits for", &self.paths))?;
         let hash = access::hash(&text).unwrap_or_default();
@@ -555,6 +584,7 @@ impl Daemon {
 
     /// Notes what it listens on.
     pub(crate) fn listens_on(&self, addresses: Vec<String>) {
+        tracing::info!(addresses = addresses.join(" "), "listening");
         *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
@@ -565,6 +595,7 @@ impl Daemon {
 
     /// Asks it to end.
     pub(crate) fn ask_to_end(&self, how: Ending) {
+        tracing::info!(?how, "asked to end");
         self.ending.send_replace(Some(how));
     }
 

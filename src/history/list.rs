@@ -34,6 +34,11 @@ pub(crate) struct Page {
     pub next: Option<Cursor>,
 }
 
+/// A value of SQLite's JSON functions. Texts and numbers can always be written down.
+fn text(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
 impl History {
     /// Builds that are wanted, the newest first, after a place in that order.
     ///
@@ -54,19 +59,16 @@ impl History {
         }
         if !wanted.states.is_empty() {
             let states: Vec<String> = wanted.states.iter().map(State::to_string).collect();
-            add("state IN (SELECT value FROM json_each(#))", serde_json::json!(states).to_string());
+            add("state IN (SELECT value FROM json_each(#))", text(&states));
         }
         for (label, value) in &wanted.labels {
             // A pair, compared as a whole: a label may hold any character.
-            let pair = serde_json::json!([label, value]).to_string();
+            let pair = text(&[label, value]);
             add("EXISTS (SELECT 1 FROM json_each(record, '$.labels') WHERE json_array(key, value) = json(#))", pair);
         }
         if let Some(Cursor { started, row }) = after {
             add("started <= #", started.clone());
-            add(
-                "(started, rowid) < (SELECT json_extract(#, '$[0]'), json_extract(#, '$[1]'))",
-                serde_json::json!([started, row]).to_string(),
-            );
+            add("(started, rowid) < (SELECT json_extract(#, '$[0]'), json_extract(#, '$[1]'))", text(&(started, row)));
         }
         let clauses = if clauses.is_empty() { "1".into() } else { clauses.join(" AND ") };
         let sql = format!(

@@ -50,6 +50,32 @@ const READS: [&str; 18] = [
     "ServerReflectionInfo",
 ];
 
+/// Calls that change something.
+const WRITES: [&str; 16] = [
+    "StartBuild",
+    "CancelBuild",
+    "DeleteBuild",
+    "PurgeBuilds",
+    "PauseQueue",
+    "ResumeQueue",
+    "UploadBlob",
+    "CreateToken",
+    "DeleteToken",
+    "CreateSchedule",
+    "DeleteSchedule",
+    "CreateWebhook",
+    "DeleteWebhook",
+    "ResendDelivery",
+    "ReloadDaemon",
+    "StopDaemon",
+];
+
+/// What counts as one method of which too many names could be made up.
+const OTHER: &str = "other";
+
+/// Refusals that the log names.
+const REFUSED: [&str; 3] = ["unauthenticated", "permission_denied", "resource_exhausted"];
+
 /// What a call was about, noted by what answers it.
 #[derive(Clone, Default)]
 pub(crate) struct Noted(Arc<Mutex<(Option<String>, Option<String>)>>);
@@ -119,7 +145,10 @@ impl Gate {
             return Ok(());
         }
         let key = format!("{} {}", principal.how.name(), principal.name);
-        let taken = lock(&self.requests).take(&key, Instant::now());
+        let per_second = self.daemon.config().limits.requests_per_second;
+        let mut requests = lock(&self.requests);
+        requests.set_requests(per_second);
+        let taken = requests.take(&key, Instant::now());
         taken.map_err(|wait| Refusal::Wait("too many requests", wait))
     }
 
@@ -127,6 +156,10 @@ impl Gate {
         let what = request.what.as_str();
         if status == "ok" && READS.contains(&what) {
             return;
+        }
+        if REFUSED.contains(&status) {
+            let (who, address) = (principal.map_or("", |principal| &principal.name), request.address.as_deref());
+            tracing::info!(who, address, call = what, status, "a call is refused");
         }
         let (build, customer) = lock(&noted.0).clone();
         let how = match principal.map(|principal| &principal.how) {
@@ -167,6 +200,14 @@ impl Asked {
             format!("{} {path}", request.method())
         };
         Self { what, address: address.filter(|address| address != "unix"), is_grpc }
+    }
+
+    /// The method, for metrics. A path that a client has made up is none.
+    fn method(&self) -> &'static str {
+        if !self.is_grpc {
+            return "http";
+        }
+        READS.iter().chain(&WRITES).find(|method| **method == self.what).copied().unwrap_or(OTHER)
     }
 }
 
@@ -212,16 +253,18 @@ pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: 
     if OPEN.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let (asked, noted) = (Asked::of(&request), Noted::default());
+    let (asked, noted, begun) = (Asked::of(&request), Noted::default(), Instant::now());
     let principal = match gate.principal(&request) {
         Ok(principal) => principal,
         Err(refusal) => {
             gate.note(None, &asked, &noted, refusal.status());
+            gate.daemon.metrics.answered(asked.method(), refusal.status(), begun.elapsed());
             return refusal.answer(asked.is_grpc);
         }
     };
     if let Err(refusal) = gate.rate(&principal) {
         gate.note(Some(&principal), &asked, &noted, refusal.status());
+        gate.daemon.metrics.answered(asked.method(), refusal.status(), begun.elapsed());
         return refusal.answer(asked.is_grpc);
     }
     request.extensions_mut().insert(principal.clone());
@@ -230,22 +273,60 @@ pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: 
     // An answer without a message has its status among the headers.
     let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok()?.parse::<i32>().ok());
     let status = match code.map(Code::from) {
-        None | Some(Code::Ok) if response.status().is_success() || asked.is_grpc => "ok".into(),
-        None | Some(Code::Ok) => response.status().as_u16().to_string(),
-        Some(code) => snake(&format!("{code:?}")),
+        None | Some(Code::Ok) if response.status().is_success() || asked.is_grpc => "ok",
+        None | Some(Code::Ok) => of_http(response.status()),
+        Some(code) => of_grpc(code),
     };
-    gate.note(Some(&principal), &asked, &noted, &status);
+    gate.note(Some(&principal), &asked, &noted, status);
+    gate.daemon.metrics.answered(asked.method(), status, begun.elapsed());
     response
 }
 
-/// `PermissionDenied` as `permission_denied`.
-fn snake(name: &str) -> String {
-    let mut snake = String::new();
-    for letter in name.chars() {
-        if letter.is_ascii_uppercase() && !snake.is_empty() {
-            snake.push('_');
-        }
-        snake.push(letter.to_ascii_lowercase());
+/// The word for an answer over HTTP: that of gRPC for the same.
+fn of_http(status: StatusCode) -> &'static str {
+    of_grpc(match status {
+        StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+        StatusCode::FORBIDDEN => Code::PermissionDenied,
+        StatusCode::NOT_FOUND => Code::NotFound,
+        StatusCode::RANGE_NOT_SATISFIABLE => Code::OutOfRange,
+        StatusCode::NOT_MODIFIED => Code::Ok,
+        status if status.is_client_error() => Code::InvalidArgument,
+        _ => Code::Internal,
+    })
+}
+
+fn of_grpc(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::Cancelled => "cancelled",
+        Code::Unknown => "unknown",
+        Code::InvalidArgument => "invalid_argument",
+        Code::DeadlineExceeded => "deadline_exceeded",
+        Code::NotFound => "not_found",
+        Code::AlreadyExists => "already_exists",
+        Code::PermissionDenied => "permission_denied",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::FailedPrecondition => "failed_precondition",
+        Code::Aborted => "aborted",
+        Code::OutOfRange => "out_of_range",
+        Code::Unimplemented => "unimplemented",
+        Code::Internal => "internal",
+        Code::Unavailable => "unavailable",
+        Code::DataLoss => "data_loss",
+        Code::Unauthenticated => "unauthenticated",
     }
-    snake
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_known() {
+        let proto = include_str!("smidr.proto");
+        let methods = proto.lines().filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next());
+        for method in methods {
+            assert!(READS.contains(&method) != WRITES.contains(&method), "{method}");
+        }
+    }
 }

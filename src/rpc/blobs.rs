@@ -55,7 +55,7 @@ pub(crate) async fn receive(
         }
     }
     let finished = tokio::task::spawn_blocking(move || incoming.finish()).await;
-    finished.unwrap_or_else(|_| Ok(())).map_err(failed)?;
+    finished.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(failed)?;
     Ok(UploadBlobResponse { digest: wanted.to_string() })
 }
 

@@ -23,7 +23,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::authority::{Identity, tls_error};
+use super::{
+    authority::{Identity, tls_error},
+    came::{Came, Watched},
+};
 use crate::system::{files::FileError, sockets::by_short_path};
 
 /// How long a handshake may take.
@@ -34,6 +37,9 @@ const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs
 
 /// How long the head of a request may take over HTTP/1.
 const HEAD: Duration = Duration::from_secs(10);
+
+/// How long the first word of a connection may take where the daemon ends.
+const FIRST: Duration = Duration::from_secs(1);
 
 /// How many connections are served at once.
 const CONNECTIONS: usize = 4096;
@@ -192,17 +198,20 @@ where
         .max_send_buf_size(WINDOW as usize)
         .initial_stream_window_size(WINDOW)
         .max_header_list_size(16 << 10);
-    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let came = Came::default();
+    let served = builder.serve_connection_with_upgrades(TokioIo::new(Watched::new(stream, &came)), service);
     tokio::pin!(served);
-    loop {
-        tokio::select! {
-            _ = served.as_mut() => return,
-            _ = ends.wait_for(|ends| *ends) => {
-                served.as_mut().graceful_shutdown();
-                break;
-            }
-        }
+    tokio::select! {
+        _ = served.as_mut() => return,
+        _ = ends.wait_for(|ends| *ends) => {}
     }
+    // One that was accepted a moment ago has a request on its way.
+    tokio::select! {
+        _ = served.as_mut() => return,
+        () = came.wait() => {}
+        () = tokio::time::sleep(FIRST) => {}
+    }
+    served.as_mut().graceful_shutdown();
     let _ = served.await;
 }
 

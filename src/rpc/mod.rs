@@ -6,24 +6,28 @@ pub(crate) mod authority;
 mod batch;
 mod blobs;
 mod bring;
+mod came;
 pub(crate) mod client;
 mod convert;
 mod download;
 mod feed;
+pub(crate) mod handover;
 mod http;
 mod listen;
+mod probes;
 mod records;
 pub(crate) mod run;
 mod server;
+pub(crate) mod sockets;
 mod status;
 mod submission;
+mod systemd;
 
 /// The generated code. Made by `SMIDR_UPDATE_API=1 cargo test api::`.
 #[expect(
-    missing_docs,
     unreachable_pub,
     unused_qualifications,
-    clippy::indexing_slicing,
+    clippy::large_enum_variant,
     clippy::allow_attributes,
     reason = "generated"
 )]

@@ -2,23 +2,32 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     os::unix::net::UnixListener,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use axum::{Router, routing::get};
-use tokio::{runtime::Builder, sync::watch};
+use axum::Router;
+use tokio::{
+    net::TcpListener,
+    runtime::Builder,
+    sync::{Notify, watch},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     DESCRIPTOR, auth,
     authority::{Authority, AuthorityError},
     feed::Feeds,
-    http,
+    handover, http,
     listen::{self, Listener},
+    probes,
     proto::smidr_server::SmidrServer,
-    server::Api,
+    server::{Api, Streams},
+    sockets::{Holder, Prepared, SocketError, Sockets, Tcp},
+    systemd,
 };
 use crate::{
     daemon::{Daemon, DaemonError, Ending, access::Principal},
@@ -36,15 +45,6 @@ const STACK: usize = 8 << 20;
 /// How many calls that block run at once.
 const BLOCKING: usize = 64;
 
-/// Where TCP is listened on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
-    /// As it was asked for.
-    pub text: String,
-    /// Without TLS, on loopback.
-    pub insecure: bool,
-}
-
 /// Why the daemon cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
@@ -54,23 +54,12 @@ pub(crate) enum RunError {
     /// Certificates.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
-    /// Not an address.
-    #[error("`{0}` is not an address to listen on")]
-    Address(String),
-    /// Without TLS, other machines could read along.
-    #[error("--insecure is for an address of loopback, and {0} is none")]
-    Insecure(SocketAddr),
-    /// It cannot be listened on.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// Where.
-        address: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Threads.
-    #[error("cannot start threads")]
-    Threads(#[source] io::Error),
+    /// What it listens on.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Threads, and what waits for connections.
+    #[error("cannot serve")]
+    Serve(#[source] io::Error),
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
@@ -81,8 +70,8 @@ impl UserError for RunError {
         match self {
             Self::Daemon(error) => error.kind(),
             Self::Authority(error) => error.kind(),
-            Self::Address(_) | Self::Insecure(_) => Kind::Request,
-            Self::Listen { .. } | Self::Threads(_) => Kind::Host,
+            Self::Socket(error) => error.kind(),
+            Self::Serve(_) => Kind::Host,
             Self::File(error) => error.kind(),
         }
     }
@@ -91,13 +80,9 @@ impl UserError for RunError {
         match self {
             Self::Daemon(error) => error.hints(),
             Self::Authority(error) => error.hints(),
-            Self::Address(_) => vec![Hint::new("such as :50051, or 127.0.0.1:50051")],
-            Self::Insecure(_) => vec![Hint::new("leave --insecure out: TLS needs nothing to be set up")],
-            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                vec![Hint::new("another program listens there: choose another port")]
-            }
+            Self::Socket(error) => error.hints(),
             Self::File(error) => error.hints(),
-            Self::Listen { .. } | Self::Threads(_) => Vec::new(),
+            Self::Serve(_) => Vec::new(),
         }
     }
 
@@ -109,14 +94,23 @@ impl UserError for RunError {
     }
 }
 
+/// Hangups (SIGHUP) of this process: each lets the daemon read its config again.
+#[derive(Clone, Default)]
+pub(crate) struct Hangups(Arc<Notify>);
+
+impl Hangups {
+    /// There was one.
+    pub(crate) fn tell(&self) {
+        self.0.notify_one();
+    }
+}
+
 /// A daemon that listens, and does not serve yet.
 pub(crate) struct Ready {
     daemon: Arc<Daemon>,
-    unix: UnixListener,
-    tcp: Vec<(TcpListener, bool)>,
+    sockets: Sockets,
+    handover: UnixListener,
     authority: Option<Authority>,
-    /// The Unix socket, for people.
-    pub socket: std::path::PathBuf,
     /// Each address of TCP, and whether it has no TLS.
     pub addresses: Vec<(SocketAddr, bool)>,
     /// What clients pin, where there is TLS.
@@ -128,49 +122,21 @@ pub(crate) struct Ready {
 /// # Errors
 ///
 /// When an address cannot be listened on, or there can be no certificates.
-pub(crate) fn listen(daemon: Arc<Daemon>, wanted: &[Address]) -> Result<Ready, RunError> {
+pub(crate) fn listen(daemon: Arc<Daemon>, prepared: Prepared) -> Result<Ready, RunError> {
     let folder = daemon.paths.daemon();
-    let socket = listen::socket_path(&folder);
-    let unix = listen::unix(&socket)?;
-    let mut tcp = Vec::new();
-    for address in wanted {
-        let listener = bind(address)?;
-        tcp.push((listener, address.insecure));
-    }
-    let addresses: Vec<_> =
-        tcp.iter().filter_map(|(listener, insecure)| Some((listener.local_addr().ok()?, *insecure))).collect();
+    let sockets = prepared.open(&folder)?;
+    let handover = handover::listen(&folder)?;
+    let address = |tcp: &Tcp| Some((tcp.listener.local_addr().ok()?, tcp.insecure));
+    let addresses: Vec<_> = sockets.tcp.iter().filter_map(address).collect();
     let authority = match addresses.iter().any(|(_, insecure)| !insecure) {
         true => Some(Authority::open(&folder)?),
         false => None,
     };
     let pin = authority.as_ref().map(Authority::pin);
-    let mut told = vec![format!("unix:{}", socket.display())];
+    let mut told = vec![format!("unix:{}", sockets.path.display())];
     told.extend(addresses.iter().map(|(address, _)| address.to_string()));
     daemon.listens_on(told);
-    Ok(Ready { daemon, unix, tcp, authority, socket, addresses, pin })
-}
-
-/// Listens on an address such as `:50051`, which is all of this machine's.
-fn bind(address: &Address) -> Result<TcpListener, RunError> {
-    let text = address.text.as_str();
-    let failed = |source| RunError::Listen { address: text.into(), source };
-    let listener = match text.strip_prefix(':') {
-        Some(port) => {
-            let port: u16 = port.parse().map_err(|_| RunError::Address(text.into()))?;
-            // IPv6 serves IPv4 too, where there is any.
-            TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port))).map_err(failed)?
-        }
-        None if text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) => {
-            TcpListener::bind(text).map_err(failed)?
-        }
-        None => return Err(RunError::Address(text.into())),
-    };
-    let bound = listener.local_addr().map_err(failed)?;
-    if address.insecure && !bound.ip().is_loopback() {
-        return Err(RunError::Insecure(bound));
-    }
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
+    Ok(Ready { daemon, sockets, handover, authority, addresses, pin })
 }
 
 /// This machine's name, and the address by which others reach it, as far as it can tell.
@@ -187,12 +153,17 @@ fn names() -> (String, Vec<IpAddr>) {
 }
 
 impl Ready {
+    /// The Unix socket, for people.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.sockets.path
+    }
+
     /// Serves until the daemon is asked to end, by a signal or by a call. `ready` is called once it serves.
     ///
     /// # Errors
     ///
     /// When there can be no threads or certificates.
-    pub(crate) fn serve(self, stop: &StopToken, ready: impl FnOnce()) -> Result<(), RunError> {
+    pub(crate) fn serve(self, stop: &StopToken, hangups: &Hangups, ready: impl FnOnce()) -> Result<(), RunError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS)
             .max_blocking_threads(BLOCKING)
@@ -200,76 +171,134 @@ impl Ready {
             .thread_stack_size(STACK)
             .enable_all()
             .build()
-            .map_err(RunError::Threads)?;
+            .map_err(RunError::Serve)?;
         let daemon = self.daemon.clone();
         let asked = daemon.clone();
         let _listening = stop.listen(move |_| asked.ask_to_end(Ending::Leave));
-        let (ends, ended) = watch::channel(false);
-        runtime.block_on(async {
-            let app = app(&daemon);
-            let mut serving = Vec::new();
-            let tls = match &self.authority {
-                Some(authority) => {
-                    let (host, addresses) = names();
-                    let identity = authority.server(&host, &addresses)?;
-                    let made = listen::tls(identity, &[authority.certificate.clone()]);
-                    Some(made.map_err(RunError::Threads)?)
-                }
-                None => None,
-            };
-            let failed = |source| RunError::Listen { address: "its sockets".into(), source };
-            let unix = tokio::net::UnixListener::from_std(self.unix).map_err(failed)?;
-            serving.push(tokio::spawn(listen::serve(Listener::Unix(unix), app.clone(), ended.clone())));
-            for (listener, insecure) in self.tcp {
-                let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-                let tls = tls.clone().filter(|_| !insecure);
-                serving.push(tokio::spawn(listen::serve(Listener::Tcp(listener, tls), app.clone(), ended.clone())));
+        let (path, holder, folder) = (self.sockets.path.clone(), self.sockets.holder, daemon.paths.daemon());
+        let how = runtime.block_on(self.run(hangups, ready))?;
+        // Of a daemon that is replaced they are the new one's.
+        if how != Ending::Replaced {
+            let _ = std::fs::remove_file(handover::path(&folder));
+            if holder == Holder::Own {
+                let _ = std::fs::remove_file(&path);
             }
-            ready();
-            let mut endings = daemon.endings();
-            let how = endings.wait_for(Option::is_some).await.ok().and_then(|how| *how);
-            end_builds(&daemon, how.unwrap_or(Ending::Leave)).await;
-            let _ = ends.send(true);
-            for one in serving {
-                let _ = one.await;
-            }
-            Ok::<_, RunError>(())
-        })?;
-        let _ = std::fs::remove_file(&self.socket);
+        }
         runtime.shutdown_timeout(Duration::from_secs(2));
+        tracing::info!(?how, "stopped");
         Ok(())
+    }
+
+    async fn run(self, hangups: &Hangups, ready: impl FnOnce()) -> Result<Ending, RunError> {
+        let daemon = self.daemon;
+        let (ends, ended) = watch::channel(false);
+        let (health, app) = app(&daemon, &ended);
+        let tls = match &self.authority {
+            Some(authority) => {
+                let (host, addresses) = names();
+                let identity = authority.server(&host, &addresses)?;
+                Some(listen::tls(identity, std::slice::from_ref(&authority.certificate)).map_err(RunError::Serve)?)
+            }
+            None => None,
+        };
+        let offered = handover::Offered::new(&self.sockets).map_err(RunError::Serve)?;
+        let mut listeners = vec![Listener::Unix(async_unix(self.sockets.unix)?)];
+        for Tcp { listener, insecure } in self.sockets.tcp {
+            let listener = TcpListener::from_std(listener).map_err(RunError::Serve)?;
+            listeners.push(Listener::Tcp(listener, tls.clone().filter(|_| !insecure)));
+        }
+        let serve = |listener| tokio::spawn(listen::serve(listener, app.clone(), ended.clone()));
+        let serving: Vec<_> = listeners.into_iter().map(serve).collect();
+        let beside = [
+            tokio::spawn(handover::serve(async_unix(self.handover)?, offered, daemon.clone())),
+            tokio::spawn(reload_at(hangups.clone(), daemon.clone())),
+        ];
+        ready();
+        systemd::ready();
+        let how = wait_for_end(&daemon).await;
+        systemd::stopping();
+        beside.iter().for_each(tokio::task::JoinHandle::abort);
+        let _ = ends.send(true);
+        end_health(health).await;
+        for one in serving {
+            let _ = one.await;
+        }
+        Ok(how)
     }
 }
 
-async fn end_builds(daemon: &Arc<Daemon>, how: Ending) {
+fn async_unix(listener: UnixListener) -> Result<tokio::net::UnixListener, RunError> {
+    tokio::net::UnixListener::from_std(listener).map_err(RunError::Serve)
+}
+
+/// Reads `daemon.yaml` again. Gives the keys that count only for a daemon that starts.
+///
+/// # Errors
+///
+/// When it is wrong.
+pub(super) async fn reload(daemon: &Arc<Daemon>) -> Result<Vec<&'static str>, tonic::Status> {
+    let daemon = daemon.clone();
+    super::server::blocking(move || {
+        systemd::reloading();
+        let done = daemon.reload();
+        systemd::ready();
+        done
+    })
+    .await
+}
+
+async fn reload_at(hangups: Hangups, daemon: Arc<Daemon>) {
+    loop {
+        hangups.0.notified().await;
+        // What is wrong is in the log.
+        let _ = reload(&daemon).await;
+    }
+}
+
+/// Tells watchers of the health that the daemon ends; their streams end, too.
+async fn end_health(mut health: HealthReporter) {
+    health.set_service_status("", ServingStatus::NotServing).await;
+    health.clear_service_status("").await;
+}
+
+/// Waits until the daemon is asked to end, and until builds are as they shall be then.
+async fn wait_for_end(daemon: &Arc<Daemon>) -> Ending {
+    let mut endings = daemon.endings();
+    let how = async |endings: &mut watch::Receiver<Option<Ending>>, old: Option<Ending>| {
+        let asked = endings.wait_for(|how| how.is_some() && *how != old).await;
+        asked.ok().and_then(|how| *how).unwrap_or(Ending::Leave)
+    };
+    let mut asked = how(&mut endings, None).await;
     let running = daemon.end();
-    match how {
-        Ending::Leave => {}
-        Ending::Cancel => {
-            let daemon = daemon.clone();
-            let stopped = tokio::task::spawn_blocking(move || {
-                let ending = Principal::owner("smidr daemon stop");
-                for id in running {
-                    let _ = daemon.cancel(&ending, id.as_str(), false, None);
-                }
-            });
-            let _ = stopped.await;
-        }
-        Ending::Drain => {
-            let mut changes = daemon.queue_changes();
-            while daemon.running() > 0 && changes.changed().await.is_ok() {}
+    if asked == Ending::Drain {
+        let mut changes = daemon.queue_changes();
+        let drained = async { while daemon.running() > 0 && changes.changed().await.is_ok() {} };
+        // It may be asked for more while it waits.
+        tokio::select! {
+            () = drained => {}
+            other = how(&mut endings, Some(Ending::Drain)) => asked = other,
         }
     }
+    if asked == Ending::Cancel {
+        let daemon = daemon.clone();
+        let stopped = tokio::task::spawn_blocking(move || {
+            let ending = Principal::owner("smidr daemon stop");
+            for id in running {
+                let _ = daemon.cancel(&ending, id.as_str(), false, None);
+            }
+        });
+        let _ = stopped.await;
+    }
+    asked
 }
 
 /// All that is served on one port.
-fn app(daemon: &Arc<Daemon>) -> Router {
-    let api =
-        Api { daemon: daemon.clone(), feeds: Arc::new(Feeds::new(daemon.paths.clone())), streams: Arc::default() };
+fn app(daemon: &Arc<Daemon>, ends: &watch::Receiver<bool>) -> (HealthReporter, Router) {
+    let (feeds, streams) = (Arc::new(Feeds::new(daemon.paths.clone())), Streams::default());
+    let api = Api { daemon: daemon.clone(), feeds, streams: streams.clone(), ends: ends.clone() };
     let message = usize::try_from(daemon.config().limits.message_size).unwrap_or(usize::MAX);
     let service = SmidrServer::new(api).max_decoding_message_size(message);
     let (health, health_service) = tonic_health::server::health_reporter();
-    drop(health);
     let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTOR);
     let whole = "the descriptor that is part of this program is whole";
     let (reflects, reflects_older) =
@@ -279,9 +308,8 @@ fn app(daemon: &Arc<Daemon>) -> Router {
     // Python's and others' clients know the older name only.
     let grpc = grpc.add_service(reflects_older);
     let grpc = grpc.into_axum_router().layer(tonic_web::GrpcWebLayer::new());
-    let web = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(|| async { "ok\n" }));
     let grpc = grpc.fallback(|| async { axum::http::StatusCode::NOT_FOUND });
-    let gate = auth::Gate::new(daemon.clone());
-    let web = web.merge(http::routes(daemon.clone())).merge(grpc);
-    web.layer(axum::middleware::from_fn_with_state(gate, auth::check))
+    let gate = axum::middleware::from_fn_with_state(auth::Gate::new(daemon.clone()), auth::check);
+    let web = probes::routes(daemon, &streams).merge(http::routes(daemon.clone())).merge(grpc);
+    (health, web.layer(gate))
 }

@@ -3,11 +3,14 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -48,18 +51,35 @@ pub(crate) struct Api {
     /// Journals.
     pub feeds: Arc<Feeds>,
     /// Open streams, by caller.
-    pub streams: Arc<Mutex<HashMap<String, u32>>>,
+    pub streams: Streams,
+    /// Streams end when this says so.
+    pub ends: watch::Receiver<bool>,
+}
+
+/// Open streams, by caller.
+#[derive(Clone, Default)]
+pub(crate) struct Streams(Arc<Mutex<HashMap<String, u32>>>);
+
+impl Streams {
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.lock().values().copied().map(u64::from).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One of a caller's open streams.
 struct OpenStream {
-    all: Arc<Mutex<HashMap<String, u32>>>,
+    all: Streams,
     key: String,
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock();
         if let Some(count) = all.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
@@ -145,7 +165,7 @@ impl Api {
     fn open_stream(&self, principal: &Principal) -> Result<OpenStream, Status> {
         let key = format!("{} {}", principal.how.name(), principal.name);
         let most = self.daemon.config().limits.streams;
-        let mut all = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.streams.lock();
         let count = all.entry(key.clone()).or_default();
         if *count >= most && principal.how != How::Owner {
             return Err(Status::resource_exhausted(format!(
@@ -168,29 +188,25 @@ impl Api {
     ) -> Result<Sent<Batch<T>>, Status> {
         let open = self.open_stream(&principal)?;
         let (to, messages) = mpsc::channel(AHEAD);
-        let (feed, daemon) = (self.feeds.of(id), self.daemon.clone());
+        let (feed, daemon, mut ends) = (self.feeds.of(id), self.daemon.clone(), self.ends.clone());
+        let cut = Arc::new(AtomicBool::new(false));
+        let is_cut = cut.clone();
         tokio::spawn(async move {
             let mut changes = daemon.access_changes();
             let until = async move || {
-                // Ends when the caller may no longer.
-                while daemon.still(&principal) {
-                    let expires = async {
-                        match daemon.time_left(&principal) {
-                            Some(left) => tokio::time::sleep(left).await,
-                            None => std::future::pending().await,
-                        }
-                    };
-                    tokio::select! {
-                        changed = changes.changed() => if changed.is_err() { return },
-                        () = expires => {}
-                    }
+                tokio::select! {
+                    () = until_denied(&daemon, &principal, &mut changes) => {}
+                    _ = ends.wait_for(|ends| *ends) => cut.store(true, Ordering::Relaxed),
                 }
             };
             let _ = feed.stream(form, from, follow, progress, to, until).await;
             drop(open);
         });
         let message = |encoded: Bytes| Ok(Batch::encoded(encoded));
-        Ok(Box::pin(ReceiverStream::new(messages).map(message)))
+        // One that the end of the daemon has cut off says so: its client goes on from where it is.
+        let last = tokio_stream::once(())
+            .filter_map(move |()| is_cut.load(Ordering::Relaxed).then(|| Err(status(&DaemonError::Ends))));
+        Ok(Box::pin(ReceiverStream::new(messages).map(message).chain(last)))
     }
 
     /// What is sent, named and judged.
@@ -241,6 +257,22 @@ impl Api {
             repeated: accepted.repeated,
             queued: accepted.place.map(queued),
         })
+    }
+}
+
+/// Waits until a caller may no longer what it might: its token was revoked, or has expired.
+async fn until_denied(daemon: &Daemon, principal: &Principal, changes: &mut watch::Receiver<u64>) {
+    while daemon.still(principal) {
+        let expires = async {
+            match daemon.time_left(principal) {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = expires => {}
+        }
     }
 }
 
@@ -567,6 +599,12 @@ impl Smidr for Api {
             addresses: if is_admin { self.daemon.addresses() } else { Vec::new() },
             pid: if is_admin { std::process::id() } else { 0 },
         }))
+    }
+
+    async fn reload_daemon(&self, request: Request<proto::ReloadDaemonRequest>) -> Answer<proto::ReloadDaemonResponse> {
+        principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
+        let later = super::run::reload(&self.daemon).await?;
+        Ok(Response::new(proto::ReloadDaemonResponse { later: later.into_iter().map(String::from).collect() }))
     }
 
     async fn stop_daemon(&self, request: Request<proto::StopDaemonRequest>) -> Answer<proto::StopDaemonResponse> {

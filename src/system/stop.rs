@@ -68,6 +68,16 @@ impl StopToken {
     ///
     /// When the kernel refuses.
     pub fn on_signals() -> io::Result<Self> {
+        // A terminal that is closed sends it more than once: the kernel does, and the shell.
+        Self::on_signals_and(|token| token.request(StopRequest::Graceful))
+    }
+
+    /// As [`StopToken::on_signals`], with something else to do at hangups (SIGHUP).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn on_signals_and(at_hangup: impl Fn(&Self) + Send + 'static) -> io::Result<Self> {
         let token = Self::default();
         let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
         signals.thread_block()?;
@@ -77,8 +87,7 @@ impl StopToken {
         thread::Builder::new().name("signals".into()).spawn(move || {
             while let Ok(signal) = signals.wait() {
                 asked.0.signal.store(signal as i32, Ordering::SeqCst);
-                // A terminal that is closed sends it more than once: the kernel does, and the shell.
-                if signal == Signal::SIGHUP { asked.request(StopRequest::Graceful) } else { asked.escalate() }
+                if signal == Signal::SIGHUP { at_hangup(&asked) } else { asked.escalate() }
             }
         })?;
         Ok(token)

@@ -17,7 +17,7 @@ use std::{
     thread,
 };
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
 
 use crate::model::{Hint, Kind, UserError};
@@ -112,6 +112,27 @@ impl Ledger {
     /// When it cannot be opened, or is newer than this smidr.
     pub(crate) fn open(path: &Path) -> Result<Self, LedgerError> {
         Self::with(path, &TABLES)
+    }
+
+    /// Whether this smidr knows a ledger that another process may be using. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or is newer than this smidr.
+    pub(crate) fn check(path: &Path) -> Result<(), LedgerError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let version = || {
+            let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            db.busy_timeout(std::time::Duration::from_secs(10))?;
+            db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
+        };
+        match version() {
+            Ok(version) if version > VERSION => Err(LedgerError::TooNew { path: path.into(), version }),
+            Ok(_) => Ok(()),
+            Err(source) => Err(LedgerError::Sqlite { action: "read", path: path.into(), source: Arc::new(source) }),
+        }
     }
 
     fn with(path: &Path, tables: &[&str]) -> Result<Self, LedgerError> {
@@ -246,5 +267,7 @@ mod tests {
         assert_eq!(again.read(count).expect("a number"), 3);
         again.write_now(|db| db.pragma_update(None, "user_version", 99)).expect("written");
         assert!(matches!(Ledger::open(&path), Err(LedgerError::TooNew { version: 99, .. })));
+        assert!(matches!(Ledger::check(&path), Err(LedgerError::TooNew { version: 99, .. })));
+        assert!(Ledger::check(&folder.path().join("none")).is_ok() && !folder.path().join("none").exists());
     }
 }

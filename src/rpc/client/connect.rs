@@ -214,7 +214,7 @@ impl Remote {
             let dialled = dial();
             async move {
                 Ok::<_, std::io::Error>(match dialled.await? {
-                    Dialled::Tls(stream) => Either::Tls(TokioIo::new(*stream)),
+                    Dialled::Tls(stream) => Either::Tls(TokioIo::new(stream)),
                     Dialled::Plain(stream) => Either::Plain(TokioIo::new(stream)),
                 })
             }
@@ -264,7 +264,7 @@ enum Dialled {
 
 /// A connection with TLS or without.
 enum Either {
-    Tls(TokioIo<tokio_rustls::client::TlsStream<TcpStream>>),
+    Tls(TokioIo<Box<tokio_rustls::client::TlsStream<TcpStream>>>),
     Plain(TokioIo<TcpStream>),
 }
 

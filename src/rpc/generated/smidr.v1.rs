@@ -1136,6 +1136,14 @@ pub struct ServerInfo {
     pub pid: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReloadDaemonRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReloadDaemonResponse {
+    /// Keys that have changed, and count only for a daemon that starts.
+    #[prost(string, repeated, tag = "1")]
+    pub later: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopDaemonRequest {
     #[prost(enumeration = "stop_daemon_request::Builds", tag = "1")]
     pub builds: i32,
@@ -2176,6 +2184,31 @@ pub mod smidr_client {
                 .insert(GrpcMethod::new("smidr.v1.Smidr", "GetServerInfo"));
             self.inner.unary(req, path, codec).await
         }
+        /// Reads daemon.yaml again. A bad one is refused, with every problem as details, and the old one stays. Only on the Unix socket.
+        pub async fn reload_daemon(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReloadDaemonRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReloadDaemonResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/smidr.v1.Smidr/ReloadDaemon",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("smidr.v1.Smidr", "ReloadDaemon"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Ends the daemon. Only on the Unix socket.
         pub async fn stop_daemon(
             &mut self,
@@ -2450,6 +2483,14 @@ pub mod smidr_server {
             &self,
             request: tonic::Request<super::GetServerInfoRequest>,
         ) -> std::result::Result<tonic::Response<super::ServerInfo>, tonic::Status>;
+        /// Reads daemon.yaml again. A bad one is refused, with every problem as details, and the old one stays. Only on the Unix socket.
+        async fn reload_daemon(
+            &self,
+            request: tonic::Request<super::ReloadDaemonRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReloadDaemonResponse>,
+            tonic::Status,
+        >;
         /// Ends the daemon. Only on the Unix socket.
         async fn stop_daemon(
             &self,
@@ -3896,6 +3937,51 @@ pub mod smidr_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetServerInfoSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/smidr.v1.Smidr/ReloadDaemon" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReloadDaemonSvc<T: Smidr>(pub Arc<T>);
+                    impl<
+                        T: Smidr,
+                    > tonic::server::UnaryService<super::ReloadDaemonRequest>
+                    for ReloadDaemonSvc<T> {
+                        type Response = super::ReloadDaemonResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReloadDaemonRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Smidr>::reload_daemon(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReloadDaemonSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
