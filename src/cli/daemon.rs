@@ -53,6 +53,10 @@ pub(super) fn daemon(args: &DaemonArgs) -> Done {
     match &args.command {
         None if args.background => background(args),
         None => serve(args),
+        Some(_) if !args.address.is_empty() || args.replace || args.background => {
+            let hint = [Hint::new("leave the command out to start one, or the options to ask the one that runs")];
+            Err(Refused::new("--address, --replace and --background are for a daemon that is started", hint).into())
+        }
         Some(command) => ask(command),
     }
 }

@@ -12,7 +12,6 @@ use crate::{daemon::access::Scope, model::State};
 
 /// `smidr daemon`
 #[derive(Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Daemon {
     /// What to do with the daemon that runs, instead of starting one
     #[command(subcommand)]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-pub(super) const COMMANDS: [&[&str]; 46] = [
+pub(super) const COMMANDS: [&[&str]; 85] = [
     &[],
     &["init"],
     &["check"],
@@ -48,6 +48,45 @@ pub(super) const COMMANDS: [&[&str]; 46] = [
     &["image", "prune"],
     &["du"],
     &["clean"],
+    &["daemon"],
+    &["daemon", "status"],
+    &["daemon", "stop"],
+    &["daemon", "pause"],
+    &["daemon", "resume"],
+    &["daemon", "reload"],
+    &["daemon", "token"],
+    &["daemon", "token", "create"],
+    &["daemon", "token", "ls"],
+    &["daemon", "token", "rm"],
+    &["daemon", "check"],
+    &["daemon", "ca"],
+    &["daemon", "certificate"],
+    &["daemon", "purge"],
+    &["daemon", "units"],
+    &["client"],
+    &["client", "login"],
+    &["client", "logout"],
+    &["client", "whoami"],
+    &["client", "start"],
+    &["client", "status"],
+    &["client", "logs"],
+    &["client", "list"],
+    &["client", "cancel"],
+    &["client", "attach"],
+    &["client", "artifacts"],
+    &["client", "download"],
+    &["client", "delete"],
+    &["client", "schedule"],
+    &["client", "schedule", "create"],
+    &["client", "schedule", "ls"],
+    &["client", "schedule", "rm"],
+    &["client", "webhook"],
+    &["client", "webhook", "create"],
+    &["client", "webhook", "ls"],
+    &["client", "webhook", "rm"],
+    &["client", "webhook", "deliveries"],
+    &["client", "webhook", "resend"],
+    &["client", "queue"],
     &["doctor"],
     &["man"],
     &["completions"],
@@ -75,7 +114,19 @@ fn help_of_every_command() {
 #[test]
 fn the_help_test_covers_every_command() {
     let world = World::new();
-    for parent in [&[][..], &["artifacts"], &["conf"], &["history"], &["image"], &["layers"]] {
+    for parent in [
+        &[][..],
+        &["artifacts"],
+        &["client"],
+        &["client", "schedule"],
+        &["client", "webhook"],
+        &["conf"],
+        &["daemon"],
+        &["daemon", "token"],
+        &["history"],
+        &["image"],
+        &["layers"],
+    ] {
         let help = world.smidr().args(parent).arg("--help").run().out;
         let list =
             help.split("Commands:\n").nth(1).expect("a list of commands").split("\n\n").next().expect("its lines");
