@@ -262,9 +262,10 @@ impl Daemon {
 
     /// Puts into the queue what the ledger has.
     fn enter(&self, seq: u64, now: Timestamp, about: About) {
-        // Before it may start: what it is then replaces this. What the index lacks, the queue tells.
-        let _ = lock(&self.history).announce(std::slice::from_ref(&about.record));
+        let record = about.record.clone();
         lock(&self.queue).add(seq, now, about);
+        // What the index lacks, the queue tells.
+        let _ = lock(&self.history).announce(&[record]);
         self.webhooks.wake();
         let _ = self.wake.send(Signal::Look);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{BuildRecord, History, HistoryError, failed, parse, put_build};
+use super::{BuildRecord, History, HistoryError, failed, insert_build, parse};
 use crate::model::State;
 
 /// Which builds are wanted.
@@ -98,7 +98,7 @@ impl History {
         self.db.execute_batch(index).map_err(failed("write"))
     }
 
-    /// Puts a build that has no journal yet into the index.
+    /// Puts builds into the index that have no journal yet. One that is there stays as it is: its worker has begun meanwhile.
     ///
     /// # Errors
     ///
@@ -106,7 +106,7 @@ impl History {
     pub(crate) fn announce(&self, builds: &[BuildRecord]) -> Result<(), HistoryError> {
         let announce = || {
             let transaction = self.db.unchecked_transaction()?;
-            builds.iter().try_for_each(|build| put_build(&transaction, build))?;
+            builds.iter().try_for_each(|build| insert_build(&transaction, "INSERT OR IGNORE", build))?;
             transaction.commit()
         };
         announce().map_err(failed("write"))

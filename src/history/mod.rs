@@ -485,6 +485,11 @@ fn put_rows(db: &Connection, summary: &Summary) -> rusqlite::Result<()> {
 }
 
 fn put_build(db: &Connection, build: &BuildRecord) -> rusqlite::Result<()> {
+    insert_build(db, "INSERT OR REPLACE", build)
+}
+
+/// What happens to a row that is there, `how` says.
+fn insert_build(db: &Connection, how: &str, build: &BuildRecord) -> rusqlite::Result<()> {
     let config = build.config.as_deref().map(key);
     let values = params![
         build.id.as_str(),
@@ -494,7 +499,7 @@ fn put_build(db: &Connection, build: &BuildRecord) -> rusqlite::Result<()> {
         config,
         json(build)?
     ];
-    db.execute("INSERT OR REPLACE INTO builds VALUES (?1,?2,?3,?4,?5,?6)", values).map(drop)
+    db.prepare_cached(&format!("{how} INTO builds VALUES (?1,?2,?3,?4,?5,?6)"))?.execute(values).map(drop)
 }
 
 /// Makes an empty file where there is nothing. SQLite gives the permissions of the record to the files that it keeps beside it.

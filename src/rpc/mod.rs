@@ -5,7 +5,6 @@ mod auth;
 pub(crate) mod authority;
 mod batch;
 mod blobs;
-mod bring;
 mod came;
 pub(crate) mod client;
 mod convert;

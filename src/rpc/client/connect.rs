@@ -29,12 +29,11 @@ use tonic::{
     transport::{Channel, Uri},
 };
 
-use super::Remote;
+use super::{Remote, bring::endpoint};
 use crate::{
     model::{Hint, Kind, Paths, UserError},
     rpc::{
         authority::{AuthorityError, identity, pin_of},
-        bring::endpoint,
         listen::socket_path,
         proto::smidr_client::SmidrClient,
     },

@@ -1,5 +1,6 @@
 //! A daemon's builds, from anywhere: the other [`BuildService`].
 
+mod bring;
 mod connect;
 
 use std::{
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// How long a call is tried again whose connection has broken: a daemon that is replaced is back before that.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How much of a blob one message holds, in bytes.
 const PART: usize = 256 << 10;
@@ -71,7 +72,7 @@ impl Remote {
     }
 
     /// Hands on each message of a stream until `take` wants no more. Gives whether the stream came to its end.
-    pub(super) fn stream<T, F>(
+    fn stream<T, F>(
         &self,
         call: impl FnOnce(Caller) -> F,
         stop: Option<&StopToken>,
@@ -185,7 +186,7 @@ impl Remote {
 }
 
 /// Why a stream ended before its end.
-pub(super) enum Broken {
+enum Broken {
     /// The daemon, or the connection.
     Status(Status),
     /// The one that takes its messages.
@@ -201,12 +202,12 @@ impl From<Broken> for ServiceError {
     }
 }
 
-pub(super) fn pause() {
+fn pause() {
     std::thread::sleep(Duration::from_millis(300));
 }
 
 /// Whether it was the connection that failed, or the daemon that ended.
-pub(super) fn is_broken(status: &Status) -> bool {
+fn is_broken(status: &Status) -> bool {
     let of_transport = std::error::Error::source(status).is_some();
     matches!(status.code(), Code::Unavailable)
         || (of_transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled))

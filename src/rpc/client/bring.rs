@@ -4,13 +4,10 @@ use std::path::Path;
 
 use tonic::transport::Endpoint;
 
-use super::{
-    client::{Broken, PATIENCE, Remote, is_broken, pause},
-    convert::path,
-    proto,
-};
+use super::{Broken, PATIENCE, Remote, is_broken, pause};
 use crate::{
     model::{Artifact, BuildId},
+    rpc::{convert::path, proto},
     service::{ServiceError, Sink},
     system::{files::FileError, stop::StopToken},
 };
