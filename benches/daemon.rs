@@ -42,10 +42,8 @@ use proto::{ListBuildsRequest, LogLines, StartBuildRequest, StreamLogsRequest, s
 #[path = "../src/rpc/batch.rs"]
 mod batch;
 #[expect(
-    missing_docs,
     unreachable_pub,
     unused_qualifications,
-    dead_code,
     clippy::indexing_slicing,
     clippy::allow_attributes,
     reason = "generated"
@@ -60,8 +58,9 @@ mod rpc {
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// What of a stream is looked at: that its items have numbers without gaps. The text of one in many clients is read too.
+/// What of a stream is looked at: that its items come in order. The text of one in many clients is read too.
 struct Counted {
+    first: u64,
     last: u64,
     items: u64,
     lines: Option<LogLines>,
@@ -96,7 +95,7 @@ impl Decoder for Counting {
         let broken = |error: prost::DecodeError| Status::internal(error.to_string());
         let lines = self.whole.then(|| LogLines::decode(message.clone())).transpose().map_err(broken)?;
         let mut rest = message;
-        let mut counted = Counted { last: 0, items: 0, lines };
+        let mut counted = Counted { first: 0, last: 0, items: 0, lines };
         while rest.has_remaining() {
             // Field 1 of the message, an item; in it first field 1, its number.
             let tag = rest.get_u8();
@@ -106,10 +105,11 @@ impl Decoder for Counting {
                 return Err(Status::internal("not an item with a number"));
             }
             let seq = prost::encoding::decode_varint(&mut item).map_err(broken)?;
-            // Several lines may be of one record.
-            if counted.last != 0 && seq != counted.last && seq != counted.last + 1 {
+            // Several lines may be of one record, and some records have none.
+            if seq < counted.last {
                 return Err(Status::internal(format!("{seq} comes after {}", counted.last)));
             }
+            counted.first = if counted.items == 0 { seq } else { counted.first };
             (counted.last, counted.items) = (seq, counted.items + 1);
         }
         Ok(Some(counted))
@@ -300,16 +300,21 @@ async fn follow(place: &str, build: &str, clients: u64, records: u64) -> Result<
         let asked = StreamLogsRequest { build_id: build.into(), follow: true, ..Default::default() };
         all.push(tokio::spawn(async move {
             let mut stream = logs(channel, asked, number == 0).await?;
-            let (mut last, mut items) = (0, 0);
+            let (mut last, mut items, mut task) = (0, 0, 0);
             while let Some(counted) = stream.message().await? {
-                let first = counted.last + 1 - counted.items.min(counted.last);
-                if number != 0 && last != 0 && first > last + 1 {
-                    return Err(format!("{first} comes after {last}").into());
+                if counted.first < last {
+                    return Err(format!("{} comes after {last}", counted.first).into());
                 }
-                if let Some(lines) = &counted.lines
-                    && lines.items.iter().any(|line| line.text.is_empty())
-                {
-                    return Err("a line without text".into());
+                // The build says `NOTE: Running task 1 of …`, and so on.
+                for line in counted.lines.into_iter().flat_map(|lines| lines.items) {
+                    let said = line
+                        .text
+                        .strip_prefix("NOTE: Running task ")
+                        .and_then(|rest| rest.split(' ').next()?.parse().ok());
+                    if said.is_some_and(|said: u64| said != task + 1) {
+                        return Err(format!("{} comes after {task}", line.text).into());
+                    }
+                    task = said.unwrap_or(task);
                 }
                 (last, items) = (counted.last, items + counted.items);
             }
