@@ -69,7 +69,11 @@ impl About {
 
     /// In whose turn it is. A build of no customer is one of its project's.
     pub(super) fn customer(&self) -> String {
-        self.record.customer.clone().unwrap_or_else(|| self.record.name.clone())
+        self.turn().into()
+    }
+
+    fn turn(&self) -> &str {
+        self.record.customer.as_deref().unwrap_or(&self.record.name)
     }
 
     fn workspace(&self) -> String {
@@ -127,6 +131,8 @@ pub(super) struct State {
     waiting: BTreeMap<u64, Entry>,
     running: HashMap<BuildId, Entry>,
     decided: Vec<Decision>,
+    // Whether something was added since.
+    is_behind: bool,
     // Of pressure, in percent.
     limit: u32,
     // Neither waiting nor with a worker that could hear: being started, or ended.
@@ -149,32 +155,37 @@ impl State {
             waiting: BTreeMap::new(),
             running: HashMap::new(),
             decided: Vec::new(),
+            is_behind: false,
             limit: 100,
             between: HashSet::new(),
             ends: false,
         }
     }
 
-    /// Adds one that waits.
+    /// Adds one that waits. Many may come at once: where they stand is found out when it is asked for.
     pub(super) fn add(&mut self, seq: u64, since: Timestamp, about: About) {
         self.waiting.insert(seq, Entry { seq, since, about, tries: 0, failed: None });
-        self.decide();
+        self.is_behind = true;
     }
 
-    pub(super) fn place(&self, id: &BuildId, principal: &Principal) -> Option<Place> {
+    pub(super) fn place(&mut self, id: &BuildId, principal: &Principal) -> Option<Place> {
+        self.catch_up();
         let entry = self.waiting.values().find(|entry| entry.about.id() == id)?;
-        let decision = self.decided.iter().find(|decision| decision.id == *id);
+        Some(self.told(entry, self.decided.iter().find(|decision| decision.id == *id), principal))
+    }
+
+    fn told(&self, entry: &Entry, decision: Option<&Decision>, principal: &Principal) -> Place {
         let reason = match (&entry.failed, decision.and_then(|decision| decision.why.as_ref())) {
             (Some(failed), _) => format!("its worker could not be started: {failed}"),
             (None, Some(why)) => why.clone().hiding(|id| self.is_seen(id, principal)).to_string(),
             (None, None) => "it starts now".into(),
         };
-        Some(Place { position: decision.map_or(1, |decision| decision.position), reason })
+        Place { position: decision.map_or(1, |decision| decision.position), reason }
     }
 
     /// How many of a customer wait.
     pub(super) fn waiting_of(&self, customer: &str) -> usize {
-        self.waiting.values().filter(|entry| entry.about.customer() == customer).count()
+        self.waiting.values().filter(|entry| entry.about.turn() == customer).count()
     }
 
     /// Whether a build that waits needs a blob.
@@ -200,6 +211,14 @@ impl State {
 
     fn decide(&mut self) {
         self.budget.pressure = pressure(self.limit).filter(|_| !self.waiting.is_empty());
+        self.is_behind = true;
+        self.catch_up();
+    }
+
+    fn catch_up(&mut self) {
+        if !std::mem::take(&mut self.is_behind) {
+            return;
+        }
         let waiting: Vec<_> = self.waiting.values().map(waiting_of).collect();
         let running: Vec<_> = self.running.values().map(running_of).collect();
         self.decided = policy::decide(&running, &waiting, &self.budget);
@@ -210,7 +229,8 @@ impl State {
         self.waiting.remove(&seq)
     }
 
-    fn view(&self, principal: &Principal) -> QueueView {
+    fn view(&mut self, principal: &Principal) -> QueueView {
+        self.catch_up();
         let shown = |entry: &Entry, place| InQueue {
             record: entry.about.record.clone(),
             priority: entry.about.priority,
@@ -221,8 +241,9 @@ impl State {
         let sees = |entry: &&Entry| principal.sees(entry.about.record.customer.as_deref());
         let mut running: Vec<InQueue> = self.running.values().filter(sees).map(|entry| shown(entry, None)).collect();
         running.sort_by_key(|one| one.since);
-        let waiting =
-            self.waiting.values().filter(sees).map(|entry| shown(entry, self.place(entry.about.id(), principal)));
+        let decided: HashMap<&BuildId, &Decision> = self.decided.iter().map(|one| (&one.id, one)).collect();
+        let place = |entry: &Entry| self.told(entry, decided.get(entry.about.id()).copied(), principal);
+        let waiting = self.waiting.values().filter(sees).map(|entry| shown(entry, Some(place(entry))));
         let mut waiting: Vec<InQueue> = waiting.collect();
         waiting.sort_by_key(|one| one.place.as_ref().map(|place| place.position));
         QueueView { paused: self.budget.paused, builds: self.budget.builds, running, waiting }
@@ -278,10 +299,14 @@ pub(super) fn run(daemon: Arc<Daemon>, signals: Receiver<Signal>) -> io::Result<
                 None => signals.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(pause) => signals.recv_timeout(pause),
             };
-            match signal {
-                Err(RecvTimeoutError::Disconnected) => return,
-                Ok(Signal::Ended(id)) => daemon.ended(&id),
-                Ok(Signal::Look) | Err(RecvTimeoutError::Timeout) => {}
+            if matches!(signal, Err(RecvTimeoutError::Disconnected)) {
+                return;
+            }
+            // What has come meanwhile is one look at the queue.
+            for signal in signal.into_iter().chain(signals.try_iter()) {
+                if let Signal::Ended(id) = signal {
+                    daemon.ended(&id);
+                }
             }
             retry = daemon.start_some().then_some(AGAIN);
             daemon.changes.send_modify(|count| *count += 1);

@@ -57,6 +57,16 @@ struct Chunk {
     to: Spot,
     messages: Vec<Bytes>,
     ends: bool,
+    // The changes that the reader knew of, where there was no more behind this piece.
+    all_of: Option<u64>,
+}
+
+/// Pieces that are used now.
+#[derive(Default)]
+struct Chunks {
+    known: HashMap<(Form, u64), Weak<Chunk>>,
+    // Behind which there is nothing, as of so many changes.
+    end: Option<(u64, u64)>,
 }
 
 /// All journals that are read now.
@@ -68,7 +78,9 @@ pub(crate) struct Feeds {
 /// One journal.
 pub(crate) struct Feed {
     folder: PathBuf,
-    chunks: tokio::sync::Mutex<HashMap<(Form, u64), Weak<Chunk>>>,
+    chunks: Mutex<Chunks>,
+    // Held while a piece is read: others who want it wait, instead of reading the same.
+    reading: tokio::sync::Mutex<()>,
     tip: watch::Sender<Tip>,
     passing: broadcast::Sender<Bytes>,
     follower: StopToken,
@@ -106,7 +118,8 @@ impl Feeds {
         all.retain(|_, feed| feed.strong_count() > 0);
         let feed = Arc::new(Feed {
             folder: self.paths.build(id),
-            chunks: tokio::sync::Mutex::default(),
+            chunks: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
             tip: watch::Sender::default(),
             passing: broadcast::Sender::new(PASSING),
             follower: StopToken::default(),
@@ -147,22 +160,44 @@ impl Feeds {
 }
 
 impl Feed {
+    /// A piece that is there already. At the end of the journal there is an empty one.
+    fn known(&self, form: &Form, from: Spot) -> Option<Arc<Chunk>> {
+        let changes = self.tip.borrow().changes;
+        let chunks = lock(&self.chunks);
+        if chunks.end == Some((from.after, changes)) {
+            return Some(Arc::new(Chunk { to: from, messages: Vec::new(), ends: false, all_of: Some(changes) }));
+        }
+        chunks.known.get(&(form.clone(), from.after)).and_then(Weak::upgrade)
+    }
+
+    fn keep(&self, form: &Form, from: Spot, chunk: &Arc<Chunk>) {
+        let mut chunks = lock(&self.chunks);
+        if let Some(changes) = chunk.all_of {
+            chunks.end = Some((chunk.to.after, changes));
+        }
+        if !chunk.messages.is_empty() {
+            chunks.known.retain(|_, chunk| chunk.strong_count() > 0);
+            chunks.known.insert((form.clone(), from.after), Arc::downgrade(chunk));
+        }
+    }
+
     async fn chunk(self: &Arc<Self>, form: &Form, from: Spot) -> Result<Arc<Chunk>, FileError> {
-        let key = (form.clone(), from.after);
         let is_shared = !matches!(form, Form::Some { .. });
-        // Held while it is read: the others wait for it, instead of reading the same.
-        let mut chunks = if is_shared { Some(self.chunks.lock().await) } else { None };
-        if let Some(chunk) = chunks.as_ref().and_then(|chunks| chunks.get(&key)).and_then(Weak::upgrade) {
+        let known = || if is_shared { self.known(form, from) } else { None };
+        if let Some(chunk) = known() {
             return Ok(chunk);
         }
-        let (folder, form) = (self.folder.clone(), form.clone());
-        let read = tokio::task::spawn_blocking(move || read(&folder, &form, from)).await;
-        let chunk = Arc::new(read.unwrap_or_else(|_| Ok(Chunk { to: from, messages: Vec::new(), ends: true }))?);
-        if let Some(chunks) = &mut chunks
-            && !chunk.messages.is_empty()
-        {
-            chunks.retain(|_, chunk| chunk.strong_count() > 0);
-            chunks.insert(key, Arc::downgrade(&chunk));
+        let _reading = if is_shared { Some(self.reading.lock().await) } else { None };
+        if let Some(chunk) = known() {
+            return Ok(chunk);
+        }
+        let changes = self.tip.borrow().changes;
+        let (folder, asked) = (self.folder.clone(), form.clone());
+        let read = tokio::task::spawn_blocking(move || read(&folder, &asked, from, changes)).await;
+        let broken = Chunk { to: from, messages: Vec::new(), ends: true, all_of: None };
+        let chunk = Arc::new(read.unwrap_or(Ok(broken))?);
+        if is_shared {
+            self.keep(form, from, &chunk);
         }
         Ok(chunk)
     }
@@ -184,7 +219,7 @@ impl Feed {
         let mut tip = self.tip.subscribe();
         let mut passing = (follow && progress).then(|| self.passing.subscribe());
         loop {
-            let over = tip.borrow_and_update().over;
+            let seen = *tip.borrow_and_update();
             let chunk = self.chunk(&form, from).await?;
             for message in &chunk.messages {
                 tokio::select! {
@@ -192,13 +227,15 @@ impl Feed {
                     () = until() => return Ok(()),
                 }
             }
-            let (is_new, ends) = (chunk.to != from, chunk.ends);
+            // A piece may have been read before the last change that is known here.
+            let is_all = chunk.all_of.is_some_and(|changes| changes >= seen.changes);
+            let ends = chunk.ends;
             from = chunk.to;
             drop(chunk);
-            if ends || (!is_new && (over || !follow)) {
+            if ends || (is_all && (seen.over || !follow)) {
                 return Ok(());
             }
-            if is_new {
+            if !is_all {
                 continue;
             }
             loop {
@@ -266,21 +303,24 @@ fn lines_of(form: &Form, entry: &Record) -> Vec<String> {
     lines
 }
 
-fn read(folder: &Path, form: &Form, from: Spot) -> Result<Chunk, FileError> {
-    let empty = Chunk { to: from, messages: Vec::new(), ends: false };
+fn read(folder: &Path, form: &Form, from: Spot, changes: u64) -> Result<Chunk, FileError> {
+    let empty = Chunk { to: from, messages: Vec::new(), ends: false, all_of: Some(changes) };
     let Some(mut reader) = Reader::at(folder, from)? else { return Ok(empty) };
     let mut encoder = Encoder::default();
-    let mut ends = false;
+    let (mut ends, mut all_of) = (false, None);
     let mut seen = 0;
     while encoder.total < CHUNK && seen < CHUNK && !ends {
         let entry = reader.read().map_err(FileError::new("read the journal in", folder))?;
-        let Some(entry) = entry else { break };
+        let Some(entry) = entry else {
+            all_of = Some(changes);
+            break;
+        };
         let Entry::Record(entry) = entry else { continue };
         ends = matches!(entry.event, Event::Finished { .. });
         seen += 64;
         encoder.add(form, &entry);
     }
-    Ok(Chunk { to: reader.spot(), messages: encoder.finish(), ends })
+    Ok(Chunk { to: reader.spot(), messages: encoder.finish(), ends, all_of })
 }
 
 #[derive(Default)]

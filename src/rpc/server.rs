@@ -158,7 +158,8 @@ impl Api {
     }
 
     fn as_sent(&self, principal: &Principal, build: &BuildRecord) -> proto::Build {
-        convert::build(build, self.daemon.waits(&build.id, principal).map(queued))
+        let place = if build.state.is_final() { None } else { self.daemon.waits(&build.id, principal) };
+        convert::build(build, place.map(queued))
     }
 
     /// Counts one more stream of a caller.
