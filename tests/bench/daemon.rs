@@ -39,6 +39,7 @@ use tonic::{
 use proto::{ListBuildsRequest, LogLines, StartBuildRequest, StreamLogsRequest, smidr_client::SmidrClient};
 
 #[expect(dead_code, reason = "what only a server needs")]
+#[cfg_attr(test, expect(unused_imports, reason = "its tests are the library's"))]
 #[path = "../../src/rpc/batch.rs"]
 mod batch;
 #[expect(
