@@ -45,7 +45,7 @@ mod batch;
 #[expect(
     unreachable_pub,
     unused_qualifications,
-    clippy::indexing_slicing,
+    clippy::large_enum_variant,
     clippy::allow_attributes,
     reason = "generated"
 )]

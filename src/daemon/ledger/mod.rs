@@ -83,8 +83,8 @@ impl UserError for LedgerError {
     }
 }
 
-/// Says whether it worked, and how to answer.
-type Work = Box<dyn FnOnce(&Connection) -> (bool, Finish) + Send>;
+/// Works, unless nothing can be written. Says whether it worked, and how to answer.
+type Work = Box<dyn FnOnce(Result<&Connection, &Arc<rusqlite::Error>>) -> (bool, Finish) + Send>;
 /// Answers a caller, with the error of the commit if there was one.
 type Finish = Box<dyn FnOnce(Option<&Arc<rusqlite::Error>>) + Send>;
 
@@ -196,7 +196,7 @@ impl Ledger {
     ) -> oneshot::Receiver<Result<T, Arc<rusqlite::Error>>> {
         let (answer, done) = oneshot::channel();
         let work: Work = Box::new(move |db| {
-            let result = work(db).map_err(Arc::new);
+            let result = db.map_err(Arc::clone).and_then(|db| work(db).map_err(Arc::new));
             let is_good = result.is_ok();
             let finish: Finish = Box::new(move |failed| {
                 let _ = answer.send(failed.map_or(result, |error| Err(error.clone())));
@@ -234,8 +234,12 @@ fn write_all(db: &Connection, inbox: &Receiver<Work>) {
         let begun = db.execute_batch("BEGIN IMMEDIATE").map_err(Arc::new);
         let mut finish = Vec::new();
         for work in all {
+            if let Err(error) = &begun {
+                finish.push(work(Err(error)).1);
+                continue;
+            }
             let _ = db.execute_batch("SAVEPOINT one");
-            let (is_good, answer) = work(db);
+            let (is_good, answer) = work(Ok(db));
             let _ = db.execute_batch(if is_good { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" });
             finish.push(answer);
         }
