@@ -48,7 +48,7 @@ pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     match &args.command {
-        ClientCommand::Login { to } => return login(&paths, &args.reach, to),
+        ClientCommand::Login { to } => return login(&paths, &args.reach, to, &facts),
         ClientCommand::Logout => return logout(&paths),
         _ => {}
     }
@@ -99,9 +99,11 @@ pub(super) fn reach(paths: &Paths, reach: &ReachDaemon, facts: &SystemFacts) -> 
         (Some(address), known) => {
             // What is kept of that very daemon counts beside what is said.
             let known = known.filter(|known| known.address == address).unwrap_or_default();
-            Remote::at(&asked(reach, Login { address, ..known })?, paths)?
+            Remote::at(&asked(reach, Login { address, ca_bundle: facts.ca_bundle.clone(), ..known })?, paths)?
         }
-        (None, Some(known)) => Remote::at(&asked(reach, known)?, paths)?,
+        (None, Some(known)) => {
+            Remote::at(&asked(reach, Login { ca_bundle: facts.ca_bundle.clone(), ..known })?, paths)?
+        }
         (None, None) => Remote::own(paths)?,
     })
 }
@@ -121,14 +123,15 @@ fn asked(reach: &ReachDaemon, known: Login) -> Result<Login, Failure> {
         pin: reach.pin.clone().or(known.pin),
         token: token.transpose()?.or(known.token),
         certificate,
+        ca_bundle: known.ca_bundle,
         insecure: reach.insecure || known.insecure,
         address: known.address,
     })
 }
 
-fn login(paths: &Paths, reach: &ReachDaemon, to: &str) -> Done {
+fn login(paths: &Paths, reach: &ReachDaemon, to: &str, facts: &SystemFacts) -> Done {
     paths::open(paths)?;
-    let login = asked(reach, Login { address: to.into(), ..Login::default() })?;
+    let login = asked(reach, Login { address: to.into(), ca_bundle: facts.ca_bundle.clone(), ..Login::default() })?;
     let remote = Remote::at(&login, paths)?;
     // A login that is not good is not kept.
     let me = who(&remote)?;

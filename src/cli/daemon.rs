@@ -134,8 +134,9 @@ fn greeting(ready: &run::Ready, home: &Path, user_home: &Path) -> Vec<String> {
         lines.push(on("tcp", &address.to_string(), how));
         port = port.or((!insecure).then_some(address.port()));
     }
-    if let (Some(port), Some(pin)) = (port, &ready.pin) {
-        lines.push(format!("join another machine with:  smidr client login HOST:{port} --pin {pin} --token-file FILE"));
+    if let Some(port) = port {
+        let pin = ready.pin.iter().map(|pin| format!(" --pin {pin}")).collect::<String>();
+        lines.push(format!("join another machine with:  smidr client login HOST:{port}{pin} --token-file FILE"));
     }
     if !ready.addresses.is_empty() {
         lines.push("tokens:  smidr daemon token create NAME --scope submit [--customer NAME] [--expires 90d]".into());

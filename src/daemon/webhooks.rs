@@ -68,7 +68,7 @@ impl UserError for WebhookError {
         match self {
             Self::Event(_) => vec![Hint::new(format!("there are: {}", Event::ALL.map(Event::name).join(", ")))],
             Self::Url { source: BadUrl::Inward(_), .. } => {
-                vec![Hint::config("allow it in daemon.yaml, for all webhooks", "webhooks: {private: true}")]
+                vec![Hint::config("allow it in daemon.yaml, for all webhooks", "webhooks: {allow_private: true}")]
             }
             Self::Secret => vec![Hint::new("leave it out, and one is made")],
             Self::Ledger(error) => error.hints(),

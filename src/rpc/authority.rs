@@ -201,13 +201,21 @@ impl Authority {
 ///
 /// When a file cannot be read, or is none.
 pub(crate) fn identity(certificate: &Path, key: &Path) -> Result<Identity, AuthorityError> {
-    let read = |path: &Path| fs::read(path).map_err(FileError::new("read", path));
-    let damaged = |path: &Path| AuthorityError::Damaged(path.into());
-    let chain = CertificateDer::pem_slice_iter(&read(certificate)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| damaged(certificate))?;
-    let found = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| damaged(key))?;
-    if chain.is_empty() { Err(damaged(certificate)) } else { Ok(Identity { chain, key: found }) }
+    let chain = certificates(certificate)?;
+    let text = fs::read(key).map_err(FileError::new("read", key))?;
+    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| AuthorityError::Damaged(key.into()))?;
+    Ok(Identity { chain, key })
+}
+
+/// Reads the certificates of a file, at least one.
+///
+/// # Errors
+///
+/// When the file cannot be read, or has none.
+pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+    let text = fs::read(file).map_err(FileError::new("read", file))?;
+    let all = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    all.ok().filter(|all| !all.is_empty()).ok_or_else(|| AuthorityError::Damaged(file.into()))
 }
 
 /// The pin of a certificate.

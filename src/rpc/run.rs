@@ -19,7 +19,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     DESCRIPTOR, auth,
-    authority::{Authority, AuthorityError},
+    authority::{self, Authority, AuthorityError},
     feed::Feeds,
     handover, http,
     listen::{self, Listener},
@@ -30,7 +30,7 @@ use super::{
     systemd,
 };
 use crate::{
-    daemon::{Daemon, DaemonError, Ending, access::Principal},
+    daemon::{Daemon, DaemonError, Ending, access::Principal, config},
     model::{Hint, Kind, UserError},
     system::{files::FileError, stop::StopToken},
 };
@@ -132,7 +132,8 @@ pub(crate) fn listen(daemon: Arc<Daemon>, prepared: Prepared) -> Result<Ready, R
         true => Some(Authority::open(&folder)?),
         false => None,
     };
-    let pin = authority.as_ref().map(Authority::pin);
+    // A certificate of another authority is verified as any other.
+    let pin = authority.as_ref().filter(|_| daemon.config().tls.server.is_none()).map(Authority::pin);
     let mut told = vec![format!("unix:{}", sockets.path.display())];
     told.extend(addresses.iter().map(|(address, _)| address.to_string()));
     daemon.listens_on(told);
@@ -194,11 +195,7 @@ impl Ready {
         let (ends, ended) = watch::channel(false);
         let (health, app) = app(&daemon, &ended);
         let tls = match &self.authority {
-            Some(authority) => {
-                let (host, addresses) = names();
-                let identity = authority.server(&host, &addresses)?;
-                Some(listen::tls(identity, std::slice::from_ref(&authority.certificate)).map_err(RunError::Serve)?)
-            }
+            Some(authority) => Some(tls(authority, &daemon.config().tls)?),
             None => None,
         };
         let offered = handover::Offered::new(&self.sockets).map_err(RunError::Serve)?;
@@ -225,6 +222,22 @@ impl Ready {
         }
         Ok(how)
     }
+}
+
+/// TLS by the daemon's own authority, or by what `daemon.yaml` names.
+fn tls(authority: &Authority, own: &config::Tls) -> Result<Arc<rustls::ServerConfig>, RunError> {
+    let identity = match &own.server {
+        Some((certificate, key)) => authority::identity(certificate, key)?,
+        None => {
+            let (host, addresses) = names();
+            authority.server(&host, &addresses)?
+        }
+    };
+    let clients = match &own.client_ca {
+        Some(file) => authority::certificates(file)?,
+        None => vec![authority.certificate.clone()],
+    };
+    listen::tls(identity, &clients).map_err(RunError::Serve)
 }
 
 fn async_unix(listener: UnixListener) -> Result<tokio::net::UnixListener, RunError> {

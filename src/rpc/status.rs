@@ -10,7 +10,7 @@ use super::{
 use crate::{
     daemon::{ArtifactError, DaemonError},
     model::{Kind, UserError},
-    service::ServiceError,
+    service::{Cause, ServiceError},
 };
 
 /// Details travel in a header; more than this is cut, in bytes.
@@ -151,7 +151,7 @@ pub(crate) fn error(status: &Status) -> ServiceError {
     }
     ServiceError::Daemon {
         message: status.message().to_owned(),
-        causes: info.causes,
+        cause: Cause::chain(info.causes),
         kind,
         hints: info.hints.into_iter().map(convert::hint_of).collect(),
         drawn,

@@ -122,7 +122,8 @@ pub(crate) enum ServiceError {
         /// Its words.
         message: String,
         /// Its causes.
-        causes: Vec<String>,
+        #[source]
+        cause: Option<Box<Cause>>,
         /// Who has to act.
         kind: Kind,
         /// What to do.
@@ -148,6 +149,22 @@ pub(crate) enum ServiceError {
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+/// A cause, as a daemon told it.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Cause {
+    text: String,
+    #[source]
+    cause: Option<Box<Cause>>,
+}
+
+impl Cause {
+    /// A chain of causes, the last one deepest.
+    pub(crate) fn chain(texts: Vec<String>) -> Option<Box<Self>> {
+        texts.into_iter().rev().fold(None, |cause, text| Some(Box::new(Self { text, cause })))
+    }
 }
 
 impl UserError for ServiceError {

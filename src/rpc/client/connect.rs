@@ -33,7 +33,7 @@ use super::{Remote, bring::endpoint};
 use crate::{
     model::{Hint, Kind, Paths, UserError},
     rpc::{
-        authority::{AuthorityError, identity, pin_of},
+        authority::{AuthorityError, certificates, identity, pin_of},
         listen::socket_path,
         proto::smidr_client::SmidrClient,
     },
@@ -60,6 +60,9 @@ pub(crate) struct Login {
     /// A client certificate, and its key: files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// The authorities that this machine trusts, where nothing is pinned.
+    #[serde(skip)]
+    pub ca_bundle: Option<PathBuf>,
     /// Without TLS, on loopback.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
@@ -385,7 +388,14 @@ fn tls(login: &Login) -> Result<Arc<ClientConfig>, ConnectError> {
         }
         None => {
             let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+            // What this machine trusts; where it has nothing, what browsers do.
+            match &login.ca_bundle {
+                Some(file) => roots.add_parsable_certificates(certificates(file)?),
+                None => {
+                    let known = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned();
+                    roots.add_parsable_certificates(known)
+                }
+            };
             config.with_root_certificates(roots)
         }
     };

@@ -25,7 +25,7 @@ use crate::{
     history::{BuildRecord, Filter, TaskRecord, journal::Entry},
     layers::PackedLayer,
     model::{Artifact, BuildId, Event, Hint, Kind, Submission, SubmittedLayer},
-    service::{BuildService, Listed, ServiceError},
+    service::{BuildService, Cause, Listed, ServiceError},
     system::stop::StopToken,
 };
 
@@ -218,7 +218,7 @@ fn failed(status: &Status) -> ServiceError {
     let Some(cause) = std::error::Error::source(status) else { return error(status) };
     ServiceError::Daemon {
         message: "the connection to the daemon has failed".into(),
-        causes: vec![causes(cause)],
+        cause: Cause::chain(vec![causes(cause)]),
         kind: Kind::Outside,
         hints: Vec::new(),
         drawn: None,
@@ -372,7 +372,7 @@ fn parsed(id: &str) -> Result<BuildId, ServiceError> {
 fn odd(invalid: super::convert::Invalid) -> ServiceError {
     ServiceError::Daemon {
         message: format!("the daemon's answer makes no sense here: {invalid}"),
-        causes: Vec::new(),
+        cause: None,
         kind: Kind::Outside,
         hints: vec![Hint::new("it may be of another version")],
         drawn: None,
