@@ -94,6 +94,33 @@ fn a_worker_that_is_killed_is_known_soon() {
 }
 
 #[test]
+fn an_interrupted_build_starts_once_more_where_that_was_asked_for() {
+    let name = "daemon_ends::an_interrupted_build_starts_once_more_where_that_was_asked_for";
+    let Some(served) = Served::new(name) else { return };
+    served.held("slow", "never");
+    recipe(&served, "quick", "    true");
+    let id = served.started(&["--target", "slow", "--retry-interrupted"]);
+    served.until_acts(&id);
+    kill(served.worker(&id), Signal::SIGKILL).expect("it runs");
+    served.until_interrupted(&id);
+    let label = format!("retry-of={id}");
+    let tries = || {
+        let list = served.client(&["list", "--label", &label, "--json"]).run().json();
+        let ids = list["builds"].as_array().expect("a list").iter();
+        ids.map(|build| build["id"].as_str().expect("an id").to_owned()).collect::<Vec<_>>()
+    };
+    wait_for("the second try", LONG, || !tries().is_empty());
+    let again = tries().remove(0);
+    served.until_acts(&again);
+    kill(served.worker(&again), Signal::SIGKILL).expect("it runs");
+    served.until_interrupted(&again);
+    // Another build has its turn; there is no third try.
+    let next = served.started(&["--target", "quick"]);
+    served.until_shown(&next, "COMPLETED");
+    assert_eq!(tries(), [again]);
+}
+
+#[test]
 fn a_worker_that_dies_while_no_daemon_runs_is_known_at_the_next_start() {
     let name = "daemon_ends::a_worker_that_dies_while_no_daemon_runs_is_known_at_the_next_start";
     let Some(served) = Served::new(name) else { return };
