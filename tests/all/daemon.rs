@@ -111,7 +111,14 @@ fn a_build_that_is_followed(user: &User<'_>) {
 }
 
 fn builds_that_are_cancelled(user: &User<'_>) {
-    for args in [&["cancel"][..], &["cancel", "--force"]] {
+    // A task that does not end delays a graceful stop by half a minute: once is enough.
+    let ways = if user.way == Way::Tls {
+        &[&["cancel"][..], &["cancel", "--force"]][..]
+    } else {
+        &[&["cancel", "--force"][..]]
+    };
+    for args in ways {
+        let args = *args;
         user.served.held("deaf", "never");
         let id = user.start("deaf");
         user.served.until_acts(&id);
@@ -148,7 +155,7 @@ fn exit_codes_are_those_of_local_builds() {
     let mut stopped = served.smidr().args(remote).args(["--target", "slow"]).start();
     stopped.until_says("do_act");
     let id = stopped.out().lines().next().and_then(|line| line.strip_prefix("Build ID: ")).expect("an id").to_owned();
-    served.client(&["cancel", &id]).run().expect_code(0);
+    served.client(&["cancel", "--force", &id]).run().expect_code(0);
     stopped.wait().expect_code(130);
     // As a build of the terminal: Ctrl-C stops it.
     let mut stopped = served.smidr().args(["build", "--daemon", "--target", "slow"]).start();
@@ -165,7 +172,7 @@ fn exit_codes_are_those_of_local_builds() {
     let id = served.client(&["list", "--limit", "1", "--json"]).run().json()["builds"][0]["id"].clone();
     let id = id.as_str().expect("an id");
     assert_eq!(served.shown(id)["state"], "BUILDING");
-    served.client(&["cancel", id]).run().expect_code(0);
+    served.client(&["cancel", "--force", id]).run().expect_code(0);
 }
 
 #[test]
