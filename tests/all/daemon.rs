@@ -308,6 +308,7 @@ fn a_request_that_is_repeated_is_one_build() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn cancelled_while_it_starts_it_never_runs_on() {
     let Some(served) = Served::new("daemon::cancelled_while_it_starts_it_never_runs_on") else { return };
     served.held("slow", "never");

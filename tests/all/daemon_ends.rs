@@ -174,6 +174,7 @@ fn a_daemon_in_the_background_serves_and_is_stopped() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn the_ways_to_stop_a_daemon() {
     let Some(served) = Served::new("daemon_ends::the_ways_to_stop_a_daemon") else { return };
     served.held("slow", "at last");

@@ -404,6 +404,7 @@ fn old_builds_go() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn a_revoked_token_ends_downloads_and_slow_ones_hold_up_no_other() {
     let yard = Yard::new();
     yard.build("a-00000001", None, 1, &[Left::File("f", &noise(32 << 20))]);

@@ -244,6 +244,7 @@ fn a_thousand_streams_on_one_connection() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn a_thousand_connections_without_a_handshake() {
     let name = "daemon_hostile::a_thousand_connections_without_a_handshake";
     let (soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("a limit");

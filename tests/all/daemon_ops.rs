@@ -167,6 +167,7 @@ fn the_new_daemon_listens_where_it_is_told_to() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn one_that_does_not_answer_is_left_alone() {
     let daemon = Daemon::start(World::new(), &[]);
     let pid = daemon.pid();
@@ -193,6 +194,7 @@ fn stop_returns_when_the_daemon_is_gone() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn builds_outlive_their_daemon() {
     let Some(world) = World::with_project("daemon_ops::builds_outlive_their_daemon") else { return };
     let daemon = Daemon::start(world, &[]);
