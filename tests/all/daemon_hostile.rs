@@ -61,13 +61,21 @@ async fn one_after_the_other(
     for (message, call) in calls {
         let answer = async {
             let mut stream = call.await?;
-            while stream.message().await?.is_some() {}
+            // One that follows the build that waits is answered for as long as it is kept.
+            while let Ok(message) = tokio::time::timeout(KEPT, stream.message()).await {
+                if message?.is_none() {
+                    break;
+                }
+            }
             Ok(())
         };
         answers.push((message, answer.await));
     }
     answers
 }
+
+/// How long the next message of a stream is waited for.
+const KEPT: Duration = Duration::from_secs(2);
 
 /// A daemon with a build that is over and one that waits, and who calls what: some calls would end the game.
 struct Game {
