@@ -278,10 +278,7 @@ fn token(remote: &Remote, command: &TokenCommand) -> Result<(), Failure> {
                 customer: customer.clone().unwrap_or_default(),
                 lifetime_s,
             };
-            let made = remote.call(|mut caller| {
-                let request = request.clone();
-                async move { caller.create_token(request).await }
-            })?;
+            let made = remote.ask(&request, async |mut caller, request| caller.create_token(request).await)?;
             say(&made.secret);
             talk("it is shown only now: keep it in a file that only its user can read");
         }
@@ -301,10 +298,7 @@ fn token(remote: &Remote, command: &TokenCommand) -> Result<(), Failure> {
         }
         TokenCommand::Rm { name } => {
             let request = proto::DeleteTokenRequest { name: name.clone() };
-            remote.call(|mut caller| {
-                let request = request.clone();
-                async move { caller.delete_token(request).await }
-            })?;
+            remote.ask(&request, async |mut caller, request| caller.delete_token(request).await)?;
             talk(format!("{name} is revoked"));
         }
     }
@@ -325,10 +319,7 @@ fn purge(remote: &Remote, wanted: &Purge) -> Result<(), Failure> {
         artifacts_only: wanted.artifacts_only,
         dry_run: wanted.dry_run,
     };
-    let gone = remote.call(|mut caller| {
-        let request = request.clone();
-        async move { caller.purge_builds(request).await }
-    })?;
+    let gone = remote.ask(&request, async |mut caller, request| caller.purge_builds(request).await)?;
     if wanted.json {
         let document = Document::new().with("dry_run", &wanted.dry_run)?.with("bytes", &gone.bytes)?;
         document.with("builds", &gone.build_ids)?.say();

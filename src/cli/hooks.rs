@@ -40,10 +40,7 @@ pub(super) fn schedule(
                 ..proto::Schedule::default()
             };
             let request = proto::CreateScheduleRequest { schedule: Some(schedule) };
-            let made = remote.call(|mut caller| {
-                let request = request.clone();
-                async move { caller.create_schedule(request).await }
-            })?;
+            let made = remote.ask(&request, async |mut caller, request| caller.create_schedule(request).await)?;
             talk(format!("{} builds next at {}", made.name, next(&made)));
         }
         ScheduleCommand::Ls { json } => {
@@ -70,10 +67,7 @@ pub(super) fn schedule(
         ScheduleCommand::Rm { name, customer } => {
             let request =
                 proto::DeleteScheduleRequest { name: name.clone(), customer: customer.clone().unwrap_or_default() };
-            remote.call(|mut caller| {
-                let request = request.clone();
-                async move { caller.delete_schedule(request).await }
-            })?;
+            remote.ask(&request, async |mut caller, request| caller.delete_schedule(request).await)?;
         }
     }
     Ok(())
@@ -114,10 +108,7 @@ pub(super) fn webhook(remote: &Remote, command: &WebhookCommand) -> Result<(), F
                 ended: None,
             };
             let request = proto::CreateWebhookRequest { webhook: Some(webhook), secrets: secrets.clone() };
-            let made = remote.call(|mut caller| {
-                let request = request.clone();
-                async move { caller.create_webhook(request).await }
-            })?;
+            let made = remote.ask(&request, async |mut caller, request| caller.create_webhook(request).await)?;
             if !made.secret.is_empty() {
                 say(&made.secret);
                 talk("the secret that signs: it is shown only now");
@@ -139,10 +130,7 @@ pub(super) fn webhook(remote: &Remote, command: &WebhookCommand) -> Result<(), F
         WebhookCommand::Rm { name, customer } => {
             let request =
                 proto::DeleteWebhookRequest { name: name.clone(), customer: customer.clone().unwrap_or_default() };
-            remote.call(|mut caller| {
-                let request = request.clone();
-                async move { caller.delete_webhook(request).await }
-            })?;
+            remote.ask(&request, async |mut caller, request| caller.delete_webhook(request).await)?;
         }
         WebhookCommand::Deliveries { name, customer, json } => {
             let request = proto::ListDeliveriesRequest {
@@ -150,10 +138,7 @@ pub(super) fn webhook(remote: &Remote, command: &WebhookCommand) -> Result<(), F
                 customer: customer.clone().unwrap_or_default(),
                 limit: 0,
             };
-            let all = remote.call(|mut caller| {
-                let request = request.clone();
-                async move { caller.list_deliveries(request).await }
-            })?;
+            let all = remote.ask(&request, async |mut caller, request| caller.list_deliveries(request).await)?;
             if *json {
                 Document::new()
                     .with("deliveries", &all.deliveries.iter().map(delivery_json).collect::<Vec<_>>())?
@@ -174,10 +159,7 @@ pub(super) fn webhook(remote: &Remote, command: &WebhookCommand) -> Result<(), F
         }
         WebhookCommand::Resend { id } => {
             let request = proto::ResendDeliveryRequest { id: id.clone() };
-            remote.call(|mut caller| {
-                let request = request.clone();
-                async move { caller.resend_delivery(request).await }
-            })?;
+            remote.ask(&request, async |mut caller, request| caller.resend_delivery(request).await)?;
         }
     }
     Ok(())

@@ -16,7 +16,8 @@ use crate::{
         decode::{Decoder, Fields},
         node::{Node, Text, Value},
     },
-    model::{BuildId, CUSTOMER, Hint, Kind, Paths, UserError},
+    model::{BuildId, CUSTOMER, Paths},
+    settings::SettingsError,
     system::files::{FileError, read_text},
 };
 
@@ -156,40 +157,6 @@ pub(crate) struct Keep {
     pub size: Option<u64>,
 }
 
-/// Why `daemon.yaml` cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DaemonConfigError {
-    /// It is wrong.
-    #[error(transparent)]
-    Problems(#[from] Box<Problems>),
-    /// Files.
-    #[error(transparent)]
-    File(#[from] FileError),
-}
-
-impl UserError for DaemonConfigError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Problems(error) => error.kind(),
-            Self::File(error) => error.kind(),
-        }
-    }
-
-    fn hints(&self) -> Vec<Hint> {
-        match self {
-            Self::Problems(error) => error.hints(),
-            Self::File(error) => error.hints(),
-        }
-    }
-
-    fn drawn(&self, colour: bool) -> Option<String> {
-        match self {
-            Self::Problems(error) => error.drawn(colour),
-            Self::File(_) => None,
-        }
-    }
-}
-
 impl DaemonConfig {
     /// What counts for a customer.
     pub(crate) fn customer(&self, name: &str) -> Customer {
@@ -218,7 +185,7 @@ impl DaemonConfig {
 /// # Errors
 ///
 /// When it cannot be read, or something in it is wrong.
-pub(crate) fn read(paths: &Paths) -> Result<DaemonConfig, DaemonConfigError> {
+pub(crate) fn read(paths: &Paths) -> Result<DaemonConfig, SettingsError> {
     let file = paths.home().join(FILE);
     match fs::symlink_metadata(&file) {
         Ok(_) => Ok(parse(&file.display().to_string(), &read_text(&file)?).map_err(Box::new)?),
@@ -452,6 +419,7 @@ fn size(d: &mut Decoder<'_>, f: &mut Fields<'_>, key: &'static str) -> Option<u6
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::UserError as _;
 
     #[test]
     fn a_whole_file() {

@@ -36,7 +36,7 @@ use self::{
     access::{Denied, How, Principal, Scope, Token, TokenHash},
     audit::Audit,
     blobs::{BlobError, Blobs},
-    config::{DaemonConfig, DaemonConfigError},
+    config::DaemonConfig,
     ledger::{Ledger, LedgerError},
     metrics::Metrics,
     schedules::{ScheduleError, Schedules},
@@ -125,10 +125,7 @@ pub(crate) enum DaemonError {
     /// A build that never began.
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    /// `daemon.yaml`.
-    #[error(transparent)]
-    Config(#[from] DaemonConfigError),
-    /// The user's settings.
+    /// `daemon.yaml`, or the user's settings.
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// Files.
@@ -175,7 +172,6 @@ impl UserError for DaemonError {
             Self::Ledger(error) => error.kind(),
             Self::History(error) => error.kind(),
             Self::Worker(error) => error.kind(),
-            Self::Config(error) => error.kind(),
             Self::Settings(error) => error.kind(),
             Self::File(error) => error.kind(),
         }
@@ -204,7 +200,6 @@ impl UserError for DaemonError {
             Self::Ledger(error) => error.hints(),
             Self::History(error) => error.hints(),
             Self::Worker(error) => error.hints(),
-            Self::Config(error) => error.hints(),
             Self::Settings(error) => error.hints(),
             Self::File(error) => error.hints(),
         }
@@ -214,7 +209,6 @@ impl UserError for DaemonError {
         match self {
             Self::Project(error) => error.drawn(colour),
             Self::Refused(refused) => refused.drawn(colour),
-            Self::Config(error) => error.drawn(colour),
             Self::Settings(error) => error.drawn(colour),
             Self::Service(error) => error.drawn(colour),
             _ => None,

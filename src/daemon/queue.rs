@@ -135,7 +135,7 @@ pub(super) struct State {
     is_behind: bool,
     // Of pressure, in percent.
     limit: u32,
-    // Neither waiting nor with a worker that could hear: being started, or ended.
+    // Neither waiting nor with a worker whose socket answers: being started, or ended.
     between: HashSet<BuildId>,
     ends: bool,
 }

@@ -71,6 +71,19 @@ impl Remote {
         })
     }
 
+    /// Makes a call with a request, as [`Remote::call`] does.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon answers.
+    pub(crate) fn ask<R: Clone, T>(
+        &self,
+        request: &R,
+        ask: impl AsyncFn(Caller, R) -> Result<tonic::Response<T>, Status>,
+    ) -> Result<T, ServiceError> {
+        self.call(|caller| ask(caller, request.clone()))
+    }
+
     /// Hands on each message of a stream until `take` wants no more. Gives whether the stream came to its end.
     fn stream<T, F>(
         &self,
@@ -107,7 +120,7 @@ impl Remote {
         })
     }
 
-    /// Sends path layers that the daemon does not have. `told` hears of each before it is sent.
+    /// Sends path layers that the daemon does not have. `told` is called with each before it is sent.
     ///
     /// # Errors
     ///
@@ -119,10 +132,7 @@ impl Remote {
     ) -> Result<(), ServiceError> {
         let digests: Vec<String> = layers.iter().map(|layer| layer.layer.digest.to_string()).collect();
         let request = proto::MissingBlobsRequest { digests };
-        let missing = self.call(|mut caller| {
-            let request = request.clone();
-            async move { caller.missing_blobs(request).await }
-        })?;
+        let missing = self.ask(&request, async |mut caller, request| caller.missing_blobs(request).await)?;
         for packed in layers {
             let digest = packed.layer.digest.to_string();
             if !missing.digests.contains(&digest) {
@@ -230,10 +240,7 @@ impl BuildService for Remote {
         // Sent twice where an answer is lost, it is one build.
         let request_id = submission.id.to_string();
         let request = submission::request(submission, &request_id, self.is_own);
-        let answer = self.call(|mut caller| {
-            let request = request.clone();
-            async move { caller.start_build(request).await }
-        })?;
+        let answer = self.ask(&request, async |mut caller, request| caller.start_build(request).await)?;
         parsed(&answer.build_id)
     }
 
@@ -246,10 +253,7 @@ impl BuildService for Remote {
             name: filter.name.clone().unwrap_or_default(),
             labels: filter.labels.clone().into_iter().collect(),
         };
-        let answer = self.call(|mut caller| {
-            let request = request.clone();
-            async move { caller.list_builds(request).await }
-        })?;
+        let answer = self.ask(&request, async |mut caller, request| caller.list_builds(request).await)?;
         let builds = answer.builds.into_iter().map(|build| build_of(build).map_err(odd)).collect::<Result<_, _>>()?;
         Ok((builds, Some(answer.next_page_token).filter(|token| !token.is_empty())))
     }
@@ -260,10 +264,7 @@ impl BuildService for Remote {
             return builds.into_iter().next().ok_or(ServiceError::NoBuilds);
         };
         let request = proto::GetBuildRequest { build_id: id.into() };
-        let build = self.call(|mut caller| {
-            let request = request.clone();
-            async move { caller.get_build(request).await }
-        })?;
+        let build = self.ask(&request, async |mut caller, request| caller.get_build(request).await)?;
         build_of(build).map_err(odd)
     }
 
@@ -273,10 +274,7 @@ impl BuildService for Remote {
 
     fn artifacts(&self, id: &BuildId) -> Result<Vec<Artifact>, ServiceError> {
         let request = proto::ListArtifactsRequest { build_id: id.to_string(), patterns: Vec::new() };
-        let answer = self.call(|mut caller| {
-            let request = request.clone();
-            async move { caller.list_artifacts(request).await }
-        })?;
+        let answer = self.ask(&request, async |mut caller, request| caller.list_artifacts(request).await)?;
         answer.artifacts.into_iter().map(|artifact| artifact_of(artifact).map_err(odd)).collect()
     }
 
@@ -347,20 +345,12 @@ impl BuildService for Remote {
             force: kill,
             reason: reason.unwrap_or_default().into(),
         };
-        self.call(|mut caller| {
-            let request = request.clone();
-            async move { caller.cancel_build(request).await }
-        })
-        .map(drop)
+        self.ask(&request, async |mut caller, request| caller.cancel_build(request).await).map(drop)
     }
 
     fn remove(&self, id: &BuildId) -> Result<(), ServiceError> {
         let request = proto::DeleteBuildRequest { build_id: id.to_string() };
-        self.call(|mut caller| {
-            let request = request.clone();
-            async move { caller.delete_build(request).await }
-        })
-        .map(drop)
+        self.ask(&request, async |mut caller, request| caller.delete_build(request).await).map(drop)
     }
 }
 
