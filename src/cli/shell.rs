@@ -16,12 +16,12 @@ use super::{
 };
 use crate::{
     engine::{
-        self, Confinement, Prepared, Services, Tools, Use,
+        self, Confinement, Prepared, Sent, Services, Tools, Use,
         conf::{Written, changes},
     },
     events::Emitter,
     image::ImageStore,
-    model::{BuildId, Hint, Kind, Limits},
+    model::{BuildId, Hint, Kind, Limits, Submission},
     plan,
     project::Project,
     sandbox,
@@ -31,6 +31,7 @@ use crate::{
         paths,
         stop::{StopRequest, StopToken},
     },
+    worker,
 };
 
 /// smidr's own failures, in the habit of env(1), timeout(1) and docker run.
@@ -38,23 +39,28 @@ const OWN_FAILURE: u8 = 125;
 
 /// Runs the command `run`.
 pub(super) fn run(file: &Path, grant: &Grant, args: Run) -> ExitCode {
-    finish(inside(file, grant, args.variant, Some(args.command), args.print_sandbox))
+    finish(inside(Of::Folder { file, grant, variant: args.variant }, Some(args.command), args.print_sandbox))
 }
 
 /// Runs the command `shell`.
 pub(super) fn shell(file: &Path, grant: &Grant, args: Shell) -> ExitCode {
-    let variant = match args.id.as_deref().map(|id| variant_of(file, id, args.variant.as_deref())).transpose() {
-        Ok(found) => found.unwrap_or(args.variant),
-        Err(failure) => {
-            report(&failure);
-            return ExitCode::from(OWN_FAILURE);
-        }
+    let of = match &args.id {
+        Some(id) => of_build(file, grant, id, args.variant.as_deref()),
+        None => Ok(Of::Folder { file, grant, variant: args.variant.clone() }),
     };
-    finish(inside(file, grant, variant, None, args.print_sandbox))
+    finish(of.and_then(|of| inside(of, None, args.print_sandbox)))
 }
 
-/// The variant that a build was of: builds of one variant have one workspace, but not those of another, or of another project.
-fn variant_of(file: &Path, id: &str, wanted: Option<&str>) -> Result<Option<String>, Failure> {
+/// Whose sandbox is opened.
+enum Of<'a> {
+    /// That of the project in a folder.
+    Folder { file: &'a Path, grant: &'a Grant, variant: Option<String> },
+    /// That of a build whose project a client of the daemon has sent. It is looked at: what the client sends next counts, not what is changed here.
+    Sent(Box<Submission>),
+}
+
+/// A build of this folder's project has the workspace of its variant.
+fn of_build<'a>(file: &'a Path, grant: &'a Grant, id: &str, wanted: Option<&str>) -> Result<Of<'a>, Failure> {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let build = LocalService::new(&paths).show(Some(id))?;
@@ -64,13 +70,16 @@ fn variant_of(file: &Path, id: &str, wanted: Option<&str>) -> Result<Option<Stri
         let hint = Hint::command("leave one of them out", format!("smidr shell {id}"));
         return Err(Refused::new(format!("{id} is a build of {variant}"), [hint]).into());
     }
+    if build.config.as_ref().is_some_and(|config| config.starts_with(paths.projects())) {
+        return Ok(Of::Sent(Box::new(worker::submitted(&paths.build(&build.id))?)));
+    }
     match Project::read(file, None, &facts) {
         Ok(project) if *project.config.name != *build.name => {
             let what = format!("{id} is a build of `{}`, and this is `{}`", build.name, project.config.name);
             Err(Refused::new(what, [Hint::new("go to that project's folder")]).into())
         }
-        // What is wrong with the config is said by who needs it.
-        _ => Ok(build.variant),
+        // What is wrong with the config is said by what needs it.
+        _ => Ok(Of::Folder { file, grant, variant: build.variant }),
     }
 }
 
@@ -88,22 +97,28 @@ fn finish(done: Result<ExitCode, Failure>) -> ExitCode {
 const SHELL: [&str; 3] = ["/bin/sh", "-c", "exec \"$(command -v bash || echo sh)\""];
 
 /// Runs a command, or a shell.
-fn inside(
-    file: &Path,
-    grant: &Grant,
-    variant: Option<String>,
-    command: Option<Vec<String>>,
-    print_sandbox: bool,
-) -> Result<ExitCode, Failure> {
+fn inside(of: Of<'_>, command: Option<Vec<String>>, print_sandbox: bool) -> Result<ExitCode, Failure> {
     let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let second = context::exit_at_second(&stop);
     let spawner = start_spawner()?;
-    let facts = context::gather();
-    let project = Project::read(file, variant.as_deref(), &facts)?;
-    let paths = context::open_paths(&facts)?;
-    let given = trust::given(&facts, grant);
-    let wanted = default_wanted(variant);
-    let mut plan = trust::settle(&project, &wanted, &facts, &paths, &given, &stop)?.plan;
+    let mut facts = context::gather();
+    let (project, wanted, mut plan, paths) = match &of {
+        Of::Folder { file, grant, variant } => {
+            let project = Project::read(file, variant.as_deref(), &facts)?;
+            let paths = context::open_paths(&facts)?;
+            let wanted = default_wanted(variant.clone());
+            let given = trust::given(&facts, grant);
+            let plan = trust::settle(&project, &wanted, &facts, &paths, &given, &stop)?.plan;
+            (project, wanted, plan, paths)
+        }
+        Of::Sent(submission) => {
+            let paths = context::open_paths(&facts)?;
+            facts = facts.for_submission(submission);
+            let (project, plan) = worker::plan(submission, &facts, &paths)?;
+            (project, submission.request.clone(), plan, paths)
+        }
+    };
+    let what = if matches!(of, Of::Sent(_)) { Use::Look } else { Use::Edit };
     // Describing a sandbox fetches nothing.
     plan.offline |= print_sandbox;
     let on = Emitter::new(BuildId::new("run", random())?, vec![Box::new(Terminal::new())]);
@@ -113,10 +128,15 @@ fn inside(
     let services = Services { paths, facts, store, spawner, outlives: false };
     let Services { paths, facts, spawner, .. } = &services;
     let tools = Tools { services: &services, stop: &stop, on: &on };
+    let sent = match &of {
+        Of::Sent(submission) => Sent::of(submission, paths)?,
+        Of::Folder { .. } => None,
+    };
+    let _layers = sent.map(|sent| sent.write(true, tools)).transpose()?;
     let host = project.host_lock(&plan).cloned();
-    let prepared = engine::prepare(plan, host.as_ref(), None, Use::Edit, tools);
+    let prepared = engine::prepare(plan, host.as_ref(), None, what, tools);
     let prepared = prepared.map_err(|error| placed(error, &project, &wanted, facts, paths))?;
-    project.pin(prepared.pins(), paths, print_sandbox)?;
+    project.pin(prepared.pins(), paths, print_sandbox || what == Use::Look)?;
     let streams = || FileError::new("use", Path::new("standard input and output"));
     let (relay, stdio) = Relay::of_caller().map_err(streams())?;
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
@@ -143,6 +163,9 @@ fn inside(
         Some(user) => {
             talk(format!("{user} runs here: layers and conf are read-only, and bitbake waits until it is done"))
         }
+        None if what == Use::Look => {
+            talk(format!("{}, as its client has sent it: layers and conf are read-only", prepared.plan().name));
+        }
         None if is_shell && relay.keys() => greet(&prepared),
         None => {}
     }
@@ -164,7 +187,7 @@ fn inside(
         Ok(exit?)
     });
     edits.finish()?.lines().into_iter().for_each(warn);
-    if prepared.user().is_none() {
+    if what == Use::Edit && prepared.user().is_none() {
         conf::tell(prepared.plan(), &changes(prepared.plan(), &Written::of(prepared.plan(), paths)));
         // What the user has changed here is nothing to ask about.
         trust::keep(&project, prepared.plan(), &engine::left_conf(prepared.plan()), paths)?;

@@ -13,7 +13,7 @@ use crate::{
         History, HistoryError,
         journal::{self, JournalSink, Writer},
     },
-    model::{Ask, Event, Hint, Kind, Outcome, Paths, Secrets, State, Submission, UserError},
+    model::{Ask, Event, Hint, Kind, Outcome, Paths, Secrets, State, Submission, SystemFacts, UserError},
     plan::Plan,
     project::{Project, ProjectError, Sources},
     queue::{self, Ticket},
@@ -213,13 +213,21 @@ fn begun_event(submission: &Submission, targets: Vec<String>, machine: Option<St
     }
 }
 
-/// What a submission asks for, as a project and a plan of this machine.
-fn plan(submission: &Submission, tools: Tools<'_>) -> Result<(Project, Plan), EngineError> {
+/// What a submission asks for, as a project and a plan of this machine, whose facts are those for the submission.
+///
+/// # Errors
+///
+/// When it is wrong, cannot be built here, or asks for what it was not granted.
+pub(crate) fn plan(
+    submission: &Submission,
+    facts: &SystemFacts,
+    paths: &Paths,
+) -> Result<(Project, Plan), EngineError> {
     let request = &submission.request;
-    let project = Project::of(Sources::of(submission), request.variant.as_deref(), &tools.facts)?;
+    let project = Project::of(Sources::of(submission), request.variant.as_deref(), facts)?;
     let refused =
         |_: &Plan, asks: &[Ask]| asks.iter().filter(|ask| !submission.granted.contains(ask)).cloned().collect();
-    let judged = engine::judge(&project, request, &tools.facts, &tools.paths, refused)?;
+    let judged = engine::judge(&project, request, facts, paths, refused)?;
     if judged.stops() {
         return Err(EngineError::NotGranted(judged.refused.iter().map(|ask| ask.key().to_string()).collect()));
     }
@@ -233,7 +241,7 @@ fn plan(submission: &Submission, tools: Tools<'_>) -> Result<(Project, Plan), En
 }
 
 fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Result<Outcome, EngineError> {
-    let planned = plan(submission, tools);
+    let planned = plan(submission, &tools.facts, &tools.paths);
     // Before anything is said.
     match &planned {
         Ok((_, plan)) => tools.on.hide(&inputs::secrets(plan)),
@@ -273,7 +281,7 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
     let _among_all = turn(queue::ALL, project.settings.limits.builds(tools.facts.cpus), false)?;
     if waited.get() {
         // A link may lead elsewhere by now, and another file hold other passwords.
-        (project, plan) = self::plan(submission, tools)?;
+        (project, plan) = self::plan(submission, &tools.facts, &tools.paths)?;
         tools.on.hide(&inputs::secrets(&plan));
     }
     let host = project.host_lock(&plan).cloned();
