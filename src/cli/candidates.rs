@@ -6,21 +6,29 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{OnceLock, mpsc},
+    thread,
+    time::Duration,
 };
 
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _};
 
-use super::context::{self, default_wanted};
+use super::{
+    client,
+    context::{self, default_wanted},
+    daemon_args::ReachDaemon,
+};
 use crate::{
     config::{BITBAKE, HOST},
+    history::Filter,
     image,
     layers::offered,
     model::{BuildId, Paths, SystemFacts},
     plan::{Domain, Plan},
     project::{Project, Sources},
     recipes,
-    service::LocalService,
+    rpc::client::Remote,
+    service::{BuildService as _, LocalService},
     system::paths,
 };
 
@@ -30,6 +38,12 @@ static WORDS: OnceLock<Vec<OsString>> = OnceLock::new();
 /// Says what is typed.
 pub(super) fn remember(words: &[OsString]) {
     let _ = WORDS.set(words.to_vec());
+}
+
+/// What is typed after an option.
+fn option(names: &[&str]) -> Option<OsString> {
+    let words = WORDS.get().map(Vec::as_slice).unwrap_or_default();
+    words.windows(2).find_map(|pair| names.iter().any(|name| pair[0] == *name).then(|| pair[1].clone()))
 }
 
 /// What can be looked at without a question.
@@ -43,11 +57,7 @@ impl Here {
     fn find() -> Option<Self> {
         let facts = context::gather();
         let paths = paths::find(&facts.environment).ok()?;
-        let words = WORDS.get().map(Vec::as_slice).unwrap_or_default();
-        let named = words.windows(2).find_map(|pair| match pair {
-            [key, file] if key == "-c" || key == "--config" => Some(PathBuf::from(file)),
-            _ => None,
-        });
+        let named = option(&["-c", "--config"]).map(PathBuf::from);
         let config = context::find_above(named.unwrap_or_else(|| "smidr.yaml".into()));
         Some(Self { facts, paths, config })
     }
@@ -100,6 +110,58 @@ fn all_builds(here: &Here) -> Option<Vec<String>> {
 /// Builds.
 pub(super) fn builds() -> ArgValueCompleter {
     names(all_builds)
+}
+
+/// How long a daemon is waited for, and how many of its builds are asked for.
+const DAEMON: (Duration, u32) = (Duration::from_secs(1), 100);
+
+/// Asks the daemon that is meant: the one of the login, or of an option that is typed.
+fn ask<T: Send + 'static>(question: fn(&Remote) -> Option<T>) -> Option<T> {
+    let (answer, answered) = mpsc::channel();
+    // What does not answer in time is left alone: this process ends.
+    thread::spawn(move || {
+        let text = |name: &str| option(&[name])?.into_string().ok();
+        let file = |name: &str| option(&[name]).map(PathBuf::from);
+        let reach = ReachDaemon {
+            address: text("--address"),
+            pin: text("--pin"),
+            token_file: file("--token-file"),
+            certificate: file("--certificate"),
+            key: file("--key"),
+            insecure: WORDS.get().is_some_and(|words| words.iter().any(|word| word == "--insecure")),
+        };
+        let here = Here::find()?;
+        let remote = client::reach(&here.paths, &reach, &here.facts).ok()?;
+        answer.send(question(&remote)).ok()
+    });
+    answered.recv_timeout(DAEMON.0).ok()?
+}
+
+/// Builds of a daemon, the newest first.
+pub(super) fn daemon_builds() -> ArgValueCompleter {
+    names(|_| {
+        let (builds, _) = ask(|remote| remote.page(&Filter::default(), None, DAEMON.1).ok())?;
+        Some(builds.into_iter().map(|build| build.id.to_string()).collect())
+    })
+}
+
+/// Tasks of a daemon's build that is over: of the one that is named, or of the newest.
+pub(super) fn daemon_tasks() -> ArgValueCompleter {
+    names(|_| {
+        ask(|remote| {
+            let id = named_build();
+            let build = remote.show(id.as_deref()).ok()?;
+            let tasks: BTreeSet<String> =
+                remote.tasks(&build.id).ok()?.iter().map(|task| task.name.to_string()).collect();
+            Some(tasks.into_iter().collect())
+        })
+    })
+}
+
+/// The first word that can be a build's id.
+fn named_build() -> Option<String> {
+    let words = WORDS.get()?.iter().filter_map(|word| word.to_str());
+    words.skip(2).find(|word| word.parse::<BuildId>().is_ok()).map(Into::into)
 }
 
 /// Builds, and files and folders.

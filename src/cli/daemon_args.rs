@@ -280,10 +280,10 @@ pub(super) struct NewSchedule {
     #[arg(long, value_name = "FILE", default_value = "smidr.yaml", requires = "git")]
     pub path: String,
     /// Build these instead of build.image; may be repeated
-    #[arg(long = "target", value_name = "TARGET")]
+    #[arg(long = "target", value_name = "TARGET", add = candidates::targets())]
     pub targets: Vec<String>,
     /// Build with this overlay of the config
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = candidates::variants())]
     pub variant: Option<String>,
     /// Whose builds they are
     #[arg(long, value_name = "NAME")]
@@ -352,10 +352,10 @@ pub(super) enum WebhookCommand {
 #[derive(Args)]
 pub(super) struct Which {
     /// The build; the newest if left out
-    #[arg(value_name = "ID", conflicts_with = "build_id")]
+    #[arg(value_name = "ID", conflicts_with = "build_id", add = candidates::daemon_builds())]
     pub id: Option<String>,
     /// The same, as an option
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", add = candidates::daemon_builds())]
     pub build_id: Option<String>,
     /// Print JSON
     #[arg(long)]
@@ -434,7 +434,7 @@ pub(super) struct ClientLogs {
     #[arg(long, value_name = "TEXT")]
     pub grep: Option<String>,
     /// Only what this task said
-    #[arg(long, value_name = "RECIPE:TASK")]
+    #[arg(long, value_name = "RECIPE:TASK", add = candidates::daemon_tasks())]
     pub task: Option<String>,
 }
 
@@ -465,10 +465,10 @@ pub(super) struct List {
 #[derive(Args)]
 pub(super) struct Download {
     /// The build, and the folder to copy to; the newest build if only the folder is named
-    #[arg(required_unless_present = "tar", num_args = 1..=2, value_name = "[ID] DEST")]
+    #[arg(required_unless_present = "tar", num_args = 1..=2, value_name = "[ID] DEST", add = candidates::daemon_builds())]
     pub words: Vec<PathBuf>,
     /// The build, as an option
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", add = candidates::daemon_builds())]
     pub build_id: Option<String>,
     /// Only files that match, such as '*.wic'; may be repeated
     #[arg(long = "path", value_name = "GLOB")]

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::proto::{self, hint, path};
 use crate::{
-    history::BuildRecord,
+    history::{BuildRecord, TaskRecord},
     model::{
         Action, Artifact, BuildId, ConfigPlace, Digest, FailedTask, Hint, Kind, Outcome, PeakOf, State, TaskName, Usage,
     },
@@ -240,6 +240,34 @@ pub(crate) fn artifact(artifact: &Artifact) -> proto::Artifact {
         sha256: artifact.sha256.as_ref().map(|digest| digest.hex().to_string()),
         link: artifact.link.as_deref().map(path),
     }
+}
+
+/// A task of a build that is over.
+pub(crate) fn task_record(of: &TaskRecord) -> proto::Task {
+    proto::Task {
+        name: Some(task(&of.name)),
+        setscene: of.setscene,
+        started: Some(time(of.started)),
+        ended: of.ended.map(time),
+        ok: of.ok,
+        log: of.log.as_deref().map(path),
+    }
+}
+
+/// A task that came in.
+///
+/// # Errors
+///
+/// Without the time when it began.
+pub(crate) fn task_record_of(of: proto::Task) -> Result<TaskRecord, Invalid> {
+    Ok(TaskRecord {
+        name: task_of(of.name),
+        setscene: of.setscene,
+        started: time_of(of.started).ok_or_else(|| Invalid::missing("task.started"))?,
+        ended: time_of(of.ended),
+        ok: of.ok,
+        log: path_of(of.log),
+    })
 }
 
 /// An artifact that came in.

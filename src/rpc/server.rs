@@ -43,6 +43,9 @@ const PAGE: u32 = 50;
 /// How many at most.
 const LARGEST_PAGE: u32 = 1000;
 
+/// How many tasks one message holds.
+const TASKS_AT_ONCE: usize = 1000;
+
 /// The answers of the API.
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -281,6 +284,7 @@ async fn until_denied(daemon: &Daemon, principal: &Principal, changes: &mut watc
 impl Smidr for Api {
     type StreamLogsStream = Sent<LogLines>;
     type WatchBuildStream = Sent<Records>;
+    type ListTasksStream = Sent<proto::Tasks>;
     type DownloadArtifactStream = Sent<proto::Chunk>;
     type DownloadBuildStream = Sent<proto::Chunk>;
 
@@ -419,6 +423,18 @@ impl Smidr for Api {
     async fn explain_build(&self, request: Request<proto::ExplainBuildRequest>) -> Answer<proto::Explanation> {
         let build = self.build(&principal(&request)?, &request.get_ref().build_id).await?;
         Ok(Response::new(convert::explanation(&build)))
+    }
+
+    async fn list_tasks(&self, request: Request<proto::ListTasksRequest>) -> Answer<Self::ListTasksStream> {
+        let principal = principal(&request)?;
+        let build = self.build(&principal, &request.get_ref().build_id).await?;
+        let daemon = self.daemon.clone();
+        let tasks = blocking(move || Ok(daemon.builds().tasks(&build.id)?)).await?;
+        let parts: Vec<_> = tasks
+            .chunks(TASKS_AT_ONCE)
+            .map(|part| Ok(proto::Tasks { items: part.iter().map(convert::task_record).collect() }))
+            .collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
     }
 
     async fn list_artifacts(

@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use self::connect::{Caller, causes};
 use super::{
-    convert::{artifact_of, build_of},
+    convert::{artifact_of, build_of, task_record_of},
     proto,
     records::record_of,
     status::error,
@@ -268,8 +268,17 @@ impl BuildService for Remote {
         build_of(build).map_err(odd)
     }
 
-    fn tasks(&self, _: &BuildId) -> Result<Vec<TaskRecord>, ServiceError> {
-        Ok(Vec::new())
+    fn tasks(&self, id: &BuildId) -> Result<Vec<TaskRecord>, ServiceError> {
+        let request = proto::ListTasksRequest { build_id: id.to_string() };
+        let mut tasks = Vec::new();
+        let take = |part: proto::Tasks| {
+            for task in part.items {
+                tasks.push(task_record_of(task).map_err(odd)?);
+            }
+            Ok(true)
+        };
+        self.stream(|mut caller| async move { caller.list_tasks(request).await }, None, take)?;
+        Ok(tasks)
     }
 
     fn artifacts(&self, id: &BuildId) -> Result<Vec<Artifact>, ServiceError> {

@@ -774,6 +774,34 @@ pub struct Artifact {
     pub link: ::core::option::Option<Path>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTasksRequest {
+    #[prost(string, tag = "1")]
+    pub build_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Tasks {
+    #[prost(message, repeated, tag = "1")]
+    pub items: ::prost::alloc::vec::Vec<Task>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Task {
+    #[prost(message, optional, tag = "1")]
+    pub name: ::core::option::Option<TaskName>,
+    /// Whether it took its result from sstate.
+    #[prost(bool, tag = "2")]
+    pub setscene: bool,
+    #[prost(message, optional, tag = "3")]
+    pub started: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "4")]
+    pub ended: ::core::option::Option<::prost_types::Timestamp>,
+    /// Whether it succeeded; unset if that is not known.
+    #[prost(bool, optional, tag = "5")]
+    pub ok: ::core::option::Option<bool>,
+    /// Its log, on the daemon's machine.
+    #[prost(message, optional, tag = "6")]
+    pub log: ::core::option::Option<Path>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListArtifactsRequest {
     #[prost(string, tag = "1")]
     pub build_id: ::prost::alloc::string::String,
@@ -1691,6 +1719,28 @@ pub mod smidr_client {
                 .insert(GrpcMethod::new("smidr.v1.Smidr", "ExplainBuild"));
             self.inner.unary(req, path, codec).await
         }
+        /// The tasks of a build that is over, in the order in which they began. Of one that runs, WatchBuild tells them.
+        pub async fn list_tasks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTasksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Tasks>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/smidr.v1.Smidr/ListTasks");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("smidr.v1.Smidr", "ListTasks"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// What a build left behind.
         pub async fn list_artifacts(
             &mut self,
@@ -2326,6 +2376,17 @@ pub mod smidr_server {
             &self,
             request: tonic::Request<super::ExplainBuildRequest>,
         ) -> std::result::Result<tonic::Response<super::Explanation>, tonic::Status>;
+        /// Server streaming response type for the ListTasks method.
+        type ListTasksStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Tasks, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The tasks of a build that is over, in the order in which they began. Of one that runs, WatchBuild tells them.
+        async fn list_tasks(
+            &self,
+            request: tonic::Request<super::ListTasksRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ListTasksStream>, tonic::Status>;
         /// What a build left behind.
         async fn list_artifacts(
             &self,
@@ -3012,6 +3073,52 @@ pub mod smidr_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/smidr.v1.Smidr/ListTasks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListTasksSvc<T: Smidr>(pub Arc<T>);
+                    impl<
+                        T: Smidr,
+                    > tonic::server::ServerStreamingService<super::ListTasksRequest>
+                    for ListTasksSvc<T> {
+                        type Response = super::Tasks;
+                        type ResponseStream = T::ListTasksStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListTasksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Smidr>::list_tasks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListTasksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
