@@ -107,6 +107,10 @@ fn a_build_that_is_followed(user: &User<'_>) {
     }
     assert_eq!(user.does(&["logs", &id, "--json"]).run().out, raw.out, "{:?}", user.way);
     assert_eq!(user.state(&id), "COMPLETED", "{:?}", user.way);
+    let status = user.does(&["status", &id, "--json"]).run().expect_code(0).json();
+    let kept = served.smidr().args(["status", &id, "--json"]).run().expect_code(0).json();
+    assert!(status["tasks"].as_array().is_some_and(|tasks| !tasks.is_empty()), "{status}");
+    assert_eq!(status["tasks"], kept["tasks"], "{:?}", user.way);
     assert_eq!(user.artifacts(&id).expect_code(0).json()["build"], id.as_str(), "{:?}", user.way);
 }
 

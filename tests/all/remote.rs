@@ -177,6 +177,12 @@ fn a_project_that_was_sent_is_built_and_built_again() {
     assert!(remote.sent("new/file").is_file() && !remote.sent("old").exists());
     assert_eq!(World::names(&remote.folder()), [".layers", ".layers.json", "smidr.lock", "smidr.yaml"]);
     assert_eq!(World::names(&remote.folder().join(".layers")), ["meta-hello"]);
+    // Its sandbox shows what was sent, from any folder; nothing in it is changed there.
+    let shell = remote.world.smidr().args(["shell", &again]).current_dir(&remote.world.work);
+    let typed = "cat $BUILDDIR/conf/bblayers.conf && cd $(sed -n 's/.* \"\\?\\([^ ]*meta-hello\\).*/\\1/p' $BUILDDIR/conf/bblayers.conf) && cat new/file; touch new/other conf/other";
+    let done = shell.run_with(typed);
+    assert!(done.out.contains("new\n") && done.err.contains("Read-only file system"), "{done:?}");
+    assert!(!remote.sent("new/other").exists(), "{done:?}");
     // Its workspace belongs to a config that is there.
     let done = remote.world.smidr().args(["clean", "--dry-run"]).current_dir(&remote.world.work).run();
     assert!(!format!("{}{}", done.expect_code(0).out, done.err).contains("workspaces/p-"), "{done:?}");
