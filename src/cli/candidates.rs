@@ -43,7 +43,10 @@ pub(super) fn remember(words: &[OsString]) {
 /// What is typed after an option.
 fn option(names: &[&str]) -> Option<OsString> {
     let words = WORDS.get().map(Vec::as_slice).unwrap_or_default();
-    words.windows(2).find_map(|pair| names.iter().any(|name| pair[0] == *name).then(|| pair[1].clone()))
+    words.windows(2).find_map(|pair| match pair {
+        [option, value] if names.iter().any(|name| option == name) => Some(value.clone()),
+        _ => None,
+    })
 }
 
 /// What can be looked at without a question.

@@ -6,7 +6,7 @@ use super::{
     args::{Grant, Wanted},
     attach, build, context,
     daemon_args::{Client, ClientCommand, ClientLogs, Download, List, ReachDaemon, ScheduleCommand, Start, Which},
-    download,
+    daemon_documents as documents, download,
     follow::{End, View, follow},
     hooks, logs,
     output::{Document, bytes, say, talk},
@@ -55,7 +55,7 @@ pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
     let remote = reach(&paths, &args.reach, &facts)?;
     let shown = |which: &Which| remote.show(which.id());
     match &args.command {
-        ClientCommand::Whoami => whoami(&remote)?,
+        ClientCommand::Whoami { json } => whoami(&remote, *json)?,
         ClientCommand::Status(which) => status::of(&remote, &shown(which)?, which.json)?,
         ClientCommand::Logs(wanted) => return print_logs(&remote, wanted),
         ClientCommand::List(wanted) => list(&remote, wanted)?,
@@ -155,9 +155,15 @@ fn who(remote: &Remote) -> Result<proto::WhoAmIResponse, Failure> {
     Ok(remote.call(|mut caller| async move { caller.who_am_i(proto::WhoAmIRequest {}).await })?)
 }
 
-fn whoami(remote: &Remote) -> Result<(), Failure> {
+fn whoami(remote: &Remote, json: bool) -> Result<(), Failure> {
     let me = who(remote)?;
-    let scopes: Vec<String> = me.scopes().map(|scope| scope.as_str_name().to_ascii_lowercase()).collect();
+    let scopes = documents::scope_names(me.scopes());
+    if json {
+        let document =
+            Document::new().with("address", &remote.address)?.with("name", &me.name)?.with("how", &me.how)?;
+        document.with("scopes", &scopes)?.with("customer", &me.customer)?.say();
+        return Ok(());
+    }
     let customer = if me.customer.is_empty() { "all customers" } else { &me.customer };
     say(format!("{} ({}) at {}: {} for {customer}", me.name, me.how, remote.address, scopes.join(", ")));
     Ok(())
@@ -399,20 +405,6 @@ pub(super) fn queue_lines(queue: &proto::Queue) -> Vec<String> {
 
 /// The queue, for scripts.
 pub(super) fn queue_document(document: Document, queue: &proto::Queue) -> Result<Document, Failure> {
-    let entry = |one: &proto::QueueEntry| {
-        let mut value = serde_json::Map::new();
-        value.insert("build".into(), one.build_id.clone().into());
-        value.insert("customer".into(), one.customer.clone().into());
-        value.insert("priority".into(), one.priority.into());
-        value.insert("since".into(), crate::rpc::time_of(one.since).map(|at| at.to_string()).into());
-        value
-    };
-    let waits = |one: &proto::QueueEntry| {
-        let mut value = entry(one);
-        value.insert("position".into(), one.position.into());
-        value.insert("reason".into(), one.reason.clone().into());
-        value
-    };
-    let document = document.with("running", &queue.running.iter().map(entry).collect::<Vec<_>>())?;
-    Ok(document.with("waiting", &queue.waiting.iter().map(waits).collect::<Vec<_>>())?)
+    let document = document.with("running", &documents::all::<_, documents::Running<'_>>(&queue.running))?;
+    Ok(document.with("waiting", &documents::all::<_, documents::Waiting<'_>>(&queue.waiting))?)
 }

@@ -14,7 +14,7 @@ use super::{
     client::queue_lines,
     context,
     daemon_args::{Daemon as DaemonArgs, DaemonCommand, Purge, TokenCommand},
-    daemon_log, daemon_ops,
+    daemon_documents as documents, daemon_log, daemon_ops,
     output::{Document, bytes, print_bytes, say, say_block, talk},
     report::{Done, Failure, Refused},
     times::moment,
@@ -266,7 +266,7 @@ fn status(remote: &Remote, json: bool) -> Result<(), Failure> {
 
 fn token(remote: &Remote, command: &TokenCommand) -> Result<(), Failure> {
     match command {
-        TokenCommand::Create { name, scope, customer, expires } => {
+        TokenCommand::Create { name, scope, customer, expires, json } => {
             let lifetime_s = match expires {
                 None => 0,
                 Some(text) => text.parse::<Age>().map_err(|()| wrong_age(text))?.0.as_secs(),
@@ -279,6 +279,11 @@ fn token(remote: &Remote, command: &TokenCommand) -> Result<(), Failure> {
                 lifetime_s,
             };
             let made = remote.ask(&request, async |mut caller, request| caller.create_token(request).await)?;
+            if *json {
+                let token = made.token.as_ref().map(documents::Token::from);
+                Document::new().with("token", &token)?.with("secret", &made.secret)?.say();
+                return Ok(());
+            }
             say(&made.secret);
             talk("it is shown only now: keep it in a file that only its user can read");
         }
@@ -286,14 +291,18 @@ fn token(remote: &Remote, command: &TokenCommand) -> Result<(), Failure> {
             let answer =
                 remote.call(|mut caller| async move { caller.list_tokens(proto::ListTokensRequest {}).await })?;
             if *json {
-                Document::new().with("tokens", &answer.tokens.iter().map(token_json).collect::<Vec<_>>())?.say();
+                Document::new().with("tokens", &documents::all::<_, documents::Token<'_>>(&answer.tokens))?.say();
                 return Ok(());
             }
             for one in &answer.tokens {
                 let customer = if one.customer.is_empty() { "all customers" } else { &one.customer };
                 let expires = crate::rpc::time_of(one.expires)
                     .map_or("never expires".into(), |at| format!("until {}", moment(at)));
-                say(format!("{:<24} {:<24} {customer:<20} {expires}", one.name, scope_names(one).join(",")));
+                say(format!(
+                    "{:<24} {:<24} {customer:<20} {expires}",
+                    one.name,
+                    documents::scope_names(one.scopes()).join(",")
+                ));
             }
         }
         TokenCommand::Rm { name } => {
@@ -347,19 +356,4 @@ fn number_of(scope: Scope) -> i32 {
         Scope::Admin => proto::Scope::Admin,
     }
     .into()
-}
-
-fn scope_names(token: &proto::Token) -> Vec<String> {
-    token.scopes().map(|scope| scope.as_str_name().to_ascii_lowercase()).collect()
-}
-
-fn token_json(token: &proto::Token) -> serde_json::Value {
-    let time = |at| crate::rpc::time_of(at).map(|at| at.to_string());
-    let mut value = serde_json::Map::new();
-    value.insert("name".into(), token.name.clone().into());
-    value.insert("scopes".into(), scope_names(token).into());
-    value.insert("customer".into(), token.customer.clone().into());
-    value.insert("created".into(), time(token.created).into());
-    value.insert("expires".into(), time(token.expires).into());
-    value.into()
 }

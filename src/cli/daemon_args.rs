@@ -135,6 +135,9 @@ pub(super) enum TokenCommand {
         /// How long it is good, such as 90d or 12h; without this it does not expire
         #[arg(long, value_name = "TIME")]
         expires: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// List tokens
     #[command(visible_alias = "list")]
@@ -197,7 +200,11 @@ pub(super) enum ClientCommand {
     /// Forget the login
     Logout,
     /// Show who the daemon takes this client for
-    Whoami,
+    Whoami {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Start a build
     Start(Start),
     /// Show a build
@@ -294,6 +301,9 @@ pub(super) struct NewSchedule {
     /// Build only if smidr.lock would change
     #[arg(long, requires = "git")]
     pub only_if_changed: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `smidr client webhook`
@@ -314,6 +324,9 @@ pub(super) enum WebhookCommand {
         /// What signs, as whsec_ and base64; without it one is made; twice while one replaces another
         #[arg(long = "secret", value_name = "SECRET")]
         secrets: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// List webhooks
     #[command(visible_alias = "list")]

@@ -2,6 +2,7 @@
 
 use super::{
     daemon_args::{ScheduleCommand, WebhookCommand},
+    daemon_documents as documents,
     output::{Document, say, talk},
     report::Failure,
     times::moment,
@@ -41,13 +42,16 @@ pub(super) fn schedule(
             };
             let request = proto::CreateScheduleRequest { schedule: Some(schedule) };
             let made = remote.ask(&request, async |mut caller, request| caller.create_schedule(request).await)?;
-            talk(format!("{} builds next at {}", made.name, next(&made)));
+            match new.json {
+                true => Document::new().with("schedule", &documents::Schedule::from(&made))?.say(),
+                false => talk(format!("{} builds next at {}", made.name, next(&made))),
+            }
         }
         ScheduleCommand::Ls { json } => {
             let all =
                 remote.call(|mut caller| async move { caller.list_schedules(proto::ListSchedulesRequest {}).await })?;
             if *json {
-                Document::new().with("schedules", &all.schedules.iter().map(schedule_json).collect::<Vec<_>>())?.say();
+                Document::new().with("schedules", &documents::all::<_, documents::Schedule<'_>>(&all.schedules))?.say();
                 return Ok(());
             }
             for one in &all.schedules {
@@ -77,29 +81,10 @@ fn next(schedule: &proto::Schedule) -> String {
     time_of(schedule.next).map_or("never".into(), moment)
 }
 
-fn schedule_json(one: &proto::Schedule) -> serde_json::Value {
-    let time = |at| time_of(at).map(|at| at.to_string());
-    let mut value = serde_json::Map::new();
-    for (name, text) in [
-        ("name", &one.name),
-        ("customer", &one.customer),
-        ("cron", &one.cron),
-        ("time_zone", &one.time_zone),
-        ("last_build", &one.last_build_id),
-        ("last_error", &one.last_error),
-    ] {
-        value.insert(name.into(), text.clone().into());
-    }
-    value.insert("next".into(), time(one.next).into());
-    value.insert("last".into(), time(one.last).into());
-    value.insert("missed".into(), one.missed.into());
-    value.into()
-}
-
 /// Looks after webhooks.
 pub(super) fn webhook(remote: &Remote, command: &WebhookCommand) -> Result<(), Failure> {
     match command {
-        WebhookCommand::Create { name, url, events, customer, secrets } => {
+        WebhookCommand::Create { name, url, events, customer, secrets, json } => {
             let webhook = proto::Webhook {
                 name: name.clone(),
                 customer: customer.clone().unwrap_or_default(),
@@ -109,7 +94,10 @@ pub(super) fn webhook(remote: &Remote, command: &WebhookCommand) -> Result<(), F
             };
             let request = proto::CreateWebhookRequest { webhook: Some(webhook), secrets: secrets.clone() };
             let made = remote.ask(&request, async |mut caller, request| caller.create_webhook(request).await)?;
-            if !made.secret.is_empty() {
+            if *json {
+                let webhook = made.webhook.as_ref().map(documents::Webhook::from);
+                Document::new().with("webhook", &webhook)?.with("secret", &made.secret)?.say();
+            } else if !made.secret.is_empty() {
                 say(&made.secret);
                 talk("the secret that signs: it is shown only now");
             }
@@ -118,7 +106,7 @@ pub(super) fn webhook(remote: &Remote, command: &WebhookCommand) -> Result<(), F
             let all =
                 remote.call(|mut caller| async move { caller.list_webhooks(proto::ListWebhooksRequest {}).await })?;
             if *json {
-                Document::new().with("webhooks", &all.webhooks.iter().map(webhook_json).collect::<Vec<_>>())?.say();
+                Document::new().with("webhooks", &documents::all::<_, documents::Webhook<'_>>(&all.webhooks))?.say();
                 return Ok(());
             }
             for one in &all.webhooks {
@@ -141,7 +129,7 @@ pub(super) fn webhook(remote: &Remote, command: &WebhookCommand) -> Result<(), F
             let all = remote.ask(&request, async |mut caller, request| caller.list_deliveries(request).await)?;
             if *json {
                 Document::new()
-                    .with("deliveries", &all.deliveries.iter().map(delivery_json).collect::<Vec<_>>())?
+                    .with("deliveries", &documents::all::<_, documents::Delivery<'_>>(&all.deliveries))?
                     .say();
                 return Ok(());
             }
@@ -163,30 +151,4 @@ pub(super) fn webhook(remote: &Remote, command: &WebhookCommand) -> Result<(), F
         }
     }
     Ok(())
-}
-
-fn webhook_json(one: &proto::Webhook) -> serde_json::Value {
-    let mut value = serde_json::Map::new();
-    for (name, text) in [("name", &one.name), ("customer", &one.customer), ("url", &one.url)] {
-        value.insert(name.into(), text.clone().into());
-    }
-    value.insert("events".into(), one.events.clone().into());
-    value.insert("ended".into(), time_of(one.ended).map(|at| at.to_string()).into());
-    value.into()
-}
-
-fn delivery_json(one: &proto::Delivery) -> serde_json::Value {
-    let time = |at| time_of(at).map(|at| at.to_string());
-    let mut value = serde_json::Map::new();
-    for (name, text) in
-        [("id", &one.id), ("webhook", &one.webhook), ("event", &one.event), ("body", &one.body), ("error", &one.error)]
-    {
-        value.insert(name.into(), text.clone().into());
-    }
-    value.insert("created".into(), time(one.created).into());
-    value.insert("attempts".into(), one.attempts.into());
-    value.insert("status".into(), one.status.into());
-    value.insert("delivered".into(), one.delivered.into());
-    value.insert("next_attempt".into(), time(one.next_attempt).into());
-    value.into()
 }

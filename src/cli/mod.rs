@@ -17,6 +17,7 @@ mod config_of;
 mod context;
 mod daemon;
 mod daemon_args;
+mod daemon_documents;
 mod daemon_log;
 mod daemon_ops;
 mod doctor;

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{
     completions::record,
+    daemon_fixture::Served,
     disk::written_in,
     layers::git,
     support::{Done, World, has, skip},
@@ -13,8 +14,9 @@ use super::{
 
 const REFERENCE: &str = include_str!("../../docs/json.md");
 
-/// What these projects do not have: an image made of packages, another image than before, a machine that cannot build, a symbolic link.
-const NOT_HERE: [&str; 9] = [
+/// What these projects do not have: an image made of packages, another image than before, a machine that cannot build, a symbolic link, a build
+/// that runs.
+const NOT_HERE: [&str; 13] = [
     "hosts[].recipe",
     "hosts[].packages",
     "artifacts[].link",
@@ -24,6 +26,10 @@ const NOT_HERE: [&str; 9] = [
     "findings[].remedy_user",
     "findings[].remedy_admin",
     "plan.ca_bundle",
+    "running[].build",
+    "running[].customer",
+    "running[].priority",
+    "running[].since",
 ];
 
 /// All keys of a document, as the reference writes them; an empty list counts as one of its entries.
@@ -60,6 +66,26 @@ impl Seen {
             Some((_, all)) => all.extend(found),
             None => self.0.push((title, found)),
         }
+    }
+
+    /// Compares what was seen with the documents of the reference that are meant.
+    #[track_caller]
+    fn compare(&self, is_meant: fn(&str) -> bool) {
+        let mut wrong = Vec::new();
+        for (title, found) in &self.0 {
+            let written = written_in(REFERENCE, title);
+            // What is null, or an empty list, may have more below it.
+            let is_written = |key: &&String| written.iter().any(|known| is_of(key, known) || is_of(known, key));
+            let is_there =
+                |key: &&String| found.iter().any(|known| is_of(known, key)) || NOT_HERE.contains(&key.as_str());
+            wrong.extend(
+                found.iter().filter(|key| !is_written(key)).map(|key| format!("{title}: {key} is not in docs/json.md")),
+            );
+            wrong.extend(written.iter().filter(|key| !is_there(key)).map(|key| format!("{title}: there is no {key}")));
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        let titles = REFERENCE.lines().filter_map(|line| line.strip_prefix("## `")).filter(|title| is_meant(title));
+        assert_eq!(titles.count(), self.0.len(), "docs/json.md has documents that there are not");
     }
 }
 
@@ -193,18 +219,44 @@ fn the_reference_has_every_key_of_every_document() {
     add("smidr artifacts clean --json", "artifacts clean --keep 0 --dry-run --json", 0);
     add("smidr history prune --json", "history prune --keep 0 --dry-run --json", 0);
     add("smidr image rm --json", "image rm tiny --json", 0);
-    let mut wrong = Vec::new();
-    for (title, found) in &seen.0 {
-        let written = written_in(REFERENCE, title);
-        // What is null, or an empty list, may have more below it.
-        let is_written = |key: &&String| written.iter().any(|known| is_of(key, known) || is_of(known, key));
-        let is_there = |key: &&String| found.iter().any(|known| is_of(known, key)) || NOT_HERE.contains(&key.as_str());
-        wrong.extend(
-            found.iter().filter(|key| !is_written(key)).map(|key| format!("{title}: {key} is not in docs/json.md")),
-        );
-        wrong.extend(written.iter().filter(|key| !is_there(key)).map(|key| format!("{title}: there is no {key}")));
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    let titles = REFERENCE.lines().filter(|line| line.starts_with("## `smidr "));
-    assert_eq!(titles.count(), seen.0.len(), "docs/json.md has documents that there are not");
+    seen.compare(|title| !DAEMON.iter().any(|of| title.starts_with(of)));
+}
+
+/// Documents of these commands are those of a daemon.
+const DAEMON: [&str; 2] = ["smidr client ", "smidr daemon "];
+
+#[test]
+fn the_reference_has_every_key_of_a_daemons_documents() {
+    let served = Served::paused();
+    served.daemon(&["token", "create", "ci", "--scope", "read", "--json"]).expect_code(0);
+    served.client(&["schedule", "create", "nightly", "--cron", "0 3 * * *"]).run().expect_code(0);
+    record(&served, "p-0000abcd");
+    served.smidr().args(["history", "rebuild"]).run().expect_code(0);
+    let mut seen = Seen::default();
+    let mut add = |title: &'static str, line: &str| {
+        let done = served.smidr().args(line.split(' ')).run();
+        done.expect_code(0);
+        seen.add(title, &done);
+        done
+    };
+    add("smidr client webhook create --json", "client webhook create ci http://192.0.2.1/ --json");
+    let id =
+        add("smidr client start --json", "client start --customer acme --label a=b --json").json()["build"].clone();
+    let id = id.as_str().expect("an id");
+    add("smidr client list --json", "client list --json");
+    add("smidr client status --json", &format!("client status {id} --json"));
+    add("smidr client status --json", "client status p-0000abcd --json");
+    add("smidr client artifacts --json", "client artifacts p-0000abcd --json");
+    add("smidr client queue --json", "client queue --json");
+    add("smidr daemon status --json", "daemon status --json");
+    add("smidr client cancel --json", &format!("client cancel {id} --json"));
+    add("smidr client whoami --json", "client whoami --json");
+    add("smidr client schedule create --json", "client schedule create daily --cron @daily --json");
+    add("smidr client schedule ls --json", "client schedule ls --json");
+    add("smidr client webhook ls --json", "client webhook ls --json");
+    add("smidr client webhook deliveries --json", "client webhook deliveries --json");
+    add("smidr daemon token create --json", "daemon token create other --scope read --json");
+    add("smidr daemon token ls --json", "daemon token ls --json");
+    add("smidr daemon purge --json", "daemon purge --keep 1 --dry-run --json");
+    seen.compare(|title| DAEMON.iter().any(|of| title.starts_with(of)));
 }
