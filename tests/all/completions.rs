@@ -2,7 +2,10 @@
 
 use std::{fs, process::Command};
 
-use super::support::{Done, World, has, skip, smidr_bin};
+use super::{
+    daemon_fixture::Served,
+    support::{Done, World, has, skip, smidr_bin},
+};
 
 /// What bash completes: its own words, as readline takes them apart, and what stands before the cursor of the last one.
 fn completed(world: &World, words: &[&str], typed: &str) -> Vec<String> {
@@ -113,4 +116,21 @@ fn questions_of_shells_are_answered_in_silence() {
         }
     }
     assert!(!world.smidr.exists(), "asking touches nothing");
+}
+
+#[test]
+fn builds_of_a_daemon_are_offered() {
+    if !has("bash") {
+        return skip("completions::builds_of_a_daemon_are_offered", "there is no bash");
+    }
+    let served = Served::paused();
+    record(&served, "p-0000abcd");
+    served.smidr().args(["history", "rebuild"]).run().expect_code(0);
+    let waiting = served.started(&[]);
+    let offers = |words: &[&str]| completed(&served, words, words.last().expect("a word"));
+    assert_eq!(offers(&["client", "status", ""]), [waiting.as_str(), "p-0000abcd"]);
+    assert_eq!(offers(&["client", "logs", "--build-id", "p-0000"]), ["p-0000abcd"]);
+    assert_eq!(offers(&["client", "logs", "p-0000abcd", "--task", "he"]), ["hello:do_compile"]);
+    served.smidr().args(["daemon", "stop"]).run().expect_code(0);
+    assert_eq!(offers(&["client", "status", "p-"]), [""; 0]);
 }
