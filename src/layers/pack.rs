@@ -72,6 +72,14 @@ pub enum PackError {
         /// Its folder.
         path: PathBuf,
     },
+    /// OpenEmbedded-Core without its scripts, which its COREBASE, the folder above, has.
+    #[error("the layer `{name}` cannot be sent: it needs what stands beside it in {}", path.display())]
+    Core {
+        /// The layer.
+        name: String,
+        /// The folder above it.
+        path: PathBuf,
+    },
     /// A symbolic link whose target is not sent.
     #[error("the layer `{name}` cannot be sent: its link {} leads out of it", path.display())]
     LinkOut {
@@ -137,6 +145,10 @@ impl UserError for PackError {
     fn hints(&self) -> Vec<Hint> {
         match self {
             Self::Missing { .. } => vec![Hint::new("paths are relative to smidr.yaml")],
+            Self::Core { path, .. } => {
+                let above = path.file_name().unwrap_or_default().display().to_string();
+                vec![Hint::new(format!("name that folder instead, as in  path: ../{above}  with  include: [meta]"))]
+            }
             Self::LinkOut { .. } => vec![Hint::new("put what it leads to into the layer")],
             Self::Special { .. } | Self::TooLarge { .. } => {
                 vec![Hint::new("what its repository ignores (.gitignore) is not sent")]
@@ -164,6 +176,11 @@ pub fn pack(plan: &Plan, home: &Path, tmp: &Path, limits: Limits) -> Result<Vec<
 fn one(name: &str, path: &PlannedPath, home: &Path, tmp: &Path, limits: Limits) -> Result<PackedLayer, PackError> {
     let missing = |_| PackError::Missing { name: name.into(), path: path.folder.clone() };
     let folder = fs::canonicalize(&path.folder).map_err(missing)?;
+    if let Some(above) = folder.parent().filter(|above| above.join("oe-init-build-env").is_file())
+        && folder.join("conf/layer.conf").is_file()
+    {
+        return Err(PackError::Core { name: name.into(), path: above.into() });
+    }
     // Before its files are read: what changes afterwards is taken for a change, or is none.
     let pin = Local::find(name, path, home).pin;
     let mut packer = Packer {
@@ -444,6 +461,8 @@ mod tests {
         let socket = |layer: &Path| drop(std::os::unix::net::UnixListener::bind(layer.join("s")).expect("a socket"));
         assert!(refused(&socket).expect_err("a socket").contains("s is a socket"));
         assert!(refused(&|layer| write(layer, &["1", "2", "3"])).expect_err("files").contains("more than 4 files"));
+        let core = |layer: &Path| write(layer, &["../oe-init-build-env", "conf/layer.conf"]);
+        assert!(refused(&core).expect_err("core").contains("it needs what stands beside it"));
         assert!(refused(&|layer| write(layer, &["seven77"])).expect_err("bytes").contains("more than 10 bytes"));
         assert!(
             refused(&|layer| fs::remove_dir_all(layer).expect("removed")).expect_err("gone").contains("is not there")
