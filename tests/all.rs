@@ -53,6 +53,8 @@ mod daemon_hostile;
 mod daemon_killed;
 #[path = "all/daemon_ops.rs"]
 mod daemon_ops;
+#[path = "all/daemon_schedules.rs"]
+mod daemon_schedules;
 #[path = "all/disk.rs"]
 mod disk;
 #[path = "all/doctor.rs"]

@@ -43,9 +43,14 @@ pub(crate) struct DaemonConfig {
     pub limits: Limits,
     /// Which builds are kept.
     pub retention: Retention,
+    /// Values of variables that configs of schedules without a customer name.
+    pub variables: Variables,
     /// Whether webhooks may be sent to private addresses. Not by default.
     pub private_webhooks: bool,
 }
+
+/// Values of variables, by their names.
+pub(crate) type Variables = BTreeMap<String, String>;
 
 /// The budget of builds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,11 +84,13 @@ pub(crate) struct Customer {
     pub allow: Vec<Allow>,
     /// Its caches. None: its own.
     pub domain: Option<String>,
+    /// Values of variables that configs of its schedules name.
+    pub variables: Variables,
 }
 
 impl Default for Customer {
     fn default() -> Self {
-        Self { weight: 1, builds: None, memory: None, allow: Vec::new(), domain: None }
+        Self { weight: 1, builds: None, memory: None, allow: Vec::new(), domain: None, variables: Variables::new() }
     }
 }
 
@@ -168,6 +175,14 @@ impl DaemonConfig {
         self.customers.get(customer).and_then(|known| known.builds).unwrap_or(self.limits.submissions_waiting)
     }
 
+    /// Values of variables for the schedules of a customer, or of none if the name is empty.
+    pub(crate) fn variables(&self, customer: &str) -> Variables {
+        match customer {
+            "" => self.variables.clone(),
+            name => self.customers.get(name).map(|known| known.variables.clone()).unwrap_or_default(),
+        }
+    }
+
     /// Which builds of a customer are kept.
     pub(crate) fn keep(&self, customer: &str) -> Keep {
         self.retention.customers.get(customer).copied().unwrap_or(self.retention.all)
@@ -244,11 +259,23 @@ fn decode(d: &mut Decoder<'_>, root: &Node) -> DaemonConfig {
     let limits = limits(d, section);
     let section = f.fields(d, "retention");
     let retention = retention(d, section);
+    let variables = variables(d, &mut f);
     let mut webhooks = f.fields(d, "webhooks");
     let private_webhooks = webhooks.flag(d, "allow_private").unwrap_or(false);
     webhooks.finish(d);
     f.finish(d);
-    DaemonConfig { address: listens, queue, customers, allow, certificates, tls, limits, retention, private_webhooks }
+    DaemonConfig {
+        address: listens,
+        queue,
+        customers,
+        allow,
+        certificates,
+        tls,
+        limits,
+        retention,
+        variables,
+        private_webhooks,
+    }
 }
 
 fn queue(d: &mut Decoder<'_>, mut f: Fields<'_>) -> QueueConfig {
@@ -274,8 +301,9 @@ fn customers(d: &mut Decoder<'_>, node: &Node) -> BTreeMap<String, Customer> {
         let allow = allow(d, &mut f);
         let path = f.path("domain");
         let domain = f.text(d, "domain").and_then(|text| domain(d, text, &path, name));
+        let variables = variables(d, &mut f);
         f.finish(d);
-        Customer { weight, builds, memory, allow, domain }
+        Customer { weight, builds, memory, allow, domain, variables }
     };
     named(d, node, "customers", one)
 }
@@ -337,6 +365,11 @@ fn allow(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Allow> {
         }
     };
     texts.into_iter().filter_map(one).collect()
+}
+
+fn variables(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Variables {
+    let pairs = f.fields(d, "variables").into_pairs(d).into_iter();
+    pairs.map(|(name, value)| (name.text, value.text)).collect()
 }
 
 fn certificate(d: &mut Decoder<'_>, node: &Node, at: usize) -> Option<Certificate> {
@@ -433,6 +466,7 @@ customers:
     memory: 8g
     allow: [ssh-agent, 'bind:/srv/acme']
     domain: shared
+    variables: {SITE: lab}
   other:
 allow: devices:/dev/kvm
 certificates: [{subject: ci, customer: acme, scopes: [read, submit]}, {subject: eye}]
@@ -440,6 +474,7 @@ tls: {client_ca: /etc/x/ca.pem, certificate: /etc/x/s.pem, key: /etc/x/s.key}
 limits: {message_size: 4m, streams: 9, requests_per_second: 7, submissions_waiting: 6, blob_size: 1g, blob_days: 2}
 retention: {keep: 10, days: 30, size: 100g, customers: {acme: {keep: 2}}}
 webhooks: {allow_private: true}
+variables: {SITE: office, N: 1}
 ";
         let config = parse(FILE, text).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
         assert_eq!(config.address, Some("[::]:50051".parse().expect("an address")));
@@ -460,6 +495,10 @@ webhooks: {allow_private: true}
         assert_eq!(config.keep("acme"), Keep { keep: Some(2), ..Keep::default() });
         assert_eq!(config.keep("new").size, Some(100 << 30));
         assert!(config.private_webhooks);
+        let known = |customer: &str| config.variables(customer).into_iter().collect::<Vec<_>>();
+        assert_eq!(known("acme"), [("SITE".into(), "lab".into())]);
+        assert_eq!(known(""), [("N".into(), "1".into()), ("SITE".into(), "office".into())]);
+        assert_eq!((known("other"), known("new")), (vec![], vec![]));
     }
 
     #[test]
@@ -524,6 +563,7 @@ webhooks: {allow_private: true}
             ("limits: {blob_days: -1}", "1:21", "a whole number above 0"),
             ("limits: {message_size: 0}", "1:24", "a size such as"),
             ("retention: {customers: {a: {kep: 1}}}", "1:29", "did you mean `keep`?"),
+            ("variables: {A: [1]}", "1:16", "variables.A"),
             ("webhooks: {allow_private: maybe}", "1:27", "true or false"),
             ("allow: ['bind:${HOME}/x']", "1:9", "HOME"),
             ("queue: {", "1:", ""),

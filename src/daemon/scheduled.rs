@@ -50,16 +50,19 @@ impl Daemon {
     fn run_template(self: &Arc<Self>, template: &str, due: &Due) -> Result<Ran, RunError> {
         let submission: Submission = serde_json::from_str(template)?;
         let id = BuildId::new(submission.id.name(), random()).map_err(project_error)?;
-        self.start_scheduled(Submission { id, ..submission }, due, None)
+        let variables = self.config().variables(&due.customer);
+        self.start_scheduled(Submission { id, variables, ..submission }, due, None)
     }
 
     fn run_git(self: &Arc<Self>, config: &GitConfig, due: &Due) -> Result<Ran, RunError> {
         let customer = due.customer.as_str();
         let own = self.config();
-        let allowed = |granted| Given { granted, logins: logins(&own, customer), ..Given::default() };
+        let variables = own.variables(customer);
+        let allowed = |granted| Given { granted, logins: logins(&own, customer), variables: variables.clone() };
         let mut fetched = config.fetch(&allowed(Vec::new()), false, &self.spawner, &self.paths)?;
-        let project = Project::of(Sources::of(&fetched.submission), config.variant.as_deref(), &self.facts)
-            .map_err(project_error)?;
+        let facts = self.facts_of_sender(&variables);
+        let project =
+            Project::of(Sources::of(&fetched.submission), config.variant.as_deref(), &facts).map_err(project_error)?;
         let name = project.config.name.text.clone();
         if due.only_if_changed {
             let verdict = policy::judge(&fetched.asks, None, &project.config, &own, customer);
@@ -69,7 +72,7 @@ impl Daemon {
         if due.only_if_changed && pins.is_some() && pins == due.pins {
             return Ok(Ran::Unchanged);
         }
-        let mut submission = fetched.submission;
+        let mut submission = Submission { variables, ..fetched.submission };
         if let Some(pins) = fetched.pins {
             submission.lock = Some(pins.lock);
         }
@@ -98,6 +101,7 @@ impl Daemon {
         pins: Option<String>,
     ) -> Result<Ran, RunError> {
         submission.wait = true;
+        self.keep_named(&mut submission)?;
         submission.labels.insert("schedule".into(), due.name.clone());
         let about = self.judge(&mut submission)?;
         let build = self.take_now(submission, about, Some(due.request_id()))?;

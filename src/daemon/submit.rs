@@ -1,6 +1,6 @@
 //! Taking a submission: it is judged, written down, and waits.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -18,7 +18,7 @@ use crate::{
     config::{Problem, Problems, Texts},
     engine,
     history::BuildRecord,
-    model::{Ask, BuildId, Hint, Origin, RemoteCaller, State, Submission},
+    model::{Ask, BuildId, Hint, Origin, RemoteCaller, State, Submission, SystemFacts},
     plan::Plan,
     project::{Project, Sources},
     service::random,
@@ -35,7 +35,7 @@ pub(crate) struct Asked<'a> {
     /// The variant.
     pub variant: Option<&'a str>,
     /// Variables.
-    pub variables: Vec<(String, String)>,
+    pub variables: &'a BTreeMap<String, String>,
     /// The folder's config, of a project of this machine.
     pub local: Option<PathBuf>,
     /// Whose build it is to be.
@@ -104,14 +104,14 @@ impl Daemon {
         let texts = Texts { config: asked.config.into(), local: asked.local_config.map(Into::into) };
         let file = asked.local.clone().unwrap_or_else(|| asked.config_name.into());
         let sources = Sources { file, texts, ..Sources::default() };
-        let mut facts = self.facts.clone();
-        if asked.local.is_none() {
-            let (customer, variables) = (String::new(), asked.variables.iter().cloned().collect());
-            facts.remote = Some(RemoteCaller { customer, caches: None, variables, layers: Vec::new() });
+        let facts = if asked.local.is_none() {
+            self.facts_of_sender(asked.variables)
         } else {
-            facts.environment.retain(|(known, _)| !asked.variables.iter().any(|(name, _)| name == known));
-            facts.environment.extend(asked.variables.iter().cloned());
-        }
+            let mut facts = self.facts.clone();
+            facts.environment.retain(|(known, _)| !asked.variables.contains_key(known));
+            facts.environment.extend(asked.variables.clone());
+            facts
+        };
         let project = Project::of(sources, asked.variant, &facts)?;
         let name = project.config.name.text;
         let customer = asked.customer.clone().unwrap_or_else(|| name.clone());
@@ -125,6 +125,26 @@ impl Daemon {
             }
         };
         Ok((id, origin, name))
+    }
+
+    /// This machine for a config that came from elsewhere, before more is known of it: nothing of the daemon's environment counts.
+    pub(super) fn facts_of_sender(&self, variables: &BTreeMap<String, String>) -> SystemFacts {
+        let (customer, variables) = (String::new(), variables.clone());
+        let remote = Some(RemoteCaller { customer, caches: None, variables, layers: Vec::new() });
+        SystemFacts { remote, ..self.facts.clone() }
+    }
+
+    /// Leaves a submission those variables that its config names.
+    ///
+    /// # Errors
+    ///
+    /// When its config is wrong, or names one that is not set.
+    pub(super) fn keep_named(&self, submission: &mut Submission) -> Result<(), DaemonError> {
+        let facts = self.facts.clone().for_submission(submission);
+        let project = Project::of(Sources::of(submission), submission.request.variant.as_deref(), &facts)?;
+        let named = &project.config.variables;
+        submission.variables.retain(|name, _| named.iter().any(|used| used.name == *name));
+        Ok(())
     }
 
     /// Judges a submission, and tells what the queue has to know of it.

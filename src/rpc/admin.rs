@@ -177,9 +177,11 @@ impl Api {
             }),
             Some(Sent::Submission(mut submission)) => {
                 submission.customer.clone_from(&customer);
-                // Values of variables are not kept.
+                // Values of variables are not kept: each run takes them from daemon.yaml.
+                let known = self.daemon.config().variables(&customer);
+                submission.variables = known.into_iter().collect();
+                let (mut submission, _) = self.judged(&principal, submission).await?;
                 submission.variables.clear();
-                let (submission, _) = self.judged(&principal, submission).await?;
                 let template =
                     serde_json::to_string(&submission).map_err(|error| Status::internal(error.to_string()))?;
                 Source::Submission { template }

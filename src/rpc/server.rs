@@ -233,7 +233,7 @@ impl Api {
                 config_name: submission::config_name(&sent),
                 local_config: sent.local_config.as_deref(),
                 variant: sent.variant.as_deref(),
-                variables: sent.variables.clone().into_iter().collect(),
+                variables: &sent.variables.clone().into_iter().collect(),
                 local,
                 customer: customer.clone(),
             };
