@@ -20,6 +20,7 @@ use crate::{
     events::EventSink as _,
     history::{BuildRecord, journal::Entry},
     model::{Event, Outcome, State},
+    rpc::client::Remote,
     service::{BuildService, LocalService, ServiceError},
     system::{files::FileError, paths, stop::StopToken},
 };
@@ -32,17 +33,23 @@ pub(super) fn attach(config: &Path, args: &Attach) -> Done {
     let service = LocalService::new(&paths);
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
     let build = if args.id.is_none() { service.or_running(build)? } else { build };
-    follow(&service, &build, "smidr attach", &signals)
+    follow(&service, &build, "smidr attach", Terminal::new(), &signals)
 }
 
-/// The same for a build of a daemon. `again` is what watches it once more.
-pub(super) fn attach_to(service: &dyn BuildService, build: &BuildRecord, again: &str) -> Done {
+/// The same for a build of a daemon.
+pub(super) fn attach_to(remote: &Remote, build: &BuildRecord) -> Done {
     let signals = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
-    follow(service, build, again, &signals)
+    follow(remote, build, "smidr client attach", Terminal::new().of_daemon(remote.is_own), &signals)
 }
 
-fn follow(service: &dyn BuildService, build: &BuildRecord, again: &str, signals: &StopToken) -> Done {
-    let mut view = Terminal::new();
+/// `again` is what watches it once more.
+fn follow(
+    service: &dyn BuildService,
+    build: &BuildRecord,
+    again: &str,
+    mut view: Terminal,
+    signals: &StopToken,
+) -> Done {
     let (mut after, mut outcome, mut cancelling) = (0, None, false);
     // Each signal ends one watch.
     let current = Arc::new(Mutex::new(StopToken::default()));

@@ -39,10 +39,24 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
     let spawner = start_spawner()?;
     let facts = context::gather();
     let paths = context::open_paths(&facts)?;
+    let remote = match &args.daemon {
+        Some(address) => {
+            if let Some(target) =
+                args.wanted.targets.iter().find(|target| address.is_empty() && looks_like_address(target))
+            {
+                let hint = Hint::command("the daemon at that address", format!("smidr build --daemon={target}"));
+                return Err(Refused::new(format!("{target} is no target"), [hint]).into());
+            }
+            let reach = ReachDaemon { address: Some(address.clone()), ..ReachDaemon::default() };
+            Some(client::reach(&paths, &reach, &facts)?)
+        }
+        None => None,
+    };
+    let elsewhere = remote.as_ref().is_some_and(|remote| !remote.is_own);
     let mut asked = Asked {
         facts: &facts,
         paths: &paths,
-        given: trust::given(&facts, grant),
+        given: Given { elsewhere, ..trust::given(&facts, grant) },
         stop: &stop,
         all: Vec::new(),
         plans: Vec::new(),
@@ -52,9 +66,7 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
             asked.add(file, variant, &args.wanted, args.wait || args.daemon.is_some())?;
         }
     }
-    if let Some(address) = &args.daemon {
-        let reach = ReachDaemon { address: Some(address.clone()), ..ReachDaemon::default() };
-        let remote = client::reach(&paths, &reach, &facts)?;
+    if let Some(remote) = remote {
         return on_daemon(&remote, &asked, args, &stop);
     }
     let mut submissions = asked.all;
@@ -89,6 +101,11 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
     Ok(ExitCode::from(outcome.exit_code()))
 }
 
+/// Whether a target is a host and a port: `--daemon` takes its address behind `=`.
+fn looks_like_address(target: &str) -> bool {
+    target.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
 /// Builds on a daemon, as if it were here.
 fn on_daemon(remote: &Remote, asked: &Asked<'_>, args: &Build, stop: &StopToken) -> Done {
     let mut plans = asked.plans.iter();
@@ -113,14 +130,14 @@ fn on_daemon(remote: &Remote, asked: &Asked<'_>, args: &Build, stop: &StopToken)
 /// What one command submits of one project.
 pub(super) fn one_submission(
     file: &Path,
-    grant: &Grant,
+    given: Given,
     wanted: &Wanted,
     variant: Option<String>,
     facts: &SystemFacts,
     paths: &Paths,
     stop: &StopToken,
 ) -> Result<(Submission, Plan), Failure> {
-    let mut asked = Asked { facts, paths, given: trust::given(facts, grant), stop, all: Vec::new(), plans: Vec::new() };
+    let mut asked = Asked { facts, paths, given, stop, all: Vec::new(), plans: Vec::new() };
     // It waits in the daemon's queue.
     asked.add(file, variant, wanted, true)?;
     let nothing = || Refused::new("nothing is to be built", None).into();
@@ -169,7 +186,7 @@ impl Asked<'_> {
         if self.all.iter().any(same) {
             return Ok(());
         }
-        if judged.plan.domain == Domain::Private {
+        if judged.plan.domain == Domain::Private && !self.given.elsewhere {
             talk("caches     this project's own: nothing is shared with others; to share yours:  smidr trust");
         }
         // Once for all variants.

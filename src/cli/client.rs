@@ -1,6 +1,6 @@
 //! `smidr client`: builds of a daemon, from anywhere.
 
-use std::{collections::BTreeMap, fs, path::Path, process::ExitCode};
+use std::{collections::BTreeMap, fmt, fs, os::unix::fs::PermissionsExt as _, path::Path, process::ExitCode};
 
 use super::{
     args::{Grant, Wanted},
@@ -9,24 +9,27 @@ use super::{
     daemon_documents as documents, download,
     follow::{End, View, follow},
     hooks, logs,
-    output::{Document, bytes, say, talk},
+    output::{Document, bytes, duration, say, talk},
     report::{Done, Failure, Refused},
     status,
+    terminal::Terminal,
     times::moment,
+    trust,
 };
 use crate::{
     engine,
     history::{BuildRecord, Filter},
     layers::{self, PackLimits, PackedLayer},
-    model::{BuildId, Hint, Paths, Submission, SystemFacts},
+    model::{Action, BuildId, Hint, Kind, Paths, State, Submission, SystemFacts, UserError},
     plan::Plan,
+    project::trust::Given,
     rpc::{
         client::{Login, Remote, kept},
         proto,
     },
     service::BuildService,
     system::{
-        files::{FileError, write_atomically},
+        files::{FileError, shell, write_atomically},
         paths,
         stop::StopToken,
     },
@@ -40,6 +43,53 @@ const ADDRESS: &str = "SMIDR_DAEMON";
 
 /// Runs the command.
 pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
+    run(config, grant, args).map_err(|error| OfClient(error).into())
+}
+
+/// An error whose hints are commands of `smidr client`: the modules that know what to do do not know where the build is.
+#[derive(Debug)]
+struct OfClient(Failure);
+
+impl fmt::Display for OfClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for OfClient {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl UserError for OfClient {
+    fn kind(&self) -> Kind {
+        self.0.kind()
+    }
+
+    fn hints(&self) -> Vec<Hint> {
+        let hints = self.0.hints().into_iter();
+        hints.map(|hint| Hint { action: hint.action.map(of_client), ..hint }).collect()
+    }
+
+    fn drawn(&self, colour: bool) -> Option<String> {
+        self.0.drawn(colour)
+    }
+}
+
+fn of_client(action: Action) -> Action {
+    let Action::Command(command) = &action else { return action };
+    let words: Vec<&str> = command.split(' ').collect();
+    let command = match words.as_slice() {
+        ["smidr", "status"] => "smidr client list".into(),
+        ["smidr", "artifacts", "list", rest @ ..] => [&["smidr", "client", "artifacts"], rest].concat().join(" "),
+        ["smidr", "status" | "logs" | "attach" | "cancel", ..] => command.replacen("smidr", "smidr client", 1),
+        _ => return action,
+    };
+    Action::Command(command)
+}
+
+fn run(config: &Path, grant: &Grant, args: &Client) -> Done {
     match &args.command {
         ClientCommand::Start(start) => return self::start(config, grant, &args.reach, start),
         ClientCommand::Download(wanted) => return download(&args.reach, wanted),
@@ -60,17 +110,19 @@ pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
         ClientCommand::Logs(wanted) => return print_logs(&remote, wanted),
         ClientCommand::List(wanted) => list(&remote, wanted)?,
         ClientCommand::Cancel { which, force } => {
-            let build = shown(which)?;
-            let build = if build.state.is_final() { build } else { remote.cancel(build.id.as_str(), *force)? };
+            let build = remote.show(Some(named(which, "cancel")?))?;
+            // Cancelling twice is no error.
+            let is_done = build.state == State::Cancelled;
+            let build = if is_done { build } else { remote.cancel(build.id.as_str(), *force)? };
             match which.json {
                 true => Document::new().with("build", &build)?.say(),
                 false => talk(format!("{} {}", build.id, build.state)),
             }
         }
-        ClientCommand::Attach(which) => return attach::attach_to(&remote, &shown(which)?, "smidr client attach"),
+        ClientCommand::Attach(which) => return attach::attach_to(&remote, &shown(which)?),
         ClientCommand::Artifacts(which) => artifacts(&remote, &shown(which)?, which.json)?,
         ClientCommand::Delete(which) => {
-            let build = shown(which)?;
+            let build = remote.show(Some(named(which, "delete")?))?;
             remote.remove(&build.id)?;
             talk(format!("{} is removed", build.id));
         }
@@ -88,6 +140,12 @@ pub(super) fn client(config: &Path, grant: &Grant, args: &Client) -> Done {
         ClientCommand::Login { .. } | ClientCommand::Logout | ClientCommand::Start(_) | ClientCommand::Download(_) => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The id that is given. What cannot be undone is not done to the newest build of whoever started one.
+fn named<'a>(which: &'a Which, command: &str) -> Result<&'a str, Failure> {
+    let hint = || Hint::command("builds", "smidr client list");
+    which.id().ok_or_else(|| Refused::new(format!("name the build:  smidr client {command} ID"), [hint()]).into())
 }
 
 /// The daemon that is meant.
@@ -112,6 +170,9 @@ pub(super) fn reach(paths: &Paths, reach: &ReachDaemon, facts: &SystemFacts) -> 
 fn asked(reach: &ReachDaemon, known: Login) -> Result<Login, Failure> {
     let token = reach.token_file.as_deref().map(|file| {
         let text = fs::read_to_string(file).map_err(FileError::new("read", file))?;
+        if fs::metadata(file).is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
+            talk(format!("warning: others can read the token:  chmod 600 {}", shell(file)));
+        }
         Ok::<_, FileError>(text.trim().to_owned())
     });
     let absolute = |path: &Path| std::path::absolute(path).map_err(FileError::new("find", path));
@@ -121,7 +182,11 @@ fn asked(reach: &ReachDaemon, known: Login) -> Result<Login, Failure> {
     };
     Ok(Login {
         pin: reach.pin.clone().or(known.pin),
-        token: token.transpose()?.or(known.token),
+        token: match &certificate {
+            // What the command line names counts.
+            Some(_) if reach.certificate.is_some() => token.transpose()?,
+            _ => token.transpose()?.or(known.token),
+        },
         certificate,
         ca_bundle: known.ca_bundle,
         insecure: reach.insecure || known.insecure,
@@ -147,7 +212,14 @@ fn logout(paths: &Paths) -> Done {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(FileError::new("remove", &file)(error).into())
         }
-        _ => Ok(ExitCode::SUCCESS),
+        Err(_) => {
+            talk("there is no login");
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(()) => {
+            talk("the login is forgotten");
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -174,13 +246,14 @@ fn start(config: &Path, grant: &Grant, at: &ReachDaemon, args: &Start) -> Done {
     let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let facts = context::gather();
     let paths = context::open_paths(&facts)?;
+    let remote = reach(&paths, at, &facts)?;
+    let given = Given { elsewhere: !remote.is_own, ..trust::given(&facts, grant) };
     let (mut submission, plan) =
-        build::one_submission(config, grant, &args.wanted, args.variant.clone(), &facts, &paths, &stop)?;
+        build::one_submission(config, given, &args.wanted, args.variant.clone(), &facts, &paths, &stop)?;
     submission.customer.clone_from(&args.about.customer);
     submission.labels = labels(&args.about.labels)?;
     submission.priority = args.about.priority;
     submission.retry_interrupted = args.about.retry_interrupted;
-    let remote = reach(&paths, at, &facts)?;
     if args.dry_run {
         return would_send(&submission, &layers::pack(&plan, &facts.home, &paths.tmp(), PackLimits::default())?);
     }
@@ -190,10 +263,10 @@ fn start(config: &Path, grant: &Grant, at: &ReachDaemon, args: &Start) -> Done {
         true => Document::new().with("build", &id)?.say(),
         false => say(format!("Build ID: {id}")),
     }
-    if !args.wait {
+    if !(args.wait || args.follow) {
         return Ok(ExitCode::SUCCESS);
     }
-    let view = if args.follow { View::Live(args.events) } else { View::Silent };
+    let view = if args.follow { View::Live(args.events) } else { View::Errors };
     until_its_end(&remote, &id, view, &stop)
 }
 
@@ -210,7 +283,8 @@ fn scheduled(
     let wanted = Wanted { targets: new.targets.clone(), ..Wanted::default() };
     paths::open(paths)?;
     let stop = StopToken::default();
-    let (submission, plan) = build::one_submission(config, grant, &wanted, new.variant.clone(), facts, paths, &stop)?;
+    let given = Given { elsewhere: !remote.is_own, ..trust::given(facts, grant) };
+    let (submission, plan) = build::one_submission(config, given, &wanted, new.variant.clone(), facts, paths, &stop)?;
     with_layers(remote, submission, &plan, facts, paths)
 }
 
@@ -243,18 +317,27 @@ fn would_send(submission: &Submission, packed: &[PackedLayer]) -> Done {
         say(format!("{:>10}  {}: {commit}{state}, {} files", bytes(layer.size), folder.display(), files.len()));
         for file in files {
             let size = file.size.map_or("link".into(), bytes);
-            say(format!("{size:>10}    {}", file.path.display()));
+            let is_new = if file.is_new { "  (not in git)" } else { "" };
+            say(format!("{size:>10}    {}{is_new}", file.path.display()));
         }
     }
+    let (count, new) =
+        (packed.iter().map(|one| one.files.len()).sum::<usize>(), packed.iter().flat_map(|one| &one.files));
+    let (new, size) = (new.filter(|file| file.is_new).count(), packed.iter().map(|one| one.layer.size).sum());
+    say(format!("{:>10}  {count} files of path layers, {new} of them not in git", bytes(size)));
     submission.variables.keys().for_each(|name| say(format!("  variable  {name}, with its value")));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Follows a build, and ends as a local build would.
-pub(super) fn until_its_end(service: &dyn BuildService, id: &BuildId, view: View, stop: &StopToken) -> Done {
-    match follow(service, id, view, stop)? {
+pub(super) fn until_its_end(remote: &Remote, id: &BuildId, view: View, stop: &StopToken) -> Done {
+    let end = follow(remote, id, view, stop);
+    if end.as_ref().is_err_and(|error| error.kind() == Kind::Outside) {
+        talk(format!("{id} goes on; watch it with:  smidr client attach {id}"));
+    }
+    match end? {
         End::Over(outcome) => {
-            if matches!(view, View::Silent) {
+            if matches!(view, View::Errors) {
                 talk(format!("{id} {}", outcome.state));
             }
             Ok(ExitCode::from(outcome.exit_code()))
@@ -316,6 +399,7 @@ fn entry(build: &BuildRecord) {
     let line = |subject: &str, text: &str| say(format!("  {subject:<9} {text}"));
     say(format!("Build ID: {}", build.id));
     line("state", &build.state.to_string());
+    line("project", &build.name);
     let variant = build.variant.iter().map(|variant| format!(", variant {variant}")).collect::<String>();
     line("target", &format!("{} for {}{variant}", build.targets.join(" "), build.machine));
     if let Some(customer) = &build.customer {
@@ -326,15 +410,20 @@ fn entry(build: &BuildRecord) {
     }
     line("begun", &moment(build.started));
     if let Some(ended) = build.ended {
-        line("ended", &moment(ended));
+        let took = build.outcome.as_ref().map(|outcome| format!(", after {}", duration(outcome.duration_ms)));
+        line("ended", &format!("{}{}", moment(ended), took.unwrap_or_default()));
     }
 }
 
 fn print_logs(remote: &Remote, wanted: &ClientLogs) -> Done {
     let build = remote.show(wanted.which.id())?;
+    if let Some(task) = wanted.task.as_ref().filter(|_| build.state.is_final()) {
+        logs::check_ran(task, &build.id, &remote.tasks(&build.id)?)?;
+    }
     let is_plain = wanted.grep.is_none() && wanted.task.is_none() && wanted.tail == 0;
     if is_plain || wanted.which.json {
-        return logs::print(remote, &build, wanted.from_seq, wanted.follow, wanted.which.json);
+        let view = Terminal::log().of_daemon(remote.is_own);
+        return logs::print(remote, &build, view, wanted.from_seq, wanted.follow, wanted.which.json);
     }
     remote.lines(
         proto::StreamLogsRequest {
@@ -374,6 +463,15 @@ fn download(at: &ReachDaemon, wanted: &Download) -> Done {
     let remote = reach(&paths::find(&facts.environment)?, at, &facts)?;
     let named = |id: &Path| id.to_str().map(String::from);
     let (id, dest) = match (wanted.words.as_slice(), &wanted.build_id, &wanted.tar) {
+        ([id], None, None) if named(id).is_some_and(|id| id.parse::<BuildId>().is_ok()) => {
+            let id = id.display();
+            let hint = Hint::command("for example", format!("smidr client download {id} out"));
+            return Err(Refused::new(format!("{id} is a build: name the folder to copy to"), [hint]).into());
+        }
+        ([], Some(id), None) => {
+            let hint = Hint::command("for example", format!("smidr client download --build-id {id} out"));
+            return Err(Refused::new("name the folder to copy to", [hint]).into());
+        }
         ([dest], id, None) => (id.clone(), Some(dest)),
         ([id, dest], None, None) => (named(id), Some(dest)),
         ([], id, Some(_)) => (id.clone(), None),

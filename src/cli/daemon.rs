@@ -139,7 +139,10 @@ fn greeting(ready: &run::Ready, home: &Path, user_home: &Path) -> Vec<String> {
         lines.push(format!("join another machine with:  smidr client login HOST:{port}{pin} --token-file FILE"));
     }
     if !ready.addresses.is_empty() {
-        lines.push("tokens:  smidr daemon token create NAME --scope submit [--customer NAME] [--expires 90d]".into());
+        lines.push(
+            "tokens:  smidr daemon token create NAME --scope read,submit,cancel [--customer NAME] [--expires 90d]"
+                .into(),
+        );
     }
     lines
 }
@@ -269,7 +272,11 @@ fn token(remote: &Remote, command: &TokenCommand) -> Result<(), Failure> {
         TokenCommand::Create { name, scope, customer, expires, json } => {
             let lifetime_s = match expires {
                 None => 0,
-                Some(text) => text.parse::<Age>().map_err(|()| wrong_age(text))?.0.as_secs(),
+                // Zero would be for ever.
+                Some(text) => match text.parse::<Age>() {
+                    Ok(age) if !age.0.is_zero() => age.0.as_secs(),
+                    _ => return Err(wrong_age(text).into()),
+                },
             };
             let scopes = scope.iter().map(|scope| number_of(*scope)).collect();
             let request = proto::CreateTokenRequest {
@@ -345,7 +352,7 @@ fn purge(remote: &Remote, wanted: &Purge) -> Result<(), Failure> {
 }
 
 fn wrong_age(text: &str) -> Refused {
-    Refused::new(format!("`{text}` is not a time"), [Hint::new("such as 90d, 12h or 8w")])
+    Refused::new(format!("`{text}` is not a time"), [Hint::new("in hours, days or weeks, such as 12h, 90d or 8w")])
 }
 
 fn number_of(scope: Scope) -> i32 {

@@ -172,7 +172,7 @@ pub(super) struct ReachDaemon {
     #[arg(long, global = true, value_name = "HOST:PORT")]
     pub address: Option<String>,
     /// What `smidr daemon` prints: the SHA-256 of the certificate of its authority
-    #[arg(long, global = true, value_name = "sha256:HEX")]
+    #[arg(long, global = true, value_name = "sha256:HEX", value_parser = pin)]
     pub pin: Option<String>,
     /// A file with a token
     #[arg(long, global = true, value_name = "FILE")]
@@ -186,6 +186,15 @@ pub(super) struct ReachDaemon {
     /// Without TLS; only on loopback
     #[arg(long, global = true)]
     pub insecure: bool,
+}
+
+/// A pin as it is written.
+fn pin(text: &str) -> Result<String, String> {
+    let is_hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match text.strip_prefix("sha256:").is_some_and(is_hex) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("it is sha256: and 64 hexadecimal digits, as `smidr daemon` prints it".into()),
+    }
 }
 
 /// What to do with a daemon's builds.
@@ -213,7 +222,7 @@ pub(super) enum ClientCommand {
     Logs(ClientLogs),
     /// List builds, the newest first
     List(List),
-    /// Stop a build
+    /// Stop a build; it must be named
     Cancel {
         /// The build
         #[command(flatten)]
@@ -228,7 +237,7 @@ pub(super) enum ClientCommand {
     Artifacts(Which),
     /// Copy what a build left behind
     Download(Download),
-    /// Remove a build that is over, with all that is known of it
+    /// Remove a build that is over, with all that is known of it; it must be named
     Delete(Which),
     /// Build at times
     #[command(subcommand)]
@@ -394,11 +403,11 @@ pub(super) struct Start {
     /// What names the build
     #[command(flatten)]
     pub about: About,
-    /// Return when the build is over, with the exit code of a local build
+    /// Return when the build is over, with the exit code of a local build; Ctrl-C stops the build
     #[arg(long)]
     pub wait: bool,
-    /// Show the build as it runs
-    #[arg(long, requires = "wait")]
+    /// Show the build as it runs, until it is over
+    #[arg(long)]
     pub follow: bool,
     /// Print events to standard output in this form
     #[arg(long, value_name = "FORM", requires = "follow")]
@@ -407,7 +416,7 @@ pub(super) struct Start {
     #[arg(long)]
     pub dry_run: bool,
     /// Print JSON
-    #[arg(long, conflicts_with = "wait")]
+    #[arg(long, conflicts_with_all = ["wait", "follow", "dry_run"])]
     pub json: bool,
 }
 
@@ -455,7 +464,7 @@ pub(super) struct ClientLogs {
 #[derive(Args)]
 pub(super) struct List {
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
     /// Only builds in this state, such as building or failed; repeatable
     #[arg(long = "state", value_name = "STATE", value_parser = state)]

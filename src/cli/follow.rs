@@ -14,7 +14,8 @@ use crate::{
     events::EventSink,
     history::journal::Entry,
     model::{BuildId, Event, Outcome, State},
-    service::{BuildService, ServiceError},
+    rpc::client::Remote,
+    service::{BuildService as _, ServiceError},
     system::stop::StopToken,
 };
 
@@ -31,23 +32,16 @@ pub(super) enum End {
 pub(super) enum View {
     /// As a build of this terminal.
     Live(Option<EventForm>),
-    /// Nothing.
-    Silent,
+    /// What is wrong, when it is over.
+    Errors,
 }
 
 /// Follows a build to its end. The first Ctrl-C stops it, the second kills what runs; a hangup leaves it alone.
-pub(super) fn follow(
-    service: &dyn BuildService,
-    id: &BuildId,
-    view: View,
-    signals: &StopToken,
-) -> Result<End, Failure> {
-    let mut sinks: Vec<Box<dyn EventSink>> = Vec::new();
-    if let View::Live(events) = view {
-        sinks.push(Box::new(Terminal::new()));
-        if let Some(EventForm::Json) = events {
-            sinks.push(Box::new(JsonLines));
-        }
+pub(super) fn follow(service: &Remote, id: &BuildId, view: View, signals: &StopToken) -> Result<End, Failure> {
+    let shown = if matches!(view, View::Errors) { Terminal::errors() } else { Terminal::new() };
+    let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(shown.of_daemon(service.is_own))];
+    if let View::Live(Some(EventForm::Json)) = view {
+        sinks.push(Box::new(JsonLines));
     }
     let (mut after, mut outcome, mut asked) = (0, None, 0_u32);
     // Each signal ends one watch.

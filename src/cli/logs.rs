@@ -17,8 +17,8 @@ use crate::{
     config::nearest,
     engine::{inputs, keep},
     events::{EventSink as _, Redactor},
-    history::{BuildRecord, journal::Entry},
-    model::{Event, Hint, Paths, Secrets, SystemFacts, TaskName},
+    history::{BuildRecord, TaskRecord, journal::Entry},
+    model::{BuildId, Event, Hint, Paths, Secrets, SystemFacts, TaskName},
     plan::Domain,
     project::Project,
     service::{BuildService, LocalService},
@@ -47,12 +47,18 @@ pub(super) fn logs(config: &Path, args: &Logs) -> Done {
             _ => Ok(ExitCode::SUCCESS),
         };
     }
-    print(&service, &build, 0, args.follow, args.json)
+    print(&service, &build, Terminal::log(), 0, args.follow, args.json)
 }
 
 /// Prints what a build said after a record.
-pub(super) fn print(service: &dyn BuildService, build: &BuildRecord, after: u64, follow: bool, json: bool) -> Done {
-    let mut view = Terminal::log();
+pub(super) fn print(
+    service: &dyn BuildService,
+    build: &BuildRecord,
+    mut view: Terminal,
+    after: u64,
+    follow: bool,
+    json: bool,
+) -> Done {
     let mut lost = 0;
     let mut show = |entry| {
         match entry {
@@ -99,6 +105,20 @@ fn unknown_secrets(task: &str, log: &Path) -> Refused {
     Refused::new(what, [hint])
 }
 
+fn no_task<'a>(wanted: &str, build: &BuildId, known: impl Iterator<Item = &'a TaskName>) -> Refused {
+    let names: Vec<String> = known.map(ToString::to_string).collect();
+    let hint = nearest(wanted, names.iter().map(String::as_str)).map(|near| format!("did you mean {near}?"));
+    Refused::new(format!("{build} ran no task {wanted}"), hint.map(Hint::new))
+}
+
+/// Checks that a build that is over ran a task, where its tasks are known.
+pub(super) fn check_ran(wanted: &str, build: &BuildId, tasks: &[TaskRecord]) -> Result<(), Refused> {
+    match tasks.is_empty() || tasks.iter().any(|task| task.name.to_string() == wanted) {
+        true => Ok(()),
+        false => Err(no_task(wanted, build, tasks.iter().map(|task| &task.name))),
+    }
+}
+
 /// Where the log of a task is, and whether it was kept.
 fn task_log(
     service: &LocalService<'_>,
@@ -132,10 +152,6 @@ fn task_log(
             let what = format!("the log of {wanted} is gone: {} was replaced by a later build", log.display());
             Err(Refused::new(what, None).into())
         }
-        None => {
-            let names: Vec<String> = known.iter().map(|(name, _)| name.to_string()).collect();
-            let hint = nearest(wanted, names.iter().map(String::as_str)).map(|near| format!("did you mean {near}?"));
-            Err(Refused::new(format!("{} ran no task {wanted}", build.id), hint.map(Hint::new)).into())
-        }
+        None => Err(no_task(wanted, &build.id, known.iter().map(|(name, _)| name)).into()),
     }
 }

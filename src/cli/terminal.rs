@@ -62,6 +62,19 @@ impl Terminal {
         Self::with(Stream::Err, label, bar)
     }
 
+    /// Only what is wrong, on standard error.
+    pub(super) fn errors() -> Self {
+        let mut quiet = Self::with(Stream::Err, String::new(), None);
+        quiet.amount = Amount::Errors;
+        quiet
+    }
+
+    /// For a build of a daemon, which other commands know unless it is the caller's own.
+    pub(super) fn of_daemon(mut self, is_own: bool) -> Self {
+        self.troubles.elsewhere = !is_own;
+        self
+    }
+
     /// Line by line, on standard output.
     pub(super) fn log() -> Self {
         Self::with(Stream::Out, String::new(), None)

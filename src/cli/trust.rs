@@ -36,7 +36,8 @@ const GRANT_ALL: &str = "SMIDR_TRUST";
 
 /// What the caller grants for one command.
 pub(super) fn given(facts: &SystemFacts, grant: &Grant) -> Given {
-    Given { all: facts.variable(GRANT_ALL).is_some_and(|value| value == "1"), digest: grant.trust.clone() }
+    let all = facts.variable(GRANT_ALL).is_some_and(|value| value == "1");
+    Given { all, digest: grant.trust.clone(), elsewhere: false }
 }
 
 /// The plan of a project with what it asks for. Touches nothing and asks nothing.

@@ -106,6 +106,10 @@ pub(crate) enum Denied {
         name: String,
         /// What is missing.
         scope: Scope,
+        /// What it has.
+        has: Vec<Scope>,
+        /// Its customer.
+        customer: Option<String>,
     },
     /// Another customer's.
     #[error("{name} may start builds of the customer {own} only, not of {customer}")]
@@ -134,8 +138,10 @@ impl UserError for Denied {
 
     fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Scope { scope, .. } => {
-                let command = format!("smidr daemon token create NAME --scope {scope}");
+            Self::Scope { scope, has, customer, .. } => {
+                let scopes: Vec<String> = has.iter().chain([scope]).map(ToString::to_string).collect();
+                let customer = customer.as_ref().map(|name| format!(" --customer {name}")).unwrap_or_default();
+                let command = format!("smidr daemon token create NAME --scope {}{customer}", scopes.join(","));
                 vec![Hint::command("an administrator makes a token with it", command)]
             }
             Self::Customer { .. } | Self::Local | Self::Owner => Vec::new(),
@@ -162,7 +168,12 @@ impl Principal {
     pub(crate) fn require(&self, scope: Scope) -> Result<(), Denied> {
         match self.has(scope) {
             true => Ok(()),
-            false => Err(Denied::Scope { name: self.name.clone(), scope }),
+            false => Err(Denied::Scope {
+                name: self.name.clone(),
+                scope,
+                has: self.scopes.clone(),
+                customer: self.customer.clone(),
+            }),
         }
     }
 

@@ -4,7 +4,7 @@
 //! not what the user's own configuration ignores, which would make archives of two users differ. What git tracks is sent, ignored or not.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs::{self, File, Metadata},
     io::{self, BufReader, BufWriter, Read as _, Seek as _, Write as _},
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
@@ -59,6 +59,8 @@ pub struct PackedFile {
     pub path: PathBuf,
     /// In bytes; none for a link.
     pub size: Option<u64>,
+    /// Whether its repository does not know it.
+    pub is_new: bool,
 }
 
 /// Why a layer cannot be sent.
@@ -191,8 +193,8 @@ fn one(name: &str, path: &PlannedPath, home: &Path, tmp: &Path, limits: Limits) 
         limits,
         archive: Builder::new(BufWriter::new(tempfile::tempfile_in(tmp).map_err(FileError::new("write in", tmp))?)),
     };
-    for path in paths(name, &folder, home, limits)? {
-        packer.add(&folder, path)?;
+    for (path, is_new) in paths(name, &folder, home, limits)? {
+        packer.add(&folder, path, is_new)?;
     }
     let (files, mut archive) = packer.finish(tmp)?;
     let failed = || FileError::new("read an archive in", tmp);
@@ -203,16 +205,16 @@ fn one(name: &str, path: &PlannedPath, home: &Path, tmp: &Path, limits: Limits) 
     Ok(PackedLayer { layer, folder: path.folder.clone(), files, archive })
 }
 
-/// What of a folder is sent, relative to it.
-fn paths(name: &str, folder: &Path, home: &Path, limits: Limits) -> Result<BTreeSet<PathBuf>, PackError> {
+/// What of a folder is sent, relative to it, and whether its repository does not know it.
+fn paths(name: &str, folder: &Path, home: &Path, limits: Limits) -> Result<BTreeMap<PathBuf, bool>, PackError> {
     let top = repository(folder, home);
     let is_taken = top.is_some();
     let mut walk = WalkBuilder::new(folder);
     walk.standard_filters(false).parents(is_taken).git_ignore(is_taken).git_exclude(is_taken);
     walk.filter_entry(|entry| entry.file_name() != ".git");
-    let mut paths = BTreeSet::new();
-    let mut take = |path: &Path| {
-        paths.insert(path.strip_prefix(folder).unwrap_or(path).to_owned());
+    let mut paths = BTreeMap::new();
+    let mut take = |path: &Path, is_new: bool| {
+        paths.insert(path.strip_prefix(folder).unwrap_or(path).to_owned(), is_new);
         match paths.len() > limits.files {
             true => Err(PackError::TooLarge { name: name.into(), limit: limits.files as u64, what: "files" }),
             false => Ok(()),
@@ -222,12 +224,12 @@ fn paths(name: &str, folder: &Path, home: &Path, limits: Limits) -> Result<BTree
         let entry = entry.map_err(|source| PackError::Walk { name: name.into(), source })?;
         // Folders are made for what is in them.
         if !entry.file_type().is_none_or(|kind| kind.is_dir()) {
-            take(entry.path())?;
+            take(entry.path(), is_taken)?;
         }
     }
     for path in top.iter().flat_map(|top| tracked(top, folder)) {
         if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir()) {
-            take(&path)?;
+            take(&path, false)?;
         }
     }
     Ok(paths)
@@ -243,7 +245,7 @@ struct Packer<'a> {
 }
 
 impl Packer<'_> {
-    fn add(&mut self, folder: &Path, path: PathBuf) -> Result<(), PackError> {
+    fn add(&mut self, folder: &Path, path: PathBuf, is_new: bool) -> Result<(), PackError> {
         let whole = folder.join(&path);
         let found = fs::symlink_metadata(&whole).map_err(FileError::new("look at", &whole))?;
         let size = match found.file_type() {
@@ -254,7 +256,7 @@ impl Packer<'_> {
             kind if kind.is_file() => Some(self.add_file(&whole, &path)?),
             _ => return Err(PackError::Special { name: self.name.into(), path, what: special(&found) }),
         };
-        self.files.push(PackedFile { path, size });
+        self.files.push(PackedFile { path, size, is_new });
         Ok(())
     }
 

@@ -84,6 +84,13 @@ pub(crate) struct Given {
     pub all: bool,
     /// Exactly the asks with this digest (`--trust`).
     pub digest: Option<Digest>,
+    /// Whether it builds on another machine: what it asks of that one is judged there.
+    pub elsewhere: bool,
+}
+
+/// Whether an ask is for what is read on the machine of a client, and sent.
+fn is_of_sender(ask: &Ask) -> bool {
+    matches!(ask, Ask::Outside { .. } | Ask::Variable { .. })
 }
 
 /// The record.
@@ -144,13 +151,14 @@ impl Trust {
         if given.all || by_digest || settings.trusts(folder) {
             return Vec::new();
         }
+        let asks = asks.iter().filter(|ask| !given.elsewhere || is_of_sender(ask));
         let (granted, earlier) = (self.granted(config), self.is_earlier(workspace));
         // The user was never asked about conf files that an earlier build left.
         let is_granted = |ask: &&Ask| granted.contains(ask) || earlier && !matches!(ask, Ask::LeftConf { .. });
         // With a lent login the project could pull the image anyway.
         let logins = self.logins(config, workspace, given, settings);
         let is_lent = |ask: &&Ask| matches!(ask, Ask::StoredImage { name } if logins.reach(repository_of(name)));
-        asks.iter().filter(|ask| !is_granted(ask) && !is_lent(ask)).cloned().collect()
+        asks.filter(|ask| !is_granted(ask) && !is_lent(ask)).cloned().collect()
     }
 
     /// Which servers may be shown the user's logins for a project.
@@ -329,7 +337,7 @@ mod tests {
         let exact = Given { digest: Some(asks_digest(&asks())), ..Given::default() };
         assert_eq!(refused(config, "p-1", &asks(), &exact), []);
         assert_eq!(refused(config, "p-1", &[Ask::IdRange], &exact), [Ask::IdRange]);
-        assert_eq!(refused(config, "p-1", &asks(), &Given { all: true, digest: None }), []);
+        assert_eq!(refused(config, "p-1", &asks(), &Given { all: true, ..Given::default() }), []);
         let trust = trust.grant(config, "p-1", &asks()[1..]).expect("granted");
         assert_eq!(refused(config, "p-1", &asks(), &nothing), []);
         let image = |name: &str| vec![Ask::StoredImage { name: name.into() }];

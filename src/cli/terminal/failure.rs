@@ -39,6 +39,8 @@ pub(super) struct Troubles {
     failed: BTreeMap<TaskName, Place>,
     running: BTreeMap<u32, Place>,
     console: VecDeque<String>,
+    // Whether the build is a daemon's that is not the caller's own.
+    pub(super) elsewhere: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -128,11 +130,12 @@ impl Troubles {
     pub(super) fn told(&self, record: &Record, outcome: &Outcome, done: u64, total: u64) -> Vec<String> {
         let (id, took) = (&record.build, duration(outcome.duration_ms));
         let word = paint(AnsiColor::Red, "error:");
+        let smidr = if self.elsewhere { "smidr client" } else { "smidr" };
         let mut texts = Vec::new();
         let first = outcome.failed.iter().take(TOLD);
         let more = outcome.failed.len().saturating_sub(TOLD);
         if more > 0 {
-            texts.push(format!("{word} {more} more tasks failed, than are told here:  smidr status {id}"));
+            texts.push(format!("{word} {more} more tasks failed, than are told here:  {smidr} status {id}"));
         }
         texts.extend(first.clone().map(|task| {
             let reasons: String = task.reasons.iter().map(|reason| format!("\n{reason}")).collect();
@@ -159,8 +162,8 @@ impl Troubles {
         }
         texts.extend(causes(reasons));
         texts.extend(outcome.hints.iter().map(|hint| format!("{} {hint}", paint(AnsiColor::Cyan, "hint:"))));
-        texts.extend(first.map(|task| format!("log:    smidr logs {id} --task {}", task.name)));
-        if !outcome.failed.is_empty() {
+        texts.extend(first.map(|task| format!("log:    {smidr} logs {id} --task {}", task.name)));
+        if !outcome.failed.is_empty() && !self.elsewhere {
             texts.push(format!("shell:  smidr shell {id}"));
         }
         texts

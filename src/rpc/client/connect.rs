@@ -1,7 +1,7 @@
 //! Connections to a daemon: its Unix socket, or TCP with TLS, whose authority is pinned.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,7 +18,7 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     runtime::{Builder, Runtime},
 };
@@ -71,8 +71,8 @@ pub(crate) struct Login {
 /// Why a daemon cannot be spoken to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    /// None runs here, and none is known elsewhere.
-    #[error("no daemon runs for {}, and there is no login to another", .home.display())]
+    /// None runs here.
+    #[error("no daemon runs for {}", .home.display())]
     None {
         /// SMIDR_HOME.
         home: PathBuf,
@@ -84,6 +84,8 @@ pub(crate) enum ConnectError {
         address: String,
         /// Why not.
         why: String,
+        /// What to do.
+        hint: Option<Hint>,
     },
     /// Not an address.
     #[error("`{0}` is not the address of a daemon")]
@@ -118,7 +120,8 @@ impl UserError for ConnectError {
             Self::Address(_) => vec![Hint::new("HOST:PORT, as in builds.example:50051")],
             Self::Authority(error) => error.hints(),
             Self::File(error) => error.hints(),
-            Self::Unreachable { .. } | Self::Token => Vec::new(),
+            Self::Unreachable { hint, .. } => hint.iter().cloned().collect(),
+            Self::Token => vec![Hint::new("the file holds what  smidr daemon token create  printed, and nothing else")],
         }
     }
 }
@@ -155,7 +158,7 @@ impl Remote {
             async move {
                 let stream = by_short_path(&socket, |short| std::os::unix::net::UnixStream::connect(short))?;
                 stream.set_nonblocking(true)?;
-                Ok::<_, std::io::Error>(TokioIo::new(UnixStream::from_std(stream)?))
+                Ok::<_, io::Error>(TokioIo::new(UnixStream::from_std(stream)?))
             }
         });
         let runtime = runtime(paths)?;
@@ -186,7 +189,7 @@ impl Remote {
             async move {
                 let stream = TcpStream::connect((host.as_str(), port)).await?;
                 stream.set_nodelay(true)?;
-                Ok::<_, std::io::Error>(match tls {
+                Ok::<_, io::Error>(match tls {
                     Some(tls) => {
                         Dialled::Tls(Box::new(tokio_rustls::TlsConnector::from(tls).connect(name, stream).await?))
                     }
@@ -195,27 +198,34 @@ impl Remote {
             }
         };
         let runtime = runtime(paths)?;
-        let unreachable = |why: String| ConnectError::Unreachable { address: login.address.clone(), why };
+        let unreachable = |why: String, hint| ConnectError::Unreachable { address: login.address.clone(), why, hint };
         // Tried once, so that the reason is known.
         let shows_certificate = login.certificate.is_some();
         let first = runtime.block_on(async {
             tokio::time::timeout(CONNECT, async {
                 match dial().await? {
-                    Dialled::Tls(stream) if shows_certificate => greet(*stream).await,
-                    _ => Ok(()),
+                    Dialled::Tls(stream) if shows_certificate => greet(*stream).await.map(drop),
+                    Dialled::Tls(_) => Ok(()),
+                    Dialled::Plain(stream) => match greet(stream).await? {
+                        ALERT => Err(io::Error::other("it speaks TLS: leave --insecure out")),
+                        _ => Ok(()),
+                    },
                 }
             })
             .await
         });
         match first {
-            Err(_) => return Err(unreachable("it does not answer within 10 s".into())),
-            Ok(Err(error)) => return Err(unreachable(causes(&error))),
+            Err(_) => return Err(unreachable("it does not answer within 10 s".into(), None)),
+            Ok(Err(error)) => {
+                let (why, hint) = told(&error, login);
+                return Err(unreachable(why, hint));
+            }
             Ok(Ok(())) => {}
         }
         let connector = tower::service_fn(move |_: Uri| {
             let dialled = dial();
             async move {
-                Ok::<_, std::io::Error>(match dialled.await? {
+                Ok::<_, io::Error>(match dialled.await? {
                     Dialled::Tls(stream) => Either::Tls(TokioIo::new(stream)),
                     Dialled::Plain(stream) => Either::Plain(TokioIo::new(stream)),
                 })
@@ -243,6 +253,30 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Why a connection failed, and what to do.
+fn told(error: &io::Error, login: &Login) -> (String, Option<Hint>) {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) if login.pin.is_none() => {
+            let hint = Hint::new("say which authority it has:  --pin sha256:…, as `smidr daemon` prints it");
+            ("this machine does not know the authority of its certificate".into(), Some(hint))
+        }
+        // Of the verifier below.
+        Some(rustls::Error::General(why)) => {
+            let hint = "another daemon answers there, or this one has a new authority: `smidr daemon` prints its pin";
+            (why.clone(), Some(Hint::new(hint)))
+        }
+        Some(rustls::Error::InvalidMessage(_)) => {
+            ("it does not speak TLS".into(), Some(Hint::new("on loopback only, without TLS:  --insecure")))
+        }
+        _ if error.kind() == io::ErrorKind::ConnectionRefused => {
+            let hint = Hint::command("see there where it listens", "smidr daemon status");
+            ("nothing listens there".into(), Some(hint))
+        }
+        _ => (causes(error), None),
+    }
+}
+
 fn runtime(paths: &Paths) -> Result<Runtime, ConnectError> {
     let made = Builder::new_current_thread().enable_all().build();
     Ok(made.map_err(FileError::new("start the client of", paths.home()))?)
@@ -252,11 +286,14 @@ fn caller(channel: Channel, token: Option<MetadataValue<Ascii>>) -> Caller {
     SmidrClient::with_interceptor(channel, Bearer(token)).max_decoding_message_size(MESSAGE)
 }
 
-/// Says the first words of HTTP/2, and waits for an answer: a server may refuse a client certificate when the client's own handshake is over
+/// The first byte of a TLS record with an alert (RFC 8446, 5.1): what a server with TLS answers to words without.
+const ALERT: u8 = 21;
+
+/// Says the first words of HTTP/2, and gives the first byte of the answer: a server may refuse a client certificate when the client's own handshake is over
 /// (RFC 8446, 2), and the next call would only find a connection that is closed.
-async fn greet(mut stream: tokio_rustls::client::TlsStream<TcpStream>) -> std::io::Result<()> {
+async fn greet(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<u8> {
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
-    stream.read_u8().await.map(drop)
+    stream.read_u8().await
 }
 
 enum Dialled {
@@ -377,8 +414,11 @@ impl ServerCertVerifier for Pinned {
 
 fn tls(login: &Login) -> Result<Arc<ClientConfig>, ConnectError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let unusable =
-        |why: rustls::Error| ConnectError::Unreachable { address: login.address.clone(), why: why.to_string() };
+    let unusable = |why: rustls::Error| ConnectError::Unreachable {
+        address: login.address.clone(),
+        why: why.to_string(),
+        hint: None,
+    };
     let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let config = config.map_err(unusable)?;
     let config = match &login.pin {
@@ -420,7 +460,7 @@ pub(crate) fn kept(file: &Path) -> Result<Option<Login>, FileError> {
         Ok(text) => {
             Ok(Some(serde_json::from_slice(&text).map_err(|error| FileError::new("read", file)(error.into()))?))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::new("read", file)(error)),
     }
 }

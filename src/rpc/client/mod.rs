@@ -225,7 +225,14 @@ fn is_broken(status: &Status) -> bool {
 
 /// What the daemon has answered, or why there is no answer.
 fn failed(status: &Status) -> ServiceError {
-    let Some(cause) = std::error::Error::source(status) else { return error(status) };
+    let Some(cause) = std::error::Error::source(status) else {
+        let mut error = error(status);
+        if let (Code::Unauthenticated, ServiceError::Daemon { hints, .. }) = (status.code(), &mut error) {
+            let login = "smidr client login HOST:PORT --pin sha256:… --token-file FILE";
+            hints.push(Hint::command("say who you are, with --token-file, or for all commands", login));
+        }
+        return error;
+    };
     ServiceError::Daemon {
         message: "the connection to the daemon has failed".into(),
         cause: Cause::chain(vec![causes(cause)]),
