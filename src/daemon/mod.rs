@@ -274,6 +274,17 @@ const LOOK_AT_CLOCK: Duration = Duration::from_secs(3600);
 /// How often a build is looked at that is being started, before it can be stopped.
 const BETWEEN: Duration = Duration::from_millis(10);
 
+/// How long what goes on beside the queue pauses after a failure.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(30);
+
+/// Does what ends with the daemon alone, and begins again where it fails: a disk that is full for a moment ends no schedules.
+fn keep_on<E: std::error::Error + 'static>(what: &str, pause: Duration, work: impl Fn() -> Result<(), E>) {
+    while let Err(error) = work() {
+        tracing::error!(error = &error as &dyn std::error::Error, "{what} have failed, and begin again");
+        std::thread::sleep(pause);
+    }
+}
+
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -368,18 +379,18 @@ impl Daemon {
         spawn(
             "schedules",
             Box::new(move || {
-                if let Err(error) = daemon.schedules.run(&daemon.stop, |due| daemon.run_schedule(due)) {
-                    tracing::error!(%error, "schedules have stopped");
-                }
+                keep_on("schedules", AFTER_A_FAILURE, || {
+                    daemon.schedules.run(&daemon.stop, |due| daemon.run_schedule(due))
+                });
             }),
         )?;
         let daemon = self.clone();
         spawn(
             "webhooks",
             Box::new(move || {
-                if let Err(error) = daemon.webhooks.run(&daemon.stop, |attempt| daemon.metrics.sent(attempt)) {
-                    tracing::error!(%error, "webhooks have stopped");
-                }
+                keep_on("webhooks", AFTER_A_FAILURE, || {
+                    daemon.webhooks.run(&daemon.stop, |one| daemon.metrics.sent(one))
+                });
             }),
         )?;
         Ok(())
@@ -616,5 +627,23 @@ impl Daemon {
     /// Whether a build waits for this daemon.
     pub(crate) fn waits(&self, id: &BuildId, principal: &Principal) -> Option<Place> {
         lock(&self.queue).place(id, principal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_fails_begins_again() {
+        let begun = Cell::new(0);
+        let work = || match begun.replace(begun.get() + 1) {
+            0 | 1 => Err(io::Error::other("a full disk")),
+            _ => Ok(()),
+        };
+        keep_on("schedules", Duration::ZERO, work);
+        assert_eq!(begun.get(), 3);
     }
 }
