@@ -24,6 +24,7 @@ use super::{
     lock,
     told::facts,
     webhooks::{Event, Webhooks},
+    whole,
 };
 use crate::{
     executors::{self, Life},
@@ -552,14 +553,18 @@ impl Daemon {
     /// # Errors
     ///
     /// When that cannot be kept.
-    pub(crate) async fn pause(&self, paused: bool) -> Result<(), DaemonError> {
-        self.ledger.set(PAUSED, paused.to_string()).await?;
-        let mut queue = lock(&self.queue);
-        queue.budget.paused = paused;
-        queue.decide();
-        drop(queue);
-        let _ = self.wake.send(Signal::Look);
-        Ok(())
+    pub(crate) async fn pause(self: &Arc<Self>, paused: bool) -> Result<(), DaemonError> {
+        let daemon = self.clone();
+        whole(async move {
+            daemon.ledger.set(PAUSED, paused.to_string()).await?;
+            let mut queue = lock(&daemon.queue);
+            queue.budget.paused = paused;
+            queue.decide();
+            drop(queue);
+            let _ = daemon.wake.send(Signal::Look);
+            Ok(())
+        })
+        .await
     }
 
     /// Starts no more builds: the daemon is about to end. Gives what runs.

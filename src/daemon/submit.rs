@@ -7,18 +7,19 @@ use jiff::Timestamp;
 use super::{
     Daemon, DaemonError,
     access::Principal,
-    ledger::waiting::Taken,
+    ledger::waiting::{Taken, requested},
     lock,
     policy::{self, Verdict},
     queue::{About, Place, Signal},
     told::facts,
     webhooks::{Event, Webhooks},
+    whole,
 };
 use crate::{
     config::{Problem, Problems, Texts},
     engine,
     history::BuildRecord,
-    model::{Ask, BuildId, Hint, Origin, RemoteCaller, State, Submission, SystemFacts},
+    model::{Ask, BuildId, Digest, Hint, Origin, RemoteCaller, State, Submission, SystemFacts},
     plan::Plan,
     project::{Project, Sources},
     service::random,
@@ -217,6 +218,15 @@ impl Daemon {
         }
     }
 
+    fn check_blobs(&self, submission: &Submission) -> Result<(), DaemonError> {
+        let digests: Vec<Digest> = submission.layers.iter().map(|layer| layer.digest.clone()).collect();
+        let missing = self.blobs.missing(&digests);
+        match submission.layers.iter().find(|layer| missing.contains(&layer.digest)) {
+            Some(layer) => Err(DaemonError::NoBlob { layer: layer.name.clone(), digest: layer.digest.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// Takes a submission that was judged. Answered when it is on the disk.
     ///
     /// # Errors
@@ -232,27 +242,40 @@ impl Daemon {
         // One customer's request ids are not another's.
         let whose = principal.customer.as_deref().unwrap_or_default();
         let request = (!request_id.is_empty()).then(|| format!("{whose}\n{request_id}"));
-        let text = serde_json::to_string(&about).unwrap_or_default();
-        let now = about.record.started;
         if self.is_ending() {
             return Err(DaemonError::Ends);
         }
-        self.check_room(&about)?;
-        let missing = self.blobs.missing(&about.blobs);
-        if let Some(layer) = submission.layers.iter().find(|layer| missing.contains(&layer.digest)) {
-            return Err(DaemonError::NoBlob { layer: layer.name.clone(), digest: layer.digest.clone() });
-        }
+        let refused = self.check_room(&about).and_then(|()| self.check_blobs(&submission)).err();
+        let (build, repeated) = match refused {
+            None => {
+                let daemon = self.clone();
+                whole(async move { daemon.take_all(submission, about, request).await }).await?
+            }
+            // What was taken before needs no room.
+            Some(error) => match request {
+                Some(key) => (self.ledger.write(requested(key)).await?.ok_or(error)?, true),
+                None => return Err(error),
+            },
+        };
+        let place = self.waits(&build, principal);
+        Ok(Accepted { build, repeated, place })
+    }
+
+    /// Takes a submission that nothing speaks against. Gives the build, and whether it was taken before.
+    async fn take_all(
+        self: Arc<Self>,
+        submission: Submission,
+        about: About,
+        request: Option<String>,
+    ) -> Result<(BuildId, bool), DaemonError> {
+        let text = serde_json::to_string(&about).unwrap_or_default();
+        let now = about.record.started;
         let told = Webhooks::queue(Event::Queued, &facts(&about.record, State::Queued), now);
         match self.ledger.take(&submission, text, request, now, told).await? {
-            Taken::Before(build) => {
-                let place = self.waits(&build, principal);
-                Ok(Accepted { build, repeated: true, place })
-            }
+            Taken::Before(build) => Ok((build, true)),
             Taken::New(seq) => {
-                let daemon = self.clone();
-                let _ = tokio::task::spawn_blocking(move || daemon.enter(seq, now, about)).await;
-                let place = self.waits(&submission.id, principal);
-                Ok(Accepted { build: submission.id, repeated: false, place })
+                let _ = tokio::task::spawn_blocking(move || self.enter(seq, now, about)).await;
+                Ok((submission.id, false))
             }
         }
     }
