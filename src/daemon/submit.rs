@@ -154,7 +154,9 @@ impl Daemon {
     ///
     /// When it asks for what is not granted, or cannot be built.
     pub(crate) fn judge(&self, submission: &mut Submission) -> Result<About, DaemonError> {
-        let facts = self.facts.clone().for_submission(submission);
+        let mut facts = self.facts.clone().for_submission(submission);
+        // Whether it may see those with a password is judged here.
+        facts.fetch_env.clone_from(&self.facts.fetch_env);
         let variant = submission.request.variant.clone();
         let project = Project::of(Sources::of(submission), variant.as_deref(), &facts)?;
         let granted = submission.granted.clone();
