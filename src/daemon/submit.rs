@@ -161,14 +161,14 @@ impl Daemon {
         let project = Project::of(Sources::of(submission), variant.as_deref(), &facts)?;
         let granted = submission.granted.clone();
         let is_remote = facts.remote.is_some();
+        let owner = facts.remote.as_ref().map(|remote| remote.customer.clone()).unwrap_or_default();
         let mut verdict = None;
         let refused = |plan: &Plan, asks: &[Ask]| {
             if !is_remote {
                 return asks.iter().filter(|ask| !granted.contains(ask)).cloned().collect();
             }
-            let customer = facts.remote.as_ref().map_or("", |remote| &remote.customer);
             let image = engine::registry_image(plan);
-            let judged = policy::judge(asks, image.as_deref(), &project.config, &self.config(), customer);
+            let judged = policy::judge(asks, image.as_deref(), &project.config, &self.config(), &owner);
             // Caches that are refused stop it too, since their name stands in the config.
             verdict = Some(judged);
             Vec::new()
@@ -186,6 +186,7 @@ impl Daemon {
         }
         let plan = judged.plan;
         let limits = plan.limits;
+        let bound = if is_remote { self.config().customer(&owner).memory } else { None };
         Ok(About {
             record: BuildRecord {
                 id: submission.id.clone(),
@@ -204,7 +205,8 @@ impl Daemon {
             },
             workspace: plan.folders.workspace,
             priority: submission.priority,
-            memory: limits.memory,
+            // What it gets at most (`share`).
+            memory: [limits.memory, bound].into_iter().flatten().min(),
             cpus: limits.cpus,
             blobs: submission.layers.iter().map(|layer| layer.digest.clone()).collect(),
         })
@@ -279,6 +281,18 @@ impl Daemon {
                 let _ = tokio::task::spawn_blocking(move || self.enter(seq, now, about)).await;
                 Ok((submission.id, false))
             }
+        }
+    }
+
+    /// The same for one of a schedule, once for each due time.
+    ///
+    /// # Errors
+    ///
+    /// When too many of its customer wait, or it cannot be kept.
+    pub(super) fn take_due(&self, submission: Submission, about: About, due: String) -> Result<BuildId, DaemonError> {
+        match self.check_room(&about) {
+            Ok(()) => self.take_now(submission, about, Some(due)),
+            Err(error) => self.ledger.read(requested(due))?.ok_or(error),
         }
     }
 
