@@ -223,7 +223,9 @@ impl Incoming {
         // A submission that names it outlives a power cut.
         self.file.as_file().sync_data().map_err(failed())?;
         self.file.persist(&self.place).map_err(|error| failed()(error.error))?;
-        Ok(())
+        // Its name too.
+        let folder = self.place.parent().unwrap_or(&self.place);
+        Ok(File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed())?)
     }
 }
 

@@ -274,6 +274,24 @@ const LOOK_AT_CLOCK: Duration = Duration::from_secs(3600);
 /// How often a build is looked at that is being started, before it can be stopped.
 const BETWEEN: Duration = Duration::from_millis(10);
 
+/// How long what goes on beside the queue pauses after a failure.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(30);
+
+/// Does what a call asks for to its end, also where its client leaves meanwhile: the call is dropped then, and with it what follows a write.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, DaemonError>> + Send + 'static,
+) -> Result<T, DaemonError> {
+    tokio::spawn(work).await.unwrap_or(Err(DaemonError::Ends))
+}
+
+/// Does what ends with the daemon alone, and begins again where it fails: a disk that is full for a moment ends no schedules.
+fn keep_on<E: std::error::Error + 'static>(what: &str, pause: Duration, work: impl Fn() -> Result<(), E>) {
+    while let Err(error) = work() {
+        tracing::error!(error = &error as &dyn std::error::Error, "{what} have failed, and begin again");
+        std::thread::sleep(pause);
+    }
+}
+
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -368,18 +386,18 @@ impl Daemon {
         spawn(
             "schedules",
             Box::new(move || {
-                if let Err(error) = daemon.schedules.run(&daemon.stop, |due| daemon.run_schedule(due)) {
-                    tracing::error!(%error, "schedules have stopped");
-                }
+                keep_on("schedules", AFTER_A_FAILURE, || {
+                    daemon.schedules.run(&daemon.stop, |due| daemon.run_schedule(due))
+                });
             }),
         )?;
         let daemon = self.clone();
         spawn(
             "webhooks",
             Box::new(move || {
-                if let Err(error) = daemon.webhooks.run(&daemon.stop, |attempt| daemon.metrics.sent(attempt)) {
-                    tracing::error!(%error, "webhooks have stopped");
-                }
+                keep_on("webhooks", AFTER_A_FAILURE, || {
+                    daemon.webhooks.run(&daemon.stop, |one| daemon.metrics.sent(one))
+                });
             }),
         )?;
         Ok(())
@@ -520,7 +538,7 @@ impl Daemon {
     ///
     /// When its name is taken, or it cannot be kept.
     pub(crate) async fn create_token(
-        &self,
+        self: &Arc<Self>,
         name: String,
         scopes: Vec<Scope>,
         customer: Option<String>,
@@ -531,11 +549,15 @@ impl Daemon {
         let created = Timestamp::now();
         let expires = lifetime.and_then(|lifetime| created.checked_add(lifetime).ok());
         let token = Token { name, hash, scopes, customer, created, expires };
-        if !self.ledger.add_token(token.clone()).await? {
-            return Err(DaemonError::Taken { what: "token", name: token.name });
-        }
-        self.tokens.write().unwrap_or_else(PoisonError::into_inner).insert(hash, token.clone());
-        Ok((token, text))
+        let daemon = self.clone();
+        whole(async move {
+            if !daemon.ledger.add_token(token.clone()).await? {
+                return Err(DaemonError::Taken { what: "token", name: token.name });
+            }
+            daemon.tokens.write().unwrap_or_else(PoisonError::into_inner).insert(hash, token.clone());
+            Ok((token, text))
+        })
+        .await
     }
 
     /// All tokens.
@@ -550,13 +572,17 @@ impl Daemon {
     /// # Errors
     ///
     /// When there is none, or that cannot be kept.
-    pub(crate) async fn revoke_token(&self, name: String) -> Result<(), DaemonError> {
-        if !self.ledger.remove_token(name.clone()).await? {
-            return Err(DaemonError::Missing { what: "token", name });
-        }
-        self.tokens.write().unwrap_or_else(PoisonError::into_inner).retain(|_, token| token.name != name);
-        self.access.send_modify(|count| *count += 1);
-        Ok(())
+    pub(crate) async fn revoke_token(self: &Arc<Self>, name: String) -> Result<(), DaemonError> {
+        let daemon = self.clone();
+        whole(async move {
+            if !daemon.ledger.remove_token(name.clone()).await? {
+                return Err(DaemonError::Missing { what: "token", name });
+            }
+            daemon.tokens.write().unwrap_or_else(PoisonError::into_inner).retain(|_, token| token.name != name);
+            daemon.access.send_modify(|count| *count += 1);
+            Ok(())
+        })
+        .await
     }
 
     /// The caller with a client certificate of that subject, if there is one.
@@ -616,5 +642,23 @@ impl Daemon {
     /// Whether a build waits for this daemon.
     pub(crate) fn waits(&self, id: &BuildId, principal: &Principal) -> Option<Place> {
         lock(&self.queue).place(id, principal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_fails_begins_again() {
+        let begun = Cell::new(0);
+        let work = || match begun.replace(begun.get() + 1) {
+            0 | 1 => Err(io::Error::other("a full disk")),
+            _ => Ok(()),
+        };
+        keep_on("schedules", Duration::ZERO, work);
+        assert_eq!(begun.get(), 3);
     }
 }

@@ -81,6 +81,8 @@ pub(crate) fn judge(
         match ask {
             // Without a name of caches, a build gets those of its customer.
             Ask::SharedCache { domain: None } => continue,
+            // Without leave, it does not see them.
+            Ask::Variable { key, .. } if key == Ask::PROXIES && lacking(needs(ask)).is_some() => continue,
             Ask::SharedCache { domain: Some(name) } if *name == verdict.domain => {}
             _ => {
                 if let Some(name) = lacking(needs(ask)) {
@@ -118,7 +120,7 @@ fn needs(ask: &Ask) -> Vec<Need<'_>> {
         Ask::Credentials { path } => (Name::Credentials, About::Path(path)),
         Ask::SshAgent => (Name::SshAgent, About::Nothing),
         // Not a variable of the client: a proxy of this machine, with its password.
-        Ask::Variable { key, .. } if key == "host.network" => (Name::Proxies, About::Nothing),
+        Ask::Variable { key, .. } if key == Ask::PROXIES => (Name::Proxies, About::Nothing),
         // The client has sent its own values.
         Ask::Variable { .. } => return Vec::new(),
         Ask::Device { path } => (Name::Devices, About::Path(path)),
@@ -223,7 +225,6 @@ directories: {sstate: /srv/ss}
             (Ask::Credentials { path: "/home/u/.netrc".into() }, &["credentials:/home/u/.netrc"], Some("true")),
             (Ask::Credentials { path: "/srv/keys/git".into() }, &["credentials:/srv/keys"], Some("/srv/keys/git")),
             (Ask::SshAgent, &["ssh-agent"], Some("true")),
-            (Ask::Variable { name: "https_proxy".into(), key: "host.network".into() }, &["proxies"], Some("host")),
             (Ask::Device { path: "/dev/kvm".into() }, &["devices:/dev/kvm"], Some("kvm")),
             (Ask::Device { path: "/dev/net/tun".into() }, &["devices:/dev/net/tun"], Some("tun")),
             (
@@ -317,6 +318,15 @@ directories: {sstate: /srv/ss}
             .map(|(name, key)| Ask::Variable { name: name.into(), key: key.into() });
         let verdict = judge(&asks, None, &project(PROJECT), &DaemonConfig::default(), "acme");
         assert_eq!((verdict.granted.as_slice(), verdict.refused.len()), (&asks[..], 0));
+    }
+
+    #[test]
+    fn proxies_with_a_password_are_seen_where_that_is_allowed() {
+        let asks = [Ask::Variable { name: "https_proxy".into(), key: Ask::PROXIES.into() }];
+        let judged = |allow: &[&str]| judge(&asks, None, &project(PROJECT), &policy(allow), "acme");
+        let without = judged(&WIDEST.into_iter().filter(|name| *name != "proxies").collect::<Vec<_>>());
+        assert_eq!((without.granted.len(), without.refused.len()), (0, 0));
+        assert_eq!(judged(&["proxies"]).granted, asks);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -24,6 +24,7 @@ use super::{
     lock,
     told::facts,
     webhooks::{Event, Webhooks},
+    whole,
 };
 use crate::{
     executors::{self, Life},
@@ -86,8 +87,8 @@ struct Entry {
     since: Timestamp,
     about: About,
     tries: u32,
-    // Why its worker could not be started.
-    failed: Option<String>,
+    // Why its worker could not be started, and when that is tried again.
+    failed: Option<(String, Instant)>,
 }
 
 /// A place in the queue.
@@ -176,7 +177,7 @@ impl State {
 
     fn told(&self, entry: &Entry, decision: Option<&Decision>, principal: &Principal) -> Place {
         let reason = match (&entry.failed, decision.and_then(|decision| decision.why.as_ref())) {
-            (Some(failed), _) => format!("its worker could not be started: {failed}"),
+            (Some((failed, _)), _) => format!("its worker could not be started: {failed}"),
             (None, Some(why)) => why.clone().hiding(|id| self.is_seen(id, principal)).to_string(),
             (None, None) => "it starts now".into(),
         };
@@ -227,6 +228,22 @@ impl State {
     fn remove_waiting(&mut self, id: &BuildId) -> Option<Entry> {
         let seq = self.waiting.values().find(|entry| entry.about.id() == id)?.seq;
         self.waiting.remove(&seq)
+    }
+
+    /// Takes out the first that starts. One whose worker could not be started has its time to wait.
+    fn start_next(&mut self, now: Instant) -> Option<Entry> {
+        let is_ready = |entry: &&Entry| entry.failed.as_ref().is_none_or(|(_, until)| *until <= now);
+        let ready: HashMap<&BuildId, u64> =
+            self.waiting.values().filter(is_ready).map(|entry| (entry.about.id(), entry.seq)).collect();
+        let mut starts = self.decided.iter().filter(|one| one.why.is_none());
+        let seq = starts.find_map(|one| ready.get(&one.id).copied())?;
+        let mut entry = self.waiting.remove(&seq)?;
+        entry.tries += 1;
+        self.between.insert(entry.about.id().clone());
+        self.budget.recent.push(entry.about.customer());
+        let old = self.budget.recent.len().saturating_sub(policy::RECENT);
+        self.budget.recent.drain(..old);
+        Some(entry)
     }
 
     fn view(&mut self, principal: &Principal) -> QueueView {
@@ -388,22 +405,13 @@ impl Daemon {
             if queue.ends {
                 return false;
             }
-            let is_next = |decision: &&Decision| decision.why.is_none();
-            let next: Vec<BuildId> = queue.decided.iter().filter(is_next).map(|one| one.id.clone()).collect();
-            // One that has just failed waits for the next try.
-            let ready = next
-                .iter()
-                .find(|id| queue.waiting.values().any(|entry| entry.about.id() == *id && entry.failed.is_none()));
-            let Some(id) = ready.cloned() else {
-                let is_held_back = queue.budget.pressure.is_some();
-                return !next.is_empty() && self.forgive(&mut queue) || is_held_back;
+            let Some(entry) = queue.start_next(Instant::now()) else {
+                // One whose worker could not be started is tried again; and pressure ends.
+                return queue.budget.pressure.is_some() || queue.decided.iter().any(|one| one.why.is_none());
             };
-            let Some(mut entry) = queue.remove_waiting(&id) else { continue };
-            entry.tries += 1;
             let about = entry.about.clone();
-            queue.budget.recent.push(about.customer());
+            let id = about.id().clone();
             queue.running.insert(id.clone(), entry);
-            queue.between.insert(id.clone());
             drop(queue);
             match self.start_worker(&id) {
                 Ok(()) => {
@@ -413,15 +421,6 @@ impl Daemon {
             }
             lock(&self.queue).between.remove(&id);
         }
-    }
-
-    /// Lets those be tried again whose worker could not be started.
-    fn forgive(&self, queue: &mut State) -> bool {
-        let mut any = false;
-        for entry in queue.waiting.values_mut() {
-            any |= entry.failed.take().is_some();
-        }
-        any
     }
 
     fn start_worker(&self, id: &BuildId) -> Result<(), DaemonError> {
@@ -474,7 +473,7 @@ impl Daemon {
             cause = error.source();
         }
         if entry.tries < TRIES {
-            entry.failed = Some(why);
+            entry.failed = Some((why, Instant::now() + AGAIN));
             queue.waiting.insert(entry.seq, entry);
             return;
         }
@@ -524,9 +523,10 @@ impl Daemon {
         Ok(true)
     }
 
-    /// Whether a build is just being started, or ended without a worker: there is nothing that could be told to stop.
+    /// Whether a build is just being started, or ended without a worker, or waits again: there is nothing that could be told to stop.
     pub(super) fn is_between(&self, id: &BuildId) -> bool {
-        lock(&self.queue).between.contains(id)
+        let queue = lock(&self.queue);
+        queue.between.contains(id) || queue.waiting.values().any(|entry| entry.about.id() == id)
     }
 
     fn ended(self: &Arc<Self>, id: &BuildId) {
@@ -553,14 +553,18 @@ impl Daemon {
     /// # Errors
     ///
     /// When that cannot be kept.
-    pub(crate) async fn pause(&self, paused: bool) -> Result<(), DaemonError> {
-        self.ledger.set(PAUSED, paused.to_string()).await?;
-        let mut queue = lock(&self.queue);
-        queue.budget.paused = paused;
-        queue.decide();
-        drop(queue);
-        let _ = self.wake.send(Signal::Look);
-        Ok(())
+    pub(crate) async fn pause(self: &Arc<Self>, paused: bool) -> Result<(), DaemonError> {
+        let daemon = self.clone();
+        whole(async move {
+            daemon.ledger.set(PAUSED, paused.to_string()).await?;
+            let mut queue = lock(&daemon.queue);
+            queue.budget.paused = paused;
+            queue.decide();
+            drop(queue);
+            let _ = daemon.wake.send(Signal::Look);
+            Ok(())
+        })
+        .await
     }
 
     /// Starts no more builds: the daemon is about to end. Gives what runs.
@@ -570,5 +574,59 @@ impl Daemon {
         let running = queue.running.keys().cloned().collect();
         drop(queue);
         running
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(number: u32) -> About {
+        let id = BuildId::new("x", number).expect("an id");
+        let record = BuildRecord {
+            id,
+            name: "x".into(),
+            config: None,
+            machine: String::new(),
+            targets: Vec::new(),
+            variant: None,
+            customer: None,
+            labels: BTreeMap::new(),
+            waits: true,
+            state: BuildState::Queued,
+            started: Timestamp::UNIX_EPOCH,
+            ended: None,
+            outcome: None,
+        };
+        let workspace = format!("/w/{number}").into();
+        About { record, workspace, priority: 0, memory: None, cpus: None, blobs: Vec::new() }
+    }
+
+    #[test]
+    fn a_worker_that_could_not_be_started_has_its_time_to_wait() {
+        let mut queue = State::new(1);
+        queue.add(1, Timestamp::UNIX_EPOCH, about(1));
+        let now = Instant::now();
+        queue.decide();
+        let mut entry = queue.start_next(now).expect("it starts");
+        entry.failed = Some(("no disk".into(), now + AGAIN));
+        queue.waiting.insert(entry.seq, entry);
+        // Whatever wakes the queue meanwhile.
+        queue.decide();
+        assert!(queue.start_next(now).is_none());
+        let place = queue.place(about(1).id(), &Principal::owner("u")).expect("it waits");
+        assert_eq!(place.reason, "its worker could not be started: no disk");
+        assert_eq!(queue.start_next(now + AGAIN).expect("it starts").tries, 2);
+    }
+
+    #[test]
+    fn of_the_latest_starts_only_those_that_count_are_kept() {
+        let mut queue = State::new(1);
+        for number in 0..100 {
+            queue.add(u64::from(number), Timestamp::UNIX_EPOCH, about(number));
+            queue.decide();
+            queue.start_next(Instant::now()).expect("it starts");
+        }
+        assert_eq!(queue.budget.recent.len(), policy::RECENT);
     }
 }

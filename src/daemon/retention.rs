@@ -1,7 +1,7 @@
 //! Which builds go: a pure decision over those that there are, and the thread that carries it out after each build that ends.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{Arc, mpsc::Receiver},
     thread,
@@ -208,7 +208,7 @@ impl Daemon {
         let now = Timestamp::now();
         let mut gone = Vec::new();
         for (customer, builds) in of {
-            let ids = goes(&builds, &rule(customer.as_deref()), now);
+            let ids: HashSet<BuildId> = goes(&builds, &rule(customer.as_deref()), now).into_iter().collect();
             gone.extend(builds.into_iter().filter(|build| ids.contains(&build.id)));
         }
         gone.sort_by_key(|build| std::cmp::Reverse(build.started));

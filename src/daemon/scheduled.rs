@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     model::{BuildId, Logins, Origin, Submission},
-    project::{Project, Sources},
+    project::{Project, ProjectError, Sources},
     service::random,
 };
 
@@ -49,49 +49,69 @@ impl Daemon {
 
     fn run_template(self: &Arc<Self>, template: &str, due: &Due) -> Result<Ran, RunError> {
         let submission: Submission = serde_json::from_str(template)?;
-        let id = BuildId::new(submission.id.name(), random()).map_err(project_error)?;
+        let id = BuildId::new(submission.id.name(), random())
+            .map_err(|error| DaemonError::from(ProjectError::from(error)))?;
         let variables = self.config().variables(&due.customer);
         self.start_scheduled(Submission { id, variables, ..submission }, due, None)
     }
 
     fn run_git(self: &Arc<Self>, config: &GitConfig, due: &Due) -> Result<Ran, RunError> {
-        let customer = due.customer.as_str();
-        let own = self.config();
-        let variables = own.variables(customer);
-        let allowed = |granted| Given { granted, logins: logins(&own, customer), variables: variables.clone() };
-        let mut fetched = config.fetch(&allowed(Vec::new()), false, &self.spawner, &self.paths)?;
-        let facts = self.facts_of_sender(&variables);
-        let project =
-            Project::of(Sources::of(&fetched.submission), config.variant.as_deref(), &facts).map_err(project_error)?;
-        let name = project.config.name.text.clone();
+        let (own, customer) = (self.config(), due.customer.as_str());
+        let (logins, variables) = (logins(&own, customer), own.variables(customer));
+        let fetch = |granted, pins| {
+            let given = Given { granted, logins: logins.clone(), variables: variables.clone() };
+            config.fetch(&given, pins, &self.spawner, &self.paths)
+        };
+        let for_customer = |submission| {
+            let submission = Submission { variables: variables.clone(), ..submission };
+            self.fetched_for(customer, config, submission)
+        };
+        let fetched = fetch(Vec::new(), false)?;
+        let (mut submission, project) = for_customer(fetched.submission)?;
+        let mut pins = None;
         if due.only_if_changed {
-            let verdict = policy::judge(&fetched.asks, None, &project.config, &own, customer);
-            fetched = config.fetch(&allowed(verdict.granted), true, &self.spawner, &self.paths)?;
+            // Nothing of it is brought before the policy has seen it.
+            self.judge(&mut submission)?;
+            let granted = policy::judge(&fetched.asks, None, &project.config, &own, customer).granted;
+            let fetched = fetch(granted, true)?;
+            (submission, _) = for_customer(fetched.submission)?;
+            if let Some(pinned) = fetched.pins {
+                submission.lock = Some(pinned.lock);
+                pins = Some(pinned.digest.to_string());
+            }
+            if pins.is_some() && pins == due.pins {
+                return Ok(Ran::Unchanged);
+            }
         }
-        let pins = fetched.pins.as_ref().map(|pins| pins.digest.to_string());
-        if due.only_if_changed && pins.is_some() && pins == due.pins {
-            return Ok(Ran::Unchanged);
-        }
-        let mut submission = Submission { variables, ..fetched.submission };
-        if let Some(pins) = fetched.pins {
-            submission.lock = Some(pins.lock);
-        }
+        self.start_scheduled(submission, due, pins)
+    }
+
+    /// What was fetched, as a customer's project on this machine.
+    fn fetched_for(
+        &self,
+        customer: &str,
+        config: &GitConfig,
+        mut submission: Submission,
+    ) -> Result<(Submission, Project), DaemonError> {
+        let facts = self.facts_of_sender(&submission.variables);
+        let project = Project::of(Sources::of(&submission), config.variant.as_deref(), &facts)?;
+        let name = project.config.name.text.clone();
         let owner = if customer.is_empty() { name.clone() } else { customer.to_owned() };
-        let file = submission.config_path().file_name().unwrap_or_default().to_owned();
-        let caches = own.customers.get(&owner).and_then(|known| known.domain.clone());
-        let id = BuildId::new(&owner, random()).map_err(project_error)?;
-        let before = submission.config_path().parent().map(std::path::Path::to_path_buf).unwrap_or_default();
+        let before = submission.config_path().clone();
         let folder = self.paths.projects().join(&owner).join(&name);
         // Where the project will be on this machine, so are its patches.
         for sent in &mut submission.files {
-            if let Ok(inside) = sent.path.strip_prefix(&before) {
+            if let Ok(inside) = sent.path.strip_prefix(before.parent().unwrap_or(&before)) {
                 sent.path = folder.join(inside);
             }
         }
-        submission.origin = Origin::Remote { customer: owner, caches, config: folder.join(file) };
-        (submission.id, submission.project) = (id, Some(name));
-        submission.customer = Some(due.customer.clone()).filter(|customer| !customer.is_empty());
-        self.start_scheduled(submission, due, pins)
+        submission.id = BuildId::new(&owner, random()).map_err(ProjectError::from)?;
+        let caches = self.config().customers.get(&owner).and_then(|known| known.domain.clone());
+        let config = folder.join(before.file_name().unwrap_or_default());
+        submission.origin = Origin::Remote { customer: owner, caches, config };
+        submission.project = Some(name);
+        submission.customer = Some(customer.to_owned()).filter(|customer| !customer.is_empty());
+        Ok((submission, project))
     }
 
     fn start_scheduled(
@@ -104,13 +124,9 @@ impl Daemon {
         self.keep_named(&mut submission)?;
         submission.labels.insert("schedule".into(), due.name.clone());
         let about = self.judge(&mut submission)?;
-        let build = self.take_now(submission, about, Some(due.request_id()))?;
+        let build = self.take_due(submission, about, due.request_id())?;
         Ok(Ran::Started(build.to_string(), pins))
     }
-}
-
-fn project_error(error: impl Into<crate::project::ProjectError>) -> DaemonError {
-    DaemonError::Project(error.into())
 }
 
 /// Where the daemon's logins may be shown for a customer's schedules.

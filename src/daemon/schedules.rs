@@ -34,6 +34,8 @@ use crate::{
 };
 
 const LONGEST_NAME: usize = 128;
+/// Schedules of one customer: each that is due is a process.
+const MOST: u32 = 100;
 
 /// Why there is no such schedule.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +70,9 @@ pub(crate) enum ScheduleError {
         /// What was written.
         value: String,
     },
+    /// There are enough.
+    #[error("there are {MOST} schedules already")]
+    TooMany,
     /// Pins are compared where a config is fetched.
     #[error("only a config in git can be built only if its pins have changed")]
     Changed,
@@ -87,6 +92,7 @@ impl UserError for ScheduleError {
             | Self::TimeZone(_)
             | Self::Name(_)
             | Self::Git { .. }
+            | Self::TooMany
             | Self::Changed => Kind::Request,
             Self::Ledger(error) => error.kind(),
             Self::Timer(_) => Kind::Host,
@@ -98,6 +104,7 @@ impl UserError for ScheduleError {
             Self::Cron { .. } => vec![Hint::new("five fields, as crontab(5) has them: `30 2 * * 1-5`, or @daily")],
             Self::TimeZone(_) => vec![Hint::new("name it as the IANA does: Europe/Berlin")],
             Self::Ledger(error) => error.hints(),
+            Self::TooMany => vec![Hint::command("remove one", "smidr client schedule rm NAME")],
             Self::Never { .. } | Self::Name(_) | Self::Git { .. } | Self::Changed | Self::Timer(_) => Vec::new(),
         }
     }
@@ -180,7 +187,9 @@ impl Schedules {
     /// When it is wrong, or cannot be written down.
     pub(crate) async fn create(&self, new: NewSchedule, now: Timestamp) -> Result<ScheduleRow, ScheduleError> {
         let row = checked(new, now)?;
-        self.ledger.write(table::put(row.clone())).await?;
+        if !self.ledger.write(table::put(row.clone(), MOST)).await? {
+            return Err(ScheduleError::TooMany);
+        }
         self.wake();
         Ok(row)
     }

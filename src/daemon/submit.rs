@@ -7,18 +7,19 @@ use jiff::Timestamp;
 use super::{
     Daemon, DaemonError,
     access::Principal,
-    ledger::waiting::Taken,
+    ledger::waiting::{Taken, requested},
     lock,
     policy::{self, Verdict},
     queue::{About, Place, Signal},
     told::facts,
     webhooks::{Event, Webhooks},
+    whole,
 };
 use crate::{
     config::{Problem, Problems, Texts},
     engine,
     history::BuildRecord,
-    model::{Ask, BuildId, Hint, Origin, RemoteCaller, State, Submission, SystemFacts},
+    model::{Ask, BuildId, Digest, Hint, Origin, RemoteCaller, State, Submission, SystemFacts},
     plan::Plan,
     project::{Project, Sources},
     service::random,
@@ -153,19 +154,21 @@ impl Daemon {
     ///
     /// When it asks for what is not granted, or cannot be built.
     pub(crate) fn judge(&self, submission: &mut Submission) -> Result<About, DaemonError> {
-        let facts = self.facts.clone().for_submission(submission);
+        let mut facts = self.facts.clone().for_submission(submission);
+        // Whether it may see those with a password is judged here.
+        facts.fetch_env.clone_from(&self.facts.fetch_env);
         let variant = submission.request.variant.clone();
         let project = Project::of(Sources::of(submission), variant.as_deref(), &facts)?;
         let granted = submission.granted.clone();
         let is_remote = facts.remote.is_some();
+        let owner = facts.remote.as_ref().map(|remote| remote.customer.clone()).unwrap_or_default();
         let mut verdict = None;
         let refused = |plan: &Plan, asks: &[Ask]| {
             if !is_remote {
                 return asks.iter().filter(|ask| !granted.contains(ask)).cloned().collect();
             }
-            let customer = facts.remote.as_ref().map_or("", |remote| &remote.customer);
             let image = engine::registry_image(plan);
-            let judged = policy::judge(asks, image.as_deref(), &project.config, &self.config(), customer);
+            let judged = policy::judge(asks, image.as_deref(), &project.config, &self.config(), &owner);
             // Caches that are refused stop it too, since their name stands in the config.
             verdict = Some(judged);
             Vec::new()
@@ -183,6 +186,7 @@ impl Daemon {
         }
         let plan = judged.plan;
         let limits = plan.limits;
+        let bound = if is_remote { self.config().customer(&owner).memory } else { None };
         Ok(About {
             record: BuildRecord {
                 id: submission.id.clone(),
@@ -201,7 +205,8 @@ impl Daemon {
             },
             workspace: plan.folders.workspace,
             priority: submission.priority,
-            memory: limits.memory,
+            // What it gets at most (`share`).
+            memory: [limits.memory, bound].into_iter().flatten().min(),
             cpus: limits.cpus,
             blobs: submission.layers.iter().map(|layer| layer.digest.clone()).collect(),
         })
@@ -214,6 +219,15 @@ impl Daemon {
         match lock(&self.queue).waiting_of(&customer) >= most as usize {
             true => Err(DaemonError::Full { customer, most }),
             false => Ok(()),
+        }
+    }
+
+    fn check_blobs(&self, submission: &Submission) -> Result<(), DaemonError> {
+        let digests: Vec<Digest> = submission.layers.iter().map(|layer| layer.digest.clone()).collect();
+        let missing = self.blobs.missing(&digests);
+        match submission.layers.iter().find(|layer| missing.contains(&layer.digest)) {
+            Some(layer) => Err(DaemonError::NoBlob { layer: layer.name.clone(), digest: layer.digest.clone() }),
+            None => Ok(()),
         }
     }
 
@@ -232,28 +246,53 @@ impl Daemon {
         // One customer's request ids are not another's.
         let whose = principal.customer.as_deref().unwrap_or_default();
         let request = (!request_id.is_empty()).then(|| format!("{whose}\n{request_id}"));
-        let text = serde_json::to_string(&about).unwrap_or_default();
-        let now = about.record.started;
         if self.is_ending() {
             return Err(DaemonError::Ends);
         }
-        self.check_room(&about)?;
-        let missing = self.blobs.missing(&about.blobs);
-        if let Some(layer) = submission.layers.iter().find(|layer| missing.contains(&layer.digest)) {
-            return Err(DaemonError::NoBlob { layer: layer.name.clone(), digest: layer.digest.clone() });
-        }
+        let refused = self.check_room(&about).and_then(|()| self.check_blobs(&submission)).err();
+        let (build, repeated) = match refused {
+            None => {
+                let daemon = self.clone();
+                whole(async move { daemon.take_all(submission, about, request).await }).await?
+            }
+            // What was taken before needs no room.
+            Some(error) => match request {
+                Some(key) => (self.ledger.write(requested(key)).await?.ok_or(error)?, true),
+                None => return Err(error),
+            },
+        };
+        let place = self.waits(&build, principal);
+        Ok(Accepted { build, repeated, place })
+    }
+
+    /// Takes a submission that nothing speaks against. Gives the build, and whether it was taken before.
+    async fn take_all(
+        self: Arc<Self>,
+        submission: Submission,
+        about: About,
+        request: Option<String>,
+    ) -> Result<(BuildId, bool), DaemonError> {
+        let text = serde_json::to_string(&about).unwrap_or_default();
+        let now = about.record.started;
         let told = Webhooks::queue(Event::Queued, &facts(&about.record, State::Queued), now);
         match self.ledger.take(&submission, text, request, now, told).await? {
-            Taken::Before(build) => {
-                let place = self.waits(&build, principal);
-                Ok(Accepted { build, repeated: true, place })
-            }
+            Taken::Before(build) => Ok((build, true)),
             Taken::New(seq) => {
-                let daemon = self.clone();
-                let _ = tokio::task::spawn_blocking(move || daemon.enter(seq, now, about)).await;
-                let place = self.waits(&submission.id, principal);
-                Ok(Accepted { build: submission.id, repeated: false, place })
+                let _ = tokio::task::spawn_blocking(move || self.enter(seq, now, about)).await;
+                Ok((submission.id, false))
             }
+        }
+    }
+
+    /// The same for one of a schedule, once for each due time.
+    ///
+    /// # Errors
+    ///
+    /// When too many of its customer wait, or it cannot be kept.
+    pub(super) fn take_due(&self, submission: Submission, about: About, due: String) -> Result<BuildId, DaemonError> {
+        match self.check_room(&about) {
+            Ok(()) => self.take_now(submission, about, Some(due)),
+            Err(error) => self.ledger.read(requested(due))?.ok_or(error),
         }
     }
 

@@ -73,11 +73,10 @@ impl Daemon {
         );
         lock(&self.tallies).remove(id);
         tracing::info!(build = %id, state = %build.state, "a build is over");
+        let again = if build.state == State::Interrupted { self.try_again(id) } else { Ok(()) };
+        // Afterwards: what is tried again needs its blobs.
         self.sweep_blobs();
-        if build.state == State::Interrupted {
-            self.try_again(id)?;
-        }
-        Ok(())
+        again
     }
 
     /// Removes blobs that were not used for long.

@@ -27,6 +27,9 @@ use crate::model::{Hint, Kind, UserError, without_secrets};
 /// While one secret replaces another, both sign.
 const MOST_SECRETS: usize = 4;
 const LONGEST_NAME: usize = 128;
+/// Webhooks of one customer: each event is written down for each of them.
+const MOST: u32 = 100;
+
 /// Why there is no such webhook, or nothing can be sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WebhookError {
@@ -47,6 +50,9 @@ pub(crate) enum WebhookError {
     /// There is no such event.
     #[error("there is no event `{0}`")]
     Event(String),
+    /// There are enough.
+    #[error("there are {MOST} webhooks already")]
+    TooMany,
     /// No client can be made.
     #[error("cannot send webhooks")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -58,7 +64,7 @@ pub(crate) enum WebhookError {
 impl UserError for WebhookError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Name(_) | Self::Url { .. } | Self::Secret | Self::Event(_) => Kind::Request,
+            Self::Name(_) | Self::Url { .. } | Self::Secret | Self::Event(_) | Self::TooMany => Kind::Request,
             Self::Client(_) => Kind::Host,
             Self::Ledger(error) => error.kind(),
         }
@@ -70,6 +76,7 @@ impl UserError for WebhookError {
             Self::Url { source: BadUrl::Inward(_), .. } => {
                 vec![Hint::config("allow it in daemon.yaml, for all webhooks", "webhooks: {allow_private: true}")]
             }
+            Self::TooMany => vec![Hint::command("remove one", "smidr client webhook rm NAME")],
             Self::Secret => vec![Hint::new("leave it out, and one is made")],
             Self::Ledger(error) => error.hints(),
             Self::Name(_) | Self::Url { .. } | Self::Client(_) => Vec::new(),
@@ -144,7 +151,9 @@ impl Webhooks {
     pub(crate) async fn create(&self, new: NewWebhook) -> Result<(WebhookRow, Option<String>), WebhookError> {
         let made = if new.secrets.is_empty() { signature::new_secret() } else { None };
         let row = self.checked(new, made.as_deref())?;
-        self.ledger.write(table::put(row.clone())).await?;
+        if !self.ledger.write(table::put(row.clone(), MOST)).await? {
+            return Err(WebhookError::TooMany);
+        }
         self.wake();
         Ok((row, made))
     }

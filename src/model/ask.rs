@@ -139,6 +139,9 @@ pub enum Ask {
 }
 
 impl Ask {
+    /// The key of the variables that are proxies of this machine with a password.
+    pub const PROXIES: &str = "host.network";
+
     /// The key of the config that asks, or what else does.
     pub fn key(&self) -> &str {
         match self {

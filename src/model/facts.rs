@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, Submission, SubmittedLayer};
+use super::{Ask, Origin, Submission, SubmittedLayer};
 
 /// Ids that belong to a user beside their own (subuid(5), subgid(5)): the first, and how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,8 +106,11 @@ impl SystemFacts {
                 self.environment.extend(submission.variables.clone());
             }
             Origin::Remote { customer, caches, .. } => {
-                // With a password: builds see them.
-                self.fetch_env.retain(|(_, value)| !value.contains('@'));
+                // Builds see them, with their passwords.
+                self.fetch_env.retain(|(name, value)| {
+                    let ask = || Ask::Variable { name: name.clone(), key: Ask::PROXIES.into() };
+                    !value.contains('@') || submission.granted.contains(&ask())
+                });
                 self.remote = Some(RemoteCaller {
                     customer: customer.clone(),
                     caches: caches.clone(),
@@ -153,21 +156,25 @@ mod tests {
             fetch_env: vec![pair("http_proxy", "http://proxy"), pair("https_proxy", "http://me:x@proxy")],
             ..SystemFacts::of_an_ordinary_user()
         };
-        let of = |origin: Origin| {
+        let of = |origin: Origin, granted: &[Ask]| {
             let submission = Submission {
                 variables: [pair("PATH", "/evil"), pair("NEW", "x")].into(),
+                granted: granted.into(),
                 ..Submission::of_a_test(origin)
             };
             facts.clone().for_submission(&submission)
         };
         let config = PathBuf::from("/x/smidr.yaml");
-        let local = of(Origin::Local { config: config.clone() });
+        let local = of(Origin::Local { config: config.clone() }, &[]);
         assert_eq!((local.remote.as_ref(), local.home_of_config()), (None, Path::new("/home/u")));
         let value = |facts: &SystemFacts, name: &str| facts.variable(name).unwrap_or_default();
         assert_eq!(["PATH", "NEW", "TOKEN"].map(|name| value(&local, name)), ["/evil", "x", "hunter2"]);
-        let remote = of(Origin::Remote { customer: "acme".into(), caches: None, config });
+        let origin = Origin::Remote { customer: "acme".into(), caches: None, config };
+        let remote = of(origin.clone(), &[]);
         assert_eq!(["PATH", "NEW", "TOKEN"].map(|name| value(&remote, name)), ["/evil", "x", ""]);
         assert_eq!((&remote.environment, remote.home_of_config()), (&facts.environment, Path::new(NO_HOME)));
         assert_eq!(remote.fetch_env, [pair("http_proxy", "http://proxy")]);
+        let proxy = Ask::Variable { name: "https_proxy".into(), key: Ask::PROXIES.into() };
+        assert_eq!(of(origin, &[proxy]).fetch_env, facts.fetch_env);
     }
 }

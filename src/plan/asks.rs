@@ -52,7 +52,7 @@ pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Ve
         config.env.iter().map(|(name, _)| name).chain(&config.host.env).map(|name| &*name.text).collect();
     let is_proxy = |name: &str| name.to_ascii_lowercase().contains("proxy") && !named.contains(&name);
     let proxies = plan.env.iter().filter(|(name, value)| value.contains('@') && is_proxy(name));
-    asks.extend(proxies.map(|(name, _)| variable(name, "host.network")));
+    asks.extend(proxies.map(|(name, _)| variable(name, Ask::PROXIES)));
     asks.retain(|ask| !matches!(ask, Ask::Variable { name, .. } if HARMLESS.contains(&name.as_str())));
     asks.extend(plan.devices.iter().map(|path| Ask::Device { path: path.clone() }));
     asks.extend((config.host.ids == config::Ids::Range).then_some(Ask::IdRange));

@@ -29,8 +29,9 @@ impl Zone {
     fn of_v4(address: Ipv4Addr) -> Self {
         match address.octets() {
             [0, ..] => Self::Unspecified,
-            // Shared address space (RFC 6598), protocol assignments (RFC 6890), and tests of networks (RFC 2544).
-            [100, 64..128, ..] | [192, 0, 0, _] | [198, 18..20, ..] => Self::Private,
+            // Shared address space (RFC 6598), protocol assignments (RFC 6890), tests of networks (RFC 2544), and what is reserved (RFC 1112), which
+            // some networks use within.
+            [100, 64..128, ..] | [192, 0, 0, _] | [198, 18..20, ..] | [240..=255, ..] => Self::Private,
             // Azure's host, which only its guests reach.
             [168, 63, 129, 16] => Self::Link,
             _ if address.is_loopback() => Self::Loopback,
@@ -109,6 +110,8 @@ mod tests {
             ("198.18.0.1", Private),
             ("198.19.255.255", Private),
             ("198.20.0.0", Internet),
+            ("239.255.255.255", Internet),
+            ("240.0.0.1", Private),
             ("168.63.129.16", Link),
             ("168.63.129.17", Internet),
             ("::ffff:168.63.129.16", Link),

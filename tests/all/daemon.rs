@@ -305,9 +305,14 @@ fn a_request_that_is_repeated_is_one_build() {
         .collect();
     assert_eq!(ids.len(), 1, "{ids:?}");
     served.kill();
+    // Also where no more may wait.
+    fs::write(served.smidr.join("daemon.yaml"), "limits: {submissions_waiting: 1}\n").expect("a config");
     served.begin();
-    let after = served.caller().call::<wire::Started>("StartBuild", &request("x")).expect("taken");
+    let (caller, start) = (served.caller(), "StartBuild");
+    let after = caller.call::<wire::Started>(start, &request("x")).expect("taken");
     assert_eq!((after.build_id, after.repeated), (one.build_id, true));
+    let refused = caller.call::<wire::Started>(start, &request("new")).expect_err("no room");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
     assert_eq!(served.waiting().len(), 5);
 }
 

@@ -16,6 +16,7 @@ use super::{
     daemon_fixture::{Caller, Served, wire},
     daemon_fuzz::{Api, Method, Random, Say},
     support::{Done, LONG, World, skip, wait_for},
+    workers::SOON,
     workers_broken::in_own_mounts,
 };
 
@@ -401,6 +402,35 @@ fn a_ledger_that_is_locked_delays_and_does_not_lose() {
     db.execute_batch("COMMIT").expect("no lock");
     taken.wait().expect_code(0).expect_out("Build ID: zeta-");
     assert_eq!(game.served.waiting().len(), 2);
+}
+
+#[test]
+fn a_client_that_leaves_meanwhile_gets_all_or_nothing() {
+    let game = Game::new();
+    let token = game.served.token("revoked", &["--scope", "read"]);
+    let db = rusqlite::Connection::open(game.served.smidr.join("daemon/daemon.db")).expect("the ledger");
+    db.execute_batch("BEGIN IMMEDIATE").expect("a lock");
+    let config = "name: p\nbase: {machine: m}\nbuild: {image: i}\nlayers: [{name: l, git: 'https://h/l', branch: b}]\n";
+    let request = wire::Start {
+        config: config.into(),
+        customer: "zeta".into(),
+        request_id: "x".into(),
+        ..wire::Start::default()
+    };
+    let caller = game.served.caller();
+    let revoke = wire::OfBuild { id: "revoked".into(), follow: false };
+    for (method, message) in [("StartBuild", request.encode_to_vec()), ("DeleteToken", revoke.encode_to_vec())] {
+        let left = caller.open(method, vec![message.into()]);
+        let left = caller.runtime().block_on(async { tokio::time::timeout(Duration::from_secs(2), left).await });
+        left.expect_err("the ledger is locked");
+    }
+    db.execute_batch("COMMIT").expect("no lock");
+    let again: wire::Started = caller.call("StartBuild", &request).expect("taken");
+    assert!(again.repeated, "the first call did not reach the ledger");
+    wait_for("the build to be in the queue", SOON, || game.served.waiting().contains(&again.build_id));
+    let tokens = game.served.daemon(&["token", "ls"]);
+    assert!(!tokens.expect_code(0).out.contains("revoked"), "{}", tokens.out);
+    game.served.client_with(&token, &["whoami"]).run().expect_code(2);
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Schedules of a daemon: what they start, and with which values of variables.
+//! Schedules of a daemon: what they start, and with which values of variables; and what builds of customers count.
 
 use std::fs;
 
 use super::{
-    daemon_fixture::Served,
+    daemon_fixture::{Served, wire},
     layers::git,
     support::{LONG, has, skip, wait_for},
 };
@@ -68,4 +68,53 @@ fn a_schedule_takes_variables_from_the_daemons_config_alone() {
     let listed = served.client(&["schedule", "ls", "--json"]).run().expect_code(0).json();
     let errors: Vec<_> = listed["schedules"].as_array().expect("a list").iter().map(|one| &one["last_error"]).collect();
     assert!(errors.iter().all(|error| *error == ""), "{listed}");
+}
+
+#[test]
+fn a_config_in_git_is_judged_before_anything_of_it_is_brought() {
+    if !has("git") {
+        let test = "daemon_schedules::a_config_in_git_is_judged_before_anything_of_it_is_brought";
+        return skip(test, "there is no git");
+    }
+    let served = Served::paused();
+    let repository = served.work.join("repository");
+    fs::create_dir(&repository).expect("a folder");
+    let layers = "layers: [{name: l, git: 'https://127.0.0.1:1/l', branch: b}]";
+    let host = "host: {image: 'docker://127.0.0.1:1/x:1'}";
+    let config = format!("name: x\nbase: {{machine: m}}\nbuild: {{image: i}}\n{host}\n{layers}\n");
+    fs::write(repository.join("smidr.yaml"), config).expect("a file");
+    git(&repository, &["init", "-q", "-b", "main"]);
+    git(&repository, &["add", "-A"]);
+    git(&repository, &["commit", "-qm", "Begin"]);
+    let url = format!("file://{}", repository.display());
+    fs::write(served.smidr.join("daemon.yaml"), format!("allow: 'login:{url}'\n")).expect("a config");
+    served.daemon(&["reload"]).expect_code(0);
+    let create = ["schedule", "create", "pinned", "--cron", "@daily", "--run-missed", "--customer", "acme"];
+    served.client(&[&create[..], &["--only-if-changed", "--git", &url]].concat()).run().expect_code(0);
+    days_later(&served);
+    let error = || {
+        let listed = served.client(&["schedule", "ls", "--json"]).run().expect_code(0).json();
+        listed["schedules"][0]["last_error"].as_str().unwrap_or_default().to_owned()
+    };
+    wait_for("the schedule to be refused", LONG, || !error().is_empty());
+    assert!(error().contains("the daemon's policy does not allow images:127.0.0.1:1/x:1"), "{}", error());
+}
+
+#[test]
+fn a_build_counts_what_it_gets_at_most() {
+    let served = Served::paused();
+    fs::write(served.smidr.join("daemon.yaml"), "customers: {acme: {memory: 1g}}\n").expect("a config");
+    served.daemon(&["reload"]).expect_code(0);
+    let caller = served.caller();
+    let counts = |host: &str, customer: &str| {
+        let layers = "layers: [{name: l, git: 'https://127.0.0.1:1/l', branch: b}]";
+        let config = format!("name: p\nbase: {{machine: m}}\nbuild: {{image: i}}\n{host}\n{layers}\n");
+        let request = wire::Start { config, customer: customer.into(), ..wire::Start::default() };
+        let id = caller.call::<wire::Started>("StartBuild", &request).expect("taken").build_id;
+        let ledger = rusqlite::Connection::open(served.smidr.join("daemon/daemon.db")).expect("the ledger");
+        let sql = "SELECT json_extract(about, '$.memory') >> 30 FROM waiting WHERE build = ?1";
+        ledger.query_row(sql, [id], |row| row.get::<_, Option<i64>>(0)).expect("a build")
+    };
+    let large = "host: {memory: 64g}";
+    assert_eq!([counts("", "acme"), counts(large, "acme"), counts(large, "other")], [Some(1), Some(1), Some(64)]);
 }

@@ -70,9 +70,13 @@ pub(crate) enum Ran {
     Failed(String),
 }
 
-/// Adds a schedule, or replaces the one of this customer and name with all that is known of it.
-pub(crate) fn put(row: ScheduleRow) -> impl FnOnce(&Connection) -> rusqlite::Result<()> {
+/// Adds a schedule, or replaces the one of this customer and name with all that is known of it. Says whether there was room for it.
+pub(crate) fn put(row: ScheduleRow, most: u32) -> impl FnOnce(&Connection) -> rusqlite::Result<bool> {
     move |db| {
+        let sql = "SELECT count(*) FROM schedules WHERE customer = ?1 AND name <> ?2";
+        if db.query_row(sql, params![row.customer, row.name], |row| row.get::<_, u32>(0))? >= most {
+            return Ok(false);
+        }
         let sql = format!(
             "INSERT OR REPLACE INTO schedules ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
         );
@@ -95,7 +99,7 @@ pub(crate) fn put(row: ScheduleRow) -> impl FnOnce(&Connection) -> rusqlite::Res
                 row.pins,
             ],
         )
-        .map(drop)
+        .map(|_| true)
     }
 }
 

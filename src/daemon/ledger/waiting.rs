@@ -48,6 +48,15 @@ fn waiting(row: &Row<'_>) -> rusqlite::Result<Option<Waiting>> {
     Ok(build.parse().ok().map(|build| Waiting { seq: seq.cast_unsigned(), build, since, about }))
 }
 
+/// The build that a request was taken as, if it was.
+pub(crate) fn requested(key: String) -> impl FnOnce(&Connection) -> rusqlite::Result<Option<BuildId>> {
+    move |db| {
+        let sql = "SELECT build FROM requests WHERE key = ?1";
+        let known = db.query_row(sql, [key], |row| row.get::<_, String>(0)).optional()?;
+        Ok(known.and_then(|build| build.parse().ok()))
+    }
+}
+
 fn taking(
     submission: &Submission,
     about: String,
@@ -59,9 +68,7 @@ fn taking(
     let text = serde_json::to_string(submission).unwrap_or_default();
     move |db| {
         if let Some(key) = request {
-            let known =
-                db.query_row("SELECT build FROM requests WHERE key = ?1", [&key], |row| row.get::<_, String>(0));
-            if let Some(build) = known.optional()?.and_then(|build| build.parse().ok()) {
+            if let Some(build) = requested(key.clone())(db)? {
                 return Ok(Taken::Before(build));
             }
             let values = params![key, build.as_str(), now.to_string()];

@@ -105,12 +105,16 @@ pub(crate) enum Sent {
 /// What writes an event down, and says for how many webhooks.
 pub(crate) type Queued = Box<dyn FnOnce(&Connection) -> rusqlite::Result<usize> + Send>;
 
-/// Adds a webhook, or replaces that of its customer and name. What waits for it is sent to the new address.
-pub(crate) fn put(row: WebhookRow) -> impl FnOnce(&Connection) -> rusqlite::Result<()> {
+/// Adds a webhook, or replaces that of its customer and name. What waits for it is sent to the new address. Says whether there was room for it.
+pub(crate) fn put(row: WebhookRow, most: u32) -> impl FnOnce(&Connection) -> rusqlite::Result<bool> {
     move |db| {
+        let sql = "SELECT count(*) FROM webhooks WHERE customer = ?1 AND name <> ?2";
+        if db.query_row(sql, params![row.customer, row.name], |row| row.get::<_, u32>(0))? >= most {
+            return Ok(false);
+        }
         let sql = "INSERT INTO webhooks (customer, name, url, events, secrets, ended) VALUES (?1, ?2, ?3, ?4, ?5, NULL)
             ON CONFLICT DO UPDATE SET url = ?3, events = ?4, secrets = ?5, ended = NULL";
-        db.execute(sql, params![row.customer, row.name, row.url, row.events, row.secrets]).map(drop)
+        db.execute(sql, params![row.customer, row.name, row.url, row.events, row.secrets]).map(|_| true)
     }
 }
 

@@ -217,7 +217,7 @@ fn a_run_that_was_begun_by_a_killed_daemon_is_begun_again_as_the_same_build() {
     // Of an earlier start.
     skipped.missed = 1000;
     for row in [killed, missed, skipped] {
-        ledger.write_now(table::put(row)).expect("written");
+        ledger.write_now(table::put(row, MOST)).expect("written");
     }
     drop(ledger);
     let ledger = Ledger::open(&path).expect("a ledger");
@@ -290,4 +290,28 @@ fn a_new_schedule_wakes_the_loop_and_a_replaced_one_hears_nothing_of_the_old_run
     assert_eq!((row.cron.as_str(), row.last_build, row.pending), ("0 0 1 1 *", None, None));
     assert!(runtime.block_on(schedules.delete("acme", "nightly")).expect("deleted"));
     assert!(!runtime.block_on(schedules.delete("acme", "nightly")).expect("nothing there"));
+}
+
+#[test]
+fn one_customer_has_only_so_many() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger = Ledger::open(&folder.path().join("daemon.db")).expect("a ledger");
+    let schedules = Schedules::new(&ledger).expect("schedules");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let create = |customer: &str, number: u32| {
+        let new = NewSchedule {
+            customer: customer.into(),
+            name: format!("s{number}"),
+            cron: "@daily".into(),
+            time_zone: String::new(),
+            source: Source::Submission { template: String::new() },
+            run_missed: false,
+            only_if_changed: false,
+        };
+        runtime.block_on(schedules.create(new, Timestamp::UNIX_EPOCH)).map(drop)
+    };
+    assert!((0..MOST).all(|number| create("acme", number).is_ok()));
+    assert!(matches!(create("acme", MOST), Err(ScheduleError::TooMany)));
+    // Others have their own, and one is replaced.
+    assert!(create("other", MOST).is_ok() && create("acme", 0).is_ok());
 }

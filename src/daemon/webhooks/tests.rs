@@ -180,7 +180,8 @@ fn a_receiver_that_fails_gets_the_same_again_also_from_the_next_daemon() {
     let (url, requests) = server(&["500 Internal Server Error|not\x1b[2J now", "302 Found", "200 OK"]);
     let id = {
         let ledger = open(&path);
-        let webhooks = Webhooks::new(&ledger, quick(true));
+        // Long enough that the next attempt is the next daemon's.
+        let webhooks = Webhooks::new(&ledger, Settings { first_delay: SignedDuration::from_secs(4), ..quick(true) });
         add(&webhooks, hook(&url)).expect("created");
         tell(&ledger, Event::Queued, "acme");
         assert_eq!(run(&webhooks, 1), [Attempt::Failed]);
@@ -272,17 +273,22 @@ fn wrong_webhooks_are_refused_and_a_secret_is_made() {
     let folder = tempfile::tempdir().expect("a folder");
     let ledger = open(&folder.path().join("daemon.db"));
     let webhooks = Webhooks::new(&ledger, quick(false));
-    let with = |change: fn(&mut NewWebhook)| {
+    let with = |change: &dyn Fn(&mut NewWebhook)| {
         let mut new = hook("https://example.org/");
         change(&mut new);
         add(&webhooks, new).map(|(row, made)| (row.events, made)).map_err(|error| error.to_string())
     };
-    assert!(with(|new| new.name = "a b".into()).is_err_and(|error| error.contains("`a b`")));
-    assert!(with(|new| new.events = vec!["build.gone".into()]).is_err_and(|error| error.contains("build.gone")));
-    assert!(with(|new| new.secrets = vec!["hunter2".into()]).is_err_and(|error| !error.contains("hunter2")));
-    let error = with(|new| new.url = "ftp://user:hunter2@example.org".into()).expect_err("refused");
+    assert!((0..MOST).all(|number| with(&|new| new.name = format!("w{number}")).is_ok()));
+    assert!(with(&|new| new.name = "more".into()).is_err_and(|error| error.contains("already")));
+    (0..MOST).for_each(|number| {
+        ledger.write_now(table::delete("acme".into(), format!("w{number}"))).expect("written");
+    });
+    assert!(with(&|new| new.name = "a b".into()).is_err_and(|error| error.contains("`a b`")));
+    assert!(with(&|new| new.events = vec!["build.gone".into()]).is_err_and(|error| error.contains("build.gone")));
+    assert!(with(&|new| new.secrets = vec!["hunter2".into()]).is_err_and(|error| !error.contains("hunter2")));
+    let error = with(&|new| new.url = "ftp://user:hunter2@example.org".into()).expect_err("refused");
     assert!(error.contains("example.org") && !error.contains("hunter2"), "{error}");
-    let (events, made) = with(|new| {
+    let (events, made) = with(&|new| {
         (new.secrets, new.events) = (Vec::new(), vec!["build.queued".into(), "build.finished".into()]);
     })
     .expect("created");

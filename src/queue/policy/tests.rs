@@ -130,6 +130,8 @@ fn names_of_others_are_hidden() {
     assert_eq!(why.hiding(|_| false).to_string(), "memory: 20.1 of 24 GiB are used by 3 builds");
     let turn = Why::Turn { before: Some(id(1)) }.hiding(|_| false);
     assert_eq!(turn.to_string(), "the room is kept for a build before it");
+    let workspace = Why::Workspace { by: Some(id(1)) }.hiding(|_| false);
+    assert_eq!(workspace.to_string(), "its workspace is taken by another build");
 }
 
 fn any_build() -> impl Strategy<Value = Waiting> {
