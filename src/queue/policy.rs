@@ -133,8 +133,8 @@ pub(crate) enum Why {
     },
     /// Another build of the same workspace runs, or goes first.
     Workspace {
-        /// That build.
-        by: BuildId,
+        /// That build; none: of another customer.
+        by: Option<BuildId>,
     },
     /// The machine has too little of something.
     Pressure(Pressure),
@@ -149,7 +149,9 @@ impl Why {
     /// The same without the names of builds that the caller may not see.
     #[must_use]
     pub(crate) fn hiding(mut self, may_see: impl Fn(&BuildId) -> bool) -> Self {
-        if let Self::Memory { by, .. } | Self::Cpus { by, .. } | Self::Turn { before: by } = &mut self {
+        if let Self::Memory { by, .. } | Self::Cpus { by, .. } | Self::Workspace { by } | Self::Turn { before: by } =
+            &mut self
+        {
             by.take_if(|id| !may_see(id));
         }
         self
@@ -168,7 +170,8 @@ impl fmt::Display for Why {
             Self::Cpus { used, total, by, others, .. } => {
                 write!(f, "processors: {used} of {total} are used by {}", users(by.as_ref(), *others))
             }
-            Self::Workspace { by } => write!(f, "its workspace is taken by {by}"),
+            Self::Workspace { by: Some(id) } => write!(f, "its workspace is taken by {id}"),
+            Self::Workspace { by: None } => f.write_str("its workspace is taken by another build"),
             Self::Pressure(Pressure { resource, percent }) => {
                 let what = match resource {
                     Resource::Cpu => "processors",
@@ -381,7 +384,7 @@ impl<'a> Room<'a> {
         }
         // Also one that waits has its workspace: a later build would overtake it there.
         if let Some(by) = self.workspaces.get(build.workspace.as_str()) {
-            return Some(Why::Workspace { by: (*by).clone() });
+            return Some(Why::Workspace { by: Some((*by).clone()) });
         }
         self.workspaces.insert(&build.workspace, &build.id);
         if self.builds == 0 {
