@@ -18,7 +18,7 @@ use crate::{
     config::{Problem, Problems, Texts},
     engine,
     history::BuildRecord,
-    model::{Ask, BuildId, Hint, Origin, RemoteCaller, State, Submission, SystemFacts},
+    model::{Ask, BuildId, Digest, Hint, Origin, RemoteCaller, State, Submission, SystemFacts},
     plan::Plan,
     project::{Project, Sources},
     service::random,
@@ -217,6 +217,16 @@ impl Daemon {
         }
     }
 
+    /// Whether the blobs of a submission are here.
+    fn check_blobs(&self, submission: &Submission) -> Result<(), DaemonError> {
+        let wanted: Vec<Digest> = submission.layers.iter().map(|layer| layer.digest.clone()).collect();
+        let missing = self.blobs.missing(&wanted);
+        match submission.layers.iter().find(|layer| missing.contains(&layer.digest)) {
+            Some(layer) => Err(DaemonError::NoBlob { layer: layer.name.clone(), digest: layer.digest.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// Takes a submission that was judged. Answered when it is on the disk.
     ///
     /// # Errors
@@ -237,10 +247,12 @@ impl Daemon {
         if self.is_ending() {
             return Err(DaemonError::Ends);
         }
-        self.check_room(&about)?;
-        let missing = self.blobs.missing(&about.blobs);
-        if let Some(layer) = submission.layers.iter().find(|layer| missing.contains(&layer.digest)) {
-            return Err(DaemonError::NoBlob { layer: layer.name.clone(), digest: layer.digest.clone() });
+        if let Err(refused) = self.check_room(&about).and_then(|()| self.check_blobs(&submission)) {
+            // One that was taken before is among those that fill the queue.
+            let known = request.map(|key| self.ledger.requested(&key)).transpose()?.flatten();
+            let build = known.ok_or(refused)?;
+            let place = self.waits(&build, principal);
+            return Ok(Accepted { build, repeated: true, place });
         }
         let told = Webhooks::queue(Event::Queued, &facts(&about.record, State::Queued), now);
         match self.ledger.take(&submission, text, request, now, told).await? {

@@ -108,6 +108,17 @@ impl Ledger {
         self.write_now(taking(submission, about, request, now, told))
     }
 
+    /// The build that a request was taken as, if it was.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub(crate) fn requested(&self, key: &str) -> Result<Option<BuildId>, LedgerError> {
+        let sql = "SELECT build FROM requests WHERE key = ?1";
+        let build = self.read(|db| db.query_row(sql, [key], |row| row.get::<_, String>(0)).optional())?;
+        Ok(build.and_then(|build| build.parse().ok()))
+    }
+
     /// All that wait, in the order in which they came.
     ///
     /// # Errors
