@@ -38,6 +38,11 @@ pub(crate) fn status(error: &DaemonError) -> Status {
     of(code(error), error)
 }
 
+/// A panic as a status.
+pub(crate) fn panicked() -> Status {
+    Status::internal("the daemon has failed in this call; its log says more")
+}
+
 /// Any error with a code.
 pub(crate) fn of(code: Code, error: &dyn UserError) -> Status {
     let mut causes = Vec::new();
