@@ -473,7 +473,7 @@ impl Smidr for Api {
         request: Request<proto::ListSchedulesRequest>,
     ) -> Answer<proto::ListSchedulesResponse> {
         let principal = principal(&request)?;
-        self.schedules(&principal).map(Response::new)
+        self.schedules(&principal).await.map(Response::new)
     }
 
     async fn delete_schedule(
@@ -494,7 +494,7 @@ impl Smidr for Api {
 
     async fn list_webhooks(&self, request: Request<proto::ListWebhooksRequest>) -> Answer<proto::ListWebhooksResponse> {
         let principal = principal(&request)?;
-        self.webhooks(&principal).map(Response::new)
+        self.webhooks(&principal).await.map(Response::new)
     }
 
     async fn delete_webhook(
@@ -510,7 +510,7 @@ impl Smidr for Api {
         request: Request<proto::ListDeliveriesRequest>,
     ) -> Answer<proto::ListDeliveriesResponse> {
         let principal = principal(&request)?;
-        self.deliveries(&principal, request.into_inner()).map(Response::new)
+        self.deliveries(&principal, request.into_inner()).await.map(Response::new)
     }
 
     async fn resend_delivery(
