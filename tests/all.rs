@@ -51,6 +51,8 @@ mod daemon_fuzz;
 mod daemon_hostile;
 #[path = "all/daemon_killed.rs"]
 mod daemon_killed;
+#[path = "all/daemon_leases.rs"]
+mod daemon_leases;
 #[path = "all/daemon_ops.rs"]
 mod daemon_ops;
 #[path = "all/daemon_schedules.rs"]

@@ -182,7 +182,13 @@ fn line(lines: &mut Vec<u8>, entry: &impl Serialize) -> io::Result<()> {
 /// No client can fill the disk with one call.
 fn shortened<'a>(call: &Call<'a>) -> Call<'a> {
     let short = |text: &'a str| text.char_indices().nth(LONGEST).and_then(|(end, _)| text.get(..end)).unwrap_or(text);
-    Call { who: short(call.who), build: call.build.map(short), customer: call.customer.map(short), ..call.clone() }
+    Call {
+        who: short(call.who),
+        what: short(call.what),
+        build: call.build.map(short),
+        customer: call.customer.map(short),
+        ..call.clone()
+    }
 }
 
 /// Makes room for a new file; the oldest goes.

@@ -123,7 +123,7 @@ impl Metrics {
         to.register("daemon", "The daemon", version);
         to.register("builds_running", "Builds that run, by state", self.running.clone());
         to.register("builds_waiting", "Builds that wait for their turn", self.waiting.clone());
-        to.register("followers", "Clients that follow a build", self.followers.clone());
+        to.register("followers", "Streams that are open: logs, events, downloads, uploads", self.followers.clone());
         to.register_with_unit("kept", "What is kept on the disk, by place", Unit::Bytes, self.kept.clone());
         to.register_with_unit("disk_free", "What is free on the disk of SMIDR_HOME", Unit::Bytes, self.free.clone());
         to.register("builds_ended", "Builds that are over, by state", self.ended.clone());

@@ -45,7 +45,7 @@ use self::{
 pub(crate) use crate::artifacts::ArtifactError;
 use crate::{
     artifacts,
-    history::{BuildRecord, History, HistoryError},
+    history::{BuildRecord, Filter, History, HistoryError},
     model::{Artifact, BuildId, Digest, Hint, Kind, Paths, SystemFacts, UserError},
     plan::PlanError,
     project::ProjectError,
@@ -113,6 +113,14 @@ pub(crate) enum DaemonError {
         /// Of its archive.
         digest: Digest,
     },
+    /// No build that the caller may see.
+    #[error("there is no build `{id}`")]
+    NoBuild {
+        /// What was asked for.
+        id: String,
+        /// Builds that there are, whose ids are like it.
+        nearest: Vec<BuildId>,
+    },
     /// Builds.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -160,7 +168,7 @@ impl UserError for DaemonError {
         match self {
             Self::Runs(_) | Self::NotGranted(_) | Self::Taken { .. } | Self::Missing { .. } => Kind::Request,
             Self::Ends | Self::Full { .. } => Kind::Outside,
-            Self::Refused(_) | Self::NoBlob { .. } => Kind::Request,
+            Self::Refused(_) | Self::NoBlob { .. } | Self::NoBuild { .. } => Kind::Request,
             Self::Blob(error) => error.kind(),
             Self::Schedule(error) => error.kind(),
             Self::Webhook(error) => error.kind(),
@@ -189,6 +197,10 @@ impl UserError for DaemonError {
             Self::Full { .. } => vec![Hint::new("try again when one of them has started")],
             Self::Blob(error) => error.hints(),
             Self::NoBlob { .. } => vec![Hint::new("send it with UploadBlob first, as `smidr client start` does")],
+            Self::NoBuild { nearest, .. } => {
+                let near = nearest.iter().map(|id| Hint::new(format!("did you mean {id}?")));
+                near.chain([Hint::command("all builds", "smidr client list")]).collect()
+            }
             Self::Schedule(error) => error.hints(),
             Self::Webhook(error) => error.hints(),
             Self::Taken { .. } | Self::Missing { .. } | Self::Ends => Vec::new(),
@@ -268,6 +280,9 @@ pub(crate) enum Ending {
     Replaced,
 }
 
+/// Among how many builds, the newest, like ids are looked for; how many of them are told.
+const LIKE: (u32, usize) = (200, 3);
+
 /// How long a token's end is waited for at once.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(3600);
 
@@ -276,13 +291,6 @@ const BETWEEN: Duration = Duration::from_millis(10);
 
 /// How long what goes on beside the queue pauses after a failure.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(30);
-
-/// Does what a call asks for to its end, also where its client leaves meanwhile: the call is dropped then, and with it what follows a write.
-async fn whole<T: Send + 'static>(
-    work: impl Future<Output = Result<T, DaemonError>> + Send + 'static,
-) -> Result<T, DaemonError> {
-    tokio::spawn(work).await.unwrap_or(Err(DaemonError::Ends))
-}
 
 /// Does what ends with the daemon alone, and begins again where it fails: a disk that is full for a moment ends no schedules.
 fn keep_on<E: std::error::Error + 'static>(what: &str, pause: Duration, work: impl Fn() -> Result<(), E>) {
@@ -430,19 +438,31 @@ impl Daemon {
                     .collect();
                 match <[BuildRecord; 1]>::try_from(seen) {
                     Ok([one]) => one,
-                    Err(seen) if seen.is_empty() => return Err(ServiceError::Unknown(id.into()).into()),
+                    Err(seen) if seen.is_empty() => return Err(self.no_build(principal, id)),
                     Err(seen) => {
                         let ids = seen.into_iter().map(|build| build.id).collect();
                         return Err(ServiceError::Ambiguous { text, ids }.into());
                     }
                 }
             }
+            Err(ServiceError::Unknown(_)) => return Err(self.no_build(principal, id)),
             found => found?,
         };
         match principal.sees(build.customer.as_deref()) {
             true => Ok(build),
-            false => Err(ServiceError::Unknown(id.into()).into()),
+            false => Err(self.no_build(principal, id)),
         }
+    }
+
+    /// What is said of an id that is none, whether it is of another customer's build or of no build.
+    fn no_build(&self, principal: &Principal, id: &str) -> DaemonError {
+        let filter = Filter { customer: principal.customer.clone(), ..Filter::default() };
+        let known = self.builds().page(&filter, None, LIKE.0).map(|(builds, _)| builds).unwrap_or_default();
+        let like = |build: &BuildId| strsim::normalized_damerau_levenshtein(build.as_str(), id);
+        let mut nearest: Vec<BuildId> = known.into_iter().map(|build| build.id).filter(|id| like(id) > 0.7).collect();
+        nearest.sort_by(|one, other| like(other).total_cmp(&like(one)));
+        nearest.truncate(LIKE.1);
+        DaemonError::NoBuild { id: id.into(), nearest }
     }
 
     /// Stops a build. Gives its state.
@@ -549,15 +569,11 @@ impl Daemon {
         let created = Timestamp::now();
         let expires = lifetime.and_then(|lifetime| created.checked_add(lifetime).ok());
         let token = Token { name, hash, scopes, customer, created, expires };
-        let daemon = self.clone();
-        whole(async move {
-            if !daemon.ledger.add_token(token.clone()).await? {
-                return Err(DaemonError::Taken { what: "token", name: token.name });
-            }
-            daemon.tokens.write().unwrap_or_else(PoisonError::into_inner).insert(hash, token.clone());
-            Ok((token, text))
-        })
-        .await
+        if !self.ledger.add_token(token.clone()).await? {
+            return Err(DaemonError::Taken { what: "token", name: token.name });
+        }
+        self.tokens.write().unwrap_or_else(PoisonError::into_inner).insert(hash, token.clone());
+        Ok((token, text))
     }
 
     /// All tokens.
@@ -573,16 +589,12 @@ impl Daemon {
     ///
     /// When there is none, or that cannot be kept.
     pub(crate) async fn revoke_token(self: &Arc<Self>, name: String) -> Result<(), DaemonError> {
-        let daemon = self.clone();
-        whole(async move {
-            if !daemon.ledger.remove_token(name.clone()).await? {
-                return Err(DaemonError::Missing { what: "token", name });
-            }
-            daemon.tokens.write().unwrap_or_else(PoisonError::into_inner).retain(|_, token| token.name != name);
-            daemon.access.send_modify(|count| *count += 1);
-            Ok(())
-        })
-        .await
+        if !self.ledger.remove_token(name.clone()).await? {
+            return Err(DaemonError::Missing { what: "token", name });
+        }
+        self.tokens.write().unwrap_or_else(PoisonError::into_inner).retain(|_, token| token.name != name);
+        self.access.send_modify(|count| *count += 1);
+        Ok(())
     }
 
     /// The caller with a client certificate of that subject, if there is one.

@@ -24,7 +24,6 @@ use super::{
     lock,
     told::facts,
     webhooks::{Event, Webhooks},
-    whole,
 };
 use crate::{
     executors::{self, Life},
@@ -554,17 +553,13 @@ impl Daemon {
     ///
     /// When that cannot be kept.
     pub(crate) async fn pause(self: &Arc<Self>, paused: bool) -> Result<(), DaemonError> {
-        let daemon = self.clone();
-        whole(async move {
-            daemon.ledger.set(PAUSED, paused.to_string()).await?;
-            let mut queue = lock(&daemon.queue);
-            queue.budget.paused = paused;
-            queue.decide();
-            drop(queue);
-            let _ = daemon.wake.send(Signal::Look);
-            Ok(())
-        })
-        .await
+        self.ledger.set(PAUSED, paused.to_string()).await?;
+        let mut queue = lock(&self.queue);
+        queue.budget.paused = paused;
+        queue.decide();
+        drop(queue);
+        let _ = self.wake.send(Signal::Look);
+        Ok(())
     }
 
     /// Starts no more builds: the daemon is about to end. Gives what runs.

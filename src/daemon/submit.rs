@@ -7,13 +7,12 @@ use jiff::Timestamp;
 use super::{
     Daemon, DaemonError,
     access::Principal,
-    ledger::waiting::{Taken, requested},
+    ledger::waiting::Taken,
     lock,
     policy::{self, Verdict},
     queue::{About, Place, Signal},
     told::facts,
     webhooks::{Event, Webhooks},
-    whole,
 };
 use crate::{
     config::{Problem, Problems, Texts},
@@ -222,9 +221,10 @@ impl Daemon {
         }
     }
 
+    /// Whether the blobs of a submission are here.
     fn check_blobs(&self, submission: &Submission) -> Result<(), DaemonError> {
-        let digests: Vec<Digest> = submission.layers.iter().map(|layer| layer.digest.clone()).collect();
-        let missing = self.blobs.missing(&digests);
+        let wanted: Vec<Digest> = submission.layers.iter().map(|layer| layer.digest.clone()).collect();
+        let missing = self.blobs.missing(&wanted);
         match submission.layers.iter().find(|layer| missing.contains(&layer.digest)) {
             Some(layer) => Err(DaemonError::NoBlob { layer: layer.name.clone(), digest: layer.digest.clone() }),
             None => Ok(()),
@@ -246,40 +246,29 @@ impl Daemon {
         // One customer's request ids are not another's.
         let whose = principal.customer.as_deref().unwrap_or_default();
         let request = (!request_id.is_empty()).then(|| format!("{whose}\n{request_id}"));
+        let text = serde_json::to_string(&about).unwrap_or_default();
+        let now = about.record.started;
         if self.is_ending() {
             return Err(DaemonError::Ends);
         }
-        let refused = self.check_room(&about).and_then(|()| self.check_blobs(&submission)).err();
-        let (build, repeated) = match refused {
-            None => {
-                let daemon = self.clone();
-                whole(async move { daemon.take_all(submission, about, request).await }).await?
-            }
-            // What was taken before needs no room.
-            Some(error) => match request {
-                Some(key) => (self.ledger.write(requested(key)).await?.ok_or(error)?, true),
-                None => return Err(error),
-            },
-        };
-        let place = self.waits(&build, principal);
-        Ok(Accepted { build, repeated, place })
-    }
-
-    /// Takes a submission that nothing speaks against. Gives the build, and whether it was taken before.
-    async fn take_all(
-        self: Arc<Self>,
-        submission: Submission,
-        about: About,
-        request: Option<String>,
-    ) -> Result<(BuildId, bool), DaemonError> {
-        let text = serde_json::to_string(&about).unwrap_or_default();
-        let now = about.record.started;
+        if let Err(refused) = self.check_room(&about).and_then(|()| self.check_blobs(&submission)) {
+            // One that was taken before is among those that fill the queue.
+            let known = request.map(|key| self.ledger.requested(&key)).transpose()?.flatten();
+            let build = known.ok_or(refused)?;
+            let place = self.waits(&build, principal);
+            return Ok(Accepted { build, repeated: true, place });
+        }
         let told = Webhooks::queue(Event::Queued, &facts(&about.record, State::Queued), now);
         match self.ledger.take(&submission, text, request, now, told).await? {
-            Taken::Before(build) => Ok((build, true)),
+            Taken::Before(build) => {
+                let place = self.waits(&build, principal);
+                Ok(Accepted { build, repeated: true, place })
+            }
             Taken::New(seq) => {
-                let _ = tokio::task::spawn_blocking(move || self.enter(seq, now, about)).await;
-                Ok((submission.id, false))
+                let daemon = self.clone();
+                let _ = tokio::task::spawn_blocking(move || daemon.enter(seq, now, about)).await;
+                let place = self.waits(&submission.id, principal);
+                Ok(Accepted { build: submission.id, repeated: false, place })
             }
         }
     }
@@ -292,7 +281,7 @@ impl Daemon {
     pub(super) fn take_due(&self, submission: Submission, about: About, due: String) -> Result<BuildId, DaemonError> {
         match self.check_room(&about) {
             Ok(()) => self.take_now(submission, about, Some(due)),
-            Err(error) => self.ledger.read(requested(due))?.ok_or(error),
+            Err(error) => self.ledger.requested(&due)?.ok_or(error),
         }
     }
 

@@ -6,7 +6,7 @@ use tonic::Status;
 use super::{
     convert::time,
     proto::{self, schedule::Source as Sent},
-    server::Api,
+    server::{Api, blocking},
     status::status,
 };
 use crate::{
@@ -71,14 +71,13 @@ fn token(token: &Token) -> proto::Token {
         customer: token.customer.clone().unwrap_or_default(),
         created: Some(time(token.created)),
         expires: token.expires.map(time),
-        last_used: None,
     }
 }
 
 fn schedule(row: ScheduleRow, now: Timestamp) -> proto::Schedule {
     let source = match serde_json::from_str(&row.source) {
         Ok(Source::Git(GitConfig { url, reference, path, targets, variant })) => Some(Sent::Git(proto::GitConfig {
-            url,
+            url: shown_url(&url),
             r#ref: reference,
             path,
             targets,
@@ -200,10 +199,10 @@ impl Api {
         Ok(schedule(self.daemon.schedules.create(new, now).await.map_err(failed)?, now))
     }
 
-    pub(super) fn schedules(&self, principal: &Principal) -> Result<proto::ListSchedulesResponse, Status> {
+    pub(super) async fn schedules(&self, principal: &Principal) -> Result<proto::ListSchedulesResponse, Status> {
         principal.require(Scope::Read).map_err(failed)?;
-        let now = Timestamp::now();
-        let rows = self.daemon.schedules.list().map_err(failed)?.into_iter();
+        let (daemon, now) = (self.daemon.clone(), Timestamp::now());
+        let rows = blocking(move || Ok(daemon.schedules.list()?)).await?.into_iter();
         let seen = rows.filter(|row| principal.sees(Some(&row.customer)));
         Ok(proto::ListSchedulesResponse { schedules: seen.map(|row| schedule(row, now)).collect() })
     }
@@ -239,9 +238,10 @@ impl Api {
         Ok(proto::CreateWebhookResponse { webhook: Some(webhook(&row)), secret: secret.unwrap_or_default() })
     }
 
-    pub(super) fn webhooks(&self, principal: &Principal) -> Result<proto::ListWebhooksResponse, Status> {
+    pub(super) async fn webhooks(&self, principal: &Principal) -> Result<proto::ListWebhooksResponse, Status> {
         principal.require(Scope::Read).map_err(failed)?;
-        let rows = self.daemon.webhooks.list().map_err(failed)?;
+        let daemon = self.daemon.clone();
+        let rows = blocking(move || Ok(daemon.webhooks.list()?)).await?;
         let seen = rows.iter().filter(|row| principal.sees(Some(&row.customer)));
         Ok(proto::ListWebhooksResponse { webhooks: seen.map(webhook).collect() })
     }
@@ -259,7 +259,7 @@ impl Api {
         }
     }
 
-    pub(super) fn deliveries(
+    pub(super) async fn deliveries(
         &self,
         principal: &Principal,
         asked: proto::ListDeliveriesRequest,
@@ -267,7 +267,8 @@ impl Api {
         principal.require(Scope::Read).map_err(failed)?;
         let customer = customer(principal, asked.customer)?;
         let limit = if asked.limit == 0 { 50 } else { asked.limit.min(DELIVERIES) };
-        let rows = self.daemon.webhooks.deliveries(&customer, &asked.webhook, limit).map_err(failed)?;
+        let daemon = self.daemon.clone();
+        let rows = blocking(move || Ok(daemon.webhooks.deliveries(&customer, &asked.webhook, limit)?)).await?;
         Ok(proto::ListDeliveriesResponse { deliveries: rows.into_iter().map(delivery).collect() })
     }
 
@@ -278,7 +279,8 @@ impl Api {
     ) -> Result<proto::ResendDeliveryResponse, Status> {
         principal.require(Scope::Submit).map_err(failed)?;
         let missing = || failed(DaemonError::Missing { what: "delivery", name: asked.id.clone() });
-        let known = self.daemon.webhooks.delivery(&asked.id).map_err(failed)?.ok_or_else(missing)?;
+        let (daemon, id) = (self.daemon.clone(), asked.id.clone());
+        let known = blocking(move || Ok(daemon.webhooks.delivery(&id)?)).await?.ok_or_else(missing)?;
         if !principal.sees(Some(&known.customer)) {
             return Err(missing());
         }

@@ -17,7 +17,7 @@ use axum::{
 use jiff::Timestamp;
 use tonic::{Code, Status};
 
-use super::listen::Peer;
+use super::{listen::Peer, status::panicked};
 use crate::daemon::{
     Daemon,
     access::{How, Principal},
@@ -94,6 +94,8 @@ pub(crate) struct Gate {
     daemon: Arc<Daemon>,
     wrong: Arc<Mutex<Buckets<IpAddr>>>,
     requests: Arc<Mutex<Buckets<String>>>,
+    // Refusals of callers that are not known, by address: they leave room in the audit log.
+    unknown: Arc<Mutex<Buckets<IpAddr>>>,
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -108,6 +110,7 @@ impl Gate {
             daemon,
             wrong: Arc::new(Mutex::new(Buckets::of_wrong_tokens())),
             requests: Arc::new(Mutex::new(requests)),
+            unknown: Arc::new(Mutex::new(Buckets::of_wrong_tokens())),
         }
     }
 
@@ -115,7 +118,7 @@ impl Gate {
     fn principal(&self, request: &Request<Body>) -> Result<Principal, Refusal> {
         let peer = request.extensions().get::<Peer>();
         if let Some(shown) = request.headers().get(header::AUTHORIZATION) {
-            let address = peer.and_then(|peer| peer.address.parse().ok()).map(client);
+            let address = peer.and_then(key);
             let now = Instant::now();
             if let Some(wait) = address.and_then(|address| lock(&self.wrong).wait(&address, now)) {
                 return Err(Refusal::Wait("too many wrong tokens came from this address", wait));
@@ -158,6 +161,10 @@ impl Gate {
         if status == "ok" && READS.contains(&what) {
             return;
         }
+        let unknown = request.key.filter(|_| principal.is_none());
+        if unknown.is_some_and(|address| lock(&self.unknown).take(&address, Instant::now()).is_err()) {
+            return;
+        }
         if REFUSED.contains(&status) {
             let (who, address) = (principal.map_or("", |principal| &principal.name), request.address.as_deref());
             tracing::info!(who, address, call = what, status, "a call is refused");
@@ -182,17 +189,24 @@ impl Gate {
     }
 }
 
+/// The address of a connection, as rates count it; none on the Unix socket.
+fn key(peer: &Peer) -> Option<IpAddr> {
+    peer.address.parse().ok().map(client)
+}
+
 /// What is written down of a request.
 struct Asked {
     what: String,
     address: Option<String>,
+    key: Option<IpAddr>,
     is_grpc: bool,
 }
 
 impl Asked {
     fn of(request: &Request<Body>) -> Self {
         let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let address = request.extensions().get::<Peer>().map(|peer| peer.address.clone());
+        let peer = request.extensions().get::<Peer>();
+        let (address, key) = (peer.map(|peer| peer.address.clone()), peer.and_then(key));
         let path = request.uri().path();
         let is_grpc = kind.is_some_and(|kind| kind.starts_with("application/grpc"));
         let what = if is_grpc {
@@ -200,7 +214,7 @@ impl Asked {
         } else {
             format!("{} {path}", request.method())
         };
-        Self { what, address: address.filter(|address| address != "unix"), is_grpc }
+        Self { what, address: address.filter(|address| address != "unix"), key, is_grpc }
     }
 
     /// The method, for metrics. A path that a client has made up is none.
@@ -250,31 +264,47 @@ impl Refusal {
 }
 
 /// Lets requests pass that come from a caller that is known.
-pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn check(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     if OPEN.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let (asked, noted, begun) = (Asked::of(&request), Noted::default(), Instant::now());
+    let (asked, begun) = (Asked::of(&request), Instant::now());
+    let refused = |principal: Option<&Principal>, refusal: Refusal| {
+        gate.note(principal, &asked, &Noted::default(), refusal.status());
+        gate.daemon.metrics.answered(asked.method(), refusal.status(), begun.elapsed());
+        refusal.answer(asked.is_grpc)
+    };
     let principal = match gate.principal(&request) {
         Ok(principal) => principal,
-        Err(refusal) => {
-            gate.note(None, &asked, &noted, refusal.status());
-            gate.daemon.metrics.answered(asked.method(), refusal.status(), begun.elapsed());
-            return refusal.answer(asked.is_grpc);
-        }
+        Err(refusal) => return refused(None, refusal),
     };
     if let Err(refusal) = gate.rate(&principal) {
-        gate.note(Some(&principal), &asked, &noted, refusal.status());
-        gate.daemon.metrics.answered(asked.method(), refusal.status(), begun.elapsed());
-        return refusal.answer(asked.is_grpc);
+        return refused(Some(&principal), refusal);
     }
+    let is_write = WRITES.contains(&asked.what.as_str());
+    let answer = answer(gate, principal, asked, begun, request, next);
+    if !is_write {
+        return answer.await;
+    }
+    // A connection that breaks ends no change in the middle, and what was done is written into the audit log.
+    tokio::spawn(answer).await.unwrap_or_else(|_| panicked().into_http())
+}
+
+async fn answer(
+    gate: Gate,
+    principal: Principal,
+    asked: Asked,
+    begun: Instant,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let noted = Noted::default();
     request.extensions_mut().insert(principal.clone());
     request.extensions_mut().insert(noted.clone());
     let response = next.run(request).await;
     // An answer without a message has its status among the headers.
     let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok()?.parse::<i32>().ok());
     let status = match code.map(Code::from) {
-        None | Some(Code::Ok) if response.status().is_success() || asked.is_grpc => "ok",
         None | Some(Code::Ok) => of_http(response.status()),
         Some(code) => of_grpc(code),
     };
@@ -290,7 +320,7 @@ fn of_http(status: StatusCode) -> &'static str {
         StatusCode::FORBIDDEN => Code::PermissionDenied,
         StatusCode::NOT_FOUND => Code::NotFound,
         StatusCode::RANGE_NOT_SATISFIABLE => Code::OutOfRange,
-        StatusCode::NOT_MODIFIED => Code::Ok,
+        status if status.is_success() || status == StatusCode::NOT_MODIFIED => Code::Ok,
         status if status.is_client_error() => Code::InvalidArgument,
         _ => Code::Internal,
     })

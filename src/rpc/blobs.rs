@@ -4,15 +4,10 @@ use tonic::{Status, Streaming};
 
 use super::{
     proto::{UploadBlobRequest, UploadBlobResponse},
+    server::blocking,
     status::status,
 };
-use crate::{
-    daemon::{
-        Daemon, DaemonError,
-        blobs::{BlobError, Incoming},
-    },
-    model::Digest,
-};
+use crate::{daemon::Daemon, model::Digest};
 
 /// How many digests one request may name.
 const MOST: usize = 1000;
@@ -42,24 +37,17 @@ pub(crate) async fn receive(
     daemon: &Daemon,
     mut parts: Streaming<UploadBlobRequest>,
 ) -> Result<UploadBlobResponse, Status> {
-    let failed = |error: BlobError| status(&DaemonError::from(error));
     let Some(first) = parts.message().await? else { return Err(Status::invalid_argument("nothing was sent")) };
     let wanted = digest(&first.digest)?;
-    let mut incoming = daemon.blobs.receive(wanted.clone(), first.size).map_err(failed)?;
+    let mut incoming = daemon.blobs.receive(wanted.clone(), first.size).map_err(|error| status(&error.into()))?;
     let mut part = first.data;
     loop {
-        incoming = write(incoming, part).await.map_err(failed)?;
+        incoming = blocking(move || Ok(incoming.write(&part).map(|()| incoming)?)).await?;
         match parts.message().await? {
             Some(next) => part = next.data,
             None => break,
         }
     }
-    let finished = tokio::task::spawn_blocking(move || incoming.finish()).await;
-    finished.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(failed)?;
+    blocking(move || Ok(incoming.finish()?)).await?;
     Ok(UploadBlobResponse { digest: wanted.to_string() })
-}
-
-async fn write(mut incoming: Incoming, part: Vec<u8>) -> Result<Incoming, BlobError> {
-    let written = tokio::task::spawn_blocking(move || incoming.write(&part).map(|()| incoming)).await;
-    written.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

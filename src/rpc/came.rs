@@ -1,4 +1,4 @@
-//! A connection that tells once something has come over it.
+//! A connection that tells once something has come over it: the preface of HTTP/2, or what cannot become one. Half a preface is nothing.
 
 use std::{
     io::{self, IoSlice},
@@ -11,6 +11,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::watch,
 };
+
+/// How each connection of HTTP/2 begins (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether something has come.
 #[derive(Clone, Default)]
@@ -27,12 +30,14 @@ impl Came {
 pub(super) struct Watched<S> {
     stream: S,
     came: Option<Came>,
+    // How much of the preface has come.
+    begun: usize,
 }
 
 impl<S> Watched<S> {
     /// Watches a connection.
     pub(super) fn new(stream: S, came: &Came) -> Self {
-        Self { stream, came: Some(came.clone()) }
+        Self { stream, came: Some(came.clone()), begun: 0 }
     }
 }
 
@@ -40,10 +45,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = to.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, to);
-        if to.filled().len() > before
-            && let Some(came) = self.came.take()
-        {
-            came.0.send_replace(true);
+        let new = to.filled().get(before..).unwrap_or_default();
+        if self.came.is_some() && !new.is_empty() {
+            let rest = PREFACE.get(self.begun..).unwrap_or_default();
+            self.begun += new.len();
+            if (new.len() >= rest.len() || !rest.starts_with(new))
+                && let Some(came) = self.came.take()
+            {
+                came.0.send_replace(true);
+            }
         }
         polled
     }

@@ -4,13 +4,16 @@ use std::{fs::File, io, path::Path, pin::Pin, sync::Arc, vec};
 
 use bytes::Bytes;
 use rustix::{buffer::spare_capacity, io::Errno};
-use tokio::sync::mpsc;
-use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
 
-use super::{proto::Chunk, status::status};
+use super::{
+    lease::Lease,
+    proto::Chunk,
+    status::{panicked, status},
+};
 use crate::{
-    daemon::{Daemon, DaemonError, access::Principal},
+    daemon::{Daemon, DaemonError},
     model::{Artifact, BuildId},
     service::ServiceError,
     system::files::FileError,
@@ -21,9 +24,6 @@ const PIECE: u64 = 256 << 10;
 
 /// A piece of small files of an archive is at least so large, in bytes: a message for each would be slow.
 const SMALL: usize = 64 << 10;
-
-/// How many pieces wait for a client at most.
-const AHEAD: usize = 2;
 
 /// The unit of tar archives, in bytes.
 const BLOCK: u64 = 512;
@@ -195,34 +195,24 @@ fn head(artifact: &Artifact, file: Option<&File>) -> Result<Vec<u8>, FileError> 
     Ok(std::mem::take(archive.get_mut()))
 }
 
-/// Sends pieces as the client takes them, until the end, an error, or the moment when the caller may no longer. Waiting for a client takes no thread.
+/// Sends pieces as the client takes them, until the end, an error, or the loss of the lease. Waiting for a client takes no thread.
 pub(crate) fn stream(
-    daemon: Arc<Daemon>,
-    principal: Principal,
+    lease: Lease,
     mut pieces: impl Iterator<Item = Piece> + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
-    let (to, sent) = mpsc::channel(AHEAD);
-    tokio::spawn(async move {
+    lease.stream(|to| async move {
         while let Ok(place) = to.reserve().await {
             let read = tokio::task::spawn_blocking(move || {
                 let piece = pieces.next();
                 (pieces, piece)
             });
-            let Ok((rest, piece)) = read.await else { return };
+            let (rest, piece) = read.await.map_err(|_| panicked())?;
             pieces = rest;
-            let piece = match piece {
-                None => return,
-                Some(_) if !daemon.still(&principal) => Err(Status::unauthenticated("the token was revoked")),
-                Some(piece) => piece.map_err(|error| status(&error.into())),
-            };
-            let is_last = piece.is_err();
-            place.send(piece);
-            if is_last {
-                return;
-            }
+            let Some(piece) = piece else { break };
+            place.send(piece.map_err(|error| status(&error.into()))?);
         }
-    });
-    ReceiverStream::new(sent)
+        Ok(())
+    })
 }
 
 /// The messages of the API: first what the whole is, then its bytes.

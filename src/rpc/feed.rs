@@ -1,5 +1,5 @@
-//! Journals as streams. What clients at the same place want is read and encoded once; they share the bytes. A client keeps a place, not a
-//! buffer, so that one that reads slowly costs neither memory nor another's time.
+//! Journals as streams. What clients at the same place want is read and encoded once; they share the bytes. A client keeps a place and
+//! the piece that it takes, so that one that reads slowly costs little memory, and none of another's time.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,13 +11,16 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{broadcast, mpsc, watch};
+use tonic::Status;
 
 use super::{
     batch, convert,
     proto::LogLine,
     records::{record, task_name, task_texts, texts},
+    status::{panicked, status},
 };
 use crate::{
+    daemon::DaemonError,
     history::journal::{Entry, Reader, Spot},
     model::{BuildId, Event, Paths, Record},
     service::{LocalService, Woken},
@@ -32,6 +35,9 @@ const MESSAGE: usize = 48 << 10;
 
 /// Records that come within this time wake followers once.
 const TOGETHER: Duration = Duration::from_millis(10);
+
+/// Of a tail, in lines: the places of so many records are remembered.
+const LONGEST_TAIL: u32 = 100_000;
 
 /// How many passing states a follower may be behind before it misses some.
 const PASSING: usize = 256;
@@ -79,8 +85,10 @@ pub(crate) struct Feeds {
 pub(crate) struct Feed {
     folder: PathBuf,
     chunks: Mutex<Chunks>,
-    // Held while a piece is read: others who want it wait, instead of reading the same.
+    // Held while a piece is read: others that want it wait, instead of reading the same. One is for places that have to be found, which may take
+    // long in a large journal; followers at its end do not wait for that.
     reading: tokio::sync::Mutex<()>,
+    finding: tokio::sync::Mutex<()>,
     tip: watch::Sender<Tip>,
     passing: broadcast::Sender<Bytes>,
     follower: StopToken,
@@ -91,6 +99,8 @@ pub(crate) struct Feed {
 struct Tip {
     changes: u64,
     over: bool,
+    // It could not be watched to its end.
+    lost: bool,
 }
 
 impl Drop for Feed {
@@ -120,6 +130,7 @@ impl Feeds {
             folder: self.paths.build(id),
             chunks: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
+            finding: tokio::sync::Mutex::default(),
             tip: watch::Sender::default(),
             passing: broadcast::Sender::new(PASSING),
             follower: StopToken::default(),
@@ -150,11 +161,14 @@ impl Feeds {
                 }
                 Woken::Over => {}
             };
-            let _ = LocalService::new(&paths).wakes(&id, &stop, on);
-            tip.send_modify(|tip| (tip.over, tip.changes) = (true, tip.changes + 1));
+            let watched = LocalService::new(&paths).wakes(&id, &stop, on);
+            if let Err(error) = &watched {
+                tracing::warn!(build = %id, error = error as &dyn std::error::Error, "a build cannot be watched");
+            }
+            tip.send_modify(|tip| *tip = Tip { changes: tip.changes + 1, over: true, lost: watched.is_err() });
         });
         if followed.is_err() {
-            feed.tip.send_modify(|tip| tip.over = true);
+            feed.tip.send_modify(|tip| (tip.over, tip.lost) = (true, true));
         }
     }
 }
@@ -181,32 +195,34 @@ impl Feed {
         }
     }
 
-    async fn chunk(self: &Arc<Self>, form: &Form, from: Spot) -> Result<Arc<Chunk>, FileError> {
+    async fn chunk(self: &Arc<Self>, form: &Form, from: Spot) -> Result<Arc<Chunk>, Status> {
         let is_shared = !matches!(form, Form::Some { .. });
         let known = || if is_shared { self.known(form, from) } else { None };
         if let Some(chunk) = known() {
             return Ok(chunk);
         }
-        let _reading = if is_shared { Some(self.reading.lock().await) } else { None };
+        let is_found = from.after == 0 || from.offset.is_some();
+        let reading = if is_found { &self.reading } else { &self.finding };
+        let _reading = if is_shared { Some(reading.lock().await) } else { None };
         if let Some(chunk) = known() {
             return Ok(chunk);
         }
         let changes = self.tip.borrow().changes;
         let (folder, asked) = (self.folder.clone(), form.clone());
         let read = tokio::task::spawn_blocking(move || read(&folder, &asked, from, changes)).await;
-        let broken = Chunk { to: from, messages: Vec::new(), ends: true, all_of: None };
-        let chunk = Arc::new(read.unwrap_or(Ok(broken))?);
+        let read = read.map_err(|_| panicked())?;
+        let chunk = Arc::new(read.map_err(|error| status(&DaemonError::from(error)))?);
         if is_shared {
             self.keep(form, from, &chunk);
         }
         Ok(chunk)
     }
 
-    /// Sends messages from a place on, until the end of the build or, without `follow`, of what is there. `goes_on` is asked after each wait.
+    /// Sends messages from a place on, until the end of the build or, without `follow`, of what is there.
     ///
     /// # Errors
     ///
-    /// When the journal cannot be read.
+    /// When the journal cannot be read or, with `follow`, not be watched.
     pub(crate) async fn stream(
         self: Arc<Self>,
         form: Form,
@@ -214,17 +230,15 @@ impl Feed {
         follow: bool,
         progress: bool,
         to: mpsc::Sender<Bytes>,
-        mut until: impl AsyncFnMut(),
-    ) -> Result<(), FileError> {
+    ) -> Result<(), Status> {
         let mut tip = self.tip.subscribe();
         let mut passing = (follow && progress).then(|| self.passing.subscribe());
         loop {
             let seen = *tip.borrow_and_update();
             let chunk = self.chunk(&form, from).await?;
             for message in &chunk.messages {
-                tokio::select! {
-                    sent = to.send(message.clone()) => if sent.is_err() { return Ok(()) },
-                    () = until() => return Ok(()),
+                if to.send(message.clone()).await.is_err() {
+                    return Ok(());
                 }
             }
             // A piece may have been read before the last change that is known here.
@@ -233,7 +247,7 @@ impl Feed {
             from = chunk.to;
             drop(chunk);
             if ends || (is_all && (seen.over || !follow)) {
-                return Ok(());
+                return if seen.lost && follow && !ends { Err(lost()) } else { Ok(()) };
             }
             if !is_all {
                 continue;
@@ -247,11 +261,15 @@ impl Feed {
                     state = next(&mut passing) => if let Some(state) = state
                         && to.send(state).await.is_err() { return Ok(()) },
                     () = to.closed() => return Ok(()),
-                    () = until() => return Ok(()),
                 }
             }
         }
     }
+}
+
+/// The client may try again, from where it is.
+fn lost() -> Status {
+    Status::unavailable("the build cannot be watched; the daemon's log says more")
 }
 
 /// The next passing state; one that is missed is nothing.
@@ -266,13 +284,14 @@ async fn next(passing: &mut Option<broadcast::Receiver<Bytes>>) -> Option<Bytes>
     }
 }
 
-/// Where the last lines of a journal begin, but not before `from`.
+/// Where the record begins that has the first of the last lines of a journal, but not before `from`.
 ///
 /// # Errors
 ///
 /// When the journal cannot be read.
 pub(crate) fn tail(folder: &Path, form: &Form, lines: u32, from: Spot) -> Result<Spot, FileError> {
     let Some(mut reader) = Reader::at(folder, from)? else { return Ok(from) };
+    let lines = lines.min(LONGEST_TAIL) as usize;
     // Where each of the last records with lines begins, and how many lines it has.
     let (mut last, mut count) = (VecDeque::new(), 0);
     loop {
@@ -286,7 +305,7 @@ pub(crate) fn tail(folder: &Path, form: &Form, lines: u32, from: Spot) -> Result
         }
         last.push_back((spot, has));
         count += has;
-        while last.front().is_some_and(|(_, first)| count - first >= lines as usize) {
+        while last.front().is_some_and(|(_, first)| count - first >= lines) {
             count -= last.pop_front().map_or(0, |(_, first)| first);
         }
     }
@@ -295,10 +314,11 @@ pub(crate) fn tail(folder: &Path, form: &Form, lines: u32, from: Spot) -> Result
 
 fn lines_of(form: &Form, entry: &Record) -> Vec<String> {
     let Form::Some { grep, task } = form else { return texts(entry) };
-    let mut lines = if task.is_empty() { texts(entry) } else { Vec::new() };
-    if task_name(entry).is_some_and(|name| task.is_empty() || name == *task) {
-        lines.extend(task_texts(entry));
-    }
+    let mut lines = match task.as_str() {
+        "" => texts(entry),
+        task if task_name(entry).is_some_and(|name| name == task) => task_texts(entry),
+        _ => Vec::new(),
+    };
     lines.retain(|line| line.contains(grep));
     lines
 }
@@ -357,5 +377,33 @@ impl Encoder {
             self.messages.push(self.all.freeze());
         }
         self.messages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Place, TaskName};
+
+    #[test]
+    fn parts_of_a_log_are_lines_of_it_or_of_a_task() {
+        let record = |event| Record {
+            build: "x-00000001".parse().expect("an id"),
+            place: Place::Seq(1),
+            at: jiff::Timestamp::UNIX_EPOCH,
+            event,
+        };
+        let name = TaskName { recipe: "a".into(), task: "do_b".into() };
+        let began = record(Event::TaskSkipped { name, covered: false });
+        let console = record(Event::Console { line: "do_b".into() });
+        let lines = |grep: &str, task: &str, record: &Record| {
+            lines_of(&Form::Some { grep: grep.into(), task: task.into() }, record).len()
+        };
+        assert_eq!([lines("do_b", "", &began), lines("do_b", "", &console)], [0, 1]);
+        assert_eq!(
+            [lines("", "a:do_b", &began), lines("need", "a:do_b", &began), lines("", "a:do_c", &began)],
+            [1, 1, 0]
+        );
+        assert_eq!([lines("no such", "a:do_b", &began), lines("", "a:do_b", &console)], [0, 0]);
     }
 }

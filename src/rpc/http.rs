@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 
 use super::{
     download::{self, FilePieces, LEFT_OUT, Tar},
+    lease::Leases,
     server::{blocking, wanted},
 };
 use crate::{
@@ -29,13 +30,20 @@ const BUILDS: &str = "/v1/builds/";
 /// Between the id and the path of a file.
 const ARTIFACTS: &str = "/artifacts/";
 
+#[derive(Clone)]
+struct Files {
+    daemon: Arc<Daemon>,
+    leases: Leases,
+}
+
 /// The routes. Their callers are known.
-pub(crate) fn routes(daemon: Arc<Daemon>) -> Router {
+pub(crate) fn routes(daemon: &Arc<Daemon>, leases: &Leases) -> Router {
+    let files = Files { daemon: daemon.clone(), leases: leases.clone() };
     Router::new()
         .route("/v1/builds/{id}/artifacts", get(list))
         .route("/v1/builds/{id}/artifacts.tar", get(tar))
         .route("/v1/builds/{id}/artifacts/{*path}", get(file))
-        .with_state(daemon)
+        .with_state(files)
 }
 
 /// What `smidr artifacts list --json` prints.
@@ -85,7 +93,11 @@ fn parts(uri: &Uri) -> Result<(String, &str), Status> {
     Ok((wanted(id)?.to_owned(), rest))
 }
 
-async fn list(State(daemon): State<Arc<Daemon>>, Extension(principal): Extension<Principal>, uri: Uri) -> Answer {
+async fn list(
+    State(Files { daemon, .. }): State<Files>,
+    Extension(principal): Extension<Principal>,
+    uri: Uri,
+) -> Answer {
     let (id, _) = parts(&uri)?;
     let document = blocking(move || {
         let build = daemon.show(&principal, &id)?;
@@ -96,7 +108,7 @@ async fn list(State(daemon): State<Arc<Daemon>>, Extension(principal): Extension
 }
 
 async fn tar(
-    State(daemon): State<Arc<Daemon>>,
+    State(Files { daemon, leases }): State<Files>,
     Extension(principal): Extension<Principal>,
     method: Method,
     uri: Uri,
@@ -107,10 +119,10 @@ async fn tar(
         return Err(Status::invalid_argument(format!("the parameter `{name}` is not known: path is")).into());
     }
     let patterns: Vec<String> = query.into_iter().map(|(_, value)| value).collect();
-    let (asking, known) = (principal.clone(), daemon.clone());
+    let lease = leases.take(&principal)?;
     let (id, archive) = blocking(move || {
-        let build = known.show(&asking, &id)?;
-        let archive = Tar::new(known, &build.id, &patterns)?;
+        let build = daemon.show(&principal, &id)?;
+        let archive = Tar::new(daemon, &build.id, &patterns)?;
         Ok((build.id, archive))
     })
     .await?;
@@ -123,13 +135,13 @@ async fn tar(
     ];
     let body = match method {
         Method::HEAD => Body::empty(),
-        _ => Body::from_stream(download::stream(daemon, principal, archive)),
+        _ => Body::from_stream(download::stream(lease, archive)),
     };
     Ok((headers, body).into_response())
 }
 
 async fn file(
-    State(daemon): State<Arc<Daemon>>,
+    State(Files { daemon, leases }): State<Files>,
     Extension(principal): Extension<Principal>,
     method: Method,
     uri: Uri,
@@ -138,9 +150,9 @@ async fn file(
     let (id, rest) = parts(&uri)?;
     let path = rest.strip_prefix(ARTIFACTS.trim_start_matches('/')).unwrap_or_default();
     let path = PathBuf::from(OsString::from_vec(percent_decode_str(path).collect()));
-    let (asking, known) = (principal.clone(), daemon.clone());
+    let (lease, known) = (leases.take(&principal)?, daemon.clone());
     let (id, artifact) = blocking(move || {
-        let build = known.show(&asking, &id)?;
+        let build = known.show(&principal, &id)?;
         let artifact = download::found(&known, &build.id, &path)?;
         Ok((build.id, artifact))
     })
@@ -174,11 +186,10 @@ async fn file(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
-    let known = daemon.clone();
-    let pieces = blocking(move || Ok(FilePieces::open(&known, &id, &artifact, from, Some(length))?)).await?;
+    let pieces = blocking(move || Ok(FilePieces::open(&daemon, &id, &artifact, from, Some(length))?)).await?;
     let body = match method {
         Method::HEAD => Body::empty(),
-        _ => Body::from_stream(download::stream(daemon, principal, pieces)),
+        _ => Body::from_stream(download::stream(lease, pieces)),
     };
     let code = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     Ok((code, headers, body).into_response())

@@ -35,10 +35,10 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How often a silent HTTP/2 connection is asked whether it is there, and how long it may take to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 
-/// How long the head of a request may take over HTTP/1.
+/// How long the first word of a connection may take, and the head of a request over HTTP/1.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// How long the first word of a connection may take where the daemon ends.
+/// The same, where the daemon ends.
 const FIRST: Duration = Duration::from_secs(1);
 
 /// How many connections are served at once.
@@ -201,8 +201,14 @@ where
     let came = Came::default();
     let served = builder.serve_connection_with_upgrades(TokioIo::new(Watched::new(stream, &came)), service);
     tokio::pin!(served);
+    let silent = async {
+        if timeout(HEAD, came.wait()).await.is_ok() {
+            std::future::pending().await
+        }
+    };
     tokio::select! {
         _ = served.as_mut() => return,
+        () = silent => return,
         _ = ends.wait_for(|ends| *ends) => {}
     }
     // One that was accepted a moment ago has a request on its way.

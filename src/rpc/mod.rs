@@ -12,6 +12,7 @@ mod download;
 mod feed;
 pub(crate) mod handover;
 mod http;
+mod lease;
 mod listen;
 mod probes;
 mod records;

@@ -13,7 +13,7 @@ use axum::{
     routing::get,
 };
 
-use super::server::Streams;
+use super::lease::Leases;
 use crate::daemon::{
     Daemon,
     access::{Principal, Scope},
@@ -29,14 +29,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 struct Probes {
     daemon: Arc<Daemon>,
-    streams: Streams,
+    leases: Leases,
     // When the ledger was last written, and whether that worked.
     written: Arc<tokio::sync::Mutex<Option<(Instant, bool)>>>,
 }
 
 /// The routes.
-pub(crate) fn routes(daemon: &Arc<Daemon>, streams: &Streams) -> Router {
-    let probes = Probes { daemon: daemon.clone(), streams: streams.clone(), written: Arc::default() };
+pub(crate) fn routes(daemon: &Arc<Daemon>, leases: &Leases) -> Router {
+    let probes = Probes { daemon: daemon.clone(), leases: leases.clone(), written: Arc::default() };
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -59,7 +59,7 @@ async fn metrics(State(probes): State<Probes>, Extension(principal): Extension<P
         let why = "metrics are for tokens with the scope read of all customers\n";
         return (StatusCode::FORBIDDEN, why).into_response();
     }
-    let followers = probes.streams.count();
+    let followers = probes.leases.count();
     let present = tokio::task::spawn_blocking(move || {
         let present = present(&probes.daemon, followers);
         probes.daemon.metrics.render(&present)

@@ -22,10 +22,11 @@ use super::{
     authority::{self, Authority, AuthorityError},
     feed::Feeds,
     handover, http,
+    lease::Leases,
     listen::{self, Listener},
     probes,
     proto::smidr_server::SmidrServer,
-    server::{Api, Streams},
+    server::Api,
     sockets::{Holder, Prepared, SocketError, Sockets, Tcp},
     systemd,
 };
@@ -307,8 +308,8 @@ async fn wait_for_end(daemon: &Arc<Daemon>) -> Ending {
 
 /// All that is served on one port.
 fn app(daemon: &Arc<Daemon>, ends: &watch::Receiver<bool>) -> (HealthReporter, Router) {
-    let (feeds, streams) = (Arc::new(Feeds::new(daemon.paths.clone())), Streams::default());
-    let api = Api { daemon: daemon.clone(), feeds, streams: streams.clone(), ends: ends.clone() };
+    let (feeds, leases) = (Arc::new(Feeds::new(daemon.paths.clone())), Leases::new(daemon.clone(), ends.clone()));
+    let api = Api { daemon: daemon.clone(), feeds, leases: leases.clone() };
     let message = usize::try_from(daemon.config().limits.message_size).unwrap_or(usize::MAX);
     let service = SmidrServer::new(api).max_decoding_message_size(message);
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -323,6 +324,6 @@ fn app(daemon: &Arc<Daemon>, ends: &watch::Receiver<bool>) -> (HealthReporter, R
     let grpc = grpc.into_axum_router().layer(tonic_web::GrpcWebLayer::new());
     let grpc = grpc.fallback(|| async { axum::http::StatusCode::NOT_FOUND });
     let gate = axum::middleware::from_fn_with_state(auth::Gate::new(daemon.clone()), auth::check);
-    let web = probes::routes(daemon, &streams).merge(http::routes(daemon.clone())).merge(grpc);
+    let web = probes::routes(daemon, &leases).merge(http::routes(daemon, &leases)).merge(grpc);
     (health, web.layer(gate))
 }

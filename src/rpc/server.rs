@@ -1,17 +1,10 @@
 //! The server of the API: each call is checked here, and answered by the daemon.
 
-use std::{
-    collections::HashMap,
-    pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -20,22 +13,23 @@ use super::{
     convert::{self, artifact, path_of, state_of, time},
     download::{self, FilePieces, LEFT_OUT, Tar},
     feed::{Feeds, Form},
+    lease::Leases,
     proto::{self, smidr_server::Smidr},
-    status::status,
+    status::{panicked, status},
     submission,
 };
 use crate::{
     daemon::{
         About, Asked, Daemon, DaemonError, InQueue, Place, Purge, QueueView, Rule,
-        access::{Denied, How, Principal, Scope},
+        access::{Denied, Principal, Scope},
     },
     history::{BuildRecord, Filter, journal::Spot},
     model::{BuildId, State, Submission},
     service::{BuildService as _, ServiceError},
 };
 
-/// How many messages of a stream wait for a client at most.
-const AHEAD: usize = 2;
+/// Changes of the queue that come within this time are looked at once.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// How many builds a page has, where the caller does not say.
 const PAGE: u32 = 50;
@@ -53,43 +47,8 @@ pub(crate) struct Api {
     pub daemon: Arc<Daemon>,
     /// Journals.
     pub feeds: Arc<Feeds>,
-    /// Open streams, by caller.
-    pub streams: Streams,
-    /// Streams end when this says so.
-    pub ends: watch::Receiver<bool>,
-}
-
-/// Open streams, by caller.
-#[derive(Clone, Default)]
-pub(crate) struct Streams(Arc<Mutex<HashMap<String, u32>>>);
-
-impl Streams {
-    /// How many there are.
-    pub(crate) fn count(&self) -> u64 {
-        self.lock().values().copied().map(u64::from).sum()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, u32>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One of a caller's open streams.
-struct OpenStream {
-    all: Streams,
-    key: String,
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        let mut all = self.all.lock();
-        if let Some(count) = all.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.key);
-            }
-        }
-    }
+    /// Open streams.
+    pub leases: Leases,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -125,7 +84,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Status> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|error| status(&error)),
-        Err(_) => Err(Status::internal("the daemon has failed in this call; its log says more")),
+        Err(_) => Err(panicked()),
     }
 }
 
@@ -165,52 +124,24 @@ impl Api {
         convert::build(build, place.map(queued))
     }
 
-    /// Counts one more stream of a caller.
-    fn open_stream(&self, principal: &Principal) -> Result<OpenStream, Status> {
-        let key = format!("{} {}", principal.how.name(), principal.name);
-        let most = self.daemon.config().limits.streams;
-        let mut all = self.streams.lock();
-        let count = all.entry(key.clone()).or_default();
-        if *count >= most && principal.how != How::Owner {
-            return Err(Status::resource_exhausted(format!(
-                "{most} streams are open already: try again when one has ended"
-            )));
-        }
-        *count += 1;
-        drop(all);
-        Ok(OpenStream { all: self.streams.clone(), key })
-    }
-
     /// Streams a journal in the form that is wanted.
-    async fn journal<T: Send + 'static>(
+    fn journal<T: Send + 'static>(
         &self,
         principal: Principal,
-        id: &BuildId,
+        id: BuildId,
         form: Form,
         from: Spot,
         (follow, progress): (bool, bool),
     ) -> Result<Sent<Batch<T>>, Status> {
-        let open = self.open_stream(&principal)?;
-        let (to, messages) = mpsc::channel(AHEAD);
-        let (feed, daemon, mut ends) = (self.feeds.of(id), self.daemon.clone(), self.ends.clone());
-        let cut = Arc::new(AtomicBool::new(false));
-        let is_cut = cut.clone();
-        tokio::spawn(async move {
-            let mut changes = daemon.access_changes();
-            let until = async move || {
-                tokio::select! {
-                    () = until_denied(&daemon, &principal, &mut changes) => {}
-                    _ = ends.wait_for(|ends| *ends) => cut.store(true, Ordering::Relaxed),
-                }
-            };
-            let _ = feed.stream(form, from, follow, progress, to, until).await;
-            drop(open);
+        let lease = self.leases.take(&principal)?;
+        let (daemon, feeds) = (self.daemon.clone(), self.feeds.clone());
+        let sent = lease.stream(move |to| async move {
+            if follow {
+                until_begun(&daemon, &principal, &id, &to).await;
+            }
+            feeds.of(&id).stream(form, from, follow, progress, to).await
         });
-        let message = |encoded: Bytes| Ok(Batch::encoded(encoded));
-        // One that the end of the daemon has cut off says so: its client goes on from where it is.
-        let last = tokio_stream::once(())
-            .filter_map(move |()| is_cut.load(Ordering::Relaxed).then(|| Err(status(&DaemonError::Ends))));
-        Ok(Box::pin(ReceiverStream::new(messages).map(message).chain(last)))
+        Ok(Box::pin(sent.map(|encoded| encoded.map(Batch::encoded))))
     }
 
     /// What is sent, named and judged.
@@ -243,7 +174,7 @@ impl Api {
             let about = daemon.judge(&mut submission).map_err(|error| status(&error))?;
             Ok((submission, about))
         });
-        judging.await.unwrap_or_else(|_| Err(Status::internal("the daemon has failed in this call; its log says more")))
+        judging.await.unwrap_or_else(|_| Err(panicked()))
     }
 
     async fn start(
@@ -264,19 +195,16 @@ impl Api {
     }
 }
 
-/// Waits until a caller may no longer what it might: its token was revoked, or has expired.
-async fn until_denied(daemon: &Daemon, principal: &Principal, changes: &mut watch::Receiver<u64>) {
-    while daemon.still(principal) {
-        let expires = async {
-            match daemon.time_left(principal) {
-                Some(left) => tokio::time::sleep(left).await,
-                None => std::future::pending().await,
-            }
-        };
+/// Waits until a build waits for the daemon no longer, or its client is gone.
+async fn until_begun(daemon: &Daemon, principal: &Principal, id: &BuildId, to: &mpsc::Sender<Bytes>) {
+    let mut changes = daemon.queue_changes();
+    while daemon.waits(id, principal).is_some() {
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
-            () = expires => {}
+            () = to.closed() => return,
         }
+        // Many builds may begin to wait at once: each of them is a change.
+        tokio::time::sleep(TOGETHER).await;
     }
 }
 
@@ -366,7 +294,7 @@ impl Smidr for Api {
             })
             .await?;
         }
-        Ok(Response::new(self.journal(principal, &build.id, form, from, (asked.follow, false)).await?))
+        Ok(Response::new(self.journal(principal, build.id, form, from, (asked.follow, false))?))
     }
 
     async fn watch_build(&self, request: Request<proto::WatchBuildRequest>) -> Answer<Self::WatchBuildStream> {
@@ -374,9 +302,8 @@ impl Smidr for Api {
         let asked = request.into_inner();
         let build = self.build(&principal, &asked.build_id).await?;
         let from = Spot { after: asked.after_seq, offset: None };
-        Ok(Response::new(
-            self.journal(principal, &build.id, Form::Records, from, (asked.follow, asked.progress)).await?,
-        ))
+        let sent = self.journal(principal, build.id, Form::Records, from, (asked.follow, asked.progress))?;
+        Ok(Response::new(sent))
     }
 
     async fn cancel_build(&self, request: Request<proto::CancelBuildRequest>) -> Answer<proto::CancelBuildResponse> {
@@ -404,7 +331,7 @@ impl Smidr for Api {
         let asked = request.into_inner();
         let rule = Rule {
             keep: asked.keep.map(|keep| keep as usize),
-            older_than: asked.older_than_s.map(std::time::Duration::from_secs),
+            older_than: asked.older_than_s.map(Duration::from_secs),
             size: asked.max_bytes,
             ..Rule::default()
         };
@@ -458,6 +385,7 @@ impl Smidr for Api {
         let asked = request.into_inner();
         let build = self.build(&principal, &asked.build_id).await?;
         let Some(path) = path_of(asked.path) else { return Err(Status::invalid_argument("path is missing")) };
+        let lease = self.leases.take(&principal)?;
         let (daemon, id, offset) = (self.daemon.clone(), build.id, asked.offset);
         let (pieces, artifact) = blocking(move || {
             let artifact = download::found(&daemon, &id, &path)?;
@@ -465,7 +393,7 @@ impl Smidr for Api {
         })
         .await?;
         let sha256 = artifact.sha256.map(|digest| digest.hex().to_string());
-        let sent = download::stream(self.daemon.clone(), principal, pieces);
+        let sent = download::stream(lease, pieces);
         Ok(Response::new(download::chunks(artifact.size, sha256, sent)))
     }
 
@@ -473,10 +401,10 @@ impl Smidr for Api {
         let principal = principal(&request)?;
         let asked = request.into_inner();
         let build = self.build(&principal, &asked.build_id).await?;
-        let daemon = self.daemon.clone();
+        let (daemon, lease) = (self.daemon.clone(), self.leases.take(&principal)?);
         let archive = blocking(move || Tar::new(daemon, &build.id, &asked.patterns)).await?;
         let (size, left_out) = (archive.size, archive.left_out);
-        let sent = download::stream(self.daemon.clone(), principal, archive);
+        let sent = download::stream(lease, archive);
         let mut response = Response::new(download::chunks(size, None, sent));
         response.metadata_mut().insert(LEFT_OUT, left_out.into());
         Ok(response)
@@ -514,8 +442,10 @@ impl Smidr for Api {
         &self,
         request: Request<Streaming<proto::UploadBlobRequest>>,
     ) -> Answer<proto::UploadBlobResponse> {
-        principal(&request)?.require(Scope::Submit).map_err(|error| status(&error.into()))?;
-        super::blobs::receive(&self.daemon, request.into_inner()).await.map(Response::new)
+        let principal = principal(&request)?;
+        principal.require(Scope::Submit).map_err(|error| status(&error.into()))?;
+        let lease = self.leases.take(&principal)?;
+        lease.hold(super::blobs::receive(&self.daemon, request.into_inner())).await.map(Response::new)
     }
 
     async fn create_token(&self, request: Request<proto::CreateTokenRequest>) -> Answer<proto::CreateTokenResponse> {
@@ -543,7 +473,7 @@ impl Smidr for Api {
         request: Request<proto::ListSchedulesRequest>,
     ) -> Answer<proto::ListSchedulesResponse> {
         let principal = principal(&request)?;
-        self.schedules(&principal).map(Response::new)
+        self.schedules(&principal).await.map(Response::new)
     }
 
     async fn delete_schedule(
@@ -564,7 +494,7 @@ impl Smidr for Api {
 
     async fn list_webhooks(&self, request: Request<proto::ListWebhooksRequest>) -> Answer<proto::ListWebhooksResponse> {
         let principal = principal(&request)?;
-        self.webhooks(&principal).map(Response::new)
+        self.webhooks(&principal).await.map(Response::new)
     }
 
     async fn delete_webhook(
@@ -580,7 +510,7 @@ impl Smidr for Api {
         request: Request<proto::ListDeliveriesRequest>,
     ) -> Answer<proto::ListDeliveriesResponse> {
         let principal = principal(&request)?;
-        self.deliveries(&principal, request.into_inner()).map(Response::new)
+        self.deliveries(&principal, request.into_inner()).await.map(Response::new)
     }
 
     async fn resend_delivery(

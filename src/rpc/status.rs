@@ -13,10 +13,12 @@ use crate::{
     service::{Cause, ServiceError},
 };
 
-/// Details travel in a header; more than this is cut, in bytes.
-const DETAILS: usize = 6 << 10;
+/// Message and details travel in headers, of which some clients take 8 KiB together (grpcio): the message percent-encoded, the details with it in
+/// base64. More than this is cut, in bytes.
+const MESSAGE: usize = 1 << 10;
+const DETAILS: usize = 7 << 9;
 
-/// How many characters of a text travel.
+/// How many characters of a cause travel.
 const TEXT: usize = 2000;
 
 /// google.rpc.Status.
@@ -38,6 +40,11 @@ pub(crate) fn status(error: &DaemonError) -> Status {
     of(code(error), error)
 }
 
+/// A panic as a status.
+pub(crate) fn panicked() -> Status {
+    Status::internal("the daemon has failed in this call; its log says more")
+}
+
 /// Any error with a code.
 pub(crate) fn of(code: Code, error: &dyn UserError) -> Status {
     let mut causes = Vec::new();
@@ -47,7 +54,7 @@ pub(crate) fn of(code: Code, error: &dyn UserError) -> Status {
         cause = error.source();
     }
     let drawn = error.drawn(false).unwrap_or_default();
-    let message = first_line(&short(&error.to_string()));
+    let message = message(&error.to_string());
     let mut info = ErrorInfo {
         kind: convert::kind(Some(error.kind())).into(),
         causes,
@@ -61,9 +68,16 @@ pub(crate) fn of(code: Code, error: &dyn UserError) -> Status {
     Status::with_details(code, message, whole.encode_to_vec().into())
 }
 
-/// A status says one line.
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// A status says one line, and not more than a header holds.
+fn message(text: &str) -> String {
+    let encoded = |c: char| if c.is_ascii_graphic() || c == ' ' { 1 } else { 3 * c.len_utf8() };
+    let mut length = 0;
+    let line = text.lines().next().unwrap_or_default();
+    let fits = |c: &char| {
+        length += encoded(*c);
+        length <= MESSAGE
+    };
+    line.chars().take_while(fits).collect()
 }
 
 fn short(text: &str) -> String {
@@ -109,9 +123,11 @@ fn code(error: &DaemonError) -> Code {
         DaemonError::NoBlob { .. } => Code::FailedPrecondition,
         DaemonError::Refused(_) => Code::PermissionDenied,
         DaemonError::Full { .. } => Code::ResourceExhausted,
-        DaemonError::Blob(error) if error.kind() == Kind::Request => Code::InvalidArgument,
+        DaemonError::Blob(_) | DaemonError::Schedule(_) | DaemonError::Webhook(_) if error.kind() == Kind::Request => {
+            Code::InvalidArgument
+        }
         DaemonError::Taken { .. } => Code::AlreadyExists,
-        DaemonError::Missing { .. } => Code::NotFound,
+        DaemonError::NoBuild { .. } | DaemonError::Missing { .. } => Code::NotFound,
         DaemonError::Artifacts(ArtifactError::NoSuch(_)) => Code::NotFound,
         DaemonError::Artifacts(ArtifactError::Pattern(..)) => Code::InvalidArgument,
         DaemonError::Ends => Code::Unavailable,
@@ -130,7 +146,7 @@ fn by_kind(kind: Kind) -> Code {
 
 impl From<Invalid> for Status {
     fn from(invalid: Invalid) -> Self {
-        Self::invalid_argument(short(&invalid.to_string()))
+        Self::invalid_argument(message(&invalid.to_string()))
     }
 }
 
@@ -176,6 +192,16 @@ mod tests {
         );
         let plain = error(&Status::unavailable("gone"));
         assert_eq!((plain.kind(), plain.hints()), (Kind::Outside, Vec::<Hint>::new()));
+    }
+
+    #[test]
+    fn no_error_is_larger_than_headers_may_be() {
+        for text in ["x", "\u{6f22}"] {
+            let error = DaemonError::Missing { what: "schedule", name: text.repeat(5000) };
+            let headers = status(&error).into_http::<()>().into_parts().0.headers;
+            let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!((1000..8000).contains(&size), "{text}: {size}");
+        }
     }
 
     #[test]

@@ -31,7 +31,6 @@ pub(crate) fn request(submission: &Submission, request_id: &str, with_folder: bo
         config_is_link: submission.config_is_link,
         granted: submission.granted.iter().map(json).collect(),
         logins: serde_json::to_string(&submission.logins).unwrap_or_default(),
-        wait: submission.wait,
     });
     proto::StartBuildRequest {
         config: submission.config.clone(),
@@ -195,6 +194,7 @@ pub(crate) fn check_words(request: &proto::StartBuildRequest) -> Result<(), Inva
     request.bitbake_args.iter().try_for_each(|text| short("bitbake_args", text))?;
     request.machine.iter().try_for_each(|text| short("machine", text))?;
     request.variant.iter().try_for_each(|text| short("variant", text))?;
+    short("config_name", name)?;
     short("request_id", &request.request_id)?;
     request.labels.iter().try_for_each(|(key, value)| short("labels", key).and_then(|()| short("labels", value)))?;
     for (field, count) in [

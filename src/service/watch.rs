@@ -43,7 +43,18 @@ impl LocalService<'_> {
         let failed = || FileError::new("follow the build in", &folder);
         // Before anything is read: what is written meanwhile wakes.
         let mut wake = follow.map(|stop| Wake::new(&folder, stop)).transpose().map_err(failed())?;
-        let Some(mut reader) = Reader::open(&folder, after)? else { return Ok(true) };
+        let mut reader = loop {
+            // Asked before looking: a worker makes the journal before it is told that the build waits no longer.
+            let waits = wake.is_some() && self.show(Some(id.as_str()))?.waits;
+            if let Some(reader) = Reader::open(&folder, after)? {
+                break reader;
+            }
+            let Some(wake) = wake.as_mut().filter(|_| waits) else { return Ok(true) };
+            if follow.is_some_and(StopToken::is_requested) {
+                return Ok(false);
+            }
+            wake.wait().map_err(failed())?;
+        };
         loop {
             // Asked before reading: what is written at the end of a build would else be missed.
             let over = match &wake {

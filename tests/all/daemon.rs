@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     daemon_fixture::{Served, wire},
-    support::{Done, Smidr, wait_for},
+    support::{Done, LONG, Smidr, wait_for},
     trouble::recipe,
     workers::SOON,
 };
@@ -199,6 +199,56 @@ fn a_wrong_config_is_shown_with_line_and_caret() {
 }
 
 #[test]
+fn what_is_wrong_in_a_request_is_an_invalid_argument() {
+    let served = Served::paused();
+    let caller = served.caller();
+    let git = |url: &str| Some(wire::Git { url: url.into(), reference: "main".into() });
+    let schedule = |cron: &str, url: &str| wire::CreateSchedule {
+        schedule: Some(wire::Schedule { name: "n".into(), cron: cron.into(), git: git(url) }),
+    };
+    for wrong in [schedule("x", "https://host.example/p"), schedule("@daily", "--upload-pack=x")] {
+        let refused = caller.call::<wire::Anything>("CreateSchedule", &wrong).expect_err("wrong");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+    }
+    // A password is for the daemon alone.
+    let good = schedule("@daily", "https://user:s3cret@host.example/p");
+    let answers =
+        [caller.bytes("CreateSchedule", prost::Message::encode_to_vec(&good)), caller.bytes("ListSchedules", "")];
+    for answer in answers {
+        let text = format!("{:?}", answer.expect("an answer"));
+        assert!(text.contains("host.example/p") && !text.contains("s3cret"), "{text}");
+    }
+    // However long a word is that an error repeats, its answer fits into the headers that clients take.
+    let long = wire::Start { config: "name: p\n".into(), variant: "\u{6f22}".repeat(1300), ..wire::Start::default() };
+    let refused = caller.call::<wire::Started>("StartBuild", &long).expect_err("no such variant");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+    assert!(refused.details().len() < 6 << 10 && refused.message().len() < 1 << 10, "{}", refused.details().len());
+}
+
+#[test]
+fn parts_of_a_log_are_those_of_the_whole() {
+    let served = Served::paused();
+    served.synthetic("p-00000001", 1000);
+    let logs = |args: &[&str]| served.client(&["logs", "p-00000001"]).args(args).run().expect_code(0).out.clone();
+    let all = logs(&["--tail", "100000"]);
+    let lines: Vec<&str> = all.lines().collect();
+    assert_eq!(lines.len(), 1001, "{}", all.len());
+    assert!(logs(&["--tail", "5"]).lines().eq(lines[996..].iter().copied()));
+    assert!(logs(&["--grep", "line 99"]).lines().eq(lines.iter().copied().filter(|line| line.contains("line 99"))));
+    assert!(logs(&["--grep", "of a log", "--tail", "3"]).lines().eq(lines[997..1000].iter().copied()));
+    assert!(logs(&["--grep", "line", "--from-seq", "900"]).lines().eq(lines[899..1000].iter().copied()));
+    // A daemon that ends cuts nothing off, and repeats nothing.
+    let id = served.started(&[]);
+    let follower = served.client(&["logs", &id, "--follow", "--grep", "smidr"]).start();
+    wait_for("the stream to be open", LONG, || served.metrics().contains("smidr_followers 1"));
+    served.kill();
+    served.begin();
+    served.client(&["cancel", &id]).run().expect_code(0);
+    let done = follower.wait();
+    assert_eq!(done.expect_code(0).out.matches("CANCELLED").count(), 1, "{}", done.out);
+}
+
+#[test]
 fn the_old_way_of_scripts_works() {
     let Some(served) = Served::new("daemon::the_old_way_of_scripts_works") else { return };
     recipe(&served, "word", "    true");
@@ -304,6 +354,13 @@ fn a_request_that_is_repeated_is_one_build() {
         })
         .collect();
     assert_eq!(ids.len(), 1, "{ids:?}");
+    // Also when there is no room for another one.
+    fs::write(served.smidr.join("daemon.yaml"), "limits: {submissions_waiting: 1}\n").expect("a config");
+    served.daemon(&["reload"]).expect_code(0);
+    let full = caller.call::<wire::Started>("StartBuild", &request("new")).expect_err("no room");
+    assert_eq!(full.code(), tonic::Code::ResourceExhausted);
+    let again = start("x");
+    assert_eq!((again.build_id, again.repeated), (one.build_id.clone(), true));
     served.kill();
     // Also where no more may wait.
     fs::write(served.smidr.join("daemon.yaml"), "limits: {submissions_waiting: 1}\n").expect("a config");
@@ -342,6 +399,14 @@ fn ids_that_are_wrong_are_refused_in_words() {
             done.expect_code(2).expect_one_error();
         }
     }
+    let like = format!("{}x", &id[..id.len() - 1]);
+    for command in ["status", "delete"] {
+        served.client(&[command, &like]).run().expect_code(2).expect_err(&format!("did you mean {id}?"));
+    }
+    // Of builds that a caller may not see, none is like anything.
+    let token = served.token("other", &["--scope", "read", "--customer", "other"]);
+    let done = served.client_with(&token, &["status", &like]).run();
+    assert!(!done.expect_code(2).err.contains("did you mean"), "{}", done.err);
     assert_eq!(served.waiting(), [id]);
     wait_for("the daemon to answer", SOON, || served.daemon(&["status"]).code == Some(0));
 }

@@ -197,11 +197,10 @@ fn the_streams_of_a_token_end_with_it() {
     let [expires, revoke, stay] =
         [&expiring, &revoked, &stays].map(|token| ["WatchBuild", "StreamLogs"].map(|method| stream(token, method)));
     served.daemon(&["token", "rm", "revoked"]).expect_code(0);
-    for (_, reading) in &revoke {
-        wait_for("the stream of a revoked token to end", LONG, || reading.is_finished());
-    }
-    for (_, reading) in &expires {
-        wait_for("the stream of an expired token to end", LONG, || reading.is_finished());
+    for (caller, reading) in revoke.into_iter().chain(expires) {
+        wait_for("the stream of a token to end with it", LONG, || reading.is_finished());
+        let ended = caller.runtime().block_on(reading).expect("no panic").expect_err("the build goes on");
+        assert_eq!(ended.code(), Code::Unauthenticated, "{ended:?}");
     }
     assert!(begun.elapsed().as_secs() >= 2, "not before");
     assert!(stay.iter().all(|(_, reading)| !reading.is_finished()), "those of other tokens go on");

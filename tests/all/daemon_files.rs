@@ -162,6 +162,29 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 #[test]
+fn the_audit_log_has_what_was_done_and_room_for_it() {
+    let yard = Yard::new().serve();
+    let token = yard.token("t", "--scope submit");
+    let web = yard.tls();
+    let call = |path: &str| {
+        let request = web.client.post(format!("{}{path}", web.base)).bearer_auth(&token);
+        sent(request.header("content-type", "application/grpc")).0
+    };
+    // Of another service, whose methods have the names of ours.
+    assert_eq!(call("/other.Service/StartBuild"), 404);
+    for _ in 0..50 {
+        assert_eq!(sent(web.get(&format!("/{}", "x".repeat(4000)), "")).0, 401);
+    }
+    let log = fs::read_to_string(yard.world.smidr.join("daemon/audit.jsonl")).expect("the log");
+    let lines: Vec<&str> = log.lines().collect();
+    let is_of = |word: &'static str| move |line: &&&str| line.contains(word);
+    assert!(lines.iter().all(|line| line.len() < 500), "{log}");
+    assert!(lines.iter().filter(is_of("StartBuild")).all(|line| line.contains("not_found")), "{log}");
+    let unknown = lines.iter().filter(is_of("xxx")).count();
+    assert!((1..20).contains(&unknown), "{unknown}");
+}
+
+#[test]
 fn http_serves_files_ranges_and_archives() {
     let large = noise(3_000_000);
     let yard = Yard::new();

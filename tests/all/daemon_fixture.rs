@@ -17,6 +17,7 @@ use tokio::{
     net::UnixStream,
     runtime::{Builder, Runtime},
 };
+use tokio_stream::Stream;
 use tonic::{
     Request, Status, Streaming,
     client::Grpc,
@@ -180,6 +181,14 @@ impl Served {
         file
     }
 
+    /// What `/metrics` tells the daemon's own user.
+    pub(crate) fn metrics(&self) -> String {
+        let socket = std::os::unix::net::UnixStream::connect(self.smidr.join("daemon/daemon.sock"));
+        let mut socket = socket.expect("a connection");
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("a request");
+        std::io::read_to_string(socket).expect("an answer")
+    }
+
     /// Where it listens on TCP.
     pub(crate) fn address(&self) -> &str {
         &self.address
@@ -312,9 +321,21 @@ impl Caller {
         method: &str,
         messages: Vec<Bytes>,
     ) -> impl Future<Output = Result<Streaming<Bytes>, Status>> + use<> {
+        self.open_with(method, tokio_stream::iter(messages))
+    }
+
+    /// The same, with messages that may be on their way.
+    pub(crate) fn open_with<M>(
+        &self,
+        method: &str,
+        messages: M,
+    ) -> impl Future<Output = Result<Streaming<Bytes>, Status>> + use<M>
+    where
+        M: Stream<Item = Bytes> + Send + 'static,
+    {
         let path = format!("{SERVICE}{method}").parse().expect("a path");
         let mut grpc = Grpc::new(self.channel.clone());
-        let mut request = Request::new(tokio_stream::iter(messages));
+        let mut request = Request::new(messages);
         if let Some(token) = &self.token {
             request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("text"));
         }
@@ -364,6 +385,8 @@ pub(crate) mod wire {
         pub config: String,
         #[prost(string, tag = "2")]
         pub config_name: String,
+        #[prost(string, tag = "8")]
+        pub variant: String,
         #[prost(string, tag = "14")]
         pub customer: String,
         #[prost(string, tag = "17")]
@@ -379,11 +402,56 @@ pub(crate) mod wire {
         pub config: Option<Path>,
     }
 
+    /// `DownloadArtifactRequest`
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct OfFile {
+        #[prost(string, tag = "1")]
+        pub id: String,
+        #[prost(message, optional, tag = "2")]
+        pub path: Option<Path>,
+    }
+
+    /// `UploadBlobRequest`
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Upload {
+        #[prost(string, tag = "1")]
+        pub digest: String,
+        #[prost(uint64, tag = "2")]
+        pub size: u64,
+    }
+
     /// `Path`
     #[derive(Clone, PartialEq, prost::Message)]
     pub(crate) struct Path {
         #[prost(string, tag = "1")]
         pub text: String,
+    }
+
+    /// `CreateScheduleRequest`
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct CreateSchedule {
+        #[prost(message, optional, tag = "1")]
+        pub schedule: Option<Schedule>,
+    }
+
+    /// `Schedule`
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Schedule {
+        #[prost(string, tag = "1")]
+        pub name: String,
+        #[prost(string, tag = "3")]
+        pub cron: String,
+        #[prost(message, optional, tag = "6")]
+        pub git: Option<Git>,
+    }
+
+    /// `GitConfig`
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Git {
+        #[prost(string, tag = "1")]
+        pub url: String,
+        #[prost(string, tag = "2")]
+        pub reference: String,
     }
 
     /// `CreateTokenRequest`

@@ -265,6 +265,14 @@ fn a_thousand_connections_without_a_handshake() {
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, soft.max(4096), hard)
         .expect("a higher one");
     let token = game.served.token("ci", &["--scope", "read"]);
+    let halves: Vec<UnixStream> = [&b""[..], b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\n"]
+        .iter()
+        .map(|begun| {
+            let mut one = UnixStream::connect(game.served.smidr.join("daemon/daemon.sock")).expect("a connection");
+            one.write_all(begun).expect("written");
+            one
+        })
+        .collect();
     let mut silent: Vec<TcpStream> = Vec::new();
     for number in 0..1000 {
         let mut one = TcpStream::connect(game.served.address()).expect("a connection");
@@ -300,6 +308,10 @@ fn a_thousand_connections_without_a_handshake() {
         silent.retain(|one| !is_gone(one));
         silent.is_empty()
     });
+    for mut half in halves {
+        half.set_read_timeout(Some(LONG)).expect("a timeout");
+        half.read_to_end(&mut Vec::new()).expect("closed");
+    }
     drop(local);
     game.expect_unharmed();
 }

@@ -49,12 +49,10 @@ fn waiting(row: &Row<'_>) -> rusqlite::Result<Option<Waiting>> {
 }
 
 /// The build that a request was taken as, if it was.
-pub(crate) fn requested(key: String) -> impl FnOnce(&Connection) -> rusqlite::Result<Option<BuildId>> {
-    move |db| {
-        let sql = "SELECT build FROM requests WHERE key = ?1";
-        let known = db.query_row(sql, [key], |row| row.get::<_, String>(0)).optional()?;
-        Ok(known.and_then(|build| build.parse().ok()))
-    }
+fn requested(db: &Connection, key: &str) -> rusqlite::Result<Option<BuildId>> {
+    let sql = "SELECT build FROM requests WHERE key = ?1";
+    let known = db.query_row(sql, [key], |row| row.get::<_, String>(0)).optional()?;
+    Ok(known.and_then(|build| build.parse().ok()))
 }
 
 fn taking(
@@ -68,7 +66,7 @@ fn taking(
     let text = serde_json::to_string(submission).unwrap_or_default();
     move |db| {
         if let Some(key) = request {
-            if let Some(build) = requested(key.clone())(db)? {
+            if let Some(build) = requested(db, &key)? {
                 return Ok(Taken::Before(build));
             }
             let values = params![key, build.as_str(), now.to_string()];
@@ -113,6 +111,15 @@ impl Ledger {
         told: Queued,
     ) -> Result<Taken, LedgerError> {
         self.write_now(taking(submission, about, request, now, told))
+    }
+
+    /// The build that a request was taken as, if it was.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub(crate) fn requested(&self, key: &str) -> Result<Option<BuildId>, LedgerError> {
+        self.read(|db| requested(db, key))
     }
 
     /// All that wait, in the order in which they came.

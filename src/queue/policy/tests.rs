@@ -128,6 +128,8 @@ fn names_of_others_are_hidden() {
     let why = Why::Memory { needed: GIB, used: 20 * GIB + 1, total: 24 * GIB, by: Some(id(1)), others: 2 };
     assert_eq!(why.clone().hiding(|_| true), why);
     assert_eq!(why.hiding(|_| false).to_string(), "memory: 20.1 of 24 GiB are used by 3 builds");
+    let workspace = Why::Workspace { by: Some(id(1)) }.hiding(|_| false);
+    assert_eq!(workspace.to_string(), "its workspace is taken by another build");
     let turn = Why::Turn { before: Some(id(1)) }.hiding(|_| false);
     assert_eq!(turn.to_string(), "the room is kept for a build before it");
     let workspace = Why::Workspace { by: Some(id(1)) }.hiding(|_| false);

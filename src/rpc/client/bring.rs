@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tonic::transport::Endpoint;
 
-use super::{Broken, PATIENCE, Remote, is_broken, pause};
+use super::{Broken, Patience, Remote, pause};
 use crate::{
     model::{Artifact, BuildId},
     rpc::{convert::path, proto},
@@ -35,7 +35,7 @@ impl Remote {
         take: Sink<'_>,
     ) -> Result<(), ServiceError> {
         let mut at = offset;
-        let mut broken: Option<std::time::Instant> = None;
+        let mut patience = Patience::default();
         loop {
             let request = proto::DownloadArtifactRequest {
                 build_id: id.to_string(),
@@ -47,7 +47,7 @@ impl Remote {
                 |mut caller| async move { caller.download_artifact(request).await },
                 stop,
                 |chunk: proto::Chunk| {
-                    broken = None;
+                    patience.renew();
                     take(&chunk.data).map_err(failed())?;
                     at += chunk.data.len() as u64;
                     Ok(true)
@@ -55,10 +55,7 @@ impl Remote {
             );
             match done {
                 Ok(_) => return Ok(()),
-                Err(Broken::Status(status))
-                    if is_broken(&status)
-                        && broken.get_or_insert_with(std::time::Instant::now).elapsed() < PATIENCE =>
-                {
+                Err(Broken::Status(status)) if patience.has_for(&status) => {
                     if stop.is_some_and(StopToken::is_requested) {
                         return Ok(());
                     }

@@ -6,7 +6,7 @@ mod connect;
 use std::{
     io::{Read as _, Seek as _},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub(crate) use connect::{Login, kept};
@@ -56,7 +56,7 @@ impl Remote {
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         self.runtime.block_on(async {
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             let mut pause = Duration::from_millis(100);
             loop {
                 match call(self.caller.clone()).await {
@@ -164,25 +164,45 @@ impl Remote {
         Ok(())
     }
 
-    /// Hands on each line of a log until its end.
+    /// Hands on each line of a log until its end. Where the connection breaks, it goes on from there.
     ///
     /// # Errors
     ///
     /// What the daemon answers.
     pub(crate) fn lines(
         &self,
-        request: proto::StreamLogsRequest,
+        mut request: proto::StreamLogsRequest,
         mut take: impl FnMut(&str),
     ) -> Result<(), ServiceError> {
-        let done = self.stream(
-            |mut caller| async move { caller.stream_logs(request).await },
-            None,
-            |lines: super::batch::LogLines| {
-                lines.items.iter().for_each(|line| take(&line.text));
-                Ok(true)
-            },
-        );
-        done.map(drop).map_err(Into::into)
+        // The last record, and how many of its lines have come.
+        let (mut last, mut patience) = ((0, 0), Patience::default());
+        loop {
+            let (seq, mut known) = last;
+            if seq > 0 {
+                (request.after_seq, request.tail) = (seq - 1, 0);
+            }
+            let sent = request.clone();
+            let done = self.stream(
+                |mut caller| async move { caller.stream_logs(sent).await },
+                None,
+                |lines: super::batch::LogLines| {
+                    patience.renew();
+                    for line in lines.items {
+                        if line.seq == seq && known > 0 {
+                            known -= 1;
+                            continue;
+                        }
+                        last = (line.seq, if line.seq == last.0 { last.1 + 1 } else { 1 });
+                        take(&line.text);
+                    }
+                    Ok(true)
+                },
+            );
+            match done {
+                Err(Broken::Status(status)) if patience.has_for(&status) => pause(),
+                done => return done.map(drop).map_err(Into::into),
+            }
+        }
     }
 
     /// What the daemon is.
@@ -209,6 +229,22 @@ impl From<Broken> for ServiceError {
             Broken::Status(status) => failed(&status),
             Broken::Taken(error) => error,
         }
+    }
+}
+
+/// Since when a stream is broken, if it is.
+#[derive(Default)]
+struct Patience(Option<Instant>);
+
+impl Patience {
+    /// Something has come.
+    fn renew(&mut self) {
+        self.0 = None;
+    }
+
+    /// Whether the stream may be opened again.
+    fn has_for(&mut self, status: &Status) -> bool {
+        is_broken(status) && self.0.get_or_insert_with(Instant::now).elapsed() < PATIENCE
     }
 }
 
@@ -302,7 +338,7 @@ impl BuildService for Remote {
         take: &mut dyn FnMut(Entry) -> bool,
     ) -> Result<bool, ServiceError> {
         let (mut after, mut end) = (after, false);
-        let mut broken: Option<std::time::Instant> = None;
+        let mut patience = Patience::default();
         loop {
             let (build_id, is_following) = (id.to_string(), follow.is_some());
             let request =
@@ -311,7 +347,7 @@ impl BuildService for Remote {
                 |mut caller| async move { caller.watch_build(request).await },
                 follow,
                 |records: super::batch::Records| {
-                    broken = None;
+                    patience.renew();
                     for record in records.items {
                         let Some(record) = record_of(id, record).map_err(odd)? else { continue };
                         if let Some(seq) = record.seq() {
@@ -341,10 +377,7 @@ impl BuildService for Remote {
                 Ok(true) if self.show(Some(id.as_str()))?.state.is_final() => return Ok(true),
                 Ok(true) => pause(),
                 Ok(false) => return Ok(false),
-                Err(Broken::Status(status))
-                    if is_broken(&status)
-                        && broken.get_or_insert_with(std::time::Instant::now).elapsed() < PATIENCE =>
-                {
+                Err(Broken::Status(status)) if patience.has_for(&status) => {
                     if follow.is_some_and(StopToken::is_requested) {
                         return Ok(false);
                     }

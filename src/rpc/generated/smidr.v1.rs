@@ -47,7 +47,7 @@ pub struct StartBuildRequest {
     /// Higher goes first, within a customer: -100 to 100.
     #[prost(int32, tag = "16")]
     pub priority: i32,
-    /// Repeated, it gives the same build.
+    /// Repeated within 30 days, it gives the same build.
     #[prost(string, tag = "17")]
     pub request_id: ::prost::alloc::string::String,
     /// Variables that the config names, with their values.
@@ -136,9 +136,6 @@ pub struct LocalProject {
     /// Which servers may be shown the user's logins, as JSON.
     #[prost(string, tag = "4")]
     pub logins: ::prost::alloc::string::String,
-    /// Wait for a busy workspace instead of refusing the build.
-    #[prost(bool, tag = "5")]
-    pub wait: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartBuildResponse {
@@ -153,7 +150,7 @@ pub struct StartBuildResponse {
 /// A place in the queue.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Queued {
-    /// From 1.
+    /// From 1; 0: it starts now.
     #[prost(uint32, tag = "1")]
     pub position: u32,
     /// Why it waits.
@@ -186,6 +183,7 @@ pub struct Build {
     pub variant: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(enumeration = "State", tag = "8")]
     pub state: i32,
+    /// While it waits for the daemon: when it was submitted.
     #[prost(message, optional, tag = "9")]
     pub started: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(message, optional, tag = "10")]
@@ -268,6 +266,7 @@ pub struct CancelBuildRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelBuildResponse {
+    /// When it was asked to stop: it may take a while to end.
     #[prost(enumeration = "State", tag = "1")]
     pub state: i32,
 }
@@ -408,6 +407,7 @@ pub struct ConfigPlace {
 pub struct Usage {
     #[prost(uint64, tag = "1")]
     pub cpu_ms: u64,
+    /// In bytes.
     #[prost(uint64, tag = "2")]
     pub peak_memory: u64,
     /// Of all processes together; else of the largest one.
@@ -444,13 +444,13 @@ pub struct StreamLogsRequest {
     /// Go on until the build ends.
     #[prost(bool, tag = "3")]
     pub follow: bool,
-    /// Only lines that hold this text.
+    /// Only lines that hold this text, upper and lower case as it is.
     #[prost(string, tag = "4")]
     pub grep: ::prost::alloc::string::String,
-    /// Only what is said by this task, "recipe:do_task"; the console names none.
+    /// Only what is said of this task, "recipe:do_task", which the console does not name: how it began and ended, its messages, the end of its log.
     #[prost(string, tag = "5")]
     pub task: ::prost::alloc::string::String,
-    /// Only the last lines, as far as they are there when the stream begins.
+    /// Only the last lines, at most 100,000, as far as they are there when the stream begins; more, where a record has several lines.
     #[prost(uint32, tag = "6")]
     pub tail: u32,
 }
@@ -805,7 +805,7 @@ pub struct Task {
 pub struct ListArtifactsRequest {
     #[prost(string, tag = "1")]
     pub build_id: ::prost::alloc::string::String,
-    /// Only those that match one of these patterns.
+    /// Only those that match one of these patterns, such as "*.wic"; NOT_FOUND where none does.
     #[prost(string, repeated, tag = "2")]
     pub patterns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -822,7 +822,7 @@ pub struct DownloadArtifactRequest {
     pub build_id: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub path: ::core::option::Option<Path>,
-    /// In bytes; beyond the end is OUT_OF_RANGE.
+    /// In bytes; beyond the end is OUT_OF_RANGE. A file that is not as it was kept is DATA_LOSS.
     #[prost(uint64, tag = "3")]
     pub offset: u64,
 }
@@ -830,6 +830,7 @@ pub struct DownloadArtifactRequest {
 pub struct DownloadBuildRequest {
     #[prost(string, tag = "1")]
     pub build_id: ::prost::alloc::string::String,
+    /// As of ListArtifacts.
     #[prost(string, repeated, tag = "2")]
     pub patterns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -912,10 +913,9 @@ pub struct Token {
     pub customer: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "4")]
     pub created: ::core::option::Option<::prost_types::Timestamp>,
+    /// Left out: never.
     #[prost(message, optional, tag = "5")]
     pub expires: ::core::option::Option<::prost_types::Timestamp>,
-    #[prost(message, optional, tag = "6")]
-    pub last_used: ::core::option::Option<::prost_types::Timestamp>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateTokenRequest {
@@ -990,7 +990,7 @@ pub mod schedule {
     /// What is built.
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Source {
-        /// A stored submission.
+        /// A stored submission. Values of variables are not stored, and lists have an empty one.
         #[prost(message, tag = "5")]
         Submission(super::StartBuildRequest),
         /// A config in a git repository.
@@ -1083,10 +1083,13 @@ pub struct DeleteWebhookRequest {
 pub struct DeleteWebhookResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListDeliveriesRequest {
+    /// Left out: to all webhooks of the customer.
     #[prost(string, tag = "1")]
     pub webhook: ::prost::alloc::string::String,
+    /// Whose webhook it is, which may be no customer's.
     #[prost(string, tag = "2")]
     pub customer: ::prost::alloc::string::String,
+    /// At most so many; 50 if left out, 200 at most.
     #[prost(uint32, tag = "3")]
     pub limit: u32,
 }
@@ -1149,6 +1152,7 @@ pub struct ServerInfo {
     pub version: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub started: ::core::option::Option<::prost_types::Timestamp>,
+    /// Of those that the caller may see.
     #[prost(uint32, tag = "3")]
     pub builds_running: u32,
     #[prost(uint32, tag = "4")]
@@ -1373,7 +1377,7 @@ pub enum Scope {
     Read = 1,
     /// To start builds.
     Submit = 2,
-    /// To stop builds.
+    /// To stop and remove builds.
     Cancel = 3,
     /// Everything, of all customers.
     Admin = 4,
@@ -1573,7 +1577,7 @@ pub mod smidr_client {
             req.extensions_mut().insert(GrpcMethod::new("smidr.v1.Smidr", "ListBuilds"));
             self.inner.unary(req, path, codec).await
         }
-        /// What a build prints, as lines of text, from any place; ends with the build.
+        /// What a build prints, as lines of text, from any place; ends with what is there or, if it follows, with the build.
         pub async fn stream_logs(
             &mut self,
             request: impl tonic::IntoRequest<super::StreamLogsRequest>,
@@ -1597,7 +1601,7 @@ pub mod smidr_client {
             req.extensions_mut().insert(GrpcMethod::new("smidr.v1.Smidr", "StreamLogs"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// What happens in a build, as typed events, from any place; ends with the build.
+        /// What happens in a build, as typed events, from any place; ends with what is there or, if it follows, with the build.
         pub async fn watch_build(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchBuildRequest>,
@@ -1878,7 +1882,8 @@ pub mod smidr_client {
                 .insert(GrpcMethod::new("smidr.v1.Smidr", "ResumeQueue"));
             self.inner.unary(req, path, codec).await
         }
-        /// Which of these blobs the daemon does not have.
+        /// Which of these blobs, at most 1000, the daemon does not have. Blobs are shared by all customers: what a digest names can be built with by each caller that
+        /// knows the digest.
         pub async fn missing_blobs(
             &mut self,
             request: impl tonic::IntoRequest<super::MissingBlobsRequest>,
@@ -1927,7 +1932,7 @@ pub mod smidr_client {
             req.extensions_mut().insert(GrpcMethod::new("smidr.v1.Smidr", "UploadBlob"));
             self.inner.client_streaming(req, path, codec).await
         }
-        /// Makes a token. Its text is in this answer and nowhere else.
+        /// Makes a token. Its text is in this answer and nowhere else. This and the next two: only on the Unix socket.
         pub async fn create_token(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateTokenRequest>,
@@ -2330,7 +2335,7 @@ pub mod smidr_server {
             >
             + std::marker::Send
             + 'static;
-        /// What a build prints, as lines of text, from any place; ends with the build.
+        /// What a build prints, as lines of text, from any place; ends with what is there or, if it follows, with the build.
         async fn stream_logs(
             &self,
             request: tonic::Request<super::StreamLogsRequest>,
@@ -2341,7 +2346,7 @@ pub mod smidr_server {
             >
             + std::marker::Send
             + 'static;
-        /// What happens in a build, as typed events, from any place; ends with the build.
+        /// What happens in a build, as typed events, from any place; ends with what is there or, if it follows, with the build.
         async fn watch_build(
             &self,
             request: tonic::Request<super::WatchBuildRequest>,
@@ -2438,7 +2443,8 @@ pub mod smidr_server {
             &self,
             request: tonic::Request<super::ResumeQueueRequest>,
         ) -> std::result::Result<tonic::Response<super::Queue>, tonic::Status>;
-        /// Which of these blobs the daemon does not have.
+        /// Which of these blobs, at most 1000, the daemon does not have. Blobs are shared by all customers: what a digest names can be built with by each caller that
+        /// knows the digest.
         async fn missing_blobs(
             &self,
             request: tonic::Request<super::MissingBlobsRequest>,
@@ -2454,7 +2460,7 @@ pub mod smidr_server {
             tonic::Response<super::UploadBlobResponse>,
             tonic::Status,
         >;
-        /// Makes a token. Its text is in this answer and nowhere else.
+        /// Makes a token. Its text is in this answer and nowhere else. This and the next two: only on the Unix socket.
         async fn create_token(
             &self,
             request: tonic::Request<super::CreateTokenRequest>,
