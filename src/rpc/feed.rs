@@ -2,15 +2,17 @@
 //! buffer, so that one that reads slowly costs neither memory nor another's time.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     path::{Path, PathBuf},
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll, Waker},
     thread,
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc};
 
 use super::{
     batch, convert,
@@ -65,6 +67,8 @@ struct Chunk {
 #[derive(Default)]
 struct Chunks {
     known: HashMap<(Form, u64), Weak<Chunk>>,
+    // The newest: a stream that sends it at once lets it go before the next one asks.
+    newest: Option<Arc<Chunk>>,
     // Behind which there is nothing, as of so many changes.
     end: Option<(u64, u64)>,
 }
@@ -81,7 +85,7 @@ pub(crate) struct Feed {
     chunks: Mutex<Chunks>,
     // Held while a piece is read: others who want it wait, instead of reading the same.
     reading: tokio::sync::Mutex<()>,
-    tip: watch::Sender<Tip>,
+    end: Arc<Mutex<End>>,
     passing: broadcast::Sender<Bytes>,
     follower: StopToken,
 }
@@ -91,6 +95,53 @@ pub(crate) struct Feed {
 struct Tip {
     changes: u64,
     over: bool,
+}
+
+/// The end of a journal, and who waits there: by connection, so that what streams of one connection send leaves together.
+#[derive(Default)]
+struct End {
+    tip: Tip,
+    waiting: BTreeMap<Place, Waker>,
+    streams: u64,
+}
+
+/// A stream: its connection, and a number.
+type Place = (usize, u64);
+
+/// Tells of a change, and wakes who waits for it.
+fn change(end: &Mutex<End>, over: bool) {
+    let waiting = {
+        let mut end = lock(end);
+        end.tip = Tip { changes: end.tip.changes + 1, over: end.tip.over || over };
+        std::mem::take(&mut end.waiting)
+    };
+    waiting.into_values().for_each(Waker::wake);
+}
+
+/// Ends once the end of a journal is not what was seen.
+struct More<'a> {
+    end: &'a Mutex<End>,
+    place: Place,
+    seen: Tip,
+}
+
+impl Future for More<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut end = lock(self.end);
+        if end.tip != self.seen {
+            return Poll::Ready(());
+        }
+        end.waiting.insert(self.place, cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for More<'_> {
+    fn drop(&mut self) {
+        lock(self.end).waiting.remove(&self.place);
+    }
 }
 
 impl Drop for Feed {
@@ -120,7 +171,7 @@ impl Feeds {
             folder: self.paths.build(id),
             chunks: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
-            tip: watch::Sender::default(),
+            end: Arc::default(),
             passing: broadcast::Sender::new(PASSING),
             follower: StopToken::default(),
         });
@@ -132,14 +183,12 @@ impl Feeds {
     /// Wakes those who wait for more of a journal, on a thread of its own.
     fn follow(&self, id: &BuildId, feed: &Arc<Feed>) {
         let (paths, id, stop) = (self.paths.clone(), id.clone(), feed.follower.clone());
-        let (tip, passing) = (feed.tip.clone(), feed.passing.clone());
+        let (end, passing) = (feed.end.clone(), feed.passing.clone());
         let followed = thread::Builder::new().name("feed".into()).stack_size(256 << 10).spawn(move || {
             let on = |woken| match woken {
                 Woken::Journal => {
-                    tip.send_modify(|tip| tip.changes += 1);
-                    if tip.receiver_count() > 0 {
-                        thread::sleep(TOGETHER);
-                    }
+                    change(&end, false);
+                    thread::sleep(TOGETHER);
                 }
                 Woken::Passing(state) => {
                     if passing.receiver_count() > 0 {
@@ -151,18 +200,22 @@ impl Feeds {
                 Woken::Over => {}
             };
             let _ = LocalService::new(&paths).wakes(&id, &stop, on);
-            tip.send_modify(|tip| (tip.over, tip.changes) = (true, tip.changes + 1));
+            change(&end, true);
         });
         if followed.is_err() {
-            feed.tip.send_modify(|tip| tip.over = true);
+            change(&feed.end, true);
         }
     }
 }
 
 impl Feed {
+    fn tip(&self) -> Tip {
+        lock(&self.end).tip
+    }
+
     /// A piece that is there already. At the end of the journal there is an empty one.
     fn known(&self, form: &Form, from: Spot) -> Option<Arc<Chunk>> {
-        let changes = self.tip.borrow().changes;
+        let changes = self.tip().changes;
         let chunks = lock(&self.chunks);
         if chunks.end == Some((from.after, changes)) {
             return Some(Arc::new(Chunk { to: from, messages: Vec::new(), ends: false, all_of: Some(changes) }));
@@ -178,6 +231,7 @@ impl Feed {
         if !chunk.messages.is_empty() {
             chunks.known.retain(|_, chunk| chunk.strong_count() > 0);
             chunks.known.insert((form.clone(), from.after), Arc::downgrade(chunk));
+            chunks.newest = Some(chunk.clone());
         }
     }
 
@@ -191,7 +245,7 @@ impl Feed {
         if let Some(chunk) = known() {
             return Ok(chunk);
         }
-        let changes = self.tip.borrow().changes;
+        let changes = self.tip().changes;
         let (folder, asked) = (self.folder.clone(), form.clone());
         let read = tokio::task::spawn_blocking(move || read(&folder, &asked, from, changes)).await;
         let broken = Chunk { to: from, messages: Vec::new(), ends: true, all_of: None };
@@ -202,7 +256,8 @@ impl Feed {
         Ok(chunk)
     }
 
-    /// Sends messages from a place on, until the end of the build or, without `follow`, of what is there. `goes_on` is asked after each wait.
+    /// Sends messages from a place on, until the end of the build or, without `follow`, of what is there, or until `until` ends. Streams of one
+    /// `connection` are woken one after the other.
     ///
     /// # Errors
     ///
@@ -213,18 +268,23 @@ impl Feed {
         mut from: Spot,
         follow: bool,
         progress: bool,
-        to: mpsc::Sender<Bytes>,
-        mut until: impl AsyncFnMut(),
+        (to, connection): (mpsc::Sender<Bytes>, usize),
+        until: impl Future<Output = ()>,
     ) -> Result<(), FileError> {
-        let mut tip = self.tip.subscribe();
+        let mut until = pin!(until);
+        let number = {
+            let mut end = lock(&self.end);
+            end.streams += 1;
+            end.streams
+        };
         let mut passing = (follow && progress).then(|| self.passing.subscribe());
         loop {
-            let seen = *tip.borrow_and_update();
+            let seen = self.tip();
             let chunk = self.chunk(&form, from).await?;
             for message in &chunk.messages {
                 tokio::select! {
                     sent = to.send(message.clone()) => if sent.is_err() { return Ok(()) },
-                    () = until() => return Ok(()),
+                    () = &mut until => return Ok(()),
                 }
             }
             // A piece may have been read before the last change that is known here.
@@ -238,16 +298,14 @@ impl Feed {
             if !is_all {
                 continue;
             }
+            let mut more = pin!(More { end: &self.end, place: (connection, number), seen });
             loop {
                 tokio::select! {
-                    changed = tip.changed() => {
-                        if changed.is_err() { return Ok(()) }
-                        break;
-                    }
+                    () = &mut more => break,
                     state = next(&mut passing) => if let Some(state) = state
                         && to.send(state).await.is_err() { return Ok(()) },
                     () = to.closed() => return Ok(()),
-                    () = until() => return Ok(()),
+                    () = &mut until => return Ok(()),
                 }
             }
         }
@@ -357,5 +415,37 @@ impl Encoder {
             self.messages.push(self.all.freeze());
         }
         self.messages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+
+    use super::*;
+
+    struct Stream(u8, Arc<Mutex<Vec<u8>>>);
+
+    impl Wake for Stream {
+        fn wake(self: Arc<Self>) {
+            lock(&self.1).push(self.0);
+        }
+    }
+
+    #[test]
+    fn streams_of_a_connection_are_woken_together() {
+        let (end, woken) = (Mutex::new(End::default()), Arc::default());
+        let more = |place| More { end: &end, place, seen: Tip::default() };
+        let mut waiting = Vec::from([(1, 1), (2, 2), (1, 3), (2, 4)].map(more));
+        for (more, name) in waiting.iter_mut().zip(1..) {
+            let waker = Waker::from(Arc::new(Stream(name, Arc::clone(&woken))));
+            assert!(Pin::new(more).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        // One that has gone is not woken.
+        waiting.pop();
+        change(&end, false);
+        assert_eq!(*lock(&woken), [1, 3, 2]);
+        let waker = Waker::noop();
+        assert!(waiting.iter_mut().all(|more| Pin::new(more).poll(&mut Context::from_waker(waker)).is_ready()));
     }
 }

@@ -20,6 +20,7 @@ use super::{
     convert::{self, artifact, path_of, state_of, time},
     download::{self, FilePieces, LEFT_OUT, Tar},
     feed::{Feeds, Form},
+    listen::{Following, Peer},
     proto::{self, smidr_server::Smidr},
     status::status,
     submission,
@@ -184,7 +185,7 @@ impl Api {
     /// Streams a journal in the form that is wanted.
     async fn journal<T: Send + 'static>(
         &self,
-        principal: Principal,
+        (principal, following): (Principal, Following),
         id: &BuildId,
         form: Form,
         from: Spot,
@@ -197,14 +198,15 @@ impl Api {
         let is_cut = cut.clone();
         tokio::spawn(async move {
             let mut changes = daemon.access_changes();
-            let until = async move || {
+            let until = async {
                 tokio::select! {
                     () = until_denied(&daemon, &principal, &mut changes) => {}
                     _ = ends.wait_for(|ends| *ends) => cut.store(true, Ordering::Relaxed),
                 }
             };
+            let to = (to, following.connection());
             let _ = feed.stream(form, from, follow, progress, to, until).await;
-            drop(open);
+            drop((open, following));
         });
         let message = |encoded: Bytes| Ok(Batch::encoded(encoded));
         // One that the end of the daemon has cut off says so: its client goes on from where it is.
@@ -262,6 +264,11 @@ impl Api {
             queued: accepted.place.map(queued),
         })
     }
+}
+
+/// Counts a stream among those of its connection.
+fn following<T>(request: &Request<T>) -> Following {
+    request.extensions().get::<Peer>().map(|peer| peer.followers.clone()).unwrap_or_default().follow()
 }
 
 /// Waits until a caller may no longer what it might: its token was revoked, or has expired.
@@ -351,7 +358,7 @@ impl Smidr for Api {
     }
 
     async fn stream_logs(&self, request: Request<proto::StreamLogsRequest>) -> Answer<Self::StreamLogsStream> {
-        let principal = principal(&request)?;
+        let (principal, following) = (principal(&request)?, following(&request));
         let asked = request.into_inner();
         let build = self.build(&principal, &asked.build_id).await?;
         let form = match (asked.grep.as_str(), asked.task.as_str()) {
@@ -366,16 +373,17 @@ impl Smidr for Api {
             })
             .await?;
         }
-        Ok(Response::new(self.journal(principal, &build.id, form, from, (asked.follow, false)).await?))
+        Ok(Response::new(self.journal((principal, following), &build.id, form, from, (asked.follow, false)).await?))
     }
 
     async fn watch_build(&self, request: Request<proto::WatchBuildRequest>) -> Answer<Self::WatchBuildStream> {
-        let principal = principal(&request)?;
+        let (principal, following) = (principal(&request)?, following(&request));
         let asked = request.into_inner();
         let build = self.build(&principal, &asked.build_id).await?;
         let from = Spot { after: asked.after_seq, offset: None };
         Ok(Response::new(
-            self.journal(principal, &build.id, Form::Records, from, (asked.follow, asked.progress)).await?,
+            self.journal((principal, following), &build.id, Form::Records, from, (asked.follow, asked.progress))
+                .await?,
         ))
     }
 
