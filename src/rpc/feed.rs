@@ -2,15 +2,17 @@
 //! the piece that it takes, so that one that reads slowly costs little memory, and none of another's time.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     path::{Path, PathBuf},
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll, Waker},
     thread,
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc};
 use tonic::Status;
 
 use super::{
@@ -71,6 +73,8 @@ struct Chunk {
 #[derive(Default)]
 struct Chunks {
     known: HashMap<(Form, u64), Weak<Chunk>>,
+    // The newest: a stream that sends it at once lets it go before the next one asks.
+    newest: Option<Arc<Chunk>>,
     // Behind which there is nothing, as of so many changes.
     end: Option<(u64, u64)>,
 }
@@ -89,7 +93,7 @@ pub(crate) struct Feed {
     // long in a large journal; followers at its end do not wait for that.
     reading: tokio::sync::Mutex<()>,
     finding: tokio::sync::Mutex<()>,
-    tip: watch::Sender<Tip>,
+    end: Arc<Mutex<End>>,
     passing: broadcast::Sender<Bytes>,
     follower: StopToken,
 }
@@ -101,6 +105,54 @@ struct Tip {
     over: bool,
     // It could not be watched to its end.
     lost: bool,
+}
+
+/// The end of a journal, and who waits there: by connection, so that what streams of one connection send leaves together.
+#[derive(Default)]
+struct End {
+    tip: Tip,
+    waiting: BTreeMap<Place, Waker>,
+    streams: u64,
+}
+
+/// A stream: its connection, and a number.
+type Place = (usize, u64);
+
+/// Tells of a change, and wakes who waits for it.
+fn change(end: &Mutex<End>, what: impl FnOnce(&mut Tip)) {
+    let waiting = {
+        let mut end = lock(end);
+        end.tip.changes += 1;
+        what(&mut end.tip);
+        std::mem::take(&mut end.waiting)
+    };
+    waiting.into_values().for_each(Waker::wake);
+}
+
+/// Ends once the end of a journal is not what was seen.
+struct More<'a> {
+    end: &'a Mutex<End>,
+    place: Place,
+    seen: Tip,
+}
+
+impl Future for More<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut end = lock(self.end);
+        if end.tip != self.seen {
+            return Poll::Ready(());
+        }
+        end.waiting.insert(self.place, cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for More<'_> {
+    fn drop(&mut self) {
+        lock(self.end).waiting.remove(&self.place);
+    }
 }
 
 impl Drop for Feed {
@@ -131,7 +183,7 @@ impl Feeds {
             chunks: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
             finding: tokio::sync::Mutex::default(),
-            tip: watch::Sender::default(),
+            end: Arc::default(),
             passing: broadcast::Sender::new(PASSING),
             follower: StopToken::default(),
         });
@@ -143,14 +195,12 @@ impl Feeds {
     /// Wakes those who wait for more of a journal, on a thread of its own.
     fn follow(&self, id: &BuildId, feed: &Arc<Feed>) {
         let (paths, id, stop) = (self.paths.clone(), id.clone(), feed.follower.clone());
-        let (tip, passing) = (feed.tip.clone(), feed.passing.clone());
+        let (end, passing) = (feed.end.clone(), feed.passing.clone());
         let followed = thread::Builder::new().name("feed".into()).stack_size(256 << 10).spawn(move || {
             let on = |woken| match woken {
                 Woken::Journal => {
-                    tip.send_modify(|tip| tip.changes += 1);
-                    if tip.receiver_count() > 0 {
-                        thread::sleep(TOGETHER);
-                    }
+                    change(&end, |_| {});
+                    thread::sleep(TOGETHER);
                 }
                 Woken::Passing(state) => {
                     if passing.receiver_count() > 0 {
@@ -165,18 +215,22 @@ impl Feeds {
             if let Err(error) = &watched {
                 tracing::warn!(build = %id, error = error as &dyn std::error::Error, "a build cannot be watched");
             }
-            tip.send_modify(|tip| *tip = Tip { changes: tip.changes + 1, over: true, lost: watched.is_err() });
+            change(&end, |tip| (tip.over, tip.lost) = (true, watched.is_err()));
         });
         if followed.is_err() {
-            feed.tip.send_modify(|tip| (tip.over, tip.lost) = (true, true));
+            change(&feed.end, |tip| (tip.over, tip.lost) = (true, true));
         }
     }
 }
 
 impl Feed {
+    fn tip(&self) -> Tip {
+        lock(&self.end).tip
+    }
+
     /// A piece that is there already. At the end of the journal there is an empty one.
     fn known(&self, form: &Form, from: Spot) -> Option<Arc<Chunk>> {
-        let changes = self.tip.borrow().changes;
+        let changes = self.tip().changes;
         let chunks = lock(&self.chunks);
         if chunks.end == Some((from.after, changes)) {
             return Some(Arc::new(Chunk { to: from, messages: Vec::new(), ends: false, all_of: Some(changes) }));
@@ -192,6 +246,7 @@ impl Feed {
         if !chunk.messages.is_empty() {
             chunks.known.retain(|_, chunk| chunk.strong_count() > 0);
             chunks.known.insert((form.clone(), from.after), Arc::downgrade(chunk));
+            chunks.newest = Some(chunk.clone());
         }
     }
 
@@ -207,7 +262,7 @@ impl Feed {
         if let Some(chunk) = known() {
             return Ok(chunk);
         }
-        let changes = self.tip.borrow().changes;
+        let changes = self.tip().changes;
         let (folder, asked) = (self.folder.clone(), form.clone());
         let read = tokio::task::spawn_blocking(move || read(&folder, &asked, from, changes)).await;
         let read = read.map_err(|_| panicked())?;
@@ -218,7 +273,8 @@ impl Feed {
         Ok(chunk)
     }
 
-    /// Sends messages from a place on, until the end of the build or, without `follow`, of what is there.
+    /// Sends messages from a place on, until the end of the build or, without `follow`, of what is there. Streams of one `connection` are woken one
+    /// after the other.
     ///
     /// # Errors
     ///
@@ -229,12 +285,16 @@ impl Feed {
         mut from: Spot,
         follow: bool,
         progress: bool,
-        to: mpsc::Sender<Bytes>,
+        (to, connection): (mpsc::Sender<Bytes>, usize),
     ) -> Result<(), Status> {
-        let mut tip = self.tip.subscribe();
+        let number = {
+            let mut end = lock(&self.end);
+            end.streams += 1;
+            end.streams
+        };
         let mut passing = (follow && progress).then(|| self.passing.subscribe());
         loop {
-            let seen = *tip.borrow_and_update();
+            let seen = self.tip();
             let chunk = self.chunk(&form, from).await?;
             for message in &chunk.messages {
                 if to.send(message.clone()).await.is_err() {
@@ -252,12 +312,10 @@ impl Feed {
             if !is_all {
                 continue;
             }
+            let mut more = pin!(More { end: &self.end, place: (connection, number), seen });
             loop {
                 tokio::select! {
-                    changed = tip.changed() => {
-                        if changed.is_err() { return Ok(()) }
-                        break;
-                    }
+                    () = &mut more => break,
                     state = next(&mut passing) => if let Some(state) = state
                         && to.send(state).await.is_err() { return Ok(()) },
                     () = to.closed() => return Ok(()),
@@ -382,6 +440,8 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Wake;
+
     use super::*;
     use crate::model::{Place, TaskName};
 
@@ -405,5 +465,30 @@ mod tests {
             [1, 1, 0]
         );
         assert_eq!([lines("no such", "a:do_b", &began), lines("", "a:do_b", &console)], [0, 0]);
+    }
+
+    struct Stream(u8, Arc<Mutex<Vec<u8>>>);
+
+    impl Wake for Stream {
+        fn wake(self: Arc<Self>) {
+            lock(&self.1).push(self.0);
+        }
+    }
+
+    #[test]
+    fn streams_of_a_connection_are_woken_together() {
+        let (end, woken) = (Mutex::new(End::default()), Arc::default());
+        let more = |place| More { end: &end, place, seen: Tip::default() };
+        let mut waiting = Vec::from([(1, 1), (2, 2), (1, 3), (2, 4)].map(more));
+        for (more, name) in waiting.iter_mut().zip(1..) {
+            let waker = Waker::from(Arc::new(Stream(name, Arc::clone(&woken))));
+            assert!(Pin::new(more).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        // One that has gone is not woken.
+        waiting.pop();
+        change(&end, |_| {});
+        assert_eq!(*lock(&woken), [1, 3, 2]);
+        let waker = Waker::noop();
+        assert!(waiting.iter_mut().all(|more| Pin::new(more).poll(&mut Context::from_waker(waker)).is_ready()));
     }
 }

@@ -1,10 +1,16 @@
 //! Connections: the Unix socket, and TCP with TLS. What is known of a peer travels with each of its requests.
 
 use std::{
+    future::poll_fn,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
     time::Duration,
 };
 
@@ -59,6 +65,36 @@ pub(crate) struct Peer {
     pub uid: Option<u32>,
     /// The subject of its client certificate (CN), which is good.
     pub subject: Option<String>,
+    /// How many of its streams follow journals.
+    pub followers: Followers,
+}
+
+/// Streams of one connection that follow journals.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Followers(Arc<AtomicUsize>);
+
+/// One of them.
+pub(crate) struct Following(Followers);
+
+impl Followers {
+    /// Counts one more.
+    pub(crate) fn follow(&self) -> Following {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Following(self.clone())
+    }
+}
+
+impl Following {
+    /// What no other connection has that is open.
+    pub(crate) fn connection(&self) -> usize {
+        Arc::as_ptr(&self.0.0).addr()
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a daemon listens on.
@@ -125,7 +161,7 @@ pub(crate) async fn serve(listener: Listener, app: Router, ends: watch::Receiver
         match accepted {
             Ok(Accepted::Unix(stream)) => {
                 let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-                let peer = Peer { address: "unix".into(), uid, subject: None };
+                let peer = Peer { address: "unix".into(), uid, subject: None, followers: Followers::default() };
                 tokio::spawn(async move {
                     connection(stream, peer, app, ends).await;
                     drop(place);
@@ -167,7 +203,8 @@ async fn tcp(
     app: Router,
     ends: watch::Receiver<bool>,
 ) {
-    let mut peer = Peer { address: address.ip().to_canonical().to_string(), uid: None, subject: None };
+    let address = address.ip().to_canonical().to_string();
+    let mut peer = Peer { address, uid: None, subject: None, followers: Followers::default() };
     let Some(tls) = tls else { return connection(stream, peer, app, ends).await };
     // One that says nothing, or nonsense, costs a place for a moment.
     let Ok(Ok(stream)) = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await else { return };
@@ -186,6 +223,7 @@ async fn connection<S>(stream: S, peer: Peer, app: Router, mut ends: watch::Rece
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let followers = peer.followers.clone();
     let service = TowerToHyperService::new(app.layer(Extension(peer)));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
@@ -207,18 +245,33 @@ where
         }
     };
     tokio::select! {
-        _ = served.as_mut() => return,
+        _ = in_turn(served.as_mut(), &followers) => return,
         () = silent => return,
         _ = ends.wait_for(|ends| *ends) => {}
     }
     // One that was accepted a moment ago has a request on its way.
     tokio::select! {
-        _ = served.as_mut() => return,
+        _ = in_turn(served.as_mut(), &followers) => return,
         () = came.wait() => {}
         () = tokio::time::sleep(FIRST) => {}
     }
     served.as_mut().graceful_shutdown();
     let _ = served.await;
+}
+
+/// Serves a connection. Where several of its streams follow journals, it lets all that are ready before it go on first: each of them wakes the
+/// connection, which would write and encrypt a packet for each line of each, and so it writes one.
+async fn in_turn<F: Future>(mut served: Pin<&mut F>, followers: &Followers) -> F::Output {
+    let mut waited = false;
+    poll_fn(|cx| {
+        waited = !waited && followers.0.load(Ordering::Relaxed) > 1;
+        if waited {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        served.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// Where the Unix socket is.

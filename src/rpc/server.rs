@@ -14,6 +14,7 @@ use super::{
     download::{self, FilePieces, LEFT_OUT, Tar},
     feed::{Feeds, Form},
     lease::Leases,
+    listen::{Following, Peer},
     proto::{self, smidr_server::Smidr},
     status::{panicked, status},
     submission,
@@ -127,7 +128,7 @@ impl Api {
     /// Streams a journal in the form that is wanted.
     fn journal<T: Send + 'static>(
         &self,
-        principal: Principal,
+        (principal, following): (Principal, Following),
         id: BuildId,
         form: Form,
         from: Spot,
@@ -139,7 +140,9 @@ impl Api {
             if follow {
                 until_begun(&daemon, &principal, &id, &to).await;
             }
-            feeds.of(&id).stream(form, from, follow, progress, to).await
+            let sent = feeds.of(&id).stream(form, from, follow, progress, (to, following.connection())).await;
+            drop(following);
+            sent
         });
         Ok(Box::pin(sent.map(|encoded| encoded.map(Batch::encoded))))
     }
@@ -193,6 +196,11 @@ impl Api {
             queued: accepted.place.map(queued),
         })
     }
+}
+
+/// Counts a stream among those of its connection.
+fn following<T>(request: &Request<T>) -> Following {
+    request.extensions().get::<Peer>().map(|peer| peer.followers.clone()).unwrap_or_default().follow()
 }
 
 /// Waits until a build waits for the daemon no longer, or its client is gone.
@@ -279,7 +287,7 @@ impl Smidr for Api {
     }
 
     async fn stream_logs(&self, request: Request<proto::StreamLogsRequest>) -> Answer<Self::StreamLogsStream> {
-        let principal = principal(&request)?;
+        let (principal, following) = (principal(&request)?, following(&request));
         let asked = request.into_inner();
         let build = self.build(&principal, &asked.build_id).await?;
         let form = match (asked.grep.as_str(), asked.task.as_str()) {
@@ -294,15 +302,16 @@ impl Smidr for Api {
             })
             .await?;
         }
-        Ok(Response::new(self.journal(principal, build.id, form, from, (asked.follow, false))?))
+        Ok(Response::new(self.journal((principal, following), build.id, form, from, (asked.follow, false))?))
     }
 
     async fn watch_build(&self, request: Request<proto::WatchBuildRequest>) -> Answer<Self::WatchBuildStream> {
-        let principal = principal(&request)?;
+        let (principal, following) = (principal(&request)?, following(&request));
         let asked = request.into_inner();
         let build = self.build(&principal, &asked.build_id).await?;
         let from = Spot { after: asked.after_seq, offset: None };
-        let sent = self.journal(principal, build.id, Form::Records, from, (asked.follow, asked.progress))?;
+        let place = (asked.follow, asked.progress);
+        let sent = self.journal((principal, following), build.id, Form::Records, from, place)?;
         Ok(Response::new(sent))
     }
 

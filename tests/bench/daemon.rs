@@ -371,6 +371,13 @@ impl Fake {
     }
 }
 
+/// What a process has used of the processors, in hundredths of a second, which are Linux's unit.
+fn used(pid: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = text.rsplit(") ").next().unwrap_or_default().split(' ');
+    fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
 fn resident(pid: &str) -> String {
     let mut text = String::new();
     let read = File::open(format!("/proc/{pid}/status")).and_then(|mut file| file.read_to_string(&mut text));
@@ -418,6 +425,7 @@ async fn idle(args: &[String]) -> Result<(), Failure> {
     let opened = begun.elapsed();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let quiet = resident(pid);
+    let before_lines = [used(pid), used("self")];
     for _ in 0..lines {
         let text = begun.elapsed().as_nanos();
         fake.write(&format!(r#""event":"console","line":"{text}""#))?;
@@ -428,6 +436,9 @@ async fn idle(args: &[String]) -> Result<(), Failure> {
     while let Ok(time) = times.try_recv() {
         measured.push(time);
     }
+    let wanted = connections * streams * lines;
+    let each = |before: u64, pid| (used(pid) - before) as f64 * 1e4 / wanted as f64;
+    let (daemon, clients) = (each(before_lines[0], pid), each(before_lines[1], "self"));
     let (count, all) = (measured.len(), all.load(Ordering::Relaxed));
     println!(
         "{} followers in {:.1} s; before {before}, silent {quiet}, after {}",
@@ -435,12 +446,8 @@ async fn idle(args: &[String]) -> Result<(), Failure> {
         opened.as_secs_f64(),
         resident(pid)
     );
-    println!(
-        "{}, of {count} lines of {}; in all {all} of {}",
-        figures(&mut measured),
-        connections * lines,
-        connections * streams * lines
-    );
+    println!("{}, of {count} lines of {}; in all {all} of {wanted}", figures(&mut measured), connections * lines);
+    println!("{daemon:.1} µs of the daemon's processors, {clients:.1} µs of the clients'");
     fake.write(r#""event":"finished","outcome":{"state":"COMPLETED","bitbake_exit":0,"failed":[],"reasons":[],"kind":null,"hints":[],"duration_ms":1,"artifacts":0,"artifact_bytes":0,"usage":null}"#)?;
     Ok(())
 }

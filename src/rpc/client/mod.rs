@@ -5,6 +5,7 @@ mod connect;
 
 use std::{
     io::{Read as _, Seek as _},
+    pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,6 +47,16 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
+    /// Waits for a future. The runtime's loop is compiled once for each type that it is given: here that is one for all calls.
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut done = None;
+        {
+            let future: Pin<&mut dyn Future<Output = ()>> = pin!(async { done = Some(future.await) });
+            self.runtime.block_on(future);
+        }
+        done.expect("the future has ended")
+    }
+
     /// Makes a call. One whose connection breaks is made again, as long as that can do no harm.
     ///
     /// # Errors
@@ -55,7 +66,7 @@ impl Remote {
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        self.runtime.block_on(async {
+        self.block_on(async {
             let begun = Instant::now();
             let mut pause = Duration::from_millis(100);
             loop {
@@ -97,7 +108,7 @@ impl Remote {
         let stopped = Arc::new(Notify::new());
         let notify = stopped.clone();
         let _listening = stop.map(|stop| stop.listen(move |_| notify.notify_one()));
-        self.runtime.block_on(async {
+        self.block_on(async {
             let messages = tokio::select! {
                 messages = call(self.caller.clone()) => messages,
                 () = stopped.notified() => return Ok(false),
