@@ -53,6 +53,10 @@ mod daemon_hostile;
 mod daemon_killed;
 #[path = "all/daemon_ops.rs"]
 mod daemon_ops;
+#[path = "all/daemon_power.rs"]
+mod daemon_power;
+#[path = "all/daemon_promises.rs"]
+mod daemon_promises;
 #[path = "all/daemon_schedules.rs"]
 mod daemon_schedules;
 #[path = "all/disk.rs"]
