@@ -55,6 +55,10 @@ mod daemon_killed;
 mod daemon_leases;
 #[path = "all/daemon_ops.rs"]
 mod daemon_ops;
+#[path = "all/daemon_power.rs"]
+mod daemon_power;
+#[path = "all/daemon_promises.rs"]
+mod daemon_promises;
 #[path = "all/daemon_schedules.rs"]
 mod daemon_schedules;
 #[path = "all/disk.rs"]

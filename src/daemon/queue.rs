@@ -31,7 +31,11 @@ use crate::{
     model::{BuildId, Digest, Origin, Outcome, Share, State as BuildState, Submission, UserError as _},
     queue::policy::{self, Budget, Decision, Pressure, Resource},
     service::ServiceError,
-    system::{files::remove_tree, lock::holder, stop::StopToken},
+    system::{
+        files::remove_tree,
+        lock::{Attempt, FileLock, Mode, holder, lock_if_free},
+        stop::StopToken,
+    },
     worker,
 };
 
@@ -364,14 +368,16 @@ impl Daemon {
         let history = lock(&self.history);
         history.announce(&announced)?;
         let unfinished = history.unfinished()?;
-        drop(history);
         for Waiting { build, since, about, .. } in self.ledger.all_running()? {
             // One that ended meanwhile is followed too: its end is told then.
             if let Ok(about) = serde_json::from_str::<About>(&about) {
+                // A power cut may have taken its records.
+                history.begun(&about.record)?;
                 let entry = Entry { seq: 0, since, about, tries: 0, failed: None };
                 lock(&self.queue).running.insert(build, entry);
             }
         }
+        drop(history);
         for build in unfinished.into_iter().filter(|build| !build.waits) {
             let build = self.builds().show(Some(build.id.as_str()))?;
             let is_known = lock(&self.queue).running.contains_key(&build.id);
@@ -423,15 +429,11 @@ impl Daemon {
     }
 
     fn start_worker(&self, id: &BuildId) -> Result<(), DaemonError> {
-        let folder = self.paths.build(id);
         let Some(mut submission) = self.ledger.submission(id)? else { return Ok(()) };
         submission.share = self.share(&submission);
-        // What a daemon left that was killed before the worker wrote a record.
-        if folder.exists() && History::in_journal(&self.paths, id).is_none() {
-            remove_tree(&folder)?;
-        }
-        if !folder.exists() {
-            worker::submit(&submission, &folder)?;
+        if let Some(alone) = self.without_worker(id)? {
+            worker::submit(&submission, &self.paths.build(id))?;
+            drop(alone);
             let mut child =
                 executors::start(id, &self.paths, &self.spawner, Life::OfItsOwn).map_err(ServiceError::from)?;
             // Reaped when it ends.
@@ -440,6 +442,8 @@ impl Daemon {
                 .map_err(super::io_error("wait for a worker of", &self.paths))?;
         }
         let build = lock(&self.queue).running.get(id).map(|entry| entry.about.record.clone());
+        // A worker of another daemon may end before its first record. What the index lacks, the queue tells.
+        let _ = build.as_ref().map(|build| lock(&self.history).begun(build));
         let told = build.map(|build| {
             let build = BuildRecord { waits: false, started: Timestamp::now(), ..build };
             Webhooks::queue(Event::Started, &facts(&build, BuildState::Preparing), build.started)
@@ -478,18 +482,31 @@ impl Daemon {
         }
         drop(queue);
         let outcome = Outcome { hints: error.hints(), ..Outcome::of(error) };
-        if self.end_unbegun(id, outcome).is_err() {
+        if !matches!(self.end_unbegun(id, outcome), Ok(true)) {
             lock(&self.queue).add(entry.seq, entry.since, about);
         }
     }
 
-    /// Ends a build that has no worker.
-    fn end_unbegun(&self, id: &BuildId, outcome: Outcome) -> Result<(), DaemonError> {
+    /// Holds the lock of a build that has neither a worker nor a record, and removes what a daemon left that was killed before there was one. None
+    /// where there is: a worker of such a daemon may come late, and is then the one that builds.
+    fn without_worker(&self, id: &BuildId) -> Result<Option<FileLock>, DaemonError> {
+        let Attempt::Held(alone) = lock_if_free(&self.paths.alive(id), Mode::Exclusive, "daemon")? else {
+            return Ok(None);
+        };
+        if History::in_journal(&self.paths, id).is_some() {
+            return Ok(None);
+        }
+        let folder = self.paths.build(id);
+        if folder.exists() {
+            remove_tree(&folder)?;
+        }
+        Ok(Some(alone))
+    }
+
+    /// Ends a build that has no worker. Gives whether that is so.
+    fn end_unbegun(&self, id: &BuildId, outcome: Outcome) -> Result<bool, DaemonError> {
         if let Some(submission) = self.ledger.submission(id)? {
-            let folder = self.paths.build(id);
-            if folder.exists() && History::in_journal(&self.paths, id).is_none() {
-                remove_tree(&folder)?;
-            }
+            let Some(_alone) = self.without_worker(id)? else { return Ok(false) };
             worker::end_unbegun(&submission, &self.paths, outcome)?;
             let _ = fs::remove_file(self.paths.alive(id));
         }
@@ -500,7 +517,7 @@ impl Daemon {
             .map(|build| Webhooks::queue(Event::Finished, &facts(&build, build.state), Timestamp::now()));
         self.ledger.ended(id, told)?;
         self.webhooks.wake();
-        Ok(())
+        Ok(true)
     }
 
     /// Cancels a build that waits. Gives whether it waited.
@@ -513,13 +530,12 @@ impl Daemon {
         let ended = self.end_unbegun(id, outcome);
         let mut queue = lock(&self.queue);
         queue.between.remove(id);
-        if let Err(error) = ended {
+        if !matches!(ended, Ok(true)) {
             queue.waiting.insert(entry.seq, entry);
-            return Err(error);
         }
         drop(queue);
         let _ = self.wake.send(Signal::Look);
-        Ok(true)
+        ended
     }
 
     /// Whether a build is just being started, or ended without a worker, or waits again: there is nothing that could be told to stop.

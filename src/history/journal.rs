@@ -54,6 +54,16 @@ const TAIL: u64 = 1 << 20;
 /// The magic number of a skippable frame (RFC 8878, 3.1.2), which holds the index.
 const SKIPPABLE: u32 = 0x184D_2A50;
 
+/// Whether a build has no journal yet.
+///
+/// # Errors
+///
+/// When it has one.
+pub(crate) fn check_new(folder: &Path) -> Result<(), FileError> {
+    let found = [JOURNAL, COMPRESSED].map(|name| folder.join(name)).into_iter().find(|path| path.exists());
+    found.map_or(Ok(()), |path| Err(FileError::new("make", &path)(io::ErrorKind::AlreadyExists.into())))
+}
+
 /// Appends records.
 pub(crate) struct Writer {
     file: File,
@@ -71,11 +81,9 @@ impl Writer {
     ///
     /// When there is one already, or the file system refuses.
     pub(crate) fn create(folder: &Path) -> Result<Self, FileError> {
-        let path = folder.join(JOURNAL);
         // That of a build that is over stays.
-        if folder.join(COMPRESSED).exists() {
-            return Err(FileError::new("make", &path)(io::ErrorKind::AlreadyExists.into()));
-        }
+        check_new(folder)?;
+        let path = folder.join(JOURNAL);
         let file = fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
         Self::of(file.map_err(FileError::new("make", &path))?, path, 0)
     }
@@ -283,6 +291,8 @@ fn compress(folder: &Path) -> io::Result<()> {
     to.write_all(&length.to_le_bytes())?;
     to.write_all(&text)?;
     to.write_all(&length.to_le_bytes())?;
+    // Before the plain one goes: a rename can reach the disk before the content.
+    to.as_file().sync_data()?;
     to.persist(folder.join(COMPRESSED))?;
     Ok(())
 }

@@ -111,4 +111,21 @@ impl History {
         };
         announce().map_err(failed("write"))
     }
+
+    /// Notes that a build waits no longer that may have no record yet: whether it has a worker says what became of it. What its worker has
+    /// written stays.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be written.
+    pub(crate) fn begun(&self, build: &BuildRecord) -> Result<(), HistoryError> {
+        let begun = || {
+            let transaction = self.db.unchecked_transaction()?;
+            let waits = "DELETE FROM builds WHERE id = ?1 AND json_extract(record, '$.waits')";
+            transaction.execute(waits, [build.id.as_str()])?;
+            insert_build(&transaction, "INSERT OR IGNORE", &BuildRecord { waits: false, ..build.clone() })?;
+            transaction.commit()
+        };
+        begun().map_err(failed("write"))
+    }
 }

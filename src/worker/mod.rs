@@ -19,7 +19,7 @@ use crate::{
     queue::{self, Ticket},
     system::{
         files::{FileError, make_private_dir, open_regular, write_atomically},
-        lock::{self, Mode, WaitError},
+        lock::{self, Attempt, FileLock, Mode, WaitError},
         stop::StopToken,
     },
 };
@@ -126,6 +126,17 @@ fn forget_values(folder: &Path) {
     }
 }
 
+/// Takes the lock of a build that has no journal. Some hold it for a moment, to see whether it is free; a worker that holds it has a journal soon,
+/// and its end is not waited for.
+fn alone(path: &Path, folder: &Path, holder: &str) -> Result<FileLock, WorkerError> {
+    loop {
+        match lock::lock_if_free(path, Mode::Exclusive, holder)? {
+            Attempt::Held(lock) => return Ok(lock),
+            Attempt::Busy(_) => journal::check_new(folder)?,
+        }
+    }
+}
+
 /// Runs a submission, which stands in the build's folder, to its outcome. `shown` are sinks beside the journal; `begun` is called when the
 /// first record is written.
 ///
@@ -140,10 +151,8 @@ pub(crate) fn run(
     begun: impl FnOnce(),
 ) -> Result<Outcome, WorkerError> {
     let (id, folder) = (submission.id.clone(), services.paths.build(&submission.id));
-    // Only `smidr status` could stand in the way, for a moment.
-    let holder = format!("build {id}");
     let alive_path = services.paths.alive(&id);
-    let alive = lock::lock(&alive_path, Mode::Exclusive, &holder, &StopToken::default(), |_| {})?;
+    let alive = alone(&alive_path, &folder, &format!("build {id}"))?;
     let stop = stop.child();
     let (index, behind) = History::open(&services.paths)?.into_sink();
     let (journal, failure) = JournalSink::new(Writer::create(&folder)?, &stop);

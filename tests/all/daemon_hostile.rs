@@ -409,8 +409,11 @@ fn a_ledger_that_is_locked_delays_and_does_not_lose() {
     let game = Game::new();
     let db = rusqlite::Connection::open(game.served.smidr.join("daemon/daemon.db")).expect("the ledger");
     db.execute_batch("BEGIN IMMEDIATE").expect("a lock");
-    let taken = game.served.client(&["start", "--customer", "zeta"]).start();
+    let mut taken = game.served.client(&["start", "--customer", "zeta"]).start();
     game.served.client(&["status", &game.waits]).run().expect_code(0).expect_out("QUEUED");
+    // Long enough for it to be refused, if it were.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(taken.child.try_wait().expect("it is there").is_none(), "{}", taken.err());
     db.execute_batch("COMMIT").expect("no lock");
     taken.wait().expect_code(0).expect_out("Build ID: zeta-");
     assert_eq!(game.served.waiting().len(), 2);
