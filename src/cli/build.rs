@@ -108,7 +108,7 @@ fn looks_like_address(target: &str) -> bool {
 
 /// Builds on a daemon, as if it were here.
 fn on_daemon(remote: &Remote, asked: &Asked<'_>, args: &Build, stop: &StopToken) -> Done {
-    let mut plans = asked.plans.iter();
+    let (mut plans, mut builds) = (asked.plans.iter(), Vec::new());
     let mut start = |submission: &Submission| {
         let plan = plans.next();
         let submission = match plan {
@@ -118,13 +118,20 @@ fn on_daemon(remote: &Remote, asked: &Asked<'_>, args: &Build, stop: &StopToken)
         let id = remote.submit(&submission)?;
         // First of all: the build goes on whatever happens to this terminal.
         talk(format!("build      {id}  on {}", remote.address));
+        builds.push((id.clone(), submission.config_path().clone()));
         Ok((id, None))
     };
-    if let [submission] = asked.all.as_slice() {
-        let (id, _) = start(submission)?;
-        return client::until_its_end(remote, &id, View::Live(args.events), stop);
+    let done = match asked.all.as_slice() {
+        [submission] => {
+            let (id, _) = start(submission)?;
+            client::until_its_end(remote, &id, View::Live(args.events), stop)
+        }
+        all => several::build(remote, all, args, start, stop),
+    };
+    for (id, config) in builds.iter().filter(|_| !args.wanted.locked) {
+        client::take_pins(remote, id, config, asked.facts, asked.paths)?;
     }
-    several::build(remote, &asked.all, args, start, stop)
+    done
 }
 
 /// What one command submits of one project.

@@ -20,9 +20,10 @@ use crate::{
     engine,
     history::{BuildRecord, Filter},
     layers::{self, PackLimits, PackedLayer},
+    lock::{Lock, Pins, RepositoryPin},
     model::{Action, BuildId, Hint, Kind, Paths, State, Submission, SystemFacts, UserError},
-    plan::Plan,
-    project::trust::Given,
+    plan::{Domain, Plan},
+    project::{Project, trust::Given},
     rpc::{
         client::{Login, Remote, kept},
         proto,
@@ -120,6 +121,16 @@ fn run(config: &Path, grant: &Grant, args: &Client) -> Done {
             }
         }
         ClientCommand::Attach(which) => return attach::attach_to(&remote, &shown(which)?),
+        ClientCommand::Lock(which) => {
+            let build = shown(which)?;
+            match take_pins(&remote, &build.id, config, &facts, &paths)? {
+                true => talk(format!("smidr.lock pins what {} was built of", build.id)),
+                false => talk(format!(
+                    "{} has nothing that is not here: nothing is resolved yet, or its worker has written smidr.lock",
+                    build.id
+                )),
+            }
+        }
         ClientCommand::Artifacts(which) => artifacts(&remote, &shown(which)?, which.json)?,
         ClientCommand::Delete(which) => {
             let build = remote.show(Some(named(which, "delete")?))?;
@@ -267,7 +278,39 @@ fn start(config: &Path, grant: &Grant, at: &ReachDaemon, args: &Start) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     let view = if args.follow { View::Live(args.events) } else { View::Errors };
-    until_its_end(&remote, &id, view, &stop)
+    let done = until_its_end(&remote, &id, view, &stop);
+    if !args.wanted.locked {
+        take_pins(&remote, &id, config, &facts, &paths)?;
+    }
+    done
+}
+
+/// Writes what a build of this project was pinned to into smidr.lock, as a build here does: of what the config names, and nothing else.
+pub(super) fn take_pins(
+    remote: &Remote,
+    id: &BuildId,
+    config: &Path,
+    facts: &SystemFacts,
+    paths: &Paths,
+) -> Result<bool, Failure> {
+    // Of a project that the daemon reads in its folder, the worker has done that.
+    let Some(text) = (if remote.is_own { None } else { remote.lock(id)? }) else { return Ok(false) };
+    let build = remote.show(Some(id.as_str()))?;
+    let project = Project::read(config, build.variant.as_deref(), facts)?;
+    if *project.config.name != *build.name {
+        let what = format!("{id} is a build of `{}`, and this is `{}`", build.name, project.config.name);
+        return Err(Refused::new(what, [Hint::new("go to that project's folder")]).into());
+    }
+    let wanted = context::default_wanted(build.variant);
+    let plan = project.plan(&wanted, facts, paths, &Domain::Own)?;
+    let lock = Lock::parse(&text)?;
+    let is_named = |pin: &&RepositoryPin| plan.sources().any(|(name, _)| name == pin.name);
+    let pins = Pins {
+        hosts: lock.host(&plan.host.name).cloned().into_iter().collect(),
+        repositories: lock.repositories().iter().filter(is_named).cloned().collect(),
+    };
+    project.pin(pins, paths, false)?;
+    Ok(true)
 }
 
 /// What a schedule stores of the project in this folder.

@@ -62,7 +62,12 @@ pub(super) fn print(
     let mut lost = 0;
     let mut show = |entry| {
         match entry {
-            // Passing states are shown by `attach`.
+            Entry::Record(record) if matches!(record.event, Event::InQueue { .. }) => {
+                if let Event::InQueue { position, reason } = &record.event {
+                    talk(format!("waiting    {position}. {reason}"));
+                }
+            }
+            // Other passing states are shown by `attach`.
             Entry::Record(record) if record.seq().is_none() => {}
             Entry::Record(record) if json => say_json(&record),
             Entry::Record(record) => view.accept(&record),

@@ -324,6 +324,7 @@ impl EventSink for Terminal {
                 let limit = if *of_command { "--jobs" } else { "limits.builds in settings.yaml" };
                 self.line(format!("queued     {builds} before it ({limit})"));
             }
+            Event::InQueue { position, reason } => self.line(format!("waiting    {position}. {reason}")),
             Event::Waiting { resource, holder } => self.line(format!("waiting    for {resource}, held by {holder}")),
             Event::Warning { text } => {
                 if self.warned.insert(text.clone()) {

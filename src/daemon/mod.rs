@@ -52,12 +52,12 @@ use crate::{
     service::{BuildService as _, LocalService, ServiceError},
     settings::{Settings, SettingsError},
     system::{
-        files::{FileError, make_private_dir},
+        files::{FileError, make_private_dir, read_text},
         lock::{self, Attempt, FileLock, Mode},
         process::Spawner,
         stop::StopToken,
     },
-    worker::WorkerError,
+    worker::{self, WorkerError},
 };
 pub(crate) use queue::{About, InQueue, Place, QueueView};
 pub(crate) use retention::{Purge, Rule};
@@ -649,6 +649,20 @@ impl Daemon {
     pub(crate) fn artifacts(&self, id: &BuildId, patterns: &[String]) -> Result<Vec<Artifact>, DaemonError> {
         let all = self.builds().artifacts(id)?;
         if patterns.is_empty() { Ok(all) } else { Ok(artifacts::select(all, patterns)?) }
+    }
+
+    /// What a build of a project that was sent is pinned to, once that is known.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub(crate) fn pins(&self, id: &BuildId) -> Result<Option<String>, DaemonError> {
+        let path = self.paths.build(id).join(worker::PINS);
+        match read_text(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(_) if !path.exists() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether a build waits for this daemon.

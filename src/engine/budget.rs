@@ -87,7 +87,7 @@ impl Budget {
         let account = match event {
             Event::Console { .. } => &mut self.console,
             // Not recorded.
-            Event::Progress { .. } | Event::TaskProgress { .. } => return true,
+            event if event.is_passing() => return true,
             Event::Message { .. } | Event::NoProvider { .. } | Event::TaskLog { .. } | Event::BitbakeReady { .. } => {
                 &mut self.messages
             }

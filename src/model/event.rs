@@ -138,7 +138,7 @@ pub enum Unit {
 impl Event {
     /// Whether it is a passing state, which no journal keeps.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Progress { .. } | Self::TaskProgress { .. })
+        matches!(self, Self::InQueue { .. } | Self::Progress { .. } | Self::TaskProgress { .. })
     }
 }
 
@@ -174,6 +174,13 @@ pub enum Event {
         /// Whether only builds of the same command count: so many of them run at once.
         #[serde(default)]
         of_command: bool,
+    },
+    /// It waits for the daemon to start it.
+    InQueue {
+        /// Its place, from 1.
+        position: u32,
+        /// Why it waits, for people.
+        reason: String,
     },
     /// A stage begins; the one before it is over.
     StageStarted {

@@ -17,7 +17,7 @@ impl Event {
                 change(resource);
                 change(holder);
             }
-            Self::Warning { text } => change(text),
+            Self::InQueue { reason: text, .. } | Self::Warning { text } => change(text),
             Self::HostReady { name, .. } => change(name),
             Self::LayersReady { layers } => {
                 for (name, pinned) in layers {

@@ -29,7 +29,7 @@ use crate::daemon::{
 const OPEN: [&str; 4] = ["/healthz", "/readyz", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
 
 /// Calls that change nothing: only their refusals are written into the audit log.
-const READS: [&str; 19] = [
+const READS: [&str; 20] = [
     "GetBuild",
     "GetBuildStatus",
     "ListBuilds",
@@ -37,6 +37,7 @@ const READS: [&str; 19] = [
     "WatchBuild",
     "ExplainBuild",
     "ListTasks",
+    "GetLock",
     "ListArtifacts",
     "DownloadArtifact",
     "DownloadBuild",

@@ -62,6 +62,7 @@ fn event(event: &Event) -> Sent {
             })
         }
         Event::Queued { ahead, of_command } => Sent::Queued(proto::QueuedBehind { ahead, of_command }),
+        Event::InQueue { position, reason } => Sent::InQueue(proto::Queued { position, reason }),
         Event::StageStarted { stage } => Sent::StageStarted(proto::StageStarted { stage: self::stage(stage).into() }),
         Event::Waiting { resource, holder } => Sent::Waiting(proto::Waiting { resource, holder }),
         Event::Warning { text } => Sent::Warning(proto::Warning { text }),
@@ -123,6 +124,7 @@ fn event_of(event: Sent) -> Result<Option<Event>, Invalid> {
             let labels = labels.into_iter().collect();
             Event::BuildStarted { name, targets, machine, variant, config: path_of(config), customer, labels }
         }
+        Sent::InQueue(proto::Queued { position, reason }) => Event::InQueue { position, reason },
         Sent::Queued(proto::QueuedBehind { ahead, of_command }) => Event::Queued { ahead, of_command },
         Sent::StageStarted(proto::StageStarted { stage }) => {
             let stage = match proto::Stage::try_from(stage) {

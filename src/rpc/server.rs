@@ -2,20 +2,22 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     auth::Noted,
-    batch::{Batch, LogLines, Records},
+    batch::{self, Batch, LogLines, Records},
     convert::{self, artifact, path_of, state_of, time},
     download::{self, FilePieces, LEFT_OUT, Tar},
     feed::{Feeds, Form},
     lease::Leases,
     listen::{Following, Peer},
     proto::{self, smidr_server::Smidr},
+    records::record,
     status::{panicked, status},
     submission,
 };
@@ -25,7 +27,7 @@ use crate::{
         access::{Denied, Principal, Scope},
     },
     history::{BuildRecord, Filter, journal::Spot},
-    model::{BuildId, State, Submission},
+    model::{self, BuildId, Event, Record, State, Submission},
     service::{BuildService as _, ServiceError},
 };
 
@@ -138,7 +140,7 @@ impl Api {
         let (daemon, feeds) = (self.daemon.clone(), self.feeds.clone());
         let sent = lease.stream(move |to| async move {
             if follow {
-                until_begun(&daemon, &principal, &id, &to).await;
+                until_begun(&daemon, &principal, &id, (&to, progress)).await;
             }
             let sent = feeds.of(&id).stream(form, from, follow, progress, (to, following.connection())).await;
             drop(following);
@@ -203,10 +205,24 @@ fn following<T>(request: &Request<T>) -> Following {
     request.extensions().get::<Peer>().map(|peer| peer.followers.clone()).unwrap_or_default().follow()
 }
 
-/// Waits until a build waits for the daemon no longer, or its client is gone.
-async fn until_begun(daemon: &Daemon, principal: &Principal, id: &BuildId, to: &mpsc::Sender<Bytes>) {
+/// Waits until a build waits for the daemon no longer, or its client is gone, and tells that client its place, if it wants to know.
+async fn until_begun(daemon: &Daemon, principal: &Principal, id: &BuildId, (to, tells): (&mpsc::Sender<Bytes>, bool)) {
     let mut changes = daemon.queue_changes();
-    while daemon.waits(id, principal).is_some() {
+    let mut told = None;
+    while let Some(place) = daemon.waits(id, principal) {
+        if tells && told.as_ref() != Some(&place) {
+            let Place { position, reason } = place.clone();
+            let (at, event) = (Timestamp::now(), Event::InQueue { position, reason });
+            let mut encoded = BytesMut::new();
+            batch::encode(
+                &record(&Record { build: id.clone(), place: model::Place::After(0), at, event }),
+                &mut encoded,
+            );
+            if to.send(encoded.freeze()).await.is_err() {
+                return;
+            }
+            told = Some(place);
+        }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = to.closed() => return,
@@ -359,6 +375,16 @@ impl Smidr for Api {
     async fn explain_build(&self, request: Request<proto::ExplainBuildRequest>) -> Answer<proto::Explanation> {
         let build = self.build(&principal(&request)?, &request.get_ref().build_id).await?;
         Ok(Response::new(convert::explanation(&build)))
+    }
+
+    async fn get_lock(&self, request: Request<proto::GetLockRequest>) -> Answer<proto::GetLockResponse> {
+        let principal = principal(&request)?;
+        let build = self.build(&principal, &request.get_ref().build_id).await?;
+        let daemon = self.daemon.clone();
+        let lock = blocking(move || daemon.pins(&build.id)).await?;
+        let none =
+            || Status::not_found("its sources are not resolved, or its project is a folder of the daemon's machine");
+        Ok(Response::new(proto::GetLockResponse { lock: lock.ok_or_else(none)? }))
     }
 
     async fn list_tasks(&self, request: Request<proto::ListTasksRequest>) -> Answer<Self::ListTasksStream> {

@@ -13,7 +13,8 @@ use crate::{
         History, HistoryError,
         journal::{self, JournalSink, Writer},
     },
-    model::{Ask, Event, Hint, Kind, Outcome, Paths, Secrets, State, Submission, SystemFacts, UserError},
+    lock::Lock,
+    model::{Ask, Event, Hint, Kind, Origin, Outcome, Paths, Secrets, State, Submission, SystemFacts, UserError},
     plan::Plan,
     project::{Project, ProjectError, Sources},
     queue::{self, Ticket},
@@ -23,6 +24,9 @@ use crate::{
         stop::StopToken,
     },
 };
+
+/// What a build of a project that was sent is pinned to, in its folder: its client takes it over.
+pub(crate) const PINS: &str = "smidr.lock";
 
 /// A submission, in the build's folder.
 pub(crate) const SUBMISSION: &str = "submission.json";
@@ -296,6 +300,12 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
     let host = project.host_lock(&plan).cloned();
     let locked = plan.locked;
     let built = engine::build(plan, host.as_ref(), Some(workspace), tools, |pins| {
+        if let Origin::Remote { .. } = submission.origin {
+            let path = tools.paths.build(&submission.id).join(PINS);
+            let text = Lock::of(pins.clone()).to_text();
+            let text = text.map_err(|error| FileError::new("write", &path)(std::io::Error::other(error)))?;
+            write_atomically(&path, text.as_bytes(), 0o600)?;
+        }
         match project.pin(pins, &tools.paths, locked) {
             // The build is of the lock that was submitted.
             Err(ProjectError::Lock(error)) => {

@@ -63,6 +63,7 @@ fn samples() -> Vec<Event> {
         },
         Event::Queued { ahead: 1, of_command: false },
         Event::Queued { ahead: 2, of_command: true },
+        Event::InQueue { position: 1, reason: text() },
         Event::StageStarted { stage: Stage::Fetch },
         Event::Waiting { resource: text(), holder: text() },
         Event::Warning { text: text() },

@@ -216,6 +216,25 @@ impl Remote {
         }
     }
 
+    /// What a build was pinned to, if that is known.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon answers.
+    pub(crate) fn lock(&self, id: &BuildId) -> Result<Option<String>, ServiceError> {
+        let request = proto::GetLockRequest { build_id: id.to_string() };
+        self.call(|mut caller| {
+            let request = request.clone();
+            async move {
+                match caller.get_lock(request).await {
+                    Ok(answer) => Ok(tonic::Response::new(Some(answer.into_inner().lock))),
+                    Err(status) if status.code() == Code::NotFound => Ok(tonic::Response::new(None)),
+                    Err(status) => Err(status),
+                }
+            }
+        })
+    }
+
     /// What the daemon is.
     ///
     /// # Errors

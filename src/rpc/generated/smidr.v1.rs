@@ -486,7 +486,7 @@ pub struct Record {
     pub place: ::core::option::Option<record::Place>,
     #[prost(
         oneof = "record::Event",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34"
     )]
     pub event: ::core::option::Option<record::Event>,
 }
@@ -551,6 +551,9 @@ pub mod record {
         ArtifactKept(super::ArtifactKept),
         #[prost(message, tag = "33")]
         Finished(super::Finished),
+        /// A passing state: it waits for the daemon to start it.
+        #[prost(message, tag = "34")]
+        InQueue(super::Queued),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -772,6 +775,17 @@ pub struct Artifact {
     /// Where a link points.
     #[prost(message, optional, tag = "4")]
     pub link: ::core::option::Option<Path>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetLockRequest {
+    #[prost(string, tag = "1")]
+    pub build_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetLockResponse {
+    /// YAML.
+    #[prost(string, tag = "1")]
+    pub lock: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListTasksRequest {
@@ -1745,6 +1759,28 @@ pub mod smidr_client {
             req.extensions_mut().insert(GrpcMethod::new("smidr.v1.Smidr", "ListTasks"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What a build of a project that was sent was pinned to, as the text of a smidr.lock; NOT_FOUND before its sources are resolved.
+        pub async fn get_lock(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetLockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetLockResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/smidr.v1.Smidr/GetLock");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("smidr.v1.Smidr", "GetLock"));
+            self.inner.unary(req, path, codec).await
+        }
         /// What a build left behind.
         pub async fn list_artifacts(
             &mut self,
@@ -2392,6 +2428,11 @@ pub mod smidr_server {
             &self,
             request: tonic::Request<super::ListTasksRequest>,
         ) -> std::result::Result<tonic::Response<Self::ListTasksStream>, tonic::Status>;
+        /// What a build of a project that was sent was pinned to, as the text of a smidr.lock; NOT_FOUND before its sources are resolved.
+        async fn get_lock(
+            &self,
+            request: tonic::Request<super::GetLockRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetLockResponse>, tonic::Status>;
         /// What a build left behind.
         async fn list_artifacts(
             &self,
@@ -3125,6 +3166,49 @@ pub mod smidr_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/smidr.v1.Smidr/GetLock" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetLockSvc<T: Smidr>(pub Arc<T>);
+                    impl<T: Smidr> tonic::server::UnaryService<super::GetLockRequest>
+                    for GetLockSvc<T> {
+                        type Response = super::GetLockResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetLockRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Smidr>::get_lock(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetLockSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
