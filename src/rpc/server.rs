@@ -23,6 +23,7 @@ use crate::{
     daemon::{
         About, Asked, Daemon, DaemonError, InQueue, Place, Purge, QueueView, Rule,
         access::{Denied, Principal, Scope},
+        audit::Object,
     },
     history::{BuildRecord, Filter, journal::Spot},
     model::{BuildId, State, Submission},
@@ -104,12 +105,18 @@ fn in_queue(one: InQueue) -> proto::QueueEntry {
     }
 }
 
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
 fn queue(view: QueueView) -> proto::Queue {
     proto::Queue {
         paused: view.paused,
         max_builds: view.builds,
         running: view.running.into_iter().map(in_queue).collect(),
         waiting: view.waiting.into_iter().map(in_queue).collect(),
+        running_in_all: count(view.running_in_all),
+        waiting_in_all: count(view.waiting_in_all),
     }
 }
 
@@ -336,8 +343,12 @@ impl Smidr for Api {
     }
 
     async fn purge_builds(&self, request: Request<proto::PurgeBuildsRequest>) -> Answer<proto::PurgeBuildsResponse> {
-        let (principal, daemon) = (principal(&request)?, self.daemon.clone());
+        let (principal, daemon, noted) = (principal(&request)?, self.daemon.clone(), note(&request));
         let asked = request.into_inner();
+        let wanted = super::admin::purge_words(&asked);
+        let whose = Some(asked.customer.clone()).filter(|customer| !customer.is_empty());
+        let note = |detail| noted.object(Object { customer: whose.clone(), detail: Some(detail), ..Object::default() });
+        note(wanted.clone());
         let rule = Rule {
             keep: asked.keep.map(|keep| keep as usize),
             older_than: asked.older_than_s.map(Duration::from_secs),
@@ -350,6 +361,7 @@ impl Smidr for Api {
         let customer = Some(asked.customer).filter(|customer| !customer.is_empty());
         let purge = Purge { rule, customer, artifacts_only: asked.artifacts_only, dry_run: asked.dry_run };
         let gone = blocking(move || daemon.purge(&principal, purge)).await?;
+        note(format!("{wanted}: {} builds", gone.len()));
         Ok(Response::new(proto::PurgeBuildsResponse {
             build_ids: gone.iter().map(|(build, _)| build.id.to_string()).collect(),
             bytes: gone.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes)),
@@ -451,15 +463,24 @@ impl Smidr for Api {
         &self,
         request: Request<Streaming<proto::UploadBlobRequest>>,
     ) -> Answer<proto::UploadBlobResponse> {
-        let principal = principal(&request)?;
+        let (principal, noted) = (principal(&request)?, note(&request));
         principal.require(Scope::Submit).map_err(|error| status(&error.into()))?;
         let lease = self.leases.take(&principal)?;
-        lease.hold(super::blobs::receive(&self.daemon, request.into_inner())).await.map(Response::new)
+        let received = lease.hold(super::blobs::receive(&self.daemon, request.into_inner())).await?;
+        noted.name(&received.digest, "");
+        Ok(Response::new(received))
     }
 
     async fn create_token(&self, request: Request<proto::CreateTokenRequest>) -> Answer<proto::CreateTokenResponse> {
-        let principal = principal(&request)?;
-        self.make_token(&principal, request.into_inner()).await.map(Response::new)
+        let (principal, noted) = (principal(&request)?, note(&request));
+        let asked = request.into_inner();
+        noted.object(Object {
+            name: Some(asked.name.clone()),
+            customer: Some(asked.customer.clone()).filter(|customer| !customer.is_empty()),
+            scopes: asked.scopes().map(|scope| scope.as_str_name().to_ascii_lowercase()).collect(),
+            ..Object::default()
+        });
+        self.make_token(&principal, asked).await.map(Response::new)
     }
 
     async fn list_tokens(&self, request: Request<proto::ListTokensRequest>) -> Answer<proto::ListTokensResponse> {
@@ -468,12 +489,16 @@ impl Smidr for Api {
     }
 
     async fn delete_token(&self, request: Request<proto::DeleteTokenRequest>) -> Answer<proto::DeleteTokenResponse> {
+        note(&request).name(&request.get_ref().name, "");
         principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
         answer(self.daemon.revoke_token(request.into_inner().name).await.map(|()| proto::DeleteTokenResponse {}))
     }
 
     async fn create_schedule(&self, request: Request<proto::CreateScheduleRequest>) -> Answer<proto::Schedule> {
         let principal = principal(&request)?;
+        if let Some(asked) = &request.get_ref().schedule {
+            note(&request).name(&asked.name, &asked.customer);
+        }
         self.make_schedule(principal, request.into_inner()).await.map(Response::new)
     }
 
@@ -490,7 +515,17 @@ impl Smidr for Api {
         request: Request<proto::DeleteScheduleRequest>,
     ) -> Answer<proto::DeleteScheduleResponse> {
         let principal = principal(&request)?;
+        note(&request).name(&request.get_ref().name, &request.get_ref().customer);
         self.drop_schedule(&principal, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn run_schedule(&self, request: Request<proto::RunScheduleRequest>) -> Answer<proto::RunScheduleResponse> {
+        let (principal, noted) = (principal(&request)?, note(&request));
+        let asked = request.into_inner();
+        noted.name(&asked.name, &asked.customer);
+        let started = self.start_schedule(&principal, asked).await?;
+        noted.started(&started.build_id);
+        Ok(Response::new(started))
     }
 
     async fn create_webhook(
@@ -498,6 +533,9 @@ impl Smidr for Api {
         request: Request<proto::CreateWebhookRequest>,
     ) -> Answer<proto::CreateWebhookResponse> {
         let principal = principal(&request)?;
+        if let Some(asked) = &request.get_ref().webhook {
+            note(&request).name(&asked.name, &asked.customer);
+        }
         self.make_webhook(&principal, request.into_inner()).await.map(Response::new)
     }
 
@@ -511,6 +549,7 @@ impl Smidr for Api {
         request: Request<proto::DeleteWebhookRequest>,
     ) -> Answer<proto::DeleteWebhookResponse> {
         let principal = principal(&request)?;
+        note(&request).name(&request.get_ref().name, &request.get_ref().customer);
         self.drop_webhook(&principal, request.into_inner()).await.map(Response::new)
     }
 
@@ -527,6 +566,7 @@ impl Smidr for Api {
         request: Request<proto::ResendDeliveryRequest>,
     ) -> Answer<proto::ResendDeliveryResponse> {
         let principal = principal(&request)?;
+        note(&request).name(&request.get_ref().id, "");
         self.resend(&principal, request.into_inner()).await.map(Response::new)
     }
 
@@ -548,8 +588,8 @@ impl Smidr for Api {
         Ok(Response::new(proto::ServerInfo {
             version: env!("CARGO_PKG_VERSION").into(),
             started: Some(time(self.daemon.started)),
-            builds_running: u32::try_from(view.running.len()).unwrap_or(u32::MAX),
-            builds_waiting: u32::try_from(view.waiting.len()).unwrap_or(u32::MAX),
+            builds_running: count(view.running.len()),
+            builds_waiting: count(view.waiting.len()),
             paused: view.paused,
             home: admin(self.daemon.paths.home().display().to_string()),
             addresses: if is_admin { self.daemon.addresses() } else { Vec::new() },
@@ -564,6 +604,8 @@ impl Smidr for Api {
     }
 
     async fn stop_daemon(&self, request: Request<proto::StopDaemonRequest>) -> Answer<proto::StopDaemonResponse> {
+        let detail = Some(request.get_ref().builds().as_str_name().to_ascii_lowercase());
+        note(&request).object(Object { detail, ..Object::default() });
         principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
         let how = proto::stop_daemon_request::Builds::try_from(request.get_ref().builds);
         let how = match how {
