@@ -61,6 +61,8 @@ mod daemon_power;
 mod daemon_promises;
 #[path = "all/daemon_schedules.rs"]
 mod daemon_schedules;
+#[path = "all/daemon_told.rs"]
+mod daemon_told;
 #[path = "all/disk.rs"]
 mod disk;
 #[path = "all/doctor.rs"]

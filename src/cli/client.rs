@@ -537,15 +537,41 @@ pub(super) fn queue_lines(queue: &proto::Queue) -> Vec<String> {
     if queue.paused {
         lines.push("paused     no more builds are started; again with:  smidr daemon resume".into());
     }
-    lines.push(format!("running    {} of at most {}", queue.running.len(), queue.max_builds));
+    let count = |seen: usize, in_all: u32, most: &str| {
+        let others = (in_all as usize).saturating_sub(seen);
+        let of_others = if others > 0 { format!(", {others} of them of other customers") } else { String::new() };
+        format!("{}{most}{of_others}", seen + others)
+    };
+    let most = format!(" of at most {}", queue.max_builds);
+    lines.push(format!("running    {}", count(queue.running.len(), queue.running_in_all, &most)));
     lines.extend(queue.running.iter().map(|one| format!("  {}", one.build_id)));
-    lines.push(format!("waiting    {}", queue.waiting.len()));
+    lines.push(format!("waiting    {}", count(queue.waiting.len(), queue.waiting_in_all, "")));
     lines.extend(queue.waiting.iter().map(|one| format!("  {:>3}. {}  {}", one.position, one.build_id, one.reason)));
     lines
 }
 
 /// The queue, for scripts.
 pub(super) fn queue_document(document: Document, queue: &proto::Queue) -> Result<Document, Failure> {
+    let document = document.with("running_in_all", &queue.running_in_all)?;
+    let document = document.with("waiting_in_all", &queue.waiting_in_all)?;
     let document = document.with("running", &documents::all::<_, documents::Running<'_>>(&queue.running))?;
     Ok(document.with("waiting", &documents::all::<_, documents::Waiting<'_>>(&queue.waiting))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_the_room_is_counted_whose_ever_it_is() {
+        let waits = proto::QueueEntry { build_id: "a-1".into(), position: 2, ..Default::default() };
+        let queue = proto::Queue { max_builds: 1, running_in_all: 1, waiting_in_all: 2, ..Default::default() };
+        let queue = proto::Queue { waiting: vec![waits], ..queue };
+        let lines = queue_lines(&queue);
+        assert_eq!(lines[0], "running    1 of at most 1, 1 of them of other customers");
+        assert_eq!(lines[1], "waiting    2, 1 of them of other customers");
+        // An older daemon counts nothing.
+        let queue = proto::Queue { running_in_all: 0, waiting_in_all: 0, ..queue };
+        assert_eq!(queue_lines(&queue)[..2], ["running    0 of at most 1", "waiting    1"]);
+    }
 }

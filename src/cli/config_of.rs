@@ -20,11 +20,11 @@ use super::{
 };
 use crate::{
     config::{self, Config, Source, Texts},
-    daemon::schedules::fetched::{Fetched, Given, Pinned},
+    daemon::schedules::fetched::{Fetched, Given, Pinned, may_fetch},
     engine::{self, Judged},
     layers::{LayerError, Repository, Store, discover},
     lock::Lock,
-    model::{BuildRequest, CommitId, Digest, Hint, SystemFacts, is_ambiguous, without_secrets},
+    model::{BuildRequest, CommitId, Digest, Hint, SystemFacts, without_secrets},
     plan::{PlannedLayer, PlannedPath, PlannedSource},
     project::{Project, Sources},
     service::random,
@@ -33,8 +33,6 @@ use crate::{
 
 /// Of the standard input.
 const MOST_GIVEN: u64 = 16 << 20;
-/// These are reached anonymously where no login is granted.
-const ANONYMOUS: [&str; 3] = ["https://", "http://", "git://"];
 /// What a config can always name, because its own folders depend on it.
 const OWN_VARIABLES: [&str; 2] = ["HOME", "SMIDR_HOME"];
 
@@ -43,10 +41,8 @@ pub(super) fn config_of(args: &args::ConfigOf) -> Done {
     let context = CommandContext::open("config")?;
     let given = given()?;
     let shown = without_secrets(&args.url);
-    if is_ambiguous(&args.url)
-        || !ANONYMOUS.iter().any(|scheme| args.url.starts_with(scheme)) && !given.logins.reach(&args.url)
-    {
-        let hint = Hint::new("it is reached by https, or a login for it is granted");
+    if !may_fetch(&args.url, &given.logins) {
+        let hint = Hint::new("it is reached by https, http or git, or a login for it is granted");
         return Err(Refused::new(format!("a config is not fetched from {shown}"), [hint]).into());
     }
     let store = Store::at(&context.paths.layers());

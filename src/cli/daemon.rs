@@ -14,7 +14,7 @@ use super::{
     client::queue_lines,
     context,
     daemon_args::{Daemon as DaemonArgs, DaemonCommand, Purge, TokenCommand},
-    daemon_documents as documents, daemon_log, daemon_ops,
+    daemon_documents as documents, daemon_log, daemon_ops, hooks,
     output::{Document, bytes, print_bytes, say, say_block, talk},
     report::{Done, Failure, Refused},
     times::moment,
@@ -214,6 +214,7 @@ fn ask(command: &DaemonCommand) -> Done {
         }
         DaemonCommand::Resume => {
             remote.call(|mut caller| async move { caller.resume_queue(proto::ResumeQueueRequest {}).await })?;
+            talk("builds are started again");
         }
         DaemonCommand::Token(command) => token(&remote, command)?,
         DaemonCommand::Purge(wanted) => purge(&remote, wanted)?,
@@ -301,16 +302,13 @@ fn token(remote: &Remote, command: &TokenCommand) -> Result<(), Failure> {
                 Document::new().with("tokens", &documents::all::<_, documents::Token<'_>>(&answer.tokens))?.say();
                 return Ok(());
             }
-            for one in &answer.tokens {
-                let customer = if one.customer.is_empty() { "all customers" } else { &one.customer };
-                let expires = crate::rpc::time_of(one.expires)
-                    .map_or("never expires".into(), |at| format!("until {}", moment(at)));
-                say(format!(
-                    "{:<24} {:<24} {customer:<20} {expires}",
-                    one.name,
-                    documents::scope_names(one.scopes()).join(",")
-                ));
-            }
+            let row = |one: &proto::Token| {
+                let customer = if one.customer.is_empty() { "all" } else { &one.customer };
+                let expires = crate::rpc::time_of(one.expires).map_or("never".into(), moment);
+                vec![one.name.clone(), documents::scope_names(one.scopes()).join(","), customer.into(), expires]
+            };
+            let rows: Vec<Vec<String>> = answer.tokens.iter().map(row).collect();
+            hooks::list(&["NAME", "SCOPES", "CUSTOMER", "EXPIRES"], &rows);
         }
         TokenCommand::Rm { name } => {
             let request = proto::DeleteTokenRequest { name: name.clone() };

@@ -267,6 +267,17 @@ pub(super) enum ScheduleCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Start the build of a schedule now; its times stay as they are
+    Run {
+        /// Its name
+        name: String,
+        /// Whose it is
+        #[arg(long, value_name = "NAME")]
+        customer: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove a schedule
     Rm {
         /// Its name

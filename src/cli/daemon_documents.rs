@@ -32,7 +32,16 @@ impl<'a> From<&'a proto::Token> for Token<'a> {
     }
 }
 
-/// A schedule, without what it builds.
+/// A config in a git repository.
+#[derive(Serialize)]
+pub(super) struct Git<'a> {
+    url: &'a str,
+    #[serde(rename = "ref")]
+    reference: &'a str,
+    path: &'a str,
+}
+
+/// A schedule, and what it builds: a config in git, or a stored project.
 #[derive(Serialize)]
 pub(super) struct Schedule<'a> {
     name: &'a str,
@@ -44,10 +53,23 @@ pub(super) struct Schedule<'a> {
     last_build: &'a str,
     last_error: &'a str,
     missed: u64,
+    git: Option<Git<'a>>,
+    project: Option<&'a str>,
+    variant: Option<&'a str>,
+    targets: &'a [String],
 }
 
 impl<'a> From<&'a proto::Schedule> for Schedule<'a> {
     fn from(schedule: &'a proto::Schedule) -> Self {
+        use proto::schedule::Source::{Git as OfGit, Submission};
+        let (git, variant, targets) = match &schedule.source {
+            Some(OfGit(git)) => {
+                let shown = Git { url: &git.url, reference: &git.r#ref, path: &git.path };
+                (Some(shown), Some(git.variant.as_str()), git.targets.as_slice())
+            }
+            Some(Submission(stored)) => (None, stored.variant.as_deref(), stored.targets.as_slice()),
+            None => (None, None, &[][..]),
+        };
         Self {
             name: &schedule.name,
             customer: &schedule.customer,
@@ -58,6 +80,10 @@ impl<'a> From<&'a proto::Schedule> for Schedule<'a> {
             last_build: &schedule.last_build_id,
             last_error: &schedule.last_error,
             missed: schedule.missed.into(),
+            git,
+            project: Some(schedule.project.as_str()).filter(|project| !project.is_empty()),
+            variant: variant.filter(|variant| !variant.is_empty()),
+            targets,
         }
     }
 }

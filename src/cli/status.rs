@@ -155,6 +155,9 @@ fn one(build: &BuildRecord, tasks: &[TaskRecord], progress: Option<&str>) {
     let variant = build.variant.iter().map(|variant| format!(", variant {variant}")).collect::<String>();
     line("target", &format!("{} for {}{variant}", build.targets.join(" "), build.machine));
     line("started", &moment(build.started));
+    if let Some(place) = &build.queued {
+        line("waiting", &format!("{}.  {}", place.position, place.reason));
+    }
     if let Some(progress) = progress {
         line("progress", progress);
     }

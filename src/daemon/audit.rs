@@ -26,6 +26,9 @@ const LARGEST: u64 = 8 << 20;
 /// How many older files stay.
 const KEPT: u32 = 5;
 
+/// How many scopes of a request are written down: there are no more.
+const SCOPES: usize = 4;
+
 /// The longest text of a client that is written down, in characters.
 const LONGEST: usize = 200;
 
@@ -43,6 +46,26 @@ pub(crate) enum How {
     Nothing,
 }
 
+/// What a call was about, as the client named it. Never a secret.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Object {
+    /// The build.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// The token, the schedule, the webhook, the delivery or the blob.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whose that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub customer: Option<String>,
+    /// What a token allows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// What else was asked for, and what came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
 /// One call.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Call<'a> {
@@ -57,12 +80,9 @@ pub(crate) struct Call<'a> {
     pub address: Option<&'a str>,
     /// The call, such as `StartBuild`.
     pub what: &'a str,
-    /// The build that it was about, as the client named it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub build: Option<&'a str>,
-    /// Whose that is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub customer: Option<&'a str>,
+    /// What it was about.
+    #[serde(flatten)]
+    pub object: Object,
     /// How it was answered: `ok`, or gRPC's name of the error, such as `permission_denied`.
     pub status: &'a str,
 }
@@ -181,14 +201,20 @@ fn line(lines: &mut Vec<u8>, entry: &impl Serialize) -> io::Result<()> {
 
 /// No client can fill the disk with one call.
 fn shortened<'a>(call: &Call<'a>) -> Call<'a> {
-    let short = |text: &'a str| text.char_indices().nth(LONGEST).and_then(|(end, _)| text.get(..end)).unwrap_or(text);
-    Call {
-        who: short(call.who),
-        what: short(call.what),
-        build: call.build.map(short),
-        customer: call.customer.map(short),
-        ..call.clone()
-    }
+    let object = &call.object;
+    let owned = |text: &Option<String>| text.as_deref().map(|text| short(text).to_owned());
+    let object = Object {
+        build: owned(&object.build),
+        name: owned(&object.name),
+        customer: owned(&object.customer),
+        scopes: object.scopes.iter().take(SCOPES).cloned().collect(),
+        detail: owned(&object.detail),
+    };
+    Call { who: short(call.who), what: short(call.what), object, ..call.clone() }
+}
+
+fn short(text: &str) -> &str {
+    text.char_indices().nth(LONGEST).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
 /// Makes room for a new file; the oldest goes.
@@ -217,8 +243,7 @@ mod tests {
             how: How::Token,
             address: Some("192.0.2.1"),
             what: "CancelBuild",
-            build: Some("acme-1a2b3c4d"),
-            customer: None,
+            object: Object { build: Some("acme-1a2b3c4d".into()), ..Object::default() },
             status: "permission_denied",
         }
     }

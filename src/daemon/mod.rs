@@ -39,7 +39,7 @@ use self::{
     config::DaemonConfig,
     ledger::{Ledger, LedgerError},
     metrics::Metrics,
-    schedules::{ScheduleError, Schedules},
+    schedules::{ScheduleError, Schedules, fetched::FetchedError},
     webhooks::{WebhookError, Webhooks},
 };
 pub(crate) use crate::artifacts::ArtifactError;
@@ -99,6 +99,12 @@ pub(crate) enum DaemonError {
     /// Schedules.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
+    /// A config in git, for a schedule.
+    #[error(transparent)]
+    Fetched(#[from] FetchedError),
+    /// What a schedule has stored.
+    #[error("the stored submission cannot be read")]
+    Template(#[source] serde_json::Error),
     /// Webhooks.
     #[error(transparent)]
     Webhook(#[from] WebhookError),
@@ -171,6 +177,8 @@ impl UserError for DaemonError {
             Self::Refused(_) | Self::NoBlob { .. } | Self::NoBuild { .. } => Kind::Request,
             Self::Blob(error) => error.kind(),
             Self::Schedule(error) => error.kind(),
+            Self::Fetched(error) => error.kind(),
+            Self::Template(_) => Kind::Host,
             Self::Webhook(error) => error.kind(),
             Self::Artifacts(error) => error.kind(),
             Self::Denied(error) => error.kind(),
@@ -202,8 +210,9 @@ impl UserError for DaemonError {
                 near.chain([Hint::command("all builds", "smidr client list")]).collect()
             }
             Self::Schedule(error) => error.hints(),
+            Self::Fetched(error) => error.hints(),
             Self::Webhook(error) => error.hints(),
-            Self::Taken { .. } | Self::Missing { .. } | Self::Ends => Vec::new(),
+            Self::Taken { .. } | Self::Missing { .. } | Self::Template(_) | Self::Ends => Vec::new(),
             Self::Denied(error) => error.hints(),
             Self::Artifacts(error) => error.hints(),
             Self::Project(error) => error.hints(),
@@ -221,6 +230,7 @@ impl UserError for DaemonError {
         match self {
             Self::Project(error) => error.drawn(colour),
             Self::Refused(refused) => refused.drawn(colour),
+            Self::Fetched(error) => error.drawn(colour),
             Self::Settings(error) => error.drawn(colour),
             Self::Service(error) => error.drawn(colour),
             _ => None,

@@ -127,6 +127,10 @@ pub(crate) struct QueueView {
     pub running: Vec<InQueue>,
     /// What waits, in its order.
     pub waiting: Vec<InQueue>,
+    /// How many run, those of other customers included: they take room.
+    pub running_in_all: usize,
+    /// How many wait, those of other customers included: positions count them.
+    pub waiting_in_all: usize,
 }
 
 /// The queue.
@@ -257,7 +261,7 @@ impl State {
             since: entry.since,
             place,
         };
-        // Of other customers' builds, not even the number.
+        // Of other customers' builds, only the number.
         let sees = |entry: &&Entry| principal.sees(entry.about.record.customer.as_deref());
         let mut running: Vec<InQueue> = self.running.values().filter(sees).map(|entry| shown(entry, None)).collect();
         running.sort_by_key(|one| one.since);
@@ -266,7 +270,14 @@ impl State {
         let waiting = self.waiting.values().filter(sees).map(|entry| shown(entry, Some(place(entry))));
         let mut waiting: Vec<InQueue> = waiting.collect();
         waiting.sort_by_key(|one| one.place.as_ref().map(|place| place.position));
-        QueueView { paused: self.budget.paused, builds: self.budget.builds, running, waiting }
+        QueueView {
+            paused: self.budget.paused,
+            builds: self.budget.builds,
+            running,
+            waiting,
+            running_in_all: self.running.len(),
+            waiting_in_all: self.waiting.len(),
+        }
     }
 }
 
@@ -482,7 +493,7 @@ impl Daemon {
         }
         drop(queue);
         let outcome = Outcome { hints: error.hints(), ..Outcome::of(error) };
-        if !matches!(self.end_unbegun(id, outcome), Ok(true)) {
+        if !matches!(self.end_unbegun(&about.record, outcome), Ok(true)) {
             lock(&self.queue).add(entry.seq, entry.since, about);
         }
     }
@@ -504,10 +515,11 @@ impl Daemon {
     }
 
     /// Ends a build that has no worker. Gives whether that is so.
-    fn end_unbegun(&self, id: &BuildId, outcome: Outcome) -> Result<bool, DaemonError> {
+    fn end_unbegun(&self, known: &BuildRecord, outcome: Outcome) -> Result<bool, DaemonError> {
+        let id = &known.id;
         if let Some(submission) = self.ledger.submission(id)? {
             let Some(_alone) = self.without_worker(id)? else { return Ok(false) };
-            worker::end_unbegun(&submission, &self.paths, outcome)?;
+            worker::end_unbegun(&submission, known, &self.paths, outcome)?;
             let _ = fs::remove_file(self.paths.alive(id));
         }
         let told = self
@@ -527,7 +539,7 @@ impl Daemon {
         queue.between.insert(id.clone());
         drop(queue);
         let outcome = Outcome { reasons: vec![reason.into()], ..Outcome::new(BuildState::Cancelled) };
-        let ended = self.end_unbegun(id, outcome);
+        let ended = self.end_unbegun(&entry.about.record, outcome);
         let mut queue = lock(&self.queue);
         queue.between.remove(id);
         if !matches!(ended, Ok(true)) {
@@ -604,6 +616,7 @@ mod tests {
             customer: None,
             labels: BTreeMap::new(),
             waits: true,
+            queued: None,
             state: BuildState::Queued,
             started: Timestamp::UNIX_EPOCH,
             ended: None,

@@ -244,6 +244,7 @@ mod tests {
             customer: None,
             labels: Default::default(),
             waits: false,
+            queued: None,
         }
     }
 

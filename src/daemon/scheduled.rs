@@ -2,60 +2,80 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::{
     Daemon, DaemonError,
     ledger::schedules::Ran,
     policy,
     schedules::{
-        Due, GitConfig, Source,
-        fetched::{FetchedError, Given},
+        Due, GitConfig, ScheduleError, Source,
+        fetched::{Given, may_fetch},
     },
 };
 use crate::{
-    model::{BuildId, Logins, Origin, Submission},
+    model::{BuildId, Logins, Origin, Submission, UserError as _},
     project::{Project, ProjectError, Sources},
     service::random,
 };
 
-/// Why a run did not start a build.
-#[derive(Debug, thiserror::Error)]
-enum RunError {
-    #[error(transparent)]
-    Daemon(#[from] DaemonError),
-    #[error(transparent)]
-    Fetched(#[from] FetchedError),
-    #[error("the stored submission cannot be read")]
-    Template(#[from] serde_json::Error),
-}
-
 impl Daemon {
     /// Starts the build of a schedule that is due.
     pub(super) fn run_schedule(self: &Arc<Self>, due: &Due) -> Ran {
-        let ran = match &due.source {
-            Source::Submission { template } => self.run_template(template, due),
-            Source::Git(config) => self.run_git(config, due),
-        };
-        ran.unwrap_or_else(|error| {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                text = format!("{text}: {error}");
-                cause = error.source();
-            }
-            tracing::warn!(schedule = due.name, customer = due.customer, error = text, "a schedule started no build");
-            Ran::Failed(text)
-        })
+        self.start_of(due).unwrap_or_else(|error| Ran::Failed(told(&error)))
     }
 
-    fn run_template(self: &Arc<Self>, template: &str, due: &Due) -> Result<Ran, RunError> {
-        let submission: Submission = serde_json::from_str(template)?;
-        let id = BuildId::new(submission.id.name(), random())
-            .map_err(|error| DaemonError::from(ProjectError::from(error)))?;
+    /// Starts the build of a schedule that is not due; `at` names the run. Gives the build, or none where nothing has changed.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such schedule, a run of it is just being started, or it starts no build.
+    pub(crate) fn run_schedule_now(
+        self: &Arc<Self>,
+        customer: &str,
+        name: &str,
+        at: Timestamp,
+    ) -> Result<Option<String>, DaemonError> {
+        let missing = || DaemonError::Missing { what: "schedule", name: name.into() };
+        let due = self.schedules.begin(customer, name, at)?.ok_or_else(missing)?;
+        let started = self.start_of(&due);
+        let ran = started.as_ref().map_or_else(|error| Ran::Failed(told(error)), Clone::clone);
+        self.schedules.finish(&due, ran);
+        match started? {
+            Ran::Started(build, _) => Ok(Some(build)),
+            Ran::Unchanged | Ran::Failed(_) => Ok(None),
+        }
+    }
+
+    /// Checks that what a new schedule names can be fetched.
+    ///
+    /// # Errors
+    ///
+    /// When it is reached with a login only, and none is granted.
+    pub(crate) fn check_reached(&self, customer: &str, source: &Source) -> Result<(), DaemonError> {
+        match source {
+            Source::Git(git) if !may_fetch(&git.url, &logins(&self.config(), customer)) => {
+                Err(ScheduleError::Unreached { url: git.url.clone() }.into())
+            }
+            Source::Git(_) | Source::Submission { .. } => Ok(()),
+        }
+    }
+
+    fn start_of(self: &Arc<Self>, due: &Due) -> Result<Ran, DaemonError> {
+        match &due.source {
+            Source::Submission { template } => self.run_template(template, due),
+            Source::Git(config) => self.run_git(config, due),
+        }
+    }
+
+    fn run_template(self: &Arc<Self>, template: &str, due: &Due) -> Result<Ran, DaemonError> {
+        let submission: Submission = serde_json::from_str(template).map_err(DaemonError::Template)?;
+        let id = BuildId::new(submission.id.name(), random()).map_err(ProjectError::from)?;
         let variables = self.config().variables(&due.customer);
         self.start_scheduled(Submission { id, variables, ..submission }, due, None)
     }
 
-    fn run_git(self: &Arc<Self>, config: &GitConfig, due: &Due) -> Result<Ran, RunError> {
+    fn run_git(self: &Arc<Self>, config: &GitConfig, due: &Due) -> Result<Ran, DaemonError> {
         let (own, customer) = (self.config(), due.customer.as_str());
         let (logins, variables) = (logins(&own, customer), own.variables(customer));
         let fetch = |granted, pins| {
@@ -119,7 +139,7 @@ impl Daemon {
         mut submission: Submission,
         due: &Due,
         pins: Option<String>,
-    ) -> Result<Ran, RunError> {
+    ) -> Result<Ran, DaemonError> {
         submission.wait = true;
         self.keep_named(&mut submission)?;
         submission.labels.insert("schedule".into(), due.name.clone());
@@ -127,6 +147,18 @@ impl Daemon {
         let build = self.take_due(submission, about, due.request_id())?;
         Ok(Ran::Started(build.to_string(), pins))
     }
+}
+
+/// Why there is no build, as the list of schedules keeps it: hints are lines of their own.
+fn told(error: &DaemonError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    let hints = error.hints().into_iter().map(|hint| format!("\nhint: {hint}"));
+    text + &hints.collect::<String>()
 }
 
 /// Where the daemon's logins may be shown for a customer's schedules.

@@ -8,6 +8,7 @@ mod when;
 use std::{
     io,
     os::{fd::AsFd as _, unix::net::UnixStream},
+    path::Path,
     sync::Arc,
     thread,
 };
@@ -29,7 +30,7 @@ use super::ledger::{
     schedules::{self as table, Ran, ScheduleRow},
 };
 use crate::{
-    model::{Hint, Kind, UserError},
+    model::{Hint, Kind, Logins, UserError, folder_of, without_secrets},
     system::stop::StopToken,
 };
 
@@ -73,6 +74,15 @@ pub(crate) enum ScheduleError {
     /// There are enough.
     #[error("there are {MOST} schedules already")]
     TooMany,
+    /// An address that nothing is fetched from.
+    #[error("a config is not fetched from {}", without_secrets(url))]
+    Unreached {
+        /// As it was written.
+        url: String,
+    },
+    /// One of its runs is being started.
+    #[error("a build of the schedule `{0}` is just being started")]
+    Starting(String),
     /// Pins are compared where a config is fetched.
     #[error("only a config in git can be built only if its pins have changed")]
     Changed,
@@ -93,6 +103,8 @@ impl UserError for ScheduleError {
             | Self::Name(_)
             | Self::Git { .. }
             | Self::TooMany
+            | Self::Unreached { .. }
+            | Self::Starting(_)
             | Self::Changed => Kind::Request,
             Self::Ledger(error) => error.kind(),
             Self::Timer(_) => Kind::Host,
@@ -103,11 +115,30 @@ impl UserError for ScheduleError {
         match self {
             Self::Cron { .. } => vec![Hint::new("five fields, as crontab(5) has them: `30 2 * * 1-5`, or @daily")],
             Self::TimeZone(_) => vec![Hint::new("name it as the IANA does: Europe/Berlin")],
+            Self::Unreached { url } => what_would_reach(url),
+            Self::Starting(_) => vec![Hint::command("see what became of it", "smidr client schedule ls")],
             Self::Ledger(error) => error.hints(),
             Self::TooMany => vec![Hint::command("remove one", "smidr client schedule rm NAME")],
             Self::Never { .. } | Self::Name(_) | Self::Git { .. } | Self::Changed | Self::Timer(_) => Vec::new(),
         }
     }
+}
+
+/// What would let a config be fetched from an address.
+fn what_would_reach(url: &str) -> Vec<Hint> {
+    let anonymous = Hint::new("https, http and git addresses are reached without a login");
+    let shown = without_secrets(url);
+    if !Logins::Below(vec![shown.clone()]).reach(url) {
+        return vec![anonymous];
+    }
+    // Layers in the config's own repository are fetched from it too.
+    let layers = match folder_of(url) {
+        Some(folder) => format!("local-repositories:{}", folder.display()),
+        None if Path::new(url).is_absolute() => format!("local-repositories:{shown}"),
+        None => format!("ssh-repositories:{shown}"),
+    };
+    let allow = format!("allow: ['login:{shown}', '{layers}']");
+    vec![anonymous, Hint::config("or the daemon's administrator allows it in daemon.yaml", allow)]
 }
 
 /// What is built.
@@ -270,6 +301,29 @@ impl Schedules {
         if let Ran::Failed(why) = &ran {
             tracing::warn!(customer = due.customer, name = due.name, why, "a schedule started no build");
         }
+        self.finish(due, ran);
+    }
+
+    /// Begins a run that is not due. `at` names it: the same one may be begun again. Given back is what [`Schedules::finish`] has to have; none: there is no such
+    /// schedule. If the daemon is killed in between, it is begun again at the next start.
+    ///
+    /// # Errors
+    ///
+    /// When another run is being started, or the ledger cannot be written.
+    pub(crate) fn begin(&self, customer: &str, name: &str, at: Timestamp) -> Result<Option<Due>, ScheduleError> {
+        // As the ledger keeps it.
+        let at = Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at);
+        let is_it = |row: &ScheduleRow| row.customer == customer && row.name == name;
+        let Some(row) = self.list()?.into_iter().find(is_it) else { return Ok(None) };
+        let Some((_, source)) = readable(&row) else { return Ok(None) };
+        match self.ledger.write_now(table::begin(customer.into(), name.into(), at, Timestamp::now()))? {
+            true => Ok(Some(of(&row, at, source))),
+            false => Err(ScheduleError::Starting(name.into())),
+        }
+    }
+
+    /// Notes how a run has ended.
+    pub(crate) fn finish(&self, due: &Due, ran: Ran) {
         let finished = table::finish(due.customer.clone(), due.name.clone(), due.at, ran);
         if let Err(error) = self.ledger.write_now(finished) {
             // It is begun again at the next start, and is the same build then.
@@ -342,13 +396,12 @@ fn check_git(git: &GitConfig) -> Result<(), ScheduleError> {
     let wrong = |what, value: &str| Err(ScheduleError::Git { what, value: value.into() });
     let is_odd = |text: &str| text.is_empty() || text.starts_with('-') || text.chars().any(char::is_control);
     if is_odd(&git.url) {
-        return wrong("address", &crate::model::without_secrets(&git.url));
+        return wrong("address", &without_secrets(&git.url));
     }
     if is_odd(&git.reference) {
         return wrong("branch or tag", &git.reference);
     }
-    let is_below =
-        std::path::Path::new(&git.path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let is_below = Path::new(&git.path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
     if is_odd(&git.path) || !is_below {
         return wrong("path", &git.path);
     }

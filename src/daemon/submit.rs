@@ -197,6 +197,7 @@ impl Daemon {
                 customer: submission.customer.clone(),
                 labels: submission.labels.clone(),
                 waits: true,
+                queued: None,
                 state: State::Queued,
                 started: Timestamp::now(),
                 ended: None,

@@ -60,7 +60,12 @@ impl Emitter {
     }
 
     /// Stamps an event and hands it to every sink.
-    pub fn emit(&self, mut event: Event) {
+    pub fn emit(&self, event: Event) {
+        self.emit_at(Timestamp::now(), event);
+    }
+
+    /// The same for an event that was earlier.
+    pub fn emit_at(&self, at: Timestamp, mut event: Event) {
         let mut journal = self.lock();
         journal.redactor.event(&mut event);
         let place = if event.is_passing() || !journal.sinks.iter().all(|sink| sink.takes(&event)) {
@@ -69,7 +74,7 @@ impl Emitter {
             journal.seq += 1;
             Place::Seq(journal.seq)
         };
-        let record = Record { build: journal.build.clone(), place, at: Timestamp::now(), event };
+        let record = Record { build: journal.build.clone(), place, at, event };
         journal.sinks.iter_mut().for_each(|sink| sink.accept(&record));
     }
 

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use journal::Writer;
 pub(crate) use list::{Cursor, Filter};
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
-pub(crate) use summary::{BuildRecord, Summary, TaskRecord};
+pub(crate) use summary::{BuildRecord, QueuePlace, Summary, TaskRecord};
 
 use crate::{
     events::EventSink,

@@ -45,6 +45,9 @@ pub(crate) struct BuildRecord {
     /// Whether it waits for the daemon, and has no worker yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub waits: bool,
+    /// Where it stands among those that wait, as a daemon has answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<QueuePlace>,
     /// Where it is, or how it ended.
     pub state: State,
     /// When it began.
@@ -53,6 +56,15 @@ pub(crate) struct BuildRecord {
     pub ended: Option<Timestamp>,
     /// How it ended.
     pub outcome: Option<Outcome>,
+}
+
+/// A place among the builds that wait for a daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct QueuePlace {
+    /// From 1.
+    pub position: u32,
+    /// Why it waits.
+    pub reason: String,
 }
 
 /// A task of a build.
@@ -103,6 +115,7 @@ impl Summary {
             customer: customer.clone(),
             labels: labels.clone(),
             waits: false,
+            queued: None,
             state: State::Queued,
             started: record.at,
             ended: None,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use tonic::Status;
 
 use super::{
-    convert::time,
+    convert::{time, time_of},
     proto::{self, schedule::Source as Sent},
     server::{Api, blocking},
     status::status,
@@ -20,7 +20,7 @@ use crate::{
         schedules::{GitConfig, NewSchedule, Source, due},
         webhooks::{NewWebhook, shown_url},
     },
-    model::BuildId,
+    model::{BuildId, Submission},
 };
 
 /// How many deliveries a list has at most.
@@ -75,6 +75,7 @@ fn token(token: &Token) -> proto::Token {
 }
 
 fn schedule(row: ScheduleRow, now: Timestamp) -> proto::Schedule {
+    let mut project = String::new();
     let source = match serde_json::from_str(&row.source) {
         Ok(Source::Git(GitConfig { url, reference, path, targets, variant })) => Some(Sent::Git(proto::GitConfig {
             url: shown_url(&url),
@@ -84,7 +85,14 @@ fn schedule(row: ScheduleRow, now: Timestamp) -> proto::Schedule {
             variant: variant.unwrap_or_default(),
         })),
         // What was submitted is not sent back: it is large, and was once known to the caller.
-        Ok(Source::Submission { .. }) => Some(Sent::Submission(proto::StartBuildRequest::default())),
+        Ok(Source::Submission { template }) => {
+            let mut shown = proto::StartBuildRequest::default();
+            if let Ok(submission) = serde_json::from_str::<Submission>(&template) {
+                project = submission.name();
+                (shown.targets, shown.variant) = (submission.request.targets, submission.request.variant);
+            }
+            Some(Sent::Submission(shown))
+        }
         Err(_) => None,
     };
     proto::Schedule {
@@ -100,6 +108,7 @@ fn schedule(row: ScheduleRow, now: Timestamp) -> proto::Schedule {
         last_build_id: row.last_build.unwrap_or_default(),
         last_error: row.last_error.unwrap_or_default(),
         missed: row.missed,
+        project,
     }
 }
 
@@ -126,6 +135,18 @@ fn delivery(row: DeliveryRow) -> proto::Delivery {
         delivered: row.delivered,
         next_attempt: row.next_attempt.map(time),
     }
+}
+
+/// What a purge was asked for, for the audit log.
+pub(super) fn purge_words(asked: &proto::PurgeBuildsRequest) -> String {
+    let words = [
+        asked.keep.map(|keep| format!("keep {keep}")),
+        asked.older_than_s.map(|seconds| format!("older than {seconds} s")),
+        asked.max_bytes.map(|bytes| format!("at most {bytes} bytes")),
+        asked.artifacts_only.then(|| "artifacts only".into()),
+        asked.dry_run.then(|| "dry run".into()),
+    ];
+    words.into_iter().flatten().collect::<Vec<String>>().join(", ")
 }
 
 impl Api {
@@ -186,6 +207,7 @@ impl Api {
                 Source::Submission { template }
             }
         };
+        self.daemon.check_reached(&customer, &source).map_err(failed)?;
         let now = Timestamp::now();
         let new = NewSchedule {
             customer,
@@ -218,6 +240,19 @@ impl Api {
             true => Ok(proto::DeleteScheduleResponse {}),
             false => Err(failed(DaemonError::Missing { what: "schedule", name: asked.name })),
         }
+    }
+
+    pub(super) async fn start_schedule(
+        &self,
+        principal: &Principal,
+        asked: proto::RunScheduleRequest,
+    ) -> Result<proto::RunScheduleResponse, Status> {
+        principal.require(Scope::Submit).map_err(failed)?;
+        let customer = customer(principal, asked.customer)?;
+        let at = time_of(asked.at).unwrap_or_else(Timestamp::now);
+        let daemon = self.daemon.clone();
+        let build = blocking(move || daemon.run_schedule_now(&customer, &asked.name, at)).await?;
+        Ok(proto::RunScheduleResponse { build_id: build.unwrap_or_default() })
     }
 
     pub(super) async fn make_webhook(
@@ -268,7 +303,14 @@ impl Api {
         let customer = customer(principal, asked.customer)?;
         let limit = if asked.limit == 0 { 50 } else { asked.limit.min(DELIVERIES) };
         let daemon = self.daemon.clone();
-        let rows = blocking(move || Ok(daemon.webhooks.deliveries(&customer, &asked.webhook, limit)?)).await?;
+        let rows = blocking(move || {
+            let is_it = |row: &WebhookRow| row.customer == customer && row.name == asked.webhook;
+            if !asked.webhook.is_empty() && !daemon.webhooks.list()?.iter().any(is_it) {
+                return Err(DaemonError::Missing { what: "webhook", name: asked.webhook });
+            }
+            Ok(daemon.webhooks.deliveries(&customer, &asked.webhook, limit)?)
+        })
+        .await?;
         Ok(proto::ListDeliveriesResponse { deliveries: rows.into_iter().map(delivery).collect() })
     }
 

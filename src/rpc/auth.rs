@@ -21,7 +21,7 @@ use super::{listen::Peer, status::panicked};
 use crate::daemon::{
     Daemon,
     access::{How, Principal},
-    audit::{self, Call},
+    audit::{self, Call, Object},
     limits::{Buckets, client},
 };
 
@@ -53,7 +53,7 @@ const READS: [&str; 20] = [
 ];
 
 /// Calls that change something.
-const WRITES: [&str; 16] = [
+const WRITES: [&str; 17] = [
     "StartBuild",
     "CancelBuild",
     "DeleteBuild",
@@ -65,6 +65,7 @@ const WRITES: [&str; 16] = [
     "DeleteToken",
     "CreateSchedule",
     "DeleteSchedule",
+    "RunSchedule",
     "CreateWebhook",
     "DeleteWebhook",
     "ResendDelivery",
@@ -80,12 +81,28 @@ const REFUSED: [&str; 3] = ["unauthenticated", "permission_denied", "resource_ex
 
 /// What a call was about, noted by what answers it.
 #[derive(Clone, Default)]
-pub(crate) struct Noted(Arc<Mutex<(Option<String>, Option<String>)>>);
+pub(crate) struct Noted(Arc<Mutex<Object>>);
 
 impl Noted {
     /// Notes the build, and whose it is.
     pub(crate) fn build(&self, id: &str, customer: Option<&str>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Some(id.into()), customer.map(Into::into));
+        self.object(Object { build: Some(id.into()), customer: customer.map(Into::into), ..Object::default() });
+    }
+
+    /// Notes something with a name, and whose it is; an empty customer is the caller's.
+    pub(crate) fn name(&self, name: &str, customer: &str) {
+        let customer = Some(customer.into()).filter(|customer: &String| !customer.is_empty());
+        self.object(Object { name: Some(name.into()), customer, ..Object::default() });
+    }
+
+    /// Notes the build that something with a name has started, if it has.
+    pub(crate) fn started(&self, build: &str) {
+        lock(&self.0).build = Some(build.into()).filter(|build: &String| !build.is_empty());
+    }
+
+    /// Notes what it was about.
+    pub(crate) fn object(&self, object: Object) {
+        *lock(&self.0) = object;
     }
 }
 
@@ -170,7 +187,10 @@ impl Gate {
             let (who, address) = (principal.map_or("", |principal| &principal.name), request.address.as_deref());
             tracing::info!(who, address, call = what, status, "a call is refused");
         }
-        let (build, customer) = lock(&noted.0).clone();
+        let mut object = lock(&noted.0).clone();
+        if object.name.is_some() && object.customer.is_none() {
+            object.customer = principal.and_then(|principal| principal.customer.clone());
+        }
         let how = match principal.map(|principal| &principal.how) {
             None => audit::How::Nothing,
             Some(How::Owner) => audit::How::Owner,
@@ -183,8 +203,7 @@ impl Gate {
             how,
             address: request.address.as_deref(),
             what,
-            build: build.as_deref(),
-            customer: customer.as_deref(),
+            object,
             status,
         });
     }

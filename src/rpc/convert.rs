@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::proto::{self, hint, path};
 use crate::{
-    history::{BuildRecord, TaskRecord},
+    history::{BuildRecord, QueuePlace, TaskRecord},
     model::{
         Action, Artifact, BuildId, ConfigPlace, Digest, FailedTask, Hint, Kind, Outcome, PeakOf, State, TaskName, Usage,
     },
@@ -324,6 +324,7 @@ pub(crate) fn build_of(build: proto::Build) -> Result<BuildRecord, Invalid> {
         customer: Some(build.customer).filter(|customer| !customer.is_empty()),
         labels: build.labels.into_iter().collect(),
         waits: build.queued.is_some(),
+        queued: build.queued.map(|place| QueuePlace { position: place.position, reason: place.reason }),
         state: state_of(build.state)?.ok_or_else(|| Invalid::missing("state"))?,
         started: time_of(build.started).ok_or_else(|| Invalid::missing("started"))?,
         ended: time_of(build.ended),

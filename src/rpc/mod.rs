@@ -35,7 +35,7 @@ pub(crate) mod proto {
     include!("generated/smidr.v1.rs");
 }
 
-pub(crate) use convert::time_of;
+pub(crate) use convert::{time as proto_time, time_of};
 pub(crate) use submission::request;
 
 /// What reflection serves.

@@ -25,6 +25,7 @@ use crate::{
     daemon::{
         About, Asked, Daemon, DaemonError, InQueue, Place, Purge, QueueView, Rule,
         access::{Denied, Principal, Scope},
+        audit::Object,
     },
     history::{BuildRecord, Filter, journal::Spot},
     model::{self, BuildId, Event, Record, State, Submission},
@@ -106,12 +107,18 @@ fn in_queue(one: InQueue) -> proto::QueueEntry {
     }
 }
 
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
 fn queue(view: QueueView) -> proto::Queue {
     proto::Queue {
         paused: view.paused,
         max_builds: view.builds,
         running: view.running.into_iter().map(in_queue).collect(),
         waiting: view.waiting.into_iter().map(in_queue).collect(),
+        running_in_all: count(view.running_in_all),
+        waiting_in_all: count(view.waiting_in_all),
     }
 }
 
@@ -352,8 +359,12 @@ impl Smidr for Api {
     }
 
     async fn purge_builds(&self, request: Request<proto::PurgeBuildsRequest>) -> Answer<proto::PurgeBuildsResponse> {
-        let (principal, daemon) = (principal(&request)?, self.daemon.clone());
+        let (principal, daemon, noted) = (principal(&request)?, self.daemon.clone(), note(&request));
         let asked = request.into_inner();
+        let wanted = super::admin::purge_words(&asked);
+        let whose = Some(asked.customer.clone()).filter(|customer| !customer.is_empty());
+        let note = |detail| noted.object(Object { customer: whose.clone(), detail: Some(detail), ..Object::default() });
+        note(wanted.clone());
         let rule = Rule {
             keep: asked.keep.map(|keep| keep as usize),
             older_than: asked.older_than_s.map(Duration::from_secs),
@@ -366,6 +377,7 @@ impl Smidr for Api {
         let customer = Some(asked.customer).filter(|customer| !customer.is_empty());
         let purge = Purge { rule, customer, artifacts_only: asked.artifacts_only, dry_run: asked.dry_run };
         let gone = blocking(move || daemon.purge(&principal, purge)).await?;
+        note(format!("{wanted}: {} builds", gone.len()));
         Ok(Response::new(proto::PurgeBuildsResponse {
             build_ids: gone.iter().map(|(build, _)| build.id.to_string()).collect(),
             bytes: gone.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes)),
@@ -477,15 +489,24 @@ impl Smidr for Api {
         &self,
         request: Request<Streaming<proto::UploadBlobRequest>>,
     ) -> Answer<proto::UploadBlobResponse> {
-        let principal = principal(&request)?;
+        let (principal, noted) = (principal(&request)?, note(&request));
         principal.require(Scope::Submit).map_err(|error| status(&error.into()))?;
         let lease = self.leases.take(&principal)?;
-        lease.hold(super::blobs::receive(&self.daemon, request.into_inner())).await.map(Response::new)
+        let received = lease.hold(super::blobs::receive(&self.daemon, request.into_inner())).await?;
+        noted.name(&received.digest, "");
+        Ok(Response::new(received))
     }
 
     async fn create_token(&self, request: Request<proto::CreateTokenRequest>) -> Answer<proto::CreateTokenResponse> {
-        let principal = principal(&request)?;
-        self.make_token(&principal, request.into_inner()).await.map(Response::new)
+        let (principal, noted) = (principal(&request)?, note(&request));
+        let asked = request.into_inner();
+        noted.object(Object {
+            name: Some(asked.name.clone()),
+            customer: Some(asked.customer.clone()).filter(|customer| !customer.is_empty()),
+            scopes: asked.scopes().map(|scope| scope.as_str_name().to_ascii_lowercase()).collect(),
+            ..Object::default()
+        });
+        self.make_token(&principal, asked).await.map(Response::new)
     }
 
     async fn list_tokens(&self, request: Request<proto::ListTokensRequest>) -> Answer<proto::ListTokensResponse> {
@@ -494,12 +515,16 @@ impl Smidr for Api {
     }
 
     async fn delete_token(&self, request: Request<proto::DeleteTokenRequest>) -> Answer<proto::DeleteTokenResponse> {
+        note(&request).name(&request.get_ref().name, "");
         principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
         answer(self.daemon.revoke_token(request.into_inner().name).await.map(|()| proto::DeleteTokenResponse {}))
     }
 
     async fn create_schedule(&self, request: Request<proto::CreateScheduleRequest>) -> Answer<proto::Schedule> {
         let principal = principal(&request)?;
+        if let Some(asked) = &request.get_ref().schedule {
+            note(&request).name(&asked.name, &asked.customer);
+        }
         self.make_schedule(principal, request.into_inner()).await.map(Response::new)
     }
 
@@ -516,7 +541,17 @@ impl Smidr for Api {
         request: Request<proto::DeleteScheduleRequest>,
     ) -> Answer<proto::DeleteScheduleResponse> {
         let principal = principal(&request)?;
+        note(&request).name(&request.get_ref().name, &request.get_ref().customer);
         self.drop_schedule(&principal, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn run_schedule(&self, request: Request<proto::RunScheduleRequest>) -> Answer<proto::RunScheduleResponse> {
+        let (principal, noted) = (principal(&request)?, note(&request));
+        let asked = request.into_inner();
+        noted.name(&asked.name, &asked.customer);
+        let started = self.start_schedule(&principal, asked).await?;
+        noted.started(&started.build_id);
+        Ok(Response::new(started))
     }
 
     async fn create_webhook(
@@ -524,6 +559,9 @@ impl Smidr for Api {
         request: Request<proto::CreateWebhookRequest>,
     ) -> Answer<proto::CreateWebhookResponse> {
         let principal = principal(&request)?;
+        if let Some(asked) = &request.get_ref().webhook {
+            note(&request).name(&asked.name, &asked.customer);
+        }
         self.make_webhook(&principal, request.into_inner()).await.map(Response::new)
     }
 
@@ -537,6 +575,7 @@ impl Smidr for Api {
         request: Request<proto::DeleteWebhookRequest>,
     ) -> Answer<proto::DeleteWebhookResponse> {
         let principal = principal(&request)?;
+        note(&request).name(&request.get_ref().name, &request.get_ref().customer);
         self.drop_webhook(&principal, request.into_inner()).await.map(Response::new)
     }
 
@@ -553,6 +592,7 @@ impl Smidr for Api {
         request: Request<proto::ResendDeliveryRequest>,
     ) -> Answer<proto::ResendDeliveryResponse> {
         let principal = principal(&request)?;
+        note(&request).name(&request.get_ref().id, "");
         self.resend(&principal, request.into_inner()).await.map(Response::new)
     }
 
@@ -574,8 +614,8 @@ impl Smidr for Api {
         Ok(Response::new(proto::ServerInfo {
             version: env!("CARGO_PKG_VERSION").into(),
             started: Some(time(self.daemon.started)),
-            builds_running: u32::try_from(view.running.len()).unwrap_or(u32::MAX),
-            builds_waiting: u32::try_from(view.waiting.len()).unwrap_or(u32::MAX),
+            builds_running: count(view.running.len()),
+            builds_waiting: count(view.waiting.len()),
             paused: view.paused,
             home: admin(self.daemon.paths.home().display().to_string()),
             addresses: if is_admin { self.daemon.addresses() } else { Vec::new() },
@@ -590,6 +630,8 @@ impl Smidr for Api {
     }
 
     async fn stop_daemon(&self, request: Request<proto::StopDaemonRequest>) -> Answer<proto::StopDaemonResponse> {
+        let detail = Some(request.get_ref().builds().as_str_name().to_ascii_lowercase());
+        note(&request).object(Object { detail, ..Object::default() });
         principal(&request)?.require_owner().map_err(|error| status(&error.into()))?;
         let how = proto::stop_daemon_request::Builds::try_from(request.get_ref().builds);
         let how = match how {

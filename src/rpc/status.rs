@@ -131,6 +131,8 @@ fn code(error: &DaemonError) -> Code {
         DaemonError::Artifacts(ArtifactError::NoSuch(_)) => Code::NotFound,
         DaemonError::Artifacts(ArtifactError::Pattern(..)) => Code::InvalidArgument,
         DaemonError::Ends => Code::Unavailable,
+        // Not UNAVAILABLE, whatever could not be reached: that is the daemon, and clients ask again.
+        DaemonError::Fetched(_) => Code::FailedPrecondition,
         _ => by_kind(error.kind()),
     }
 }

@@ -261,6 +261,7 @@ mod tests {
             customer: None,
             labels: Default::default(),
             waits: false,
+            queued: None,
         }
     }
 

@@ -5,12 +5,13 @@ pub(crate) mod control;
 use std::{cell::Cell, fs, io::Read as _, os::unix::fs::DirBuilderExt as _, path::Path, time::Instant};
 
 use control::Server;
+use jiff::Timestamp;
 
 use crate::{
     engine::{self, EngineError, Sent, Services, Tools, inputs},
     events::{Emitter, EventSink},
     history::{
-        History, HistoryError,
+        BuildRecord, History, HistoryError,
         journal::{self, JournalSink, Writer},
     },
     lock::Lock,
@@ -194,12 +195,18 @@ pub(crate) fn run(
     }
 }
 
-/// Records a build that is over before it had a worker: cancelled while it waited, or one whose worker could not be started.
+/// Records a build that is over before it had a worker: cancelled while it waited, or one whose worker could not be started. What is `known` of it since it
+/// was submitted stays: when that was, its machine and its targets, which no worker has found out.
 ///
 /// # Errors
 ///
 /// When that cannot be recorded.
-pub(crate) fn end_unbegun(submission: &Submission, paths: &Paths, outcome: Outcome) -> Result<(), WorkerError> {
+pub(crate) fn end_unbegun(
+    submission: &Submission,
+    known: &BuildRecord,
+    paths: &Paths,
+    outcome: Outcome,
+) -> Result<(), WorkerError> {
     let folder = paths.build(&submission.id);
     make_private_dir(&paths.builds())?;
     make_private_dir(&folder)?;
@@ -208,8 +215,11 @@ pub(crate) fn end_unbegun(submission: &Submission, paths: &Paths, outcome: Outco
     let (index, _) = History::open(paths)?.into_sink();
     write_down(&submission.clone().for_the_record(), &folder)?;
     let on = Emitter::new(submission.id.clone(), vec![Box::new(journal), Box::new(index)]);
-    on.emit(begun_event(submission, submission.request.targets.clone(), submission.request.machine.clone()));
-    on.emit(Event::Finished { outcome });
+    on.emit_at(known.started, begun_event(submission, known.targets.clone(), Some(known.machine.clone())));
+    let duration_ms = Timestamp::now().duration_since(known.started).as_millis();
+    on.emit(Event::Finished {
+        outcome: Outcome { duration_ms: u64::try_from(duration_ms).unwrap_or_default(), ..outcome },
+    });
     failure.finish();
     failure.take().map_or(Ok(()), |error| Err(WorkerError::Unrecorded(error)))
 }

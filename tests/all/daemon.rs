@@ -303,6 +303,31 @@ fn a_queue_that_is_paused_takes_builds_and_cancels_them_at_once() {
 }
 
 #[test]
+fn a_build_that_waits_says_why_and_keeps_what_is_known_when_it_is_cancelled() {
+    let served = Served::paused();
+    let ids: Vec<String> = (0..2).map(|_| served.started(&["--customer", "acme", "--target", "hello"])).collect();
+    let id = ids[1].as_str();
+    let before = served.shown(id);
+    assert_eq!((&before["queued"]["position"], before["waits"].as_bool()), (&2.into(), Some(true)), "{before}");
+    let reason = before["queued"]["reason"].as_str().expect("a reason");
+    let text = served.client(&["status", id]).run();
+    text.expect_code(0).expect_out(&format!("\nwaiting    2.  {reason}\n"));
+    served.client(&["cancel", id]).run().expect_code(0);
+    let same = || {
+        let after = served.shown(id);
+        assert_eq!(after["state"], "CANCELLED");
+        assert_eq!((&after["queued"], &after["waits"]), (&Value::Null, &Value::Null));
+        for key in ["machine", "targets", "started", "config", "customer"] {
+            assert!(before[key] == after[key] && !before[key].is_null(), "{key}: {before} {after}");
+        }
+    };
+    same();
+    served.client(&["list"]).run().expect_code(0).expect_out("  target    hello for hello-x86-64\n");
+    served.smidr().args(["history", "rebuild"]).run().expect_code(0);
+    same();
+}
+
+#[test]
 fn priorities_order_the_builds_of_a_customer() {
     let served = Served::paused();
     let start = |customer: &str, priority: &str| {

@@ -87,6 +87,11 @@ impl Served {
         self.daemon.borrow().as_ref().expect("it runs").out()
     }
 
+    /// What the daemon has said besides: its log.
+    pub(crate) fn log(&self) -> String {
+        self.daemon.borrow().as_ref().expect("it runs").err()
+    }
+
     /// The process id of the daemon.
     pub(crate) fn pid(&self) -> u32 {
         self.daemon.borrow().as_ref().expect("it runs").child.id()
@@ -470,6 +475,29 @@ pub(crate) mod wire {
     pub(crate) struct Created {
         #[prost(string, tag = "2")]
         pub secret: String,
+    }
+
+    /// `RunScheduleRequest`
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct RunSchedule {
+        #[prost(string, tag = "1")]
+        pub name: String,
+        #[prost(message, optional, tag = "3")]
+        pub at: Option<Time>,
+    }
+
+    /// `google.protobuf.Timestamp`
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Time {
+        #[prost(int64, tag = "1")]
+        pub seconds: i64,
+    }
+
+    /// `RunScheduleResponse`
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Ran {
+        #[prost(string, tag = "1")]
+        pub build_id: String,
     }
 
     /// `StartBuildResponse`

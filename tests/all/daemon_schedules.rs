@@ -118,3 +118,84 @@ fn a_build_counts_what_it_gets_at_most() {
     let large = "host: {memory: 64g}";
     assert_eq!([counts("", "acme"), counts(large, "acme"), counts(large, "other")], [Some(1), Some(1), Some(64)]);
 }
+
+#[test]
+fn an_address_that_no_run_could_fetch_from_is_refused_at_once() {
+    let served = Served::paused();
+    let create = |url: &str| {
+        served.client(&["schedule", "create", "x", "--cron", "@daily", "--customer", "acme", "--git", url]).run()
+    };
+    for (url, shown, allow) in [
+        ("file:///srv/p", "file:///srv/p", "allow: ['login:file:///srv/p', 'local-repositories:/srv/p']"),
+        ("/srv/p", "/srv/p", "allow: ['login:/srv/p', 'local-repositories:/srv/p']"),
+        ("git@h:p", "git@h:p", "allow: ['login:git@h:p', 'ssh-repositories:git@h:p']"),
+        ("ssh://u:geheim@h/p", "h/p", "allow: ['login:ssh://"),
+    ] {
+        let refused = create(url);
+        refused.expect_code(2).expect_err("a config is not fetched from").expect_err(shown).expect_err(allow);
+        assert!(!refused.err.contains("geheim"), "{}", refused.err);
+    }
+    let none = served.client(&["schedule", "ls", "--json"]).run().expect_code(0).json();
+    assert_eq!(none["schedules"].as_array().map(Vec::len), Some(0));
+    // What is said to allow it does.
+    let allow = "customers: {acme: {allow: ['login:git@h:p', 'ssh-repositories:git@h:p']}}\n";
+    fs::write(served.smidr.join("daemon.yaml"), allow).expect("a config");
+    served.daemon(&["reload"]).expect_code(0);
+    create("git@h:p").expect_code(0);
+    create("https://u:geheim@192.0.2.1/p").expect_code(0);
+    let listed = served.client(&["schedule", "ls", "--json"]).run();
+    assert!(listed.out.contains("192.0.2.1/p") && !listed.out.contains("geheim"), "{}", listed.out);
+}
+
+#[test]
+fn a_schedule_is_told_whole_and_runs_when_it_is_asked_to() {
+    let served = Served::paused();
+    let create = ["schedule", "create", "stored", "--cron", "0 3 1 1 *", "--target", "hello"];
+    served.client(&create).run().expect_code(0);
+    let listed = || served.client(&["schedule", "ls", "--json"]).run().expect_code(0).json()["schedules"][0].clone();
+    let before = listed();
+    assert_eq!((&before["project"], &before["targets"][0]), (&"p".into(), &"hello".into()), "{before}");
+    assert!(before["git"].is_null() && before["last"].is_null(), "{before}");
+    let ran = served.client(&["schedule", "run", "stored"]).run();
+    let id = ran.expect_code(0).out.strip_prefix("Build ID: ").expect("an id").trim_end().to_owned();
+    assert_eq!(served.waiting(), [id.as_str()]);
+    assert_eq!(served.shown(&id)["labels"]["schedule"], "stored");
+    let after = listed();
+    assert_eq!((&after["last_build"], &after["next"]), (&id.as_str().into(), &before["next"]));
+    let text = served.client(&["schedule", "ls"]).run();
+    text.expect_code(0).expect_out("  builds    p as it was stored: hello\n").expect_out(&format!("  {id}\n"));
+    // A client whose answer was lost asks again.
+    let run = wire::RunSchedule { name: "stored".into(), at: Some(wire::Time { seconds: 1_900_000_000 }) };
+    let caller = served.caller();
+    let builds: Vec<wire::Ran> = (0..2).map(|_| caller.call("RunSchedule", &run).expect("an answer")).collect();
+    assert!(builds[0] == builds[1] && builds[0].build_id != id, "{builds:?}");
+    served.client(&["schedule", "run", "other"]).run().expect_code(2).expect_err("there is no schedule `other`");
+    let token = served.token("reader", &["--scope", "read"]);
+    served.client_with(&token, &["schedule", "run", "stored"]).run().expect_code(2).expect_err("`submit`");
+    let token = served.token("acme", &["--scope", "submit", "--customer", "acme"]);
+    served.client_with(&token, &["schedule", "run", "stored"]).run().expect_code(2).expect_err("there is no schedule");
+    served.client(&["schedule", "rm", "stored"]).run().expect_code(0).expect_err("the schedule stored is removed");
+}
+
+#[test]
+fn why_a_schedule_builds_nothing_is_told_line_by_line_and_logged_once() {
+    if !has("git") {
+        return skip("daemon_schedules::why_a_schedule_builds_nothing_is_told_line_by_line_and_logged_once", "no git");
+    }
+    let served = Served::paused();
+    // A port at which nothing listens.
+    let url = "http://127.0.0.1:1/p";
+    let create = ["schedule", "create", "fetched", "--cron", "@daily", "--run-missed", "--git", url, "--ref", "v1"];
+    served.client(&create).run().expect_code(0);
+    served.client(&["schedule", "run", "fetched"]).run().expect_code(4).expect_one_error();
+    let shown = || served.client(&["schedule", "ls"]).run().expect_code(0).out.clone();
+    let text = shown();
+    assert!(text.contains("\n  builds    smidr.yaml of v1 in http://127.0.0.1:1/p\n"), "{text}");
+    assert!(text.contains("\n  failed    ") && !text.contains("\\n"), "{text}");
+    days_later(&served);
+    let logged = || served.log().lines().filter(|line| line.contains("a schedule started no build")).count();
+    wait_for("the failure to be logged", LONG, || logged() > 0);
+    let is_over = || served.client(&["schedule", "ls", "--json"]).run().json()["schedules"][0]["last_error"] != "";
+    wait_for("the run to be over", LONG, is_over);
+    assert_eq!(logged(), 1);
+}

@@ -252,7 +252,10 @@ fn the_reference_has_every_key_of_a_daemons_documents() {
     add("smidr client cancel --json", &format!("client cancel {id} --json"));
     add("smidr client whoami --json", "client whoami --json");
     add("smidr client schedule create --json", "client schedule create daily --cron @daily --json");
+    let git = "client schedule create weekly --cron @weekly --git https://192.0.2.1/p --json";
+    add("smidr client schedule create --json", git);
     add("smidr client schedule ls --json", "client schedule ls --json");
+    add("smidr client schedule run --json", "client schedule run daily --json");
     add("smidr client webhook ls --json", "client webhook ls --json");
     add("smidr client webhook deliveries --json", "client webhook deliveries --json");
     add("smidr daemon token create --json", "daemon token create other --scope read --json");

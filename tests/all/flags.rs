@@ -68,6 +68,7 @@ const LINES: &[(&str, i32)] = &[
     ("client delete", 2),
     ("client schedule create x --cron @daily", 2),
     ("client schedule ls", 2),
+    ("client schedule run x", 2),
     ("client schedule rm x", 2),
     ("client webhook create x http://localhost", 2),
     ("client webhook ls", 2),

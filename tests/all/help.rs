@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-pub(super) const COMMANDS: [&[&str]; 85] = [
+pub(super) const COMMANDS: [&[&str]; 86] = [
     &[],
     &["init"],
     &["check"],
@@ -79,6 +79,7 @@ pub(super) const COMMANDS: [&[&str]; 85] = [
     &["client", "schedule"],
     &["client", "schedule", "create"],
     &["client", "schedule", "ls"],
+    &["client", "schedule", "run"],
     &["client", "schedule", "rm"],
     &["client", "webhook"],
     &["client", "webhook", "create"],

@@ -47,7 +47,7 @@ pub(crate) struct ScheduleRow {
     pub handled: Timestamp,
     /// The due time whose run is being started.
     pub pending: Option<Timestamp>,
-    /// The due time of the last run that was started, or was to be.
+    /// The due time of the last run that was started, or was to be; of one that was not due, when it was.
     pub last: Option<Timestamp>,
     /// The last build.
     pub last_build: Option<String>,
@@ -130,6 +130,20 @@ pub(crate) fn handle(
             WHERE customer = ?1 AND name = ?2";
         let (handled, starts) = (handled.as_millisecond(), starts.map(Timestamp::as_millisecond));
         db.execute(sql, params![customer, name, handled, starts, missed]).map(drop)
+    }
+}
+
+/// Notes that a run is being started that is not due, and says whether none is being started but, perhaps, this one.
+pub(crate) fn begin(
+    customer: String,
+    name: String,
+    at: Timestamp,
+    now: Timestamp,
+) -> impl FnOnce(&Connection) -> rusqlite::Result<bool> {
+    move |db| {
+        let sql = "UPDATE schedules SET pending = ?3, last = ?4
+            WHERE customer = ?1 AND name = ?2 AND (pending IS NULL OR pending = ?3)";
+        Ok(db.execute(sql, params![customer, name, at.as_millisecond(), now.as_millisecond()])? > 0)
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::GitConfig;
 use crate::{
-    model::{Ask, CommitId, Digest, Hint, Kind, Logins, Paths, Submission, UserError},
+    model::{Ask, CommitId, Digest, Hint, Kind, Logins, Paths, Submission, UserError, is_ambiguous},
     system::{files::FileError, process::Spawner},
 };
 
@@ -21,6 +21,14 @@ const COMMAND: &str = "__config-of";
 /// How much of what it prints is read: a submission with its patches and the files of a recipe.
 const MOST_OUTPUT: u64 = 256 << 20;
 const MOST_WORDS: u64 = 8 << 10;
+
+/// These are reached anonymously. Any other only where a login for it is granted.
+const ANONYMOUS: [&str; 3] = ["https://", "http://", "git://"];
+
+/// Whether a config may be fetched from an address with these logins.
+pub(crate) fn may_fetch(url: &str, logins: &Logins) -> bool {
+    !is_ambiguous(url) && (ANONYMOUS.iter().any(|scheme| url.starts_with(scheme)) || logins.reach(url))
+}
 
 /// What the command may use, on its standard input.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -68,6 +76,8 @@ pub(crate) enum FetchedError {
         how: ExitStatus,
         /// Its words.
         said: String,
+        /// Its hints.
+        hints: Vec<Hint>,
     },
     /// It could not be run.
     #[error(transparent)]
@@ -88,8 +98,17 @@ impl UserError for FetchedError {
 
     fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Refused { .. } | Self::Document(_) => Vec::new(),
+            Self::Refused { hints, .. } => hints.clone(),
+            Self::Document(_) => Vec::new(),
             Self::File(error) => error.hints(),
+        }
+    }
+
+    /// A config's problems, as the command has drawn them.
+    fn drawn(&self, _: bool) -> Option<String> {
+        match self {
+            Self::Refused { said, .. } if said.contains('\n') => Some(format!("error: {said}")),
+            _ => None,
         }
     }
 }
@@ -127,16 +146,22 @@ impl GitConfig {
         let how = child.wait().map_err(failed())?;
         match how.success() {
             true => Ok(serde_json::from_slice(&out)?),
-            false => Err(FetchedError::Refused { how, said: error_in(&String::from_utf8_lossy(&said)) }),
+            false => {
+                let (said, hints) = error_in(&String::from_utf8_lossy(&said));
+                Err(FetchedError::Refused { how, said, hints })
+            }
         }
     }
 }
 
-/// What a command says after it has said what it does.
-fn error_in(said: &str) -> String {
+/// What a command says after it has said what it does, and its hints.
+fn error_in(said: &str) -> (String, Vec<Hint>) {
     let begin = if said.starts_with("error: ") { Some(0) } else { said.find("\nerror: ").map(|at| at + 1) };
     let error = begin.and_then(|at| said.get(at..)).and_then(|error| error.strip_prefix("error: "));
-    error.unwrap_or(said).trim().to_owned()
+    let (hints, lines): (Vec<&str>, Vec<&str>) =
+        error.unwrap_or(said).trim().lines().partition(|line| line.starts_with("hint: "));
+    let hint = |line: &str| Hint::new(line.trim_start_matches("hint: "));
+    (lines.join("\n").replace("\ncaused by: ", ": "), hints.into_iter().map(hint).collect())
 }
 
 /// All that comes, of which only so much is kept: a full pipe would stop the command.
@@ -155,13 +180,14 @@ mod tests {
 
     #[test]
     fn an_error_is_what_counts_of_what_is_said() {
-        for (said, expected) in [
-            ("fetch      p\nerror: there is no x\nhint: y\n", "there is no x\nhint: y"),
-            ("error: there is no x\n", "there is no x"),
-            ("an error: is in here\n", "an error: is in here"),
-            ("", ""),
+        for (said, expected, hints) in [
+            ("fetch      p\nerror: there is no x\nhint: y\nhint: z\n", "there is no x", &["y", "z"][..]),
+            ("error: there is no x\ncaused by: y\n", "there is no x: y", &[]),
+            ("error: wrong\n --> smidr.yaml:1:1\n", "wrong\n --> smidr.yaml:1:1", &[]),
+            ("an error: is in here\n", "an error: is in here", &[]),
+            ("", "", &[]),
         ] {
-            assert_eq!(error_in(said), expected);
+            assert_eq!(error_in(said), (expected.to_owned(), hints.iter().map(|text| Hint::new(*text)).collect()));
         }
     }
 }

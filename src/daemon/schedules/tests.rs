@@ -57,12 +57,15 @@ fn what_is_no_time_is_refused_with_the_reason() {
         ("0 * * * * *", "", "it has 6 fields"),
         ("* * * *", "", "it has 4 fields"),
         ("", "", "it has 0 fields"),
-        ("61 * * * *", "", "is no time for a schedule"),
-        ("0 0 * * 8", "", "is no time for a schedule"),
+        ("99 * * * *", "", "`99 * * * *` is no time for a schedule: `99` is no minute, 0 to 59"),
+        ("0 24 * * *", "", "`24` is no hour, 0 to 23"),
+        ("0 0 0 * *", "", "`0` is no day of the month, 1 to 31"),
+        ("0 0 1 1-13 *", "", "`1-13` is no month, 1 to 12 or JAN to DEC"),
+        ("0 0 * * 8", "", "`8` is no day of the week, 0 to 7 or SUN to SAT"),
         ("@reboot", "", "is no time for a schedule"),
         ("@daily 0 0 * *", "", "stands alone"),
         ("0 0 * * @daily", "", "stands alone"),
-        ("x y z a b", "", "is no time for a schedule"),
+        ("x y z a b", "", "`x` is no minute"),
         ("0 0 * * *", "Europe/Atlantis", "there is no time zone `Europe/Atlantis`"),
         ("0 0 * * *", "../../etc/passwd", "there is no time zone"),
     ] {
@@ -240,6 +243,27 @@ fn a_run_that_was_begun_by_a_killed_daemon_is_begun_again_as_the_same_build() {
     assert!(minutely.last.is_some() && minutely.handled > at("2026-11-01T00:00Z"), "{minutely:?}");
     let yearly = of("yearly");
     assert!((6..1000).contains(&yearly.missed) && yearly.last.is_none() && yearly.last_build.is_none(), "{yearly:?}");
+}
+
+#[test]
+fn a_run_that_is_not_due_is_one_run_and_leaves_the_due_times() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger = Ledger::open(&folder.path().join("daemon.db")).expect("a ledger");
+    let schedules = Schedules::new(&ledger).expect("schedules");
+    let known = row("0 3 * * *", "2027-07-01T00:00Z", true);
+    ledger.write_now(table::put(known.clone(), MOST)).expect("written");
+    let (first, later) = (at("2027-07-01T12:00:00.123456Z"), at("2027-07-01T12:00:01Z"));
+    let begin = |time| schedules.begin("acme", "nightly", time);
+    let due = begin(first).expect("begun").expect("a run");
+    assert_eq!(due.request_id(), "schedule/acme/nightly/2027-07-01T12:00:00.123Z");
+    assert_eq!(begin(first).expect("asked again").expect("a run").request_id(), due.request_id());
+    assert!(matches!(begin(later), Err(ScheduleError::Starting(_))));
+    assert!(schedules.begin("acme", "hourly", first).expect("read").is_none());
+    assert!(schedules.begin("", "nightly", first).expect("read").is_none());
+    schedules.finish(&due, Ran::Started("acme-1".into(), None));
+    let ended = schedules.list().expect("read").remove(0);
+    assert_eq!((ended.pending, ended.last_build.as_deref(), ended.handled), (None, Some("acme-1"), known.handled));
+    assert!(ended.last.is_some() && begin(later).expect("begun").is_some());
 }
 
 #[test]

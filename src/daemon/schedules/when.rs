@@ -10,11 +10,34 @@ use super::ScheduleError;
 /// So many missed runs are counted at most.
 pub(super) const MOST_MISSED: u32 = 10_000;
 
+/// The fields, and what they hold.
+const FIELDS: [&str; 5] = [
+    "minute, 0 to 59",
+    "hour, 0 to 23",
+    "day of the month, 1 to 31",
+    "month, 1 to 12 or JAN to DEC",
+    "day of the week, 0 to 7 or SUN to SAT",
+];
+
 /// Times that come again, by the clock of a time zone.
 #[derive(Clone, Debug)]
 pub(crate) struct When {
     cron: Cron,
     zone: TimeZone,
+}
+
+/// Which field is wrong, by trying each alone: croner does not tell.
+fn wrong_field(cron: &str) -> Option<String> {
+    if cron.contains('@') {
+        return None;
+    }
+    let mut fields = cron.split_whitespace().zip(FIELDS).enumerate();
+    let is_wrong = |(at, (field, _)): &(usize, (&str, &str))| {
+        let alone = (0..FIELDS.len()).map(|other| if other == *at { field } else { "*" });
+        alone.collect::<Vec<&str>>().join(" ").parse::<Cron>().is_err()
+    };
+    let (_, (field, what)) = fields.find(is_wrong)?;
+    Some(format!("`{field}` is no {what}"))
 }
 
 impl When {
@@ -33,7 +56,9 @@ impl When {
             (true, _) => return Err(wrong("a word with @ stands alone".into())),
             (false, _) => return Err(wrong(format!("it has {fields} fields"))),
         }
-        let parsed = cron.parse().map_err(|error: croner::errors::CronError| wrong(error.to_string()))?;
+        let parsed = cron.parse().map_err(|error: croner::errors::CronError| {
+            wrong(wrong_field(cron).unwrap_or_else(|| error.to_string()))
+        })?;
         let when = Self { cron: parsed, zone };
         // From a day that no clock change is near, so that the answer does not depend on today.
         match when.next_after(Timestamp::UNIX_EPOCH) {

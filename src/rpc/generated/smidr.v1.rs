@@ -874,6 +874,11 @@ pub struct Queue {
     pub running: ::prost::alloc::vec::Vec<QueueEntry>,
     #[prost(message, repeated, tag = "4")]
     pub waiting: ::prost::alloc::vec::Vec<QueueEntry>,
+    /// How many there are, builds of other customers included, of which the caller learns no more: they take room and places.
+    #[prost(uint32, tag = "5")]
+    pub running_in_all: u32,
+    #[prost(uint32, tag = "6")]
+    pub waiting_in_all: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueueEntry {
@@ -989,12 +994,15 @@ pub struct Schedule {
     pub last: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(string, tag = "11")]
     pub last_build_id: ::prost::alloc::string::String,
-    /// Why the last run did not start a build.
+    /// Why the last run did not start a build: further lines are hints.
     #[prost(string, tag = "12")]
     pub last_error: ::prost::alloc::string::String,
     /// How many runs were missed when the daemon was started last.
     #[prost(uint32, tag = "13")]
     pub missed: u32,
+    /// In answers: the project of a stored submission.
+    #[prost(string, tag = "14")]
+    pub project: ::prost::alloc::string::String,
     /// What is built.
     #[prost(oneof = "schedule::Source", tags = "5, 6")]
     pub source: ::core::option::Option<schedule::Source>,
@@ -1004,7 +1012,7 @@ pub mod schedule {
     /// What is built.
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Source {
-        /// A stored submission. Values of variables are not stored, and lists have an empty one.
+        /// A stored submission. Values of variables are not stored, and lists have its targets and variant only.
         #[prost(message, tag = "5")]
         Submission(super::StartBuildRequest),
         /// A config in a git repository.
@@ -1048,6 +1056,22 @@ pub struct DeleteScheduleRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteScheduleResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunScheduleRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub customer: ::prost::alloc::string::String,
+    /// Names this run: repeated, it gives the same build. Left out: the daemon's time.
+    #[prost(message, optional, tag = "3")]
+    pub at: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunScheduleResponse {
+    /// Empty: only_if_changed, and nothing has changed since the last build.
+    #[prost(string, tag = "1")]
+    pub build_id: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Webhook {
     #[prost(string, tag = "1")]
@@ -2111,6 +2135,31 @@ pub mod smidr_client {
                 .insert(GrpcMethod::new("smidr.v1.Smidr", "DeleteSchedule"));
             self.inner.unary(req, path, codec).await
         }
+        /// Starts the build of a schedule now. Its due times stay as they are.
+        pub async fn run_schedule(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RunScheduleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RunScheduleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/smidr.v1.Smidr/RunSchedule",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("smidr.v1.Smidr", "RunSchedule"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Tells an address what becomes of builds. Replaces a webhook of the same name and customer.
         pub async fn create_webhook(
             &mut self,
@@ -2541,6 +2590,14 @@ pub mod smidr_server {
             request: tonic::Request<super::DeleteScheduleRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DeleteScheduleResponse>,
+            tonic::Status,
+        >;
+        /// Starts the build of a schedule now. Its due times stay as they are.
+        async fn run_schedule(
+            &self,
+            request: tonic::Request<super::RunScheduleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RunScheduleResponse>,
             tonic::Status,
         >;
         /// Tells an address what becomes of builds. Replaces a webhook of the same name and customer.
@@ -3821,6 +3878,49 @@ pub mod smidr_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteScheduleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/smidr.v1.Smidr/RunSchedule" => {
+                    #[allow(non_camel_case_types)]
+                    struct RunScheduleSvc<T: Smidr>(pub Arc<T>);
+                    impl<T: Smidr> tonic::server::UnaryService<super::RunScheduleRequest>
+                    for RunScheduleSvc<T> {
+                        type Response = super::RunScheduleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RunScheduleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Smidr>::run_schedule(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RunScheduleSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
