@@ -328,6 +328,18 @@ fn builds_outlive_their_daemon() {
 }
 
 #[test]
+fn an_administrator_may_be_the_first_in_a_home() {
+    let world = World::new();
+    fs::create_dir_all(&world.smidr).expect("a folder");
+    fs::write(world.smidr.join("daemon.yaml"), "queue: {builds: 7}\n").expect("written");
+    assert_eq!(Daemon::start(world, &[]).status()["max_builds"], 7);
+    // Also systemd makes this folder, for its socket.
+    let world = World::new();
+    fs::create_dir_all(world.smidr.join("daemon")).expect("a folder");
+    assert!(Daemon::start(world, &[]).status()["pid"].is_u64());
+}
+
+#[test]
 fn a_config_is_read_again() {
     let daemon = Daemon::start(World::new(), &[]);
     let pid = daemon.pid();
