@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, BufReader},
+    net::SocketAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
@@ -21,7 +22,11 @@ use super::{
 };
 use crate::{
     config::{Age, Size},
-    daemon::{Daemon, access::Scope, config},
+    daemon::{
+        Daemon,
+        access::Scope,
+        config::{self, DaemonConfig},
+    },
     executors,
     model::{Hint, Paths},
     rpc::{
@@ -82,7 +87,10 @@ fn serve(args: &DaemonArgs) -> Done {
     Daemon::check(&paths, &facts)?;
     let before = if args.replace { handover::ask(&paths.daemon())? } else { None };
     let (before, held) = before.map_or((None, held), |(before, held)| (Some(before), held));
-    let prepared = prepare(&addresses(args, &paths, &held)?, held)?;
+    let config = config::read(&paths)?;
+    let prepared = prepare(&addresses(args, &config, &held), held)?;
+    let tls = if prepared.has_tls() { Some(run::Tls::load(&paths.daemon(), &config.tls)?) } else { None };
+    // The ledger and its lock are one daemon's alone: from here on there is no way back.
     let patience = match before {
         Some(before) => {
             tracing::info!(version = before.version, "takes the place of another");
@@ -93,7 +101,7 @@ fn serve(args: &DaemonArgs) -> Done {
         None if args.replace => handover::PATIENCE,
         None => Duration::ZERO,
     };
-    let ready = run::listen(Daemon::start(paths, facts, spawner, patience)?, prepared)?;
+    let ready = run::listen(Daemon::start(paths, facts, spawner, patience)?, prepared, tls)?;
     let lines = greeting(&ready, &home, &user_home);
     let is_of_background = args.of_background;
     ready.serve(&stop, &hangups, move || {
@@ -108,13 +116,19 @@ fn serve(args: &DaemonArgs) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where TCP is listened on: as the command line says, or what systemd holds, or as `daemon.yaml` says.
-fn addresses(args: &DaemonArgs, paths: &Paths, held: &Held) -> Result<Vec<Address>, Failure> {
+/// Where TCP is listened on: as the command line says, or that of the daemon before did; or what systemd holds, or as `daemon.yaml` says.
+fn addresses(args: &DaemonArgs, config: &DaemonConfig, held: &Held) -> Vec<Address> {
+    let named = |text: &String| Address { text: text.clone(), insecure: args.insecure, named: true };
     if !args.address.is_empty() {
-        return Ok(args.address.iter().map(|text| Address { text: text.clone(), insecure: args.insecure }).collect());
+        return args.address.iter().map(named).collect();
     }
-    let address = config::read(paths)?.address.filter(|_| !held.is_of_systemd() || !held.has_tcp());
-    Ok(address.map(|address| Address { text: address.to_string(), insecure: false }).into_iter().collect())
+    let kept = held.named();
+    if !kept.is_empty() {
+        return kept;
+    }
+    let address = config.address.filter(|_| !held.is_of_systemd() || !held.has_tcp());
+    let listed = |address: SocketAddr| Address { text: address.to_string(), insecure: false, named: false };
+    address.map(listed).into_iter().collect()
 }
 
 /// A path as users write it.
@@ -134,9 +148,9 @@ fn greeting(ready: &run::Ready, home: &Path, user_home: &Path) -> Vec<String> {
         lines.push(on("tcp", &address.to_string(), how));
         port = port.or((!insecure).then_some(address.port()));
     }
+    lines.extend(ready.missing().iter().map(|error| format!("not there     {error}; the log says why")));
     if let Some(port) = port {
-        let pin = ready.pin.iter().map(|pin| format!(" --pin {pin}")).collect::<String>();
-        lines.push(format!("join another machine with:  smidr client login HOST:{port}{pin} --token-file FILE"));
+        lines.push(format!("join another machine with:  {}", login(port, ready.pin())));
     }
     if !ready.addresses.is_empty() {
         lines.push(
@@ -145,6 +159,12 @@ fn greeting(ready: &run::Ready, home: &Path, user_home: &Path) -> Vec<String> {
         );
     }
     lines
+}
+
+/// How another machine joins.
+fn login(port: u16, pin: Option<&str>) -> String {
+    let pin = pin.map(|pin| format!(" --pin {pin}")).unwrap_or_default();
+    format!("smidr client login HOST:{port}{pin} --token-file FILE")
 }
 
 /// Starts a process of its own that serves, and returns once it does.
@@ -225,7 +245,7 @@ fn ask(command: &DaemonCommand) -> Done {
 
 fn check(paths: &Paths) -> Done {
     let file = paths.home().join(config::FILE);
-    config::read(paths)?;
+    run::check(&config::read(paths)?.tls)?;
     match file.exists() {
         true => talk(format!("{} is good", file.display())),
         false => talk(format!("there is no {}: the defaults count", file.display())),
@@ -242,8 +262,9 @@ fn certificate(paths: &Paths, subject: &str, out: &Path) -> Done {
     write_atomically(&file("key"), issued.key.as_bytes(), 0o600)?;
     write_atomically(&file("pem"), issued.certificate.as_bytes(), 0o644)?;
     say(format!("{} and {}", file("pem").display(), file("key").display()));
-    let entry = format!("certificates: [{{subject: {subject}, scopes: [read, submit, cancel]}}]");
+    let entry = format!("certificates: [{{subject: {subject}, customer: NAME, scopes: [read, submit, cancel]}}]");
     talk(format!("what it may do, in {}:  {entry}", paths.home().join(config::FILE).display()));
+    talk("without customer: the builds of all");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -253,6 +274,8 @@ fn status(remote: &Remote, json: bool) -> Result<(), Failure> {
     if json {
         let document = Document::new().with("daemon_version", &info.version)?.with("pid", &info.pid)?;
         let document = document.with("home", &info.home)?.with("addresses", &info.addresses)?;
+        let document =
+            document.with("pin", &Some(&info.pin).filter(|pin| !pin.is_empty()))?.with("draining", &info.draining)?;
         let document = document.with("paused", &queue.paused)?.with("max_builds", &queue.max_builds)?;
         super::client::queue_document(document, &queue)?.say();
         return Ok(());
@@ -263,6 +286,15 @@ fn status(remote: &Remote, json: bool) -> Result<(), Failure> {
     info.addresses.iter().for_each(|address| line("address", address));
     if let Some(started) = crate::rpc::time_of(info.started) {
         line("started", &moment(started));
+    }
+    let port = info.addresses.iter().find_map(|address| Some(address.parse::<SocketAddr>().ok()?.port()));
+    if let Some(port) = port.filter(|_| !info.pin.is_empty()) {
+        line("join", &login(port, Some(&info.pin)));
+    }
+    match (info.draining, queue.running.len()) {
+        (false, _) => {}
+        (true, 0) => line("ends", "now"),
+        (true, running) => line("ends", &format!("with the last of {running} builds; no more are started")),
     }
     queue_lines(&queue).into_iter().for_each(say);
     Ok(())

@@ -22,7 +22,8 @@ pub(super) struct Daemon {
     /// Listen there without TLS; only on loopback
     #[arg(long, requires = "address")]
     pub insecure: bool,
-    /// Take the place of the daemon that runs: its sockets and its builds; no request is refused
+    /// Take the place of the daemon that runs: its sockets and its builds; no request is refused. Without --address it goes on where that one
+    /// listens
     #[arg(long)]
     pub replace: bool,
     /// Return once it serves; its log goes to SMIDR_HOME/daemon/daemon.log
@@ -77,7 +78,7 @@ pub(super) enum DaemonCommand {
     /// Make, list and revoke tokens
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Check daemon.yaml
+    /// Check daemon.yaml, and the files of certificates that it names
     Check,
     /// Print the certificate of the daemon's authority
     Ca,

@@ -11,11 +11,12 @@ use crate::{
         Daemon, config,
         units::{self, Scope},
     },
-    model::Paths,
+    model::{Hint, Kind, Paths},
     rpc::{
         client::Remote,
         proto::{self, stop_daemon_request::Builds},
     },
+    service::ServiceError,
     system::files::{FileError, write_atomically},
 };
 
@@ -55,7 +56,13 @@ pub(super) fn stop(remote: Remote, cancel: bool, drain: bool, paths: &Paths) -> 
 
 /// Lets the daemon read its config again.
 pub(super) fn reload(remote: &Remote, paths: &Paths) -> Result<(), Failure> {
-    let answer = remote.call(|mut caller| async move { caller.reload_daemon(proto::ReloadDaemonRequest {}).await })?;
+    let asked = remote.call(|mut caller| async move { caller.reload_daemon(proto::ReloadDaemonRequest {}).await });
+    let answer = asked.map_err(|mut error| {
+        if let ServiceError::Daemon { kind: Kind::Request, hints, .. } = &mut error {
+            hints.push(Hint::new("the daemon goes on with what it read before"));
+        }
+        error
+    })?;
     talk(format!("{} counts now", paths.home().join(config::FILE).display()));
     if !answer.later.is_empty() {
         talk(format!("after  smidr daemon --replace  only:  {}", answer.later.join(", ")));

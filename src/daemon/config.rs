@@ -112,6 +112,8 @@ pub(crate) struct Tls {
     pub client_ca: Option<PathBuf>,
     /// The server's certificate with its key. None: one by the daemon's own CA.
     pub server: Option<(PathBuf, PathBuf)>,
+    /// Names and addresses of this machine, for that one.
+    pub names: Vec<String>,
 }
 
 /// Bounds of what clients may do.
@@ -399,8 +401,25 @@ fn tls(d: &mut Decoder<'_>, mut f: Fields<'_>) -> Tls {
         }
         (None, None) => None,
     };
+    let names = f.texts(d, "names");
+    if let (Some(name), Some(_)) = (names.first(), &server) {
+        let title = "tls.names are for a certificate of the daemon's own, and tls.certificate names another";
+        d.problem(Problem::new(name.span.clone(), title));
+    }
+    for name in &names {
+        if !is_host(name) {
+            let title = format!("tls.names: `{name}` is not the name or address of a machine");
+            d.problem(Problem::new(name.span.clone(), title).hint("such as builds.example, without a port"));
+        }
+    }
+    let names = names.into_iter().map(|name| name.text).collect();
     f.finish(d);
-    Tls { client_ca: client_ca.map(|(_, path)| path), server }
+    Tls { client_ca: client_ca.map(|(_, path)| path), server, names }
+}
+
+/// What a certificate can be for.
+fn is_host(text: &str) -> bool {
+    rustls::pki_types::ServerName::try_from(text).is_ok()
 }
 
 fn path(d: &mut Decoder<'_>, f: &mut Fields<'_>, key: &'static str) -> Option<(crate::config::Span, PathBuf)> {
@@ -491,6 +510,8 @@ variables: {SITE: office, N: 1}
         let certificates = [of("ci", Some("acme"), &[Scope::Read, Scope::Submit]), of("eye", None, &[Scope::Read])];
         assert_eq!(config.certificates, certificates);
         assert_eq!(config.tls.server, Some(("/etc/x/s.pem".into(), "/etc/x/s.key".into())));
+        let names = parse(FILE, "tls: {names: [builds.example, 192.0.2.1]}").expect("names").tls.names;
+        assert_eq!(names, ["builds.example", "192.0.2.1"]);
         assert_eq!((config.limits.message_size, config.limits.blob_days), (4 << 20, 2));
         assert_eq!(config.keep("acme"), Keep { keep: Some(2), ..Keep::default() });
         assert_eq!(config.keep("new").size, Some(100 << 30));
@@ -560,6 +581,9 @@ variables: {SITE: office, N: 1}
             ("certificates: {subject: x}", "1:15", "must be a list"),
             ("tls: {key: /a}", "1:12", "belong together"),
             ("tls: {client_ca: ca.pem}", "1:18", "an absolute path"),
+            ("tls: {names: ['https://builds.example']}", "1:15", "not the name or address of a machine"),
+            ("tls: {names: ['builds.example:50051']}", "1:15", "without a port"),
+            ("tls: {certificate: /a, key: /b, names: [builds.example]}", "1:41", "tls.certificate names another"),
             ("limits: {blob_days: -1}", "1:21", "a whole number above 0"),
             ("limits: {message_size: 0}", "1:24", "a size such as"),
             ("retention: {customers: {a: {kep: 1}}}", "1:29", "did you mean `keep`?"),

@@ -268,8 +268,8 @@ pub(crate) struct Daemon {
     // Counts changes of tokens: streams look again whether they may go on.
     access: watch::Sender<u64>,
     stop: StopToken,
-    // What it listens on, for people.
-    addresses: RwLock<Vec<String>>,
+    // What it listens on, for people, and what clients pin.
+    addresses: RwLock<(Vec<String>, Option<String>)>,
     ending: watch::Sender<Option<Ending>>,
     tallies: Mutex<HashMap<BuildId, tally::Tally>>,
     // Counts changes of the queue.
@@ -619,15 +619,15 @@ impl Daemon {
         })
     }
 
-    /// What it listens on, for people.
-    pub(crate) fn addresses(&self) -> Vec<String> {
+    /// What it listens on, for people, and what clients pin, where there is anything.
+    pub(crate) fn addresses(&self) -> (Vec<String>, Option<String>) {
         self.addresses.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes what it listens on.
-    pub(crate) fn listens_on(&self, addresses: Vec<String>) {
+    /// Notes what it listens on, and what clients pin.
+    pub(crate) fn listens_on(&self, addresses: Vec<String>, pin: Option<String>) {
         tracing::info!(addresses = addresses.join(" "), "listening");
-        *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+        *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = (addresses, pin);
     }
 
     /// Told at each change of the queue.

@@ -184,6 +184,7 @@ impl State {
 
     fn told(&self, entry: &Entry, decision: Option<&Decision>, principal: &Principal) -> Place {
         let reason = match (&entry.failed, decision.and_then(|decision| decision.why.as_ref())) {
+            _ if self.ends => "this daemon ends, and starts no more builds: the next one does".into(),
             (Some((failed, _)), _) => format!("its worker could not be started: {failed}"),
             (None, Some(why)) => why.clone().hiding(|id| self.is_seen(id, principal)).to_string(),
             (None, None) => "it starts now".into(),

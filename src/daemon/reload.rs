@@ -10,6 +10,7 @@ use super::{
     queue::Signal,
 };
 use crate::{
+    history::History,
     model::{Paths, SystemFacts, UserError as _},
     settings::Settings,
 };
@@ -37,6 +38,7 @@ impl Daemon {
     pub(crate) fn check(paths: &Paths, facts: &SystemFacts) -> Result<(), DaemonError> {
         config::read(paths)?;
         Settings::read(paths, &facts.home)?;
+        History::open(paths)?;
         Ok(Ledger::check(&paths.daemon().join(super::LEDGER))?)
     }
 

@@ -33,7 +33,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const MOST: usize = 250;
 
 /// How long an offer is at most, in bytes.
-const OFFER: usize = 4096;
+const OFFER: usize = 16 << 10;
 
 /// The words of the one that takes over. A later protocol has other ones.
 const ASK: &[u8] = b"sockets 1\n";
@@ -46,6 +46,16 @@ struct Offer {
     /// Why it gives nothing.
     #[serde(default)]
     refused: Option<String>,
+    /// How each socket of TCP is served, in their order. An earlier version does not say.
+    #[serde(default)]
+    tcp: Vec<Manner>,
+}
+
+/// How a socket is served.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Manner {
+    insecure: bool,
+    named: bool,
 }
 
 /// Why the place of a daemon cannot be taken.
@@ -109,10 +119,16 @@ pub(crate) fn ask(folder: &Path) -> Result<Option<(Predecessor, Held)>, Handover
         return Err(HandoverError::Foreign(socket));
     }
     let asked = patient(&stream).and_then(|()| (&stream).write_all(ASK));
-    let (offer, held) = asked.and_then(|()| receive(&stream)).map_err(HandoverError::Silent)?;
+    let (offer, mut held) = asked.and_then(|()| receive(&stream)).map_err(HandoverError::Silent)?;
     match offer.refused {
         Some(why) => Err(HandoverError::Refused(why)),
-        None => Ok(Some((Predecessor { stream, version: offer.version }, held))),
+        None => {
+            for (at, tcp) in held.tcp_mut().iter_mut().enumerate() {
+                let manner = offer.tcp.get(at).copied().unwrap_or(Manner { insecure: false, named: true });
+                (tcp.insecure, tcp.named) = (manner.insecure, manner.named);
+            }
+            Ok(Some((Predecessor { stream, version: offer.version }, held)))
+        }
     }
 }
 
@@ -161,6 +177,7 @@ fn receive(stream: &UnixStream) -> io::Result<(Offer, Held)> {
 /// What is handed over.
 pub(crate) struct Offered {
     sockets: Vec<OwnedFd>,
+    tcp: Vec<Manner>,
     refused: Option<String>,
 }
 
@@ -173,15 +190,17 @@ impl Offered {
     pub(crate) fn new(all: &Sockets) -> io::Result<Self> {
         if all.holder == Holder::Systemd {
             let refused = "systemd holds them, and a restart loses no request".to_owned();
-            return Ok(Self { sockets: Vec::new(), refused: Some(refused) });
+            return Ok(Self { sockets: Vec::new(), tcp: Vec::new(), refused: Some(refused) });
         }
         let listeners = all.tcp.iter().map(|tcp| tcp.listener.as_fd());
         let sockets = std::iter::once(all.unix.as_fd()).chain(listeners).map(|one| one.try_clone_to_owned());
-        Ok(Self { sockets: sockets.collect::<Result<_, _>>()?, refused: None })
+        let tcp = all.tcp.iter().map(|tcp| Manner { insecure: tcp.insecure, named: tcp.named }).collect();
+        Ok(Self { sockets: sockets.collect::<Result<_, _>>()?, tcp, refused: None })
     }
 
     fn send(&self, stream: &UnixStream) -> io::Result<()> {
-        let offer = Offer { version: env!("CARGO_PKG_VERSION").into(), refused: self.refused.clone() };
+        let (version, tcp) = (env!("CARGO_PKG_VERSION").into(), self.tcp.clone());
+        let offer = Offer { version, refused: self.refused.clone(), tcp };
         let mut text = serde_json::to_vec(&offer)?;
         text.push(b'\n');
         let sockets: Vec<BorrowedFd<'_>> = self.sockets.iter().map(AsFd::as_fd).collect();
@@ -246,7 +265,7 @@ mod tests {
     #[test]
     fn sockets_travel_and_go_is_heard() {
         let folder = tempfile::tempdir().expect("a folder");
-        let wanted = [Address { text: "127.0.0.1:0".into(), insecure: false }];
+        let wanted = [Address { text: "127.0.0.1:0".into(), insecure: true, named: true }];
         let own = prepare(&wanted, Held::default()).expect("sockets").open(folder.path()).expect("sockets");
         let (offered, listener) = (Offered::new(&own).expect("an offer"), listen(folder.path()).expect("a socket"));
         listener.set_nonblocking(false).expect("a socket that waits");
@@ -259,7 +278,9 @@ mod tests {
         let port = |sockets: &Sockets| sockets.tcp[0].listener.local_addr().expect("an address");
         let address = port(&own);
         drop(own.tcp);
-        let taken = prepare(&wanted, held).expect("sockets").open(folder.path()).expect("sockets");
+        let kept = held.named();
+        assert_eq!(kept, [Address { text: address.to_string(), ..wanted[0].clone() }]);
+        let taken = prepare(&kept, held).expect("sockets").open(folder.path()).expect("sockets");
         assert_eq!(port(&taken), address);
         before.go().expect("told");
         assert!(old.join().expect("no panic"));

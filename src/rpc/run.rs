@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     os::unix::net::UnixListener,
     path::Path,
     sync::Arc,
@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::Router;
+use rustls::pki_types::CertificateDer;
 use tokio::{
     net::TcpListener,
     runtime::Builder,
@@ -19,7 +20,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     DESCRIPTOR, auth,
-    authority::{self, Authority, AuthorityError},
+    authority::{self, Authority, AuthorityError, Identity},
     feed::Feeds,
     handover, http,
     lease::Leases,
@@ -111,53 +112,108 @@ pub(crate) struct Ready {
     daemon: Arc<Daemon>,
     sockets: Sockets,
     handover: UnixListener,
-    authority: Option<Authority>,
+    tls: Option<Tls>,
     /// Each address of TCP, and whether it has no TLS.
     pub addresses: Vec<(SocketAddr, bool)>,
-    /// What clients pin, where there is TLS.
-    pub pin: Option<String>,
+}
+
+/// What serves TLS.
+pub(crate) struct Tls {
+    settings: Arc<rustls::ServerConfig>,
+    /// What clients pin. None: a certificate of another authority is verified as any other.
+    pin: Option<String>,
+}
+
+impl Tls {
+    /// By the daemon's own authority, or by what `daemon.yaml` names.
+    ///
+    /// # Errors
+    ///
+    /// When a file is wrong, or there can be no certificates.
+    pub(crate) fn load(folder: &Path, own: &config::Tls) -> Result<Self, RunError> {
+        let named = Named::load(own)?;
+        let authority = Authority::open(folder)?;
+        let pin = named.server.is_none().then(|| authority.pin());
+        let identity = match named.server {
+            Some(named) => named,
+            None => authority.server(&[own.names.clone(), names()].concat())?,
+        };
+        let clients = named.clients.unwrap_or_else(|| vec![authority.certificate.clone()]);
+        let settings = listen::tls(identity, &clients).map_err(RunError::Serve)?;
+        Ok(Self { settings, pin })
+    }
+}
+
+/// What `daemon.yaml` names.
+struct Named {
+    server: Option<Identity>,
+    clients: Option<Vec<CertificateDer<'static>>>,
+}
+
+impl Named {
+    fn load(own: &config::Tls) -> Result<Self, AuthorityError> {
+        let server = own.server.as_ref().map(|(certificate, key)| authority::named_server(certificate, key));
+        let clients = own.client_ca.as_deref().map(authority::named_clients);
+        Ok(Self { server: server.transpose()?, clients: clients.transpose()? })
+    }
+}
+
+/// Whether all that `daemon.yaml` names for TLS can be used.
+///
+/// # Errors
+///
+/// Which file cannot.
+pub(crate) fn check(own: &config::Tls) -> Result<(), AuthorityError> {
+    Named::load(own).map(drop)
 }
 
 /// Opens everything that the daemon serves on.
 ///
 /// # Errors
 ///
-/// When an address cannot be listened on, or there can be no certificates.
-pub(crate) fn listen(daemon: Arc<Daemon>, prepared: Prepared) -> Result<Ready, RunError> {
+/// When an address cannot be listened on.
+pub(crate) fn listen(daemon: Arc<Daemon>, prepared: Prepared, tls: Option<Tls>) -> Result<Ready, RunError> {
     let folder = daemon.paths.daemon();
     let sockets = prepared.open(&folder)?;
+    for error in &sockets.missing {
+        tracing::error!(error = error as &dyn std::error::Error, "an address is not served");
+    }
     let handover = handover::listen(&folder)?;
     let address = |tcp: &Tcp| Some((tcp.listener.local_addr().ok()?, tcp.insecure));
     let addresses: Vec<_> = sockets.tcp.iter().filter_map(address).collect();
-    let authority = match addresses.iter().any(|(_, insecure)| !insecure) {
-        true => Some(Authority::open(&folder)?),
-        false => None,
-    };
-    // A certificate of another authority is verified as any other.
-    let pin = authority.as_ref().filter(|_| daemon.config().tls.server.is_none()).map(Authority::pin);
     let mut told = vec![format!("unix:{}", sockets.path.display())];
     told.extend(addresses.iter().map(|(address, _)| address.to_string()));
-    daemon.listens_on(told);
-    Ok(Ready { daemon, sockets, handover, authority, addresses, pin })
+    daemon.listens_on(told, tls.as_ref().and_then(|tls| tls.pin.clone()));
+    Ok(Ready { daemon, sockets, handover, tls, addresses })
 }
 
-/// This machine's name, and the address by which others reach it, as far as it can tell.
-fn names() -> (String, Vec<IpAddr>) {
+/// This machine's name, and the addresses by which others reach it, as far as it can tell.
+fn names() -> Vec<String> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     // No packet is sent: the kernel only looks where it would go.
     let towards = |own: &str, other: &str| {
         let socket = UdpSocket::bind(own).ok()?;
         socket.connect(other).ok()?;
-        Some(socket.local_addr().ok()?.ip())
+        Some(socket.local_addr().ok()?.ip().to_string())
     };
     let found = [towards("0.0.0.0:0", "192.0.2.1:9"), towards("[::]:0", "[2001:db8::1]:9")];
-    (host, found.into_iter().flatten().collect())
+    [Some(host)].into_iter().chain(found).flatten().collect()
 }
 
 impl Ready {
     /// The Unix socket, for people.
     pub(crate) fn socket(&self) -> &Path {
         &self.sockets.path
+    }
+
+    /// Addresses that are not served after all.
+    pub(crate) fn missing(&self) -> &[SocketError] {
+        &self.sockets.missing
+    }
+
+    /// What clients pin, where there is anything.
+    pub(crate) fn pin(&self) -> Option<&str> {
+        self.tls.as_ref()?.pin.as_deref()
     }
 
     /// Serves until the daemon is asked to end, by a signal or by a call. `ready` is called once it serves.
@@ -195,13 +251,10 @@ impl Ready {
         let daemon = self.daemon;
         let (ends, ended) = watch::channel(false);
         let (health, app) = app(&daemon, &ended);
-        let tls = match &self.authority {
-            Some(authority) => Some(tls(authority, &daemon.config().tls)?),
-            None => None,
-        };
+        let tls = self.tls.map(|tls| tls.settings);
         let offered = handover::Offered::new(&self.sockets).map_err(RunError::Serve)?;
         let mut listeners = vec![Listener::Unix(async_unix(self.sockets.unix)?)];
-        for Tcp { listener, insecure } in self.sockets.tcp {
+        for Tcp { listener, insecure, .. } in self.sockets.tcp {
             let listener = TcpListener::from_std(listener).map_err(RunError::Serve)?;
             listeners.push(Listener::Tcp(listener, tls.clone().filter(|_| !insecure)));
         }
@@ -223,22 +276,6 @@ impl Ready {
         }
         Ok(how)
     }
-}
-
-/// TLS by the daemon's own authority, or by what `daemon.yaml` names.
-fn tls(authority: &Authority, own: &config::Tls) -> Result<Arc<rustls::ServerConfig>, RunError> {
-    let identity = match &own.server {
-        Some((certificate, key)) => authority::identity(certificate, key)?,
-        None => {
-            let (host, addresses) = names();
-            authority.server(&host, &addresses)?
-        }
-    };
-    let clients = match &own.client_ca {
-        Some(file) => authority::certificates(file)?,
-        None => vec![authority.certificate.clone()],
-    };
-    listen::tls(identity, &clients).map_err(RunError::Serve)
 }
 
 fn async_unix(listener: UnixListener) -> Result<tokio::net::UnixListener, RunError> {

@@ -611,6 +611,7 @@ impl Smidr for Api {
         let view = self.daemon.queue(&principal);
         let is_admin = principal.has(Scope::Admin);
         let admin = |text: String| if is_admin { text } else { String::new() };
+        let (addresses, pin) = self.daemon.addresses();
         Ok(Response::new(proto::ServerInfo {
             version: env!("CARGO_PKG_VERSION").into(),
             started: Some(time(self.daemon.started)),
@@ -618,8 +619,10 @@ impl Smidr for Api {
             builds_waiting: count(view.waiting.len()),
             paused: view.paused,
             home: admin(self.daemon.paths.home().display().to_string()),
-            addresses: if is_admin { self.daemon.addresses() } else { Vec::new() },
+            addresses: if is_admin { addresses } else { Vec::new() },
             pid: if is_admin { std::process::id() } else { 0 },
+            pin: admin(pin.unwrap_or_default()),
+            draining: *self.daemon.endings().borrow() == Some(crate::daemon::Ending::Drain),
         }))
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct Address {
     pub text: String,
     /// Without TLS, on loopback.
     pub insecure: bool,
+    /// By the command line, and not by `daemon.yaml`.
+    pub named: bool,
 }
 
 /// Why a socket cannot be served.
@@ -91,7 +93,7 @@ pub(crate) enum Holder {
 #[derive(Default)]
 pub(crate) struct Held {
     unix: Option<UnixListener>,
-    tcp: Vec<TcpListener>,
+    tcp: Vec<Tcp>,
     holder: Holder,
 }
 
@@ -127,7 +129,9 @@ impl Held {
         rustix::io::ioctl_fionbio(&socket, true)?;
         match sockopt::socket_domain(&socket)? {
             AddressFamily::UNIX => self.unix = Some(socket.into()),
-            AddressFamily::INET | AddressFamily::INET6 => self.tcp.push(socket.into()),
+            AddressFamily::INET | AddressFamily::INET6 => {
+                self.tcp.push(Tcp { listener: socket.into(), insecure: false, named: false });
+            }
             family => return Err(io::Error::other(format!("a socket of family {family:?}"))),
         }
         Ok(())
@@ -142,6 +146,21 @@ impl Held {
     pub(crate) fn has_tcp(&self) -> bool {
         !self.tcp.is_empty()
     }
+
+    /// Those of TCP, in the order in which they were taken.
+    pub(crate) fn tcp_mut(&mut self) -> &mut [Tcp] {
+        &mut self.tcp
+    }
+
+    /// Where another daemon's command line has let it listen.
+    pub(crate) fn named(&self) -> Vec<Address> {
+        let named = self.tcp.iter().filter(|tcp| tcp.named);
+        let address = |tcp: &Tcp| {
+            let text = tcp.listener.local_addr().ok()?.to_string();
+            Some(Address { text, insecure: tcp.insecure, named: true })
+        };
+        named.filter_map(address).collect()
+    }
 }
 
 /// A socket of TCP.
@@ -150,6 +169,8 @@ pub(crate) struct Tcp {
     pub listener: TcpListener,
     /// Without TLS.
     pub insecure: bool,
+    /// By the command line, and not by `daemon.yaml`.
+    pub named: bool,
 }
 
 /// Sockets of which each is there, or can be made as soon as another daemon has let go.
@@ -171,6 +192,8 @@ pub(crate) struct Sockets {
     pub tcp: Vec<Tcp>,
     /// Whose they are.
     pub holder: Holder,
+    /// Why some of TCP are missing: another program took their place when the daemon before had let go of it.
+    pub missing: Vec<SocketError>,
 }
 
 /// Takes those that are held and wanted, and makes what is missing. Of a daemon's, those that are not wanted are closed; systemd's are all
@@ -184,36 +207,50 @@ pub(crate) fn prepare(wanted: &[Address], held: Held) -> Result<Prepared, Socket
     let (mut tcp, mut later) = (Vec::new(), Vec::new());
     for address in wanted {
         let places = places(address)?;
-        let fits = |listener: &TcpListener| listener.local_addr().is_ok_and(|own| is_one_of(own, &places));
-        let found = rest.iter().position(fits).map(|at| rest.swap_remove(at));
+        if let Some(open) = places.iter().find(|place| address.insecure && !place.ip().is_loopback()) {
+            return Err(SocketError::Insecure(*open));
+        }
+        let fits = |tcp: &Tcp| tcp.listener.local_addr().is_ok_and(|own| is_one_of(own, &places));
+        let found = rest.iter().position(fits).map(|at| rest.swap_remove(at).listener);
         let listener = match found.map_or_else(|| bind(address, &places), Ok) {
             Ok(listener) => listener,
             Err(SocketError::Listen { source, .. })
-                if source.kind() == io::ErrorKind::AddrInUse && rest.iter().any(|other| has_port(other, &places)) =>
+                if source.kind() == io::ErrorKind::AddrInUse
+                    && rest.iter().any(|other| has_port(&other.listener, &places)) =>
             {
                 later.push(address.clone());
                 continue;
             }
             Err(error) => return Err(error),
         };
-        tcp.push(checked(listener, address)?);
+        tcp.push(waiting(listener, address)?);
     }
     if holder == Holder::Systemd {
-        tcp.extend(rest.into_iter().map(|listener| Tcp { listener, insecure: false }));
+        tcp.extend(rest);
     }
     Ok(Prepared { unix, tcp, later, holder })
 }
 
 impl Prepared {
+    /// Whether any of them has TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tcp.iter().any(|tcp| !tcp.insecure) || self.later.iter().any(|address| !address.insecure)
+    }
+
     /// Makes what is missing, in a daemon's folder. No other daemon serves there now.
     ///
     /// # Errors
     ///
     /// When something cannot be listened on.
     pub(crate) fn open(self, folder: &Path) -> Result<Sockets, SocketError> {
-        let mut tcp = self.tcp;
+        let (mut tcp, mut missing) = (self.tcp, Vec::new());
         for address in &self.later {
-            tcp.push(checked(bind(address, &places(address)?)?, address)?);
+            let bound = places(address).and_then(|places| waiting(bind(address, &places)?, address));
+            match bound {
+                Ok(bound) => tcp.push(bound),
+                // The daemon before has ended: better the other addresses than none.
+                Err(error) => missing.push(error),
+            }
         }
         let usual = listen::socket_path(folder);
         let (unix, path) = match (self.unix, self.holder) {
@@ -228,7 +265,7 @@ impl Prepared {
             (Some(unix), Holder::Own) if usual.exists() => (unix, usual),
             _ => (listen::unix(&usual)?, usual),
         };
-        Ok(Sockets { unix, path, tcp, holder: self.holder })
+        Ok(Sockets { unix, path, tcp, holder: self.holder, missing })
     }
 }
 
@@ -240,14 +277,10 @@ fn link(usual: &Path, path: &Path) -> Result<(), FileError> {
     }
 }
 
-fn checked(listener: TcpListener, address: &Address) -> Result<Tcp, SocketError> {
+fn waiting(listener: TcpListener, address: &Address) -> Result<Tcp, SocketError> {
     let failed = |source| SocketError::Listen { address: address.text.clone(), source };
-    let bound = listener.local_addr().map_err(failed)?;
-    if address.insecure && !bound.ip().is_loopback() {
-        return Err(SocketError::Insecure(bound));
-    }
     listener.set_nonblocking(true).map_err(failed)?;
-    Ok(Tcp { listener, insecure: address.insecure })
+    Ok(Tcp { listener, insecure: address.insecure, named: address.named })
 }
 
 /// Where an address such as `:50051` can be, which is all of this machine's.
@@ -282,7 +315,7 @@ mod tests {
     use super::*;
 
     fn at(text: &str) -> Address {
-        Address { text: text.into(), insecure: false }
+        Address { text: text.into(), insecure: false, named: true }
     }
 
     fn bound(prepared: &Prepared) -> Vec<SocketAddr> {
@@ -294,9 +327,11 @@ mod tests {
         let first = prepare(&[at("127.0.0.1:0"), at("127.0.0.1:0")], Held::default()).expect("sockets");
         let [kept, dropped] = bound(&first)[..] else { panic!("two sockets") };
         let held = |holder| {
-            let tcp = first.tcp.iter().map(|tcp| tcp.listener.try_clone().expect("a clone")).collect();
-            Held { unix: None, tcp, holder }
+            let clone = |tcp: &Tcp| Tcp { listener: tcp.listener.try_clone().expect("a clone"), ..*tcp };
+            Held { unix: None, tcp: first.tcp.iter().map(clone).collect(), holder }
         };
+        let texts = held(Holder::Own).named().into_iter().map(|address| address.text).collect::<Vec<_>>();
+        assert_eq!(texts, [kept.to_string(), dropped.to_string()]);
         let again = prepare(&[at(&kept.to_string())], held(Holder::Own)).expect("sockets");
         assert_eq!(bound(&again), [kept]);
         // What systemd holds is served, wanted or not.
@@ -307,8 +342,12 @@ mod tests {
         assert_eq!((bound(&wider).len(), wider.later.len()), (0, 1));
         let error = prepare(&[at(&kept.to_string())], Held::default()).map(drop).expect_err("in use");
         assert!(matches!(error, SocketError::Listen { .. }), "{error}");
-        drop((first, again, all));
+        drop((again, all));
         let folder = tempfile::tempdir().expect("a folder");
+        let refused = wider.open(folder.path()).expect("sockets");
+        assert_eq!((refused.tcp.len(), refused.missing.len()), (0, 1));
+        let wider = prepare(&[at(&format!(":{}", kept.port()))], held(Holder::Own)).expect("sockets");
+        drop(first);
         assert_eq!(wider.open(folder.path()).expect("sockets").tcp.len(), 1);
     }
 
@@ -318,7 +357,13 @@ mod tests {
             let error = prepare(&[at(wrong)], Held::default()).map(drop).expect_err("no address");
             assert!(matches!(error, SocketError::Address(_)), "{wrong}: {error}");
         }
-        let all = Address { text: ":0".into(), insecure: true };
-        assert!(matches!(prepare(&[all], Held::default()).map(drop), Err(SocketError::Insecure(_))));
+        let open = |text: &str| Address { insecure: true, ..at(text) };
+        assert!(matches!(prepare(&[open(":0")], Held::default()).map(drop), Err(SocketError::Insecure(_))));
+        // Also where the port becomes free only with the end of another daemon.
+        let first = prepare(&[open("127.0.0.1:0")], Held::default()).expect("a socket");
+        let port = bound(&first)[0].port();
+        let held = Held { unix: None, tcp: first.tcp, holder: Holder::Own };
+        let error = prepare(&[open(&format!("0.0.0.0:{port}"))], held).map(drop).expect_err("all networks");
+        assert!(matches!(error, SocketError::Insecure(_)), "{error}");
     }
 }

@@ -129,9 +129,11 @@ pub fn find(environment: &[(String, String)]) -> Result<Paths, PathsError> {
 }
 
 /// By any of these a SMIDR_HOME is known, which another smidr may be making just now; users put some of it there themselves.
-const OURS: [&str; 10] = [
+const OURS: [&str; 12] = [
     "version",
     "settings.yaml",
+    "daemon.yaml",
+    "daemon",
     "recipes",
     "images",
     "locks",

@@ -191,6 +191,10 @@ fn the_ways_to_stop_a_daemon() {
     let drained = served.smidr().args(["daemon", "stop", "--drain"]).start();
     wait_for("the queue to be closed", LONG, || served.waiting() == [waits.as_str()]);
     assert_eq!(served.shown(&id)["state"], "BUILDING");
+    wait_for("the end to be told", LONG, || served.daemon(&["status", "--json"]).json()["draining"] == true);
+    let status = served.daemon(&["status"]);
+    status.expect_out("with the last of 1 builds; no more are started").expect_out("starts no more builds");
+    served.client(&["queue"]).run().expect_code(0).expect_out("starts no more builds");
     served.release("slow");
     drained.wait().expect_code(0);
     served.until_ended().expect_code(0);

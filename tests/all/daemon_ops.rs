@@ -167,6 +167,115 @@ fn the_new_daemon_listens_where_it_is_told_to() {
 }
 
 #[test]
+fn the_new_daemon_goes_on_where_the_old_one_listens() {
+    let daemon = Daemon::start(World::new(), &["--address", "127.0.0.1:0", "--insecure"]);
+    let addresses = || daemon.status()["addresses"].clone();
+    let before = addresses();
+    for _ in 0..2 {
+        daemon.begin(&["--replace"]);
+        assert_eq!(addresses(), before);
+        assert_eq!(get(&daemon.tcp(), "/healthz", "").expect("an answer").0, "200");
+        assert!(daemon.status()["pin"].is_null());
+    }
+    daemon.begin(&["--replace", "--address", "127.0.0.1:0", "--address", "127.0.0.1:0"]);
+    let (before, pin) = (addresses(), daemon.status()["pin"].clone());
+    assert_eq!(before.as_array().expect("a list").len(), 3);
+    daemon.begin(&["--replace"]);
+    assert_eq!((addresses(), daemon.status()["pin"].clone()), (before, pin.clone()));
+    assert!(!get(&daemon.tcp(), "/healthz", "").is_ok_and(|(status, _)| status == "200"), "it has TLS");
+    let join = format!("smidr client login HOST:{} --pin {}", port(&daemon.tcp()), pin.as_str().expect("a pin"));
+    daemon.smidr(&["daemon", "status"]).run().expect_code(0).expect_out(&join);
+    // What daemon.yaml says is read again, where the command line said nothing.
+    daemon.smidr(&["daemon", "stop"]).run().expect_code(0);
+    for _ in 0..2 {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").to_string();
+        daemon.config(&format!("address: {free}\n"));
+        daemon.begin(&["--replace"]);
+        assert_eq!((daemon.tcp(), addresses().as_array().expect("a list").len()), (free, 2));
+    }
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit(':').next().expect("a port")
+}
+
+#[test]
+fn a_replacement_that_cannot_serve_leaves_the_old_daemon() {
+    let daemon = Daemon::start(World::new(), &["--address", "127.0.0.1:0"]);
+    let (pid, address) = (daemon.pid(), daemon.tcp());
+    let refused = |args: &[&str], message: &str| {
+        let done = daemon.smidr(&["daemon", "--background", "--replace"]).args(args).run();
+        done.expect_code(2).expect_err(message);
+        assert!(!done.err.contains("ca.*"), "{}", done.err);
+        assert_eq!((daemon.pid(), daemon.tcp()), (pid, address.clone()));
+    };
+    refused(&["--insecure", "--address", &format!("0.0.0.0:{}", port(&address))], "is for an address of loopback");
+    refused(&["--address", "nonsense"], "is not an address");
+    let at = |name: &str| daemon.world.work.join(name).display().to_string();
+    for (name, text) in
+        [("words", "no certificate\n"), ("damaged", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")]
+    {
+        fs::write(at(name), text).expect("written");
+    }
+    daemon.smidr(&["daemon", "certificate", "x", "--out", &at("")]).run().expect_code(0).expect_err("customer: ");
+    let own = daemon.world.smidr.join("daemon");
+    for (tls, message) in [
+        (format!("client_ca: {}", at("words")), "words is no certificate in PEM form"),
+        (format!("client_ca: {}", at("damaged")), "damaged is not that of an authority"),
+        (format!("certificate: {0}, key: {0}", at("words")), "words is no certificate in PEM form"),
+        (format!("certificate: {0}, key: {0}", at("x.pem")), "x.pem is no key in PEM form"),
+        (
+            format!("certificate: {0}/ca.pem, key: {1}", own.display(), at("x.key")),
+            "x.key is not that of the certificate",
+        ),
+    ] {
+        daemon.config(&format!("tls: {{{tls}}}\n"));
+        refused(&[], message);
+        daemon.smidr(&["daemon", "check"]).run().expect_code(2).expect_err(message);
+    }
+    daemon.config(&format!("tls: {{client_ca: {}}}\n", at("none")));
+    for args in [&["daemon", "check"][..], &["daemon", "--replace", "--background"]] {
+        daemon.smidr(args).run().expect_code(3).expect_err("cannot read").expect_err("none");
+    }
+    assert_eq!(daemon.pid(), pid);
+    // A certificate of another authority is not pinned.
+    daemon.config(&format!("tls: {{certificate: {}, key: {}}}\n", at("x.pem"), at("x.key")));
+    daemon.smidr(&["daemon", "check"]).run().expect_code(0).expect_err("is good");
+    daemon.begin(&["--replace"]);
+    assert_eq!((daemon.tcp(), daemon.status()["pin"].clone()), (address.clone(), Value::Null));
+}
+
+#[test]
+fn curl_takes_the_certificate_by_its_authority() {
+    let test = "daemon_ops::curl_takes_the_certificate_by_its_authority";
+    if !has("curl") {
+        return skip(test, "curl is not installed");
+    }
+    let daemon = Daemon::start(World::new(), &[]);
+    daemon.config("tls: {names: [builds.example]}\n");
+    daemon.begin(&["--replace", "--address", "127.0.0.1:0"]);
+    let (port, ca) = (port(&daemon.tcp()).to_owned(), daemon.world.work.join("ca.pem"));
+    fs::write(&ca, &daemon.smidr(&["daemon", "ca"]).run().expect_code(0).out).expect("written");
+    let curl = |host: &str| {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--noproxy", "*", "--cacert"]).arg(&ca);
+        command.args(["--resolve", &format!("{host}:{port}:127.0.0.1"), &format!("https://{host}:{port}/healthz")]);
+        let output = command.output().expect("curl");
+        (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for host in ["127.0.0.1", "localhost", "builds.example"] {
+        assert_eq!(curl(host), ("ok\n".into(), String::new()), "{host}");
+    }
+    assert_eq!(curl("other.example").0, "");
+    // Another name: another certificate, the same pin.
+    let pin = daemon.status()["pin"].clone();
+    daemon.config("tls: {names: [other.example]}\n");
+    daemon.begin(&["--replace"]);
+    assert_eq!(curl("other.example").0, "ok\n");
+    assert_eq!(daemon.status()["pin"], pin);
+}
+
+#[test]
 #[ignore = "takes long: scripts/test --slow"]
 fn one_that_does_not_answer_is_left_alone() {
     let daemon = Daemon::start(World::new(), &[]);
@@ -219,6 +328,18 @@ fn builds_outlive_their_daemon() {
 }
 
 #[test]
+fn an_administrator_may_be_the_first_in_a_home() {
+    let world = World::new();
+    fs::create_dir_all(&world.smidr).expect("a folder");
+    fs::write(world.smidr.join("daemon.yaml"), "queue: {builds: 7}\n").expect("written");
+    assert_eq!(Daemon::start(world, &[]).status()["max_builds"], 7);
+    // Also systemd makes this folder, for its socket.
+    let world = World::new();
+    fs::create_dir_all(world.smidr.join("daemon")).expect("a folder");
+    assert!(Daemon::start(world, &[]).status()["pid"].is_u64());
+}
+
+#[test]
 fn a_config_is_read_again() {
     let daemon = Daemon::start(World::new(), &[]);
     let pid = daemon.pid();
@@ -229,6 +350,7 @@ fn a_config_is_read_again() {
     daemon.config("queue: {builds: 0}\nqueues: 1\n");
     let done = daemon.smidr(&["daemon", "reload"]).run();
     done.expect_code(2).expect_err("daemon.yaml:1:").expect_err("^").expect_err("unknown key `queues`");
+    done.expect_err("the daemon goes on with what it read before");
     kill(pid, Signal::SIGHUP).expect("a signal");
     let refused = || daemon.log().matches("is refused, and the old one stays").count();
     wait_for("two refusals", LONG, || refused() == 2);

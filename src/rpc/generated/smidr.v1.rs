@@ -1204,6 +1204,13 @@ pub struct ServerInfo {
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint32, tag = "8")]
     pub pid: u32,
+    /// What clients pin: `sha256:` and the digits of the SHA-256 of the certificate of the daemon's authority. Empty without TLS, and with a
+    /// certificate of another authority.
+    #[prost(string, tag = "9")]
+    pub pin: ::prost::alloc::string::String,
+    /// It was asked to end with the last build that runs: it starts no more builds.
+    #[prost(bool, tag = "10")]
+    pub draining: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReloadDaemonRequest {}
