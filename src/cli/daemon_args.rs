@@ -234,7 +234,7 @@ pub(super) enum ClientCommand {
     },
     /// Watch a build, as if it had been started here
     Attach(Which),
-    /// Take over into smidr.lock what a build of this project was pinned to; `start --wait` does so by itself
+    /// Write to smidr.lock what a build of this project was pinned to
     Lock(Which),
     /// List what a build left behind
     Artifacts(Which),

@@ -477,6 +477,15 @@ impl Project {
     }
 }
 
+/// Writes a lock of exactly these pins.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub(crate) fn write_pins(pins: Pins, path: &Path) -> Result<(), FileError> {
+    write_lock(path, &Lock::of(pins))
+}
+
 fn write_lock(path: &Path, lock: &Lock) -> Result<(), FileError> {
     let is_local = path.to_string_lossy().ends_with(LOCAL_LOCK);
     let text = if is_local { lock.to_local_text() } else { lock.to_text() };

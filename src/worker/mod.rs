@@ -14,10 +14,9 @@ use crate::{
         BuildRecord, History, HistoryError,
         journal::{self, JournalSink, Writer},
     },
-    lock::Lock,
     model::{Ask, Event, Hint, Kind, Origin, Outcome, Paths, Secrets, State, Submission, SystemFacts, UserError},
     plan::Plan,
-    project::{Project, ProjectError, Sources},
+    project::{self, Project, ProjectError, Sources},
     queue::{self, Ticket},
     system::{
         files::{FileError, make_private_dir, open_regular, write_atomically},
@@ -311,10 +310,7 @@ fn build(submission: &Submission, tools: Tools<'_>, begun: impl FnOnce()) -> Res
     let locked = plan.locked;
     let built = engine::build(plan, host.as_ref(), Some(workspace), tools, |pins| {
         if let Origin::Remote { .. } = submission.origin {
-            let path = tools.paths.build(&submission.id).join(PINS);
-            let text = Lock::of(pins.clone()).to_text();
-            let text = text.map_err(|error| FileError::new("write", &path)(std::io::Error::other(error)))?;
-            write_atomically(&path, text.as_bytes(), 0o600)?;
+            project::write_pins(pins.clone(), &tools.paths.build(&submission.id).join(PINS))?;
         }
         match project.pin(pins, &tools.paths, locked) {
             // The build is of the lock that was submitted.

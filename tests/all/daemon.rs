@@ -151,9 +151,11 @@ fn exit_codes_are_those_of_local_builds() {
         by_client.expect_code(code).expect_err(says);
         let by_build = served.smidr().args(["build", "--daemon", "--clean", "--target", target]).run();
         by_build.expect_code(code).expect_err(says);
+        // Of the build itself it says only what is wrong.
         let silent = served.client(&["start", "--wait", "--target", target]).run();
         silent.expect_code(code);
-        assert_eq!(silent.err.matches(says).count(), 0, "{}", silent.err);
+        assert_eq!(silent.err.matches(says).count(), usize::from(code != 0), "{}", silent.err);
+        assert!(!silent.err.contains("BitBake"), "{}", silent.err);
     }
     served.held("slow", "never");
     let mut stopped = served.smidr().args(remote).args(["--target", "slow"]).start();
@@ -273,8 +275,9 @@ fn a_queue_that_is_paused_takes_builds_and_cancels_them_at_once() {
     served.client(&["queue"]).run().expect_code(0).expect_out("paused").expect_out("  3. ");
     // A local user sees it as well, and so does one who follows it.
     assert_eq!(served.build(&ids[1])["state"], "QUEUED");
-    let follower = served.client(&["logs", "--follow", &ids[1]]).start();
-    let waits = served.client(&["attach", &ids[1]]).start();
+    let mut follower = served.client(&["logs", "--follow", &ids[1]]).start();
+    let mut waits = served.client(&["attach", &ids[1]]).start();
+    [&mut follower, &mut waits].map(|one| one.until_says("waiting    2. the queue is paused"));
     served.client(&["cancel", &ids[1]]).run().expect_code(0).expect_err("CANCELLED");
     served.client(&["cancel", "--force", &ids[1]]).run().expect_code(0).expect_err("CANCELLED");
     follower.wait().expect_code(0);
@@ -434,4 +437,36 @@ fn ids_that_are_wrong_are_refused_in_words() {
     assert!(!done.expect_code(2).err.contains("did you mean"), "{}", done.err);
     assert_eq!(served.waiting(), [id]);
     wait_for("the daemon to answer", SOON, || served.daemon(&["status"]).code == Some(0));
+}
+
+#[test]
+fn a_project_of_another_machine_is_sent_and_pinned() {
+    let Some(served) = Served::new("daemon::a_project_of_another_machine_is_sent_and_pinned") else { return };
+    recipe(&served, "good", "    true");
+    let token = served.token("ci", &["--scope", "read,submit,cancel", "--customer", "acme"]);
+    let start = |args: &[&str]| served.client_with(&token, &[&["start", "--target", "good"], args].concat()).run();
+    let listed = start(&["--dry-run"]);
+    listed.expect_code(0).expect_out("conf/layer.conf").expect_out("of them not in git");
+    let lock = served.project().join("smidr.lock");
+    assert!(!lock.exists());
+    let done = start(&["--wait"]);
+    done.expect_code(0).expect_err("sending    meta-hello").expect_err("COMPLETED");
+    let text = fs::read_to_string(&lock).expect("a lock");
+    assert!(text.contains("meta-hello") && text.contains("hello-x86-64") || text.contains("hosts:"), "{text}");
+    // What is there is not sent again, and one that nobody waits for is pinned later.
+    fs::remove_file(&lock).expect("removed");
+    let again = start(&[]);
+    assert!(!again.expect_code(0).err.contains("sending"), "{again:?}");
+    let id = again.out.trim().strip_prefix("Build ID: ").expect("an id");
+    served.until_shown(id, "COMPLETED");
+    served.client_with(&token, &["lock", id]).run().expect_code(0).expect_err("smidr.lock pins");
+    assert_eq!(fs::read_to_string(&lock).expect("a lock"), text);
+    served.client_with(&token, &["start", "--locked", "--wait", "--target", "good"]).run().expect_code(0);
+    // A failure names the client's own commands.
+    recipe(&served, "bad", "    exit 7");
+    let failed = served.client_with(&token, &["start", "--wait", "--target", "bad"]).run();
+    failed.expect_code(1).expect_err("log:    smidr client logs acme-");
+    assert!(!failed.err.contains("smidr shell"), "{}", failed.err);
+    let gone = served.client_with(&token, &["status", "acme-00000000"]).run();
+    gone.expect_code(2).expect_err("smidr client list");
 }

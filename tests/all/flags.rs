@@ -64,6 +64,7 @@ const LINES: &[(&str, i32)] = &[
     ("client cancel", 2),
     ("client attach", 2),
     ("client artifacts", 2),
+    ("client lock", 2),
     ("client download x", 2),
     ("client delete", 2),
     ("client schedule create x --cron @daily", 2),

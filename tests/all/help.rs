@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-pub(super) const COMMANDS: [&[&str]; 86] = [
+pub(super) const COMMANDS: [&[&str]; 87] = [
     &[],
     &["init"],
     &["check"],
@@ -74,6 +74,7 @@ pub(super) const COMMANDS: [&[&str]; 86] = [
     &["client", "cancel"],
     &["client", "attach"],
     &["client", "artifacts"],
+    &["client", "lock"],
     &["client", "download"],
     &["client", "delete"],
     &["client", "schedule"],
