@@ -30,8 +30,8 @@ enum RunError {
 
 impl Daemon {
     /// Starts the build of a schedule that is due.
-    pub(super) fn run_schedule(self: &Arc<Self>, due: &Due) -> Ran {
-        let ran = match &due.source {
+    pub(super) fn run_schedule(self: &Arc<Self>, due: &Due, source: &Source) -> Ran {
+        let ran = match source {
             Source::Submission { template } => self.run_template(template, due),
             Source::Git(config) => self.run_git(config, due),
         };

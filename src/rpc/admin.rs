@@ -75,6 +75,8 @@ fn token(token: &Token) -> proto::Token {
 }
 
 fn schedule(row: ScheduleRow, now: Timestamp) -> proto::Schedule {
+    // What was submitted is not sent back: it is large, and was once known to the caller.
+    let submitted = || Some(Sent::Submission(proto::StartBuildRequest::default()));
     let source = match serde_json::from_str(&row.source) {
         Ok(Source::Git(GitConfig { url, reference, path, targets, variant })) => Some(Sent::Git(proto::GitConfig {
             url: shown_url(&url),
@@ -83,8 +85,8 @@ fn schedule(row: ScheduleRow, now: Timestamp) -> proto::Schedule {
             targets,
             variant: variant.unwrap_or_default(),
         })),
-        // What was submitted is not sent back: it is large, and was once known to the caller.
-        Ok(Source::Submission { .. }) => Some(Sent::Submission(proto::StartBuildRequest::default())),
+        Ok(Source::Submission { .. }) => submitted(),
+        Err(_) if row.source.is_empty() => submitted(),
         Err(_) => None,
     };
     proto::Schedule {
