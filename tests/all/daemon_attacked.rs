@@ -73,6 +73,7 @@ fn a_time_for_a_schedule_is_short() {
 
 /// Each that is due is a run.
 #[test]
+#[ignore = "takes long, since requests of one client are limited: scripts/test --slow"]
 fn a_customer_has_a_bounded_number_of_schedules() {
     let served = Served::paused();
     let caller = served.caller_with(&served.token("beta", &["--scope", "submit", "--customer", "beta"]));
