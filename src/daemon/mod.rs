@@ -302,10 +302,17 @@ const BETWEEN: Duration = Duration::from_millis(10);
 /// How long what goes on beside the queue pauses after a failure.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(30);
 
-/// Does what ends with the daemon alone, and begins again where it fails: a disk that is full for a moment ends no schedules.
+/// Does what ends with the daemon alone, and begins again where it fails: neither a disk that is full for a moment nor a panic ends the schedules.
 fn keep_on<E: std::error::Error + 'static>(what: &str, pause: Duration, work: impl Fn() -> Result<(), E>) {
-    while let Err(error) = work() {
-        tracing::error!(error = &error as &dyn std::error::Error, "{what} have failed, and begin again");
+    loop {
+        // All that it shares is in the ledger, or behind locks that outlive a panic.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(&work)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "{what} have failed, and begin again");
+            }
+            Err(_) => tracing::error!("{what} have panicked, and begin again"),
+        }
         std::thread::sleep(pause);
     }
 }
@@ -405,7 +412,7 @@ impl Daemon {
             "schedules",
             Box::new(move || {
                 keep_on("schedules", AFTER_A_FAILURE, || {
-                    daemon.schedules.run(&daemon.stop, |due| daemon.run_schedule(due))
+                    daemon.schedules.run(&daemon.stop, |due, source| daemon.run_schedule(due, source))
                 });
             }),
         )?;

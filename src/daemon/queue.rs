@@ -34,6 +34,7 @@ use crate::{
     system::{
         files::remove_tree,
         lock::{Attempt, FileLock, Mode, holder, lock_if_free},
+        process::vital,
         stop::StopToken,
     },
     worker,
@@ -324,27 +325,30 @@ pub(super) fn run(daemon: Arc<Daemon>, signals: Receiver<Signal>) -> io::Result<
     for id in followed {
         follow(&daemon, id)?;
     }
-    thread::Builder::new().name("queue".into()).spawn(move || {
-        let mut retry = None;
-        loop {
-            let signal = match retry {
-                None => signals.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(pause) => signals.recv_timeout(pause),
-            };
-            if matches!(signal, Err(RecvTimeoutError::Disconnected)) {
-                return;
-            }
-            // What has come meanwhile is one look at the queue.
-            for signal in signal.into_iter().chain(signals.try_iter()) {
-                if let Signal::Ended(id) = signal {
-                    daemon.ended(&id);
-                }
-            }
-            retry = daemon.start_some().then_some(AGAIN);
-            daemon.changes.send_modify(|count| *count += 1);
-        }
-    })?;
+    thread::Builder::new().name("queue".into()).spawn(move || vital(|| look(&daemon, &signals)))?;
     Ok(())
+}
+
+/// Looks at the queue after each signal.
+fn look(daemon: &Arc<Daemon>, signals: &Receiver<Signal>) {
+    let mut retry = None;
+    loop {
+        let signal = match retry {
+            None => signals.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(pause) => signals.recv_timeout(pause),
+        };
+        if matches!(signal, Err(RecvTimeoutError::Disconnected)) {
+            return;
+        }
+        // What has come meanwhile is one look at the queue.
+        for signal in signal.into_iter().chain(signals.try_iter()) {
+            if let Signal::Ended(id) = signal {
+                daemon.ended(&id);
+            }
+        }
+        retry = daemon.start_some().then_some(AGAIN);
+        daemon.changes.send_modify(|count| *count += 1);
+    }
 }
 
 /// Waits for the end of a build, on a thread of its own: few run at once.

@@ -15,7 +15,11 @@ use super::{
     access::{Denied, Principal, Scope},
     config::Keep,
 };
-use crate::{history::BuildRecord, model::BuildId, system::lock};
+use crate::{
+    history::BuildRecord,
+    model::BuildId,
+    system::{lock, process::vital},
+};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -140,21 +144,24 @@ type ByCustomer = HashMap<Option<String>, Vec<BuildRecord>>;
 
 /// Starts the thread that removes what is not kept, at each signal.
 pub(super) fn run(daemon: Arc<Daemon>, signals: Receiver<Option<BuildId>>) -> io::Result<()> {
-    thread::Builder::new().name("retention".into()).spawn(move || {
-        while let Ok(ended) = signals.recv() {
-            // Those that have ended meanwhile are looked at once.
-            for id in std::iter::once(ended).chain(signals.try_iter()).flatten() {
-                // Its worker packs the journal at last, and is waited for.
-                let alive = daemon.paths.alive(&id);
-                let _over = lock::lock_briefly(&alive, "retention");
-                let _ = std::fs::remove_file(alive);
-            }
-            if let Err(error) = daemon.retain() {
-                tracing::warn!(error = &error as &dyn std::error::Error, "old builds cannot be removed");
-            }
-        }
-    })?;
+    thread::Builder::new().name("retention".into()).spawn(move || vital(|| look(&daemon, &signals)))?;
     Ok(())
+}
+
+/// Removes what is not kept, after each signal.
+fn look(daemon: &Daemon, signals: &Receiver<Option<BuildId>>) {
+    while let Ok(ended) = signals.recv() {
+        // Those that have ended meanwhile are looked at once.
+        for id in std::iter::once(ended).chain(signals.try_iter()).flatten() {
+            // Its worker packs the journal at last, and is waited for.
+            let alive = daemon.paths.alive(&id);
+            let _over = lock::lock_briefly(&alive, "retention");
+            let _ = std::fs::remove_file(alive);
+        }
+        if let Err(error) = daemon.retain() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "old builds cannot be removed");
+        }
+    }
 }
 
 impl Daemon {

@@ -21,8 +21,8 @@ use crate::{
 
 impl Daemon {
     /// Starts the build of a schedule that is due.
-    pub(super) fn run_schedule(self: &Arc<Self>, due: &Due) -> Ran {
-        self.start_of(due).unwrap_or_else(|error| Ran::Failed(told(&error)))
+    pub(super) fn run_schedule(self: &Arc<Self>, due: &Due, source: &Source) -> Ran {
+        self.start_of(due, source).unwrap_or_else(|error| Ran::Failed(told(&error)))
     }
 
     /// Starts the build of a schedule that is not due; `at` names the run. Gives the build, or none where nothing has changed.
@@ -38,7 +38,10 @@ impl Daemon {
     ) -> Result<Option<String>, DaemonError> {
         let missing = || DaemonError::Missing { what: "schedule", name: name.into() };
         let due = self.schedules.begin(customer, name, at)?.ok_or_else(missing)?;
-        let started = self.start_of(&due);
+        let started = self.schedules.source(&due).map_err(DaemonError::from).and_then(|source| {
+            let source = serde_json::from_str(&source.ok_or_else(missing)?).map_err(DaemonError::Template)?;
+            self.start_of(&due, &source)
+        });
         let ran = started.as_ref().map_or_else(|error| Ran::Failed(told(error)), Clone::clone);
         self.schedules.finish(&due, ran);
         match started? {
@@ -61,8 +64,8 @@ impl Daemon {
         }
     }
 
-    fn start_of(self: &Arc<Self>, due: &Due) -> Result<Ran, DaemonError> {
-        match &due.source {
+    fn start_of(self: &Arc<Self>, due: &Due, source: &Source) -> Result<Ran, DaemonError> {
+        match source {
             Source::Submission { template } => self.run_template(template, due),
             Source::Git(config) => self.run_git(config, due),
         }

@@ -6,10 +6,10 @@ pub(crate) mod fetched;
 mod when;
 
 use std::{
-    io,
+    io, mem,
     os::{fd::AsFd as _, unix::net::UnixStream},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -23,7 +23,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::due::{due, of, readable, sleep_until};
+use self::due::{due, of, sleep_until};
 pub(crate) use self::{due::Due, when::When};
 use super::ledger::{
     Ledger, LedgerError,
@@ -35,8 +35,17 @@ use crate::{
 };
 
 const LONGEST_NAME: usize = 128;
-/// Schedules of one customer: each that is due is a process.
+/// Schedules of one customer.
 const MOST: u32 = 100;
+/// So many runs are started at once, each in a thread: of all customers, and of one.
+const AT_ONCE: usize = 16;
+const OF_ONE_CUSTOMER: usize = 2;
+/// Bounds of a config in git, in bytes of one text, and in targets.
+const LONGEST_TEXT: usize = 2048;
+const LONGEST_TARGET: usize = 256;
+const MOST_TARGETS: usize = 256;
+/// Bytes of a source in a list. Any config in git has fewer, with each character escaped; a submission may have many more.
+const LONGEST_LISTED: u32 = 256 << 10;
 
 /// Why there is no such schedule.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +80,17 @@ pub(crate) enum ScheduleError {
         /// What was written.
         value: String,
     },
+    /// A text that none needs.
+    #[error("the {what} of a schedule is longer than {most} bytes")]
+    Long {
+        /// What it is.
+        what: &'static str,
+        /// How long it may be.
+        most: usize,
+    },
+    /// More targets than a build is asked for.
+    #[error("a schedule builds at most {MOST_TARGETS} targets")]
+    Targets,
     /// There are enough.
     #[error("there are {MOST} schedules already")]
     TooMany,
@@ -102,6 +122,8 @@ impl UserError for ScheduleError {
             | Self::TimeZone(_)
             | Self::Name(_)
             | Self::Git { .. }
+            | Self::Long { .. }
+            | Self::Targets
             | Self::TooMany
             | Self::Unreached { .. }
             | Self::Starting(_)
@@ -119,7 +141,13 @@ impl UserError for ScheduleError {
             Self::Starting(_) => vec![Hint::command("see what became of it", "smidr client schedule ls")],
             Self::Ledger(error) => error.hints(),
             Self::TooMany => vec![Hint::command("remove one", "smidr client schedule rm NAME")],
-            Self::Never { .. } | Self::Name(_) | Self::Git { .. } | Self::Changed | Self::Timer(_) => Vec::new(),
+            Self::Never { .. }
+            | Self::Name(_)
+            | Self::Git { .. }
+            | Self::Long { .. }
+            | Self::Targets
+            | Self::Changed
+            | Self::Timer(_) => Vec::new(),
         }
     }
 }
@@ -236,13 +264,13 @@ impl Schedules {
         Ok(was_there)
     }
 
-    /// All of them, by customer and name.
+    /// All of them, by customer and name. A large submission is not read: the source is empty then.
     ///
     /// # Errors
     ///
     /// When the ledger cannot be read.
     pub(crate) fn list(&self) -> Result<Vec<ScheduleRow>, ScheduleError> {
-        Ok(self.ledger.read(table::all)?)
+        Ok(self.ledger.read(table::all(LONGEST_LISTED))?)
     }
 
     /// Has the loop look at the schedules and at the stop again.
@@ -251,34 +279,40 @@ impl Schedules {
         let _ = rustix::io::write(&self.wake.0, b"x");
     }
 
+    /// When they are due, without what is built.
+    fn times(&self) -> Result<Vec<ScheduleRow>, ScheduleError> {
+        Ok(self.ledger.read(table::all(0))?)
+    }
+
     /// Starts what is due, each run in a thread, until a stop is requested and those threads have ended. Runs that were begun when the daemon was killed are begun again, with the same request id.
     ///
     /// # Errors
     ///
     /// When the ledger or the timer fails.
-    pub(crate) fn run(&self, stop: &StopToken, start: impl Fn(&Due) -> Ran + Sync) -> Result<(), ScheduleError> {
+    pub(crate) fn run(
+        &self,
+        stop: &StopToken,
+        start: impl Fn(&Due, &Source) -> Ran + Sync,
+    ) -> Result<(), ScheduleError> {
         let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK);
         let timer = timer.map_err(io::Error::from)?;
         let woken = self.clone();
         let _listening = stop.listen(move |_| woken.wake());
         self.ledger.write_now(table::count_anew)?;
-        thread::scope(|scope| {
-            let begin = |due: Due| {
-                let start = &start;
-                scope.spawn(move || self.start(&due, start));
-            };
-            for schedule in self.list()? {
-                match (schedule.pending, readable(&schedule)) {
-                    (Some(at), Some((_, source))) => begin(of(&schedule, at, source)),
-                    (None, None) => {
-                        tracing::warn!(name = schedule.name, cron = schedule.cron, "a schedule that cannot be read");
-                    }
-                    _ => {}
+        let (busy, mut waiting) = (Busy::default(), Vec::new());
+        for schedule in self.times()? {
+            match (schedule.pending, due::readable(&schedule)) {
+                (Some(at), Some(_)) => waiting.push(of(&schedule, at)),
+                (None, None) => {
+                    tracing::warn!(name = schedule.name, cron = schedule.cron, "a schedule that cannot be read");
                 }
+                _ => {}
             }
+        }
+        thread::scope(|scope| {
             while !stop.is_requested() {
                 let now = Timestamp::now();
-                for due in due(&idle(self.list()?), now) {
+                for due in due(&idle(self.times()?), now) {
                     if due.missed > 0 {
                         let Due { customer, name, missed, runs, .. } = &due;
                         tracing::warn!(customer, name, missed, runs, "runs of a schedule were missed");
@@ -287,17 +321,53 @@ impl Schedules {
                     let (customer, name) = (due.customer.clone(), due.name.clone());
                     self.ledger.write_now(table::handle(customer, name, now, starts, due.missed))?;
                     if due.runs {
-                        begin(due);
+                        waiting.push(due);
                     }
                 }
-                self.sleep(&timer, sleep_until(&idle(self.list()?), now))?;
+                for due in mem::take(&mut waiting) {
+                    if !busy.take(&due.customer) {
+                        waiting.push(due);
+                        continue;
+                    }
+                    let (one, start, busy) = (due.clone(), &start, &busy);
+                    let begun = thread::Builder::new().name("schedule".into()).spawn_scoped(scope, move || {
+                        let ran = self.start(&one, start);
+                        busy.give_back(&one.customer);
+                        self.end(&one, ran);
+                    });
+                    if let Err(error) = begun {
+                        busy.give_back(&due.customer);
+                        self.end(&due, Ran::Failed(format!("there can be no more threads: {error}")));
+                    }
+                }
+                self.sleep(&timer, sleep_until(&idle(self.times()?), now))?;
             }
             Ok(())
         })
     }
 
-    fn start(&self, due: &Due, start: &(impl Fn(&Due) -> Ran + Sync)) {
-        let ran = start(due);
+    fn start(&self, due: &Due, start: &(impl Fn(&Due, &Source) -> Ran + Sync)) -> Ran {
+        match self.source(due) {
+            Ok(Some(source)) => match serde_json::from_str(&source) {
+                Ok(source) => start(due, &source),
+                Err(error) => Ran::Failed(format!("what it builds cannot be read: {error}")),
+            },
+            // It was replaced, or is gone.
+            Ok(None) => Ran::Unchanged,
+            Err(error) => Ran::Failed(error.to_string()),
+        }
+    }
+
+    /// What a run that is begun builds, as text; none: its schedule was replaced, or is gone.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub(crate) fn source(&self, due: &Due) -> Result<Option<String>, LedgerError> {
+        self.ledger.read(|db| table::source(db, &due.customer, &due.name, due.at))
+    }
+
+    fn end(&self, due: &Due, ran: Ran) {
         if let Ran::Failed(why) = &ran {
             tracing::warn!(customer = due.customer, name = due.name, why, "a schedule started no build");
         }
@@ -315,9 +385,8 @@ impl Schedules {
         let at = Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at);
         let is_it = |row: &ScheduleRow| row.customer == customer && row.name == name;
         let Some(row) = self.list()?.into_iter().find(is_it) else { return Ok(None) };
-        let Some((_, source)) = readable(&row) else { return Ok(None) };
         match self.ledger.write_now(table::begin(customer.into(), name.into(), at, Timestamp::now()))? {
-            true => Ok(Some(of(&row, at, source))),
+            true => Ok(Some(of(&row, at))),
             false => Err(ScheduleError::Starting(name.into())),
         }
     }
@@ -353,6 +422,30 @@ impl Schedules {
         let mut seen = [0; 64];
         while rustix::io::read(reader, &mut seen).is_ok_and(|count| count > 0) {}
         Ok(())
+    }
+}
+
+/// The customers of the runs that are being started.
+#[derive(Default)]
+struct Busy(Mutex<Vec<String>>);
+
+impl Busy {
+    /// Takes a place, where there is one.
+    fn take(&self, customer: &str) -> bool {
+        let mut busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = busy.iter().filter(|one| *one == customer).count();
+        let has_room = busy.len() < AT_ONCE && own < OF_ONE_CUSTOMER;
+        if has_room {
+            busy.push(customer.into());
+        }
+        has_room
+    }
+
+    fn give_back(&self, customer: &str) {
+        let mut busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = busy.iter().position(|one| one == customer) {
+            busy.swap_remove(at);
+        }
     }
 }
 
@@ -393,6 +486,13 @@ fn checked(new: NewSchedule, now: Timestamp) -> Result<ScheduleRow, ScheduleErro
 
 /// These become arguments of a command, and a path in a checkout.
 fn check_git(git: &GitConfig) -> Result<(), ScheduleError> {
+    let texts = [("address", &git.url), ("branch or tag", &git.reference), ("path", &git.path)];
+    if let Some((what, _)) = texts.iter().find(|(_, text)| text.len() > LONGEST_TEXT) {
+        return Err(ScheduleError::Long { what, most: LONGEST_TEXT });
+    }
+    if git.targets.len() > MOST_TARGETS {
+        return Err(ScheduleError::Targets);
+    }
     let wrong = |what, value: &str| Err(ScheduleError::Git { what, value: value.into() });
     let is_odd = |text: &str| text.is_empty() || text.starts_with('-') || text.chars().any(char::is_control);
     if is_odd(&git.url) {
@@ -404,6 +504,16 @@ fn check_git(git: &GitConfig) -> Result<(), ScheduleError> {
     let is_below = Path::new(&git.path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
     if is_odd(&git.path) || !is_below {
         return wrong("path", &git.path);
+    }
+    for (what, text) in
+        git.targets.iter().map(|text| ("target", text)).chain(git.variant.iter().map(|text| ("variant", text)))
+    {
+        if text.len() > LONGEST_TARGET {
+            return Err(ScheduleError::Long { what, most: LONGEST_TARGET });
+        }
+        if text.chars().any(char::is_control) {
+            return wrong(what, text);
+        }
     }
     Ok(())
 }

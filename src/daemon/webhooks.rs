@@ -27,6 +27,8 @@ use crate::model::{Hint, Kind, UserError, without_secrets};
 /// While one secret replaces another, both sign.
 const MOST_SECRETS: usize = 4;
 const LONGEST_NAME: usize = 128;
+/// Names of events in one list, of which some may be named twice.
+const MOST_EVENTS: usize = 32;
 /// Webhooks of one customer: each event is written down for each of them.
 const MOST: u32 = 100;
 
@@ -50,6 +52,9 @@ pub(crate) enum WebhookError {
     /// There is no such event.
     #[error("there is no event `{0}`")]
     Event(String),
+    /// A list that names more than there is.
+    #[error("a webhook names at most {MOST_EVENTS} events")]
+    Events,
     /// There are enough.
     #[error("there are {MOST} webhooks already")]
     TooMany,
@@ -64,7 +69,9 @@ pub(crate) enum WebhookError {
 impl UserError for WebhookError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Name(_) | Self::Url { .. } | Self::Secret | Self::Event(_) | Self::TooMany => Kind::Request,
+            Self::Name(_) | Self::Url { .. } | Self::Secret | Self::Event(_) | Self::Events | Self::TooMany => {
+                Kind::Request
+            }
             Self::Client(_) => Kind::Host,
             Self::Ledger(error) => error.kind(),
         }
@@ -72,7 +79,9 @@ impl UserError for WebhookError {
 
     fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Event(_) => vec![Hint::new(format!("there are: {}", Event::ALL.map(Event::name).join(", ")))],
+            Self::Event(_) | Self::Events => {
+                vec![Hint::new(format!("there are: {}", Event::ALL.map(Event::name).join(", ")))]
+            }
             Self::Url { source: BadUrl::Inward(_), .. } => {
                 vec![Hint::config("allow it in daemon.yaml, for all webhooks", "webhooks: {allow_private: true}")]
             }
@@ -232,9 +241,12 @@ impl Webhooks {
         }
         send::check(&new.url, self.settings.sending.allow_private)
             .map_err(|source| WebhookError::Url { url: shown_url(&new.url), source })?;
+        if new.events.len() > MOST_EVENTS {
+            return Err(WebhookError::Events);
+        }
         let is_known = |name: &&String| Event::ALL.iter().any(|event| event.name() == **name);
         if let Some(unknown) = new.events.iter().find(|name| !is_known(name)) {
-            return Err(WebhookError::Event(unknown.clone()));
+            return Err(WebhookError::Event(unknown.chars().take(LONGEST_NAME).collect()));
         }
         let secrets: Vec<&str> = new.secrets.iter().map(String::as_str).chain(made).collect();
         if !(1..=MOST_SECRETS).contains(&secrets.len()) || secrets.iter().any(|text| signature::key(text).is_none()) {

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use super::{BuildRecord, History, HistoryError, failed, insert_build, parse};
 use crate::model::State;
 
+/// Bytes of records in one part: clients of gRPC take 4 MiB where they are not told otherwise. Its first record is always in it.
+const LONGEST: usize = 3 << 20;
+
 /// Which builds are wanted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {
@@ -77,12 +80,19 @@ impl History {
         );
         let read = || {
             let mut statement = self.db.prepare_cached(&sql)?;
-            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, Cursor { started: row.get(1)?, row: row.get(2)? }));
-            statement.query_map(rusqlite::params_from_iter(&values), row)?.collect::<Result<Vec<(String, _)>, _>>()
+            let mut found = statement.query(rusqlite::params_from_iter(&values))?;
+            let (mut rows, mut bytes) = (Vec::<(String, Cursor)>::new(), 0);
+            while let Some(row) = found.next()? {
+                let record: String = row.get(0)?;
+                bytes += record.len();
+                if rows.len() == limit as usize || (bytes > LONGEST && !rows.is_empty()) {
+                    return Ok((rows, true));
+                }
+                rows.push((record, Cursor { started: row.get(1)?, row: row.get(2)? }));
+            }
+            Ok((rows, false))
         };
-        let mut rows = read().map_err(failed("read"))?;
-        let more = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
+        let (rows, more) = read().map_err(failed("read"))?;
         let next = rows.last().filter(|_| more).map(|(_, cursor)| cursor.clone());
         let builds = rows.iter().map(|(text, _)| parse(text, "a build")).collect::<Result<_, _>>()?;
         Ok(Page { builds, next })

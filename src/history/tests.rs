@@ -329,3 +329,28 @@ fn lock_of(paths: &Paths, id: &BuildId) -> File {
     file.try_lock().expect("a lock");
     file
 }
+
+#[test]
+fn a_part_of_the_list_fits_into_a_message() {
+    let World { paths, .. } = &world();
+    begin(paths, &id(1)).end(Outcome::new(State::Completed));
+    let db = History::open(paths).expect("opens");
+    let first = db.page(&Filter::default(), None, 10).expect("a part").builds.remove(0);
+    // The last one is too large for any part, and is one alone.
+    let large = [(2, 2), (3, 2), (4, 5)].map(|(number, size)| BuildRecord {
+        id: id(number),
+        labels: [("l".into(), "v".repeat(size << 20))].into(),
+        ..first.clone()
+    });
+    db.announce(&large).expect("written");
+    let (mut after, mut parts) = (None, Vec::new());
+    loop {
+        let part = db.page(&Filter::default(), after.as_ref(), 10).expect("a part");
+        parts.push(part.builds.into_iter().map(|build| build.id).collect::<Vec<_>>());
+        after = part.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(parts, [vec![id(4)], vec![id(3)], vec![id(2), id(1)]]);
+}

@@ -93,6 +93,8 @@ fn schedule(row: ScheduleRow, now: Timestamp) -> proto::Schedule {
             }
             Some(Sent::Submission(shown))
         }
+        // Too large to be read for a list.
+        Err(_) if row.source.is_empty() => Some(Sent::Submission(proto::StartBuildRequest::default())),
         Err(_) => None,
     };
     proto::Schedule {

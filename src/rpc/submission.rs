@@ -17,8 +17,13 @@ use crate::model::{
 /// The name of a config that was sent without one.
 const CONFIG: &str = "smidr.yaml";
 
-/// Beyond it no word of a request makes sense, in bytes.
-const WORD: usize = 4096;
+/// Bounds of what stays in memory while a build waits, and is in each list of builds: bytes of a word, and how many there are.
+const WORD: usize = 256;
+const TARGETS: usize = 256;
+const LABELS: usize = 64;
+/// Arguments are handed to BitBake alone, and some are assignments of variables.
+const ARGUMENT: usize = 4096;
+const ARGUMENTS: usize = 256;
 
 /// What is sent of a submission. `with_folder`: the daemon is on this machine and belongs to this user, so that the project's folder counts.
 pub(crate) fn request(submission: &Submission, request_id: &str, with_folder: bool) -> proto::StartBuildRequest {
@@ -175,9 +180,9 @@ pub(crate) fn check_words(request: &proto::StartBuildRequest) -> Result<(), Inva
     if request.config.is_empty() {
         return Err(Invalid::missing("config"));
     }
-    let name = request.config_name.as_str();
-    if name.contains('/') || name == ".." || name.len() > 255 {
-        return Err(Invalid::new("config_name", "is not the name of a file"));
+    // It becomes a file of the project's folder. That of a project of this machine is found by `local`.
+    if request.local.is_none() && !is_name_of_config(config_name(request)) {
+        return Err(Invalid::new("config_name", "is not the name of a file that ends in .yaml or .yml"));
     }
     if !(-100..=100).contains(&request.priority) {
         return Err(Invalid::new("priority", "is not between -100 and 100"));
@@ -186,27 +191,31 @@ pub(crate) fn check_words(request: &proto::StartBuildRequest) -> Result<(), Inva
     if !customer.is_empty() && !crate::model::BuildId::is_valid_name(customer) {
         return Err(Invalid::new("customer", crate::model::InvalidName(customer.clone())));
     }
-    let short = |field, text: &str| match text.len() > WORD || text.contains('\0') {
-        true => Err(Invalid::new(field, format!("is longer than {WORD} bytes, or holds a zero byte"))),
+    let short = |field, text: &str, most: usize| match text.len() > most || text.contains('\0') {
+        true => Err(Invalid::new(field, format!("is longer than {most} bytes, or holds a zero byte"))),
         false => Ok(()),
     };
-    request.targets.iter().try_for_each(|text| short("targets", text))?;
-    request.bitbake_args.iter().try_for_each(|text| short("bitbake_args", text))?;
-    request.machine.iter().try_for_each(|text| short("machine", text))?;
-    request.variant.iter().try_for_each(|text| short("variant", text))?;
-    short("config_name", name)?;
-    short("request_id", &request.request_id)?;
-    request.labels.iter().try_for_each(|(key, value)| short("labels", key).and_then(|()| short("labels", value)))?;
-    for (field, count) in [
-        ("targets", request.targets.len()),
-        ("bitbake_args", request.bitbake_args.len()),
-        ("labels", request.labels.len()),
+    for (field, count, most) in [
+        ("targets", request.targets.len(), TARGETS),
+        ("bitbake_args", request.bitbake_args.len(), ARGUMENTS),
+        ("labels", request.labels.len(), LABELS),
     ] {
-        if count > 1000 {
-            return Err(Invalid::new(field, "has more than 1000 entries"));
+        if count > most {
+            return Err(Invalid::new(field, format!("has more than {most} entries")));
         }
     }
-    Ok(())
+    request.targets.iter().try_for_each(|text| short("targets", text, WORD))?;
+    request.bitbake_args.iter().try_for_each(|text| short("bitbake_args", text, ARGUMENT))?;
+    request.machine.iter().try_for_each(|text| short("machine", text, WORD))?;
+    request.variant.iter().try_for_each(|text| short("variant", text, WORD))?;
+    short("request_id", &request.request_id, WORD)?;
+    request.labels.iter().flat_map(|(key, value)| [key, value]).try_for_each(|text| short("labels", text, WORD))
+}
+
+/// A plain name: neither hidden nor the project's lock, and shown as it is.
+fn is_name_of_config(name: &str) -> bool {
+    let has_ending = name.ends_with(".yaml") || name.ends_with(".yml");
+    has_ending && name.len() <= 255 && !name.starts_with('.') && !name.contains(|c: char| c == '/' || c.is_control())
 }
 
 /// The name of a config that was sent.
@@ -248,4 +257,45 @@ fn layer_of(sent: proto::SubmittedLayer) -> Result<SubmittedLayer, Invalid> {
         commit: sent.commit.map(|commit| commit.parse()).transpose().map_err(|error| wrong(&error))?,
         dirty: sent.dirty,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(change: impl Fn(&mut proto::StartBuildRequest)) -> String {
+        let mut request = proto::StartBuildRequest { config: "name: p\n".into(), ..Default::default() };
+        change(&mut request);
+        check_words(&request).map_or_else(|error| error.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn what_stays_in_memory_is_bounded() {
+        let word = || "w".repeat(WORD);
+        let labels = |count: usize| (0..count).map(|n| (format!("{n:0WORD$}"), word())).collect();
+        assert_eq!(said(|sent| sent.labels = labels(LABELS)), "");
+        assert_eq!(said(|sent| sent.labels = labels(LABELS + 1)), "labels: has more than 64 entries");
+        let long = |field: &str, most| format!("{field}: is longer than {most} bytes, or holds a zero byte");
+        assert_eq!(said(|sent| _ = sent.labels.insert(word() + "w", String::new())), long("labels", WORD));
+        assert_eq!(said(|sent| _ = sent.labels.insert(String::new(), word() + "w")), long("labels", WORD));
+        assert_eq!(said(|sent| sent.targets = vec![word(); TARGETS]), "");
+        assert_eq!(said(|sent| sent.targets = vec![word(); TARGETS + 1]), "targets: has more than 256 entries");
+        assert_eq!(said(|sent| sent.targets = vec![word() + "w"]), long("targets", WORD));
+        let argument = || "w".repeat(ARGUMENT);
+        assert_eq!(said(|sent| sent.bitbake_args = vec![argument(); ARGUMENTS]), "");
+        assert_eq!(said(|sent| sent.bitbake_args = vec![argument() + "w"]), long("bitbake_args", ARGUMENT));
+        assert_eq!(said(|sent| sent.machine = Some("a\0b".into())), long("machine", WORD));
+    }
+
+    #[test]
+    fn a_config_is_a_plain_file() {
+        for good in ["", ".", "smidr.yaml", "dev board.yml"] {
+            assert_eq!(said(|sent| sent.config_name = good.into()), "", "{good}");
+        }
+        for bad in
+            ["..", ".x.yaml", "a/b.yaml", "a\0.yaml", "a\n.yaml", "smidr.lock", "yaml", &("n".repeat(251) + ".yaml")]
+        {
+            assert!(said(|sent| sent.config_name = bad.into()).starts_with("config_name: "), "{bad:?}");
+        }
+    }
 }

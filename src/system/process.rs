@@ -102,6 +102,20 @@ impl Spawner {
     }
 }
 
+/// Does what a process cannot go on without: a panic in it ends the process, so that whatever started the process starts it again.
+pub fn vital<T>(work: impl FnOnce() -> T) -> T {
+    struct Ends;
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                std::process::abort();
+            }
+        }
+    }
+    let _ends = Ends;
+    work()
+}
+
 /// Becomes the wrapper if this process was started as one. To be called at the start of `main`.
 pub fn wrapper_main() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);

@@ -277,7 +277,9 @@ fn a_queue_that_is_paused_takes_builds_and_cancels_them_at_once() {
     assert_eq!(served.build(&ids[1])["state"], "QUEUED");
     let mut follower = served.client(&["logs", "--follow", &ids[1]]).start();
     let mut waits = served.client(&["attach", &ids[1]]).start();
-    [&mut follower, &mut waits].map(|one| one.until_says("waiting    2. the queue is paused"));
+    for one in [&mut follower, &mut waits] {
+        one.until_says("waiting    2. the queue is paused");
+    }
     served.client(&["cancel", &ids[1]]).run().expect_code(0).expect_err("CANCELLED");
     served.client(&["cancel", "--force", &ids[1]]).run().expect_code(0).expect_err("CANCELLED");
     follower.wait().expect_code(0);

@@ -20,7 +20,10 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
 
-use crate::model::{Hint, Kind, UserError};
+use crate::{
+    model::{Hint, Kind, UserError},
+    system::process::vital,
+};
 
 /// Of the tables, kept in `PRAGMA user_version`.
 const VERSION: i64 = 1;
@@ -159,7 +162,7 @@ impl Ledger {
         }
         let reader = connect().map_err(failed)?;
         let (work, inbox) = mpsc::channel();
-        let thread = thread::Builder::new().name("ledger".into()).spawn(move || write_all(&writer, &inbox));
+        let thread = thread::Builder::new().name("ledger".into()).spawn(move || vital(|| write_all(&writer, &inbox)));
         thread.map_err(|error| LedgerError::File { path: path.into(), source: Arc::new(error) })?;
         Ok(Self { path: path.into(), work, reader: Arc::new(Mutex::new(reader)) })
     }

@@ -1,7 +1,7 @@
 //! Schedules in the ledger: what is built when, how far each has come, and how its last run ended. Times are milliseconds.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 /// What the ledger keeps of schedules.
 pub(crate) const TABLES: &str = "
@@ -37,7 +37,7 @@ pub(crate) struct ScheduleRow {
     pub cron: String,
     /// The time zone of that.
     pub time_zone: String,
-    /// What is built, as JSON.
+    /// What is built, as JSON. Empty where it was not read.
     pub source: String,
     /// Whether one run is made up for those that were missed.
     pub run_missed: bool,
@@ -111,10 +111,19 @@ pub(crate) fn delete(customer: String, name: String) -> impl FnOnce(&Connection)
     }
 }
 
-/// All schedules, by customer and name.
-pub(crate) fn all(db: &Connection) -> rusqlite::Result<Vec<ScheduleRow>> {
-    let sql = format!("SELECT {COLUMNS} FROM schedules ORDER BY customer, name");
-    db.prepare_cached(&sql)?.query_map([], row)?.collect()
+/// All schedules, by customer and name. A source of more bytes than `most` is not read, and is empty.
+pub(crate) fn all(most: u32) -> impl FnOnce(&Connection) -> rusqlite::Result<Vec<ScheduleRow>> {
+    move |db| {
+        let bounded = COLUMNS.replace("source", "iif(octet_length(source) > ?1, '', source)");
+        let sql = format!("SELECT {bounded} FROM schedules ORDER BY customer, name");
+        db.prepare_cached(&sql)?.query_map([most], row)?.collect()
+    }
+}
+
+/// What the run of a due time builds; none where the schedule was replaced meanwhile.
+pub(crate) fn source(db: &Connection, customer: &str, name: &str, at: Timestamp) -> rusqlite::Result<Option<String>> {
+    let sql = "SELECT source FROM schedules WHERE customer = ?1 AND name = ?2 AND pending = ?3";
+    db.query_row(sql, params![customer, name, at.as_millisecond()], |row| row.get(0)).optional()
 }
 
 /// Notes that due times up to `handled` are over, how many of them were missed, and whether one of them is being started.

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Source, When, table::ScheduleRow};
+use super::{When, table::ScheduleRow};
 
 /// A run that begins later than this was missed.
 const ON_TIME: SignedDuration = SignedDuration::from_mins(1);
@@ -22,8 +22,6 @@ pub(crate) struct Due {
     pub missed: u32,
     /// Whether it is run now. Else it was missed, and is skipped.
     pub runs: bool,
-    /// What is built.
-    pub source: Source,
     /// Whether nothing is built where the pins have not changed.
     pub only_if_changed: bool,
     /// Of what the last build was pinned to.
@@ -43,35 +41,33 @@ pub(crate) fn due(schedules: &[ScheduleRow], now: Timestamp) -> Vec<Due> {
 }
 
 fn due_one(schedule: &ScheduleRow, now: Timestamp) -> Option<Due> {
-    let (when, source) = readable(schedule)?;
+    let when = readable(schedule)?;
     let (count, at) = when.between(handled(schedule, now), now)?;
     let is_late = now.duration_since(at) > ON_TIME;
     Some(Due {
         at,
         missed: if is_late { count.get() } else { count.get() - 1 },
         runs: !is_late || schedule.run_missed,
-        ..of(schedule, at, source)
+        ..of(schedule, at)
     })
 }
 
 /// A run that is begun.
-pub(super) fn of(schedule: &ScheduleRow, at: Timestamp, source: Source) -> Due {
+pub(super) fn of(schedule: &ScheduleRow, at: Timestamp) -> Due {
     Due {
         customer: schedule.customer.clone(),
         name: schedule.name.clone(),
         at,
         missed: schedule.missed,
         runs: true,
-        source,
         only_if_changed: schedule.only_if_changed,
         pins: schedule.pins.clone(),
     }
 }
 
 /// None for one that another smidr has written and this one cannot read.
-pub(super) fn readable(schedule: &ScheduleRow) -> Option<(When, Source)> {
-    let when = When::new(&schedule.cron, &schedule.time_zone).ok()?;
-    Some((when, serde_json::from_str(&schedule.source).ok()?))
+pub(super) fn readable(schedule: &ScheduleRow) -> Option<When> {
+    When::new(&schedule.cron, &schedule.time_zone).ok()
 }
 
 /// Due times up to this one are over: they are not run again by a clock that was set back, unless it was wrong before.
@@ -81,7 +77,7 @@ fn handled(schedule: &ScheduleRow, now: Timestamp) -> Timestamp {
 
 /// When a schedule is due next; none for one that cannot be read.
 pub(crate) fn next(schedule: &ScheduleRow, now: Timestamp) -> Option<Timestamp> {
-    readable(schedule)?.0.next_after(handled(schedule, now))
+    readable(schedule)?.next_after(handled(schedule, now))
 }
 
 /// When the first of these is due.

@@ -2,12 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read, Write as _},
+    fs::File,
+    io::{self, Read as _, Seek as _, Write as _},
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
-    process::{ExitStatus, Stdio},
-    thread,
+    process::{Child, ExitStatus, Stdio},
+    sync::{Condvar, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use super::GitConfig;
@@ -19,8 +23,38 @@ use crate::{
 /// The hidden command.
 const COMMAND: &str = "__config-of";
 /// How much of what it prints is read: a submission with its patches and the files of a recipe.
-const MOST_OUTPUT: u64 = 256 << 20;
-const MOST_WORDS: u64 = 8 << 10;
+const MOST_OUTPUT: usize = 256 << 20;
+const MOST_WORDS: usize = 8 << 10;
+/// How long it may take: a server that sends a byte now and then would keep a process forever.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// So many run at once, for all customers.
+const AT_ONCE: usize = 4;
+
+static RUNNING: Places = Places { taken: Mutex::new(0), changed: Condvar::new() };
+
+struct Places {
+    taken: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// One of the places, until it is dropped.
+struct Place;
+
+impl Places {
+    fn wait(&self) -> Place {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = self.changed.wait_while(taken, |taken| *taken >= AT_ONCE);
+        *taken.unwrap_or_else(PoisonError::into_inner) += 1;
+        Place
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *RUNNING.taken.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        RUNNING.changed.notify_one();
+    }
+}
 
 /// These are reached anonymously. Any other only where a login for it is granted.
 const ANONYMOUS: [&str; 3] = ["https://", "http://", "git://"];
@@ -79,6 +113,9 @@ pub(crate) enum FetchedError {
         /// Its hints.
         hints: Vec<Hint>,
     },
+    /// It was ended.
+    #[error("reading the config took longer than {} minutes", PATIENCE.as_secs() / 60)]
+    Late,
     /// It could not be run.
     #[error(transparent)]
     File(#[from] FileError),
@@ -92,6 +129,7 @@ impl UserError for FetchedError {
         match self {
             Self::Refused { how, .. } => how.code().and_then(Kind::of_exit_code).unwrap_or(Kind::Host),
             Self::File(error) => error.kind(),
+            Self::Late => Kind::Outside,
             Self::Document(_) => Kind::Host,
         }
     }
@@ -99,7 +137,7 @@ impl UserError for FetchedError {
     fn hints(&self) -> Vec<Hint> {
         match self {
             Self::Refused { hints, .. } => hints.clone(),
-            Self::Document(_) => Vec::new(),
+            Self::Late | Self::Document(_) => Vec::new(),
             Self::File(error) => error.hints(),
         }
     }
@@ -132,18 +170,18 @@ impl GitConfig {
         command.args(self.variant.iter().map(|variant| format!("--variant={variant}")));
         command.args(["--", &self.url, &self.reference, &self.path]);
         command.env("SMIDR_HOME", paths.home()).current_dir("/");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let failed = || FileError::new("run", Path::new("smidr"));
-        let mut child = spawner.spawn(command, Vec::new()).map_err(failed())?;
-        let (input, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let given = serde_json::to_vec(given)?;
-        let (out, said) = thread::scope(|scope| {
-            let said = scope.spawn(|| read(err, MOST_WORDS));
-            // What it does not read, it does not need.
-            let _ = input.map(|mut input| input.write_all(&given));
-            (read(out, MOST_OUTPUT), said.join().unwrap_or_default())
-        });
+        let given = in_memory(&given).map_err(failed())?;
+        command.stdin(given).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let _place = RUNNING.wait();
+        let mut child = spawner.spawn(command, Vec::new()).map_err(failed())?;
+        let read = read(&mut child, PATIENCE);
+        if !matches!(read, Ok(Some(_))) {
+            let _ = child.kill();
+        }
         let how = child.wait().map_err(failed())?;
+        let Some([out, said]) = read.map_err(failed())? else { return Err(FetchedError::Late) };
         match how.success() {
             true => Ok(serde_json::from_slice(&out)?),
             false => {
@@ -152,6 +190,47 @@ impl GitConfig {
             }
         }
     }
+}
+
+/// A file without a name, to be read from its beginning: unlike a pipe it is written whether or not it is read.
+fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("smidr", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// All that a command prints and says until it has closed both, of which only so much is kept: a full pipe would stop it. None: its time is over.
+fn read(child: &mut Child, patience: Duration) -> io::Result<Option<[Vec<u8>; 2]>> {
+    let until = Instant::now() + patience;
+    let pipe = |fd: Option<OwnedFd>| fd.map(File::from);
+    let mut open = [pipe(child.stdout.take().map(Into::into)), pipe(child.stderr.take().map(Into::into))];
+    let (mut kept, most) = ([Vec::new(), Vec::new()], [MOST_OUTPUT, MOST_WORDS]);
+    let mut chunk = vec![0; 64 << 10];
+    while open.iter().any(Option::is_some) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let mut fds: Vec<PollFd<'_>> =
+            open.iter().flatten().map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN)).collect();
+        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or_default()).collect();
+        for ((file, kept), most) in open.iter_mut().zip(&mut kept).zip(most) {
+            let Some(from) = file else { continue };
+            if !ready.remove(0) {
+                continue;
+            }
+            match from.read(&mut chunk)? {
+                0 => *file = None,
+                count => kept.extend(chunk.iter().take(count.min(most - kept.len()))),
+            }
+        }
+    }
+    Ok(Some(kept))
 }
 
 /// What a command says after it has said what it does, and its hints.
@@ -164,19 +243,27 @@ fn error_in(said: &str) -> (String, Vec<Hint>) {
     (lines.join("\n").replace("\ncaused by: ", ": "), hints.into_iter().map(hint).collect())
 }
 
-/// All that comes, of which only so much is kept: a full pipe would stop the command.
-fn read(from: Option<impl Read>, most: u64) -> Vec<u8> {
-    let mut kept = Vec::new();
-    if let Some(mut from) = from {
-        let _ = from.by_ref().take(most).read_to_end(&mut kept);
-        let _ = io::copy(&mut from, &mut io::sink());
-    }
-    kept
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_is_read_until_its_time_is_over() {
+        let read = |script: &str, patience| {
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", script]).stdin(in_memory(b"given").expect("a file"));
+            let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
+            let read = read(&mut child, patience).expect("read");
+            child.kill().and_then(|()| child.wait()).expect("ended");
+            read.map(|read| read.map(|bytes| String::from_utf8(bytes).expect("text")))
+        };
+        let long = Duration::from_secs(60);
+        assert_eq!(read("cat; echo no >&2", long), Some(["given".into(), "no\n".into()]));
+        // More than a pipe holds.
+        let [out, said] = read("head -c 300000 /dev/zero >&2; echo x", long).expect("its end");
+        assert_eq!((out.as_str(), said.len()), ("x\n", MOST_WORDS));
+        assert_eq!(read("exec sleep 60", Duration::from_millis(100)), None);
+    }
 
     #[test]
     fn an_error_is_what_counts_of_what_is_said() {

@@ -193,7 +193,7 @@ fn run(ledger: &Ledger, count: usize, answer: impl Fn(&Due) -> Ran + Sync) -> Ru
     let (stop, seen, (told, heard)) = (StopToken::default(), Mutex::new(Vec::new()), mpsc::channel());
     thread::scope(|scope| {
         let looping = scope.spawn(|| {
-            schedules.run(&stop, |due| {
+            schedules.run(&stop, |due, _| {
                 seen.lock().expect("a list").push((due.name.clone(), due.request_id()));
                 told.send(()).expect("heard");
                 answer(due)
@@ -232,7 +232,7 @@ fn a_run_that_was_begun_by_a_killed_daemon_is_begun_again_as_the_same_build() {
     let names: Vec<&str> = runs.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["minutely", "nightly"]);
     assert_eq!(runs[1].1, "schedule/acme/nightly/2026-02-01T01:00:00Z");
-    let all = ledger.read(table::all).expect("read");
+    let all = ledger.read(table::all(u32::MAX)).expect("read");
     let of = |name: &str| all.iter().find(|row| row.name == name).expect(name).clone();
     let nightly = of("nightly");
     assert_eq!((nightly.pending, nightly.last_build.as_deref()), (None, Some("acme-1")));
@@ -287,7 +287,7 @@ fn a_new_schedule_wakes_the_loop_and_a_replaced_one_hears_nothing_of_the_old_run
     };
     thread::scope(|scope| {
         let looping = scope.spawn(|| {
-            schedules.run(&stop, |due| {
+            schedules.run(&stop, |due, _| {
                 let (answer, wait) = mpsc::channel();
                 told.send((due.clone(), answer)).expect("heard");
                 wait.recv().expect("an answer")
@@ -306,7 +306,7 @@ fn a_new_schedule_wakes_the_loop_and_a_replaced_one_hears_nothing_of_the_old_run
         looping.join().expect("the loop").expect("no error");
     });
     let row = ledger
-        .read(table::all)
+        .read(table::all(u32::MAX))
         .expect("read")
         .into_iter()
         .find(|row| row.customer == "acme" && row.name == "nightly")
@@ -314,6 +314,58 @@ fn a_new_schedule_wakes_the_loop_and_a_replaced_one_hears_nothing_of_the_old_run
     assert_eq!((row.cron.as_str(), row.last_build, row.pending), ("0 0 1 1 *", None, None));
     assert!(runtime.block_on(schedules.delete("acme", "nightly")).expect("deleted"));
     assert!(!runtime.block_on(schedules.delete("acme", "nightly")).expect("nothing there"));
+}
+
+#[test]
+fn what_a_schedule_says_is_bounded() {
+    let git = |change: &dyn Fn(&mut GitConfig)| {
+        let mut git = GitConfig {
+            url: "https://example.org/x".into(),
+            reference: "main".into(),
+            path: "smidr.yaml".into(),
+            targets: vec!["t".repeat(LONGEST_TARGET); MOST_TARGETS],
+            variant: None,
+        };
+        change(&mut git);
+        check_git(&git)
+    };
+    assert!(git(&|_| {}).is_ok());
+    assert!(matches!(git(&|git| git.targets.push("t".into())), Err(ScheduleError::Targets)));
+    assert!(matches!(git(&|git| git.targets[0].push('t')), Err(ScheduleError::Long { what: "target", .. })));
+    assert!(matches!(git(&|git| git.variant = Some("a\0".into())), Err(ScheduleError::Git { what: "variant", .. })));
+    assert!(matches!(git(&|git| git.url = "u".repeat(LONGEST_TEXT + 1)), Err(ScheduleError::Long { .. })));
+    let list = format!("0{} * * * *", ",0".repeat(120));
+    assert!(When::new(&list, "UTC").is_ok());
+    assert!(matches!(When::new(&format!("{list} {list}"), "UTC"), Err(ScheduleError::Long { what: "time", .. })));
+    assert!(matches!(When::new("@daily", &"z".repeat(257)), Err(ScheduleError::Long { what: "time zone", .. })));
+}
+
+#[test]
+fn runs_of_one_customer_leave_room_for_others() {
+    let busy = Busy::default();
+    assert!(busy.take("acme") && busy.take("acme") && !busy.take("acme") && busy.take("other"));
+    busy.give_back("acme");
+    assert!(busy.take("acme") && !busy.take("acme"));
+    assert_eq!((0..AT_ONCE).filter(|number| busy.take(&number.to_string())).count(), AT_ONCE - 3);
+}
+
+#[test]
+fn large_submissions_are_read_for_their_run_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger = Ledger::open(&folder.path().join("daemon.db")).expect("a ledger");
+    let schedules = Schedules::new(&ledger).expect("schedules");
+    let template = "t".repeat(LONGEST_LISTED as usize);
+    let source = serde_json::to_string(&Source::Submission { template }).expect("JSON");
+    let (small, pending) = (row("0 0 1 1 *", "2026-01-01T00:00Z", true), at("2026-02-01T01:00Z"));
+    let large = ScheduleRow { name: "large".into(), source: source.clone(), pending: Some(pending), ..small.clone() };
+    for row in [large, small.clone()] {
+        ledger.write_now(table::put(row, MOST)).expect("written");
+    }
+    let sources = |rows: Vec<ScheduleRow>| rows.into_iter().map(|row| row.source).collect::<Vec<_>>();
+    assert_eq!(sources(schedules.list().expect("rows")), ["", &small.source]);
+    assert_eq!(sources(schedules.times().expect("rows")), ["", ""]);
+    let read = |at| ledger.read(|db| table::source(db, "acme", "large", at)).expect("read");
+    assert_eq!((read(pending), read(at("2026-02-02T01:00Z"))), (Some(source), None));
 }
 
 #[test]

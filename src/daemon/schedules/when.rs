@@ -19,6 +19,9 @@ const FIELDS: [&str; 5] = [
     "day of the week, 0 to 7 or SUN to SAT",
 ];
 
+/// Bytes of an expression, and of the name of a time zone: reading a long one takes long, and is done at each look at the schedules.
+const LONGEST: usize = 256;
+
 /// Times that come again, by the clock of a time zone.
 #[derive(Clone, Debug)]
 pub(crate) struct When {
@@ -47,6 +50,11 @@ impl When {
     ///
     /// When it is none, is never due, or the time zone is not known.
     pub(crate) fn new(cron: &str, time_zone: &str) -> Result<Self, ScheduleError> {
+        for (what, text) in [("time", cron), ("time zone", time_zone)] {
+            if text.len() > LONGEST {
+                return Err(ScheduleError::Long { what, most: LONGEST });
+            }
+        }
         let name = if time_zone.is_empty() { "UTC" } else { time_zone };
         let zone = TimeZone::get(name).map_err(|_| ScheduleError::TimeZone(time_zone.into()))?;
         let wrong = |why: String| ScheduleError::Cron { cron: cron.into(), why };

@@ -16,6 +16,8 @@ const AT_ONCE: usize = 8;
 const OF_ONE_CUSTOMER: usize = 2;
 /// How long a webhook is left alone after the ledger could not be used.
 const AFTER_AN_ERROR: Duration = Duration::from_secs(60);
+/// What was due and got no thread is looked at again after this.
+const AFTER_NO_THREAD: Duration = Duration::from_secs(5);
 /// The longest delay between two attempts.
 const LONGEST_DELAY: SignedDuration = SignedDuration::from_hours(4);
 /// A clock that is set is noticed after this.
@@ -56,21 +58,29 @@ impl Webhooks {
         thread::scope(|scope| {
             while !stop.is_requested() {
                 self.change(|running| running.is_woken = false);
-                let now = Timestamp::now();
+                let (now, mut longest) = (Timestamp::now(), LONGEST_SLEEP);
                 for delivery in self.ledger.read(|db| table::due(db, now))? {
                     if self.take(&delivery) {
-                        let (sender, told) = (&sender, &told);
-                        scope.spawn(move || {
+                        let (sender, told, place) = (&sender, &told, place(&delivery));
+                        let busy = place.clone();
+                        let begun = thread::Builder::new().name("webhook".into()).spawn_scoped(scope, move || {
                             self.attempt(sender, &delivery, stop).into_iter().for_each(told);
                             self.change(|running| {
-                                running.busy.retain(|busy| *busy != place(&delivery));
+                                running.busy.retain(|one| *one != busy);
                                 running.is_woken = true;
                             });
                         });
+                        if let Err(error) = begun {
+                            // It stays due.
+                            tracing::error!(%error, "there can be no more threads for webhooks");
+                            self.change(|running| running.busy.retain(|one| *one != place));
+                            longest = AFTER_NO_THREAD;
+                        }
                     }
                 }
                 let next = self.ledger.read(|db| table::next(db, now))?;
-                self.sleep(next.and_then(|next| next.duration_since(now).try_into().ok()), stop);
+                let time = next.and_then(|next| next.duration_since(now).try_into().ok());
+                self.sleep(time.unwrap_or(longest).min(longest), stop);
             }
             Ok(())
         })
@@ -86,8 +96,7 @@ impl Webhooks {
         has_room
     }
 
-    fn sleep(&self, time: Option<Duration>, stop: &StopToken) {
-        let time = time.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+    fn sleep(&self, time: Duration, stop: &StopToken) {
         let running = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         let goes_on = |running: &mut Running| !running.is_woken && !stop.is_requested();
         drop(self.shared.changed.wait_timeout_while(running, time, goes_on));

@@ -213,7 +213,8 @@ pub(super) fn check(text: &str, allow_private: bool) -> Result<Url, BadUrl> {
     if text.len() > LONGEST_URL {
         return Err(BadUrl::Long);
     }
-    if is_ambiguous(text) {
+    // The parser drops some of these: what is shown would not be what is asked for.
+    if is_ambiguous(text) || text.contains(char::is_control) {
         return Err(BadUrl::NoUrl);
     }
     let url = Url::parse(text).map_err(|_| BadUrl::NoUrl)?;

@@ -285,6 +285,15 @@ fn wrong_webhooks_are_refused_and_a_secret_is_made() {
     });
     assert!(with(&|new| new.name = "a b".into()).is_err_and(|error| error.contains("`a b`")));
     assert!(with(&|new| new.events = vec!["build.gone".into()]).is_err_and(|error| error.contains("build.gone")));
+    assert!(with(&|new| new.events = vec!["build.queued".into(); MOST_EVENTS]).is_ok());
+    let error = with(&|new| new.events = vec!["build.queued".into(); MOST_EVENTS + 1]).expect_err("refused");
+    assert!(error.contains("at most 32 events"), "{error}");
+    for url in ["https://example.org/\n", "https://exam\tple.org/", "https://example.org/\u{1b}[2J"] {
+        assert!(
+            with(&|new| new.url = url.into()).is_err_and(|error| error.starts_with("nothing can be sent")),
+            "{url:?}"
+        );
+    }
     assert!(with(&|new| new.secrets = vec!["hunter2".into()]).is_err_and(|error| !error.contains("hunter2")));
     let error = with(&|new| new.url = "ftp://user:hunter2@example.org".into()).expect_err("refused");
     assert!(error.contains("example.org") && !error.contains("hunter2"), "{error}");
