@@ -39,6 +39,8 @@ mod credentials;
 mod daemon;
 #[path = "all/daemon_access.rs"]
 mod daemon_access;
+#[path = "all/daemon_besieged.rs"]
+mod daemon_besieged;
 #[path = "all/daemon_ends.rs"]
 mod daemon_ends;
 #[path = "all/daemon_files.rs"]

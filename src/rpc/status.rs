@@ -8,7 +8,7 @@ use super::{
     proto::ErrorInfo,
 };
 use crate::{
-    daemon::{ArtifactError, DaemonError},
+    daemon::{ArtifactError, DaemonError, blobs::BlobError},
     model::{Kind, UserError},
     service::{Cause, ServiceError},
 };
@@ -122,7 +122,9 @@ fn code(error: &DaemonError) -> Code {
         DaemonError::Ledger(error) if error.is_full() => Code::ResourceExhausted,
         DaemonError::NoBlob { .. } => Code::FailedPrecondition,
         DaemonError::Refused(_) => Code::PermissionDenied,
-        DaemonError::Full { .. } => Code::ResourceExhausted,
+        DaemonError::Full { .. } | DaemonError::Blob(BlobError::Full { .. } | BlobError::Disk { .. }) => {
+            Code::ResourceExhausted
+        }
         DaemonError::Blob(_) | DaemonError::Schedule(_) | DaemonError::Webhook(_) if error.kind() == Kind::Request => {
             Code::InvalidArgument
         }
