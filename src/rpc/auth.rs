@@ -17,7 +17,10 @@ use axum::{
 use jiff::Timestamp;
 use tonic::{Code, Status};
 
-use super::{listen::Peer, status::panicked};
+use super::{
+    listen::{Admitted, Peer},
+    status::panicked,
+};
 use crate::daemon::{
     Daemon,
     access::{How, Principal},
@@ -269,7 +272,9 @@ impl Refusal {
 
 /// Lets requests pass that come from a caller that is known.
 pub(crate) async fn check(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let admitted = request.extensions().get::<Peer>().map(|peer| peer.admitted.clone());
     if OPEN.contains(&request.uri().path()) {
+        admitted.inspect(Admitted::note);
         let late = |_| Status::deadline_exceeded("the request has not come to its end").into_http();
         return tokio::time::timeout(OPEN_FOR, next.run(request)).await.unwrap_or_else(late);
     }
@@ -289,6 +294,7 @@ pub(crate) async fn check(State(gate): State<Gate>, request: Request, next: Next
     if let Err(refusal) = gate.rate(&principal) {
         return refused(Some(&principal), refusal);
     }
+    admitted.inspect(Admitted::note);
     let is_write = WRITES.contains(&asked.what.as_str());
     let answer = answer(gate, principal, asked, begun, request, next);
     if !is_write {
