@@ -41,6 +41,8 @@ mod daemon;
 mod daemon_access;
 #[path = "all/daemon_attacked.rs"]
 mod daemon_attacked;
+#[path = "all/daemon_besieged.rs"]
+mod daemon_besieged;
 #[path = "all/daemon_ends.rs"]
 mod daemon_ends;
 #[path = "all/daemon_files.rs"]

@@ -1,13 +1,14 @@
 //! What clients have sent: archives of path layers, by their digests. A blob appears by rename, complete and checked; a worker reads it by
-//! [`Paths::blob`].
+//! [`Paths::blob`]. It is kept once, and beside it `DIGEST.owners/` has an empty file for each customer that has sent it: a customer that knows
+//! a digest alone can neither build with the blob nor learn that it is here.
 
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -27,6 +28,18 @@ const INCOMING: &str = ".incoming-";
 /// After this long without a byte, an upload is over.
 const STALE: Duration = Duration::from_secs(3600);
 
+/// The end of the names of folders with owners.
+const OWNERS: &str = ".owners";
+
+/// What was used within this time stays though others need its room: its submission is on the way.
+const FRESH: Duration = Duration::from_secs(600);
+
+/// How much room an upload keeps at once, in bytes.
+const STEP: u64 = 4 << 20;
+
+/// What uploads leave free on a disk, in bytes and in parts of it: the lesser counts.
+const RESERVE: (u64, u64) = (2 << 30, 20);
+
 /// Why a blob is not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BlobError {
@@ -37,6 +50,20 @@ pub(crate) enum BlobError {
         size: u64,
         /// In bytes.
         limit: u64,
+    },
+    /// There is no room among all blobs.
+    #[error("{size} bytes of a blob do not fit: all blobs together may take {limit}")]
+    Full {
+        /// What comes, in bytes.
+        size: u64,
+        /// Of all blobs, in bytes.
+        limit: u64,
+    },
+    /// The disk is nearly full.
+    #[error("{size} bytes of a blob do not fit: the daemon's disk is nearly full")]
+    Disk {
+        /// What comes, in bytes.
+        size: u64,
     },
     /// More came than was announced.
     #[error("the blob was announced with {0} bytes, and more came")]
@@ -66,6 +93,7 @@ impl UserError for BlobError {
     fn kind(&self) -> Kind {
         match self {
             Self::File(error) => error.kind(),
+            Self::Full { .. } | Self::Disk { .. } => Kind::Outside,
             _ => Kind::Request,
         }
     }
@@ -73,6 +101,11 @@ impl UserError for BlobError {
     fn hints(&self) -> Vec<Hint> {
         match self {
             Self::TooLarge { .. } => vec![Hint::new("what a layer's repository ignores (.gitignore) is not sent")],
+            Self::Full { .. } => vec![
+                Hint::new("try again later: blobs make room that no waiting build or schedule needs"),
+                Hint::new("or an administrator raises limits.blobs_size in daemon.yaml"),
+            ],
+            Self::Disk { .. } => vec![Hint::command("an administrator frees some space", "df -h")],
             Self::File(error) => error.hints(),
             _ => Vec::new(),
         }
@@ -89,55 +122,140 @@ pub(crate) struct Keep {
 }
 
 /// The blobs of a SMIDR_HOME.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Blobs {
     paths: Paths,
-    limit: Arc<AtomicU64>,
+    // Bytes of one blob, and of all.
+    limit: AtomicU64,
+    total: AtomicU64,
+    // Bytes for which uploads keep room.
+    coming: Arc<AtomicU64>,
+    // A blob and its owners appear and go together; room is given to one upload at a time.
+    changes: Arc<Mutex<()>>,
 }
 
 impl Blobs {
-    /// Opens the store. `limit` is that of one blob, in bytes.
+    /// Opens the store. `limit` is that of one blob, `total` that of all, in bytes.
     ///
     /// # Errors
     ///
     /// When the file system refuses.
-    pub(crate) fn open(paths: &Paths, limit: u64) -> Result<Self, FileError> {
+    pub(crate) fn open(paths: &Paths, limit: u64, total: u64) -> Result<Self, FileError> {
         make_private_dir(&paths.blobs())?;
-        Ok(Self { paths: paths.clone(), limit: Arc::new(limit.into()) })
+        Ok(Self {
+            paths: paths.clone(),
+            limit: limit.into(),
+            total: total.into(),
+            coming: Arc::default(),
+            changes: Arc::default(),
+        })
     }
 
-    /// Changes the limit of one blob, in bytes.
-    pub(crate) fn limit(&self, limit: u64) {
+    /// Changes the limits of one blob and of all, in bytes.
+    pub(crate) fn limit(&self, limit: u64, total: u64) {
         self.limit.store(limit, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
     }
 
-    /// Which of these are not here. Those that are count as used now, so that they are still here when the submission comes.
-    pub(crate) fn missing(&self, digests: &[Digest]) -> Vec<Digest> {
-        digests.iter().filter(|digest| !self.touch(digest)).cloned().collect()
+    /// Which of these a customer has not sent; without a customer: which are not here. Those that are count as used now, so that they are still
+    /// here when the submission comes.
+    pub(crate) fn missing(&self, digests: &[Digest], customer: Option<&str>) -> Vec<Digest> {
+        let is_own =
+            |digest: &Digest| customer.is_none_or(|customer| owners(&self.paths.blob(digest)).join(customer).exists());
+        digests.iter().filter(|digest| !(is_own(digest) && self.touch(digest))).cloned().collect()
     }
 
     /// Notes that a blob is used. False where it is not here.
-    pub(crate) fn touch(&self, digest: &Digest) -> bool {
+    fn touch(&self, digest: &Digest) -> bool {
         File::open(self.paths.blob(digest)).and_then(|file| file.set_modified(SystemTime::now())).is_ok()
     }
 
-    /// Begins to take a blob.
+    /// Begins to take a blob of a customer. Where there is no room for it, `make_room` is told how many bytes blobs may have, and removes some.
     ///
     /// # Errors
     ///
-    /// When it is too large, or the file system refuses.
-    pub(crate) fn receive(&self, digest: Digest, size: u64) -> Result<Incoming, BlobError> {
+    /// When it is too large, there is no room for it, or the file system refuses.
+    pub(crate) fn receive(
+        &self,
+        digest: Digest,
+        size: u64,
+        customer: Option<&str>,
+        make_room: &dyn Fn(u64),
+    ) -> Result<Incoming, BlobError> {
         let limit = self.limit.load(Ordering::Relaxed);
         if size > limit {
             return Err(BlobError::TooLarge { size, limit });
         }
+        let place = self.paths.blob(&digest);
+        self.fits(size, &place, make_room)?;
         let folder = self.paths.blobs();
         let file = tempfile::Builder::new()
             .prefix(INCOMING)
             .permissions(fs::Permissions::from_mode(0o600))
             .tempfile_in(&folder)
             .map_err(FileError::new("write in", &folder))?;
-        Ok(Incoming { file, hash: Sha256::new(), place: self.paths.blob(&digest), digest, size, came: 0 })
+        Ok(Incoming {
+            file,
+            hash: Sha256::new(),
+            place,
+            customer: customer.map(Into::into),
+            digest,
+            size,
+            came: 0,
+            room: Room { size: 0, all: self.coming.clone() },
+            changes: self.changes.clone(),
+        })
+    }
+
+    /// Keeps room for the next part of an upload. What was announced and does not come takes no room from others.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub(crate) fn keep_room(
+        &self,
+        incoming: &mut Incoming,
+        part: u64,
+        make_room: &dyn Fn(u64),
+    ) -> Result<(), BlobError> {
+        let needed = incoming.came + part;
+        if needed > incoming.room.size && needed <= incoming.size {
+            let rest = incoming.size - incoming.room.size;
+            let more = (needed - incoming.room.size).max(STEP).min(rest);
+            self.fits(more, &incoming.place, make_room)?;
+            incoming.room.grow(more);
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for so many bytes more of a blob. One that is here already will take no more than now.
+    fn fits(&self, size: u64, place: &Path, make_room: &dyn Fn(u64)) -> Result<(), BlobError> {
+        let limit = self.total.load(Ordering::Relaxed);
+        let full = || BlobError::Full { size, limit };
+        if !place.exists() {
+            let room = limit.checked_sub(self.coming.load(Ordering::Relaxed).saturating_add(size)).ok_or_else(full)?;
+            if self.size()? > room {
+                make_room(room);
+                if self.size()? > room {
+                    return Err(full());
+                }
+            }
+        }
+        let folder = self.paths.blobs();
+        let disk = rustix::fs::statvfs(&folder).map_err(|error| FileError::new("look at", &folder)(error.into()))?;
+        let [free, all] = [disk.f_bavail, disk.f_blocks].map(|blocks| blocks.saturating_mul(disk.f_frsize));
+        match size.saturating_add(RESERVE.0.min(all / RESERVE.1)) > free {
+            true => Err(BlobError::Disk { size }),
+            false => Ok(()),
+        }
+    }
+
+    /// Bytes of all blobs that are complete.
+    fn size(&self) -> Result<u64, FileError> {
+        let folder = self.paths.blobs();
+        let entries = fs::read_dir(&folder).map_err(FileError::new("read", &folder))?.flatten();
+        let blobs = entries.filter(|entry| digest_of(&entry.path()).is_some());
+        Ok(blobs.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum())
     }
 
     /// Removes what is not used any more, and uploads that have broken off. `needed` says what builds that wait have named. Gives the bytes that
@@ -152,6 +270,9 @@ impl Blobs {
         for entry in fs::read_dir(&folder).map_err(FileError::new("read", &folder))?.flatten() {
             // One that is gone by now.
             let Ok(data) = entry.metadata() else { continue };
+            if data.is_dir() {
+                continue;
+            }
             let age = data.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
             found.push((age, data.len(), entry.path()));
         }
@@ -160,13 +281,17 @@ impl Blobs {
         for (age, size, path) in found {
             let is_over = match digest_of(&path) {
                 Some(digest) => {
-                    let is_wanted = age <= keep.used_within && kept.saturating_add(size) <= keep.bytes;
+                    let has_room = age <= FRESH || kept.saturating_add(size) <= keep.bytes;
+                    let is_wanted = age <= keep.used_within && has_room;
                     !is_wanted && !needed(&digest)
                 }
                 None => age > STALE,
             };
             if is_over {
-                fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
+                let _alone = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+                let removed = fs::remove_dir_all(owners(&path)).or_else(unless_gone);
+                let removed = removed.and_then(|()| fs::remove_file(&path).or_else(unless_gone));
+                removed.map_err(FileError::new("remove", &path))?;
                 freed += size;
             } else {
                 kept += size;
@@ -180,6 +305,38 @@ fn digest_of(path: &Path) -> Option<Digest> {
     format!("sha256:{}", path.file_name()?.to_str()?).parse().ok()
 }
 
+/// The folder with those that have sent a blob.
+fn owners(blob: &Path) -> PathBuf {
+    let mut name = blob.as_os_str().to_owned();
+    name.push(OWNERS);
+    name.into()
+}
+
+fn unless_gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// Room that an upload keeps, in bytes.
+#[derive(Debug)]
+struct Room {
+    size: u64,
+    // Of all uploads.
+    all: Arc<AtomicU64>,
+}
+
+impl Room {
+    fn grow(&mut self, more: u64) {
+        self.all.fetch_add(more, Ordering::Relaxed);
+        self.size += more;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.size, Ordering::Relaxed);
+    }
+}
+
 /// A blob that comes in. Dropped, it leaves nothing.
 #[derive(Debug)]
 pub(crate) struct Incoming {
@@ -188,7 +345,10 @@ pub(crate) struct Incoming {
     place: PathBuf,
     digest: Digest,
     size: u64,
+    customer: Option<String>,
     came: u64,
+    room: Room,
+    changes: Arc<Mutex<()>>,
 }
 
 impl Incoming {
@@ -222,10 +382,17 @@ impl Incoming {
         let failed = || FileError::new("write", &self.place);
         // A submission that names it outlives a power cut.
         self.file.as_file().sync_data().map_err(failed())?;
+        let _alone = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         self.file.persist(&self.place).map_err(|error| failed()(error.error))?;
+        let sync = |folder: &Path| File::open(folder).and_then(|folder| folder.sync_all());
+        if let Some(customer) = &self.customer {
+            let folder = owners(&self.place);
+            make_private_dir(&folder)?;
+            let made = File::create(folder.join(customer)).and_then(|_| sync(&folder));
+            made.map_err(FileError::new("write in", &folder))?;
+        }
         // Its name too.
-        let folder = self.place.parent().unwrap_or(&self.place);
-        Ok(File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed())?)
+        Ok(sync(self.place.parent().unwrap_or(&self.place)).map_err(failed())?)
     }
 }
 
@@ -238,7 +405,7 @@ mod tests {
     }
 
     fn store(folder: &Path) -> Blobs {
-        Blobs::open(&Paths::new(folder.into()), 100).expect("a store")
+        Blobs::open(&Paths::new(folder.into()), 100, 1000).expect("a store")
     }
 
     fn names(folder: &Path) -> usize {
@@ -250,7 +417,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let blobs = store(folder.path());
         let send = |digest: Digest, size: u64, parts: &[&[u8]]| {
-            let mut incoming = blobs.receive(digest, size)?;
+            let mut incoming = blobs.receive(digest, size, None, &|_| ())?;
             parts.iter().try_for_each(|part| incoming.write(part))?;
             incoming.finish()
         };
@@ -260,16 +427,16 @@ mod tests {
         assert!(matches!(send(good.clone(), 11, &[b"hello"]), Err(BlobError::Short { wanted: 11, found: 5 })));
         assert!(matches!(send(good.clone(), 11, &[b"hello", b" World"]), Err(BlobError::Digest { .. })));
         assert_eq!(names(folder.path()), 0);
-        assert_eq!(blobs.missing(std::slice::from_ref(&good)), std::slice::from_ref(&good));
+        assert_eq!(blobs.missing(std::slice::from_ref(&good), None), std::slice::from_ref(&good));
         // Two at once.
-        let (mut one, mut other) = (blobs.receive(good.clone(), 11), blobs.receive(good.clone(), 11));
+        let (mut one, mut other) = ([(); 2].map(|()| blobs.receive(good.clone(), 11, None, &|_| ()))).into();
         for incoming in [&mut one, &mut other] {
             incoming.as_mut().expect("taken").write(b"hello world").expect("written");
         }
         one.expect("taken").finish().expect("good");
         other.expect("taken").finish().expect("good");
         assert_eq!(names(folder.path()), 1);
-        assert!(blobs.missing(std::slice::from_ref(&good)).is_empty());
+        assert!(blobs.missing(std::slice::from_ref(&good), None).is_empty());
         let file = File::open(blobs.paths.blob(&good)).expect("a blob");
         assert_eq!(file.metadata().expect("found").permissions().mode() & 0o777, 0o600);
         assert_eq!(std::io::read_to_string(file).expect("text"), "hello world");
@@ -282,7 +449,7 @@ mod tests {
         let blobs = store(folder.path());
         let day = Duration::from_secs(86_400);
         let add = |bytes: &[u8], days: u32| {
-            let mut incoming = blobs.receive(digest(bytes), bytes.len() as u64).expect("taken");
+            let mut incoming = blobs.receive(digest(bytes), bytes.len() as u64, None, &|_| ()).expect("taken");
             incoming.write(bytes).expect("written");
             incoming.finish().expect("good");
             let file = File::open(blobs.paths.blob(&digest(bytes))).expect("a blob");
@@ -299,13 +466,65 @@ mod tests {
         assert_eq!(blobs.sweep(keep(3, 8), &is_needed).expect("swept"), 3);
         assert_eq!([&waits, &new, &newest].map(|one| stays(&blobs, one)), [true, false, true]);
         // Used again.
-        assert!(blobs.missing(std::slice::from_ref(&waits)).is_empty());
+        assert!(blobs.missing(std::slice::from_ref(&waits), None).is_empty());
         assert_eq!(blobs.sweep(keep(3, 1000), &|_| false).expect("swept"), 0);
         // An upload that goes on, and one that has broken off.
-        let going = blobs.receive(old.clone(), 3).expect("taken");
-        let broken = blobs.receive(old, 3).expect("taken");
+        let going = blobs.receive(old.clone(), 3, None, &|_| ()).expect("taken");
+        let broken = blobs.receive(old, 3, None, &|_| ()).expect("taken");
         broken.file.as_file().set_modified(SystemTime::now() - day).expect("a time");
         blobs.sweep(keep(3, 1000), &|_| false).expect("swept");
         assert!(going.file.path().exists() && !broken.file.path().exists());
+    }
+
+    #[test]
+    fn each_customer_has_what_it_has_sent() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let good = digest(b"layer");
+        let wanted = std::slice::from_ref(&good);
+        let send = |customer: Option<&str>| {
+            let mut incoming = store(folder.path()).receive(good.clone(), 5, customer, &|_| ()).expect("taken");
+            incoming.write(b"layer").expect("written");
+            incoming.finish().expect("good");
+        };
+        send(Some("acme"));
+        let again = store(folder.path());
+        assert!(again.missing(wanted, Some("acme")).is_empty() && again.missing(wanted, None).is_empty());
+        assert_eq!(again.missing(wanted, Some("beta")), wanted);
+        send(Some("beta"));
+        assert!(again.missing(wanted, Some("beta")).is_empty() && again.missing(wanted, Some("acme")).is_empty());
+        assert_eq!(names(folder.path()), 2, "one blob, and its owners");
+        // Who sends it after it was removed owns it alone.
+        again.sweep(Keep { used_within: Duration::ZERO, bytes: 0 }, &|_| false).expect("swept");
+        assert_eq!(names(folder.path()), 0);
+        send(Some("beta"));
+        assert_eq!(again.missing(wanted, Some("acme")), wanted);
+    }
+
+    #[test]
+    fn all_blobs_together_have_a_limit() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let blobs = Blobs::open(&Paths::new(folder.path().into()), 100, 10).expect("a store");
+        let begin = |bytes: &[u8]| {
+            let make_room = |bytes: u64| {
+                let keep = Keep { used_within: Duration::MAX, bytes };
+                blobs.sweep(keep, &|_| false).expect("swept");
+            };
+            blobs.receive(digest(bytes), bytes.len() as u64, None, &make_room)
+        };
+        let mut first = begin(b"123456").expect("taken");
+        // What is announced and does not come takes no room.
+        let mut idle = begin(b"abcde").expect("room as long as the other does not come");
+        first.room.grow(6);
+        assert!(matches!(begin(b"abcde"), Err(BlobError::Full { size: 5, limit: 10 })));
+        begin(b"abcd").expect("room for so much");
+        first.write(b"123456").expect("written");
+        first.finish().expect("good");
+        assert!(matches!(blobs.keep_room(&mut idle, 5, &|_| ()), Err(BlobError::Full { .. })));
+        // What was used a moment ago stays; what was not makes room.
+        assert!(matches!(begin(b"abcde"), Err(BlobError::Full { .. })));
+        let file = File::open(blobs.paths.blob(&digest(b"123456"))).expect("a blob");
+        file.set_modified(SystemTime::now() - 2 * FRESH).expect("a time");
+        begin(b"abcde").expect("room");
+        assert!(!blobs.paths.blob(&digest(b"123456")).exists());
     }
 }

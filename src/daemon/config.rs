@@ -129,6 +129,8 @@ pub(crate) struct Limits {
     pub submissions_waiting: u32,
     /// Of one blob, in bytes. 2 GiB by default.
     pub blob_size: u64,
+    /// Of all blobs of all customers, in bytes. 20 GiB by default.
+    pub blobs_size: u64,
     /// After so many days without use a blob is removed. 14 by default.
     pub blob_days: u32,
 }
@@ -141,6 +143,7 @@ impl Default for Limits {
             requests_per_second: 200,
             submissions_waiting: 100,
             blob_size: 2 << 30,
+            blobs_size: 20 << 30,
             blob_days: 14,
         }
     }
@@ -439,6 +442,7 @@ fn limits(d: &mut Decoder<'_>, mut f: Fields<'_>) -> Limits {
         requests_per_second: f.count(d, "requests_per_second").unwrap_or(default.requests_per_second),
         submissions_waiting: f.count(d, "submissions_waiting").unwrap_or(default.submissions_waiting),
         blob_size: size(d, &mut f, "blob_size").unwrap_or(default.blob_size),
+        blobs_size: size(d, &mut f, "blobs_size").unwrap_or(default.blobs_size),
         blob_days: f.count(d, "blob_days").unwrap_or(default.blob_days),
     };
     f.finish(d);
@@ -490,7 +494,7 @@ customers:
 allow: devices:/dev/kvm
 certificates: [{subject: ci, customer: acme, scopes: [read, submit]}, {subject: eye}]
 tls: {client_ca: /etc/x/ca.pem, certificate: /etc/x/s.pem, key: /etc/x/s.key}
-limits: {message_size: 4m, streams: 9, requests_per_second: 7, submissions_waiting: 6, blob_size: 1g, blob_days: 2}
+limits: {message_size: 4m, streams: 9, requests_per_second: 7, submissions_waiting: 6, blob_size: 1g, blobs_size: 9g, blob_days: 2}
 retention: {keep: 10, days: 30, size: 100g, customers: {acme: {keep: 2}}}
 webhooks: {allow_private: true}
 variables: {SITE: office, N: 1}
@@ -513,6 +517,7 @@ variables: {SITE: office, N: 1}
         let names = parse(FILE, "tls: {names: [builds.example, 192.0.2.1]}").expect("names").tls.names;
         assert_eq!(names, ["builds.example", "192.0.2.1"]);
         assert_eq!((config.limits.message_size, config.limits.blob_days), (4 << 20, 2));
+        assert_eq!(config.limits.blobs_size, 9 << 30);
         assert_eq!(config.keep("acme"), Keep { keep: Some(2), ..Keep::default() });
         assert_eq!(config.keep("new").size, Some(100 << 30));
         assert!(config.private_webhooks);

@@ -48,7 +48,7 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
     }
 
     /// How long there is no token; none: there is one. Takes none, and remembers nothing.
-    pub(crate) fn wait(&self, key: &K, now: Instant) -> Option<Duration> {
+    fn wait(&self, key: &K, now: Instant) -> Option<Duration> {
         let tokens = self.level(key, now);
         (tokens < 1.0).then(|| Duration::from_secs_f64((1.0 - tokens) / self.rate))
     }

@@ -371,7 +371,7 @@ impl Daemon {
             schedules: Schedules::new(&ledger)?,
             webhooks: Webhooks::new(&ledger, webhooks::Settings::new(config.private_webhooks, facts.ca_bundle.clone())),
             metrics: Metrics::new(),
-            blobs: Blobs::open(&paths, config.limits.blob_size)?,
+            blobs: Blobs::open(&paths, config.limits.blob_size, config.limits.blobs_size)?,
             audit: Audit::open(&folder)?,
             config: RwLock::new(Arc::new(config)),
             paths,

@@ -58,7 +58,7 @@ impl Daemon {
         })?;
         let later = later(&self.config(), &config);
         lock(&self.queue).configure(&config, builds);
-        self.blobs.limit(config.limits.blob_size);
+        self.blobs.limit(config.limits.blob_size, config.limits.blobs_size);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         // Streams look again whether they may go on, and the queue whether builds may start.
         self.access.send_modify(|count| *count += 1);

@@ -222,10 +222,10 @@ impl Daemon {
         }
     }
 
-    /// Whether the blobs of a submission are here.
-    fn check_blobs(&self, submission: &Submission) -> Result<(), DaemonError> {
+    /// Whether a caller has sent the blobs of a submission.
+    pub(crate) fn check_blobs(&self, principal: &Principal, submission: &Submission) -> Result<(), DaemonError> {
         let wanted: Vec<Digest> = submission.layers.iter().map(|layer| layer.digest.clone()).collect();
-        let missing = self.blobs.missing(&wanted);
+        let missing = self.blobs.missing(&wanted, principal.customer.as_deref());
         match submission.layers.iter().find(|layer| missing.contains(&layer.digest)) {
             Some(layer) => Err(DaemonError::NoBlob { layer: layer.name.clone(), digest: layer.digest.clone() }),
             None => Ok(()),
@@ -252,7 +252,7 @@ impl Daemon {
         if self.is_ending() {
             return Err(DaemonError::Ends);
         }
-        if let Err(refused) = self.check_room(&about).and_then(|()| self.check_blobs(&submission)) {
+        if let Err(refused) = self.check_room(&about).and_then(|()| self.check_blobs(principal, &submission)) {
             // One that was taken before is among those that fill the queue.
             let known = request.map(|key| self.ledger.requested(&key)).transpose()?.flatten();
             let build = known.ok_or(refused)?;

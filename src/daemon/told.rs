@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     Daemon, DaemonError,
-    blobs::Keep,
+    blobs::{Incoming, Keep},
     ledger::schedules::ScheduleRow,
     lock,
     metrics::Tasks,
@@ -79,15 +79,38 @@ impl Daemon {
         again
     }
 
-    /// Removes blobs that were not used for long.
+    /// Removes blobs that were not used for long, and those for which there is no room.
     pub(super) fn sweep_blobs(&self) {
+        self.sweep_blobs_to(self.config().limits.blobs_size);
+    }
+
+    fn sweep_blobs_to(&self, bytes: u64) {
         let days = self.config().limits.blob_days;
-        let keep = Keep { used_within: Duration::from_secs(u64::from(days) * 86_400), bytes: u64::MAX };
+        let keep = Keep { used_within: Duration::from_secs(u64::from(days) * 86_400), bytes };
         let of_schedules: Vec<Digest> = self.schedules.list().unwrap_or_default().iter().flat_map(blobs_of).collect();
         let needed = |blob: &Digest| of_schedules.contains(blob) || lock(&self.queue).needs(blob);
         if let Err(error) = self.blobs.sweep(keep, &needed) {
             tracing::warn!(%error, "old blobs could not be removed");
         }
+    }
+
+    /// Begins to take a blob of a customer; those that are not used make room for it.
+    ///
+    /// # Errors
+    ///
+    /// When it is too large, there is no room for it, or the file system refuses.
+    pub(crate) fn receive(&self, digest: Digest, size: u64, customer: Option<&str>) -> Result<Incoming, DaemonError> {
+        Ok(self.blobs.receive(digest, size, customer, &|bytes| self.sweep_blobs_to(bytes))?)
+    }
+
+    /// Takes a part of a blob.
+    ///
+    /// # Errors
+    ///
+    /// When more comes than was announced, there is no room for it, or the file system refuses.
+    pub(crate) fn receive_part(&self, incoming: &mut Incoming, part: &[u8]) -> Result<(), DaemonError> {
+        self.blobs.keep_room(incoming, part.len() as u64, &|bytes| self.sweep_blobs_to(bytes))?;
+        Ok(incoming.write(part)?)
     }
 
     /// Starts a build once more whose worker was killed, where that was asked for.

@@ -203,6 +203,7 @@ impl Api {
                 let known = self.daemon.config().variables(&customer);
                 submission.variables = known.into_iter().collect();
                 let (mut submission, _) = self.judged(&principal, submission).await?;
+                self.daemon.check_blobs(&principal, &submission).map_err(failed)?;
                 submission.variables.clear();
                 let template =
                     serde_json::to_string(&submission).map_err(|error| Status::internal(error.to_string()))?;

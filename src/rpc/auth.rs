@@ -17,7 +17,10 @@ use axum::{
 use jiff::Timestamp;
 use tonic::{Code, Status};
 
-use super::{listen::Peer, status::panicked};
+use super::{
+    listen::{Admitted, Peer},
+    status::panicked,
+};
 use crate::daemon::{
     Daemon,
     access::{How, Principal},
@@ -26,7 +29,13 @@ use crate::daemon::{
 };
 
 /// Served without a word of who asks: they tell nothing but that the daemon lives.
-const OPEN: [&str; 4] = ["/healthz", "/readyz", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+const OPEN: [&str; 3] = ["/healthz", "/readyz", "/grpc.health.v1.Health/Check"];
+
+/// How long such a request may take: one whose body does not come holds nothing.
+const OPEN_FOR: Duration = Duration::from_secs(10);
+
+/// Served to no caller: streams without an end that need no credential would take the memory of the daemon.
+const CLOSED: &str = "/grpc.health.v1.Health/Watch";
 
 /// Calls that change nothing: only their refusals are written into the audit log.
 const READS: [&str; 20] = [
@@ -136,19 +145,17 @@ impl Gate {
     fn principal(&self, request: &Request<Body>) -> Result<Principal, Refusal> {
         let peer = request.extensions().get::<Peer>();
         if let Some(shown) = request.headers().get(header::AUTHORIZATION) {
-            let address = peer.and_then(key);
-            let now = Instant::now();
-            if let Some(wait) = address.and_then(|address| lock(&self.wrong).wait(&address, now)) {
-                return Err(Refusal::Wait("too many wrong tokens came from this address", wait));
-            }
             let token = shown.to_str().ok().and_then(|text| text.split_once(' '));
-            let token =
-                token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
-            let known = token.and_then(|token| self.daemon.by_token(token));
-            if let (None, Some(address)) = (&known, address) {
-                let _ = lock(&self.wrong).take(&address, now);
+            let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+            // Before the rate: behind one address there may be many clients, and a look costs a hash.
+            if let Some(principal) = token.and_then(|(_, token)| self.daemon.by_token(token.trim())) {
+                return Ok(principal);
             }
-            return known.ok_or(Refusal::Unknown("the token is not known, has expired or was revoked"));
+            let taken = peer.and_then(key).map(|address| lock(&self.wrong).take(&address, Instant::now()));
+            return Err(match taken {
+                Some(Err(wait)) => Refusal::Wait("too many wrong tokens came from this address", wait),
+                _ => Refusal::Unknown("the token is not known, has expired or was revoked"),
+            });
         }
         let Some(peer) = peer else { return Err(Refusal::Unknown("the connection is not known")) };
         if peer.uid.is_some_and(|uid| uid == rustix::process::geteuid().as_raw()) {
@@ -285,8 +292,14 @@ impl Refusal {
 
 /// Lets requests pass that come from a caller that is known.
 pub(crate) async fn check(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let admitted = request.extensions().get::<Peer>().map(|peer| peer.admitted.clone());
     if OPEN.contains(&request.uri().path()) {
-        return next.run(request).await;
+        admitted.inspect(Admitted::note);
+        let late = |_| Status::deadline_exceeded("the request has not come to its end").into_http();
+        return tokio::time::timeout(OPEN_FOR, next.run(request)).await.unwrap_or_else(late);
+    }
+    if request.uri().path() == CLOSED {
+        return Status::unimplemented("health is told by Check").into_http();
     }
     let (asked, begun) = (Asked::of(&request), Instant::now());
     let refused = |principal: Option<&Principal>, refusal: Refusal| {
@@ -301,6 +314,7 @@ pub(crate) async fn check(State(gate): State<Gate>, request: Request, next: Next
     if let Err(refusal) = gate.rate(&principal) {
         return refused(Some(&principal), refusal);
     }
+    admitted.inspect(Admitted::note);
     let is_write = WRITES.contains(&asked.what.as_str());
     let answer = answer(gate, principal, asked, begun, request, next);
     if !is_write {

@@ -1,13 +1,14 @@
 //! Connections: the Unix socket, and TCP with TLS. What is known of a peer travels with each of its requests.
 
 use std::{
+    collections::HashMap,
     future::poll_fn,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
@@ -25,7 +26,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
     sync::{Semaphore, watch},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -33,7 +34,10 @@ use super::{
     authority::{Identity, tls_error},
     came::{Came, Watched},
 };
-use crate::system::{files::FileError, sockets::by_short_path};
+use crate::{
+    daemon::limits::client,
+    system::{files::FileError, sockets::by_short_path},
+};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -41,14 +45,20 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How often a silent HTTP/2 connection is asked whether it is there, and how long it may take to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 
-/// How long the first word of a connection may take, and the head of a request over HTTP/1.
+/// How long the first word of a connection may take, its first request that passes, and the head of a request over HTTP/1.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// The same, where the daemon ends.
+/// How long a connection is kept after its last request that passed. Streams that are open then go on.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// The same as the first word, where the daemon ends.
 const FIRST: Duration = Duration::from_secs(1);
 
 /// How many connections are served at once.
 const CONNECTIONS: usize = 4096;
+
+/// How many of them one address may have.
+const OF_ONE: usize = 1024;
 
 /// How many streams one connection may have.
 const STREAMS: u32 = 1024;
@@ -67,6 +77,80 @@ pub(crate) struct Peer {
     pub subject: Option<String>,
     /// How many of its streams follow journals.
     pub followers: Followers,
+    /// Whether it makes requests that pass.
+    pub admitted: Admitted,
+}
+
+impl Peer {
+    fn new(address: String, uid: Option<u32>) -> Self {
+        Self { address, uid, subject: None, followers: Followers::default(), admitted: Admitted::default() }
+    }
+}
+
+/// When the last request of a connection came that was let pass.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Admitted(Arc<watch::Sender<Option<Instant>>>);
+
+impl Admitted {
+    /// Notes such a request.
+    pub(crate) fn note(&self) {
+        self.0.send_replace(Some(Instant::now()));
+    }
+
+    /// Waits for the first one.
+    async fn first(&self) {
+        let _ = self.0.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Waits until there was none for long.
+    async fn idle(&self) {
+        self.first().await;
+        loop {
+            let last = *self.0.borrow();
+            sleep_until(last.unwrap_or_else(Instant::now) + IDLE).await;
+            if *self.0.borrow() == last {
+                return;
+            }
+        }
+    }
+}
+
+/// Connections by address.
+#[derive(Clone, Default)]
+struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One of them.
+struct FromAddress(Addresses, IpAddr);
+
+impl Addresses {
+    /// Counts one more, unless the address has as many as it may.
+    fn take(&self, address: IpAddr) -> Option<FromAddress> {
+        let address = client(address);
+        let mut all = self.lock();
+        let count = all.entry(address).or_default();
+        if *count >= OF_ONE {
+            return None;
+        }
+        *count += 1;
+        drop(all);
+        Some(FromAddress(self.clone(), address))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for FromAddress {
+    fn drop(&mut self) {
+        let mut all = self.0.lock();
+        if let Some(count) = all.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.1);
+            }
+        }
+    }
 }
 
 /// Streams of one connection that follow journals.
@@ -150,6 +234,7 @@ pub(crate) fn unix(path: &Path) -> Result<std::os::unix::net::UnixListener, File
 /// Serves connections until `ends` says so, and then waits for those that are open to end their requests.
 pub(crate) async fn serve(listener: Listener, app: Router, ends: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let addresses = Addresses::default();
     let mut stop = ends.clone();
     loop {
         let Ok(place) = room.clone().acquire_owned().await else { return };
@@ -161,17 +246,18 @@ pub(crate) async fn serve(listener: Listener, app: Router, ends: watch::Receiver
         match accepted {
             Ok(Accepted::Unix(stream)) => {
                 let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-                let peer = Peer { address: "unix".into(), uid, subject: None, followers: Followers::default() };
+                let peer = Peer::new("unix".into(), uid);
                 tokio::spawn(async move {
                     connection(stream, peer, app, ends).await;
                     drop(place);
                 });
             }
             Ok(Accepted::Tcp(stream, address, tls)) => {
+                let Some(one) = addresses.take(address.ip()) else { continue };
                 let _ = stream.set_nodelay(true);
                 tokio::spawn(async move {
                     tcp(stream, address, tls, app, ends).await;
-                    drop(place);
+                    drop((one, place));
                 });
             }
             // Too many open files: the next one may end soon.
@@ -203,8 +289,7 @@ async fn tcp(
     app: Router,
     ends: watch::Receiver<bool>,
 ) {
-    let address = address.ip().to_canonical().to_string();
-    let mut peer = Peer { address, uid: None, subject: None, followers: Followers::default() };
+    let mut peer = Peer::new(address.ip().to_canonical().to_string(), None);
     let Some(tls) = tls else { return connection(stream, peer, app, ends).await };
     // One that says nothing, or nonsense, costs a place for a moment.
     let Ok(Ok(stream)) = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await else { return };
@@ -223,7 +308,7 @@ async fn connection<S>(stream: S, peer: Peer, app: Router, mut ends: watch::Rece
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let followers = peer.followers.clone();
+    let (followers, admitted, is_own) = (peer.followers.clone(), peer.admitted.clone(), peer.uid.is_some());
     let service = TowerToHyperService::new(app.layer(Extension(peer)));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
@@ -239,15 +324,29 @@ where
     let came = Came::default();
     let served = builder.serve_connection_with_upgrades(TokioIo::new(Watched::new(stream, &came)), service);
     tokio::pin!(served);
-    let silent = async {
-        if timeout(HEAD, came.wait()).await.is_ok() {
+    // Others than this machine's may not keep a place by being there.
+    let is_kept = async {
+        match is_own {
+            true => came.wait().await,
+            false => admitted.first().await,
+        }
+    };
+    let useless = async {
+        if timeout(HEAD, is_kept).await.is_ok() {
             std::future::pending().await
         }
     };
-    tokio::select! {
+    let is_idle = tokio::select! {
         _ = in_turn(served.as_mut(), &followers) => return,
-        () = silent => return,
-        _ = ends.wait_for(|ends| *ends) => {}
+        () = useless => return,
+        () = admitted.idle() => true,
+        _ = ends.wait_for(|ends| *ends) => false,
+    };
+    if is_idle {
+        // With GOAWAY: the client opens another one for its next request, and open streams go on.
+        served.as_mut().graceful_shutdown();
+        let _ = in_turn(served.as_mut(), &followers).await;
+        return;
     }
     // One that was accepted a moment ago has a request on its way.
     tokio::select! {
@@ -277,4 +376,51 @@ async fn in_turn<F: Future>(mut served: Pin<&mut F>, followers: &Followers) -> F
 /// Where the Unix socket is.
 pub(crate) fn socket_path(daemon: &Path) -> PathBuf {
     daemon.join("daemon.sock")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[test]
+    fn one_address_has_a_bounded_number_of_connections() {
+        let addresses = Addresses::default();
+        let [one, other] = ["2001:db8::1", "192.0.2.1"].map(|text| text.parse().expect("an address"));
+        let mut held: Vec<FromAddress> = std::iter::from_fn(|| addresses.take(one)).take(OF_ONE + 1).collect();
+        assert_eq!(held.len(), OF_ONE);
+        assert!(addresses.take(other).is_some());
+        held.pop();
+        held.extend(addresses.take(one));
+        assert_eq!(held.len(), OF_ONE);
+        drop(held);
+        assert!(addresses.lock().is_empty());
+    }
+
+    /// Of HTTP/2, with empty settings. Gives whether the connection is over after `HEAD` and a little more.
+    async fn is_closed(peer: Peer) -> bool {
+        let (mut client, stream) = tokio::io::duplex(4096);
+        let (_keep, ends) = watch::channel(false);
+        let served = tokio::spawn(connection(stream, peer, Router::new(), ends));
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
+        let mut answer = Vec::new();
+        let ended = timeout(HEAD + FIRST, client.read_to_end(&mut answer)).await.is_ok();
+        served.abort();
+        assert!(!answer.is_empty(), "no settings came");
+        ended
+    }
+
+    #[test]
+    #[ignore = "waits ten seconds"]
+    fn a_connection_without_a_request_that_passes_ends() {
+        let admitted = Peer::new("192.0.2.1".into(), None);
+        admitted.admitted.note();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let peers = [Peer::new("192.0.2.1".into(), None), admitted, Peer::new("unix".into(), Some(0))];
+        let closed = peers.map(|peer| runtime.spawn(is_closed(peer)));
+        let [strange, known, own] = closed.map(|one| runtime.block_on(one).expect("no panic"));
+        assert_eq!([strange, known, own], [true, false, false]);
+    }
 }

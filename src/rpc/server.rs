@@ -478,9 +478,10 @@ impl Smidr for Api {
     }
 
     async fn missing_blobs(&self, request: Request<proto::MissingBlobsRequest>) -> Answer<proto::MissingBlobsResponse> {
-        principal(&request)?.require(Scope::Submit).map_err(|error| status(&error.into()))?;
+        let principal = principal(&request)?;
+        principal.require(Scope::Submit).map_err(|error| status(&error.into()))?;
         let (daemon, wanted) = (self.daemon.clone(), super::blobs::digests(&request.get_ref().digests)?);
-        let missing = blocking(move || Ok(daemon.blobs.missing(&wanted))).await?;
+        let missing = blocking(move || Ok(daemon.blobs.missing(&wanted, principal.customer.as_deref()))).await?;
         let digests = missing.iter().map(ToString::to_string).collect();
         Ok(Response::new(proto::MissingBlobsResponse { digests }))
     }
@@ -492,7 +493,8 @@ impl Smidr for Api {
         let (principal, noted) = (principal(&request)?, note(&request));
         principal.require(Scope::Submit).map_err(|error| status(&error.into()))?;
         let lease = self.leases.take(&principal)?;
-        let received = lease.hold(super::blobs::receive(&self.daemon, request.into_inner())).await?;
+        let received =
+            lease.hold(super::blobs::receive(&self.daemon, principal.customer, request.into_inner())).await?;
         noted.name(&received.digest, "");
         Ok(Response::new(received))
     }

@@ -8,7 +8,7 @@ use super::{
     proto::ErrorInfo,
 };
 use crate::{
-    daemon::{ArtifactError, DaemonError, schedules::ScheduleError, webhooks::WebhookError},
+    daemon::{ArtifactError, DaemonError, blobs::BlobError, schedules::ScheduleError, webhooks::WebhookError},
     model::{Kind, UserError},
     service::{Cause, ServiceError},
 };
@@ -123,6 +123,7 @@ fn code(error: &DaemonError) -> Code {
         DaemonError::NoBlob { .. } => Code::FailedPrecondition,
         DaemonError::Refused(_) => Code::PermissionDenied,
         DaemonError::Full { .. }
+        | DaemonError::Blob(BlobError::Full { .. } | BlobError::Disk { .. })
         | DaemonError::Schedule(ScheduleError::TooMany)
         | DaemonError::Webhook(WebhookError::TooMany) => Code::ResourceExhausted,
         DaemonError::Blob(_) | DaemonError::Schedule(_) | DaemonError::Webhook(_) if error.kind() == Kind::Request => {

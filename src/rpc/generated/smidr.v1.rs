@@ -1949,8 +1949,7 @@ pub mod smidr_client {
                 .insert(GrpcMethod::new("smidr.v1.Smidr", "ResumeQueue"));
             self.inner.unary(req, path, codec).await
         }
-        /// Which of these blobs, at most 1000, the daemon does not have. Blobs are shared by all customers: what a digest names can be built with by each caller that
-        /// knows the digest.
+        /// Which of these blobs, at most 1000, the caller has to bring: those that its customer has not sent, or that were removed since.
         pub async fn missing_blobs(
             &mut self,
             request: impl tonic::IntoRequest<super::MissingBlobsRequest>,
@@ -2540,8 +2539,7 @@ pub mod smidr_server {
             &self,
             request: tonic::Request<super::ResumeQueueRequest>,
         ) -> std::result::Result<tonic::Response<super::Queue>, tonic::Status>;
-        /// Which of these blobs, at most 1000, the daemon does not have. Blobs are shared by all customers: what a digest names can be built with by each caller that
-        /// knows the digest.
+        /// Which of these blobs, at most 1000, the caller has to bring: those that its customer has not sent, or that were removed since.
         async fn missing_blobs(
             &self,
             request: tonic::Request<super::MissingBlobsRequest>,
