@@ -439,7 +439,7 @@ mod tests {
         assert!(blobs.missing(std::slice::from_ref(&good), None).is_empty());
         let file = File::open(blobs.paths.blob(&good)).expect("a blob");
         assert_eq!(file.metadata().expect("found").permissions().mode() & 0o777, 0o600);
-        assert_eq!(std::io::read_to_string(file).expect("text"), "hello world");
+        assert_eq!(io::read_to_string(file).expect("text"), "hello world");
         assert!(!blobs.paths.blob(&digest(b"x")).exists());
     }
 

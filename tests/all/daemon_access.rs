@@ -289,6 +289,8 @@ fn without_tls_it_is_for_loopback_and_wants_a_token() {
     fs::write(&file, &made.expect_code(0).out).expect("write the token");
     let token = ["--token-file", file.to_str().expect("text")];
     client(&[&["--insecure", "whoami"], &token[..]].concat()).expect_code(0).expect_out("ci (token)");
+    let far = ["client", "--insecure", "--address", "192.0.2.1:9", "whoami"];
+    world.smidr().args(far).args(token).run().expect_code(2).expect_err("on loopback only");
     // One that expects TLS does not send its token.
     client(&[&["whoami", "--pin", &format!("sha256:{}", "0".repeat(64))], &token[..]].concat())
         .expect_code(4)

@@ -90,6 +90,9 @@ pub(crate) enum ConnectError {
     /// Not an address.
     #[error("`{0}` is not the address of a daemon")]
     Address(String),
+    /// A token would go over a network as it is.
+    #[error("without TLS a daemon is spoken to on loopback only, and {0} is none")]
+    Insecure(String),
     /// It cannot be used.
     #[error("the token is not one line of text")]
     Token,
@@ -104,7 +107,7 @@ pub(crate) enum ConnectError {
 impl UserError for ConnectError {
     fn kind(&self) -> Kind {
         match self {
-            Self::None { .. } | Self::Address(_) | Self::Token => Kind::Request,
+            Self::None { .. } | Self::Address(_) | Self::Insecure(_) | Self::Token => Kind::Request,
             Self::Unreachable { .. } => Kind::Outside,
             Self::Authority(error) => error.kind(),
             Self::File(error) => error.kind(),
@@ -117,6 +120,7 @@ impl UserError for ConnectError {
                 Hint::command("start one", "smidr daemon --background"),
                 Hint::command("or use another's", "smidr client login HOST:PORT --pin sha256:… --token-file FILE"),
             ],
+            Self::Insecure(_) => vec![Hint::new("leave --insecure out; to another machine, ssh -L makes a way")],
             Self::Address(_) => vec![Hint::new("HOST:PORT, as in builds.example:50051")],
             Self::Authority(error) => error.hints(),
             Self::File(error) => error.hints(),
@@ -181,6 +185,10 @@ impl Remote {
         let port: u16 = port.parse().map_err(|_| wrong())?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host.clone()).map_err(|_| wrong())?;
+        let is_loopback = host == "localhost" || host.parse().is_ok_and(|host: std::net::IpAddr| host.is_loopback());
+        if login.insecure && !is_loopback {
+            return Err(ConnectError::Insecure(login.address.clone()));
+        }
         let token = login.token.as_ref().map(|token| format!("Bearer {}", token.trim()).parse());
         let token = token.transpose().map_err(|_| ConnectError::Token)?;
         let tls = if login.insecure { None } else { Some(tls(login)?) };
