@@ -382,6 +382,7 @@ impl Daemon {
             }
         }
         let history = lock(&self.history);
+        history.catch_up()?;
         history.announce(&announced)?;
         let unfinished = history.unfinished()?;
         for Waiting { build, since, about, .. } in self.ledger.all_running()? {

@@ -427,6 +427,28 @@ impl History {
         Ok(count)
     }
 
+    /// Takes in builds whose journal is there and that the index does not know: a power cut may take the last that was written to it.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read or written.
+    pub(crate) fn catch_up(&self) -> Result<(), HistoryError> {
+        let known: BTreeSet<String> = self.strings("SELECT id FROM builds", [])?.into_iter().collect();
+        for entry in fs::read_dir(&self.builds).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let is_new = |name: &&str| name.parse::<BuildId>().is_ok() && !known.contains(*name);
+            if name.to_str().filter(is_new).is_none() {
+                continue;
+            }
+            // What cannot be read, `rebuild` tells.
+            if let Ok(Some((mut summary, _))) = Summary::read(&entry.path()) {
+                summary.note_cleaned(&entry.path());
+                self.put(&summary)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A sink that keeps the index of one build.
     pub(crate) fn into_sink(self) -> (IndexSink, Behind) {
         let behind = Behind::default();
