@@ -493,7 +493,7 @@ mod tests {
         send(Some("beta"));
         assert!(again.missing(wanted, Some("beta")).is_empty() && again.missing(wanted, Some("acme")).is_empty());
         assert_eq!(names(folder.path()), 2, "one blob, and its owners");
-        // Who sends it after it was removed owns it alone.
+        // A customer that sends it later owns it alone.
         again.sweep(Keep { used_within: Duration::ZERO, bytes: 0 }, &|_| false).expect("swept");
         assert_eq!(names(folder.path()), 0);
         send(Some("beta"));

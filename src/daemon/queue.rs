@@ -486,14 +486,8 @@ impl Daemon {
     fn not_started(&self, id: &BuildId, about: About, error: &DaemonError) {
         let mut queue = lock(&self.queue);
         let Some(mut entry) = queue.running.remove(id) else { return };
-        let mut why = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            why = format!("{why}: {error}");
-            cause = error.source();
-        }
         if entry.tries < TRIES {
-            entry.failed = Some((why, Instant::now() + AGAIN));
+            entry.failed = Some((error.with_causes(), Instant::now() + AGAIN));
             queue.waiting.insert(entry.seq, entry);
             return;
         }

@@ -154,14 +154,8 @@ impl Daemon {
 
 /// Why there is no build, as the list of schedules keeps it: hints are lines of their own.
 fn told(error: &DaemonError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
     let hints = error.hints().into_iter().map(|hint| format!("\nhint: {hint}"));
-    text + &hints.collect::<String>()
+    error.with_causes() + &hints.collect::<String>()
 }
 
 /// Where the daemon's logins may be shown for a customer's schedules.

@@ -54,6 +54,17 @@ pub trait UserError: std::error::Error {
         Vec::new()
     }
 
+    /// It and its causes, on one line.
+    fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+
     /// All hints as text.
     #[cfg(test)]
     fn hint(&self) -> Option<String> {

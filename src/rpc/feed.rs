@@ -107,7 +107,7 @@ struct Tip {
     lost: bool,
 }
 
-/// The end of a journal, and who waits there: by connection, so that what streams of one connection send leaves together.
+/// The end of a journal, and what waits there: by connection, so that what streams of one connection send leaves together.
 #[derive(Default)]
 struct End {
     tip: Tip,
@@ -118,7 +118,7 @@ struct End {
 /// A stream: its connection, and a number.
 type Place = (usize, u64);
 
-/// Tells of a change, and wakes who waits for it.
+/// Tells of a change, and wakes what waits for it.
 fn change(end: &Mutex<End>, what: impl FnOnce(&mut Tip)) {
     let waiting = {
         let mut end = lock(end);
