@@ -60,6 +60,7 @@ use crate::{
     },
     worker::{self, WorkerError},
 };
+use queue::Dropped;
 pub(crate) use queue::{About, InQueue, Place, QueueView};
 pub(crate) use retention::{Purge, Rule};
 pub(crate) use submit::Asked;
@@ -486,7 +487,7 @@ impl Daemon {
     ///
     /// When there is none, or its worker cannot be reached.
     pub(crate) fn cancel(
-        &self,
+        self: &Arc<Self>,
         principal: &Principal,
         id: &str,
         force: bool,
@@ -500,13 +501,11 @@ impl Daemon {
         let by = format!("cancelled by {}", principal.name);
         let reason = reason.map_or(by.clone(), |reason| format!("{by}: {reason}"));
         loop {
-            if self.drop_waiting(&build.id, &reason)? {
-                return Ok(self.builds().show(Some(build.id.as_str()))?);
+            match self.drop_waiting(&build.id, &reason)? {
+                Dropped::Ended => return Ok(self.builds().show(Some(build.id.as_str()))?),
+                Dropped::NotWaiting if self.is_between(&build.id) => std::thread::sleep(BETWEEN),
+                Dropped::NotWaiting | Dropped::HasWorker => break,
             }
-            if !self.is_between(&build.id) {
-                break;
-            }
-            std::thread::sleep(BETWEEN);
         }
         match self.builds().stop(&build.id, force, Some(&reason)) {
             Ok(()) | Err(ServiceError::Over { .. }) => {}

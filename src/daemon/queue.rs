@@ -104,6 +104,17 @@ pub(crate) struct Place {
     pub reason: String,
 }
 
+/// What became of a build that was to be taken out of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dropped {
+    /// It is over.
+    Ended,
+    /// It does not wait, or not yet again.
+    NotWaiting,
+    /// A worker has it that a daemon had started which was killed: it is to be stopped.
+    HasWorker,
+}
+
 /// A build in the queue, as it is shown.
 #[derive(Clone, Debug)]
 pub(crate) struct InQueue {
@@ -435,13 +446,18 @@ impl Daemon {
             let id = about.id().clone();
             queue.running.insert(id.clone(), entry);
             drop(queue);
-            match self.start_worker(&id) {
-                Ok(()) => {
-                    let _ = follow(self, id.clone());
-                }
-                Err(error) => self.not_started(&id, about, &error),
-            }
+            self.begin(&id, about);
             lock(&self.queue).between.remove(&id);
+        }
+    }
+
+    /// Gives a build that is among those that run its worker, unless it has one.
+    fn begin(self: &Arc<Self>, id: &BuildId, about: About) {
+        match self.start_worker(id) {
+            Ok(()) => {
+                let _ = follow(self, id.clone());
+            }
+            Err(error) => self.not_started(id, about, &error),
         }
     }
 
@@ -532,22 +548,34 @@ impl Daemon {
         Ok(true)
     }
 
-    /// Cancels a build that waits. Gives whether it waited.
-    pub(super) fn drop_waiting(&self, id: &BuildId, reason: &str) -> Result<bool, DaemonError> {
+    /// Cancels a build that waits.
+    pub(super) fn drop_waiting(self: &Arc<Self>, id: &BuildId, reason: &str) -> Result<Dropped, DaemonError> {
         let mut queue = lock(&self.queue);
-        let Some(entry) = queue.remove_waiting(id) else { return Ok(false) };
+        let Some(entry) = queue.remove_waiting(id) else { return Ok(Dropped::NotWaiting) };
         queue.between.insert(id.clone());
         drop(queue);
         let outcome = Outcome { reasons: vec![reason.into()], ..Outcome::new(BuildState::Cancelled) };
         let ended = self.end_unbegun(&entry.about.record, outcome);
         let mut queue = lock(&self.queue);
         queue.between.remove(id);
-        if !matches!(ended, Ok(true)) {
-            queue.waiting.insert(entry.seq, entry);
-        }
-        drop(queue);
+        let dropped = match ended {
+            Ok(true) => Ok(Dropped::Ended),
+            // It runs, and is followed as what runs.
+            Ok(false) => {
+                let about = entry.about.clone();
+                queue.running.insert(id.clone(), entry);
+                drop(queue);
+                self.begin(id, about);
+                Ok(Dropped::HasWorker)
+            }
+            Err(error) => {
+                queue.waiting.insert(entry.seq, entry);
+                drop(queue);
+                Err(error)
+            }
+        };
         let _ = self.wake.send(Signal::Look);
-        ended
+        dropped
     }
 
     /// Whether a build is just being started, or ended without a worker, or waits again: there is nothing that could be told to stop.

@@ -242,9 +242,9 @@ fn a_build_is_cancelled_in_each_state() {
     let _connection = silent.accept().expect("a connection");
     assert_eq!(served.shown(&prepares)["state"], "PREPARING");
     expect_cancelled(&served, &prepares, follower);
-    // Over for another reason, it stays what it was.
+    // Over for another reason, it stays what it was, and its user is told, as of a local build.
     served.synthetic("p-00000001", 1);
-    served.client(&["cancel", "--force", "p-00000001"]).run().expect_code(0).expect_err("COMPLETED");
+    served.client(&["cancel", "--force", "p-00000001"]).run().expect_code(2).expect_err("is over: COMPLETED");
     assert_eq!(served.shown("p-00000001")["state"], "COMPLETED");
     assert_eq!((served.waiting(), served.running()), (Vec::new(), Vec::new()));
 }
