@@ -153,7 +153,7 @@ fn run(config: &Path, grant: &Grant, args: &Client) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The id that is given. What cannot be undone is not done to the newest build of whoever started one.
+/// The id that is given. What cannot be undone needs one: the newest build may be of another project.
 fn named<'a>(which: &'a Which, command: &str) -> Result<&'a str, Failure> {
     let hint = || Hint::command("builds", "smidr client list");
     which.id().ok_or_else(|| Refused::new(format!("name the build:  smidr client {command} ID"), [hint()]).into())

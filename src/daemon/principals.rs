@@ -1,4 +1,4 @@
-//! Whom the daemon knows: tokens, and the subjects of client certificates.
+//! Callers that the daemon knows: tokens, and the subjects of client certificates.
 
 use std::{
     collections::BTreeMap,
