@@ -1,4 +1,4 @@
-//! A daemon on a disk that loses what was not synced, and with a clock that is set: both are a library in front of the C library's.
+//! A daemon on a disk that loses what was not synced or is full, and with a clock that is set: each is a library in front of the C library's.
 
 use std::{
     fs,
@@ -19,14 +19,18 @@ use super::{
     workers::Alone,
 };
 
-/// What is synced is copied to `$SHIM_DISK`, by inode and time of birth (a number is used again). The wall clock is ahead by the seconds in `$SHIM_CLOCK`.
+/// What is synced is copied to `$SHIM_DISK`, by inode and time of birth (a number is used again). The wall clock is ahead by the seconds in `$SHIM_CLOCK`. After as
+/// many writes to files, new files and new folders as `$SHIM_FULL` says, the disk is full; each change of that file begins anew.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -67,6 +71,58 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     errno = before;
     return result;
 }
+
+static int is_full(void) {
+    static _Atomic long left, generation;
+    const char *file = getenv("SHIM_FULL");
+    char text[64] = "";
+    int fd = file ? syscall(SYS_openat, AT_FDCWD, file, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0) return 0;
+    long count = 0, now = 0;
+    int words = syscall(SYS_read, fd, text, sizeof text - 1) > 0 ? sscanf(text, "%ld %ld", &now, &count) : 0;
+    close(fd);
+    if (words != 2) return 0;
+    if (atomic_exchange(&generation, now) != now) left = count;
+    return atomic_fetch_sub(&left, 1) <= 0;
+}
+
+static int refuses(int fd) {
+    struct stat found;
+    if (fstat(fd, &found) || !S_ISREG(found.st_mode) || !is_full()) return 0;
+    errno = ENOSPC;
+    return 1;
+}
+
+ssize_t write(int fd, const void *from, size_t count) { return refuses(fd) ? -1 : syscall(SYS_write, fd, from, count); }
+ssize_t pwrite64(int fd, const void *from, size_t count, off64_t at) { return refuses(fd) ? -1 : syscall(SYS_pwrite64, fd, from, count, at); }
+ssize_t pwrite(int fd, const void *from, size_t count, off_t at) { return pwrite64(fd, from, count, at); }
+ssize_t writev(int fd, const void *from, int count) { return refuses(fd) ? -1 : syscall(SYS_writev, fd, from, count); }
+int ftruncate64(int fd, off64_t size) { return refuses(fd) ? -1 : syscall(SYS_ftruncate, fd, size); }
+int ftruncate(int fd, off_t size) { return ftruncate64(fd, size); }
+
+static int made(int folder, const char *path, int flags, int mode) {
+    if ((flags & O_CREAT) && faccessat(folder, path, F_OK, AT_SYMLINK_NOFOLLOW) && is_full()) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return syscall(SYS_openat, folder, path, flags, mode);
+}
+
+int open64(const char *path, int flags, ...) {
+    va_list rest;
+    va_start(rest, flags);
+    int mode = va_arg(rest, int);
+    va_end(rest);
+    return made(AT_FDCWD, path, flags, mode);
+}
+
+int mkdir(const char *path, mode_t mode) {
+    if (is_full()) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return syscall(SYS_mkdirat, AT_FDCWD, path, mode);
+}
 "#;
 
 /// A world whose daemon, and its workers, run with that library.
@@ -102,7 +158,8 @@ impl Machine {
             .smidr()
             .args(["daemon", "--address", "127.0.0.1:0", "--insecure"])
             .env("LD_PRELOAD", at("shim.so"));
-        let mut daemon = daemon.env("SHIM_DISK", at("disk")).env("SHIM_CLOCK", at("clock")).start();
+        let daemon = daemon.env("SHIM_DISK", at("disk")).env("SHIM_CLOCK", at("clock"));
+        let mut daemon = daemon.env("SHIM_FULL", at("full")).start();
         daemon.until_says("listening on");
         self.daemon = Some(daemon);
     }
@@ -263,4 +320,64 @@ fn a_clock_that_is_set_back_loses_and_repeats_nothing() {
     // Set ahead, what has expired is no longer good.
     machine.set_clock(40 * DAY);
     assert!(machine.admits(&long) && !machine.admits(&short));
+}
+
+#[test]
+#[ignore = "takes long: scripts/test --slow"]
+fn a_disk_that_is_full_at_any_write_loses_nothing_that_was_answered() {
+    let name = "daemon_power::a_disk_that_is_full_at_any_write_loses_nothing_that_was_answered";
+    let Some(mut machine) = Machine::new(name, Alone::without_image()) else { return };
+    machine.client(&["pause"], "daemon").expect_code(0);
+    let full = machine.world.home.join("full");
+    // The shim reads the file at each write: a rename, so that it never reads half of it.
+    let set = |generation: usize, count: usize| {
+        let new = full.with_extension("new");
+        fs::write(&new, format!("{generation} {count}")).expect("written");
+        fs::rename(&new, &full).expect("renamed");
+    };
+    let (mut waiting, mut tokens, mut schedules) = (Vec::new(), Vec::new(), Vec::new());
+    let mut refused = 0;
+    for count in 0..=60 {
+        set(2 * count + 1, count);
+        let started = machine.client(&["start"], "client");
+        let token = machine.client(&["token", "create", &format!("t{count}"), "--scope", "read"], "daemon");
+        let schedule =
+            machine.client(&["schedule", "create", &format!("s{count}"), "--cron", "0 3 * * *"], "client");
+        let last = waiting.last().cloned();
+        let cancelled = last.as_deref().map(|id: &str| machine.client(&["cancel", id], "client"));
+        set(2 * count + 2, usize::MAX >> 2);
+        for done in [&started, &token, &schedule].into_iter().chain(&cancelled) {
+            if done.code != Some(0) {
+                refused += 1;
+                let told = ["full", "No space left", "disk I/O error"].iter().any(|words| done.err.contains(words));
+                assert!(told, "after {count} writes: {done:?}");
+            }
+        }
+        if cancelled.is_some_and(|done| done.code == Some(0)) {
+            waiting.pop();
+        }
+        if started.code == Some(0) {
+            waiting.push(started.out.strip_prefix("Build ID: ").expect("an id").trim_end().to_owned());
+        }
+        tokens.extend((token.code == Some(0)).then(|| format!("t{count}")));
+        schedules.extend((schedule.code == Some(0)).then(|| format!("s{count}")));
+        // What a client was refused did not happen, but for a cancel whose record came later than its entry in the ledger.
+        assert_eq!(machine.waiting(), waiting, "after {count} writes");
+    }
+    assert!(refused > 3, "{refused}");
+    for is_new in [false, true] {
+        if is_new {
+            machine.stop();
+            machine.begin();
+        }
+        assert_eq!(machine.waiting(), waiting);
+        let named = |command: &[&str], of: &str, list: &str| -> Vec<String> {
+            let found = machine.client(command, of).expect_code(0).json();
+            let found = found[list].as_array().expect("a list");
+            found.iter().map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
+        };
+        let sorted = |mut names: Vec<String>| { names.sort(); names };
+        assert_eq!(sorted(named(&["token", "ls", "--json"], "daemon", "tokens")), sorted(tokens.clone()));
+        assert_eq!(sorted(named(&["schedule", "ls", "--json"], "client", "schedules")), sorted(schedules.clone()));
+    }
 }
