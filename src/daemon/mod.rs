@@ -461,6 +461,7 @@ impl Daemon {
                     }
                 }
             }
+            Err(ServiceError::Unknown(_)) if self.index_again(id)? => self.builds().show(Some(id))?,
             Err(ServiceError::Unknown(_)) => return Err(self.no_build(principal, id)),
             found => found?,
         };

@@ -543,8 +543,26 @@ impl Daemon {
             .show(Some(id.as_str()))
             .ok()
             .map(|build| Webhooks::queue(Event::Finished, &facts(&build, build.state), Timestamp::now()));
-        self.ledger.ended(id, told)?;
-        self.webhooks.wake();
+        // It is over. What the ledger still has of it goes when the daemon starts anew.
+        match self.ledger.ended(id, told) {
+            Ok(()) => self.webhooks.wake(),
+            Err(error) => tracing::warn!(build = %id, error = &error as &dyn std::error::Error, "a build that is over stays in the ledger"),
+        }
+        Ok(true)
+    }
+
+    /// Puts a build into the index that lacks it because the disk was full: one of the queue, or one that has a journal. Says whether there was one.
+    pub(super) fn index_again(&self, id: &str) -> Result<bool, DaemonError> {
+        let Ok(id) = id.parse::<BuildId>() else { return Ok(false) };
+        let queue = lock(&self.queue);
+        let waiting = queue.waiting.values().find(|entry| *entry.about.id() == id);
+        let queued = waiting.or(queue.running.get(&id)).map(|entry| entry.about.record.clone());
+        drop(queue);
+        match queued {
+            Some(record) => lock(&self.history).announce(&[record])?,
+            None if self.paths.build(&id).is_dir() => lock(&self.history).catch_up()?,
+            None => return Ok(false),
+        }
         Ok(true)
     }
 

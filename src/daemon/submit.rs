@@ -313,7 +313,7 @@ impl Daemon {
     fn enter(&self, seq: u64, now: Timestamp, about: About) {
         let record = about.record.clone();
         lock(&self.queue).add(seq, now, about);
-        // What the index lacks, the queue tells.
+        // What the index lacks, the queue tells, and `index_again` puts there.
         let _ = lock(&self.history).announce(&[record]);
         self.webhooks.wake();
         let _ = self.wake.send(Signal::Look);

@@ -437,14 +437,23 @@ impl History {
         for entry in fs::read_dir(&self.builds).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let is_new = |name: &&str| name.parse::<BuildId>().is_ok() && !known.contains(*name);
-            if name.to_str().filter(is_new).is_none() {
-                continue;
+            if let Some(id) = name.to_str().filter(is_new).and_then(|name| name.parse().ok()) {
+                self.take_in(&id)?;
             }
-            // What cannot be read, `rebuild` tells.
-            if let Ok(Some((mut summary, _))) = Summary::read(&entry.path()) {
-                summary.note_cleaned(&entry.path());
-                self.put(&summary)?;
-            }
+        }
+        Ok(())
+    }
+
+    /// Puts a build into the index as its journal tells it. What cannot be read, `rebuild` tells.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be written.
+    pub(crate) fn take_in(&self, id: &BuildId) -> Result<(), HistoryError> {
+        let folder = self.builds.join(id.as_str());
+        if let Ok(Some((mut summary, _))) = Summary::read(&folder) {
+            summary.note_cleaned(&folder);
+            self.put(&summary)?;
         }
         Ok(())
     }

@@ -199,7 +199,7 @@ pub(crate) fn run(
 ///
 /// # Errors
 ///
-/// When that cannot be recorded.
+/// When that cannot be recorded; nothing of it is then.
 pub(crate) fn end_unbegun(
     submission: &Submission,
     known: &BuildRecord,
@@ -208,19 +208,35 @@ pub(crate) fn end_unbegun(
 ) -> Result<(), WorkerError> {
     let folder = paths.build(&submission.id);
     make_private_dir(&paths.builds())?;
+    let is_new = !folder.exists();
+    let done = write_unbegun(submission, known, paths, outcome);
+    if done.is_err() && is_new {
+        // It has no end then, so it has not begun either.
+        let _ = std::fs::remove_dir_all(&folder);
+    }
+    done
+}
+
+fn write_unbegun(
+    submission: &Submission,
+    known: &BuildRecord,
+    paths: &Paths,
+    outcome: Outcome,
+) -> Result<(), WorkerError> {
+    let folder = paths.build(&submission.id);
     make_private_dir(&folder)?;
     let stop = StopToken::default();
     let (journal, failure) = JournalSink::new(Writer::create(&folder)?, &stop);
-    let (index, _) = History::open(paths)?.into_sink();
     write_down(&submission.clone().for_the_record(), &folder)?;
-    let on = Emitter::new(submission.id.clone(), vec![Box::new(journal), Box::new(index)]);
+    let on = Emitter::new(submission.id.clone(), vec![Box::new(journal)]);
     on.emit_at(known.started, begun_event(submission, known.targets.clone(), Some(known.machine.clone())));
     let duration_ms = Timestamp::now().duration_since(known.started).as_millis();
     on.emit(Event::Finished {
         outcome: Outcome { duration_ms: u64::try_from(duration_ms).unwrap_or_default(), ..outcome },
     });
     failure.finish();
-    failure.take().map_or(Ok(()), |error| Err(WorkerError::Unrecorded(error)))
+    failure.take().map_or(Ok(()), |error| Err(WorkerError::Unrecorded(error)))?;
+    Ok(History::open(paths)?.take_in(&submission.id)?)
 }
 
 fn begun_event(submission: &Submission, targets: Vec<String>, machine: Option<String>) -> Event {
