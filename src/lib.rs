@@ -12,6 +12,8 @@ pub mod config;
 pub mod lock;
 pub mod plan;
 
+mod diagnose;
+
 mod project;
 mod settings;
 

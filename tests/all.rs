@@ -75,6 +75,8 @@ mod doctor;
 mod documents;
 #[path = "all/exchange.rs"]
 mod exchange;
+#[path = "all/explain.rs"]
+mod explain;
 #[path = "all/fetch_fixture.rs"]
 mod fetch_fixture;
 #[path = "all/flags.rs"]

@@ -71,6 +71,8 @@ pub(super) enum Command {
     Status(Status),
     /// Show what a build said
     Logs(Logs),
+    /// Say why a build failed, and what to do
+    Explain(Explain),
     /// Watch a build that runs, as if it had been started here
     Attach(Attach),
     /// Stop a build that runs, and wait until it has stopped
@@ -425,6 +427,29 @@ pub(super) struct Logs {
     pub task: Option<String>,
     /// Print the journal, a JSON object per line
     #[arg(long, conflicts_with = "task")]
+    pub json: bool,
+}
+
+/// `smidr explain`
+#[derive(Args)]
+pub(super) struct Explain {
+    /// The build; if left out, the newest of the project in this folder, or of all
+    #[arg(add = candidates::builds(), conflicts_with_all = ["log", "task_log"])]
+    pub id: Option<String>,
+    /// A console of BitBake from elsewhere, such as a CI's log; `-` is standard input
+    #[arg(long, value_name = "CONSOLE")]
+    pub log: Option<PathBuf>,
+    /// The log of a task that failed there; may be repeated
+    #[arg(long, value_name = "LOG")]
+    pub task_log: Vec<PathBuf>,
+    /// The Yocto series that was built there, such as scarthgap or 5.0
+    #[arg(long, value_name = "SERIES", conflicts_with = "id")]
+    pub series: Option<String>,
+    /// Tell everything that is known, with all lines that show it
+    #[arg(long)]
+    pub all: bool,
+    /// Print a JSON document
+    #[arg(long)]
     pub json: bool,
 }
 

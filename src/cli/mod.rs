@@ -23,6 +23,7 @@ mod daemon_ops;
 mod doctor;
 mod download;
 mod du;
+mod explain;
 mod follow;
 mod history;
 mod hooks;
@@ -105,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Untrust(args) => trust::untrust(&config, &args),
         Command::Status(args) => status::status(&args),
         Command::Logs(args) => logs::logs(&config, &args),
+        Command::Explain(args) => explain::explain(&config, &args),
         Command::Attach(args) => attach::attach(&config, &args),
         Command::History(command) => history::history(&config, &command),
         Command::Keeper => keeper::keeper(),

@@ -198,7 +198,10 @@ impl State {
         let reason = match (&entry.failed, decision.and_then(|decision| decision.why.as_ref())) {
             _ if self.ends => "this daemon ends, and starts no more builds: the next one does".into(),
             (Some((failed, _)), _) => format!("its worker could not be started: {failed}"),
-            (None, Some(why)) => why.clone().hiding(|id| self.is_seen(id, principal)).to_string(),
+            (None, Some(why)) => {
+                let sees = |record: &BuildRecord| principal.sees(record.customer.as_deref());
+                why.clone().hiding(|id| self.record(id).is_some_and(sees)).to_string()
+            }
             (None, None) => "it starts now".into(),
         };
         Place { position: decision.map_or(1, |decision| decision.position), reason }
@@ -223,11 +226,10 @@ impl State {
         self.limit = config.queue.pressure;
     }
 
-    /// Whether a caller may know of a build in the queue.
-    fn is_seen(&self, id: &BuildId, principal: &Principal) -> bool {
+    /// A build that waits or runs.
+    pub(super) fn record(&self, id: &BuildId) -> Option<&BuildRecord> {
         let waiting = self.waiting.values().find(|entry| entry.about.id() == id);
-        let entry = self.running.get(id).or(waiting);
-        entry.is_some_and(|entry| principal.sees(entry.about.record.customer.as_deref()))
+        Some(&self.running.get(id).or(waiting)?.about.record)
     }
 
     fn decide(&mut self) {
@@ -546,22 +548,9 @@ impl Daemon {
         // It is over. What the ledger still has of it goes when the daemon starts anew.
         match self.ledger.ended(id, told) {
             Ok(()) => self.webhooks.wake(),
-            Err(error) => tracing::warn!(build = %id, error = &error as &dyn std::error::Error, "a build that is over stays in the ledger"),
-        }
-        Ok(true)
-    }
-
-    /// Puts a build into the index that lacks it because the disk was full: one of the queue, or one that has a journal. Says whether there was one.
-    pub(super) fn index_again(&self, id: &str) -> Result<bool, DaemonError> {
-        let Ok(id) = id.parse::<BuildId>() else { return Ok(false) };
-        let queue = lock(&self.queue);
-        let waiting = queue.waiting.values().find(|entry| *entry.about.id() == id);
-        let queued = waiting.or(queue.running.get(&id)).map(|entry| entry.about.record.clone());
-        drop(queue);
-        match queued {
-            Some(record) => lock(&self.history).announce(&[record])?,
-            None if self.paths.build(&id).is_dir() => lock(&self.history).catch_up()?,
-            None => return Ok(false),
+            Err(error) => {
+                tracing::warn!(build = %id, error = &error as &dyn std::error::Error, "a build that is over stays in the ledger")
+            }
         }
         Ok(true)
     }

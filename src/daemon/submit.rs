@@ -309,6 +309,18 @@ impl Daemon {
         }
     }
 
+    /// Puts a build into the index that lacks it because the disk was full: one of the queue, or one that has a journal. Says whether there was one.
+    pub(super) fn index_again(&self, id: &str) -> Result<bool, DaemonError> {
+        let Ok(id) = id.parse::<BuildId>() else { return Ok(false) };
+        let queued = lock(&self.queue).record(&id).cloned();
+        match queued {
+            Some(record) => lock(&self.history).announce(&[record])?,
+            None if self.paths.build(&id).is_dir() => lock(&self.history).catch_up()?,
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+
     /// Puts into the queue what the ledger has.
     fn enter(&self, seq: u64, now: Timestamp, about: About) {
         let record = about.record.clone();

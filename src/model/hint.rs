@@ -12,6 +12,9 @@ pub struct Hint {
     /// What to do, if it is as short as that.
     #[serde(flatten)]
     pub action: Option<Action>,
+    /// The file that lines of a config belong in, if it is not plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 /// Something to type or to read.
@@ -29,33 +32,40 @@ pub enum Action {
 impl Hint {
     /// What to do, in words.
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), action: None }
+        Self { text: text.into(), action: None, file: None }
     }
 
     /// A command, and when or what for.
     pub fn command(text: impl Into<String>, command: impl Into<String>) -> Self {
-        Self { text: text.into(), action: Some(Action::Command(command.into())) }
+        Self { text: text.into(), action: Some(Action::Command(command.into())), file: None }
     }
 
     /// Lines of a config, and when or what for.
     pub fn config(text: impl Into<String>, lines: impl Into<String>) -> Self {
-        Self { text: text.into(), action: Some(Action::Config(lines.into())) }
+        Self { text: text.into(), action: Some(Action::Config(lines.into())), file: None }
+    }
+
+    /// Lines of a file, and when or what for.
+    pub fn config_in(text: impl Into<String>, lines: impl Into<String>, file: impl Into<String>) -> Self {
+        Self { file: Some(file.into()), ..Self::config(text, lines) }
     }
 
     /// A page, and what it tells.
     pub fn page(text: impl Into<String>, address: impl Into<String>) -> Self {
-        Self { text: text.into(), action: Some(Action::Page(address.into())) }
+        Self { text: text.into(), action: Some(Action::Page(address.into())), file: None }
     }
 }
 
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        if let Some(file) = &self.file {
+            write!(f, " ({file})")?;
+        }
         match &self.action {
-            None => f.write_str(&self.text),
-            Some(Action::Config(lines)) if lines.contains('\n') => write!(f, "{}:\n{lines}", self.text),
-            Some(Action::Command(action) | Action::Config(action) | Action::Page(action)) => {
-                write!(f, "{}:  {action}", self.text)
-            }
+            None => Ok(()),
+            Some(Action::Config(lines)) if lines.contains('\n') => write!(f, ":\n{lines}"),
+            Some(Action::Command(action) | Action::Config(action) | Action::Page(action)) => write!(f, ":  {action}"),
         }
     }
 }
@@ -70,6 +80,7 @@ mod tests {
             (Hint::command("free some space", "df -h"), "free some space:  df -h"),
             (Hint::config("where commands need one", "network: true"), "where commands need one:  network: true"),
             (Hint::config("add a layer", "layers:\n- name: a"), "add a layer:\nlayers:\n- name: a"),
+            (Hint::config_in("add", "A = \"b\"", "local.conf"), "add (local.conf):  A = \"b\""),
             (Hint::page("see", "https://example.com/x"), "see:  https://example.com/x"),
             (Hint::new("choose another name"), "choose another name"),
         ] {

@@ -75,7 +75,8 @@ impl Event {
                     change(file);
                     change(text);
                 }
-                for Hint { text, action } in hints {
+                for Hint { text, action, file } in hints {
+                    file.iter_mut().for_each(&mut *change);
                     change(text);
                     if let Some(Action::Command(action) | Action::Config(action) | Action::Page(action)) = action {
                         change(action);

@@ -131,7 +131,7 @@ pub(crate) fn hint(hint: &Hint) -> proto::Hint {
         Action::Config(text) => hint::Action::Config(text.clone()),
         Action::Page(text) => hint::Action::Page(text.clone()),
     });
-    proto::Hint { text: hint.text.clone(), action }
+    proto::Hint { text: hint.text.clone(), action, file: hint.file.clone().unwrap_or_default() }
 }
 
 /// A hint that came in.
@@ -141,7 +141,7 @@ pub(crate) fn hint_of(hint: proto::Hint) -> Hint {
         hint::Action::Config(text) => Action::Config(text),
         hint::Action::Page(text) => Action::Page(text),
     });
-    Hint { text: hint.text, action }
+    Hint { text: hint.text, action, file: (!hint.file.is_empty()).then_some(hint.file) }
 }
 
 /// A task's name.

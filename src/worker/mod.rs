@@ -212,7 +212,7 @@ pub(crate) fn end_unbegun(
     let done = write_unbegun(submission, known, paths, outcome);
     if done.is_err() && is_new {
         // It has no end then, so it has not begun either.
-        let _ = std::fs::remove_dir_all(&folder);
+        let _ = fs::remove_dir_all(&folder);
     }
     done
 }

@@ -341,8 +341,7 @@ fn a_disk_that_is_full_at_any_write_loses_nothing_that_was_answered() {
         set(2 * count + 1, count);
         let started = machine.client(&["start"], "client");
         let token = machine.client(&["token", "create", &format!("t{count}"), "--scope", "read"], "daemon");
-        let schedule =
-            machine.client(&["schedule", "create", &format!("s{count}"), "--cron", "0 3 * * *"], "client");
+        let schedule = machine.client(&["schedule", "create", &format!("s{count}"), "--cron", "0 3 * * *"], "client");
         let last = waiting.last().cloned();
         let cancelled = last.as_deref().map(|id| machine.client(&["cancel", id], "client"));
         set(2 * count + 2, usize::MAX >> 2);
@@ -381,7 +380,10 @@ fn a_disk_that_is_full_at_any_write_loses_nothing_that_was_answered() {
             let found = found[list].as_array().expect("a list");
             found.iter().map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
         };
-        let sorted = |mut names: Vec<String>| { names.sort(); names };
+        let sorted = |mut names: Vec<String>| {
+            names.sort();
+            names
+        };
         assert_eq!(sorted(named(&["token", "ls", "--json"], "daemon", "tokens")), sorted(tokens.clone()));
         assert_eq!(sorted(named(&["schedule", "ls", "--json"], "client", "schedules")), sorted(schedules.clone()));
     }

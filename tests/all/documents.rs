@@ -214,6 +214,9 @@ fn the_reference_has_every_key_of_every_document() {
     run("history rebuild").expect_code(0);
     add("smidr status --json", "status --json", 0);
     add("smidr status ID --json", "status p-0000abcd --json", 0);
+    add("smidr explain --json", "explain p-0000abcd --json", 0);
+    fs::write(world.work.join("console"), CONSOLE).expect("a file");
+    add("smidr explain --json", &format!("explain --log {}/console --json", world.work.display()), 0);
     add("smidr artifacts list --json", "artifacts list p-0000abcd --json", 0);
     add("smidr artifacts show --json", "artifacts show p-0000abcd --json", 0);
     add("smidr artifacts clean --json", "artifacts clean --keep 0 --dry-run --json", 0);
@@ -221,6 +224,20 @@ fn the_reference_has_every_key_of_every_document() {
     add("smidr image rm --json", "image rm tiny --json", 0);
     seen.compare(|title| !DAEMON.iter().any(|of| title.starts_with(of)));
 }
+
+/// Failures with all that can be said of one.
+const CONSOLE: &str = "ERROR: Nothing PROVIDES 'x' (but mc:arm:/l/a_1.bb DEPENDS on or otherwise requires it)
+ERROR: a-1.0-r0 do_compile: failed
+ERROR: Logfile of failure stored in: /b/work/x/a/1.0-r0/temp/log.do_compile.7
+| a.c:1:10: fatal error: x.h: No such file or directory
+ERROR: Task (/l/a_1.0.bb:do_compile) failed with exit code '1'
+ERROR: b-1.0-r0 do_install: No space left on device
+ERROR: Task (mc:arm:/l/b_1.0.bb:do_install) failed with exit code '1'
+ERROR: c-1.0-r0 do_install: No space left on device
+ERROR: Task (/l/c_1.0.bb:do_install) failed with exit code '1'
+ERROR: d-1.0-r0 do_package_qa: QA Issue: d: strange [build-deps]
+ERROR: Task (/l/d_1.0.bb:do_package_qa) failed with exit code '1'
+";
 
 /// Documents of these commands are those of a daemon.
 const DAEMON: [&str; 2] = ["smidr client ", "smidr daemon "];

@@ -23,6 +23,7 @@ const LINES: &[(&str, i32)] = &[
     ("status", 0),
     ("cancel", 2),
     ("logs", 2),
+    ("explain", 2),
     ("attach", 2),
     ("history rebuild", 0),
     ("history prune --keep 9", 0),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-pub(super) const COMMANDS: [&[&str]; 87] = [
+pub(super) const COMMANDS: [&[&str]; 88] = [
     &[],
     &["init"],
     &["check"],
@@ -27,6 +27,7 @@ pub(super) const COMMANDS: [&[&str]; 87] = [
     &["status"],
     &["cancel"],
     &["logs"],
+    &["explain"],
     &["attach"],
     &["history"],
     &["history", "rebuild"],

@@ -11,13 +11,14 @@ use syn::visit::{self, Visit};
 use super::support::skip;
 
 /// Below it stands nothing; `cli` may use all.
-const TABLE: [(&str, &str); 22] = [
+const TABLE: [(&str, &str); 23] = [
     ("model", ""),
     ("events", "model"),
     ("system", "model"),
     ("config", "model"),
     ("lock", "model config"),
     ("plan", "model config lock"),
+    ("diagnose", "model"),
     ("settings", "model system config"),
     ("project", "model system config lock plan settings"),
     ("artifacts", "model events system config lock plan"),
@@ -56,7 +57,7 @@ const IMPURE: [&str; 10] = [
     "File::open",
 ];
 
-const PURE: [&str; 4] = ["model", "config", "lock", "plan"];
+const PURE: [&str; 5] = ["model", "config", "lock", "plan", "diagnose"];
 
 /// A source file: its path below the repository, and its lines of code.
 struct Source {

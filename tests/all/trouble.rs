@@ -24,6 +24,11 @@ fn a_compiler_error_is_shown() {
     let id = done.build_id();
     let log = world.smidr().args(["logs", &id, "--task", "hello:do_compile"]).run();
     log.expect_code(0).expect_out("undeclared (first use in this function)");
+    let why = world.smidr().args(["explain", &id, "--json"]).run().expect_code(0).json();
+    let why = &why["diagnoses"][0];
+    assert_eq!([&why["kind"], &why["recipe"], &why["task"]], ["compile-error", "hello", "do_compile"], "{why}");
+    assert_eq!((&why["source"]["line"], why["first_error"]["line"].as_u64().is_some()), (&11.into(), true), "{why}");
+    world.smidr().args(["explain"]).run().expect_code(0).expect_out("hello:do_compile").expect_out("undeclared");
     let status = world.smidr().args(["status", &id, "--json"]).run().json();
     let outcome = &status["build"]["outcome"];
     assert_eq!((&status["build"]["state"], &outcome["bitbake_exit"]), (&"FAILED".into(), &1.into()));
@@ -57,6 +62,8 @@ fn unknown_targets_and_broken_recipes() {
     let near = world.smidr().args(["build", "--target", "hello-imag"]).run();
     assert!(matches!(near.code, Some(1 | 2)), "{near:?}");
     near.expect_err("hello-imag").expect_err("hello-image");
+    let why = world.smidr().args(["explain", "--json"]).run().expect_code(0).json();
+    assert_eq!(why["diagnoses"][0]["kind"], "provider-unknown", "{why}");
     world.smidr().args(["build", "--target", "a b"]).run().expect_code(2).expect_one_error();
     let machine = world.smidr().args(["build", "--machine", "other"]).run();
     machine.expect_code(2).expect_one_error().expect_err("no layer has the machine `other`").expect_err("hello-x86-64");
@@ -71,6 +78,8 @@ fn unknown_targets_and_broken_recipes() {
     world.write("layers/meta-hello/recipes-test/broken/broken.bb", "LICENSE = \"MIT\"\nthis is no recipe\n");
     let parse = world.smidr().arg("build").run();
     parse.expect_code(1).expect_err("broken.bb:2").expect_err("this is no recipe");
+    let why = world.smidr().args(["explain", "--json"]).run().expect_code(0).json();
+    assert_eq!([&why["diagnoses"][0]["kind"], &why["diagnoses"][0]["recipe"]], ["parse-error", "broken"], "{why}");
     let states = world.smidr().args(["status", "--json"]).run().json();
     let builds = states["builds"].as_array().expect("a list");
     assert!(builds.iter().all(|build| build["state"] == "FAILED"), "{states}");

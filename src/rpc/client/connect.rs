@@ -85,7 +85,7 @@ pub(crate) enum ConnectError {
         /// Why not.
         why: String,
         /// What to do.
-        hint: Option<Hint>,
+        hints: Vec<Hint>,
     },
     /// Not an address.
     #[error("`{0}` is not the address of a daemon")]
@@ -124,7 +124,7 @@ impl UserError for ConnectError {
             Self::Address(_) => vec![Hint::new("HOST:PORT, as in builds.example:50051")],
             Self::Authority(error) => error.hints(),
             Self::File(error) => error.hints(),
-            Self::Unreachable { hint, .. } => hint.iter().cloned().collect(),
+            Self::Unreachable { hints, .. } => hints.clone(),
             Self::Token => vec![Hint::new("the file holds what  smidr daemon token create  printed, and nothing else")],
         }
     }
@@ -206,7 +206,11 @@ impl Remote {
             }
         };
         let runtime = runtime(paths)?;
-        let unreachable = |why: String, hint| ConnectError::Unreachable { address: login.address.clone(), why, hint };
+        let unreachable = |why: String, hint: Option<Hint>| ConnectError::Unreachable {
+            address: login.address.clone(),
+            why,
+            hints: hint.into_iter().collect(),
+        };
         // Tried once, so that the reason is known.
         let shows_certificate = login.certificate.is_some();
         let first = runtime.block_on(async {
@@ -425,7 +429,7 @@ fn tls(login: &Login) -> Result<Arc<ClientConfig>, ConnectError> {
     let unusable = |why: rustls::Error| ConnectError::Unreachable {
         address: login.address.clone(),
         why: why.to_string(),
-        hint: None,
+        hints: Vec::new(),
     };
     let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let config = config.map_err(unusable)?;

@@ -375,6 +375,9 @@ pub struct TaskName {
 pub struct Hint {
     #[prost(string, tag = "1")]
     pub text: ::prost::alloc::string::String,
+    /// The file that `config` belongs in; empty for smidr.yaml and rootfs recipes.
+    #[prost(string, tag = "5")]
+    pub file: ::prost::alloc::string::String,
     #[prost(oneof = "hint::Action", tags = "2, 3, 4")]
     pub action: ::core::option::Option<hint::Action>,
 }

@@ -1,0 +1,183 @@
+//! `smidr explain`: why a build failed, of the record, or of logs from elsewhere.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read},
+    path::Path,
+    process::ExitCode,
+};
+
+use anstyle::AnsiColor;
+
+use super::{
+    args::Explain,
+    context,
+    output::{Document, paint, say, say_lines},
+    report::{Done, Failure, Refused},
+};
+use crate::{
+    diagnose::{self, Facts, Log, UNKNOWN, diagnose},
+    history::{BuildRecord, journal::Entry},
+    model::{Certainty, Diagnosis, Event, Hint, Outcome, State},
+    service::LocalService,
+    system::{files::FileError, paths, rooted::open_linkless},
+};
+
+/// How many diagnoses are told without `--all`.
+const TOLD: usize = 5;
+
+/// How many lines show a failure without `--all`, and of one that no rule knows.
+const SHOWN: usize = 4;
+const SHOWN_UNKNOWN: usize = 30;
+
+/// Runs the command.
+pub(super) fn explain(config: &Path, args: &Explain) -> Done {
+    if args.log.is_some() || !args.task_log.is_empty() {
+        return tell(None, &of_files(args)?, args);
+    }
+    let facts = context::gather();
+    let paths = paths::find(&facts.environment)?;
+    let service = LocalService::new(&paths);
+    let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
+    tell(Some(&build), &of_build(&service, &build)?, args)
+}
+
+/// What the logs of the caller's tell.
+fn of_files(args: &Explain) -> Result<Vec<Diagnosis>, Failure> {
+    if let Some(series) = args.series.as_ref().filter(|series| diagnose::series(series).is_none()) {
+        let hint = Hint::new("the name or the number of a release, such as scarthgap or 5.0");
+        return Err(Refused::new(format!("`{series}` is no Yocto series"), [hint]).into());
+    }
+    let log = |path: &Path| {
+        let name = path.display().to_string();
+        opened(path).map(|text| Log { name: Some(name), text, task: None }).map_err(FileError::new("read", path))
+    };
+    let console = args.log.as_deref().map(log).transpose()?;
+    let logs = args.task_log.iter().map(|path| log(path)).collect::<Result<_, _>>()?;
+    let first = args.log.as_deref().or(args.task_log.first().map(AsRef::as_ref)).unwrap_or(Path::new("-"));
+    Ok(diagnose(console, logs, &Facts { series: args.series.clone() }).map_err(FileError::new("read", first))?)
+}
+
+/// A log, decompressed.
+fn opened(path: &Path) -> io::Result<Box<dyn Read>> {
+    let mut file: Box<dyn Read> = match path.to_str() {
+        Some("-") => Box::new(io::stdin()),
+        _ => Box::new(File::open(path)?),
+    };
+    let mut mark = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut mark)?;
+    let all = io::Cursor::new(mark.clone()).chain(file);
+    Ok(match mark.as_slice() {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(all))),
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(all)?),
+        _ => Box::new(all),
+    })
+}
+
+/// What the journal of a build and the kept logs of its failed tasks tell.
+fn of_build(service: &LocalService<'_>, build: &BuildRecord) -> Result<Vec<Diagnosis>, Failure> {
+    let (mut console, mut series) = (Vec::new(), None);
+    service.watch(&build.id, 0, None, &mut |entry| {
+        if let Entry::Record(record) = entry {
+            match record.event {
+                Event::Console { line } => {
+                    console.extend_from_slice(line.as_bytes());
+                    console.push(b'\n');
+                }
+                Event::BitbakeReady { version } => series = diagnose::series_of_bitbake(&version),
+                _ => {}
+            }
+        }
+        true
+    })?;
+    let failed = build.outcome.iter().flat_map(|outcome| &outcome.failed);
+    let logs = failed.filter_map(|task| {
+        let path = task.log.as_ref()?;
+        let file = open_linkless(path).ok()?;
+        Some(Log { name: Some(path.display().to_string()), text: Box::new(file), task: Some(task.name.clone()) })
+    });
+    let console = Log { name: None, text: Box::new(console.as_slice()), task: None };
+    let facts = Facts { series: series.map(str::to_owned) };
+    Ok(diagnose(Some(console), logs.collect(), &facts)
+        .map_err(FileError::new("read the logs of", Path::new(build.id.as_str())))?)
+}
+
+fn tell(build: Option<&BuildRecord>, all: &[Diagnosis], args: &Explain) -> Done {
+    if args.json {
+        let document = Document::new();
+        let document = match build {
+            Some(build) => document.with("build", &build.id)?.with("state", &build.state)?,
+            None => document,
+        };
+        document.with("diagnoses", all)?.say();
+        return Ok(ExitCode::SUCCESS);
+    }
+    match build {
+        Some(build) if all.is_empty() => without_diagnosis(build),
+        None if all.is_empty() => say("no failure stands in it"),
+        _ => {}
+    }
+    let count = if args.all { all.len() } else { all.len().min(TOLD) };
+    for (place, one) in all.iter().take(count).enumerate() {
+        if place > 0 {
+            say("");
+        }
+        block(one, args.all);
+    }
+    if count < all.len() {
+        say(format!("\n{} more failures:  smidr explain --all", all.len() - count));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A build of which BitBake has told no failure: why it failed all the same, if it did.
+fn without_diagnosis(build: &BuildRecord) {
+    match &build.outcome {
+        Some(Outcome { reasons, hints, state, .. }) if *state != State::Completed => {
+            say(format!("{} is {state}", build.id));
+            reasons.iter().for_each(|reason| say_lines(format!("  {reason}")));
+            hints.iter().for_each(|hint| say_lines(format!("  {hint}")));
+        }
+        _ => say(format!("{} is {}: nothing failed", build.id, build.state)),
+    }
+}
+
+/// One diagnosis.
+fn block(one: &Diagnosis, all: bool) {
+    let name = match (&one.recipe, &one.task) {
+        (Some(recipe), Some(task)) => format!("{recipe}:{task}"),
+        (Some(recipe), None) => recipe.clone(),
+        (None, task) => task.clone().unwrap_or_else(|| "the build".into()),
+    };
+    let multiconfig = one.multiconfig.as_ref().map_or(String::new(), |name| format!(" (multiconfig {name})"));
+    say(format!("{}{multiconfig}: {}", paint(AnsiColor::Red, &name), one.kind));
+    let shown = match (all, one.kind.as_str()) {
+        (true, _) => usize::MAX,
+        (false, UNKNOWN) => SHOWN_UNKNOWN,
+        (false, _) => SHOWN,
+    };
+    for quote in one.evidence.iter().take(shown) {
+        say(format!("  | {}", quote.text));
+    }
+    if let Some(first) = &one.first_error
+        && let Some(file) = &first.file
+        && first.line > 0
+    {
+        say(format!("  {file}:{}", first.line));
+    }
+    let doubt = if one.sure == Certainty::Likely { "most likely: " } else { "" };
+    say_lines(format!("  {doubt}{}", one.cause));
+    for hint in &one.next {
+        say_lines(format!("  - {}", hint.to_string().replace('\n', "\n      ")));
+    }
+    if !one.could_be.is_empty() {
+        say(format!("  or: {}", one.could_be.join("; ")));
+    }
+    if !one.also.is_empty() {
+        let shown = if all { one.also.len() } else { 3 };
+        let names: Vec<String> = one.also.iter().take(shown).map(ToString::to_string).collect();
+        let more = one.also.len().saturating_sub(shown);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        say(format!("  the same: {}{more}", names.join(", ")));
+    }
+}

@@ -1,0 +1,219 @@
+//! BitBake's console, as its own user interfaces and smidr's print it, in a CI's log too: which tasks failed, and whose message a line is.
+
+use std::{collections::HashMap, io, sync::LazyLock};
+
+use regex::Regex;
+
+use super::{
+    Log,
+    line::{Line, pattern},
+    names,
+    rules::At,
+    scan::{self, Owner, Recent, Scan, Stands},
+};
+use crate::model::{Level, Quote, TaskName};
+
+static FAILED: LazyLock<Regex> = pattern!(r"^Task (?:\d+ )?\((.+?)(?::|, )(do_\w+)\) failed with exit code");
+static OURS: LazyLock<Regex> = pattern!(r"^Failed: (?:mc:([^:]+):)?([^:\s]+):(do_\w+)(?:, see (.+))?$");
+static LOG: LazyLock<Regex> = pattern!(r"^Logfile of failure stored in: (\S+)");
+static URL: LazyLock<Regex> =
+    pattern!(r"(?:Failed to fetch URL |Fetcher failure for URL: '|Unpack failure for URL: ')([^'\s,]+)");
+static NAMED: LazyLock<Regex> = pattern!(r"(?:^|\s)((?:mc:[^:\s]+:)?(?:virtual:\w+:)*/\S+?\.bb(?:append)?)(?:[:\s]|$)");
+static VERSION: LazyLock<Regex> = pattern!(r#"^BB_VERSION\s+= "([0-9.]+)"#);
+static EXECUTES: LazyLock<Regex> = pattern!(r"Executing (?:shell|python) function (do_\w+)");
+
+/// A task that failed.
+#[derive(Debug, Default)]
+pub(super) struct Failed {
+    pub(super) recipe: String,
+    pub(super) task: String,
+    pub(super) multiconfig: Option<String>,
+    /// The file of the recipe.
+    pub(super) file: Option<String>,
+    log: Option<String>,
+    /// Its message on the console, if no rule knows it.
+    pub(super) said: Option<Quote>,
+    /// The last lines of its log, if no rule knows any.
+    pub(super) last: Vec<Quote>,
+}
+
+impl Failed {
+    pub(super) fn of(owner: &Owner) -> Self {
+        Self { recipe: names::of_package(&owner.package), task: owner.task.clone(), ..Self::default() }
+    }
+
+    /// Whether a message is its own: BitBake writes `PN-PV-PR` before it, or a log is of it.
+    pub(super) fn is(&self, owner: &Owner) -> bool {
+        let package = owner.package.rsplit(':').next().unwrap_or(&owner.package);
+        let rest = package.strip_prefix(&self.recipe);
+        let version =
+            |rest: &str| rest.strip_prefix('-').is_some_and(|rest| names::of_package(&format!("x-{rest}")) == "x");
+        owner.task == self.task && rest.is_some_and(|rest| rest.is_empty() || version(rest))
+    }
+}
+
+/// What the console has said.
+#[derive(Default)]
+pub(super) struct Console {
+    scan: Scan,
+    failed: Vec<Failed>,
+    // Errors of tasks, should no line say that they failed.
+    erred: Vec<Owner>,
+    said: Vec<(Owner, Quote)>,
+    /// The series, if BitBake has said its version.
+    pub(super) series: Option<String>,
+}
+
+impl Console {
+    /// Reads all of it.
+    pub(super) fn read(&mut self, log: Log<'_>) -> io::Result<()> {
+        let (mut owner, mut of_log, mut named) = (None, None, None::<(u64, String)>);
+        let mut urls: HashMap<Option<Owner>, String> = HashMap::new();
+        let mut recent = Recent::default();
+        let file = log.name.as_deref();
+        scan::read(log.text, true, |number, raw, _| {
+            let line = Line::new(raw);
+            if !line.goes_on() {
+                owner = line.owner.clone().map(|(package, task)| Owner { package, task });
+                self.head(&line, number, file, owner.as_ref(), &mut of_log);
+            }
+            if let Some(found) = VERSION.captures(&line.text) {
+                self.series = names::series_of_bitbake(&found[1]).map(str::to_owned);
+            }
+            if let Some(found) = URL.captures(&line.text) {
+                urls.insert(owner.clone(), found[1].trim_end_matches(['.', '\'']).to_owned());
+            }
+            if let Some(found) = NAMED.captures(&line.text).filter(|_| owner.is_none()) {
+                named = Some((number, found[1].to_owned()));
+            }
+            let at = if line.is_log { At::Task } else { At::Console };
+            let whose = if line.is_log { of_log.as_ref() } else { owner.as_ref() };
+            let stands = Stands {
+                at,
+                file,
+                number,
+                owner: whose,
+                url: urls.get(&owner),
+                named: named.as_ref().filter(|(at, _)| at + 16 > number).map(|(_, path)| path),
+            };
+            let wanted = self.scan.look(&line, stands, recent.lines());
+            recent.push(number, line);
+            wanted
+        })?;
+        self.scan.end();
+        Ok(())
+    }
+
+    /// A line that begins a message.
+    fn head(
+        &mut self,
+        line: &Line,
+        number: u64,
+        file: Option<&str>,
+        owner: Option<&Owner>,
+        of_log: &mut Option<Owner>,
+    ) {
+        if line.level.is_none_or(|level| level < Level::Error) {
+            return;
+        }
+        let body = line.body();
+        if let Some(found) = FAILED.captures(body) {
+            let path = found[1].to_owned();
+            let Some((recipe, multiconfig)) = names::of_file(&path) else { return };
+            self.fail(Failed { recipe, task: found[2].to_owned(), multiconfig, file: Some(path), ..Failed::default() });
+        } else if let Some(found) = OURS.captures(body) {
+            let word = |at: usize| found.get(at).map(|word| word.as_str().to_owned());
+            let (multiconfig, log) = (word(1), word(4));
+            self.fail(Failed {
+                recipe: found[2].to_owned(),
+                task: found[3].to_owned(),
+                multiconfig,
+                log,
+                ..Failed::default()
+            });
+        } else if let Some(found) = LOG.captures(body) {
+            let path = &found[1];
+            *of_log = names::of_log(path).and_then(|(recipe, task)| {
+                let package = recipe.or_else(|| owner.map(|owner| owner.package.clone()))?;
+                Some(Owner { package, task })
+            });
+        } else if let Some(owner) = owner
+            && self.erred.len() < 1000
+        {
+            if !self.erred.contains(owner) {
+                self.erred.push(owner.clone());
+            }
+            let quote = Quote { text: line.text.clone(), file: file.map(str::to_owned), line: number };
+            self.said.push((owner.clone(), quote));
+        }
+    }
+
+    fn fail(&mut self, one: Failed) {
+        let is_same = |known: &Failed| {
+            known.recipe == one.recipe && known.task == one.task && known.multiconfig == one.multiconfig
+        };
+        let place = self.failed.iter().position(is_same);
+        if let Some(known) = place.and_then(|place| self.failed.get_mut(place)) {
+            known.file = known.file.take().or(one.file);
+            known.log = known.log.take().or(one.log);
+        } else if self.failed.len() < 10_000 {
+            self.failed.push(one);
+        }
+    }
+
+    /// The messages that rules know, and the tasks that failed. Where no line says so, those that had errors did.
+    pub(super) fn done(mut self) -> (Scan, Vec<Failed>) {
+        if self.failed.is_empty() {
+            for owner in &self.erred {
+                let one = Failed::of(owner);
+                if !self.failed.iter().any(|known| known.is(owner)) {
+                    self.failed.push(one);
+                }
+            }
+        }
+        for (owner, quote) in self.said {
+            if let Some(task) = self.failed.iter_mut().find(|task| task.is(&owner) && task.said.is_none()) {
+                task.said = Some(quote);
+            }
+        }
+        (self.scan, self.failed)
+    }
+}
+
+/// Whose log it is: as the caller says, as its path says, or the one task that failed.
+pub(super) fn owner_of_log(task: Option<&TaskName>, name: Option<&str>, failed: &[Failed]) -> Option<Owner> {
+    if let Some(task) = task {
+        let recipe = task
+            .recipe
+            .strip_prefix("mc:")
+            .and_then(|rest| rest.split_once(':'))
+            .map_or(task.recipe.as_str(), |(_, recipe)| recipe);
+        return Some(Owner { package: recipe.to_owned(), task: task.task.clone() });
+    }
+    let as_owner = |failed: &Failed| Owner { package: failed.recipe.clone(), task: failed.task.clone() };
+    if let [one] = failed {
+        return Some(as_owner(one));
+    }
+    let (recipe, task) = names::of_log(name?)?;
+    let mut fitting = failed
+        .iter()
+        .filter(|failed| failed.task == task && recipe.as_ref().is_none_or(|recipe| *recipe == failed.recipe));
+    match (fitting.next(), fitting.next(), recipe) {
+        (Some(one), None, _) => Some(as_owner(one)),
+        (_, _, Some(package)) => Some(Owner { package, task }),
+        _ => None,
+    }
+}
+
+/// Whose log it is, by its first lines, if that says which of the failed tasks.
+pub(super) fn owner_of_head(head: &[u8], failed: &[Failed]) -> Option<Owner> {
+    let text = String::from_utf8_lossy(head);
+    let task = EXECUTES.captures_iter(&text).map(|found| found[1].to_owned()).next();
+    let fitting =
+        task.as_ref().and_then(|task| failed.iter().find(|failed| failed.task == *task)).or_else(|| failed.first());
+    match (fitting, task) {
+        (Some(one), _) => Some(Owner { package: one.recipe.clone(), task: one.task.clone() }),
+        (None, Some(task)) => Some(Owner { package: String::new(), task }),
+        (None, None) => None,
+    }
+}

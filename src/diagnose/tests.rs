@@ -1,0 +1,223 @@
+//! Failures that were posted, with their names replaced, and logs in bad shape.
+
+use std::{fmt::Write as _, io::Cursor};
+
+use include_dir::{Dir, include_dir};
+use serde::Deserialize;
+
+use super::*;
+
+static CASES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/tests/failures");
+
+#[derive(Deserialize)]
+struct Case {
+    series: String,
+    kind: String,
+    recipe: Option<String>,
+    task: Option<String>,
+    first: First,
+    console: String,
+    #[serde(default)]
+    task_log: String,
+}
+
+#[derive(Deserialize)]
+struct First {
+    log: String,
+    line: u64,
+}
+
+fn log<'a>(name: &str, text: &'a [u8]) -> Log<'a> {
+    Log { name: Some(name.into()), text: Box::new(Cursor::new(text)), task: None }
+}
+
+fn of(console: &str, task: &str, series: Option<&str>) -> Vec<Diagnosis> {
+    let console = (!console.is_empty()).then(|| log("console", console.as_bytes()));
+    let logs = (!task.is_empty()).then(|| log("task", task.as_bytes())).into_iter().collect();
+    diagnose(console, logs, &Facts { series: series.map(str::to_owned) }).expect("texts can be read")
+}
+
+#[test]
+fn posted_failures_are_known() {
+    let mut wrong = String::new();
+    for file in CASES.files() {
+        let name = file.path().display();
+        let case: Case = serde_yaml::from_str(file.contents_utf8().expect("UTF-8"))
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let all = of(&case.console, &case.task_log, Some(&case.series));
+        let first = all.first().unwrap_or_else(|| panic!("{name} has no diagnosis"));
+        let line = first.first_error.as_ref().map(|quote| (quote.file.clone().unwrap_or_default(), quote.line));
+        let got = (&first.kind, &first.recipe, &first.task, line);
+        let wanted = (&case.kind, &case.recipe, &case.task, Some((case.first.log, case.first.line)));
+        if got != wanted {
+            writeln!(wrong, "{name}: {got:?} instead of {wanted:?}").expect("written");
+        }
+        assert!(!first.cause.is_empty() && !first.next.is_empty() && !first.evidence.is_empty(), "{name}");
+        let told = format!("{} {:?}", first.cause, first.next);
+        assert!(!told.contains("{recipe") && !told.contains("{bb"), "{told}");
+    }
+    assert_eq!(wrong, "");
+    assert_eq!(CASES.files().count(), 90);
+}
+
+const COMPILE: &str = "DEBUG: Executing shell function do_compile
+gcc -Werror -c error.c -o error.o
+a.c:3:5: error: expected ';' before 'return'
+make: *** [a.o] Error 1
+ERROR: oe_runmake failed
+WARNING: exit code 1 from a shell command.
+";
+
+const FAILED: &str =
+    "ERROR: a-1.0-r0 do_compile: ExecutionError('/b/work/x/a/1.0-r0/temp/run.do_compile.7', 1, None, None)
+ERROR: Logfile of failure stored in: /b/work/x/a/1.0-r0/temp/log.do_compile.7
+ERROR: Task (/l/a_1.0.bb:do_compile) failed with exit code '1'
+";
+
+fn kinds(all: &[Diagnosis]) -> Vec<&str> {
+    all.iter().map(|one| one.kind.as_str()).collect()
+}
+
+#[test]
+fn a_log_is_read_however_it_was_kept() {
+    let plain = of(FAILED, COMPILE, None);
+    assert_eq!(kinds(&plain), ["compile-error"]);
+    assert_eq!(plain[0].source, Some(SourcePlace { file: "a.c".into(), line: Some(3) }));
+    let dirty: [fn(&str) -> String; 5] = [
+        |line| format!("2026-01-01T10:00:00.1234567Z {line}"),
+        |line| format!("\x1b[31m{line}\x1b[0m\r"),
+        |line| format!("  1% |#  |\r  2% |## |\r{line}"),
+        |line| format!("2026-01-01 10:00:00 - INFO     - {line}"),
+        |line| format!("[10:00:00] {line}"),
+    ];
+    for made in dirty {
+        let all = |text: &str| text.lines().map(|line| made(line) + "\n").collect::<String>();
+        let found = of(&all(FAILED), &all(COMPILE), None);
+        assert_eq!(
+            (kinds(&found), &found[0].recipe, &found[0].source),
+            (kinds(&plain), &plain[0].recipe, &plain[0].source),
+            "{}",
+            made("x")
+        );
+    }
+    // In the console alone, once and twice behind `| `.
+    for bar in ["| ", "| | "] {
+        let quoted: String = COMPILE.lines().map(|line| format!("{bar}{line}\n")).collect();
+        let mut lines = FAILED.lines();
+        let console = format!(
+            "{}\n{}\n{quoted}{}\n",
+            lines.next().expect("one"),
+            lines.next().expect("two"),
+            lines.next().expect("three")
+        );
+        let found = of(&console, "", None);
+        assert_eq!((kinds(&found), found[0].task.as_deref()), (vec!["compile-error"], Some("do_compile")), "{found:?}");
+    }
+    // PowerShell writes UTF-16.
+    let wide: Vec<u8> = std::iter::once(0xfeff).chain(COMPILE.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    let found =
+        diagnose(Some(log("console", FAILED.as_bytes())), vec![log("task", &wide)], &Facts::default()).expect("read");
+    assert_eq!((kinds(&found), &found[0].first_error.as_ref().expect("a line").line), (vec!["compile-error"], &3));
+    // Cut in the middle, and bytes that are no text.
+    let (cut, _) = COMPILE.split_once("make:").expect("there");
+    assert_eq!(kinds(&of(FAILED, cut, None)), ["compile-error"]);
+    let binary = [b"\xff\x00\xfe\n".repeat(1000), COMPILE.as_bytes().to_vec(), vec![0; 5000]].concat();
+    let found = diagnose(None, vec![log("/b/work/x/a/1.0-r0/temp/log.do_compile.7", &binary)], &Facts::default())
+        .expect("read");
+    assert_eq!((kinds(&found), found[0].recipe.as_deref()), (vec!["compile-error"], Some("a")));
+}
+
+#[test]
+fn compilers_in_other_languages_are_understood() {
+    for (line, kind) in [
+        ("a.c:3:10: schwerwiegender Fehler: zlib.h: Datei oder Verzeichnis nicht gefunden", "missing-header"),
+        ("a.c:3:10: erreur fatale : zlib.h : Aucun fichier ou dossier de ce type", "missing-header"),
+        ("a.c:3:10: 致命的エラー: zlib.h: そのようなファイルやディレクトリはありません", "missing-header"),
+        ("a.c:3:10: Fehler: »x« nicht deklariert", "compile-error"),
+        ("a.c:3:10: erreur : « x » non déclaré", "compile-error"),
+        ("a.c:3:10: エラー: ‘x’ が宣言されていません", "compile-error"),
+    ] {
+        let found = of(FAILED, &format!("gcc -c a.c\n{line}\nmake: *** [a.o] Error 1\n"), None);
+        assert_eq!(kinds(&found), [kind], "{line}");
+        assert_eq!(found[0].first_error.as_ref().expect("a line").text, line);
+    }
+}
+
+#[test]
+fn what_only_quotes_errors_is_none() {
+    let log = "NOTE: make -j 8
+gcc -Werror -Wformat-security -DMSG=\"fatal error\" -c error.c -o error.o
+test_parser ... expected error: unexpected token ... ok
+checking whether the compiler reports error: no
+a.c:9:1: warning: error: in a string [-Wfoo]
+the disclaimer says: error or omission; failed to warn
+real.c:7:2: error: unknown type name 'u33'
+make: *** [real.o] Error 1
+";
+    let found = of(FAILED, log, None);
+    assert_eq!(found[0].first_error.as_ref().expect("a line").line, 7, "{found:?}");
+    let fine = "NOTE: Running task 1 of 2 (/l/a.bb:do_compile)\nWARNING: a-1.0-r0 do_fetch: Failed to fetch URL http://a/b, attempting MIRRORS if available\nWARNING: Setscene task (/l/a.bb:do_package_setscene) failed with exit code '1' - real task will be run instead\nNOTE: Tasks Summary: Attempted 9 tasks of which 9 didn't need to be rerun and all succeeded.\n";
+    assert_eq!(of(fine, "", None), []);
+}
+
+#[test]
+fn an_unknown_failure_shows_its_first_lines_and_no_noise() {
+    let log = format!(
+        "DEBUG: Executing shell function do_compile\n{}frobnicator: it broke badly\nfrobnicator: error: it said no\n{}make: *** [all] Error 3\nERROR: oe_runmake failed\n",
+        "building\n".repeat(50),
+        "more\n".repeat(40)
+    );
+    let found = of(FAILED, &log, None);
+    assert_eq!((kinds(&found), found[0].sure), (vec![UNKNOWN], Certainty::Unknown));
+    assert_eq!(found[0].first_error.as_ref().expect("a line").line, 53);
+    assert!(found[0].evidence.len() > 25 && found[0].cause.contains("it said no"), "{found:?}");
+    // No line that looks like one: the last are shown.
+    let found = of(FAILED, "one\ntwo\nthree\n", None);
+    assert_eq!(found[0].kind, UNKNOWN);
+    assert_eq!(found[0].evidence.iter().map(|quote| quote.text.as_str()).collect::<Vec<_>>(), ["one", "two", "three"]);
+}
+
+#[test]
+fn equal_failures_are_one_and_others_are_all_there() {
+    let mut console = String::new();
+    for number in 0..500 {
+        let name = format!("r{number}");
+        let text = if number % 2 == 0 {
+            "No space left on device".to_owned()
+        } else {
+            format!("{name} is special: error: x{number}")
+        };
+        writeln!(console, "ERROR: {name}-1.0-r0 do_install: {text}\nERROR: Task (/l/{name}_1.0.bb:do_install) failed with exit code '1'").expect("written");
+    }
+    let found = of(&console, "", None);
+    let full = found.iter().find(|one| one.kind == "disk-full").expect("found");
+    assert_eq!((full.also.len(), found.len()), (249, 251));
+}
+
+/// A reader of `count` times the same text.
+struct Again<'a>(&'a [u8], u64, usize);
+
+impl Read for Again<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.1 == 0 {
+            return Ok(0);
+        }
+        let count = into.len().min(self.0.len() - self.2);
+        into[..count].copy_from_slice(&self.0[self.2..self.2 + count]);
+        self.2 = (self.2 + count) % self.0.len();
+        self.1 -= u64::from(self.2 == 0);
+        Ok(count)
+    }
+}
+
+#[test]
+fn lines_without_an_end_and_many_errors_are_bounded() {
+    let long = Again(&[b'e'; 4096], 2048, 0).chain(Again(b"\na.c:3:5: error: late\n", 1, 0));
+    let text = Log { name: Some("log.do_compile".into()), text: Box::new(long), task: None };
+    let found = diagnose(Some(log("console", FAILED.as_bytes())), vec![text], &Facts::default()).expect("read");
+    assert_eq!((kinds(&found), found[0].first_error.as_ref().expect("a line").line), (vec!["compile-error"], 2));
+    let many = Again(b"a.c:3:5: error: again\nERROR: x-1.0-r0 do_y: No such file or directory\n", 20_000, 0);
+    let text = Log { name: Some("log.do_compile".into()), text: Box::new(many), task: None };
+    let found = diagnose(Some(log("console", FAILED.as_bytes())), vec![text], &Facts::default()).expect("read");
+    assert_eq!((kinds(&found), found[0].first_error.as_ref().expect("a line").line), (vec!["compile-error"], 1));
+}
