@@ -181,8 +181,7 @@ fn without_task(found: Vec<(Finding, Circumstances)>, least: u8, alone: bool) ->
     all.sort_by_key(|(rank, line, _)| (std::cmp::Reverse(*rank), line.clone()));
     // One line has one meaning, and one recipe one reason.
     all.retain(|(_, line, one)| {
-        told.insert((line.clone(), None))
-            && (one.recipe.is_none() || told.insert((None, Some((one.recipe.clone(), one.cause.clone())))))
+        told.insert((line.clone(), None)) && told.insert((None, Some((one.recipe.clone(), one.cause.clone()))))
     });
     all.into_iter().map(|(rank, _, one)| (rank, one)).collect()
 }
