@@ -22,6 +22,9 @@ static NAMED: LazyLock<Regex> = pattern!(r"(?:^|\s)((?:mc:[^:\s]+:)?(?:virtual:\
 static VERSION: LazyLock<Regex> = pattern!(r#"^BB_VERSION\s+= "([0-9.]+)"#);
 static EXECUTES: LazyLock<Regex> = pattern!(r"Executing (?:shell|python) function (do_\w+)");
 
+/// How many tasks are looked at.
+const MOST: usize = 2000;
+
 /// A task that failed.
 #[derive(Debug, Default)]
 pub(super) struct Failed {
@@ -80,7 +83,7 @@ impl Console {
             if let Some(found) = VERSION.captures(&line.text) {
                 self.series = names::series_of_bitbake(&found[1]).map(str::to_owned);
             }
-            if let Some(found) = URL.captures(&line.text) {
+            if let Some(found) = URL.captures(&line.text).filter(|_| urls.len() < MOST) {
                 urls.insert(owner.clone(), found[1].trim_end_matches(['.', '\'']).to_owned());
             }
             if let Some(found) = NAMED.captures(&line.text).filter(|_| owner.is_none()) {
@@ -138,7 +141,8 @@ impl Console {
                 Some(Owner { package, task })
             });
         } else if let Some(owner) = owner
-            && self.erred.len() < 1000
+            && self.erred.len() < MOST
+            && self.said.len() < 10 * MOST
         {
             if !self.erred.contains(owner) {
                 self.erred.push(owner.clone());
@@ -156,7 +160,7 @@ impl Console {
         if let Some(known) = place.and_then(|place| self.failed.get_mut(place)) {
             known.file = known.file.take().or(one.file);
             known.log = known.log.take().or(one.log);
-        } else if self.failed.len() < 10_000 {
+        } else if self.failed.len() < MOST {
             self.failed.push(one);
         }
     }

@@ -5,7 +5,7 @@ use std::{
     sync::{LazyLock, OnceLock},
 };
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use regex::{Captures, Regex};
 use serde::Deserialize;
 
@@ -165,10 +165,11 @@ pub(super) struct Circumstances {
 /// The words of a message, by name.
 pub(super) type Words = BTreeMap<String, String>;
 
-/// All rules, with one search for the texts of all of them.
+/// All rules, with one search for the texts of all of them, and one for those that logs of tasks may have.
 pub(super) struct Rules {
     pub(super) all: Vec<Rule>,
     texts: AhoCorasick,
+    of_tasks: AhoCorasick,
     // The rule of each text.
     of_text: Vec<usize>,
 }
@@ -187,13 +188,16 @@ pub(super) static RULES: LazyLock<Rules> = LazyLock::new(|| {
         of_text.resize(texts.len(), index);
     }
     let texts = AhoCorasick::new(texts).expect("few texts");
-    Rules { all, texts, of_text }
+    let of_tasks = all.iter().filter(|rule| rule.at != Some(At::Console)).flat_map(|rule| &rule.find);
+    // Larger than other forms, and twice as fast.
+    let of_tasks = AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(of_tasks).expect("few texts");
+    Rules { all, texts, of_tasks, of_text }
 });
 
 impl Rules {
-    /// Where in a log the next line stands that a rule may match.
+    /// Where in the log of a task the next line stands that a rule may match.
     pub(super) fn next_in(&self, bytes: &[u8]) -> Option<usize> {
-        self.texts.find(bytes).map(|found| found.start())
+        self.of_tasks.find(bytes).map(|found| found.start())
     }
 
     /// The rules that may match a line, in the order of the files.
