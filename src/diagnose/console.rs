@@ -1,4 +1,4 @@
-//! BitBake's console, as its own user interfaces and smidr's print it, in a CI's log too: which tasks failed, and whose message a line is.
+//! BitBake's console, as its own user interfaces and smidr's print it, in a CI's log too: which tasks failed, and which task a line belongs to.
 
 use std::{collections::HashMap, io, sync::LazyLock};
 
@@ -90,12 +90,12 @@ impl Console {
                 named = Some((number, found[1].to_owned()));
             }
             let at = if line.is_log { At::Task } else { At::Console };
-            let whose = if line.is_log { of_log.as_ref() } else { owner.as_ref() };
+            let of = if line.is_log { of_log.as_ref() } else { owner.as_ref() };
             let stands = Stands {
                 at,
                 file,
                 number,
-                owner: whose,
+                owner: of,
                 url: urls.get(&owner),
                 named: named.as_ref().filter(|(at, _)| at + 16 > number).map(|(_, path)| path),
             };
@@ -184,7 +184,7 @@ impl Console {
     }
 }
 
-/// Whose log it is: as the caller says, as its path says, or the one task that failed.
+/// The task of a log: as the caller says, as its path says, or the only one that failed.
 pub(super) fn owner_of_log(task: Option<&TaskName>, name: Option<&str>, failed: &[Failed]) -> Option<Owner> {
     if let Some(task) = task {
         let recipe = task
@@ -209,7 +209,7 @@ pub(super) fn owner_of_log(task: Option<&TaskName>, name: Option<&str>, failed: 
     }
 }
 
-/// Whose log it is, by its first lines, if that says which of the failed tasks.
+/// The task of a log by its first lines, if they say which of the failed ones.
 pub(super) fn owner_of_head(head: &[u8], failed: &[Failed]) -> Option<Owner> {
     let text = String::from_utf8_lossy(head);
     let task = EXECUTES.captures_iter(&text).map(|found| found[1].to_owned()).next();

@@ -73,7 +73,7 @@ pub(crate) fn diagnose(console: Option<Log<'_>>, logs: Vec<Log<'_>>, facts: &Fac
     Ok(judge(scan.findings, failed, series.as_deref().and_then(names::series)))
 }
 
-/// Reads the log of a task. Gives whose it is and its last lines.
+/// Reads the log of a task. Gives its task and its last lines.
 fn read_task(log: Log<'_>, scan: &mut Scan, failed: &mut Vec<Failed>) -> io::Result<(Option<Owner>, Vec<Vec<u8>>)> {
     let name = log.name;
     let mut owner = console::owner_of_log(log.task.as_ref(), name.as_deref(), failed);

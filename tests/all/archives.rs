@@ -324,6 +324,7 @@ fn compare(tools: &Tools, nodes: &[Node]) {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn three_readers_see_one_tree() {
     let name = "archives::three_readers_see_one_tree";
     let tools = Tools::find();

@@ -248,6 +248,7 @@ fn bitbakes_exit_status_decides_not_its_events() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn events_of_many_failed_tasks_take_bounded_memory_and_one_log() {
     let Some(world) = World::with_project("border::events_of_many_failed_tasks_take_bounded_memory_and_one_log") else {
         return;

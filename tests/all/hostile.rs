@@ -208,6 +208,7 @@ fn most_memory(running: super::support::Running) -> (u64, super::support::Done) 
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn archives_take_bounded_memory() {
     let pax = |records: &[(&str, &[u8])], path: &str, kind: tar::EntryType| {
         let mut archive = tar::Builder::new(Vec::new());

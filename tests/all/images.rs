@@ -191,6 +191,7 @@ fn a_recipe_that_fails_leaves_nothing() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn hello_is_the_same_image_everywhere() {
     let name = "images::hello_is_the_same_image_everywhere";
     let Some(shared) = shared_home(name) else { return };

@@ -552,6 +552,7 @@ fn variants_that_differ_in_commits_patches_and_build_hosts() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn a_killed_sync_can_be_repeated() {
     let Some(git_world) = GitWorld::new("layers::a_killed_sync_can_be_repeated") else { return };
     // Large enough that a kill meets every step.
