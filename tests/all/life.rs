@@ -375,12 +375,12 @@ fn a_shell_is_as_large_as_its_terminal() {
     let (mut screen, mut child) = on_terminal(&setsid, &world, &["shell"]);
     screen.types("stty size | tr ' ' x\n");
     screen.says("30x100");
-    screen.types("trap 'echo re''sized' WINCH; echo wait''ing\n");
+    screen.types("trap 'got=1; echo re''sized' WINCH; echo wait''ing\n");
     screen.says("waiting");
     screen.resize(41, 123);
     // A shell that waits for a line looks at its traps after it, and the new size may still be on its way. The signal goes to the group of processes
-    // in the foreground: a command substitution leaves that to the shell.
-    screen.types("until [ \"$(sleep 0.1; stty size)\" = '41 123' ]; do :; done\n");
+    // in the foreground, which builtins leave to the shell; a command substitution does too, but bash 5.2 breaks if a trap comes while it reads one.
+    screen.types("until [ \"$got\" ]; do read -t 0.1; done\n");
     screen.says("resized");
     screen.types("stty size | tr ' ' x\n");
     screen.says("41x123");
