@@ -64,7 +64,7 @@ pub(super) fn of_file(path: &str) -> Option<(String, Option<String>)> {
     (!recipe.is_empty()).then_some((recipe, multiconfig))
 }
 
-/// Recipe and task of a log: `…/work/ARCH/zlib/1.2-r0/temp/log.do_compile.7`. The recipe is missing where the path is another one.
+/// Recipe and task of a log: `TMPDIR/work/ARCH/zlib/1.2-r0/temp/log.do_compile.7`. The recipe is missing where the path is another one.
 pub(super) fn of_log(path: &str) -> Option<(Option<String>, String)> {
     let mut parts = path.rsplit('/');
     let task = parts.next()?.strip_prefix("log.")?;
