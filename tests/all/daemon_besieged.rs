@@ -72,9 +72,11 @@ fn health_is_not_watched() {
     let mut socket = UnixStream::connect(served.smidr.join("daemon/daemon.sock")).expect("a connection");
     let head = "Host: x\r\nContent-Type: application/grpc\r\nContent-Length: 5\r\nConnection: close\r\n\r\n";
     write!(socket, "POST /grpc.health.v1.Health/Watch HTTP/1.1\r\n{head}\0\0\0\0\0").expect("sent");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).expect("an answer that ends");
-    assert!(answer.contains("grpc-status: 12"), "{answer}");
+    // A server that answers before it has read the body resets the connection behind its answer.
+    let mut answer = Vec::new();
+    let ended = socket.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("grpc-status: 12"), "{answer}, {ended:?}");
 }
 
 #[test]
