@@ -19,7 +19,7 @@ use crate::{
     diagnose::{self, Facts, Log, UNKNOWN, diagnose},
     history::{BuildRecord, journal::Entry},
     model::{Certainty, Diagnosis, Event, Hint, Outcome, State},
-    service::LocalService,
+    service::{BuildService, LocalService},
     system::{files::FileError, paths, rooted::open_linkless},
 };
 
@@ -32,14 +32,28 @@ const SHOWN_UNKNOWN: usize = 30;
 
 /// Runs the command.
 pub(super) fn explain(config: &Path, args: &Explain) -> Done {
-    if args.log.is_some() || !args.task_log.is_empty() {
-        return tell(None, &of_files(args)?, args);
-    }
     let facts = context::gather();
+    let mut reports = args.reports.settle(&facts, false)?;
+    if args.log.is_some() || !args.task_log.is_empty() {
+        let all = of_files(args)?;
+        let done = tell(None, &all, args);
+        reports.take_logs(first_log(args), all);
+        return reports.end(done, config);
+    }
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
-    tell(Some(&build), &of_build(&service, &build)?, args)
+    let all = of_build(&service, &build, true)?;
+    let done = tell(Some(&build), &all, args);
+    if reports.any() {
+        reports.take(&service, &build, all)?;
+    }
+    reports.end(done, config)
+}
+
+/// The log that reports are named after.
+fn first_log(args: &Explain) -> &Path {
+    args.log.as_deref().or(args.task_log.first().map(AsRef::as_ref)).unwrap_or(Path::new("-"))
 }
 
 /// What the logs of the caller's tell.
@@ -54,8 +68,8 @@ fn of_files(args: &Explain) -> Result<Vec<Diagnosis>, Failure> {
     };
     let console = args.log.as_deref().map(log).transpose()?;
     let logs = args.task_log.iter().map(|path| log(path)).collect::<Result<_, _>>()?;
-    let first = args.log.as_deref().or(args.task_log.first().map(AsRef::as_ref)).unwrap_or(Path::new("-"));
-    Ok(diagnose(console, logs, &Facts { series: args.series.clone() }).map_err(FileError::new("read", first))?)
+    let facts = Facts { series: args.series.clone() };
+    Ok(diagnose(console, logs, &facts).map_err(FileError::new("read", first_log(args)))?)
 }
 
 /// A log, decompressed.
@@ -74,8 +88,12 @@ fn opened(path: &Path) -> io::Result<Box<dyn Read>> {
     })
 }
 
-/// What the journal of a build and the kept logs of its failed tasks tell.
-fn of_build(service: &LocalService<'_>, build: &BuildRecord) -> Result<Vec<Diagnosis>, Failure> {
+/// What the journal of a build and the kept logs of its failed tasks tell, if those are on this machine.
+pub(super) fn of_build(
+    service: &dyn BuildService,
+    build: &BuildRecord,
+    is_here: bool,
+) -> Result<Vec<Diagnosis>, Failure> {
     let (mut console, mut series) = (Vec::new(), None);
     service.watch(&build.id, 0, None, &mut |entry| {
         if let Entry::Record(record) = entry {
@@ -90,7 +108,7 @@ fn of_build(service: &LocalService<'_>, build: &BuildRecord) -> Result<Vec<Diagn
         }
         true
     })?;
-    let failed = build.outcome.iter().flat_map(|outcome| &outcome.failed);
+    let failed = build.outcome.iter().filter(|_| is_here).flat_map(|outcome| &outcome.failed);
     let logs = failed.filter_map(|task| {
         let path = task.log.as_ref()?;
         let file = open_linkless(path).ok()?;

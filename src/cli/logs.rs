@@ -9,6 +9,7 @@ use std::{
 use super::{
     args::Logs,
     context::{self, default_wanted},
+    explain,
     output::{in_pages, raw, say_json, talk},
     report::{Done, Failure, Refused},
     terminal::Terminal,
@@ -30,6 +31,7 @@ pub(super) fn logs(config: &Path, args: &Logs) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);
+    let mut reports = args.reports.settle(&facts, false)?;
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
     if let Some(task) = &args.task {
         let (path, kept) = task_log(&service, &paths, &build, task)?;
@@ -47,7 +49,13 @@ pub(super) fn logs(config: &Path, args: &Logs) -> Done {
             _ => Ok(ExitCode::SUCCESS),
         };
     }
-    print(&service, &build, Terminal::log(), 0, args.follow, args.json)
+    let done = print(&service, &build, Terminal::log(), 0, args.follow, args.json);
+    if reports.any() {
+        let build = service.show(Some(build.id.as_str()))?;
+        let all = explain::of_build(&service, &build, true)?;
+        reports.take(&service, &build, all)?;
+    }
+    reports.end(done, config)
 }
 
 /// Prints what a build said after a record.
