@@ -10,7 +10,6 @@ use super::{
     args::{Build, EventForm, Grant, Wanted},
     client, context,
     daemon_args::ReachDaemon,
-    explain,
     follow::View,
     local,
     output::{say, talk},
@@ -25,7 +24,7 @@ use crate::{
     executors::Life,
     history::BuildRecord,
     image::ImageStore,
-    model::{BuildId, BuildRequest, Group, Hint, Kind, Outcome, Paths, State, Submission, SystemFacts},
+    model::{BuildId, BuildRequest, Group, Hint, Kind, Outcome, Paths, Submission, SystemFacts},
     plan::{Domain, Plan},
     project::{Project, trust::Given},
     rpc::client::Remote,
@@ -109,7 +108,7 @@ fn run(
             }
         };
         let done = several::build(&service, &submissions, args, start, stop);
-        submissions.iter().for_each(|submission| tell(reports, &service, &submission.id, true));
+        submissions.iter().for_each(|submission| tell(reports, &service, &submission.id));
         return done;
     };
     let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(Terminal::new())];
@@ -125,21 +124,19 @@ fn run(
         Some(plan) if outcome.kind == Some(Kind::Request) && service.show(Some(submission.id.as_str())).is_err() => {
             reports.take_unrecorded(&unrecorded(submission, plan, outcome));
         }
-        _ => tell(reports, &service, &submission.id, true),
+        _ => tell(reports, &service, &submission.id),
     }
     Ok(code)
 }
 
 /// Lets reports tell of a build that is over. What cannot be told does not change how it ended.
-fn tell(reports: &mut reports::Wanted, service: &dyn BuildService, id: &BuildId, is_here: bool) {
+fn tell(reports: &mut reports::Wanted, service: &dyn BuildService, id: &BuildId) {
     if !reports.any() {
         return;
     }
     let mut told = || -> Result<(), Failure> {
         let build = service.show(Some(id.as_str()))?;
-        let is_good = build.state == State::Completed;
-        let diagnoses = if is_good { Vec::new() } else { explain::of_build(service, &build, is_here)? };
-        reports.take(service, &build, diagnoses)
+        reports.take(service, &build, None)
     };
     if let Err(error) = told() {
         report(&error);
@@ -200,7 +197,7 @@ fn on_daemon(
         }
         all => several::build(remote, all, args, start, stop),
     };
-    builds.iter().for_each(|(id, _)| tell(reports, remote, id, remote.is_own));
+    builds.iter().for_each(|(id, _)| tell(reports, remote, id));
     for (id, config) in builds.iter().filter(|_| !args.wanted.locked) {
         client::take_pins(remote, id, config, asked.facts, asked.paths)?;
     }

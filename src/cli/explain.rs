@@ -19,7 +19,7 @@ use crate::{
     diagnose::{self, Facts, Log, UNKNOWN, diagnose},
     history::{BuildRecord, journal::Entry},
     model::{Certainty, Diagnosis, Event, Hint, Outcome, State},
-    service::{BuildService, LocalService},
+    service::LocalService,
     system::{files::FileError, paths, rooted::open_linkless},
 };
 
@@ -36,17 +36,20 @@ pub(super) fn explain(config: &Path, args: &Explain) -> Done {
     let mut reports = args.reports.settle(&facts, false)?;
     if args.log.is_some() || !args.task_log.is_empty() {
         let all = of_files(args)?;
-        let done = tell(None, &all, args);
+        let done = tell(None, &all, args.json, args.all);
         reports.take_logs(first_log(args), all);
         return reports.end(done, config);
     }
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
-    let all = of_build(&service, &build, true)?;
-    let done = tell(Some(&build), &all, args);
+    let known = if args.again { Vec::new() } else { service.diagnoses(&build.id)? };
+    // Builds of an earlier smidr have none.
+    let is_untold = known.is_empty() && build.state == State::Failed;
+    let all = if is_untold || args.again { of_build(&service, &build)? } else { known };
+    let done = tell(Some(&build), &all, args.json, args.all);
     if reports.any() {
-        reports.take(&service, &build, all)?;
+        reports.take(&service, &build, Some(all))?;
     }
     reports.end(done, config)
 }
@@ -88,12 +91,8 @@ fn opened(path: &Path) -> io::Result<Box<dyn Read>> {
     })
 }
 
-/// What the journal of a build and the kept logs of its failed tasks tell, if those are on this machine.
-pub(super) fn of_build(
-    service: &dyn BuildService,
-    build: &BuildRecord,
-    is_here: bool,
-) -> Result<Vec<Diagnosis>, Failure> {
+/// What the journal of a build and the kept logs of its failed tasks tell.
+fn of_build(service: &LocalService<'_>, build: &BuildRecord) -> Result<Vec<Diagnosis>, Failure> {
     let (mut console, mut series) = (Vec::new(), None);
     service.watch(&build.id, 0, None, &mut |entry| {
         if let Entry::Record(record) = entry {
@@ -108,7 +107,7 @@ pub(super) fn of_build(
         }
         true
     })?;
-    let failed = build.outcome.iter().filter(|_| is_here).flat_map(|outcome| &outcome.failed);
+    let failed = build.outcome.iter().flat_map(|outcome| &outcome.failed);
     let logs = failed.filter_map(|task| {
         let path = task.log.as_ref()?;
         let file = open_linkless(path).ok()?;
@@ -120,30 +119,31 @@ pub(super) fn of_build(
         .map_err(FileError::new("read the logs of", Path::new(build.id.as_str())))?)
 }
 
-fn tell(build: Option<&BuildRecord>, all: &[Diagnosis], args: &Explain) -> Done {
-    if args.json {
+/// Tells the first diagnoses, or all.
+pub(super) fn tell(build: Option<&BuildRecord>, diagnoses: &[Diagnosis], json: bool, all: bool) -> Done {
+    if json {
         let document = Document::new();
         let document = match build {
             Some(build) => document.with("build", &build.id)?.with("state", &build.state)?,
             None => document,
         };
-        document.with("diagnoses", all)?.say();
+        document.with("diagnoses", diagnoses)?.say();
         return Ok(ExitCode::SUCCESS);
     }
     match build {
-        Some(build) if all.is_empty() => without_diagnosis(build),
-        None if all.is_empty() => say("no failure stands in it"),
+        Some(build) if diagnoses.is_empty() => without_diagnosis(build),
+        None if diagnoses.is_empty() => say("no failure stands in it"),
         _ => {}
     }
-    let count = if args.all { all.len() } else { all.len().min(TOLD) };
-    for (place, one) in all.iter().take(count).enumerate() {
+    let count = if all { diagnoses.len() } else { diagnoses.len().min(TOLD) };
+    for (place, one) in diagnoses.iter().take(count).enumerate() {
         if place > 0 {
             say("");
         }
-        block(one, args.all);
+        block(one, all);
     }
-    if count < all.len() {
-        say(format!("\n{} more failures:  smidr explain --all", all.len() - count));
+    if count < diagnoses.len() {
+        say(format!("\n{} more failures, with --all", diagnoses.len() - count));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,6 @@ use std::{
 use super::{
     args::Logs,
     context::{self, default_wanted},
-    explain,
     output::{in_pages, raw, say_json, talk},
     report::{Done, Failure, Refused},
     terminal::Terminal,
@@ -52,8 +51,7 @@ pub(super) fn logs(config: &Path, args: &Logs) -> Done {
     let done = print(&service, &build, Terminal::log(), 0, args.follow, args.json);
     if reports.any() {
         let build = service.show(Some(build.id.as_str()))?;
-        let all = explain::of_build(&service, &build, true)?;
-        reports.take(&service, &build, all)?;
+        reports.take(&service, &build, None)?;
     }
     reports.end(done, config)
 }

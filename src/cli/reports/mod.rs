@@ -110,7 +110,7 @@ impl Wanted {
         self.junit.is_some() || self.quality.is_some() || self.summary.is_some() || self.annotate
     }
 
-    /// Takes a build, with why it failed.
+    /// Takes a build; why it failed stands at its end, unless it is known better.
     ///
     /// # Errors
     ///
@@ -119,7 +119,7 @@ impl Wanted {
         &mut self,
         service: &dyn BuildService,
         build: &BuildRecord,
-        diagnoses: Vec<Diagnosis>,
+        diagnoses: Option<Vec<Diagnosis>>,
     ) -> Result<(), Failure> {
         let mut gathering = Gathering::default();
         service.watch(&build.id, 0, None, &mut |entry| {
@@ -134,7 +134,7 @@ impl Wanted {
 
     /// Takes a build that was refused before anything ran, and has no record.
     pub(super) fn take_unrecorded(&mut self, build: &BuildRecord) {
-        self.told.push(Gathering::default().told(build, Vec::new(), &self.repository(build.config.as_deref())));
+        self.told.push(Gathering::default().told(build, None, &self.repository(build.config.as_deref())));
     }
 
     /// Takes what logs tell.

@@ -96,7 +96,7 @@ fn failed_build() -> Told {
         also: vec![name("same", "do_compile")],
         ..diagnosis("bad-native", "do_compile", "No b.h & no <c.h>.")
     };
-    gathered(events).told(&build(State::Failed), vec![why], &repository())
+    gathered(events).told(&build(State::Failed), Some(vec![why]), &repository())
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn what_is_no_recipes_is_the_builds() {
         let cases = xml.split("<testcase ").skip(1).map(|case| case.split('"').nth(1).unwrap_or_default().to_owned());
         (cases.collect::<Vec<_>>(), xml.matches("<failure").count(), xml.matches("<skipped").count())
     };
-    let of = |state, diagnoses| gathered([]).told(&build(state), diagnoses, &repository());
+    let of = |state, diagnoses| gathered([]).told(&build(state), Some(diagnoses), &repository());
     let the_build = || vec!["the build".to_owned()];
     assert_eq!(suite(&of(State::Completed, Vec::new())), (the_build(), 0, 0), "no report is without a test");
     assert_eq!(suite(&of(State::Cancelled, Vec::new())), (the_build(), 0, 1));
@@ -224,7 +224,7 @@ fn hostile(text: &str) -> Told {
     let task = Diagnosis { recipe: Some(text.into()), task: Some(text.into()), ..why.clone() };
     let events = [begins(text, text, false), ends(text, text, false), begins(&format!("mc:{text}"), "do_a", true)];
     let record = BuildRecord { machine: text.into(), targets: vec![text.into()], ..build(State::Failed) };
-    let mut told = gathered(events).told(&record, vec![why, task], &repository());
+    let mut told = gathered(events).told(&record, Some(vec![why, task]), &repository());
     told.files = vec![(text.into(), 1)];
     told
 }

@@ -141,6 +141,7 @@ pub(crate) struct Gathering {
     artifacts: Vec<(PathBuf, u64)>,
     ran: u64,
     restored: u64,
+    diagnoses: Vec<Diagnosis>,
 }
 
 #[derive(Debug, Default)]
@@ -179,6 +180,7 @@ impl Gathering {
             Event::ArtifactKept { artifact } if artifact.link.is_none() && self.artifacts.len() < MOST_FILES => {
                 self.artifacts.push((artifact.path.clone(), artifact.size));
             }
+            Event::Finished { outcome } => self.diagnoses.clone_from(&outcome.diagnoses),
             _ => {}
         }
     }
@@ -198,14 +200,15 @@ impl Gathering {
         }
     }
 
-    /// All of it, with the diagnoses of the build.
-    pub(crate) fn told(self, build: &BuildRecord, diagnoses: Vec<Diagnosis>, repository: &Repository) -> Told {
+    /// All of it; why the build failed stands at its end, unless it is known better.
+    pub(crate) fn told(self, build: &BuildRecord, known: Option<Vec<Diagnosis>>, repository: &Repository) -> Told {
         let variant = build.variant.as_ref().map(|variant| format!(".{variant}")).unwrap_or_default();
         let outcome = build.outcome.as_ref();
         let is_bad = matches!(build.state, State::Failed | State::Interrupted);
         let recipes: Vec<Recipe> = self.recipes.iter().map(|(name, work)| work.recipe(name)).collect();
         let config = build.config.as_deref();
-        let mut all = if is_bad { diagnoses } else { Vec::new() };
+        let mut all = known.unwrap_or(self.diagnoses);
+        all.retain(|_| is_bad);
         if let Some(outcome) = outcome.filter(|_| is_bad) {
             untold(&mut all, outcome, &recipes, config);
         }
