@@ -195,7 +195,7 @@ impl Summary {
                 let interrupted = outcome.state == State::Interrupted;
                 self.build.ended = before.filter(|_| interrupted).or(Some(record.at));
                 // The journal has them: the index stays small.
-                self.build.outcome = Some(Outcome { diagnoses: Vec::new(), ..outcome.clone() });
+                self.build.outcome = Some(Outcome { diagnoses: Vec::new(), warnings: Vec::new(), ..outcome.clone() });
             }
             _ => {}
         }

@@ -301,8 +301,16 @@ impl<'a> LocalService<'a> {
     ///
     /// When its journal cannot be read.
     pub(crate) fn diagnoses(&self, id: &BuildId) -> Result<Vec<Diagnosis>, ServiceError> {
-        let outcome = journal::outcome(&self.paths.build(id))?;
-        Ok(outcome.map(|outcome| outcome.diagnoses).unwrap_or_default())
+        Ok(self.end(id)?.map(|outcome| outcome.diagnoses).unwrap_or_default())
+    }
+
+    /// How a build ended, with all that its end says.
+    ///
+    /// # Errors
+    ///
+    /// When its journal cannot be read.
+    pub(crate) fn end(&self, id: &BuildId) -> Result<Option<Outcome>, ServiceError> {
+        Ok(journal::outcome(&self.paths.build(id))?)
     }
 
     /// All builds, the newest first.
