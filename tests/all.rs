@@ -157,6 +157,8 @@ mod registry_mended;
 mod registry_server;
 #[path = "all/remote.rs"]
 mod remote;
+#[path = "all/reports.rs"]
+mod reports;
 #[path = "all/resources.rs"]
 mod resources;
 #[path = "all/sandbox.rs"]

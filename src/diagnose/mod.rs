@@ -17,7 +17,7 @@ use std::{
 
 use console::{Console, Failed};
 use line::Line;
-pub(crate) use names::{series, series_of_bitbake};
+pub(crate) use names::{of_file as recipe_of_file, series, series_of_bitbake};
 use rules::{At, Circumstances, Sure};
 use scan::{Finding, Owner, Scan, Stands};
 

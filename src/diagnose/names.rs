@@ -46,7 +46,7 @@ pub(crate) fn series_of_bitbake(version: &str) -> Option<&'static str> {
 }
 
 /// The recipe of a file, and the multiconfig: of `mc:x86:virtual:native:/l/zlib_1.2.bb` they are `zlib-native` and `x86`.
-pub(super) fn of_file(path: &str) -> Option<(String, Option<String>)> {
+pub(crate) fn of_file(path: &str) -> Option<(String, Option<String>)> {
     let (head, file) = path.rsplit_once(':').unwrap_or(("", path));
     let name = file.rsplit('/').next()?;
     let stem = name.strip_suffix(".bbappend").or_else(|| name.strip_suffix(".bb"))?;
