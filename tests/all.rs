@@ -139,6 +139,8 @@ mod pseudo;
 mod races;
 #[path = "all/records.rs"]
 mod records;
+#[path = "all/recovery.rs"]
+mod recovery;
 #[path = "all/reference.rs"]
 mod reference;
 #[path = "all/registry.rs"]

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     diagnose::{self, Facts, Log, UNKNOWN, diagnose, warnings},
     history::{BuildRecord, journal::Entry},
-    model::{Certainty, Diagnosis, Event, Hint, Outcome, State, WarnedPlace, WarningGroup},
+    model::{Certainty, Diagnosis, Event, Hint, Outcome, Recovered, State, WarnedPlace, WarningGroup},
     service::LocalService,
     system::{files::FileError, paths, rooted::open_linkless},
 };
@@ -146,6 +146,13 @@ pub(super) fn tell(build: Option<&BuildRecord>, diagnoses: &[Diagnosis], json: b
         None if diagnoses.is_empty() => say("no failure stands in it"),
         _ => {}
     }
+    if let Some(Recovered { how, helped, .. }) =
+        build.and_then(|build| build.outcome.as_ref()).and_then(|outcome| outcome.recovered.as_ref())
+    {
+        let how: Vec<String> = how.iter().map(ToString::to_string).collect();
+        let end = if *helped { "it helped; why the first failed:" } else { "it failed too" };
+        say(format!("a second try was made ({}): {end}", how.join(", ")));
+    }
     let count = if all { diagnoses.len() } else { diagnoses.len().min(TOLD) };
     for (place, one) in diagnoses.iter().take(count).enumerate() {
         if place > 0 {
@@ -228,6 +235,9 @@ fn block(one: &Diagnosis, all: bool) {
     }
     let doubt = if one.sure == Certainty::Likely { "most likely: " } else { "" };
     say_lines(format!("  {doubt}{}", one.cause));
+    for fact in &one.facts {
+        say_lines(format!("  {fact}"));
+    }
     for hint in &one.next {
         say_lines(format!("  - {}", hint.to_string().replace('\n', "\n      ")));
     }

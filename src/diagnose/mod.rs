@@ -295,6 +295,7 @@ fn made(finding: Finding, at: &Circumstances, task: Option<&Failed>) -> Diagnosi
         multiconfig,
         first_error: Some(finding.quote),
         source,
+        subject: finding.rule.subject(&words),
         evidence: finding.evidence,
         cause: finding.rule.cause(&words),
         next: finding.rule.next(&words),
@@ -305,6 +306,8 @@ fn made(finding: Finding, at: &Circumstances, task: Option<&Failed>) -> Diagnosi
         },
         could_be: finding.rule.could_be(&words),
         also: Vec::new(),
+        facts: Vec::new(),
+        recovery: finding.rule.recover,
     }
 }
 
@@ -318,12 +321,15 @@ fn unknown(task: &Failed) -> Diagnosis {
         multiconfig: task.multiconfig.clone(),
         first_error: task.said.clone().or_else(|| task.last.last().cloned()),
         source: None,
+        subject: None,
         evidence: task.last.clone(),
         cause: "No line says why the task failed.".into(),
         next: vec![crate::model::Hint::command("the whole log of the task", next)],
         sure: Certainty::Unknown,
         could_be: Vec::new(),
         also: Vec::new(),
+        facts: Vec::new(),
+        recovery: None,
     }
 }
 

@@ -10,7 +10,7 @@ use regex::{Captures, Regex};
 use serde::Deserialize;
 
 use super::names;
-use crate::model::{Hint, Level};
+use crate::model::{Hint, Level, Recovery};
 
 /// The families of rules.
 const FILES: [&str; 10] = [
@@ -60,6 +60,10 @@ pub(super) struct Rule {
     pub(super) rank: u8,
     #[serde(default)]
     pub(super) sure: Sure,
+    /// What smidr may do about it by itself: never for a mistake in what is built.
+    pub(super) recover: Option<Recovery>,
+    /// What is missing, damaged or refused.
+    subject: Option<String>,
     cause: Texts,
     next: Vec<Step>,
     #[serde(default)]
@@ -306,6 +310,11 @@ impl Rule {
     /// What to do; a step whose words are not all known is left out.
     pub(super) fn next(&self, words: &Words) -> Vec<Hint> {
         self.next.iter().filter_map(|step| step.hint(words)).collect()
+    }
+
+    /// What is missing, damaged or refused.
+    pub(super) fn subject(&self, words: &Words) -> Option<String> {
+        filled(self.subject.as_ref()?, words)
     }
 
     /// What else it could be.

@@ -28,7 +28,7 @@ use crate::{
     bitbake::{self, NO_ROOM, UiMessage, parse_line},
     diagnose::{Heard, warnings::Warnings},
     events::{Emitter, Redactor},
-    model::{Event, FailedTask, Level, Limits, TaskName, Usage},
+    model::{Event, FailedTask, Level, Limits, Recovered, TaskName, Usage},
     plan::{Folders, SandboxSpec},
     queue,
     sandbox::{self, Control, Exit, SandboxError, Tasks},
@@ -96,6 +96,8 @@ pub(crate) struct Finished {
     pub heard: Heard,
     /// What BitBake and its tasks warned about.
     pub warnings: Warnings,
+    /// The second try that this is of, if it is of one.
+    pub recovered: Option<Recovered>,
     /// Whether no further process could be started.
     pub no_process: bool,
     /// Whether it was ended for that, because BitBake itself could not begin.
@@ -523,6 +525,7 @@ impl<'a> Course<'a> {
             errors: self.errors,
             heard: self.heard,
             warnings: self.warnings,
+            recovered: None,
             disk_full: self.disk_full,
             no_process: self.no_process,
             starved: self.starved,

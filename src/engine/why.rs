@@ -2,23 +2,49 @@
 
 use std::path::Path;
 
-use super::Finished;
+use super::{Finished, Prepared, facts};
 use crate::{
     diagnose::{self, Facts, Log},
-    model::{FailedTask, Kind, Outcome},
-    plan::Plan,
+    model::{Certainty, Diagnosis, FailedTask, Kind, Outcome, Recovery},
     system::rooted::open_linkless,
 };
 
 /// The outcome of a build that BitBake failed, with its diagnoses. One that was stopped, or for which this machine had no room, has its reason already.
-pub(super) fn explained(outcome: Outcome, finished: Finished, plan: &Plan, build: &Path) -> Outcome {
-    if outcome.kind != Some(Kind::Build) || finished.timed_out {
-        return outcome;
+pub(super) fn explained(outcome: Outcome, finished: Finished, prepared: &Prepared, build: &Path) -> Outcome {
+    let diagnoses = if let Some(reason) = finished.out_of_memory {
+        vec![out_of_memory(reason, &outcome)]
+    } else if outcome.kind != Some(Kind::Build) || finished.timed_out {
+        Vec::new()
+    } else {
+        let facts = Facts { series: prepared.plan.series.clone() };
+        // A log that cannot be read is as one that is not there.
+        finished.heard.diagnose(logs(&outcome.failed, build), &facts).unwrap_or_default()
+    };
+    let mut diagnoses = diagnose::bounded(diagnoses);
+    facts::add(&mut diagnoses, &prepared.plan, prepared.layer_folders());
+    Outcome { diagnoses, ..outcome }
+}
+
+/// What the kernel has told, in place of what compilers say of it.
+fn out_of_memory(cause: String, outcome: &Outcome) -> Diagnosis {
+    let task = outcome.failed.first();
+    Diagnosis {
+        kind: "out-of-memory".into(),
+        recipe: task.map(|task| task.name.recipe.clone()),
+        task: task.map(|task| task.name.task.clone()),
+        multiconfig: None,
+        first_error: None,
+        source: None,
+        subject: None,
+        evidence: Vec::new(),
+        cause,
+        next: outcome.hints.clone(),
+        sure: Certainty::Certain,
+        could_be: Vec::new(),
+        also: outcome.failed.iter().skip(1).map(|task| task.name.clone()).collect(),
+        facts: Vec::new(),
+        recovery: Some(Recovery::Memory),
     }
-    let facts = Facts { series: plan.series.clone() };
-    // A log that cannot be read is as one that is not there.
-    let diagnoses = finished.heard.diagnose(logs(&outcome.failed, build), &facts).unwrap_or_default();
-    Outcome { diagnoses: diagnose::bounded(diagnoses), ..outcome }
 }
 
 /// The logs of failed tasks that were kept: in those, secrets are taken out.

@@ -64,6 +64,7 @@ impl Event {
                     hints,
                     diagnoses,
                     warnings,
+                    recovered,
                     place,
                     usage: _,
                     artifacts: _,
@@ -81,7 +82,8 @@ impl Event {
                     change(text);
                 }
                 hints.iter_mut().for_each(|one| hint(one, change));
-                diagnoses.iter_mut().for_each(|one| diagnosis(one, change));
+                let first_try = recovered.iter_mut().flat_map(|recovered| &mut recovered.diagnoses);
+                diagnoses.iter_mut().chain(first_try).for_each(|one| diagnosis(one, change));
                 for WarningGroup { kind: _, count: _, new: _, places, examples } in warnings {
                     for WarnedPlace { recipe, layer, count: _, new: _ } in places {
                         [recipe, layer].into_iter().flatten().for_each(&mut *change);
@@ -121,14 +123,17 @@ fn diagnosis(one: &mut Diagnosis, change: &mut dyn FnMut(&mut String)) {
         multiconfig,
         first_error,
         source,
+        subject,
         evidence,
         cause,
         next,
         sure: _,
         could_be,
         also,
+        facts,
+        recovery: _,
     } = one;
-    [recipe, name, multiconfig].into_iter().flatten().for_each(&mut *change);
+    [recipe, name, multiconfig, subject].into_iter().flatten().for_each(&mut *change);
     for Quote { text, file: _, line: _ } in first_error.iter_mut().chain(evidence) {
         change(text);
     }
@@ -136,7 +141,7 @@ fn diagnosis(one: &mut Diagnosis, change: &mut dyn FnMut(&mut String)) {
         change(file);
     }
     change(cause);
-    could_be.iter_mut().for_each(&mut *change);
+    could_be.iter_mut().chain(facts).for_each(&mut *change);
     next.iter_mut().for_each(|one| hint(one, change));
     also.iter_mut().for_each(|name| task(name, change));
 }

@@ -13,7 +13,7 @@ use crate::{
     history::{BuildRecord, QueuePlace, TaskRecord},
     model::{
         Action, Artifact, BuildId, Certainty, ConfigPlace, Diagnosis, Digest, FailedTask, Hint, Kind, Outcome, PeakOf,
-        Quote, SourcePlace, State, TaskName, Usage, WarnedPlace, WarningGroup,
+        Quote, Recovered, SourcePlace, State, TaskName, Usage, WarnedPlace, WarningGroup,
     },
 };
 
@@ -167,6 +167,9 @@ fn diagnosis(one: &Diagnosis) -> proto::Diagnosis {
         sure: sure.into(),
         could_be: one.could_be.clone(),
         also: one.also.iter().map(task).collect(),
+        facts: one.facts.clone(),
+        recovery: one.recovery.map(|how| how.to_string()).unwrap_or_default(),
+        subject: word(&one.subject),
     }
 }
 
@@ -190,6 +193,9 @@ pub(crate) fn diagnosis_of(one: proto::Diagnosis) -> Diagnosis {
         next: one.next.into_iter().map(hint_of).collect(),
         could_be: one.could_be,
         also: one.also.into_iter().map(|name| task_of(Some(name))).collect(),
+        facts: one.facts,
+        recovery: one.recovery.parse().ok(),
+        subject: word(one.subject),
     }
 }
 
@@ -285,6 +291,11 @@ pub(crate) fn outcome(outcome: &Outcome) -> proto::Outcome {
         cleaned: outcome.cleaned,
         diagnoses: outcome.diagnoses.iter().map(diagnosis).collect(),
         warnings: outcome.warnings.iter().map(warnings).collect(),
+        recovered: outcome.recovered.as_ref().map(|recovered| proto::Recovered {
+            how: recovered.how.iter().map(ToString::to_string).collect(),
+            diagnoses: recovered.diagnoses.iter().map(diagnosis).collect(),
+            helped: recovered.helped,
+        }),
     }
 }
 
@@ -322,6 +333,11 @@ pub(crate) fn outcome_of(outcome: proto::Outcome) -> Result<Outcome, Invalid> {
         cleaned: outcome.cleaned,
         diagnoses: outcome.diagnoses.into_iter().map(diagnosis_of).collect(),
         warnings: outcome.warnings.into_iter().map(warnings_of).collect(),
+        recovered: outcome.recovered.map(|recovered| Recovered {
+            how: recovered.how.iter().filter_map(|how| how.parse().ok()).collect(),
+            diagnoses: recovered.diagnoses.into_iter().map(diagnosis_of).collect(),
+            helped: recovered.helped,
+        }),
     })
 }
 

@@ -11,8 +11,8 @@ use crate::{
         output::{PRINTED, printed_on},
     },
     model::{
-        Activity, Artifact, BuildId, Certainty, Diagnosis, FailedTask, Hint, PeakOf, Place, Quote, SourcePlace, Unit,
-        Usage, WarnedPlace, WarningGroup, danger,
+        Activity, Artifact, BuildId, Certainty, Diagnosis, FailedTask, Hint, PeakOf, Place, Quote, Recovered, Recovery,
+        SourcePlace, Unit, Usage, WarnedPlace, WarningGroup, danger,
     },
 };
 
@@ -43,6 +43,9 @@ fn samples() -> Vec<Event> {
         sure: Certainty::Likely,
         could_be: vec![text()],
         also: vec![name()],
+        facts: vec![text()],
+        recovery: None,
+        subject: Some(text()),
     };
     let outcome = |state, bitbake_exit, failed: Vec<FailedTask>| {
         let has_place = failed.is_empty();
@@ -61,6 +64,11 @@ fn samples() -> Vec<Event> {
                 places: vec![WarnedPlace { recipe: Some(text()), layer: Some(text()), count: 1, new: 1 }],
                 examples: vec![text()],
             }],
+            recovered: Some(Recovered {
+                how: vec![Recovery::Network],
+                diagnoses: vec![diagnosis.clone()],
+                helped: true,
+            }),
             place: has_place.then(|| crate::model::ConfigPlace {
                 file: text(),
                 line: 1,
@@ -366,6 +374,9 @@ fn a_failure_is_told_with_its_diagnosis() {
         sure,
         could_be: vec![],
         also: vec![name("same")],
+        facts: vec![],
+        recovery: None,
+        subject: None,
     };
     let outcome = Outcome {
         bitbake_exit: Some(1),
