@@ -16,8 +16,10 @@ use std::{
 };
 
 use console::{Console, Failed};
-use line::Line;
-pub(crate) use names::{series, series_of_bitbake};
+pub(crate) use line::{Line, pattern};
+pub(crate) use names::{
+    of_file as recipe_file, of_log as task_log, of_package as package_recipe, series, series_of_bitbake,
+};
 use rules::{At, Circumstances, Sure};
 use scan::{Finding, Owner, Scan, Stands};
 
