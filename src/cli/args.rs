@@ -445,6 +445,9 @@ pub(super) struct Explain {
     /// The Yocto series that was built there, such as scarthgap or 5.0
     #[arg(long, value_name = "SERIES", conflicts_with = "id")]
     pub series: Option<String>,
+    /// Read the logs of the build again, in place of what its end says
+    #[arg(long, conflicts_with_all = ["log", "task_log"])]
+    pub again: bool,
     /// Tell everything that is known, with all lines that show it
     #[arg(long)]
     pub all: bool,

@@ -6,7 +6,7 @@ use super::{
     args::{Grant, Wanted},
     attach, build, context,
     daemon_args::{Client, ClientCommand, ClientLogs, Download, List, ReachDaemon, ScheduleCommand, Start, Which},
-    daemon_documents as documents, download,
+    daemon_documents as documents, download, explain,
     follow::{End, View, follow},
     hooks, logs,
     output::{Document, bytes, duration, say, talk},
@@ -84,7 +84,9 @@ fn of_client(action: Action) -> Action {
     let command = match words.as_slice() {
         ["smidr", "status"] => "smidr client list".into(),
         ["smidr", "artifacts", "list", rest @ ..] => [&["smidr", "client", "artifacts"], rest].concat().join(" "),
-        ["smidr", "status" | "logs" | "attach" | "cancel", ..] => command.replacen("smidr", "smidr client", 1),
+        ["smidr", "status" | "logs" | "explain" | "attach" | "cancel", ..] => {
+            command.replacen("smidr", "smidr client", 1)
+        }
         _ => return action,
     };
     Action::Command(command)
@@ -119,6 +121,14 @@ fn run(config: &Path, grant: &Grant, args: &Client) -> Done {
                 true => Document::new().with("build", &build)?.say(),
                 false => talk(format!("{} {}", build.id, build.state)),
             }
+        }
+        ClientCommand::Explain { which, all } => {
+            let build = shown(which)?;
+            let mut diagnoses = remote.diagnoses(&build.id)?;
+            for hint in diagnoses.iter_mut().flat_map(|one| &mut one.next) {
+                hint.action = hint.action.take().map(of_client);
+            }
+            explain::tell(Some(&build), &diagnoses, which.json, *all)?;
         }
         ClientCommand::Attach(which) => return attach::attach_to(&remote, &shown(which)?),
         ClientCommand::Lock(which) => {

@@ -232,6 +232,15 @@ pub(super) enum ClientCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Say why a build failed, and what to do
+    Explain {
+        /// The build
+        #[command(flatten)]
+        which: Which,
+        /// Tell everything that is known, with all lines that show it
+        #[arg(long)]
+        all: bool,
+    },
     /// Watch a build, as if it had been started here
     Attach(Which),
     /// Write to smidr.lock what a build of this project was pinned to

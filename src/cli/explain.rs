@@ -33,13 +33,17 @@ const SHOWN_UNKNOWN: usize = 30;
 /// Runs the command.
 pub(super) fn explain(config: &Path, args: &Explain) -> Done {
     if args.log.is_some() || !args.task_log.is_empty() {
-        return tell(None, &of_files(args)?, args);
+        return tell(None, &of_files(args)?, args.json, args.all);
     }
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
-    tell(Some(&build), &of_build(&service, &build)?, args)
+    let known = if args.again { Vec::new() } else { service.diagnoses(&build.id)? };
+    // Builds of an earlier smidr have none.
+    let is_untold = known.is_empty() && build.state == State::Failed;
+    let all = if is_untold || args.again { of_build(&service, &build)? } else { known };
+    tell(Some(&build), &all, args.json, args.all)
 }
 
 /// What the logs of the caller's tell.
@@ -102,30 +106,31 @@ fn of_build(service: &LocalService<'_>, build: &BuildRecord) -> Result<Vec<Diagn
         .map_err(FileError::new("read the logs of", Path::new(build.id.as_str())))?)
 }
 
-fn tell(build: Option<&BuildRecord>, all: &[Diagnosis], args: &Explain) -> Done {
-    if args.json {
+/// Tells the first diagnoses, or all.
+pub(super) fn tell(build: Option<&BuildRecord>, diagnoses: &[Diagnosis], json: bool, all: bool) -> Done {
+    if json {
         let document = Document::new();
         let document = match build {
             Some(build) => document.with("build", &build.id)?.with("state", &build.state)?,
             None => document,
         };
-        document.with("diagnoses", all)?.say();
+        document.with("diagnoses", diagnoses)?.say();
         return Ok(ExitCode::SUCCESS);
     }
     match build {
-        Some(build) if all.is_empty() => without_diagnosis(build),
-        None if all.is_empty() => say("no failure stands in it"),
+        Some(build) if diagnoses.is_empty() => without_diagnosis(build),
+        None if diagnoses.is_empty() => say("no failure stands in it"),
         _ => {}
     }
-    let count = if args.all { all.len() } else { all.len().min(TOLD) };
-    for (place, one) in all.iter().take(count).enumerate() {
+    let count = if all { diagnoses.len() } else { diagnoses.len().min(TOLD) };
+    for (place, one) in diagnoses.iter().take(count).enumerate() {
         if place > 0 {
             say("");
         }
-        block(one, args.all);
+        block(one, all);
     }
-    if count < all.len() {
-        say(format!("\n{} more failures:  smidr explain --all", all.len() - count));
+    if count < diagnoses.len() {
+        say(format!("\n{} more failures, with --all", diagnoses.len() - count));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -55,14 +55,22 @@ impl Failed {
     }
 }
 
-/// What the console has said.
-#[derive(Default)]
+/// What the console has said so far.
+#[derive(Debug, Default)]
 pub(super) struct Console {
     scan: Scan,
     failed: Vec<Failed>,
     // Errors of tasks, should no line say that they failed.
     erred: Vec<Owner>,
     said: Vec<(Owner, Quote)>,
+    // The task of the message that goes on, and of the log that is printed behind it.
+    owner: Option<Owner>,
+    of_log: Option<Owner>,
+    // The file of a recipe that was named last, and in which line.
+    named: Option<(u64, String)>,
+    urls: HashMap<Option<Owner>, String>,
+    recent: Recent,
+    lines: u64,
     /// The series, if BitBake has said its version.
     pub(super) series: Option<String>,
 }
@@ -70,52 +78,47 @@ pub(super) struct Console {
 impl Console {
     /// Reads all of it.
     pub(super) fn read(&mut self, log: Log<'_>) -> io::Result<()> {
-        let (mut owner, mut of_log, mut named) = (None, None, None::<(u64, String)>);
-        let mut urls: HashMap<Option<Owner>, String> = HashMap::new();
-        let mut recent = Recent::default();
         let file = log.name.as_deref();
-        scan::read(log.text, true, |number, raw, _| {
-            let line = Line::new(raw);
-            if !line.goes_on() {
-                owner = line.owner.clone().map(|(package, task)| Owner { package, task });
-                self.head(&line, number, file, owner.as_ref(), &mut of_log);
-            }
-            if let Some(found) = VERSION.captures(&line.text) {
-                self.series = names::series_of_bitbake(&found[1]).map(str::to_owned);
-            }
-            if let Some(found) = URL.captures(&line.text).filter(|_| urls.len() < MOST) {
-                urls.insert(owner.clone(), found[1].trim_end_matches(['.', '\'']).to_owned());
-            }
-            if let Some(found) = NAMED.captures(&line.text).filter(|_| owner.is_none()) {
-                named = Some((number, found[1].to_owned()));
-            }
-            let at = if line.is_log { At::Task } else { At::Console };
-            let of = if line.is_log { of_log.as_ref() } else { owner.as_ref() };
-            let stands = Stands {
-                at,
-                file,
-                number,
-                owner: of,
-                url: urls.get(&owner),
-                named: named.as_ref().filter(|(at, _)| at + 16 > number).map(|(_, path)| path),
-            };
-            let wanted = self.scan.look(&line, stands, recent.lines());
-            recent.push(number, line);
-            wanted
-        })?;
-        self.scan.end();
+        scan::read(log.text, true, |number, raw, _| self.line(number, raw, file))?;
         Ok(())
     }
 
+    /// Takes its next line.
+    pub(super) fn next(&mut self, raw: &[u8]) {
+        self.lines += 1;
+        self.line(self.lines, raw, None);
+    }
+
+    fn line(&mut self, number: u64, raw: &[u8], file: Option<&str>) -> usize {
+        let line = Line::new(raw);
+        if !line.goes_on() {
+            self.owner = line.owner.clone().map(|(package, task)| Owner { package, task });
+            self.head(&line, number, file);
+        }
+        if let Some(found) = VERSION.captures(&line.text) {
+            self.series = names::series_of_bitbake(&found[1]).map(str::to_owned);
+        }
+        if let Some(found) = URL.captures(&line.text).filter(|_| self.urls.len() < MOST) {
+            self.urls.insert(self.owner.clone(), found[1].trim_end_matches(['.', '\'']).to_owned());
+        }
+        if let Some(found) = NAMED.captures(&line.text).filter(|_| self.owner.is_none()) {
+            self.named = Some((number, found[1].to_owned()));
+        }
+        let stands = Stands {
+            at: if line.is_log { At::Task } else { At::Console },
+            file,
+            number,
+            owner: if line.is_log { self.of_log.as_ref() } else { self.owner.as_ref() },
+            url: self.urls.get(&self.owner),
+            named: self.named.as_ref().filter(|(at, _)| at + 16 > number).map(|(_, path)| path),
+        };
+        let wanted = self.scan.look(&line, stands, self.recent.lines());
+        self.recent.push(number, line);
+        wanted
+    }
+
     /// A line that begins a message.
-    fn head(
-        &mut self,
-        line: &Line,
-        number: u64,
-        file: Option<&str>,
-        owner: Option<&Owner>,
-        of_log: &mut Option<Owner>,
-    ) {
+    fn head(&mut self, line: &Line, number: u64, file: Option<&str>) {
         if line.level.is_none_or(|level| level < Level::Error) {
             return;
         }
@@ -136,11 +139,11 @@ impl Console {
             });
         } else if let Some(found) = LOG.captures(body) {
             let path = &found[1];
-            *of_log = names::of_log(path).and_then(|(recipe, task)| {
-                let package = recipe.or_else(|| owner.map(|owner| owner.package.clone()))?;
+            self.of_log = names::of_log(path).and_then(|(recipe, task)| {
+                let package = recipe.or_else(|| self.owner.as_ref().map(|owner| owner.package.clone()))?;
                 Some(Owner { package, task })
             });
-        } else if let Some(owner) = owner
+        } else if let Some(owner) = &self.owner
             && self.erred.len() < MOST
             && self.said.len() < 10 * MOST
         {
@@ -167,6 +170,7 @@ impl Console {
 
     /// The messages that rules know, and the tasks that failed. Where no line says so, those that had errors did.
     pub(super) fn done(mut self) -> (Scan, Vec<Failed>) {
+        self.scan.end();
         if self.failed.is_empty() {
             for owner in &self.erred {
                 let one = Failed::of(owner);

@@ -27,6 +27,11 @@ use crate::model::{Certainty, Diagnosis, Quote, SourcePlace, TaskName};
 
 /// How many diagnoses are given.
 const MOST: usize = 500;
+/// How much of them an outcome holds, in bytes of JSON; and of one: lines, bytes of a line, other tasks.
+const STORED: usize = 256 * 1024;
+const EVIDENCE: usize = 30;
+const QUOTE: usize = 1000;
+const ALSO: usize = 100;
 /// From which rank on a message that is no task's says more than that tasks failed.
 const GRAVE: u8 = 74;
 /// The kind of a failure that no rule knows.
@@ -49,30 +54,76 @@ pub(crate) struct Facts {
     pub(crate) series: Option<String>,
 }
 
+/// BitBake's console as it is printed.
+#[derive(Debug, Default)]
+pub(crate) struct Heard(Console);
+
+impl Heard {
+    /// Takes a line.
+    pub(crate) fn line(&mut self, line: &str) {
+        self.0.next(line.as_bytes());
+    }
+
+    /// Takes BitBake's version.
+    pub(crate) fn version(&mut self, bitbake: &str) {
+        self.0.series = series_of_bitbake(bitbake).map(str::to_owned);
+    }
+
+    /// Reads the logs of failed tasks.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    pub(crate) fn diagnose(self, logs: Vec<Log<'_>>, facts: &Facts) -> io::Result<Vec<Diagnosis>> {
+        let series = facts.series.as_deref().and_then(series).or_else(|| self.0.series.as_deref().and_then(series));
+        let (mut scan, mut failed) = self.0.done();
+        for log in logs {
+            let name = log.name.clone();
+            let (owner, last) = read_task(log, &mut scan, &mut failed)?;
+            let is_found = |finding: &Finding| finding.owner.as_ref() == owner.as_ref() && finding.at == At::Task;
+            if !scan.findings.iter().any(is_found) && !failed.is_empty() {
+                let task = owner.as_ref().and_then(|owner| failed.iter_mut().find(|failed| failed.is(owner)));
+                if let Some(task) = task {
+                    task.last = last_lines(&last, name.as_deref());
+                }
+            }
+        }
+        Ok(judge(scan.findings, failed, series))
+    }
+}
+
 /// Reads the console and the logs of failed tasks.
 ///
 /// # Errors
 ///
 /// Those of reading.
 pub(crate) fn diagnose(console: Option<Log<'_>>, logs: Vec<Log<'_>>, facts: &Facts) -> io::Result<Vec<Diagnosis>> {
-    let mut told = Console::default();
+    let mut heard = Heard::default();
     if let Some(console) = console {
-        told.read(console)?;
+        heard.0.read(console)?;
     }
-    let series = facts.series.clone().or_else(|| told.series.clone());
-    let (mut scan, mut failed) = told.done();
-    for log in logs {
-        let name = log.name.clone();
-        let (owner, last) = read_task(log, &mut scan, &mut failed)?;
-        let is_found = |finding: &Finding| finding.owner.as_ref() == owner.as_ref() && finding.at == At::Task;
-        if !scan.findings.iter().any(is_found) && !failed.is_empty() {
-            let task = owner.as_ref().and_then(|owner| failed.iter_mut().find(|failed| failed.is(owner)));
-            if let Some(task) = task {
-                task.last = last_lines(&last, name.as_deref());
-            }
-        }
+    heard.diagnose(logs, facts)
+}
+
+/// Cuts diagnoses to what an outcome may hold, the first ones first.
+pub(crate) fn bounded(all: Vec<Diagnosis>) -> Vec<Diagnosis> {
+    let mut room = STORED;
+    let fits = |one: &Diagnosis| {
+        let length = serde_json::to_string(one).map_or(usize::MAX, |text| text.len());
+        room = room.checked_sub(length).unwrap_or_default();
+        room > 0
+    };
+    all.into_iter().map(short).take_while(fits).collect()
+}
+
+fn short(mut one: Diagnosis) -> Diagnosis {
+    one.evidence.truncate(EVIDENCE);
+    one.also.truncate(ALSO);
+    for quote in one.evidence.iter_mut().chain(one.first_error.as_mut()) {
+        let end = quote.text.floor_char_boundary(QUOTE);
+        quote.text.truncate(end);
     }
-    Ok(judge(scan.findings, failed, series.as_deref().and_then(names::series)))
+    one
 }
 
 /// Reads the log of a task. Gives its task and its last lines.
@@ -216,7 +267,7 @@ fn made(finding: Finding, at: &Circumstances, task: Option<&Failed>) -> Diagnosi
         "bb",
         bb.or_else(|| recipe.as_ref().map(|recipe| format!("the recipe {recipe}"))).or(Some("the recipe".into())),
     );
-    let is_old = at.series.is_some_and(|series| Some(series) < names::series("honister"));
+    let is_old = at.series.is_some_and(|series| Some(series) < self::series("honister"));
     set("o", Some(if is_old { "_" } else { ":" }.into()));
     set("layer_folder", file.as_deref().and_then(layer_folder));
     let url = finding.url;

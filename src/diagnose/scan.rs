@@ -63,7 +63,7 @@ pub(super) struct Stands<'a> {
 }
 
 /// What was found so far.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Scan {
     pub(super) findings: Vec<Finding>,
     // Those that look on, and at how many lines.
@@ -233,7 +233,7 @@ pub(super) fn before(bytes: &[u8], number: u64) -> Vec<(u64, Line)> {
 }
 
 /// Keeps the last lines for the one that comes.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Recent(VecDeque<(u64, Line)>);
 
 impl Recent {

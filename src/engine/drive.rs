@@ -27,7 +27,8 @@ use super::{
 };
 use crate::{
     bitbake::{self, Console, NO_ROOM, UiMessage, parse_line},
-    events::Emitter,
+    diagnose::Heard,
+    events::{Emitter, Redactor},
     model::{Event, FailedTask, Level, Limits, TaskName, Usage},
     plan::{Folders, SandboxSpec},
     queue,
@@ -95,6 +96,8 @@ pub(crate) struct Finished {
     pub failed: Vec<FailedTask>,
     /// BitBake's own errors, where no task failed.
     pub errors: Vec<Said>,
+    /// What the console said, without secrets.
+    pub heard: Heard,
     /// Whether no further process could be started.
     pub no_process: bool,
     /// Whether it was ended for that, because BitBake itself could not begin.
@@ -266,6 +269,8 @@ struct Course<'a> {
     errors: Vec<Said>,
     // Of tasks that run.
     said_by: BTreeMap<TaskName, Vec<String>>,
+    heard: Heard,
+    redactor: Redactor,
     disk_full: bool,
     no_process: bool,
     // How many processes it may have, whether BitBake has begun, and whether it was ended because it could not.
@@ -307,6 +312,8 @@ impl<'a> Course<'a> {
             failed: Vec::new(),
             errors: Vec::new(),
             said_by: BTreeMap::new(),
+            heard: Heard::default(),
+            redactor: on.redactor(),
             disk_full: false,
             no_process: false,
             most_tasks: tasks,
@@ -372,6 +379,11 @@ impl<'a> Course<'a> {
 
     // Says it, if there is room for it.
     fn take(&mut self, mut event: Event) {
+        match &event {
+            Event::Console { line } => self.heard.line(&self.redactor.text(line)),
+            Event::BitbakeReady { version } => self.heard.version(version),
+            _ => {}
+        }
         // Once BitBake has begun, without a limit, the logs of failed tasks tell.
         if let Event::Console { line } = &event
             && (self.most_tasks.is_some() || !self.begun)
@@ -539,6 +551,7 @@ impl<'a> Course<'a> {
             tasks: self.tasks,
             failed: self.failed,
             errors: self.errors,
+            heard: self.heard,
             disk_full: self.disk_full,
             no_process: self.no_process,
             starved: self.starved,

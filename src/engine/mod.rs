@@ -30,6 +30,7 @@ mod remote;
 mod session;
 mod skeleton;
 mod submission;
+mod why;
 mod workspace;
 
 use std::{
@@ -419,7 +420,7 @@ fn run(
             if good { Vec::new() } else { keep::logs(&finished.failed, &plan.folders, build, budget, tools.on) };
         Ok(match not_built(&finished, failed, plan) {
             None => Ok(finished),
-            Some(outcome) => Err(Box::new(outcome)),
+            Some(outcome) => Err(Box::new(why::explained(outcome, finished, plan, build))),
         })
     };
     match plan.network {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     events::EventSink,
-    model::{Event, Record},
+    model::{Event, Outcome, Record},
     system::{
         files::FileError,
         stop::{StopRequest, StopToken},
@@ -324,6 +324,27 @@ pub(crate) fn last(folder: &Path) -> Option<Record> {
     serde_json::from_slice(line).ok()
 }
 
+/// How a build ended, by the last records of its journal.
+///
+/// # Errors
+///
+/// When it cannot be read, or is another user's.
+pub(crate) fn outcome(folder: &Path) -> Result<Option<Outcome>, FileError> {
+    let mut last = last(folder);
+    if last.is_none() {
+        let Some(mut reader) = Reader::last_frame(folder)? else { return Ok(None) };
+        while let Some(entry) = reader.read().map_err(FileError::new("read", &folder.join(COMPRESSED)))? {
+            if let Entry::Record(record) = entry {
+                last = Some(*record);
+            }
+        }
+    }
+    Ok(last.and_then(|record| match record.event {
+        Event::Finished { outcome } => Some(outcome),
+        _ => None,
+    }))
+}
+
 /// What stands in a line of a journal.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Entry {
@@ -382,6 +403,12 @@ impl Reader {
     /// When it cannot be read, or is another user's.
     pub(crate) fn open(folder: &Path, after: u64) -> Result<Option<Self>, FileError> {
         Self::begin(folder, Spot { after, offset: None })
+    }
+
+    /// Begins with the last frame of a journal that is compressed.
+    fn last_frame(folder: &Path) -> Result<Option<Self>, FileError> {
+        let begun = Self::open(folder, u64::MAX)?;
+        Ok(begun.map(|reader| Self { next: 0, ..reader }))
     }
 
     fn begin(folder: &Path, Spot { after, offset }: Spot) -> Result<Option<Self>, FileError> {

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hint, Kind, TaskName, Usage, UserError, document_path};
+use super::{Diagnosis, Hint, Kind, TaskName, Usage, UserError, document_path};
 
 /// Where a build is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +113,9 @@ pub struct Outcome {
     /// What to do about it.
     #[serde(default)]
     pub hints: Vec<Hint>,
+    /// Why it failed, by what BitBake and the logs of failed tasks said: what explains most first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub diagnoses: Vec<Diagnosis>,
     /// The line of the config that asked for what failed, if one did and BitBake did not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<ConfigPlace>,
@@ -166,6 +169,7 @@ impl Outcome {
                 _ => None,
             },
             hints: Vec::new(),
+            diagnoses: Vec::new(),
             place: None,
             usage: None,
             artifacts: 0,

@@ -1,6 +1,6 @@
 //! Every text that an event carries. A new field of an event has to be named here, as a text or as none.
 
-use super::{Action, ConfigPlace, Event, FailedTask, Hint, Outcome, TaskName};
+use super::{Action, ConfigPlace, Diagnosis, Event, FailedTask, Hint, Outcome, Quote, SourcePlace, TaskName};
 
 impl Event {
     /// Hands every text to `change`, which may replace it. Paths, digests and numbers are none: a path that was changed would name
@@ -59,6 +59,7 @@ impl Event {
                     reasons,
                     kind: _,
                     hints,
+                    diagnoses,
                     place,
                     usage: _,
                     artifacts: _,
@@ -75,13 +76,8 @@ impl Event {
                     change(file);
                     change(text);
                 }
-                for Hint { text, action, file } in hints {
-                    file.iter_mut().for_each(&mut *change);
-                    change(text);
-                    if let Some(Action::Command(action) | Action::Config(action) | Action::Page(action)) = action {
-                        change(action);
-                    }
-                }
+                hints.iter_mut().for_each(|one| hint(one, change));
+                diagnoses.iter_mut().for_each(|one| diagnosis(one, change));
             }
             Self::StageStarted { .. }
             | Self::Queued { .. }
@@ -97,4 +93,40 @@ impl Event {
 fn task(name: &mut TaskName, change: &mut dyn FnMut(&mut String)) {
     change(&mut name.recipe);
     change(&mut name.task);
+}
+
+fn hint(Hint { text, action, file }: &mut Hint, change: &mut dyn FnMut(&mut String)) {
+    file.iter_mut().for_each(&mut *change);
+    change(text);
+    if let Some(Action::Command(action) | Action::Config(action) | Action::Page(action)) = action {
+        change(action);
+    }
+}
+
+fn diagnosis(one: &mut Diagnosis, change: &mut dyn FnMut(&mut String)) {
+    let Diagnosis {
+        kind: _,
+        recipe,
+        task: name,
+        multiconfig,
+        first_error,
+        source,
+        evidence,
+        cause,
+        next,
+        sure: _,
+        could_be,
+        also,
+    } = one;
+    [recipe, name, multiconfig].into_iter().flatten().for_each(&mut *change);
+    for Quote { text, file: _, line: _ } in first_error.iter_mut().chain(evidence) {
+        change(text);
+    }
+    if let Some(SourcePlace { file, line: _ }) = source {
+        change(file);
+    }
+    change(cause);
+    could_be.iter_mut().for_each(&mut *change);
+    next.iter_mut().for_each(|one| hint(one, change));
+    also.iter_mut().for_each(|name| task(name, change));
 }

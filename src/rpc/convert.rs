@@ -12,7 +12,8 @@ use super::proto::{self, hint, path};
 use crate::{
     history::{BuildRecord, QueuePlace, TaskRecord},
     model::{
-        Action, Artifact, BuildId, ConfigPlace, Digest, FailedTask, Hint, Kind, Outcome, PeakOf, State, TaskName, Usage,
+        Action, Artifact, BuildId, Certainty, ConfigPlace, Diagnosis, Digest, FailedTask, Hint, Kind, Outcome, PeakOf,
+        Quote, SourcePlace, State, TaskName, Usage,
     },
 };
 
@@ -144,6 +145,60 @@ pub(crate) fn hint_of(hint: proto::Hint) -> Hint {
     Hint { text: hint.text, action, file: (!hint.file.is_empty()).then_some(hint.file) }
 }
 
+fn diagnosis(one: &Diagnosis) -> proto::Diagnosis {
+    let word = |word: &Option<String>| word.clone().unwrap_or_default();
+    let sure = match one.sure {
+        Certainty::Certain => proto::Certainty::Certain,
+        Certainty::Likely => proto::Certainty::Likely,
+        Certainty::Unknown => proto::Certainty::Unknown,
+    };
+    proto::Diagnosis {
+        kind: one.kind.clone(),
+        recipe: word(&one.recipe),
+        task: word(&one.task),
+        multiconfig: word(&one.multiconfig),
+        first_error: one.first_error.as_ref().map(quote),
+        source: one.source.as_ref().map(|source| proto::SourcePlace { file: source.file.clone(), line: source.line }),
+        evidence: one.evidence.iter().map(quote).collect(),
+        cause: one.cause.clone(),
+        next: one.next.iter().map(hint).collect(),
+        sure: sure.into(),
+        could_be: one.could_be.clone(),
+        also: one.also.iter().map(task).collect(),
+    }
+}
+
+/// A diagnosis that came in.
+pub(crate) fn diagnosis_of(one: proto::Diagnosis) -> Diagnosis {
+    let word = |word: String| Some(word).filter(|word| !word.is_empty());
+    Diagnosis {
+        sure: match one.sure() {
+            proto::Certainty::Certain => Certainty::Certain,
+            proto::Certainty::Likely => Certainty::Likely,
+            proto::Certainty::Unknown | proto::Certainty::Unspecified => Certainty::Unknown,
+        },
+        kind: one.kind,
+        recipe: word(one.recipe),
+        task: word(one.task),
+        multiconfig: word(one.multiconfig),
+        first_error: one.first_error.map(quote_of),
+        source: one.source.map(|source| SourcePlace { file: source.file, line: source.line }),
+        evidence: one.evidence.into_iter().map(quote_of).collect(),
+        cause: one.cause,
+        next: one.next.into_iter().map(hint_of).collect(),
+        could_be: one.could_be,
+        also: one.also.into_iter().map(|name| task_of(Some(name))).collect(),
+    }
+}
+
+fn quote(quote: &Quote) -> proto::Quote {
+    proto::Quote { text: quote.text.clone(), file: quote.file.clone().unwrap_or_default(), line: quote.line }
+}
+
+fn quote_of(quote: proto::Quote) -> Quote {
+    Quote { text: quote.text, file: Some(quote.file).filter(|file| !file.is_empty()), line: quote.line }
+}
+
 /// A task's name.
 pub(crate) fn task(name: &TaskName) -> proto::TaskName {
     proto::TaskName { recipe: name.recipe.clone(), task: name.task.clone() }
@@ -194,6 +249,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> proto::Outcome {
         artifact_bytes: outcome.artifact_bytes,
         duration_ms: outcome.duration_ms,
         cleaned: outcome.cleaned,
+        diagnoses: outcome.diagnoses.iter().map(diagnosis).collect(),
     }
 }
 
@@ -229,6 +285,7 @@ pub(crate) fn outcome_of(outcome: proto::Outcome) -> Result<Outcome, Invalid> {
         artifact_bytes: outcome.artifact_bytes,
         duration_ms: outcome.duration_ms,
         cleaned: outcome.cleaned,
+        diagnoses: outcome.diagnoses.into_iter().map(diagnosis_of).collect(),
     })
 }
 
@@ -342,7 +399,7 @@ pub(crate) fn id_of(field: &'static str, text: &str) -> Result<BuildId, Invalid>
 }
 
 /// What an outcome tells of a failure.
-pub(crate) fn explanation(record: &BuildRecord) -> proto::Explanation {
+pub(crate) fn explanation(record: &BuildRecord, diagnoses: &[Diagnosis]) -> proto::Explanation {
     let told = record.outcome.as_ref().map(outcome).unwrap_or_default();
     proto::Explanation {
         state: state(record.state).into(),
@@ -350,6 +407,6 @@ pub(crate) fn explanation(record: &BuildRecord) -> proto::Explanation {
         reasons: told.reasons,
         hints: told.hints,
         failed: told.failed,
-        diagnosis: None,
+        diagnoses: diagnoses.iter().map(diagnosis).collect(),
     }
 }

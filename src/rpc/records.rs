@@ -189,6 +189,9 @@ fn event_of(event: Sent) -> Result<Option<Event>, Invalid> {
     }))
 }
 
+/// Of how many diagnoses a log tells.
+const EXPLAINED: usize = 3;
+
 /// What a log shows of a record: what was printed, and what smidr has to say about it.
 pub(crate) fn texts(record: &Record) -> Vec<String> {
     match &record.event {
@@ -214,7 +217,10 @@ fn end(record: &Record, outcome: &Outcome) -> Vec<String> {
         lines.extend(task.reasons.iter().map(|reason| format!("smidr:   {reason}")));
     }
     lines.extend(outcome.reasons.iter().map(|reason| format!("smidr: because {reason}")));
-    lines.extend(outcome.hints.iter().map(|hint| format!("smidr: hint: {hint}")));
+    let explained = outcome.diagnoses.iter().take(EXPLAINED);
+    lines.extend(explained.clone().map(|one| format!("smidr: because {}", one.cause)));
+    let hints = outcome.hints.iter().chain(explained.flat_map(|one| &one.next));
+    lines.extend(hints.map(|hint| format!("smidr: hint: {hint}")));
     lines
 }
 

@@ -386,7 +386,9 @@ impl Smidr for Api {
 
     async fn explain_build(&self, request: Request<proto::ExplainBuildRequest>) -> Answer<proto::Explanation> {
         let build = self.build(&principal(&request)?, &request.get_ref().build_id).await?;
-        Ok(Response::new(convert::explanation(&build)))
+        let (daemon, id) = (self.daemon.clone(), build.id.clone());
+        let diagnoses = blocking(move || Ok(daemon.builds().diagnoses(&id)?)).await?;
+        Ok(Response::new(convert::explanation(&build, &diagnoses)))
     }
 
     async fn get_lock(&self, request: Request<proto::GetLockRequest>) -> Answer<proto::GetLockResponse> {

@@ -6,7 +6,7 @@ use super::{LocalService, ServiceError};
 use crate::{
     executors::Life,
     history::{BuildRecord, Cursor, Filter, TaskRecord, journal::Entry},
-    model::{Artifact, BuildId, Submission},
+    model::{Artifact, BuildId, Diagnosis, Submission},
     system::{files::FileError, process::Spawner, stop::StopToken},
 };
 
@@ -38,6 +38,13 @@ pub(crate) trait BuildService {
     ///
     /// When there is no such build.
     fn show(&self, id: Option<&str>) -> Result<BuildRecord, ServiceError>;
+
+    /// Why a build failed, as its end says.
+    ///
+    /// # Errors
+    ///
+    /// When the record cannot be read.
+    fn diagnoses(&self, id: &BuildId) -> Result<Vec<Diagnosis>, ServiceError>;
 
     /// The tasks of a build that is over, where they are known.
     ///
@@ -115,6 +122,10 @@ impl BuildService for LocalService<'_> {
 
     fn show(&self, id: Option<&str>) -> Result<BuildRecord, ServiceError> {
         self.show(id)
+    }
+
+    fn diagnoses(&self, id: &BuildId) -> Result<Vec<Diagnosis>, ServiceError> {
+        self.diagnoses(id)
     }
 
     fn tasks(&self, id: &BuildId) -> Result<Vec<TaskRecord>, ServiceError> {

@@ -27,8 +27,8 @@ use crate::{
     engine::Services,
     events::EventSink,
     executors::{self, Life, StartError},
-    history::{BuildRecord, History, HistoryError, TaskRecord},
-    model::{Artifact, BuildId, Event, Hint, Kind, Outcome, Paths, Record, State, Submission, UserError},
+    history::{BuildRecord, History, HistoryError, TaskRecord, journal},
+    model::{Artifact, BuildId, Diagnosis, Event, Hint, Kind, Outcome, Paths, Record, State, Submission, UserError},
     system::{
         files::{FileError, remove_tree},
         lock::{self, Attempt, Mode, WaitError},
@@ -293,6 +293,16 @@ impl<'a> LocalService<'a> {
             history.forget(id)?;
         }
         Ok(removed?)
+    }
+
+    /// Why a build failed, as its end says.
+    ///
+    /// # Errors
+    ///
+    /// When its journal cannot be read.
+    pub(crate) fn diagnoses(&self, id: &BuildId) -> Result<Vec<Diagnosis>, ServiceError> {
+        let outcome = journal::outcome(&self.paths.build(id))?;
+        Ok(outcome.map(|outcome| outcome.diagnoses).unwrap_or_default())
     }
 
     /// All builds, the newest first.

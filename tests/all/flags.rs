@@ -63,6 +63,7 @@ const LINES: &[(&str, i32)] = &[
     ("client logs", 2),
     ("client list", 2),
     ("client cancel", 2),
+    ("client explain", 2),
     ("client attach", 2),
     ("client artifacts", 2),
     ("client lock", 2),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-pub(super) const COMMANDS: [&[&str]; 88] = [
+pub(super) const COMMANDS: [&[&str]; 89] = [
     &[],
     &["init"],
     &["check"],
@@ -71,6 +71,7 @@ pub(super) const COMMANDS: [&[&str]; 88] = [
     &["client", "start"],
     &["client", "status"],
     &["client", "logs"],
+    &["client", "explain"],
     &["client", "list"],
     &["client", "cancel"],
     &["client", "attach"],

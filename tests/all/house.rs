@@ -30,7 +30,7 @@ const TABLE: [(&str, &str); 23] = [
     ("queue", "model system"),
     (
         "engine",
-        "model events system config lock plan settings project queue artifacts bitbake image layers sandbox recipes",
+        "model events system config lock plan diagnose settings project queue artifacts bitbake image layers sandbox recipes",
     ),
     ("history", "model events system"),
     ("worker", "model events system plan project engine history queue"),

@@ -12,7 +12,7 @@ use super::super::{
 };
 use crate::{
     bitbake::log,
-    model::{Event, FailedTask, Outcome, Record, State, TaskName},
+    model::{BuildId, Certainty, Diagnosis, Event, FailedTask, Hint, Kind, Outcome, Record, State, TaskName},
 };
 
 /// How many errors wait for their task or for the end; each that comes later is told at once.
@@ -23,6 +23,13 @@ const EXCERPT: usize = 30;
 
 /// How many failed tasks are told at the end.
 const TOLD: usize = 10;
+
+/// Of failures that have a diagnosis: how many are told, and how much of the advice for the first.
+const EXPLAINED: usize = 2;
+const ADVICE: usize = 2;
+
+/// How many other failed tasks are named.
+const NAMED: usize = 4;
 
 /// How many of the last lines of the console are shown where nothing else says why.
 const CONSOLE: usize = 20;
@@ -131,6 +138,17 @@ impl Troubles {
         let (id, took) = (&record.build, duration(outcome.duration_ms));
         let word = paint(AnsiColor::Red, "error:");
         let smidr = if self.elsewhere { "smidr client" } else { "smidr" };
+        if let (Some(Kind::Build), Some(first)) = (outcome.kind, outcome.diagnoses.first()) {
+            let mut texts = self.explained(id, outcome, &took, done, total);
+            if let Some(task) = outcome.failed.iter().find(|task| is_of(task, first)).or(outcome.failed.first()) {
+                texts.push(format!("log:    {smidr} logs {id} --task {}", task.name));
+            }
+            texts.push(format!("why:    {smidr} explain {id}"));
+            if !outcome.failed.is_empty() && !self.elsewhere {
+                texts.push(format!("shell:  smidr shell {id}"));
+            }
+            return texts;
+        }
         let mut texts = Vec::new();
         let first = outcome.failed.iter().take(TOLD);
         let more = outcome.failed.len().saturating_sub(TOLD);
@@ -149,11 +167,7 @@ impl Troubles {
             texts.push(format!("{word} {first}"));
             reasons = causes;
         } else if outcome.failed.is_empty() {
-            let place = match total {
-                _ if self.collecting => "while artifacts were gathered".into(),
-                0 => "before any task".into(),
-                _ => format!("after {done} of {total} tasks"),
-            };
+            let place = when(self.collecting, done, total);
             let (reason, others) = reasons
                 .split_first()
                 .map_or((String::new(), reasons), |(first, others)| (format!("\n{first}"), others));
@@ -161,13 +175,45 @@ impl Troubles {
             reasons = others;
         }
         texts.extend(causes(reasons));
-        texts.extend(outcome.hints.iter().map(|hint| format!("{} {hint}", paint(AnsiColor::Cyan, "hint:"))));
+        texts.extend(outcome.hints.iter().map(hint));
         texts.extend(first.map(|task| format!("log:    {smidr} logs {id} --task {}", task.name)));
-        if outcome.bitbake_exit.is_some() && outcome.state == State::Failed && !self.elsewhere {
-            texts.push(format!("why:    smidr explain {id}"));
-        }
         if !outcome.failed.is_empty() && !self.elsewhere {
             texts.push(format!("shell:  smidr shell {id}"));
+        }
+        texts
+    }
+
+    /// What failed, its first line, why and what to do, of the first diagnoses; the other tasks by name.
+    fn explained(&self, id: &BuildId, outcome: &Outcome, took: &str, done: u64, total: u64) -> Vec<String> {
+        let word = paint(AnsiColor::Red, "error:");
+        let mut texts = Vec::new();
+        let mut others: Vec<&FailedTask> = outcome.failed.iter().collect();
+        for (place, one) in outcome.diagnoses.iter().take(EXPLAINED).enumerate() {
+            let task = outcome.failed.iter().find(|task| is_of(task, one));
+            others.retain(|other| task != Some(*other) && !one.also.contains(&other.name));
+            let is_known = one.sure != Certainty::Unknown;
+            let line = match (&one.first_error, task) {
+                (_, Some(task)) if !is_known => task.reasons.iter().map(|reason| format!("\n{reason}")).collect(),
+                (Some(first), _) => format!("\n{}", first.text.trim()),
+                (None, _) => String::new(),
+            };
+            texts.push(match task {
+                Some(task) => format!("{word} {id} failed in {} ({}){line}", task.name, self.place(task, took)),
+                None => format!("{word} {id} failed after {took}, {}{line}", when(self.collecting, done, total)),
+            });
+            if !is_known {
+                continue;
+            }
+            let doubt = if one.sure == Certainty::Likely { "most likely: " } else { "" };
+            texts.push(format!("{} {doubt}{}", paint(AnsiColor::Red, "caused by:"), one.cause));
+            let advice = if place == 0 { ADVICE } else { 0 };
+            texts.extend(one.next.iter().take(advice).map(hint));
+        }
+        texts.extend(outcome.hints.iter().map(hint));
+        if !others.is_empty() {
+            let names: Vec<String> = others.iter().take(NAMED).map(|task| task.name.to_string()).collect();
+            let more = if others.len() > NAMED { ", …" } else { "" };
+            texts.push(format!("{word} {} more tasks failed: {}{more}", others.len(), names.join(", ")));
         }
         texts
     }
@@ -185,6 +231,26 @@ impl Troubles {
             index => format!("task {index} of {}, after {after}", place.total),
         }
     }
+}
+
+fn hint(hint: &Hint) -> String {
+    format!("{} {hint}", paint(AnsiColor::Cyan, "hint:"))
+}
+
+/// How far a build came that failed in no task.
+fn when(collecting: bool, done: u64, total: u64) -> String {
+    match total {
+        _ if collecting => "while artifacts were gathered".into(),
+        0 => "before any task".into(),
+        _ => format!("after {done} of {total} tasks"),
+    }
+}
+
+/// Whether a diagnosis is of this task.
+fn is_of(task: &FailedTask, one: &Diagnosis) -> bool {
+    // A multiconfig stands before its name.
+    let recipe = task.name.recipe.rsplit(':').next();
+    one.task.as_ref() == Some(&task.name.task) && one.recipe.as_deref() == recipe
 }
 
 /// A message of BitBake, without the frames of Python.

@@ -10,7 +10,10 @@ use crate::{
         live::Room,
         output::{PRINTED, printed_on},
     },
-    model::{Activity, Artifact, BuildId, FailedTask, PeakOf, Place, Unit, Usage, danger},
+    model::{
+        Activity, Artifact, BuildId, Certainty, Diagnosis, FailedTask, Hint, PeakOf, Place, Quote, SourcePlace, Unit,
+        Usage, danger,
+    },
 };
 
 const HOSTILE: [&str; 3] = [
@@ -26,6 +29,21 @@ fn samples() -> Vec<Event> {
     let log = || Some("/x".into());
     let digest = crate::model::Digest::from_sha256([1; 32]);
     let usage = Usage { cpu_ms: 1, peak_memory: 1, peak_of: PeakOf::Build, read_bytes: 1, written_bytes: 1 };
+    let quote = Quote { text: text(), file: Some(text()), line: 1 };
+    let diagnosis = Diagnosis {
+        kind: text(),
+        recipe: Some(text()),
+        task: Some(text()),
+        multiconfig: Some(text()),
+        first_error: Some(quote.clone()),
+        source: Some(SourcePlace { file: text(), line: Some(1) }),
+        evidence: vec![quote],
+        cause: text(),
+        next: vec![Hint::config_in("x", "x", "x")],
+        sure: Certainty::Likely,
+        could_be: vec![text()],
+        also: vec![name()],
+    };
     let outcome = |state, bitbake_exit, failed: Vec<FailedTask>| {
         let has_place = failed.is_empty();
         Outcome {
@@ -34,7 +52,8 @@ fn samples() -> Vec<Event> {
             failed,
             reasons: vec![text()],
             kind: Some(crate::model::Kind::Host),
-            hints: vec![crate::model::Hint::command("x", "x")],
+            hints: vec![Hint::command("x", "x")],
+            diagnoses: if state == State::Failed { vec![diagnosis.clone()] } else { vec![] },
             place: has_place.then(|| crate::model::ConfigPlace {
                 file: text(),
                 line: 1,
@@ -270,8 +289,7 @@ fn each_error_is_told_once() {
         reasons: vec![],
         close_matches: vec!["nine".into()],
     };
-    let why = "why:    smidr explain x-00000001\n";
-    let commands = format!("log:    smidr logs x-00000001 --task bad:do_act\n{why}shell:  smidr shell x-00000001\n");
+    let commands = "log:    smidr logs x-00000001 --task bad:do_act\nshell:  smidr shell x-00000001\n";
     let after = "bitbake    2.8";
     let rows = [
         (
@@ -281,14 +299,14 @@ fn each_error_is_told_once() {
             ],
             outcome(vec![], &["ParseError at a.bb:13: unparsed line"]),
             format!(
-                "{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  ParseError at a.bb:13: unparsed line\n{why}"
+                "{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  ParseError at a.bb:13: unparsed line\n"
             ),
         ),
         (
             vec![missing.clone()],
             outcome(vec![], &["nothing provides `none`; near: nine"]),
             format!(
-                "{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  nothing provides `none`; near: nine\n{why}"
+                "{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  nothing provides `none`; near: nine\n"
             ),
         ),
         // Whose log was not there.
@@ -312,7 +330,7 @@ fn each_error_is_told_once() {
             vec![Event::Console { line: "Segmentation fault".into() }],
             outcome(vec![], &["BitBake ended with exit status 139 before it was done"]),
             format!(
-                "| Segmentation fault\n{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  BitBake ended with exit status 139 before it was done\n{why}"
+                "| Segmentation fault\n{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  BitBake ended with exit status 139 before it was done\n"
             ),
         ),
     ];
@@ -320,6 +338,45 @@ fn each_error_is_told_once() {
         let printed = told(&events, outcome);
         assert_eq!(printed, format!("{after}\n{expected}"), "{events:?}");
     }
+}
+
+#[test]
+fn a_failure_is_told_with_its_diagnosis() {
+    let name = |recipe: &str| TaskName { recipe: recipe.into(), task: "do_act".into() };
+    let failed = |recipe: &str| FailedTask { name: name(recipe), log: None, reasons: vec!["a reason".into()] };
+    let text = "a.c:1:10: fatal error: b.h: No such file or directory";
+    let quote = Quote { text: text.into(), file: None, line: 3 };
+    let diagnosis = |recipe: &str, sure: Certainty| Diagnosis {
+        kind: "missing-header".into(),
+        recipe: Some(recipe.into()),
+        task: Some("do_act".into()),
+        multiconfig: None,
+        first_error: Some(quote.clone()),
+        source: None,
+        evidence: vec![quote.clone()],
+        cause: "no recipe gives b.h".into(),
+        next: ["one", "two", "three"].map(Hint::new).into(),
+        sure,
+        could_be: vec![],
+        also: vec![name("same")],
+    };
+    let outcome = Outcome {
+        bitbake_exit: Some(1),
+        failed: ["bad", "odd", "same", "other", "another"].map(failed).into(),
+        diagnoses: vec![diagnosis("bad", Certainty::Likely), diagnosis("odd", Certainty::Unknown)],
+        ..Outcome::new(State::Failed)
+    };
+    assert_eq!(
+        told(&[], outcome),
+        format!(
+            "bitbake    2.8\nbitbake    2.8\nerror: x-00000001 failed in bad:do_act (after 0.0 s)\n  {text}\n\
+             caused by: most likely: no recipe gives b.h\nhint: one\nhint: two\n\
+             error: x-00000001 failed in odd:do_act (after 0.0 s)\n  a reason\n\
+             error: 2 more tasks failed: other:do_act, another:do_act\n\
+             log:    smidr logs x-00000001 --task bad:do_act\nwhy:    smidr explain x-00000001\n\
+             shell:  smidr shell x-00000001\n"
+        )
+    );
 }
 
 /// What one sink prints of all samples.

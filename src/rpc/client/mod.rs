@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 
 use self::connect::{Caller, causes};
 use super::{
-    convert::{artifact_of, build_of, task_record_of},
+    convert::{artifact_of, build_of, diagnosis_of, task_record_of},
     proto,
     records::record_of,
     status::error,
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     history::{BuildRecord, Filter, TaskRecord, journal::Entry},
     layers::PackedLayer,
-    model::{Artifact, BuildId, Event, Hint, Kind, Submission, SubmittedLayer},
+    model::{Artifact, BuildId, Diagnosis, Event, Hint, Kind, Submission, SubmittedLayer},
     service::{BuildService, Cause, Listed, ServiceError},
     system::stop::StopToken,
 };
@@ -339,6 +339,12 @@ impl BuildService for Remote {
         let request = proto::GetBuildRequest { build_id: id.into() };
         let build = self.ask(&request, async |mut caller, request| caller.get_build(request).await)?;
         build_of(build).map_err(odd)
+    }
+
+    fn diagnoses(&self, id: &BuildId) -> Result<Vec<Diagnosis>, ServiceError> {
+        let request = proto::ExplainBuildRequest { build_id: id.to_string() };
+        let answer = self.ask(&request, async |mut caller, request| caller.explain_build(request).await)?;
+        Ok(answer.diagnoses.into_iter().map(diagnosis_of).collect())
     }
 
     fn tasks(&self, id: &BuildId) -> Result<Vec<TaskRecord>, ServiceError> {

@@ -320,12 +320,70 @@ pub struct Explanation {
     pub hints: ::prost::alloc::vec::Vec<Hint>,
     #[prost(message, repeated, tag = "5")]
     pub failed: ::prost::alloc::vec::Vec<FailedTask>,
-    /// Reserved for explanations.
-    #[prost(message, optional, tag = "6")]
-    pub diagnosis: ::core::option::Option<Diagnosis>,
+    /// What explains most first.
+    #[prost(message, repeated, tag = "6")]
+    pub diagnoses: ::prost::alloc::vec::Vec<Diagnosis>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Diagnosis {}
+/// Why a build failed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Diagnosis {
+    /// Its name for programs, such as `missing-header`; `unknown` if no rule knows it.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// As BitBake's PN names it; empty if it is no recipe's.
+    #[prost(string, tag = "2")]
+    pub recipe: ::prost::alloc::string::String,
+    /// Empty if no task failed.
+    #[prost(string, tag = "3")]
+    pub task: ::prost::alloc::string::String,
+    /// Empty for the default one.
+    #[prost(string, tag = "4")]
+    pub multiconfig: ::prost::alloc::string::String,
+    /// The line that says it first.
+    #[prost(message, optional, tag = "5")]
+    pub first_error: ::core::option::Option<Quote>,
+    /// The place in the source that the line names.
+    #[prost(message, optional, tag = "6")]
+    pub source: ::core::option::Option<SourcePlace>,
+    /// The lines that show it, in their order.
+    #[prost(message, repeated, tag = "7")]
+    pub evidence: ::prost::alloc::vec::Vec<Quote>,
+    /// In one sentence.
+    #[prost(string, tag = "8")]
+    pub cause: ::prost::alloc::string::String,
+    /// What to do.
+    #[prost(message, repeated, tag = "9")]
+    pub next: ::prost::alloc::vec::Vec<Hint>,
+    #[prost(enumeration = "Certainty", tag = "10")]
+    pub sure: i32,
+    /// What else it could be.
+    #[prost(string, repeated, tag = "11")]
+    pub could_be: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Other tasks that failed of the same.
+    #[prost(message, repeated, tag = "12")]
+    pub also: ::prost::alloc::vec::Vec<TaskName>,
+}
+/// A line of a log.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Quote {
+    #[prost(string, tag = "1")]
+    pub text: ::prost::alloc::string::String,
+    /// The log on the daemon's machine; empty for BitBake's console.
+    #[prost(string, tag = "2")]
+    pub file: ::prost::alloc::string::String,
+    /// From 1; 0 if it is not known.
+    #[prost(uint64, tag = "3")]
+    pub line: u64,
+}
+/// A place in a source.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SourcePlace {
+    #[prost(string, tag = "1")]
+    pub file: ::prost::alloc::string::String,
+    /// From 1.
+    #[prost(uint64, optional, tag = "2")]
+    pub line: ::core::option::Option<u64>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Outcome {
     #[prost(enumeration = "State", tag = "1")]
@@ -354,6 +412,9 @@ pub struct Outcome {
     /// What it left behind was removed.
     #[prost(bool, tag = "12")]
     pub cleaned: bool,
+    /// Only in the record `finished`; ExplainBuild gives them too.
+    #[prost(message, repeated, tag = "13")]
+    pub diagnoses: ::prost::alloc::vec::Vec<Diagnosis>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FailedTask {
@@ -1378,6 +1439,41 @@ impl Kind {
             "HOST" => Some(Self::Host),
             "OUTSIDE" => Some(Self::Outside),
             "STOPPED" => Some(Self::Stopped),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Certainty {
+    Unspecified = 0,
+    /// The message says exactly this.
+    Certain = 1,
+    /// The message most often means this.
+    Likely = 2,
+    /// No rule knows the message.
+    Unknown = 3,
+}
+impl Certainty {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CERTAINTY_UNSPECIFIED",
+            Self::Certain => "CERTAINTY_CERTAIN",
+            Self::Likely => "CERTAINTY_LIKELY",
+            Self::Unknown => "CERTAINTY_UNKNOWN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CERTAINTY_UNSPECIFIED" => Some(Self::Unspecified),
+            "CERTAINTY_CERTAIN" => Some(Self::Certain),
+            "CERTAINTY_LIKELY" => Some(Self::Likely),
+            "CERTAINTY_UNKNOWN" => Some(Self::Unknown),
             _ => None,
         }
     }
