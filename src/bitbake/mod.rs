@@ -1,12 +1,14 @@
 //! BitBake's input (conf, arguments) and output (events). Starts nothing and reads no files.
 
 mod conf;
+mod console;
 pub(crate) mod log;
 mod ui_protocol;
 
 use std::path::Path;
 
 pub(crate) use conf::{bblayers_conf, local_conf};
+pub(crate) use console::Console;
 pub(crate) use ui_protocol::{NO_ROOM, UiMessage, parse_line};
 
 use crate::plan::Plan;

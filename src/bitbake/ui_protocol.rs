@@ -18,6 +18,13 @@ pub(crate) enum UiMessage {
         /// The task, such as `build`.
         task: Option<String>,
     },
+    /// The user interface cannot be loaded, and BitBake runs with its own.
+    NoInterface {
+        /// Python's reason.
+        why: String,
+        /// BitBake's version, if even that can be loaded.
+        version: Option<String>,
+    },
     /// The user interface has ended. Its verdict is also BitBake's exit status, which decides.
     Done,
     /// Nothing of interest, or unknown to this smidr.
@@ -29,6 +36,10 @@ pub(crate) enum UiMessage {
 enum Line {
     Hello {
         version: String,
+    },
+    NoUi {
+        why: String,
+        version: Option<String>,
     },
     Action {
         builds: bool,
@@ -52,6 +63,11 @@ enum Line {
         recipes: u64,
         cached: u64,
         errors: u64,
+    },
+    Step {
+        name: String,
+        done: u64,
+        total: u64,
     },
     Tasks {
         total: u64,
@@ -122,6 +138,7 @@ pub(crate) fn parse_line(line: &str) -> UiMessage {
     };
     UiMessage::Event(match line {
         Line::Done => return UiMessage::Done,
+        Line::NoUi { why, version } => return UiMessage::NoInterface { why, version },
         Line::Action { builds, task } => return UiMessage::Action { builds, task },
         Line::Other | Line::TaskProgress { percent: None, .. } => return UiMessage::Nothing,
         Line::Hello { version } => Event::BitbakeReady { version },
@@ -131,6 +148,9 @@ pub(crate) fn parse_line(line: &str) -> UiMessage {
         }
         Line::Cache { done, total } => progress(Activity::LoadCache, done, total),
         Line::Parse { done, total } => progress(Activity::Parse, done, total),
+        Line::Step { name, done, total } => {
+            Event::Progress { activity: Activity::Plan, subject: name, done, total: Some(total), unit: Unit::Percent }
+        }
         Line::Parsed { recipes, cached, errors } => Event::Parsed { recipes, cached, errors },
         Line::Tasks { total, setscene } => Event::TasksPlanned { total, setscene },
         Line::TaskStarted { recipe, task, pid, index, total, setscene, log } => {
@@ -180,6 +200,17 @@ mod tests {
         let without_body = started.replace(r#""pid":7"#, r#""pid":null"#);
         assert!(matches!(parse_line(&without_body), UiMessage::Event(Event::TaskStarted { pid: 0, .. })));
         assert_eq!(parse_line(r#"{"e":"done","exit":1}"#), UiMessage::Done);
+        let none = UiMessage::NoInterface { why: "ImportError: no".into(), version: None };
+        assert_eq!(parse_line(r#"{"e":"no_ui","why":"ImportError: no","version":null}"#), none);
+        let step = r#"{"e":"step","name":"Initialising tasks","done":50,"total":100}"#;
+        let event = UiMessage::Event(Event::Progress {
+            activity: Activity::Plan,
+            subject: "Initialising tasks".into(),
+            done: 50,
+            total: Some(100),
+            unit: Unit::Percent,
+        });
+        assert_eq!(parse_line(step), event);
         for strange in
             ["", "{", "[]", r#"{"e":"from_the_future","x":1}"#, r#"{"e":"task_progress","pid":1,"percent":null}"#]
         {

@@ -365,6 +365,7 @@ pub(super) fn verb(activity: Activity) -> &'static str {
         Activity::Export => "export",
         Activity::Collect => "collect",
         Activity::LoadCache | Activity::Parse => "parse",
+        Activity::Plan => "plan",
     }
 }
 

@@ -11,15 +11,15 @@ pub(super) const WIDTH: usize = 8 * 1024;
 
 /// A line, taken apart.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Line {
+pub(crate) struct Line {
     /// What a reader sees, without colours, progress bars and time stamps.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// Where the message itself begins in it.
     body: usize,
     /// What stands before it.
-    pub(super) level: Option<Level>,
+    pub(crate) level: Option<Level>,
     /// Package and task before the message: `hello-1.0-r0`, `do_compile`.
-    pub(super) owner: Option<(String, String)>,
+    pub(crate) owner: Option<(String, String)>,
     /// Whether BitBake printed it from a task's log, behind `| `.
     pub(super) is_log: bool,
     /// Whether kas printed it.
@@ -32,7 +32,7 @@ macro_rules! pattern {
         LazyLock::new(|| Regex::new($text).expect("a pattern of our own"))
     };
 }
-pub(super) use pattern;
+pub(crate) use pattern;
 
 /// Escape sequences of terminals.
 static ESCAPES: LazyLock<Regex> = pattern!(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])");
@@ -50,7 +50,7 @@ static OWNER: LazyLock<Regex> = pattern!(r"^(\S+) (do_\w+): ");
 
 impl Line {
     /// Takes a line apart. What is no UTF-8 is replaced.
-    pub(super) fn new(raw: &[u8]) -> Self {
+    pub(crate) fn new(raw: &[u8]) -> Self {
         let raw = raw.strip_suffix(b"\r").unwrap_or(raw);
         // A progress bar draws itself anew behind a carriage return.
         let raw = raw.rsplit(|byte| *byte == b'\r').find(|part| !part.is_empty()).unwrap_or_default();
@@ -87,7 +87,7 @@ impl Line {
     }
 
     /// The message itself.
-    pub(super) fn body(&self) -> &str {
+    pub(crate) fn body(&self) -> &str {
         self.text.get(self.body..).unwrap_or_default()
     }
 

@@ -65,7 +65,7 @@ pub(crate) fn of_file(path: &str) -> Option<(String, Option<String>)> {
 }
 
 /// Recipe and task of a log: `TMPDIR/work/ARCH/zlib/1.2-r0/temp/log.do_compile.7`. The recipe is missing where the path is another one.
-pub(super) fn of_log(path: &str) -> Option<(Option<String>, String)> {
+pub(crate) fn of_log(path: &str) -> Option<(Option<String>, String)> {
     let mut parts = path.rsplit('/');
     let task = parts.next()?.strip_prefix("log.")?;
     let task = task.split('.').next().filter(|task| task.starts_with("do_"))?.to_owned();
@@ -74,7 +74,7 @@ pub(super) fn of_log(path: &str) -> Option<(Option<String>, String)> {
 }
 
 /// The recipe of what BitBake puts before messages: `PN-PV-PR`, or PN alone.
-pub(super) fn of_package(package: &str) -> String {
+pub(crate) fn of_package(package: &str) -> String {
     let package = package.rsplit(':').next().unwrap_or(package);
     let parts: Vec<&str> = package.rsplitn(3, '-').collect();
     match parts.as_slice() {

@@ -420,6 +420,12 @@ fn word(name: &str, words: &Words) -> Option<String> {
     })
 }
 
+/// Lines that the rules match.
+#[cfg(test)]
+pub(super) fn examples() -> impl Iterator<Item = &'static str> {
+    RULES.all.iter().flat_map(|rule| &rule.example).map(String::as_str)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{Read as _, Seek as _, SeekFrom},
+    mem,
     path::{Path, PathBuf},
     sync::mpsc::{self, RecvTimeoutError, SyncSender},
     thread,
@@ -25,7 +26,7 @@ use super::{
     origin::Said,
 };
 use crate::{
-    bitbake::{self, NO_ROOM, UiMessage, parse_line},
+    bitbake::{self, Console, NO_ROOM, UiMessage, parse_line},
     diagnose::{Heard, warnings::Warnings},
     events::{Emitter, Redactor},
     model::{Event, FailedTask, Level, Limits, Recovered, TaskName, Usage},
@@ -72,6 +73,9 @@ const MOST_TASKS: usize = 200_000;
 
 /// How much of one of them, in bytes.
 const ERROR_BYTES: usize = 16 * 1024;
+
+/// Lines of the console that are held until it is known whether they are all that BitBake tells.
+const EARLY: usize = 100;
 
 /// Messages that may wait for the loop, each of at most [`MESSAGE_LIMIT`]: a build that talks faster than its record can be written waits,
 /// and memory does not grow.
@@ -178,7 +182,7 @@ pub(super) fn drive(
         };
         course.heed(tools.stop.requested());
         match message {
-            Ok(Message::Console(line)) => course.take(Event::Console { line }),
+            Ok(Message::Console(line)) => course.take_console(line),
             Ok(Message::Interface(line)) => course.take_line(&line),
             Ok(Message::Closed) => open -= 1,
             Ok(Message::Stop) => {}
@@ -189,7 +193,7 @@ pub(super) fn drive(
                 let until = Instant::now() + DRAIN;
                 while open > 0 {
                     match messages.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                        Ok(Message::Console(line)) => course.take(Event::Console { line }),
+                        Ok(Message::Console(line)) => course.take_console(line),
                         Ok(Message::Interface(line)) => course.take_line(&line),
                         Ok(Message::Closed) => open -= 1,
                         Ok(Message::Stop | Message::Ended(_)) => {}
@@ -278,6 +282,9 @@ struct Course<'a> {
     most_tasks: Option<u32>,
     begun: bool,
     starved: bool,
+    // What its console tells, without smidr's user interface; what came before that was known.
+    console: Option<Console>,
+    early: Vec<String>,
     // What the logs of failed tasks say about memory, the most telling.
     sign: Option<(TaskName, Sign)>,
     asked: Option<StopRequest>,
@@ -318,6 +325,8 @@ impl<'a> Course<'a> {
             most_tasks: tasks,
             begun: false,
             starved: false,
+            console: None,
+            early: Vec::new(),
             sign: None,
             asked: None,
             stopped: false,
@@ -339,15 +348,39 @@ impl<'a> Course<'a> {
                 let whole = task.is_none_or(|task| ["build", "do_build"].contains(&task.as_str()));
                 self.action = if whole { Action::Build } else { Action::Task };
             }
-            UiMessage::Event(mut event) => {
-                self.forget_foreign_log(&mut event);
-                let failed = self.note(&event);
-                self.take(event);
-                if let Some(FailedTask { name, log: Some(log), .. }) = failed {
-                    self.show(name, log);
-                }
-            }
+            UiMessage::NoInterface { why, version } => self.read_console(&why, version),
+            UiMessage::Event(event) => self.learn(event),
         }
+    }
+
+    fn learn(&mut self, mut event: Event) {
+        self.forget_foreign_log(&mut event);
+        let failed = self.note(&event);
+        self.take(event);
+        if let Some(FailedTask { name, log: Some(log), .. }) = failed {
+            self.show(name, log);
+        }
+    }
+
+    fn read_console(&mut self, why: &str, version: Option<String>) {
+        let text = format!(
+            "smidr's user interface does not fit this BitBake ({why}): its console is read instead, which tells less of tasks"
+        );
+        self.take(Event::Warning { text });
+        self.learn(Event::BitbakeReady { version: version.unwrap_or_else(|| "?".into()) });
+        let mut console = Console::default();
+        let told: Vec<Event> = mem::take(&mut self.early).iter().flat_map(|line| console.take(line)).collect();
+        told.into_iter().for_each(|event| self.learn(event));
+        self.console = Some(console);
+    }
+
+    fn take_console(&mut self, line: String) {
+        let told = self.console.as_mut().map_or_else(Vec::new, |console| console.take(&line));
+        if !self.begun && self.early.len() < EARLY {
+            self.early.push(line.clone());
+        }
+        self.take(Event::Console { line });
+        told.into_iter().for_each(|event| self.learn(event));
     }
 
     // Says it, if there is room for it.
@@ -498,6 +531,8 @@ impl<'a> Course<'a> {
     }
 
     fn finish(mut self, end: End, confinement: Confinement, uid: u32) -> Finished {
+        let last = self.console.take().and_then(|mut console| console.end());
+        last.into_iter().for_each(|event| self.learn(event));
         self.budget.tell(self.on);
         self.shared |= is_shared(&self.queue);
         let (usage, seen) = confinement.finish(end.usage);

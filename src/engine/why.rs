@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Finished, Prepared, facts};
 use crate::{
     diagnose::{self, Facts, Log},
-    model::{Certainty, Diagnosis, FailedTask, Kind, Outcome, Recovery},
+    model::{Diagnosis, FailedTask, Kind, Outcome, Recovery},
     system::rooted::open_linkless,
 };
 
@@ -29,21 +29,12 @@ pub(super) fn explained(outcome: Outcome, finished: Finished, prepared: &Prepare
 fn out_of_memory(cause: String, outcome: &Outcome) -> Diagnosis {
     let task = outcome.failed.first();
     Diagnosis {
-        kind: "out-of-memory".into(),
         recipe: task.map(|task| task.name.recipe.clone()),
         task: task.map(|task| task.name.task.clone()),
-        multiconfig: None,
-        first_error: None,
-        source: None,
-        subject: None,
-        evidence: Vec::new(),
-        cause,
         next: outcome.hints.clone(),
-        sure: Certainty::Certain,
-        could_be: Vec::new(),
         also: outcome.failed.iter().skip(1).map(|task| task.name.clone()).collect(),
-        facts: Vec::new(),
         recovery: Some(Recovery::Memory),
+        ..Diagnosis::new("out-of-memory", cause)
     }
 }
 

@@ -46,6 +46,29 @@ pub struct Diagnosis {
     pub recovery: Option<Recovery>,
 }
 
+impl Diagnosis {
+    /// One of which nothing else is known.
+    pub fn new(kind: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self {
+            kind: kind.into(),
+            recipe: None,
+            task: None,
+            multiconfig: None,
+            first_error: None,
+            source: None,
+            subject: None,
+            evidence: Vec::new(),
+            cause: cause.into(),
+            next: Vec::new(),
+            sure: Certainty::Certain,
+            could_be: Vec::new(),
+            also: Vec::new(),
+            facts: Vec::new(),
+            recovery: None,
+        }
+    }
+}
+
 /// A line of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quote {

@@ -121,6 +121,8 @@ pub enum Activity {
     LoadCache,
     /// BitBake parses recipes.
     Parse,
+    /// BitBake finds out which tasks there are, and which results sstate has.
+    Plan,
 }
 
 /// What a progress number counts.
@@ -269,7 +271,7 @@ pub enum Event {
         /// Which.
         #[serde(flatten)]
         name: TaskName,
-        /// Its process.
+        /// Its process; where BitBake's console is read, a number of its own.
         pid: u32,
         /// Its place in the run queue, from 1.
         index: u64,

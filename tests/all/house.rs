@@ -22,7 +22,7 @@ const TABLE: [(&str, &str); 23] = [
     ("settings", "model system config"),
     ("project", "model system config lock plan settings"),
     ("artifacts", "model events system config lock plan"),
-    ("bitbake", "model events system config lock plan"),
+    ("bitbake", "model events system config lock plan diagnose"),
     ("image", "model events system config lock plan"),
     ("layers", "model events system config lock plan"),
     ("sandbox", "model events system config lock plan"),

@@ -222,3 +222,59 @@ fn a_store_on_a_full_disk() {
     done.expect_code(3).expect_one_error().expect_err("No space left on device").expect_err("df -h");
     assert_eq!(done.out, "", "nothing is left in the store");
 }
+
+/// Names and kinds of what a build told of tasks, sorted.
+fn tasks_told(done: &Done) -> Vec<String> {
+    let events = done.out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an event"));
+    let told = events.filter_map(|event| {
+        let kind = event["event"].as_str()?;
+        let is_told = ["task_started", "task_ended"].contains(&kind);
+        is_told.then(|| format!("{} {kind} {} {} {}", event["recipe"], event["task"], event["setscene"], event["ok"]))
+    });
+    let mut told: Vec<String> = told.collect();
+    told.sort();
+    told
+}
+
+#[test]
+fn a_bitbake_that_the_user_interface_does_not_fit_is_read_by_its_console() {
+    let name = "trouble::a_bitbake_that_the_user_interface_does_not_fit_is_read_by_its_console";
+    let Some(world) = World::with_project(name) else { return };
+    let build = |targets: &[&str]| {
+        let targets = targets.iter().flat_map(|target| ["--target", target]);
+        world.smidr().args(["build", "--clean", "--events", "json"]).args(targets).args(["--", "-k"]).run()
+    };
+    let usual = build(&["hello-image"]);
+    usual.expect_code(0);
+    let folder = world.project().join("layers/meta-hello/python");
+    world.write("layers/meta-hello/python/sitecustomize.py", "import sys\nsys.modules['bb.ui.smidr'] = None\n");
+    world.append(&format!("env: {{PYTHONPATH: {}}}\n", folder.display()));
+    let read = build(&["hello-image"]);
+    read.expect_code(0).expect_out("does not fit this BitBake").expect_out("\"event\":\"artifact_kept\"");
+    assert_eq!(tasks_told(&read), tasks_told(&usual));
+    // A dry run has no artifacts.
+    let dry = world.smidr().args(["build", "--events", "json", "--", "-n"]).run();
+    assert!(!dry.expect_code(0).out.contains("artifact_kept"), "{}", dry.out);
+    recipe(&world, "fails", "echo 'a.c:1:2: error: first'; exit 1");
+    recipe(&world, "dies", "kill -9 $$");
+    world.edit("layers/meta-hello/recipes-hello/hello/files/hello.c", "greet(text, sizeof", "greet(txt, sizeof");
+    let broken = build(&["fails", "hello", "dies", "libgreet"]);
+    broken.expect_code(1);
+    let id = broken.out.lines().next().and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let id = id.expect("an event")["build"].as_str().expect("an id").to_owned();
+    let outcome = &world.smidr().args(["status", &id, "--json"]).run().json()["build"]["outcome"];
+    let mut failed: Vec<String> = outcome["failed"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|task| format!("{}:{} {}", task["recipe"], task["task"], task["log"].is_string()))
+        .collect();
+    failed.sort();
+    assert_eq!(failed, ["\"dies\":\"do_act\" true", "\"fails\":\"do_act\" true", "\"hello\":\"do_compile\" true"]);
+    let why = world.smidr().args(["explain", &id]).run();
+    why.expect_code(0).expect_out("hello.c:11").expect_out("a.c:1:2: error: first");
+    // No provider and no recipe are told, too.
+    let missing = world.smidr().args(["build", "--target", "nothing-there"]).run();
+    missing.expect_code(1).expect_err("nothing provides `nothing-there`");
+    assert_eq!(missing.err.matches("does not fit this BitBake").count(), 1, "{}", missing.err);
+}

@@ -2,7 +2,8 @@
 """BitBake UI for smidr: `bitbake -u smidr TARGET…`.
 
 Comes in: the server's events. Goes out: one JSON object per line, on the descriptor named by SMIDR_EVENT_FD, and a
-readable log on stdout and stderr. It never asks anything, and never draws. For BitBake 2.8 and newer.
+readable log on stdout and stderr. It never asks anything, and never draws. For BitBake 1.46 (dunfell) and newer, and for
+Python 3.5 and newer, on which that runs. Where versions differ, a comment names the version.
 """
 
 import json
@@ -15,11 +16,14 @@ import threading
 import time
 
 import bb
+import bb.command
 import bb.cooker
 import bb.msg
+import bb.server.process
 import bb.utils
 
 Levels = bb.msg.BBLogFormatter
+WARNONCE, ERRORONCE = (getattr(Levels, name, None) for name in ("WARNONCE", "ERRORONCE"))  # since 2.0
 featureSet = [bb.cooker.CookerFeatures.SEND_SANITYEVENTS, bb.cooker.CookerFeatures.BASEDATASTORE_TRACKING]
 
 PERIOD = 0.1  # seconds between two lines of the same progress
@@ -29,7 +33,7 @@ TEXT = 32 * 1024  # characters of a text in an event, since smidr limits lines; 
 CLOSE_TIMEOUT = 10  # seconds for the reader to take the last lines
 LEVEL_NAMES = {
     Levels.VERBOSE: "verbose", Levels.NOTE: "note", Levels.PLAIN: "plain", Levels.VERBNOTE: "note",
-    Levels.WARNONCE: "warning", Levels.WARNING: "warning", Levels.ERRORONCE: "error", Levels.ERROR: "error",
+    WARNONCE: "warning", Levels.WARNING: "warning", ERRORONCE: "error", Levels.ERROR: "error",
     Levels.CRITICAL: "critical",
 }
 
@@ -57,7 +61,7 @@ class Lines:
 
     def __init__(self, fd):
         self.fd = fd
-        self.waiting = queue.SimpleQueue()
+        self.waiting = queue.Queue()
         self.thread = threading.Thread(target=self._write_all, daemon=True)
         self.thread.start()
 
@@ -71,7 +75,7 @@ class Lines:
         self.thread.join(CLOSE_TIMEOUT)
 
     def _write_all(self):
-        while (line := self.waiting.get()) is not None:
+        for line in iter(self.waiting.get, None):
             view = memoryview(line)
             try:
                 while view:
@@ -97,9 +101,11 @@ def shortened(text):
 
 def pieces(text):
     """All of a text, as whole lines of which each piece fits into an event."""
-    while len(text) > TEXT and (end := text.rfind("\n", 0, TEXT)) > 0:
+    end = text.rfind("\n", 0, TEXT)
+    while len(text) > TEXT and end > 0:
         yield text[:end]
         text = text[end + 1:]
+        end = text.rfind("\n", 0, TEXT)
     yield shortened(text)
 
 
@@ -116,7 +122,7 @@ class Task:
         self.announced = False
         self.ok = False
         stats = event.stats
-        if setscene:
+        if setscene and hasattr(stats, "setscene_total"):
             done = stats.setscene_covered + stats.setscene_active + stats.setscene_notcovered
             self.index, self.total = done + 1, stats.setscene_total
         else:
@@ -152,7 +158,7 @@ class Ui:
         self.stopping = self.signals = 0
         self.universe = False
         self.tasks, self.by_pid, self.failed = {}, {}, []
-        self.totals = None
+        self.totals = {"total": 0, "setscene": 0}
         self.sent, self.once = {}, set()
         signal.signal(signal.SIGINT, self.on_sigint)
 
@@ -172,7 +178,7 @@ class Ui:
         except (OSError, EOFError, bb.server.process.ProcessTimeout) as problem:
             self.fail("lost the BitBake server: %s" % problem)
         except bb.BBHandledException:  # the server has sent the reason, as a log record
-            while (event := self.events.waitEvent(0.1)) is not None:
+            for event in iter(lambda: self.events.waitEvent(0.1), None):
                 self.handle(event)
             self.exit_code = 1
         self.finish()
@@ -220,7 +226,7 @@ class Ui:
                 self.handle(event)
             elif not getattr(self.events, "t", threading.current_thread()).is_alive():
                 raise EOFError("it ended")  # the thread that reads its events met the end of the pipe
-            elif now > last_event + PING_AFTER:
+            elif now > last_event + PING_AFTER and hasattr(bb.command.CommandsSync, "ping"):  # since 2.4
                 self.ask("ping")
                 last_event = now
 
@@ -265,14 +271,18 @@ class Ui:
 
     def fail(self, text):
         """An error of the UI's own. Always False."""
-        self.emit("log", level="error", text=text)
-        self.log.error(text)
+        self.say("error", text)
         self.exit_code = 1
         return False
 
-    def progress(self, kind, done, total):
+    def say(self, level, text):
+        """What BitBake says by an event of its own."""
+        self.emit("log", level=level, text=shortened(text))
+        getattr(self.log, {"note": "info"}.get(level, level))("%s", text)
+
+    def progress(self, kind, done, total, **fields):
         if self.due(kind, done == total):
-            self.emit(kind, done=done, total=total)
+            self.emit(kind, done=done, total=total, **fields)
 
     def due(self, key, always=False):
         now = time.monotonic()
@@ -302,12 +312,12 @@ class Ui:
     # ---- log records
 
     def on_record(self, record):
-        if record.levelno >= Levels.ERRORONCE:
+        if record.levelno >= (ERRORONCE or Levels.ERROR):
             self.exit_code = 1
         pid = getattr(record, "taskpid", 0)
         if pid and record.levelno <= Levels.NOTE and not self.wants_task_notes(record.levelno):
             return
-        once = record.levelno in (Levels.WARNONCE, Levels.ERRORONCE)
+        once = record.levelno in (WARNONCE, ERRORONCE)
         if once and (record.levelno, record.getMessage()) in self.once:
             return
         trace = getattr(record, "bb_exc_formatted", [])
@@ -359,15 +369,41 @@ class Ui:
         self.log.error("%s", event)
 
     def on_multiple_providers(self, event):
-        self.emit("multiple_providers", item=event._item, runtime=bool(event._is_runtime),
-                  candidates=list(event._candidates))
-        self.log.info("%s", event)
+        self.say("note", str(event))
 
     def on_disk_full(self, event):
         self.emit("disk_full", dir=event._mountpoint, kind=event._type)
 
     def on_exec_tty(self, event):
-        self.log.warning("%s", event.msg)  # menuconfig and the like: no terminal here
+        self.say("warning", event.msg)  # menuconfig and the like: no terminal here
+
+    def on_sanity(self, event):
+        """Failed. Only where a client has asked for it: otherwise the check raises, and its error is a log record."""
+        self.exit_code = 1
+        self.say("error", str(event._msg))
+
+    def on_network(self, _event):
+        """As above."""
+        self.exit_code = 1
+        self.say("error", "BitBake's test of the network (CONNECTIVITY_CHECK_URIS) failed")
+
+    def on_pressure(self, event):
+        """Since 2.16; before, and for the load average, it is a log record."""
+        names, values = ("CPU", "I/O", "memory"), event.pressure_values
+        over = ["%s %s of at most %s" % (name, values[2 * place], values[2 * place + 1])
+                for place, name in enumerate(names) if event.pressure_state[place]]
+        self.say("note", "No further tasks start while the pressure on this machine is high: %s" % ", ".join(over) if over
+                 else "The pressure on this machine is low again: further tasks start")
+
+    def on_process_begin(self, event):
+        """A step between parsing and the first task."""
+        self.emit("step", name=event.processname, done=0, total=event.total)
+
+    def on_process(self, event):
+        self.progress("step", int(event.progress), 100, name=event.processname)
+
+    def on_process_end(self, event):
+        self.emit("step", name=event.processname, done=100, total=100)
 
     # ---- tasks, as runqueue sees them
 
@@ -378,16 +414,19 @@ class Ui:
         self.start(event, setscene=True)
 
     def start(self, event, setscene):
-        self.count(event.stats)
+        self.count(event.stats, setscene)
         task = self.tasks[event.taskstring] = Task(event, setscene)
         if task.noexec:
             self.announce(task)  # no process will report its start
 
-    def count(self, stats):
-        totals = {"total": stats.total, "setscene": stats.setscene_total}
-        if totals != self.totals:
-            self.totals = totals
+    def count(self, stats, setscene=False):
+        if hasattr(stats, "setscene_total"):
+            totals = {"total": stats.total, "setscene": stats.setscene_total}
+        else:  # before 1.50, setscene tasks have statistics of their own
+            totals = dict(self.totals, **{"setscene" if setscene else "total": stats.total})
+        if totals != self.totals and totals["total"]:
             self.emit("tasks", **totals)
+        self.totals = totals
 
     def announce(self, task):
         if task.announced:
@@ -404,6 +443,9 @@ class Ui:
 
     def on_failed(self, event):
         self.exit_code = 1
+        task, pseudo = self.tasks.get(event.taskstring), getattr(event, "fakeroot_log", None)  # since 1.50
+        if task and pseudo:
+            self.emit("log", level="error", text=shortened("pseudo says:\n%s" % pseudo), **task.names())
         self.end_task(event.taskstring, False, event.exitcode)
         self.log.error("%s", event)
 
@@ -491,6 +533,11 @@ HANDLERS = {
     "bb.event.NoProvider": Ui.on_no_provider,
     "bb.event.MultipleProviders": Ui.on_multiple_providers,
     "bb.event.DiskFull": Ui.on_disk_full,
+    "bb.event.SanityCheckFailed": Ui.on_sanity,
+    "bb.event.NetworkTestFailed": Ui.on_network,
+    "bb.event.ProcessStarted": Ui.on_process_begin,
+    "bb.event.ProcessProgress": Ui.on_process,
+    "bb.event.ProcessFinished": Ui.on_process_end,
     "bb.event.LogExecTTY": Ui.on_exec_tty,
     "bb.runqueue.runQueueTaskStarted": Ui.on_queued,
     "bb.runqueue.sceneQueueTaskStarted": Ui.on_setscene_queued,
@@ -500,6 +547,7 @@ HANDLERS = {
     "bb.runqueue.sceneQueueTaskFailed": Ui.on_setscene_failed,
     "bb.runqueue.runQueueTaskSkipped": Ui.on_skipped,
     "bb.runqueue.runQueueExitWait": Ui.on_exit_wait,
+    "bb.runqueue.PSIEvent": Ui.on_pressure,
     "bb.build.TaskStarted": Ui.on_started,
     "bb.build.TaskSucceeded": Ui.on_succeeded,
     "bb.build.TaskFailed": Ui.on_task_failed,

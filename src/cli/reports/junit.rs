@@ -90,6 +90,7 @@ fn text(failed: &Failed) -> String {
     let mut lines = vec![format!("{}: {}", failed.title(), line(&failed.why.cause))];
     lines.extend(failed.place.as_ref().map(|(file, number)| line(&format!("{file}:{number}"))));
     lines.extend(failed.evidence().map(|line| format!("| {line}")));
+    lines.extend(failed.facts());
     lines.extend(failed.next().map(|next| format!("- {}", next.replace('\n', "\n    "))));
     lines.join("\n")
 }

@@ -76,6 +76,9 @@ fn failure(text: &mut String, failed: &Failed) {
     if !evidence.is_empty() {
         let _ = writeln!(text, "{}\n", block(&evidence.join("\n")));
     }
+    for fact in failed.facts() {
+        let _ = writeln!(text, "{}\n", words(&fact));
+    }
     for Hint { text: what, action, file } in &failed.why.next {
         let file = file.as_ref().map(|file| format!(" ({})", code(file))).unwrap_or_default();
         let _ = match action {

@@ -11,9 +11,7 @@ use super::super::times::between;
 use crate::{
     diagnose::{UNKNOWN, recipe_of_file},
     history::BuildRecord,
-    model::{
-        Certainty, Diagnosis, Event, Hint, Outcome, Quote, Record, Shown, SourcePlace, State, TaskName, WarningGroup,
-    },
+    model::{Diagnosis, Event, Hint, Outcome, Quote, Record, Shown, SourcePlace, State, TaskName, WarningGroup},
 };
 
 /// More recipes than any build has.
@@ -99,6 +97,11 @@ impl Failed {
     /// The lines that show it; each is one line.
     pub(super) fn evidence(&self) -> impl Iterator<Item = String> {
         self.why.evidence.iter().take(EVIDENCE).map(|quote| line(&quote.text))
+    }
+
+    /// What smidr has found out about it; each is one line.
+    pub(super) fn facts(&self) -> impl Iterator<Item = String> {
+        self.why.facts.iter().map(|fact| line(fact))
     }
 
     /// What to do; each may have lines of a config behind its first one.
@@ -303,20 +306,8 @@ fn untold(all: &mut Vec<Diagnosis>, outcome: &Outcome, recipes: &[Recipe], confi
 
 /// A diagnosis without a place.
 pub(super) fn plain(kind: String, cause: String, evidence: Vec<String>, next: Vec<Hint>) -> Diagnosis {
-    Diagnosis {
-        kind,
-        recipe: None,
-        task: None,
-        multiconfig: None,
-        first_error: None,
-        source: None,
-        evidence: evidence.into_iter().map(|text| Quote { text, file: None, line: 0 }).collect(),
-        cause,
-        next,
-        sure: Certainty::Certain,
-        could_be: Vec::new(),
-        also: Vec::new(),
-    }
+    let evidence = evidence.into_iter().map(|text| Quote { text, file: None, line: 0 }).collect();
+    Diagnosis { evidence, next, ..Diagnosis::new(kind, cause) }
 }
 
 /// Whether a diagnosis is of a recipe, alone or among others.

@@ -31,8 +31,8 @@ impl Works {
         let is_over = total.is_some_and(|total| done >= total);
         let of = |text: String| format!("{:<10} {subject}  {text}", verb(*activity)).trim_end().to_owned();
         let whole = || total.filter(|_| unit != Unit::Percent).map(|total| amount(total, unit)).unwrap_or_default();
-        // Both are over in a moment, mostly, and others tell of them.
-        let is_aside = matches!(activity, Activity::LoadCache | Activity::Collect);
+        // These are over in a moment, mostly, and others tell of them.
+        let is_aside = matches!(activity, Activity::LoadCache | Activity::Plan | Activity::Collect);
         let Some((begun, told)) = self.0.get(&key).copied() else {
             if !is_over {
                 self.0.insert(key, (record.at, record.at));

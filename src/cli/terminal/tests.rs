@@ -362,21 +362,14 @@ fn a_failure_is_told_with_its_diagnosis() {
     let text = "a.c:1:10: fatal error: b.h: No such file or directory";
     let quote = Quote { text: text.into(), file: None, line: 3 };
     let diagnosis = |recipe: &str, sure: Certainty| Diagnosis {
-        kind: "missing-header".into(),
         recipe: Some(recipe.into()),
         task: Some("do_act".into()),
-        multiconfig: None,
         first_error: Some(quote.clone()),
-        source: None,
         evidence: vec![quote.clone()],
-        cause: "no recipe gives b.h".into(),
         next: ["one", "two", "three"].map(Hint::new).into(),
         sure,
-        could_be: vec![],
         also: vec![name("same")],
-        facts: vec![],
-        recovery: None,
-        subject: None,
+        ..Diagnosis::new("missing-header", "no recipe gives b.h")
     };
     let outcome = Outcome {
         bitbake_exit: Some(1),
