@@ -18,7 +18,7 @@ use super::{
 use crate::{
     diagnose::{self, Facts, Log, UNKNOWN, diagnose, warnings},
     history::{BuildRecord, journal::Entry},
-    model::{Certainty, Diagnosis, Event, Hint, Outcome, Recovered, State, WarnedPlace, WarningGroup},
+    model::{Certainty, Diagnosis, Event, Hint, Kind, Outcome, Recovered, State, WarnedPlace, WarningGroup},
     service::LocalService,
     system::{files::FileError, paths, rooted::open_linkless},
 };
@@ -55,8 +55,9 @@ pub(super) fn explain(config: &Path, args: &Explain) -> Done {
         return reports.end(done, config);
     }
     let known = if args.again { Vec::new() } else { service.diagnoses(&build.id)? };
-    // Builds of an earlier smidr have none.
-    let is_untold = known.is_empty() && build.state == State::Failed;
+    // Builds of an earlier smidr have none. What failed for its warnings alone needs none.
+    let is_warned = build.outcome.as_ref().is_some_and(|outcome| outcome.kind == Some(Kind::Warning));
+    let is_untold = known.is_empty() && build.state == State::Failed && !is_warned;
     let all = if is_untold || args.again { of_build(&service, &build)? } else { known };
     let done = tell(Some(&build), &all, args.json, args.all);
     if reports.any() {

@@ -434,7 +434,7 @@ pub struct Outcome {
     #[prost(message, optional, tag = "15")]
     pub recovered: ::core::option::Option<Recovered>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WarningGroup {
     /// Such as `qa-ldflags`; `other` if no rule knows it.
     #[prost(string, tag = "1")]
