@@ -226,8 +226,24 @@ fn lines_without_an_end_and_many_errors_are_bounded() {
 /// What the rules match, damaged: cut, joined, repeated, with bytes between.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
     let examples: Vec<String> = rules::examples().map(str::to_owned).collect();
-    let before = ["", "ERROR: ", "ERROR: x-1.0-r0 do_compile: ", "| ", "| | ", "2026-01-01T10:00:00Z ", "\x1b[31m", "\r10%\r", "\0"];
-    let line = (proptest::sample::select(before.to_vec()), proptest::sample::select(examples), any::<prop::sample::Index>(), 0..4_usize, ".{0,3}")
+    let before = [
+        "",
+        "ERROR: ",
+        "ERROR: x-1.0-r0 do_compile: ",
+        "| ",
+        "| | ",
+        "2026-01-01T10:00:00Z ",
+        "\x1b[31m",
+        "\r10%\r",
+        "\0",
+    ];
+    let line = (
+        proptest::sample::select(before.to_vec()),
+        proptest::sample::select(examples),
+        any::<prop::sample::Index>(),
+        0..4_usize,
+        ".{0,3}",
+    )
         .prop_map(|(before, example, at, how, more)| {
             let mut bytes = example.into_bytes();
             let at = at.index(bytes.len() + 1);
