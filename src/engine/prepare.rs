@@ -148,6 +148,11 @@ impl Prepared {
         &self.checkouts.names
     }
 
+    /// The folders of layers, as BBLAYERS has them.
+    pub(super) fn layer_folders(&self) -> &[PathBuf] {
+        &self.checkouts.layers
+    }
+
     /// The build that runs in the workspace, where this is a look at it.
     pub(crate) fn user(&self) -> Option<&str> {
         self.workspace.user.as_deref()
