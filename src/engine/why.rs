@@ -18,7 +18,11 @@ pub(super) fn explained(outcome: Outcome, finished: Finished, plan: &Plan, build
     let facts = Facts { series: plan.series.clone() };
     // A log that cannot be read is as one that is not there.
     let diagnoses = finished.heard.diagnose(logs(&outcome.failed, build), &facts).unwrap_or_default();
-    Outcome { diagnoses: diagnose::bounded(diagnoses), ..outcome }
+    // Servers that lack a source, or do not answer, are what was to be found out.
+    let is_outside =
+        plan.fetch_only && !outcome.failed.is_empty() && outcome.failed.iter().all(|task| task.url.is_some());
+    let kind = if is_outside { Some(Kind::Outside) } else { outcome.kind };
+    Outcome { diagnoses: diagnose::bounded(diagnoses), kind, ..outcome }
 }
 
 /// The logs of failed tasks that were kept: in those, secrets are taken out.

@@ -67,8 +67,9 @@ impl Event {
                     duration_ms: _,
                     cleaned: _,
                 } = outcome;
-                for FailedTask { name, log: _, reasons } in failed {
+                for FailedTask { name, log: _, reasons, url } in failed {
                     task(name, change);
+                    url.iter_mut().for_each(&mut *change);
                     reasons.iter_mut().for_each(&mut *change);
                 }
                 reasons.iter_mut().for_each(&mut *change);
@@ -79,11 +80,11 @@ impl Event {
                 hints.iter_mut().for_each(|one| hint(one, change));
                 diagnoses.iter_mut().for_each(|one| diagnosis(one, change));
             }
+            Self::TaskProgress { rate, .. } => rate.iter_mut().for_each(change),
             Self::StageStarted { .. }
             | Self::Queued { .. }
             | Self::Parsed { .. }
             | Self::TasksPlanned { .. }
-            | Self::TaskProgress { .. }
             | Self::Stopping { .. }
             | Self::ArtifactKept { .. } => {}
         }
