@@ -139,6 +139,8 @@ mod pseudo;
 mod races;
 #[path = "all/records.rs"]
 mod records;
+#[path = "all/recovery.rs"]
+mod recovery;
 #[path = "all/reference.rs"]
 mod reference;
 #[path = "all/registry.rs"]
@@ -155,6 +157,8 @@ mod registry_mended;
 mod registry_server;
 #[path = "all/remote.rs"]
 mod remote;
+#[path = "all/reports.rs"]
+mod reports;
 #[path = "all/resources.rs"]
 mod resources;
 #[path = "all/sandbox.rs"]

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, mem, path::PathBuf, sync::LazyLock};
 use regex::{Captures, Regex};
 
 use crate::{
-    diagnose::{Line, package_recipe, pattern, recipe_file, task_log},
+    diagnose::{Line, package_recipe, pattern, recipe_of_file, task_log},
     model::{Event, Level, TaskName},
 };
 
@@ -241,7 +241,7 @@ fn join(multiconfig: &str, recipe: &str) -> String {
 
 /// The task of a recipe's file.
 fn named(file: &str, task: &str) -> TaskName {
-    let (recipe, multiconfig) = recipe_file(file).unwrap_or_else(|| (file.to_owned(), None));
+    let (recipe, multiconfig) = recipe_of_file(file).unwrap_or_else(|| (file.to_owned(), None));
     let multiconfig = multiconfig.map_or(String::new(), |name| format!("mc:{name}"));
     TaskName { recipe: join(&multiconfig, &recipe), task: plain(task) }
 }

@@ -16,9 +16,15 @@ use crate::plan::Plan;
 /// The folder of smidr's own files in the sandbox. No distribution has it.
 pub(crate) const OWN_FOLDER: &str = "/.smidr";
 
-/// smidr's user interface for BitBake, as files under [`OWN_FOLDER`]. They are GPL-2.0-only, since they import BitBake.
-pub(crate) const OWN_FILES: [(&str, &str); 2] =
-    [("launch.py", include_str!("ui/launch.py")), ("smidr.py", include_str!("ui/smidr.py"))];
+/// smidr's user interface for BitBake, which is GPL-2.0-only, since it imports BitBake, and conf: files under [`OWN_FOLDER`].
+pub(crate) const OWN_FILES: [(&str, &str); 3] = [
+    ("launch.py", include_str!("ui/launch.py")),
+    ("smidr.py", include_str!("ui/smidr.py")),
+    (FEWER, include_str!("fewer.conf")),
+];
+
+/// Below [`OWN_FOLDER`]: conf for a second try after memory ran out.
+pub(crate) const FEWER: &str = "fewer.conf";
 
 /// Below [`OWN_FOLDER`]: programs that wait for BitBake's lock and then run the command of the same name, for a shell beside a running build.
 pub(crate) const WAITING: &str = "bin";
@@ -62,6 +68,14 @@ fn launcher(own: &Path) -> Vec<String> {
 /// Variables that users set for one command, as in `MACHINE=qemuarm64 bitbake IMAGE` (oe-buildenv-internal).
 pub(crate) const TYPED: &str =
     "MACHINE DISTRO SDKMACHINE TCLIBC TCMODE BB_SRCREV_POLICY BB_SETSCENE_ENFORCE BB_LOGCONFIG";
+
+/// The command that cleans recipes.
+pub(crate) fn clean_command<'a>(recipes: impl Iterator<Item = &'a String>, own: &Path) -> Vec<String> {
+    let mut argv = launcher(own);
+    argv.extend(["-c", "clean"].map(String::from));
+    argv.extend(recipes.cloned());
+    argv
+}
 
 /// What `oe-init-build-env` sets, for programs that users start by hand: `core` is OpenEmbedded-Core's COREBASE, `template` the folder of
 /// conf that its layers start with. BDIR and BITBAKEDIR are for the script itself, should it be sourced.

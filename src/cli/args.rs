@@ -9,7 +9,7 @@ use clap::{
 
 pub(super) use super::daemon_args::{Client, Daemon};
 pub(super) use super::image_args::{Compression, Image, Prune};
-use super::{candidates, voice::Voice};
+use super::{candidates, reports::Reports, voice::Voice};
 use crate::{
     config::provider,
     model::{Digest, State},
@@ -208,7 +208,7 @@ pub(super) struct Build {
     #[arg(long)]
     pub wait: bool,
     /// Print the build's id and return; the build goes on without this terminal
-    #[arg(long, conflicts_with = "events")]
+    #[arg(long, conflicts_with_all = ["events", "junit", "code_quality", "summary", "annotations"])]
     pub detach: bool,
     /// Build on a daemon: this user's own, or the one at ADDRESS
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "", require_equals = true, conflicts_with = "detach")]
@@ -216,6 +216,9 @@ pub(super) struct Build {
     /// Print events to standard output in this form
     #[arg(long, value_name = "FORM")]
     pub events: Option<EventForm>,
+    /// For CI
+    #[command(flatten)]
+    pub reports: Reports,
 }
 
 /// How events are printed.
@@ -423,11 +426,14 @@ pub(super) struct Logs {
     #[arg(long, short)]
     pub follow: bool,
     /// Only this task's own log
-    #[arg(long, value_name = "RECIPE:TASK", conflicts_with = "follow", add = candidates::tasks())]
+    #[arg(long, value_name = "RECIPE:TASK", conflicts_with_all = ["follow", "junit", "code_quality", "summary", "annotations"], add = candidates::tasks())]
     pub task: Option<String>,
     /// Print the journal, a JSON object per line
     #[arg(long, conflicts_with = "task")]
     pub json: bool,
+    /// For CI
+    #[command(flatten)]
+    pub reports: Reports,
 }
 
 /// `smidr explain`
@@ -454,6 +460,9 @@ pub(super) struct Explain {
     /// Print a JSON document
     #[arg(long)]
     pub json: bool,
+    /// For CI
+    #[command(flatten)]
+    pub reports: Reports,
 }
 
 /// `smidr attach`

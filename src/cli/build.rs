@@ -13,8 +13,8 @@ use super::{
     follow::View,
     local,
     output::{say, talk},
-    report::{Done, Failure, Refused, placed},
-    several,
+    report::{Done, Failure, Refused, placed, report},
+    reports, several,
     terminal::{JsonLines, Terminal},
     trust,
 };
@@ -22,12 +22,13 @@ use crate::{
     engine::{self, Services},
     events::EventSink,
     executors::Life,
+    history::BuildRecord,
     image::ImageStore,
-    model::{BuildRequest, Group, Hint, Paths, Submission, SystemFacts},
+    model::{BuildId, BuildRequest, Group, Hint, Kind, Outcome, Paths, Submission, SystemFacts},
     plan::{Domain, Plan},
     project::{Project, trust::Given},
     rpc::client::Remote,
-    service::{BuildService as _, LocalService, random},
+    service::{BuildService, LocalService, random},
     settings::Settings,
     system::{files::FileError, process::Spawner, stop::StopToken},
 };
@@ -38,7 +39,20 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
     let stop = StopToken::on_signals().map_err(FileError::new("take over signals", Path::new("smidr")))?;
     let spawner = start_spawner()?;
     let facts = context::gather();
-    let paths = context::open_paths(&facts)?;
+    let mut reports = args.reports.settle(&facts, !args.detach)?;
+    let done = run(files, grant, args, (&facts, &spawner), &stop, &mut reports);
+    reports.end(done, files.first().map_or(Path::new("smidr.yaml"), PathBuf::as_path))
+}
+
+fn run(
+    files: &[PathBuf],
+    grant: &Grant,
+    args: &Build,
+    (facts, spawner): (&SystemFacts, &Spawner),
+    stop: &StopToken,
+    reports: &mut reports::Wanted,
+) -> Done {
+    let paths = context::open_paths(facts)?;
     let remote = match &args.daemon {
         Some(address) => {
             if let Some(target) =
@@ -48,33 +62,33 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
                 return Err(Refused::new(format!("{target} is no target"), [hint]).into());
             }
             let reach = ReachDaemon { address: Some(address.clone()), ..ReachDaemon::default() };
-            Some(client::reach(&paths, &reach, &facts)?)
+            Some(client::reach(&paths, &reach, facts)?)
         }
         None => None,
     };
     let elsewhere = remote.as_ref().is_some_and(|remote| !remote.is_own);
     let mut asked = Asked {
-        facts: &facts,
+        facts,
         paths: &paths,
-        given: Given { elsewhere, ..trust::given(&facts, grant) },
-        stop: &stop,
+        given: Given { elsewhere, ..trust::given(facts, grant) },
+        stop,
         all: Vec::new(),
         plans: Vec::new(),
     };
     for file in files {
-        for variant in variants(file, args, &facts)? {
+        for variant in variants(file, args, facts)? {
             asked.add(file, variant, &args.wanted, args.wait || args.daemon.is_some())?;
         }
     }
     if let Some(remote) = remote {
-        return on_daemon(&remote, &asked, args, &stop);
+        return on_daemon(&remote, &asked, args, stop, reports);
     }
-    let mut submissions = asked.all;
+    let Asked { all: mut submissions, plans, .. } = asked;
     share(&mut submissions, args.jobs, Settings::read(&paths, &facts.home)?, facts.cpus);
     let service = LocalService::new(&paths);
     if args.detach {
         for submission in &submissions {
-            service.start(submission, &spawner, Life::OfItsOwn)?;
+            service.start(submission, spawner, Life::OfItsOwn)?;
             say(submission.id.as_str());
         }
         if io::stderr().is_terminal() {
@@ -85,20 +99,69 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     let [submission] = submissions.as_slice() else {
-        let start = |submission: &Submission| {
-            let worker = service.start(submission, &spawner, Life::WithParent)?;
-            Ok((submission.id.clone(), Some(worker)))
+        let start = |submission: &Submission| match service.start(submission, spawner, Life::WithParent) {
+            Ok(worker) => Ok((submission.id.clone(), Some(worker))),
+            Err(error) => {
+                let error = error.into();
+                reports.take_refused(submission.config_path(), &error);
+                Err(error)
+            }
         };
-        return several::build(&service, &submissions, args, start, &stop);
+        let done = several::build(&service, &submissions, args, start, stop);
+        submissions.iter().for_each(|submission| tell(reports, &service, &submission.id));
+        return done;
     };
     let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(Terminal::new())];
     if let Some(EventForm::Json) = args.events {
         sinks.push(Box::new(JsonLines));
     }
     let store = ImageStore::open(&paths)?;
-    let services = Services { paths: paths.clone(), facts: facts.clone(), store, spawner, outlives: false };
-    let outcome = service.run(submission.clone(), services, &stop, sinks)?;
-    Ok(ExitCode::from(outcome.exit_code()))
+    let services =
+        Services { paths: paths.clone(), facts: facts.clone(), store, spawner: spawner.clone(), outlives: false };
+    let outcome = service.run(submission.clone(), services, stop, sinks)?;
+    let code = ExitCode::from(outcome.exit_code());
+    match plans.first() {
+        Some(plan) if outcome.kind == Some(Kind::Request) && service.show(Some(submission.id.as_str())).is_err() => {
+            reports.take_unrecorded(&unrecorded(submission, plan, outcome));
+        }
+        _ => tell(reports, &service, &submission.id),
+    }
+    Ok(code)
+}
+
+/// Lets reports tell of a build that is over. What cannot be told does not change how it ended.
+fn tell(reports: &mut reports::Wanted, service: &dyn BuildService, id: &BuildId) {
+    if !reports.any() {
+        return;
+    }
+    let mut told = || -> Result<(), Failure> {
+        let build = service.show(Some(id.as_str()))?;
+        reports.take(service, &build, None)
+    };
+    if let Err(error) = told() {
+        report(&error);
+    }
+}
+
+/// What would be the record of a build that was refused before anything ran.
+fn unrecorded(submission: &Submission, plan: &Plan, outcome: Outcome) -> BuildRecord {
+    let now = jiff::Timestamp::now();
+    BuildRecord {
+        id: submission.id.clone(),
+        name: submission.name(),
+        config: Some(submission.config_path().clone()),
+        machine: plan.machine.clone(),
+        targets: plan.targets.clone(),
+        variant: submission.request.variant.clone(),
+        customer: None,
+        labels: submission.labels.clone(),
+        waits: false,
+        queued: None,
+        state: outcome.state,
+        started: now,
+        ended: Some(now),
+        outcome: Some(outcome),
+    }
 }
 
 /// Whether a target is a host and a port: `--daemon` takes its address behind `=`.
@@ -107,7 +170,13 @@ fn looks_like_address(target: &str) -> bool {
 }
 
 /// Builds on a daemon, as if it were here.
-fn on_daemon(remote: &Remote, asked: &Asked<'_>, args: &Build, stop: &StopToken) -> Done {
+fn on_daemon(
+    remote: &Remote,
+    asked: &Asked<'_>,
+    args: &Build,
+    stop: &StopToken,
+    reports: &mut reports::Wanted,
+) -> Done {
     let (mut plans, mut builds) = (asked.plans.iter(), Vec::new());
     let mut start = |submission: &Submission| {
         let plan = plans.next();
@@ -128,6 +197,7 @@ fn on_daemon(remote: &Remote, asked: &Asked<'_>, args: &Build, stop: &StopToken)
         }
         all => several::build(remote, all, args, start, stop),
     };
+    builds.iter().for_each(|(id, _)| tell(reports, remote, id));
     for (id, config) in builds.iter().filter(|_| !args.wanted.locked) {
         client::take_pins(remote, id, config, asked.facts, asked.paths)?;
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     diagnose::{self, Facts, Log, UNKNOWN, diagnose},
     history::{BuildRecord, journal::Entry},
-    model::{Certainty, Diagnosis, Event, Hint, Outcome, State},
+    model::{Certainty, Diagnosis, Event, Hint, Outcome, Recovered, State},
     service::LocalService,
     system::{files::FileError, paths, rooted::open_linkless},
 };
@@ -32,10 +32,14 @@ const SHOWN_UNKNOWN: usize = 30;
 
 /// Runs the command.
 pub(super) fn explain(config: &Path, args: &Explain) -> Done {
-    if args.log.is_some() || !args.task_log.is_empty() {
-        return tell(None, &of_files(args)?, args.json, args.all);
-    }
     let facts = context::gather();
+    let mut reports = args.reports.settle(&facts, false)?;
+    if args.log.is_some() || !args.task_log.is_empty() {
+        let all = of_files(args)?;
+        let done = tell(None, &all, args.json, args.all);
+        reports.take_logs(first_log(args), all);
+        return reports.end(done, config);
+    }
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
@@ -43,7 +47,16 @@ pub(super) fn explain(config: &Path, args: &Explain) -> Done {
     // Builds of an earlier smidr have none.
     let is_untold = known.is_empty() && build.state == State::Failed;
     let all = if is_untold || args.again { of_build(&service, &build)? } else { known };
-    tell(Some(&build), &all, args.json, args.all)
+    let done = tell(Some(&build), &all, args.json, args.all);
+    if reports.any() {
+        reports.take(&service, &build, Some(all))?;
+    }
+    reports.end(done, config)
+}
+
+/// The log that reports are named after.
+fn first_log(args: &Explain) -> &Path {
+    args.log.as_deref().or(args.task_log.first().map(AsRef::as_ref)).unwrap_or(Path::new("-"))
 }
 
 /// What the logs of the caller's tell.
@@ -58,8 +71,8 @@ fn of_files(args: &Explain) -> Result<Vec<Diagnosis>, Failure> {
     };
     let console = args.log.as_deref().map(log).transpose()?;
     let logs = args.task_log.iter().map(|path| log(path)).collect::<Result<_, _>>()?;
-    let first = args.log.as_deref().or(args.task_log.first().map(AsRef::as_ref)).unwrap_or(Path::new("-"));
-    Ok(diagnose(console, logs, &Facts { series: args.series.clone() }).map_err(FileError::new("read", first))?)
+    let facts = Facts { series: args.series.clone() };
+    Ok(diagnose(console, logs, &facts).map_err(FileError::new("read", first_log(args)))?)
 }
 
 /// A log, decompressed.
@@ -122,6 +135,13 @@ pub(super) fn tell(build: Option<&BuildRecord>, diagnoses: &[Diagnosis], json: b
         None if diagnoses.is_empty() => say("no failure stands in it"),
         _ => {}
     }
+    if let Some(Recovered { how, helped, .. }) =
+        build.and_then(|build| build.outcome.as_ref()).and_then(|outcome| outcome.recovered.as_ref())
+    {
+        let how: Vec<String> = how.iter().map(ToString::to_string).collect();
+        let end = if *helped { "it helped; why the first failed:" } else { "it failed too" };
+        say(format!("a second try was made ({}): {end}", how.join(", ")));
+    }
     let count = if all { diagnoses.len() } else { diagnoses.len().min(TOLD) };
     for (place, one) in diagnoses.iter().take(count).enumerate() {
         if place > 0 {
@@ -172,6 +192,9 @@ fn block(one: &Diagnosis, all: bool) {
     }
     let doubt = if one.sure == Certainty::Likely { "most likely: " } else { "" };
     say_lines(format!("  {doubt}{}", one.cause));
+    for fact in &one.facts {
+        say_lines(format!("  {fact}"));
+    }
     for hint in &one.next {
         say_lines(format!("  - {}", hint.to_string().replace('\n', "\n      ")));
     }

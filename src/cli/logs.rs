@@ -30,6 +30,7 @@ pub(super) fn logs(config: &Path, args: &Logs) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);
+    let mut reports = args.reports.settle(&facts, false)?;
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
     if let Some(task) = &args.task {
         let (path, kept) = task_log(&service, &paths, &build, task)?;
@@ -47,7 +48,12 @@ pub(super) fn logs(config: &Path, args: &Logs) -> Done {
             _ => Ok(ExitCode::SUCCESS),
         };
     }
-    print(&service, &build, Terminal::log(), 0, args.follow, args.json)
+    let done = print(&service, &build, Terminal::log(), 0, args.follow, args.json);
+    if reports.any() {
+        let build = service.show(Some(build.id.as_str()))?;
+        reports.take(&service, &build, None)?;
+    }
+    reports.end(done, config)
 }
 
 /// Prints what a build said after a record.

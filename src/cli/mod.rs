@@ -41,6 +41,7 @@ mod output;
 mod plan;
 mod pty;
 mod report;
+mod reports;
 mod several;
 mod shell;
 mod status;

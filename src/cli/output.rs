@@ -93,6 +93,11 @@ pub(super) fn complain_lines(text: impl AsRef<str>) {
     let _ = print(anstream::stderr().lock(), &fitting(&io::stderr(), Shown::lines(text.as_ref())));
 }
 
+/// Prints a command to a CI system, which is a line as it is.
+pub(super) fn annotate(command: &Shown) {
+    let _ = print(anstream::stderr().lock(), command);
+}
+
 /// A line of a log, on standard error. Each is written at once.
 pub(super) enum LogLine {
     /// For people.

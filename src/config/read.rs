@@ -1,7 +1,7 @@
 //! All keys of `smidr.yaml`, with their types and checks.
 
 use super::{
-    decode::{Decoder, Fields, Lookup},
+    decode::{Decoder, Fields, Lookup, truth},
     host::host,
     node::{Node, Text, Value},
     problem::{Problem, Problems},
@@ -12,7 +12,7 @@ use super::{
     texts::{LOCAL_CONF, Texts},
     values::Minutes,
 };
-use crate::model::{BuildId, CUSTOMER};
+use crate::model::{BuildId, CUSTOMER, Recovery};
 
 /// Reads a config. `file` is its name in messages, `variant` an overlay of the same file, `lookup` reads the environment.
 ///
@@ -116,6 +116,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         user_classes: features.texts(d, "user_classes"),
         inherit_classes: features.texts(d, "inherit_classes"),
         advanced: advanced(d, &mut f),
+        recovery: recovery(d, &mut f),
         artifacts: artifacts(d, &mut f),
         local_conf: local_conf(d, f.node(LOCAL_CONF)),
         env: f.fields(d, "env").into_pairs(d),
@@ -216,6 +217,20 @@ fn directories(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Directories {
     };
     f.finish(d);
     directories
+}
+
+/// A list of words, or one truth value for all.
+fn recovery(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Recovery> {
+    let Some(node) = f.node("recovery") else { return Recovery::ALL.to_vec() };
+    let texts = d.texts(node, "recovery");
+    if let [one] = texts.as_slice()
+        && let Some(all) = truth(&one.text)
+    {
+        return if all { Recovery::ALL.to_vec() } else { Vec::new() };
+    }
+    let words = Recovery::ALL.map(|one| one.to_string()).join(", ");
+    let expected = format!("true, false or a list of {words}");
+    texts.into_iter().filter_map(|text| d.parse(text, "recovery", &expected)).collect()
 }
 
 fn advanced(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Advanced {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{decode::UsedVariable, inputs::Inputs, node::Text, problem::Problem, provided::Provided, values::Size};
-use crate::model::CommitId;
+use crate::model::{CommitId, Recovery};
 
 /// A project: one `smidr.yaml`.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Config {
     pub inherit_classes: Vec<Text>,
     /// Rarely needed.
     pub advanced: Advanced,
+    /// For which failures there is a second try.
+    pub recovery: Vec<Recovery>,
     /// What to keep; empty: everything in `deploy/images/MACHINE`.
     pub artifacts: Vec<Text>,
     /// Appended to `local.conf` as it is.

@@ -18,12 +18,12 @@ use std::{
 use console::{Console, Failed};
 pub(crate) use line::{Line, pattern};
 pub(crate) use names::{
-    of_file as recipe_file, of_log as task_log, of_package as package_recipe, series, series_of_bitbake,
+    of_file as recipe_of_file, of_log as task_log, of_package as package_recipe, series, series_of_bitbake,
 };
 use rules::{At, Circumstances, Sure};
 use scan::{Finding, Owner, Scan, Stands};
 
-use crate::model::{Certainty, Diagnosis, Quote, SourcePlace, TaskName};
+use crate::model::{Certainty, Diagnosis, Hint, Quote, SourcePlace, TaskName};
 
 /// How many diagnoses are given.
 const MOST: usize = 500;
@@ -296,6 +296,7 @@ fn made(finding: Finding, at: &Circumstances, task: Option<&Failed>) -> Diagnosi
         multiconfig,
         first_error: Some(finding.quote),
         source,
+        subject: finding.rule.subject(&words),
         evidence: finding.evidence,
         cause: finding.rule.cause(&words),
         next: finding.rule.next(&words),
@@ -306,6 +307,8 @@ fn made(finding: Finding, at: &Circumstances, task: Option<&Failed>) -> Diagnosi
         },
         could_be: finding.rule.could_be(&words),
         also: Vec::new(),
+        facts: Vec::new(),
+        recovery: finding.rule.recover,
     }
 }
 
@@ -313,18 +316,14 @@ fn made(finding: Finding, at: &Circumstances, task: Option<&Failed>) -> Diagnosi
 fn unknown(task: &Failed) -> Diagnosis {
     let next = format!("smidr logs --task {}:{}", task.recipe, task.task);
     Diagnosis {
-        kind: UNKNOWN.into(),
         recipe: Some(task.recipe.clone()),
         task: Some(task.task.clone()),
         multiconfig: task.multiconfig.clone(),
         first_error: task.said.clone().or_else(|| task.last.last().cloned()),
-        source: None,
         evidence: task.last.clone(),
-        cause: "No line says why the task failed.".into(),
-        next: vec![crate::model::Hint::command("the whole log of the task", next)],
+        next: vec![Hint::command("the whole log of the task", next)],
         sure: Certainty::Unknown,
-        could_be: Vec::new(),
-        also: Vec::new(),
+        ..Diagnosis::new(UNKNOWN, "No line says why the task failed.")
     }
 }
 

@@ -10,7 +10,7 @@ use regex::{Captures, Regex};
 use serde::Deserialize;
 
 use super::names;
-use crate::model::{Hint, Level};
+use crate::model::{Hint, Level, Recovery};
 
 /// The families of rules.
 const FILES: [&str; 10] = [
@@ -60,6 +60,10 @@ pub(super) struct Rule {
     pub(super) rank: u8,
     #[serde(default)]
     pub(super) sure: Sure,
+    /// What smidr may do about it by itself: never for a mistake in what is built.
+    pub(super) recover: Option<Recovery>,
+    /// What is missing, damaged or refused.
+    subject: Option<String>,
     cause: Texts,
     next: Vec<Step>,
     #[serde(default)]
@@ -308,6 +312,11 @@ impl Rule {
         self.next.iter().filter_map(|step| step.hint(words)).collect()
     }
 
+    /// What is missing, damaged or refused.
+    pub(super) fn subject(&self, words: &Words) -> Option<String> {
+        filled(self.subject.as_ref()?, words)
+    }
+
     /// What else it could be.
     pub(super) fn could_be(&self, words: &Words) -> Vec<String> {
         self.could_be.iter().filter_map(|text| filled(text, words)).collect()
@@ -409,6 +418,12 @@ fn word(name: &str, words: &Words) -> Option<String> {
         "short" => value.chars().take(12).collect(),
         _ => return None,
     })
+}
+
+/// Lines that the rules match.
+#[cfg(test)]
+pub(super) fn examples() -> impl Iterator<Item = &'static str> {
+    RULES.all.iter().flat_map(|rule| &rule.example).map(String::as_str)
 }
 
 #[cfg(test)]

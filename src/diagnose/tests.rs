@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, io::Cursor};
 
 use include_dir::{Dir, include_dir};
+use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
@@ -220,4 +221,61 @@ fn lines_without_an_end_and_many_errors_are_bounded() {
     let text = Log { name: Some("log.do_compile".into()), text: Box::new(many), task: None };
     let found = diagnose(Some(log("console", FAILED.as_bytes())), vec![text], &Facts::default()).expect("read");
     assert_eq!((kinds(&found), found[0].first_error.as_ref().expect("a line").line), (vec!["compile-error"], 1));
+}
+
+/// What the rules match, damaged: cut, joined, repeated, with bytes between.
+fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    let examples: Vec<String> = rules::examples().map(str::to_owned).collect();
+    let before = [
+        "",
+        "ERROR: ",
+        "ERROR: x-1.0-r0 do_compile: ",
+        "| ",
+        "| | ",
+        "2026-01-01T10:00:00Z ",
+        "\x1b[31m",
+        "\r10%\r",
+        "\0",
+    ];
+    let line = (
+        proptest::sample::select(before.to_vec()),
+        proptest::sample::select(examples),
+        any::<prop::sample::Index>(),
+        0..4_usize,
+        ".{0,3}",
+    )
+        .prop_map(|(before, example, at, how, more)| {
+            let mut bytes = example.into_bytes();
+            let at = at.index(bytes.len() + 1);
+            match how {
+                0 => bytes.truncate(at),
+                1 => bytes.splice(at..at, more.into_bytes()).for_each(drop),
+                2 => bytes = bytes.repeat(at + 1),
+                _ => {}
+            }
+            [before.as_bytes(), &bytes, b"\n"].concat()
+        });
+    proptest::collection::vec(line, 0..40).prop_map(|lines| lines.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Nothing breaks it, what it gives fits an outcome, and it gives the same again.
+    #[test]
+    fn damaged_logs_are_read_to_their_end(console in damaged(), task in damaged()) {
+        let read = || {
+            let console = [FAILED.as_bytes(), &console].concat();
+            let logs = vec![Log { name: Some("log.do_compile".into()), text: Box::new(Cursor::new(task.clone())), task: None }];
+            diagnose(Some(log("console", &console)), logs, &Facts::default()).expect("bytes can be read")
+        };
+        let found = read();
+        prop_assert!(!found.is_empty());
+        let kept = bounded(found.clone());
+        prop_assert!(serde_json::to_string(&kept).expect("JSON").len() <= 2 * STORED);
+        for one in &kept {
+            prop_assert!(!one.kind.is_empty() && !one.cause.is_empty() && one.evidence.len() <= EVIDENCE);
+        }
+        prop_assert_eq!(found, read());
+    }
 }

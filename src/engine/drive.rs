@@ -29,7 +29,7 @@ use crate::{
     bitbake::{self, Console, NO_ROOM, UiMessage, parse_line},
     diagnose::Heard,
     events::{Emitter, Redactor},
-    model::{Event, FailedTask, Level, Limits, TaskName, Usage},
+    model::{Event, FailedTask, Level, Limits, Recovered, TaskName, Usage},
     plan::{Folders, SandboxSpec},
     queue,
     sandbox::{self, Control, Exit, SandboxError, Tasks},
@@ -98,6 +98,8 @@ pub(crate) struct Finished {
     pub errors: Vec<Said>,
     /// What the console said, without secrets.
     pub heard: Heard,
+    /// The second try that this is of, if it is of one.
+    pub recovered: Option<Recovered>,
     /// Whether no further process could be started.
     pub no_process: bool,
     /// Whether it was ended for that, because BitBake itself could not begin.
@@ -554,6 +556,7 @@ impl<'a> Course<'a> {
             failed: self.failed,
             errors: self.errors,
             heard: self.heard,
+            recovered: None,
             disk_full: self.disk_full,
             no_process: self.no_process,
             starved: self.starved,

@@ -11,6 +11,7 @@ mod devices;
 mod downloads;
 mod drive;
 mod edits;
+mod facts;
 mod failure;
 mod flocks;
 mod guards;
@@ -26,6 +27,7 @@ pub(crate) mod owner;
 mod prepare;
 mod pseudo;
 mod reach;
+mod recovery;
 mod remote;
 mod session;
 mod skeleton;
@@ -50,6 +52,7 @@ use failure::not_built;
 use host::resolve_host;
 pub(crate) use look::{Wrong, look, place, settle};
 pub(crate) use prepare::{Prepared, Use, prepare};
+use recovery::SecondTry;
 pub(crate) use remote::Sent;
 pub(crate) use submission::{for_elsewhere, submission};
 pub(crate) use workspace::{check_free, claim};
@@ -376,7 +379,7 @@ fn run_and_collect(prepared: &Prepared, edits: &Edits, build: &Path, tools: Tool
                 // It ends as any other build that fails.
                 Err(error) if error.kind() == Kind::Build => {
                     let (bitbake_exit, usage) = (Some(finished.exit), finished.usage);
-                    Ok(Outcome { bitbake_exit, usage, ..Outcome::of(&error) })
+                    Ok(Outcome { bitbake_exit, usage, recovered: finished.recovered, ..Outcome::of(&error) })
                 }
                 collected => collected,
             }
@@ -392,7 +395,7 @@ fn run(
     build: &Path,
     budget: &mut Budget,
     tools: Tools<'_>,
-) -> Result<Result<Finished, Box<Outcome>>, EngineError> {
+) -> Result<Ran, EngineError> {
     let plan = &prepared.plan;
     let own = prepared.own_folder();
     let begun = Instant::now();
@@ -402,7 +405,7 @@ fn run(
     });
     let mut extra_env = vec![("BB_SERVER_TIMEOUT", "0")];
     extra_env.extend(server.as_ref().map(|server| ("BB_HASHSERVE", server.address.as_str())));
-    let mut once = |stage, argv, own_network| {
+    let mut once = |stage, argv, own_network| -> Result<Ran, EngineError> {
         tools.on.emit(Event::StageStarted { stage });
         let spec = SandboxSpec { own_network, probe_tasks: true, ..prepared.sandbox(argv, edits, false, &extra_env)? };
         let _watch = flocks::Watch::begin(&plan.folders.downloads, tools);
@@ -420,21 +423,52 @@ fn run(
             if good { Vec::new() } else { keep::logs(&finished.failed, &plan.folders, build, budget, tools.on) };
         Ok(match not_built(&finished, failed, plan) {
             None => Ok(finished),
-            Some(outcome) => Err(Box::new(why::explained(outcome, finished, plan, build))),
+            Some(outcome) => Err(Box::new(why::explained(outcome, finished, prepared, build))),
         })
     };
-    match plan.network {
-        Network::Full => once(Stage::Run, bitbake::command(plan, &own), false),
-        Network::None => once(Stage::Run, bitbake::command(plan, &own), true),
+    let mut recovered = None;
+    let mut tried = |stage, argv: Vec<String>, own_network| -> Result<Ran, EngineError> {
+        let ended = match once(stage, argv.clone(), own_network)? {
+            Err(ended) if recovered.is_none() => ended,
+            ran => return Ok(ran),
+        };
+        let Some(second) = SecondTry::of(&ended, plan, &own) else { return Ok(Err(ended)) };
+        tools.on.warn(second.told());
+        if !second.clean.is_empty() {
+            // What it says, the second try says too.
+            let _ = once(stage, bitbake::clean_command(second.clean.iter(), &own), own_network)?;
+        }
+        let ran = match tools.stop.is_requested() {
+            true => Err(Box::new(Outcome { diagnoses: Vec::new(), ..Outcome::new(State::Cancelled) })),
+            false => once(stage, [argv, second.arguments.clone()].concat(), own_network)?,
+        };
+        recovered = Some(second.ended(ran.is_ok()));
+        Ok(with_usage(ran, ended.usage))
+    };
+    let ran = match plan.network {
+        Network::Full => tried(Stage::Run, bitbake::command(plan, &own), false)?,
+        Network::None => tried(Stage::Run, bitbake::command(plan, &own), true)?,
         // There is nothing to do afterwards.
-        Network::FetchOnly if plan.fetch_only => once(Stage::Fetch, bitbake::fetch_command(plan, &own), false),
-        Network::FetchOnly => match once(Stage::Fetch, bitbake::fetch_command(plan, &own), false)? {
-            Ok(fetched) => Ok(match once(Stage::Run, bitbake::command(plan, &own), true)? {
-                Ok(built) => Ok(Finished { usage: together(fetched.usage, built.usage), ..built }),
-                Err(ended) => Err(Box::new(Outcome { usage: together(fetched.usage, ended.usage), ..*ended })),
-            }),
-            ended => Ok(ended),
+        Network::FetchOnly if plan.fetch_only => tried(Stage::Fetch, bitbake::fetch_command(plan, &own), false)?,
+        Network::FetchOnly => match tried(Stage::Fetch, bitbake::fetch_command(plan, &own), false)? {
+            Ok(fetched) => with_usage(tried(Stage::Run, bitbake::command(plan, &own), true)?, fetched.usage),
+            ended => ended,
         },
+    };
+    Ok(match ran {
+        Ok(finished) => Ok(Finished { recovered, ..finished }),
+        Err(ended) => Err(Box::new(Outcome { recovered, ..*ended })),
+    })
+}
+
+/// How a run of BitBake ended: with something to collect, or not.
+type Ran = Result<Finished, Box<Outcome>>;
+
+/// With what a run before it has used.
+fn with_usage(ran: Ran, before: Option<Usage>) -> Ran {
+    match ran {
+        Ok(built) => Ok(Finished { usage: together(before, built.usage), ..built }),
+        Err(ended) => Err(Box::new(Outcome { usage: together(before, ended.usage), ..*ended })),
     }
 }
 
@@ -472,6 +506,7 @@ fn collect(
     Ok(Outcome {
         bitbake_exit: Some(finished.exit),
         usage: finished.usage,
+        recovered: finished.recovered.clone(),
         artifacts: kept.len() as u64,
         artifact_bytes: kept.iter().map(|artifact| artifact.size).sum(),
         ..Outcome::new(State::Completed)

@@ -133,6 +133,11 @@ pub(crate) fn prepare(
 }
 
 impl Prepared {
+    /// The layers' folders, in the order of BBLAYERS.
+    pub(super) fn layer_folders(&self) -> &[PathBuf] {
+        &self.checkouts.layers
+    }
+
     /// The plan that was made ready.
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan

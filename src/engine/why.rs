@@ -2,27 +2,46 @@
 
 use std::path::Path;
 
-use super::Finished;
+use super::{Finished, Prepared, facts};
 use crate::{
     diagnose::{self, Facts, Log},
-    model::{FailedTask, Kind, Outcome},
-    plan::Plan,
+    model::{Diagnosis, FailedTask, Kind, Outcome, Recovery},
     system::rooted::open_linkless,
 };
 
 /// The outcome of a build that BitBake failed, with its diagnoses. One that was stopped, or for which this machine had no room, has its reason already.
-pub(super) fn explained(outcome: Outcome, finished: Finished, plan: &Plan, build: &Path) -> Outcome {
-    if outcome.kind != Some(Kind::Build) || finished.timed_out {
-        return outcome;
-    }
-    let facts = Facts { series: plan.series.clone() };
-    // A log that cannot be read is as one that is not there.
-    let diagnoses = finished.heard.diagnose(logs(&outcome.failed, build), &facts).unwrap_or_default();
+pub(super) fn explained(outcome: Outcome, finished: Finished, prepared: &Prepared, build: &Path) -> Outcome {
+    let diagnoses = if let Some(reason) = finished.out_of_memory {
+        vec![out_of_memory(reason, &outcome)]
+    } else if outcome.kind != Some(Kind::Build) || finished.timed_out {
+        Vec::new()
+    } else {
+        let facts = Facts { series: prepared.plan.series.clone() };
+        // A log that cannot be read is as one that is not there.
+        finished.heard.diagnose(logs(&outcome.failed, build), &facts).unwrap_or_default()
+    };
+    let mut diagnoses = diagnose::bounded(diagnoses);
+    facts::add(&mut diagnoses, &prepared.plan, prepared.layer_folders());
     // Servers that lack a source, or do not answer, are what was to be found out.
-    let is_outside =
-        plan.fetch_only && !outcome.failed.is_empty() && outcome.failed.iter().all(|task| task.url.is_some());
+    let is_outside = prepared.plan.fetch_only
+        && outcome.kind == Some(Kind::Build)
+        && !outcome.failed.is_empty()
+        && outcome.failed.iter().all(|task| task.url.is_some());
     let kind = if is_outside { Some(Kind::Outside) } else { outcome.kind };
-    Outcome { diagnoses: diagnose::bounded(diagnoses), kind, ..outcome }
+    Outcome { diagnoses, kind, ..outcome }
+}
+
+/// What the kernel has told, in place of what compilers say of it.
+fn out_of_memory(cause: String, outcome: &Outcome) -> Diagnosis {
+    let task = outcome.failed.first();
+    Diagnosis {
+        recipe: task.map(|task| task.name.recipe.clone()),
+        task: task.map(|task| task.name.task.clone()),
+        next: outcome.hints.clone(),
+        also: outcome.failed.iter().skip(1).map(|task| task.name.clone()).collect(),
+        recovery: Some(Recovery::Memory),
+        ..Diagnosis::new("out-of-memory", cause)
+    }
 }
 
 /// The logs of failed tasks that were kept: in those, secrets are taken out.

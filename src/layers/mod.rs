@@ -48,6 +48,7 @@ pub use discover::{DiscoverError, Found, discover};
 pub use git_error::GitError;
 pub use gitlinks::gitlinks;
 pub(crate) use identity::identity;
+pub use known::Repository as KnownRepository;
 pub use local::{repository as repository_around, would_commit};
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Suggestion;

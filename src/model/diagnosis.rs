@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hint, TaskName};
+use super::{Hint, Recovery, TaskName};
 
 /// What was wrong, with what shows it and what to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Diagnosis {
     /// The place in the source that the line names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourcePlace>,
+    /// What is missing, damaged or refused, as the message names it: a header, a library, a recipe, a file, an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// The lines that show it, in their order.
     pub evidence: Vec<Quote>,
     /// What went wrong, in one sentence.
@@ -35,6 +38,35 @@ pub struct Diagnosis {
     /// Other tasks that failed of the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<TaskName>,
+    /// What smidr has found out about it, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub facts: Vec<String>,
+    /// What smidr may do about it by itself, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
+}
+
+impl Diagnosis {
+    /// One of which nothing else is known.
+    pub fn new(kind: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self {
+            kind: kind.into(),
+            recipe: None,
+            task: None,
+            multiconfig: None,
+            first_error: None,
+            source: None,
+            subject: None,
+            evidence: Vec::new(),
+            cause: cause.into(),
+            next: Vec::new(),
+            sure: Certainty::Certain,
+            could_be: Vec::new(),
+            also: Vec::new(),
+            facts: Vec::new(),
+            recovery: None,
+        }
+    }
 }
 
 /// A line of a log.

@@ -50,6 +50,19 @@ impl Shown {
     }
 }
 
+impl Shown {
+    /// The one command to a CI system that smidr gives itself: `::error file=…,line=…,title=…::message` of GitHub's runner. What is foreign in
+    /// it is filtered like any other text, and then escaped as the runner takes the command apart.
+    pub fn annotation(level: &str, properties: &[(&str, &str)], message: &str) -> Self {
+        let data = |text: &str| String::from(Self::plain(text)).replace('%', "%25");
+        let property =
+            |(name, value): &(&str, &str)| format!("{name}={}", data(value).replace(':', "%3A").replace(',', "%2C"));
+        let properties: Vec<String> = properties.iter().map(property).collect();
+        let message: Vec<String> = message.lines().map(data).collect();
+        Self(format!("::{level} {}::{}", properties.join(","), message.join("%0A")))
+    }
+}
+
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
@@ -291,6 +304,18 @@ mod tests {
             assert_eq!(shown, expected, "{text:?}");
             assert_eq!(danger(&shown), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn an_annotation_is_one_command_whatever_it_says() {
+        let of = |file: &str, message: &str| {
+            String::from(Shown::annotation("error", &[("file", file), ("title", "a:b,c")], message))
+        };
+        assert_eq!(of("a/b.bb", "100 %\nof x: y, z"), "::error file=a/b.bb,title=a%3Ab%2Cc::100 %25%0Aof x: y, z");
+        let hostile = of("x::set-env name=A::\n##[add-mask]b,line=7", "a\r\n::stop-commands::x\n##[error]y\u{2028}%0A");
+        assert_eq!(hostile.lines().count(), 1);
+        assert_eq!(hostile.matches("::").count(), 3, "{hostile}");
+        assert!(!hostile.contains("##[") && hostile.ends_with("y\\u{2028}%250A"), "{hostile}");
     }
 
     #[test]

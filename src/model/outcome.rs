@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Diagnosis, Hint, Kind, TaskName, Usage, UserError, document_path};
+use super::{Diagnosis, Hint, Kind, Recovered, TaskName, Usage, UserError, document_path};
 
 /// Where a build is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +119,9 @@ pub struct Outcome {
     /// Why it failed, by what BitBake and the logs of failed tasks said: what explains most first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub diagnoses: Vec<Diagnosis>,
+    /// The second try that was made, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Recovered>,
     /// The line of the config that asked for what failed, if one did and BitBake did not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<ConfigPlace>,
@@ -173,6 +176,7 @@ impl Outcome {
             },
             hints: Vec::new(),
             diagnoses: Vec::new(),
+            recovered: None,
             place: None,
             usage: None,
             artifacts: 0,

@@ -60,6 +60,7 @@ impl Event {
                     kind: _,
                     hints,
                     diagnoses,
+                    recovered,
                     place,
                     usage: _,
                     artifacts: _,
@@ -78,7 +79,8 @@ impl Event {
                     change(text);
                 }
                 hints.iter_mut().for_each(|one| hint(one, change));
-                diagnoses.iter_mut().for_each(|one| diagnosis(one, change));
+                let first_try = recovered.iter_mut().flat_map(|recovered| &mut recovered.diagnoses);
+                diagnoses.iter_mut().chain(first_try).for_each(|one| diagnosis(one, change));
             }
             Self::TaskProgress { rate, .. } => rate.iter_mut().for_each(change),
             Self::StageStarted { .. }
@@ -112,14 +114,17 @@ fn diagnosis(one: &mut Diagnosis, change: &mut dyn FnMut(&mut String)) {
         multiconfig,
         first_error,
         source,
+        subject,
         evidence,
         cause,
         next,
         sure: _,
         could_be,
         also,
+        facts,
+        recovery: _,
     } = one;
-    [recipe, name, multiconfig].into_iter().flatten().for_each(&mut *change);
+    [recipe, name, multiconfig, subject].into_iter().flatten().for_each(&mut *change);
     for Quote { text, file: _, line: _ } in first_error.iter_mut().chain(evidence) {
         change(text);
     }
@@ -127,7 +132,7 @@ fn diagnosis(one: &mut Diagnosis, change: &mut dyn FnMut(&mut String)) {
         change(file);
     }
     change(cause);
-    could_be.iter_mut().for_each(&mut *change);
+    could_be.iter_mut().chain(facts).for_each(&mut *change);
     next.iter_mut().for_each(|one| hint(one, change));
     also.iter_mut().for_each(|name| task(name, change));
 }

@@ -22,8 +22,8 @@ use crate::{
     config::{self, Config, HOST, HostImage, Network, Openat2, Texts},
     lock::Lock,
     model::{
-        BuildRequest, Digest, FileContent, Hint, Kind, Limits, Logins, Paths, Share, SubmittedRecipe, SystemFacts,
-        UserError, document_path, without_dots,
+        BuildRequest, Digest, FileContent, Hint, Kind, Limits, Logins, Paths, Recovery, Share, SubmittedRecipe,
+        SystemFacts, UserError, document_path, without_dots,
     },
 };
 
@@ -74,6 +74,8 @@ pub struct Plan {
     pub layers: Vec<PlannedLayer>,
     /// Where BitBake comes from, unless a layer's repository or the image has it.
     pub bitbake: Option<PlannedSource>,
+    /// For which failures there is a second try.
+    pub recovery: Vec<Recovery>,
     /// The Yocto series that the config names.
     pub series: Option<String>,
     /// Where mirrors and checkouts of repositories stand.
@@ -271,6 +273,7 @@ pub fn make(
         provider: provider::planned(config),
         layers,
         bitbake,
+        recovery: config.recovery.clone(),
         series: config.yocto_series.as_ref().map(|text| text.text.clone()),
         layer_store: store,
         guarded,

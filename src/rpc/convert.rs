@@ -13,7 +13,7 @@ use crate::{
     history::{BuildRecord, QueuePlace, TaskRecord},
     model::{
         Action, Artifact, BuildId, Certainty, ConfigPlace, Diagnosis, Digest, FailedTask, Hint, Kind, Outcome, PeakOf,
-        Quote, SourcePlace, State, TaskName, Usage,
+        Quote, Recovered, SourcePlace, State, TaskName, Usage,
     },
 };
 
@@ -165,6 +165,9 @@ fn diagnosis(one: &Diagnosis) -> proto::Diagnosis {
         sure: sure.into(),
         could_be: one.could_be.clone(),
         also: one.also.iter().map(task).collect(),
+        facts: one.facts.clone(),
+        recovery: one.recovery.map(|how| how.to_string()).unwrap_or_default(),
+        subject: word(&one.subject),
     }
 }
 
@@ -188,6 +191,9 @@ pub(crate) fn diagnosis_of(one: proto::Diagnosis) -> Diagnosis {
         next: one.next.into_iter().map(hint_of).collect(),
         could_be: one.could_be,
         also: one.also.into_iter().map(|name| task_of(Some(name))).collect(),
+        facts: one.facts,
+        recovery: one.recovery.parse().ok(),
+        subject: word(one.subject),
     }
 }
 
@@ -251,6 +257,11 @@ pub(crate) fn outcome(outcome: &Outcome) -> proto::Outcome {
         duration_ms: outcome.duration_ms,
         cleaned: outcome.cleaned,
         diagnoses: outcome.diagnoses.iter().map(diagnosis).collect(),
+        recovered: outcome.recovered.as_ref().map(|recovered| proto::Recovered {
+            how: recovered.how.iter().map(ToString::to_string).collect(),
+            diagnoses: recovered.diagnoses.iter().map(diagnosis).collect(),
+            helped: recovered.helped,
+        }),
     }
 }
 
@@ -287,6 +298,11 @@ pub(crate) fn outcome_of(outcome: proto::Outcome) -> Result<Outcome, Invalid> {
         duration_ms: outcome.duration_ms,
         cleaned: outcome.cleaned,
         diagnoses: outcome.diagnoses.into_iter().map(diagnosis_of).collect(),
+        recovered: outcome.recovered.map(|recovered| Recovered {
+            how: recovered.how.iter().filter_map(|how| how.parse().ok()).collect(),
+            diagnoses: recovered.diagnoses.into_iter().map(diagnosis_of).collect(),
+            helped: recovered.helped,
+        }),
     })
 }
 

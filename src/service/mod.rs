@@ -295,14 +295,17 @@ impl<'a> LocalService<'a> {
         Ok(removed?)
     }
 
-    /// Why a build failed, as its end says.
+    /// Why a build, or its first try, failed, as its end says.
     ///
     /// # Errors
     ///
     /// When its journal cannot be read.
     pub(crate) fn diagnoses(&self, id: &BuildId) -> Result<Vec<Diagnosis>, ServiceError> {
         let outcome = journal::outcome(&self.paths.build(id))?;
-        Ok(outcome.map(|outcome| outcome.diagnoses).unwrap_or_default())
+        let Some(Outcome { diagnoses, recovered, .. }) = outcome else { return Ok(Vec::new()) };
+        // Where the second try came to its end, why the first did not.
+        let first_try = recovered.filter(|_| diagnoses.is_empty()).map(|recovered| recovered.diagnoses);
+        Ok(first_try.unwrap_or(diagnoses))
     }
 
     /// All builds, the newest first.

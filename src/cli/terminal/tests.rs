@@ -11,8 +11,8 @@ use crate::{
         output::{PRINTED, printed_on},
     },
     model::{
-        Activity, Artifact, BuildId, Certainty, Diagnosis, FailedTask, Hint, PeakOf, Place, Quote, SourcePlace, Unit,
-        Usage, danger,
+        Activity, Artifact, BuildId, Certainty, Diagnosis, FailedTask, Hint, PeakOf, Place, Quote, Recovered, Recovery,
+        SourcePlace, Unit, Usage, danger,
     },
 };
 
@@ -43,6 +43,9 @@ fn samples() -> Vec<Event> {
         sure: Certainty::Likely,
         could_be: vec![text()],
         also: vec![name()],
+        facts: vec![text()],
+        recovery: None,
+        subject: Some(text()),
     };
     let outcome = |state, bitbake_exit, failed: Vec<FailedTask>| {
         let has_place = failed.is_empty();
@@ -54,6 +57,11 @@ fn samples() -> Vec<Event> {
             kind: Some(crate::model::Kind::Host),
             hints: vec![Hint::command("x", "x")],
             diagnoses: if state == State::Failed { vec![diagnosis.clone()] } else { vec![] },
+            recovered: Some(Recovered {
+                how: vec![Recovery::Network],
+                diagnoses: vec![diagnosis.clone()],
+                helped: true,
+            }),
             place: has_place.then(|| crate::model::ConfigPlace {
                 file: text(),
                 line: 1,
@@ -349,18 +357,14 @@ fn a_failure_is_told_with_its_diagnosis() {
     let text = "a.c:1:10: fatal error: b.h: No such file or directory";
     let quote = Quote { text: text.into(), file: None, line: 3 };
     let diagnosis = |recipe: &str, sure: Certainty| Diagnosis {
-        kind: "missing-header".into(),
         recipe: Some(recipe.into()),
         task: Some("do_act".into()),
-        multiconfig: None,
         first_error: Some(quote.clone()),
-        source: None,
         evidence: vec![quote.clone()],
-        cause: "no recipe gives b.h".into(),
         next: ["one", "two", "three"].map(Hint::new).into(),
         sure,
-        could_be: vec![],
         also: vec![name("same")],
+        ..Diagnosis::new("missing-header", "no recipe gives b.h")
     };
     let outcome = Outcome {
         bitbake_exit: Some(1),

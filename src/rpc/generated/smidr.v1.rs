@@ -362,6 +362,15 @@ pub struct Diagnosis {
     /// Other tasks that failed of the same.
     #[prost(message, repeated, tag = "12")]
     pub also: ::prost::alloc::vec::Vec<TaskName>,
+    /// What smidr has found out about it, a sentence each.
+    #[prost(string, repeated, tag = "13")]
+    pub facts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What smidr may do about it by itself: state, sstate, download, network, memory or server; empty for nothing.
+    #[prost(string, tag = "14")]
+    pub recovery: ::prost::alloc::string::String,
+    /// What is missing, damaged or refused, as the message names it; empty for nothing in particular.
+    #[prost(string, tag = "15")]
+    pub subject: ::prost::alloc::string::String,
 }
 /// A line of a log.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -415,6 +424,21 @@ pub struct Outcome {
     /// Only in the record `finished`; ExplainBuild gives them too.
     #[prost(message, repeated, tag = "13")]
     pub diagnoses: ::prost::alloc::vec::Vec<Diagnosis>,
+    /// The second try that was made, if one was; its diagnoses likewise.
+    #[prost(message, optional, tag = "15")]
+    pub recovered: ::core::option::Option<Recovered>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Recovered {
+    /// Of: state, sstate, download, network, memory, server.
+    #[prost(string, repeated, tag = "1")]
+    pub how: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why the first try failed.
+    #[prost(message, repeated, tag = "2")]
+    pub diagnoses: ::prost::alloc::vec::Vec<Diagnosis>,
+    /// Whether the second one came to its end.
+    #[prost(bool, tag = "3")]
+    pub helped: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FailedTask {
