@@ -11,7 +11,7 @@ use crate::model::{BuildId, FailedTask, Kind, Outcome};
 /// The most columns of a recipe's name, and of a host's.
 const COLUMN: usize = 32;
 
-/// Each of them with host and reason, where that is why the build failed.
+/// Each of them with host and reason, where that is why the build failed. Lines behind the first one of a text are indented by two more.
 pub(super) fn listed(id: &BuildId, outcome: &Outcome, took: &str, smidr: &str) -> Option<Vec<String>> {
     let missing: Vec<(&FailedTask, &str)> =
         outcome.failed.iter().filter_map(|task| Some((task, task.url.as_deref()?))).collect();
@@ -25,7 +25,7 @@ pub(super) fn listed(id: &BuildId, outcome: &Outcome, took: &str, smidr: &str) -
     let hosts = widest(&|(_, url)| width(host(url)));
     texts.extend(missing.iter().map(|(task, url)| {
         let reason = reason(task, outcome);
-        format!("missing    {:<names$}  {:<hosts$}  {reason}\n           {url}", task.name.recipe, host(url))
+        format!("missing    {:<names$}  {:<hosts$}  {reason}\n         {url}", task.name.recipe, host(url))
     }));
     texts.push(format!("log:    {smidr} logs {id} --task {}", first.0.name));
     texts.push(format!("why:    {smidr} explain {id} --all"));
@@ -35,7 +35,8 @@ pub(super) fn listed(id: &BuildId, outcome: &Outcome, took: &str, smidr: &str) -
 /// What went wrong: the kind that rules give it, and the line that says it.
 fn reason(task: &FailedTask, outcome: &Outcome) -> String {
     let known = outcome.diagnoses.iter().find(|one| is_of(task, one) || one.also.contains(&task.name));
-    let line = task.reasons.iter().find(|line| !line.contains("for URL: '")).or(task.reasons.first());
+    let first = known.and_then(|one| one.first_error.as_ref()).map(|first| &first.text);
+    let line = first.or_else(|| task.reasons.iter().find(|line| !line.contains("for URL: '"))).or(task.reasons.first());
     let words = [known.map(|one| one.kind.as_str()), line.map(|line| line.trim())];
     words.into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
@@ -74,9 +75,9 @@ mod tests {
         let expected = "\
 error: x-00000001 could not fetch 2 sources (3 s)
 missing    zlib        zlib.example      ERROR 404: Not Found.
-           https://user@zlib.example/a.tar.gz
+         https://user@zlib.example/a.tar.gz
 missing    mc:x:linux  git.example:9418  Fetcher failure for URL: 'y'.
-           git://git.example:9418;branch=main
+         git://git.example:9418;branch=main
 log:    smidr logs x-00000001 --task zlib:do_fetch
 why:    smidr explain x-00000001 --all";
         assert_eq!(told, expected);
