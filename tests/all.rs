@@ -179,6 +179,8 @@ mod terminals;
 mod trouble;
 #[path = "all/trust.rs"]
 mod trust;
+#[path = "all/warnings.rs"]
+mod warnings;
 #[path = "all/whole.rs"]
 mod whole;
 #[path = "all/workers.rs"]

@@ -11,7 +11,8 @@ pub(super) use super::daemon_args::{Client, Daemon};
 pub(super) use super::image_args::{Compression, Image, Prune};
 use super::{candidates, reports::Reports, voice::Voice};
 use crate::{
-    config::provider,
+    config::{nearest, provider},
+    diagnose::warnings,
     model::{Digest, State},
 };
 
@@ -164,9 +165,23 @@ pub struct Wanted {
     /// Reach no network at all, neither for image and layers nor in the build
     #[arg(long)]
     pub offline: bool,
+    /// Fail the build if it has warnings of this kind, of `qa` (any QA check) or `all`; may be repeated
+    #[arg(long, value_name = "KIND", value_parser = kind_of_warnings)]
+    pub fail_on_warning: Vec<String>,
     /// Handed to BitBake as they are, such as -k, or -c TASK -f
     #[arg(last = true, value_name = "BITBAKE-ARGS", allow_hyphen_values = true)]
     pub bitbake_args: Vec<String>,
+}
+
+/// A kind of warnings that there is: one that is misspelt would let all pass.
+fn kind_of_warnings(text: &str) -> Result<String, String> {
+    let known = warnings::kinds();
+    if known.iter().any(|kind| kind == text) {
+        return Ok(text.into());
+    }
+    let near = nearest(text, known.iter().map(String::as_str));
+    let near = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
+    Err(format!("there is no such kind of warnings. {near}docs/ci.md lists them; for all QA checks: qa"))
 }
 
 /// `smidr plan`
@@ -454,6 +469,9 @@ pub(super) struct Explain {
     /// Read the logs of the build again, in place of what its end says
     #[arg(long, conflicts_with_all = ["log", "task_log"])]
     pub again: bool,
+    /// Tell what BitBake and its tasks warned about instead
+    #[arg(long, conflicts_with_all = ["log", "task_log", "series"])]
+    pub warnings: bool,
     /// Tell everything that is known, with all lines that show it
     #[arg(long)]
     pub all: bool,

@@ -106,6 +106,7 @@ impl From<&Wanted> for BuildRequest {
             locked: wanted.locked,
             offline: wanted.offline,
             clean: wanted.clean,
+            fail_on_warning: wanted.fail_on_warning.clone(),
             bitbake_args: wanted.bitbake_args.clone(),
         }
     }

@@ -16,15 +16,18 @@ use super::{
     report::{Done, Failure, Refused},
 };
 use crate::{
-    diagnose::{self, Facts, Log, UNKNOWN, diagnose},
+    diagnose::{self, Facts, Log, UNKNOWN, diagnose, warnings},
     history::{BuildRecord, journal::Entry},
-    model::{Certainty, Diagnosis, Event, Hint, Outcome, Recovered, State},
+    model::{Certainty, Diagnosis, Event, Hint, Outcome, Recovered, State, WarnedPlace, WarningGroup},
     service::LocalService,
     system::{files::FileError, paths, rooted::open_linkless},
 };
 
 /// How many diagnoses are told without `--all`.
 const TOLD: usize = 5;
+
+/// How many places of warnings are told without `--all`.
+const PLACES: usize = 5;
 
 /// How many lines show a failure without `--all`, and of one that no rule knows.
 const SHOWN: usize = 4;
@@ -43,6 +46,14 @@ pub(super) fn explain(config: &Path, args: &Explain) -> Done {
     let paths = paths::find(&facts.environment)?;
     let service = LocalService::new(&paths);
     let build = context::named_or_newest(&service, args.id.as_deref(), config, &facts)?;
+    if args.warnings {
+        let groups = service.end(&build.id)?.map(|outcome| outcome.warnings).unwrap_or_default();
+        let done = tell_warnings(&build, &groups, args);
+        if reports.any() {
+            reports.take(&service, &build, None)?;
+        }
+        return reports.end(done, config);
+    }
     let known = if args.again { Vec::new() } else { service.diagnoses(&build.id)? };
     // Builds of an earlier smidr have none.
     let is_untold = known.is_empty() && build.state == State::Failed;
@@ -151,6 +162,38 @@ pub(super) fn tell(build: Option<&BuildRecord>, diagnoses: &[Diagnosis], json: b
     }
     if count < diagnoses.len() {
         say(format!("\n{} more failures, with --all", diagnoses.len() - count));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells what BitBake and its tasks warned about: how much of each kind, what it means, where, and some of the messages.
+fn tell_warnings(build: &BuildRecord, groups: &[WarningGroup], args: &Explain) -> Done {
+    if args.json {
+        Document::new().with("build", &build.id)?.with("state", &build.state)?.with("warnings", groups)?.say();
+        return Ok(ExitCode::SUCCESS);
+    }
+    if groups.is_empty() {
+        say(format!("{} is {}: no warnings are known", build.id, build.state));
+    }
+    for group in groups {
+        say(paint(AnsiColor::Yellow, &group.to_string()));
+        let about = warnings::about(&group.kind);
+        if !about.is_empty() {
+            say(format!("  {about}"));
+        }
+        let shown = if args.all { group.places.len() } else { PLACES };
+        for WarnedPlace { recipe, layer, count, new } in group.places.iter().take(shown) {
+            let layer = layer.as_ref().map(|layer| format!(" ({layer})")).unwrap_or_default();
+            let new = if *new > 0 { format!(", {new} new") } else { String::new() };
+            say(format!("  {count:>5}  {}{layer}{new}", recipe.as_deref().unwrap_or("no recipe's")));
+        }
+        if shown < group.places.len() {
+            say(format!("         {} more, with --all", group.places.len() - shown));
+        }
+        let shown = if args.all { group.examples.len() } else { 1 };
+        for line in group.examples.iter().take(shown).flat_map(|text| text.lines()) {
+            say(format!("  | {line}"));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -25,6 +25,9 @@ use crate::{
     model::{Event, Level, Outcome, Record, Stage, State, TaskName},
 };
 
+/// How many kinds of warnings are told at the end.
+const WARNED: usize = 8;
+
 /// Where it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stream {
@@ -236,6 +239,12 @@ impl Terminal {
         if let Some(usage) = outcome.usage.as_ref().filter(|_| self.amount != Amount::Errors) {
             self.fact("used", &used(usage), "");
         }
+        if self.amount != Amount::Errors {
+            let groups = outcome.warnings.iter().take(WARNED).map(|group| warned(&group.to_string()));
+            let more = outcome.warnings.len().saturating_sub(WARNED);
+            let more = (more > 0).then(|| warned(&format!("{more} more kinds")));
+            self.all(groups.chain(more).collect::<Vec<_>>());
+        }
         match outcome.state {
             State::Completed => {
                 if outcome.artifacts > 0 {
@@ -291,6 +300,11 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         self.pause();
     }
+}
+
+/// A line of warnings, at the end of a build.
+fn warned(group: &str) -> String {
+    format!("{} {group}", paint(AnsiColor::Yellow, "warnings:"))
 }
 
 /// A line that a build has printed. None of them looks like a line of smidr.

@@ -9,6 +9,7 @@ mod line;
 mod names;
 mod rules;
 mod scan;
+pub(crate) mod warnings;
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     bitbake::{self, Console, NO_ROOM, UiMessage, parse_line},
-    diagnose::Heard,
+    diagnose::{Heard, warnings::Warnings},
     events::{Emitter, Redactor},
     model::{Event, FailedTask, Level, Limits, Recovered, TaskName, Usage},
     plan::{Folders, SandboxSpec},
@@ -98,6 +98,8 @@ pub(crate) struct Finished {
     pub errors: Vec<Said>,
     /// What the console said, without secrets.
     pub heard: Heard,
+    /// What BitBake and its tasks warned about.
+    pub warnings: Warnings,
     /// The second try that this is of, if it is of one.
     pub recovered: Option<Recovered>,
     /// Whether no further process could be started.
@@ -272,6 +274,7 @@ struct Course<'a> {
     // Of tasks that run.
     said_by: BTreeMap<TaskName, Vec<String>>,
     heard: Heard,
+    warnings: Warnings,
     redactor: Redactor,
     disk_full: bool,
     no_process: bool,
@@ -315,6 +318,7 @@ impl<'a> Course<'a> {
             errors: Vec::new(),
             said_by: BTreeMap::new(),
             heard: Heard::default(),
+            warnings: Warnings::default(),
             redactor: on.redactor(),
             disk_full: false,
             no_process: false,
@@ -384,6 +388,7 @@ impl<'a> Course<'a> {
         match &event {
             Event::Console { line } => self.heard.line(&self.redactor.text(line)),
             Event::BitbakeReady { version } => self.heard.version(version),
+            Event::Message { level: Level::Warning, text, task } => self.warnings.take(text, task.as_ref()),
             _ => {}
         }
         // Once BitBake has begun, without a limit, the logs of failed tasks tell.
@@ -556,6 +561,7 @@ impl<'a> Course<'a> {
             failed: self.failed,
             errors: self.errors,
             heard: self.heard,
+            warnings: self.warnings,
             recovered: None,
             disk_full: self.disk_full,
             no_process: self.no_process,

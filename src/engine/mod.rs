@@ -32,6 +32,7 @@ mod remote;
 mod session;
 mod skeleton;
 mod submission;
+mod warned;
 mod why;
 mod workspace;
 
@@ -61,6 +62,7 @@ use crate::{
     artifacts::{self, ArtifactError, Keep, Pool, Room},
     bitbake,
     config::Network,
+    diagnose::warnings::Warnings,
     events::Emitter,
     image::{ImageError, ImageStore, ReferenceError},
     layers::{self, Access, Checkouts, LayerError},
@@ -78,6 +80,7 @@ use crate::{
     },
 };
 use remote::RemoteError;
+use warned::LayersOf;
 use workspace::{Claim, WorkspaceError};
 
 /// What all runs of a process share.
@@ -369,9 +372,9 @@ fn stages(
 }
 
 fn run_and_collect(prepared: &Prepared, edits: &Edits, build: &Path, tools: Tools<'_>) -> Result<Outcome, EngineError> {
-    let mut budget = Budget::default();
+    let (mut budget, mut warnings) = (Budget::default(), Warnings::default());
     let since = SystemTime::now();
-    match run(prepared, edits, build, &mut budget, tools)? {
+    let outcome = match run(prepared, edits, build, &mut budget, &mut warnings, tools)? {
         Err(outcome) => Ok(*outcome),
         Ok(finished) => {
             tools.on.emit(Event::StageStarted { stage: Stage::Collect });
@@ -384,7 +387,9 @@ fn run_and_collect(prepared: &Prepared, edits: &Edits, build: &Path, tools: Tool
                 collected => collected,
             }
         }
-    }
+    }?;
+    let layers = LayersOf::find(&warnings.recipes(), prepared.layer_folders());
+    Ok(Outcome { warnings: warnings.groups(|file, recipe| layers.name(file, recipe)), ..outcome })
 }
 
 /// Runs BitBake: once, or for `host.network: fetch-only` twice, the second time without a network. Gives the outcome of a build that
@@ -394,6 +399,7 @@ fn run(
     edits: &Edits,
     build: &Path,
     budget: &mut Budget,
+    warnings: &mut Warnings,
     tools: Tools<'_>,
 ) -> Result<Ran, EngineError> {
     let plan = &prepared.plan;
@@ -410,7 +416,8 @@ fn run(
         let spec = SandboxSpec { own_network, probe_tasks: true, ..prepared.sandbox(argv, edits, false, &extra_env)? };
         let _watch = flocks::Watch::begin(&plan.folders.downloads, tools);
         let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
-        let finished = drive::drive(spec, plan.limits, timeout, tools, &plan.folders, budget)?;
+        let mut finished = drive::drive(spec, plan.limits, timeout, tools, &plan.folders, budget)?;
+        warnings.append(std::mem::take(&mut finished.warnings));
         let good = finished.is_good();
         if let (true, Some(first)) = (good, finished.failed.first()) {
             let count = finished.failed.len();

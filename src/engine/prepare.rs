@@ -133,11 +133,6 @@ pub(crate) fn prepare(
 }
 
 impl Prepared {
-    /// The layers' folders, in the order of BBLAYERS.
-    pub(super) fn layer_folders(&self) -> &[PathBuf] {
-        &self.checkouts.layers
-    }
-
     /// The plan that was made ready.
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan
@@ -151,6 +146,11 @@ impl Prepared {
     /// Layers, for people: names and what they are pinned to.
     pub(crate) fn layers(&self) -> &[(String, String)] {
         &self.checkouts.names
+    }
+
+    /// The folders of layers, as BBLAYERS has them.
+    pub(super) fn layer_folders(&self) -> &[PathBuf] {
+        &self.checkouts.layers
     }
 
     /// The build that runs in the workspace, where this is a look at it.

@@ -269,6 +269,22 @@ impl History {
         Ok(self.query(rest, params![key(config), name])?.pop())
     }
 
+    /// The last builds of the project with this config, and of a variant of it, that completed, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read.
+    pub(crate) fn good_builds_of(
+        &self,
+        config: &Path,
+        variant: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<BuildRecord>, HistoryError> {
+        let rest = "WHERE config = ?1 AND state = 'COMPLETED' AND json_extract(record, '$.variant') IS ?2 \
+                    ORDER BY started DESC, rowid DESC LIMIT ?3";
+        self.query(rest, params![key(config), variant, limit])
+    }
+
     fn query(&self, rest: &str, args: impl rusqlite::Params) -> Result<Vec<BuildRecord>, HistoryError> {
         self.texts(&format!("SELECT record FROM builds {rest}"), args, "a build")
     }

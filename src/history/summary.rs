@@ -195,7 +195,7 @@ impl Summary {
                 let interrupted = outcome.state == State::Interrupted;
                 self.build.ended = before.filter(|_| interrupted).or(Some(record.at));
                 // The journal has them: the index stays small.
-                self.build.outcome = Some(Outcome { diagnoses: Vec::new(), ..outcome.clone() });
+                self.build.outcome = Some(Outcome { diagnoses: Vec::new(), warnings: Vec::new(), ..outcome.clone() });
                 let first_try = self.build.outcome.iter_mut().flat_map(|outcome| &mut outcome.recovered);
                 first_try.for_each(|recovered| recovered.diagnoses.clear());
             }

@@ -25,6 +25,7 @@ mod spelling;
 mod submission;
 mod texts;
 mod user_error;
+mod warning;
 
 pub use address::{folder_of, is_ambiguous, last_part, scp_parts, with_secrets_of, without_secrets};
 pub use artifact::{Artifact, leads_out};
@@ -48,3 +49,4 @@ pub use resources::{Limits, PeakOf, Usage};
 pub use secret::Secrets;
 pub use submission::{FileContent, Group, Origin, Share, Submission, SubmittedLayer, SubmittedLocal, SubmittedRecipe};
 pub use user_error::{Kind, UserError};
+pub use warning::{WarnedPlace, WarningGroup};

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Diagnosis, Hint, Kind, Recovered, TaskName, Usage, UserError, document_path};
+use super::{Diagnosis, Hint, Kind, Recovered, TaskName, Usage, UserError, WarningGroup, document_path};
 
 /// Where a build is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +119,9 @@ pub struct Outcome {
     /// Why it failed, by what BitBake and the logs of failed tasks said: what explains most first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub diagnoses: Vec<Diagnosis>,
+    /// What BitBake and its tasks warned about, by kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<WarningGroup>,
     /// The second try that was made, if one was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovered: Option<Recovered>,
@@ -176,6 +179,7 @@ impl Outcome {
             },
             hints: Vec::new(),
             diagnoses: Vec::new(),
+            warnings: Vec::new(),
             recovered: None,
             place: None,
             usage: None,

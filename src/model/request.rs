@@ -19,6 +19,9 @@ pub struct BuildRequest {
     pub offline: bool,
     /// Remove first all that builds of the project write; downloads and sstate stay.
     pub clean: bool,
+    /// Kinds of warnings that fail it, `qa` for all of QA, or `all`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fail_on_warning: Vec<String>,
     /// Handed to BitBake as they are.
     pub bitbake_args: Vec<String>,
 }

@@ -1,6 +1,9 @@
 //! Every text that an event carries. A new field of an event has to be named here, as a text or as none.
 
-use super::{Action, ConfigPlace, Diagnosis, Event, FailedTask, Hint, Outcome, Quote, SourcePlace, TaskName};
+use super::{
+    Action, ConfigPlace, Diagnosis, Event, FailedTask, Hint, Outcome, Quote, SourcePlace, TaskName, WarnedPlace,
+    WarningGroup,
+};
 
 impl Event {
     /// Hands every text to `change`, which may replace it. Paths, digests and numbers are none: a path that was changed would name
@@ -60,6 +63,7 @@ impl Event {
                     kind: _,
                     hints,
                     diagnoses,
+                    warnings,
                     recovered,
                     place,
                     usage: _,
@@ -81,6 +85,12 @@ impl Event {
                 hints.iter_mut().for_each(|one| hint(one, change));
                 let first_try = recovered.iter_mut().flat_map(|recovered| &mut recovered.diagnoses);
                 diagnoses.iter_mut().chain(first_try).for_each(|one| diagnosis(one, change));
+                for WarningGroup { kind: _, count: _, new: _, places, examples } in warnings {
+                    for WarnedPlace { recipe, layer, count: _, new: _ } in places {
+                        [recipe, layer].into_iter().flatten().for_each(&mut *change);
+                    }
+                    examples.iter_mut().for_each(&mut *change);
+                }
             }
             Self::TaskProgress { rate, .. } => rate.iter_mut().for_each(change),
             Self::StageStarted { .. }

@@ -10,6 +10,8 @@ use super::Hint;
 pub enum Kind {
     /// The build itself failed (exit code 1).
     Build,
+    /// The build has warnings that the request does not allow (1).
+    Warning,
     /// The request is wrong: usage, config, a name that does not exist (2).
     Request,
     /// This host cannot: kernel, permissions, disk (3).
@@ -24,7 +26,7 @@ impl Kind {
     /// The exit code of the process.
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Build => 1,
+            Self::Build | Self::Warning => 1,
             Self::Request => 2,
             Self::Host => 3,
             Self::Outside => 4,

@@ -13,7 +13,7 @@ use crate::{
     history::{BuildRecord, QueuePlace, TaskRecord},
     model::{
         Action, Artifact, BuildId, Certainty, ConfigPlace, Diagnosis, Digest, FailedTask, Hint, Kind, Outcome, PeakOf,
-        Quote, Recovered, SourcePlace, State, TaskName, Usage,
+        Quote, Recovered, SourcePlace, State, TaskName, Usage, WarnedPlace, WarningGroup,
     },
 };
 
@@ -110,6 +110,7 @@ pub(crate) fn kind(kind: Option<Kind>) -> proto::Kind {
         Some(Kind::Host) => proto::Kind::Host,
         Some(Kind::Outside) => proto::Kind::Outside,
         Some(Kind::Cancelled) => proto::Kind::Stopped,
+        Some(Kind::Warning) => proto::Kind::Warning,
     }
 }
 
@@ -121,6 +122,7 @@ pub(crate) fn kind_of(number: i32) -> Option<Kind> {
         Ok(proto::Kind::Request) => Some(Kind::Request),
         Ok(proto::Kind::Outside) => Some(Kind::Outside),
         Ok(proto::Kind::Stopped) => Some(Kind::Cancelled),
+        Ok(proto::Kind::Warning) => Some(Kind::Warning),
         Ok(proto::Kind::Host) | Err(_) => Some(Kind::Host),
     }
 }
@@ -197,6 +199,38 @@ pub(crate) fn diagnosis_of(one: proto::Diagnosis) -> Diagnosis {
     }
 }
 
+fn warnings(group: &WarningGroup) -> proto::WarningGroup {
+    let place = |place: &WarnedPlace| proto::WarnedPlace {
+        recipe: place.recipe.clone(),
+        layer: place.layer.clone(),
+        count: place.count,
+        new: place.new,
+    };
+    proto::WarningGroup {
+        kind: group.kind.clone(),
+        count: group.count,
+        new: group.new,
+        places: group.places.iter().map(place).collect(),
+        examples: group.examples.clone(),
+    }
+}
+
+fn warnings_of(group: proto::WarningGroup) -> WarningGroup {
+    let place = |place: proto::WarnedPlace| WarnedPlace {
+        recipe: place.recipe,
+        layer: place.layer,
+        count: place.count,
+        new: place.new,
+    };
+    WarningGroup {
+        kind: group.kind,
+        count: group.count,
+        new: group.new,
+        places: group.places.into_iter().map(place).collect(),
+        examples: group.examples,
+    }
+}
+
 fn quote(quote: &Quote) -> proto::Quote {
     proto::Quote { text: quote.text.clone(), file: quote.file.clone().unwrap_or_default(), line: quote.line }
 }
@@ -257,6 +291,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> proto::Outcome {
         duration_ms: outcome.duration_ms,
         cleaned: outcome.cleaned,
         diagnoses: outcome.diagnoses.iter().map(diagnosis).collect(),
+        warnings: outcome.warnings.iter().map(warnings).collect(),
         recovered: outcome.recovered.as_ref().map(|recovered| proto::Recovered {
             how: recovered.how.iter().map(ToString::to_string).collect(),
             diagnoses: recovered.diagnoses.iter().map(diagnosis).collect(),
@@ -298,6 +333,7 @@ pub(crate) fn outcome_of(outcome: proto::Outcome) -> Result<Outcome, Invalid> {
         duration_ms: outcome.duration_ms,
         cleaned: outcome.cleaned,
         diagnoses: outcome.diagnoses.into_iter().map(diagnosis_of).collect(),
+        warnings: outcome.warnings.into_iter().map(warnings_of).collect(),
         recovered: outcome.recovered.map(|recovered| Recovered {
             how: recovered.how.iter().filter_map(|how| how.parse().ok()).collect(),
             diagnoses: recovered.diagnoses.into_iter().map(diagnosis_of).collect(),

@@ -145,7 +145,7 @@ fn by_kind(kind: Kind) -> Code {
         Kind::Request => Code::FailedPrecondition,
         Kind::Outside => Code::Unavailable,
         Kind::Cancelled => Code::Cancelled,
-        Kind::Build | Kind::Host => Code::Internal,
+        Kind::Build | Kind::Warning | Kind::Host => Code::Internal,
     }
 }
 

@@ -50,6 +50,7 @@ pub(crate) fn request(submission: &Submission, request_id: &str, with_folder: bo
         locked: wanted.locked,
         offline: wanted.offline,
         clean: wanted.clean,
+        fail_on_warning: wanted.fail_on_warning,
         bitbake_args: wanted.bitbake_args,
         customer: submission.customer.clone().unwrap_or_default(),
         labels: submission.labels.clone().into_iter().collect(),
@@ -134,6 +135,7 @@ pub(crate) fn submission(
             locked: request.locked,
             offline: request.offline,
             clean: request.clean,
+            fail_on_warning: request.fail_on_warning,
             bitbake_args: request.bitbake_args,
         },
         config: request.config,
@@ -198,6 +200,7 @@ pub(crate) fn check_words(request: &proto::StartBuildRequest) -> Result<(), Inva
     for (field, count, most) in [
         ("targets", request.targets.len(), TARGETS),
         ("bitbake_args", request.bitbake_args.len(), ARGUMENTS),
+        ("fail_on_warning", request.fail_on_warning.len(), TARGETS),
         ("labels", request.labels.len(), LABELS),
     ] {
         if count > most {
@@ -205,6 +208,7 @@ pub(crate) fn check_words(request: &proto::StartBuildRequest) -> Result<(), Inva
         }
     }
     request.targets.iter().try_for_each(|text| short("targets", text, WORD))?;
+    request.fail_on_warning.iter().try_for_each(|text| short("fail_on_warning", text, WORD))?;
     request.bitbake_args.iter().try_for_each(|text| short("bitbake_args", text, ARGUMENT))?;
     request.machine.iter().try_for_each(|text| short("machine", text, WORD))?;
     request.variant.iter().try_for_each(|text| short("variant", text, WORD))?;

@@ -301,11 +301,20 @@ impl<'a> LocalService<'a> {
     ///
     /// When its journal cannot be read.
     pub(crate) fn diagnoses(&self, id: &BuildId) -> Result<Vec<Diagnosis>, ServiceError> {
-        let outcome = journal::outcome(&self.paths.build(id))?;
+        let outcome = self.end(id)?;
         let Some(Outcome { diagnoses, recovered, .. }) = outcome else { return Ok(Vec::new()) };
         // Where the second try came to its end, why the first did not.
         let first_try = recovered.filter(|_| diagnoses.is_empty()).map(|recovered| recovered.diagnoses);
         Ok(first_try.unwrap_or(diagnoses))
+    }
+
+    /// How a build ended, with all that its end says.
+    ///
+    /// # Errors
+    ///
+    /// When its journal cannot be read.
+    pub(crate) fn end(&self, id: &BuildId) -> Result<Option<Outcome>, ServiceError> {
+        Ok(journal::outcome(&self.paths.build(id))?)
     }
 
     /// All builds, the newest first.

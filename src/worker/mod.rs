@@ -1,6 +1,8 @@
 //! The worker: one submission, from its first record to its outcome. Runs in the process that calls it.
 
 pub(crate) mod control;
+mod since;
+mod warned;
 
 use std::{cell::Cell, fs, io::Read as _, os::unix::fs::DirBuilderExt as _, path::Path, time::Instant};
 
@@ -176,6 +178,8 @@ pub(crate) fn run(
     if let Some(error) = failure.take() {
         outcome = Outcome { usage: outcome.usage, failed: outcome.failed, ..Outcome::of(&error) };
     }
+    outcome = since::told(outcome, &submission, &services.paths);
+    outcome = warned::judged(outcome, &submission, &services.paths);
     outcome.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if let Some(error) = behind.take() {
         let why = Outcome::of(&error).reasons.join(": ");

@@ -215,6 +215,7 @@ fn the_reference_has_every_key_of_every_document() {
     add("smidr status --json", "status --json", 0);
     add("smidr status ID --json", "status p-0000abcd --json", 0);
     add("smidr explain --json", "explain p-0000abcd --json", 0);
+    add("smidr explain --warnings --json", "explain p-0000abcd --warnings --json", 0);
     fs::write(world.work.join("console"), CONSOLE).expect("a file");
     add("smidr explain --json", &format!("explain --log {}/console --json", world.work.display()), 0);
     add("smidr artifacts list --json", "artifacts list p-0000abcd --json", 0);

@@ -33,7 +33,7 @@ const TABLE: [(&str, &str); 23] = [
         "model events system config lock plan diagnose settings project queue artifacts bitbake image layers sandbox recipes",
     ),
     ("history", "model events system"),
-    ("worker", "model events system plan project engine history queue"),
+    ("worker", "model events system lock plan diagnose project engine history queue"),
     ("executors", "model system"),
     ("service", "model events system settings engine history worker executors"),
     (

@@ -1,7 +1,7 @@
 //! A summary in Markdown, as the page of a run on GitHub shows it. A pure function. Text of others stands in code spans and blocks, or with
 //! every sign of punctuation escaped.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use super::{
     super::output::{bytes, duration},
@@ -12,6 +12,10 @@ use crate::model::{Action, Hint};
 /// How much is listed; GitHub takes 1 MiB of a step.
 const MOST_FAILURES: usize = 20;
 const MOST_FILES: usize = 30;
+const MOST_WARNINGS: usize = 60;
+
+/// How many recipes are named that warn.
+const NAMED: usize = 5;
 
 /// The text.
 pub(super) fn of(told: &[Told]) -> String {
@@ -42,8 +46,24 @@ fn build(told: &Told) -> String {
     if more > 0 {
         let _ = writeln!(text, "{more} more failures.\n");
     }
+    warnings(&mut text, told);
     files(&mut text, told);
     text
+}
+
+fn warnings(text: &mut String, told: &Told) {
+    if told.warnings.is_empty() {
+        return;
+    }
+    text.push_str("| warnings | kind | new | where |\n|---|---|---|---|\n");
+    for group in told.warnings.iter().take(MOST_WARNINGS) {
+        let names = group.places.iter().filter_map(|place| place.recipe.as_deref());
+        let names: BTreeSet<&str> = names.collect();
+        let more = if names.len() > NAMED { ", …" } else { "" };
+        let names = format!("{}{more}", names.into_iter().take(NAMED).collect::<Vec<_>>().join(", "));
+        let _ = writeln!(text, "| {} | {} | {} | {} |", group.count, cell(&group.kind), group.new, cell(&names));
+    }
+    text.push('\n');
 }
 
 fn failure(text: &mut String, failed: &Failed) {

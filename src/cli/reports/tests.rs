@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::{told::*, *};
-use crate::model::{BuildId, Event, Outcome, Place, Record, SourcePlace, State, TaskName, danger};
+use crate::model::{
+    BuildId, Event, Outcome, Place, Record, SourcePlace, State, TaskName, WarnedPlace, WarningGroup, danger,
+};
 
 /// What a log, a recipe or a file can be called by a stranger.
 const HOSTILE: &str = "</failure>&\"'<![CDATA[\u{1}\u{0}\u{fffe}]]> `| [x](http://e.org) <img src=x> @team\n::add-mask::x\r##[error]y\u{202e}\u{1b}[2J";
@@ -215,6 +217,25 @@ fn a_summary_is_markdown() {
     }
 }
 
+fn warned(recipe: &str) -> WarningGroup {
+    let place = WarnedPlace { recipe: Some(recipe.into()), layer: Some(recipe.into()), count: 3, new: 1 };
+    WarningGroup { kind: "qa-arch".into(), count: 3, new: 1, places: vec![place], examples: vec![recipe.into()] }
+}
+
+#[test]
+fn warnings_are_in_the_summary_and_in_code_quality() {
+    let mut told = gathered([]).told(&build(State::Completed), None, &repository());
+    told.warnings = vec![warned("a|b")];
+    let text = summary::of(std::slice::from_ref(&told));
+    assert!(
+        text.contains("| warnings | kind | new | where |\n|---|---|---|---|\n| 3 | ` qa-arch ` | 1 | ` a\\|b ` |\n"),
+        "{text}"
+    );
+    let issues: Value = serde_json::from_str(&quality::of(&[told])).expect("JSON");
+    assert_eq!((&issues[0]["severity"], &issues[0]["check_name"]), (&"minor".into(), &"qa-arch".into()));
+    assert_eq!(issues[0]["description"], "warnings: 3 qa-arch in a|b (a|b), 1 new");
+}
+
 fn hostile(text: &str) -> Told {
     let why = Diagnosis {
         kind: text.into(),
@@ -226,6 +247,7 @@ fn hostile(text: &str) -> Told {
     let record = BuildRecord { machine: text.into(), targets: vec![text.into()], ..build(State::Failed) };
     let mut told = gathered(events).told(&record, Some(vec![why, task]), &repository());
     told.files = vec![(text.into(), 1)];
+    told.warnings = vec![warned(text)];
     told
 }
 
@@ -276,7 +298,7 @@ proptest! {
         prop_assert_eq!(danger(&summary::of(&told)), None);
         for line in annotations::of(&told).into_iter().map(String::from) {
             prop_assert!(line.starts_with("::error ") && !line.contains(['\n', '\r']) && !line.contains("##["));
-            let properties = line["::error ".len()..].split("::").next().unwrap_or_default();
+            let properties = line.trim_start_matches("::error ").split("::").next().unwrap_or_default();
             prop_assert!(properties.split(',').all(|one| ["file=", "line=", "title="].iter().any(|name| one.starts_with(name))), "{}", line);
         }
         prop_assert!(serde_json::from_str::<Value>(&quality::of(&told)).is_ok());

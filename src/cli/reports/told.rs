@@ -11,7 +11,7 @@ use super::super::times::between;
 use crate::{
     diagnose::{UNKNOWN, recipe_of_file},
     history::BuildRecord,
-    model::{Diagnosis, Event, Hint, Outcome, Quote, Record, Shown, SourcePlace, State, TaskName},
+    model::{Diagnosis, Event, Hint, Outcome, Quote, Record, Shown, SourcePlace, State, TaskName, WarningGroup},
 };
 
 /// More recipes than any build has.
@@ -50,6 +50,7 @@ pub(crate) struct Told {
     /// How many files were kept, their size, and the first of them.
     pub(super) kept: (u64, u64),
     pub(super) files: Vec<(PathBuf, u64)>,
+    pub(super) warnings: Vec<WarningGroup>,
 }
 
 /// A recipe of which a task ran, or had nothing to do.
@@ -142,6 +143,7 @@ pub(crate) struct Gathering {
     ran: u64,
     restored: u64,
     diagnoses: Vec<Diagnosis>,
+    warnings: Vec<WarningGroup>,
 }
 
 #[derive(Debug, Default)]
@@ -180,7 +182,10 @@ impl Gathering {
             Event::ArtifactKept { artifact } if artifact.link.is_none() && self.artifacts.len() < MOST_FILES => {
                 self.artifacts.push((artifact.path.clone(), artifact.size));
             }
-            Event::Finished { outcome } => self.diagnoses.clone_from(&outcome.diagnoses),
+            Event::Finished { outcome } => {
+                self.diagnoses.clone_from(&outcome.diagnoses);
+                self.warnings.clone_from(&outcome.warnings);
+            }
             _ => {}
         }
     }
@@ -235,6 +240,7 @@ impl Gathering {
             ran: self.ran,
             restored: self.restored,
             files: self.artifacts,
+            warnings: self.warnings,
         }
     }
 }

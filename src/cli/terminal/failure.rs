@@ -173,7 +173,10 @@ impl Troubles {
             texts.push(format!("{word} {first}"));
             reasons = causes;
         } else if outcome.failed.is_empty() {
-            let place = when(self.collecting, done, total);
+            let place = match outcome.kind {
+                Some(Kind::Warning) => "for its warnings".into(),
+                _ => when(self.collecting, done, total),
+            };
             let (reason, others) = reasons
                 .split_first()
                 .map_or((String::new(), reasons), |(first, others)| (format!("\n{first}"), others));

@@ -12,7 +12,7 @@ use crate::{
     },
     model::{
         Activity, Artifact, BuildId, Certainty, Diagnosis, FailedTask, Hint, PeakOf, Place, Quote, Recovered, Recovery,
-        SourcePlace, Unit, Usage, danger,
+        SourcePlace, Unit, Usage, WarnedPlace, WarningGroup, danger,
     },
 };
 
@@ -57,6 +57,13 @@ fn samples() -> Vec<Event> {
             kind: Some(crate::model::Kind::Host),
             hints: vec![Hint::command("x", "x")],
             diagnoses: if state == State::Failed { vec![diagnosis.clone()] } else { vec![] },
+            warnings: vec![WarningGroup {
+                kind: "other".into(),
+                count: 2,
+                new: 1,
+                places: vec![WarnedPlace { recipe: Some(text()), layer: Some(text()), count: 1, new: 1 }],
+                examples: vec![text()],
+            }],
             recovered: Some(Recovered {
                 how: vec![Recovery::Network],
                 diagnoses: vec![diagnosis.clone()],

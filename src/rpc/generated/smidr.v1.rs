@@ -71,6 +71,9 @@ pub struct StartBuildRequest {
     /// Start it again, once, where its worker is killed.
     #[prost(bool, tag = "23")]
     pub retry_interrupted: bool,
+    /// Kinds of warnings that fail the build, `qa` for all of QA, or `all`.
+    #[prost(string, repeated, tag = "24")]
+    pub fail_on_warning: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmittedFile {
@@ -424,9 +427,40 @@ pub struct Outcome {
     /// Only in the record `finished`; ExplainBuild gives them too.
     #[prost(message, repeated, tag = "13")]
     pub diagnoses: ::prost::alloc::vec::Vec<Diagnosis>,
+    /// What BitBake and its tasks warned about, by kind. Only in the record `finished`.
+    #[prost(message, repeated, tag = "14")]
+    pub warnings: ::prost::alloc::vec::Vec<WarningGroup>,
     /// The second try that was made, if one was; its diagnoses likewise.
     #[prost(message, optional, tag = "15")]
     pub recovered: ::core::option::Option<Recovered>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WarningGroup {
+    /// Such as `qa-ldflags`; `other` if no rule knows it.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+    /// How many the last good build of the project and variant did not have.
+    #[prost(uint64, tag = "3")]
+    pub new: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub places: ::prost::alloc::vec::Vec<WarnedPlace>,
+    /// Some of the messages.
+    #[prost(string, repeated, tag = "5")]
+    pub examples: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// A recipe that warns, or what is no recipe's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WarnedPlace {
+    #[prost(string, optional, tag = "1")]
+    pub recipe: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "2")]
+    pub layer: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "3")]
+    pub count: u64,
+    #[prost(uint64, tag = "4")]
+    pub new: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Recovered {
@@ -1444,6 +1478,8 @@ pub enum Kind {
     Outside = 4,
     /// It was stopped on request (130).
     Stopped = 5,
+    /// The build has warnings that the request does not allow (1).
+    Warning = 6,
 }
 impl Kind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1458,6 +1494,7 @@ impl Kind {
             Self::Host => "HOST",
             Self::Outside => "OUTSIDE",
             Self::Stopped => "STOPPED",
+            Self::Warning => "WARNING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1469,6 +1506,7 @@ impl Kind {
             "HOST" => Some(Self::Host),
             "OUTSIDE" => Some(Self::Outside),
             "STOPPED" => Some(Self::Stopped),
+            "WARNING" => Some(Self::Warning),
             _ => None,
         }
     }
