@@ -88,6 +88,17 @@ pub(crate) fn reason(log: &[String]) -> Vec<String> {
     reason.into_iter().map(shortened).collect()
 }
 
+/// The source that a task of fetching could not have: the last one that is said to have failed everywhere, or else at its own place.
+pub(crate) fn source(task: &str, log: &[String]) -> Option<String> {
+    if task != "do_fetch" {
+        return None;
+    }
+    let within = |begin: &str, end: char| {
+        log.iter().rev().find_map(|line| line.split_once(begin)?.1.split(end).next()).filter(|url| url.contains("://"))
+    };
+    within("Fetcher failure for URL: '", '\'').or_else(|| within("Failed to fetch URL ", ',')).map(shortened)
+}
+
 /// `Exception: bb.fetch2.FetchError: words` without the names of Python.
 fn raised(line: &str) -> Option<&str> {
     let words = line.strip_prefix(RAISED)?;
@@ -178,6 +189,14 @@ DEBUG: Python function do_fetch finished",
             "Connecting to example.com... failed: Connection refused.",
         ];
         assert_eq!(reason(&log), why);
+        assert_eq!(source("do_fetch", &log).as_deref(), Some("http://example.com/none.tar.gz"));
+        assert_eq!(source("do_compile", &log), None);
+        let revision = lines(
+            "WARNING: Failed to fetch URL git://example.com/a.git;branch=main, attempting MIRRORS if available
+ERROR: Fetcher failure: Unable to find revision 0123 in branch main even from upstream",
+        );
+        assert_eq!(source("do_fetch", &revision).as_deref(), Some("git://example.com/a.git;branch=main"));
+        assert_eq!(source("do_fetch", &lines("ERROR: no SRC_URI")), None);
     }
 
     #[test]

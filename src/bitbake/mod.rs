@@ -50,6 +50,10 @@ pub(crate) fn fetch_command(plan: &Plan, own: &Path) -> Vec<String> {
     let mut argv = launcher(own);
     // `-c fetch` on an image fetches nothing: its own fetch task is empty.
     argv.push("--runall=fetch".into());
+    if plan.fetch_only {
+        // All that cannot be had is to be known at once.
+        argv.push("-k".into());
+    }
     argv.extend(plan.bitbake_args.iter().cloned());
     argv.extend(plan.targets.iter().cloned());
     argv

@@ -88,6 +88,7 @@ enum Line {
     TaskProgress {
         pid: u32,
         percent: Option<u8>,
+        rate: Option<String>,
     },
     TaskEnded {
         recipe: String,
@@ -123,6 +124,9 @@ enum Line {
     Other,
 }
 
+/// How much of a rate is shown, in characters.
+const RATE: usize = 30;
+
 /// Part of the error of BitBake's disk monitor, which stops a build before a disk is full.
 pub(crate) const NO_ROOM: &str = "has no room left";
 
@@ -140,7 +144,7 @@ pub(crate) fn parse_line(line: &str) -> UiMessage {
         Line::Done => return UiMessage::Done,
         Line::NoUi { why, version } => return UiMessage::NoInterface { why, version },
         Line::Action { builds, task } => return UiMessage::Action { builds, task },
-        Line::Other | Line::TaskProgress { percent: None, .. } => return UiMessage::Nothing,
+        Line::Other | Line::TaskProgress { percent: None, rate: None, .. } => return UiMessage::Nothing,
         Line::Hello { version } => Event::BitbakeReady { version },
         Line::Log { level, text, recipe, task } => {
             let task = recipe.zip(task).map(|(recipe, task)| TaskName { recipe, task });
@@ -157,8 +161,9 @@ pub(crate) fn parse_line(line: &str) -> UiMessage {
             let name = TaskName { recipe, task };
             Event::TaskStarted { name, pid: pid.unwrap_or_default(), index, total, setscene, log }
         }
-        Line::TaskProgress { pid, percent } => {
-            Event::TaskProgress { pid, percent: percent.unwrap_or_default().min(100) }
+        Line::TaskProgress { pid, percent, rate } => {
+            let rate = rate.map(|rate| rate.chars().take(RATE).collect());
+            Event::TaskProgress { pid, percent: percent.map(|percent| percent.min(100)), rate }
         }
         Line::TaskEnded { recipe, task, pid, ok, log, setscene } => {
             Event::TaskEnded { name: TaskName { recipe, task }, pid: pid.unwrap_or_default(), ok, log, setscene }

@@ -67,6 +67,7 @@ struct Running {
     name: TaskName,
     since: Timestamp,
     percent: Option<u8>,
+    rate: Option<String>,
 }
 
 /// Long work beside tasks.
@@ -143,12 +144,14 @@ impl Board {
                     self.total = *total;
                 }
                 if self.running.len() < TASKS {
-                    self.running.insert(*pid, Running { name: name.clone(), since: record.at, percent: None });
+                    self.running
+                        .insert(*pid, Running { name: name.clone(), since: record.at, percent: None, rate: None });
                 }
             }
-            Event::TaskProgress { pid, percent } => {
+            Event::TaskProgress { pid, percent, rate } => {
                 if let Some(task) = self.running.get_mut(pid) {
-                    task.percent = Some(*percent);
+                    task.percent = *percent;
+                    task.rate.clone_from(rate);
                 }
             }
             // One that restores from sstate is not counted: BitBake then skips what it stands for, or runs it after all.
@@ -256,8 +259,10 @@ fn task_lines(running: &[&Running], most: usize, now: Timestamp, columns: usize)
         .take(named)
         .map(|task| {
             let percent = task.percent.map(|percent| format!("  {percent} %")).unwrap_or_default();
+            let rate =
+                task.rate.as_ref().map_or(String::new(), |rate| format!("  {}", String::from(Shown::plain(rate))));
             let since = clock(between(task.since, now));
-            (String::from(Shown::plain(&task.name.to_string())), format!("  {since:>5}{percent}"))
+            (String::from(Shown::plain(&task.name.to_string())), format!("  {since:>5}{percent}{rate}"))
         })
         .collect();
     let widest = |of: fn(&(String, String)) -> &String| rows.iter().map(|row| width(of(row))).max().unwrap_or_default();

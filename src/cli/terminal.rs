@@ -1,6 +1,7 @@
 //! Shows a build to people, as it runs or from its journal: on a terminal with progress, elsewhere line by line.
 
 mod failure;
+mod missing;
 mod progress;
 
 use std::{cell::Cell, collections::BTreeSet};

@@ -417,7 +417,7 @@ impl<'a> Course<'a> {
         self.disk_full |= tail.iter().any(|line| line.contains(DISK_FULL));
         self.no_process |= tail.iter().any(|line| is_short_of_processes(line));
         self.note_memory(&name, &tail);
-        self.note_reasons(&name, bitbake::log::reason(&tail));
+        self.note_reasons(&name, bitbake::log::reason(&tail), bitbake::log::source(&name.task, &tail));
         tail.drain(..tail.len().saturating_sub(LOG_LINES));
         self.take(Event::TaskLog { name, log, tail });
     }
@@ -450,7 +450,7 @@ impl<'a> Course<'a> {
             Event::TaskEnded { name, ok: false, setscene: false, log, .. } if self.budget.takes_failed(self.on) => {
                 self.shared |= is_shared(&self.queue);
                 let reasons = self.said_by.remove(name).unwrap_or_default();
-                let failed = FailedTask { name: name.clone(), log: log.clone(), reasons };
+                let failed = FailedTask { name: name.clone(), log: log.clone(), reasons, url: None };
                 self.failed.push(failed.clone());
                 return Some(failed);
             }
@@ -482,8 +482,10 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn note_reasons(&mut self, name: &TaskName, reasons: Vec<String>) {
-        if let Some(failed) = self.failed.iter_mut().rfind(|task| task.name == *name).filter(|_| !reasons.is_empty()) {
+    fn note_reasons(&mut self, name: &TaskName, reasons: Vec<String>, url: Option<String>) {
+        let Some(failed) = self.failed.iter_mut().rfind(|task| task.name == *name) else { return };
+        failed.url = url;
+        if !reasons.is_empty() {
             failed.reasons = reasons;
         }
     }

@@ -22,7 +22,13 @@ pub(super) fn explained(outcome: Outcome, finished: Finished, prepared: &Prepare
     };
     let mut diagnoses = diagnose::bounded(diagnoses);
     facts::add(&mut diagnoses, &prepared.plan, prepared.layer_folders());
-    Outcome { diagnoses, ..outcome }
+    // Servers that lack a source, or do not answer, are what was to be found out.
+    let is_outside = prepared.plan.fetch_only
+        && outcome.kind == Some(Kind::Build)
+        && !outcome.failed.is_empty()
+        && outcome.failed.iter().all(|task| task.url.is_some());
+    let kind = if is_outside { Some(Kind::Outside) } else { outcome.kind };
+    Outcome { diagnoses, kind, ..outcome }
 }
 
 /// What the kernel has told, in place of what compilers say of it.

@@ -157,13 +157,20 @@ mod tests {
             name: name.clone(),
             log: Some("/srv/hunter2/log".into()),
             reasons: vec!["hunter2".into()],
+            url: Some("https://hunter2@a.example/".into()),
         }];
         let reasons = vec!["it was hunter2".into()];
         let mut event = Event::Finished { outcome: Outcome { failed, reasons, ..Outcome::new(State::Failed) } };
         redactor.event(&mut event);
         let text = serde_json::to_string(&event).expect("JSON");
         // A path still leads where it led.
-        assert!(text.contains("a-***") && text.contains("it was ***") && text.contains("/srv/hunter2/log"), "{text}");
+        assert!(
+            text.contains("a-***")
+                && text.contains("it was ***")
+                && text.contains("//***@a.example")
+                && text.contains("/srv/hunter2/log"),
+            "{text}"
+        );
         let mut log = Event::TaskLog { name, log: "/x".into(), tail: vec!["hunter2hunter2".into()] };
         redactor.event(&mut log);
         assert!(matches!(log, Event::TaskLog { tail, .. } if tail == ["******"]));

@@ -287,8 +287,12 @@ pub enum Event {
     TaskProgress {
         /// Its process.
         pid: u32,
-        /// Of a hundred.
-        percent: u8,
+        /// Of a hundred, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        percent: Option<u8>,
+        /// How fast, in the words of what it runs, such as `1.2M/s`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rate: Option<String>,
     },
     /// A task is over.
     TaskEnded {

@@ -72,8 +72,9 @@ impl Event {
                     duration_ms: _,
                     cleaned: _,
                 } = outcome;
-                for FailedTask { name, log: _, reasons } in failed {
+                for FailedTask { name, log: _, reasons, url } in failed {
                     task(name, change);
+                    url.iter_mut().for_each(&mut *change);
                     reasons.iter_mut().for_each(&mut *change);
                 }
                 reasons.iter_mut().for_each(&mut *change);
@@ -91,11 +92,11 @@ impl Event {
                     examples.iter_mut().for_each(&mut *change);
                 }
             }
+            Self::TaskProgress { rate, .. } => rate.iter_mut().for_each(change),
             Self::StageStarted { .. }
             | Self::Queued { .. }
             | Self::Parsed { .. }
             | Self::TasksPlanned { .. }
-            | Self::TaskProgress { .. }
             | Self::Stopping { .. }
             | Self::ArtifactKept { .. } => {}
         }

@@ -89,8 +89,8 @@ fn event(event: &Event) -> Sent {
             let (name, log) = (Some(task(&name)), log.as_deref().map(path));
             Sent::TaskStarted(proto::TaskStarted { name, pid, index, total, setscene, log })
         }
-        Event::TaskProgress { pid, percent } => {
-            Sent::TaskProgress(proto::TaskProgress { pid, percent: percent.into() })
+        Event::TaskProgress { pid, percent, rate } => {
+            Sent::TaskProgress(proto::TaskProgress { pid, percent: percent.map(Into::into), rate })
         }
         Event::TaskEnded { name, pid, ok, setscene, log } => {
             let (name, log) = (Some(task(&name)), log.as_deref().map(path));
@@ -162,8 +162,9 @@ fn event_of(event: Sent) -> Result<Option<Event>, Invalid> {
         Sent::TaskStarted(proto::TaskStarted { name, pid, index, total, setscene, log }) => {
             Event::TaskStarted { name: task_of(name), pid, index, total, setscene, log: path_of(log) }
         }
-        Sent::TaskProgress(proto::TaskProgress { pid, percent }) => {
-            Event::TaskProgress { pid, percent: u8::try_from(percent).unwrap_or(100) }
+        Sent::TaskProgress(proto::TaskProgress { pid, percent, rate }) => {
+            let percent = percent.map(|percent| u8::try_from(percent).unwrap_or(100));
+            Event::TaskProgress { pid, percent, rate }
         }
         Sent::TaskEnded(proto::TaskEnded { name, pid, ok, setscene, log }) => {
             Event::TaskEnded { name: task_of(name), pid, ok, setscene, log: path_of(log) }

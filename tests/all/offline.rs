@@ -42,6 +42,10 @@ python do_reach() {
 
 /// Answers every request, and counts them.
 fn server() -> (u16, Arc<AtomicUsize>) {
+    server_that_says("HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\ncontent\n")
+}
+
+fn server_that_says(answer: &'static str) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let asked = Arc::new(AtomicUsize::new(0));
@@ -54,7 +58,7 @@ fn server() -> (u16, Arc<AtomicUsize>) {
             while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
                 line.clear();
             }
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\ncontent\n");
+            let _ = stream.write_all(answer.as_bytes());
         }
     });
     (port, asked)
@@ -84,6 +88,42 @@ fn fetch_only_builds_without_a_network() {
     let build = world.smidr().args(["build", "--target", "reacher", "--clean"]).run();
     build.expect_code(1).expect_err("reacher: the network is still there");
     assert_eq!(asked.load(Ordering::SeqCst), 3, "a fetch, and what followed it");
+}
+
+#[test]
+fn every_source_that_cannot_be_had_is_listed_at_once() {
+    let Some(world) = World::with_project("offline::every_source_that_cannot_be_had_is_listed_at_once") else { return };
+    let (good, asked) = server();
+    let (bad, _) = server_that_says("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let recipe = |name: &str, port: u16, more: &str| {
+        let text = format!(
+            "LICENSE = \"MIT\"\ninherit nobuild\nSRC_URI = \"http://127.0.0.1:{port}/{name}.txt\"\n\
+             SRC_URI[sha256sum] = \"434728a410a78f56fc1b5899c3593436e61ab0c731e9072d95e96db290205e53\"\n{more}\n"
+        );
+        world.write(&format!("layers/meta-hello/recipes-test/{name}/{name}_1.0.bb"), &text);
+    };
+    // Nothing listens on port 1.
+    recipe("refused", 1, "");
+    recipe("gone", bad, "");
+    recipe("there", good, "");
+    let fetch = |target: &[&str]| {
+        let targets = target.iter().flat_map(|target| ["--target", target]);
+        world.smidr().args(["build", "--fetch-only"]).args(targets).run()
+    };
+    let done = fetch(&["refused", "gone", "there"]);
+    done.expect_code(4).expect_err("could not fetch 2 sources");
+    done.expect_err(&format!("missing    gone     127.0.0.1:{bad}  fetch-not-found: "));
+    done.expect_err(&format!("\n           http://127.0.0.1:{bad}/gone.txt\n"));
+    done.expect_err("missing    refused  127.0.0.1:1").expect_err("fetch-network: ").expect_err("refused.\n");
+    assert!(asked.load(Ordering::SeqCst) > 0, "the others are fetched all the same");
+    let outcome = &world.smidr().args(["status", &done.build_id(), "--json"]).run().json()["build"]["outcome"];
+    assert_eq!(outcome["kind"], "outside");
+    let urls: Vec<&str> =
+        outcome["failed"].as_array().expect("a list").iter().filter_map(|task| task["url"].as_str()).collect();
+    assert_eq!(urls.len(), 2, "{outcome}");
+    fetch(&["there"]).expect_code(0);
+    // A build that fails for it is a failed build.
+    world.smidr().args(["build", "--target", "gone"]).run().expect_code(1).expect_err("gone:do_fetch");
 }
 
 /// A task that is allowed the network, and uses it.

@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use anstyle::AnsiColor;
 use jiff::Timestamp;
 
-use super::super::{
-    output::{duration, paint},
-    times::between,
+use super::{
+    super::{
+        output::{duration, paint},
+        times::between,
+    },
+    missing,
 };
 use crate::{
     bitbake::log,
@@ -138,6 +141,9 @@ impl Troubles {
         let (id, took) = (&record.build, duration(outcome.duration_ms));
         let word = paint(AnsiColor::Red, "error:");
         let smidr = if self.elsewhere { "smidr client" } else { "smidr" };
+        if let Some(texts) = missing::listed(id, outcome, &took, smidr) {
+            return texts;
+        }
         if let (Some(Kind::Build), Some(first)) = (outcome.kind, outcome.diagnoses.first()) {
             let mut texts = self.explained(id, outcome, &took, done, total);
             if let Some(task) = outcome.failed.iter().find(|task| is_of(task, first)).or(outcome.failed.first()) {
@@ -250,7 +256,7 @@ fn when(collecting: bool, done: u64, total: u64) -> String {
 }
 
 /// Whether a diagnosis is of this task.
-fn is_of(task: &FailedTask, one: &Diagnosis) -> bool {
+pub(super) fn is_of(task: &FailedTask, one: &Diagnosis) -> bool {
     // A multiconfig stands before its name.
     let recipe = task.name.recipe.rsplit(':').next();
     one.task.as_ref() == Some(&task.name.task) && one.recipe.as_deref() == recipe

@@ -83,7 +83,7 @@ fn samples() -> Vec<Event> {
             cleaned: false,
         }
     };
-    let failed = vec![FailedTask { name: name(), log: log(), reasons: vec![text()] }];
+    let failed = vec![FailedTask { name: name(), log: log(), reasons: vec![text()], url: Some(text()) }];
     let artifact = Artifact { path: "x".into(), size: 1, sha256: Some(digest.clone()), link: log() };
     let mut all = vec![
         Event::BuildStarted {
@@ -111,7 +111,7 @@ fn samples() -> Vec<Event> {
         Event::Parsed { recipes: 2, cached: 1, errors: 1 },
         Event::TasksPlanned { total: 2, setscene: 1 },
         Event::TaskStarted { name: name(), pid: 1, index: 1, total: 2, setscene: false, log: log() },
-        Event::TaskProgress { pid: 1, percent: 1 },
+        Event::TaskProgress { pid: 1, percent: Some(1), rate: Some(text()) },
         Event::TaskEnded { name: name(), pid: 1, ok: false, setscene: false, log: log() },
         Event::TaskSkipped { name: name(), covered: true },
         Event::NoProvider { item: text(), dependees: vec![text()], reasons: vec![text()], close_matches: vec![text()] },
@@ -288,6 +288,7 @@ fn each_error_is_told_once() {
         name: name("bad"),
         log: None,
         reasons: reasons.iter().map(|&reason| reason.to_owned()).collect(),
+        url: None,
     };
     let outcome = |failed: Vec<FailedTask>, reasons: &[&str]| Outcome {
         bitbake_exit: Some(1),
@@ -358,7 +359,8 @@ fn each_error_is_told_once() {
 #[test]
 fn a_failure_is_told_with_its_diagnosis() {
     let name = |recipe: &str| TaskName { recipe: recipe.into(), task: "do_act".into() };
-    let failed = |recipe: &str| FailedTask { name: name(recipe), log: None, reasons: vec!["a reason".into()] };
+    let failed =
+        |recipe: &str| FailedTask { name: name(recipe), log: None, reasons: vec!["a reason".into()], url: None };
     let text = "a.c:1:10: fatal error: b.h: No such file or directory";
     let quote = Quote { text: text.into(), file: None, line: 3 };
     let diagnosis = |recipe: &str, sure: Certainty| Diagnosis {

@@ -482,6 +482,9 @@ pub struct FailedTask {
     pub log: ::core::option::Option<Path>,
     #[prost(string, repeated, tag = "3")]
     pub reasons: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The source that it could not fetch.
+    #[prost(string, optional, tag = "4")]
+    pub url: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskName {
@@ -812,12 +815,15 @@ pub struct TaskStarted {
     #[prost(message, optional, tag = "6")]
     pub log: ::core::option::Option<Path>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskProgress {
     #[prost(uint32, tag = "1")]
     pub pid: u32,
-    #[prost(uint32, tag = "2")]
-    pub percent: u32,
+    #[prost(uint32, optional, tag = "2")]
+    pub percent: ::core::option::Option<u32>,
+    /// How fast, in the fetcher's words.
+    #[prost(string, optional, tag = "3")]
+    pub rate: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskEnded {
