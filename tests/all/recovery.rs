@@ -65,7 +65,7 @@ fn memory_that_ran_out_gets_a_second_try_with_half() {
 fn a_download_that_is_damaged_is_removed() {
     let Some(world) = World::with_project("recovery::a_download_that_is_damaged_is_removed") else { return };
     world.smidr().args(["run", "--", "true"]).run().expect_code(0);
-    let downloads = world.smidr().args(["plan", "--json"]).run().json()["folders"]["downloads"]
+    let downloads = world.smidr().args(["plan", "--json"]).run().json()["plan"]["folders"]["downloads"]
         .as_str()
         .expect("a path")
         .to_owned();
