@@ -1,12 +1,14 @@
 //! BitBake's input (conf, arguments) and output (events). Starts nothing and reads no files.
 
 mod conf;
+mod deep;
 pub(crate) mod log;
 mod ui_protocol;
 
 use std::path::Path;
 
 pub(crate) use conf::{bblayers_conf, local_conf};
+pub(crate) use deep::{Finding, Looked, Source};
 pub(crate) use ui_protocol::{NO_ROOM, UiMessage, parse_line};
 
 use crate::plan::Plan;
@@ -15,8 +17,11 @@ use crate::plan::Plan;
 pub(crate) const OWN_FOLDER: &str = "/.smidr";
 
 /// smidr's user interface for BitBake, as files under [`OWN_FOLDER`]. They are GPL-2.0-only, since they import BitBake.
-pub(crate) const OWN_FILES: [(&str, &str); 2] =
-    [("launch.py", include_str!("ui/launch.py")), ("smidr.py", include_str!("ui/smidr.py"))];
+pub(crate) const OWN_FILES: [(&str, &str); 3] = [
+    ("launch.py", include_str!("ui/launch.py")),
+    ("smidr.py", include_str!("ui/smidr.py")),
+    ("smidr_deep.py", include_str!("ui/smidr_deep.py")),
+];
 
 /// Below [`OWN_FOLDER`]: programs that wait for BitBake's lock and then run the command of the same name, for a shell beside a running build.
 pub(crate) const WAITING: &str = "bin";
@@ -31,26 +36,31 @@ pub(crate) fn command(plan: &Plan, own: &Path) -> Vec<String> {
     if plan.fetch_only {
         return fetch_command(plan, own);
     }
-    let mut argv = launcher(own);
-    argv.extend(plan.bitbake_args.iter().cloned());
-    argv.extend(plan.targets.iter().cloned());
-    argv
+    with_targets(launcher(own, "smidr"), plan)
+}
+
+/// The command that looks what would fail. Runs no task.
+pub(crate) fn deep_command(plan: &Plan, own: &Path) -> Vec<String> {
+    with_targets(launcher(own, "smidr_deep"), plan)
 }
 
 /// The command that fetches all sources of the plan's targets, and of everything that these need.
 pub(crate) fn fetch_command(plan: &Plan, own: &Path) -> Vec<String> {
-    let mut argv = launcher(own);
+    let mut argv = launcher(own, "smidr");
     // `-c fetch` on an image fetches nothing: its own fetch task is empty.
     argv.push("--runall=fetch".into());
-    argv.extend(plan.bitbake_args.iter().cloned());
-    argv.extend(plan.targets.iter().cloned());
+    with_targets(argv, plan)
+}
+
+fn with_targets(mut argv: Vec<String>, plan: &Plan) -> Vec<String> {
+    argv.extend(plan.bitbake_args.iter().chain(&plan.targets).cloned());
     argv
 }
 
-fn launcher(own: &Path) -> Vec<String> {
+fn launcher(own: &Path, interface: &str) -> Vec<String> {
     // -I would ignore PYTHON* variables, which a config may set on purpose; -B because nothing here can be written.
     let script = own.join("launch.py").display().to_string();
-    ["python3", "-B", &script, "-u", "smidr"].map(String::from).into()
+    ["python3", "-B", &script, "-u", interface].map(String::from).into()
 }
 
 /// Variables that users set for one command, as in `MACHINE=qemuarm64 bitbake IMAGE` (oe-buildenv-internal).

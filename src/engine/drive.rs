@@ -25,7 +25,7 @@ use super::{
     origin::Said,
 };
 use crate::{
-    bitbake::{self, NO_ROOM, UiMessage, parse_line},
+    bitbake::{self, Finding, Looked, NO_ROOM, UiMessage, parse_line},
     events::Emitter,
     model::{Event, FailedTask, Level, Limits, TaskName, Usage},
     plan::{Folders, SandboxSpec},
@@ -66,6 +66,10 @@ const NO_PROCESS: [&str; 4] =
 /// How many of BitBake's own errors are told at the end, where no task failed.
 const ERRORS_KEPT: usize = 20;
 
+/// Findings of `check --deep` that are kept, and their length in bytes: more than `KEPT` of each kind and `TEXT` of smidr_deep.py.
+const FOUND_KEPT: usize = 500;
+const FOUND_BYTES: usize = 64 * 1024;
+
 /// Tasks that are remembered; an image of everything has some 50,000.
 const MOST_TASKS: usize = 200_000;
 
@@ -91,6 +95,10 @@ pub(crate) struct Finished {
     pub failed: Vec<FailedTask>,
     /// BitBake's own errors, where no task failed.
     pub errors: Vec<Said>,
+    /// What `check --deep` has found, and looked at.
+    pub found: Vec<Finding>,
+    /// What it has looked at, once it was through.
+    pub looked: Option<Looked>,
     /// Whether no further process could be started.
     pub no_process: bool,
     /// Whether it was ended for that, because BitBake itself could not begin.
@@ -260,6 +268,8 @@ struct Course<'a> {
     tasks: BTreeSet<TaskName>,
     failed: Vec<FailedTask>,
     errors: Vec<Said>,
+    found: Vec<Finding>,
+    looked: Option<Looked>,
     // Of tasks that run.
     said_by: BTreeMap<TaskName, Vec<String>>,
     disk_full: bool,
@@ -299,6 +309,8 @@ impl<'a> Course<'a> {
             tasks: BTreeSet::new(),
             failed: Vec::new(),
             errors: Vec::new(),
+            found: Vec::new(),
+            looked: None,
             said_by: BTreeMap::new(),
             disk_full: false,
             no_process: false,
@@ -321,6 +333,11 @@ impl<'a> Course<'a> {
         match parse_line(line) {
             UiMessage::Nothing => {}
             UiMessage::Done => self.said_done = true,
+            UiMessage::Found(finding) if self.found.len() < FOUND_KEPT && line.len() <= FOUND_BYTES => {
+                self.found.push(finding);
+            }
+            UiMessage::Found(_) => {}
+            UiMessage::Looked(looked) => self.looked = Some(looked),
             UiMessage::Action { builds: false, .. } => self.action = Action::Look,
             UiMessage::Action { task, .. } => {
                 let whole = task.is_none_or(|task| ["build", "do_build"].contains(&task.as_str()));
@@ -504,6 +521,8 @@ impl<'a> Course<'a> {
             tasks: self.tasks,
             failed: self.failed,
             errors: self.errors,
+            found: self.found,
+            looked: self.looked,
             disk_full: self.disk_full,
             no_process: self.no_process,
             starved: self.starved,
