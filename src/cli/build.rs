@@ -13,6 +13,7 @@ use super::{
     follow::View,
     local,
     output::{say, talk},
+    pace,
     report::{Done, Failure, Refused, placed},
     several,
     terminal::{JsonLines, Terminal},
@@ -91,7 +92,11 @@ pub(super) fn build(files: &[PathBuf], grant: &Grant, args: &Build) -> Done {
         };
         return several::build(&service, &submissions, args, start, &stop);
     };
-    let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(Terminal::new())];
+    let mut view = Terminal::new();
+    if let [plan] = asked.plans.as_slice() {
+        view = view.knowing(plan.folders.tmp.clone(), pace::earlier(&service, plan));
+    }
+    let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(view)];
     if let Some(EventForm::Json) = args.events {
         sinks.push(Box::new(JsonLines));
     }

@@ -33,6 +33,8 @@ ASK_AT_ONCE = 8
 RECIPES = 5000  # that are read
 ROUNDS = 5  # of resolving
 APPENDS = "BB_DANGLINGAPPENDS_WARNONLY"
+# BitBake 2.12 and newer lack the variable, and OpenEmbedded-Core then calls it an error.
+HAS_APPENDS = tuple(map(int, bb.__version__.split(".")[:2])) < (2, 11)
 DANGLING = re.compile(r"No recipes in \S+ available for:((?:\n  [^\n]+)+)")
 EXCLUDED = "_exclude_incompatible-"  # base.bbclass: a package that INCOMPATIBLE_LICENSE leaves out
 
@@ -83,7 +85,7 @@ class Deep(smidr.Ui):
         self.branches = {}
         self.unasked = collections.Counter()
         self.asked = self.here = self.sources = 0
-        self.appends_fatal = False
+        self.appends_fatal = self.appends_asked = False
         self.masked = []
 
     # ---- the flow of control
@@ -103,9 +105,12 @@ class Deep(smidr.Ui):
         targets = self.params.options.pkgs_to_build
         if not targets:
             return self.fail("Nothing to do: name a target, such as an image")
-        # Else bbappends without a recipe would be all that is told. BitBake 2.12 and newer have no such variable, so there they are masked.
-        self.appends_fatal = (self.variable(APPENDS) or "no").lower() not in ("1", "yes", "true")
-        self.ask("setVariable", APPENDS, "1")
+        # Else bbappends without a recipe would be all that is told. Without the variable they are masked.
+        if HAS_APPENDS and not self.appends_asked:
+            self.appends_asked = True
+            self.appends_fatal = (self.variable(APPENDS) or "no").lower() not in ("1", "yes", "true")
+        if HAS_APPENDS:
+            self.ask("setVariable", APPENDS, "1")
         if self.masked:
             self.ask("setVariable", "BBMASK", " ".join([self.variable("BBMASK") or "", *map(re.escape, self.masked)]))
         task = self.params.options.cmd or self.variable("BB_DEFAULT_TASK") or "build"
