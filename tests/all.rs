@@ -21,6 +21,8 @@ mod artifacts;
 mod border;
 #[path = "all/check.rs"]
 mod check;
+#[path = "all/check_deep.rs"]
+mod check_deep;
 #[path = "all/checkout_fixture.rs"]
 mod checkout_fixture;
 #[path = "all/checkouts.rs"]

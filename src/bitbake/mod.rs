@@ -2,6 +2,7 @@
 
 mod conf;
 mod console;
+mod deep;
 pub(crate) mod log;
 mod ui_protocol;
 
@@ -9,6 +10,7 @@ use std::path::Path;
 
 pub(crate) use conf::{bblayers_conf, local_conf};
 pub(crate) use console::Console;
+pub(crate) use deep::{Finding, Looked, Source};
 pub(crate) use ui_protocol::{NO_ROOM, UiMessage, parse_line};
 
 use crate::plan::Plan;
@@ -17,9 +19,10 @@ use crate::plan::Plan;
 pub(crate) const OWN_FOLDER: &str = "/.smidr";
 
 /// smidr's user interface for BitBake, which is GPL-2.0-only, since it imports BitBake, and conf: files under [`OWN_FOLDER`].
-pub(crate) const OWN_FILES: [(&str, &str); 3] = [
+pub(crate) const OWN_FILES: [(&str, &str); 4] = [
     ("launch.py", include_str!("ui/launch.py")),
     ("smidr.py", include_str!("ui/smidr.py")),
+    ("smidr_deep.py", include_str!("ui/smidr_deep.py")),
     (FEWER, include_str!("fewer.conf")),
 ];
 
@@ -39,30 +42,35 @@ pub(crate) fn command(plan: &Plan, own: &Path) -> Vec<String> {
     if plan.fetch_only {
         return fetch_command(plan, own);
     }
-    let mut argv = launcher(own);
-    argv.extend(plan.bitbake_args.iter().cloned());
-    argv.extend(plan.targets.iter().cloned());
-    argv
+    with_targets(launcher(own, "smidr"), plan)
+}
+
+/// The command that looks what would fail. Runs no task.
+pub(crate) fn deep_command(plan: &Plan, own: &Path) -> Vec<String> {
+    with_targets(launcher(own, "smidr_deep"), plan)
 }
 
 /// The command that fetches all sources of the plan's targets, and of everything that these need.
 pub(crate) fn fetch_command(plan: &Plan, own: &Path) -> Vec<String> {
-    let mut argv = launcher(own);
+    let mut argv = launcher(own, "smidr");
     // `-c fetch` on an image fetches nothing: its own fetch task is empty.
     argv.push("--runall=fetch".into());
     if plan.fetch_only {
         // All that cannot be had is to be known at once.
         argv.push("-k".into());
     }
-    argv.extend(plan.bitbake_args.iter().cloned());
-    argv.extend(plan.targets.iter().cloned());
+    with_targets(argv, plan)
+}
+
+fn with_targets(mut argv: Vec<String>, plan: &Plan) -> Vec<String> {
+    argv.extend(plan.bitbake_args.iter().chain(&plan.targets).cloned());
     argv
 }
 
-fn launcher(own: &Path) -> Vec<String> {
+fn launcher(own: &Path, interface: &str) -> Vec<String> {
     // -I would ignore PYTHON* variables, which a config may set on purpose; -B because nothing here can be written.
     let script = own.join("launch.py").display().to_string();
-    ["python3", "-B", &script, "-u", "smidr"].map(String::from).into()
+    ["python3", "-B", &script, "-u", interface].map(String::from).into()
 }
 
 /// Variables that users set for one command, as in `MACHINE=qemuarm64 bitbake IMAGE` (oe-buildenv-internal).
@@ -71,7 +79,7 @@ pub(crate) const TYPED: &str =
 
 /// The command that cleans recipes.
 pub(crate) fn clean_command<'a>(recipes: impl Iterator<Item = &'a String>, own: &Path) -> Vec<String> {
-    let mut argv = launcher(own);
+    let mut argv = launcher(own, "smidr");
     argv.extend(["-c", "clean"].map(String::from));
     argv.extend(recipes.cloned());
     argv

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::deep::{Finding, Looked};
 use crate::model::{Activity, Event, Level, TaskName, Unit, document_path};
 
 /// The meaning of a line.
@@ -25,6 +26,10 @@ pub(crate) enum UiMessage {
         /// BitBake's version, if even that can be loaded.
         version: Option<String>,
     },
+    /// Something that `check --deep` has found.
+    Found(Finding),
+    /// What it has looked at.
+    Looked(Looked),
     /// The user interface has ended. Its verdict is also BitBake's exit status, which decides.
     Done,
     /// Nothing of interest, or unknown to this smidr.
@@ -119,6 +124,16 @@ enum Line {
         dir: String,
         kind: String,
     },
+    Look {
+        done: u64,
+        total: u64,
+    },
+    Ask {
+        done: u64,
+        total: u64,
+    },
+    Found(Finding),
+    Looked(Looked),
     Done,
     #[serde(other)]
     Other,
@@ -133,17 +148,20 @@ pub(crate) const NO_ROOM: &str = "has no room left";
 /// Parses one line. Damaged lines, and kinds that are newer than this smidr, are ignored.
 pub(crate) fn parse_line(line: &str) -> UiMessage {
     let Ok(line) = serde_json::from_str::<Line>(line) else { return UiMessage::Nothing };
-    let progress = |activity, done, total| Event::Progress {
+    let progress_of = |activity, subject: &str, done, total| Event::Progress {
         activity,
-        subject: "recipes".into(),
+        subject: subject.into(),
         done,
         total: Some(total),
         unit: Unit::Items,
     };
+    let progress = |activity, done, total| progress_of(activity, "recipes", done, total);
     UiMessage::Event(match line {
         Line::Done => return UiMessage::Done,
         Line::NoUi { why, version } => return UiMessage::NoInterface { why, version },
         Line::Action { builds, task } => return UiMessage::Action { builds, task },
+        Line::Found(finding) => return UiMessage::Found(finding),
+        Line::Looked(looked) => return UiMessage::Looked(looked),
         Line::Other | Line::TaskProgress { percent: None, rate: None, .. } => return UiMessage::Nothing,
         Line::Hello { version } => Event::BitbakeReady { version },
         Line::Log { level, text, recipe, task } => {
@@ -155,6 +173,8 @@ pub(crate) fn parse_line(line: &str) -> UiMessage {
         Line::Step { name, done, total } => {
             Event::Progress { activity: Activity::Plan, subject: name, done, total: Some(total), unit: Unit::Percent }
         }
+        Line::Look { done, total } => progress(Activity::Verify, done, total),
+        Line::Ask { done, total } => progress_of(Activity::Fetch, "branches of sources", done, total),
         Line::Parsed { recipes, cached, errors } => Event::Parsed { recipes, cached, errors },
         Line::Tasks { total, setscene } => Event::TasksPlanned { total, setscene },
         Line::TaskStarted { recipe, task, pid, index, total, setscene, log } => {

@@ -136,6 +136,15 @@ pub(super) struct Check {
     /// Check the config with this overlay
     #[arg(long, value_name = "NAME", add = candidates::variants())]
     pub variant: Option<String>,
+    /// Also parse with BitBake, and look for what would fail; runs no task
+    #[arg(long)]
+    pub deep: bool,
+    /// With --deep: look at these instead of build.image
+    #[arg(value_name = "TARGET", requires = "deep", add = candidates::targets())]
+    pub targets: Vec<String>,
+    /// With --deep: reach no network
+    #[arg(long, requires = "deep")]
+    pub offline: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -13,11 +14,12 @@ use jiff::Timestamp;
 
 use super::{
     live::Room,
-    output::{Bar, bytes, paint},
+    output::{Bar, bytes, duration, paint},
+    tight,
     times::{between, clock},
     wrap::{cut, width},
 };
-use crate::model::{Activity, Event, Record, Shown, Stage, TaskName, Unit};
+use crate::model::{Activity, Event, Level, Record, Shown, Stage, TaskName, Unit};
 
 /// How many running tasks are followed: more than any machine runs, and no more than memory is there for, whatever a build claims.
 const TASKS: usize = 10_000;
@@ -30,6 +32,9 @@ const ROWS_LEFT: usize = 6;
 
 /// How often the clocks are looked at: often enough that none skips a second.
 const PERIOD: Duration = Duration::from_millis(250);
+
+/// How often what may run out is looked at, in those.
+const LOOK_EVERY: u32 = 20;
 
 /// How wide a bar is, in columns.
 const BAR: std::ops::RangeInclusive<usize> = 8..=30;
@@ -59,9 +64,32 @@ pub(super) struct Board {
     current: u64,
     running: BTreeMap<u32, Running>,
     work: Option<Work>,
+    // Whether a task of the build runs, so that sstate is through.
+    has_begun: bool,
+    last_end: Option<Timestamp>,
+    failed: u64,
+    warnings: u64,
+    /// Earlier builds of the same, the newest first.
+    pub paces: Vec<Pace>,
+    /// Where the build writes, if that is on this machine.
+    pub folder: Option<PathBuf>,
+    /// What of this machine runs out, in words.
+    pub tight: Vec<String>,
     is_collecting: bool,
     is_hidden: bool,
 }
+
+/// How an earlier build went.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Pace {
+    /// How long it took.
+    pub took: Duration,
+    /// When each task that ran had ended, since its beginning, in that order.
+    pub ends: Vec<Duration>,
+}
+
+/// With fewer tasks, a build says nothing about another one.
+pub(super) const LEAST_PACE: usize = 20;
 
 struct Running {
     name: TaskName,
@@ -94,11 +122,25 @@ impl Shared {
     pub(super) fn keep_drawn(&self, bar: Bar, label: String) {
         let board = Arc::downgrade(&self.0);
         thread::spawn(move || {
+            let mut turns = (0..LOOK_EVERY).cycle();
             while let Some(board) = board.upgrade() {
-                Self(board).draw(&bar, &label);
+                let board = Self(board);
+                if turns.next() == Some(0) {
+                    board.look_at_machine();
+                }
+                board.draw(&bar, &label);
                 thread::sleep(PERIOD);
             }
         });
+    }
+
+    /// Looks what runs out, where the build has a folder here.
+    pub(super) fn look_at_machine(&self) {
+        let folder = self.lock().folder.clone();
+        if let Some(folder) = folder {
+            let found = tight::look(&folder);
+            self.lock().tight = found;
+        }
     }
 
     /// Draws it.
@@ -125,6 +167,7 @@ impl Board {
                 if matches!(stage, Stage::Fetch | Stage::Run) {
                     self.running.clear();
                     (self.ran, self.covered, self.current, self.total) = (0, 0, 0, 0);
+                    (self.has_begun, self.last_end) = (false, None);
                 }
             }
             Event::Progress { activity, subject, done, total, unit } => {
@@ -142,6 +185,7 @@ impl Board {
             Event::TaskStarted { name, pid, total, setscene, .. } => {
                 if !setscene {
                     self.total = *total;
+                    self.has_begun = true;
                 }
                 if self.running.len() < TASKS {
                     self.running
@@ -155,10 +199,13 @@ impl Board {
                 }
             }
             // One that restores from sstate is not counted: BitBake then skips what it stands for, or runs it after all.
-            Event::TaskEnded { pid, setscene, .. } => {
+            Event::TaskEnded { pid, setscene, ok, .. } => {
                 self.running.remove(pid);
                 self.ran += u64::from(!setscene);
+                self.failed += u64::from(!setscene && !ok);
+                self.last_end = Some(record.at);
             }
+            Event::Warning { .. } | Event::Message { level: Level::Warning, .. } => self.warnings += 1,
             // Because sstate has its result, or because it was run before.
             Event::TaskSkipped { covered, .. } => *(if *covered { &mut self.covered } else { &mut self.current }) += 1,
             Event::Finished { .. } => self.is_hidden = true,
@@ -203,6 +250,9 @@ impl Board {
                     _ => shortened(&self.targets),
                 };
                 let mut lines = vec![self.line(now, columns, &label, &tail)];
+                let remarks = if most > 0 { self.remarks(now, columns) } else { None };
+                let most = most.saturating_sub(usize::from(remarks.is_some()));
+                lines.extend(remarks);
                 lines.extend(task_lines(&running, most, now, columns));
                 lines
             }
@@ -220,6 +270,55 @@ impl Board {
             tail: tail.into(),
         };
         meter.line(&format!("{label}{:<10} ", "bitbake"), columns)
+    }
+
+    /// What else a person asks, in one line: what is worth least is left out first.
+    fn remarks(&self, now: Timestamp, columns: usize) -> Option<String> {
+        let counted = |count: u64, what: &str, many: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            _ => Some(format!("{count} {many}")),
+        };
+        let failed = counted(self.failed, "task failed", "tasks failed").map(|text| paint(AnsiColor::Red, &text));
+        let tight = self.tight.iter().map(|text| paint(AnsiColor::Yellow, &String::from(Shown::plain(text))));
+        let left = self.left(now).map(|(left, took)| {
+            let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let left = if left.as_secs() < 60 { "less than 1 min".into() } else { format!("about {}", minutes(left)) };
+            format!("{left} left (last build took {})", duration(millis(took)))
+        });
+        let warnings = counted(self.warnings, "warning", "warnings");
+        let indent = if columns < NARROW { 2 } else { WORDS };
+        let mut room = columns.saturating_sub(indent);
+        let mut fits = |text: &String| {
+            let wanted = width(text) + 2;
+            let fits = wanted <= room + 2;
+            room = if fits { room.saturating_sub(wanted) } else { room };
+            fits
+        };
+        let parts: Vec<String> =
+            failed.into_iter().chain(tight).chain(left).chain(warnings).filter(|text| fits(text)).collect();
+        (!parts.is_empty()).then(|| format!("{:indent$}{}", "", parts.join("  ")))
+    }
+
+    /// What is left by an earlier build in which about as many tasks ran, and how long that took. None before sstate is through: how
+    /// much it spares is not known earlier.
+    fn left(&self, now: Timestamp) -> Option<(Duration, Duration)> {
+        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let wanted = count(self.total.saturating_sub(self.covered + self.current));
+        if !self.has_begun || wanted < LEAST_PACE {
+            return None;
+        }
+        // A fifth more or less.
+        let is_alike = |pace: &&Pace| pace.ends.len() >= LEAST_PACE && pace.ends.len().abs_diff(wanted) * 5 <= wanted;
+        let pace = self.paces.iter().find(is_alike)?;
+        let at = count(self.ran).saturating_mul(pace.ends.len()) / wanted;
+        let until_end = |at: usize| pace.ends.get(at).map_or(Duration::ZERO, |end| pace.took.saturating_sub(*end));
+        let last = match at.checked_sub(1) {
+            Some(last) => until_end(last),
+            None => pace.took.saturating_sub(pace.ends.first().copied().unwrap_or_default()),
+        };
+        let since = self.last_end.map(|end| between(end, now)).unwrap_or_default();
+        Some((last.saturating_sub(since).max(until_end(at)), pace.took))
     }
 
     /// What was done, at the end.
@@ -247,6 +346,14 @@ impl Work {
             tail: self.subject.clone(),
         };
         meter.line(&format!("{label}{:<10} ", verb(self.activity)), columns)
+    }
+}
+
+/// A time that is no better known than in minutes.
+fn minutes(time: Duration) -> String {
+    match time.as_secs().div_ceil(60) {
+        minutes @ 0..100 => format!("{minutes} min"),
+        minutes => format!("{} h {} min", minutes / 60, minutes % 60 / 5 * 5),
     }
 }
 
@@ -415,6 +522,43 @@ mod tests {
         assert_eq!(board.summary().as_deref(), Some("1000 tasks, 40 run, 900 from sstate"));
         take(&mut board, Event::StageStarted { stage: Stage::Run });
         assert_eq!((board.progress(), board.summary()), (None, None), "BitBake begins anew");
+    }
+
+    #[test]
+    fn what_is_left_is_said_by_a_build_that_was_alike() {
+        let mut board = Board::default();
+        let pace = |tasks: u64| Pace {
+            took: Duration::from_secs(tasks * 60 + 60),
+            ends: (1..=tasks).map(|task| Duration::from_secs(task * 60)).collect(),
+        };
+        board.paces = vec![pace(10), pace(100), pace(400)];
+        let at = |board: &Board, columns: usize| {
+            let remarks = board.remarks(Timestamp::now(), columns);
+            remarks.map(|text| text.replace("\x1b[1m\x1b[33m", "").replace("\x1b[0m", ""))
+        };
+        let left = |board: &Board| at(board, 79);
+        take(&mut board, Event::TasksPlanned { total: 1000, setscene: 20 });
+        assert_eq!(left(&board), None, "sstate is not through");
+        (0..900).for_each(|_| take(&mut board, Event::TaskSkipped { name: name(), covered: true }));
+        (0..50).for_each(|pid| {
+            take(&mut board, started(pid, false));
+            take(&mut board, ended(pid, false));
+        });
+        assert_eq!(left(&board).as_deref(), Some("           about 51 min left (last build took 101 min)"));
+        take(&mut board, Event::Message { level: Level::Warning, text: "x".into(), task: None });
+        board.tight = vec!["4.0 GB free on the disk of the build".into()];
+        let all =
+            "           4.0 GB free on the disk of the build  about 51 min left (last build took 101 min)  1 warning";
+        assert_eq!(at(&board, 119).as_deref(), Some(all));
+        assert_eq!(
+            left(&board).as_deref(),
+            Some("           4.0 GB free on the disk of the build  1 warning"),
+            "what fits"
+        );
+        // As much more from sstate that nothing is alike.
+        (0..50).for_each(|_| take(&mut board, Event::TaskSkipped { name: name(), covered: true }));
+        board.tight.clear();
+        assert_eq!(left(&board).as_deref(), Some("           1 warning"));
     }
 
     #[test]

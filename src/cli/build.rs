@@ -13,6 +13,7 @@ use super::{
     follow::View,
     local,
     output::{say, talk},
+    pace,
     report::{Done, Failure, Refused, placed, report},
     reports, several,
     terminal::{JsonLines, Terminal},
@@ -111,7 +112,11 @@ fn run(
         submissions.iter().for_each(|submission| tell(reports, &service, &submission.id));
         return done;
     };
-    let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(Terminal::new())];
+    let mut view = Terminal::new();
+    if let [plan] = plans.as_slice() {
+        view = view.knowing(plan.folders.tmp.clone(), pace::earlier(&service, plan));
+    }
+    let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(view)];
     if let Some(EventForm::Json) = args.events {
         sinks.push(Box::new(JsonLines));
     }

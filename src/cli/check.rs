@@ -1,5 +1,7 @@
 //! `smidr check`: every problem of the config and of its variants at once, as far as it can be known without the network. Changes nothing.
 
+mod deep;
+
 use std::{
     collections::{BTreeSet, HashSet},
     path::Path,
@@ -10,6 +12,7 @@ use serde::Serialize;
 
 use super::{
     args::{Check, Grant},
+    command_context::CommandContext,
     context::{self, default_wanted},
     local,
     output::{Document, complain, complain_block, talk, talk_block, talk_lines},
@@ -28,6 +31,13 @@ use crate::{
 
 /// Runs the command.
 pub(super) fn check(file: &Path, grant: &Grant, args: &Check) -> Done {
+    let deep = match args.deep {
+        true => {
+            let (watch, warnings) = deep::Watch::new();
+            Some((CommandContext::watched("check", watch)?, warnings))
+        }
+        false => None,
+    };
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let given = trust::given(&facts, grant);
@@ -39,6 +49,11 @@ pub(super) fn check(file: &Path, grant: &Grant, args: &Check) -> Done {
     checked.one(args.variant.clone());
     for variant in variants.into_iter().filter(|_| args.variant.is_none()) {
         checked.one(Some(variant));
+    }
+    match deep {
+        Some((context, warnings)) if checked.kinds.is_empty() => checked.deeply(file, args, context, &warnings),
+        Some(_) => checked.say("not parsed with BitBake: a build would not come that far".into()),
+        None => {}
     }
     // What is wrong with the request is told before what this machine lacks.
     let kind = checked.kinds.iter().find(|kind| **kind == Kind::Request).or(checked.kinds.first());
@@ -76,6 +91,8 @@ struct Told {
     absent: BTreeSet<String>,
     // That the user's own file is in effect.
     local: Option<String>,
+    // What was parsed.
+    deep: Option<deep::Depth>,
 }
 
 /// A problem or a warning.
@@ -147,14 +164,27 @@ impl Checked<'_> {
             }
         }
         if let Some(mut project) = project.filter(|_| is_read) {
-            for wrong in self.look(&mut project, variant.as_deref()) {
-                match self.problem(&wrong, variant.as_deref()) {
-                    Some(problem) => drawn.push(problem),
-                    None => self.wrong(wrong.error),
-                }
-            }
+            let wrong = self.look(&mut project, variant.as_deref());
+            drawn.extend(self.problems(wrong, variant.as_deref()));
         }
         self.draw(drawn, variant.as_deref());
+    }
+
+    /// Those that have a place; the others are told.
+    fn problems(&mut self, wrong: Vec<Wrong>, variant: Option<&str>) -> Vec<(Problem, Kind)> {
+        let mut drawn = Vec::new();
+        for wrong in wrong {
+            match self.problem(&wrong, variant) {
+                Some(problem) => drawn.push(problem),
+                None => self.wrong(wrong.error),
+            }
+        }
+        drawn
+    }
+
+    fn tell(&mut self, wrong: Vec<Wrong>, variant: Option<&str>) {
+        let drawn = self.problems(wrong, variant);
+        self.draw(drawn, variant);
     }
 
     /// What is wrong beyond the text itself. Also says what the project asks for, and warns.

@@ -4,10 +4,11 @@ mod failure;
 mod missing;
 mod progress;
 
-use std::{cell::Cell, collections::BTreeSet};
+use std::{cell::Cell, collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anstyle::AnsiColor;
 use failure::Troubles;
+use jiff::Timestamp;
 use progress::Works;
 
 use super::{
@@ -35,6 +36,12 @@ enum Stream {
     Err,
 }
 
+/// How often it is told that sstate is restored, where no lines are drawn again.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// How often what may run out is looked at there.
+const LOOKED_EVERY: Duration = Duration::from_secs(60);
+
 /// The sink.
 pub(super) struct Terminal {
     to: Stream,
@@ -50,6 +57,8 @@ pub(super) struct Terminal {
     kept: (u64, u64),
     // Without a terminal.
     works: Works,
+    told_restored: Option<Timestamp>,
+    looked: Option<Timestamp>,
     troubles: Troubles,
     // One command may look at the same thing more than once: for each variant, for instance.
     warned: BTreeSet<String>,
@@ -59,6 +68,14 @@ impl Terminal {
     /// On standard error, with progress where that is a terminal.
     pub(super) fn new() -> Self {
         Self::with(Stream::Err, String::new(), watched().then(Bar::new))
+    }
+
+    /// With what is known of this machine and of earlier builds of the same.
+    pub(super) fn knowing(self, folder: PathBuf, paces: Vec<board::Pace>) -> Self {
+        let mut board = self.board.lock();
+        (board.folder, board.paces) = (Some(folder), paces);
+        drop(board);
+        self
     }
 
     /// The same for one of several builds. `bar` is its own line of progress.
@@ -100,6 +117,8 @@ impl Terminal {
             connected: false,
             kept: (0, 0),
             works: Works::default(),
+            told_restored: None,
+            looked: None,
             troubles: Troubles::default(),
             warned: BTreeSet::new(),
         }
@@ -176,14 +195,36 @@ impl Terminal {
     }
 
     /// A task begins: a line, where no lines are drawn again.
-    fn task(&self, record: &Record, name: &TaskName, index: u64, total: u64, setscene: bool) {
+    fn task(&mut self, record: &Record, name: &TaskName, index: u64, total: u64, setscene: bool) {
         if self.bar.is_some() || self.to == Stream::Out {
             return;
         }
+        self.look_at_machine(record.at);
         let begun = self.board.lock().begun.unwrap_or(record.at);
+        // Thousands are restored in a moment.
+        if setscene {
+            let is_due = self.told_restored.is_none_or(|told| between(told, record.at) >= TOLD_EVERY);
+            if !is_due && index < total {
+                return;
+            }
+            self.told_restored = Some(record.at);
+        }
         let what = if setscene { "sstate" } else { "task" };
         let count = format!("{index}/{total}");
         self.line(format!("{what:<10} {count:<9}  {}  {name}", clock(between(begun, record.at))));
+    }
+
+    /// Says once what runs out on this machine.
+    fn look_at_machine(&mut self, now: Timestamp) {
+        if self.looked.is_some_and(|looked| between(looked, now) < LOOKED_EVERY) {
+            return;
+        }
+        self.looked = Some(now);
+        self.board.look_at_machine();
+        let tight = std::mem::take(&mut self.board.lock().tight);
+        if !tight.is_empty() && self.warned.insert("tight".into()) {
+            self.line(format!("{} {}", paint(AnsiColor::Yellow, "warning:"), tight.join(", ")));
+        }
     }
 
     /// Whether it is, or explains, something that went wrong.

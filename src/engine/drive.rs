@@ -26,7 +26,7 @@ use super::{
     origin::Said,
 };
 use crate::{
-    bitbake::{self, Console, NO_ROOM, UiMessage, parse_line},
+    bitbake::{self, Console, Finding, Looked, NO_ROOM, UiMessage, parse_line},
     diagnose::{Heard, warnings::Warnings},
     events::{Emitter, Redactor},
     model::{Event, FailedTask, Level, Limits, Recovered, TaskName, Usage},
@@ -68,6 +68,10 @@ const NO_PROCESS: [&str; 4] =
 /// How many of BitBake's own errors are told at the end, where no task failed.
 const ERRORS_KEPT: usize = 20;
 
+/// Findings of `check --deep` that are kept, and their length in bytes: more than `KEPT` of each kind and `TEXT` of smidr_deep.py.
+const FOUND_KEPT: usize = 500;
+const FOUND_BYTES: usize = 64 * 1024;
+
 /// Tasks that are remembered; an image of everything has some 50,000.
 const MOST_TASKS: usize = 200_000;
 
@@ -102,6 +106,10 @@ pub(crate) struct Finished {
     pub warnings: Warnings,
     /// The second try that this is of, if it is of one.
     pub recovered: Option<Recovered>,
+    /// What `check --deep` has found, and looked at.
+    pub found: Vec<Finding>,
+    /// What it has looked at, once it was through.
+    pub looked: Option<Looked>,
     /// Whether no further process could be started.
     pub no_process: bool,
     /// Whether it was ended for that, because BitBake itself could not begin.
@@ -271,6 +279,8 @@ struct Course<'a> {
     tasks: BTreeSet<TaskName>,
     failed: Vec<FailedTask>,
     errors: Vec<Said>,
+    found: Vec<Finding>,
+    looked: Option<Looked>,
     // Of tasks that run.
     said_by: BTreeMap<TaskName, Vec<String>>,
     heard: Heard,
@@ -316,6 +326,8 @@ impl<'a> Course<'a> {
             tasks: BTreeSet::new(),
             failed: Vec::new(),
             errors: Vec::new(),
+            found: Vec::new(),
+            looked: None,
             said_by: BTreeMap::new(),
             heard: Heard::default(),
             warnings: Warnings::default(),
@@ -343,6 +355,11 @@ impl<'a> Course<'a> {
         match parse_line(line) {
             UiMessage::Nothing => {}
             UiMessage::Done => self.said_done = true,
+            UiMessage::Found(finding) if self.found.len() < FOUND_KEPT && line.len() <= FOUND_BYTES => {
+                self.found.push(finding);
+            }
+            UiMessage::Found(_) => {}
+            UiMessage::Looked(looked) => self.looked = Some(looked),
             UiMessage::Action { builds: false, .. } => self.action = Action::Look,
             UiMessage::Action { task, .. } => {
                 let whole = task.is_none_or(|task| ["build", "do_build"].contains(&task.as_str()));
@@ -563,6 +580,8 @@ impl<'a> Course<'a> {
             heard: self.heard,
             warnings: self.warnings,
             recovered: None,
+            found: self.found,
+            looked: self.looked,
             disk_full: self.disk_full,
             no_process: self.no_process,
             starved: self.starved,

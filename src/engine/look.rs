@@ -14,6 +14,7 @@ use crate::{
 };
 
 /// Something that is wrong.
+#[derive(Debug)]
 pub(crate) struct Wrong {
     /// The keys of the config that lead to what asks for it; none where nothing in it does.
     pub keys: Vec<String>,

@@ -6,6 +6,8 @@ mod budget;
 pub(crate) mod conf;
 mod confine;
 mod crossing;
+mod deep;
+mod deep_disk;
 mod deployed;
 mod devices;
 mod downloads;
@@ -47,6 +49,7 @@ pub(crate) use asks::{Judged, judge, left_conf, registry_image};
 use budget::Budget;
 pub(crate) use confine::Confinement;
 pub(crate) use crossing::cross;
+pub(crate) use deep::{Deep, deep};
 pub(crate) use drive::Finished;
 pub(crate) use edits::Edits;
 use failure::not_built;
@@ -216,6 +219,9 @@ pub(crate) enum EngineError {
     /// Files.
     #[error(transparent)]
     File(#[from] FileError),
+    /// What would fail.
+    #[error(transparent)]
+    WouldFail(#[from] deep::WouldFail),
     /// Every sender of messages is gone, which cannot happen while BitBake runs.
     #[error("lost track of BitBake")]
     Lost,
@@ -247,6 +253,7 @@ impl UserError for EngineError {
             Self::Artifacts(error) => error.kind(),
             Self::Lock(error) => error.kind(),
             Self::File(error) => error.kind(),
+            Self::WouldFail(error) => error.kind(),
             Self::Lost => Kind::Host,
             Self::Stopped => Kind::Cancelled,
         }
@@ -285,6 +292,7 @@ impl UserError for EngineError {
             Self::Artifacts(error) => error.hints(),
             Self::Lock(error) => error.hints(),
             Self::File(error) => error.hints(),
+            Self::WouldFail(error) => error.hints(),
             Self::Lost | Self::Stopped => Vec::new(),
         }
     }

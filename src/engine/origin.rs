@@ -30,19 +30,31 @@ pub(crate) enum Said {
 impl Said {
     /// The error, and where the config asks for what is wrong.
     pub(super) fn told(&self, plan: &Plan) -> String {
-        let found = match self {
-            Self::Message(text) => of_message(text, plan),
-            Self::NoProvider { item, text } => {
-                let span = place(plan, &["build", "extra_packages", item], item)
-                    .or_else(|| place(plan, &["build", "image"], item));
-                span.map(|span| (span, text.clone()))
-            }
-        };
-        match (found, self) {
-            (Some((span, title)), _) => drawn(plan, span, title),
-            (None, Self::Message(text) | Self::NoProvider { text, .. }) => text.clone(),
+        match self.found(plan) {
+            Some((span, title)) => drawn(plan, span, title),
+            None => self.text().to_owned(),
         }
     }
+
+    /// The place alone, and the error in words that suit it.
+    pub(super) fn found(&self, plan: &Plan) -> Option<(Span, String)> {
+        match self {
+            Self::Message(text) => of_message(text, plan),
+            Self::NoProvider { item, text } => of_item(plan, item).map(|span| (span, text.clone())),
+        }
+    }
+
+    /// In BitBake's words.
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Message(text) | Self::NoProvider { text, .. } => text,
+        }
+    }
+}
+
+/// Where the config asks for a target or a package.
+pub(super) fn of_item(plan: &Plan, item: &str) -> Option<Span> {
+    place(plan, &["build", "extra_packages", item], item).or_else(|| place(plan, &["build", "image"], item))
 }
 
 fn of_message(text: &str, plan: &Plan) -> Option<(Span, String)> {
@@ -115,7 +127,9 @@ fn of_variable(plan: &Plan, name: &str) -> Option<Span> {
 
 /// The place of what the keys lead to, if it is `text`: what was asked for on the command line has none.
 fn place(plan: &Plan, keys: &[&str], text: &str) -> Option<Span> {
-    exact(plan, keys).filter(|span| plan.texts.get(span).is_some_and(|found| found.contains(text)))
+    let is_of_name = |c: char| c.is_alphanumeric() || "-_+.:/".contains(c);
+    let has = |found: &str| found.split(|c| !is_of_name(c)).any(|word| word == text);
+    exact(plan, keys).filter(|span| plan.texts.get(span).is_some_and(has))
 }
 
 fn exact(plan: &Plan, keys: &[&str]) -> Option<Span> {
@@ -199,6 +213,7 @@ local_conf: |
             (message("Failure expanding variable URL, expression was x"), "BitBake cannot expand URL", Some("7:12")),
             (missing("strace"), "nothing provides `strace`", Some("5:20")),
             (missing("i"), "nothing provides `i`", Some("4:10")),
+            (missing("stra"), "nothing provides `stra`", None),
             (missing("other"), "nothing provides `other`", None),
             (message("Failure expanding variable SRC_URI, x"), "Failure expanding variable SRC_URI, x", None),
             (message("anything"), "anything", None),

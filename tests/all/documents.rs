@@ -16,7 +16,15 @@ const REFERENCE: &str = include_str!("../../docs/json.md");
 
 /// What these projects do not have: an image made of packages, another image than before, a machine that cannot build, a symbolic link, a build
 /// that runs.
-const NOT_HERE: [&str; 13] = [
+const NOT_HERE: [&str; 21] = [
+    "deep.recipes",
+    "deep.tasks",
+    "deep.sources",
+    "deep.branches.total",
+    "deep.branches.downloaded",
+    "deep.branches.asked",
+    "deep.branches.unasked[].reason",
+    "deep.branches.unasked[].count",
     "hosts[].recipe",
     "hosts[].packages",
     "artifacts[].link",

@@ -159,6 +159,7 @@ class Ui:
         self.universe = False
         self.tasks, self.by_pid, self.failed = {}, {}, []
         self.totals = {"total": 0, "setscene": 0}
+        self.parsing = 0
         self.sent, self.once = {}, set()
         signal.signal(signal.SIGINT, self.on_sigint)
 
@@ -347,9 +348,13 @@ class Ui:
         self.progress("cache", event.current, event.total)
 
     def on_parse(self, event):
+        self.parsing = event.total
         self.progress("parse", event.current, event.total)
 
     def on_parsed(self, event):
+        if self.parsing:  # the last step is a part of a percent, of which there is no event
+            self.progress("parse", self.parsing, self.parsing)
+            self.parsing = 0
         self.emit("parsed", recipes=event.total, cached=event.cached, parsed=event.parsed,
                   skipped=event.skipped, errors=event.errors)
         self.log.info("Parsed %d recipes: %d from the cache, %d anew, %d skipped, %d errors",
@@ -580,12 +585,12 @@ def open_console(level, quiet, file):
     logger.setLevel(level)
 
 
-def main(server, eventHandler, params):
+def main(server, eventHandler, params, ui=Ui):
     bb.utils.set_process_name("smidr UI")
     lines, code = Lines(EVENT_FD), 1
     lines.emit("hello", version=bb.__version__)
     try:
-        code = Ui(server, eventHandler, params, lines).run()
+        code = ui(server, eventHandler, params, lines).run()
         code = code if code == 0 or code & 0xff else 1  # of 256 the exit status, which decides, would be 0
     finally:
         lines.emit("done", exit=code)

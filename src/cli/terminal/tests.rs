@@ -266,6 +266,58 @@ fn what_goes_on_fits_any_terminal() {
     insta::assert_snapshot!(shown.join("\n"));
 }
 
+#[test]
+fn what_a_person_asks_fits_at_any_width() {
+    let mut board = board::Board::default();
+    let mut seen = Vec::new();
+    for record in recorded() {
+        board.take(&record);
+        if record.place == Place::Seq(103) {
+            let wanted = board.total;
+            let ends: Vec<Duration> = (1..=wanted).map(|task| Duration::from_secs(task * 30)).collect();
+            board.paces = vec![board::Pace { took: Duration::from_secs(wanted * 30 + 60), ends }];
+            let failed = Event::TaskEnded {
+                name: TaskName { recipe: "x".into(), task: "do_compile".into() },
+                pid: u32::MAX,
+                ok: false,
+                setscene: false,
+                log: None,
+            };
+            let warning = Event::Warning { text: "x".into() };
+            for event in [failed, warning.clone(), warning] {
+                board.take(&Record { event, ..record.clone() });
+            }
+            for tight in [None, Some("3.1 GB free on the disk of the build".to_owned())] {
+                board.tight = tight.into_iter().collect();
+                for columns in [40, 80, 120, 200] {
+                    let lines = board.lines(record.at, Room { columns, rows: 24 }, "");
+                    let lines = printed_on(None, || lines.iter().for_each(complain));
+                    assert!(lines.lines().all(|line| crate::cli::wrap::width(line) < columns), "{lines}");
+                    seen.push(format!("=== {columns} columns\n{lines}"));
+                }
+            }
+        }
+    }
+    insta::assert_snapshot!(seen.join("\n"));
+}
+
+#[test]
+fn sstate_is_told_every_ten_seconds_without_a_terminal() {
+    let mut view = Terminal::with(Stream::Err, String::new(), None);
+    let build = BuildId::new("x", 1).expect("an id");
+    let said = printed_on(None, || {
+        for index in 1..=3000 {
+            let name = TaskName { recipe: "x".into(), task: "do_package".into() };
+            let event = Event::TaskStarted { name, pid: 1, index, total: 3000, setscene: true, log: None };
+            let at = Timestamp::UNIX_EPOCH + Duration::from_millis(index * 10);
+            view.accept(&Record { build: build.clone(), place: Place::Seq(index), at, event });
+        }
+    });
+    let told: Vec<&str> =
+        said.lines().filter_map(|line| line.strip_prefix("sstate")?.split_whitespace().next()).collect();
+    assert_eq!(told, ["1/3000", "1001/3000", "2001/3000", "3000/3000"], "{said}");
+}
+
 /// What is printed of these events by a build that ends like this.
 fn told(events: &[Event], outcome: Outcome) -> String {
     let build = BuildId::new("x", 1).expect("an id");

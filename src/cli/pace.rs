@@ -1,0 +1,43 @@
+//! How earlier builds of the same went: same config, variant, machine and targets, and completed. What a new one will take is told by them alone.
+
+use std::time::Duration;
+
+use super::{
+    board::{LEAST_PACE, Pace},
+    times::between,
+};
+use crate::{
+    history::{BuildRecord, TaskRecord},
+    model::State,
+    plan::Plan,
+    service::LocalService,
+};
+
+/// So many builds of this machine are looked at, and so many of them kept.
+const LOOKED_AT: u32 = 100;
+const KEPT: usize = 4;
+
+/// The newest first. A record that cannot be read is no reason not to build: then there is none.
+pub(super) fn earlier(service: &LocalService<'_>, plan: &Plan) -> Vec<Pace> {
+    if plan.fetch_only {
+        return Vec::new();
+    }
+    let is_same = |build: &BuildRecord| {
+        build.config.as_ref() == Some(&plan.file)
+            && build.variant == plan.variant
+            && build.machine == plan.machine
+            && build.targets == plan.targets
+            && build.state == State::Completed
+    };
+    let builds = service.list(LOOKED_AT).unwrap_or_default().into_iter().filter(is_same);
+    builds.filter_map(|build| of(&build, &service.tasks(&build.id).ok()?)).take(KEPT).collect()
+}
+
+/// None of a build that hardly ran anything.
+fn of(build: &BuildRecord, tasks: &[TaskRecord]) -> Option<Pace> {
+    let took = Duration::from_millis(build.outcome.as_ref()?.duration_ms);
+    let ran = tasks.iter().filter(|task| !task.setscene);
+    let mut ends: Vec<Duration> = ran.filter_map(|task| Some(between(build.started, task.ended?))).collect();
+    ends.sort_unstable();
+    (ends.len() >= LEAST_PACE).then_some(Pace { took, ends })
+}
