@@ -8,6 +8,7 @@ use super::deep::{Finding, Looked};
 use crate::model::{Activity, Event, Level, TaskName, Unit, document_path};
 
 /// The meaning of a line.
+#[expect(clippy::large_enum_variant, reason = "one exists at a time, and nearly all are events")]
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum UiMessage {
     /// Something happened.

@@ -111,7 +111,7 @@ pub(crate) fn bounded(all: Vec<Diagnosis>) -> Vec<Diagnosis> {
     let mut room = STORED;
     let fits = |one: &Diagnosis| {
         let length = serde_json::to_string(one).map_or(usize::MAX, |text| text.len());
-        room = room.checked_sub(length).unwrap_or_default();
+        room = room.saturating_sub(length);
         room > 0
     };
     all.into_iter().map(short).take_while(fits).collect()
@@ -121,8 +121,8 @@ fn short(mut one: Diagnosis) -> Diagnosis {
     one.evidence.truncate(EVIDENCE);
     one.also.truncate(ALSO);
     for quote in one.evidence.iter_mut().chain(one.first_error.as_mut()) {
-        let end = quote.text.floor_char_boundary(QUOTE);
-        quote.text.truncate(end);
+        let end = (0..=QUOTE.min(quote.text.len())).rev().find(|end| quote.text.is_char_boundary(*end));
+        quote.text.truncate(end.unwrap_or_default());
     }
     one
 }

@@ -80,7 +80,7 @@ impl Recipes {
             let name = layer.file_name().unwrap_or_default().to_string_lossy().into_owned();
             for entry in walkdir::WalkDir::new(layer).min_depth(2).max_depth(4) {
                 left = left.saturating_sub(1);
-                if left == 0 || (left % 1024 == 0 && Instant::now() > until) {
+                if left == 0 || (left.is_multiple_of(1024) && Instant::now() > until) {
                     return all;
                 }
                 let Ok(entry) = entry else { continue };

@@ -37,7 +37,7 @@ pub(super) fn record(world: &World, id: &str) {
             r#"{{"build":"{id}","seq":{seq},"at":"2026-01-01T00:00:0{seq}Z","event":"{rest},"recipe":"hello","task":"do_compile","pid":1"#
         )
     };
-    let outcome = r#"{"state":"COMPLETED","bitbake_exit":0,"artifacts":1,"artifact_bytes":1,"duration_ms":1,"warnings":[{"kind":"cve","count":2,"new":1,"places":[{"recipe":"hello","layer":"meta","count":2,"new":1}],"examples":["x"]}]}"#;
+    let outcome = r#"{"state":"COMPLETED","bitbake_exit":0,"artifacts":1,"artifact_bytes":1,"duration_ms":1,"diagnoses":[{"kind":"fetch-network","recipe":"hello","task":"do_fetch","first_error":{"text":"x","file":null,"line":1},"subject":"https://example.org/x","evidence":[],"cause":"x","next":[],"sure":"certain","facts":["x"],"recovery":"network"}],"warnings":[{"kind":"cve","count":2,"new":1,"places":[{"recipe":"hello","layer":"meta","count":2,"new":1}],"examples":["x"]}]}"#;
     let sha256 = "a".repeat(64);
     let artifact = format!(r#"{{"path":"a","size":1,"sha256":"sha256:{sha256}"}}"#);
     let lines = [

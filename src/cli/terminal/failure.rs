@@ -186,6 +186,9 @@ impl Troubles {
         texts.extend(causes(reasons));
         texts.extend(outcome.hints.iter().map(hint));
         texts.extend(first.map(|task| format!("log:    {smidr} logs {id} --task {}", task.name)));
+        if outcome.bitbake_exit.is_some() && outcome.state == State::Failed && outcome.kind != Some(Kind::Warning) {
+            texts.push(format!("why:    {smidr} explain {id}"));
+        }
         if !outcome.failed.is_empty() && !self.elsewhere {
             texts.push(format!("shell:  smidr shell {id}"));
         }

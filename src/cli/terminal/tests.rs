@@ -357,7 +357,8 @@ fn each_error_is_told_once() {
         reasons: vec![],
         close_matches: vec!["nine".into()],
     };
-    let commands = "log:    smidr logs x-00000001 --task bad:do_act\nshell:  smidr shell x-00000001\n";
+    let why = "why:    smidr explain x-00000001\n";
+    let commands = format!("log:    smidr logs x-00000001 --task bad:do_act\n{why}shell:  smidr shell x-00000001\n");
     let after = "bitbake    2.8";
     let rows = [
         (
@@ -367,14 +368,14 @@ fn each_error_is_told_once() {
             ],
             outcome(vec![], &["ParseError at a.bb:13: unparsed line"]),
             format!(
-                "{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  ParseError at a.bb:13: unparsed line\n"
+                "{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  ParseError at a.bb:13: unparsed line\n{why}"
             ),
         ),
         (
             vec![missing.clone()],
             outcome(vec![], &["nothing provides `none`; near: nine"]),
             format!(
-                "{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  nothing provides `none`; near: nine\n"
+                "{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  nothing provides `none`; near: nine\n{why}"
             ),
         ),
         // Whose log was not there.
@@ -398,7 +399,7 @@ fn each_error_is_told_once() {
             vec![Event::Console { line: "Segmentation fault".into() }],
             outcome(vec![], &["BitBake ended with exit status 139 before it was done"]),
             format!(
-                "| Segmentation fault\n{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  BitBake ended with exit status 139 before it was done\n"
+                "| Segmentation fault\n{after}\nerror: x-00000001 failed after 0.0 s, before any task\n  BitBake ended with exit status 139 before it was done\n{why}"
             ),
         ),
     ];
