@@ -335,7 +335,9 @@ fn merged(all: impl Iterator<Item = Diagnosis>) -> Vec<Diagnosis> {
     for one in all {
         let line = one.first_error.as_ref().map(|quote| Line::new(quote.text.as_bytes()));
         let message = line.map_or_else(String::new, |line| line.body().trim().to_owned());
-        let name = one.recipe.clone().zip(one.task.clone()).map(|(recipe, task)| TaskName { recipe, task });
+        let before = one.multiconfig.as_ref().map_or(String::new(), |name| format!("mc:{name}:"));
+        let name = one.recipe.as_ref().zip(one.task.clone());
+        let name = name.map(|(recipe, task)| TaskName { recipe: format!("{before}{recipe}"), task });
         let key = (one.kind.clone(), message);
         let place = places.get(&key).copied().filter(|_| !key.1.is_empty());
         match (place.and_then(|place| known.get_mut(place)), name) {

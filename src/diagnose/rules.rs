@@ -173,7 +173,8 @@ pub(super) type Words = BTreeMap<String, String>;
 pub(super) struct Rules {
     pub(super) all: Vec<Rule>,
     texts: AhoCorasick,
-    of_tasks: AhoCorasick,
+    // Made when the first log of a task is read: a build that goes well has none.
+    of_tasks: OnceLock<AhoCorasick>,
     // The rule of each text.
     of_text: Vec<usize>,
 }
@@ -191,17 +192,19 @@ pub(super) static RULES: LazyLock<Rules> = LazyLock::new(|| {
         texts.extend(&rule.find);
         of_text.resize(texts.len(), index);
     }
-    let texts = AhoCorasick::new(texts).expect("few texts");
-    let of_tasks = all.iter().filter(|rule| rule.at != Some(At::Console)).flat_map(|rule| &rule.find);
-    // Larger than other forms, and twice as fast.
-    let of_tasks = AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(of_tasks).expect("few texts");
-    Rules { all, texts, of_tasks, of_text }
+    let texts = AhoCorasick::builder().kind(Some(AhoCorasickKind::ContiguousNFA)).build(texts).expect("few texts");
+    Rules { all, texts, of_tasks: OnceLock::new(), of_text }
 });
 
 impl Rules {
     /// Where in the log of a task the next line stands that a rule may match.
     pub(super) fn next_in(&self, bytes: &[u8]) -> Option<usize> {
-        self.of_tasks.find(bytes).map(|found| found.start())
+        let texts = self.of_tasks.get_or_init(|| {
+            let texts = self.all.iter().filter(|rule| rule.at != Some(At::Console)).flat_map(|rule| &rule.find);
+            // Larger than other forms, and twice as fast.
+            AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(texts).expect("few texts")
+        });
+        texts.find(bytes).map(|found| found.start())
     }
 
     /// The rules that may match a line, in the order of the files.

@@ -12,7 +12,7 @@ use crate::{
 /// The outcome of a build that BitBake failed, with its diagnoses. One that was stopped, or for which this machine had no room, has its reason already.
 pub(super) fn explained(outcome: Outcome, finished: Finished, prepared: &Prepared, build: &Path) -> Outcome {
     let diagnoses = if let Some(reason) = finished.out_of_memory {
-        vec![out_of_memory(reason, &outcome)]
+        vec![out_of_memory(reason, &outcome, finished.broken.is_some())]
     } else if outcome.kind != Some(Kind::Build) || finished.timed_out {
         Vec::new()
     } else {
@@ -32,14 +32,15 @@ pub(super) fn explained(outcome: Outcome, finished: Finished, prepared: &Prepare
 }
 
 /// What the kernel has told, in place of what compilers say of it.
-fn out_of_memory(cause: String, outcome: &Outcome) -> Diagnosis {
+fn out_of_memory(cause: String, outcome: &Outcome, broken: bool) -> Diagnosis {
     let task = outcome.failed.first();
     Diagnosis {
         recipe: task.map(|task| task.name.recipe.clone()),
         task: task.map(|task| task.name.task.clone()),
         next: outcome.hints.clone(),
         also: outcome.failed.iter().skip(1).map(|task| task.name.clone()).collect(),
-        recovery: Some(Recovery::Memory),
+        // What was killed from outside could have been meant.
+        recovery: (!broken).then_some(Recovery::Memory),
         ..Diagnosis::new("out-of-memory", cause)
     }
 }

@@ -31,6 +31,9 @@ const TOLD: usize = 10;
 const EXPLAINED: usize = 2;
 const ADVICE: usize = 2;
 
+/// How many of BitBake's errors are told where no task failed.
+const REASONS: usize = 3;
+
 /// How many other failed tasks are named.
 const NAMED: usize = 4;
 
@@ -206,6 +209,10 @@ impl Troubles {
             let is_known = one.sure != Certainty::Unknown;
             let line = match (&one.first_error, task) {
                 (_, Some(task)) if !is_known => task.reasons.iter().map(|reason| format!("\n{reason}")).collect(),
+                // With the line of the config that asked for it.
+                (_, None) if place == 0 && !outcome.reasons.is_empty() => {
+                    outcome.reasons.iter().take(REASONS).map(|reason| format!("\n{reason}")).collect()
+                }
                 (Some(first), _) => format!("\n{}", first.text.trim()),
                 (None, _) => String::new(),
             };
@@ -221,11 +228,14 @@ impl Troubles {
             let advice = if place == 0 { ADVICE } else { 0 };
             texts.extend(one.next.iter().take(advice).map(hint));
         }
+        let same: Vec<&TaskName> = outcome.diagnoses.iter().take(EXPLAINED).flat_map(|one| &one.also).collect();
+        if !same.is_empty() {
+            texts.push(format!("{word} {id} failed in {} for the same reason", listed(&same)));
+        }
         texts.extend(outcome.hints.iter().map(hint));
         if !others.is_empty() {
-            let names: Vec<String> = others.iter().take(NAMED).map(|task| task.name.to_string()).collect();
-            let more = if others.len() > NAMED { ", …" } else { "" };
-            texts.push(format!("{word} {} more tasks failed: {}{more}", others.len(), names.join(", ")));
+            let names: Vec<&TaskName> = others.iter().map(|task| &task.name).collect();
+            texts.push(format!("{word} {} more tasks failed: {}", others.len(), listed(&names)));
         }
         texts
     }
@@ -245,6 +255,13 @@ impl Troubles {
     }
 }
 
+/// The first of some tasks.
+fn listed(names: &[&TaskName]) -> String {
+    let shown: Vec<String> = names.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = if names.len() > NAMED { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
+}
+
 fn hint(hint: &Hint) -> String {
     format!("{} {hint}", paint(AnsiColor::Cyan, "hint:"))
 }
@@ -260,9 +277,12 @@ fn when(collecting: bool, done: u64, total: u64) -> String {
 
 /// Whether a diagnosis is of this task.
 pub(super) fn is_of(task: &FailedTask, one: &Diagnosis) -> bool {
-    // A multiconfig stands before its name.
-    let recipe = task.name.recipe.rsplit(':').next();
-    one.task.as_ref() == Some(&task.name.task) && one.recipe.as_deref() == recipe
+    let name = task.name.recipe.as_str();
+    let (multiconfig, recipe) = name.strip_prefix("mc:").and_then(|rest| rest.split_once(':')).unzip();
+    let recipe = recipe.unwrap_or(name);
+    one.task.as_ref() == Some(&task.name.task)
+        && one.recipe.as_deref() == Some(recipe)
+        && one.multiconfig.as_deref() == multiconfig
 }
 
 /// A message of BitBake, without the frames of Python.

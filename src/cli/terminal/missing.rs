@@ -80,7 +80,7 @@ missing    mc:x:linux  git.example:9418  Fetcher failure for URL: 'y'.
          git://git.example:9418;branch=main
 log:    smidr logs x-00000001 --task zlib:do_fetch
 why:    smidr explain x-00000001 --all";
-        assert_eq!(told, expected);
+        assert_eq!(told, expected.replacen("error:", &paint(AnsiColor::Red, "error:"), 1));
         outcome.kind = Some(Kind::Build);
         assert_eq!(listed(&id, &outcome, "3 s", "smidr"), None);
         assert_eq!([host("file:///a"), host("nothing")], ["-", "-"]);

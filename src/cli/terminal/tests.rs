@@ -438,6 +438,7 @@ fn a_failure_is_told_with_its_diagnosis() {
             "bitbake    2.8\nbitbake    2.8\nerror: x-00000001 failed in bad:do_act (after 0.0 s)\n  {text}\n\
              caused by: most likely: no recipe gives b.h\nhint: one\nhint: two\n\
              error: x-00000001 failed in odd:do_act (after 0.0 s)\n  a reason\n\
+             error: x-00000001 failed in same:do_act, same:do_act for the same reason\n\
              error: 2 more tasks failed: other:do_act, another:do_act\n\
              log:    smidr logs x-00000001 --task bad:do_act\nwhy:    smidr explain x-00000001\n\
              shell:  smidr shell x-00000001\n"
