@@ -43,7 +43,8 @@ fn a_project_builds_its_artifacts() {
     let done = running.wait();
     done.expect_code(0).expect_err("task network cut").expect_err("network-probe: tasks are cut off from the network");
     let _ = writeln!(std::io::stderr(), "smidr itself took {most} MiB at most during a build");
-    assert!((1..64).contains(&most), "{most} MiB");
+    // Of which an unoptimised smidr takes 28 for its program, and the rules of `diagnose` take 6.
+    assert!((1..72).contains(&most), "{most} MiB");
     let id = done.build_id();
     first_events(&done, &id);
     artifacts(&world, &id);
