@@ -31,8 +31,8 @@ const TOLD: usize = 10;
 const EXPLAINED: usize = 2;
 const ADVICE: usize = 2;
 
-/// How many of BitBake's errors are told where no task failed.
-const REASONS: usize = 3;
+/// How many lines of BitBake's errors are told where no task failed.
+const REASON_LINES: usize = 5;
 
 /// How many other failed tasks are named.
 const NAMED: usize = 4;
@@ -211,7 +211,8 @@ impl Troubles {
                 (_, Some(task)) if !is_known => task.reasons.iter().map(|reason| format!("\n{reason}")).collect(),
                 // With the line of the config that asked for it.
                 (_, None) if place == 0 && !outcome.reasons.is_empty() => {
-                    outcome.reasons.iter().take(REASONS).map(|reason| format!("\n{reason}")).collect()
+                    let lines = outcome.reasons.iter().flat_map(|reason| reason.lines());
+                    lines.take(REASON_LINES).map(|line| format!("\n{line}")).collect()
                 }
                 (Some(first), _) => format!("\n{}", first.text.trim()),
                 (None, _) => String::new(),
