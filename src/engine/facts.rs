@@ -114,7 +114,7 @@ impl Recipes {
 
     /// The files of a recipe, and those that change it.
     fn place(&self, recipe: &str) -> Option<String> {
-        let places = self.0.get(plain(recipe))?;
+        let places = self.0.get(recipe).or_else(|| self.0.get(plain(recipe)))?;
         let (own, appends): (Vec<&Place>, Vec<&Place>) = places.iter().partition(|place| place.file.ends_with(".bb"));
         let told = |places: &[&Place]| {
             let shown: Vec<String> =
