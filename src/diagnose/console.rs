@@ -101,7 +101,8 @@ impl Console {
         if let Some(found) = URL.captures(&line.text).filter(|_| self.urls.len() < MOST) {
             self.urls.insert(self.owner.clone(), found[1].trim_end_matches(['.', '\'']).to_owned());
         }
-        if let Some(found) = NAMED.captures(&line.text).filter(|_| self.owner.is_none()) {
+        let can_name = self.owner.is_none() && line.level.is_none_or(|level| level >= Level::Error);
+        if let Some(found) = NAMED.captures(&line.text).filter(|_| can_name) {
             self.named = Some((number, found[1].to_owned()));
         }
         let stands = Stands {

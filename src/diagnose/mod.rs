@@ -233,9 +233,12 @@ fn without_task(found: Vec<(Finding, Circumstances)>, least: u8, alone: bool) ->
         }
     }
     all.sort_by_key(|(rank, line, _)| (std::cmp::Reverse(*rank), line.clone()));
-    // One line has one meaning, and one recipe one reason.
+    // One line has one meaning, also where it shows another one, and one recipe one reason.
     all.retain(|(_, line, one)| {
-        told.insert((line.clone(), None)) && told.insert((None, Some((one.recipe.clone(), one.cause.clone()))))
+        let is_new =
+            told.insert((line.clone(), None)) && told.insert((None, Some((one.recipe.clone(), one.cause.clone()))));
+        told.extend(one.evidence.iter().map(|quote| (Some((quote.file.clone(), quote.line)), None)));
+        is_new
     });
     all.into_iter().map(|(rank, _, one)| (rank, one)).collect()
 }

@@ -275,7 +275,7 @@ fn a_bitbake_that_the_user_interface_does_not_fit_is_read_by_its_console() {
     why.expect_code(0).expect_out("hello.c:11").expect_out("a.c:1:2: error: first");
     // No provider and no recipe are told, too.
     let missing = world.smidr().args(["build", "--target", "nothing-there"]).run();
-    missing.expect_code(1).expect_err("Nothing PROVIDES 'nothing-there'");
+    missing.expect_code(1).expect_err("nothing provides `nothing-there`");
     let told = world.smidr().args(["logs", &missing.build_id(), "--json"]).run();
     told.expect_code(0).expect_out("\"event\":\"no_provider\",\"item\":\"nothing-there\"");
     assert_eq!(missing.err.matches("does not fit this BitBake").count(), 1, "{}", missing.err);
