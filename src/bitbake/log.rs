@@ -16,6 +16,9 @@ const TRACEBACK: &str = "Traceback (most recent call last):";
 /// How long a line of a reason may be, in characters.
 const REASON_WIDTH: usize = 400;
 
+/// How many sources are named of one task.
+const MOST_SOURCES: usize = 100;
+
 /// Whether a message of BitBake only repeats that something failed, which is told by other means.
 pub(crate) fn is_repetition(text: &str) -> bool {
     let text = text.trim_start_matches("ERROR: ");
@@ -88,15 +91,22 @@ pub(crate) fn reason(log: &[String]) -> Vec<String> {
     reason.into_iter().map(shortened).collect()
 }
 
-/// The source that a task of fetching could not have: the last one that is said to have failed everywhere, or else at its own place.
-pub(crate) fn source(task: &str, log: &[String]) -> Option<String> {
+/// The sources that a task of fetching could not have: those that `fetch-all.bbclass` names, else the last one that is said to have failed everywhere, or
+/// at its own place.
+pub(crate) fn sources(task: &str, log: &[String]) -> Vec<String> {
     if task != "do_fetch" {
-        return None;
+        return Vec::new();
     }
-    let within = |begin: &str, end: char| {
-        log.iter().rev().find_map(|line| line.split_once(begin)?.1.split(end).next()).filter(|url| url.contains("://"))
+    let named = |begin: &str, end: char| -> Vec<&str> {
+        let words = log.iter().filter_map(|line| line.split_once(begin)?.1.split(end).next());
+        words.filter(|url| url.contains("://")).collect()
     };
-    within("Fetcher failure for URL: '", '\'').or_else(|| within("Failed to fetch URL ", ',')).map(shortened)
+    let mut all = named("NOTE: Could not be fetched: ", ' ');
+    if all.is_empty() {
+        let last = named("Fetcher failure for URL: '", '\'').pop();
+        all.extend(last.or_else(|| named("Failed to fetch URL ", ',').pop()));
+    }
+    all.into_iter().take(MOST_SOURCES).map(shortened).collect()
 }
 
 /// `Exception: bb.fetch2.FetchError: words` without the names of Python.
@@ -189,14 +199,16 @@ DEBUG: Python function do_fetch finished",
             "Connecting to example.com... failed: Connection refused.",
         ];
         assert_eq!(reason(&log), why);
-        assert_eq!(source("do_fetch", &log).as_deref(), Some("http://example.com/none.tar.gz"));
-        assert_eq!(source("do_compile", &log), None);
+        assert_eq!(sources("do_fetch", &log), ["http://example.com/none.tar.gz"]);
+        assert!(sources("do_compile", &log).is_empty());
         let revision = lines(
             "WARNING: Failed to fetch URL git://example.com/a.git;branch=main, attempting MIRRORS if available
 ERROR: Fetcher failure: Unable to find revision 0123 in branch main even from upstream",
         );
-        assert_eq!(source("do_fetch", &revision).as_deref(), Some("git://example.com/a.git;branch=main"));
-        assert_eq!(source("do_fetch", &lines("ERROR: no SRC_URI")), None);
+        assert_eq!(sources("do_fetch", &revision), ["git://example.com/a.git;branch=main"]);
+        let both = lines("NOTE: Could not be fetched: http://a/b\nNOTE: Could not be fetched: git://c/d;branch=main");
+        assert_eq!(sources("do_fetch", &both), ["http://a/b", "git://c/d;branch=main"]);
+        assert!(sources("do_fetch", &lines("ERROR: no SRC_URI")).is_empty());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::Path;
 pub(crate) use conf::{bblayers_conf, local_conf};
 pub(crate) use console::Console;
 pub(crate) use deep::{Finding, Looked, Source};
-pub(crate) use ui_protocol::{NO_ROOM, UiMessage, parse_line};
+pub(crate) use ui_protocol::{Answer, NO_ROOM, UiMessage, parse_line};
 
 use crate::plan::Plan;
 
@@ -19,15 +19,21 @@ use crate::plan::Plan;
 pub(crate) const OWN_FOLDER: &str = "/.smidr";
 
 /// smidr's user interface for BitBake, which is GPL-2.0-only, since it imports BitBake, and conf: files under [`OWN_FOLDER`].
-pub(crate) const OWN_FILES: [(&str, &str); 4] = [
+pub(crate) const OWN_FILES: [(&str, &str); 7] = [
     ("launch.py", include_str!("ui/launch.py")),
     ("smidr.py", include_str!("ui/smidr.py")),
+    ("smidr_ask.py", include_str!("ui/smidr_ask.py")),
     ("smidr_deep.py", include_str!("ui/smidr_deep.py")),
     (FEWER, include_str!("fewer.conf")),
+    (FETCH_ALL, include_str!("fetch-all.conf")),
+    ("fetch-all.bbclass", include_str!("fetch-all.bbclass")),
 ];
 
 /// Below [`OWN_FOLDER`]: conf for a second try after memory ran out.
 pub(crate) const FEWER: &str = "fewer.conf";
+
+/// Below [`OWN_FOLDER`]: conf that has a recipe's other sources fetched where one cannot be had. With it BitBake parses all recipes again.
+const FETCH_ALL: &str = "fetch-all.conf";
 
 /// Below [`OWN_FOLDER`]: programs that wait for BitBake's lock and then run the command of the same name, for a shell beside a running build.
 pub(crate) const WAITING: &str = "bin";
@@ -57,7 +63,7 @@ pub(crate) fn fetch_command(plan: &Plan, own: &Path) -> Vec<String> {
     argv.push("--runall=fetch".into());
     if plan.fetch_only {
         // All that cannot be had is to be known at once.
-        argv.push("-k".into());
+        argv.extend(["-k".into(), "-R".into(), own.join(FETCH_ALL).display().to_string()]);
     }
     with_targets(argv, plan)
 }

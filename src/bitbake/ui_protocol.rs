@@ -31,10 +31,23 @@ pub(crate) enum UiMessage {
     Found(Finding),
     /// What it has looked at.
     Looked(Looked),
+    /// What a server answers now for a source that could not be fetched.
+    Answered(Answer),
     /// The user interface has ended. Its verdict is also BitBake's exit status, which decides.
     Done,
     /// Nothing of interest, or unknown to this smidr.
     Nothing,
+}
+
+/// What a server answers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Answer {
+    /// The source, as BitBake writes it.
+    pub url: String,
+    /// The status of HTTP.
+    pub status: Option<u16>,
+    /// Its words, or why there is no answer.
+    pub text: String,
 }
 
 #[derive(Deserialize)]
@@ -135,6 +148,7 @@ enum Line {
     },
     Found(Finding),
     Looked(Looked),
+    Answered(Answer),
     Done,
     #[serde(other)]
     Other,
@@ -163,6 +177,7 @@ pub(crate) fn parse_line(line: &str) -> UiMessage {
         Line::Action { builds, task } => return UiMessage::Action { builds, task },
         Line::Found(finding) => return UiMessage::Found(finding),
         Line::Looked(looked) => return UiMessage::Looked(looked),
+        Line::Answered(answer) => return UiMessage::Answered(answer),
         Line::Other | Line::TaskProgress { percent: None, rate: None, .. } => return UiMessage::Nothing,
         Line::Hello { version } => Event::BitbakeReady { version },
         Line::Log { level, text, recipe, task } => {

@@ -16,11 +16,12 @@ use super::{
     report::{Done, Failure, Refused},
 };
 use crate::{
-    diagnose::{self, Facts, Log, UNKNOWN, diagnose, warnings},
+    diagnose::{self, Facts, Heard, Log, UNKNOWN, diagnose, warnings},
+    engine::kept_logs,
     history::{BuildRecord, journal::Entry},
     model::{Certainty, Diagnosis, Event, Hint, Kind, Outcome, Recovered, State, WarnedPlace, WarningGroup},
     service::LocalService,
-    system::{files::FileError, paths, rooted::open_linkless},
+    system::{files::FileError, paths},
 };
 
 /// How many diagnoses are told without `--all`.
@@ -58,7 +59,7 @@ pub(super) fn explain(config: &Path, args: &Explain) -> Done {
     // Builds of an earlier smidr have none. What failed for its warnings alone needs none.
     let is_warned = build.outcome.as_ref().is_some_and(|outcome| outcome.kind == Some(Kind::Warning));
     let is_untold = known.is_empty() && build.state == State::Failed && !is_warned;
-    let all = if is_untold || args.again { of_build(&service, &build)? } else { known };
+    let all = if is_untold || args.again { of_build(&service, &build, &paths.build(&build.id))? } else { known };
     let done = tell(Some(&build), &all, args.json, args.all);
     if reports.any() {
         reports.take(&service, &build, Some(all))?;
@@ -104,31 +105,22 @@ fn opened(path: &Path) -> io::Result<Box<dyn Read>> {
 }
 
 /// What the journal of a build and the kept logs of its failed tasks tell.
-fn of_build(service: &LocalService<'_>, build: &BuildRecord) -> Result<Vec<Diagnosis>, Failure> {
-    let (mut console, mut series) = (Vec::new(), None);
+fn of_build(service: &LocalService<'_>, build: &BuildRecord, folder: &Path) -> Result<Vec<Diagnosis>, Failure> {
+    let mut heard = Heard::default();
     service.watch(&build.id, 0, None, &mut |entry| {
         if let Entry::Record(record) = entry {
             match record.event {
-                Event::Console { line } => {
-                    console.extend_from_slice(line.as_bytes());
-                    console.push(b'\n');
-                }
-                Event::BitbakeReady { version } => series = diagnose::series_of_bitbake(&version),
+                Event::Console { line } => heard.line(&line),
+                Event::BitbakeReady { version } => heard.version(&version),
                 _ => {}
             }
         }
         true
     })?;
-    let failed = build.outcome.iter().flat_map(|outcome| &outcome.failed);
-    let logs = failed.filter_map(|task| {
-        let path = task.log.as_ref()?;
-        let file = open_linkless(path).ok()?;
-        Some(Log { name: Some(path.display().to_string()), text: Box::new(file), task: Some(task.name.clone()) })
-    });
-    let console = Log { name: None, text: Box::new(console.as_slice()), task: None };
-    let facts = Facts { series: series.map(str::to_owned) };
-    Ok(diagnose(Some(console), logs.collect(), &facts)
-        .map_err(FileError::new("read the logs of", Path::new(build.id.as_str())))?)
+    let failed = build.outcome.as_ref().map(|outcome| outcome.failed.as_slice()).unwrap_or_default();
+    Ok(heard
+        .diagnose(kept_logs(failed, folder), &Facts::default())
+        .map_err(FileError::new("read the logs of", folder))?)
 }
 
 /// Tells the first diagnoses, or all.

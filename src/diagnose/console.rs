@@ -192,12 +192,7 @@ impl Console {
 /// The task of a log: as the caller says, as its path says, or the only one that failed.
 pub(super) fn owner_of_log(task: Option<&TaskName>, name: Option<&str>, failed: &[Failed]) -> Option<Owner> {
     if let Some(task) = task {
-        let recipe = task
-            .recipe
-            .strip_prefix("mc:")
-            .and_then(|rest| rest.split_once(':'))
-            .map_or(task.recipe.as_str(), |(_, recipe)| recipe);
-        return Some(Owner { package: recipe.to_owned(), task: task.task.clone() });
+        return Some(Owner { package: task.parts().1.to_owned(), task: task.task.clone() });
     }
     let as_owner = |failed: &Failed| Owner { package: failed.recipe.clone(), task: failed.task.clone() };
     if let [one] = failed {

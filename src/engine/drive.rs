@@ -26,7 +26,7 @@ use super::{
     origin::Said,
 };
 use crate::{
-    bitbake::{self, Console, Finding, Looked, NO_ROOM, UiMessage, parse_line},
+    bitbake::{self, Answer, Console, Finding, Looked, NO_ROOM, UiMessage, parse_line},
     diagnose::{Heard, warnings::Warnings},
     events::{Emitter, Redactor},
     model::{Event, FailedTask, Level, Limits, Recovered, TaskName, Usage},
@@ -71,6 +71,8 @@ const ERRORS_KEPT: usize = 20;
 /// Findings of `check --deep` that are kept, and their length in bytes: more than `KEPT` of each kind and `TEXT` of smidr_deep.py.
 const FOUND_KEPT: usize = 500;
 const FOUND_BYTES: usize = 64 * 1024;
+/// Answers of servers that are kept: as many as smidr_ask.py asks for, in both tries.
+const ANSWERS: usize = 10;
 
 /// Tasks that are remembered; an image of everything has some 50,000.
 const MOST_TASKS: usize = 200_000;
@@ -110,6 +112,8 @@ pub(crate) struct Finished {
     pub found: Vec<Finding>,
     /// What it has looked at, once it was through.
     pub looked: Option<Looked>,
+    /// What servers answer now for sources that could not be fetched.
+    pub answers: Vec<Answer>,
     /// Whether no further process could be started.
     pub no_process: bool,
     /// Whether it was ended for that, because BitBake itself could not begin.
@@ -281,6 +285,7 @@ struct Course<'a> {
     errors: Vec<Said>,
     found: Vec<Finding>,
     looked: Option<Looked>,
+    answers: Vec<Answer>,
     // Of tasks that run.
     said_by: BTreeMap<TaskName, Vec<String>>,
     heard: Heard,
@@ -328,6 +333,7 @@ impl<'a> Course<'a> {
             errors: Vec::new(),
             found: Vec::new(),
             looked: None,
+            answers: Vec::new(),
             said_by: BTreeMap::new(),
             heard: Heard::default(),
             warnings: Warnings::default(),
@@ -360,6 +366,10 @@ impl<'a> Course<'a> {
             }
             UiMessage::Found(_) => {}
             UiMessage::Looked(looked) => self.looked = Some(looked),
+            UiMessage::Answered(answer) if self.answers.len() < ANSWERS && line.len() <= FOUND_BYTES => {
+                self.answers.push(answer);
+            }
+            UiMessage::Answered(_) => {}
             UiMessage::Action { builds: false, .. } => self.action = Action::Look,
             UiMessage::Action { task, .. } => {
                 let whole = task.is_none_or(|task| ["build", "do_build"].contains(&task.as_str()));
@@ -434,7 +444,7 @@ impl<'a> Course<'a> {
         self.disk_full |= tail.iter().any(|line| line.contains(DISK_FULL));
         self.no_process |= tail.iter().any(|line| is_short_of_processes(line));
         self.note_memory(&name, &tail);
-        self.note_reasons(&name, bitbake::log::reason(&tail), bitbake::log::source(&name.task, &tail));
+        self.note_reasons(&name, bitbake::log::reason(&tail), bitbake::log::sources(&name.task, &tail));
         tail.drain(..tail.len().saturating_sub(LOG_LINES));
         self.take(Event::TaskLog { name, log, tail });
     }
@@ -467,7 +477,7 @@ impl<'a> Course<'a> {
             Event::TaskEnded { name, ok: false, setscene: false, log, .. } if self.budget.takes_failed(self.on) => {
                 self.shared |= is_shared(&self.queue);
                 let reasons = self.said_by.remove(name).unwrap_or_default();
-                let failed = FailedTask { name: name.clone(), log: log.clone(), reasons, url: None };
+                let failed = FailedTask { name: name.clone(), log: log.clone(), reasons, urls: Vec::new() };
                 self.failed.push(failed.clone());
                 return Some(failed);
             }
@@ -499,9 +509,9 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn note_reasons(&mut self, name: &TaskName, reasons: Vec<String>, url: Option<String>) {
+    fn note_reasons(&mut self, name: &TaskName, reasons: Vec<String>, urls: Vec<String>) {
         let Some(failed) = self.failed.iter_mut().rfind(|task| task.name == *name) else { return };
-        failed.url = url;
+        failed.urls = urls;
         if !reasons.is_empty() {
             failed.reasons = reasons;
         }
@@ -582,6 +592,7 @@ impl<'a> Course<'a> {
             recovered: None,
             found: self.found,
             looked: self.looked,
+            answers: self.answers,
             disk_full: self.disk_full,
             no_process: self.no_process,
             starved: self.starved,

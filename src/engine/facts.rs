@@ -8,9 +8,10 @@ use std::{
 };
 
 use crate::{
+    bitbake::Answer,
     config::nearest,
     layers::KnownRepository,
-    model::{Diagnosis, Hint},
+    model::{Diagnosis, FailedTask, Hint},
     plan::{Folders, Plan},
     system::rooted::Rooted,
 };
@@ -59,6 +60,30 @@ pub(super) fn add(diagnoses: &mut [Diagnosis], plan: &Plan, layers: &[PathBuf]) 
             }
             _ => {}
         }
+    }
+}
+
+/// Adds what servers answer now for the sources of diagnoses.
+pub(super) fn add_answers(diagnoses: &mut [Diagnosis], failed: &[FailedTask], answers: &[Answer]) {
+    fn bare(url: &str) -> &str {
+        url.split(';').next().unwrap_or(url)
+    }
+    for one in diagnoses {
+        let task = failed.iter().find(|task| one.is_of(&task.name));
+        let of_task = task.iter().flat_map(|task| &task.urls).chain(&one.subject);
+        let sources: BTreeSet<&str> = of_task.map(|source| bare(source)).collect();
+        let asked = answers.iter().filter(|answer| sources.contains(bare(&answer.url)));
+        one.facts.extend(asked.map(|answer| match answer {
+            Answer { url, status: Some(status @ 200..300), .. } => {
+                format!("asked again, the server of {} has it now ({status}): a second build could help", bare(url))
+            }
+            Answer { url, status: Some(status), text } => {
+                format!("asked again, the server of {} answers {status} {text}", bare(url))
+            }
+            Answer { url, status: None, text } => {
+                format!("asked again, the server of {} does not answer: {text}", bare(url))
+            }
+        }));
     }
 }
 

@@ -59,6 +59,7 @@ pub(crate) use prepare::{Prepared, Use, prepare};
 use recovery::SecondTry;
 pub(crate) use remote::Sent;
 pub(crate) use submission::{for_elsewhere, submission};
+pub(crate) use why::kept_logs;
 pub(crate) use workspace::{check_free, claim};
 
 use crate::{
@@ -421,7 +422,9 @@ fn run(
     extra_env.extend(server.as_ref().map(|server| ("BB_HASHSERVE", server.address.as_str())));
     let mut once = |stage, argv, own_network| -> Result<Ran, EngineError> {
         tools.on.emit(Event::StageStarted { stage });
-        let spec = SandboxSpec { own_network, probe_tasks: true, ..prepared.sandbox(argv, edits, false, &extra_env)? };
+        let asks = [("SMIDR_ASK", if own_network || plan.offline { "0" } else { "1" })];
+        let env = [extra_env.as_slice(), &asks].concat();
+        let spec = SandboxSpec { own_network, probe_tasks: true, ..prepared.sandbox(argv, edits, false, &env)? };
         let _watch = flocks::Watch::begin(&plan.folders.downloads, tools);
         let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
         let mut finished = drive::drive(spec, plan.limits, timeout, tools, &plan.folders, budget)?;

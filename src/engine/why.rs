@@ -18,15 +18,16 @@ pub(super) fn explained(outcome: Outcome, finished: Finished, prepared: &Prepare
     } else {
         let facts = Facts { series: prepared.plan.series.clone() };
         // A log that cannot be read is as one that is not there.
-        finished.heard.diagnose(logs(&outcome.failed, build), &facts).unwrap_or_default()
+        finished.heard.diagnose(kept_logs(&outcome.failed, build), &facts).unwrap_or_default()
     };
     let mut diagnoses = diagnose::bounded(diagnoses);
+    facts::add_answers(&mut diagnoses, &outcome.failed, &finished.answers);
     facts::add(&mut diagnoses, &prepared.plan, prepared.layer_folders());
     // Servers that lack a source, or do not answer, are what was to be found out.
     let is_outside = prepared.plan.fetch_only
         && outcome.kind == Some(Kind::Build)
         && !outcome.failed.is_empty()
-        && outcome.failed.iter().all(|task| task.url.is_some());
+        && outcome.failed.iter().all(|task| !task.urls.is_empty());
     let kind = if is_outside { Some(Kind::Outside) } else { outcome.kind };
     Outcome { diagnoses, kind, ..outcome }
 }
@@ -34,8 +35,10 @@ pub(super) fn explained(outcome: Outcome, finished: Finished, prepared: &Prepare
 /// What the kernel has told, in place of what compilers say of it.
 fn out_of_memory(cause: String, outcome: &Outcome, broken: bool) -> Diagnosis {
     let task = outcome.failed.first();
+    let (multiconfig, recipe) = task.map(|task| task.name.parts()).unzip();
     Diagnosis {
-        recipe: task.map(|task| task.name.recipe.clone()),
+        recipe: recipe.map(str::to_owned),
+        multiconfig: multiconfig.flatten().map(str::to_owned),
         task: task.map(|task| task.name.task.clone()),
         next: outcome.hints.clone(),
         also: outcome.failed.iter().skip(1).map(|task| task.name.clone()).collect(),
@@ -45,8 +48,8 @@ fn out_of_memory(cause: String, outcome: &Outcome, broken: bool) -> Diagnosis {
     }
 }
 
-/// The logs of failed tasks that were kept: in those, secrets are taken out.
-fn logs(failed: &[FailedTask], build: &Path) -> Vec<Log<'static>> {
+/// The logs of failed tasks that were kept in the folder of their build: in those, secrets are taken out.
+pub(crate) fn kept_logs(failed: &[FailedTask], build: &Path) -> Vec<Log<'static>> {
     let kept = failed.iter().filter_map(|task| Some((task, task.log.as_ref().filter(|log| log.starts_with(build))?)));
     kept.filter_map(|(task, path)| {
         let text = open_linkless(path).ok()?;

@@ -157,7 +157,7 @@ mod tests {
             name: name.clone(),
             log: Some("/srv/hunter2/log".into()),
             reasons: vec!["hunter2".into()],
-            url: Some("https://hunter2@a.example/".into()),
+            urls: vec!["https://hunter2@a.example/".into()],
         }];
         let reasons = vec!["it was hunter2".into()];
         let mut event = Event::Finished { outcome: Outcome { failed, reasons, ..Outcome::new(State::Failed) } };

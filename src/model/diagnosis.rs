@@ -67,6 +67,13 @@ impl Diagnosis {
             recovery: None,
         }
     }
+
+    /// Whether it is of this task.
+    pub fn is_of(&self, name: &TaskName) -> bool {
+        let (multiconfig, recipe) = name.parts();
+        (self.multiconfig.as_deref(), self.recipe.as_deref()) == (multiconfig, Some(recipe))
+            && self.task.as_ref() == Some(&name.task)
+    }
 }
 
 /// A line of a log.

@@ -127,7 +127,7 @@ mod tests {
         fn any_path_survives(path: Vec<u8>, link: Option<Vec<u8>>) {
             let path_of = |bytes: Vec<u8>| PathBuf::from(OsString::from_vec(bytes));
             let artifact = Artifact { path: path_of(path), size: 1, sha256: None, link: link.map(path_of) };
-            let task = FailedTask { name: TaskName { recipe: "r".into(), task: "t".into() }, log: artifact.link.clone(), reasons: Vec::new(), url: None };
+            let task = FailedTask { name: TaskName { recipe: "r".into(), task: "t".into() }, log: artifact.link.clone(), reasons: Vec::new(), urls: Vec::new() };
             let text = serde_json::to_string(&(&artifact, &task)).expect("text");
             let read: (Artifact, FailedTask) = serde_json::from_str(&text).expect("the same");
             proptest::prop_assert_eq!(read, (artifact, task));

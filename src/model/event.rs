@@ -65,6 +65,19 @@ pub struct TaskName {
     pub task: String,
 }
 
+impl TaskName {
+    /// The multiconfig, unless it is the default one, and the recipe as its PN names it.
+    pub fn parts(&self) -> (Option<&str>, &str) {
+        recipe_parts(&self.recipe)
+    }
+}
+
+/// The multiconfig, unless it is the default one, and the PN in the name of a recipe.
+pub fn recipe_parts(name: &str) -> (Option<&str>, &str) {
+    let named = name.strip_prefix("mc:").and_then(|rest| rest.split_once(':'));
+    named.map_or((None, name), |(multiconfig, recipe)| (Some(multiconfig), recipe))
+}
+
 impl fmt::Display for TaskName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.recipe, self.task)

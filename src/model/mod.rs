@@ -34,7 +34,7 @@ pub use build_id::{BuildId, InvalidName};
 pub use commit::{CommitId, InvalidCommit};
 pub use diagnosis::{Certainty, Diagnosis, Quote, SourcePlace};
 pub use digest::{Digest, InvalidDigest};
-pub use event::{Activity, Event, Level, Place, Record, Stage, TaskName, Unit};
+pub use event::{Activity, Event, Level, Place, Record, Stage, TaskName, Unit, recipe_parts};
 pub use facts::{CUSTOMER, RemoteCaller, SubordinateIds, SystemFacts};
 pub use foreign::Shown;
 #[cfg(test)]

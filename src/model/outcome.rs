@@ -77,9 +77,9 @@ pub struct FailedTask {
     /// Why: the most telling lines of its log, or of BitBake's messages.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
-    /// The source that it could not fetch, as SRC_URI names it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
+    /// The sources that it could not fetch, as SRC_URI names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
 }
 
 /// A line of a config, and what is meant of it.

@@ -72,9 +72,9 @@ impl Event {
                     duration_ms: _,
                     cleaned: _,
                 } = outcome;
-                for FailedTask { name, log: _, reasons, url } in failed {
+                for FailedTask { name, log: _, reasons, urls } in failed {
                     task(name, change);
-                    url.iter_mut().for_each(&mut *change);
+                    urls.iter_mut().for_each(&mut *change);
                     reasons.iter_mut().for_each(&mut *change);
                 }
                 reasons.iter_mut().for_each(&mut *change);

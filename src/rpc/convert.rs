@@ -255,12 +255,12 @@ fn failed(task: &FailedTask) -> proto::FailedTask {
         name: Some(self::task(&task.name)),
         log: task.log.as_deref().map(path),
         reasons: task.reasons.clone(),
-        url: task.url.clone(),
+        urls: task.urls.clone(),
     }
 }
 
 fn failed_of(task: proto::FailedTask) -> FailedTask {
-    FailedTask { name: task_of(task.name), log: path_of(task.log), reasons: task.reasons, url: task.url }
+    FailedTask { name: task_of(task.name), log: path_of(task.log), reasons: task.reasons, urls: task.urls }
 }
 
 /// An outcome.

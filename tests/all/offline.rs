@@ -106,24 +106,65 @@ fn every_source_that_cannot_be_had_is_listed_at_once() {
     recipe("refused", 1, "");
     recipe("gone", bad, "");
     recipe("there", good, "");
+    let three = format!(
+        "SRC_URI += \"http://127.0.0.1:{bad}/second http://127.0.0.1:{good}/fine;md5sum=f75b8179e4bbe7e2b4a074dcef62de95\""
+    );
+    recipe("several", bad, &three);
     let fetch = |target: &[&str]| {
         let targets = target.iter().flat_map(|target| ["--target", target]);
         world.smidr().args(["build", "--fetch-only"]).args(targets).run()
     };
-    let done = fetch(&["refused", "gone", "there"]);
-    done.expect_code(4).expect_err("could not fetch 2 sources");
+    let done = fetch(&["refused", "gone", "there", "several"]);
+    done.expect_code(4).expect_err("could not fetch 4 sources");
     done.expect_err(&format!("missing    gone     127.0.0.1:{bad}  fetch-not-found: "));
     done.expect_err(&format!("\n           http://127.0.0.1:{bad}/gone.txt\n"));
     done.expect_err("missing    refused  127.0.0.1:1").expect_err("fetch-network: ").expect_err("refused.\n");
-    assert!(asked.load(Ordering::SeqCst) > 0, "the others are fetched all the same");
+    done.expect_err(&format!("missing    several  127.0.0.1:{bad}\n           http://127.0.0.1:{bad}/second\n"));
+    assert_eq!(asked.load(Ordering::SeqCst), 2, "the others are fetched all the same, of the same recipe too");
     let outcome = &world.smidr().args(["status", &done.build_id(), "--json"]).run().json()["build"]["outcome"];
     assert_eq!(outcome["kind"], "outside");
-    let urls: Vec<&str> =
-        outcome["failed"].as_array().expect("a list").iter().filter_map(|task| task["url"].as_str()).collect();
-    assert_eq!(urls.len(), 2, "{outcome}");
+    let urls: Vec<&str> = outcome["failed"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .flat_map(|task| task["urls"].as_array().expect("a list"))
+        .filter_map(|url| url.as_str())
+        .collect();
+    assert_eq!(urls.len(), 4, "{outcome}");
     fetch(&["there"]).expect_code(0);
     // A build that fails for it is a failed build.
     world.smidr().args(["build", "--target", "gone"]).run().expect_code(1).expect_err("gone:do_fetch");
+}
+
+#[test]
+fn what_a_server_answers_now_is_told() {
+    let Some(world) = World::with_project("offline::what_a_server_answers_now_is_told") else { return };
+    let (proxy, asked) = server_that_says("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let recipe = |address: &str| {
+        let text = format!(
+            "LICENSE = \"MIT\"\ninherit nobuild\nSRC_URI = \"{address}/lost.txt;md5sum=0123456789abcdef0123456789abcdef\"\n"
+        );
+        world.write("layers/meta-hello/recipes-test/lost/lost_1.0.bb", &text);
+    };
+    let build = || {
+        let smidr = world.smidr().env("http_proxy", format!("http://127.0.0.1:{proxy}"));
+        let done = smidr.args(["build", "--target", "lost"]).run();
+        done.expect_code(1).expect_err("lost:do_fetch");
+        world.smidr().args(["explain", &done.build_id()]).run().out
+    };
+    recipe("http://source.example");
+    let told = build();
+    assert!(told.contains("asked again, the server of http://source.example/lost.txt answers 404 Not Found"), "{told}");
+    // What is in this network is for nobody to find out.
+    recipe("http://127.0.0.1:1");
+    let told = build();
+    assert!(!told.contains("asked again"), "{told}");
+    let before = asked.load(Ordering::SeqCst);
+    world.append("  network: none\n");
+    recipe("http://source.example");
+    let told = build();
+    assert!(!told.contains("asked again"), "{told}");
+    assert_eq!(asked.load(Ordering::SeqCst), before, "a build without a network asks nothing");
 }
 
 /// A task that is allowed the network, and uses it.

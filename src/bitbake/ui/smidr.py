@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -30,6 +31,7 @@ PERIOD = 0.1  # seconds between two lines of the same progress
 PING_AFTER = 60  # seconds without an event
 PARSE_ERROR = "bb.parse.ParseError: "
 TEXT = 32 * 1024  # characters of a text in an event, since smidr limits lines; the console has all of it
+UNFETCHED = re.compile(r"Failed to fetch URL ([^\s,]+),")  # of bb.fetch2, before it tries mirrors
 CLOSE_TIMEOUT = 10  # seconds for the reader to take the last lines
 LEVEL_NAMES = {
     Levels.VERBOSE: "verbose", Levels.NOTE: "note", Levels.PLAIN: "plain", Levels.VERBNOTE: "note",
@@ -54,6 +56,8 @@ def claim_event_fd():
 
 # Read at import: BitBake cleans the environment soon after.
 EVENT_FD = claim_event_fd()
+ASK = os.environ.pop("SMIDR_ASK", "") == "1"
+ENV = dict(os.environ)
 
 
 class Lines:
@@ -121,6 +125,7 @@ class Task:
         self.pid = self.log = None
         self.announced = False
         self.ok = False
+        self.unfetched = []
         stats = event.stats
         if setscene and hasattr(stats, "setscene_total"):
             done = stats.setscene_covered + stats.setscene_active + stats.setscene_notcovered
@@ -161,6 +166,7 @@ class Ui:
         self.totals = {"total": 0, "setscene": 0}
         self.parsing = 0
         self.sent, self.once = {}, set()
+        self.unfetched = []
         signal.signal(signal.SIGINT, self.on_sigint)
 
     # ---- the flow of control
@@ -239,6 +245,10 @@ class Ui:
             for task in self.failed:
                 self.log.error("Failed: %s:%s%s", task["recipe"], task["task"],
                                ", see %s" % task["log"] if task["log"] else "")
+        if ASK and self.unfetched and not self.stopping:
+            from bb.ui import smidr_ask  # only here, since it loads much
+            for url, answer in smidr_ask.answers(self.unfetched):
+                self.emit("answered", url=url, **answer)
         if self.stopping and self.signals:
             self.exit_code = self.exit_code or 1
         if not self.params.observe_only:
@@ -327,6 +337,8 @@ class Ui:
             record.bb_exc_formatted = trace = []
         text = record.getMessage() + "".join("\n" + line for line in trace)
         task = self.tasks.get(self.by_pid.get(pid))
+        if task and record.levelno == Levels.WARNING:
+            task.unfetched += UNFETCHED.findall(text)
         level = LEVEL_NAMES.get(record.levelno, "debug" if record.levelno <= Levels.DEBUG else "note")
         for piece in pieces(text) if level == "plain" else [shortened(text)]:
             self.emit("log", level=level, text=piece, **(task.names() if task else {}))
@@ -469,6 +481,7 @@ class Ui:
         self.emit("task_ended", **task.names(), pid=task.pid, ok=ok, **log_fields(task.log), setscene=task.setscene, exit=code)
         if not ok and not task.setscene and not cancelled:
             self.failed.append({**task.names(), "log": task.log})
+            self.unfetched += task.unfetched
 
     def on_skipped(self, event):
         self.count(event.stats)

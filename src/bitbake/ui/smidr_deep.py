@@ -8,18 +8,16 @@ servers are asked for the branches of sources that are not here, without credent
 
 import collections
 import concurrent.futures
-import ipaddress
 import json
 import os
 import re
-import socket
 import subprocess
 import time
 import urllib.parse
 
 import bb
 import bb.fetch2
-from bb.ui import smidr
+from bb.ui import smidr, smidr_ask
 
 featureSet = smidr.featureSet
 
@@ -38,10 +36,8 @@ HAS_APPENDS = tuple(map(int, bb.__version__.split(".")[:2])) < (2, 11)
 DANGLING = re.compile(r"No recipes in \S+ available for:((?:\n  [^\n]+)+)")
 EXCLUDED = "_exclude_incompatible-"  # base.bbclass: a package that INCOMPATIBLE_LICENSE leaves out
 
-# Read at import: BitBake cleans the environment soon after.
-ASK = os.environ.pop("SMIDR_ASK", "") == "1"
 GIT_ENV = {
-    **os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true", "GIT_CONFIG_NOSYSTEM": "1",
+    **smidr.ENV, "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true", "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": "/dev/null", "HOME": "/nonexistent", "LC_ALL": "C",
 }
 
@@ -304,7 +300,7 @@ class Deep(smidr.Ui):
 
     def ask_servers(self):
         wanted = list(self.branches.items())
-        if not ASK:
+        if not smidr.ASK:
             self.unasked["network"] += len(wanted)
             return
         self.unasked["many"] += max(0, len(wanted) - ASKED)
@@ -351,7 +347,7 @@ def heads(url, branch, user, until):
         return "credentials", None
     if parts.scheme not in ("https", "http", "git", "file"):
         return "protocol", None
-    if parts.scheme != "file" and (refused := refusal(parts)):
+    if parts.scheme != "file" and (refused := smidr_ask.refusal(parts)):
         return refused, None
     left = min(ASK_TIMEOUT, until - time.monotonic())
     if left <= 0:
@@ -363,15 +359,6 @@ def heads(url, branch, user, until):
         return "silent", None
     commit = said.split("\t")[0]
     return "answer", commit or None
-
-
-def refusal(parts):
-    """Why a server is not asked, unless its addresses are those of the internet. A proxy may know names that are unknown here."""
-    try:
-        found = {info[4][0] for info in socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)}
-    except (OSError, UnicodeError):
-        return None if GIT_ENV.get("%s_proxy" % parts.scheme) else "unknown"
-    return None if all(ipaddress.ip_address(one.split("%")[0]).is_global for one in found) else "private"
 
 
 smidr.HANDLERS.update({"bb.event.DepTreeGenerated": Deep.on_graph, "bb.event.NoProvider": Deep.on_no_provider})

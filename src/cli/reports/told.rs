@@ -11,7 +11,9 @@ use super::super::times::between;
 use crate::{
     diagnose::{UNKNOWN, recipe_of_file},
     history::BuildRecord,
-    model::{Diagnosis, Event, Hint, Outcome, Quote, Record, Shown, SourcePlace, State, TaskName, WarningGroup},
+    model::{
+        Diagnosis, Event, Hint, Outcome, Quote, Record, Shown, SourcePlace, State, TaskName, WarningGroup, recipe_parts,
+    },
 };
 
 /// More recipes than any build has.
@@ -252,7 +254,7 @@ impl Gathering {
 
 impl Work {
     fn recipe(&self, name: &str) -> Recipe {
-        let (multiconfig, recipe) = split(name);
+        let (multiconfig, recipe) = recipe_parts(name);
         let end = match self {
             Self { failed, .. } if !failed.is_empty() => End::Bad,
             Self { running, .. } if !running.is_empty() => End::Open,
@@ -261,11 +263,6 @@ impl Work {
         };
         Recipe { name: recipe.into(), multiconfig: multiconfig.map(str::to_owned), took_ms: self.took_ms, end }
     }
-}
-
-/// Multiconfig and PN of a recipe's name.
-pub(super) fn split(name: &str) -> (Option<&str>, &str) {
-    name.strip_prefix("mc:").and_then(|rest| rest.split_once(':')).map_or((None, name), |(mc, pn)| (Some(mc), pn))
 }
 
 /// Adds failures of the outcome that no diagnosis tells.
@@ -277,7 +274,7 @@ fn untold(all: &mut Vec<Diagnosis>, outcome: &Outcome, recipes: &[Recipe], confi
         let failed = outcome
             .failed
             .iter()
-            .find(|task| split(&task.name.recipe) == (recipe.multiconfig.as_deref(), recipe.name.as_str()));
+            .find(|task| task.name.parts() == (recipe.multiconfig.as_deref(), recipe.name.as_str()));
         let reasons = failed.map(|failed| failed.reasons.clone()).unwrap_or_default();
         let cause = reasons.first().cloned().unwrap_or_else(|| "A task failed, and no line says why.".into());
         all.push(Diagnosis {
@@ -314,5 +311,5 @@ pub(super) fn plain(kind: String, cause: String, evidence: Vec<String>, next: Ve
 pub(super) fn tells_of(why: &Diagnosis, recipe: &Recipe) -> bool {
     let own = (why.multiconfig.as_deref(), why.recipe.as_deref());
     own == (recipe.multiconfig.as_deref(), Some(&recipe.name))
-        || why.also.iter().any(|task| split(&task.recipe) == (recipe.multiconfig.as_deref(), recipe.name.as_str()))
+        || why.also.iter().any(|task| task.parts() == (recipe.multiconfig.as_deref(), recipe.name.as_str()))
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     bitbake::log,
-    model::{BuildId, Certainty, Diagnosis, Event, FailedTask, Hint, Kind, Outcome, Record, State, TaskName},
+    model::{BuildId, Certainty, Event, FailedTask, Hint, Kind, Outcome, Record, State, TaskName},
 };
 
 /// How many errors wait for their task or for the end; each that comes later is told at once.
@@ -149,7 +149,7 @@ impl Troubles {
         }
         if let (Some(Kind::Build), Some(first)) = (outcome.kind, outcome.diagnoses.first()) {
             let mut texts = self.explained(id, outcome, &took, done, total);
-            if let Some(task) = outcome.failed.iter().find(|task| is_of(task, first)).or(outcome.failed.first()) {
+            if let Some(task) = outcome.failed.iter().find(|task| first.is_of(&task.name)).or(outcome.failed.first()) {
                 texts.push(format!("log:    {smidr} logs {id} --task {}", task.name));
             }
             texts.push(format!("why:    {smidr} explain {id}"));
@@ -204,7 +204,7 @@ impl Troubles {
         let mut texts = Vec::new();
         let mut others: Vec<&FailedTask> = outcome.failed.iter().collect();
         for (place, one) in outcome.diagnoses.iter().take(EXPLAINED).enumerate() {
-            let task = outcome.failed.iter().find(|task| is_of(task, one));
+            let task = outcome.failed.iter().find(|task| one.is_of(&task.name));
             others.retain(|other| task != Some(*other) && !one.also.contains(&other.name));
             let is_known = one.sure != Certainty::Unknown;
             let line = match (&one.first_error, task) {
@@ -274,16 +274,6 @@ fn when(collecting: bool, done: u64, total: u64) -> String {
         0 => "before any task".into(),
         _ => format!("after {done} of {total} tasks"),
     }
-}
-
-/// Whether a diagnosis is of this task.
-pub(super) fn is_of(task: &FailedTask, one: &Diagnosis) -> bool {
-    let name = task.name.recipe.as_str();
-    let (multiconfig, recipe) = name.strip_prefix("mc:").and_then(|rest| rest.split_once(':')).unzip();
-    let recipe = recipe.unwrap_or(name);
-    one.task.as_ref() == Some(&task.name.task)
-        && one.recipe.as_deref() == Some(recipe)
-        && one.multiconfig.as_deref() == multiconfig
 }
 
 /// A message of BitBake, without the frames of Python.

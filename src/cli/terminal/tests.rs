@@ -83,7 +83,7 @@ fn samples() -> Vec<Event> {
             cleaned: false,
         }
     };
-    let failed = vec![FailedTask { name: name(), log: log(), reasons: vec![text()], url: Some(text()) }];
+    let failed = vec![FailedTask { name: name(), log: log(), reasons: vec![text()], urls: vec![text()] }];
     let artifact = Artifact { path: "x".into(), size: 1, sha256: Some(digest.clone()), link: log() };
     let mut all = vec![
         Event::BuildStarted {
@@ -340,7 +340,7 @@ fn each_error_is_told_once() {
         name: name("bad"),
         log: None,
         reasons: reasons.iter().map(|&reason| reason.to_owned()).collect(),
-        url: None,
+        urls: Vec::new(),
     };
     let outcome = |failed: Vec<FailedTask>, reasons: &[&str]| Outcome {
         bitbake_exit: Some(1),
@@ -413,7 +413,7 @@ fn each_error_is_told_once() {
 fn a_failure_is_told_with_its_diagnosis() {
     let name = |recipe: &str| TaskName { recipe: recipe.into(), task: "do_act".into() };
     let failed =
-        |recipe: &str| FailedTask { name: name(recipe), log: None, reasons: vec!["a reason".into()], url: None };
+        |recipe: &str| FailedTask { name: name(recipe), log: None, reasons: vec!["a reason".into()], urls: Vec::new() };
     let text = "a.c:1:10: fatal error: b.h: No such file or directory";
     let quote = Quote { text: text.into(), file: None, line: 3 };
     let diagnosis = |recipe: &str, sure: Certainty| Diagnosis {

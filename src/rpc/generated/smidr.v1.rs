@@ -482,9 +482,9 @@ pub struct FailedTask {
     pub log: ::core::option::Option<Path>,
     #[prost(string, repeated, tag = "3")]
     pub reasons: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The source that it could not fetch.
-    #[prost(string, optional, tag = "4")]
-    pub url: ::core::option::Option<::prost::alloc::string::String>,
+    /// The sources that it could not fetch.
+    #[prost(string, repeated, tag = "4")]
+    pub urls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskName {
