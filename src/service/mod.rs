@@ -413,7 +413,7 @@ impl<'a> LocalService<'a> {
                 build if build.state.is_final() => Err(ServiceError::Over { id: build.id, state: build.state }),
                 build => {
                     let signal = if kill { Signal::KILL } else { Signal::TERM };
-                    let reached = lock::signal_holder(&self.paths.alive(id), &[signal])?;
+                    let reached = lock::signal_holder(&self.paths.alive(id), &worker::name(id), signal)?;
                     if reached { Ok(()) } else { Err(ServiceError::Elsewhere(build.id)) }
                 }
             },

@@ -121,28 +121,25 @@ pub fn holder(path: &Path) -> Result<Option<String>, FileError> {
     }
 }
 
-/// Sends signals to the process that holds a lock, one after the other. Says whether there was one within reach: not when the lock is
-/// free, and not when its holder lives in another PID namespace.
+/// Sends a signal to the process that holds a lock under this name. Says whether there was one within reach: not when the lock is free or held under
+/// another name, as by those who only look for a moment, and not when its holder lives in another PID namespace.
 ///
 /// # Errors
 ///
 /// When the kernel refuses the signal.
-pub fn signal_holder(path: &Path, signals: &[Signal]) -> Result<bool, FileError> {
-    let pid = holder(path)?.and_then(|text| process_in(&text));
+pub fn signal_holder(path: &Path, name: &str, signal: Signal) -> Result<bool, FileError> {
+    let pid = holder(path)?.and_then(|text| process_in(text.strip_prefix(name)?));
     let Some(process) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok().filter(|_| has_open(pid, path)))
     else {
         return Ok(false);
     };
-    for signal in signals {
-        pidfd_send_signal(&process, *signal)
-            .map_err(|errno| FileError::new("signal the holder of", path)(errno.into()))?;
-    }
+    pidfd_send_signal(&process, signal).map_err(|errno| FileError::new("signal the holder of", path)(errno.into()))?;
     Ok(true)
 }
 
-/// The process in what [`sign`] has written.
-fn process_in(holder: &str) -> Option<Pid> {
-    let number = holder.rsplit_once("(process ")?.1.strip_suffix(')')?;
+/// The process in what [`sign`] has written behind a name.
+fn process_in(signed: &str) -> Option<Pid> {
+    let number = signed.strip_prefix(" (process ")?.strip_suffix(')')?;
     Pid::from_raw(number.parse().ok()?)
 }
 
@@ -259,6 +256,18 @@ mod tests {
         }
         drop(first);
         assert!(matches!(try_lock(&path, Mode::Shared, "build").expect("try"), Attempt::Held(_)));
+    }
+
+    #[test]
+    fn a_signal_is_for_the_holder_of_that_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = path_in(folder.path(), "build-a");
+        let held = try_lock(&path, Mode::Exclusive, "smidr status").expect("lock");
+        // SIGTERM would end this test.
+        assert!(!signal_holder(&path, "build a", Signal::TERM).expect("a look"));
+        drop(held);
+        let _worker = try_lock(&path, Mode::Exclusive, "build a").expect("lock");
+        assert!(signal_holder(&path, "build a", Signal::CONT).expect("a signal"));
     }
 
     #[test]

@@ -16,7 +16,9 @@ use crate::{
         BuildRecord, History, HistoryError,
         journal::{self, JournalSink, Writer},
     },
-    model::{Ask, Event, Hint, Kind, Origin, Outcome, Paths, Secrets, State, Submission, SystemFacts, UserError},
+    model::{
+        Ask, BuildId, Event, Hint, Kind, Origin, Outcome, Paths, Secrets, State, Submission, SystemFacts, UserError,
+    },
     plan::Plan,
     project::{self, Project, ProjectError, Sources},
     queue::{self, Ticket},
@@ -132,6 +134,11 @@ fn forget_values(folder: &Path) {
     }
 }
 
+/// The name under which a worker holds the lock of its build.
+pub(crate) fn name(id: &BuildId) -> String {
+    format!("build {id}")
+}
+
 /// Takes the lock of a build that has no journal. Some hold it for a moment, to see whether it is free; a worker that holds it has a journal soon,
 /// and its end is not waited for.
 fn alone(path: &Path, folder: &Path, holder: &str) -> Result<FileLock, WorkerError> {
@@ -158,7 +165,7 @@ pub(crate) fn run(
 ) -> Result<Outcome, WorkerError> {
     let (id, folder) = (submission.id.clone(), services.paths.build(&submission.id));
     let alive_path = services.paths.alive(&id);
-    let alive = alone(&alive_path, &folder, &format!("build {id}"))?;
+    let alive = alone(&alive_path, &folder, &name(&id))?;
     let stop = stop.child();
     let (index, behind) = History::open(&services.paths)?.into_sink();
     let (journal, failure) = JournalSink::new(Writer::create(&folder)?, &stop);
