@@ -13,6 +13,7 @@ use super::{
     args::Attach,
     context,
     output::{self, talk},
+    pace,
     report::Done,
     terminal::Terminal,
 };
@@ -43,13 +44,8 @@ pub(super) fn attach_to(remote: &Remote, build: &BuildRecord) -> Done {
 }
 
 /// `again` is what watches it once more.
-fn follow(
-    service: &dyn BuildService,
-    build: &BuildRecord,
-    again: &str,
-    mut view: Terminal,
-    signals: &StopToken,
-) -> Done {
+fn follow(service: &dyn BuildService, build: &BuildRecord, again: &str, view: Terminal, signals: &StopToken) -> Done {
+    let mut view = view.knowing(None, pace::beside(service, build));
     let (mut after, mut outcome, mut cancelling) = (0, None, false);
     // Each signal ends one watch.
     let current = Arc::new(Mutex::new(StopToken::default()));

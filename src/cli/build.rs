@@ -114,7 +114,7 @@ fn run(
     };
     let mut view = Terminal::new();
     if let [plan] = plans.as_slice() {
-        view = view.knowing(plan.folders.tmp.clone(), pace::earlier(&service, plan));
+        view = view.knowing(Some(plan.folders.tmp.clone()), pace::before(&service, plan));
     }
     let mut sinks: Vec<Box<dyn EventSink>> = vec![Box::new(view)];
     if let Some(EventForm::Json) = args.events {

@@ -7,10 +7,10 @@ use super::{
     times::between,
 };
 use crate::{
-    history::{BuildRecord, TaskRecord},
+    history::{BuildRecord, Filter, TaskRecord},
     model::State,
     plan::Plan,
-    service::LocalService,
+    service::BuildService,
 };
 
 /// So many builds of this machine are looked at, and so many of them kept.
@@ -18,19 +18,34 @@ const LOOKED_AT: u32 = 100;
 const KEPT: usize = 4;
 
 /// The newest first. A record that cannot be read is no reason not to build: then there is none.
-pub(super) fn earlier(service: &LocalService<'_>, plan: &Plan) -> Vec<Pace> {
+pub(super) fn before(service: &dyn BuildService, plan: &Plan) -> Vec<Pace> {
     if plan.fetch_only {
         return Vec::new();
     }
-    let is_same = |build: &BuildRecord| {
+    earlier(service, &plan.name, |build| {
         build.config.as_ref() == Some(&plan.file)
             && build.variant == plan.variant
             && build.machine == plan.machine
             && build.targets == plan.targets
-            && build.state == State::Completed
-    };
-    let builds = service.list(LOOKED_AT).unwrap_or_default().into_iter().filter(is_same);
-    builds.filter_map(|build| of(&build, &service.tasks(&build.id).ok()?)).take(KEPT).collect()
+    })
+}
+
+/// The same for a build that runs.
+pub(super) fn beside(service: &dyn BuildService, running: &BuildRecord) -> Vec<Pace> {
+    earlier(service, &running.name, |build| {
+        build.id != running.id
+            && build.config == running.config
+            && build.variant == running.variant
+            && build.machine == running.machine
+            && build.targets == running.targets
+    })
+}
+
+fn earlier(service: &dyn BuildService, name: &str, is_same: impl Fn(&BuildRecord) -> bool) -> Vec<Pace> {
+    let filter = Filter { name: Some(name.to_owned()), states: vec![State::Completed], ..Filter::default() };
+    let builds = service.page(&filter, None, LOOKED_AT).map(|(builds, _)| builds).unwrap_or_default();
+    let same = builds.into_iter().filter(is_same);
+    same.filter_map(|build| of(&build, &service.tasks(&build.id).ok()?)).take(KEPT).collect()
 }
 
 /// None of a build that hardly ran anything.

@@ -70,10 +70,10 @@ impl Terminal {
         Self::with(Stream::Err, String::new(), watched().then(Bar::new))
     }
 
-    /// With what is known of this machine and of earlier builds of the same.
-    pub(super) fn knowing(self, folder: PathBuf, paces: Vec<board::Pace>) -> Self {
+    /// With what is known of earlier builds of the same, and where this one builds, if that is here.
+    pub(super) fn knowing(self, folder: Option<PathBuf>, paces: Vec<board::Pace>) -> Self {
         let mut board = self.board.lock();
-        (board.folder, board.paces) = (Some(folder), paces);
+        (board.folder, board.paces) = (folder, paces);
         drop(board);
         self
     }

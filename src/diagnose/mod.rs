@@ -9,6 +9,7 @@ mod line;
 mod names;
 mod rules;
 mod scan;
+mod search;
 pub(crate) mod warnings;
 
 use std::{

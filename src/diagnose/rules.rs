@@ -9,7 +9,7 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use regex::{Captures, Regex};
 use serde::Deserialize;
 
-use super::names;
+use super::{names, search::Search};
 use crate::model::{Hint, Level, Recovery};
 
 /// The families of rules.
@@ -174,7 +174,7 @@ pub(super) struct Rules {
     pub(super) all: Vec<Rule>,
     texts: AhoCorasick,
     // Made when the first log of a task is read: a build that goes well has none.
-    of_tasks: OnceLock<AhoCorasick>,
+    of_tasks: OnceLock<Search>,
     // The rule of each text.
     of_text: Vec<usize>,
 }
@@ -197,14 +197,12 @@ pub(super) static RULES: LazyLock<Rules> = LazyLock::new(|| {
 });
 
 impl Rules {
-    /// Where in the log of a task the next line stands that a rule may match.
+    /// A place in the next line of a task's log that a rule may match.
     pub(super) fn next_in(&self, bytes: &[u8]) -> Option<usize> {
-        let texts = self.of_tasks.get_or_init(|| {
-            let texts = self.all.iter().filter(|rule| rule.at != Some(At::Console)).flat_map(|rule| &rule.find);
-            // Larger than other forms, and twice as fast.
-            AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(texts).expect("few texts")
+        let search = self.of_tasks.get_or_init(|| {
+            Search::new(self.all.iter().filter(|rule| rule.at != Some(At::Console)).flat_map(|rule| &rule.find))
         });
-        texts.find(bytes).map(|found| found.start())
+        search.first(bytes)
     }
 
     /// The rules that may match a line, in the order of the files.
