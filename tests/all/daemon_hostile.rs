@@ -21,7 +21,7 @@ use super::{
 };
 
 /// How many generated messages each call gets; ten thousand in `scripts/test --slow`.
-const MESSAGES: usize = 500;
+const MESSAGES: usize = 100;
 
 /// How many calls are made at once.
 const TOGETHER: usize = 16;

@@ -421,6 +421,7 @@ fn a_checkout_of_the_store_is_read_only_even_in_a_shell() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --slow"]
 fn three_builds_at_once_while_another_process_syncs() {
     let Some(git_world) = GitWorld::new("layers::three_builds_at_once_while_another_process_syncs") else { return };
     let other = Other::new(&git_world);

@@ -389,6 +389,7 @@ proptest! {
 
     /// Random diffs, applied to their original or to a changed tree.
     #[test]
+    #[ignore = "takes long: scripts/test --slow"]
     fn generated_patches_apply_as_with_git(
         olds in proptest::collection::btree_map("[a-c](/[d-e])?", (text(), any::<bool>(), any::<bool>()), 1..4),
         news in proptest::collection::btree_map("[a-c](/[d-e])?", (text(), any::<bool>(), any::<bool>()), 1..4),
