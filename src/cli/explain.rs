@@ -19,7 +19,7 @@ use crate::{
     diagnose::{self, Facts, Heard, Log, UNKNOWN, diagnose, warnings},
     engine::kept_logs,
     history::{BuildRecord, journal::Entry},
-    model::{Certainty, Diagnosis, Event, Hint, Kind, Outcome, Recovered, State, WarnedPlace, WarningGroup},
+    model::{Certainty, Diagnosis, Event, Hint, Kind, Outcome, Recovered, Stage, State, WarnedPlace, WarningGroup},
     service::LocalService,
     system::{files::FileError, paths},
 };
@@ -56,9 +56,9 @@ pub(super) fn explain(config: &Path, args: &Explain) -> Done {
         return reports.end(done, config);
     }
     let known = if args.again { Vec::new() } else { service.diagnoses(&build.id)? };
-    // Builds of an earlier smidr have none. What failed for its warnings alone needs none.
-    let is_warned = build.outcome.as_ref().is_some_and(|outcome| outcome.kind == Some(Kind::Warning));
-    let is_untold = known.is_empty() && build.state == State::Failed && !is_warned;
+    // Builds of an earlier smidr have none.
+    let is_bitbakes = |outcome: &Outcome| outcome.kind == Some(Kind::Build) && outcome.bitbake_exit != Some(0);
+    let is_untold = known.is_empty() && build.state == State::Failed && build.outcome.as_ref().is_some_and(is_bitbakes);
     let all = if is_untold || args.again { of_build(&service, &build, &paths.build(&build.id))? } else { known };
     let done = tell(Some(&build), &all, args.json, args.all);
     if reports.any() {
@@ -112,6 +112,8 @@ fn of_build(service: &LocalService<'_>, build: &BuildRecord, folder: &Path) -> R
             match record.event {
                 Event::Console { line } => heard.line(&line),
                 Event::BitbakeReady { version } => heard.version(&version),
+                // Of a second try, what the first said no longer counts.
+                Event::StageStarted { stage: Stage::Fetch | Stage::Run } => heard = Heard::default(),
                 _ => {}
             }
         }

@@ -11,7 +11,7 @@ use super::{
     rules::At,
     scan::{self, Owner, Recent, Scan, Stands},
 };
-use crate::model::{Level, Quote, TaskName};
+use crate::model::{Level, Quote, TaskName, recipe_parts};
 
 static FAILED: LazyLock<Regex> = pattern!(r"^Task (?:\d+ )?\((.+?)(?::|, )(do_\w+)\) failed with exit code");
 static OURS: LazyLock<Regex> = pattern!(r"^Failed: (?:mc:([^:]+):)?([^:\s]+):(do_\w+)(?:, see (.+))?$");
@@ -42,13 +42,21 @@ pub(super) struct Failed {
 
 impl Failed {
     pub(super) fn of(owner: &Owner) -> Self {
-        Self { recipe: names::of_package(&owner.package), task: owner.task.clone(), ..Self::default() }
+        let (multiconfig, package) = recipe_parts(&owner.package);
+        Self {
+            recipe: names::of_package(package),
+            multiconfig: multiconfig.map(str::to_owned),
+            task: owner.task.clone(),
+            ..Self::default()
+        }
     }
 
     /// Whether a message is its own: BitBake writes `PN-PV-PR` before it, or a log is of it.
     pub(super) fn is(&self, owner: &Owner) -> bool {
-        let package = owner.package.rsplit(':').next().unwrap_or(&owner.package);
-        let rest = package.strip_prefix(&self.recipe);
+        let (multiconfig, package) = recipe_parts(&owner.package);
+        let rest = package
+            .strip_prefix(&self.recipe)
+            .filter(|_| multiconfig.is_none() || multiconfig == self.multiconfig.as_deref());
         let version =
             |rest: &str| rest.strip_prefix('-').is_some_and(|rest| names::of_package(&format!("x-{rest}")) == "x");
         owner.task == self.task && rest.is_some_and(|rest| rest.is_empty() || version(rest))
@@ -192,7 +200,7 @@ impl Console {
 /// The task of a log: as the caller says, as its path says, or the only one that failed.
 pub(super) fn owner_of_log(task: Option<&TaskName>, name: Option<&str>, failed: &[Failed]) -> Option<Owner> {
     if let Some(task) = task {
-        return Some(Owner { package: task.parts().1.to_owned(), task: task.task.clone() });
+        return Some(Owner { package: task.recipe.clone(), task: task.task.clone() });
     }
     let as_owner = |failed: &Failed| Owner { package: failed.recipe.clone(), task: failed.task.clone() };
     if let [one] = failed {
@@ -213,8 +221,10 @@ pub(super) fn owner_of_log(task: Option<&TaskName>, name: Option<&str>, failed: 
 pub(super) fn owner_of_head(head: &[u8], failed: &[Failed]) -> Option<Owner> {
     let text = String::from_utf8_lossy(head);
     let task = EXECUTES.captures_iter(&text).map(|found| found[1].to_owned()).next();
-    let fitting =
-        task.as_ref().and_then(|task| failed.iter().find(|failed| failed.task == *task)).or_else(|| failed.first());
+    let fitting = match &task {
+        Some(task) => failed.iter().find(|failed| failed.task == *task),
+        None => failed.first(),
+    };
     match (fitting, task) {
         (Some(one), _) => Some(Owner { package: one.recipe.clone(), task: one.task.clone() }),
         (None, Some(task)) => Some(Owner { package: String::new(), task }),

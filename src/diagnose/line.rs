@@ -67,10 +67,13 @@ impl Line {
         } else if let Some(found) = STAMP.find(&text) {
             text.drain(..found.end());
         }
-        while text.starts_with("| ") || text == "|" {
-            line.is_log = true;
-            text.drain(..text.len().min(2));
-        }
+        let bars = text
+            .as_bytes()
+            .chunks(2)
+            .take_while(|two| two.starts_with(b"|") && two.get(1).is_none_or(|next| *next == b' '))
+            .count();
+        line.is_log = bars > 0;
+        text.drain(..text.len().min(2 * bars));
         if let Some(found) = LEVEL.captures(&text) {
             let word = found.get(1).expect("the group is not optional");
             line.level = level(word.as_str()).or(line.level);

@@ -25,7 +25,7 @@ pub(crate) use names::{
 use rules::{At, Circumstances, Sure};
 use scan::{Finding, Owner, Scan, Stands};
 
-use crate::model::{Certainty, Diagnosis, Hint, Quote, SourcePlace, TaskName};
+use crate::model::{Certainty, Diagnosis, Hint, Level, Quote, SourcePlace, TaskName};
 
 /// How many diagnoses are given.
 const MOST: usize = 500;
@@ -82,12 +82,9 @@ impl Heard {
         for log in logs {
             let name = log.name.clone();
             let (owner, last) = read_task(log, &mut scan, &mut failed)?;
-            let is_found = |finding: &Finding| finding.owner.as_ref() == owner.as_ref() && finding.at == At::Task;
-            if !scan.findings.iter().any(is_found) && !failed.is_empty() {
-                let task = owner.as_ref().and_then(|owner| failed.iter_mut().find(|failed| failed.is(owner)));
-                if let Some(task) = task {
-                    task.last = last_lines(&last, name.as_deref());
-                }
+            // What was found may not count in the end.
+            if let Some(task) = owner.as_ref().and_then(|owner| failed.iter_mut().find(|failed| failed.is(owner))) {
+                task.last = last_lines(&last, name.as_deref());
             }
         }
         Ok(judge(scan.findings, failed, series))
@@ -156,8 +153,8 @@ fn read_task(log: Log<'_>, scan: &mut Scan, failed: &mut Vec<Failed>) -> io::Res
 
 /// The last lines of a log, for a failure of which no line says why.
 fn last_lines(raw: &[Vec<u8>], name: Option<&str>) -> Vec<Quote> {
-    let lines =
-        raw.iter().rev().map(|raw| Line::new(raw)).filter(|line| !line.text.trim().is_empty() && line.level.is_none());
+    let says = |line: &Line| !line.text.trim().is_empty() && line.level.is_none_or(|level| level >= Level::Error);
+    let lines = raw.iter().rev().map(|raw| Line::new(raw)).filter(says);
     let mut lines: Vec<Quote> =
         lines.take(30).map(|line| Quote { text: line.text, file: name.map(str::to_owned), line: 0 }).collect();
     lines.reverse();
@@ -180,7 +177,8 @@ fn judge(findings: Vec<Finding>, failed: Vec<Failed>, series: Option<usize>) -> 
         let circumstances = Circumstances {
             recipe: task
                 .map(|task| task.recipe.clone())
-                .or_else(|| finding.owner.as_ref().map(|owner| names::of_package(&owner.package))),
+                .or_else(|| finding.owner.as_ref().map(|owner| names::of_package(&owner.package)))
+                .filter(|recipe| !recipe.is_empty()),
             task: task.map(|task| task.task.clone()).or_else(|| finding.owner.as_ref().map(|owner| owner.task.clone())),
             series,
             is_kas: finding.is_kas,
@@ -201,7 +199,7 @@ fn judge(findings: Vec<Finding>, failed: Vec<Failed>, series: Option<usize>) -> 
             None => all.push((0, unknown(task))),
         }
     }
-    let least = if all.iter().any(|(rank, _)| *rank > 2) { GRAVE } else { 0 };
+    let least = if all.is_empty() { 0 } else { GRAVE };
     all.extend(without_task(others, least, all.is_empty()));
     if all.iter().any(|(rank, _)| *rank >= GRAVE) {
         // What stopped the build as a whole explains tasks of which nothing is known.
@@ -319,30 +317,36 @@ fn made(finding: Finding, at: &Circumstances, task: Option<&Failed>) -> Diagnosi
 
 /// A task that failed without a line that says why.
 fn unknown(task: &Failed) -> Diagnosis {
-    let next = format!("smidr logs --task {}:{}", task.recipe, task.task);
+    let recipe = Some(task.recipe.clone()).filter(|recipe| !recipe.is_empty());
+    let next = recipe.as_ref().map(|recipe| format!("smidr logs --task {recipe}:{}", task.task));
+    let said = task.said.as_ref().map(|said| Line::new(said.text.as_bytes()).body().trim().to_owned());
+    let cause = said.filter(|said| !said.is_empty() && !said.starts_with("ExecutionError("));
+    let cause = cause.unwrap_or_else(|| "No line says why the task failed.".into());
     Diagnosis {
-        recipe: Some(task.recipe.clone()),
+        recipe,
         task: Some(task.task.clone()),
         multiconfig: task.multiconfig.clone(),
         first_error: task.said.clone().or_else(|| task.last.last().cloned()),
         evidence: task.last.clone(),
-        next: vec![Hint::command("the whole log of the task", next)],
+        next: next.map(|next| Hint::command("the whole log of the task", next)).into_iter().collect(),
         sure: Certainty::Unknown,
-        ..Diagnosis::new(UNKNOWN, "No line says why the task failed.")
+        ..Diagnosis::new(UNKNOWN, cause)
     }
 }
 
 /// Equal failures of several tasks are one.
 fn merged(all: impl Iterator<Item = Diagnosis>) -> Vec<Diagnosis> {
     let mut known: Vec<Diagnosis> = Vec::new();
-    let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut places: BTreeMap<(String, String, Option<String>), usize> = BTreeMap::new();
     for one in all {
         let line = one.first_error.as_ref().map(|quote| Line::new(quote.text.as_bytes()));
         let message = line.map_or_else(String::new, |line| line.body().trim().to_owned());
         let before = one.multiconfig.as_ref().map_or(String::new(), |name| format!("mc:{name}:"));
         let name = one.recipe.as_ref().zip(one.task.clone());
         let name = name.map(|(recipe, task)| TaskName { recipe: format!("{before}{recipe}"), task });
-        let key = (one.kind.clone(), message);
+        // What has a remedy for all of them is one failure.
+        let subject = one.subject.clone().filter(|_| one.recovery.is_none());
+        let key = (one.kind.clone(), message, subject);
         let place = places.get(&key).copied().filter(|_| !key.1.is_empty());
         match (place.and_then(|place| known.get_mut(place)), name) {
             (Some(same), Some(name)) => same.also.push(name),

@@ -331,8 +331,9 @@ impl Step {
             && !self.unless.as_ref().is_some_and(is_known)
             && self.only_if.iter().all(|(name, value)| words.get(name) == Some(value));
         let text = filled(&self.text, words).filter(|_| counts)?;
+        let command = self.command.as_ref().map(|form| filled_with(form, words, quoted));
         let filled = |form: &Option<String>| form.as_ref().map(|form| filled(form, words));
-        Some(match (filled(&self.command), filled(&self.config), filled(&self.page)) {
+        Some(match (command, filled(&self.config), filled(&self.page)) {
             (Some(command), _, _) => Hint::command(text, command?),
             (_, Some(config), _) => match filled(&self.file) {
                 Some(file) => Hint::config_in(text, config?, file?),
@@ -377,6 +378,30 @@ fn words(pattern: &Regex, found: &Captures) -> Words {
 
 /// The form with its words, if all are known: `{name}`, or `{a|b}` for the first of them that is. `${NAME}` is BitBake's.
 fn filled(form: &str, words: &Words) -> Option<String> {
+    filled_with(form, words, |_, word| Some(word))
+}
+
+/// A word of a log in a command that users paste: behind this beginning, whose quotes may still be open. None where no quotes can hold it.
+fn quoted(before: &str, word: String) -> Option<String> {
+    let (mut single, mut double) = (false, false);
+    for byte in before.bytes() {
+        match byte {
+            b'\'' if !double => single = !single,
+            b'"' if !single => double = !double,
+            _ => {}
+        }
+    }
+    let is_plain = word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:@%+=,~".contains(&byte));
+    match (is_plain, single) {
+        (true, _) => Some(word),
+        // The quotes of an inner shell stand in those of the outer one.
+        (false, true) if before.contains("sh -c '") => None,
+        (false, true) => Some(word.replace('\'', r"'\''")),
+        (false, false) => shlex::try_quote(&word).ok().map(|word| word.into_owned()),
+    }
+}
+
+fn filled_with(form: &str, words: &Words, made: impl Fn(&str, String) -> Option<String>) -> Option<String> {
     let mut text = String::new();
     let mut rest = form;
     while let Some(at) = rest.find('{') {
@@ -391,7 +416,8 @@ fn filled(form: &str, words: &Words) -> Option<String> {
             rest = from.get(1..).unwrap_or_default();
             continue;
         }
-        text.push_str(&name.split('|').find_map(|name| word(name, words))?);
+        let word = made(&text, name.split('|').find_map(|name| word(name, words))?)?;
+        text.push_str(&word);
         rest = from.get(name.len() + 2..).unwrap_or_default();
     }
     text.push_str(rest);

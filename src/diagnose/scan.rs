@@ -26,6 +26,9 @@ const SHOWN: usize = 3;
 /// How often a rule may match for one task, and how many matches are kept at all.
 const PER_TASK: usize = 3;
 const ALL: usize = 20_000;
+/// How much of a line is kept, and of all of them, in bytes.
+const LINE: usize = 1000;
+const STORED: usize = 32 << 20;
 
 /// Recipe and task.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -69,20 +72,32 @@ pub(super) struct Scan {
     // Those that look on, and at how many lines.
     open: Vec<(usize, usize)>,
     counts: HashMap<(*const Rule, Option<Owner>), usize>,
+    // In bytes.
+    stored: usize,
+}
+
+/// What is kept of a line.
+fn beginning(text: &str) -> String {
+    let end = (0..=LINE.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or_default()).unwrap_or_default().to_owned()
 }
 
 impl Scan {
     /// Looks at a line. `before` has the lines before it, the nearest last. Says how many lines behind it must be looked at too.
     pub(super) fn look(&mut self, line: &Line, stands: Stands<'_>, before: &[(u64, Line)]) -> usize {
         let quote = |number: u64, line: &Line| Quote {
-            text: line.text.clone(),
+            text: beginning(&line.text),
             file: stands.file.map(str::to_owned),
             line: number,
         };
         self.look_on(line, &quote(stands.number, line));
         for index in RULES.of_line(&line.text) {
             let Some(rule) = RULES.all.get(index) else { continue };
-            if rule.at.is_some_and(|at| at != stands.at) || !rule.wants(line.level) || self.findings.len() >= ALL {
+            if rule.at.is_some_and(|at| at != stands.at)
+                || !rule.wants(line.level)
+                || self.findings.len() >= ALL
+                || self.stored >= STORED
+            {
                 continue;
             }
             let Some(mut words) = rule.matches(line.body()) else { continue };
@@ -101,7 +116,9 @@ impl Scan {
                     first = quote(*number, line);
                 }
             }
-            words.insert("message".into(), line.body().trim().to_owned());
+            words.insert("message".into(), beginning(line.body().trim()));
+            words.values_mut().filter(|word| word.len() > LINE).for_each(|word| *word = beginning(word));
+            self.stored += 2 * first.text.len() + words.values().map(String::len).sum::<usize>();
             self.open.push((self.findings.len(), rule.lines(if rule.looks_on() { BEHIND } else { SHOWN })));
             self.findings.push(Finding {
                 rule,
@@ -160,7 +177,8 @@ pub(super) fn read(
     let mut decoder = Decode::default();
     loop {
         // What was looked at goes, but for a little before the next line.
-        let keep = start.min(BEFORE);
+        let room = buffer.len().saturating_sub(1 + end - start);
+        let keep = start.min(BEFORE).min(room);
         buffer.copy_within(start - keep..end, 0);
         (start, end) = (keep, end - start + keep);
         let count = decoder.read(&mut source, buffer.get_mut(end..).unwrap_or_default())?;

@@ -55,7 +55,7 @@ fn posted_failures_are_known() {
         }
         assert!(!first.cause.is_empty() && !first.next.is_empty() && !first.evidence.is_empty(), "{name}");
         let told = format!("{} {:?}", first.cause, first.next);
-        assert!(!told.contains("{recipe") && !told.contains("{bb"), "{told}");
+        assert!(!told.contains("{recipe}") && !told.contains("{recipe|") && !told.contains("{bb"), "{told}");
     }
     assert_eq!(wrong, "");
     assert_eq!(CASES.files().count(), 113);
@@ -217,10 +217,61 @@ fn lines_without_an_end_and_many_errors_are_bounded() {
     let text = Log { name: Some("log.do_compile".into()), text: Box::new(long), task: None };
     let found = diagnose(Some(log("console", FAILED.as_bytes())), vec![text], &Facts::default()).expect("read");
     assert_eq!((kinds(&found), found[0].first_error.as_ref().expect("a line").line), (vec!["compile-error"], 2));
+    // One that begins behind a short one, and fills all that is read at once.
+    let long = Again(b"x\n", 1, 0).chain(Again(&[b'e'; 4096], 200, 0)).chain(Again(b"\na.c:3:5: error: late\n", 1, 0));
+    let text = Log { name: Some("log.do_compile".into()), text: Box::new(long), task: None };
+    let found = diagnose(Some(log("console", FAILED.as_bytes())), vec![text], &Facts::default()).expect("read");
+    assert_eq!((kinds(&found), found[0].first_error.as_ref().expect("a line").line), (vec!["compile-error"], 3));
     let many = Again(b"a.c:3:5: error: again\nERROR: x-1.0-r0 do_y: No such file or directory\n", 20_000, 0);
     let text = Log { name: Some("log.do_compile".into()), text: Box::new(many), task: None };
     let found = diagnose(Some(log("console", FAILED.as_bytes())), vec![text], &Facts::default()).expect("read");
     assert_eq!((kinds(&found), found[0].first_error.as_ref().expect("a line").line), (vec!["compile-error"], 1));
+}
+
+#[test]
+fn logs_of_two_multiconfigs_are_told_apart() {
+    let console = "ERROR: Task (mc:a:/l/zlib_1.0.bb:do_compile) failed with exit code '1'\n\
+                   ERROR: Task (mc:b:/l/zlib_1.0.bb:do_compile) failed with exit code '1'\n";
+    let of = |name: &str, text: &'static str| {
+        let task = TaskName { recipe: format!("mc:{name}:zlib"), task: "do_compile".into() };
+        Log { name: Some(name.into()), text: Box::new(text.as_bytes()), task: Some(task) }
+    };
+    let logs =
+        vec![of("b", "x.c:1:2: fatal error: b.h: No such file or directory\n"), of("a", "a.c:3:5: error: here\n")];
+    let found = diagnose(Some(log("console", console.as_bytes())), logs, &Facts::default()).expect("read");
+    let told: Vec<(Option<&str>, &str)> =
+        found.iter().map(|one| (one.multiconfig.as_deref(), one.kind.as_str())).collect();
+    assert_eq!(told, [(Some("a"), "compile-error"), (Some("b"), "missing-header")]);
+}
+
+#[test]
+fn what_a_task_says_itself_is_the_cause() {
+    let console = format!(
+        "ERROR: a-1.0-r0 do_compile: Please set FOO\nWARNING: Error contacting Hash Equivalence Server a: b\n{FAILED}"
+    );
+    let found = of(&console, "DEBUG: Executing python function do_compile\nERROR: Please set FOO\n", None);
+    assert_eq!((kinds(&found), found[0].cause.as_str()), (vec!["unknown"], "Please set FOO"));
+    assert_eq!(found[0].evidence.last().map(|quote| quote.text.as_str()), Some("ERROR: Please set FOO"));
+    // A log alone names no recipe.
+    let found = of("", "DEBUG: Executing shell function do_compile\na.c:3:5: error: here\n", None);
+    assert_eq!((found[0].recipe.as_deref(), found[0].task.as_deref()), (None, Some("do_compile")));
+}
+
+#[test]
+fn commands_to_paste_hold_what_a_log_says() {
+    let console =
+        "ERROR: x-1.0-r0 do_fetch: Fetcher failure: Unable to find revision 0123 in branch main even from upstream\n";
+    let console = format!(
+        "WARNING: x-1.0-r0 do_fetch: Failed to fetch URL git://h/$(touch${{IFS}}x);branch=main, attempting MIRRORS if available\n{console}\
+                           ERROR: Task (/l/x_1.0.bb:do_fetch) failed with exit code '1'\n"
+    );
+    let found = of(&console, "", None);
+    let commands: Vec<String> = found[0].next.iter().map(|hint| hint.to_string()).collect();
+    assert!(
+        commands.iter().any(|text| text.contains("'git://h/$(touch"))
+            || commands.iter().all(|text| !text.contains("$(")),
+        "{commands:?}"
+    );
 }
 
 /// What the rules match, damaged: cut, joined, repeated, with bytes between.

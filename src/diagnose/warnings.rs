@@ -135,16 +135,20 @@ impl Warnings {
         }
     }
 
-    /// With those of another run.
+    /// With those of another run of the same build, which says again what conf and recipes make it say.
     pub(crate) fn append(&mut self, other: Self) {
         for (kind, counted) in other.kinds {
             let own = self.kinds.entry(kind).or_default();
-            own.count += counted.count;
-            own.examples.extend(counted.examples);
-            own.examples.truncate(EXAMPLES);
+            let mut again = 0;
             for (place, count) in counted.places {
-                *own.places.entry(place).or_default() += count;
+                let known = own.places.entry(place).or_default();
+                again += count.min(*known);
+                *known = count.max(*known);
             }
+            own.count += counted.count.saturating_sub(again);
+            own.examples
+                .extend(counted.examples.into_iter().filter(|text| !own.examples.contains(text)).collect::<Vec<_>>());
+            own.examples.truncate(EXAMPLES);
         }
     }
 

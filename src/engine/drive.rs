@@ -415,7 +415,9 @@ impl<'a> Course<'a> {
         match &event {
             Event::Console { line } => self.heard.line(&self.redactor.text(line)),
             Event::BitbakeReady { version } => self.heard.version(version),
-            Event::Message { level: Level::Warning, text, task } => self.warnings.take(text, task.as_ref()),
+            Event::Message { level: Level::Warning, text, task } => {
+                self.warnings.take(&self.redactor.text(text), task.as_ref())
+            }
             _ => {}
         }
         // Once BitBake has begun, without a limit, the logs of failed tasks tell.

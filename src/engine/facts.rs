@@ -69,8 +69,8 @@ pub(super) fn add_answers(diagnoses: &mut [Diagnosis], failed: &[FailedTask], an
         url.split(';').next().unwrap_or(url)
     }
     for one in diagnoses {
-        let task = failed.iter().find(|task| one.is_of(&task.name));
-        let of_task = task.iter().flat_map(|task| &task.urls).chain(&one.subject);
+        let tasks = failed.iter().filter(|task| one.is_of(&task.name) || one.also.contains(&task.name));
+        let of_task = tasks.flat_map(|task| &task.urls).chain(&one.subject);
         let sources: BTreeSet<&str> = of_task.map(|source| bare(source)).collect();
         let asked = answers.iter().filter(|answer| sources.contains(bare(&answer.url)));
         one.facts.extend(asked.map(|answer| match answer {
@@ -236,7 +236,7 @@ fn packaged(folders: &Folders, endings: &[String], until: Instant) -> Vec<Packag
     let names = |path: &Path| tmp.names(path).unwrap_or_default();
     for machine in names(Path::new("pkgdata")) {
         let runtime = Path::new("pkgdata").join(machine).join("runtime");
-        for package in names(&runtime).into_iter().filter(|name| !name.to_string_lossy().contains('.')) {
+        for package in names(&runtime).into_iter().filter(|name| !name.to_string_lossy().ends_with(".packaged")) {
             if found.len() >= 2 * NAMED || Instant::now() > until {
                 return found;
             }

@@ -12,7 +12,7 @@ use crate::{
 /// The outcome of a build that BitBake failed, with its diagnoses. One that was stopped, or for which this machine had no room, has its reason already.
 pub(super) fn explained(outcome: Outcome, finished: Finished, prepared: &Prepared, build: &Path) -> Outcome {
     let diagnoses = if let Some(reason) = finished.out_of_memory {
-        vec![out_of_memory(reason, &outcome, finished.broken.is_some())]
+        vec![out_of_memory(reason, &outcome, finished.broken.is_some() || finished.stopped || finished.timed_out)]
     } else if outcome.kind != Some(Kind::Build) || finished.timed_out {
         Vec::new()
     } else {
@@ -33,7 +33,7 @@ pub(super) fn explained(outcome: Outcome, finished: Finished, prepared: &Prepare
 }
 
 /// What the kernel has told, in place of what compilers say of it.
-fn out_of_memory(cause: String, outcome: &Outcome, broken: bool) -> Diagnosis {
+fn out_of_memory(cause: String, outcome: &Outcome, ended: bool) -> Diagnosis {
     let task = outcome.failed.first();
     let (multiconfig, recipe) = task.map(|task| task.name.parts()).unzip();
     Diagnosis {
@@ -42,8 +42,8 @@ fn out_of_memory(cause: String, outcome: &Outcome, broken: bool) -> Diagnosis {
         task: task.map(|task| task.name.task.clone()),
         next: outcome.hints.clone(),
         also: outcome.failed.iter().skip(1).map(|task| task.name.clone()).collect(),
-        // What was killed from outside could have been meant.
-        recovery: (!broken).then_some(Recovery::Memory),
+        // Whoever ended it could have meant that.
+        recovery: (!ended).then_some(Recovery::Memory),
         ..Diagnosis::new("out-of-memory", cause)
     }
 }

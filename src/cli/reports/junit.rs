@@ -103,7 +103,10 @@ fn cases(told: &Told) -> Vec<Case<'_>> {
             End::Good => Verdict::Good,
             End::UpToDate => Verdict::Skipped("its results were there: nothing ran".into()),
             End::Open => Verdict::Skipped("the build ended while a task of it ran".into()),
-            End::Bad => Verdict::Bad(told.failures.iter().filter(|one| tells_of(&one.why, recipe)).collect()),
+            End::Bad => match told.failures.iter().filter(|one| tells_of(&one.why, recipe)).collect::<Vec<_>>() {
+                none if none.is_empty() => Verdict::Skipped("the build was cancelled".into()),
+                failures => Verdict::Bad(failures),
+            },
         };
         let class = format!("{}{}", told.class, case(recipe));
         all.push(Case { name: &recipe.name, class, took_ms: recipe.took_ms, end });
