@@ -156,7 +156,8 @@ pub(super) fn tell(build: Option<&BuildRecord>, diagnoses: &[Diagnosis], json: b
         block(one, all);
     }
     if count < diagnoses.len() {
-        say(format!("\n{} more failures, with --all", diagnoses.len() - count));
+        say("");
+        say(format!("{} more, with --all", diagnoses.len() - count));
     }
     Ok(ExitCode::SUCCESS)
 }

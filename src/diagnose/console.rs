@@ -71,6 +71,10 @@ pub(super) struct Console {
     // Errors of tasks, should no line say that they failed.
     erred: Vec<Owner>,
     said: Vec<(Owner, Quote)>,
+    // The first error that is no task's.
+    error: Option<Quote>,
+    // Which log is whose.
+    logs: Vec<(Owner, String)>,
     // The task of the message that goes on, and of the log that is printed behind it.
     owner: Option<Owner>,
     of_log: Option<Owner>,
@@ -152,6 +156,12 @@ impl Console {
                 let package = recipe.or_else(|| self.owner.as_ref().map(|owner| owner.package.clone()))?;
                 Some(Owner { package, task })
             });
+            if let Some(owner) = self.of_log.as_ref().filter(|_| self.logs.len() < MOST) {
+                self.logs.push((owner.clone(), path.to_owned()));
+            }
+        } else if self.owner.is_none() {
+            let quote = || Quote { text: line.text.clone(), file: file.map(str::to_owned), line: number };
+            self.error.get_or_insert_with(quote);
         } else if let Some(owner) = &self.owner
             && self.erred.len() < MOST
             && self.said.len() < 10 * MOST
@@ -178,7 +188,7 @@ impl Console {
     }
 
     /// The messages that rules know, and the tasks that failed. Where no line says so, those that had errors did.
-    pub(super) fn done(mut self) -> (Scan, Vec<Failed>) {
+    pub(super) fn done(mut self) -> (Scan, Vec<Failed>, Option<Quote>) {
         self.scan.end();
         if self.failed.is_empty() {
             for owner in &self.erred {
@@ -193,7 +203,12 @@ impl Console {
                 task.said = Some(quote);
             }
         }
-        (self.scan, self.failed)
+        for (owner, log) in self.logs {
+            if let Some(task) = self.failed.iter_mut().find(|task| task.is(&owner) && task.log.is_none()) {
+                task.log = Some(log);
+            }
+        }
+        (self.scan, self.failed, self.error)
     }
 }
 
@@ -204,6 +219,12 @@ pub(super) fn owner_of_log(task: Option<&TaskName>, name: Option<&str>, failed: 
     }
     let as_owner = |failed: &Failed| Owner { package: failed.recipe.clone(), task: failed.task.clone() };
     if let [one] = failed {
+        return Some(as_owner(one));
+    }
+    let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let is_named = |failed: &&Failed| failed.log.as_deref().map(last) == name.map(last);
+    let mut named = failed.iter().filter(is_named);
+    if let (Some(one), None) = (named.next(), named.next()) {
         return Some(as_owner(one));
     }
     let (recipe, task) = names::of_log(name?)?;
@@ -222,7 +243,12 @@ pub(super) fn owner_of_head(head: &[u8], failed: &[Failed]) -> Option<Owner> {
     let text = String::from_utf8_lossy(head);
     let task = EXECUTES.captures_iter(&text).map(|found| found[1].to_owned()).next();
     let fitting = match &task {
-        Some(task) => failed.iter().find(|failed| failed.task == *task),
+        // Its folder is named by what it runs; else it is that of one which had none yet.
+        Some(task) => {
+            let of_task = || failed.iter().filter(|failed| failed.task == *task);
+            let in_folder = |failed: &&Failed| text.contains(&format!("/{}/", failed.recipe));
+            of_task().find(in_folder).or_else(|| of_task().find(|failed| failed.last.is_empty()))
+        }
         None => failed.first(),
     };
     match (fitting, task) {

@@ -44,7 +44,7 @@ static STAMP: LazyLock<Regex> = pattern!(
 );
 /// A level at the beginning, or behind a progress bar that was not ended by a newline.
 static LEVEL: LazyLock<Regex> = pattern!(
-    r"^(?:(?:Parsing recipes|Loading cache|Initialising tasks|Checking sstate|Setscene tasks|Sstate summary|Running tasks|Currently )[^E]*?)?(ERROR|WARNING|NOTE|DEBUG|CRITICAL|FATAL|VERBOSE):(?: |$)"
+    r"^(?:(?:Parsing recipes|Loading cache|Initialising tasks|Checking sstate|Setscene tasks|Sstate summary|Running tasks|Currently ).*?)?(ERROR|WARNING|NOTE|DEBUG|CRITICAL|FATAL|VERBOSE):(?: |$)"
 );
 static OWNER: LazyLock<Regex> = pattern!(r"^(\S+) (do_\w+): ");
 
@@ -55,17 +55,21 @@ impl Line {
         // A progress bar draws itself anew behind a carriage return.
         let raw = raw.rsplit(|byte| *byte == b'\r').find(|part| !part.is_empty()).unwrap_or_default();
         let raw = raw.get(..WIDTH).unwrap_or(raw);
+        let raw = raw.strip_prefix(b"\xef\xbb\xbf").unwrap_or(raw);
         let lossy = String::from_utf8_lossy(raw);
         let mut text =
             if raw.contains(&0x1b) { ESCAPES.replace_all(&lossy, "").into_owned() } else { lossy.into_owned() };
         let mut line = Self::default();
-        if let Some(found) = KAS.captures(&text) {
-            line.is_kas = true;
-            // What it relays has no level of its own.
-            line.level = level(&found[1]).filter(|level| *level > Level::Note);
-            text.drain(..found.get(0).map_or(0, |all| all.end()));
-        } else if let Some(found) = STAMP.find(&text) {
-            text.drain(..found.end());
+        // A CI's, and kas's behind it.
+        for _ in 0..2 {
+            if let Some(found) = KAS.captures(&text) {
+                line.is_kas = true;
+                // What it relays has no level of its own.
+                line.level = level(&found[1]).filter(|level| *level > Level::Note);
+                text.drain(..found.get(0).map_or(0, |all| all.end()));
+            } else if let Some(found) = STAMP.find(&text) {
+                text.drain(..found.end());
+            }
         }
         let bars = text
             .as_bytes()

@@ -78,16 +78,21 @@ impl Heard {
     /// Those of reading.
     pub(crate) fn diagnose(self, logs: Vec<Log<'_>>, facts: &Facts) -> io::Result<Vec<Diagnosis>> {
         let series = facts.series.as_deref().and_then(series).or_else(|| self.0.series.as_deref().and_then(series));
-        let (mut scan, mut failed) = self.0.done();
+        let (mut scan, mut failed, error) = self.0.done();
         for log in logs {
             let name = log.name.clone();
-            let (owner, last) = read_task(log, &mut scan, &mut failed)?;
+            let in_log = |error: io::Error| match &name {
+                Some(name) => io::Error::new(error.kind(), format!("{name}: {error}")),
+                None => error,
+            };
+            let (owner, last) = read_task(log, &mut scan, &mut failed).map_err(in_log)?;
             // What was found may not count in the end.
             if let Some(task) = owner.as_ref().and_then(|owner| failed.iter_mut().find(|failed| failed.is(owner))) {
                 task.last = last_lines(&last, name.as_deref());
             }
         }
-        Ok(judge(scan.findings, failed, series))
+        let all = judge(scan.findings, failed, series);
+        Ok(if all.is_empty() { error.map(unexplained).into_iter().collect() } else { all })
     }
 }
 
@@ -199,7 +204,12 @@ fn judge(findings: Vec<Finding>, failed: Vec<Failed>, series: Option<usize>) -> 
             None => all.push((0, unknown(task))),
         }
     }
-    let least = if all.is_empty() { 0 } else { GRAVE };
+    let is_explained = all.iter().any(|(rank, _)| *rank > 2);
+    if !all.is_empty() && !is_explained {
+        // What is said without a task, of a server that is slow for instance, is no reason of a task.
+        others.retain(|(finding, _)| finding.owner.is_some() || finding.rule.rank >= GRAVE);
+    }
+    let least = if is_explained { GRAVE } else { 0 };
     all.extend(without_task(others, least, all.is_empty()));
     if all.iter().any(|(rank, _)| *rank >= GRAVE) {
         // What stopped the build as a whole explains tasks of which nothing is known.
@@ -312,6 +322,18 @@ fn made(finding: Finding, at: &Circumstances, task: Option<&Failed>) -> Diagnosi
         also: Vec::new(),
         facts: Vec::new(),
         recovery: finding.rule.recover,
+    }
+}
+
+/// An error of BitBake's own that no rule knows.
+fn unexplained(first: Quote) -> Diagnosis {
+    let message = Line::new(first.text.as_bytes()).body().trim().to_owned();
+    let cause = format!("No rule of smidr knows this failure. The first line that says an error: {message}");
+    Diagnosis {
+        evidence: vec![first.clone()],
+        first_error: Some(first),
+        sure: Certainty::Unknown,
+        ..Diagnosis::new(UNKNOWN, cause)
     }
 }
 

@@ -91,6 +91,10 @@ impl Scan {
             line: number,
         };
         self.look_on(line, &quote(stands.number, line));
+        // What configure and CMake try, and is meant to fail.
+        if ["conftest", "CMakeTmp", "CMakeScratch", "TryCompile"].iter().any(|probe| line.text.contains(probe)) {
+            return self.wanted();
+        }
         for index in RULES.of_line(&line.text) {
             let Some(rule) = RULES.all.get(index) else { continue };
             if rule.at.is_some_and(|at| at != stands.at)
@@ -132,6 +136,11 @@ impl Scan {
                 named: stands.named.cloned(),
             });
         }
+        self.wanted()
+    }
+
+    /// How many lines behind must be looked at.
+    fn wanted(&self) -> usize {
         self.open.iter().map(|(_, left)| *left).max().unwrap_or_default()
     }
 
@@ -273,6 +282,7 @@ struct Decode {
     begun: bool,
     decoder: Option<Decoder>,
     raw: Vec<u8>,
+    has_ended: bool,
 }
 
 impl Decode {
@@ -302,13 +312,15 @@ impl Decode {
         let Some(decoder) = &mut self.decoder else { return source.read(into) };
         // UTF-8 has at most three bytes for two of UTF-16.
         self.raw.resize((into.len() / 4).max(2), 0);
-        loop {
+        while !self.has_ended {
             let count = source.read(&mut self.raw)?;
             let part = self.raw.get(..count).unwrap_or_default();
-            let (_, _, written, _) = decoder.decode_to_utf8(part, into, count == 0);
-            if written > 0 || count == 0 {
+            self.has_ended = count == 0;
+            let (_, _, written, _) = decoder.decode_to_utf8(part, into, self.has_ended);
+            if written > 0 {
                 return Ok(written);
             }
         }
+        Ok(0)
     }
 }

@@ -245,6 +245,36 @@ fn logs_of_two_multiconfigs_are_told_apart() {
 }
 
 #[test]
+fn no_error_is_denied() {
+    let found = of("\u{feff}ERROR: Variable FOO_KEY is empty\nSummary: There was 1 ERROR message shown\n", "", None);
+    assert_eq!(kinds(&found), ["unknown"]);
+    assert!(found[0].cause.ends_with(": Variable FOO_KEY is empty"), "{}", found[0].cause);
+    // UTF-16, cut in the middle of a character.
+    let mut cut: Vec<u8> = "\u{feff}ERROR: a is empty\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    cut.push(b'x');
+    let found = diagnose(Some(log("console", &cut)), Vec::new(), &Facts::default()).expect("read");
+    assert_eq!(kinds(&found), ["unknown"]);
+    // The stamps of a CI and of kas behind it.
+    let stamped = FAILED.lines().fold(String::new(), |all, line| {
+        all + "2026-01-01T10:00:00.1234567Z 2026-01-01 10:00:00 - ERROR    - " + line + "\n"
+    });
+    let text = "conftest.c:1:10: fatal error: none.h: No such file or directory\na.c:3:5: error: here\n";
+    assert_eq!(kinds(&of(&stamped, text, None)), ["compile-error"]);
+}
+
+#[test]
+fn logs_are_of_the_task_that_the_console_names() {
+    let console = "ERROR: a-1.0-r0 do_compile: ExecutionError('x', 1)\nERROR: Logfile of failure stored in: /w/a/1.0/temp/log.do_compile.7\n\
+                   ERROR: Task (/l/a_1.0.bb:do_compile) failed with exit code '1'\n\
+                   ERROR: b-1.0-r0 do_compile: ExecutionError('x', 1)\nERROR: Logfile of failure stored in: /w/b/1.0/temp/log.do_compile.8\n\
+                   ERROR: Task (/l/b_1.0.bb:do_compile) failed with exit code '1'\n";
+    let logs = vec![log("log.do_compile.8", b"b.c:3:5: error: here\n"), log("saved", b"DEBUG: Executing shell function do_compile\ncd /w/a/1.0\nx.c:1:2: fatal error: a.h: No such file or directory\n")];
+    let found = diagnose(Some(log("console", console.as_bytes())), logs, &Facts::default()).expect("read");
+    let told: Vec<(Option<&str>, &str)> = found.iter().map(|one| (one.recipe.as_deref(), one.kind.as_str())).collect();
+    assert_eq!(told, [(Some("a"), "missing-header"), (Some("b"), "compile-error")]);
+}
+
+#[test]
 fn what_a_task_says_itself_is_the_cause() {
     let console = format!(
         "ERROR: a-1.0-r0 do_compile: Please set FOO\nWARNING: Error contacting Hash Equivalence Server a: b\n{FAILED}"
