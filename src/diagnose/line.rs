@@ -69,6 +69,8 @@ impl Line {
                 text.drain(..found.get(0).map_or(0, |all| all.end()));
             } else if let Some(found) = STAMP.find(&text) {
                 text.drain(..found.end());
+            } else {
+                break;
             }
         }
         let bars = text
