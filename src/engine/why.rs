@@ -42,7 +42,7 @@ fn out_of_memory(cause: String, outcome: &Outcome, ended: bool) -> Diagnosis {
         task: task.map(|task| task.name.task.clone()),
         next: outcome.hints.clone(),
         also: outcome.failed.iter().skip(1).map(|task| task.name.clone()).collect(),
-        // Whoever ended it could have meant that.
+        // A kill from outside, a stop or a timeout is no lack of memory alone: nothing is tried again.
         recovery: (!ended).then_some(Recovery::Memory),
         ..Diagnosis::new("out-of-memory", cause)
     }
