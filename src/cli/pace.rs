@@ -1,6 +1,6 @@
 //! How earlier builds of the same went: same config, variant, machine and targets, and completed. What a new one will take is told by them alone.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     board::{LEAST_PACE, Pace},
@@ -22,23 +22,17 @@ pub(super) fn before(service: &dyn BuildService, plan: &Plan) -> Vec<Pace> {
     if plan.fetch_only {
         return Vec::new();
     }
-    earlier(service, &plan.name, |build| {
-        build.config.as_ref() == Some(&plan.file)
-            && build.variant == plan.variant
-            && build.machine == plan.machine
-            && build.targets == plan.targets
-    })
+    earlier(service, &plan.name, |build| what(build) == (Some(&plan.file), &plan.variant, &plan.machine, &plan.targets))
 }
 
 /// The same for a build that runs.
 pub(super) fn beside(service: &dyn BuildService, running: &BuildRecord) -> Vec<Pace> {
-    earlier(service, &running.name, |build| {
-        build.id != running.id
-            && build.config == running.config
-            && build.variant == running.variant
-            && build.machine == running.machine
-            && build.targets == running.targets
-    })
+    earlier(service, &running.name, |build| build.id != running.id && what(build) == what(running))
+}
+
+/// What two builds of the same have in common: config, variant, machine and targets.
+fn what(build: &BuildRecord) -> (Option<&PathBuf>, &Option<String>, &String, &Vec<String>) {
+    (build.config.as_ref(), &build.variant, &build.machine, &build.targets)
 }
 
 fn earlier(service: &dyn BuildService, name: &str, is_same: impl Fn(&BuildRecord) -> bool) -> Vec<Pace> {

@@ -139,18 +139,26 @@ impl Console {
         if let Some(found) = FAILED.captures(body) {
             let path = found[1].to_owned();
             let Some((recipe, multiconfig)) = names::of_file(&path) else { return };
-            self.fail(Failed { recipe, task: found[2].to_owned(), multiconfig, file: Some(path), ..Failed::default() });
-        } else if let Some(found) = OURS.captures(body) {
+            return self.fail(Failed {
+                recipe,
+                task: found[2].to_owned(),
+                multiconfig,
+                file: Some(path),
+                ..Failed::default()
+            });
+        }
+        if let Some(found) = OURS.captures(body) {
             let word = |at: usize| found.get(at).map(|word| word.as_str().to_owned());
             let (multiconfig, log) = (word(1), word(4));
-            self.fail(Failed {
+            return self.fail(Failed {
                 recipe: found[2].to_owned(),
                 task: found[3].to_owned(),
                 multiconfig,
                 log,
                 ..Failed::default()
             });
-        } else if let Some(found) = LOG.captures(body) {
+        }
+        if let Some(found) = LOG.captures(body) {
             let path = &found[1];
             self.of_log = names::of_log(path).and_then(|(recipe, task)| {
                 let package = recipe.or_else(|| self.owner.as_ref().map(|owner| owner.package.clone()))?;
@@ -159,18 +167,18 @@ impl Console {
             if let Some(owner) = self.of_log.as_ref().filter(|_| self.logs.len() < MOST) {
                 self.logs.push((owner.clone(), path.to_owned()));
             }
-        } else if self.owner.is_none() {
-            let quote = || Quote { text: line.text.clone(), file: file.map(str::to_owned), line: number };
+            return;
+        }
+        let quote = || Quote { text: line.text.clone(), file: file.map(str::to_owned), line: number };
+        let Some(owner) = &self.owner else {
             self.error.get_or_insert_with(quote);
-        } else if let Some(owner) = &self.owner
-            && self.erred.len() < MOST
-            && self.said.len() < 10 * MOST
-        {
+            return;
+        };
+        if self.erred.len() < MOST && self.said.len() < 10 * MOST {
             if !self.erred.contains(owner) {
                 self.erred.push(owner.clone());
             }
-            let quote = Quote { text: line.text.clone(), file: file.map(str::to_owned), line: number };
-            self.said.push((owner.clone(), quote));
+            self.said.push((owner.clone(), quote()));
         }
     }
 

@@ -29,10 +29,9 @@ use crate::model::{Certainty, Diagnosis, Hint, Level, Quote, SourcePlace, TaskNa
 
 /// How many diagnoses are given.
 const MOST: usize = 500;
-/// How much of them an outcome holds, in bytes of JSON; and of one: lines, bytes of a line, other tasks.
+/// How much of them an outcome holds, in bytes of JSON; and of one: lines, other tasks.
 const STORED: usize = 256 * 1024;
 const EVIDENCE: usize = 30;
-const QUOTE: usize = 1000;
 const ALSO: usize = 100;
 /// From which rank on a message that is no task's says more than that tasks failed.
 const GRAVE: u8 = 74;
@@ -124,8 +123,7 @@ fn short(mut one: Diagnosis) -> Diagnosis {
     one.evidence.truncate(EVIDENCE);
     one.also.truncate(ALSO);
     for quote in one.evidence.iter_mut().chain(one.first_error.as_mut()) {
-        let end = (0..=QUOTE.min(quote.text.len())).rev().find(|end| quote.text.is_char_boundary(*end));
-        quote.text.truncate(end.unwrap_or_default());
+        quote.text.truncate(scan::beginning(&quote.text).len());
     }
     one
 }

@@ -77,16 +77,16 @@ pub(super) struct Scan {
 }
 
 /// What is kept of a line.
-fn beginning(text: &str) -> String {
+pub(super) fn beginning(text: &str) -> &str {
     let end = (0..=LINE.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text.get(..end.unwrap_or_default()).unwrap_or_default().to_owned()
+    text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 impl Scan {
     /// Looks at a line. `before` has the lines before it, the nearest last. Says how many lines behind it must be looked at too.
     pub(super) fn look(&mut self, line: &Line, stands: Stands<'_>, before: &[(u64, Line)]) -> usize {
         let quote = |number: u64, line: &Line| Quote {
-            text: beginning(&line.text),
+            text: beginning(&line.text).to_owned(),
             file: stands.file.map(str::to_owned),
             line: number,
         };
@@ -120,8 +120,8 @@ impl Scan {
                     first = quote(*number, line);
                 }
             }
-            words.insert("message".into(), beginning(line.body().trim()));
-            words.values_mut().filter(|word| word.len() > LINE).for_each(|word| *word = beginning(word));
+            words.insert("message".into(), beginning(line.body().trim()).to_owned());
+            words.values_mut().for_each(|word| word.truncate(beginning(word).len()));
             self.stored += 2 * first.text.len() + words.values().map(String::len).sum::<usize>();
             self.open.push((self.findings.len(), rule.lines(if rule.looks_on() { BEHIND } else { SHOWN })));
             self.findings.push(Finding {
