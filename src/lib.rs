@@ -9,12 +9,12 @@ pub mod system;
 
 pub mod config;
 
+mod kas;
 pub mod lock;
 pub mod plan;
 
 mod diagnose;
 
-mod project;
 mod settings;
 
 mod artifacts;
@@ -22,6 +22,8 @@ mod bitbake;
 pub mod image;
 pub mod layers;
 pub mod sandbox;
+
+mod project;
 
 mod recipes;
 

@@ -9,6 +9,9 @@ const NOTICE: &str = "# Written by smidr before each build: change smidr.yaml in
 
 /// The text of `local.conf`.
 pub(crate) fn local_conf(plan: &Plan) -> String {
+    if let Some(as_is) = &plan.as_is {
+        return as_is.local_conf.clone();
+    }
     let mut text = String::from(NOTICE);
     for (name, value) in &plan.conf {
         // Where the environment has the last word; for MACHINE in `smidr shell`, as usual with OpenEmbedded.
@@ -27,8 +30,18 @@ pub(crate) fn local_conf(plan: &Plan) -> String {
     text
 }
 
-/// The text of `bblayers.conf`; `further` are assignments behind the list of layers.
-pub(crate) fn bblayers_conf(layers: &[PathBuf], further: &[(String, String)]) -> String {
+/// The text of `bblayers.conf`; `further` are assignments behind the list of layers. Where it is another tool's, `layers` are added to it.
+pub(crate) fn bblayers_conf(plan: &Plan, layers: &[PathBuf], further: &[(String, String)]) -> String {
+    match &plan.as_is {
+        Some(as_is) => layers.iter().fold(as_is.bblayers_conf.clone(), |mut text, layer| {
+            let _ = writeln!(text, "BBLAYERS += \"{}\"", layer.display());
+            text
+        }),
+        None => own_bblayers_conf(layers, further),
+    }
+}
+
+fn own_bblayers_conf(layers: &[PathBuf], further: &[(String, String)]) -> String {
     let mut text = format!("{NOTICE}BBPATH = \"${{TOPDIR}}\"\nBBFILES ?= \"\"\nBBLAYERS = \" \\\n");
     for layer in layers {
         let _ = writeln!(text, "  {} \\", layer.display());
@@ -65,7 +78,7 @@ mod tests {
 
     #[test]
     fn layers_and_values() {
-        insta::assert_snapshot!(bblayers_conf(
+        insta::assert_snapshot!(own_bblayers_conf(
             &["/a/meta".into(), "/b/meta-own".into()],
             &[("LAYERSERIES_COMPAT_own:append".into(), " wrynose".into())],
         ));

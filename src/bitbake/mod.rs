@@ -6,7 +6,7 @@ mod deep;
 pub(crate) mod log;
 mod ui_protocol;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(crate) use conf::{bblayers_conf, local_conf};
 pub(crate) use console::Console;
@@ -68,7 +68,23 @@ pub(crate) fn fetch_command(plan: &Plan, own: &Path) -> Vec<String> {
     with_targets(argv, plan)
 }
 
+/// A command in the environment that OpenEmbedded's `oe-init-build-env` in the folder `init` makes, as another tool sources it, and the folder to start it in.
+/// `passed` are the variables that BitBake takes beside those that the script names.
+pub(crate) fn in_environment(argv: Vec<String>, init: &Path, top: &Path, passed: &[String]) -> (Vec<String>, PathBuf) {
+    // A script that sets neither list means that nothing is to be passed.
+    const SCRIPT: &str = r#"smidr_top=$1 smidr_passed=$2; shift 2
+. ./oe-init-build-env "$smidr_top" >/dev/null || exit
+if [ -n "${BB_ENV_EXTRAWHITE+set}" ]; then export BB_ENV_EXTRAWHITE="$BB_ENV_EXTRAWHITE $smidr_passed"
+elif [ -n "${BB_ENV_PASSTHROUGH_ADDITIONS+set}" ]; then export BB_ENV_PASSTHROUGH_ADDITIONS="$BB_ENV_PASSTHROUGH_ADDITIONS $smidr_passed"; fi
+cd "$smidr_top" && exec "$@""#;
+    let words = ["bash", "-c", SCRIPT, "oe-init-build-env", &top.display().to_string(), &passed.join(" ")];
+    (words.into_iter().map(String::from).chain(argv).collect(), init.to_path_buf())
+}
+
 fn with_targets(mut argv: Vec<String>, plan: &Plan) -> Vec<String> {
+    if let Some(task) = plan.task.as_ref().filter(|_| !plan.fetch_only) {
+        argv.extend(["-c".into(), task.clone()]);
+    }
     argv.extend(plan.bitbake_args.iter().chain(&plan.targets).cloned());
     argv
 }

@@ -66,7 +66,7 @@ impl Here {
     }
 
     fn variants(&self) -> Vec<String> {
-        Sources::look(&self.config).map(|sources| sources.texts.variants()).unwrap_or_default()
+        Sources::look(&self.config, &self.facts).map(|sources| sources.texts.variants()).unwrap_or_default()
     }
 
     /// The projects of all variants, the one without a variant first.

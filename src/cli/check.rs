@@ -41,7 +41,7 @@ pub(super) fn check(file: &Path, grant: &Grant, args: &Check) -> Done {
     let facts = context::gather();
     let paths = paths::find(&facts.environment)?;
     let given = trust::given(&facts, grant);
-    let sources = Sources::look(file)?;
+    let sources = Sources::look(file, &facts)?;
     let variants = sources.texts.variants();
     let told = args.json.then(Told::default);
     let mut checked =

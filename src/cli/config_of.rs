@@ -83,7 +83,7 @@ fn read(repository: &Repository, args: &args::ConfigOf, facts: &SystemFacts) -> 
     if !args.path.components().all(|part| matches!(part, Component::Normal(_))) {
         return Err(Refused::new(format!("{} is no path in a repository", args.path.display()), None).into());
     }
-    let sources = Sources::look(&root.join(&args.path))?.committed();
+    let sources = Sources::look(&root.join(&args.path), facts)?.committed();
     if !sources.file.starts_with(root) {
         return Err(Refused::new(format!("{} leads out of the repository", args.path.display()), None).into());
     }
@@ -143,6 +143,8 @@ fn own_layers(config: &Config, file: &Path, repository: &Repository, url: &str) 
             include: texts(&layer.include),
             exclude: texts(&layer.exclude),
             ignore_series: layer.ignore_series,
+            has_layers: layer.has_layers,
+            at: None,
         };
         let found = discover(&folder, &planned).map_err(LayerError::from)?;
         let include: Vec<String> = found

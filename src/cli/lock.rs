@@ -104,7 +104,7 @@ fn lock_own(
         Some(names) if names.is_empty() => kept = Lock::default(),
         Some(names) => kept.forget(&names.iter().map(String::as_str).collect::<Vec<_>>()),
     }
-    let committed = Sources::read(file)?.committed();
+    let committed = Sources::read(file, &context.facts)?.committed();
     let committed = Project::of(committed, None, &context.facts)?.lock.unwrap_or_default();
     project.lock = Some(committed.with(&kept));
     let (_, own) = local.divide(pin_all(context, &project, HostWanted::Pinned, grant)?);
@@ -118,7 +118,7 @@ fn lock_own(
 
 /// The project as it is committed, and whether its lock is what both sides of an open merge pin alike.
 fn open(file: &Path, context: &CommandContext) -> Result<(Project, bool), Failure> {
-    let mut sources = Sources::read(file)?.committed();
+    let mut sources = Sources::read(file, &context.facts)?.committed();
     let Some(text) = sources.lock.take_if(|text| conflict(text).is_some()) else {
         return Ok((Project::of(sources, None, &context.facts)?, false));
     };
@@ -161,7 +161,7 @@ fn forget(lock: &mut Lock, names: &[String], config: &[String]) -> Result<bool, 
 /// What the config, the user's own file and all variants call what is pinned.
 fn all_names(file: &Path, project: &Project, context: &CommandContext) -> Result<Vec<String>, Failure> {
     let mut all = names(project, context)?;
-    if Sources::read(file)?.texts.local.is_some() {
+    if Sources::read(file, &context.facts)?.texts.local.is_some() {
         all.extend(names(&Project::read(file, None, &context.facts)?, context)?);
     }
     Ok(all)

@@ -30,6 +30,7 @@ mod hooks;
 mod image;
 mod image_args;
 mod init;
+mod kas;
 mod keeper;
 mod layers;
 mod live;
@@ -55,13 +56,17 @@ mod voice;
 mod worker;
 mod wrap;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
 
 use args::{Cli, Command};
 
-use crate::model::Hint;
+use crate::{model::Hint, project::is_kas};
 
 /// Says why a smidr that may do more than its caller does nothing: its caller decides what is mounted where.
 pub fn refuse_privileges() -> ExitCode {
@@ -70,13 +75,24 @@ pub fn refuse_privileges() -> ExitCode {
     report::report(&report::Refused::new(what, [hint]).into())
 }
 
+/// What a command that may fetch allows; none for one that fetches nothing.
+fn kas_rules(command: &Command) -> Option<kas::Rules> {
+    match command {
+        Command::Build(args) => Some(kas::Rules { locked: args.wanted.locked, offline: args.wanted.offline }),
+        Command::Lock(_) | Command::Run(_) | Command::Shell(_) | Command::Layers(_) | Command::Client(_) => {
+            Some(kas::Rules::default())
+        }
+        _ => None,
+    }
+}
+
 /// Parses the command line, runs the command, and reports how it ended.
 pub fn main() -> ExitCode {
     if let Some(code) = completions::answer() {
         return code;
     }
     crate::system::process::allow_open_files();
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(mut error) => {
             voice::set_colour_of(std::env::args_os().collect::<Vec<_>>().iter().map(OsString::as_os_str));
@@ -86,6 +102,12 @@ pub fn main() -> ExitCode {
         }
     };
     voice::set(&cli.voice);
+    if let Command::Build(args::Build { wanted, .. }) | Command::Plan(args::Plan { wanted, .. }) = &mut cli.command {
+        let named: Vec<_> = wanted.targets.extract_if(.., |target| is_kas(Path::new(target))).collect();
+        if !named.is_empty() {
+            cli.config = named.into_iter().map(PathBuf::from).collect();
+        }
+    }
     let configs: Vec<_> = cli.config.into_iter().map(context::find_above).collect();
     let grant = cli.grant;
     let config = match (configs.as_slice(), &cli.command) {
@@ -95,6 +117,11 @@ pub fn main() -> ExitCode {
             return report::report(&report::Refused::new("only `smidr build` takes several configs", hint).into());
         }
     };
+    if let Some(rules) = kas_rules(&cli.command)
+        && let Err(failure) = configs.iter().try_for_each(|config| kas::bring(config, &grant, rules))
+    {
+        return report::report(&failure);
+    }
     let done = match cli.command {
         Command::Init(args) => init::init(&args),
         Command::Check(args) => check::check(&config, &grant, &args),

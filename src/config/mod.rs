@@ -3,6 +3,7 @@
 //! Pure: reads no file and no environment; the caller gives a lookup for variables. What depends on this machine, such as a missing layer
 //! folder, is checked by later stages.
 
+mod as_is;
 mod conflict;
 pub mod decode;
 pub mod edit;
@@ -33,4 +34,4 @@ pub use schema::*;
 pub use source::{BITBAKE, HOST};
 pub use texts::{Texts, local_path};
 pub use values::{Age, Size};
-pub use yaml_error::problem as yaml_problem;
+pub use yaml_error::{problem as yaml_problem, words as yaml_words};

@@ -1,6 +1,7 @@
 //! All keys of `smidr.yaml`, with their types and checks.
 
 use super::{
+    as_is::as_is,
     decode::{Decoder, Fields, Lookup, truth},
     host::host,
     node::{Node, Text, Value},
@@ -122,12 +123,17 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         env: f.fields(d, "env").into_pairs(d),
         variants: overlays(d, f.node("variants")),
         cache: cache(d, &mut f),
+        as_is: as_is(d, &mut f),
         warnings: Vec::new(),
         variables: Vec::new(),
         provided: provided.clone(),
         whole,
     };
     config.whole &= config.layers.len() == named;
+    for (name, value) in config.as_is.iter().flat_map(|as_is| &as_is.env) {
+        config.host.env.push(name.clone());
+        config.env.extend(value.clone().map(|value| (name.clone(), value)));
+    }
     if let Some(provided) = provided {
         provided.lie_under(&mut config);
     }
@@ -187,11 +193,14 @@ fn machine(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> (Option<Text>, bool) {
 // `usual` is the provider's image.
 fn build(d: &mut Decoder<'_>, mut f: Fields<'_>, usual: Option<&Text>) -> (Build, bool) {
     let (machine, is_told) = machine(d, &mut f);
+    let targets = words(d, &mut f, "targets");
     let build = Build {
-        image: match usual {
+        image: match usual.or(targets.first()) {
             Some(usual) => f.text(d, "image").unwrap_or_else(|| usual.clone()),
             None => f.required(d, "image"),
         },
+        targets,
+        task: f.text(d, "task").and_then(|text| word(d, text, "build.task")),
         machine,
         threads: f.count(d, "bb_number_threads"),
         parallel_make: f.count(d, "parallel_make"),

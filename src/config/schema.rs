@@ -50,12 +50,27 @@ pub struct Config {
     pub variants: Vec<Text>,
     /// The name of the caches that it shares; none: the user's own.
     pub cache: Option<Text>,
+    /// Conf of another tool, in the place of smidr's own.
+    pub as_is: Option<AsIs>,
     /// What does not seem to fit together.
     pub warnings: Vec<Problem>,
     /// Variables of the caller that its values name.
     pub variables: Vec<UsedVariable>,
     /// Whether machine, target and all layers are in it; not so only in a config that has problems.
     pub whole: bool,
+}
+
+/// The conf of another tool, word for word: smidr writes it instead of its own, and its folders reach BitBake by the environment.
+#[derive(Clone, Debug)]
+pub struct AsIs {
+    /// The folder in which repositories stand, relative to the config.
+    pub work: Text,
+    /// `local.conf`.
+    pub local_conf: String,
+    /// `bblayers.conf`.
+    pub bblayers_conf: String,
+    /// Variables of BitBake's environment: the caller's values, and where there is none, these.
+    pub env: Vec<(Text, Option<Text>)>,
 }
 
 /// The board that is built for.
@@ -84,6 +99,10 @@ pub struct Layer {
     pub exclude: Vec<Text>,
     /// Whether it is used with a series that it does not name.
     pub ignore_series: bool,
+    /// Whether it has layers at all; one without may have BitBake, or patches.
+    pub has_layers: bool,
+    /// Where it stands in `as_is.work`.
+    pub at: Option<Text>,
 }
 
 /// Where a repository comes from.
@@ -128,8 +147,12 @@ pub enum SubmoduleKey {
 /// What BitBake builds, and how.
 #[derive(Clone, Debug)]
 pub struct Build {
-    /// The target.
+    /// The target; the first of several.
     pub image: Text,
+    /// All targets, where there are several.
+    pub targets: Vec<Text>,
+    /// The task of the targets that is run, instead of `build`.
+    pub task: Option<Text>,
     /// MACHINE, instead of `base.machine`.
     pub machine: Option<Text>,
     /// BB_NUMBER_THREADS.

@@ -32,9 +32,12 @@ pub(super) fn layers(d: &mut Decoder<'_>, f: &mut Fields<'_>, series: Option<&Te
         let (include, exclude) = (folders(d, &mut sublayers, "include"), folders(d, &mut sublayers, "exclude"));
         sublayers.finish(d);
         let ignore_series = f.flag(d, "ignore_series").unwrap_or_default();
+        let has_layers = f.flag(d, "has_layers").unwrap_or(true);
+        let at = f.text(d, "at");
+        check_folders(d, &f.path("at"), at.as_slice());
         f.finish(d);
         if let Some(source) = source {
-            layers.push(Layer { name, source, include, exclude, ignore_series });
+            layers.push(Layer { name, source, include, exclude, ignore_series, has_layers, at });
         }
     }
     layers

@@ -74,18 +74,21 @@ pub fn problem(text: &str, error: &Error) -> Problem {
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. }
         | Error::Budget { .. } => ("this is too large or too deeply nested".into(), None),
-        Error::Message { msg, .. } | Error::ExternalMessage { msg, .. } => {
-            match WORDS.iter().find(|(part, ..)| msg.contains(part)) {
-                Some((_, title, hint)) => ((*title).into(), Some((*hint).into())),
-                None => (unknown(), None),
-            }
-        }
+        Error::Message { msg, .. } | Error::ExternalMessage { msg, .. } => words(msg),
         _ => (unknown(), None),
     };
     // The scanner marks the end of the line before a tab.
     let tab = text.get(place.start..).and_then(|rest| rest.find('\t')).filter(|_| title.starts_with("a tab"));
     let span = tab.map_or(place.clone(), |tab| place.start + tab..place.start + tab + 1);
     Problem { span, title, hint }
+}
+
+/// What the scanner says, in words for users, and what helps.
+pub fn words(said: &str) -> (String, Option<String>) {
+    match WORDS.iter().find(|(part, ..)| said.contains(part)) {
+        Some((_, title, hint)) => ((*title).into(), Some((*hint).into())),
+        None => (unknown(), None),
+    }
 }
 
 fn unknown() -> String {

@@ -79,13 +79,16 @@ fn asks(config: &Config, plan: &Plan, home: &Path, paths: &Paths) -> Vec<Ask> {
     let real = |path: &Path| {
         fs::canonicalize(path).unwrap_or_else(|_| trail(path).pop().unwrap_or_else(|| path.to_path_buf()))
     };
-    let mut asks = plan::asks(config, plan, &real);
+    // Another tool's project is the repository that holds its files.
+    let around = plan.as_is.as_ref().and_then(|_| layers::repository_around(&plan.project, home));
+    let own = around.as_deref().unwrap_or(&plan.project);
+    let mut asks = plan::asks(config, plan, own, &real);
     // A build sees `.git` of the repository around a layer, with its history.
     for (name, source) in plan.sources() {
         if let PlannedSource::Path(path) = source
             && path.sent.is_none()
             && let Some(root) = layers::repository_around(&path.folder, home).map(|root| real(&root))
-            && !root.starts_with(real(&plan.project))
+            && !root.starts_with(real(own))
         {
             asks.push(Ask::Outside { what: format!("the repository of {name}"), path: root });
         }

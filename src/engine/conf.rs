@@ -132,7 +132,7 @@ pub(crate) fn changes(plan: &Plan, written: &Written) -> ConfChanges {
 pub(crate) fn planned(plan: &Plan, home: &Path) -> (String, String, Vec<String>) {
     let store = layers::Store::of(plan);
     let (mut folders, mut missing) = (Vec::new(), Vec::new());
-    for layer in &plan.layers {
+    for layer in plan.layers.iter().filter(|_| plan.as_is.is_none()) {
         let found = store.find(&layer.name, &layer.source, home).ok().flatten();
         match found.and_then(|found| layers::discover(found.folder(), layer).ok()) {
             Some(found) => folders.extend(found.into_iter().map(|layer| layer.folder)),
@@ -140,7 +140,7 @@ pub(crate) fn planned(plan: &Plan, home: &Path) -> (String, String, Vec<String>)
         }
     }
     folders.extend(devtool_layer(plan));
-    (bitbake::local_conf(plan), bitbake::bblayers_conf(&folders, &[]), missing)
+    (bitbake::local_conf(plan), bitbake::bblayers_conf(plan, &folders, &[]), missing)
 }
 
 /// Refuses a build that would drop what the user has changed.
@@ -258,9 +258,10 @@ impl Workspace {
         if what == Use::Edit && !changes(plan, &written).is_empty() {
             return Ok(());
         }
-        let layers: Vec<PathBuf> = checkouts.layers.iter().cloned().chain(devtool_layer(plan)).collect();
+        let own = if plan.as_is.is_some() { &[] } else { checkouts.layers.as_slice() };
+        let layers: Vec<PathBuf> = own.iter().cloned().chain(devtool_layer(plan)).collect();
         let texts =
-            [(LOCAL, bitbake::local_conf(plan)), (LAYERS, bitbake::bblayers_conf(&layers, &checkouts.bblayers))];
+            [(LOCAL, bitbake::local_conf(plan)), (LAYERS, bitbake::bblayers_conf(plan, &layers, &checkouts.bblayers))];
         for (name, text) in texts {
             // An unchanged file keeps its time: BitBake parses everything anew when a conf file changes.
             if read(plan, name).is_none_or(|old| old != text) {

@@ -231,6 +231,7 @@ impl Prepared {
             empty: workspace.own_files(),
             repositories: Vec::new(),
             pinned: vec![bitbake.to_path_buf()],
+            twice: Vec::new(),
             inputs: Vec::new(),
             edit: false,
         };

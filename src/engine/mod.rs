@@ -70,7 +70,7 @@ use crate::{
     events::Emitter,
     image::{ImageError, ImageStore, ReferenceError},
     layers::{self, Access, Checkouts, LayerError},
-    lock::{HostPin, Pins},
+    lock::{HostPin, Pins, RepositoryPin},
     model::{Event, Hint, Kind, Logins, Outcome, Paths, Stage, State, SystemFacts, Usage, UserError},
     plan::{Exposed, Isolation, Plan, PlanError, SandboxSpec},
     project::ProjectError,
@@ -310,6 +310,20 @@ pub(crate) fn layers(plan: &Plan, tools: Tools<'_>) -> Result<Checkouts, EngineE
             Err(EngineError::NotLocked(loose.into_iter().map(str::to_owned).collect()))
         }
         _ => Ok(layers::resolve(plan, &tools.facts.home, tools.access(!plan.offline, &plan.logins))?),
+    }
+}
+
+/// Brings the repositories of a plan, whatever layers are in them. One that has no such branch is asked for a tag of that name.
+///
+/// # Errors
+///
+/// The first one that cannot be had.
+pub(crate) fn repositories(plan: &Plan, tools: Tools<'_>) -> Result<Vec<RepositoryPin>, EngineError> {
+    match plan.unpinned() {
+        loose if plan.locked && !loose.is_empty() => {
+            Err(EngineError::NotLocked(loose.into_iter().map(str::to_owned).collect()))
+        }
+        _ => Ok(layers::bring(plan, &tools.facts.home, tools.access(!plan.offline, &plan.logins))?),
     }
 }
 

@@ -107,6 +107,7 @@ pub(crate) fn prepare(
     let checkouts = super::layers(&plan, tools)?;
     checkouts.are_untouched()?;
     checkouts.lead_nowhere_else(&plan)?;
+    workspace::make_places(&checkouts)?;
     let mut workspace = workspace::open(&plan, workspace, what, tools)?;
     let what = if workspace.user.is_some() { Use::Look } else { what };
     let shown = plan.folders.writable().into_iter().map(Path::to_path_buf);
@@ -245,7 +246,7 @@ impl Prepared {
         env.extend(host.iter().filter(|(name, _)| name != "PATH").cloned());
         env.extend(self.plan.env.iter().filter(|(name, _)| name != "HOME").cloned());
         env.push(("HOME".into(), self.workspace.home(&self.plan).display().to_string()));
-        if by_hand {
+        if by_hand && self.plan.as_is.is_none() {
             self.add_init_environment(&mut env);
         }
         // Idle, it would keep the next build from starting its own.
@@ -260,17 +261,15 @@ impl Prepared {
             empty: self.workspace.own_files(),
             repositories,
             pinned: self.checkouts.pinned.clone(),
+            twice: self.checkouts.placed.clone(),
             inputs: self.inputs.clone(),
             edit,
         };
-        let payload = Payload {
-            argv,
-            env,
-            cwd: self.plan.folders.top.clone(),
-            terminal,
-            linger: by_hand,
-            cpus: self.plan.limits.cpus,
+        let (argv, cwd) = match (&self.plan.as_is, &self.checkouts.init) {
+            (Some(as_is), Some(init)) => bitbake::in_environment(argv, init, &self.plan.folders.top, &as_is.passed),
+            _ => (argv, self.plan.folders.top.clone()),
         };
+        let payload = Payload { argv, env, cwd, terminal, linger: by_hand, cpus: self.plan.limits.cpus };
         let mut spec = self.plan.sandbox(&placed, payload);
         let home =
             self.workspace.session.as_ref().filter(|_| self.plan.isolation != Isolation::None).map(Session::home);

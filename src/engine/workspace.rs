@@ -159,6 +159,8 @@ fn take(plan: &Plan, mode: Mode, holder: &str, tools: Tools<'_>) -> Result<Claim
         let path = lock_path(folder, paths);
         // Everything in a folder that no build has marked is the user's. Before there were marks, a lock told of earlier builds.
         let is_known = folder.starts_with(paths.home()) || path.exists() || folder.join(FOLDER_MARK).is_file();
+        // That of another tool's project is its build folder.
+        let is_known = is_known || plan.as_is.is_some() && *folder == plan.folders.top;
         if !is_known && fs::read_dir(folder).is_ok_and(|mut found| found.next().is_some()) {
             return Err(WorkspaceError::InUse(folder.clone()));
         }
@@ -274,6 +276,22 @@ fn make(plan: &Plan, tools: Tools<'_>) -> Result<(), WorkspaceError> {
         within(plan, folder, |root, path| root.make_dirs(path, mode(folder)).map(drop))?;
     }
     Ok(skeleton(plan, paths).parent().map_or(Ok(()), make_private_dir)?)
+}
+
+/// Makes empty folders in the user's repositories where a build sees a checkout: nothing can be mounted where nothing is.
+///
+/// # Errors
+///
+/// When the file system refuses, or a link stands there.
+pub(super) fn make_places(checkouts: &layers::Checkouts) -> Result<(), WorkspaceError> {
+    for (_, at) in &checkouts.placed {
+        for own in checkouts.own.iter().filter(|own| at.starts_with(&own.root)) {
+            let failed = |source| WorkspaceError::Left { folder: at.clone(), source };
+            let root = Rooted::open(&own.root).map_err(failed)?;
+            root.make_dirs(at.strip_prefix(&own.root).unwrap_or(at), 0o755).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Where the skeleton of a plan's workspace stands.

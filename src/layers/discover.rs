@@ -117,6 +117,9 @@ fn near<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
 ///
 /// When there is none, or the config names one that does not exist.
 pub fn discover(root: &Path, layer: &PlannedLayer) -> Result<Vec<Found>, DiscoverError> {
+    if !layer.has_layers {
+        return Ok(Vec::new());
+    }
     let failed = |source| DiscoverError::Folder { repository: layer.name.clone(), root: root.into(), source };
     let rooted = Rooted::open(root).map_err(failed)?;
     let found = |folder: &str, chosen| Found {
@@ -262,7 +265,15 @@ mod tests {
             sent: None,
         });
         let (include, exclude) = (texts(include), texts(exclude));
-        let layer = PlannedLayer { name: "mine".into(), source, include, exclude, ignore_series: false };
+        let layer = PlannedLayer {
+            name: "mine".into(),
+            source,
+            include,
+            exclude,
+            ignore_series: false,
+            has_layers: true,
+            at: None,
+        };
         let found = discover(root, &layer)?;
         Ok(found
             .iter()

@@ -72,6 +72,8 @@ pub struct Checkouts {
     pub own: Vec<OwnRepository>,
     /// Folders of the store that have to be visible, and never change.
     pub pinned: Vec<PathBuf>,
+    /// Those of them that have to be visible in a second place as well, and that place.
+    pub placed: Vec<(PathBuf, PathBuf)>,
     /// BBLAYERS, in the order of the config.
     pub layers: Vec<PathBuf>,
     /// Further assignments for `bblayers.conf`.
@@ -80,6 +82,8 @@ pub struct Checkouts {
     pub names: Vec<(String, String)>,
     /// A folder with `bin/bitbake` in it.
     pub bitbake: Option<PathBuf>,
+    /// The folder with OpenEmbedded's `oe-init-build-env`, as the build sees it, where another tool's project sources it.
+    pub init: Option<PathBuf>,
     /// For smidr.lock.
     pub pins: Vec<RepositoryPin>,
     /// The repositories: their locks keep them from removal.
@@ -89,7 +93,8 @@ pub struct Checkouts {
 impl Checkouts {
     /// Everything that has to be visible in the sandbox.
     pub fn shown(&self) -> Vec<PathBuf> {
-        self.own.iter().map(|own| &own.root).chain(&self.pinned).cloned().collect()
+        let placed = self.placed.iter().map(|(_, at)| at);
+        self.own.iter().map(|own| &own.root).chain(&self.pinned).chain(placed).cloned().collect()
     }
 
     /// OpenEmbedded-Core's COREBASE: the folder around its layer.
@@ -168,6 +173,12 @@ pub enum LayerError {
         /// The recipe that is called most like it.
         near: Option<String>,
     },
+    /// No repository of another tool's project sets BitBake up, or several do.
+    #[error("{}", match .0.as_slice() {
+        [] => "no repository has oe-init-build-env in its root".to_owned(),
+        all => format!("more than one repository has oe-init-build-env in its root: {}", all.join(", ")),
+    })]
+    Init(Vec<String>),
     /// A folder in which BitBake should be.
     #[error("{0} holds no bin/bitbake")]
     NoBitbake(PathBuf),
@@ -199,6 +210,7 @@ impl UserError for LayerError {
             | Self::LinkOut { .. }
             | Self::Target { .. }
             | Self::NoBitbake(_)
+            | Self::Init(_)
             | Self::Patched(_) => Kind::Request,
             Self::Git(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
@@ -221,6 +233,10 @@ impl UserError for LayerError {
                 None => Hint::new("the recipe of a target NAME is a file NAME.bb or NAME_VERSION.bb in a layer"),
             }],
             Self::NoBitbake(_) => Vec::new(),
+            Self::Init(all) => vec![match all.as_slice() {
+                [] => Hint::new("OpenEmbedded-Core and poky have it"),
+                _ => Hint::new("one of them has to go"),
+            }],
             Self::Patched(_) => vec![Hint::command("pin them, and commit smidr.lock", "smidr lock")],
             Self::Git(error) => error.hints(),
             Self::Checkout(error) => error.hints(),
@@ -242,10 +258,18 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
     let mut found = Vec::new();
     for (layer, repository) in plan.layers.iter().zip(&repositories) {
         found.extend(discover(repository.folder(), layer)?);
-        let carried = repository.whole().join("bitbake");
-        if has_bitbake(&carried) {
+        let whole = repository.whole();
+        let carried = [whole.join("bitbake"), whole.to_path_buf()];
+        let carried = carried.into_iter().take(if plan.as_is.is_some() { 2 } else { 1 });
+        if let Some(carried) = carried.into_iter().find(|folder| has_bitbake(folder)) {
             checkouts.bitbake.get_or_insert(carried);
         }
+        if let (Repository::Pinned { checkout, .. }, Some(at)) = (repository, &layer.at) {
+            checkouts.placed.push((checkout.folder.clone(), at.clone()));
+        }
+    }
+    if plan.as_is.is_some() {
+        checkouts.init = Some(init(plan, &repositories)?);
     }
     if let Some(repository) = repositories.get(plan.layers.len()) {
         if !has_bitbake(repository.folder()) {
@@ -253,7 +277,11 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
         }
         checkouts.bitbake = Some(repository.folder().into());
     }
-    let checked = check(&found, &plan.machine, plan.series.as_deref(), &local_conf(plan))?;
+    let checked = match plan.as_is {
+        None => check(&found, &plan.machine, plan.series.as_deref(), &local_conf(plan))?,
+        // What another tool lets pass is BitBake's to judge.
+        Some(_) => Checked::default(),
+    };
     checked.warnings.into_iter().for_each(|warning| access.on.warn(warning));
     checkouts.bblayers = checked.bblayers;
     checkouts.layers = found.into_iter().map(|layer| layer.folder).collect();
@@ -262,10 +290,55 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
         checkouts.pins.push(repository.pin().clone());
         checkouts.show(repository);
     }
-    own::finish(&mut checkouts)?;
+    own::finish(&mut checkouts, plan.as_is.is_some())?;
     checkouts.pinned = outermost(checkouts.pinned);
     checkouts.held = repositories;
     Ok(checkouts)
+}
+
+/// Brings the repositories of a plan, and says what they are pinned to. One that has no such branch is asked for a tag of that name.
+///
+/// # Errors
+///
+/// The first one that cannot be had.
+pub fn bring(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Vec<RepositoryPin>, LayerError> {
+    let store = Store::of(plan);
+    let failed = match store.bring(plan, home, access) {
+        Ok(all) => return Ok(all.iter().map(|one| one.pin().clone()).collect()),
+        Err(error) => error,
+    };
+    let mut tagged = plan.clone();
+    let mut changed = false;
+    for layer in &mut tagged.layers {
+        if let PlannedSource::Git(git) = &mut layer.source
+            && let (Some(name), None, None) = (git.branch.clone(), &git.tag, &git.commit)
+            && store.bring_git(&layer.name, git, plan.locked, access).is_err()
+        {
+            (git.branch, git.tag, changed) = (None, Some(name), true);
+        }
+    }
+    // What the branch lacks is the answer where there is no tag either.
+    match store.bring(&tagged, home, access) {
+        Ok(all) if changed => Ok(all.iter().map(|one| one.pin().clone()).collect()),
+        _ => Err(failed),
+    }
+}
+
+/// Where the one `oe-init-build-env` of another tool's project stands, as the build sees it.
+fn init(plan: &Plan, repositories: &[Repository]) -> Result<PathBuf, LayerError> {
+    let all = plan.layers.iter().zip(repositories);
+    let mut found: Vec<(&str, &Path, Option<&PathBuf>)> = Vec::new();
+    for (layer, repository) in all.filter(|(_, repository)| repository.whole().join("oe-init-build-env").is_file()) {
+        let at = layer.at.as_ref().filter(|_| matches!(repository, Repository::Pinned { .. }));
+        // Several names may mean one folder of this machine.
+        if at.is_some() || found.iter().all(|(_, root, at)| at.is_some() || *root != repository.whole()) {
+            found.push((&layer.name, repository.whole(), at));
+        }
+    }
+    match found.as_slice() {
+        [(_, root, at)] => Ok(at.map_or_else(|| root.to_path_buf(), Clone::clone)),
+        all => Err(LayerError::Init(all.iter().map(|(name, ..)| (*name).to_owned()).collect())),
+    }
 }
 
 /// What of a plan's conf decides over its layers.
@@ -304,7 +377,7 @@ pub fn look_at_all(plan: &Plan, home: &Path) -> Result<Looked, LayerError> {
         }
     }
     seen.layers = found.iter().map(|layer| layer.folder.clone()).collect();
-    own::finish(&mut seen)?;
+    own::finish(&mut seen, plan.as_is.is_some())?;
     let link_out = seen.lead_nowhere_else(plan).err();
     if !absent.is_empty() || found.is_empty() {
         return Ok(Looked { absent, misfits: link_out.into_iter().collect(), ..Looked::default() });

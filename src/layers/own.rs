@@ -80,16 +80,17 @@ pub(super) fn add(own: &mut Vec<OwnRepository>, local: &Local) {
     }
 }
 
-/// Decides what is shown of each repository, once all layers are known.
+/// Decides what is shown of each repository, once all layers are known; everything, where another tool's conf may name any file.
 ///
 /// # Errors
 ///
 /// When a link leads from a layer out of its repository.
-pub(super) fn finish(checkouts: &mut Checkouts) -> Result<(), LayerError> {
+pub(super) fn finish(checkouts: &mut Checkouts, whole: bool) -> Result<(), LayerError> {
     // A repository in another one belongs to it, such as a submodule.
     let roots = outermost(checkouts.own.iter().map(|own| own.root.clone()).collect());
     let own = |root: PathBuf| {
-        let own = shown(root, &checkouts.layers, checkouts.bitbake.as_deref());
+        let layers = if whole { std::slice::from_ref(&root) } else { &checkouts.layers };
+        let own = shown(root.clone(), layers, checkouts.bitbake.as_deref());
         match own.layers.iter().find(|layer| leads_out(layer, &own.root)) {
             Some(layer) => Err(LayerError::LeadsOut { layer: layer.clone(), root: own.root.clone() }),
             None => Ok(own),

@@ -1,6 +1,10 @@
 //! Addresses of repositories: their parts, and the form in which they may be shown and written down.
 
-use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::{Path, PathBuf},
+};
 
 /// A text whose addresses have no passwords, and no users where those could be secrets.
 pub fn without_secrets(text: &str) -> String {
@@ -58,6 +62,12 @@ pub fn is_ambiguous(address: &str) -> bool {
 pub fn folder_of(address: &str) -> Option<PathBuf> {
     let path = address.strip_prefix("file://")?;
     Some(OsString::from_vec(percent_encoding::percent_decode_str(path).collect()).into())
+}
+
+/// The `file://` address of a folder.
+pub fn address_of(folder: &Path) -> String {
+    const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%').add(b' ');
+    format!("file://{}", percent_encoding::percent_encode(folder.as_os_str().as_bytes(), ESCAPED))
 }
 
 /// The host of `USER@HOST:PATH` as scp(1) and git write it, with its user and port, and the path; none for addresses of other forms. What has a

@@ -27,7 +27,7 @@ mod texts;
 mod user_error;
 mod warning;
 
-pub use address::{folder_of, is_ambiguous, last_part, scp_parts, with_secrets_of, without_secrets};
+pub use address::{address_of, folder_of, is_ambiguous, last_part, scp_parts, with_secrets_of, without_secrets};
 pub use artifact::{Artifact, leads_out};
 pub use ask::{Ask, asks_digest};
 pub use build_id::{BuildId, InvalidName};

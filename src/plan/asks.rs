@@ -21,9 +21,10 @@ const HARMLESS: [&str; 4] = ["HOME", "LOGNAME", "SMIDR_HOME", "USER"];
 /// The key of the store of layers.
 const LAYERS: &str = "directories.layers";
 
-/// Everything that a plan asks for, except what only its rootfs recipe names. `real` follows links.
-pub fn asks(config: &Config, plan: &Plan, real: &dyn Fn(&Path) -> PathBuf) -> Vec<Ask> {
-    let project = real(&plan.project);
+/// Everything that a plan asks for, except what only its rootfs recipe names. `project` is the folder that is the project's own, `real` follows
+/// links.
+pub fn asks(config: &Config, plan: &Plan, project: &Path, real: &dyn Fn(&Path) -> PathBuf) -> Vec<Ask> {
+    let project = real(project);
     let workspace = real(&plan.folders.workspace);
     let outside =
         |path: &Path| Some(real(path)).filter(|path| !path.starts_with(&project) && !path.starts_with(&workspace));
@@ -159,7 +160,7 @@ mod tests {
             Ok(rest) => Path::new("/home/u/.ssh").join(rest).components().collect(),
             Err(_) => path.to_path_buf(),
         };
-        asks(&config, &plan, &real).iter().map(|ask| serde_json::to_string(ask).expect("JSON")).collect()
+        asks(&config, &plan, &plan.project, &real).iter().map(|ask| serde_json::to_string(ask).expect("JSON")).collect()
     }
 
     #[test]

@@ -62,6 +62,9 @@ pub struct Plan {
     pub fetch_only: bool,
     /// First remove all that builds of the project wrote, except caches.
     pub clean: bool,
+    /// The task of the targets that is run, instead of `build`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
     /// Handed to BitBake as they are.
     pub bitbake_args: Vec<String>,
     /// MACHINE.
@@ -99,6 +102,9 @@ pub struct Plan {
     pub conf_tail: String,
     /// Variables of the config's `env`, which recipes see too.
     pub exports: Vec<(String, String)>,
+    /// Conf of another tool: `local.conf` and `bblayers.conf`, in the place of smidr's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_is: Option<PlannedAsIs>,
     /// Environment of BitBake.
     pub env: Vec<(String, String)>,
     /// Files of the caller and of this machine that the build sees, besides its folders.
@@ -129,6 +135,19 @@ pub struct Plan {
     pub artifacts_required: bool,
     /// Parts of the config that have no effect.
     pub warnings: Vec<String>,
+}
+
+/// Conf of another tool, word for word.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedAsIs {
+    /// The folder in which its repositories stand.
+    pub work: PathBuf,
+    /// `local.conf`.
+    pub local_conf: String,
+    /// `bblayers.conf`.
+    pub bblayers_conf: String,
+    /// The variables that BitBake takes from the environment beside those that OpenEmbedded names, in order.
+    pub passed: Vec<String>,
 }
 
 /// The build host of a plan.
@@ -234,8 +253,11 @@ pub fn make(
         .clone()
         .or_else(|| config.build.machine.as_ref().or(config.base.machine.as_ref()).map(|text| text.text.clone()))
         .unwrap_or_default();
-    let targets =
-        if request.targets.is_empty() { vec![config.build.image.text.clone()] } else { request.targets.clone() };
+    let targets = match (&request.targets, &config.build.targets) {
+        (asked, _) if !asked.is_empty() => asked.clone(),
+        (_, several) if !several.is_empty() => several.iter().map(|text| text.text.clone()).collect(),
+        _ => vec![config.build.image.text.clone()],
+    };
     for word in targets.iter().chain([&machine]) {
         check_word(word)?;
     }
@@ -244,7 +266,8 @@ pub fn make(
     }
     let host = host(config, lock);
     let (uid, gid) = facts.inner_ids();
-    let places = Places { lock, place: &place, project, remote: facts.remote.as_ref() };
+    let work = config.as_is.as_ref().map(|as_is| place(&as_is.work));
+    let places = Places { lock, place: &place, project, work: work.clone(), remote: facts.remote.as_ref() };
     let layers: Vec<PlannedLayer> = config.layers.iter().map(|layer| places.layer(layer)).collect::<Result<_, _>>()?;
     let bitbake = config.bitbake.as_ref().map(|source| places.source(config::BITBAKE, source, Submodules::All));
     let bitbake = bitbake.transpose()?;
@@ -268,6 +291,7 @@ pub fn make(
         domain: domain.clone(),
         fetch_only: request.fetch_only,
         clean: request.clean,
+        task: config.build.task.as_ref().map(|text| text.text.clone()),
         bitbake_args: request.bitbake_args.clone(),
         host,
         provider: provider::planned(config),
@@ -282,7 +306,13 @@ pub fn make(
         wait: false,
         logins: Logins::default(),
         conf: super::conf::variables(config, facts, &folders, &machine),
-        conf_tail: config.local_conf.clone(),
+        conf_tail: config.as_is.as_ref().map_or(&config.local_conf, |as_is| &as_is.local_conf).clone(),
+        as_is: config.as_is.as_ref().zip(work).map(|(as_is, work)| PlannedAsIs {
+            work,
+            local_conf: as_is.local_conf.clone(),
+            bblayers_conf: as_is.bblayers_conf.clone(),
+            passed: super::conf::passed(config, facts),
+        }),
         exports: config.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect(),
         env: super::conf::environment(config, facts, &folders, request.offline),
         inputs,
@@ -319,6 +349,8 @@ pub fn make(
         // They are those of the config's own target; another recipe, built by name, need not deploy anything.
         artifacts_required: !config.artifacts.is_empty() && targets.contains(&config.build.image.text),
         artifacts: match config.artifacts.as_slice() {
+            // Another tool's conf may name another machine.
+            [] if config.as_is.is_some() => vec!["images/**".into()],
             [] => vec![format!("images/{machine}/**")],
             patterns => patterns.iter().map(|text| text.text.clone()).collect(),
         },

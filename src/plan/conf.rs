@@ -22,6 +22,10 @@ pub(super) fn variables(
     if let Some(distro) = &config.base.distro {
         set("DISTRO", distro.text.clone());
     }
+    // The rest is said by another tool's conf.
+    if config.as_is.is_some() {
+        return out;
+    }
     set("TMPDIR", path(&folders.tmp));
     set("DL_DIR", path(&folders.downloads));
     set("SSTATE_DIR", path(&folders.sstate));
@@ -145,19 +149,18 @@ pub(super) fn environment(
     for (name, value) in &inputs {
         put(&mut env, name, (*value).into());
     }
-    // BitBake drops unknown variables. Fetchers get those of them that bb.fetch2 lists (FETCH_EXPORT_VARS); other tasks get none,
-    // unless a recipe exports them.
-    let passed: Vec<&str> = proxies
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .chain(CA_VARIABLES.into_iter().filter(|_| bundle.is_some()))
-        .chain(inputs.iter().map(|(name, _)| *name))
-        .chain(config.env.iter().map(|(name, _)| name.text.as_str()))
-        .chain(config.host.env.iter().map(|name| name.text.as_str()))
-        .chain(BY_ENVIRONMENT)
-        .chain(["BB_HASHSERVE"])
-        .collect();
-    put(&mut env, "BB_ENV_PASSTHROUGH_ADDITIONS", passed.join(" "));
+    if config.as_is.is_some() {
+        // As if they were the caller's, who may have set them.
+        for (name, folder) in [
+            ("DL_DIR", &folders.downloads),
+            ("SSTATE_DIR", &folders.sstate),
+            ("BB_HASHSERVE_DB_DIR", &folders.hash_equivalence),
+        ] {
+            put_new(&mut env, name, path(folder));
+        }
+    } else {
+        put(&mut env, "BB_ENV_PASSTHROUGH_ADDITIONS", passed(config, facts).join(" "));
+    }
     // Builds that begin later, and other programs, are counted by the kernel only.
     let [_, _, no_network, pressure @ ..] = BY_ENVIRONMENT;
     if offline {
@@ -167,6 +170,45 @@ pub(super) fn environment(
         put_new(&mut env, name, most.into());
     }
     env
+}
+
+/// The variables of the environment that kas has BitBake take, whatever the project (`libkas.py`), before those that the project names.
+const OF_KAS: [&str; 7] = [
+    "SSTATE_DIR",
+    "SSTATE_MIRRORS",
+    "BB_HASHSERVE_DB_DIR",
+    "BB_HASHSERVE",
+    "BB_HASHSERVE_UPSTREAM",
+    "DL_DIR",
+    "TMPDIR",
+];
+
+/// BB_ENV_PASSTHROUGH_ADDITIONS: BitBake drops unknown variables. Fetchers get those of them that bb.fetch2 lists (FETCH_EXPORT_VARS); other tasks get
+/// none, unless a recipe exports them.
+pub(super) fn passed(config: &Config, facts: &SystemFacts) -> Vec<String> {
+    let wanted = config.host.inputs.proxies && config.host.network != Network::None;
+    let proxies: &[(String, String)] = if wanted { &facts.fetch_env } else { &[] };
+    let bundle = facts.ca_bundle.as_ref().filter(|_| config.host.inputs.certificates);
+    let of_kas = config
+        .as_is
+        .iter()
+        .flat_map(|as_is| OF_KAS.into_iter().chain(as_is.env.iter().map(|(name, _)| name.text.as_str())));
+    let all = of_kas
+        .chain(proxies.iter().map(|(name, _)| name.as_str()))
+        .chain(CA_VARIABLES.into_iter().filter(|_| bundle.is_some()))
+        .chain(super::inputs::variables(config).into_iter().map(|(name, _)| name))
+        .chain(config.env.iter().map(|(name, _)| name.text.as_str()))
+        .chain(config.host.env.iter().map(|name| name.text.as_str()))
+        .chain(BY_ENVIRONMENT)
+        .chain(["BB_HASHSERVE"]);
+    let mut passed: Vec<String> = Vec::new();
+    for name in all {
+        // Others may depend on the list as it was.
+        if config.as_is.is_none() || !passed.iter().any(|known| known == name) {
+            passed.push(name.to_owned());
+        }
+    }
+    passed
 }
 
 /// The path of the host's CA certificates inside, as Debian's tools expect.

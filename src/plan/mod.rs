@@ -14,7 +14,7 @@ mod sandbox;
 mod sources;
 
 pub use asks::asks;
-pub use build::{Plan, PlanError, PlannedHost, check_path, is_hidden, is_workspace_of, make};
+pub use build::{Plan, PlanError, PlannedAsIs, PlannedHost, check_path, is_hidden, is_workspace_of, make};
 pub use conf::{BY_ENVIRONMENT, CA_BUNDLE};
 pub use domain::{Caches, Domain};
 pub use folders::Folders;

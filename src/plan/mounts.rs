@@ -22,6 +22,8 @@ pub struct Placed {
     pub repositories: Vec<OwnRepository>,
     /// Repositories of the store, which never change.
     pub pinned: Vec<PathBuf>,
+    /// Those of them that are seen in a second place as well, and that place.
+    pub twice: Vec<(PathBuf, PathBuf)>,
     /// Inputs of the caller and of this machine.
     pub inputs: Vec<PlacedInput>,
     /// Whether layers may be written: in `shell` and `run`, for development.
@@ -87,6 +89,7 @@ impl Plan {
             self.folders.writable().into_iter().map(|path| (path.into(), path.into(), true)).collect();
         binds.extend(placed.repositories.iter().flat_map(|repository| repository.binds(placed.edit, &placed.empty)));
         binds.extend(placed.pinned.iter().map(|path| (path.clone(), path.clone(), false)));
+        binds.extend(placed.twice.iter().map(|(path, at)| (at.clone(), path.clone(), false)));
         binds.extend(placed.inputs.iter().map(|input| (input.dest.clone(), input.source.clone(), input.writable)));
         binds.sort();
         mounts.extend(binds.into_iter().map(|(dest, source, writable)| MountOp::Bind { source, dest, writable }));

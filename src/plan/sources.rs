@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     config::{self, GitSource, Layer, Source, SubmoduleKey},
     lock::{Asked, Lock, RepositoryPin},
-    model::{BuildId, CommitId, RemoteCaller, SubmittedLayer, document_path, without_secrets},
+    model::{BuildId, CommitId, RemoteCaller, SubmittedLayer, document_path, without_dots, without_secrets},
 };
 
 /// A repository with Yocto layers.
@@ -25,6 +25,12 @@ pub struct PlannedLayer {
     pub exclude: Vec<String>,
     /// Whether they are used with a series that they do not name.
     pub ignore_series: bool,
+    /// Whether it has layers at all.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub has_layers: bool,
+    /// Where the build sees a git repository, beside its place in the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<PathBuf>,
 }
 
 /// Where a repository comes from.
@@ -181,6 +187,8 @@ pub(super) struct Places<'a> {
     pub place: &'a dyn Fn(&str) -> PathBuf,
     /// The config's folder.
     pub project: &'a Path,
+    /// The folder in which repositories of another tool's project stand.
+    pub work: Option<PathBuf>,
     /// The client that has sent the project.
     pub remote: Option<&'a RemoteCaller>,
 }
@@ -195,6 +203,8 @@ impl Places<'_> {
             include,
             exclude: texts(&layer.exclude),
             ignore_series: layer.ignore_series,
+            has_layers: layer.has_layers,
+            at: self.work.as_ref().zip(layer.at.as_ref()).map(|(work, at)| without_dots(&work.join(&at.text))),
         })
     }
 
@@ -330,7 +340,9 @@ mod tests {
         assert!(plan.inputs.iter().all(|input| input.source.as_deref() == Some(Path::new("/nonexistent/.netrc"))));
         let value = |name: &str| plan.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         assert_eq!((value("DAEMONS"), value("SENT")), (None, Some("x")));
-        let asks = |plan: &Plan| serde_json::to_string(&asks(&config, plan, &|path| path.into())).expect("JSON");
+        let asks = |plan: &Plan| {
+            serde_json::to_string(&asks(&config, plan, &plan.project, &|path| path.into())).expect("JSON")
+        };
         assert!(asks(&plan).contains("a patch of"), "{}", asks(&plan));
         assert!(!asks(&plan).contains("shared_cache") && !asks(&plan).contains("the layer l"), "{}", asks(&plan));
         assert!(plan.has_all_patches().expect_err("no patch").to_string().contains("~/x.patch"));
@@ -347,7 +359,7 @@ mod tests {
         let lookup = |name: &str| (name == "TOKEN").then(|| "hunter2".to_owned());
         let config = config::read("smidr.yaml", text, None, &lookup).expect("a good config");
         let place = |text: &str| PathBuf::from(text);
-        let places = Places { lock: None, place: &place, project: Path::new("/p"), remote: None };
+        let places = Places { lock: None, place: &place, project: Path::new("/p"), work: None, remote: None };
         let layer = places.layer(&config.layers[0]).expect("a layer");
         let PlannedSource::Git(git) = layer.source else { panic!("it is from git") };
         assert_eq!(git.url, "https://me:hunter2@host/l");

@@ -2,6 +2,7 @@
 //!
 //! Reads the config and reads and writes the lock; never prints, and reads no environment but the variables in [`SystemFacts`].
 
+mod kas;
 mod local;
 pub(crate) mod trust;
 
@@ -12,9 +13,13 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use self::local::Local;
+pub(crate) use self::{
+    kas::{KasFiles, KasRead, WholeKas, is_kas},
+    local::Local,
+};
 use crate::{
     config::{self, Config, Problem, Problems, Texts, UsedVariable, local_path},
+    kas::KasError,
     lock::{HostPin, Lock, LockError, Pins, lock_path},
     model::{
         BuildRequest, Digest, FileContent, Hint, InvalidName, Kind, Origin, Paths, Submission, SubmittedRecipe,
@@ -112,6 +117,15 @@ pub(crate) enum ProjectError {
     /// The lock of the user's own file is not what `smidr` writes.
     #[error("{} is damaged", .0.display())]
     LocalLock(PathBuf),
+    /// kas files are wrong.
+    #[error(transparent)]
+    Kas(#[from] KasError),
+    /// kas files lead to repositories that are not here.
+    #[error("the includes of {} lead to repositories that are not here yet", .0.display())]
+    Wants(PathBuf),
+    /// What kas files ask for cannot be planned.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// A name that no build can have.
     #[error(transparent)]
     Name(#[from] InvalidName),
@@ -128,7 +142,10 @@ impl UserError for ProjectError {
             | Self::Folder(_)
             | Self::NotText(_)
             | Self::LocalLock(_)
+            | Self::Wants(_)
             | Self::Name(_) => Kind::Request,
+            Self::Kas(error) => error.kind(),
+            Self::Plan(error) => error.kind(),
             Self::Foreign(_) => Kind::Host,
             Self::Config(error) => error.kind(),
             Self::Owner(error) => error.kind(),
@@ -168,6 +185,9 @@ impl UserError for ProjectError {
             }
             Self::Foreign(_) => vec![Hint::new("log in as its owner, or copy it to a folder of your own")],
             Self::NotText(_) | Self::Name(_) => Vec::new(),
+            Self::Wants(file) => vec![Hint::command("bring them", format!("smidr lock -c {}", shell(file)))],
+            Self::Kas(error) => error.hints(),
+            Self::Plan(error) => error.hints(),
             Self::Config(error) => error.hints(),
             Self::Owner(error) => error.hints(),
             Self::Settings(error) => error.hints(),
@@ -181,6 +201,7 @@ impl UserError for ProjectError {
             Self::Config(problems) => problems.drawn(colour),
             Self::Settings(error) => error.drawn(colour),
             Self::Lock(error) => error.drawn(colour),
+            Self::Kas(error) => error.drawn(colour),
             _ => None,
         }
     }
@@ -192,8 +213,8 @@ impl Sources {
     /// # Errors
     ///
     /// When there is no config, it belongs to another user, or cannot be read.
-    pub(crate) fn read(file: &Path) -> Result<Self, ProjectError> {
-        let sources = Self::look(file)?;
+    pub(crate) fn read(file: &Path, facts: &SystemFacts) -> Result<Self, ProjectError> {
+        let sources = Self::look(file, facts)?;
         let folder = sources.file.parent().unwrap_or(Path::new("/"));
         // What smidr writes there would have the wrong owner, or could not be written.
         match paths::check_owner(folder) {
@@ -207,7 +228,13 @@ impl Sources {
     /// # Errors
     ///
     /// When there is no config, or it cannot be read.
-    pub(crate) fn look(file: &Path) -> Result<Self, ProjectError> {
+    pub(crate) fn look(file: &Path, facts: &SystemFacts) -> Result<Self, ProjectError> {
+        if is_kas(file) {
+            return match KasFiles::of(file, facts)?.read(facts)? {
+                KasRead::Whole(whole) => Ok(whole.sources),
+                KasRead::Wants(_) => Err(ProjectError::Wants(file.into())),
+            };
+        }
         if !file.exists() {
             let file = std::path::absolute(file).map_err(FileError::new("find", file))?;
             let name = file.file_name().unwrap_or_default();
@@ -289,7 +316,7 @@ impl Project {
     ///
     /// When there is none, it belongs to another user, or it is wrong.
     pub(crate) fn read(file: &Path, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
-        Self::of(Sources::read(file)?, variant, facts)
+        Self::of(Sources::read(file, facts)?, variant, facts)
     }
 
     /// The same for any folder, to look at it.
@@ -298,7 +325,7 @@ impl Project {
     ///
     /// When there is none, or it is wrong.
     pub(crate) fn look(file: &Path, variant: Option<&str>, facts: &SystemFacts) -> Result<Self, ProjectError> {
-        Self::of(Sources::look(file)?, variant, facts)
+        Self::of(Sources::look(file, facts)?, variant, facts)
     }
 
     /// The project that these texts are.

@@ -284,7 +284,10 @@ fn resolve(repository: &gix::Repository, wanted: &PlannedGit, url: &str) -> Resu
         (None, _) => return Ok(Resolved::Missing),
     };
     if let Some(named) = &wanted.commit {
+        // The id of an annotated tag stands for its commit.
+        let of_tag = || mirror::commit_id(repository, mirror::id(named)).is_some_and(|found| found == commit);
         match &wanted.tag {
+            Some(_) if of_tag() => {}
             Some(tag) if *named != commit => {
                 return Err(GitError::OtherTag { url: url(), tag: tag.clone(), found: commit, wanted: named.clone() });
             }

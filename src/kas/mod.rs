@@ -1,0 +1,32 @@
+//! kas projects: their files merged, what they mean, and the conf that comes of it, as kas 5.5 does it. Pure: files are read by the caller.
+
+mod conf;
+mod dump;
+mod merge;
+mod native;
+mod project;
+mod schema;
+mod yaml;
+
+pub use conf::{bblayers_conf, local_conf};
+pub use dump::{Form, dump};
+pub use merge::{Asked, Files, KasError, Loaded, Merged, lock_of, merge};
+pub use native::{Found, smidr_yaml};
+pub use project::{Around, Kas, Patch, Repository, Revision, repositories};
+pub use yaml::{Node, Scalar, Value};
+
+/// Of a smidr.yaml that is a kas project's: the files that its key `kas` names, and its other keys.
+pub fn named_by(text: &str) -> Option<(String, Node)> {
+    text.lines().find(|line| line.starts_with("kas:"))?;
+    let mut node = yaml::parse(text, 0).ok()?;
+    let files = node.remove("kas")?.as_text()?.to_owned();
+    Some((files, node))
+}
+
+/// Whether a text is a kas file rather than another YAML or JSON document.
+pub fn has_header(text: &str) -> bool {
+    let known = || text.lines().any(|line| line.starts_with("header") || line.contains("\"header\""));
+    known()
+        && yaml::parse(text, 0)
+            .map_or(true, |node| node.get("header").is_some_and(|header| header.get("version").is_some()))
+}
