@@ -9,7 +9,7 @@ pub mod system;
 
 pub mod config;
 
-mod kas;
+pub mod kas;
 pub mod lock;
 pub mod plan;
 

@@ -103,6 +103,8 @@ mod images;
 mod inputs;
 #[path = "all/isolation.rs"]
 mod isolation;
+#[path = "all/kas.rs"]
+mod kas;
 #[path = "all/keeper.rs"]
 mod keeper;
 #[path = "all/kept.rs"]

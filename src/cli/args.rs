@@ -59,6 +59,13 @@ pub(super) enum Command {
     Layers(Layers),
     /// Run a command in the build's own sandbox
     Run(Run),
+    /// Run one of kas's commands: build, checkout, shell, dump, lock, for-all-repos, diff, purge
+    #[command(disable_help_flag = true)]
+    Kas {
+        /// kas's own command line
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+        words: Vec<String>,
+    },
     /// Open a shell in the build's own sandbox
     Shell(Shell),
     /// Decide on what was changed in local.conf and bblayers.conf in a shell
@@ -211,7 +218,7 @@ pub(super) struct Plan {
 }
 
 /// `smidr build`
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(super) struct Build {
     /// What to build
     #[command(flatten)]

@@ -139,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::explain(&config, &args),
         Command::Attach(args) => attach::attach(&config, &args),
         Command::History(command) => history::history(&config, &command),
+        Command::Kas { words } => return kas::kas(&grant, words),
         Command::Keeper => keeper::keeper(),
         Command::Worker(args) => worker::worker(&args),
         Command::ConfigOf(args) => config_of::config_of(&args),

@@ -154,7 +154,7 @@ directories: {sstate: /srv/ss}
         let (paths, request) = (Paths::new("/home/u/.smidr".into()), BuildRequest::default());
         let file = Path::new("/home/u/p/smidr.yaml");
         let plan = plan::make(&config, None, &facts, &paths, file, &request, &Domain::Own).expect("a plan");
-        let asks = plan::asks(&config, &plan, &|path| path.to_path_buf());
+        let asks = plan::asks(&config, &plan, &plan.project, &|path| path.to_path_buf());
         // Downloads are those of the user, and nothing in the text says so.
         let asks: Vec<Ask> = asks.into_iter().filter(|ask| !matches!(ask, Ask::SharedCache { .. })).collect();
         let mut marked: Vec<&str> = Vec::new();

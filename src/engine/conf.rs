@@ -17,7 +17,7 @@ use crate::{
     model::{Hint, Kind, Paths, UserError, last_part},
     plan::Plan,
     system::{
-        files::{FileError, write_atomically},
+        files::{FileError, with_suffix, write_atomically},
         rooted::Rooted,
     },
 };
@@ -208,7 +208,7 @@ impl Written {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.with_extension(name)
+        with_suffix(&self.0, name)
     }
 
     fn text(&self, name: &str) -> Option<String> {

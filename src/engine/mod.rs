@@ -45,6 +45,7 @@ use std::{
 };
 
 pub(crate) use crate::artifacts::sweep;
+pub(crate) use crate::layers::{head_of, holds_work};
 pub(crate) use asks::{Judged, judge, left_conf, registry_image};
 use budget::Budget;
 pub(crate) use confine::Confinement;
@@ -69,7 +70,7 @@ use crate::{
     diagnose::warnings::Warnings,
     events::Emitter,
     image::{ImageError, ImageStore, ReferenceError},
-    layers::{self, Access, Checkouts, LayerError},
+    layers::{self, Access, Checkouts, LayerError, Settled},
     lock::{HostPin, Pins, RepositoryPin},
     model::{Event, Hint, Kind, Logins, Outcome, Paths, Stage, State, SystemFacts, Usage, UserError},
     plan::{Exposed, Isolation, Plan, PlanError, SandboxSpec},
@@ -325,6 +326,24 @@ pub(crate) fn repositories(plan: &Plan, tools: Tools<'_>) -> Result<Vec<Reposito
         }
         _ => Ok(layers::bring(plan, &tools.facts.home, tools.access(!plan.offline, &plan.logins))?),
     }
+}
+
+/// Pins the git layers of a plan, and writes none of them out.
+///
+/// # Errors
+///
+/// The first one that cannot be had.
+pub(crate) fn pin_repositories(plan: &Plan, tools: Tools<'_>) -> Result<Vec<RepositoryPin>, EngineError> {
+    Ok(layers::pin(plan, tools.access(!plan.offline, &plan.logins))?)
+}
+
+/// Makes or moves the work trees of the git layers of a plan that have a place.
+///
+/// # Errors
+///
+/// The first one that cannot be made.
+pub(crate) fn write_out(plan: &Plan, force: bool, tools: Tools<'_>) -> Result<Vec<(String, Settled)>, EngineError> {
+    Ok(layers::write_out(plan, force, tools.access(!plan.offline, &plan.logins))?)
 }
 
 /// Finds out what a project is to be pinned to: its build host, which is brought or made if need be, and its layers.

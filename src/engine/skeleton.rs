@@ -12,7 +12,7 @@ use crate::{
     bitbake,
     model::SystemFacts,
     plan::{CA_BUNDLE, EMPTY_FILE, EMPTY_FOLDER, GIT_CONFIG, PlacedInput, Plan, What, git_config},
-    system::files::{FileError, remove_tree, write_atomically},
+    system::files::{FileError, remove_tree, with_suffix, write_atomically},
 };
 
 /// Where other distributions' tools look for CA certificates.
@@ -36,7 +36,7 @@ impl Workspace {
             plan.ca_bundle.as_ref().map(|path| (path, fs::metadata(path).and_then(|data| data.modified()).ok()));
         let content = format!("{:?}", (&points, generated_files(plan, facts), bundle));
         let is_sealed =
-            |skeleton: &Path| fs::read_to_string(skeleton.with_extension("seal")).is_ok_and(|sealed| sealed == content);
+            |skeleton: &Path| fs::read_to_string(with_suffix(skeleton, "seal")).is_ok_and(|sealed| sealed == content);
         if let Some(of_build) = self.of_build.take_if(|of_build| is_sealed(of_build)) {
             self.skeleton = of_build;
             return Ok(());
@@ -80,7 +80,7 @@ impl Workspace {
             self.skeleton = of_build;
         }
         // Last: a skeleton that was not finished has no seal, or that of another one.
-        write_atomically(&self.skeleton.with_extension("seal"), content.as_bytes(), 0o600)
+        write_atomically(&with_suffix(&self.skeleton, "seal"), content.as_bytes(), 0o600)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     model::{Event, FOLDER_MARK, Hint, Kind, Paths, UserError},
     plan::{Isolation, OwnRepository, PlacedInput, Plan},
     system::{
-        files::{FileError, make_dir, make_private_dir, shell},
+        files::{FileError, make_dir, make_private_dir, shell, with_suffix},
         lock::{self, Attempt, FileLock, Mode, WaitError},
         rooted::{Rooted, RootedError},
     },
@@ -390,7 +390,7 @@ impl Workspace {
     pub(super) fn write_copies(&self, own: &mut [OwnRepository]) -> Result<(), FileError> {
         for (number, own) in own.iter_mut().enumerate() {
             for (copied, text) in layers::copies(own) {
-                let file = self.skeleton.with_extension(format!("git-{number}-{}", own.copies.len()));
+                let file = with_suffix(&self.skeleton, &format!("git-{number}-{}", own.copies.len()));
                 fs::write(&file, &text).map_err(FileError::new("write", &file))?;
                 own.copies.push((copied, file));
             }

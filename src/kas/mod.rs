@@ -1,5 +1,6 @@
 //! kas projects: their files merged, what they mean, and the conf that comes of it, as kas 5.5 does it. Pure: files are read by the caller.
 
+mod compare;
 mod conf;
 mod dump;
 mod merge;
@@ -8,11 +9,12 @@ mod project;
 mod schema;
 mod yaml;
 
+pub use compare::{as_node, differences, in_short};
 pub use conf::{bblayers_conf, local_conf};
 pub use dump::{Form, dump};
-pub use merge::{Asked, Files, KasError, Loaded, Merged, lock_of, merge};
+pub use merge::{Asked, Files, KasError, Merged, lock_of, merge};
 pub use native::{Found, smidr_yaml};
-pub use project::{Around, Kas, Patch, Repository, Revision, repositories};
+pub use project::{Around, Kas, Repository, Revision, repositories};
 pub use yaml::{Node, Scalar, Value};
 
 /// Of a smidr.yaml that is a kas project's: the files that its key `kas` names, and its other keys.
@@ -29,4 +31,18 @@ pub fn has_header(text: &str) -> bool {
     known()
         && yaml::parse(text, 0)
             .map_or(true, |node| node.get("header").is_some_and(|header| header.get("version").is_some()))
+}
+
+/// The document that a text is.
+///
+/// # Errors
+///
+/// The first place that cannot be read.
+pub fn parse(text: &str) -> Result<Node, crate::config::Problem> {
+    yaml::parse(text, 0)
+}
+
+/// Lays one document on top of another.
+pub fn lay_over(below: &mut Node, above: &Node) {
+    merge::lay(below, above);
 }

@@ -47,6 +47,8 @@ pub struct Original<'a> {
     pub commit: &'a CommitId,
     /// What the config puts on top.
     pub patches: &'a [ReadPatch],
+    /// The branch that is made of it; none: no branch.
+    pub branch: Option<&'a str>,
 }
 
 /// What has been done in a working copy.
@@ -84,6 +86,9 @@ pub enum EditError {
         /// Its words.
         said: String,
     },
+    /// No repository.
+    #[error("{} holds something that is no git repository", .0.display())]
+    NoRepository(PathBuf),
     /// Not made here.
     #[error("{} was not made by `smidr layers edit`", .0.display())]
     Other(PathBuf),
@@ -96,7 +101,7 @@ impl UserError for EditError {
     fn kind(&self) -> Kind {
         match self {
             Self::NoGit => Kind::Host,
-            Self::Patch { .. } | Self::Other(_) => Kind::Request,
+            Self::Patch { .. } | Self::Other(_) | Self::NoRepository(_) => Kind::Request,
             Self::Git { .. } => Kind::Outside,
             Self::File(error) => error.kind(),
         }
@@ -109,6 +114,7 @@ impl UserError for EditError {
                 vec![Hint::new("take it out of `patches:` while you edit, and commit its change yourself")]
             }
             Self::Other(folder) => vec![Hint::command("what it is", format!("git -C {} log -1", shell(folder)))],
+            Self::NoRepository(folder) => vec![Hint::command("move it away", format!("mv {0} {0}.old", shell(folder)))],
             Self::Git { .. } => Vec::new(),
             Self::File(error) => error.hints(),
         }
@@ -136,20 +142,43 @@ pub fn copy(original: &Original<'_>, into: &Path, access: Access<'_>) -> Result<
 }
 
 fn fill(original: &Original<'_>, folder: &Path, access: Access<'_>) -> Result<Vec<PathBuf>, EditError> {
-    let Original { url, mirror, commit, patches } = original;
     fs::create_dir(folder).map_err(FileError::new("make the folder", folder))?;
     let git = Git::find(folder, access)?;
-    let (commit, mirror) = (commit.to_string(), mirror.as_os_str());
     git.run("begin a repository", &["init", "-q", "--template="])?;
+    git.run("name its origin", &["remote", "add", "origin", &without_secrets(original.url)])?;
+    check_out(&git, original, false)?;
+    git.run("note where it begins", &["update-ref", BASE, "HEAD"])?;
+    Ok(gitlinks(folder).unwrap_or_default())
+}
+
+/// Moves a repository to another commit. Programs that it names itself are not run.
+///
+/// # Errors
+///
+/// When git cannot do it, or a patch does not apply.
+pub(super) fn move_to(
+    original: &Original<'_>,
+    folder: &Path,
+    force: bool,
+    access: Access<'_>,
+) -> Result<(), EditError> {
+    let git = Git::find(folder, access)?;
+    check_out(&git, original, force)?;
+    git.run("note where it begins", &["update-ref", BASE, "HEAD"]).map(drop)
+}
+
+fn check_out(git: &Git<'_>, original: &Original<'_>, force: bool) -> Result<(), EditError> {
+    let Original { mirror, commit, patches, branch, .. } = original;
+    let (commit, mirror) = (commit.to_string(), mirror.as_os_str());
     // By its id: the mirror need not have a branch there.
     let served = "--upload-pack=git -c uploadpack.allowAnySHA1InWant=true upload-pack";
     let fetch = ["fetch", "-q", "--no-tags", "--update-shallow", served].map(OsStr::new);
     git.run("copy the commit", &[&fetch[..], &[mirror, commit.as_ref()]].concat())?;
-    git.run("name its origin", &["remote", "add", "origin", &without_secrets(url)])?;
-    git.run("check the commit out", &["checkout", "-q", "-b", BRANCH, &commit])?;
-    patches.iter().try_for_each(|patch| git.commit(patch))?;
-    git.run("note where it begins", &["update-ref", BASE, "HEAD"])?;
-    Ok(gitlinks(folder).unwrap_or_default())
+    let place = branch.map_or_else(|| vec!["--detach"], |branch| vec!["-B", branch]);
+    let forced = force.then_some("--force");
+    let words = ["checkout", "-q"].into_iter().chain(forced).chain(place).chain([commit.as_str()]);
+    git.run("check the commit out", &words.collect::<Vec<_>>())?;
+    patches.iter().try_for_each(|patch| git.commit(patch))
 }
 
 /// What has been done in a working copy.
@@ -224,7 +253,16 @@ impl<'a> Git<'a> {
             command.env_remove(name);
         }
         command.env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C");
-        command.args(["-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "gc.auto=0"]);
+        command.args([
+            "-c",
+            "core.hooksPath=/dev/null",
+            "-c",
+            "commit.gpgSign=false",
+            "-c",
+            "gc.auto=0",
+            "-c",
+            "core.fsmonitor=false",
+        ]);
         command
     }
 

@@ -69,6 +69,17 @@ pub(super) fn state(repository: &Path, folder: &Path) -> Option<(CommitId, bool)
     Some((commit, is_dirty(&repository, folder).unwrap_or(true)))
 }
 
+/// The commit that a repository is at. Runs nothing.
+pub fn head(repository: &Path) -> Option<CommitId> {
+    let repository = open(repository)?;
+    CommitId::from_sha1(repository.head_id().ok()?.as_bytes().try_into().ok()?).into()
+}
+
+/// Whether a repository has changes that are not committed, or is none. Runs nothing.
+pub fn holds_work(repository: &Path) -> bool {
+    state(repository, repository).is_none_or(|(_, dirty)| dirty)
+}
+
 fn open(repository: &Path) -> Option<gix::Repository> {
     // The owner of files says nothing about the author of `.git/config`: it may have come in an archive. Its filters are programs, which git's own
     // status would run. Nothing that a repository names is run here; programs of the user's configuration are.

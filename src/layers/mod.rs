@@ -35,6 +35,7 @@ mod revision;
 mod targets;
 pub mod unpack;
 mod valid_names;
+mod work_tree;
 
 use std::path::{Path, PathBuf};
 
@@ -49,7 +50,7 @@ pub use git_error::GitError;
 pub use gitlinks::gitlinks;
 pub(crate) use identity::identity;
 pub use known::Repository as KnownRepository;
-pub use local::{repository as repository_around, would_commit};
+pub use local::{head as head_of, holds_work, repository as repository_around, would_commit};
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Suggestion;
 pub use own::{copies, hide};
@@ -57,6 +58,7 @@ pub use pack::{Limits as PackLimits, PackedFile, PackedLayer, pack};
 use patch::PatchError;
 pub(crate) use patch::read_patches;
 pub use repository::{Repository, Store};
+pub use work_tree::{Settled, pin, write_out};
 
 use crate::{
     config::BITBAKE,
@@ -191,6 +193,9 @@ pub enum LayerError {
     /// A commit that cannot be written out.
     #[error(transparent)]
     Checkout(#[from] CheckoutError),
+    /// A work tree that cannot be made.
+    #[error(transparent)]
+    Edit(#[from] edit::EditError),
     /// A patch that cannot be read.
     #[error(transparent)]
     Patch(#[from] PatchError),
@@ -214,6 +219,7 @@ impl UserError for LayerError {
             | Self::Patched(_) => Kind::Request,
             Self::Git(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
+            Self::Edit(error) => error.kind(),
             Self::Patch(error) => error.kind(),
             Self::Discover(error) => error.kind(),
             Self::Collection(error) => error.kind(),
@@ -240,6 +246,7 @@ impl UserError for LayerError {
             Self::Patched(_) => vec![Hint::command("pin them, and commit smidr.lock", "smidr lock")],
             Self::Git(error) => error.hints(),
             Self::Checkout(error) => error.hints(),
+            Self::Edit(error) => error.hints(),
             Self::Patch(error) => error.hints(),
             Self::Discover(error) => error.hints(),
             Self::Collection(error) => error.hints(),

@@ -28,6 +28,10 @@ pub(crate) struct KasFiles {
     pub around: Around,
     /// Whether lock files count.
     pub locks: bool,
+    /// Whether repositories with an address are taken from there, also where their folders are there.
+    pub apart: bool,
+    /// Whether what smidr's own lock pins is asked for anew.
+    pub forget: bool,
     /// The smidr.yaml that names the files, and its other keys.
     beside: Option<(PathBuf, Node)>,
     /// Lines `REGEX REPLACEMENT` (KAS_PREMIRRORS).
@@ -110,6 +114,12 @@ impl KasFiles {
         let usual = if folder.as_os_str().is_empty() { ".".into() } else { folder };
         let work = here(&variable("KAS_WORK_DIR").map_or(usual, PathBuf::from))?;
         let work = fs::canonicalize(&work).unwrap_or(work);
+        // One in the work folder says what kas has no words for, such as the build host.
+        let beside = beside.or_else(|| {
+            let file = work.join("smidr.yaml");
+            let (_, keys) = kas::named_by(&Disk.text(&file).ok()?)?;
+            Some((file, keys))
+        });
         let build = match variable("KAS_BUILD_DIR") {
             Some(build) => crate::model::without_dots(&here(Path::new(&build))?),
             None => work.join("build"),
@@ -123,7 +133,15 @@ impl KasFiles {
             task: variable("KAS_TASK"),
             work,
         };
-        Ok(Self { files, around, locks: true, beside, premirrors: premirrors(variable("KAS_PREMIRRORS")) })
+        Ok(Self {
+            files,
+            around,
+            locks: true,
+            apart: false,
+            forget: false,
+            beside,
+            premirrors: premirrors(variable("KAS_PREMIRRORS")),
+        })
     }
 
     /// The config that names the project.
@@ -140,7 +158,7 @@ impl KasFiles {
     ///
     /// When one is wrong, or names what there is not.
     pub(crate) fn read(&self, facts: &SystemFacts) -> Result<KasRead, ProjectError> {
-        let lock_text = read_lock(&lock_path(&self.config()))?;
+        let lock_text = if self.forget { None } else { read_lock(&lock_path(&self.config()))? };
         let lock = lock_text.as_deref().map(Lock::parse).transpose()?;
         let mut folders = BTreeMap::new();
         loop {
@@ -153,7 +171,9 @@ impl KasFiles {
                 let sources = all.iter().flat_map(|repository| &repository.patches).map(|patch| &patch.repository);
                 needed.extend(sources.filter(|id| !folders.contains_key(*id)).cloned());
                 needed.extend(
-                    all.iter().filter(|one| one.revision.refspec.is_some() && !is_here(one)).map(|one| one.id.clone()),
+                    all.iter()
+                        .filter(|one| one.revision.refspec.is_some() && !self.is_here(one))
+                        .map(|one| one.id.clone()),
                 );
             }
             if needed.is_empty() {
@@ -164,11 +184,11 @@ impl KasFiles {
             }
             let wanted: Vec<Repository> = all.into_iter().filter(|one| needed.contains(&one.id)).collect();
             let mut missing = Vec::new();
-            let far: Vec<Repository> = wanted.iter().filter(|one| !is_here(one)).cloned().collect();
+            let far: Vec<Repository> = wanted.iter().filter(|one| !self.is_here(one)).cloned().collect();
             let found = self.in_store(&far, lock_text.clone(), facts)?;
             for one in wanted {
                 match found.get(&one.id) {
-                    _ if is_here(&one) => drop(folders.insert(one.id.clone(), one.folder.clone())),
+                    _ if self.is_here(&one) => drop(folders.insert(one.id.clone(), one.folder.clone())),
                     Some(folder) if one.revision.refspec.is_none() => {
                         drop(folders.insert(one.id.clone(), folder.clone()))
                     }
@@ -206,7 +226,7 @@ impl KasFiles {
         }
         let file = self.config();
         let found = |one: &Repository| Found {
-            is_here: is_here(one),
+            is_here: self.is_here(one),
             patches: patches.get(&one.id).cloned().unwrap_or_default(),
             instead: one.url.as_deref().and_then(|url| self.mirrored(url)),
         };
@@ -253,16 +273,17 @@ impl KasFiles {
         Ok(found)
     }
 
+    /// Whether a repository is used as it stands: one of this machine, or one whose folder is there and not empty.
+    fn is_here(&self, repository: &Repository) -> bool {
+        let is_filled = || fs::read_dir(&repository.folder).is_ok_and(|mut entries| entries.next().is_some());
+        repository.url.is_none() || !self.apart && is_filled()
+    }
+
     fn mirrored(&self, url: &str) -> Option<String> {
         let (pattern, replacement) =
             self.premirrors.iter().find(|(pattern, _)| pattern.find(url).is_some_and(|found| found.start() == 0))?;
         Some(pattern.replace_all(url, replacement.as_str()).into_owned())
     }
-}
-
-/// Whether a repository is used as it stands: one of this machine, or one whose folder is there and not empty.
-fn is_here(repository: &Repository) -> bool {
-    repository.url.is_none() || fs::read_dir(&repository.folder).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// Says of refspecs what the lock knows of them.

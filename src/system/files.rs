@@ -122,6 +122,13 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
     text().map_err(FileError::new("read", path))
 }
 
+/// A file beside another one, with a dot and more at the end of its name. Not [`Path::with_extension`]: a name may have dots of its own.
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{suffix}"));
+    path.with_file_name(name)
+}
+
 /// Larger than any text written by hand, in bytes.
 const TEXT_LIMIT: u64 = 16 << 20;
 

@@ -87,7 +87,9 @@ const LINES: &[(&str, i32)] = &[
 #[test]
 fn the_table_has_every_command() {
     let is_leaf = |path: &&[&str]| !COMMANDS.iter().any(|other| other.len() > path.len() && other.starts_with(path));
-    for command in COMMANDS.iter().copied().filter(is_leaf) {
+    // kas's command lines are kas's own.
+    let is_ours = |path: &&[&str]| path.first() != Some(&"kas");
+    for command in COMMANDS.iter().copied().filter(is_leaf).filter(is_ours) {
         let line = command.join(" ");
         assert!(LINES.iter().any(|(known, _)| format!("{known} ").starts_with(&format!("{line} "))), "{line}");
     }

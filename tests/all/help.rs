@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-pub(super) const COMMANDS: [&[&str]; 89] = [
+pub(super) const COMMANDS: [&[&str]; 98] = [
     &[],
     &["init"],
     &["check"],
@@ -18,6 +18,15 @@ pub(super) const COMMANDS: [&[&str]; 89] = [
     &["layers", "diff"],
     &["layers", "prune"],
     &["run"],
+    &["kas"],
+    &["kas", "checkout"],
+    &["kas", "build"],
+    &["kas", "shell"],
+    &["kas", "for-all-repos"],
+    &["kas", "dump"],
+    &["kas", "lock"],
+    &["kas", "diff"],
+    &["kas", "purge"],
     &["shell"],
     &["conf"],
     &["conf", "adopt"],
@@ -129,6 +138,7 @@ fn the_help_test_covers_every_command() {
         &["daemon", "token"],
         &["history"],
         &["image"],
+        &["kas"],
         &["layers"],
     ] {
         let help = world.smidr().args(parent).arg("--help").run().out;

@@ -18,6 +18,7 @@ import json
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 
 PR_SET_DUMPABLE = 4
@@ -64,6 +65,9 @@ def asked_for(bitbake):
 
 
 def run(bitbake):
+    with open(bitbake, "rb") as program:
+        if b"python" not in program.readline():  # a wrapper around it
+            sys.exit(subprocess.call([bitbake] + sys.argv[1:]))
     runpy.run_path(bitbake, run_name="__main__")
 
 

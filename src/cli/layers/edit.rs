@@ -91,7 +91,8 @@ fn begin(context: &CommandContext, file: &Path, grant: &Grant, args: &LayersEdit
 fn copy(git: &PlannedGit, store: &Store, into: &Path, access: Access<'_>) -> Result<(), Failure> {
     let patches = read_patches(git)?;
     let (mirror, commit) = store.mirrors.pin(git, access)?;
-    let original = Original { url: &git.url, mirror: mirror.path(), commit: &commit, patches: &patches };
+    let original =
+        Original { url: &git.url, mirror: mirror.path(), commit: &commit, patches: &patches, branch: Some(BRANCH) };
     let submodules = edit::copy(&original, into, access)?;
     let on_top = match patches.len() {
         0 => String::new(),

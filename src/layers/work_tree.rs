@@ -1,0 +1,140 @@
+//! Work trees at a commit of a mirror, in folders that are the user's: made where there is none, moved where nothing of the user's is lost by that.
+
+use std::{fs, path::Path};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    LayerError, Store,
+    access::Access,
+    edit::{self, Original},
+    local,
+    patch::{ReadPatch, read_patches},
+};
+use crate::{
+    lock::RepositoryPin,
+    model::CommitId,
+    plan::{Plan, PlannedSource},
+    system::files::{FileError, write_atomically},
+};
+
+/// What was done about a work tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It was made.
+    Made,
+    /// It was there.
+    Same,
+    /// It was at another commit.
+    Moved,
+    /// It has changes that are not committed, and stays as it is.
+    Dirty,
+}
+
+/// In `.git`: what smidr has checked out.
+const RECORD: &str = "smidr-tree";
+
+/// Pins the git layers of a plan, and writes none of them out. One that has no such branch is asked for a tag of that name.
+///
+/// # Errors
+///
+/// The first one that cannot be had.
+pub fn pin(plan: &Plan, access: Access<'_>) -> Result<Vec<RepositoryPin>, LayerError> {
+    let store = Store::of(plan);
+    let mut pins = Vec::new();
+    for layer in &plan.layers {
+        let PlannedSource::Git(git) = &layer.source else { continue };
+        let mut git = git.clone();
+        let commit = match store.mirrors.pin(&git, access) {
+            Ok((_, commit)) => commit,
+            Err(error) => {
+                let (Some(name), None, None) = (git.branch.clone(), &git.tag, &git.commit) else {
+                    return Err(error.into());
+                };
+                (git.branch, git.tag) = (None, Some(name));
+                store.mirrors.pin(&git, access).map_err(|_| error)?.1
+            }
+        };
+        let patches = read_patches(&git)?;
+        pins.push(RepositoryPin {
+            name: layer.name.clone(),
+            git: git.asked().git,
+            path: None,
+            branch: git.branch.clone(),
+            tag: git.tag.clone(),
+            exact: git.commit.is_some(),
+            commit: Some(commit),
+            dirty: false,
+            patches: patches.into_iter().map(|patch| patch.lock).collect(),
+        });
+    }
+    Ok(pins)
+}
+
+/// Makes or moves the work trees of those git layers of a plan that have a place. Gives their names, and what was done.
+///
+/// # Errors
+///
+/// The first one that cannot be made.
+pub fn write_out(plan: &Plan, force: bool, access: Access<'_>) -> Result<Vec<(String, Settled)>, LayerError> {
+    let store = Store::of(plan);
+    let mut done = Vec::new();
+    for layer in &plan.layers {
+        let (PlannedSource::Git(git), Some(at)) = (&layer.source, &layer.at) else { continue };
+        let patches = read_patches(git)?;
+        let (mirror, commit) = store.mirrors.pin(git, access)?;
+        let original = Original {
+            url: &git.url,
+            mirror: mirror.path(),
+            commit: &commit,
+            patches: &patches,
+            branch: git.branch.as_deref(),
+        };
+        done.push((layer.name.clone(), settle(&original, at, force, access)?));
+    }
+    Ok(done)
+}
+
+fn settle(original: &Original<'_>, at: &Path, force: bool, access: Access<'_>) -> Result<Settled, LayerError> {
+    let is_empty = fs::read_dir(at).is_ok_and(|mut entries| entries.next().is_none());
+    if is_empty {
+        fs::remove_dir(at).map_err(FileError::new("remove", at)).map_err(edit::EditError::from)?;
+    }
+    if at.symlink_metadata().is_err() {
+        edit::copy(original, at, access)?;
+        note(original, at)?;
+        return Ok(Settled::Made);
+    }
+    let record = fs::read_to_string(at.join(".git").join(RECORD)).unwrap_or_default();
+    let head = local::head(at).ok_or_else(|| edit::EditError::NoRepository(at.into()))?;
+    let is_same = match original.patches {
+        [] => head == *original.commit,
+        patches => record == written(original.commit, patches, &head),
+    };
+    if is_same {
+        return Ok(Settled::Same);
+    }
+    if !force && local::state(at, at).is_none_or(|(_, dirty)| dirty) {
+        return Ok(Settled::Dirty);
+    }
+    edit::move_to(original, at, force, access)?;
+    note(original, at)?;
+    Ok(Settled::Moved)
+}
+
+fn note(original: &Original<'_>, at: &Path) -> Result<(), LayerError> {
+    let head = local::head(at).ok_or_else(|| edit::EditError::NoRepository(at.into()))?;
+    let text = written(original.commit, original.patches, &head);
+    let file = at.join(".git").join(RECORD);
+    Ok(write_atomically(&file, text.as_bytes(), 0o644).map_err(edit::EditError::from)?)
+}
+
+/// The commit, what lies on top of it, and where that led.
+fn written(commit: &CommitId, patches: &[ReadPatch], head: &CommitId) -> String {
+    let mut digest = Sha256::new();
+    for patch in patches {
+        digest.update(&patch.text);
+        digest.update([0]);
+    }
+    format!("{commit} {} {head}\n", hex::encode(digest.finalize()))
+}
