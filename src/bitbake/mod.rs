@@ -71,12 +71,18 @@ pub(crate) fn fetch_command(plan: &Plan, own: &Path) -> Vec<String> {
 /// A command in the environment that OpenEmbedded's `oe-init-build-env` in the folder `init` makes, as another tool sources it, and the folder to start it in.
 /// `passed` are the variables that BitBake takes beside those that the script names.
 pub(crate) fn in_environment(argv: Vec<String>, init: &Path, top: &Path, passed: &[String]) -> (Vec<String>, PathBuf) {
-    // A script that sets neither list means that nothing is to be passed.
+    // The script writes into the conf of its build folder, which builds may not: it gets a copy, and what it then names is put right. One that
+    // sets neither list means that nothing is to be passed.
     const SCRIPT: &str = r#"smidr_top=$1 smidr_passed=$2; shift 2
-. ./oe-init-build-env "$smidr_top" >/dev/null || exit
+smidr_copy=$(mktemp -d) && cp -r "$smidr_top/conf" "$smidr_copy/" || exit
+. ./oe-init-build-env "$smidr_copy" >/dev/null || exit
+for smidr_name in $(compgen -e); do
+    smidr_value=${!smidr_name}
+    case $smidr_value in *"$smidr_copy"*) export "$smidr_name=${smidr_value//"$smidr_copy"/"$smidr_top"}";; esac
+done
 if [ -n "${BB_ENV_EXTRAWHITE+set}" ]; then export BB_ENV_EXTRAWHITE="$BB_ENV_EXTRAWHITE $smidr_passed"
 elif [ -n "${BB_ENV_PASSTHROUGH_ADDITIONS+set}" ]; then export BB_ENV_PASSTHROUGH_ADDITIONS="$BB_ENV_PASSTHROUGH_ADDITIONS $smidr_passed"; fi
-cd "$smidr_top" && exec "$@""#;
+cd "$smidr_top" && rm -rf "$smidr_copy" && exec "$@""#;
     let words = ["bash", "-c", SCRIPT, "oe-init-build-env", &top.display().to_string(), &passed.join(" ")];
     (words.into_iter().map(String::from).chain(argv).collect(), init.to_path_buf())
 }

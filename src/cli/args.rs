@@ -59,7 +59,7 @@ pub(super) enum Command {
     Layers(Layers),
     /// Run a command in the build's own sandbox
     Run(Run),
-    /// Run one of kas's commands: build, checkout, shell, dump, lock, for-all-repos, diff, purge
+    /// Run one of kas's commands on a kas project
     #[command(disable_help_flag = true)]
     Kas {
         /// kas's own command line

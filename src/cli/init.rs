@@ -14,7 +14,8 @@ use super::{
 use crate::{
     config::provider,
     model::{BuildId, Hint, InvalidName},
-    system::files::{FileError, remove_tree},
+    project::kas_file_in,
+    system::files::{FileError, remove_tree, shell},
 };
 
 static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/templates/hello");
@@ -25,6 +26,12 @@ const IGNORED: &str = "/smidr.local.*\n";
 /// Runs the command.
 pub(super) fn init(args: &Init) -> Done {
     let is_here = args.name == ".";
+    if let Some(file) = kas_file_in(Path::new(".")).filter(|_| is_here) {
+        let what = format!("there is a kas project here, {}, and nothing needs to be written", file.display());
+        return Err(
+            Refused::new(what, [Hint::command("it builds as it is", format!("smidr build {}", shell(&file)))]).into()
+        );
+    }
     let name = if is_here { name_of_this_folder()? } else { args.name.clone() };
     if !BuildId::is_valid_name(&name) {
         return Err(InvalidName(name).into());

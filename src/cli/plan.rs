@@ -153,7 +153,7 @@ fn summary(judged: &Judged, redactor: &Redactor, project: &Project, home: &Path)
     for input in &plan.inputs {
         line("input", &input.to_string());
     }
-    for (name, value) in &plan.conf {
+    for (name, value) in plan.conf.iter().filter(|_| plan.as_is.is_none()) {
         line("conf", &format!("{name} = \"{value}\""));
     }
     for text in plan.conf_tail.lines() {

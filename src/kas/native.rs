@@ -44,7 +44,13 @@ pub fn smidr_yaml(
     }
     build.set("task", text(&kas.task));
     root.set("build", build);
-    root.set("directories", map([("build", path(&around.build))]));
+    let mut directories = map([("build", path(&around.build))]);
+    for (key, name) in FOLDERS {
+        if let Some(folder) = folder_of(kas, name, &around.build) {
+            directories.set(key, path(&folder));
+        }
+    }
+    root.set("directories", directories);
     let patterns = kas.artifacts.iter().filter_map(|pattern| pattern.strip_prefix("tmp/deploy/"));
     let patterns: Vec<Node> = patterns.map(|pattern| text(&escaped(pattern))).collect();
     if !patterns.is_empty() {
@@ -62,6 +68,23 @@ pub fn smidr_yaml(
     root.set("as_is", as_is);
     over.into_iter().for_each(|over| lay(&mut root, over));
     dump(&root, Form::Yaml, 2, false)
+}
+
+/// Keys of `directories`, and the variables that a conf header may set instead.
+const FOLDERS: [(&str, &str); 4] =
+    [("downloads", "DL_DIR"), ("sstate", "SSTATE_DIR"), ("tmp", "TMPDIR"), ("deploy", "DEPLOY_DIR")];
+
+/// The folder that a conf header sets a variable to, as far as that can be told without BitBake: the last of its lines counts.
+fn folder_of(kas: &Kas, name: &str, build: &Path) -> Option<PathBuf> {
+    let lines = kas.local_conf.iter().flat_map(|(_, text)| text.lines());
+    let values = lines.filter_map(|line| {
+        let rest = line.trim().strip_prefix(name)?.trim_start();
+        let value = ["=", "?=", ":="].iter().find_map(|sign| rest.strip_prefix(sign))?.trim();
+        let quote = value.chars().next().filter(|c| ['"', '\''].contains(c))?;
+        value.strip_prefix(quote)?.strip_suffix(quote)
+    });
+    let value = values.last()?.replace("${TOPDIR}", &build.display().to_string());
+    (value.starts_with('/') && !value.contains("${")).then(|| without_dots(Path::new(&value)))
 }
 
 fn layer(repository: &Repository, around: &Around, found: &Found, path: &dyn Fn(&Path) -> Node) -> Node {

@@ -507,7 +507,10 @@ fn warnings(config: &Config, facts: &SystemFacts) -> Vec<String> {
     if config.host.ids == config::Ids::Range && facts.subordinate.is_none() {
         warnings.push("host.ids: range has no effect: /etc/subuid and /etc/subgid have no range for you".into());
     }
-    for name in config.host.env.iter().filter(|name| facts.variable(&name.text).is_none()) {
+    // Those of another tool's project may have a value of its own, and need none.
+    let named = |name: &str| config.as_is.iter().flat_map(|as_is| &as_is.env).any(|(known, _)| known.text == name);
+    let unset = |name: &&config::Text| facts.variable(&name.text).is_none() && !named(&name.text);
+    for name in config.host.env.iter().filter(unset) {
         warnings.push(format!("host.env: `{}` is not set here, so the build does not have it", name.text));
     }
     // Its server, worker and user interface with their threads, and what one task of a small recipe starts, are 20.

@@ -81,6 +81,21 @@ pub(crate) fn is_kas(path: &Path) -> bool {
     is_file(text) && Disk.text(path).is_ok_and(|text| kas::named_by(&text).is_some() || kas::has_header(&text))
 }
 
+/// The kas file of a folder, by its usual names, or the only one that there is.
+pub(crate) fn kas_file_in(folder: &Path) -> Option<PathBuf> {
+    let usual = ["kas.yml", "kas-project.yml", "kas.yaml", ".config.yaml"].map(|name| folder.join(name));
+    if let Some(found) = usual.iter().find(|file| is_kas(file)) {
+        return found.file_name().map(PathBuf::from);
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_lock = |file: &Path| file.to_string_lossy().contains(".lock.");
+    let mut all = entries.take(1000).filter(|file| file.is_file() && is_kas(file) && !is_lock(file));
+    match (all.next(), all.next()) {
+        (Some(one), None) => one.file_name().map(PathBuf::from),
+        _ => None,
+    }
+}
+
 impl KasFiles {
     /// The files that a path names, separated by colons.
     ///

@@ -14,7 +14,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 pub(crate) use self::{
-    kas::{KasFiles, KasRead, WholeKas, is_kas},
+    kas::{KasFiles, KasRead, WholeKas, is_kas, kas_file_in},
     local::Local,
 };
 use crate::{
@@ -82,6 +82,8 @@ pub(crate) enum ProjectError {
         file: PathBuf,
         /// A parent folder that has one.
         above: Option<PathBuf>,
+        /// A kas file that is there instead.
+        kas: Option<PathBuf>,
     },
     /// A name on the command line that no overlay has.
     #[error("there is no variant `{variant}` in {} (--variant)", .file.display())]
@@ -157,10 +159,16 @@ impl UserError for ProjectError {
 
     fn hints(&self) -> Vec<Hint> {
         match self {
+            Self::Missing { kas: Some(file), .. } => {
+                vec![Hint::command(
+                    "there is a kas project, which builds as it is",
+                    format!("smidr build {}", shell(file)),
+                )]
+            }
             Self::Missing { above: Some(folder), .. } => {
                 vec![Hint::command("the project is further up", format!("cd {}", shell(folder)))]
             }
-            Self::Missing { above: None, .. } => {
+            Self::Missing { .. } => {
                 vec![Hint::command("begin a project", "smidr init NAME --template hello")]
             }
             Self::Variant { known, .. } if known.is_empty() => {
@@ -239,7 +247,8 @@ impl Sources {
             let file = std::path::absolute(file).map_err(FileError::new("find", file))?;
             let name = file.file_name().unwrap_or_default();
             let above = file.ancestors().skip(2).find(|folder| folder.join(name).is_file()).map(Path::to_path_buf);
-            return Err(ProjectError::Missing { file, above });
+            let kas = file.parent().and_then(kas_file_in).filter(|_| above.is_none());
+            return Err(ProjectError::Missing { file, above, kas });
         }
         if file.is_dir() {
             return Err(ProjectError::Folder(file.into()));

@@ -205,6 +205,41 @@ fn kas_projects_build_as_with_kas() {
     }
 }
 
+/// Without work trees: the build sees checkouts of the store where kas would put them.
+#[test]
+fn kas_projects_build_without_work_trees() {
+    let Some(world) = World::with_image("kas::kas_projects_build_without_work_trees") else { return };
+    for run in ["03", "06", "09"].iter().flat_map(|case| runs(&world, case)) {
+        let config = run.work.join(&run.config);
+        fs::write(run.work.join("smidr.yaml"), format!("kas: {}\nhost: {{recipe: hello}}\n", run.config))
+            .expect("a file");
+        let smidr = || world.smidr().current_dir(&run.work);
+        let done = smidr().args(["build", &run.config]).run();
+        done.expect_code(0);
+        run.expect_bitbake(&done);
+        run.expect_conf();
+        for folder in run.expected("checkouts").expect("checkouts").lines().filter_map(|line| line.split(' ').next()) {
+            assert!(!run.work.join(folder).join(".git").exists(), "{folder} is no work tree");
+        }
+        smidr().args(["build", "--locked"]).run().expect_code(0);
+        if run.name == "default" {
+            let done =
+                smidr().args(["run", "--", "sh", "-c", "cat ../meta-x/recipes-x/x/x_1.bb 2>/dev/null; ls .."]).run();
+            done.expect_code(0);
+            if let Some(recipe) = run.expected("x_1.bb") {
+                done.expect_out(&recipe);
+            }
+        }
+        assert!(config.exists());
+    }
+    let plain = world.work.join("plain");
+    fs::create_dir(&plain).expect("a folder");
+    fs::write(plain.join("kas.yml"), "header: {version: 14}\n").expect("a file");
+    for command in [&["build"][..], &["init", "."]] {
+        world.smidr().current_dir(&plain).args(command).run().expect_code(2).expect_err("smidr build kas.yml");
+    }
+}
+
 #[test]
 fn kas_lock_writes_what_kas_writes() {
     let world = World::new();
