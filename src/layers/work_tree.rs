@@ -1,6 +1,11 @@
 //! Work trees at a commit of a mirror, in folders that are the user's: made where there is none, moved where nothing of the user's is lost by that.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use sha2::{Digest as _, Sha256};
 
@@ -14,7 +19,7 @@ use super::{
 use crate::{
     lock::RepositoryPin,
     model::CommitId,
-    plan::{Plan, PlannedSource},
+    plan::{Plan, PlannedGit, PlannedLayer, PlannedSource},
     system::files::{FileError, write_atomically},
 };
 
@@ -34,6 +39,9 @@ pub enum Settled {
 /// In `.git`: what smidr has checked out.
 const RECORD: &str = "smidr-tree";
 
+/// How many repositories are worked on at once: most of the time they wait for git or for a server.
+const WORKERS: usize = 4;
+
 /// Pins the git layers of a plan, and writes none of them out. One that has no such branch is asked for a tag of that name.
 ///
 /// # Errors
@@ -41,9 +49,7 @@ const RECORD: &str = "smidr-tree";
 /// The first one that cannot be had.
 pub fn pin(plan: &Plan, access: Access<'_>) -> Result<Vec<RepositoryPin>, LayerError> {
     let store = Store::of(plan);
-    let mut pins = Vec::new();
-    for layer in &plan.layers {
-        let PlannedSource::Git(git) = &layer.source else { continue };
+    let all = for_each(plan, |layer, git| {
         let mut git = git.clone();
         let commit = match store.mirrors.pin(&git, access) {
             Ok((_, commit)) => commit,
@@ -56,7 +62,7 @@ pub fn pin(plan: &Plan, access: Access<'_>) -> Result<Vec<RepositoryPin>, LayerE
             }
         };
         let patches = read_patches(&git)?;
-        pins.push(RepositoryPin {
+        Ok(Some(RepositoryPin {
             name: layer.name.clone(),
             git: git.asked().git,
             path: None,
@@ -66,9 +72,9 @@ pub fn pin(plan: &Plan, access: Access<'_>) -> Result<Vec<RepositoryPin>, LayerE
             commit: Some(commit),
             dirty: false,
             patches: patches.into_iter().map(|patch| patch.lock).collect(),
-        });
-    }
-    Ok(pins)
+        }))
+    });
+    all.into_iter().filter_map(Result::transpose).collect()
 }
 
 /// Makes or moves the work trees of those git layers of a plan that have a place. Gives their names, and what was done.
@@ -78,9 +84,8 @@ pub fn pin(plan: &Plan, access: Access<'_>) -> Result<Vec<RepositoryPin>, LayerE
 /// The first one that cannot be made.
 pub fn write_out(plan: &Plan, force: bool, access: Access<'_>) -> Result<Vec<(String, Settled)>, LayerError> {
     let store = Store::of(plan);
-    let mut done = Vec::new();
-    for layer in &plan.layers {
-        let (PlannedSource::Git(git), Some(at)) = (&layer.source, &layer.at) else { continue };
+    let all = for_each(plan, |layer, git| {
+        let Some(at) = &layer.at else { return Ok(None) };
         let patches = read_patches(git)?;
         let (mirror, commit) = store.mirrors.pin(git, access)?;
         let original = Original {
@@ -90,9 +95,40 @@ pub fn write_out(plan: &Plan, force: bool, access: Access<'_>) -> Result<Vec<(St
             patches: &patches,
             branch: git.branch.as_deref(),
         };
-        done.push((layer.name.clone(), settle(&original, at, force, access)?));
-    }
-    Ok(done)
+        Ok(Some((layer.name.clone(), settle(&original, at, force, access)?)))
+    });
+    all.into_iter().filter_map(Result::transpose).collect()
+}
+
+/// Does something with each git layer of a plan, several at once. Gives what came of it, in their order.
+fn for_each<T: Send>(
+    plan: &Plan,
+    work: impl Fn(&PlannedLayer, &PlannedGit) -> Result<Option<T>, LayerError> + Sync,
+) -> Vec<Result<Option<T>, LayerError>> {
+    let layers: Vec<(&PlannedLayer, &PlannedGit)> = plan
+        .layers
+        .iter()
+        .filter_map(|layer| match &layer.source {
+            PlannedSource::Git(git) => Some((layer, &**git)),
+            PlannedSource::Path(_) => None,
+        })
+        .collect();
+    let next = Mutex::new(layers.iter().enumerate());
+    let done: Mutex<Vec<(usize, Result<Option<T>, LayerError>)>> = Mutex::default();
+    let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
+    thread::scope(|scope| {
+        for _ in 0..WORKERS.min(layers.len()) {
+            scope.spawn(|| {
+                while let Some((at, (layer, git))) = take() {
+                    let one = work(layer, git);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((at, one));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, one)| one).collect()
 }
 
 fn settle(original: &Original<'_>, at: &Path, force: bool, access: Access<'_>) -> Result<Settled, LayerError> {

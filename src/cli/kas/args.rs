@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// `smidr kas`
 #[derive(Parser)]
-#[command(name = "smidr kas", disable_version_flag = true, after_help = AFTER)]
+#[command(name = "smidr kas", about = "Run one of kas's commands on a kas project", disable_version_flag = true, after_help = AFTER)]
 pub(super) struct Kas {
     #[command(flatten)]
     pub common: Common,

@@ -343,7 +343,8 @@ fn purge(args: &args::Purge) -> Done {
         folders.extend(whole.kas.repositories.iter().filter(|one| one.url.is_some()).map(|one| one.folder.clone()));
     }
     for folder in folders.into_iter().filter(|folder| folder.exists()) {
-        if engine::holds_work(&folder) {
+        let is_empty = fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none());
+        if !is_empty && engine::holds_work(&folder) {
             talk(format!("warning: {} has changes that are not committed, and stays", folder.display()));
             continue;
         }
