@@ -77,13 +77,13 @@ const FOLDERS: [(&str, &str); 4] =
 /// The folder that a conf header sets a variable to, as far as that can be told without BitBake: the last of its lines counts.
 fn folder_of(kas: &Kas, name: &str, build: &Path) -> Option<PathBuf> {
     let lines = kas.local_conf.iter().flat_map(|(_, text)| text.lines());
-    let values = lines.filter_map(|line| {
+    let mut values = lines.filter_map(|line| {
         let rest = line.trim().strip_prefix(name)?.trim_start();
         let value = ["=", "?=", ":="].iter().find_map(|sign| rest.strip_prefix(sign))?.trim();
         let quote = value.chars().next().filter(|c| ['"', '\''].contains(c))?;
         value.strip_prefix(quote)?.strip_suffix(quote)
     });
-    let value = values.last()?.replace("${TOPDIR}", &build.display().to_string());
+    let value = values.next_back()?.replace("${TOPDIR}", &build.display().to_string());
     (value.starts_with('/') && !value.contains("${")).then(|| without_dots(Path::new(&value)))
 }
 

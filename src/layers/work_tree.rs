@@ -114,7 +114,7 @@ fn for_each<T: Send>(
         })
         .collect();
     let next = Mutex::new(layers.iter().enumerate());
-    let done: Mutex<Vec<(usize, Result<Option<T>, LayerError>)>> = Mutex::default();
+    let done = Mutex::new(Vec::new());
     let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
     thread::scope(|scope| {
         for _ in 0..WORKERS.min(layers.len()) {
