@@ -66,8 +66,9 @@ def asked_for(bitbake):
 
 def run(bitbake):
     with open(bitbake, "rb") as program:
-        if b"python" not in program.readline():  # a wrapper around it
-            sys.exit(subprocess.call([bitbake] + sys.argv[1:]))
+        first = program.readline()
+    if first.startswith(b"#!") and b"python" not in first:  # a wrapper around it
+        sys.exit(subprocess.call([bitbake] + sys.argv[1:]))
     runpy.run_path(bitbake, run_name="__main__")
 
 
