@@ -197,18 +197,7 @@ impl Store {
                 return Err(error);
             }
         };
-        let pin = RepositoryPin {
-            name: name.into(),
-            git: git.asked().git,
-            path: None,
-            branch: git.branch.clone(),
-            tag: git.tag.clone(),
-            exact: git.commit.is_some(),
-            commit: Some(commit),
-            dirty: false,
-            patches: locks,
-        };
-        Ok(Repository::Pinned { pin, checkout })
+        Ok(Repository::Pinned { pin: git.pinned_to(name, commit, locks), checkout })
     }
 
     fn checkout(

@@ -61,18 +61,8 @@ pub fn pin(plan: &Plan, access: Access<'_>) -> Result<Vec<RepositoryPin>, LayerE
                 store.mirrors.pin(&git, access).map_err(|_| error)?.1
             }
         };
-        let patches = read_patches(&git)?;
-        Ok(Some(RepositoryPin {
-            name: layer.name.clone(),
-            git: git.asked().git,
-            path: None,
-            branch: git.branch.clone(),
-            tag: git.tag.clone(),
-            exact: git.commit.is_some(),
-            commit: Some(commit),
-            dirty: false,
-            patches: patches.into_iter().map(|patch| patch.lock).collect(),
-        }))
+        let patches = read_patches(&git)?.into_iter().map(|patch| patch.lock);
+        Ok(Some(git.pinned_to(&layer.name, commit, patches.collect())))
     });
     all.into_iter().filter_map(Result::transpose).collect()
 }

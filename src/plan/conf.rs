@@ -126,10 +126,7 @@ pub(super) fn environment(
         ("TZ", facts.time_zone.clone()),
     ];
     env.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
-    // Without a network they are of no use, and reveal names and passwords.
-    let wanted = config.host.inputs.proxies && config.host.network != Network::None;
-    let proxies: &[(String, String)] = if wanted { &facts.fetch_env } else { &[] };
-    env.extend(proxies.iter().cloned());
+    env.extend(proxies(config, facts).iter().cloned());
     let bundle = facts.ca_bundle.as_ref().filter(|_| config.host.inputs.certificates);
     if let Some(bundle) = bundle {
         // Without namespaces it stays in its own place.
@@ -172,6 +169,12 @@ pub(super) fn environment(
     env
 }
 
+/// Without a network they are of no use, and reveal names and passwords.
+fn proxies<'a>(config: &Config, facts: &'a SystemFacts) -> &'a [(String, String)] {
+    let wanted = config.host.inputs.proxies && config.host.network != Network::None;
+    if wanted { &facts.fetch_env } else { &[] }
+}
+
 /// The variables of the environment that kas has BitBake take, whatever the project (`libkas.py`), before those that the project names.
 const OF_KAS: [&str; 7] = [
     "SSTATE_DIR",
@@ -186,15 +189,13 @@ const OF_KAS: [&str; 7] = [
 /// BB_ENV_PASSTHROUGH_ADDITIONS: BitBake drops unknown variables. Fetchers get those of them that bb.fetch2 lists (FETCH_EXPORT_VARS); other tasks get
 /// none, unless a recipe exports them.
 pub(super) fn passed(config: &Config, facts: &SystemFacts) -> Vec<String> {
-    let wanted = config.host.inputs.proxies && config.host.network != Network::None;
-    let proxies: &[(String, String)] = if wanted { &facts.fetch_env } else { &[] };
     let bundle = facts.ca_bundle.as_ref().filter(|_| config.host.inputs.certificates);
     let of_kas = config
         .as_is
         .iter()
         .flat_map(|as_is| OF_KAS.into_iter().chain(as_is.env.iter().map(|(name, _)| name.text.as_str())));
     let all = of_kas
-        .chain(proxies.iter().map(|(name, _)| name.as_str()))
+        .chain(proxies(config, facts).iter().map(|(name, _)| name.as_str()))
         .chain(CA_VARIABLES.into_iter().filter(|_| bundle.is_some()))
         .chain(super::inputs::variables(config).into_iter().map(|(name, _)| name))
         .chain(config.env.iter().map(|(name, _)| name.text.as_str()))

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::{self, GitSource, Layer, Source, SubmoduleKey},
-    lock::{Asked, Lock, RepositoryPin},
+    lock::{Asked, Lock, PatchPin, RepositoryPin},
     model::{BuildId, CommitId, RemoteCaller, SubmittedLayer, document_path, without_dots, without_secrets},
 };
 
@@ -169,6 +169,21 @@ impl PlannedGit {
             tag: self.tag.clone(),
             at: self.commit.clone(),
             patches: self.patches.iter().map(|patch| patch.written.clone()).collect(),
+        }
+    }
+
+    /// What the lock says of it, once its commit is known.
+    pub fn pinned_to(&self, name: &str, commit: CommitId, patches: Vec<PatchPin>) -> RepositoryPin {
+        RepositoryPin {
+            name: name.into(),
+            git: self.asked().git,
+            path: None,
+            branch: self.branch.clone(),
+            tag: self.tag.clone(),
+            exact: self.commit.is_some(),
+            commit: Some(commit),
+            dirty: false,
+            patches,
         }
     }
 
