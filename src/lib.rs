@@ -9,6 +9,7 @@ pub mod system;
 
 pub mod config;
 
+pub mod bitbake_setup;
 pub mod kas;
 pub mod lock;
 pub mod plan;

@@ -103,6 +103,8 @@ mod images;
 mod inputs;
 #[path = "all/isolation.rs"]
 mod isolation;
+#[path = "all/bitbake_setup.rs"]
+mod bitbake_setup;
 #[path = "all/kas.rs"]
 mod kas;
 #[path = "all/keeper.rs"]

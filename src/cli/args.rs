@@ -271,6 +271,12 @@ pub(super) struct Lock {
     /// With --update: the build host, and no layer
     #[arg(long, requires = "update")]
     pub host: bool,
+    /// Write lock files of kas too, beside its files
+    #[arg(long)]
+    pub kas: bool,
+    /// Write sources-fixed-revisions.json of bitbake-setup too, in the folder config of the set-up
+    #[arg(long, conflicts_with = "kas")]
+    pub bitbake_setup: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -27,7 +27,7 @@ use crate::{
     image::ImageStore,
     model::{BuildId, BuildRequest, Group, Hint, Kind, Outcome, Paths, Submission, SystemFacts},
     plan::{Domain, Plan},
-    project::{Project, trust::Given},
+    project::{Project, ProjectError, trust::Given},
     rpc::client::Remote,
     service::{BuildService, LocalService, random},
     settings::Settings,
@@ -262,6 +262,10 @@ impl Asked<'_> {
     fn add(&mut self, file: &Path, variant: Option<String>, wanted: &Wanted, wait: bool) -> Result<(), Failure> {
         let project = Project::read(file, variant.as_deref(), self.facts)?;
         let request = BuildRequest { variant, ..wanted.into() };
+        if project.sources.names_no_target && request.targets.is_empty() {
+            return Err(ProjectError::NoTarget(project.file).into());
+        }
+        project.sources.warnings.iter().for_each(|warning| talk(format!("warning: {warning}")));
         let judged = trust::settle(&project, &request, self.facts, self.paths, &self.given, self.stop)?;
         let same =
             |known: &Submission| *known.config_path() == project.file && known.request.variant == request.variant;
@@ -276,8 +280,7 @@ impl Asked<'_> {
             let (own, warning) = local::lines(&project, &self.facts.home);
             own.into_iter().chain(warning.map(|warning| format!("warning: {warning}"))).for_each(talk);
         }
-        let stale = project.lock.as_ref().is_some_and(|lock| lock.config.as_ref() != Some(&project.digest));
-        if wanted.locked && stale {
+        if wanted.locked && project.is_newer_than_lock() {
             talk("warning: smidr.yaml has changed since smidr.lock was written:  smidr lock");
         }
         if !wait {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::provider,
     model::{BuildId, Hint, InvalidName},
-    project::kas_file_in,
+    project::other_tool_in,
     system::files::{FileError, remove_tree, shell},
 };
 
@@ -26,8 +26,8 @@ const IGNORED: &str = "/smidr.local.*\n";
 /// Runs the command.
 pub(super) fn init(args: &Init) -> Done {
     let is_here = args.name == ".";
-    if let Some(file) = kas_file_in(Path::new(".")).filter(|_| is_here) {
-        let what = format!("there is a kas project here, {}, and nothing needs to be written", file.display());
+    if let Some(file) = other_tool_in(Path::new(".")).filter(|_| is_here) {
+        let what = format!("there is a project of another tool here, {}, and nothing needs to be written", file.display());
         return Err(
             Refused::new(what, [Hint::command("it builds as it is", format!("smidr build {}", shell(&file)))]).into()
         );

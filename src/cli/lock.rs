@@ -1,6 +1,6 @@
 //! `smidr lock`: pins the build host and all layers, of the config and of each of its variants.
 
-use std::path::Path;
+use std::{path::Path, process::ExitCode};
 
 use serde::Serialize;
 
@@ -8,18 +8,21 @@ use super::{
     args::{self, Grant},
     command_context::CommandContext,
     context::default_wanted,
+    kas::kas,
     local,
     output::{Document, Unwritable, say, talk},
     report::{Done, Failure, Refused, placed},
     trust,
 };
 use crate::{
+    bitbake_setup::fixed_revisions,
     config::{BITBAKE, Config, HOST, conflict, nearest},
     engine,
     lock::{HostPin, Lock, PatchPin, Pins, RepositoryPin, lock_path},
     model::{BuildRequest, CommitId, Digest, Hint},
     plan::Plan,
-    project::{Project, Sources},
+    project::{Project, SetupFiles, SetupRead, Sources, is_setup},
+    system::files::{FileError, write_atomically},
 };
 
 /// Runs the command.
@@ -50,24 +53,47 @@ pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
     let asked = pins.clone();
     lock.pin(pins);
     lock.keep(&asked);
-    lock.config = Some(project.digest.clone());
+    lock.config = project.digest_in_lock().cloned();
     if lock != before || had_conflict {
         project.write_lock(&lock)?;
     }
     let redactor = context.on.redactor();
     drop(alone);
+    if args.bitbake_setup {
+        write_fixed_revisions(file, &lock, &context)?;
+    }
+    if args.kas && kas(grant, vec!["lock".into(), file.display().to_string()]) != ExitCode::SUCCESS {
+        return Err(Refused::new("the lock files of kas are not written", None).into());
+    }
     let own = lock_own(file, &context, grant, &wanted)?;
     if args.json {
         let local = own.as_ref().map(|own| own.document()).transpose()?;
         own_document(Document::new(), &before, &lock)?.with("local", &local)?.say_without(&redactor);
-        return Ok(std::process::ExitCode::SUCCESS);
+        return Ok(ExitCode::SUCCESS);
     }
     summary(&before, &lock).iter().for_each(|line| say(redactor.text(line)));
     if let Some(own) = own.filter(|own| !own.lock.is_empty()) {
         talk(format!("{}, for what only it asks:", own.used));
         summary(&own.before, &own.lock).iter().for_each(|line| say(redactor.text(line)));
     }
-    Ok(std::process::ExitCode::SUCCESS)
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what bitbake-setup calls its fixed revisions: a file that it takes for `--source-overrides`.
+fn write_fixed_revisions(file: &Path, lock: &Lock, context: &CommandContext) -> Result<(), Failure> {
+    if !is_setup(file) {
+        return Err(Refused::new(format!("{} is no configuration of bitbake-setup", file.display()), None).into());
+    }
+    let SetupRead::Whole(whole) = SetupFiles::of(file)?.read(&context.facts)? else { return Ok(()) };
+    let commits = lock.repositories().iter().filter_map(|pin| Some((pin.name.as_str(), pin.commit.clone()?))).collect();
+    let text = fixed_revisions(&whole.document.sources, &commits);
+    let beside = whole.sources.file.parent().unwrap_or(Path::new("/"));
+    let folder = beside.join(&whole.setup.folder).join("config");
+    std::fs::create_dir_all(&folder).map_err(FileError::new("make the folder", &folder))?;
+    let path = folder.join("sources-fixed-revisions.json");
+    write_atomically(&path, text.as_bytes(), 0o644)?;
+    talk(format!("written    {}", path.display()));
+    Ok(())
 }
 
 /// What the user's own file is pinned to.

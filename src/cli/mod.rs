@@ -8,6 +8,7 @@ mod build;
 mod cancel;
 mod candidates;
 mod check;
+mod choose;
 mod clean;
 mod client;
 mod command_context;
@@ -104,11 +105,17 @@ pub fn main() -> ExitCode {
     voice::set(&cli.voice);
     if let Command::Build(args::Build { wanted, .. }) | Command::Plan(args::Plan { wanted, .. }) = &mut cli.command {
         let named: Vec<_> = wanted.targets.extract_if(.., |target| is_kas(Path::new(target))).collect();
-        if !named.is_empty() {
+        if let Some(setup) = choose::take_out(&mut wanted.targets) {
+            cli.config = vec![setup];
+        } else if !named.is_empty() {
             cli.config = named.into_iter().map(PathBuf::from).collect();
         }
     }
-    let configs: Vec<_> = cli.config.into_iter().map(context::find_above).collect();
+    let configs = cli.config.into_iter().map(context::find_above).map(choose::choose);
+    let configs = match configs.collect::<Result<Vec<_>, _>>() {
+        Ok(configs) => configs,
+        Err(failure) => return report::report(&failure),
+    };
     let grant = cli.grant;
     let config = match (configs.as_slice(), &cli.command) {
         ([config], _) | ([config, ..], Command::Build(_)) => config.clone(),

@@ -69,6 +69,8 @@ pub struct AsIs {
     pub local_conf: String,
     /// `bblayers.conf`.
     pub bblayers_conf: String,
+    /// Other files of conf, by name.
+    pub further: Vec<(String, String)>,
     /// Variables of BitBake's environment: the caller's values, and where there is none, these.
     pub env: Vec<(Text, Option<Text>)>,
 }

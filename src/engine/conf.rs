@@ -271,6 +271,11 @@ impl Workspace {
                 write_atomically(&written.path(name), text.as_bytes(), 0o600)?;
             }
         }
+        for (name, text) in plan.as_is.iter().flat_map(|as_is| &as_is.further) {
+            if read(plan, name).is_none_or(|old| old != *text) {
+                put(plan, name, text)?;
+            }
+        }
         Ok(())
     }
 }

@@ -19,10 +19,15 @@ pub use yaml::{Node, Scalar, Value};
 
 /// Of a smidr.yaml that is a kas project's: the files that its key `kas` names, and its other keys.
 pub fn named_by(text: &str) -> Option<(String, Node)> {
-    text.lines().find(|line| line.starts_with("kas:"))?;
+    let (files, others) = taken_out(text, "kas")?;
+    Some((files.as_text()?.to_owned(), others))
+}
+
+/// What a key of a smidr.yaml says, and its other keys.
+pub fn taken_out(text: &str, key: &str) -> Option<(Node, Node)> {
+    text.lines().find(|line| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')))?;
     let mut node = yaml::parse(text, 0).ok()?;
-    let files = node.remove("kas")?.as_text()?.to_owned();
-    Some((files, node))
+    Some((node.remove(key)?, node))
 }
 
 /// Whether a text is a kas file rather than another YAML or JSON document.

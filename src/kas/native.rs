@@ -7,7 +7,7 @@ use super::{
     dump::{Form, dump},
     merge::lay,
     project::{Around, Kas, Repository},
-    yaml::{Key, Node, Scalar, Value},
+    yaml::{Node, Scalar, Value},
 };
 
 use crate::model::{address_of, without_dots};
@@ -62,8 +62,7 @@ pub fn smidr_yaml(
     if !kas.env.is_empty() {
         let value =
             |value: &Option<String>| value.as_deref().map_or_else(|| Node::made(Value::Scalar(Scalar::Null)), text);
-        let env = kas.env.iter().map(|(name, text)| (Key::made(name), value(text))).collect();
-        as_is.set("env", Node::made(Value::Map(env)));
+        as_is.set("env", Node::map(kas.env.iter().map(|(name, text)| (name.as_str(), value(text)))));
     }
     root.set("as_is", as_is);
     over.into_iter().for_each(|over| lay(&mut root, over));
@@ -159,5 +158,5 @@ fn text(text: &str) -> Node {
 }
 
 fn map<const N: usize>(entries: [(&str, Node); N]) -> Node {
-    Node::made(Value::Map(entries.into_iter().map(|(key, node)| (Key::made(key), node)).collect()))
+    Node::map(entries)
 }

@@ -93,6 +93,11 @@ impl Node {
         Self::made(Value::Scalar(Scalar::Text(text.into())))
     }
 
+    /// A mapping that stands in no file.
+    pub fn map<'a>(entries: impl IntoIterator<Item = (&'a str, Self)>) -> Self {
+        Self::made(Value::Map(entries.into_iter().map(|(key, node)| (Key::made(key), node)).collect()))
+    }
+
     /// The entries of a mapping; of anything else, none.
     pub fn entries(&self) -> &[(Key, Self)] {
         match &self.value {

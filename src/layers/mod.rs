@@ -271,8 +271,12 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
         if let Some(carried) = carried.into_iter().find(|folder| has_bitbake(folder)) {
             checkouts.bitbake.get_or_insert(carried);
         }
-        if let (Repository::Pinned { checkout, .. }, Some(at)) = (repository, &layer.at) {
-            checkouts.placed.push((checkout.folder.clone(), at.clone()));
+        if let Some(at) = &layer.at {
+            let folder = match repository {
+                Repository::Pinned { checkout, .. } => checkout.folder.clone(),
+                Repository::Local(local) => local.folder.clone(),
+            };
+            checkouts.placed.push((folder, at.clone()));
         }
     }
     if plan.as_is.is_some() {

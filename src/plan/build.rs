@@ -146,6 +146,8 @@ pub struct PlannedAsIs {
     pub local_conf: String,
     /// `bblayers.conf`.
     pub bblayers_conf: String,
+    /// Other files of conf, by name.
+    pub further: Vec<(String, String)>,
     /// The variables that BitBake takes from the environment beside those that OpenEmbedded names, in order.
     pub passed: Vec<String>,
 }
@@ -311,6 +313,7 @@ pub fn make(
             work,
             local_conf: as_is.local_conf.clone(),
             bblayers_conf: as_is.bblayers_conf.clone(),
+            further: as_is.further.clone(),
             passed: super::conf::passed(config, facts),
         }),
         exports: config.env.iter().map(|(name, value)| (name.text.clone(), value.text.clone())).collect(),

@@ -247,7 +247,8 @@ impl KasFiles {
         };
         let over = self.beside.as_ref().map(|(_, keys)| keys);
         let text = kas::smidr_yaml(&kas, &self.around, &file, over, &found);
-        let sources = Sources { file, texts: text.as_str().into(), lock, files, ..Sources::default() };
+        let warnings = kas.warnings.clone();
+        let sources = Sources { file, texts: text.as_str().into(), lock, files, warnings, ..Sources::default() };
         Ok(WholeKas { merged, kas, sources })
     }
 

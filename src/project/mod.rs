@@ -2,6 +2,7 @@
 //!
 //! Reads the config and reads and writes the lock; never prints, and reads no environment but the variables in [`SystemFacts`].
 
+mod bitbake_setup;
 mod kas;
 mod local;
 pub(crate) mod trust;
@@ -14,10 +15,12 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 pub(crate) use self::{
-    kas::{KasFiles, KasRead, WholeKas, is_kas, kas_file_in},
+    bitbake_setup::{SetupFiles, SetupRead, is_setup},
+    kas::{KasFiles, KasRead, WholeKas, is_kas},
     local::Local,
 };
 use crate::{
+    bitbake_setup::{Question, SetupError},
     config::{self, Config, Problem, Problems, Texts, UsedVariable, local_path},
     kas::KasError,
     lock::{HostPin, Lock, LockError, Pins, lock_path},
@@ -70,6 +73,10 @@ pub(crate) struct Sources {
     pub files: Vec<FileContent>,
     /// Its rootfs recipe, where that was submitted.
     pub recipe: Option<SubmittedRecipe>,
+    /// What is to be said of another tool's files.
+    pub warnings: Vec<String>,
+    /// Whether the caller has to say what is built.
+    pub names_no_target: bool,
 }
 
 /// Why there is no project, or its lock cannot be used.
@@ -82,8 +89,8 @@ pub(crate) enum ProjectError {
         file: PathBuf,
         /// A parent folder that has one.
         above: Option<PathBuf>,
-        /// A kas file that is there instead.
-        kas: Option<PathBuf>,
+        /// What is there instead: a file of kas or of bitbake-setup.
+        other: Option<PathBuf>,
     },
     /// A name on the command line that no overlay has.
     #[error("there is no variant `{variant}` in {} (--variant)", .file.display())]
@@ -125,6 +132,15 @@ pub(crate) enum ProjectError {
     /// kas files lead to repositories that are not here.
     #[error("the includes of {} lead to repositories that are not here yet", .0.display())]
     Wants(PathBuf),
+    /// A configuration of bitbake-setup is wrong, or has no such choice.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// One of which something is to be chosen.
+    #[error("it is not chosen yet: {}", .0.what)]
+    Open(Question),
+    /// One that is to be built, and nobody says what of it.
+    #[error("{} does not say what is built", .0.display())]
+    NoTarget(PathBuf),
     /// What kas files ask for cannot be planned.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -145,7 +161,10 @@ impl UserError for ProjectError {
             | Self::NotText(_)
             | Self::LocalLock(_)
             | Self::Wants(_)
+            | Self::Open(_)
+            | Self::NoTarget(_)
             | Self::Name(_) => Kind::Request,
+            Self::Setup(error) => error.kind(),
             Self::Kas(error) => error.kind(),
             Self::Plan(error) => error.kind(),
             Self::Foreign(_) => Kind::Host,
@@ -159,9 +178,9 @@ impl UserError for ProjectError {
 
     fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Missing { kas: Some(file), .. } => {
+            Self::Missing { other: Some(file), .. } => {
                 vec![Hint::command(
-                    "there is a kas project, which builds as it is",
+                    "there is a project of another tool, which builds as it is",
                     format!("smidr build {}", shell(file)),
                 )]
             }
@@ -194,6 +213,16 @@ impl UserError for ProjectError {
             Self::Foreign(_) => vec![Hint::new("log in as its owner, or copy it to a folder of your own")],
             Self::NotText(_) | Self::Name(_) => Vec::new(),
             Self::Wants(file) => vec![Hint::command("bring them", format!("smidr lock -c {}", shell(file)))],
+            Self::Open(question) => {
+                let told = |(name, about): &(String, String)| match about.is_empty() {
+                    true => name.clone(),
+                    false => format!("{name}  ({about})"),
+                };
+                let all = question.answers.iter().map(told).map(Hint::new);
+                std::iter::once(Hint::new("name one of these behind the file:")).chain(all).collect()
+            }
+            Self::NoTarget(_) => vec![Hint::new("name it:  --target core-image-minimal")],
+            Self::Setup(error) => error.hints(),
             Self::Kas(error) => error.hints(),
             Self::Plan(error) => error.hints(),
             Self::Config(error) => error.hints(),
@@ -213,6 +242,11 @@ impl UserError for ProjectError {
             _ => None,
         }
     }
+}
+
+/// The project of another tool that a folder has, where it has exactly one: the file that names it.
+pub(crate) fn other_tool_in(folder: &Path) -> Option<PathBuf> {
+    kas::kas_file_in(folder).or_else(|| bitbake_setup::setup_file_in(folder))
 }
 
 impl Sources {
@@ -243,12 +277,18 @@ impl Sources {
                 KasRead::Wants(_) => Err(ProjectError::Wants(file.into())),
             };
         }
+        if is_setup(file) {
+            return match SetupFiles::of(file)?.read(facts)? {
+                SetupRead::Whole(whole) => Ok(whole.sources),
+                SetupRead::Open(question) => Err(ProjectError::Open(question)),
+            };
+        }
         if !file.exists() {
             let file = std::path::absolute(file).map_err(FileError::new("find", file))?;
             let name = file.file_name().unwrap_or_default();
             let above = file.ancestors().skip(2).find(|folder| folder.join(name).is_file()).map(Path::to_path_buf);
-            let kas = file.parent().and_then(kas_file_in).filter(|_| above.is_none());
-            return Err(ProjectError::Missing { file, above, kas });
+            let other = file.parent().and_then(other_tool_in).filter(|_| above.is_none());
+            return Err(ProjectError::Missing { file, above, other });
         }
         if file.is_dir() {
             return Err(ProjectError::Folder(file.into()));
@@ -267,7 +307,7 @@ impl Sources {
         let local = own.symlink_metadata().is_ok().then(|| text(&own)).transpose()?;
         let local_lock = if local.is_some() { read_lock(&lock_path(&own))? } else { None };
         let lock = read_lock(&lock_path(&file))?;
-        Ok(Self { file, is_link, texts: Texts { config, local }, lock, local_lock, files: Vec::new(), recipe: None })
+        Ok(Self { file, is_link, texts: Texts { config, local }, lock, local_lock, ..Self::default() })
     }
 
     /// The same without the user's own file.
@@ -304,6 +344,7 @@ impl Sources {
             local_lock: submission.local.as_ref().and_then(|local| local.lock.clone()),
             files: submission.files.clone(),
             recipe: recipe_of(submission),
+            ..Self::default()
         }
     }
 }
@@ -432,6 +473,7 @@ impl Project {
             plan.has_all_patches()?;
         }
         self.local.iter().for_each(|local| local.note(&mut plan));
+        plan.warnings.extend(self.sources.warnings.iter().cloned());
         if !self.sources.is_link {
             plan.texts.clone_from(&self.sources.texts);
         }
@@ -459,12 +501,23 @@ impl Project {
             Some(local) => local.divide(pins),
         };
         if self.local.is_none() || committed != Pins::default() {
-            self.pin_in(&lock_path(&self.file), committed, Some(&self.digest))?;
+            self.pin_in(&lock_path(&self.file), committed, self.digest_in_lock())?;
         }
         if own != Pins::default() {
             self.pin_in(&lock_path(&local_path(&self.file)), own, None)?;
         }
         Ok(())
+    }
+
+    /// What its lock says of the config: nothing where that is made of another tool's files, since it names folders of this machine.
+    pub(crate) fn digest_in_lock(&self) -> Option<&Digest> {
+        self.config.as_is.is_none().then_some(&self.digest)
+    }
+
+    /// Whether the config has changed since its lock was written.
+    pub(crate) fn is_newer_than_lock(&self) -> bool {
+        let digest = self.digest_in_lock();
+        digest.is_some() && self.lock.as_ref().is_some_and(|lock| lock.config.as_ref() != digest)
     }
 
     /// Adds to a lock what is new. `config` is the digest of what it is the lock of.

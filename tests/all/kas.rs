@@ -42,20 +42,7 @@ impl<'w> Run<'w> {
         let env = words[2..end].iter().map(|word| word.split_once('=').expect("a variable"));
         let env = env.map(|(name, value)| (name.to_owned(), at_work(value).replace("%20", " "))).collect();
         let arguments = words.get(end + 1..).map(|words| words.iter().map(|word| (*word).to_owned()).collect());
-        for entry in walkdir::WalkDir::new(case.join("project")).into_iter().map(|entry| entry.expect("an entry")) {
-            let to = work.join("project").join(entry.path().strip_prefix(case.join("project")).expect("below it"));
-            match entry.file_type().is_dir() {
-                true => fs::create_dir_all(&to).expect("a folder"),
-                false => fs::write(&to, at_work(&fs::read_to_string(entry.path()).expect("text"))).expect("a file"),
-            }
-        }
-        let script = format!(
-            ". {}/lib.sh; . {}/repos.sh",
-            case.parent().and_then(Path::parent).expect("a folder").display(),
-            case.display()
-        );
-        let made = hermetic("sh", &world.home).args(["-c", &script]).env("WORK", &work).output().expect("sh");
-        assert!(made.status.success(), "{}: {}", case.display(), String::from_utf8_lossy(&made.stderr));
+        lay_out(world, case, &work);
         Self { world, case: case.into(), name, work, config, env, arguments }
     }
 
@@ -130,15 +117,36 @@ impl<'w> Run<'w> {
     }
 }
 
-fn runs<'w>(world: &'w World, wanted: &str) -> Vec<Run<'w>> {
+/// Makes the project and the repositories of a case.
+pub(super) fn lay_out(world: &World, case: &Path, work: &Path) {
+    let at_work = |text: &str| text.replace("@WORK@", &work.display().to_string());
+    for entry in walkdir::WalkDir::new(case.join("project")).into_iter().map(|entry| entry.expect("an entry")) {
+        let to = work.join("project").join(entry.path().strip_prefix(case.join("project")).expect("below it"));
+        match entry.file_type().is_dir() {
+            true => fs::create_dir_all(&to).expect("a folder"),
+            false => fs::write(&to, at_work(&fs::read_to_string(entry.path()).expect("text"))).expect("a file"),
+        }
+    }
+    let vectors = case.parent().and_then(Path::parent).expect("a folder").display();
+    let script = format!("cd {0}; . ./lib.sh; . ./lib-bbsetup.sh; . {1}/repos.sh", vectors, case.display());
+    let made = hermetic("sh", &world.home).args(["-c", &script]).env("WORK", work).output().expect("sh");
+    assert!(made.status.success(), "{}: {}", case.display(), String::from_utf8_lossy(&made.stderr));
+}
+
+/// The cases of a tool.
+pub(super) fn cases(world: &World, tool: &str) -> Vec<PathBuf> {
     let vectors = world.work.join("vectors");
     VECTORS.extract(&vectors).expect("the vectors");
     let mut cases: Vec<PathBuf> =
-        fs::read_dir(vectors.join("kas")).expect("cases").map(|entry| entry.expect("a case").path()).collect();
+        fs::read_dir(vectors.join(tool)).expect("cases").map(|entry| entry.expect("a case").path()).collect();
     cases.sort();
+    cases
+}
+
+fn runs<'w>(world: &'w World, wanted: &str) -> Vec<Run<'w>> {
     let mut all = Vec::new();
     for case in
-        cases.iter().filter(|case| case.file_name().is_some_and(|name| name.to_string_lossy().starts_with(wanted)))
+        cases(world, "kas").iter().filter(|case| case.file_name().is_some_and(|name| name.to_string_lossy().starts_with(wanted)))
     {
         let lines = fs::read_to_string(case.join("runs")).expect("runs");
         all.extend(lines.lines().filter(|line| !line.trim().is_empty()).map(|line| Run::begin(world, case, line)));

@@ -1,0 +1,177 @@
+//! A configuration as the text of a smidr.yaml that builds the same, and the files that bitbake-setup writes.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    choose::Setup,
+    document::{GitRemote, Source, Sources},
+};
+use crate::{
+    kas::{Form, Node, Scalar, Value, dump, lay_over},
+    model::{CommitId, without_dots},
+};
+
+/// The text. `file` is where the configuration stands; the set-up stands beside it. `over` lies on top of all; `is_here` says whether a folder has
+/// something in it, and is used as it is.
+pub fn smidr_yaml(
+    setup: &Setup,
+    sources: &[(String, Source)],
+    file: &Path,
+    home: &Path,
+    over: Option<&Node>,
+    is_here: &dyn Fn(&Path) -> bool,
+) -> String {
+    let beside = file.parent().unwrap_or(Path::new("/"));
+    let work = beside.join(&setup.folder);
+    let chosen = |kind: &str| setup.fragments.iter().rev().find_map(|name| name.strip_prefix(kind));
+    let mut root = map([("name", text(&setup.folder))]);
+    root.set("base", map([("machine", text(chosen("machine/").unwrap_or("default")))]));
+    let mut layers: Vec<Node> = sources.iter().map(|(id, source)| layer(setup, id, source, (beside, &work), home, is_here)).collect();
+    let mut known: Vec<PathBuf> = Vec::new();
+    for layer in &setup.beside {
+        let folder = without_dots(&beside.join(layer));
+        if !known.contains(&folder) {
+            let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = if sources.iter().any(|(id, _)| *id == name) { format!("{name}-beside") } else { name };
+            layers.push(map([("name", text(&escaped(&name))), ("path", text(&escaped(&folder.display().to_string())))]));
+            known.push(folder);
+        }
+    }
+    root.set("layers", Node::made(Value::List(layers)));
+    root.set("build", map([("image", text(NOTHING))]));
+    root.set("directories", map([("build", text(&escaped(&format!("{}/build", setup.folder))))]));
+    let mut as_is = map([("work", text(&setup.folder))]);
+    as_is.set("local_conf", text(LOCAL_CONF));
+    as_is.set("bblayers_conf", text(&bblayers_conf(setup, beside, &work)));
+    let mut further = map([]);
+    if !setup.fragments.is_empty() {
+        further.set("toolcfg.conf", text(&format!("OE_FRAGMENTS += \"{}\"\n", setup.fragments.join(" "))));
+    }
+    for (name, words) in [("conf-summary.txt", &setup.summary), ("conf-notes.txt", &setup.notes)] {
+        if !words.is_empty() {
+            further.set(name, text(&format!("{words}\n")));
+        }
+    }
+    as_is.set("further", further);
+    if !setup.passed.is_empty() {
+        let names = setup.passed.iter().map(|name| (name.as_str(), Node::made(Value::Scalar(Scalar::Null))));
+        as_is.set("env", Node::map(names));
+    }
+    root.set("as_is", as_is);
+    over.into_iter().for_each(|over| lay_over(&mut root, over));
+    dump(&root, Form::Yaml, 2, false)
+}
+
+/// In the place of a target: the configuration names none.
+const NOTHING: &str = "world";
+
+fn layer(
+    setup: &Setup,
+    id: &str,
+    source: &Source,
+    (beside, work): (&Path, &Path),
+    home: &Path,
+    is_here: &dyn Fn(&Path) -> bool,
+) -> Node {
+    let folder = source.path.as_deref().unwrap_or(id);
+    let at = format!("layers/{folder}");
+    let mut layer = map([("name", text(&escaped(id)))]);
+    match (&source.git, &source.local) {
+        (Some(git), _) if !is_here(&work.join(&at)) => {
+            git_keys(&mut layer, git);
+            layer.set("at", text(&escaped(&at)));
+        }
+        (_, Some(local)) => {
+            let path = match local.path.strip_prefix("~/") {
+                Some(below) => home.join(below),
+                None if local.path == "~" => home.to_path_buf(),
+                None => beside.join(&local.path),
+            };
+            layer.set("path", text(&escaped(&without_dots(&path).display().to_string())));
+            layer.set("at", text(&escaped(&at)));
+        }
+        _ => layer.set("path", text(&escaped(&work.join(&at).display().to_string()))),
+    }
+    let below = setup.layers.iter().filter_map(|layer| match layer.strip_prefix(folder)? {
+        "" => Some("."),
+        rest => rest.strip_prefix('/').filter(|rest| !rest.split('/').any(|part| part == "..")),
+    });
+    let below: Vec<Node> = below.map(|layer| text(&escaped(layer))).collect();
+    match below.is_empty() {
+        true => layer.set("has_layers", Node::made(Value::Scalar(Scalar::Bool(false)))),
+        false => layer.set("sublayers", map([("include", Node::made(Value::List(below)))])),
+    }
+    layer
+}
+
+fn git_keys(layer: &mut Node, git: &GitRemote) {
+    layer.set("git", text(&escaped(git.address().unwrap_or_default())));
+    let is_commit = [40, 64].contains(&git.rev.len()) && git.rev.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_commit {
+        layer.set("commit", text(&git.rev.to_ascii_lowercase()));
+    }
+    match &git.branch {
+        Some(branch) => layer.set("branch", text(&escaped(branch))),
+        // Whether it is a branch or a tag is found out by asking.
+        None if !is_commit => layer.set("branch", text(&escaped(&git.rev))),
+        None => {}
+    }
+    if !is_commit && git.branch.as_ref().is_some_and(|branch| *branch != git.rev) {
+        layer.set("tag", text(&escaped(&git.rev)));
+    }
+}
+
+const LOCAL_CONF: &str = "#
+# This file is intended for local configuration tweaks.
+#
+# If you would like to publish and share changes made to this file,
+# it is recommended to put them into a distro config, or to create
+# layer fragments from changes made here.
+#
+";
+
+/// `bblayers.conf`: all layers, whether they are there or not.
+fn bblayers_conf(setup: &Setup, beside: &Path, work: &Path) -> String {
+    let mut conf = String::from("BBLAYERS ?= \" \\\n");
+    let below = setup.layers.iter().map(|layer| work.join("layers").join(layer));
+    for layer in below.chain(setup.beside.iter().map(|layer| beside.join(layer))) {
+        let _ = writeln!(conf, "  {} \\", layer.display());
+    }
+    conf.push_str("  \"\n");
+    conf
+}
+
+/// `sources-fixed-revisions.json`: all sources, each git repository at the commit that it is pinned to.
+pub fn fixed_revisions(sources: &Sources, commits: &BTreeMap<&str, CommitId>) -> String {
+    let mut sources = sources.clone();
+    sources.sort_keys();
+    for (id, commit) in commits {
+        if let Some(rev) = sources.get_mut(*id).and_then(|source| source.pointer_mut("/git-remote/rev")) {
+            *rev = commit.to_string().into();
+        }
+    }
+    let mut text = Vec::new();
+    let form = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut writer = serde_json::Serializer::with_formatter(&mut text, form);
+    let whole = BTreeMap::from([("sources", sources)]);
+    serde::Serialize::serialize(&whole, &mut writer).expect("JSON is written as it was read");
+    text.push(b'\n');
+    String::from_utf8(text).expect("JSON is text")
+}
+
+/// A value in which smidr substitutes no variable.
+fn escaped(value: &str) -> String {
+    value.replace("${", "$${")
+}
+
+fn text(text: &str) -> Node {
+    Node::text(text)
+}
+
+fn map<const N: usize>(entries: [(&str, Node); N]) -> Node {
+    Node::map(entries)
+}
