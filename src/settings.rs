@@ -7,7 +7,7 @@ use std::{fs, io, path::Path};
 use crate::{
     config::{
         Problem, Problems, Size,
-        decode::Decoder,
+        decode::{Decoder, KnownKey},
         node::{Node, Text},
     },
     model::{Hint, Kind, Paths, Share, UserError},
@@ -111,18 +111,30 @@ impl Settings {
         let problems = |list| Problems { file: name.into(), text: text.into(), further: None, list };
         let root = Node::parse(text).map_err(|problem| problems(vec![problem]))?;
         let mut d = Decoder::new(&|_| None);
-        let mut f = d.fields(&root, "");
-        let (patterns, variables) = (f.texts(&mut d, "trust"), f.texts(&mut d, "address_variables"));
-        let mut l = f.fields(&mut d, "limits");
-        let (builds, cpus) = (l.count(&mut d, "builds"), l.count(&mut d, "cpus"));
-        let memory = l.text(&mut d, "memory");
+        let settings = Self::decode(&mut d, &root, home);
+        if d.problems.is_empty() { Ok(settings) } else { Err(problems(d.problems)) }
+    }
+
+    /// All keys, as they are asked for.
+    pub(crate) fn known_keys() -> Vec<KnownKey> {
+        let mut d = Decoder::new(&|_| None);
+        Self::decode(&mut d, &Node::parse("{}").expect("a fixed text"), Path::new("/"));
+        d.known
+    }
+
+    fn decode(d: &mut Decoder<'_>, root: &Node, home: &Path) -> Self {
+        let mut f = d.fields(root, "");
+        let (patterns, variables) = (f.texts(d, "trust"), f.texts(d, "address_variables"));
+        let mut l = f.fields(d, "limits");
+        let (builds, cpus) = (l.count(d, "builds"), l.count(d, "cpus"));
+        let memory = l.text(d, "memory");
         let memory = memory.and_then(|text| d.parse::<Size>(text, "limits.memory", "a size such as 8g or 512m"));
-        l.finish(&mut d);
-        f.finish(&mut d);
-        let trust = patterns.iter().filter_map(|text| pattern(&mut d, text, home)).collect();
+        l.finish(d);
+        f.finish(d);
+        let trust = patterns.iter().filter_map(|text| pattern(d, text, home)).collect();
         let address_variables = variables.into_iter().map(|text| text.text).collect();
         let limits = BuildLimits { builds, cpus, memory: memory.map(|size| size.0) };
-        if d.problems.is_empty() { Ok(Self { trust, address_variables, limits }) } else { Err(problems(d.problems)) }
+        Self { trust, address_variables, limits }
     }
 
     /// Whether the user trusts every project in this folder.

@@ -103,6 +103,10 @@ mod images;
 mod inputs;
 #[path = "all/isolation.rs"]
 mod isolation;
+#[path = "all/exchange_files.rs"]
+mod exchange_files;
+#[path = "all/go_smidr.rs"]
+mod go_smidr;
 #[path = "all/bitbake_setup.rs"]
 mod bitbake_setup;
 #[path = "all/kas.rs"]

@@ -53,6 +53,11 @@ fn own_bblayers_conf(layers: &[PathBuf], further: &[(String, String)]) -> String
     text
 }
 
+/// A line that sets a variable.
+pub(crate) fn assignment(name: &str, value: &str) -> String {
+    format!("{name} = {}\n", quote(value))
+}
+
 /// A value as BitBake reads it back. bb.parse.parse_py.ConfHandler reads lines, joins those that end with a backslash, and has no escapes
 /// within quotes: what cannot stand there is written as inline Python, which BitBake evaluates where it expands variables.
 fn quote(value: &str) -> String {

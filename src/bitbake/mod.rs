@@ -8,7 +8,7 @@ mod ui_protocol;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use conf::{bblayers_conf, local_conf};
+pub(crate) use conf::{assignment, bblayers_conf, local_conf};
 pub(crate) use console::Console;
 pub(crate) use deep::{Finding, Looked, Source};
 pub(crate) use ui_protocol::{Answer, NO_ROOM, UiMessage, parse_line};

@@ -7,7 +7,7 @@ mod native;
 
 pub use choose::{Choice, Chosen, Question, Setup, choose};
 pub use document::{Document, GitRemote, SetupError, Source, Sources};
-pub use native::{fixed_revisions, smidr_yaml};
+pub use native::{fixed_revisions, plain_yaml, smidr_yaml};
 
 /// How the names of its files end.
 pub const ENDING: &str = ".conf.json";

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     document::{GitRemote, Source, Sources},
 };
 use crate::{
-    kas::{Form, Node, Scalar, Value, dump, lay_over},
+    kas::{Form, Node, Scalar, Value, dump, lay_over, whole},
     model::{CommitId, without_dots},
 };
 
@@ -29,18 +29,9 @@ pub fn smidr_yaml(
     let work = beside.join(&setup.folder);
     let chosen = |kind: &str| setup.fragments.iter().rev().find_map(|name| name.strip_prefix(kind));
     let mut root = map([("name", text(&setup.folder))]);
-    root.set("base", map([("machine", text(chosen("machine/").unwrap_or("default")))]));
+    root.set("base", map([("machine", text(chosen("machine/").unwrap_or("qemux86-64")))]));
     let mut layers: Vec<Node> = sources.iter().map(|(id, source)| layer(setup, id, source, (beside, &work), home, is_here)).collect();
-    let mut known: Vec<PathBuf> = Vec::new();
-    for layer in &setup.beside {
-        let folder = without_dots(&beside.join(layer));
-        if !known.contains(&folder) {
-            let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let name = if sources.iter().any(|(id, _)| *id == name) { format!("{name}-beside") } else { name };
-            layers.push(map([("name", text(&escaped(&name))), ("path", text(&escaped(&folder.display().to_string())))]));
-            known.push(folder);
-        }
-    }
+    layers.extend(beside_layers(setup, sources, beside));
     root.set("layers", Node::made(Value::List(layers)));
     root.set("build", map([("image", text(NOTHING))]));
     root.set("directories", map([("build", text(&escaped(&format!("{}/build", setup.folder))))]));
@@ -64,6 +55,75 @@ pub fn smidr_yaml(
     root.set("as_is", as_is);
     over.into_iter().for_each(|over| lay_over(&mut root, over));
     dump(&root, Form::Yaml, 2, false)
+}
+
+/// The text of a smidr.yaml in smidr's own words, and what it leaves out.
+pub fn plain_yaml(
+    setup: &Setup,
+    sources: &[(String, Source)],
+    file: &Path,
+    home: &Path,
+    target: &str,
+    lines: &[String],
+) -> (String, Vec<String>) {
+    let beside = file.parent().unwrap_or(Path::new("/"));
+    let work = beside.join(&setup.folder);
+    let mut root = map([("name", text(&setup.folder))]);
+    let chosen = |kind: &str| setup.fragments.iter().rev().find_map(|name| name.strip_prefix(kind));
+    let mut base = map([("machine", text(chosen("machine/").unwrap_or("qemux86-64")))]);
+    if let Some(distro) = chosen("distro/") {
+        base.set("distro", text(distro));
+    }
+    root.set("base", base);
+    let mut layers = Vec::new();
+    for (id, source) in sources {
+        let mut layer = layer(setup, id, source, (beside, &work), home, &|_| false);
+        layer.remove("at");
+        layers.push(layer);
+    }
+    layers.extend(beside_layers(setup, sources, beside));
+    root.set("layers", Node::made(Value::List(layers)));
+    root.set("build", map([("image", text(target))]));
+    if !setup.passed.is_empty() {
+        let names = setup.passed.iter().map(|name| text(name)).collect();
+        root.set("host", map([("env", Node::made(Value::List(names)))]));
+    }
+    let mut conf = Vec::new();
+    if !setup.fragments.is_empty() {
+        conf.push(("fragments".to_owned(), format!("OE_FRAGMENTS += \"{}\"\n", setup.fragments.join(" "))));
+    }
+    let by_source = sources.iter().flat_map(|(id, source)| {
+        let folder = source.path.as_deref().unwrap_or(id).to_owned();
+        setup.layers.iter().filter(move |layer| below(&folder, layer).is_some())
+    });
+    let mut left_out = Vec::new();
+    if !setup.layers.iter().eq(by_source) {
+        left_out.push("the order of bb-layers: smidr has the layers of a repository one after the other".to_owned());
+    }
+    (whole(&root, &conf, lines), left_out)
+}
+
+/// A layer of `bb-layers` within the folder of a source.
+fn below<'l>(folder: &str, layer: &'l str) -> Option<&'l str> {
+    match layer.strip_prefix(folder)? {
+        "" => Some("."),
+        rest => rest.strip_prefix('/').filter(|rest| !rest.split('/').any(|part| part == "..")),
+    }
+}
+
+/// The layers beside the file, each once.
+fn beside_layers(setup: &Setup, sources: &[(String, Source)], beside: &Path) -> Vec<Node> {
+    let (mut layers, mut known) = (Vec::new(), Vec::new());
+    for layer in &setup.beside {
+        let folder = without_dots(&beside.join(layer));
+        if !known.contains(&folder) {
+            let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = if sources.iter().any(|(id, _)| *id == name) { format!("{name}-beside") } else { name };
+            layers.push(map([("name", text(&escaped(&name))), ("path", text(&escaped(&folder.display().to_string())))]));
+            known.push(folder);
+        }
+    }
+    layers
 }
 
 /// In the place of a target: the configuration names none.
@@ -96,10 +156,7 @@ fn layer(
         }
         _ => layer.set("path", text(&escaped(&work.join(&at).display().to_string()))),
     }
-    let below = setup.layers.iter().filter_map(|layer| match layer.strip_prefix(folder)? {
-        "" => Some("."),
-        rest => rest.strip_prefix('/').filter(|rest| !rest.split('/').any(|part| part == "..")),
-    });
+    let below = setup.layers.iter().filter_map(|layer| below(folder, layer));
     let below: Vec<Node> = below.map(|layer| text(&escaped(layer))).collect();
     match below.is_empty() {
         true => layer.set("has_layers", Node::made(Value::Scalar(Scalar::Bool(false)))),

@@ -8,6 +8,7 @@ use clap::{
 };
 
 pub(super) use super::daemon_args::{Client, Daemon};
+pub(super) use super::exchange_args::{Export, Fmt, Import, SchemaArgs};
 pub(super) use super::image_args::{Compression, Image, Prune};
 use super::{candidates, reports::Reports, voice::Voice};
 use crate::{
@@ -104,6 +105,14 @@ pub(super) enum Command {
     Client(Box<Client>),
     /// Find out whether this machine can build, and what to do if not
     Doctor(Doctor),
+    /// Write a smidr.yaml that builds what another tool's files describe
+    Import(Import),
+    /// Print the project as another tool's files
+    Export(Export),
+    /// Write a config in one style, with its comments
+    Fmt(Fmt),
+    /// Print the JSON schema of a document, for editors
+    Schema(SchemaArgs),
     /// Print a script that completes commands in your shell
     Completions(Completions),
     /// Print the manual page, or write one for each command

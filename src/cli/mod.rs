@@ -24,9 +24,13 @@ mod daemon_ops;
 mod doctor;
 mod download;
 mod du;
+mod exchange_args;
 mod explain;
+mod export;
+mod fmt;
 mod follow;
 mod history;
+mod import;
 mod hooks;
 mod image;
 mod image_args;
@@ -46,6 +50,7 @@ mod pty;
 mod report;
 mod reports;
 mod several;
+mod schema;
 mod shell;
 mod status;
 mod template;
@@ -80,7 +85,7 @@ pub fn refuse_privileges() -> ExitCode {
 fn kas_rules(command: &Command) -> Option<kas::Rules> {
     match command {
         Command::Build(args) => Some(kas::Rules { locked: args.wanted.locked, offline: args.wanted.offline }),
-        Command::Lock(_) | Command::Run(_) | Command::Shell(_) | Command::Layers(_) | Command::Client(_) => {
+        Command::Lock(_) | Command::Import(_) | Command::Export(_) | Command::Run(_) | Command::Shell(_) | Command::Layers(_) | Command::Client(_) => {
             Some(kas::Rules::default())
         }
         _ => None,
@@ -110,6 +115,9 @@ pub fn main() -> ExitCode {
         } else if !named.is_empty() {
             cli.config = named.into_iter().map(PathBuf::from).collect();
         }
+    }
+    if let Command::Import(args) = &cli.command {
+        cli.config = vec![args.files.join(":").into()];
     }
     let configs = cli.config.into_iter().map(context::find_above).map(choose::choose);
     let configs = match configs.collect::<Result<Vec<_>, _>>() {
@@ -159,6 +167,10 @@ pub fn main() -> ExitCode {
         Command::Clean(args) => clean::clean(&args),
         Command::Doctor(args) => doctor::doctor(&config, &args),
         Command::Man(args) => man::man(&args),
+        Command::Import(args) => import::import(&config, &args),
+        Command::Export(args) => export::export(&config, &args),
+        Command::Fmt(args) => fmt::fmt(&config, &args),
+        Command::Schema(args) => schema::schema(&args),
         Command::Completions(args) => completions::completions(&args),
     };
     let code = done.unwrap_or_else(|failure| report::report(&failure));

@@ -21,6 +21,44 @@ pub struct Decoder<'a> {
     pub problems: Vec<Problem>,
     /// Variables that values name.
     pub variables: Vec<UsedVariable>,
+    /// Keys that were asked for, in mappings that were there or could be.
+    pub known: Vec<KnownKey>,
+    /// Keys that have no effect, and what else does no harm.
+    pub warnings: Vec<Problem>,
+    /// Whether the text is one of the Go smidr, which ignored what it did not know.
+    pub of_go: bool,
+    /// Whether it was made of another tool's files, which may name tags where branches are meant.
+    pub of_another_tool: bool,
+}
+
+/// A key that a reader asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownKey {
+    /// With those of all mappings around it; items of lists are `[0]`.
+    pub path: String,
+    /// What it may hold.
+    pub kind: KeyKind,
+}
+
+/// What a key may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// One value.
+    Text,
+    /// A list of values, or one.
+    Texts,
+    /// A truth value.
+    Flag,
+    /// A number above 0.
+    Count,
+    /// A list of anything.
+    List,
+    /// A mapping.
+    Fields,
+    /// A mapping of names to values.
+    Pairs,
+    /// What its reader says.
+    Other,
 }
 
 /// A variable of the caller's environment that a value names.
@@ -42,7 +80,7 @@ pub struct Fields<'n> {
     pub span: Span,
     path: String,
     left: Vec<(&'n Text, &'n Node)>,
-    known: Vec<&'static str>,
+    known: Vec<(&'static str, KeyKind)>,
     // What is missing here is no problem of its own: that of the mapping itself is told.
     excused: bool,
     // Problems about keys that are missing, unless one that is there was meant.
@@ -52,7 +90,7 @@ pub struct Fields<'n> {
 impl<'a> Decoder<'a> {
     /// Starts without problems.
     pub fn new(lookup: Lookup<'a>) -> Self {
-        Self { lookup, problems: Vec::new(), variables: Vec::new() }
+        Self { lookup, problems: Vec::new(), variables: Vec::new(), known: Vec::new(), warnings: Vec::new(), of_go: false, of_another_tool: false }
     }
 
     /// Notes a problem.
@@ -93,6 +131,11 @@ impl<'a> Decoder<'a> {
     fn substitute(&mut self, text: &str, path: &str, span: &Span) -> Result<String, String> {
         let used = RefCell::new(Vec::new());
         let noting = |name: &str| {
+            // BitBake's name for the build folder, where that is known.
+            let own = (name == "TOPDIR" && path.starts_with("directories.") && path != "directories.build").then(|| "${TOPDIR}".to_owned());
+            if own.is_some() {
+                return own;
+            }
             let value = (self.lookup)(name);
             let (key, span, is_set) = (path.into(), span.clone(), value.is_some());
             used.borrow_mut().push(UsedVariable { name: name.into(), key, span, is_set });
@@ -155,7 +198,11 @@ impl<'n> Fields<'n> {
 
     /// Takes a key as it is.
     pub fn node(&mut self, key: &'static str) -> Option<&'n Node> {
-        self.known.push(key);
+        self.take(key, KeyKind::Other)
+    }
+
+    fn take(&mut self, key: &'static str, kind: KeyKind) -> Option<&'n Node> {
+        self.known.push((key, kind));
         let at = self.left.iter().position(|(name, _)| name.text == key)?;
         Some(self.left.swap_remove(at).1)
     }
@@ -163,7 +210,7 @@ impl<'n> Fields<'n> {
     /// Takes a mapping; an absent one has no keys.
     pub fn fields(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Fields<'n> {
         let path = self.path(key);
-        match self.node(key) {
+        match self.take(key, KeyKind::Fields) {
             Some(node) => d.fields(node, &path),
             None => Fields { excused: self.excused || self.is_meant(key), ..Fields::empty(self.span.clone(), path) },
         }
@@ -172,7 +219,7 @@ impl<'n> Fields<'n> {
     /// Takes a scalar.
     pub fn text(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Option<Text> {
         let path = self.path(key);
-        self.node(key).and_then(|node| d.text(node, &path))
+        self.take(key, KeyKind::Text).and_then(|node| d.text(node, &path))
     }
 
     /// Takes a scalar that has to be there.
@@ -188,13 +235,13 @@ impl<'n> Fields<'n> {
     /// Takes a list of scalars.
     pub fn texts(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Vec<Text> {
         let path = self.path(key);
-        self.node(key).map(|node| d.texts(node, &path)).unwrap_or_default()
+        self.take(key, KeyKind::Texts).map(|node| d.texts(node, &path)).unwrap_or_default()
     }
 
     /// Takes a list of anything.
     pub fn list(&mut self, d: &mut Decoder<'_>, key: &'static str) -> &'n [Node] {
         let path = self.path(key);
-        match self.node(key) {
+        match self.take(key, KeyKind::List) {
             Some(Node { value: Value::List(items), .. }) => items,
             None | Some(Node { value: Value::Null, .. }) => &[],
             Some(node) => {
@@ -207,14 +254,16 @@ impl<'n> Fields<'n> {
     /// Takes a number of at least one.
     pub fn count(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Option<u32> {
         let path = self.path(key);
-        let text = self.text(d, key)?;
+        let node = self.take(key, KeyKind::Count)?;
+        let text = d.text(node, &path)?;
         d.parse::<std::num::NonZeroU32>(text, &path, "a whole number above 0").map(Into::into)
     }
 
     /// Takes a truth value.
     pub fn flag(&mut self, d: &mut Decoder<'_>, key: &'static str) -> Option<bool> {
         let path = self.path(key);
-        let text = self.text(d, key)?;
+        let node = self.take(key, KeyKind::Flag)?;
+        let text = d.text(node, &path)?;
         let flag = truth(&text);
         if flag.is_none() {
             d.problem(Problem::new(text.span, format!("{path} must be true or false, not `{}`", text.text)));
@@ -225,6 +274,7 @@ impl<'n> Fields<'n> {
     /// Takes all remaining keys as names and scalars.
     pub fn into_pairs(mut self, d: &mut Decoder<'_>) -> Vec<(Text, Text)> {
         let path = self.path.clone();
+        d.known.push(KnownKey { path: path.clone(), kind: KeyKind::Pairs });
         std::mem::take(&mut self.left)
             .into_iter()
             .filter_map(|(key, node)| Some((key.clone(), d.text(node, &format!("{path}.{}", key.text))?)))
@@ -236,15 +286,36 @@ impl<'n> Fields<'n> {
         let missing = self.owed.iter().filter(|(key, _)| !self.excuses(key));
         missing.for_each(|(_, problem)| d.problem(problem.clone()));
         for (key, _) in &self.left {
+            let path = self.path(&key.text);
+            if d.of_go || DEAD.contains(&path.as_str()) {
+                d.warnings.push(Problem::new(key.span.clone(), format!("`{path}` has no effect")));
+                continue;
+            }
             let problem = Problem::new(key.span.clone(), format!("unknown key `{}`", self.path(&key.text)));
-            d.problem(match nearest(&key.text, self.known.iter().copied()) {
+            let known: Vec<&str> = self.known.iter().map(|(key, _)| *key).collect();
+            d.problem(match nearest(&key.text, known.iter().copied()) {
                 Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                None if self.known.is_empty() => problem,
-                None => problem.hint(format!("known here: {}", self.known.join(", "))),
+                None if known.is_empty() => problem,
+                None => problem.hint(format!("known here: {}", known.join(", "))),
             });
         }
+        let known = self.known.iter().map(|(key, kind)| KnownKey { path: self.path(key), kind: *kind });
+        d.known.extend(known);
     }
 }
+
+/// Keys that the Go smidr read, or that its examples have, and that had no effect there either.
+const DEAD: [&str; 9] = [
+    "advanced.conf_version",
+    "advanced.qemu_gtk",
+    "advanced.qemu_sdl",
+    "build.deploy",
+    "build.inherit_classes",
+    "build.package_classes",
+    "build.sstate",
+    "build.tmp",
+    "container.entrypoint",
+];
 
 /// A truth value, in one of YAML's spellings.
 pub(super) fn truth(text: &str) -> Option<bool> {

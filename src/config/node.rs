@@ -75,6 +75,24 @@ impl Node {
         }
     }
 
+    /// Whether another document says the same, wherever it stands in its text.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        match (&self.value, &other.value) {
+            (Value::Null, Value::Null) => true,
+            (Value::Scalar(one), Value::Scalar(other)) => one == other,
+            (Value::List(one), Value::List(other)) => {
+                one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.says_the_same(other))
+            }
+            (Value::Map(one), Value::Map(other)) => {
+                one.len() == other.len()
+                    && one.iter().zip(other).all(|((key, one), (other_key, other))| {
+                        key.text == other_key.text && one.says_the_same(other)
+                    })
+            }
+            _ => false,
+        }
+    }
+
     /// The value of a key of a mapping.
     pub fn get(&self, key: &str) -> Option<&Node> {
         match &self.value {

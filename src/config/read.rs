@@ -2,7 +2,7 @@
 
 use super::{
     as_is::as_is,
-    decode::{Decoder, Fields, Lookup, truth},
+    decode::{Decoder, Fields, KnownKey, Lookup, truth},
     host::host,
     node::{Node, Text, Value},
     problem::{Problem, Problems},
@@ -33,9 +33,13 @@ pub fn examine(texts: &Texts, variant: Option<&str>, lookup: Lookup<'_>) -> (Opt
     let Some(root) = root else { return (None, problems) };
     let mut d = Decoder::new(lookup);
     d.problems = problems;
+    let source = root.get("directories").and_then(|directories| directories.get("source"));
+    d.of_go = root.get("container").or(source).is_some();
+    d.of_another_tool = root.get("as_is").is_some();
     let mut config = config(&mut d, &root);
     config.variables = std::mem::take(&mut d.variables);
-    config.warnings = series::warnings(&config);
+    config.warnings = std::mem::take(&mut d.warnings);
+    config.warnings.extend(series::warnings(&config));
     let unknown = || Text { text: "unknown".into(), ..Text::default() };
     if !BuildId::is_valid_name(&config.name) {
         config.name = unknown();
@@ -48,9 +52,23 @@ pub fn examine(texts: &Texts, variant: Option<&str>, lookup: Lookup<'_>) -> (Opt
     (is_mapping.then_some(config), d.problems)
 }
 
+/// All keys, as they are asked for.
+pub fn known_keys() -> Vec<KnownKey> {
+    const PROBE: &str = "layers: [{sublayers: {}}]\nhost: {binds: [{}]}\nbitbake: {}\nas_is: {}\n";
+    let mut d = Decoder::new(&|_| None);
+    config(&mut d, &Node::parse(PROBE).expect("a fixed text"));
+    d.known
+}
+
 /// A name for caches that several projects share.
 fn cache(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<Text> {
-    let text = f.text(d, "cache")?;
+    // The Go smidr's examples have a mapping here, which it did not read.
+    let node = f.node("cache")?;
+    if let Value::Map(_) = node.value {
+        d.warnings.push(Problem::new(node.span.clone(), "`cache` has no effect as a mapping; see `directories`"));
+        return None;
+    }
+    let text = d.text(node, "cache")?;
     if BuildId::is_valid_name(&text) && ![PRIVATE, CUSTOMER].iter().any(|own| text.starts_with(own)) {
         return Some(text);
     }
@@ -74,8 +92,9 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
                 .hint("use up to 64 letters, digits, dots, underscores and dashes, beginning with a letter or digit"),
         );
     }
-    let (base, is_told) = base(d, &mut f);
+    let (mut base, is_told) = base(d, &mut f);
     let own_series = f.text(d, "yocto_series");
+    provider::set_aside(d, &mut base, root, own_series.as_ref());
     let provided = provider::provided(d, &base, own_series.as_ref());
     let below = provided.as_ref();
     // An unknown provider is one problem, not also one for each missing default.
@@ -85,7 +104,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
     let yocto_series = own_series.or_else(|| below?.version.series.clone()).or_else(|| stand_in.clone());
     let mut features = f.fields(d, "features");
     let mut build_fields = f.fields(d, "build");
-    let mut image_features = build_fields.texts(d, "extra_image_features");
+    let mut image_features = split(build_fields.texts(d, "extra_image_features"));
     image_features.extend(features.texts(d, "extra_image_features"));
     let (build, is_told_of_build) =
         build(d, build_fields, below.map(|below| &below.provider.image).or(stand_in.as_ref()));
@@ -124,6 +143,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Config {
         variants: overlays(d, f.node("variants")),
         cache: cache(d, &mut f),
         as_is: as_is(d, &mut f),
+        of_go: d.of_go,
         warnings: Vec::new(),
         variables: Vec::new(),
         provided: provided.clone(),
@@ -203,7 +223,7 @@ fn build(d: &mut Decoder<'_>, mut f: Fields<'_>, usual: Option<&Text>) -> (Build
         task: f.text(d, "task").and_then(|text| word(d, text, "build.task")),
         machine,
         threads: f.count(d, "bb_number_threads"),
-        parallel_make: f.count(d, "parallel_make"),
+        parallel_make: jobs(d, &mut f),
         extra_packages: words(d, &mut f, "extra_packages"),
     };
     if !build.image.is_empty() {
@@ -214,11 +234,25 @@ fn build(d: &mut Decoder<'_>, mut f: Fields<'_>, usual: Option<&Text>) -> (Build
     (build, is_told)
 }
 
+/// A number, also where it is written as make has it: `-j8`.
+fn jobs(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<u32> {
+    let mut text = f.text(d, "parallel_make")?;
+    if let Some(number) = text.text.strip_prefix("-j") {
+        text.text = number.trim_start().to_owned();
+    }
+    d.parse::<std::num::NonZeroU32>(text, "build.parallel_make", "a whole number above 0").map(Into::into)
+}
+
 fn directories(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Directories {
     let mut f = f.fields(d, "directories");
+    let source = f.text(d, "source");
+    if let Some(source) = &source {
+        let title = "`directories.source` is read as `directories.downloads`, where that is missing";
+        d.warnings.push(Problem::new(source.span.clone(), title));
+    }
     let directories = Directories {
         layers: f.text(d, "layers"),
-        downloads: f.text(d, "downloads"),
+        downloads: f.text(d, "downloads").or(source),
         sstate: f.text(d, "sstate"),
         tmp: f.text(d, "tmp"),
         deploy: f.text(d, "deploy"),
@@ -271,7 +305,11 @@ fn advanced(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Advanced {
 const MOST_BRACES: usize = 64;
 
 fn artifacts(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Vec<Text> {
-    let patterns = f.texts(d, "artifacts");
+    let mut patterns = f.texts(d, "artifacts");
+    // They were never read there: names of files, wherever these are.
+    for pattern in patterns.iter_mut().filter(|pattern| d.of_go && !pattern.contains('/')) {
+        pattern.text = format!("**/{}", pattern.text);
+    }
     for pattern in &patterns {
         let leaves = pattern.split('/').any(|part| part == "..");
         if pattern.starts_with('/') || leaves {
@@ -346,9 +384,19 @@ fn join(texts: &[Text]) -> String {
     texts.iter().map(|text| text.text.as_str()).collect::<Vec<_>>().join(", ")
 }
 
+/// A single text has words of its own.
+fn split(texts: Vec<Text>) -> Vec<Text> {
+    match texts.as_slice() {
+        [Text { span, text }] => {
+            text.split_whitespace().map(|word| Text { span: span.clone(), text: word.into() }).collect()
+        }
+        _ => texts,
+    }
+}
+
 fn words(d: &mut Decoder<'_>, f: &mut Fields<'_>, key: &'static str) -> Vec<Text> {
     let path = f.path(key);
-    f.texts(d, key).into_iter().filter_map(|text| word(d, text, &path)).collect()
+    split(f.texts(d, key)).into_iter().filter_map(|text| word(d, text, &path)).collect()
 }
 
 #[cfg(test)]

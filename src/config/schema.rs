@@ -52,6 +52,8 @@ pub struct Config {
     pub cache: Option<Text>,
     /// Conf of another tool, in the place of smidr's own.
     pub as_is: Option<AsIs>,
+    /// Whether it was written for the Go smidr.
+    pub of_go: bool,
     /// What does not seem to fit together.
     pub warnings: Vec<Problem>,
     /// Variables of the caller that its values name.
@@ -127,6 +129,8 @@ pub struct GitSource {
     pub tag: Option<Text>,
     /// Or the very commit, which must be on the branch if both are named.
     pub commit: Option<CommitId>,
+    /// What is done where there is no such branch.
+    pub without_branch: WithoutBranch,
     /// Other places with the same commits, tried in order.
     pub mirrors: Vec<Text>,
     /// Patches put on top, in order, relative to the config.
@@ -135,6 +139,18 @@ pub struct GitSource {
     pub outside_links: bool,
     /// Which of its submodules are brought; none: those that its layers may need.
     pub submodules: Option<SubmoduleKey>,
+}
+
+/// What is done where a repository has no branch of the name that is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WithoutBranch {
+    /// It is an error.
+    #[default]
+    Fail,
+    /// The branch is taken whose name goes on behind a dash, if it is the only one: `kirkstone-6.x.y` for `kirkstone`.
+    Continue,
+    /// The tag of that name is taken.
+    Tag,
 }
 
 /// Which submodules of a repository are brought.

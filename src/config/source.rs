@@ -4,7 +4,7 @@ use super::{
     decode::{Decoder, Fields, truth},
     node::{Span, Text, Value},
     problem::Problem,
-    schema::{GitSource, Layer, Source, SubmoduleKey},
+    schema::{GitSource, Layer, Source, SubmoduleKey, WithoutBranch},
 };
 use crate::model::{CommitId, is_ambiguous, scp_parts};
 
@@ -112,6 +112,11 @@ fn git(d: &mut Decoder<'_>, f: &mut Fields<'_>, url: Text, series: Option<&Text>
         branch,
         tag,
         commit,
+        without_branch: match () {
+            () if d.of_another_tool => WithoutBranch::Tag,
+            () if !named || d.of_go => WithoutBranch::Continue,
+            () => WithoutBranch::Fail,
+        },
         mirrors,
         patches: f.texts(d, "patches"),
         outside_links: f.flag(d, "outside_links").unwrap_or_default(),

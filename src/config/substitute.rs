@@ -16,14 +16,33 @@ pub(super) fn substitute(text: &str, lookup: &dyn Fn(&str) -> Option<String>) ->
             continue;
         }
         out.push_str(before);
-        let (inside, after) = from
-            .split_once('}')
+        let (inside, after) = up_to_brace(from)
             .ok_or_else(|| format!("`${{{from}` has no closing brace; write `$${{` for a literal `${{`"))?;
         out.push_str(&expand(inside, lookup)?);
         rest = after;
     }
     out.push_str(rest);
     Ok(out)
+}
+
+/// How deep defaults may be nested.
+const DEPTH: usize = 16;
+
+/// What stands before the brace that closes, and behind it: a default may hold variables of its own.
+fn up_to_brace(text: &str) -> Option<(&str, &str)> {
+    let mut depth = 0_usize;
+    let mut before = ' ';
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' if before == '$' && depth < DEPTH => depth += 1,
+            '{' if before == '$' => return None,
+            '}' if depth == 0 => return Some((text.get(..at)?, text.get(at + 1..)?)),
+            '}' => depth -= 1,
+            _ => {}
+        }
+        before = c;
+    }
+    None
 }
 
 fn expand(inside: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
@@ -36,9 +55,9 @@ fn expand(inside: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Strin
     let value = lookup(name);
     let set = value.as_ref().is_some_and(|value| !value.is_empty());
     if let Some(default) = operator.strip_prefix(":-") {
-        Ok(value.filter(|_| set).unwrap_or_else(|| default.to_owned()))
+        value.filter(|_| set).map_or_else(|| substitute(default, lookup), Ok)
     } else if let Some(alternative) = operator.strip_prefix(":+") {
-        Ok(if set { alternative.to_owned() } else { String::new() })
+        if set { substitute(alternative, lookup) } else { Ok(String::new()) }
     } else if operator.is_empty() {
         value.ok_or_else(|| {
             format!("the environment variable {name} is not set; write `${{{name}:-default}}` to go on without it")
@@ -70,10 +89,15 @@ mod tests {
             ("${A:+yes}", "yes"),
             ("${NONE:+yes}", ""),
             ("$${A}", "${A}"),
+            ("${NONE:-${A}}", "x"),
+            ("${NONE:-${EMPTY:-${NONE:-d}}}/e", "d/e"),
+            ("${A:-${NONE}}", "x"),
+            ("${A:+{${A}}}", "{x}"),
+            ("${NONE:-$${A}}", "${A}"),
         ] {
             assert_eq!(substitute(text, &lookup).as_deref(), Ok(expected), "{text}");
         }
-        for wrong in ["${NONE}", "${A", "${}", "${A?x}"] {
+        for wrong in ["${NONE}", "${A", "${}", "${A?x}", "${NONE:-${NONE}}", "${NONE:-${A}"] {
             assert!(substitute(wrong, &lookup).is_err(), "{wrong}");
         }
     }

@@ -12,8 +12,8 @@ use std::{
 use super::{access::Scope, allow::Allow};
 use crate::{
     config::{
-        PRIVATE, Problem, Problems, Size,
-        decode::{Decoder, Fields},
+        NAME, PRIVATE, Problem, Problems, Size,
+        decode::{Decoder, Fields, KnownKey},
         node::{Node, Text, Value},
     },
     model::{BuildId, CUSTOMER, Paths},
@@ -237,6 +237,14 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<DaemonConfig, Problems> {
     let mut d = Decoder::new(&|_| None);
     let config = decode(&mut d, &root);
     if d.problems.is_empty() { Ok(config) } else { Err(problems(d.problems)) }
+}
+
+/// All keys, as they are asked for.
+pub(crate) fn known_keys() -> Vec<KnownKey> {
+    let probe = format!("customers: {{{NAME}: {{}}}}\ncertificates: [{{}}]\nretention: {{customers: {{{NAME}: {{}}}}}}\n");
+    let mut d = Decoder::new(&|_| None);
+    decode(&mut d, &Node::parse(&probe).expect("a fixed text"));
+    d.known
 }
 
 fn decode(d: &mut Decoder<'_>, root: &Node) -> DaemonConfig {

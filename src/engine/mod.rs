@@ -314,7 +314,7 @@ pub(crate) fn layers(plan: &Plan, tools: Tools<'_>) -> Result<Checkouts, EngineE
     }
 }
 
-/// Brings the repositories of a plan, whatever layers are in them. One that has no such branch is asked for a tag of that name.
+/// Brings the repositories of a plan, whatever layers are in them.
 ///
 /// # Errors
 ///

@@ -69,6 +69,90 @@ pub fn smidr_yaml(
     dump(&root, Form::Yaml, 2, false)
 }
 
+/// The text of a smidr.yaml in smidr's own words, and what it leaves out. `lines` are comments for its head.
+pub fn plain_yaml(
+    kas: &Kas,
+    around: &Around,
+    file: &Path,
+    lines: &[String],
+    found: &dyn Fn(&Repository) -> Found,
+) -> (String, Vec<String>) {
+    let beside = file.parent().unwrap_or(Path::new("/"));
+    let path = |to: &Path| text(&escaped(&from(beside, to)));
+    let mut root = map([("name", text(&name(&around.work)))]);
+    root.set("base", map([("machine", text(&kas.machine)), ("distro", text(&kas.distro))]));
+    let mut left_out = Vec::new();
+    let layers = kas.repositories.iter().map(|repository| {
+        let mut layer = layer(repository, around, &found(repository), &path);
+        layer.remove("at");
+        layer
+    });
+    root.set("layers", Node::made(Value::List(layers.collect())));
+    let mut build = map([]);
+    match kas.targets.as_slice() {
+        [] => build.set("image", text("world")),
+        [one] => build.set("image", text(one)),
+        several => build.set("targets", Node::made(Value::List(several.iter().map(|target| text(target)).collect()))),
+    }
+    if kas.task != "build" {
+        build.set("task", text(&kas.task));
+    }
+    root.set("build", build);
+    let patterns = kas.artifacts.iter().filter_map(|pattern| pattern.strip_prefix("tmp/deploy/"));
+    let patterns: Vec<Node> = patterns.map(|pattern| text(&escaped(pattern))).collect();
+    if !patterns.is_empty() {
+        root.set("artifacts", Node::made(Value::List(patterns)));
+    }
+    left_out.extend(
+        kas.artifacts
+            .iter()
+            .filter(|pattern| !pattern.starts_with("tmp/deploy/"))
+            .map(|pattern| format!("artifacts: {pattern}, which is not below tmp/deploy")),
+    );
+    let values = kas.env.iter().filter_map(|(name, value)| Some((name.as_str(), text(&escaped(value.as_deref()?)))));
+    let values = Node::map(values);
+    if !values.entries().is_empty() {
+        root.set("env", values);
+    }
+    let names = kas.env.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| text(name));
+    let names: Vec<Node> = names.collect();
+    if !names.is_empty() {
+        root.set("host", map([("env", Node::made(Value::List(names)))]));
+    }
+    if !kas.bblayers_conf.is_empty() {
+        let names: Vec<&str> = kas.bblayers_conf.iter().map(|(name, _)| name.as_str()).collect();
+        left_out.push(format!("bblayers_conf_header: {}", names.join(", ")));
+    }
+    let multiconfigs = kas.multiconfigs();
+    let mut conf = kas.local_conf.clone();
+    if !multiconfigs.is_empty() {
+        conf.push(("multiconfigs of the targets".into(), format!("BBMULTICONFIG ?= \"{}\"\n", multiconfigs.join(" "))));
+    }
+    let order = kas.layers();
+    let by_repository = kas.repositories.iter().flat_map(|one| one.layers.iter().map(|(name, _)| without_dots(&one.folder.join(name))));
+    if !order.iter().eq(by_repository.collect::<Vec<_>>().iter()) {
+        left_out.push("the order of layers by their priorities: smidr has those of a repository one after the other".into());
+    }
+    (whole(&root, &conf, lines), left_out)
+}
+
+/// A smidr.yaml as people write one: comments at its head, and `local_conf` as a block.
+pub fn whole(root: &Node, local_conf: &[(String, String)], lines: &[String]) -> String {
+    let mut text: String = lines.iter().map(|line| format!("{}\n", format!("# {line}").trim_end())).collect();
+    text.push_str(&dump(root, Form::Yaml, 2, false));
+    if local_conf.is_empty() {
+        return text;
+    }
+    text.push_str("local_conf: |\n");
+    for (name, lines) in local_conf {
+        for line in std::iter::once(format!("# {name}").as_str()).chain(lines.lines()) {
+            let line = line.trim_end();
+            text.push_str(&if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") });
+        }
+    }
+    text
+}
+
 /// Keys of `directories`, and the variables that a conf header may set instead.
 const FOLDERS: [(&str, &str); 4] =
     [("downloads", "DL_DIR"), ("sstate", "SSTATE_DIR"), ("tmp", "TMPDIR"), ("deploy", "DEPLOY_DIR")];

@@ -43,6 +43,8 @@ pub enum GitError {
         name: String,
         /// Names that it has, the nearest first.
         near: Vec<String>,
+        /// The only one that goes on behind a dash.
+        continued: Option<String>,
         /// What has that name instead: `tag` where a branch is asked for, and the reverse.
         other: Option<&'static str>,
     },
@@ -298,6 +300,15 @@ impl GitError {
 }
 
 impl GitError {
+    /// Where there is no such branch: the only one that goes on behind a dash, and whether it is a tag.
+    pub(super) fn unknown_branch(&self) -> Option<(Option<&str>, bool)> {
+        match self {
+            Self::Unknown { kind: "branch", continued, other, .. } => Some((continued.as_deref(), *other == Some("tag"))),
+            Self::Everywhere { failures, .. } => failures.iter().find_map(Self::unknown_branch),
+            _ => None,
+        }
+    }
+
     /// The key of a repository in the config that asks for what cannot be had.
     pub(crate) fn key(&self) -> &'static str {
         match self {
@@ -485,7 +496,7 @@ mod tests {
     fn the_kind_says_who_must_act() {
         let url = || "https://host/x".to_owned();
         let unknown =
-            || GitError::Unknown { url: url(), kind: "branch", name: "x".into(), near: vec!["y".into()], other: None };
+            || GitError::Unknown { url: url(), kind: "branch", name: "x".into(), near: vec!["y".into()], continued: None, other: None };
         let away = || GitError::Unreachable { url: url(), why: "no route".into() };
         let all = |failures| GitError::Everywhere { url: url(), failures };
         assert_eq!(unknown().kind(), Kind::Request);

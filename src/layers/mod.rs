@@ -307,32 +307,13 @@ pub fn resolve(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Checkouts
     Ok(checkouts)
 }
 
-/// Brings the repositories of a plan, and says what they are pinned to. One that has no such branch is asked for a tag of that name.
+/// Brings the repositories of a plan, and says what they are pinned to.
 ///
 /// # Errors
 ///
 /// The first one that cannot be had.
 pub fn bring(plan: &Plan, home: &Path, access: Access<'_>) -> Result<Vec<RepositoryPin>, LayerError> {
-    let store = Store::of(plan);
-    let failed = match store.bring(plan, home, access) {
-        Ok(all) => return Ok(all.iter().map(|one| one.pin().clone()).collect()),
-        Err(error) => error,
-    };
-    let mut tagged = plan.clone();
-    let mut changed = false;
-    for layer in &mut tagged.layers {
-        if let PlannedSource::Git(git) = &mut layer.source
-            && let (Some(name), None, None) = (git.branch.clone(), &git.tag, &git.commit)
-            && store.bring_git(&layer.name, git, plan.locked, access).is_err()
-        {
-            (git.branch, git.tag, changed) = (None, Some(name), true);
-        }
-    }
-    // What the branch lacks is the answer where there is no tag either.
-    match store.bring(&tagged, home, access) {
-        Ok(all) if changed => Ok(all.iter().map(|one| one.pin().clone()).collect()),
-        _ => Err(failed),
-    }
+    Ok(Store::of(plan).bring(plan, home, access)?.iter().map(|one| one.pin().clone()).collect())
 }
 
 /// Where the one `oe-init-build-env` of another tool's project stands, as the build sees it.

@@ -25,6 +25,7 @@ impl Store {
                 patches: Vec::new(),
                 outside_links: false,
                 submodules: Submodules::None,
+                without_branch: crate::config::WithoutBranch::Fail,
                 pinned: None,
             };
             self.bring_git("config", &wanted, false, access)

@@ -177,12 +177,12 @@ impl Store {
             return Err(LayerError::Patched(name.into()));
         }
         let _here = self.checkouts.hold(access.on, access.stop)?;
-        let (mirror, commit) = self.mirrors.pin(git, access)?;
+        let (mirror, commit, git) = &self.mirrors.pin_as_read(name, git, access)?;
         // The source of each mirror that a checkout needs: its own, and those of submodules.
         let mut sources = BTreeMap::from([(mirror.path().to_owned(), (git.clone(), commit.clone()))]);
         let mut mended = BTreeSet::new();
         let checkout = loop {
-            let error = match self.checkout(mirror.path(), git, &commit, &patches, access, &mut sources) {
+            let error = match self.checkout(mirror.path(), git, commit, &patches, access, &mut sources) {
                 Ok(made) => break made,
                 Err(error) => error,
             };
@@ -197,7 +197,7 @@ impl Store {
                 return Err(error);
             }
         };
-        Ok(Repository::Pinned { pin: git.pinned_to(name, commit, locks), checkout })
+        Ok(Repository::Pinned { pin: git.pinned_to(name, commit.clone(), locks), checkout })
     }
 
     fn checkout(

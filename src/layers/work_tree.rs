@@ -42,7 +42,7 @@ const RECORD: &str = "smidr-tree";
 /// How many repositories are worked on at once: most of the time they wait for git or for a server.
 const WORKERS: usize = 4;
 
-/// Pins the git layers of a plan, and writes none of them out. One that has no such branch is asked for a tag of that name.
+/// Pins the git layers of a plan, and writes none of them out.
 ///
 /// # Errors
 ///
@@ -50,17 +50,7 @@ const WORKERS: usize = 4;
 pub fn pin(plan: &Plan, access: Access<'_>) -> Result<Vec<RepositoryPin>, LayerError> {
     let store = Store::of(plan);
     let all = for_each(plan, |layer, git| {
-        let mut git = git.clone();
-        let commit = match store.mirrors.pin(&git, access) {
-            Ok((_, commit)) => commit,
-            Err(error) => {
-                let (Some(name), None, None) = (git.branch.clone(), &git.tag, &git.commit) else {
-                    return Err(error.into());
-                };
-                (git.branch, git.tag) = (None, Some(name));
-                store.mirrors.pin(&git, access).map_err(|_| error)?.1
-            }
-        };
+        let (_, commit, git) = store.mirrors.pin_as_read(&layer.name, git, access)?;
         let patches = read_patches(&git)?.into_iter().map(|patch| patch.lock);
         Ok(Some(git.pinned_to(&layer.name, commit, patches.collect())))
     });
@@ -77,7 +67,7 @@ pub fn write_out(plan: &Plan, force: bool, access: Access<'_>) -> Result<Vec<(St
     let all = for_each(plan, |layer, git| {
         let Some(at) = &layer.at else { return Ok(None) };
         let patches = read_patches(git)?;
-        let (mirror, commit) = store.mirrors.pin(git, access)?;
+        let (mirror, commit, git) = store.mirrors.pin_as_read(&layer.name, git, access)?;
         let original = Original {
             url: &git.url,
             mirror: mirror.path(),

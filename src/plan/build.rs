@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     domain::Domain,
-    folders::Folders,
+    folders::{Folders, TOPDIR, is_of_go},
     guarded::{Guarded, guarded},
     inputs::{Input, InputError},
     provider::{self, PlannedProvider},
@@ -350,7 +350,7 @@ pub fn make(
         },
         timeout: config.advanced.build_timeout,
         // They are those of the config's own target; another recipe, built by name, need not deploy anything.
-        artifacts_required: !config.artifacts.is_empty() && targets.contains(&config.build.image.text),
+        artifacts_required: !config.artifacts.is_empty() && !config.of_go && targets.contains(&config.build.image.text),
         artifacts: match config.artifacts.as_slice() {
             // Another tool's conf may name another machine.
             [] if config.as_is.is_some() => vec!["images/**".into()],
@@ -386,17 +386,31 @@ fn folders(
     let named = &config.directories;
     let workspace = paths.workspaces().join(workspace_name(&config.name, file, variant));
     let caches = domain.caches(paths, &workspace_name(&config.name, file, None));
+    let top = match &named.build {
+        Some(text) if is_of_go(text) => workspace.join("build"),
+        Some(text) if is_smidrs(&place(text), project, paths) => return Err(PlanError::InHome(place(text))),
+        Some(text) => place(text),
+        None => workspace.join("build"),
+    };
+    // BitBake's own name for the build folder.
+    let is_of_workspace = |text: &str, named: &Path| text.contains(TOPDIR) && named.starts_with(&workspace);
+    let place = &|text: &str| place(&text.replace(TOPDIR, &top.display().to_string()));
     let or = |text: &Option<config::Text>, default: PathBuf| match text {
         None => Ok(default),
+        Some(text) if is_of_go(text) => Ok(default),
+        Some(text) if is_of_workspace(text, &place(text)) => Ok(place(text)),
         Some(text) if is_smidrs(&place(text), project, paths) => Err(PlanError::InHome(place(text))),
         Some(text) => Ok(place(text)),
     };
-    let downloads = default_or(named.downloads.as_ref(), "downloads", caches.downloads, paths, project, place)?;
-    let sstate = default_or(named.sstate.as_ref(), "sstate-cache", caches.sstate, paths, project, place)?;
+    let cache = |text: &Option<config::Text>, name: &str, default: PathBuf| match text {
+        Some(text) if is_of_workspace(text, &place(text)) => Ok(place(text)),
+        text => default_or(text.as_ref(), name, default, paths, project, place),
+    };
+    let downloads = cache(&named.downloads, "downloads", caches.downloads)?;
+    let sstate = cache(&named.sstate, "sstate-cache", caches.sstate)?;
     // The database of hash equivalence belongs to the sstate.
     let elsewhere = !sstate.starts_with(paths.home());
     let hash_equivalence = if elsewhere { sstate.clone() } else { caches.hash_equivalence };
-    let top = or(&named.build, workspace.join("build"))?;
     let tmp = or(&named.tmp, top.join("tmp"))?;
     let folders = Folders {
         deploy: or(&named.deploy, tmp.join("deploy"))?,
@@ -433,7 +447,7 @@ fn default_or(
 ) -> Result<PathBuf, PlanError> {
     let Some(text) = text else { return Ok(default) };
     let named = place(text);
-    if text.text == format!("~/.smidr/{name}") || named == paths.home().join(name) {
+    if is_of_go(text) || named == paths.home().join(name) {
         return Ok(default);
     }
     if is_smidrs(&named, project, paths) { Err(PlanError::InHome(named)) } else { Ok(named) }

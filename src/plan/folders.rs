@@ -56,3 +56,12 @@ impl Folders {
         self.writable().into_iter().find_map(|root| Some((root, path.strip_prefix(root).ok()?)))
     }
 }
+
+/// What a folder of a config may begin with.
+pub(super) const TOPDIR: &str = "${TOPDIR}";
+
+/// Whether a folder is one of those that the Go smidr had in its own home, where its examples have them: the default is meant.
+pub(super) fn is_of_go(text: &str) -> bool {
+    let name = text.strip_prefix("~/.smidr/").unwrap_or_default().trim_end_matches('/');
+    ["build", "deploy", "downloads", "layers", "sources", "sstate", "sstate-cache", "tmp"].contains(&name)
+}

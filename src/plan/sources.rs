@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    config::{self, GitSource, Layer, Source, SubmoduleKey},
+    config::{self, GitSource, Layer, Source, SubmoduleKey, WithoutBranch},
     lock::{Asked, Lock, PatchPin, RepositoryPin},
     model::{BuildId, CommitId, RemoteCaller, SubmittedLayer, document_path, without_dots, without_secrets},
 };
@@ -102,6 +102,9 @@ pub struct PlannedGit {
     pub outside_links: bool,
     /// Which of its submodules are brought.
     pub submodules: Submodules,
+    /// What is done where there is no such branch.
+    #[serde(skip)]
+    pub without_branch: WithoutBranch,
     /// The lock's pin; none: not resolved yet, or the config has changed.
     pub pinned: Option<RepositoryPin>,
 }
@@ -155,6 +158,7 @@ impl PlannedGit {
             patches: Vec::new(),
             outside_links: false,
             submodules: Submodules::All,
+            without_branch: WithoutBranch::Fail,
             pinned: None,
         }
     }
@@ -169,6 +173,20 @@ impl PlannedGit {
             tag: self.tag.clone(),
             at: self.commit.clone(),
             patches: self.patches.iter().map(|patch| patch.written.clone()).collect(),
+        }
+    }
+
+    /// The same with a branch or tag that may stand for the branch that is asked for.
+    pub fn read_as(&self, branch: Option<&str>, tag: Option<&str>) -> Option<Self> {
+        let (Some(asked), None, None) = (&self.branch, &self.tag, &self.commit) else { return None };
+        match (self.without_branch, branch, tag) {
+            (WithoutBranch::Continue, Some(branch), None) if continues(branch, asked) => {
+                Some(Self { branch: Some(branch.into()), ..self.clone() })
+            }
+            (WithoutBranch::Tag, None, Some(tag)) if tag == asked => {
+                Some(Self { branch: None, tag: Some(tag.into()), ..self.clone() })
+            }
+            _ => None,
         }
     }
 
@@ -256,11 +274,24 @@ impl Places<'_> {
             patches: git.patches.iter().map(patch).collect(),
             outside_links: git.outside_links,
             submodules: submodules(git).unwrap_or(usual),
+            without_branch: git.without_branch,
             pinned: None,
         };
+        // What was found out once stands in the lock.
+        let pinned = lock.iter().flat_map(|lock| lock.repositories()).filter(|pin| pin.name == name);
+        let read = pinned.filter_map(|pin| planned.read_as(pin.branch.as_deref(), pin.tag.as_deref()));
+        let is_locked = |one: &PlannedGit| lock.is_some_and(|lock| lock.repository(name, &one.asked()).is_some());
+        if let Some(read) = read.into_iter().find(is_locked) {
+            planned = read;
+        }
         planned.pinned = lock.and_then(|lock| lock.repository(name, &planned.asked())).cloned();
         planned
     }
+}
+
+/// Whether a branch is another one with something behind a dash.
+pub fn continues(branch: &str, begin: &str) -> bool {
+    branch.strip_prefix(begin).is_some_and(|rest| rest.starts_with('-'))
 }
 
 fn submodules(git: &GitSource) -> Option<Submodules> {

@@ -52,6 +52,8 @@ pub(crate) struct WholeKas {
     pub merged: Merged,
     /// What that means.
     pub kas: Kas,
+    /// The patches of each repository, by its id.
+    pub patches: BTreeMap<String, Vec<PathBuf>>,
     /// As a project of smidr's.
     pub sources: Sources,
 }
@@ -240,16 +242,25 @@ impl KasFiles {
             patches.insert(one.id.clone(), of_one);
         }
         let file = self.config();
-        let found = |one: &Repository| Found {
-            is_here: self.is_here(one),
-            patches: patches.get(&one.id).cloned().unwrap_or_default(),
-            instead: one.url.as_deref().and_then(|url| self.mirrored(url)),
-        };
+        let found = |one: &Repository| self.found_with(&patches, one);
         let over = self.beside.as_ref().map(|(_, keys)| keys);
         let text = kas::smidr_yaml(&kas, &self.around, &file, over, &found);
         let warnings = kas.warnings.clone();
         let sources = Sources { file, texts: text.as_str().into(), lock, files, warnings, ..Sources::default() };
-        Ok(WholeKas { merged, kas, sources })
+        Ok(WholeKas { merged, kas, patches, sources })
+    }
+
+    /// What is known of a repository of a project that was read.
+    pub(crate) fn found(&self, whole: &WholeKas, one: &Repository) -> Found {
+        self.found_with(&whole.patches, one)
+    }
+
+    fn found_with(&self, patches: &BTreeMap<String, Vec<PathBuf>>, one: &Repository) -> Found {
+        Found {
+            is_here: self.is_here(one),
+            patches: patches.get(&one.id).cloned().unwrap_or_default(),
+            instead: one.url.as_deref().and_then(|url| self.mirrored(url)),
+        }
     }
 
     /// A project of some repositories alone.

@@ -13,10 +13,13 @@ use super::{
 };
 
 /// Runs in which smidr differs on purpose, with its exit code and what it says instead.
-const DIFFER: [(&str, &str, i32, &str); 6] = [
+const DIFFER: [(&str, &str, i32, &str); 8] = [
     // The tool says an error, and ends with 0.
     ("08-errors", "no-layers", 2, "names no layers"),
     ("08-errors", "other-version", 2, "version 2.0 is not known"),
+    ("08-errors", "no-core", 2, "no repository has oe-init-build-env"),
+    // The tool writes what BitBake then refuses.
+    ("08-errors", "missing-layer", 2, "meta-nobody"),
     // All is chosen, or nothing is built.
     ("05-fragments", "skipped", 2, "it is not chosen yet: machine"),
     ("05-fragments", "skipped-plain-name", 2, "it is not chosen yet: machine"),

@@ -181,6 +181,7 @@ pub(crate) fn wanted(url: &str) -> PlannedGit {
         patches: vec![],
         outside_links: false,
         submodules: smidr::plan::Submodules::All,
+        without_branch: smidr::config::WithoutBranch::Fail,
         pinned: None,
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::{World, skip};
 
-pub(super) const COMMANDS: [&[&str]; 98] = [
+pub(super) const COMMANDS: [&[&str]; 102] = [
     &[],
     &["init"],
     &["check"],
@@ -19,6 +19,10 @@ pub(super) const COMMANDS: [&[&str]; 98] = [
     &["layers", "prune"],
     &["run"],
     &["kas"],
+    &["export"],
+    &["fmt"],
+    &["import"],
+    &["schema"],
     &["kas", "checkout"],
     &["kas", "build"],
     &["kas", "shell"],

@@ -351,6 +351,7 @@ fn patches_are_read_with_their_digests() {
         patches: vec![patch("one.patch")],
         outside_links: false,
         submodules: smidr::plan::Submodules::All,
+        without_branch: smidr::config::WithoutBranch::Fail,
         pinned: None,
     };
     let read = patch::read_patches(&wanted).expect("read");

@@ -2,57 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use smidr::config::{Problems, provider, read};
+use smidr::config::{Problems, known_keys, provider, read};
 
 const REFERENCE: &str = include_str!("../../docs/config.md");
 const README: &str = include_str!("../../README.md");
-
-/// An unknown key that is near to no other.
-const STRANGE: &str = "zzzzzzzz";
-
-/// A step into a document: a key, and whether its value is a list of mappings.
-type Step = (String, bool);
 
 fn problems(text: &str) -> Option<Problems> {
     read("smidr.yaml", text, None, &|_| None).err()
 }
 
-/// `host.binds[]`
-fn path(steps: &[Step]) -> String {
-    let part = |(key, list): &Step| format!("{key}{}", if *list { "[]" } else { "" });
-    steps.iter().map(part).collect::<Vec<_>>().join(".")
-}
-
-/// The keys of the mapping at a place, as the decoder's hint names them when it meets one that it does not know; none, where no
-/// mapping can stand.
-fn keys_at(steps: &[Step]) -> Option<Vec<String>> {
-    let inside = format!("{{{STRANGE}: 1}}");
-    let nest = |inside: String, (key, list): &Step| {
-        if *list { format!("{{{key}: [{inside}]}}") } else { format!("{{{key}: {inside}}}") }
-    };
-    let text = steps.iter().rev().fold(inside, nest);
-    let place = [path(steps).replace("[]", "[0]"), STRANGE.into()].join(".");
-    let title = format!("unknown key `{}`", place.trim_start_matches('.'));
-    let problems = problems(&text)?;
-    let hint = problems.list.iter().find(|problem| problem.title == title)?.hint.clone()?;
-    let known = hint.strip_prefix("known here: ").unwrap_or_else(|| panic!("{text}: {hint}"));
-    Some(known.split(", ").map(str::to_owned).collect())
-}
-
-/// Every key with a value, found by the decoder's hints.
+/// Every key with a value, as the decoder asks for them.
 fn known() -> BTreeSet<String> {
-    let mut known = BTreeSet::new();
-    let mut open: Vec<Vec<Step>> = vec![vec![]];
-    while let Some(steps) = open.pop() {
-        for key in keys_at(&steps).expect("a mapping") {
-            let below = |list| [steps.clone(), vec![(key.clone(), list)]].concat();
-            match [below(false), below(true)].into_iter().find(|steps| keys_at(steps).is_some()) {
-                Some(mapping) => open.push(mapping),
-                None => _ = known.insert(path(&below(false))),
-            }
-        }
-    }
-    known
+    let all: BTreeSet<String> = known_keys().iter().map(|key| key.path.replace("[0]", "[]")).collect();
+    let is_above = |key: &&String| {
+        let below = [format!("{key}."), format!("{key}[].")];
+        all.iter().any(|other| below.iter().any(|below| other.starts_with(below)))
+    };
+    all.iter().filter(|key| !is_above(key)).cloned().collect()
 }
 
 /// The keys of the tables of a text: what stands in backticks in the first column.

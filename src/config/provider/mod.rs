@@ -61,6 +61,51 @@ fn put(node: &mut Node, place: &Span) {
     }
 }
 
+/// Repositories that bring OpenEmbedded-Core, by the ends of their addresses.
+const CORES: [&str; 3] = ["poky", "openembedded-core", "oe-core"];
+
+/// The layer of a config's own that brings OpenEmbedded-Core.
+fn own_core(root: &Node) -> Option<&str> {
+    let Some(Node { value: Value::List(layers), .. }) = root.get("layers") else { return None };
+    let text = |node: &Node| if let Value::Scalar(text) = &node.value { Some(text.clone()) } else { None };
+    let is_core = |layer: &&Node| {
+        let address = layer.get("git").or_else(|| layer.get("path")).and_then(text).unwrap_or_default();
+        let last = address.trim_end_matches('/').trim_end_matches(".git").rsplit(['/', ':']).next().unwrap_or_default();
+        CORES.contains(&last)
+    };
+    let layer = layers.iter().find(is_core)?;
+    match &layer.get("name")?.value {
+        Value::Scalar(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// Takes the provider out of a config whose own layers bring OpenEmbedded-Core: the two would not fit. To the Go smidr it was a word for people.
+pub(super) fn set_aside(d: &mut Decoder<'_>, base: &mut Base, root: &Node, series: Option<&Text>) {
+    let Some(core) = own_core(root) else { return };
+    let Some(wanted) = &base.provider else {
+        if d.of_go && let Some(version) = base.version.take() {
+            d.warnings.push(Problem::new(version.span, "base.version has no effect without base.provider"));
+        }
+        return;
+    };
+    let version = load(wanted, Some(&wanted.span)).and_then(|provider| {
+        let found = match (&base.version, series) {
+            (Some(name), _) => provider.version(name),
+            (None, Some(series)) => provider.of_series(series),
+            (None, None) => provider.version(&provider.default),
+        };
+        found.cloned()
+    });
+    // A layer of the config takes the place of the provider's of the same name.
+    if !d.of_go && version.is_some_and(|version| version.layers.iter().any(|layer| layer.name.text == core)) {
+        return;
+    }
+    let title = format!("base.provider: `{wanted}` has no effect, since the layer `{core}` brings OpenEmbedded-Core");
+    d.warnings.push(Problem::new(wanted.span.clone(), title).hint("list all layers under `layers:`, or leave that one out"));
+    (base.provider, base.version) = (None, None);
+}
+
 /// The defaults for a config with this `base`, if it names a provider. `series` is the config's own.
 pub(super) fn provided(d: &mut Decoder<'_>, base: &Base, series: Option<&Text>) -> Option<Provided> {
     let Some(wanted) = &base.provider else {

@@ -62,6 +62,33 @@ impl Mirrors {
         }
     }
 
+    /// The same, and what was wanted as it was understood: a branch that is not there may stand for another one, or for a tag.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mirrors::pin`]; that of the branch, where nothing else is there either.
+    pub fn pin_as_read(
+        &self,
+        name: &str,
+        wanted: &PlannedGit,
+        access: Access<'_>,
+    ) -> Result<(Mirror, CommitId, PlannedGit), GitError> {
+        let error = match self.pin(wanted, access) {
+            Ok((mirror, commit)) => return Ok((mirror, commit, wanted.clone())),
+            Err(error) => error,
+        };
+        let Some((continued, is_tag)) = error.unknown_branch() else { return Err(error) };
+        let tag = wanted.branch.as_deref().filter(|_| is_tag);
+        let Some(read) = wanted.read_as(continued, None).or_else(|| wanted.read_as(None, tag)) else {
+            return Err(error);
+        };
+        let (mirror, commit) = self.pin(&read, access)?;
+        if let (Some(asked), Some(taken)) = (&wanted.branch, &read.branch) {
+            access.on.warn(format!("{name}: there is no branch {asked}; {taken} is taken, the only one that begins so"));
+        }
+        Ok((mirror, commit, read))
+    }
+
     // The wanted commit where no server has to be asked for it.
     fn known(&self, mirror: &Mirror, wanted: &PlannedGit) -> Result<Option<CommitId>, GitError> {
         if let Some(commit) = exact(wanted) {

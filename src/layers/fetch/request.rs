@@ -8,7 +8,7 @@ use gix::{
 };
 
 use super::super::{git_error::GitError, revision};
-use crate::model::CommitId;
+use crate::{model::CommitId, plan::continues};
 
 /// The local ref for the server's HEAD.
 pub(super) const HEAD: &str = "refs/smidr/head";
@@ -177,7 +177,10 @@ pub(crate) fn unknown(url: String, kind: &'static str, name: &str, refs: &[Strin
     };
     let names: Vec<String> = refs.iter().filter_map(|one| one.strip_prefix(of_kind)).map(str::to_owned).collect();
     let is_other = refs.iter().any(|one| one.strip_prefix(of_other) == Some(name));
-    GitError::Unknown { url, kind, name: name.into(), near: near(name, &names), other: is_other.then_some(other) }
+    let mut continuing = names.iter().filter(|known| continues(known, name));
+    let continued = continuing.next().filter(|_| continuing.next().is_none()).cloned();
+    let other = is_other.then_some(other);
+    GitError::Unknown { url, kind, name: name.into(), near: near(name, &names), continued, other }
 }
 
 /// The names nearest to a wrong one, three at most; if none is near, all of a few.

@@ -1,0 +1,164 @@
+//! Files of other tools: imported, exported, and what they mean afterwards; the schema and the style of smidr's own.
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+
+use super::{
+    kas::{cases, lay_out},
+    support::World,
+};
+
+/// What decides over a build in a plan.
+fn meaning(world: &World, folder: &Path, config: &str) -> Value {
+    let done = world.smidr().current_dir(folder).args(["-c", config, "plan", "--json", "--target", "t"]).run();
+    done.expect_code(0);
+    let plan: Value = serde_json::from_str(&done.out).expect("JSON");
+    let plan = &plan["plan"];
+    let layers: Vec<Value> = plan["layers"].as_array().expect("layers").iter().map(layer).collect();
+    let task = plan["task"].as_str().unwrap_or("build");
+    serde_json::json!({"machine": plan["machine"], "task": task, "layers": layers})
+}
+
+fn layer(layer: &Value) -> Value {
+    let source = &layer["source"];
+    let of = |key: &str| source[key].clone();
+    serde_json::json!({
+        "name": layer["name"], "include": layer["include"], "has_layers": layer["has_layers"],
+        "url": of("url"), "branch": of("branch"), "tag": of("tag"), "commit": of("commit"),
+    })
+}
+
+#[test]
+fn kas_projects_keep_their_meaning_there_and_back() {
+    let world = World::new();
+    let mut seen = 0;
+    for case in cases(&world, "kas") {
+        let name = case.file_name().expect("a name").to_string_lossy().into_owned();
+        if !["01", "04", "07", "10", "11"].iter().any(|wanted| name.starts_with(wanted)) {
+            continue;
+        }
+        let work = world.work.join(&name);
+        lay_out(&world, &case, &work);
+        let lines = fs::read_to_string(case.join("runs")).expect("runs");
+        for line in lines.lines().filter(|line| line.split_whitespace().count() == 2) {
+            let (run, config) = line.split_once(' ').expect("two words");
+            let smidr = || world.smidr().current_dir(&work);
+            let own = format!("{run}.smidr.yaml");
+            let done = smidr().args(["import", config, "-o", &own]).run();
+            if done.code != Some(0) {
+                continue; // what kas refuses
+            }
+            seen += 1;
+            let before = meaning(&world, &work, config);
+            assert_eq!(meaning(&world, &work, &own), before, "{name} {run}, imported");
+            let again = smidr().args(["import", config, "-o", &own]).run();
+            again.expect_code(2).expect_err("is there already");
+            smidr().args(["-c", &own, "check"]).run();
+            let exported = smidr().args(["-c", &own, "export", "kas"]).run();
+            if exported.code == Some(2) {
+                exported.expect_err("not here yet");
+                continue;
+            }
+            exported.expect_code(0).expect_err("left out   the build host");
+            fs::write(work.join(format!("{run}.kas.yml")), &exported.out).expect("a file");
+            let after = meaning(&world, &work, &format!("{run}.kas.yml"));
+            assert_eq!(after["machine"], before["machine"], "{name} {run}: {}", exported.out);
+            let urls = |plan: &Value| {
+                let layers = plan["layers"].as_array().expect("layers").clone();
+                layers.iter().filter(|layer| !layer["url"].is_null()).cloned().collect::<Vec<_>>()
+            };
+            assert_eq!(urls(&after), urls(&before), "{name} {run}: {}", exported.out);
+        }
+    }
+    assert!(seen > 8, "only {seen} runs");
+}
+
+#[test]
+fn configurations_of_bitbake_setup_keep_their_meaning_there_and_back() {
+    let world = World::new();
+    let case = cases(&world, "bbsetup").remove(1);
+    let work = world.work.join("case");
+    lay_out(&world, &case, &work);
+    let project = work.join("project");
+    let smidr = || world.smidr().current_dir(&project);
+    let words = ["nested.conf.json", "deeper", "distro/e", "machine/m"];
+    smidr().arg("import").args(words).run().expect_code(2).expect_err("--target");
+    smidr().arg("import").args(words).args(["--target", "t"]).run().expect_code(0);
+    let text = fs::read_to_string(project.join("smidr.yaml")).expect("a file");
+    assert!(text.contains("OE_FRAGMENTS += \"outer/fragment distro/e\""), "{text}");
+    let before = meaning(&world, &project, &words.join(":"));
+    assert_eq!(meaning(&world, &project, "smidr.yaml"), before);
+    let done = smidr().args(["export", "conf.json"]).run();
+    done.expect_code(0);
+    fs::write(project.join("back.conf.json"), &done.out).expect("a file");
+    let after = meaning(&world, &project, "back.conf.json");
+    assert_eq!(after["layers"], before["layers"], "{}", done.out);
+}
+
+/// All keys of a schema, `[]` for items of lists.
+fn keys(schema: &Value, path: &str, into: &mut Vec<String>) {
+    for (key, below) in schema["properties"].as_object().into_iter().flatten() {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let has = |schema: &Value| schema["properties"].is_object();
+        match () {
+            () if has(below) => keys(below, &path, into),
+            () if has(&below["items"]) => keys(&below["items"], &format!("{path}[]"), into),
+            () => into.push(path),
+        }
+    }
+}
+
+#[test]
+fn the_schema_has_exactly_the_keys_and_explains_them() {
+    let world = World::new();
+    let schema = |document: &str| -> Value {
+        let done = world.smidr().args(["schema", document]).run();
+        serde_json::from_str(&done.expect_code(0).out).expect("JSON")
+    };
+    let own = schema("smidr");
+    let mut found = Vec::new();
+    keys(&own, "", &mut found);
+    found.retain(|key| !["kas", "bitbake_setup"].contains(&key.as_str()));
+    let reference = include_str!("../../docs/config.md");
+    let mut written: Vec<String> = reference
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |").map(|(key, _)| key.to_owned()))
+        .collect();
+    written.sort();
+    found.sort();
+    assert_eq!(found, written);
+    assert_eq!(own["required"], Value::Null);
+    assert!(own["anyOf"][0]["required"].as_array().expect("keys").contains(&"name".into()), "{own}");
+    let isolation = &own["properties"]["host"]["properties"]["isolation"];
+    assert_eq!(isolation["anyOf"][0]["enum"], serde_json::json!(["auto", "full", "none"]), "{isolation}");
+    assert_eq!(own["properties"]["layers"]["items"]["required"][0], "name");
+    for (document, some) in [("daemon", "customers"), ("settings", "trust")] {
+        let schema = schema(document);
+        assert!(schema["properties"][some].is_object(), "{schema}");
+    }
+    let daemon = schema("daemon");
+    let customer = &daemon["properties"]["customers"]["additionalProperties"]["properties"];
+    assert!(customer["weight"]["description"].as_str().is_some_and(|text| text.contains("share")), "{customer}");
+}
+
+#[test]
+fn fmt_keeps_comments_and_what_is_said() {
+    let world = World::new();
+    let file = world.work.join("smidr.yaml");
+    let text = "# a head\nname:   x   # behind\nbase: { machine: m }\nbuild:\n    image: 'i'\nlocal_conf: |\n  A = \"1\"\n\n\n  B = \"2\"\n";
+    fs::write(&file, text).expect("a file");
+    let smidr = || world.smidr().current_dir(&world.work);
+    smidr().args(["fmt", "--check"]).run().expect_code(2).expect_err("another style");
+    assert_eq!(fs::read_to_string(&file).expect("text"), text);
+    smidr().arg("fmt").run().expect_code(0);
+    let styled = fs::read_to_string(&file).expect("text");
+    for kept in ["# a head\n", "# behind", "{machine: m}", "  A = \"1\"\n\n\n  B = \"2\"\n"] {
+        assert!(styled.contains(kept), "{kept:?} in\n{styled}");
+    }
+    assert_ne!(styled, text);
+    smidr().args(["fmt", "--check"]).run().expect_code(0);
+    fs::write(&file, "name: [\n").expect("a file");
+    smidr().arg("fmt").run().expect_code(2);
+    assert_eq!(fs::read_to_string(&file).expect("text"), "name: [\n");
+}
