@@ -11,6 +11,7 @@ pub mod config;
 
 pub mod bitbake_setup;
 pub mod kas;
+pub mod repo_manifest;
 pub mod lock;
 pub mod plan;
 

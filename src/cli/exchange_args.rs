@@ -9,12 +9,21 @@ use super::candidates;
 /// `smidr import`
 #[derive(Args)]
 pub(super) struct Import {
-    /// kas files separated by colons, or a configuration of bitbake-setup with what is chosen of it
+    /// kas files separated by colons, a configuration of bitbake-setup with what is chosen of it, a manifest of git-repo, or the bblayers.conf of a build folder
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<String>,
     /// What is built, where the files do not say it
     #[arg(long)]
     pub target: Option<String>,
+    /// For which machine, where the file does not say it
+    #[arg(long)]
+    pub machine: Option<String>,
+    /// With which distro, where the file does not say it
+    #[arg(long)]
+    pub distro: Option<String>,
+    /// The name of the project, where the file gives it none
+    #[arg(long)]
+    pub name: Option<String>,
     /// Where it is written
     #[arg(short, long, default_value = "smidr.yaml", value_name = "FILE")]
     pub output: PathBuf,

@@ -7,7 +7,9 @@ use std::{
 
 use super::{
     exchange_args::Import,
-    context,
+    args::Grant,
+    build_folder, context,
+    manifest,
     output::{say, talk},
     report::{Done, Failure, Refused},
 };
@@ -21,14 +23,17 @@ use crate::{
 };
 
 /// What another tool's files become.
-struct Imported {
-    text: String,
-    left_out: Vec<String>,
-    lock: Option<String>,
+pub(super) struct Imported {
+    /// Of the smidr.yaml.
+    pub text: String,
+    /// What cannot be said there.
+    pub left_out: Vec<String>,
+    /// The text of its lock.
+    pub lock: Option<String>,
 }
 
 /// Runs the command.
-pub(super) fn import(file: &Path, args: &Import) -> Done {
+pub(super) fn import(file: &Path, grant: &Grant, args: &Import) -> Done {
     let facts = context::gather();
     let to = std::path::absolute(&args.output).map_err(FileError::new("find", &args.output))?;
     if to.symlink_metadata().is_ok() {
@@ -37,9 +42,14 @@ pub(super) fn import(file: &Path, args: &Import) -> Done {
     }
     let imported = match () {
         () if is_kas(file) => of_kas(file, &to, &facts)?,
+        () if build_folder::is_bblayers(file) => build_folder::import(file, &to, args, &facts)?,
+        () if manifest::is_manifest(file) => manifest::import(file, &to, grant, args)?,
         () if is_setup(file) => of_setup(file, &to, args, &facts)?,
         () => {
-            let what = format!("{} is neither a kas file nor a configuration of bitbake-setup", file.display());
+            let what = format!(
+                "{} is no kas file, configuration of bitbake-setup, manifest of git-repo or bblayers.conf",
+                file.display()
+            );
             return Err(Refused::new(what, None).into());
         }
     };

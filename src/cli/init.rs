@@ -14,8 +14,8 @@ use super::{
 use crate::{
     config::provider,
     model::{BuildId, Hint, InvalidName},
-    project::other_tool_in,
-    system::files::{FileError, remove_tree, shell},
+    project::OtherTool,
+    system::files::{FileError, remove_tree},
 };
 
 static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/templates/hello");
@@ -26,11 +26,9 @@ const IGNORED: &str = "/smidr.local.*\n";
 /// Runs the command.
 pub(super) fn init(args: &Init) -> Done {
     let is_here = args.name == ".";
-    if let Some(file) = other_tool_in(Path::new(".")).filter(|_| is_here) {
-        let what = format!("there is a project of another tool here, {}, and nothing needs to be written", file.display());
-        return Err(
-            Refused::new(what, [Hint::command("it builds as it is", format!("smidr build {}", shell(&file)))]).into()
-        );
+    if let Some(other) = OtherTool::find_in(Path::new(".")).filter(|_| is_here) {
+        let what = format!("there is a project of another tool here, {}, and nothing is written", other.file().display());
+        return Err(Refused::new(what, [other.hint()]).into());
     }
     let name = if is_here { name_of_this_folder()? } else { args.name.clone() };
     if !BuildId::is_valid_name(&name) {

@@ -5,6 +5,7 @@ mod artifacts;
 mod attach;
 mod board;
 mod build;
+mod build_folder;
 mod cancel;
 mod candidates;
 mod check;
@@ -43,6 +44,7 @@ mod local;
 mod lock;
 mod logs;
 mod man;
+mod manifest;
 mod output;
 mod pace;
 mod plan;
@@ -72,7 +74,7 @@ use clap::Parser as _;
 
 use args::{Cli, Command};
 
-use crate::{model::Hint, project::is_kas};
+use crate::{model::Hint, project::is_kas, system::files::shell};
 
 /// Says why a smidr that may do more than its caller does nothing: its caller decides what is mounted where.
 pub fn refuse_privileges() -> ExitCode {
@@ -110,6 +112,12 @@ pub fn main() -> ExitCode {
     voice::set(&cli.voice);
     if let Command::Build(args::Build { wanted, .. }) | Command::Plan(args::Plan { wanted, .. }) = &mut cli.command {
         let named: Vec<_> = wanted.targets.extract_if(.., |target| is_kas(Path::new(target))).collect();
+        if let Some(manifest) = wanted.targets.iter().find(|target| manifest::is_manifest(Path::new(target))) {
+            let what = "which layers of a manifest's repositories are used has to be confirmed first";
+            let command = format!("smidr import {} --machine MACHINE --target TARGET", shell(Path::new(manifest)));
+            let hint = [Hint::command("write them into a smidr.yaml", command)];
+            return report::report(&report::Refused::new(what, hint).into());
+        }
         if let Some(setup) = choose::take_out(&mut wanted.targets) {
             cli.config = vec![setup];
         } else if !named.is_empty() {
@@ -167,7 +175,7 @@ pub fn main() -> ExitCode {
         Command::Clean(args) => clean::clean(&args),
         Command::Doctor(args) => doctor::doctor(&config, &args),
         Command::Man(args) => man::man(&args),
-        Command::Import(args) => import::import(&config, &args),
+        Command::Import(args) => import::import(&config, &grant, &args),
         Command::Export(args) => export::export(&config, &args),
         Command::Fmt(args) => fmt::fmt(&config, &args),
         Command::Schema(args) => schema::schema(&args),

@@ -140,6 +140,14 @@ fn is_dirty(repository: &gix::Repository, folder: &Path) -> Option<bool> {
     Some(changes.next().is_some())
 }
 
+/// The address that a repository of this machine was cloned from.
+pub fn origin(root: &Path) -> Option<String> {
+    // Of its configuration only this address is read, and it is asked for like any other.
+    let repository = gix::open_opts(root, gix::open::Options::isolated().with(gix::sec::Trust::Full)).ok()?;
+    let remote = repository.find_remote("origin").ok()?;
+    Some(remote.url(gix::remote::Direction::Fetch)?.to_bstring().to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, process::Command};

@@ -50,7 +50,7 @@ pub use git_error::GitError;
 pub use gitlinks::gitlinks;
 pub(crate) use identity::identity;
 pub use known::Repository as KnownRepository;
-pub use local::{head as head_of, holds_work, repository as repository_around, would_commit};
+pub use local::{head as head_of, holds_work, origin as origin_of, repository as repository_around, would_commit};
 pub use mirror::{Mirror, Mirrors};
 pub use missing::Suggestion;
 pub use own::{copies, hide};

@@ -89,8 +89,8 @@ pub(crate) enum ProjectError {
         file: PathBuf,
         /// A parent folder that has one.
         above: Option<PathBuf>,
-        /// What is there instead: a file of kas or of bitbake-setup.
-        other: Option<PathBuf>,
+        /// What is there instead.
+        other: Option<OtherTool>,
     },
     /// A name on the command line that no overlay has.
     #[error("there is no variant `{variant}` in {} (--variant)", .file.display())]
@@ -178,12 +178,7 @@ impl UserError for ProjectError {
 
     fn hints(&self) -> Vec<Hint> {
         match self {
-            Self::Missing { other: Some(file), .. } => {
-                vec![Hint::command(
-                    "there is a project of another tool, which builds as it is",
-                    format!("smidr build {}", shell(file)),
-                )]
-            }
+            Self::Missing { other: Some(other), .. } => vec![other.hint()],
             Self::Missing { above: Some(folder), .. } => {
                 vec![Hint::command("the project is further up", format!("cd {}", shell(folder)))]
             }
@@ -244,9 +239,46 @@ impl UserError for ProjectError {
     }
 }
 
-/// The project of another tool that a folder has, where it has exactly one: the file that names it.
-pub(crate) fn other_tool_in(folder: &Path) -> Option<PathBuf> {
-    kas::kas_file_in(folder).or_else(|| bitbake_setup::setup_file_in(folder))
+/// A project of another tool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OtherTool {
+    /// One that builds as it is: of kas or of bitbake-setup.
+    Builds(PathBuf),
+    /// One of which a smidr.yaml is made first: a manifest, or a build folder.
+    Imports(PathBuf),
+}
+
+impl OtherTool {
+    /// What a folder has, where it is plain what is meant.
+    pub(crate) fn find_in(folder: &Path) -> Option<Self> {
+        let builds = || kas::kas_file_in(folder).or_else(|| bitbake_setup::setup_file_in(folder)).map(Self::Builds);
+        let imports = || {
+            let all = ["default.xml", "build/conf/bblayers.conf", "conf/bblayers.conf"];
+            all.into_iter().find(|name| folder.join(name).is_file()).map(|name| Self::Imports(name.into()))
+        };
+        builds().or_else(imports)
+    }
+
+    /// The file that names it.
+    pub(crate) fn file(&self) -> &Path {
+        match self {
+            Self::Builds(file) | Self::Imports(file) => file,
+        }
+    }
+
+    /// What to type.
+    pub(crate) fn hint(&self) -> Hint {
+        match self {
+            Self::Builds(file) => Hint::command(
+                "there is a project of another tool, which builds as it is",
+                format!("smidr build {}", shell(file)),
+            ),
+            Self::Imports(file) => Hint::command(
+                "there is what another tool has set up; to make a smidr.yaml of it",
+                format!("smidr import {} --target core-image-minimal", shell(file)),
+            ),
+        }
+    }
 }
 
 impl Sources {
@@ -287,7 +319,7 @@ impl Sources {
             let file = std::path::absolute(file).map_err(FileError::new("find", file))?;
             let name = file.file_name().unwrap_or_default();
             let above = file.ancestors().skip(2).find(|folder| folder.join(name).is_file()).map(Path::to_path_buf);
-            let other = file.parent().and_then(other_tool_in).filter(|_| above.is_none());
+            let other = file.parent().and_then(OtherTool::find_in).filter(|_| above.is_none());
             return Err(ProjectError::Missing { file, above, other });
         }
         if file.is_dir() {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     kas::{cases, lay_out},
-    support::World,
+    support::{World, hermetic},
 };
 
 /// What decides over a build in a plan.
@@ -161,4 +161,111 @@ fn fmt_keeps_comments_and_what_is_said() {
     fs::write(&file, "name: [\n").expect("a file");
     smidr().arg("fmt").run().expect_code(2);
     assert_eq!(fs::read_to_string(&file).expect("text"), "name: [\n");
+}
+
+/// A repository with these files, on a branch.
+fn repository(world: &World, folder: &Path, branch: &str, files: &[(&str, &str)]) -> String {
+    for (name, text) in files {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+        fs::write(path, text).expect("a file");
+    }
+    let script = format!(
+        "git init -q -b {branch} . && git add -A && git -c user.name=x -c user.email=x@localhost commit -q -m x"
+    );
+    assert!(hermetic("sh", &world.home).args(["-c", &script]).current_dir(folder).status().expect("sh").success());
+    format!("file://{}", folder.display())
+}
+
+fn layer_conf(collection: &str, series: &str, depends: &str) -> String {
+    format!(
+        "BBPATH .= \":${{LAYERDIR}}\"\nBBFILE_COLLECTIONS += \"{collection}\"\nBBFILE_PATTERN_{collection} = \"^${{LAYERDIR}}/\"\n\
+         BBFILE_PRIORITY_{collection} = \"5\"\nLAYERSERIES_COMPAT_{collection} = \"{series}\"\nLAYERDEPENDS_{collection} = \"{depends}\"\n"
+    )
+}
+
+#[test]
+fn a_manifest_becomes_a_project_of_the_layers_that_fit() {
+    let world = World::new();
+    let srv = world.work.join("srv");
+    let core = format!("LAYERSERIES_CORENAMES = \"wrynose\"\n{}", layer_conf("core", "wrynose", ""));
+    repository(&world, &srv.join("oe/core"), "main", &[
+        ("meta/conf/layer.conf", &core),
+        ("meta/conf/machine/m.conf", ""),
+        ("bitbake/bin/bitbake", ""),
+    ]);
+    repository(&world, &srv.join("oe/vendor"), "v1", &[
+        ("meta-good/conf/layer.conf", &layer_conf("good", "wrynose", "core")),
+        ("meta-old/conf/layer.conf", &layer_conf("old", "kirkstone", "core")),
+        ("meta-needy/conf/layer.conf", &layer_conf("needy", "wrynose", "nobody")),
+        ("meta-needier/conf/layer.conf", &layer_conf("needier", "wrynose", "needy")),
+    ]);
+    repository(&world, &srv.join("oe/docs"), "main", &[("README", "x")]);
+    let manifests = srv.join("oe/manifests");
+    repository(&world, &manifests, "main", &[
+        (
+            "default.xml",
+            "<manifest><remote name=\"here\" fetch=\"..\"/><default remote=\"here\" revision=\"main\"/>\
+             <project name=\"core\" path=\"sources/core\"/><include name=\"more.xml\"/></manifest>",
+        ),
+        ("more.xml", "<manifest><project name=\"vendor\" revision=\"refs/heads/v1\"/><project name=\"docs\"/></manifest>"),
+    ]);
+    let clone = format!("git clone -q file://{} manifests", manifests.display());
+    assert!(hermetic("sh", &world.home).args(["-c", &clone]).current_dir(&world.work).status().expect("sh").success());
+    let folder = world.work.join("manifests");
+    let smidr = || world.smidr().current_dir(&folder).env("SMIDR_TRUST", "1");
+    smidr().args(["build", "default.xml", "--machine", "m"]).run().expect_code(2).expect_err("smidr import default.xml");
+    smidr().args(["init", "."]).run().expect_code(2).expect_err("smidr import default.xml");
+    smidr().args(["import", "default.xml"]).run().expect_code(2).expect_err("--machine");
+    let wrong = smidr().args(["import", "default.xml", "--machine", "nobody", "--target", "t"]).run();
+    wrong.expect_code(2).expect_err("the machine nobody");
+    let done = smidr().args(["import", "default.xml", "--machine", "m", "--target", "t"]).run();
+    done.expect_code(0).expect_err("old (vendor): it works with kirkstone").expect_err("needy (vendor): it needs nobody");
+    done.expect_err("needier (vendor): it needs needy");
+    let plan = meaning(&world, &folder, "smidr.yaml");
+    let layers = plan["layers"].as_array().expect("layers");
+    let included: Vec<String> = layers.iter().map(|layer| layer["include"].to_string()).collect();
+    assert_eq!(included, ["[\"meta\"]", "[\"meta-good\"]", "[]"], "{plan}");
+    smidr().args(["check"]).run().expect_code(0);
+    assert!(folder.join("smidr.lock").is_file());
+}
+
+#[test]
+fn a_build_folder_becomes_a_project_of_its_layers() {
+    let world = World::new();
+    let core = world.work.join("poky");
+    repository(&world, &core, "main", &[
+        ("meta/conf/layer.conf", &layer_conf("core", "wrynose", "")),
+        ("meta-poky/conf/layer.conf", &layer_conf("yocto", "wrynose", "core")),
+    ]);
+    let conf = world.work.join("build/conf");
+    fs::create_dir_all(&conf).expect("folders");
+    fs::write(
+        conf.join("bblayers.conf"),
+        "BBPATH = \"${TOPDIR}\"\nBBLAYERS ?= \" \\\n  ${TOPDIR}/../poky/meta \\\n  ${TOPDIR}/../poky/meta-poky \\\n  \"\n",
+    )
+    .expect("a file");
+    fs::write(conf.join("local.conf"), "# a remark\nMACHINE ??= \"m\"\nDISTRO = 'poky'\nDL_DIR = \"/d\"\nX = \"1\"\n")
+        .expect("a file");
+    let smidr = || world.smidr().current_dir(&world.work);
+    smidr().args(["build"]).run().expect_code(2).expect_err("smidr import build/conf/bblayers.conf");
+    let done = smidr().args(["import", "build/conf/bblayers.conf", "--target", "t", "--name", "p"]).run();
+    done.expect_code(0).expect_err("DL_DIR");
+    let plan = meaning(&world, &world.work, "smidr.yaml");
+    assert_eq!((plan["machine"].as_str(), plan["layers"][0]["include"].to_string()), (Some("m"), "[\"meta\",\"meta-poky\"]".into()));
+    let text = fs::read_to_string(world.work.join("smidr.yaml")).expect("a file");
+    assert!(text.contains("  X = \"1\"\n") && !text.contains("DL_DIR"), "{text}");
+}
+
+#[test]
+fn lock_writes_what_kas_reads() {
+    let world = World::new();
+    let case = cases(&world, "kas").remove(4);
+    let work = world.work.join("case");
+    lay_out(&world, &case, &work);
+    let lines = fs::read_to_string(case.join("runs")).expect("runs");
+    let config = lines.lines().find_map(|line| line.split_whitespace().nth(1)).expect("a config").to_owned();
+    fs::remove_file(work.join(config.replace(".yml", ".lock.yml"))).ok();
+    world.smidr().current_dir(&work).args(["-c", &config, "lock", "--kas"]).run().expect_code(0);
+    assert!(work.join(config.replace(".yml", ".lock.yml")).is_file());
 }

@@ -11,13 +11,14 @@ use syn::visit::{self, Visit};
 use super::support::skip;
 
 /// Below it stands nothing; `cli` may use all.
-const TABLE: [(&str, &str); 25] = [
+const TABLE: [(&str, &str); 26] = [
     ("model", ""),
     ("events", "model"),
     ("system", "model"),
     ("config", "model"),
     ("kas", "model config"),
     ("bitbake_setup", "model kas"),
+    ("repo_manifest", "model"),
     ("lock", "model config"),
     ("plan", "model config lock"),
     ("diagnose", "model"),
@@ -59,7 +60,7 @@ const IMPURE: [&str; 10] = [
     "File::open",
 ];
 
-const PURE: [&str; 7] = ["model", "config", "kas", "bitbake_setup", "lock", "plan", "diagnose"];
+const PURE: [&str; 8] = ["model", "config", "kas", "bitbake_setup", "repo_manifest", "lock", "plan", "diagnose"];
 
 /// A source file: its path below the repository, and its lines of code.
 struct Source {
