@@ -11,9 +11,9 @@ pub mod config;
 
 pub mod bitbake_setup;
 pub mod kas;
-pub mod repo_manifest;
 pub mod lock;
 pub mod plan;
+pub mod repo_manifest;
 
 mod diagnose;
 

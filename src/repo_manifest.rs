@@ -143,9 +143,8 @@ impl Reader<'_> {
 
     fn element(&mut self, node: Node<'_, '_>, file: &Path, groups: &[String]) -> Result<(), Wrong> {
         let text = |name: &str| node.attribute(name).map(str::to_owned);
-        let needed = |name: &str| {
-            text(name).ok_or_else(|| Wrong::Here(format!("`{}` has no `{name}`", node.tag_name().name())))
-        };
+        let needed =
+            |name: &str| text(name).ok_or_else(|| Wrong::Here(format!("`{}` has no `{name}`", node.tag_name().name())));
         match node.tag_name().name() {
             "remote" => {
                 let remote = Remote { fetch: needed("fetch")?, revision: text("revision") };
@@ -184,7 +183,12 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn project(&mut self, node: Node<'_, '_>, around: Option<&ManifestProject>, groups: &[String]) -> Result<(), Wrong> {
+    fn project(
+        &mut self,
+        node: Node<'_, '_>,
+        around: Option<&ManifestProject>,
+        groups: &[String],
+    ) -> Result<(), Wrong> {
         let wrong = |what: String| Err(Wrong::Here(what));
         let Some(own) = node.attribute("name") else { return wrong("`project` has no `name`".into()) };
         let joined = |above: &str, below: &str| format!("{above}/{below}");
@@ -323,7 +327,11 @@ mod tests {
 
     #[test]
     fn hostile_manifests() {
-        let with = |inside: &str| format!("<manifest><remote name=\"r\" fetch=\"https://h\"/><default remote=\"r\" revision=\"m\"/>{inside}</manifest>");
+        let with = |inside: &str| {
+            format!(
+                "<manifest><remote name=\"r\" fetch=\"https://h\"/><default remote=\"r\" revision=\"m\"/>{inside}</manifest>"
+            )
+        };
         for (text, says) in [
             ("<!DOCTYPE x [<!ENTITY a \"b\">]><manifest>&a;</manifest>".to_owned(), "DTD"),
             (with("<include name=\"../../etc/passwd\"/>"), "leads out"),

@@ -17,6 +17,8 @@ mod api;
 mod archives;
 #[path = "all/artifacts.rs"]
 mod artifacts;
+#[path = "all/bitbake_setup.rs"]
+mod bitbake_setup;
 #[path = "all/border.rs"]
 mod border;
 #[path = "all/check.rs"]
@@ -77,6 +79,8 @@ mod doctor;
 mod documents;
 #[path = "all/exchange.rs"]
 mod exchange;
+#[path = "all/exchange_files.rs"]
+mod exchange_files;
 #[path = "all/explain.rs"]
 mod explain;
 #[path = "all/fetch_fixture.rs"]
@@ -85,6 +89,8 @@ mod fetch_fixture;
 mod flags;
 #[path = "all/foreign.rs"]
 mod foreign;
+#[path = "all/go_smidr.rs"]
+mod go_smidr;
 #[path = "all/help.rs"]
 mod help;
 #[path = "all/hostile.rs"]
@@ -103,12 +109,6 @@ mod images;
 mod inputs;
 #[path = "all/isolation.rs"]
 mod isolation;
-#[path = "all/exchange_files.rs"]
-mod exchange_files;
-#[path = "all/go_smidr.rs"]
-mod go_smidr;
-#[path = "all/bitbake_setup.rs"]
-mod bitbake_setup;
 #[path = "all/kas.rs"]
 mod kas;
 #[path = "all/keeper.rs"]

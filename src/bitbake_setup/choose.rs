@@ -97,7 +97,9 @@ pub fn choose(document: &Document, choice: &Choice) -> Result<Chosen, SetupError
         SetupError::Choice { what, hints: vec!["its layers have to stand in bb-layers".into()] }
     };
     if let Some(template) = &configuration.oe_template {
-        return Err(refused(&format!("takes its conf from the template {template} of a layer, which smidr does not read")));
+        return Err(refused(&format!(
+            "takes its conf from the template {template} of a layer, which smidr does not read"
+        )));
     }
     if configuration.bb_layers.is_none() && configuration.bb_layers_file_relative.is_none() {
         return Err(refused("names no layers"));
@@ -139,9 +141,8 @@ fn fragments(configuration: &Configuration, chosen: &[String]) -> Vec<String> {
     let always = configuration.oe_fragments.iter().flatten().map(|one| one.name().to_owned());
     let all: Vec<String> = always.chain(chosen).collect();
     let kind = |name: &str| ["machine/", "distro/"].into_iter().find(|kind| name.starts_with(kind));
-    let counts = |at: usize, name: &str| {
-        kind(name).is_none_or(|of| !all.iter().skip(at + 1).any(|later| later.starts_with(of)))
-    };
+    let counts =
+        |at: usize, name: &str| kind(name).is_none_or(|of| !all.iter().skip(at + 1).any(|later| later.starts_with(of)));
     all.iter().enumerate().filter(|(at, name)| counts(*at, name)).map(|(_, name)| name.clone()).collect()
 }
 

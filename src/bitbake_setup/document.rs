@@ -11,6 +11,9 @@ use crate::model::{Hint, Kind, UserError};
 /// Where repositories come from, by id, in the order of the file.
 pub type Sources = IndexMap<String, serde_json::Value>;
 
+/// The same, read.
+pub(super) type ReadSources = Vec<(String, Source)>;
+
 /// A configuration file.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -289,7 +292,7 @@ impl Document {
     /// # Errors
     ///
     /// When one says neither where it is nor what, or both.
-    pub fn all_sources(&self, file: &Path) -> Result<(Vec<(String, Source)>, Vec<String>), SetupError> {
+    pub fn all_sources(&self, file: &Path) -> Result<(ReadSources, Vec<String>), SetupError> {
         let wrong = |what: String| SetupError::Wrong { file: file.into(), what };
         let (mut all, mut warnings) = (Vec::new(), Vec::new());
         for (id, value) in &self.sources {

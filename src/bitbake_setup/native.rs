@@ -1,10 +1,6 @@
 //! A configuration as the text of a smidr.yaml that builds the same, and the files that bitbake-setup writes.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    path::Path,
-};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use super::{
     choose::Setup,
@@ -30,7 +26,8 @@ pub fn smidr_yaml(
     let chosen = |kind: &str| setup.fragments.iter().rev().find_map(|name| name.strip_prefix(kind));
     let mut root = map([("name", text(&setup.folder))]);
     root.set("base", map([("machine", text(chosen("machine/").unwrap_or("qemux86-64")))]));
-    let mut layers: Vec<Node> = sources.iter().map(|(id, source)| layer(setup, id, source, (beside, &work), home, is_here)).collect();
+    let mut layers: Vec<Node> =
+        sources.iter().map(|(id, source)| layer(setup, id, source, (beside, &work), home, is_here)).collect();
     layers.extend(beside_layers(setup, sources, beside));
     root.set("layers", Node::made(Value::List(layers)));
     root.set("build", map([("image", text(NOTHING))]));
@@ -119,7 +116,8 @@ fn beside_layers(setup: &Setup, sources: &[(String, Source)], beside: &Path) -> 
         if !known.contains(&folder) {
             let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let name = if sources.iter().any(|(id, _)| *id == name) { format!("{name}-beside") } else { name };
-            layers.push(map([("name", text(&escaped(&name))), ("path", text(&escaped(&folder.display().to_string())))]));
+            layers
+                .push(map([("name", text(&escaped(&name))), ("path", text(&escaped(&folder.display().to_string())))]));
             known.push(folder);
         }
     }

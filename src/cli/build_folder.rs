@@ -73,7 +73,9 @@ pub(super) fn import(file: &Path, to: &Path, args: &Import, facts: &SystemFacts)
         }
     }
     let layers = entries.iter().map(|(name, root, layers)| {
-        let path = root.strip_prefix(beside).map_or_else(|_| root.display().to_string(), |inside| format!("./{}", inside.display()));
+        let path = root
+            .strip_prefix(beside)
+            .map_or_else(|_| root.display().to_string(), |inside| format!("./{}", inside.display()));
         let include = Node::made(crate::kas::Value::List(layers.iter().map(Node::text).collect()));
         Node::map([
             ("name", Node::text(name)),
@@ -105,7 +107,8 @@ fn layers_of(text: &str, top: &Path) -> Vec<PathBuf> {
     let joined = text.replace("\\\n", " ").replace("${TOPDIR}", &top.display().to_string());
     let lines = joined.lines().filter_map(|line| line.trim_start().strip_prefix("BBLAYERS"));
     let lines = lines.filter(|rest| rest.trim_start().starts_with(['?', '=', '+', ':', '.', ' ']));
-    let words = lines.filter_map(|rest| rest.split_once('=')).flat_map(|(_, value)| value.split(['"', '\'', ' ', '\t']));
+    let words =
+        lines.filter_map(|rest| rest.split_once('=')).flat_map(|(_, value)| value.split(['"', '\'', ' ', '\t']));
     let folders = words.filter(|word| word.starts_with('/') && !word.contains("${"));
     let mut all: Vec<PathBuf> = Vec::new();
     for folder in folders.map(|word| without_dots(Path::new(word))) {

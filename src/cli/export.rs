@@ -183,9 +183,7 @@ fn conf_json(plan: &Plan, project: &Project, repositories: &[Exported<'_>], left
     let mut sources = Vec::new();
     for one in repositories {
         let source = match one.source {
-            PlannedSource::Path(path) => {
-                ("local", Node::map([("path", text(&path.folder.display().to_string()))]))
-            }
+            PlannedSource::Path(path) => ("local", Node::map([("path", text(&path.folder.display().to_string()))])),
             PlannedSource::Git(git) => {
                 let mut remote = Node::map([("uri", text(&git.url))]);
                 if let Some(branch) = &git.branch {
@@ -224,7 +222,8 @@ fn conf_json(plan: &Plan, project: &Project, repositories: &[Exported<'_>], left
     }
     for (what, is_there) in [("local_conf", !plan.conf_tail.is_empty()), ("env", !plan.exports.is_empty())] {
         if is_there {
-            left_out.push(format!("{what}: bitbake-setup takes it from a layer's fragment, or from local.conf by hand"));
+            left_out
+                .push(format!("{what}: bitbake-setup takes it from a layer's fragment, or from local.conf by hand"));
         }
     }
     left_out.push(format!("what is built, {}", plan.targets.join(" ")));

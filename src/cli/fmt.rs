@@ -2,7 +2,10 @@
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, process::ExitCode};
 
-use pretty_yaml::{config::{FormatOptions, Quotes}, format_text};
+use pretty_yaml::{
+    config::{FormatOptions, Quotes},
+    format_text,
+};
 
 use super::{
     exchange_args::Fmt,

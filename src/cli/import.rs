@@ -6,16 +6,15 @@ use std::{
 };
 
 use super::{
-    exchange_args::Import,
     args::Grant,
     build_folder, context,
+    exchange_args::Import,
     manifest,
     output::{say, talk},
     report::{Done, Failure, Refused},
 };
 use crate::{
-    bitbake_setup,
-    kas,
+    bitbake_setup, kas,
     lock::lock_path,
     model::{Hint, SystemFacts},
     project::{KasFiles, KasRead, Project, ProjectError, SetupFiles, SetupRead, is_kas, is_setup},

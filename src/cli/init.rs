@@ -27,7 +27,8 @@ const IGNORED: &str = "/smidr.local.*\n";
 pub(super) fn init(args: &Init) -> Done {
     let is_here = args.name == ".";
     if let Some(other) = OtherTool::find_in(Path::new(".")).filter(|_| is_here) {
-        let what = format!("there is a project of another tool here, {}, and nothing is written", other.file().display());
+        let what =
+            format!("there is a project of another tool here, {}, and nothing is written", other.file().display());
         return Err(Refused::new(what, [other.hint()]).into());
     }
     let name = if is_here { name_of_this_folder()? } else { args.name.clone() };

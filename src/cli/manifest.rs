@@ -37,7 +37,9 @@ pub(super) fn import(file: &Path, to: &Path, grant: &Grant, args: &Import) -> Re
     let file = std::fs::canonicalize(file).map_err(FileError::new("find", file))?;
     let folder = file.parent().unwrap_or(Path::new("/"));
     let origin = layers::repository_around(folder, &context.facts.home).and_then(|root| layers::origin_of(&root));
-    let read = |path: &Path| crate::system::files::read_bounded(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let read = |path: &Path| {
+        crate::system::files::read_bounded(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
     let manifest = repo_manifest::read(&file, origin.as_deref(), &read)?;
     if manifest.projects.is_empty() {
         return Err(Refused::new(format!("{} names no repository", file.display()), None).into());
@@ -115,11 +117,12 @@ fn names(manifest: &Manifest) -> Vec<String> {
     let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
     let all: Vec<String> = manifest.projects.iter().map(|one| last(&one.path)).collect();
     let is_twice = |name: &String| all.iter().filter(|other| *other == name).count() > 1;
-    let name = |(project, name): (&ManifestProject, &String)| match is_twice(name) || name == "bitbake" || name == "host" {
-        true if project.path.contains('/') => project.path.replace('/', "-"),
-        true => format!("{name}-repository"),
-        false => name.clone(),
-    };
+    let name =
+        |(project, name): (&ManifestProject, &String)| match is_twice(name) || name == "bitbake" || name == "host" {
+            true if project.path.contains('/') => project.path.replace('/', "-"),
+            true => format!("{name}-repository"),
+            false => name.clone(),
+        };
     manifest.projects.iter().zip(&all).map(name).collect()
 }
 
@@ -148,11 +151,7 @@ fn entry(project: &ManifestProject, name: &str, layers: Option<Vec<String>>) -> 
 }
 
 /// Those of the layers that work with the series of the core and have what they depend on; and why the others are left out.
-fn choose(
-    infos: &[LayerInfo],
-    machine: &str,
-    distro: Option<&str>,
-) -> Result<(Vec<usize>, Vec<String>), Failure> {
+fn choose(infos: &[LayerInfo], machine: &str, distro: Option<&str>) -> Result<(Vec<usize>, Vec<String>), Failure> {
     let name = |info: &LayerInfo| match &info.collection {
         Some(collection) => format!("{collection} ({})", info.repository),
         None => format!("{} ({})", info.folder.display(), info.repository),
@@ -164,9 +163,10 @@ fn choose(
     let fits = |info: &LayerInfo| info.series.is_empty() || info.series.iter().any(|one| core.series.contains(one));
     let mut chosen: Vec<usize> = Vec::new();
     for (at, info) in infos.iter().enumerate() {
-        let is_twin = chosen.iter().filter_map(|at| infos.get(*at)).any(|other| {
-            info.collection.is_some() && other.collection == info.collection
-        });
+        let is_twin = chosen
+            .iter()
+            .filter_map(|at| infos.get(*at))
+            .any(|other| info.collection.is_some() && other.collection == info.collection);
         match () {
             () if is_twin => reasons.push(format!("the layer {}: another one has that name", name(info))),
             () if !fits(info) => reasons.push(format!(
@@ -180,8 +180,7 @@ fn choose(
     }
     // One that is left out may be missing to another one.
     loop {
-        let there: Vec<&str> =
-            chosen.iter().filter_map(|at| infos.get(*at)?.collection.as_deref()).collect();
+        let there: Vec<&str> = chosen.iter().filter_map(|at| infos.get(*at)?.collection.as_deref()).collect();
         let lacking = chosen.iter().copied().find_map(|at| {
             let info = infos.get(at)?;
             let missing = info.depends.iter().find(|one| !there.contains(&one.as_str()))?;
@@ -193,10 +192,14 @@ fn choose(
     }
     for (what, wanted) in [("machine", Some(machine)), ("distro", distro)] {
         let Some(wanted) = wanted else { continue };
-        let has = |at: &usize| infos.get(*at).is_some_and(|info| info.folder.join(format!("conf/{what}/{wanted}.conf")).is_file());
+        let has = |at: &usize| {
+            infos.get(*at).is_some_and(|info| info.folder.join(format!("conf/{what}/{wanted}.conf")).is_file())
+        };
         if !chosen.iter().any(has) {
             let hints = reasons.iter().take(5).map(Hint::new).collect::<Vec<_>>();
-            return Err(Refused::new(format!("none of its layers that fit together has the {what} {wanted}"), hints).into());
+            return Err(
+                Refused::new(format!("none of its layers that fit together has the {what} {wanted}"), hints).into()
+            );
         }
     }
     Ok((chosen, reasons))

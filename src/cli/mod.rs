@@ -31,10 +31,10 @@ mod export;
 mod fmt;
 mod follow;
 mod history;
-mod import;
 mod hooks;
 mod image;
 mod image_args;
+mod import;
 mod init;
 mod kas;
 mod keeper;
@@ -51,8 +51,8 @@ mod plan;
 mod pty;
 mod report;
 mod reports;
-mod several;
 mod schema;
+mod several;
 mod shell;
 mod status;
 mod template;
@@ -87,9 +87,13 @@ pub fn refuse_privileges() -> ExitCode {
 fn kas_rules(command: &Command) -> Option<kas::Rules> {
     match command {
         Command::Build(args) => Some(kas::Rules { locked: args.wanted.locked, offline: args.wanted.offline }),
-        Command::Lock(_) | Command::Import(_) | Command::Export(_) | Command::Run(_) | Command::Shell(_) | Command::Layers(_) | Command::Client(_) => {
-            Some(kas::Rules::default())
-        }
+        Command::Lock(_)
+        | Command::Import(_)
+        | Command::Export(_)
+        | Command::Run(_)
+        | Command::Shell(_)
+        | Command::Layers(_)
+        | Command::Client(_) => Some(kas::Rules::default()),
         _ => None,
     }
 }

@@ -15,7 +15,10 @@ const DAEMON: &str = include_str!("../../docs/daemon-yaml.md");
 /// Other forms of a smidr.yaml, by the key that each begins with.
 const INSTEAD: [(&str, &str); 2] = [
     ("kas", "kas files, separated by colons, whose project this is; the other keys lie on top of it"),
-    ("bitbake_setup", "the configuration of bitbake-setup that this is (`config`), with what is chosen of it (`configuration`, `options`, `source_overrides`)"),
+    (
+        "bitbake_setup",
+        "the configuration of bitbake-setup that this is (`config`), with what is chosen of it (`configuration`, `options`, `source_overrides`)",
+    ),
 ];
 
 /// Runs the command.

@@ -34,9 +34,8 @@ pub(super) fn as_is(d: &mut Decoder<'_>, f: &mut Fields<'_>) -> Option<AsIs> {
     let (env, further) = (entries(d, "env"), entries(d, "further"));
     let mut files = Vec::new();
     for (name, node) in further {
-        let is_plain = |name: &str| {
-            !name.is_empty() && !name.starts_with('.') && !name.contains('/') && !OWN.contains(&name)
-        };
+        let is_plain =
+            |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/') && !OWN.contains(&name);
         match &node.value {
             Value::Scalar(text) if is_plain(&name.text) => files.push((name.text.clone(), text.clone())),
             _ => {

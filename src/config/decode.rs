@@ -90,7 +90,15 @@ pub struct Fields<'n> {
 impl<'a> Decoder<'a> {
     /// Starts without problems.
     pub fn new(lookup: Lookup<'a>) -> Self {
-        Self { lookup, problems: Vec::new(), variables: Vec::new(), known: Vec::new(), warnings: Vec::new(), of_go: false, of_another_tool: false }
+        Self {
+            lookup,
+            problems: Vec::new(),
+            variables: Vec::new(),
+            known: Vec::new(),
+            warnings: Vec::new(),
+            of_go: false,
+            of_another_tool: false,
+        }
     }
 
     /// Notes a problem.
@@ -132,7 +140,8 @@ impl<'a> Decoder<'a> {
         let used = RefCell::new(Vec::new());
         let noting = |name: &str| {
             // BitBake's name for the build folder, where that is known.
-            let own = (name == "TOPDIR" && path.starts_with("directories.") && path != "directories.build").then(|| "${TOPDIR}".to_owned());
+            let own = (name == "TOPDIR" && path.starts_with("directories.") && path != "directories.build")
+                .then(|| "${TOPDIR}".to_owned());
             if own.is_some() {
                 return own;
             }

@@ -162,7 +162,9 @@ impl Schema {
             KeyKind::Other => Schema::default(),
         };
         // What is below it stays.
-        if self.properties.is_empty() && self.items.is_none() && !matches!(self.additional_properties, Some(Additional::Like(_)))
+        if self.properties.is_empty()
+            && self.items.is_none()
+            && !matches!(self.additional_properties, Some(Additional::Like(_)))
         {
             self.any_of = filled.any_of;
             self.items = filled.items;
@@ -190,7 +192,7 @@ fn values(kind: &str) -> Vec<String> {
     let is_word = |word: &&str| {
         !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     };
-    match words.len() > 1 && words.iter().all(|word| is_word(&word)) {
+    match words.len() > 1 && words.iter().all(is_word) {
         true => words.into_iter().map(str::to_owned).collect(),
         false => Vec::new(),
     }

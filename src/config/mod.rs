@@ -26,8 +26,8 @@ mod yaml_error;
 
 pub use conflict::{conflict, sides};
 pub use decode::UsedVariable;
-pub use json_schema::{NAME, Schema, schema};
 pub use inputs::{Bind, Inputs, overlap, refused_dest};
+pub use json_schema::{NAME, Schema, schema};
 pub use node::{Span, Text};
 pub use place::place;
 pub use problem::{Problem, Problems, drawn_at, nearest};

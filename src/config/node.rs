@@ -85,9 +85,10 @@ impl Node {
             }
             (Value::Map(one), Value::Map(other)) => {
                 one.len() == other.len()
-                    && one.iter().zip(other).all(|((key, one), (other_key, other))| {
-                        key.text == other_key.text && one.says_the_same(other)
-                    })
+                    && one
+                        .iter()
+                        .zip(other)
+                        .all(|((key, one), (other_key, other))| key.text == other_key.text && one.says_the_same(other))
             }
             _ => false,
         }

@@ -241,7 +241,8 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<DaemonConfig, Problems> {
 
 /// All keys, as they are asked for.
 pub(crate) fn known_keys() -> Vec<KnownKey> {
-    let probe = format!("customers: {{{NAME}: {{}}}}\ncertificates: [{{}}]\nretention: {{customers: {{{NAME}: {{}}}}}}\n");
+    let probe =
+        format!("customers: {{{NAME}: {{}}}}\ncertificates: [{{}}]\nretention: {{customers: {{{NAME}: {{}}}}}}\n");
     let mut d = Decoder::new(&|_| None);
     decode(&mut d, &Node::parse(&probe).expect("a fixed text"));
     d.known

@@ -129,9 +129,12 @@ pub fn plain_yaml(
         conf.push(("multiconfigs of the targets".into(), format!("BBMULTICONFIG ?= \"{}\"\n", multiconfigs.join(" "))));
     }
     let order = kas.layers();
-    let by_repository = kas.repositories.iter().flat_map(|one| one.layers.iter().map(|(name, _)| without_dots(&one.folder.join(name))));
+    let by_repository =
+        kas.repositories.iter().flat_map(|one| one.layers.iter().map(|(name, _)| without_dots(&one.folder.join(name))));
     if !order.iter().eq(by_repository.collect::<Vec<_>>().iter()) {
-        left_out.push("the order of layers by their priorities: smidr has those of a repository one after the other".into());
+        left_out.push(
+            "the order of layers by their priorities: smidr has those of a repository one after the other".into(),
+        );
     }
     (whole(&root, &conf, lines), left_out)
 }

@@ -43,10 +43,8 @@ pub enum GitError {
         name: String,
         /// Names that it has, the nearest first.
         near: Vec<String>,
-        /// The only one that goes on behind a dash.
-        continued: Option<String>,
-        /// What has that name instead: `tag` where a branch is asked for, and the reverse.
-        other: Option<&'static str>,
+        /// What there is instead.
+        instead: Option<Instead>,
     },
     /// No such commit.
     #[error("{url} has no commit {commit}")]
@@ -299,11 +297,20 @@ impl GitError {
     }
 }
 
+/// What there is where there is no branch or tag of a name.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// A `tag` of that name where a branch is asked for, and the reverse.
+    Other(&'static str),
+    /// The only one whose name goes on behind a dash.
+    Continued(Box<str>),
+}
+
 impl GitError {
-    /// Where there is no such branch: the only one that goes on behind a dash, and whether it is a tag.
-    pub(super) fn unknown_branch(&self) -> Option<(Option<&str>, bool)> {
+    /// Where there is no such branch: what there is instead.
+    pub(super) fn unknown_branch(&self) -> Option<&Instead> {
         match self {
-            Self::Unknown { kind: "branch", continued, other, .. } => Some((continued.as_deref(), *other == Some("tag"))),
+            Self::Unknown { kind: "branch", instead, .. } => instead.as_ref(),
             Self::Everywhere { failures, .. } => failures.iter().find_map(Self::unknown_branch),
             _ => None,
         }
@@ -354,7 +361,7 @@ impl UserError for GitError {
             Self::Offline { .. } => {
                 Hint::command("leave out --offline, or fetch it while there is a network", "smidr layers sync")
             }
-            Self::Unknown { other: Some(other), name, .. } => {
+            Self::Unknown { instead: Some(Instead::Other(other)), name, .. } => {
                 return vec![Hint::new(format!("it is a {other}: write `{other}: {name}`"))];
             }
             Self::Unknown { near, .. } if near.is_empty() => return Vec::new(),
@@ -495,8 +502,13 @@ mod tests {
     #[test]
     fn the_kind_says_who_must_act() {
         let url = || "https://host/x".to_owned();
-        let unknown =
-            || GitError::Unknown { url: url(), kind: "branch", name: "x".into(), near: vec!["y".into()], continued: None, other: None };
+        let unknown = || GitError::Unknown {
+            url: url(),
+            kind: "branch",
+            name: "x".into(),
+            near: vec!["y".into()],
+            instead: None,
+        };
         let away = || GitError::Unreachable { url: url(), why: "no route".into() };
         let all = |failures| GitError::Everywhere { url: url(), failures };
         assert_eq!(unknown().kind(), Kind::Request);

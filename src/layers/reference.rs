@@ -1,6 +1,6 @@
 //! What a branch or a tag of a repository is now, where more than its layers is read.
 
-use super::{Access, GitError, LayerError, Repository, Store};
+use super::{Access, GitError, LayerError, Repository, Store, git_error::Instead};
 use crate::plan::{PlannedGit, Submodules};
 
 impl Store {
@@ -34,7 +34,9 @@ impl Store {
             return bring(Some(reference), None, None);
         }
         match bring(None, Some(reference), None) {
-            Err(LayerError::Git(GitError::Unknown { other: Some("tag"), .. })) => bring(None, None, Some(reference)),
+            Err(LayerError::Git(GitError::Unknown { instead: Some(Instead::Other("tag")), .. })) => {
+                bring(None, None, Some(reference))
+            }
             done => done,
         }
     }

@@ -25,6 +25,6 @@ pub use mounts::{EMPTY_FILE, EMPTY_FOLDER, OwnRepository, Placed};
 pub use provider::PlannedProvider;
 pub use sandbox::{Ids, Isolation, MountOp, Payload, Resources, Root, SandboxSpec, Through, id_map, usual_tasks};
 pub use sources::{
-    NotSent, PlannedGit, PlannedLayer, PlannedPatch, PlannedPath, PlannedSource, SENT_LAYERS, Submodules, continues, describe,
-    sent_folder,
+    NotSent, PlannedGit, PlannedLayer, PlannedPatch, PlannedPath, PlannedSource, SENT_LAYERS, Submodules, continues,
+    describe, sent_folder,
 };

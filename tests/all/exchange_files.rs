@@ -189,38 +189,58 @@ fn a_manifest_becomes_a_project_of_the_layers_that_fit() {
     let world = World::new();
     let srv = world.work.join("srv");
     let core = format!("LAYERSERIES_CORENAMES = \"wrynose\"\n{}", layer_conf("core", "wrynose", ""));
-    repository(&world, &srv.join("oe/core"), "main", &[
-        ("meta/conf/layer.conf", &core),
-        ("meta/conf/machine/m.conf", ""),
-        ("bitbake/bin/bitbake", ""),
-    ]);
-    repository(&world, &srv.join("oe/vendor"), "v1", &[
-        ("meta-good/conf/layer.conf", &layer_conf("good", "wrynose", "core")),
-        ("meta-old/conf/layer.conf", &layer_conf("old", "kirkstone", "core")),
-        ("meta-needy/conf/layer.conf", &layer_conf("needy", "wrynose", "nobody")),
-        ("meta-needier/conf/layer.conf", &layer_conf("needier", "wrynose", "needy")),
-    ]);
+    repository(
+        &world,
+        &srv.join("oe/core"),
+        "main",
+        &[("meta/conf/layer.conf", &core), ("meta/conf/machine/m.conf", ""), ("bitbake/bin/bitbake", "")],
+    );
+    repository(
+        &world,
+        &srv.join("oe/vendor"),
+        "v1",
+        &[
+            ("meta-good/conf/layer.conf", &layer_conf("good", "wrynose", "core")),
+            ("meta-old/conf/layer.conf", &layer_conf("old", "kirkstone", "core")),
+            ("meta-needy/conf/layer.conf", &layer_conf("needy", "wrynose", "nobody")),
+            ("meta-needier/conf/layer.conf", &layer_conf("needier", "wrynose", "needy")),
+        ],
+    );
     repository(&world, &srv.join("oe/docs"), "main", &[("README", "x")]);
     let manifests = srv.join("oe/manifests");
-    repository(&world, &manifests, "main", &[
-        (
-            "default.xml",
-            "<manifest><remote name=\"here\" fetch=\"..\"/><default remote=\"here\" revision=\"main\"/>\
+    repository(
+        &world,
+        &manifests,
+        "main",
+        &[
+            (
+                "default.xml",
+                "<manifest><remote name=\"here\" fetch=\"..\"/><default remote=\"here\" revision=\"main\"/>\
              <project name=\"core\" path=\"sources/core\"/><include name=\"more.xml\"/></manifest>",
-        ),
-        ("more.xml", "<manifest><project name=\"vendor\" revision=\"refs/heads/v1\"/><project name=\"docs\"/></manifest>"),
-    ]);
+            ),
+            (
+                "more.xml",
+                "<manifest><project name=\"vendor\" revision=\"refs/heads/v1\"/><project name=\"docs\"/></manifest>",
+            ),
+        ],
+    );
     let clone = format!("git clone -q file://{} manifests", manifests.display());
     assert!(hermetic("sh", &world.home).args(["-c", &clone]).current_dir(&world.work).status().expect("sh").success());
     let folder = world.work.join("manifests");
     let smidr = || world.smidr().current_dir(&folder).env("SMIDR_TRUST", "1");
-    smidr().args(["build", "default.xml", "--machine", "m"]).run().expect_code(2).expect_err("smidr import default.xml");
+    smidr()
+        .args(["build", "default.xml", "--machine", "m"])
+        .run()
+        .expect_code(2)
+        .expect_err("smidr import default.xml");
     smidr().args(["init", "."]).run().expect_code(2).expect_err("smidr import default.xml");
     smidr().args(["import", "default.xml"]).run().expect_code(2).expect_err("--machine");
     let wrong = smidr().args(["import", "default.xml", "--machine", "nobody", "--target", "t"]).run();
     wrong.expect_code(2).expect_err("the machine nobody");
     let done = smidr().args(["import", "default.xml", "--machine", "m", "--target", "t"]).run();
-    done.expect_code(0).expect_err("old (vendor): it works with kirkstone").expect_err("needy (vendor): it needs nobody");
+    done.expect_code(0)
+        .expect_err("old (vendor): it works with kirkstone")
+        .expect_err("needy (vendor): it needs nobody");
     done.expect_err("needier (vendor): it needs needy");
     let plan = meaning(&world, &folder, "smidr.yaml");
     let layers = plan["layers"].as_array().expect("layers");
@@ -234,10 +254,15 @@ fn a_manifest_becomes_a_project_of_the_layers_that_fit() {
 fn a_build_folder_becomes_a_project_of_its_layers() {
     let world = World::new();
     let core = world.work.join("poky");
-    repository(&world, &core, "main", &[
-        ("meta/conf/layer.conf", &layer_conf("core", "wrynose", "")),
-        ("meta-poky/conf/layer.conf", &layer_conf("yocto", "wrynose", "core")),
-    ]);
+    repository(
+        &world,
+        &core,
+        "main",
+        &[
+            ("meta/conf/layer.conf", &layer_conf("core", "wrynose", "")),
+            ("meta-poky/conf/layer.conf", &layer_conf("yocto", "wrynose", "core")),
+        ],
+    );
     let conf = world.work.join("build/conf");
     fs::create_dir_all(&conf).expect("folders");
     fs::write(
@@ -252,7 +277,10 @@ fn a_build_folder_becomes_a_project_of_its_layers() {
     let done = smidr().args(["import", "build/conf/bblayers.conf", "--target", "t", "--name", "p"]).run();
     done.expect_code(0).expect_err("DL_DIR");
     let plan = meaning(&world, &world.work, "smidr.yaml");
-    assert_eq!((plan["machine"].as_str(), plan["layers"][0]["include"].to_string()), (Some("m"), "[\"meta\",\"meta-poky\"]".into()));
+    assert_eq!(
+        (plan["machine"].as_str(), plan["layers"][0]["include"].to_string()),
+        (Some("m"), "[\"meta\",\"meta-poky\"]".into())
+    );
     let text = fs::read_to_string(world.work.join("smidr.yaml")).expect("a file");
     assert!(text.contains("  X = \"1\"\n") && !text.contains("DL_DIR"), "{text}");
 }

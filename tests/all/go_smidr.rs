@@ -35,7 +35,8 @@ fn a_provider_is_a_word_where_the_layers_bring_the_core() {
         assert_eq!(layers(&world), ["poky"], "{provider}");
     }
     // Without the format's mark, a name that nobody has is one that was mistyped.
-    let text = format!("{HEAD}base: {{provider: custom, machine: m}}\nlayers: [{{name: l, path: l}}]\nbuild: {{image: i}}\n");
+    let text =
+        format!("{HEAD}base: {{provider: custom, machine: m}}\nlayers: [{{name: l, path: l}}]\nbuild: {{image: i}}\n");
     check(&world, &text).expect_code(2).expect_err("there is no provider");
 }
 
@@ -71,7 +72,8 @@ fn keys_without_effect_are_warnings() {
     let conf = plan["conf"].to_string();
     assert!(conf.contains("commercial other") && conf.contains("a b"), "{conf}");
     // In any other config they are errors, but those that never had an effect.
-    let plain = format!("{HEAD}base: {{machine: m}}\n{POKY}build: {{image: i}}\ncustom: 1\nadvanced: {{qemu_sdl: true}}\n");
+    let plain =
+        format!("{HEAD}base: {{machine: m}}\n{POKY}build: {{image: i}}\ncustom: 1\nadvanced: {{qemu_sdl: true}}\n");
     let done = check(&world, &plain);
     done.expect_code(2).expect_err("unknown key `custom`");
     assert!(!done.err.contains("unknown key `advanced.qemu_sdl`"), "{}", done.err);
@@ -84,7 +86,8 @@ fn a_branch_may_go_on() {
     let folder = world.work.join("bsp");
     fs::create_dir_all(folder.join("conf")).expect("folders");
     fs::write(folder.join("conf/layer.conf"), "BBFILE_COLLECTIONS += \"b\"\n").expect("a file");
-    let script = "git init -q -b kirkstone-6.x.y . && git add -A && git -c user.name=x -c user.email=x@localhost commit -q -m x";
+    let script =
+        "git init -q -b kirkstone-6.x.y . && git add -A && git -c user.name=x -c user.email=x@localhost commit -q -m x";
     assert!(hermetic("sh", &world.home).args(["-c", script]).current_dir(&folder).status().expect("sh").success());
     let url = format!("file://{}", folder.display());
     let text = |series: &str| {

@@ -145,8 +145,9 @@ pub(super) fn cases(world: &World, tool: &str) -> Vec<PathBuf> {
 
 fn runs<'w>(world: &'w World, wanted: &str) -> Vec<Run<'w>> {
     let mut all = Vec::new();
-    for case in
-        cases(world, "kas").iter().filter(|case| case.file_name().is_some_and(|name| name.to_string_lossy().starts_with(wanted)))
+    for case in cases(world, "kas")
+        .iter()
+        .filter(|case| case.file_name().is_some_and(|name| name.to_string_lossy().starts_with(wanted)))
     {
         let lines = fs::read_to_string(case.join("runs")).expect("runs");
         all.extend(lines.lines().filter(|line| !line.trim().is_empty()).map(|line| Run::begin(world, case, line)));

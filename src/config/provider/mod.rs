@@ -84,7 +84,9 @@ fn own_core(root: &Node) -> Option<&str> {
 pub(super) fn set_aside(d: &mut Decoder<'_>, base: &mut Base, root: &Node, series: Option<&Text>) {
     let Some(core) = own_core(root) else { return };
     let Some(wanted) = &base.provider else {
-        if d.of_go && let Some(version) = base.version.take() {
+        if d.of_go
+            && let Some(version) = base.version.take()
+        {
             d.warnings.push(Problem::new(version.span, "base.version has no effect without base.provider"));
         }
         return;
@@ -102,7 +104,8 @@ pub(super) fn set_aside(d: &mut Decoder<'_>, base: &mut Base, root: &Node, serie
         return;
     }
     let title = format!("base.provider: `{wanted}` has no effect, since the layer `{core}` brings OpenEmbedded-Core");
-    d.warnings.push(Problem::new(wanted.span.clone(), title).hint("list all layers under `layers:`, or leave that one out"));
+    d.warnings
+        .push(Problem::new(wanted.span.clone(), title).hint("list all layers under `layers:`, or leave that one out"));
     (base.provider, base.version) = (None, None);
 }
 

@@ -20,7 +20,7 @@ pub(super) use self::request::{Depth, Request, Want};
 use self::{error::FetchError, request::HEAD};
 use super::{
     access::Access,
-    git_error::{GitError, when},
+    git_error::{GitError, Instead, when},
     mirror::{self, Mirror, Mirrors, Room},
     revision::{self, Behind},
 };
@@ -77,14 +77,17 @@ impl Mirrors {
             Ok((mirror, commit)) => return Ok((mirror, commit, wanted.clone())),
             Err(error) => error,
         };
-        let Some((continued, is_tag)) = error.unknown_branch() else { return Err(error) };
-        let tag = wanted.branch.as_deref().filter(|_| is_tag);
-        let Some(read) = wanted.read_as(continued, None).or_else(|| wanted.read_as(None, tag)) else {
-            return Err(error);
+        let read = match error.unknown_branch() {
+            Some(Instead::Continued(branch)) => wanted.read_as(Some(branch), None),
+            Some(Instead::Other("tag")) => wanted.read_as(None, wanted.branch.as_deref()),
+            _ => None,
         };
+        let Some(read) = read else { return Err(error) };
         let (mirror, commit) = self.pin(&read, access)?;
         if let (Some(asked), Some(taken)) = (&wanted.branch, &read.branch) {
-            access.on.warn(format!("{name}: there is no branch {asked}; {taken} is taken, the only one that begins so"));
+            access
+                .on
+                .warn(format!("{name}: there is no branch {asked}; {taken} is taken, the only one that begins so"));
         }
         Ok((mirror, commit, read))
     }

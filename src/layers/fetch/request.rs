@@ -7,7 +7,10 @@ use gix::{
     refs::transaction::{Change, PreviousValue, RefEdit, RefLog},
 };
 
-use super::super::{git_error::GitError, revision};
+use super::super::{
+    git_error::{GitError, Instead},
+    revision,
+};
 use crate::{model::CommitId, plan::continues};
 
 /// The local ref for the server's HEAD.
@@ -178,9 +181,12 @@ pub(crate) fn unknown(url: String, kind: &'static str, name: &str, refs: &[Strin
     let names: Vec<String> = refs.iter().filter_map(|one| one.strip_prefix(of_kind)).map(str::to_owned).collect();
     let is_other = refs.iter().any(|one| one.strip_prefix(of_other) == Some(name));
     let mut continuing = names.iter().filter(|known| continues(known, name));
-    let continued = continuing.next().filter(|_| continuing.next().is_none()).cloned();
-    let other = is_other.then_some(other);
-    GitError::Unknown { url, kind, name: name.into(), near: near(name, &names), continued, other }
+    let continued = continuing.next().filter(|_| continuing.next().is_none());
+    let instead = match is_other {
+        true => Some(Instead::Other(other)),
+        false => continued.map(|branch| Instead::Continued(branch.as_str().into())),
+    };
+    GitError::Unknown { url, kind, name: name.into(), near: near(name, &names), instead }
 }
 
 /// The names nearest to a wrong one, three at most; if none is near, all of a few.
