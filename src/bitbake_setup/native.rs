@@ -7,22 +7,24 @@ use super::{
     document::{GitRemote, Source, Sources},
 };
 use crate::{
-    kas::{Form, Node, Scalar, Value, dump, lay_over, whole},
+    kas::{Form, Node, Scalar, Value, dump, from, lay_over, whole},
     model::{CommitId, without_dots},
 };
 
-/// The text. `file` is where the configuration stands; the set-up stands beside it. `over` lies on top of all; `is_here` says whether a folder has
+/// The text. `file` is where the configuration stands; the set-up stands beside it. `config` is where the text stands; `over` lies on top of all; `is_here` says whether a folder has
 /// something in it, and is used as it is.
 pub fn smidr_yaml(
     setup: &Setup,
     sources: &[(String, Source)],
     file: &Path,
+    config: &Path,
     home: &Path,
     over: Option<&Node>,
     is_here: &dyn Fn(&Path) -> bool,
 ) -> String {
     let beside = file.parent().unwrap_or(Path::new("/"));
     let work = beside.join(&setup.folder);
+    let way = |to: &Path| from(config.parent().unwrap_or(Path::new("/")), to);
     let chosen = |kind: &str| setup.fragments.iter().rev().find_map(|name| name.strip_prefix(kind));
     let mut root = map([("name", text(&setup.folder))]);
     root.set("base", map([("machine", text(chosen("machine/").unwrap_or("qemux86-64")))]));
@@ -31,8 +33,8 @@ pub fn smidr_yaml(
     layers.extend(beside_layers(setup, sources, beside));
     root.set("layers", Node::made(Value::List(layers)));
     root.set("build", map([("image", text(NOTHING))]));
-    root.set("directories", map([("build", text(&escaped(&format!("{}/build", setup.folder))))]));
-    let mut as_is = map([("work", text(&setup.folder))]);
+    root.set("directories", map([("build", text(&escaped(&way(&work.join("build")))))]));
+    let mut as_is = map([("work", text(&way(&work)))]);
     as_is.set("local_conf", text(LOCAL_CONF));
     as_is.set("bblayers_conf", text(&bblayers_conf(setup, beside, &work)));
     let mut further = map([]);

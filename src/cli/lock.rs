@@ -84,10 +84,11 @@ fn write_fixed_revisions(file: &Path, lock: &Lock, context: &CommandContext) -> 
     if !is_setup(file) {
         return Err(Refused::new(format!("{} is no configuration of bitbake-setup", file.display()), None).into());
     }
-    let SetupRead::Whole(whole) = SetupFiles::of(file)?.read(&context.facts)? else { return Ok(()) };
+    let files = SetupFiles::of(file)?;
+    let SetupRead::Whole(whole) = files.read(&context.facts)? else { return Ok(()) };
     let commits = lock.repositories().iter().filter_map(|pin| Some((pin.name.as_str(), pin.commit.clone()?))).collect();
     let text = fixed_revisions(&whole.document.sources, &commits);
-    let beside = whole.sources.file.parent().unwrap_or(Path::new("/"));
+    let beside = files.file.parent().unwrap_or(Path::new("/"));
     let folder = beside.join(&whole.setup.folder).join("config");
     std::fs::create_dir_all(&folder).map_err(FileError::new("make the folder", &folder))?;
     let path = folder.join("sources-fixed-revisions.json");

@@ -227,8 +227,8 @@ fn name(work: &Path) -> String {
     }
 }
 
-/// `.` stands for the folder itself.
-fn from(folder: &Path, to: &Path) -> String {
+/// The way from a folder to another one; `.` stands for the folder itself.
+pub fn from(folder: &Path, to: &Path) -> String {
     match relative(folder, to).display().to_string() {
         same if same.is_empty() => ".".into(),
         path => path,

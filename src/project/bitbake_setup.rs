@@ -162,8 +162,8 @@ impl SetupFiles {
         document.warnings.extend(warnings);
         let is_here = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
         let over = self.beside.as_ref().map(|(_, keys)| keys);
-        let text = bitbake_setup::smidr_yaml(&setup, &all, &self.file, &facts.home, over, &is_here);
         let file = self.beside.as_ref().map_or(&self.file, |(file, _)| file).clone();
+        let text = bitbake_setup::smidr_yaml(&setup, &all, &self.file, &file, &facts.home, over, &is_here);
         let lock = read_lock(&lock_path(&file))?;
         let says_what = |keys: &Node| {
             keys.get("build").is_some_and(|build| ["image", "targets"].iter().any(|key| build.get(key).is_some()))

@@ -237,7 +237,7 @@ fn a_manifest_becomes_a_project_of_the_layers_that_fit() {
     smidr().args(["import", "default.xml"]).run().expect_code(2).expect_err("--machine");
     let wrong = smidr().args(["import", "default.xml", "--machine", "nobody", "--target", "t"]).run();
     wrong.expect_code(2).expect_err("the machine nobody");
-    let done = smidr().args(["import", "default.xml", "--machine", "m", "--target", "t"]).run();
+    let done = smidr().args(["import", "default.xml", "--machine", "m", "--target", "world"]).run();
     done.expect_code(0)
         .expect_err("old (vendor): it works with kirkstone")
         .expect_err("needy (vendor): it needs nobody");
@@ -287,13 +287,15 @@ fn a_build_folder_becomes_a_project_of_its_layers() {
 
 #[test]
 fn lock_writes_what_kas_reads() {
-    let world = World::new();
+    let Some(world) = World::with_image("exchange_files::lock_writes_what_kas_reads") else { return };
     let case = cases(&world, "kas").remove(4);
     let work = world.work.join("case");
     lay_out(&world, &case, &work);
     let lines = fs::read_to_string(case.join("runs")).expect("runs");
     let config = lines.lines().find_map(|line| line.split_whitespace().nth(1)).expect("a config").to_owned();
-    fs::remove_file(work.join(config.replace(".yml", ".lock.yml"))).ok();
+    let lock = work.join(config.replace(".yml", ".lock.yml"));
+    let _ = fs::remove_file(&lock);
+    fs::write(work.join("smidr.yaml"), format!("kas: {config}\nhost: {{recipe: hello}}\n")).expect("a file");
     world.smidr().current_dir(&work).args(["-c", &config, "lock", "--kas"]).run().expect_code(0);
-    assert!(work.join(config.replace(".yml", ".lock.yml")).is_file());
+    assert!(lock.is_file());
 }
