@@ -34,6 +34,8 @@ pub(crate) struct KasFiles {
     pub forget: bool,
     /// The smidr.yaml that names the files, and its other keys.
     beside: Option<(PathBuf, Node)>,
+    /// Variables that are set for kas, and that smidr does not read, with the reason.
+    unread: Vec<(&'static str, &'static str)>,
     /// Lines `REGEX REPLACEMENT` (KAS_PREMIRRORS).
     premirrors: Vec<(regex::Regex, String)>,
 }
@@ -157,6 +159,7 @@ impl KasFiles {
             apart: false,
             forget: false,
             beside,
+            unread: UNREAD.into_iter().filter(|(name, _)| variable(name).is_some()).collect(),
             premirrors: premirrors(variable("KAS_PREMIRRORS")),
         })
     }
@@ -245,7 +248,9 @@ impl KasFiles {
         let found = |one: &Repository| self.found_with(&patches, one);
         let over = self.beside.as_ref().map(|(_, keys)| keys);
         let text = kas::smidr_yaml(&kas, &self.around, &file, over, &found);
-        let warnings = kas.warnings.clone();
+        let mut warnings = kas.warnings.clone();
+        warnings.extend(self.unread.iter().map(|(name, why)| format!("{name} has no effect: {why}")));
+        warnings.extend(kas.repositories.iter().filter(|one| one.url.is_some() && self.is_here(one)).filter_map(stands));
         let sources = Sources { file, texts: text.as_str().into(), lock, files, warnings, ..Sources::default() };
         Ok(WholeKas { merged, kas, patches, sources })
     }
@@ -310,6 +315,30 @@ impl KasFiles {
         let (pattern, replacement) =
             self.premirrors.iter().find(|(pattern, _)| pattern.find(url).is_some_and(|found| found.start() == 0))?;
         Some(pattern.replace_all(url, replacement.as_str()).into_owned())
+    }
+}
+
+/// Variables that kas reads and smidr does not.
+const UNREAD: [(&str, &str); 6] = [
+    ("KAS_CLONE_DEPTH", "smidr's store fetches each repository once, with its past"),
+    ("KAS_REPO_REF_DIR", "smidr's store takes its place"),
+    ("SSH_PRIVATE_KEY", "load the key into an ssh-agent, whose socket is SSH_AUTH_SOCK"),
+    ("SSH_PRIVATE_KEY_FILE", "load the key into an ssh-agent, whose socket is SSH_AUTH_SOCK"),
+    ("GIT_CREDENTIAL_HELPER", "git's own configuration names it, and `smidr trust --login` lends it"),
+    ("NETRC_FILE", "git reads ~/.netrc; the build gets a file by `host: {netrc: FILE}`"),
+];
+
+/// How a repository that is used as it stands differs from what the files want.
+fn stands(one: &Repository) -> Option<String> {
+    let (folder, head) = (one.folder.display(), layers::head_of(&one.folder)?.to_string());
+    match &one.revision.commit {
+        Some(wanted) if *wanted != head => {
+            Some(format!("{}: {folder} is used as it stands, at {head:.12}; the files want {wanted:.12}", one.id))
+        }
+        _ if layers::holds_work(&one.folder) => {
+            Some(format!("{}: {folder} is used as it stands, with changes that are not committed", one.id))
+        }
+        _ => None,
     }
 }
 

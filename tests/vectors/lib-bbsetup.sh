@@ -8,7 +8,20 @@ bitbake_repo() { # a bitbake that only notes what it was called with
     printf 'passthrough %s\n' "$(echo $BB_ENV_PASSTHROUGH_ADDITIONS)"
 } > bitbake.called
 END
-    chmod +x bin/bitbake
+    put bin/bitbake-config-build <<'END'
+#!/bin/sh
+# enable-fragment NAME...: of machines and of distros the last one stays.
+shift
+all=
+for word; do
+    case $word in
+        machine/* | distro/*) all=$(for one in $all; do case $one in "${word%%/*}"/*) ;; *) echo "$one" ;; esac; done) ;;
+    esac
+    all="$all $word"
+done
+echo "OE_FRAGMENTS += \"$(echo $all)\"" > conf/toolcfg.conf
+END
+    chmod +x bin/bitbake bin/bitbake-config-build
     commit bitbake
 }
 oecore() { # what sets the environment up, and layer meta

@@ -262,6 +262,11 @@ fn document(set: &Set, args: &args::Dump) -> Node {
             else {
                 continue;
             };
+            let of_tag = set.pins.iter().any(|pin| pin.name == one.id && pin.tag.is_some());
+            // kas looks for a branch of that name, and leaves a tag as it is.
+            if node.get("refspec").is_some() && of_tag {
+                continue;
+            }
             // What the files themselves name stays, such as the id of a tag.
             let commit = one.revision.commit.clone().unwrap_or_else(|| commit.clone());
             let key = if node.get("refspec").is_some() { "refspec" } else { "commit" };
