@@ -13,7 +13,7 @@ use super::{
 use crate::{
     history::BuildRecord,
     model::{BuildRequest, Hint, Kind, Paths, Secrets, SystemFacts},
-    project::{Project, ProjectError},
+    project::{OtherTool, Project, ProjectError},
     service::LocalService,
     system::{
         facts, paths,
@@ -60,7 +60,14 @@ pub(super) fn find_above(file: PathBuf) -> PathBuf {
         return file;
     }
     let here = env::current_dir().unwrap_or_default();
-    here.ancestors().skip(1).map(|folder| folder.join(&file)).find(|above| above.is_file()).unwrap_or(file)
+    if let Some(above) = here.ancestors().skip(1).map(|folder| folder.join(&file)).find(|above| above.is_file()) {
+        return above;
+    }
+    // Where another tool's project is, it is the one that is meant.
+    match OtherTool::find_in(Path::new(".")).filter(|_| file == Path::new("smidr.yaml")) {
+        Some(OtherTool::Builds(other)) => other,
+        _ => file,
+    }
 }
 
 /// A build by its id; without one the newest of the project in this folder, or of all where there is no project.

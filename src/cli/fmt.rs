@@ -10,10 +10,12 @@ use pretty_yaml::{
 use super::{
     exchange_args::Fmt,
     output::talk,
-    report::{Done, Refused},
+    report::{Done, Failure, Refused},
 };
 use crate::{
+    config::{Problems, node::Node},
     model::Hint,
+    project::ProjectError,
     system::files::{FileError, read_text, shell, write_atomically},
 };
 
@@ -23,7 +25,7 @@ pub(super) fn fmt(file: &Path, args: &Fmt) -> Done {
     let mut differ = Vec::new();
     for file in &files {
         let text = read_text(file)?;
-        let styled = styled(&text).map_err(|why| Refused::new(format!("{}: {why}", file.display()), None))?;
+        let styled = styled(file, &text)?;
         if styled == text {
             continue;
         }
@@ -44,15 +46,43 @@ pub(super) fn fmt(file: &Path, args: &Fmt) -> Done {
     }
 }
 
-/// A text in our style. What it says is the same.
-fn styled(text: &str) -> Result<String, String> {
+/// A text in our style. What it says is the same, and each comment belongs to what it belonged to.
+fn styled(file: &Path, text: &str) -> Result<String, Failure> {
+    let read = |text: &str| {
+        let problems = |problem| Problems { file: file.display().to_string(), text: text.into(), further: None, list: vec![problem] };
+        Node::parse(text).map_err(|problem| ProjectError::from(Box::new(problems(problem))))
+    };
+    let before = read(text)?;
     let mut options = FormatOptions::default();
     options.layout.print_width = 120;
     options.language.brace_spacing = false;
     options.language.quotes = Quotes::PreferDouble;
-    let styled = format_text(text, &options).map_err(|error| error.to_string())?;
-    // A formatter that changes a value would change a build.
-    let read = |text: &str| crate::config::node::Node::parse(text).map_err(|problem| problem.title);
-    let same = read(text)?.says_the_same(&read(&styled)?);
-    if same { Ok(styled) } else { Err("it cannot be formatted without changing what it says".into()) }
+    let styled = format_text(text, &options);
+    let styled = styled.map_err(|error| Refused::new(format!("{}: {error}", file.display()), None))?;
+    let refused = |why: String, hint: &str| Refused::new(format!("{}: {why}", file.display()), [Hint::new(hint)]);
+    if !before.says_the_same(&read(&styled)?) {
+        let blanks = text.lines().position(|line| line.ends_with([' ', '\t'])).map(|at| at + 1);
+        let why = match blanks {
+            Some(line) => format!("line {line} ends with blanks, which a formatter would take away"),
+            None => "it cannot be formatted without changing what it says".into(),
+        };
+        return Err(refused(why, "write the text in quotes, or without blanks at the ends of lines").into());
+    }
+    // The formatter puts a comment at the end of a mapping behind it.
+    if let Some(line) = moved_comment(text, &styled) {
+        let why = format!("the comment in line {line} would leave the mapping that it stands in");
+        return Err(refused(why, "put it above a key of that mapping").into());
+    }
+    Ok(styled)
+}
+
+/// The line of the first comment on a line of its own that was indented, and is no more.
+fn moved_comment(before: &str, after: &str) -> Option<usize> {
+    let comments = |text: &str| -> Vec<(usize, bool)> {
+        let lines = text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with('#'));
+        lines.map(|(at, line)| (at + 1, line.starts_with([' ', '\t']))).collect()
+    };
+    let after = comments(after);
+    let moved = comments(before).into_iter().zip(after).find(|((_, was), (_, is))| *was && !is);
+    moved.map(|((line, _), _)| line)
 }

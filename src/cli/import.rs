@@ -89,7 +89,7 @@ fn of_kas(file: &Path, to: &Path, facts: &SystemFacts) -> Result<Imported, Failu
     lines.push(format!("Written by `smidr import {}`.", last_parts(&names)));
     let found = |one: &kas::Repository| files.found(&whole, one);
     let (text, left_out) = kas::plain_yaml(&whole.kas, &files.around, to, &lines, &found);
-    let left_out = left_out.into_iter().chain(whole.kas.warnings.iter().cloned()).collect();
+    whole.kas.warnings.iter().for_each(|warning| talk(format!("warning: {warning}")));
     Ok(Imported { text, left_out, lock: whole.sources.lock })
 }
 

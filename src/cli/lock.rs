@@ -1,6 +1,9 @@
 //! `smidr lock`: pins the build host and all layers, of the config and of each of its variants.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use serde::Serialize;
 
@@ -21,14 +24,26 @@ use crate::{
     lock::{HostPin, Lock, PatchPin, Pins, RepositoryPin, lock_path},
     model::{BuildRequest, CommitId, Digest, Hint},
     plan::Plan,
-    project::{Project, SetupFiles, SetupRead, Sources, is_setup},
-    system::files::{FileError, write_atomically},
+    project::{KasFiles, KasRead, Project, SetupFiles, SetupRead, Sources, is_kas, is_setup},
+    system::files::{FileError, shell, write_atomically},
 };
 
 /// Runs the command.
 pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
+    // First, since what they pin is part of the config.
+    if args.kas {
+        let update = args.update.as_ref().map(|_| "--update".to_owned());
+        let words = ["lock".to_owned()].into_iter().chain(update).chain([file.display().to_string()]);
+        if kas(grant, words.collect()) != ExitCode::SUCCESS {
+            return Err(Refused::new("the lock files of kas are not written", None).into());
+        }
+    }
     let context = CommandContext::open("lock")?;
     let (mut project, had_conflict) = open(file, &context)?;
+    if let (Some(_), false, Some(lock)) = (&args.update, args.kas, kas_lock_of(file, &context)?) {
+        let moved = format!("smidr lock --update --kas -c {}", shell(file));
+        talk(format!("warning: {} pins commits, which stay as they are; to move them:  {moved}", lock.display()));
+    }
     let before = project.lock.clone().unwrap_or_default();
     let mut lock = before.clone();
     // What is to be pinned anew; no name is everything.
@@ -62,9 +77,6 @@ pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
     if args.bitbake_setup {
         write_fixed_revisions(file, &lock, &context)?;
     }
-    if args.kas && kas(grant, vec!["lock".into(), file.display().to_string()]) != ExitCode::SUCCESS {
-        return Err(Refused::new("the lock files of kas are not written", None).into());
-    }
     let own = lock_own(file, &context, grant, &wanted)?;
     if args.json {
         let local = own.as_ref().map(|own| own.document()).transpose()?;
@@ -77,6 +89,15 @@ pub(super) fn lock(file: &Path, grant: &Grant, args: &args::Lock) -> Done {
         summary(&own.before, &own.lock).iter().for_each(|line| say(redactor.text(line)));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A lock file of kas that counts.
+fn kas_lock_of(file: &Path, context: &CommandContext) -> Result<Option<PathBuf>, Failure> {
+    if !is_kas(file) {
+        return Ok(None);
+    }
+    let KasRead::Whole(whole) = KasFiles::of(file, &context.facts)?.read(&context.facts)? else { return Ok(None) };
+    Ok(whole.merged.files.iter().find(|loaded| loaded.is_lock).map(|loaded| loaded.path.clone()))
 }
 
 /// Writes what bitbake-setup calls its fixed revisions: a file that it takes for `--source-overrides`.

@@ -74,7 +74,7 @@ use clap::Parser as _;
 
 use args::{Cli, Command};
 
-use crate::{model::Hint, project::is_kas, system::files::shell};
+use crate::{model::Hint, project::{is_kas, is_setup}, system::files::shell};
 
 /// Says why a smidr that may do more than its caller does nothing: its caller decides what is mounted where.
 pub fn refuse_privileges() -> ExitCode {
@@ -120,6 +120,18 @@ pub fn main() -> ExitCode {
             let what = "which layers of a manifest's repositories are used has to be confirmed first";
             let command = format!("smidr import {} --machine MACHINE --target TARGET", shell(Path::new(manifest)));
             let hint = [Hint::command("write them into a smidr.yaml", command)];
+            return report::report(&report::Refused::new(what, hint).into());
+        }
+        let is_file = |target: &&String| {
+            let path = Path::new(target);
+            [".yml", ".yaml", ".json"].iter().any(|ending| target.ends_with(ending)) && !is_kas(path) && !is_setup(path)
+        };
+        if let Some(file) = wanted.targets.first().filter(is_file) {
+            let what = match Path::new(file).is_file() {
+                true => format!("{file} is no target, and no file of kas or bitbake-setup"),
+                false => format!("there is no {file}"),
+            };
+            let hint = [Hint::new("a smidr.yaml of another name is given by -c FILE")];
             return report::report(&report::Refused::new(what, hint).into());
         }
         if let Some(setup) = choose::take_out(&mut wanted.targets) {

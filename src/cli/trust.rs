@@ -146,9 +146,15 @@ impl UserError for NotTrusted {
     }
 
     fn hints(&self) -> Vec<Hint> {
+        // Another config than the usual one has to be named.
+        let file = Path::new(&self.project);
+        let of = match file.file_name().is_some_and(|name| name == "smidr.yaml") {
+            true => String::new(),
+            false => format!(" -c {}", shell(Path::new(file.file_name().unwrap_or_default()))),
+        };
         vec![
-            Hint::command("if you trust its code", "smidr trust"),
-            Hint::command("in CI, for exactly this", format!("smidr build --trust={}", self.digest)),
+            Hint::command("if you trust its code", format!("smidr trust{of}")),
+            Hint::command("in CI, for exactly this", format!("smidr build{of} --trust={}", self.digest)),
         ]
     }
 }

@@ -204,7 +204,9 @@ pub(crate) struct Written(PathBuf);
 impl Written {
     /// Of a plan: beside the skeleton of its workspace.
     pub(crate) fn of(plan: &Plan, paths: &Paths) -> Self {
-        Self(super::workspace::skeleton(plan, paths))
+        let skeleton = super::workspace::skeleton(plan, paths);
+        // That of another tool's project lies in another folder.
+        Self(if plan.as_is.is_some() { with_suffix(&skeleton, "as-is") } else { skeleton })
     }
 
     fn path(&self, name: &str) -> PathBuf {

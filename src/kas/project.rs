@@ -407,7 +407,7 @@ impl Reader<'_> {
         if revision.commit.is_none() {
             warnings.push(match &revision.tag {
                 Some(tag) => format!("{name} is at the tag {tag}, which can be moved; smidr.lock pins its commit"),
-                None => format!("{name} follows a branch; smidr.lock pins its commit"),
+                None => format!("{name} follows a branch; smidr's lock pins its commit"),
             });
         }
         Ok(revision)

@@ -372,21 +372,23 @@ impl<'a> LocalService<'a> {
         history.newest_of(config, name)?.map(|build| self.now(&history, build)).transpose()
     }
 
-    /// That build, or if it is over one of the same project that is not.
+    /// That build, or if it does not run one of the same project that does; else one that is not over.
     ///
     /// # Errors
     ///
     /// When the record cannot be read.
     pub(crate) fn or_running(&self, build: BuildRecord) -> Result<BuildRecord, ServiceError> {
-        let Some(history) = self.history()?.filter(|_| build.state.is_final()) else { return Ok(build) };
+        let waits = |build: &BuildRecord| build.state == State::Queued;
+        let Some(history) = self.history()?.filter(|_| build.state.is_final() || waits(&build)) else { return Ok(build) };
+        let mut found = build.clone();
         let is_beside = |other: &BuildRecord| other.config == build.config && other.name == build.name;
         for other in history.unfinished()?.into_iter().filter(is_beside) {
             let other = self.now(&history, other)?;
-            if !other.state.is_final() {
-                return Ok(other);
+            if !other.state.is_final() && (found.state.is_final() || waits(&found) && !waits(&other)) {
+                found = other;
             }
         }
-        Ok(build)
+        Ok(found)
     }
 
     /// Asks a build to stop, without waiting for its end.

@@ -158,8 +158,18 @@ fn fmt_keeps_comments_and_what_is_said() {
     }
     assert_ne!(styled, text);
     smidr().args(["fmt", "--check"]).run().expect_code(0);
+    for (wrong, says) in [
+        ("name: x\nbase: {machine: m}\nlocal_conf: |\n  A = \"1\"  \n", "line 4 ends with blanks"),
+        ("name: x\nbase:\n  machine: m  # a board\n  # distro: d\nbuild: {image: i}\n", "comment in line 4"),
+    ] {
+        fs::write(&file, wrong).expect("a file");
+        let done = smidr().arg("fmt").run();
+        assert!(done.code == Some(0) || done.err.contains(says), "{}", done.err);
+        let now = fs::read_to_string(&file).expect("text");
+        assert!(now == wrong || now.contains("\n  # distro"), "{now}");
+    }
     fs::write(&file, "name: [\n").expect("a file");
-    smidr().arg("fmt").run().expect_code(2);
+    smidr().arg("fmt").run().expect_code(2).expect_err("smidr.yaml:");
     assert_eq!(fs::read_to_string(&file).expect("text"), "name: [\n");
 }
 
@@ -296,6 +306,19 @@ fn lock_writes_what_kas_reads() {
     let lock = work.join(config.replace(".yml", ".lock.yml"));
     let _ = fs::remove_file(&lock);
     fs::write(work.join("smidr.yaml"), format!("kas: {config}\nhost: {{recipe: hello}}\n")).expect("a file");
-    world.smidr().current_dir(&work).args(["-c", &config, "lock", "--kas"]).run().expect_code(0);
+    let smidr = || world.smidr().current_dir(&work);
+    smidr().args(["-c", &config, "lock", "--kas"]).run().expect_code(0);
     assert!(lock.is_file());
+    // What it pins is part of the config, and pinned as such.
+    smidr().args(["build", "--locked"]).run().expect_code(0);
+    smidr().args(["lock", "--update"]).run().expect_code(0).expect_err("smidr lock --update --kas");
+    // A project of its own, in the same folder: nobody has changed conf by hand.
+    fs::remove_file(work.join("smidr.yaml")).expect("a file");
+    smidr().args(["import", &config]).run().expect_code(0);
+    let text = fs::read_to_string(work.join("smidr.yaml")).expect("a file");
+    fs::write(work.join("smidr.yaml"), format!("{text}host: {{recipe: hello}}\n")).expect("a file");
+    let done = smidr().args(["build"]).run();
+    assert!(!done.err.contains("was changed in a shell"), "{}", done.err);
+    fs::write(work.join("smidr.yaml"), format!("kas: {config}\nhost: {{recipe: hello}}\n")).expect("a file");
+    smidr().args(["build"]).run().expect_code(0);
 }

@@ -244,9 +244,15 @@ fn kas_projects_build_without_work_trees() {
     let plain = world.work.join("plain");
     fs::create_dir(&plain).expect("a folder");
     fs::write(plain.join("kas.yml"), "header: {version: 14}\n").expect("a file");
-    for command in [&["build"][..], &["init", "."]] {
-        world.smidr().current_dir(&plain).args(command).run().expect_code(2).expect_err("smidr build kas.yml");
-    }
+    world.smidr().current_dir(&plain).args(["init", "."]).run().expect_code(2).expect_err("smidr build kas.yml");
+    // The project of the folder is that one, whatever the command; and the newest build of another one is not stopped.
+    world.smidr().current_dir(&plain).args(["plan"]).run().expect_code(0);
+    world.smidr().current_dir(&plain).args(["status"]).run().expect_code(0);
+    world.smidr().current_dir(&plain).args(["cancel"]).run().expect_code(2).expect_err("has not been built yet");
+    let empty = world.work.join("empty");
+    fs::create_dir(&empty).expect("a folder");
+    world.smidr().current_dir(&empty).args(["cancel"]).run().expect_code(2).expect_err("no build is named");
+    world.smidr().current_dir(&empty).args(["build", "none.yml"]).run().expect_code(2).expect_err("there is no none.yml");
 }
 
 #[test]
