@@ -109,7 +109,8 @@ fn copy(config: &Path, facts: &SystemFacts, paths: &Paths, wanted: &Copy) -> Don
     let (id, dest, patterns) = words(&wanted.words, paths)?;
     let (build, found) = find(config, facts, paths, id)?;
     if found.is_empty() {
-        return Err(Refused::new(format!("{} ({}) left nothing behind", build.id, build.state), None).into());
+        let hint = Hint::command("an earlier build may have; to see them", "smidr status --all");
+        return Err(Refused::new(format!("{} ({}) left nothing behind", build.id, build.state), [hint]).into());
     }
     let from = paths.build(&build.id).join("artifacts");
     if !from.is_dir() {
