@@ -49,7 +49,12 @@ pub(super) fn fmt(file: &Path, args: &Fmt) -> Done {
 /// A text in our style. What it says is the same, and each comment belongs to what it belonged to.
 fn styled(file: &Path, text: &str) -> Result<String, Failure> {
     let read = |text: &str| {
-        let problems = |problem| Problems { file: file.display().to_string(), text: text.into(), further: None, list: vec![problem] };
+        let problems = |problem| Problems {
+            file: file.display().to_string(),
+            text: text.into(),
+            further: None,
+            list: vec![problem],
+        };
         Node::parse(text).map_err(|problem| ProjectError::from(Box::new(problems(problem))))
     };
     let before = read(text)?;

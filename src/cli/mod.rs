@@ -74,7 +74,11 @@ use clap::Parser as _;
 
 use args::{Cli, Command};
 
-use crate::{model::Hint, project::{is_kas, is_setup}, system::files::shell};
+use crate::{
+    model::Hint,
+    project::{is_kas, is_setup},
+    system::files::shell,
+};
 
 /// Says why a smidr that may do more than its caller does nothing: its caller decides what is mounted where.
 pub fn refuse_privileges() -> ExitCode {

@@ -86,7 +86,7 @@ pub enum KasError {
     #[error("there is no {}", .0.display())]
     NotFound(PathBuf),
     /// A file that cannot be read.
-    #[error("cannot read {}: {source}", .file.display())]
+    #[error("cannot read {}", .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,

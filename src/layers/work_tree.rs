@@ -101,6 +101,10 @@ fn for_each<T: Send>(
             scope.spawn(|| {
                 while let Some((at, (layer, git))) = take() {
                     let one = work(layer, git);
+                    // After a failure no further repository is begun.
+                    if one.is_err() {
+                        next.lock().unwrap_or_else(PoisonError::into_inner).by_ref().for_each(drop);
+                    }
                     done.lock().unwrap_or_else(PoisonError::into_inner).push((at, one));
                 }
             });

@@ -250,7 +250,8 @@ impl KasFiles {
         let text = kas::smidr_yaml(&kas, &self.around, &file, over, &found);
         let mut warnings = kas.warnings.clone();
         warnings.extend(self.unread.iter().map(|(name, why)| format!("{name} has no effect: {why}")));
-        warnings.extend(kas.repositories.iter().filter(|one| one.url.is_some() && self.is_here(one)).filter_map(stands));
+        warnings
+            .extend(kas.repositories.iter().filter(|one| one.url.is_some() && self.is_here(one)).filter_map(stands));
         let sources = Sources { file, texts: text.as_str().into(), lock, files, warnings, ..Sources::default() };
         Ok(WholeKas { merged, kas, patches, sources })
     }

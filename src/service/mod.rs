@@ -379,7 +379,9 @@ impl<'a> LocalService<'a> {
     /// When the record cannot be read.
     pub(crate) fn or_running(&self, build: BuildRecord) -> Result<BuildRecord, ServiceError> {
         let waits = |build: &BuildRecord| build.state == State::Queued;
-        let Some(history) = self.history()?.filter(|_| build.state.is_final() || waits(&build)) else { return Ok(build) };
+        let Some(history) = self.history()?.filter(|_| build.state.is_final() || waits(&build)) else {
+            return Ok(build);
+        };
         let mut found = build.clone();
         let is_beside = |other: &BuildRecord| other.config == build.config && other.name == build.name;
         for other in history.unfinished()?.into_iter().filter(is_beside) {

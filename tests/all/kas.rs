@@ -252,7 +252,13 @@ fn kas_projects_build_without_work_trees() {
     let empty = world.work.join("empty");
     fs::create_dir(&empty).expect("a folder");
     world.smidr().current_dir(&empty).args(["cancel"]).run().expect_code(2).expect_err("no build is named");
-    world.smidr().current_dir(&empty).args(["build", "none.yml"]).run().expect_code(2).expect_err("there is no none.yml");
+    world
+        .smidr()
+        .current_dir(&empty)
+        .args(["build", "none.yml"])
+        .run()
+        .expect_code(2)
+        .expect_err("there is no none.yml");
 }
 
 #[test]
