@@ -202,6 +202,15 @@ pub(super) struct Diff {
     /// The form
     #[arg(long, value_enum, default_value = "text")]
     pub format: DiffForm,
+    /// Only commits of repositories
+    #[arg(long, conflicts_with = "content_only")]
+    pub commit_only: bool,
+    /// All but commits of repositories
+    #[arg(long)]
+    pub content_only: bool,
+    /// Has no effect: a line for each value is the only form
+    #[arg(long, hide = true)]
+    pub oneline: bool,
     /// kas files, separated by colons
     pub before: PathBuf,
     /// kas files, separated by colons

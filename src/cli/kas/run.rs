@@ -323,7 +323,11 @@ fn diff(grant: &Grant, args: &args::Diff) -> Done {
         }
     };
     let (before, after) = (dumped(&args.before)?, dumped(&args.after)?);
-    let changed = crate::kas::differences(&before, &after);
+    let mut changed = crate::kas::differences(&before, &after);
+    changed.retain(|(path, ..)| match path.starts_with("repos.") && path.ends_with(".commit") {
+        true => !args.content_only,
+        false => !args.commit_only,
+    });
     match args.format {
         DiffForm::Json => say_block(dump(&crate::kas::as_node(&changed), Form::Json, 2, false).trim_end()),
         DiffForm::Text => {
