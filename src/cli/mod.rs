@@ -5,7 +5,6 @@ mod artifacts;
 mod attach;
 mod board;
 mod build;
-mod build_folder;
 mod cancel;
 mod candidates;
 mod check;
@@ -44,7 +43,6 @@ mod local;
 mod lock;
 mod logs;
 mod man;
-mod manifest;
 mod output;
 mod pace;
 mod plan;
@@ -120,7 +118,7 @@ pub fn main() -> ExitCode {
     voice::set(&cli.voice);
     if let Command::Build(args::Build { wanted, .. }) | Command::Plan(args::Plan { wanted, .. }) = &mut cli.command {
         let named: Vec<_> = wanted.targets.extract_if(.., |target| is_kas(Path::new(target))).collect();
-        if let Some(manifest) = wanted.targets.iter().find(|target| manifest::is_manifest(Path::new(target))) {
+        if let Some(manifest) = wanted.targets.iter().find(|target| import::is_manifest(Path::new(target))) {
             let what = "which layers of a manifest's repositories are used has to be confirmed first";
             let command = format!("smidr import {} --machine MACHINE --target TARGET", shell(Path::new(manifest)));
             let hint = [Hint::command("write them into a smidr.yaml", command)];

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::{
+use super::imported::Imported;
+use crate::cli::{
     args::{Grant, Import},
     command_context::CommandContext,
-    import::Imported,
     output::talk,
     report::{Failure, Refused},
     trust,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Whether a file is a manifest.
-pub(super) fn is_manifest(file: &Path) -> bool {
+pub(in crate::cli) fn is_manifest(file: &Path) -> bool {
     file.extension().is_some_and(|ending| ending == "xml")
         && read_text(file).is_ok_and(|text| repo_manifest::is_manifest(&text))
 }

@@ -1,15 +1,20 @@
 //! `smidr import`: a project of another tool as a smidr.yaml of its own, with what it is pinned to.
 
+mod build_folder;
+mod imported;
+mod manifest;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
+use self::imported::Imported;
+pub(super) use self::manifest::is_manifest;
 use super::{
     args::Grant,
-    build_folder, context,
+    context,
     exchange_args::Import,
-    manifest,
     output::{say, talk},
     report::{Done, Failure, Refused},
 };
@@ -20,16 +25,6 @@ use crate::{
     project::{KasFiles, KasRead, Project, ProjectError, SetupFiles, SetupRead, is_kas, is_setup},
     system::files::{FileError, read_text, shell, write_atomically},
 };
-
-/// What another tool's files become.
-pub(super) struct Imported {
-    /// Of the smidr.yaml.
-    pub text: String,
-    /// What cannot be said there.
-    pub left_out: Vec<String>,
-    /// The text of its lock.
-    pub lock: Option<String>,
-}
 
 /// Runs the command.
 pub(super) fn import(file: &Path, grant: &Grant, args: &Import) -> Done {
@@ -42,7 +37,7 @@ pub(super) fn import(file: &Path, grant: &Grant, args: &Import) -> Done {
     let imported = match () {
         () if is_kas(file) => of_kas(file, &to, &facts)?,
         () if build_folder::is_bblayers(file) => build_folder::import(file, &to, args, &facts)?,
-        () if manifest::is_manifest(file) => manifest::import(file, &to, grant, args)?,
+        () if is_manifest(file) => manifest::import(file, &to, grant, args)?,
         () if is_setup(file) => of_setup(file, &to, args, &facts)?,
         () => {
             let what = format!(

@@ -5,9 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
+use super::imported::Imported;
+use crate::cli::{
     args::Import,
-    import::Imported,
     report::{Failure, Refused},
 };
 use crate::{
