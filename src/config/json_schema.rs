@@ -159,6 +159,14 @@ impl Schema {
                 additional_properties: Some(Additional::Like(Box::new(scalar()))),
                 ..Schema::default()
             },
+            KeyKind::Other if row.is_some_and(|row| row.kind == "names and overlays") => Schema {
+                types: vec!["object"],
+                additional_properties: Some(Additional::Like(Box::new(Schema {
+                    types: vec!["object"],
+                    ..Schema::default()
+                }))),
+                ..Schema::default()
+            },
             KeyKind::Other => Schema::default(),
         };
         // What is below it stays.

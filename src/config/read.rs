@@ -54,7 +54,8 @@ pub fn examine(texts: &Texts, variant: Option<&str>, lookup: Lookup<'_>) -> (Opt
 
 /// All keys, as they are asked for.
 pub fn known_keys() -> Vec<KnownKey> {
-    const PROBE: &str = "layers: [{sublayers: {}}]\nhost: {binds: [{}]}\nbitbake: {}\nas_is: {}\n";
+    // Of a git repository more is asked than of a folder.
+    const PROBE: &str = "layers: [{git: 'https://h/x', branch: b}]\nhost: {binds: [{}]}\nbitbake: {git: 'https://h/x', branch: b}\nas_is: {}\n";
     let mut d = Decoder::new(&|_| None);
     config(&mut d, &Node::parse(PROBE).expect("a fixed text"));
     d.known

@@ -48,8 +48,8 @@ impl Deployed {
         let mut deployed = Self {
             deploy: folders.deploy.clone(),
             listed: HashMap::new(),
-            // A deploy folder that the config names may be shared with other variants, and another recipe has not deployed the image that is there.
-            old_count: *action == Action::Build && plan.builds_own && folders.deploy.starts_with(&folders.tmp),
+            // A deploy folder that the config names may be shared with other variants.
+            old_count: *action == Action::Build && folders.deploy.starts_with(&folders.tmp),
             since: since.checked_sub(CLOCK).unwrap_or(since),
         };
         let Some((root, inside)) = folders.inside(&folders.tmp) else { return deployed };

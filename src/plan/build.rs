@@ -133,9 +133,6 @@ pub struct Plan {
     pub artifacts: Vec<String>,
     /// Whether the config names these: then it is an error if none matches. A recipe that is not an image deploys nothing.
     pub artifacts_required: bool,
-    /// Whether what is built is what the config names.
-    #[serde(skip)]
-    pub builds_own: bool,
     /// Parts of the config that have no effect.
     pub warnings: Vec<String>,
 }
@@ -354,7 +351,6 @@ pub fn make(
         timeout: config.advanced.build_timeout,
         // They are those of the config's own target; another recipe, built by name, need not deploy anything.
         artifacts_required: !config.artifacts.is_empty() && !config.of_go && targets.contains(&config.build.image.text),
-        builds_own: request.targets.is_empty() || targets.contains(&config.build.image.text),
         artifacts: match config.artifacts.as_slice() {
             // Another tool's conf may name another machine.
             [] if config.as_is.is_some() => vec!["images/**".into()],

@@ -132,7 +132,10 @@ fn the_schema_has_exactly_the_keys_and_explains_them() {
     assert!(own["anyOf"][0]["required"].as_array().expect("keys").contains(&"name".into()), "{own}");
     let isolation = &own["properties"]["host"]["properties"]["isolation"];
     assert_eq!(isolation["anyOf"][0]["enum"], serde_json::json!(["auto", "full", "none"]), "{isolation}");
-    assert_eq!(own["properties"]["layers"]["items"]["required"][0], "name");
+    let layer = &own["properties"]["layers"]["items"];
+    assert_eq!(layer["required"][0], "name");
+    assert!(layer["properties"]["branch"]["type"].is_array(), "{layer}");
+    assert_eq!(own["properties"]["variants"]["additionalProperties"]["type"][0], "object");
     for (document, some) in [("daemon", "customers"), ("settings", "trust")] {
         let schema = schema(document);
         assert!(schema["properties"][some].is_object(), "{schema}");
