@@ -7,7 +7,7 @@ use super::{
     document::{GitRemote, Source, Sources},
 };
 use crate::{
-    kas::{Form, Node, Scalar, Value, dump, from, lay_over, whole},
+    kas::{Form, Node, Scalar, Value, dump, escaped, from, lay_over, whole},
     model::{CommitId, without_dots},
 };
 
@@ -218,11 +218,6 @@ pub fn fixed_revisions(sources: &Sources, commits: &BTreeMap<&str, CommitId>) ->
     serde::Serialize::serialize(&whole, &mut writer).expect("JSON is written as it was read");
     text.push(b'\n');
     String::from_utf8(text).expect("JSON is text")
-}
-
-/// A value in which smidr substitutes no variable.
-fn escaped(value: &str) -> String {
-    value.replace("${", "$${")
 }
 
 fn text(text: &str) -> Node {

@@ -13,7 +13,7 @@ pub use compare::{as_node, differences, in_short};
 pub use conf::{bblayers_conf, local_conf};
 pub use dump::{Form, dump};
 pub use merge::{Asked, Files, KasError, Merged, lock_of, merge};
-pub use native::{Found, from, plain_yaml, smidr_yaml, whole};
+pub use native::{Found, escaped, from, plain_yaml, smidr_yaml, whole};
 pub use project::{Around, Kas, Repository, Revision, repositories};
 pub use yaml::{Node, Scalar, Value};
 

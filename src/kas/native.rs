@@ -236,7 +236,7 @@ pub fn from(folder: &Path, to: &Path) -> String {
 }
 
 /// A value in which smidr substitutes no variable.
-fn escaped(value: &str) -> String {
+pub fn escaped(value: &str) -> String {
     value.replace("${", "$${")
 }
 

@@ -1,7 +1,7 @@
 //! A configuration of bitbake-setup as a project: its file, with what was chosen of it, becomes the text of a smidr.yaml.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,7 @@ use crate::{
     kas::{self, Node},
     lock::lock_path,
     model::SystemFacts,
-    system::files::{FileError, read_bounded},
+    system::files::{FileError, read_text},
 };
 
 /// A configuration file, and what is chosen of it.
@@ -55,7 +55,7 @@ pub(crate) fn is_setup(path: &Path) -> bool {
     if file.is_dir() {
         return id.is_some_and(|id| in_registry(file, id).is_some());
     }
-    let read = |file: &Path| text_of(file).unwrap_or_default();
+    let read = |file: &Path| read_text(file).unwrap_or_default();
     match () {
         () if first.ends_with(ENDING) => file.is_file(),
         () if first.ends_with(".json") => bitbake_setup::is_configuration(&read(file)),
@@ -92,10 +92,6 @@ fn in_registry(registry: &Path, id: &str) -> Option<PathBuf> {
     all.take(10_000).find(|entry| entry.file_name().to_str() == Some(&name)).map(|entry| entry.path().to_path_buf())
 }
 
-fn text_of(file: &Path) -> io::Result<String> {
-    String::from_utf8(read_bounded(file)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
 impl SetupFiles {
     /// What a path names.
     ///
@@ -104,7 +100,7 @@ impl SetupFiles {
     /// When it cannot be found, or the smidr.yaml that names it is wrong.
     pub(crate) fn of(path: &Path) -> Result<Self, ProjectError> {
         let here = |path: &Path| fs::canonicalize(path).map_err(FileError::new("find", path));
-        let beside = text_of(path).ok().and_then(|text| kas::taken_out(&text, KEY));
+        let beside = read_text(path).ok().and_then(|text| kas::taken_out(&text, KEY));
         if let Some((named, keys)) = beside {
             let file = here(path)?;
             let folder = file.parent().unwrap_or(Path::new("/")).to_path_buf();
@@ -148,11 +144,10 @@ impl SetupFiles {
     ///
     /// When it is wrong, or there is no such choice.
     pub(crate) fn read(&self, facts: &SystemFacts) -> Result<SetupRead, ProjectError> {
-        let read = |file: &Path| text_of(file).map_err(FileError::new("read", file));
         let today = jiff::Zoned::now().date().to_string();
-        let mut document = Document::read(&self.file, &read(&self.file)?, &today)?;
+        let mut document = Document::read(&self.file, &read_text(&self.file)?, &today)?;
         for file in &self.overrides {
-            document.lay_over(file, &read(file)?)?;
+            document.lay_over(file, &read_text(file)?)?;
         }
         let setup = match choose(&document, &self.choice)? {
             Chosen::Whole(setup) => setup,

@@ -138,7 +138,7 @@ pub(crate) enum ProjectError {
     /// One of which something is to be chosen.
     #[error("it is not chosen yet: {}", .0.what)]
     Open(Question),
-    /// One that is to be built, and nobody says what of it.
+    /// One that is to be built, without a target.
     #[error("{} does not say what is built", .0.display())]
     NoTarget(PathBuf),
     /// What kas files ask for cannot be planned.

@@ -11,7 +11,7 @@ use crate::cli::{
     report::{Failure, Refused},
 };
 use crate::{
-    kas::{Node, whole},
+    kas::{Node, escaped, whole},
     layers,
     model::{Hint, SystemFacts, without_dots},
     system::files::{FileError, read_text},
@@ -79,7 +79,7 @@ pub(super) fn import(file: &Path, to: &Path, args: &Import, facts: &SystemFacts)
         let include = Node::made(crate::kas::Value::List(layers.iter().map(Node::text).collect()));
         Node::map([
             ("name", Node::text(name)),
-            ("path", Node::text(path.replace("${", "$${"))),
+            ("path", Node::text(escaped(&path))),
             ("sublayers", Node::map([("include", include)])),
         ])
     });

@@ -12,7 +12,7 @@ use crate::cli::{
 };
 use crate::{
     engine,
-    kas::{Node, Scalar, Value, whole},
+    kas::{Node, Scalar, Value, escaped, whole},
     layers::{self, Found, LayerError, LayerInfo, Store},
     lock::{Lock, Pins},
     model::{BuildRequest, Hint},
@@ -128,7 +128,7 @@ fn names(manifest: &Manifest) -> Vec<String> {
 
 /// `layers` are those that are used: none at all, or, empty, all that are found.
 fn entry(project: &ManifestProject, name: &str, layers: Option<Vec<String>>) -> Node {
-    let mut node = Node::map([("name", Node::text(name)), ("git", Node::text(project.url.replace("${", "$${")))]);
+    let mut node = Node::map([("name", Node::text(name)), ("git", Node::text(escaped(&project.url)))]);
     let revision = project.revision.as_str();
     let is_commit = [40, 64].contains(&revision.len()) && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
     let (key, value) = match () {
@@ -138,7 +138,7 @@ fn entry(project: &ManifestProject, name: &str, layers: Option<Vec<String>>) -> 
             None => ("branch", revision.strip_prefix("refs/heads/").unwrap_or(revision).to_owned()),
         },
     };
-    node.set(key, Node::text(value.replace("${", "$${")));
+    node.set(key, Node::text(escaped(&value)));
     match layers {
         None => node.set("has_layers", Node::made(Value::Scalar(Scalar::Bool(false)))),
         Some(layers) if layers.is_empty() => {}
